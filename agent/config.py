@@ -1,0 +1,259 @@
+"""Settings: what can be configured, its defaults and its limits.
+
+In: one YAML file and the environment (`agent/config_source.py` reads them). Out: one frozen `Settings`.
+Every dimension is a field here with a range; an unknown key is an error. Nothing is read when this module is
+imported, and nothing here opens a camera, a model or a socket.
+"""
+
+import ipaddress
+import os
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit, urlunsplit
+
+from pydantic import AfterValidator, BaseModel, ByteSize, ConfigDict, Field, JsonValue, SecretStr, model_validator
+
+from agent.times import TimeError, load_zone, local_zone_name
+
+_SLUG = re.compile(r"[a-z0-9_-]{1,64}")
+_RESERVED_SLUGS = frozenset({"ask", "answer", "status"})
+_SCOPE = re.compile(r"ask|admin|publish:(\*|[a-z0-9_-]{1,64})")
+_URL_SCHEMES = frozenset({"rtsp", "rtsps", "http", "https", "file"})
+
+
+def check_slug(name: str) -> str:
+    """`name` itself, when it may name a camera or a rule. Raises ValueError with what to do."""
+    if not _SLUG.fullmatch(name):
+        raise ValueError(f'"{name}" cannot be a name: use 1 to 64 of a-z, 0-9, "_" and "-"')
+    if name in _RESERVED_SLUGS:
+        raise ValueError(f'"{name}" is taken by the MQTT topics: choose another name')
+    return name
+
+
+def check_scope(scope: str) -> str:
+    """`scope` itself, when a token can carry it. Raises ValueError with what to do."""
+    if not _SCOPE.fullmatch(scope):
+        raise ValueError(f'"{scope}" is not a scope: use "ask", "admin", "publish:*" or "publish:<camera>"')
+    return scope
+
+
+def redact_url(url: str) -> str:
+    """`url` without the password in it: "rtsp://joe:s3@gate/1" becomes "rtsp://joe:***@gate/1"."""
+    parts = urlsplit(url)
+    if parts.password is None:
+        return url
+    user, _, host = parts.netloc.rpartition("@")
+    return urlunsplit(parts._replace(netloc=f"{user.partition(':')[0]}:***@{host}"))
+
+
+def _check_zone(name: str) -> str:
+    try:
+        return load_zone(name).key
+    except TimeError as error:
+        raise ValueError(str(error)) from None
+
+
+def _check_source(url: str) -> str:
+    scheme, colon, _ = url.partition("://")
+    if colon and scheme.lower() not in _URL_SCHEMES:
+        raise ValueError(f'cannot open "{scheme}://": use rtsp://, http://, a file or a device such as /dev/video0')
+    return url
+
+
+def _check_token(token: SecretStr) -> SecretStr:
+    if not re.fullmatch(r"[\x21-\x7e]{16,}", token.get_secret_value()):
+        raise ValueError("a token is at least 16 printable characters without spaces: leave it out to have one made")
+    return token
+
+
+def _expand(path: Path) -> Path:
+    return path.expanduser()
+
+
+Slug = Annotated[str, AfterValidator(check_slug)]
+Scope = Annotated[str, AfterValidator(check_scope)]
+Zone = Annotated[str, AfterValidator(_check_zone)]
+UserPath = Annotated[Path, AfterValidator(_expand)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, protected_namespaces=())
+
+
+class CameraSettings(_Part):
+    """One camera: where its frames come from and how much of them is kept."""
+
+    url: Annotated[str, Field(min_length=1), AfterValidator(_check_source)] | None = Field(
+        default=None,
+        description="RTSP or HTTP address, video file or webcam; null: the camera publishes over WebRTC (WHIP)",
+    )
+    rate_hz: float = Field(default=1.0, gt=0, le=30, description="frames kept per second")
+    timezone: Zone = Field(default_factory=local_zone_name, description="IANA zone the camera's times are shown in")
+    max_width: int = Field(
+        default=1280, ge=96, le=7680, description="kept pictures are scaled down to this many pixels across"
+    )
+    max_frames: int = Field(default=10_000, ge=1, le=10_000_000, description="frames remembered, the oldest go first")
+    max_bytes: ByteSize = Field(
+        default=ByteSize(4 * 2**30), ge=2**20, description="bytes remembered, as 4GiB or a number"
+    )
+    max_age_s: float | None = Field(default=None, gt=0, description="seconds remembered; null: no limit by age")
+    metadata: dict[str, JsonValue] = Field(default_factory=dict, description="kept beside every frame of this camera")
+
+
+class ModelSettings(_Part):
+    """The network and what it runs on."""
+
+    path: str = Field(
+        default="builtin", min_length=1, description='checkpoint folder; "builtin": the small model shipped here'
+    )
+    device: str = Field(default="cpu", pattern=r"^(cpu|cuda(:\d+)?)$", description='"cpu", "cuda" or "cuda:1"')
+    dtype: Literal["float32", "bfloat16", "float16"] = Field(default="float32", description="precision of the weights")
+    num_threads: int | None = Field(default=None, ge=1, le=256, description="CPU threads; null: as torch chooses")
+    batch_size: int = Field(default=8, ge=1, le=256, description="frames of all cameras encoded at once, at most")
+
+
+class AnsweringSettings(_Part):
+    """How a question is answered; null leaves a value to the checkpoint."""
+
+    num_keyframes: int | None = Field(default=None, ge=1, le=512, description="frames kept with all their patches (K)")
+    recent: int | None = Field(
+        default=None, ge=0, le=512, description="of those, places reserved for the newest frames"
+    )
+    tau: float | None = Field(default=None, ge=-1, le=1, description="cosine above which a frame is redundant")
+    redundancy: Literal["raw", "background"] | None = Field(
+        default=None, description="cosines between frames themselves, or relative to the camera's background"
+    )
+    max_questions: int = Field(
+        default=4, ge=1, le=1000, description="questions in work or waiting; beyond it: busy (429)"
+    )
+    max_question_chars: int = Field(default=2000, ge=1, le=100_000, description="longer questions are refused (413)")
+    max_new_tokens: int = Field(default=128, ge=1, le=8192, description="tokens of an answer, at most")
+    timeout_s: float = Field(default=120.0, gt=0, le=3600, description="seconds an answer may take")
+
+
+class IceServer(_Part):
+    """A STUN or TURN server named to publishers."""
+
+    urls: tuple[Annotated[str, Field(pattern=r"^(stun|stuns|turn|turns):")], ...] = Field(min_length=1)
+    username: str | None = None
+    credential: SecretStr | None = None
+
+    @model_validator(mode="after")
+    def _turn_has_credentials(self) -> "IceServer":
+        if any(url.startswith("turn") for url in self.urls) and not (self.username and self.credential):
+            raise ValueError("a TURN server needs username and credential")
+        return self
+
+
+class StreamingSettings(_Part):
+    """Live sources: sessions, stalls and clocks."""
+
+    max_sessions: int = Field(default=16, ge=1, le=1000, description="WebRTC publishers at once; beyond it: 503")
+    stall_timeout_s: float = Field(default=10.0, gt=0, le=600, description="seconds without a frame that end a session")
+    ice_servers: tuple[IceServer, ...] = Field(default=(), description="STUN and TURN servers named to publishers")
+    max_skew_s: float = Field(
+        default=5.0, ge=0, le=86_400, description="a publisher's clock further off than this is ignored"
+    )
+
+
+class TokenSettings(_Part):
+    """A token given in the configuration, beside those made at first start."""
+
+    name: Slug
+    token: Annotated[SecretStr, AfterValidator(_check_token)]
+    scopes: tuple[Scope, ...] = Field(min_length=1)
+
+
+class SecuritySettings(_Part):
+    """Who may do what. On by default; tokens are made at first start."""
+
+    enabled: bool = Field(default=True, description="false is accepted on a loopback host only")
+    tokens: tuple[TokenSettings, ...] = Field(default=(), description="more tokens, each with name, token and scopes")
+    url_ttl_s: float = Field(
+        default=3600.0, ge=1, le=30 * 86_400, description="seconds a signed picture URL stays valid"
+    )
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> "SecuritySettings":
+        names = [token.name for token in self.tokens]
+        if len(set(names)) < len(names):
+            raise ValueError("two tokens have the same name: give each its own")
+        return self
+
+
+class TlsSettings(_Part):
+    """HTTPS: a certificate and its key, or one made here."""
+
+    cert: UserPath | None = Field(default=None, description="PEM file with the certificate (and its chain)")
+    key: UserPath | None = Field(default=None, description="PEM file with its private key")
+    self_signed: bool = Field(default=False, description="make a certificate for this machine's names and addresses")
+    hosts: tuple[str, ...] = Field(default=(), description="more names and addresses for the self-signed certificate")
+
+    @model_validator(mode="after")
+    def _one_way(self) -> "TlsSettings":
+        if (self.cert is None) != (self.key is None):
+            raise ValueError("cert and key come together: give both files")
+        if self.cert is not None and self.self_signed:
+            raise ValueError("give either cert and key or self_signed, not both")
+        return self
+
+    @property
+    def enabled(self) -> bool:
+        """True when the server speaks HTTPS."""
+        return self.cert is not None or self.self_signed
+
+
+class Settings(_Part):
+    """The whole configuration."""
+
+    data_dir: UserPath = Field(
+        default_factory=lambda: default_data_dir(), description="where memory, tokens and certificates are kept"
+    )
+    host: str = Field(default="127.0.0.1", min_length=1, description="address to listen on; 0.0.0.0: all of them")
+    port: int = Field(default=8080, ge=0, le=65_535, description="TCP port; 0: any free one")
+    allow_new_cameras: bool = Field(default=True, description="a publisher may name a camera that is not listed here")
+    cameras: dict[Slug, CameraSettings] = Field(default_factory=dict, description="cameras by name")
+    model: ModelSettings = ModelSettings()
+    answering: AnsweringSettings = AnsweringSettings()
+    streaming: StreamingSettings = StreamingSettings()
+    security: SecuritySettings = SecuritySettings()
+    tls: TlsSettings = TlsSettings()
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    @model_validator(mode="after")
+    def _open_only_at_home(self) -> "Settings":
+        if not self.security.enabled and not is_loopback(self.host):
+            raise ValueError(
+                f'security.enabled is false while listening on "{self.host}": everyone there could see the cameras; '
+                "set host to 127.0.0.1 or leave security on"
+            )
+        return self
+
+    def camera(self, name: str) -> CameraSettings:
+        """Settings of `name`: its own, or the defaults for a camera that is not listed."""
+        return self.cameras.get(name) or CameraSettings()
+
+
+def is_loopback(host: str) -> bool:
+    """True when `host` can be reached from this machine only."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def default_data_dir() -> Path:
+    """The user's data folder: $XDG_DATA_HOME/vilamp, or ~/.local/share/vilamp."""
+    home = os.environ.get("XDG_DATA_HOME")
+    return (Path(home) if home else Path.home() / ".local" / "share") / "vilamp"
+
+
+def effective(settings: Settings) -> dict[str, Any]:
+    """The settings as plain values, secrets and passwords replaced by stars (for `vilamp check-config` and logs)."""
+    plain: dict[str, Any] = settings.model_dump(mode="json")
+    for camera in plain["cameras"].values():
+        camera["url"] = camera["url"] and redact_url(camera["url"])
+    return plain

@@ -1,0 +1,134 @@
+"""Times as people write them, to unix seconds and back.
+
+In: a piece of text, the present (`now`, unix seconds) and a time zone. Out: unix seconds.
+Nothing here reads a clock, so the same words always mean the same instant in a test.
+
+It does not know cameras, and it does not know which zone a camera stands in: the caller passes one.
+"""
+
+import os
+import re
+from datetime import datetime
+from pathlib import Path
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+_UNIT_S = {"s": 1.0, "sec": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
+_OFFSET_PART = re.compile(r"(\d+(?:\.\d+)?)\s*(sec|min|[smhdw])")
+_OFFSET = re.compile(rf"[-−]\s*(?:{_OFFSET_PART.pattern}\s*)+", re.IGNORECASE)
+_NUMBER = re.compile(r"\d+(?:\.\d+)?")
+_HELP = 'say "10 minutes ago", "yesterday 22:00", "-24h", 2026-11-22T16:00 or unix seconds'
+# Ten digits is 2001 to 2286: below a billion a bare number is far likelier to be a year or an hour than an instant.
+_MIN_UNIX_S, _MAX_UNIX_S = 1e9, 1e11
+
+
+class TimeError(ValueError):
+    """The text names no time we understand (the writer's mistake)."""
+
+
+def parse_time(text: str, *, now: float, zone: str) -> float:
+    """Unix seconds of `text`, read in the IANA time zone `zone` unless it names an offset of its own.
+
+    Understood: unix seconds, ISO 8601, "-90s" / "-1h 30m" (that long before `now`), and English such as
+    "10 minutes ago" or "yesterday 22:00". A time of day alone is its latest occurrence not after `now`.
+    Raises TimeError.
+    """
+    words = text.strip()
+    if not words:
+        raise TimeError(f"the time is empty: {_HELP}")
+    if _NUMBER.fullmatch(words):
+        return _unix_seconds(words)
+    if _OFFSET.fullmatch(words):
+        return now - sum(float(n) * _UNIT_S[unit.lower()] for n, unit in _OFFSET_PART.findall(words.lower()))
+    local = load_zone(zone)
+    moment = _iso(words, local) or _english(words, now, local)
+    if moment is None:
+        raise TimeError(f'"{text}" is not a time: {_HELP}')
+    return moment.timestamp()
+
+
+def _unix_seconds(words: str) -> float:
+    seconds = float(words)
+    if not _MIN_UNIX_S <= seconds < _MAX_UNIX_S:
+        hint = "milliseconds? divide by 1000" if seconds >= _MAX_UNIX_S else "a plain number means unix seconds"
+        raise TimeError(f'"{words}" is not a time ({hint}): {_HELP}')
+    return seconds
+
+
+def _iso(words: str, local: ZoneInfo) -> datetime | None:
+    try:
+        moment = datetime.fromisoformat(words)
+    except ValueError:
+        return None
+    return moment if moment.tzinfo else moment.replace(tzinfo=local)
+
+
+def _english(words: str, now: float, local: ZoneInfo) -> datetime | None:
+    import dateparser  # half a second of tables: only when words must be understood
+
+    base = datetime.fromtimestamp(now, local).replace(tzinfo=None)
+    moment = dateparser.parse(
+        words,
+        languages=["en"],
+        settings={"RELATIVE_BASE": base, "PREFER_DATES_FROM": "past", "RETURN_AS_TIMEZONE_AWARE": False},
+    )
+    if moment is None:
+        return None
+    if moment.tzinfo is not None:
+        return moment
+    if _is_relative(words):
+        # "2 hours ago" is a length of time: subtract it from the instant, not from the wall clock, so that a
+        # change to or from summer time in between does not add or lose an hour.
+        return datetime.fromtimestamp(now + (moment - base).total_seconds(), local)
+    return moment.replace(tzinfo=local)
+
+
+def _is_relative(words: str) -> bool:
+    return re.search(r"\b\d*\s*(second|sec|minute|min|hour|hr|h|m|s)s?\b", words, re.IGNORECASE) is not None
+
+
+def load_zone(name: str) -> ZoneInfo:
+    """The IANA zone `name`. Raises TimeError when there is none of that name."""
+    try:
+        return ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        # a folder of the zone database ("Europe") and an absolute path raise errors of their own kinds
+        raise TimeError(f'"{name}" is not a time zone: use an IANA name such as Europe/Zurich or UTC') from None
+
+
+def local_zone_name() -> str:
+    """The IANA name of this machine's time zone; "UTC" where it cannot be told."""
+    for candidate in (os.environ.get("TZ", "").removeprefix(":"), _zone_of_link(Path("/etc/localtime"))):
+        try:
+            if candidate:
+                return load_zone(candidate).key
+        except TimeError:
+            continue
+    return "UTC"
+
+
+def _zone_of_link(link: Path) -> str:
+    _, found, name = str(link.resolve()).partition("zoneinfo/")
+    return name if found else ""
+
+
+def format_time(time: float, zone: str) -> str:
+    """Local date and time to the second with the zone's abbreviation: "2026-11-22 17:04:05 CET"."""
+    moment = datetime.fromtimestamp(time, load_zone(zone))
+    return f"{moment:%Y-%m-%d %H:%M:%S} {moment.tzname()}"
+
+
+def format_clock(time: float, zone: str) -> str:
+    """Local time of day to the second: "17:04:05"."""
+    return f"{datetime.fromtimestamp(time, load_zone(zone)):%H:%M:%S}"
+
+
+def format_span(seconds: float) -> str:
+    """A length of time in its two largest units: "12 s", "3 min 20 s", "2 h 5 min", "4 d 1 h"."""
+    whole = max(0, round(seconds))
+    units = [(86400, "d"), (3600, "h"), (60, "min"), (1, "s")]
+    for place, (size, name) in enumerate(units):
+        if whole >= size or size == 1:
+            small_size, small_name = units[min(place + 1, 3)]
+            rest = whole % size // small_size
+            return f"{whole // size} {name}" + (f" {rest} {small_name}" if rest else "")
+    raise AssertionError("unreachable: the last unit is one second")
