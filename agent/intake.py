@@ -1,0 +1,144 @@
+"""One camera's way in: source -> JPEG -> memory.append -> backlog.
+
+A frame counts as remembered when `append` returns; from then on only retention takes it away. When it cannot be
+remembered (a full disk) the frame is lost, counted and logged, and the camera goes on. JPEG work and disk writes run in
+worker threads, one frame at a time per camera; what arrives meanwhile is the source's affair (newest wins, drops counted).
+
+Does not know where a source comes from, nor what becomes of a frame after the backlog.
+"""
+
+import asyncio
+import io
+import logging
+import math
+from collections.abc import Callable
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from agent.backlog import Backlog
+from agent.metrics import Metrics
+from memory.store import MemoryStore
+from streaming.frame import Frame
+from streaming.source import Source
+
+log = logging.getLogger(__name__)
+
+CameraState = Literal["live", "stalled", "offline"]
+
+JPEG_QUALITY = 85
+_MIN_STEP_S = 0.001  # a frame is at least this much later than the one before it on its camera
+
+
+def encode_jpeg(image: NDArray[np.uint8], quality: int = JPEG_QUALITY) -> bytes:
+    """JPEG bytes of an RGB picture, uint8 (H, W, 3)."""
+    assert image.ndim == 3 and image.shape[2] == 3 and image.dtype == np.uint8
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "JPEG", quality=quality)
+    return buffer.getvalue()
+
+
+def decode_jpeg(jpeg: bytes) -> NDArray[np.uint8]:
+    """RGB picture, uint8 (H, W, 3), of stored JPEG bytes. Raises OSError (PIL) when they are damaged."""
+    with Image.open(io.BytesIO(jpeg)) as picture:
+        return np.array(picture.convert("RGB"))
+
+
+def camera_state(connected: bool, last_frame_time: float | None, now: float, stall_timeout_s: float) -> CameraState:
+    """live: frames flow. stalled: a source is there but has sent nothing for `stall_timeout_s`. offline: no source."""
+    if not connected:
+        return "offline"
+    if last_frame_time is None or now - last_frame_time > stall_timeout_s:
+        return "stalled"
+    return "live"
+
+
+def rising(time: float, last: float) -> float:
+    """`time`, or just after `last` when that would not be later.
+
+    A second publisher whose clock runs behind the first, or a restart after the clock was set back, would otherwise
+    break the order that memory relies on. Worked example: rising(10.0, 12.0) = 12.001; rising(13.0, 12.0) = 13.0.
+    """
+    return time if time > last else last + _MIN_STEP_S
+
+
+@dataclass(slots=True)
+class IntakeCounters:
+    """What happened to this camera's kept frames since the agent started."""
+
+    remembered: int = 0
+    lost: int = 0
+    sessions: int = 0
+
+
+class Intake:
+    """One camera, over any number of sources one after the other; the memory continues across them."""
+
+    def __init__(
+        self,
+        camera: str,
+        store: MemoryStore,
+        backlog: Backlog,
+        metrics: Metrics,
+        clock: Callable[[], float],
+        stall_timeout_s: float,
+    ) -> None:
+        self.camera = camera
+        self.counters = IntakeCounters()
+        self.source: Source | None = None
+        self.last_arrival: float | None = None  # our clock, whatever the frames' own times say
+        self.problem: str | None = None  # why frames are being lost, in words for an operator
+        self._store = store
+        self._backlog = backlog
+        self._metrics = metrics
+        self._clock = clock
+        self._stall_timeout_s = stall_timeout_s
+        newest = store.stats(camera).newest
+        self._last_time = -math.inf if newest is None else newest
+
+    @property
+    def state(self) -> CameraState:
+        return camera_state(self.source is not None, self.last_arrival, self._clock(), self._stall_timeout_s)
+
+    async def run(self, source: Source) -> None:
+        """Remember every frame of `source` until it ends. A later call with a new source takes the camera over."""
+        if self.source is not None:
+            await self.source.close()
+        self.source = source
+        self.counters.sessions += 1
+        log.info("camera connected", extra={"camera": self.camera, "sessions": self.counters.sessions})
+        try:
+            async with aclosing(source.frames()) as frames:
+                async for frame in frames:
+                    await self._remember(frame)
+        finally:
+            if self.source is source:  # not taken over
+                self.source = None
+            await source.close()
+            log.info("camera disconnected", extra={"camera": self.camera})
+
+    async def _remember(self, frame: Frame) -> None:
+        self.last_arrival = self._clock()
+        time = self._last_time = rising(frame.time, self._last_time)
+        try:
+            frame_id = await asyncio.to_thread(self._write, frame, time)
+        except OSError as error:  # a full or failing disk: this frame is lost, the next may not be
+            self._lose("disk", error)
+            return
+        self.problem = None
+        self.counters.remembered += 1
+        self._backlog.put(frame_id)
+
+    def _write(self, frame: Frame, time: float) -> int:
+        return self._store.append(self.camera, time, encode_jpeg(frame.image), {"clock": frame.clock})
+
+    def _lose(self, reason: str, error: OSError) -> None:
+        self.counters.lost += 1
+        self._metrics.frames_lost.labels(camera=self.camera, reason=reason).inc()
+        if self.problem is None:  # say it once, not once a second
+            log.error("frame lost", extra={"camera": self.camera, "reason": reason, "error": str(error)})
+        self.problem = f"frames cannot be written: {error}"

@@ -1,0 +1,131 @@
+"""What can go wrong with a request, as exceptions that know their HTTP status and say what to do about it.
+
+Each becomes the error body that OpenAI clients understand: `{"error": {"message", "type", "param", "code"}}`.
+"""
+
+import math
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+
+class Problem(Exception):
+    """A request that cannot be served; `message` is for the person who sent it."""
+
+    status = 500
+    type = "server_error"
+    code: str | None = None
+
+    def __init__(self, message: str, *, param: str | None = None, headers: dict[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.headers = headers or {}
+
+    def body(self) -> dict[str, dict[str, str | None]]:
+        return {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}}
+
+    def response(self) -> Response:
+        return JSONResponse(self.body(), status_code=self.status, headers=self.headers)
+
+
+class BadRequest(Problem):
+    """The asker sent something that cannot be understood."""
+
+    status, type, code = 400, "invalid_request_error", "invalid_request"
+
+
+class QuestionTooLong(Problem):
+    """The asker wrote more than the limit."""
+
+    status, type, code = 400, "invalid_request_error", "question_too_long"
+
+
+class NotAllowed(Problem):
+    """The caller's token is missing, wrong or not meant for this."""
+
+    status, type, code = 401, "authentication_error", "invalid_token"
+
+    def __init__(self, message: str, *, status: int = 401, headers: dict[str, str] | None = None) -> None:
+        super().__init__(message, headers=headers)
+        self.status = status
+        if status == 403:
+            self.type, self.code = "permission_error", "wrong_scope"
+        else:
+            self.headers.setdefault("WWW-Authenticate", "Bearer")
+
+
+class NotFound(Problem):
+    """The caller asked for something that is not there."""
+
+    status, type, code = 404, "invalid_request_error", "not_found"
+
+
+class UnknownCamera(NotFound):
+    """The asker named a camera that nobody configured or published."""
+
+    code = "camera_not_found"
+
+    def __init__(self, camera: str, known: tuple[str, ...]) -> None:
+        names = ", ".join(known) if known else "none yet"
+        super().__init__(f"There is no camera '{camera}'. Known cameras: {names}.", param="camera")
+
+
+class UnknownModel(NotFound):
+    """The asker named a model that is not loaded."""
+
+    code = "model_not_found"
+
+
+class NoFrames(Problem):
+    """Nothing is remembered in the window that was asked about."""
+
+    status, type, code = 422, "invalid_request_error", "no_frames"
+
+
+class NotEncodedYet(Problem):
+    """Frames are remembered but the encoder has not reached any of them."""
+
+    status, type, code = 503, "server_error", "not_encoded_yet"
+
+    def __init__(self, num_frames: int) -> None:
+        super().__init__(
+            f"{num_frames} frames are remembered but not yet encoded; ask again in a few seconds.",
+            headers={"Retry-After": "2"},
+        )
+
+
+class TooLarge(Problem):
+    """The request body is above the limit."""
+
+    status, type, code = 413, "invalid_request_error", "request_too_large"
+
+
+class Busy(Problem):
+    """As many questions as are allowed are being answered or waiting."""
+
+    status, type, code = 429, "rate_limit_error", "busy"
+
+    def __init__(self, retry_after_s: float) -> None:
+        seconds = max(1, math.ceil(retry_after_s))
+        super().__init__(
+            f"Too many questions at once; try again in {seconds} s.", headers={"Retry-After": str(seconds)}
+        )
+
+
+class AnswerTimeout(Problem):
+    """An answer took longer than the configured limit."""
+
+    status, type, code = 503, "server_error", "timeout"
+
+
+class ModelFailed(Problem):
+    """The model could not compute an answer; the log says why."""
+
+    status, type, code = 503, "server_error", "model_failed"
+
+
+async def respond(request: Request, problem: Exception) -> Response:
+    """Starlette's exception handler for every Problem."""
+    assert isinstance(problem, Problem)
+    return problem.response()
