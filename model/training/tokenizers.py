@@ -66,11 +66,11 @@ def train_clip_tokenizer(texts: Iterable[str], folder: Path, vocab_size: int, co
     tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=True) for token in CLIP_SPECIAL])
     start, end = (tokenizer.token_to_id(token) for token in CLIP_SPECIAL)
     tokenizer.post_processor = processors.RobertaProcessing(
-        sep=(CLIP_SPECIAL[1], end), cls=(CLIP_SPECIAL[0], start), trim_offsets=False, add_prefix_space=False
+        (CLIP_SPECIAL[1], end), (CLIP_SPECIAL[0], start), False, False
     )
     config = {
         "bos_token": CLIP_SPECIAL[0],
-        "clean_up_tokenization_spaces": True,
+        "clean_up_tokenization_spaces": False,
         "eos_token": CLIP_SPECIAL[1],
         "errors": "replace",
         "model_max_length": context_tokens,
