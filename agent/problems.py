@@ -38,7 +38,7 @@ class BadRequest(Problem):
 class QuestionTooLong(Problem):
     """The asker wrote more than the limit."""
 
-    status, type, code = 400, "invalid_request_error", "question_too_long"
+    status, type, code = 413, "invalid_request_error", "question_too_long"
 
 
 class NotAllowed(Problem):

@@ -1,0 +1,308 @@
+"""Answering: embed the question, take a window, select keyframes, merge the rest, stream the words.
+
+The window is immutable, so frames keep arriving while an answer is made. Model work runs in the lanes; one question at a
+time has the language lane. Overload policy: questions beyond the limit are refused at once (`Busy`), nothing queues
+without bound. Leaving `ask` early stops between two tokens and frees everything.
+
+Does not know HTTP, tokens or the clock's time of day.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agent.config import AnsweringSettings
+from agent.intake import decode_jpeg
+from agent.lanes import Lane, TooManyWaiting, Turns
+from agent.metrics import Metrics
+from agent.problems import AnswerTimeout, Busy, ModelFailed, NoFrames, NotEncodedYet, Problem, QuestionTooLong
+from agent.question import Answer, Event, Evidence, Finished, Piece, Question, Seen
+from agent.stopwatch import Stopwatch
+from agent.times import format_clock, format_span
+from memory.store import MemoryStore
+from memory.window import Window
+from model.select import Keyframes, select_keyframes
+
+if TYPE_CHECKING:
+    from model.video_model import FrameFeatures, TextFeatures, VideoModel, VisualContext
+
+log = logging.getLogger(__name__)
+
+ALMOST_EMPTY_S = 60.0  # below this span of video an answer says how little there is
+_FIRST_GUESS_S = 5.0  # how long an answer takes, before one has been timed
+
+
+class BoundWindow:
+    """A window with the question's vector bound to it: what selection walks over."""
+
+    def __init__(self, window: Window, query: NDArray[np.float32]) -> None:
+        self.num_frames = window.num_frames
+        self._window = window
+        self._query = query
+
+    def top(self, k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """The `k` rows nearest to the question, falling score."""
+        return self._window.top(self._query, k)
+
+    def embeddings(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """(n, D) unit vectors."""
+        return self._window.embeddings(rows)
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """All that is known before the first word."""
+
+    window: Window
+    keyframes: Keyframes
+    context: "VisualContext"
+    little: str | None  # said in the answer itself
+    notes: tuple[str, ...]
+
+
+class Answering:
+    """Answers questions from memory with the model."""
+
+    def __init__(
+        self,
+        store: MemoryStore,
+        model: "VideoModel",
+        *,
+        vision: Lane,
+        language: Lane,
+        settings: AnsweringSettings,
+        metrics: Metrics,
+        zone_of: Callable[[str], str],
+    ) -> None:
+        self.turns = Turns(settings.max_questions)
+        self._store = store
+        self._model = model
+        self._vision = vision
+        self._language = language
+        self._settings = settings
+        self._metrics = metrics
+        self._zone_of = zone_of
+        self._typical_s = _FIRST_GUESS_S
+
+    @asynccontextmanager
+    async def ask(self, question: Question) -> AsyncIterator[AsyncIterator[Event]]:
+        """Admit the question, or raise the Problem that keeps it out; inside, iterate over the answer's events."""
+        try:
+            self._check_length(question)
+            async with AsyncExitStack() as stack:
+                await self._admit(question, stack)
+                yield await stack.enter_async_context(aclosing(self._answer(question)))
+        except Problem as problem:
+            self._metrics.questions.labels(reason=problem.code or "error").inc()
+            raise
+        except (asyncio.CancelledError, GeneratorExit):
+            self._metrics.questions.labels(reason="cancelled").inc()
+            raise
+        self._metrics.questions.labels(reason="answered").inc()
+
+    async def answer(self, question: Question) -> Answer:
+        """The whole answer at once."""
+        async with self.ask(question) as events:
+            return await collect(events)
+
+    def _check_length(self, question: Question) -> None:
+        limit = self._settings.max_question_chars
+        if len(question.text) > limit:
+            raise QuestionTooLong(
+                f"The question has {len(question.text)} characters; at most {limit} are taken.", param="messages"
+            )
+
+    async def _admit(self, question: Question, stack: AsyncExitStack) -> None:
+        try:
+            await stack.enter_async_context(self.turns.place())
+        except TooManyWaiting:
+            raise Busy(self._typical_s) from None
+        await self._window(question)  # an empty window is refused before a stream begins
+
+    async def _window(self, question: Question) -> Window:
+        window = await asyncio.to_thread(self._store.window, question.cameras, question.after, question.before)
+        if window.num_frames == 0 and window.unencoded:
+            raise NotEncodedYet(window.unencoded)
+        if window.num_frames == 0:
+            raise NoFrames("Nothing is remembered in that window: widen after/before, or wait for the camera to send.")
+        return window
+
+    async def _answer(self, question: Question) -> AsyncIterator[Event]:
+        watch = Stopwatch()
+        deadline = asyncio.get_running_loop().time() + self._settings.timeout_s
+        try:
+            async with AsyncExitStack() as stack:
+                with watch.stage("queue"):
+                    async with asyncio.timeout_at(deadline):
+                        await stack.enter_async_context(self.turns.turn())
+                async with asyncio.timeout_at(deadline):
+                    prepared = await self._prepare(question, watch)
+                yield _seen(prepared)
+                async with aclosing(self._speak(question, prepared, watch, deadline)) as events:
+                    async for event in events:
+                        yield event
+        except TimeoutError:
+            raise AnswerTimeout(f"The answer took longer than {self._settings.timeout_s:g} s.") from None
+        except (RuntimeError, ValueError) as error:  # what torch raises, out of memory included
+            log.exception("answer failed")
+            raise ModelFailed(f"The model failed: {type(error).__name__}. The server's log says more.") from error
+
+    async def _prepare(self, question: Question, watch: Stopwatch) -> _Prepared:
+        """Everything before the first word, left to right."""
+        with watch.stage("embed"):
+            query = await self._language.run(self._model.embed_text, question.text)
+        with watch.stage("window"):
+            window = await self._window(question)
+        with watch.stage("select"):
+            keyframes = await self._language.run(self._select, window, query)
+        with watch.stage("reencode"):
+            overrides = await self._reencode(window, keyframes.rows)
+        with watch.stage("merge"):
+            context = await self._language.run(
+                self._model.build_context, window, keyframes, query, overrides=overrides, groups=window.camera_index
+            )
+        little = await asyncio.to_thread(self._little_history, question, window)
+        return _Prepared(window, keyframes, context, little, _notes(window, query, context))
+
+    def _select(self, window: Window, query: "TextFeatures") -> Keyframes:
+        chosen, defaults = self._settings, self._model.info.defaults
+        relative = (chosen.redundancy or defaults.redundancy) == "background"
+        return select_keyframes(
+            BoundWindow(window, query.unit),
+            num_keyframes=chosen.num_keyframes or defaults.num_keyframes,
+            tau=defaults.tau if chosen.tau is None else chosen.tau,
+            floor=defaults.floor,
+            recent=defaults.recent if chosen.recent is None else chosen.recent,
+            background=window.background() if relative else None,
+            groups=window.camera_index,
+        )
+
+    async def _reencode(self, window: Window, rows: NDArray[np.int64]) -> dict[int, "FrameFeatures"]:
+        """Features of those keyframes whose patches are no longer held, from their JPEGs."""
+        missing = await asyncio.to_thread(_without_patches, window, rows)
+        if not missing:
+            return {}
+        images = await asyncio.to_thread(lambda: [decode_jpeg(window.jpeg(row)) for row in missing])
+        return dict(zip(missing, await self._vision.run(self._model.encode, images), strict=True))
+
+    async def _speak(
+        self, question: Question, prepared: _Prepared, watch: Stopwatch, deadline: float
+    ) -> AsyncIterator[Event]:
+        limit = min(question.max_new_tokens or self._settings.max_new_tokens, self._settings.max_new_tokens)
+        timestamps = self._timestamps(prepared) if self._model.info.defaults.timestamps else None
+        num_pieces = 0
+        async with AsyncExitStack() as stack:
+            pieces = await stack.enter_async_context(
+                aclosing(
+                    self._language.pull(
+                        lambda: self._model.stream(
+                            question.text,
+                            prepared.context,
+                            timestamps=timestamps,
+                            max_new_tokens=limit,
+                            temperature=question.temperature,
+                        )
+                    )
+                )
+            )
+            while True:
+                with watch.stage("generate" if num_pieces else "first_token"):
+                    async with asyncio.timeout_at(deadline):
+                        piece = await anext(pieces, None)
+                if piece is None:
+                    break
+                num_pieces += 1
+                yield Piece(piece)
+        if prepared.little is not None:
+            yield Piece(f"\n\n({prepared.little}.)")
+        yield self._finished(prepared, watch, num_pieces, limit)
+
+    def _finished(self, prepared: _Prepared, watch: Stopwatch, num_pieces: int, limit: int) -> Finished:
+        self._typical_s += 0.3 * (watch.total_ms() / 1000 - self._typical_s)
+        for stage, milliseconds in watch.timings_ms.items():
+            self._metrics.stage_seconds.labels(stage=stage).observe(milliseconds / 1000)
+        timings_ms = {**watch.timings_ms, "total": watch.total_ms()}
+        little = () if prepared.little is None else (prepared.little,)
+        return Finished(
+            finish_reason="length" if num_pieces >= limit else "stop",
+            notes=(*little, *prepared.notes),
+            timings_ms={stage: round(milliseconds, 3) for stage, milliseconds in timings_ms.items()},
+            prompt_tokens=prepared.context.num_tokens,
+            completion_tokens=num_pieces,
+        )
+
+    def _timestamps(self, prepared: _Prepared) -> list[str]:
+        """Local time of day of each keyframe, as its camera's clock shows it."""
+        window = prepared.window
+        zones = [self._zone_of(camera) for camera in window.cameras]
+        return [
+            format_clock(float(window.times[row]), zones[int(window.camera_index[row])])
+            for row in prepared.keyframes.rows
+        ]
+
+    def _little_history(self, question: Question, window: Window) -> str | None:
+        """Words for an almost empty history: the window is short because nothing older is remembered."""
+        oldest, newest = float(window.times.min()), float(window.times.max())
+        if newest - oldest >= ALMOST_EMPTY_S:
+            return None
+        known = [stats.oldest for stats in map(self._store.stats, question.cameras) if stats.oldest is not None]
+        if known and min(known) < oldest:
+            return None  # the asker chose a short window
+        return f"{format_span(newest - oldest)} of video so far"
+
+
+def _notes(window: Window, query: "TextFeatures", context: "VisualContext") -> tuple[str, ...]:
+    """What the asker should know about how the answer was made."""
+    notes = []
+    if query.truncated:
+        notes.append("the question is longer than the text encoder reads; frames were chosen by its beginning")
+    if window.unencoded:
+        notes.append(f"{window.unencoded} frames of this window are remembered but not yet encoded")
+    if context.num_summary_frames:
+        notes.append(f"{context.num_summary_frames} frames contributed their summary only")
+    if context.num_shared_tokens:
+        notes.append(f"{context.num_shared_tokens} tokens stand for runs of several frames")
+    return tuple(notes)
+
+
+def _without_patches(window: Window, rows: NDArray[np.int64]) -> list[int]:
+    return [int(row) for row in rows if not window.read(int(row), int(row) + 1).present[0]]
+
+
+def _seen(prepared: _Prepared) -> Seen:
+    window, keyframes = prepared.window, prepared.keyframes
+    evidence = tuple(
+        Evidence(
+            frame_id=int(window.frame_ids[row]),
+            camera=window.cameras[int(window.camera_index[row])],
+            time=float(window.times[row]),
+            score=float(score),
+            kind=kind,
+        )
+        for row, kind, score in zip(keyframes.rows, keyframes.kinds, keyframes.scores, strict=True)
+    )
+    return Seen(evidence, window.num_frames, float(window.times.min()), float(window.times.max()))
+
+
+async def collect(events: AsyncIterator[Event]) -> Answer:
+    """Fold all events of one answer into it."""
+    seen: Seen | None = None
+    finished: Finished | None = None
+    pieces: list[str] = []
+    async for event in events:
+        match event:
+            case Seen():
+                seen = event
+            case Piece(text):
+                pieces.append(text)
+            case Finished():
+                finished = event
+    assert seen is not None
+    assert finished is not None
+    return Answer(seen, finished, pieces)

@@ -1,0 +1,173 @@
+"""Seeing: remembered frames -> vision lane -> memory.attach, micro-batched over all cameras, oldest first.
+
+What is encoded is the stored JPEG, decoded, so features can be recomputed at any time. An encoder that stalls costs delay,
+not history. Live frames (the backlog) go first, then frames that lie pending on disk, then those whose patches were lost
+in a restart.
+
+Does not know where frames come from or what they will be asked.
+"""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agent.backlog import Backlog
+from agent.intake import decode_jpeg
+from agent.lanes import Lane
+from agent.metrics import Metrics
+from memory.store import FrameGone, MemoryStore
+
+if TYPE_CHECKING:
+    from model.video_model import FrameFeatures, VideoModel
+
+log = logging.getLogger(__name__)
+
+_FIRST_RETRY_S, _LAST_RETRY_S = 0.5, 30.0
+_SAME_COSINE = 0.9999  # two different pictures this close mean an encoder that returns constants
+
+
+@dataclass(frozen=True, slots=True)
+class _Picture:
+    frame_id: int
+    camera: str
+    image: NDArray[np.uint8]
+
+
+class EncoderBroken(Exception):
+    """The model cannot encode anything at the moment (its fault, not the frames')."""
+
+
+class Encoding:
+    """The task that keeps memory encoded."""
+
+    def __init__(
+        self,
+        store: MemoryStore,
+        model: "VideoModel",
+        vision: Lane,
+        backlog: Backlog,
+        metrics: Metrics,
+        batch_size: int,
+    ) -> None:
+        self.problem: str | None = None  # in words for an operator, while the encoder fails
+        self.idle = asyncio.Event()  # set while nothing is left to encode
+        self._store = store
+        self._model = model
+        self._vision = vision
+        self._backlog = backlog
+        self._metrics = metrics
+        self._batch_size = batch_size
+        self._unreadable: set[int] = set()  # stays small: a damaged JPEG is a damaged disk
+
+    async def run(self) -> None:
+        """Encode for ever. A failing encoder is retried with growing pauses; the frames wait on disk."""
+        retry_s = _FIRST_RETRY_S
+        while True:
+            frame_ids = await self._next_batch()
+            if not frame_ids:
+                self.idle.set()
+                await self._backlog.wait()
+                self.idle.clear()
+                continue
+            try:
+                await self._encode(frame_ids)
+            except EncoderBroken as error:
+                self._backlog.behind = True  # the batch is found again on disk
+                self.problem = f"the encoder fails: {error}"
+                log.error("encoder fails", extra={"error": str(error), "retry_s": retry_s})
+                await asyncio.sleep(retry_s)
+                retry_s = min(2 * retry_s, _LAST_RETRY_S)
+            else:
+                self.problem, retry_s = None, _FIRST_RETRY_S
+
+    async def _next_batch(self) -> list[int]:
+        if frame_ids := self._backlog.take(self._batch_size):
+            return frame_ids
+        if not self._backlog.behind:
+            return []
+        deferred_before = self._backlog.num_deferred
+        limit = self._batch_size + len(self._unreadable)
+        pending = await asyncio.to_thread(self._store.pending, limit)
+        readable = [frame_id for frame_id in pending if frame_id not in self._unreadable][: self._batch_size]
+        if not readable:
+            self._backlog.caught_up(deferred_before)
+        return readable
+
+    async def _encode(self, frame_ids: Sequence[int]) -> None:
+        started = perf_counter()
+        pictures = await asyncio.to_thread(self._read, frame_ids)
+        if not pictures:
+            return
+        for picture, features in await self._features(pictures):
+            await asyncio.to_thread(self._attach, picture, features)
+            self._metrics.frames_encoded.labels(camera=picture.camera).inc()
+        self._metrics.stage_seconds.labels(stage="encode").observe(perf_counter() - started)
+
+    def _read(self, frame_ids: Sequence[int]) -> list[_Picture]:
+        """Stored JPEGs, decoded. A frame that was evicted meanwhile is left out, one that is damaged is not tried again."""
+        pictures = []
+        for frame_id in frame_ids:
+            try:
+                image = decode_jpeg(self._store.jpeg(frame_id))
+                pictures.append(_Picture(frame_id, self._store.record(frame_id).camera, image))
+            except FrameGone:
+                self._metrics.encode_failures.labels(reason="gone").inc()
+            except OSError as error:
+                self._skip(frame_id, "unreadable", error)
+        return pictures
+
+    async def _features(self, pictures: list[_Picture]) -> list[tuple[_Picture, "FrameFeatures"]]:
+        """Encode as one batch; when that fails one by one, so that a single bad picture cannot stop the others."""
+        try:
+            features = await self._vision.run(self._model.encode, [picture.image for picture in pictures])
+            return list(zip(pictures, features, strict=True))
+        except (RuntimeError, ValueError) as error:  # torch reports everything, out of memory too, as RuntimeError
+            self._metrics.encode_failures.labels(reason="batch").inc()
+            if len(pictures) == 1:
+                raise EncoderBroken(str(error)) from error
+        done: list[tuple[_Picture, FrameFeatures]] = []
+        failed: list[tuple[_Picture, Exception]] = []
+        for picture in pictures:
+            try:
+                done.append((picture, (await self._vision.run(self._model.encode, [picture.image]))[0]))
+            except (RuntimeError, ValueError) as error:
+                failed.append((picture, error))
+        if not done:
+            raise EncoderBroken(str(failed[0][1]))
+        for picture, error in failed:
+            self._skip(picture.frame_id, "refused", error)
+        return done
+
+    def _skip(self, frame_id: int, reason: str, error: Exception) -> None:
+        self._unreadable.add(frame_id)
+        self._metrics.encode_failures.labels(reason=reason).inc()
+        log.warning("frame cannot be encoded", extra={"frame_id": frame_id, "reason": reason, "error": str(error)})
+
+    def _attach(self, picture: _Picture, features: "FrameFeatures") -> None:
+        self._store.attach(
+            picture.frame_id,
+            embedding=features.embedding,
+            patches=features.patches,
+            scalars=features.scalars,
+            summary=features.summary,
+        )
+
+
+async def self_test(model: "VideoModel", vision: Lane) -> str | None:
+    """None when two different pictures give different, finite vectors; else what is wrong, in words."""
+    grey = np.full((96, 128, 3), 96, np.uint8)
+    noise = np.random.default_rng(0).integers(0, 256, (96, 128, 3), np.uint8)
+    try:
+        first, second = (f.embedding for f in await vision.run(model.encode, [grey, noise]))
+    except (RuntimeError, ValueError) as error:
+        return f"the encoder fails: {error}"
+    if not (np.isfinite(first).all() and np.isfinite(second).all()):
+        return "the encoder returns numbers that are not finite"
+    cosine = float(first @ second / (np.linalg.norm(first) * np.linalg.norm(second) + 1e-12))
+    return "the encoder returns the same vector for different pictures" if cosine > _SAME_COSINE else None

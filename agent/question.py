@@ -1,0 +1,74 @@
+"""The nouns of answering: what is asked, and what comes back piece by piece."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+EvidenceKind = Literal["relevant", "recent", "filling"]
+FinishReason = Literal["stop", "length"]
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One question about some cameras' pasts; times in unix seconds, None: unbounded."""
+
+    text: str
+    cameras: tuple[str, ...]
+    after: float | None = None
+    before: float | None = None
+    max_new_tokens: int | None = None  # None: the configured number
+    temperature: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """A keyframe: a frame whose patches the language model saw whole."""
+
+    frame_id: int
+    camera: str
+    time: float  # unix seconds
+    score: float  # cosine with the question
+    kind: EvidenceKind
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """Comes first: what the answer is going to rest on."""
+
+    evidence: tuple[Evidence, ...]  # rising time within each camera
+    num_frames: int
+    oldest: float
+    newest: float
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Some more text of the answer."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """Comes last."""
+
+    finish_reason: FinishReason
+    notes: tuple[str, ...]  # what the asker should know about this answer
+    timings_ms: dict[str, float]  # per stage, in order
+    prompt_tokens: int
+    completion_tokens: int
+
+
+Event = Seen | Piece | Finished
+
+
+@dataclass(slots=True)
+class Answer:
+    """All events of one answer, folded together."""
+
+    seen: Seen
+    finished: Finished
+    pieces: list[str] = field(default_factory=list)
+
+    @property
+    def text(self) -> str:
+        return "".join(self.pieces)
