@@ -1,0 +1,241 @@
+"""The command line: `vilamp <command>`. Only parsing happens here, so that `vilamp --help` answers at once.
+
+Each command's work is in a module of its own, imported when the command is run. Errors of the person at the terminal
+are one message on stderr and an exit code (1 failed, 2 wrong usage), never a traceback.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from agent.cli_common import CliError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; the exit code."""
+    args = build_parser().parse_args(argv)
+    try:
+        code: int = args.run(args)
+        sys.stdout.flush()
+    except CliError as error:
+        print(f"vilamp {args.command}: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # the reader (`| head`) has gone: that is no mistake of ours; spare Python's own complaint at exit too
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return code
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """All commands and their options."""
+    parser = argparse.ArgumentParser(
+        prog="vilamp",
+        description="A streaming video agent: cameras in over WebRTC, RTSP or files, a rolling memory of what they "
+        "saw, and answers with the frames they rest on.",
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_serve(commands)
+    _add_ask(commands)
+    _add_replay(commands)
+    _add_demo(commands)
+    _add_check_config(commands)
+    _add_model(commands)
+    _add_world(commands)
+    _add_passed_on(commands)
+    return parser
+
+
+_Commands = argparse._SubParsersAction
+
+
+def _common(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", metavar="FILE", help="configuration (default: $VILAMP_CONFIG, else none)")
+    parser.add_argument("--data-dir", type=Path, metavar="DIR", help="where memory and tokens are kept")
+
+
+def _model_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", metavar="FOLDER", help='checkpoint folder, or "builtin"')
+    parser.add_argument("--device", help='"cpu", "cuda" or "cuda:1"')
+    parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], help="precision of the weights")
+    parser.add_argument("--num-threads", type=int, metavar="N", help="CPU threads of the network")
+
+
+def _add_serve(commands: "_Commands[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser("serve", help="run the agent", description="Run the agent until interrupted.")
+    _common(parser)
+    parser.add_argument("--host", help="address to listen on (default: 127.0.0.1)")
+    parser.add_argument("--port", type=int, help="TCP port (default: 8080)")
+    _model_options(parser)
+    parser.add_argument("--tls", choices=["self-signed"], help="serve HTTPS with a certificate made here")
+    parser.add_argument("--tls-cert", type=Path, metavar="FILE", help="serve HTTPS with this certificate (PEM)")
+    parser.add_argument("--tls-key", type=Path, metavar="FILE", help="and this private key (PEM)")
+    parser.add_argument("--log-level", choices=["debug", "info", "warning", "error"])
+    parser.set_defaults(run=_serve)
+
+
+def _serve(args: argparse.Namespace) -> int:
+    from agent.cli_serve import run
+
+    return run(args)
+
+
+def _window_options(parser: argparse.ArgumentParser) -> None:
+    times = '"10 minutes ago", "yesterday 22:00", "-24h", ISO 8601 or unix seconds'
+    parser.add_argument("--after", metavar="TIME", help=f"only what was seen after this: {times}")
+    parser.add_argument("--before", metavar="TIME", help="only what was seen before this")
+    parser.add_argument(
+        "--timezone", metavar="ZONE", help="zone of the times given and shown (default: this machine's)"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object when the answer is complete")
+    parser.add_argument("--all-evidence", action="store_true", help="list every frame used, not only the best 12")
+
+
+def _add_ask(commands: "_Commands[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser(
+        "ask",
+        help="ask a running agent",
+        description="Ask a running agent about what its cameras saw. On the agent's own machine the token is found in "
+        "the data folder; elsewhere set $VILAMP_TOKEN.",
+    )
+    parser.add_argument("question")
+    parser.add_argument("--camera", action="append", metavar="NAME", help="may be given several times (default: all)")
+    _common(parser)
+    parser.add_argument("--server", metavar="URL", help="the agent (default: $VILAMP_SERVER, else as configured)")
+    parser.add_argument("--sheet", type=Path, metavar="PNG", help="save the evidence frames as a contact sheet")
+    _window_options(parser)
+    parser.set_defaults(run=_ask)
+
+
+def _ask(args: argparse.Namespace) -> int:
+    from agent.cli_ask import run
+
+    return run(args)
+
+
+def _add_replay(commands: "_Commands[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser(
+        "replay",
+        help="index a video file and ask about it",
+        description="Index a video into a camera's history, as fast as the encoder goes, then ask. A file that is "
+        "already indexed is not indexed again.",
+    )
+    parser.add_argument("file", type=Path)
+    parser.add_argument("--ask", action="append", metavar="QUESTION", default=[], help="may be given several times")
+    parser.add_argument("--camera", metavar="NAME", help="the history it goes to (default: from the file's name)")
+    parser.add_argument("--rate", type=float, metavar="HZ", help="frames kept per second (default: 1)")
+    parser.add_argument(
+        "--start", metavar="TIME", help="when the video begins (default: it ends when the file was written)"
+    )
+    _common(parser)
+    _model_options(parser)
+    _window_options(parser)
+    parser.set_defaults(run=_replay)
+
+
+def _replay(args: argparse.Namespace) -> int:
+    from agent.cli_replay import run
+
+    return run(args)
+
+
+def _add_demo(commands: "_Commands[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser(
+        "demo",
+        help="stream a drawn world into an agent and ask about it",
+        description="Start an agent, publish a drawn world to it over WebRTC (its clock runs faster than ours), ask "
+        "questions over its whole history and compare with the truth.",
+    )
+    parser.add_argument("--out", type=Path, default=Path("demo-out"), metavar="DIR", help="(default: demo-out)")
+    parser.add_argument("--run", action="store_true", dest="stay", help="stay up and keep publishing until interrupted")
+    parser.add_argument("--seed", type=int, default=7, help="which world (default: 7)")
+    parser.add_argument("--seconds", type=float, default=100.0, help="how long to publish (default: 100)")
+    parser.add_argument("--speed", type=float, default=6.0, help="world seconds per second (default: 6)")
+    parser.add_argument("--model", default="builtin", metavar="FOLDER", help='checkpoint folder (default: "builtin")')
+    parser.add_argument("--port", type=int, default=0, help="TCP port (default: any free one; with --run 8080)")
+    parser.set_defaults(run=_demo)
+
+
+def _demo(args: argparse.Namespace) -> int:
+    from agent.demo import run
+
+    return run(args)
+
+
+def _add_check_config(commands: "_Commands[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser(
+        "check-config",
+        help="check a configuration file",
+        description="Print the effective settings (file, environment, defaults; secrets starred), or all mistakes.",
+    )
+    parser.add_argument("file", type=Path)
+    parser.set_defaults(run=_check_config)
+
+
+def _check_config(args: argparse.Namespace) -> int:
+    from agent.cli_config import run
+
+    return run(args)
+
+
+def _add_model(commands: "_Commands[argparse.ArgumentParser]") -> None:
+    model = commands.add_parser("model", help="look at a checkpoint")
+    actions = model.add_subparsers(dest="action", required=True, metavar="ACTION")
+    check = actions.add_parser("check", help="load a checkpoint; say its sizes and the memory it needs")
+    check.add_argument("folder", nargs="?", default="builtin", help='checkpoint folder (default: "builtin")')
+    check.add_argument("--device", default="cpu")
+    check.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"])
+    check.add_argument("--frames", type=int, default=10_000, metavar="N", help="history to size for (default: 10000)")
+    check.set_defaults(run=_model_check)
+
+
+def _model_check(args: argparse.Namespace) -> int:
+    from agent.cli_model import run_check
+
+    return run_check(args)
+
+
+def _add_world(commands: "_Commands[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser("world", help="write a video of the drawn world, with its truth beside it")
+    parser.add_argument("out", type=Path, metavar="OUT.mp4")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument("--fps", type=float, default=4.0)
+    parser.add_argument("--style", choices=["fixed", "robot"], help="(default: the seed decides)")
+    parser.set_defaults(run=_world)
+
+
+def _world(args: argparse.Namespace) -> int:
+    from agent.cli_model import run_world
+
+    return run_world(args)
+
+
+def _add_passed_on(commands: "_Commands[argparse.ArgumentParser]") -> None:
+    """Commands that belong to model/ and parse their own options."""
+    evaluate = commands.add_parser("eval", help="measure a checkpoint on worlds it was not trained on", add_help=False)
+    evaluate.add_argument("rest", nargs=argparse.REMAINDER)
+    evaluate.set_defaults(run=_eval)
+    train = commands.add_parser("train", help="train the built-in model", add_help=False)
+    train.add_argument("rest", nargs=argparse.REMAINDER)
+    train.set_defaults(run=_train)
+
+
+def _eval(args: argparse.Namespace) -> int:
+    from agent.cli_model import run_eval
+
+    return run_eval(args)
+
+
+def _train(args: argparse.Namespace) -> int:
+    from agent.cli_model import run_train
+
+    return run_train(args)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
