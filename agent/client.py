@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 
@@ -37,7 +38,7 @@ class Citation:
     time: float  # unix seconds
     score: float  # cosine with the question
     kind: str  # "relevant", "recent" or "filling"
-    url: str  # signed, relative to the server
+    url: str  # signed
 
 
 @dataclass(slots=True)
@@ -99,9 +100,13 @@ class Client:
             return response.json()
 
     def get_bytes(self, url: str) -> bytes:
-        """A picture by its (signed) URL. Raises ServerError."""
+        """A picture by its signed URL. Raises ServerError.
+
+        Only the path and query are used: the token goes to the server it was meant for and to no other.
+        """
+        parts = urlsplit(url)
         with _failures():
-            response = self._http.get(url)
+            response = self._http.get(f"{parts.path}?{parts.query}")
             _check(response)
             return response.content
 

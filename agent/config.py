@@ -57,7 +57,7 @@ def _check_zone(name: str) -> str:
 def _check_source(url: str) -> str:
     scheme, colon, _ = url.partition("://")
     if colon and scheme.lower() not in _URL_SCHEMES:
-        raise ValueError(f'cannot open "{scheme}://": use rtsp://, http://, a file or a device such as /dev/video0')
+        raise ValueError(f'cannot open "{scheme}://": use rtsp://, http://, a file path or webcam:0')
     return url
 
 
@@ -86,7 +86,7 @@ class CameraSettings(_Part):
 
     url: Annotated[str, Field(min_length=1), AfterValidator(_check_source)] | None = Field(
         default=None,
-        description="RTSP or HTTP address, video file or webcam; null: the camera publishes over WebRTC (WHIP)",
+        description="RTSP or HTTP address, video file or webcam:0; null: the camera publishes over WebRTC (WHIP)",
     )
     rate_hz: float = Field(default=1.0, gt=0, le=30, description="frames kept per second")
     timezone: Zone = Field(default_factory=local_zone_name, description="IANA zone the camera's times are shown in")

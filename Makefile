@@ -1,0 +1,45 @@
+# Each target sets up .venv by itself, once; it is done again when pyproject.toml or constraints.txt change.
+#   make demo     stream a drawn world into an agent and ask about it (ends by itself)
+#   make run      the same, staying up until Ctrl-C
+#   make test     lint, types and tests, as CI runs them
+# PYTHON chooses the interpreter (3.11 or newer). TORCH_FLAGS goes to the installation of torch alone, for example
+# the index with CPU builds: make TORCH_FLAGS="--index-url ..." demo
+
+PYTHON ?= python3
+TORCH_FLAGS ?=
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: demo run test lint parity bench clean
+.DEFAULT_GOAL := demo
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=python3.12"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt $(TORCH_FLAGS) torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: $(STAMP)
+	$(BIN)/vilamp demo
+
+run: $(STAMP)
+	$(BIN)/vilamp demo --run
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: lint
+	$(BIN)/pytest
+
+parity: $(STAMP)
+	$(BIN)/pytest -k parity -rs
+
+bench: $(STAMP)
+	$(BIN)/python -m benchmarks
+
+clean:
+	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
