@@ -21,7 +21,8 @@ from agent.backlog import Backlog
 from agent.intake import decode_jpeg
 from agent.lanes import Lane
 from agent.metrics import Metrics
-from memory.store import FrameGone, MemoryStore
+from memory.errors import FrameGone
+from memory.store import MemoryStore
 
 if TYPE_CHECKING:
     from model.video_model import FrameFeatures, VideoModel

@@ -11,7 +11,7 @@ import asyncio
 import io
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Literal
@@ -22,9 +22,10 @@ from PIL import Image
 
 from agent.backlog import Backlog
 from agent.metrics import Metrics
+from memory.errors import StorageError, StorageFull
+from memory.records import Json
 from memory.store import MemoryStore
-from streaming.frame import Frame
-from streaming.source import Source
+from streaming.frame import Frame, Source, SourceState
 
 log = logging.getLogger(__name__)
 
@@ -48,13 +49,15 @@ def decode_jpeg(jpeg: bytes) -> NDArray[np.uint8]:
         return np.array(picture.convert("RGB"))
 
 
-def camera_state(connected: bool, last_frame_time: float | None, now: float, stall_timeout_s: float) -> CameraState:
-    """live: frames flow. stalled: a source is there but has sent nothing for `stall_timeout_s`. offline: no source."""
-    if not connected:
-        return "offline"
-    if last_frame_time is None or now - last_frame_time > stall_timeout_s:
-        return "stalled"
-    return "live"
+def camera_state(source: SourceState | None) -> CameraState:
+    """live: frames flow. stalled: connected, but nothing comes. offline: no source, or one that cannot be reached."""
+    match source:
+        case "live":
+            return "live"
+        case "stalled":
+            return "stalled"
+        case None | "starting" | "reconnecting" | "ended" | "failed" | "closed":
+            return "offline"
 
 
 def rising(time: float, last: float) -> float:
@@ -84,25 +87,23 @@ class Intake:
         store: MemoryStore,
         backlog: Backlog,
         metrics: Metrics,
-        clock: Callable[[], float],
-        stall_timeout_s: float,
+        metadata: Mapping[str, Json] | None = None,
     ) -> None:
         self.camera = camera
         self.counters = IntakeCounters()
         self.source: Source | None = None
-        self.last_arrival: float | None = None  # our clock, whatever the frames' own times say
         self.problem: str | None = None  # why frames are being lost, in words for an operator
         self._store = store
         self._backlog = backlog
         self._metrics = metrics
-        self._clock = clock
-        self._stall_timeout_s = stall_timeout_s
+        self._metadata = dict(metadata or {})
+        self._order = asyncio.Lock()  # at a takeover two sources may have a frame in hand at once
         newest = store.stats(camera).newest
         self._last_time = -math.inf if newest is None else newest
 
     @property
     def state(self) -> CameraState:
-        return camera_state(self.source is not None, self.last_arrival, self._clock(), self._stall_timeout_s)
+        return camera_state(None if self.source is None else self.source.stats.state)
 
     async def run(self, source: Source) -> None:
         """Remember every frame of `source` until it ends. A later call with a new source takes the camera over."""
@@ -122,21 +123,24 @@ class Intake:
             log.info("camera disconnected", extra={"camera": self.camera})
 
     async def _remember(self, frame: Frame) -> None:
-        self.last_arrival = self._clock()
-        time = self._last_time = rising(frame.time, self._last_time)
-        try:
-            frame_id = await asyncio.to_thread(self._write, frame, time)
-        except OSError as error:  # a full or failing disk: this frame is lost, the next may not be
-            self._lose("disk", error)
-            return
+        async with self._order:
+            time = rising(frame.time, self._last_time)
+            try:
+                frame_id = await asyncio.to_thread(self._write, frame, time)
+            except StorageError as error:  # a full or failing disk: this frame is lost, the next may not be
+                self._lose(error)
+                return
+            self._last_time = time
         self.problem = None
         self.counters.remembered += 1
         self._backlog.put(frame_id)
 
     def _write(self, frame: Frame, time: float) -> int:
-        return self._store.append(self.camera, time, encode_jpeg(frame.image), {"clock": frame.clock})
+        metadata = {**self._metadata, "clock": frame.clock}
+        return self._store.append(self.camera, time, encode_jpeg(frame.image), metadata)
 
-    def _lose(self, reason: str, error: OSError) -> None:
+    def _lose(self, error: StorageError) -> None:
+        reason = "disk_full" if isinstance(error, StorageFull) else "disk_error"
         self.counters.lost += 1
         self._metrics.frames_lost.labels(camera=self.camera, reason=reason).inc()
         if self.problem is None:  # say it once, not once a second

@@ -1,0 +1,228 @@
+"""The agent: cameras in, answers out. It joins the parts and computes nothing itself.
+
+One TaskGroup holds every task by name: one for seeing, one per connected camera, one for housekeeping. Leaving the
+agent's `async with` block ends them all, closes the lanes and then the memory.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from agent.answering import Answering
+from agent.backlog import Backlog
+from agent.config import Settings, check_slug
+from agent.encoding import Encoding, self_test
+from agent.intake import Intake
+from agent.lanes import Lane
+from agent.metrics import Metrics
+from agent.problems import UnknownCamera
+from agent.readers import readers
+from memory.limits import Limits
+from memory.store import MemoryStore
+from streaming.errors import MediaError
+from streaming.frame import FrameSettings, Source
+from streaming.media import open_source
+
+if TYPE_CHECKING:
+    from model.video_model import VideoModel
+
+log = logging.getLogger(__name__)
+
+BACKLOG_FRAMES = 4096
+HOUSEKEEPING_S = 60.0
+
+
+class Agent:
+    """Everything that runs, over one memory and one model."""
+
+    def __init__(
+        self, settings: Settings, store: MemoryStore, model: "VideoModel", clock: Callable[[], float] = time.time
+    ) -> None:
+        self.settings = settings
+        self.store = store
+        self.model = model
+        self.clock = clock
+        self.started = clock()
+        self.metrics = Metrics()
+        self.backlog = Backlog(BACKLOG_FRAMES)
+        self.vision, self.language = Lane("vision"), Lane("language")
+        self.encoding = Encoding(
+            store, model, self.vision, self.backlog, self.metrics, batch_size=settings.model.batch_size
+        )
+        self.answering = Answering(
+            store,
+            model,
+            vision=self.vision,
+            language=self.language,
+            settings=settings.answering,
+            metrics=self.metrics,
+            zone_of=self.zone_of,
+        )
+        self.encoder_problem: str | None = "the encoder has not been tested yet"
+        self.intakes: dict[str, Intake] = {}
+        self._tasks: asyncio.TaskGroup | None = None
+        self.metrics.watch(readers(self))
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator["Agent"]:
+        """The agent at work. An error in one of its tasks ends the block."""
+        try:
+            self.encoder_problem = await self_test(self.model, self.vision)
+            async with asyncio.TaskGroup() as self._tasks:
+                running = [
+                    self._tasks.create_task(self.encoding.run(), name="see"),
+                    self._tasks.create_task(self._keep_house(), name="keep house"),
+                    *(self._tasks.create_task(self._follow(camera), name=f"camera {camera}") for camera in self._pulled()),
+                ]
+                try:
+                    yield self
+                finally:
+                    await self._stop(running)
+        finally:
+            self._tasks = None
+            await asyncio.to_thread(self._close)
+
+    async def _stop(self, running: list[asyncio.Task[None]]) -> None:
+        for intake in self.intakes.values():
+            if intake.source is not None:
+                await intake.source.close()
+        for task in running:
+            task.cancel()
+
+    def _close(self) -> None:
+        self.vision.close()
+        self.language.close()
+        self.store.close()
+
+    # --- cameras ---
+
+    def _pulled(self) -> list[str]:
+        """Cameras that we connect to, rather than they to us."""
+        return [name for name, camera in self.settings.cameras.items() if camera.url is not None]
+
+    async def _follow(self, camera: str) -> None:
+        settings = self.settings.camera(camera)
+        assert settings.url is not None
+        await self.watch(camera, open_source(settings.url, camera, self.frame_settings(camera)))
+
+    def frame_settings(self, camera: str) -> FrameSettings:
+        """How often and how large this camera's frames are kept."""
+        settings = self.settings.camera(camera)
+        return FrameSettings(
+            rate_hz=settings.rate_hz,
+            max_width=settings.max_width,
+            stall_timeout_s=self.settings.streaming.stall_timeout_s,
+        )
+
+    def published(self, camera: str, source: Source) -> None:
+        """A publisher has connected: remember what it sends until it ends or another takes over."""
+        assert self._tasks is not None
+        self._tasks.create_task(self.watch(camera, source), name=f"camera {camera}")
+
+    async def watch(self, camera: str, source: Source) -> None:
+        """Remember every frame of `source`. A source that fails is logged; the agent goes on."""
+        intake = self.intakes.get(camera)
+        if intake is None:
+            metadata = self.settings.camera(camera).metadata
+            intake = self.intakes[camera] = Intake(camera, self.store, self.backlog, self.metrics, metadata)
+        try:
+            await intake.run(source)
+        except MediaError as error:
+            intake.problem = str(error)
+            log.error("source failed", extra={"camera": camera, "error": str(error)})
+
+    def cameras(self) -> tuple[str, ...]:
+        """Every camera that is configured, has published, or is remembered."""
+        return tuple(sorted({*self.settings.cameras, *self.intakes, *self.store.cameras()}))
+
+    def existing(self, named: tuple[str, ...]) -> tuple[str, ...]:
+        """`named`, or all cameras when none is named. Raises UnknownCamera."""
+        known = self.cameras()
+        for camera in named:
+            if camera not in known:
+                raise UnknownCamera(camera, known)
+        return named or known
+
+    def may_publish(self, camera: str) -> str | None:
+        """None when `camera` can be published to; else why not, in words."""
+        try:
+            check_slug(camera)
+        except ValueError as error:
+            return str(error)
+        configured = self.settings.cameras.get(camera)
+        if configured is not None and configured.url is not None:
+            return f"'{camera}' is a camera that this server connects to by itself; publish under another name"
+        if configured is None and not self.settings.allow_new_cameras:
+            return f"there is no camera '{camera}', and new ones are not allowed (allow_new_cameras)"
+        return None
+
+    def zone_of(self, camera: str) -> str:
+        """The time zone in which this camera's times are shown."""
+        return self.settings.camera(camera).timezone
+
+    # --- the rest ---
+
+    async def encoded(self) -> None:
+        """Until every frame remembered so far has been encoded (or found impossible to encode)."""
+        while len(self.backlog) or self.backlog.behind or not self.encoding.idle.is_set():
+            await asyncio.sleep(0.02)
+
+    async def _keep_house(self) -> None:
+        """What memory wants done now and then: expiry by wall clock, and the journal's checkpoint."""
+        while True:
+            await asyncio.sleep(HOUSEKEEPING_S)
+            await asyncio.to_thread(self.store.expire, self.clock())
+            await asyncio.to_thread(self.store.checkpoint)
+
+    def model_card(self) -> dict[str, Any]:
+        """The model as `/v1/models` shows it."""
+        info = self.model.info
+        return {
+            "id": info.name,
+            "object": "model",
+            "created": int(self.started),
+            "owned_by": "vilamp",
+            "vilamp": {
+                "card": info.card,
+                "patches_per_frame": info.patches_per_frame,
+                "keyframe_tokens": info.keyframe_tokens,
+                "embedding_dim": info.embedding_dim,
+                "context_tokens": info.context_tokens,
+                "max_visual_tokens": info.max_visual_tokens,
+            },
+        }
+
+
+def load_model(settings: Settings) -> "VideoModel":
+    """The configured checkpoint. Takes seconds: torch is imported here. Raises model.config.ConfigError or OSError."""
+    from model.video_model import VideoModel
+
+    chosen = settings.model
+    folder = Path(__file__).parent.parent / "model" / "builtin" if chosen.path == "builtin" else Path(chosen.path)
+    return VideoModel.load(
+        folder.expanduser(), device=chosen.device, dtype=chosen.dtype, num_threads=chosen.num_threads
+    )
+
+
+def open_memory(settings: Settings, model: "VideoModel") -> MemoryStore:
+    """The memory in the data folder, in the shape of the model's features. Raises memory.errors.StorageError."""
+    info = model.info
+    return MemoryStore(
+        settings.data_dir / "memory",
+        embedding_dim=info.embedding_dim,
+        limits=Limits(),
+        patch_shape=(info.patches_per_frame, info.patch_width),
+    )
+
+
+@asynccontextmanager
+async def opened(settings: Settings) -> AsyncIterator[Agent]:
+    """Load the model, open the memory, run the agent. Each may take seconds and none blocks the event loop."""
+    model = await asyncio.to_thread(load_model, settings)
+    store = await asyncio.to_thread(open_memory, settings, model)
+    async with Agent(settings, store, model).running() as agent:
+        yield agent

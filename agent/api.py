@@ -1,0 +1,39 @@
+"""The HTTP application: every route of the agent behind one guard.
+
+Everything but `/healthz`, `/readyz` and CORS preflights needs a token or a signed URL. It does not start a server.
+"""
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute
+
+from agent.agent import Agent
+from agent.auth import Auth
+from agent.config import Settings
+from agent.guard import Guard
+from agent.problems import BadRequest, NotFound, Problem, respond
+from agent.publishing import whip_server
+from agent.routes_cameras import CameraRoutes
+from agent.routes_chat import ChatRoutes
+from agent.routes_health import HealthRoutes
+
+
+def build_app(agent: Agent, auth: Auth, settings: Settings) -> Starlette:
+    """The application over a running agent."""
+    guard = Guard(auth, settings.security.url_ttl_s, agent.clock)
+    parts = (ChatRoutes(agent, guard), CameraRoutes(agent, guard), HealthRoutes(agent, guard))
+    routes: list[BaseRoute] = [route for part in parts for route in part.routes()]
+    routes += whip_server(agent, guard, settings).routes()
+    return Starlette(routes=routes, exception_handlers={Problem: respond, HTTPException: _http_error})
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    """What the router itself refuses: no such path, no such method."""
+    assert isinstance(error, HTTPException)
+    if error.status_code == 404:
+        return NotFound(f"There is nothing at {request.url.path}.").response()
+    problem = BadRequest(error.detail, headers=dict(error.headers or {}))
+    problem.status = error.status_code
+    return problem.response()

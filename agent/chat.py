@@ -1,0 +1,173 @@
+"""The OpenAI chat-completions format, both ways: a request body -> ChatRequest; an answer -> bodies and chunks.
+
+Pure: bytes and values in, values out. The extension fields are `camera` or `cameras`, `after`, `before` (unix seconds or
+ISO 8601) on the way in and `annotations` and `vilamp` on the way out. Only the last user message is asked; the agent
+does not hold conversations. Fields of the format that do not apply here are accepted and have no effect.
+"""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from agent.problems import BadRequest
+from agent.question import Answer, Evidence, Finished, Seen
+from agent.times import load_zone
+
+Json = dict[str, Any]
+
+
+class TextPart(BaseModel):
+    """A piece of a message's content. Pictures are not taken: what is asked about is what the cameras saw."""
+
+    type: Literal["text"]
+    text: str
+
+
+class Message(BaseModel):
+    """One message of the conversation."""
+
+    role: str
+    content: str | list[TextPart] | None = None
+
+    def text(self) -> str:
+        """Its text, parts joined by line breaks, without surrounding space."""
+        if isinstance(self.content, list):
+            return "\n".join(part.text for part in self.content).strip()
+        return (self.content or "").strip()
+
+
+class StreamOptions(BaseModel):
+    """What a stream carries besides the text."""
+
+    include_usage: bool = False
+
+
+class ChatRequest(BaseModel):
+    """The body of `POST /v1/chat/completions`."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
+
+    messages: list[Message] = Field(min_length=1)
+    model: str | None = None
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    n: Annotated[int, Field(ge=1, le=1)] | None = None  # one answer per question
+    camera: str | None = None
+    cameras: list[str] | None = None
+    after: float | str | None = None
+    before: float | str | None = None
+
+    def question(self) -> str:
+        """The last user message. Raises BadRequest when there is none or it is empty."""
+        asked = [message.text() for message in self.messages if message.role == "user"]
+        if not asked or not asked[-1]:
+            raise BadRequest("The question is empty: send a user message with text.", param="messages")
+        return asked[-1]
+
+    def named_cameras(self) -> tuple[str, ...]:
+        """Cameras asked about, each once; empty: the request names none."""
+        if self.camera is not None and self.cameras is not None:
+            raise BadRequest("Send either 'camera' or 'cameras', not both.", param="cameras")
+        if self.cameras is not None and not self.cameras:
+            raise BadRequest("'cameras' is empty: name at least one, or leave it out.", param="cameras")
+        return tuple(dict.fromkeys(self.cameras or ([self.camera] if self.camera is not None else [])))
+
+    def max_new_tokens(self) -> int | None:
+        """The limit asked for, under its new or its old name."""
+        return self.max_completion_tokens or self.max_tokens
+
+
+def parse_request(body: bytes) -> ChatRequest:
+    """Raises BadRequest with the name of the first field that is wrong."""
+    try:
+        return ChatRequest.model_validate_json(body)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise BadRequest(f"{place or 'body'}: {first['msg']}", param=place or None) from None
+
+
+def parse_moment(value: float | str | None, zone: str, param: str) -> float | None:
+    """Unix seconds of a number or an ISO 8601 text; a text without an offset is local time in `zone`."""
+    if value is None:
+        return None
+    if isinstance(value, str):
+        try:
+            moment = datetime.fromisoformat(value.strip())
+            return (moment if moment.tzinfo else moment.replace(tzinfo=load_zone(zone))).timestamp()
+        except (ValueError, OverflowError):
+            advice = f"'{param}' is neither unix seconds nor ISO 8601, such as 2026-11-22T17:04:05+01:00."
+            raise BadRequest(advice, param=param) from None
+    if not math.isfinite(value):
+        raise BadRequest(f"'{param}' is not a finite number.", param=param)
+    return value
+
+
+def citation(evidence: Evidence, url: str) -> Json:
+    """One annotation: a frame the answer rests on."""
+    return {"type": "frame_citation", **asdict(evidence), "score": round(evidence.score, 4), "url": url}
+
+
+def _usage(finished: Finished) -> Json:
+    prompt, completion = finished.prompt_tokens, finished.completion_tokens
+    return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+
+
+def extension(seen: Seen, finished: Finished) -> Json:
+    """The `vilamp` object: what the format has no place for."""
+    return {
+        "frames": seen.num_frames,
+        "oldest": seen.oldest,
+        "newest": seen.newest,
+        "notes": list(finished.notes),
+        "timings_ms": finished.timings_ms,
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """What all bodies of one completion share."""
+
+    id: str
+    created: int
+    model: str
+
+    def completion(self, answer: Answer, annotations: Sequence[Json]) -> Json:
+        """The body of an answer that is not streamed."""
+        message = {"role": "assistant", "content": answer.text, "refusal": None, "annotations": list(annotations)}
+        reason = answer.finished.finish_reason
+        return {
+            **self._head("chat.completion"),
+            "choices": [{"index": 0, "message": message, "logprobs": None, "finish_reason": reason}],
+            "usage": _usage(answer.finished),
+            "vilamp": extension(answer.seen, answer.finished),
+        }
+
+    def chunk(self, delta: Json, finish_reason: str | None = None) -> Json:
+        """One step of a streamed answer."""
+        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
+        return {**self._head("chat.completion.chunk"), "choices": [choice]}
+
+    def usage_chunk(self, finished: Finished) -> Json:
+        """The last chunk, for those who asked for it."""
+        return {**self._head("chat.completion.chunk"), "choices": [], "usage": _usage(finished)}
+
+    def _head(self, kind: str) -> Json:
+        return {"id": self.id, "object": kind, "created": self.created, "model": self.model}
+
+
+def sse(data: Json) -> bytes:
+    """One server-sent event."""
+    return b"data: " + json.dumps(data, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
+
+
+SSE_DONE = b"data: [DONE]\n\n"
+SSE_STILL_HERE = b": still here\n\n"  # a comment: keeps proxies and clients from giving up

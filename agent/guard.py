@@ -1,0 +1,40 @@
+"""The one check of a request: a bearer token with the right scope, or a signed URL that has not expired."""
+
+import time
+from collections.abc import Callable
+
+from starlette.requests import Request
+
+from agent.auth import Auth, AuthError
+from agent.problems import NotAllowed
+
+
+class Guard:
+    """Puts requests before `Auth`."""
+
+    def __init__(self, auth: Auth, url_ttl_s: float, clock: Callable[[], float] = time.time) -> None:
+        self.auth = auth
+        self._url_ttl_s = url_ttl_s
+        self._clock = clock
+
+    def check(self, request: Request, scope: str) -> None:
+        """Raises NotAllowed unless the request's token covers `scope`."""
+        try:
+            self.auth.check(request.headers.get("authorization"), scope)
+        except AuthError as error:
+            raise NotAllowed(error.message, status=error.status, headers=error.headers) from None
+
+    def check_signed(self, request: Request, scope: str) -> None:
+        """As `check`; a signed URL will do when no token is sent."""
+        if "authorization" in request.headers:
+            self.check(request, scope)
+            return
+        query = request.query_params
+        try:
+            self.auth.verify_path(request.url.path, query.get("exp"), query.get("sig"), self._clock())
+        except AuthError as error:
+            raise NotAllowed(error.message, status=error.status, headers=error.headers) from None
+
+    def sign(self, path: str) -> str:
+        """`path` with a signature that opens it without a token until it expires."""
+        return self.auth.sign_path(path, self._clock(), self._url_ttl_s)

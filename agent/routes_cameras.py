@@ -1,0 +1,142 @@
+"""What is remembered, over HTTP: cameras, lists of frames, and the frames themselves as JPEG.
+
+A picture opens with a token or with the signed URL that a citation carries; such a URL expires.
+"""
+
+import asyncio
+import re
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from agent.agent import Agent
+from agent.chat import parse_moment
+from agent.guard import Guard
+from agent.problems import BadRequest, NotFound
+from memory.errors import FrameGone
+from memory.records import FrameRecord
+
+DEFAULT_LIMIT, MAX_LIMIT = 100, 1000
+_PICTURE_CACHE = "private, max-age=3600, immutable"  # a frame never changes; only its browser may keep it
+_NUMBER = re.compile(r"\d{10,11}(\.\d+)?")
+
+
+class CameraRoutes:
+    """The endpoints, over one agent."""
+
+    def __init__(self, agent: Agent, guard: Guard) -> None:
+        self.agent = agent
+        self.guard = guard
+
+    def routes(self) -> list[Route]:
+        """Every route of this file."""
+        return [
+            Route("/v1/cameras", self.cameras),
+            Route("/v1/cameras/{camera}", self.camera),
+            Route("/v1/cameras/{camera}/frames", self.frames),
+            Route("/v1/frames/{frame_id:int}.jpg", self.picture),
+            Route("/v1/frames/{frame_id:int}", self.frame),
+        ]
+
+    async def cameras(self, request: Request) -> Response:
+        self.guard.check(request, "ask")
+        return JSONResponse({"object": "list", "data": [self._describe(name) for name in self.agent.cameras()]})
+
+    async def camera(self, request: Request) -> Response:
+        self.guard.check(request, "ask")
+        (camera,) = self.agent.existing((request.path_params["camera"],))
+        return JSONResponse(self._describe(camera))
+
+    async def frames(self, request: Request) -> Response:
+        """Frames inside [after, before], rising time; `next_after` asks for the rest."""
+        self.guard.check(request, "ask")
+        (camera,) = self.agent.existing((request.path_params["camera"],))
+        after, before = (self._moment(request, camera, name) for name in ("after", "before"))
+        limit = _limit(request.query_params.get("limit"))
+        found = await asyncio.to_thread(self.agent.store.frames, camera, after, before, limit + 1)
+        more = len(found) > limit
+        return JSONResponse(
+            {"object": "list", "data": [self._frame(record) for record in found[:limit]], "has_more": more}
+        )
+
+    async def frame(self, request: Request) -> Response:
+        self.guard.check(request, "ask")
+        return JSONResponse(self._frame(self._record(request)))
+
+    async def picture(self, request: Request) -> Response:
+        self.guard.check_signed(request, "ask")
+        try:
+            jpeg = await asyncio.to_thread(self.agent.store.jpeg, request.path_params["frame_id"])
+        except FrameGone:
+            raise _gone(request) from None
+        return Response(jpeg, media_type="image/jpeg", headers={"Cache-Control": _PICTURE_CACHE})
+
+    def _record(self, request: Request) -> FrameRecord:
+        try:
+            return self.agent.store.record(request.path_params["frame_id"])
+        except FrameGone:
+            raise _gone(request) from None
+
+    def _frame(self, record: FrameRecord) -> dict[str, Any]:
+        url = self.guard.sign(f"/v1/frames/{record.frame_id}.jpg")
+        return {
+            "frame_id": record.frame_id,
+            "object": "frame",
+            "camera": record.camera,
+            "time": record.time,
+            "metadata": record.metadata,
+            "url": url,
+        }
+
+    def _describe(self, camera: str) -> dict[str, Any]:
+        stats = self.agent.store.stats(camera)
+        intake = self.agent.intakes.get(camera)
+        described: dict[str, Any] = {
+            "id": camera,
+            "object": "camera",
+            "state": "offline" if intake is None else intake.state,
+            "timezone": self.agent.zone_of(camera),
+            "frames": stats.frames,
+            "encoded": stats.encoded,
+            "bytes": stats.bytes,
+            "oldest": stats.oldest,
+            "newest": stats.newest,
+            "problem": None if intake is None else intake.problem,
+            "remembered": 0 if intake is None else intake.counters.remembered,
+            "lost": 0 if intake is None else intake.counters.lost,
+            "sessions": 0 if intake is None else intake.counters.sessions,
+            "source": None,
+        }
+        if intake is not None and intake.source is not None:
+            source = intake.source.stats
+            described["source"] = {
+                "state": source.state,
+                "received": source.received,
+                "kept": source.kept,
+                "dropped": source.dropped,
+                "reconnects": source.reconnects,
+                "clock": source.clock,
+                "width": source.width,
+                "height": source.height,
+                "detail": source.detail,
+            }
+        return described
+
+    def _moment(self, request: Request, camera: str, name: str) -> float | None:
+        text = request.query_params.get(name)
+        value = float(text) if text is not None and _NUMBER.fullmatch(text) else text
+        return parse_moment(value, self.agent.zone_of(camera), name)
+
+
+def _limit(text: str | None) -> int:
+    if text is None:
+        return DEFAULT_LIMIT
+    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= MAX_LIMIT):
+        raise BadRequest(f"'limit' is a number from 1 to {MAX_LIMIT}.", param="limit")
+    return int(text)
+
+
+def _gone(request: Request) -> NotFound:
+    return NotFound(f"Frame {request.path_params['frame_id']} is not remembered (any more).")
