@@ -1,0 +1,29 @@
+"""What can be wrong with a medium that the user names; every message says what to do."""
+
+
+class MediaError(Exception):
+    """The medium cannot be used; the message says why and what to do."""
+
+
+class MediaNotFound(MediaError):
+    """No such file or device."""
+
+
+class MediaUnreadable(MediaError):
+    """It is there but holds no video that can be decoded."""
+
+
+class MediaDamaged(MediaError):
+    """It stopped before its declared end; the frames before the damage were delivered."""
+
+
+class MediaLost(MediaError):
+    """A live camera cannot be reached or stopped sending. Reconnecting is the source's own work."""
+
+
+class MediaStalled(MediaLost):
+    """A live camera is connected but sent nothing for `stall_timeout_s`."""
+
+
+class PictureTooLarge(MediaError):
+    """The camera sends frames of more than 64 million pixels."""

@@ -1,0 +1,45 @@
+"""Trickled ICE candidates: `application/trickle-ice-sdpfrag` (RFC 8840). Pure; does not know sessions."""
+
+from dataclasses import dataclass
+
+from streaming.offer import MAX_CANDIDATES, OfferMalformed, usable_candidate
+
+
+@dataclass(frozen=True, slots=True)
+class Fragment:
+    """What a fragment says. `candidates` are values after `candidate:`, only those with usable addresses."""
+
+    ice_ufrag: str | None
+    ice_pwd: str | None
+    candidates: tuple[str, ...]
+    ended: bool
+
+    def restarts(self, ice_ufrag: str, ice_pwd: str) -> bool:
+        """True if it carries other credentials than the session's: that asks for an ICE restart (RFC 9725)."""
+        return self.ice_ufrag not in (None, ice_ufrag) or self.ice_pwd not in (None, ice_pwd)
+
+
+def parse_fragment(text: str) -> Fragment:
+    """Raises OfferMalformed. Sections are not told apart: all of them share one transport (checked in the offer)."""
+    values: dict[str, str] = {}
+    candidates: list[str] = []
+    ended = False
+    for line in text.splitlines():
+        if not line.strip():
+            continue
+        if len(line) < 3 or line[1] != "=":
+            raise OfferMalformed(f"not a line of an SDP fragment: {line[:60]!r}")
+        name, _, value = line[2:].strip().partition(":")
+        if line[0] != "a":
+            continue
+        if name in ("ice-ufrag", "ice-pwd"):
+            values.setdefault(name, value)
+        elif name == "candidate" and usable_candidate(value):
+            candidates.append(value)
+        elif name == "end-of-candidates":
+            ended = True
+    if not values and not candidates and not ended:
+        raise OfferMalformed("the fragment holds neither candidates nor ICE credentials")
+    if len(candidates) > MAX_CANDIDATES:
+        raise OfferMalformed(f"{len(candidates)} ICE candidates; send at most {MAX_CANDIDATES}")
+    return Fragment(values.get("ice-ufrag"), values.get("ice-pwd"), tuple(candidates), ended)

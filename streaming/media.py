@@ -1,0 +1,278 @@
+"""RTSP cameras, webcams and video files as sources, by PyAV.
+
+A file is pulled: nothing is decoded before the consumer asks, so nothing is lost and nothing queues. A live camera is
+always drained by one task; the newest kept frames win. A source costs nothing until `frames()` is iterated, then one
+thread. Does not know WebRTC.
+"""
+
+import asyncio
+import logging
+import math
+import random
+import re
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import suppress
+from functools import partial
+from typing import Literal
+from urllib.parse import unquote, urlsplit
+
+import numpy as np
+
+from streaming.backoff import backoff_s
+from streaming.clock import CaptureClock
+from streaming.decoder import FILE_OPTIONS, Decoded, Input
+from streaming.errors import MediaError, MediaStalled
+from streaming.frame import Frame, FrameSettings, SourceStats
+from streaming.picture import to_rgb
+from streaming.redact import redact
+from streaming.sampler import Sampler
+from streaming.slot import LatestSlot, SlotClosed
+from streaming.worker import Worker, WorkerStopped
+
+logger = logging.getLogger(__name__)
+
+Pace = Literal["timestamps", "fast"]
+_LIVE_SCHEMES = frozenset({"rtsp", "rtsps", "http", "https"})
+_HEALTHY_AFTER_S = 30.0  # a connection that held so long starts the backoff anew
+
+
+def open_source(
+    url: str, camera: str, settings: FrameSettings | None = None, *, pace: Pace = "timestamps",
+    start_time: float | None = None, transport: Literal["tcp", "udp"] = "tcp",
+) -> "FileSource | LiveSource":  # fmt: skip
+    """The source for `url`: `rtsp://...`, `webcam:0`, `webcam:/dev/video0`, `file:///...` or a path. Opens nothing yet.
+
+    `pace` and `start_time` (unix seconds of the first frame; default: when it is opened) concern files only. Raises
+    ValueError for an address that is none of these.
+    """
+    settings = settings or FrameSettings()
+    scheme, _, rest = url.partition(":")
+    if scheme == "webcam":
+        device = f"/dev/video{rest}" if rest.isdigit() else rest
+        return LiveSource(device, camera, settings, format="v4l2")
+    if scheme in _LIVE_SCHEMES:
+        return LiveSource(url, camera, settings, options=_network_options(scheme, transport))
+    if scheme == "file":
+        return FileSource(unquote(urlsplit(url).path), camera, settings, pace=pace, start_time=start_time)
+    if re.match(r"[a-zA-Z][a-zA-Z0-9+.-]+://", url):
+        raise ValueError(f"{redact(url)}: use rtsp://, http://, file://, webcam:0 or the path of a file")
+    return FileSource(url, camera, settings, pace=pace, start_time=start_time)
+
+
+def _network_options(scheme: str, transport: str) -> dict[str, str]:
+    """The whitelists keep a hostile address from making FFmpeg read local files."""
+    if scheme.startswith("http"):
+        return {"protocol_whitelist": "http,https,tcp,tls,crypto"}
+    return {"rtsp_transport": transport, "fflags": "nobuffer", "protocol_whitelist": "rtsp,rtsps,rtp,udp,tcp,tls"}
+
+
+class FileSource:
+    """A video file. `frames()` raises MediaError kinds: unreadable at once, damaged after the last good frame.
+
+    `pace="timestamps"` hands a frame over when it is due by the file's own timestamps, or later if the consumer is
+    late; `pace="fast"` as soon as it is asked for. Either way every kept frame is handed over.
+    """
+
+    def __init__(
+        self, path: str, camera: str, settings: FrameSettings | None = None, *, pace: Pace = "timestamps",
+        start_time: float | None = None, now: Callable[[], float] = time.time,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:  # fmt: skip
+        self.camera = camera
+        self.stats = SourceStats(clock="file")
+        self._path = path
+        self._settings = settings or FrameSettings()
+        self._pace = pace
+        self._start_time = start_time
+        self._now = now
+        self._sleep = sleep
+        self._worker = Worker(f"file-{camera}")
+        self._input: Input | None = None
+        self._kept: Iterator[Frame] = iter(())
+
+    async def frames(self) -> AsyncIterator[Frame]:
+        """Kept frames until the end of the file."""
+        opened_at = self._now()
+        start = opened_at if self._start_time is None else self._start_time
+        try:
+            await self._worker.run(partial(self._open, start))
+            self.stats.state = "live"
+            while (frame := await self._worker.run(partial(next, self._kept, None))) is not None:
+                if self._pace == "timestamps":
+                    await self._sleep(max(0.0, frame.time - start - (self._now() - opened_at)))
+                yield frame
+            self.stats.state = "ended"
+        except MediaError as error:
+            self.stats.state, self.stats.detail = "failed", str(error)
+            raise
+        except WorkerStopped:
+            self.stats.state = "closed"
+        finally:
+            self._worker.stop(self._release)
+
+    async def close(self) -> None:
+        """Ends the iteration after the frame being decoded."""
+        self._worker.stop(self._release)
+
+    def _open(self, start: float) -> None:
+        self._input = Input(self._path, live=False, options=FILE_OPTIONS)
+        self._kept = self._keep(self._input, start)
+
+    def _release(self) -> None:
+        if self._input is not None:
+            self._input.close()
+
+    def _keep(self, medium: Input, start: float) -> Iterator[Frame]:
+        """Decodes up to the next kept frame. Runs in the worker."""
+        sampler = Sampler(self._settings.rate_hz)
+        times = FileTimes(start, 1.0 / (medium.info().rate_hz or 25.0))
+        for decoded in medium.frames():
+            frame_time = times.next(decoded.media_s)
+            _note(self.stats, decoded, frame_time, medium)
+            if sampler.keep(frame_time):
+                self.stats.kept += 1
+                yield Frame(frame_time, _picture(decoded, self._settings), "file")
+
+
+class FileTimes:
+    """Presentation times of a file to unix seconds, strictly rising. Pure.
+
+    The first frame is `start`. Where a timestamp is missing or steps back (joined recordings, broken muxers) the frame
+    follows the last one by `interval_s`, and so does what comes after it.
+    start=100, interval 0.04: 5.0, 5.04, None, 5.12, 0.0, 0.04 -> 100, 100.04, 100.08, 100.12, 100.16, 100.2
+    """
+
+    def __init__(self, start: float, interval_s: float) -> None:
+        self._interval_s = interval_s
+        self._next = start
+        self._offset: float | None = None
+        self._last = -math.inf
+
+    def next(self, media_s: float | None) -> float:
+        if media_s is None:
+            frame_time = self._next
+        else:
+            if self._offset is None or media_s + self._offset <= self._last:
+                self._offset = self._next - media_s
+            frame_time = media_s + self._offset
+        self._last, self._next = frame_time, frame_time + self._interval_s
+        return frame_time
+
+
+class LiveSource:
+    """A camera that is connected to again for ever: RTSP, HTTP, or a webcam.
+
+    A frame's time is the camera's own clock where it reports one that agrees with ours (RTCP), else its arrival.
+    Overload policy: decoding goes on whatever the consumer does; of the kept frames the newest `handoff_frames` wait.
+    """
+
+    def __init__(
+        self, url: str, camera: str, settings: FrameSettings | None = None, *, format: str | None = None,  # noqa: A002
+        options: Mapping[str, str] | None = None, now: Callable[[], float] = time.time,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep, fraction: Callable[[], float] = random.random,
+    ) -> None:  # fmt: skip
+        self.camera = camera
+        self.stats = SourceStats()
+        self._url = url
+        self._settings = settings or FrameSettings()
+        self._format = format
+        self._options = options
+        self._now = now
+        self._sleep = sleep
+        self._fraction = fraction
+        self._sampler = Sampler(self._settings.rate_hz)
+        self._clock = CaptureClock()
+        self._worker = Worker(f"live-{camera}")
+        self._input: Input | None = None
+        self._kept: Iterator[Frame] = iter(())
+        self._slot: LatestSlot[Frame] = LatestSlot(self._settings.handoff_frames)
+        self._pump: asyncio.Task[None] | None = None
+
+    async def frames(self) -> AsyncIterator[Frame]:
+        """Kept frames until `close`."""
+        pump = self._pump = asyncio.create_task(self._connect_for_ever(), name=f"pump-{self.camera}")
+        pump.add_done_callback(lambda _: self._slot.close())
+        try:
+            with suppress(SlotClosed):
+                while True:
+                    yield await self._slot.get()
+            if pump.done() and not pump.cancelled():
+                pump.result()
+        finally:
+            await self.close()
+
+    async def close(self) -> None:
+        """Stops at once. The thread ends when FFmpeg's current call does, at most `stall_timeout_s` later."""
+        self.stats.state = "closed"
+        self._slot.close()
+        self._worker.stop(self._release)
+        if self._pump is not None:
+            self._pump.cancel()
+            await asyncio.wait([self._pump])
+            self._pump = None
+
+    async def _connect_for_ever(self) -> None:
+        attempt = 0
+        while True:
+            connected_at = self._now()
+            try:
+                await self._drain()
+            except MediaError as error:
+                self._note_loss(error)
+            attempt = 0 if self._now() - connected_at > _HEALTHY_AFTER_S else attempt
+            await self._sleep(backoff_s(attempt, self._fraction()))
+            attempt += 1
+            self.stats.reconnects += 1
+
+    async def _drain(self) -> None:
+        """One connection: every kept frame into the slot, until it is lost (MediaError)."""
+        await self._worker.run(self._open)
+        self.stats.detail = ""
+        while (frame := await self._worker.run(partial(next, self._kept, None))) is not None:
+            self.stats.state = "live"
+            if not self._slot.put(frame):
+                self.stats.dropped += 1
+
+    def _note_loss(self, error: MediaError) -> None:
+        self.stats.state, self.stats.detail = "reconnecting", str(error)
+        self.stats.stalls += isinstance(error, MediaStalled)
+        logger.warning("camera %s: %s; connecting again", self.camera, error)
+
+    def _open(self) -> None:
+        self._release()
+        self._input = Input(
+            self._url, live=True, format=self._format, options=self._options, timeout_s=self._settings.stall_timeout_s
+        )
+        # Ticks start anew with every connection, and the strictly rising time must not: same clock, report forgotten.
+        self._clock.restart(self._input.clock_rate_hz)
+        self._kept = self._keep(self._input)
+
+    def _release(self) -> None:
+        if self._input is not None:
+            self._input.close()
+            self._input = None
+
+    def _keep(self, medium: Input) -> Iterator[Frame]:
+        """Decodes up to the next kept frame. Runs in the worker."""
+        for decoded in medium.frames():
+            arrival = self._now()
+            if decoded.reference is not None:
+                self._clock.report(*decoded.reference, arrival)
+            frame_time, clock = self._clock.capture_time(decoded.ticks, arrival)
+            _note(self.stats, decoded, frame_time, medium)
+            self.stats.clock = clock
+            if self._sampler.keep(frame_time):
+                self.stats.kept += 1
+                yield Frame(frame_time, _picture(decoded, self._settings), clock)
+
+
+def _picture(decoded: Decoded, settings: FrameSettings) -> np.ndarray:
+    return to_rgb(decoded.frame, settings.max_width, settings.max_height)
+
+
+def _note(stats: SourceStats, decoded: Decoded, frame_time: float, medium: Input) -> None:
+    stats.received += 1
+    stats.last_frame_time = frame_time
+    stats.decode_errors += medium.take_decode_errors()
+    stats.width, stats.height = decoded.frame.width, decoded.frame.height

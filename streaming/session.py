@@ -1,0 +1,174 @@
+"""One WebRTC publisher: a peer connection, and a task that drains its video track.
+
+Overload policy: raw frames are read as they come and those the sampler does not keep are let go unconverted; of the kept
+ones the newest `handoff_frames` wait for the consumer, older ones are dropped and counted. Does not know HTTP.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+import av
+from aiortc import RTCConfiguration, RTCIceServer, RTCPeerConnection, RTCSessionDescription
+from aiortc.mediastreams import MediaStreamError
+from aiortc.sdp import candidate_from_sdp
+
+from streaming.clock import CaptureClock
+from streaming.errors import PictureTooLarge
+from streaming.frame import ClockName, Frame, FrameSettings, SourceStats
+from streaming.picture import to_rgb
+from streaming.sampler import Sampler
+from streaming.slot import LatestSlot, SlotClosed
+from streaming.tap import rtp_origin, shed_backlog, watch_reports
+
+logger = logging.getLogger(__name__)
+
+CloseReason = Literal["deleted", "replaced", "stalled", "never_connected", "ended", "too_large", "shutdown"]
+_MAX_WAITING_ENCODED = 90  # encoded frames before the decoder: 3 s at 30 fps
+
+
+@dataclass(frozen=True, slots=True)
+class _Raw:
+    """A kept frame, not yet RGB."""
+
+    frame: av.VideoFrame
+    time: float
+    clock: ClockName
+
+
+class WebRtcSession:
+    """A publisher's session, from its offer to its end. It is the camera's Source as long as it lives.
+
+    Made by `negotiate`. `on_closed(session, reason)` is called once, whatever ended it.
+    """
+
+    def __init__(
+        self, camera: str, settings: FrameSettings, *, ice_servers: list[RTCIceServer] | None = None,
+        connect_timeout_s: float = 20.0, after: float | None = None, now: Callable[[], float] = time.time,
+    ) -> None:  # fmt: skip
+        """`after`: unix seconds of the camera's last frame in an earlier session; time goes on from there."""
+        self.camera = camera
+        self.stats = SourceStats()
+        self.on_closed: Callable[[WebRtcSession, CloseReason], None] = lambda session, reason: None
+        self._settings = settings
+        self._connect_timeout_s = connect_timeout_s
+        self._now = now
+        # An empty list, not None: aiortc's default would ask a public STUN server on the internet.
+        self._peer = RTCPeerConnection(RTCConfiguration(iceServers=ice_servers or []))
+        self._sampler = Sampler(settings.rate_hz)
+        self._clock = CaptureClock(after=after)
+        self._slot: LatestSlot[_Raw] = LatestSlot(settings.handoff_frames)
+        self._reader: asyncio.Task[CloseReason] | None = None
+        self._closing: asyncio.Task[None] | None = None
+
+    async def negotiate(self, offer_sdp: str) -> str:
+        """The answer to a checked offer (streaming/offer.py), with all candidates. Starts reading.
+
+        Raises what aiortc raises for an offer that passed the check and yet cannot be used; the session is then closed.
+        """
+        try:
+            await self._peer.setRemoteDescription(RTCSessionDescription(sdp=offer_sdp, type="offer"))
+            for transceiver in self._peer.getTransceivers():
+                if transceiver.kind != "video":
+                    transceiver.direction = "inactive"  # sound is declined in the answer: nobody would drain it
+            await self._peer.setLocalDescription(await self._peer.createAnswer())
+        except BaseException:
+            await self._peer.close()
+            raise
+        self._peer.on("connectionstatechange", self._connection_changed)
+        self._reader = asyncio.create_task(self._read(), name=f"read-{self.camera}")
+        self._reader.add_done_callback(self._reader_done)
+        answer: str = self._peer.localDescription.sdp
+        return answer
+
+    async def add_candidate(self, candidate: str, mid: str) -> None:
+        """A trickled `candidate:...` value (without the prefix); "" means that there are no more."""
+        if not candidate:
+            await self._peer.addIceCandidate(None)
+            return
+        parsed = candidate_from_sdp(candidate)
+        parsed.sdpMid = mid
+        await self._peer.addIceCandidate(parsed)
+
+    async def frames(self) -> AsyncIterator[Frame]:
+        """Kept frames until the session ends. Converted in a worker thread, one at a time."""
+        with suppress(SlotClosed):
+            while True:
+                raw = await self._slot.get()
+                try:
+                    image = await asyncio.to_thread(
+                        partial(to_rgb, raw.frame, self._settings.max_width, self._settings.max_height)
+                    )
+                except PictureTooLarge as error:
+                    self.stats.detail = str(error)
+                    self.end("too_large")
+                    return
+                yield Frame(raw.time, image, raw.clock)
+
+    async def close(self, reason: CloseReason = "shutdown") -> None:
+        """Ends the session and waits for the end. Calling it again waits too."""
+        self.end(reason)
+        if self._closing is not None:
+            await asyncio.shield(self._closing)
+
+    def end(self, reason: CloseReason) -> None:
+        """Begins the end of the session; returns at once."""
+        if self._closing is not None:
+            return
+        self.stats.state = "stalled" if reason == "stalled" else "closed"
+        self.stats.stalls += reason == "stalled"
+        self._slot.close()
+        self._closing = asyncio.create_task(self._shut_down(), name=f"close-{self.camera}")
+        self.on_closed(self, reason)
+
+    async def _shut_down(self) -> None:
+        if self._reader is not None and not self._reader.done():
+            self._reader.cancel()
+            await asyncio.wait([self._reader])
+        await self._peer.close()
+
+    def _connection_changed(self) -> None:
+        if self._peer.connectionState in ("failed", "closed"):
+            self.end("ended" if self.stats.received else "never_connected")
+
+    def _reader_done(self, reader: "asyncio.Task[CloseReason]") -> None:
+        if not reader.cancelled():
+            self.end(reader.result())
+
+    async def _read(self) -> CloseReason:
+        """Reads the track until it ends or stalls. This is the media watchdog: ICE notices a dead peer 30 s later."""
+        receiver = next(t.receiver for t in self._peer.getTransceivers() if t.kind == "video")
+        watch_reports(receiver, lambda sender_time, ticks: self._report(sender_time, ticks))
+        timeout_s = self._connect_timeout_s
+        while True:
+            try:
+                async with asyncio.timeout(timeout_s):
+                    frame = await receiver.track.recv()
+            except TimeoutError:
+                return "stalled" if self.stats.received else "never_connected"
+            except MediaStreamError:
+                return "ended"
+            timeout_s = self._settings.stall_timeout_s
+            self._take(frame, rtp_origin(receiver))
+            self.stats.shed += shed_backlog(receiver, _MAX_WAITING_ENCODED)
+
+    def _report(self, sender_time: float, ticks: int) -> None:
+        self._clock.report(sender_time, ticks, self._now())
+
+    def _take(self, frame: av.VideoFrame, origin: int | None) -> None:
+        ticks = None if frame.pts is None or origin is None else frame.pts + origin
+        frame_time, clock = self._clock.capture_time(ticks, self._now())
+        stats = self.stats
+        stats.state = "live"
+        stats.received += 1
+        stats.last_frame_time, stats.clock = frame_time, clock
+        stats.width, stats.height = frame.width, frame.height
+        if self._sampler.keep(frame_time):
+            stats.kept += 1
+            if not self._slot.put(_Raw(frame, frame_time, clock)):
+                stats.dropped += 1

@@ -1,0 +1,304 @@
+"""WHIP (RFC 9725): publishing video over HTTP and WebRTC.
+
+Contract: `WhipServer(on_session, authorize).routes()` are starlette routes; each accepted offer becomes a Source,
+handed to `on_session` at once. Knows neither tokens nor cameras: `authorize` decides both.
+"""
+
+import asyncio
+import logging
+import re
+import secrets
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+from aiortc import RTCIceServer
+from aiortc.exceptions import InternalError, InvalidAccessError, InvalidStateError, OperationError
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from streaming.answer import Bitrates, IceServer, with_bitrates
+from streaming.fragment import parse_fragment
+from streaming.frame import FrameSettings, Source
+from streaming.offer import MAX_CANDIDATES, Offer, OfferMalformed, OfferUnusable, check_offer
+from streaming.problem import Rejected, problem_response
+from streaming.session import CloseReason, WebRtcSession
+
+__all__ = ["Bitrates", "IceServer", "Rejected", "WhipServer", "WhipSettings"]
+
+logger = logging.getLogger(__name__)
+
+_ENDPOINT_METHODS = "POST, GET, HEAD, OPTIONS"
+_SESSION_METHODS = "PATCH, DELETE, GET, HEAD, OPTIONS"
+_ALL_METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
+_BODY_TIMEOUT_S = 10.0
+_RETRY_AFTER_S = 10
+_NEGOTIATION_ERRORS = (InternalError, InvalidAccessError, InvalidStateError, OperationError, ValueError)
+
+Authorize = Callable[[Request, str], None]
+OnSession = Callable[[str, Source], None]
+Locate = Callable[[str], str | None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WhipSettings:
+    """Limits and what publishers are told. ValueError when made says what is wrong."""
+
+    max_sessions: int = 16
+    max_offer_bytes: int = 65_536
+    connect_timeout_s: float = 20.0  # from the answer to the first decoded frame
+    ice_servers: tuple[IceServer, ...] = ()  # told to publishers
+    local_ice_servers: tuple[IceServer, ...] = ()  # asked by this server for its own addresses, behind a NAT
+    bitrates: Bitrates = field(default_factory=Bitrates)
+    allow_origin: str = "*"  # CORS; tokens travel in a header, never in a cookie
+
+    def __post_init__(self) -> None:
+        if self.max_sessions < 1 or self.max_offer_bytes < 1024 or not self.connect_timeout_s > 0:
+            raise ValueError("max_sessions must be at least 1, max_offer_bytes 1024, connect_timeout_s above 0")
+
+
+@dataclass(slots=True)
+class WhipCounters:
+    """Since the start; `closed` by reason, `rejected` by HTTP status."""
+
+    opened: int = 0
+    takeovers: int = 0
+    closed: Counter[str] = field(default_factory=Counter)
+    rejected: Counter[int] = field(default_factory=Counter)
+
+
+@dataclass(slots=True)
+class _Entry:
+    session: WebRtcSession
+    offer: Offer
+    num_candidates: int
+
+
+@dataclass(slots=True)
+class _Past:
+    """What a camera's next session goes on from."""
+
+    num_sessions: int = 0
+    last_frame_time: float | None = None
+
+
+class WhipServer:
+    """All WebRTC publishers of this process.
+
+    `authorize(request, camera)` raises Rejected (401, 403, 404) before any work is done. `on_session(camera, source)`
+    is called when an offer is accepted, with a live source; it may raise Rejected too. `locate(camera)` gives the URL of
+    the node that a camera belongs to, or None for this one. `frame_settings(camera)` says how it is sampled.
+    Overload policy: beyond `max_sessions` publishers get 503 with Retry-After; a takeover needs no free place.
+    """
+
+    def __init__(
+        self, on_session: OnSession, authorize: Authorize, *, settings: WhipSettings | None = None,
+        frame_settings: Callable[[str], FrameSettings] = lambda camera: FrameSettings(),
+        locate: Locate = lambda camera: None,
+    ) -> None:  # fmt: skip
+        self.counters = WhipCounters()
+        self._on_session = on_session
+        self._authorize = authorize
+        self._settings = settings or WhipSettings()
+        self._frame_settings = frame_settings
+        self._locate = locate
+        self._entries: dict[str, _Entry] = {}  # by session id
+        self._current: dict[str, WebRtcSession] = {}  # by camera
+        self._past: dict[str, _Past] = {}  # by camera; authorize bounds their number
+        self._ending: set[asyncio.Task[None]] = set()
+        self._num_negotiating = 0
+        self._closed = False
+
+    @property
+    def num_sessions(self) -> int:
+        return len(self._entries)
+
+    def routes(self, prefix: str = "/whip") -> list[Route]:
+        return [
+            Route(prefix + "/{camera}", self._handler(self._endpoint, _ENDPOINT_METHODS), methods=_ALL_METHODS),
+            Route(prefix + "/{camera}/{id}", self._handler(self._resource, _SESSION_METHODS), methods=_ALL_METHODS),
+        ]
+
+    async def close(self) -> None:
+        """Ends every session and refuses new ones."""
+        self._closed = True
+        for entry in list(self._entries.values()):
+            entry.session.end("shutdown")
+        await asyncio.gather(*self._ending)
+
+    def _handler(
+        self, respond: Callable[[Request, str], Awaitable[Response]], methods: str
+    ) -> Callable[[Request], Awaitable[Response]]:
+        """`respond` with the camera, CORS headers, and refusals as problem documents."""
+
+        async def handle(request: Request) -> Response:
+            try:
+                if request.method == "OPTIONS":  # a preflight carries no token
+                    response = Response(status_code=204, headers={"Allow": methods, "Accept-Post": "application/sdp"})
+                elif request.method not in methods.split(", "):
+                    raise Rejected(405, f"use {methods} here", {"Allow": methods})
+                else:
+                    response = await respond(request, _camera(request))
+            except OfferMalformed as error:
+                response = self._refuse(Rejected(400, str(error)))
+            except OfferUnusable as error:
+                response = self._refuse(Rejected(422, str(error)))
+            except Rejected as rejected:
+                response = self._refuse(rejected)
+            self._allow_origin(response, methods)
+            return response
+
+        return handle
+
+    def _refuse(self, rejected: Rejected) -> Response:
+        self.counters.rejected[rejected.status] += 1
+        return problem_response(rejected)
+
+    def _allow_origin(self, response: Response, methods: str) -> None:
+        response.headers["Access-Control-Allow-Origin"] = self._settings.allow_origin
+        response.headers["Access-Control-Allow-Methods"] = methods
+        response.headers["Access-Control-Allow-Headers"] = "Authorization, Content-Type, If-Match"
+        response.headers["Access-Control-Expose-Headers"] = "Location, Link"
+        response.headers["Access-Control-Max-Age"] = "86400"
+
+    async def _endpoint(self, request: Request, camera: str) -> Response:
+        self._authorize(request, camera)
+        if request.method in ("GET", "HEAD"):
+            return Response(status_code=204)
+        elsewhere = self._locate(camera)
+        if elsewhere is not None:
+            return Response(status_code=307, headers={"Location": elsewhere})
+        text = await _body(request, "application/sdp", self._settings.max_offer_bytes)
+        offer = check_offer(text)
+        session, answer = await self._negotiate(camera, offer)
+        session_id = self._adopt(camera, session, offer)
+        response = Response(answer, 201, {"Location": f"{request.url.path.rstrip('/')}/{session_id}"})
+        response.headers["Content-Type"] = "application/sdp"
+        for server in self._settings.ice_servers:
+            response.headers.append("Link", server.link())
+        return response
+
+    async def _negotiate(self, camera: str, offer: Offer) -> tuple[WebRtcSession, str]:
+        """A session that waits for its publisher, and the answer. Leaves nothing behind when it fails."""
+        taken = len(self._entries) + self._num_negotiating - (camera in self._current)
+        if self._closed or taken >= self._settings.max_sessions:
+            raise Rejected(503, "all places for publishers are taken; try again later", _retry_later())
+        session = WebRtcSession(
+            camera,
+            self._frame_settings(camera),
+            ice_servers=[RTCIceServer(s.url, s.username, s.credential) for s in self._settings.local_ice_servers],
+            connect_timeout_s=self._settings.connect_timeout_s,
+            after=self._last_frame_time(camera),
+        )
+        self._num_negotiating += 1
+        try:
+            answer = await session.negotiate(offer.sdp)
+        except _NEGOTIATION_ERRORS as error:
+            raise Rejected(422, f"the offer cannot be answered: {error}") from error
+        except OSError as error:
+            logger.error("no address for a publisher: %s", error)
+            raise Rejected(503, "this server has no free network port; try again later", _retry_later()) from error
+        finally:
+            self._num_negotiating -= 1
+        return session, with_bitrates(answer, self._settings.bitrates)
+
+    def _last_frame_time(self, camera: str) -> float | None:
+        """Unix seconds; of the publisher that is about to be replaced, or of the last one."""
+        current = self._current.get(camera)
+        if current is not None and current.stats.last_frame_time is not None:
+            return current.stats.last_frame_time
+        return self._past[camera].last_frame_time if camera in self._past else None
+
+    def _adopt(self, camera: str, session: WebRtcSession, offer: Offer) -> str:
+        """Makes the session the camera's one publisher and hands it on; the old one is closed. Never awaits."""
+        session_id = secrets.token_urlsafe(24)
+        session.on_closed = lambda closed, reason: self._forget(session_id, closed, reason)
+        self._entries[session_id] = _Entry(session, offer, offer.num_candidates)
+        old = self._current.get(camera)
+        self._current[camera] = session
+        if old is not None:
+            self.counters.takeovers += 1
+            old.end("replaced")
+        past = self._past.setdefault(camera, _Past())
+        session.stats.reconnects = past.num_sessions
+        past.num_sessions += 1
+        self.counters.opened += 1
+        try:
+            self._on_session(camera, session)
+        except Rejected:
+            session.end("shutdown")
+            raise
+        return session_id
+
+    def _forget(self, session_id: str, session: WebRtcSession, reason: CloseReason) -> None:
+        self.counters.closed[reason] += 1
+        del self._entries[session_id]
+        if self._current.get(session.camera) is session:
+            del self._current[session.camera]
+        if session.stats.last_frame_time is not None:
+            self._past[session.camera].last_frame_time = session.stats.last_frame_time
+        ending = asyncio.create_task(session.close(reason), name=f"ending-{session.camera}")
+        self._ending.add(ending)
+        ending.add_done_callback(self._ending.discard)
+        logger.info("camera %s: publisher gone (%s)", session.camera, reason)
+
+    async def _resource(self, request: Request, camera: str) -> Response:
+        self._authorize(request, camera)
+        entry = self._entries.get(request.path_params["id"])
+        if entry is None or entry.session.camera != camera:
+            raise Rejected(404, "no such session; it has ended or never was")
+        if request.method in ("GET", "HEAD"):
+            return Response(status_code=204)
+        if request.method == "DELETE":
+            await entry.session.close("deleted")
+            return Response(status_code=200)
+        return await self._trickle(request, entry)
+
+    async def _trickle(self, request: Request, entry: _Entry) -> Response:
+        text = await _body(request, "application/trickle-ice-sdpfrag", self._settings.max_offer_bytes)
+        fragment = parse_fragment(text)
+        matches = request.headers.get("if-match")
+        if matches in ("*", '"*"') or fragment.restarts(entry.offer.ice_ufrag, entry.offer.ice_pwd):
+            raise Rejected(422, "ICE restarts are not supported; the session goes on. POST a new offer to start anew")
+        if matches is not None:
+            raise Rejected(412, "sessions here have no entity tags; leave out If-Match")
+        entry.num_candidates += len(fragment.candidates)
+        if entry.num_candidates > MAX_CANDIDATES:
+            raise Rejected(400, f"more than {MAX_CANDIDATES} ICE candidates in one session")
+        for candidate in fragment.candidates:
+            await entry.session.add_candidate(candidate, entry.offer.mid)
+        if fragment.ended:
+            await entry.session.add_candidate("", entry.offer.mid)
+        return Response(status_code=204)
+
+
+def _camera(request: Request) -> str:
+    camera: str = request.path_params["camera"]
+    if not re.fullmatch(r"[a-z0-9_-]{1,64}", camera):
+        raise Rejected(404, "no such camera; names are made of a-z, 0-9, _ and -")
+    return camera
+
+
+def _retry_later() -> dict[str, str]:
+    return {"Retry-After": str(_RETRY_AFTER_S)}
+
+
+async def _body(request: Request, content_type: str, max_bytes: int) -> str:
+    """The request's text. Raises Rejected: 415 before reading, 413 as soon as it is too long, 408, 400."""
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != content_type:
+        raise Rejected(415, f"send Content-Type: {content_type}", {"Accept-Post": "application/sdp"})
+    body = bytearray()
+    try:
+        async with asyncio.timeout(_BODY_TIMEOUT_S):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > max_bytes:
+                    raise Rejected(413, f"the body is longer than {max_bytes} bytes")
+        return body.decode()
+    except TimeoutError:
+        raise Rejected(408, f"the body did not arrive within {_BODY_TIMEOUT_S:.0f} s") from None
+    except ClientDisconnect:
+        raise Rejected(400, "the request ended early") from None
+    except UnicodeDecodeError:
+        raise Rejected(400, "the body is not UTF-8 text") from None
