@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from model.config import ConfigError, ModelConfig, config_from_json, config_to_json
 from model.network import PUBLISHED_PREFIXES, VilampNetwork, published_name, published_tensors
-from model.tokens import ClipTokenizer, LanguageTokenizer, TokenizerMissing, read_tokenizer
+from model.tokens import ClipTokenizer, LanguageTokenizer, TokenizerMissingError, read_tokenizer
 
 INDEX_NAME = "model.safetensors.index.json"
 SINGLE_NAME = "model.safetensors"
@@ -64,7 +64,7 @@ def load_checkpoint(
     try:
         backend = read_tokenizer(folder)
         clip_backend = read_tokenizer(find_tower(folder, config.clip_folder, "CLIP encoder"))
-    except TokenizerMissing as error:
+    except TokenizerMissingError as error:
         raise CheckpointError(str(error)) from error
     tokenizer = LanguageTokenizer(backend, _stop_ids(folder))
     if len(tokenizer) > config.language.vocab_size:
@@ -152,7 +152,8 @@ def read_tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
     for path in _weight_files(folder):
         try:
             with safe_open(path, framework="pt") as file:
-                for name in file.keys():  # noqa: SIM118: safe_open is no dict
+                names = list(file.keys())
+                for name in names:
                     yield name, file.get_tensor(name)
         except (SafetensorError, OSError) as error:
             raise CheckpointError(f"{path} cannot be read as safetensors: {error}") from error
@@ -215,7 +216,8 @@ def _fresh_buffer(module: nn.Module, name: str, buffer: Tensor) -> Tensor:
     if name == "position_ids":
         return torch.arange(buffer.shape[-1]).expand(1, -1)
     if name in ("inv_freq", "original_inv_freq"):
-        return type(module)(module.config).inv_freq
+        fresh: Tensor = type(module)(module.config).inv_freq
+        return fresh
     raise AssertionError(f"unknown buffer {name} in {type(module).__name__}")
 
 
@@ -272,7 +274,8 @@ def _write_shards(folder: Path, tensors: dict[str, Tensor], max_shard_bytes: int
         save_file(shard, folder / file_name, metadata={"format": "pt"})
         weight_map |= dict.fromkeys(shard, file_name)
     total = sum(tensor.nbytes for tensor in tensors.values())
-    (folder / INDEX_NAME).write_text(json.dumps({"metadata": {"total_size": total}, "weight_map": weight_map}, indent=2))
+    index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+    (folder / INDEX_NAME).write_text(json.dumps(index, indent=2))
 
 
 def _stop_ids(folder: Path) -> list[int]:

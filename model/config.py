@@ -353,17 +353,15 @@ def _refuse(config: Mapping[str, Any]) -> None:
 
 def _composer(config: Mapping[str, Any]) -> Composer:
     # An absent key means single_token, as in the published configuration class; null means none.
-    name = config.get("composer_type", "single_token") or "none"
-    if name not in get_args(Composer):
-        raise ConfigError(f"composer_type {name!r} is unknown; known: {', '.join(get_args(Composer))}")
-    return name  # type: ignore[no-any-return]
+    name: Composer = config.get("composer_type", "single_token") or "none"
+    _one_of("composer_type", name, Composer)
+    return name
 
 
-def _pooling(mode: str | None) -> Pooling:
-    name = mode or "none"
-    if name not in get_args(Pooling):
-        raise ConfigError(f"mm_spatial_pool_mode {name!r} is unknown; known: {', '.join(get_args(Pooling))}")
-    return name  # type: ignore[return-value]
+def _pooling(mode: Any) -> Pooling:
+    name: Pooling = mode or "none"
+    _one_of("mm_spatial_pool_mode", name, Pooling)
+    return name
 
 
 def _live(section: Mapping[str, Any]) -> LiveConfig:

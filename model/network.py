@@ -155,7 +155,8 @@ def pool_patches(patches: Tensor, mode: Pooling, stride: int) -> Tensor:
         return patches
     num_frames, num_patches, width = patches.shape
     side = round(num_patches**0.5)
-    assert side * side == num_patches, f"{num_patches} patches are no square"
+    if side * side != num_patches:
+        raise ValueError(f"{num_patches} patches are no square grid")
     grid = patches.transpose(1, 2).reshape(num_frames, width, side, side)
     if mode == "bilinear":
         pooled = F.interpolate(grid, size=(-(-side // 2), -(-side // 2)), mode="bilinear", align_corners=False)

@@ -3,24 +3,17 @@
 In: strings. Out: lists of ids. This file does not know prompts, pictures or torch.
 """
 
-import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import Tokenizer
 
 IMAGE_TOKEN_ID = -200  # where the pictures go; no tokenizer ever makes it
 IMAGE_MARK = "<image>"
-END_OF_TEXT, TURN_START, TURN_END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
-CLIP_START, CLIP_END = "<|startoftext|>", "<|endoftext|>"
-
-_QWEN_WORDS = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-_CLIP_WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+TURN_END = "<|im_end|>"
 
 
-class TokenizerMissing(FileNotFoundError):
+class TokenizerMissingError(FileNotFoundError):
     """A checkpoint folder holds no tokenizer that can be read."""
 
 
@@ -75,69 +68,13 @@ class ClipTokenizer:
 def read_tokenizer(folder: Path) -> Tokenizer:
     """Read tokenizer.json; where only vocab.json and merges.txt exist, let transformers convert them.
 
-    Raises TokenizerMissing.
+    Raises TokenizerMissingError.
     """
     path = folder / "tokenizer.json"
     if path.is_file():
         return Tokenizer.from_file(str(path))
     if not (folder / "vocab.json").is_file():
-        raise TokenizerMissing(f"{folder} holds neither tokenizer.json nor vocab.json with merges.txt")
+        raise TokenizerMissingError(f"{folder} holds neither tokenizer.json nor vocab.json with merges.txt")
     from transformers import AutoTokenizer
 
     return AutoTokenizer.from_pretrained(str(folder), local_files_only=True).backend_tokenizer
-
-
-def train_language_tokenizer(corpus: Iterable[str], vocab_size: int) -> Tokenizer:
-    """A byte-level BPE of Qwen2's form; the three chat markers are the last ids, as in the published one."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.normalizer = normalizers.NFC()
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
-        pre_tokenizers.Split(Regex(_QWEN_WORDS), behavior="isolated"),
-        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-    ])
-    tokenizer.decoder = decoders.ByteLevel()
-    markers = [AddedToken(text, special=True, normalized=False) for text in (END_OF_TEXT, TURN_START, TURN_END)]
-    tokenizer.train_from_iterator(corpus, trainers.BpeTrainer(
-        vocab_size=vocab_size - len(markers), initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False,
-    ))
-    tokenizer.add_special_tokens(markers)
-    return tokenizer
-
-
-def train_clip_tokenizer(corpus: Iterable[str], vocab_size: int) -> Tokenizer:
-    """A BPE of CLIP's form; begin and end are the last two ids (the end token is the largest id)."""
-    tokenizer = Tokenizer(models.BPE(unk_token=CLIP_END, end_of_word_suffix="</w>"))
-    tokenizer.normalizer = normalizers.Sequence([
-        normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase(),
-    ])
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
-        pre_tokenizers.Split(Regex(_CLIP_WORDS), behavior="removed", invert=True),
-        pre_tokenizers.ByteLevel(add_prefix_space=False),
-    ])
-    tokenizer.decoder = decoders.ByteLevel()
-    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    # Every letter must also exist as the end of a word, or a rare word would lose its last letter.
-    alphabet = {token: index for index, token in enumerate([*letters, *(letter + "</w>" for letter in letters)])}
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size - 2, initial_alphabet=letters, end_of_word_suffix="</w>", show_progress=False,
-    )
-    tokenizer.train_from_iterator(corpus, trainer)
-    return _with_markers(tokenizer, alphabet)
-
-
-def _with_markers(tokenizer: Tokenizer, alphabet: dict[str, int]) -> Tokenizer:
-    """Rebuild the trained BPE over the complete alphabet and add CLIP's begin and end tokens."""
-    trained = json.loads(tokenizer.to_str())["model"]
-    merges = [tuple(merge) if isinstance(merge, list) else tuple(merge.split(" ")) for merge in trained["merges"]]
-    vocab = dict(alphabet)
-    for left, right in merges:
-        vocab.setdefault(left + right, len(vocab))
-    tokenizer.model = models.BPE(
-        vocab=vocab, merges=merges, unk_token=CLIP_END, end_of_word_suffix="</w>"
-    )
-    tokenizer.add_special_tokens([AddedToken(text, special=True, normalized=False) for text in (CLIP_START, CLIP_END)])
-    tokenizer.post_processor = processors.RobertaProcessing(
-        (CLIP_END, tokenizer.token_to_id(CLIP_END)), (CLIP_START, tokenizer.token_to_id(CLIP_START)),
-        trim_offsets=False, add_prefix_space=False,
-    )
-    return tokenizer

@@ -34,7 +34,9 @@ def make_config(**overrides: Any) -> Any:
     live_keys = set(LiveConfig.__dataclass_fields__)
     live = LiveConfig(**{key: overrides.pop(key) for key in list(overrides) if key in live_keys})
     config = ModelConfig(
-        vision=VisionConfig(TowerSizes(16, 32, 2, 2, "gelu_pytorch_tanh", 1e-6), ImageConfig(28, 7, *SIGLIP_STATISTICS)),
+        vision=VisionConfig(
+            TowerSizes(16, 32, 2, 2, "gelu_pytorch_tanh", 1e-6), ImageConfig(28, 7, *SIGLIP_STATISTICS)
+        ),
         dual_encoder=DualEncoderConfig(
             vision=TowerSizes(16, 32, 1, 2, "quick_gelu", 1e-5), text=TowerSizes(16, 32, 1, 2, "quick_gelu", 1e-5),
             image=ImageConfig(28, 7, *CLIP_STATISTICS), projection_dim=16, vocab_size=560, max_text_tokens=24,
@@ -53,8 +55,6 @@ def make_checkpoint(folder: Path | str, *, seed: int = 0, **overrides: Any) -> P
     from model.checkpoint import save_checkpoint
     from model.network import VilampNetwork
     from model.tokens import (
-        CLIP_END,
-        CLIP_START,
         ClipTokenizer,
         LanguageTokenizer,
         train_clip_tokenizer,
@@ -69,7 +69,7 @@ def make_checkpoint(folder: Path | str, *, seed: int = 0, **overrides: Any) -> P
         language=replace(config.language, vocab_size=backend.get_vocab_size()),
         dual_encoder=replace(
             config.dual_encoder, vocab_size=clip_backend.get_vocab_size(),
-            bos_token_id=clip_backend.token_to_id(CLIP_START), eos_token_id=clip_backend.token_to_id(CLIP_END),
+            bos_token_id=start_id, eos_token_id=end_id,
         ),
     )
     with torch.random.fork_rng():
@@ -78,7 +78,7 @@ def make_checkpoint(folder: Path | str, *, seed: int = 0, **overrides: Any) -> P
     save_checkpoint(
         folder, network, LanguageTokenizer(backend), ClipTokenizer(clip_backend, config.dual_encoder.max_text_tokens)
     )
-    return Path(folder)
+    return folder
 
 
 def make_pictures(count: int, *, seed: int = 0, height: int = 24, width: int = 32) -> list[np.ndarray]:

@@ -1,0 +1,66 @@
+"""Pictures to the pixel values the two towers were trained on.
+
+In: uint8 RGB arrays of any size. Out: float32 arrays (B, 3, S, S), normalised. Resizing is PIL's bicubic, which is what
+the published processors use; another resampler gives other features. This file does not know torch.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image
+
+from model.config import ImageConfig
+
+BICUBIC = Image.Resampling.BICUBIC
+
+
+def vision_pixels(images: Sequence[np.ndarray], config: ImageConfig) -> np.ndarray:
+    """For SigLIP: the whole frame squashed to S x S (aspect not kept) -> float32 (B, 3, S, S)."""
+    return _normalise([squash(image, config.image_size) for image in images], config)
+
+
+def relevance_pixels(images: Sequence[np.ndarray], config: ImageConfig, *, whole_frame: bool) -> np.ndarray:
+    """For CLIP -> float32 (B, 3, S, S). Published: shorter side to S, centre cut out, which loses 44 % of a 16:9 frame.
+
+    `whole_frame`: squash the whole frame instead, for models trained that way.
+    """
+    shrink = squash if whole_frame else centre_crop
+    return _normalise([shrink(image, config.image_size) for image in images], config)
+
+
+def squash(image: np.ndarray, side: int) -> np.ndarray:
+    """uint8 (H, W, 3) -> uint8 (side, side, 3)."""
+    if image.shape[:2] == (side, side):
+        return image
+    return np.asarray(_picture(image).resize((side, side), BICUBIC))
+
+
+def centre_crop(image: np.ndarray, side: int) -> np.ndarray:
+    """uint8 (H, W, 3) -> uint8 (side, side, 3): shorter side resized to `side`, the middle of the longer one kept.
+
+    96 x 128 to side 224: resized to 224 x 298 (the fraction dropped), columns 37..261 kept.
+    """
+    height, width = image.shape[:2]
+    if width <= height:
+        size = (side, int(side * height / width))
+    else:
+        size = (int(side * width / height), side)
+    left, top = (size[0] - side) // 2, (size[1] - side) // 2
+    resized = _picture(image).resize(size, BICUBIC)
+    return np.asarray(resized.crop((left, top, left + side, top + side)))
+
+
+def _picture(image: np.ndarray) -> Image.Image:
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+        raise ValueError(f"a picture must be uint8 (height, width, 3), not {image.dtype} {image.shape}")
+    return Image.fromarray(image)
+
+
+def _normalise(images: Sequence[np.ndarray], config: ImageConfig) -> np.ndarray:
+    side = config.image_size
+    pixels = np.empty((len(images), 3, side, side), np.float32)
+    mean = np.asarray(config.mean, np.float32)[:, None, None]
+    std = np.asarray(config.std, np.float32)[:, None, None]
+    for row, image in enumerate(images):
+        pixels[row] = (image.transpose(2, 0, 1) * np.float32(1 / 255) - mean) / std
+    return pixels

@@ -1,0 +1,323 @@
+"""Differential keyframe selection (DKS): the frames a question gets to see in full.
+
+In: frames ranked by their cosine with the question, and their unit embeddings. Out: rows of the window, rising.
+numpy only; no files, no torch, no clock. Memory and time: O(walked * K * D), never a matrix of all frames by all frames.
+
+A *row* is the place of a frame in one window. The rows of one camera are together and in rising time.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+
+from model.config import Fill
+
+Kind = Literal["relevant", "recent", "filling"]
+# Candidates are ranked in stages: so many first, then so many times more while the walk has not ended.
+FIRST_STAGE, STAGE_GROWTH = 128, 8
+BLOCK_ROWS = 512  # rows whose embeddings are gathered and compared at once: 1 MB at D = 512 stays in the cache
+
+
+class Candidates(Protocol):
+    """The frames of a window with the question already bound."""
+
+    @property
+    def num_frames(self) -> int:
+        """N."""
+
+    def top(self, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """(rows (k,), scores (k,) float32): the first k of one stable sort by falling score, ties by lower row."""
+
+    def scores(self, rows: np.ndarray) -> np.ndarray:
+        """(n,) float32 cosines of these rows with the question."""
+
+    def embeddings(self, rows: np.ndarray) -> np.ndarray:
+        """(n, D) float32 unit vectors."""
+
+
+class Redundancy(Protocol):
+    """What the walk compares: one block of candidates at a time against the frames already taken."""
+
+    def open(self, rows: np.ndarray) -> np.ndarray:
+        """Make these rows the current block; (n,) float32 largest similarity to any taken frame, -inf while none is."""
+
+    def take(self, position: int) -> np.ndarray:
+        """Take the frame at this position of the block; (n,) float32 similarity of the whole block to it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Keyframes:
+    """rows (k,) int64 rising; kinds: why each was chosen; scores (k,) float32 cosine of each with the question."""
+
+    rows: np.ndarray
+    kinds: tuple[Kind, ...]
+    scores: np.ndarray
+
+
+class ArrayCandidates:
+    """Candidates over one array: embeddings (N, D) float32 unit rows, query (D,) unit."""
+
+    def __init__(self, embeddings: np.ndarray, query: np.ndarray) -> None:
+        self._embeddings = np.ascontiguousarray(embeddings, np.float32)
+        self._scores = self._embeddings @ np.asarray(query, np.float32)
+        self._order: np.ndarray | None = None
+
+    @property
+    def num_frames(self) -> int:
+        """N."""
+        return len(self._scores)
+
+    def top(self, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """The first k of one stable sort."""
+        if self._order is None:
+            self._order = np.argsort(-self._scores, kind="stable")
+        rows = self._order[:k]
+        return rows, self._scores[rows]
+
+    def scores(self, rows: np.ndarray) -> np.ndarray:
+        """Cosines with the question."""
+        scores: np.ndarray = self._scores[rows]
+        return scores
+
+    def embeddings(self, rows: np.ndarray) -> np.ndarray:
+        """Unit vectors."""
+        return self._embeddings[rows]
+
+
+class SearchableFrames(Protocol):
+    """What a memory window offers: exact ranking for a query, and embeddings by row."""
+
+    @property
+    def num_frames(self) -> int:
+        """N."""
+
+    def top(self, query: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """The k best rows and their scores, as one stable full sort would give them."""
+
+    def embeddings(self, rows: np.ndarray) -> np.ndarray:
+        """(n, D) float32 unit vectors."""
+
+
+class QueryCandidates:
+    """Candidates over a memory window, for one question: query (D,) float32 unit."""
+
+    def __init__(self, frames: SearchableFrames, query: np.ndarray) -> None:
+        self._frames = frames
+        self._query = np.asarray(query, np.float32)
+
+    @property
+    def num_frames(self) -> int:
+        """N."""
+        return self._frames.num_frames
+
+    def top(self, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """The window's own ranking."""
+        return self._frames.top(self._query, k)
+
+    def scores(self, rows: np.ndarray) -> np.ndarray:
+        """Cosines with the question."""
+        return self._frames.embeddings(rows) @ self._query
+
+    def embeddings(self, rows: np.ndarray) -> np.ndarray:
+        """Unit vectors."""
+        return self._frames.embeddings(rows)
+
+
+class EmbeddingRedundancy:
+    """Cosine between embeddings, raw or relative to each camera's background.
+
+    Relative: the background (mean unit embedding of the camera) is subtracted, and the vector renormalised together with one
+    more coordinate of fixed size `background_floor`. A frame that shows a change larger than the floor is compared by
+    what changed; frames that show nothing but the background are alike (cosine 1) instead of a division by zero.
+    """
+
+    def __init__(
+        self,
+        candidates: Candidates,
+        *,
+        background: np.ndarray | None = None,
+        group_starts: np.ndarray | None = None,
+        background_floor: float = 1e-3,
+    ) -> None:
+        self._candidates = candidates
+        self._background = None if background is None else np.asarray(background, np.float32)
+        self._group_starts = group_starts
+        # Without a background nothing is subtracted, every norm is one and the extra coordinate is not there.
+        self._floor = np.float32(0.0 if background is None else background_floor)
+        self._block = np.empty((0, 0), np.float32)
+        self._norms = np.empty(0, np.float32)
+        self._taken: list[np.ndarray] = []
+        self._taken_norms: list[np.float32] = []
+
+    def open(self, rows: np.ndarray) -> np.ndarray:
+        """See Redundancy."""
+        self._block = np.asarray(self._candidates.embeddings(rows), np.float32)
+        self._norms = np.ones(len(rows), np.float32)
+        if self._background is not None:
+            self._subtract_background(rows)
+        if not self._taken:
+            return np.full(len(rows), -np.inf, np.float32)
+        products = self._block @ np.stack(self._taken, axis=1)
+        closest: np.ndarray = self._cosines(products, np.array(self._taken_norms, np.float32)).max(axis=1)
+        return closest
+
+    def take(self, position: int) -> np.ndarray:
+        """See Redundancy."""
+        taken = self._block[position].copy()
+        self._taken.append(taken)
+        self._taken_norms.append(self._norms[position])
+        return self._cosines((self._block @ taken)[:, None], self._norms[position, None])[:, 0]
+
+    def _cosines(self, products: np.ndarray, norms: np.ndarray) -> np.ndarray:
+        """products (n, k) of block and taken rows, norms (k,) -> cosines (n, k), the extra coordinate included."""
+        if self._background is None:
+            return products
+        cosines: np.ndarray = (products + self._floor**2) / self._norms[:, None] / norms
+        return cosines
+
+    def _subtract_background(self, rows: np.ndarray) -> None:
+        background = np.atleast_2d(self._background)
+        if self._group_starts is None or len(self._group_starts) == 1:
+            self._block = self._block - background[0]
+        else:
+            self._block = self._block - background[np.searchsorted(self._group_starts, rows, side="right") - 1]
+        self._norms = np.sqrt(np.einsum("nd,nd->n", self._block, self._block) + self._floor**2)
+
+
+def select_keyframes(
+    candidates: Candidates,
+    *,
+    num_keyframes: int = 32,
+    tau: float = 0.85,
+    floor: float = -1.0,
+    recent: int = 0,
+    fill: Fill = "gaps",
+    background: np.ndarray | None = None,
+    background_floor: float = 1e-3,
+    group_sizes: Sequence[int] | None = None,
+    redundancy: Redundancy | None = None,
+) -> Keyframes:
+    """Choose at most `num_keyframes` rows (with fill="gaps": exactly min(num_keyframes, N)).
+
+    First the newest `recent` frames (shared out among the groups); then the walk by falling relevance, which takes a
+    frame unless it is more similar than `tau` to one already taken and ends below `floor`; then, if asked, the gaps.
+    `group_sizes`: frames per camera, in row order; `background` (cameras, D): compare relative to it.
+    All comparisons are in float32, as in the published code: more than tau is redundant, less than floor ends the walk.
+    """
+    if num_keyframes < 0 or recent < 0:
+        raise ValueError(f"num_keyframes and recent must be at least 0, not {num_keyframes} and {recent}")
+    num_frames = candidates.num_frames
+    sizes = [num_frames] if group_sizes is None else list(group_sizes)
+    if sum(sizes) != num_frames:
+        raise ValueError(f"the groups hold {sum(sizes)} frames, the window {num_frames}")
+    if redundancy is None:
+        starts = np.cumsum([0, *sizes[:-1]])
+        redundancy = EmbeddingRedundancy(
+            candidates, background=background, group_starts=starts, background_floor=background_floor
+        )
+    chosen: dict[int, Kind] = {}
+    newest = newest_rows(sizes, min(recent, num_keyframes))
+    if len(newest):
+        redundancy.open(newest)
+        for position, row in enumerate(newest):
+            redundancy.take(position)
+            chosen[int(row)] = "recent"
+    _walk(candidates, redundancy, chosen, num_keyframes, np.float32(tau), np.float32(floor))
+    if fill == "gaps":
+        for row in fill_gaps(np.array(sorted(chosen), np.int64), num_frames, num_keyframes):
+            chosen.setdefault(int(row), "filling")
+    rows = np.array(sorted(chosen), np.int64)
+    scores = np.asarray(candidates.scores(rows), np.float32) if len(rows) else np.empty(0, np.float32)
+    return Keyframes(rows, tuple(chosen[int(row)] for row in rows), scores)
+
+
+def _walk(
+    candidates: Candidates,
+    redundancy: Redundancy,
+    chosen: dict[int, Kind],
+    num_keyframes: int,
+    tau: np.float32,
+    floor: np.float32,
+) -> None:
+    """Algorithm 1 of the paper over candidates ranked in stages; adds to `chosen` until it holds `num_keyframes`."""
+    num_frames, done, stage = candidates.num_frames, 0, FIRST_STAGE
+    while done < num_frames and len(chosen) < num_keyframes:
+        # A last stage that would leave less than half behind ranks everything: ranking twice costs more.
+        stage = num_frames if 2 * stage >= num_frames else stage
+        rows, scores = candidates.top(stage)
+        for start in range(done, len(rows), BLOCK_ROWS):
+            block = rows[start : start + BLOCK_ROWS]
+            enough = np.asarray(scores[start : start + BLOCK_ROWS], np.float32) >= floor
+            relevant = block if enough.all() else block[: int(np.argmin(enough))]
+            _walk_block(relevant, redundancy, chosen, num_keyframes, tau)
+            if len(relevant) < len(block) or len(chosen) >= num_keyframes:
+                return
+        done, stage = len(rows), stage * STAGE_GROWTH
+
+
+def _walk_block(
+    rows: np.ndarray, redundancy: Redundancy, chosen: dict[int, Kind], num_keyframes: int, tau: np.float32
+) -> None:
+    """Take what the paper's loop would take from these rows, in order. Each take is one product with the whole block."""
+    if not len(rows):
+        return
+    closest = redundancy.open(rows)
+    open_ = ~(closest > tau)
+    if chosen:
+        open_ &= ~np.isin(rows, np.fromiter(chosen, np.int64))
+    position = int(np.argmax(open_))
+    while open_[position] and len(chosen) < num_keyframes:
+        chosen[int(rows[position])] = "relevant"
+        open_ &= ~(redundancy.take(position) > tau)
+        open_[: position + 1] = False
+        position = int(np.argmax(open_))
+
+
+def newest_rows(group_sizes: Sequence[int], count: int) -> np.ndarray:
+    """The newest `count` rows, rising, taken in turn from the end of every group.
+
+    group_sizes (5, 2), count 3 -> [3, 4, 6]: the last of each group (4 and 6), then the next of the first (3).
+    """
+    ends = np.cumsum(group_sizes)
+    rows: list[int] = []
+    for back in range(max(group_sizes, default=0)):
+        rows += [int(end) - 1 - back for end, size in zip(ends, group_sizes, strict=True) if back < size]
+        if len(rows) >= count:
+            break
+    return np.array(sorted(rows[:count]), np.int64)
+
+
+def fill_gaps(taken: np.ndarray, num_frames: int, num_keyframes: int) -> np.ndarray:
+    """Rows added to `taken` (rising) so that min(num_keyframes, num_frames) are chosen; the published distribution.
+
+    The gaps between taken rows are cut into pieces of at most D frames, D as small as the free places allow; a gap of n
+    frames gets ceil(n / D) - 1 rows, evenly; what is left over goes to the last free rows of the video.
+    48 frames, nothing taken, 32 places: D = 1 would need 47 rows, D = 2 needs 23 (2, 4, ..., 46); the other 9 places go to the
+    last free rows (31, 33, ..., 47).
+    """
+    free = min(num_keyframes, num_frames) - len(taken)
+    if free <= 0:
+        return np.empty(0, np.int64)
+    edges = np.concatenate(([-1], taken, [num_frames]))
+    starts, lengths = edges[:-1] + 1, np.diff(edges) - 1
+    starts, lengths = starts[lengths > 0], lengths[lengths > 0]
+    low, high = 1, num_frames
+    while low < high:
+        middle = (low + high) // 2
+        if int(np.sum(-(-lengths // middle) - 1)) <= free:
+            high = middle
+        else:
+            low = middle + 1
+    added: list[int] = []
+    for start, length in zip(starts.tolist(), lengths.tolist(), strict=True):
+        count = -(-length // low) - 1
+        step = -(-length // (count + 1))
+        added += [min(start + step * place, start + length - 1) for place in range(1, count + 1)]
+    is_free = np.ones(num_frames, bool)
+    is_free[taken] = False
+    is_free[added] = False
+    left_over = free - len(added)
+    last = np.flatnonzero(is_free)[::-1][:left_over]
+    return np.sort(np.concatenate((np.array(added, np.int64), last)))
