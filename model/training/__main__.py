@@ -1,0 +1,5 @@
+"""python -m model.training"""
+
+from model.training.run import main
+
+raise SystemExit(main())

@@ -1,0 +1,196 @@
+"""Stages 2 and 3: projector, merging maps and language model, end to end on histories, the towers frozen.
+
+One step takes questions about windows of similar length, selects keyframes for each as the product does, merges every
+other frame with gradients through the merging, interleaves, and teaches the answer's tokens.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
+
+from model.checkpoint import Checkpoint
+from model.prompt import prompt_text, timestamp_text
+from model.tokens import IMAGE_TOKEN_ID
+from model.training.sequence import (
+    IGNORE,
+    background_relative,
+    layout_batch,
+    merge_chunked,
+    reference_rows,
+    select_batch,
+)
+from model.training.store import FeatureStore, Item
+
+DAY_S = 86400
+
+
+@dataclass(frozen=True)
+class AnswerBatch:
+    """embeds (B, L, H); targets (B, L) with IGNORE where nothing is taught: the token that follows each position."""
+
+    embeds: Tensor
+    targets: Tensor
+
+
+class AnswerTrainer:
+    """Assembles batches from a feature store and takes optimiser steps on everything but the towers."""
+
+    def __init__(self, checkpoint: Checkpoint, store: FeatureStore, learning_rate: float, seed: int) -> None:
+        self.network, self.store = checkpoint.network, store
+        self.tokenizer, self.clip_tokenizer = checkpoint.tokenizer, checkpoint.clip_tokenizer
+        self.live = checkpoint.config.live
+        self.num_keyframes, self.tau = checkpoint.config.num_keyframes, checkpoint.config.tau
+        self.device = store.patches.device
+        self.rng = np.random.default_rng(seed)
+        for part in (self.network.vision_tower, self.network.dual_encoder):
+            part.requires_grad_(False)
+        trained = [p for p in self.network.parameters() if p.requires_grad]
+        decay, rest = [p for p in trained if p.ndim >= 2], [p for p in trained if p.ndim < 2]
+        groups = [{"params": decay, "weight_decay": 0.05}, {"params": rest, "weight_decay": 0.0}]
+        self.optimizer = torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.98))
+        self.trained = trained
+        head = prompt_text("", self.live.system_prompt)
+        ids = self.tokenizer.encode_prompt(head)
+        self.prefix = torch.tensor(ids[: ids.index(IMAGE_TOKEN_ID)], device=self.device)
+        self.stamp = self._stamp_template()
+
+    def _stamp_template(self) -> Tensor:
+        """Ids of a timestamp whose digits are all 0; the clock's digits are put over them."""
+        ids = self.tokenizer.encode(timestamp_text("00:00:00"))
+        self.digits = torch.tensor([self.tokenizer.encode(str(d))[0] for d in range(10)], device=self.device)
+        self.digit_places = [i for i, token in enumerate(ids) if token == int(self.digits[0])]
+        assert len(self.digit_places) == 6, "a clock time must have six digit tokens"
+        return torch.tensor(ids, device=self.device)
+
+    def text_features(self, texts: Sequence[str]) -> Tensor:
+        """(B, D) raw text embeddings."""
+        ids = [torch.tensor(self.clip_tokenizer.encode(text)[0]) for text in texts]
+        end = self.network.config.dual_encoder.eos_token_id
+        with torch.no_grad():
+            embedded = self.network.embed_texts(pad_sequence(ids, True, end).to(self.device))
+        return embedded.float()
+
+    def batch(self, items: Sequence[Item]) -> AnswerBatch:
+        """Everything from store rows to padded embeddings."""
+        longest = max(item.count for item in items)
+        offsets = torch.arange(longest, device=self.device)
+        counts = torch.tensor([item.count for item in items], device=self.device)
+        firsts = torch.tensor([item.first for item in items], device=self.device)
+        valid = offsets < counts[:, None]
+        rows = torch.where(valid, firsts[:, None] + offsets, firsts[:, None])
+        query = self.text_features([item.question.text for item in items])
+        taken = self._select(rows, valid, query)
+        runs = self._runs(rows, valid, taken)
+        stamped = self._stamps(items, offsets)
+        return self._assemble(items, rows, valid, taken, runs, query, stamped)
+
+    @torch.no_grad()
+    def _select(self, rows: Tensor, valid: Tensor, query: Tensor) -> Tensor:
+        vectors = self.store.embeddings[rows].float()
+        scores = torch.einsum("bnd,bd->bn", vectors, F.normalize(query, dim=-1))
+        if self.live.redundancy == "background":
+            vectors = background_relative(vectors, valid, self.live.background_floor)
+        tau = float(self.rng.uniform(self.tau - 0.1, self.tau + 0.05))
+        return select_batch(scores, vectors, valid, self.num_keyframes, tau, self.live.recent)
+
+    @torch.no_grad()
+    def _runs(self, rows: Tensor, valid: Tensor, taken: Tensor) -> Tensor | None:
+        """Where the budget is short, adjacent frames that resemble each other share a token; None if everything fits."""
+        budget = self.network.config.max_visual_tokens
+        per_keyframe = self.network.config.keyframe_tokens + len(self.stamp)
+        room = budget - per_keyframe * int(taken.sum(1).max())
+        if int((valid & ~taken).sum(1).max()) <= room:
+            return None
+        vectors = self.store.embeddings[rows].float()
+        change = torch.ones(rows.shape, device=self.device)
+        change[:, 1:] = 1 - (vectors[:, 1:] * vectors[:, :-1]).sum(-1)
+        change = torch.where(valid, change, torch.full_like(change, -1.0))
+        cut = change.topk(max(room - self.num_keyframes, 1), dim=1).values[:, -1:]
+        return (change >= cut).long().cumsum(1)
+
+    def _stamps(self, items: Sequence[Item], offsets: Tensor) -> Tensor:
+        """(B, N, T) ids of every frame's timestamp."""
+        start = torch.tensor([item.start_unix % DAY_S for item in items], device=self.device)
+        interval = torch.tensor([item.interval_s for item in items], device=self.device)
+        clock = (start[:, None] + offsets * interval[:, None]).long() % DAY_S
+        parts = torch.stack([clock // 3600, clock // 60 % 60, clock % 60], -1)
+        digits = torch.stack([parts // 10, parts % 10], -1).flatten(-2)
+        ids = self.stamp.expand(*clock.shape, -1).clone()
+        ids[..., self.digit_places] = self.digits[digits]
+        return ids
+
+    def _assemble(
+        self, items: Sequence[Item], rows: Tensor, valid: Tensor, taken: Tensor, runs: Tensor | None, query: Tensor, stamps: Tensor
+    ) -> AnswerBatch:
+        network, stamp_length = self.network, len(self.stamp)
+        per_keyframe = network.config.keyframe_tokens + stamp_length
+        layout = layout_batch(taken, valid, per_keyframe, runs)
+        tails = [self._tail(item) for item in items]
+        visual = layout.visual_tokens
+        length = len(self.prefix) + int((visual + torch.tensor([len(t[0]) for t in tails], device=self.device)).max()) + 1
+        width = network.image_newline.shape[0]
+        flat = torch.zeros(len(items) * length, width, device=self.device)
+        base = torch.arange(len(items), device=self.device) * length
+        start = base + len(self.prefix)
+        # merged tokens of all windows; frames that share a token add their shares
+        b, n = torch.nonzero(layout.merged >= 0, as_tuple=True)
+        nearest = reference_rows(taken)[b, n]
+        merged = merge_chunked(network, self.store.patches[rows[b, n]].float(), self.store.patches[rows[b, nearest]].float(), query[b])
+        slots = start[b] + layout.merged[b, n]
+        share = torch.zeros(len(flat), device=self.device).index_add_(0, slots, torch.ones(len(slots), device=self.device))
+        flat = flat.index_add(0, slots, merged.float() / share[slots, None])
+        # keyframes: timestamp, then pooled patches
+        b, k = torch.nonzero(layout.keyframes >= 0, as_tuple=True)
+        at = layout.keyframes[b, k]
+        pooled = network.pool(network.project(self.store.patches[rows[b, at]].float()))
+        block = torch.cat([network.embed_tokens(stamps[b, at]).float(), pooled.float()], dim=1)
+        inside = torch.arange(per_keyframe, device=self.device)
+        slots = (start[b] + layout.keyframe_slots[b, k])[:, None] + inside
+        flat = flat.index_add(0, slots.flatten(), block.flatten(0, 1))
+        return self._with_text(flat.view(len(items), length, width), tails, visual)
+
+    def _tail(self, item: Item) -> tuple[list[int], int]:
+        """(ids after the pictures, answer included; how many of them are the answer)."""
+        ids = self.tokenizer.encode_prompt(prompt_text(item.question.text, self.live.system_prompt))
+        tail = ids[ids.index(IMAGE_TOKEN_ID) + 1 :]
+        answer = [*self.tokenizer.encode(item.question.answer), min(self.tokenizer.stop_ids)]
+        return tail + answer, len(answer)
+
+    def _with_text(self, embeds: Tensor, tails: Sequence[tuple[list[int], int]], visual: Tensor) -> AnswerBatch:
+        network, prefix = self.network, len(self.prefix)
+        targets = torch.full(embeds.shape[:2], IGNORE, dtype=torch.long, device=self.device)
+        b = [i for i, (ids, _) in enumerate(tails) for _ in ids]
+        offset = [j for ids, _ in tails for j in range(len(ids))]
+        tokens = torch.tensor([token for ids, _ in tails for token in ids], device=self.device)
+        taught = torch.tensor([j >= len(ids) - n for ids, n in tails for j in range(len(ids))], device=self.device)
+        rows = torch.tensor(b, device=self.device)
+        newline = prefix + visual
+        slots = newline[rows] + 1 + torch.tensor(offset, device=self.device)
+        text = torch.zeros_like(embeds)
+        text[:, :prefix] = network.embed_tokens(self.prefix).float()
+        text = text.index_put((torch.arange(len(tails), device=self.device), newline), network.image_newline.float())
+        text = text.index_put((rows, slots), network.embed_tokens(tokens).float())
+        targets[rows[taught], slots[taught] - 1] = tokens[taught]
+        return AnswerBatch(embeds + text, targets)
+
+    def loss(self, batch: AnswerBatch) -> tuple[Tensor, Tensor]:
+        """(mean cross entropy over answer tokens, share of answers whose every token is the most likely one)."""
+        hidden = self.network.language_model.model(inputs_embeds=batch.embeds, use_cache=False).last_hidden_state
+        b, at = torch.nonzero(batch.targets != IGNORE, as_tuple=True)
+        logits = self.network.language_model.lm_head(hidden[b, at]).float()
+        targets = batch.targets[b, at]
+        wrong = torch.zeros(len(batch.targets), device=self.device).index_add_(0, b, (logits.argmax(-1) != targets).float())
+        return F.cross_entropy(logits, targets), (wrong == 0).float()
+
+    def step(self, loss: Tensor, learning_rate: float) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.trained, 1.0)
+        self.optimizer.step()

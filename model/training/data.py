@@ -1,0 +1,173 @@
+"""Training data, drawn as it is needed by worker processes: single labelled frames, and whole histories with questions.
+
+Workers draw and degrade on CPU cores and hand over uint8 pictures; everything else happens on the device. Every worker's
+stream is a function of (seed, worker number), so a run with the same seed and the same number of workers sees the same data.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+from model.training.recipe import GRID_SIDE, IMAGE_SIDE
+from model.world.draw import degrade, draw
+from model.world.questions import Query, Question, questions
+from model.world.scene import Scene, patch_labels
+from model.world.things import COLOURS, KINDS
+
+# Frames are drawn at camera-like sizes and squashed to the square the encoders see, as live frames are.
+DRAW_SIZES = ((192, 108), (176, 99), (224, 126), (160, 120))
+
+
+@dataclass(frozen=True)
+class FrameBatch:
+    """pairs (B, kinds, colours) bool: is such a thing visible; kinds, colours (B, M) int64, -1 background."""
+
+    pairs: Tensor
+    kinds: Tensor
+    colours: Tensor
+
+
+@dataclass(frozen=True)
+class TextBatch:
+    """ids, mask (T, L) int64; wanted (T, 2, kinds, colours) bool: the pairs that make text t true (any of part 0 or 1)."""
+
+    ids: Tensor
+    mask: Tensor
+    wanted: Tensor
+
+    def truth(self, pairs: Tensor) -> Tensor:
+        """(B, kinds, colours) -> (B, T): is a thing that the text names visible in the image."""
+        return torch.einsum("bkc,tkc->bt", pairs.float(), self.wanted.float()) > 0
+
+
+def wanted_pairs(query: Query) -> np.ndarray:
+    """(kinds, colours) bool: the things a query names. A red car: one cell; "the truck": a row; an order of two: both."""
+    wanted = np.zeros((len(KINDS), len(COLOURS)), bool)
+    kinds = range(len(KINDS)) if query.kind is None else [KINDS.index(query.kind)]
+    colours = range(len(COLOURS)) if query.colour is None else [COLOURS.index(query.colour)]
+    wanted[np.ix_(list(kinds), list(colours))] = True
+    return wanted | wanted_pairs(query.second) if query.second is not None else wanted
+
+
+def squash(picture: np.ndarray) -> np.ndarray:
+    """(H, W, 3) uint8 -> (S, S, 3) uint8 by bicubic resampling: the vision tower's preprocessing."""
+    return np.asarray(Image.fromarray(picture).resize((IMAGE_SIDE, IMAGE_SIDE), Image.Resampling.BICUBIC))
+
+
+def picture_at(scene: Scene, t: float, size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
+    """What the encoders see of a scene at t: drawn, degraded (noise, blur, lens, JPEG), squashed. (S, S, 3) uint8."""
+    return squash(degrade(draw(scene, t, *size), rng))
+
+
+class Frames(IterableDataset[dict[str, Tensor]]):
+    """Endless batches of labelled single frames, mostly of moments when something can be seen."""
+
+    def __init__(self, seed: int, batch: int, *, empty_share: float = 0.08, per_scene: int = 64) -> None:
+        self.seed, self.batch = seed, batch
+        self.empty_share, self.per_scene = empty_share, per_scene
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        rng = np.random.default_rng([self.seed, _worker()])
+        rows: list[tuple[np.ndarray, ...]] = []
+        while True:
+            rows += self._scene_rows(rng)
+            while len(rows) >= self.batch:
+                # one batch mixes scenes: the rows of several are shuffled together before they are cut
+                yield _stack(rows[: self.batch])
+                rows = rows[self.batch :]
+            rng.shuffle(rows)  # type: ignore[arg-type]
+
+    def _scene_rows(self, rng: np.random.Generator) -> list[tuple[np.ndarray, ...]]:
+        scene = Scene.from_seed(int(rng.integers(1 << 40)), duration_s=240.0, density=2.5)
+        size = DRAW_SIZES[rng.integers(len(DRAW_SIZES))]
+        rows = []
+        while len(rows) < self.per_scene:
+            t = float(rng.uniform(0, scene.duration_s))
+            if visible_pairs(scene, t).any() or rng.random() < self.empty_share:
+                kinds, colours = patch_labels(scene, t, GRID_SIDE)
+                rows.append((picture_at(scene, t, size, rng), kinds.ravel(), colours.ravel(), visible_pairs(scene, t)))
+        return rows
+
+
+def visible_pairs(scene: Scene, t: float) -> np.ndarray:
+    """(kinds, colours) bool: which things can be seen at t. A door is part of the place; an open one is something to see."""
+    pairs = np.zeros((len(KINDS), len(COLOURS)), bool)
+    for v in scene.visible_at(t):
+        if v.action != "closed":
+            pairs[KINDS.index(v.kind), COLOURS.index(v.colour)] = True
+    return pairs
+
+
+def _stack(rows: Sequence[tuple[np.ndarray, ...]]) -> dict[str, Tensor]:
+    images, kinds, colours, pairs = (torch.from_numpy(np.stack(column)) for column in zip(*rows, strict=True))
+    return {"images": images, "kinds": kinds, "colours": colours, "pairs": pairs}
+
+
+@dataclass(frozen=True)
+class Window:
+    """Frames start..stop of a history, the clock time of its first frame, and questions that are true of just them."""
+
+    start: int
+    stop: int
+    start_unix: float
+    questions: tuple[Question, ...]
+
+
+@dataclass(frozen=True)
+class History:
+    """images (N, S, S, 3) uint8 at `interval_s`, and windows over it."""
+
+    images: Tensor
+    interval_s: float
+    windows: tuple[Window, ...]
+
+
+class Histories(IterableDataset[History]):
+    """Endless histories of one scene each, with questions about several windows of each."""
+
+    def __init__(self, seed: int, num_frames: int, window_frames: Sequence[int], *, per_window: int, density: float) -> None:
+        self.seed, self.num_frames, self.window_frames = seed, num_frames, tuple(window_frames)
+        self.per_window, self.density = per_window, density
+
+    def __iter__(self) -> Iterator[History]:
+        rng = np.random.default_rng([self.seed, _worker()])
+        while True:
+            yield self._history(rng)
+
+    def _history(self, rng: np.random.Generator) -> History:
+        scene = Scene.from_seed(int(rng.integers(1 << 40)), duration_s=float(self.num_frames), density=self.density)
+        size = DRAW_SIZES[rng.integers(len(DRAW_SIZES))]
+        images = np.stack([picture_at(scene, float(t), size, rng) for t in range(self.num_frames)])
+        windows = []
+        for length in self.window_frames:
+            start = int(rng.integers(0, self.num_frames - length + 1))
+            start_unix = float(rng.integers(1_600_000_000, 1_900_000_000))
+            times = np.arange(start, start + length, dtype=np.float64)
+            asked = questions(scene, start_unix, times, rng, "train")
+            kept = [asked[i] for i in rng.permutation(len(asked))[: self.per_window]]
+            windows.append(Window(start, start + length, start_unix, tuple(kept)))
+        return History(torch.from_numpy(images), 1.0, tuple(windows))
+
+
+def loader(dataset: IterableDataset[Any], num_workers: int) -> Iterator[Any]:
+    """Items as the workers make them; each dataset item is already a batch."""
+    return iter(
+        DataLoader(
+            dataset, batch_size=None, num_workers=num_workers, collate_fn=_as_it_is, prefetch_factor=4 if num_workers else None
+        )
+    )
+
+
+def _worker() -> int:
+    info = get_worker_info()
+    return 0 if info is None else int(info.id)
+
+
+def _as_it_is(item: Any) -> Any:
+    return item

@@ -1,0 +1,73 @@
+"""Threads that carry what the workers draw to where training can sample it."""
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from model.training.data import History
+
+
+class FramePool:
+    """A ring of labelled frames on the device, sampled at random, so that the device never waits for a drawing."""
+
+    def __init__(self, capacity: int, device: torch.device) -> None:
+        self.capacity, self.device = capacity, device
+        self.received = 0
+        self._columns: dict[str, Tensor] = {}
+
+    def add(self, batch: dict[str, Tensor]) -> None:
+        """Store a batch over the oldest ones."""
+        count = len(batch["images"])
+        if not self._columns:
+            self._columns = {
+                name: torch.zeros(self.capacity, *column.shape[1:], dtype=column.dtype, device=self.device)
+                for name, column in batch.items()
+            }
+        rows = (self.received + torch.arange(count)) % self.capacity
+        for name, column in batch.items():
+            self._columns[name][rows.to(self.device)] = column.to(self.device)
+        self.received += count
+
+    def sample(self, size: int, generator: torch.Generator) -> dict[str, Tensor]:
+        """`size` frames drawn with replacement."""
+        filled = min(self.received, self.capacity)
+        rows = torch.randint(filled, (size,), device=self.device, generator=generator)
+        return {name: column[rows] for name, column in self._columns.items()}
+
+
+class HistoryShelf:
+    """Histories that have been drawn and not yet encoded, oldest dropped beyond `capacity`."""
+
+    def __init__(self, capacity: int) -> None:
+        self.waiting: deque[History] = deque(maxlen=capacity)
+        self.received = 0
+
+    def add(self, history: History) -> None:
+        """Put one on the shelf."""
+        self.waiting.append(history)
+        self.received += 1
+
+
+class Feed:
+    """A thread that moves items from a worker pool to `add` until `stop`."""
+
+    def __init__(self, items: Iterator[Any], add: Callable[[Any], None]) -> None:
+        self._items, self._add = items, add
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="feed", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        for item in self._items:
+            if self._stopping.is_set():
+                return
+            self._add(item)
+
+    def stop(self) -> None:
+        """Stop taking items; the workers end with their iterator."""
+        self._stopping.set()
+        self._thread.join(timeout=30)

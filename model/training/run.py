@@ -1,0 +1,292 @@
+"""`make train`: from nothing to a checkpoint folder, in stages with a time limit each.
+
+Stage 1 trains the encoders, stage 2 the projector, merging maps and language model on histories of growing length. Each
+stage ends by writing the checkpoint and a line of figures per report into `curves.jsonl`; a stage that is
+already marked done in `progress.json` is skipped, so that a run can be cut into slices.
+"""
+
+import argparse
+import json
+import math
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from torch import Tensor
+
+from model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from model.config import config_from_json
+from model.network import VilampNetwork
+from model.tokens import ClipTokenizer, LanguageTokenizer, read_tokenizer
+from model.training import recipe
+from model.training.answers import AnswerTrainer
+from model.training.data import Frames, Histories, History, TextBatch, loader, wanted_pairs
+from model.training.feed import Feed, FramePool, HistoryShelf
+from model.training.store import FeatureStore
+from model.training.tokenizers import train_clip_tokenizer, train_language_tokenizer
+from model.training.towers import FrameBatch, TowerHeads, TowerTrainer, augment, average_precision
+from model.world.questions import Query, captions, vocabulary_texts
+from model.world.things import COLOURS, KINDS
+
+# (shortest, longest, questions per step) windows of stage 2, and the share of its time from which each is used
+LENGTHS = ((4, 16, 256, 0.0), (17, 64, 128, 0.05), (65, 160, 80, 0.15), (161, 400, 48, 0.3), (401, 600, 32, 0.4), (601, 3000, 24, 0.6))
+WINDOW_FRAMES = (6, 12, 24, 40, 64, 64, 100, 150, 240, 360, 600, 600)
+LONG_WINDOW_FRAMES = (900, 1500, 2500, 3000, 3000)
+
+
+@dataclass
+class Run:
+    """Where things go and what the machine is."""
+
+    folder: Path
+    device: torch.device
+    workers: int
+    seed: int
+    console: Console = field(default_factory=Console)
+    started: float = field(default_factory=time.monotonic)
+
+    def report(self, stage: str, **figures: float) -> None:
+        """One line on the screen and one in curves.jsonl."""
+        line = {"stage": stage, "t": round(time.monotonic() - self.started, 1)} | {k: round(v, 4) for k, v in figures.items()}
+        with (self.folder / "curves.jsonl").open("a") as file:
+            file.write(json.dumps(line) + "\n")
+        self.console.print("  ".join(f"{k} {v}" for k, v in line.items()), highlight=False)
+
+
+def new_checkpoint(seed: int) -> Checkpoint:
+    """Random weights at the recipe's sizes, tokenizers trained on the world's texts."""
+    torch.manual_seed(seed)
+    texts = [text for text in vocabulary_texts() for _ in range(4)]
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        train_language_tokenizer(texts, folder, 1200, recipe.CONTEXT_TOKENS)
+        train_clip_tokenizer(texts, folder / "clip", 1400, recipe.TEXT_TOKENS)
+        language = LanguageTokenizer(read_tokenizer(folder))
+        clip_backend = read_tokenizer(folder / "clip")
+    clip = ClipTokenizer(clip_backend, recipe.TEXT_TOKENS)
+    start, end = (clip_backend.token_to_id(t) for t in ("<|startoftext|>", "<|endoftext|>"))
+    config = config_from_json(
+        recipe.language_config(len(language), min(language.stop_ids)),
+        recipe.tower_config(),
+        recipe.clip_config(clip_backend.get_vocab_size(), start, end),
+    )
+    return Checkpoint(config, VilampNetwork(config), language, clip)
+
+
+def learning_rate(peak: float, step: int, share: float, warmup_steps: int = 300) -> float:
+    """Linear warm-up by steps, then a cosine over the share of the stage's time, down to 2 % of the peak."""
+    return peak * min(1.0, (step + 1) / warmup_steps) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(share, 1.0))))
+
+
+class Texts:
+    """Samples descriptions and questions with what each of them names."""
+
+    def __init__(self, tokenizer: ClipTokenizer, device: torch.device, seed: int) -> None:
+        self.pool: list[tuple[str, Query]] = [(text, query) for texts, query in captions() for text in texts]
+        self.tokenizer, self.device = tokenizer, device
+        self.rng = np.random.default_rng(seed)
+
+    def sample(self, size: int) -> TextBatch:
+        """`size` texts and the things each of them names."""
+        chosen = [self.pool[i] for i in self.rng.integers(len(self.pool), size=size)]
+        return self.encode(chosen)
+
+    def encode(self, chosen: list[tuple[str, Query]]) -> TextBatch:
+        """Token ids, padded, and the named things, on the device."""
+        ids = [torch.tensor(self.tokenizer.encode(text)[0]) for text, _ in chosen]
+        padded = torch.nn.utils.rnn.pad_sequence(ids, True, self.tokenizer.backend.token_to_id("<|endoftext|>"))
+        wanted = torch.from_numpy(np.stack([wanted_pairs(query) for _, query in chosen]))
+        return TextBatch(padded.to(self.device), torch.ones_like(padded).to(self.device), wanted.to(self.device))
+
+
+def pixels(network: VilampNetwork, images: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+    """uint8 (B, S, S, 3) -> normalised (CLIP pixels, tower pixels), augmented where a generator is given."""
+    scaled = images.permute(0, 3, 1, 2).float() / 255
+    if generator is not None:
+        scaled = augment(scaled, generator)
+    out = []
+    for image in (network.config.dual_encoder.image, network.config.vision.image):
+        mean, std = (torch.tensor(v, device=images.device)[:, None, None] for v in (image.mean, image.std))
+        out.append((scaled - mean) / std)
+    return out[0], out[1]
+
+
+def train_towers(run: Run, checkpoint: Checkpoint, seconds: float, shelf: HistoryShelf) -> None:
+    """Stage 1. Histories for stage 2 are drawn meanwhile by a third of the workers."""
+    network, device = checkpoint.network, run.device
+    generator = torch.Generator(device).manual_seed(run.seed)
+    pool = FramePool(400_000 if device.type == "cuda" else 4_000, device)
+    drawing = max(1, run.workers * 2 // 3)
+    frames = Feed(loader(Frames(run.seed, 64), drawing), pool.add)
+    histories = Feed(loader(history_source(run), max(1, run.workers - drawing)), shelf.add)
+    heads = TowerHeads(recipe.VISION_WIDTH, recipe.VISION_WIDTH, len(KINDS), len(COLOURS)).to(device)
+    trainer = TowerTrainer(network.dual_encoder, network.vision_tower, heads, learning_rate=1e-3)
+    texts = Texts(checkpoint.clip_tokenizer, device, run.seed)
+    batch = 1024 if device.type == "cuda" else 32
+    while pool.received < 4 * batch:
+        time.sleep(0.2)
+    began, step, sums = time.monotonic(), 0, torch.zeros(4, device=device)
+    while (share := (time.monotonic() - began) / seconds) < 1:
+        if step * batch > 8 * pool.received:  # each drawing is used eight times at most, on average
+            time.sleep(0.01)
+            continue
+        sample = pool.sample(batch, generator)
+        labels = FrameBatch(sample["pairs"], sample["kinds"].long(), sample["colours"].long())
+        with torch.autocast(device.type, torch.bfloat16):
+            loss = trainer.loss(*pixels(network, sample["images"], generator), labels, texts.sample(384))
+        trainer.step(loss.total, learning_rate(1e-3, step, share))
+        sums += torch.stack([loss.total.detach(), loss.image_text, loss.patches, loss.pairs])
+        step += 1
+        if step % 200 == 0:
+            total, contrast, dense, pairs = (sums / 200).tolist()
+            sums.zero_()
+            figures = tower_figures(network, texts, pool, generator) if step % 1000 == 0 else {}
+            run.report("towers", step=step, frames=pool.received, histories=shelf.received, loss=total, image_text=contrast,
+                       patches=dense, pairs=pairs, **figures)  # fmt: skip
+    frames.stop()
+    histories.stop()
+    run.report("towers", step=step, frames=pool.received, **tower_figures(network, texts, pool, generator))
+
+
+@torch.no_grad()
+def tower_figures(network: VilampNetwork, texts: Texts, pool: FramePool, generator: torch.Generator) -> dict[str, float]:
+    """Retrieval average precision over colour-kind names, on frames of the pool (a progress figure, not an evaluation)."""
+    sample = pool.sample(2048 if run_is_gpu(pool.device) else 64, generator)
+    names = [(f"a {c} {k}", Query(kind=k, colour=c)) for k in KINDS for c in COLOURS]
+    batch = texts.encode(names)
+    with torch.autocast(pool.device.type, torch.bfloat16):
+        image = network.embed_images(pixels(network, sample["images"], None)[0])
+        text = network.embed_texts(batch.ids)
+    scores = torch.nn.functional.normalize(image.float(), dim=-1) @ torch.nn.functional.normalize(text.float(), dim=-1).T
+    return {"ap": average_precision(scores, batch.truth(sample["pairs"]))}
+
+
+def run_is_gpu(device: torch.device) -> bool:
+    """Sizes of pools and batches follow this, nothing else does."""
+    return device.type == "cuda"
+
+
+class MixedHistories(Histories):
+    """Mostly ten-minute histories, some of fifty minutes with long windows."""
+
+    def _history(self, rng: np.random.Generator) -> History:
+        if rng.random() < 0.08:
+            self.num_frames, self.window_frames, self.density = 3000, LONG_WINDOW_FRAMES, 0.7
+        else:
+            self.num_frames, self.window_frames, self.density = 600, WINDOW_FRAMES, float(rng.uniform(0.7, 1.5))
+        return super()._history(rng)
+
+
+def history_source(run: Run) -> Histories:
+    """The stream of training histories."""
+    return MixedHistories(run.seed + 1, 600, WINDOW_FRAMES, per_window=24, density=1.0)
+
+
+@torch.no_grad()
+def encode_history(network: VilampNetwork, history: History, device: torch.device) -> tuple[Tensor, Tensor]:
+    """(unit embeddings (N, D), patches (N, M, C)) of a history's pictures."""
+    embeddings, patches = [], []
+    for chunk in history.images.split(1024):
+        clip_pixels, tower_pixels = pixels(network, chunk.to(device), None)
+        with torch.autocast(device.type, torch.bfloat16):
+            embeddings.append(torch.nn.functional.normalize(network.embed_images(clip_pixels).float(), dim=-1))
+            patches.append(network.vision_features(tower_pixels).half())
+    return torch.cat(embeddings), torch.cat(patches)
+
+
+def train_answers(run: Run, checkpoint: Checkpoint, seconds: float, shelf: HistoryShelf) -> None:
+    """Stage 2, on what the shelf holds and what the workers go on drawing."""
+    network, device = checkpoint.network, run.device
+    feed = Feed(loader(history_source(Run(run.folder, device, run.workers, run.seed + 1000)), run.workers), shelf.add)
+    capacity = 1_300_000 if run_is_gpu(device) else 30_000
+    store = FeatureStore(capacity, (network.config.num_patches, recipe.VISION_WIDTH), recipe.EMBEDDING_DIM, device)
+    trainer = AnswerTrainer(checkpoint, store, 1e-3, run.seed)
+    while shelf.received < 2:
+        time.sleep(0.2)
+    began, step, window = time.monotonic(), 0, []
+    while (share := (time.monotonic() - began) / seconds) < 1:
+        take_in(network, shelf, store, device, limit=200 if step == 0 else 2)
+        items = next_items(trainer, store, share)
+        with torch.autocast(device.type, torch.bfloat16):
+            loss, right = trainer.loss(trainer.batch(items))
+        trainer.step(loss, learning_rate(1e-3, step, share))
+        window.append((float(loss), items, right.tolist()))
+        step += 1
+        if step % 100 == 0:
+            run.report("answers", step=step, histories=shelf.received, loss=float(np.mean([w[0] for w in window])), **by_family(window))
+            window = []
+    feed.stop()
+
+
+def take_in(network: VilampNetwork, shelf: HistoryShelf, store: FeatureStore, device: torch.device, limit: int) -> None:
+    """Encode up to `limit` waiting histories into the store."""
+    for _ in range(min(limit, len(shelf.waiting))):
+        history = shelf.waiting.popleft()
+        store.add(history, *encode_history(network, history, device))
+
+
+def next_items(trainer: AnswerTrainer, store: FeatureStore, share: float) -> list[Any]:
+    """Questions of one length class, among those that this part of the stage uses."""
+    open_classes = [c for c in LENGTHS if share >= c[3]]
+    for _ in range(20):
+        shortest, longest, size, _ = open_classes[trainer.rng.integers(len(open_classes))]
+        size = size if run_is_gpu(trainer.device) else max(2, size // 16)
+        if items := store.sample(trainer.rng, size, shortest, longest):
+            return items
+    raise RuntimeError("no window of any length has a question: the world makes none")
+
+
+def by_family(window: list[tuple[float, list[Any], list[float]]]) -> dict[str, float]:
+    """Share of right answers (every token the most likely one) by family and by length."""
+    groups: dict[str, list[float]] = {}
+    for _, items, right in window:
+        for item, value in zip(items, right, strict=True):
+            groups.setdefault(item.question.family, []).append(value)
+            groups.setdefault(f"n{next(c[1] for c in LENGTHS if item.count <= c[1])}", []).append(value)
+    return {name: float(np.mean(values)) for name, values in sorted(groups.items())}
+
+
+def stages(run: Run, seconds: tuple[float, float]) -> Iterator[str]:
+    """Run what is not done yet; yields the name of each stage as it ends."""
+    progress_path = run.folder / "progress.json"
+    done = json.loads(progress_path.read_text()) if progress_path.exists() else []
+    shelf = HistoryShelf(2500)
+    if "towers" in done:
+        checkpoint = load_checkpoint(run.folder / "checkpoint", device=run.device)
+    else:
+        checkpoint = new_checkpoint(run.seed)
+        checkpoint.network.to(run.device)
+    for name, stage, limit in (("towers", train_towers, seconds[0]), ("answers", train_answers, seconds[1])):
+        if name in done or limit <= 0:
+            continue
+        checkpoint.network.train()
+        stage(run, checkpoint, limit, shelf)
+        checkpoint.network.eval()
+        save_checkpoint(run.folder / "checkpoint", checkpoint.network, checkpoint.tokenizer, checkpoint.clip_tokenizer, dtype=torch.float16)
+        done.append(name)
+        progress_path.write_text(json.dumps(done))
+        yield name
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Command line of `make train` and `vilamp train`."""
+    parser = argparse.ArgumentParser(prog="vilamp train", description=__doc__)
+    parser.add_argument("--folder", type=Path, default=Path("out/training"), help="checkpoint, curves and progress go here")
+    parser.add_argument("--tower-seconds", type=float, default=480.0)
+    parser.add_argument("--answer-seconds", type=float, default=700.0)
+    parser.add_argument("--workers", type=int, default=15, help="processes that draw")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--seed", type=int, default=1)
+    args = parser.parse_args(argv)
+    args.folder.mkdir(parents=True, exist_ok=True)
+    torch.set_float32_matmul_precision("high")
+    run = Run(args.folder, torch.device(args.device), args.workers, args.seed)
+    for name in stages(run, (args.tower_seconds, args.answer_seconds)):
+        run.console.print(f"stage {name} done")
+    return 0

@@ -1,0 +1,121 @@
+"""The whole answering path on a batch of windows, differentiable: selection, merging, interleaving, padded on the device.
+
+The same mathematics as `model.select`, `model.merge` and `model.prompt`, but batched over windows and with gradients through
+the merging. Tests hold the two against each other. Letters: B windows, N frames (padded), M patches, K keyframes, H width.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from model.network import SigPooling, VilampNetwork
+
+IGNORE = -100
+
+
+def background_relative(embeddings: Tensor, valid: Tensor, floor: float) -> Tensor:
+    """(B, N, D) unit vectors -> (B, N, D + 1): relative to each window's mean, with one more coordinate of size `floor`.
+
+    Renormalised together, so that frames that show nothing but the background are alike.
+    """
+    count = valid.sum(1).clamp(min=1)[:, None, None]
+    mean = (embeddings * valid[..., None]).sum(1, keepdim=True) / count
+    relative = embeddings - mean
+    return F.normalize(torch.cat([relative, torch.full_like(relative[..., :1], floor)], dim=-1), dim=-1)
+
+
+def select_batch(scores: Tensor, vectors: Tensor, valid: Tensor, num_keyframes: int, tau: float, recent: int) -> Tensor:
+    """Differential keyframe selection of every window at once -> (B, N) bool.
+
+    Taking the best remaining frame and striking out all that resemble it more than tau is the paper's walk, turned round.
+    scores (B, N); vectors (B, N, D) unit; valid (B, N). The newest `recent` frames are taken first; places that no frame
+    earns are filled with the best of what was struck out.
+    """
+    batch, num_frames, _ = vectors.shape
+    rows = torch.arange(batch, device=scores.device)
+    taken = torch.zeros(batch, num_frames, dtype=torch.bool, device=scores.device)
+    last = valid.sum(1)
+    for back in range(min(recent, num_keyframes)):
+        taken[rows, (last - 1 - back).clamp(min=0)] = True
+    struck = ~valid
+    for row in range(min(recent, num_keyframes)):
+        at = (last - 1 - row).clamp(min=0)
+        struck = struck | ((vectors @ vectors[rows, at][..., None])[..., 0] > tau)
+    for _ in range(num_keyframes - min(recent, num_keyframes)):
+        rank = torch.where(valid & ~taken, scores - 10.0 * struck, torch.full_like(scores, -1e4))
+        best = rank.argmax(1)
+        taken[rows, best] |= rank[rows, best] > -1e3
+        struck = struck | ((vectors @ vectors[rows, best][..., None])[..., 0] > tau)
+    return taken & valid
+
+
+def reference_rows(taken: Tensor) -> Tensor:
+    """(B, N) bool -> (B, N) row of the nearest keyframe at or before each frame; before the first one, the frame itself.
+
+    taken 0 1 0 0 1 0 -> 0 1 1 1 4 4.
+    """
+    rows = torch.arange(taken.shape[1], device=taken.device).expand_as(taken)
+    last = torch.where(taken, rows, torch.full_like(rows, -1)).cummax(1).values
+    return torch.where(last < 0, rows, last)
+
+
+def merge_frames(network: VilampNetwork, patches: Tensor, references: Tensor, query: Tensor) -> Tensor:
+    """patches, references (F, M, C) vision features; query (F, D) raw text features -> merged tokens (F, H), direct form."""
+    composer = network.composer
+    assert isinstance(composer, SigPooling)
+    x = network.project(patches)
+    asked = F.normalize(composer.linear_q(query).float(), dim=-1)
+    relevance = (F.normalize(composer.linear_iq(x).float(), dim=-1) * asked[:, None]).sum(-1)
+    reference = F.normalize(composer.linear_k(network.project(references)).float(), dim=-1)
+    sameness = (F.normalize(composer.linear_ik(x).float(), dim=-1) * reference).sum(-1)
+    weights = ((relevance - sameness) / composer.tau.clamp(min=0.01)).softmax(-1)
+    return (weights[..., None].to(x.dtype) * x).sum(1)
+
+
+def merge_chunked(network: VilampNetwork, patches: Tensor, references: Tensor, query: Tensor, chunk: int = 4096) -> Tensor:
+    """`merge_frames` in pieces that keep nothing for the backward pass but their inputs."""
+    pieces = [
+        checkpoint(merge_frames, network, patches[i : i + chunk], references[i : i + chunk], query[i : i + chunk], use_reentrant=False)
+        for i in range(0, len(patches), chunk)
+    ]
+    return torch.cat(pieces) if pieces else patches.new_zeros(0, network.image_newline.shape[0])
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where everything goes in the padded sequences. All (B, ...) int64; slots past the end of a row point at `length`."""
+
+    merged: Tensor  # (B, N) slot of each non-keyframe's token, -1 where none; frames of one run share a slot
+    keyframes: Tensor  # (B, K) row of each keyframe, -1 where there are fewer
+    keyframe_slots: Tensor  # (B, K) slot of the first token (of its timestamp, if any)
+    visual_tokens: Tensor  # (B,)
+
+
+def layout_batch(taken: Tensor, valid: Tensor, tokens_per_keyframe: int, runs: Tensor | None = None) -> Layout:
+    """Slots counted from the start of the visual block, frames in time order.
+
+    `runs` (B, N): frames with equal numbers (rising, adjacent) share one token; None: every non-keyframe has its own.
+    """
+    singles = valid & ~taken
+    first = singles.clone()
+    if runs is not None:
+        same = torch.zeros_like(singles)
+        same[:, 1:] = (runs[:, 1:] == runs[:, :-1]) & singles[:, 1:] & singles[:, :-1]
+        first = singles & ~same
+    lengths = taken.long() * tokens_per_keyframe + first.long()
+    ends = lengths.cumsum(1)
+    slots = torch.where(taken, ends - tokens_per_keyframe, ends - 1)
+    num_keyframes = int(taken.sum(1).max())
+    order = torch.where(taken, torch.arange(taken.shape[1], device=taken.device), taken.shape[1]).sort(1).values
+    rows = order[:, :num_keyframes]
+    present = rows < taken.shape[1]
+    safe = rows.clamp(max=taken.shape[1] - 1)
+    return Layout(
+        merged=torch.where(singles, slots, -1),
+        keyframes=torch.where(present, safe, -1),
+        keyframe_slots=torch.where(present, slots.gather(1, safe), -1),
+        visual_tokens=ends[:, -1],
+    )

@@ -1,0 +1,112 @@
+"""The two small tokenizers of the built-in model, in the published checkpoint's file formats.
+
+In: texts of the drawn world. Out: a folder that `Qwen2Tokenizer` loads (language model) and one that `CLIPTokenizer`
+loads (text encoder). Both are byte-level BPE, so any text can be written with them, known to the world or not; digits
+are single tokens, so that clock times can be copied digit by digit.
+"""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+
+# The pre-tokenizers of Qwen2 and of CLIP: part of the formats, not a choice.
+QWEN_PATTERN = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+CLIP_PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+QWEN_SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+CLIP_SPECIAL = ("<|startoftext|>", "<|endoftext|>")
+
+
+def train_language_tokenizer(texts: Iterable[str], folder: Path, vocab_size: int, context_tokens: int) -> int:
+    """Write tokenizer.json, vocab.json, merges.txt and tokenizer_config.json; return the number of ids, specials included."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.normalizer = normalizers.NFC()
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(QWEN_PATTERN), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
+    _train(tokenizer, texts, vocab_size - len(QWEN_SPECIAL), end_of_word=None)
+    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in QWEN_SPECIAL])
+    config = {
+        "additional_special_tokens": ["<|im_start|>", "<|im_end|>"],
+        "bos_token": None,
+        "clean_up_tokenization_spaces": False,
+        "eos_token": "<|im_end|>",
+        "errors": "replace",
+        "model_max_length": context_tokens,
+        "pad_token": "<|endoftext|>",
+        "split_special_tokens": False,
+        "tokenizer_class": "Qwen2Tokenizer",
+        "unk_token": None,
+    }
+    return _write(tokenizer, folder, config)
+
+
+def train_clip_tokenizer(texts: Iterable[str], folder: Path, vocab_size: int, context_tokens: int) -> int:
+    """The same for the text encoder (lower-cased, `</w>` ends a word, start and end tokens added by the tokenizer)."""
+    tokenizer = Tokenizer(models.BPE(unk_token="<|endoftext|>", end_of_word_suffix="</w>"))
+    tokenizer.normalizer = normalizers.Sequence(
+        [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(CLIP_PATTERN), behavior="removed", invert=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    _train(tokenizer, texts, vocab_size - len(CLIP_SPECIAL), end_of_word="</w>")
+    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=True) for token in CLIP_SPECIAL])
+    start, end = (tokenizer.token_to_id(token) for token in CLIP_SPECIAL)
+    tokenizer.post_processor = processors.RobertaProcessing(
+        (CLIP_SPECIAL[1], end), (CLIP_SPECIAL[0], start), False, False
+    )
+    config = {
+        "bos_token": CLIP_SPECIAL[0],
+        "clean_up_tokenization_spaces": False,
+        "eos_token": CLIP_SPECIAL[1],
+        "errors": "replace",
+        "model_max_length": context_tokens,
+        "pad_token": CLIP_SPECIAL[1],
+        "tokenizer_class": "CLIPTokenizer",
+        "unk_token": CLIP_SPECIAL[1],
+    }
+    return _write(tokenizer, folder, config)
+
+
+def _train(tokenizer: Tokenizer, texts: Iterable[str], vocab_size: int, end_of_word: str | None) -> None:
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+        **({} if end_of_word is None else {"end_of_word_suffix": end_of_word}),
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    if end_of_word is None:
+        return
+    # CLIP needs every byte both inside and at the end of a word, or rare text would become the unknown token.
+    state = json.loads(tokenizer.to_str())
+    vocab: dict[str, int] = state["model"]["vocab"]
+    for byte in sorted(pre_tokenizers.ByteLevel.alphabet()):
+        vocab.setdefault(byte + end_of_word, len(vocab))
+    tokenizer.model = models.BPE(
+        vocab=vocab,
+        merges=[tuple(merge) for merge in state["model"]["merges"]],
+        unk_token="<|endoftext|>",
+        end_of_word_suffix=end_of_word,
+    )
+
+
+def _write(tokenizer: Tokenizer, folder: Path, config: dict[str, object]) -> int:
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    tokenizer.model.save(str(folder))  # vocab.json and merges.txt
+    (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n")
+    return int(tokenizer.get_vocab_size())
