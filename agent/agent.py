@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 from agent.answering import Answering
 from agent.backlog import Backlog
-from agent.config import Settings, check_slug
+from agent.config import CameraSettings, Settings, check_slug
 from agent.encoding import Encoding, self_test
 from agent.intake import Intake
 from agent.lanes import Lane
 from agent.metrics import Metrics
 from agent.problems import UnknownCamera
 from agent.readers import readers
+from memory.errors import StorageError
 from memory.limits import Limits
 from memory.store import MemoryStore
 from streaming.errors import MediaError
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 BACKLOG_FRAMES = 4096
-HOUSEKEEPING_S = 60.0
+HOUSEKEEPING_S = 5.0
 
 
 class Agent:
@@ -82,6 +83,10 @@ class Agent:
                     yield self
                 finally:
                     await self._stop(running)
+        except BaseExceptionGroup as group:
+            if len(group.exceptions) > 1:
+                raise
+            raise group.exceptions[0] from None  # what the block itself raised, or the one task that failed
         finally:
             self._tasks = None
             await asyncio.to_thread(self._close)
@@ -105,9 +110,10 @@ class Agent:
         return [name for name, camera in self.settings.cameras.items() if camera.url is not None]
 
     async def _follow(self, camera: str) -> None:
-        settings = self.settings.camera(camera)
-        assert settings.url is not None
-        await self.watch(camera, open_source(settings.url, camera, self.frame_settings(camera)))
+        url = self.settings.camera(camera).url
+        assert url is not None
+        url = f"webcam:{url}" if url.startswith("/dev/") else url
+        await self.watch(camera, open_source(url, camera, self.frame_settings(camera)))
 
     def frame_settings(self, camera: str) -> FrameSettings:
         """How often and how large this camera's frames are kept."""
@@ -172,11 +178,14 @@ class Agent:
             await asyncio.sleep(0.02)
 
     async def _keep_house(self) -> None:
-        """What memory wants done now and then: expiry by wall clock, and the journal's checkpoint."""
+        """What memory wants done now and then: expiry by wall clock, and syncing what was written."""
         while True:
             await asyncio.sleep(HOUSEKEEPING_S)
-            await asyncio.to_thread(self.store.expire, self.clock())
-            await asyncio.to_thread(self.store.checkpoint)
+            try:
+                await asyncio.to_thread(self.store.expire, self.clock())
+                await asyncio.to_thread(self.store.maintain)
+            except StorageError as error:  # the disk is full or failing: the next round tries again
+                log.error("housekeeping failed", extra={"error": str(error)})
 
     def model_card(self) -> dict[str, Any]:
         """The model as `/v1/models` shows it."""
@@ -214,9 +223,17 @@ def open_memory(settings: Settings, model: "VideoModel") -> MemoryStore:
     return MemoryStore(
         settings.data_dir / "memory",
         embedding_dim=info.embedding_dim,
-        limits=Limits(),
+        limits=_limits(CameraSettings()),
+        camera_limits={name: _limits(camera) for name, camera in settings.cameras.items()},
         patch_shape=(info.patches_per_frame, info.patch_width),
+        encoder=info.fingerprint,
     )
+
+
+def _limits(camera: CameraSettings) -> Limits:
+    """What one camera may keep; its patches are held for as many frames as are remembered, up to the default."""
+    hot_frames = min(camera.max_frames, Limits().hot_frames)
+    return Limits(frames=camera.max_frames, bytes=camera.max_bytes, age_s=camera.max_age_s, hot_frames=hot_frames)
 
 
 @asynccontextmanager

@@ -27,7 +27,7 @@ from agent.stopwatch import Stopwatch
 from agent.times import format_clock, format_span
 from memory.store import MemoryStore
 from memory.window import Window
-from model.select import Keyframes, select_keyframes
+from model.select import Keyframes, QueryCandidates, select_keyframes
 
 if TYPE_CHECKING:
     from model.video_model import FrameFeatures, TextFeatures, VideoModel, VisualContext
@@ -36,23 +36,6 @@ log = logging.getLogger(__name__)
 
 ALMOST_EMPTY_S = 60.0  # below this span of video an answer says how little there is
 _FIRST_GUESS_S = 5.0  # how long an answer takes, before one has been timed
-
-
-class BoundWindow:
-    """A window with the question's vector bound to it: what selection walks over."""
-
-    def __init__(self, window: Window, query: NDArray[np.float32]) -> None:
-        self.num_frames = window.num_frames
-        self._window = window
-        self._query = query
-
-    def top(self, k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """The `k` rows nearest to the question, falling score."""
-        return self._window.top(self._query, k)
-
-    def embeddings(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        """(n, D) unit vectors."""
-        return self._window.embeddings(rows)
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +148,7 @@ class Answering:
             overrides = await self._reencode(window, keyframes.rows)
         with watch.stage("merge"):
             context = await self._language.run(
-                self._model.build_context, window, keyframes, query, overrides=overrides, groups=window.camera_index
+                self._model.build_context, window, keyframes, query, overrides=overrides, group_sizes=_group_sizes(window)
             )
         little = await asyncio.to_thread(self._little_history, question, window)
         return _Prepared(window, keyframes, context, little, _notes(window, query, context))
@@ -174,13 +157,15 @@ class Answering:
         chosen, defaults = self._settings, self._model.info.defaults
         relative = (chosen.redundancy or defaults.redundancy) == "background"
         return select_keyframes(
-            BoundWindow(window, query.unit),
+            QueryCandidates(window, query.unit),
             num_keyframes=chosen.num_keyframes or defaults.num_keyframes,
             tau=defaults.tau if chosen.tau is None else chosen.tau,
             floor=defaults.floor,
             recent=defaults.recent if chosen.recent is None else chosen.recent,
+            fill=defaults.fill,
             background=window.background() if relative else None,
-            groups=window.camera_index,
+            background_floor=defaults.background_floor,
+            group_sizes=_group_sizes(window),
         )
 
     async def _reencode(self, window: Window, rows: NDArray[np.int64]) -> dict[int, "FrameFeatures"]:
@@ -255,6 +240,11 @@ class Answering:
         if known and min(known) < oldest:
             return None  # the asker chose a short window
         return f"{format_span(newest - oldest)} of video so far"
+
+
+def _group_sizes(window: Window) -> list[int]:
+    """Rows of each camera, in the order in which they lie."""
+    return [int(n) for n in np.bincount(window.camera_index, minlength=len(window.cameras))]
 
 
 def _notes(window: Window, query: "TextFeatures", context: "VisualContext") -> tuple[str, ...]:

@@ -64,7 +64,7 @@ class Encoding:
         self._backlog = backlog
         self._metrics = metrics
         self._batch_size = batch_size
-        self._unreadable: set[int] = set()  # stays small: a damaged JPEG is a damaged disk
+        self._given_up: set[int] = set()  # stays small: a damaged JPEG is a damaged disk
 
     async def run(self) -> None:
         """Encode for ever. A failing encoder is retried with growing pauses; the frames wait on disk."""
@@ -93,12 +93,17 @@ class Encoding:
         if not self._backlog.behind:
             return []
         deferred_before = self._backlog.num_deferred
-        limit = self._batch_size + len(self._unreadable)
-        pending = await asyncio.to_thread(self._store.pending, limit)
-        readable = [frame_id for frame_id in pending if frame_id not in self._unreadable][: self._batch_size]
-        if not readable:
+        frame_ids = await asyncio.to_thread(self._on_disk)
+        if not frame_ids:
             self._backlog.caught_up(deferred_before)
-        return readable
+        return frame_ids
+
+    def _on_disk(self) -> list[int]:
+        """Frames never encoded, oldest first; when there are none, those whose patches a restart lost."""
+        if pending := self._store.pending(self._batch_size):
+            return pending
+        lost = self._store.pending_patches(self._batch_size + len(self._given_up))
+        return [frame_id for frame_id in lost if frame_id not in self._given_up][: self._batch_size]
 
     async def _encode(self, frame_ids: Sequence[int]) -> None:
         started = perf_counter()
@@ -146,7 +151,8 @@ class Encoding:
         return done
 
     def _skip(self, frame_id: int, reason: str, error: Exception) -> None:
-        self._unreadable.add(frame_id)
+        self._given_up.add(frame_id)
+        self._store.abandon(frame_id)
         self._metrics.encode_failures.labels(reason=reason).inc()
         log.warning("frame cannot be encoded", extra={"frame_id": frame_id, "reason": reason, "error": str(error)})
 

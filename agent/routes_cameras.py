@@ -4,6 +4,7 @@ A picture opens with a token or with the signed URL that a citation carries; suc
 """
 
 import asyncio
+import math
 import re
 from typing import Any
 
@@ -50,16 +51,24 @@ class CameraRoutes:
         return JSONResponse(self._describe(camera))
 
     async def frames(self, request: Request) -> Response:
-        """Frames inside [after, before], rising time; `next_after` asks for the rest."""
+        """Encoded frames inside [after, before], rising time. `next_after`, where given, is the `after` of the next page."""
         self.guard.check(request, "ask")
         (camera,) = self.agent.existing((request.path_params["camera"],))
         after, before = (self._moment(request, camera, name) for name in ("after", "before"))
         limit = _limit(request.query_params.get("limit"))
-        found = await asyncio.to_thread(self.agent.store.frames, camera, after, before, limit + 1)
-        more = len(found) > limit
-        return JSONResponse(
-            {"object": "list", "data": [self._frame(record) for record in found[:limit]], "has_more": more}
-        )
+        return JSONResponse(await asyncio.to_thread(self._list, camera, after, before, limit))
+
+    def _list(self, camera: str, after: float | None, before: float | None, limit: int) -> dict[str, Any]:
+        window = self.agent.store.window((camera,), after, before)
+        rows = range(min(limit, window.num_frames))
+        listed = [
+            self._frame(FrameRecord(int(window.frame_ids[row]), camera, float(window.times[row]), window.metadata(row)))
+            for row in rows
+        ]
+        more = window.num_frames > limit
+        next_after = math.nextafter(float(window.times[limit - 1]), math.inf) if more else None
+        unencoded = window.unencoded
+        return {"object": "list", "data": listed, "next_after": next_after, "unencoded": unencoded}
 
     async def frame(self, request: Request) -> Response:
         self.guard.check(request, "ask")

@@ -1,0 +1,110 @@
+"""Serving: the agent, its HTTP application and uvicorn, from the first log line to the last.
+
+Prints the URL and, at first start, the tokens; then serves until interrupted. What cannot be mended here (a port in use,
+a damaged checkpoint, a folder owned by another process) is raised with words for the person at the terminal.
+"""
+
+import socket
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Any
+
+import uvicorn
+import uvloop
+
+from agent.agent import opened
+from agent.api import build_app
+from agent.auth import Auth
+from agent.config import Settings
+from agent.logs import set_up_logs
+from agent.tls import TlsFiles, prepare_tls
+
+SHUTDOWN_GRACE_S = 5
+KEEP_ALIVE_S = 30
+
+Started = Callable[[str], Awaitable[None]]  # gets the URL under which the agent answers
+
+
+class CannotListen(Exception):
+    """The address or port cannot be used (the operator's to change)."""
+
+
+def run(settings: Settings) -> None:
+    """Serve until interrupted. Raises CannotListen, TokenFileError, TlsError, StorageError or the model's ConfigError."""
+    set_up_logs(settings.log_level)
+    with suppress(KeyboardInterrupt):
+        uvloop.run(serve(settings))
+
+
+async def serve(settings: Settings, *, started: Started | None = None) -> None:
+    """Everything, in one event loop. `started` is called once the first request could be answered."""
+    auth = Auth.open(settings.data_dir, enabled=settings.security.enabled, extra=settings.security.tokens)
+    tls = prepare_tls(settings.tls, settings.data_dir, now=time.time())
+    with _listening(settings) as listener:
+        async with opened(settings) as agent:
+            server = Server(_configuration(build_app(agent, auth, settings), settings, tls), started)
+            server.url = _url(listener, tls)
+            _announce(server.url, auth, tls)
+            await server.serve(sockets=[listener])
+
+
+class Server(uvicorn.Server):
+    """uvicorn, which says when it has begun."""
+
+    url = ""
+
+    def __init__(self, config: uvicorn.Config, started: Started | None) -> None:
+        super().__init__(config)
+        self._when_started = started
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self._when_started is not None:
+            await self._when_started(self.url)
+
+
+def _configuration(app: Any, settings: Settings, tls: TlsFiles | None) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        host=settings.host,
+        port=settings.port,
+        log_config=None,
+        access_log=False,  # its lines hold signed URLs
+        lifespan="off",
+        server_header=False,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=SHUTDOWN_GRACE_S,
+        ssl_certfile=None if tls is None else str(tls.cert),
+        ssl_keyfile=None if tls is None else str(tls.key),
+    )
+
+
+def _listening(settings: Settings) -> socket.socket:
+    """The socket, bound before the model is loaded, so that a port in use is told at once."""
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    try:
+        return socket.create_server((settings.host, settings.port), family=family, backlog=256)
+    except OSError as error:
+        where = f"{settings.host}:{settings.port}"
+        raise CannotListen(f"cannot listen on {where} ({error.strerror}): choose another --host or --port") from error
+
+
+def _url(listener: socket.socket, tls: TlsFiles | None) -> str:
+    host, port = listener.getsockname()[:2]
+    shown = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - what is shown, not what is bound
+    return f"{'http' if tls is None else 'https'}://{f'[{shown}]' if ':' in shown else shown}:{port}"
+
+
+def _announce(url: str, auth: Auth, tls: TlsFiles | None) -> None:
+    """The URL always; the tokens only at the start that made them."""
+    lines = [f"ViLaMP Live answers at {url}"]
+    if tls is not None:
+        lines.append(f"certificate SHA-256: {tls.fingerprint}")
+    if auth.created:
+        lines.append("tokens made now, shown once (kept in the data folder):")
+        lines += [f"  {token.name:<10} {', '.join(sorted(token.scopes)):<12} {token.secret}" for token in auth.tokens]
+    sys.stdout.write("\n".join(lines) + "\n")
+    sys.stdout.flush()
+
