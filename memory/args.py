@@ -1,0 +1,44 @@
+"""Checks of what callers hand to the store. Pure."""
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from memory.records import Json
+
+MAX_METADATA_BYTES = 65_536
+"""Of one frame, as JSON."""
+
+
+def metadata_text(metadata: Mapping[str, Json] | None) -> str:
+    """JSON in ASCII, "" for none. ValueError if it is no JSON or too large."""
+    if not metadata:
+        return ""
+    try:
+        text = json.dumps(metadata, separators=(",", ":"), allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"metadata must be JSON: {error}") from error
+    if len(text) > MAX_METADATA_BYTES:
+        raise ValueError(f"metadata has {len(text)} bytes, at most {MAX_METADATA_BYTES} are kept")
+    return text
+
+
+def load_metadata(text: str) -> dict[str, Any]:
+    """What `metadata_text` was given."""
+    return dict(json.loads(text)) if text else {}
+
+
+def check_shapes(**expected: tuple[Any, tuple[int, ...]]) -> None:
+    """name=(array, shape): ValueError that names the first array of another shape."""
+    for name, (array, shape) in expected.items():
+        if np.shape(array) != tuple(shape):
+            raise ValueError(f"{name} must have shape {tuple(shape)}, not {np.shape(array)}")
+
+
+def first_ids(limit: int, ids: Iterable[npt.NDArray[np.int64]], *, newest_first: bool) -> list[int]:
+    """The lowest (or highest) `limit` ids, in that order."""
+    found = np.sort(np.concatenate([np.zeros(0, np.int64), *ids]))
+    return [int(i) for i in (found[::-1] if newest_first else found)[: max(0, limit)]]

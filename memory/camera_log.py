@@ -1,0 +1,135 @@
+"""The segments of one camera, oldest first, and what its limits make it forget. Pure: no files, no clock, no lock.
+
+Forgetting has two steps. The oldest frames are forgotten one by one (`floor` of the oldest segment rises), so that the
+caps on frames and age are exact. Their segment leaves whole, once all of it is forgotten or its bytes are needed.
+
+Worked example, segment_frames 4, frames 6, with frames 1..7 appended:
+    segment 1 = [1 2 3 4], segment 5 = [5 6 7];  remembered: 2..7, floor of segment 1 is 1.
+    Frame 10 forgets frame 4, the last of segment 1: that segment is returned by `trim` and its files go.
+"""
+
+from bisect import bisect_right
+from collections.abc import Iterator
+
+import numpy as np
+
+from memory.limits import Limits
+from memory.records import CameraStats, Float64, Int64
+from memory.segments import Segment
+
+_SEGMENT_BYTES = 256 * 2**20  # scanned in one piece when something is wrong
+
+
+class CameraLog:
+    """See the module. The store appends segments and takes what `trim` returns off the disk."""
+
+    def __init__(self, camera: str, limits: Limits, patch_bytes: int) -> None:
+        """patch_bytes: what one frame's patches and scalars take in memory."""
+        self.camera = camera
+        self.limits = limits
+        self._hot_frames = min(limits.hot_frames, limits.hot_bytes // max(1, patch_bytes))
+        self.segments: list[Segment] = []
+        # running totals: the cost of an append must not grow with what is held
+        self._num_slots = 0  # not forgotten, damaged ones included
+        self.num_bytes = 0
+
+    @property
+    def newest_time(self) -> float | None:
+        return None if not self.segments else float(self.segments[-1].times[self.segments[-1].count - 1])
+
+    def open_segment(self) -> Segment | None:
+        """The segment that takes the next frame, if there is one with room."""
+        return None if not self.segments or self.segments[-1].closed else self.segments[-1]
+
+    def grown(self, segment: Segment, num_frames: int, num_bytes: int) -> None:
+        """Accounts for frames that were added to `segment`, the newest one, and closes it if it is full."""
+        segment.bytes += num_bytes
+        self.num_bytes += num_bytes
+        self._num_slots += num_frames
+        self._close_if_full(segment)
+
+    def _close_if_full(self, segment: Segment) -> None:
+        """Closes at its number of frames, or early when big frames would make the byte cap too coarse."""
+        if segment.count >= segment.capacity or segment.bytes >= min(_SEGMENT_BYTES, self.limits.bytes // 8):
+            segment.closed = True
+            segment.seal_if_complete()
+
+    def trim(self, *, newest: float | None = None, incoming_frames: int = 0, incoming_bytes: int = 0) -> list[Segment]:
+        """Forgets what exceeds the limits once `incoming` has arrived; returns the segments that leave, oldest first.
+
+        newest: time to measure age from; None leaves age alone.
+        """
+        excess = self._num_slots + incoming_frames - self.limits.frames
+        cutoff = -np.inf if newest is None or self.limits.age_s is None else newest - self.limits.age_s
+        leaving: list[Segment] = []
+        while self.segments:
+            oldest = self.segments[0]
+            too_old = int(np.searchsorted(oldest.times[: oldest.count], cutoff))
+            floor = min(oldest.count, max(oldest.floor + max(0, excess), too_old))
+            if floor < oldest.count and self.num_bytes + incoming_bytes <= self.limits.bytes:
+                self._num_slots -= floor - oldest.floor
+                oldest.floor = floor
+                break
+            excess -= oldest.count - oldest.floor
+            self._num_slots -= oldest.count - oldest.floor
+            self.num_bytes -= oldest.bytes
+            leaving.append(self.segments.pop(0))
+        return leaving
+
+    def cool(self) -> None:
+        """Drops patches of segments that lie wholly behind the newest `hot_frames`; called for each new segment."""
+        newer = 0
+        for segment in reversed(self.segments):
+            if newer >= self._hot_frames and segment.hot:
+                segment.cool()
+            newer += segment.count
+
+    def find(self, frame_id: int) -> tuple[Segment, int] | None:
+        """The segment and slot of a remembered frame."""
+        place = bisect_right(self.segments, frame_id, key=lambda s: s.segment_id) - 1
+        if place < 0:
+            return None
+        slot = self.segments[place].slot_of(frame_id)
+        return None if slot is None else (self.segments[place], slot)
+
+    def between(self, lower: float, upper: float) -> Iterator[tuple[Segment, int, int]]:
+        """Segments with the range [lo, hi) of remembered slots where lower <= time <= upper; empty ranges left out."""
+        for segment in self.segments:
+            times = segment.times[: segment.count]
+            lo = max(segment.floor, int(np.searchsorted(times, lower, side="left")))
+            hi = int(np.searchsorted(times, upper, side="right"))
+            if lo < hi:
+                yield segment, lo, hi
+
+    def pending(self) -> Iterator[Int64]:
+        """Ids of frames without vectors, rising, one array a segment."""
+        for s in self.segments:
+            if s.num_encoded == s.count:
+                continue
+            live = s.live()
+            yield s.frame_ids[live][~(s.encoded[live] | s.abandoned[live] | s.gone[live])]
+
+    def pending_patches(self) -> Iterator[Int64]:
+        """Ids of encoded frames of hot segments that have no patches here, rising, one array a segment."""
+        for s in self.segments:
+            live = s.live()
+            if s.hot and self._hot_frames:
+                yield s.frame_ids[live][s.encoded[live] & ~(s.present[live] | s.abandoned[live] | s.gone[live])]
+
+    def background(self, embedding_dim: int) -> Float64:
+        """(D,) mean unit embedding of all encoded frames remembered; zeros if there are none."""
+        total, num = np.zeros(embedding_dim), 0
+        for segment in self.segments:
+            part, part_num = segment.embedding_sum()
+            total, num = total + part, num + part_num
+        return total / max(1, num)
+
+    def stats(self) -> CameraStats:
+        frames = encoded = hot = 0
+        for s in self.segments:
+            held = ~s.gone[s.live()]
+            frames += int(held.sum())
+            encoded += int((s.encoded[s.live()] & held).sum())
+            hot += int((s.present[s.live()] & held).sum())
+        oldest = float(self.segments[0].times[self.segments[0].floor]) if self.segments else None
+        return CameraStats(frames, encoded, hot, self.num_bytes, oldest, self.newest_time)

@@ -1,0 +1,224 @@
+"""The rows: one SQLite file in WAL mode, the truth about which frames are remembered.
+
+A frame is remembered when its row commits. What is promised:
+
+- `synchronous="normal"` (default): a committed row survives the death of the process at any instant. After a power cut
+  or a kernel crash the newest rows since the last checkpoint may be missing; the file stays consistent, and a row whose
+  picture did not reach the medium fails its checksum and is dropped.
+- `synchronous="full"`: every commit, and the picture before it, waits for the medium; nothing acknowledged is lost by a
+  power cut either, as far as the disk keeps its own promises. Costs one or two fsyncs a frame.
+
+Frame ids are handed out from blocks reserved with a full sync, so that no id is given twice even if a power cut takes
+rows back. Knows nothing of vectors' contents, windows or limits. Not thread-safe: the store holds its lock.
+"""
+
+import sqlite3
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from memory.errors import JournalDamaged, StorageError, StorageFull
+
+ID_BLOCK = 4096
+_SCHEMA_VERSION = "1"
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS frames (
+  frame_id INTEGER PRIMARY KEY, camera TEXT NOT NULL, segment INTEGER NOT NULL, time REAL NOT NULL,
+  metadata TEXT NOT NULL, offset INTEGER NOT NULL, length INTEGER NOT NULL, crc INTEGER NOT NULL,
+  row_crc INTEGER NOT NULL, vector_offset INTEGER, vector_crc INTEGER);
+CREATE INDEX IF NOT EXISTS frames_of_segment ON frames (segment);
+"""
+_COLUMNS = "frame_id, camera, segment, time, metadata, offset, length, crc, row_crc, vector_offset, vector_crc"
+_INSERT = f"INSERT INTO frames ({_COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?,?)"  # noqa: S608
+_DELETE = "DELETE FROM frames WHERE frame_id = ?"
+_CLEAR_VECTORS = "UPDATE frames SET vector_offset = NULL, vector_crc = NULL WHERE frame_id = ?"
+_FULL_HELP = "no space left; free some, recording goes on by itself"
+_IO_PRIMARY = 10  # SQLITE_IOERR; what its write, truncate and shared-memory variants mean on a full disk
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One remembered frame: where its record lies and what it must look like. `segment` is its first frame's id."""
+
+    frame_id: int
+    camera: str
+    segment: int
+    time: float
+    metadata: str
+    offset: int
+    length: int
+    crc: int
+    vector_offset: int | None = None
+    vector_crc: int | None = None
+
+    def checksum(self) -> int:
+        """Over everything fixed at append: SQLite does not notice flipped bits in a row by itself."""
+        fixed = (self.frame_id, self.camera, self.segment, self.time, self.metadata, self.offset, self.length, self.crc)
+        return zlib.crc32(repr(fixed).encode())
+
+
+class Journal:
+    """Rows of all cameras. Every method raises StorageFull or StorageError, and then has changed nothing."""
+
+    def __init__(self, path: Path, *, synchronous: Literal["normal", "full"] = "normal") -> None:
+        """Opens or creates; JournalDamaged if the file is not a sound database (see `recovery.py`)."""
+        self._path = path
+        self._synchronous = synchronous
+        with _storage_errors("open"):
+            self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        # flipped bits may be no UTF-8: such a row fails its checksum, it must not stop the reading of others
+        self._db.text_factory = lambda raw: raw.decode(errors="replace")
+        try:
+            self._prepare()
+        except BaseException:
+            self._db.close()
+            raise
+        self._reserved = self._next = int(self.setting("next_frame_id") or 1)
+
+    def _prepare(self) -> None:
+        with _storage_errors("open"):
+            self._db.execute("PRAGMA journal_mode = WAL")
+            self._db.execute(f"PRAGMA synchronous = {self._synchronous}")
+            self._db.execute("PRAGMA secure_delete = ON")  # what is evicted does not linger in free pages
+            # 1,000 pages would checkpoint inside an append every few hundred frames; `checkpoint` does it from outside,
+            # this is only the bound for a caller who never calls it (16 MiB of WAL)
+            self._db.execute("PRAGMA wal_autocheckpoint = 4000")
+            if self._db.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
+                raise JournalDamaged("journal: the database fails its check")
+            if not self._db.execute("SELECT 1 FROM sqlite_master WHERE name = 'frames_of_segment'").fetchone():
+                self._db.executescript(_SCHEMA)
+        found = self.setting("schema")
+        if found is None:
+            self.set_setting("schema", _SCHEMA_VERSION)
+        elif found != _SCHEMA_VERSION:
+            raise StorageError(f"{self._path} was written by another version (schema {found})")
+
+    def setting(self, key: str) -> str | None:
+        with _storage_errors("read"):
+            found = self._db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+        return None if found is None else str(found[0])
+
+    def set_setting(self, key: str, value: str) -> None:
+        with _storage_errors("write"):
+            self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
+
+    def next_id(self) -> int:
+        """The id that the next inserted frame must have; reserves a block of ids when the last one is used up."""
+        if self._next >= self._reserved:
+            self._reserve(self._next + ID_BLOCK)
+        return self._next
+
+    def skip_ids_to(self, frame_id: int) -> None:
+        """No id below `frame_id` will be given out."""
+        if frame_id > self._next:
+            self._reserve(frame_id)
+            self._next = frame_id
+
+    def insert(self, row: Row) -> None:
+        """Commits the row; `row.frame_id` must be `next_id()`. After StorageFull the same id can be tried again."""
+        try:
+            with _storage_errors("write a row"):
+                self._db.execute(_INSERT, _values(row))
+        except StorageFull:
+            raise
+        except StorageError:
+            self._next += 1  # whether the row is on disk is unknown: never use this id again
+            raise
+        self._next += 1
+
+    def repair(self, *, delete: Sequence[int], clear_vectors: Sequence[int], adopt: Sequence[Row]) -> None:
+        """Deletes rows, makes frames unencoded again and inserts rows with their old ids, all or nothing."""
+        with self._transaction("repair rows"):
+            self._db.executemany(_DELETE, [(i,) for i in delete])
+            self._db.executemany(_CLEAR_VECTORS, [(i,) for i in clear_vectors])
+            self._db.executemany(_INSERT, [_values(row) for row in adopt])
+
+    def set_vectors(self, frame_id: int, offset: int, crc: int) -> None:
+        with _storage_errors("write a row"):
+            self._db.execute(
+                "UPDATE frames SET vector_offset = ?, vector_crc = ? WHERE frame_id = ?", (offset, crc, frame_id)
+            )
+
+    def delete_segment(self, camera: str, segment: int, last_id: int) -> None:
+        """Forgets a segment for good: nothing of this camera up to `last_id` is adopted from files at a restart."""
+        with self._transaction("delete rows"):
+            self._db.execute("DELETE FROM frames WHERE segment = ?", (segment,))
+            self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (f"forgotten/{camera}", str(last_id)))
+
+    def forgotten_to(self, camera: str) -> int:
+        """Highest frame_id of this camera that was evicted, 0 if none was."""
+        return int(self.setting(f"forgotten/{camera}") or 0)
+
+    def rows(self) -> Iterator[tuple[Row, bool]]:
+        """All rows by rising frame_id, each with whether its checksum holds."""
+        with _storage_errors("read"):
+            for found in self._db.execute(f"SELECT {_COLUMNS} FROM frames ORDER BY frame_id"):  # noqa: S608
+                row = Row(*found[:8], *found[9:])
+                yield row, row.checksum() == found[8] and isinstance(row.vector_offset, int | None)
+
+    def checkpoint(self) -> None:
+        """Moves the WAL into the main file without keeping writers waiting; meant for a worker thread.
+
+        Uses its own connection, so it needs no lock of the store.
+        """
+        with _storage_errors("checkpoint"), closing(sqlite3.connect(self._path, timeout=1.0)) as db:
+            db.execute(f"PRAGMA synchronous = {self._synchronous}")
+            db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+
+    def close(self) -> None:
+        """Gives unused reserved ids back, so that a clean restart goes on without a gap."""
+        try:
+            if self._reserved > self._next:
+                self._reserve(self._next)
+        except StorageError:
+            pass  # only a gap in the ids
+        self._db.close()
+
+    def _reserve(self, until: int) -> None:
+        self._db.execute("PRAGMA synchronous = FULL")
+        try:
+            self.set_setting("next_frame_id", str(until))
+        finally:
+            self._db.execute(f"PRAGMA synchronous = {self._synchronous}")
+        self._reserved = until
+
+    @contextmanager
+    def _transaction(self, what: str) -> Iterator[None]:
+        with _storage_errors(what):
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._db.execute("COMMIT")
+            except sqlite3.Error:
+                # after SQLITE_FULL, SQLite may have rolled back by itself
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                raise
+
+
+def _values(row: Row) -> tuple[Any, ...]:
+    fixed = (row.frame_id, row.camera, row.segment, row.time, row.metadata, row.offset, row.length, row.crc)
+    return (*fixed, row.checksum(), row.vector_offset, row.vector_crc)
+
+
+@contextmanager
+def _storage_errors(what: str) -> Iterator[None]:
+    """sqlite3's errors as this package's own."""
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        code = getattr(error, "sqlite_errorcode", 0)
+        if code == sqlite3.SQLITE_FULL:
+            raise StorageFull(f"journal: cannot {what}: {_FULL_HELP}") from error
+        if code & 0xFF == _IO_PRIMARY and code not in (sqlite3.SQLITE_IOERR_READ, sqlite3.SQLITE_IOERR_SHORT_READ):
+            # the wal-index cannot grow, the WAL cannot be written: a full disk in nearly every case
+            raise StorageFull(f"journal: cannot {what}: {error} (is the disk full?)") from error
+        raise StorageError(f"journal: cannot {what}: {error}") from error
+    except sqlite3.IntegrityError:
+        raise  # a bug here, not a state of the disk
+    except sqlite3.DatabaseError as error:
+        raise JournalDamaged(f"journal: cannot {what}: {error}; a restart rebuilds it from the segments") from error

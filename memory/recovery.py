@@ -1,0 +1,199 @@
+"""What a start does: open the rows, compare them with the files, keep what is sound, count what is not.
+
+The journal's rows are the truth. Around them, in this order:
+
+- a row whose own checksum fails is dropped; its record is looked for in the segment files and adopted if sound;
+- sound records behind the committed end are adopted: their rows were taken back (a power cut, a damaged WAL) or never
+  committed; showing a frame that was not acknowledged is harmless, losing one that was is not;
+- rows whose record does not lie inside its file (truncated, missing) are dropped;
+- vectors that fail their checksum, or come from another encoder, are forgotten: the frame is to be encoded again;
+- files without any frame left are removed.
+
+A journal that is no sound database is put aside as `journal.sqlite.damaged` and rebuilt from the records alone, which
+carry all that a row holds. Pictures are not read at a normal start; each is verified when it is asked for.
+"""
+
+import mmap
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from memory.codec import FRAME_HEADER, FRAME_MAGIC, frame_record_size, record_crc, unpack_frame, unpack_vectors
+from memory.codec import vector_record_size as vector_size
+from memory.errors import JournalDamaged, OtherEncoder, RecordDamaged, StorageFull
+from memory.journal import ID_BLOCK, Journal, Row
+from memory.segment_file import cut_to, file_size, segment_paths, storage_error, unlink_files
+from memory.segments import Segment
+
+_FILE = re.compile(r"(\d{12,})\.(frames|vectors)")
+Key = tuple[str, int]  # camera, segment
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where segment files lie, how segments are made, and what their vectors must be."""
+
+    folder: Path  # one folder per camera in it
+    new_segment: Callable[[str, int, int], Segment]  # camera, segment_id, number of frames
+    sizes: tuple[int, int]  # (D, C)
+    tag: int
+
+
+@dataclass(slots=True)
+class Recovered:
+    """Segments by camera, oldest first, and what was found wrong."""
+
+    segments: dict[str, list[Segment]] = field(default_factory=lambda: defaultdict(list))
+    frames_damaged: int = 0
+    vectors_damaged: int = 0
+    journal_rebuilt: bool = False
+
+
+@dataclass(slots=True)
+class _Repairs:
+    """Changes to the rows, made together at the end."""
+
+    known: set[int]  # ids of sound rows, adopted ones included
+    delete: list[int]
+    clear_vectors: list[int] = field(default_factory=list)
+    adopt: list[Row] = field(default_factory=list)
+
+    def apply(self, journal: Journal) -> None:
+        if self.delete or self.clear_vectors or self.adopt:
+            try:
+                journal.repair(delete=self.delete, clear_vectors=self.clear_vectors, adopt=self.adopt)
+            except StorageFull:
+                pass  # every repair is found again at the next start, from the same files
+
+
+def open_and_recover(
+    path: Path, layout: Layout, *, synchronous: Literal["normal", "full"]
+) -> tuple[Journal, Recovered]:
+    """The journal, sound, and every frame that is remembered. StorageFull, StorageError."""
+    lost = not path.exists()
+    try:
+        journal = Journal(path, synchronous=synchronous)
+        try:
+            return journal, _recover(journal, layout, rebuilding=lost)
+        except BaseException:
+            journal.close()
+            raise
+    except JournalDamaged:
+        path.replace(path.with_name(path.name + ".damaged"))
+        unlink_files(f"{path}-wal", f"{path}-shm")
+    journal = Journal(path, synchronous=synchronous)
+    return journal, _recover(journal, layout, rebuilding=True)
+
+
+def _recover(journal: Journal, layout: Layout, *, rebuilding: bool) -> Recovered:
+    result = Recovered()
+    rows, bad_ids = _read_rows(journal)
+    on_disk = _segment_files(layout.folder)
+    result.journal_rebuilt = rebuilding and bool(on_disk)
+    repairs = _Repairs({row.frame_id for group in rows.values() for row in group}, bad_ids)
+    for camera, segment_id in sorted(rows.keys() | on_disk, key=lambda key: key[1]):
+        paths = segment_paths(layout.folder / camera, segment_id)
+        kept = _sound_rows((camera, segment_id), paths[0], rows[camera, segment_id], journal, repairs)
+        if not kept:
+            unlink_files(*map(str, paths))
+            continue
+        segment = layout.new_segment(camera, segment_id, len(kept))
+        for row in kept:
+            segment.add(row.frame_id, row.time, row.metadata, row.offset, row.length)
+        result.vectors_damaged += _load_vectors(segment, kept, layout, repairs)
+        cut_to(segment.frames_path, segment.frames_end)
+        result.segments[camera].append(segment)
+    result.frames_damaged = len(set(repairs.delete) - {row.frame_id for row in repairs.adopt})
+    repairs.apply(journal)
+    last_id = max(repairs.known, default=0)
+    journal.skip_ids_to(last_id + 1 + (ID_BLOCK if result.journal_rebuilt else 0))
+    return result
+
+
+def _read_rows(journal: Journal) -> tuple[dict[Key, list[Row]], list[int]]:
+    """Sound rows by segment, and the ids of the others."""
+    rows: dict[Key, list[Row]] = defaultdict(list)
+    bad_ids: list[int] = []
+    for row, sound in journal.rows():
+        if sound:
+            rows[row.camera, row.segment].append(row)
+        else:
+            bad_ids.append(row.frame_id)
+    return rows, bad_ids
+
+
+def _sound_rows(key: Key, path: Path, rows: list[Row], journal: Journal, repairs: _Repairs) -> list[Row]:
+    """The rows whose records lie inside the file, and the adopted ones, by rising frame_id (and so by time)."""
+    size = file_size(path)
+    kept = [row for row in rows if row.offset + row.length <= size]
+    lost = [row.frame_id for row in rows if row.offset + row.length > size]
+    repairs.delete += lost
+    repairs.known.difference_update(lost)
+    end = max((row.offset + row.length for row in kept), default=0)
+    # a bad row may have belonged anywhere, and lay anywhere in its file
+    start = 0 if repairs.delete else end
+    oldest = journal.forgotten_to(key[0]) if size > start else 0
+    for row in _scan_frames(key, path, start, size):
+        if row.frame_id not in repairs.known and row.frame_id > oldest:
+            repairs.known.add(row.frame_id)
+            repairs.adopt.append(row)
+            kept.append(row)
+    return sorted(kept, key=lambda row: row.frame_id)
+
+
+def _scan_frames(key: Key, path: Path, start: int, size: int) -> Iterator[Row]:
+    """Sound frame records from `start` on; steps over damage to the next one."""
+    if size <= start:
+        return
+    with path.open("rb") as file, mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ) as data:
+        position = data.find(FRAME_MAGIC, start)
+        while 0 <= position <= size - FRAME_HEADER.size:
+            _, _, _, _, metadata_bytes, jpeg_bytes = FRAME_HEADER.unpack_from(data, position)
+            length = frame_record_size(jpeg_bytes, metadata_bytes)
+            record = data[position : position + length]
+            try:
+                frame = unpack_frame(record)
+            except RecordDamaged:
+                position = data.find(FRAME_MAGIC, position + 1)
+                continue
+            yield Row(frame.frame_id, *key, frame.time, frame.metadata, position, length, record_crc(record))
+            position = data.find(FRAME_MAGIC, position + length)
+
+
+def _load_vectors(segment: Segment, rows: list[Row], layout: Layout, repairs: _Repairs) -> int:
+    """Fills the segment's vectors from its file; returns how many were damaged."""
+    try:
+        data = segment.vectors_path.read_bytes() if any(row.vector_offset is not None for row in rows) else b""
+    except FileNotFoundError:
+        data = b""
+    except OSError as error:
+        raise storage_error(error, f"cannot read {segment.vectors_path.name}") from error
+    size, damaged = vector_size(*layout.sizes), 0
+    for slot, row in enumerate(rows):
+        if row.vector_offset is None:
+            continue
+        try:
+            vectors = unpack_vectors(data[row.vector_offset : row.vector_offset + size], layout.sizes, layout.tag)
+            if vectors.frame_id != row.frame_id:
+                raise RecordDamaged(f"vectors are of frame {vectors.frame_id}")
+        except RecordDamaged as error:
+            damaged += not isinstance(error, OtherEncoder)
+            repairs.clear_vectors.append(row.frame_id)
+            continue
+        segment.put_vectors(slot, vectors)
+        segment.mark_encoded(slot)
+        segment.vectors_end = max(segment.vectors_end, row.vector_offset + size)
+    return damaged
+
+
+def _segment_files(folder: Path) -> set[Key]:
+    """(camera, segment) of every segment file there is."""
+    found: set[Key] = set()
+    for camera in folder.iterdir():
+        if camera.is_dir():
+            names = (_FILE.fullmatch(entry.name) for entry in camera.iterdir())
+            found |= {(camera.name, int(name[1])) for name in names if name}
+    return found

@@ -1,0 +1,142 @@
+"""A segment: up to `capacity` consecutive frames of one camera, on disk as two files and in memory as arrays.
+
+A frame has a slot from the moment it is appended; its vectors and patches are written into that slot once, later, and
+only then marked. Readers take copies of the marks and views of the arrays, so nothing that a reader may use is ever
+written again. A full segment whose frames are all encoded is sealed: its rows move into a FAISS index.
+
+`floor` slots at the start are logically evicted. Knows nothing of limits, rows of the journal or other segments.
+Thread safety: the store's lock guards all marks and counts; array contents are written by the one attaching thread.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from memory.codec import StoredVectors, unpack_frame
+from memory.errors import FrameGone, RecordDamaged
+from memory.ranking import build_index, index_rows
+from memory.records import Bool, Float16, Float32, Float64, Int64
+from memory.segment_file import read_record, segment_paths
+
+
+class Segment:
+    """See the module. `segment_id` is the id of its first frame and names the files."""
+
+    def __init__(
+        self, segment_id: int, camera: str, folder: Path, *, capacity: int, embedding_dim: int, summary_dim: int
+    ) -> None:
+        self.segment_id = segment_id
+        self.camera = camera
+        self.frames_path, self.vectors_path = segment_paths(folder, segment_id)
+        self.capacity = capacity
+        self.count = 0
+        self.floor = 0
+        self.closed = False  # takes no more frames
+        self.hot = True  # may hold patches
+        self.bytes = 0  # what it costs against the cap: frame records and room for vector records
+        self.frames_end = 0  # committed ends of the two files
+        self.vectors_end = 0
+        self.frame_ids: Int64 = np.zeros(capacity, np.int64)
+        self.times: Float64 = np.zeros(capacity, np.float64)
+        self.offsets: Int64 = np.zeros(capacity, np.int64)
+        self.lengths: Int64 = np.zeros(capacity, np.int64)
+        self.metadata: list[str] = []
+        self.encoded: Bool = np.zeros(capacity, np.bool_)
+        self.abandoned: Bool = np.zeros(capacity, np.bool_)  # cannot be encoded: never pending
+        self.gone: Bool = np.zeros(capacity, np.bool_)  # damaged and dropped
+        self.num_encoded = 0  # marks set in `encoded`
+        self.num_gone = 0  # and in `gone`
+        self.present: Bool = np.zeros(capacity, np.bool_)  # patches are here
+        self.unit: Float32 = np.zeros((capacity, embedding_dim), np.float32)
+        self.norms: Float32 = np.zeros(capacity, np.float32)
+        self.summaries: Float16 = np.zeros((capacity, summary_dim), np.float16)
+        self.patches: npt.NDArray[Any] | None = None  # (capacity, M, C)
+        self.scalars: Float32 | None = None  # (capacity, M, 3)
+        self.index: Any = None  # faiss.IndexFlatIP once sealed
+        self._sum: tuple[tuple[int, int, int], Float64, int] | None = None
+
+    def add(self, frame_id: int, time: float, metadata: str, offset: int, length: int) -> int:
+        """Takes the next slot for a frame whose row is committed; returns the slot."""
+        slot = self.count
+        self.frame_ids[slot], self.times[slot] = frame_id, time
+        self.offsets[slot], self.lengths[slot] = offset, length
+        self.metadata.append(metadata)
+        self.frames_end = max(self.frames_end, offset + length)
+        self.count += 1
+        return slot
+
+    def slot_of(self, frame_id: int) -> int | None:
+        """The slot of a frame that is still remembered."""
+        slot = int(np.searchsorted(self.frame_ids[: self.count], frame_id))
+        held = self.floor <= slot < self.count and self.frame_ids[slot] == frame_id and not self.gone[slot]
+        return slot if held else None
+
+    def live(self) -> slice:
+        return slice(self.floor, self.count)
+
+    def put_vectors(self, slot: int, vectors: StoredVectors) -> None:
+        """Writes the slot; `mark_encoded` makes it visible."""
+        self.unit[slot], self.norms[slot], self.summaries[slot] = vectors.unit, vectors.norm, vectors.summary
+
+    def mark_encoded(self, slot: int) -> None:
+        self.encoded[slot] = True
+        self.num_encoded += 1
+
+    def seal_if_complete(self) -> None:
+        """Moves the embeddings into a FAISS index once nothing can change any more.
+
+        `unit` then is a view of the index's own storage, so the rows are held once; views taken earlier keep the old
+        array. A segment with frames that cannot be encoded is never sealed and is ranked row by row instead.
+        """
+        if self.index is None and self.closed and self.num_encoded == self.count:
+            self.index = build_index(self.unit[: self.count])
+            self.unit = index_rows(self.index)
+
+    def put_patches(
+        self, slot: int, patches: npt.NDArray[Any], scalars: Float32, dtype: np.dtype[Any]
+    ) -> npt.NDArray[Any]:
+        """Writes the slot of the (lazily allocated) patch block; returns the block, for `mark_present`."""
+        block, block_scalars = self.patches, self.scalars  # `cool` may drop them meanwhile
+        if block is None or block_scalars is None:
+            # zeros, not empty: pages are given by the system when first touched, and absent rows read as zero
+            self.patches = block = np.zeros((self.capacity, *patches.shape), dtype)
+            self.scalars = block_scalars = np.zeros((self.capacity, *scalars.shape), np.float32)
+        block[slot], block_scalars[slot] = patches, scalars
+        return block
+
+    def mark_present(self, slot: int, block: npt.NDArray[Any]) -> None:
+        """Makes patches visible, unless their block was dropped while they were written."""
+        if self.patches is block:
+            self.present[slot] = True
+
+    def cool(self) -> None:
+        """Drops the patches; windows that hold the block keep it."""
+        self.hot = False
+        self.patches = self.scalars = None
+        self.present = np.zeros(self.capacity, np.bool_)
+
+    def embedding_sum(self) -> tuple[Float64, int]:
+        """Sum (D,) and number of the unit embeddings held; in slot order, so that a restart gives the same bits."""
+        key = (self.floor, self.num_encoded, self.num_gone)
+        if self._sum is None or self._sum[0] != key:
+            rows = np.flatnonzero(self.encoded[self.live()] & ~self.gone[self.live()]) + self.floor
+            self._sum = key, self.unit[rows].sum(axis=0, dtype=np.float64), len(rows)
+        return self._sum[1], self._sum[2]
+
+    def read_jpeg(self, slot: int) -> bytes:
+        """The stored picture. FrameGone if it is damaged; the frame is then marked gone for good."""
+        frame_id = int(self.frame_ids[slot])
+        if self.gone[slot]:
+            raise FrameGone(f"frame {frame_id} was found damaged and dropped")
+        try:
+            record = read_record(self.frames_path, int(self.offsets[slot]), int(self.lengths[slot]))
+            found = unpack_frame(record)
+            if found.frame_id != frame_id:
+                raise RecordDamaged(f"the record is of frame {found.frame_id}")
+            return found.jpeg
+        except RecordDamaged as error:
+            self.gone[slot] = True
+            self.num_gone = int(self.gone.sum())
+            raise FrameGone(f"frame {frame_id} is damaged on disk and was dropped: {error}") from error

@@ -1,0 +1,403 @@
+"""The memory: frames in, windows out. The only class of this package that others make.
+
+    append   one frame is remembered: picture written, row committed, id returned       (the ingest thread)
+    attach   its vectors and patches, when the encoder gets to it; any order            (the vision lane)
+    window   an immutable view for a question                                           (any thread)
+    maintain, expire, stats, jpeg, ...                                                  (any thread)
+
+`append` and `attach` may wait for each other for the length of one small write. Durability is described in
+`journal.py`; limits in `limits.py`; what a start does in `recovery.py`. Knows no model, no clock and no event loop.
+"""
+
+import fcntl
+import math
+import os
+import threading
+import weakref
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from memory.args import check_shapes, first_ids, load_metadata, metadata_text
+from memory.camera_log import CameraLog
+from memory.codec import encoder_tag, frame_record_size, pack_frame, pack_vectors, record_crc, unpack_vectors
+from memory.codec import vector_record_size as vector_size
+from memory.errors import FrameGone, StorageBusy, StorageError, StorageFull, TimeNotRising
+from memory.journal import Row
+from memory.limits import Limits, check_camera_name
+from memory.ranking import prepare
+from memory.records import CameraStats, Float32, FrameRecord, Json, StoreStatus
+from memory.recovery import Layout, open_and_recover
+from memory.segment_file import cut_to, storage_error, sync_file, unlink_files, write_record
+from memory.segments import Segment
+from memory.window import Part, Window, snapshot
+
+
+class MemoryStore:
+    """See the module. One process owns a folder; StorageBusy for a second one."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        embedding_dim: int,
+        limits: Limits,
+        patch_shape: tuple[int, int],
+        patch_dtype: npt.DTypeLike = "float16",
+        encoder: str = "",
+        synchronous: Literal["normal", "full"] = "normal",
+        camera_limits: Mapping[str, Limits] | None = None,
+    ) -> None:
+        """embedding_dim D, patch_shape (M, C). encoder: names the network; vectors of another one are not used but
+        made again (their frames are pending). camera_limits: of single cameras, instead of `limits`.
+
+        StorageBusy, StorageFull or StorageError if the folder cannot be opened.
+        """
+        self._folder = Path(folder)
+        self._sizes = (embedding_dim, patch_shape[1])
+        self._patch_shape = patch_shape
+        self._patch_dtype = np.dtype(patch_dtype)
+        self._tag = encoder_tag(encoder)
+        self._limits = limits
+        self._camera_limits = dict(camera_limits or {})
+        self._sync = synchronous == "full"
+        self._lock = threading.Lock()  # all marks, counts and rows
+        self._attaching = threading.Lock()  # one attach at a time; taken before `_lock`
+        self._logs: dict[str, CameraLog] = {}
+        self._unforgotten: list[Segment] = []  # evicted, but their rows could not be deleted yet
+        self._dirty: set[Path] = set()  # files written since the last `maintain`
+        self._purged: set[int] = set()  # damaged frames whose rows are deleted
+        self._full = False
+        self._appended = self._refused_full = self._evicted = self._vectors_not_durable = self._damaged = 0
+        self._open(synchronous)
+
+    def _open(self, synchronous: Literal["normal", "full"]) -> None:
+        prepare()
+        segments = self._folder / "segments"
+        try:
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            segments.mkdir(mode=0o700, exist_ok=True)
+            self._owner = os.open(self._folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise storage_error(error, f"cannot open {self._folder}") from error
+        try:
+            fcntl.flock(self._owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(self._owner)
+            raise StorageBusy(f"{self._folder} is in use by another process") from error
+        layout = Layout(segments, self._new_segment, self._sizes, self._tag)
+        try:
+            self._journal, found = open_and_recover(self._folder / "journal.sqlite", layout, synchronous=synchronous)
+        except BaseException:
+            os.close(self._owner)
+            raise
+        self._recovered = found
+        for camera, camera_segments in found.segments.items():
+            self._adopt(camera, camera_segments)
+
+    def _adopt(self, camera: str, segments: list[Segment]) -> None:
+        """Takes over what was recovered, under today's limits."""
+        log = self._log(camera)
+        for segment in segments:
+            segment.closed = segment is not segments[-1]
+            segment.seal_if_complete()
+            log.segments.append(segment)
+            room = vector_size(*self._sizes) * segment.count
+            log.grown(segment, segment.count, int(segment.lengths[: segment.count].sum()) + room)
+        log.cool()
+        self._evict(log, log.trim(newest=log.newest_time))
+
+    def append(self, camera: str, time: float, jpeg: bytes, metadata: Mapping[str, Json] | None = None) -> int:
+        """Remembers a frame; returns its frame_id, rising over all cameras, never given twice.
+
+        time: capture, unix seconds, after every remembered frame of this camera. Committed when this returns.
+        TimeNotRising; ValueError for a bad name, time, metadata, or a frame larger than the byte cap; StorageFull if
+        there is no space (nothing is remembered, what was remembered stays usable, the next append tries again).
+        """
+        check_camera_name(camera)
+        if not math.isfinite(time):
+            raise ValueError(f"time must be finite, not {time}")
+        text = metadata_text(metadata)
+        with self._lock:
+            try:
+                frame_id = self._append(self._log(camera), float(time), bytes(jpeg), text)
+            except StorageFull:
+                self._full = True
+                self._refused_full += 1
+                raise
+            self._full = False
+            self._appended += 1
+            return frame_id
+
+    def _append(self, log: CameraLog, time: float, jpeg: bytes, text: str) -> int:
+        newest = log.newest_time
+        if newest is not None and time <= newest:
+            raise TimeNotRising(f"camera {log.camera}: time {time!r} is not after {newest!r}")
+        cost = frame_record_size(len(jpeg), len(text.encode())) + vector_size(*self._sizes)
+        if cost > log.limits.bytes:
+            raise ValueError(f"camera {log.camera}: a frame of {cost} bytes exceeds the cap of {log.limits.bytes}")
+        # make room first: on a disk that is exactly full, forgetting the oldest is what lets recording go on
+        self._evict(log, log.trim(newest=time, incoming_frames=1, incoming_bytes=cost))
+        frame_id = self._journal.next_id()
+        record = pack_frame(frame_id, time, text, jpeg)
+        segment = log.open_segment() or self._start_segment(log.camera, frame_id)
+        write_record(segment.frames_path, segment.frames_end, record, sync=self._sync)
+        self._dirty.add(segment.frames_path)
+        offset = segment.frames_end
+        row = Row(frame_id, log.camera, segment.segment_id, time, text, offset, len(record), record_crc(record))
+        try:
+            self._journal.insert(row)
+        except StorageError:
+            cut_to(segment.frames_path, offset)  # refused is refused: a restart must not find it there
+            raise
+        if segment.count == 0:
+            log.segments.append(segment)
+            log.cool()
+        segment.add(frame_id, time, text, offset, len(record))
+        log.grown(segment, 1, cost)
+        return frame_id
+
+    def attach(
+        self,
+        frame_id: int,
+        *,
+        embedding: Float32,
+        summary: Float32,
+        patches: npt.NDArray[Any] | None = None,
+        scalars: Float32 | None = None,
+    ) -> bool:
+        """Gives a frame its vectors, once, and its patches while it is hot. False: it is not remembered any more.
+
+        embedding (D,) as the encoder gives it; summary (C,); patches (M, C) and scalars (M, 3), or neither. Vectors
+        already attached are kept (a rebuild of patches changes no score). ValueError for wrong shapes or numbers
+        that are not finite. A full disk is no error: the vectors then live in memory and are made again after a
+        restart.
+        """
+        check_shapes(embedding=(embedding, self._sizes[:1]), summary=(summary, self._sizes[1:]))
+        if patches is not None or scalars is not None:
+            check_shapes(patches=(patches, self._patch_shape), scalars=(scalars, (self._patch_shape[0], 3)))
+        with self._attaching:
+            with self._lock:
+                found = self._find(frame_id)
+            if found is None:
+                return False
+            segment, slot = found
+            if not segment.encoded[slot]:
+                record = pack_vectors(frame_id, np.asarray(embedding, np.float32), np.asarray(summary), self._tag)
+                segment.put_vectors(slot, unpack_vectors(record, self._sizes, self._tag))
+                with self._lock:
+                    if self._find(frame_id) is None:
+                        return False
+                    self._keep_vectors(segment, frame_id, record)
+                    segment.mark_encoded(slot)
+                    segment.seal_if_complete()
+            if patches is not None and scalars is not None and segment.hot and not segment.present[slot]:
+                block = segment.put_patches(slot, patches, scalars, self._patch_dtype)
+                with self._lock:
+                    segment.mark_present(slot, block)
+            return True
+
+    def _keep_vectors(self, segment: Segment, frame_id: int, record: bytes) -> None:
+        try:
+            write_record(segment.vectors_path, segment.vectors_end, record, sync=self._sync)
+            self._dirty.add(segment.vectors_path)
+            self._journal.set_vectors(frame_id, segment.vectors_end, record_crc(record))
+        except StorageError:
+            # the picture is the durable thing; what was computed from it can be computed again
+            self._vectors_not_durable += 1
+        else:
+            segment.vectors_end += len(record)
+
+    def abandon(self, frame_id: int) -> None:
+        """This frame cannot be encoded (its picture does not decode): it is pending no longer, until the next start."""
+        with self._lock:
+            found = self._find(frame_id)
+            if found is not None:
+                found[0].abandoned[found[1]] = True
+
+    def pending(self, limit: int, *, newest_first: bool = False) -> list[int]:
+        """Ids of at most `limit` frames not yet attached, of all cameras, oldest first by default."""
+        with self._lock:
+            ids = (ids for log in self._logs.values() for ids in log.pending())
+            return first_ids(limit, ids, newest_first=newest_first)
+
+    def pending_patches(self, limit: int, *, newest_first: bool = True) -> list[int]:
+        """Ids of at most `limit` encoded hot frames without patches (after a restart): what a rebuild goes through."""
+        with self._lock:
+            ids = (ids for log in self._logs.values() for ids in log.pending_patches())
+            return first_ids(limit, ids, newest_first=newest_first)
+
+    def jpeg(self, frame_id: int) -> bytes:
+        """The picture as it was appended. FrameGone (a KeyError) if it is not remembered or damaged."""
+        with self._lock:
+            segment, slot = self._held(frame_id)
+        return segment.read_jpeg(slot)
+
+    def record(self, frame_id: int) -> FrameRecord:
+        """FrameGone if it is not remembered."""
+        with self._lock:
+            segment, slot = self._held(frame_id)
+            text = segment.metadata[slot]
+            return FrameRecord(frame_id, segment.camera, float(segment.times[slot]), load_metadata(text))
+
+    def window(self, cameras: Sequence[str], after: float | None = None, before: float | None = None) -> Window:
+        """Encoded frames of these cameras with after <= time <= before, as an immutable view.
+
+        A camera without memory contributes no rows. ValueError for a bad or repeated name or a NaN.
+        """
+        if len(set(cameras)) != len(cameras):
+            raise ValueError(f"cameras must differ: {list(cameras)}")
+        lower, upper = -math.inf if after is None else after, math.inf if before is None else before
+        if math.isnan(lower) or math.isnan(upper):
+            raise ValueError("after and before must be numbers")
+        parts: list[Part] = []
+        num_rows = unencoded = 0
+        background = np.zeros((len(cameras), self._sizes[0]), np.float32)
+        with self._lock:
+            for index, camera in enumerate(cameras):
+                log = self._logs.get(check_camera_name(camera))
+                if log is None:
+                    continue
+                background[index] = log.background(self._sizes[0])
+                for segment, lo, hi in log.between(lower, upper):
+                    part, missing = snapshot(segment, index, num_rows, lo, hi)
+                    unencoded += missing
+                    if part is not None:
+                        parts.append(part)
+                        num_rows += part.num_rows
+        return Window(
+            tuple(cameras), parts, unencoded=unencoded, background=background,
+            patch_shape=self._patch_shape, patch_dtype=self._patch_dtype,
+        )  # fmt: skip
+
+    def cameras(self) -> list[str]:
+        """Names of the cameras that are remembered, sorted."""
+        with self._lock:
+            return sorted(camera for camera, log in self._logs.items() if log.segments)
+
+    def stats(self, camera: str) -> CameraStats:
+        """All zero for a camera that is not remembered."""
+        with self._lock:
+            log = self._logs.get(check_camera_name(camera))
+            return log.stats() if log else CameraStats(0, 0, 0, 0, None, None)
+
+    def status(self) -> StoreStatus:
+        with self._lock:
+            found = self._recovered
+            gone = sum(s.num_gone for log in self._logs.values() for s in log.segments)
+            return StoreStatus(
+                self._full, self._appended, self._refused_full, self._evicted,
+                found.frames_damaged + self._damaged + gone, found.vectors_damaged, self._vectors_not_durable,
+                found.journal_rebuilt,
+            )  # fmt: skip
+
+    def expire(self, now: float) -> None:
+        """Applies the age limit to a wall clock (unix seconds), also for cameras that send nothing any more."""
+        with self._lock:
+            for log in self._logs.values():
+                self._evict(log, log.trim(newest=now))
+
+    def maintain(self) -> None:
+        """Call every few seconds from a worker thread: puts on the medium what was written since the last call.
+
+        This bounds what a power cut can take (`synchronous="normal"`), and keeps the WAL short without an append ever
+        waiting for a checkpoint. StorageError if the disk refuses; the next call tries again.
+        """
+        with self._lock:
+            if self._owner < 0:
+                return
+            dirty, self._dirty = self._dirty, set()
+            self._retry_forgetting()
+            self._purge_damaged()
+        try:
+            for path in dirty:
+                sync_file(path)
+        except OSError as error:
+            with self._lock:
+                self._dirty |= dirty
+            raise storage_error(error, "cannot sync") from error
+        self._journal.checkpoint()
+
+    def close(self) -> None:
+        """Ends this store; windows made before stay readable. Idempotent."""
+        with self._attaching, self._lock:
+            if self._owner >= 0:
+                self._retry_forgetting()
+                self._journal.close()
+                os.close(self._owner)
+                self._owner = -1
+
+    def __enter__(self) -> "MemoryStore":
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def _log(self, camera: str) -> CameraLog:
+        log = self._logs.get(camera)
+        if log is None:
+            num_patches, width = self._patch_shape
+            patch_bytes = num_patches * (width * self._patch_dtype.itemsize + 12)
+            limits = self._camera_limits.get(camera, self._limits)
+            log = self._logs[camera] = CameraLog(camera, limits, patch_bytes)
+        return log
+
+    def _new_segment(self, camera: str, segment_id: int, count: int = 0) -> Segment:
+        limits = self._camera_limits.get(camera, self._limits)
+        return Segment(
+            segment_id, camera, self._folder / "segments" / camera, capacity=max(count, limits.segment_frames),
+            embedding_dim=self._sizes[0], summary_dim=self._sizes[1],
+        )  # fmt: skip
+
+    def _start_segment(self, camera: str, frame_id: int) -> Segment:
+        segment = self._new_segment(camera, frame_id)
+        try:
+            segment.frames_path.parent.mkdir(mode=0o700, exist_ok=True)
+        except OSError as error:
+            raise storage_error(error, f"cannot make a folder for camera {camera}") from error
+        return segment
+
+    def _find(self, frame_id: int) -> tuple[Segment, int] | None:
+        for log in self._logs.values():
+            found = log.find(frame_id)
+            if found is not None:
+                return found
+        return None
+
+    def _held(self, frame_id: int) -> tuple[Segment, int]:
+        found = self._find(frame_id)
+        if found is None:
+            raise FrameGone(f"frame {frame_id} is not remembered")
+        return found
+
+    def _evict(self, log: CameraLog, leaving: Iterable[Segment]) -> None:
+        """Rows first, then files, which go when the last window that holds them does."""
+        for segment in leaving:
+            self._evicted += segment.count - segment.num_gone
+            self._damaged += segment.num_gone
+            self._unforgotten.append(segment)
+        self._retry_forgetting()
+
+    def _purge_damaged(self) -> None:
+        """Rows of frames that were found damaged when they were read: they need not be found again."""
+        segments = (s for log in self._logs.values() for s in log.segments if s.num_gone)
+        ids = {int(i) for s in segments for i in s.frame_ids[: s.count][s.gone[: s.count]]} - self._purged
+        if ids:
+            self._journal.repair(delete=sorted(ids), clear_vectors=(), adopt=())
+            self._purged |= ids
+
+    def _retry_forgetting(self) -> None:
+        while self._unforgotten:
+            segment = self._unforgotten[0]
+            try:
+                last_id = int(segment.frame_ids[segment.count - 1])
+                self._journal.delete_segment(segment.camera, segment.segment_id, last_id)
+            except StorageFull:
+                # deleting rows needs space too: give the files back now, the rows when there is room
+                unlink_files(str(segment.frames_path), str(segment.vectors_path))
+                return
+            self._unforgotten.pop(0)
+            weakref.finalize(segment, unlink_files, str(segment.frames_path), str(segment.vectors_path))

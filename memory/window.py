@@ -1,0 +1,217 @@
+"""An immutable view of what is remembered, made for one question.
+
+Rows are the encoded frames of the chosen cameras inside [after, before], grouped by camera in the order asked, rising
+time inside each group. A window stays valid while frames arrive and leave: it holds its segments, whose rows are never
+written again, and their files stay until the last window that holds them is gone. It needs no lock.
+
+Worked example, segments of 4: camera "a" holds frames 1 2 3 5 | 8 9, camera "b" 4 6 7; frame 9 is not encoded.
+    window(["b", "a"]):  row       0 1 2   3 4 5 6   7
+                         frame_id  4 6 7   1 2 3 5   8        unencoded = 1
+    three parts, first rows 0, 3, 7;  spans() = (0,3) (3,7) (7,8): `read` inside one span copies nothing.
+
+A row number means nothing in any other window; `frame_ids` are the identity.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from memory.args import load_metadata
+from memory.ranking import rank_all, rank_top
+from memory.records import Bool, Float32, Float64, Int32, Int64, PatchBlock
+from memory.segments import Segment
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Part:
+    """The rows of one segment in a window: `slots` of it, from row `first_row` on. Arrays as they were then."""
+
+    segment: Segment
+    camera_index: int
+    first_row: int
+    num_rows: int
+    slots: slice | Int64  # a slice wherever the rows are consecutive
+    index: Any
+    index_start: int
+    unit: Float32  # (capacity, D)
+    patches: npt.NDArray[Any] | None  # (capacity, M, C)
+    scalars: Float32 | None  # (capacity, M, 3)
+    present: Bool  # (num_rows,), copied
+
+    def units(self) -> Float32:
+        return self.unit[self.slots]
+
+
+def snapshot(segment: Segment, camera_index: int, first_row: int, lo: int, hi: int) -> tuple[Part | None, int]:
+    """The part made of the encoded slots in [lo, hi), if any, and how many slots there are not encoded."""
+    kept = ~segment.gone[lo:hi]
+    encoded = segment.encoded[lo:hi] & kept
+    num_rows = int(encoded.sum())
+    num_unencoded = int(kept.sum()) - num_rows
+    if num_rows == 0:
+        return None, num_unencoded
+    chosen = np.flatnonzero(encoded) + lo
+    start, stop = int(chosen[0]), int(chosen[-1]) + 1
+    whole = stop - start == num_rows
+    slots = slice(start, stop) if whole else chosen
+    part = Part(
+        segment, camera_index, first_row, num_rows, slots, segment.index if whole else None, start,
+        segment.unit, segment.patches, segment.scalars, segment.present[slots].copy(),
+    )  # fmt: skip
+    return part, num_unencoded
+
+
+class Window:
+    """See the module. Made by `MemoryStore.window`.
+
+    num_frames N; frame_ids (N,) int64; times (N,) float64 unix seconds; camera_index (N,) int32 into `cameras`;
+    unencoded: frames inside the window that are remembered but not encoded yet, hence no rows.
+    """
+
+    def __init__(
+        self,
+        cameras: tuple[str, ...],
+        parts: Sequence[Part],
+        *,
+        unencoded: int,
+        background: Float32,
+        patch_shape: tuple[int, int],
+        patch_dtype: npt.DTypeLike,
+    ) -> None:
+        self.cameras = cameras
+        self.unencoded = unencoded
+        self._parts = tuple(parts)
+        self._background = background
+        self._patch_shape = patch_shape
+        self._patch_dtype = np.dtype(patch_dtype)
+        self._first_rows: Int64 = np.array([part.first_row for part in parts], np.int64)
+        self.num_frames = parts[-1].first_row + parts[-1].num_rows if parts else 0
+        self.frame_ids: Int64 = _joined([p.segment.frame_ids[p.slots] for p in parts], np.int64)
+        self.times: Float64 = _joined([p.segment.times[p.slots] for p in parts], np.float64)
+        self.camera_index: Int32 = _joined([np.full(p.num_rows, p.camera_index) for p in parts], np.int32)
+        self._asked = b""  # the last query
+        self._ranking: tuple[bytes, Int64, Float32] | None = None  # and the full ranking for one
+
+    def top(self, query: Float32, k: int) -> tuple[Int64, Float32]:
+        """The k rows nearest to `query` (D,) unit float32: rows (k,) int64, scores (k,) float32; fewer if N < k.
+
+        Exactly the first k of one stable full sort (falling score, ties by lower row). Asking again for the same query
+        costs one full ranking, kept for whatever is asked after it: a walk in growing stages ranks twice at most.
+        """
+        query = np.ascontiguousarray(query, np.float32)
+        if query.shape != self._background.shape[1:] or not np.isfinite(query).all():
+            raise ValueError(f"query must be ({self._background.shape[1]},) finite numbers, not {query.shape}")
+        if k < 0:
+            raise ValueError(f"k must not be negative, not {k}")
+        if k == 0 or self.num_frames == 0:
+            return np.zeros(0, np.int64), np.zeros(0, np.float32)
+        key = query.tobytes()
+        ranking = self._ranking
+        if ranking is None or ranking[0] != key:
+            if key != self._asked and k * 8 <= self.num_frames:
+                self._asked = key
+                return rank_top(self._parts, query, k)
+            ranking = self._ranking = (key, *rank_all(self._parts, query))
+        return ranking[1][:k].copy(), ranking[2][:k].copy()
+
+    def embeddings(self, rows: npt.ArrayLike) -> Float32:
+        """(n, D) unit vectors of the given rows, copied."""
+        return self._gather(rows, lambda part, slots: part.unit[slots], (self._background.shape[1],))
+
+    def norms(self, rows: npt.ArrayLike) -> Float32:
+        """(n,) lengths that the embeddings had before they were made unit vectors."""
+        return self._gather(rows, lambda part, slots: part.segment.norms[slots], ())
+
+    def background(self) -> Float32:
+        """(num_cameras, D) mean unit embedding of everything each camera remembered when the window was made."""
+        return self._background
+
+    def spans(self) -> tuple[tuple[int, int], ...]:
+        """Consecutive (start, stop) covering all rows, inside which `read` copies nothing."""
+        return tuple((p.first_row, p.first_row + p.num_rows) for p in self._parts)
+
+    def read(self, start: int, stop: int) -> PatchBlock:
+        """Patches of rows [start, stop): views inside one span where the rows are consecutive, else copies.
+
+        Rows without patches here (evicted from the hot part, or not rebuilt since a restart) have present False and
+        nothing meaningful in patches and scalars.
+        """
+        pieces = [_patches(part, lo, hi, self) for part, lo, hi in self._pieces(start, stop)]
+        if len(pieces) == 1:
+            return pieces[0]
+        num_patches, width = self._patch_shape
+        return PatchBlock(
+            _joined([p.patches for p in pieces], self._patch_dtype, (num_patches, width)),
+            _joined([p.scalars for p in pieces], np.float32, (num_patches, 3)),
+            _joined([p.present for p in pieces], np.bool_),
+        )
+
+    def summaries(self, start: int, stop: int) -> Float32:
+        """(n, C) query-free summaries of rows [start, stop), from their stored fp16."""
+        pieces = [p.segment.summaries[_sub(p.slots, lo, hi)] for p, lo, hi in self._pieces(start, stop)]
+        return _joined(pieces, np.float32, (self._patch_shape[1],))
+
+    def jpeg(self, row: int) -> bytes:
+        """The picture as stored, also when the frame has left the memory since. FrameGone if damaged on disk."""
+        part, slot = self._place(row)
+        return part.segment.read_jpeg(slot)
+
+    def metadata(self, row: int) -> dict[str, Any]:
+        part, slot = self._place(row)
+        return load_metadata(part.segment.metadata[slot])
+
+    def _place(self, row: int) -> tuple[Part, int]:
+        if not 0 <= row < self.num_frames:
+            raise IndexError(f"row {row} of {self.num_frames}")
+        part = self._parts[int(np.searchsorted(self._first_rows, row, side="right")) - 1]
+        return part, int(np.arange(part.segment.capacity)[part.slots][row - part.first_row])
+
+    def _pieces(self, start: int, stop: int) -> Iterator[tuple[Part, int, int]]:
+        """The parts that rows [start, stop) touch, with the range of each part's own rows."""
+        if not 0 <= start <= stop <= self.num_frames:
+            raise IndexError(f"rows {start} to {stop} of {self.num_frames}")
+        first = max(0, int(np.searchsorted(self._first_rows, start, side="right")) - 1)
+        for part in self._parts[first:]:
+            if part.first_row >= stop:
+                return
+            lo, hi = max(start - part.first_row, 0), min(stop - part.first_row, part.num_rows)
+            if lo < hi:
+                yield part, lo, hi
+
+    def _gather(self, rows: npt.ArrayLike, take: Any, shape: tuple[int, ...]) -> Float32:
+        wanted = np.asarray(rows, np.int64).reshape(-1)
+        if len(wanted) and (wanted.min() < 0 or wanted.max() >= self.num_frames):
+            raise IndexError(f"rows must lie in [0, {self.num_frames})")
+        gathered: Float32 = np.empty((len(wanted), *shape), np.float32)
+        places = np.searchsorted(self._first_rows, wanted, side="right") - 1
+        for place in np.unique(places):
+            part, chosen = self._parts[place], places == place
+            offsets = wanted[chosen] - part.first_row
+            slots = offsets + part.slots.start if isinstance(part.slots, slice) else part.slots[offsets]
+            gathered[chosen] = take(part, slots)
+        return gathered
+
+
+def _sub(slots: slice | Int64, lo: int, hi: int) -> slice | Int64:
+    return slice(slots.start + lo, slots.start + hi) if isinstance(slots, slice) else slots[lo:hi]
+
+
+def _patches(part: Part, lo: int, hi: int, window: Window) -> PatchBlock:
+    if part.patches is None or part.scalars is None:
+        num_patches, width = window._patch_shape
+        return PatchBlock(
+            np.zeros((hi - lo, num_patches, width), window._patch_dtype),
+            np.zeros((hi - lo, num_patches, 3), np.float32),
+            np.zeros(hi - lo, np.bool_),
+        )
+    slots = _sub(part.slots, lo, hi)
+    return PatchBlock(part.patches[slots], part.scalars[slots], part.present[lo:hi])
+
+
+def _joined(pieces: Sequence[npt.NDArray[Any]], dtype: npt.DTypeLike, shape: tuple[int, ...] = ()) -> npt.NDArray[Any]:
+    if not pieces:
+        return np.zeros((0, *shape), dtype)
+    return np.concatenate(pieces).astype(dtype, copy=False)
