@@ -77,7 +77,10 @@ class Agent:
                 running = [
                     self._tasks.create_task(self.encoding.run(), name="see"),
                     self._tasks.create_task(self._keep_house(), name="keep house"),
-                    *(self._tasks.create_task(self._follow(camera), name=f"camera {camera}") for camera in self._pulled()),
+                    *(
+                        self._tasks.create_task(self._follow(camera), name=f"camera {camera}")
+                        for camera in self._pulled()
+                    ),
                 ]
                 try:
                     yield self
@@ -174,8 +177,9 @@ class Agent:
 
     async def encoded(self) -> None:
         """Until every frame remembered so far has been encoded (or found impossible to encode)."""
-        while len(self.backlog) or self.backlog.behind or not self.encoding.idle.is_set():
-            await asyncio.sleep(0.02)
+        self.encoding.idle.clear()
+        self.backlog.look_again()
+        await self.encoding.idle.wait()
 
     async def _keep_house(self) -> None:
         """What memory wants done now and then: expiry by wall clock, and syncing what was written."""

@@ -1,7 +1,7 @@
 """Answering: embed the question, take a window, select keyframes, merge the rest, stream the words.
 
-The window is immutable, so frames keep arriving while an answer is made. Model work runs in the lanes; one question at a
-time has the language lane. Overload policy: questions beyond the limit are refused at once (`Busy`), nothing queues
+The window is immutable, so frames keep arriving while an answer is made. Model work runs in the lanes; one question at
+a time has the language lane. Overload policy: questions beyond the limit are refused at once (`Busy`), nothing queues
 without bound. Leaving `ask` early stops between two tokens and frees everything.
 
 Does not know HTTP, tokens or the clock's time of day.
@@ -9,7 +9,7 @@ Does not know HTTP, tokens or the clock's time of day.
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -116,7 +116,7 @@ class Answering:
             raise NoFrames("Nothing is remembered in that window: widen after/before, or wait for the camera to send.")
         return window
 
-    async def _answer(self, question: Question) -> AsyncIterator[Event]:
+    async def _answer(self, question: Question) -> AsyncGenerator[Event, None]:
         watch = Stopwatch()
         deadline = asyncio.get_running_loop().time() + self._settings.timeout_s
         try:
@@ -148,7 +148,12 @@ class Answering:
             overrides = await self._reencode(window, keyframes.rows)
         with watch.stage("merge"):
             context = await self._language.run(
-                self._model.build_context, window, keyframes, query, overrides=overrides, group_sizes=_group_sizes(window)
+                self._model.build_context,
+                window,
+                keyframes,
+                query,
+                overrides=overrides,
+                group_sizes=_group_sizes(window),
             )
         little = await asyncio.to_thread(self._little_history, question, window)
         return _Prepared(window, keyframes, context, little, _notes(window, query, context))
@@ -178,7 +183,7 @@ class Answering:
 
     async def _speak(
         self, question: Question, prepared: _Prepared, watch: Stopwatch, deadline: float
-    ) -> AsyncIterator[Event]:
+    ) -> AsyncGenerator[Event, None]:
         limit = min(question.max_new_tokens or self._settings.max_new_tokens, self._settings.max_new_tokens)
         timestamps = self._timestamps(prepared) if self._model.info.defaults.timestamps else None
         num_pieces = 0

@@ -19,6 +19,7 @@ class Backlog:
         self.capacity = capacity
         self.num_deferred = 0
         self.behind = True  # pending frames may lie on disk that are not listed here; so it is after every start
+        self.mark = 0  # rises whenever another look on disk becomes necessary
         self._frame_ids: deque[int] = deque()
         self._more = asyncio.Event()
 
@@ -34,21 +35,27 @@ class Backlog:
         if len(self._frame_ids) < self.capacity and not self.behind:
             self._frame_ids.append(frame_id)
             return True
-        self.behind = True
         self.num_deferred += 1
+        self.look_again()
         return False
 
     def take(self, limit: int) -> list[int]:
         """Up to `limit` ids, oldest first; they are no longer listed here."""
         return [self._frame_ids.popleft() for _ in range(min(limit, len(self._frame_ids)))]
 
-    def caught_up(self, deferred_before: int) -> None:
+    def look_again(self) -> None:
+        """Frames may lie on disk that are not listed here."""
+        self.behind = True
+        self.mark += 1
+        self._more.set()
+
+    def caught_up(self, mark: int) -> None:
         """Said by the encoder when it looked on disk and found nothing pending.
 
-        `deferred_before` is `num_deferred` as it was before the look: a frame turned away during the look may have been
-        remembered too late to be seen, and calls for another look.
+        `mark` is as it was before the look: a frame turned away during the look may have been remembered too late to be
+        seen, and calls for another look.
         """
-        self.behind = self.num_deferred != deferred_before
+        self.behind = self.mark != mark
 
     async def wait(self) -> None:
         """Until something was put in since the last wait."""

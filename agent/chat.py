@@ -1,7 +1,7 @@
 """The OpenAI chat-completions format, both ways: a request body -> ChatRequest; an answer -> bodies and chunks.
 
-Pure: bytes and values in, values out. The extension fields are `camera` or `cameras`, `after`, `before` (unix seconds or
-ISO 8601) on the way in and `annotations` and `vilamp` on the way out. Only the last user message is asked; the agent
+Pure: bytes and values in, values out. The extension fields are `camera` or `cameras`, `after`, `before` (unix seconds
+or ISO 8601) on the way in and `annotations` and `vilamp` on the way out. Only the last user message is asked; the agent
 does not hold conversations. Fields of the format that do not apply here are accepted and have no effect.
 """
 

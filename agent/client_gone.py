@@ -1,7 +1,7 @@
 """Work for a client, given up when the client goes away."""
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
 from typing import Any, Final, TypeVar
 
 from starlette.types import Receive
@@ -35,7 +35,7 @@ async def _disconnected(receive: Receive) -> None:
         pass
 
 
-async def with_silences(items: AsyncIterator[T], silence_s: float) -> AsyncIterator[T | None]:
+async def with_silences(items: AsyncIterator[T], silence_s: float) -> AsyncGenerator[T | None, None]:
     """The items, and None each time nothing has come for `silence_s`."""
     waiting: asyncio.Future[T] | None = None
     try:

@@ -1,8 +1,8 @@
 """Seeing: remembered frames -> vision lane -> memory.attach, micro-batched over all cameras, oldest first.
 
-What is encoded is the stored JPEG, decoded, so features can be recomputed at any time. An encoder that stalls costs delay,
-not history. Live frames (the backlog) go first, then frames that lie pending on disk, then those whose patches were lost
-in a restart.
+What is encoded is the stored JPEG, decoded, so features can be recomputed at any time. An encoder that stalls costs
+delay, not history. Live frames (the backlog) go first, then frames that lie pending on disk, then those whose patches
+were lost in a restart.
 
 Does not know where frames come from or what they will be asked.
 """
@@ -72,7 +72,8 @@ class Encoding:
         while True:
             frame_ids = await self._next_batch()
             if not frame_ids:
-                self.idle.set()
+                if not self._backlog.behind:
+                    self.idle.set()
                 await self._backlog.wait()
                 self.idle.clear()
                 continue
@@ -92,10 +93,10 @@ class Encoding:
             return frame_ids
         if not self._backlog.behind:
             return []
-        deferred_before = self._backlog.num_deferred
+        mark = self._backlog.mark
         frame_ids = await asyncio.to_thread(self._on_disk)
         if not frame_ids:
-            self._backlog.caught_up(deferred_before)
+            self._backlog.caught_up(mark)
         return frame_ids
 
     def _on_disk(self) -> list[int]:
@@ -116,7 +117,7 @@ class Encoding:
         self._metrics.stage_seconds.labels(stage="encode").observe(perf_counter() - started)
 
     def _read(self, frame_ids: Sequence[int]) -> list[_Picture]:
-        """Stored JPEGs, decoded. A frame that was evicted meanwhile is left out, one that is damaged is not tried again."""
+        """Stored JPEGs, decoded. A frame evicted meanwhile is left out, a damaged one is not tried again."""
         pictures = []
         for frame_id in frame_ids:
             try:
@@ -138,16 +139,16 @@ class Encoding:
             if len(pictures) == 1:
                 raise EncoderBroken(str(error)) from error
         done: list[tuple[_Picture, FrameFeatures]] = []
-        failed: list[tuple[_Picture, Exception]] = []
+        failed: list[tuple[_Picture, RuntimeError | ValueError]] = []
         for picture in pictures:
             try:
                 done.append((picture, (await self._vision.run(self._model.encode, [picture.image]))[0]))
-            except (RuntimeError, ValueError) as error:
-                failed.append((picture, error))
+            except (RuntimeError, ValueError) as one_error:
+                failed.append((picture, one_error))
         if not done:
             raise EncoderBroken(str(failed[0][1]))
-        for picture, error in failed:
-            self._skip(picture.frame_id, "refused", error)
+        for picture, reason in failed:
+            self._skip(picture.frame_id, "refused", reason)
         return done
 
     def _skip(self, frame_id: int, reason: str, error: Exception) -> None:

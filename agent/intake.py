@@ -2,7 +2,7 @@
 
 A frame counts as remembered when `append` returns; from then on only retention takes it away. When it cannot be
 remembered (a full disk) the frame is lost, counted and logged, and the camera goes on. JPEG work and disk writes run in
-worker threads, one frame at a time per camera; what arrives meanwhile is the source's affair (newest wins, drops counted).
+worker threads, one frame at a time per camera; what arrives meanwhile is the source's affair (newest wins, counted).
 
 Does not know where a source comes from, nor what becomes of a frame after the backlog.
 """
@@ -12,7 +12,6 @@ import io
 import logging
 import math
 from collections.abc import Mapping
-from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Literal
 
@@ -37,7 +36,8 @@ _MIN_STEP_S = 0.001  # a frame is at least this much later than the one before i
 
 def encode_jpeg(image: NDArray[np.uint8], quality: int = JPEG_QUALITY) -> bytes:
     """JPEG bytes of an RGB picture, uint8 (H, W, 3)."""
-    assert image.ndim == 3 and image.shape[2] == 3 and image.dtype == np.uint8
+    assert image.ndim == 3
+    assert image.dtype == np.uint8
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, "JPEG", quality=quality)
     return buffer.getvalue()
@@ -107,15 +107,14 @@ class Intake:
 
     async def run(self, source: Source) -> None:
         """Remember every frame of `source` until it ends. A later call with a new source takes the camera over."""
-        if self.source is not None:
-            await self.source.close()
-        self.source = source
+        replaced, self.source = self.source, source
+        if replaced is not None:
+            await replaced.close()
         self.counters.sessions += 1
         log.info("camera connected", extra={"camera": self.camera, "sessions": self.counters.sessions})
         try:
-            async with aclosing(source.frames()) as frames:
-                async for frame in frames:
-                    await self._remember(frame)
+            async for frame in source.frames():
+                await self._remember(frame)
         finally:
             if self.source is source:  # not taken over
                 self.source = None

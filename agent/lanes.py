@@ -9,7 +9,7 @@ This file does not know what the work is, and does not read a clock.
 
 import asyncio
 import heapq
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from enum import IntEnum
@@ -51,7 +51,7 @@ class Lane:
     def _count_down(self) -> None:
         self._num_open -= 1
 
-    async def pull(self, make: Callable[[], Iterator[T]]) -> AsyncIterator[T]:
+    async def pull(self, make: Callable[[], Iterator[T]]) -> AsyncGenerator[T, None]:
         """Items of the iterator that `make` returns, each one advanced in the lane only when it is asked for.
 
         When the consumer stops early (break, `aclose`, cancellation) the iterator's own `close` runs in the lane, so a

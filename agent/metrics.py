@@ -1,7 +1,7 @@
 """The numbers of the agent in Prometheus form: one registry per agent, prefix `vilamp_`, base units.
 
-Labels are only `camera`, `rule`, `stage` and `reason`; never question text, ids or URLs. What the parts count themselves
-is read when scraped (`watch`), what happens in the agent is counted as it happens.
+Labels are only `camera`, `rule`, `stage` and `reason`; never question text, ids or URLs. What the parts count
+themselves is read when scraped (`watch`), what happens in the agent is counted as it happens.
 """
 
 from collections.abc import Callable, Iterable
@@ -18,7 +18,9 @@ Reading = tuple[dict[str, str], float]  # labels and value
 class Reader:
     """One metric whose values are read from the parts at the moment of a scrape."""
 
-    def __init__(self, name: str, help_text: str, labels: tuple[str, ...], read: Callable[[], Iterable[Reading]]) -> None:
+    def __init__(
+        self, name: str, help_text: str, labels: tuple[str, ...], read: Callable[[], Iterable[Reading]]
+    ) -> None:
         self.name = name
         self.help_text = help_text
         self.labels = labels

@@ -127,5 +127,4 @@ class ModelFailed(Problem):
 
 async def respond(request: Request, problem: Exception) -> Response:
     """Starlette's exception handler for every Problem."""
-    assert isinstance(problem, Problem)
-    return problem.response()
+    return problem.response() if isinstance(problem, Problem) else Problem("The server failed.").response()

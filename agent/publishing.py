@@ -4,8 +4,8 @@ from starlette.requests import Request
 
 from agent.agent import Agent
 from agent.auth import AuthError
-from agent.config import Settings
 from agent.config import IceServer as IceServerSettings
+from agent.config import Settings
 from agent.guard import Guard
 from streaming.answer import IceServer
 from streaming.frame import Source

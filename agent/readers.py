@@ -38,17 +38,36 @@ def readers(agent: "Agent") -> list[Reader]:
 
     return [
         Reader("vilamp_memory_frames", "Frames remembered.", _PER_CAMERA, lambda: stored("frames")),
-        Reader("vilamp_memory_encoded_frames", "Frames remembered and encoded.", _PER_CAMERA, lambda: stored("encoded")),
+        Reader(
+            "vilamp_memory_encoded_frames", "Frames remembered and encoded.", _PER_CAMERA, lambda: stored("encoded")
+        ),
         Reader("vilamp_memory_bytes", "Bytes on disk.", _PER_CAMERA, lambda: stored("bytes")),
         Reader("vilamp_memory_oldest_time_seconds", "Oldest frame, unix.", _PER_CAMERA, lambda: stored("oldest")),
         Reader("vilamp_memory_newest_time_seconds", "Newest frame, unix.", _PER_CAMERA, lambda: stored("newest")),
         Reader("vilamp_frames_remembered_total", "Frames remembered.", _PER_CAMERA, lambda: counted("remembered")),
         Reader("vilamp_camera_sessions_total", "Sources connected.", _PER_CAMERA, lambda: counted("sessions")),
         Reader("vilamp_camera_live", "1 while frames flow.", _PER_CAMERA, live),
-        Reader("vilamp_session_received_frames", "Frames decoded in this session.", _PER_CAMERA, lambda: received("received")),
+        Reader(
+            "vilamp_session_received_frames",
+            "Frames decoded in this session.",
+            _PER_CAMERA,
+            lambda: received("received"),
+        ),
         Reader("vilamp_session_kept_frames", "Frames kept in this session.", _PER_CAMERA, lambda: received("kept")),
-        Reader("vilamp_session_dropped_frames", "Kept, then dropped, in this session.", _PER_CAMERA, lambda: received("dropped")),
+        Reader(
+            "vilamp_session_dropped_frames",
+            "Kept, then dropped, in this session.",
+            _PER_CAMERA,
+            lambda: received("dropped"),
+        ),
         Reader("vilamp_backlog_frames", "Frames listed for the encoder.", (), lambda: one(len(agent.backlog))),
-        Reader("vilamp_backlog_deferred_total", "Frames left to be found on disk.", (), lambda: one(agent.backlog.num_deferred)),
-        Reader("vilamp_questions_open", "Questions in work or waiting.", (), lambda: one(agent.answering.turns.num_inside)),
+        Reader(
+            "vilamp_backlog_deferred_total",
+            "Frames left to be found on disk.",
+            (),
+            lambda: one(agent.backlog.num_deferred),
+        ),
+        Reader(
+            "vilamp_questions_open", "Questions in work or waiting.", (), lambda: one(agent.answering.turns.num_inside)
+        ),
     ]

@@ -51,7 +51,7 @@ class CameraRoutes:
         return JSONResponse(self._describe(camera))
 
     async def frames(self, request: Request) -> Response:
-        """Encoded frames inside [after, before], rising time. `next_after`, where given, is the `after` of the next page."""
+        """Encoded frames inside [after, before], rising time; `next_after`, where given, begins the next page."""
         self.guard.check(request, "ask")
         (camera,) = self.agent.existing((request.path_params["camera"],))
         after, before = (self._moment(request, camera, name) for name in ("after", "before"))

@@ -15,7 +15,18 @@ from starlette.types import Receive, Scope, Send
 
 from agent.agent import Agent
 from agent.body import read_body
-from agent.chat import SSE_DONE, SSE_STILL_HERE, ChatRequest, Envelope, Json, citation, extension, parse_moment, parse_request, sse
+from agent.chat import (
+    SSE_DONE,
+    SSE_STILL_HERE,
+    ChatRequest,
+    Envelope,
+    Json,
+    citation,
+    extension,
+    parse_moment,
+    parse_request,
+    sse,
+)
 from agent.client_gone import unless_gone, with_silences
 from agent.guard import Guard
 from agent.problems import BadRequest, Problem, UnknownModel

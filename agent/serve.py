@@ -1,7 +1,7 @@
 """Serving: the agent, its HTTP application and uvicorn, from the first log line to the last.
 
-Prints the URL and, at first start, the tokens; then serves until interrupted. What cannot be mended here (a port in use,
-a damaged checkpoint, a folder owned by another process) is raised with words for the person at the terminal.
+Prints the URL and, at first start, the tokens; then serves until interrupted. What cannot be mended here (a port in
+use, a damaged checkpoint, a folder owned by another process) is raised with words for the person at the terminal.
 """
 
 import socket
@@ -32,7 +32,7 @@ class CannotListen(Exception):
 
 
 def run(settings: Settings) -> None:
-    """Serve until interrupted. Raises CannotListen, TokenFileError, TlsError, StorageError or the model's ConfigError."""
+    """Serve until interrupted. Raises CannotListen, TokenFileError, TlsError, StorageError or ValueError (the model)."""
     set_up_logs(settings.log_level)
     with suppress(KeyboardInterrupt):
         uvloop.run(serve(settings))
@@ -107,4 +107,3 @@ def _announce(url: str, auth: Auth, tls: TlsFiles | None) -> None:
         lines += [f"  {token.name:<10} {', '.join(sorted(token.scopes)):<12} {token.secret}" for token in auth.tokens]
     sys.stdout.write("\n".join(lines) + "\n")
     sys.stdout.flush()
-

@@ -12,7 +12,7 @@ def test_worked_example() -> None:
     backlog = Backlog(2)
     assert backlog.behind  # after a start the disk is looked at first
     assert not backlog.put(1)
-    backlog.caught_up(backlog.num_deferred)
+    backlog.caught_up(backlog.mark)
     assert backlog.put(2)
     assert backlog.put(3)
     assert not backlog.put(4)  # full: 4 is deferred
@@ -25,7 +25,7 @@ def test_worked_example() -> None:
 
 def test_a_frame_deferred_during_the_look_calls_for_another_look() -> None:
     backlog = Backlog(2)
-    before = backlog.num_deferred
+    before = backlog.mark
     backlog.put(1)  # while the encoder looked, and too late to be seen
     backlog.caught_up(before)
     assert backlog.behind
@@ -52,7 +52,7 @@ def test_everything_is_encoded_once_and_in_order(capacity: int, script: list[str
     def encode() -> bool:
         frame_ids = backlog.take(2)
         if not frame_ids and backlog.behind:
-            before = backlog.num_deferred
+            before = backlog.mark
             frame_ids = [i for i in remembered if i not in encoded][:2]
             if not frame_ids:
                 backlog.caught_up(before)
