@@ -112,6 +112,12 @@ class ModelSettings(_Part):
     num_threads: int | None = Field(default=None, ge=1, le=256, description="CPU threads; null: as torch chooses")
     batch_size: int = Field(default=8, ge=1, le=256, description="frames of all cameras encoded at once, at most")
 
+    @property
+    def folder(self) -> Path:
+        """The checkpoint folder; "builtin" is the one shipped inside the package."""
+        shipped = Path(__file__).parent.parent / "model" / "builtin"
+        return shipped if self.path == "builtin" else Path(self.path).expanduser()
+
 
 class AnsweringSettings(_Part):
     """How a question is answered; null leaves a value to the checkpoint."""

@@ -1,0 +1,242 @@
+"""`vilamp replay`: index a video file into a camera's history as fast as the encoder goes, then ask about it.
+
+A small ledger in the data folder says which file is in which camera's history, so that asking again does not index
+again and an interrupted run goes on where it stopped.
+"""
+
+import argparse
+import asyncio
+import json
+import re
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import aclosing, contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from agent.agent import Agent, opened
+from agent.cli_ask import print_reply, time_of, window_of, zone_of
+from agent.cli_common import EXIT_USAGE, CliError, settings_of
+from agent.client import Citation, Reply
+from agent.config import CameraSettings, Settings, check_slug
+from agent.problems import Problem
+from agent.question import Evidence, Finished, Piece, Question, Seen
+from agent.times import format_span, format_time
+from memory.errors import StorageError
+from model.config import ConfigError
+from streaming.decoder import Input
+from streaming.errors import MediaError
+from streaming.frame import Frame, Source
+from streaming.media import open_source
+
+LEDGER_FILE = "replays.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What the ledger says about one camera."""
+
+    path: str
+    size_bytes: int
+    written: float  # the file's own time of last change, unix seconds
+    rate_hz: float
+    start: float  # time given to the first frame, unix seconds
+    complete: bool = False
+
+    def same_video(self, other: "Entry") -> bool:
+        """True when both name the same, unchanged file."""
+        return (self.path, self.size_bytes, self.written) == (other.path, other.size_bytes, other.written)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Index and ask. Raises CliError."""
+    camera = _camera_name(args)
+    zone = zone_of(args)
+    window = window_of(args, zone, time.time())
+    settings = _settings(args, camera)
+    duration_s = _probe(args.file)
+    entry = _wanted(args, settings.camera(camera).rate_hz, duration_s, zone)
+    try:
+        return asyncio.run(_run(args, settings, camera, entry, duration_s, zone, window))
+    except (StorageError, ConfigError, Problem) as error:
+        raise CliError(str(error)) from error
+
+
+async def _run(
+    args: argparse.Namespace, settings: Settings, camera: str, entry: Entry, duration_s: float | None, zone: str,
+    window: tuple[float | None, float | None],
+) -> int:  # fmt: skip
+    async with opened(settings) as agent:
+        await _index(agent, camera, entry, duration_s, quiet=args.json)
+        for text in args.ask:
+            if not args.json:
+                print(f"\n> {text}")
+            reply = await _ask(agent, Question(text, (camera,), *window), quiet=args.json)
+            print_reply(reply, zone, as_json=args.json, question=text, everything=args.all_evidence)
+    return 0
+
+
+def _settings(args: argparse.Namespace, camera: str) -> Settings:
+    """The configuration with this one camera only: a replay connects to no other."""
+    model = {"path": args.model, "device": args.device, "dtype": args.dtype, "num_threads": args.num_threads}
+    given = {name: value for name, value in model.items() if value is not None}
+    settings = settings_of(args, {"model": given} if given else {})
+    its = {**settings.camera(camera).model_dump(), "url": None}
+    if args.rate is not None:
+        its["rate_hz"] = args.rate
+    try:
+        return settings.model_copy(update={"cameras": {camera: CameraSettings.model_validate(its)}})
+    except ValueError:
+        raise CliError("--rate: must be above 0 and at most 30 frames per second", EXIT_USAGE) from None
+
+
+def _camera_name(args: argparse.Namespace) -> str:
+    name = args.camera or re.sub(r"[^a-z0-9_-]+", "-", args.file.stem.lower()).strip("-")[:64]
+    try:
+        return check_slug(name)
+    except ValueError as error:
+        raise CliError(f"--camera: {error}", EXIT_USAGE) from error
+
+
+def _probe(path: Path) -> float | None:
+    """The video's length in seconds, None where it does not say. Raises CliError when it is no video."""
+    try:
+        medium = Input(str(path), live=False)
+    except MediaError as error:
+        raise CliError(str(error)) from error
+    try:
+        return medium.info().duration_s
+    finally:
+        medium.close()
+
+
+def _wanted(args: argparse.Namespace, rate_hz: float, duration_s: float | None, zone: str) -> Entry:
+    state = args.file.stat()
+    start = time_of("--start", args.start, zone, time.time())
+    if start is None:
+        start = state.st_mtime - (duration_s or 0.0)
+    return Entry(str(args.file.resolve()), state.st_size, state.st_mtime, rate_hz, start)
+
+
+async def _index(agent: Agent, camera: str, wanted: Entry, duration_s: float | None, *, quiet: bool) -> None:
+    ledger = agent.settings.data_dir / LEDGER_FILE
+    known = _read_ledger(ledger).get(camera)
+    stats = agent.store.stats(camera)
+    if stats.frames and (known is None or not known.same_video(wanted)):
+        held = f'holds "{known.path}"' if known else "has a history of its own"
+        raise CliError(f'the camera "{camera}" already {held}: give another --camera', EXIT_USAGE)
+    if stats.frames and known is not None:
+        wanted = replace(known, complete=known.complete and stats.frames > 0)
+    if wanted.complete and stats.encoded == stats.frames:
+        if not quiet:
+            print(f"{camera}: already indexed, {stats.frames} frames from {format_time(wanted.start, 'UTC')}")
+        return
+    _write_ledger(ledger, camera, wanted)
+    with _progress(quiet) as progress:
+        damage = await _feed(agent, camera, wanted, duration_s, progress)
+    _write_ledger(ledger, camera, replace(wanted, complete=True))
+    stats = agent.store.stats(camera)
+    if stats.frames == 0:
+        raise CliError(damage or "no frame could be read from the video")
+    if damage:
+        Console(stderr=True).print(f"warning: {damage}", markup=False)
+    if not quiet:
+        span = format_span((stats.newest or 0.0) - (stats.oldest or 0.0))
+        print(f"{camera}: {stats.frames} frames, {span} of video")
+
+
+async def _feed(agent: Agent, camera: str, entry: Entry, duration_s: float | None, progress: Progress) -> str | None:
+    """Every kept frame through intake and encoder; the words for what was wrong with the file, if anything was."""
+    settings = agent.frame_settings(camera)
+    source = open_source(
+        entry.path, camera, replace(settings, rate_hz=entry.rate_hz), pace="fast", start_time=entry.start
+    )
+    expected = None if duration_s is None else max(1, round(duration_s * entry.rate_hz))
+    bar = progress.add_task("indexing", total=expected)
+    if not entry.complete:
+        fed = asyncio.create_task(agent.watch(camera, Remaining(source, agent.store.stats(camera).newest)))
+        await _show(agent, camera, fed, progress, bar)
+    encoded = asyncio.create_task(agent.encoded())
+    progress.update(bar, total=agent.store.stats(camera).frames)
+    await _show(agent, camera, encoded, progress, bar)
+    return agent.intakes[camera].problem if camera in agent.intakes else None
+
+
+async def _show(agent: Agent, camera: str, work: "asyncio.Task[None]", progress: Progress, bar: Any) -> None:
+    """Move the bar until `work` is done; its errors are the caller's."""
+    while not work.done():
+        progress.update(bar, completed=agent.store.stats(camera).encoded)
+        await asyncio.wait([work], timeout=0.1)
+    progress.update(bar, completed=agent.store.stats(camera).encoded)
+    await work
+
+
+class Remaining:
+    """A source without the frames that are remembered already: times up to `newest` are passed over."""
+
+    def __init__(self, source: Source, newest: float | None) -> None:
+        self.camera = source.camera
+        self.stats = source.stats
+        self._source = source
+        self._newest = newest
+
+    async def frames(self) -> AsyncIterator[Frame]:
+        """The frames that are new."""
+        async with aclosing(self._source.frames()) as frames:  # type: ignore[type-var]
+            async for frame in frames:
+                if self._newest is None or frame.time > self._newest:
+                    yield frame
+
+    async def close(self) -> None:
+        """Close the source."""
+        await self._source.close()
+
+
+@contextmanager
+def _progress(quiet: bool) -> Iterator[Progress]:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), disable=quiet, transient=False) as progress:
+        yield progress
+
+
+async def _ask(agent: Agent, question: Question, *, quiet: bool) -> Reply:
+    reply = Reply()
+    async with agent.answering.ask(question) as events:
+        async for event in events:
+            match event:
+                case Piece(text):
+                    reply.text += text
+                    if not quiet:
+                        print(text, end="", flush=True)
+                case Seen():
+                    reply.num_frames = event.num_frames
+                    reply.citations = [_citation(each) for each in event.evidence]
+                case Finished():
+                    reply.finish_reason = event.finish_reason
+                    reply.notes, reply.timings_ms = list(event.notes), dict(event.timings_ms)
+    if not quiet:
+        print()
+    return reply
+
+
+def _citation(evidence: Evidence) -> Citation:
+    return Citation(evidence.frame_id, evidence.camera, evidence.time, evidence.score, evidence.kind, url="")
+
+
+def _read_ledger(path: Path) -> dict[str, Entry]:
+    """Entries by camera; a ledger that cannot be read counts as empty (the memory is the truth, this is a note)."""
+    try:
+        return {camera: Entry(**entry) for camera, entry in json.loads(path.read_text()).items()}
+    except (OSError, ValueError, TypeError, AttributeError):
+        return {}
+
+
+def _write_ledger(path: Path, camera: str, entry: Entry) -> None:
+    known = {**_read_ledger(path), camera: entry}
+    aside = path.with_name(f".{path.name}.new")
+    aside.write_text(json.dumps({name: asdict(each) for name, each in known.items()}, indent=2))
+    aside.replace(path)
