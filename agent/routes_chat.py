@@ -33,14 +33,13 @@ from agent.problems import BadRequest, Problem, UnknownModel
 from agent.question import Event, Finished, Piece, Question, Seen
 
 MAX_BODY_BYTES = 1 << 20
-KEEP_ALIVE_S = 15.0
 PUBLIC_NAME = "vilamp"  # the model's name for those who do not care which
 
 
 class ChatRoutes:
     """The endpoints, over one agent."""
 
-    def __init__(self, agent: Agent, guard: Guard, keep_alive_s: float = KEEP_ALIVE_S) -> None:
+    def __init__(self, agent: Agent, guard: Guard, keep_alive_s: float) -> None:
         self.agent = agent
         self.guard = guard
         self.keep_alive_s = keep_alive_s

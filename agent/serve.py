@@ -32,7 +32,7 @@ class CannotListen(Exception):
 
 
 def run(settings: Settings) -> None:
-    """Serve until interrupted. Raises CannotListen, TokenFileError, TlsError, StorageError or ValueError (the model)."""
+    """Serve until interrupted. Raises CannotListen, TokenFileError, TlsError, StorageError, ValueError (model)."""
     set_up_logs(settings.log_level)
     with suppress(KeyboardInterrupt):
         uvloop.run(serve(settings))
@@ -42,10 +42,10 @@ async def serve(settings: Settings, *, started: Started | None = None) -> None:
     """Everything, in one event loop. `started` is called once the first request could be answered."""
     auth = Auth.open(settings.data_dir, enabled=settings.security.enabled, extra=settings.security.tokens)
     tls = prepare_tls(settings.tls, settings.data_dir, now=time.time())
-    with _listening(settings) as listener:
+    with listening(settings) as listener:
         async with opened(settings) as agent:
-            server = Server(_configuration(build_app(agent, auth, settings), settings, tls), started)
-            server.url = _url(listener, tls)
+            server = Server(configuration(build_app(agent, auth, settings), settings, tls), started)
+            server.url = url_of(listener, tls)
             _announce(server.url, auth, tls)
             await server.serve(sockets=[listener])
 
@@ -65,7 +65,8 @@ class Server(uvicorn.Server):
             await self._when_started(self.url)
 
 
-def _configuration(app: Any, settings: Settings, tls: TlsFiles | None) -> uvicorn.Config:
+def configuration(app: Any, settings: Settings, tls: TlsFiles | None) -> uvicorn.Config:
+    """uvicorn's settings."""
     return uvicorn.Config(
         app,
         host=settings.host,
@@ -81,7 +82,7 @@ def _configuration(app: Any, settings: Settings, tls: TlsFiles | None) -> uvicor
     )
 
 
-def _listening(settings: Settings) -> socket.socket:
+def listening(settings: Settings) -> socket.socket:
     """The socket, bound before the model is loaded, so that a port in use is told at once."""
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     try:
@@ -91,7 +92,8 @@ def _listening(settings: Settings) -> socket.socket:
         raise CannotListen(f"cannot listen on {where} ({error.strerror}): choose another --host or --port") from error
 
 
-def _url(listener: socket.socket, tls: TlsFiles | None) -> str:
+def url_of(listener: socket.socket, tls: TlsFiles | None) -> str:
+    """Where this machine reaches the server."""
     host, port = listener.getsockname()[:2]
     shown = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - what is shown, not what is bound
     return f"{'http' if tls is None else 'https'}://{f'[{shown}]' if ':' in shown else shown}:{port}"
