@@ -47,6 +47,7 @@ class CameraLog:
         self.num_bytes += num_bytes
         self._num_slots += num_frames
         self._close_if_full(segment)
+        self._cool()
 
     def _close_if_full(self, segment: Segment) -> None:
         """Closes at its number of frames, or early when big frames would make the byte cap too coarse."""
@@ -76,11 +77,13 @@ class CameraLog:
             leaving.append(self.segments.pop(0))
         return leaving
 
-    def cool(self) -> None:
-        """Drops patches of segments that lie wholly behind the newest `hot_frames`; called for each new segment."""
+    def _cool(self) -> None:
+        """Drops patches of segments that lie wholly behind the newest `hot_frames`."""
         newer = 0
         for segment in reversed(self.segments):
-            if newer >= self._hot_frames and segment.hot:
+            if not segment.hot:
+                break  # and so is everything older
+            if newer >= self._hot_frames:
                 segment.cool()
             newer += segment.count
 

@@ -107,7 +107,6 @@ class MemoryStore:
             log.segments.append(segment)
             room = vector_size(*self._sizes) * segment.count
             log.grown(segment, segment.count, int(segment.lengths[: segment.count].sum()) + room)
-        log.cool()
         self._evict(log, log.trim(newest=log.newest_time))
 
     def append(self, camera: str, time: float, jpeg: bytes, metadata: Mapping[str, Json] | None = None) -> int:
@@ -155,7 +154,6 @@ class MemoryStore:
             raise
         if segment.count == 0:
             log.segments.append(segment)
-            log.cool()
         segment.add(frame_id, time, text, offset, len(record))
         log.grown(segment, 1, cost)
         return frame_id

@@ -6,40 +6,7 @@ import numpy as np
 import pytest
 
 from memory.errors import FrameGone, StorageBusy, TimeNotRising
-from memory.limits import Limits
-from memory.store import MemoryStore
-
-D, M, C = 8, 3, 4
-
-
-def open_store(folder: Path, *, encoder: str = "tiny", **limits: float | None) -> MemoryStore:
-    settings = {"segment_frames": 4, **limits}
-    return MemoryStore(
-        folder,
-        embedding_dim=D,
-        limits=Limits(**settings),  # type: ignore[arg-type]
-        patch_shape=(M, C),
-        encoder=encoder,
-    )
-
-
-def features(seed: int) -> dict[str, np.ndarray]:
-    rng = np.random.default_rng(seed)
-    return {
-        "embedding": rng.normal(size=D).astype(np.float32) * 7,
-        "patches": rng.normal(size=(M, C)).astype(np.float16),
-        "scalars": rng.normal(size=(M, 3)).astype(np.float32),
-        "summary": rng.normal(size=C).astype(np.float32),
-    }
-
-
-def fill(store: MemoryStore, camera: str, times: range, *, attach: bool = True) -> list[int]:
-    ids = []
-    for time in times:
-        ids.append(store.append(camera, float(time), f"jpeg {camera} {time}".encode(), {"x": time}))
-        if attach:
-            assert store.attach(ids[-1], **features(ids[-1]))
-    return ids
+from tests.memories import C, D, features, fill, open_store, picture
 
 
 def test_an_appended_frame_is_remembered_and_readable(tmp_path: Path) -> None:
@@ -71,7 +38,7 @@ def test_attached_frames_become_rows_with_their_numbers(tmp_path: Path) -> None:
             np.testing.assert_array_equal(block.patches[0], given["patches"])
             np.testing.assert_array_equal(block.scalars[0], given["scalars"])
             np.testing.assert_array_equal(window.summaries(row, row + 1)[0], given["summary"].astype(np.float16))
-            assert window.jpeg(row) == f"jpeg door {10 + row}".encode()
+            assert window.jpeg(row) == picture("door", 10 + row)
             assert window.metadata(row) == {"x": 10 + row}
 
 

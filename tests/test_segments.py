@@ -1,0 +1,100 @@
+"""Records and segment files: what is written comes back, what is torn or flipped is never taken for it."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from memory.codec import pack_frame, pack_vectors, unpack_frame, unpack_vectors
+from memory.errors import OtherEncoder, RecordDamaged, StorageError
+from memory.segment_file import cut_to, file_size, read_record, sync_file, unlink_files, write_record
+from memory.segments import Segment
+
+
+@given(st.integers(0, 2**62), st.floats(allow_nan=False), st.text(max_size=40), st.binary(max_size=200))
+def test_frame_records_come_back(frame_id: int, time: float, metadata: str, jpeg: bytes) -> None:
+    frame = unpack_frame(pack_frame(frame_id, time, metadata, jpeg))
+    assert (frame.frame_id, frame.time, frame.metadata, frame.jpeg) == (frame_id, time, metadata, jpeg)
+
+
+@given(st.data())
+def test_any_flipped_bit_or_cut_is_noticed(data: st.DataObject) -> None:
+    vectors = pack_vectors(5, np.ones(4, np.float32), np.ones(3, np.float32), 9)
+    frame = pack_frame(5, 1.5, '{"a":1}', b"some jpeg bytes")
+    for record, unpack in ((frame, unpack_frame), (vectors, lambda r: unpack_vectors(r, (4, 3), 9))):
+        bit = data.draw(st.integers(0, 8 * len(record) - 1))
+        flipped = bytearray(record)
+        flipped[bit // 8] ^= 1 << bit % 8
+        cut = record[: data.draw(st.integers(0, len(record) - 1))]
+        for bad in (bytes(flipped), cut, record + b"\0"):
+            with pytest.raises(RecordDamaged):
+                unpack(bad)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-3, 1.0, 1e4, 1e30])
+def test_vectors_of_any_scale_keep_direction_and_length(scale: float) -> None:
+    given_ = (np.random.default_rng(1).normal(size=512) * scale).astype(np.float32)
+    stored = unpack_vectors(pack_vectors(3, given_, np.zeros(2, np.float32), 0), (512, 2), 0)
+    assert stored.norm == pytest.approx(np.linalg.norm(given_.astype(np.float64)), rel=1e-6)
+    assert np.linalg.norm(stored.unit) == pytest.approx(1, abs=1e-6)
+    assert np.vecdot(stored.unit, given_ / stored.norm) > 0.999999
+
+
+def test_a_zero_embedding_stays_zero() -> None:
+    stored = unpack_vectors(pack_vectors(3, np.zeros(4, np.float32), np.ones(2, np.float32), 0), (4, 2), 0)
+    assert stored.unit.tolist() == [0, 0, 0, 0]
+    assert stored.norm == 0
+
+
+def test_vectors_of_another_encoder_are_told_apart_from_damage() -> None:
+    record = pack_vectors(3, np.ones(4, np.float32), np.ones(2, np.float32), 7)
+    for sizes, tag in (((4, 2), 8), ((5, 1), 7)):
+        with pytest.raises(OtherEncoder):
+            unpack_vectors(record, sizes, tag)
+
+
+def test_files_are_written_behind_the_committed_end(tmp_path: Path) -> None:
+    path = tmp_path / "f"
+    assert file_size(path) == 0
+    write_record(path, 0, b"first", sync=True)
+    write_record(path, 5, b"never committed, long", sync=False)
+    write_record(path, 5, b"second", sync=False)
+    assert read_record(path, 5, 6) == b"second"
+    cut_to(path, 11)
+    assert path.read_bytes() == b"firstsecond"
+    cut_to(path, 100)
+    assert file_size(path) == 11
+    sync_file(path)
+    for offset, length in ((5, 7), (11, 1)):
+        with pytest.raises(RecordDamaged):
+            read_record(path, offset, length)
+    unlink_files(str(path), str(path))
+    sync_file(path)
+    with pytest.raises(RecordDamaged):
+        read_record(path, 0, 1)
+
+
+def test_a_folder_in_the_way_is_a_clear_error(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match="cannot open"):
+        write_record(tmp_path, 0, b"x", sync=False)
+    with pytest.raises(StorageError, match="cannot"):
+        read_record(tmp_path, 0, 1)
+
+
+def test_a_complete_segment_is_sealed_and_its_rows_are_the_same(tmp_path: Path) -> None:
+    segment = Segment(1, "a", tmp_path, capacity=3, embedding_dim=4, summary_dim=2)
+    for frame_id in (1, 2):
+        slot = segment.add(frame_id, float(frame_id), "", 0, 0)
+        embedding = np.arange(4, dtype=np.float32) + frame_id
+        record = pack_vectors(frame_id, embedding, np.zeros(2, np.float32), 0)
+        segment.put_vectors(slot, unpack_vectors(record, (4, 2), 0))
+        segment.mark_encoded(slot)
+    before = segment.unit[:2].copy()
+    segment.seal_if_complete()
+    assert segment.index is None  # may still grow
+    segment.closed = True
+    segment.seal_if_complete()
+    assert segment.index.ntotal == 2
+    np.testing.assert_array_equal(segment.unit, before)
