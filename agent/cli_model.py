@@ -3,7 +3,7 @@
 import argparse
 import time
 
-from agent.cli_common import CliError
+from agent.cli_common import EXIT_USAGE, CliError
 
 
 def run_check(args: argparse.Namespace) -> int:
@@ -54,10 +54,10 @@ def print_memory(patches_per_frame: int, patch_width: int, embedding_dim: int, n
 
 def run_world(args: argparse.Namespace) -> int:
     """Write a video of the drawn world. Raises CliError."""
+    if not 0 < args.minutes <= 24 * 60:
+        raise CliError("--minutes: must be above 0 and at most 1440", EXIT_USAGE)
     from model.world.video import write_video
 
-    if not 0 < args.minutes <= 24 * 60:
-        raise CliError("--minutes: must be above 0 and at most 1440")
     try:
         truth = write_video(args.out, seed=args.seed, minutes=args.minutes, rate_hz=args.fps, style=args.style)
     except (OSError, ValueError) as error:
