@@ -1,0 +1,102 @@
+"""Alive, ready, and the numbers: for supervisors and Prometheus."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from agent.encoding import self_test
+from agent.lanes import Lane
+from agent.metrics import Metrics, Reader
+from agent.routes_health import disk_problem
+from tests.agents import remember, served, tiny_model
+
+
+async def test_ready_says_why_not(tmp_path: Path) -> None:
+    async with served(tmp_path) as site, httpx.AsyncClient(base_url=site.url) as http:
+        assert (await http.get("/healthz")).text == "ok\n"
+        ready = await http.get("/readyz")
+        assert ready.status_code == 200
+        assert ready.json() == {"ready": True, "checks": {"model": "ok", "encoder": "ok", "disk": "ok"}}
+        site.agent.encoding.problem = "the encoder fails: out of memory"
+        ready = await http.get("/readyz")
+        assert ready.status_code == 503
+        assert ready.json()["checks"]["encoder"] == "the encoder fails: out of memory"
+        assert (await http.get("/healthz")).status_code == 200
+
+
+def test_the_disk_must_be_writable_and_have_room(tmp_path: Path) -> None:
+    assert disk_problem(tmp_path, 0) is None
+    assert list(tmp_path.iterdir()) == []
+    assert "is full" in (disk_problem(tmp_path, 1 << 62) or "")
+    assert "cannot be written" in (disk_problem(tmp_path / "missing", 0) or "")
+
+
+class Altered:
+    """The tiny model with its embeddings passed through a function: a model that is broken in a known way."""
+
+    def __init__(self, change: Any) -> None:
+        self.change = change
+
+    def encode(self, images: list[np.ndarray]) -> list[Any]:
+        features = tiny_model().encode(images)
+        return [type("Broken", (), {"embedding": self.change(f.embedding)})() for f in features]
+
+
+def out_of_memory(embedding: np.ndarray) -> np.ndarray:
+    raise RuntimeError("CUDA out of memory")
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (lambda e: e, None),
+        (np.ones_like, "same vector"),
+        (np.zeros_like, "same vector"),
+        (lambda e: e * np.nan, "not finite"),
+        (out_of_memory, "out of memory"),
+    ],
+)
+async def test_the_encoder_self_test(change: Any, expected: str | None) -> None:
+    lane = Lane("vision")
+    problem = await self_test(Altered(change), lane)  # type: ignore[arg-type]
+    lane.close()
+    assert (problem is None) == (expected is None)
+    assert expected is None or expected in (problem or "")
+
+
+async def test_metrics_are_well_formed_and_say_nothing_private(tmp_path: Path) -> None:
+    async with (
+        served(tmp_path) as site,
+        httpx.AsyncClient(base_url=site.url, headers=site.headers(), timeout=30) as http,
+    ):
+        await remember(site.agent, "door", 3)
+        asked = {"messages": [{"role": "user", "content": "Where is the sapphire?"}]}
+        await http.post("/v1/chat/completions", json=asked)
+        await http.post("/v1/chat/completions", json={**asked, "after": 4e9})
+        text = (await http.get("/metrics")).text
+    assert "sapphire" not in text
+    families = {family.name: family for family in text_string_to_metric_families(text)}
+    assert all(name.startswith("vilamp_") for name in families)
+    labels = {label for family in families.values() for sample in family.samples for label in sample.labels}
+    assert labels <= {"camera", "rule", "stage", "reason", "le"}
+    assert families["vilamp_memory_frames"].samples[0].value == 3
+    assert families["vilamp_frames_encoded"].samples[0].value == 3
+    reasons = {s.labels["reason"]: s.value for s in families["vilamp_questions"].samples if s.name.endswith("_total")}
+    assert reasons == {"answered": 1, "no_frames": 1}
+    assert re.search(r'vilamp_stage_seconds_count\{stage="merge"\} 1.0', text)
+
+
+def test_counters_that_are_read_end_in_total() -> None:
+    metrics = Metrics()
+    metrics.watch([
+        Reader("vilamp_things_total", "Things.", ("camera",), lambda: [({"camera": "a"}, 2.0)]),
+        Reader("vilamp_level", "Level.", (), lambda: [({}, 0.5)]),
+    ])  # fmt: skip
+    text = metrics.text().decode()
+    assert 'vilamp_things_total{camera="a"} 2.0' in text
+    assert "# TYPE vilamp_level gauge\nvilamp_level 0.5" in text
