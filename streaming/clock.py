@@ -21,7 +21,7 @@ class CaptureClock:
     """Maps each frame to its capture time, strictly rising.
 
     A sender's report is believed if its wall clock lies within `max_skew_s` of ours; a frame mapped by it is believed
-    if it arrived at most `max_delay_s` after and `max_skew_s` before its capture. Everything else gets its arrival time.
+    if it arrived at most `max_delay_s` after and `max_skew_s` before its capture. All others get their arrival time.
     When the time would step back (a first report, a corrected clock) it goes on at half speed until it has been caught
     up with, so the order of frames and the sampling survive.
     """

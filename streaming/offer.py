@@ -99,7 +99,9 @@ def usable_candidate(value: str) -> bool:
 
 
 def _check_sections(parsed: SessionDescription) -> None:
-    if not 1 <= len(parsed.media) <= _MAX_SECTIONS:
+    if not parsed.media:
+        raise OfferMalformed("the SDP has no media section")
+    if len(parsed.media) > _MAX_SECTIONS:
         raise OfferUnusable(f"{len(parsed.media)} media sections; offer one video track, with or without sound")
     for media in parsed.media:
         if media.kind not in ("audio", "video"):
@@ -110,7 +112,7 @@ def _check_sections(parsed: SessionDescription) -> None:
 
 
 def _check_bundle(parsed: SessionDescription) -> str:
-    mids = [media.rtp.muxId for media in parsed.media]
+    mids = [media.rtp.muxId or "" for media in parsed.media]
     if len(set(mids)) != len(mids) or not all(re.fullmatch(r"[!-~]{1,64}", mid) for mid in mids):
         raise OfferMalformed("each media section needs its own a=mid")
     bundled: list[str] = next((group.items for group in parsed.group if group.semantic == "BUNDLE"), [])

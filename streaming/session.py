@@ -1,7 +1,7 @@
 """One WebRTC publisher: a peer connection, and a task that drains its video track.
 
-Overload policy: raw frames are read as they come and those the sampler does not keep are let go unconverted; of the kept
-ones the newest `handoff_frames` wait for the consumer, older ones are dropped and counted. Does not know HTTP.
+Overload policy: raw frames are read as they come, and those the sampler does not keep are let go unconverted; of the
+kept ones the newest `handoff_frames` wait for the consumer, older ones are dropped and counted. Does not know HTTP.
 """
 
 import asyncio

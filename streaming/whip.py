@@ -87,8 +87,8 @@ class WhipServer:
     """All WebRTC publishers of this process.
 
     `authorize(request, camera)` raises Rejected (401, 403, 404) before any work is done. `on_session(camera, source)`
-    is called when an offer is accepted, with a live source; it may raise Rejected too. `locate(camera)` gives the URL of
-    the node that a camera belongs to, or None for this one. `frame_settings(camera)` says how it is sampled.
+    is called when an offer is accepted, with a live source; it may raise Rejected too. `locate(camera)` gives the URL
+    of the node that a camera belongs to, or None for this one. `frame_settings(camera)` says how it is sampled.
     Overload policy: beyond `max_sessions` publishers get 503 with Retry-After; a takeover needs no free place.
     """
 

@@ -1,0 +1,139 @@
+"""Real streams for the tests: a WHIP server on loopback, pictures that say which they are, clips written by PyAV."""
+
+import asyncio
+import fractions
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import av
+import httpx
+import numpy as np
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+
+from streaming.frame import Frame, FrameSettings, Source
+from streaming.publisher import FramesTrack
+from streaming.whip import Rejected, WhipServer, WhipSettings
+
+TOKEN = "t-door"  # may publish any camera but "other"
+
+
+def picture(index: int, width: int = 160, height: int = 120) -> np.ndarray:
+    """uint8 (H, W, 3): its left half is as bright as 40 + 10 * (index % 20), its right half is red."""
+    image = np.zeros((height, width, 3), np.uint8)
+    image[:, : width // 2] = 40 + 10 * (index % 20)
+    image[:, width // 2 :] = (200, 30, 30)
+    return image
+
+
+def index_of(image: np.ndarray) -> int:
+    """Which picture it was, modulo 20."""
+    return round((float(image[:, : image.shape[1] // 4].mean()) - 40) / 10)
+
+
+async def pictures(num: int, size: Callable[[int], tuple[int, int]] = lambda index: (160, 120)) -> AsyncIterator:
+    for index in range(num):
+        yield picture(index, *size(index))
+
+
+def track(num: int = 10_000, rate_hz: float = 15.0, **options: object) -> FramesTrack:
+    return FramesTrack(pictures(num, **options), rate_hz=rate_hz)  # type: ignore[arg-type]
+
+
+def write_clip(
+    path: Path, *, num: int = 40, rate_hz: int = 10, codec: str = "libx264", size: tuple[int, int] = (160, 120),
+    options: dict[str, str] | None = None,
+) -> Path:  # fmt: skip
+    """A clip whose picture `i` is `picture(i)`, at `i / rate_hz` seconds. No B-frames, a key frame every second."""
+    with av.open(str(path), "w", options=options or {}) as container:
+        stream = container.add_stream(codec, rate=rate_hz)
+        stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
+        stream.gop_size = rate_hz
+        stream.max_b_frames = 0
+        if codec == "libx265":
+            stream.options = {"x265-params": "log-level=none"}
+        for index in range(num):
+            frame = av.VideoFrame.from_ndarray(picture(index, *size), format="rgb24")
+            frame.pts, frame.time_base = index, fractions.Fraction(1, rate_hz)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path
+
+
+def authorize(request: Request, camera: str) -> None:
+    if camera == "unknown":
+        raise Rejected(404, "no such camera; see GET /v1/cameras")
+    if request.headers.get("authorization") != f"Bearer {TOKEN}":
+        raise Rejected(401, "send a token")
+    if camera == "other":
+        raise Rejected(403, "this token is for other cameras")
+
+
+@dataclass
+class Site:
+    """A running server: `url("door")` is a WHIP endpoint, `sources` are the accepted sessions in order."""
+
+    base: str
+    server: WhipServer
+    client: httpx.AsyncClient
+    sources: list[Source] = field(default_factory=list)
+
+    def url(self, camera: str = "door") -> str:
+        return f"{self.base}/whip/{camera}"
+
+
+@asynccontextmanager
+async def serve(app: Starlette) -> AsyncIterator[str]:
+    """The app on a free port of 127.0.0.1; its base URL."""
+    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="error", lifespan="off"))
+    running = asyncio.create_task(server.serve())
+    while not server.started:
+        await asyncio.sleep(0.01)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.should_exit = True
+        await running
+
+
+@asynccontextmanager
+async def whip_site(
+    settings: WhipSettings | None = None, frames: FrameSettings | None = None,
+    locate: Callable[[str], str | None] = lambda camera: None,
+) -> AsyncIterator[Site]:  # fmt: skip
+    sources: list[Source] = []
+    server = WhipServer(
+        lambda camera, source: sources.append(source), authorize, settings=settings,
+        frame_settings=lambda camera: frames or FrameSettings(rate_hz=5.0), locate=locate,
+    )  # fmt: skip
+    async with serve(Starlette(routes=server.routes())) as base, httpx.AsyncClient(timeout=20.0) as client:
+        client.headers["Authorization"] = f"Bearer {TOKEN}"
+        try:
+            yield Site(base, server, client, sources)
+        finally:
+            await server.close()
+
+
+async def take(frames: AsyncIterator[Frame], num: int) -> list[Frame]:
+    """The first `num` frames (fewer if the stream ends)."""
+    taken: list[Frame] = []
+    async for frame in frames:
+        taken.append(frame)
+        if len(taken) == num:
+            break
+    return taken
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Waits for something that the event loop is about to do; the test's own time limit ends it."""
+    while not condition():
+        await asyncio.sleep(0.01)
+
+
+def chunks(data: bytes, size: int) -> Iterator[bytes]:
+    for start in range(0, len(data), size):
+        yield data[start : start + size]

@@ -1,0 +1,113 @@
+"""Capture times: the sender's clock within bounds, arrival otherwise, rising always."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from streaming.clock import CaptureClock, ticks_between
+from streaming.tap import unix_from_ntp
+
+NOW = 1_700_000_000.0
+SECOND = 90_000
+
+
+def test_without_reports_it_is_the_arrival_time() -> None:
+    clock = CaptureClock()
+    assert clock.capture_time(0, NOW) == (NOW, "arrival")
+    assert clock.capture_time(3000, NOW + 0.05) == (NOW + 0.05, "arrival")
+    assert clock.capture_time(None, NOW + 0.10) == (NOW + 0.10, "arrival")
+
+
+def test_a_report_maps_ticks_to_the_senders_clock() -> None:
+    clock = CaptureClock()
+    assert clock.report(NOW - 0.2, 5000, NOW)
+    assert clock.capture_time(5000 + SECOND, NOW + 1.3) == (NOW + 0.8, "sender")
+
+
+def test_the_map_holds_across_the_wrap_of_ticks() -> None:
+    clock = CaptureClock()
+    clock.report(NOW, 2**32 - SECOND, NOW)
+    assert clock.capture_time(SECOND, NOW + 2.05) == (NOW + 2.0, "sender")
+    assert ticks_between(5, 2**32 - 5) == 10
+    assert ticks_between(2**32 - 5, 5) == -10
+
+
+def test_a_wrong_senders_clock_is_not_believed() -> None:
+    clock = CaptureClock(max_skew_s=2.0)
+    assert not clock.report(NOW + 3600, 0, NOW)
+    assert not clock.report(NOW - 2.5, 0, NOW)
+    assert not clock.report(-2_208_988_800.0, 0, NOW)  # NTP zero: a sender without a clock
+    assert clock.rejected_reports == 3
+    assert clock.capture_time(SECOND, NOW + 1) == (NOW + 1, "arrival")
+
+
+def test_a_bad_report_unmakes_a_good_one() -> None:
+    clock = CaptureClock()
+    clock.report(NOW, 0, NOW)
+    clock.report(NOW + 50, SECOND, NOW + 1)
+    assert clock.capture_time(SECOND, NOW + 1)[1] == "arrival"
+
+
+def test_a_late_frame_keeps_its_capture_time_within_reason() -> None:
+    clock = CaptureClock(max_delay_s=30.0)
+    clock.report(NOW, 0, NOW)
+    assert clock.capture_time(SECOND, NOW + 11) == (NOW + 1, "sender")  # ten seconds in a stalled network
+    assert clock.capture_time(2 * SECOND, NOW + 40) == (NOW + 40, "arrival")
+    assert clock.capture_time(60 * SECOND, NOW + 41) == (NOW + 41, "arrival")  # ticks that jumped ahead
+
+
+def test_a_first_report_that_sets_time_back_slows_it_until_caught_up() -> None:
+    clock = CaptureClock()
+    times = [clock.capture_time(i * 9000, NOW + i * 0.1)[0] for i in range(10)]
+    clock.report(NOW + 1.0 - 1.5, 10 * 9000, NOW + 1.0)  # 1.5 s behind our arrival clock
+    times += [clock.capture_time(i * 9000, NOW + i * 0.1)[0] for i in range(10, 60)]
+    assert all(later > earlier for earlier, later in zip(times, times[1:], strict=False))
+    assert times[-1] == NOW + 5.9 - 1.5  # caught up
+    slowed = [later - earlier for earlier, later in zip(times[10:], times[11:30], strict=False)]
+    assert all(0.049 < step < 0.051 for step in slowed)
+
+
+def test_a_new_session_goes_on_after_the_last_frame() -> None:
+    clock = CaptureClock(after=NOW + 1.0)
+    first = clock.capture_time(0, NOW)[0]
+    second = clock.capture_time(9000, NOW + 0.1)[0]
+    assert NOW + 1.0 < first < second < NOW + 1.1
+    assert clock.capture_time(3 * SECOND, NOW + 3.0)[0] == NOW + 3.0
+
+
+def test_restart_forgets_the_report_but_not_the_time() -> None:
+    clock = CaptureClock()
+    clock.report(NOW, 0, NOW)
+    clock.capture_time(SECOND, NOW + 1.1)
+    clock.restart(1000.0)
+    assert clock.capture_time(0, NOW + 2) == (NOW + 2, "arrival")
+    clock.report(NOW + 2, 0, NOW + 2)
+    assert clock.capture_time(1000, NOW + 3.1) == (NOW + 3, "sender")
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.one_of(st.none(), st.integers(0, 2**33)),
+            st.floats(-5, 5),
+            st.one_of(st.none(), st.tuples(st.floats(-10, 10), st.integers(0, 2**32 - 1))),
+        ),
+        max_size=60,
+    )
+)
+def test_times_rise_strictly_whatever_comes(
+    events: list[tuple[int | None, float, tuple[float, int] | None]],
+) -> None:
+    clock = CaptureClock()
+    arrival, last = NOW, 0.0
+    for ticks, step_s, report in events:
+        arrival += step_s  # our own clock may be set back as well
+        if report is not None:
+            clock.report(arrival + report[0], report[1], arrival)
+        time, _ = clock.capture_time(ticks, arrival)
+        assert time > last
+        last = time
+
+
+def test_ntp_timestamps() -> None:
+    assert unix_from_ntp(2_208_988_800 << 32) == 0.0
+    assert unix_from_ntp((2_208_988_801 << 32) + (1 << 31)) == 1.5
