@@ -1,7 +1,7 @@
 """Differential keyframe selection (DKS): the frames a question gets to see in full.
 
 In: frames ranked by their cosine with the question, and their unit embeddings. Out: rows of the window, rising.
-numpy only; no files, no torch, no clock. Memory and time: O(walked * K * D), never a matrix of all frames by all frames.
+numpy only; no files, no torch, no clock. Time: O(walked * K * D), never a matrix of all frames by all frames.
 
 A *row* is the place of a frame in one window. The rows of one camera are together and in rising time.
 """
@@ -128,9 +128,9 @@ class QueryCandidates:
 class EmbeddingRedundancy:
     """Cosine between embeddings, raw or relative to each camera's background.
 
-    Relative: the background (mean unit embedding of the camera) is subtracted, and the vector renormalised together with one
-    more coordinate of fixed size `background_floor`. A frame that shows a change larger than the floor is compared by
-    what changed; frames that show nothing but the background are alike (cosine 1) instead of a division by zero.
+    Relative: the background (mean unit embedding of the camera) is subtracted, and the vector renormalised together
+    with one more coordinate of fixed size `background_floor`. A frame that shows a change larger than the floor is
+    compared by what changed; frames that show the background alone are alike (cosine 1), not a division by zero.
     """
 
     def __init__(
@@ -202,7 +202,7 @@ def select_keyframes(
     """Choose at most `num_keyframes` rows (with fill="gaps": exactly min(num_keyframes, N)).
 
     First the newest `recent` frames (shared out among the groups); then the walk by falling relevance, which takes a
-    frame unless it is more similar than `tau` to one already taken and ends below `floor`; then, if asked, the gaps.
+    frame unless it is more similar than `tau` to one already taken, and ends below `floor`; then, if asked, the gaps.
     `group_sizes`: frames per camera, in row order; `background` (cameras, D): compare relative to it.
     All comparisons are in float32, as in the published code: more than tau is redundant, less than floor ends the walk.
     """
@@ -260,7 +260,7 @@ def _walk(
 def _walk_block(
     rows: np.ndarray, redundancy: Redundancy, chosen: dict[int, Kind], num_keyframes: int, tau: np.float32
 ) -> None:
-    """Take what the paper's loop would take from these rows, in order. Each take is one product with the whole block."""
+    """Take what the paper's loop would take of these rows, in order; each take is one product with the block."""
     if not len(rows):
         return
     closest = redundancy.open(rows)
@@ -294,8 +294,8 @@ def fill_gaps(taken: np.ndarray, num_frames: int, num_keyframes: int) -> np.ndar
 
     The gaps between taken rows are cut into pieces of at most D frames, D as small as the free places allow; a gap of n
     frames gets ceil(n / D) - 1 rows, evenly; what is left over goes to the last free rows of the video.
-    48 frames, nothing taken, 32 places: D = 1 would need 47 rows, D = 2 needs 23 (2, 4, ..., 46); the other 9 places go to the
-    last free rows (31, 33, ..., 47).
+    48 frames, nothing taken, 32 places: D = 1 would need 47 rows, D = 2 needs 23 (2, 4, ..., 46); the other 9 places go
+    to the last free rows (31, 33, ..., 47).
     """
     free = min(num_keyframes, num_frames) - len(taken)
     if free <= 0:

@@ -54,16 +54,16 @@ def make_checkpoint(folder: Path | str, *, seed: int = 0, **overrides: Any) -> P
 
     from model.checkpoint import save_checkpoint
     from model.network import VilampNetwork
-    from model.tokens import (
-        ClipTokenizer,
-        LanguageTokenizer,
-        train_clip_tokenizer,
-        train_language_tokenizer,
-    )
+    from model.tokens import ClipTokenizer, LanguageTokenizer, read_tokenizer
+    from model.training.tokenizers import CLIP_SPECIAL, train_clip_tokenizer, train_language_tokenizer
 
     config = make_config(**overrides)
-    backend = train_language_tokenizer([CORPUS], config.language.vocab_size)
-    clip_backend = train_clip_tokenizer([CORPUS], config.dual_encoder.vocab_size)
+    folder = Path(folder)
+    clip_folder = folder / config.clip_folder
+    train_language_tokenizer([CORPUS], folder, config.language.vocab_size, config.max_sequence_tokens)
+    train_clip_tokenizer([CORPUS], clip_folder, config.dual_encoder.vocab_size, config.dual_encoder.max_text_tokens)
+    backend, clip_backend = read_tokenizer(folder), read_tokenizer(clip_folder)
+    start_id, end_id = (clip_backend.token_to_id(token) for token in CLIP_SPECIAL)
     config = replace(
         config,
         language=replace(config.language, vocab_size=backend.get_vocab_size()),

@@ -1,0 +1,113 @@
+"""Token by token from the language model, with its key-value cache; and bytes to text without broken characters.
+
+In: embeddings of the whole prompt. Out: an iterator of token ids, one forward pass each, which may be closed between
+any two. This file does not know pictures or prompts.
+"""
+
+import codecs
+from collections.abc import Collection, Iterator
+
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor
+from transformers import Qwen2ForCausalLM
+from transformers.cache_utils import DynamicCache
+
+
+class Decoding:
+    """One answer being made. `prefill` once, then `step` with each token; each returns the next token's logits (V,)."""
+
+    def __init__(self, language_model: Qwen2ForCausalLM) -> None:
+        self._model = language_model
+        self._cache = DynamicCache()
+
+    @torch.inference_mode()
+    def prefill(self, embeddings: Tensor) -> Tensor:
+        """embeddings (L, H) -> logits (V,) float32 of the last position, the only ones that are formed."""
+        hidden = self._model.model(
+            inputs_embeds=embeddings[None], past_key_values=self._cache, use_cache=True
+        ).last_hidden_state
+        logits: Tensor = self._model.lm_head(hidden[0, -1]).float()
+        return logits
+
+    @torch.inference_mode()
+    def step(self, token: int) -> Tensor:
+        """The next token after this one -> logits (V,) float32."""
+        ids = torch.tensor([[token]], device=self._model.lm_head.weight.device)
+        hidden = self._model.model(input_ids=ids, past_key_values=self._cache, use_cache=True).last_hidden_state
+        logits: Tensor = self._model.lm_head(hidden[0, -1]).float()
+        return logits
+
+
+def generate(
+    language_model: Qwen2ForCausalLM,
+    embeddings: Tensor,
+    *,
+    stop_ids: Collection[int],
+    max_new_tokens: int,
+    temperature: float = 0.0,
+    seed: int | None = None,
+) -> Iterator[int]:
+    """Yield token ids until one of `stop_ids`, which is not yielded, or `max_new_tokens`. Temperature 0 is greedy."""
+    if max_new_tokens < 1:
+        return
+    decoding = Decoding(language_model)
+    generator = torch.Generator()
+    if seed is None:
+        generator.seed()
+    else:
+        generator.manual_seed(seed)
+    logits = decoding.prefill(embeddings)
+    for number in range(1, max_new_tokens + 1):
+        token = choose(logits, temperature, generator)
+        if token in stop_ids:
+            return
+        yield token
+        if number < max_new_tokens:
+            logits = decoding.step(token)
+
+
+def choose(logits: Tensor, temperature: float, generator: torch.Generator) -> int:
+    """The likeliest token at temperature 0, otherwise one drawn from softmax(logits / temperature)."""
+    if temperature <= 0:
+        return int(logits.argmax())
+    with torch.inference_mode():
+        odds = torch.softmax(logits.cpu() / temperature, dim=-1)
+        return int(torch.multinomial(odds, 1, generator=generator))
+
+
+class TextPieces:
+    """Token ids in, text out, as early as it is certain: bytes of an unfinished character wait for the next token."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._special = {
+            number for number, token in tokenizer.get_added_tokens_decoder().items() if token.special
+        }
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def push(self, token: int) -> str:
+        """The text this token completes; often empty, never half a character."""
+        symbols = self._tokenizer.id_to_token(token)
+        if symbols is None or token in self._special:
+            return ""
+        if all(symbol in BYTE_OF_SYMBOL for symbol in symbols):
+            raw = bytes(BYTE_OF_SYMBOL[symbol] for symbol in symbols)
+        else:
+            raw = symbols.encode()
+        return self._decoder.decode(raw)
+
+    def finish(self) -> str:
+        """What is left at the end: U+FFFD for a character that never became whole."""
+        return self._decoder.decode(b"", final=True)
+
+
+def _byte_of_symbol() -> dict[str, int]:
+    """Byte-level BPE writes printable Latin-1 bytes as themselves and the other 68 as U+0100, U+0101, ... in order."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    table = {chr(byte): byte for byte in printable}
+    others = [byte for byte in range(256) if byte not in printable]
+    return table | {chr(0x100 + place): byte for place, byte in enumerate(others)}
+
+
+BYTE_OF_SYMBOL = _byte_of_symbol()

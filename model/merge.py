@@ -1,0 +1,339 @@
+"""Differential feature merging (DFM): every frame that is no keyframe becomes one token, chosen by the question.
+
+In: stored patches with their three scalars, keyframe rows, the question's vector. Out: tokens (F, H) for the F frames
+that are no keyframes, and pooled patches (K, M', H) for the keyframes. Nothing of size N x M x H is ever held.
+
+The exact, weight-absorbed form. x = W2 h + b2 is a projected patch, h = gelu(W1 v + b1), a = linear_q(question):
+
+    cos(a, linear_iq(x))                = (h . u_q + c_q) / n_iq     u_q = W2^T W_iq^T a/|a|   (H,)
+    cos(linear_k(x_key), linear_ik(x))  = (h . u_k + c_k) / n_ik     u_k = W2^T W_ik^T b_k     (M, H)
+    token = W2 (sum_m w_m h_m) + b2,    w = softmax((first - lambda * second) / tau),    b_k = linear_k(x_key) / |.|
+
+n_iq, n_ik and the self-cosine are the scalars stored with each patch. Without trained maps ("plain") the maps are the
+identity: a is the mean input embedding of the question's words, and cosines are between projected patches.
+This file does not know how keyframes were chosen, files, or prompts.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from model.config import Composer, PatchFeatures, Reference
+from model.network import SigPooling, VilampNetwork
+
+OWN = -1  # reference of a frame that is compared with itself
+# Bytes of hidden features worked on at once: on a CPU they should stay in the cache, on a GPU they should fill it.
+CPU_CHUNK_BYTES, GPU_CHUNK_BYTES = 4 << 20, 512 << 20
+
+
+class PatchBlock(Protocol):
+    """Frames start..stop of a source: patches (n, M, C') as stored, scalars (n, M, 3) float32, present (n,) bool."""
+
+    @property
+    def patches(self) -> np.ndarray:
+        """Patches as they were encoded."""
+
+    @property
+    def scalars(self) -> np.ndarray:
+        """n_iq, n_ik and self-cosine of every patch."""
+
+    @property
+    def present(self) -> np.ndarray:
+        """False where the patches are gone and only the summary is left."""
+
+
+class PatchSource(Protocol):
+    """Where merging reads from: a memory window, or arrays."""
+
+    @property
+    def num_frames(self) -> int:
+        """N."""
+
+    def read(self, start: int, stop: int) -> PatchBlock:
+        """Patches of the rows start..stop."""
+
+    def summaries(self, start: int, stop: int) -> np.ndarray:
+        """(n, C') float32: mean patch of each row."""
+
+    def embeddings(self, rows: np.ndarray) -> np.ndarray:
+        """(n, D) float32 unit vectors."""
+
+    def norms(self, rows: np.ndarray) -> np.ndarray:
+        """(n,) float32 lengths the embeddings had."""
+
+
+class StoredFrame(Protocol):
+    """Features of one frame, freshly encoded: patches (M, C'), scalars (M, 3)."""
+
+    @property
+    def patches(self) -> np.ndarray:
+        """Patches, in the form in which they are stored."""
+
+    @property
+    def scalars(self) -> np.ndarray:
+        """n_iq, n_ik and self-cosine of every patch."""
+
+
+@dataclass(frozen=True, slots=True)
+class Merged:
+    """rows (F,) rising and tokens (F, H) of the other frames; keyframes (K, M', H); weights (F, M) if asked for."""
+
+    rows: np.ndarray
+    tokens: Tensor
+    keyframes: Tensor
+    num_summary_frames: int
+    weights: Tensor | None = None
+
+
+class Merger:
+    """Merging with one network. Its absorbed matrices are made once; `merge` keeps nothing and may run in any thread."""
+
+    def __init__(
+        self,
+        network: VilampNetwork,
+        *,
+        composer: Composer,
+        patch_features: PatchFeatures,
+        merge_lambda: float = 1.0,
+        merge_alpha: float = 0.01,
+        chunk_bytes: int | None = None,
+    ) -> None:
+        self._network = network
+        self._composer = composer
+        self._patch_features = patch_features
+        self._device, self._dtype = network.image_newline.device, network.image_newline.dtype
+        self._chunk_bytes = chunk_bytes or (CPU_CHUNK_BYTES if self._device.type == "cpu" else GPU_CHUNK_BYTES)
+        out = network.mm_projector[2]
+        self._w2, self._b2 = out.weight.detach().float(), out.bias.detach().float()
+        self._lambda, self._temperature = merge_lambda, merge_alpha
+        maps = network.composer
+        self._maps = maps if isinstance(maps, SigPooling) else None
+        if self._maps is not None:
+            self._lambda, self._temperature = 1.0, float(self._maps.tau.detach())
+        self._absorbed_ik = self._absorb(None if self._maps is None else self._maps.linear_ik)
+
+    @torch.inference_mode()
+    def scalars(self, patches: Tensor) -> Tensor:
+        """Patches as stored (B, M, C') -> (B, M, 3) float32: n_iq, n_ik, cos(linear_k(x), linear_ik(x))."""
+        if self._composer not in ("sig_pooling", "plain"):
+            return torch.zeros(*patches.shape[:2], 3)
+        x = self._network.project_out(self.hidden(patches)).float()
+        if self._maps is None:
+            length = x.norm(dim=-1)
+            return torch.stack([length, length, torch.ones_like(length)], dim=-1).cpu()
+        maps = self._maps
+        iq, ik, k = (self._apply(linear, x) for linear in (maps.linear_iq, maps.linear_ik, maps.linear_k))
+        n_ik = ik.norm(dim=-1)
+        own = (k * ik).sum(-1) / (k.norm(dim=-1) * n_ik).clamp(min=1e-12)
+        return torch.stack([iq.norm(dim=-1), n_ik, own], dim=-1).cpu()
+
+    def hidden(self, patches: Tensor) -> Tensor:
+        """Patches as stored (..., C') -> h (..., H) in the network's own precision."""
+        patches = patches.to(self._device, self._dtype)
+        return self._network.project_hidden(patches) if self._patch_features == "vision" else patches
+
+    @torch.inference_mode()
+    def merge(
+        self,
+        source: PatchSource,
+        keyframe_rows: np.ndarray,
+        query: np.ndarray,
+        *,
+        reference: Reference = "keyframe",
+        group_sizes: Sequence[int] | None = None,
+        overrides: Mapping[int, StoredFrame] | None = None,
+        keep_weights: bool = False,
+        merge_keyframes: bool = False,
+    ) -> Merged:
+        """Pool the keyframes and merge every other frame.
+
+        keyframe_rows (K,) rising; query: raw text features (D,), or (H,) for "plain"; `overrides` replaces what the
+        source holds for some rows (keyframes encoded again because their patches are gone).
+        `merge_keyframes` merges keyframes too (nobody reads those tokens; the published code computes them).
+        """
+        work = _Work(source, overrides or {}, self._device)
+        keyframes = self._keyframes(work, keyframe_rows)
+        sizes = [source.num_frames] if group_sizes is None else list(group_sizes)
+        references = reference_rows(keyframe_rows, sizes, reference)
+        if not merge_keyframes:
+            references[keyframe_rows] = SKIP
+        rows = np.flatnonzero(references != SKIP)
+        hidden_size = self._b2.shape[0]
+        if self._composer == "none" or not len(rows):
+            return Merged(rows[:0], torch.empty(0, hidden_size), keyframes, 0)
+        if self._composer == "single_token":
+            return Merged(rows, self._from_embeddings(source, rows), keyframes, 0)
+        tokens = torch.empty(source.num_frames, hidden_size, device=self._device)
+        weights = torch.zeros(source.num_frames, self._network.config.num_patches) if keep_weights else None
+        num_summary = self._merge_runs(work, references, query, tokens, weights)
+        index = torch.from_numpy(rows)
+        kept = None if weights is None else weights[index]
+        return Merged(rows, tokens[index.to(self._device)].cpu(), keyframes, num_summary, kept)
+
+    def _keyframes(self, work: "_Work", rows: np.ndarray) -> Tensor:
+        """(K, M', H) pooled projected patches, one frame at a time."""
+        config = self._network.config
+        pooled = torch.empty(len(rows), config.keyframe_tokens, self._b2.shape[0])
+        for place, row in enumerate(rows.tolist()):
+            patches, _, present = work.frames(row, row + 1)
+            if not present[0]:
+                raise ValueError(f"row {row} is a keyframe but its patches are gone: encode it again and override it")
+            pooled[place] = self._network.pool(self._network.project_out(self.hidden(patches)).float())[0].cpu()
+        return pooled
+
+    def _merge_runs(
+        self, work: "_Work", references: np.ndarray, query: np.ndarray, tokens: Tensor, weights: Tensor | None
+    ) -> int:
+        """Fill `tokens` (and `weights`) of every row to be merged; returns how many had nothing but a summary."""
+        u_q, c_q = self._question(query)
+        step = max(1, self._chunk_bytes // (4 * self._network.config.num_patches * self._b2.shape[0]))
+        num_summary, opened, u_k, c_k = 0, OWN, None, None
+        for start, stop, row in runs_of_equal(references):
+            if row == SKIP:
+                continue
+            if self._composer == "average_pooling":
+                row = OWN
+            elif row != OWN and row != opened:
+                opened, (u_k, c_k) = row, self._reference(work, row)
+            for first in range(start, stop, step):
+                last = min(first + step, stop)
+                patches, scalars, present = work.frames(first, last)
+                h = self.hidden(patches)
+                if self._composer == "average_pooling":
+                    tokens[first:last] = self._out(h.mean(dim=1).float())
+                else:
+                    key = None if row == OWN or u_k is None else (u_k, c_k)
+                    w = self._weights(h, scalars, u_q, c_q, key)
+                    tokens[first:last] = self._out(torch.bmm(w[:, None].to(h.dtype), h)[:, 0].float())
+                    if weights is not None:
+                        weights[first:last] = w.cpu()
+                num_summary += self._put_summaries(work, first, present, tokens)
+        return num_summary
+
+    def _weights(
+        self, h: Tensor, scalars: Tensor, u_q: Tensor, c_q: Tensor, key: tuple[Tensor, Tensor] | None
+    ) -> Tensor:
+        """h (n, M, H), scalars (n, M, 3) -> softmax over patches (n, M). `key` None: each frame is its own reference."""
+        asked = ((h @ u_q.to(h.dtype)).float() + c_q) / scalars[..., 0]
+        if key is None:
+            alike = scalars[..., 2]
+        else:
+            u_k, c_k = key
+            products = torch.bmm(h.transpose(0, 1), u_k.to(h.dtype)[:, :, None])[:, :, 0].T  # (n, M)
+            alike = (products.float() + c_k) / scalars[..., 1]
+        return torch.softmax((asked - self._lambda * alike) / self._temperature, dim=-1)
+
+    def _question(self, query: np.ndarray) -> tuple[Tensor, Tensor]:
+        """u_q (H,), c_q () for this question; zeros where no question is asked of the patches."""
+        if self._composer == "average_pooling":
+            return torch.zeros_like(self._b2), torch.zeros((), device=self._device)
+        asked = torch.tensor(np.asarray(query, np.float32), device=self._device)
+        if self._maps is not None:
+            asked = self._apply(self._maps.linear_q, asked)
+        unit = F.normalize(asked, dim=-1)
+        back, offset = unit, torch.zeros((), device=self._device)
+        if self._maps is not None:
+            iq = self._maps.linear_iq
+            back, offset = unit @ iq.weight.float(), unit @ iq.bias.float()
+        return back @ self._w2, back @ self._b2 + offset
+
+    def _reference(self, work: "_Work", row: int) -> tuple[Tensor, Tensor]:
+        """u_k (M, H), c_k (M,) of the frame that others are compared with; of its summary where its patches are gone."""
+        patches, _, present = work.frames(row, row + 1)
+        if not present[0]:
+            patches = work.summaries(row, row + 1)[:, None].expand(1, self._network.config.num_patches, -1)
+        x = self._network.project_out(self.hidden(patches)).float()[0]
+        if self._maps is None:
+            b_k = F.normalize(x, dim=-1)
+            return b_k @ self._absorbed_ik, b_k @ self._b2
+        b_k = F.normalize(self._apply(self._maps.linear_k, x), dim=-1)
+        ik = self._maps.linear_ik
+        return b_k @ self._absorbed_ik, b_k @ (ik.weight.float() @ self._b2 + ik.bias.float())
+
+    def _absorb(self, linear: torch.nn.Linear | None) -> Tensor:
+        """W_map W2 (H, H): from hidden features straight to the mapped patch, bias apart."""
+        return self._w2 if linear is None else linear.weight.detach().float() @ self._w2
+
+    def _apply(self, linear: torch.nn.Linear, x: Tensor) -> Tensor:
+        return F.linear(x, linear.weight.float(), linear.bias.float())
+
+    def _out(self, hidden: Tensor) -> Tensor:
+        return F.linear(hidden, self._w2, self._b2)
+
+    def _put_summaries(self, work: "_Work", first: int, present: np.ndarray, tokens: Tensor) -> int:
+        """Replace the tokens of rows without patches by their projected summary; returns how many there were."""
+        gone = np.flatnonzero(~present)
+        if len(gone):
+            means = work.summaries(first, first + len(present))
+            index = torch.from_numpy(gone).to(self._device)
+            tokens[first + index] = self._out(self.hidden(means[index]).float())
+        return len(gone)
+
+    def _from_embeddings(self, source: PatchSource, rows: np.ndarray) -> Tensor:
+        """single_token: an MLP of the raw relevance embedding. (F, H) float32."""
+        if self._network.composer is None:
+            raise ValueError("single_token needs the composer's weights")
+        raw = source.embeddings(rows) * source.norms(rows)[:, None]
+        tokens: Tensor = self._network.composer(torch.tensor(raw, device=self._device, dtype=self._dtype))
+        return tokens.float().cpu()
+
+
+SKIP = -2  # a row that is not merged
+
+
+class _Work:
+    """One merge's reading: the source with its overrides, as tensors on the device."""
+
+    def __init__(self, source: PatchSource, overrides: Mapping[int, StoredFrame], device: torch.device) -> None:
+        self._source = source
+        self._overrides = overrides
+        self._device = device
+
+    def frames(self, start: int, stop: int) -> tuple[Tensor, Tensor, np.ndarray]:
+        """patches (n, M, C') as stored, scalars (n, M, 3), present (n,) of rows start..stop."""
+        block = self._source.read(start, stop)
+        patches, scalars, present = block.patches, block.scalars, block.present
+        replaced = [row for row in range(start, stop) if row in self._overrides] if self._overrides else []
+        if replaced:
+            patches, scalars, present = patches.copy(), scalars.copy(), present.copy()
+            for row in replaced:
+                frame = self._overrides[row]
+                patches[row - start], scalars[row - start], present[row - start] = frame.patches, frame.scalars, True
+        return self._tensor(patches), self._tensor(scalars), present
+
+    def summaries(self, start: int, stop: int) -> Tensor:
+        """(n, C') float32."""
+        return self._tensor(self._source.summaries(start, stop))
+
+    def _tensor(self, array: np.ndarray) -> Tensor:
+        # A copy: the source's arrays may be read-only (mapped files), which torch does not share.
+        return torch.tensor(array).to(self._device)
+
+
+def reference_rows(keyframe_rows: np.ndarray, group_sizes: Sequence[int], reference: Reference) -> np.ndarray:
+    """(N,) int64: the row each row is compared with, OWN before the first keyframe of its group.
+
+    One group of 6, keyframes [1, 4]: keyframe -> [OWN, 1, 1, 1, 4, 4];
+    released -> [OWN, 0, 0, 0, 1, 1]: behind the i-th keyframe comes frame i, which is what the published code does.
+    """
+    references = np.full(sum(group_sizes), OWN, np.int64)
+    start = 0
+    for size in group_sizes:
+        inside = keyframe_rows[(keyframe_rows >= start) & (keyframe_rows < start + size)]
+        for number, row in enumerate(inside.tolist()):
+            references[row : start + size] = row if reference == "keyframe" else start + number
+        start += size
+    return references
+
+
+def runs_of_equal(values: np.ndarray) -> Iterator[tuple[int, int, int]]:
+    """(start, stop, value) of each run of equal neighbours: [5, 5, 7] -> (0, 2, 5), (2, 3, 7)."""
+    edges = np.flatnonzero(np.diff(values)) + 1
+    for start, stop in zip([0, *edges.tolist()], [*edges.tolist(), len(values)], strict=True):
+        if start < stop:
+            yield start, stop, int(values[start])

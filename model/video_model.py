@@ -1,0 +1,395 @@
+"""The model as the rest of the program sees it: pictures and words in, features, context and words out.
+
+Left to right: encode (once per frame, at ingest) -> embed_text -> [selection, outside] -> build_context -> stream.
+numpy at the border, torch inside. One thread may encode while another answers: nothing here is changed after loading.
+This file does not know cameras, clocks, files of memory, or where frames come from.
+"""
+
+import hashlib
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from model.checkpoint import Checkpoint, load_checkpoint
+from model.config import ConfigError, Fill, ModelConfig, Redundancy, Reference
+from model.generate import TextPieces, generate
+from model.merge import Merger, PatchSource
+from model.preprocess import relevance_pixels, vision_pixels
+from model.prompt import Slot, layout, prompt_text, share_tokens, timestamp_text
+from model.select import Keyframes
+from model.tokens import IMAGE_TOKEN_ID
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+FP16_MAX = 65504.0
+
+
+class PromptTooLongError(ValueError):
+    """The question alone does not fit into what the language model reads."""
+
+
+@dataclass(frozen=True, slots=True)
+class FrameFeatures:
+    """What is kept of one frame: embedding (D,) float32 not normalised, patches (M, C') float16 as stored,
+    scalars (M, 3) float32 computed from the stored patches, summary (C',) float32: the mean patch."""
+
+    embedding: np.ndarray
+    patches: np.ndarray
+    scalars: np.ndarray
+    summary: np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
+class TextFeatures:
+    """A question: unit (D,) and raw (D,) float32; merge_query, what merging asks patches with; whether it was cut."""
+
+    unit: np.ndarray
+    raw: np.ndarray
+    merge_query: np.ndarray
+    truncated: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Defaults:
+    """What this checkpoint wants where the user says nothing."""
+
+    num_keyframes: int
+    tau: float
+    floor: float
+    recent: int
+    fill: Fill
+    redundancy: Redundancy
+    background_floor: float
+    timestamps: bool
+    reference: Reference
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """Sizes and defaults. `fingerprint` changes whenever stored features of another model would not fit."""
+
+    name: str
+    card: str
+    fingerprint: str
+    patches_per_frame: int
+    patch_width: int
+    embedding_dim: int
+    keyframe_tokens: int
+    context_tokens: int
+    max_visual_tokens: int
+    defaults: Defaults
+
+
+@dataclass(frozen=True, slots=True)
+class VisualContext:
+    """What the pictures say to one question. Opaque to callers but for the counts.
+
+    keyframes: those used (fewer than asked for if the token budget is small); num_tokens: visual tokens, of which
+    num_shared_tokens stand for more than one frame; num_summary_frames: frames whose patches were gone.
+    """
+
+    keyframes: Keyframes
+    keyframe_tokens: Tensor  # (K, M', H) float32
+    merged_rows: np.ndarray  # (F,)
+    merged: Tensor  # (F, H) float32
+    change: np.ndarray  # (F,) float32, see share_tokens
+    may_join: np.ndarray  # (F,) bool
+    runs: np.ndarray  # (F,) int64
+    num_tokens: int
+    num_shared_tokens: int
+    num_summary_frames: int
+    timings_ms: Mapping[str, float] = field(default_factory=dict)
+
+
+class VideoModel:
+    """One loaded checkpoint."""
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        *,
+        name: str = "model",
+        patch_dtype: str = "float16",
+        reference: Reference | None = None,
+    ) -> None:
+        config = checkpoint.config
+        self.config: ModelConfig = config
+        self.network = checkpoint.network.eval().requires_grad_(False)
+        self.tokenizer, self.clip_tokenizer = checkpoint.tokenizer, checkpoint.clip_tokenizer
+        self._device, self._dtype = self.network.image_newline.device, self.network.image_newline.dtype
+        self._patch_dtype = np.dtype(patch_dtype)
+        self._reference: Reference = reference or config.live.reference
+        self.merger = Merger(
+            self.network, composer=config.composer, patch_features=config.live.patch_features,
+            merge_lambda=config.live.merge_lambda, merge_alpha=config.live.merge_alpha,
+        )
+        self.info = self._info(name)
+
+    @classmethod
+    def load(
+        cls,
+        folder: str | Path,
+        *,
+        device: str = "cpu",
+        dtype: str = "float32",
+        num_threads: int | None = None,
+        patch_dtype: str = "float16",
+        reference: Reference | None = None,
+        overwrite: Mapping[str, Any] | None = None,
+    ) -> "VideoModel":
+        """Load a checkpoint folder. `num_threads`: torch's threads per operation, for the whole process.
+
+        Raises ConfigError or CheckpointError (both ValueErrors) with a message for the user.
+        """
+        if dtype not in DTYPES:
+            raise ConfigError(f"dtype {dtype!r} is unknown; known: {', '.join(DTYPES)}")
+        if device.startswith("cuda") and not torch.cuda.is_available():
+            raise ConfigError(f"device {device!r}: this machine has no usable CUDA device; use device: cpu")
+        if num_threads is not None:
+            torch.set_num_threads(num_threads)
+        checkpoint = load_checkpoint(folder, device=device, dtype=DTYPES[dtype], overwrite=overwrite)
+        name = Path(folder).resolve().name
+        return cls(checkpoint, name=name, patch_dtype=patch_dtype, reference=reference)
+
+    @torch.inference_mode()
+    def encode(self, images: Sequence[np.ndarray]) -> list[FrameFeatures]:
+        """Features of uint8 (H, W, 3) RGB pictures of any sizes, as one batch of both towers."""
+        if not images:
+            return []
+        config = self.config
+        embeddings = self.network.embed_images(self._tensor(relevance_pixels(
+            images, config.dual_encoder.image, whole_frame=config.live.whole_frame
+        ))).float().cpu().numpy()
+        patches = self.network.vision_features(self._tensor(vision_pixels(images, config.vision.image)))
+        if config.live.patch_features == "hidden":
+            patches = self.network.project_hidden(patches)
+        stored = patches.float().clamp(-FP16_MAX, FP16_MAX).cpu().numpy().astype(self._patch_dtype)
+        summaries = stored.mean(axis=1, dtype=np.float32)
+        scalars = self.merger.scalars(torch.from_numpy(stored)).numpy()
+        return [FrameFeatures(*parts) for parts in zip(embeddings, stored, scalars, summaries, strict=True)]
+
+    @torch.inference_mode()
+    def embed_text(self, text: str) -> TextFeatures:
+        """The question alone, without answer options, cut to what the text encoder reads."""
+        ids, truncated = self.clip_tokenizer.encode(text)
+        raw = self.network.embed_texts(torch.tensor([ids], device=self._device))[0].float().cpu().numpy()
+        query = raw
+        if self.config.composer == "plain":
+            words = self.tokenizer.encode(self.tokenizer.without_markers(text)) or [0]
+            query = self.network.embed_tokens(torch.tensor(words, device=self._device)).float().mean(0).cpu().numpy()
+        unit = raw / max(float(np.linalg.norm(raw)), 1e-12)
+        return TextFeatures(unit.astype(np.float32), raw, query, truncated)
+
+    def build_context(
+        self,
+        source: PatchSource,
+        keyframes: Keyframes,
+        query: TextFeatures,
+        *,
+        overrides: Mapping[int, FrameFeatures] | None = None,
+        group_sizes: Sequence[int] | None = None,
+        max_visual_tokens: int | None = None,
+    ) -> VisualContext:
+        """Merge everything that is no keyframe and fit the result into the token budget.
+
+        `overrides`: fresh features of rows whose patches are gone; keyframes without patches must be in it.
+        `group_sizes`: frames per camera in row order; frames are never compared or joined across cameras.
+        """
+        started = time.perf_counter()
+        budget = self.config.max_visual_tokens if max_visual_tokens is None else max_visual_tokens
+        keyframes = best_keyframes(keyframes, (budget - 1) // self.config.keyframe_tokens)
+        merged = self.merger.merge(
+            source, keyframes.rows, query.merge_query, reference=self._reference,
+            group_sizes=group_sizes, overrides=overrides,
+        )
+        change, may_join = neighbour_change(source, merged.rows, group_sizes or [source.num_frames])
+        context = VisualContext(
+            keyframes, merged.keyframes, merged.rows, merged.tokens, change, may_join, np.arange(len(merged.rows)),
+            0, 0, merged.num_summary_frames, {"merge": 1000 * (time.perf_counter() - started)},
+        )
+        return self._shared(context, budget)
+
+    def stream(
+        self,
+        question: str,
+        context: VisualContext,
+        *,
+        timestamps: Sequence[str] | None = None,
+        max_new_tokens: int = 256,
+        temperature: float = 0.0,
+        seed: int | None = None,
+    ) -> Iterator[str]:
+        """The answer, piece by piece, one piece per token (some empty). Close it at any time to stop and free everything.
+
+        `timestamps`: one clock text per keyframe, put before its tokens. Where all of it would be longer than the
+        language model reads, neighbouring frames share more tokens; question and answer always fit.
+        """
+        embeddings, room = self._prompt(question, context, timestamps, max_new_tokens)
+        pieces = TextPieces(self.tokenizer.backend)
+        for token in generate(
+            self.network.language_model, embeddings, stop_ids=self.tokenizer.stop_ids,
+            max_new_tokens=min(max_new_tokens, room), temperature=temperature, seed=seed,
+        ):
+            yield pieces.push(token)
+        if rest := pieces.finish():
+            yield rest
+
+    def self_test(self) -> None:
+        """Encode two different pictures and two texts; raises RuntimeError if the encoders do not tell them apart."""
+        side = self.config.dual_encoder.image.image_size
+        grey = np.full((side, side, 3), 128, np.uint8)
+        noise = np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8)
+        first, second = self.encode([grey, noise])
+        for what, one, other in (
+            ("embedding", first.embedding, second.embedding), ("patches", first.patches, second.patches),
+            ("text", self.embed_text("a red car").raw, self.embed_text("two dogs at night").raw),
+        ):
+            if not (np.isfinite(one).all() and np.isfinite(other).all()):
+                raise RuntimeError(f"self-test: the {what} of a test input is not finite")
+            if np.allclose(one, other, rtol=1e-3, atol=1e-6):
+                raise RuntimeError(f"self-test: two different inputs give the same {what}")
+
+    @torch.inference_mode()
+    def visual_block(
+        self, context: VisualContext, timestamps: Sequence[str] | None = None
+    ) -> tuple[Tensor, list[Slot]]:
+        """(embeddings (V, H), what each piece of it is)."""
+        ids = None if timestamps is None else [self.tokenizer.encode(timestamp_text(clock)) for clock in timestamps]
+        slots = layout(
+            context.keyframes.rows, context.merged_rows, context.runs, self.config.keyframe_tokens,
+            None if ids is None else [len(words) for words in ids], final_newline=self.config.live.final_newline,
+        )
+        shared = mean_of_runs(context.merged, context.runs)
+        pieces = []
+        for slot in slots:
+            if slot.role == "keyframe":
+                pieces.append(self._tensor(context.keyframe_tokens[slot.index]))
+            elif slot.role == "merged":
+                pieces.append(self._tensor(shared[slot.index : slot.index + 1]))
+            elif slot.role == "timestamp" and ids is not None:
+                pieces.append(self.network.embed_tokens(torch.tensor(ids[slot.index], device=self._device)))
+            else:
+                pieces.append(self.network.image_newline[None])
+        empty = torch.empty(0, self.config.language.hidden_size, device=self._device, dtype=self._dtype)
+        return torch.cat([empty, *pieces]), slots
+
+    @torch.inference_mode()
+    def splice(self, ids: Sequence[int], visual: Tensor, *, cut_to: int | None = None) -> Tensor:
+        """Embeddings (L, H) of ids with the visual block in place of IMAGE_TOKEN_ID.
+
+        `cut_to`: keep the first so many, dropping the question first, as the published code does; None keeps all.
+        """
+        place = list(ids).index(IMAGE_TOKEN_ID)
+        before, after = (
+            self.network.embed_tokens(torch.tensor(list(part), dtype=torch.long, device=self._device))
+            for part in (ids[:place], ids[place + 1 :])
+        )
+        return torch.cat([before, visual, after])[:cut_to]
+
+    def _prompt(
+        self, question: str, context: VisualContext, timestamps: Sequence[str] | None, max_new_tokens: int
+    ) -> tuple[Tensor, int]:
+        """(embeddings of the whole prompt, tokens left for the answer)."""
+        if timestamps is not None and len(timestamps) != len(context.keyframes.rows):
+            raise ValueError(f"{len(timestamps)} timestamps for {len(context.keyframes.rows)} keyframes")
+        text = self.tokenizer.without_markers(question)
+        ids = self.tokenizer.encode_prompt(prompt_text(text, self.config.live.system_prompt))
+        clocks = sum(len(self.tokenizer.encode(timestamp_text(clock))) for clock in timestamps or ())
+        answer = min(max_new_tokens, max(1, self.config.context_tokens // 4))
+        room = self.config.context_tokens - (len(ids) - 1) - clocks - answer
+        if context.num_tokens > room:
+            context = self._shared(context, room)
+        if context.num_tokens > room:
+            raise PromptTooLongError(
+                f"the question takes {len(ids) - 1} tokens and the pictures {context.num_tokens + clocks}; with the "
+                f"answer that is more than the {self.config.context_tokens} the language model reads"
+            )
+        visual, _ = self.visual_block(context, timestamps)
+        embeddings = self.splice(ids, visual)
+        return embeddings, self.config.context_tokens - len(embeddings)
+
+    def _shared(self, context: VisualContext, budget: int) -> VisualContext:
+        """The context with as many runs of frames sharing a token as the budget of visual tokens demands."""
+        fixed = context.keyframe_tokens.shape[0] * self.config.keyframe_tokens + int(self.config.live.final_newline)
+        runs = share_tokens(context.change, context.may_join, budget - fixed)
+        lengths = np.bincount(runs) if len(runs) else np.empty(0, np.int64)
+        return VisualContext(
+            context.keyframes, context.keyframe_tokens, context.merged_rows, context.merged, context.change,
+            context.may_join, runs, fixed + len(lengths), int((lengths > 1).sum()), context.num_summary_frames,
+            context.timings_ms,
+        )
+
+    def _tensor(self, array: np.ndarray | Tensor) -> Tensor:
+        tensor = torch.from_numpy(array) if isinstance(array, np.ndarray) else array
+        return tensor.to(self._device, self._dtype)
+
+    def _info(self, name: str) -> ModelInfo:
+        config = self.config
+        return ModelInfo(
+            name=name, card=config.live.card, fingerprint=self._fingerprint(),
+            patches_per_frame=config.num_patches, patch_width=config.patch_width,
+            embedding_dim=config.dual_encoder.projection_dim, keyframe_tokens=config.keyframe_tokens,
+            context_tokens=config.context_tokens, max_visual_tokens=config.max_visual_tokens,
+            defaults=Defaults(
+                num_keyframes=config.num_keyframes, tau=config.tau, floor=config.floor, recent=config.live.recent,
+                fill=config.live.fill, redundancy=config.live.redundancy,
+                background_floor=config.live.background_floor, timestamps=config.live.timestamps,
+                reference=self._reference,
+            ),
+        )
+
+    def _fingerprint(self) -> str:
+        """Of everything that decides what `encode` returns: settings, and a sample of every weight that takes part."""
+        live = self.config.live
+        digest = hashlib.sha256(
+            repr((self.config.vision, self.config.dual_encoder, self.config.composer, live.patch_features,
+                  live.whole_frame, str(self._dtype), str(self._patch_dtype))).encode()
+        )
+        for name, tensor in self.network.state_dict().items():
+            if name.startswith(("vision_tower.", "mm_projector.", "dual_encoder.", "composer.")):
+                flat = tensor.flatten()
+                sample = flat[:: max(1, flat.numel() // 64)]
+                digest.update(name.encode() + sample.float().cpu().numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+
+def best_keyframes(keyframes: Keyframes, most: int) -> Keyframes:
+    """At most `most` of them: recent before relevant before filling, then by score, then the earlier one."""
+    if len(keyframes.rows) <= most:
+        return keyframes
+    rank = {"recent": 0, "relevant": 1, "filling": 2}
+    order = np.lexsort((keyframes.rows, -keyframes.scores, [rank[kind] for kind in keyframes.kinds]))
+    kept = np.sort(order[: max(most, 0)])
+    return Keyframes(keyframes.rows[kept], tuple(keyframes.kinds[place] for place in kept), keyframes.scores[kept])
+
+
+def neighbour_change(
+    source: PatchSource, rows: np.ndarray, group_sizes: Sequence[int], block: int = 1024
+) -> tuple[np.ndarray, np.ndarray]:
+    """(change (F,) float32, may_join (F,) bool) of the rows F that are no keyframes, each against the row before it.
+
+    change is one minus the cosine of their embeddings; a row may join only the row just before it, in its own group.
+    """
+    change = np.ones(len(rows), np.float32)
+    may_join = np.zeros(len(rows), bool)
+    may_join[1:] = np.diff(rows) == 1
+    may_join &= ~np.isin(rows, np.cumsum([0, *group_sizes]))
+    for start in range(0, len(rows), block):
+        part = rows[start : start + block]
+        now, before = source.embeddings(part), source.embeddings(np.maximum(part - 1, 0))
+        change[start : start + len(part)] = 1 - np.einsum("nd,nd->n", now, before)
+    return change, may_join
+
+
+def mean_of_runs(tokens: Tensor, runs: np.ndarray) -> Tensor:
+    """tokens (F, H), runs (F,) rising from 0 -> (number of runs, H): the mean token of each run."""
+    if not len(runs) or int(runs[-1]) + 1 == len(runs):
+        return tokens
+    index = torch.from_numpy(runs)
+    sums = torch.zeros(int(runs[-1]) + 1, tokens.shape[1]).index_add_(0, index, tokens)
+    return sums / torch.bincount(index)[:, None]
