@@ -117,7 +117,8 @@ def print_reply(reply: Reply, zone: str, *, as_json: bool, question: str, everyt
         print(json.dumps({"question": question, **asdict(reply), "citations": named}, ensure_ascii=False))
         return
     for note in reply.notes:
-        print(f"note: {note}")
+        if note not in reply.text:
+            print(f"note: {note}")
     shown = best(reply.citations, len(reply.citations) if everything else NUM_LISTED)
     if shown:
         print(f"\nevidence, {len(reply.citations)} of {reply.num_frames} frames (times in {zone}):")
