@@ -216,8 +216,8 @@ def _fresh_buffer(module: nn.Module, name: str, buffer: Tensor) -> Tensor:
     if name == "position_ids":
         return torch.arange(buffer.shape[-1]).expand(1, -1)
     if name in ("inv_freq", "original_inv_freq"):
-        fresh: Tensor = type(module)(module.config).inv_freq
-        return fresh
+        fresh: Any = type(module)(module.config)
+        return torch.as_tensor(fresh.inv_freq)
     raise AssertionError(f"unknown buffer {name} in {type(module).__name__}")
 
 

@@ -20,13 +20,14 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from model.config import Composer, PatchFeatures, Reference
 from model.network import SigPooling, VilampNetwork
 
 OWN = -1  # reference of a frame that is compared with itself
+SKIP = -2  # a row that is not merged
 # Bytes of hidden features worked on at once: on a CPU they should stay in the cache, on a GPU they should fill it.
 CPU_CHUNK_BYTES, GPU_CHUNK_BYTES = 4 << 20, 512 << 20
 
@@ -91,7 +92,7 @@ class Merged:
 
 
 class Merger:
-    """Merging with one network. Its absorbed matrices are made once; `merge` keeps nothing and may run in any thread."""
+    """Merging with one network. Its absorbed matrices are made once; `merge` keeps nothing, any thread may run it."""
 
     def __init__(
         self,
@@ -108,8 +109,8 @@ class Merger:
         self._patch_features = patch_features
         self._device, self._dtype = network.image_newline.device, network.image_newline.dtype
         self._chunk_bytes = chunk_bytes or (CPU_CHUNK_BYTES if self._device.type == "cpu" else GPU_CHUNK_BYTES)
-        out = network.mm_projector[2]
-        self._w2, self._b2 = out.weight.detach().float(), out.bias.detach().float()
+        out = network.mm_projector.get_submodule("2")
+        self._w2, self._b2 = _weights_of(out)
         self._lambda, self._temperature = merge_lambda, merge_alpha
         maps = network.composer
         self._maps = maps if isinstance(maps, SigPooling) else None
@@ -192,14 +193,15 @@ class Merger:
         """Fill `tokens` (and `weights`) of every row to be merged; returns how many had nothing but a summary."""
         u_q, c_q = self._question(query)
         step = max(1, self._chunk_bytes // (4 * self._network.config.num_patches * self._b2.shape[0]))
-        num_summary, opened, u_k, c_k = 0, OWN, None, None
+        num_summary, opened = 0, OWN
+        key: tuple[Tensor, Tensor] | None = None
         for start, stop, row in runs_of_equal(references):
             if row == SKIP:
                 continue
             if self._composer == "average_pooling":
                 row = OWN
             elif row != OWN and row != opened:
-                opened, (u_k, c_k) = row, self._reference(work, row)
+                opened, key = row, self._reference(work, row)
             for first in range(start, stop, step):
                 last = min(first + step, stop)
                 patches, scalars, present = work.frames(first, last)
@@ -207,8 +209,7 @@ class Merger:
                 if self._composer == "average_pooling":
                     tokens[first:last] = self._out(h.mean(dim=1).float())
                 else:
-                    key = None if row == OWN or u_k is None else (u_k, c_k)
-                    w = self._weights(h, scalars, u_q, c_q, key)
+                    w = self._weights(h, scalars, u_q, c_q, None if row == OWN else key)
                     tokens[first:last] = self._out(torch.bmm(w[:, None].to(h.dtype), h)[:, 0].float())
                     if weights is not None:
                         weights[first:last] = w.cpu()
@@ -218,7 +219,7 @@ class Merger:
     def _weights(
         self, h: Tensor, scalars: Tensor, u_q: Tensor, c_q: Tensor, key: tuple[Tensor, Tensor] | None
     ) -> Tensor:
-        """h (n, M, H), scalars (n, M, 3) -> softmax over patches (n, M). `key` None: each frame is its own reference."""
+        """h (n, M, H), scalars (n, M, 3) -> softmax over patches (n, M). `key` None: own reference."""
         asked = ((h @ u_q.to(h.dtype)).float() + c_q) / scalars[..., 0]
         if key is None:
             alike = scalars[..., 2]
@@ -238,12 +239,12 @@ class Merger:
         unit = F.normalize(asked, dim=-1)
         back, offset = unit, torch.zeros((), device=self._device)
         if self._maps is not None:
-            iq = self._maps.linear_iq
-            back, offset = unit @ iq.weight.float(), unit @ iq.bias.float()
+            weight, bias = _weights_of(self._maps.linear_iq)
+            back, offset = unit @ weight, unit @ bias
         return back @ self._w2, back @ self._b2 + offset
 
     def _reference(self, work: "_Work", row: int) -> tuple[Tensor, Tensor]:
-        """u_k (M, H), c_k (M,) of the frame that others are compared with; of its summary where its patches are gone."""
+        """u_k (M, H), c_k (M,) of the frame others are compared with; of its summary where its patches are gone."""
         patches, _, present = work.frames(row, row + 1)
         if not present[0]:
             patches = work.summaries(row, row + 1)[:, None].expand(1, self._network.config.num_patches, -1)
@@ -252,15 +253,16 @@ class Merger:
             b_k = F.normalize(x, dim=-1)
             return b_k @ self._absorbed_ik, b_k @ self._b2
         b_k = F.normalize(self._apply(self._maps.linear_k, x), dim=-1)
-        ik = self._maps.linear_ik
-        return b_k @ self._absorbed_ik, b_k @ (ik.weight.float() @ self._b2 + ik.bias.float())
+        weight, bias = _weights_of(self._maps.linear_ik)
+        return b_k @ self._absorbed_ik, b_k @ (weight @ self._b2 + bias)
 
-    def _absorb(self, linear: torch.nn.Linear | None) -> Tensor:
+    def _absorb(self, linear: nn.Linear | None) -> Tensor:
         """W_map W2 (H, H): from hidden features straight to the mapped patch, bias apart."""
         return self._w2 if linear is None else linear.weight.detach().float() @ self._w2
 
-    def _apply(self, linear: torch.nn.Linear, x: Tensor) -> Tensor:
-        return F.linear(x, linear.weight.float(), linear.bias.float())
+    def _apply(self, linear: nn.Linear, x: Tensor) -> Tensor:
+        weight, bias = _weights_of(linear)
+        return F.linear(x, weight, bias)
 
     def _out(self, hidden: Tensor) -> Tensor:
         return F.linear(hidden, self._w2, self._b2)
@@ -283,7 +285,10 @@ class Merger:
         return tokens.float().cpu()
 
 
-SKIP = -2  # a row that is not merged
+def _weights_of(linear: nn.Module) -> tuple[Tensor, Tensor]:
+    """(weight, bias) of a linear layer in float32."""
+    weight, bias = linear.get_parameter("weight"), linear.get_parameter("bias")
+    return weight.detach().float(), bias.detach().float()
 
 
 class _Work:

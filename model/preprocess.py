@@ -50,6 +50,15 @@ def centre_crop(image: np.ndarray, side: int) -> np.ndarray:
     return np.asarray(resized.crop((left, top, left + side, top + side)))
 
 
+def published_frame_indices(num_frames: int, fps: float, most: int) -> np.ndarray:
+    """(n,) int64: which frames of a file the published evaluation looks at: one per whole `int(fps)`, at most `most`.
+
+    300 frames at 29.97: every 29th, 0, 29, ..., 290. For comparisons only; live video is sampled by its timestamps.
+    """
+    kept = np.arange(0, num_frames, max(1, int(fps)))
+    return kept if len(kept) <= most else kept[np.linspace(0, len(kept) - 1, most, dtype=int)]
+
+
 def _picture(image: np.ndarray) -> Image.Image:
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
         raise ValueError(f"a picture must be uint8 (height, width, 3), not {image.dtype} {image.shape}")

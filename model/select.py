@@ -142,7 +142,7 @@ class EmbeddingRedundancy:
         background_floor: float = 1e-3,
     ) -> None:
         self._candidates = candidates
-        self._background = None if background is None else np.asarray(background, np.float32)
+        self._background = None if background is None else np.atleast_2d(np.asarray(background, np.float32))
         self._group_starts = group_starts
         # Without a background nothing is subtracted, every norm is one and the extra coordinate is not there.
         self._floor = np.float32(0.0 if background is None else background_floor)
@@ -156,7 +156,7 @@ class EmbeddingRedundancy:
         self._block = np.asarray(self._candidates.embeddings(rows), np.float32)
         self._norms = np.ones(len(rows), np.float32)
         if self._background is not None:
-            self._subtract_background(rows)
+            self._subtract_background(rows, self._background)
         if not self._taken:
             return np.full(len(rows), -np.inf, np.float32)
         products = self._block @ np.stack(self._taken, axis=1)
@@ -177,8 +177,7 @@ class EmbeddingRedundancy:
         cosines: np.ndarray = (products + self._floor**2) / self._norms[:, None] / norms
         return cosines
 
-    def _subtract_background(self, rows: np.ndarray) -> None:
-        background = np.atleast_2d(self._background)
+    def _subtract_background(self, rows: np.ndarray, background: np.ndarray) -> None:
         if self._group_starts is None or len(self._group_starts) == 1:
             self._block = self._block - background[0]
         else:

@@ -224,7 +224,7 @@ class VideoModel:
         temperature: float = 0.0,
         seed: int | None = None,
     ) -> Iterator[str]:
-        """The answer, piece by piece, one piece per token (some empty). Close it at any time to stop and free everything.
+        """The answer, piece by piece, one piece per token (some empty). Close it at any time to stop and free all of it.
 
         `timestamps`: one clock text per keyframe, put before its tokens. Where all of it would be longer than the
         language model reads, neighbouring frames share more tokens; question and answer always fit.
@@ -363,7 +363,7 @@ def best_keyframes(keyframes: Keyframes, most: int) -> Keyframes:
     if len(keyframes.rows) <= most:
         return keyframes
     rank = {"recent": 0, "relevant": 1, "filling": 2}
-    order = np.lexsort((keyframes.rows, -keyframes.scores, [rank[kind] for kind in keyframes.kinds]))
+    order = np.lexsort((keyframes.rows, -keyframes.scores, np.array([rank[kind] for kind in keyframes.kinds])))
     kept = np.sort(order[: max(most, 0)])
     return Keyframes(keyframes.rows[kept], tuple(keyframes.kinds[place] for place in kept), keyframes.scores[kept])
 
