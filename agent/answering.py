@@ -25,6 +25,7 @@ from agent.problems import AnswerTimeout, Busy, ModelFailed, NoFrames, NotEncode
 from agent.question import Answer, Event, Evidence, Finished, Piece, Question, Seen
 from agent.stopwatch import Stopwatch
 from agent.times import format_clock, format_span
+from memory.errors import FrameGone
 from memory.store import MemoryStore
 from memory.window import Window
 from model.select import Keyframes, QueryCandidates, select_keyframes
@@ -43,7 +44,6 @@ class _Prepared:
     """All that is known before the first word."""
 
     window: Window
-    keyframes: Keyframes
     context: "VisualContext"
     little: str | None  # said in the answer itself
     notes: tuple[str, ...]
@@ -117,6 +117,8 @@ class Answering:
         return window
 
     async def _answer(self, question: Question) -> AsyncGenerator[Event, None]:
+        from model.video_model import PromptTooLongError  # torch is imported only where a model has been loaded
+
         watch = Stopwatch()
         deadline = asyncio.get_running_loop().time() + self._settings.timeout_s
         try:
@@ -132,6 +134,8 @@ class Answering:
                         yield event
         except TimeoutError:
             raise AnswerTimeout(f"The answer took longer than {self._settings.timeout_s:g} s.") from None
+        except PromptTooLongError as error:
+            raise QuestionTooLong(str(error), param="messages") from None
         except (RuntimeError, ValueError) as error:  # what torch raises, out of memory included
             log.exception("answer failed")
             raise ModelFailed(f"The model failed: {type(error).__name__}. The server's log says more.") from error
@@ -145,7 +149,7 @@ class Answering:
         with watch.stage("select"):
             keyframes = await self._language.run(self._select, window, query)
         with watch.stage("reencode"):
-            overrides = await self._reencode(window, keyframes.rows)
+            keyframes, overrides = await self._reencode(window, keyframes)
         with watch.stage("merge"):
             context = await self._language.run(
                 self._model.build_context,
@@ -156,7 +160,7 @@ class Answering:
                 group_sizes=_group_sizes(window),
             )
         little = await asyncio.to_thread(self._little_history, question, window)
-        return _Prepared(window, keyframes, context, little, _notes(window, query, context))
+        return _Prepared(window, context, little, _notes(window, query, context))
 
     def _select(self, window: Window, query: "TextFeatures") -> Keyframes:
         chosen, defaults = self._settings, self._model.info.defaults
@@ -173,13 +177,18 @@ class Answering:
             group_sizes=_group_sizes(window),
         )
 
-    async def _reencode(self, window: Window, rows: NDArray[np.int64]) -> dict[int, "FrameFeatures"]:
-        """Features of those keyframes whose patches are no longer held, from their JPEGs."""
-        missing = await asyncio.to_thread(_without_patches, window, rows)
+    async def _reencode(self, window: Window, keyframes: Keyframes) -> tuple[Keyframes, dict[int, "FrameFeatures"]]:
+        """Features of those keyframes whose patches are no longer held, from their JPEGs, by row.
+
+        Keyframes whose JPEG has been damaged since are left out.
+        """
+        missing = await asyncio.to_thread(_without_patches, window, keyframes.rows)
         if not missing:
-            return {}
-        images = await asyncio.to_thread(lambda: [decode_jpeg(window.jpeg(row)) for row in missing])
-        return dict(zip(missing, await self._vision.run(self._model.encode, images), strict=True))
+            return keyframes, {}
+        images = await asyncio.to_thread(_pictures, window, missing)
+        features = await self._vision.run(self._model.encode, list(images.values())) if images else []
+        readable = [place for place, row in enumerate(keyframes.rows) if int(row) in images or int(row) not in missing]
+        return _some_of(keyframes, readable), dict(zip(images, features, strict=True))
 
     async def _speak(
         self, question: Question, prepared: _Prepared, watch: Stopwatch, deadline: float
@@ -208,7 +217,8 @@ class Answering:
                 if piece is None:
                     break
                 num_pieces += 1
-                yield Piece(piece)
+                if piece:
+                    yield Piece(piece)
         if prepared.little is not None:
             yield Piece(f"\n\n({prepared.little}.)")
         yield self._finished(prepared, watch, num_pieces, limit)
@@ -224,7 +234,7 @@ class Answering:
             notes=(*little, *prepared.notes),
             timings_ms={stage: round(milliseconds, 3) for stage, milliseconds in timings_ms.items()},
             prompt_tokens=prepared.context.num_tokens,
-            completion_tokens=num_pieces,
+            completion_tokens=min(num_pieces, limit),  # a last broken character is a piece of its own
         )
 
     def _timestamps(self, prepared: _Prepared) -> list[str]:
@@ -233,7 +243,7 @@ class Answering:
         zones = [self._zone_of(camera) for camera in window.cameras]
         return [
             format_clock(float(window.times[row]), zones[int(window.camera_index[row])])
-            for row in prepared.keyframes.rows
+            for row in prepared.context.keyframes.rows
         ]
 
     def _little_history(self, question: Question, window: Window) -> str | None:
@@ -270,8 +280,23 @@ def _without_patches(window: Window, rows: NDArray[np.int64]) -> list[int]:
     return [int(row) for row in rows if not window.read(int(row), int(row) + 1).present[0]]
 
 
+def _pictures(window: Window, rows: list[int]) -> dict[int, NDArray[np.uint8]]:
+    images = {}
+    for row in rows:
+        try:
+            images[row] = decode_jpeg(window.jpeg(row))
+        except (FrameGone, OSError) as error:
+            log.warning("keyframe is damaged", extra={"frame_id": int(window.frame_ids[row]), "error": str(error)})
+    return images
+
+
+def _some_of(keyframes: Keyframes, places: list[int]) -> Keyframes:
+    kinds = tuple(keyframes.kinds[place] for place in places)
+    return Keyframes(keyframes.rows[places], kinds, keyframes.scores[places])
+
+
 def _seen(prepared: _Prepared) -> Seen:
-    window, keyframes = prepared.window, prepared.keyframes
+    window, keyframes = prepared.window, prepared.context.keyframes
     evidence = tuple(
         Evidence(
             frame_id=int(window.frame_ids[row]),

@@ -48,7 +48,8 @@ async def test_the_openai_client_gets_a_whole_answer(site: Served, http: httpx.A
     assert {citation.model_dump()["kind"] for citation in citations} <= {"relevant", "recent", "filling"}
     times = [citation.model_dump()["time"] for citation in citations]
     assert times == sorted(times)
-    picture = await httpx.AsyncClient().get(citations[0].model_dump()["url"])  # opens without a token
+    async with httpx.AsyncClient() as stranger:
+        picture = await stranger.get(citations[0].model_dump()["url"])  # opens without a token
     assert picture.status_code == 200
     assert picture.content[:2] == b"\xff\xd8"
     assert set(answer.model_extra["vilamp"]["timings_ms"]) >= {
@@ -165,7 +166,8 @@ async def test_cameras_and_frames(site: Served, http: httpx.AsyncClient) -> None
     assert seen == [float(n) for n in range(2, 12)]
     frame = page["data"][-1]
     assert (await http.get(f"/v1/frames/{frame['frame_id']}")).json()["time"] == frame["time"]
-    assert (await httpx.AsyncClient(base_url=site.url).get(frame["url"])).status_code == 200
+    async with httpx.AsyncClient(base_url=site.url) as stranger:
+        assert (await stranger.get(frame["url"])).status_code == 200
     for wrong in ("limit=0", "limit=x", "limit=10000", "after=soon"):
         assert (await http.get(f"/v1/cameras/door/frames?{wrong}")).status_code == 400
     assert (await http.get("/v1/frames/999999.jpg")).status_code == 404
