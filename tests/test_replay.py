@@ -1,0 +1,182 @@
+"""`vilamp replay`, `serve` and `ask` end to end: real processes, a tiny real checkpoint, a real video."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import av
+import pytest
+
+from agent.cli import main
+from agent.cli_replay import LEDGER_FILE
+from tests.test_cli import ROOT, vilamp
+from tests.tiny import make_checkpoint, make_pictures
+
+NUM_SECONDS = 6
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_checkpoint(tmp_path_factory.mktemp("model") / "tiny")
+
+
+def write_video(path: Path, *, num_seconds: int = NUM_SECONDS, rate_hz: int = 4) -> Path:
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=rate_hz)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for picture in make_pictures(num_seconds * rate_hz, height=48, width=64):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
+    return path
+
+
+class Ran(NamedTuple):
+    """How a command ended."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+Replay = Callable[..., Ran]
+
+
+@pytest.fixture
+def replay(checkpoint: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Replay:
+    """The command in this process, which has torch loaded already: six seconds less each."""
+    for name in [name for name in os.environ if name.startswith("VILAMP_")]:
+        monkeypatch.delenv(name)
+
+    def run(data: Path, video: Path, *args: str) -> Ran:
+        capsys.readouterr()
+        code = main(["replay", str(video), "--model", str(checkpoint), "--data-dir", str(data), *args])
+        return Ran(code, *capsys.readouterr())
+
+    return run
+
+
+@contextmanager
+def serving(checkpoint: Path, data: Path, *args: str) -> Iterator[str]:
+    """A real server process over `data`; its URL."""
+    command = [
+        sys.executable,
+        "-m",
+        "agent.cli",
+        "serve",
+        "--port",
+        "0",
+        "--model",
+        str(checkpoint),
+        "--data-dir",
+        str(data),
+    ]
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("VILAMP_")}
+    process = subprocess.Popen(
+        [*command, *args], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=clean
+    )
+    try:
+        assert process.stdout is not None
+        yield process.stdout.readline().removeprefix("ViLaMP Live answers at ").strip()
+    finally:
+        process.terminate()
+        process.communicate(timeout=30)
+
+
+def test_replay_indexes_asks_and_does_not_index_again(replay: Replay, tmp_path: Path) -> None:
+    video, data = write_video(tmp_path / "My Gate.mp4"), tmp_path / "data"
+    start = "2026-11-22T10:00:00Z"
+    first = replay(data, video, "--ask", "a red car?", "--json", "--start", start, "--timezone", "UTC")
+    assert first.returncode == 0, first.stderr
+    reply = json.loads(first.stdout)
+    assert reply["num_frames"] == NUM_SECONDS
+    assert {each["camera"] for each in reply["citations"]} == {"my-gate"}
+    assert reply["citations"][0]["local_time"].startswith("2026-11-22 10:00:0")
+    assert {"embed", "select", "merge", "first_token", "total"} <= reply["timings_ms"].keys()
+    again = replay(data, video, "--start", start)
+    assert again.returncode == 0
+    assert f"my-gate: already indexed, {NUM_SECONDS} frames" in again.stdout
+
+
+def test_an_interrupted_replay_goes_on(replay: Replay, tmp_path: Path) -> None:
+    video, data = write_video(tmp_path / "gate.mp4"), tmp_path / "data"
+    assert replay(data, video).returncode == 0
+    ledger = json.loads((data / LEDGER_FILE).read_text())
+    ledger["gate"]["complete"] = False  # as a kill during indexing leaves it
+    (data / LEDGER_FILE).write_text(json.dumps(ledger))
+    again = replay(data, video)
+    assert again.returncode == 0
+    assert f"gate: {NUM_SECONDS} frames" in again.stdout
+
+
+def test_replay_in_a_process_of_its_own(checkpoint: Path, tmp_path: Path) -> None:
+    video = write_video(tmp_path / "gate.mp4")
+    ran = vilamp("replay", str(video), "--model", str(checkpoint), "--data-dir", str(tmp_path / "d"), "--ask", "a car?")
+    assert ran.returncode == 0
+    assert f"gate: {NUM_SECONDS} frames" in ran.stdout
+    assert "> a car?" in ran.stdout
+    assert "ms: queue" in ran.stdout
+    assert "indexing" in ran.stderr  # the progress bar
+
+
+def test_one_history_per_video(replay: Replay, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    assert replay(data, write_video(tmp_path / "a.mp4"), "--camera", "gate").returncode == 0
+    other = replay(data, write_video(tmp_path / "b.mp4"), "--camera", "gate")
+    assert other.returncode == 2
+    assert "give another --camera" in other.stderr
+
+
+def test_a_truncated_video_says_so_and_keeps_what_there_is(replay: Replay, tmp_path: Path) -> None:
+    video = write_video(tmp_path / "cut.avi", num_seconds=12)
+    whole = video.read_bytes()
+    video.write_bytes(whole[: len(whole) // 2])
+    ran = replay(tmp_path / "data", video)
+    assert ran.returncode == 0, ran.stderr
+    assert "warning: " in ran.stderr
+    assert "cut: " in ran.stdout
+    assert "Traceback" not in ran.stderr
+
+
+def test_ask_finds_server_token_and_certificate(replay: Replay, checkpoint: Path, tmp_path: Path) -> None:
+    video, data = write_video(tmp_path / "gate.mp4"), tmp_path / "data"
+    assert replay(data, video).returncode == 0
+    with serving(checkpoint, data, "--tls", "self-signed") as url:
+        assert url.startswith("https://127.0.0.1:")
+        ask = ["ask", "a red car?", "--server", url, "--data-dir", str(data)]
+        sheet = tmp_path / "sheet.png"
+        answered = vilamp(*ask, "--after", "-1h", "--sheet", str(sheet), "--timezone", "Europe/Zurich")
+        assert answered.returncode == 0, answered.stderr
+        assert f"of {NUM_SECONDS} frames (times in Europe/Zurich)" in answered.stdout
+        assert "total " in answered.stdout
+        assert sheet.read_bytes().startswith(b"\x89PNG")
+        complaints = {
+            ("--camera", "yard"): "no camera 'yard'",
+            ("--before", "-30d"): "Nothing is remembered in that window",
+        }
+        for options, complaint in complaints.items():
+            refused = vilamp(*ask, *options)
+            assert (refused.returncode, refused.stdout) == (1, "")
+            assert complaint in refused.stderr
+        other_tokens = vilamp("ask", "?", "--server", url, "--data-dir", str(data), VILAMP_TOKEN="wrong")
+        assert "set VILAMP_TOKEN" in other_tokens.stderr
+        untrusted = vilamp("ask", "?", "--server", url, "--data-dir", str(tmp_path / "elsewhere"))
+        assert "certificate is not trusted" in untrusted.stderr
+        busy = replay(data, video)
+        assert busy.returncode == 1
+        assert "in use by another process" in busy.stderr
+
+
+def test_serve_says_why_it_cannot(checkpoint: Path, tmp_path: Path) -> None:
+    data = ["--data-dir", str(tmp_path / "data")]
+    absent = vilamp("serve", "--port", "0", "--model", str(tmp_path / "absent"), *data)
+    assert (absent.returncode, "absent" in absent.stderr, "Traceback" in absent.stderr) == (1, True, False)
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        taken = vilamp("serve", "--port", str(other.getsockname()[1]), "--model", str(checkpoint), *data)
+    assert taken.returncode == 1
+    assert "choose another --host or --port" in taken.stderr
