@@ -25,8 +25,22 @@ from model.training.sequence import (
     select_batch,
 )
 from model.training.store import FeatureStore, Item
+from model.world.questions import TIME_FAMILIES, clock_answer, true_answer
 
 DAY_S = 86400
+
+
+def answer_text(item: Item, taken: Tensor) -> str:
+    """The answer to teach. A time is that of a keyframe which shows the event, so that it can be read off; taken (N,) bool."""
+    question = item.question
+    if question.family not in TIME_FAMILIES:
+        return question.answer
+    seconds = (item.start + torch.nonzero(taken)[:, 0]) * item.interval_s
+    first, last = question.spans[-1]
+    showing = seconds[(seconds >= first) & (seconds <= last)]
+    if not len(showing):
+        return true_answer(question)
+    return clock_answer(question, float(showing[-1 if question.family == "last_seen" else 0]))
 
 
 @dataclass(frozen=True)
@@ -115,7 +129,8 @@ class AnswerTrainer:
 
     def _stamps(self, items: Sequence[Item], offsets: Tensor) -> Tensor:
         """(B, N, T) ids of every frame's timestamp."""
-        start = torch.tensor([item.start_unix % DAY_S for item in items], device=self.device)
+        # whole seconds of a day: exact in float32
+        start = torch.tensor([(item.start_unix + item.start * item.interval_s) % DAY_S for item in items], device=self.device)
         interval = torch.tensor([item.interval_s for item in items], device=self.device)
         clock = (start[:, None] + offsets * interval[:, None]).long() % DAY_S
         parts = torch.stack([clock // 3600, clock // 60 % 60, clock % 60], -1)
@@ -130,7 +145,7 @@ class AnswerTrainer:
         network, stamp_length = self.network, len(self.stamp)
         per_keyframe = network.config.keyframe_tokens + stamp_length
         layout = layout_batch(taken, valid, per_keyframe, runs)
-        tails = [self._tail(item) for item in items]
+        tails = [self._tail(item, rows_taken) for item, rows_taken in zip(items, taken.cpu(), strict=True)]
         visual = layout.visual_tokens
         length = len(self.prefix) + int((visual + torch.tensor([len(t[0]) for t in tails], device=self.device)).max()) + 1
         width = network.image_newline.shape[0]
@@ -154,11 +169,11 @@ class AnswerTrainer:
         flat = flat.index_add(0, slots.flatten(), block.flatten(0, 1))
         return self._with_text(flat.view(len(items), length, width), tails, visual)
 
-    def _tail(self, item: Item) -> tuple[list[int], int]:
+    def _tail(self, item: Item, taken: Tensor) -> tuple[list[int], int]:
         """(ids after the pictures, answer included; how many of them are the answer)."""
         ids = self.tokenizer.encode_prompt(prompt_text(item.question.text, self.live.system_prompt))
         tail = ids[ids.index(IMAGE_TOKEN_ID) + 1 :]
-        answer = [*self.tokenizer.encode(item.question.answer), min(self.tokenizer.stop_ids)]
+        answer = [*self.tokenizer.encode(answer_text(item, taken)), min(self.tokenizer.stop_ids)]
         return tail + answer, len(answer)
 
     def _with_text(self, embeds: Tensor, tails: Sequence[tuple[list[int], int]], visual: Tensor) -> AnswerBatch:

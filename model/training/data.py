@@ -111,7 +111,7 @@ def _stack(rows: Sequence[tuple[np.ndarray, ...]]) -> dict[str, Tensor]:
 
 @dataclass(frozen=True)
 class Window:
-    """Frames start..stop of a history, the clock time of its first frame, and questions that are true of just them."""
+    """Frames start..stop of a history, the clock time of its frame 0, and questions that are true of just start..stop."""
 
     start: int
     stop: int

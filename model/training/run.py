@@ -216,7 +216,7 @@ def train_answers(run: Run, checkpoint: Checkpoint, seconds: float, shelf: Histo
         with torch.autocast(device.type, torch.bfloat16):
             loss, right = trainer.loss(trainer.batch(items))
         trainer.step(loss, learning_rate(1e-3, step, share))
-        window.append((float(loss), items, right.tolist()))
+        window.append((float(loss.detach()), items, right.tolist()))
         step += 1
         if step % 100 == 0:
             run.report("answers", step=step, histories=shelf.received, loss=float(np.mean([w[0] for w in window])), **by_family(window))

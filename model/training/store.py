@@ -16,11 +16,12 @@ from model.world.questions import Question
 
 @dataclass(frozen=True)
 class Item:
-    """One question about frames first..first + count of the store; `start_unix` is the local clock of the first one."""
+    """One question about rows first..first + count of the store, which are frames start, start + 1, ... of its history."""
 
     first: int
     count: int
-    start_unix: float
+    start: int
+    start_unix: float  # local clock of the history's frame 0
     interval_s: float
     question: Question
 
@@ -74,7 +75,7 @@ class FeatureStore:
                 asked = [q for q in window.questions if q.family == family]
                 question = asked[rng.integers(len(asked))]
                 count = window.stop - window.start
-                items.append(Item(first + window.start, count, window.start_unix, history.interval_s, question))
+                items.append(Item(first + window.start, count, window.start, window.start_unix, history.interval_s, question))
         return items
 
     def _index(self) -> None:
