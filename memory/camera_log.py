@@ -77,6 +77,20 @@ class CameraLog:
             leaving.append(self.segments.pop(0))
         return leaving
 
+    def give_to_full_disk(self) -> list[Segment]:
+        """The oldest of four segments or more, if this camera holds at least three quarters of what its caps allow.
+
+        A camera at its cap must go on recording on a full disk, where the newest frame needs the place of the oldest;
+        forgetting single frames frees nothing. A disk filled by others, though, does not eat up the history.
+        """
+        cap = self.limits
+        if len(self.segments) < 4 or (self._num_slots < 0.75 * cap.frames and self.num_bytes < 0.75 * cap.bytes):
+            return []
+        oldest = self.segments.pop(0)
+        self._num_slots -= oldest.count - oldest.floor
+        self.num_bytes -= oldest.bytes
+        return [oldest]
+
     def _cool(self) -> None:
         """Drops patches of segments that lie wholly behind the newest `hot_frames`."""
         newer = 0

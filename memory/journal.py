@@ -23,7 +23,7 @@ from typing import Any, Literal
 from memory.errors import JournalDamaged, StorageError, StorageFull
 
 ID_BLOCK = 4096
-_SCHEMA_VERSION = "1"
+_SCHEMA_VERSION = 1
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS frames (
@@ -74,10 +74,10 @@ class Journal:
         self._db.text_factory = lambda raw: raw.decode(errors="replace")
         try:
             self._prepare()
+            self._reserved = self._next = self.setting("next_frame_id") or 1
         except BaseException:
             self._db.close()
             raise
-        self._reserved = self._next = int(self.setting("next_frame_id") or 1)
 
     def _prepare(self) -> None:
         with _storage_errors("open"):
@@ -97,14 +97,24 @@ class Journal:
         elif found != _SCHEMA_VERSION:
             raise StorageError(f"{self._path} was written by another version (schema {found})")
 
-    def setting(self, key: str) -> str | None:
+    def setting(self, key: str) -> int | None:
+        """JournalDamaged if its checksum does not hold."""
         with _storage_errors("read"):
             found = self._db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
-        return None if found is None else str(found[0])
+        if found is None:
+            return None
+        value, _, crc = str(found[0]).partition(" ")
+        if not value.isdecimal() or crc != _setting_crc(key, value):
+            raise JournalDamaged(f"journal: setting {key} is damaged")
+        return int(value)
 
-    def set_setting(self, key: str, value: str) -> None:
+    def set_setting(self, key: str, value: int) -> None:
         with _storage_errors("write"):
-            self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
+            self._put_setting(key, value)
+
+    def _put_setting(self, key: str, value: int) -> None:
+        text = f"{value} {_setting_crc(key, str(value))}"
+        self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, text))
 
     def next_id(self) -> int:
         """The id that the next inserted frame must have; reserves a block of ids when the last one is used up."""
@@ -147,11 +157,11 @@ class Journal:
         """Forgets a segment for good: nothing of this camera up to `last_id` is adopted from files at a restart."""
         with self._transaction("delete rows"):
             self._db.execute("DELETE FROM frames WHERE segment = ?", (segment,))
-            self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (f"forgotten/{camera}", str(last_id)))
+            self._put_setting(f"forgotten/{camera}", last_id)
 
     def forgotten_to(self, camera: str) -> int:
         """Highest frame_id of this camera that was evicted, 0 if none was."""
-        return int(self.setting(f"forgotten/{camera}") or 0)
+        return self.setting(f"forgotten/{camera}") or 0
 
     def rows(self) -> Iterator[tuple[Row, bool]]:
         """All rows by rising frame_id, each with whether its checksum holds."""
@@ -181,7 +191,7 @@ class Journal:
     def _reserve(self, until: int) -> None:
         self._db.execute("PRAGMA synchronous = FULL")
         try:
-            self.set_setting("next_frame_id", str(until))
+            self.set_setting("next_frame_id", until)
         finally:
             self._db.execute(f"PRAGMA synchronous = {self._synchronous}")
         self._reserved = until
@@ -198,6 +208,10 @@ class Journal:
                 if self._db.in_transaction:
                     self._db.execute("ROLLBACK")
                 raise
+
+
+def _setting_crc(key: str, value: str) -> str:
+    return f"{zlib.crc32(f'{key}={value}'.encode()):08x}"
 
 
 def _values(row: Row) -> tuple[Any, ...]:

@@ -17,11 +17,19 @@ import mmap
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from memory.codec import FRAME_HEADER, FRAME_MAGIC, frame_record_size, record_crc, unpack_frame, unpack_vectors
+from memory.codec import (
+    FRAME_HEADER,
+    FRAME_MAGIC,
+    VECTOR_MAGIC,
+    frame_record_size,
+    record_crc,
+    unpack_frame,
+    unpack_vectors,
+)
 from memory.codec import vector_record_size as vector_size
 from memory.errors import JournalDamaged, OtherEncoder, RecordDamaged, StorageFull
 from memory.journal import ID_BLOCK, Journal, Row
@@ -59,12 +67,12 @@ class _Repairs:
     known: set[int]  # ids of sound rows, adopted ones included
     delete: list[int]
     clear_vectors: list[int] = field(default_factory=list)
-    adopt: list[Row] = field(default_factory=list)
+    adopt: dict[int, Row] = field(default_factory=dict)  # by frame_id
 
     def apply(self, journal: Journal) -> None:
         if self.delete or self.clear_vectors or self.adopt:
             try:
-                journal.repair(delete=self.delete, clear_vectors=self.clear_vectors, adopt=self.adopt)
+                journal.repair(delete=self.delete, clear_vectors=self.clear_vectors, adopt=list(self.adopt.values()))
             except StorageFull:
                 pass  # every repair is found again at the next start, from the same files
 
@@ -73,7 +81,7 @@ def open_and_recover(
     path: Path, layout: Layout, *, synchronous: Literal["normal", "full"]
 ) -> tuple[Journal, Recovered]:
     """The journal, sound, and every frame that is remembered. StorageFull, StorageError."""
-    lost = not path.exists()
+    lost = file_size(path) == 0
     try:
         journal = Journal(path, synchronous=synchronous)
         try:
@@ -106,7 +114,7 @@ def _recover(journal: Journal, layout: Layout, *, rebuilding: bool) -> Recovered
         result.vectors_damaged += _load_vectors(segment, kept, layout, repairs)
         cut_to(segment.frames_path, segment.frames_end)
         result.segments[camera].append(segment)
-    result.frames_damaged = len(set(repairs.delete) - {row.frame_id for row in repairs.adopt})
+    result.frames_damaged = len(set(repairs.delete) - repairs.adopt.keys())
     repairs.apply(journal)
     last_id = max(repairs.known, default=0)
     journal.skip_ids_to(last_id + 1 + (ID_BLOCK if result.journal_rebuilt else 0))
@@ -139,7 +147,7 @@ def _sound_rows(key: Key, path: Path, rows: list[Row], journal: Journal, repairs
     for row in _scan_frames(key, path, start, size):
         if row.frame_id not in repairs.known and row.frame_id > oldest:
             repairs.known.add(row.frame_id)
-            repairs.adopt.append(row)
+            repairs.adopt[row.frame_id] = row
             kept.append(row)
     return sorted(kept, key=lambda row: row.frame_id)
 
@@ -165,18 +173,16 @@ def _scan_frames(key: Key, path: Path, start: int, size: int) -> Iterator[Row]:
 
 def _load_vectors(segment: Segment, rows: list[Row], layout: Layout, repairs: _Repairs) -> int:
     """Fills the segment's vectors from its file; returns how many were damaged."""
-    try:
-        data = segment.vectors_path.read_bytes() if any(row.vector_offset is not None for row in rows) else b""
-    except FileNotFoundError:
-        data = b""
-    except OSError as error:
-        raise storage_error(error, f"cannot read {segment.vectors_path.name}") from error
+    data = _read_file(segment.vectors_path)
+    if any(row.frame_id in repairs.adopt for row in rows):
+        rows = _find_vectors(rows, data, layout, repairs)
     size, damaged = vector_size(*layout.sizes), 0
     for slot, row in enumerate(rows):
-        if row.vector_offset is None:
+        offset = row.vector_offset
+        if offset is None:
             continue
         try:
-            vectors = unpack_vectors(data[row.vector_offset : row.vector_offset + size], layout.sizes, layout.tag)
+            vectors = unpack_vectors(data[offset : offset + size], layout.sizes, layout.tag)
             if vectors.frame_id != row.frame_id:
                 raise RecordDamaged(f"vectors are of frame {vectors.frame_id}")
         except RecordDamaged as error:
@@ -185,8 +191,37 @@ def _load_vectors(segment: Segment, rows: list[Row], layout: Layout, repairs: _R
             continue
         segment.put_vectors(slot, vectors)
         segment.mark_encoded(slot)
-        segment.vectors_end = max(segment.vectors_end, row.vector_offset + size)
+        segment.vectors_end = max(segment.vectors_end, offset + size)
     return damaged
+
+
+def _find_vectors(rows: list[Row], data: bytes, layout: Layout, repairs: _Repairs) -> list[Row]:
+    """The rows, the adopted ones with the place of their vectors, where sound ones are in the file."""
+    size, places = vector_size(*layout.sizes), dict[int, tuple[int, int]]()
+    position = data.find(VECTOR_MAGIC)
+    while position >= 0:
+        record = data[position : position + size]
+        try:
+            places[unpack_vectors(record, layout.sizes, layout.tag).frame_id] = position, record_crc(record)
+        except RecordDamaged:
+            position = data.find(VECTOR_MAGIC, position + 1)
+        else:
+            position = data.find(VECTOR_MAGIC, position + size)
+    for row in rows:
+        if row.frame_id in repairs.adopt and row.frame_id in places:
+            offset, crc = places[row.frame_id]
+            repairs.adopt[row.frame_id] = replace(row, vector_offset=offset, vector_crc=crc)
+    return [repairs.adopt.get(row.frame_id, row) for row in rows]
+
+
+def _read_file(path: Path) -> bytes:
+    """Everything in it, nothing if it is missing."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return b""
+    except OSError as error:
+        raise storage_error(error, f"cannot read {path.name}") from error
 
 
 def _segment_files(folder: Path) -> set[Key]:

@@ -6,13 +6,28 @@ cameras hold no descriptors.
 """
 
 import errno
+import fcntl
 import os
 from pathlib import Path
 
-from memory.errors import RecordDamaged, StorageError, StorageFull
+from memory.errors import RecordDamaged, StorageBusy, StorageError, StorageFull
 
 # EFBIG is what a quota by RLIMIT_FSIZE gives
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
+
+def lock_folder(folder: Path) -> int:
+    """Descriptor of the folder's lock, held until it is closed or the process ends. StorageBusy, StorageFull."""
+    try:
+        fd = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise storage_error(error, f"cannot open {folder}") from error
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(fd)
+        raise StorageBusy(f"{folder} is in use by another process") from error
+    return fd
 
 
 def segment_paths(folder: Path, segment_id: int) -> tuple[Path, Path]:

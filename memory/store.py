@@ -9,7 +9,6 @@
 `journal.py`; limits in `limits.py`; what a start does in `recovery.py`. Knows no model, no clock and no event loop.
 """
 
-import fcntl
 import math
 import os
 import threading
@@ -25,13 +24,13 @@ from memory.args import check_shapes, first_ids, load_metadata, metadata_text
 from memory.camera_log import CameraLog
 from memory.codec import encoder_tag, frame_record_size, pack_frame, pack_vectors, record_crc, unpack_vectors
 from memory.codec import vector_record_size as vector_size
-from memory.errors import FrameGone, StorageBusy, StorageError, StorageFull, TimeNotRising
+from memory.errors import FrameGone, StorageError, StorageFull, TimeNotRising
 from memory.journal import Row
 from memory.limits import Limits, check_camera_name
 from memory.ranking import prepare
 from memory.records import CameraStats, Float32, FrameRecord, Json, StoreStatus
 from memory.recovery import Layout, open_and_recover
-from memory.segment_file import cut_to, storage_error, sync_file, unlink_files, write_record
+from memory.segment_file import cut_to, lock_folder, storage_error, sync_file, unlink_files, write_record
 from memory.segments import Segment
 from memory.window import Part, Window, snapshot
 
@@ -80,14 +79,9 @@ class MemoryStore:
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             segments.mkdir(mode=0o700, exist_ok=True)
-            self._owner = os.open(self._folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise storage_error(error, f"cannot open {self._folder}") from error
-        try:
-            fcntl.flock(self._owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            os.close(self._owner)
-            raise StorageBusy(f"{self._folder} is in use by another process") from error
+        self._owner = lock_folder(self._folder)
         layout = Layout(segments, self._new_segment, self._sizes, self._tag)
         try:
             self._journal, found = open_and_recover(self._folder / "journal.sqlite", layout, synchronous=synchronous)
@@ -107,7 +101,7 @@ class MemoryStore:
             log.segments.append(segment)
             room = vector_size(*self._sizes) * segment.count
             log.grown(segment, segment.count, int(segment.lengths[: segment.count].sum()) + room)
-        self._evict(log, log.trim(newest=log.newest_time))
+        self._evict(log.trim(newest=log.newest_time))
 
     def append(self, camera: str, time: float, jpeg: bytes, metadata: Mapping[str, Json] | None = None) -> int:
         """Remembers a frame; returns its frame_id, rising over all cameras, never given twice.
@@ -121,15 +115,21 @@ class MemoryStore:
             raise ValueError(f"time must be finite, not {time}")
         text = metadata_text(metadata)
         with self._lock:
-            try:
-                frame_id = self._append(self._log(camera), float(time), bytes(jpeg), text)
-            except StorageFull:
-                self._full = True
-                self._refused_full += 1
-                raise
-            self._full = False
-            self._appended += 1
-            return frame_id
+            log = self._log(camera)
+            while True:
+                try:
+                    frame_id = self._append(log, float(time), bytes(jpeg), text)
+                except StorageFull:
+                    self._full = True
+                    given_back = log.give_to_full_disk()
+                    if not given_back:
+                        self._refused_full += 1
+                        raise
+                    self._evict(given_back)
+                else:
+                    self._full = False
+                    self._appended += 1
+                    return frame_id
 
     def _append(self, log: CameraLog, time: float, jpeg: bytes, text: str) -> int:
         newest = log.newest_time
@@ -139,7 +139,7 @@ class MemoryStore:
         if cost > log.limits.bytes:
             raise ValueError(f"camera {log.camera}: a frame of {cost} bytes exceeds the cap of {log.limits.bytes}")
         # make room first: on a disk that is exactly full, forgetting the oldest is what lets recording go on
-        self._evict(log, log.trim(newest=time, incoming_frames=1, incoming_bytes=cost))
+        self._evict(log.trim(newest=time, incoming_frames=1, incoming_bytes=cost))
         frame_id = self._journal.next_id()
         record = pack_frame(frame_id, time, text, jpeg)
         segment = log.open_segment() or self._start_segment(log.camera, frame_id)
@@ -296,7 +296,7 @@ class MemoryStore:
         """Applies the age limit to a wall clock (unix seconds), also for cameras that send nothing any more."""
         with self._lock:
             for log in self._logs.values():
-                self._evict(log, log.trim(newest=now))
+                self._evict(log.trim(newest=now))
 
     def maintain(self) -> None:
         """Call every few seconds from a worker thread: puts on the medium what was written since the last call.
@@ -371,7 +371,7 @@ class MemoryStore:
             raise FrameGone(f"frame {frame_id} is not remembered")
         return found
 
-    def _evict(self, log: CameraLog, leaving: Iterable[Segment]) -> None:
+    def _evict(self, leaving: Iterable[Segment]) -> None:
         """Rows first, then files, which go when the last window that holds them does."""
         for segment in leaving:
             self._evicted += segment.count - segment.num_gone
@@ -394,7 +394,7 @@ class MemoryStore:
                 last_id = int(segment.frame_ids[segment.count - 1])
                 self._journal.delete_segment(segment.camera, segment.segment_id, last_id)
             except StorageFull:
-                # deleting rows needs space too: give the files back now, the rows when there is room
+                # deleting rows needs space too: the files go now, even under a window, the rows when there is room
                 unlink_files(str(segment.frames_path), str(segment.vectors_path))
                 return
             self._unforgotten.pop(0)

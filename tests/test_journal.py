@@ -87,9 +87,21 @@ def test_what_is_no_database_is_named_damaged(tmp_path: Path) -> None:
         Journal(tmp_path / "j")
 
 
+def test_a_changed_setting_is_noticed(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "j")
+    insert(journal, 1)
+    journal.close()
+    db = sqlite3.connect(tmp_path / "j")
+    db.execute("UPDATE meta SET value = '1' || value WHERE key = 'next_frame_id'")
+    db.commit()
+    db.close()
+    with pytest.raises(JournalDamaged, match="next_frame_id"):
+        Journal(tmp_path / "j")
+
+
 def test_another_schema_is_refused(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "j")
-    journal.set_setting("schema", "99")
+    journal.set_setting("schema", 99)
     journal.close()
     with pytest.raises(StorageError, match="schema 99"):
         Journal(tmp_path / "j")
