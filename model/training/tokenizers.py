@@ -82,24 +82,26 @@ def train_clip_tokenizer(texts: Iterable[str], folder: Path, vocab_size: int, co
 
 
 def _train(tokenizer: Tokenizer, texts: Iterable[str], vocab_size: int, end_of_word: str | None) -> None:
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    if end_of_word is None:
+        trainer = trainers.BpeTrainer(vocab_size=vocab_size, initial_alphabet=letters, show_progress=False)
+        tokenizer.train_from_iterator(texts, trainer)
+        return
+    # CLIP needs every byte both inside and at the end of a word, or rare text would become the unknown token. They are
+    # given to a scratch tokenizer beforehand: left to the trainer, their ids, and so its merges, differ from run to run.
+    scratch = Tokenizer.from_str(tokenizer.to_str())
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
-        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        special_tokens=[*letters, *(letter + end_of_word for letter in letters)],
+        end_of_word_suffix=end_of_word,
         show_progress=False,
-        **({} if end_of_word is None else {"end_of_word_suffix": end_of_word}),
     )
-    tokenizer.train_from_iterator(texts, trainer)
-    if end_of_word is None:
-        return
-    # CLIP needs every byte both inside and at the end of a word, or rare text would become the unknown token.
-    state = json.loads(tokenizer.to_str())
-    vocab: dict[str, int] = state["model"]["vocab"]
-    for byte in sorted(pre_tokenizers.ByteLevel.alphabet()):
-        vocab.setdefault(byte + end_of_word, len(vocab))
+    scratch.train_from_iterator(texts, trainer)
+    trained = json.loads(scratch.to_str())["model"]
     tokenizer.model = models.BPE(
-        vocab=vocab,
-        merges=[tuple(merge) for merge in state["model"]["merges"]],
-        unk_token="<|endoftext|>",
+        vocab=trained["vocab"],
+        merges=[tuple(merge) for merge in trained["merges"]],
+        unk_token=CLIP_SPECIAL[1],
         end_of_word_suffix=end_of_word,
     )
 
