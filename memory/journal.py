@@ -232,7 +232,7 @@ def _storage_errors(what: str) -> Iterator[None]:
             # the wal-index cannot grow, the WAL cannot be written: a full disk in nearly every case
             raise StorageFull(f"journal: cannot {what}: {error} (is the disk full?)") from error
         raise StorageError(f"journal: cannot {what}: {error}") from error
-    except sqlite3.IntegrityError:
+    except (sqlite3.IntegrityError, sqlite3.ProgrammingError):
         raise  # a bug here, not a state of the disk
     except sqlite3.DatabaseError as error:
         raise JournalDamaged(f"journal: cannot {what}: {error}; a restart rebuilds it from the segments") from error

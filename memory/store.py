@@ -5,15 +5,14 @@
     window   an immutable view for a question                                           (any thread)
     maintain, expire, stats, jpeg, ...                                                  (any thread)
 
-`append` and `attach` may wait for each other for the length of one small write. Durability is described in
-`journal.py`; limits in `limits.py`; what a start does in `recovery.py`. Knows no model, no clock and no event loop.
+`append` and `attach` may wait for each other for one small write. Durability: `journal.py`; a start: `recovery.py`.
+Knows no model, no clock and no event loop.
 """
 
 import math
 import os
 import threading
-import weakref
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,12 +24,13 @@ from memory.camera_log import CameraLog
 from memory.codec import encoder_tag, frame_record_size, pack_frame, pack_vectors, record_crc, unpack_vectors
 from memory.codec import vector_record_size as vector_size
 from memory.errors import FrameGone, StorageError, StorageFull, TimeNotRising
+from memory.forgetting import Forgetting
 from memory.journal import Row
 from memory.limits import Limits, check_camera_name
 from memory.ranking import prepare
 from memory.records import CameraStats, Float32, FrameRecord, Json, StoreStatus
 from memory.recovery import Layout, open_and_recover
-from memory.segment_file import cut_to, lock_folder, storage_error, sync_file, unlink_files, write_record
+from memory.segment_file import cut_to, lock_folder, storage_error, sync_file, sync_folder, write_record
 from memory.segments import Segment
 from memory.window import Part, Window, snapshot
 
@@ -66,11 +66,9 @@ class MemoryStore:
         self._lock = threading.Lock()  # all marks, counts and rows
         self._attaching = threading.Lock()  # one attach at a time; taken before `_lock`
         self._logs: dict[str, CameraLog] = {}
-        self._unforgotten: list[Segment] = []  # evicted, but their rows could not be deleted yet
         self._dirty: set[Path] = set()  # files written since the last `maintain`
-        self._purged: set[int] = set()  # damaged frames whose rows are deleted
         self._full = False
-        self._appended = self._refused_full = self._evicted = self._vectors_not_durable = self._damaged = 0
+        self._appended = self._refused_full = self._vectors_not_durable = 0
         self._open(synchronous)
 
     def _open(self, synchronous: Literal["normal", "full"]) -> None:
@@ -89,6 +87,7 @@ class MemoryStore:
             os.close(self._owner)
             raise
         self._recovered = found
+        self._forgetting = Forgetting(self._journal)
         for camera, camera_segments in found.segments.items():
             self._adopt(camera, camera_segments)
 
@@ -101,7 +100,7 @@ class MemoryStore:
             log.segments.append(segment)
             room = vector_size(*self._sizes) * segment.count
             log.grown(segment, segment.count, int(segment.lengths[: segment.count].sum()) + room)
-        self._evict(log.trim(newest=log.newest_time))
+        self._forgetting.forget(log.trim(newest=log.newest_time))
 
     def append(self, camera: str, time: float, jpeg: bytes, metadata: Mapping[str, Json] | None = None) -> int:
         """Remembers a frame; returns its frame_id, rising over all cameras, never given twice.
@@ -115,6 +114,8 @@ class MemoryStore:
             raise ValueError(f"time must be finite, not {time}")
         text = metadata_text(metadata)
         with self._lock:
+            if self._owner < 0:
+                raise StorageError("this memory is closed")
             log = self._log(camera)
             while True:
                 try:
@@ -125,7 +126,7 @@ class MemoryStore:
                     if not given_back:
                         self._refused_full += 1
                         raise
-                    self._evict(given_back)
+                    self._forgetting.forget(given_back)
                 else:
                     self._full = False
                     self._appended += 1
@@ -139,7 +140,7 @@ class MemoryStore:
         if cost > log.limits.bytes:
             raise ValueError(f"camera {log.camera}: a frame of {cost} bytes exceeds the cap of {log.limits.bytes}")
         # make room first: on a disk that is exactly full, forgetting the oldest is what lets recording go on
-        self._evict(log.trim(newest=time, incoming_frames=1, incoming_bytes=cost))
+        self._forgetting.forget(log.trim(newest=time, incoming_frames=1, incoming_bytes=cost))
         frame_id = self._journal.next_id()
         record = pack_frame(frame_id, time, text, jpeg)
         segment = log.open_segment() or self._start_segment(log.camera, frame_id)
@@ -171,8 +172,7 @@ class MemoryStore:
 
         embedding (D,) as the encoder gives it; summary (C,); patches (M, C) and scalars (M, 3), or neither. Vectors
         already attached are kept (a rebuild of patches changes no score). ValueError for wrong shapes or numbers
-        that are not finite. A full disk is no error: the vectors then live in memory and are made again after a
-        restart.
+        that are not finite. A full disk is no error: the vectors live in memory then, and are made again at a restart.
         """
         check_shapes(embedding=(embedding, self._sizes[:1]), summary=(summary, self._sizes[1:]))
         if patches is not None or scalars is not None:
@@ -199,6 +199,8 @@ class MemoryStore:
             return True
 
     def _keep_vectors(self, segment: Segment, frame_id: int, record: bytes) -> None:
+        if self._owner < 0:  # closed under a lane that still works: the files may be another process's now
+            return
         try:
             write_record(segment.vectors_path, segment.vectors_end, record, sync=self._sync)
             self._dirty.add(segment.vectors_path)
@@ -238,8 +240,8 @@ class MemoryStore:
         """FrameGone if it is not remembered."""
         with self._lock:
             segment, slot = self._held(frame_id)
-            text = segment.metadata[slot]
-            return FrameRecord(frame_id, segment.camera, float(segment.times[slot]), load_metadata(text))
+            metadata = load_metadata(segment.metadata[slot])
+            return FrameRecord(frame_id, segment.camera, float(segment.times[slot]), metadata)
 
     def window(self, cameras: Sequence[str], after: float | None = None, before: float | None = None) -> Window:
         """Encoded frames of these cameras with after <= time <= before, as an immutable view.
@@ -248,7 +250,8 @@ class MemoryStore:
         """
         if len(set(cameras)) != len(cameras):
             raise ValueError(f"cameras must differ: {list(cameras)}")
-        lower, upper = -math.inf if after is None else after, math.inf if before is None else before
+        lower = -math.inf if after is None else after
+        upper = math.inf if before is None else before
         if math.isnan(lower) or math.isnan(upper):
             raise ValueError("after and before must be numbers")
         parts: list[Part] = []
@@ -285,10 +288,10 @@ class MemoryStore:
     def status(self) -> StoreStatus:
         with self._lock:
             found = self._recovered
-            gone = sum(s.num_gone for log in self._logs.values() for s in log.segments)
+            gone = self._forgetting.num_damaged + sum(s.num_gone for s in self._segments())
             return StoreStatus(
-                self._full, self._appended, self._refused_full, self._evicted,
-                found.frames_damaged + self._damaged + gone, found.vectors_damaged, self._vectors_not_durable,
+                self._full, self._appended, self._refused_full, self._forgetting.num_evicted,
+                found.frames_damaged + gone, found.vectors_damaged, self._vectors_not_durable,
                 found.journal_rebuilt,
             )  # fmt: skip
 
@@ -296,7 +299,7 @@ class MemoryStore:
         """Applies the age limit to a wall clock (unix seconds), also for cameras that send nothing any more."""
         with self._lock:
             for log in self._logs.values():
-                self._evict(log.trim(newest=now))
+                self._forgetting.forget(log.trim(newest=now))
 
     def maintain(self) -> None:
         """Call every few seconds from a worker thread: puts on the medium what was written since the last call.
@@ -307,12 +310,14 @@ class MemoryStore:
         with self._lock:
             if self._owner < 0:
                 return
+            self._forgetting.retry()
+            self._forgetting.purge_damaged(self._segments())
             dirty, self._dirty = self._dirty, set()
-            self._retry_forgetting()
-            self._purge_damaged()
         try:
             for path in dirty:
                 sync_file(path)
+            for folder in {parent for path in dirty for parent in path.parents[:2]}:
+                sync_folder(folder)
         except OSError as error:
             with self._lock:
                 self._dirty |= dirty
@@ -322,8 +327,11 @@ class MemoryStore:
     def close(self) -> None:
         """Ends this store; windows made before stay readable. Idempotent."""
         with self._attaching, self._lock:
-            if self._owner >= 0:
-                self._retry_forgetting()
+            if self._owner < 0:
+                return
+            try:
+                self._forgetting.retry()
+            finally:
                 self._journal.close()
                 os.close(self._owner)
                 self._owner = -1
@@ -343,7 +351,7 @@ class MemoryStore:
             log = self._logs[camera] = CameraLog(camera, limits, patch_bytes)
         return log
 
-    def _new_segment(self, camera: str, segment_id: int, count: int = 0) -> Segment:
+    def _new_segment(self, camera: str, segment_id: int, count: int) -> Segment:
         limits = self._camera_limits.get(camera, self._limits)
         return Segment(
             segment_id, camera, self._folder / "segments" / camera, capacity=max(count, limits.segment_frames),
@@ -351,12 +359,17 @@ class MemoryStore:
         )  # fmt: skip
 
     def _start_segment(self, camera: str, frame_id: int) -> Segment:
-        segment = self._new_segment(camera, frame_id)
+        segment = self._new_segment(camera, frame_id, 0)
         try:
             segment.frames_path.parent.mkdir(mode=0o700, exist_ok=True)
+            if self._sync:
+                sync_folder(segment.frames_path.parent.parent)
         except OSError as error:
             raise storage_error(error, f"cannot make a folder for camera {camera}") from error
         return segment
+
+    def _segments(self) -> Iterator[Segment]:
+        return (segment for log in self._logs.values() for segment in log.segments)
 
     def _find(self, frame_id: int) -> tuple[Segment, int] | None:
         for log in self._logs.values():
@@ -370,32 +383,3 @@ class MemoryStore:
         if found is None:
             raise FrameGone(f"frame {frame_id} is not remembered")
         return found
-
-    def _evict(self, leaving: Iterable[Segment]) -> None:
-        """Rows first, then files, which go when the last window that holds them does."""
-        for segment in leaving:
-            self._evicted += segment.count - segment.num_gone
-            self._damaged += segment.num_gone
-            self._unforgotten.append(segment)
-        self._retry_forgetting()
-
-    def _purge_damaged(self) -> None:
-        """Rows of frames that were found damaged when they were read: they need not be found again."""
-        segments = (s for log in self._logs.values() for s in log.segments if s.num_gone)
-        ids = {int(i) for s in segments for i in s.frame_ids[: s.count][s.gone[: s.count]]} - self._purged
-        if ids:
-            self._journal.repair(delete=sorted(ids), clear_vectors=(), adopt=())
-            self._purged |= ids
-
-    def _retry_forgetting(self) -> None:
-        while self._unforgotten:
-            segment = self._unforgotten[0]
-            try:
-                last_id = int(segment.frame_ids[segment.count - 1])
-                self._journal.delete_segment(segment.camera, segment.segment_id, last_id)
-            except StorageFull:
-                # deleting rows needs space too: the files go now, even under a window, the rows when there is room
-                unlink_files(str(segment.frames_path), str(segment.vectors_path))
-                return
-            self._unforgotten.pop(0)
-            weakref.finalize(segment, unlink_files, str(segment.frames_path), str(segment.vectors_path))

@@ -12,7 +12,14 @@ D, M, C = 8, 3, 4
 VECTOR_BYTES = 32 + 2 * (D + C)  # room that one frame's vectors take
 
 
-def open_store(folder: Path, *, encoder: str = "tiny", synchronous: Any = "normal", **limits: Any) -> MemoryStore:
+def open_store(
+    folder: Path,
+    *,
+    encoder: str = "tiny",
+    synchronous: Any = "normal",
+    camera_limits: dict[str, Limits] | None = None,
+    **limits: Any,
+) -> MemoryStore:
     settings = {"segment_frames": 4, **limits}
     return MemoryStore(
         folder,
@@ -21,6 +28,7 @@ def open_store(folder: Path, *, encoder: str = "tiny", synchronous: Any = "norma
         patch_shape=(M, C),
         encoder=encoder,
         synchronous=synchronous,
+        camera_limits=camera_limits,
     )
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from memory.errors import FrameGone, StorageBusy, TimeNotRising
+from memory.errors import FrameGone, StorageBusy, StorageError, TimeNotRising
 from tests.memories import C, D, features, fill, open_store, picture
 
 
@@ -138,6 +138,21 @@ def test_one_process_owns_a_folder(tmp_path: Path) -> None:
     with open_store(tmp_path), pytest.raises(StorageBusy):
         open_store(tmp_path)
     open_store(tmp_path).close()
+
+
+def test_a_closed_memory_takes_nothing_more(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+    ids = fill(store, "a", range(3), attach=False)
+    window = store.window(["a"])
+    store.close()
+    store.close()
+    with pytest.raises(StorageError, match="closed"):
+        store.append("a", 9.0, b"x")
+    store.maintain()
+    assert store.attach(ids[0], **features(ids[0]))  # a lane that still works: in memory only
+    assert window.unencoded == 3
+    with open_store(tmp_path) as again:
+        assert again.pending(5) == ids
 
 
 def test_another_encoder_makes_frames_pending_again(tmp_path: Path) -> None:

@@ -44,9 +44,8 @@ with both(Path(sys.argv[1])) as store:
 
 
 def both(folder: Path) -> MemoryStore:
-    store = open_store(folder, segment_frames=16, frames=1_000_000)
-    store._camera_limits["short"] = Limits(frames=KEPT_SHORT, segment_frames=7)  # one camera that evicts all the time
-    return store
+    short = Limits(frames=KEPT_SHORT, segment_frames=7)  # one camera that evicts all the time
+    return open_store(folder, segment_frames=16, frames=1_000_000, camera_limits={"short": short})
 
 
 def jpeg(number: int) -> bytes:
