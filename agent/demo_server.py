@@ -28,11 +28,11 @@ class DemoServer:
     process: asyncio.subprocess.Process
 
 
-def demo_config(camera: str, rate_hz: float, model: str, port: int) -> dict[str, object]:
+def demo_config(camera: str, rate_hz: float, zone: str, model: str, port: int) -> dict[str, object]:
     """The configuration of the demo's server: one camera that publishes, sampled faster than once a second."""
     return {
         "port": port,
-        "cameras": {camera: {"rate_hz": rate_hz}},
+        "cameras": {camera: {"rate_hz": rate_hz, "timezone": zone}},
         "model": {"path": model, "num_threads": 1},
         "log_level": "info",
     }

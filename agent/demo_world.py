@@ -1,4 +1,4 @@
-"""The demo's world: a drawn scene whose clock runs faster than ours, and what is true of it.
+"""The demo's world: a drawn scene whose clock runs faster than ours, what is asked about it, and what is true.
 
 The scene is drawn as it is published; each picture's moment of the world is noted beside ours, so that "when did it
 come?" has a true answer on the wall clock. The server sees pictures only.
@@ -6,15 +6,25 @@ come?" has a true answer on the wall clock. The server sees pictures only.
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
 
 import numpy as np
 
+from agent.client import Reply
+from agent.times import load_zone
+from model.world import phrases
 from model.world.draw import draw
+from model.world.questions import TIME_FAMILIES, Question, is_correct, questions, true_answer
 from model.world.scene import Scene
+from model.world.things import VISIBLE_FRACTION
+from streaming.frame import Frame
 
 WIDTH, HEIGHT = 320, 180
+SLOW_RATE_HZ = 2.0  # pictures a second once the world's clock has slowed down to ours
+STEADY_S = 4.0  # a moment is worth asking about when it looks the same for so long
+KINDS_OF_QUESTION = ("existence", "colour", "count", "where", "when", "order", "last_seen", "left_behind")
 
 
 @dataclass(slots=True)
@@ -34,7 +44,7 @@ class WorldClock:
         self.worlds.append(world)
 
     def wall(self, world: float) -> float:
-        """Unix seconds at which `world` was shown, the nearest shown moment's beyond the ends."""
+        """Unix seconds at which `world` was shown; the nearest shown moment's beyond the ends."""
         return float(np.interp(world, self.worlds, self.walls))
 
     def world(self, wall: float) -> float:
@@ -43,28 +53,121 @@ class WorldClock:
 
 
 class Show:
-    """Pictures of a scene, `rate_hz` a second of ours, `speed` world seconds in each until `slow_down`."""
+    """Pictures of a scene: `rate_hz` a second of ours, `speed` world seconds in each, until world second `fast_until`.
+
+    There the world stands still, so that "now" can be asked about, and goes on at our pace after `go_on.set()`.
+    """
 
     def __init__(
-        self, scene: Scene, *, rate_hz: float, speed: float, now: Callable[[], float] = time.time
+        self, scene: Scene, *, rate_hz: float, speed: float, fast_until: float, now: Callable[[], float] = time.time
     ) -> None:
         self.scene = scene
         self.clock = WorldClock()
-        self.speed = speed
+        self.fast_until = fast_until
+        self.standing = asyncio.Event()  # the fast part is over
+        self.go_on = asyncio.Event()
         self._rate_hz = rate_hz
+        self._speed = speed
         self._now = now
 
-    def slow_down(self) -> None:
-        """From now on the world's clock runs like ours, so that "now" lasts long enough to be asked about."""
-        self.speed = 1.0
-
-    async def pictures(self) -> AsyncIterator[np.ndarray]:
-        """(H, W, 3) uint8 until the scene ends. The consumer sends them when they are due."""
-        world, started, number = 0.0, 0.0, 0
+    async def pictures(self) -> AsyncIterator[Frame]:
+        """Pictures with the time at which they are due, until the scene ends. The consumer waits for it."""
+        world, due = 0.0, 0.0
         while world < self.scene.duration_s:
             picture = await asyncio.to_thread(draw, self.scene, world, WIDTH, HEIGHT)
-            started = started or self._now()
-            self.clock.note(max(self._now(), started + number / self._rate_hz), world)
-            yield picture
-            number += 1
-            world += self.speed / self._rate_hz
+            due = due or self._now()
+            self.clock.note(max(self._now(), due), world)
+            yield Frame(due, picture, "sender")
+            if world < self.fast_until:
+                due, world = due + 1 / self._rate_hz, min(world + self._speed / self._rate_hz, self.fast_until)
+            else:
+                self.standing.set()
+                due, world = due + 1 / SLOW_RATE_HZ, world + self.go_on.is_set() / SLOW_RATE_HZ
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A question of the demo. `on_our_clock` has its proving times in unix seconds; None: it is about the present."""
+
+    family: str
+    text: str
+    on_our_clock: Question | None
+
+
+def steady_moment(scene: Scene, earliest: float, latest: float) -> float | None:
+    """The first world second in between with something clearly in view that stays for a while; None: there is none."""
+    for t in np.arange(earliest, latest, 0.5).tolist():
+        views = {what_is_here(scene, t + ahead) for ahead in np.arange(0, STEADY_S, 0.5).tolist()}
+        if len(views) == 1 and views.isdisjoint({"nothing", None}):
+            return float(t)
+    return None
+
+
+def what_is_here(scene: Scene, t: float) -> str | None:
+    """The true answer to "what is here now?" at world second `t`; None when something is only half in view."""
+    here = [each for each in scene.visible_at(t, min_fraction=0.1) if each.action != "closed"]
+    if len(here) > 2 or any(each.fraction < VISIBLE_FRACTION for each in here):
+        return None
+    here.sort(key=lambda each: each.box[0] + each.box[2])
+    return (
+        " and ".join(f"{'an' if each.colour == 'orange' else 'a'} {each.colour} {each.kind}" for each in here)
+        or "nothing"
+    )
+
+
+def choose_questions(show: Show, zone: str, seed: int, most: int) -> list[Asked]:
+    """At most `most` questions, one of each kind that the history can answer; the seed decides which.
+
+    The one about the present comes first, then one about what came the longest ago and one about what never came. The
+    others are about things not asked about yet, where there are such.
+    """
+    rng = np.random.default_rng(seed)
+    found = questions(show.scene, 0.0, np.arange(0.5, show.fast_until, 1.0), rng, "eval")
+    options: dict[str, list[Question]] = {family: [] for family in KINDS_OF_QUESTION}
+    for question in found:
+        options.setdefault(question.family, []).append(question)
+    picked = _long_ago_and_never(options["existence"])
+    for family in KINDS_OF_QUESTION[1:]:
+        if options[family]:
+            named = {about(each) for each in picked}
+            # (asked about before, few to count): the smallest comes first, the earlier one where they are equal
+            picked.append(min(options[family], key=lambda each: (about(each) in named, -len(each.spans))))
+    present = Asked("present", phrases.PRESENT["eval"][0], None)
+    return [present, *(Asked(each.family, each.text, on_our_clock(each, show.clock, zone)) for each in picked)][:most]
+
+
+def _long_ago_and_never(existence: Sequence[Question]) -> list[Question]:
+    came = [each for each in existence if each.spans]
+    never = [each for each in existence if not each.spans]
+    return ([min(came, key=lambda each: each.spans[0])] if came else []) + never[:1]
+
+
+def about(question: Question) -> tuple[str | None, str | None] | None:
+    """The kind and colour that a question names."""
+    return None if question.query is None else (question.query.kind, question.query.colour)
+
+
+def on_our_clock(question: Question, clock: WorldClock, zone: str) -> Question:
+    """The same question with the times that prove it in unix seconds, as shown by clocks in `zone`."""
+    spans = tuple((clock.wall(first), clock.wall(last)) for first, last in question.spans)
+    answer = question.answer
+    if question.family in TIME_FAMILIES:
+        answer = f"@{clock.wall(float(answer[1:])):.1f}"
+    offset = datetime.fromtimestamp(clock.walls[0], load_zone(zone)).utcoffset()
+    offset_s = 0.0 if offset is None else offset.total_seconds()
+    return replace(question, answer=answer, spans=spans, start_unix=0.0, utc_offset_s=offset_s)
+
+
+def judge(asked: Asked, reply: Reply, show: Show) -> tuple[bool, str]:
+    """Is the answer right, and what would be. The present is the moment at which the world stands still."""
+    said = reply.text.partition("\n\n(")[0]  # an almost empty history says so after the answer
+    if asked.on_our_clock is not None:
+        return is_correct(asked.on_our_clock, said), true_answer(asked.on_our_clock)
+    here = what_is_here(show.scene, show.fast_until)
+    return said.lower().split() == (here or "").split(), here or "something half in view"
+
+
+def spans_in_words(spans: Sequence[tuple[float, float]], show: Show) -> str:
+    """When in the world the proof was to be seen: "world 203-213 s, 519-524 s"."""
+    worlds = [(show.clock.world(first), show.clock.world(last)) for first, last in spans]
+    return "world " + ", ".join(f"{first:.0f}-{last:.0f}" for first, last in worlds) + " s" if worlds else ""
