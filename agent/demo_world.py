@@ -24,6 +24,7 @@ from streaming.frame import Frame
 WIDTH, HEIGHT = 320, 180
 SLOW_RATE_HZ = 2.0  # pictures a second once the world's clock has slowed down to ours
 STEADY_S = 4.0  # a moment is worth asking about when it looks the same for so long
+MIN_SPAN_S = 3.0  # what was in view for less may fall between two frames of the camera
 KINDS_OF_QUESTION = ("existence", "colour", "count", "where", "when", "order", "last_seen", "left_behind")
 
 
@@ -125,7 +126,8 @@ def choose_questions(show: Show, zone: str, seed: int, most: int) -> list[Asked]
     found = questions(show.scene, 0.0, np.arange(0.5, show.fast_until, 1.0), rng, "eval")
     options: dict[str, list[Question]] = {family: [] for family in KINDS_OF_QUESTION}
     for question in found:
-        options.setdefault(question.family, []).append(question)
+        if all(last - first >= MIN_SPAN_S for first, last in question.spans):
+            options.setdefault(question.family, []).append(question)
     picked = _long_ago_and_never(options["existence"])
     for family in KINDS_OF_QUESTION[1:]:
         if options[family]:

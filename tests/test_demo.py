@@ -1,0 +1,144 @@
+"""The demo: its clock and questions as pure logic, then the whole of it, small, with real processes and WebRTC."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from agent.cli import main
+from agent.client import Reply
+from agent.demo_world import (
+    Asked,
+    Show,
+    WorldClock,
+    choose_questions,
+    judge,
+    on_our_clock,
+    spans_in_words,
+    steady_moment,
+    what_is_here,
+)
+from agent.sheet import Section, Tile, write_sheet
+from agent.times import format_clock
+from model.world.questions import Question
+from model.world.scene import Scene
+from tests.test_cli import vilamp
+from tests.tiny import make_checkpoint
+
+WALL = 1795364645.0  # 2026-11-22 16:24:05 UTC
+
+
+@pytest.fixture(scope="module")
+def scene() -> Scene:
+    return Scene.from_seed(7, duration_s=400, style="fixed", split="eval")
+
+
+def shown(scene: Scene, *, fast_until: float = 300.0, speed: float = 6.0) -> Show:
+    """A show whose fast part is over, without drawing it."""
+    show = Show(scene, rate_hz=12.0, speed=speed, fast_until=fast_until)
+    show.clock.note(WALL, 0.0)
+    show.clock.note(WALL + fast_until / speed, fast_until)
+    return show
+
+
+def test_the_world_clock_goes_both_ways() -> None:
+    clock = WorldClock()
+    for wall, world in ((100.0, 0.0), (101.0, 6.0), (102.0, 7.0)):
+        clock.note(wall, world)
+    assert clock.world(100.5) == 3.0
+    assert clock.wall(6.5) == 101.5
+    assert (clock.wall(-1.0), clock.wall(99.0)) == (100.0, 102.0)
+
+
+async def test_the_show_runs_fast_stands_still_and_goes_on(scene: Scene) -> None:
+    show = Show(scene, rate_hz=4.0, speed=8.0, fast_until=5.0, now=lambda: WALL)
+    pictures = show.pictures()
+    frames = []
+    for number in range(9):
+        if number == 6:
+            assert show.standing.is_set()
+            show.go_on.set()
+        frames.append(await anext(pictures))
+    await pictures.aclose()
+    assert show.clock.worlds == [0.0, 2.0, 4.0, 5.0, 5.0, 5.0, 5.5, 6.0, 6.5]
+    assert [frame.time - WALL for frame in frames] == [0, 0.25, 0.5, 0.75, 1.25, 1.75, 2.25, 2.75, 3.25]
+    assert show.clock.walls == [frame.time for frame in frames]
+    assert frames[0].image.shape == (180, 320, 3)
+
+
+def test_questions_are_of_many_kinds_and_repeatable(scene: Scene) -> None:
+    show = shown(scene)
+    chosen = choose_questions(show, "UTC", 7, 9)
+    assert chosen == choose_questions(show, "UTC", 7, 9)
+    assert chosen[0].family == "present"
+    assert len(chosen) >= 6
+    assert len({asked.family for asked in chosen}) >= 5
+    assert len({asked.text for asked in chosen}) == len(chosen)
+    assert len(choose_questions(show, "UTC", 7, 3)) == 3
+    for asked in chosen[1:]:
+        assert asked.on_our_clock is not None
+        for first, last in asked.on_our_clock.spans:
+            assert WALL <= first <= last <= WALL + 50.0
+
+
+def test_times_are_judged_on_our_clock(scene: Scene) -> None:
+    show = shown(scene)
+    question = Question("when", "when did the red car come?", "@66.0", None, ((60.0, 72.0),))
+    for zone in ("UTC", "Asia/Tokyo"):
+        asked = Asked("when", question.text, on_our_clock(question, show.clock, zone))
+        truth = format_clock(WALL + 11.0, zone)
+        assert judge(asked, Reply(truth), show) == (True, truth)
+        assert judge(asked, Reply(f"{truth}\n\n(12 s of video so far.)"), show)[0]
+        assert judge(asked, Reply(format_clock(WALL + 14.0, zone)), show)[0]  # 2 s after the last sight
+        assert not judge(asked, Reply(format_clock(WALL + 15.0, zone)), show)[0]
+        assert not judge(asked, Reply(format_clock(WALL + 7.0, zone)), show)[0]
+    assert asked.on_our_clock is not None
+    assert spans_in_words(asked.on_our_clock.spans, show) == "world 60-72 s"
+    assert spans_in_words((), show) == ""
+
+
+def test_the_present_is_where_the_world_stands_still(scene: Scene) -> None:
+    moment = steady_moment(scene, 0.0, 300.0)
+    assert moment is not None
+    here = what_is_here(scene, moment)
+    assert here is not None
+    assert here.split()[0] in ("a", "an")
+    show = shown(scene, fast_until=moment)
+    assert judge(Asked("present", "?", None), Reply(here.capitalize()), show) == (True, here)
+    assert judge(Asked("present", "?", None), Reply("nothing"), show) == (False, here)
+    assert steady_moment(scene, 10.0, 10.0) is None
+
+
+def test_a_contact_sheet_holds_every_section(tmp_path: Path) -> None:
+    jpeg = tmp_path / "a.jpg"
+    Image.new("RGB", (64, 36), (200, 0, 0)).save(jpeg)
+    tile = Tile(jpeg.read_bytes(), "16:24:05 relevant 0.31")
+    section = Section("a red car? " * 30, "yes\ntruth: yes", [tile] * 5 + [Tile(b"gone", "grey")])
+    write_sheet(tmp_path / "new" / "sheet.png", [section, replace(section, tiles=[])])
+    with Image.open(tmp_path / "new" / "sheet.png") as sheet:
+        assert sheet.format == "PNG"
+        reds = sum(r > 150 and g < 60 for r, g, _ in sheet.get_flattened_data())
+    assert reds == 5 * 64 * 36  # pictures keep their size when they fit
+    with pytest.raises(OSError, match="Is a directory"):
+        write_sheet(tmp_path, [section])
+
+
+def test_the_demo_streams_asks_and_ends(tmp_path: Path) -> None:
+    checkpoint, out = make_checkpoint(tmp_path / "tiny"), tmp_path / "out"
+    ran = vilamp("demo", "--out", str(out), "--model", str(checkpoint), "--seconds", "6", "--seed", "3")
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert "runs 6 times as fast as ours" in ran.stdout
+    for expected in ("] present: ", "] existence: ", "truth  ", "evidence  ", "ms: queue", "questions answered"):
+        assert expected in ran.stdout
+    with Image.open(out / "evidence.png") as sheet:
+        assert sheet.format == "PNG"
+
+
+def test_the_demo_says_why_it_cannot(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["demo", "--out", str(tmp_path), "--speed", "0"]) == 2
+    assert main(["demo", "--out", str(tmp_path / "out"), "--model", str(tmp_path / "absent")]) == 1
+    complaints = capsys.readouterr().err
+    assert "--speed above 0" in complaints
+    assert "the server ended with code 1" in complaints
+    assert "absent" in complaints
