@@ -146,7 +146,7 @@ class Agent:
 
     def cameras(self) -> tuple[str, ...]:
         """Every camera that is configured, has published, or is remembered."""
-        return tuple(sorted({*self.settings.cameras, *self.intakes, *self.store.cameras()}))
+        return tuple(sorted({*self.settings.cameras, *list(self.intakes), *self.store.cameras()}))
 
     def existing(self, named: tuple[str, ...]) -> tuple[str, ...]:
         """`named`, or all cameras when none is named. Raises UnknownCamera."""

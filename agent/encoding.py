@@ -9,6 +9,7 @@ Does not know where frames come from or what they will be asked.
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from time import perf_counter
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _FIRST_RETRY_S, _LAST_RETRY_S = 0.5, 30.0
+_MAX_TRIES = 3  # of a frame that fails while others do not
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +66,7 @@ class Encoding:
         self._metrics = metrics
         self._batch_size = batch_size
         self._given_up: set[int] = set()  # stays small: a damaged JPEG is a damaged disk
+        self._num_refused: Counter[int] = Counter()
 
     async def run(self) -> None:
         """Encode for ever. A failing encoder is retried with growing pauses; the frames wait on disk."""
@@ -129,25 +132,28 @@ class Encoding:
         return pictures
 
     async def _features(self, pictures: list[_Picture]) -> list[tuple[_Picture, "FrameFeatures"]]:
-        """Encode as one batch; when that fails one by one, so that a single bad picture cannot stop the others."""
+        """Encode as one batch; when that fails one by one, so that a single bad picture cannot stop the others.
+
+        Raises EncoderBroken when none can be encoded: then the encoder pauses. It is the pictures' fault only if the
+        self-test passes at the same time.
+        """
         try:
             features = await self._vision.run(self._encode_finite, [picture.image for picture in pictures])
             return list(zip(pictures, features, strict=True))
-        except (RuntimeError, ValueError) as error:  # torch reports everything, out of memory too, as RuntimeError
+        except (RuntimeError, ValueError):  # torch reports everything, out of memory too, as RuntimeError
             self._metrics.encode_failures.labels(reason="batch").inc()
-            if len(pictures) == 1:
-                raise EncoderBroken(str(error)) from error
         done: list[tuple[_Picture, FrameFeatures]] = []
         failed: list[tuple[_Picture, RuntimeError | ValueError]] = []
         for picture in pictures:
             try:
                 done.append((picture, (await self._vision.run(self._encode_finite, [picture.image]))[0]))
-            except (RuntimeError, ValueError) as one_error:
-                failed.append((picture, one_error))
+            except (RuntimeError, ValueError) as error:
+                failed.append((picture, error))
+        if done or await self_test(self._model, self._vision) is None:
+            for picture, reason in failed:
+                self._refused(picture.frame_id, reason)
         if not done:
             raise EncoderBroken(str(failed[0][1]))
-        for picture, reason in failed:
-            self._skip(picture.frame_id, "refused", reason)
         return done
 
     def _encode_finite(self, images: list[NDArray[np.uint8]]) -> list["FrameFeatures"]:
@@ -155,6 +161,15 @@ class Encoding:
         if not all(np.isfinite(each.embedding).all() and np.isfinite(each.summary).all() for each in features):
             raise ValueError("the encoder returned numbers that are not finite")
         return features
+
+    def _refused(self, frame_id: int, error: Exception) -> None:
+        """One that failed while the encoder works: tried again, as the cause may pass, but not for ever."""
+        self._num_refused[frame_id] += 1
+        if self._num_refused[frame_id] < _MAX_TRIES:
+            self._backlog.look_again()
+        else:
+            del self._num_refused[frame_id]
+            self._skip(frame_id, "refused", error)
 
     def _skip(self, frame_id: int, reason: str, error: Exception) -> None:
         self._given_up.add(frame_id)

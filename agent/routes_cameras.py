@@ -43,17 +43,17 @@ class CameraRoutes:
 
     async def cameras(self, request: Request) -> Response:
         self.guard.check(request, "ask")
-        return JSONResponse({"object": "list", "data": [self._describe(name) for name in self.agent.cameras()]})
+        return JSONResponse(await asyncio.to_thread(self._describe_all))
 
     async def camera(self, request: Request) -> Response:
         self.guard.check(request, "ask")
-        (camera,) = self.agent.existing((request.path_params["camera"],))
-        return JSONResponse(self._describe(camera))
+        camera = await self._named(request)
+        return JSONResponse(await asyncio.to_thread(self._describe, camera))
 
     async def frames(self, request: Request) -> Response:
         """Encoded frames inside [after, before], rising time; `next_after`, where given, begins the next page."""
         self.guard.check(request, "ask")
-        (camera,) = self.agent.existing((request.path_params["camera"],))
+        camera = await self._named(request)
         after, before = (self._moment(request, camera, name) for name in ("after", "before"))
         limit = _limit(request.query_params.get("limit"))
         return JSONResponse(await asyncio.to_thread(self._list, camera, after, before, limit))
@@ -72,7 +72,7 @@ class CameraRoutes:
 
     async def frame(self, request: Request) -> Response:
         self.guard.check(request, "ask")
-        return JSONResponse(self._frame(self._record(request)))
+        return JSONResponse(await asyncio.to_thread(lambda: self._frame(self._record(request))))
 
     async def picture(self, request: Request) -> Response:
         self.guard.check_signed(request, "ask")
@@ -81,6 +81,13 @@ class CameraRoutes:
         except FrameGone:
             raise _gone(request) from None
         return Response(jpeg, media_type="image/jpeg", headers={"Cache-Control": _PICTURE_CACHE})
+
+    async def _named(self, request: Request) -> str:
+        (camera,) = await asyncio.to_thread(self.agent.existing, (request.path_params["camera"],))
+        return camera
+
+    def _describe_all(self) -> dict[str, Any]:
+        return {"object": "list", "data": [self._describe(name) for name in self.agent.cameras()]}
 
     def _record(self, request: Request) -> FrameRecord:
         try:

@@ -4,6 +4,7 @@ A refused question gets its real status. Once streaming has begun, an error is o
 the stream, without `[DONE]`. A client that goes away cancels its answer.
 """
 
+import asyncio
 import secrets
 import time
 from contextlib import aclosing
@@ -57,12 +58,12 @@ class ChatRoutes:
         asked = parse_request(await read_body(request, MAX_BODY_BYTES))
         if asked.model not in (None, "", PUBLIC_NAME, self.agent.model_card()["id"]):
             raise UnknownModel(f"There is no model '{asked.model}' here; GET /v1/models lists what is.", param="model")
-        return ChatResponse(self, request, asked, self.question(asked))
+        return ChatResponse(self, request, asked, await self.question(asked))
 
-    def question(self, asked: ChatRequest) -> Question:
+    async def question(self, asked: ChatRequest) -> Question:
         """What is asked, checked. Raises BadRequest or UnknownCamera."""
         text = asked.question()
-        cameras = self.agent.existing(asked.named_cameras())
+        cameras = await asyncio.to_thread(self.agent.existing, asked.named_cameras())
         zone = self.agent.zone_of(cameras[0]) if cameras else "UTC"
         after, before = parse_moment(asked.after, zone, "after"), parse_moment(asked.before, zone, "before")
         if after is not None and before is not None and after >= before:
