@@ -79,6 +79,24 @@ def test_top_is_the_start_of_one_stable_sort(
     np.testing.assert_array_equal(top_scores, scores[order[:k]])
 
 
+@pytest.mark.parametrize("scale", [1e-8, 3e-8, 1e-7])
+def test_rows_that_differ_by_rounding_only_are_ranked_exactly(scale: float) -> None:
+    """Near-equal scores, where FAISS and numpy round differently and FAISS alone would pick other rows."""
+    differ = 0
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        unit = rng.normal(size=(1, 512)) + scale * rng.normal(size=(600, 512))
+        unit = (unit / np.linalg.norm(unit, axis=1, keepdims=True)).astype(np.float32)
+        query = (unit[0] + rows_of("different", 1, 512, seed)[0]).astype(np.float32)
+        order = np.argsort(-score_rows(unit, query), kind="stable")
+        parts = cut(unit, [200, 400], [True])
+        rows, _ = rank_top(parts, query, 7)
+        np.testing.assert_array_equal(rows, order[:7])
+        alone = build_index(unit).search(query[None], 7)[1][0]
+        differ += set(alone.tolist()) != set(rows.tolist())
+    assert differ > 0
+
+
 @pytest.mark.parametrize("dim", [1, 3, 64, 512, 1152])
 def test_a_score_depends_on_its_row_alone(dim: int) -> None:
     unit = rows_of("different", 200, dim, 5)

@@ -167,6 +167,19 @@ def test_a_window_stays_as_it_was_made(tmp_path: Path) -> None:
     assert describe(window) == first  # also when the store is closed
 
 
+def test_patches_that_come_later_do_not_change_a_window(tmp_path: Path) -> None:
+    with open_store(tmp_path) as store:
+        frame_id = store.append("a", 1.0, b"x")
+        given_ = features(frame_id)
+        store.attach(frame_id, embedding=given_["embedding"], summary=given_["summary"])
+        store.attach(store.append("a", 2.0, b"x"), **features(2))
+        window = store.window(["a"])
+        assert window.read(0, 2).present.tolist() == [False, True]
+        store.attach(frame_id, **given_)
+        assert window.read(0, 2).present.tolist() == [False, True]
+        assert store.window(["a"]).read(0, 2).present.tolist() == [True, True]
+
+
 def describe(window: Window) -> list[object]:
     rows = np.arange(window.num_frames)
     block = window.read(0, window.num_frames)
