@@ -86,4 +86,6 @@ class ArrayHistory:
         return self.embeddings(range(self.num_frames))
 
     def _raw(self, rows: np.ndarray | Sequence[int]) -> np.ndarray:
+        if not len(rows):
+            return np.empty((0, len(self._frames[0].embedding) if self._frames else 0), np.float32)
         return np.stack([self._frames[int(row)].embedding for row in rows]).astype(np.float32)

@@ -1,0 +1,180 @@
+"""Keyframe selection against a loop that is the paper's algorithm word for word."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from model import select
+from model.select import ArrayCandidates, QueryCandidates, fill_gaps, newest_rows, select_keyframes
+
+
+def unit_rows(array: np.ndarray) -> np.ndarray:
+    return (array / np.linalg.norm(array, axis=-1, keepdims=True)).astype(np.float32)
+
+
+def naive(
+    embeddings: np.ndarray, query: np.ndarray, num_keyframes: int, tau: float, floor: float, recent: int
+) -> set[int]:
+    """One stable full sort, one comparison at a time."""
+    scores = embeddings @ query
+    taken = list(range(len(scores) - min(recent, num_keyframes, len(scores)), len(scores)))
+    for row in np.argsort(-scores, kind="stable").tolist():
+        if len(taken) >= num_keyframes or scores[row] < np.float32(floor):
+            break
+        if row not in taken and not any(embeddings[row] @ embeddings[other] > np.float32(tau) for other in taken):
+            taken.append(row)
+    return set(taken)
+
+
+def history(seed: int, num_frames: int, num_scenes: int, noise: float, dim: int = 8) -> tuple[np.ndarray, np.ndarray]:
+    """Frames of a few scenes, repeated with noise: num_scenes 1 is a static camera; noise 0 gives exact ties.
+
+    Numbers are small multiples of 1/64, so that every order of summation gives the same float32 products.
+    """
+    rng = np.random.default_rng(seed)
+    scenes = rng.normal(size=(num_scenes, dim))
+    frames = scenes[rng.integers(0, num_scenes, num_frames)] + noise * rng.normal(size=(num_frames, dim))
+    rounded = np.round(unit_rows(frames) * 64) / 64 if num_frames else np.empty((0, dim))
+    query = np.round(unit_rows(rng.normal(size=dim)) * 64) / 64
+    return rounded.astype(np.float32), query.astype(np.float32)
+
+
+class StagedCandidates(ArrayCandidates):
+    """Counts how far the ranking had to go."""
+
+    asked: int = 0
+
+    def top(self, k: int) -> tuple[np.ndarray, np.ndarray]:
+        self.asked = max(self.asked, k)
+        return super().top(k)
+
+
+@given(
+    seed=st.integers(0, 10_000), num_frames=st.integers(0, 90), num_scenes=st.integers(1, 40),
+    noise=st.sampled_from([0.0, 0.05, 0.5]), num_keyframes=st.integers(0, 12), tau=st.sampled_from([0.5, 0.85, 1.1]),
+    floor=st.sampled_from([-1.0, 0.0, 0.4, 2.0]), recent=st.integers(0, 5), stage=st.sampled_from([1, 3, 128]),
+    block=st.sampled_from([1, 4, 512]),
+)
+@settings(max_examples=150, deadline=None)
+def test_walk_is_the_papers(
+    seed: int, num_frames: int, num_scenes: int, noise: float, num_keyframes: int, tau: float, floor: float,
+    recent: int, stage: int, block: int,
+) -> None:
+    embeddings, query = history(seed, num_frames, num_scenes, noise)
+    settings_before = select.FIRST_STAGE, select.STAGE_GROWTH, select.BLOCK_ROWS
+    select.FIRST_STAGE, select.STAGE_GROWTH, select.BLOCK_ROWS = stage, 2, block
+    try:
+        keyframes = select_keyframes(
+            ArrayCandidates(embeddings, query),
+            num_keyframes=num_keyframes, tau=tau, floor=floor, recent=recent, fill="none",
+        )
+    finally:
+        select.FIRST_STAGE, select.STAGE_GROWTH, select.BLOCK_ROWS = settings_before
+    assert set(keyframes.rows.tolist()) == naive(embeddings, query, num_keyframes, tau, floor, recent)
+    assert keyframes.rows.tolist() == sorted(keyframes.rows.tolist())
+    np.testing.assert_allclose(keyframes.scores, (embeddings @ query)[keyframes.rows], rtol=0, atol=1e-6)
+
+
+@given(
+    num_frames=st.integers(0, 300), num_keyframes=st.integers(0, 60), seed=st.integers(0, 10_000), share=st.floats(0, 1)
+)
+@settings(max_examples=150, deadline=None)
+def test_filling_gives_as_many_as_there_can_be(num_frames: int, num_keyframes: int, seed: int, share: float) -> None:
+    most = min(num_frames, num_keyframes)
+    taken = np.sort(np.random.default_rng(seed).choice(num_frames, int(share * most), replace=False)).astype(np.int64)
+    added = fill_gaps(taken, num_frames, num_keyframes)
+    assert len(added) == most - len(taken)
+    assert len(set(added.tolist()) | set(taken.tolist())) == most
+    assert all(0 <= row < num_frames for row in added.tolist())
+
+
+def test_filling_example() -> None:
+    added = fill_gaps(np.empty(0, np.int64), 48, 32)
+    assert added.tolist() == [*range(2, 30, 2), *range(30, 48)]
+
+
+def test_kinds_and_fill() -> None:
+    embeddings = unit_rows(np.array([[1, 0, 0], [1, 0.01, 0], [0, 1, 0], [0, 0, 1], [0, 0.01, 1], [0, 0.02, 1]]))
+    query = unit_rows(np.array([1.0, 0.5, 0.1]))
+    keyframes = select_keyframes(ArrayCandidates(embeddings, query), num_keyframes=4, tau=0.85, recent=1)
+    assert keyframes.rows.tolist() == [1, 2, 4, 5]
+    assert keyframes.kinds == ("relevant", "relevant", "filling", "recent")
+    bare = select_keyframes(ArrayCandidates(embeddings, query), num_keyframes=4, tau=0.85, recent=1, fill="none")
+    assert bare.rows.tolist() == [1, 2, 5]
+
+
+def test_newest_rows_example() -> None:
+    assert newest_rows((5, 2), 3).tolist() == [3, 4, 6]
+    assert newest_rows((5, 0, 2), 99).tolist() == [0, 1, 2, 3, 4, 5, 6]
+    assert newest_rows((), 2).tolist() == []
+
+
+def test_a_static_camera_shows_its_event_only_relative_to_its_background() -> None:
+    rng = np.random.default_rng(0)
+    scene, event = unit_rows(rng.normal(size=(2, 32)))
+    frames = np.tile(scene, (300, 1)) + 0.002 * rng.normal(size=(300, 32))
+    frames[120:130] += 0.2 * event
+    frames[200:210] -= 0.2 * event
+    embeddings = unit_rows(frames)
+    query = unit_rows(event + 0.5 * scene)
+    candidates = ArrayCandidates(embeddings, query)
+    raw = select_keyframes(candidates, num_keyframes=8, tau=0.85, fill="none")
+    assert len(raw.rows) == 1
+    relative = select_keyframes(
+        candidates, num_keyframes=8, tau=0.85, fill="none", background=embeddings.mean(axis=0), background_floor=0.05
+    )
+    spans = {"event" if 120 <= row < 130 else "mirror" if 200 <= row < 210 else "nothing" for row in relative.rows}
+    assert spans == {"event", "mirror", "nothing"}
+    assert len(relative.rows) == 3
+
+
+def test_frames_without_any_change_are_alike() -> None:
+    embeddings = np.tile(unit_rows(np.ones(4)), (50, 1))
+    keyframes = select_keyframes(
+        ArrayCandidates(embeddings, embeddings[0]), num_keyframes=8, fill="none", background=embeddings.mean(axis=0)
+    )
+    assert keyframes.rows.tolist() == [0]
+
+
+def test_each_camera_has_its_own_background() -> None:
+    rng = np.random.default_rng(1)
+    first, second = unit_rows(rng.normal(size=(2, 16)))
+    embeddings = np.concatenate([np.tile(first, (20, 1)), np.tile(second, (30, 1))])
+    background = np.stack([first, second])
+    keyframes = select_keyframes(
+        ArrayCandidates(embeddings, first), num_keyframes=8, fill="none", background=background, group_sizes=(20, 30)
+    )
+    assert keyframes.rows.tolist() == [0]  # both cameras show nothing but their backgrounds
+    with pytest.raises(ValueError, match="groups hold 10 frames"):
+        select_keyframes(ArrayCandidates(embeddings, first), group_sizes=(10,))
+
+
+def test_ranking_goes_no_further_than_the_walk() -> None:
+    embeddings = unit_rows(np.random.default_rng(2).normal(size=(5000, 64)))
+    candidates = StagedCandidates(embeddings, embeddings[0])
+    assert len(select_keyframes(candidates, num_keyframes=32).rows) == 32
+    assert candidates.asked == select.FIRST_STAGE
+
+
+def test_window_candidates_bind_the_query() -> None:
+    embeddings = unit_rows(np.random.default_rng(3).normal(size=(40, 8)))
+
+    class Frames:
+        num_frames = 40
+
+        def top(self, query: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+            return ArrayCandidates(embeddings, query).top(k)
+
+        def embeddings(self, rows: np.ndarray) -> np.ndarray:
+            return embeddings[rows]
+
+    bound = select_keyframes(QueryCandidates(Frames(), embeddings[7]), num_keyframes=5)
+    plain = select_keyframes(ArrayCandidates(embeddings, embeddings[7]), num_keyframes=5)
+    assert bound.rows.tolist() == plain.rows.tolist()
+    assert bound.kinds == plain.kinds
+
+
+def test_impossible_numbers_are_refused() -> None:
+    with pytest.raises(ValueError, match="at least 0"):
+        select_keyframes(ArrayCandidates(np.eye(3, dtype=np.float32), np.ones(3)), num_keyframes=-1)
