@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from memory.limits import Limits
 from memory.store import MemoryStore
@@ -70,6 +71,7 @@ def ingest_until_killed(folder: Path, start: int, seconds: float) -> list[tuple[
     return [(camera, int(frame_id), int(number)) for camera, frame_id, number in (line.split() for line in lines)]
 
 
+@pytest.mark.timeout(60 + 20 * ROUNDS)
 def test_nothing_acknowledged_is_lost_by_a_kill(tmp_path: Path) -> None:
     rng = random.Random(7)
     acknowledged: list[tuple[str, int, int]] = []
