@@ -30,9 +30,8 @@ def relevance_pixels(images: Sequence[np.ndarray], config: ImageConfig, *, whole
 
 def squash(image: np.ndarray, side: int) -> np.ndarray:
     """uint8 (H, W, 3) -> uint8 (side, side, 3)."""
-    if image.shape[:2] == (side, side):
-        return image
-    return np.asarray(_picture(image).resize((side, side), BICUBIC))
+    picture = _picture(image)
+    return image if picture.size == (side, side) else np.asarray(picture.resize((side, side), BICUBIC))
 
 
 def centre_crop(image: np.ndarray, side: int) -> np.ndarray:
@@ -40,13 +39,14 @@ def centre_crop(image: np.ndarray, side: int) -> np.ndarray:
 
     96 x 128 to side 224: resized to 224 x 298 (the fraction dropped), columns 37..261 kept.
     """
-    height, width = image.shape[:2]
+    picture = _picture(image)
+    width, height = picture.size
     if width <= height:
         size = (side, int(side * height / width))
     else:
         size = (int(side * width / height), side)
     left, top = (size[0] - side) // 2, (size[1] - side) // 2
-    resized = _picture(image).resize(size, BICUBIC)
+    resized = picture.resize(size, BICUBIC)
     return np.asarray(resized.crop((left, top, left + side, top + side)))
 
 
