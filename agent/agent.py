@@ -78,8 +78,8 @@ class Agent:
                     self._tasks.create_task(self.encoding.run(), name="see"),
                     self._tasks.create_task(self._keep_house(), name="keep house"),
                     *(
-                        self._tasks.create_task(self._follow(camera), name=f"camera {camera}")
-                        for camera in self._pulled()
+                        self._tasks.create_task(self._follow(camera, url), name=f"camera {camera}")
+                        for camera, url in self._pulled()
                     ),
                 ]
                 try:
@@ -108,13 +108,11 @@ class Agent:
 
     # --- cameras ---
 
-    def _pulled(self) -> list[str]:
-        """Cameras that we connect to, rather than they to us."""
-        return [name for name, camera in self.settings.cameras.items() if camera.url is not None]
+    def _pulled(self) -> list[tuple[str, str]]:
+        """Names and addresses of the cameras that we connect to, rather than they to us."""
+        return [(name, camera.url) for name, camera in self.settings.cameras.items() if camera.url is not None]
 
-    async def _follow(self, camera: str) -> None:
-        url = self.settings.camera(camera).url
-        assert url is not None
+    async def _follow(self, camera: str, url: str) -> None:
         url = f"webcam:{url}" if url.startswith("/dev/") else url
         await self.watch(camera, open_source(url, camera, self.frame_settings(camera)))
 
@@ -129,7 +127,8 @@ class Agent:
 
     def published(self, camera: str, source: Source) -> None:
         """A publisher has connected: remember what it sends until it ends or another takes over."""
-        assert self._tasks is not None
+        if self._tasks is None:
+            raise RuntimeError("the agent is not running")
         self._tasks.create_task(self.watch(camera, source), name=f"camera {camera}")
 
     async def watch(self, camera: str, source: Source) -> None:

@@ -323,6 +323,6 @@ async def collect(events: AsyncIterator[Event]) -> Answer:
                 pieces.append(text)
             case Finished():
                 finished = event
-    assert seen is not None
-    assert finished is not None
+    if seen is None or finished is None:
+        raise ValueError("these are not the events of a whole answer")
     return Answer(seen, finished, pieces)

@@ -33,7 +33,8 @@ def build_app(agent: Agent, auth: Auth, settings: Settings, *, keep_alive_s: flo
 
 async def _http_error(request: Request, error: Exception) -> Response:
     """What the router itself refuses: no such path, no such method."""
-    assert isinstance(error, HTTPException)
+    if not isinstance(error, HTTPException):
+        raise error
     if error.status_code == 404:
         return NotFound(f"There is nothing at {request.url.path}.").response()
     problem = BadRequest(error.detail, headers=dict(error.headers or {}))

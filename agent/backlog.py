@@ -15,7 +15,8 @@ class Backlog:
     """Frame ids in the order they were remembered, at most `capacity` of them."""
 
     def __init__(self, capacity: int) -> None:
-        assert capacity >= 1
+        if capacity < 1:
+            raise ValueError(f"capacity must be at least 1, not {capacity}")
         self.capacity = capacity
         self.num_deferred = 0
         self.behind = True  # pending frames may lie on disk that are not listed here; so it is after every start

@@ -36,8 +36,6 @@ _MIN_STEP_S = 0.001  # a frame is at least this much later than the one before i
 
 def encode_jpeg(image: NDArray[np.uint8], quality: int = JPEG_QUALITY) -> bytes:
     """JPEG bytes of an RGB picture, uint8 (H, W, 3)."""
-    assert image.ndim == 3
-    assert image.dtype == np.uint8
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, "JPEG", quality=quality)
     return buffer.getvalue()

@@ -92,7 +92,8 @@ class Turns:
     """
 
     def __init__(self, limit: int) -> None:
-        assert limit >= 1
+        if limit < 1:
+            raise ValueError(f"limit must be at least 1, not {limit}")
         self.limit = limit
         self.num_inside = 0
         self._held = False

@@ -141,8 +141,7 @@ class ChatResponse(Response):
             case Piece(text):
                 return sse(self._chunk({"content": text}))
             case Finished():
-                assert seen is not None
-                return self._ending(seen, event)
+                return b"" if seen is None else self._ending(seen, event)
 
     def _ending(self, seen: Seen, finished: Finished) -> bytes:
         """The last content chunk with the citations, the reason of the end, and the usage where asked for."""

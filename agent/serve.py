@@ -4,11 +4,13 @@ Prints the URL and, at first start, the tokens; then serves until interrupted. W
 use, a damaged checkpoint, a folder owned by another process) is raised with words for the person at the terminal.
 """
 
+import asyncio
+import signal
 import socket
 import sys
 import time
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import uvicorn
@@ -51,13 +53,29 @@ async def serve(settings: Settings, *, started: Started | None = None) -> None:
 
 
 class Server(uvicorn.Server):
-    """uvicorn, which says when it has begun."""
+    """uvicorn, which says when it has begun, and which an interrupt ends without ending the process.
+
+    uvicorn itself raises the signal again once it has shut down; a SIGTERM would then kill the process before the agent
+    has closed its memory.
+    """
 
     url = ""
 
     def __init__(self, config: uvicorn.Config, started: Started | None) -> None:
         super().__init__(config)
         self._when_started = started
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """The first SIGINT or SIGTERM shuts down in peace, the second at once."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self.handle_exit, number, None)
+        try:
+            yield
+        finally:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                loop.remove_signal_handler(number)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)

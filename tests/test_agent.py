@@ -186,7 +186,11 @@ async def test_an_error_in_the_block_comes_out_as_it_is(tmp_path: Path) -> None:
 
 async def test_a_task_that_breaks_ends_the_agent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("agent.agent.HOUSEKEEPING_S", 0.01)
-    with pytest.raises(ZeroDivisionError):
+
+    async def run() -> None:
         async with running(tmp_path) as agent:
             monkeypatch.setattr(agent.store, "expire", lambda now: 1 / 0)
             await asyncio.sleep(10)
+
+    with pytest.raises(ZeroDivisionError):
+        await run()

@@ -36,9 +36,7 @@ def test_the_disk_must_be_writable_and_have_room(tmp_path: Path) -> None:
     assert "cannot be written" in (disk_problem(tmp_path / "missing", 0) or "")
 
 
-@pytest.mark.parametrize(
-    ("weight", "expected"), [(None, None), (0.0, "same embedding"), (float("nan"), "not finite")]
-)
+@pytest.mark.parametrize(("weight", "expected"), [(None, None), (0.0, "same embedding"), (float("nan"), "not finite")])
 async def test_the_encoder_self_test(weight: float | None, expected: str | None) -> None:
     model = load_model(Settings(model={"path": str(checkpoint()), "num_threads": 1}))
     if weight is not None:

@@ -1,0 +1,50 @@
+"""Serving as `vilamp serve` does: the greeting, HTTPS, a port in use, and an end without noise."""
+
+import asyncio
+import os
+import signal
+import ssl
+from pathlib import Path
+
+import httpx
+import pytest
+
+from agent.serve import CannotListen, listening, serve
+from agent.tls import CERT_FILE
+from tests.agents import settings_in
+
+
+async def test_https_with_a_certificate_made_here(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    statuses: list[int] = []
+
+    async def started(url: str) -> None:
+        context = ssl.create_default_context(cafile=str(tmp_path / CERT_FILE))
+        asking.append(asyncio.create_task(ask(url, context)))
+
+    async def ask(url: str, context: ssl.SSLContext) -> None:
+        async with httpx.AsyncClient(base_url=url, verify=context) as http:
+            statuses.extend([(await http.get(path)).status_code for path in ("/readyz", "/v1/models")])
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    asking: list[asyncio.Task[None]] = []
+    serving = asyncio.create_task(serve(settings_in(tmp_path, tls={"self_signed": True}), started=started))
+    await serving  # ends in peace
+    await asyncio.gather(*asking)
+    assert statuses == [200, 401]
+    said = capsys.readouterr().out
+    assert said.startswith("ViLaMP Live answers at https://127.0.0.1:")
+    assert "certificate SHA-256: " in said
+    assert said.count("vl_") == 3  # three tokens, at the first start only
+
+
+async def test_a_port_in_use_is_told_before_anything_is_loaded(tmp_path: Path) -> None:
+    with listening(settings_in(tmp_path)) as taken:
+        settings = settings_in(tmp_path, port=taken.getsockname()[1], model={"path": str(tmp_path / "absent")})
+        with pytest.raises(CannotListen, match="choose another"):
+            await serve(settings)
+
+
+async def test_a_checkpoint_that_is_not_there(tmp_path: Path) -> None:
+    settings = settings_in(tmp_path, model={"path": str(tmp_path / "absent")})
+    with pytest.raises((ValueError, OSError), match="absent"):
+        await serve(settings)
