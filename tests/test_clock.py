@@ -1,5 +1,7 @@
 """Capture times: the sender's clock within bounds, arrival otherwise, rising always."""
 
+import itertools
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -60,9 +62,9 @@ def test_a_first_report_that_sets_time_back_slows_it_until_caught_up() -> None:
     times = [clock.capture_time(i * 9000, NOW + i * 0.1)[0] for i in range(10)]
     clock.report(NOW + 1.0 - 1.5, 10 * 9000, NOW + 1.0)  # 1.5 s behind our arrival clock
     times += [clock.capture_time(i * 9000, NOW + i * 0.1)[0] for i in range(10, 60)]
-    assert all(later > earlier for earlier, later in zip(times, times[1:], strict=False))
+    assert all(later > earlier for earlier, later in itertools.pairwise(times))
     assert times[-1] == NOW + 5.9 - 1.5  # caught up
-    slowed = [later - earlier for earlier, later in zip(times[10:], times[11:30], strict=False)]
+    slowed = [later - earlier for earlier, later in itertools.pairwise(times)]
     assert all(0.049 < step < 0.051 for step in slowed)
 
 

@@ -1,6 +1,7 @@
 """The WHIP client: errors that can be read, sessions that are deleted, redirects that are followed."""
 
 import asyncio
+import itertools
 from pathlib import Path
 
 import httpx
@@ -96,24 +97,25 @@ async def test_redirects_in_a_circle_end() -> None:
 
 
 async def test_a_server_that_dies_ends_the_publication() -> None:
-    async with whip_site() as site:
-        async with publish(site.url(), TOKEN, track()) as publication:
-            await publication.wait_connected()
-            await site.server.close()
-            await asyncio.wait_for(publication.wait_ended(), 10)
-            assert publication.state == "closed"
+    async with whip_site() as site, publish(site.url(), TOKEN, track()) as publication:
+        await publication.wait_connected()
+        await site.server.close()
+        await asyncio.wait_for(publication.wait_ended(), 10)
+        assert publication.state == "closed"
 
 
 async def test_a_file_is_published_at_its_own_speed(tmp_path: Path) -> None:
     clip = write_clip(tmp_path / "clip.mp4", num=30, rate_hz=10)
-    async with whip_site(frames=FrameSettings(rate_hz=30.0)) as site:
-        async with publish(site.url(), TOKEN, file_track(str(clip)), codec="H264") as publication:
-            taking = asyncio.create_task(take(site.sources[0].frames(), 20))
-            await publication.wait_ended()
-            await until(lambda: site.sources[0].stats.kept >= 20)
-            frames = await taking
+    async with (
+        whip_site(frames=FrameSettings(rate_hz=30.0)) as site,
+        publish(site.url(), TOKEN, file_track(str(clip)), codec="H264") as publication,
+    ):
+        taking = asyncio.create_task(take(site.sources[0].frames(), 20))
+        await publication.wait_ended()
+        await until(lambda: site.sources[0].stats.kept >= 20)
+        frames = await taking
     span = frames[-1].time - frames[0].time
-    steps = sum((index_of(b.image) - index_of(a.image)) % 20 for a, b in zip(frames, frames[1:], strict=False))
+    steps = sum((index_of(b.image) - index_of(a.image)) % 20 for a, b in itertools.pairwise(frames))
     assert abs(span - steps / 10) < 1.0
 
 

@@ -1,10 +1,20 @@
 """Real video from a real aiortc peer through the real routes: VP8, H.264, sizes that change, peers that vanish."""
 
 import asyncio
+import datetime
+import itertools
+import sys
 import time
+from pathlib import Path
 
+import av
 import pytest
 from aiortc import RTCConfiguration, RTCPeerConnection, RTCRtpSender, RTCSessionDescription
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 
 from streaming.frame import Frame, FrameSettings
 from streaming.publisher import FramesTrack, publish
@@ -13,7 +23,7 @@ from streaming.tap import rtp_origin, shed_backlog
 from tests.streams import TOKEN, index_of, pictures, take, track, until, whip_site
 
 
-def receiver_of(session: WebRtcSession):  # noqa: ANN201  aiortc is untyped here
+def receiver_of(session: WebRtcSession):
     return next(t.receiver for t in session._peer.getTransceivers() if t.kind == "video")
 
 
@@ -28,9 +38,9 @@ async def test_video_arrives_in_order_and_in_wall_clock(codec: str) -> None:
         assert all(frame.image.shape == (120, 160, 3) and frame.image.dtype.name == "uint8" for frame in frames)
         assert before < frames[0].time
         assert frames[-1].time <= time.time() + 0.1
-        assert all(later.time > earlier.time for earlier, later in zip(frames, frames[1:], strict=False))
+        assert all(later.time > earlier.time for earlier, later in itertools.pairwise(frames))
         # Sampled 3 to 1: the pictures follow each other in order, with about three steps between.
-        steps = [(index_of(b.image) - index_of(a.image)) % 20 for a, b in zip(frames, frames[1:], strict=False)]
+        steps = [(index_of(b.image) - index_of(a.image)) % 20 for a, b in itertools.pairwise(frames)]
         assert all(1 <= step <= 8 for step in steps)
         red = frames[-1].image[:, 120:].reshape(-1, 3).mean(axis=0)
         assert red[0] > 150 > 80 > max(red[1], red[2])  # RGB, not BGR
@@ -42,16 +52,18 @@ async def test_video_arrives_in_order_and_in_wall_clock(codec: str) -> None:
 
 async def test_frames_carry_the_senders_clock_once_it_has_reported() -> None:
     """Fails if a new aiortc hides RTCP reports or RTP times from streaming/tap.py."""
-    async with whip_site(frames=FrameSettings(rate_hz=30.0)) as site:
-        async with publish(site.url(), TOKEN, track(), client=site.client):
-            clocks = []
-            async for frame in site.sources[0].frames():
-                clocks.append(frame.clock)
-                if frame.clock == "sender":
-                    assert abs(frame.time - time.time()) < 2.0
-                    break
-            assert clocks[0] == "arrival"
-            assert clocks[-1] == "sender"
+    async with (
+        whip_site(frames=FrameSettings(rate_hz=30.0)) as site,
+        publish(site.url(), TOKEN, track(), client=site.client),
+    ):
+        clocks = []
+        async for frame in site.sources[0].frames():
+            clocks.append(frame.clock)
+            if frame.clock == "sender":
+                assert abs(frame.time - time.time()) < 2.0
+                break
+        assert clocks[0] == "arrival"
+        assert clocks[-1] == "sender"
 
 
 async def test_resolution_changes_mid_stream() -> None:
@@ -106,19 +118,21 @@ async def test_a_publisher_that_says_goodbye_ends_the_stream() -> None:
 
 
 async def test_a_slow_consumer_costs_frames_not_memory() -> None:
-    async with whip_site(frames=FrameSettings(rate_hz=60.0, handoff_frames=1)) as site:
-        async with publish(site.url(), TOKEN, track(rate_hz=30.0), client=site.client):
-            source = site.sources[0]
-            assert isinstance(source, WebRtcSession)
-            frames = source.frames()
-            first = await anext(frames)
-            await until(lambda: source.stats.received >= 40)
-            assert receiver_of(source).track._queue.qsize() <= 2
-            assert len(source._slot) == 1
-            newest = await anext(frames)
-            assert source.stats.dropped >= 30
-            assert source.stats.kept <= source.stats.dropped + 4
-            assert newest.time - first.time > 0.5  # what waited was the newest, not the oldest
+    async with (
+        whip_site(frames=FrameSettings(rate_hz=60.0, handoff_frames=1)) as site,
+        publish(site.url(), TOKEN, track(rate_hz=30.0), client=site.client),
+    ):
+        source = site.sources[0]
+        assert isinstance(source, WebRtcSession)
+        frames = source.frames()
+        first = await anext(frames)
+        await until(lambda: source.stats.received >= 40)
+        assert receiver_of(source).track._queue.qsize() <= 2
+        assert len(source._slot) == 1
+        newest = await anext(frames)
+        assert source.stats.dropped >= 30
+        assert source.stats.kept <= source.stats.dropped + 4
+        assert newest.time - first.time > 0.5  # what waited was the newest, not the oldest
 
 
 async def test_closing_while_a_frame_is_awaited() -> None:
@@ -130,6 +144,42 @@ async def test_closing_while_a_frame_is_awaited() -> None:
             await site.sources[0].close()
             assert all(isinstance(frame, Frame) for frame in await waiting)
         assert site.server.num_sessions == 0
+
+
+def write_certificate(folder: Path) -> tuple[Path, Path]:
+    """A certificate on the curve P-256, which all WebRTC peers must accept (RFC 8827)."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "publisher")])
+    now = datetime.datetime.now(datetime.UTC)
+    certificate = (
+        x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
+        .serial_number(1).not_valid_before(now).not_valid_after(now + datetime.timedelta(days=1))
+        .sign(key, hashes.SHA256())
+    )  # fmt: skip
+    (folder / "cert.pem").write_bytes(certificate.public_bytes(Encoding.PEM))
+    private = key.private_bytes(Encoding.PEM, PrivateFormat.TraditionalOpenSSL, NoEncryption())
+    (folder / "key.pem").write_bytes(private)
+    return folder / "cert.pem", folder / "key.pem"
+
+
+async def test_ffmpeg_publishes(tmp_path: Path) -> None:
+    if "whip" not in av.formats_available:
+        pytest.skip("this FFmpeg has no WHIP muxer")
+    certificate, key = write_certificate(tmp_path)
+    async with whip_site() as site:
+        ffmpeg = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "tests.ffmpeg_whip", site.url(), TOKEN, str(certificate), str(key),
+            cwd=Path(__file__).parents[1], stderr=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+        ended = asyncio.create_task(ffmpeg.communicate())
+        await until(lambda: bool(site.sources) or ended.done())
+        assert site.sources, (await ended)[1].decode()
+        frames = await take(site.sources[0].frames(), 5)
+        _, told = await ended
+        assert ffmpeg.returncode == 0, told.decode()
+        assert len(frames) == 5
+        assert frames[0].image.shape == (120, 160, 3)
+        assert site.server.counters.closed == {"deleted": 1}
 
 
 async def test_two_cameras_at_once_do_not_mix() -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+from contextlib import suppress
 
 import httpx
 import pytest
@@ -20,8 +21,7 @@ from tests.streams import TOKEN, Site, authorize, chunks, take, track, whip_site
 SDP = {"Content-Type": "application/sdp"}
 FRAGMENT = {"Content-Type": "application/trickle-ice-sdpfrag"}
 
-OFFER = "\r\n".join(
-    """v=0
+OFFER = """v=0
 o=- 1 1 IN IP4 0.0.0.0
 s=-
 t=0 0
@@ -40,8 +40,7 @@ a=ice-ufrag:abcd
 a=ice-pwd:abcdefghijklmnopqrstuv
 a=fingerprint:sha-256 00:01:02:03:04:05:06:07:08:09:0A:0B:0C:0D:0E:0F:10:11:12:13:14:15:16:17:18:19:1A:1B:1C:1D:1E:1F
 a=setup:actpass
-""".split("\n")
-)
+""".replace("\n", "\r\n")
 AUDIO = """m=audio 9 UDP/TLS/RTP/SAVPF 111
 c=IN IP4 0.0.0.0
 a=sendonly
@@ -430,17 +429,13 @@ def test_mangled_offers_get_a_verdict(data: st.DataObject) -> None:
         else:
             other = data.draw(st.integers(0, len(lines) - 1))
             lines[position], lines[other] = lines[other], line
-    try:
-        check_offer("\r\n".join(lines))
-    except (OfferMalformed, OfferUnusable) as error:
-        assert str(error)
+    with suppress(OfferMalformed, OfferUnusable):
+        assert check_offer("\r\n".join(lines)).mid
 
 
 @settings(max_examples=100, deadline=None)
 @given(st.text(max_size=200))
 def test_mangled_fragments_get_a_verdict(text: str) -> None:
     for fragment in (text, "a=candidate:" + text, "a=ice-ufrag:" + text):
-        try:
-            parse_fragment(fragment)
-        except OfferMalformed as error:
-            assert str(error)
+        with suppress(OfferMalformed):
+            assert parse_fragment(fragment).candidates is not None
