@@ -64,7 +64,7 @@ def test_a_first_report_that_sets_time_back_slows_it_until_caught_up() -> None:
     times += [clock.capture_time(i * 9000, NOW + i * 0.1)[0] for i in range(10, 60)]
     assert all(later > earlier for earlier, later in itertools.pairwise(times))
     assert times[-1] == NOW + 5.9 - 1.5  # caught up
-    slowed = [later - earlier for earlier, later in itertools.pairwise(times)]
+    slowed = [later - earlier for earlier, later in itertools.pairwise(times[10:30])]
     assert all(0.049 < step < 0.051 for step in slowed)
 
 
