@@ -110,13 +110,6 @@ class Client:
             _check(response)
             return response.content
 
-    def is_ready(self) -> bool:
-        """True when the agent can answer; False while it loads or is not there yet."""
-        try:
-            return self._http.get("/readyz", timeout=CONNECT_TIMEOUT_S).status_code == 200
-        except httpx.TransportError:
-            return False
-
 
 @contextmanager
 def _failures() -> Iterator[None]:

@@ -159,8 +159,8 @@ async def _put(
     except ServerError as error:
         console.print(f"  no answer: {error}")
         return Result(asked, None, False, "")
-    right, truth = judge(asked, reply, show)
-    proof = "" if asked.on_our_clock is None else spans_in_words(asked.on_our_clock.spans, show)
+    right, truth = judge(asked, reply)
+    proof = spans_in_words(asked.on_our_clock.spans, show)
     console.print(f"  truth     {truth}  {f'({proof})' if proof else ''} -> {'right' if right else 'wrong'}")
     console.print(f"  evidence  {len(reply.citations)} of {reply.num_frames} frames, best: {_cited(reply, zone)}")
     console.print(f"  {timings_line(reply)}")

@@ -14,7 +14,6 @@ import numpy as np
 
 from agent.client import Reply
 from agent.times import load_zone
-from model.world import phrases
 from model.world.draw import draw
 from model.world.questions import TIME_FAMILIES, Question, is_correct, questions, true_answer
 from model.world.scene import Scene
@@ -25,7 +24,7 @@ WIDTH, HEIGHT = 320, 180
 SLOW_RATE_HZ = 2.0  # pictures a second once the world's clock has slowed down to ours
 STEADY_S = 4.0  # a moment is worth asking about when it looks the same for so long
 MIN_SPAN_S = 3.0  # what was in view for less may fall between two frames of the camera
-KINDS_OF_QUESTION = ("existence", "colour", "count", "where", "when", "order", "last_seen", "left_behind")
+OTHER_FAMILIES = ("colour", "count", "where", "when", "order", "last_seen", "left_behind")
 
 
 @dataclass(slots=True)
@@ -88,32 +87,28 @@ class Show:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A question of the demo. `on_our_clock` has its proving times in unix seconds; None: it is about the present."""
+    """A question of the demo, the times that prove its answer in unix seconds."""
 
     family: str
     text: str
-    on_our_clock: Question | None
+    on_our_clock: Question
 
 
 def steady_moment(scene: Scene, earliest: float, latest: float) -> float | None:
     """The first world second in between with something clearly in view that stays for a while; None: there is none."""
     for t in np.arange(earliest, latest, 0.5).tolist():
-        views = {what_is_here(scene, t + ahead) for ahead in np.arange(0, STEADY_S, 0.5).tolist()}
-        if len(views) == 1 and views.isdisjoint({"nothing", None}):
+        views = {_view(scene, t + ahead) for ahead in np.arange(0, STEADY_S, 0.5).tolist()}
+        if len(views) == 1 and views.isdisjoint({(), None}):
             return float(t)
     return None
 
 
-def what_is_here(scene: Scene, t: float) -> str | None:
-    """The true answer to "what is here now?" at world second `t`; None when something is only half in view."""
+def _view(scene: Scene, t: float) -> tuple[int, ...] | None:
+    """Who is in view at world second `t`, from left to right; None when somebody is there only in part."""
     here = [each for each in scene.visible_at(t, min_fraction=0.1) if each.action != "closed"]
     if len(here) > 2 or any(each.fraction < VISIBLE_FRACTION for each in here):
         return None
-    here.sort(key=lambda each: each.box[0] + each.box[2])
-    return (
-        " and ".join(f"{'an' if each.colour == 'orange' else 'a'} {each.colour} {each.kind}" for each in here)
-        or "nothing"
-    )
+    return tuple(each.actor for each in sorted(here, key=lambda each: each.box[0] + each.box[2]))
 
 
 def choose_questions(show: Show, zone: str, seed: int, most: int) -> list[Asked]:
@@ -122,20 +117,18 @@ def choose_questions(show: Show, zone: str, seed: int, most: int) -> list[Asked]
     The one about the present comes first, then one about what came the longest ago and one about what never came. The
     others are about things not asked about yet, where there are such.
     """
-    rng = np.random.default_rng(seed)
-    found = questions(show.scene, 0.0, np.arange(0.5, show.fast_until, 1.0), rng, "eval")
-    options: dict[str, list[Question]] = {family: [] for family in KINDS_OF_QUESTION}
-    for question in found:
-        if all(last - first >= MIN_SPAN_S for first, last in question.spans):
+    times = np.append(np.arange(0.5, show.fast_until, 1.0), show.fast_until)
+    options: dict[str, list[Question]] = {"present": [], "existence": [], **{family: [] for family in OTHER_FAMILIES}}
+    for question in questions(show.scene, 0.0, times, np.random.default_rng(seed), "eval"):
+        if question.family == "present" or all(last - first >= MIN_SPAN_S for first, last in question.spans):
             options.setdefault(question.family, []).append(question)
-    picked = _long_ago_and_never(options["existence"])
-    for family in KINDS_OF_QUESTION[1:]:
+    picked = options["present"] + _long_ago_and_never(options["existence"])
+    for family in OTHER_FAMILIES:
         if options[family]:
             named = {about(each) for each in picked}
-            # (asked about before, few to count): the smallest comes first, the earlier one where they are equal
+            # the smallest is taken: not asked about before, then the most sights to count, then the first
             picked.append(min(options[family], key=lambda each: (about(each) in named, -len(each.spans))))
-    present = Asked("present", phrases.PRESENT["eval"][0], None)
-    return [present, *(Asked(each.family, each.text, on_our_clock(each, show.clock, zone)) for each in picked)][:most]
+    return [Asked(each.family, each.text, on_our_clock(each, show.clock, zone)) for each in picked][:most]
 
 
 def _long_ago_and_never(existence: Sequence[Question]) -> list[Question]:
@@ -160,13 +153,10 @@ def on_our_clock(question: Question, clock: WorldClock, zone: str) -> Question:
     return replace(question, answer=answer, spans=spans, start_unix=0.0, utc_offset_s=offset_s)
 
 
-def judge(asked: Asked, reply: Reply, show: Show) -> tuple[bool, str]:
-    """Is the answer right, and what would be. The present is the moment at which the world stands still."""
+def judge(asked: Asked, reply: Reply) -> tuple[bool, str]:
+    """Is the answer right, and what would be."""
     said = reply.text.partition("\n\n(")[0]  # an almost empty history says so after the answer
-    if asked.on_our_clock is not None:
-        return is_correct(asked.on_our_clock, said), true_answer(asked.on_our_clock)
-    here = what_is_here(show.scene, show.fast_until)
-    return said.lower().split() == (here or "").split(), here or "something half in view"
+    return is_correct(asked.on_our_clock, said), true_answer(asked.on_our_clock)
 
 
 def spans_in_words(spans: Sequence[tuple[float, float]], show: Show) -> str:
