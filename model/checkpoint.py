@@ -17,8 +17,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from model.config import ConfigError, ModelConfig, config_from_json, config_to_json
+from model.config import ConfigError, ModelConfig
+from model.config_json import config_from_json, config_to_json
 from model.network import PUBLISHED_PREFIXES, VilampNetwork, published_name, published_tensors
+from model.onevision import ONEVISION, from_onevision, published_from_onevision
 from model.tokens import ClipTokenizer, LanguageTokenizer, TokenizerMissingError, read_tokenizer
 
 INDEX_NAME = "model.safetensors.index.json"
@@ -74,7 +76,7 @@ def load_checkpoint(
     # The published loader cuts the padded vocabulary down to the tokenizer's length.
     config = replace(config, language=replace(config.language, vocab_size=len(tokenizer)))
     network = build_empty(config)
-    fill_network(network, read_tensors(folder), folder, dtype)
+    fill_network(network, read_tensors(folder, config), folder, dtype)
     clip_tokenizer = ClipTokenizer(clip_backend, config.dual_encoder.max_text_tokens)
     return Checkpoint(config, network.to(device).eval(), tokenizer, clip_tokenizer)
 
@@ -122,14 +124,21 @@ def save_checkpoint(
 
 def read_config(folder: Path, overwrite: Mapping[str, Any] | None = None) -> ModelConfig:
     """config.json and the configurations of the two towers it names. Raises CheckpointError, ConfigError."""
-    top = {**_read_json(folder / "config.json"), **(overwrite or {})}
-    if top.get("model_type") != "llava_qwen":  # say so before looking for towers that another format does not name
-        raise ConfigError(f"{folder} has model_type {top.get('model_type')!r}; this program reads 'llava_qwen'")
-    vision = find_tower(folder, str(top.get("mm_vision_tower", "siglip")), "vision tower")
+    top = _read_json(folder / "config.json")
+    if top.get("model_type") == ONEVISION:
+        top, vision = from_onevision(top)
+        vision_image = _read_json(folder / "preprocessor_config.json", optional=True)
+    elif top.get("model_type") == "llava_qwen":
+        place = find_tower(folder, str({**top, **(overwrite or {})}.get("mm_vision_tower", "siglip")), "vision tower")
+        vision = _read_json(place / "config.json")
+        vision_image = _read_json(place / "preprocessor_config.json", optional=True)
+    else:
+        kind = top.get("model_type")
+        raise ConfigError(f"{folder} has model_type {kind!r}; 'llava_qwen' and '{ONEVISION}' can be read")
+    top |= overwrite or {}
     clip = find_tower(folder, str(top.get("clip_model_path", "clip")), "CLIP encoder")
     return config_from_json(
-        top, _read_json(vision / "config.json"), _read_json(clip / "config.json"),
-        vision_image=_read_json(vision / "preprocessor_config.json", optional=True),
+        top, vision, _read_json(clip / "config.json"), vision_image=vision_image,
         clip_image=_read_json(clip / "preprocessor_config.json", optional=True),
     )
 
@@ -147,8 +156,21 @@ def find_tower(folder: Path, name: str, what: str) -> Path:
     )
 
 
-def read_tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
-    """(name in the file, tensor on the CPU) of every tensor, one at a time."""
+def read_tensors(folder: Path, config: ModelConfig) -> Iterator[tuple[str, Tensor]]:
+    """(published name, tensor on the CPU) of every tensor, one at a time, whatever format the folder has."""
+    if _read_json(folder / "config.json").get("model_type") != ONEVISION:
+        yield from _read_files(folder)
+        return
+    unused = f".encoder.layers.{config.vision.tower.num_hidden_layers - 1}."
+    for name, tensor in _read_files(folder):
+        published = published_from_onevision(name)
+        if not (unused in published and ".vision_tower." in published):
+            yield published, tensor
+    for name, tensor in _read_files(find_tower(folder, config.clip_folder, "CLIP encoder")):
+        yield "model.frame_selector.model." + name, tensor
+
+
+def _read_files(folder: Path) -> Iterator[tuple[str, Tensor]]:
     for path in _weight_files(folder):
         try:
             with safe_open(path, framework="pt") as file:

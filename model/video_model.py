@@ -224,7 +224,7 @@ class VideoModel:
         temperature: float = 0.0,
         seed: int | None = None,
     ) -> Iterator[str]:
-        """The answer, piece by piece, one piece per token (some empty). Close it at any time to stop and free all of it.
+        """The answer, piece by piece, one piece per token (some empty). Close it at any time: all of it is freed.
 
         `timestamps`: one clock text per keyframe, put before its tokens. Where all of it would be longer than the
         language model reads, neighbouring frames share more tokens; question and answer always fit.

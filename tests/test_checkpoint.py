@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from model.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
-from model.config import ConfigError, config_from_json, config_to_json
+from model.config import ConfigError
+from model.config_json import config_from_json, config_to_json
 from tests.tiny import make_checkpoint, make_config
 
 
