@@ -1,5 +1,8 @@
 """Publishers: the WHIP endpoint joined to tokens, settings and the agent."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from starlette.requests import Request
 
 from agent.agent import Agent
@@ -7,6 +10,7 @@ from agent.auth import AuthError
 from agent.config import IceServer as IceServerSettings
 from agent.config import Settings
 from agent.guard import Guard
+from agent.metrics import Reader, Reading
 from streaming.answer import IceServer
 from streaming.frame import Source
 from streaming.problem import Rejected
@@ -30,7 +34,27 @@ def whip_server(agent: Agent, guard: Guard, settings: Settings) -> WhipServer:
 
     told = tuple(_ice_server(server, url) for server in settings.streaming.ice_servers for url in server.urls)
     limits = WhipSettings(max_sessions=settings.streaming.max_sessions, ice_servers=told)
-    return WhipServer(on_session, authorize, settings=limits, frame_settings=agent.frame_settings)
+    server = WhipServer(on_session, authorize, settings=limits, frame_settings=agent.frame_settings)
+    agent.metrics.watch(_readers(server))
+    return server
+
+
+def _readers(server: WhipServer) -> list[Reader]:
+    counters = server.counters
+
+    def one(value: float) -> list[Reading]:
+        return [({}, value)]
+
+    def by_reason(counts: Mapping[Any, int]) -> list[Reading]:
+        return [({"reason": str(reason)}, float(count)) for reason, count in counts.items()]
+
+    return [
+        Reader("vilamp_whip_sessions", "Publishers now.", (), lambda: one(server.num_sessions)),
+        Reader("vilamp_whip_opened_total", "Publishers accepted.", (), lambda: one(counters.opened)),
+        Reader("vilamp_whip_takeovers_total", "Publishers replaced by another.", (), lambda: one(counters.takeovers)),
+        Reader("vilamp_whip_closed_total", "Sessions ended.", ("reason",), lambda: by_reason(counters.closed)),
+        Reader("vilamp_whip_rejected_total", "Refusals by status.", ("reason",), lambda: by_reason(counters.rejected)),
+    ]
 
 
 def _ice_server(server: IceServerSettings, url: str) -> IceServer:

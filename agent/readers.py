@@ -36,7 +36,13 @@ def readers(agent: "Agent") -> list[Reader]:
     def one(value: float) -> Iterator[Reading]:
         yield {}, value
 
+    def status(name: str) -> Iterator[Reading]:
+        yield {}, float(getattr(agent.store.status(), name))
+
     return [
+        Reader("vilamp_memory_full", "1 while the disk takes no more.", (), lambda: status("full")),
+        Reader("vilamp_frames_evicted_total", "Frames forgotten by the limits.", (), lambda: status("evicted")),
+        Reader("vilamp_frames_damaged_total", "Frames dropped as damaged.", (), lambda: status("frames_damaged")),
         Reader("vilamp_memory_frames", "Frames remembered.", _PER_CAMERA, lambda: stored("frames")),
         Reader(
             "vilamp_memory_encoded_frames", "Frames remembered and encoded.", _PER_CAMERA, lambda: stored("encoded")

@@ -45,11 +45,16 @@ class HealthRoutes:
         checks = {
             "model": None,  # loaded before the server listens
             "encoder": agent.encoder_problem or agent.encoding.problem,
-            "disk": await asyncio.to_thread(disk_problem, agent.settings.data_dir, self.min_free_bytes),
+            "disk": await asyncio.to_thread(self._disk_problem),
         }
         ready = not any(checks.values())
         body = {"ready": ready, "checks": {name: problem or "ok" for name, problem in checks.items()}}
         return JSONResponse(body, status_code=200 if ready else 503)
+
+    def _disk_problem(self) -> str | None:
+        if self.agent.store.status().full:
+            return "the disk is full: frames are being lost"
+        return disk_problem(self.agent.settings.data_dir, self.min_free_bytes)
 
     async def metrics(self, request: Request) -> Response:
         self.guard.check(request, "ask")
