@@ -36,7 +36,7 @@ PART_TITLES = {
 }
 
 
-class CheckpointError(ValueError):
+class CheckpointError(ConfigError):
     """The checkpoint folder is incomplete, of another format, or does not fit its own config.json."""
 
 

@@ -144,7 +144,7 @@ class VideoModel:
     ) -> "VideoModel":
         """Load a checkpoint folder. `num_threads`: torch's threads per operation, for the whole process.
 
-        Raises ConfigError or CheckpointError (both ValueErrors) with a message for the user.
+        Raises ConfigError (CheckpointError is one) with a message for the user.
         """
         if dtype not in DTYPES:
             raise ConfigError(f"dtype {dtype!r} is unknown; known: {', '.join(DTYPES)}")
