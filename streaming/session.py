@@ -28,7 +28,7 @@ from streaming.tap import rtp_origin, shed_backlog, watch_reports
 
 logger = logging.getLogger(__name__)
 
-CloseReason = Literal["deleted", "replaced", "stalled", "never_connected", "ended", "too_large", "shutdown"]
+CloseReason = Literal["deleted", "replaced", "stalled", "never_connected", "ended", "failed", "too_large", "shutdown"]
 _MAX_WAITING_ENCODED = 90  # encoded frames before the decoder: 3 s at 30 fps
 
 
@@ -137,8 +137,12 @@ class WebRtcSession:
             self.end("ended" if self.stats.received else "never_connected")
 
     def _reader_done(self, reader: "asyncio.Task[CloseReason]") -> None:
-        if not reader.cancelled():
-            self.end(reader.result())
+        if reader.cancelled():
+            return
+        error = reader.exception()
+        if error is not None:  # a defect here or in aiortc must not leave a session that nobody drains
+            logger.error("camera %s: reading failed", self.camera, exc_info=error)
+        self.end("failed" if error is not None else reader.result())
 
     async def _read(self) -> CloseReason:
         """Reads the track until it ends or stalls. This is the media watchdog: ICE notices a dead peer 30 s later."""

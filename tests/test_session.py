@@ -195,6 +195,15 @@ async def test_two_cameras_at_once_do_not_mix() -> None:
         assert {frame.image.shape for frame in b} == {(120, 320, 3)}
 
 
+async def test_a_defect_while_reading_leaves_no_session_behind() -> None:
+    async with whip_site() as site, publish(site.url(), TOKEN, track(), client=site.client):
+        session = site.sources[0]
+        assert isinstance(session, WebRtcSession)
+        del session._sampler
+        await until(lambda: site.server.num_sessions == 0)
+        assert site.server.counters.closed == {"failed": 1}
+
+
 async def test_waiting_encoded_frames_are_bounded() -> None:
     """A decoder that is too slow sheds its backlog; the order to stop survives."""
     session = WebRtcSession("door", FrameSettings())
