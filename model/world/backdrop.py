@@ -41,7 +41,9 @@ class Backdrop:
         self.pen.rectangle([x0 * self.w, y0 * self.h, x1 * self.w, y1 * self.h], fill=colour)
 
     def line(self, x0: float, y0: float, x1: float, y1: float, colour: Rgb, width: float = 0.004) -> None:
-        self.pen.line([x0 * self.w, y0 * self.h, x1 * self.w, y1 * self.h], fill=colour, width=max(1, round(width * self.w)))
+        self.pen.line(
+            [x0 * self.w, y0 * self.h, x1 * self.w, y1 * self.h], fill=colour, width=max(1, round(width * self.w))
+        )
 
     def poly(self, colour: Rgb, *points: tuple[float, float]) -> None:
         self.pen.polygon([(x * self.w, y * self.h) for x, y in points], fill=colour)
@@ -192,8 +194,9 @@ def _store(b: Backdrop) -> None:
 def _zone(b: Backdrop, name: str, x0: float, x1: float) -> None:
     """One room of the robot's building: each has a wall, a floor and furniture of its own."""
     b.wall, b.ground = {
-        "hall": (b.wall, b.ground), "kitchen": ((196, 196, 190), (150, 146, 140)), "office": ((150, 154, 166), (92, 94, 104)),
-        "garage": ((128, 116, 108), (84, 84, 86)), "garden": ((168, 180, 186), (110, 114, 96)), "library": ((140, 126, 108), (112, 96, 82)),
+        "hall": (b.wall, b.ground), "kitchen": ((196, 196, 190), (150, 146, 140)),
+        "office": ((150, 154, 166), (92, 94, 104)), "garage": ((128, 116, 108), (84, 84, 86)),
+        "garden": ((168, 180, 186), (110, 114, 96)), "library": ((140, 126, 108), (112, 96, 82)),
     }[name]  # fmt: skip
     b.rect(x0, 0, x1, 1, b.wall)
     b.floor(x0, x1, {"hall": 0, "kitchen": 0, "office": 3, "garage": 1, "garden": 3, "library": 2}[name])

@@ -29,8 +29,10 @@ def gains(table: np.ndarray, daylight: float) -> np.ndarray:
 
 def _lit(image: Image.Image, gain: np.ndarray) -> Image.Image:
     bands = image.split()
-    lookup = [bands[c].point([min(255, round(v * gain[c])) for v in range(256)]) for c in range(3)]
-    return Image.merge(image.mode, [*lookup, *bands[3:]])
+    levels = np.minimum(np.rint(np.arange(256) * np.asarray(gain)[:, None]), 255).astype(int).tolist()
+    return Image.merge(
+        image.mode, [*(band.point(level) for band, level in zip(bands[:3], levels, strict=True)), *bands[3:]]
+    )
 
 
 class Painter:
@@ -79,7 +81,9 @@ class Painter:
             self.sprites[key].putalpha(self.sprites[key].getchannel("A").point([v * 2 // 5 for v in range(256)]))
         self._paste(image, self.sprites[key], left, bottom + drop - tall // 2 - 1)
 
-    def _sprite(self, kind: str, colour: str, look: int, step: int, flip: bool, w: int, h: int, level: int) -> Image.Image:
+    def _sprite(
+        self, kind: str, colour: str, look: int, step: int, flip: bool, w: int, h: int, level: int
+    ) -> Image.Image:
         key = (kind, colour, look, step, flip, w, h, level)
         found = self.sprites.get(key)
         if found is None:
@@ -114,7 +118,7 @@ def draw(scene: Scene, t: float, width: int = 160, height: int = 90) -> np.ndarr
 
 
 def degrade(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """What a real camera does to a picture: vignetting, blur, exposure, noise, JPEG. Same shape and type, another draw per call."""
+    """What a real camera does to a picture: blur, vignetting, exposure, noise, JPEG. Same shape and type."""
     height, width = image.shape[:2]
     picture = Image.fromarray(image)
     if rng.random() < 0.35:
@@ -125,7 +129,8 @@ def degrade(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         gain = rng.uniform(0.88, 1.1, 3) * 0.3 + rng.uniform(0.88, 1.1) * 0.7
         picture = _lit(picture, gain)
     if rng.random() < 0.6:
-        noise = rng.normal(0, rng.uniform(1, 7), (height, width, 1 if rng.random() < 0.5 else 3))
+        strength, bands = np.float32(rng.uniform(1, 7)), 1 if rng.random() < 0.5 else 3
+        noise = rng.standard_normal((height, width, bands), np.float32) * strength
         picture = Image.fromarray(np.clip(np.asarray(picture) + noise, 0, 255).astype(np.uint8))
     if rng.random() < 0.7:
         buffer = BytesIO()

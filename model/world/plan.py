@@ -1,6 +1,6 @@
 """Plans one scene from a random generator: who comes when, along which way, and what they leave behind.
 
-In: the wanted duration, style, split and density. Out: layout, camera path, actors with their ways, doors with their openings.
+In: the wanted duration, style, split and density. Out: layout, camera path, actors and their ways, openings of doors.
 It does not know what the camera ends up seeing (`scene.py` measures that) nor how anything looks.
 """
 
@@ -10,7 +10,6 @@ import numpy as np
 
 from model.world.things import (
     COLOURS,
-    KINDS,
     LAYOUTS,
     THINGS,
     ZONES,
@@ -30,6 +29,8 @@ ZONE_WIDTH = 1.3  # frames
 DRIVE_SPEED = 0.09  # frames per second
 MOVERS = ("person", "car", "truck", "bicycle", "dog", "bag", "box", "ball", "cone")
 PLACE_X = (0.19, 0.5, 0.81)
+APART_S = 12.0  # between two visits of the same kind and colour
+DOOR_SHARE = 0.08  # of all visits
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +60,7 @@ def num_visits(duration_s: float, density: float) -> int:
 
 
 def plan_layout(rng: np.random.Generator, style: Style, split: Split) -> Layout:
-    """Backdrop and doors. The eval split draws half of its backdrops from palettes and fixtures never used in training."""
+    """Backdrop and doors. Most backdrops of the eval split have palettes and fixtures never used in training."""
     palette = int(rng.integers(NUM_TRAIN_PALETTES))
     variant = int(rng.integers(NUM_TRAIN_VARIANTS))
     if split == "eval" and rng.random() < 0.6:
@@ -72,14 +73,14 @@ def plan_layout(rng: np.random.Generator, style: Style, split: Split) -> Layout:
             (str(name), i * ZONE_WIDTH, (i + 1) * ZONE_WIDTH) for i, name in enumerate(rng.permutation(ZONES))
         )
         layout = Layout("robot", seed, palette, wall_line, ZONE_WIDTH * len(zones), zones, variant)
-        spots = [(float(rng.uniform(a + 0.25, b - 0.25)), name) for name, a, b in zones if rng.random() < 0.6]
+        spots = [(float(rng.uniform(a + 0.25, b - 0.25)), str(name)) for name, a, b in zones if rng.random() < 0.6]
     else:
         layout = Layout(str(rng.choice(LAYOUTS)), seed, palette, wall_line, variant=variant)
         num_doors = int(rng.integers(1, 3))
-        spots = [(float(x), None) for x in rng.permutation([0.17, 0.5, 0.83])[:num_doors]]
+        spots = [(float(x), "") for x in rng.permutation([0.17, 0.5, 0.83])[:num_doors]]
     colours = rng.permutation(COLOURS)
     doors = tuple(
-        DoorFixture(-1 - i, str(colours[i]), x, wall_line, float(rng.uniform(0.95, 1.1)), zone)
+        DoorFixture(-1 - i, str(colours[i]), x, wall_line, float(rng.uniform(0.95, 1.1)), zone or None)
         for i, (x, zone) in enumerate(spots)
     )
     return replace(layout, doors=doors)
@@ -105,19 +106,21 @@ def plan_camera(rng: np.random.Generator, layout: Layout, duration_s: float) -> 
 
 
 def choose_combos(rng: np.random.Generator, count: int, doors: tuple[DoorFixture, ...]) -> list[tuple[str, str]]:
-    """(kind, colour) of each visit: mostly new ones that share kind or colour with an earlier one, some repeated up to four times."""
-    allowed = {(kind, colour) for kind in MOVERS for colour in COLOURS} | {("door", door.colour) for door in doors}
-    fresh = [(kind, colour) for kind in KINDS for colour in COLOURS if (kind, colour) in allowed]
-    rng.shuffle(fresh)
+    """(kind, colour) of each visit: mostly new, like an earlier one in kind or colour; some come up to four times."""
+    fresh = [(kind, colour) for kind in MOVERS for colour in COLOURS]
     chosen: list[tuple[str, str]] = []
     while len(chosen) < count:
+        if doors and rng.random() < DOOR_SHARE:
+            chosen.append(("door", doors[int(rng.integers(len(doors)))].colour))
+            continue
         near = rng.random()
         pool = fresh
-        if chosen and near < 0.7:
-            kind, colour = chosen[int(rng.integers(len(chosen)))]
-            pool = [c for c in fresh if (c[0] == kind if near < 0.35 else c[1] == colour)] or fresh
+        if chosen and near < 0.7:  # one of the last few, so that no kind or colour takes over the scene
+            near_kind, near_colour = chosen[-1 - int(rng.integers(min(3, len(chosen))))]
+            like = [c for c in fresh if (c[0] == near_kind if near < 0.35 else c[1] == near_colour)]
+            pool = like if len(like) > 0 and sum(c[0] == near_kind for c in chosen) <= 2 + len(chosen) // 5 else fresh
         if not pool:
-            fresh = sorted(allowed)
+            fresh = [(kind, colour) for kind in MOVERS for colour in COLOURS]
             continue
         combo = pool[int(rng.integers(len(pool)))]
         fresh.remove(combo)
@@ -142,27 +145,34 @@ def start_times(rng: np.random.Generator, count: int, duration_s: float) -> list
 class Planner:
     """Makes the actors of one scene, one visit after another."""
 
-    def __init__(self, rng: np.random.Generator, layout: Layout, camera: CameraPath, duration_s: float):
+    def __init__(
+        self, rng: np.random.Generator, layout: Layout, camera: CameraPath, duration_s: float, density: float = 1.0
+    ) -> None:
         self.rng = rng
+        self.num_left = 0  # things left behind so far; few, so that often there is just one to ask about
+        self.most_left = int(rng.choice([0, 1, 1, 1, 2])) + int(density > 1.5)
         self.layout = layout
         self.camera = camera
         self.duration_s = duration_s
         self.actors: list[Actor] = []
         self.openings: dict[str, list[tuple[float, float]]] = {door.colour: [] for door in layout.doors}
+        self.busy: list[tuple[str, str, float, float]] = []  # (kind, colour, from, to) of every visit so far
 
     def add_visit(self, kind: str, colour: str, start_s: float) -> None:
         """One visit of this kind and colour, as whatever action suits it."""
         if kind == "door":
             self._open_door(colour, start_s)
-        elif kind in THINGS and self.rng.random() < (0.5 if start_s + 26 < self.duration_s else 0.0):
-            self._leave_behind(kind, colour, start_s)
-        elif kind in THINGS and self.layout.name == "robot" and self._stand(kind, colour, start_s):
-            pass
-        else:
-            for _ in range(12):
-                if self._pass_by(kind, colour, start_s):
-                    return
-                start_s = float(np.clip(start_s + self.rng.uniform(-25, 25), 0, max(0.0, self.duration_s - 12)))
+            return
+        is_thing, is_left = kind in THINGS, self.num_left < self.most_left and self.rng.random() < 0.5
+        if is_thing and self.layout.name == "robot" and not is_left and self._stand(kind, colour, start_s):
+            return
+        for _ in range(12):
+            if is_thing and is_left and self._leave_behind(kind, colour, start_s):
+                self.num_left += 1
+                return
+            if self._pass_by(kind, colour, start_s):
+                return
+            start_s = float(np.clip(start_s + self.rng.uniform(-25, 25), 0, max(0.0, self.duration_s - 12)))
 
     def _open_door(self, colour: str, start_s: float) -> None:
         door = next(door for door in self.layout.doors if door.colour == colour)
@@ -177,7 +187,9 @@ class Planner:
         if all(end_s + 8 < a or start_s > b + 8 for a, b in taken):
             taken.append((start_s, end_s))
 
-    def _frame_way(self, kind: str, scale: float, start_s: float, stop_x: float | None) -> tuple[list[float], list[float]]:
+    def _frame_way(
+        self, kind: str, scale: float, start_s: float, stop_x: float | None
+    ) -> tuple[list[float], list[float]]:
         """Times and frame positions of one visit: in at one side, perhaps a stop, out at either side."""
         rng = self.rng
         reach = size_of(kind, scale)[0] / 2 + 0.03
@@ -205,6 +217,8 @@ class Planner:
         world = [x + offset for x in xs]
         if any(self._in_frame(kind, scale, x, t) for x, t in ((world[0], times[0]), (world[-1], times[-1]))):
             return False
+        if not self._is_free(kind, colour, times[0], times[-1]):
+            return False
         action = "crossing" if stop_x is None else "stopping"
         cart = kind in ("bag", "box", "cone")
         number = self._add(kind, colour, times, world, foot_y, action, cart=cart)
@@ -213,36 +227,45 @@ class Planner:
         return True
 
     def _companion(
-        self, number: int, colour: str, times: list[float], world: list[float], stop_x: float, offset: float, foot_y: float
+        self,
+        number: int,
+        colour: str,
+        times: list[float],
+        world: list[float],
+        stop_x: float,
+        offset: float,
+        foot_y: float,
     ) -> None:
         """Somebody of another colour comes from the other side, and the two meet."""
-        others = [c for c in COLOURS if c != colour]
+        others = [c for c in COLOURS if c != colour and self._is_free("person", c, times[0], times[-1])]
         reach = size_of("person", depth_scale(foot_y))[0] / 2 + 0.03
         from_left = world[0] - offset > 0.5
         beside = stop_x + (-0.13 if from_left else 0.13)
         enter = -reach if from_left else 1 + reach
         xs = [enter + offset, beside + offset, beside + offset, enter + offset]
-        if any(self._in_frame("person", depth_scale(foot_y), xs[0], t) for t in (times[0], times[-1])):
+        if not others or any(self._in_frame("person", depth_scale(foot_y), xs[0], t) for t in (times[0], times[-1])):
             return
         self.actors[number] = replace(self.actors[number], action="meeting")
-        self._add("person", others[int(self.rng.integers(7))], times, xs, foot_y, "meeting")
+        self._add("person", others[int(self.rng.integers(len(others)))], times, xs, foot_y, "meeting")
 
     def _stand(self, kind: str, colour: str, start_s: float) -> bool:
         """Robot only: the thing stands in the building and the robot drives past it. False if no drive fits."""
-        for _ in range(25):
-            mid = float(self.rng.uniform(5, self.duration_s - 5)) if _ else start_s
+        for attempt in range(25):
+            mid = float(self.rng.uniform(5, self.duration_s - 5)) if attempt else start_s
             x = self.camera.x_at(mid) + float(self.rng.uniform(0.2, 0.8))
             foot_y = float(self.rng.uniform(0.68, 0.95))
             scale = depth_scale(foot_y)
             seen = [t for t in np.arange(mid - 15, mid + 15, 0.5) if self._in_frame(kind, scale, x, float(t))]
-            if not seen or seen[0] <= max(mid - 14.5, 0) or seen[-1] >= min(mid + 14, self.duration_s - 1) or len(seen) < 10:
+            if len(seen) < 10 or seen[0] <= max(mid - 14.5, 0) or seen[-1] >= min(mid + 14, self.duration_s - 1):
+                continue
+            if not self._is_free(kind, colour, seen[0], seen[-1]):
                 continue
             self._add(kind, colour, [seen[0] - 0.6, seen[-1] + 0.6], [x, x], foot_y, "standing")
             return True
         return False
 
-    def _leave_behind(self, kind: str, colour: str, start_s: float) -> None:
-        """Somebody brings the thing, goes without it, and somebody else fetches it."""
+    def _leave_behind(self, kind: str, colour: str, start_s: float) -> bool:
+        """Somebody brings the thing, goes without it, and somebody else fetches it. False if that does not fit here."""
         rng = self.rng
         foot_y = float(rng.uniform(0.74, 0.92))
         reach = size_of("person", depth_scale(foot_y))[0] / 2 + 0.05
@@ -258,17 +281,27 @@ class Planner:
         t6 = t5 + abs(leave - spot) / speed
         offset = self.camera.x_at((start_s + t6) / 2)
         ends = ((enter, start_s), (owner_leaves, t3), (leave, t4), (leave, t6))
-        if t6 > self.duration_s or any(self._in_frame("person", 1.1, x + offset, t) for x, t in ends):
-            self._pass_by(kind, colour, start_s)
-            return
-        colours = rng.permutation(COLOURS)
-        first = self._add("person", str(colours[0]), [start_s, t1, t2, t3], [x + offset for x in (enter, spot, spot, owner_leaves)], foot_y, "leaving")
-        second = self._add("person", str(colours[1]), [t4, t5, t5 + 0.6, t6 + 0.6], [x + offset for x in (leave, spot, spot, leave)], foot_y, "taking")
+        people = [str(c) for c in rng.permutation(COLOURS) if self._is_free("person", str(c), start_s, t6)][:2]
+        fits = t6 <= self.duration_s and len(people) == 2 and self._is_free(kind, colour, start_s, t6)
+        if not fits or any(self._in_frame("person", 1.1, x + offset, t) for x, t in ends):
+            return False
+        coming = [x + offset for x in (enter, spot, spot, owner_leaves)]
+        fetching = [x + offset for x in (leave, spot, spot, leave)]
+        first = self._add("person", people[0], [start_s, t1, t2, t3], coming, foot_y, "leaving")
+        second = self._add("person", people[1], [t4, t5, t5 + 0.6, t6 + 0.6], fetching, foot_y, "taking")
         times = [start_s, t1, t2, t5 + 0.3, t5 + 0.6, t6 + 0.6]
         xs = [x + offset for x in (enter, spot, spot, spot, spot, leave)]
         number = self._add(kind, colour, times, xs, foot_y + 0.01, "left")
         carried = ((start_s, t1 + 0.5, first), (t5 + 0.3, t6 + 1, second))
         self.actors[number] = replace(self.actors[number], carried=carried, owner=first)
+        return True
+
+    def _is_free(self, kind: str, colour: str, start_s: float, end_s: float) -> bool:
+        """No other of this kind and colour is about then or shortly before or after: visits can be counted."""
+        return all(
+            (k, c) != (kind, colour) or end_s + APART_S < begin or start_s > end + APART_S
+            for k, c, begin, end in self.busy
+        )
 
     def _in_frame(self, kind: str, scale: float, x: float, t: float) -> bool:
         half = size_of(kind, scale)[0] / 2
@@ -276,11 +309,19 @@ class Planner:
         return -half < frame_x < 1 + half
 
     def _add(
-        self, kind: str, colour: str, times: list[float], xs: list[float], foot_y: float, action: str, cart: bool = False
+        self,
+        kind: str,
+        colour: str,
+        times: list[float],
+        xs: list[float],
+        foot_y: float,
+        action: str,
+        cart: bool = False,
     ) -> int:
         number = len(self.actors)
         zone = next((name for name, a, b in self.layout.zones if a <= float(np.median(xs)) < b), None)
         look = int(self.rng.integers(2**31))
+        self.busy.append((kind, colour, times[0], times[-1]))
         ys = (foot_y,) * len(times)
         self.actors.append(
             Actor(number, kind, colour, tuple(times), tuple(xs), ys, depth_scale(foot_y), look, action, cart, zone=zone)
@@ -292,7 +333,7 @@ def plan(rng: np.random.Generator, duration_s: float, style: Style, split: Split
     """The whole scene."""
     layout = plan_layout(rng, style, split)
     camera = plan_camera(rng, layout, duration_s)
-    planner = Planner(rng, layout, camera, duration_s)
+    planner = Planner(rng, layout, camera, duration_s, density)
     count = num_visits(duration_s, density)
     for (kind, colour), start_s in zip(
         choose_combos(rng, count, layout.doors), start_times(rng, count, duration_s), strict=True

@@ -5,6 +5,7 @@ The painter and the truth both come from `Scene.placements`, so they cannot disa
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -46,7 +47,11 @@ class Scene:
     camera: CameraPath
     actors: tuple[Actor, ...]
     light_knots: tuple[tuple[float, float], ...]  # (time, daylight 0 night .. 0.5 dusk .. 1 day)
-    events: tuple[Event, ...] = ()
+
+    @cached_property
+    def events(self) -> tuple[Event, ...]:
+        """The log: what happened, in order of time. Made when first asked for; drawing does not need it."""
+        return tuple(_log(self))
 
     @classmethod
     def from_seed(
@@ -58,7 +63,7 @@ class Scene:
         split: Split = "train",
         density: float = 1.0,
     ) -> "Scene":
-        """The scene of this seed; the two splits never share a stream of random numbers. Style None: three in four are fixed.
+        """The scene of this seed; the splits share no stream of random numbers. Style None: three in four are fixed.
 
         Raises ValueError for a duration under 20 s.
         """
@@ -69,10 +74,7 @@ class Scene:
         style = style or drawn
         light = _plan_light(rng, duration_s)
         made = plan(rng, duration_s, style, split, density)
-        bare = cls(seed, split, style, duration_s, made.layout, made.camera, tuple(made.actors), light)
-        return cls(
-            seed, split, style, duration_s, made.layout, made.camera, tuple(made.actors), light, tuple(_log(bare))
-        )
+        return cls(seed, split, style, duration_s, made.layout, made.camera, tuple(made.actors), light)
 
     def daylight_at(self, t: float) -> float:
         """0 night, 0.5 dusk, 1 day."""
@@ -98,6 +100,15 @@ class Scene:
             return {}
         pose = self.pose_at(t)
         return {"x": pose.x, "y": pose.y, "heading": pose.heading, "zone": self.zone_at(t)}
+
+    def may_show(self, times: np.ndarray) -> np.ndarray:
+        """(n,) bool for times (n,): False where nobody is about and no door is open, whatever the camera looks at."""
+        about = np.zeros(len(times), bool)
+        stays = [(actor.times[0], actor.times[-1]) for actor in self.actors]
+        stays += [opening for door in self.layout.doors for opening in door.openings]
+        for first, last in stays:
+            about |= (times >= first) & (times <= last)
+        return about
 
     def placements(self, t: float) -> list[Placement]:
         """Everything in or near the frame at t, in painting order: doors, then visitors from the back to the front."""
@@ -138,7 +149,7 @@ class Scene:
 
 
 def _plan_light(rng: np.random.Generator, duration_s: float) -> tuple[tuple[float, float], ...]:
-    """Short scenes keep their hour with a slow drift; long ones go through it: about half day, a quarter dusk, a quarter night."""
+    """Short scenes keep their hour, drifting a little; long ones go through day, dusk and night."""
     hour = float(rng.choice([1.0, 0.5, 0.0], p=[0.5, 0.25, 0.25]))
     if duration_s <= 1500:
         low, high = np.clip(hour + rng.uniform(-0.1, 0.1, 2), 0, 1)
@@ -228,7 +239,7 @@ def _visit_event(scene: Scene, actor: Actor, seen: list[tuple[float, Visible]]) 
 def patch_labels(scene: Scene, t: float, side: int = 8) -> tuple[np.ndarray, np.ndarray]:
     """(kind, colour) of each patch of a side x side grid, int8, indices into KINDS and COLOURS, -1 for the background.
 
-    A patch belongs to the nearest thing whose box covers 35 % of it; the patch under a thing's centre is always its own.
+    A patch belongs to the nearest thing whose box covers 35 % of it; the patch at a thing's centre is always its own.
     """
     kinds = np.full((side, side), -1, np.int8)
     colours = np.full((side, side), -1, np.int8)

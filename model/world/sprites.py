@@ -1,6 +1,7 @@
 """How each kind of thing looks: a list of vector shapes in a unit square, rendered once into an RGBA sprite.
 
-Shapes are (form, points, colour, width): "poly" and "line" with points in 0..1 (x right, y down), "ellipse" and "ring" with two corners.
+Shapes are (form, points, colour, width): "poly" and "line" with points in 0..1 (x right, y down), "ellipse" and "ring"
+with two corners.
 It does not know positions or the scene.
 """
 
@@ -178,7 +179,10 @@ def dog(c: Rgb, look: int, phase: float) -> list[Shape]:
     legs = [
         _poly(_dark(c, 0.35), (x, 0.6), (x + 0.1, 0.6), (x + 0.09 + s, 1.0), (x + 0.0 + s, 1.0))
         for x, s in ((back + 0.09, -swing), (front + 0.09, swing))
-    ] + [_poly(_dark(c, 0.08), (x, 0.6), (x + 0.11, 0.6), (x + 0.1 + s, 1.0), (x + s, 1.0)) for x, s in ((back, swing), (front, -swing))]
+    ] + [
+        _poly(_dark(c, 0.08), (x, 0.6), (x + 0.11, 0.6), (x + 0.1 + s, 1.0), (x + s, 1.0))
+        for x, s in ((back, swing), (front, -swing))
+    ]
     return [
         _line(c, 0.07, (0.17, 0.48), (0.07, 0.34), (0.05, 0.16)),
         *legs,
@@ -225,7 +229,9 @@ def ball(c: Rgb, look: int, phase: float) -> list[Shape]:
     return [
         _oval(_dark(c, 0.35), 0.0, 0.0, 1.0, 1.0),
         _oval(c, 0.01, 0.0, 0.95, 0.93),
-        _line(_light(c, 0.6) if c[1] < 200 else (90, 90, 90), 0.06, (0.5 - ca, 0.5 - sa), (0.5, 0.5), (0.5 + ca, 0.5 + sa)),
+        _line(
+            _light(c, 0.6) if c[1] < 200 else (90, 90, 90), 0.06, (0.5 - ca, 0.5 - sa), (0.5, 0.5), (0.5 + ca, 0.5 + sa)
+        ),
         _line(_dark(c, 0.45), 0.05, (0.5 - sa, 0.5 + ca), (0.5 + sa, 0.5 - ca)),
         _oval(_light(c, 0.7), 0.22, 0.16, 0.42, 0.34),
     ]

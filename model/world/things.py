@@ -38,7 +38,7 @@ SIZES: dict[str, tuple[float, float]] = {
 
 
 def size_of(kind: str, scale: float) -> tuple[float, float]:
-    """(width, height) of a kind in fractions of a 16:9 frame. A car at scale 1: height 0.25, width 0.25 * 2.1 * 9/16 = 0.295."""
+    """(width, height) in fractions of a 16:9 frame. A car at scale 1: (0.25 * 2.1 * 9/16, 0.25) = (0.295, 0.25)."""
     height, aspect = SIZES[kind]
     return height * scale * aspect / FRAME_ASPECT, height * scale
 
@@ -104,7 +104,7 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Visible:
-    """What can be seen at one moment: `box` is clipped to the frame, `fraction` is the part of it in the frame and uncovered."""
+    """One thing seen at one moment: `box` is clipped to the frame, `fraction` of it is in the frame and uncovered."""
 
     kind: str
     colour: str
@@ -116,7 +116,7 @@ class Visible:
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """What the painter needs of one thing at one moment; placements come in painting order. `box` may leave the frame."""
+    """What the painter needs of one thing at one moment. `box` may leave the frame."""
 
     kind: str
     colour: str

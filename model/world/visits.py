@@ -1,0 +1,121 @@
+"""What a careful viewer of the kept frames saw: who was in the picture from when to when, and what was too unclear.
+
+In: a scene and the times of its frames. Out: `Seen`. Derived from what the painter painted, never from the plan.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+from model.world.scene import Scene
+from model.world.things import PLACES, VISIBLE_FRACTION, Visible
+
+SAME_VISIT_GAP_S = 6.0  # a thing out of sight for longer has gone and come again
+MIN_FRAMES = 2  # what was seen on fewer frames is not asked about
+
+
+@dataclass(frozen=True)
+class Visit:
+    """One stay of a kind and colour in the picture: times of its first and last frame, where, and how often seen."""
+
+    kind: str
+    colour: str
+    first_s: float
+    last_s: float
+    num_frames: int
+    place: str | None  # None: it moved through
+    room: str | None
+
+    @property
+    def name(self) -> str:
+        """ "red car"."""
+        return f"{self.colour} {self.kind}"
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Everything the frames of one window show."""
+
+    scene: Scene
+    times: np.ndarray
+    visits: tuple[Visit, ...]
+    unsure: frozenset[tuple[str, str]]  # seen too briefly or too little to be asked about
+
+    def of(self, kind: str | None, colour: str | None) -> list[Visit]:
+        """Visits that match, in order of time."""
+        return [v for v in self.visits if kind in (None, v.kind) and colour in (None, v.colour)]
+
+    def is_sure(self, kind: str | None, colour: str | None) -> bool:
+        """Nothing that matches was only half seen."""
+        return not any(kind in (None, k) and colour in (None, c) for k, c in self.unsure)
+
+
+def look(scene: Scene, frame_times: np.ndarray) -> Seen:
+    """Go through the frames once and note who stayed from when to when."""
+    sightings: dict[tuple[str, str], list[tuple[float, Visible]]] = defaultdict(list)
+    glimpses: dict[tuple[str, str], list[float]] = defaultdict(list)
+    for t in frame_times[scene.may_show(frame_times)].tolist():
+        for visible in scene.visible_at(t, min_fraction=0.25):
+            if visible.action == "closed":
+                continue
+            pair = (visible.kind, visible.colour)
+            if visible.fraction >= VISIBLE_FRACTION:
+                sightings[pair].append((t, visible))
+            else:
+                glimpses[pair].append(t)
+    visits, unsure = [], set()
+    for pair, rows in sightings.items():
+        stays = list(_stays(rows))
+        visits += [_visit(scene, pair, stay) for stay in stays]
+        if any(len({t for t, _ in stay}) < MIN_FRAMES for stay in stays) or _is_one_twice(pair, stays):
+            unsure.add(pair)
+    for pair, times in glimpses.items():
+        near = [
+            (v.first_s - SAME_VISIT_GAP_S, v.last_s + SAME_VISIT_GAP_S) for v in visits if (v.kind, v.colour) == pair
+        ]
+        if any(not any(first <= t <= last for first, last in near) for t in times):
+            unsure.add(pair)
+    visits.sort(key=lambda visit: (visit.first_s, visit.name))
+    return Seen(scene, frame_times, tuple(visits), frozenset(unsure))
+
+
+def _stays(rows: list[tuple[float, Visible]]) -> Iterator[list[tuple[float, Visible]]]:
+    stay = [rows[0]]
+    for before, row in pairwise(rows):
+        if row[0] - before[0] > SAME_VISIT_GAP_S:
+            yield stay
+            stay = []
+        stay.append(row)
+    yield stay
+
+
+def _is_one_twice(pair: tuple[str, str], stays: list[list[tuple[float, Visible]]]) -> bool:
+    """Did one go out of sight for long and come back, or were there two of them at once? A viewer cannot count that."""
+    if pair[0] == "door":
+        return False
+    actors = [{v.actor for _, v in stay} for stay in stays]
+    return any(len(each) > 1 for each in actors) or len(set().union(*actors)) < len(stays)
+
+
+def _visit(scene: Scene, pair: tuple[str, str], stay: list[tuple[float, Visible]]) -> Visit:
+    places = Counter(PLACES[min(2, int((v.box[0] + v.box[2]) / 2 * 3))] for _, v in stay)
+    rooms = Counter(_room_of(scene, t, v) for t, v in stay)
+    place, room = places.most_common(1)[0], rooms.most_common(1)[0]
+    num_frames = len({t for t, _ in stay})
+    return Visit(
+        *pair,
+        stay[0][0],
+        stay[-1][0],
+        num_frames,
+        place[0] if place[1] >= 0.7 * len(stay) else None,
+        room[0] if room[1] >= 0.8 * len(stay) else None,
+    )
+
+
+def _room_of(scene: Scene, t: float, visible: Visible) -> str | None:
+    """The room in which the thing itself is; None next to the post between two rooms."""
+    x = scene.camera.x_at(t) + (visible.box[0] + visible.box[2]) / 2
+    return next((name for name, begin, end in scene.layout.zones if begin + 0.06 <= x < end - 0.06), None)
