@@ -101,7 +101,8 @@ class Intake:
 
     @property
     def state(self) -> CameraState:
-        return camera_state(None if self.source is None else self.source.stats.state)
+        source = self.source  # read once: a scrape looks from another thread
+        return camera_state(None if source is None else source.stats.state)
 
     async def run(self, source: Source) -> None:
         """Remember every frame of `source` until it ends. A later call with a new source takes the camera over."""

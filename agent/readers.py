@@ -1,6 +1,7 @@
-"""The metrics that are read from the agent's parts at the moment of a scrape."""
+"""The metrics that are read from the agent's parts at the moment of a scrape (in a worker thread)."""
 
 from collections.abc import Iterator
+from functools import partial
 from typing import TYPE_CHECKING
 
 from agent.metrics import Reader, Reading
@@ -8,72 +9,72 @@ from agent.metrics import Reader, Reading
 if TYPE_CHECKING:
     from agent.agent import Agent
 
-_PER_CAMERA = ("camera",)
+_STORED = {
+    "vilamp_memory_frames": ("Frames remembered.", "frames"),
+    "vilamp_memory_encoded_frames": ("Frames remembered and encoded.", "encoded"),
+    "vilamp_memory_bytes": ("Bytes on disk.", "bytes"),
+    "vilamp_memory_oldest_time_seconds": ("Time of the oldest frame, unix.", "oldest"),
+    "vilamp_memory_newest_time_seconds": ("Time of the newest frame, unix.", "newest"),
+}
+_STATUS = {
+    "vilamp_memory_full": ("1 while the disk takes no more.", "full"),
+    "vilamp_frames_evicted_total": ("Frames forgotten by the limits.", "evicted"),
+    "vilamp_frames_damaged_total": ("Frames dropped as damaged.", "frames_damaged"),
+}
+_COUNTED = {
+    "vilamp_frames_remembered_total": ("Frames remembered.", "remembered"),
+    "vilamp_camera_sessions_total": ("Sources connected.", "sessions"),
+}
+_SESSION = {
+    "vilamp_session_received_frames": ("Frames decoded in this session.", "received"),
+    "vilamp_session_kept_frames": ("Frames kept in this session.", "kept"),
+    "vilamp_session_dropped_frames": ("Frames kept, then dropped, in this session.", "dropped"),
+}
 
 
 def readers(agent: "Agent") -> list[Reader]:
     """One reader per metric."""
+    return [*_memory(agent), *_cameras(agent), *_questions(agent)]
 
-    def stored(name: str) -> Iterator[Reading]:
+
+def _memory(agent: "Agent") -> Iterator[Reader]:
+    def stored(field: str) -> Iterator[Reading]:
         for camera in agent.store.cameras():
-            value = getattr(agent.store.stats(camera), name)
+            value = getattr(agent.store.stats(camera), field)
             if value is not None:
                 yield {"camera": camera}, float(value)
 
-    def received(name: str) -> Iterator[Reading]:
-        for camera, intake in agent.intakes.items():
-            if intake.source is not None:
-                yield {"camera": camera}, float(getattr(intake.source.stats, name))
+    def status(field: str) -> list[Reading]:
+        return [({}, float(getattr(agent.store.status(), field)))]
 
-    def counted(name: str) -> Iterator[Reading]:
-        for camera, intake in agent.intakes.items():
-            yield {"camera": camera}, float(getattr(intake.counters, name))
+    for name, (text, field) in _STORED.items():
+        yield Reader(name, text, ("camera",), partial(stored, field))
+    for name, (text, field) in _STATUS.items():
+        yield Reader(name, text, (), partial(status, field))
 
-    def live() -> Iterator[Reading]:
-        for camera, intake in agent.intakes.items():
-            yield {"camera": camera}, float(intake.state == "live")
 
-    def one(value: float) -> Iterator[Reading]:
-        yield {}, value
+def _cameras(agent: "Agent") -> Iterator[Reader]:
+    def counted(field: str) -> list[Reading]:
+        return [({"camera": i.camera}, float(getattr(i.counters, field))) for i in list(agent.intakes.values())]
 
-    def status(name: str) -> Iterator[Reading]:
-        yield {}, float(getattr(agent.store.status(), name))
+    def session(field: str) -> list[Reading]:
+        sources = [intake.source for intake in list(agent.intakes.values())]
+        return [({"camera": s.camera}, float(getattr(s.stats, field))) for s in sources if s is not None]
 
-    return [
-        Reader("vilamp_memory_full", "1 while the disk takes no more.", (), lambda: status("full")),
-        Reader("vilamp_frames_evicted_total", "Frames forgotten by the limits.", (), lambda: status("evicted")),
-        Reader("vilamp_frames_damaged_total", "Frames dropped as damaged.", (), lambda: status("frames_damaged")),
-        Reader("vilamp_memory_frames", "Frames remembered.", _PER_CAMERA, lambda: stored("frames")),
-        Reader(
-            "vilamp_memory_encoded_frames", "Frames remembered and encoded.", _PER_CAMERA, lambda: stored("encoded")
-        ),
-        Reader("vilamp_memory_bytes", "Bytes on disk.", _PER_CAMERA, lambda: stored("bytes")),
-        Reader("vilamp_memory_oldest_time_seconds", "Oldest frame, unix.", _PER_CAMERA, lambda: stored("oldest")),
-        Reader("vilamp_memory_newest_time_seconds", "Newest frame, unix.", _PER_CAMERA, lambda: stored("newest")),
-        Reader("vilamp_frames_remembered_total", "Frames remembered.", _PER_CAMERA, lambda: counted("remembered")),
-        Reader("vilamp_camera_sessions_total", "Sources connected.", _PER_CAMERA, lambda: counted("sessions")),
-        Reader("vilamp_camera_live", "1 while frames flow.", _PER_CAMERA, live),
-        Reader(
-            "vilamp_session_received_frames",
-            "Frames decoded in this session.",
-            _PER_CAMERA,
-            lambda: received("received"),
-        ),
-        Reader("vilamp_session_kept_frames", "Frames kept in this session.", _PER_CAMERA, lambda: received("kept")),
-        Reader(
-            "vilamp_session_dropped_frames",
-            "Kept, then dropped, in this session.",
-            _PER_CAMERA,
-            lambda: received("dropped"),
-        ),
-        Reader("vilamp_backlog_frames", "Frames listed for the encoder.", (), lambda: one(len(agent.backlog))),
-        Reader(
-            "vilamp_backlog_deferred_total",
-            "Frames left to be found on disk.",
-            (),
-            lambda: one(agent.backlog.num_deferred),
-        ),
-        Reader(
-            "vilamp_questions_open", "Questions in work or waiting.", (), lambda: one(agent.answering.turns.num_inside)
-        ),
-    ]
+    def live() -> list[Reading]:
+        return [({"camera": i.camera}, float(i.state == "live")) for i in list(agent.intakes.values())]
+
+    for name, (text, field) in _COUNTED.items():
+        yield Reader(name, text, ("camera",), partial(counted, field))
+    for name, (text, field) in _SESSION.items():
+        yield Reader(name, text, ("camera",), partial(session, field))
+    yield Reader("vilamp_camera_live", "1 while frames flow.", ("camera",), live)
+
+
+def _questions(agent: "Agent") -> Iterator[Reader]:
+    backlog, turns = agent.backlog, agent.answering.turns
+    yield Reader("vilamp_backlog_frames", "Frames listed for the encoder.", (), lambda: [({}, len(backlog))])
+    yield Reader(
+        "vilamp_backlog_deferred_total", "Frames left to be found on disk.", (), lambda: [({}, backlog.num_deferred)]
+    )
+    yield Reader("vilamp_questions_open", "Questions in work or waiting.", (), lambda: [({}, turns.num_inside)])

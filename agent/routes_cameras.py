@@ -125,8 +125,9 @@ class CameraRoutes:
             "sessions": 0 if intake is None else intake.counters.sessions,
             "source": None,
         }
-        if intake is not None and intake.source is not None:
-            source = intake.source.stats
+        connected = None if intake is None else intake.source
+        if connected is not None:
+            source = connected.stats
             described["source"] = {
                 "state": source.state,
                 "received": source.received,

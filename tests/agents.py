@@ -1,7 +1,9 @@
 """Whole agents at tiny sizes: a real checkpoint, a real memory, a real server on a free port."""
 
 import asyncio
+import atexit
 import functools
+import shutil
 import tempfile
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -26,7 +28,9 @@ START = 1_795_363_445.0  # 2026-11-22 16:04:05 UTC
 @functools.cache
 def checkpoint() -> Path:
     """One tiny checkpoint for the whole test run."""
-    return make_checkpoint(Path(tempfile.mkdtemp(prefix="vilamp-tiny-")))
+    folder = Path(tempfile.mkdtemp(prefix="vilamp-tiny-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return make_checkpoint(folder)
 
 
 @functools.cache
