@@ -19,10 +19,10 @@ from agent.cli_ask import best, timings_line
 from agent.cli_common import EXIT_FAILED, EXIT_USAGE, CliError
 from agent.client import Client, Reply, ServerError
 from agent.demo_server import DemoServer, demo_config, running_server
-from agent.demo_world import Asked, Show, choose_questions, judge, spans_in_words, steady_moment
+from agent.demo_world import Show, judge, on_our_clock, pick_questions, pick_world, spans_in_words
 from agent.sheet import Section, Tile, write_sheet
 from agent.times import format_clock, format_span, local_zone_name
-from model.world.scene import Scene
+from model.world.questions import Question
 from streaming.publisher import FramesTrack, PublishError, publish
 
 CAMERA = "world"
@@ -38,9 +38,9 @@ NUM_SHOWN = 4
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """One question and what came of it; `reply` is None when there was no answer."""
+    """One question of the world and what came of it; `reply` is None when there was no answer."""
 
-    asked: Asked
+    question: Question
     reply: Reply | None
     right: bool
     truth: str
@@ -87,10 +87,11 @@ async def _demo(args: argparse.Namespace, console: Console) -> int:
                     await publication.wait_ended()
                     return 0
                 await _watch(console, client, show)
-                chosen = await asyncio.to_thread(choose_questions, show, zone, args.seed, NUM_QUESTIONS)
+                picked = await asyncio.to_thread(pick_questions, show.scene, show.fast_until, NUM_QUESTIONS)
                 results = []
-                for each in chosen:
-                    results.append(await _put(console, client, each, show, zone, chosen))
+                for number, each in enumerate(picked, 1):
+                    console.print(f"\n[{number}/{len(picked)}] {each.family}: {each.text}")
+                    results.append(await _put(console, client, each, show, zone))
                     show.go_on.set()  # the question about the present has been asked
                 await asyncio.to_thread(_save_sheet, args.out / "evidence.png", client, results, zone)
     return _conclude(console, results, args.out / "evidence.png")
@@ -99,10 +100,8 @@ async def _demo(args: argparse.Namespace, console: Console) -> int:
 def _show(args: argparse.Namespace) -> Show:
     """The scene, fast up to a moment with something in view, then at our pace."""
     fast_s = args.seconds * args.speed
-    scene = Scene.from_seed(
-        args.seed, duration_s=1.2 * fast_s + (STAY_S if args.stay else ASKING_S), style="fixed", split="eval"
-    )
-    until = steady_moment(scene, 0.9 * fast_s, 1.2 * fast_s) or fast_s
+    after_s = STAY_S if args.stay else ASKING_S
+    scene, until = pick_world(args.seed, fast_s=fast_s, after_s=after_s, enough=MIN_QUESTIONS)
     show = Show(scene, rate_hz=RATE_HZ, speed=args.speed, fast_until=until)
     if args.stay:
         show.go_on.set()
@@ -117,7 +116,7 @@ def _explanation(args: argparse.Namespace, show: Show, server: DemoServer) -> st
         f"{format_span(show.fast_until)} of world in {format_span(show.fast_until / args.speed)}, sampled at "
         f"{kept_hz:g} frames/s, so that a kept frame is {args.speed / kept_hz:.2g} s of world.\n"
         "Then it stands still for a question about the present, and goes on at our pace.\n"
-        "The model was never trained on this world. Clock times below are ours."
+        f"The model was never trained on this world (seed {show.scene.seed}). Clock times below are ours."
     )
 
 
@@ -149,22 +148,19 @@ async def _watch(console: Console, client: Client, show: Show) -> None:
             await asyncio.sleep(POLL_S)
 
 
-async def _put(
-    console: Console, client: Client, asked: Asked, show: Show, zone: str, chosen: Sequence[Asked]
-) -> Result:
+async def _put(console: Console, client: Client, question: Question, show: Show, zone: str) -> Result:
     """Ask one question and print what came: the words as they are written, evidence, truth, milliseconds."""
-    console.print(f"\n[{chosen.index(asked) + 1}/{len(chosen)}] {asked.family}: {asked.text}")
     try:
-        reply = await asyncio.to_thread(_ask, console, client, asked.text)
+        reply = await asyncio.to_thread(_ask, console, client, question.text)
     except ServerError as error:
         console.print(f"  no answer: {error}")
-        return Result(asked, None, False, "")
-    right, truth = judge(asked, reply)
-    proof = spans_in_words(asked.on_our_clock.spans, show)
+        return Result(question, None, False, "")
+    right, truth = judge(on_our_clock(question, show.clock, zone), reply)
+    proof = spans_in_words(question.spans)
     console.print(f"  truth     {truth}  {f'({proof})' if proof else ''} -> {'right' if right else 'wrong'}")
     console.print(f"  evidence  {len(reply.citations)} of {reply.num_frames} frames, best: {_cited(reply, zone)}")
     console.print(f"  {timings_line(reply)}")
-    return Result(asked, reply, right, truth)
+    return Result(question, reply, right, truth)
 
 
 def _ask(console: Console, client: Client, text: str) -> Reply:
@@ -193,7 +189,7 @@ def _save_sheet(path: Path, client: Client, results: Sequence[Result], zone: str
             for each in best(reply.citations, NUM_SHOWN)
         ]
         verdict = f"truth: {result.truth}" if result.reply else ""
-        sections.append(Section(result.asked.text, f"{reply.text.strip()}\n{verdict}", tiles))
+        sections.append(Section(result.question.text, f"{reply.text.strip()}\n{verdict}", tiles))
     try:
         write_sheet(path, sections)
     except OSError as error:
@@ -204,4 +200,4 @@ def _conclude(console: Console, results: Sequence[Result], sheet: Path) -> int:
     answered = [result for result in results if result.reply is not None and result.reply.text.strip()]
     right = sum(result.right for result in results)
     console.print(f"\n{len(answered)} of {len(results)} questions answered, {right} right. Evidence frames: {sheet}")
-    return 0 if len(answered) == len(results) >= MIN_QUESTIONS else EXIT_FAILED
+    return 0 if len(answered) == len(results) > 0 else EXIT_FAILED

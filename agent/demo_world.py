@@ -23,6 +23,7 @@ from streaming.frame import Frame
 WIDTH, HEIGHT = 320, 180
 SLOW_RATE_HZ = 2.0  # pictures a second once the world's clock has slowed down to ours
 STEADY_S = 4.0  # a moment is worth asking about when it looks the same for so long
+NUM_TRIES = 12
 MIN_SPAN_S = 3.0  # what was in view for less may fall between two frames of the camera
 OTHER_FAMILIES = ("colour", "count", "where", "when", "order", "last_seen", "left_behind")
 
@@ -85,15 +86,6 @@ class Show:
                 due, world = due + 1 / SLOW_RATE_HZ, world + self.go_on.is_set() / SLOW_RATE_HZ
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """A question of the demo, the times that prove its answer in unix seconds."""
-
-    family: str
-    text: str
-    on_our_clock: Question
-
-
 def steady_moment(scene: Scene, earliest: float, latest: float) -> float | None:
     """The first world second in between with something clearly in view that stays for a while; None: there is none."""
     for t in np.arange(earliest, latest, 0.5).tolist():
@@ -111,15 +103,28 @@ def _view(scene: Scene, t: float) -> tuple[int, ...] | None:
     return tuple(each.actor for each in sorted(here, key=lambda each: each.box[0] + each.box[2]))
 
 
-def choose_questions(show: Show, zone: str, seed: int, most: int) -> list[Asked]:
-    """At most `most` questions, one of each kind that the history can answer; the seed decides which.
+def pick_world(seed: int, *, fast_s: float, after_s: float, enough: int) -> tuple[Scene, float]:
+    """A scene never trained on, and the world second near `fast_s` at which it is to stand still.
+
+    The first seed from `seed` on whose history can answer `enough` questions, the last of NUM_TRIES if none can.
+    """
+    for number in range(seed, seed + NUM_TRIES):
+        scene = Scene.from_seed(number, duration_s=1.2 * fast_s + after_s, style="fixed", split="eval")
+        until = steady_moment(scene, 0.9 * fast_s, 1.2 * fast_s) or fast_s
+        if len(pick_questions(scene, until, enough)) >= enough:
+            break
+    return scene, until
+
+
+def pick_questions(scene: Scene, until: float, most: int) -> list[Question]:
+    """At most `most` questions, one of each kind that the history up to `until` can answer; the scene decides which.
 
     The one about the present comes first, then one about what came the longest ago and one about what never came. The
     others are about things not asked about yet, where there are such.
     """
-    times = np.append(np.arange(0.5, show.fast_until, 1.0), show.fast_until)
+    times = np.append(np.arange(0.5, until, 1.0), until)
     options: dict[str, list[Question]] = {"present": [], "existence": [], **{family: [] for family in OTHER_FAMILIES}}
-    for question in questions(show.scene, 0.0, times, np.random.default_rng(seed), "eval"):
+    for question in questions(scene, 0.0, times, np.random.default_rng(scene.seed), "eval"):
         if question.family == "present" or all(last - first >= MIN_SPAN_S for first, last in question.spans):
             options.setdefault(question.family, []).append(question)
     picked = options["present"] + _long_ago_and_never(options["existence"])
@@ -128,7 +133,7 @@ def choose_questions(show: Show, zone: str, seed: int, most: int) -> list[Asked]
             named = {about(each) for each in picked}
             # the smallest is taken: not asked about before, then the most sights to count, then the first
             picked.append(min(options[family], key=lambda each: (about(each) in named, -len(each.spans))))
-    return [Asked(each.family, each.text, on_our_clock(each, show.clock, zone)) for each in picked][:most]
+    return picked[:most]
 
 
 def _long_ago_and_never(existence: Sequence[Question]) -> list[Question]:
@@ -153,13 +158,12 @@ def on_our_clock(question: Question, clock: WorldClock, zone: str) -> Question:
     return replace(question, answer=answer, spans=spans, start_unix=0.0, utc_offset_s=offset_s)
 
 
-def judge(asked: Asked, reply: Reply) -> tuple[bool, str]:
-    """Is the answer right, and what would be."""
+def judge(question: Question, reply: Reply) -> tuple[bool, str]:
+    """Is the answer right, and what would be. `question` is on our clock."""
     said = reply.text.partition("\n\n(")[0]  # an almost empty history says so after the answer
-    return is_correct(asked.on_our_clock, said), true_answer(asked.on_our_clock)
+    return is_correct(question, said), true_answer(question)
 
 
-def spans_in_words(spans: Sequence[tuple[float, float]], show: Show) -> str:
+def spans_in_words(spans: Sequence[tuple[float, float]]) -> str:
     """When in the world the proof was to be seen: "world 203-213 s, 519-524 s"."""
-    worlds = [(show.clock.world(first), show.clock.world(last)) for first, last in spans]
-    return "world " + ", ".join(f"{first:.0f}-{last:.0f}" for first, last in worlds) + " s" if worlds else ""
+    return "world " + ", ".join(f"{first:.0f}-{last:.0f}" for first, last in spans) + " s" if spans else ""
