@@ -7,6 +7,7 @@ at a higher rate to match. The truth is known because the world is drawn, and is
 import argparse
 import asyncio
 import shutil
+import signal
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -55,6 +56,8 @@ def run(args: argparse.Namespace) -> int:
     _prepare(args.out)
     try:
         code = asyncio.run(_demo(args, console))
+    except asyncio.CancelledError:  # by SIGTERM; the server has been stopped
+        return EXIT_FAILED
     except (PublishError, ServerError) as error:
         raise CliError(f"{error} (see {args.out / 'server.log'})") from error
     console.print(f"the demo took {time.monotonic() - started:.0f} s")
@@ -72,6 +75,9 @@ def _prepare(out: Path) -> None:
 
 
 async def _demo(args: argparse.Namespace, console: Console) -> int:
+    this = asyncio.current_task()
+    if this is not None:
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, this.cancel)
     show = await asyncio.to_thread(_show, args)
     zone = local_zone_name()
     config = demo_config(CAMERA, min(args.speed, RATE_HZ), zone, args.model, args.port or (8080 if args.stay else 0))
@@ -115,7 +121,7 @@ def _explanation(args: argparse.Namespace, show: Show, server: DemoServer) -> st
         f"publishing a drawn world over WebRTC (WHIP, loopback). Its clock runs {args.speed:g} times as fast as ours:\n"
         f"{format_span(show.fast_until)} of world in {format_span(show.fast_until / args.speed)}, sampled at "
         f"{kept_hz:g} frames/s, so that a kept frame is {args.speed / kept_hz:.2g} s of world.\n"
-        "Then it stands still for a question about the present, and goes on at our pace.\n"
+        f"Then it {'' if args.stay else 'stands still for a question about the present, and '}goes on at our pace.\n"
         f"The model was never trained on this world (seed {show.scene.seed}). Clock times below are ours."
     )
 
