@@ -26,7 +26,6 @@ from agent.config import CameraSettings, Settings, check_slug
 from agent.problems import Problem
 from agent.question import Evidence, Finished, Piece, Question, Seen
 from agent.times import format_span, format_time
-from memory.errors import StorageError
 from model.config import ConfigError
 from streaming.decoder import Input
 from streaming.errors import MediaError
@@ -62,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
     entry = _wanted(args, settings.camera(camera).rate_hz, duration_s, zone)
     try:
         return asyncio.run(_run(args, settings, camera, entry, duration_s, zone, window))
-    except (StorageError, ConfigError, Problem) as error:
+    except (OSError, ConfigError, Problem) as error:  # StorageError is an OSError
         raise CliError(str(error)) from error
 
 

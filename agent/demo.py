@@ -23,7 +23,7 @@ from agent.demo_server import DemoServer, demo_config, running_server
 from agent.demo_world import Show, judge, on_our_clock, pick_questions, pick_world, spans_in_words
 from agent.sheet import Section, Tile, write_sheet
 from agent.times import format_clock, format_span, local_zone_name
-from model.world.questions import Question
+from model.world.answers import Question
 from streaming.publisher import FramesTrack, PublishError, publish
 
 CAMERA = "world"

@@ -14,8 +14,9 @@ import numpy as np
 
 from agent.client import Reply
 from agent.times import load_zone
+from model.world.answers import TIME_FAMILIES, Question, is_correct, true_answer
 from model.world.draw import draw
-from model.world.questions import TIME_FAMILIES, Question, is_correct, questions, true_answer
+from model.world.questions import questions
 from model.world.scene import Scene
 from model.world.things import VISIBLE_FRACTION
 from streaming.frame import Frame

@@ -20,7 +20,7 @@ from agent.demo_world import (
 )
 from agent.sheet import Section, Tile, write_sheet
 from agent.times import format_clock
-from model.world.questions import Question
+from model.world.answers import Question
 from model.world.scene import Scene
 from tests.test_cli import vilamp
 from tests.tiny import make_checkpoint
