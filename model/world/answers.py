@@ -98,7 +98,7 @@ def majority_accuracy(asked: Sequence[Question]) -> dict[str, float]:
 def question_only_guess(known: Sequence[Question], asked: Sequence[Question]) -> dict[str, float]:
     """By family, and "all": accuracy of the best guess from the question's words alone, learnt from `known`.
 
-    Three guessers learn the most frequent answer by family, then also by kind, then by kind and colour; the best counts.
+    Three guessers learn the most frequent answer by family, then by kind too, then by colour too; the best counts.
     """
     best: dict[str, float] = {}
     counts = Counter(question.family for question in asked)

@@ -117,10 +117,17 @@ def draw(scene: Scene, t: float, width: int = 160, height: int = 90) -> np.ndarr
     return painter(scene, width, height).paint(t)
 
 
-def degrade(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """What a real camera does to a picture: blur, vignetting, exposure, noise, JPEG. Same shape and type."""
+def degrade(image: np.ndarray, rng: np.random.Generator, noise_rng: np.random.Generator | None = None) -> np.ndarray:
+    """What a real camera does to a picture: low resolution, blur, vignette, exposure, noise, JPEG. Same shape and type.
+
+    One camera's faults are those of an `rng` in the same state at every call; its noise may have its own generator.
+    """
     height, width = image.shape[:2]
     picture = Image.fromarray(image)
+    if rng.random() < 0.15:  # a publisher short of bandwidth sends smaller pictures
+        smaller = float(rng.uniform(0.45, 0.9))
+        reduced = picture.resize((round(width * smaller), round(height * smaller)), Image.Resampling.BILINEAR)
+        picture = reduced.resize((width, height), Image.Resampling.BILINEAR)
     if rng.random() < 0.35:
         picture = picture.filter(ImageFilter.GaussianBlur(float(rng.uniform(0.2, 0.8)) * height / 96))
     if rng.random() < 0.4:
@@ -130,7 +137,7 @@ def degrade(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         picture = _lit(picture, gain)
     if rng.random() < 0.6:
         strength, bands = np.float32(rng.uniform(1, 7)), 1 if rng.random() < 0.5 else 3
-        noise = rng.standard_normal((height, width, bands), np.float32) * strength
+        noise = (noise_rng or rng).standard_normal((height, width, bands), np.float32) * strength
         picture = Image.fromarray(np.clip(np.asarray(picture) + noise, 0, 255).astype(np.uint8))
     if rng.random() < 0.7:
         buffer = BytesIO()

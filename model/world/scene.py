@@ -31,7 +31,9 @@ from model.world.things import (
 
 SALTS = {"train": 0x7EA1, "eval": 0xE7A1}
 METRES_PER_FRAME = 6.0
+MIN_EVENT_S = 3.0  # what is seen for less is no event
 DOOR_SWING_S = 0.8
+POST = 0.06  # frames on either side of the post between two rooms
 STEP_S = 0.25  # resolution of the log's first and last sight
 
 
@@ -93,6 +95,11 @@ class Scene:
         """The room in the middle of the robot's view; None for a fixed camera."""
         middle = self.camera.x_at(t) + 0.5
         return next((name for name, a, b in self.layout.zones if a <= middle < b), None)
+
+    def room_of(self, t: float, box: Box) -> str | None:
+        """The room in which a thing with this box is at t; None next to the post between two rooms, or without rooms."""
+        x = self.camera.x_at(t) + (box[0] + box[2]) / 2
+        return next((name for name, a, b in self.layout.zones if a + POST < x < b - POST), None)
 
     def metadata_at(self, t: float) -> dict[str, Any]:
         """What a robot sends beside its picture: pose in metres and degrees, and the room."""
@@ -194,12 +201,12 @@ def _log(scene: Scene) -> list[Event]:
     events = []
     for actor in scene.actors:
         seen = _sightings(scene, actor.number, actor.times[0], actor.times[-1])
-        if len(seen) * STEP_S >= 3:
+        if len(seen) * STEP_S >= MIN_EVENT_S:
             events.append(_visit_event(scene, actor, seen))
     for door in scene.layout.doors:
         for start, end in door.openings:
             seen = [(t, v) for t, v in _sightings(scene, door.number, start, end) if v.action == "open"]
-            if len(seen) * STEP_S >= 3:
+            if len(seen) * STEP_S >= MIN_EVENT_S:
                 place = _place_of(seen[len(seen) // 2][1].box)
                 still = scene.style == "fixed"
                 events.append(
@@ -228,8 +235,8 @@ def _visit_event(scene: Scene, actor: Actor, seen: list[tuple[float, Visible]]) 
     if actor.owner is not None:
         owner = scene.actors[actor.owner]
         gone, taken = owner.times[-1], actor.carried[-1][0]
-    zones = [scene.zone_at(t) for t, _ in seen]
-    zone = max(set(zones), key=zones.count) if scene.style == "robot" else None
+    rooms = [scene.room_of(t, v.box) for t, v in seen]
+    zone = max(set(rooms), key=rooms.count)
     return Event(
         actor.kind, actor.colour, actor.action, seen[0][0], seen[-1][0], actor.number, most,
         stopped and scene.style == "fixed", zone, gone, taken,

@@ -102,7 +102,7 @@ def _is_one_twice(pair: tuple[str, str], stays: list[list[tuple[float, Visible]]
 
 def _visit(scene: Scene, pair: tuple[str, str], stay: list[tuple[float, Visible]]) -> Visit:
     places = Counter(PLACES[min(2, int((v.box[0] + v.box[2]) / 2 * 3))] for _, v in stay)
-    rooms = Counter(_room_of(scene, t, v) for t, v in stay)
+    rooms = Counter(scene.room_of(t, v.box) for t, v in stay)
     place, room = places.most_common(1)[0], rooms.most_common(1)[0]
     num_frames = len({t for t, _ in stay})
     return Visit(
@@ -113,9 +113,3 @@ def _visit(scene: Scene, pair: tuple[str, str], stay: list[tuple[float, Visible]
         place[0] if place[1] >= 0.7 * len(stay) else None,
         room[0] if room[1] >= 0.8 * len(stay) else None,
     )
-
-
-def _room_of(scene: Scene, t: float, visible: Visible) -> str | None:
-    """The room in which the thing itself is; None next to the post between two rooms."""
-    x = scene.camera.x_at(t) + (visible.box[0] + visible.box[2]) / 2
-    return next((name for name, begin, end in scene.layout.zones if begin + 0.06 <= x < end - 0.06), None)
