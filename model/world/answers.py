@@ -76,8 +76,10 @@ def is_correct(question: Question, answer: str) -> bool:
     hours, minutes, seconds = (int(group) for group in found.groups())
     for first, last in question.spans:
         begin = question.start_unix + question.utc_offset_s + first - TIME_TOLERANCE_S
-        since = (hours * 3600 + minutes * 60 + seconds - begin + 1) % DAY_S - 1  # a clock shows whole seconds
-        if since <= last - first + 2 * TIME_TOLERANCE_S:
+        since = (
+            hours * 3600 + minutes * 60 + seconds + 1 - begin
+        ) % DAY_S  # until the end of the second that the clock shows
+        if 0 < since < last - first + 2 * TIME_TOLERANCE_S + 1.001:
             return True
     return False
 

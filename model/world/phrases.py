@@ -14,7 +14,7 @@ PRESENT: Phrases = {
               "what is there at the moment?", "tell me what you see right now", "what is {at} now?",
               "what can you see {at} at the moment?"),
     "eval": ("what can you see at the moment?", "what is in the picture right now?", "tell me what is here now",
-             "what do you see {at} right now?"),
+             "what can you see {at} right now?"),
 }  # fmt: skip
 EXISTENCE: Phrases = {
     "train": ("did a {thing} ever {come}?", "has a {thing} {come} by?", "was there a {thing}?",

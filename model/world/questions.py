@@ -231,7 +231,7 @@ def captions(seed: int = 0) -> list[tuple[tuple[str, ...], Query]]:
     rng = np.random.default_rng(seed)
     pairs_and_kinds = [(kind, colour) for kind in KINDS for colour in (None, *COLOURS)]
     found = [(_texts_about(kind, colour), Query(kind, colour)) for kind, colour in pairs_and_kinds]
-    found += [((f"something {c}", f"a {c} thing", f"anything {c}"), Query(None, c)) for c in COLOURS]
+    found += [((f"something {c}", with_articles(f"a {c} thing"), f"anything {c}"), Query(None, c)) for c in COLOURS]
     pairs = [(k, c) for k in KINDS if k != "door" for c in COLOURS]
     for _ in range(400):
         (ka, ca), (kb, cb) = (pairs[i] for i in rng.permutation(len(pairs))[:2])

@@ -97,7 +97,7 @@ class Scene:
         return next((name for name, a, b in self.layout.zones if a <= middle < b), None)
 
     def room_of(self, t: float, box: Box) -> str | None:
-        """The room in which a thing with this box is at t; None next to the post between two rooms, or without rooms."""
+        """The room in which a thing with this box is at t; None next to the post between rooms, or without rooms."""
         x = self.camera.x_at(t) + (box[0] + box[2]) / 2
         return next((name for name, a, b in self.layout.zones if a + POST < x < b - POST), None)
 
