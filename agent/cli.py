@@ -15,7 +15,7 @@ from agent.cli_common import CliError
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit code."""
-    args = build_parser().parse_args(_joined(sys.argv[1:] if argv is None else argv))
+    args = parse(sys.argv[1:] if argv is None else argv)
     try:
         code: int = args.run(args)
         sys.stdout.flush()
@@ -29,6 +29,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     return code
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """The command and its options; what `eval` and `train` are given is passed on as `rest`."""
+    parser = build_parser()
+    args, rest = parser.parse_known_args(_joined(argv))
+    if rest and not args.passes_on:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    args.rest = rest
+    return args
 
 
 def _joined(argv: Sequence[str]) -> list[str]:
@@ -49,6 +59,7 @@ def build_parser() -> argparse.ArgumentParser:
         description="A streaming video agent: cameras in over WebRTC, RTSP or files, a rolling memory of what they "
         "saw, and answers with the frames they rest on.",
     )
+    parser.set_defaults(passes_on=False)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_serve(commands)
     _add_ask(commands)
@@ -229,11 +240,9 @@ def _world(args: argparse.Namespace) -> int:
 def _add_passed_on(commands: "_Commands[argparse.ArgumentParser]") -> None:
     """Commands that belong to model/ and parse their own options."""
     evaluate = commands.add_parser("eval", help="measure a checkpoint on worlds it was not trained on", add_help=False)
-    evaluate.add_argument("rest", nargs=argparse.REMAINDER)
-    evaluate.set_defaults(run=_eval)
+    evaluate.set_defaults(run=_eval, passes_on=True)
     train = commands.add_parser("train", help="train the built-in model", add_help=False)
-    train.add_argument("rest", nargs=argparse.REMAINDER)
-    train.set_defaults(run=_train)
+    train.set_defaults(run=_train, passes_on=True)
 
 
 def _eval(args: argparse.Namespace) -> int:

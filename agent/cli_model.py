@@ -56,12 +56,24 @@ def run_world(args: argparse.Namespace) -> int:
     """Write a video of the drawn world. Raises CliError."""
     if not 0 < args.minutes <= 24 * 60:
         raise CliError("--minutes: must be above 0 and at most 1440", EXIT_USAGE)
+    from rich.console import Console
+    from rich.progress import Progress
+
     from model.world.video import write_video
 
-    try:
-        truth = write_video(args.out, seed=args.seed, minutes=args.minutes, rate_hz=args.fps, style=args.style)
-    except (OSError, ValueError) as error:
-        raise CliError(f"{args.out}: {error}") from error
+    with Progress(console=Console(stderr=True)) as progress:
+        bar = progress.add_task("drawing")
+        try:
+            truth = write_video(
+                args.out,
+                seed=args.seed,
+                minutes=args.minutes,
+                rate_hz=args.fps,
+                style=args.style,
+                on_frame=lambda done, total: progress.update(bar, completed=done, total=total),
+            )
+        except (OSError, ValueError) as error:
+            raise CliError(f"{args.out}: {error}") from error
     print(f"{args.out} and {truth}")
     return 0
 

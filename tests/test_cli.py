@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from agent.auth import Auth
-from agent.cli import build_parser, main
+from agent.cli import build_parser, main, parse
 from agent.cli_ask import best, server_of
 from agent.cli_common import CliError
 from agent.cli_serve import overrides_of
@@ -106,6 +106,16 @@ def test_mistakes_are_one_message_and_an_exit_code(
     assert ended == code
     assert complaint in output.err
     assert output.out == ""
+
+
+def test_eval_and_train_parse_their_own_options() -> None:
+    for command in ("eval", "train"):
+        parsed = parse([command, "--help", "--seeds", "1,2", "word"])
+        assert parsed.rest == ["--help", "--seeds", "1,2", "word"]
+    with pytest.raises(SystemExit) as ended:
+        parse(["ask", "a car?", "--colour", "red"])
+    assert ended.value.code == 2
+    assert parse(["ask", "a car?", "--after", "-24h"]).after == "-24h"
 
 
 def test_a_closed_pipe_is_no_error() -> None:

@@ -124,6 +124,17 @@ def test_replay_in_a_process_of_its_own(checkpoint: Path, tmp_path: Path) -> Non
     assert "indexing" in ran.stderr  # the progress bar
 
 
+def test_a_drawn_world_can_be_written_and_replayed(replay: Replay, tmp_path: Path) -> None:
+    video = tmp_path / "world.mp4"
+    written = vilamp("world", str(video), "--seed", "7", "--minutes", "0.4", "--fps", "2", "--style", "fixed")
+    assert written.returncode == 0, written.stderr
+    assert written.stdout.strip() == f"{video} and {tmp_path / 'world.json'}"
+    assert json.loads((tmp_path / "world.json").read_text())["seed"] == 7
+    assert "world: 24 frames" in replay(tmp_path / "data", video).stdout
+    refused = vilamp("world", str(tmp_path / "world.txt"))
+    assert (refused.returncode, "must end in .mp4" in refused.stderr) == (1, True)
+
+
 def test_one_history_per_video(replay: Replay, tmp_path: Path) -> None:
     data = tmp_path / "data"
     assert replay(data, write_video(tmp_path / "a.mp4"), "--camera", "gate").returncode == 0
