@@ -135,6 +135,7 @@ class LiveConfig:
     background_floor: float = 1e-3
     recent: int = 0
     timestamps: bool = False
+    relevance_marks: bool = False
     max_visual_tokens: int | None = None
     patch_features: PatchFeatures = "vision"
     reference: Reference = "keyframe"

@@ -5,10 +5,16 @@ Out: one `Report`. Worlds of the evaluation split are the default source of clip
 The steps are those of a live question: encode each frame once, embed the question, select, merge, answer.
 """
 
+import argparse
+import json
+import statistics
+import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -16,7 +22,7 @@ from model.history import ArrayHistory
 from model.select import ArrayCandidates, Keyframes, select_keyframes
 from model.video_model import VideoModel
 from model.world.draw import degrade, draw
-from model.world.questions import Question, questions
+from model.world.questions import Question, is_correct, majority_accuracy, question_only_guess, questions
 from model.world.scene import Scene
 
 DRAW_SIZE = (320, 180)
@@ -158,7 +164,7 @@ def summarise(tallies: Sequence[Tally], trained_on: Sequence[Question]) -> dict[
     """Mean and spread over seeds of everything counted, with the guesses that need no video beside it."""
     families = sorted({family for tally in tallies for family in tally.right})
     asked = [question for tally in tallies for question in tally.asked]
-    guess, majority = question_only_guess(trained_on, asked), majority_accuracy(trained_on, asked)
+    guess, majority = question_only_guess(trained_on, asked), majority_accuracy(asked)
     rows = {
         family: _spread([_mean(tally.right[family]) for tally in tallies if tally.right[family]])
         | {
@@ -212,10 +218,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seeds", default="11,12,13")
     parser.add_argument("--worlds", type=int, default=0, help="worlds per seed (0: enough for about 2,400 frames)")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int, help="torch threads (default: torch's own choice)")
     parser.add_argument("--json", type=Path, help="write the figures here")
     args = parser.parse_args(argv)
     folder = Path(__file__).parent / "builtin" if args.model == "builtin" else Path(args.model)
-    model = VideoModel.load(folder, device=args.device)
+    model = VideoModel.load(folder, device=args.device, num_threads=args.threads)
     worlds = args.worlds or max(1, 2400 // args.frames)
     seeds = [int(seed) for seed in args.seeds.split(",")]
     tallies = [Tally() for _ in seeds]

@@ -21,7 +21,7 @@ from model.config import ConfigError, Fill, ModelConfig, Redundancy, Reference
 from model.generate import TextPieces, generate
 from model.merge import Merger, PatchSource
 from model.preprocess import relevance_pixels, vision_pixels
-from model.prompt import Slot, layout, prompt_text, share_tokens, timestamp_text
+from model.prompt import Slot, layout, prompt_text, relevance_mark, share_tokens, timestamp_text
 from model.select import Keyframes
 from model.tokens import IMAGE_TOKEN_ID
 
@@ -259,7 +259,7 @@ class VideoModel:
         self, context: VisualContext, timestamps: Sequence[str] | None = None
     ) -> tuple[Tensor, list[Slot]]:
         """(embeddings (V, H), what each piece of it is)."""
-        ids = None if timestamps is None else [self.tokenizer.encode(timestamp_text(clock)) for clock in timestamps]
+        ids = None if timestamps is None else self._timestamp_ids(context.keyframes, timestamps)
         slots = layout(
             context.keyframes.rows, context.merged_rows, context.runs, self.config.keyframe_tokens,
             None if ids is None else [len(words) for words in ids], final_newline=self.config.live.final_newline,
@@ -291,6 +291,11 @@ class VideoModel:
         )
         return torch.cat([before, visual, after])[:cut_to]
 
+    def _timestamp_ids(self, keyframes: Keyframes, clocks: Sequence[str]) -> list[list[int]]:
+        """Token ids of what stands before each keyframe: its clock and, if the model was trained with them, its mark."""
+        marks = [relevance_mark(float(score)) if self.config.live.relevance_marks else "" for score in keyframes.scores]
+        return [self.tokenizer.encode(timestamp_text(clock, mark)) for clock, mark in zip(clocks, marks, strict=False)]
+
     def _prompt(
         self, question: str, context: VisualContext, timestamps: Sequence[str] | None, max_new_tokens: int
     ) -> tuple[Tensor, int]:
@@ -299,7 +304,7 @@ class VideoModel:
             raise ValueError(f"{len(timestamps)} timestamps for {len(context.keyframes.rows)} keyframes")
         text = self.tokenizer.without_markers(question)
         ids = self.tokenizer.encode_prompt(prompt_text(text, self.config.live.system_prompt))
-        clocks = sum(len(self.tokenizer.encode(timestamp_text(clock))) for clock in timestamps or ())
+        clocks = sum(map(len, self._timestamp_ids(context.keyframes, timestamps or ())))
         answer = min(max_new_tokens, max(1, self.config.context_tokens // 4))
         room = self.config.context_tokens - (len(ids) - 1) - clocks - answer
         if context.num_tokens > room:

@@ -1,5 +1,7 @@
 """The batched, differentiable path of training computes what the product computes."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -7,8 +9,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.select import ArrayCandidates, select_keyframes
+from model.checkpoint import load_checkpoint
+from model.history import ArrayHistory
+from model.prompt import prompt_text
+from model.select import Keyframes
+from model.training.answers import AnswerTrainer
+from model.training.data import History, Window
 from model.training.run import learning_rate
+from model.training.store import FeatureStore, Item
 from model.training.sequence import background_relative, layout_batch, reference_rows, select_batch
+
+from model.video_model import VideoModel
+from model.world.questions import Query, Question
+from tests import tiny
 
 
 def unit(rng: np.random.Generator, *shape: int) -> np.ndarray:
@@ -68,3 +81,36 @@ def test_padding_takes_no_place() -> None:
 @pytest.mark.parametrize(("step", "share", "expected"), [(0, 0.0, 1 / 300), (299, 0.0, 1.0), (9999, 1.0, 0.02)])
 def test_learning_rate_warms_up_and_falls_with_time(step: int, share: float, expected: float) -> None:
     assert learning_rate(1.0, step, share) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("marks", "budget"), [(False, 1000), (True, 1000), (True, 22)])
+def test_training_reads_the_sequence_that_the_product_reads(tmp_path: Path, marks: bool, budget: int) -> None:
+    folder = tiny.make_checkpoint(
+        tmp_path / "model", timestamps=True, relevance_marks=marks, patch_features="vision", max_visual_tokens=budget
+    )
+    checkpoint, model = load_checkpoint(folder), VideoModel.load(folder)
+    pictures = tiny.make_pictures(12)
+    features = model.encode(pictures)
+    history = ArrayHistory(features)
+    patches = torch.from_numpy(np.stack([f.patches for f in features]))
+    store = FeatureStore(40, tuple(patches.shape[1:]), features[0].embedding.shape[0], torch.device("cpu"))
+    question = Question("colour", "what colour was the bag?", "red", Query(kind="bag"))
+    store.add(History(torch.empty(0), 1.0, (Window(2, 12, 1000.0, (question,)),)), torch.from_numpy(history.unit_embeddings()), patches)
+    trainer = AnswerTrainer(checkpoint, store, 1e-3, seed=0)
+    item = Item(2, 10, 2, 1000.0, 1.0, question)
+    rows, valid = trainer.rows([item])
+    taken = torch.zeros(1, 10, dtype=torch.bool)
+    taken[0, [1, 4, 5]] = True
+    query = model.embed_text(question.text)
+    window = ArrayHistory(features[2:])
+    scores = window.unit_embeddings() @ query.unit
+    batch = trainer.assemble([item], rows, valid, taken, torch.from_numpy(scores)[None], torch.from_numpy(query.raw)[None])
+    chosen = Keyframes(np.array([1, 4, 5]), ("relevant",) * 3, scores[[1, 4, 5]])
+    context = model.build_context(window, chosen, query)
+    clocks = [f"00:16:{42 + row:02d}" for row in (1, 4, 5)]  # frame 2 of a history whose clock starts at 00:16:40
+    visual, _ = model.visual_block(context, clocks)
+    ids = model.tokenizer.encode_prompt(prompt_text(question.text, checkpoint.config.live.system_prompt))
+    expected = model.splice(ids, visual)
+    if budget == 22:  # 12 keyframe tokens, the newline, 9 for 7 others: both let all of them stand alone
+        assert context.num_tokens <= budget
+    torch.testing.assert_close(batch.embeds[0, : len(expected)], expected, atol=2e-3, rtol=1e-3)

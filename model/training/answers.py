@@ -5,7 +5,9 @@ other frame with gradients through the merging, interleaves, and teaches the ans
 """
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -14,7 +16,7 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
 from model.checkpoint import Checkpoint
-from model.prompt import prompt_text, timestamp_text
+from model.prompt import MARK_STEP, MARKS, prompt_text, timestamp_text
 from model.tokens import IMAGE_TOKEN_ID
 from model.training.sequence import (
     IGNORE,
@@ -25,9 +27,11 @@ from model.training.sequence import (
     select_batch,
 )
 from model.training.store import FeatureStore, Item
-from model.world.questions import TIME_FAMILIES, clock_answer, true_answer
+from model.world.questions import TIME_FAMILIES, clock_text
 
 DAY_S = 86400
+MERGE_GRADIENT_SHARE = 0.25
+PLACES = (8, 16, 32, 32, 32, 48)  # numbers of keyframes: the model should not count on one
 
 
 def answer_text(item: Item, taken: Tensor) -> str:
@@ -35,12 +39,10 @@ def answer_text(item: Item, taken: Tensor) -> str:
     question = item.question
     if question.family not in TIME_FAMILIES:
         return question.answer
-    seconds = (item.start + torch.nonzero(taken)[:, 0]) * item.interval_s
-    first, last = question.spans[-1]
-    showing = seconds[(seconds >= first) & (seconds <= last)]
-    if not len(showing):
-        return true_answer(question)
-    return clock_answer(question, float(showing[-1 if question.family == "last_seen" else 0]))
+    first, last = (second - item.start for second in question.spans[-1])  # one frame a second in the drawn world
+    frames = torch.nonzero(taken)[:, 0]
+    showing = frames[(frames >= first) & (frames <= last)].tolist() or [(first + last) / 2]
+    return clock_text(item.clock(showing[-1] if question.family == "last_seen" else showing[0]))
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ class AnswerTrainer:
         self.network, self.store = checkpoint.network, store
         self.tokenizer, self.clip_tokenizer = checkpoint.tokenizer, checkpoint.clip_tokenizer
         self.live = checkpoint.config.live
-        self.num_keyframes, self.tau = checkpoint.config.num_keyframes, checkpoint.config.tau
+        self.tau = checkpoint.config.tau
         self.device = store.patches.device
         self.rng = np.random.default_rng(seed)
         for part in (self.network.vision_tower, self.network.dual_encoder):
@@ -68,22 +70,27 @@ class AnswerTrainer:
         groups = [{"params": decay, "weight_decay": 0.05}, {"params": rest, "weight_decay": 0.0}]
         self.optimizer = torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.98))
         self.trained = trained
+        self.clip_ids = lru_cache(maxsize=200_000)(lambda text: self.clip_tokenizer.encode(text)[0])
+        self.tail_ids = lru_cache(maxsize=200_000)(self._question_ids)
+        self.answer_ids = lru_cache(maxsize=200_000)(self.tokenizer.encode)
         head = prompt_text("", self.live.system_prompt)
         ids = self.tokenizer.encode_prompt(head)
         self.prefix = torch.tensor(ids[: ids.index(IMAGE_TOKEN_ID)], device=self.device)
         self.stamp = self._stamp_template()
 
     def _stamp_template(self) -> Tensor:
-        """Ids of a timestamp whose digits are all 0; the clock's digits are put over them."""
-        ids = self.tokenizer.encode(timestamp_text("00:00:00"))
+        """Ids of a keyframe's text with mark "a" and all digits 0; marks and the clock's digits are put over them."""
+        self.marks = torch.tensor([self.tokenizer.encode(mark)[0] for mark in MARKS], device=self.device)
+        ids = self.tokenizer.encode(timestamp_text("00:00:00", MARKS[0] if self.live.relevance_marks else ""))
         self.digits = torch.tensor([self.tokenizer.encode(str(d))[0] for d in range(10)], device=self.device)
         self.digit_places = [i for i, token in enumerate(ids) if token == int(self.digits[0])]
         assert len(self.digit_places) == 6, "a clock time must have six digit tokens"
+        assert not self.live.relevance_marks or ids[0] == int(self.marks[0]), "a mark must be a token of its own"
         return torch.tensor(ids, device=self.device)
 
     def text_features(self, texts: Sequence[str]) -> Tensor:
         """(B, D) raw text embeddings."""
-        ids = [torch.tensor(self.clip_tokenizer.encode(text)[0]) for text in texts]
+        ids = [torch.tensor(self.clip_ids(text)) for text in texts]
         end = self.network.config.dual_encoder.eos_token_id
         with torch.no_grad():
             embedded = self.network.embed_texts(pad_sequence(ids, True, end).to(self.device))
@@ -91,60 +98,64 @@ class AnswerTrainer:
 
     def batch(self, items: Sequence[Item]) -> AnswerBatch:
         """Everything from store rows to padded embeddings."""
-        longest = max(item.count for item in items)
-        offsets = torch.arange(longest, device=self.device)
+        rows, valid = self.rows(items)
+        query = self.text_features([item.question.text for item in items])
+        taken, scores = self._select(rows, valid, query)
+        return self.assemble(items, rows, valid, taken, scores, query)
+
+    def rows(self, items: Sequence[Item]) -> tuple[Tensor, Tensor]:
+        """(rows of the store (B, N), which of them are real (B, N))."""
+        offsets = torch.arange(max(item.count for item in items), device=self.device)
         counts = torch.tensor([item.count for item in items], device=self.device)
         firsts = torch.tensor([item.first for item in items], device=self.device)
         valid = offsets < counts[:, None]
-        rows = torch.where(valid, firsts[:, None] + offsets, firsts[:, None])
-        query = self.text_features([item.question.text for item in items])
-        taken = self._select(rows, valid, query)
-        runs = self._runs(rows, valid, taken)
-        stamped = self._stamps(items, offsets)
-        return self._assemble(items, rows, valid, taken, runs, query, stamped)
+        return torch.where(valid, firsts[:, None] + offsets, firsts[:, None]), valid
 
     @torch.no_grad()
-    def _select(self, rows: Tensor, valid: Tensor, query: Tensor) -> Tensor:
+    def _select(self, rows: Tensor, valid: Tensor, query: Tensor) -> tuple[Tensor, Tensor]:
         vectors = self.store.embeddings[rows].float()
         scores = torch.einsum("bnd,bd->bn", vectors, F.normalize(query, dim=-1))
         if self.live.redundancy == "background":
             vectors = background_relative(vectors, valid, self.live.background_floor)
         tau = float(self.rng.uniform(self.tau - 0.1, self.tau + 0.05))
-        return select_batch(scores, vectors, valid, self.num_keyframes, tau, self.live.recent)
+        places = int(self.rng.choice(PLACES))
+        return select_batch(scores, vectors, valid, places, tau, min(self.live.recent, places // 2)), scores
 
     @torch.no_grad()
     def _runs(self, rows: Tensor, valid: Tensor, taken: Tensor) -> Tensor | None:
         """Where the budget is short, adjacent frames that resemble each other share a token; None if everything fits."""
         budget = self.network.config.max_visual_tokens
-        per_keyframe = self.network.config.keyframe_tokens + len(self.stamp)
-        room = budget - per_keyframe * int(taken.sum(1).max())
+        room = budget - 1 - self.network.config.keyframe_tokens * int(taken.sum(1).max())
         if int((valid & ~taken).sum(1).max()) <= room:
             return None
         vectors = self.store.embeddings[rows].float()
         change = torch.ones(rows.shape, device=self.device)
         change[:, 1:] = 1 - (vectors[:, 1:] * vectors[:, :-1]).sum(-1)
         change = torch.where(valid, change, torch.full_like(change, -1.0))
-        cut = change.topk(max(room - self.num_keyframes, 1), dim=1).values[:, -1:]
+        cut = change.topk(max(room - max(PLACES), 1), dim=1).values[:, -1:]
         return (change >= cut).long().cumsum(1)
 
-    def _stamps(self, items: Sequence[Item], offsets: Tensor) -> Tensor:
-        """(B, N, T) ids of every frame's timestamp."""
-        # whole seconds of a day: exact in float32
-        start = torch.tensor([(item.start_unix + item.start * item.interval_s) % DAY_S for item in items], device=self.device)
+    def _stamps(self, items: Sequence[Item], scores: Tensor) -> Tensor:
+        """(B, N, T) ids of what would stand before every frame: its mark and its clock."""
+        offsets = torch.arange(scores.shape[1], device=self.device)
+        start = torch.tensor([item.clock(0) for item in items], device=self.device, dtype=torch.float64)
         interval = torch.tensor([item.interval_s for item in items], device=self.device)
         clock = (start[:, None] + offsets * interval[:, None]).long() % DAY_S
         parts = torch.stack([clock // 3600, clock // 60 % 60, clock % 60], -1)
         digits = torch.stack([parts // 10, parts % 10], -1).flatten(-2)
         ids = self.stamp.expand(*clock.shape, -1).clone()
         ids[..., self.digit_places] = self.digits[digits]
+        if self.live.relevance_marks:
+            ids[..., 0] = self.marks[(scores / MARK_STEP).long().clamp(0, len(MARKS) - 1)]
         return ids
 
-    def _assemble(
-        self, items: Sequence[Item], rows: Tensor, valid: Tensor, taken: Tensor, runs: Tensor | None, query: Tensor, stamps: Tensor
+    def assemble(
+        self, items: Sequence[Item], rows: Tensor, valid: Tensor, taken: Tensor, scores: Tensor, query: Tensor
     ) -> AnswerBatch:
-        network, stamp_length = self.network, len(self.stamp)
-        per_keyframe = network.config.keyframe_tokens + stamp_length
-        layout = layout_batch(taken, valid, per_keyframe, runs)
+        """The padded sequences for keyframes already chosen: taken (B, N) bool, scores (B, N) cosines with the question."""
+        network, per_keyframe = self.network, self.network.config.keyframe_tokens + len(self.stamp)
+        layout = layout_batch(taken, valid, per_keyframe, self._runs(rows, valid, taken))
+        stamps = self._stamps(items, scores)
         tails = [self._tail(item, rows_taken) for item, rows_taken in zip(items, taken.cpu(), strict=True)]
         visual = layout.visual_tokens
         length = len(self.prefix) + int((visual + torch.tensor([len(t[0]) for t in tails], device=self.device)).max()) + 1
@@ -155,7 +166,9 @@ class AnswerTrainer:
         # merged tokens of all windows; frames that share a token add their shares
         b, n = torch.nonzero(layout.merged >= 0, as_tuple=True)
         nearest = reference_rows(taken)[b, n]
-        merged = merge_chunked(network, self.store.patches[rows[b, n]].float(), self.store.patches[rows[b, nearest]].float(), query[b])
+        # most steps leave the merging maps alone: their gradient costs more than all the rest
+        with nullcontext() if self.rng.random() < MERGE_GRADIENT_SHARE else torch.no_grad():
+            merged = merge_chunked(network, self.store.patches, rows[b, n], rows[b, nearest], query[b])
         slots = start[b] + layout.merged[b, n]
         share = torch.zeros(len(flat), device=self.device).index_add_(0, slots, torch.ones(len(slots), device=self.device))
         flat = flat.index_add(0, slots, merged.float() / share[slots, None])
@@ -171,10 +184,13 @@ class AnswerTrainer:
 
     def _tail(self, item: Item, taken: Tensor) -> tuple[list[int], int]:
         """(ids after the pictures, answer included; how many of them are the answer)."""
-        ids = self.tokenizer.encode_prompt(prompt_text(item.question.text, self.live.system_prompt))
-        tail = ids[ids.index(IMAGE_TOKEN_ID) + 1 :]
-        answer = [*self.tokenizer.encode(answer_text(item, taken)), min(self.tokenizer.stop_ids)]
-        return tail + answer, len(answer)
+        answer = [*self.answer_ids(answer_text(item, taken)), min(self.tokenizer.stop_ids)]
+        return self.tail_ids(item.question.text) + answer, len(answer)
+
+    def _question_ids(self, question: str) -> list[int]:
+        """Ids behind the pictures, up to where the answer begins."""
+        ids = self.tokenizer.encode_prompt(prompt_text(question, self.live.system_prompt))
+        return ids[ids.index(IMAGE_TOKEN_ID) + 1 :]
 
     def _with_text(self, embeds: Tensor, tails: Sequence[tuple[list[int], int]], visual: Tensor) -> AnswerBatch:
         network, prefix = self.network, len(self.prefix)

@@ -68,7 +68,7 @@ def picture_at(scene: Scene, t: float, size: tuple[int, int], rng: np.random.Gen
 class Frames(IterableDataset[dict[str, Tensor]]):
     """Endless batches of labelled single frames, mostly of moments when something can be seen."""
 
-    def __init__(self, seed: int, batch: int, *, empty_share: float = 0.08, per_scene: int = 64) -> None:
+    def __init__(self, seed: int, batch: int, *, empty_share: float = 0.08, per_scene: int = 128) -> None:
         self.seed, self.batch = seed, batch
         self.empty_share, self.per_scene = empty_share, per_scene
 
@@ -87,11 +87,11 @@ class Frames(IterableDataset[dict[str, Tensor]]):
         scene = Scene.from_seed(int(rng.integers(1 << 40)), duration_s=240.0, density=2.5)
         size = DRAW_SIZES[rng.integers(len(DRAW_SIZES))]
         rows = []
-        while len(rows) < self.per_scene:
-            t = float(rng.uniform(0, scene.duration_s))
-            if visible_pairs(scene, t).any() or rng.random() < self.empty_share:
+        for t in np.sort(rng.uniform(0, scene.duration_s, self.per_scene)).tolist():  # in order: the painter keeps its light
+            pairs = visible_pairs(scene, t)
+            if pairs.any() or rng.random() < self.empty_share:
                 kinds, colours = patch_labels(scene, t, GRID_SIDE)
-                rows.append((picture_at(scene, t, size, rng), kinds.ravel(), colours.ravel(), visible_pairs(scene, t)))
+                rows.append((picture_at(scene, t, size, rng), kinds.ravel(), colours.ravel(), pairs))
         return rows
 
 

@@ -69,5 +69,6 @@ class Feed:
 
     def stop(self) -> None:
         """Stop taking items; the workers end with their iterator."""
-        self._stopping.set()
-        self._thread.join(timeout=30)
+        if not self._stopping.is_set():
+            self._stopping.set()
+            self._thread.join(timeout=5)

@@ -11,7 +11,7 @@ import math
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from rich.console import Console
 from torch import Tensor
 
 from model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from model.config import config_from_json
+from model.config_json import config_from_json
 from model.network import VilampNetwork
 from model.tokens import ClipTokenizer, LanguageTokenizer, read_tokenizer
 from model.training import recipe
@@ -30,13 +30,14 @@ from model.training.data import Frames, Histories, History, TextBatch, loader, w
 from model.training.feed import Feed, FramePool, HistoryShelf
 from model.training.store import FeatureStore
 from model.training.tokenizers import train_clip_tokenizer, train_language_tokenizer
-from model.training.towers import FrameBatch, TowerHeads, TowerTrainer, augment, average_precision
+from model.training.towers import FrameBatch, TowerHeads, TowerTrainer, augment, average_precision, flip_some
 from model.world.questions import Query, captions, vocabulary_texts
 from model.world.things import COLOURS, KINDS
 
 # (shortest, longest, questions per step) windows of stage 2, and the share of its time from which each is used
-LENGTHS = ((4, 16, 256, 0.0), (17, 64, 128, 0.05), (65, 160, 80, 0.15), (161, 400, 48, 0.3), (401, 600, 32, 0.4), (601, 3000, 24, 0.6))
-WINDOW_FRAMES = (6, 12, 24, 40, 64, 64, 100, 150, 240, 360, 600, 600)
+LENGTHS = ((4, 16, 96, 0.0), (17, 64, 64, 0.0), (65, 160, 64, 0.03), (161, 400, 48, 0.06), (401, 600, 40, 0.1), (601, 3000, 24, 0.6))
+WINDOW_FRAMES = (6, 10, 16, 16, 24, 32, 40, 50, 64, 64, 80, 100, 120, 150, 200, 240, 300, 360, 400, 500, 600, 600)
+SAVE_EVERY_S = 240.0
 LONG_WINDOW_FRAMES = (900, 1500, 2500, 3000, 3000)
 
 
@@ -48,6 +49,7 @@ class Run:
     device: torch.device
     workers: int
     seed: int
+    histories: int  # stage 2 stops drawing after so many
     console: Console = field(default_factory=Console)
     started: float = field(default_factory=time.monotonic)
 
@@ -122,7 +124,7 @@ def train_towers(run: Run, checkpoint: Checkpoint, seconds: float, shelf: Histor
     network, device = checkpoint.network, run.device
     generator = torch.Generator(device).manual_seed(run.seed)
     pool = FramePool(400_000 if device.type == "cuda" else 4_000, device)
-    drawing = max(1, run.workers * 2 // 3)
+    drawing = max(1, run.workers * 3 // 4)
     frames = Feed(loader(Frames(run.seed, 64), drawing), pool.add)
     histories = Feed(loader(history_source(run), max(1, run.workers - drawing)), shelf.add)
     heads = TowerHeads(recipe.VISION_WIDTH, recipe.VISION_WIDTH, len(KINDS), len(COLOURS)).to(device)
@@ -137,16 +139,17 @@ def train_towers(run: Run, checkpoint: Checkpoint, seconds: float, shelf: Histor
             time.sleep(0.01)
             continue
         sample = pool.sample(batch, generator)
-        labels = FrameBatch(sample["pairs"], sample["kinds"].long(), sample["colours"].long())
+        images, kinds, colours = flip_some(sample["images"], sample["kinds"], sample["colours"], generator)
+        labels = FrameBatch(sample["pairs"], kinds.long(), colours.long())
         with torch.autocast(device.type, torch.bfloat16):
-            loss = trainer.loss(*pixels(network, sample["images"], generator), labels, texts.sample(384))
+            loss = trainer.loss(*pixels(network, images, generator), labels, texts.sample(384))
         trainer.step(loss.total, learning_rate(1e-3, step, share))
         sums += torch.stack([loss.total.detach(), loss.image_text, loss.patches, loss.pairs])
         step += 1
-        if step % 200 == 0:
-            total, contrast, dense, pairs = (sums / 200).tolist()
+        if step % 100 == 0:
+            total, contrast, dense, pairs = (sums / 100).tolist()
             sums.zero_()
-            figures = tower_figures(network, texts, pool, generator) if step % 1000 == 0 else {}
+            figures = tower_figures(network, texts, pool, generator) if step % 500 == 0 else {}
             run.report("towers", step=step, frames=pool.received, histories=shelf.received, loss=total, image_text=contrast,
                        patches=dense, pairs=pairs, **figures)  # fmt: skip
     frames.stop()
@@ -176,7 +179,7 @@ class MixedHistories(Histories):
     """Mostly ten-minute histories, some of fifty minutes with long windows."""
 
     def _history(self, rng: np.random.Generator) -> History:
-        if rng.random() < 0.08:
+        if rng.random() < 0.05:
             self.num_frames, self.window_frames, self.density = 3000, LONG_WINDOW_FRAMES, 0.7
         else:
             self.num_frames, self.window_frames, self.density = 600, WINDOW_FRAMES, float(rng.uniform(0.7, 1.5))
@@ -203,24 +206,30 @@ def encode_history(network: VilampNetwork, history: History, device: torch.devic
 def train_answers(run: Run, checkpoint: Checkpoint, seconds: float, shelf: HistoryShelf) -> None:
     """Stage 2, on what the shelf holds and what the workers go on drawing."""
     network, device = checkpoint.network, run.device
-    feed = Feed(loader(history_source(Run(run.folder, device, run.workers, run.seed + 1000)), run.workers), shelf.add)
+    feed = Feed(loader(history_source(replace(run, seed=run.seed + 1000)), run.workers), shelf.add)
     capacity = 1_300_000 if run_is_gpu(device) else 30_000
     store = FeatureStore(capacity, (network.config.num_patches, recipe.VISION_WIDTH), recipe.EMBEDDING_DIM, device)
     trainer = AnswerTrainer(checkpoint, store, 1e-3, run.seed)
     while shelf.received < 2:
         time.sleep(0.2)
     began, step, window = time.monotonic(), 0, []
+    saved = began
     while (share := (time.monotonic() - began) / seconds) < 1:
-        take_in(network, shelf, store, device, limit=200 if step == 0 else 2)
+        take_in(network, shelf, store, device, limit=4)
+        if shelf.received >= run.histories:
+            feed.stop()
         items = next_items(trainer, store, share)
         with torch.autocast(device.type, torch.bfloat16):
             loss, right = trainer.loss(trainer.batch(items))
         trainer.step(loss, learning_rate(1e-3, step, share))
         window.append((float(loss.detach()), items, right.tolist()))
         step += 1
-        if step % 100 == 0:
+        if step % 200 == 0:
             run.report("answers", step=step, histories=shelf.received, loss=float(np.mean([w[0] for w in window])), **by_family(window))
             window = []
+        if time.monotonic() - saved > SAVE_EVERY_S:
+            saved = time.monotonic()
+            save(run, checkpoint)
     feed.stop()
 
 
@@ -252,6 +261,14 @@ def by_family(window: list[tuple[float, list[Any], list[float]]]) -> dict[str, f
     return {name: float(np.mean(values)) for name, values in sorted(groups.items())}
 
 
+def save(run: Run, checkpoint: Checkpoint) -> None:
+    """Write the checkpoint folder; half precision halves what is shipped."""
+    save_checkpoint(
+        run.folder / "checkpoint", checkpoint.network, checkpoint.tokenizer, checkpoint.clip_tokenizer,
+        dtype=torch.float16, max_shard_bytes=14_000_000,
+    )  # fmt: skip
+
+
 def stages(run: Run, seconds: tuple[float, float]) -> Iterator[str]:
     """Run what is not done yet; yields the name of each stage as it ends."""
     progress_path = run.folder / "progress.json"
@@ -268,7 +285,7 @@ def stages(run: Run, seconds: tuple[float, float]) -> Iterator[str]:
         checkpoint.network.train()
         stage(run, checkpoint, limit, shelf)
         checkpoint.network.eval()
-        save_checkpoint(run.folder / "checkpoint", checkpoint.network, checkpoint.tokenizer, checkpoint.clip_tokenizer, dtype=torch.float16)
+        save(run, checkpoint)
         done.append(name)
         progress_path.write_text(json.dumps(done))
         yield name
@@ -283,10 +300,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--workers", type=int, default=15, help="processes that draw")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--histories", type=int, default=6000, help="histories to draw for stage 2")
     args = parser.parse_args(argv)
     args.folder.mkdir(parents=True, exist_ok=True)
     torch.set_float32_matmul_precision("high")
-    run = Run(args.folder, torch.device(args.device), args.workers, args.seed)
+    run = Run(args.folder, torch.device(args.device), args.workers, args.seed, args.histories)
     for name in stages(run, (args.tower_seconds, args.answer_seconds)):
         run.console.print(f"stage {name} done")
     return 0

@@ -75,13 +75,20 @@ def merge_frames(network: VilampNetwork, patches: Tensor, references: Tensor, qu
     return (weights[..., None].to(x.dtype) * x).sum(1)
 
 
-def merge_chunked(network: VilampNetwork, patches: Tensor, references: Tensor, query: Tensor, chunk: int = 4096) -> Tensor:
-    """`merge_frames` in pieces that keep nothing for the backward pass but their inputs."""
-    pieces = [
-        checkpoint(merge_frames, network, patches[i : i + chunk], references[i : i + chunk], query[i : i + chunk], use_reentrant=False)
-        for i in range(0, len(patches), chunk)
-    ]
-    return torch.cat(pieces) if pieces else patches.new_zeros(0, network.image_newline.shape[0])
+def merge_chunked(
+    network: VilampNetwork, store: Tensor, rows: Tensor, references: Tensor, query: Tensor, chunk: int = 4096
+) -> Tensor:
+    """`merge_frames` of rows (F,) of a store (R, M, C), in pieces that keep nothing for the backward pass but row numbers."""
+
+    def piece(start: int) -> Tensor:
+        part = slice(start, start + chunk)
+        return merge_frames(network, store[rows[part]].float(), store[references[part]].float(), query[part])
+
+    if not len(rows):
+        return network.image_newline.new_zeros(0, len(network.image_newline))
+    if not torch.is_grad_enabled():
+        return torch.cat([piece(start) for start in range(0, len(rows), chunk)])
+    return torch.cat([checkpoint(piece, start, use_reentrant=False) for start in range(0, len(rows), chunk)])
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,15 @@ from model.training.data import History, Window
 from model.world.questions import Question
 
 
+INTERVALS_S = (1.0, 1.0, 1.0, 0.2, 0.5, 2.0, 10.0)  # cameras are sampled at many rates; the clock is only read off
+
+
 @dataclass(frozen=True)
 class Item:
-    """One question about rows first..first + count of the store, which are frames start, start + 1, ... of its history."""
+    """One question about rows first..first + count of the store, which are frames start, start + 1, ... of its history.
+
+    `interval_s` is what the clock shows between frames; it need not be the second that passed in the drawn world.
+    """
 
     first: int
     count: int
@@ -24,6 +30,10 @@ class Item:
     start_unix: float  # local clock of the history's frame 0
     interval_s: float
     question: Question
+
+    def clock(self, frame: float) -> float:
+        """Seconds of the day that the clock shows at a frame of the window."""
+        return (self.start_unix + (self.start + frame) * self.interval_s) % 86400
 
 
 class FeatureStore:
@@ -33,9 +43,9 @@ class FeatureStore:
         self.capacity = capacity
         self.embeddings = torch.zeros(capacity, embedding_dim, dtype=torch.float16, device=device)
         self.patches = torch.zeros(capacity, *patch_shape, dtype=torch.float16, device=device)
-        self._histories: deque[tuple[int, int, History]] = deque()  # (first, count, without its images)
+        self._histories: deque[tuple[int, int, tuple[Window, ...]]] = deque()  # (first row, rows, windows)
         self._next = 0
-        self._by_length: dict[int, list[tuple[int, History, Window]]] = {}
+        self._windows: dict[int, list[tuple[int, Window]]] = {}  # by length in frames; the row of their history
 
     def __len__(self) -> int:
         return len(self._histories)
@@ -44,12 +54,13 @@ class FeatureStore:
         """Free `count` rows in a row and return the first."""
         first = self._next if self._next + count <= self.capacity else 0
         while self._histories and self._overlaps(self._histories[0], first, count):
-            self._histories.popleft()
+            gone, _, windows = self._histories.popleft()
+            self._forget(gone, windows)
         self._next = first + count
         return first
 
     @staticmethod
-    def _overlaps(held: tuple[int, int, History], first: int, count: int) -> bool:
+    def _overlaps(held: tuple[int, int, tuple[Window, ...]], first: int, count: int) -> bool:
         return held[0] < first + count and first < held[0] + held[1]
 
     def add(self, history: History, embeddings: Tensor, patches: Tensor) -> None:
@@ -57,28 +68,31 @@ class FeatureStore:
         first = self.place(len(embeddings))
         self.embeddings[first : first + len(embeddings)] = embeddings.half()
         self.patches[first : first + len(patches)] = patches.half()
-        bare = History(torch.empty(0), history.interval_s, history.windows)
-        self._histories.append((first, len(embeddings), bare))
-        self._by_length.clear()
+        self._histories.append((first, len(embeddings), history.windows))
+        for window in history.windows:
+            if window.questions:
+                self._windows.setdefault(window.stop - window.start, []).append((first, window))
 
     def sample(self, rng: np.random.Generator, size: int, shortest: int, longest: int) -> list[Item]:
         """`size` questions about windows of shortest..longest frames, families as evenly as the windows allow."""
-        if not self._by_length:
-            self._index()
-        windows = [w for length, held in self._by_length.items() if shortest <= length <= longest for w in held]
-        items = []
-        while windows and len(items) < size:
-            first, history, window = windows[rng.integers(len(windows))]
-            if window.questions:
-                families = sorted({q.family for q in window.questions})
-                family = families[rng.integers(len(families))]
-                asked = [q for q in window.questions if q.family == family]
-                question = asked[rng.integers(len(asked))]
-                count = window.stop - window.start
-                items.append(Item(first + window.start, count, window.start, window.start_unix, history.interval_s, question))
-        return items
+        lengths = [length for length in self._windows if shortest <= length <= longest]
+        if not lengths:
+            return []
+        weights = np.array([len(self._windows[length]) for length in lengths], float)
+        picks = rng.choice(len(lengths), size, p=weights / weights.sum())
+        return [self._pick(rng, self._windows[lengths[pick]]) for pick in picks]
 
-    def _index(self) -> None:
-        for first, _, history in self._histories:
-            for window in history.windows:
-                self._by_length.setdefault(window.stop - window.start, []).append((first, history, window))
+    @staticmethod
+    def _pick(rng: np.random.Generator, held: list[tuple[int, Window]]) -> Item:
+        first, window = held[rng.integers(len(held))]
+        families = sorted({question.family for question in window.questions})
+        family = families[rng.integers(len(families))]
+        asked = [question for question in window.questions if question.family == family]
+        question = asked[rng.integers(len(asked))]
+        count, interval_s = window.stop - window.start, float(rng.choice(INTERVALS_S))
+        return Item(first + window.start, count, window.start, window.start_unix, interval_s, question)
+
+    def _forget(self, first: int, windows: tuple[Window, ...]) -> None:
+        for window in windows:
+            held = self._windows.get(window.stop - window.start, [])
+            held[:] = [entry for entry in held if entry[0] != first]

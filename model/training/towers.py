@@ -51,6 +51,14 @@ def augment(images: Tensor, generator: torch.Generator) -> Tensor:
     return (images * gain + uniform(-0.06, 0.06, 1, 1, 1) + noise).clamp(0, 1)
 
 
+def flip_some(images: Tensor, kinds: Tensor, colours: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """Mirror half of the pictures (B, S, S, 3) with their patch labels (B, M): left and right mean nothing yet."""
+    side = round(kinds.shape[1] ** 0.5)
+    flip = torch.rand(len(images), device=images.device, generator=generator) < 0.5
+    labels = [torch.where(flip[:, None], x.view(-1, side, side).flip(2).flatten(1), x) for x in (kinds, colours)]
+    return torch.where(flip[:, None, None, None], images.flip(2), images), labels[0], labels[1]
+
+
 def image_text_loss(image: Tensor, text: Tensor, truth: Tensor, heads: TowerHeads) -> Tensor:
     """Sigmoid loss over all pairs. image (B, D), text (T, D) unit vectors; truth (B, T) bool."""
     logits = heads.scale.exp() * image @ text.T + heads.bias
