@@ -31,8 +31,12 @@ IGNORED_PARTS = (".vision_tower.vision_model.head.",)
 # Stored by the published model and used by nothing: a file may leave them out.
 OPTIONAL_NAMES = ("vision_tower.post_layernorm.weight", "vision_tower.post_layernorm.bias", "dual_encoder.logit_scale")
 PART_TITLES = {
-    "vision_tower.": "vision tower", "mm_projector.": "projector", "dual_encoder.": "CLIP", "composer.": "composer",
-    "image_newline": "newline", "language_model.": "language model",
+    "vision_tower.": "vision tower",
+    "mm_projector.": "projector",
+    "dual_encoder.": "CLIP",
+    "composer.": "composer",
+    "image_newline": "newline",
+    "language_model.": "language model",
 }
 
 
@@ -93,7 +97,8 @@ def save_checkpoint(
     """Write a folder that `load_checkpoint` reads, both towers' configurations inside. `dtype` None keeps each."""
     folder = Path(folder)
     config = replace(
-        network.config, vision_folder=Path(network.config.vision_folder).name,
+        network.config,
+        vision_folder=Path(network.config.vision_folder).name,
         clip_folder=Path(network.config.clip_folder).name,
     )
     files = config_to_json(config)
@@ -106,10 +111,14 @@ def save_checkpoint(
         (folder / "config.json", files["config"]),
         (folder / "generation_config.json", {"eos_token_id": stop_ids}),
         (folder / "tokenizer_config.json", {"tokenizer_class": "Qwen2Tokenizer"}),
-        (vision / "config.json", files["vision"]), (vision / "preprocessor_config.json", files["vision_image"]),
-        (clip / "config.json", files["clip"]), (clip / "preprocessor_config.json", files["clip_image"]),
-        (clip / "tokenizer_config.json", {"tokenizer_class": "CLIPTokenizer",
-                                          "model_max_length": config.dual_encoder.max_text_tokens}),
+        (vision / "config.json", files["vision"]),
+        (vision / "preprocessor_config.json", files["vision_image"]),
+        (clip / "config.json", files["clip"]),
+        (clip / "preprocessor_config.json", files["clip_image"]),
+        (
+            clip / "tokenizer_config.json",
+            {"tokenizer_class": "CLIPTokenizer", "model_max_length": config.dual_encoder.max_text_tokens},
+        ),
     ):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
@@ -138,7 +147,10 @@ def read_config(folder: Path, overwrite: Mapping[str, Any] | None = None) -> Mod
     top |= overwrite or {}
     clip = find_tower(folder, str(top.get("clip_model_path", "clip")), "CLIP encoder")
     return config_from_json(
-        top, vision, _read_json(clip / "config.json"), vision_image=vision_image,
+        top,
+        vision,
+        _read_json(clip / "config.json"),
+        vision_image=vision_image,
         clip_image=_read_json(clip / "preprocessor_config.json", optional=True),
     )
 

@@ -111,8 +111,16 @@ class LanguageConfig:
     initializer_range: float = 0.02
 
     def __post_init__(self) -> None:
-        require_positive(self, "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
-                  "num_key_value_heads", "vocab_size", "max_position_embeddings")
+        require_positive(
+            self,
+            "hidden_size",
+            "intermediate_size",
+            "num_hidden_layers",
+            "num_attention_heads",
+            "num_key_value_heads",
+            "vocab_size",
+            "max_position_embeddings",
+        )
         if self.hidden_size % self.num_attention_heads or self.num_attention_heads % self.num_key_value_heads:
             raise ConfigError(
                 f"hidden_size {self.hidden_size}, {self.num_attention_heads} heads and "

@@ -67,15 +67,19 @@ def config_to_json(config: ModelConfig) -> dict[str, dict[str, Any]]:
     return {
         "config": _top_to_json(config),
         "vision": {
-            "architectures": ["SiglipModel"], "model_type": "siglip",
+            "architectures": ["SiglipModel"],
+            "model_type": "siglip",
             "vision_config": {"model_type": "siglip_vision_model", **tower},
         },
         "clip": _clip_to_json(dual),
-        "vision_image": _image_to_json(vision) | {
+        "vision_image": _image_to_json(vision)
+        | {
             "size": {"height": vision.image_size, "width": vision.image_size},
         },
-        "clip_image": _image_to_json(dual.image) | {
-            "size": {"shortest_edge": dual.image.image_size}, "do_center_crop": True,
+        "clip_image": _image_to_json(dual.image)
+        | {
+            "size": {"shortest_edge": dual.image.image_size},
+            "do_center_crop": True,
             "crop_size": {"height": dual.image.image_size, "width": dual.image.image_size},
         },
     }
@@ -84,33 +88,58 @@ def config_to_json(config: ModelConfig) -> dict[str, dict[str, Any]]:
 def _top_to_json(config: ModelConfig) -> dict[str, Any]:
     live = {key: value for key, value in asdict(config.live).items() if value != getattr(LiveConfig(), key)}
     return {
-        "architectures": ["LlavaQwenForCausalLM"], "model_type": "llava_qwen", **asdict(config.language),
-        "activate_frame_selector": True, "activate_pre_fusion": False, "frame_selector_type": "SeqFrameSelector",
-        "clip_model_path": config.clip_folder, "mm_vision_tower": config.vision_folder,
+        "architectures": ["LlavaQwenForCausalLM"],
+        "model_type": "llava_qwen",
+        **asdict(config.language),
+        "activate_frame_selector": True,
+        "activate_pre_fusion": False,
+        "frame_selector_type": "SeqFrameSelector",
+        "clip_model_path": config.clip_folder,
+        "mm_vision_tower": config.vision_folder,
         "composer_type": None if config.composer == "none" else config.composer,
-        "composer_proj_dim": config.dual_encoder.projection_dim, "composer_proj_mlp_depth": 2,
-        "f2f_thrd": config.f2f_thrd, "f2t_thrd": config.f2t_thrd, "max_frame_num": config.max_frame_num,
-        "mm_hidden_size": config.vision.tower.hidden_size, "mm_projector_type": "mlp2x_gelu",
-        "mm_newline_position": "one_token", "mm_patch_merge_type": "spatial_unpad",
+        "composer_proj_dim": config.dual_encoder.projection_dim,
+        "composer_proj_mlp_depth": 2,
+        "f2f_thrd": config.f2f_thrd,
+        "f2t_thrd": config.f2t_thrd,
+        "max_frame_num": config.max_frame_num,
+        "mm_hidden_size": config.vision.tower.hidden_size,
+        "mm_projector_type": "mlp2x_gelu",
+        "mm_newline_position": "one_token",
+        "mm_patch_merge_type": "spatial_unpad",
         "mm_spatial_pool_mode": None if config.pooling == "none" else config.pooling,
-        "mm_spatial_pool_stride": config.pool_stride, "mm_vision_select_feature": "patch",
-        "mm_vision_select_layer": -2, "rope_scaling": None, "use_sliding_window": False, "use_cache": True,
-        "tokenizer_model_max_length": config.max_sequence_tokens, "tokenizer_padding_side": "right",
+        "mm_spatial_pool_stride": config.pool_stride,
+        "mm_vision_select_feature": "patch",
+        "mm_vision_select_layer": -2,
+        "rope_scaling": None,
+        "use_sliding_window": False,
+        "use_cache": True,
+        "tokenizer_model_max_length": config.max_sequence_tokens,
+        "tokenizer_padding_side": "right",
         **({"vilamp_live": live} if live else {}),
     }
 
 
 def _clip_to_json(dual: DualEncoderConfig) -> dict[str, Any]:
     return {
-        "architectures": ["CLIPModel"], "model_type": "clip", "projection_dim": dual.projection_dim,
+        "architectures": ["CLIPModel"],
+        "model_type": "clip",
+        "projection_dim": dual.projection_dim,
         "text_config": {
-            "model_type": "clip_text_model", **asdict(dual.text), "projection_dim": dual.projection_dim,
-            "vocab_size": dual.vocab_size, "max_position_embeddings": dual.max_text_tokens,
-            "bos_token_id": dual.bos_token_id, "eos_token_id": dual.eos_token_id, "pad_token_id": dual.pad_token_id,
+            "model_type": "clip_text_model",
+            **asdict(dual.text),
+            "projection_dim": dual.projection_dim,
+            "vocab_size": dual.vocab_size,
+            "max_position_embeddings": dual.max_text_tokens,
+            "bos_token_id": dual.bos_token_id,
+            "eos_token_id": dual.eos_token_id,
+            "pad_token_id": dual.pad_token_id,
         },
         "vision_config": {
-            "model_type": "clip_vision_model", **asdict(dual.vision), "projection_dim": dual.projection_dim,
-            "image_size": dual.image.image_size, "patch_size": dual.image.patch_size,
+            "model_type": "clip_vision_model",
+            **asdict(dual.vision),
+            "projection_dim": dual.projection_dim,
+            "image_size": dual.image.image_size,
+            "patch_size": dual.image.patch_size,
         },
     }
 
@@ -189,16 +218,29 @@ def _image(
     statistics: tuple[tuple[float, float, float], tuple[float, float, float]],
 ) -> ImageConfig:
     processor = processor or {}
-    mean, std = (processor.get(key, default) for key, default in zip(("image_mean", "image_std"), statistics,
-                                                                     strict=True))
+    mean, std = (
+        processor.get(key, default) for key, default in zip(("image_mean", "image_std"), statistics, strict=True)
+    )
     return ImageConfig(int(section["image_size"]), int(section["patch_size"]), _triple(mean), _triple(std))
 
 
 # The sizes of CLIP ViT-B/32, for the keys its published config.json leaves to the library's defaults.
-_CLIP_TEXT = {"hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 12, "num_attention_heads": 8,
-              "vocab_size": 49408, "max_position_embeddings": 77}
-_CLIP_VISION = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12,
-                "image_size": 224, "patch_size": 32}
+_CLIP_TEXT = {
+    "hidden_size": 512,
+    "intermediate_size": 2048,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 8,
+    "vocab_size": 49408,
+    "max_position_embeddings": 77,
+}
+_CLIP_VISION = {
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "image_size": 224,
+    "patch_size": 32,
+}
 
 
 def _dual_encoder(clip: Mapping[str, Any], processor: Mapping[str, Any] | None) -> DualEncoderConfig:

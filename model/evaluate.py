@@ -101,7 +101,9 @@ def ask(model: VideoModel, history: ArrayHistory, clip: Clip, question: Question
     return "".join(pieces).strip(), keyframes
 
 
-def needle_hits(model: VideoModel, history: ArrayHistory, clip: Clip, question: Question) -> tuple[float, bool, float, float]:
+def needle_hits(
+    model: VideoModel, history: ArrayHistory, clip: Clip, question: Question
+) -> tuple[float, bool, float, float]:
     """(depth of the event in the history, found by DKS alone?, chance of uniform choice, chance of random choice).
 
     DKS alone: no filling and no reserved frames. Uniform choice is tried at every phase; random choice has a closed form.
@@ -142,7 +144,9 @@ def is_needle(question: Question) -> bool:
     )
 
 
-def evaluate(model: VideoModel, clips: Iterable[Clip], tally: Tally, on_clip: Callable[[], None] = lambda: None) -> None:
+def evaluate(
+    model: VideoModel, clips: Iterable[Clip], tally: Tally, on_clip: Callable[[], None] = lambda: None
+) -> None:
     """Ask every question of every clip and count."""
     for clip in clips:
         began = time.perf_counter()
@@ -243,7 +247,9 @@ def print_report(console: Any, report: dict[str, Any]) -> None:
     """The table of one evaluation."""
     from rich.table import Table
 
-    table = Table("", "right", "+-", "questions", "question-only guess", "majority answer", title=f"N = {report['frames']}")
+    table = Table(
+        "", "right", "+-", "questions", "question-only guess", "majority answer", title=f"N = {report['frames']}"
+    )
     for name, row in [*report["families"].items(), ("all families", report["all_families"])]:
         table.add_row(name, f"{row['mean']:.0%}", f"{row['spread']:.0%}", str(row["questions"]),
                       f"{row['question_only_guess']:.0%}", f"{row['majority_answer']:.0%}")  # fmt: skip

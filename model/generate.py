@@ -81,9 +81,7 @@ class TextPieces:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
-        self._special = {
-            number for number, token in tokenizer.get_added_tokens_decoder().items() if token.special
-        }
+        self._special = {number for number, token in tokenizer.get_added_tokens_decoder().items() if token.special}
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     def push(self, token: int) -> str:

@@ -35,9 +35,7 @@ class VisionTower(nn.Module):
         sizes = asdict(config.tower) | {"num_hidden_layers": config.tower.num_hidden_layers - 1}
         image = config.image
         whole = SiglipVisionModel(
-            SiglipVisionConfig(
-                **sizes, image_size=image.image_size, patch_size=image.patch_size, vision_use_head=False
-            )
+            SiglipVisionConfig(**sizes, image_size=image.image_size, patch_size=image.patch_size, vision_use_head=False)
         )
         self.embeddings = whole.embeddings
         self.encoder = whole.encoder
@@ -127,13 +125,17 @@ class VilampNetwork(nn.Module):
 def build_dual_encoder(config: DualEncoderConfig) -> CLIPModel:
     """transformers' CLIPModel of these sizes, random weights."""
     text = asdict(config.text) | {
-        "projection_dim": config.projection_dim, "vocab_size": config.vocab_size,
-        "max_position_embeddings": config.max_text_tokens, "bos_token_id": config.bos_token_id,
-        "eos_token_id": config.eos_token_id, "pad_token_id": config.pad_token_id,
+        "projection_dim": config.projection_dim,
+        "vocab_size": config.vocab_size,
+        "max_position_embeddings": config.max_text_tokens,
+        "bos_token_id": config.bos_token_id,
+        "eos_token_id": config.eos_token_id,
+        "pad_token_id": config.pad_token_id,
     }
     vision = asdict(config.vision) | {
         "projection_dim": config.projection_dim,
-        "image_size": config.image.image_size, "patch_size": config.image.patch_size,
+        "image_size": config.image.image_size,
+        "patch_size": config.image.patch_size,
     }
     return CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=config.projection_dim))
 
@@ -175,7 +177,7 @@ def published_name(name: str) -> str:
     """
     for own, published in PUBLISHED_PREFIXES:
         if name.startswith(own):
-            return published + name[len(own):]
+            return published + name[len(own) :]
     raise KeyError(name)
 
 

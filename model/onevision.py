@@ -47,11 +47,17 @@ def from_onevision(config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str,
         raise ConfigError("rope_parameters of another type than 'default' are not supported")
     length = text.get("max_position_embeddings", 32768)
     top = {
-        **text, "rope_theta": text.get("rope_theta") or rope.get("rope_theta", 1_000_000.0),
-        "rope_scaling": text.get("rope_scaling"), "model_type": "llava_qwen", "composer_type": "plain",
+        **text,
+        "rope_theta": text.get("rope_theta") or rope.get("rope_theta", 1_000_000.0),
+        "rope_scaling": text.get("rope_scaling"),
+        "model_type": "llava_qwen",
+        "composer_type": "plain",
         "tie_word_embeddings": config.get("tie_word_embeddings", text.get("tie_word_embeddings", False)),
-        "mm_patch_merge_type": "spatial_unpad", "mm_spatial_pool_mode": "bilinear", "f2t_thrd": -1.0,
-        "tokenizer_model_max_length": length, "clip_model_path": config.get("clip_model_path", DEFAULT_CLIP),
+        "mm_patch_merge_type": "spatial_unpad",
+        "mm_spatial_pool_mode": "bilinear",
+        "f2t_thrd": -1.0,
+        "tokenizer_model_max_length": length,
+        "clip_model_path": config.get("clip_model_path", DEFAULT_CLIP),
         "vilamp_live": config.get("vilamp_live", {}),
     }
     # The published format writes one layer more than it uses; here the chosen layer says how many are used.

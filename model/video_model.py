@@ -125,8 +125,11 @@ class VideoModel:
         self._patch_dtype = np.dtype(patch_dtype)
         self._reference: Reference = reference or config.live.reference
         self.merger = Merger(
-            self.network, composer=config.composer, patch_features=config.live.patch_features,
-            merge_lambda=config.live.merge_lambda, merge_alpha=config.live.merge_alpha,
+            self.network,
+            composer=config.composer,
+            patch_features=config.live.patch_features,
+            merge_lambda=config.live.merge_lambda,
+            merge_alpha=config.live.merge_alpha,
         )
         self.info = self._info(name)
 
@@ -162,9 +165,14 @@ class VideoModel:
         if not images:
             return []
         config = self.config
-        embeddings = self.network.embed_images(self._tensor(relevance_pixels(
-            images, config.dual_encoder.image, whole_frame=config.live.whole_frame
-        ))).float().cpu().numpy()
+        embeddings = (
+            self.network.embed_images(
+                self._tensor(relevance_pixels(images, config.dual_encoder.image, whole_frame=config.live.whole_frame))
+            )
+            .float()
+            .cpu()
+            .numpy()
+        )
         patches = self.network.vision_features(self._tensor(vision_pixels(images, config.vision.image)))
         if config.live.patch_features == "hidden":
             patches = self.network.project_hidden(patches)
@@ -204,13 +212,26 @@ class VideoModel:
         budget = self.config.max_visual_tokens if max_visual_tokens is None else max_visual_tokens
         keyframes = best_keyframes(keyframes, (budget - 1) // self.config.keyframe_tokens)
         merged = self.merger.merge(
-            source, keyframes.rows, query.merge_query, reference=self._reference,
-            group_sizes=group_sizes, overrides=overrides,
+            source,
+            keyframes.rows,
+            query.merge_query,
+            reference=self._reference,
+            group_sizes=group_sizes,
+            overrides=overrides,
         )
         change, may_join = neighbour_change(source, merged.rows, group_sizes or [source.num_frames])
         context = VisualContext(
-            keyframes, merged.keyframes, merged.rows, merged.tokens, change, may_join, np.arange(len(merged.rows)),
-            0, 0, merged.num_summary_frames, {"merge": 1000 * (time.perf_counter() - started)},
+            keyframes,
+            merged.keyframes,
+            merged.rows,
+            merged.tokens,
+            change,
+            may_join,
+            np.arange(len(merged.rows)),
+            0,
+            0,
+            merged.num_summary_frames,
+            {"merge": 1000 * (time.perf_counter() - started)},
         )
         return self._shared(context, budget)
 
@@ -232,8 +253,12 @@ class VideoModel:
         embeddings, room = self._prompt(question, context, timestamps, max_new_tokens)
         pieces = TextPieces(self.tokenizer.backend)
         for token in generate(
-            self.network.language_model, embeddings, stop_ids=self.tokenizer.stop_ids,
-            max_new_tokens=min(max_new_tokens, room), temperature=temperature, seed=seed,
+            self.network.language_model,
+            embeddings,
+            stop_ids=self.tokenizer.stop_ids,
+            max_new_tokens=min(max_new_tokens, room),
+            temperature=temperature,
+            seed=seed,
         ):
             yield pieces.push(token)
         if rest := pieces.finish():
@@ -246,7 +271,8 @@ class VideoModel:
         noise = np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8)
         first, second = self.encode([grey, noise])
         for what, one, other in (
-            ("embedding", first.embedding, second.embedding), ("patches", first.patches, second.patches),
+            ("embedding", first.embedding, second.embedding),
+            ("patches", first.patches, second.patches),
             ("text", self.embed_text("a red car").raw, self.embed_text("two dogs at night").raw),
         ):
             if not (np.isfinite(one).all() and np.isfinite(other).all()):
@@ -261,8 +287,12 @@ class VideoModel:
         """(embeddings (V, H), what each piece of it is)."""
         ids = None if timestamps is None else self._timestamp_ids(context.keyframes, timestamps)
         slots = layout(
-            context.keyframes.rows, context.merged_rows, context.runs, self.config.keyframe_tokens,
-            None if ids is None else [len(words) for words in ids], final_newline=self.config.live.final_newline,
+            context.keyframes.rows,
+            context.merged_rows,
+            context.runs,
+            self.config.keyframe_tokens,
+            None if ids is None else [len(words) for words in ids],
+            final_newline=self.config.live.final_newline,
         )
         shared = mean_of_runs(context.merged, context.runs)
         pieces = []
@@ -324,8 +354,16 @@ class VideoModel:
         runs = share_tokens(context.change, context.may_join, budget - fixed)
         lengths = np.bincount(runs) if len(runs) else np.empty(0, np.int64)
         return VisualContext(
-            context.keyframes, context.keyframe_tokens, context.merged_rows, context.merged, context.change,
-            context.may_join, runs, fixed + len(lengths), int((lengths > 1).sum()), context.num_summary_frames,
+            context.keyframes,
+            context.keyframe_tokens,
+            context.merged_rows,
+            context.merged,
+            context.change,
+            context.may_join,
+            runs,
+            fixed + len(lengths),
+            int((lengths > 1).sum()),
+            context.num_summary_frames,
             context.timings_ms,
         )
 
@@ -336,14 +374,24 @@ class VideoModel:
     def _info(self, name: str) -> ModelInfo:
         config = self.config
         return ModelInfo(
-            name=name, card=config.live.card, fingerprint=self._fingerprint(),
-            patches_per_frame=config.num_patches, patch_width=config.patch_width,
-            embedding_dim=config.dual_encoder.projection_dim, keyframe_tokens=config.keyframe_tokens,
-            context_tokens=config.context_tokens, max_visual_tokens=config.max_visual_tokens,
+            name=name,
+            card=config.live.card,
+            fingerprint=self._fingerprint(),
+            patches_per_frame=config.num_patches,
+            patch_width=config.patch_width,
+            embedding_dim=config.dual_encoder.projection_dim,
+            keyframe_tokens=config.keyframe_tokens,
+            context_tokens=config.context_tokens,
+            max_visual_tokens=config.max_visual_tokens,
             defaults=Defaults(
-                num_keyframes=config.num_keyframes, tau=config.tau, floor=config.floor, recent=config.live.recent,
-                fill=config.live.fill, redundancy=config.live.redundancy,
-                background_floor=config.live.background_floor, timestamps=config.live.timestamps,
+                num_keyframes=config.num_keyframes,
+                tau=config.tau,
+                floor=config.floor,
+                recent=config.live.recent,
+                fill=config.live.fill,
+                redundancy=config.live.redundancy,
+                background_floor=config.live.background_floor,
+                timestamps=config.live.timestamps,
                 reference=self._reference,
             ),
         )
@@ -352,8 +400,17 @@ class VideoModel:
         """Of everything that decides what `encode` returns: settings, and a sample of every weight that takes part."""
         live = self.config.live
         digest = hashlib.sha256(
-            repr((self.config.vision, self.config.dual_encoder, self.config.composer, live.patch_features,
-                  live.whole_frame, str(self._dtype), str(self._patch_dtype))).encode()
+            repr(
+                (
+                    self.config.vision,
+                    self.config.dual_encoder,
+                    self.config.composer,
+                    live.patch_features,
+                    live.whole_frame,
+                    str(self._dtype),
+                    str(self._patch_dtype),
+                )
+            ).encode()
         )
         for name, tensor in self.network.state_dict().items():
             if name.startswith(("vision_tower.", "mm_projector.", "dual_encoder.", "composer.")):

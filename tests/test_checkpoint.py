@@ -41,13 +41,24 @@ def test_what_is_saved_is_loaded(folder: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("composer", ["sig_pooling", "average_pooling", "single_token", "plain", "none"])
 def test_every_composer_and_its_settings_survive(composer: str) -> None:
     config = make_config(
-        composer=composer, tau=0.6, redundancy="background", recent=3, timestamps=True, patch_features="hidden",
-        reference="released", whole_frame=True, card="It knows nothing.", pooling="none",
+        composer=composer,
+        tau=0.6,
+        redundancy="background",
+        recent=3,
+        timestamps=True,
+        patch_features="hidden",
+        reference="released",
+        whole_frame=True,
+        card="It knows nothing.",
+        pooling="none",
     )
     files = config_to_json(config)
     again = config_from_json(
-        files["config"], files["vision"], files["clip"],
-        vision_image=files["vision_image"], clip_image=files["clip_image"],
+        files["config"],
+        files["vision"],
+        files["clip"],
+        vision_image=files["vision_image"],
+        clip_image=files["clip_image"],
     )
     assert again == config
 

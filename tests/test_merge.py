@@ -32,8 +32,12 @@ def make_network(seed: int = 0, composer: str = "sig_pooling", **overrides: Any)
 def make_merger(network: VilampNetwork, **settings_: Any) -> Merger:
     live = network.config.live
     return Merger(
-        network, composer=network.config.composer, patch_features=live.patch_features,
-        merge_lambda=live.merge_lambda, merge_alpha=live.merge_alpha, **settings_,
+        network,
+        composer=network.config.composer,
+        patch_features=live.patch_features,
+        merge_lambda=live.merge_lambda,
+        merge_alpha=live.merge_alpha,
+        **settings_,
     )
 
 
@@ -49,8 +53,11 @@ def make_history(network: VilampNetwork, num_frames: int, seed: int, dtype: str 
     embeddings = rng.normal(size=(num_frames, config.dual_encoder.projection_dim)).astype(np.float32)
     return ArrayHistory(
         SimpleNamespace(
-            embedding=embeddings[row], patches=patches[row], scalars=scalars[row],
-            summary=patches[row].mean(axis=0, dtype=np.float32), vision=vision[row].numpy(),
+            embedding=embeddings[row],
+            patches=patches[row],
+            scalars=scalars[row],
+            summary=patches[row].mean(axis=0, dtype=np.float32),
+            vision=vision[row].numpy(),
         )
         for row in range(num_frames)
     )
@@ -73,9 +80,14 @@ HIDDEN = {
 
 
 @given(
-    num_frames=st.integers(1, 40), num_keyframes=st.integers(0, 8), seed=st.integers(0, 1000),
-    composer=st.sampled_from(["sig_pooling", "plain"]), hidden=st.booleans(),
-    reference=st.sampled_from(["keyframe", "released"]), chunk=st.sampled_from([1, 5000, 1 << 20]), split=st.booleans(),
+    num_frames=st.integers(1, 40),
+    num_keyframes=st.integers(0, 8),
+    seed=st.integers(0, 1000),
+    composer=st.sampled_from(["sig_pooling", "plain"]),
+    hidden=st.booleans(),
+    reference=st.sampled_from(["keyframe", "released"]),
+    chunk=st.sampled_from([1, 5000, 1 << 20]),
+    split=st.booleans(),
 )
 @settings(max_examples=60, deadline=None)
 def test_absorbed_is_direct(

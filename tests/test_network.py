@@ -56,8 +56,12 @@ def test_every_part_learns() -> None:
     network.language_model(inputs_embeds=sequence[None]).logits.square().mean().backward()
     network.embed_images(torch.rand(2, 3, 28, 28)).square().mean().backward()
     # Two of the published tensors take no part in any of this, and a patch-wise bias before a softmax cannot learn.
-    idle = {"vision_tower.post_layernorm.weight", "vision_tower.post_layernorm.bias", "dual_encoder.logit_scale",
-            "language_model.model.embed_tokens.weight"}
+    idle = {
+        "vision_tower.post_layernorm.weight",
+        "vision_tower.post_layernorm.bias",
+        "dual_encoder.logit_scale",
+        "language_model.model.embed_tokens.weight",
+    }
     assert {name for name, weight in network.named_parameters() if weight.grad is None} == idle
 
 

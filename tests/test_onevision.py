@@ -25,17 +25,31 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, LlavaOnevisio
     root = tmp_path_factory.mktemp("onevision")
     tiny, folder = make_checkpoint(root / "tiny"), root / "model"
     torch.manual_seed(0)
-    reference = LlavaOnevisionForConditionalGeneration(LlavaOnevisionConfig(
-        vision_config={
-            "model_type": "siglip_vision_model", "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 3,
-            "num_attention_heads": 2, "image_size": 28, "patch_size": 7, "vision_use_head": False,
-        },
-        text_config={
-            "model_type": "qwen2", "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
-            "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 400, "max_position_embeddings": 4096,
-        },
-        vision_feature_layer=-2,
-    )).eval()
+    reference = LlavaOnevisionForConditionalGeneration(
+        LlavaOnevisionConfig(
+            vision_config={
+                "model_type": "siglip_vision_model",
+                "hidden_size": 16,
+                "intermediate_size": 32,
+                "num_hidden_layers": 3,
+                "num_attention_heads": 2,
+                "image_size": 28,
+                "patch_size": 7,
+                "vision_use_head": False,
+            },
+            text_config={
+                "model_type": "qwen2",
+                "hidden_size": 32,
+                "intermediate_size": 64,
+                "num_hidden_layers": 2,
+                "num_attention_heads": 4,
+                "num_key_value_heads": 2,
+                "vocab_size": 400,
+                "max_position_embeddings": 4096,
+            },
+            vision_feature_layer=-2,
+        )
+    ).eval()
     reference.save_pretrained(folder)
     shutil.copy(tiny / "tokenizer.json", folder)
     shutil.copytree(tiny / "clip", root / DEFAULT_CLIP)

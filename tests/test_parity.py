@@ -152,8 +152,12 @@ def test_selection_units() -> None:
         scores = recording[prefix + "f2t"]
         for fill, key in (("none", "before"), ("gaps", "after")):
             keyframes = select_keyframes(
-                ScoreCandidates(scores), num_keyframes=case["K"], tau=case["f2f_thrd"], floor=case["f2t_thrd"],
-                fill=fill, redundancy=MatrixRedundancy(f2f),
+                ScoreCandidates(scores),
+                num_keyframes=case["K"],
+                tau=case["f2f_thrd"],
+                floor=case["f2t_thrd"],
+                fill=fill,
+                redundancy=MatrixRedundancy(f2f),
             )
             assert keyframes.rows.tolist() == np.flatnonzero(recording[prefix + key]).tolist(), (case, key)
 
@@ -173,14 +177,17 @@ def test_sig_pooling_units() -> None:
         prefix = f"c{case['case']:02d}_"
         given = {
             key.removeprefix(prefix): torch.tensor(value.astype(np.float32))
-            for key, value in recording.items() if key.startswith(prefix)
+            for key, value in recording.items()
+            if key.startswith(prefix)
         }
         maps = SigPooling(case["query_dim"], case["dim"], case["tau"])
         maps.load_state_dict(
             {
                 f"linear_{name}.{kind}": given[f"linear_{name}_{kind[0]}"]
-                for name in ("iq", "ik", "q", "k") for kind in ("weight", "bias")
-            } | {"tau": torch.tensor(case["tau"])}
+                for name in ("iq", "ik", "q", "k")
+                for kind in ("weight", "bias")
+            }
+            | {"tau": torch.tensor(case["tau"])}
         )
         with torch.inference_mode():
             tokens, weights = sig_pooling(maps, given["img"], given["key"], given["query"])
@@ -249,8 +256,11 @@ def test_selection_grid(recorded: Recorded) -> None:
     for number, query in enumerate(golden["query"].tolist()):
         for fill, key in (("none", "before"), ("gaps", "after")):
             keyframes = select_keyframes(
-                candidates[query], num_keyframes=int(golden["K"][number]), tau=float(golden["f2f_thrd"][number]),
-                floor=float(golden["f2t_thrd"][number]), fill=fill,
+                candidates[query],
+                num_keyframes=int(golden["K"][number]),
+                tau=float(golden["f2f_thrd"][number]),
+                floor=float(golden["f2t_thrd"][number]),
+                fill=fill,
             )
             assert keyframes.rows.tolist() == np.flatnonzero(golden[key][number]).tolist(), (number, key)
 
@@ -304,7 +314,11 @@ def test_run(run: dict[str, Any], recorded: Recorded) -> None:
 
 
 def check_merging(
-    model: VideoModel, history: ArrayHistory, rows: np.ndarray, query: np.ndarray, golden: dict[str, np.ndarray],
+    model: VideoModel,
+    history: ArrayHistory,
+    rows: np.ndarray,
+    query: np.ndarray,
+    golden: dict[str, np.ndarray],
     tolerance: float,
 ) -> None:
     if "composed" not in golden:

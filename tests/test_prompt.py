@@ -29,7 +29,10 @@ def test_the_prompt_is_the_published_form() -> None:
 def test_layout_example() -> None:
     slots = layout(np.array([1]), np.array([0, 2, 3]), np.array([0, 1, 1]), 4, [3])
     assert slots == [
-        Slot("merged", 0, 1), Slot("timestamp", 0, 3), Slot("keyframe", 0, 4), Slot("merged", 1, 1),
+        Slot("merged", 0, 1),
+        Slot("timestamp", 0, 3),
+        Slot("keyframe", 0, 4),
+        Slot("merged", 1, 1),
         Slot("newline", 0, 1),
     ]
     empty = np.empty(0, np.int64)
@@ -45,7 +48,10 @@ def test_sharing_example() -> None:
 
 
 @given(
-    num_frames=st.integers(1, 200), budget=st.integers(-2, 220), seed=st.integers(0, 1000), breaks=st.floats(0, 0.5),
+    num_frames=st.integers(1, 200),
+    budget=st.integers(-2, 220),
+    seed=st.integers(0, 1000),
+    breaks=st.floats(0, 0.5),
     still=st.booleans(),
 )
 @settings(max_examples=200, deadline=None)

@@ -51,15 +51,29 @@ class StagedCandidates(ArrayCandidates):
 
 
 @given(
-    seed=st.integers(0, 10_000), num_frames=st.integers(0, 90), num_scenes=st.integers(1, 40),
-    noise=st.sampled_from([0.0, 0.05, 0.5]), num_keyframes=st.integers(0, 12), tau=st.sampled_from([0.5, 0.85, 1.1]),
-    floor=st.sampled_from([-1.0, 0.0, 0.4, 2.0]), recent=st.integers(0, 5), stage=st.sampled_from([1, 3, 128]),
+    seed=st.integers(0, 10_000),
+    num_frames=st.integers(0, 90),
+    num_scenes=st.integers(1, 40),
+    noise=st.sampled_from([0.0, 0.05, 0.5]),
+    num_keyframes=st.integers(0, 12),
+    tau=st.sampled_from([0.5, 0.85, 1.1]),
+    floor=st.sampled_from([-1.0, 0.0, 0.4, 2.0]),
+    recent=st.integers(0, 5),
+    stage=st.sampled_from([1, 3, 128]),
     block=st.sampled_from([1, 4, 512]),
 )
 @settings(max_examples=150, deadline=None)
 def test_walk_is_the_papers(
-    seed: int, num_frames: int, num_scenes: int, noise: float, num_keyframes: int, tau: float, floor: float,
-    recent: int, stage: int, block: int,
+    seed: int,
+    num_frames: int,
+    num_scenes: int,
+    noise: float,
+    num_keyframes: int,
+    tau: float,
+    floor: float,
+    recent: int,
+    stage: int,
+    block: int,
 ) -> None:
     embeddings, query = history(seed, num_frames, num_scenes, noise)
     settings_before = select.FIRST_STAGE, select.STAGE_GROWTH, select.BLOCK_ROWS
@@ -67,7 +81,11 @@ def test_walk_is_the_papers(
     try:
         keyframes = select_keyframes(
             ArrayCandidates(embeddings, query),
-            num_keyframes=num_keyframes, tau=tau, floor=floor, recent=recent, fill="none",
+            num_keyframes=num_keyframes,
+            tau=tau,
+            floor=floor,
+            recent=recent,
+            fill="none",
         )
     finally:
         select.FIRST_STAGE, select.STAGE_GROWTH, select.BLOCK_ROWS = settings_before

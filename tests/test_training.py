@@ -8,17 +8,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.select import ArrayCandidates, select_keyframes
 from model.checkpoint import load_checkpoint
 from model.history import ArrayHistory
 from model.prompt import prompt_text
-from model.select import Keyframes
+from model.select import ArrayCandidates, Keyframes, select_keyframes
 from model.training.answers import AnswerTrainer
 from model.training.data import History, Window
 from model.training.run import learning_rate
-from model.training.store import FeatureStore, Item
 from model.training.sequence import background_relative, layout_batch, reference_rows, select_batch
-
+from model.training.store import FeatureStore, Item
 from model.video_model import VideoModel
 from model.world.questions import Query, Question
 from tests import tiny
@@ -95,7 +93,11 @@ def test_training_reads_the_sequence_that_the_product_reads(tmp_path: Path, mark
     patches = torch.from_numpy(np.stack([f.patches for f in features]))
     store = FeatureStore(40, tuple(patches.shape[1:]), features[0].embedding.shape[0], torch.device("cpu"))
     question = Question("colour", "what colour was the bag?", "red", Query(kind="bag"))
-    store.add(History(torch.empty(0), 1.0, (Window(2, 12, 1000.0, (question,)),)), torch.from_numpy(history.unit_embeddings()), patches)
+    store.add(
+        History(torch.empty(0), 1.0, (Window(2, 12, 1000.0, (question,)),)),
+        torch.from_numpy(history.unit_embeddings()),
+        patches,
+    )
     trainer = AnswerTrainer(checkpoint, store, 1e-3, seed=0)
     item = Item(2, 10, 2, 1000.0, 1.0, question)
     rows, valid = trainer.rows([item])
@@ -104,7 +106,9 @@ def test_training_reads_the_sequence_that_the_product_reads(tmp_path: Path, mark
     query = model.embed_text(question.text)
     window = ArrayHistory(features[2:])
     scores = window.unit_embeddings() @ query.unit
-    batch = trainer.assemble([item], rows, valid, taken, torch.from_numpy(scores)[None], torch.from_numpy(query.raw)[None])
+    batch = trainer.assemble(
+        [item], rows, valid, taken, torch.from_numpy(scores)[None], torch.from_numpy(query.raw)[None]
+    )
     chosen = Keyframes(np.array([1, 4, 5]), ("relevant",) * 3, scores[[1, 4, 5]])
     context = model.build_context(window, chosen, query)
     clocks = [f"00:16:{42 + row:02d}" for row in (1, 4, 5)]  # frame 2 of a history whose clock starts at 00:16:40

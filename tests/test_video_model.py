@@ -181,8 +181,11 @@ def test_a_small_budget_is_kept_by_sharing(model: VideoModel, history: ArrayHist
 def test_a_tiny_budget_keeps_the_best_keyframes(model: VideoModel, history: ArrayHistory) -> None:
     context = look(model, history, max_visual_tokens=14)
     assert len(context.keyframes.rows) == 3
-    keyframes = Keyframes(np.array([1, 4, 6, 9]), ("filling", "relevant", "relevant", "recent"),
-                          np.array([0.9, 0.2, 0.3, 0.1], np.float32))
+    keyframes = Keyframes(
+        np.array([1, 4, 6, 9]),
+        ("filling", "relevant", "relevant", "recent"),
+        np.array([0.9, 0.2, 0.3, 0.1], np.float32),
+    )
     best = best_keyframes(keyframes, 2)
     assert best.rows.tolist() == [6, 9]
     assert best.kinds == ("relevant", "recent")

@@ -38,12 +38,21 @@ def make_config(**overrides: Any) -> Any:
             TowerSizes(16, 32, 2, 2, "gelu_pytorch_tanh", 1e-6), ImageConfig(28, 7, *SIGLIP_STATISTICS)
         ),
         dual_encoder=DualEncoderConfig(
-            vision=TowerSizes(16, 32, 1, 2, "quick_gelu", 1e-5), text=TowerSizes(16, 32, 1, 2, "quick_gelu", 1e-5),
-            image=ImageConfig(28, 7, *CLIP_STATISTICS), projection_dim=16, vocab_size=560, max_text_tokens=24,
-            bos_token_id=558, eos_token_id=559, pad_token_id=0,
+            vision=TowerSizes(16, 32, 1, 2, "quick_gelu", 1e-5),
+            text=TowerSizes(16, 32, 1, 2, "quick_gelu", 1e-5),
+            image=ImageConfig(28, 7, *CLIP_STATISTICS),
+            projection_dim=16,
+            vocab_size=560,
+            max_text_tokens=24,
+            bos_token_id=558,
+            eos_token_id=559,
+            pad_token_id=0,
         ),
         language=LanguageConfig(32, 64, 2, 4, 2, vocab_size=330, max_position_embeddings=4096, initializer_range=0.1),
-        max_frame_num=4, f2t_thrd=-1.0, max_sequence_tokens=4096, live=live,
+        max_frame_num=4,
+        f2t_thrd=-1.0,
+        max_sequence_tokens=4096,
+        live=live,
     )
     return replace(config, **overrides)
 
@@ -68,8 +77,10 @@ def make_checkpoint(folder: Path | str, *, seed: int = 0, **overrides: Any) -> P
         config,
         language=replace(config.language, vocab_size=backend.get_vocab_size()),
         dual_encoder=replace(
-            config.dual_encoder, vocab_size=clip_backend.get_vocab_size(),
-            bos_token_id=start_id, eos_token_id=end_id,
+            config.dual_encoder,
+            vocab_size=clip_backend.get_vocab_size(),
+            bos_token_id=start_id,
+            eos_token_id=end_id,
         ),
     )
     with torch.random.fork_rng():

@@ -158,7 +158,9 @@ class AnswerTrainer:
         stamps = self._stamps(items, scores)
         tails = [self._tail(item, rows_taken) for item, rows_taken in zip(items, taken.cpu(), strict=True)]
         visual = layout.visual_tokens
-        length = len(self.prefix) + int((visual + torch.tensor([len(t[0]) for t in tails], device=self.device)).max()) + 1
+        length = (
+            len(self.prefix) + int((visual + torch.tensor([len(t[0]) for t in tails], device=self.device)).max()) + 1
+        )
         width = network.image_newline.shape[0]
         flat = torch.zeros(len(items) * length, width, device=self.device)
         base = torch.arange(len(items), device=self.device) * length
@@ -170,7 +172,9 @@ class AnswerTrainer:
         with nullcontext() if self.rng.random() < MERGE_GRADIENT_SHARE else torch.no_grad():
             merged = merge_chunked(network, self.store.patches, rows[b, n], rows[b, nearest], query[b])
         slots = start[b] + layout.merged[b, n]
-        share = torch.zeros(len(flat), device=self.device).index_add_(0, slots, torch.ones(len(slots), device=self.device))
+        share = torch.zeros(len(flat), device=self.device).index_add_(
+            0, slots, torch.ones(len(slots), device=self.device)
+        )
         flat = flat.index_add(0, slots, merged.float() / share[slots, None])
         # keyframes: timestamp, then pooled patches
         b, k = torch.nonzero(layout.keyframes >= 0, as_tuple=True)
@@ -215,7 +219,9 @@ class AnswerTrainer:
         b, at = torch.nonzero(batch.targets != IGNORE, as_tuple=True)
         logits = self.network.language_model.lm_head(hidden[b, at]).float()
         targets = batch.targets[b, at]
-        wrong = torch.zeros(len(batch.targets), device=self.device).index_add_(0, b, (logits.argmax(-1) != targets).float())
+        wrong = torch.zeros(len(batch.targets), device=self.device).index_add_(
+            0, b, (logits.argmax(-1) != targets).float()
+        )
         return F.cross_entropy(logits, targets), (wrong == 0).float()
 
     def step(self, loss: Tensor, learning_rate: float) -> None:

@@ -87,7 +87,9 @@ class Frames(IterableDataset[dict[str, Tensor]]):
         scene = Scene.from_seed(int(rng.integers(1 << 40)), duration_s=240.0, density=2.5)
         size = DRAW_SIZES[rng.integers(len(DRAW_SIZES))]
         rows = []
-        for t in np.sort(rng.uniform(0, scene.duration_s, self.per_scene)).tolist():  # in order: the painter keeps its light
+        for t in np.sort(
+            rng.uniform(0, scene.duration_s, self.per_scene)
+        ).tolist():  # in order: the painter keeps its light
             pairs = visible_pairs(scene, t)
             if pairs.any() or rng.random() < self.empty_share:
                 kinds, colours = patch_labels(scene, t, GRID_SIDE)
@@ -131,7 +133,9 @@ class History:
 class Histories(IterableDataset[History]):
     """Endless histories of one scene each, with questions about several windows of each."""
 
-    def __init__(self, seed: int, num_frames: int, window_frames: Sequence[int], *, per_window: int, density: float) -> None:
+    def __init__(
+        self, seed: int, num_frames: int, window_frames: Sequence[int], *, per_window: int, density: float
+    ) -> None:
         self.seed, self.num_frames, self.window_frames = seed, num_frames, tuple(window_frames)
         self.per_window, self.density = per_window, density
 
@@ -159,7 +163,11 @@ def loader(dataset: IterableDataset[Any], num_workers: int) -> Iterator[Any]:
     """Items as the workers make them; each dataset item is already a batch."""
     return iter(
         DataLoader(
-            dataset, batch_size=None, num_workers=num_workers, collate_fn=_as_it_is, prefetch_factor=4 if num_workers else None
+            dataset,
+            batch_size=None,
+            num_workers=num_workers,
+            collate_fn=_as_it_is,
+            prefetch_factor=4 if num_workers else None,
         )
     )
 

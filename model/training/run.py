@@ -35,7 +35,14 @@ from model.world.questions import Query, captions, vocabulary_texts
 from model.world.things import COLOURS, KINDS
 
 # (shortest, longest, questions per step) windows of stage 2, and the share of its time from which each is used
-LENGTHS = ((4, 16, 96, 0.0), (17, 64, 64, 0.0), (65, 160, 64, 0.03), (161, 400, 48, 0.06), (401, 600, 40, 0.1), (601, 3000, 24, 0.6))
+LENGTHS = (
+    (4, 16, 96, 0.0),
+    (17, 64, 64, 0.0),
+    (65, 160, 64, 0.03),
+    (161, 400, 48, 0.06),
+    (401, 600, 40, 0.1),
+    (601, 3000, 24, 0.6),
+)
 WINDOW_FRAMES = (6, 10, 16, 16, 24, 32, 40, 50, 64, 64, 80, 100, 120, 150, 200, 240, 300, 360, 400, 500, 600, 600)
 SAVE_EVERY_S = 240.0
 LONG_WINDOW_FRAMES = (900, 1500, 2500, 3000, 3000)
@@ -55,7 +62,9 @@ class Run:
 
     def report(self, stage: str, **figures: float) -> None:
         """One line on the screen and one in curves.jsonl."""
-        line = {"stage": stage, "t": round(time.monotonic() - self.started, 1)} | {k: round(v, 4) for k, v in figures.items()}
+        line = {"stage": stage, "t": round(time.monotonic() - self.started, 1)} | {
+            k: round(v, 4) for k, v in figures.items()
+        }
         with (self.folder / "curves.jsonl").open("a") as file:
             file.write(json.dumps(line) + "\n")
         self.console.print("  ".join(f"{k} {v}" for k, v in line.items()), highlight=False)
@@ -158,7 +167,9 @@ def train_towers(run: Run, checkpoint: Checkpoint, seconds: float, shelf: Histor
 
 
 @torch.no_grad()
-def tower_figures(network: VilampNetwork, texts: Texts, pool: FramePool, generator: torch.Generator) -> dict[str, float]:
+def tower_figures(
+    network: VilampNetwork, texts: Texts, pool: FramePool, generator: torch.Generator
+) -> dict[str, float]:
     """Retrieval average precision over colour-kind names, on frames of the pool (a progress figure, not an evaluation)."""
     sample = pool.sample(2048 if run_is_gpu(pool.device) else 64, generator)
     names = [(f"a {c} {k}", Query(kind=k, colour=c)) for k in KINDS for c in COLOURS]
@@ -166,7 +177,9 @@ def tower_figures(network: VilampNetwork, texts: Texts, pool: FramePool, generat
     with torch.autocast(pool.device.type, torch.bfloat16):
         image = network.embed_images(pixels(network, sample["images"], None)[0])
         text = network.embed_texts(batch.ids)
-    scores = torch.nn.functional.normalize(image.float(), dim=-1) @ torch.nn.functional.normalize(text.float(), dim=-1).T
+    scores = (
+        torch.nn.functional.normalize(image.float(), dim=-1) @ torch.nn.functional.normalize(text.float(), dim=-1).T
+    )
     return {"ap": average_precision(scores, batch.truth(sample["pairs"]))}
 
 
@@ -225,7 +238,13 @@ def train_answers(run: Run, checkpoint: Checkpoint, seconds: float, shelf: Histo
         window.append((float(loss.detach()), items, right.tolist()))
         step += 1
         if step % 200 == 0:
-            run.report("answers", step=step, histories=shelf.received, loss=float(np.mean([w[0] for w in window])), **by_family(window))
+            run.report(
+                "answers",
+                step=step,
+                histories=shelf.received,
+                loss=float(np.mean([w[0] for w in window])),
+                **by_family(window),
+            )
             window = []
         if time.monotonic() - saved > SAVE_EVERY_S:
             saved = time.monotonic()
@@ -294,7 +313,9 @@ def stages(run: Run, seconds: tuple[float, float]) -> Iterator[str]:
 def main(argv: list[str] | None = None) -> int:
     """Command line of `make train` and `vilamp train`."""
     parser = argparse.ArgumentParser(prog="vilamp train", description=__doc__)
-    parser.add_argument("--folder", type=Path, default=Path("out/training"), help="checkpoint, curves and progress go here")
+    parser.add_argument(
+        "--folder", type=Path, default=Path("out/training"), help="checkpoint, curves and progress go here"
+    )
     parser.add_argument("--tower-seconds", type=float, default=480.0)
     parser.add_argument("--answer-seconds", type=float, default=700.0)
     parser.add_argument("--workers", type=int, default=15, help="processes that draw")

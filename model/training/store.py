@@ -13,7 +13,6 @@ from torch import Tensor
 from model.training.data import History, Window
 from model.world.questions import Question
 
-
 INTERVALS_S = (1.0, 1.0, 1.0, 0.2, 0.5, 2.0, 10.0)  # cameras are sampled at many rates; the clock is only read off
 
 

@@ -51,7 +51,9 @@ def augment(images: Tensor, generator: torch.Generator) -> Tensor:
     return (images * gain + uniform(-0.06, 0.06, 1, 1, 1) + noise).clamp(0, 1)
 
 
-def flip_some(images: Tensor, kinds: Tensor, colours: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+def flip_some(
+    images: Tensor, kinds: Tensor, colours: Tensor, generator: torch.Generator
+) -> tuple[Tensor, Tensor, Tensor]:
     """Mirror half of the pictures (B, S, S, 3) with their patch labels (B, M): left and right mean nothing yet."""
     side = round(kinds.shape[1] ** 0.5)
     flip = torch.rand(len(images), device=images.device, generator=generator) < 0.5
