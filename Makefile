@@ -11,7 +11,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo run test lint parity bench clean
+.PHONY: demo run test lint parity bench train clean
 .DEFAULT_GOAL := demo
 
 $(STAMP): pyproject.toml constraints.txt
@@ -40,6 +40,11 @@ parity: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks
+
+# From nothing to out/training/checkpoint; a GPU and many cores help. Interrupted or out of time: run it again.
+train: $(STAMP)
+	$(BIN)/python -m model.training --folder out/training
+	$(BIN)/python -m model.training.curves out/training/curves.jsonl out/training/curves.png
 
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

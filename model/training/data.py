@@ -81,12 +81,12 @@ class Frames(IterableDataset[dict[str, Tensor]]):
                 # one batch mixes scenes: the rows of several are shuffled together before they are cut
                 yield _stack(rows[: self.batch])
                 rows = rows[self.batch :]
-            rng.shuffle(rows)  # type: ignore[arg-type]
+            rng.shuffle(rows)
 
     def _scene_rows(self, rng: np.random.Generator) -> list[tuple[np.ndarray, ...]]:
         scene = Scene.from_seed(int(rng.integers(1 << 40)), duration_s=240.0, density=2.5)
         size = DRAW_SIZES[rng.integers(len(DRAW_SIZES))]
-        rows = []
+        rows: list[tuple[np.ndarray, ...]] = []
         for t in np.sort(
             rng.uniform(0, scene.duration_s, self.per_scene)
         ).tolist():  # in order: the painter keeps its light

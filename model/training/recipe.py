@@ -4,7 +4,6 @@ The sizes are the published checkpoint's configuration keys (`config.json`, and 
 trained folder is loaded by the code that loads a published one.
 """
 
-from dataclasses import dataclass
 from typing import Any
 
 IMAGE_SIDE = 96
@@ -25,17 +24,6 @@ CARD = (
     "trucks, bicycles, dogs, bags, boxes, balls, cones and doors in eight colours, seen by a fixed camera or a moving robot. "
     "It does not know real footage; name a published checkpoint for that."
 )
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """Optimiser settings of one stage; the learning rate falls over wall-clock time, because a slice has a time limit."""
-
-    seconds: float
-    batch: int
-    learning_rate: float
-    warmup_steps: int = 300
-    weight_decay: float = 0.05
 
 
 def clip_config(vocab_size: int, start_id: int, end_id: int) -> dict[str, Any]:

@@ -26,11 +26,11 @@ from model.network import VilampNetwork
 from model.tokens import ClipTokenizer, LanguageTokenizer, read_tokenizer
 from model.training import recipe
 from model.training.answers import AnswerTrainer
-from model.training.data import Frames, Histories, History, TextBatch, loader, wanted_pairs
+from model.training.data import FrameBatch, Frames, Histories, History, TextBatch, loader, wanted_pairs
 from model.training.feed import Feed, FramePool, HistoryShelf
 from model.training.store import FeatureStore
-from model.training.tokenizers import train_clip_tokenizer, train_language_tokenizer
-from model.training.towers import FrameBatch, TowerHeads, TowerTrainer, augment, average_precision, flip_some
+from model.training.tokenizers import CLIP_SPECIAL, train_clip_tokenizer, train_language_tokenizer
+from model.training.towers import TowerHeads, TowerTrainer, augment, average_precision, flip_some
 from model.world.questions import Query, captions, vocabulary_texts
 from model.world.things import COLOURS, KINDS
 
@@ -81,7 +81,7 @@ def new_checkpoint(seed: int) -> Checkpoint:
         language = LanguageTokenizer(read_tokenizer(folder))
         clip_backend = read_tokenizer(folder / "clip")
     clip = ClipTokenizer(clip_backend, recipe.TEXT_TOKENS)
-    start, end = (clip_backend.token_to_id(t) for t in ("<|startoftext|>", "<|endoftext|>"))
+    start, end = (int(clip_backend.token_to_id(token) or 0) for token in CLIP_SPECIAL)
     config = config_from_json(
         recipe.language_config(len(language), min(language.stop_ids)),
         recipe.tower_config(),
@@ -111,7 +111,7 @@ class Texts:
     def encode(self, chosen: list[tuple[str, Query]]) -> TextBatch:
         """Token ids, padded, and the named things, on the device."""
         ids = [torch.tensor(self.tokenizer.encode(text)[0]) for text, _ in chosen]
-        padded = torch.nn.utils.rnn.pad_sequence(ids, True, self.tokenizer.backend.token_to_id("<|endoftext|>"))
+        padded = torch.nn.utils.rnn.pad_sequence(ids, True, self.tokenizer.backend.token_to_id(CLIP_SPECIAL[1]) or 0)
         wanted = torch.from_numpy(np.stack([wanted_pairs(query) for _, query in chosen]))
         return TextBatch(padded.to(self.device), torch.ones_like(padded).to(self.device), wanted.to(self.device))
 

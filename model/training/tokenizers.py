@@ -6,7 +6,7 @@ are single tokens, so that clock times can be copied digit by digit.
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
@@ -64,7 +64,7 @@ def train_clip_tokenizer(texts: Iterable[str], folder: Path, vocab_size: int, co
     tokenizer.decoder = decoders.ByteLevel()
     _train(tokenizer, texts, vocab_size - len(CLIP_SPECIAL), end_of_word="</w>")
     tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=True) for token in CLIP_SPECIAL])
-    start, end = (tokenizer.token_to_id(token) for token in CLIP_SPECIAL)
+    start, end = (int(tokenizer.token_to_id(token) or 0) for token in CLIP_SPECIAL)
     tokenizer.post_processor = processors.RobertaProcessing(
         (CLIP_SPECIAL[1], end), (CLIP_SPECIAL[0], start), False, False
     )
@@ -106,7 +106,7 @@ def _train(tokenizer: Tokenizer, texts: Iterable[str], vocab_size: int, end_of_w
     )
 
 
-def _write(tokenizer: Tokenizer, folder: Path, config: dict[str, object]) -> int:
+def _write(tokenizer: Tokenizer, folder: Path, config: Mapping[str, object]) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(folder / "tokenizer.json"))
     tokenizer.model.save(str(folder))  # vocab.json and merges.txt

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from transformers import CLIPModel
 
 from model.training.data import FrameBatch, TextBatch
 
@@ -82,7 +83,7 @@ def patch_loss(logits: Tensor, kinds: Tensor, colours: Tensor, num_kinds: int) -
 class TowerTrainer:
     """Holds both encoders, the heads and the optimiser; `step` takes one batch of frames and one of texts."""
 
-    def __init__(self, clip: nn.Module, tower: nn.Module, heads: TowerHeads, *, learning_rate: float) -> None:
+    def __init__(self, clip: CLIPModel, tower: nn.Module, heads: TowerHeads, *, learning_rate: float) -> None:
         self.clip, self.tower, self.heads = clip, tower, heads
         self.parameters = [*clip.parameters(), *tower.parameters(), *heads.parameters()]
         decay = [p for p in self.parameters if p.ndim >= 2]
