@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -21,24 +21,28 @@ from agent.times import load_zone
 Json = dict[str, Any]
 
 
-class TextPart(BaseModel):
-    """A piece of a message's content. Pictures are not taken: what is asked about is what the cameras saw."""
+class Part(BaseModel):
+    """A piece of a message's content; only text can be asked."""
 
-    type: Literal["text"]
-    text: str
+    type: str
+    text: str = ""
 
 
 class Message(BaseModel):
     """One message of the conversation."""
 
     role: str
-    content: str | list[TextPart] | None = None
+    content: str | list[Part] | None = None
 
     def text(self) -> str:
         """Its text, parts joined by line breaks, without surrounding space."""
         if isinstance(self.content, list):
             return "\n".join(part.text for part in self.content).strip()
         return (self.content or "").strip()
+
+    def strange_parts(self) -> list[str]:
+        """Types of its parts that are no text, such as pictures."""
+        return [part.type[:40] for part in self.content if part.type != "text"] if isinstance(self.content, list) else []
 
 
 class StreamOptions(BaseModel):
@@ -67,10 +71,13 @@ class ChatRequest(BaseModel):
 
     def question(self) -> str:
         """The last user message. Raises BadRequest when there is none or it is empty."""
-        asked = [message.text() for message in self.messages if message.role == "user"]
-        if not asked or not asked[-1]:
+        asked = [message for message in self.messages if message.role == "user"]
+        if asked and (strange := asked[-1].strange_parts()):
+            advice = "send the question as text; it is asked about what the cameras saw."
+            raise BadRequest(f"Parts of type '{strange[0]}' are not taken: {advice}", param="messages")
+        if not asked or not asked[-1].text():
             raise BadRequest("The question is empty: send a user message with text.", param="messages")
-        return asked[-1]
+        return asked[-1].text()
 
     def named_cameras(self) -> tuple[str, ...]:
         """Cameras asked about, each once; empty: the request names none."""

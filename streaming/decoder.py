@@ -66,7 +66,9 @@ class Input:
             raise MediaUnreadable(f"{redact(url)} has no video track; name a medium that has one")
         self._stream = self._container.streams.video[0]
         # Frame threads hand frames over late by as many frames as there are threads: fine for a file, not for a camera.
+        # One thread a camera, or a hundred cameras would have a hundred times as many threads as there are cores.
         self._stream.thread_type = "SLICE" if live else "AUTO"
+        self._stream.codec_context.thread_count = 1 if live else 0
 
     @property
     def clock_rate_hz(self) -> float:

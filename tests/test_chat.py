@@ -60,8 +60,11 @@ def test_a_body_that_is_no_request_is_refused(raw: bytes) -> None:
 
 def test_pictures_in_a_message_are_refused() -> None:
     picture = {"type": "image_url", "image_url": {"url": "http://example.com/x.png"}}
-    with pytest.raises(BadRequest):
-        parse_request(body(messages=[{"role": "user", "content": [picture]}]))
+    text = {"type": "text", "text": "What is this?"}
+    with pytest.raises(BadRequest, match="'image_url' are not taken: send the question as text"):
+        parse_request(body(messages=[{"role": "user", "content": [picture, text]}])).question()
+    earlier = [{"role": "user", "content": [picture, text]}, {"role": "user", "content": [text]}]
+    assert parse_request(body(messages=earlier)).question() == "What is this?"
 
 
 @pytest.mark.parametrize("content", ["", "  \n", None, []])
