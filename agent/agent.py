@@ -1,6 +1,7 @@
 """The agent: cameras in, answers out. It joins the parts and computes nothing itself.
 
-One TaskGroup holds every task by name: one for seeing, one per connected camera, one for housekeeping. Leaving the
+One TaskGroup holds every task by name: one for seeing, one per connected camera, one for housekeeping, one that measures
+the event loop. Leaving the
 agent's `async with` block ends them all, closes the lanes and then the memory.
 """
 
@@ -123,6 +124,7 @@ class Agent:
             rate_hz=settings.rate_hz,
             max_width=settings.max_width,
             stall_timeout_s=self.settings.streaming.stall_timeout_s,
+            max_skew_s=self.settings.streaming.max_skew_s,
         )
 
     def published(self, camera: str, source: Source) -> None:

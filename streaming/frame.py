@@ -36,6 +36,7 @@ class FrameSettings:
     max_width: int = 1920
     max_height: int = 1080
     stall_timeout_s: float = 10.0  # no frame for so long: the session closes, the camera is connected to again
+    max_skew_s: float = 2.0  # a sender's clock further off than this is not believed (live sources)
     handoff_frames: int = 4  # kept frames that may wait for the consumer of a live source; the newest win
 
     def __post_init__(self) -> None:
@@ -45,6 +46,8 @@ class FrameSettings:
             raise ValueError(f"frames must be at least 16x16, not {self.max_width}x{self.max_height}")
         if not 0 < self.stall_timeout_s < math.inf:
             raise ValueError(f"stall_timeout_s must be above 0 and finite, not {self.stall_timeout_s}")
+        if not 0 <= self.max_skew_s < math.inf:
+            raise ValueError(f"max_skew_s must be at least 0 and finite, not {self.max_skew_s}")
         if not 1 <= self.handoff_frames <= 64:
             raise ValueError(f"handoff_frames must be 1 to 64, not {self.handoff_frames}")
 

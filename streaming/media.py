@@ -182,7 +182,7 @@ class LiveSource:
         self._sleep = sleep
         self._fraction = fraction
         self._sampler = Sampler(self._settings.rate_hz)
-        self._clock = CaptureClock()
+        self._clock = CaptureClock(max_skew_s=self._settings.max_skew_s)
         self._worker = Worker(f"live-{camera}")
         self._input: Input | None = None
         self._kept: Iterator[Frame] = iter(())

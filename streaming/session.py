@@ -61,7 +61,7 @@ class WebRtcSession:
         # An empty list, not None: aiortc's default would ask a public STUN server on the internet.
         self._peer = RTCPeerConnection(RTCConfiguration(iceServers=ice_servers or []))
         self._sampler = Sampler(settings.rate_hz)
-        self._clock = CaptureClock(after=after)
+        self._clock = CaptureClock(after=after, max_skew_s=settings.max_skew_s)
         self._slot: LatestSlot[_Raw] = LatestSlot(settings.handoff_frames)
         self._reader: asyncio.Task[CloseReason] | None = None
         self._closing: asyncio.Task[None] | None = None

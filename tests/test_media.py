@@ -291,6 +291,17 @@ async def test_rtsp_frames_carry_the_cameras_clock() -> None:
     assert source.stats.state == "closed"
 
 
+async def test_the_skew_that_is_believed_is_a_setting() -> None:
+    async with rtsp_server(sender_offset_s=10.0) as rtsp:
+        source = open_source(rtsp.url, "door", FrameSettings(rate_hz=math.inf, max_skew_s=20.0))
+        frames = source.frames()
+        async for frame in frames:
+            if frame.clock == "sender":
+                break
+        assert 5.0 < frame.time - time.time() < 11.0
+        await frames.aclose()  # type: ignore[attr-defined]
+
+
 @pytest.mark.parametrize("offset_s", [None, 3600.0])
 async def test_rtsp_without_a_believable_clock(offset_s: float | None) -> None:
     async with rtsp_server(sender_offset_s=offset_s) as rtsp:
@@ -430,7 +441,14 @@ def test_backoff_worked_examples() -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"rate_hz": 0}, {"max_width": 4}, {"stall_timeout_s": 0}, {"handoff_frames": 0}, {"stall_timeout_s": math.inf}],
+    [
+        {"rate_hz": 0},
+        {"max_width": 4},
+        {"stall_timeout_s": 0},
+        {"handoff_frames": 0},
+        {"stall_timeout_s": math.inf},
+        {"max_skew_s": -1.0},
+    ],
 )
 def test_frame_settings_are_checked(wrong: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="must be"):
