@@ -1,8 +1,7 @@
 """The agent: cameras in, answers out. It joins the parts and computes nothing itself.
 
 One TaskGroup holds every task by name: one for seeing, one per connected camera, one for housekeeping, one that measures
-the event loop. Leaving the
-agent's `async with` block ends them all, closes the lanes and then the memory.
+the event loop. Leaving the agent's `async with` block ends them all, closes the lanes and then the memory.
 """
 
 import asyncio
@@ -36,6 +35,7 @@ log = logging.getLogger(__name__)
 
 BACKLOG_FRAMES = 4096
 HOUSEKEEPING_S = 5.0
+LAG_PROBE_S = 0.1
 
 
 class Agent:
@@ -78,6 +78,7 @@ class Agent:
                 running = [
                     self._tasks.create_task(self.encoding.run(), name="see"),
                     self._tasks.create_task(self._keep_house(), name="keep house"),
+                    self._tasks.create_task(self._probe_lag(), name="probe lag"),
                     *(
                         self._tasks.create_task(self._follow(camera, url), name=f"camera {camera}")
                         for camera, url in self._pulled()
@@ -191,6 +192,14 @@ class Agent:
                 await asyncio.to_thread(self.store.maintain)
             except StorageError as error:  # the disk is full or failing: the next round tries again
                 log.error("housekeeping failed", extra={"error": str(error)})
+
+    async def _probe_lag(self) -> None:
+        """How long the event loop keeps others waiting, as a metric: what blocks it shows here first."""
+        loop = asyncio.get_running_loop()
+        while True:
+            due = loop.time() + LAG_PROBE_S
+            await asyncio.sleep(LAG_PROBE_S)
+            self.metrics.event_loop_lag.observe(max(0.0, loop.time() - due))
 
     def model_card(self) -> dict[str, Any]:
         """The model as `/v1/models` shows it."""

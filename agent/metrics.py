@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+_LAG_BUCKETS_S = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
 _STAGE_BUCKETS_S = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
 
 Reading = tuple[dict[str, str], float]  # labels and value
@@ -72,6 +73,12 @@ class Metrics:
             "Time per stage of a question or of encoding a batch.",
             ["stage"],
             buckets=_STAGE_BUCKETS_S,
+            registry=self.registry,
+        )
+        self.event_loop_lag = Histogram(
+            "vilamp_event_loop_lag_seconds",
+            "How much later than asked the event loop wakes, ten times a second.",
+            buckets=_LAG_BUCKETS_S,
             registry=self.registry,
         )
         self.registry.register(self._readers)

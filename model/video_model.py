@@ -20,7 +20,7 @@ from model.checkpoint import Checkpoint, load_checkpoint
 from model.config import ConfigError, Fill, ModelConfig, Redundancy, Reference
 from model.generate import TextPieces, generate
 from model.merge import Merger, PatchSource
-from model.preprocess import relevance_pixels, vision_pixels
+from model.preprocess import relevance_pixels, squash, vision_pixels
 from model.prompt import Slot, layout, prompt_text, relevance_mark, share_tokens, timestamp_text
 from model.select import Keyframes
 from model.tokens import IMAGE_TOKEN_ID
@@ -165,6 +165,9 @@ class VideoModel:
         if not images:
             return []
         config = self.config
+        side = config.vision.image.image_size
+        if config.live.whole_frame and config.dual_encoder.image.image_size == side:
+            images = [squash(image, side) for image in images]  # once for both towers
         embeddings = (
             self.network.embed_images(
                 self._tensor(relevance_pixels(images, config.dual_encoder.image, whole_frame=config.live.whole_frame))
