@@ -13,12 +13,11 @@ import platform
 import resource
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from benchmarks.machine import cpu_name, timed
 from memory.limits import Limits
 from memory.store import MemoryStore
 
@@ -112,25 +111,8 @@ def ask(store: MemoryStore) -> None:
     report("jpeg", [timed(lambda row=row: window.jpeg(row)) for row in range(0, window.num_frames, 7)])
 
 
-def timed(call: Callable[[], Any]) -> float:
-    started = time.perf_counter()
-    call()
-    return time.perf_counter() - started
-
-
 def report(name: str, seconds: list[float]) -> None:
     print(f"  {name:18} {1e3 * float(np.median(seconds)):9.3f} ms, worst {1e3 * max(seconds):9.3f} ms")
-
-
-def cpu_name() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        names = [
-            line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")
-        ]
-        if names:
-            return names[0]
-    return platform.processor() or platform.machine()
 
 
 if __name__ == "__main__":

@@ -1,0 +1,136 @@
+"""The built-in model on CPU cores: merging, first token, and ingest, along the path that the agent takes.
+
+    python -m benchmarks.answering --frames 1000 10000 --threads 1 2
+
+A question: embed it, take a window of a real memory, select, merge, and stream until the first piece of the answer. The
+history is made as benchmarks/features.py says. Ingest: stored 720p JPEGs are decoded, encoded and attached, as in the
+agent's encoder. Medians of single calls. --threads is torch's; with more than one, a core that is busy with something
+else slows every operation, so both are shown.
+"""
+
+import argparse
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from agent.intake import decode_jpeg
+from agent.times import format_clock
+from benchmarks import features
+from benchmarks.machine import machine, report, show, summary_ms, timed, write_result
+from memory.store import MemoryStore
+from memory.window import Window
+from model.select import Keyframes, QueryCandidates, select_keyframes
+from model.video_model import TextFeatures, VideoModel
+
+QUESTIONS = ("What did the red car do?", "How many people came by?", "When was the door open?", "Where is the dog now?")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--frames", type=int, nargs="+", default=[1000, 10_000])
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--drawn", type=int, default=200, help="pictures drawn and encoded; a history repeats them")
+    parser.add_argument("--repeats", type=int, default=5)
+    args = parser.parse_args()
+    here = machine(torch=torch.__version__)
+    show(here)
+    model = VideoModel.load(features.BUILTIN, num_threads=1)
+    pictures = features.jpegs(args.drawn)
+    known = features.encoded(model, pictures)
+    measured: dict[str, Any] = {"questions": {}, "ingest": {}}
+    for num_frames in args.frames:
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            features.open_store(Path(folder), model, num_frames) as store,
+        ):
+            features.fill(store, pictures, known, num_frames)
+            for threads in args.threads:
+                measured["questions"][f"N {num_frames}, threads {threads}"] = ask(model, store, threads, args.repeats)
+    for threads in args.threads:
+        measured["ingest"][f"threads {threads}"] = ingest(model, pictures, threads)
+    write_result("bench-answering", here, measured)
+
+
+def ask(model: VideoModel, store: MemoryStore, threads: int, repeats: int) -> dict[str, Any]:
+    """Times of every stage up to the first piece, over different questions; the first one warms up."""
+    torch.set_num_threads(threads)
+    runs = [first_token(model, store, QUESTIONS[number % len(QUESTIONS)]) for number in range(repeats + 1)][1:]
+    window = store.window([features.CAMERA])
+    print(f"first token, N {window.num_frames}, torch threads {threads}, {runs[0]['tokens']:.0f} visual tokens")
+    stages = {}
+    for stage in ("embed", "window", "select", "merge", "prefill", "total"):
+        stages[stage] = summary_ms([run[stage] for run in runs])
+        report(stage, stages[stage])
+    return stages
+
+
+def first_token(model: VideoModel, store: MemoryStore, question: str) -> dict[str, float]:
+    """Seconds of each stage, one after the other."""
+    marks = [time.perf_counter()]
+    query = model.embed_text(question)
+    marks.append(time.perf_counter())
+    window = store.window([features.CAMERA])
+    marks.append(time.perf_counter())
+    keyframes = select(model, window, query)
+    marks.append(time.perf_counter())
+    context = model.build_context(window, keyframes, query, group_sizes=[window.num_frames])
+    marks.append(time.perf_counter())
+    clocks = [format_clock(float(window.times[row]), "UTC") for row in context.keyframes.rows]
+    next(iter(model.stream(question, context, timestamps=clocks, max_new_tokens=64)), None)
+    marks.append(time.perf_counter())
+    stages = dict(zip(("embed", "window", "select", "merge", "prefill"), np.diff(marks).tolist(), strict=True))
+    return {**stages, "total": marks[-1] - marks[0], "tokens": context.num_tokens}
+
+
+def select(model: VideoModel, window: Window, query: TextFeatures) -> Keyframes:
+    """The checkpoint's own settings, as the agent applies them."""
+    defaults = model.info.defaults
+    return select_keyframes(
+        QueryCandidates(window, query.unit),
+        num_keyframes=defaults.num_keyframes,
+        tau=defaults.tau,
+        floor=defaults.floor,
+        recent=defaults.recent,
+        fill=defaults.fill,
+        background=window.background() if defaults.redundancy == "background" else None,
+        background_floor=defaults.background_floor,
+    )
+
+
+def ingest(model: VideoModel, pictures: list[bytes], threads: int) -> dict[str, float]:
+    """Frames a second from stored JPEG to attached features, one worker, by batch size."""
+    torch.set_num_threads(threads)
+    rates = {}
+    for batch in (1, 4, 8):
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            features.open_store(Path(folder), model, len(pictures)) as store,
+        ):
+            ids = [store.append(features.CAMERA, features.START + n, jpeg) for n, jpeg in enumerate(pictures)]
+            model.encode([decode_jpeg(store.jpeg(ids[0]))])
+            starts = range(0, len(ids) - batch + 1, batch)
+            seconds = [timed(lambda some=ids[s : s + batch]: attach(model, store, some)) for s in starts]
+        rates[f"batch {batch}"] = round(batch / float(np.median(seconds)), 1)
+        rates[f"batch {batch}, whole run"] = round(batch * len(seconds) / sum(seconds), 1)
+    print(f"ingest of 720p JPEGs, torch threads {threads}, frames a second: {rates}", flush=True)
+    return rates
+
+
+def attach(model: VideoModel, store: MemoryStore, frame_ids: list[int]) -> None:
+    made = model.encode([decode_jpeg(store.jpeg(frame_id)) for frame_id in frame_ids])
+    for frame_id, kept in zip(frame_ids, made, strict=True):
+        store.attach(
+            frame_id,
+            embedding=kept.embedding,
+            patches=kept.patches,
+            scalars=kept.scalars,
+            summary=kept.summary,
+        )
+
+
+if __name__ == "__main__":
+    main()

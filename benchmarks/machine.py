@@ -1,0 +1,77 @@
+"""What every benchmark needs: the machine in words, times of calls, results written beside the plots.
+
+Results go to docs/ as JSON: what was measured, on what, with how many threads and under which load.
+"""
+
+import json
+import os
+import platform
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+RESULTS = Path("docs")
+
+
+def cpu_name() -> str:
+    """The CPU's model, as the system calls it."""
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def machine(**more: Any) -> dict[str, Any]:
+    """The hardware and software of a measurement, and what else was running: the load of the last minute."""
+    return {
+        "cpu": cpu_name(),
+        "cores": os.cpu_count(),
+        "load_1min_before": round(os.getloadavg()[0], 2),
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        **more,
+    }
+
+
+def show(machine: Mapping[str, Any]) -> None:
+    """One line of it."""
+    print(", ".join(f"{name} {value}" for name, value in machine.items()), flush=True)
+
+
+def write_result(name: str, machine: Mapping[str, Any], measured: Mapping[str, Any]) -> Path:
+    """docs/<name>.json, with the date of the measurement."""
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{name}.json"
+    when = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
+    path.write_text(json.dumps({"when": when, "machine": machine, "measured": measured}, indent=1) + "\n")
+    print(f"written to {path}")
+    return path
+
+
+def timed(call: Callable[[], Any]) -> float:
+    """Seconds of one call."""
+    started = time.perf_counter()
+    call()
+    return time.perf_counter() - started
+
+
+def summary_ms(seconds: list[float]) -> dict[str, float]:
+    """Median, best and worst of single calls, in milliseconds."""
+    values = 1000 * np.array(seconds)
+    return {
+        "median_ms": round(float(np.median(values)), 2),
+        "best_ms": round(float(values.min()), 2),
+        "worst_ms": round(float(values.max()), 2),
+        "repeats": len(seconds),
+    }
+
+
+def report(name: str, summary: Mapping[str, float]) -> None:
+    """One line of a `summary_ms`."""
+    best, worst = summary["best_ms"], summary["worst_ms"]
+    print(f"  {name:40} {summary['median_ms']:10.2f} ms   (best {best:.2f}, worst {worst:.2f})", flush=True)

@@ -1,0 +1,73 @@
+"""Selection alone, worst case: a static camera, where every frame is alike and the walk has to look at all of them.
+
+    OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 python -m benchmarks.selection
+
+Embeddings are random, mostly alike, in a real memory window; the time is that of ranking and choosing, as in the agent.
+Each repeat takes a new question on a new window, so no ranking is kept from the one before. "raw" compares frames
+themselves, as published; "background" compares what changed, as the built-in model does, with changes below its floor.
+"""
+
+import argparse
+import os
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.machine import machine, report, show, summary_ms, timed, write_result
+from memory.limits import Limits
+from memory.store import MemoryStore
+from model.select import QueryCandidates, select_keyframes
+
+NOISE = {"raw": 0.1, "background": 0.01}  # beside a background of length one: alike in either comparison
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--frames", type=int, default=10_000)
+    parser.add_argument("--dim", type=int, default=512)
+    parser.add_argument("--repeats", type=int, default=15)
+    args = parser.parse_args()
+    here = machine(blas_threads=os.environ.get("OPENBLAS_NUM_THREADS", "all"))
+    show(here)
+    print(f"selection alone, static camera, N {args.frames}, D {args.dim}, 32 keyframes")
+    measured = {"frames": args.frames, "dim": args.dim}
+    for redundancy in NOISE:
+        measured[redundancy] = measure(redundancy, args.frames, args.dim, args.repeats)
+        report(redundancy, measured[redundancy])
+    write_result("bench-selection", here, measured)
+
+
+def measure(redundancy: str, num_frames: int, dim: int, repeats: int) -> dict[str, float]:
+    rng = np.random.default_rng(0)
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        MemoryStore(Path(folder), embedding_dim=dim, limits=Limits(frames=num_frames), patch_shape=(1, 1)) as store,
+    ):
+        fill(store, num_frames, dim, NOISE[redundancy], rng)
+        seconds = [choose(store, rng.normal(size=dim), redundancy) for _ in range(repeats)]
+    return summary_ms(seconds)
+
+
+def fill(store: MemoryStore, num_frames: int, dim: int, noise: float, rng: np.random.Generator) -> None:
+    scene = rng.normal(size=dim) / dim**0.5
+    one = {"patches": np.ones((1, 1), np.float16), "scalars": np.ones((1, 3), np.float32), "summary": np.ones(1, "f4")}
+    for number in range(num_frames):
+        frame_id = store.append("static", float(number), b"no picture is read")
+        embedding = (scene + noise * rng.normal(size=dim) / dim**0.5).astype(np.float32)
+        store.attach(frame_id, embedding=embedding, **one)
+
+
+def choose(store: MemoryStore, question: np.ndarray, redundancy: str) -> float:
+    window = store.window(["static"])
+    unit = (question / np.linalg.norm(question)).astype(np.float32)
+    background = window.background() if redundancy == "background" else None
+    return timed(
+        lambda: select_keyframes(
+            QueryCandidates(window, unit), num_keyframes=32, tau=0.85, background=background, background_floor=0.1
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()
