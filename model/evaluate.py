@@ -27,6 +27,7 @@ from model.world.scene import Scene
 
 DRAW_SIZE = (320, 180)
 MOST_NEEDLE_FRAMES = 20
+HARD_GUESS = 0.25  # families that the best guess from the question alone gets right at most so often
 
 
 @dataclass(frozen=True)
@@ -178,11 +179,14 @@ def summarise(tallies: Sequence[Tally], trained_on: Sequence[Question]) -> dict[
         }
         for family in families
     }
+    hard = [family for family in families if rows[family]["question_only_guess"] <= HARD_GUESS]
+    few = [_mean([value for family in hard for value in tally.right[family]]) for tally in tallies]
     every = [_mean([value for values in tally.right.values() for value in values]) for tally in tallies if tally.right]
     return {
         "families": rows,
         "all_families": _spread(every) | {"questions": len(asked), "question_only_guess": guess["all"],
                                            "majority_answer": majority["all"]},
+        "hard_families": _spread(few) | {"families": hard, "questions": sum(rows[family]["questions"] for family in hard)},
         "dks_recall": _spread([_mean([n[1] for n in tally.needles]) for tally in tallies if tally.needles])
         | {"needles": sum(len(tally.needles) for tally in tallies)},
         "uniform_recall": _spread([_mean([n[2] for n in tally.needles]) for tally in tallies if tally.needles]),
@@ -254,7 +258,11 @@ def print_report(console: Any, report: dict[str, Any]) -> None:
         table.add_row(name, f"{row['mean']:.0%}", f"{row['spread']:.0%}", str(row["questions"]),
                       f"{row['question_only_guess']:.0%}", f"{row['majority_answer']:.0%}")  # fmt: skip
     console.print(table)
-    recall = report["dks_recall"]
+    hard, recall = report["hard_families"], report["dks_recall"]
+    console.print(
+        f"families that a guess gets right in at most {HARD_GUESS:.0%} ({', '.join(hard['families'])}): "
+        f"{hard['mean']:.0%} +- {hard['spread']:.0%} of {hard['questions']} questions"
+    )
     console.print(
         f"keyframe recall over {recall['needles']} single events: DKS {recall['mean']:.0%} +- {recall['spread']:.0%}, "
         f"uniform {report['uniform_recall']['mean']:.0%}, random {report['random_recall']['mean']:.0%}"

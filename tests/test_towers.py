@@ -1,6 +1,7 @@
 """Stage 1 of training on tiny encoders: labels, losses, and that a few steps learn."""
 
 import numpy as np
+import pytest
 import torch
 
 from model.network import VilampNetwork
@@ -54,7 +55,7 @@ def test_flipping_moves_pictures_and_labels_together() -> None:
 def test_average_precision_of_a_known_ranking() -> None:
     scores = torch.tensor([[0.9], [0.8], [0.7], [0.6]])
     truth = torch.tensor([[True], [False], [True], [False]])
-    assert average_precision(scores, truth) == np.float32((1 / 1 + 2 / 3) / 2)
+    assert average_precision(scores, truth) == pytest.approx((1 / 1 + 2 / 3) / 2)
 
 
 def test_a_few_steps_learn_a_handful_of_frames() -> None:
