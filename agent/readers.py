@@ -29,6 +29,7 @@ _SESSION = {
     "vilamp_session_received_frames": ("Frames decoded in this session.", "received"),
     "vilamp_session_kept_frames": ("Frames kept in this session.", "kept"),
     "vilamp_session_dropped_frames": ("Frames kept, then dropped, in this session.", "dropped"),
+    "vilamp_session_shed_frames": ("Frames let go undecoded, this machine being too slow.", "shed"),
 }
 
 

@@ -76,7 +76,7 @@ def read_clip(path: Path) -> list[bytes]:
 
 
 def write_clip(path: Path, *, seconds: float, width: int = 1280, height: int = 720) -> Path:
-    """A drawn world at RATE_HZ with sensor noise, H.264 at about 2 Mbit/s, a key frame each second. Returns `path`."""
+    """A drawn world at RATE_HZ with sensor noise, H.264 at about 2 Mbit/s, key frames within a second. Returns `path`."""
     scene = Scene.from_seed(11, duration_s=600.0, style="fixed", split="eval")
     rng = np.random.default_rng(0)
     with av.open(str(path), "w", format="h264") as clip:
