@@ -42,7 +42,9 @@ class Message(BaseModel):
 
     def strange_parts(self) -> list[str]:
         """Types of its parts that are no text, such as pictures."""
-        return [part.type[:40] for part in self.content if part.type != "text"] if isinstance(self.content, list) else []
+        return (
+            [part.type[:40] for part in self.content if part.type != "text"] if isinstance(self.content, list) else []
+        )
 
 
 class StreamOptions(BaseModel):

@@ -120,7 +120,9 @@ def _failures() -> Iterator[None]:
         if "CERTIFICATE_VERIFY_FAILED" in str(error):
             advice = "give the server's --data-dir, or a certificate that this machine trusts"
             raise ServerError(f"the server's certificate is not trusted here: {advice}") from error
-        raise ServerError(f"no agent answers there ({error}): start one with `vilamp serve`, or name it with --server") from error
+        raise ServerError(
+            f"no agent answers there ({error}): start one with `vilamp serve`, or name it with --server"
+        ) from error
     except httpx.TimeoutException as error:
         raise ServerError("the agent has gone silent") from error
     except (httpx.TransportError, httpx.InvalidURL) as error:
