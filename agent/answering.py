@@ -31,7 +31,8 @@ from memory.window import Window
 from model.select import Keyframes, QueryCandidates, select_keyframes
 
 if TYPE_CHECKING:
-    from model.video_model import FrameFeatures, TextFeatures, VideoModel, VisualContext
+    from model.features import FrameFeatures, TextFeatures, VisualContext
+    from model.video_model import VideoModel
 
 log = logging.getLogger(__name__)
 

@@ -26,7 +26,8 @@ from memory.errors import FrameGone
 from memory.store import MemoryStore
 
 if TYPE_CHECKING:
-    from model.video_model import FrameFeatures, VideoModel
+    from model.features import FrameFeatures
+    from model.video_model import VideoModel
 
 log = logging.getLogger(__name__)
 

@@ -8,7 +8,6 @@ This file does not know cameras, clocks, files of memory, or where frames come f
 import hashlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,17 @@ import torch
 from torch import Tensor
 
 from model.checkpoint import Checkpoint, load_checkpoint
-from model.config import ConfigError, Fill, ModelConfig, Redundancy, Reference
+from model.config import ConfigError, ModelConfig, Reference
+from model.features import (
+    Defaults,
+    FrameFeatures,
+    ModelInfo,
+    TextFeatures,
+    VisualContext,
+    best_keyframes,
+    mean_of_runs,
+    neighbour_change,
+)
 from model.generate import TextPieces, generate
 from model.merge import Merger, PatchSource
 from model.preprocess import relevance_pixels, squash, vision_pixels
@@ -31,79 +40,6 @@ FP16_MAX = 65504.0
 
 class PromptTooLongError(ValueError):
     """The question alone does not fit into what the language model reads."""
-
-
-@dataclass(frozen=True, slots=True)
-class FrameFeatures:
-    """What is kept of one frame: embedding (D,) float32 not normalised, patches (M, C') float16 as stored,
-    scalars (M, 3) float32 computed from the stored patches, summary (C',) float32: the mean patch."""
-
-    embedding: np.ndarray
-    patches: np.ndarray
-    scalars: np.ndarray
-    summary: np.ndarray
-
-
-@dataclass(frozen=True, slots=True)
-class TextFeatures:
-    """A question: unit (D,) and raw (D,) float32; merge_query, what merging asks patches with; whether it was cut."""
-
-    unit: np.ndarray
-    raw: np.ndarray
-    merge_query: np.ndarray
-    truncated: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Defaults:
-    """What this checkpoint wants where the user says nothing."""
-
-    num_keyframes: int
-    tau: float
-    floor: float
-    recent: int
-    fill: Fill
-    redundancy: Redundancy
-    background_floor: float
-    timestamps: bool
-    reference: Reference
-
-
-@dataclass(frozen=True, slots=True)
-class ModelInfo:
-    """Sizes and defaults. `fingerprint` changes whenever stored features of another model would not fit."""
-
-    name: str
-    card: str
-    fingerprint: str
-    patches_per_frame: int
-    patch_width: int
-    embedding_dim: int
-    keyframe_tokens: int
-    context_tokens: int
-    max_visual_tokens: int
-    defaults: Defaults
-
-
-@dataclass(frozen=True, slots=True)
-class VisualContext:
-    """What the pictures say to one question. Opaque to callers but for the counts.
-
-    keyframes: those used (fewer than asked for if the token budget is small); num_tokens: visual tokens, of which
-    num_shared_tokens stand for more than one frame; num_summary_frames: frames whose patches were gone.
-    """
-
-    keyframes: Keyframes
-    keyframe_tokens: Tensor  # (K, M', H) float32
-    merged_rows: np.ndarray  # (F,)
-    merged: Tensor  # (F, H) float32
-    change: np.ndarray  # (F,) float32, see share_tokens
-    may_join: np.ndarray  # (F,) bool
-    runs: np.ndarray  # (F,) int64
-    num_tokens: int
-    num_shared_tokens: int
-    num_summary_frames: int
-    timings_ms: Mapping[str, float] = field(default_factory=dict)
 
 
 class VideoModel:
@@ -421,40 +357,3 @@ class VideoModel:
                 sample = flat[:: max(1, flat.numel() // 64)]
                 digest.update(name.encode() + sample.float().cpu().numpy().tobytes())
         return digest.hexdigest()[:16]
-
-
-def best_keyframes(keyframes: Keyframes, most: int) -> Keyframes:
-    """At most `most` of them: recent before relevant before filling, then by score, then the earlier one."""
-    if len(keyframes.rows) <= most:
-        return keyframes
-    rank = {"recent": 0, "relevant": 1, "filling": 2}
-    order = np.lexsort((keyframes.rows, -keyframes.scores, np.array([rank[kind] for kind in keyframes.kinds])))
-    kept = np.sort(order[: max(most, 0)])
-    return Keyframes(keyframes.rows[kept], tuple(keyframes.kinds[place] for place in kept), keyframes.scores[kept])
-
-
-def neighbour_change(
-    source: PatchSource, rows: np.ndarray, group_sizes: Sequence[int], block: int = 1024
-) -> tuple[np.ndarray, np.ndarray]:
-    """(change (F,) float32, may_join (F,) bool) of the rows F that are no keyframes, each against the row before it.
-
-    change is one minus the cosine of their embeddings; a row may join only the row just before it, in its own group.
-    """
-    change = np.ones(len(rows), np.float32)
-    may_join = np.zeros(len(rows), bool)
-    may_join[1:] = np.diff(rows) == 1
-    may_join &= ~np.isin(rows, np.cumsum([0, *group_sizes]))
-    for start in range(0, len(rows), block):
-        part = rows[start : start + block]
-        now, before = source.embeddings(part), source.embeddings(np.maximum(part - 1, 0))
-        change[start : start + len(part)] = 1 - np.einsum("nd,nd->n", now, before)
-    return change, may_join
-
-
-def mean_of_runs(tokens: Tensor, runs: np.ndarray) -> Tensor:
-    """tokens (F, H), runs (F,) rising from 0 -> (number of runs, H): the mean token of each run."""
-    if not len(runs) or int(runs[-1]) + 1 == len(runs):
-        return tokens
-    index = torch.from_numpy(runs)
-    sums = torch.zeros(int(runs[-1]) + 1, tokens.shape[1]).index_add_(0, index, tokens)
-    return sums / torch.bincount(index)[:, None]

@@ -16,6 +16,7 @@ import torch
 
 from model.checkpoint import load_checkpoint
 from model.config import ConfigError
+from model.features import FrameFeatures
 from model.generate import Decoding, choose
 from model.history import ArrayHistory
 from model.merge import OWN, reference_rows
@@ -24,7 +25,7 @@ from model.preprocess import centre_crop, published_frame_indices, relevance_pix
 from model.prompt import prompt_text
 from model.select import ArrayCandidates, fill_gaps, select_keyframes
 from model.tokens import IMAGE_TOKEN_ID
-from model.video_model import FrameFeatures, VideoModel
+from model.video_model import VideoModel
 from tests.direct import sig_pooling
 
 PARITY = Path(os.environ.get("PARITY_DIR", Path(__file__).parents[1] / ".." / "shared" / "parity")).resolve()

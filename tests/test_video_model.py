@@ -10,10 +10,11 @@ import torch
 
 from model.checkpoint import load_checkpoint
 from model.config import ConfigError
+from model.features import VisualContext, best_keyframes, mean_of_runs
 from model.generate import Decoding, generate
 from model.history import ArrayHistory
 from model.select import ArrayCandidates, Keyframes, select_keyframes
-from model.video_model import PromptTooLongError, VideoModel, VisualContext, best_keyframes, mean_of_runs
+from model.video_model import PromptTooLongError, VideoModel
 from tests.tiny import make_checkpoint, make_pictures
 
 QUESTION = "When did a red car come?"
