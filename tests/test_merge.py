@@ -41,11 +41,19 @@ def make_merger(network: VilampNetwork, **settings_: Any) -> Merger:
     )
 
 
-def make_history(network: VilampNetwork, num_frames: int, seed: int, dtype: str = "float32") -> ArrayHistory:
-    """Random vision features, stored as the model would store them."""
+def make_history(
+    network: VilampNetwork, num_frames: int, seed: int, dtype: str = "float32", num_scenes: int | None = None
+) -> ArrayHistory:
+    """Random vision features, stored as the model would store them. `num_scenes`: so many different frames, repeated
+    (1: a static camera); None: all different."""
     rng = np.random.default_rng(seed)
     config = network.config
-    vision = torch.tensor(rng.normal(size=(num_frames, config.num_patches, config.vision.tower.hidden_size))).float()
+    different = rng.normal(
+        size=(num_frames if num_scenes is None else num_scenes, config.num_patches, config.vision.tower.hidden_size)
+    )
+    vision = torch.tensor(
+        different if num_scenes is None else different[rng.integers(0, num_scenes, num_frames)]
+    ).float()
     merger = make_merger(network)
     stored = vision if config.live.patch_features == "vision" else network.project_hidden(vision)
     patches = stored.detach().numpy().astype(dtype)
@@ -69,6 +77,8 @@ def choose_rows(num_frames: int, count: int, seed: int) -> np.ndarray:
 
 def expected(network: VilampNetwork, history: ArrayHistory, references: np.ndarray, query: np.ndarray) -> np.ndarray:
     sources = np.where(references == OWN, np.arange(len(references)), references)
+    if not len(references):
+        return np.empty((0, network.config.language.hidden_size), np.float32)
     patches = np.stack([frame.vision for frame in history._frames])
     return direct.merge(network, patches, sources, query).numpy()
 
@@ -80,7 +90,8 @@ HIDDEN = {
 
 
 @given(
-    num_frames=st.integers(1, 40),
+    num_frames=st.integers(0, 40),
+    num_scenes=st.sampled_from([None, 1, 3]),
     num_keyframes=st.integers(0, 8),
     seed=st.integers(0, 1000),
     composer=st.sampled_from(["sig_pooling", "plain"]),
@@ -91,10 +102,18 @@ HIDDEN = {
 )
 @settings(max_examples=60, deadline=None)
 def test_absorbed_is_direct(
-    num_frames: int, num_keyframes: int, seed: int, composer: str, hidden: bool, reference: Any, chunk: int, split: bool
+    num_frames: int,
+    num_scenes: int | None,
+    num_keyframes: int,
+    seed: int,
+    composer: str,
+    hidden: bool,
+    reference: Any,
+    chunk: int,
+    split: bool,
 ) -> None:
     network = (HIDDEN if hidden else NETWORKS)[composer]
-    history = make_history(network, num_frames, seed)
+    history = make_history(network, num_frames, seed, num_scenes=num_scenes)
     rows = choose_rows(num_frames, num_keyframes, seed)
     sizes = [num_frames // 3, num_frames - num_frames // 3] if split else [num_frames]
     query_dim = 16 if composer == "sig_pooling" else 32
@@ -110,6 +129,29 @@ def test_absorbed_is_direct(
         assert merged.weights is not None
         np.testing.assert_allclose(merged.weights.sum(-1).numpy(), 1, atol=1e-5)
     assert merged.keyframes.shape == (len(rows), network.config.keyframe_tokens, 32)
+
+
+@given(
+    num_frames=st.integers(0, 60),
+    num_scenes=st.sampled_from([None, 1, 3]),
+    num_keyframes=st.integers(0, 8),
+    seed=st.integers(0, 1000),
+    hidden=st.booleans(),
+    chunk=st.sampled_from([1, 3000, 9000]),
+)
+@settings(max_examples=40, deadline=None)
+def test_chunked_is_whole(
+    num_frames: int, num_scenes: int | None, num_keyframes: int, seed: int, hidden: bool, chunk: int
+) -> None:
+    network = (HIDDEN if hidden else NETWORKS)["sig_pooling"]
+    history = make_history(network, num_frames, seed, num_scenes=num_scenes)
+    rows = choose_rows(num_frames, num_keyframes, seed)
+    query = np.random.default_rng(seed).normal(size=16).astype(np.float32)
+    whole = make_merger(network, chunk_bytes=1 << 30).merge(history, rows, query)
+    chunked = make_merger(network, chunk_bytes=chunk).merge(history, rows, query)
+    assert chunked.rows.tolist() == whole.rows.tolist()
+    torch.testing.assert_close(chunked.tokens, whole.tokens, atol=2e-5, rtol=0)
+    torch.testing.assert_close(chunked.keyframes, whole.keyframes, atol=2e-5, rtol=0)
 
 
 def test_stored_in_half_precision_the_scalars_are_those_of_the_stored_patch() -> None:
