@@ -55,12 +55,12 @@ def rows_of(kind: str, num: int, dim: int, seed: int) -> np.ndarray:
 @settings(max_examples=80, deadline=None)
 @given(
     st.sampled_from(["all alike", "static camera", "ties", "different"]),
-    st.integers(4, 300),
+    st.integers(0, 300),
     st.sampled_from([1, 7, 16, 33, 512]),
     st.integers(0, 2**31),
     st.lists(st.integers(1, 299), max_size=6),
     st.lists(st.booleans(), min_size=1, max_size=3),
-    st.integers(1, 300),
+    st.integers(0, 300),
 )
 def test_top_is_the_start_of_one_stable_sort(
     kind: str, num: int, dim: int, seed: int, cuts: list[int], indexed: list[bool], k: int
@@ -73,7 +73,8 @@ def test_top_is_the_start_of_one_stable_sort(
     all_rows, all_scores = rank_all(parts, query)
     np.testing.assert_array_equal(all_rows, order)
     np.testing.assert_array_equal(all_scores, scores[order])
-    k = min(k, num)
+    if (k := min(k, num)) == 0:
+        return  # `Window.top` answers that by itself
     rows, top_scores = rank_top(parts, query, k)
     np.testing.assert_array_equal(rows, order[:k])
     np.testing.assert_array_equal(top_scores, scores[order[:k]])
