@@ -18,7 +18,7 @@ import uvloop
 
 from agent.agent import opened
 from agent.api import build_app
-from agent.auth import Auth
+from agent.auth import TOKENS_FILE, Auth
 from agent.config import Settings
 from agent.logs import set_up_logs
 from agent.tls import TlsFiles, prepare_tls
@@ -48,7 +48,7 @@ async def serve(settings: Settings, *, started: Started | None = None) -> None:
         async with opened(settings) as agent:
             server = Server(configuration(build_app(agent, auth, settings), settings, tls), started)
             server.url = url_of(listener, tls)
-            _announce(server.url, auth, tls)
+            _announce(server.url, auth, tls, settings)
             await server.serve(sockets=[listener])
 
 
@@ -117,13 +117,20 @@ def url_of(listener: socket.socket, tls: TlsFiles | None) -> str:
     return f"{'http' if tls is None else 'https'}://{f'[{shown}]' if ':' in shown else shown}:{port}"
 
 
-def _announce(url: str, auth: Auth, tls: TlsFiles | None) -> None:
-    """The URL always; the tokens only at the start that made them."""
+def _announce(url: str, auth: Auth, tls: TlsFiles | None, settings: Settings) -> None:
+    """The URL and where the tokens lie, always; the tokens themselves only at the start that made them."""
     lines = [f"ViLaMP Live answers at {url}"]
     if tls is not None:
         lines.append(f"certificate SHA-256: {tls.fingerprint}")
-    if auth.created:
-        lines.append("tokens made now, shown once (kept in the data folder):")
-        lines += [f"  {token.name:<10} {', '.join(sorted(token.scopes)):<12} {token.secret}" for token in auth.tokens]
+    kept = settings.data_dir / TOKENS_FILE
+    if not settings.security.enabled:
+        lines.append("security is off: whoever reaches this port may ask and publish")
+    elif not auth.created:
+        lines.append(f"tokens: {kept}")
+    else:
+        lines.append(f"tokens made now, shown once (kept in {kept}):")
+        configured = {each.token.get_secret_value() for each in settings.security.tokens}
+        made = [token for token in auth.tokens if token.secret not in configured]
+        lines += [f"  {token.name:<10} {', '.join(sorted(token.scopes)):<12} {token.secret}" for token in made]
     sys.stdout.write("\n".join(lines) + "\n")
     sys.stdout.flush()

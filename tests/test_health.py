@@ -7,13 +7,13 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from agent.agent import load_model
+from agent.agent import Agent, load_model, open_memory
 from agent.config import Settings
 from agent.encoding import self_test
 from agent.lanes import Lane
 from agent.metrics import Metrics, Reader
 from agent.routes_health import disk_problem
-from tests.agents import checkpoint, remember, served
+from tests.agents import checkpoint, remember, served, settings_in
 
 
 async def test_ready_says_why_not(tmp_path: Path) -> None:
@@ -22,6 +22,9 @@ async def test_ready_says_why_not(tmp_path: Path) -> None:
         ready = await http.get("/readyz")
         assert ready.status_code == 200
         assert ready.json() == {"ready": True, "checks": {"model": "ok", "encoder": "ok", "disk": "ok"}}
+        site.agent.encoder_problem = "two different pictures have the same embedding"
+        assert (await http.get("/readyz")).status_code == 503
+        site.agent.encoder_problem = None
         site.agent.encoding.problem = "the encoder fails: out of memory"
         ready = await http.get("/readyz")
         assert ready.status_code == 503
@@ -37,7 +40,7 @@ def test_the_disk_must_be_writable_and_have_room(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("weight", "expected"), [(None, None), (0.0, "same embedding"), (float("nan"), "not finite")])
-async def test_the_encoder_self_test(weight: float | None, expected: str | None) -> None:
+async def test_the_encoder_self_test(tmp_path: Path, weight: float | None, expected: str | None) -> None:
     model = load_model(Settings(model={"path": str(checkpoint()), "num_threads": 1}))
     if weight is not None:
         for name, parameter in model.network.named_parameters():
@@ -48,6 +51,9 @@ async def test_the_encoder_self_test(weight: float | None, expected: str | None)
     lane.close()
     assert (problem is None) == (expected is None)
     assert expected is None or expected in (problem or "")
+    settings = settings_in(tmp_path)
+    async with Agent(settings, open_memory(settings, model), model).running() as agent:
+        assert agent.encoder_problem == problem  # what /readyz says
 
 
 async def test_metrics_are_well_formed_and_say_nothing_private(tmp_path: Path) -> None:

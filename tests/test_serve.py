@@ -9,6 +9,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from agent.auth import TOKENS_FILE
+from agent.config import Settings
 from agent.serve import CannotListen, listening, serve
 from agent.tls import CERT_FILE
 from tests.agents import settings_in
@@ -35,6 +37,27 @@ async def test_https_with_a_certificate_made_here(tmp_path: Path, capsys: pytest
     assert said.startswith("ViLaMP Live answers at https://127.0.0.1:")
     assert "certificate SHA-256: " in said
     assert said.count("vl_") == 3  # three tokens, at the first start only
+
+
+async def greeting(settings: Settings, capsys: pytest.CaptureFixture[str]) -> str:
+    """What one start says, from the first line to the last."""
+
+    async def started(url: str) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+
+    await serve(settings, started=started)
+    return capsys.readouterr().out
+
+
+async def test_tokens_are_shown_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ours = {"tokens": [{"name": "gate", "token": "not-to-be-shown-1234", "scopes": ["ask"]}]}
+    first = await greeting(settings_in(tmp_path, security=ours), capsys)
+    assert first.count("vl_") == 3
+    assert "not-to-be-shown" not in first
+    again = await greeting(settings_in(tmp_path, security=ours), capsys)
+    assert "vl_" not in again
+    assert f"tokens: {tmp_path / TOKENS_FILE}" in again
+    assert "security is off" in await greeting(settings_in(tmp_path, security={"enabled": False}), capsys)
 
 
 async def test_a_port_in_use_is_told_before_anything_is_loaded(tmp_path: Path) -> None:
