@@ -13,6 +13,8 @@ from torch import Tensor
 from transformers import Qwen2ForCausalLM
 from transformers.cache_utils import DynamicCache
 
+_COLDEST = 1e-3  # a temperature below it is 0
+
 
 class Decoding:
     """One answer being made. `prefill` once, then `step` with each token; each returns the next token's logits (V,)."""
@@ -68,8 +70,9 @@ def generate(
 
 
 def choose(logits: Tensor, temperature: float, generator: torch.Generator) -> int:
-    """The likeliest token at temperature 0, otherwise one drawn from softmax(logits / temperature)."""
-    if temperature <= 0:
+    """The likeliest token at temperature 0 (or so near it that logits would overflow), otherwise one drawn from
+    softmax(logits / temperature)."""
+    if temperature < _COLDEST:
         return int(logits.argmax())
     with torch.inference_mode():
         odds = torch.softmax(logits.cpu() / temperature, dim=-1)

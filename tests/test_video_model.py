@@ -11,7 +11,7 @@ import torch
 from model.checkpoint import load_checkpoint
 from model.config import ConfigError
 from model.features import VisualContext, best_keyframes, mean_of_runs
-from model.generate import Decoding, generate
+from model.generate import Decoding, choose, generate
 from model.history import ArrayHistory
 from model.select import ArrayCandidates, Keyframes, select_keyframes
 from model.video_model import PromptTooLongError, VideoModel
@@ -146,6 +146,14 @@ def test_temperature_draws_and_a_seed_repeats(model: VideoModel, history: ArrayH
     assert answer(model, context, temperature=5.0, seed=1) == answer(model, context, temperature=5.0, seed=1)
     assert answer(model, context, temperature=1e-4, seed=1) == answer(model, context)
     answer(model, context, temperature=1.0)
+
+
+def test_the_coldest_temperatures_are_zero() -> None:
+    logits = torch.tensor([-80.0, 90.0, 89.0])
+    for temperature in (0.0, 1e-300, 1e-20, 1e-4, 0.01):
+        assert choose(logits, temperature, torch.Generator()) == 1
+    drawn = {choose(logits, 2.0, torch.Generator().manual_seed(seed)) for seed in range(30)}
+    assert drawn == {1, 2}
 
 
 def test_step_by_step_is_the_whole_sequence_at_once(model: VideoModel, history: ArrayHistory) -> None:
