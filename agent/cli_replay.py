@@ -70,7 +70,7 @@ async def _run(
     window: tuple[float | None, float | None],
 ) -> int:  # fmt: skip
     async with opened(settings) as agent:
-        await _index(agent, camera, entry, duration_s, quiet=args.json)
+        await _index(agent, camera, entry, duration_s, zone, quiet=args.json)
         for text in args.ask:
             if not args.json:
                 print(f"\n> {text}")
@@ -121,7 +121,7 @@ def _wanted(args: argparse.Namespace, rate_hz: float, duration_s: float | None, 
     return Entry(str(args.file.resolve()), state.st_size, state.st_mtime, rate_hz, start)
 
 
-async def _index(agent: Agent, camera: str, wanted: Entry, duration_s: float | None, *, quiet: bool) -> None:
+async def _index(agent: Agent, camera: str, wanted: Entry, duration_s: float | None, zone: str, *, quiet: bool) -> None:
     ledger = agent.settings.data_dir / LEDGER_FILE
     known = _read_ledger(ledger).get(camera)
     stats = agent.store.stats(camera)
@@ -132,7 +132,7 @@ async def _index(agent: Agent, camera: str, wanted: Entry, duration_s: float | N
         wanted = replace(known, complete=known.complete and stats.frames > 0)
     if wanted.complete and stats.encoded == stats.frames:
         if not quiet:
-            print(f"{camera}: already indexed, {stats.frames} frames from {format_time(wanted.start, 'UTC')}")
+            print(f"{camera}: already indexed, {stats.frames} frames from {format_time(wanted.start, zone)}")
         return
     _write_ledger(ledger, camera, wanted)
     with _progress(quiet) as progress:

@@ -98,9 +98,9 @@ def test_replay_indexes_asks_and_does_not_index_again(replay: Replay, tmp_path: 
     assert {each["camera"] for each in reply["citations"]} == {"my-gate"}
     assert reply["citations"][0]["local_time"].startswith("2026-11-22 10:00:0")
     assert {"embed", "select", "merge", "first_token", "total"} <= reply["timings_ms"].keys()
-    again = replay(data, video, "--start", start)
+    again = replay(data, video, "--start", start, "--timezone", "Europe/Zurich")
     assert again.returncode == 0
-    assert f"my-gate: already indexed, {NUM_SECONDS} frames" in again.stdout
+    assert f"my-gate: already indexed, {NUM_SECONDS} frames from 2026-11-22 11:00:00 CET" in again.stdout
 
 
 def test_an_interrupted_replay_goes_on(replay: Replay, tmp_path: Path) -> None:
