@@ -20,11 +20,12 @@ import torch
 from agent.intake import decode_jpeg
 from benchmarks import features
 from benchmarks.answering import QUESTIONS, select
-from benchmarks.machine import RESULTS, machine, show, summary_ms, write_result
+from benchmarks.machine import add_out, machine, show, summary_ms, write_result
 from memory.store import MemoryStore
+from model.features import FrameFeatures, VisualContext
 from model.history import ArrayHistory
 from model.select import ArrayCandidates, select_keyframes
-from model.video_model import FrameFeatures, VideoModel, VisualContext
+from model.video_model import VideoModel
 
 
 def main() -> None:
@@ -32,6 +33,7 @@ def main() -> None:
     parser.add_argument("--frames", type=int, nargs="+", default=[100, 300, 600])
     parser.add_argument("--threads", type=int, default=1, help="torch's")
     parser.add_argument("--repeats", type=int, default=3)
+    add_out(parser)
     args = parser.parse_args()
     here = machine(torch=torch.__version__, threads=args.threads)
     show(here)
@@ -46,8 +48,8 @@ def main() -> None:
         ):
             features.fill(store, pictures, known, num_frames)
             measured[str(num_frames)] = compare(model, store, pictures[:num_frames], args.repeats)
-    write_result("bench-recompute", here, measured)
-    plot(measured, RESULTS / "recompute.png")
+    write_result(args.out / "bench-recompute.json", here, measured)
+    plot(measured, args.out / "recompute.png")
 
 
 def compare(model: VideoModel, store: MemoryStore, pictures: list[bytes], repeats: int) -> dict[str, Any]:
@@ -123,9 +125,15 @@ def plot(measured: dict[str, Any], path: Path) -> None:
     for number, each in zip(frames, measured.values(), strict=True):
         middle = (each["remembered"]["median_ms"] * each["recomputed"]["median_ms"]) ** 0.5 / 1000
         axes.annotate(f"{each['ratio']:.0f}x", (number, middle), ha="center")
-    axes.set(yscale="log", xlabel="frames in the window", ylabel="seconds before the language model", xlim=(0, None))
+    axes.set(
+        yscale="log",
+        xlabel="frames in the window",
+        ylabel="seconds before the language model",
+        xlim=(0, None),
+        ylim=(0.01, 200),
+    )
     axes.set_title("One question, built-in model, the same weights")
-    axes.legend()
+    axes.legend(loc="upper left")
     figure.savefig(path, dpi=120)
     print(f"written to {path}")
 

@@ -20,11 +20,12 @@ import torch
 from agent.intake import decode_jpeg
 from agent.times import format_clock
 from benchmarks import features
-from benchmarks.machine import machine, report, show, summary_ms, timed, write_result
+from benchmarks.machine import add_out, machine, report, show, summary_ms, timed, write_result
 from memory.store import MemoryStore
 from memory.window import Window
+from model.features import TextFeatures
 from model.select import Keyframes, QueryCandidates, select_keyframes
-from model.video_model import TextFeatures, VideoModel
+from model.video_model import VideoModel
 
 QUESTIONS = ("What did the red car do?", "How many people came by?", "When was the door open?", "Where is the dog now?")
 
@@ -35,6 +36,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--drawn", type=int, default=200, help="pictures drawn and encoded; a history repeats them")
     parser.add_argument("--repeats", type=int, default=5)
+    add_out(parser)
     args = parser.parse_args()
     here = machine(torch=torch.__version__)
     show(here)
@@ -52,7 +54,7 @@ def main() -> None:
                 measured["questions"][f"N {num_frames}, threads {threads}"] = ask(model, store, threads, args.repeats)
     for threads in args.threads:
         measured["ingest"][f"threads {threads}"] = ingest(model, pictures, threads)
-    write_result("bench-answering", here, measured)
+    write_result(args.out / "bench-answering.json", here, measured)
 
 
 def ask(model: VideoModel, store: MemoryStore, threads: int, repeats: int) -> dict[str, Any]:

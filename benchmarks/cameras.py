@@ -1,7 +1,8 @@
 """The whole server under load: `vilamp serve` in its own process, cameras published over WebRTC, questions back to back.
 
     python -m benchmarks.cameras                 four cameras 720p30 kept at 1 a second while questions are answered
-    python -m benchmarks.cameras --flood         one camera kept faster than the encoder goes: does memory stay flat?
+    python -m benchmarks.cameras --flood         one camera kept faster than the encoder goes, and questions: does
+                                                 memory stay flat?
 
 Publishers run in a process of their own and send a clip encoded beforehand, but they share this machine's cores with the
 server. Numbers are the server's own metrics between two scrapes (event-loop lag: the histogram
@@ -30,7 +31,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from agent.client import Client, Reply, ServerError
 from agent.demo_server import DemoServer, running_server
 from benchmarks.answering import QUESTIONS
-from benchmarks.machine import RESULTS, machine, show, write_result
+from benchmarks.machine import add_out, machine, show, write_result
 from benchmarks.publisher import RATE_HZ, write_clip
 
 Labels = frozenset[tuple[str, str]]
@@ -44,20 +45,21 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, help="measured (default: 60, with --flood 150)")
     parser.add_argument("--settle", type=float, help="before that (default: 15, with --flood 60)")
     parser.add_argument("--threads", type=int, default=1, help="the server's model.num_threads")
+    add_out(parser)
     args = parser.parse_args()
     here = machine(model_threads=args.threads)
     show(here)
     with tempfile.TemporaryDirectory(prefix="vilamp-bench-") as folder:
         if args.flood:
-            load = Load(("flood",), 30.0, 600, args.settle or 60.0, args.seconds or 150.0, asks=False)
+            load = Load(("flood",), 30.0, 600, args.settle or 60.0, args.seconds or 150.0)
         else:
-            load = Load(CAMERAS, 1.0, 10_000, args.settle or 15.0, args.seconds or 60.0, asks=True)
+            load = Load(CAMERAS, 1.0, 10_000, args.settle or 15.0, args.seconds or 60.0)
         measured = asyncio.run(run(Path(folder), load, args.threads))
     print(json.dumps({name: value for name, value in measured.items() if name != "resident_mib"}, indent=1))
     name = "bench-flood" if args.flood else "bench-cameras"
-    write_result(name, here, measured)
+    write_result(args.out / f"{name}.json", here, measured)
     if args.flood:
-        plot(measured["resident_mib"], load.settle_s, RESULTS / "resident-memory.png")
+        plot(measured["resident_mib"], load.settle_s, args.out / "resident-memory.png")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +69,8 @@ class Load:
     cameras: tuple[str, ...]
     rate_hz: float
     max_frames: int
-    settle_s: float
+    settle_s: float  # questions are asked in it too
     seconds: float
-    asks: bool
 
 
 @dataclass(slots=True)
@@ -88,17 +89,16 @@ async def run(folder: Path, load: Load, threads: int) -> dict[str, Any]:
         process = psutil.Process(server.process.pid)
         resident_mib: list[tuple[float, float]] = []
         sampling = asyncio.create_task(sample_resident(process, resident_mib))
-        await asyncio.sleep(load.settle_s)
         asked, stop = Asked(), threading.Event()
-        asking = asyncio.create_task(asyncio.to_thread(ask, server, load, stop, asked)) if load.asks else None
+        asking = asyncio.create_task(asyncio.to_thread(ask, server, load, stop, asked))
+        await asyncio.sleep(load.settle_s)
         before, began, cpu = await scrape(server), time.monotonic(), cpu_seconds(process)
         await asyncio.sleep(load.seconds)
         after, seconds = await scrape(server), time.monotonic() - began
         publisher_cpu = cpu_seconds(psutil.Process(publisher.pid))
         used = cpu_seconds(process) - cpu
         stop.set()
-        if asking is not None:
-            await asking
+        await asking
         sampling.cancel()
     return summarise(load, before, after, seconds, asked) | {
         "server_cores_used": round(used / seconds, 2),
@@ -188,12 +188,12 @@ def plot(samples: list[tuple[float, float]], settle_s: float, path: Path) -> Non
     """Resident memory over time."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7, 3), layout="constrained")
+    figure = Figure(figsize=(8, 3), layout="constrained")
     axes = figure.subplots()
     axes.plot(*np.array(samples).T)
     axes.axvline(settle_s, color="grey", linestyle=":", label="measured from here")
     axes.set(xlabel="seconds since the camera connected", ylabel="MiB resident", ylim=(0, None))
-    axes.set_title("Server with a camera kept at 30 frames/s, 600 remembered")
+    axes.set_title("Server with a camera kept at 30 frames/s and questions back to back, 600 frames remembered")
     axes.legend(loc="lower right")
     figure.savefig(path, dpi=120)
     print(f"written to {path}")
@@ -206,6 +206,8 @@ def summarise(load: Load, before: Scrape, after: Scrape, seconds: float, asked: 
         wanted = labels.items()
         return sum(v - before.get(k, 0.0) for k, v in after.items() if k[0] == name and wanted <= dict(k[1]).items())
 
+    newest = "vilamp_memory_newest_time_seconds"
+    spans_s = [rise(newest, camera=camera) for camera in load.cameras]
     received = [rise("vilamp_session_received_frames", camera=camera) for camera in load.cameras]
     result: dict[str, Any] = {
         "seconds": round(seconds, 1),
@@ -213,20 +215,20 @@ def summarise(load: Load, before: Scrape, after: Scrape, seconds: float, asked: 
         "kept_a_second": load.rate_hz,
         "received_frames_a_second": [round(count / seconds, 1) for count in received],
         "sent_frames_a_second": RATE_HZ,
-        "frames_expected": math.floor(seconds * load.rate_hz) * len(load.cameras),
+        "frames_expected": sum(round(span * load.rate_hz) for span in spans_s),  # by their own capture times
+        "frames_expected_by_the_wall_clock": round(seconds * load.rate_hz) * len(load.cameras),
         "frames_kept": rise("vilamp_session_kept_frames"),
         "frames_remembered": rise("vilamp_frames_remembered_total"),
         "frames_encoded": rise("vilamp_frames_encoded_total"),
         "dropped_after_being_kept": rise("vilamp_session_dropped_frames"),
         "lost_disk": rise("vilamp_frames_lost_total"),
-        "encode_failures": rise("vilamp_encode_failures_total"),
+        "forgotten_before_encoded": rise("vilamp_encode_failures_total", reason="gone"),
+        "encode_failures": rise("vilamp_encode_failures_total") - rise("vilamp_encode_failures_total", reason="gone"),
         "shed_undecoded": rise("vilamp_session_shed_frames"),
         "sessions_closed": rise("vilamp_whip_closed_total"),
         "event_loop_lag_ms": lag(before, after),
     }
-    if load.asks:
-        result |= answers(asked)
-    return result
+    return result | answers(asked)
 
 
 def lag(before: Scrape, after: Scrape) -> dict[str, float]:

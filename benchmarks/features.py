@@ -13,7 +13,8 @@ import numpy as np
 from agent.intake import decode_jpeg, encode_jpeg
 from memory.limits import Limits
 from memory.store import MemoryStore
-from model.video_model import FrameFeatures, VideoModel
+from model.features import FrameFeatures
+from model.video_model import VideoModel
 from model.world.draw import draw
 from model.world.scene import Scene
 

@@ -1,8 +1,9 @@
 """What every benchmark needs: the machine in words, times of calls, results written beside the plots.
 
-Results go to docs/ as JSON: what was measured, on what, with how many threads and under which load.
+Results go to docs/ (or --out) as JSON: what was measured, on what, with how many threads and under which load.
 """
 
+import argparse
 import json
 import os
 import platform
@@ -13,8 +14,6 @@ from typing import Any
 
 import numpy as np
 
-RESULTS = Path("docs")
-
 
 def cpu_name() -> str:
     """The CPU's model, as the system calls it."""
@@ -24,6 +23,11 @@ def cpu_name() -> str:
             if line.startswith("model name"):
                 return line.split(":", 1)[1].strip()
     return platform.processor() or platform.machine()
+
+
+def add_out(parser: argparse.ArgumentParser) -> None:
+    """The option that all benchmarks with results have."""
+    parser.add_argument("--out", type=Path, default=Path("docs"), help="folder for JSON and plots (default: docs)")
 
 
 def machine(**more: Any) -> dict[str, Any]:
@@ -43,14 +47,12 @@ def show(machine: Mapping[str, Any]) -> None:
     print(", ".join(f"{name} {value}" for name, value in machine.items()), flush=True)
 
 
-def write_result(name: str, machine: Mapping[str, Any], measured: Mapping[str, Any]) -> Path:
-    """docs/<name>.json, with the date of the measurement."""
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{name}.json"
+def write_result(path: Path, machine: Mapping[str, Any], measured: Mapping[str, Any]) -> None:
+    """JSON at `path`, with the date of the measurement."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     when = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
     path.write_text(json.dumps({"when": when, "machine": machine, "measured": measured}, indent=1) + "\n")
     print(f"written to {path}")
-    return path
 
 
 def timed(call: Callable[[], Any]) -> float:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.machine import machine, report, show, summary_ms, timed, write_result
+from benchmarks.machine import add_out, machine, report, show, summary_ms, timed, write_result
 from memory.limits import Limits
 from memory.store import MemoryStore
 from model.select import QueryCandidates, select_keyframes
@@ -27,6 +27,7 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=10_000)
     parser.add_argument("--dim", type=int, default=512)
     parser.add_argument("--repeats", type=int, default=15)
+    add_out(parser)
     args = parser.parse_args()
     here = machine(blas_threads=os.environ.get("OPENBLAS_NUM_THREADS", "all"))
     show(here)
@@ -35,7 +36,7 @@ def main() -> None:
     for redundancy in NOISE:
         measured[redundancy] = measure(redundancy, args.frames, args.dim, args.repeats)
         report(redundancy, measured[redundancy])
-    write_result("bench-selection", here, measured)
+    write_result(args.out / "bench-selection.json", here, measured)
 
 
 def measure(redundancy: str, num_frames: int, dim: int, repeats: int) -> dict[str, float]:
