@@ -205,7 +205,7 @@ def _spread(values: Sequence[float]) -> dict[str, float]:
     return {"mean": statistics.fmean(values), "spread": (max(values) - min(values)) / 2}
 
 
-def training_questions(count: int = 40) -> list[Question]:
+def training_questions(count: int = 20) -> list[Question]:
     """Questions of training worlds: what a guesser that never sees the video may learn from."""
     found: list[Question] = []
     for number in range(count):
