@@ -16,6 +16,8 @@ from streaming.frame import Source
 from streaming.problem import Rejected
 from streaming.whip import WhipServer, WhipSettings
 
+MAX_CAMERAS = 1000  # beyond it a publisher can no longer make a camera by naming it: each keeps a history
+
 
 def whip_server(agent: Agent, guard: Guard, settings: Settings) -> WhipServer:
     """The endpoint; what is published goes to the agent."""
@@ -28,6 +30,11 @@ def whip_server(agent: Agent, guard: Guard, settings: Settings) -> WhipServer:
         refusal = agent.may_publish(camera)
         if refusal is not None:
             raise Rejected(404, refusal)
+        known = agent.cameras()
+        if len(known) >= MAX_CAMERAS and camera not in known:
+            raise Rejected(
+                403, f"there are {len(known)} cameras already; '{camera}' must be listed in the configuration"
+            )
 
     def on_session(camera: str, source: Source) -> None:
         agent.published(camera, source)

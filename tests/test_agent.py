@@ -63,6 +63,19 @@ async def test_who_may_publish_where(tmp_path: Path, camera: str, token: str, st
         assert caught.value.status == status
 
 
+async def test_publishers_cannot_make_cameras_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agent.publishing.MAX_CAMERAS", 2)
+    async with served(tmp_path, cameras={"listed": {}}) as site:
+        await remember(site.agent, "door", 1)
+        with pytest.raises(PublishError, match="must be listed in the configuration") as caught:
+            async with publish(f"{site.url}/whip/third", site.token("publisher"), FramesTrack(pictures(1))):
+                raise AssertionError("published")
+        assert caught.value.status == 403
+        for camera in ("door", "listed"):
+            async with publish(f"{site.url}/whip/{camera}", site.token("publisher"), FramesTrack(pictures(1))):
+                pass
+
+
 def write_video(path: Path, seconds: int) -> None:
     with av.open(path, "w") as container:
         stream = container.add_stream("libx264", rate=4, width=64, height=48, pix_fmt="yuv420p")
