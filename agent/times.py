@@ -8,13 +8,14 @@ It does not know cameras, and it does not know which zone a camera stands in: th
 
 import os
 import re
-from datetime import datetime
+from datetime import datetime, time
 from pathlib import Path
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 _UNIT_S = {"s": 1.0, "sec": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
 _OFFSET_PART = re.compile(r"(\d+(?:\.\d+)?)\s*(sec|min|[smhdw])")
 _OFFSET = re.compile(rf"[-−]\s*(?:{_OFFSET_PART.pattern}\s*)+", re.IGNORECASE)
+_DAY = re.compile(r"today|(the day before )?yesterday", re.IGNORECASE)  # to dateparser this hour of that day
 _NUMBER = re.compile(r"\d+(?:\.\d+)?")
 _HELP = 'say "10 minutes ago", "yesterday 22:00", "-24h", 2026-11-22T16:00 or unix seconds'
 # Ten digits is 2001 to 2286: below a billion a bare number is far likelier to be a year or an hour than an instant.
@@ -29,9 +30,14 @@ def parse_time(text: str, *, now: float, zone: str) -> float:
     """Unix seconds of `text`, read in the IANA time zone `zone` unless it names an offset of its own.
 
     Understood: unix seconds, ISO 8601, "-90s" / "-1h 30m" (that long before `now`), and English such as
-    "10 minutes ago" or "yesterday 22:00". A time of day alone is its latest occurrence not after `now`.
+    "10 minutes ago" or "yesterday 22:00". A time of day alone is its latest occurrence not after `now`; a day alone is
+    its first moment. What lies before 1970 or after 5138 becomes that edge: nothing is remembered beyond.
     Raises TimeError.
     """
+    return min(max(_parse(text, now, zone), 0.0), _MAX_UNIX_S)
+
+
+def _parse(text: str, now: float, zone: str) -> float:
     words = text.strip()
     if not words:
         raise TimeError(f"the time is empty: {_HELP}")
@@ -75,7 +81,9 @@ def _english(words: str, now: float, local: ZoneInfo) -> datetime | None:
         return None
     if moment.tzinfo is not None:
         return moment
-    if _is_relative(words):
+    if _DAY.fullmatch(words):
+        moment = datetime.combine(moment, time())
+    elif _is_relative(words):
         # "2 hours ago" is a length of time: subtract it from the instant, not from the wall clock, so that a
         # change to or from summer time in between does not add or lose an hour.
         return datetime.fromtimestamp(now + (moment - base).total_seconds(), local)

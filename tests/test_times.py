@@ -18,6 +18,10 @@ ZURICH = "Europe/Zurich"
         ("9:15", "2026-11-22 09:15:00 CET"),
         ("22:00", "2026-11-21 22:00:00 CET"),  # not reached today: the latest one
         ("friday 10pm", "2026-11-20 22:00:00 CET"),
+        ("today", "2026-11-22 00:00:00 CET"),
+        ("Yesterday", "2026-11-21 00:00:00 CET"),
+        ("the day before yesterday", "2026-11-20 00:00:00 CET"),
+        ("monday", "2026-11-16 00:00:00 CET"),
         ("-24h", "2026-11-21 17:24:05 CET"),
         ("-1h 30m", "2026-11-22 15:54:05 CET"),
         ("-90s", "2026-11-22 17:22:35 CET"),
@@ -56,6 +60,15 @@ def test_a_fraction_of_a_second_is_kept() -> None:
 def test_what_is_no_time_says_what_would_be_one(text: str) -> None:
     with pytest.raises(TimeError, match="10 minutes ago"):
         parse_time(text, now=NOW, zone="UTC")
+
+
+@pytest.mark.parametrize(
+    ("text", "edge"),
+    [("-99999999999h", 0.0), (f"-{'9' * 400}d", 0.0), ("0001-01-01T00:00+14:00", 0.0), ("9999-12-31T23:59:59", 1e11)],
+)
+def test_far_times_are_the_edge_of_what_is_remembered(text: str, edge: float) -> None:
+    assert parse_time(text, now=NOW, zone=ZURICH) == edge
+    assert format_time(edge, ZURICH)
 
 
 def test_milliseconds_are_recognised() -> None:
