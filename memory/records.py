@@ -57,7 +57,7 @@ class StoreStatus:
 class PatchBlock:
     """Patches of consecutive window rows.
 
-    patches (n, M, C) and scalars (n, M, 3) mean something only where present (n,) is true. They may be views into the
+    patches (n, M, C) and scalars (n, M, S) mean something only where present (n,) is true. They may be views into the
     memory itself: never write to them.
     """
 

@@ -53,7 +53,7 @@ class Segment:
         self.norms: Float32 = np.zeros(capacity, np.float32)
         self.summaries: Float16 = np.zeros((capacity, summary_dim), np.float16)
         self.patches: npt.NDArray[Any] | None = None  # (capacity, M, C)
-        self.scalars: Float32 | None = None  # (capacity, M, 3)
+        self.scalars: Float32 | None = None  # (capacity, M, S)
         self.index: Any = None  # faiss.IndexFlatIP once sealed
         self._sum: tuple[tuple[int, int, int], Float64, int] | None = None
 

@@ -46,18 +46,21 @@ class MemoryStore:
         limits: Limits,
         patch_shape: tuple[int, int],
         patch_dtype: npt.DTypeLike = "float16",
+        num_scalars: int = 3,
         encoder: str = "",
         synchronous: Literal["normal", "full"] = "normal",
         camera_limits: Mapping[str, Limits] | None = None,
     ) -> None:
-        """embedding_dim D, patch_shape (M, C). encoder: names the network; vectors of another one are not used but
-        made again (their frames are pending). camera_limits: of single cameras, instead of `limits`.
+        """embedding_dim D, patch_shape (M, C), num_scalars S beside each patch. encoder: names the network; vectors of
+        another one are not used but made again (their frames are pending). camera_limits: of single cameras, instead
+        of `limits`.
 
         StorageBusy, StorageFull or StorageError if the folder cannot be opened.
         """
         self._folder = Path(folder)
         self._sizes = (embedding_dim, patch_shape[1])
         self._patch_shape = patch_shape
+        self._scalar_shape = (patch_shape[0], num_scalars)
         self._patch_dtype = np.dtype(patch_dtype)
         self._tag = encoder_tag(encoder)
         self._limits = limits
@@ -170,13 +173,13 @@ class MemoryStore:
     ) -> bool:
         """Gives a frame its vectors, once, and its patches while it is hot. False: it is not remembered any more.
 
-        embedding (D,) as the encoder gives it; summary (C,); patches (M, C) and scalars (M, 3), or neither. Vectors
+        embedding (D,) as the encoder gives it; summary (C,); patches (M, C) and scalars (M, S), or neither. Vectors
         already attached are kept (a rebuild of patches changes no score). ValueError for wrong shapes or numbers
         that are not finite. A full disk is no error: the vectors live in memory then, and are made again at a restart.
         """
         check_shapes(embedding=(embedding, self._sizes[:1]), summary=(summary, self._sizes[1:]))
         if patches is not None or scalars is not None:
-            check_shapes(patches=(patches, self._patch_shape), scalars=(scalars, (self._patch_shape[0], 3)))
+            check_shapes(patches=(patches, self._patch_shape), scalars=(scalars, self._scalar_shape))
         with self._attaching:
             with self._lock:
                 found = self._find(frame_id)
@@ -271,7 +274,7 @@ class MemoryStore:
                         num_rows += part.num_rows
         return Window(
             tuple(cameras), parts, unencoded=unencoded, background=background,
-            patch_shape=self._patch_shape, patch_dtype=self._patch_dtype,
+            patch_shape=self._patch_shape, patch_dtype=self._patch_dtype, num_scalars=self._scalar_shape[1],
         )  # fmt: skip
 
     def cameras(self) -> list[str]:
@@ -346,7 +349,7 @@ class MemoryStore:
         log = self._logs.get(camera)
         if log is None:
             num_patches, width = self._patch_shape
-            patch_bytes = num_patches * (width * self._patch_dtype.itemsize + 12)
+            patch_bytes = num_patches * (width * self._patch_dtype.itemsize + 4 * self._scalar_shape[1])
             limits = self._camera_limits.get(camera, self._limits)
             log = self._logs[camera] = CameraLog(camera, limits, patch_bytes)
         return log

@@ -38,7 +38,7 @@ class Part:
     index_start: int
     unit: Float32  # (capacity, D)
     patches: npt.NDArray[Any] | None  # (capacity, M, C)
-    scalars: Float32 | None  # (capacity, M, 3)
+    scalars: Float32 | None  # (capacity, M, S)
     present: Bool  # (num_rows,), copied
 
     def units(self) -> Float32:
@@ -80,12 +80,14 @@ class Window:
         background: Float32,
         patch_shape: tuple[int, int],
         patch_dtype: npt.DTypeLike,
+        num_scalars: int,
     ) -> None:
         self.cameras = cameras
         self.unencoded = unencoded
         self._parts = tuple(parts)
         self._background = background
         self._patch_shape = patch_shape
+        self._scalar_shape = (patch_shape[0], num_scalars)
         self._patch_dtype = np.dtype(patch_dtype)
         self._first_rows: Int64 = np.array([part.first_row for part in parts], np.int64)
         self.num_frames = parts[-1].first_row + parts[-1].num_rows if parts else 0
@@ -142,10 +144,9 @@ class Window:
         pieces = [_patches(part, lo, hi, self) for part, lo, hi in self._pieces(start, stop)]
         if len(pieces) == 1:
             return pieces[0]
-        num_patches, width = self._patch_shape
         return PatchBlock(
-            _joined([p.patches for p in pieces], self._patch_dtype, (num_patches, width)),
-            _joined([p.scalars for p in pieces], np.float32, (num_patches, 3)),
+            _joined([p.patches for p in pieces], self._patch_dtype, self._patch_shape),
+            _joined([p.scalars for p in pieces], np.float32, self._scalar_shape),
             _joined([p.present for p in pieces], np.bool_),
         )
 
@@ -201,10 +202,9 @@ def _sub(slots: slice | Int64, lo: int, hi: int) -> slice | Int64:
 
 def _patches(part: Part, lo: int, hi: int, window: Window) -> PatchBlock:
     if part.patches is None or part.scalars is None:
-        num_patches, width = window._patch_shape
         return PatchBlock(
-            np.zeros((hi - lo, num_patches, width), window._patch_dtype),
-            np.zeros((hi - lo, num_patches, 3), np.float32),
+            np.zeros((hi - lo, *window._patch_shape), window._patch_dtype),
+            np.zeros((hi - lo, *window._scalar_shape), np.float32),
             np.zeros(hi - lo, np.bool_),
         )
     slots = _sub(part.slots, lo, hi)

@@ -19,8 +19,10 @@ from torch import Tensor, nn
 
 from model.config import ConfigError, ModelConfig
 from model.config_json import config_from_json, config_to_json
+from model.hub import cached
 from model.network import PUBLISHED_PREFIXES, VilampNetwork, published_name, published_tensors
 from model.onevision import ONEVISION, from_onevision, published_from_onevision
+from model.quantised import require_4bit, to_4bit
 from model.tokens import ClipTokenizer, LanguageTokenizer, TokenizerMissingError, read_tokenizer
 
 INDEX_NAME = "model.safetensors.index.json"
@@ -60,12 +62,14 @@ def load_checkpoint(
     device: str | torch.device = "cpu",
     dtype: torch.dtype = torch.float32,
     overwrite: Mapping[str, Any] | None = None,
+    language_4bit: bool = False,
 ) -> Checkpoint:
     """Load a folder. `overwrite` is put over config.json before anything is built.
 
     Raises CheckpointError or ConfigError with a message that says what is wrong and where.
     """
     folder = Path(folder)
+    library = require_4bit(device) if language_4bit else None  # before minutes of reading
     config = read_config(folder, overwrite)
     try:
         backend = read_tokenizer(folder)
@@ -81,6 +85,8 @@ def load_checkpoint(
     config = replace(config, language=replace(config.language, vocab_size=len(tokenizer)))
     network = build_empty(config)
     fill_network(network, read_tensors(folder, config), folder, dtype)
+    if library is not None:
+        to_4bit(network.language_model.model.layers, library, dtype)
     clip_tokenizer = ClipTokenizer(clip_backend, config.dual_encoder.max_text_tokens)
     return Checkpoint(config, network.to(device).eval(), tokenizer, clip_tokenizer)
 
@@ -156,15 +162,18 @@ def read_config(folder: Path, overwrite: Mapping[str, Any] | None = None) -> Mod
 
 
 def find_tower(folder: Path, name: str, what: str) -> Path:
-    """Where the configuration of a tower lies: under the checkpoint, beside it, or at a path of its own."""
+    """Where the configuration of a tower lies: under the checkpoint, beside it, at a path of its own, or cached."""
     places = [folder / name, folder.parent / name, folder / Path(name).name, folder.parent / Path(name).name]
     for place in places:
         if (place / "config.json").is_file():
             return place
+    in_cache = cached(name)
+    if in_cache is not None and (in_cache / "config.json").is_file():
+        return in_cache
     looked = ", ".join(dict.fromkeys(str(place) for place in places))
     raise CheckpointError(
         f"the checkpoint names {name!r} as its {what}; its config.json is needed (and CLIP's tokenizer.json), "
-        f"not its weights. Looked in: {looked}"
+        f"not its weights. Looked in: {looked}, and in the Hugging Face cache"
     )
 
 

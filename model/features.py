@@ -17,8 +17,8 @@ from model.select import Keyframes
 
 @dataclass(frozen=True, slots=True)
 class FrameFeatures:
-    """What is kept of one frame: embedding (D,) float32 not normalised, patches (M, C') float16 as stored,
-    scalars (M, 3) float32 computed from the stored patches, summary (C',) float32: the mean patch."""
+    """What is kept of one frame: embedding (D,) float32 not normalised, patches (M, C') as stored (float16 or int8),
+    scalars (M, 3 or 4) float32 computed from the stored patches, summary (C',) float32: the mean patch."""
 
     embedding: np.ndarray
     patches: np.ndarray
@@ -53,13 +53,18 @@ class Defaults:
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """Sizes and defaults. `fingerprint` changes whenever stored features of another model would not fit."""
+    """Sizes and defaults. `fingerprint` changes whenever stored features of another model would not fit.
+
+    patch_dtype and num_scalars say how a frame's patches are stored: `model.storage`.
+    """
 
     name: str
     card: str
     fingerprint: str
     patches_per_frame: int
     patch_width: int
+    patch_dtype: str
+    num_scalars: int
     embedding_dim: int
     keyframe_tokens: int
     context_tokens: int

@@ -25,6 +25,7 @@ from torch.nn import functional as F
 
 from model.config import Composer, PatchFeatures, Reference
 from model.network import SigPooling, VilampNetwork
+from model.storage import unpack
 
 OWN = -1  # reference of a frame that is compared with itself
 SKIP = -2  # a row that is not merged
@@ -33,15 +34,18 @@ CPU_CHUNK_BYTES, GPU_CHUNK_BYTES = 4 << 20, 512 << 20
 
 
 class PatchBlock(Protocol):
-    """Frames start..stop of a source: patches (n, M, C') as stored, scalars (n, M, 3) float32, present (n,) bool."""
+    """Frames start..stop of a source: patches (n, M, C') as stored, scalars (n, M, S) float32, present (n,) bool.
+
+    S is 3, or 4 where patches are stored in 8 bits (`model.storage`). Both may be tensors, best on the device.
+    """
 
     @property
-    def patches(self) -> np.ndarray:
+    def patches(self) -> np.ndarray | Tensor:
         """Patches as they were encoded."""
 
     @property
-    def scalars(self) -> np.ndarray:
-        """n_iq, n_ik and self-cosine of every patch."""
+    def scalars(self) -> np.ndarray | Tensor:
+        """n_iq, n_ik and self-cosine of every patch, and its scale if it is stored in 8 bits."""
 
     @property
     def present(self) -> np.ndarray:
@@ -69,7 +73,7 @@ class PatchSource(Protocol):
 
 
 class StoredFrame(Protocol):
-    """Features of one frame, freshly encoded: patches (M, C'), scalars (M, 3)."""
+    """Features of one frame, freshly encoded: patches (M, C'), scalars (M, S)."""
 
     @property
     def patches(self) -> np.ndarray:
@@ -77,7 +81,7 @@ class StoredFrame(Protocol):
 
     @property
     def scalars(self) -> np.ndarray:
-        """n_iq, n_ik and self-cosine of every patch."""
+        """n_iq, n_ik and self-cosine of every patch, and its scale if it is stored in 8 bits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +124,7 @@ class Merger:
 
     @torch.inference_mode()
     def scalars(self, patches: Tensor) -> Tensor:
-        """Patches as stored (B, M, C') -> (B, M, 3) float32: n_iq, n_ik, cos(linear_k(x), linear_ik(x))."""
+        """Patches (B, M, C'), the values that are stored -> (B, M, 3) float32: n_iq, n_ik, cos(linear_k(x), linear_ik(x))."""
         if self._composer not in ("sig_pooling", "plain"):
             return torch.zeros(*patches.shape[:2], 3)
         x = self._network.project_out(self.hidden(patches)).float()
@@ -134,7 +138,7 @@ class Merger:
         return torch.stack([iq.norm(dim=-1), n_ik, own], dim=-1).cpu()
 
     def hidden(self, patches: Tensor) -> Tensor:
-        """Patches as stored (..., C') -> h (..., H) in the network's own precision."""
+        """Values of patches as stored (..., C') -> h (..., H) in the network's own precision."""
         patches = patches.to(self._device, self._dtype)
         return self._network.project_hidden(patches) if self._patch_features == "vision" else patches
 
@@ -219,7 +223,7 @@ class Merger:
     def _weights(
         self, h: Tensor, scalars: Tensor, u_q: Tensor, c_q: Tensor, key: tuple[Tensor, Tensor] | None
     ) -> Tensor:
-        """h (n, M, H), scalars (n, M, 3) -> softmax over patches (n, M). `key` None: own reference."""
+        """h (n, M, H), scalars (n, M, S) -> softmax over patches (n, M). `key` None: own reference."""
         asked = ((h @ u_q.to(h.dtype)).float() + c_q) / scalars[..., 0]
         if key is None:
             alike = scalars[..., 2]
@@ -300,24 +304,25 @@ class _Work:
         self._device = device
 
     def frames(self, start: int, stop: int) -> tuple[Tensor, Tensor, np.ndarray]:
-        """patches (n, M, C') as stored, scalars (n, M, 3), present (n,) of rows start..stop."""
+        """Values of the patches (n, M, C') as stored, scalars (n, M, S), present (n,) of rows start..stop."""
         block = self._source.read(start, stop)
-        patches, scalars, present = block.patches, block.scalars, block.present
+        patches, scalars, present = self._tensor(block.patches), self._tensor(block.scalars), block.present
         replaced = [row for row in range(start, stop) if row in self._overrides] if self._overrides else []
         if replaced:
-            patches, scalars, present = patches.copy(), scalars.copy(), present.copy()
+            patches, scalars, present = patches.clone(), scalars.clone(), present.copy()
             for row in replaced:
                 frame = self._overrides[row]
-                patches[row - start], scalars[row - start], present[row - start] = frame.patches, frame.scalars, True
-        return self._tensor(patches), self._tensor(scalars), present
+                patches[row - start], scalars[row - start] = self._tensor(frame.patches), self._tensor(frame.scalars)
+                present[row - start] = True
+        return unpack(patches, scalars), scalars, present  # 8 bits travelled to the device, not 32
 
     def summaries(self, start: int, stop: int) -> Tensor:
         """(n, C') float32."""
         return self._tensor(self._source.summaries(start, stop))
 
-    def _tensor(self, array: np.ndarray) -> Tensor:
-        # A copy: the source's arrays may be read-only (mapped files), which torch does not share.
-        return torch.tensor(array).to(self._device)
+    def _tensor(self, array: np.ndarray | Tensor) -> Tensor:
+        # A copy of arrays: the source's may be read-only (mapped files), which torch does not share.
+        return (array if isinstance(array, Tensor) else torch.tensor(array)).to(self._device)
 
 
 def reference_rows(keyframe_rows: np.ndarray, group_sizes: Sequence[int], reference: Reference) -> np.ndarray:

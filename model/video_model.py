@@ -32,10 +32,11 @@ from model.merge import Merger, PatchSource
 from model.preprocess import relevance_pixels, squash, vision_pixels
 from model.prompt import Slot, layout, prompt_text, relevance_mark, share_tokens, timestamp_text
 from model.select import Keyframes
+from model.storage import NUM_SCALARS, num_scalars, pack, unpack
 from model.tokens import IMAGE_TOKEN_ID
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-FP16_MAX = 65504.0
+PATCH_DTYPES = ("float16", "int8", "float32")  # float32 is for tests: it doubles the memory and improves nothing
 
 
 class PromptTooLongError(ValueError):
@@ -80,20 +81,26 @@ class VideoModel:
         patch_dtype: str = "float16",
         reference: Reference | None = None,
         overwrite: Mapping[str, Any] | None = None,
+        language_4bit: bool = False,
+        name: str | None = None,
     ) -> "VideoModel":
         """Load a checkpoint folder. `num_threads`: torch's threads per operation, for the whole process.
+        `language_4bit`: the language model's blocks packed to 4 bits (`model.quantised`). `name`: else the folder's.
 
         Raises ConfigError (CheckpointError is one) with a message for the user.
         """
         if dtype not in DTYPES:
             raise ConfigError(f"dtype {dtype!r} is unknown; known: {', '.join(DTYPES)}")
+        if patch_dtype not in PATCH_DTYPES:
+            raise ConfigError(f"patches cannot be stored as {patch_dtype!r}; known: {', '.join(PATCH_DTYPES)}")
         if device.startswith("cuda") and not torch.cuda.is_available():
             raise ConfigError(f"device {device!r}: this machine has no usable CUDA device; use device: cpu")
         if num_threads is not None:
             torch.set_num_threads(num_threads)
-        checkpoint = load_checkpoint(folder, device=device, dtype=DTYPES[dtype], overwrite=overwrite)
-        name = Path(folder).resolve().name
-        return cls(checkpoint, name=name, patch_dtype=patch_dtype, reference=reference)
+        checkpoint = load_checkpoint(
+            folder, device=device, dtype=DTYPES[dtype], overwrite=overwrite, language_4bit=language_4bit
+        )
+        return cls(checkpoint, name=name or Path(folder).resolve().name, patch_dtype=patch_dtype, reference=reference)
 
     @torch.inference_mode()
     def encode(self, images: Sequence[np.ndarray]) -> list[FrameFeatures]:
@@ -115,9 +122,12 @@ class VideoModel:
         patches = self.network.vision_features(self._tensor(vision_pixels(images, config.vision.image)))
         if config.live.patch_features == "hidden":
             patches = self.network.project_hidden(patches)
-        stored = patches.float().clamp(-FP16_MAX, FP16_MAX).cpu().numpy().astype(self._patch_dtype)
-        summaries = stored.mean(axis=1, dtype=np.float32)
-        scalars = self.merger.scalars(torch.from_numpy(stored)).numpy()
+        stored, scales = pack(patches.float().cpu().numpy(), self._patch_dtype)
+        # `unpack` looks at the last columns only: from here on nothing but what is stored is looked at
+        scalars = np.concatenate([np.zeros((*scales.shape[:2], NUM_SCALARS), np.float32), scales], axis=-1)
+        values = unpack(torch.from_numpy(stored), torch.from_numpy(scalars))
+        scalars[..., :NUM_SCALARS] = self.merger.scalars(values).numpy()
+        summaries = values.numpy().mean(axis=1, dtype=np.float32)
         return [FrameFeatures(*parts) for parts in zip(embeddings, stored, scalars, summaries, strict=True)]
 
     @torch.inference_mode()
@@ -318,6 +328,8 @@ class VideoModel:
             fingerprint=self._fingerprint(),
             patches_per_frame=config.num_patches,
             patch_width=config.patch_width,
+            patch_dtype=str(self._patch_dtype),
+            num_scalars=num_scalars(self._patch_dtype),
             embedding_dim=config.dual_encoder.projection_dim,
             keyframe_tokens=config.keyframe_tokens,
             context_tokens=config.context_tokens,

@@ -1,0 +1,123 @@
+"""Checkpoints named as "org/name": from the Hugging Face cache, or downloaded into it when they are asked for by that name.
+
+In: a folder, "builtin" or a hub id. Out: a local folder. Only safetensors, JSON and tokenizer files are ever fetched, never
+pickles or code. The network is used in `resolve` alone and only for what the cache lacks; HF_HUB_OFFLINE=1 forbids it
+altogether. Loading a folder never downloads anything. This file does not know what a checkpoint contains.
+"""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from model.config import ConfigError
+
+BUILTIN = Path(__file__).parent / "builtin"
+TOWER_KEYS = ("mm_vision_tower", "clip_model_path")
+_DESCRIPTION = ("*.json", "merges.txt")  # configuration and tokenizer
+_WEIGHTS = ("*.safetensors",)
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_HELP = "run `hf download` with this name where there is a network and copy the cache, or give the path of a folder"
+
+
+class NotOnDiskError(ConfigError):
+    """A checkpoint is neither a folder nor in the cache, and could not be downloaded."""
+
+
+def resolve(name: str) -> Path:
+    """The folder of a checkpoint: "builtin", a folder, or a hub id such as "orange-sk/ViLAMP-llava-qwen".
+
+    A hub id comes from the cache if it is complete there, else over the network, and with it the configuration of the
+    towers that its config.json names by hub id. Raises NotOnDiskError with a sentence for the user.
+    """
+    if name == "builtin":
+        return BUILTIN
+    folder = Path(name).expanduser()
+    if folder.is_dir() or not is_hub_id(name):
+        return folder
+    found = _fetched(name, (*_DESCRIPTION, *_WEIGHTS))
+    config = _config(found)
+    for tower in towers_of(config):
+        # A published checkpoint holds its towers' weights; a LLaVA-OneVision one has no CLIP of its own.
+        _fetched(tower, _DESCRIPTION if config.get("model_type") == "llava_qwen" else (*_DESCRIPTION, *_WEIGHTS))
+    return found
+
+
+def is_hub_id(name: str) -> bool:
+    """True for "org/name"; paths with more parts, a leading dot, slash or tilde are folders."""
+    return _HUB_ID.fullmatch(name) is not None
+
+
+def cached(name: str) -> Path | None:
+    """The folder of a hub id in the local cache, or None. Never uses the network."""
+    if not is_hub_id(name):
+        return None
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        return Path(snapshot_download(name, local_files_only=True))
+    except (OSError, HFValidationError):  # what is not there is reported as an OSError
+        return None
+
+
+def towers_of(config: dict[str, Any]) -> list[str]:
+    """Hub ids among the towers that a config.json names."""
+    named = (str(config.get(key, "")) for key in TOWER_KEYS)
+    return [name for name in dict.fromkeys(named) if is_hub_id(name)]
+
+
+def _fetched(name: str, patterns: tuple[str, ...]) -> Path:
+    weights = _WEIGHTS[0] in patterns
+    found = cached(name)
+    if found is not None and _is_complete(found, weights=weights):
+        return found
+    found = _download(name, patterns)
+    if not _is_complete(found, weights=weights):  # what the library returns too when it cannot reach the hub
+        raise NotOnDiskError(
+            f"{name!r} is not complete in the Hugging Face cache, and the hub cannot be reached (or HF_HUB_OFFLINE is "
+            f"set) or has no {'safetensors (nothing else is read)' if weights else 'config.json'} of that name; {_HELP}"
+        )
+    return found
+
+
+def _download(name: str, patterns: tuple[str, ...]) -> Path:
+    import httpx
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError, RepositoryNotFoundError
+
+    begins = f"{name!r} is no folder here and not complete in the Hugging Face cache"
+    try:
+        return Path(snapshot_download(name, allow_patterns=list(patterns)))
+    except GatedRepoError as error:
+        raise NotOnDiskError(f"{begins}; its authors ask you to log in and accept their terms first") from error
+    except (RepositoryNotFoundError, HFValidationError) as error:
+        raise NotOnDiskError(f"{begins}, and the hub knows no model of that name (or it is private)") from error
+    except HfHubHTTPError as error:
+        raise NotOnDiskError(f"{begins}, and the hub refused: {error}") from error
+    except (OSError, httpx.HTTPError) as error:
+        raise NotOnDiskError(f"{begins}, and the hub cannot be reached (or HF_HUB_OFFLINE is set); {_HELP}") from error
+
+
+def _is_complete(folder: Path, *, weights: bool) -> bool:
+    """config.json is there, and if weights are wanted every file of them. An interrupted download is not complete."""
+    if not (folder / "config.json").is_file():
+        return False
+    index = folder / "model.safetensors.index.json"
+    if not weights:
+        return True
+    if not index.is_file():
+        return (folder / "model.safetensors").is_file()
+    return all((folder / file).is_file() for file in set(_read(index).get("weight_map", {}).values()))
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    return _read(folder / "config.json")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}  # whoever loads the folder says what is wrong with it
+    return content if isinstance(content, dict) else {}
