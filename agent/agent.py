@@ -15,12 +15,14 @@ from typing import TYPE_CHECKING, Any
 from agent.answering import Answering
 from agent.backlog import Backlog
 from agent.config import CameraSettings, Settings, check_slug
+from agent.egress import Egress, Resolver, system_resolver
 from agent.encoding import Encoding, self_test
 from agent.intake import Intake
 from agent.lanes import Lane
 from agent.metrics import Metrics
 from agent.problems import UnknownCamera
 from agent.readers import readers
+from agent.remote import RemoteAnswerer
 from memory.errors import StorageError
 from memory.limits import Limits
 from memory.store import MemoryStore
@@ -42,7 +44,12 @@ class Agent:
     """Everything that runs, over one memory and one model."""
 
     def __init__(
-        self, settings: Settings, store: MemoryStore, model: "VideoModel", clock: Callable[[], float] = time.time
+        self,
+        settings: Settings,
+        store: MemoryStore,
+        model: "VideoModel",
+        clock: Callable[[], float] = time.time,
+        resolve: Resolver = system_resolver,
     ) -> None:
         self.settings = settings
         self.store = store
@@ -63,6 +70,7 @@ class Agent:
             settings=settings.answering,
             metrics=self.metrics,
             zone_of=self.zone_of,
+            remote=self._remote(resolve),
         )
         self.encoder_problem: str | None = "the encoder has not been tested yet"
         self.intakes: dict[str, Intake] = {}
@@ -175,6 +183,16 @@ class Agent:
         """The time zone in which this camera's times are shown."""
         return self.settings.camera(camera).timezone
 
+    def egress_of(self, camera: str) -> Egress:
+        """Where this camera's pictures may be sent."""
+        return self.settings.camera(camera).egress
+
+    def _remote(self, resolve: Resolver) -> RemoteAnswerer | None:
+        answerer = self.settings.answerer
+        if answerer.kind == "local":
+            return None
+        return RemoteAnswerer(answerer, egress_of=self.egress_of, zone_of=self.zone_of, resolve=resolve)
+
     # --- the rest ---
 
     async def encoded(self) -> None:
@@ -211,6 +229,7 @@ class Agent:
             "owned_by": "vilamp",
             "vilamp": {
                 "card": info.card,
+                "answerer": self.settings.answerer.model if self.settings.answerer.kind == "openai" else info.name,
                 "patches_per_frame": info.patches_per_frame,
                 "keyframe_tokens": info.keyframe_tokens,
                 "embedding_dim": info.embedding_dim,

@@ -22,7 +22,8 @@ from agent.intake import decode_jpeg
 from agent.lanes import Lane, TooManyWaiting, Turns
 from agent.metrics import Metrics
 from agent.problems import AnswerTimeout, Busy, ModelFailed, NoFrames, NotEncodedYet, Problem, QuestionTooLong
-from agent.question import Answer, Event, Evidence, Finished, Piece, Question, Seen
+from agent.question import Answer, Event, Evidence, Finished, FinishReason, Piece, Question, Seen
+from agent.remote import Pictures, RemoteAnswerer, Tally
 from agent.stopwatch import Stopwatch
 from agent.times import format_clock, format_span
 from memory.errors import FrameGone
@@ -45,7 +46,7 @@ class _Prepared:
     """All that is known before the first word."""
 
     window: Window
-    context: "VisualContext"
+    context: "VisualContext | Pictures"
     little: str | None  # said in the answer itself
     notes: tuple[str, ...]
 
@@ -63,6 +64,7 @@ class Answering:
         settings: AnsweringSettings,
         metrics: Metrics,
         zone_of: Callable[[str], str],
+        remote: RemoteAnswerer | None = None,
     ) -> None:
         self.turns = Turns(settings.max_questions)
         self._store = store
@@ -72,6 +74,7 @@ class Answering:
         self._settings = settings
         self._metrics = metrics
         self._zone_of = zone_of
+        self._remote = remote  # None: the checkpoint's own language model answers
         self._typical_s = _FIRST_GUESS_S
 
     @asynccontextmanager
@@ -108,6 +111,8 @@ class Answering:
         except TooManyWaiting:
             raise Busy(self._typical_s) from None
         await self._window(question)  # an empty window is refused before a stream begins
+        if self._remote is not None:
+            await self._remote.check(question.cameras)
 
     async def _window(self, question: Question) -> Window:
         window = await asyncio.to_thread(self._store.window, question.cameras, question.after, question.before)
@@ -149,10 +154,17 @@ class Answering:
             window = await self._window(question)
         with watch.stage("select"):
             keyframes = await self._language.run(self._select, window, query)
+        context = await (self._show if self._remote else self._merge)(window, keyframes, query, watch)
+        little = await asyncio.to_thread(self._little_history, question, window)
+        return _Prepared(window, context, little, _notes(window, query, context))
+
+    async def _merge(
+        self, window: Window, keyframes: Keyframes, query: "TextFeatures", watch: Stopwatch
+    ) -> "VisualContext":
         with watch.stage("reencode"):
             keyframes, overrides = await self._reencode(window, keyframes)
         with watch.stage("merge"):
-            context = await self._language.run(
+            return await self._language.run(
                 self._model.build_context,
                 window,
                 keyframes,
@@ -160,18 +172,21 @@ class Answering:
                 overrides=overrides,
                 group_sizes=_group_sizes(window),
             )
-        little = await asyncio.to_thread(self._little_history, question, window)
-        return _Prepared(window, context, little, _notes(window, query, context))
 
     def _select(self, window: Window, query: "TextFeatures") -> Keyframes:
         chosen, defaults = self._settings, self._model.info.defaults
         relative = (chosen.redundancy or defaults.redundancy) == "background"
+        num_keyframes = chosen.num_keyframes or defaults.num_keyframes
+        recent = defaults.recent if chosen.recent is None else chosen.recent
+        if self._remote is not None and num_keyframes > self._remote.settings.max_images:
+            num_keyframes = self._remote.settings.max_images
+            recent = min(recent, num_keyframes // 2)  # few pictures, and still room for what was asked about
         return select_keyframes(
             QueryCandidates(window, query.unit),
-            num_keyframes=chosen.num_keyframes or defaults.num_keyframes,
+            num_keyframes=num_keyframes,
             tau=defaults.tau if chosen.tau is None else chosen.tau,
             floor=defaults.floor,
-            recent=defaults.recent if chosen.recent is None else chosen.recent,
+            recent=recent,
             fill=defaults.fill,
             background=window.background() if relative else None,
             background_floor=defaults.background_floor,
@@ -191,26 +206,23 @@ class Answering:
         readable = [place for place, row in enumerate(keyframes.rows) if int(row) in images or int(row) not in missing]
         return _some_of(keyframes, readable), dict(zip(images, features, strict=True))
 
+    async def _show(self, window: Window, keyframes: Keyframes, query: "TextFeatures", watch: Stopwatch) -> Pictures:
+        """The keyframes as pictures, for a server that looks at them itself."""
+        if self._remote is None:
+            raise RuntimeError("no server is configured")
+        with watch.stage("pictures"):
+            pictures = await asyncio.to_thread(self._remote.pictures, window, keyframes)
+        if not pictures.shown:
+            raise NoFrames("The pictures chosen for this question can no longer be read.")
+        return pictures
+
     async def _speak(
         self, question: Question, prepared: _Prepared, watch: Stopwatch, deadline: float
     ) -> AsyncGenerator[Event, None]:
         limit = min(question.max_new_tokens or self._settings.max_new_tokens, self._settings.max_new_tokens)
-        timestamps = self._timestamps(prepared) if self._model.info.defaults.timestamps else None
+        tally = Tally()
         num_pieces = 0
-        async with AsyncExitStack() as stack:
-            pieces = await stack.enter_async_context(
-                aclosing(
-                    self._language.pull(
-                        lambda: self._model.stream(
-                            question.text,
-                            prepared.context,
-                            timestamps=timestamps,
-                            max_new_tokens=limit,
-                            temperature=question.temperature,
-                        )
-                    )
-                )
-            )
+        async with aclosing(self._pieces(question, prepared, limit, tally)) as pieces:
             while True:
                 with watch.stage("generate" if num_pieces else "first_token"):
                     async with asyncio.timeout_at(deadline):
@@ -222,20 +234,43 @@ class Answering:
                     yield Piece(piece)
         if prepared.little is not None:
             yield Piece(f"\n\n({prepared.little}.)")
-        yield self._finished(prepared, watch, num_pieces, limit)
+        if not isinstance(prepared.context, Pictures):
+            # a last broken character is a piece of its own
+            reason: FinishReason = "length" if num_pieces >= limit else "stop"
+            tally = Tally(reason, prepared.context.num_tokens, min(num_pieces, limit))
+        yield self._finished(prepared, watch, tally, num_pieces)
 
-    def _finished(self, prepared: _Prepared, watch: Stopwatch, num_pieces: int, limit: int) -> Finished:
+    def _pieces(self, question: Question, prepared: _Prepared, limit: int, tally: Tally) -> AsyncGenerator[str, None]:
+        context = prepared.context
+        if isinstance(context, Pictures):
+            if self._remote is None:
+                raise RuntimeError("no server is configured")
+            return self._remote.stream(
+                question.text, question.cameras, context, tally, limit=limit, temperature=question.temperature
+            )
+        timestamps = self._timestamps(prepared) if self._model.info.defaults.timestamps else None
+        return self._language.pull(
+            lambda: self._model.stream(
+                question.text,
+                context,
+                timestamps=timestamps,
+                max_new_tokens=limit,
+                temperature=question.temperature,
+            )
+        )
+
+    def _finished(self, prepared: _Prepared, watch: Stopwatch, tally: Tally, num_pieces: int) -> Finished:
         self._typical_s += 0.3 * (watch.total_ms() / 1000 - self._typical_s)
         for stage, milliseconds in watch.timings_ms.items():
             self._metrics.stage_seconds.labels(stage=stage).observe(milliseconds / 1000)
         timings_ms = {**watch.timings_ms, "total": watch.total_ms()}
         little = () if prepared.little is None else (prepared.little,)
         return Finished(
-            finish_reason="length" if num_pieces >= limit else "stop",
+            finish_reason=tally.finish_reason,
             notes=(*little, *prepared.notes),
             timings_ms={stage: round(milliseconds, 3) for stage, milliseconds in timings_ms.items()},
-            prompt_tokens=prepared.context.num_tokens,
-            completion_tokens=min(num_pieces, limit),  # a last broken character is a piece of its own
+            prompt_tokens=tally.prompt_tokens,
+            completion_tokens=num_pieces if tally.completion_tokens is None else tally.completion_tokens,
         )
 
     def _timestamps(self, prepared: _Prepared) -> list[str]:
@@ -263,13 +298,18 @@ def _group_sizes(window: Window) -> list[int]:
     return [int(n) for n in np.bincount(window.camera_index, minlength=len(window.cameras))]
 
 
-def _notes(window: Window, query: "TextFeatures", context: "VisualContext") -> tuple[str, ...]:
+def _notes(window: Window, query: "TextFeatures", context: "VisualContext | Pictures") -> tuple[str, ...]:
     """What the asker should know about how the answer was made."""
     notes = []
     if query.truncated:
         notes.append("the question is longer than the text encoder reads; frames were chosen by its beginning")
     if window.unencoded:
         notes.append(f"{window.unencoded} frames of this window are remembered but not yet encoded")
+    if isinstance(context, Pictures):
+        notes.append(f"the answer rests on {len(context.shown)} pictures alone")
+        if context.num_left_out:
+            notes.append(f"{context.num_left_out} keyframes were left out: answerer.max_image_bytes")
+        return tuple(notes)
     if context.num_summary_frames:
         notes.append(f"{context.num_summary_frames} frames contributed their summary only")
     if context.num_shared_tokens:

@@ -61,6 +61,19 @@ def _check_source(url: str) -> str:
     return url
 
 
+def _check_base_url(url: str) -> str:
+    try:
+        parts = urlsplit(url)
+        written = re.fullmatch(r"https?://[\w.\-\[\]:]+(/[\w./~-]*)?", url, re.ASCII)
+        usable = written is not None and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable:
+        advice = "without user or query (a key belongs into api_key or api_key_file)"
+        raise ValueError(f"must be an address such as http://127.0.0.1:11434/v1, {advice}")
+    return url.rstrip("/")
+
+
 def _check_token(token: SecretStr) -> SecretStr:
     if not re.fullmatch(r"[\x21-\x7e]{16,}", token.get_secret_value()):
         raise ValueError("a token is at least 16 printable characters without spaces: leave it out to have one made")
@@ -99,6 +112,10 @@ class CameraSettings(_Part):
     )
     max_age_s: float | None = Field(default=None, gt=0, description="seconds remembered; null: no limit by age")
     metadata: dict[str, JsonValue] = Field(default_factory=dict, description="kept beside every frame of this camera")
+    egress: Literal["local_only", "allowed"] = Field(
+        default="local_only",
+        description="where answerer: openai may send its pictures: loopback and private addresses only, or anywhere",
+    )
 
 
 class ModelSettings(_Part):
@@ -136,6 +153,35 @@ class AnsweringSettings(_Part):
     max_question_chars: int = Field(default=2000, ge=1, le=100_000, description="longer questions are refused (413)")
     max_new_tokens: int = Field(default=128, ge=1, le=8192, description="tokens of an answer, at most")
     timeout_s: float = Field(default=120.0, gt=0, le=3600, description="seconds an answer may take")
+
+
+class AnswererSettings(_Part):
+    """Who puts the answer into words: the checkpoint, or a server that is shown the keyframes."""
+
+    kind: Literal["local", "openai"] = Field(
+        default="local", description="the checkpoint's own language model, or any OpenAI-compatible vision server"
+    )
+    base_url: Annotated[str, AfterValidator(_check_base_url)] | None = Field(
+        default=None, description="that server, as http://127.0.0.1:11434/v1"
+    )
+    model: Annotated[str, Field(min_length=1)] | None = Field(default=None, description="the model's name there")
+    api_key: SecretStr | None = Field(default=None, description="its key, best given as VILAMP_ANSWERER__API_KEY")
+    api_key_file: UserPath | None = Field(default=None, description="or a file with the key, read at every question")
+    timeout_s: float = Field(default=60.0, gt=0, le=3600, description="seconds the server may be silent")
+    retries: int = Field(default=2, ge=0, le=10, description="further tries, only before the first token")
+    max_images: int = Field(default=8, ge=1, le=256, description="pictures sent with a question, at most")
+    max_image_width: int = Field(default=768, ge=64, le=7680, description="pixels across; wider ones are scaled down")
+    max_image_bytes: ByteSize = Field(
+        default=ByteSize(4 * 2**20), ge=2**14, description="bytes of all pictures of a question together"
+    )
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> "AnswererSettings":
+        if self.kind == "openai" and not (self.base_url and self.model):
+            raise ValueError("kind openai needs base_url and model")
+        if self.api_key is not None and self.api_key_file is not None:
+            raise ValueError("give either api_key or api_key_file, not both")
+        return self
 
 
 class IceServer(_Part):
@@ -222,6 +268,7 @@ class Settings(_Part):
     cameras: dict[Slug, CameraSettings] = Field(default_factory=dict, description="cameras by name")
     model: ModelSettings = ModelSettings()
     answering: AnsweringSettings = AnsweringSettings()
+    answerer: AnswererSettings = AnswererSettings()
     streaming: StreamingSettings = StreamingSettings()
     security: SecuritySettings = SecuritySettings()
     tls: TlsSettings = TlsSettings()

@@ -215,7 +215,7 @@ def _advice(details: Any, place: Place) -> str:
 
 
 def _show(given: Any, place: Place) -> str:
-    if re.search(r"token|credential", str(place[-1] if place else "")):
+    if re.search(r"token|credential|api_key$", str(place[-1] if place else "")):
         return "kept secret here"
     return f'"{given}"' if isinstance(given, str) else str(given)
 

@@ -125,6 +125,27 @@ class ModelFailed(Problem):
     status, type, code = 503, "server_error", "model_failed"
 
 
+class PicturesStayHere(Problem):
+    """A camera's egress rule does not let its pictures go to the server that answers."""
+
+    status, type, code = 403, "permission_error", "egress_refused"
+
+
+class AnswererAway(Problem):
+    """The server that answers cannot be reached, is overloaded, or went away."""
+
+    status, type, code = 503, "server_error", "answerer_away"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, headers={"Retry-After": "5"})
+
+
+class AnswererRefused(Problem):
+    """The server that answers was reached but does not take the question, or does not speak the protocol."""
+
+    status, type, code = 502, "server_error", "answerer_refused"
+
+
 async def respond(request: Request, problem: Exception) -> Response:
     """Starlette's exception handler for every Problem."""
     return problem.response() if isinstance(problem, Problem) else Problem("The server failed.").response()

@@ -1,0 +1,177 @@
+"""A vision-language server that speaks the OpenAI chat format, as a process of its own. It says how many pictures it got.
+
+    python -m tests.vlm_server            prints its port, serves on 127.0.0.1 until its input ends
+    python -m tests.vlm_server CERT KEY   the same over TLS
+
+The model's name in a request chooses how it behaves. `GET /seen` lists what was sent to it, whoever sent it and wherever.
+"""
+
+import asyncio
+import json
+import socket
+import subprocess
+import sys
+import threading
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, RedirectResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+SEEN: list[dict[str, Any]] = []
+ENDED: Counter[str] = Counter()  # streams by how they ended: whole, cancelled
+
+
+def event(text: str | None = None, reason: str | None = None, **more: Any) -> str:
+    delta = {} if text is None else {"content": text}
+    chunk = {"id": "1", "choices": [{"index": 0, "delta": delta, "finish_reason": reason}], **more}
+    return f"data: {json.dumps(chunk, ensure_ascii=False)}\n\n"
+
+
+async def words(model: str, num_pictures: int) -> AsyncIterator[str]:
+    usage = {"prompt_tokens": 100 + num_pictures, "completion_tokens": 4, "total_tokens": 104 + num_pictures}
+    yield event("", role="assistant")
+    if model == "late":
+        await asyncio.sleep(30)
+    if model == "lost-once" and sum(seen["model"] == model for seen in SEEN) == 1:
+        raise ConnectionError("gone before the first word")
+    yield ": a comment\r\n\r\n"
+    for word in ("I ", "see ", f"{num_pictures} ", "pictures."):
+        yield event(word)
+        if model == "lost":
+            raise ConnectionError("gone in the middle")
+        if model == "broken":
+            yield 'data: {"error": {"message": "out of   memory"}}\n\n'
+        if model == "not-json":
+            yield "data: {oops\n\n"
+        if model == "short":
+            return
+    if model == "odd":
+        yield (
+            "data: "
+            + json.dumps({"choices": [{"delta": {"content": " Ok\u2028\u2028."}}]}, ensure_ascii=False)
+            + "\r\n\r\n"
+        )
+    if model == "cut":
+        yield event(reason="length")
+        return  # neither usage nor [DONE]
+    while model in ("endless", "chatty"):
+        yield event("tick " * (100 if model == "chatty" else 1))
+        await asyncio.sleep(0.01)
+    yield event(reason="stop")
+    yield f"data: {json.dumps({'choices': [], 'usage': usage})}\n\n"
+    yield "data: [DONE]\n\n"
+
+
+async def counted(model: str, num_pictures: int) -> AsyncIterator[str]:
+    try:
+        async for text in words(model, num_pictures):
+            yield text
+        ENDED["whole"] += 1
+    except asyncio.CancelledError:
+        ENDED["cancelled"] += 1
+        raise
+
+
+async def complete(request: Request) -> Response:
+    body = await request.json()
+    model, content = body["model"], body["messages"][-1]["content"]
+    SEEN.append({"path": request.url.path, "headers": dict(request.headers), "model": model, "body": body})
+    tries = sum(seen["model"] == model for seen in SEEN)
+    if (model == "busy-twice" and tries <= 2) or model == "overloaded":
+        return JSONResponse({"error": {"message": "loading"}}, 503, {"Retry-After": "0"})
+    if model == "locked":
+        return JSONResponse({"error": {"message": f"bad key {request.headers.get('authorization')}"}}, 401)
+    if model == "absent":
+        return JSONResponse({"error": "model 'absent' not found, try pulling it first"}, 404)
+    if model == "elsewhere":
+        return RedirectResponse(f"http://0.0.0.0:{request.url.port}/elsewhere", 307)
+    if model == "page":
+        return Response("<html>hello</html>", media_type="text/html")
+    if model == "silent":
+        await asyncio.sleep(30)
+    pictures = [part for part in content if part["type"] == "image_url"]
+    return StreamingResponse(counted(model, len(pictures)), media_type="text/event-stream")
+
+
+async def anything(request: Request) -> Response:
+    SEEN.append({"path": request.url.path, "headers": dict(request.headers), "model": None, "body": None})
+    return Response("?", 404)
+
+
+async def seen(request: Request) -> Response:
+    return JSONResponse({"seen": SEEN, "ended": ENDED})
+
+
+async def forget(request: Request) -> Response:
+    SEEN.clear()
+    ENDED.clear()
+    return Response()
+
+
+def main(cert: str | None = None, key: str | None = None) -> None:
+    app = Starlette(
+        routes=[
+            Route("/seen", seen),
+            Route("/forget", forget, methods=["POST"]),
+            Route("/v1/chat/completions", complete, methods=["POST"]),
+            Route("/{rest:path}", anything, methods=["GET", "POST"]),
+        ]
+    )
+    listener = socket.create_server(("127.0.0.1", 0))
+    print(listener.getsockname()[1], flush=True)
+    config = uvicorn.Config(app, log_level="critical", ssl_certfile=cert, ssl_keyfile=key, timeout_graceful_shutdown=1)
+    server = uvicorn.Server(config)
+
+    def end_with_input() -> None:
+        sys.stdin.read()
+        server.should_exit = True
+
+    threading.Thread(target=end_with_input, daemon=True).start()
+    server.run(sockets=[listener])
+
+
+class Spy:
+    """The process, seen from a test."""
+
+    def __init__(self, process: "subprocess.Popen[str]") -> None:
+        self.process = process
+        assert process.stdout is not None
+        self.port = int(process.stdout.readline())
+
+    def url(self, host: str = "127.0.0.1", scheme: str = "http") -> str:
+        return f"{scheme}://{host}:{self.port}/v1"
+
+    def told(self) -> Any:
+        return httpx.get(f"http://127.0.0.1:{self.port}/seen", trust_env=False).json()
+
+    def seen(self) -> list[dict[str, Any]]:
+        """Requests so far, in order."""
+        return list(self.told()["seen"])
+
+    def forget(self) -> None:
+        httpx.post(f"http://127.0.0.1:{self.port}/forget", trust_env=False)
+
+
+@contextmanager
+def spying(*files: Path) -> Iterator[Spy]:
+    """The server as a process, for the length of the block."""
+    command = [sys.executable, "-m", "tests.vlm_server", *map(str, files)]
+    root = Path(__file__).parent.parent
+    with subprocess.Popen(command, cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            yield Spy(process)
+        finally:
+            process.stdin and process.stdin.close()
+            process.wait(10)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
