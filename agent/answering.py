@@ -304,16 +304,16 @@ def _notes(window: Window, query: "TextFeatures", context: "VisualContext | Pict
     if query.truncated:
         notes.append("the question is longer than the text encoder reads; frames were chosen by its beginning")
     if window.unencoded:
-        notes.append(f"{window.unencoded} frames of this window are remembered but not yet encoded")
+        notes.append(f"frames of this window that are not yet encoded, and had no part: {window.unencoded}")
     if isinstance(context, Pictures):
         notes.append(f"the answer rests on {len(context.shown)} pictures alone")
         if context.num_left_out:
             notes.append(f"{context.num_left_out} keyframes were left out: answerer.max_image_bytes")
         return tuple(notes)
     if context.num_summary_frames:
-        notes.append(f"{context.num_summary_frames} frames contributed their summary only")
+        notes.append(f"frames that contributed their summary only: {context.num_summary_frames}")
     if context.num_shared_tokens:
-        notes.append(f"{context.num_shared_tokens} tokens stand for runs of several frames")
+        notes.append(f"tokens that stand for runs of several frames: {context.num_shared_tokens}")
     return tuple(notes)
 
 

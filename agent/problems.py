@@ -90,7 +90,8 @@ class NotEncodedYet(Problem):
 
     def __init__(self, num_frames: int) -> None:
         super().__init__(
-            f"{num_frames} frames are remembered but not yet encoded; ask again in a few seconds.",
+            f"{num_frames} frame{' is' if num_frames == 1 else 's are'} remembered but not yet encoded; "
+            "ask again in a few seconds.",
             headers={"Retry-After": "2"},
         )
 

@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from rich.console import Console
 
 from agent.cli import main
 from agent.client import Reply
+from agent.demo import Result, _conclude
 from agent.demo_world import (
     Show,
     WorldClock,
@@ -134,6 +136,15 @@ def test_the_demo_streams_asks_and_ends(tmp_path: Path) -> None:
         assert expected in ran.stdout
     with Image.open(out / "evidence.png") as sheet:
         assert sheet.format == "PNG"
+
+
+def test_a_question_without_an_answer_is_a_failure(tmp_path: Path) -> None:
+    console, question = Console(quiet=True), Question("count", "How many cars came?", "two", None)
+    answered = Result(question, Reply(text="two"), True, "two")
+    assert _conclude(console, [answered, answered], tmp_path) == 0
+    assert _conclude(console, [answered, Result(question, None, False, "")], tmp_path) == 1
+    assert _conclude(console, [answered, Result(question, Reply(text=" "), False, "")], tmp_path) == 1
+    assert _conclude(console, [], tmp_path) == 1
 
 
 def test_the_demo_says_why_it_cannot(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
