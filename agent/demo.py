@@ -8,6 +8,7 @@ import argparse
 import asyncio
 import shutil
 import signal
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -89,7 +90,7 @@ async def _demo(args: argparse.Namespace, console: Console) -> int:
             console.print(_explanation(args, show, server))
             with Client(server.url, server.ask_token) as client:
                 if args.stay:
-                    console.print(_invitation(args, server))
+                    console.print(_invitation(args, show, server))
                     await publication.wait_ended()
                     return 0
                 await _watch(console, client, show)
@@ -126,11 +127,13 @@ def _explanation(args: argparse.Namespace, show: Show, server: DemoServer) -> st
     )
 
 
-def _invitation(args: argparse.Namespace, server: DemoServer) -> str:
+def _invitation(args: argparse.Namespace, show: Show, server: DemoServer) -> str:
+    started_as = Path(sys.argv[0])  # `make run` has the command in .venv/bin, which is on nobody's PATH
+    vilamp = started_as if started_as.name == "vilamp" else "vilamp"
     return (
         f"\nask it, for example:\n"
-        f'  vilamp ask "what can you see at the moment?" --server {server.url} --data-dir {args.out / "data"}\n'
-        f"after {format_span(args.seconds)} the world's clock slows down to ours. Ctrl-C ends it."
+        f'  {vilamp} ask "what can you see at the moment?" --server {server.url} --data-dir {args.out / "data"}\n'
+        f"after {format_span(show.fast_until / args.speed)} the world's clock slows down to ours. Ctrl-C ends it."
     )
 
 
