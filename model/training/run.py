@@ -316,8 +316,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--folder", type=Path, default=Path("out/training"), help="checkpoint, curves and progress go here"
     )
-    parser.add_argument("--tower-seconds", type=float, default=480.0)
-    parser.add_argument("--answer-seconds", type=float, default=700.0)
+    parser.add_argument("--tower-seconds", type=float, default=540.0)
+    parser.add_argument("--answer-seconds", type=float, default=600.0)
     parser.add_argument("--workers", type=int, default=15, help="processes that draw")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--seed", type=int, default=1)
