@@ -240,13 +240,20 @@ class Agent:
 
 
 def load_model(settings: Settings) -> "VideoModel":
-    """The configured checkpoint. Takes seconds: torch is imported here. Raises model.config.ConfigError or OSError."""
+    """The configured checkpoint, downloaded if it is named by a hub id that is not in the cache. Takes seconds: torch is
+    imported here. Raises model.config.ConfigError or OSError."""
+    from model.hub import resolve
     from model.video_model import VideoModel
 
     chosen = settings.model
-    folder = Path(__file__).parent.parent / "model" / "builtin" if chosen.path == "builtin" else Path(chosen.path)
     return VideoModel.load(
-        folder.expanduser(), device=chosen.device, dtype=chosen.dtype, num_threads=chosen.num_threads
+        resolve(chosen.path),
+        device=chosen.device,
+        dtype=chosen.dtype,
+        num_threads=chosen.num_threads,
+        patch_dtype=chosen.patch_storage,
+        language_4bit=chosen.language_4bit,
+        name=Path(chosen.path).name,
     )
 
 
@@ -259,6 +266,8 @@ def open_memory(settings: Settings, model: "VideoModel") -> MemoryStore:
         limits=_limits(CameraSettings()),
         camera_limits={name: _limits(camera) for name, camera in settings.cameras.items()},
         patch_shape=(info.patches_per_frame, info.patch_width),
+        patch_dtype=info.patch_dtype,
+        num_scalars=info.num_scalars,
         encoder=info.fingerprint,
     )
 

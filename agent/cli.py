@@ -81,7 +81,7 @@ def _common(parser: argparse.ArgumentParser) -> None:
 
 
 def _model_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", metavar="FOLDER", help='checkpoint folder, or "builtin"')
+    parser.add_argument("--model", metavar="FOLDER", help='checkpoint folder, hub id org/name, or "builtin"')
     parser.add_argument("--device", help='"cpu", "cuda" or "cuda:1"')
     parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], help="precision of the weights")
     parser.add_argument("--num-threads", type=int, metavar="N", help="CPU threads of the network")
@@ -207,11 +207,14 @@ def _check_config(args: argparse.Namespace) -> int:
 def _add_model(commands: "_Commands[argparse.ArgumentParser]") -> None:
     model = commands.add_parser("model", help="look at a checkpoint")
     actions = model.add_subparsers(dest="action", required=True, metavar="ACTION")
-    check = actions.add_parser("check", help="load a checkpoint; say its sizes and the memory it needs")
-    check.add_argument("folder", nargs="?", default="builtin", help='checkpoint folder (default: "builtin")')
+    check = actions.add_parser("check", help="say a checkpoint's sizes and the memory it needs, load it and try it")
+    check.add_argument("folder", nargs="?", default="builtin", help='folder or hub id (default: "builtin")')
     check.add_argument("--device", default="cpu")
     check.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"])
+    check.add_argument("--patch-storage", default="float16", choices=["float16", "int8"])
+    check.add_argument("--language-4bit", action="store_true", help="language model in 4 bits (needs CUDA)")
     check.add_argument("--frames", type=int, default=10_000, metavar="N", help="history to size for (default: 10000)")
+    check.add_argument("--sizes-only", action="store_true", help="do not load it: only config.json is needed")
     check.set_defaults(run=_model_check)
 
 

@@ -2,54 +2,134 @@
 
 import argparse
 import time
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from agent.cli_common import EXIT_USAGE, CliError
 
+if TYPE_CHECKING:
+    from model.config import ModelConfig
+    from model.sizing import Footprint, Plan
+
+TEST_QUESTION = "Is there a person now?"
+
 
 def run_check(args: argparse.Namespace) -> int:
-    """Load a checkpoint, encode one grey picture, say sizes and the memory a history needs. Raises CliError."""
-    import numpy as np
+    """Say what a checkpoint is and what it needs, then load it and try it. Raises CliError."""
+    from model.checkpoint import read_config
+    from model.hub import resolve
+    from model.sizing import Plan, parameters
 
-    from agent.config import ModelSettings
-    from model.video_model import VideoModel
-
-    folder = ModelSettings(path=args.folder).folder
-    started = time.perf_counter()
+    plan = Plan(args.device, args.dtype, args.patch_storage, args.language_4bit)
     try:
-        model = VideoModel.load(folder, device=args.device, dtype=args.dtype)
-    except (OSError, ValueError) as error:
-        raise CliError(f"{folder}: {error}") from error
-    loaded_s = time.perf_counter() - started
-    model.encode([np.full((96, 128, 3), 127, np.uint8)])
-    for name, value in vars_of(model.info):
-        print(f"{name:<20} {value}")
-    print(f"{'loaded in':<20} {loaded_s:.1f} s on {args.device}, {args.dtype}")
-    print_memory(model.info.patches_per_frame, model.info.patch_width, model.info.embedding_dim, args.frames)
+        folder = resolve(args.folder)
+        config = read_config(folder)
+        counts = parameters(config)
+        print_sizes(args.folder, config, counts)
+        print_memory(config, counts, plan, sorted({1_000, args.frames}))
+        if not args.sizes_only:
+            try_out(folder, plan)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise CliError(f"{args.folder}: {error}") from error
     return 0
 
 
-def vars_of(info: object) -> list[tuple[str, object]]:
-    """(name, value) of every field of a dataclass, defaults within it under their own names."""
-    from dataclasses import fields, is_dataclass
+def print_sizes(name: str, config: "ModelConfig", counts: dict[str, int]) -> None:
+    """What it is: where from, sizes, weights by part, defaults."""
+    vision, language, dual = config.vision, config.language, config.dual_encoder
+    lines = {
+        "checkpoint": f"{name} ({sum(counts.values()) / 1e6:,.1f} M weights)",
+        "card": config.live.card,
+        "merging": f"{config.composer}, stored patches: {config.live.patch_features}",
+        "vision tower": f"{vision.image.image_size} px, {config.num_patches} patches of {vision.tower.hidden_size}, "
+        f"{vision.tower.num_hidden_layers - 1} layers",
+        "relevance": f"{dual.image.image_size} px, {dual.projection_dim} numbers, {dual.max_text_tokens} text tokens",
+        "language model": f"{language.num_hidden_layers} layers of {language.hidden_size}, {language.vocab_size} words, "
+        f"reads {config.context_tokens} tokens",
+        "keyframes": f"{config.num_keyframes}, {config.keyframe_tokens} tokens each; tau {config.tau}, "
+        f"floor {config.floor}",
+    }
+    for title, text in lines.items():
+        if text:
+            print(f"{title:<16} {text}")
+    print("weights (millions)")
+    for title, count in counts.items():
+        print(f"  {title:<14} {count / 1e6:10,.2f}")
 
-    listed: list[tuple[str, object]] = []
-    for field in fields(info):  # type: ignore[arg-type]
-        value = getattr(info, field.name)
-        if is_dataclass(value):
-            listed += [(f"{field.name}.{name}", inner) for name, inner in vars_of(value)]
-        else:
-            listed.append((field.name, value))
-    return listed
 
+def print_memory(config: "ModelConfig", counts: dict[str, int], plan: "Plan", frames: list[int]) -> None:
+    """Bytes by part for histories of several lengths, and what would hold them."""
+    from model.sizing import footprint, smallest_card
 
-def print_memory(patches_per_frame: int, patch_width: int, embedding_dim: int, num_frames: int) -> None:
-    """The bytes of a history: M patches of C halves and three floats each; one embedding and one summary."""
-    patches = patches_per_frame * (2 * patch_width + 3 * 4)
-    summary = 4 * embedding_dim + 4 * patch_width
-    print(f"\nmemory of {num_frames} frames:")
-    for name, each in (("patches", patches), ("summaries", summary), ("together", patches + summary)):
-        print(f"  {name:<10} {each / 1e3:10.1f} kB a frame  {each * num_frames / 1e9:8.2f} GB")
+    needs = [footprint(config, counts, num_frames, plan) for num_frames in frames]
+    bits = ", language model in 4 bits" if plan.language_4bit else ""
+    print(f"\nmemory in GB ({plan.dtype} weights, {plan.patch_storage} patches{bits})")
+    print(f"  {'frames':<34}" + "".join(f"{need.num_frames:>12,}" for need in needs))
+    for title in counts:
+        print_bytes(f"weights: {title}", [need.weights[title] for need in needs])
+    print_bytes("KV cache", [need.kv_cache for need in needs])
+    print_bytes("work (estimate)", [need.work for need in needs])
+    print_bytes(f"on the device ({plan.device})", [need.device for need in needs])
+    print_bytes("patches", [need.patches for need in needs])
+    print_bytes("scalars", [need.scalars for need in needs])
+    print_bytes("embeddings, summaries", [need.embeddings for need in needs])
+    print_bytes("history, in the machine's memory", [need.history for need in needs])
     print("  pictures: as the camera sends them; 20 to 100 kB a frame on disk")
+    for need in needs:
+        card = smallest_card(need.device)
+        fits = "no single usual graphics card" if card is None else f"a graphics card of {card} GB"
+        together = (need.device + need.history) / 1e9
+        print(
+            f"fits, {need.num_frames:,} frames ({need.num_tokens:,} tokens): {fits} and {need.history / 1e9:.2f} GB "
+            f"of the machine's memory; without a card {together:.2f} GB of it"
+        )
+    print(this_machine(needs[-1], plan))
+
+
+def print_bytes(title: str, sizes: list[int]) -> None:
+    """One line of the table, in GB."""
+    print(f"  {title:<34}" + "".join(f"{size / 1e9:>12.3f}" for size in sizes))
+
+
+def this_machine(need: "Footprint", plan: "Plan") -> str:
+    """Whether it fits here."""
+    from model.machine import device_bytes, host_bytes
+
+    host, card = host_bytes(), device_bytes(plan.device)
+    wanted = need.history + (need.device if plan.device == "cpu" else 0)
+    parts = [] if host is None else [f"{host / 1e9:.1f} GB of memory, {'enough' if wanted < host else 'too little'}"]
+    if plan.device != "cpu":
+        enough = card is not None and need.device < card
+        parts.append("no such device" if card is None else f"{card / 1e9:.1f} GB on {plan.device}, "
+                     f"{'enough' if enough else 'too little'}")  # fmt: skip
+    return f"this machine: {'; '.join(parts) or 'its memory is not known'} (for {need.num_frames:,} frames)"
+
+
+def try_out(folder: Path, plan: "Plan") -> None:
+    """Load it, tell two pictures and two texts apart, answer one question greedily. Raises ValueError, RuntimeError."""
+    import numpy as np
+
+    from model.history import ArrayHistory
+    from model.select import ArrayCandidates, select_keyframes
+    from model.video_model import VideoModel
+
+    started = time.perf_counter()
+    model = VideoModel.load(folder, device=plan.device, dtype=plan.dtype, patch_dtype=plan.patch_storage,
+                            language_4bit=plan.language_4bit)  # fmt: skip
+    print(f"\nloaded in {time.perf_counter() - started:.1f} s on {plan.device}, {plan.dtype}")
+    model.self_test()
+    started = time.perf_counter()
+    rng = np.random.default_rng(0)
+    history = ArrayHistory(model.encode([rng.integers(0, 256, (96, 128, 3), np.uint8) for _ in range(3)]))
+    encoded_s = (time.perf_counter() - started) / 3
+    query = model.embed_text(TEST_QUESTION)
+    keyframes = select_keyframes(ArrayCandidates(history.unit_embeddings(), query.unit), num_keyframes=2)
+    clocks = [f"12:00:0{row}" for row in keyframes.rows] if model.info.defaults.timestamps else None
+    started = time.perf_counter()
+    context = model.build_context(history, keyframes, query)
+    words = "".join(model.stream(TEST_QUESTION, context, timestamps=clocks, max_new_tokens=8))
+    print(f"self-test passed: encoded at {1000 * encoded_s:.0f} ms a frame; three frames of noise, asked")
+    print(f"  {TEST_QUESTION!r}, gave {words!r} in {time.perf_counter() - started:.1f} s")
 
 
 def run_world(args: argparse.Namespace) -> int:

@@ -122,18 +122,20 @@ class ModelSettings(_Part):
     """The network and what it runs on."""
 
     path: str = Field(
-        default="builtin", min_length=1, description='checkpoint folder; "builtin": the small model shipped here'
+        default="builtin",
+        min_length=1,
+        description='checkpoint folder, or a Hugging Face id as org/name; "builtin": the small model shipped here',
     )
     device: str = Field(default="cpu", pattern=r"^(cpu|cuda(:\d+)?)$", description='"cpu", "cuda" or "cuda:1"')
     dtype: Literal["float32", "bfloat16", "float16"] = Field(default="float32", description="precision of the weights")
+    patch_storage: Literal["float16", "int8"] = Field(
+        default="float16", description="how the patches of a frame are remembered; int8 takes half the memory"
+    )
+    language_4bit: bool = Field(
+        default=False, description="language model in 4 bits; needs CUDA and the extra `quantized`"
+    )
     num_threads: int | None = Field(default=None, ge=1, le=256, description="CPU threads; null: as torch chooses")
     batch_size: int = Field(default=8, ge=1, le=256, description="frames of all cameras encoded at once, at most")
-
-    @property
-    def folder(self) -> Path:
-        """The checkpoint folder; "builtin" is the one shipped inside the package."""
-        shipped = Path(__file__).parent.parent / "model" / "builtin"
-        return shipped if self.path == "builtin" else Path(self.path).expanduser()
 
 
 class AnsweringSettings(_Part):
