@@ -26,7 +26,7 @@ CAMERA = "yard"
 
 def jpegs(num_frames: int, *, width: int = 1280, height: int = 720, seed: int = 5) -> list[bytes]:
     """Pictures of one fixed camera, a second apart, as the agent stores them."""
-    scene = Scene.from_seed(seed, duration_s=float(num_frames), style="fixed", split="eval")
+    scene = Scene.from_seed(seed, duration_s=max(20.0, num_frames), style="fixed", split="eval")
     return [encode_jpeg(draw(scene, float(second), width, height)) for second in range(num_frames)]
 
 
