@@ -31,6 +31,7 @@ from streaming.frame import FrameSettings, Source
 from streaming.media import open_source
 
 if TYPE_CHECKING:
+    from model.clip_encoder import ClipEncoder
     from model.video_model import VideoModel
 
 log = logging.getLogger(__name__)
@@ -47,7 +48,7 @@ class Agent:
         self,
         settings: Settings,
         store: MemoryStore,
-        model: "VideoModel",
+        model: "VideoModel | ClipEncoder",
         clock: Callable[[], float] = time.time,
         resolve: Resolver = system_resolver,
     ) -> None:
@@ -60,7 +61,13 @@ class Agent:
         self.backlog = Backlog(BACKLOG_FRAMES)
         self.vision, self.language = Lane("vision"), Lane("language")
         self.encoding = Encoding(
-            store, model, self.vision, self.backlog, self.metrics, batch_size=settings.model.batch_size
+            store,
+            model,
+            self.vision,
+            self.backlog,
+            self.metrics,
+            batch_size=settings.model.batch_size,
+            needs_patches=settings.answerer.kind == "local",
         )
         self.answering = Answering(
             store,
@@ -239,15 +246,28 @@ class Agent:
         }
 
 
-def load_model(settings: Settings) -> "VideoModel":
+def load_model(settings: Settings) -> "VideoModel | ClipEncoder":
     """The configured checkpoint, downloaded if it is named by a hub id that is not in the cache. Takes seconds: torch is
     imported here. Raises model.config.ConfigError or OSError."""
+    from model.clip_encoder import ClipEncoder, is_clip
+    from model.config import ConfigError
     from model.hub import resolve
     from model.video_model import VideoModel
 
     chosen = settings.model
+    folder = resolve(chosen.path)
+    if is_clip(folder):
+        if settings.answerer.kind == "local":
+            raise ConfigError("this is CLIP, which chooses frames but cannot answer: set answerer (docs/laptop.md)")
+        return ClipEncoder.load(
+            folder,
+            name=Path(chosen.path).name,
+            device=chosen.device,
+            dtype=chosen.dtype,
+            num_threads=chosen.num_threads,
+        )
     return VideoModel.load(
-        resolve(chosen.path),
+        folder,
         device=chosen.device,
         dtype=chosen.dtype,
         num_threads=chosen.num_threads,
@@ -257,7 +277,7 @@ def load_model(settings: Settings) -> "VideoModel":
     )
 
 
-def open_memory(settings: Settings, model: "VideoModel") -> MemoryStore:
+def open_memory(settings: Settings, model: "VideoModel | ClipEncoder") -> MemoryStore:
     """The memory in the data folder, in the shape of the model's features. Raises memory.errors.StorageError."""
     info = model.info
     return MemoryStore(

@@ -32,6 +32,7 @@ from memory.window import Window
 from model.select import Keyframes, QueryCandidates, select_keyframes
 
 if TYPE_CHECKING:
+    from model.clip_encoder import ClipEncoder
     from model.features import FrameFeatures, TextFeatures, VisualContext
     from model.video_model import VideoModel
 
@@ -57,7 +58,7 @@ class Answering:
     def __init__(
         self,
         store: MemoryStore,
-        model: "VideoModel",
+        model: "VideoModel | ClipEncoder",
         *,
         vision: Lane,
         language: Lane,
@@ -165,13 +166,21 @@ class Answering:
             keyframes, overrides = await self._reencode(window, keyframes)
         with watch.stage("merge"):
             return await self._language.run(
-                self._model.build_context,
+                self._speaker().build_context,
                 window,
                 keyframes,
                 query,
                 overrides=overrides,
                 group_sizes=_group_sizes(window),
             )
+
+    def _speaker(self) -> "VideoModel":
+        """The checkpoint with its language model."""
+        from model.video_model import VideoModel
+
+        if not isinstance(self._model, VideoModel):
+            raise RuntimeError("this checkpoint has no language model")
+        return self._model
 
     def _select(self, window: Window, query: "TextFeatures") -> Keyframes:
         chosen, defaults = self._settings, self._model.info.defaults
@@ -248,9 +257,10 @@ class Answering:
             return self._remote.stream(
                 question.text, question.cameras, context, tally, limit=limit, temperature=question.temperature
             )
-        timestamps = self._timestamps(prepared) if self._model.info.defaults.timestamps else None
+        speaker = self._speaker()
+        timestamps = self._timestamps(prepared) if speaker.info.defaults.timestamps else None
         return self._language.pull(
-            lambda: self._model.stream(
+            lambda: speaker.stream(
                 question.text,
                 context,
                 timestamps=timestamps,

@@ -26,6 +26,7 @@ from memory.errors import FrameGone
 from memory.store import MemoryStore
 
 if TYPE_CHECKING:
+    from model.clip_encoder import ClipEncoder
     from model.features import FrameFeatures
     from model.video_model import VideoModel
 
@@ -52,11 +53,12 @@ class Encoding:
     def __init__(
         self,
         store: MemoryStore,
-        model: "VideoModel",
+        model: "VideoModel | ClipEncoder",
         vision: Lane,
         backlog: Backlog,
         metrics: Metrics,
         batch_size: int,
+        needs_patches: bool = True,
     ) -> None:
         self.problem: str | None = None  # in words for an operator, while the encoder fails
         self.idle = asyncio.Event()  # set while nothing is left to encode
@@ -66,6 +68,7 @@ class Encoding:
         self._backlog = backlog
         self._metrics = metrics
         self._batch_size = batch_size
+        self._needs_patches = needs_patches  # False: another program answers, and looks at the pictures
         self._given_up: set[int] = set()  # stays small: a damaged JPEG is a damaged disk
         self._num_refused: Counter[int] = Counter()
 
@@ -106,6 +109,8 @@ class Encoding:
         """Frames never encoded, oldest first; when there are none, those whose patches a restart lost."""
         if pending := self._store.pending(self._batch_size):
             return pending
+        if not self._needs_patches:
+            return []
         lost = self._store.pending_patches(self._batch_size + len(self._given_up))
         return [frame_id for frame_id in lost if frame_id not in self._given_up][: self._batch_size]
 
@@ -188,7 +193,7 @@ class Encoding:
         )
 
 
-async def self_test(model: "VideoModel", vision: Lane) -> str | None:
+async def self_test(model: "VideoModel | ClipEncoder", vision: Lane) -> str | None:
     """None when the model tells two pictures (and two texts) apart by finite numbers; else what is wrong, in words."""
     try:
         await vision.run(model.self_test)

@@ -139,14 +139,14 @@ def save_checkpoint(
 
 def read_config(folder: Path, overwrite: Mapping[str, Any] | None = None) -> ModelConfig:
     """config.json and the configurations of the two towers it names. Raises CheckpointError, ConfigError."""
-    top = _read_json(folder / "config.json")
+    top = read_json(folder / "config.json")
     if top.get("model_type") == ONEVISION:
         top, vision = from_onevision(top)
-        vision_image = _read_json(folder / "preprocessor_config.json", optional=True)
+        vision_image = read_json(folder / "preprocessor_config.json", optional=True)
     elif top.get("model_type") == "llava_qwen":
         place = find_tower(folder, str({**top, **(overwrite or {})}.get("mm_vision_tower", "siglip")), "vision tower")
-        vision = _read_json(place / "config.json")
-        vision_image = _read_json(place / "preprocessor_config.json", optional=True)
+        vision = read_json(place / "config.json")
+        vision_image = read_json(place / "preprocessor_config.json", optional=True)
     else:
         kind = top.get("model_type")
         raise ConfigError(f"{folder} has model_type {kind!r}; 'llava_qwen' and '{ONEVISION}' can be read")
@@ -155,9 +155,9 @@ def read_config(folder: Path, overwrite: Mapping[str, Any] | None = None) -> Mod
     return config_from_json(
         top,
         vision,
-        _read_json(clip / "config.json"),
+        read_json(clip / "config.json"),
         vision_image=vision_image,
-        clip_image=_read_json(clip / "preprocessor_config.json", optional=True),
+        clip_image=read_json(clip / "preprocessor_config.json", optional=True),
     )
 
 
@@ -179,19 +179,20 @@ def find_tower(folder: Path, name: str, what: str) -> Path:
 
 def read_tensors(folder: Path, config: ModelConfig) -> Iterator[tuple[str, Tensor]]:
     """(published name, tensor on the CPU) of every tensor, one at a time, whatever format the folder has."""
-    if _read_json(folder / "config.json").get("model_type") != ONEVISION:
-        yield from _read_files(folder)
+    if read_json(folder / "config.json").get("model_type") != ONEVISION:
+        yield from read_files(folder)
         return
     unused = f".encoder.layers.{config.vision.tower.num_hidden_layers - 1}."
-    for name, tensor in _read_files(folder):
+    for name, tensor in read_files(folder):
         published = published_from_onevision(name)
         if not (unused in published and ".vision_tower." in published):
             yield published, tensor
-    for name, tensor in _read_files(find_tower(folder, config.clip_folder, "CLIP encoder")):
+    for name, tensor in read_files(find_tower(folder, config.clip_folder, "CLIP encoder")):
         yield "model.frame_selector.model." + name, tensor
 
 
-def _read_files(folder: Path) -> Iterator[tuple[str, Tensor]]:
+def read_files(folder: Path) -> Iterator[tuple[str, Tensor]]:
+    """(name as stored, tensor on the CPU) of every tensor in the folder, one at a time. Raises CheckpointError."""
     for path in _weight_files(folder):
         try:
             with safe_open(path, framework="pt") as file:
@@ -282,7 +283,7 @@ def _report(folder: Path, problems: Mapping[str, list[str]], most: int = 6) -> s
 def _weight_files(folder: Path) -> list[Path]:
     index = folder / INDEX_NAME
     if index.is_file():
-        names = sorted(set(_read_json(index).get("weight_map", {}).values()))
+        names = sorted(set(read_json(index).get("weight_map", {}).values()))
         if any(Path(name).name != name for name in names):
             raise CheckpointError(f"{index} names files outside its folder")
         missing = [name for name in names if not (folder / name).is_file()]
@@ -323,13 +324,14 @@ def _write_shards(folder: Path, tensors: dict[str, Tensor], max_shard_bytes: int
 
 def _stop_ids(folder: Path) -> list[int]:
     """Every id that ends an answer: generation_config.json, which may name one or several."""
-    stop = _read_json(folder / "generation_config.json", optional=True).get("eos_token_id")
+    stop = read_json(folder / "generation_config.json", optional=True).get("eos_token_id")
     if stop is None:
         return []
     return [int(token) for token in stop] if isinstance(stop, list) else [int(stop)]
 
 
-def _read_json(path: Path, *, optional: bool = False) -> dict[str, Any]:
+def read_json(path: Path, *, optional: bool = False) -> dict[str, Any]:
+    """A JSON object; {} for a file that may be absent and is. Raises CheckpointError."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:

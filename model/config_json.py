@@ -42,7 +42,7 @@ def config_from_json(
     tower = vision.get("vision_config", vision)
     return ModelConfig(
         vision=VisionConfig(_tower(tower, "gelu_pytorch_tanh", 1e-6), _image(tower, vision_image, SIGLIP_STATISTICS)),
-        dual_encoder=_dual_encoder(clip, clip_image),
+        dual_encoder=dual_encoder_from_json(clip, clip_image),
         language=_language(config),
         composer=_composer(config),
         pooling=_pooling(config.get("mm_spatial_pool_mode", "bilinear")),
@@ -243,7 +243,8 @@ _CLIP_VISION = {
 }
 
 
-def _dual_encoder(clip: Mapping[str, Any], processor: Mapping[str, Any] | None) -> DualEncoderConfig:
+def dual_encoder_from_json(clip: Mapping[str, Any], processor: Mapping[str, Any] | None) -> DualEncoderConfig:
+    """CLIP's own config.json and its processor's; what they leave out is as in CLIP ViT-B/32."""
     text = {**_CLIP_TEXT, **clip.get("text_config", {})}
     vision = {**_CLIP_VISION, **clip.get("vision_config", {})}
     return DualEncoderConfig(
