@@ -6,6 +6,7 @@ the event loop. Leaving the agent's `async with` block ends them all, closes the
 
 import asyncio
 import logging
+import os
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -249,12 +250,14 @@ class Agent:
 def load_model(settings: Settings) -> "VideoModel | ClipEncoder":
     """The configured checkpoint, downloaded if it is named by a hub id that is not in the cache. Takes seconds: torch is
     imported here. Raises model.config.ConfigError or OSError."""
+    chosen = settings.model
+    # two lanes share the cores, and on a busy machine every operation waits for the slowest thread
+    threads = chosen.num_threads or max(1, (os.cpu_count() or 1) // 2)
     from model.clip_encoder import ClipEncoder, is_clip
     from model.config import ConfigError
     from model.hub import resolve
     from model.video_model import VideoModel
 
-    chosen = settings.model
     folder = resolve(chosen.path)
     if is_clip(folder):
         if settings.answerer.kind == "local":
@@ -264,13 +267,13 @@ def load_model(settings: Settings) -> "VideoModel | ClipEncoder":
             name=Path(chosen.path).name,
             device=chosen.device,
             dtype=chosen.dtype,
-            num_threads=chosen.num_threads,
+            num_threads=threads,
         )
     return VideoModel.load(
         folder,
         device=chosen.device,
         dtype=chosen.dtype,
-        num_threads=chosen.num_threads,
+        num_threads=threads,
         patch_dtype=chosen.patch_storage,
         language_4bit=chosen.language_4bit,
         name=Path(chosen.path).name,

@@ -134,7 +134,9 @@ class ModelSettings(_Part):
     language_4bit: bool = Field(
         default=False, description="language model in 4 bits; needs CUDA and the extra `quantized`"
     )
-    num_threads: int | None = Field(default=None, ge=1, le=256, description="CPU threads; null: as torch chooses")
+    num_threads: int | None = Field(
+        default=None, ge=1, le=256, description="CPU threads of the network; null: half of the cores"
+    )
     batch_size: int = Field(default=8, ge=1, le=256, description="frames of all cameras encoded at once, at most")
 
 
