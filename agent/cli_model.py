@@ -17,12 +17,16 @@ TEST_QUESTION = "Is there a person now?"
 def run_check(args: argparse.Namespace) -> int:
     """Say what a checkpoint is and what it needs, then load it and try it. Raises CliError."""
     from model.checkpoint import read_config
+    from model.clip_encoder import is_clip
     from model.hub import resolve
     from model.sizing import Plan, parameters
 
     plan = Plan(args.device, args.dtype, args.patch_storage, args.language_4bit)
     try:
         folder = resolve(args.folder)
+        if is_clip(folder):
+            try_clip(args.folder, folder, plan)
+            return 0
         config = read_config(folder)
         counts = parameters(config)
         print_sizes(args.folder, config, counts)
@@ -32,6 +36,18 @@ def run_check(args: argparse.Namespace) -> int:
     except (OSError, ValueError, RuntimeError) as error:
         raise CliError(f"{args.folder}: {error}") from error
     return 0
+
+
+def try_clip(name: str, folder: Path, plan: "Plan") -> None:
+    """CLIP alone, for `answerer: openai`: load it and tell two pictures and two texts apart."""
+    from model.clip_encoder import ClipEncoder
+
+    encoder = ClipEncoder.load(folder, name=name, device=plan.device, dtype=plan.dtype)
+    frame_bytes = 4 * encoder.info.embedding_dim
+    encoder.self_test()
+    print(f"{name}: {encoder.info.card}")
+    print(f"memory: {frame_bytes} bytes a frame, {10_000 * frame_bytes / 1e6:.0f} MB for 10,000; no patches")
+    print("self-test passed")
 
 
 def print_sizes(name: str, config: "ModelConfig", counts: dict[str, int]) -> None:

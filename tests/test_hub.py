@@ -127,3 +127,12 @@ def test_the_command_checks_a_cached_hub_id(tmp_path: Path) -> None:
     served = vilamp("serve", "--model", "org/absent", "--port", "0", "--data-dir", str(tmp_path / "data"), **offline)
     assert served.returncode == 1
     assert "the hub cannot be reached" in served.stderr
+
+
+def test_the_command_checks_clip_alone(tmp_path: Path) -> None:
+    own = make_checkpoint(tmp_path / "made")
+    load_checkpoint(own).network.dual_encoder.save_pretrained(own / "clip")  # beside its tokenizer
+    ran = vilamp("model", "check", str(own / "clip"))
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert "64 bytes a frame" in ran.stdout
+    assert "self-test passed" in ran.stdout
