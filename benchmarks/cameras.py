@@ -193,7 +193,7 @@ def plot(samples: list[tuple[float, float]], settle_s: float, path: Path) -> Non
     axes.plot(*np.array(samples).T)
     axes.axvline(settle_s, color="grey", linestyle=":", label="measured from here")
     axes.set(xlabel="seconds since the camera connected", ylabel="MiB resident", ylim=(0, None))
-    axes.set_title("Server with a camera kept at 30 frames/s and questions back to back, 600 frames remembered")
+    axes.set_title("One camera at 30 kept frames/s, questions back to back, 600 frames remembered")
     axes.legend(loc="lower right")
     figure.savefig(path, dpi=120)
     print(f"written to {path}")
