@@ -35,7 +35,7 @@ class FrameBatch:
 
 @dataclass(frozen=True)
 class TextBatch:
-    """ids, mask (T, L) int64; wanted (T, 2, kinds, colours) bool: the pairs that make text t true (any of part 0 or 1)."""
+    """ids, mask (T, L) int64; wanted (T, kinds, colours) bool: the pairs any of which makes text t true."""
 
     ids: Tensor
     mask: Tensor
@@ -123,10 +123,9 @@ class Window:
 
 @dataclass(frozen=True)
 class History:
-    """images (N, S, S, 3) uint8 at `interval_s`, and windows over it."""
+    """images (N, S, S, 3) uint8, one a second of the drawn world, and windows over them."""
 
     images: Tensor
-    interval_s: float
     windows: tuple[Window, ...]
 
 
@@ -156,7 +155,7 @@ class Histories(IterableDataset[History]):
             asked = questions(scene, start_unix, times, rng, "train")
             kept = [asked[i] for i in rng.permutation(len(asked))[: self.per_window]]
             windows.append(Window(start, start + length, start_unix, tuple(kept)))
-        return History(torch.from_numpy(images), 1.0, tuple(windows))
+        return History(torch.from_numpy(images), tuple(windows))
 
 
 def loader(dataset: IterableDataset[Any], num_workers: int) -> Iterator[Any]:

@@ -93,7 +93,7 @@ def merge_chunked(
 
 @dataclass(frozen=True)
 class Layout:
-    """Where everything goes in the padded sequences. All (B, ...) int64; slots past the end of a row point at `length`."""
+    """Where everything goes in the padded sequences. All (B, ...) int64; -1 where there is nothing."""
 
     merged: Tensor  # (B, N) slot of each non-keyframe's token, -1 where none; frames of one run share a slot
     keyframes: Tensor  # (B, K) row of each keyframe, -1 where there are fewer

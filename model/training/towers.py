@@ -32,7 +32,7 @@ class TowerHeads(nn.Module):
 
 @dataclass(frozen=True)
 class TowerLoss:
-    """Parts of one step's loss; `recall` is the share of true image-text pairs ranked above the median false one."""
+    """One step's loss and its parts: scalars, the parts without gradient."""
 
     total: Tensor
     image_text: Tensor
