@@ -1,7 +1,8 @@
 """How well a checkpoint selects and answers, on labelled video: recall of keyframe selection and exact-match accuracy.
 
 In: a model and labelled clips (frames with times, questions with answers and the spans that prove them).
-Out: one report (a dict, written as JSON). Worlds of the evaluation split are the default source of clips; any other labelled set fits the same type.
+Out: one report (a dict, written as JSON). Worlds of the evaluation split are the default source of clips; any other
+labelled set fits the same type.
 The steps are those of a live question: encode each frame once, embed the question, select, merge, answer.
 """
 
