@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from agent.answering import Answering
 from agent.backlog import Backlog
-from agent.config import CameraSettings, Settings, check_slug
+from agent.config import CameraSettings, Settings
+from agent.config_types import check_slug
 from agent.egress import Egress, Resolver, system_resolver
 from agent.encoding import Encoding, self_test
 from agent.intake import Intake

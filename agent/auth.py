@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
-from agent.config import TokenSettings, check_scope
+from agent.config import TokenSettings
+from agent.config_types import check_scope
 
 TOKENS_FILE = "tokens.json"
 _VERSION = 1

@@ -22,7 +22,8 @@ from agent.agent import Agent, opened
 from agent.cli_ask import print_reply, time_of, window_of, zone_of
 from agent.cli_common import EXIT_USAGE, CliError, settings_of
 from agent.client import Citation, Reply
-from agent.config import CameraSettings, Settings, check_slug
+from agent.config import CameraSettings, Settings
+from agent.config_types import check_slug
 from agent.problems import Problem
 from agent.question import Evidence, Finished, Piece, Question, Seen
 from agent.times import format_span, format_time

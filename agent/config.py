@@ -7,97 +7,29 @@ imported, and nothing here opens a camera, a model or a socket.
 
 import ipaddress
 import os
-import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit, urlunsplit
 
-from pydantic import AfterValidator, BaseModel, ByteSize, ConfigDict, Field, JsonValue, SecretStr, model_validator
+from pydantic import AfterValidator, ByteSize, Field, JsonValue, SecretStr, model_validator
 
-from agent.times import TimeError, load_zone, local_zone_name
-
-_SLUG = re.compile(r"[a-z0-9_-]{1,64}")
-_RESERVED_SLUGS = frozenset({"ask", "answer", "status"})
-_SCOPE = re.compile(r"ask|admin|publish:(\*|[a-z0-9_-]{1,64})")
-_URL_SCHEMES = frozenset({"rtsp", "rtsps", "http", "https", "file"})
-
-
-def check_slug(name: str) -> str:
-    """`name` itself, when it may name a camera or a rule. Raises ValueError with what to do."""
-    if not _SLUG.fullmatch(name):
-        raise ValueError(f'"{name}" cannot be a name: use 1 to 64 of a-z, 0-9, "_" and "-"')
-    if name in _RESERVED_SLUGS:
-        raise ValueError(f'"{name}" is taken by the MQTT topics: choose another name')
-    return name
+from agent.config_types import (
+    Part,
+    Scope,
+    Slug,
+    UserPath,
+    Zone,
+    check_base_url,
+    check_source,
+    check_token,
+    redact_url,
+)
+from agent.times import local_zone_name
 
 
-def check_scope(scope: str) -> str:
-    """`scope` itself, when a token can carry it. Raises ValueError with what to do."""
-    if not _SCOPE.fullmatch(scope):
-        raise ValueError(f'"{scope}" is not a scope: use "ask", "admin", "publish:*" or "publish:<camera>"')
-    return scope
-
-
-def redact_url(url: str) -> str:
-    """`url` without the password in it: "rtsp://joe:s3@gate/1" becomes "rtsp://joe:***@gate/1"."""
-    parts = urlsplit(url)
-    if parts.password is None:
-        return url
-    user, _, host = parts.netloc.rpartition("@")
-    return urlunsplit(parts._replace(netloc=f"{user.partition(':')[0]}:***@{host}"))
-
-
-def _check_zone(name: str) -> str:
-    try:
-        return load_zone(name).key
-    except TimeError as error:
-        raise ValueError(str(error)) from None
-
-
-def _check_source(url: str) -> str:
-    scheme, colon, _ = url.partition("://")
-    if colon and scheme.lower() not in _URL_SCHEMES:
-        raise ValueError(f'cannot open "{scheme}://": use rtsp://, http://, a file path or webcam:0')
-    return url
-
-
-def _check_base_url(url: str) -> str:
-    try:
-        parts = urlsplit(url)
-        written = re.fullmatch(r"https?://[\w.\-\[\]:]+(/[\w./~-]*)?", url, re.ASCII)
-        usable = written is not None and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        usable = False
-    if not usable:
-        advice = "without user or query (a key belongs into api_key or api_key_file)"
-        raise ValueError(f"must be an address such as http://127.0.0.1:11434/v1, {advice}")
-    return url.rstrip("/")
-
-
-def _check_token(token: SecretStr) -> SecretStr:
-    if not re.fullmatch(r"[\x21-\x7e]{16,}", token.get_secret_value()):
-        raise ValueError("a token is at least 16 printable characters without spaces: leave it out to have one made")
-    return token
-
-
-def _expand(path: Path) -> Path:
-    return path.expanduser()
-
-
-Slug = Annotated[str, AfterValidator(check_slug)]
-Scope = Annotated[str, AfterValidator(check_scope)]
-Zone = Annotated[str, AfterValidator(_check_zone)]
-UserPath = Annotated[Path, AfterValidator(_expand)]
-
-
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, protected_namespaces=())
-
-
-class CameraSettings(_Part):
+class CameraSettings(Part):
     """One camera: where its frames come from and how much of them is kept."""
 
-    url: Annotated[str, Field(min_length=1), AfterValidator(_check_source)] | None = Field(
+    url: Annotated[str, Field(min_length=1), AfterValidator(check_source)] | None = Field(
         default=None,
         description="RTSP or HTTP address, video file or webcam:0; null: the camera publishes over WebRTC (WHIP)",
     )
@@ -118,7 +50,7 @@ class CameraSettings(_Part):
     )
 
 
-class ModelSettings(_Part):
+class ModelSettings(Part):
     """The network and what it runs on."""
 
     path: str = Field(
@@ -140,7 +72,7 @@ class ModelSettings(_Part):
     batch_size: int = Field(default=8, ge=1, le=256, description="frames of all cameras encoded at once, at most")
 
 
-class AnsweringSettings(_Part):
+class AnsweringSettings(Part):
     """How a question is answered; null leaves a value to the checkpoint."""
 
     num_keyframes: int | None = Field(default=None, ge=1, le=512, description="frames kept with all their patches (K)")
@@ -159,13 +91,13 @@ class AnsweringSettings(_Part):
     timeout_s: float = Field(default=120.0, gt=0, le=3600, description="seconds an answer may take")
 
 
-class AnswererSettings(_Part):
+class AnswererSettings(Part):
     """Who puts the answer into words: the checkpoint, or a server that is shown the keyframes."""
 
     kind: Literal["local", "openai"] = Field(
         default="local", description="the checkpoint's own language model, or any OpenAI-compatible vision server"
     )
-    base_url: Annotated[str, AfterValidator(_check_base_url)] | None = Field(
+    base_url: Annotated[str, AfterValidator(check_base_url)] | None = Field(
         default=None, description="that server, as http://127.0.0.1:11434/v1"
     )
     model: Annotated[str, Field(min_length=1)] | None = Field(default=None, description="the model's name there")
@@ -188,7 +120,7 @@ class AnswererSettings(_Part):
         return self
 
 
-class IceServer(_Part):
+class IceServer(Part):
     """A STUN or TURN server named to publishers."""
 
     urls: tuple[Annotated[str, Field(pattern=r"^(stun|stuns|turn|turns):")], ...] = Field(min_length=1)
@@ -202,7 +134,7 @@ class IceServer(_Part):
         return self
 
 
-class StreamingSettings(_Part):
+class StreamingSettings(Part):
     """Live sources: sessions, stalls and clocks."""
 
     max_sessions: int = Field(default=16, ge=1, le=1000, description="WebRTC publishers at once; beyond it: 503")
@@ -213,15 +145,15 @@ class StreamingSettings(_Part):
     )
 
 
-class TokenSettings(_Part):
+class TokenSettings(Part):
     """A token given in the configuration, beside those made at first start."""
 
     name: Slug
-    token: Annotated[SecretStr, AfterValidator(_check_token)]
+    token: Annotated[SecretStr, AfterValidator(check_token)]
     scopes: tuple[Scope, ...] = Field(min_length=1)
 
 
-class SecuritySettings(_Part):
+class SecuritySettings(Part):
     """Who may do what. On by default; tokens are made at first start."""
 
     enabled: bool = Field(default=True, description="false is accepted on a loopback host only")
@@ -238,7 +170,7 @@ class SecuritySettings(_Part):
         return self
 
 
-class TlsSettings(_Part):
+class TlsSettings(Part):
     """HTTPS: a certificate and its key, or one made here."""
 
     cert: UserPath | None = Field(default=None, description="PEM file with the certificate (and its chain)")
@@ -260,7 +192,7 @@ class TlsSettings(_Part):
         return self.cert is not None or self.self_signed
 
 
-class Settings(_Part):
+class Settings(Part):
     """The whole configuration."""
 
     data_dir: UserPath = Field(

@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from agent.config import CameraSettings, Settings, check_slug, effective, is_loopback, redact_url
+from agent.config import CameraSettings, Settings, effective, is_loopback
 from agent.config_source import ConfigError, load_settings
+from agent.config_types import check_slug, redact_url
 
 ROOT = Path(__file__).parent.parent
 

@@ -42,7 +42,7 @@ def test_torch_stays_inside_the_model() -> None:
 
 
 def test_each_library_has_its_part() -> None:
-    homes = {"av": {"streaming", "model"}, "aiortc": {"streaming"}, "faiss": {"memory"}, "sqlite3": {"memory"}}
+    homes = {"av": {"streaming", "model"}, "aiortc": {"streaming"}, "faiss": {"memory"}, "sqlite3": {"memory", "agent"}}
     homes |= {"uvicorn": {"agent"}, "pydantic": {"agent"}, "prometheus_client": {"agent"}}
     for library, allowed in homes.items():
         assert {part for part in PARTS if library in tops(part)} <= allowed, library

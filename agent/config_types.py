@@ -1,0 +1,92 @@
+"""What settings classes are made of: their base, names, scopes, addresses, paths and zones, each with its check.
+
+Every part of the agent may define settings with these; `agent/config.py` joins them. Nothing is read or opened here.
+"""
+
+import re
+from pathlib import Path
+from typing import Annotated
+from urllib.parse import urlsplit, urlunsplit
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, SecretStr
+
+from agent.times import TimeError, load_zone
+
+_SLUG = re.compile(r"[a-z0-9_-]{1,64}")
+_RESERVED_SLUGS = frozenset({"ask", "answer", "status"})
+_SCOPE = re.compile(r"ask|admin|publish:(\*|[a-z0-9_-]{1,64})")
+_URL_SCHEMES = frozenset({"rtsp", "rtsps", "http", "https", "file"})
+
+
+def check_slug(name: str) -> str:
+    """`name` itself, when it may name a camera or a rule. Raises ValueError with what to do."""
+    if not _SLUG.fullmatch(name):
+        raise ValueError(f'"{name}" cannot be a name: use 1 to 64 of a-z, 0-9, "_" and "-"')
+    if name in _RESERVED_SLUGS:
+        raise ValueError(f'"{name}" is taken by the MQTT topics: choose another name')
+    return name
+
+
+def check_scope(scope: str) -> str:
+    """`scope` itself, when a token can carry it. Raises ValueError with what to do."""
+    if not _SCOPE.fullmatch(scope):
+        raise ValueError(f'"{scope}" is not a scope: use "ask", "admin", "publish:*" or "publish:<camera>"')
+    return scope
+
+
+def redact_url(url: str) -> str:
+    """`url` without the password in it: "rtsp://joe:s3@gate/1" becomes "rtsp://joe:***@gate/1"."""
+    parts = urlsplit(url)
+    if parts.password is None:
+        return url
+    user, _, host = parts.netloc.rpartition("@")
+    return urlunsplit(parts._replace(netloc=f"{user.partition(':')[0]}:***@{host}"))
+
+
+def check_zone(name: str) -> str:
+    try:
+        return load_zone(name).key
+    except TimeError as error:
+        raise ValueError(str(error)) from None
+
+
+def check_source(url: str) -> str:
+    scheme, colon, _ = url.partition("://")
+    if colon and scheme.lower() not in _URL_SCHEMES:
+        raise ValueError(f'cannot open "{scheme}://": use rtsp://, http://, a file path or webcam:0')
+    return url
+
+
+def check_base_url(url: str) -> str:
+    try:
+        parts = urlsplit(url)
+        written = re.fullmatch(r"https?://[\w.\-\[\]:]+(/[\w./~-]*)?", url, re.ASCII)
+        usable = written is not None and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable:
+        advice = "without user or query (a key belongs into api_key or api_key_file)"
+        raise ValueError(f"must be an address such as http://127.0.0.1:11434/v1, {advice}")
+    return url.rstrip("/")
+
+
+def check_token(token: SecretStr) -> SecretStr:
+    if not re.fullmatch(r"[\x21-\x7e]{16,}", token.get_secret_value()):
+        raise ValueError("a token is at least 16 printable characters without spaces: leave it out to have one made")
+    return token
+
+
+def expand(path: Path) -> Path:
+    return path.expanduser()
+
+
+Slug = Annotated[str, AfterValidator(check_slug)]
+Scope = Annotated[str, AfterValidator(check_scope)]
+Zone = Annotated[str, AfterValidator(check_zone)]
+UserPath = Annotated[Path, AfterValidator(expand)]
+
+
+class Part(BaseModel):
+    """Base of every settings class: frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, protected_namespaces=())

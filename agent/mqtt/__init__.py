@@ -1,0 +1,1 @@
+"""MQTT: the broker connection, topics, Home Assistant discovery, the durable outbox."""
