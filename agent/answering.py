@@ -82,7 +82,7 @@ class Answering:
     async def ask(self, question: Question) -> AsyncIterator[AsyncIterator[Event]]:
         """Admit the question, or raise the Problem that keeps it out; inside, iterate over the answer's events."""
         try:
-            self._check_length(question)
+            self._check_length(question.text)
             async with AsyncExitStack() as stack:
                 await self._admit(question, stack)
                 yield await stack.enter_async_context(aclosing(self._answer(question)))
@@ -99,12 +99,20 @@ class Answering:
         async with self.ask(question) as events:
             return await collect(events)
 
-    def _check_length(self, question: Question) -> None:
+    async def embed(self, text: str) -> "TextFeatures":
+        """The question as the model reads it. Raises QuestionTooLong."""
+        self._check_length(text)
+        return await self._language.run(self._model.embed_text, text)
+
+    async def choose(self, window: Window, query: "TextFeatures") -> Keyframes:
+        """The frames of this window that an answer would see in full."""
+        return await self._language.run(self._select, window, query)
+
+    def _check_length(self, text: str) -> None:
         limit = self._settings.max_question_chars
-        if len(question.text) > limit:
-            raise QuestionTooLong(
-                f"The question has {len(question.text)} characters; at most {limit} are taken.", param="messages"
-            )
+        if len(text) > limit:
+            message = f"The question has {len(text)} characters; at most {limit} are taken."
+            raise QuestionTooLong(message, param="messages")
 
     async def _admit(self, question: Question, stack: AsyncExitStack) -> None:
         try:
@@ -150,11 +158,11 @@ class Answering:
     async def _prepare(self, question: Question, watch: Stopwatch) -> _Prepared:
         """Everything before the first word, left to right."""
         with watch.stage("embed"):
-            query = await self._language.run(self._model.embed_text, question.text)
+            query = await self.embed(question.text)
         with watch.stage("window"):
             window = await self._window(question)
         with watch.stage("select"):
-            keyframes = await self._language.run(self._select, window, query)
+            keyframes = await self.choose(window, query)
         context = await (self._show if self._remote else self._merge)(window, keyframes, query, watch)
         little = await asyncio.to_thread(self._little_history, question, window)
         return _Prepared(window, context, little, _notes(window, query, context))

@@ -5,7 +5,6 @@ A picture opens with a token or with the signed URL that a citation carries; suc
 
 import asyncio
 import math
-import re
 from typing import Any
 
 from starlette.requests import Request
@@ -13,15 +12,14 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from agent.agent import Agent
-from agent.chat import parse_moment
 from agent.guard import Guard
-from agent.problems import BadRequest, NotFound
+from agent.problems import NotFound
+from agent.query import moment, whole_number
 from memory.errors import FrameGone
 from memory.records import FrameRecord
 
 DEFAULT_LIMIT, MAX_LIMIT = 100, 1000
 _PICTURE_CACHE = "private, max-age=3600, immutable"  # a frame never changes; only its browser may keep it
-_NUMBER = re.compile(r"\d{10,11}(\.\d+)?")
 
 
 class CameraRoutes:
@@ -54,8 +52,9 @@ class CameraRoutes:
         """Encoded frames inside [after, before], rising time; `next_after`, where given, begins the next page."""
         self.guard.check(request, "ask")
         camera = await self._named(request)
-        after, before = (self._moment(request, camera, name) for name in ("after", "before"))
-        limit = _limit(request.query_params.get("limit"))
+        zone = self.agent.zone_of(camera)
+        after, before = (moment(request, name, zone) for name in ("after", "before"))
+        limit = whole_number(request, "limit", DEFAULT_LIMIT, MAX_LIMIT)
         return JSONResponse(await asyncio.to_thread(self._list, camera, after, before, limit))
 
     def _list(self, camera: str, after: float | None, before: float | None, limit: int) -> dict[str, Any]:
@@ -140,19 +139,6 @@ class CameraRoutes:
                 "detail": source.detail,
             }
         return described
-
-    def _moment(self, request: Request, camera: str, name: str) -> float | None:
-        text = request.query_params.get(name)
-        value = float(text) if text is not None and _NUMBER.fullmatch(text) else text
-        return parse_moment(value, self.agent.zone_of(camera), name)
-
-
-def _limit(text: str | None) -> int:
-    if text is None:
-        return DEFAULT_LIMIT
-    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= MAX_LIMIT):
-        raise BadRequest(f"'limit' is a number from 1 to {MAX_LIMIT}.", param="limit")
-    return int(text)
 
 
 def _gone(request: Request) -> NotFound:

@@ -1,0 +1,38 @@
+"""Values of a URL's query: moments, numbers and flags, each with an error that says what to do."""
+
+import re
+
+from starlette.requests import Request
+
+from agent.chat import parse_moment
+from agent.problems import BadRequest
+
+_NUMBER = re.compile(r"\d{10,11}(\.\d+)?")
+_FLAGS = {"true": True, "1": True, "false": False, "0": False}
+
+
+def moment(request: Request, name: str, zone: str) -> float | None:
+    """Unix seconds of a number or an ISO 8601 text, which is local time in `zone`; None: not given."""
+    text = request.query_params.get(name)
+    value = float(text) if text is not None and _NUMBER.fullmatch(text) else text
+    return parse_moment(value, zone, name)
+
+
+def whole_number(request: Request, name: str, default: int, most: int) -> int:
+    """A number from 1 to `most`."""
+    text = request.query_params.get(name)
+    if text is None:
+        return default
+    if not (text.isascii() and text.isdigit() and len(text) <= 9 and 1 <= int(text) <= most):
+        raise BadRequest(f"'{name}' is a number from 1 to {most}.", param=name)
+    return int(text)
+
+
+def flag(request: Request, name: str, default: bool) -> bool:
+    """true or false."""
+    text = request.query_params.get(name)
+    if text is None:
+        return default
+    if text not in _FLAGS:
+        raise BadRequest(f"'{name}' is true or false.", param=name)
+    return _FLAGS[text]
