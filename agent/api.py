@@ -18,6 +18,8 @@ from agent.publishing import whip_server
 from agent.routes_cameras import CameraRoutes
 from agent.routes_chat import ChatRoutes
 from agent.routes_health import HealthRoutes
+from agent.routes_page import PageRoutes
+from agent.routes_timeline import TimelineRoutes
 
 KEEP_ALIVE_S = 15.0
 
@@ -25,7 +27,13 @@ KEEP_ALIVE_S = 15.0
 def build_app(agent: Agent, auth: Auth, settings: Settings, *, keep_alive_s: float = KEEP_ALIVE_S) -> Starlette:
     """The application over a running agent. `keep_alive_s`: a silent stream sends a comment so often."""
     guard = Guard(auth, settings.security.url_ttl_s, agent.clock)
-    parts = (ChatRoutes(agent, guard, keep_alive_s), CameraRoutes(agent, guard), HealthRoutes(agent, guard))
+    parts = (
+        PageRoutes(guard),
+        ChatRoutes(agent, guard, keep_alive_s),
+        CameraRoutes(agent, guard),
+        HealthRoutes(agent, guard),
+        TimelineRoutes(agent, guard),
+    )
     routes: list[BaseRoute] = [route for part in parts for route in part.routes()]
     routes += whip_server(agent, guard, settings).routes()
     return Starlette(routes=routes, exception_handlers={Problem: respond, HTTPException: _http_error})

@@ -92,8 +92,18 @@ class Auth:
     def check(self, authorization: str | None, scope: str) -> Token | None:
         """The token in an `Authorization` header, if it covers `scope`; None when security is off.
 
-        Every known token is compared, each in constant time, so that timing tells nothing.
         Raises AuthError: 401 without a valid token, 403 when the token does not cover `scope`.
+        """
+        found = self.identify(authorization)
+        if found is not None and not found.allows(scope):
+            message = f'the token "{found.name}" does not cover "{scope}"'
+            raise AuthError(403, message, _challenge(error="insufficient_scope", scope=scope))
+        return found
+
+    def identify(self, authorization: str | None) -> Token | None:
+        """The token in an `Authorization` header, whatever it covers; None when security is off.
+
+        Every known token is compared, each in constant time, so that timing tells nothing. Raises AuthError (401).
         """
         if not self.enabled:
             return None
@@ -103,9 +113,6 @@ class Auth:
         found = self._find(secret.strip()) if kind.lower() == "bearer" else None
         if found is None:
             raise AuthError(401, "the token is not known here", _challenge(error="invalid_token"))
-        if not found.allows(scope):
-            message = f'the token "{found.name}" does not cover "{scope}"'
-            raise AuthError(403, message, _challenge(error="insufficient_scope", scope=scope))
         return found
 
     def _find(self, secret: str) -> Token | None:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from starlette.requests import Request
 
-from agent.auth import Auth, AuthError
+from agent.auth import Auth, AuthError, Token
 from agent.problems import NotAllowed
 
 
@@ -21,6 +21,13 @@ class Guard:
         """Raises NotAllowed unless the request's token covers `scope`."""
         try:
             self.auth.check(request.headers.get("authorization"), scope)
+        except AuthError as error:
+            raise NotAllowed(error.message, status=error.status, headers=error.headers) from None
+
+    def who(self, request: Request) -> Token | None:
+        """The request's token, whatever it opens; None when security is off. Raises NotAllowed."""
+        try:
+            return self.auth.identify(request.headers.get("authorization"))
         except AuthError as error:
             raise NotAllowed(error.message, status=error.status, headers=error.headers) from None
 

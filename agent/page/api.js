@@ -1,0 +1,149 @@
+// The agent's HTTP API as the page uses it: the token, errors in words, JSON, and server-sent events over fetch.
+// The token lives in this tab's session storage and travels in a header, never in a URL after the first load.
+
+const KEY = "vilamp-token";
+
+/** The agent refused or failed; `message` says what to do. */
+export class ApiError extends Error {
+  /** @param {string} message @param {number} status @param {string|null} [code] @param {number} [retryAfter] seconds */
+  constructor(message, status, code = null, retryAfter = 0) {
+    super(message);
+    this.status = status;
+    this.code = code;
+    this.retryAfter = retryAfter;
+  }
+}
+
+/** The agent does not answer at all. */
+export class Away extends Error {
+  constructor() {
+    super("The agent does not answer. Is it running, and is this device on its network? This page tries again by itself.");
+  }
+}
+
+/** One server-sent event; `data` is parsed JSON, null for the closing `[DONE]`. @typedef {{event: string, id: string, data: any}} ServerEvent */
+
+export class Api {
+  /**
+   * @param {(error: ApiError) => void} onRefused called for every 401: the token is missing, wrong or gone
+   * @param {(reached: boolean) => void} onReached called after every request: did the agent answer?
+   */
+  constructor(onRefused, onReached) {
+    this.onRefused = onRefused;
+    this.onReached = onReached;
+  }
+
+  get token() { return sessionStorage.getItem(KEY) ?? ""; }
+
+  set token(secret) {
+    if (secret) sessionStorage.setItem(KEY, secret);
+    else sessionStorage.removeItem(KEY);
+  }
+
+  /** Headers that carry the token. @returns {Record<string, string>} */
+  headers() { return this.token ? { Authorization: `Bearer ${this.token}` } : {}; }
+
+  /** Take `#token=...` out of the address, if it is there, before anything can copy the address. @returns {boolean} */
+  takeToken() {
+    const given = new URLSearchParams(location.hash.slice(1));
+    const secret = given.get("token");
+    if (secret === null) return false;
+    given.delete("token");
+    const rest = given.toString().replace(/=(?=&|$)/g, "");
+    history.replaceState(null, "", location.pathname + (rest ? `#${rest}` : ""));
+    this.token = secret.trim();
+    return true;
+  }
+
+  /**
+   * A request; resolves to a response with a 2xx status. Throws ApiError, Away, or AbortError if `signal` aborts.
+   * @param {string} path
+   * @param {{method?: string, body?: any, headers?: Record<string, string>, signal?: AbortSignal}} [options] `body` is sent as JSON
+   */
+  async send(path, { method, body, headers = {}, signal } = {}) {
+    let response;
+    try {
+      response = await fetch(path, {
+        method: method ?? (body === undefined ? "GET" : "POST"),
+        body: body === undefined ? undefined : JSON.stringify(body),
+        headers: { ...this.headers(), ...(body === undefined ? {} : { "Content-Type": "application/json" }), ...headers },
+        signal, cache: "no-store", credentials: "omit",
+      });
+    } catch (error) {
+      if (signal?.aborted) throw error;
+      this.onReached(false);
+      throw new Away();
+    }
+    this.onReached(true);
+    if (!response.ok) throw await this.#refusal(response);
+    return response;
+  }
+
+  async #refusal(response) {
+    const text = await response.text().catch(() => "");
+    let message = `${response.status} ${response.statusText}`.trim(), code = null;
+    try {
+      const body = JSON.parse(text);
+      message = body.error?.message ?? body.detail ?? message; // OpenAI's form, or a problem document (WHIP)
+      code = body.error?.code ?? null;
+    } catch { /* a proxy's own page: its status is all we know */ }
+    const error = new ApiError(message, response.status, code, Number(response.headers.get("Retry-After")) || 0);
+    if (response.status === 401) this.onRefused(error);
+    return error;
+  }
+
+  /** What `path` answers, as JSON. @param {string} path @param {object} [options] as for `send` @returns {Promise<any>} */
+  async json(path, options) {
+    const response = await this.send(path, options);
+    return response.status === 204 ? null : response.json();
+  }
+
+  /**
+   * Server-sent events, as they come. Ends when the server ends the stream; throws Away when it breaks off.
+   * @param {string} path @param {object} [options] as for `send`
+   * @returns {AsyncGenerator<ServerEvent>}
+   */
+  async *events(path, options = {}) {
+    const response = await this.send(path, { ...options, headers: { Accept: "text/event-stream", ...options.headers } });
+    const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+    let rest = "";
+    try {
+      for (;;) {
+        const { done, value } = await reader.read();
+        if (done) return;
+        const blocks = (rest + value).split(/\r?\n\r?\n/);
+        rest = blocks.pop() ?? "";
+        for (const block of blocks) {
+          const event = parseEvent(block);
+          if (event) yield event;
+        }
+      }
+    } catch (error) {
+      if (options.signal?.aborted || !(error instanceof TypeError)) throw error;
+      throw new Away();
+    } finally {
+      reader.cancel().catch(() => {});
+    }
+  }
+
+  /** The path of a picture's signed URL on this server; `width`: scaled down to so many pixels. @param {string} url @param {number} [width] */
+  picture(url, width) {
+    const { pathname, search } = new URL(url, location.href);
+    return pathname + search + (width ? `&width=${width}` : "");
+  }
+}
+
+/** @param {string} block lines of one event @returns {ServerEvent|null} null for a comment */
+function parseEvent(block) {
+  const event = { event: "message", id: "", data: null };
+  const data = [];
+  for (const line of block.split(/\r?\n/)) {
+    const [, field, value] = /^(\w+): ?(.*)$/.exec(line) ?? [];
+    if (field === "data") data.push(value);
+    else if (field === "event" || field === "id") event[field] = value;
+  }
+  if (!data.length) return null;
+  const text = data.join("\n");
+  event.data = text === "[DONE]" ? null : JSON.parse(text);
+  return event;
+}

@@ -1,0 +1,196 @@
+// The shell: tabs by address, the token dialog, the list of cameras, and what the views share.
+//
+// A view is a module with `mount(root, app)`, which returns { unmount(), show?(), hide?() }. It is mounted at its first
+// visit and stays, hidden, while another is shown: a conversation or a half-written rule is not lost. A new token mounts
+// everything anew.
+
+import { Api } from "./api.js";
+import { h, put, sleep, unix, wall } from "./dom.js";
+
+/**
+ * What the views share.
+ * @typedef {object} App
+ * @property {Api} api
+ * @property {{id: string, [field: string]: any}[]} cameras as GET /v1/cameras lists them, renewed every second or so
+ * @property {{name: string|null, scopes: string[]}} who the token's name and scopes
+ * @property {{cameras: string[], window: Window, question: string}} state `cameras` empty: all of them
+ * @property {(scope: string) => boolean} may
+ * @property {() => {after: number|null, before: number|null}} window the chosen window now, in unix seconds
+ * @property {(camera?: string) => string|undefined} zone IANA zone of a camera (of the first chosen one)
+ * @property {(hash: string) => void} navigate
+ * @property {(event: string, fn: (detail: any) => void) => () => void} on returns a function that ends it; events:
+ *   "cameras" (list renewed), "state" (something in `state` changed: call `emit("state")` after changing it)
+ * @property {(event: string, detail?: any) => void} emit
+ */
+
+/** "last": the newest `seconds`; "today"; "range": after..before, either null; "all". @typedef {{kind: "last"|"today"|"range"|"all", seconds?: number, after?: number|null, before?: number|null}} Window */
+
+const VIEWS = [
+  { id: "cameras", label: "Cameras", scope: null, load: () => import("./cameras.js") },
+  { id: "ask", label: "Ask", scope: "ask", load: () => import("./ask.js") },
+  { id: "timeline", label: "Timeline", scope: "ask", load: () => import("./timeline.js") },
+  { id: "rules", label: "Rules", scope: "ask", load: () => import("./rules.js") },
+  { id: "health", label: "Health", scope: "ask", load: () => import("./health.js") },
+];
+const POLL_S = { cameras: 1, other: 5, away: 2 };
+
+const $ = id => /** @type {any} */ (document.getElementById(id));
+const events = new EventTarget();
+const mounted = new Map(); // id -> { root, view }
+let current = "", epoch = 0;
+
+const api = new Api(error => askForToken(error.message), reached => showAway(!reached));
+
+/** @type {App} */
+const app = {
+  api,
+  cameras: [],
+  who: { name: null, scopes: [] },
+  state: { cameras: [], window: { kind: "all" }, question: "" },
+  may: scope => app.who.scopes.some(each => each === scope || each === "admin"
+    || (scope.startsWith("publish:") && each === "publish:*") || (scope === "publish:" && each.startsWith(scope))),
+  window: () => windowNow(app.state.window),
+  zone: camera => (app.cameras.find(each => each.id === (camera ?? app.state.cameras[0])) ?? app.cameras[0])?.timezone,
+  navigate: hash => { location.hash = hash; },
+  on(event, fn) {
+    const listener = given => fn(given.detail);
+    events.addEventListener(event, listener);
+    return () => events.removeEventListener(event, listener);
+  },
+  emit: (event, detail) => { events.dispatchEvent(new CustomEvent(event, { detail })); },
+};
+
+function windowNow({ kind, seconds = 0, after = null, before = null }) {
+  const now = Date.now() / 1000;
+  if (kind === "last") return { after: now - seconds, before: null };
+  if (kind === "today") return { after: unix(`${wall(now, app.zone()).slice(0, 10)}T00:00:00`, app.zone()), before: null };
+  return kind === "range" ? { after, before } : { after: null, before: null };
+}
+
+// --- tabs ---
+
+const allowed = () => VIEWS.filter(view => view.scope === null || app.may(view.scope));
+
+/** Show the view that the address names ("#publish=gate" is the cameras' view too). */
+async function route() {
+  if (api.takeToken()) return start();
+  const views = allowed();
+  if (!views.length || !app.who.scopes.length) return;
+  const wanted = location.hash.slice(1).split(/[/=&]/)[0];
+  const view = views.find(each => each.id === wanted) ?? views[0];
+  put($("tabs"), views.map(each => h("a", { href: `#${each.id}`, "aria-current": each.id === view.id && "page" }, each.label)));
+  $("skip").href = location.hash || `#${view.id}`;
+  document.title = `${view.label} · ViLaMP Live`;
+  if (current === view.id) return mounted.get(view.id)?.view?.show?.();
+  mounted.get(current)?.view?.hide?.();
+  current = view.id;
+  for (const [id, each] of mounted) each.root.hidden = id !== view.id;
+  if (mounted.has(view.id)) mounted.get(view.id).view?.show?.();
+  else await mountView(view);
+}
+
+async function mountView(view) {
+  const root = h("section", { class: `view ${view.id}`, "aria-label": view.label });
+  const slot = { root, view: null };
+  mounted.set(view.id, slot);
+  $("main").append(root);
+  const began = epoch;
+  try {
+    const module = await view.load();
+    if (began === epoch) slot.view = module.mount(root, app);
+    if (current === view.id) slot.view?.show?.();
+  } catch (error) {
+    mounted.delete(view.id);
+    put(root, h("p", { class: "problem", role: "alert" }, `This view could not be loaded (${error.message}). Reload the page.`));
+  }
+}
+
+// --- token ---
+
+/** @param {string} reason why a token is needed, as the server said it */
+function askForToken(reason) {
+  const dialog = $("token-dialog");
+  if (dialog.open) return;
+  $("token-reason").textContent = api.token ? `The token does not open this: ${reason}. Enter one that does.` : "Enter a token to see the cameras.";
+  api.token = "";
+  $("token").value = "";
+  $("token-problem").hidden = true;
+  dialog.showModal();
+}
+
+$("token-dialog").addEventListener("cancel", event => event.preventDefault()); // nothing behind it works without
+$("token-form").addEventListener("submit", event => {
+  event.preventDefault();
+  api.token = $("token").value.trim();
+  start();
+});
+
+function refuse(message) {
+  if (!$("token-dialog").open) return askForToken(message);
+  $("token-problem").textContent = message;
+  $("token-problem").hidden = false;
+}
+
+$("who").addEventListener("click", () => {
+  api.token = "";
+  app.who = { name: null, scopes: [] };
+  clear();
+  askForToken("");
+});
+
+function clear() {
+  epoch += 1;
+  for (const { root, view } of mounted.values()) { view?.unmount(); root.remove(); }
+  mounted.clear();
+  current = "";
+}
+
+/** Who are we? Then show the view. With no server this tries again until there is one. */
+async function start() {
+  for (;;) {
+    try {
+      app.who = await api.json("/v1/whoami");
+      break;
+    } catch (error) {
+      if (error.status === 401) return refuse(error.message);
+      await sleep(POLL_S.away);
+    }
+  }
+  if ($("token-dialog").open) $("token-dialog").close();
+  $("who").hidden = app.who.name === null;
+  $("who").textContent = `${app.who.name ?? ""} · change`;
+  $("who").setAttribute("aria-label", `Token ${app.who.name}: use another`);
+  clear();
+  await route();
+}
+
+// --- the server, and the list of cameras ---
+
+function showAway(away) {
+  $("banner").hidden = !away;
+  $("banner").textContent = away ? "The agent does not answer. Trying again…" : "";
+}
+
+async function follow() {
+  for (;;) {
+    let wait = current === "cameras" ? POLL_S.cameras : POLL_S.other;
+    if (app.may("ask") && !document.hidden) {
+      try {
+        app.cameras = (await api.json("/v1/cameras")).data;
+        app.emit("cameras");
+      } catch { wait = POLL_S.away; /* the banner or the token dialog says it */ }
+    }
+    const woken = new AbortController();
+    const wake = () => woken.abort();
+    addEventListener("hashchange", wake, { once: true });
+    document.addEventListener("visibilitychange", wake, { once: true });
+    await sleep(wait, woken.signal);
+    removeEventListener("hashchange", wake);
+    document.removeEventListener("visibilitychange", wake);
+  }
+}
+
+addEventListener("hashchange", route);
+api.takeToken();
+await start();
+follow();

@@ -1,0 +1,92 @@
+"""The web page at `/`: files of `agent/page/`, and who the asker is.
+
+The files hold no data, so they need no token; everything the page shows comes over the API, which does. The
+Content-Security-Policy lets the page load its own files and talk to its own server, nothing else, and nothing inline.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from importlib.resources import files
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from agent.guard import Guard
+from agent.problems import NotFound
+
+_TYPES = {
+    ".html": "text/html; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".svg": "image/svg+xml",
+}
+_HEADERS = {
+    "Cache-Control": "no-cache",  # kept by the browser, asked for again each time: a new version is there at once
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; "
+    "media-src 'self' blob:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Permissions-Policy": "camera=(self), microphone=(), geolocation=()",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class PageFile:
+    """One file as it is sent."""
+
+    content: bytes
+    media_type: str
+    etag: str
+
+
+def page_files() -> dict[str, PageFile]:
+    """Every file that may be sent, by name; nothing else of the package is."""
+    found = {}
+    for entry in files("agent.page").iterdir():
+        media_type = _TYPES.get("." + entry.name.rpartition(".")[2])
+        if media_type is not None and entry.is_file():
+            content = entry.read_bytes()
+            found[entry.name] = PageFile(content, media_type, f'"{hashlib.sha256(content).hexdigest()[:32]}"')
+    return found
+
+
+class PageRoutes:
+    """The endpoints."""
+
+    def __init__(self, guard: Guard) -> None:
+        self.guard = guard
+        self._files = page_files()
+
+    def routes(self) -> list[Route]:
+        """Every route of this file."""
+        return [
+            Route("/", self.index),
+            Route("/page/{file}", self.file),
+            Route("/v1/whoami", self.whoami),
+        ]
+
+    async def index(self, request: Request) -> Response:
+        return self._send(request, "index.html")
+
+    async def file(self, request: Request) -> Response:
+        return self._send(request, request.path_params["file"])
+
+    def _send(self, request: Request, name: str) -> Response:
+        file = self._files.get(name)
+        if file is None:
+            raise NotFound(f"There is nothing at {request.url.path}.")
+        headers = {**_HEADERS, "ETag": file.etag}
+        if file.etag in [
+            each.strip().removeprefix("W/") for each in request.headers.get("if-none-match", "").split(",")
+        ]:
+            return Response(status_code=304, headers=headers)
+        return Response(file.content, media_type=file.media_type, headers=headers)
+
+    async def whoami(self, request: Request) -> Response:
+        """The token's name and what it opens, so that a page offers no more than that."""
+        token = self.guard.who(request)
+        if token is None:
+            return JSONResponse({"object": "identity", "name": None, "scopes": ["admin"]})
+        return JSONResponse({"object": "identity", "name": token.name, "scopes": sorted(token.scopes)})
