@@ -1,0 +1,321 @@
+"""Everything durable about alerts, in one SQLite file: rules made over REST, switches, states, alerts, what was held back.
+
+One transaction commits a rule's new state, its alert and the outbox entries of that alert together; what is published
+was committed before. A committed row survives the death of the process at any instant (WAL, synchronous=NORMAL). The
+tables of alerts and of held-back alerts are bounded: beyond the limit the oldest go.
+
+Any thread may call, one at a time has the lock. Reads no clock, and knows nothing of models, gates or MQTT.
+"""
+
+import json
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from agent.alerts.event import AlertEvent
+from agent.alerts.outbox import Outbox
+from memory.errors import StorageError, StorageFull
+
+BOOK_FILE = "alerts.sqlite"
+EVERY_CAMERA = "*"  # in a switch: all cameras that have none of their own; no camera can be named so
+
+_SCHEMA_VERSION = 1
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS rules (name TEXT PRIMARY KEY, settings TEXT NOT NULL) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS switches (
+  rule TEXT NOT NULL, camera TEXT NOT NULL, enabled INTEGER, snoozed_until REAL,
+  PRIMARY KEY (rule, camera)) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS states (
+  rule TEXT NOT NULL, camera TEXT NOT NULL, state TEXT NOT NULL,
+  PRIMARY KEY (rule, camera)) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS alerts (
+  seq INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, rule TEXT NOT NULL, camera TEXT NOT NULL,
+  start_time REAL NOT NULL, time REAL NOT NULL, end_time REAL, on_event BLOB NOT NULL, off_event BLOB,
+  snapshot BLOB) STRICT;
+CREATE INDEX IF NOT EXISTS alerts_by_time ON alerts (time);
+CREATE TABLE IF NOT EXISTS suppressed (
+  seq INTEGER PRIMARY KEY AUTOINCREMENT, rule TEXT NOT NULL, camera TEXT NOT NULL, time REAL NOT NULL,
+  reason TEXT NOT NULL, score REAL NOT NULL, frame_id INTEGER) STRICT;
+CREATE INDEX IF NOT EXISTS suppressed_by_time ON suppressed (time);
+"""
+_ALERT_COLUMNS = "seq, id, rule, camera, start_time, time, end_time, on_event, off_event, snapshot IS NOT NULL"
+_HELP = "move it away to begin with an empty one: rules made over REST and past alerts are in it"
+
+
+@dataclass(frozen=True, slots=True)
+class Alert:
+    """An alert that fired. Times in unix seconds."""
+
+    seq: int  # rising, never used again: what paging goes by
+    id: str
+    rule: str
+    camera: str
+    start_time: float
+    time: float
+    end_time: float | None  # None while it lasts
+    on_event: bytes  # payloads, see AlertEvent
+    off_event: bytes | None
+    has_snapshot: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Suppressed:
+    """An alert that did not fire, and why. `seq` is 0 until it is in the book."""
+
+    rule: str
+    camera: str
+    time: float  # unix seconds, of the frame
+    reason: str
+    score: float  # of the gate
+    frame_id: int | None = None
+    seq: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Switch:
+    """What an operator set for a rule at a camera (or all of them); None: not set here."""
+
+    enabled: bool | None = None
+    snoozed_until: float | None = None  # unix seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Which entries are listed: all that match, newest first, those before the entry `cursor`."""
+
+    rule: str | None = None
+    camera: str | None = None
+    after: float | None = None  # unix seconds, both included
+    before: float | None = None
+    cursor: int | None = None
+    limit: int = 100
+
+    def sql(self) -> tuple[str, list[Any]]:
+        """The end of a SELECT and its values."""
+        terms = {"rule = ?": self.rule, "camera = ?": self.camera, "time >= ?": self.after, "time <= ?": self.before}
+        given = {term: value for term, value in {**terms, "seq < ?": self.cursor}.items() if value is not None}
+        where = f" WHERE {' AND '.join(given)}" if given else ""
+        return f"{where} ORDER BY seq DESC LIMIT ?", [*given.values(), self.limit]
+
+
+class Book:
+    """See the module. One process at a time: the agent that owns the data folder."""
+
+    def __init__(self, path: Path, *, max_alerts: int = 10_000, max_suppressed: int = 10_000, max_outbox: int = 10_000):
+        """Opens or creates. Raises StorageError when the file is damaged or of another version."""
+        self.path = path
+        self.lock = threading.RLock()
+        self.sinks: tuple[str, ...] = ()  # who gets every event: "mqtt", "webhook:<name>"
+        self._max_alerts, self._max_suppressed = max_alerts, max_suppressed
+        self._listeners: list[Callable[[], None]] = []
+        with _storage_errors(path):
+            self.connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+            try:
+                self._prepare()
+                self.outbox = Outbox(self.connection, max_entries=max_outbox)
+            except BaseException:
+                self.connection.close()
+                raise
+
+    def _prepare(self) -> None:
+        self.connection.execute("PRAGMA journal_mode = WAL")
+        self.connection.execute("PRAGMA synchronous = NORMAL")
+        self.connection.execute("PRAGMA secure_delete = ON")  # erased pictures do not linger in free pages
+        if self.connection.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
+            raise StorageError(f"{self.path} is damaged: {_HELP}")
+        (version,) = self.connection.execute("PRAGMA user_version").fetchone()
+        if version not in (0, _SCHEMA_VERSION):
+            raise StorageError(f"{self.path} was written by another version (schema {version}): {_HELP}")
+        self.connection.executescript(_SCHEMA)
+        self.connection.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
+
+    def close(self) -> None:
+        """Closing twice is no error."""
+        with self.lock:
+            self.connection.close()
+
+    @contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """All or nothing, under the lock. Raises StorageError (StorageFull)."""
+        with self.lock, _storage_errors(self.path):
+            self.connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield self.connection
+                self.connection.execute("COMMIT")
+            except BaseException:
+                if self.connection.in_transaction:
+                    self.connection.execute("ROLLBACK")
+                raise
+
+    # --- rules and switches ---
+
+    def rules(self) -> dict[str, dict[str, Any]]:
+        """Settings of every rule made over REST, by name."""
+        return {name: json.loads(settings) for name, settings in self._read("SELECT name, settings FROM rules")}
+
+    def put_rule(self, name: str, settings: Mapping[str, Any]) -> None:
+        with self.transaction() as db:
+            db.execute("INSERT OR REPLACE INTO rules VALUES (?, ?)", (name, json.dumps(settings)))
+
+    def remove_rule(self, name: str) -> None:
+        """The rule, its switches and its states; its alerts stay."""
+        with self.transaction() as db:
+            db.execute("DELETE FROM rules WHERE name = ?", (name,))
+            db.execute("DELETE FROM switches WHERE rule = ?", (name,))
+            db.execute("DELETE FROM states WHERE rule = ?", (name,))
+
+    def switches(self) -> dict[tuple[str, str], Switch]:
+        """By rule and camera; the camera may be EVERY_CAMERA."""
+        found = self._read("SELECT rule, camera, enabled, snoozed_until FROM switches")
+        return {
+            (rule, camera): Switch(None if enabled is None else bool(enabled), until)
+            for rule, camera, enabled, until in found
+        }
+
+    def put_switches(self, switches: Mapping[tuple[str, str], Switch]) -> None:
+        """Replace these; one in which nothing is set is removed."""
+        with self.transaction() as db:
+            for (rule, camera), switch in switches.items():
+                if switch == Switch():
+                    db.execute("DELETE FROM switches WHERE rule = ? AND camera = ?", (rule, camera))
+                else:
+                    row = (rule, camera, switch.enabled, switch.snoozed_until)
+                    db.execute("INSERT OR REPLACE INTO switches VALUES (?, ?, ?, ?)", row)
+
+    # --- what happens ---
+
+    def states(self) -> dict[tuple[str, str], dict[str, Any]]:
+        """By rule and camera, as they were committed."""
+        found = self._read("SELECT rule, camera, state FROM states")
+        return {(rule, camera): json.loads(state) for rule, camera, state in found}
+
+    def put_states(self, states: Mapping[tuple[str, str], Mapping[str, Any]]) -> None:
+        with self.transaction() as db:
+            for (rule, camera), state in states.items():
+                self._put_state(db, rule, camera, state)
+
+    def commit(
+        self,
+        rule: str,
+        camera: str,
+        state: Mapping[str, Any] | None,
+        *,
+        event: AlertEvent | None = None,
+        snapshot: bytes | None = None,
+        suppressed: Sequence[Suppressed] = (),
+        now: float,
+    ) -> None:
+        """The new state (None: there is none any more), the event with its way into every sink, and what was held back.
+
+        An `on` event begins an alert, an `off` event ends it: `event.id` is `<alert id>-on` or `-off`. Listeners are
+        called after the commit. Raises StorageError, and then nothing has changed.
+        """
+        with self.transaction() as db:
+            if state is None:
+                db.execute("DELETE FROM states WHERE rule = ? AND camera = ?", (rule, camera))
+            else:
+                self._put_state(db, rule, camera, state)
+            if event is not None:
+                self._put_event(db, event, snapshot, now)
+            for each in suppressed:
+                row = (each.rule, each.camera, each.time, each.reason, each.score, each.frame_id)
+                db.execute(
+                    "INSERT INTO suppressed (rule, camera, time, reason, score, frame_id) VALUES (?,?,?,?,?,?)", row
+                )
+            if suppressed:
+                _cut(db, "suppressed", self._max_suppressed)
+        if event is not None or suppressed:
+            for listener in self._listeners:
+                listener()
+
+    def listen(self, wake: Callable[[], None]) -> None:
+        """`wake` is called after every commit with an event or something held back, in the thread that commits."""
+        self._listeners.append(wake)
+
+    def _put_state(self, db: sqlite3.Connection, rule: str, camera: str, state: Mapping[str, Any]) -> None:
+        db.execute("INSERT OR REPLACE INTO states VALUES (?, ?, ?)", (rule, camera, json.dumps(state)))
+
+    def _put_event(self, db: sqlite3.Connection, event: AlertEvent, snapshot: bytes | None, now: float) -> None:
+        alert_id, payload = event.id.rpartition("-")[0], event.payload()
+        if event.event_type == "on":
+            db.execute(
+                "INSERT INTO alerts (id, rule, camera, start_time, time, on_event, snapshot) VALUES (?,?,?,?,?,?,?)",
+                (alert_id, event.rule, event.camera, event.start_time, event.time, payload, snapshot),
+            )
+            _cut(db, "alerts", self._max_alerts)
+        else:
+            db.execute(
+                "UPDATE alerts SET end_time = ?, off_event = ? WHERE id = ?", (event.end_time, payload, alert_id)
+            )
+        for sink in self.sinks:
+            self.outbox.put(sink, event.id, event.camera, event.rule, event.event_type, payload, snapshot, now)
+
+    # --- looking back ---
+
+    def alerts(self, wanted: Filter) -> list[Alert]:
+        """Newest first; `seq` of the last one is the cursor of the next page."""
+        end, values = wanted.sql()
+        return [_alert(row) for row in self._read(f"SELECT {_ALERT_COLUMNS} FROM alerts{end}", values)]  # noqa: S608
+
+    def alert(self, alert_id: str) -> Alert | None:
+        """None when there is none of that id (any more)."""
+        found = self._read(f"SELECT {_ALERT_COLUMNS} FROM alerts WHERE id = ?", [alert_id])  # noqa: S608
+        return _alert(found[0]) if found else None
+
+    def snapshot(self, alert_id: str) -> bytes | None:
+        """JPEG; None when there is no such alert or it has no picture."""
+        found = self._read("SELECT snapshot FROM alerts WHERE id = ?", [alert_id])
+        return found[0][0] if found else None
+
+    def suppressed(self, wanted: Filter) -> list[Suppressed]:
+        """Newest first, as `alerts`."""
+        end, values = wanted.sql()
+        columns = "rule, camera, time, reason, score, frame_id, seq"
+        return [Suppressed(*row) for row in self._read(f"SELECT {columns} FROM suppressed{end}", values)]  # noqa: S608
+
+    def erase(self, camera: str, after: float, before: float) -> int:
+        """Remove what tells of `camera` between `after` and `before` (both included): alerts and their pictures, what
+        was held back, and what waits in the outbox. How many alerts."""
+        with self.transaction() as db:
+            gone = db.execute(
+                "DELETE FROM alerts WHERE camera = ? AND start_time <= ? AND coalesce(end_time, time) >= ?",
+                (camera, before, after),
+            )
+            db.execute("DELETE FROM suppressed WHERE camera = ? AND time BETWEEN ? AND ?", (camera, after, before))
+            self.outbox.erase(camera, after, before)
+            return gone.rowcount
+
+    def _read(self, query: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        with self.lock, _storage_errors(self.path):
+            return self.connection.execute(query, values).fetchall()
+
+
+def _alert(row: tuple[Any, ...]) -> Alert:
+    return Alert(*row[:-1], has_snapshot=bool(row[-1]))
+
+
+def _cut(db: sqlite3.Connection, table: str, limit: int) -> None:
+    """Keep the newest `limit` rows."""
+    db.execute(
+        f"DELETE FROM {table} WHERE seq <= (SELECT seq FROM {table} ORDER BY seq DESC LIMIT 1 OFFSET ?)",  # noqa: S608
+        (limit,),
+    )
+
+
+@contextmanager
+def _storage_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.Error as error:
+        if error.sqlite_errorcode == sqlite3.SQLITE_FULL:
+            raise StorageFull(f"{path}: no space left") from error
+        if isinstance(error, sqlite3.DatabaseError) and error.sqlite_errorcode in (
+            sqlite3.SQLITE_NOTADB,
+            sqlite3.SQLITE_CORRUPT,
+        ):
+            raise StorageError(f"{path} is damaged: {_HELP}") from error
+        raise StorageError(f"{path}: {error}") from error
