@@ -15,7 +15,8 @@ from urllib.parse import urlsplit
 from agent.auth import TokenFileError, local_token
 from agent.cli_common import EXIT_USAGE, CliError, settings_of
 from agent.client import Citation, Client, Reply, ServerError
-from agent.config import Settings, is_loopback
+from agent.config import Settings
+from agent.config_types import is_loopback
 from agent.times import TimeError, format_time, load_zone, local_zone_name, parse_time
 from agent.tls import client_context
 

@@ -5,7 +5,6 @@ Every dimension is a field here with a range; an unknown key is an error. Nothin
 imported, and nothing here opens a camera, a model or a socket.
 """
 
-import ipaddress
 import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -19,8 +18,10 @@ from agent.config_types import (
     UserPath,
     Zone,
     check_base_url,
+    check_link,
     check_source,
     check_token,
+    is_loopback,
     redact_url,
 )
 from agent.times import local_zone_name
@@ -43,6 +44,9 @@ class CameraSettings(Part):
         default=ByteSize(4 * 2**30), ge=2**20, description="bytes remembered, as 4GiB or a number"
     )
     max_age_s: float | None = Field(default=None, gt=0, description="seconds remembered; null: no limit by age")
+    recorder_url: Annotated[str, AfterValidator(check_link)] | None = Field(
+        default=None, description="address of the site's own recorder or gateway for fluent video; the page links to it"
+    )
     metadata: dict[str, JsonValue] = Field(default_factory=dict, description="kept beside every frame of this camera")
     egress: Literal["local_only", "allowed"] = Field(
         default="local_only",
@@ -222,16 +226,6 @@ class Settings(Part):
     def camera(self, name: str) -> CameraSettings:
         """Settings of `name`: its own, or the defaults for a camera that is not listed."""
         return self.cameras.get(name) or CameraSettings()
-
-
-def is_loopback(host: str) -> bool:
-    """True when `host` can be reached from this machine only."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def default_data_dir() -> Path:

@@ -3,6 +3,7 @@
 Every part of the agent may define settings with these; `agent/config.py` joins them. Nothing is read or opened here.
 """
 
+import ipaddress
 import re
 from pathlib import Path
 from typing import Annotated
@@ -43,6 +44,16 @@ def redact_url(url: str) -> str:
     return urlunsplit(parts._replace(netloc=f"{user.partition(':')[0]}:***@{host}"))
 
 
+def is_loopback(host: str) -> bool:
+    """True when `host` can be reached from this machine only."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
 def check_zone(name: str) -> str:
     try:
         return load_zone(name).key
@@ -68,6 +79,14 @@ def check_base_url(url: str) -> str:
         advice = "without user or query (a key belongs into api_key or api_key_file)"
         raise ValueError(f"must be an address such as http://127.0.0.1:11434/v1, {advice}")
     return url.rstrip("/")
+
+
+def check_link(url: str) -> str:
+    """`url` itself, when a page may link to it. Raises ValueError."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.username is not None:
+        raise ValueError("must be an address such as https://recorder.example/gate, without user or password")
+    return url
 
 
 def check_token(token: SecretStr) -> SecretStr:

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from agent.config import CameraSettings, Settings, effective, is_loopback
+from agent.config import CameraSettings, Settings, effective
 from agent.config_source import ConfigError, load_settings
-from agent.config_types import check_slug, redact_url
+from agent.config_types import check_slug, is_loopback, redact_url
 
 ROOT = Path(__file__).parent.parent
 

@@ -1,0 +1,77 @@
+"""A broker inside the process (amqtt, MQTT 3.1.1), for trying things out without installing one.
+
+It keeps retained messages in memory only and knows no access lists; on loopback, unless a user and a password are set.
+Overload policy: connections beyond MAX_CONNECTIONS are closed at once.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from agent.mqtt.settings import MqttSettings
+
+MAX_CONNECTIONS = 64
+_LISTENER = "default"
+
+
+class BrokerFailed(Exception):
+    """The embedded broker cannot listen (the operator's to change)."""
+
+
+@asynccontextmanager
+async def embedded_broker(settings: MqttSettings) -> AsyncIterator[tuple[str, int]]:
+    """The broker at work; host and port where it listens. Raises BrokerFailed."""
+    from amqtt.adapters import StreamReaderAdapter, StreamWriterAdapter
+    from amqtt.broker import Broker
+
+    logging.getLogger("amqtt").setLevel(logging.ERROR)  # a client that goes away is no news
+    logging.getLogger("transitions").setLevel(logging.ERROR)
+    # connections are taken here and handed over: so they can be counted, and the port may be any free one
+    broker = Broker({"listeners": {_LISTENER: {"type": "external"}}, "plugins": _plugins(settings)})
+    connections: set[asyncio.Task[Any]] = set()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            await broker.external_connected(StreamReaderAdapter(reader), StreamWriterAdapter(writer), _LISTENER)
+        except (OSError, EOFError):
+            pass  # the client went away
+        finally:
+            writer.close()
+
+    def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if len(connections) >= MAX_CONNECTIONS:
+            writer.close()
+            return
+        task = asyncio.create_task(serve(reader, writer), name="embedded broker's client")
+        connections.add(task)
+        task.add_done_callback(connections.discard)
+
+    server = await _listen(connected, settings)
+    await broker.start()
+    try:
+        yield server.sockets[0].getsockname()[:2]
+    finally:
+        server.close()
+        await broker.shutdown()
+        for task in list(connections):
+            task.cancel()
+        await asyncio.gather(*connections, return_exceptions=True)
+
+
+async def _listen(connected: Any, settings: MqttSettings) -> asyncio.Server:
+    where = f"{settings.embedded_host}:{settings.embedded_port}"
+    try:
+        return await asyncio.start_server(connected, settings.embedded_host, settings.embedded_port)
+    except OSError as error:
+        raise BrokerFailed(
+            f"the embedded broker cannot listen on {where} ({error.strerror}): choose another mqtt.embedded_port"
+        ) from error
+
+
+def _plugins(settings: MqttSettings) -> dict[str, dict[str, Any]]:
+    if not settings.has_password:
+        return {"amqtt.plugins.authentication.AnonymousAuthPlugin": {"allow_anonymous": True}}
+    return {"agent.mqtt.embedded_login.OneUser": {"user": settings.user, "password": settings.secret()}}
