@@ -37,6 +37,10 @@ CREATE TABLE IF NOT EXISTS alerts (
   start_time REAL NOT NULL, time REAL NOT NULL, end_time REAL, on_event BLOB NOT NULL, off_event BLOB,
   snapshot BLOB) STRICT;
 CREATE INDEX IF NOT EXISTS alerts_by_time ON alerts (time);
+CREATE TABLE IF NOT EXISTS events (
+  seq INTEGER PRIMARY KEY AUTOINCREMENT, alert INTEGER NOT NULL REFERENCES alerts (seq) ON DELETE CASCADE,
+  event_type TEXT NOT NULL) STRICT;
+CREATE INDEX IF NOT EXISTS events_by_alert ON events (alert);
 CREATE TABLE IF NOT EXISTS suppressed (
   seq INTEGER PRIMARY KEY AUTOINCREMENT, rule TEXT NOT NULL, camera TEXT NOT NULL, time REAL NOT NULL,
   reason TEXT NOT NULL, score REAL NOT NULL, frame_id INTEGER) STRICT;
@@ -60,6 +64,16 @@ class Alert:
     on_event: bytes  # payloads, see AlertEvent
     off_event: bytes | None
     has_snapshot: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One event of an alert, in the order in which events were committed."""
+
+    seq: int  # rising, never used again
+    rule: str
+    camera: str
+    payload: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +138,7 @@ class Book:
     def _prepare(self) -> None:
         self.connection.execute("PRAGMA journal_mode = WAL")
         self.connection.execute("PRAGMA synchronous = NORMAL")
+        self.connection.execute("PRAGMA foreign_keys = ON")
         self.connection.execute("PRAGMA secure_delete = ON")  # erased pictures do not linger in free pages
         if self.connection.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
             raise StorageError(f"{self.path} is damaged: {_HELP}")
@@ -251,6 +266,9 @@ class Book:
             db.execute(
                 "UPDATE alerts SET end_time = ?, off_event = ? WHERE id = ?", (event.end_time, payload, alert_id)
             )
+        db.execute(
+            "INSERT INTO events (alert, event_type) SELECT seq, ? FROM alerts WHERE id = ?", (event.event_type, alert_id)
+        )
         for sink in self.sinks:
             self.outbox.put(sink, event.id, event.camera, event.rule, event.event_type, payload, snapshot, now)
 
@@ -270,6 +288,23 @@ class Book:
         """JPEG; None when there is no such alert or it has no picture."""
         found = self._read("SELECT snapshot FROM alerts WHERE id = ?", [alert_id])
         return found[0][0] if found else None
+
+    def newest_snapshots(self) -> dict[tuple[str, str], str]:
+        """By rule and camera: the id of the newest alert that has a picture."""
+        newest = "SELECT rule, camera, id, max(seq) FROM alerts WHERE snapshot IS NOT NULL GROUP BY rule, camera"
+        return {(rule, camera): alert_id for rule, camera, alert_id, _ in self._read(newest)}
+
+    def events(self, after_seq: int, limit: int = 100) -> list[Event]:
+        """Events committed after the one numbered `after_seq`, in order; those of erased alerts are gone."""
+        joined = (
+            "SELECT events.seq, alerts.rule, alerts.camera, CASE event_type WHEN 'on' THEN on_event ELSE off_event END "
+            "FROM events JOIN alerts ON alerts.seq = events.alert WHERE events.seq > ? ORDER BY events.seq LIMIT ?"
+        )
+        return [Event(*row) for row in self._read(joined, [after_seq, limit])]
+
+    def newest_event(self) -> int:
+        """The number of the newest event; 0: none yet."""
+        return int(self._read("SELECT coalesce(max(seq), 0) FROM events")[0][0])
 
     def suppressed(self, wanted: Filter) -> list[Suppressed]:
         """Newest first, as `alerts`."""

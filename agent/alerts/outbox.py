@@ -75,11 +75,11 @@ class Outbox:
         snapshot: bytes | None,
         now: float,
     ) -> None:
-        """Append one entry. It counts when the caller's transaction commits."""
+        """Append one entry. It counts when the caller's transaction commits. Only MQTT takes the picture along."""
         self._connection.execute(
             "INSERT INTO outbox (sink, event_id, camera, rule, event_type, payload, snapshot, created) "
             "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-            (sink, event_id, camera, rule, event_type, payload, snapshot, now),
+            (sink, event_id, camera, rule, event_type, payload, snapshot if sink == MQTT else None, now),
         )
         excess = self._connection.execute(
             "DELETE FROM outbox WHERE seq IN (SELECT seq FROM outbox WHERE sink = ? ORDER BY seq DESC LIMIT -1 OFFSET ?)",
