@@ -1,0 +1,334 @@
+"""The logic of one rule at one camera: sightings and verdicts in, actions out.
+
+    idle      --- the gate opens ------------------>  checking     the judge is asked about single frames
+    checking  --- n of the last m verdicts yes ---->  on           `On`
+    checking  --- the gate closes, no yes pends --->  idle         `Held` (unconfirmed)
+    on        --- `clear` verdicts no in a row ---->  idle         `Off`, then cool-down
+
+An unclear verdict counts as one of the m, is never a yes, and does not end an alert. What keeps an alert from beginning
+(snooze, schedule, cool-down, a frame that comes too late) asks the judge nothing, and is said once per opening of the
+gate. An alert that is on is followed to its end whatever keeps others from beginning; only disabling ends it at once.
+
+Pure: values in, values out, time as an argument. It knows no pictures, no model, no clock and no ids of alerts.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal
+
+from agent.alerts.gate import GateReading, GateState
+from agent.alerts.gate import step as gate_step
+from agent.alerts.settings import RuleSettings
+
+Verdict = Literal["yes", "no", "unclear"]
+Phase = Literal["idle", "checking", "on"]
+Hindrance = Literal["disabled", "snoozed", "off_schedule", "late"]  # from outside
+Refusal = Literal["rate_limited", "judge_busy", "judge_unavailable"]
+Reason = Literal[
+    "snoozed", "off_schedule", "late", "cooldown", "unconfirmed", "rate_limited", "judge_busy", "judge_unavailable"
+]
+REASONS: tuple[Reason, ...] = Reason.__args__  # type: ignore[attr-defined]
+
+
+@dataclass(frozen=True, slots=True)
+class Sighting:
+    """One encoded frame: the cosine of its embedding with the rule's condition."""
+
+    frame_id: int
+    time: float  # unix seconds
+    similarity: float
+
+
+@dataclass(frozen=True, slots=True)
+class Vote:
+    """What the judge said of the frame at `time`, and the frames (id, time) that it rests on."""
+
+    frame_id: int
+    time: float
+    verdict: Verdict
+    frames: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """Ask the judge about this frame; answer with `judged` or `refused`."""
+
+    frame_id: int
+    time: float
+
+
+@dataclass(frozen=True, slots=True)
+class On:
+    """An alert begins. `num_yes` of `num_votes` verdicts; `start_time` is the first yes among them."""
+
+    frame_id: int
+    start_time: float
+    time: float
+    num_yes: int
+    num_votes: int
+    score: float
+    frames: tuple[tuple[int, float], ...]  # rising time
+
+
+@dataclass(frozen=True, slots=True)
+class Off:
+    """The alert ends; it was over at `end_time`, which was certain at `time`."""
+
+    start_time: float
+    end_time: float
+    time: float
+    num_no: int
+    score: float
+    frames: tuple[tuple[int, float], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """An alert that may have been due did not begin."""
+
+    reason: Reason
+    frame_id: int
+    time: float
+    score: float
+
+
+Action = Ask | On | Off | Held
+Actions = tuple[Action, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RuleState:
+    """All that is remembered of one rule at one camera. Times in unix seconds."""
+
+    gate: GateState = field(default_factory=GateState)
+    phase: Phase = "idle"
+    frame_id: int = 0  # of the newest frame seen
+    time: float | None = None
+    score: float = 0.0  # of the gate at it
+    began: float = 0.0  # when this opening of the gate was first looked into
+    votes: tuple[Vote, ...] = ()  # checking: the last m; on: the run of no
+    noted: tuple[Reason, ...] = ()  # said of this opening
+    asked: float | None = None  # time of the frame that is with the judge
+    asked_score: float = 0.0  # of the gate at it
+    next_ask: float = 0.0  # no earlier frame is sent to it
+    pause_s: float = 0.0  # between the last verdict and the next
+    since: float | None = None  # start of the alert that is on
+    last_alert: float | None = None  # when the last one fired
+    cool_until: float | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON types; `from_json` gives the same state back."""
+        return {**asdict(self), "gate": self.gate.to_json()}
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> "RuleState":
+        """Raises TypeError or KeyError for anything that `to_json` did not make."""
+        votes = tuple(
+            Vote(**{**vote, "frames": tuple((frame_id, time) for frame_id, time in vote["frames"])})
+            for vote in value["votes"]
+        )
+        gate = GateState.from_json(value["gate"])
+        return cls(**{**value, "gate": gate, "votes": votes, "noted": tuple(value["noted"])})
+
+
+def resumed(state: RuleState) -> RuleState:
+    """The state after a restart: a verdict that was on its way never comes."""
+    return replace(state, asked=None)
+
+
+def hindrance(
+    rule: RuleSettings, *, time: float, zone: str, enabled: bool, snoozed_until: float, late: bool
+) -> Hindrance | None:
+    """What keeps an alert from beginning with the frame at `time`, apart from the cool-down; the weightiest first."""
+    if not enabled:
+        return "disabled"
+    if time < max(snoozed_until, rule.snooze or 0.0):
+        return "snoozed"
+    if not rule.scheduled(time, zone):
+        return "off_schedule"
+    return "late" if late else None
+
+
+def saw(
+    rule: RuleSettings, state: RuleState, seen: Sighting, hindered: Hindrance | None = None
+) -> tuple[RuleState, Actions]:
+    """A frame was encoded. One that is not newer than the last changes nothing."""
+    if state.time is not None and seen.time <= state.time:
+        return state, ()
+    was_open = state.gate.open
+    gate, reading = gate_step(rule.gate, state.gate, time=seen.time, similarity=seen.similarity)
+    state = replace(state, gate=gate, frame_id=seen.frame_id, time=seen.time, score=reading.score)
+    if state.phase == "on":
+        return _saw_while_on(rule, state, seen, hindered, fell=was_open and not reading.open)
+    quiet: Reason | Literal["disabled"] | None = hindered
+    if quiet is None and state.cool_until is not None and seen.time < state.cool_until:
+        quiet = "cooldown"
+    if quiet is not None:
+        return _kept_quiet(state, reading, quiet)
+    return _look_into(rule, state, seen, reading)
+
+
+def _kept_quiet(
+    state: RuleState, reading: GateReading, quiet: Reason | Literal["disabled"]
+) -> tuple[RuleState, Actions]:
+    """Nothing may begin. Said when the gate opens, or when it interrupts a check."""
+    interrupted = state.phase == "checking"
+    state = replace(state, phase="idle", votes=(), noted=())
+    if quiet == "disabled" or not (reading.rose or interrupted):
+        return state, ()
+    return state, (_held(state, quiet),)
+
+
+def _look_into(rule: RuleSettings, state: RuleState, seen: Sighting, reading: GateReading) -> tuple[RuleState, Actions]:
+    if state.phase == "idle":
+        if not reading.open:
+            return state, ()
+        # `open`, not `rose`: what kept the rule quiet may have ended while the gate stood open
+        state = replace(
+            state,
+            phase="checking",
+            began=seen.time,
+            votes=(),
+            noted=(),
+            next_ask=seen.time,
+            pause_s=rule.judge.every_s,
+        )
+    elif not reading.open and not _may_confirm(rule, state, seen.time):
+        held = () if state.noted else (_held(state, "unconfirmed"),)
+        return replace(state, phase="idle", votes=(), noted=()), held
+    elif reading.rose:  # it closed, and opened again before it was given up
+        state = replace(state, next_ask=min(state.next_ask, seen.time), pause_s=rule.judge.every_s)
+    return _ask(state, seen)
+
+
+def _may_confirm(rule: RuleSettings, state: RuleState, time: float) -> bool:
+    """The gate has closed: a verdict is on its way, or the last one was a yes that others may still join."""
+    if state.asked is not None:
+        return True
+    recent = bool(state.votes) and time - state.votes[-1].time <= rule.judge.window_s
+    return recent and state.votes[-1].verdict == "yes"
+
+
+def _saw_while_on(
+    rule: RuleSettings, state: RuleState, seen: Sighting, hindered: Hindrance | None, *, fell: bool
+) -> tuple[RuleState, Actions]:
+    if hindered == "disabled":
+        return ended(state, seen.time)
+    if hindered == "late":
+        return state, ()
+    if fell:  # what had opened the gate has gone: likely so has what the alert is about
+        held_until = (state.last_alert or 0.0) + rule.hold_s
+        state = replace(state, next_ask=min(state.next_ask, max(seen.time, held_until)), pause_s=rule.judge.every_s)
+    return _ask(state, seen)
+
+
+def _ask(state: RuleState, seen: Sighting) -> tuple[RuleState, Actions]:
+    if state.asked is not None or seen.time < state.next_ask:
+        return state, ()
+    return replace(state, asked=seen.time, asked_score=state.score), (Ask(seen.frame_id, seen.time),)
+
+
+def judged(
+    rule: RuleSettings, state: RuleState, vote: Vote, hindered: Hindrance | None = None
+) -> tuple[RuleState, Actions]:
+    """The judge has answered an `Ask`. An answer that nobody waits for changes nothing."""
+    if state.asked != vote.time:
+        return state, ()
+    state = replace(state, asked=None)
+    if state.phase == "on":
+        return _judged_while_on(rule, state, vote)
+    if state.phase == "idle" or vote.time < state.began:
+        return state, ()
+    votes = (*state.votes, vote)[-rule.confirm.m :]
+    state = _paused(rule, replace(state, votes=votes), vote.time, afresh=vote.verdict == "yes")
+    if sum(each.verdict == "yes" for each in votes) < rule.confirm.n:
+        return state, ()
+    if hindered is not None:
+        held = () if hindered == "disabled" else (_held(state, hindered),)
+        return replace(state, phase="idle", votes=(), noted=()), held
+    return _fire(rule, state, vote)
+
+
+def _fire(rule: RuleSettings, state: RuleState, vote: Vote) -> tuple[RuleState, Actions]:
+    yes = [each for each in state.votes if each.verdict == "yes"]
+    on = On(vote.frame_id, yes[0].time, vote.time, len(yes), len(state.votes), state.asked_score, _evidence(yes))
+    state = replace(
+        state,
+        phase="on",
+        votes=(),
+        noted=(),
+        since=on.start_time,
+        last_alert=on.time,
+        next_ask=on.time + max(rule.hold_s, rule.judge.every_s),
+        pause_s=rule.judge.every_s,
+    )
+    return state, (on,)
+
+
+def _judged_while_on(rule: RuleSettings, state: RuleState, vote: Vote) -> tuple[RuleState, Actions]:
+    votes = {"yes": (), "no": (*state.votes, vote), "unclear": state.votes}[vote.verdict]
+    state = _paused(rule, replace(state, votes=votes), vote.time, afresh=vote.verdict == "no")
+    if len(votes) < rule.clear:
+        return state, ()
+    off = Off(state.since or vote.time, votes[0].time, vote.time, len(votes), state.asked_score, _evidence(votes))
+    cool_until = vote.time + rule.cooldown_s
+    return replace(state, phase="idle", votes=(), since=None, cool_until=cool_until), (off,)
+
+
+def refused(rule: RuleSettings, state: RuleState, time: float, reason: Refusal) -> tuple[RuleState, Actions]:
+    """The judge could not be asked about the frame at `time`, or has failed."""
+    if state.asked != time:
+        return state, ()
+    state = replace(state, asked=None, next_ask=time + rule.judge.recheck_s)
+    if state.phase != "checking" or reason in state.noted:
+        return state, ()
+    return replace(state, noted=(*state.noted, reason)), (_held(state, reason),)
+
+
+def ended(state: RuleState, time: float) -> tuple[RuleState, Actions]:
+    """The rule is switched off, changed or gone: an alert that is on ends now."""
+    if state.phase != "on":
+        return replace(state, phase="idle", votes=(), noted=()), ()
+    off = Off(state.since or time, time, time, 0, state.score, ())
+    return replace(state, phase="idle", votes=(), since=None), (off,)
+
+
+def _paused(rule: RuleSettings, state: RuleState, time: float, *, afresh: bool) -> RuleState:
+    """When to ask next: soon after a verdict that leads somewhere, ever later after others."""
+    pause_s = rule.judge.every_s if afresh else min(2 * state.pause_s, rule.judge.recheck_s)
+    return replace(state, pause_s=pause_s, next_ask=time + pause_s)
+
+
+def _evidence(votes: Sequence[Vote]) -> tuple[tuple[int, float], ...]:
+    """The frames that were asked about and those the verdicts rest on, each once, by rising time."""
+    frames = {frame_id: time for vote in votes for frame_id, time in (*vote.frames, (vote.frame_id, vote.time))}
+    return tuple(sorted(frames.items(), key=lambda frame: frame[1]))
+
+
+def _held(state: RuleState, reason: Reason) -> Held:
+    return Held(reason, state.frame_id, state.time or 0.0, state.score)
+
+
+# --- how often one rule may ask, on all its cameras together ---
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """A token bucket that holds one minute's worth."""
+
+    tokens: float
+    time: float  # unix seconds
+
+
+def spend(rule: RuleSettings, budget: Budget | None, time: float) -> tuple[Budget, bool]:
+    """The budget after one judgement at `time`, and whether it could be afforded; None: a full one.
+
+    Worked example, 2 per minute: at 0 s yes, at 1 s yes, at 2 s no, at 30 s yes.
+    """
+    limit = max(1.0, rule.judge.per_minute)
+    if budget is None:
+        budget = Budget(limit, time)
+    earned = max(0.0, time - budget.time) * rule.judge.per_minute / 60
+    tokens = min(limit, budget.tokens + earned)
+    affordable = tokens >= 1
+    return Budget(tokens - affordable, max(time, budget.time)), affordable
