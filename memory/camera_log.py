@@ -8,14 +8,15 @@ Worked example, segment_frames 4, frames 6, with frames 1..7 appended:
     Frame 10 forgets frame 4, the last of segment 1: that segment is returned by `trim` and its files go.
 """
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 
 import numpy as np
 
+from memory.blocks import Block, next_run
 from memory.limits import Limits
 from memory.records import CameraStats, Float64, Int64
-from memory.segments import Segment
+from memory.segments import SUM_UNIT, Segment
 
 _SEGMENT_BYTES = 256 * 2**20  # scanned in one piece when something is wrong
 
@@ -74,7 +75,7 @@ class CameraLog:
             excess -= oldest.count - oldest.floor
             self._num_slots -= oldest.count - oldest.floor
             self.num_bytes -= oldest.bytes
-            leaving.append(self.segments.pop(0))
+            leaving.append(self._pop_oldest())
         return leaving
 
     def give_to_full_disk(self) -> list[Segment]:
@@ -86,10 +87,16 @@ class CameraLog:
         cap = self.limits
         if len(self.segments) < 4 or (self._num_slots < 0.75 * cap.frames and self.num_bytes < 0.75 * cap.bytes):
             return []
-        oldest = self.segments.pop(0)
+        oldest = self._pop_oldest()
         self._num_slots -= oldest.count - oldest.floor
         self.num_bytes -= oldest.bytes
         return [oldest]
+
+    def _pop_oldest(self) -> Segment:
+        oldest = self.segments.pop(0)
+        if oldest.block is not None:
+            oldest.block.dissolve()  # a block holds its segments, and a segment that is held keeps its files
+        return oldest
 
     def _cool(self) -> None:
         """Drops patches of segments that lie wholly behind the newest `hot_frames`."""
@@ -101,6 +108,17 @@ class CameraLog:
                 segment.cool()
             newer += segment.count
 
+    def replace(self, segment: Segment, other: Segment | None) -> None:
+        """`other`, or nothing, stands for `segment` from now on."""
+        if segment.block is not None:
+            segment.block.dissolve()
+        place = self.segments.index(segment)
+        self.segments[place : place + 1] = [] if other is None else [other]
+        for each, sign in ((segment, -1), (other, 1)):
+            if each is not None:
+                self._num_slots += sign * (each.count - each.floor)
+                self.num_bytes += sign * each.bytes
+
     def find(self, frame_id: int) -> tuple[Segment, int] | None:
         """The segment and slot of a remembered frame."""
         place = bisect_right(self.segments, frame_id, key=lambda s: s.segment_id) - 1
@@ -109,14 +127,29 @@ class CameraLog:
         slot = self.segments[place].slot_of(frame_id)
         return None if slot is None else (self.segments[place], slot)
 
-    def between(self, lower: float, upper: float) -> Iterator[tuple[Segment, int, int]]:
-        """Segments with the range [lo, hi) of remembered slots where lower <= time <= upper; empty ranges left out."""
-        for segment in self.segments:
+    def between(self, lower: float, upper: float) -> Iterator[tuple[Segment | Block, int, int]]:
+        """Segments with the range [lo, hi) of remembered slots where lower <= time <= upper; empty ranges left out.
+
+        Where all of a whole block is wanted, the block comes instead of its segments.
+        """
+        number = bisect_left(self.segments, lower, key=lambda s: s.times[s.count - 1])
+        while number < len(self.segments) and self.segments[number].times[0] <= upper:
+            segment = self.segments[number]
+            block: Block | None = segment.block
+            if block is not None and _begins(block, segment) and lower <= block.times[0] and block.times[-1] <= upper:
+                yield block, 0, block.count
+                number += len(block.segments)
+                continue
             times = segment.times[: segment.count]
             lo = max(segment.floor, int(np.searchsorted(times, lower, side="left")))
             hi = int(np.searchsorted(times, upper, side="right"))
             if lo < hi:
                 yield segment, lo, hi
+            number += 1
+
+    def next_run(self) -> list[Segment]:
+        """Segments that can become a block, if there are enough."""
+        return next_run(self.segments)
 
     def pending(self) -> Iterator[Int64]:
         """Ids of frames without vectors, rising, one array a segment."""
@@ -135,11 +168,11 @@ class CameraLog:
 
     def background(self, embedding_dim: int) -> Float64:
         """(D,) mean unit embedding of all encoded frames remembered; zeros if there are none."""
-        total, num = np.zeros(embedding_dim), 0
-        for segment in self.segments:
-            part, part_num = segment.embedding_sum()
+        total, num = np.zeros(embedding_dim, np.int64), 0
+        for held, _, _ in self.between(-np.inf, np.inf):
+            part, part_num = held.embedding_sum()
             total, num = total + part, num + part_num
-        return total / max(1, num)
+        return total * SUM_UNIT / max(1, num)
 
     def stats(self) -> CameraStats:
         frames = encoded = hot = 0
@@ -150,3 +183,8 @@ class CameraLog:
             hot += int((s.present[s.live()] & held).sum())
         oldest = float(self.segments[0].times[self.segments[0].floor]) if self.segments else None
         return CameraStats(frames, encoded, hot, self.num_bytes, oldest, self.newest_time)
+
+
+def _begins(block: Block, segment: Segment) -> bool:
+    """Whether all of a whole block lies from this segment on."""
+    return block.segments[0] is segment and block.whole

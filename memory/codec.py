@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from memory.errors import OtherEncoder, RecordDamaged
+from memory.halves import scale_of
 from memory.records import Float16, Float32
 
 FRAME_MAGIC = b"VLF1"
@@ -38,10 +39,11 @@ class StoredFrame:
 
 @dataclass(frozen=True, slots=True)
 class StoredVectors:
-    """A vector record as it is ranked with: unit (D,) float32 from the stored precision, norm, summary (C,) float16."""
+    """A vector record taken apart: half (D,) float16 with its scale (`halves.py`), norm, summary (C,) float16."""
 
     frame_id: int
-    unit: Float32
+    half: Float16
+    scale: float
     norm: float
     summary: Float16
 
@@ -108,10 +110,8 @@ def unpack_vectors(record: bytes, sizes: tuple[int, int], tag: int) -> StoredVec
     if (dim, width, found_tag) != (*sizes, tag):
         raise OtherEncoder(f"frame {found}: vectors of another encoder, sizes {dim} and {width}")
     halves = np.frombuffer(record, "<f2", offset=VECTOR_HEADER.size)
-    stored = halves[:dim].astype(np.float64)
-    length = float(np.sqrt(np.vecdot(stored, stored)))
-    unit = (stored / length if length > 0 else stored).astype(np.float32)
-    return StoredVectors(found, unit, norm, halves[dim:].astype(np.float16))
+    half = halves[:dim].astype(np.float16)
+    return StoredVectors(found, half, float(scale_of(half)), norm, halves[dim:].astype(np.float16))
 
 
 def _seal(record: bytes) -> bytes:

@@ -16,7 +16,7 @@ import sqlite3
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,6 +32,10 @@ CREATE TABLE IF NOT EXISTS frames (
   row_crc INTEGER NOT NULL, vector_offset INTEGER, vector_crc INTEGER);
 CREATE INDEX IF NOT EXISTS frames_of_segment ON frames (segment);
 """
+_ERASURES = (
+    "CREATE TABLE IF NOT EXISTS erasures (number INTEGER PRIMARY KEY, camera TEXT NOT NULL, "
+    "lower REAL NOT NULL, upper REAL NOT NULL, segments TEXT NOT NULL, row_crc INTEGER NOT NULL)"
+)
 _COLUMNS = "frame_id, camera, segment, time, metadata, offset, length, crc, row_crc, vector_offset, vector_crc"
 _INSERT = f"INSERT INTO frames ({_COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?,?)"  # noqa: S608
 _DELETE = "DELETE FROM frames WHERE frame_id = ?"
@@ -59,6 +63,24 @@ class Row:
         """Over everything fixed at append: SQLite does not notice flipped bits in a row by itself."""
         fixed = (self.frame_id, self.camera, self.segment, self.time, self.metadata, self.offset, self.length, self.crc)
         return zlib.crc32(repr(fixed).encode())
+
+
+@dataclass(frozen=True, slots=True)
+class Erasure:
+    """A stretch of time whose rows are deleted and whose bytes are still to be taken off the disk."""
+
+    number: int
+    camera: str
+    lower: float  # lower <= time <= upper
+    upper: float
+    segments: tuple[int, ...]  # those that lost rows
+    frame_ids: tuple[int, ...] = ()  # known to the call that began it, not kept
+
+    def covers(self, camera: str, time: float) -> bool:
+        return camera == self.camera and self.lower <= time <= self.upper
+
+    def checksum(self) -> int:
+        return zlib.crc32(repr((self.camera, self.lower, self.upper, self.segments)).encode())
 
 
 class Journal:
@@ -91,6 +113,8 @@ class Journal:
                 raise JournalDamaged("journal: the database fails its check")
             if not self._db.execute("SELECT 1 FROM sqlite_master WHERE name = 'frames_of_segment'").fetchone():
                 self._db.executescript(_SCHEMA)
+            if not self._db.execute("SELECT 1 FROM sqlite_master WHERE name = 'erasures'").fetchone():
+                self._db.execute(_ERASURES)
         found = self.setting("schema")
         if found is None:
             self.set_setting("schema", _SCHEMA_VERSION)
@@ -163,6 +187,54 @@ class Journal:
         """Highest frame_id of this camera that was evicted, 0 if none was."""
         return self.setting(f"forgotten/{camera}") or 0
 
+    def begin_erasure(self, camera: str, lower: float, upper: float) -> Erasure:
+        """Deletes the rows with lower <= time <= upper and records, in the same synced commit, that their bytes must go."""
+        where, values = "camera = ? AND time >= ? AND time <= ?", (camera, lower, upper)
+        with self._synced(), self._transaction("erase rows"):
+            found = self._db.execute(f"SELECT frame_id, segment FROM frames WHERE {where}", values).fetchall()  # noqa: S608
+            segments = tuple(sorted({segment for _, segment in found}))
+            erasure = Erasure(0, camera, lower, upper, segments, tuple(frame_id for frame_id, _ in found))
+            row = (camera, lower, upper, " ".join(map(str, segments)), erasure.checksum())
+            self._db.execute("INSERT INTO erasures (camera, lower, upper, segments, row_crc) VALUES (?,?,?,?,?)", row)
+            number = self._db.execute("SELECT last_insert_rowid()").fetchone()[0]
+            self._db.execute(f"DELETE FROM frames WHERE {where}", values)  # noqa: S608
+        return replace(erasure, number=number)
+
+    def erasures(self) -> list[Erasure]:
+        """Those that have begun and not ended; a damaged record of one is passed over."""
+        with _storage_errors("read"):
+            rows = self._db.execute("SELECT number, camera, lower, upper, segments, row_crc FROM erasures").fetchall()
+        found = []
+        for number, camera, lower, upper, text, crc in rows:
+            segments = tuple(int(word) for word in str(text).split() if word.isdecimal())
+            erasure = Erasure(number, camera, lower, upper, segments)
+            if erasure.checksum() == crc:
+                found.append(erasure)
+        return found
+
+    def end_erasure(self, number: int) -> None:
+        """Nothing of it is left on disk."""
+        with _storage_errors("write a row"):
+            self._db.execute("DELETE FROM erasures WHERE number = ?", (number,))
+
+    def places(self, segment: int) -> list[tuple[int, int, int | None]]:
+        """(offset, length, vector offset) of every frame of a segment, by rising offset."""
+        with _storage_errors("read"):
+            query = "SELECT offset, length, vector_offset FROM frames WHERE segment = ? ORDER BY offset"
+            return self._db.execute(query, (segment,)).fetchall()
+
+    def scrub(self) -> None:
+        """Leaves nothing of deleted rows in the files: neither in free pages, nor in the slack of others, nor in the WAL.
+
+        `secure_delete` zeroes what is deleted where it lies; copies that a page split left behind go by VACUUM, which
+        writes the whole file anew. Needs that much room for a moment: StorageFull.
+        """
+        with _storage_errors("scrub"):
+            self._db.execute("VACUUM")
+            busy = self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+        if busy:
+            raise StorageError("journal: cannot scrub: another connection is reading")
+
     def rows(self) -> Iterator[tuple[Row, bool]]:
         """All rows by rising frame_id, each with whether its checksum holds."""
         with _storage_errors("read"):
@@ -189,12 +261,18 @@ class Journal:
         self._db.close()
 
     def _reserve(self, until: int) -> None:
+        with self._synced():
+            self.set_setting("next_frame_id", until)
+        self._reserved = until
+
+    @contextmanager
+    def _synced(self) -> Iterator[None]:
+        """What is committed inside waits for the medium, and so does all that was committed before."""
         self._db.execute("PRAGMA synchronous = FULL")
         try:
-            self.set_setting("next_frame_id", until)
+            yield
         finally:
             self._db.execute(f"PRAGMA synchronous = {self._synchronous}")
-        self._reserved = until
 
     @contextmanager
     def _transaction(self, what: str) -> Iterator[None]:

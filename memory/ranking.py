@@ -1,18 +1,22 @@
 """Exact ranking by inner product over the parts of a window: the first k of one stable full sort.
 
-A row's score is `np.vecdot(row, query)`: it depends on that row and the query alone, not on k, on how rows are cut into
-segments or on filters. FAISS finds candidates in sealed segments; its sums may differ in the last bits and its order of
-ties is not contractual, so every candidate within the rounding bound of the k-th score is scored again here.
+A row's score is `np.vecdot(unit row, query)`: it depends on that row and the query alone, not on k, on how rows are cut
+into segments or on filters. FAISS finds candidates in sealed segments and blocks, on the stored halves; its sums may
+differ in the last bits and its order of ties is not contractual, so every candidate within the rounding bound of the
+k-th score is scored again here.
 
 Knows nothing of frames, times or files.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 
-from memory.records import Float32, Int64
+from memory.halves import decode
+from memory.records import Float16, Float32, Int64
+
+CHUNK_ROWS = 256  # decoded and scored at once: half a megabyte at D = 512 stays in the cache
 
 
 class Ranked(Protocol):
@@ -24,38 +28,42 @@ class Ranked(Protocol):
     def num_rows(self) -> int: ...
     @property
     def index(self) -> Any:
-        """faiss index over the segment, or None: rank row by row."""
+        """faiss index that holds the rows, or None: rank row by row."""
 
     @property
     def index_start(self) -> int:
         """First row of this part in the index."""
 
-    def units(self) -> Float32:
-        """(num_rows, D) unit vectors."""
+    def halves(self) -> Float16:
+        """(num_rows, D) stored rows."""
+
+    def scales(self) -> Float32:
+        """(num_rows,) what makes each a unit vector."""
 
 
 def prepare() -> None:
     """Loads FAISS now (a tenth of a second) rather than inside the first append that seals a segment."""
-    import faiss
-
-    faiss.IndexFlatIP(1)
+    build_index(np.zeros((1, 1), np.float16))
 
 
-def build_index(unit: Float32) -> Any:
-    """An IndexFlatIP holding a copy of unit (n, D)."""
+def build_index(halves: Float16) -> Any:
+    """An exact inner-product index over float16 rows, holding a copy of halves (n, D), bit for bit."""
     import faiss  # imported when first needed: the command line must answer --help at once
 
-    index = faiss.IndexFlatIP(unit.shape[1])
-    index.add(np.ascontiguousarray(unit))
+    count, dim = halves.shape
+    index = faiss.IndexScalarQuantizer(dim, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT)
+    # not `add`: it takes float32 and would round once more
+    faiss.copy_array_to_vector(np.ascontiguousarray(halves, "<f2").view(np.uint8).reshape(-1), index.codes)
+    index.ntotal = count
     return index
 
 
-def index_rows(index: Any) -> Float32:
+def index_rows(index: Any) -> Float16:
     """(n, D) view of the index's own storage. Valid only while the index lives: hold both."""
     import faiss
 
-    flat = faiss.rev_swig_ptr(index.get_xb(), index.ntotal * index.d)
-    rows: Float32 = flat.reshape(index.ntotal, index.d)
+    codes = faiss.rev_swig_ptr(index.codes.data(), index.ntotal * index.code_size)
+    rows: Float16 = codes.view("<f2").reshape(index.ntotal, index.d)
     return rows
 
 
@@ -69,7 +77,7 @@ def rank_all(parts: Sequence[Ranked], query: Float32) -> tuple[Int64, Float32]:
     """All rows by falling score, ties by lower row."""
     if not parts:
         return np.zeros(0, np.int64), np.zeros(0, np.float32)
-    scores = np.concatenate([score_rows(part.units(), query) for part in parts])
+    scores = np.concatenate([_score_part(part, query) for part in parts])
     order = np.argsort(-scores, kind="stable")
     return order, scores[order]
 
@@ -77,33 +85,50 @@ def rank_all(parts: Sequence[Ranked], query: Float32) -> tuple[Int64, Float32]:
 def rank_top(parts: Sequence[Ranked], query: Float32, k: int) -> tuple[Int64, Float32]:
     """The first k of `rank_all`, for k well below the number of rows."""
     found = [_candidates(part, query, k) for part in parts]
-    kth = np.partition(np.concatenate([scores for _, scores in found]), -k)[-k]
-    # |computed - true| <= D 2^-24 |row||query| for either way of summing; so a row of the true first k lies within
-    # twice their difference of FAISS's k-th score
-    cutoff = kth - 4 * query.shape[0] * 2.0**-24 * float(np.linalg.norm(query))
+    kth = np.partition(np.concatenate([scores for _, scores, _ in found]), -k)[-k]
+    # |computed - true| <= (D + 4) 2^-24 |row||query| for either way of summing; so a row of the true first k lies
+    # within twice their difference of the k-th score found
+    cutoff = kth - 4 * (query.shape[0] + 4) * 2.0**-24 * float(np.linalg.norm(query))
     rows, scores = [], []
-    for part, (offsets, rough) in zip(parts, found, strict=True):
-        if len(offsets) < part.num_rows and rough[-1] >= cutoff:
+    for part, (offsets, rough, rest) in zip(parts, found, strict=True):
+        if rest >= cutoff:
             near = np.arange(part.num_rows)  # FAISS stopped among rows that might belong
         else:
             near = offsets[rough >= cutoff]
         if len(near):
             rows.append(near + part.first_row)
-            scores.append(score_rows(part.units()[near], query))
+            scores.append(score_rows(decode(part.halves()[near], part.scales()[near]), query))
     all_rows, all_scores = np.concatenate(rows), np.concatenate(scores)
     order = np.lexsort((all_rows, -all_scores))[:k]
     return all_rows[order], all_scores[order]
 
 
-def _candidates(part: Ranked, query: Float32, k: int) -> tuple[Int64, Float32]:
-    """Offsets inside the part and their scores: at least its first k up to rounding, by falling score where cut."""
+def _candidates(part: Ranked, query: Float32, k: int) -> tuple[Int64, Float32, float]:
+    """Offsets inside the part, their scores up to rounding, and a bound (up to rounding) for all rows left out."""
     if part.index is None or k >= part.num_rows:
-        return np.arange(part.num_rows), score_rows(part.units(), query)
+        return np.arange(part.num_rows), _score_part(part, query), -np.inf
     import faiss
 
     faiss.omp_set_num_threads(1)  # a setting of the calling thread; two threads are far slower for one query
     stop = part.index_start + part.num_rows
-    selector = faiss.IDSelectorRange(part.index_start, stop)
+    whole = part.index_start == 0 and stop == part.index.ntotal
     parameters: Any = faiss.SearchParameters
-    scores, labels = part.index.search(query[None], k, params=parameters(sel=selector))
-    return labels[0] - part.index_start, scores[0]
+    only = None if whole else parameters(sel=faiss.IDSelectorRange(part.index_start, stop))
+    products, labels = part.index.search(query[None], k, params=only)
+    offsets, scales = labels[0] - part.index_start, part.scales()
+    last = float(products[0, -1])  # no product left out is larger; the scale makes a score of it
+    return offsets, products[0] * scales[offsets], last * float(scales.max() if last > 0 else scales.min())
+
+
+def _score_part(part: Ranked, query: Float32) -> Float32:
+    """(num_rows,) scores of the whole part."""
+    scores: Float32 = np.empty(part.num_rows, np.float32)
+    halves, scales = part.halves(), part.scales()
+    for chunk in chunks(part.num_rows):
+        scores[chunk] = score_rows(decode(halves[chunk], scales[chunk]), query)
+    return scores
+
+
+def chunks(count: int) -> Iterator[slice]:
+    """Consecutive slices of CHUNK_ROWS rows or fewer that cover `count`."""
+    return (slice(start, min(start + CHUNK_ROWS, count)) for start in range(0, count, CHUNK_ROWS))

@@ -47,6 +47,7 @@ class StoreStatus:
     appended: int
     refused_full: int
     evicted: int
+    erased: int
     frames_damaged: int  # dropped: bad checksum, truncated, unreadable
     vectors_damaged: int  # embedding lost, frame kept: it is pending again
     vectors_not_durable: int  # attached in memory only, because the disk refused them

@@ -7,7 +7,8 @@ The journal's rows are the truth. Around them, in this order:
   committed; showing a frame that was not acknowledged is harmless, losing one that was is not;
 - rows whose record does not lie inside its file (truncated, missing) are dropped;
 - vectors that fail their checksum, or come from another encoder, are forgotten: the frame is to be encoded again;
-- files without any frame left are removed.
+- files without any frame left are removed;
+- erasures that a crash interrupted are completed before anything else (`erasure.py`).
 
 A journal that is no sound database is put aside as `journal.sqlite.damaged` and rebuilt from the records alone, which
 carry all that a row holds. Pictures are not read at a normal start; each is verified when it is asked for.
@@ -16,7 +17,7 @@ carry all that a row holds. Pictures are not read at a normal start; each is ver
 import mmap
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -31,8 +32,9 @@ from memory.codec import (
     unpack_vectors,
 )
 from memory.codec import vector_record_size as vector_size
+from memory.erasure import finish_erasures
 from memory.errors import JournalDamaged, OtherEncoder, RecordDamaged, StorageFull
-from memory.journal import ID_BLOCK, Journal, Row
+from memory.journal import ID_BLOCK, Erasure, Journal, Row
 from memory.segment_file import cut_to, file_size, segment_paths, storage_error, unlink_files
 from memory.segments import Segment
 
@@ -98,13 +100,18 @@ def open_and_recover(
 
 def _recover(journal: Journal, layout: Layout, *, rebuilding: bool) -> Recovered:
     result = Recovered()
+    try:
+        finish_erasures(journal, layout.folder)
+    except StorageFull:
+        pass  # their rows are gone, `maintain` tries again; what lies in the files is not adopted below
+    erasures = journal.erasures()
     rows, bad_ids = _read_rows(journal)
     on_disk = _segment_files(layout.folder)
     result.journal_rebuilt = rebuilding and bool(on_disk)
     repairs = _Repairs({row.frame_id for group in rows.values() for row in group}, bad_ids)
     for camera, segment_id in sorted(rows.keys() | on_disk, key=lambda key: key[1]):
         paths = segment_paths(layout.folder / camera, segment_id)
-        kept = _sound_rows((camera, segment_id), paths[0], rows[camera, segment_id], journal, repairs)
+        kept = _sound_rows((camera, segment_id), paths[0], rows[camera, segment_id], journal, repairs, erasures)
         if not kept:
             unlink_files(*map(str, paths))
             continue
@@ -133,7 +140,9 @@ def _read_rows(journal: Journal) -> tuple[dict[Key, list[Row]], list[int]]:
     return rows, bad_ids
 
 
-def _sound_rows(key: Key, path: Path, rows: list[Row], journal: Journal, repairs: _Repairs) -> list[Row]:
+def _sound_rows(
+    key: Key, path: Path, rows: list[Row], journal: Journal, repairs: _Repairs, erasures: Sequence[Erasure]
+) -> list[Row]:
     """The rows whose records lie inside the file, and the adopted ones, by rising frame_id (and so by time)."""
     size = file_size(path)
     kept = [row for row in rows if row.offset + row.length <= size]
@@ -145,7 +154,8 @@ def _sound_rows(key: Key, path: Path, rows: list[Row], journal: Journal, repairs
     start = 0 if repairs.delete else end
     oldest = journal.forgotten_to(key[0]) if size > start else 0
     for row in _scan_frames(key, path, start, size):
-        if row.frame_id not in repairs.known and row.frame_id > oldest:
+        erased = any(erasure.covers(row.camera, row.time) for erasure in erasures)
+        if row.frame_id not in repairs.known and row.frame_id > oldest and not erased:
             repairs.known.add(row.frame_id)
             repairs.adopt[row.frame_id] = row
             kept.append(row)

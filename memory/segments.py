@@ -2,7 +2,8 @@
 
 A frame has a slot from the moment it is appended; its vectors and patches are written into that slot once, later, and
 only then marked. Readers take copies of the marks and views of the arrays, so nothing that a reader may use is ever
-written again. A full segment whose frames are all encoded is sealed: its rows move into a FAISS index.
+written again. A full segment whose frames are all encoded is sealed: its rows move into a FAISS index. Sealed segments
+behind the hot window are put together into blocks (`blocks.py`).
 
 `floor` slots at the start are logically evicted. Knows nothing of limits, rows of the journal or other segments.
 Thread safety: the store's lock guards all marks and counts; array contents are written by the one attaching thread.
@@ -16,9 +17,13 @@ import numpy.typing as npt
 
 from memory.codec import StoredVectors, unpack_frame
 from memory.errors import FrameGone, RecordDamaged
-from memory.ranking import build_index, index_rows
+from memory.halves import decode
+from memory.ranking import build_index, chunks, index_rows
 from memory.records import Bool, Float16, Float32, Float64, Int64
 from memory.segment_file import read_record, segment_paths
+
+SUM_UNIT = 2.0**-36
+"""Sums of embeddings are whole multiples of it: whole numbers give the same total however they are grouped."""
 
 
 class Segment:
@@ -49,13 +54,16 @@ class Segment:
         self.num_encoded = 0  # marks set in `encoded`
         self.num_gone = 0  # and in `gone`
         self.present: Bool = np.zeros(capacity, np.bool_)  # patches are here
-        self.unit: Float32 = np.zeros((capacity, embedding_dim), np.float32)
+        self.halves: Float16 = np.zeros((capacity, embedding_dim), np.float16)  # and scales: see halves.py
+        self.scales: Float32 = np.ones(capacity, np.float32)
         self.norms: Float32 = np.zeros(capacity, np.float32)
         self.summaries: Float16 = np.zeros((capacity, summary_dim), np.float16)
         self.patches: npt.NDArray[Any] | None = None  # (capacity, M, C)
         self.scalars: Float32 | None = None  # (capacity, M, S)
-        self.index: Any = None  # faiss.IndexFlatIP once sealed
-        self._sum: tuple[tuple[int, int, int], Float64, int] | None = None
+        self.index: Any = None  # FAISS, once sealed; a block's once it is part of one
+        self.index_start = 0  # its first row there
+        self.block: Any = None  # memory.blocks.Block
+        self._sum: tuple[tuple[int, int, int], Int64, int] | None = None
 
     def add(self, frame_id: int, time: float, metadata: str, offset: int, length: int) -> int:
         """Takes the next slot for a frame whose row is committed; returns the slot."""
@@ -78,7 +86,8 @@ class Segment:
 
     def put_vectors(self, slot: int, vectors: StoredVectors) -> None:
         """Writes the slot; `mark_encoded` makes it visible."""
-        self.unit[slot], self.norms[slot], self.summaries[slot] = vectors.unit, vectors.norm, vectors.summary
+        self.halves[slot], self.scales[slot] = vectors.half, vectors.scale
+        self.norms[slot], self.summaries[slot] = vectors.norm, vectors.summary
 
     def mark_encoded(self, slot: int) -> None:
         self.encoded[slot] = True
@@ -87,12 +96,16 @@ class Segment:
     def seal_if_complete(self) -> None:
         """Moves the embeddings into a FAISS index once nothing can change any more.
 
-        `unit` then is a view of the index's own storage, so the rows are held once; views taken earlier keep the old
+        `halves` then is a view of the index's own storage, so the rows are held once; views taken earlier keep the old
         array. A segment with frames that cannot be encoded is never sealed and is ranked row by row instead.
         """
         if self.index is None and self.closed and self.num_encoded == self.count:
-            self.index = build_index(self.unit[: self.count])
-            self.unit = index_rows(self.index)
+            self.index = build_index(self.halves[: self.count])
+            self.halves = index_rows(self.index)
+
+    def place(self, slot: int) -> tuple["Segment", int]:
+        """What a block answers with the segment that holds the frame."""
+        return self, slot
 
     def put_patches(
         self, slot: int, patches: npt.NDArray[Any], scalars: Float32, dtype: np.dtype[Any]
@@ -117,19 +130,62 @@ class Segment:
         self.patches = self.scalars = None
         self.present = np.zeros(self.capacity, np.bool_)
 
-    def embedding_sum(self) -> tuple[Float64, int]:
-        """Sum (D,) and number of the unit embeddings held; in slot order, so that a restart gives the same bits."""
+    def embedding_sum(self) -> tuple[Int64, int]:
+        """Sum (D,), in SUM_UNIT, and number of the unit embeddings held; a restart gives the same bits."""
         key = (self.floor, self.num_encoded, self.num_gone)
         if self._sum is None or self._sum[0] != key:
             rows = np.flatnonzero(self.encoded[self.live()] & ~self.gone[self.live()]) + self.floor
-            self._sum = key, self.unit[rows].sum(axis=0, dtype=np.float64), len(rows)
+            total = np.zeros(self.halves.shape[1])
+            for chunk in chunks(len(rows)):
+                total += decode(self.halves[rows[chunk]], self.scales[rows[chunk]]).sum(axis=0, dtype=np.float64)
+            self._sum = key, np.rint(total / SUM_UNIT).astype(np.int64), len(rows)
         return self._sum[1], self._sum[2]
+
+    def without(self, erased: Bool) -> "Segment":
+        """A closed segment of the slots that are not `erased` (count,): same id, same files, same places in them.
+
+        Slots 0-5 with floor 2, erased 1 and 3: the new one has slots 0-3 (formerly 0 2 4 5) and floor 1.
+        """
+        kept = np.flatnonzero(~erased)
+        embedding_dim, summary_dim = self.halves.shape[1], self.summaries.shape[1]
+        other = Segment(
+            self.segment_id, self.camera, self.frames_path.parent, capacity=len(kept),
+            embedding_dim=embedding_dim, summary_dim=summary_dim,
+        )  # fmt: skip
+        for slot in kept:
+            other.add(
+                int(self.frame_ids[slot]), float(self.times[slot]), self.metadata[slot],
+                int(self.offsets[slot]), int(self.lengths[slot]),
+            )  # fmt: skip
+        for name in ("encoded", "abandoned", "gone", "present", "halves", "scales", "norms", "summaries"):
+            getattr(other, name)[:] = getattr(self, name)[kept]
+        if self.patches is not None and self.scalars is not None:
+            other.patches, other.scalars = self.patches[kept], self.scalars[kept]
+        other.num_encoded, other.num_gone = int(other.encoded.sum()), int(other.gone.sum())
+        other.floor, other.hot, other.closed = int((~erased[: self.floor]).sum()), self.hot, True
+        other.vectors_end = self.vectors_end
+        # zeros take room on disk as well as records; room for vectors is counted from the start
+        other.bytes = self.bytes - (self.frames_end - other.frames_end)
+        other.seal_if_complete()
+        return other
+
+    def held(self) -> list[npt.NDArray[Any]]:
+        """Every array with something of what the frames show. `halves` is valid while `index` lives."""
+        arrays = [self.halves, self.norms, self.summaries, self.patches, self.scalars]
+        return [array for array in arrays if array is not None]
+
+    def lose(self, slots: Int64) -> None:
+        """These frames are erased: no picture and no metadata of them is read any more, by no window either."""
+        self.gone[slots] = True
+        self.num_gone = int(self.gone.sum())
+        for slot in slots:
+            self.metadata[slot] = ""
 
     def read_jpeg(self, slot: int) -> bytes:
         """The stored picture. FrameGone if it is damaged; the frame is then marked gone for good."""
         frame_id = int(self.frame_ids[slot])
         if self.gone[slot]:
-            raise FrameGone(f"frame {frame_id} was found damaged and dropped")
+            raise FrameGone(f"frame {frame_id} was erased, or found damaged and dropped")
         try:
             record = read_record(self.frames_path, int(self.offsets[slot]), int(self.lengths[slot]))
             found = unpack_frame(record)

@@ -20,9 +20,11 @@ import numpy as np
 import numpy.typing as npt
 
 from memory.args import check_shapes, first_ids, load_metadata, metadata_text
+from memory.blocks import Block
 from memory.camera_log import CameraLog
 from memory.codec import encoder_tag, frame_record_size, pack_frame, pack_vectors, record_crc, unpack_vectors
 from memory.codec import vector_record_size as vector_size
+from memory.erasure import Erasing
 from memory.errors import FrameGone, StorageError, StorageFull, TimeNotRising
 from memory.forgetting import Forgetting
 from memory.journal import Row
@@ -91,6 +93,7 @@ class MemoryStore:
             raise
         self._recovered = found
         self._forgetting = Forgetting(self._journal)
+        self._erasing = Erasing(self._journal, segments)
         for camera, camera_segments in found.segments.items():
             self._adopt(camera, camera_segments)
 
@@ -101,9 +104,9 @@ class MemoryStore:
             segment.closed = segment is not segments[-1]
             segment.seal_if_complete()
             log.segments.append(segment)
-            room = vector_size(*self._sizes) * segment.count
-            log.grown(segment, segment.count, int(segment.lengths[: segment.count].sum()) + room)
+            log.grown(segment, segment.count, segment.frames_end + vector_size(*self._sizes) * segment.count)
         self._forgetting.forget(log.trim(newest=log.newest_time))
+        self._make_blocks(log)
 
     def append(self, camera: str, time: float, jpeg: bytes, metadata: Mapping[str, Json] | None = None) -> int:
         """Remembers a frame; returns its frame_id, rising over all cameras, never given twice.
@@ -266,8 +269,8 @@ class MemoryStore:
                 if log is None:
                     continue
                 background[index] = log.background(self._sizes[0])
-                for segment, lo, hi in log.between(lower, upper):
-                    part, missing = snapshot(segment, index, num_rows, lo, hi)
+                for held, lo, hi in log.between(lower, upper):
+                    part, missing = snapshot(held, index, num_rows, lo, hi)
                     unencoded += missing
                     if part is not None:
                         parts.append(part)
@@ -293,10 +296,22 @@ class MemoryStore:
             found = self._recovered
             gone = self._forgetting.num_damaged + sum(s.num_gone for s in self._segments())
             return StoreStatus(
-                self._full, self._appended, self._refused_full, self._forgetting.num_evicted,
+                self._full, self._appended, self._refused_full, self._forgetting.num_evicted, self._erasing.num_erased,
                 found.frames_damaged + gone, found.vectors_damaged, self._vectors_not_durable,
                 found.journal_rebuilt,
             )  # fmt: skip
+
+    def erase(self, camera: str, after: float, before: float) -> int:
+        """Removes every frame of a camera with after <= time <= before, from memory and disk, for good: `erasure.py`.
+
+        Returns how many. Appends wait meanwhile. StorageError, whose message says whether it will be completed.
+        """
+        if math.isnan(after) or math.isnan(before):
+            raise ValueError("after and before must be numbers")
+        with self._attaching, self._lock:
+            if self._owner < 0:
+                raise StorageError("this memory is closed")
+            return self._erasing.erase(self._logs.get(check_camera_name(camera)), camera, float(after), float(before))
 
     def expire(self, now: float) -> None:
         """Applies the age limit to a wall clock (unix seconds), also for cameras that send nothing any more."""
@@ -315,6 +330,7 @@ class MemoryStore:
                 return
             self._forgetting.retry()
             self._forgetting.purge_damaged(self._segments())
+            self._erasing.finish()
             dirty, self._dirty = self._dirty, set()
         try:
             for path in dirty:
@@ -326,6 +342,20 @@ class MemoryStore:
                 self._dirty |= dirty
             raise storage_error(error, "cannot sync") from error
         self._journal.checkpoint()
+        for log in list(self._logs.values()):
+            self._make_blocks(log)
+
+    def _make_blocks(self, log: CameraLog) -> None:
+        """Sealed segments behind the hot window join: `blocks.py`. The copying keeps nobody waiting."""
+        while True:
+            with self._lock:
+                run = log.next_run()
+            if not run:
+                return
+            block = Block(run)
+            with self._lock:
+                if not block.adopt():  # something was erased meanwhile: the next call tries without it
+                    return
 
     def close(self) -> None:
         """Ends this store; windows made before stay readable. Idempotent."""

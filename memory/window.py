@@ -20,33 +20,46 @@ import numpy as np
 import numpy.typing as npt
 
 from memory.args import load_metadata
-from memory.ranking import rank_all, rank_top
-from memory.records import Bool, Float32, Float64, Int32, Int64, PatchBlock
+from memory.blocks import Block
+from memory.halves import decode
+from memory.ranking import chunks, rank_all, rank_top
+from memory.records import Bool, Float16, Float32, Float64, Int32, Int64, PatchBlock
 from memory.segments import Segment
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Part:
-    """The rows of one segment in a window: `slots` of it, from row `first_row` on. Arrays as they were then."""
+    """The rows of one segment or block in a window: `slots` of it, from row `first_row` on. Arrays as they were then."""
 
-    segment: Segment
+    segment: Segment | Block
     camera_index: int
     first_row: int
     num_rows: int
     slots: slice | Int64  # a slice wherever the rows are consecutive
     index: Any
     index_start: int
-    unit: Float32  # (capacity, D)
+    unit_halves: Float16  # (capacity, D)
+    unit_scales: Float32  # (capacity,)
     patches: npt.NDArray[Any] | None  # (capacity, M, C)
     scalars: Float32 | None  # (capacity, M, S)
     present: Bool  # (num_rows,), copied
 
-    def units(self) -> Float32:
-        return self.unit[self.slots]
+    def halves(self) -> Float16:
+        return self.unit_halves[self.slots]
+
+    def scales(self) -> Float32:
+        return self.unit_scales[self.slots]
 
 
-def snapshot(segment: Segment, camera_index: int, first_row: int, lo: int, hi: int) -> tuple[Part | None, int]:
+def snapshot(held: Segment | Block, camera_index: int, first_row: int, lo: int, hi: int) -> tuple[Part | None, int]:
     """The part made of the encoded slots in [lo, hi), if any, and how many slots there are not encoded."""
+    if isinstance(held, Block):  # all of it is encoded and none of it has patches
+        part = Part(
+            held, camera_index, first_row, hi - lo, slice(lo, hi), held.index, lo,
+            held.halves, held.scales, None, None, np.zeros(hi - lo, np.bool_),
+        )  # fmt: skip
+        return part, 0
+    segment = held
     kept = ~segment.gone[lo:hi]
     encoded = segment.encoded[lo:hi] & kept
     num_rows = int(encoded.sum())
@@ -58,8 +71,9 @@ def snapshot(segment: Segment, camera_index: int, first_row: int, lo: int, hi: i
     whole = stop - start == num_rows
     slots = slice(start, stop) if whole else chosen
     part = Part(
-        segment, camera_index, first_row, num_rows, slots, segment.index if whole else None, start,
-        segment.unit, segment.patches, segment.scalars, segment.present[slots].copy(),
+        segment, camera_index, first_row, num_rows, slots,
+        segment.index if whole else None, segment.index_start + start,
+        segment.halves, segment.scales, segment.patches, segment.scalars, segment.present[slots].copy(),
     )  # fmt: skip
     return part, num_unencoded
 
@@ -120,12 +134,20 @@ class Window:
         return ranking[1][:k].copy(), ranking[2][:k].copy()
 
     def embeddings(self, rows: npt.ArrayLike) -> Float32:
-        """(n, D) unit vectors of the given rows, copied."""
-        return self._gather(rows, lambda part, slots: part.unit[slots], (self._background.shape[1],))
+        """(n, D) unit vectors of the given rows, copied. Fastest for rows that follow one another."""
+        wanted = self._checked(rows)
+        gathered: Float32 = np.empty((len(wanted), self._background.shape[1]), np.float32)
+        for part, slots, places in self._places(wanted):
+            gathered[places] = decode(part.unit_halves[slots], part.unit_scales[slots])
+        return gathered
 
     def norms(self, rows: npt.ArrayLike) -> Float32:
         """(n,) lengths that the embeddings had before they were made unit vectors."""
-        return self._gather(rows, lambda part, slots: part.segment.norms[slots], ())
+        wanted = self._checked(rows)
+        gathered: Float32 = np.empty(len(wanted), np.float32)
+        for part, slots, places in self._places(wanted):
+            gathered[places] = part.segment.norms[slots]
+        return gathered
 
     def background(self) -> Float32:
         """(num_cameras, D) mean unit embedding of everything each camera remembered when the window was made."""
@@ -155,20 +177,25 @@ class Window:
         pieces = [p.segment.summaries[_sub(p.slots, lo, hi)] for p, lo, hi in self._pieces(start, stop)]
         return _joined(pieces, np.float32, (self._patch_shape[1],))
 
+    def present(self) -> Bool:
+        """(N,) whether `read` has the patches of each row."""
+        return _joined([p.present for p in self._parts], np.bool_)
+
     def jpeg(self, row: int) -> bytes:
         """The picture as stored, also when the frame has left the memory since. FrameGone if damaged on disk."""
-        part, slot = self._place(row)
-        return part.segment.read_jpeg(slot)
+        segment, slot = self._place(row)
+        return segment.read_jpeg(slot)
 
     def metadata(self, row: int) -> dict[str, Any]:
-        part, slot = self._place(row)
-        return load_metadata(part.segment.metadata[slot])
+        segment, slot = self._place(row)
+        return load_metadata(segment.metadata[slot])
 
-    def _place(self, row: int) -> tuple[Part, int]:
+    def _place(self, row: int) -> tuple[Segment, int]:
+        """The segment that holds the row, and its slot there."""
         if not 0 <= row < self.num_frames:
             raise IndexError(f"row {row} of {self.num_frames}")
         part = self._parts[int(np.searchsorted(self._first_rows, row, side="right")) - 1]
-        return part, int(np.arange(part.segment.capacity)[part.slots][row - part.first_row])
+        return part.segment.place(int(_slots_of(part, np.array([row - part.first_row]))[0]))
 
     def _pieces(self, start: int, stop: int) -> Iterator[tuple[Part, int, int]]:
         """The parts that rows [start, stop) touch, with the range of each part's own rows."""
@@ -182,18 +209,32 @@ class Window:
             if lo < hi:
                 yield part, lo, hi
 
-    def _gather(self, rows: npt.ArrayLike, take: Any, shape: tuple[int, ...]) -> Float32:
+    def _checked(self, rows: npt.ArrayLike) -> Int64:
         wanted = np.asarray(rows, np.int64).reshape(-1)
         if len(wanted) and (wanted.min() < 0 or wanted.max() >= self.num_frames):
             raise IndexError(f"rows must lie in [0, {self.num_frames})")
-        gathered: Float32 = np.empty((len(wanted), *shape), np.float32)
-        places = np.searchsorted(self._first_rows, wanted, side="right") - 1
-        for place in np.unique(places):
-            part, chosen = self._parts[place], places == place
-            offsets = wanted[chosen] - part.first_row
-            slots = offsets + part.slots.start if isinstance(part.slots, slice) else part.slots[offsets]
-            gathered[chosen] = take(part, slots)
-        return gathered
+        return wanted
+
+    def _places(self, wanted: Int64) -> Iterator[tuple[Part, slice | Int64, slice | Int64]]:
+        """Where rows lie, a few at a time: a part, slots of it, and the places of those rows in `wanted`."""
+        if len(wanted) and wanted[-1] - wanted[0] + 1 == len(wanted) and (np.diff(wanted) == 1).all():
+            for part, lo, hi in self._pieces(int(wanted[0]), int(wanted[-1]) + 1):
+                offset = part.first_row - int(wanted[0])
+                for chunk in chunks(hi - lo):  # small enough for the cache
+                    first, last = lo + chunk.start, lo + chunk.stop
+                    yield part, _sub(part.slots, first, last), slice(offset + first, offset + last)
+            return
+        numbers = np.searchsorted(self._first_rows, wanted, side="right") - 1
+        order = np.argsort(numbers, kind="stable")
+        edges = np.flatnonzero(np.diff(numbers[order])) + 1
+        for places in np.split(order, edges) if len(order) else ():
+            part = self._parts[int(numbers[places[0]])]
+            yield part, _slots_of(part, wanted[places] - part.first_row), places
+
+
+def _slots_of(part: Part, offsets: Int64) -> Int64:
+    """Slots of rows counted from the part's first."""
+    return offsets + part.slots.start if isinstance(part.slots, slice) else part.slots[offsets]
 
 
 def _sub(slots: slice | Int64, lo: int, hi: int) -> slice | Int64:

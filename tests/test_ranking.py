@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from memory.halves import scale_of
 from memory.ranking import build_index, index_rows, rank_all, rank_top, score_rows
 
 
@@ -18,23 +19,31 @@ class Run:
 
     first_row: int
     num_rows: int
-    rows: np.ndarray
+    rows: np.ndarray  # float16
     index: Any = None
     index_start: int = 0
 
-    def units(self) -> np.ndarray:
+    def halves(self) -> np.ndarray:
         return self.rows
 
+    def scales(self) -> np.ndarray:
+        return scale_of(self.rows)
 
-def cut(unit: np.ndarray, cuts: list[int], indexed: list[bool]) -> list[Run]:
+
+def units(halves: np.ndarray) -> np.ndarray:
+    """As numpy would make them."""
+    return halves.astype(np.float32) * scale_of(halves)[:, None]
+
+
+def cut(halves: np.ndarray, cuts: list[int], indexed: list[bool]) -> list[Run]:
     runs = []
-    edges = [0, *sorted(c for c in set(cuts) if 0 < c < len(unit)), len(unit)]
-    noise = -unit[:2]
+    edges = [0, *sorted(c for c in set(cuts) if 0 < c < len(halves)), len(halves)]
+    noise = -halves[:2]
     for number, (start, stop) in enumerate(pairwise(edges)):
-        rows = unit[start:stop]
+        rows = halves[start:stop]
         run = Run(start, stop - start, rows)
         if indexed[number % len(indexed)]:
-            run.index, run.index_start = build_index(np.concatenate([noise, rows, unit[:3]])), 2
+            run.index, run.index_start = build_index(np.concatenate([noise, rows, halves[:3]])), 2
         runs.append(run)
     return runs
 
@@ -43,13 +52,13 @@ def rows_of(kind: str, num: int, dim: int, seed: int) -> np.ndarray:
     rng = np.random.default_rng(seed)
     if kind == "all alike":
         unit = np.repeat(rng.normal(size=(1, dim)), num, axis=0)
-    elif kind == "static camera":  # differences near float32 rounding: FAISS and numpy may disagree about the order
-        unit = rng.normal(size=(1, dim)) + 1e-7 * rng.normal(size=(num, dim))
+    elif kind == "static camera":  # one step of float16 here and there
+        unit = rng.normal(size=(1, dim)) + 1e-4 * rng.normal(size=(num, dim))
     elif kind == "ties":
         unit = rng.normal(size=(4, dim))[rng.integers(0, 4, num)]
     else:
         unit = rng.normal(size=(num, dim))
-    return (unit / np.linalg.norm(unit, axis=1, keepdims=True)).astype(np.float32)
+    return (unit / np.linalg.norm(unit, axis=1, keepdims=True)).astype(np.float16)
 
 
 @settings(max_examples=80, deadline=None)
@@ -65,11 +74,11 @@ def rows_of(kind: str, num: int, dim: int, seed: int) -> np.ndarray:
 def test_top_is_the_start_of_one_stable_sort(
     kind: str, num: int, dim: int, seed: int, cuts: list[int], indexed: list[bool], k: int
 ) -> None:
-    unit = rows_of(kind, num, dim, seed)
-    query = rows_of("different", 1, dim, seed + 1)[0]
-    scores = np.array([np.vecdot(row, query) for row in unit])  # one row at a time
+    halves = rows_of(kind, num, dim, seed)
+    query = units(rows_of("different", 1, dim, seed + 1))[0]
+    scores = np.array([np.vecdot(row, query) for row in units(halves)])  # one row at a time
     order = np.argsort(-scores, kind="stable")
-    parts = cut(unit, cuts, indexed)
+    parts = cut(halves, cuts, indexed)
     all_rows, all_scores = rank_all(parts, query)
     np.testing.assert_array_equal(all_rows, order)
     np.testing.assert_array_equal(all_scores, scores[order])
@@ -80,27 +89,28 @@ def test_top_is_the_start_of_one_stable_sort(
     np.testing.assert_array_equal(top_scores, scores[order[:k]])
 
 
-@pytest.mark.parametrize("scale", [1e-8, 3e-8, 1e-7])
-def test_rows_that_differ_by_rounding_only_are_ranked_exactly(scale: float) -> None:
+@pytest.mark.parametrize("steps", [1, 4, 16])
+def test_rows_that_differ_by_rounding_only_are_ranked_exactly(steps: int) -> None:
     """Near-equal scores, where FAISS and numpy round differently and FAISS alone would pick other rows."""
     differ = 0
     for seed in range(40):
         rng = np.random.default_rng(seed)
-        unit = rng.normal(size=(1, 512)) + scale * rng.normal(size=(600, 512))
-        unit = (unit / np.linalg.norm(unit, axis=1, keepdims=True)).astype(np.float32)
-        query = (unit[0] + rows_of("different", 1, 512, seed)[0]).astype(np.float32)
-        order = np.argsort(-score_rows(unit, query), kind="stable")
-        parts = cut(unit, [200, 400], [True])
+        halves = np.repeat(rows_of("different", 1, 512, seed + 99), 600, axis=0)
+        # many numbers near zero, a few of float16's smallest steps apart: less than a float32 sum of 512 resolves
+        halves[:, :200] = rng.integers(-steps, steps + 1, (600, 200)) * 2.0**-24
+        query = units(rows_of("different", 1, 512, seed))[0]
+        order = np.argsort(-score_rows(units(halves), query), kind="stable")
+        parts = cut(halves, [200, 400], [True])
         rows, _ = rank_top(parts, query, 7)
         np.testing.assert_array_equal(rows, order[:7])
-        alone = build_index(unit).search(query[None], 7)[1][0]
+        alone = build_index(halves).search(query[None], 7)[1][0]
         differ += set(alone.tolist()) != set(rows.tolist())
     assert differ > 0
 
 
 @pytest.mark.parametrize("dim", [1, 3, 64, 512, 1152])
 def test_a_score_depends_on_its_row_alone(dim: int) -> None:
-    unit = rows_of("different", 200, dim, 5)
+    unit = units(rows_of("different", 200, dim, 5))
     query = unit[17].copy()
     whole = score_rows(unit, query)
     rng = np.random.default_rng(0)
@@ -113,9 +123,9 @@ def test_a_score_depends_on_its_row_alone(dim: int) -> None:
 
 
 def test_index_rows_is_a_view_of_the_same_numbers() -> None:
-    unit = rows_of("different", 10, 6, 1)
-    index = build_index(unit)
-    np.testing.assert_array_equal(index_rows(index), unit)
+    halves = rows_of("different", 10, 6, 1)
+    index = build_index(halves)
+    np.testing.assert_array_equal(index_rows(index), halves)
 
 
 def test_nothing_to_rank() -> None:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from memory.codec import pack_frame, pack_vectors, unpack_frame, unpack_vectors
 from memory.errors import OtherEncoder, RecordDamaged, StorageError
+from memory.halves import decode, scale_of
 from memory.segment_file import cut_to, file_size, read_record, sync_file, unlink_files, write_record
 from memory.segments import Segment
 
@@ -38,13 +39,14 @@ def test_vectors_of_any_scale_keep_direction_and_length(scale: float) -> None:
     given_ = (np.random.default_rng(1).normal(size=512) * scale).astype(np.float32)
     stored = unpack_vectors(pack_vectors(3, given_, np.zeros(2, np.float32), 0), (512, 2), 0)
     assert stored.norm == pytest.approx(np.linalg.norm(given_.astype(np.float64)), rel=1e-6)
-    assert np.linalg.norm(stored.unit) == pytest.approx(1, abs=1e-6)
-    assert np.vecdot(stored.unit, given_ / stored.norm) > 0.999999
+    unit = decode(stored.half[None], np.float32([stored.scale]))[0]
+    assert np.linalg.norm(unit) == pytest.approx(1, abs=1e-6)
+    assert np.vecdot(unit, given_ / stored.norm) > 0.999999
 
 
 def test_a_zero_embedding_stays_zero() -> None:
     stored = unpack_vectors(pack_vectors(3, np.zeros(4, np.float32), np.ones(2, np.float32), 0), (4, 2), 0)
-    assert stored.unit.tolist() == [0, 0, 0, 0]
+    assert decode(stored.half[None], np.float32([stored.scale])).tolist() == [[0, 0, 0, 0]]
     assert stored.norm == 0
 
 
@@ -91,10 +93,21 @@ def test_a_complete_segment_is_sealed_and_its_rows_are_the_same(tmp_path: Path) 
         record = pack_vectors(frame_id, embedding, np.zeros(2, np.float32), 0)
         segment.put_vectors(slot, unpack_vectors(record, (4, 2), 0))
         segment.mark_encoded(slot)
-    before = segment.unit[:2].copy()
+    before = segment.halves[:2].copy()
     segment.seal_if_complete()
     assert segment.index is None  # may still grow
     segment.closed = True
     segment.seal_if_complete()
     assert segment.index.ntotal == 2
-    np.testing.assert_array_equal(segment.unit, before)
+    np.testing.assert_array_equal(segment.halves, before)
+
+
+def test_halves_are_decoded_as_numpy_does_and_scaled_to_length_one() -> None:
+    every = np.arange(2**16, dtype=np.uint16).view(np.float16)
+    finite = every[np.isfinite(every)]
+    ones = np.ones(len(finite), np.float32)
+    assert decode(finite[:, None], ones).tobytes() == finite.astype(np.float32).tobytes()
+    halves = np.random.default_rng(0).normal(size=(50, 40)).astype(np.float16)[:, 3:]  # rows apart in memory
+    scales = scale_of(halves)
+    np.testing.assert_array_equal(decode(halves, scales), halves.astype(np.float32) * scales[:, None])
+    np.testing.assert_allclose(np.linalg.norm(decode(halves, scales), axis=1), 1, atol=1e-6)

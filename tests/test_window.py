@@ -42,7 +42,7 @@ def unit(direction: int) -> np.ndarray:
     """As stored: rounded to fp16 as a unit vector, then made a unit vector again."""
     given = DIRECTIONS[direction]
     stored = (given / np.float64(np.linalg.norm(given.astype(np.float64)))).astype(np.float16).astype(np.float64)
-    return (stored / np.sqrt((stored**2).sum())).astype(np.float32)
+    return stored.astype(np.float32) * np.float32(1 / np.sqrt((stored**2).sum()))
 
 
 @st.composite
