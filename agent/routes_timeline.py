@@ -1,7 +1,7 @@
 """The timeline of a camera over HTTP: relevance to a question, the keyframes an answer would take, gaps, alerts.
 
     GET /v1/cameras/{camera}/timeline?after=&before=&question=&points=&keyframes=
-    {"after", "before", "bin_s", "oldest", "newest", "frames", "unencoded", "timezone",
+    {"after", "before", "bin_s", "gap_s", "oldest", "newest", "frames", "unencoded", "timezone",
      "points": [{"t", "count", "max", "mean", "frame_id", "time"}],        one for each bin that holds frames
      "keyframes": [{"frame_id", "time", "kind", "score", "url"}],
      "gaps": [[t0, t1]], "alerts": [{"id", "rule", "start", "end", "message"}]}
@@ -127,6 +127,7 @@ class TimelineRoutes:
             "after": after,
             "before": before,
             "bin_s": bin_s,
+            "gap_s": threshold_s,
             "oldest": stats.oldest,
             "newest": stats.newest,
             "frames": window.num_frames,

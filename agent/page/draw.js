@@ -1,0 +1,248 @@
+// Paints a strip of time on a canvas: relevance as an area, keyframes as marks by kind, gaps hatched, alerts as flags.
+// Pure but for the canvas it is given: all it knows comes in `scene`. Colours are the page's own custom properties.
+
+import { inSight, ticks, toX } from "./ticks.js";
+
+/**
+ * Bins of one stretch, as the timeline endpoint gives them.
+ * @typedef {{after: number, before: number, bin_s: number, gap_s: number, gaps: [number, number][],
+ *   points: {t: number, count: number, max: number|null, mean: number|null, frame_id: number, time: number}[]}} Layer
+ * @typedef {{frame_id: number, time: number, kind: string, score: number, url: string}} Keyframe
+ * @typedef {{start: number, end: number|null, suppressed?: boolean, [field: string]: any}} Flag
+ * @typedef {object} Scene
+ * @property {Layer[]} layers coarse first; where a later one reaches it is drawn instead
+ * @property {Keyframe[]} keyframes
+ * @property {Flag[]} flags
+ * @property {number|null} oldest nothing is remembered before
+ * @property {{low: number, high: number}|null} scale of the scores; null: how many frames, not how relevant
+ * @property {string} [zone]
+ * @property {import("./ticks.js").Stretch} view
+ * @property {import("./ticks.js").Stretch|null} range what is chosen
+ * @property {number|null} cursor
+ */
+
+export const AXIS = 24, FLAGS = 22, MARKS = 20; // heights of the lanes
+const NAMES = ["surface", "raised", "line", "text", "soft", "accent", "bad", "warn", "tint", "relevant", "recent", "filling"];
+const REST = "#888"; // where the sheet has not loaded
+
+/** The page's colours at this moment: they change with the light. @param {Element} element */
+export function palette(element) {
+  const style = getComputedStyle(element);
+  return Object.fromEntries(NAMES.map(name => [name, style.getPropertyValue(`--${name}`).trim() || REST]));
+}
+
+/** The scale that all scores of a layer fit into. @param {Layer} layer */
+export function scaleOf(layer) {
+  const scored = layer.points.filter(point => point.max !== null);
+  if (!scored.length) return null;
+  const low = Math.min(...scored.map(point => point.mean)), high = Math.max(...scored.map(point => point.max));
+  const room = Math.max(high - low, 0.01) * 0.06;
+  return { low: low - room, high: high + room };
+}
+
+/** @param {CanvasRenderingContext2D} ctx @param {number} width @param {number} height @param {Scene} scene @param {Record<string, string>} colours */
+export function paint(ctx, width, height, scene, colours) {
+  const top = FLAGS, bottom = height - AXIS - MARKS;
+  const frame = { ctx, width, height, top, bottom, scene, colours, x: time => toX(time, scene.view, width) };
+  ctx.clearRect(0, 0, width, height);
+  paintUnknown(frame);
+  eachLayer(frame, layer => paintGaps(frame, layer));
+  paintTicks(frame);
+  eachLayer(frame, layer => paintArea(frame, layer));
+  paintScale(frame);
+  paintRange(frame);
+  scene.keyframes.forEach(each => paintMark(frame, each));
+  scene.flags.forEach(each => paintFlag(frame, each));
+  paintCursor(frame);
+}
+
+/** Each layer where no later one reaches; the canvas is clipped meanwhile. */
+function eachLayer({ ctx, width, height, scene, x }, draw) {
+  let from = 0, to = width;
+  const cover = (left, right, layer) => {
+    if (right <= left) return;
+    ctx.save();
+    ctx.beginPath();
+    ctx.rect(left, 0, right - left, height);
+    ctx.clip();
+    draw(layer);
+    ctx.restore();
+  };
+  const [coarse, fine] = scene.layers;
+  if (!coarse) return;
+  if (fine) {
+    from = Math.min(Math.max(x(fine.after), 0), width);
+    to = Math.min(Math.max(x(fine.before), 0), width);
+    cover(from, to, fine);
+    cover(0, from, coarse);
+    cover(to, width, coarse);
+  } else cover(0, width, coarse);
+}
+
+function paintUnknown({ ctx, top, height, scene, colours, x }) {
+  const edge = scene.oldest === null ? Infinity : x(scene.oldest);
+  if (edge <= 0) return;
+  ctx.fillStyle = colours.raised;
+  ctx.fillRect(0, top, Math.min(edge, ctx.canvas.width), height - AXIS - top);
+}
+
+function paintGaps({ ctx, width, top, height, colours, x }, layer) {
+  ctx.fillStyle = hatching(ctx, colours.line);
+  for (const [start, end] of layer.gaps) {
+    const left = Math.max(x(start), 0), right = Math.min(x(end), width);
+    if (right > left) ctx.fillRect(left, top, Math.max(right - left, 1), height - AXIS - top);
+  }
+}
+
+const hatchings = new Map();
+
+function hatching(ctx, colour) {
+  if (!hatchings.has(colour)) {
+    const tile = new OffscreenCanvas(8, 8), pen = tile.getContext("2d");
+    pen.strokeStyle = colour;
+    pen.lineWidth = 1.4;
+    for (const shift of [-8, 0, 8]) { pen.moveTo(shift, 8); pen.lineTo(shift + 8, 0); }
+    pen.stroke();
+    hatchings.set(colour, ctx.createPattern(tile, "repeat"));
+  }
+  return hatchings.get(colour);
+}
+
+function paintTicks({ ctx, width, height, top, scene, colours }) {
+  ctx.font = "11px system-ui, sans-serif";
+  ctx.textBaseline = "middle";
+  ctx.textAlign = "center";
+  ctx.fillStyle = colours.line;
+  ctx.fillRect(0, height - AXIS, width, 1);
+  for (const { x, label, major } of ticks(scene.view, width, scene.zone)) {
+    ctx.fillStyle = colours.line;
+    ctx.fillRect(Math.round(x), major ? 0 : top, 1, height - AXIS - (major ? 0 : top) + 4);
+    ctx.fillStyle = major ? colours.text : colours.soft;
+    const half = ctx.measureText(label).width / 2;
+    if (x > half && x < width - half) ctx.fillText(label, x, height - AXIS / 2 + 2);
+  }
+}
+
+function paintArea({ ctx, width, top, bottom, scene, colours, x }, layer) {
+  const [first, end] = inSight(layer.points, scene.view);
+  const { scale } = scene;
+  const most = scale ? 1 : Math.max(1, ...layer.points.map(point => point.count));
+  const height = value => bottom - (bottom - top - 6) * Math.min(Math.max(value, 0), 1);
+  const levels = scale
+    ? [[0.35, point => height((point.max - scale.low) / (scale.high - scale.low))],
+       [0.55, point => height((point.mean - scale.low) / (scale.high - scale.low))]]
+    : [[0.35, point => height(point.count / most * 0.8)]];
+  for (const [alpha, y] of levels) {
+    ctx.globalAlpha = alpha;
+    ctx.fillStyle = scale ? colours.accent : colours.soft;
+    ctx.beginPath();
+    for (let n = first; n < end;) n = trace(ctx, layer, n, end, x, y, bottom);
+    ctx.fill();
+  }
+  ctx.globalAlpha = 1;
+  const inView = layer.points.slice(first, end);
+  if (inView.length && width / inView.length > 14) for (const point of inView) dot(ctx, x(point.time), levels[0][1](point));
+}
+
+/** A frame on its own, once there is room to tell frames apart. */
+function dot(ctx, x, y) {
+  ctx.beginPath();
+  ctx.arc(x, y, 2.6, 0, 2 * Math.PI);
+  ctx.fill();
+}
+
+/** One run of points without a gap, as a closed outline; returns where the next run begins. */
+function trace(ctx, { points, bin_s, gap_s }, n, end, x, y, bottom) {
+  const reach = gap_s + 1.5 * bin_s;
+  let left = x(points[n].t);
+  ctx.moveTo(left, bottom);
+  ctx.lineTo(left, y(points[n]));
+  let last = n;
+  for (; n < end && points[n].t - points[last].t <= reach; n += 1) {
+    ctx.lineTo(x(points[n].t + bin_s / 2), y(points[n]));
+    last = n;
+  }
+  const right = Math.max(x(points[last].t + bin_s), left + 1.5); // a lone frame is seen, too
+  ctx.lineTo(right, y(points[last]));
+  ctx.lineTo(right, bottom);
+  ctx.closePath();
+  return n;
+}
+
+function paintScale({ ctx, top, bottom, scene, colours }) {
+  if (!scene.scale) return;
+  ctx.textAlign = "left";
+  ctx.fillStyle = colours.soft;
+  ctx.fillText(scene.scale.high.toFixed(2), 6, top + 10);
+  ctx.fillText(scene.scale.low.toFixed(2), 6, bottom - 8);
+}
+
+function paintRange({ ctx, height, scene, colours, x }) {
+  if (!scene.range) return;
+  const left = x(scene.range.after), right = x(scene.range.before), floor = height - AXIS;
+  ctx.fillStyle = colours.accent;
+  ctx.globalAlpha = 0.14;
+  ctx.fillRect(left, 0, right - left, floor);
+  ctx.globalAlpha = 1;
+  for (const edge of [left, right]) {
+    ctx.fillRect(edge - 1, 0, 2, floor);
+    ctx.beginPath();
+    ctx.roundRect(edge - 4, floor / 2 - 14, 8, 28, 4);
+    ctx.fill();
+  }
+}
+
+/** A keyframe: its kind's shape in the lane below, and for what the question chose a stem up to its score. */
+function paintMark({ ctx, width, top, bottom, scene, colours, x }, keyframe) {
+  const at = x(keyframe.time), middle = bottom + MARKS / 2;
+  if (at < -8 || at > width + 8) return;
+  ctx.fillStyle = ctx.strokeStyle = colours[keyframe.kind] ?? colours.text;
+  if (keyframe.kind === "relevant" && scene.scale) {
+    const share = (keyframe.score - scene.scale.low) / (scene.scale.high - scene.scale.low);
+    const y = bottom - (bottom - top - 6) * Math.min(Math.max(share, 0), 1);
+    ctx.globalAlpha = 0.7;
+    ctx.fillRect(at - 0.75, y, 1.5, middle - y);
+    ctx.globalAlpha = 1;
+  }
+  shape(ctx, keyframe.kind, at, middle);
+}
+
+/** A disc (relevant), a triangle (recent) or a ring (filling): told apart without colour. */
+export function shape(ctx, kind, x, y) {
+  ctx.beginPath();
+  if (kind === "recent") {
+    ctx.moveTo(x, y - 5);
+    ctx.lineTo(x + 5, y + 4);
+    ctx.lineTo(x - 5, y + 4);
+    ctx.closePath();
+    ctx.fill();
+  } else {
+    ctx.arc(x, y, kind === "filling" ? 3.2 : 4.2, 0, 2 * Math.PI);
+    ctx.lineWidth = 1.6;
+    if (kind === "filling") ctx.stroke();
+    else ctx.fill();
+  }
+}
+
+function paintFlag({ ctx, width, height, scene, colours, x }, flag) {
+  const at = x(flag.start), end = flag.end === null ? width : x(flag.end), floor = height - AXIS;
+  if (end < -16 || at > width + 2) return;
+  ctx.fillStyle = flag.suppressed ? colours.soft : colours.bad;
+  ctx.globalAlpha = 0.1;
+  ctx.fillRect(at, 0, Math.max(end - at, 0), floor);
+  ctx.globalAlpha = flag.suppressed ? 0.5 : 1;
+  ctx.fillRect(at - 0.75, 0, 1.5, floor);
+  ctx.beginPath();
+  ctx.moveTo(at, 1);
+  ctx.lineTo(at + 15, 7);
+  ctx.lineTo(at, 13);
+  ctx.closePath();
+  if (flag.suppressed) { ctx.strokeStyle = colours.soft; ctx.stroke(); } else ctx.fill();
+  ctx.globalAlpha = 1;
+}
+
+function paintCursor({ ctx, height, scene, colours, x }) {
+  if (scene.cursor === null) return;
+  ctx.fillStyle = colours.text;
+  ctx.fillRect(Math.round(x(scene.cursor)), 0, 1, height - AXIS);
+}

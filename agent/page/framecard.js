@@ -1,0 +1,80 @@
+// The card beside the cursor of a strip: the frame there, when it was, and how relevant it is.
+
+import { clock, h, put } from "./dom.js";
+import { nearest } from "./ticks.js";
+
+const HOVER_MS = 70; // a picture is fetched once the pointer has rested so long
+const HELD = 200; // addresses of pictures kept
+const EXPIRES_MS = 20 * 60_000; // signed addresses are asked for again long before they expire
+
+export class FrameCard {
+  /** @param {import("./app.js").App} app @param {() => string} camera */
+  constructor(app, camera) {
+    this.app = app;
+    this.camera = camera;
+    this.picture = h("img", { alt: "" });
+    this.text = h("p", { "aria-live": "polite" });
+    this.node = h("div", { class: "frame-card", hidden: true }, this.picture, this.text,
+      h("button", { type: "button", class: "quiet open", onclick: () => this.#openFrame(this.frameId) }, "Open"));
+    this.known = new Map(); // frame id -> { url, at }
+  }
+
+  /** @param {{time: number, x: number, layers: import("./draw.js").Layer[]}|null} at null: nothing to show */
+  show(at) {
+    clearTimeout(this.resting);
+    const point = at && pointAt(at.time, at.layers);
+    this.node.hidden = !point;
+    if (!point) return;
+    const zone = this.app.zone(this.camera());
+    const score = point.max === null ? null : h("span", { class: "score" }, point.max.toFixed(3));
+    put(this.text, h("span", {}, precise(point.time, zone)), score, point.count > 1 && h("span", { class: "soft" }, `best of ${point.count}`));
+    this.#place(at.x);
+    if (point.frame_id === this.frameId) return;
+    this.frameId = point.frame_id;
+    this.picture.classList.add("old");
+    this.resting = setTimeout(() => this.#load(point.frame_id), HOVER_MS);
+  }
+
+  /** Open the frame at that moment large. @param {number} time @param {import("./draw.js").Layer[]} layers */
+  open(time, layers) {
+    const point = pointAt(time, layers, Infinity);
+    if (point) this.#openFrame(point.frame_id);
+  }
+
+  #openFrame(frameId) { this.app.emit("frame", { frame_id: frameId, camera: this.camera() }); }
+
+  #place(x) {
+    const room = this.node.parentElement?.clientWidth ?? 0, width = this.node.offsetWidth;
+    this.node.style.left = `${Math.min(Math.max(x - width / 2, 0), Math.max(room - width, 0))}px`;
+  }
+
+  async #load(frameId) {
+    try {
+      const url = await this.#address(frameId);
+      if (frameId !== this.frameId) return;
+      this.picture.src = this.app.api.picture(url, 320);
+      this.picture.classList.remove("old");
+    } catch (error) {
+      if (frameId === this.frameId) put(this.text, h("span", { class: "problem" }, error.message));
+    }
+  }
+
+  async #address(frameId) {
+    const held = this.known.get(frameId);
+    if (held && Date.now() - held.at < EXPIRES_MS) return held.url;
+    const { url } = await this.app.api.json(`/v1/frames/${frameId}`);
+    this.known.set(frameId, { url, at: Date.now() });
+    if (this.known.size > HELD) this.known.delete(this.known.keys().next().value);
+    return url;
+  }
+}
+
+/** The entry at a moment in the finest layer there; none inside a gap. */
+function pointAt(time, layers, reach) {
+  const layer = layers.findLast(each => time >= each.after && time <= each.before) ?? layers[0];
+  const point = layer && nearest(layer.points, time);
+  return point && Math.abs(point.time - time) <= (reach ?? layer.gap_s + layer.bin_s) ? point : null;
+}
+
+/** Local time, to the tenth of a second. */
+const precise = (time, zone) => `${clock(time, zone)}.${Math.floor(time * 10) % 10}`;

@@ -1,0 +1,123 @@
+// Geometry of the timeline: moments to pixels and back, zooming, ticks in a camera's local time, bins in sight.
+// Pure: no canvas, no network, no clock. Times are unix seconds, pixels are CSS pixels.
+
+import { unix, wall } from "./dom.js";
+
+/** A stretch of time. @typedef {{after: number, before: number}} Stretch */
+
+export const MIN_SPAN_S = 1;
+
+/** @param {number} time @param {Stretch} view @param {number} width */
+export const toX = (time, view, width) => (time - view.after) / (view.before - view.after) * width;
+
+/** @param {number} x @param {Stretch} view @param {number} width */
+export const toTime = (x, view, width) => view.after + x / width * (view.before - view.after);
+
+/**
+ * The view moved into the limits, its span kept between a second and all there is.
+ * @param {Stretch} view @param {Stretch} limits @returns {Stretch}
+ */
+export function kept(view, limits) {
+  const span = Math.min(Math.max(view.before - view.after, MIN_SPAN_S), Math.max(limits.before - limits.after, MIN_SPAN_S));
+  const middle = (view.after + view.before) / 2;
+  const after = Math.max(limits.after, Math.min(middle - span / 2, limits.before - span));
+  return { after, before: after + span };
+}
+
+/**
+ * Zoom by `factor` (below 1: closer) with the moment `at` staying where it is on the screen.
+ * @param {Stretch} view @param {number} factor @param {number} at @param {Stretch} limits
+ */
+export function zoomed(view, factor, at, limits) {
+  const now = view.before - view.after;
+  const span = Math.min(Math.max(now * factor, MIN_SPAN_S), Math.max(limits.before - limits.after, MIN_SPAN_S));
+  const after = at - (at - view.after) / now * span;
+  return kept({ after, before: after + span }, limits);
+}
+
+/** The view `seconds` later. @param {Stretch} view @param {number} seconds @param {Stretch} limits */
+export const panned = (view, seconds, limits) =>
+  kept({ after: view.after + seconds, before: view.before + seconds }, limits);
+
+const MINUTE = 60, HOUR = 3600, DAY = 86400, MONDAY = 4 * DAY; // 5 January 1970
+const STEPS = [0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, MINUTE, 2 * MINUTE, 5 * MINUTE, 10 * MINUTE, 15 * MINUTE, 30 * MINUTE,
+  HOUR, 2 * HOUR, 3 * HOUR, 6 * HOUR, 12 * HOUR, DAY, 2 * DAY, 7 * DAY, 14 * DAY, 28 * DAY, 91 * DAY, 364 * DAY];
+
+/**
+ * Ticks at round local times, at least `room` pixels apart; a new day shows its date.
+ *
+ * 16:58:20 to 17:03:20 in UTC on 600 px: one each minute, "16:59", "17:00", ... at 40, 160, ...
+ * On the night of a clock change ticks follow the clock on the wall: 00:00 and 06:00 may lie 5 or 7 hours apart.
+ * @param {Stretch} view @param {number} width @param {string} [zone] IANA @param {number} [room]
+ * @returns {{time: number, x: number, label: string, major: boolean}[]}
+ */
+export function ticks(view, width, zone, room = 84) {
+  const least = (view.before - view.after) / width * room;
+  const step = STEPS.find(each => each >= least) ?? Math.ceil(least / (364 * DAY)) * 364 * DAY;
+  const found = [];
+  // Wall time as if it were UTC: steps of it are round on the clock, and `unix` takes each back to its instant.
+  const begin = shown(view.after, zone), origin = step >= 7 * DAY ? MONDAY : 0;
+  for (let n = Math.floor((begin - origin) / step) - 1; found.length <= width; n += 1) {
+    const round = origin + n * step;
+    const time = step < HOUR ? view.after + (round - begin) : unix(new Date(round * 1000).toISOString().slice(0, 19), zone);
+    if (time > view.before) break;
+    if (time >= view.after && !(time <= found.at(-1)?.time)) found.push(tick(time, step, view, width, zone));
+  }
+  return found;
+}
+
+/** What the clock on the wall shows, as seconds. */
+const shown = (time, zone) => Date.parse(`${wall(Math.floor(time), zone)}Z`) / 1000 + (time - Math.floor(time));
+
+function tick(time, step, view, width, zone) {
+  const exact = Math.round(time * 10) / 10;
+  const [day, clock] = wall(Math.floor(exact), zone).split("T");
+  const midnight = step < DAY && clock === "00:00:00" && exact === Math.floor(exact);
+  const label = step >= DAY || midnight ? date(day, step) : hours(clock, exact, step);
+  return { time, x: toX(time, view, width), label, major: midnight || step >= DAY };
+}
+
+function hours(clock, time, step) {
+  if (step >= MINUTE) return clock.slice(0, 5);
+  return step >= 1 ? clock : `${clock}.${Math.round((time - Math.floor(time)) * 10)}`;
+}
+
+const MONTHS = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+const WEEKDAYS = ["Sun", "Mon", "Tue", "Wed", "Thu", "Fri", "Sat"];
+
+function date(day, step) {
+  const [year, month, number] = day.split("-").map(Number);
+  const name = `${number} ${MONTHS[month - 1]}`;
+  if (step >= 91 * DAY) return `${MONTHS[month - 1]} ${year}`;
+  return step >= 7 * DAY ? name : `${WEEKDAYS[new Date(`${day}T00:00Z`).getUTCDay()]} ${name}`;
+}
+
+/**
+ * Places [first, end) of the entries in sight, with one more on either side so that a line runs off the edge.
+ * @param {{t: number}[]} points rising `t` @param {Stretch} view
+ */
+export function inSight(points, view) {
+  const first = place(points, view.after), end = place(points, view.before);
+  return [Math.max(0, first - 1), Math.min(points.length, end + 1)];
+}
+
+/** How many entries have a `t` below `time`. @param {{t: number}[]} points @param {number} time */
+export function place(points, time) {
+  let low = 0, high = points.length;
+  while (low < high) {
+    const middle = (low + high) >> 1;
+    if (points[middle].t < time) low = middle + 1;
+    else high = middle;
+  }
+  return low;
+}
+
+/**
+ * The entry nearest to `time`, by the moment of its frame. @template {{t: number, time: number}} P
+ * @param {P[]} points @param {number} time @returns {P|null}
+ */
+export function nearest(points, time) {
+  const at = place(points, time);
+  const around = points.slice(Math.max(0, at - 2), at + 2);
+  return around.reduce((best, each) => !best || Math.abs(each.time - time) < Math.abs(best.time - time) ? each : best, /** @type {P|null} */ (null));
+}
