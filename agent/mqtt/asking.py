@@ -1,0 +1,180 @@
+"""Questions over MQTT: `<prefix>/ask` in, one JSON answer out, on `<prefix>/answer/<id>` or the asker's response topic.
+
+Off unless configured: the broker's access list is the guard. Overload policy: the agent's own limit of open questions, and
+at most MAX_OPEN here; beyond either the answer is an error with code "busy". A retained question is not answered, or it would be
+asked again at every connection. What cannot be answered anywhere (no usable id, no usable response topic) is counted.
+
+Does not know the connection: it is given a function that publishes.
+"""
+
+import asyncio
+import json
+import logging
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import aiomqtt
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from agent.answering import Answering
+from agent.chat import parse_moment
+from agent.mqtt.topics import Topics, usable_id
+from agent.problems import BadRequest, Busy, Problem
+from agent.question import Answer, Question
+
+log = logging.getLogger(__name__)
+
+MAX_OPEN = 16
+MAX_BYTES = 64 << 10
+MAX_CORRELATION_BYTES = 1024
+_BUSY_S = 5.0
+
+Publish = Callable[[str, bytes, Properties | None], Awaitable[None]]
+Json = dict[str, Any]
+
+
+class Asked(BaseModel):
+    """The payload of a question."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    question: str = Field(min_length=1)
+    id: str | None = None
+    camera: str | None = None
+    cameras: list[str] | None = Field(default=None, min_length=1)
+    after: float | str | None = None
+    before: float | str | None = None
+
+    def named(self) -> tuple[str, ...]:
+        """Cameras asked about, each once; empty: none is named. Raises BadRequest."""
+        if self.camera is not None and self.cameras is not None:
+            raise BadRequest("Send either 'camera' or 'cameras', not both.", param="cameras")
+        return tuple(dict.fromkeys(self.cameras or ([self.camera] if self.camera is not None else [])))
+
+
+@dataclass(frozen=True, slots=True)
+class ReplyTo:
+    """Where an answer goes."""
+
+    topic: str
+    properties: Properties | None = None
+
+
+class Asking:
+    """Answers what arrives on the topic."""
+
+    def __init__(
+        self,
+        topics: Topics,
+        answering: Answering,
+        *,
+        existing: Callable[[tuple[str, ...]], tuple[str, ...]],
+        zone_of: Callable[[str], str],
+        sign: Callable[[str], str],
+        model: str,
+    ) -> None:
+        self.num_ignored: Counter[str] = Counter()  # by reason
+        self._topics = topics
+        self._answering = answering
+        self._existing = existing
+        self._zone_of = zone_of
+        self._sign = sign
+        self._model = model
+        self._num_open = 0
+
+    async def handle(self, message: aiomqtt.Message, publish: Publish) -> None:
+        """Answer one message, or say why not. Raises only what `publish` raises."""
+        payload = bytes(message.payload) if isinstance(message.payload, bytes | bytearray) else b""
+        reply_to = self._reply_to(message, payload)
+        if message.retain or reply_to is None:
+            reason = "retained" if message.retain else "no_reply_topic"
+            self.num_ignored[reason] += 1
+            log.warning("question over MQTT is not answered", extra={"reason": reason})
+            return
+        given = {"id": _id_of(payload)}
+        try:
+            body = await self._bounded(payload)
+        except Problem as problem:
+            body = dict(problem.body())
+        text = json.dumps({**given, **body}, ensure_ascii=False).encode()
+        await publish(reply_to.topic, text, reply_to.properties)
+
+    async def _bounded(self, payload: bytes) -> Json:
+        if self._num_open >= MAX_OPEN:
+            raise Busy(_BUSY_S)
+        self._num_open += 1
+        try:
+            return await self._answer(parse(payload))
+        finally:
+            self._num_open -= 1
+
+    async def _answer(self, asked: Asked) -> Json:
+        cameras = await asyncio.to_thread(self._existing, asked.named())
+        zone = self._zone_of(cameras[0]) if cameras else "UTC"
+        after, before = parse_moment(asked.after, zone, "after"), parse_moment(asked.before, zone, "before")
+        if after is not None and before is not None and after >= before:
+            raise BadRequest("'after' must be earlier than 'before'.", param="after")
+        answer = await self._answering.answer(Question(asked.question.strip(), cameras, after, before))
+        return self._body(answer, cameras)
+
+    def _body(self, answer: Answer, cameras: tuple[str, ...]) -> Json:
+        evidence = [
+            {**asdict(each), "score": round(each.score, 4), "url": self._sign(f"/v1/frames/{each.frame_id}.jpg")}
+            for each in answer.seen.evidence
+        ]
+        return {
+            "answer": answer.text,
+            "cameras": list(cameras),
+            "model": self._model,
+            "finish_reason": answer.finished.finish_reason,
+            "frames": answer.seen.num_frames,
+            "oldest": answer.seen.oldest,
+            "newest": answer.seen.newest,
+            "evidence": evidence,
+            "notes": list(answer.finished.notes),
+            "timings_ms": answer.finished.timings_ms,
+        }
+
+    def _reply_to(self, message: aiomqtt.Message, payload: bytes) -> ReplyTo | None:
+        """The response topic that MQTT 5 names, if it is one of ours; else the topic of the question's id."""
+        named = getattr(message.properties, "ResponseTopic", None)
+        if named is not None:
+            return ReplyTo(named, _correlated(message.properties)) if self._topics.may_answer_on(named) else None
+        question_id = _id_of(payload)
+        return None if question_id is None else ReplyTo(self._topics.answer(question_id))
+
+
+def parse(payload: bytes) -> Asked:
+    """The question in a payload. Raises BadRequest with the name of the first field that is wrong."""
+    if len(payload) > MAX_BYTES:
+        raise BadRequest(f"The question has {len(payload)} bytes; at most {MAX_BYTES} are taken.")
+    try:
+        return Asked.model_validate_json(payload)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise BadRequest(f"{place or 'payload'}: {first['msg']}", param=place or None) from None
+
+
+def _id_of(payload: bytes) -> str | None:
+    """The question's id, when it can name a topic; also of a question that is otherwise wrong."""
+    try:
+        given = json.loads(payload[:MAX_BYTES])
+    except ValueError:
+        return None
+    found = given.get("id") if isinstance(given, dict) else None
+    return found if usable_id(found) else None
+
+
+def _correlated(given: Properties | None) -> Properties | None:
+    """The asker's correlation data, to be sent back."""
+    data = getattr(given, "CorrelationData", None)
+    if data is None or len(data) > MAX_CORRELATION_BYTES:
+        return None
+    properties = Properties(PacketTypes.PUBLISH)
+    properties.CorrelationData = data
+    return properties

@@ -1,0 +1,131 @@
+"""A real mosquitto on a port of its own, and a subscriber that keeps everything it hears."""
+
+import asyncio
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import aiomqtt
+import pytest
+
+INSTALL = "mosquitto is not installed: apt-get install mosquitto (or make tools)"
+MOSQUITTO = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin:/usr/local/sbin")
+needs_mosquitto = pytest.mark.skipif(MOSQUITTO is None, reason=INSTALL)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@dataclass
+class Mosquitto:
+    """One broker that can be stopped and started again on the same port."""
+
+    folder: Path
+    port: int
+    lines: tuple[str, ...] = ()
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"mqtt://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        assert MOSQUITTO is not None
+        config = self.folder / "mosquitto.conf"
+        shared = ("persistence true", f"persistence_location {self.folder}/", "log_type all")
+        listener = (f"listener {self.port} 127.0.0.1", *(self.lines or ("allow_anonymous true",)))
+        config.write_text("\n".join([*shared, *listener]) + "\n")
+        log = (self.folder / "mosquitto.log").open("ab")
+        with log:
+            self.process = subprocess.Popen([MOSQUITTO, "-c", str(config)], stdout=log, stderr=log)
+        deadline = time.monotonic() + 10
+        while not self._answers():
+            assert self.process.poll() is None, (self.folder / "mosquitto.log").read_text()
+            assert time.monotonic() < deadline, "mosquitto did not start"
+            time.sleep(0.05)
+
+    def _answers(self) -> bool:
+        with socket.socket() as probe:
+            probe.settimeout(0.5)
+            return probe.connect_ex(("127.0.0.1", self.port)) == 0
+
+    def stop(self) -> None:
+        """As `systemctl stop` does: retained messages are written."""
+        if self.process is not None:
+            self.process.terminate()
+            self.process.wait(10)
+            self.process = None
+
+
+@contextmanager
+def mosquitto(folder: Path, *lines: str) -> Iterator[Mosquitto]:
+    """A broker at work; `lines` of configuration follow its listener."""
+    place = folder / "broker"
+    place.mkdir(exist_ok=True)
+    place.chmod(0o777)  # it may drop its privileges
+    broker = Mosquitto(place, free_port(), lines)
+    broker.start()
+    try:
+        yield broker
+    finally:
+        broker.stop()
+
+
+@dataclass
+class Heard:
+    """What a subscriber has heard, in order."""
+
+    client: aiomqtt.Client
+    messages: list[aiomqtt.Message] = field(default_factory=list)
+
+    def payloads(self, topic: str) -> list[bytes]:
+        return [bytes(message.payload) for message in self.messages if str(message.topic) == topic]
+
+    def newest(self) -> dict[str, bytes]:
+        """The last payload of every topic."""
+        return {str(message.topic): bytes(message.payload) for message in self.messages}
+
+    async def until(self, condition: Callable[["Heard"], Any], timeout_s: float = 20.0) -> None:
+        try:
+            async with asyncio.timeout(timeout_s):
+                while not condition(self):
+                    await asyncio.sleep(0.02)
+        except TimeoutError:
+            heard = [(str(each.topic), bytes(each.payload)[:200], each.retain) for each in self.messages]
+            raise AssertionError(f"not heard in time; heard: {heard}") from None
+
+
+@asynccontextmanager
+async def listening(port: int, *filters: str, **options: Any) -> AsyncIterator[Heard]:
+    """A subscriber of `filters` (everything, if none)."""
+    async with aiomqtt.Client("127.0.0.1", port, **options) as client:
+        heard = Heard(client)
+        for each in filters or ("#",):
+            await client.subscribe(each, qos=1)
+
+        async def listen() -> None:
+            async for message in client.messages:
+                heard.messages.append(message)
+
+        task = asyncio.create_task(listen())
+        try:
+            yield heard
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+
+async def until(condition: Callable[[], Any], timeout_s: float = 20.0) -> None:
+    """Wait for what happens elsewhere."""
+    async with asyncio.timeout(timeout_s):
+        while not condition():
+            await asyncio.sleep(0.02)
