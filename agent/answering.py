@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 
 from agent.config import AnsweringSettings
 from agent.intake import decode_jpeg
-from agent.lanes import Lane, TooManyWaiting, Turns
+from agent.lanes import Lane, Priority, TooManyWaiting, Turns
 from agent.metrics import Metrics
 from agent.problems import AnswerTimeout, Busy, ModelFailed, NoFrames, NotEncodedYet, Problem, QuestionTooLong
-from agent.question import Answer, Event, Evidence, Finished, FinishReason, Piece, Question, Seen
+from agent.question import Answer, Event, Evidence, Finished, FinishReason, Piece, Question, Seen, collect
 from agent.remote import Pictures, RemoteAnswerer, Tally
 from agent.stopwatch import Stopwatch
 from agent.times import format_clock, format_span
@@ -99,14 +99,24 @@ class Answering:
         async with self.ask(question) as events:
             return await collect(events)
 
+    async def judge(self, question: Question) -> Answer:
+        """The answer to a machine's question: it takes no place of a person's, `question.priority` says who goes before it,
+        and the text is the model's alone. Raises Problem."""
+        if self._remote is not None:
+            await self._remote.check(question.cameras)
+        async with aclosing(self._answer(question)) as events:
+            return await collect(events)
+
     async def embed(self, text: str) -> "TextFeatures":
         """The question as the model reads it. Raises QuestionTooLong."""
         self._check_length(text)
         return await self._language.run(self._model.embed_text, text)
 
-    async def choose(self, window: Window, query: "TextFeatures") -> Keyframes:
-        """The frames of this window that an answer would see in full."""
-        return await self._language.run(self._select, window, query)
+    async def choose(
+        self, window: Window, query: "TextFeatures", *, num_keyframes: int | None = None, recent: int | None = None
+    ) -> Keyframes:
+        """The frames of this window that an answer would see in full; None: as many as are configured."""
+        return await self._language.run(self._select, window, query, num_keyframes, recent)
 
     def _check_length(self, text: str) -> None:
         limit = self._settings.max_question_chars
@@ -140,7 +150,7 @@ class Answering:
             async with AsyncExitStack() as stack:
                 with watch.stage("queue"):
                     async with asyncio.timeout_at(deadline):
-                        await stack.enter_async_context(self.turns.turn())
+                        await stack.enter_async_context(self.turns.turn(question.priority))
                 async with asyncio.timeout_at(deadline):
                     prepared = await self._prepare(question, watch)
                 yield _seen(prepared)
@@ -162,9 +172,10 @@ class Answering:
         with watch.stage("window"):
             window = await self._window(question)
         with watch.stage("select"):
-            keyframes = await self.choose(window, query)
+            keyframes = await self.choose(window, query, num_keyframes=question.num_keyframes, recent=question.recent)
         context = await (self._show if self._remote else self._merge)(window, keyframes, query, watch)
-        little = await asyncio.to_thread(self._little_history, question, window)
+        asked_by_a_person = question.priority is Priority.QUESTION
+        little = await asyncio.to_thread(self._little_history, question, window) if asked_by_a_person else None
         return _Prepared(window, context, little, _notes(window, query, context))
 
     async def _merge(
@@ -190,11 +201,14 @@ class Answering:
             raise RuntimeError("this checkpoint has no language model")
         return self._model
 
-    def _select(self, window: Window, query: "TextFeatures") -> Keyframes:
+    def _select(
+        self, window: Window, query: "TextFeatures", num_keyframes: int | None, recent: int | None
+    ) -> Keyframes:
         chosen, defaults = self._settings, self._model.info.defaults
         relative = (chosen.redundancy or defaults.redundancy) == "background"
-        num_keyframes = chosen.num_keyframes or defaults.num_keyframes
-        recent = defaults.recent if chosen.recent is None else chosen.recent
+        num_keyframes = num_keyframes or chosen.num_keyframes or defaults.num_keyframes
+        if recent is None:
+            recent = defaults.recent if chosen.recent is None else chosen.recent
         if self._remote is not None and num_keyframes > self._remote.settings.max_images:
             num_keyframes = self._remote.settings.max_images
             recent = min(recent, num_keyframes // 2)  # few pictures, and still room for what was asked about
@@ -255,6 +269,8 @@ class Answering:
             # a last broken character is a piece of its own
             reason: FinishReason = "length" if num_pieces >= limit else "stop"
             tally = Tally(reason, prepared.context.num_tokens, min(num_pieces, limit))
+        if question.priority is Priority.QUESTION:
+            self._time(watch)
         yield self._finished(prepared, watch, tally, num_pieces)
 
     def _pieces(self, question: Question, prepared: _Prepared, limit: int, tally: Tally) -> AsyncGenerator[str, None]:
@@ -277,10 +293,12 @@ class Answering:
             )
         )
 
-    def _finished(self, prepared: _Prepared, watch: Stopwatch, tally: Tally, num_pieces: int) -> Finished:
+    def _time(self, watch: Stopwatch) -> None:
         self._typical_s += 0.3 * (watch.total_ms() / 1000 - self._typical_s)
         for stage, milliseconds in watch.timings_ms.items():
             self._metrics.stage_seconds.labels(stage=stage).observe(milliseconds / 1000)
+
+    def _finished(self, prepared: _Prepared, watch: Stopwatch, tally: Tally, num_pieces: int) -> Finished:
         timings_ms = {**watch.timings_ms, "total": watch.total_ms()}
         little = () if prepared.little is None else (prepared.little,)
         return Finished(
@@ -367,21 +385,3 @@ def _seen(prepared: _Prepared) -> Seen:
         for row, kind, score in zip(keyframes.rows, keyframes.kinds, keyframes.scores, strict=True)
     )
     return Seen(evidence, window.num_frames, float(window.times.min()), float(window.times.max()))
-
-
-async def collect(events: AsyncIterator[Event]) -> Answer:
-    """Fold all events of one answer into it."""
-    seen: Seen | None = None
-    finished: Finished | None = None
-    pieces: list[str] = []
-    async for event in events:
-        match event:
-            case Seen():
-                seen = event
-            case Piece(text):
-                pieces.append(text)
-            case Finished():
-                finished = event
-    if seen is None or finished is None:
-        raise ValueError("these are not the events of a whole answer")
-    return Answer(seen, finished, pieces)

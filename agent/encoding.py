@@ -10,7 +10,7 @@ Does not know where frames come from or what they will be asked.
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 from typing import TYPE_CHECKING
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+Sighted = Callable[[str, int, float, NDArray[np.float32]], None]  # camera, frame_id, time, embedding (D,) as encoded
+
 _FIRST_RETRY_S, _LAST_RETRY_S = 0.5, 30.0
 _MAX_TRIES = 3  # of a frame that fails while others do not
 
@@ -40,6 +42,7 @@ _MAX_TRIES = 3  # of a frame that fails while others do not
 class _Picture:
     frame_id: int
     camera: str
+    time: float  # unix seconds
     image: NDArray[np.uint8]
 
 
@@ -59,7 +62,9 @@ class Encoding:
         metrics: Metrics,
         batch_size: int,
         needs_patches: bool = True,
+        sighted: Sighted = lambda camera, frame_id, time, embedding: None,
     ) -> None:
+        """`sighted` is told of every frame that has been attached, also of one that was encoded before a restart."""
         self.problem: str | None = None  # in words for an operator, while the encoder fails
         self.idle = asyncio.Event()  # set while nothing is left to encode
         self._store = store
@@ -69,6 +74,7 @@ class Encoding:
         self._metrics = metrics
         self._batch_size = batch_size
         self._needs_patches = needs_patches  # False: another program answers, and looks at the pictures
+        self._sighted = sighted
         self._given_up: set[int] = set()  # stays small: a damaged JPEG is a damaged disk
         self._num_refused: Counter[int] = Counter()
 
@@ -120,7 +126,8 @@ class Encoding:
         if not pictures:
             return
         for picture, features in await self._features(pictures):
-            await asyncio.to_thread(self._attach, picture, features)
+            if await asyncio.to_thread(self._attach, picture, features):
+                self._sighted(picture.camera, picture.frame_id, picture.time, features.embedding)
             self._metrics.frames_encoded.labels(camera=picture.camera).inc()
         self._metrics.stage_seconds.labels(stage="encode").observe(perf_counter() - started)
 
@@ -130,7 +137,8 @@ class Encoding:
         for frame_id in frame_ids:
             try:
                 image = decode_jpeg(self._store.jpeg(frame_id))
-                pictures.append(_Picture(frame_id, self._store.record(frame_id).camera, image))
+                record = self._store.record(frame_id)
+                pictures.append(_Picture(frame_id, record.camera, record.time, image))
             except FrameGone:
                 self._metrics.encode_failures.labels(reason="gone").inc()
             except OSError as error:
@@ -183,8 +191,8 @@ class Encoding:
         self._metrics.encode_failures.labels(reason=reason).inc()
         log.warning("frame cannot be encoded", extra={"frame_id": frame_id, "reason": reason, "error": str(error)})
 
-    def _attach(self, picture: _Picture, features: "FrameFeatures") -> None:
-        self._store.attach(
+    def _attach(self, picture: _Picture, features: "FrameFeatures") -> bool:
+        return self._store.attach(
             picture.frame_id,
             embedding=features.embedding,
             patches=features.patches,

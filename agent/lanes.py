@@ -76,6 +76,7 @@ class Priority(IntEnum):
 
     QUESTION = 0
     JUDGE = 1
+    DRY_RUN = 2
 
 
 class TooManyWaiting(Exception):

@@ -1,7 +1,10 @@
 """The nouns of answering: what is asked, and what comes back piece by piece."""
 
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Literal
+
+from agent.lanes import Priority
 
 EvidenceKind = Literal["relevant", "recent", "filling"]
 FinishReason = Literal["stop", "length"]
@@ -17,6 +20,9 @@ class Question:
     before: float | None = None
     max_new_tokens: int | None = None  # None: the configured number
     temperature: float = 0.0
+    num_keyframes: int | None = None  # None: the configured numbers
+    recent: int | None = None
+    priority: Priority = Priority.QUESTION
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,3 +78,21 @@ class Answer:
     @property
     def text(self) -> str:
         return "".join(self.pieces)
+
+
+async def collect(events: AsyncIterator[Event]) -> Answer:
+    """Fold all events of one answer into it."""
+    seen: Seen | None = None
+    finished: Finished | None = None
+    pieces: list[str] = []
+    async for event in events:
+        match event:
+            case Seen():
+                seen = event
+            case Piece(text):
+                pieces.append(text)
+            case Finished():
+                finished = event
+    if seen is None or finished is None:
+        raise ValueError("these are not the events of a whole answer")
+    return Answer(seen, finished, pieces)

@@ -267,7 +267,8 @@ class Book:
                 "UPDATE alerts SET end_time = ?, off_event = ? WHERE id = ?", (event.end_time, payload, alert_id)
             )
         db.execute(
-            "INSERT INTO events (alert, event_type) SELECT seq, ? FROM alerts WHERE id = ?", (event.event_type, alert_id)
+            "INSERT INTO events (alert, event_type) SELECT seq, ? FROM alerts WHERE id = ?",
+            (event.event_type, alert_id),
         )
         for sink in self.sinks:
             self.outbox.put(sink, event.id, event.camera, event.rule, event.event_type, payload, snapshot, now)
@@ -330,7 +331,8 @@ class Book:
 
 
 def _alert(row: tuple[Any, ...]) -> Alert:
-    return Alert(*row[:-1], has_snapshot=bool(row[-1]))
+    *fields, has_snapshot = row
+    return Alert(*fields, bool(has_snapshot))
 
 
 def _cut(db: sqlite3.Connection, table: str, limit: int) -> None:
