@@ -12,7 +12,7 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -331,8 +331,7 @@ class Book:
 
 
 def _alert(row: tuple[Any, ...]) -> Alert:
-    *fields, has_snapshot = row
-    return Alert(*fields, bool(has_snapshot))
+    return replace(Alert(*row), has_snapshot=bool(row[-1]))
 
 
 def _cut(db: sqlite3.Connection, table: str, limit: int) -> None:
