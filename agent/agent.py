@@ -129,7 +129,8 @@ class Agent:
 
     def _pulled(self) -> list[tuple[str, str]]:
         """Names and addresses of the cameras that we connect to, rather than they to us."""
-        return [(name, camera.url) for name, camera in self.settings.cameras.items() if camera.url is not None]
+        cameras = self.settings.cameras.items()
+        return [(name, camera.url) for name, camera in cameras if camera.url is not None and camera.enabled]
 
     async def _follow(self, camera: str, url: str) -> None:
         url = f"webcam:{url}" if url.startswith("/dev/") else url
@@ -184,6 +185,8 @@ class Agent:
         configured = self.settings.cameras.get(camera)
         if configured is not None and configured.url is not None:
             return f"'{camera}' is a camera that this server connects to by itself; publish under another name"
+        if configured is not None and not configured.enabled:
+            return f"the camera '{camera}' is switched off (cameras.{camera}.enabled)"
         if configured is None and not self.settings.allow_new_cameras:
             return f"there is no camera '{camera}', and new ones are not allowed (allow_new_cameras)"
         return None

@@ -11,6 +11,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, ByteSize, Field, JsonValue, SecretStr, model_validator
 
+from agent.alerts.webhook_settings import WebhookSettings
+from agent.alerts.settings import AlertsSettings, RuleSettings
 from agent.config_types import (
     Part,
     Scope,
@@ -24,6 +26,7 @@ from agent.config_types import (
     is_loopback,
     redact_url,
 )
+from agent.mqtt.settings import MqttSettings
 from agent.times import local_zone_name
 
 
@@ -34,6 +37,7 @@ class CameraSettings(Part):
         default=None,
         description="RTSP or HTTP address, video file or webcam:0; null: the camera publishes over WebRTC (WHIP)",
     )
+    enabled: bool = Field(default=True, description="false: no frames are taken; what is remembered stays")
     rate_hz: float = Field(default=1.0, gt=0, le=30, description="frames kept per second")
     timezone: Zone = Field(default_factory=local_zone_name, description="IANA zone the camera's times are shown in")
     max_width: int = Field(
@@ -205,13 +209,22 @@ class Settings(Part):
     host: str = Field(default="127.0.0.1", min_length=1, description="address to listen on; 0.0.0.0: all of them")
     port: int = Field(default=8080, ge=0, le=65_535, description="TCP port; 0: any free one")
     allow_new_cameras: bool = Field(default=True, description="a publisher may name a camera that is not listed here")
+    public_url: Annotated[str, AfterValidator(check_base_url)] | None = Field(
+        default=None, description="address at which others reach this agent: URLs in messages begin with it"
+    )
     cameras: dict[Slug, CameraSettings] = Field(default_factory=dict, description="cameras by name")
     model: ModelSettings = ModelSettings()
     answering: AnsweringSettings = AnsweringSettings()
     answerer: AnswererSettings = AnswererSettings()
     streaming: StreamingSettings = StreamingSettings()
+    mqtt: MqttSettings = MqttSettings()
+    webhooks: dict[Slug, WebhookSettings] = Field(
+        default_factory=dict, description="receivers of alert events by name, over HTTP"
+    )
     security: SecuritySettings = SecuritySettings()
     tls: TlsSettings = TlsSettings()
+    rules: dict[Slug, RuleSettings] = Field(default_factory=dict, description="standing questions by name")
+    alerts: AlertsSettings = AlertsSettings()
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     @model_validator(mode="after")

@@ -122,4 +122,4 @@ def _touches(payload: bytes, after: float, before: float) -> bool:
     """True when the time from the event's first evidence to its own overlaps [after, before]."""
     event = json.loads(payload)
     times = [event["start_time"], event["time"], *(frame["time"] for frame in event["frames"])]
-    return min(times) <= before and after <= max(times)
+    return bool(min(times) <= before and after <= max(times))

@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 import aiomqtt
+from aiomqtt.exceptions import MqttConnectError
 from paho.mqtt.reasoncodes import ReasonCode
 
 from agent.mqtt.client import connected
@@ -75,7 +76,11 @@ class Bridge:
     async def run(self) -> None:
         """For ever. When cancelled, the broker is told "offline" first."""
         loop = asyncio.get_running_loop()
-        self.desk.book.listen(lambda: loop.call_soon_threadsafe(self.desk.wake.set))
+
+        def wake() -> None:
+            loop.call_soon_threadsafe(self.desk.wake.set)
+
+        self.desk.book.listen(wake)
         while True:
             try:
                 async with self._broker() as address:
@@ -131,7 +136,7 @@ class Bridge:
 
 def _in_words(error: Exception, address: tuple[str, int]) -> str:
     where = f"the broker at {address[0]}:{address[1]}"
-    if isinstance(error, aiomqtt.MqttConnectError):
+    if isinstance(error, MqttConnectError):
         reason = str(error.rc) if isinstance(error.rc, ReasonCode) else str(error)
         advice = _ADVICE.get(reason)
         return f"{where} refuses the connection: {reason}" + (f" ({advice})" if advice else "")

@@ -30,20 +30,21 @@ class Client(aiomqtt.Client):
         super().__init__(*args, **kwargs)
         self._client.connect_timeout = CONNECT_TIMEOUT_S
         self._turn = asyncio.Lock()
-        self._reason: ReasonCode | None = None
+        self._reasons: list[ReasonCode] = []  # of the publication in hand
 
     async def put(self, topic: str, payload: bytes, *, retain: bool, properties: Properties | None = None) -> None:
         """Publish with QoS 1 and wait for the broker's word. Raises Refused or another MqttError."""
         async with self._turn:
-            self._reason = None
+            self._reasons.clear()
             await self.publish(topic, payload, qos=1, retain=retain, properties=properties)
-            if self._reason is not None and self._reason.is_failure:
-                raise Refused(f"the broker refuses {topic}: {self._reason}")
+            for reason in self._reasons:
+                if reason.is_failure:
+                    raise Refused(f"the broker refuses {topic}: {reason}")
 
     def _on_publish(
         self, client: Any, userdata: Any, mid: int, reason_code: ReasonCode, properties: Properties
     ) -> None:
-        self._reason = reason_code
+        self._reasons.append(reason_code)
         super()._on_publish(client, userdata, mid, reason_code, properties)
 
 
