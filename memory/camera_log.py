@@ -38,6 +38,10 @@ class CameraLog:
     def newest_time(self) -> float | None:
         return None if not self.segments else float(self.segments[-1].times[self.segments[-1].count - 1])
 
+    @property
+    def oldest_time(self) -> float | None:
+        return None if not self.segments else float(self.segments[0].times[self.segments[0].floor])
+
     def open_segment(self) -> Segment | None:
         """The segment that takes the next frame, if there is one with room."""
         return None if not self.segments or self.segments[-1].closed else self.segments[-1]
@@ -181,8 +185,7 @@ class CameraLog:
             frames += int(held.sum())
             encoded += int((s.encoded[s.live()] & held).sum())
             hot += int((s.present[s.live()] & held).sum())
-        oldest = float(self.segments[0].times[self.segments[0].floor]) if self.segments else None
-        return CameraStats(frames, encoded, hot, self.num_bytes, oldest, self.newest_time)
+        return CameraStats(frames, encoded, hot, self.num_bytes, self.oldest_time, self.newest_time)
 
 
 def _begins(block: Block, segment: Segment) -> bool:

@@ -15,6 +15,7 @@ of them lets go, the arrays are overwritten. What a file system or a disk keeps 
 beyond this module. Not thread-safe: the store holds its locks.
 """
 
+import math
 import os
 import weakref
 from collections.abc import Iterable, Sequence
@@ -27,6 +28,7 @@ import numpy.typing as npt
 from memory.camera_log import CameraLog
 from memory.codec import VECTOR_HEADER, VECTOR_MAGIC, vector_record_size
 from memory.errors import StorageError
+from memory.forgetting import Forgetting
 from memory.journal import Journal
 from memory.segment_file import file_size, segment_paths, storage_error, sync_folder, unlink_files
 
@@ -37,22 +39,27 @@ _RECORD_SUFFIXES = (".frames", ".vectors")
 class Erasing:
     """What has been erased, and the steps above over one journal and one folder of segments."""
 
-    def __init__(self, journal: Journal, folder: Path) -> None:
+    def __init__(self, journal: Journal, folder: Path, forgetting: Forgetting) -> None:
         self._journal = journal
+        self._forgetting = forgetting
         self._folder = folder
         self.num_erased = 0
 
     def erase(self, log: CameraLog | None, camera: str, lower: float, upper: float) -> int:
         """Frames erased. StorageError: not begun, or begun and to be completed by `finish` (see the message)."""
-        erasure = self._journal.begin_erasure(camera, lower, upper)
-        self.num_erased += len(erasure.frame_ids)
-        if log is not None:
-            forget_between(log, lower, upper)
+        oldest = None if log is None else log.oldest_time
+        evicted_before = -math.inf if oldest is None else oldest
+        erasure = self._journal.begin_erasure(camera, lower, upper, evicted_before)
+        self.num_erased += erasure.num_frames
         try:
+            if log is not None:
+                self._forgetting.num_evicted += forget_between(log, lower, upper)
             self.finish()
         except StorageError as error:
-            raise StorageError(f"erased from the memory, not yet from the disk, which is tried again: {error}") from error
-        return len(erasure.frame_ids)
+            raise StorageError(
+                f"erased from the memory, not yet from the disk, which is tried again: {error}"
+            ) from error
+        return erasure.num_frames
 
     def finish(self) -> None:
         """Goes on with erasures that have begun. StorageError leaves them for the next time."""
@@ -131,16 +138,23 @@ def _vector_ranges(path: Path, offsets: Sequence[int | None]) -> list[tuple[int,
     return ranges
 
 
-def forget_between(log: CameraLog, lower: float, upper: float) -> None:
-    """Replaces the segments of a camera that hold frames of the range by ones that do not."""
+def forget_between(log: CameraLog, lower: float, upper: float) -> int:
+    """Replaces the segments of a camera that hold frames of the range, or evicted ones, by segments that do not.
+
+    Returns how many evicted frames went: a smaller history must not bring them back at the next start.
+    """
+    num_evicted = 0
     for segment in list(log.segments):
         times = segment.times[: segment.count]
         erased = (times >= lower) & (times <= upper)
+        num_evicted += int((~erased[: segment.floor]).sum())
+        erased[: segment.floor] = True
         if not erased.any():
             continue
         log.replace(segment, None if erased.all() else segment.without(erased))
         weakref.finalize(segment, _wipe, segment.held(), segment.index)  # windows may still compute with it
         segment.lose(np.flatnonzero(erased))
+    return num_evicted
 
 
 def _wipe(arrays: list[npt.NDArray[Any]], owner: Any) -> None:

@@ -12,6 +12,7 @@ Frame ids are handed out from blocks reserved with a full sync, so that no id is
 rows back. Knows nothing of vectors' contents, windows or limits. Not thread-safe: the store holds its lock.
 """
 
+import math
 import sqlite3
 import zlib
 from collections.abc import Iterator, Sequence
@@ -74,7 +75,7 @@ class Erasure:
     lower: float  # lower <= time <= upper
     upper: float
     segments: tuple[int, ...]  # those that lost rows
-    frame_ids: tuple[int, ...] = ()  # known to the call that began it, not kept
+    num_frames: int = 0  # known to the call that began it, not kept
 
     def covers(self, camera: str, time: float) -> bool:
         return camera == self.camera and self.lower <= time <= self.upper
@@ -187,13 +188,18 @@ class Journal:
         """Highest frame_id of this camera that was evicted, 0 if none was."""
         return self.setting(f"forgotten/{camera}") or 0
 
-    def begin_erasure(self, camera: str, lower: float, upper: float) -> Erasure:
-        """Deletes the rows with lower <= time <= upper and records, in the same synced commit, that their bytes must go."""
-        where, values = "camera = ? AND time >= ? AND time <= ?", (camera, lower, upper)
+    def begin_erasure(self, camera: str, lower: float, upper: float, evicted_before: float = -math.inf) -> Erasure:
+        """Deletes the rows with lower <= time <= upper and records, in the same synced commit, that their bytes must go.
+
+        Rows older than `evicted_before` go with them, uncounted.
+        """
+        where = "camera = ? AND ((time >= ? AND time <= ?) OR time < ?)"
+        values = (camera, lower, upper, evicted_before)
         with self._synced(), self._transaction("erase rows"):
-            found = self._db.execute(f"SELECT frame_id, segment FROM frames WHERE {where}", values).fetchall()  # noqa: S608
+            found = self._db.execute(f"SELECT time, segment FROM frames WHERE {where}", values).fetchall()  # noqa: S608
             segments = tuple(sorted({segment for _, segment in found}))
-            erasure = Erasure(0, camera, lower, upper, segments, tuple(frame_id for frame_id, _ in found))
+            num_frames = sum(lower <= time <= upper for time, _ in found)
+            erasure = Erasure(0, camera, lower, upper, segments, num_frames)
             row = (camera, lower, upper, " ".join(map(str, segments)), erasure.checksum())
             self._db.execute("INSERT INTO erasures (camera, lower, upper, segments, row_crc) VALUES (?,?,?,?,?)", row)
             number = self._db.execute("SELECT last_insert_rowid()").fetchone()[0]

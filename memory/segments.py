@@ -171,8 +171,8 @@ class Segment:
 
     def held(self) -> list[npt.NDArray[Any]]:
         """Every array with something of what the frames show. `halves` is valid while `index` lives."""
-        arrays = [self.halves, self.norms, self.summaries, self.patches, self.scalars]
-        return [array for array in arrays if array is not None]
+        arrays: list[npt.NDArray[Any]] = [self.halves, self.norms, self.summaries]
+        return [*arrays, *(array for array in (self.patches, self.scalars) if array is not None)]
 
     def lose(self, slots: Int64) -> None:
         """These frames are erased: no picture and no metadata of them is read any more, by no window either."""

@@ -93,7 +93,7 @@ class MemoryStore:
             raise
         self._recovered = found
         self._forgetting = Forgetting(self._journal)
-        self._erasing = Erasing(self._journal, segments)
+        self._erasing = Erasing(self._journal, segments, self._forgetting)
         for camera, camera_segments in found.segments.items():
             self._adopt(camera, camera_segments)
 
@@ -104,7 +104,8 @@ class MemoryStore:
             segment.closed = segment is not segments[-1]
             segment.seal_if_complete()
             log.segments.append(segment)
-            log.grown(segment, segment.count, segment.frames_end + vector_size(*self._sizes) * segment.count)
+            room = vector_size(*self._sizes) * (segment.count - segment.num_encoded)
+            log.grown(segment, segment.count, segment.frames_end + segment.vectors_end + room)
         self._forgetting.forget(log.trim(newest=log.newest_time))
         self._make_blocks(log)
 

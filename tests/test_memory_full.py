@@ -118,7 +118,7 @@ def test_a_real_full_disk(small_disk: Path) -> None:
 
 def test_a_quota(tmp_path: Path) -> None:
     with open_store(tmp_path, frames=10_000) as store:
-        with file_size_limit(70_000):  # of a segment file: the fourth picture of a segment does not fit
+        with file_size_limit(78_000):  # of a segment file: the fourth picture of a segment does not fit
             ids, refused = append_until_full(store, 0)
             assert len(ids) == 3
             check_serves_few(store, ids)
