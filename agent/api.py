@@ -28,7 +28,7 @@ def build_app(agent: Agent, auth: Auth, settings: Settings, *, keep_alive_s: flo
     """The application over a running agent. `keep_alive_s`: a silent stream sends a comment so often."""
     guard = Guard(auth, settings.security.url_ttl_s, agent.clock)
     parts = (
-        PageRoutes(guard),
+        PageRoutes(agent, guard),
         ChatRoutes(agent, guard, keep_alive_s),
         CameraRoutes(agent, guard),
         HealthRoutes(agent, guard),

@@ -22,6 +22,7 @@ from agent.config_types import check_scope
 
 TOKENS_FILE = "tokens.json"
 _VERSION = 1
+_ISSUED = "vt_"  # how a token begins that expires by itself
 # What first start makes: one token for the owner and one for cameras, which must not be able to read what others see.
 _FIRST_TOKENS: tuple[tuple[str, frozenset[str]], ...] = (
     ("owner", frozenset({"admin"})),
@@ -89,18 +90,44 @@ class Auth:
         auth.created = created
         return auth
 
-    def check(self, authorization: str | None, scope: str) -> Token | None:
+    def check(self, authorization: str | None, scope: str, now: float | None = None) -> Token | None:
         """The token in an `Authorization` header, if it covers `scope`; None when security is off.
 
-        Raises AuthError: 401 without a valid token, 403 when the token does not cover `scope`.
+        `now`: unix seconds, without which no issued token counts. Raises AuthError: 401 without a valid token, 403 when
+        the token does not cover `scope`.
         """
-        found = self.identify(authorization)
+        found = self.identify(authorization, now)
         if found is not None and not found.allows(scope):
             message = f'the token "{found.name}" does not cover "{scope}"'
             raise AuthError(403, message, _challenge(error="insufficient_scope", scope=scope))
         return found
 
-    def identify(self, authorization: str | None) -> Token | None:
+    def issue(self, scope: str, now: float, ttl_s: float) -> Token:
+        """A token for one scope that expires by itself; nothing is kept of it, so it cannot be withdrawn earlier.
+
+        Its secret says what it opens and until when, signed: "vt_publish:gate.1795364705.<signature>".
+        """
+        claim = f"{check_scope(scope)}.{int(now + ttl_s)}"
+        return Token(
+            "link", f"{_ISSUED}{claim}.{self._signature(_ISSUED + claim, int(now + ttl_s))}", frozenset({scope})
+        )
+
+    def _issued(self, secret: str, now: float) -> Token:
+        """The token that `issue` made. Raises AuthError when it is forged or has expired."""
+        claim, _, signature = secret.removeprefix(_ISSUED).rpartition(".")
+        scope, _, exp = claim.rpartition(".")
+        try:
+            self.verify_path(_ISSUED + claim, exp, signature, now)
+        except AuthError as error:
+            message = (
+                "this link has expired: ask for a fresh one"
+                if "expired" in error.message
+                else "the token is not known here"
+            )
+            raise AuthError(401, message, _challenge(error="invalid_token")) from None
+        return Token("link", secret, frozenset({scope}))
+
+    def identify(self, authorization: str | None, now: float | None = None) -> Token | None:
         """The token in an `Authorization` header, whatever it covers; None when security is off.
 
         Every known token is compared, each in constant time, so that timing tells nothing. Raises AuthError (401).
@@ -110,6 +137,8 @@ class Auth:
         if not authorization:
             raise AuthError(401, "this needs a token: send `Authorization: Bearer <token>`", _challenge())
         kind, _, secret = authorization.partition(" ")
+        if kind.lower() == "bearer" and secret.strip().startswith(_ISSUED) and now is not None:
+            return self._issued(secret.strip(), now)
         found = self._find(secret.strip()) if kind.lower() == "bearer" else None
         if found is None:
             raise AuthError(401, "the token is not known here", _challenge(error="invalid_token"))

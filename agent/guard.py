@@ -20,14 +20,14 @@ class Guard:
     def check(self, request: Request, scope: str) -> None:
         """Raises NotAllowed unless the request's token covers `scope`."""
         try:
-            self.auth.check(request.headers.get("authorization"), scope)
+            self.auth.check(request.headers.get("authorization"), scope, self._clock())
         except AuthError as error:
             raise NotAllowed(error.message, status=error.status, headers=error.headers) from None
 
     def who(self, request: Request) -> Token | None:
         """The request's token, whatever it opens; None when security is off. Raises NotAllowed."""
         try:
-            return self.auth.identify(request.headers.get("authorization"))
+            return self.auth.identify(request.headers.get("authorization"), self._clock())
         except AuthError as error:
             raise NotAllowed(error.message, status=error.status, headers=error.headers) from None
 
@@ -41,6 +41,10 @@ class Guard:
             self.auth.verify_path(request.url.path, query.get("exp"), query.get("sig"), self._clock())
         except AuthError as error:
             raise NotAllowed(error.message, status=error.status, headers=error.headers) from None
+
+    def issue(self, scope: str, ttl_s: float) -> Token:
+        """A token for one scope that expires after `ttl_s`."""
+        return self.auth.issue(scope, self._clock(), ttl_s)
 
     def sign(self, path: str) -> str:
         """`path` with a signature that opens it without a token until it expires."""

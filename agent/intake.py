@@ -41,6 +41,16 @@ def encode_jpeg(image: NDArray[np.uint8], quality: int = JPEG_QUALITY) -> bytes:
     return buffer.getvalue()
 
 
+def smaller_jpeg(jpeg: bytes, width: int) -> bytes:
+    """The picture at most `width` pixels across. Raises OSError (PIL) when it is damaged."""
+    with Image.open(io.BytesIO(jpeg)) as picture:
+        if picture.width <= width:
+            return jpeg
+        size = (width, max(1, round(picture.height * width / picture.width)))
+        picture.draft("RGB", size)  # the decoder itself leaves out detail that would be scaled away
+        return encode_jpeg(np.asarray(picture.convert("RGB").resize(size, Image.Resampling.BILINEAR)))
+
+
 def decode_jpeg(jpeg: bytes) -> NDArray[np.uint8]:
     """RGB picture, uint8 (H, W, 3), of stored JPEG bytes. Raises OSError (PIL) when they are damaged."""
     with Image.open(io.BytesIO(jpeg)) as picture:
@@ -90,6 +100,7 @@ class Intake:
         self.camera = camera
         self.counters = IntakeCounters()
         self.source: Source | None = None
+        self.newest_id: int | None = None  # of the last frame remembered since the agent started
         self.problem: str | None = None  # why frames are being lost, in words for an operator
         self._store = store
         self._backlog = backlog
@@ -130,6 +141,7 @@ class Intake:
                 return
             self._last_time = time
         self.problem = None
+        self.newest_id = frame_id
         self.counters.remembered += 1
         self._backlog.put(frame_id)
 

@@ -6,11 +6,11 @@ from typing import Any
 from starlette.requests import Request
 
 from agent.agent import Agent
-from agent.auth import AuthError
 from agent.config import IceServer as IceServerSettings
 from agent.config import Settings
 from agent.guard import Guard
 from agent.metrics import Reader, Reading
+from agent.problems import NotAllowed
 from streaming.answer import IceServer
 from streaming.frame import Source
 from streaming.problem import Rejected
@@ -24,8 +24,8 @@ def whip_server(agent: Agent, guard: Guard, settings: Settings) -> WhipServer:
 
     def authorize(request: Request, camera: str) -> None:
         try:
-            guard.auth.check(request.headers.get("authorization"), f"publish:{camera}")
-        except AuthError as error:
+            guard.check(request, f"publish:{camera}")
+        except NotAllowed as error:
             raise Rejected(error.status, error.message, error.headers) from None
         refusal = agent.may_publish(camera)
         if refusal is not None:

@@ -5,6 +5,7 @@ A picture opens with a token or with the signed URL that a citation carries; suc
 
 import asyncio
 import math
+from contextlib import suppress
 from typing import Any
 
 from starlette.requests import Request
@@ -13,12 +14,14 @@ from starlette.routing import Route
 
 from agent.agent import Agent
 from agent.guard import Guard
-from agent.problems import NotFound
+from agent.intake import smaller_jpeg
+from agent.problems import BadRequest, NotFound
 from agent.query import moment, whole_number
 from memory.errors import FrameGone
 from memory.records import FrameRecord
 
 DEFAULT_LIMIT, MAX_LIMIT = 100, 1000
+MAX_WIDTH = 7680
 _PICTURE_CACHE = "private, max-age=3600, immutable"  # a frame never changes; only its browser may keep it
 
 
@@ -49,35 +52,44 @@ class CameraRoutes:
         return JSONResponse(await asyncio.to_thread(self._describe, camera))
 
     async def frames(self, request: Request) -> Response:
-        """Encoded frames inside [after, before], rising time; `next_after`, where given, begins the next page."""
+        """Encoded frames inside [after, before], rising time; `next_after`, where given, begins the next page.
+
+        With `order=desc` the newest come first, and `next_before` ends the next page.
+        """
         self.guard.check(request, "ask")
         camera = await self._named(request)
         zone = self.agent.zone_of(camera)
         after, before = (moment(request, name, zone) for name in ("after", "before"))
         limit = whole_number(request, "limit", DEFAULT_LIMIT, MAX_LIMIT)
-        return JSONResponse(await asyncio.to_thread(self._list, camera, after, before, limit))
+        newest_first = _newest_first(request)
+        return JSONResponse(await asyncio.to_thread(self._list, camera, after, before, limit, newest_first))
 
-    def _list(self, camera: str, after: float | None, before: float | None, limit: int) -> dict[str, Any]:
+    def _list(
+        self, camera: str, after: float | None, before: float | None, limit: int, newest_first: bool
+    ) -> dict[str, Any]:
         window = self.agent.store.window((camera,), after, before)
-        rows = range(min(limit, window.num_frames))
+        rows = range(window.num_frames)[:: -1 if newest_first else 1][:limit]
         listed = [
             self._frame(FrameRecord(int(window.frame_ids[row]), camera, float(window.times[row]), window.metadata(row)))
             for row in rows
         ]
-        more = window.num_frames > limit
-        next_after = math.nextafter(float(window.times[limit - 1]), math.inf) if more else None
-        unencoded = window.unencoded
-        return {"object": "list", "data": listed, "next_after": next_after, "unencoded": unencoded}
+        name, beyond = ("next_before", -math.inf) if newest_first else ("next_after", math.inf)
+        bound = math.nextafter(float(window.times[rows[-1]]), beyond) if window.num_frames > limit else None
+        return {"object": "list", "data": listed, name: bound, "unencoded": window.unencoded}
 
     async def frame(self, request: Request) -> Response:
         self.guard.check(request, "ask")
         return JSONResponse(await asyncio.to_thread(lambda: self._frame(self._record(request))))
 
     async def picture(self, request: Request) -> Response:
+        """The JPEG as it is kept, or at most `width` pixels across."""
         self.guard.check_signed(request, "ask")
+        width = whole_number(request, "width", MAX_WIDTH, MAX_WIDTH)
         try:
             jpeg = await asyncio.to_thread(self.agent.store.jpeg, request.path_params["frame_id"])
-        except FrameGone:
+            if "width" in request.query_params:
+                jpeg = await asyncio.to_thread(smaller_jpeg, jpeg, width)
+        except (FrameGone, OSError):
             raise _gone(request) from None
         return Response(jpeg, media_type="image/jpeg", headers={"Cache-Control": _PICTURE_CACHE})
 
@@ -105,6 +117,17 @@ class CameraRoutes:
             "url": url,
         }
 
+    def _latest(self, camera: str, newest: float | None) -> dict[str, Any] | None:
+        """The newest frame; after a restart the newest one that is encoded, until another comes."""
+        intake = self.agent.intakes.get(camera)
+        with suppress(FrameGone):
+            if intake is not None and intake.newest_id is not None:
+                return self._frame(self.agent.store.record(intake.newest_id))
+            window = self.agent.store.window((camera,), newest)
+            if newest is not None and window.num_frames:
+                return self._frame(self.agent.store.record(int(window.frame_ids[-1])))
+        return None
+
     def _describe(self, camera: str) -> dict[str, Any]:
         stats = self.agent.store.stats(camera)
         intake = self.agent.intakes.get(camera)
@@ -118,6 +141,8 @@ class CameraRoutes:
             "bytes": stats.bytes,
             "oldest": stats.oldest,
             "newest": stats.newest,
+            "latest": self._latest(camera, stats.newest),
+            "recorder_url": self.agent.settings.camera(camera).recorder_url,
             "problem": None if intake is None else intake.problem,
             "remembered": 0 if intake is None else intake.counters.remembered,
             "lost": 0 if intake is None else intake.counters.lost,
@@ -139,6 +164,13 @@ class CameraRoutes:
                 "detail": source.detail,
             }
         return described
+
+
+def _newest_first(request: Request) -> bool:
+    order = request.query_params.get("order", "asc")
+    if order not in ("asc", "desc"):
+        raise BadRequest("'order' is asc or desc.", param="order")
+    return order == "desc"
 
 
 def _gone(request: Request) -> NotFound:

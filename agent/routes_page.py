@@ -1,4 +1,4 @@
-"""The web page at `/`: files of `agent/page/`, and who the asker is.
+"""The web page at `/`: files of `agent/page/`, who the asker is, and tokens for phones that are to be cameras.
 
 The files hold no data, so they need no token; everything the page shows comes over the API, which does. The
 Content-Security-Policy lets the page load its own files and talk to its own server, nothing else, and nothing inline.
@@ -12,8 +12,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from agent.agent import Agent
 from agent.guard import Guard
-from agent.problems import NotFound
+from agent.problems import BadRequest, NotFound
 
 _TYPES = {
     ".html": "text/html; charset=utf-8",
@@ -30,6 +31,9 @@ _HEADERS = {
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
+
+
+PUBLISH_TTL_S = 7 * 86_400.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +59,8 @@ def page_files() -> dict[str, PageFile]:
 class PageRoutes:
     """The endpoints."""
 
-    def __init__(self, guard: Guard) -> None:
+    def __init__(self, agent: Agent, guard: Guard) -> None:
+        self.agent = agent
         self.guard = guard
         self._files = page_files()
 
@@ -65,6 +70,7 @@ class PageRoutes:
             Route("/", self.index),
             Route("/page/{file}", self.file),
             Route("/v1/whoami", self.whoami),
+            Route("/v1/cameras/{camera}/publish-token", self.publish_token, methods=["POST"]),
         ]
 
     async def index(self, request: Request) -> Response:
@@ -90,3 +96,15 @@ class PageRoutes:
         if token is None:
             return JSONResponse({"object": "identity", "name": None, "scopes": ["admin"]})
         return JSONResponse({"object": "identity", "name": token.name, "scopes": sorted(token.scopes)})
+
+    async def publish_token(self, request: Request) -> Response:
+        """A token with which another device may publish this one camera for a week. Whoever makes it is an admin."""
+        self.guard.check(request, "admin")
+        camera = request.path_params["camera"]
+        refusal = self.agent.may_publish(camera)
+        if refusal is not None:
+            raise BadRequest(f"{refusal}.", param="camera")
+        token = self.guard.issue(f"publish:{camera}", PUBLISH_TTL_S)
+        return JSONResponse(
+            {"object": "token", "scope": f"publish:{camera}", "token": token.secret, "ttl_s": PUBLISH_TTL_S}
+        )
