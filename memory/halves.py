@@ -25,11 +25,12 @@ def scale_of(halves: Float16) -> Float32:
     return scales
 
 
-def decode(halves: Float16, scales: Float32) -> Float32:
-    """(n, D) float16 and (n,) float32 -> (n, D) float32 unit vectors, newly made. halves must be finite."""
-    bits = halves.view(np.int16).astype(np.int32)
+def decode(halves: Float16, scales: Float32, out: Float32 | None = None) -> Float32:
+    """(n, D) float16 and (n,) float32 -> (n, D) float32 unit vectors, in `out` or newly made. halves must be finite."""
+    unit: Float32 = np.empty(halves.shape, np.float32) if out is None else out
+    bits = unit.view(np.int32)
+    np.copyto(bits, halves.view(np.int16))
     np.left_shift(bits, 13, out=bits)
     np.bitwise_and(bits, _SIGN_AND_MAGNITUDE, out=bits)
-    unit: Float32 = bits.view(np.float32)
     unit *= (scales * _EXPONENT_SHIFT)[:, None]
     return unit

@@ -16,6 +16,7 @@ import numpy as np
 from memory.halves import decode
 from memory.records import Float16, Float32, Int64
 
+_LEAST, _SHARES = 32, 8  # candidates asked of each part: so many, and so many times its share of k
 CHUNK_ROWS = 256  # decoded and scored at once: half a megabyte at D = 512 stays in the cache
 
 
@@ -84,7 +85,9 @@ def rank_all(parts: Sequence[Ranked], query: Float32) -> tuple[Int64, Float32]:
 
 def rank_top(parts: Sequence[Ranked], query: Float32, k: int) -> tuple[Int64, Float32]:
     """The first k of `rank_all`, for k well below the number of rows."""
-    found = [_candidates(part, query, k) for part in parts]
+    num_rows = sum(part.num_rows for part in parts)
+    # of each part several times its share: more would rarely be needed, and where it is, all of the part is scored
+    found = [_candidates(part, query, _LEAST + _SHARES * k * part.num_rows // num_rows) for part in parts]
     kth = np.partition(np.concatenate([scores for _, scores, _ in found]), -k)[-k]
     # |computed - true| <= (D + 4) 2^-24 |row||query| for either way of summing; so a row of the true first k lies
     # within twice their difference of the k-th score found

@@ -108,14 +108,13 @@ class Window:
         self.frame_ids: Int64 = _joined([p.segment.frame_ids[p.slots] for p in parts], np.int64)
         self.times: Float64 = _joined([p.segment.times[p.slots] for p in parts], np.float64)
         self.camera_index: Int32 = _joined([np.full(p.num_rows, p.camera_index) for p in parts], np.int32)
-        self._asked = b""  # the last query
-        self._ranking: tuple[bytes, Int64, Float32] | None = None  # and the full ranking for one
+        self._ranking: tuple[bytes, Int64, Float32] | None = None  # the last query ranked in full, and its ranking
 
     def top(self, query: Float32, k: int) -> tuple[Int64, Float32]:
         """The k rows nearest to `query` (D,) unit float32: rows (k,) int64, scores (k,) float32; fewer if N < k.
 
-        Exactly the first k of one stable full sort (falling score, ties by lower row). Asking again for the same query
-        costs one full ranking, kept for whatever is asked after it: a walk in growing stages ranks twice at most.
+        Exactly the first k of one stable full sort (falling score, ties by lower row). A k beyond an eighth of the rows
+        costs one full ranking, kept for whatever is asked with the same query after it.
         """
         query = np.ascontiguousarray(query, np.float32)
         if query.shape != self._background.shape[1:] or not np.isfinite(query).all():
@@ -127,8 +126,7 @@ class Window:
         key = query.tobytes()
         ranking = self._ranking
         if ranking is None or ranking[0] != key:
-            if key != self._asked and k * 8 <= self.num_frames:
-                self._asked = key
+            if k * 8 <= self.num_frames:
                 return rank_top(self._parts, query, k)
             ranking = self._ranking = (key, *rank_all(self._parts, query))
         return ranking[1][:k].copy(), ranking[2][:k].copy()
@@ -138,7 +136,11 @@ class Window:
         wanted = self._checked(rows)
         gathered: Float32 = np.empty((len(wanted), self._background.shape[1]), np.float32)
         for part, slots, places in self._places(wanted):
-            gathered[places] = decode(part.unit_halves[slots], part.unit_scales[slots])
+            halves, scales = part.unit_halves[slots], part.unit_scales[slots]
+            if isinstance(places, slice):
+                decode(halves, scales, gathered[places])
+            else:
+                gathered[places] = decode(halves, scales)
         return gathered
 
     def norms(self, rows: npt.ArrayLike) -> Float32:

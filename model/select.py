@@ -3,6 +3,11 @@
 In: frames ranked by their cosine with the question, and their unit embeddings. Out: rows of the window, rising.
 numpy only; no files, no torch, no clock. Time: O(walked * K * D), never a matrix of all frames by all frames.
 
+The walk goes down the ranking while that is short. A camera whose frames are mostly alike would make it go on to the
+last frame, picking embeddings from all over the memory; so when the first thousand did not suffice, the rest is sifted:
+read in the order in which it lies, compared with what has been taken, and only frames that are still candidates are
+ranked. The result is that of the one walk down the one ranking.
+
 A *row* is the place of a frame in one window. The rows of one camera are together and in rising time.
 """
 
@@ -15,8 +20,9 @@ import numpy as np
 from model.config import Fill
 
 Kind = Literal["relevant", "recent", "filling"]
-# Candidates are ranked in stages: so many first, then so many times more while the walk has not ended.
+# Candidates are ranked in stages: so many first, then so many times more; what is behind them is sifted.
 FIRST_STAGE, STAGE_GROWTH = 128, 8
+LEAST_SHARE = 64  # a further stage only for so many times its frames: sifting fewer costs no more than ranking again
 BLOCK_ROWS = 512  # rows whose embeddings are gathered and compared at once: 1 MB at D = 512 stays in the cache
 
 
@@ -106,6 +112,7 @@ class QueryCandidates:
     def __init__(self, frames: SearchableFrames, query: np.ndarray) -> None:
         self._frames = frames
         self._query = np.asarray(query, np.float32)
+        self._last: tuple[np.ndarray, np.ndarray] | None = None  # rows and their embeddings, as asked for last
 
     @property
     def num_frames(self) -> int:
@@ -117,12 +124,15 @@ class QueryCandidates:
         return self._frames.top(self._query, k)
 
     def scores(self, rows: np.ndarray) -> np.ndarray:
-        """Cosines with the question."""
-        return self._frames.embeddings(rows) @ self._query
+        """Cosines with the question, each computed from its row alone, as `top` does."""
+        unit = self._last[1] if self._last and self._last[0] is rows else self._frames.embeddings(rows)
+        scores: np.ndarray = np.vecdot(unit, self._query)
+        return scores
 
     def embeddings(self, rows: np.ndarray) -> np.ndarray:
         """Unit vectors."""
-        return self._frames.embeddings(rows)
+        self._last = rows, self._frames.embeddings(rows)
+        return self._last[1]
 
 
 class EmbeddingRedundancy:
@@ -240,27 +250,71 @@ def _walk(
     tau: np.float32,
     floor: np.float32,
 ) -> None:
-    """Algorithm 1 of the paper over candidates ranked in stages; adds to `chosen` until it holds `num_keyframes`."""
-    num_frames, done, stage = candidates.num_frames, 0, FIRST_STAGE
-    while done < num_frames and len(chosen) < num_keyframes:
-        # A last stage that would leave less than half behind ranks everything: ranking twice costs more.
-        stage = num_frames if 2 * stage >= num_frames else stage
-        rows, scores = candidates.top(stage)
-        for start in range(done, len(rows), BLOCK_ROWS):
-            block = rows[start : start + BLOCK_ROWS]
-            enough = np.asarray(scores[start : start + BLOCK_ROWS], np.float32) >= floor
-            relevant = block if enough.all() else block[: int(np.argmin(enough))]
-            _walk_block(relevant, redundancy, chosen, num_keyframes, tau)
-            if len(relevant) < len(block) or len(chosen) >= num_keyframes:
-                return
-        done, stage = len(rows), stage * STAGE_GROWTH
+    """Algorithm 1 of the paper; adds to `chosen` until it holds `num_keyframes`."""
+    num_frames = candidates.num_frames
+    waiting = np.ones(num_frames, bool)
+    for stage in (FIRST_STAGE, FIRST_STAGE * STAGE_GROWTH):
+        if len(chosen) >= num_keyframes or not waiting.any():
+            return
+        if stage > FIRST_STAGE and stage * LEAST_SHARE > num_frames:
+            break
+        rows, scores = candidates.top(min(stage, num_frames))
+        new = waiting[rows]
+        waiting[rows] = False
+        relevant = rows[new & (np.asarray(scores, np.float32) >= floor)]
+        for start in range(0, len(relevant), BLOCK_ROWS):
+            _walk_block(relevant[start : start + BLOCK_ROWS], redundancy, chosen, num_keyframes, tau)
+        if scores[-1] < floor:
+            return
+    rest = np.flatnonzero(waiting)
+    while len(rest) and len(chosen) < num_keyframes:
+        rest = _sift(candidates, redundancy, rest, tau, floor)
+        rest = _walk_down(rest, redundancy, chosen, num_keyframes, tau)
+
+
+def _sift(
+    candidates: Candidates, redundancy: Redundancy, rows: np.ndarray, tau: np.float32, floor: np.float32
+) -> np.ndarray:
+    """Those of the rows (rising) that nothing taken so far makes redundant, by falling relevance, ties by lower row."""
+    kept_rows, kept_scores = [rows[:0]], [np.empty(0, np.float32)]
+    for start in range(0, len(rows), BLOCK_ROWS):
+        block = rows[start : start + BLOCK_ROWS]
+        is_kept = ~(redundancy.open(block) > tau)
+        if is_kept.any():
+            scores = np.asarray(candidates.scores(block), np.float32)
+            is_kept &= scores >= floor
+            kept_rows.append(block[is_kept])
+            kept_scores.append(scores[is_kept])
+    left, scores = np.concatenate(kept_rows), np.concatenate(kept_scores)
+    ranked: np.ndarray = left[np.lexsort((left, -scores))]
+    return ranked
+
+
+def _walk_down(
+    ranked: np.ndarray, redundancy: Redundancy, chosen: dict[int, Kind], num_keyframes: int, tau: np.float32
+) -> np.ndarray:
+    """Walk over sifted rows until it is cheaper to sift again: after a barren stretch half as long as what is left.
+
+    Returns what is left, rising. The first of the sifted rows is always taken, so every round makes progress.
+    """
+    barren = 0
+    for start in range(0, len(ranked), BLOCK_ROWS):
+        block, before = ranked[start : start + BLOCK_ROWS], len(chosen)
+        _walk_block(block, redundancy, chosen, num_keyframes, tau)
+        if len(chosen) >= num_keyframes:
+            break
+        barren = barren + len(block) if len(chosen) == before else 0
+        left = ranked[start + len(block) :]
+        if 2 * barren >= len(left):
+            return np.sort(left)
+    return ranked[:0]
 
 
 def _walk_block(
     rows: np.ndarray, redundancy: Redundancy, chosen: dict[int, Kind], num_keyframes: int, tau: np.float32
 ) -> None:
     """Take what the paper's loop would take of these rows, in order; each take is one product with the block."""
-    if not len(rows):
+    if not len(rows) or len(chosen) >= num_keyframes:
         return
     closest = redundancy.open(rows)
     open_ = ~(closest > tau)
