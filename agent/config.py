@@ -11,8 +11,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, ByteSize, Field, JsonValue, SecretStr, model_validator
 
-from agent.alerts.webhook_settings import WebhookSettings
 from agent.alerts.settings import AlertsSettings, RuleSettings
+from agent.alerts.webhook_settings import WebhookSettings
 from agent.config_types import (
     Part,
     Scope,

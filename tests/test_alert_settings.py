@@ -1,6 +1,7 @@
 """Settings of rules: ranges, names, and parts of the week."""
 
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -8,6 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from agent.alerts.settings import RuleSettings, ScheduleSettings
+from agent.config_source import load_settings
 
 
 def at(text: str, zone: str = "Europe/Zurich") -> float:
@@ -60,12 +62,20 @@ def test_a_time_that_yaml_took_for_a_number_is_read_as_meant() -> None:
         ({"cameras": ["Yard"]}, "cannot be a name"),
         ({"condition": ""}, "at least 1 character"),
         ({"colour": 1}, "Extra inputs"),
-        ({"schedule": [{"days": []}]}, "at least 1 item"),
+        ({"schedule": [{"days": ["monday"]}]}, "Input should be 'mon'"),
     ],
 )
 def test_what_cannot_work_is_refused_in_words(changes: dict[str, Any], words: str) -> None:
     with pytest.raises(ValidationError, match=words):
         RuleSettings.model_validate({"condition": "a bag", **changes})
+
+
+def test_on_and_off_of_the_gate_are_named_as_they_are_written(tmp_path: Path) -> None:
+    file = tmp_path / "vilamp.yaml"
+    file.write_text("rules: {bag: {condition: a bag, gate: {on: 7, off: 3}, schedule: [{start: 22:00, end: 06:00}]}}")
+    rule = load_settings(file, environ={}).rules["bag"]
+    assert (rule.gate.on, rule.gate.off) == (7, 3)
+    assert (rule.schedule[0].start, rule.schedule[0].end) == ("22:00", "06:00")
 
 
 def test_a_rule_without_cameras_watches_all() -> None:

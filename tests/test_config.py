@@ -163,7 +163,7 @@ def test_no_slugs(name: str) -> None:
 
 def test_the_example_file_is_valid_and_is_the_defaults() -> None:
     settings = load_settings(ROOT / "vilamp.example.yaml", environ={})
-    bare = settings.model_copy(update={"cameras": {}, "webhooks": {}, "data_dir": Settings().data_dir})
+    bare = settings.model_copy(update={"cameras": {}, "webhooks": {}, "rules": {}, "data_dir": Settings().data_dir})
     assert bare == Settings()
     assert set(settings.cameras) == {"gate", "front-door"}
 

@@ -30,6 +30,13 @@ def check_clock(value: object) -> object:
 Clock = Annotated[str, BeforeValidator(check_clock)]
 
 
+def name_switches(value: object) -> object:
+    """`on` and `off` as names: YAML reads both, unquoted, as true and false, where they stand as keys too."""
+    if not isinstance(value, dict):
+        return value
+    return {{True: "on", False: "off"}.get(key, key) if isinstance(key, bool) else key: v for key, v in value.items()}
+
+
 class ConfirmSettings(Part):
     """n of the last m verdicts must be yes."""
 
@@ -67,7 +74,7 @@ class JudgeSettings(Part):
 class ScheduleSettings(Part):
     """A part of the week, by the camera's own clock. An end at or before the start lies on the next day."""
 
-    days: tuple[Day, ...] = Field(default=DAYS, min_length=1, description="days on which it starts: mon to sun")
+    days: tuple[Day, ...] = Field(default=(), description="days on which it starts: mon to sun; none named: every day")
     start: Clock = Field(default="00:00", description="local time of day")
     end: Clock = Field(default="24:00", description="local time of day, not included; 24:00: midnight")
 
@@ -77,11 +84,12 @@ class ScheduleSettings(Part):
         Worked example: days [fri], 22:00 to 06:00 covers Friday 23:00 and Saturday 05:59, not Friday 05:00.
         """
         local = datetime.fromtimestamp(time, load_zone(zone))
-        today, yesterday = DAYS[local.weekday()], DAYS[local.weekday() - 1]
+        days = self.days or DAYS
+        today, yesterday = DAYS[local.weekday()] in days, DAYS[local.weekday() - 1] in days
         minute, start, end = local.hour * 60 + local.minute, _minute(self.start), _minute(self.end)
         if start < end:
-            return today in self.days and start <= minute < end
-        return (today in self.days and minute >= start) or (yesterday in self.days and minute < end)
+            return today and start <= minute < end
+        return (today and minute >= start) or (yesterday and minute < end)
 
 
 def _minute(clock: str) -> int:
@@ -95,7 +103,7 @@ class RuleSettings(Part):
     condition: str = Field(min_length=1, max_length=300, description="what to watch for, in plain words")
     cameras: tuple[Slug, ...] = Field(default=(), description="cameras it watches; none named: all")
     enabled: bool = Field(default=True, description="false: it watches nothing")
-    gate: GateSettings = GateSettings()
+    gate: Annotated[GateSettings, BeforeValidator(name_switches)] = GateSettings()
     confirm: ConfirmSettings = ConfirmSettings()
     judge: JudgeSettings = JudgeSettings()
     clear: int = Field(default=2, ge=1, le=32, description="verdicts `no` in a row that end an alert")
