@@ -33,6 +33,7 @@ from model.select import Keyframes, QueryCandidates, select_keyframes
 
 if TYPE_CHECKING:
     from model.clip_encoder import ClipEncoder
+    from model.config import JudgeManner
     from model.features import FrameFeatures, TextFeatures, VisualContext
     from model.video_model import VideoModel
 
@@ -106,6 +107,11 @@ class Answering:
             await self._remote.check(question.cameras)
         async with aclosing(self._answer(question)) as events:
             return await collect(events)
+
+    @property
+    def judge_manner(self) -> "JudgeManner":
+        """How a condition is to be put to whoever answers."""
+        return "instruct" if self._remote is not None else self._speaker().config.live.judge
 
     async def embed(self, text: str) -> "TextFeatures":
         """The question as the model reads it. Raises QuestionTooLong."""

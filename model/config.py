@@ -13,6 +13,7 @@ Reference = Literal["keyframe", "released"]
 Redundancy = Literal["raw", "background"]
 PatchFeatures = Literal["vision", "hidden"]
 Fill = Literal["gaps", "none"]
+JudgeManner = Literal["instruct", "question"]  # how an alert's condition is put to it; see agent/alerts/wording.py
 
 # Text, chat markers and the answer need room beside the pictures: this many tokens, or a quarter of a small context.
 TEXT_RESERVE_TOKENS = 1024
@@ -153,12 +154,14 @@ class LiveConfig:
     merge_alpha: float = 0.01
     system_prompt: str = "You are a helpful assistant."
     card: str = ""
+    judge: JudgeManner = "instruct"
 
     def __post_init__(self) -> None:
         require_one_of("fill", self.fill, Fill)
         require_one_of("redundancy", self.redundancy, Redundancy)
         require_one_of("patch_features", self.patch_features, PatchFeatures)
         require_one_of("reference", self.reference, Reference)
+        require_one_of("judge", self.judge, JudgeManner)
         if self.recent < 0 or (self.num_keyframes is not None and self.num_keyframes < 1):
             raise ConfigError("recent must be at least 0 and num_keyframes at least 1")
         if self.merge_alpha <= 0:

@@ -10,6 +10,7 @@ import re
 
 from agent.alerts.machine import Verdict, Vote
 from agent.alerts.settings import RuleSettings
+from agent.alerts.wording import as_question, read_answer
 from agent.answering import Answering
 from agent.lanes import Priority
 from agent.question import Evidence, Question
@@ -58,9 +59,10 @@ class Judge:
         self, rule: RuleSettings, camera: str, frame_id: int, time: float, priority: Priority = Priority.JUDGE
     ) -> Vote:
         """The verdict on the seconds of `camera` that end with this frame. Raises Problem when the model cannot say."""
+        plain = self._answering.judge_manner == "question"
         answer = await self._answering.judge(
             Question(
-                question_for(rule.condition, self._wording),
+                as_question(rule.condition) if plain else question_for(rule.condition, self._wording),
                 (camera,),
                 after=time - rule.judge.window_s,
                 before=time,
@@ -70,7 +72,8 @@ class Judge:
                 priority=priority,
             )
         )
-        return Vote(frame_id, time, verdict_of(answer.text), _evidence(answer.seen.evidence))
+        verdict = read_answer(answer.text, rule.condition) if plain else verdict_of(answer.text)
+        return Vote(frame_id, time, verdict, _evidence(answer.seen.evidence))
 
 
 def _evidence(frames: tuple[Evidence, ...]) -> tuple[tuple[int, float], ...]:
