@@ -125,6 +125,7 @@ def language_config(vocab_size: int, end_id: int) -> dict[str, Any]:
             "recent": RECENT,
             "timestamps": True,
             "relevance_marks": True,
+            "judge": "question",
             "max_visual_tokens": MAX_VISUAL_TOKENS,
             "patch_features": "hidden",
             "reference": "keyframe",
