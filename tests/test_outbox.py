@@ -1,0 +1,113 @@
+"""The outbox: order, bounds, transactions and erasing, on a real database file."""
+
+import json
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from agent.alerts.outbox import MQTT, Outbox, webhook_sink
+
+
+@pytest.fixture
+def connection(tmp_path: Path) -> sqlite3.Connection:
+    return sqlite3.connect(tmp_path / "outbox.sqlite", isolation_level=None)
+
+
+def payload(time: float, start: float | None = None, frames: tuple[float, ...] = ()) -> bytes:
+    event = {
+        "start_time": time if start is None else start,
+        "time": time,
+        "frames": [{"time": each} for each in frames],
+    }
+    return json.dumps(event).encode()
+
+
+def fill(outbox: Outbox, count: int, sink: str = MQTT, camera: str = "yard") -> None:
+    for n in range(count):
+        outbox.put(sink, f"a{n}-on", camera, "bag", "on", payload(100.0 + n), b"jpeg", 100.0 + n)
+
+
+def ids(outbox: Outbox, sink: str = MQTT) -> list[str]:
+    return [entry.event_id for entry in outbox.pending(sink, 1000)]
+
+
+def test_entries_leave_in_the_order_in_which_they_came(connection: sqlite3.Connection) -> None:
+    outbox = Outbox(connection, max_entries=100)
+    fill(outbox, 5)
+    first, second = outbox.pending(MQTT, 2)
+    assert (first.event_id, second.event_id) == ("a0-on", "a1-on")
+    assert (first.camera, first.rule, first.event_type, first.created) == ("yard", "bag", "on", 100.0)
+    assert (first.payload, first.snapshot) == (payload(100.0), b"jpeg")
+    outbox.done(first.seq)
+    outbox.done(first.seq)  # a second time is no error: it was confirmed twice
+    assert ids(outbox) == ["a1-on", "a2-on", "a3-on", "a4-on"]
+    assert outbox.count(MQTT) == 4
+
+
+def test_numbers_are_not_used_again(connection: sqlite3.Connection) -> None:
+    outbox = Outbox(connection, max_entries=100)
+    fill(outbox, 2)
+    seqs = [entry.seq for entry in outbox.pending(MQTT)]
+    for seq in seqs:
+        outbox.done(seq)
+    fill(outbox, 1)
+    assert outbox.pending(MQTT)[0].seq > max(seqs)
+
+
+def test_sinks_do_not_see_each_other(connection: sqlite3.Connection) -> None:
+    outbox = Outbox(connection, max_entries=3)
+    pager = webhook_sink("pager")
+    fill(outbox, 2, pager)
+    fill(outbox, 5)
+    assert ids(outbox, pager) == ["a0-on", "a1-on"]
+    assert ids(outbox) == ["a2-on", "a3-on", "a4-on"]  # beyond three the oldest went
+    assert outbox.num_dropped == {(MQTT, "full"): 2, (pager, "full"): 0}
+    assert outbox.pending(pager)[0].snapshot is None  # a webhook carries no picture
+
+
+def test_an_entry_counts_only_with_its_transaction(connection: sqlite3.Connection) -> None:
+    outbox = Outbox(connection, max_entries=10)
+    connection.execute("BEGIN IMMEDIATE")
+    fill(outbox, 1)
+    connection.execute("ROLLBACK")
+    assert ids(outbox) == []
+
+
+def test_what_was_committed_is_there_after_a_restart(tmp_path: Path) -> None:
+    path = tmp_path / "outbox.sqlite"
+    before = sqlite3.connect(path, isolation_level=None)
+    fill(Outbox(before, max_entries=10), 3)
+    Outbox(before, max_entries=10).done(1)
+    before.close()
+    after = Outbox(sqlite3.connect(path, isolation_level=None), max_entries=10)
+    assert ids(after) == ["a1-on", "a2-on"]
+    assert after.pending(MQTT)[0].payload == payload(101.0)
+
+
+def test_giving_up_is_counted(connection: sqlite3.Connection) -> None:
+    outbox = Outbox(connection, max_entries=10)
+    fill(outbox, 2)
+    outbox.drop(outbox.pending(MQTT)[0], "expired")
+    assert ids(outbox) == ["a1-on"]
+    assert outbox.num_dropped[MQTT, "expired"] == 1
+
+
+def test_erasing_takes_what_shows_or_tells_of_the_stretch(connection: sqlite3.Connection) -> None:
+    outbox = Outbox(connection, max_entries=10)
+    for event_id, camera, event in (
+        ("before", "yard", payload(99.0)),
+        ("inside", "yard", payload(100.0)),
+        ("lasting", "yard", payload(130.0, start=105.0)),
+        ("evidence", "yard", payload(140.0, frames=(104.0, 139.0))),
+        ("after", "yard", payload(131.0)),
+        ("elsewhere", "gate", payload(100.0)),
+    ):
+        outbox.put(MQTT, event_id, camera, "bag", "on", event, None, 0.0)
+    assert outbox.erase("yard", 100.0, 110.0) == 3
+    assert ids(outbox) == ["before", "after", "elsewhere"]
+
+
+def test_a_bound_below_one_is_a_mistake(connection: sqlite3.Connection) -> None:
+    with pytest.raises(ValueError, match="at least 1"):
+        Outbox(connection, max_entries=0)
