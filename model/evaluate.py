@@ -1,137 +1,70 @@
 """How well a checkpoint selects and answers, on labelled video: recall of keyframe selection and exact-match accuracy.
 
-In: a model and labelled clips (frames with times, questions with answers and the spans that prove them).
-Out: one report (a dict, written as JSON). Worlds of the evaluation split are the default source of clips; any other
-labelled set fits the same type.
-The steps are those of a live question: encode each frame once, embed the question, select, merge, answer.
+In: a model and labelled clips (`model.evaluate_clips`: drawn worlds of the evaluation split, or videos with logs).
+Out: one report (a dict, written as JSON). The steps are those of a live question (`model.evaluate_arms`): each frame is encoded
+once, then the question is embedded, keyframes are selected, the rest is merged, and the language model answers, greedily.
 """
 
 import argparse
 import json
-import statistics
 import time
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from model.history import ArrayHistory
-from model.select import ArrayCandidates, Keyframes, select_keyframes
+from model.evaluate_arms import Arm, Asker
+from model.evaluate_clips import Clip, features_of, labelled_videos, video_clip, world_clip
+from model.evaluate_scores import HARD_GUESS, Asked, Needle, Tally, bins_below, summarise
+from model.features import Defaults
 from model.video_model import VideoModel
-from model.world.draw import degrade, draw
-from model.world.questions import Question, is_correct, majority_accuracy, question_only_guess, questions
+from model.world.codec import Codec
+from model.world.questions import Question, is_correct, questions
 from model.world.scene import Scene
 
-DRAW_SIZE = (320, 180)
 MOST_NEEDLE_FRAMES = 20
-HARD_GUESS = 0.25  # families that the best guess from the question alone gets right at most so often
+NUM_LATEST = 4  # frames that the baseline without memory sees
+LONG = 5000  # frames from which on questions are drawn three times of each world: there are few worlds
 
 
-@dataclass(frozen=True)
-class Clip:
-    """One labelled history. `pictures` is called once and yields (H, W, 3) uint8, one for each of `times` (unix seconds)."""
-
-    name: str
-    times: np.ndarray
-    pictures: Callable[[], Iterator[np.ndarray]]
-    questions: tuple[Question, ...]
-    start_unix: float
-
-
-@dataclass
-class Tally:
-    """Counts of one seed. `needles`: (share of the history before the event, DKS hit, uniform hit, random hit)."""
-
-    right: dict[str, list[bool]] = field(default_factory=lambda: defaultdict(list))
-    needles: list[tuple[float, bool, float, float]] = field(default_factory=list)
-    asked: list[Question] = field(default_factory=list)
-    answers: list[str] = field(default_factory=list)
-    seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
-
-
-def world_clips(seed: int, num_frames: int, count: int) -> Iterator[Clip]:
-    """`count` worlds of the evaluation split, one frame a second. The same seed gives the same clips."""
-    for number in range(count):
-        scene_seed = seed * 1009 + number
-        rng = np.random.default_rng([0xE7A1, scene_seed, num_frames])
-        scene = Scene.from_seed(scene_seed, duration_s=float(max(num_frames, 20)), split="eval", density=1.0)
-        times = np.arange(num_frames, dtype=np.float64)
-        start_unix = float(rng.integers(1_900_000_000, 2_000_000_000))
-        asked = tuple(questions(scene, start_unix, times, rng, "eval"))
-
-        def pictures(scene: Scene = scene, times: np.ndarray = times, seed: int = scene_seed) -> Iterator[np.ndarray]:
-            noise = np.random.default_rng([0x0D15, seed])
-            return (degrade(draw(scene, float(t), *DRAW_SIZE), noise) for t in times)
-
-        yield Clip(f"world-{scene_seed}", start_unix + times, pictures, asked, start_unix)
-
-
-def encode_clip(model: VideoModel, clip: Clip, batch: int = 64) -> ArrayHistory:
-    """Every frame encoded once, as live frames are."""
-    history = ArrayHistory()
-    waiting: list[np.ndarray] = []
-    for picture in clip.pictures():
-        waiting.append(picture)
-        if len(waiting) == batch:
-            history.extend(model.encode(waiting))
-            waiting = []
-    if waiting:
-        history.extend(model.encode(waiting))
-    return history
-
-
-def ask(model: VideoModel, history: ArrayHistory, clip: Clip, question: Question) -> tuple[str, Keyframes]:
-    """The product's path for one question, greedy."""
-    defaults, query = model.info.defaults, model.embed_text(question.text)
-    embeddings = history.unit_embeddings()
-    keyframes = select_keyframes(
-        ArrayCandidates(embeddings, query.unit),
-        num_keyframes=defaults.num_keyframes,
-        tau=defaults.tau,
-        floor=defaults.floor,
-        recent=defaults.recent,
-        background=embeddings.mean(0, keepdims=True) if defaults.redundancy == "background" else None,
-        background_floor=defaults.background_floor,
-    )
-    context = model.build_context(history, keyframes, query)
-    stamps = [datetime.fromtimestamp(t, UTC).strftime("%H:%M:%S") for t in clip.times[keyframes.rows]]
-    pieces = model.stream(question.text, context, timestamps=stamps if defaults.timestamps else None, max_new_tokens=24)
-    return "".join(pieces).strip(), keyframes
-
-
-def needle_hits(
-    model: VideoModel, history: ArrayHistory, clip: Clip, question: Question
-) -> tuple[float, bool, float, float]:
-    """(depth of the event in the history, found by DKS alone?, chance of uniform choice, chance of random choice).
-
-    DKS alone: no filling and no reserved frames. Uniform choice is tried at every phase; random choice has a closed form.
-    """
-    defaults, num_frames = model.info.defaults, history.num_frames
-    embeddings = history.unit_embeddings()
-    chosen = select_keyframes(
-        ArrayCandidates(embeddings, model.embed_text(question.text).unit),
-        num_keyframes=defaults.num_keyframes,
-        tau=defaults.tau,
-        floor=defaults.floor,
-        recent=0,
-        fill="none",
-        background=embeddings.mean(0, keepdims=True) if defaults.redundancy == "background" else None,
-        background_floor=defaults.background_floor,
-    )
+def shown_rows(clip: Clip, question: Question) -> np.ndarray:
+    """(N,) bool: frames within a span that proves the answer."""
     seconds = clip.times - clip.start_unix
-    shown = np.zeros(num_frames, bool)
+    shown = np.zeros(len(seconds), bool)
     for start, end in question.spans:
         shown |= (seconds >= start) & (seconds <= end)
-    places = min(defaults.num_keyframes, num_frames)
+    return shown
+
+
+def dks_alone(defaults: Defaults) -> Arm:
+    """The selection whose recall is measured: no filling and no reserved frames."""
+    return Arm(
+        "dks",
+        defaults.num_keyframes,
+        defaults.tau,
+        defaults.floor,
+        0,
+        "none",
+        defaults.redundancy,
+        defaults.background_floor,
+    )
+
+
+def needle_hits(asker: Asker, clip: Clip, question: Question, arm: Arm) -> Needle:
+    """Found by DKS alone? Beside it, the chances of uniform choice (tried at every phase) and of random choice (closed form)."""
+    num_frames = len(clip.times)
+    chosen = asker.choose(arm, asker.model.embed_text(question.text).unit)
+    shown = shown_rows(clip, question)
+    places = min(arm.num_keyframes, num_frames)
     step = num_frames / places
     phases = [np.unique((np.arange(places) * step + phase * step).astype(int)) for phase in np.arange(8) / 8]
     uniform = float(np.mean([shown[rows].any() for rows in phases]))
     missed = np.prod([(num_frames - shown.sum() - i) / (num_frames - i) for i in range(places)])
-    return question.spans[0][0] / max(num_frames, 1), bool(shown[chosen.rows].any()), uniform, float(1 - max(missed, 0))
+    length_s = float(clip.times[-1] - clip.start_unix) + 1
+    depth = question.spans[0][0] / length_s
+    return Needle(depth, bool(shown[chosen.rows].any()), uniform, float(1 - max(missed, 0)))
 
 
 def is_needle(question: Question) -> bool:
@@ -147,63 +80,41 @@ def is_needle(question: Question) -> bool:
 
 
 def evaluate(
-    model: VideoModel, clips: Iterable[Clip], tally: Tally, on_clip: Callable[[], None] = lambda: None
+    model: VideoModel,
+    clips: Iterable[Clip],
+    tally: Tally,
+    *,
+    cache: Path | None = None,
+    on_question: Callable[[Clip, int], None] = lambda clip, done: None,
 ) -> None:
-    """Ask every question of every clip and count."""
+    """Ask every question of every clip and count. `on_question` is told of the clip and of how many of its questions are done."""
     for clip in clips:
         began = time.perf_counter()
-        history = encode_clip(model, clip)
+        asker = Asker(model, features_of(model, clip, cache), clip.times)
         tally.seconds["encode"] += time.perf_counter() - began
-        for question in clip.questions:
-            began = time.perf_counter()
-            answer, _ = ask(model, history, clip, question)
-            tally.seconds["answer"] += time.perf_counter() - began
-            tally.right[question.family].append(is_correct(question, answer))
-            tally.asked.append(question)
-            tally.answers.append(answer)
-            if is_needle(question):
-                tally.needles.append(needle_hits(model, history, clip, question))
-        on_clip()
+        on_question(clip, 0)
+        began = time.perf_counter()
+        for done, (sink, asked) in enumerate(_ask_all(asker, clip), 1):
+            getattr(tally, sink).append(asked)
+            on_question(clip, done)
+        arm = dks_alone(model.info.defaults)
+        tally.needles += [needle_hits(asker, clip, q, arm) for q in clip.questions if is_needle(q)]
+        tally.seconds["answer"] += time.perf_counter() - began
 
 
-def summarise(tallies: Sequence[Tally], trained_on: Sequence[Question]) -> dict[str, Any]:
-    """Mean and spread over seeds of everything counted, with the guesses that need no video beside it."""
-    families = sorted({family for tally in tallies for family in tally.right})
-    asked = [question for tally in tallies for question in tally.asked]
-    guess, majority = question_only_guess(trained_on, asked), majority_accuracy(asked)
-    rows = {
-        family: _spread([_mean(tally.right[family]) for tally in tallies if tally.right[family]])
-        | {
-            "questions": sum(len(tally.right[family]) for tally in tallies),
-            "question_only_guess": guess.get(family, 0.0),
-            "majority_answer": majority.get(family, 0.0),
-        }
-        for family in families
-    }
-    hard = [family for family in families if rows[family]["question_only_guess"] <= HARD_GUESS]
-    few = [_mean([value for family in hard for value in tally.right[family]]) for tally in tallies]
-    every = [_mean([value for values in tally.right.values() for value in values]) for tally in tallies if tally.right]
-    return {
-        "families": rows,
-        "all_families": _spread(every) | {"questions": len(asked), "question_only_guess": guess["all"],
-                                           "majority_answer": majority["all"]},
-        "hard_families": _spread(few) | {"families": hard, "questions": sum(rows[family]["questions"] for family in hard)},
-        "dks_recall": _spread([_mean([n[1] for n in tally.needles]) for tally in tallies if tally.needles])
-        | {"needles": sum(len(tally.needles) for tally in tallies)},
-        "uniform_recall": _spread([_mean([n[2] for n in tally.needles]) for tally in tallies if tally.needles]),
-        "random_recall": _spread([_mean([n[3] for n in tally.needles]) for tally in tallies if tally.needles]),
-    }  # fmt: skip
+def _ask_all(asker: Asker, clip: Clip) -> Iterator[tuple[str, Asked]]:
+    """("asked" or "present", what came of it), for each question and each moment of a clip."""
+    for question in clip.questions:
+        yield "asked", _ask_one(asker, question)
+    for moment in clip.moments:
+        yield "present", _ask_one(asker.as_of(moment.row), moment.question)
 
 
-def _mean(values: Sequence[float]) -> float:
-    return float(np.mean(values)) if len(values) else 0.0
-
-
-def _spread(values: Sequence[float]) -> dict[str, float]:
-    """Mean over seeds, and half the distance between the worst and the best seed."""
-    if not values:
-        return {"mean": 0.0, "spread": 0.0}
-    return {"mean": statistics.fmean(values), "spread": (max(values) - min(values)) / 2}
+def _ask_one(asker: Asker, question: Question) -> Asked:
+    arm = Arm.product(asker.model.info.defaults)
+    answer = asker.ask(question.text, arm).text
+    latest = asker.latest(NUM_LATEST).ask(question.text, arm).text
+    return Asked(question, answer, is_correct(question, answer), is_correct(question, latest))
 
 
 def training_questions(count: int = 20) -> list[Question]:
@@ -216,48 +127,106 @@ def training_questions(count: int = 20) -> list[Question]:
     return found
 
 
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    """Arguments of `vilamp eval`."""
+    parser = argparse.ArgumentParser(prog="vilamp eval", description="Recall and accuracy on labelled video.")
+    parser.add_argument("--model", default="builtin", help="checkpoint folder, or 'builtin'")
+    parser.add_argument("--frames", type=int, default=600, help="frames per history (N) of drawn worlds")
+    parser.add_argument("--seeds", default="11,12,13", help="drawn worlds, held out from training")
+    parser.add_argument("--worlds", type=int, default=0, help="worlds per seed (0: enough for about 2,400 frames)")
+    parser.add_argument(
+        "--rounds",
+        type=int,
+        default=0,
+        help=f"draw questions so often of each world, none twice (0: 3 from {LONG:,} frames on, else 1)",
+    )
+    parser.add_argument("--moments", type=int, default=-1, help="moments of each world at which the present is asked "
+                        "about (default: about 24 a seed)")  # fmt: skip
+    parser.add_argument("--codec", choices=("h264", "vp8"), help="the worlds' frames go through this codec first")
+    parser.add_argument("--bits-per-pixel", type=float, default=0.07, help="of the codec; 0.07 is 720p30 at 2 Mbit/s")
+    parser.add_argument("--videos", type=Path, help="instead of drawn worlds: a folder of videos, each with its log as "
+                        "`vilamp world` writes it")  # fmt: skip
+    parser.add_argument("--rate", type=float, default=1.0, help="frames a second taken of each video")
+    parser.add_argument("--cache", type=Path, help="folder for features, to be read again another time")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int, help="torch threads (default: torch's own choice)")
+    parser.add_argument("--json", type=Path, help="write the figures here")
+    return parser.parse_args(argv)
+
+
+def clip_groups(args: argparse.Namespace) -> tuple[dict[str, Any], list[list[Callable[[], Clip]]]]:
+    """(what the report says of them, for each seed or video its clips, made when called)."""
+    if args.videos is not None:
+        paths = labelled_videos(args.videos)
+        about = {"videos": [path.name for path in paths], "rate_hz": args.rate}
+        return about, [[lambda path=path: video_clip(path, args.rate)] for path in paths]  # type: ignore[misc]
+    worlds = args.worlds or max(1, 2400 // args.frames)
+    rounds = args.rounds or (3 if args.frames >= LONG else 1)
+    moments = -(-24 // worlds) if args.moments < 0 else args.moments
+    codec = None if args.codec is None else Codec(args.codec, args.bits_per_pixel)
+    seeds = [int(seed) for seed in args.seeds.split(",")]
+
+    def world(seed: int, number: int) -> Clip:
+        return world_clip(seed * 1009 + number, args.frames, rounds=rounds, moments=moments, codec=codec)
+
+    about = {"frames": args.frames, "seeds": seeds, "worlds_per_seed": worlds, "rounds": rounds}
+    about["codec"] = None if codec is None else codec.name
+    return about, [[lambda s=s, n=n: world(s, n) for n in range(worlds)] for s in seeds]  # type: ignore[misc]
+
+
 def main(argv: list[str] | None = None) -> int:
     """Command line of `vilamp eval`."""
     from rich.console import Console
     from rich.progress import Progress
 
-    parser = argparse.ArgumentParser(prog="vilamp eval", description="Recall and accuracy on held-out drawn worlds.")
-    parser.add_argument("--model", default="builtin", help="checkpoint folder, or 'builtin'")
-    parser.add_argument("--frames", type=int, default=600, help="frames per history (N)")
-    parser.add_argument("--seeds", default="11,12,13")
-    parser.add_argument("--worlds", type=int, default=0, help="worlds per seed (0: enough for about 2,400 frames)")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--threads", type=int, help="torch threads (default: torch's own choice)")
-    parser.add_argument("--json", type=Path, help="write the figures here")
-    args = parser.parse_args(argv)
+    args = parse(argv)
     folder = Path(__file__).parent / "builtin" if args.model == "builtin" else Path(args.model)
     model = VideoModel.load(folder, device=args.device, num_threads=args.threads)
-    worlds = args.worlds or max(1, 2400 // args.frames)
-    seeds = [int(seed) for seed in args.seeds.split(",")]
-    tallies = [Tally() for _ in seeds]
+    try:
+        about, groups = clip_groups(args)
+    except (ValueError, OSError) as error:
+        print(error)  # noqa: T201 - the command's own words
+        return 1
+    tallies = [Tally() for _ in groups]
     with Progress(console=Console(stderr=True)) as progress:
-        task = progress.add_task(f"{len(seeds) * worlds} worlds of {args.frames} frames", total=len(seeds) * worlds)
-        for seed, tally in zip(seeds, tallies, strict=True):
-            evaluate(model, world_clips(seed, args.frames, worlds), tally, lambda: progress.advance(task))
-    report = {"frames": args.frames, "seeds": seeds, "worlds_per_seed": worlds, "defaults": asdict(model.info.defaults)}
-    report |= summarise(tallies, training_questions())
+        bar = progress.add_task("histories", total=sum(map(len, groups)))
+        for group, tally in zip(groups, tallies, strict=True):
+            for make in group:
+                evaluate(model, [make()], tally, cache=args.cache, on_question=_shown(progress))
+                progress.advance(bar)
+    report = about | {"defaults": asdict(model.info.defaults)} | summarise(tallies, training_questions())
     report["seconds"] = {key: sum(t.seconds[key] for t in tallies) for key in ("encode", "answer")}
     print_report(Console(), report)
     if args.json:
-        args.json.write_text(json.dumps(report, indent=2) + "\n")
+        args.json.write_text(json.dumps(report, indent=1) + "\n")
     return 0
+
+
+def _shown(progress: Any) -> Callable[[Clip, int], None]:
+    """A bar for the questions of one clip at a time."""
+    bar = progress.add_task("questions", total=None)
+
+    def show(clip: Clip, done: int) -> None:
+        total = len(clip.questions) + len(clip.moments)
+        progress.update(bar, description=clip.name, completed=done, total=total, visible=done < total)
+
+    return show
 
 
 def print_report(console: Any, report: dict[str, Any]) -> None:
     """The table of one evaluation."""
     from rich.table import Table
 
-    table = Table(
-        "", "right", "+-", "questions", "question-only guess", "majority answer", title=f"N = {report['frames']}"
-    )
-    for name, row in [*report["families"].items(), ("all families", report["all_families"])]:
-        table.add_row(name, f"{row['mean']:.0%}", f"{row['spread']:.0%}", str(row["questions"]),
-                      f"{row['question_only_guess']:.0%}", f"{row['majority_answer']:.0%}")  # fmt: skip
+    title = f"N = {report['frames']}" if "frames" in report else ", ".join(report["videos"])
+    columns = ("", "right", "+-", "95 %", "questions", "question-only guess", "majority answer", "last 4 frames")
+    table = Table(*columns, title=title)
+    present = {"question_only_guess": report["present"]["majority_answer"]} | report["present"]
+    rows = [*report["families"].items(), ("all families", report["all_families"])]
+    for name, row in [*rows, ("present, at many moments", present)] if present["questions"] else rows:
+        shares = [row[key] for key in ("question_only_guess", "majority_answer", "last_4_frames")]
+        low, high = row["interval"]
+        table.add_row(name, f"{row['mean']:.0%}", f"{row['spread']:.0%}", f"{low:.0%} to {high:.0%}",
+                      str(row["questions"]), *(f"{value:.0%}" for value in shares))  # fmt: skip
     console.print(table)
     hard, recall = report["hard_families"], report["dks_recall"]
     console.print(
@@ -265,6 +234,10 @@ def print_report(console: Any, report: dict[str, Any]) -> None:
         f"{hard['mean']:.0%} +- {hard['spread']:.0%} of {hard['questions']} questions"
     )
     console.print(
-        f"keyframe recall over {recall['needles']} single events: DKS {recall['mean']:.0%} +- {recall['spread']:.0%}, "
+        f"keyframe recall over {recall['needles']} single events: DKS {recall['mean']:.1%} +- {recall['spread']:.1%}, "
         f"uniform {report['uniform_recall']['mean']:.0%}, random {report['random_recall']['mean']:.0%}"
     )
+    depths = report["dks_recall_by_depth"]
+    console.print("by tenth of the history, oldest first: "
+                  + " ".join(f"{each['mean']:.0%}/{each['count']}" for each in depths)
+                  + f"; wholly below the mean: {bins_below(depths) or 'none'}")  # fmt: skip

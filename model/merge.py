@@ -106,8 +106,10 @@ class Merger:
         patch_features: PatchFeatures,
         merge_lambda: float = 1.0,
         merge_alpha: float = 0.01,
+        temperature: float | None = None,
         chunk_bytes: int | None = None,
     ) -> None:
+        """`temperature` of the softmax over patches: for experiments, instead of the trained one or `merge_alpha`."""
         self._network = network
         self._composer = composer
         self._patch_features = patch_features
@@ -120,7 +122,13 @@ class Merger:
         self._maps = maps if isinstance(maps, SigPooling) else None
         if self._maps is not None:
             self._lambda, self._temperature = 1.0, float(self._maps.tau.detach())
+        self._temperature = self._temperature if temperature is None else temperature
         self._absorbed_ik = self._absorb(None if self._maps is None else self._maps.linear_ik)
+
+    @property
+    def temperature(self) -> float:
+        """Of the softmax over patches (alpha in the paper)."""
+        return self._temperature
 
     @torch.inference_mode()
     def scalars(self, patches: Tensor) -> Tensor:

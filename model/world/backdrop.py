@@ -4,6 +4,8 @@ Muted on purpose: no fixture wears one of the eight colours, so whatever is colo
 Doors are not here: they move.
 """
 
+from functools import lru_cache
+
 import numpy as np
 from PIL import Image, ImageDraw
 
@@ -243,6 +245,7 @@ def _extras(b: Backdrop) -> None:
             b.rect(x, 0.26, x + 0.12, b.line_y, _shade(b.wall, 0.72))
 
 
+@lru_cache(maxsize=4)
 def backdrop(layout: Layout, width: int, height: int) -> Image.Image:
     """The layout in daylight at height `height`; `width` is one frame's, the picture is layout.width times as wide."""
     finer = 2 if height <= 400 else 1

@@ -118,10 +118,17 @@ def draw(scene: Scene, t: float, width: int = 160, height: int = 90) -> np.ndarr
 
 
 def degrade(image: np.ndarray, rng: np.random.Generator, noise_rng: np.random.Generator | None = None) -> np.ndarray:
-    """What a real camera does to a picture: low resolution, blur, vignette, exposure, noise, JPEG. Same shape and type.
+    """What a real camera and a stored JPEG do to a picture. Same shape and type.
 
     One camera's faults are those of an `rng` in the same state at every call; its noise may have its own generator.
     """
+    return jpeg(camera_faults(image, rng, noise_rng), rng)
+
+
+def camera_faults(
+    image: np.ndarray, rng: np.random.Generator, noise_rng: np.random.Generator | None = None
+) -> np.ndarray:
+    """Low resolution, blur, vignette, exposure, noise: what happens before the codec. See `degrade`."""
     height, width = image.shape[:2]
     picture = Image.fromarray(image)
     if rng.random() < 0.15:  # a publisher short of bandwidth sends smaller pictures
@@ -139,11 +146,16 @@ def degrade(image: np.ndarray, rng: np.random.Generator, noise_rng: np.random.Ge
         strength, bands = np.float32(rng.uniform(1, 7)), 1 if rng.random() < 0.5 else 3
         noise = (noise_rng or rng).standard_normal((height, width, bands), np.float32) * strength
         picture = Image.fromarray(np.clip(np.asarray(picture) + noise, 0, 255).astype(np.uint8))
-    if rng.random() < 0.7:
-        buffer = BytesIO()
-        picture.save(buffer, "JPEG", quality=int(rng.integers(35, 92)))
-        picture = Image.open(buffer).convert("RGB")
     return np.array(picture)
+
+
+def jpeg(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Seven in ten pictures through a JPEG of quality 35 to 91."""
+    if rng.random() >= 0.7:
+        return image
+    buffer = BytesIO()
+    Image.fromarray(image).save(buffer, "JPEG", quality=int(rng.integers(35, 92)))
+    return np.array(Image.open(buffer).convert("RGB"))
 
 
 @lru_cache(maxsize=64)

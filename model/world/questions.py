@@ -28,12 +28,12 @@ from model.world.answers import (
 )
 from model.world.phrases import NUMBERS, Phrases
 from model.world.scene import Scene
-from model.world.things import COLOURS, KINDS, PLACES, THINGS, VISIBLE_FRACTION, ZONES, Split
+from model.world.things import COLOURS, KINDS, PLACES, THINGS, VISIBLE_FRACTION, ZONES, Split, Visible
 from model.world.visits import Seen, Visit, look
 
 __all__ = [
     "FAMILIES", "TIME_FAMILIES", "TIME_TOLERANCE_S", "Query", "Question", "Seen", "Visit", "captions", "clock_answer",
-    "clock_text", "is_correct", "look", "majority_accuracy", "matches", "question_only_guess", "questions",
+    "clock_text", "is_correct", "look", "majority_accuracy", "matches", "present_question", "question_only_guess", "questions",
     "true_answer", "vocabulary_texts", "with_articles",
 ]  # fmt: skip
 T = TypeVar("T")
@@ -86,17 +86,37 @@ def _sample(rng: np.random.Generator, items: Sequence[T], most: int) -> list[T]:
     return [items[i] for i in rng.permutation(len(items))[:most]]
 
 
+def present_question(
+    scene: Scene, t: float, start_unix: float, rng: np.random.Generator, split: Split, utc_offset_s: float = 0.0
+) -> Question | None:
+    """A question about the present of second t. None where the picture is unclear: half hidden things, or more than two."""
+    here = _clear_view(scene, t)
+    if here is None:
+        return None
+    text, answer, query, spans = _ask_present(scene, t, here, rng, split)
+    return Question("present", text, answer, query, tuple(spans), start_unix, utc_offset_s)
+
+
+def _clear_view(scene: Scene, t: float) -> list[Visible] | None:
+    """What can be seen at t, from left to right; None if somebody might see it otherwise."""
+    here = [v for v in scene.visible_at(t, min_fraction=0.1) if v.action != "closed"]
+    if any(v.fraction < VISIBLE_FRACTION for v in here) or len(here) > 2:
+        return None
+    return sorted(here, key=lambda v: v.box[0] + v.box[2])
+
+
+def _ask_present(scene: Scene, t: float, here: list[Visible], rng: np.random.Generator, split: Split) -> Made:
+    answer = with_articles(" and ".join(f"a {v.colour} {v.kind}" for v in here)) or "nothing"
+    place = scene.zone_at(t) or scene.layout.name
+    return _say(phrases.PRESENT, split, rng, at=phrases.AT[place]), answer, None, [(t, t)]
+
+
 def _present(seen: Seen, rng: np.random.Generator, split: Split) -> Iterator[Made]:
     t = float(seen.times[-1])
-    here = [v for v in seen.scene.visible_at(t, min_fraction=0.1) if v.action != "closed"]
-    if any(v.fraction < VISIBLE_FRACTION for v in here) or len(here) > 2:
-        return
-    if not here and rng.random() > 0.35:
+    here = _clear_view(seen.scene, t)
+    if here is None or (not here and rng.random() > 0.35):
         return  # most moments of most cameras are empty; they should not be most of the questions
-    here.sort(key=lambda v: v.box[0] + v.box[2])
-    answer = with_articles(" and ".join(f"a {v.colour} {v.kind}" for v in here)) or "nothing"
-    place = seen.scene.zone_at(t) or seen.scene.layout.name
-    yield _say(phrases.PRESENT, split, rng, at=phrases.AT[place]), answer, None, [(t, t)]
+    yield _ask_present(seen.scene, t, here, rng, split)
 
 
 def _existence(seen: Seen, rng: np.random.Generator, split: Split) -> Iterator[Made]:

@@ -5,7 +5,7 @@ The log is JSON of the same name: `events`, `poses` (robot), `questions`, the cl
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from fractions import Fraction
 from pathlib import Path
@@ -84,6 +84,27 @@ def read_truth(path: str | Path) -> tuple[float, list[Question]]:
         return float(log["start_unix"]), [_question(entry) for entry in log["questions"]]
     except (KeyError, TypeError) as error:
         raise ValueError(f"{path}: not a log of a drawn world ({error})") from error
+
+
+def read_frames(path: str | Path, rate_hz: float) -> Iterator[tuple[float, np.ndarray]]:
+    """(seconds since the first frame, (H, W, 3) uint8) of a video, at most `rate_hz` of its frames a second.
+
+    Raises ValueError for a file that cannot be read as a video.
+    """
+    import av
+
+    due = 0.0
+    try:
+        with av.open(str(path)) as container:
+            first: float | None = None
+            for frame in container.decode(video=0):
+                first = frame.time if first is None else first
+                second = frame.time - first
+                if second >= due - 1e-6:
+                    due += 1 / rate_hz
+                    yield second, frame.to_ndarray(format="rgb24")
+    except (av.FFmpegError, IndexError) as error:
+        raise ValueError(f"{path}: not a video that can be read ({error})") from error
 
 
 def _question(entry: dict[str, Any]) -> Question:

@@ -1,0 +1,129 @@
+"""One question, answered in one of several ways: the product's, and those it is compared with.
+
+In: a model, the features of a history with its clock, and an `Arm`, which says how keyframes are chosen. Out: the answer with
+what it cost. How other frames are merged is the model's (`VideoModel.with_merging`). This file scores nothing.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+
+from model.config import Fill, Redundancy
+from model.features import Defaults, FrameFeatures
+from model.history import ArrayHistory
+from model.select import ArrayCandidates, Keyframes, Kind, newest_rows, select_keyframes
+from model.video_model import VideoModel
+
+Selection = Literal["dks", "top_k", "uniform"]
+NEVER = 2.0  # no cosine is above it: nothing is redundant
+ANSWER_TOKENS = 24
+
+
+@dataclass(frozen=True)
+class Arm:
+    """How keyframes are chosen. "top_k" is DKS without its redundancy rule, "uniform" looks at no question; in all of them
+    `recent` of the places go to the newest frames, so that arms differ in one thing."""
+
+    selection: Selection = "dks"
+    num_keyframes: int = 32
+    tau: float = 0.85
+    floor: float = -1.0
+    recent: int = 0
+    fill: Fill = "gaps"
+    redundancy: Redundancy = "raw"
+    background_floor: float = 0.1
+
+    @classmethod
+    def product(cls, defaults: Defaults) -> "Arm":
+        """What the product does with this checkpoint."""
+        return cls(
+            "dks",
+            defaults.num_keyframes,
+            defaults.tau,
+            defaults.floor,
+            defaults.recent,
+            defaults.fill,
+            defaults.redundancy,
+            defaults.background_floor,
+        )
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Words, keyframes, the visual tokens that the language model read, and milliseconds from the question to the last word."""
+
+    text: str
+    keyframes: Keyframes
+    num_tokens: int
+    total_ms: float
+
+
+class Asker:
+    """One history, asked any number of times. times (N,) unix seconds."""
+
+    def __init__(self, model: VideoModel, features: Sequence[FrameFeatures], times: np.ndarray) -> None:
+        if len(features) != len(times):
+            raise ValueError(f"{len(features)} frames, {len(times)} times")
+        self.model, self.features, self.times = model, list(features), times
+        self.history = ArrayHistory(self.features)
+
+    @cached_property
+    def embeddings(self) -> np.ndarray:
+        """(N, D) float32 unit vectors."""
+        return self.history.unit_embeddings()
+
+    def latest(self, count: int) -> "Asker":
+        """The newest frames alone, as if there were no memory."""
+        return Asker(self.model, self.features[-count:], self.times[-count:])
+
+    def as_of(self, row: int) -> "Asker":
+        """The same frames turned round so that `row` is the newest, on the clock as it was: N is the same at every moment."""
+        return Asker(self.model, [*self.features[row + 1 :], *self.features[: row + 1]], self.times)
+
+    def choose(self, arm: Arm, query: np.ndarray) -> Keyframes:
+        """query (D,) unit."""
+        candidates = ArrayCandidates(self.embeddings, query)
+        if arm.selection == "uniform":
+            rows, kinds = uniform_rows(len(self.times), arm.num_keyframes, arm.recent)
+            return Keyframes(rows, kinds, candidates.scores(rows))
+        relative = arm.redundancy == "background"
+        return select_keyframes(
+            candidates,
+            num_keyframes=arm.num_keyframes,
+            tau=NEVER if arm.selection == "top_k" else arm.tau,
+            floor=arm.floor,
+            recent=arm.recent,
+            fill=arm.fill,
+            background=self.embeddings.mean(0, keepdims=True) if relative else None,
+            background_floor=arm.background_floor,
+        )
+
+    def ask(self, text: str, arm: Arm, model: VideoModel | None = None) -> Answer:
+        """The product's path for one question, greedy. `model`: the same weights, merging otherwise."""
+        model = model or self.model
+        began = time.perf_counter()
+        query = model.embed_text(text)
+        context = model.build_context(self.history, self.choose(arm, query.unit), query)
+        stamps = None
+        if model.info.defaults.timestamps:
+            clocks = self.times[context.keyframes.rows]
+            stamps = [datetime.fromtimestamp(t, UTC).strftime("%H:%M:%S") for t in clocks]
+        words = "".join(model.stream(text, context, timestamps=stamps, max_new_tokens=ANSWER_TOKENS)).strip()
+        return Answer(words, context.keyframes, context.num_tokens, 1000 * (time.perf_counter() - began))
+
+
+def uniform_rows(num_frames: int, num_keyframes: int, recent: int) -> tuple[np.ndarray, tuple[Kind, ...]]:
+    """(rows rising, kinds): the newest `recent`, and the middles of equal parts of the rest.
+
+    12 frames, 5 places, 2 recent: 10 and 11, and the middles 1, 5, 8 of three parts of 0..9.
+    """
+    newest = newest_rows([num_frames], min(recent, num_keyframes))
+    rest, places = num_frames - len(newest), num_keyframes - len(newest)
+    spread = np.unique(((np.arange(places) + 0.5) * rest / max(places, 1)).astype(np.int64)) if rest else newest[:0]
+    kinds: list[Kind] = [*["filling"] * len(spread), *["recent"] * len(newest)]
+    return np.concatenate((spread, newest)), tuple(kinds)

@@ -1,0 +1,167 @@
+"""Labelled histories to evaluate on: drawn worlds by seed, or video files with their logs; and their features, kept on disk.
+
+In: seeds, or a folder of videos. Out: `Clip`s, and lists of `FrameFeatures`, which may be cut, joined and put in another order:
+the towers see one frame at a time, so a frame's features are the same wherever in a history it stands.
+This file knows neither selection nor answers.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from model.features import FrameFeatures
+from model.video_model import VideoModel
+from model.world.codec import Codec, through_codec
+from model.world.draw import camera_faults, degrade, draw
+from model.world.questions import Question, present_question, questions
+from model.world.scene import Scene
+from model.world.video import read_frames, read_truth
+
+VIDEO_SUFFIXES = (".mp4", ".mkv", ".mov")
+DRAW_SIZE = (320, 180)
+BATCH = 64
+
+
+@dataclass(frozen=True)
+class Moment:
+    """A question about the present, asked when frame `row` is the newest."""
+
+    row: int
+    question: Question
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One labelled history. `pictures` is called once and yields (H, W, 3) uint8, one for each of `times` (unix seconds).
+
+    `name` says what the pictures are: features kept on disk are found by it. `scene`: what drew it, if anything did.
+    """
+
+    name: str
+    times: np.ndarray
+    pictures: Callable[[], Iterator[np.ndarray]]
+    questions: tuple[Question, ...]
+    start_unix: float
+    moments: tuple[Moment, ...] = ()
+    scene: Scene | None = None
+
+
+def world_clip(
+    scene_seed: int, num_frames: int, *, rounds: int = 1, moments: int = 0, codec: Codec | None = None
+) -> Clip:
+    """One world of the evaluation split, one frame a second, with its questions. The same seed gives the same clip.
+
+    rounds: how often questions are drawn of the same events, in several phrasings, none twice. `codec`: frames of a camera
+    whose faults do not change (but for fresh noise), then of a codec, instead of faults drawn anew for every frame.
+    """
+    rng = np.random.default_rng([0xE7A1, scene_seed, num_frames])
+    scene = Scene.from_seed(scene_seed, duration_s=float(max(num_frames, 20)), split="eval", density=1.0)
+    times = np.arange(num_frames, dtype=np.float64)
+    start_unix = float(rng.integers(1_900_000_000, 2_000_000_000))
+    asked = {q.text: q for _ in range(rounds) for q in questions(scene, start_unix, times, rng, "eval")}
+    found = tuple(world_moments(scene, times, start_unix, moments, np.random.default_rng([0x30E5, scene_seed])))
+    name = f"world-{scene_seed}-{num_frames}" + ("" if codec is None else f"-{codec.name}")
+    return Clip(
+        name,
+        start_unix + times,
+        lambda: world_pictures(scene, times, codec),
+        tuple(asked.values()),
+        start_unix,
+        found,
+        scene,
+    )
+
+
+def world_pictures(scene: Scene, times: np.ndarray, codec: Codec | None = None) -> Iterator[np.ndarray]:
+    """Frames of a scene with a camera's faults, see `world_clip`."""
+    noise = np.random.default_rng([0x0D15, scene.seed])
+    drawn = (draw(scene, float(t), *DRAW_SIZE) for t in times)
+    if codec is None:
+        return (degrade(picture, noise) for picture in drawn)
+    lens = [0x1E45, scene.seed]
+    return through_codec((camera_faults(picture, np.random.default_rng(lens), noise) for picture in drawn), codec)
+
+
+def world_moments(
+    scene: Scene, times: np.ndarray, start_unix: float, count: int, rng: np.random.Generator
+) -> Iterator[Moment]:
+    """At most `count` moments of a scene whose present can be asked about, a quarter of them with nothing to be seen."""
+    busy = scene.may_show(times)
+    for rows, most in ((np.flatnonzero(busy), count - count // 4), (np.flatnonzero(~busy), count // 4)):
+        found = 0
+        for row in rng.permutation(rows).tolist():
+            if found == most:
+                break
+            question = present_question(scene, float(times[row]), start_unix, rng, "eval")
+            if question is not None and (question.answer != "nothing" or not busy[row]):
+                found += 1
+                yield Moment(row, question)
+
+
+def world_clips(seed: int, num_frames: int, count: int, *, rounds: int = 1, moments: int = 0) -> Iterator[Clip]:
+    """`count` worlds of the evaluation split. The same seed gives the same clips."""
+    return (world_clip(seed * 1009 + number, num_frames, rounds=rounds, moments=moments) for number in range(count))
+
+
+def video_clip(path: Path, rate_hz: float = 1.0) -> Clip:
+    """A video with its log beside it (the form that `vilamp world` writes), seen at `rate_hz`. Raises ValueError, OSError."""
+    start_unix, asked = read_truth(path.with_suffix(".json"))
+    seconds = np.array([second for second, _ in read_frames(path, rate_hz)])
+    if not len(seconds):
+        raise ValueError(f"{path}: no frames")
+
+    def pictures() -> Iterator[np.ndarray]:
+        return (picture for _, picture in read_frames(path, rate_hz))
+
+    return Clip(f"{path.stem}-{len(seconds)}", start_unix + seconds, pictures, tuple(asked), start_unix)
+
+
+def labelled_videos(folder: Path) -> list[Path]:
+    """Videos of a folder that have a log, by name. Raises ValueError if there are none."""
+    found = [path for path in sorted(folder.glob("*")) if path.suffix in VIDEO_SUFFIXES]
+    labelled = [path for path in found if path.with_suffix(".json").exists()]
+    if not labelled:
+        raise ValueError(f"{folder}: no video ({', '.join(VIDEO_SUFFIXES)}) with a log of the same name (.json)")
+    return labelled
+
+
+def encode_pictures(model: VideoModel, pictures: Iterator[np.ndarray]) -> Iterator[FrameFeatures]:
+    """Every frame encoded once, as live frames are."""
+    waiting: list[np.ndarray] = []
+    for picture in pictures:
+        waiting.append(picture)
+        if len(waiting) == BATCH:
+            yield from model.encode(waiting)
+            waiting = []
+    yield from model.encode(waiting)
+
+
+def features_of(model: VideoModel, clip: Clip, cache: Path | None = None) -> list[FrameFeatures]:
+    """Features of a clip's frames; with `cache`, a folder, read from there if this model encoded this clip before."""
+    if cache is None:
+        return list(encode_pictures(model, clip.pictures()))
+    file = cache / f"{model.info.fingerprint}-{clip.name}.npz"
+    if not file.exists():
+        cache.mkdir(parents=True, exist_ok=True)
+        _save(file, list(encode_pictures(model, clip.pictures())))
+    return _load(file)
+
+
+def _save(file: Path, features: Sequence[FrameFeatures]) -> None:
+    unfinished = file.with_suffix(".unfinished.npz")
+    np.savez(
+        unfinished,
+        embedding=np.stack([frame.embedding for frame in features]),
+        patches=np.stack([frame.patches for frame in features]),
+        scalars=np.stack([frame.scalars for frame in features]),
+        summary=np.stack([frame.summary for frame in features]),
+    )
+    unfinished.replace(file)
+
+
+def _load(file: Path) -> list[FrameFeatures]:
+    with np.load(file) as kept:
+        columns = [kept[name] for name in ("embedding", "patches", "scalars", "summary")]
+    return [FrameFeatures(*parts) for parts in zip(*columns, strict=True)]

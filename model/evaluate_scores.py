@@ -1,0 +1,153 @@
+"""Counting: intervals, needles by depth, and the report of one evaluation. Pure; it knows neither models nor files."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from math import sqrt
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+
+from model.world.questions import Question, majority_accuracy, question_only_guess
+
+Z_95 = 1.959964
+NUM_BINS = 10
+HARD_GUESS = 0.25  # families that the best guess from the question alone gets right at most so often
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One question, what the product said and what it said seeing the last frames only; right or wrong."""
+
+    question: Question
+    answer: str
+    right: bool
+    right_from_latest: bool
+
+
+@dataclass(frozen=True)
+class Needle:
+    """Share of the history before the event; was it found by DKS; how likely it is by uniform and by random choice."""
+
+    depth: float
+    found: bool
+    uniform: float
+    random: float
+
+
+@dataclass
+class Tally:
+    """Everything counted of one seed. `present`: asked at many moments, each with the history up to it."""
+
+    asked: list[Asked] = field(default_factory=list)
+    present: list[Asked] = field(default_factory=list)
+    needles: list[Needle] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+
+
+def wilson(right: int, count: int) -> tuple[float, float]:
+    """95 % interval of a share: 9 of 10 -> (0.60, 0.98). Nothing counted -> (0, 1)."""
+    if not count:
+        return 0.0, 1.0
+    share, z2 = right / count, Z_95**2
+    middle = (share + z2 / (2 * count)) / (1 + z2 / count)
+    reach = Z_95 * sqrt(share * (1 - share) / count + z2 / (4 * count**2)) / (1 + z2 / count)
+    return max(0.0, middle - reach), min(1.0, middle + reach)
+
+
+def share(values: Iterable[bool]) -> dict[str, Any]:
+    """{"mean", "interval", "count"} of right and wrong."""
+    values = list(values)
+    low, high = wilson(sum(values), len(values))
+    return {"mean": mean(values), "interval": [round(low, 4), round(high, 4)], "count": len(values)}
+
+
+def mean(values: Sequence[float]) -> float:
+    """0 of nothing."""
+    return float(np.mean(values)) if len(values) else 0.0
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """Mean over seeds, and half the distance between the worst and the best seed."""
+    if not values:
+        return {"mean": 0.0, "spread": 0.0}
+    return {"mean": fmean(values), "spread": (max(values) - min(values)) / 2}
+
+
+def over_seeds(groups: Sequence[Sequence[bool]]) -> dict[str, Any]:
+    """Mean and spread over the seeds that have any, and the interval of all of them together."""
+    together = [value for group in groups for value in group]
+    return spread([mean(group) for group in groups if group]) | {"interval": share(together)["interval"]}
+
+
+def by_depth(needles: Iterable[Needle]) -> list[dict[str, Any]]:
+    """Recall of DKS in ten equal parts of the history, oldest first."""
+    bins: list[list[bool]] = [[] for _ in range(NUM_BINS)]
+    for needle in needles:
+        bins[min(int(needle.depth * NUM_BINS), NUM_BINS - 1)].append(needle.found)
+    return [share(values) for values in bins]
+
+
+def bins_below(bins: Sequence[dict[str, Any]]) -> list[int]:
+    """Bins whose whole interval is below the mean of all."""
+    count = sum(each["count"] for each in bins)
+    overall = sum(each["mean"] * each["count"] for each in bins) / max(count, 1)
+    return [place for place, each in enumerate(bins) if each["interval"][1] < overall]
+
+
+def summarise(tallies: Sequence[Tally], trained_on: Sequence[Question]) -> dict[str, Any]:
+    """Mean and spread over seeds of everything counted, with the guesses that need no video or no memory beside it."""
+    every = [[each.right for each in tally.asked] for tally in tallies]
+    asked = [each for tally in tallies for each in tally.asked]
+    guess = question_only_guess(trained_on, [each.question for each in asked])
+    majority = majority_accuracy([each.question for each in asked])
+    rows = {
+        family: _row(tallies, family, guess, majority) for family in sorted({each.question.family for each in asked})
+    }
+    hard = [family for family in rows if rows[family]["question_only_guess"] <= HARD_GUESS]
+    few = [[each.right for each in tally.asked if each.question.family in hard] for tally in tallies]
+    needles = [needle for tally in tallies for needle in tally.needles]
+    return {
+        "families": rows,
+        "all_families": over_seeds(every)
+        | {
+            "questions": len(asked),
+            "question_only_guess": guess["all"],
+            "majority_answer": majority["all"],
+            "last_4_frames": mean([each.right_from_latest for each in asked]),
+        },
+        "hard_families": over_seeds(few) | {"families": hard, "questions": sum(map(len, few))},
+        "present": present(tallies),
+        "dks_recall": over_seeds([[n.found for n in tally.needles] for tally in tallies]) | {"needles": len(needles)},
+        "dks_recall_by_depth": by_depth(needles),
+        "uniform_recall": spread([mean([n.uniform for n in tally.needles]) for tally in tallies if tally.needles]),
+        "random_recall": spread([mean([n.random for n in tally.needles]) for tally in tallies if tally.needles]),
+    }
+
+
+def _row(tallies: Sequence[Tally], family: str, guess: dict[str, float], majority: dict[str, float]) -> dict[str, Any]:
+    groups = [[each for each in tally.asked if each.question.family == family] for tally in tallies]
+    return over_seeds([[each.right for each in group] for group in groups]) | {
+        "questions": sum(map(len, groups)),
+        "question_only_guess": guess.get(family, 0.0),
+        "majority_answer": majority.get(family, 0.0),
+        "last_4_frames": mean([each.right_from_latest for group in groups for each in group]),
+    }
+
+
+def present(tallies: Sequence[Tally]) -> dict[str, Any]:
+    """Questions about the present, together and by how many things were there to be named."""
+    asked = [each for tally in tallies for each in tally.present]
+    things: dict[str, list[bool]] = defaultdict(list)
+    for each in asked:
+        answer = each.question.answer
+        things["nothing" if answer == "nothing" else "two things" if " and " in answer else "one thing"].append(
+            each.right
+        )
+    return over_seeds([[each.right for each in tally.present] for tally in tallies]) | {
+        "questions": len(asked),
+        "majority_answer": majority_accuracy([each.question for each in asked])["all"],
+        "last_4_frames": mean([each.right_from_latest for each in asked]),
+        "by_number": {name: share(values) for name, values in sorted(things.items())},
+    }
