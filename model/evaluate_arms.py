@@ -125,5 +125,6 @@ def uniform_rows(num_frames: int, num_keyframes: int, recent: int) -> tuple[np.n
     newest = newest_rows([num_frames], min(recent, num_keyframes))
     rest, places = num_frames - len(newest), num_keyframes - len(newest)
     spread = np.unique(((np.arange(places) + 0.5) * rest / max(places, 1)).astype(np.int64)) if rest else newest[:0]
-    kinds: list[Kind] = [*["filling"] * len(spread), *["recent"] * len(newest)]
+    kinds: list[Kind] = ["filling" for _ in spread]
+    kinds += ["recent" for _ in newest]
     return np.concatenate((spread, newest)), tuple(kinds)

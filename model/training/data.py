@@ -15,13 +15,15 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from model.training.recipe import GRID_SIDE, IMAGE_SIDE
-from model.world.draw import degrade, draw
+from model.world.codec import Codec, random_codec, through_codec
+from model.world.draw import camera_faults, draw, jpeg
 from model.world.questions import Query, Question, questions
 from model.world.scene import Scene, patch_labels
 from model.world.things import COLOURS, KINDS
 
 # Frames are drawn at camera-like sizes and squashed to the square the encoders see, as live frames are.
 DRAW_SIZES = ((192, 108), (176, 99), (224, 126), (160, 120))
+CODEC_SHARE = 0.5
 
 
 @dataclass(frozen=True)
@@ -60,9 +62,18 @@ def squash(picture: np.ndarray) -> np.ndarray:
     return np.asarray(Image.fromarray(picture).resize((IMAGE_SIDE, IMAGE_SIDE), Image.Resampling.BICUBIC))
 
 
-def picture_at(scene: Scene, t: float, size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
-    """What the encoders see of a scene at t: drawn, degraded (noise, blur, lens, JPEG), squashed. (S, S, 3) uint8."""
-    return squash(degrade(draw(scene, t, *size), rng))
+def pictures_at(
+    scene: Scene, times: Sequence[float], size: tuple[int, int], rng: np.random.Generator, codec: Codec | None
+) -> Iterator[np.ndarray]:
+    """What the encoders see of a scene at rising times: drawn, through camera, codec and JPEG, squashed. (S, S, 3) uint8 each."""
+    seen = (camera_faults(draw(scene, t, *size), rng) for t in times)
+    sent = seen if codec is None else through_codec(seen, codec)
+    return (squash(jpeg(picture, rng)) for picture in sent)
+
+
+def drawn_codec(rng: np.random.Generator) -> Codec | None:
+    """Half of all scenes are sent as video: H.264 or VP8 at some rate."""
+    return random_codec(rng) if rng.random() < CODEC_SHARE else None
 
 
 class Frames(IterableDataset[dict[str, Tensor]]):
@@ -86,14 +97,15 @@ class Frames(IterableDataset[dict[str, Tensor]]):
     def _scene_rows(self, rng: np.random.Generator) -> list[tuple[np.ndarray, ...]]:
         scene = Scene.from_seed(int(rng.integers(1 << 40)), duration_s=240.0, density=2.5)
         size = DRAW_SIZES[rng.integers(len(DRAW_SIZES))]
+        # in order: the painter keeps its light, and a codec sees time go forwards
+        times = np.sort(rng.uniform(0, scene.duration_s, self.per_scene)).tolist()
+        pairs = [visible_pairs(scene, t) for t in times]
+        kept = [i for i in range(len(times)) if pairs[i].any() or rng.random() < self.empty_share]
+        pictures = pictures_at(scene, [times[i] for i in kept], size, rng, drawn_codec(rng))
         rows: list[tuple[np.ndarray, ...]] = []
-        for t in np.sort(
-            rng.uniform(0, scene.duration_s, self.per_scene)
-        ).tolist():  # in order: the painter keeps its light
-            pairs = visible_pairs(scene, t)
-            if pairs.any() or rng.random() < self.empty_share:
-                kinds, colours = patch_labels(scene, t, GRID_SIDE)
-                rows.append((picture_at(scene, t, size, rng), kinds.ravel(), colours.ravel(), pairs))
+        for i, picture in zip(kept, pictures, strict=True):
+            kinds, colours = patch_labels(scene, times[i], GRID_SIDE)
+            rows.append((picture, kinds.ravel(), colours.ravel(), pairs[i]))
         return rows
 
 
@@ -146,7 +158,8 @@ class Histories(IterableDataset[History]):
     def _history(self, rng: np.random.Generator) -> History:
         scene = Scene.from_seed(int(rng.integers(1 << 40)), duration_s=float(self.num_frames), density=self.density)
         size = DRAW_SIZES[rng.integers(len(DRAW_SIZES))]
-        images = np.stack([picture_at(scene, float(t), size, rng) for t in range(self.num_frames)])
+        seconds = [float(t) for t in range(self.num_frames)]
+        images = np.stack(list(pictures_at(scene, seconds, size, rng, drawn_codec(rng))))
         windows = []
         for length in self.window_frames:
             start = int(rng.integers(0, self.num_frames - length + 1))
