@@ -147,6 +147,15 @@ class AnswererRefused(Problem):
     status, type, code = 502, "server_error", "answerer_refused"
 
 
+class EraseUnfinished(Problem):
+    """An erasure has begun, a disk refused, and it will be completed by itself."""
+
+    status, type, code = 503, "server_error", "erase_unfinished"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, headers={"Retry-After": "5"})
+
+
 async def respond(request: Request, problem: Exception) -> Response:
     """Starlette's exception handler for every Problem."""
     return problem.response() if isinstance(problem, Problem) else Problem("The server failed.").response()

@@ -1,6 +1,7 @@
 """Checks of what callers hand to the store. Pure."""
 
 import json
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -29,6 +30,16 @@ def metadata_text(metadata: Mapping[str, Json] | None) -> str:
 def load_metadata(text: str) -> dict[str, Any]:
     """What `metadata_text` was given."""
     return dict(json.loads(text)) if text else {}
+
+
+def place_of(text: str) -> tuple[float, float]:
+    """The numbers x and y of stored metadata; NaN without them: '{"x": 1, "y": 2.5}' -> (1.0, 2.5)."""
+    if '"x"' not in text or '"y"' not in text:
+        return math.nan, math.nan
+    metadata = load_metadata(text)
+    x, y = metadata.get("x", ""), metadata.get("y", "")
+    numbers = all(isinstance(each, int | float) and not isinstance(each, bool) for each in (x, y))
+    return (float(x), float(y)) if numbers else (math.nan, math.nan)
 
 
 def check_shapes(**expected: tuple[Any, tuple[int, ...]]) -> None:

@@ -39,6 +39,11 @@ class CameraLog:
         return None if not self.segments else float(self.segments[-1].times[self.segments[-1].count - 1])
 
     @property
+    def num_frames(self) -> int:
+        """Not forgotten, damaged ones included."""
+        return self._num_slots
+
+    @property
     def oldest_time(self) -> float | None:
         return None if not self.segments else float(self.segments[0].times[self.segments[0].floor])
 
@@ -77,10 +82,24 @@ class CameraLog:
                 oldest.floor = floor
                 break
             excess -= oldest.count - oldest.floor
-            self._num_slots -= oldest.count - oldest.floor
-            self.num_bytes -= oldest.bytes
-            leaving.append(self._pop_oldest())
+            leaving.append(self.give_segment())
         return leaving
+
+    def give(self, num_frames: int) -> list[Segment]:
+        """Forgets the oldest `num_frames`, at most those of its oldest segment; returns that if it leaves."""
+        oldest = self.segments[0]
+        if oldest.floor + num_frames >= oldest.count:
+            return [self.give_segment()]
+        oldest.floor += num_frames
+        self._num_slots -= num_frames
+        return []
+
+    def give_segment(self) -> Segment:
+        """Forgets its oldest segment."""
+        oldest = self._pop_oldest()
+        self._num_slots -= oldest.count - oldest.floor
+        self.num_bytes -= oldest.bytes
+        return oldest
 
     def give_to_full_disk(self) -> list[Segment]:
         """The oldest of four segments or more, if this camera holds at least three quarters of what its caps allow.
@@ -91,10 +110,7 @@ class CameraLog:
         cap = self.limits
         if len(self.segments) < 4 or (self._num_slots < 0.75 * cap.frames and self.num_bytes < 0.75 * cap.bytes):
             return []
-        oldest = self._pop_oldest()
-        self._num_slots -= oldest.count - oldest.floor
-        self.num_bytes -= oldest.bytes
-        return [oldest]
+        return [self.give_segment()]
 
     def _pop_oldest(self) -> Segment:
         oldest = self.segments.pop(0)
@@ -179,13 +195,14 @@ class CameraLog:
         return total * SUM_UNIT / max(1, num)
 
     def stats(self) -> CameraStats:
-        frames = encoded = hot = 0
+        frames = encoded = hot = archive = 0
         for s in self.segments:
             held = ~s.gone[s.live()]
             frames += int(held.sum())
             encoded += int((s.encoded[s.live()] & held).sum())
             hot += int((s.present[s.live()] & held).sum())
-        return CameraStats(frames, encoded, hot, self.num_bytes, self.oldest_time, self.newest_time)
+            archive += 0 if s.hot else int(held.sum())
+        return CameraStats(frames, encoded, hot, archive, self.num_bytes, self.oldest_time, self.newest_time)
 
 
 def _begins(block: Block, segment: Segment) -> bool:

@@ -29,11 +29,15 @@ class FrameRecord:
 
 @dataclass(frozen=True, slots=True)
 class CameraStats:
-    """What one camera holds now. `bytes` is on disk; `hot` counts frames with patches in memory."""
+    """What one camera holds now. `bytes` is on disk.
+
+    `hot` counts frames with patches in memory, `archive` those behind the hot window: patches are made when asked for.
+    """
 
     frames: int
     encoded: int
     hot: int
+    archive: int
     bytes: int
     oldest: float | None
     newest: float | None

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from memory.args import place_of
 from memory.codec import StoredVectors, unpack_frame
 from memory.errors import FrameGone, RecordDamaged
 from memory.halves import decode
@@ -64,6 +65,7 @@ class Segment:
         self.index_start = 0  # its first row there
         self.block: Any = None  # memory.blocks.Block
         self._sum: tuple[tuple[int, int, int], Int64, int] | None = None
+        self._places: Float64 = np.zeros((0, 2))
 
     def add(self, frame_id: int, time: float, metadata: str, offset: int, length: int) -> int:
         """Takes the next slot for a frame whose row is committed; returns the slot."""
@@ -141,6 +143,13 @@ class Segment:
             self._sum = key, np.rint(total / SUM_UNIT).astype(np.int64), len(rows)
         return self._sum[1], self._sum[2]
 
+    def places(self) -> Float64:
+        """(count, 2) numbers x, y of the metadata, NaN where a frame has none. Parsed once."""
+        missing = self.metadata[len(self._places) : self.count]
+        if missing:
+            self._places = np.concatenate([self._places, [place_of(text) for text in missing]])
+        return self._places
+
     def without(self, erased: Bool) -> "Segment":
         """A closed segment of the slots that are not `erased` (count,): same id, same files, same places in them.
 
@@ -180,6 +189,7 @@ class Segment:
         self.num_gone = int(self.gone.sum())
         for slot in slots:
             self.metadata[slot] = ""
+        self._places = np.zeros((0, 2))
 
     def read_jpeg(self, slot: int) -> bytes:
         """The stored picture. FrameGone if it is damaged; the frame is then marked gone for good."""

@@ -12,7 +12,7 @@ Knows no model, no clock and no event loop.
 import math
 import os
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,16 +25,19 @@ from memory.camera_log import CameraLog
 from memory.codec import encoder_tag, frame_record_size, pack_frame, pack_vectors, record_crc, unpack_vectors
 from memory.codec import vector_record_size as vector_size
 from memory.erasure import Erasing
-from memory.errors import FrameGone, StorageError, StorageFull, TimeNotRising
+from memory.errors import StorageError, StorageFull, TimeNotRising
 from memory.forgetting import Forgetting
 from memory.journal import Row
 from memory.limits import Limits, check_camera_name
+from memory.logs import CameraLogs
 from memory.ranking import prepare
 from memory.records import CameraStats, Float32, FrameRecord, Json, StoreStatus
 from memory.recovery import Layout, open_and_recover
 from memory.segment_file import cut_to, lock_folder, storage_error, sync_file, sync_folder, write_record
 from memory.segments import Segment
-from memory.window import Part, Window, snapshot
+from memory.sharing import FolderLimits
+from memory.views import Within, bounds, parts_of, records_of
+from memory.window import Window
 
 
 class MemoryStore:
@@ -52,10 +55,11 @@ class MemoryStore:
         encoder: str = "",
         synchronous: Literal["normal", "full"] = "normal",
         camera_limits: Mapping[str, Limits] | None = None,
+        folder_limits: FolderLimits | None = None,
     ) -> None:
         """embedding_dim D, patch_shape (M, C), num_scalars S beside each patch. encoder: names the network; vectors of
         another one are not used but made again (their frames are pending). camera_limits: of single cameras, instead
-        of `limits`.
+        of `limits`. folder_limits: of all cameras together, see `sharing.py`.
 
         StorageBusy, StorageFull or StorageError if the folder cannot be opened.
         """
@@ -65,12 +69,15 @@ class MemoryStore:
         self._scalar_shape = (patch_shape[0], num_scalars)
         self._patch_dtype = np.dtype(patch_dtype)
         self._tag = encoder_tag(encoder)
-        self._limits = limits
-        self._camera_limits = dict(camera_limits or {})
         self._sync = synchronous == "full"
         self._lock = threading.Lock()  # all marks, counts and rows
         self._attaching = threading.Lock()  # one attach at a time; taken before `_lock`
-        self._logs: dict[str, CameraLog] = {}
+        num_patches, width = patch_shape
+        self._logs = CameraLogs(
+            self._folder / "segments", self._sizes, num_patches * (width * self._patch_dtype.itemsize + 4 * num_scalars),
+            limits=limits, camera_limits=camera_limits or {}, folder_limits=folder_limits or FolderLimits(),
+            sync=self._sync,
+        )  # fmt: skip
         self._dirty: set[Path] = set()  # files written since the last `maintain`
         self._full = False
         self._appended = self._refused_full = self._vectors_not_durable = 0
@@ -85,7 +92,7 @@ class MemoryStore:
         except OSError as error:
             raise storage_error(error, f"cannot open {self._folder}") from error
         self._owner = lock_folder(self._folder)
-        layout = Layout(segments, self._new_segment, self._sizes, self._tag)
+        layout = Layout(segments, self._logs.new_segment, self._sizes, self._tag)
         try:
             self._journal, found = open_and_recover(self._folder / "journal.sqlite", layout, synchronous=synchronous)
         except BaseException:
@@ -96,10 +103,11 @@ class MemoryStore:
         self._erasing = Erasing(self._journal, segments, self._forgetting)
         for camera, camera_segments in found.segments.items():
             self._adopt(camera, camera_segments)
+        self._forgetting.forget(self._logs.make_room())
 
     def _adopt(self, camera: str, segments: list[Segment]) -> None:
         """Takes over what was recovered, under today's limits."""
-        log = self._log(camera)
+        log = self._logs.of(camera)
         for segment in segments:
             segment.closed = segment is not segments[-1]
             segment.seal_if_complete()
@@ -123,13 +131,13 @@ class MemoryStore:
         with self._lock:
             if self._owner < 0:
                 raise StorageError("this memory is closed")
-            log = self._log(camera)
+            log = self._logs.of(camera)
             while True:
                 try:
                     frame_id = self._append(log, float(time), bytes(jpeg), text)
                 except StorageFull:
                     self._full = True
-                    given_back = log.give_to_full_disk()
+                    given_back = self._logs.give_to_full_disk(log)
                     if not given_back:
                         self._refused_full += 1
                         raise
@@ -148,9 +156,10 @@ class MemoryStore:
             raise ValueError(f"camera {log.camera}: a frame of {cost} bytes exceeds the cap of {log.limits.bytes}")
         # make room first: on a disk that is exactly full, forgetting the oldest is what lets recording go on
         self._forgetting.forget(log.trim(newest=time, incoming_frames=1, incoming_bytes=cost))
+        self._forgetting.forget(self._logs.make_room(1, cost))
         frame_id = self._journal.next_id()
         record = pack_frame(frame_id, time, text, jpeg)
-        segment = log.open_segment() or self._start_segment(log.camera, frame_id)
+        segment = log.open_segment() or self._logs.start_segment(log.camera, frame_id)
         write_record(segment.frames_path, segment.frames_end, record, sync=self._sync)
         self._dirty.add(segment.frames_path)
         offset = segment.frames_end
@@ -186,7 +195,7 @@ class MemoryStore:
             check_shapes(patches=(patches, self._patch_shape), scalars=(scalars, self._scalar_shape))
         with self._attaching:
             with self._lock:
-                found = self._find(frame_id)
+                found = self._logs.find(frame_id)
             if found is None:
                 return False
             segment, slot = found
@@ -194,7 +203,7 @@ class MemoryStore:
                 record = pack_vectors(frame_id, np.asarray(embedding, np.float32), np.asarray(summary), self._tag)
                 segment.put_vectors(slot, unpack_vectors(record, self._sizes, self._tag))
                 with self._lock:
-                    if self._find(frame_id) is None:
+                    if self._logs.find(frame_id) is None:
                         return False
                     self._keep_vectors(segment, frame_id, record)
                     segment.mark_encoded(slot)
@@ -221,81 +230,82 @@ class MemoryStore:
     def abandon(self, frame_id: int) -> None:
         """This frame cannot be encoded (its picture does not decode): it is pending no longer, until the next start."""
         with self._lock:
-            found = self._find(frame_id)
+            found = self._logs.find(frame_id)
             if found is not None:
                 found[0].abandoned[found[1]] = True
 
     def pending(self, limit: int, *, newest_first: bool = False) -> list[int]:
         """Ids of at most `limit` frames not yet attached, of all cameras, oldest first by default."""
         with self._lock:
-            ids = (ids for log in self._logs.values() for ids in log.pending())
+            ids = (ids for log in self._logs for ids in log.pending())
             return first_ids(limit, ids, newest_first=newest_first)
 
     def pending_patches(self, limit: int, *, newest_first: bool = True) -> list[int]:
         """Ids of at most `limit` encoded hot frames without patches (after a restart): what a rebuild goes through."""
         with self._lock:
-            ids = (ids for log in self._logs.values() for ids in log.pending_patches())
+            ids = (ids for log in self._logs for ids in log.pending_patches())
             return first_ids(limit, ids, newest_first=newest_first)
 
     def jpeg(self, frame_id: int) -> bytes:
         """The picture as it was appended. FrameGone (a KeyError) if it is not remembered or damaged."""
         with self._lock:
-            segment, slot = self._held(frame_id)
+            segment, slot = self._logs.held(frame_id)
         return segment.read_jpeg(slot)
 
     def record(self, frame_id: int) -> FrameRecord:
         """FrameGone if it is not remembered."""
         with self._lock:
-            segment, slot = self._held(frame_id)
+            segment, slot = self._logs.held(frame_id)
             metadata = load_metadata(segment.metadata[slot])
             return FrameRecord(frame_id, segment.camera, float(segment.times[slot]), metadata)
 
-    def window(self, cameras: Sequence[str], after: float | None = None, before: float | None = None) -> Window:
-        """Encoded frames of these cameras with after <= time <= before, as an immutable view.
+    def window(
+        self, cameras: Sequence[str], after: float | None = None, before: float | None = None,
+        where: Within | None = None,
+    ) -> Window:  # fmt: skip
+        """Encoded frames of these cameras with after <= time <= before, and `where` they were, as an immutable view.
 
         A camera without memory contributes no rows. ValueError for a bad or repeated name or a NaN.
         """
         if len(set(cameras)) != len(cameras):
             raise ValueError(f"cameras must differ: {list(cameras)}")
-        lower = -math.inf if after is None else after
-        upper = math.inf if before is None else before
-        if math.isnan(lower) or math.isnan(upper):
-            raise ValueError("after and before must be numbers")
-        parts: list[Part] = []
-        num_rows = unencoded = 0
+        lower, upper = bounds(after, before)
         background = np.zeros((len(cameras), self._sizes[0]), np.float32)
         with self._lock:
-            for index, camera in enumerate(cameras):
-                log = self._logs.get(check_camera_name(camera))
-                if log is None:
-                    continue
-                background[index] = log.background(self._sizes[0])
-                for held, lo, hi in log.between(lower, upper):
-                    part, missing = snapshot(held, index, num_rows, lo, hi)
-                    unencoded += missing
-                    if part is not None:
-                        parts.append(part)
-                        num_rows += part.num_rows
+            logs = [self._logs.get(camera) for camera in cameras]
+            for number, log in enumerate(logs):
+                if log is not None:
+                    background[number] = log.background(self._sizes[0])
+            parts, unencoded = parts_of(logs, lower, upper, where)
         return Window(
             tuple(cameras), parts, unencoded=unencoded, background=background,
             patch_shape=self._patch_shape, patch_dtype=self._patch_dtype, num_scalars=self._scalar_shape[1],
         )  # fmt: skip
 
+    def records(
+        self, camera: str, after: float | None = None, before: float | None = None, *, limit: int = 2**31
+    ) -> list[FrameRecord]:
+        """The first `limit` frames with after <= time <= before, encoded or not, by rising time."""
+        lower, upper = bounds(after, before)
+        with self._lock:
+            log = self._logs.get(camera)
+            return [] if log is None else records_of(log, lower, upper, limit)
+
     def cameras(self) -> list[str]:
         """Names of the cameras that are remembered, sorted."""
         with self._lock:
-            return sorted(camera for camera, log in self._logs.items() if log.segments)
+            return sorted(log.camera for log in self._logs if log.segments)
 
     def stats(self, camera: str) -> CameraStats:
         """All zero for a camera that is not remembered."""
         with self._lock:
-            log = self._logs.get(check_camera_name(camera))
-            return log.stats() if log else CameraStats(0, 0, 0, 0, None, None)
+            log = self._logs.get(camera)
+            return log.stats() if log else CameraStats(0, 0, 0, 0, 0, None, None)
 
     def status(self) -> StoreStatus:
         with self._lock:
             found = self._recovered
-            gone = self._forgetting.num_damaged + sum(s.num_gone for s in self._segments())
+            gone = self._forgetting.num_damaged + sum(s.num_gone for s in self._logs.segments())
             return StoreStatus(
                 self._full, self._appended, self._refused_full, self._forgetting.num_evicted, self._erasing.num_erased,
                 found.frames_damaged + gone, found.vectors_damaged, self._vectors_not_durable,
@@ -307,17 +317,16 @@ class MemoryStore:
 
         Returns how many. Appends wait meanwhile. StorageError, whose message says whether it will be completed.
         """
-        if math.isnan(after) or math.isnan(before):
-            raise ValueError("after and before must be numbers")
+        lower, upper = bounds(float(after), float(before))
         with self._attaching, self._lock:
             if self._owner < 0:
                 raise StorageError("this memory is closed")
-            return self._erasing.erase(self._logs.get(check_camera_name(camera)), camera, float(after), float(before))
+            return self._erasing.erase(self._logs.get(camera), camera, lower, upper)
 
     def expire(self, now: float) -> None:
         """Applies the age limit to a wall clock (unix seconds), also for cameras that send nothing any more."""
         with self._lock:
-            for log in self._logs.values():
+            for log in self._logs:
                 self._forgetting.forget(log.trim(newest=now))
 
     def maintain(self) -> None:
@@ -330,7 +339,7 @@ class MemoryStore:
             if self._owner < 0:
                 return
             self._forgetting.retry()
-            self._forgetting.purge_damaged(self._segments())
+            self._forgetting.purge_damaged(self._logs.segments())
             self._erasing.finish()
             dirty, self._dirty = self._dirty, set()
         try:
@@ -343,7 +352,7 @@ class MemoryStore:
                 self._dirty |= dirty
             raise storage_error(error, "cannot sync") from error
         self._journal.checkpoint()
-        for log in list(self._logs.values()):
+        for log in self._logs:
             self._make_blocks(log)
 
     def _make_blocks(self, log: CameraLog) -> None:
@@ -375,45 +384,3 @@ class MemoryStore:
 
     def __exit__(self, *exc_info: object) -> None:
         self.close()
-
-    def _log(self, camera: str) -> CameraLog:
-        log = self._logs.get(camera)
-        if log is None:
-            num_patches, width = self._patch_shape
-            patch_bytes = num_patches * (width * self._patch_dtype.itemsize + 4 * self._scalar_shape[1])
-            limits = self._camera_limits.get(camera, self._limits)
-            log = self._logs[camera] = CameraLog(camera, limits, patch_bytes)
-        return log
-
-    def _new_segment(self, camera: str, segment_id: int, count: int) -> Segment:
-        limits = self._camera_limits.get(camera, self._limits)
-        return Segment(
-            segment_id, camera, self._folder / "segments" / camera, capacity=max(count, limits.segment_frames),
-            embedding_dim=self._sizes[0], summary_dim=self._sizes[1],
-        )  # fmt: skip
-
-    def _start_segment(self, camera: str, frame_id: int) -> Segment:
-        segment = self._new_segment(camera, frame_id, 0)
-        try:
-            segment.frames_path.parent.mkdir(mode=0o700, exist_ok=True)
-            if self._sync:
-                sync_folder(segment.frames_path.parent.parent)
-        except OSError as error:
-            raise storage_error(error, f"cannot make a folder for camera {camera}") from error
-        return segment
-
-    def _segments(self) -> Iterator[Segment]:
-        return (segment for log in self._logs.values() for segment in log.segments)
-
-    def _find(self, frame_id: int) -> tuple[Segment, int] | None:
-        for log in self._logs.values():
-            found = log.find(frame_id)
-            if found is not None:
-                return found
-        return None
-
-    def _held(self, frame_id: int) -> tuple[Segment, int]:
-        found = self._find(frame_id)
-        if found is None:
-            raise FrameGone(f"frame {frame_id} is not remembered")
-        return found

@@ -51,8 +51,13 @@ class Part:
         return self.unit_scales[self.slots]
 
 
-def snapshot(held: Segment | Block, camera_index: int, first_row: int, lo: int, hi: int) -> tuple[Part | None, int]:
-    """The part made of the encoded slots in [lo, hi), if any, and how many slots there are not encoded."""
+def snapshot(
+    held: Segment | Block, camera_index: int, first_row: int, lo: int, hi: int, wanted: Bool | None = None
+) -> tuple[Part | None, int]:
+    """The part made of the encoded slots in [lo, hi), if any, and how many slots there are not encoded.
+
+    wanted (hi - lo,): those that are not wanted are left out; not with a block.
+    """
     if isinstance(held, Block):  # all of it is encoded and none of it has patches
         part = Part(
             held, camera_index, first_row, hi - lo, slice(lo, hi), held.index, lo,
@@ -60,7 +65,7 @@ def snapshot(held: Segment | Block, camera_index: int, first_row: int, lo: int, 
         )  # fmt: skip
         return part, 0
     segment = held
-    kept = ~segment.gone[lo:hi]
+    kept = ~segment.gone[lo:hi] if wanted is None else wanted & ~segment.gone[lo:hi]
     encoded = segment.encoded[lo:hi] & kept
     num_rows = int(encoded.sum())
     num_unencoded = int(kept.sum()) - num_rows

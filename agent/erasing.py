@@ -1,0 +1,128 @@
+"""Erasing a stretch of one camera's time everywhere: the one place that knows all that may hold something of it.
+
+Each part of the agent that keeps something of what cameras saw adds an eraser. A request is written to `erasures.json`
+in the data folder before the first of them runs, and taken out after the last: if the process dies or a disk refuses in
+between, `resume` goes on with it, at the next start and at every housekeeping. All erasers run again then: erasing what
+is gone already is no error. Blocking; for worker threads. Does not know HTTP.
+"""
+
+import json
+import logging
+import math
+import os
+import secrets
+import sqlite3
+import threading
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from agent.alerts.book import Book
+from agent.auth import write_private
+from memory.segment_file import sync_folder
+
+log = logging.getLogger(__name__)
+
+ERASURES_FILE = "erasures.json"
+
+Eraser = Callable[[str, float, float], int]
+"""(camera, after, before), both bounds included, maybe infinite -> how many things were erased. Raises OSError."""
+
+
+class NotErasedYet(Exception):
+    """The erasure has begun and will be completed; until then something of it may still be on disk."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What is to be erased; None: unbounded."""
+
+    camera: str
+    after: float | None
+    before: float | None
+
+    @property
+    def lower(self) -> float:
+        return -math.inf if self.after is None else self.after
+
+    @property
+    def upper(self) -> float:
+        return math.inf if self.before is None else self.before
+
+
+class Erasing:
+    """The erasers of one data folder, in the order they run."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self._path = data_dir / ERASURES_FILE
+        self._erasers: list[tuple[str, Eraser]] = []
+        self._one_at_a_time = threading.Lock()
+
+    def add(self, name: str, eraser: Eraser) -> None:
+        """`name` is the key of its count in the answer."""
+        self._erasers.append((name, eraser))
+
+    def erase(self, request: Request) -> dict[str, int]:
+        """How many things of each kind are gone. Raises NotErasedYet; OSError: nothing has begun."""
+        with self._one_at_a_time:
+            write_requests(self._path, [*read_requests(self._path), request])
+            try:
+                counts = self._run(request)
+                write_requests(self._path, [each for each in read_requests(self._path) if each != request])
+            except OSError as error:
+                raise NotErasedYet(f"not everything could be erased yet, it is tried again: {error}") from error
+        return counts
+
+    def resume(self) -> None:
+        """Goes on with what could not be completed; errors are logged, the next call tries again."""
+        with self._one_at_a_time:
+            waiting = read_requests(self._path)
+            try:
+                for request in waiting:
+                    self._run(request)
+                if waiting:
+                    write_requests(self._path, [])
+            except OSError as error:
+                log.error("erasing is not complete", extra={"error": str(error)})
+
+    def _run(self, request: Request) -> dict[str, int]:
+        return {name: eraser(request.camera, request.lower, request.upper) for name, eraser in self._erasers}
+
+
+def erase_from_book(book: Book) -> Eraser:
+    """Alerts with their pictures and what waits in the outbox, from the rows and from the file behind them."""
+
+    def erase(camera: str, after: float, before: float) -> int:
+        count = book.erase(camera, after, before)
+        with book.lock:
+            try:
+                book.connection.execute("VACUUM")  # copies of rows that page splits left behind
+                busy = book.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+            except sqlite3.Error as error:
+                raise OSError(f"{book.path}: {error}") from error
+        if busy:
+            raise OSError(f"{book.path}: another connection is reading")
+        return count
+
+    return erase
+
+
+def read_requests(path: Path) -> list[Request]:
+    """Those that have not been completed. OSError for a file that cannot be read or understood: it must not be passed over."""
+    try:
+        return [Request(**each) for each in json.loads(path.read_text(encoding="utf-8"))]
+    except FileNotFoundError:
+        return []
+    except (ValueError, TypeError) as error:
+        raise OSError(f"{path} is damaged: what it asks for cannot be erased; see it and delete it") from error
+
+
+def write_requests(path: Path, requests: list[Request]) -> None:
+    """The file appears complete or not at all, and is on the disk when this returns; none: no file."""
+    if not requests:
+        path.unlink(missing_ok=True)
+    else:
+        aside = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+        write_private(aside, json.dumps([asdict(each) for each in requests]).encode())
+        os.replace(aside, path)  # noqa: PTH105 - one call, one rename
+    sync_folder(path.parent)

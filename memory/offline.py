@@ -1,0 +1,84 @@
+"""A memory folder without an agent: what is held, its pictures, erasing. Knows no encoder, so it touches no vectors.
+
+Opening a `MemoryStore` needs the sizes of a model and makes vectors of another one pending; looking at a folder, or
+erasing from it, must not. Holds the folder's lock while it is open.
+"""
+
+import math
+import os
+from pathlib import Path
+
+from memory.args import load_metadata
+from memory.codec import unpack_frame
+from memory.erasure import finish_erasures
+from memory.errors import FrameGone, RecordDamaged, StorageError
+from memory.journal import Journal
+from memory.limits import check_camera_name
+from memory.records import CameraStats, FrameRecord
+from memory.segment_file import file_size, lock_folder, read_record, segment_paths
+
+
+class OfflineMemory:
+    """See the module. A context manager. StorageBusy while an agent has the folder, StorageError if there is none."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = Path(folder)
+        path = self._folder / "journal.sqlite"
+        if file_size(path) == 0:
+            raise StorageError(f"there is no memory in {folder}")
+        self._owner = lock_folder(self._folder)
+        try:
+            self._journal = Journal(path)
+            finish_erasures(self._journal, self._folder / "segments")
+            self._rows = {row.frame_id: row for row, sound in self._journal.rows() if sound}
+        except BaseException:
+            os.close(self._owner)
+            raise
+
+    def __enter__(self) -> "OfflineMemory":
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._journal.close()
+        os.close(self._owner)
+
+    def cameras(self) -> list[str]:
+        """Names of the cameras that are remembered, sorted."""
+        return sorted({row.camera for row in self._rows.values()})
+
+    def stats(self, camera: str) -> CameraStats:
+        """As `MemoryStore.stats`; nothing is hot."""
+        rows = [row for row in self._rows.values() if row.camera == camera]
+        if not rows:
+            return CameraStats(0, 0, 0, 0, 0, None, None)
+        files = (self._folder / "segments" / camera).glob("*.*")
+        encoded = sum(row.vector_offset is not None for row in rows)
+        times = [row.time for row in rows]
+        return CameraStats(len(rows), encoded, 0, 0, sum(map(file_size, files)), min(times), max(times))
+
+    def records(self, camera: str, after: float | None = None, before: float | None = None) -> list[FrameRecord]:
+        """Frames with after <= time <= before, by rising time."""
+        lower, upper = -math.inf if after is None else after, math.inf if before is None else before
+        found = [row for row in self._rows.values() if row.camera == camera and lower <= row.time <= upper]
+        return [FrameRecord(row.frame_id, row.camera, row.time, load_metadata(row.metadata)) for row in found]
+
+    def jpeg(self, frame_id: int) -> bytes:
+        """The picture as it was appended. FrameGone if it is not remembered or damaged."""
+        row = self._rows.get(frame_id)
+        if row is None:
+            raise FrameGone(f"frame {frame_id} is not remembered")
+        path, _ = segment_paths(self._folder / "segments" / row.camera, row.segment)
+        try:
+            found = unpack_frame(read_record(path, row.offset, row.length))
+        except RecordDamaged as error:
+            raise FrameGone(f"frame {frame_id} is damaged on disk: {error}") from error
+        if found.frame_id != frame_id:
+            raise FrameGone(f"frame {frame_id} is damaged on disk: the record is of frame {found.frame_id}")
+        return found.jpeg
+
+    def erase(self, camera: str, after: float, before: float) -> int:
+        """As `MemoryStore.erase`."""
+        erasure = self._journal.begin_erasure(check_camera_name(camera), after, before)
+        self._rows = {i: row for i, row in self._rows.items() if not erasure.covers(row.camera, row.time)}
+        finish_erasures(self._journal, self._folder / "segments")
+        return erasure.num_frames
