@@ -14,6 +14,7 @@ A row number means nothing in any other window; `frame_ids` are the identity.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -139,14 +140,22 @@ class Window:
     def embeddings(self, rows: npt.ArrayLike) -> Float32:
         """(n, D) unit vectors of the given rows, copied. Fastest for rows that follow one another."""
         wanted = self._checked(rows)
-        gathered: Float32 = np.empty((len(wanted), self._background.shape[1]), np.float32)
+        unit: Float32 = np.empty((len(wanted), self._background.shape[1]), np.float32)
+        if _consecutive(wanted):
+            for part, lo, hi in self._pieces(int(wanted[0]), int(wanted[-1]) + 1):
+                for chunk in chunks(hi - lo):
+                    slots = _sub(part.slots, lo + chunk.start, lo + chunk.stop)
+                    start = part.first_row + lo + chunk.start - int(wanted[0])
+                    halves, scales = part.unit_halves[slots], part.unit_scales[slots]
+                    decode(halves, scales, unit[start : start + len(scales)])
+            return unit
+        gathered: Float16 = np.empty(unit.shape, np.float16)
+        scales_of_all: Float32 = np.empty(len(wanted), np.float32)
         for part, slots, places in self._places(wanted):
-            halves, scales = part.unit_halves[slots], part.unit_scales[slots]
-            if isinstance(places, slice):
-                decode(halves, scales, gathered[places])
-            else:
-                gathered[places] = decode(halves, scales)
-        return gathered
+            gathered[places], scales_of_all[places] = part.unit_halves[slots], part.unit_scales[slots]
+        for chunk in chunks(len(wanted)):
+            decode(gathered[chunk], scales_of_all[chunk], unit[chunk])
+        return unit
 
     def norms(self, rows: npt.ArrayLike) -> Float32:
         """(n,) lengths that the embeddings had before they were made unit vectors."""
@@ -222,21 +231,19 @@ class Window:
             raise IndexError(f"rows must lie in [0, {self.num_frames})")
         return wanted
 
-    def _places(self, wanted: Int64) -> Iterator[tuple[Part, slice | Int64, slice | Int64]]:
-        """Where rows lie, a few at a time: a part, slots of it, and the places of those rows in `wanted`."""
-        if len(wanted) and wanted[-1] - wanted[0] + 1 == len(wanted) and (np.diff(wanted) == 1).all():
-            for part, lo, hi in self._pieces(int(wanted[0]), int(wanted[-1]) + 1):
-                offset = part.first_row - int(wanted[0])
-                for chunk in chunks(hi - lo):  # small enough for the cache
-                    first, last = lo + chunk.start, lo + chunk.stop
-                    yield part, _sub(part.slots, first, last), slice(offset + first, offset + last)
-            return
-        numbers = np.searchsorted(self._first_rows, wanted, side="right") - 1
-        order = np.argsort(numbers, kind="stable")
-        edges = np.flatnonzero(np.diff(numbers[order])) + 1
-        for places in np.split(order, edges) if len(order) else ():
-            part = self._parts[int(numbers[places[0]])]
-            yield part, _slots_of(part, wanted[places] - part.first_row), places
+    def _places(self, wanted: Int64) -> Iterator[tuple[Part, Int64, Int64]]:
+        """Where rows lie, part by part: slots of it, and the places of those rows in `wanted`."""
+        order = np.argsort(wanted, kind="stable")
+        numbers = np.searchsorted(self._first_rows, wanted[order], side="right") - 1
+        edges = [0, *(np.flatnonzero(np.diff(numbers)) + 1).tolist(), len(order)]
+        for start, stop in pairwise(edges):
+            if start < stop:
+                part, places = self._parts[int(numbers[start])], order[start:stop]
+                yield part, _slots_of(part, wanted[places] - part.first_row), places
+
+
+def _consecutive(rows: Int64) -> bool:
+    return len(rows) > 0 and int(rows[-1] - rows[0]) + 1 == len(rows) and bool((np.diff(rows) == 1).all())
 
 
 def _slots_of(part: Part, offsets: Int64) -> Int64:

@@ -24,6 +24,7 @@ Kind = Literal["relevant", "recent", "filling"]
 FIRST_STAGE, STAGE_GROWTH = 128, 8
 LEAST_SHARE = 64  # a further stage only for so many times its frames: sifting fewer costs no more than ranking again
 BLOCK_ROWS = 512  # rows whose embeddings are gathered and compared at once: 1 MB at D = 512 stays in the cache
+MOST_BLOCK_ROWS = 8192  # on a long walk over what was sifted: rows from all over are cheaper to gather in numbers
 
 
 class Candidates(Protocol):
@@ -297,16 +298,18 @@ def _walk_down(
 
     Returns what is left, rising. The first of the sifted rows is always taken, so every round makes progress.
     """
-    barren = 0
-    for start in range(0, len(ranked), BLOCK_ROWS):
-        block, before = ranked[start : start + BLOCK_ROWS], len(chosen)
+    start = barren = 0
+    size = BLOCK_ROWS
+    while start < len(ranked):
+        block, before = ranked[start : start + size], len(chosen)
         _walk_block(block, redundancy, chosen, num_keyframes, tau)
         if len(chosen) >= num_keyframes:
             break
+        start += len(block)
+        size = max(BLOCK_ROWS, min(2 * size, MOST_BLOCK_ROWS, len(ranked) // 128))
         barren = barren + len(block) if len(chosen) == before else 0
-        left = ranked[start + len(block) :]
-        if 2 * barren >= len(left):
-            return np.sort(left)
+        if 2 * barren >= len(ranked) - start:
+            return np.sort(ranked[start:])
     return ranked[:0]
 
 
