@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from agent.alerts.engine import open_book, open_engine
 from agent.answering import Answering
 from agent.backlog import Backlog
 from agent.config import CameraSettings, Settings
@@ -70,6 +71,7 @@ class Agent:
             self.metrics,
             batch_size=settings.model.batch_size,
             needs_patches=settings.answerer.kind == "local",
+            sighted=lambda *frame: self.alerts.frame(*frame),
         )
         self.answering = Answering(
             store,
@@ -80,6 +82,18 @@ class Agent:
             metrics=self.metrics,
             zone_of=self.zone_of,
             remote=self._remote(resolve),
+        )
+        self.book = open_book(settings)
+        self.alerts = open_engine(
+            self.book,
+            store,
+            self.answering,
+            settings=settings,
+            metrics=self.metrics,
+            clock=clock,
+            zone_of=self.zone_of,
+            cameras=self.cameras,
+            model=settings.answerer.model or model.info.name,
         )
         self.encoder_problem: str | None = "the encoder has not been tested yet"
         self.intakes: dict[str, Intake] = {}
@@ -94,6 +108,7 @@ class Agent:
             async with asyncio.TaskGroup() as self._tasks:
                 running = [
                     self._tasks.create_task(self.encoding.run(), name="see"),
+                    self._tasks.create_task(self.alerts.run(), name="alert"),
                     self._tasks.create_task(self._keep_house(), name="keep house"),
                     self._tasks.create_task(self._probe_lag(), name="probe lag"),
                     *(
@@ -123,6 +138,8 @@ class Agent:
     def _close(self) -> None:
         self.vision.close()
         self.language.close()
+        self.alerts.flush()
+        self.book.close()
         self.store.close()
 
     # --- cameras ---
@@ -242,6 +259,7 @@ class Agent:
             "vilamp": {
                 "card": info.card,
                 "answerer": self.settings.answerer.model if self.settings.answerer.kind == "openai" else info.name,
+                "conversations": self.settings.answerer.kind == "openai",  # earlier turns are read
                 "patches_per_frame": info.patches_per_frame,
                 "keyframe_tokens": info.keyframe_tokens,
                 "embedding_dim": info.embedding_dim,

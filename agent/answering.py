@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 ALMOST_EMPTY_S = 60.0  # below this span of video an answer says how little there is
+ONE_AT_A_TIME = "this model reads one question at a time; what was said before it was not read"
 _FIRST_GUESS_S = 5.0  # how long an answer takes, before one has been timed
 
 
@@ -174,7 +175,7 @@ class Answering:
     async def _prepare(self, question: Question, watch: Stopwatch) -> _Prepared:
         """Everything before the first word, left to right."""
         with watch.stage("embed"):
-            query = await self.embed(question.text)
+            query = await self.embed(self._sought(question))
         with watch.stage("window"):
             window = await self._window(question)
         with watch.stage("select"):
@@ -182,7 +183,13 @@ class Answering:
         context = await (self._show if self._remote else self._merge)(window, keyframes, query, watch)
         asked_by_a_person = question.priority is Priority.QUESTION
         little = await asyncio.to_thread(self._little_history, question, window) if asked_by_a_person else None
-        return _Prepared(window, context, little, _notes(window, query, context))
+        alone = (ONE_AT_A_TIME,) if question.earlier and self._remote is None else ()
+        return _Prepared(window, context, little, (*alone, *_notes(window, query, context)))
+
+    def _sought(self, question: Question) -> str:
+        """What frames are chosen by. A follow-up ("and what colour was it?") is read after the question before it."""
+        before = [said.text for said in question.earlier if said.role == "user"]
+        return f"{before[-1]} {question.text}" if before and self._remote is not None else question.text
 
     async def _merge(
         self, window: Window, keyframes: Keyframes, query: "TextFeatures", watch: Stopwatch
@@ -284,9 +291,7 @@ class Answering:
         if isinstance(context, Pictures):
             if self._remote is None:
                 raise RuntimeError("no server is configured")
-            return self._remote.stream(
-                question.text, question.cameras, context, tally, limit=limit, temperature=question.temperature
-            )
+            return self._remote.stream(question, context, tally, limit=limit)
         speaker = self._speaker()
         timestamps = self._timestamps(prepared) if speaker.info.defaults.timestamps else None
         return self._language.pull(
@@ -352,6 +357,8 @@ def _notes(window: Window, query: "TextFeatures", context: "VisualContext | Pict
         if context.num_left_out:
             notes.append(f"{context.num_left_out} keyframes were left out: answerer.max_image_bytes")
         return tuple(notes)
+    if any(context.foreign_groups) and not context.is_foreign:
+        notes.append("some of these cameras show what this model was not trained on; nothing said of them is reliable")
     if context.num_summary_frames:
         notes.append(f"frames that contributed their summary only: {context.num_summary_frames}")
     if context.num_shared_tokens:

@@ -1,8 +1,9 @@
 """The OpenAI chat-completions format, both ways: a request body -> ChatRequest; an answer -> bodies and chunks.
 
 Pure: bytes and values in, values out. The extension fields are `camera` or `cameras`, `after`, `before` (unix seconds
-or ISO 8601) on the way in and `annotations` and `vilamp` on the way out. Only the last user message is asked; the agent
-does not hold conversations. Fields of the format that do not apply here are accepted and have no effect.
+or ISO 8601) on the way in and `annotations` and `vilamp` on the way out. The last user message is asked; what was said
+before it comes with the request, as the agent holds no conversations. Fields of the format that do not apply here are
+accepted and have no effect.
 """
 
 import json
@@ -15,10 +16,13 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from agent.problems import BadRequest
-from agent.question import Answer, Evidence, Finished, Seen
+from agent.question import Answer, Evidence, Finished, Said, Seen
 from agent.times import load_zone
 
 Json = dict[str, Any]
+
+MAX_EARLIER = 8  # messages before the question
+MAX_EARLIER_CHARS = 8000
 
 
 class Part(BaseModel):
@@ -80,6 +84,20 @@ class ChatRequest(BaseModel):
         if not asked or not asked[-1].text():
             raise BadRequest("The question is empty: send a user message with text.", param="messages")
         return asked[-1].text()
+
+    def earlier(self) -> tuple[Said, ...]:
+        """What was said before the question: the newest turns, as many as fit into MAX_EARLIER and MAX_EARLIER_CHARS."""
+        asked = max(place for place, message in enumerate(self.messages) if message.role == "user")
+        said: list[Said] = []
+        room = MAX_EARLIER_CHARS
+        for message in reversed(self.messages[:asked]):
+            text = message.text()
+            room -= len(text)
+            if len(said) == MAX_EARLIER or room < 0:
+                break
+            if message.role in ("user", "assistant") and text:
+                said.append(Said("user" if message.role == "user" else "assistant", text))
+        return tuple(reversed(said))
 
     def named_cameras(self) -> tuple[str, ...]:
         """Cameras asked about, each once; empty: the request names none."""

@@ -11,6 +11,14 @@ FinishReason = Literal["stop", "length"]
 
 
 @dataclass(frozen=True, slots=True)
+class Said:
+    """Something said earlier in the conversation."""
+
+    role: Literal["user", "assistant"]
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class Question:
     """One question about some cameras' pasts; times in unix seconds, None: unbounded."""
 
@@ -20,6 +28,7 @@ class Question:
     before: float | None = None
     max_new_tokens: int | None = None  # None: the configured number
     temperature: float = 0.0
+    earlier: tuple[Said, ...] = ()  # oldest first; only a server that reads conversations is given it
     num_keyframes: int | None = None  # None: the configured numbers
     recent: int | None = None
     priority: Priority = Priority.QUESTION

@@ -26,7 +26,7 @@ from agent.config import AnswererSettings
 from agent.egress import Egress, EgressRefused, HostUnknown, Resolver, checked_addresses, guarded_client, strictest
 from agent.intake import JPEG_QUALITY
 from agent.problems import AnswererAway, AnswererRefused, PicturesStayHere, Problem
-from agent.question import FinishReason
+from agent.question import FinishReason, Question
 from agent.remote_wire import Misunderstood, Shown, complaint, read_line, request_body
 from agent.times import format_time
 from memory.errors import FrameGone
@@ -137,13 +137,20 @@ class RemoteAnswerer:
     # --- words ---
 
     async def stream(
-        self, question: str, cameras: Iterable[str], pictures: Pictures, tally: Tally, *, limit: int, temperature: float
+        self, question: Question, pictures: Pictures, tally: Tally, *, limit: int
     ) -> AsyncGenerator[str, None]:
         """The answer's pieces. Raises AnswererAway, AnswererRefused or PicturesStayHere."""
-        body = request_body(self.model, question, pictures.shown, max_tokens=limit, temperature=temperature)
+        body = request_body(
+            self.model,
+            question.text,
+            pictures.shown,
+            max_tokens=limit,
+            temperature=question.temperature,
+            earlier=question.earlier,
+        )
         content = await asyncio.to_thread(lambda: json.dumps(body).encode())
         headers = await asyncio.to_thread(self._headers)
-        rule, begun = self._rule(cameras), False
+        rule, begun = self._rule(question.cameras), False
         async with guarded_client(rule, resolve=self._resolve, verify=self._verify, timeout=self._timeout) as client:
             for attempt in count():
                 try:

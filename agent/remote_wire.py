@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from agent.question import FinishReason
+from agent.question import FinishReason, Said
 
 Json = dict[str, Any]
 
@@ -44,8 +44,16 @@ class Step:
     done: bool = False
 
 
-def request_body(model: str, question: str, shown: Sequence[Shown], *, max_tokens: int, temperature: float) -> Json:
-    """The body of a streamed `POST /chat/completions`: each picture after its label, the question last."""
+def request_body(
+    model: str,
+    question: str,
+    shown: Sequence[Shown],
+    *,
+    max_tokens: int,
+    temperature: float,
+    earlier: Sequence[Said] = (),
+) -> Json:
+    """The body of a streamed `POST /chat/completions`: what was said before, each picture after its label, the question."""
     content: list[Json] = []
     for each in shown:
         url = "data:image/jpeg;base64," + base64.b64encode(each.jpeg).decode("ascii")
@@ -53,7 +61,11 @@ def request_body(model: str, question: str, shown: Sequence[Shown], *, max_token
     content.append({"type": "text", "text": question})
     return {
         "model": model,
-        "messages": [{"role": "system", "content": INSTRUCTIONS}, {"role": "user", "content": content}],
+        "messages": [
+            {"role": "system", "content": INSTRUCTIONS},
+            *({"role": said.role, "content": said.text} for said in earlier),
+            {"role": "user", "content": content},
+        ],
         "max_tokens": max_tokens,
         "temperature": temperature,
         "stream": True,

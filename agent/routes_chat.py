@@ -68,7 +68,8 @@ class ChatRoutes:
         after, before = parse_moment(asked.after, zone, "after"), parse_moment(asked.before, zone, "before")
         if after is not None and before is not None and after >= before:
             raise BadRequest("'after' must be earlier than 'before'.", param="after")
-        return Question(text, cameras, after, before, asked.max_new_tokens(), asked.temperature or 0.0)
+        limit, temperature = asked.max_new_tokens(), asked.temperature or 0.0
+        return Question(text, cameras, after, before, limit, temperature, asked.earlier())
 
     async def models(self, request: Request) -> Response:
         self.guard.check(request, "ask")

@@ -8,7 +8,7 @@ import asyncio
 import logging
 import re
 import secrets
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
@@ -34,6 +34,7 @@ _SESSION_METHODS = "PATCH, DELETE, GET, HEAD, OPTIONS"
 _ALL_METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 _BODY_TIMEOUT_S = 10.0
 _RETRY_AFTER_S = 10
+_REMEMBERED_REPLACED = 256
 _NEGOTIATION_ERRORS = (InternalError, InvalidAccessError, InvalidStateError, OperationError, ValueError)
 
 Authorize = Callable[[Request, str], None]
@@ -106,6 +107,7 @@ class WhipServer:
         self._entries: dict[str, _Entry] = {}  # by session id
         self._current: dict[str, WebRtcSession] = {}  # by camera
         self._past: dict[str, _Past] = {}  # by camera; authorize bounds their number
+        self._replaced: deque[str] = deque(maxlen=_REMEMBERED_REPLACED)  # ids of sessions that were taken over
         self._ending: set[asyncio.Task[None]] = set()
         self._num_negotiating = 0
         self._closed = False
@@ -233,6 +235,8 @@ class WhipServer:
 
     def _forget(self, session_id: str, session: WebRtcSession, reason: CloseReason) -> None:
         self.counters.closed[reason] += 1
+        if reason == "replaced":  # so that its page does not take the camera back, and back again
+            self._replaced.append(session_id)
         del self._entries[session_id]
         if self._current.get(session.camera) is session:
             del self._current[session.camera]
@@ -246,6 +250,8 @@ class WhipServer:
     async def _resource(self, request: Request, camera: str) -> Response:
         self._authorize(request, camera)
         entry = self._entries.get(request.path_params["id"])
+        if request.path_params["id"] in self._replaced and request.method in ("GET", "HEAD"):
+            raise Rejected(410, "another publisher has taken this camera over")
         if entry is None or entry.session.camera != camera:
             raise Rejected(404, "no such session; it has ended or never was")
         if request.method in ("GET", "HEAD"):

@@ -58,14 +58,15 @@ export class Api {
   /**
    * A request; resolves to a response with a 2xx status. Throws ApiError, Away, or AbortError if `signal` aborts.
    * @param {string} path
-   * @param {{method?: string, body?: any, headers?: Record<string, string>, signal?: AbortSignal}} [options] `body` is sent as JSON
+   * @param {{method?: string, body?: any, raw?: string, headers?: Record<string, string>, signal?: AbortSignal}} [options]
+   *   `body` is sent as JSON, `raw` as it is
    */
-  async send(path, { method, body, headers = {}, signal } = {}) {
+  async send(path, { method, body, raw, headers = {}, signal } = {}) {
     let response;
     try {
       response = await fetch(path, {
         method: method ?? (body === undefined ? "GET" : "POST"),
-        body: body === undefined ? undefined : JSON.stringify(body),
+        body: body === undefined ? raw : JSON.stringify(body),
         headers: { ...this.headers(), ...(body === undefined ? {} : { "Content-Type": "application/json" }), ...headers },
         signal, cache: "no-store", credentials: "omit",
       });

@@ -19,7 +19,8 @@ import { h, put, sleep, unix, wall } from "./dom.js";
  * @property {(camera?: string) => string|undefined} zone IANA zone of a camera (of the first chosen one)
  * @property {(hash: string) => void} navigate
  * @property {(event: string, fn: (detail: any) => void) => () => void} on returns a function that ends it; events:
- *   "cameras" (list renewed), "state" (something in `state` changed: call `emit("state")` after changing it)
+ *   "cameras" (list renewed), "state" (something in `state` changed: whoever changes it emits this), "frame" (open the
+ *   frame {frame_id} large)
  * @property {(event: string, detail?: any) => void} emit
  */
 
@@ -190,6 +191,7 @@ async function follow() {
   }
 }
 
+app.on("frame", async frame => (await import("./frame.js")).openFrame(app, frame));
 addEventListener("hashchange", route);
 api.takeToken();
 await start();

@@ -1,7 +1,190 @@
-import { h } from "./dom.js";
+// Asking: what is asked about, the conversation, and the evidence. One question at a time; it can be stopped.
+
+import { Away } from "./api.js";
+import { clock, h, number, put } from "./dom.js";
+import { openFrame } from "./frame.js";
+import { inWords, scopePicker } from "./scope.js";
+
+const SHOWN = 12; // of an answer's frames, until all are asked for
+const MAX_TURNS = 4; // earlier questions sent along
+const EXAMPLES = ["What can you see at the moment?", "Did a person ever come?", "What changed in the last ten minutes?"];
+const STAGES = { queue: "waiting for its turn", embed: "reading the question", window: "opening the memory", select: "choosing frames", reencode: "encoding again",
+  merge: "merging frames", pictures: "preparing pictures", first_token: "first word", generate: "the other words", total: "in all" };
 
 /** @param {HTMLElement} root @param {import("./app.js").App} app */
 export function mount(root, app) {
-  root.append(h("h2", {}, "ask"));
-  return { unmount() {} };
+  const view = new Ask(root, app);
+  return { unmount: () => view.close(), show: () => view.show() };
+}
+
+class Ask {
+  constructor(root, app) {
+    this.app = app;
+    this.turns = []; // {question, answer}, of whole answers
+    this.running = null; // AbortController of the answer being written
+    this.scope = scopePicker(app);
+    this.empty = h("div", { class: "empty" }, h("strong", {}, "Ask about what the cameras saw"),
+      h("p", {}, "The answer comes with the frames it rests on."),
+      h("div", { class: "row examples" }, EXAMPLES.map(text => h("button", { type: "button", onclick: () => this.ask(text) }, text))));
+    this.list = h("div", { class: "stack turns" });
+    this.input = h("textarea", { id: "question", rows: 2, maxlength: 2000, required: true, placeholder: "Did a red car come?" });
+    this.send = h("button", { class: "primary", type: "submit" }, "Ask");
+    this.stop = h("button", { type: "button", hidden: true, onclick: () => this.running?.abort() }, "Stop");
+    this.fresh = h("button", { class: "quiet", type: "button", hidden: true, onclick: () => this.#forget() }, "New conversation");
+    this.hint = h("p", { class: "hint" });
+    const form = h("form", { class: "panel composer" }, h("label", { for: "question" }, "Question"), this.input,
+      h("div", { class: "head" }, this.hint, h("div", { class: "actions" }, this.fresh, this.stop, this.send)));
+    form.addEventListener("submit", event => { event.preventDefault(); this.ask(this.input.value.trim()); });
+    this.input.addEventListener("keydown", event => {
+      if (event.key === "Enter" && !event.shiftKey && !event.isComposing) { event.preventDefault(); form.requestSubmit(); }
+    });
+    put(root, h("h2", {}, "Ask"), this.scope.root, this.empty, this.list, form);
+    app.api.json("/v1/models").then(({ data }) => { this.conversations = data[0].vilamp.conversations; this.#hint(); }).catch(() => {});
+  }
+
+  show() {
+    this.input.focus({ preventScroll: true });
+    if (this.app.state.question && !this.input.value && !this.turns.length) this.input.value = this.app.state.question;
+  }
+
+  close() {
+    this.running?.abort();
+    this.scope.close();
+  }
+
+  #forget() {
+    this.running?.abort();
+    this.turns = [];
+    put(this.list);
+    this.empty.hidden = false;
+    this.fresh.hidden = true;
+    this.#hint();
+  }
+
+  #hint() {
+    const alone = "This model reads one question at a time: write each so that it can be understood alone.";
+    this.hint.textContent = !this.turns.length ? "Enter asks, Shift+Enter begins a new line."
+      : this.conversations ? "A follow-up: the questions and answers above are sent along." : alone;
+  }
+
+  async ask(question) {
+    if (!question || this.running) return;
+    const turn = new Turn(this.app, question);
+    this.app.state.question = question;
+    this.app.emit("state");
+    this.empty.hidden = true;
+    this.list.append(turn.root);
+    this.input.value = "";
+    this.#busy(new AbortController());
+    turn.root.scrollIntoView({ block: "nearest" });
+    try {
+      await turn.run(this.#body(question), this.running.signal);
+      if (turn.whole) this.turns.push({ question, answer: turn.text });
+    } finally {
+      this.#busy(null);
+      this.#hint();
+      turn.root.scrollIntoView({ block: "nearest" });
+    }
+  }
+
+  #busy(controller) {
+    this.running = controller;
+    this.send.hidden = Boolean(controller);
+    this.stop.hidden = !controller;
+    this.fresh.hidden = Boolean(controller) || !this.list.children.length;
+    if (!controller) this.input.focus({ preventScroll: true });
+  }
+
+  #body(question) {
+    const said = this.turns.slice(-MAX_TURNS).flatMap(turn => [{ role: "user", content: turn.question }, { role: "assistant", content: turn.answer }]);
+    const { after, before } = this.app.window(), { cameras } = this.app.state;
+    return { messages: [...said, { role: "user", content: question }], stream: true,
+      ...(cameras.length && { cameras }), ...(after !== null && { after }), ...(before !== null && { before }) };
+  }
+}
+
+/** One question with its answer and evidence. */
+class Turn {
+  constructor(app, question) {
+    this.app = app;
+    this.text = "";
+    this.whole = false;
+    const { cameras, window } = app.state;
+    const where = cameras.length ? cameras.join(", ") : "all cameras";
+    this.answer = h("p", { class: "answer", "aria-busy": "true" });
+    this.status = h("p", { class: "soft", role: "status" }, "Looking…");
+    this.evidence = h("div", { class: "stack" });
+    this.notes = h("ul", { class: "notes hint" });
+    this.timings = h("div", {});
+    this.root = h("article", { class: "panel turn stack" }, h("div", {}, h("h3", {}, question),
+      h("p", { class: "hint" }, `${where} · ${inWords(window, app.zone())}`)), this.answer, this.status, this.evidence, this.notes, this.timings);
+  }
+
+  /** Ask and show what comes. Errors are shown, not thrown. @param {object} body @param {AbortSignal} signal */
+  async run(body, signal) {
+    const began = performance.now();
+    try {
+      for await (const { data } of this.app.api.events("/v1/chat/completions", { body, signal })) {
+        if (data === null) this.whole = true;
+        else this.#take(data, began);
+      }
+      if (!this.whole && !this.failed) this.#fail("The answer broke off: the agent was stopped or restarted. Ask again.");
+      else if (!this.failed) this.status.hidden = true;
+    } catch (error) {
+      this.#fail(signal.aborted ? "Stopped." : this.#advice(error));
+    } finally {
+      this.answer.setAttribute("aria-busy", "false");
+    }
+  }
+
+  #advice(error) {
+    if (error instanceof Away) return this.text ? "The answer broke off: the connection was lost. Ask again." : error.message;
+    if (error.status === 401) return "The token is not known to the agent (any more). Enter one that is, and ask again.";
+    return `${error.message}${error.retryAfter ? ` Try again in ${error.retryAfter} s.` : ""}`;
+  }
+
+  #fail(message) {
+    this.failed = true;
+    this.status.hidden = false;
+    this.status.className = message === "Stopped." ? "soft" : "problem";
+    this.status.textContent = message;
+  }
+
+  #take(chunk, began) {
+    if (chunk.error) return this.#fail(chunk.error.message);
+    const delta = chunk.choices?.[0]?.delta ?? {};
+    if (delta.content) {
+      if (!this.text) { this.firstMs = performance.now() - began; this.status.hidden = true; }
+      this.text += delta.content;
+      this.answer.textContent = this.text;
+    }
+    if (delta.annotations) this.#showEvidence(delta.annotations);
+    if (chunk.vilamp) this.#showNotes(chunk.vilamp);
+  }
+
+  #showEvidence(frames) {
+    const best = [...frames].sort((a, b) => b.score - a.score).slice(0, SHOWN).sort((a, b) => a.time - b.time);
+    const list = h("ul", { class: "evidence" });
+    const fill = some => put(list, some.map(frame => this.#thumb(frame)));
+    const more = h("button", { type: "button", class: "quiet", onclick: () => { fill(frames); more.remove(); } }, `Show all ${frames.length} frames`);
+    fill(best);
+    put(this.evidence, list, frames.length > best.length && more);
+  }
+
+  #thumb(frame) {
+    const at = clock(frame.time, this.app.zone(frame.camera));
+    const image = h("img", { src: this.app.api.picture(frame.url, 320), alt: "", loading: "lazy" });
+    image.addEventListener("error", () => image.replaceWith(h("span", { class: "gone" }, "Forgotten")));
+    return h("li", {}, h("button", { type: "button", class: "picture", "aria-label": `${frame.kind} frame of ${frame.camera} at ${at}`, onclick: () => openFrame(this.app, frame) }, image),
+      h("p", { class: "caption" }, h("span", { class: `chip ${frame.kind}` }, frame.kind), h("span", {}, `${this.app.cameras.length > 1 ? `${frame.camera} ` : ""}${at}`),
+        h("span", { class: "soft", title: "cosine with the question" }, frame.score.toFixed(2))));
+  }
+
+  #showNotes({ frames, oldest, newest, notes, timings_ms: timings }) {
+    const zone = this.app.zone();
+    put(this.notes, h("li", {}, `${number(frames)} frames from ${clock(oldest, zone)} to ${clock(newest, zone)}`), notes.map(note => h("li", {}, note)));
+    const rows = Object.entries({ ...timings, "seen in this browser": this.firstMs }).map(([stage, ms]) =>
+      h("tr", {}, h("td", {}, STAGES[stage] ?? (stage === "seen in this browser" ? "first character in this browser" : stage)), h("td", { class: "num" }, `${number(Math.round(ms))} ms`)));
+    put(this.timings, h("details", {}, h("summary", {}, `Answered in ${(timings.total / 1000).toFixed(1)} s`), h("table", {}, rows)));
+  }
 }

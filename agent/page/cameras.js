@@ -1,7 +1,85 @@
-import { h } from "./dom.js";
+// The wall: the newest kept frame of every camera with its state, and the panel that makes this device a camera.
+
+import { bytes, clock, h, number, put, span } from "./dom.js";
+import { openFrame } from "./frame.js";
+import { publishPanel } from "./publish.js";
+
+const WARM_S = 60; // with less video than this answers say how little there is
+const THUMB = 640;
 
 /** @param {HTMLElement} root @param {import("./app.js").App} app */
 export function mount(root, app) {
-  root.append(h("h2", {}, "cameras"));
-  return { unmount() {} };
+  const cards = new Map();
+  const panel = publishPanel(app);
+  const use = h("button", { type: "button", onclick: () => panel.open() }, "Use this device's camera");
+  const wall = h("ul", { class: "wall" });
+  const empty = h("div", { class: "empty" });
+  put(root, h("div", { class: "head" }, h("h2", {}, "Cameras"), app.may("publish:") && use), panel.root, empty, wall);
+  put(empty, app.may("ask")
+    ? [h("strong", {}, "No camera yet"), h("p", {}, "Use this device's camera, publish from OBS or FFmpeg to ", h("code", {}, `${location.origin}/whip/<name>`),
+      ", or list cameras in the configuration.")]
+    : [h("strong", {}, "This token publishes"), h("p", {}, "It opens no pictures: to see the cameras, enter another token.")]);
+
+  const show = () => {
+    if (root.hidden) return;
+    empty.hidden = app.cameras.length > 0;
+    for (const camera of app.cameras) {
+      if (!cards.has(camera.id)) { cards.set(camera.id, card(camera.id, app)); wall.append(cards.get(camera.id).root); }
+      cards.get(camera.id).show(camera);
+    }
+    for (const [id, each] of cards) if (!app.cameras.some(camera => camera.id === id)) { each.root.remove(); cards.delete(id); }
+  };
+  const off = app.on("cameras", show);
+  const open = () => {
+    const [what, name] = location.hash.slice(1).split("=");
+    if (what === "publish" || !app.may("ask")) panel.open(name);
+    show();
+  };
+  return { unmount: off, show: open };
+}
+
+/** What a camera is doing, in one word and with a class for its colour. @param {any} camera */
+export function stateOf(camera) {
+  const held = camera.oldest === null ? 0 : camera.newest - camera.oldest;
+  if (camera.state === "live" && held < WARM_S) return { kind: "warming", words: `warming up: ${span(held)} of video so far` };
+  return { kind: camera.state, words: camera.state };
+}
+
+/** Frames that did not make it, in all. @param {any} camera */
+export const drops = camera => camera.lost + (camera.source?.dropped ?? 0);
+
+function card(id, app) {
+  const image = h("img", { alt: "", loading: "lazy" });
+  const open = h("button", { class: "picture", type: "button", "aria-label": `Open the newest frame of ${id}` }, image);
+  const chip = h("span", { class: "chip" }), facts = h("p", { class: "facts" }), problem = h("p", { class: "problem" });
+  const fluent = h("a", { target: "_blank", rel: "noopener noreferrer" }, "Fluent video");
+  const ask = h("a", { href: "#ask", onclick: () => { app.state.cameras = [id]; app.emit("state"); } }, "Ask about it");
+  let frame = null;
+  open.addEventListener("click", () => frame && openFrame(app, frame));
+  image.addEventListener("error", () => { image.hidden = true; });
+  image.addEventListener("load", () => { image.hidden = false; });
+  return {
+    root: h("li", { class: "panel card" }, open, h("div", { class: "body" },
+      h("div", { class: "head" }, h("h3", {}, id), chip), facts, problem, h("div", { class: "row links" }, ask, fluent))),
+    show(camera) {
+      const { kind, words } = stateOf(camera);
+      if (camera.latest && camera.latest.frame_id !== frame?.frame_id) {
+        frame = camera.latest;
+        image.src = app.api.picture(frame.url, THUMB);
+        image.alt = `${id} at ${clock(frame.time, camera.timezone)}`;
+      }
+      open.disabled = !frame;
+      chip.className = `chip ${kind}`;
+      chip.textContent = words;
+      const now = Date.now() / 1000, lost = drops(camera);
+      put(facts, camera.frames === 0 ? "Nothing remembered yet" : [
+        `${number(camera.frames)} frames`, ` · ${bytes(camera.bytes)}`, ` · oldest ${span(now - camera.oldest)} ago`,
+        kind !== "live" && kind !== "warming" && ` · newest ${span(now - camera.newest)} ago`],
+        ` · ${lost ? `${number(lost)} dropped` : "no drops"}`, camera.source?.width ? ` · ${camera.source.width}×${camera.source.height}` : "");
+      problem.textContent = camera.problem ?? (kind === "live" ? "" : camera.source?.detail ?? "");
+      problem.hidden = !problem.textContent;
+      fluent.hidden = !camera.recorder_url;
+      if (camera.recorder_url) fluent.href = camera.recorder_url;
+    },
+  };
 }

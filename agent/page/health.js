@@ -1,7 +1,171 @@
-import { h } from "./dom.js";
+// Health and settings: is the agent ready, what does its model know, the numbers that matter, and what each camera's
+// memory holds, with export and (for admins) erasing.
+
+import { bytes, clock, h, number, put, sleep, span, unix, wall } from "./dom.js";
+
+const POLL_S = 5;
 
 /** @param {HTMLElement} root @param {import("./app.js").App} app */
 export function mount(root, app) {
-  root.append(h("h2", {}, "health"));
-  return { unmount() {} };
+  const ready = h("div", { class: "panel stack" }), model = h("div", { class: "panel stack" });
+  const metrics = h("div", { class: "panel stack" }), memory = h("div", { class: "panel stack" });
+  const problem = h("p", { class: "problem", role: "alert" });
+  const dialog = eraseDialog(app);
+  put(root, h("h2", {}, "Health and settings"), problem, h("div", { class: "two wide" }, ready, model), metrics, memory, dialog.root);
+  const ended = new AbortController();
+
+  const look = async () => {
+    try {
+      const [state, text] = await Promise.all([readiness(), app.api.send("/metrics").then(response => response.text())]);
+      showReadiness(ready, state);
+      showMetrics(metrics, parseMetrics(text));
+      problem.hidden = true;
+    } catch (error) {
+      problem.textContent = error.message;
+      problem.hidden = false;
+    }
+  };
+  const follow = async () => {
+    while (!ended.signal.aborted) {
+      if (!root.hidden && !document.hidden) await look();
+      await sleep(POLL_S, ended.signal);
+    }
+  };
+  app.api.json("/v1/models").then(({ data }) => showModel(model, data[0]), error => put(model, h("p", { class: "problem" }, error.message)));
+  const showMemory = () => { if (!root.hidden) put(memory, h("h3", {}, "Memory by camera"), memoryTable(app, dialog.open)); };
+  const off = app.on("cameras", showMemory);
+  showMemory();
+  follow();
+  return { unmount() { ended.abort(); off(); dialog.root.remove(); }, show: () => { look(); showMemory(); } };
+}
+
+/** 503 has a body too, which says what is wrong. @returns {Promise<{ready: boolean, checks: Record<string, string>}>} */
+const readiness = () => fetch("/readyz", { cache: "no-store" }).then(response => response.json());
+
+const CHECKS = { model: "Model loaded", encoder: "Encoder tells pictures apart", disk: "Disk can be written", mqtt: "MQTT broker", rules: "Rules" };
+
+function showReadiness(place, { ready, checks }) {
+  put(place, h("div", { class: "head" }, h("h3", {}, "Readiness"), h("span", { class: `chip ${ready ? "live" : "bad"}` }, ready ? "ready" : "not ready")),
+    h("dl", { class: "facts-list" }, Object.entries(checks).map(([name, state]) => h("div", {}, h("dt", {}, CHECKS[name] ?? name),
+      h("dd", { class: ["ok", "off", "connected"].includes(state) ? null : "problem" }, state)))));
+}
+
+function showModel(place, { id, vilamp }) {
+  const facts = { "Answers": vilamp.answerer, "Patches a frame": vilamp.patches_per_frame, "Tokens a keyframe": vilamp.keyframe_tokens,
+    "Embedding": `${vilamp.embedding_dim} numbers`, "Reads at most": vilamp.context_tokens && `${number(vilamp.context_tokens)} tokens`,
+    "Follow-ups": vilamp.conversations ? "reads the conversation" : "reads one question at a time" };
+  put(place, h("h3", {}, `Model: ${id}`), h("p", {}, vilamp.card || "This checkpoint says nothing about what it knows."),
+    h("dl", { class: "facts-list" }, Object.entries(facts).filter(([, value]) => value).map(([name, value]) =>
+      h("div", {}, h("dt", {}, name), h("dd", {}, typeof value === "number" ? number(value) : value)))));
+}
+
+// --- metrics ---
+
+/** Samples of the Prometheus text form, by metric name. @param {string} text @returns {Map<string, {labels: Record<string, string>, value: number}[]>} */
+export function parseMetrics(text) {
+  const found = new Map();
+  for (const line of text.split("\n")) {
+    const [, name, inside, value] = /^(\w+)(?:\{(.*)\})? (\S+)/.exec(line) ?? [];
+    if (!name) continue;
+    const labels = Object.fromEntries([...(inside ?? "").matchAll(/(\w+)="((?:[^"\\]|\\.)*)"/g)].map(([, key, text]) => [key, text]));
+    if (!found.has(name)) found.set(name, []);
+    found.get(name).push({ labels, value: value === "+Inf" ? Infinity : Number(value) });
+  }
+  return found;
+}
+
+/** The bound below which a share of the observations lies: a histogram knows no better. @param {{labels: any, value: number}[]} buckets */
+export function quantile(buckets, share) {
+  const sorted = buckets.map(({ labels, value }) => [labels.le === "+Inf" ? Infinity : Number(labels.le), value]).sort((a, b) => a[0] - b[0]);
+  const total = sorted.at(-1)?.[1] ?? 0;
+  return total ? sorted.find(([, count]) => count >= share * total)?.[0] ?? null : null;
+}
+
+function showMetrics(place, all) {
+  const sum = (name, keep = () => true) => (all.get(name) ?? []).filter(({ labels }) => keep(labels)).reduce((total, each) => total + each.value, 0);
+  const answered = sum("vilamp_questions_total", labels => labels.reason === "answered");
+  const tiles = [["Frames encoded", sum("vilamp_frames_encoded_total")], ["Waiting for the encoder", sum("vilamp_backlog_frames")],
+    ["Frames lost", sum("vilamp_frames_lost_total")], ["Questions answered", answered], ["Refused or stopped", sum("vilamp_questions_total") - answered],
+    ["Publishers now", sum("vilamp_whip_sessions")]];
+  const lag = quantile(all.get("vilamp_event_loop_lag_seconds_bucket") ?? [], .95);
+  const stages = [...new Set((all.get("vilamp_stage_seconds_count") ?? []).map(({ labels }) => labels.stage))];
+  const rows = stages.map(stage => {
+    const of = suffix => (all.get(`vilamp_stage_seconds_${suffix}`) ?? []).filter(({ labels }) => labels.stage === stage);
+    const count = of("count")[0].value;
+    return h("tr", {}, h("td", {}, stage), h("td", { class: "num" }, number(count)), h("td", { class: "num" }, seconds(of("sum")[0].value / count)),
+      h("td", { class: "num" }, `≤ ${seconds(quantile(of("bucket"), .95))}`));
+  });
+  put(place, h("h3", {}, "Since the agent started"), h("dl", { class: "tiles" }, tiles.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, number(value)))),
+    lag !== null && h("div", {}, h("dt", {}, "Event loop late, 95 %"), h("dd", {}, `≤ ${seconds(lag)}`))),
+    rows.length > 0 && h("details", {}, h("summary", {}, "Time by stage"), h("div", { class: "scroll" }, h("table", {},
+      h("thead", {}, h("tr", {}, ["Stage", "Times", "Mean", "95 %"].map(name => h("th", { scope: "col" }, name)))), h("tbody", {}, rows)))));
+}
+
+const seconds = value => value === null ? "–" : !Number.isFinite(value) ? "more than the last step" : value < 1 ? `${Number((value * 1000).toPrecision(3))} ms` : `${Number(value.toPrecision(3))} s`;
+
+// --- memory ---
+
+function memoryTable(app, erase) {
+  if (!app.cameras.length) return h("p", { class: "soft" }, "Nothing is remembered yet.");
+  const head = ["Camera", "Frames", "Encoded", "On disk", "From", "To", ""].map(name => h("th", { scope: "col" }, name || h("span", { class: "unseen" }, "Actions")));
+  return h("div", { class: "scroll" }, h("table", {}, h("thead", {}, h("tr", {}, head)), h("tbody", {}, app.cameras.map(camera => h("tr", {},
+    h("td", {}, camera.id), h("td", {}, number(camera.frames)), h("td", {}, number(camera.encoded)), h("td", {}, bytes(camera.bytes)),
+    h("td", {}, camera.oldest === null ? "–" : clock(camera.oldest, camera.timezone)), h("td", {}, camera.newest === null ? "–" : clock(camera.newest, camera.timezone)),
+    h("td", { class: "row" }, app.may("admin") && camera.frames > 0 && h("button", { type: "button", onclick: () => erase(camera) }, "Export or erase…")))))));
+}
+
+/** A dialog for a stretch of one camera's history. */
+function eraseDialog(app) {
+  const title = h("h2", { id: "erase-title" }), message = h("p", { role: "status" });
+  const from = h("input", { id: "erase-from", type: "datetime-local", step: 1, required: true });
+  const to = h("input", { id: "erase-to", type: "datetime-local", step: 1, required: true });
+  const sure = h("input", { type: "checkbox", id: "erase-sure" });
+  const exporting = h("button", { type: "button", onclick: () => act(download) }, "Export");
+  const erasing = h("button", { class: "danger", type: "button", disabled: true, onclick: () => act(forget) }, "Erase");
+  sure.addEventListener("change", () => { erasing.disabled = !sure.checked; });
+  const root = h("dialog", { class: "narrow", "aria-labelledby": "erase-title" }, h("form", { method: "dialog" }, title,
+    h("div", { class: "field" }, h("label", { for: "erase-from" }, "From"), from), h("div", { class: "field" }, h("label", { for: "erase-to" }, "To"), to),
+    h("label", { class: "check" }, sure, "Erase these frames for good"), message,
+    h("div", { class: "actions" }, exporting, erasing, h("button", { class: "quiet", value: "close" }, "Close"))));
+  let camera;
+
+  const query = () => new URLSearchParams({ after: String(unix(from.value, camera.timezone)), before: String(unix(to.value, camera.timezone) + .999) });
+  const download = async () => {
+    message.textContent = "Packing…";
+    const response = await app.api.send(`/v1/cameras/${camera.id}/export?${query()}`);
+    const name = /filename="?([\w.-]+)/.exec(response.headers.get("Content-Disposition") ?? "")?.[1] ?? `${camera.id}.zip`;
+    const url = URL.createObjectURL(await response.blob());
+    h("a", { href: url, download: name }).click();
+    setTimeout(() => URL.revokeObjectURL(url), 60_000);
+    return `Saved as ${name}.`;
+  };
+  const forget = async () => {
+    const { erased } = await app.api.json(`/v1/cameras/${camera.id}/frames?${query()}`, { method: "DELETE" }) ?? {};
+    sure.checked = false;
+    erasing.disabled = true;
+    return erased === undefined ? "Erased." : `${number(erased)} frames erased.`;
+  };
+  const act = async action => {
+    if (!from.reportValidity() || !to.reportValidity()) return;
+    message.className = "soft";
+    try {
+      message.textContent = await action();
+    } catch (error) {
+      message.className = "problem";
+      message.textContent = error.message;
+    }
+  };
+  return {
+    root,
+    open(given) {
+      camera = given;
+      title.textContent = `Memory of ${camera.id} (${span(camera.newest - camera.oldest)})`;
+      from.value = wall(Math.floor(camera.oldest), camera.timezone);
+      to.value = wall(Math.ceil(camera.newest), camera.timezone);
+      sure.checked = false;
+      erasing.disabled = true;
+      message.textContent = "";
+      root.showModal();
+    },
+  };
 }

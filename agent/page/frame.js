@@ -1,0 +1,123 @@
+// One frame, large: its time, its metadata, where the robot stood, the frames before and after it, and download.
+
+import { clock, h, put, svg, wall } from "./dom.js";
+
+const STEP_S = 0.0005; // frames of a camera are at least a millisecond apart
+const PATH_S = 60, PATH_POINTS = 400; // how much of a robot's way is drawn around the frame
+
+/** @type {FrameDialog|null} */
+let dialog = null;
+
+/**
+ * Open a frame large.
+ * @param {import("./app.js").App} app
+ * @param {{frame_id: number, [field: string]: any}} frame as the API lists it, or its id alone
+ */
+export function openFrame(app, frame) {
+  dialog ??= new FrameDialog();
+  dialog.open(app, frame);
+}
+
+class FrameDialog {
+  constructor() {
+    this.title = h("h2", { id: "frame-title" });
+    this.image = h("img", { class: "large", alt: "" });
+    this.before = h("button", { type: "button", onclick: () => this.step(-1) }, "← Before");
+    this.after = h("button", { type: "button", onclick: () => this.step(1) }, "After →");
+    this.save = h("a", { class: "button" }, "Download");
+    this.facts = h("dl", { class: "facts-list" });
+    this.map = h("figure", { class: "map" });
+    this.problem = h("p", { class: "problem", role: "alert" });
+    const close = h("button", { type: "button", class: "quiet", onclick: () => this.node.close() }, "Close");
+    this.node = h("dialog", { class: "frame", "aria-labelledby": "frame-title" },
+      h("div", { class: "head" }, this.title, close), this.problem, this.image,
+      h("div", { class: "head" }, h("div", { class: "row" }, this.before, this.after), this.save),
+      h("div", { class: "two" }, this.facts, this.map));
+    this.node.addEventListener("keydown", event => {
+      const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+      if (step && !event.altKey && !event.ctrlKey && !event.metaKey) { event.preventDefault(); this.step(step); }
+    });
+    this.node.addEventListener("click", event => event.target === this.node && this.node.close()); // beside it
+    document.body.append(this.node);
+  }
+
+  async open(app, frame) {
+    this.app = app;
+    this.shown = null;
+    this.node.showModal();
+    await this.show(frame.frame_id, frame);
+  }
+
+  /** @param {number} id @param {any} known what is known of it already; the rest is asked for */
+  async show(id, known) {
+    this.wanted = id;
+    this.problem.hidden = true;
+    try {
+      const frame = known?.metadata ? known : { ...known, ...await this.app.api.json(`/v1/frames/${id}`) };
+      if (this.wanted !== id) return;
+      this.shown = { ...frame, kind: known?.kind, score: known?.score };
+      this.#draw();
+      await this.#lookAround(this.shown);
+    } catch (error) {
+      if (this.wanted !== id) return;
+      this.problem.textContent = error.status === 404 ? "This frame has been forgotten meanwhile: the memory keeps the newest frames." : error.message;
+      this.problem.hidden = false;
+    }
+  }
+
+  step(direction) {
+    const next = direction < 0 ? this.previous : this.next;
+    if (next) this.show(next.frame_id, next);
+  }
+
+  #draw() {
+    const { frame_id: id, camera, time, url, kind, score, metadata } = this.shown;
+    const zone = this.app.zone(camera), at = clock(time, zone);
+    this.title.textContent = `${camera} · ${at}`;
+    this.image.src = this.app.api.picture(url);
+    this.image.alt = `What ${camera} saw at ${at}`;
+    this.save.href = this.app.api.picture(url);
+    this.save.download = `${camera}-${wall(time, zone).replaceAll(":", "-")}.jpg`;
+    this.previous = this.next = null;
+    this.before.disabled = this.after.disabled = true;
+    const rows = [["Local time", `${wall(time, zone).replace("T", " ")}.${String(Math.floor(time * 1000 % 1000)).padStart(3, "0")} (${zone})`],
+      kind && ["Chosen as", `${kind}, cosine ${score.toFixed(3)}`], ["Frame", String(id)],
+      ...Object.entries(metadata ?? {}).map(([name, value]) => [name, typeof value === "string" ? value : JSON.stringify(value)])];
+    put(this.facts, rows.filter(Boolean).map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value))));
+    put(this.map);
+  }
+
+  /** Find the frames before and after, fetch their pictures ahead, and draw the way of a robot. */
+  async #lookAround(frame) {
+    const list = query => this.app.api.json(`/v1/cameras/${frame.camera}/frames?${new URLSearchParams(query)}`).then(page => page.data);
+    const [before, after] = await Promise.all([
+      list({ before: (frame.time - STEP_S).toFixed(4), limit: "1", order: "desc" }), list({ after: (frame.time + STEP_S).toFixed(4), limit: "1" })]);
+    if (this.wanted !== frame.frame_id) return;
+    [this.previous, this.next] = [before[0], after[0]];
+    this.before.disabled = !this.previous;
+    this.after.disabled = !this.next;
+    for (const each of [this.previous, this.next]) if (each) new Image().src = this.app.api.picture(each.url);
+    if (!position(frame)) return;
+    const around = await list({ after: (frame.time - PATH_S).toFixed(3), before: (frame.time + PATH_S).toFixed(3), limit: String(PATH_POINTS) });
+    if (this.wanted === frame.frame_id) put(this.map, drawWay(around.map(position).filter(Boolean), position(frame)), h("figcaption", { class: "hint" }, "Position a minute before and after; metres"));
+  }
+}
+
+/** Where the camera stood: metadata.pose = {x, y, heading}, metres and radians counter-clockwise from x. */
+function position({ metadata }) {
+  const { x, y, heading } = metadata?.pose ?? {};
+  return Number.isFinite(x) && Number.isFinite(y) ? { x, y, heading: Number.isFinite(heading) ? heading : null } : null;
+}
+
+/** A small map, y upwards: the way as a line, the place as an arrow (or a dot when the heading is not known). */
+function drawWay(way, here) {
+  const all = [...way, here], xs = all.map(p => p.x), ys = all.map(p => p.y);
+  const size = Math.max(1, Math.max(...xs) - Math.min(...xs), Math.max(...ys) - Math.min(...ys));
+  const left = (Math.min(...xs) + Math.max(...xs) - size) / 2, top = (Math.min(...ys) + Math.max(...ys) + size) / 2;
+  const px = p => 12 + (p.x - left) / size * 136, py = p => 12 + (top - p.y) / size * 136;
+  const turn = -(here.heading ?? 0) * 180 / Math.PI;
+  return svg("svg", { viewBox: "0 0 160 160", width: 160, height: 160, role: "img", "aria-label": `Position x ${here.x.toFixed(1)} m, y ${here.y.toFixed(1)} m` },
+    svg("polyline", { class: "way", points: way.map(p => `${px(p).toFixed(1)},${py(p).toFixed(1)}`).join(" ") }),
+    here.heading === null ? svg("circle", { class: "here", cx: px(here), cy: py(here), r: 5 })
+      : svg("path", { class: "here", d: "M10 0L-7 6L-4 0L-7 -6Z", transform: `translate(${px(here)} ${py(here)}) rotate(${turn})` }));
+}

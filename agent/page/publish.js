@@ -1,0 +1,118 @@
+// The panel "Use this device's camera": choose a camera and a name, see the picture, publish it; and a link with which
+// another device does the same. The publishing itself is publisher.js; it goes on while other views are shown.
+
+import { h, put } from "./dom.js";
+import { NoCamera, openCamera, Publisher } from "./publisher.js";
+
+const WORDS = { idle: "", connecting: "Connecting…", live: "Live: the agent receives this picture.", waiting: "", failed: "" };
+const NAME = "[a-z0-9_\\-]{1,64}";
+
+/** @type {Publisher|null} one for the whole page */
+let publisher = null;
+
+/**
+ * The panel, closed. `open(name)` opens it.
+ * @param {import("./app.js").App} app
+ * @returns {{root: HTMLElement, open: (name?: string) => void, close: () => void}}
+ */
+export function publishPanel(app) {
+  const name = h("input", { id: "publish-name", required: true, pattern: NAME, maxlength: 64, spellcheck: "false",
+    autocapitalize: "none", autocomplete: "off", title: "a to z, 0 to 9, _ and -" });
+  const device = h("select", { id: "publish-device", disabled: true }, h("option", { value: "" }, "Camera of this device"));
+  const preview = h("video", { class: "preview", autoplay: true, muted: true, playsinline: true, "aria-label": "Picture of this device's camera" });
+  const status = h("p", { role: "status" });
+  const start = h("button", { class: "primary", type: "submit" }, "Start publishing");
+  const stop = h("button", { type: "button", onclick: () => publisher.stop() }, "Stop");
+  const link = h("div", { class: "stack" });
+  const form = h("form", { class: "stack" },
+    h("div", { class: "row" },
+      h("div", { class: "field" }, h("label", { for: "publish-name" }, "Name of the camera"), name),
+      h("div", { class: "field" }, h("label", { for: "publish-device" }, "Device"), device)),
+    status, h("div", { class: "actions" }, start, stop));
+  const close = h("button", { class: "quiet", type: "button", onclick: () => { root.hidden = true; app.navigate("cameras"); } }, "Close");
+  const root = h("section", { class: "panel publish", hidden: true, "aria-labelledby": "publish-title" },
+    h("div", { class: "head" }, h("h2", { id: "publish-title", tabindex: "-1" }, "Use this device's camera"), close),
+    h("div", { class: "two" }, preview, h("div", { class: "stack" }, form, app.may("admin") && linkMaker(app, name, link), link)));
+
+  const own = app.who.scopes.map(scope => scope.replace("publish:", "")).find(scope => app.who.scopes.includes(`publish:${scope}`) && scope !== "*");
+  name.value = own ?? "phone";
+  name.readOnly = Boolean(own) && app.who.scopes.length === 1;
+  preview.muted = true;
+
+  const show = () => {
+    const { state, detail, camera, running } = publisher;
+    status.textContent = detail || WORDS[state];
+    status.className = state === "failed" ? "problem" : state === "live" ? "good" : "soft";
+    start.hidden = running;
+    stop.hidden = !running;
+    name.disabled = running;
+    device.disabled = running || device.options.length < 2;
+    preview.srcObject = running ? publisher.stream : null;
+    preview.hidden = !running;
+    document.getElementById("publishing").textContent = running ? `● ${camera}${state === "live" ? "" : " (waiting)"}` : "";
+  };
+  publisher ??= new Publisher(app.api, show);
+  publisher.onChange = show;
+
+  form.addEventListener("submit", async event => {
+    event.preventDefault();
+    start.disabled = true;
+    try {
+      const stream = await openCamera(device.value);
+      await listDevices(device, stream);
+      publisher.start(name.value, stream);
+    } catch (error) {
+      if (!(error instanceof NoCamera)) throw error;
+      status.textContent = error.message;
+      status.className = "problem";
+    } finally {
+      start.disabled = false;
+    }
+  });
+  show();
+  return {
+    root,
+    open(given) {
+      if (given && !publisher.running && !name.readOnly) name.value = given;
+      root.hidden = false;
+      root.querySelector("h2").focus();
+    },
+    close() { root.hidden = true; },
+  };
+}
+
+/** Names of cameras are known once one has been opened. */
+async function listDevices(select, stream) {
+  const used = stream.getVideoTracks()[0].getSettings().deviceId;
+  const cameras = (await navigator.mediaDevices.enumerateDevices()).filter(each => each.kind === "videoinput");
+  put(select, cameras.map((each, place) => h("option", { value: each.deviceId, selected: each.deviceId === used }, each.label || `Camera ${place + 1}`)));
+}
+
+function linkMaker(app, name, place) {
+  const make = async () => {
+    if (!name.reportValidity()) return;
+    try {
+      const made = await app.api.json(`/v1/cameras/${name.value}/publish-token`, { method: "POST" });
+      const url = `${location.origin}/#${new URLSearchParams({ publish: name.value, token: made.token })}`;
+      const field = h("input", { id: "publish-link", readonly: true, value: url, onfocus: event => event.target.select() });
+      const copy = h("button", { type: "button", onclick: async () => {
+        field.select();
+        await navigator.clipboard?.writeText(url).then(() => { copy.textContent = "Copied"; }).catch(() => {});
+      } }, "Copy");
+      put(place, h("label", { for: "publish-link" }, `Link for “${name.value}”`), h("div", { class: "row link" }, field, copy),
+        h("p", { class: "hint" }, "Valid for a week. Whoever has it may publish as this camera, and can see nothing. ", reachable()));
+    } catch (error) {
+      put(place, h("p", { class: "problem", role: "alert" }, error.message));
+    }
+  };
+  return h("div", { class: "stack" },
+    h("p", { class: "hint" }, "Or make another device a camera: a phone needs nothing but a link."),
+    h("div", { class: "actions" }, h("button", { type: "button", onclick: make }, "Make a link for another device")));
+}
+
+/** What stands between another device and this address. */
+function reachable() {
+  const local = ["localhost", "127.0.0.1", "[::1]"].includes(location.hostname);
+  if (local) return "This address opens on this machine only: start the agent with --host 0.0.0.0 --tls self-signed and open the page under the machine's own address.";
+  return location.protocol === "https:" ? "" : "A phone gives its camera to a page only over HTTPS: start the agent with --tls self-signed.";
+}

@@ -1,0 +1,58 @@
+// What is asked about: which cameras, and which stretch of time. Reads and writes `app.state`; others may change it too.
+
+import { clock, h, put, unix, wall } from "./dom.js";
+
+const CHOICES = [["all", "All that is remembered"], ["600", "Last 10 minutes"], ["3600", "Last hour"], ["today", "Today"], ["since", "Since…"], ["range", "From the timeline"]];
+
+/** The chosen stretch in words. @param {import("./app.js").Window} window @param {string} [zone] */
+export function inWords({ kind, seconds, after, before }, zone) {
+  if (kind === "last") return CHOICES.find(each => each[0] === String(seconds))?.[1].toLowerCase() ?? `last ${seconds} s`;
+  if (kind === "today") return "today";
+  if (kind === "all") return "all that is remembered";
+  return `${after ? `from ${clock(after, zone)}` : ""}${before ? ` to ${clock(before, zone)}` : ""}`.trim() || "all that is remembered";
+}
+
+/** @param {import("./app.js").App} app @returns {{root: HTMLElement, close: () => void}} */
+export function scopePicker(app) {
+  const boxes = h("fieldset", { class: "row cameras-choice" });
+  const select = h("select", { id: "window" }, CHOICES.map(([value, label]) => h("option", { value }, label)));
+  const since = h("input", { id: "since", type: "datetime-local", step: 1 });
+  const sinceField = h("div", { class: "field" }, h("label", { for: "since" }, "Since (time of the camera)"), since);
+  const range = h("p", { class: "hint" });
+  const root = h("div", { class: "panel scope" }, boxes, h("div", { class: "row" },
+    h("div", { class: "field" }, h("label", { for: "window" }, "Time"), select), sinceField, range));
+  let listed = "";
+
+  const show = () => {
+    const { cameras, window } = app.state;
+    const names = app.cameras.map(each => each.id).join();
+    if (names !== listed) {
+      listed = names;
+      put(boxes, h("legend", {}, "Cameras"), app.cameras.map(({ id }) =>
+        h("label", { class: "check" }, h("input", { type: "checkbox", value: id, onchange: chosen }), id)));
+    }
+    for (const box of boxes.querySelectorAll("input")) box.checked = !cameras.length || cameras.includes(box.value);
+    const custom = window.kind === "range" ? (window.before ? "range" : "since") : null;
+    const value = custom ?? (window.kind === "last" ? String(window.seconds) : window.kind);
+    if (!(value === "all" && select.value === "since" && document.activeElement === since)) select.value = value;
+    select.querySelector("[value=range]").disabled = custom !== "range"; // it is dragged on the timeline
+    sinceField.hidden = select.value !== "since";
+    if (custom === "since" && document.activeElement !== since) since.value = wall(window.after, app.zone());
+    range.textContent = custom === "range" ? inWords(window, app.zone()) : "";
+  };
+  const set = window => { app.state.window = window; app.emit("state"); };
+  const chosen = () => {
+    const named = [...boxes.querySelectorAll("input:checked")].map(box => box.value);
+    app.state.cameras = named.length === app.cameras.length ? [] : named; // none is as good as all
+    app.emit("state");
+  };
+  select.addEventListener("change", () => {
+    if (select.value === "since") set({ kind: "range", after: Math.floor(Date.now() / 1000) - 3600, before: null });
+    else if (/\d/.test(select.value)) set({ kind: "last", seconds: Number(select.value) });
+    else set({ kind: select.value });
+  });
+  since.addEventListener("change", () => since.value && set({ kind: "range", after: unix(since.value, app.zone()), before: null }));
+  const ends = [app.on("state", show), app.on("cameras", show)];
+  show();
+  return { root, close: () => ends.forEach(end => end()) };
+}
