@@ -68,6 +68,13 @@ class Metrics:
         self.questions = Counter(
             "vilamp_questions_total", "Questions by how they ended.", ["reason"], registry=self.registry
         )
+        self.alerts = Counter("vilamp_alerts_total", "Alerts that fired.", ["rule", "camera"], registry=self.registry)
+        self.alerts_suppressed = Counter(
+            "vilamp_alerts_suppressed_total", "Alerts that did not fire.", ["rule", "reason"], registry=self.registry
+        )
+        self.judgements = Counter(
+            "vilamp_judgements_total", "Verdicts of the judge.", ["rule", "reason"], registry=self.registry
+        )
         self.stage_seconds = Histogram(
             "vilamp_stage_seconds",
             "Time per stage of a question or of encoding a batch.",

@@ -114,6 +114,30 @@ class Busy(Problem):
         )
 
 
+class UnknownRule(NotFound):
+    """The caller named a rule that there is none of."""
+
+    code = "rule_not_found"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"There is no rule '{name}'; GET /v1/rules lists those there are.", param="name")
+
+
+class RuleConflict(Problem):
+    """The rule cannot be made, changed or removed this way."""
+
+    status, type, code = 409, "invalid_request_error", "rule_conflict"
+
+
+class DryRunBusy(Problem):
+    """A rule is being tried already."""
+
+    status, type, code = 429, "rate_limit_error", "busy"
+
+    def __init__(self) -> None:
+        super().__init__("Another rule is being tried; wait for it to end.", headers={"Retry-After": "10"})
+
+
 class AnswerTimeout(Problem):
     """An answer took longer than the configured limit."""
 

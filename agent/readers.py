@@ -35,7 +35,7 @@ _SESSION = {
 
 def readers(agent: "Agent") -> list[Reader]:
     """One reader per metric."""
-    return [*_memory(agent), *_cameras(agent), *_questions(agent)]
+    return [*_memory(agent), *_cameras(agent), *_questions(agent), *_alerts(agent)]
 
 
 def _memory(agent: "Agent") -> Iterator[Reader]:
@@ -79,3 +79,11 @@ def _questions(agent: "Agent") -> Iterator[Reader]:
         "vilamp_backlog_deferred_total", "Frames left to be found on disk.", (), lambda: [({}, backlog.num_deferred)]
     )
     yield Reader("vilamp_questions_open", "Questions in work or waiting.", (), lambda: [({}, turns.num_inside)])
+
+
+def _alerts(agent: "Agent") -> Iterator[Reader]:
+    engine = agent.alerts
+    yield Reader("vilamp_judge_waiting", "Frames that wait for a verdict.", (), lambda: [({}, engine.num_waiting)])
+    yield Reader(
+        "vilamp_alert_frames_dropped_total", "Frames that no rule saw.", (), lambda: [({}, engine.num_dropped)]
+    )

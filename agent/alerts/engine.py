@@ -1,0 +1,212 @@
+"""Alerts at work: encoded frames -> rules -> the judge -> the book. The tasks and hand-offs around `watching.py`.
+
+Nothing here keeps ingest or questions waiting: frames are handed over without a wait, the book is written in a worker
+thread, and the judge takes one turn in the language lane at a time, after every question that waits.
+Overload policy: frames wait in a bounded list, beyond it the oldest are dropped and counted (the gates miss them); frames
+for the judge wait in a bounded list, beyond it the rule is told `judge_busy`.
+"""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Iterable
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agent.alerts.book import BOOK_FILE, Book
+from agent.alerts.judge import Judge
+from agent.alerts.rules import Rule, Rules
+from agent.alerts.settings import AlertsSettings, RuleSettings
+from agent.alerts.telling import Teller
+from agent.alerts.watch import Frame, Pending
+from agent.alerts.watching import Watching
+from agent.answering import Answering
+from agent.config import Settings
+from agent.metrics import Metrics
+from agent.problems import Problem
+from memory.errors import StorageError
+from memory.store import MemoryStore
+
+if TYPE_CHECKING:
+    from model.features import TextFeatures
+
+log = logging.getLogger(__name__)
+
+MAX_FRAMES = 4096
+BATCH_FRAMES = 256
+FLUSH_S = 5.0
+
+
+class Engine:
+    """See the module."""
+
+    def __init__(
+        self,
+        watching: Watching,
+        judge: Judge,
+        answering: Answering,
+        *,
+        settings: AlertsSettings,
+        metrics: Metrics,
+        clock: Callable[[], float],
+    ) -> None:
+        self.watching = watching
+        self.judge = judge
+        self.num_dropped = 0  # frames that no rule saw
+        self._answering, self._settings, self._metrics, self._clock = answering, settings, metrics, clock
+        self._frames: deque[Frame] = deque()
+        self._waiting: deque[Pending] = deque()
+        self._num_in_work = 0
+        self._more_frames, self._more_waiting, self._settled = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    @property
+    def num_waiting(self) -> int:
+        """Frames that wait for a verdict."""
+        return len(self._waiting)
+
+    def frame(self, camera: str, frame_id: int, time: float, embedding: NDArray[np.float32]) -> None:
+        """A frame has been encoded: embedding (D,) as the encoder gives it. Never waits; from the event loop."""
+        if len(self._frames) >= MAX_FRAMES:
+            self._frames.popleft()
+            self.num_dropped += 1
+        norm = max(float(np.linalg.norm(embedding)), 1e-12)
+        self._frames.append(Frame(camera, frame_id, time, (embedding / norm).astype(np.float32)))
+        self._settled.clear()
+        self._more_frames.set()
+
+    async def settled(self) -> None:
+        """Until every frame handed over so far has been seen, and everything that was asked has been answered."""
+        self._look_whether_settled()
+        await self._settled.wait()
+
+    async def run(self) -> None:
+        """For ever. Rules of the configuration and of the book begin to watch first."""
+        for rule in self.watching.rules():
+            await self._arm(rule)
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._watch(), name="watch")
+            tasks.create_task(self._judge(), name="judge")
+            tasks.create_task(self._flush(), name="keep the state of rules")
+
+    async def _arm(self, rule: Rule) -> None:
+        try:
+            self.watching.arm(rule.name, await self._unit(rule.settings.condition))
+        except (Problem, RuntimeError, ValueError) as error:
+            self.watching.problems[rule.name] = f"its condition cannot be read: {error}"
+            log.error("rule not armed", extra={"rule": rule.name, "error": str(error)})
+
+    async def _unit(self, condition: str) -> NDArray[np.float32]:
+        features: TextFeatures = await self._answering.embed(condition)
+        return features.unit
+
+    # --- the three tasks ---
+
+    async def _watch(self) -> None:
+        while True:
+            await self._more_frames.wait()
+            self._more_frames.clear()
+            while self._frames:
+                batch = [self._frames.popleft() for _ in range(min(BATCH_FRAMES, len(self._frames)))]
+                self._num_in_work += 1
+                try:
+                    room = self._settings.max_waiting - len(self._waiting)
+                    self._waiting.extend(await asyncio.to_thread(self.watching.frames, batch, room))
+                finally:
+                    self._num_in_work -= 1
+                self._more_waiting.set()
+            self._look_whether_settled()
+
+    async def _judge(self) -> None:
+        while True:
+            await self._more_waiting.wait()
+            self._more_waiting.clear()
+            while self._waiting:
+                self._num_in_work += 1
+                try:
+                    await self._decide(self._waiting.popleft())
+                finally:
+                    self._num_in_work -= 1
+            self._look_whether_settled()
+
+    async def _decide(self, pending: Pending) -> None:
+        """One judgement, whatever comes of it."""
+        rule = await asyncio.to_thread(self.watching.wanted, pending)
+        if rule is None:
+            return
+        if self._clock() - pending.time > self._settings.late_s:
+            await asyncio.to_thread(self.watching.refused, pending, "judge_busy")
+            return
+        started = perf_counter()
+        try:
+            vote = await self.judge.vote(rule, pending.camera, pending.frame_id, pending.time)
+        except (Problem, StorageError) as error:
+            self._metrics.judgements.labels(rule=pending.rule, reason="failed").inc()
+            log.warning("no verdict", extra={"rule": pending.rule, "camera": pending.camera, "error": str(error)})
+            await asyncio.to_thread(self.watching.refused, pending, "judge_unavailable")
+            return
+        self._metrics.stage_seconds.labels(stage="judge").observe(perf_counter() - started)
+        self._metrics.judgements.labels(rule=pending.rule, reason=vote.verdict).inc()
+        await asyncio.to_thread(self.watching.judged, pending, vote)
+
+    async def _flush(self) -> None:
+        while True:
+            await asyncio.sleep(FLUSH_S)
+            await asyncio.to_thread(self.flush)
+
+    def flush(self) -> None:
+        """Write the states of rules down. A full disk is tried again later."""
+        try:
+            self.watching.flush()
+        except StorageError as error:
+            log.error("states of rules not written", extra={"error": str(error)})
+
+    def _look_whether_settled(self) -> None:
+        if not (self._frames or self._waiting or self._num_in_work):
+            self._settled.set()
+
+    # --- rules ---
+
+    async def put(self, name: str, settings: RuleSettings, *, new: bool = False, switched: bool = False) -> None:
+        """Make or change a rule. Raises Problem, or StorageError when it cannot be kept."""
+        unit = await self._unit(settings.condition)
+        await asyncio.to_thread(self.watching.put, name, settings, unit, new=new, switched=switched)
+
+    async def describe(self, name: str) -> dict[str, Any]:
+        """A rule as REST shows it. Raises UnknownRule."""
+        return await asyncio.to_thread(self.watching.describe, name)
+
+
+def open_book(settings: Settings) -> Book:
+    """The book in the data folder. Raises StorageError."""
+    kept = settings.alerts
+    return Book(settings.data_dir / BOOK_FILE, max_alerts=kept.max_alerts, max_suppressed=kept.max_suppressed)
+
+
+def open_engine(
+    book: Book,
+    store: MemoryStore,
+    answering: Answering,
+    *,
+    settings: Settings,
+    metrics: Metrics,
+    clock: Callable[[], float],
+    zone_of: Callable[[str], str],
+    cameras: Callable[[], Iterable[str]],
+    model: str,
+) -> Engine:
+    """The rules of `settings` and of the book, ready to run. `model`: who judges, as events name it. Raises StorageError."""
+    watching = Watching(
+        book,
+        Rules(book, settings.rules, max_rules=settings.alerts.max_rules),
+        store,
+        Teller(book, store, metrics=metrics, clock=clock, model=model),
+        settings=settings.alerts,
+        clock=clock,
+        zone_of=zone_of,
+        cameras=cameras,
+    )
+    judge = Judge(answering)
+    return Engine(watching, judge, answering, settings=settings.alerts, metrics=metrics, clock=clock)

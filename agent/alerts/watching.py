@@ -1,0 +1,300 @@
+"""Every rule at every camera it watches: frames and verdicts in, alerts and frames for the judge out.
+
+The state of each lives in memory and is written to the book: with an alert or something held back in the same
+transaction, else now and then (`flush`), so that a kill costs the gates' last seconds and no alert. When the book cannot be
+written nothing fires: the state stays as it was, and the judge is asked again.
+
+Any thread may call, one at a time has the lock. Awaits nothing; the clock is an argument of the constructor.
+"""
+
+import logging
+from collections.abc import Callable, Iterable
+from threading import RLock
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agent.alerts.book import Book
+from agent.alerts.gate import GateState
+from agent.alerts.gate import step as gate_step
+from agent.alerts.machine import (
+    Actions,
+    Ask,
+    Budget,
+    Hindrance,
+    Refusal,
+    RuleState,
+    Sighting,
+    Vote,
+    ended,
+    hindrance,
+    judged,
+    refused,
+    resumed,
+    saw,
+    spend,
+)
+from agent.alerts.rules import Rule, Rules
+from agent.alerts.settings import AlertsSettings, RuleSettings
+from agent.alerts.telling import Teller
+from agent.alerts.watch import Frame, Pending, Watch
+from agent.mqtt.retained import RuleView
+from memory.errors import StorageError
+from memory.store import MemoryStore
+
+log = logging.getLogger(__name__)
+
+WARM_S = 900.0  # a rule that is new to a camera learns its background from so much of the past
+WARM_FRAMES = 2000
+
+
+class Watching:
+    """See the module."""
+
+    def __init__(
+        self,
+        book: Book,
+        rules: Rules,
+        store: MemoryStore,
+        teller: Teller,
+        *,
+        settings: AlertsSettings,
+        clock: Callable[[], float],
+        zone_of: Callable[[str], str],
+        cameras: Callable[[], Iterable[str]],
+    ) -> None:
+        self.teller = teller
+        self.problems: dict[str, str] = {}  # by rule, in words: why it watches nothing
+        self._book, self._rules, self._store = book, rules, store
+        self._settings, self._clock, self._zone_of, self._cameras = settings, clock, zone_of, cameras
+        self._lock = RLock()
+        self._units: dict[str, NDArray[np.float32]] = {}  # by rule: its condition (D,)
+        self._budgets: dict[str, Budget] = {}
+        self._watches = {key: Watch.read(*key, value) for key, value in book.states().items()}
+        self._seen: dict[str, float] = {}  # by camera: time of the newest frame looked at
+        for watch in self._watches.values():
+            self._seen[watch.camera] = max(self._seen.get(watch.camera, 0.0), watch.state.time or 0.0)
+        try:
+            self._let_go()
+        except StorageError as error:  # a full disk is no reason not to start: the next start tries again
+            log.error("leftovers of rules stay", extra={"error": str(error)})
+
+    # --- frames and verdicts ---
+
+    def arm(self, name: str, unit: NDArray[np.float32]) -> None:
+        """The condition of this rule as a unit vector: from now on it watches."""
+        with self._lock:
+            self._units[name] = unit
+            self.problems.pop(name, None)
+
+    def frames(self, frames: Iterable[Frame], room: int) -> list[Pending]:
+        """Let every rule see these; what is to be judged, at most `room` of it."""
+        pending: list[Pending] = []
+        with self._lock:
+            for frame in frames:
+                if frame.time <= self._seen.get(frame.camera, 0.0):
+                    continue  # patches made again after a restart, or a picture that failed at first
+                self._seen[frame.camera] = frame.time
+                for rule in self._rules.all():
+                    if rule.name in self._units and rule.settings.watches(frame.camera):
+                        pending += self._show(rule, frame, room - len(pending))
+        return pending
+
+    def _show(self, rule: Rule, frame: Frame, room: int) -> list[Pending]:
+        watch = self._watches.get((rule.name, frame.camera)) or self._new_watch(rule, frame)
+        seen = Sighting(frame.frame_id, frame.time, float(self._units[rule.name] @ frame.unit))
+        held_by = self._hindrance(rule, frame.camera, frame.time)
+        pending = []
+        for ask in self._take(watch, saw(rule.settings, watch.state, seen, held_by)):
+            reason = self._refusal(rule, ask, room)
+            if reason is not None:
+                self._take(watch, refused(rule.settings, watch.state, ask.time, reason))
+            else:
+                pending.append(Pending(rule.name, frame.camera, ask.frame_id, ask.time))
+        return pending
+
+    def _refusal(self, rule: Rule, ask: Ask, room: int) -> Refusal | None:
+        if room < 1:
+            return "judge_busy"
+        self._budgets[rule.name], affordable = spend(rule.settings, self._budgets.get(rule.name), ask.time)
+        return None if affordable else "rate_limited"
+
+    def _hindrance(self, rule: Rule, camera: str, time: float) -> Hindrance | None:
+        return hindrance(
+            rule.settings,
+            time=time,
+            zone=self._zone_of(camera),
+            enabled=self._rules.is_enabled(rule.name, camera),
+            snoozed_until=self._rules.snoozed_until(rule.name, camera),
+            late=self._clock() - time > self._settings.late_s,
+        )
+
+    def wanted(self, pending: Pending) -> RuleSettings | None:
+        """The rule's settings while it still waits for this verdict, else None."""
+        with self._lock:
+            watch = self._watches.get((pending.rule, pending.camera))
+            if watch is None or watch.state.asked != pending.time:
+                return None
+            return self._rules.named(pending.rule).settings
+
+    def judged(self, pending: Pending, vote: Vote) -> None:
+        """The judge's answer. A rule that no longer waits for it lets it pass."""
+        with self._lock:
+            watch = self._watches.get((pending.rule, pending.camera))
+            if watch is not None:
+                rule = self._rules.named(pending.rule)
+                watch.judge_calls += 1
+                held_by = self._hindrance(rule, pending.camera, vote.time)
+                self._take(watch, judged(rule.settings, watch.state, vote, held_by))
+
+    def refused(self, pending: Pending, reason: Refusal) -> None:
+        """There will be no answer."""
+        with self._lock:
+            watch = self._watches.get((pending.rule, pending.camera))
+            if watch is not None:
+                settings = self._rules.named(pending.rule).settings
+                self._take(watch, refused(settings, watch.state, pending.time, reason))
+
+    def _new_watch(self, rule: Rule, frame: Frame) -> Watch:
+        """With a gate that knows the camera's recent past, so that a new rule need not learn it first."""
+        gate = GateState()
+        window = self._store.window((frame.camera,), frame.time - WARM_S, float(np.nextafter(frame.time, 0.0)))
+        rows = np.arange(max(0, window.num_frames - WARM_FRAMES), window.num_frames)
+        similarities = window.embeddings(rows) @ self._units[rule.name]
+        for row, similarity in zip(rows, similarities, strict=True):
+            time = float(window.times[row])
+            gate, _ = gate_step(rule.settings.gate, gate, time=time, similarity=float(similarity))
+        watch = Watch(rule.name, frame.camera, RuleState(gate=gate))
+        self._watches[rule.name, frame.camera] = watch
+        return watch
+
+    def _take(self, watch: Watch, step: tuple[RuleState, Actions]) -> list[Ask]:
+        """The new state, through the book when there is something to tell; what is to be asked."""
+        state, actions = step
+        if all(isinstance(action, Ask) for action in actions):
+            watch.state, watch.written = state, False
+        else:
+            try:
+                self.teller.tell(watch, state, actions, self._rules.named(watch.rule).settings)
+            except StorageError as error:
+                log.error("alert not written", extra={"rule": watch.rule, "camera": watch.camera, "error": str(error)})
+                watch.state = resumed(watch.state)
+                return []
+        return [action for action in actions if isinstance(action, Ask)]
+
+    def flush(self) -> None:
+        """Write the states that have changed since they were last written. Raises StorageError."""
+        with self._lock:
+            changed = {key: watch for key, watch in self._watches.items() if not watch.written}
+            if changed:
+                self._book.put_states({key: watch.to_json() for key, watch in changed.items()})
+            for watch in changed.values():
+                watch.written = True
+
+    # --- rules and switches ---
+
+    def rules(self) -> list[Rule]:
+        """By name."""
+        with self._lock:
+            return self._rules.all()
+
+    def named(self, name: str) -> Rule:
+        """Raises UnknownRule."""
+        with self._lock:
+            return self._rules.named(name)
+
+    def put(
+        self, name: str, settings: RuleSettings, unit: NDArray[np.float32], *, new: bool = False, switched: bool = False
+    ) -> None:
+        """Make or change a rule. With another condition or gate it begins anew. Raises RuleConflict or StorageError."""
+        with self._lock:
+            old = next((rule.settings for rule in self._rules.all() if rule.name == name), None)
+            self._rules.put(name, settings, new=new, switched=switched)
+            if old is not None and (old.condition, old.gate) != (settings.condition, settings.gate):
+                self._drop(watch for watch in self._watches.values() if watch.rule == name)
+            self.arm(name, unit)
+            self._let_go()
+
+    def remove(self, name: str) -> None:
+        """An alert that is on ends. Raises UnknownRule, RuleConflict or StorageError."""
+        with self._lock:
+            self._rules.remove(name)
+            self._units.pop(name, None)
+            self.problems.pop(name, None)
+            self._let_go()
+
+    def set_enabled(self, rule: str, camera: str | None, enabled: bool) -> None:
+        """Switch it at one camera, or (None) at all. Raises UnknownRule or StorageError."""
+        with self._lock:
+            self._rules.switch(rule, camera, enabled)
+            self._let_go()
+
+    def snooze(self, rule: str, camera: str | None, until: float) -> None:
+        """No alert begins before `until`; a time that has passed ends the snooze. Raises UnknownRule or StorageError."""
+        with self._lock:
+            self._rules.snooze(rule, camera, until)
+
+    def _let_go(self) -> None:
+        """End alerts of what has been disabled, and forget what no rule watches any more."""
+        rules = {rule.name: rule.settings for rule in self._rules.all()}
+        gone = [w for w in self._watches.values() if w.rule not in rules or not rules[w.rule].watches(w.camera)]
+        self._drop(gone)
+        for watch in self._watches.values():
+            if not self._rules.is_enabled(watch.rule, watch.camera):
+                self._take(watch, ended(watch.state, self._now(watch)))
+
+    def _drop(self, watches: Iterable[Watch]) -> None:
+        for watch in list(watches):
+            state, actions = ended(watch.state, self._now(watch))
+            self.teller.tell(watch, state, actions, None, last=True)
+            del self._watches[watch.rule, watch.camera]
+
+    def _now(self, watch: Watch) -> float:
+        return max(self._clock(), watch.state.time or 0.0)
+
+    # --- looking ---
+
+    def describe(self, name: str) -> dict[str, Any]:
+        """A rule as REST shows it. Raises UnknownRule."""
+        with self._lock:
+            rule = self._rules.named(name)
+            state = {
+                watch.camera: watch.describe(
+                    enabled=self._rules.is_enabled(name, watch.camera),
+                    snoozed_until=self._rules.snoozed_until(name, watch.camera),
+                )
+                for watch in sorted(self._watches.values(), key=lambda each: each.camera)
+                if watch.rule == name
+            }
+            return {
+                "object": "rule",
+                "name": name,
+                "source": rule.source,
+                **rule.settings.model_dump(mode="json"),
+                "enabled": self._rules.is_enabled(name),
+                "snoozed_until": self._rules.snoozed_until(name),
+                "problem": self.problems.get(name),
+                "state": state,
+            }
+
+    def views(self) -> list[RuleView]:
+        """Every rule at every camera that it watches, as MQTT shows it."""
+        cameras = list(self._cameras())
+        with self._lock:
+            return [
+                RuleView(
+                    rule=rule.name,
+                    camera=camera,
+                    on=self._is_on(rule.name, camera),
+                    enabled=self._rules.is_enabled(rule.name, camera),
+                    snoozed_until=self._rules.snoozed_until(rule.name, camera),
+                )
+                for rule in self._rules.all()
+                for camera in cameras
+                if rule.settings.watches(camera)
+            ]
+
+    def _is_on(self, rule: str, camera: str) -> bool:
+        watch = self._watches.get((rule, camera))
+        return watch is not None and watch.state.phase == "on"
