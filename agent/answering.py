@@ -361,6 +361,8 @@ def _notes(window: Window, query: "TextFeatures", context: "VisualContext | Pict
         notes.append("some of these cameras show what this model was not trained on; nothing said of them is reliable")
     if context.num_summary_frames:
         notes.append(f"frames that contributed their summary only: {context.num_summary_frames}")
+    if context.num_left_out:
+        notes.append(f"frames that took part in choosing the keyframes and in nothing else: {context.num_left_out}")
     if context.num_shared_tokens:
         notes.append(f"tokens that stand for runs of several frames: {context.num_shared_tokens}")
     return tuple(notes)

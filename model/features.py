@@ -77,7 +77,9 @@ class VisualContext:
     """What the pictures say to one question. Opaque to callers but for the counts.
 
     keyframes: those used (fewer than asked for if the token budget is small); num_tokens: visual tokens, of which
-    num_shared_tokens stand for more than one frame; num_summary_frames: frames whose patches were gone.
+    num_shared_tokens stand for more than one frame; num_summary_frames: frames whose patches were gone; num_left_out:
+    frames that contributed nothing (`model.thinning`); foreign_groups: for each camera with keyframes, whether these
+    show a world unknown to the checkpoint (empty: it cannot say).
     """
 
     keyframes: Keyframes
@@ -90,7 +92,14 @@ class VisualContext:
     num_tokens: int
     num_shared_tokens: int
     num_summary_frames: int
+    foreign_groups: tuple[bool, ...] = ()
     timings_ms: Mapping[str, float] = field(default_factory=dict)
+    num_left_out: int = 0
+
+    @property
+    def is_foreign(self) -> bool:
+        """Nothing in here comes from a world that the checkpoint knows."""
+        return bool(self.foreign_groups) and all(self.foreign_groups)
 
 
 def best_keyframes(keyframes: Keyframes, most: int) -> Keyframes:

@@ -5,7 +5,7 @@ In: `FrameFeatures`, as encoded. Out: the reading side of merging and selection.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -32,10 +32,10 @@ class Features(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ArrayBlock:
-    """patches (n, M, C'), scalars (n, M, 3), present (n,)."""
+    """patches (n, M, C'), scalars (n, M, 3), present (n,); the first two may be tensors."""
 
-    patches: np.ndarray
-    scalars: np.ndarray
+    patches: Any
+    scalars: Any
     present: np.ndarray
 
 
@@ -58,6 +58,10 @@ class ArrayHistory:
     def num_frames(self) -> int:
         """N."""
         return len(self._frames)
+
+    def present(self) -> np.ndarray:
+        """(N,) bool: which rows have patches."""
+        return np.array([row not in self._gone for row in range(self.num_frames)], bool)
 
     def read(self, start: int, stop: int) -> ArrayBlock:
         """Patches of the rows start..stop."""

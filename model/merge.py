@@ -59,6 +59,9 @@ class PatchSource(Protocol):
     def num_frames(self) -> int:
         """N."""
 
+    def present(self) -> np.ndarray:
+        """(N,) bool: which rows have patches."""
+
     def read(self, start: int, stop: int) -> PatchBlock:
         """Patches of the rows start..stop."""
 
@@ -217,6 +220,9 @@ class Merger:
             for first in range(start, stop, step):
                 last = min(first + step, stop)
                 patches, scalars, present = work.frames(first, last)
+                if not present.any():
+                    num_summary += self._put_summaries(work, first, present, tokens)
+                    continue
                 h = self.hidden(patches)
                 if self._composer == "average_pooling":
                     tokens[first:last] = self._out(h.mean(dim=1).float())

@@ -9,6 +9,7 @@ import copy
 import hashlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from model.checkpoint import Checkpoint, load_checkpoint
 from model.config import Composer, ConfigError, ModelConfig, Reference
+from model.familiarity import Familiarity, read_familiarity
 from model.features import (
     Defaults,
     FrameFeatures,
@@ -29,15 +31,19 @@ from model.features import (
     neighbour_change,
 )
 from model.generate import TextPieces, generate
-from model.merge import Merger, PatchSource
+from model.merge import Merger, PatchBlock, PatchSource
 from model.preprocess import relevance_pixels, squash, vision_pixels
 from model.prompt import Slot, layout, prompt_text, relevance_mark, share_tokens, timestamp_text
 from model.select import Keyframes
 from model.storage import NUM_SCALARS, num_scalars, pack, unpack
+from model.thinning import Thinned, rows_taking_part
 from model.tokens import IMAGE_TOKEN_ID
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 PATCH_DTYPES = ("float16", "int8", "float32")  # float32 is for tests: it doubles the memory and improves nothing
+CANNOT_TELL = (
+    "I cannot tell: these pictures are unlike anything this model was trained on, so whatever it said would be a guess."
+)
 
 
 class PromptTooLongError(ValueError):
@@ -54,8 +60,10 @@ class VideoModel:
         name: str = "model",
         patch_dtype: str = "float16",
         reference: Reference | None = None,
+        familiarity: Familiarity | None = None,
     ) -> None:
         config = checkpoint.config
+        self.familiarity = familiarity
         self.config: ModelConfig = config
         self.network = checkpoint.network.eval().requires_grad_(False)
         self.tokenizer, self.clip_tokenizer = checkpoint.tokenizer, checkpoint.clip_tokenizer
@@ -95,7 +103,13 @@ class VideoModel:
         checkpoint = load_checkpoint(
             folder, device=device, dtype=DTYPES[dtype], overwrite=overwrite, language_4bit=language_4bit
         )
-        return cls(checkpoint, name=name or Path(folder).resolve().name, patch_dtype=patch_dtype, reference=reference)
+        return cls(
+            checkpoint,
+            name=name or Path(folder).resolve().name,
+            patch_dtype=patch_dtype,
+            reference=reference,
+            familiarity=read_familiarity(Path(folder), checkpoint.config.patch_width),
+        )
 
     def with_merging(self, *, composer: Composer | None = None, temperature: float | None = None) -> "VideoModel":
         """The same weights and features with another way to merge frames, for comparisons; nothing is copied."""
@@ -172,6 +186,9 @@ class VideoModel:
         started = time.perf_counter()
         budget = self.config.max_visual_tokens if max_visual_tokens is None else max_visual_tokens
         keyframes = best_keyframes(keyframes, (budget - 1) // self.config.keyframe_tokens)
+        rows = rows_taking_part(source.present(), keyframes.rows)
+        if len(rows) < source.num_frames:
+            return self._thinned_context(source, rows, keyframes, query, overrides or {}, group_sizes, budget)
         merged = self.merger.merge(
             source,
             keyframes.rows,
@@ -192,9 +209,50 @@ class VideoModel:
             0,
             0,
             merged.num_summary_frames,
+            self._foreign_groups(source, keyframes.rows, group_sizes or [source.num_frames], overrides or {}),
             {"merge": 1000 * (time.perf_counter() - started)},
         )
         return self._shared(context, budget)
+
+    def _thinned_context(
+        self,
+        source: PatchSource,
+        rows: np.ndarray,
+        keyframes: Keyframes,
+        query: TextFeatures,
+        overrides: Mapping[int, FrameFeatures],
+        group_sizes: Sequence[int] | None,
+        budget: int,
+    ) -> VisualContext:
+        """The context of these rows of the source alone, keyframes among them; row numbers in it are the source's."""
+        thinned = Thinned(source, rows)
+        context = self.build_context(
+            thinned,
+            replace(keyframes, rows=thinned.places(keyframes.rows)),
+            query,
+            overrides={int(thinned.places(np.array(row))): overrides[row] for row in overrides if row in keyframes.rows},
+            group_sizes=thinned.group_sizes(group_sizes or [source.num_frames]),
+            max_visual_tokens=budget,
+        )
+        return replace(
+            context,
+            keyframes=replace(context.keyframes, rows=rows[context.keyframes.rows]),
+            merged_rows=rows[context.merged_rows],
+            num_left_out=source.num_frames - len(rows),
+        )
+
+    def _foreign_groups(
+        self, source: PatchSource, rows: np.ndarray, group_sizes: Sequence[int], overrides: Mapping[int, FrameFeatures]
+    ) -> tuple[bool, ...]:
+        """For each group with keyframes: whether they show a world that this checkpoint was not trained on."""
+        if self.familiarity is None or not len(rows):
+            return ()
+        blocks = [overrides.get(int(row)) or source.read(int(row), int(row) + 1) for row in rows]
+        shape = -1, *blocks[0].patches.shape[-2:]
+        values = torch.cat([_values(block).reshape(shape) for block in blocks])
+        scores = self.familiarity.scores(values.float().cpu().numpy())
+        groups = np.searchsorted(np.cumsum(group_sizes), rows, side="right")
+        return tuple(self.familiarity.is_foreign(scores[groups == group]) for group in np.unique(groups))
 
     def stream(
         self,
@@ -210,7 +268,11 @@ class VideoModel:
 
         `timestamps`: one clock text per keyframe, put before its tokens. Where all of it would be longer than the
         language model reads, neighbouring frames share more tokens; question and answer always fit.
+        Of pictures that are all foreign to this checkpoint (`model.familiarity`) it says one thing: CANNOT_TELL.
         """
+        if context.is_foreign:
+            yield CANNOT_TELL
+            return
         embeddings, room = self._prompt(question, context, timestamps, max_new_tokens)
         pieces = TextPieces(self.tokenizer.backend)
         for token in generate(
@@ -314,18 +376,8 @@ class VideoModel:
         fixed = context.keyframe_tokens.shape[0] * self.config.keyframe_tokens + int(self.config.live.final_newline)
         runs = share_tokens(context.change, context.may_join, budget - fixed)
         lengths = np.bincount(runs) if len(runs) else np.empty(0, np.int64)
-        return VisualContext(
-            context.keyframes,
-            context.keyframe_tokens,
-            context.merged_rows,
-            context.merged,
-            context.change,
-            context.may_join,
-            runs,
-            fixed + len(lengths),
-            int((lengths > 1).sum()),
-            context.num_summary_frames,
-            context.timings_ms,
+        return replace(
+            context, runs=runs, num_tokens=fixed + len(lengths), num_shared_tokens=int((lengths > 1).sum())
         )
 
     def _tensor(self, array: np.ndarray | Tensor) -> Tensor:
@@ -381,3 +433,8 @@ class VideoModel:
                 sample = flat[:: max(1, flat.numel() // 64)]
                 digest.update(name.encode() + sample.float().cpu().numpy().tobytes())
         return digest.hexdigest()[:16]
+
+
+def _values(block: FrameFeatures | PatchBlock) -> Tensor:
+    """What its stored patches stand for."""
+    return unpack(*(torch.as_tensor(part) for part in (block.patches, block.scalars)))
