@@ -70,7 +70,7 @@ def disk_problem(folder: Path, min_free_bytes: int) -> str | None:
             file.write(b"ready")
             file.flush()
             os.fsync(file.fileno())
-        probe.unlink()
+        probe.unlink(missing_ok=True)  # another check may be under way
         free = shutil.disk_usage(folder).free
     except OSError as error:
         return f"the data folder cannot be written: {error.strerror}"

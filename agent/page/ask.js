@@ -7,7 +7,7 @@ import { inWords, scopePicker } from "./scope.js";
 
 const SHOWN = 12; // of an answer's frames, until all are asked for
 const MAX_TURNS = 4; // earlier questions sent along
-const EXAMPLES = ["What can you see at the moment?", "Did a person ever come?", "What changed in the last ten minutes?"];
+const EXAMPLES = ["What can you see at the moment?", "Did a person ever come?", "How many cars came?"];
 const STAGES = { queue: "waiting for its turn", embed: "reading the question", window: "opening the memory", select: "choosing frames", reencode: "encoding again",
   merge: "merging frames", pictures: "preparing pictures", first_token: "first word", generate: "the other words", total: "in all" };
 
@@ -27,14 +27,15 @@ class Ask {
       h("p", {}, "The answer comes with the frames it rests on."),
       h("div", { class: "row examples" }, EXAMPLES.map(text => h("button", { type: "button", onclick: () => this.ask(text) }, text))));
     this.list = h("div", { class: "stack turns" });
-    this.input = h("textarea", { id: "question", rows: 2, maxlength: 2000, required: true, placeholder: "Did a red car come?" });
+    this.input = h("textarea", { id: "question", rows: 1, maxlength: 2000, required: true, placeholder: "Did a red car come?" });
     this.send = h("button", { class: "primary", type: "submit" }, "Ask");
     this.stop = h("button", { type: "button", hidden: true, onclick: () => this.running?.abort() }, "Stop");
     this.fresh = h("button", { class: "quiet", type: "button", hidden: true, onclick: () => this.#forget() }, "New conversation");
     this.hint = h("p", { class: "hint" });
-    const form = h("form", { class: "panel composer" }, h("label", { for: "question" }, "Question"), this.input,
-      h("div", { class: "head" }, this.hint, h("div", { class: "actions" }, this.fresh, this.stop, this.send)));
+    const form = h("form", { class: "panel composer" }, h("label", { for: "question", class: "unseen" }, "Question"), h("div", { class: "entry" }, this.input, this.stop, this.send),
+      h("div", { class: "head" }, this.hint, this.fresh));
     form.addEventListener("submit", event => { event.preventDefault(); this.ask(this.input.value.trim()); });
+    this.input.addEventListener("input", () => this.#grow());
     this.input.addEventListener("keydown", event => {
       if (event.key === "Enter" && !event.shiftKey && !event.isComposing) { event.preventDefault(); form.requestSubmit(); }
     });
@@ -51,6 +52,8 @@ class Ask {
     this.running?.abort();
     this.scope.close();
   }
+
+  #grow() { this.input.rows = Math.min(6, this.input.value.split("\n").length); }
 
   #forget() {
     this.running?.abort();
@@ -75,15 +78,16 @@ class Ask {
     this.empty.hidden = true;
     this.list.append(turn.root);
     this.input.value = "";
+    this.#grow();
     this.#busy(new AbortController());
-    turn.root.scrollIntoView({ block: "nearest" });
+    turn.root.scrollIntoView({ block: "start" });
     try {
       await turn.run(this.#body(question), this.running.signal);
       if (turn.whole) this.turns.push({ question, answer: turn.text });
     } finally {
       this.#busy(null);
       this.#hint();
-      turn.root.scrollIntoView({ block: "nearest" });
+      turn.root.scrollIntoView({ block: "start" });
     }
   }
 

@@ -27,8 +27,9 @@ export function mount(root, app) {
   };
   const follow = async () => {
     while (!ended.signal.aborted) {
-      if (!root.hidden && !document.hidden) await look();
-      await sleep(POLL_S, ended.signal);
+      const visible = !root.hidden && !document.hidden;
+      if (visible) await look();
+      await sleep(visible ? POLL_S : 1, ended.signal);
     }
   };
   app.api.json("/v1/models").then(({ data }) => showModel(model, data[0]), error => put(model, h("p", { class: "problem" }, error.message)));
@@ -36,7 +37,7 @@ export function mount(root, app) {
   const off = app.on("cameras", showMemory);
   showMemory();
   follow();
-  return { unmount() { ended.abort(); off(); dialog.root.remove(); }, show: () => { look(); showMemory(); } };
+  return { unmount() { ended.abort(); off(); dialog.root.remove(); }, show: showMemory };
 }
 
 /** 503 has a body too, which says what is wrong. @returns {Promise<{ready: boolean, checks: Record<string, string>}>} */
@@ -111,7 +112,7 @@ function memoryTable(app, erase) {
   return h("div", { class: "scroll" }, h("table", {}, h("thead", {}, h("tr", {}, head)), h("tbody", {}, app.cameras.map(camera => h("tr", {},
     h("td", {}, camera.id), h("td", {}, number(camera.frames)), h("td", {}, number(camera.encoded)), h("td", {}, bytes(camera.bytes)),
     h("td", {}, camera.oldest === null ? "–" : clock(camera.oldest, camera.timezone)), h("td", {}, camera.newest === null ? "–" : clock(camera.newest, camera.timezone)),
-    h("td", { class: "row" }, app.may("admin") && camera.frames > 0 && h("button", { type: "button", onclick: () => erase(camera) }, "Export or erase…")))))));
+    h("td", { class: "num" }, app.may("admin") && camera.frames > 0 && h("button", { type: "button", onclick: () => erase(camera) }, "Export or erase…")))))));
 }
 
 /** A dialog for a stretch of one camera's history. */

@@ -17,7 +17,7 @@ let publisher = null;
  */
 export function publishPanel(app) {
   const name = h("input", { id: "publish-name", required: true, pattern: NAME, maxlength: 64, spellcheck: "false",
-    autocapitalize: "none", autocomplete: "off", title: "a to z, 0 to 9, _ and -" });
+    autocapitalize: "none", autocomplete: "off", size: 18, title: "a to z, 0 to 9, _ and -" });
   const device = h("select", { id: "publish-device", disabled: true }, h("option", { value: "" }, "Camera of this device"));
   const preview = h("video", { class: "preview", autoplay: true, muted: true, playsinline: true, "aria-label": "Picture of this device's camera" });
   const status = h("p", { role: "status" });

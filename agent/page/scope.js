@@ -17,10 +17,9 @@ export function scopePicker(app) {
   const boxes = h("fieldset", { class: "row cameras-choice" });
   const select = h("select", { id: "window" }, CHOICES.map(([value, label]) => h("option", { value }, label)));
   const since = h("input", { id: "since", type: "datetime-local", step: 1 });
-  const sinceField = h("div", { class: "field" }, h("label", { for: "since" }, "Since (time of the camera)"), since);
   const range = h("p", { class: "hint" });
   const root = h("div", { class: "panel scope" }, boxes, h("div", { class: "row" },
-    h("div", { class: "field" }, h("label", { for: "window" }, "Time"), select), sinceField, range));
+    h("label", { for: "window" }, "Time"), select, h("label", { for: "since", class: "unseen" }, "Since, in the camera's time"), since, range));
   let listed = "";
 
   const show = () => {
@@ -36,7 +35,7 @@ export function scopePicker(app) {
     const value = custom ?? (window.kind === "last" ? String(window.seconds) : window.kind);
     if (!(value === "all" && select.value === "since" && document.activeElement === since)) select.value = value;
     select.querySelector("[value=range]").disabled = custom !== "range"; // it is dragged on the timeline
-    sinceField.hidden = select.value !== "since";
+    since.hidden = select.value !== "since";
     if (custom === "since" && document.activeElement !== since) since.value = wall(window.after, app.zone());
     range.textContent = custom === "range" ? inWords(window, app.zone()) : "";
   };
