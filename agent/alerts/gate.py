@@ -10,6 +10,7 @@ no rules; what an open gate means is the machine's to say.
 
 import math
 from dataclasses import asdict, dataclass, replace
+from statistics import median
 from typing import Any
 
 from pydantic import Field, model_validator
@@ -20,12 +21,17 @@ from agent.config_types import Part
 class GateSettings(Part):
     """When a frame is unusual enough to be looked at. Scores are in spreads of the camera's own background."""
 
-    on: float = Field(default=5.0, gt=0, le=100, description="the gate opens at this score")
-    off: float = Field(default=2.5, gt=0, le=100, description="an open gate closes below this score")
-    background_s: float = Field(default=180.0, gt=0, le=86400, description="seconds in which the background is learnt")
-    open_factor: float = Field(default=10.0, ge=1, description="how much slower it is learnt while the gate is open")
-    warm_up_frames: int = Field(default=20, ge=2, le=10_000, description="frames before the gate may open")
-    min_spread: float = Field(default=0.005, gt=0, le=1, description="a spread is taken to be at least this cosine")
+    on: float = Field(default=8.0, gt=0, le=100, description="the gate opens at this score")
+    off: float = Field(default=4.0, gt=0, le=100, description="an open gate closes below this score")
+    background_s: float = Field(default=300.0, gt=0, le=86400, description="seconds in which the background is learnt")
+    open_factor: float = Field(default=4.0, ge=1, description="how much slower it is learnt while the gate is open")
+    warm_up_frames: int = Field(
+        default=30,
+        ge=2,
+        le=1000,
+        description="frames before the gate may open; later none counts for more than one of them",
+    )
+    min_spread: float = Field(default=0.002, gt=0, le=1, description="a spread is taken to be at least this cosine")
 
     @model_validator(mode="after")
     def _hysteresis(self) -> "GateSettings":
@@ -39,8 +45,9 @@ class GateState:
     """What is remembered of one rule at one camera."""
 
     level: float = 0.0  # running background of the similarity, a cosine
-    spread: float = 0.0  # running mean distance from it, a cosine
-    num_frames: int = 0
+    spread: float = 0.0  # running distance from it, a cosine
+    first: tuple[float, ...] = ()  # similarities of the warm-up, while it lasts
+    warm: bool = False
     time: float | None = None  # unix seconds of the last frame
     open: bool = False
 
@@ -50,8 +57,8 @@ class GateState:
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> "GateState":
-        """Raises TypeError for keys that are not of a gate."""
-        return cls(**value)
+        """Raises TypeError or KeyError for anything that `to_json` did not make."""
+        return cls(**{**value, "first": tuple(value["first"])})
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,26 +75,28 @@ def step(settings: GateSettings, state: GateState, *, time: float, similarity: f
 
     similarity: cosine in -1..1. A frame that is not newer than the last changes nothing but is still read.
     """
+    newer = state.time is None or time > state.time
+    if not state.warm:
+        state = _warmed(settings, state, time, similarity) if newer else state
+        return state, GateReading(0.0, False, False)
     away = similarity - state.level
     unit = max(state.spread, settings.min_spread)
-    warm = state.num_frames >= settings.warm_up_frames
-    score = away / unit if warm else 0.0
+    score = away / unit
     is_open = score >= (settings.off if state.open else settings.on)
     reading = GateReading(score, is_open, is_open and not state.open)
-    if state.time is not None and time <= state.time:
+    if not newer or state.time is None:
         return state, reading
-    if not warm:
-        share = 1 / (state.num_frames + 1)
-    else:
-        elapsed = 0.0 if state.time is None else time - state.time
-        share = -math.expm1(-elapsed / (settings.background_s * (settings.open_factor if is_open else 1.0)))
-        away = min(max(away, -settings.on * unit), settings.on * unit)
-    spread = state.spread if is_open else state.spread + share * (abs(away) - state.spread)
-    return replace(
-        state,
-        level=state.level + share * away,
-        spread=spread,
-        num_frames=state.num_frames + 1,
-        time=time,
-        open=is_open,
-    ), reading
+    away = min(max(away, -settings.on * unit), settings.on * unit)  # an event is no background, however strong
+    seconds = settings.background_s * (settings.open_factor if is_open else 1.0)
+    share = min(-math.expm1((state.time - time) / seconds), 1 / settings.warm_up_frames)
+    spread = state.spread + share * (abs(away) - state.spread)
+    return replace(state, level=state.level + share * away, spread=spread, time=time, open=is_open), reading
+
+
+def _warmed(settings: GateSettings, state: GateState, time: float, similarity: float) -> GateState:
+    """One more frame of the warm-up. Medians, so that an event that fills less than half of it does no harm."""
+    first = (*state.first, similarity)
+    if len(first) < settings.warm_up_frames:
+        return replace(state, first=first, time=time)
+    level = median(first)
+    return GateState(level=level, spread=median(abs(each - level) for each in first), warm=True, time=time)
