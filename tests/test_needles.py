@@ -1,0 +1,130 @@
+"""Needles are drawn where they are said to be, land at the depth they are put at, and comparisons count what differs."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks import ablations, fixed_camera, needles
+from model.evaluate import dks_alone
+from model.evaluate_arms import Arm, Asker
+from model.evaluate_clips import features_of, world_clip
+from model.history import ArrayHistory
+from model.video_model import VideoModel
+from model.world.answers import is_correct
+from model.world.draw import draw
+from model.world.needle import MIN_CLEAR, absent, add_visitor
+from model.world.scene import Scene
+from tests import tiny
+
+BUILTIN = Path(__file__).parent.parent / "model" / "builtin"
+
+
+@pytest.fixture(scope="module")
+def scene() -> Scene:
+    return Scene.from_seed(5, duration_s=300.0, style="fixed", split="eval")
+
+
+@pytest.fixture(scope="module")
+def builtin() -> VideoModel:
+    return VideoModel.load(BUILTIN)
+
+
+def test_a_visitor_is_painted_in_its_frames_and_nowhere_else(scene: Scene) -> None:
+    kind, colour = absent(scene)[0]
+    visitor = add_visitor(scene, kind, colour, 120.3, np.random.default_rng(0))
+    assert visitor is not None
+    assert len(visitor.clear) >= MIN_CLEAR
+    assert set(visitor.clear) <= set(visitor.rows)
+    assert visitor.rows == tuple(range(visitor.rows[0], visitor.rows[-1] + 1))
+    for row in range(visitor.rows[0] - 2, visitor.rows[-1] + 3):
+        same = np.array_equal(draw(scene, float(row), 160, 90), draw(visitor.scene, float(row), 160, 90))
+        assert same == (row not in visitor.rows)
+        named = [v for v in visitor.scene.visible_at(float(row)) if (v.kind, v.colour) == (kind, colour)]
+        assert bool(named) == (row in visitor.clear)
+
+
+def test_only_fixed_cameras_get_visitors() -> None:
+    robot = Scene.from_seed(5, duration_s=60.0, style="robot")
+    with pytest.raises(ValueError, match="fixed camera"):
+        add_visitor(robot, "dog", "red", 20.0, np.random.default_rng(0))
+
+
+def test_a_needle_lands_at_its_depth_on_a_clock_that_runs_through(builtin: VideoModel) -> None:
+    """The features inserted are those of drawing the frames with the visitor; the answer that names its time is right."""
+    clip = next(c for c in (world_clip(n, 120) for n in range(20)) if c.scene is not None and c.scene.style == "fixed")
+    kept = features_of(builtin, clip)
+    stack = needles.Haystack(clip, kept, ArrayHistory(kept).unit_embeddings())
+    rng = np.random.default_rng(3)
+    hidden = needles.hide(builtin, stack, 7, rng)
+    for depth in (0, 4, 9):
+        asker, question = needles.placed(builtin, hidden, 80, depth, rng)
+        assert len(asker.features) == len(asker.times) == 80
+        assert np.array_equal(np.diff(asker.times), np.ones(79))
+        first = int(question.spans[0][0])
+        assert first == int((depth + 0.5) / 10 * 80)
+        inserted = [row for row, frame in enumerate(asker.features) if any(frame is f for f in hidden.frames.values())]
+        shown = {first + clear - hidden.visitor.clear[0] for clear in hidden.visitor.clear}
+        assert shown & set(range(80)) <= set(inserted)
+        clock = np.datetime64(int(asker.times[first]), "s").astype(str)[-8:]
+        assert is_correct(question, clock)
+        assert not is_correct(question, "00:00:00" if clock > "01" else "12:00:00")
+    assert needles.found_alone(builtin, hidden, dks_alone(builtin.info.defaults), rng)
+
+
+def test_cells_and_margins_of_the_heat_map() -> None:
+    def row(depth: int, right: bool) -> dict[str, object]:
+        arm = {"right": right, "found": right, "tokens": 100}
+        return {"frames": 2000, "depth": depth, "dks": arm, "top_k": arm, "uniform": arm | {"right": False}}
+
+    report = needles.summary([row(d, d != 4) for d in range(10)], (2000,))
+    assert report["dks"]["cells"] == [[1, 1, 1, 1, 0, 1, 1, 1, 1, 1]]
+    assert report["dks"]["all"]["mean"] == pytest.approx(0.9)
+    assert report["uniform"]["all"]["mean"] == 0
+    assert report["dks"]["by_frames"][2000]["count"] == 10
+
+
+def test_the_sign_test_is_the_binomial() -> None:
+    assert ablations.sign_test(0, 6) == pytest.approx(2 / 64)
+    assert ablations.sign_test(3, 3) == 1.0
+    assert ablations.sign_test(0, 0) == 1.0
+
+
+def test_every_arm_changes_one_thing_of_the_product(builtin: VideoModel) -> None:
+    found = ablations.settings(builtin)
+    product = found.pop("product")
+    for name, each in found.items():
+        base, arm = vars(product.arm), vars(each.arm)
+        changed = [key for key in base if base[key] != arm[key]]
+        changed += [key for key in ("composer", "temperature") if getattr(each, key) is not None]
+        assert len(changed) == (2 if name == "keyframes only, K = 8" else 1), name
+
+
+def test_ablations_count_lost_and_won_against_the_product(tmp_path: Path) -> None:
+    model = VideoModel.load(tiny.make_checkpoint(tmp_path / "tiny"))
+    clip = world_clip(4036, 60)
+    asker = Asker(model, features_of(model, clip), clip.times)
+    asked = ablations.chosen_questions(clip, 4, np.random.default_rng(0))
+    assert len({q.text for q in asked}) == len(asked) == 4
+    assert {q.family for q in asked} <= set(ablations.LEARNT)
+    rows = list(ablations.run(model, ablations.Setting("K", Arm(num_keyframes=3)), [(clip, asker, asked)]))
+    better = [row | {"right": True} for row in rows]
+    wrong = [row | {"right": False} for row in rows]
+    assert ablations.summary(better, wrong)["won"] == 4
+    assert ablations.summary(wrong, better)["lost"] == 4
+    assert ablations.summary(rows, rows) | {"lost": 0, "won": 0, "p": 1.0} == ablations.summary(rows, rows)
+    recalls = ablations.recall_by_tau(model, [(clip, asker, asked)])
+    assert {row["redundancy"] for row in recalls} == {"raw", "background"}
+    assert all(row["taken"] <= model.info.defaults.num_keyframes for row in recalls)
+
+
+def test_pictures_of_the_results_are_made(tmp_path: Path) -> None:
+    one = {"mean": 0.9, "interval": [0.8, 0.95], "count": 20}
+    needles.plot_recall([one] * 10, 0.1, tmp_path / "recall.png")
+    cells = {name: {"cells": [[0.5] * 10] * 2, "all": one} for name in needles.ARMS}
+    needles.plot_answers(cells, (100, 200), tmp_path / "needles.png")
+    ablations.plot({"product": one | {"group": "product", "tokens": 10, "ms": 20}}, tmp_path / "cost.png")
+    row = {"redundancy": "raw", "tau": 0.85, "taken": 5.0, "recall": one, "coverage": one}
+    fixed_camera.plot({"60": {"rows": [row, row | {"redundancy": "background"}]}}, tmp_path / "fixed.png")
+    assert all(path.stat().st_size > 5000 for path in tmp_path.glob("*.png"))
+    assert len(list(tmp_path.glob("*.png"))) == 4
