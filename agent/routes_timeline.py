@@ -21,6 +21,8 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from agent.agent import Agent
+from agent.alerts.book import Alert, Filter
+from agent.alerts.event import AlertEvent
 from agent.guard import Guard
 from agent.lanes import TooManyWaiting, Turns
 from agent.problems import BadRequest, Busy
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
 
 DEFAULT_POINTS, MAX_POINTS = 800, 4000
 MAX_WAITING = 16
+MAX_ALERTS = 200
 _HELD_QUESTIONS = 8
 _RETRY_S = 2.0
 _MAX_PENDING = 10_000  # frames not yet encoded that are looked up, so as not to be taken for gaps
@@ -134,8 +137,13 @@ class TimelineRoutes:
             "unencoded": window.unencoded,
             "points": _points(window, bins, after, bin_s),
             "gaps": [[start, end] for start, end in gaps if end - start >= bin_s],
-            "alerts": [],
+            "alerts": [_flag(alert) for alert in self._alerts(view.camera, after, before)],
         }
+
+    def _alerts(self, camera: str, after: float, before: float) -> list[Alert]:
+        """The newest ones that touch the bounds, rising time."""
+        newest = self.agent.book.alerts(Filter(camera=camera, before=before, limit=MAX_ALERTS))
+        return [alert for alert in reversed(newest) if alert.end_time is None or alert.end_time >= after]
 
     def _pending(self, camera: str) -> list[float]:
         """Times of this camera's frames that wait for the encoder."""
@@ -159,6 +167,11 @@ class TimelineRoutes:
                 {"frame_id": frame_id, "time": time, "kind": kind, "score": round(float(score), 4), "url": url}
             )
         return listed
+
+
+def _flag(alert: Alert) -> dict[str, Any]:
+    message = AlertEvent.from_payload(alert.on_event).message
+    return {"id": alert.id, "rule": alert.rule, "start": alert.start_time, "end": alert.end_time, "message": message}
 
 
 def _with(times: np.ndarray, more: list[float]) -> np.ndarray:

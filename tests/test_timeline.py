@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agent.alerts.event import AlertEvent
 from agent.timeline import Relevance, bin_frames, find_gaps, gap_threshold_s
 from tests.agents import START, Served, remember, served
 
@@ -197,6 +198,24 @@ async def test_frames_that_wait_for_the_encoder_are_no_gap(site: Served, http: h
     shown = await drawn(http, before=START + 100)
     assert shown["unencoded"] == 10
     assert [gap for gap in shown["gaps"] if gap[0] > START + 61 and gap[0] < START + 99] == []
+
+
+async def test_alerts_are_those_of_the_book(site: Served, http: httpx.AsyncClient) -> None:
+    for n, (event_type, end) in enumerate([("on", None), ("off", START + 12), ("on", None)]):
+        alert_id = ("first", "first", "second")[n]
+        start = START + 10 if alert_id == "first" else START + 70
+        event = AlertEvent(
+            event_type, f"{alert_id}-{event_type}", "bag", "door", "a bag", f"bag at door {n}", start, start + 1, end,
+            (2, 3), 6.0, "tiny", 0.1, (), None,
+        )  # fmt: skip
+        site.agent.book.commit("bag", "door", {}, event=event, now=start + 1)
+    both = (await drawn(http))["alerts"]
+    assert both == [
+        {"id": "first", "rule": "bag", "start": START + 10, "end": START + 12, "message": "bag at door 0"},
+        {"id": "second", "rule": "bag", "start": START + 70, "end": None, "message": "bag at door 2"},
+    ]
+    assert [alert["id"] for alert in (await drawn(http, after=START + 20))["alerts"]] == ["second"]
+    assert [alert["id"] for alert in (await drawn(http, before=START + 20))["alerts"]] == ["first"]
 
 
 async def test_a_camera_without_memory_is_an_empty_timeline(tmp_path: Path) -> None:

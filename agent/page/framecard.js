@@ -1,6 +1,7 @@
 // The card beside the cursor of a strip: the frame there, when it was, and how relevant it is.
 
 import { clock, h, put } from "./dom.js";
+import { openFrame } from "./frame.js";
 import { nearest } from "./ticks.js";
 
 const HOVER_MS = 70; // a picture is fetched once the pointer has rested so long
@@ -41,7 +42,7 @@ export class FrameCard {
     if (point) this.#openFrame(point.frame_id);
   }
 
-  #openFrame(frameId) { this.app.emit("frame", { frame_id: frameId, camera: this.camera() }); }
+  #openFrame(frameId) { openFrame(this.app, { frame_id: frameId }); }
 
   #place(x) {
     const room = this.node.parentElement?.clientWidth ?? 0, width = this.node.offsetWidth;

@@ -105,6 +105,8 @@ export class Strip {
     ctx.setTransform(ratio, 0, 0, ratio, 0, 0);
     this.colours ??= palette(this.node);
     paint(ctx, width, height, this.scene, this.colours);
+    const { after, before } = this.scene.view;
+    Object.assign(this.node.dataset, { after: after.toFixed(3), before: before.toFixed(3) });
   }
 
   #listen() {

@@ -101,12 +101,13 @@ class Timeline {
     this.asked = state.question;
     const range = state.window.kind === "range" && state.window.after !== null && state.window.before !== null
       ? { after: state.window.after, before: state.window.before } : null;
-    const moved = range?.after !== this.strip.scene.range?.after || range?.before !== this.strip.scene.range?.before;
+    const window = JSON.stringify(state.window), moved = window !== this.askedWindow;
+    this.askedWindow = window;
     if (moved) this.#showRange(range);
     if (asked && state.question && state.question !== this.question) {
       this.input.value = state.question;
       this.#ask(state.question);
-    } else if (moved && this.shown && this.camera) this.#loadKeyframes();
+    } else if (moved && this.history) this.#loadKeyframes();
   }
 
   #pick(camera) {
@@ -221,7 +222,6 @@ class Timeline {
     if (this.camera && range) this.app.state.cameras = [this.camera];
     this.app.state.window = range ? { kind: "range", ...range } : { kind: "all" };
     this.app.emit("state");
-    this.#loadKeyframes();
   }
 
   #showRange(range) {
@@ -248,7 +248,8 @@ class Timeline {
   #describe() {
     const { history, strip: { scene } } = this;
     if (!history) return;
-    const zone = history.timezone, chosen = scene.range ? "the chosen range" : "the whole history";
+    const zone = history.timezone, { kind } = this.app.state.window;
+    const chosen = kind === "all" ? "the whole history" : scene.range ? "the chosen range" : "the time chosen for questions";
     const about = this.question
       ? `An answer over ${chosen} would see ${number(scene.keyframes.length)} keyframes.`
       : "Type something above to see when it was in view.";
