@@ -1,6 +1,7 @@
 """A real mosquitto on a port of its own, and a subscriber that keeps everything it hears."""
 
 import asyncio
+import getpass
 import shutil
 import socket
 import subprocess
@@ -41,7 +42,12 @@ class Mosquitto:
     def start(self) -> None:
         assert MOSQUITTO is not None
         config = self.folder / "mosquitto.conf"
-        shared = ("persistence true", f"persistence_location {self.folder}/", "log_type all")
+        shared = (
+            "persistence true",
+            f"persistence_location {self.folder}/",
+            "log_type all",
+            f"user {getpass.getuser()}",
+        )
         listener = (f"listener {self.port} 127.0.0.1", *(self.lines or ("allow_anonymous true",)))
         config.write_text("\n".join([*shared, *listener]) + "\n")
         log = (self.folder / "mosquitto.log").open("ab")
@@ -71,7 +77,6 @@ def mosquitto(folder: Path, *lines: str) -> Iterator[Mosquitto]:
     """A broker at work; `lines` of configuration follow its listener."""
     place = folder / "broker"
     place.mkdir(exist_ok=True)
-    place.chmod(0o777)  # it may drop its privileges
     broker = Mosquitto(place, free_port(), lines)
     broker.start()
     try:

@@ -41,6 +41,15 @@ class Client(aiomqtt.Client):
                 if reason.is_failure:
                     raise Refused(f"the broker refuses {topic}: {reason}")
 
+    async def enter(self) -> None:
+        """Connect. When that fails nothing stays open, and the error says what the connection itself said."""
+        try:
+            await self.__aenter__()
+        except aiomqtt.MqttError as error:
+            self._client.disconnect()  # the library leaves the socket to the garbage collector
+            reason = self._disconnected.exception() if self._disconnected.done() else None
+            raise (error if reason is None else aiomqtt.MqttError(str(reason))) from None
+
     def _on_publish(
         self, client: Any, userdata: Any, mid: int, reason_code: ReasonCode, properties: Properties
     ) -> None:
@@ -70,7 +79,7 @@ async def connected(settings: MqttSettings, address: tuple[str, int], will: aiom
         max_queued_incoming_messages=MAX_WAITING_MESSAGES,
         tls_context=await asyncio.to_thread(_tls, settings) if settings.tls else None,
     )
-    connecting = asyncio.ensure_future(client.__aenter__())
+    connecting = asyncio.ensure_future(client.enter())
     try:
         await asyncio.shield(connecting)
     except asyncio.CancelledError:
