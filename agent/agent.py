@@ -318,8 +318,8 @@ def open_memory(settings: Settings, model: "VideoModel | ClipEncoder") -> Memory
 
 
 def _limits(camera: CameraSettings) -> Limits:
-    """What one camera may keep; its patches are held for as many frames as are remembered, up to the default."""
-    hot_frames = min(camera.max_frames, Limits().hot_frames)
+    """What one camera may keep; beyond `hot_frames` it is an archive."""
+    hot_frames = min(camera.max_frames, camera.hot_frames)
     return Limits(frames=camera.max_frames, bytes=camera.max_bytes, age_s=camera.max_age_s, hot_frames=hot_frames)
 
 

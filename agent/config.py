@@ -44,6 +44,9 @@ class CameraSettings(Part):
         default=1280, ge=96, le=7680, description="kept pictures are scaled down to this many pixels across"
     )
     max_frames: int = Field(default=10_000, ge=1, le=10_000_000, description="frames remembered, the oldest go first")
+    hot_frames: int = Field(
+        default=10_000, ge=0, le=1_000_000, description="of those, the newest that keep their patches in memory"
+    )
     max_bytes: ByteSize = Field(
         default=ByteSize(4 * 2**30), ge=2**20, description="bytes remembered, as 4GiB or a number"
     )
