@@ -15,17 +15,22 @@ from agent.config import Settings
 from agent.guard import Guard
 from agent.problems import BadRequest, NotFound, Problem, respond
 from agent.publishing import whip_server
+from agent.routes_alerts import AlertRoutes
 from agent.routes_cameras import CameraRoutes
 from agent.routes_chat import ChatRoutes
 from agent.routes_health import HealthRoutes
 from agent.routes_page import PageRoutes
+from agent.routes_rules import RuleRoutes
 from agent.routes_timeline import TimelineRoutes
 
 KEEP_ALIVE_S = 15.0
 
 
-def build_app(agent: Agent, auth: Auth, settings: Settings, *, keep_alive_s: float = KEEP_ALIVE_S) -> Starlette:
-    """The application over a running agent. `keep_alive_s`: a silent stream sends a comment so often."""
+def build_app(
+    agent: Agent, auth: Auth, settings: Settings, *, keep_alive_s: float = KEEP_ALIVE_S, url: str = ""
+) -> Starlette:
+    """The application over a running agent. `keep_alive_s`: a silent stream sends a comment so often; `url`: where it
+    listens, for messages that name no `public_url`."""
     guard = Guard(auth, settings.security.url_ttl_s, agent.clock)
     parts = (
         PageRoutes(agent, guard),
@@ -33,7 +38,10 @@ def build_app(agent: Agent, auth: Auth, settings: Settings, *, keep_alive_s: flo
         CameraRoutes(agent, guard),
         HealthRoutes(agent, guard),
         TimelineRoutes(agent, guard),
+        RuleRoutes(agent, guard),
+        AlertRoutes(agent, guard, keep_alive_s),
     )
+    agent.alerts.watching.teller.link = lambda path: f"{settings.public_url or url}{guard.sign(path)}"
     routes: list[BaseRoute] = [route for part in parts for route in part.routes()]
     routes += whip_server(agent, guard, settings).routes()
     return Starlette(routes=routes, exception_handlers={Problem: respond, HTTPException: _http_error})

@@ -129,6 +129,12 @@ class RuleConflict(Problem):
     status, type, code = 409, "invalid_request_error", "rule_conflict"
 
 
+class StorageFailed(Problem):
+    """What was asked for cannot be written down: the disk is full or failing."""
+
+    status, type, code = 503, "server_error", "storage_failed"
+
+
 class DryRunBusy(Problem):
     """A rule is being tried already."""
 

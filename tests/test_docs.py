@@ -127,7 +127,7 @@ async def test_every_metric_is_documented(tmp_path: Path) -> None:
 async def test_every_route_is_documented(tmp_path: Path) -> None:
     async with running(tmp_path) as agent:
         routes = build_app(agent, Auth([], b"key"), agent.settings).routes
-    text = re.sub(r"\{\w+\}|<\w+>", "*", page("asking") + page("publishing") + page("page"))
+    text = re.sub(r"\{\w+\}|<\w+>", "*", page("asking") + page("publishing") + page("page") + page("alerts"))
     for route in routes:
         assert isinstance(route, Route)
         pattern = re.sub(r"\{[^}]+\}", "*", route.path)

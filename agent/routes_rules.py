@@ -1,0 +1,178 @@
+"""Rules over HTTP: reading, making, changing, removing, snoozing them, and trying one on the past.
+
+Reading needs the scope `ask`, everything else `admin`. The JSON is that of docs/alerts.md.
+"""
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, NoReturn, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from agent.agent import Agent
+from agent.alerts.settings import RuleSettings
+from agent.body import read_body
+from agent.config_types import check_slug
+from agent.guard import Guard
+from agent.problems import BadRequest, StorageFailed
+from memory.errors import StorageError
+
+MAX_BODY_BYTES = 64 << 10
+MAX_SNOOZE_MINUTES = 366 * 24 * 60
+_KNOWN = ("object", "source", "state", "snoozed_until", "problem")  # of a rule as it was read: no settings
+
+Handler = Callable[[Request], Awaitable[Response]]
+Model = TypeVar("Model", bound=BaseModel)
+
+
+class Snooze(BaseModel):
+    """The body of a snooze: for so many minutes from now, or until a moment (unix seconds); at one camera or at all."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    minutes: float | None = None
+    until: float | None = None
+    camera: str | None = None
+
+    @model_validator(mode="after")
+    def _one_way(self) -> "Snooze":
+        if (self.minutes is None) == (self.until is None):
+            raise ValueError("send either minutes or until")
+        if self.minutes is not None and not 0 <= self.minutes <= MAX_SNOOZE_MINUTES:
+            raise ValueError(f"minutes is a number from 0 to {MAX_SNOOZE_MINUTES}")
+        return self
+
+
+class RuleRoutes:
+    """The endpoints, over one agent."""
+
+    def __init__(self, agent: Agent, guard: Guard) -> None:
+        self.agent = agent
+        self.guard = guard
+        self.engine = agent.alerts
+
+    def routes(self) -> list[Route]:
+        """Every route of this file."""
+        return [
+            Route("/v1/rules", self._by_method(GET=self.list, POST=self.create), methods=["GET", "POST"]),
+            Route("/v1/rules/{name}/snooze", self._by_method(POST=self.snooze), methods=["POST"]),
+            Route(
+                "/v1/rules/{name}",
+                self._by_method(GET=self.read, PUT=self.replace, PATCH=self.change, DELETE=self.remove),
+                methods=["GET", "PUT", "PATCH", "DELETE"],
+            ),
+        ]
+
+    def _by_method(self, **handlers: Handler) -> Handler:
+        """One endpoint for several methods; a rule that cannot be written down is said to the caller."""
+
+        async def handle(request: Request) -> Response:
+            method = "GET" if request.method == "HEAD" else request.method
+            self.guard.check(request, "ask" if method == "GET" else "admin")
+            try:
+                return await handlers[method](request)
+            except StorageError as error:
+                raise StorageFailed(f"This cannot be kept: {error}.") from error
+
+        return handle
+
+    async def list(self, request: Request) -> Response:
+        rules = await asyncio.to_thread(self.engine.watching.rules)
+        described = [await self.engine.describe(rule.name) for rule in rules]
+        return JSONResponse({"object": "list", "data": described})
+
+    async def read(self, request: Request) -> Response:
+        return JSONResponse(await self.engine.describe(request.path_params["name"]))
+
+    async def create(self, request: Request) -> Response:
+        body = await read_json(request)
+        name = body.pop("name", None)
+        if not isinstance(name, str):
+            raise BadRequest("A rule needs a name, beside its settings.", param="name")
+        await self.engine.put(checked_name(name), settings_from(body), new=True)
+        described = await self.engine.describe(name)
+        return JSONResponse(described, status_code=201, headers={"Location": f"/v1/rules/{name}"})
+
+    async def replace(self, request: Request) -> Response:
+        name = checked_name(request.path_params["name"])
+        await self.engine.put(name, settings_from(await read_json(request), name))
+        return JSONResponse(await self.engine.describe(name))
+
+    async def change(self, request: Request) -> Response:
+        """Only what is sent; `enabled` alone is a switch, which rules of the configuration have too."""
+        name, body = request.path_params["name"], await read_json(request)
+        rule = await asyncio.to_thread(self.engine.watching.named, name)
+        if set(body) == {"enabled"} and isinstance(body["enabled"], bool):
+            await asyncio.to_thread(self.engine.watching.set_enabled, name, None, body["enabled"])
+        else:
+            settings = settings_from(merged(rule.settings.model_dump(mode="json"), body), name)
+            await self.engine.put(name, settings, switched="enabled" not in body)
+        return JSONResponse(await self.engine.describe(name))
+
+    async def remove(self, request: Request) -> Response:
+        await asyncio.to_thread(self.engine.watching.remove, request.path_params["name"])
+        return Response(status_code=204)
+
+    async def snooze(self, request: Request) -> Response:
+        name, asked = request.path_params["name"], _valid(Snooze, await read_json(request))
+        if asked.camera is not None:
+            await asyncio.to_thread(self.agent.existing, (asked.camera,))
+        until = asked.until if asked.minutes is None else self.agent.clock() + 60 * asked.minutes
+        until = 0.0 if asked.minutes == 0 else until
+        await asyncio.to_thread(self.engine.watching.snooze, name, asked.camera, until or 0.0)
+        return JSONResponse(await self.engine.describe(name))
+
+
+async def read_json(request: Request) -> dict[str, Any]:
+    """The body as a JSON object. Raises BadRequest or TooLarge."""
+    raw = await read_body(request, MAX_BODY_BYTES)
+    try:
+        body = json.loads(raw or b"{}", parse_constant=_no_number)
+    except (ValueError, RecursionError):
+        raise BadRequest("The body is not JSON.") from None
+    if not isinstance(body, dict):
+        raise BadRequest("The body is a JSON object.")
+    return body
+
+
+def checked_name(name: str) -> str:
+    """`name`, when a rule can have it. Raises BadRequest."""
+    try:
+        return check_slug(name)
+    except ValueError as error:
+        raise BadRequest(f"{error}.", param="name") from None
+
+
+def settings_from(body: Mapping[str, Any], name: str | None = None) -> RuleSettings:
+    """Settings in a body, which may also be a rule as it was read. Raises BadRequest naming the field."""
+    if name is not None and body.get("name", name) != name:
+        raise BadRequest("A rule cannot change its name: make a new one and remove the old.", param="name")
+    known = (*_KNOWN, "name") if name is not None else _KNOWN
+    return _valid(RuleSettings, {key: value for key, value in body.items() if key not in known})
+
+
+def merged(settings: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
+    """`settings` with what `change` says, part by part: merged({"gate": {"on": 5, "off": 2}}, {"gate": {"on": 6}}) keeps 2."""
+    result = dict(settings)
+    for key, value in change.items():
+        old = settings.get(key)
+        result[key] = merged(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return result
+
+
+def _valid(kind: type[Model], body: Mapping[str, Any]) -> Model:
+    try:
+        return kind.model_validate(body)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        message = first["msg"].removeprefix("Value error, ")
+        raise BadRequest(f"{place or 'body'}: {message}", param=place or None) from None
+
+
+def _no_number(constant: str) -> NoReturn:
+    raise ValueError(constant)
