@@ -20,14 +20,18 @@ from agent.config import CameraSettings, Settings
 from agent.config_types import check_slug
 from agent.egress import Egress, Resolver, system_resolver
 from agent.encoding import Encoding, self_test
+from agent.erasing import Erasing, erase_from_book
 from agent.intake import Intake
 from agent.lanes import Lane
+from agent.masks import Masks
+from agent.memory_settings import MemorySettings
 from agent.metrics import Metrics
 from agent.problems import UnknownCamera
 from agent.readers import readers
 from agent.remote import RemoteAnswerer
 from memory.errors import StorageError
 from memory.limits import Limits
+from memory.sharing import FolderLimits
 from memory.store import MemoryStore
 from streaming.errors import MediaError
 from streaming.frame import FrameSettings, Source
@@ -95,6 +99,9 @@ class Agent:
             cameras=self.cameras,
             model=settings.answerer.model or model.info.name,
         )
+        self.erasing = Erasing(settings.data_dir)
+        self.erasing.add("frames", self._erase_frames)
+        self.erasing.add("alerts", erase_from_book(self.book))
         self.encoder_problem: str | None = "the encoder has not been tested yet"
         self.intakes: dict[str, Intake] = {}
         self._tasks: asyncio.TaskGroup | None = None
@@ -105,6 +112,7 @@ class Agent:
         """The agent at work. An error in one of its tasks ends the block."""
         try:
             self.encoder_problem = await self_test(self.model, self.vision)
+            await asyncio.to_thread(self.erasing.resume)
             async with asyncio.TaskGroup() as self._tasks:
                 running = [
                     self._tasks.create_task(self.encoding.run(), name="see"),
@@ -173,13 +181,22 @@ class Agent:
         """Remember every frame of `source`. A source that fails is logged; the agent goes on."""
         intake = self.intakes.get(camera)
         if intake is None:
-            metadata = self.settings.camera(camera).metadata
-            intake = self.intakes[camera] = Intake(camera, self.store, self.backlog, self.metrics, metadata)
+            settings = self.settings.camera(camera)
+            intake = self.intakes[camera] = Intake(
+                camera, self.store, self.backlog, self.metrics, settings.metadata, Masks(settings.masks)
+            )
         try:
             await intake.run(source)
         except MediaError as error:
             intake.problem = str(error)
             log.error("source failed", extra={"camera": camera, "error": str(error)})
+
+    def _erase_frames(self, camera: str, after: float, before: float) -> int:
+        """What is remembered, and what is on its way in."""
+        intake = self.intakes.get(camera)
+        if intake is not None:
+            intake.refuse(after, min(before, self.clock()))
+        return self.store.erase(camera, after, before)
 
     def cameras(self) -> tuple[str, ...]:
         """Every camera that is configured, has published, or is remembered."""
@@ -237,6 +254,7 @@ class Agent:
             try:
                 await asyncio.to_thread(self.store.expire, self.clock())
                 await asyncio.to_thread(self.store.maintain)
+                await asyncio.to_thread(self.erasing.resume)
             except StorageError as error:  # the disk is full or failing: the next round tries again
                 log.error("housekeeping failed", extra={"error": str(error)})
 
@@ -308,8 +326,9 @@ def open_memory(settings: Settings, model: "VideoModel | ClipEncoder") -> Memory
     return MemoryStore(
         settings.data_dir / "memory",
         embedding_dim=info.embedding_dim,
-        limits=_limits(CameraSettings()),
-        camera_limits={name: _limits(camera) for name, camera in settings.cameras.items()},
+        limits=_limits(CameraSettings(), settings.memory),
+        camera_limits={name: _limits(camera, settings.memory) for name, camera in settings.cameras.items()},
+        folder_limits=FolderLimits(settings.memory.max_frames, settings.memory.max_bytes),
         patch_shape=(info.patches_per_frame, info.patch_width),
         patch_dtype=info.patch_dtype,
         num_scalars=info.num_scalars,
@@ -317,10 +336,11 @@ def open_memory(settings: Settings, model: "VideoModel | ClipEncoder") -> Memory
     )
 
 
-def _limits(camera: CameraSettings) -> Limits:
+def _limits(camera: CameraSettings, memory: MemorySettings) -> Limits:
     """What one camera may keep; beyond `hot_frames` it is an archive."""
     hot_frames = min(camera.max_frames, camera.hot_frames)
-    return Limits(frames=camera.max_frames, bytes=camera.max_bytes, age_s=camera.max_age_s, hot_frames=hot_frames)
+    age_s = min((age for age in (camera.max_age_s, memory.max_age_s) if age is not None), default=None)
+    return Limits(frames=camera.max_frames, bytes=camera.max_bytes, age_s=age_s, hot_frames=hot_frames)
 
 
 @asynccontextmanager

@@ -19,6 +19,7 @@ from agent.routes_alerts import AlertRoutes
 from agent.routes_cameras import CameraRoutes
 from agent.routes_chat import ChatRoutes
 from agent.routes_health import HealthRoutes
+from agent.routes_memory import MemoryRoutes
 from agent.routes_page import PageRoutes
 from agent.routes_rules import RuleRoutes
 from agent.routes_timeline import TimelineRoutes
@@ -37,6 +38,7 @@ def build_app(
         ChatRoutes(agent, guard, keep_alive_s),
         CameraRoutes(agent, guard),
         HealthRoutes(agent, guard),
+        MemoryRoutes(agent, guard),
         TimelineRoutes(agent, guard),
         RuleRoutes(agent, guard),
         AlertRoutes(agent, guard, keep_alive_s),

@@ -7,7 +7,7 @@ are one message on stderr and an exit code (1 failed, 2 wrong usage), never a tr
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from agent.cli_common import CliError
@@ -64,6 +64,9 @@ def build_parser() -> argparse.ArgumentParser:
     _add_serve(commands)
     _add_ask(commands)
     _add_replay(commands)
+    _add_memory(commands)
+    _add_erase(commands)
+    _add_export(commands)
     _add_demo(commands)
     _add_check_config(commands)
     _add_model(commands)
@@ -137,6 +140,66 @@ def _ask(args: argparse.Namespace) -> int:
     from agent.cli_ask import run
 
     return run(args)
+
+
+def _place_options(parser: argparse.ArgumentParser) -> None:
+    """Where the memory is that a command works on: a running agent, or its folder."""
+    _common(parser)
+    parser.add_argument("--server", metavar="URL", help="the agent (default: $VILAMP_SERVER, else as configured)")
+    parser.add_argument("--timezone", metavar="ZONE", help="zone of times given and shown (default: this machine's)")
+
+
+def _add_memory(commands: "_Commands[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser(
+        "memory",
+        help="show what is remembered, per camera",
+        description="What is remembered, per camera, as a table; of a running agent, or of its folder when none runs.",
+    )
+    _place_options(parser)
+    parser.add_argument("--json", action="store_true", help="print it as JSON")
+    parser.set_defaults(run=_keep("run_memory"))
+
+
+def _add_erase(commands: "_Commands[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser(
+        "erase",
+        help="erase a camera's stretch of time for good",
+        description="Erase what a camera saw in a stretch of time: pictures, metadata, embeddings, alerts. It cannot be "
+        "undone. Works on a running agent, or on its folder when none runs.",
+    )
+    parser.add_argument("camera")
+    parser.add_argument("--after", metavar="TIME", help='"yesterday 22:00", "-2h", ISO 8601 or unix seconds')
+    parser.add_argument("--before", metavar="TIME", help="the end, included")
+    parser.add_argument("--all", action="store_true", help="everything of this camera")
+    parser.add_argument("--yes", action="store_true", help="do not ask")
+    parser.add_argument("--json", action="store_true", help="print the counts as JSON")
+    _place_options(parser)
+    parser.set_defaults(run=_keep("run_erase"))
+
+
+def _add_export(commands: "_Commands[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser(
+        "export",
+        help="write a stretch of time as a video with its log",
+        description="Write what a camera saw as an MP4 with true timing, and beside it a JSON log with the time, the "
+        "metadata and the SHA-256 of every stored frame.",
+    )
+    parser.add_argument("camera")
+    parser.add_argument("out", type=Path, metavar="OUT.mp4")
+    parser.add_argument("--after", metavar="TIME", help='"yesterday 22:00", "-2h", ISO 8601 or unix seconds')
+    parser.add_argument("--before", metavar="TIME", help="(default: now)")
+    _place_options(parser)
+    parser.set_defaults(run=_keep("run_export"))
+
+
+def _keep(name: str) -> Callable[[argparse.Namespace], int]:
+    def run(args: argparse.Namespace) -> int:
+        from agent import cli_keep
+
+        code: int = getattr(cli_keep, name)(args)
+        return code
+
+    return run
 
 
 def _add_replay(commands: "_Commands[argparse.ArgumentParser]") -> None:

@@ -29,14 +29,14 @@ def run(args: argparse.Namespace) -> int:
     zone = zone_of(args)
     after, before = window_of(args, zone, time.time())
     server = args.server or os.environ.get("VILAMP_SERVER") or server_of(settings)
-    with _connect(server, settings) as client:
+    with connect(server, settings) as client:
         try:
             stream = client.ask(args.question, cameras=args.camera or (), after=after, before=before)
             reply = print_answer(stream, quiet=args.json)
             if args.sheet is not None:
                 _save_sheet(args, client, reply, zone)
         except ServerError as error:
-            raise CliError(_advise(error, server)) from error
+            raise CliError(advise(error, server)) from error
     print_reply(reply, zone, as_json=args.json, question=args.question, everything=args.all_evidence)
     return 0
 
@@ -78,7 +78,8 @@ def server_of(settings: Settings) -> str:
     return f"{'https' if settings.tls.enabled else 'http'}://{f'[{host}]' if ':' in host else host}:{settings.port}"
 
 
-def _connect(server: str, settings: Settings) -> Client:
+def connect(server: str, settings: Settings, scope: str = "ask") -> Client:
+    """A client with $VILAMP_TOKEN, or with this machine's own token for `scope`. Raises CliError."""
     parts = urlsplit(server)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise CliError(f'"{server}" is not a server: give a URL such as http://127.0.0.1:8080', EXIT_USAGE)
@@ -86,14 +87,15 @@ def _connect(server: str, settings: Settings) -> Client:
     if not token and (is_loopback(parts.hostname) or server == server_of(settings)):
         # the tokens of this machine's data folder are never sent to another machine
         try:
-            token = local_token(settings.data_dir, "ask")
+            token = local_token(settings.data_dir, scope)
         except TokenFileError as error:
             raise CliError(str(error)) from error
     verify: ssl.SSLContext | bool = client_context(settings.data_dir) or True
     return Client(server, token, verify=verify)
 
 
-def _advise(error: ServerError, server: str) -> str:
+def advise(error: ServerError, server: str) -> str:
+    """The server's message, and what to do about a token that will not do."""
     if error.status in (401, 403):
         return f"{server}: {error} (set VILAMP_TOKEN, or --data-dir to the agent's data folder on its own machine)"
     return f"{server}: {error}"

@@ -9,6 +9,7 @@ import ssl
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 from urllib.parse import urlsplit
@@ -98,6 +99,22 @@ class Client:
             response = self._http.get(path)
             _check(response)
             return response.json()
+
+    def delete_json(self, path: str) -> Any:
+        """What `DELETE path` answers, however long it takes. Raises ServerError."""
+        with _failures():
+            response = self._http.delete(path, timeout=httpx.Timeout(None, connect=CONNECT_TIMEOUT_S))
+            _check(response)
+            return response.json()
+
+    def download(self, path: str, target: Path) -> None:
+        """What `path` answers, however long it takes, into a file. Raises ServerError, OSError."""
+        timeout = httpx.Timeout(None, connect=CONNECT_TIMEOUT_S)
+        with _failures(), self._http.stream("GET", path, timeout=timeout) as response:
+            _check(response)
+            with target.open("wb") as file:
+                for chunk in response.iter_bytes():
+                    file.write(chunk)
 
     def get_bytes(self, url: str) -> bytes:
         """A picture by its signed URL. Raises ServerError.

@@ -26,6 +26,7 @@ from agent.config_types import (
     is_loopback,
     redact_url,
 )
+from agent.memory_settings import MemorySettings, Polygon
 from agent.mqtt.settings import MqttSettings
 from agent.times import local_zone_name
 
@@ -53,6 +54,11 @@ class CameraSettings(Part):
     max_age_s: float | None = Field(default=None, gt=0, description="seconds remembered; null: no limit by age")
     recorder_url: Annotated[str, AfterValidator(check_link)] | None = Field(
         default=None, description="address of the site's own recorder or gateway for fluent video; the page links to it"
+    )
+    masks: tuple[Polygon, ...] = Field(
+        default=(),
+        max_length=64,
+        description="polygons of points [x, y], 0 to 1, that are blackened before anything else",
     )
     metadata: dict[str, JsonValue] = Field(default_factory=dict, description="kept beside every frame of this camera")
     egress: Literal["local_only", "allowed"] = Field(
@@ -93,6 +99,9 @@ class AnsweringSettings(Part):
     tau: float | None = Field(default=None, ge=-1, le=1, description="cosine above which a frame is redundant")
     redundancy: Literal["raw", "background"] | None = Field(
         default=None, description="cosines between frames themselves, or relative to the camera's background"
+    )
+    min_per_camera: int | None = Field(
+        default=None, ge=0, le=512, description="keyframes of each camera asked about, at least; null: half its share"
     )
     max_questions: int = Field(
         default=4, ge=1, le=1000, description="questions in work or waiting; beyond it: busy (429)"
@@ -216,6 +225,7 @@ class Settings(Part):
         default=None, description="address at which others reach this agent: URLs in messages begin with it"
     )
     cameras: dict[Slug, CameraSettings] = Field(default_factory=dict, description="cameras by name")
+    memory: MemorySettings = MemorySettings()
     model: ModelSettings = ModelSettings()
     answering: AnsweringSettings = AnsweringSettings()
     answerer: AnswererSettings = AnswererSettings()

@@ -62,13 +62,17 @@ class Erasing:
         """`name` is the key of its count in the answer."""
         self._erasers.append((name, eraser))
 
-    def erase(self, request: Request) -> dict[str, int]:
-        """How many things of each kind are gone. Raises NotErasedYet; OSError: nothing has begun."""
+    def erase(self, request: Request, *, again: bool = False) -> dict[str, int]:
+        """How many things of each kind are gone. Raises NotErasedYet; OSError: nothing has begun.
+
+        again: `resume` does it once more, for the sake of erasers that are not here.
+        """
         with self._one_at_a_time:
             write_requests(self._path, [*read_requests(self._path), request])
             try:
                 counts = self._run(request)
-                write_requests(self._path, [each for each in read_requests(self._path) if each != request])
+                if not again:
+                    write_requests(self._path, [each for each in read_requests(self._path) if each != request])
             except OSError as error:
                 raise NotErasedYet(f"not everything could be erased yet, it is tried again: {error}") from error
         return counts

@@ -11,6 +11,7 @@ import asyncio
 import io
 import logging
 import math
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from agent.backlog import Backlog
+from agent.masks import Masks
 from agent.metrics import Metrics
 from memory.errors import StorageError, StorageFull
 from memory.records import Json
@@ -96,6 +98,7 @@ class Intake:
         backlog: Backlog,
         metrics: Metrics,
         metadata: Mapping[str, Json] | None = None,
+        masks: Masks | None = None,
     ) -> None:
         self.camera = camera
         self.counters = IntakeCounters()
@@ -106,6 +109,8 @@ class Intake:
         self._backlog = backlog
         self._metrics = metrics
         self._metadata = dict(metadata or {})
+        self._masks = masks or Masks(())
+        self._refused: deque[tuple[float, float]] = deque(maxlen=256)  # erased since the start
         self._order = asyncio.Lock()  # at a takeover two sources may have a frame in hand at once
         newest = store.stats(camera).newest
         self._last_time = -math.inf if newest is None else newest
@@ -139,15 +144,31 @@ class Intake:
             except StorageError as error:  # a full or failing disk: this frame is lost, the next may not be
                 self._lose(error)
                 return
+            if frame_id is None:
+                return
             self._last_time = time
         self.problem = None
         self.newest_id = frame_id
         self.counters.remembered += 1
         self._backlog.put(frame_id)
 
-    def _write(self, frame: Frame, time: float) -> int:
+    def _write(self, frame: Frame, time: float) -> int | None:
+        """None: it belongs to a time that was erased."""
+        if self._is_refused(time):
+            return None
         metadata = {**self._metadata, "clock": frame.clock}
-        return self._store.append(self.camera, time, encode_jpeg(frame.image), metadata)
+        frame_id = self._store.append(self.camera, time, encode_jpeg(self._masks.apply(frame.image)), metadata)
+        if self._is_refused(time):  # the erasure came between the two
+            self._store.erase(self.camera, time, time)
+            return None
+        return frame_id
+
+    def refuse(self, after: float, before: float) -> None:
+        """Frames of this time that are still on their way are not remembered: it has been erased. Any thread."""
+        self._refused.append((after, before))
+
+    def _is_refused(self, time: float) -> bool:
+        return any(after <= time <= before for after, before in list(self._refused))
 
     def _lose(self, error: StorageError) -> None:
         reason = "disk_full" if isinstance(error, StorageFull) else "disk_error"

@@ -19,6 +19,7 @@ _STORED = {
 _STATUS = {
     "vilamp_memory_full": ("1 while the disk takes no more.", "full"),
     "vilamp_frames_evicted_total": ("Frames forgotten by the limits.", "evicted"),
+    "vilamp_frames_erased_total": ("Frames erased on request.", "erased"),
     "vilamp_frames_damaged_total": ("Frames dropped as damaged.", "frames_damaged"),
 }
 _COUNTED = {

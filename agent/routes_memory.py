@@ -1,24 +1,36 @@
 """Keeping and forgetting over HTTP: what is held, erasing, the evidence clip.
 
-    GET    /v1/memory                                       what is held, per camera and for the whole folder
-    DELETE /v1/cameras/{camera}/frames?after=&before=       erases for good; both bounds, or all=true
-    GET    /v1/cameras/{camera}/export?after=&before=       a ZIP with the window as a video and its log as JSON
+GET    /v1/memory                                       what is held, per camera and for the whole folder
+DELETE /v1/cameras/{camera}/frames?after=&before=       erases for good; both bounds, or all=true
+GET    /v1/cameras/{camera}/export?after=&before=       a ZIP with the window as a video and its log as JSON
 """
 
 import asyncio
+import tempfile
+import threading
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+from starlette.background import BackgroundTask
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from agent.agent import Agent
 from agent.erasing import NotErasedYet
 from agent.erasing import Request as Erasure
+from agent.exporting import NothingToExport, TooManyFrames, export, log_text
 from agent.guard import Guard
 from agent.holdings import folder_holdings, holdings
-from agent.problems import BadRequest, EraseUnfinished
+from agent.lanes import TooManyWaiting, Turns
+from agent.problems import BadRequest, Busy, EraseUnfinished, NoFrames, Problem, TooLarge
 from agent.query import flag, moment
+from agent.times import format_stamp
+
+_EXPORT_RETRY_S = 5.0
+_LOOK_S = 0.5  # how often an export looks whether its client is still there
 
 
 class MemoryRoutes:
@@ -27,12 +39,14 @@ class MemoryRoutes:
     def __init__(self, agent: Agent, guard: Guard) -> None:
         self.agent = agent
         self.guard = guard
+        self._exports = Turns(1)
 
     def routes(self) -> list[Route]:
         """Every route of this file."""
         return [
             Route("/v1/memory", self.memory),
             Route("/v1/cameras/{camera}/frames", self.erase, methods=["DELETE"]),
+            Route("/v1/cameras/{camera}/export", self.export),
         ]
 
     async def memory(self, request: Request) -> Response:
@@ -58,5 +72,62 @@ class MemoryRoutes:
         try:
             erased = await asyncio.to_thread(self.agent.erasing.erase, Erasure(camera, after, before))
         except NotErasedYet as error:
-            raise EraseUnfinished(str(error)) from error
+            raise EraseUnfinished(f"{str(error).capitalize()}.") from error
+        except OSError as error:
+            raise EraseUnfinished(f"Nothing is erased yet, as the request cannot be noted down: {error}.") from error
         return JSONResponse({"object": "erasure", "camera": camera, "after": after, "before": before, "erased": erased})
+
+    async def export(self, request: Request) -> Response:
+        """One clip is made at a time; whoever comes meanwhile is refused at once (429)."""
+        self.guard.check(request, "ask")
+        (camera,) = await asyncio.to_thread(self.agent.existing, (request.path_params["camera"],))
+        zone = self.agent.zone_of(camera)
+        after, before = moment(request, "after", zone), moment(request, "before", zone)
+        if after is None or before is None or after >= before:
+            raise BadRequest("Send 'after' and 'before', the first earlier than the second.", param="after")
+        folder = tempfile.TemporaryDirectory(prefix="vilamp-export-")
+        try:
+            async with self._exports.place():
+                path = await self._make(request, camera, after, before, Path(folder.name))
+        except TooManyWaiting:
+            folder.cleanup()
+            raise Busy(_EXPORT_RETRY_S) from None
+        except BaseException:
+            folder.cleanup()
+            raise
+        headers = {"Cache-Control": "no-store"}
+        cleanup = BackgroundTask(folder.cleanup)
+        return FileResponse(path, media_type="application/zip", filename=path.name, headers=headers, background=cleanup)
+
+    async def _make(self, request: Request, camera: str, after: float, before: float, folder: Path) -> Path:
+        """The ZIP; given up when the client goes away."""
+        gone = threading.Event()
+        making = asyncio.create_task(asyncio.to_thread(self._zip, camera, after, before, folder, gone.is_set))
+        try:
+            while not making.done():
+                await asyncio.wait([making], timeout=_LOOK_S)
+                if await request.is_disconnected():
+                    gone.set()
+            return making.result()
+        except NothingToExport as error:
+            raise NoFrames(f"{str(error).capitalize()}: widen after/before.") from None
+        except TooManyFrames as error:
+            raise TooLarge(f"{str(error).capitalize()}.", param="before") from None
+        except OSError as error:
+            raise Problem(f"The clip cannot be written: {error.strerror or error}.") from error
+        finally:
+            gone.set()
+            if not making.done():
+                await asyncio.wait([making])  # one frame at most; its folder goes next
+
+    def _zip(self, camera: str, after: float, before: float, folder: Path, cancelled: Callable[[], bool]) -> Path:
+        agent, zone = self.agent, self.agent.zone_of(camera)
+        name = f"{camera}-{format_stamp(after, zone)}"
+        video = folder / f"{name}.mp4"
+        log = export(agent.store, camera, after, before, zone=zone, now=agent.clock(), video=video, cancelled=cancelled)
+        path = folder / f"{name}.zip"
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+            archive.write(video, video.name)
+            archive.writestr(f"{name}.json", log_text(log))
+        video.unlink()
+        return path

@@ -130,6 +130,11 @@ def format_clock(time: float, zone: str) -> str:
     return f"{datetime.fromtimestamp(time, load_zone(zone)):%H:%M:%S}"
 
 
+def format_stamp(time: float, zone: str) -> str:
+    """Local date and time for the name of a file: "20261122-170405"."""
+    return f"{datetime.fromtimestamp(time, load_zone(zone)):%Y%m%d-%H%M%S}"
+
+
 def format_span(seconds: float) -> str:
     """A length of time in its two largest units: "12 s", "3 min 20 s", "2 h 5 min", "4 d 1 h"."""
     whole = max(0, round(seconds))

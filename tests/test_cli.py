@@ -39,7 +39,20 @@ def test_help_imports_nothing_heavy() -> None:
 def test_help_names_every_command() -> None:
     ran = vilamp("--help")
     assert ran.returncode == 0
-    for command in ("serve", "ask", "replay", "demo", "check-config", "model", "world", "eval", "train"):
+    for command in (
+        "serve",
+        "ask",
+        "replay",
+        "memory",
+        "erase",
+        "export",
+        "demo",
+        "check-config",
+        "model",
+        "world",
+        "eval",
+        "train",
+    ):
         assert f"    {command}" in ran.stdout
     for command in ("serve", "ask", "replay", "demo", "check-config", "world"):
         with pytest.raises(SystemExit) as ended:
@@ -143,11 +156,11 @@ def test_serve_options_become_settings() -> None:
 
 
 def test_tokens_stay_on_this_machine(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from agent.cli_ask import _connect
+    from agent.cli_ask import connect
 
     Auth.open(tmp_path)
     settings = Settings(data_dir=tmp_path)
-    with _connect("http://127.0.0.1:8080", settings) as local, _connect("http://cam.example:8080", settings) as remote:
+    with connect("http://127.0.0.1:8080", settings) as local, connect("http://cam.example:8080", settings) as remote:
         assert local._http.headers["authorization"].startswith("Bearer vl_")
         assert "authorization" not in remote._http.headers
 

@@ -1,0 +1,79 @@
+"""Writing a video: RGB pictures with their times in, an MP4 (H.264) out that shows each for as long as it lasted.
+
+Blocking: for a worker thread. Timestamps are exact to 1/90000 s from the first frame; pictures of another size than the
+first are fitted into it with black borders. Knows nothing of cameras or wall clocks.
+"""
+
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+
+import av
+import numpy as np
+
+from streaming.picture import fitted_size
+
+TICKS_PER_S = 90_000
+CODEC = "libx264"
+
+
+class ClipWriter:
+    """One file. A context manager: leaving it completes the file. OSError (also FFmpeg's) where it cannot be written."""
+
+    def __init__(self, path: Path) -> None:
+        self._container = av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"})
+        self._stream: av.VideoStream | None = None
+        self._first = 0.0
+        self._last_ticks = -1
+        self.width = self.height = 0
+
+    def __enter__(self) -> "ClipWriter":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if self._stream is not None and kind is None:
+                self._container.mux(self._stream.encode(None))
+        finally:
+            self._container.close()
+
+    def add(self, image: np.ndarray, time_s: float) -> float:
+        """Appends a picture, uint8 (H, W, 3), of this time; its time in the video, in seconds.
+
+        Times rise; two that fall on one tick are told apart by one tick.
+        """
+        if self._stream is None:
+            self._open(image, time_s)
+        ticks = max(self._last_ticks + 1, round((time_s - self._first) * TICKS_PER_S))
+        frame = av.VideoFrame.from_ndarray(self._fit(image), format="rgb24")
+        frame.pts, frame.time_base = ticks, Fraction(1, TICKS_PER_S)
+        self._last_ticks = ticks
+        if self._stream is not None:
+            self._container.mux(self._stream.encode(frame))
+        return ticks / TICKS_PER_S
+
+    def _open(self, image: np.ndarray, time_s: float) -> None:
+        self._first = time_s
+        # H.264 with 4:2:0 needs even numbers
+        self.width, self.height = image.shape[1] + image.shape[1] % 2, image.shape[0] + image.shape[0] % 2
+        self._stream = self._container.add_stream(CODEC, rate=25)  # a hint only: the timestamps count
+        self._stream.width, self._stream.height, self._stream.pix_fmt = self.width, self.height, "yuv420p"
+        self._stream.time_base = Fraction(1, TICKS_PER_S)
+        self._stream.codec_context.time_base = Fraction(1, TICKS_PER_S)
+        # no reordering of frames: presentation and decoding times are the same, and no edit list shifts them
+        self._stream.options = {"crf": "18", "preset": "veryfast", "bf": "0"}
+
+    def _fit(self, image: np.ndarray) -> np.ndarray:
+        height, width = image.shape[:2]
+        if (height, width) == (self.height, self.width):
+            return image
+        if height > self.height or width > self.width:
+            width, height = fitted_size(width, height, self.width, self.height)
+            source = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
+            image = source.reformat(width=width, height=height).to_ndarray(format="rgb24")
+        framed: np.ndarray = np.zeros((self.height, self.width, 3), np.uint8)
+        top, left = (self.height - height) // 2, (self.width - width) // 2
+        framed[top : top + height, left : left + width] = image
+        return framed
