@@ -22,7 +22,7 @@ from benchmarks import features
 from benchmarks.machine import add_out, machine, show, write_result
 from model.config import Composer
 from model.evaluate import dks_alone, is_needle
-from model.evaluate_arms import Arm, Asker
+from model.evaluate_arms import Arm, Asker, merging_otherwise
 from model.evaluate_clips import Clip, features_of, world_clips
 from model.evaluate_scores import share
 from model.video_model import VideoModel
@@ -79,7 +79,7 @@ def chosen_questions(clip: Clip, most: int, rng: np.random.Generator) -> list[Qu
 
 def run(model: VideoModel, setting: Setting, columns: list[Column]) -> Iterator[dict[str, Any]]:
     """One row for each question."""
-    other = model.with_merging(composer=setting.composer, temperature=setting.temperature)
+    other = merging_otherwise(model, composer=setting.composer, temperature=setting.temperature)
     for clip, asker, questions in columns:
         for question in questions:
             answer = asker.ask(question.text, setting.arm, other)

@@ -142,6 +142,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--moments", type=int, default=-1, help="moments of each world at which the present is asked "
                         "about (default: about 24 a seed)")  # fmt: skip
+    parser.add_argument("--empty-every", type=int, default=1, help="where nothing goes on before a fixed camera, draw and "
+                        "encode only every so manieth frame, which stands for those after it")  # fmt: skip
     parser.add_argument("--codec", choices=("h264", "vp8"), help="the worlds' frames go through this codec first")
     parser.add_argument("--bits-per-pixel", type=float, default=0.07, help="of the codec; 0.07 is 720p30 at 2 Mbit/s")
     parser.add_argument("--videos", type=Path, help="instead of drawn worlds: a folder of videos, each with its log as "
@@ -167,9 +169,17 @@ def clip_groups(args: argparse.Namespace) -> tuple[dict[str, Any], list[list[Cal
     seeds = [int(seed) for seed in args.seeds.split(",")]
 
     def world(seed: int, number: int) -> Clip:
-        return world_clip(seed * 1009 + number, args.frames, rounds=rounds, moments=moments, codec=codec)
+        return world_clip(
+            seed * 1009 + number,
+            args.frames,
+            rounds=rounds,
+            moments=moments,
+            codec=codec,
+            empty_every=args.empty_every,
+        )
 
     about = {"frames": args.frames, "seeds": seeds, "worlds_per_seed": worlds, "rounds": rounds}
+    about["empty_every"] = args.empty_every
     about["codec"] = None if codec is None else codec.name
     return about, [[lambda s=s, n=n: world(s, n) for n in range(worlds)] for s in seeds]  # type: ignore[misc]
 

@@ -1,9 +1,10 @@
 """One question, answered in one of several ways: the product's, and those it is compared with.
 
 In: a model, the features of a history with its clock, and an `Arm`, which says how keyframes are chosen. Out: the answer with
-what it cost. How other frames are merged is the model's (`VideoModel.with_merging`). This file scores nothing.
+what it cost. How other frames are merged is the model's (`merging_otherwise`). This file scores nothing.
 """
 
+import copy
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,9 +14,10 @@ from typing import Literal
 
 import numpy as np
 
-from model.config import Fill, Redundancy
+from model.config import Composer, Fill, Redundancy
 from model.features import Defaults, FrameFeatures
 from model.history import ArrayHistory
+from model.merge import Merger
 from model.select import ArrayCandidates, Keyframes, Kind, newest_rows, select_keyframes
 from model.video_model import VideoModel
 
@@ -115,6 +117,22 @@ class Asker:
             stamps = [datetime.fromtimestamp(t, UTC).strftime("%H:%M:%S") for t in clocks]
         words = "".join(model.stream(text, context, timestamps=stamps, max_new_tokens=ANSWER_TOKENS)).strip()
         return Answer(words, context.keyframes, context.num_tokens, 1000 * (time.perf_counter() - began))
+
+
+def merging_otherwise(
+    model: VideoModel, *, composer: Composer | None = None, temperature: float | None = None
+) -> VideoModel:
+    """The same weights and features with another way to merge frames; nothing is copied."""
+    live, other = model.config.live, copy.copy(model)
+    other.merger = Merger(
+        model.network,
+        composer=composer or model.config.composer,
+        patch_features=live.patch_features,
+        merge_lambda=live.merge_lambda,
+        merge_alpha=live.merge_alpha,
+        temperature=temperature,
+    )
+    return other
 
 
 def uniform_rows(num_frames: int, num_keyframes: int, recent: int) -> tuple[np.ndarray, tuple[Kind, ...]]:

@@ -37,6 +37,7 @@ class Clip:
     """One labelled history. `pictures` is called once and yields (H, W, 3) uint8, one for each of `times` (unix seconds).
 
     `name` says what the pictures are: features kept on disk are found by it. `scene`: what drew it, if anything did.
+    picture_of (N,): where fewer pictures than frames are there, which one each frame is.
     """
 
     name: str
@@ -46,15 +47,23 @@ class Clip:
     start_unix: float
     moments: tuple[Moment, ...] = ()
     scene: Scene | None = None
+    picture_of: np.ndarray | None = None
 
 
 def world_clip(
-    scene_seed: int, num_frames: int, *, rounds: int = 1, moments: int = 0, codec: Codec | None = None
+    scene_seed: int,
+    num_frames: int,
+    *,
+    rounds: int = 1,
+    moments: int = 0,
+    codec: Codec | None = None,
+    empty_every: int = 1,
 ) -> Clip:
     """One world of the evaluation split, one frame a second, with its questions. The same seed gives the same clip.
 
     rounds: how often questions are drawn of the same events, in several phrasings, none twice. `codec`: frames of a camera
     whose faults do not change (but for fresh noise), then of a codec, instead of faults drawn anew for every frame.
+    empty_every: of a fixed camera's frames while nobody is about, only every so manieth is drawn; it stands for those after it.
     """
     rng = np.random.default_rng([0xE7A1, scene_seed, num_frames])
     scene = Scene.from_seed(scene_seed, duration_s=float(max(num_frames, 20)), split="eval", density=1.0)
@@ -63,15 +72,29 @@ def world_clip(
     asked = {q.text: q for _ in range(rounds) for q in questions(scene, start_unix, times, rng, "eval")}
     found = tuple(world_moments(scene, times, start_unix, moments, np.random.default_rng([0x30E5, scene_seed])))
     name = f"world-{scene_seed}-{num_frames}" + ("" if codec is None else f"-{codec.name}")
+    drawn = drawn_rows(scene, times, empty_every)
+    name += "" if empty_every == 1 else f"-{empty_every}"
     return Clip(
         name,
         start_unix + times,
-        lambda: world_pictures(scene, times, codec),
+        lambda: world_pictures(scene, times[drawn], codec),
         tuple(asked.values()),
         start_unix,
         found,
         scene,
+        np.searchsorted(drawn, np.arange(num_frames), side="right") - 1,
     )
+
+
+def drawn_rows(scene: Scene, times: np.ndarray, empty_every: int) -> np.ndarray:
+    """Rows to be drawn: all while somebody is about or the camera drives, of each empty stretch the first and every so manieth.
+
+    Somebody about from row 3 to 5 of 10, every 3rd: 0, 3, 4, 5, 6, 9.
+    """
+    keep = scene.may_show(times) if scene.style == "fixed" else np.ones(len(times), bool)
+    last_busy = np.maximum.accumulate(np.where(keep, np.arange(len(times)), -1))
+    keep |= (np.arange(len(times)) - last_busy - 1) % empty_every == 0
+    return np.flatnonzero(keep)
 
 
 def world_pictures(scene: Scene, times: np.ndarray, codec: Codec | None = None) -> Iterator[np.ndarray]:
@@ -140,13 +163,15 @@ def encode_pictures(model: VideoModel, pictures: Iterator[np.ndarray]) -> Iterat
 
 def features_of(model: VideoModel, clip: Clip, cache: Path | None = None) -> list[FrameFeatures]:
     """Features of a clip's frames; with `cache`, a folder, read from there if this model encoded this clip before."""
-    if cache is None:
-        return list(encode_pictures(model, clip.pictures()))
-    file = cache / f"{model.info.fingerprint}-{clip.name}.npz"
-    if not file.exists():
-        cache.mkdir(parents=True, exist_ok=True)
-        _save(file, list(encode_pictures(model, clip.pictures())))
-    return _load(file)
+    file = None if cache is None else cache / f"{model.info.fingerprint}-{clip.name}.npz"
+    if file is not None and file.exists():
+        kept = _load(file)
+    else:
+        kept = list(encode_pictures(model, clip.pictures()))
+        if file is not None:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            _save(file, kept)
+    return kept if clip.picture_of is None else [kept[picture] for picture in clip.picture_of]
 
 
 def _save(file: Path, features: Sequence[FrameFeatures]) -> None:

@@ -5,7 +5,6 @@ numpy at the border, torch inside. One thread may encode while another answers: 
 This file does not know cameras, clocks, files of memory, or where frames come from.
 """
 
-import copy
 import hashlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,7 +17,7 @@ import torch
 from torch import Tensor
 
 from model.checkpoint import Checkpoint, load_checkpoint
-from model.config import Composer, ConfigError, ModelConfig, Reference
+from model.config import ConfigError, ModelConfig, Reference
 from model.familiarity import Familiarity, read_familiarity
 from model.features import (
     Defaults,
@@ -70,7 +69,13 @@ class VideoModel:
         self._device, self._dtype = self.network.image_newline.device, self.network.image_newline.dtype
         self._patch_dtype = np.dtype(patch_dtype)
         self._reference: Reference = reference or config.live.reference
-        self.merger = self._merger(config.composer)
+        self.merger = Merger(
+            self.network,
+            composer=config.composer,
+            patch_features=config.live.patch_features,
+            merge_lambda=config.live.merge_lambda,
+            merge_alpha=config.live.merge_alpha,
+        )
         self.info = self._info(name)
 
     @classmethod
@@ -109,23 +114,6 @@ class VideoModel:
             patch_dtype=patch_dtype,
             reference=reference,
             familiarity=read_familiarity(Path(folder), checkpoint.config.patch_width),
-        )
-
-    def with_merging(self, *, composer: Composer | None = None, temperature: float | None = None) -> "VideoModel":
-        """The same weights and features with another way to merge frames, for comparisons; nothing is copied."""
-        other = copy.copy(self)
-        other.merger = self._merger(composer or self.config.composer, temperature)
-        return other
-
-    def _merger(self, composer: Composer, temperature: float | None = None) -> Merger:
-        live = self.config.live
-        return Merger(
-            self.network,
-            composer=composer,
-            patch_features=live.patch_features,
-            merge_lambda=live.merge_lambda,
-            merge_alpha=live.merge_alpha,
-            temperature=temperature,
         )
 
     @torch.inference_mode()

@@ -8,8 +8,17 @@ import numpy as np
 import pytest
 
 from model.evaluate import evaluate, is_needle, main, needle_hits
-from model.evaluate_arms import Arm, Asker, uniform_rows
-from model.evaluate_clips import Clip, Moment, features_of, labelled_videos, video_clip, world_clip, world_clips
+from model.evaluate_arms import Arm, Asker, merging_otherwise, uniform_rows
+from model.evaluate_clips import (
+    Clip,
+    Moment,
+    drawn_rows,
+    features_of,
+    labelled_videos,
+    video_clip,
+    world_clip,
+    world_clips,
+)
 from model.evaluate_scores import Needle, Tally, bins_below, by_depth, summarise, wilson
 from model.video_model import VideoModel
 from model.world.codec import Codec
@@ -114,13 +123,13 @@ def test_uniform_rows_are_the_middles_of_equal_parts() -> None:
 
 def test_merging_otherwise_leaves_weights_and_features_alone(tiny_model: VideoModel) -> None:
     asker, arm = asker_of(tiny_model, clip_of(12)), Arm(num_keyframes=2)
-    without = tiny_model.with_merging(composer="none")
+    without = merging_otherwise(tiny_model, composer="none")
     assert without.network is tiny_model.network
     kept = asker.ask("what is here?", arm)
     alone = asker.ask("what is here?", arm, without)
     assert kept.num_tokens - alone.num_tokens == 10  # one token for each of the other frames
     assert asker.ask("what is here?", arm).text == kept.text  # the model itself merges as before
-    assert tiny_model.with_merging(temperature=5.0).merger.temperature == 5.0
+    assert merging_otherwise(tiny_model, temperature=5.0).merger.temperature == 5.0
     assert tiny_model.merger.temperature != 5.0
 
 
@@ -145,6 +154,24 @@ def test_moments_are_mostly_of_something() -> None:
     for moment in clip.moments:
         seen = [v for v in clip.scene.visible_at(float(moment.row)) if v.action != "closed"]
         assert len(seen) == (0 if moment.question.answer == "nothing" else moment.question.answer.count(" and ") + 1)
+
+
+def test_empty_stretches_can_be_thinned_and_nothing_else(tiny_model: VideoModel) -> None:
+    clip, whole = (world_clip(4036, 120, empty_every=every) for every in (5, 1))
+    assert clip.scene is not None
+    assert clip.scene.style == "fixed"
+    assert clip.picture_of is not None
+    drawn = drawn_rows(clip.scene, np.arange(120.0), 5)
+    busy = clip.scene.may_show(np.arange(120.0))
+    assert set(np.flatnonzero(busy)) < set(drawn.tolist())
+    assert len(drawn) < 120
+    stands_for = drawn[clip.picture_of]
+    assert np.array_equal(stands_for[busy], np.flatnonzero(busy))
+    assert all(0 <= row - stands_for[row] < 5 for row in range(120))
+    assert clip.questions == whole.questions
+    kept = features_of(tiny_model, clip)
+    assert len(kept) == 120
+    assert all(kept[row] is kept[stands_for[row]] for row in range(120))
 
 
 def test_features_are_read_again_and_not_for_other_frames(tiny_model: VideoModel, tmp_path: Path) -> None:
