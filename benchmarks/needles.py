@@ -2,7 +2,8 @@
 
     python -m benchmarks.needles [--cache FOLDER]
 
-Haystacks are worlds of a fixed camera from the evaluation split, every frame drawn and encoded. A needle is a visitor of a kind
+Haystacks are worlds of a fixed camera from the evaluation split; where nobody is about, one frame in four is drawn and encoded
+and stands for those after it (`--empty-every 1` draws them all). A needle is a visitor of a kind
 and colour that never comes otherwise: the frames in which it crosses the picture are drawn again with it, in the light of that
 moment and with whoever else is there, and encoded; all other frames are those of the haystack. As the towers see one frame at a
 time, this gives the same features as drawing the whole video anew. Shorter haystacks are stretches of the longest, turned round
@@ -14,12 +15,13 @@ choice with the same number of keyframes and so of tokens. Writes docs/eval-need
 """
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from rich.progress import Progress
 
 from benchmarks import features
@@ -30,6 +32,7 @@ from model.evaluate_clips import DRAW_SIZE, Clip, features_of, world_clip
 from model.evaluate_scores import NUM_BINS, Needle, bins_below, by_depth, share
 from model.features import FrameFeatures
 from model.history import ArrayHistory
+from model.preprocess import relevance_pixels
 from model.select import ArrayCandidates, select_keyframes
 from model.video_model import VideoModel
 from model.world import phrases
@@ -54,25 +57,27 @@ class Haystack:
 
 @dataclass(frozen=True)
 class Hidden:
-    """A needle: features of the frames in which it can be seen, by row of its haystack."""
+    """A needle: pictures of the frames in which it can be seen, by row of its haystack."""
 
     haystack: Haystack
     visitor: Visitor
-    frames: dict[int, FrameFeatures]
+    pictures: dict[int, np.ndarray]
 
 
-def haystacks(model: VideoModel, seeds: list[int], num_frames: int, cache: Path | None) -> list[Haystack]:
+def haystacks(
+    model: VideoModel, seeds: list[int], num_frames: int, empty_every: int, cache: Path | None
+) -> list[Haystack]:
     """The first world of a fixed camera of each seed."""
     found = []
     for seed in seeds:
-        clips = (world_clip(seed * 1009 + number, num_frames) for number in range(20))
+        clips = (world_clip(seed * 1009 + number, num_frames, empty_every=empty_every) for number in range(20))
         clip = next(clip for clip in clips if clip.scene is not None and clip.scene.style == "fixed")
         kept = features_of(model, clip, cache)
         found.append(Haystack(clip, kept, ArrayHistory(kept).unit_embeddings()))
     return found
 
 
-def hide(model: VideoModel, haystack: Haystack, depth: int, rng: np.random.Generator) -> Hidden:
+def hide(haystack: Haystack, depth: int, rng: np.random.Generator) -> Hidden:
     """A new visitor somewhere in this tenth of the haystack."""
     scene, length = haystack.clip.scene, len(haystack.features)
     assert scene is not None
@@ -83,14 +88,21 @@ def hide(model: VideoModel, haystack: Haystack, depth: int, rng: np.random.Gener
         start = float(rng.uniform(depth, depth + 1)) / NUM_BINS * (length - 12)
         visitor = add_visitor(scene, kind, colour, start, rng)
     pictures = [degrade(draw(visitor.scene, float(row), *DRAW_SIZE), rng) for row in visitor.rows]
-    return Hidden(haystack, visitor, dict(zip(visitor.rows, model.encode(pictures), strict=True)))
+    return Hidden(haystack, visitor, dict(zip(visitor.rows, pictures, strict=True)))
 
 
-def found_alone(model: VideoModel, needle: Hidden, arm: Arm, rng: np.random.Generator) -> bool:
-    """Is a frame that shows the visitor well among those that selection alone takes?"""
-    embeddings = needle.haystack.embeddings.copy()
-    rows = list(needle.frames)
-    embeddings[rows] = ArrayHistory(needle.frames.values()).unit_embeddings()
+def embedded(model: VideoModel, pictures: Iterable[np.ndarray]) -> np.ndarray:
+    """(n, D) unit: what selection looks at, as `VideoModel.encode` gives it, without the patches."""
+    config = model.config
+    pixels = relevance_pixels(list(pictures), config.dual_encoder.image, whole_frame=config.live.whole_frame)
+    with torch.inference_mode():
+        raw = model.network.embed_images(torch.from_numpy(pixels)).float().numpy()
+    unit: np.ndarray = raw / np.linalg.norm(raw, axis=1, keepdims=True)
+    return unit
+
+
+def found_alone(model: VideoModel, needle: Hidden, embeddings: np.ndarray, arm: Arm, rng: np.random.Generator) -> bool:
+    """Does selection alone take a frame that shows the visitor well? embeddings (N, D) unit, with the needle in them."""
     choices = RECALL_PHRASES[rng.integers(len(RECALL_PHRASES))]["eval"]
     thing = f"{needle.visitor.colour} {needle.visitor.kind}"
     text = with_articles(choices[rng.integers(len(choices))].format(thing=thing, come="come"))
@@ -115,7 +127,8 @@ def placed(
     length, first = len(whole.features), visitor.clear[0]
     begin = first - int((depth + 0.5) / NUM_BINS * size)
     rows = [(begin + place) % length for place in range(size)]
-    kept = [needle.frames.get(row, whole.features[row]) for row in rows]
+    frames = dict(zip(visitor.rows, model.encode(list(needle.pictures.values())), strict=True))
+    kept = [frames.get(row, whole.features[row]) for row in rows]
     span = (float(first - begin), float(visitor.clear[-1] - begin))
     options = phrases.WHEN["eval"]
     text = options[rng.integers(len(options))].format(thing=f"{visitor.colour} {visitor.kind}", come="come")
@@ -220,12 +233,16 @@ def recall(
     bar = progress.add_task("recall", total=per_bin * NUM_BINS)
     for number in range(per_bin):
         for depth in range(NUM_BINS):
-            needle = hide(model, stacks[number % len(stacks)], depth, rng)
+            needle = hide(stacks[number % len(stacks)], depth, rng)
+            embeddings = needle.haystack.embeddings.copy()
+            embeddings[list(needle.pictures)] = embedded(model, needle.pictures.values())
             state = rng.bit_generator.state
             for name in scores:
                 rng.bit_generator.state = state  # both are asked in the same words
                 how = replace(arm, tau=2.0) if name == "top_k" else arm
-                scores[name].append(Needle((depth + 0.5) / NUM_BINS, found_alone(model, needle, how, rng), 0, 0))
+                scores[name].append(
+                    Needle((depth + 0.5) / NUM_BINS, found_alone(model, needle, embeddings, how, rng), 0, 0)
+                )
             uniform.append(min(1.0, len(needle.visitor.clear) * arm.num_keyframes / len(needle.haystack.features)))
             if len(kept) < keep:
                 kept.append(needle)
@@ -243,6 +260,8 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=list(SIZES))
     parser.add_argument("--per-bin", type=int, default=200, help="needles for recall in each tenth")
     parser.add_argument("--repeats", type=int, default=2, help="needles asked about at each length and depth")
+    parser.add_argument("--empty-every", type=int, default=4, help="where nobody is about, draw and encode only every so "
+                        "manieth frame, which stands for those after it (1: every frame)")  # fmt: skip
     parser.add_argument("--cache", type=Path, help="folder for features, to be read again another time")
     parser.add_argument("--threads", type=int, default=1, help="torch's")
     add_out(parser)
@@ -252,10 +271,10 @@ def main() -> None:
     model = VideoModel.load(features.BUILTIN, num_threads=args.threads)
     rng, sizes = np.random.default_rng(0x41EE), tuple(args.sizes)
     with Progress() as progress:
-        stacks = haystacks(model, args.seeds, max(sizes), args.cache)
+        stacks = haystacks(model, args.seeds, max(sizes), args.empty_every, args.cache)
         wanted = args.repeats * len(sizes) * NUM_BINS
         found, needles = recall(model, stacks, args.per_bin, wanted, rng, progress)
-        measured: dict[str, Any] = {"seeds": args.seeds, "recall": found}
+        measured: dict[str, Any] = {"seeds": args.seeds, "empty_every": args.empty_every, "recall": found}
         print_recall(found)
         plot_recall(found["dks"]["by_depth"], found["uniform"], args.out / "recall-by-depth.png")
         write_result(args.out / "eval-needles.json", here, measured)

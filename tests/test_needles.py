@@ -56,20 +56,24 @@ def test_a_needle_lands_at_its_depth_on_a_clock_that_runs_through(builtin: Video
     kept = features_of(builtin, clip)
     stack = needles.Haystack(clip, kept, ArrayHistory(kept).unit_embeddings())
     rng = np.random.default_rng(3)
-    hidden = needles.hide(builtin, stack, 7, rng)
+    hidden = needles.hide(stack, 7, rng)
     for depth in (0, 4, 9):
         asker, question = needles.placed(builtin, hidden, 80, depth, rng)
         assert len(asker.features) == len(asker.times) == 80
         assert np.array_equal(np.diff(asker.times), np.ones(79))
         first = int(question.spans[0][0])
         assert first == int((depth + 0.5) / 10 * 80)
-        inserted = [row for row, frame in enumerate(asker.features) if any(frame is f for f in hidden.frames.values())]
+        inserted = [row for row, frame in enumerate(asker.features) if not any(frame is f for f in kept)]
         shown = {first + clear - hidden.visitor.clear[0] for clear in hidden.visitor.clear}
         assert shown & set(range(80)) <= set(inserted)
         clock = np.datetime64(int(asker.times[first]), "s").astype(str)[-8:]
         assert is_correct(question, clock)
         assert not is_correct(question, "00:00:00" if clock > "01" else "12:00:00")
-    assert needles.found_alone(builtin, hidden, dks_alone(builtin.info.defaults), rng)
+    unit = needles.embedded(builtin, hidden.pictures.values())
+    whole = ArrayHistory(builtin.encode(list(hidden.pictures.values()))).unit_embeddings()
+    assert np.allclose(unit, whole, atol=1e-5)
+    stack.embeddings[list(hidden.pictures)] = unit
+    assert needles.found_alone(builtin, hidden, stack.embeddings, dks_alone(builtin.info.defaults), rng)
 
 
 def test_cells_and_margins_of_the_heat_map() -> None:
