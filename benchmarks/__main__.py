@@ -35,6 +35,12 @@ BENCHMARKS = (
     Benchmark("selection", "selection", short="--repeats 7", one_thread=True),
     Benchmark("answering", "answering", short="--drawn 60 --threads 1 --repeats 3"),
     Benchmark("recompute", "against_recompute", short="--frames 100 300 --repeats 1"),
+    Benchmark(
+        "published_shape",
+        "published_shape",
+        "--scale 16 --threads 1",
+        short="--frames 256 --most-tokens 0 --batch 1 --repeats 1",
+    ),
     Benchmark("cameras", "cameras", short="--settle 8 --seconds 20"),
     Benchmark("flood", "cameras", "--flood", short="--settle 30 --seconds 45"),
 )
