@@ -18,6 +18,7 @@ from agent.answering import Answering
 from agent.backlog import Backlog
 from agent.config import CameraSettings, Settings
 from agent.config_types import check_slug
+from agent.delivery import Delivery
 from agent.egress import Egress, Resolver, system_resolver
 from agent.encoding import Encoding, self_test
 from agent.erasing import Erasing, erase_from_book
@@ -102,6 +103,7 @@ class Agent:
         self.erasing = Erasing(settings.data_dir)
         self.erasing.add("frames", self._erase_frames)
         self.erasing.add("alerts", erase_from_book(self.book))
+        self.delivery = Delivery(self)
         self.encoder_problem: str | None = "the encoder has not been tested yet"
         self.intakes: dict[str, Intake] = {}
         self._tasks: asyncio.TaskGroup | None = None
@@ -117,6 +119,7 @@ class Agent:
                 running = [
                     self._tasks.create_task(self.encoding.run(), name="see"),
                     self._tasks.create_task(self.alerts.run(), name="alert"),
+                    self._tasks.create_task(self.delivery.run(), name="deliver"),
                     self._tasks.create_task(self._keep_house(), name="keep house"),
                     self._tasks.create_task(self._probe_lag(), name="probe lag"),
                     *(

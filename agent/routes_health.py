@@ -40,7 +40,7 @@ class HealthRoutes:
         return PlainTextResponse("ok\n")
 
     async def readyz(self, request: Request) -> Response:
-        """200 when every check passes, else 503; the body says which does not, and why."""
+        """200 when every check passes, else 503; the body says which does not, and why. Delivery does not count."""
         agent = self.agent
         checks = {
             "model": None,  # loaded before the server listens
@@ -48,7 +48,9 @@ class HealthRoutes:
             "disk": await asyncio.to_thread(self._disk_problem),
         }
         ready = not any(checks.values())
-        body = {"ready": ready, "checks": {name: problem or "ok" for name, problem in checks.items()}}
+        delivery = agent.delivery.problems()  # what keeps messages waiting keeps nobody from asking
+        told = {name: problem or "ok" for name, problem in {**checks, **delivery}.items()}
+        body = {"ready": ready, "degraded": any(delivery.values()), "checks": told}
         return JSONResponse(body, status_code=200 if ready else 503)
 
     def _disk_problem(self) -> str | None:

@@ -46,8 +46,9 @@ async def serve(settings: Settings, *, started: Started | None = None) -> None:
     tls = prepare_tls(settings.tls, settings.data_dir, now=time.time())
     with listening(settings) as listener:
         async with opened(settings) as agent:
-            server = Server(configuration(build_app(agent, auth, settings), settings, tls), started)
-            server.url = url_of(listener, tls)
+            url = url_of(listener, tls)
+            server = Server(configuration(build_app(agent, auth, settings, url=url), settings, tls), started)
+            server.url = url
             _announce(server.url, auth, tls, settings)
             await server.serve(sockets=[listener])
 
@@ -126,11 +127,17 @@ def _announce(url: str, auth: Auth, tls: TlsFiles | None, settings: Settings) ->
     if not settings.security.enabled:
         lines.append("security is off: whoever reaches this port may ask and publish")
     elif not auth.created:
-        lines.append(f"tokens: {kept}")
+        lines.append(f"tokens: {kept}; with one of them the page opens at {url}/#token=...")
     else:
+        lines.append(f"open it in a browser: {url}/#token={_owner(auth)}")
         lines.append(f"tokens made now, shown once (kept in {kept}):")
         configured = {each.token.get_secret_value() for each in settings.security.tokens}
         made = [token for token in auth.tokens if token.secret not in configured]
         lines += [f"  {token.name:<10} {', '.join(sorted(token.scopes)):<12} {token.secret}" for token in made]
     sys.stdout.write("\n".join(lines) + "\n")
     sys.stdout.flush()
+
+
+def _owner(auth: Auth) -> str:
+    """The token made at the first start that opens everything."""
+    return next(token.secret for token in auth.tokens if "admin" in token.scopes)

@@ -87,12 +87,13 @@ async def served(folder: Path, *, keep_alive_s: float = 15.0, **changes: Any) ->
             began.set()
 
         with listening(agent.settings) as listener:
-            app = build_app(agent, auth, agent.settings, keep_alive_s=keep_alive_s)
+            url = url_of(listener, None)
+            app = build_app(agent, auth, agent.settings, keep_alive_s=keep_alive_s, url=url)
             server = Server(configuration(app, agent.settings, None), started)
             serving = asyncio.create_task(server.serve(sockets=[listener]))
             await began.wait()
             try:
-                yield Served(agent, auth, url_of(listener, None), app)
+                yield Served(agent, auth, url, app)
             finally:
                 server.should_exit = True
                 await serving

@@ -21,7 +21,8 @@ async def test_ready_says_why_not(tmp_path: Path) -> None:
         assert (await http.get("/healthz")).text == "ok\n"
         ready = await http.get("/readyz")
         assert ready.status_code == 200
-        assert ready.json() == {"ready": True, "checks": {"model": "ok", "encoder": "ok", "disk": "ok"}}
+        checks = {"model": "ok", "encoder": "ok", "disk": "ok"}
+        assert ready.json() == {"ready": True, "degraded": False, "checks": checks}
         site.agent.encoder_problem = "two different pictures have the same embedding"
         assert (await http.get("/readyz")).status_code == 503
         site.agent.encoder_problem = None

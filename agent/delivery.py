@@ -1,0 +1,141 @@
+"""Everything that leaves for others by itself: the MQTT bridge and the webhooks of an agent, over one outbox.
+
+Joins the parts: what the broker is shown comes from the agent, events from the book. Nothing here keeps a frame or a
+question waiting.
+"""
+
+import asyncio
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING
+
+from agent.alerts.outbox import MQTT, webhook_sink
+from agent.alerts.webhooks import Webhook
+from agent.metrics import Reader, Reading
+from agent.mqtt.asking import Asking
+from agent.mqtt.bridge import Bridge
+from agent.mqtt.retained import CameraStatus, CameraView, Marks, MemoryView
+from agent.mqtt.session import Desk
+from agent.mqtt.topics import Topics
+
+if TYPE_CHECKING:
+    from agent.agent import Agent
+
+
+class Delivery:
+    """See the module. Made before the agent runs: it tells the book which sinks there are."""
+
+    def __init__(self, agent: "Agent") -> None:
+        settings = agent.settings
+        self._agent = agent
+        self._rates: dict[str, tuple[float, int]] = {}  # camera -> (unix seconds, frames remembered until then)
+        self.bridge = None if settings.mqtt.url is None else Bridge(self._desk())
+        self.webhooks = [Webhook(name, each, agent.book, agent.clock) for name, each in settings.webhooks.items()]
+        agent.book.sinks = (*((MQTT,) if self.bridge else ()), *map(webhook_sink, settings.webhooks))
+        if self.bridge is not None and settings.mqtt.snapshots:
+            topics = Topics(settings.mqtt.prefix)
+            agent.alerts.watching.teller.image_topic = topics.snapshot
+        agent.metrics.watch(self._readers())
+
+    async def run(self) -> None:
+        """For ever. When cancelled, the broker is told "offline" first."""
+        async with asyncio.TaskGroup() as tasks:
+            if self.bridge is not None:
+                tasks.create_task(self.bridge.run(), name="mqtt")
+            for webhook in self.webhooks:
+                tasks.create_task(webhook.run(), name=webhook.sink)
+
+    def problems(self) -> dict[str, str | None]:
+        """By part: what an operator should know; None: all is well. The agent is ready all the same."""
+        parts: dict[str, str | None] = {webhook.sink: webhook.problem for webhook in self.webhooks}
+        return parts if self.bridge is None else {MQTT: self.bridge.problem, **parts}
+
+    # --- what the broker is shown ---
+
+    def _desk(self) -> Desk:
+        agent = self._agent
+        return Desk(
+            settings=agent.settings.mqtt,
+            book=agent.book,
+            marks=Marks(agent.book.connection, agent.book.lock),
+            rules=agent.alerts.watching,
+            cameras=self._cameras,
+            memories=self._memories,
+            clock=agent.clock,
+            version=_version(),
+            asking=self._asking() if agent.settings.mqtt.allow_ask else None,
+        )
+
+    def _asking(self) -> Asking:
+        agent = self._agent
+        return Asking(
+            Topics(agent.settings.mqtt.prefix),
+            agent.answering,
+            existing=agent.existing,
+            zone_of=agent.zone_of,
+            sign=lambda path: agent.alerts.watching.teller.link(path),
+            model=str(agent.model_card()["id"]),
+        )
+
+    def _cameras(self) -> Iterator[CameraView]:
+        for camera in self._agent.cameras():
+            yield CameraView(camera, self._status(camera))
+
+    def _status(self, camera: str) -> CameraStatus:
+        if not self._agent.settings.camera(camera).enabled:
+            return "disabled"
+        intake = self._agent.intakes.get(camera)
+        return "online" if intake is not None and intake.state == "live" else "offline"
+
+    def _memories(self, now: float) -> Iterator[MemoryView]:
+        for camera in self._agent.cameras():
+            stats, intake = self._agent.store.stats(camera), self._agent.intakes.get(camera)
+            remembered = 0 if intake is None else intake.counters.remembered
+            since, before = self._rates.get(camera, (now, remembered))
+            self._rates[camera] = (now, remembered)
+            rate = (remembered - before) / (now - since) if now > since else 0.0
+            yield MemoryView(camera, stats.frames, stats.oldest, stats.newest, round(rate, 3))
+
+    # --- metrics ---
+
+    def _readers(self) -> list[Reader]:
+        return [
+            Reader("vilamp_mqtt_connected", "1 while the broker has accepted the connection.", (), self._connected),
+            Reader("vilamp_mqtt_connections_total", "Connections that the broker accepted.", (), self._connections),
+            Reader("vilamp_mqtt_refused_total", "What was not done over MQTT.", ("reason",), self._refused),
+            Reader("vilamp_outbox_entries", "Events that wait for their sink.", ("stage",), self._waiting),
+            Reader("vilamp_outbox_dropped_total", "Events given up.", ("stage", "reason"), self._dropped),
+            Reader("vilamp_webhook_delivered_total", "Events that a webhook took.", ("stage",), self._taken),
+        ]
+
+    def _connected(self) -> list[Reading]:
+        return [] if self.bridge is None else [({}, float(self.bridge.status.connected))]
+
+    def _connections(self) -> list[Reading]:
+        return [] if self.bridge is None else [({}, float(self.bridge.status.num_connections))]
+
+    def _refused(self) -> list[Reading]:
+        if self.bridge is None:
+            return []
+        desk = self.bridge.desk
+        counts = desk.counts + desk.asking.num_ignored if desk.asking is not None else desk.counts
+        return [({"reason": reason}, float(count)) for reason, count in dict(counts).items()]
+
+    def _waiting(self) -> list[Reading]:
+        book = self._agent.book
+        with book.lock:
+            return [({"stage": sink}, float(book.outbox.count(sink))) for sink in book.sinks]
+
+    def _dropped(self) -> list[Reading]:
+        dropped = dict(self._agent.book.outbox.num_dropped)
+        return [({"stage": sink, "reason": reason}, float(count)) for (sink, reason), count in dropped.items()]
+
+    def _taken(self) -> list[Reading]:
+        return [({"stage": webhook.sink}, float(webhook.num_delivered)) for webhook in self.webhooks]
+
+
+def _version() -> str:
+    try:
+        return version("vilamp-live")
+    except PackageNotFoundError:  # run from a folder, not installed
+        return "0"
