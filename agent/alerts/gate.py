@@ -89,7 +89,7 @@ def step(settings: GateSettings, state: GateState, *, time: float, similarity: f
     away = min(max(away, -settings.on * unit), settings.on * unit)  # an event is no background, however strong
     seconds = settings.background_s * (settings.open_factor if is_open else 1.0)
     share = min(-math.expm1((state.time - time) / seconds), 1 / settings.warm_up_frames)
-    spread = state.spread + share * (abs(away) - state.spread)
+    spread = state.spread if is_open else state.spread + share * (abs(away) - state.spread)
     return replace(state, level=state.level + share * away, spread=spread, time=time, open=is_open), reading
 
 
