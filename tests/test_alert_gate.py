@@ -1,0 +1,149 @@
+"""Laws of the gate, on made-up similarities; the numbers it has to live with are measured in docs/alerts-evaluation.md."""
+
+import json
+from collections.abc import Iterable
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent.alerts.gate import GateReading, GateSettings, GateState, step
+
+SETTINGS = GateSettings()
+cosines = st.floats(min_value=-1, max_value=1)
+
+
+def run(
+    similarities: Iterable[float],
+    settings: GateSettings = SETTINGS,
+    *,
+    every_s: float = 1.0,
+    state: GateState | None = None,
+    start: float = 1000.0,
+) -> tuple[GateState, list[GateReading]]:
+    state, readings = state or GateState(), []
+    for number, similarity in enumerate(similarities):
+        state, reading = step(settings, state, time=start + number * every_s, similarity=float(similarity))
+        readings.append(reading)
+    return state, readings
+
+
+def background(num_frames: int, seed: int = 0, *, level: float = 0.2, noise: float = 0.01) -> np.ndarray:
+    return level + noise * np.random.default_rng(seed).standard_normal(num_frames)
+
+
+@given(cosines, st.integers(1, 200))
+def test_a_constant_picture_never_opens(similarity: float, num_frames: int) -> None:
+    _, readings = run([similarity] * num_frames)
+    assert not any(reading.open for reading in readings)
+
+
+@given(st.lists(cosines, max_size=SETTINGS.warm_up_frames))
+def test_the_warm_up_never_opens(similarities: list[float]) -> None:
+    _, readings = run(similarities)
+    assert readings == [GateReading(0.0, False, False)] * len(similarities)
+
+
+@given(st.lists(cosines, max_size=80), st.lists(cosines, max_size=20))
+def test_a_state_written_as_json_goes_on_as_if_nothing_had_happened(before: list[float], after: list[float]) -> None:
+    state, _ = run(before)
+    read = GateState.from_json(json.loads(json.dumps(state.to_json())))
+    assert read == state
+    assert run(after, state=read, start=2000.0) == run(after, state=state, start=2000.0)
+
+
+@given(st.lists(st.integers(-100, 100), min_size=31, max_size=120), st.integers(-64, 64))
+def test_scores_do_not_depend_on_the_level(steps: list[int], shift: int) -> None:
+    settings = GateSettings(min_spread=2**-6)
+    here = np.array(steps) / 256
+    _, one = run(here, settings)
+    _, other = run(here + shift / 64, settings)
+    assert [r.score for r in one] == pytest.approx([r.score for r in other], rel=1e-6, abs=1e-6)
+
+
+@given(st.lists(st.integers(-100, 100), min_size=31, max_size=120), st.sampled_from([0.25, 0.5, 2.0, 4.0]))
+def test_scores_do_not_depend_on_the_scale_above_the_least_spread(steps: list[int], scale: float) -> None:
+    here = np.array(steps) / 1024
+    _, one = run(here, GateSettings(min_spread=2**-7))
+    _, other = run(scale * here, GateSettings(min_spread=scale * 2**-7))
+    assert [r.score for r in one] == pytest.approx([r.score for r in other])
+
+
+@given(st.lists(cosines, max_size=120))
+def test_hysteresis(similarities: list[float]) -> None:
+    """Open is: opened at `on` and not below `off` since. `rose` is said once for each opening."""
+    _, readings = run(similarities)
+    was_open = False
+    for reading in readings:
+        assert reading.open == (reading.score >= (SETTINGS.off if was_open else SETTINGS.on))
+        assert reading.rose == (reading.open and not was_open)
+        was_open = reading.open
+
+
+@given(st.lists(cosines, min_size=1, max_size=60), cosines, st.floats(0, 100))
+def test_a_frame_that_is_not_newer_teaches_nothing(similarities: list[float], late: float, ago_s: float) -> None:
+    state, _ = run(similarities)
+    assert state.time is not None
+    assert step(SETTINGS, state, time=state.time - ago_s, similarity=late)[0] == state
+
+
+def test_an_event_opens_it_and_its_end_closes_it() -> None:
+    quiet = background(300)
+    _, readings = run([*quiet, *(background(10, 1) + 0.3), *background(20, 2)])
+    assert [number for number, reading in enumerate(readings) if reading.rose] == [300]
+    assert all(reading.open for reading in readings[300:310])
+    assert not any(reading.open for reading in readings[310:])
+
+
+def test_an_event_during_the_warm_up_hides_no_later_one() -> None:
+    started_inside = [*(background(12, 3) + 0.3), *background(60, 4), *(background(10, 5) + 0.3)]
+    _, readings = run(started_inside)
+    assert [number for number, reading in enumerate(readings) if reading.rose] == [72]
+
+
+def test_an_event_of_ten_minutes_stays_open() -> None:
+    _, readings = run([*background(300), *(background(600, 1) + 0.3)])
+    assert all(reading.open for reading in readings[300:])
+
+
+def test_what_stays_becomes_background() -> None:
+    """A parked car: after some hours it is what the camera usually shows, and the next one opens the gate again."""
+    parked = background(3 * 3600, 1) + 0.1
+    _, readings = run([*background(300), *parked, *(background(10, 2) + 0.4)])
+    assert not readings[300 + len(parked) - 1].open
+    assert readings[300 + len(parked)].rose
+
+
+def test_dusk_does_not_open_it_and_does_not_hide_an_event() -> None:
+    dusk = background(1800) + np.linspace(0, 0.1, 1800)
+    _, readings = run([*background(300, 1), *dusk, dusk[-1] + 0.3])
+    assert not any(reading.open for reading in readings[:-1])
+    assert readings[-1].rose
+
+
+def test_a_restless_camera_has_a_wider_unit() -> None:
+    _, calm = run([*background(600, noise=0.005), 0.3])
+    _, restless = run([*background(600, noise=0.05), 0.3])
+    assert calm[-1].rose
+    assert not restless[-1].open
+
+
+def test_after_a_long_gap_one_frame_is_not_the_background() -> None:
+    state, _ = run(background(300))
+    state, reading = step(SETTINGS, state, time=1e6, similarity=0.6)  # the camera comes back in the middle of an event
+    assert reading.rose
+    assert state.level < 0.25
+
+
+def test_uneven_frames_learn_by_time() -> None:
+    """Ten frames a second and one a second reach the same background after the same time."""
+    begun, _ = run(background(300))
+    slow, _ = run(background(200, 6, level=0.22), state=begun, start=2000.0)
+    fast, _ = run(background(2000, 6, level=0.22), state=begun, start=2000.0, every_s=0.1)
+    assert fast.level == pytest.approx(slow.level, abs=0.003)
+
+
+def test_off_above_on_is_refused() -> None:
+    with pytest.raises(ValueError, match="off must not be above on"):
+        GateSettings(on=2.0, off=3.0)
