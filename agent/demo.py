@@ -131,7 +131,8 @@ def _invitation(args: argparse.Namespace, show: Show, server: DemoServer) -> str
     started_as = Path(sys.argv[0])  # `make run` has the command in .venv/bin, which is on nobody's PATH
     vilamp = started_as if started_as.name == "vilamp" else "vilamp"
     return (
-        f"\nask it, for example:\n"
+        f"\nwatch and ask it in a browser:\n  {server.url}/#token={server.owner_token}\n"
+        f"or ask it here, for example:\n"
         f'  {vilamp} ask "what can you see at the moment?" --server {server.url} --data-dir {args.out / "data"}\n'
         f"after {format_span(show.fast_until / args.speed)} the world's clock slows down to ours. Ctrl-C ends it."
     )

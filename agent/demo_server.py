@@ -25,6 +25,7 @@ class DemoServer:
     url: str
     ask_token: str
     publish_token: str
+    owner_token: str
     process: asyncio.subprocess.Process
 
 
@@ -53,8 +54,8 @@ async def running_server(out: Path, config: dict[str, object]) -> AsyncIterator[
         try:
             url = await _greeting(process, out / "server.log")
             drain = asyncio.create_task(_drain(process))
-            ask, publish = (local_token(out / "data", scope) for scope in ("ask", "publish:*"))
-            yield DemoServer(url, ask or "", publish or "", process)
+            tokens = [local_token(out / "data", scope) or "" for scope in ("ask", "publish:*", "admin")]
+            yield DemoServer(url, *tokens, process)
         finally:
             await _stop(process)
             if drain is not None:

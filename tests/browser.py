@@ -21,7 +21,9 @@ from playwright.async_api import Browser, BrowserContext, ConsoleMessage, Page, 
 from model.world.draw import draw
 from model.world.scene import Scene
 
-CHROMIUM = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
+CHROMIUM = next(
+    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
+)
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt-get install chromium")
 PHONE = {"width": 375, "height": 740}
 DESKTOP = {"width": 1280, "height": 800}
@@ -45,7 +47,8 @@ def world_film(seconds: int = 8, rate_hz: int = 10, width: int = 1280, height: i
 @asynccontextmanager
 async def browser(*, camera: bool = True) -> AsyncIterator[Browser]:
     """Chromium; with `camera` a fake one is there and may be used without asking."""
-    arguments = ["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"]
+    elsewhere = "--host-resolver-rules=MAP camera.example 127.0.0.1"  # an address that is not localhost
+    arguments = ["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", elsewhere]
     if camera:
         arguments += [
             "--use-fake-device-for-media-stream",
