@@ -1,8 +1,9 @@
 """`make train`: from nothing to a checkpoint folder, in stages with a time limit each.
 
-Stage 1 trains the encoders, stage 2 the projector, merging maps and language model on histories of growing length. Each
-stage ends by writing the checkpoint and a line of figures per report into `curves.jsonl`; a stage that is
-already marked done in `progress.json` is skipped, so that a run can be cut into slices.
+Stage 1 trains the encoders, stage 2 the projector, merging maps and language model on histories of growing length, and
+the last what tells this world from any other (`model.training.familiarity`). Each stage ends by writing the checkpoint
+and a line of figures per report into `curves.jsonl`; a stage that is already marked done in `progress.json` is skipped,
+so that a run can be cut into slices.
 """
 
 import argparse
@@ -22,15 +23,18 @@ from torch import Tensor
 
 from model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from model.config_json import config_from_json
+from model.familiarity import write_familiarity
 from model.network import VilampNetwork
 from model.tokens import ClipTokenizer, LanguageTokenizer, read_tokenizer
 from model.training import recipe
 from model.training.answers import AnswerTrainer
 from model.training.data import FrameBatch, Frames, Histories, History, TextBatch, loader, wanted_pairs
+from model.training.familiarity import train as train_familiarity
 from model.training.feed import Feed, FramePool, HistoryShelf
 from model.training.store import FeatureStore
 from model.training.tokenizers import CLIP_SPECIAL, train_clip_tokenizer, train_language_tokenizer
 from model.training.towers import TowerHeads, TowerTrainer, augment, average_precision, flip_some
+from model.video_model import VideoModel
 from model.world.questions import Query, captions, vocabulary_texts
 from model.world.things import COLOURS, KINDS
 
@@ -57,6 +61,7 @@ class Run:
     workers: int
     seed: int
     histories: int  # stage 2 stops drawing after so many
+    familiarity_worlds: int = 0  # worlds for the last stage; 0 leaves it out
     console: Console = field(default_factory=Console)
     started: float = field(default_factory=time.monotonic)
 
@@ -308,6 +313,12 @@ def stages(run: Run, seconds: tuple[float, float]) -> Iterator[str]:
         done.append(name)
         progress_path.write_text(json.dumps(done))
         yield name
+    if "familiarity" not in done and run.familiarity_worlds:
+        familiarity = train_familiarity(VideoModel(checkpoint), run.familiarity_worlds, run.seed)
+        write_familiarity(run.folder / "checkpoint", familiarity)
+        done.append("familiarity")
+        progress_path.write_text(json.dumps(done))
+        yield "familiarity"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -322,10 +333,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--histories", type=int, default=6000, help="histories to draw for stage 2")
+    parser.add_argument("--familiarity-worlds", type=int, default=800, help="worlds to draw for the last stage")
     args = parser.parse_args(argv)
     args.folder.mkdir(parents=True, exist_ok=True)
     torch.set_float32_matmul_precision("high")
-    run = Run(args.folder, torch.device(args.device), args.workers, args.seed, args.histories)
+    device = torch.device(args.device)
+    run = Run(args.folder, device, args.workers, args.seed, args.histories, args.familiarity_worlds)
     for name in stages(run, (args.tower_seconds, args.answer_seconds)):
         run.console.print(f"stage {name} done")
     return 0
