@@ -235,6 +235,7 @@ class Answering:
             background=window.background() if relative else None,
             background_floor=defaults.background_floor,
             group_sizes=_group_sizes(window),
+            min_per_group=chosen.min_per_camera,
         )
 
     async def _reencode(self, window: Window, keyframes: Keyframes) -> tuple[Keyframes, dict[int, "FrameFeatures"]]:

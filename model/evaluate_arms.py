@@ -18,7 +18,8 @@ from model.config import Composer, Fill, Redundancy
 from model.features import Defaults, FrameFeatures
 from model.history import ArrayHistory
 from model.merge import Merger
-from model.select import ArrayCandidates, Keyframes, Kind, newest_rows, select_keyframes
+from model.places import newest_rows
+from model.select import ArrayCandidates, Keyframes, Kind, select_keyframes
 from model.video_model import VideoModel
 
 Selection = Literal["dks", "top_k", "uniform"]

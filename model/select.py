@@ -18,6 +18,7 @@ from typing import Literal, Protocol
 import numpy as np
 
 from model.config import Fill
+from model.places import fair_share, fill_gaps, newest_rows
 
 Kind = Literal["relevant", "recent", "filling"]
 # Candidates are ranked in stages: so many first, then so many times more; what is behind them is sifted.
@@ -207,13 +208,15 @@ def select_keyframes(
     background: np.ndarray | None = None,
     background_floor: float = 1e-3,
     group_sizes: Sequence[int] | None = None,
+    min_per_group: int | None = None,
     redundancy: Redundancy | None = None,
 ) -> Keyframes:
     """Choose at most `num_keyframes` rows (with fill="gaps": exactly min(num_keyframes, N)).
 
     First the newest `recent` frames (shared out among the groups); then the walk by falling relevance, which takes a
     frame unless it is more similar than `tau` to one already taken, and ends below `floor`; then, if asked, the gaps.
-    `group_sizes`: frames per camera, in row order; `background` (cameras, D): compare relative to it.
+    `group_sizes`: frames per camera, in row order; `background` (cameras, D): compare relative to it. With several of
+    them, each has its `min_per_group` best before the common walk (None: half of its fair share; see `_guarantee`).
     All comparisons are in float32, as in the published code: more than tau is redundant, less than floor ends the walk.
     """
     if num_keyframes < 0 or recent < 0:
@@ -234,6 +237,10 @@ def select_keyframes(
         for position, row in enumerate(newest):
             redundancy.take(position)
             chosen[int(row)] = "recent"
+    if np.count_nonzero(sizes) > 1 and min_per_group != 0:
+        share = fair_share(sizes, num_keyframes)
+        minimum = (share + 1) // 2 if min_per_group is None else min(min_per_group, share)
+        _guarantee(candidates, redundancy, chosen, sizes, minimum, tau)
     _walk(candidates, redundancy, chosen, num_keyframes, np.float32(tau), np.float32(floor))
     if fill == "gaps":
         for row in fill_gaps(np.array(sorted(chosen), np.int64), num_frames, num_keyframes):
@@ -241,6 +248,51 @@ def select_keyframes(
     rows = np.array(sorted(chosen), np.int64)
     scores = np.asarray(candidates.scores(rows), np.float32) if len(rows) else np.empty(0, np.float32)
     return Keyframes(rows, tuple(chosen[int(row)] for row in rows), scores)
+
+
+def _guarantee(
+    candidates: Candidates,
+    redundancy: Redundancy,
+    chosen: dict[int, Kind],
+    group_sizes: Sequence[int],
+    minimum: int,
+    tau: float,
+) -> None:
+    """Fills each group up to `minimum` rows (or all it has), frames already chosen included, by its own relevance.
+
+    Its most relevant row in any case, then what the paper's rule would take of this group; where everything else in it
+    is redundant, its most relevant rows all the same: a camera that shows one still scene is seen too.
+    """
+    ends = np.cumsum(group_sizes).tolist()
+    first = np.sort(candidates.top(min(FIRST_STAGE * STAGE_GROWTH, candidates.num_frames))[0])
+    for end, size in zip(ends, group_sizes, strict=True):
+        had = sum(end - size <= row < end for row in chosen)
+        goal = len(chosen) + min(minimum, size) - had
+        if goal <= len(chosen):
+            continue
+        near = first[(first >= end - size) & (first < end)]
+        if had == 0:
+            _take_best(candidates, redundancy, chosen, near if len(near) else np.arange(end - size, end), 1)
+        for rows in (near, np.arange(end - size, end)):
+            ranked = _sift(candidates, redundancy, rows, np.float32(tau), np.float32(-np.inf))
+            for start in range(0, len(ranked), BLOCK_ROWS):
+                _walk_block(ranked[start : start + BLOCK_ROWS], redundancy, chosen, goal, np.float32(tau))
+            if len(chosen) >= goal:
+                break
+        else:
+            rest = np.setdiff1d(np.arange(end - size, end), np.fromiter(chosen, np.int64))
+            _take_best(candidates, redundancy, chosen, rest, goal - len(chosen))
+
+
+def _take_best(
+    candidates: Candidates, redundancy: Redundancy, chosen: dict[int, Kind], rows: np.ndarray, count: int
+) -> None:
+    """Takes the `count` most relevant of these rows, redundant or not."""
+    best = _sift(candidates, redundancy, rows, np.float32(np.inf), np.float32(-np.inf))[:count]
+    redundancy.open(best)
+    for position, row in enumerate(best):
+        redundancy.take(position)
+        chosen[int(row)] = "relevant"
 
 
 def _walk(
@@ -329,51 +381,3 @@ def _walk_block(
         open_ &= ~(redundancy.take(position) > tau)
         open_[: position + 1] = False
         position = int(np.argmax(open_))
-
-
-def newest_rows(group_sizes: Sequence[int], count: int) -> np.ndarray:
-    """The newest `count` rows, rising, taken in turn from the end of every group.
-
-    group_sizes (5, 2), count 3 -> [3, 4, 6]: the last of each group (4 and 6), then the next of the first (3).
-    """
-    ends = np.cumsum(group_sizes)
-    rows: list[int] = []
-    for back in range(max(group_sizes, default=0)):
-        rows += [int(end) - 1 - back for end, size in zip(ends, group_sizes, strict=True) if back < size]
-        if len(rows) >= count:
-            break
-    return np.array(sorted(rows[:count]), np.int64)
-
-
-def fill_gaps(taken: np.ndarray, num_frames: int, num_keyframes: int) -> np.ndarray:
-    """Rows added to `taken` (rising) so that min(num_keyframes, num_frames) are chosen; the published distribution.
-
-    The gaps between taken rows are cut into pieces of at most D frames, D as small as the free places allow; a gap of n
-    frames gets ceil(n / D) - 1 rows, evenly; what is left over goes to the last free rows of the video.
-    48 frames, nothing taken, 32 places: D = 1 would need 47 rows, D = 2 needs 23 (2, 4, ..., 46); the other 9 places go
-    to the last free rows (31, 33, ..., 47).
-    """
-    free = min(num_keyframes, num_frames) - len(taken)
-    if free <= 0:
-        return np.empty(0, np.int64)
-    edges = np.concatenate(([-1], taken, [num_frames]))
-    starts, lengths = edges[:-1] + 1, np.diff(edges) - 1
-    starts, lengths = starts[lengths > 0], lengths[lengths > 0]
-    low, high = 1, num_frames
-    while low < high:
-        middle = (low + high) // 2
-        if int(np.sum(-(-lengths // middle) - 1)) <= free:
-            high = middle
-        else:
-            low = middle + 1
-    added: list[int] = []
-    for start, length in zip(starts.tolist(), lengths.tolist(), strict=True):
-        count = -(-length // low) - 1
-        step = -(-length // (count + 1))
-        added += [min(start + step * place, start + length - 1) for place in range(1, count + 1)]
-    is_free = np.ones(num_frames, bool)
-    is_free[taken] = False
-    is_free[added] = False
-    left_over = free - len(added)
-    last = np.flatnonzero(is_free)[::-1][:left_over]
-    return np.sort(np.concatenate((np.array(added, np.int64), last)))

@@ -218,7 +218,9 @@ class VideoModel:
             thinned,
             replace(keyframes, rows=thinned.places(keyframes.rows)),
             query,
-            overrides={int(thinned.places(np.array(row))): overrides[row] for row in overrides if row in keyframes.rows},
+            overrides={
+                int(thinned.places(np.array(row))): overrides[row] for row in overrides if row in keyframes.rows
+            },
             group_sizes=thinned.group_sizes(group_sizes or [source.num_frames]),
             max_visual_tokens=budget,
         )
@@ -364,9 +366,7 @@ class VideoModel:
         fixed = context.keyframe_tokens.shape[0] * self.config.keyframe_tokens + int(self.config.live.final_newline)
         runs = share_tokens(context.change, context.may_join, budget - fixed)
         lengths = np.bincount(runs) if len(runs) else np.empty(0, np.int64)
-        return replace(
-            context, runs=runs, num_tokens=fixed + len(lengths), num_shared_tokens=int((lengths > 1).sum())
-        )
+        return replace(context, runs=runs, num_tokens=fixed + len(lengths), num_shared_tokens=int((lengths > 1).sum()))
 
     def _tensor(self, array: np.ndarray | Tensor) -> Tensor:
         tensor = torch.from_numpy(array) if isinstance(array, np.ndarray) else array

@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model import select
-from model.select import ArrayCandidates, QueryCandidates, fill_gaps, newest_rows, select_keyframes
+from model.places import fill_gaps, newest_rows
+from model.select import ArrayCandidates, QueryCandidates, select_keyframes
 
 
 def unit_rows(array: np.ndarray) -> np.ndarray:
@@ -196,3 +197,74 @@ def test_window_candidates_bind_the_query() -> None:
 def test_impossible_numbers_are_refused() -> None:
     with pytest.raises(ValueError, match="at least 0"):
         select_keyframes(ArrayCandidates(np.eye(3, dtype=np.float32), np.ones(3)), num_keyframes=-1)
+
+
+# --- several cameras ---
+
+
+@given(
+    seed=st.integers(0, 10_000),
+    sizes=st.lists(st.integers(0, 40), min_size=1, max_size=5),
+    num_scenes=st.integers(1, 20),
+    noise=st.sampled_from([0.0, 0.05, 0.5]),
+    num_keyframes=st.integers(0, 20),
+    minimum=st.none() | st.integers(0, 12),
+    recent=st.integers(0, 4),
+    fill=st.sampled_from(["gaps", "none"]),
+    stage=st.sampled_from([1, 128]),
+)
+@settings(max_examples=200, deadline=None)
+def test_each_camera_has_its_minimum(
+    seed: int,
+    sizes: list[int],
+    num_scenes: int,
+    noise: float,
+    num_keyframes: int,
+    minimum: int | None,
+    recent: int,
+    fill: str,
+    stage: int,
+) -> None:
+    embeddings, query = history(seed, sum(sizes), num_scenes, noise)
+    before, select.FIRST_STAGE = select.FIRST_STAGE, stage
+    try:
+        keyframes = select_keyframes(
+            ArrayCandidates(embeddings, query), num_keyframes=num_keyframes, recent=recent, fill=fill,
+            group_sizes=sizes, min_per_group=minimum,
+        )  # fmt: skip
+        plain = select_keyframes(
+            ArrayCandidates(embeddings, query), num_keyframes=num_keyframes, recent=recent, fill=fill,
+            group_sizes=sizes, min_per_group=0,
+        )  # fmt: skip
+    finally:
+        select.FIRST_STAGE = before
+    assert len(keyframes.rows) <= num_keyframes
+    assert np.array_equal(keyframes.rows, np.unique(keyframes.rows))
+    if sum(size > 0 for size in sizes) <= 1 or minimum == 0:
+        assert np.array_equal(keyframes.rows, plain.rows)
+        assert keyframes.kinds == plain.kinds
+        assert np.array_equal(keyframes.scores, plain.scores)
+    ends = np.cumsum(sizes)
+    share = num_keyframes // max(1, sum(size > 0 for size in sizes))
+    minimum = (share + 1) // 2 if minimum is None else minimum
+    for end, size in zip(ends, sizes, strict=True):
+        own = (keyframes.rows >= end - size) & (keyframes.rows < end)
+        if sum(size > 0 for size in sizes) > 1:
+            assert own.sum() >= min(minimum, share, size)
+        if own.any() and recent == 0 and minimum and share and sum(size > 0 for size in sizes) > 1:
+            scores = embeddings[end - size : end] @ query
+            assert int(np.argmax(scores)) + end - size in keyframes.rows  # its best by relevance is among them
+
+
+def test_a_camera_that_never_matches_is_seen_too() -> None:
+    """Camera 0 shows what is asked about in 100 different ways; camera 1 one still scene that has nothing to do with it."""
+    rng = np.random.default_rng(3)
+    query = unit_rows(np.eye(1, 16)[0])
+    near = unit_rows(0.5 * query + rng.normal(size=(100, 16)))
+    still = unit_rows(np.tile(np.eye(1, 16, 5), (50, 1)) - 0.5 * query)
+    candidates = ArrayCandidates(np.concatenate([near, still]), query)
+    plain = select_keyframes(candidates, num_keyframes=8, fill="none", group_sizes=(100, 50), min_per_group=0)
+    assert (plain.rows < 100).all()
+    shared = select_keyframes(candidates, num_keyframes=8, fill="none", group_sizes=(100, 50), min_per_group=2)
+    assert (shared.rows >= 100).sum() == 2
+    assert len(shared.rows) == 8
