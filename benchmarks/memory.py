@@ -1,118 +1,218 @@
-"""Times of the memory alone: append, attach, window, ranking, reading, restart, at several sizes.
+"""The memory alone at several sizes: start, append, attach, evict, window, ranking, selection, and what a context reads.
 
-    python -m benchmarks.memory --frames 1000 10000
+    OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 python -m benchmarks.memory --frames 1000 10000 100000 1000000
 
-One camera, random pictures of a given size, embeddings of a static camera (mostly alike: the worst case for ranking).
-Every figure is of one process on the machine that is printed; medians of single calls, the worst beside them. The
-page cache is warm: this measures the code and the file system, not the disk behind it.
+One camera whose frames are all alike, the worst case: the walk of the selection goes to the end. Pictures are tiny (their
+bytes are the disk's business), embeddings, summaries and patches have the sizes given. Histories are written by
+`stored_history.py`, so none of their frames has patches, as after a restart; each size runs in a process of its own.
+
+Times are of single calls, by the clock and of this thread's CPU: on a machine that others use, the second is what the work
+costs. The page cache is warm: this measures the code and the file system, not the disk behind it.
 """
 
 import argparse
+import json
 import os
-import platform
-import resource
+import subprocess
+import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import psutil
 
-from benchmarks.machine import cpu_name, timed
+from benchmarks.machine import add_out, machine, show, write_result
+from benchmarks.stored_history import CAMERA, Shape, embeddings, write_history
 from memory.limits import Limits
 from memory.store import MemoryStore
+from model.select import QueryCandidates, select_keyframes
+from model.thinning import Thinned, rows_taking_part
+
+NUM_KEYFRAMES = 32
+EXTRA = 3000  # frames appended beyond what a history holds: a dozen segments leave
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--frames", type=int, nargs="+", default=[1000, 10_000])
+    parser.add_argument("--frames", type=int, nargs="+", default=[1000, 10_000, 100_000, 1_000_000])
     parser.add_argument("--dim", type=int, default=512, help="relevance width D")
     parser.add_argument("--patches", type=int, default=64, help="patches per frame M")
-    parser.add_argument("--width", type=int, default=32, help="patch width C")
-    parser.add_argument("--jpeg-bytes", type=int, default=20_000)
-    parser.add_argument("--segment-frames", type=int, default=256)
-    parser.add_argument("--synchronous", choices=["normal", "full"], default="normal")
-    parser.add_argument("--folder", type=Path, help="where to make the temporary data folder (default: the system's)")
+    parser.add_argument("--width", type=int, default=256, help="patch width C")
+    parser.add_argument("--jpeg-bytes", type=int, default=200)
+    parser.add_argument("--folder", type=Path, help="where to make the temporary data folders (default: the system's)")
+    parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
+    add_out(parser)
     args = parser.parse_args()
-    print(f"{cpu_name()}, {os.cpu_count()} cores, Python {platform.python_version()}, numpy {np.__version__}")
-    print(f"D {args.dim}, M {args.patches}, C {args.width}, JPEG {args.jpeg_bytes} B, synchronous {args.synchronous}")
-    for num_frames in args.frames:
+    if args.one:
         with tempfile.TemporaryDirectory(dir=args.folder) as folder:
-            measure(Path(folder), num_frames, args)
+            print(json.dumps(measure(Path(folder), args.frames[0], args)))
+        return
+    here = machine(blas_threads=os.environ.get("OPENBLAS_NUM_THREADS", "all"))
+    show(here)
+    sizes = {"dim": args.dim, "patches": args.patches, "width": args.width, "jpeg_bytes": args.jpeg_bytes}
+    by_frames = {str(num_frames): in_own_process(num_frames) for num_frames in args.frames}
+    write_result(args.out / "bench-memory.json", here, {"sizes": sizes, "by_frames": by_frames})
+    plot(by_frames, args.out / "memory-growth.png")
 
 
-def measure(folder: Path, num_frames: int, args: argparse.Namespace) -> None:
-    print(f"\nN = {num_frames}")
-    with open_store(folder, num_frames, args) as store:
-        fill(store, num_frames, args)
-        overflow(store, num_frames, args)
-        ask(store)
-        on_disk = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-        print(f"  on disk {on_disk / num_frames:10.0f} B a frame")
+def in_own_process(num_frames: int) -> dict[str, Any]:
+    """What `--one` measures; shown as it comes."""
+    print(f"\nN = {num_frames}", flush=True)
+    given = sys.argv[1:]
+    command = [sys.executable, "-m", "benchmarks.memory", *given, "--one", "--frames", str(num_frames)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    measured: dict[str, Any] = json.loads(done.stdout)
+    for name, value in measured.items():
+        print(f"  {name:24} {value}", flush=True)
+    return measured
+
+
+def measure(folder: Path, num_frames: int, args: argparse.Namespace) -> dict[str, Any]:
+    shape = Shape(num_frames, args.dim, args.width, args.jpeg_bytes)
+    written = clock(lambda: write_history(folder, shape))
+    on_disk = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    before = psutil.Process().memory_info().rss
     started = time.perf_counter()
-    with open_store(folder, num_frames, args) as store:
-        print(f"  restart {1e3 * (time.perf_counter() - started):10.1f} ms for {store.stats('a').frames} frames")
-    print(f"  peak resident memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MiB")
+    worked = time.process_time()
+    with open_store(folder, num_frames + EXTRA, args) as store:
+        opened_s, opened_cpu_s = time.perf_counter() - started, time.process_time() - worked
+        resident = psutil.Process().memory_info().rss - before
+        asked = ask(store, args.dim)
+        appended = grow(store, shape, args, EXTRA, start=num_frames + 1)
+    with open_store(folder, num_frames + EXTRA, args) as store:
+        evicted = grow(store, shape, args, EXTRA, start=num_frames + EXTRA + 1)
+        if store.stats(CAMERA).frames != num_frames + EXTRA:
+            raise RuntimeError(f"{store.stats(CAMERA).frames} frames are held, not {num_frames + EXTRA}")
+    return {
+        "write_s": written["median_ms"] / 1000,
+        "start_s": round(opened_s, 3),
+        "start_cpu_s": round(opened_cpu_s, 3),
+        "disk_bytes_per_frame": round(on_disk / num_frames),
+        "resident_bytes_per_frame": round(resident / num_frames),
+        "resident_mib": round(resident / 2**20),
+        **asked,
+        **appended,
+        **{f"evicting_{name}": value for name, value in evicted.items()},
+    }
 
 
 def open_store(folder: Path, num_frames: int, args: argparse.Namespace) -> MemoryStore:
-    return MemoryStore(
-        folder,
-        embedding_dim=args.dim,
-        limits=Limits(frames=num_frames, hot_frames=num_frames, segment_frames=args.segment_frames),
-        patch_shape=(args.patches, args.width),
-        synchronous=args.synchronous,
-    )
+    limits = Limits(frames=num_frames, bytes=2**40)
+    return MemoryStore(folder, embedding_dim=args.dim, limits=limits, patch_shape=(args.patches, args.width))
 
 
-def fill(store: MemoryStore, num_frames: int, args: argparse.Namespace) -> None:
-    rng = np.random.default_rng(0)
-    scene = rng.normal(size=args.dim)
-    jpeg = rng.bytes(args.jpeg_bytes)
-    appends, attaches = [], []
-    for number in range(num_frames):
-        embedding = (scene + 0.1 * rng.normal(size=args.dim)).astype(np.float32)
-        patches = rng.integers(0, 9, (args.patches, args.width)).astype(np.float16)
-        scalars = np.ones((args.patches, 3), np.float32)
-        appends.append(timed(lambda now=number: store.append("a", float(now), jpeg, {"pose": [now, 1.0]})))
-        attaches.append(
-            timed(
-                lambda frame_id=number + 1, e=embedding, p=patches, s=scalars: store.attach(
-                    frame_id, embedding=e, patches=p, scalars=s, summary=np.zeros(args.width, np.float32)
-                )
-            )
-        )
+def grow(store: MemoryStore, shape: Shape, args: argparse.Namespace, count: int, start: int) -> dict[str, Any]:
+    """Appends, attaches and patches, one frame after another, and what each took."""
+    rng = np.random.default_rng(start)
+    units, jpeg = embeddings(shape, rng, count), rng.bytes(shape.jpeg_bytes)
+    patches = rng.standard_normal((args.patches, args.width), np.float32).astype(np.float16)
+    scalars, summary = np.ones((args.patches, 3), np.float32), np.ones(args.width, np.float32)
+    appends, attaches, rebuilds, evicting, evicting_cpu = [], [], [], [], []
+    for number in range(count):
+        held, worked = store.status().evicted, time.thread_time()
+        began = time.perf_counter()
+        frame_id = store.append(CAMERA, float(start + number), jpeg)
+        remembered, cpu = time.perf_counter(), time.thread_time() - worked
+        if store.status().evicted > held:
+            evicting.append(remembered - began)
+            evicting_cpu.append(cpu)
+        restarted = time.perf_counter()
+        store.attach(frame_id, embedding=units[number], summary=summary)
+        attached = time.perf_counter()
+        store.attach(frame_id, embedding=units[number], summary=summary, patches=patches, scalars=scalars)
+        rebuilt = time.perf_counter()
+        for times, seconds in zip(
+            (appends, attaches, rebuilds), (remembered - began, attached - restarted, rebuilt - attached), strict=True
+        ):
+            times.append(seconds)
         if number % 500 == 499:
             store.maintain()
-    report("append", appends)
-    report("attach", attaches)
+    found = {"append": in_ms(appends), "attach": in_ms(attaches), "rebuild": in_ms(rebuilds)}
+    if evicting:  # of these appends, those with which a segment left
+        found["segment"] = {**in_ms(evicting), "worst_cpu_ms": in_ms(evicting_cpu)["worst_ms"], "count": len(evicting)}
+    return found
 
 
-def overflow(store: MemoryStore, num_frames: int, args: argparse.Namespace) -> None:
-    """Appends beyond the cap: each segment's worth of them evicts one."""
-    jpeg = np.random.default_rng(1).bytes(args.jpeg_bytes)
-    times = [timed(lambda now=now: store.append("a", float(now), jpeg)) for now in range(num_frames, num_frames + 600)]
-    report("append, evicting", times)
+def ask(store: MemoryStore, dim: int) -> dict[str, Any]:
+    """A question's way: each repeat has a window and a question of its own."""
+    rng = np.random.default_rng(0)
+
+    def question() -> Any:
+        unit = rng.standard_normal(dim, np.float32)
+        return store.window([CAMERA]), (unit / np.linalg.norm(unit)).astype(np.float32)
+
+    def select(relative: bool) -> None:
+        window, unit = question()
+        select_keyframes(
+            QueryCandidates(window, unit),
+            num_keyframes=NUM_KEYFRAMES,
+            background=window.background() if relative else None,
+            background_floor=0.1,
+        )
+
+    def top(k: int) -> None:
+        window, unit = question()
+        window.top(unit, k)
+
+    return {
+        "window": clock(lambda: store.window([CAMERA]), 9),
+        "first_ranking": clock(lambda: top(128), 9),
+        "full_ranking": clock(lambda: top(store.stats(CAMERA).frames), 3),
+        "select_raw": clock(lambda: select(False), 5),
+        "select_background": clock(lambda: select(True), 5),
+        "context_reading": clock(lambda: read_context(store), 5),
+    }
 
 
-def ask(store: MemoryStore) -> None:
-    windows = [timed(lambda: store.window(["a"])) for _ in range(20)]
-    report("window", windows)
-    first, full = [], []
-    for seed in range(20):
-        window = store.window(["a"])
-        query = np.random.default_rng(seed).normal(size=window.background().shape[1]).astype(np.float32)
-        query /= np.linalg.norm(query)
-        first.append(timed(lambda w=window, q=query: w.top(q, 32)))
-        full.append(timed(lambda w=window, q=query: w.top(q, w.num_frames)))
-    report("top 32", first)
-    report("top N", full)
-    window = store.window(["a"])
-    report("read all, by span", [timed(lambda: [window.read(*span) for span in window.spans()]) for _ in range(5)])
-    report("jpeg", [timed(lambda row=row: window.jpeg(row)) for row in range(0, window.num_frames, 7)])
+def read_context(store: MemoryStore) -> None:
+    """All that a context reads of frames without patches: see `model.thinning`."""
+    window = store.window([CAMERA])
+    thinned = Thinned(window, rows_taking_part(window.present(), np.zeros(0, np.int64)))
+    thinned.summaries(0, thinned.num_frames)
+    thinned.embeddings(np.arange(thinned.num_frames))
 
 
-def report(name: str, seconds: list[float]) -> None:
-    print(f"  {name:18} {1e3 * float(np.median(seconds)):9.3f} ms, worst {1e3 * max(seconds):9.3f} ms")
+def clock(call: Callable[[], Any], repeats: int = 1) -> dict[str, float]:
+    """Median, best and worst time by the clock, and the median of this thread's CPU time."""
+    wall, cpu = [], []
+    for _ in range(repeats):
+        began, worked = time.perf_counter(), time.thread_time()
+        call()
+        wall.append(time.perf_counter() - began)
+        cpu.append(time.thread_time() - worked)
+    return {**in_ms(wall), "best_ms": round(1000 * min(wall), 3), "cpu_ms": round(1000 * float(np.median(cpu)), 3)}
+
+
+def in_ms(seconds: list[float]) -> dict[str, float]:
+    values = 1000 * np.array(seconds)
+    found = {"median": np.median(values), "p99": np.quantile(values, 0.99), "worst": values.max()}
+    return {f"{name}_ms": round(float(value), 3) for name, value in found.items()}
+
+
+def plot(by_frames: dict[str, dict[str, Any]], path: Path) -> None:
+    """How each grows with the frames held, logarithmic both ways."""
+    from matplotlib.figure import Figure
+
+    frames = [int(number) for number in by_frames]
+    figure = Figure(figsize=(7, 4.6), layout="constrained")
+    axes = figure.subplots()
+    shown = {
+        "append": "append", "evicting_append": "append, evicting", "rebuild": "patches of a frame back",
+        "window": "window", "first_ranking": "first ranking",
+        "select_raw": "selection, static camera", "context_reading": "reading for a context",
+    }  # fmt: skip
+    for name, label in shown.items():
+        key = "cpu_ms" if "cpu_ms" in by_frames[str(frames[0])][name] else "median_ms"
+        axes.plot(frames, [each[name][key] for each in by_frames.values()], "o-", label=label)
+    axes.plot(frames, [1000 * each["start_s"] for each in by_frames.values()], "o--", color="grey", label="start")
+    axes.set(xscale="log", yscale="log", xlabel="frames held", ylabel="milliseconds")
+    axes.set_title("The memory, by frames held")
+    axes.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
+    figure.savefig(path, dpi=120)
+    print(f"written to {path}")
 
 
 if __name__ == "__main__":

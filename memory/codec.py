@@ -17,7 +17,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from memory.errors import OtherEncoder, RecordDamaged
-from memory.halves import scale_of
 from memory.records import Float16, Float32
 
 FRAME_MAGIC = b"VLF1"
@@ -39,11 +38,10 @@ class StoredFrame:
 
 @dataclass(frozen=True, slots=True)
 class StoredVectors:
-    """A vector record taken apart: half (D,) float16 with its scale (`halves.py`), norm, summary (C,) float16."""
+    """A vector record taken apart: half (D,) float16 (`halves.py`), norm, summary (C,) float16."""
 
     frame_id: int
     half: Float16
-    scale: float
     norm: float
     summary: Float16
 
@@ -110,8 +108,7 @@ def unpack_vectors(record: bytes, sizes: tuple[int, int], tag: int) -> StoredVec
     if (dim, width, found_tag) != (*sizes, tag):
         raise OtherEncoder(f"frame {found}: vectors of another encoder, sizes {dim} and {width}")
     halves = np.frombuffer(record, "<f2", offset=VECTOR_HEADER.size)
-    half = halves[:dim].astype(np.float16)
-    return StoredVectors(found, half, float(scale_of(half)), norm, halves[dim:].astype(np.float16))
+    return StoredVectors(found, halves[:dim].astype(np.float16), norm, halves[dim:].astype(np.float16))
 
 
 def _seal(record: bytes) -> bytes:

@@ -26,6 +26,7 @@ from memory.codec import (
     FRAME_HEADER,
     FRAME_MAGIC,
     VECTOR_MAGIC,
+    StoredVectors,
     frame_record_size,
     record_crc,
     unpack_frame,
@@ -186,7 +187,7 @@ def _load_vectors(segment: Segment, rows: list[Row], layout: Layout, repairs: _R
     data = _read_file(segment.vectors_path)
     if any(row.frame_id in repairs.adopt for row in rows):
         rows = _find_vectors(rows, data, layout, repairs)
-    size, damaged = vector_size(*layout.sizes), 0
+    size, damaged, sound = vector_size(*layout.sizes), 0, dict[int, StoredVectors]()
     for slot, row in enumerate(rows):
         offset = row.vector_offset
         if offset is None:
@@ -199,9 +200,11 @@ def _load_vectors(segment: Segment, rows: list[Row], layout: Layout, repairs: _R
             damaged += not isinstance(error, OtherEncoder)
             repairs.clear_vectors.append(row.frame_id)
             continue
-        segment.put_vectors(slot, vectors)
-        segment.mark_encoded(slot)
+        sound[slot] = vectors
         segment.vectors_end = max(segment.vectors_end, offset + size)
+    segment.put_vectors(sound)
+    for slot in sound:
+        segment.mark_encoded(slot)
     return damaged
 
 

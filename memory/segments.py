@@ -9,6 +9,7 @@ behind the hot window are put together into blocks (`blocks.py`).
 Thread safety: the store's lock guards all marks and counts; array contents are written by the one attaching thread.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import numpy.typing as npt
 from memory.args import place_of
 from memory.codec import StoredVectors, unpack_frame
 from memory.errors import FrameGone, RecordDamaged
-from memory.halves import decode
+from memory.halves import decode, scale_of
 from memory.ranking import build_index, chunks, index_rows
 from memory.records import Bool, Float16, Float32, Float64, Int64
 from memory.segment_file import read_record, segment_paths
@@ -86,10 +87,12 @@ class Segment:
     def live(self) -> slice:
         return slice(self.floor, self.count)
 
-    def put_vectors(self, slot: int, vectors: StoredVectors) -> None:
-        """Writes the slot; `mark_encoded` makes it visible."""
-        self.halves[slot], self.scales[slot] = vectors.half, vectors.scale
-        self.norms[slot], self.summaries[slot] = vectors.norm, vectors.summary
+    def put_vectors(self, vectors: Mapping[int, StoredVectors]) -> None:
+        """Writes these slots; `mark_encoded` makes them visible."""
+        slots = list(vectors)
+        for slot, stored in vectors.items():
+            self.halves[slot], self.norms[slot], self.summaries[slot] = stored.half, stored.norm, stored.summary
+        self.scales[slots] = scale_of(self.halves[slots])  # of many at once, as a start has many
 
     def mark_encoded(self, slot: int) -> None:
         self.encoded[slot] = True

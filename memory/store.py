@@ -201,7 +201,7 @@ class MemoryStore:
             segment, slot = found
             if not segment.encoded[slot]:
                 record = pack_vectors(frame_id, np.asarray(embedding, np.float32), np.asarray(summary), self._tag)
-                segment.put_vectors(slot, unpack_vectors(record, self._sizes, self._tag))
+                segment.put_vectors({slot: unpack_vectors(record, self._sizes, self._tag)})
                 with self._lock:
                     if self._logs.find(frame_id) is None:
                         return False

@@ -39,14 +39,14 @@ def test_vectors_of_any_scale_keep_direction_and_length(scale: float) -> None:
     given_ = (np.random.default_rng(1).normal(size=512) * scale).astype(np.float32)
     stored = unpack_vectors(pack_vectors(3, given_, np.zeros(2, np.float32), 0), (512, 2), 0)
     assert stored.norm == pytest.approx(np.linalg.norm(given_.astype(np.float64)), rel=1e-6)
-    unit = decode(stored.half[None], np.float32([stored.scale]))[0]
+    unit = decode(stored.half[None], scale_of(stored.half[None]))[0]
     assert np.linalg.norm(unit) == pytest.approx(1, abs=1e-6)
     assert np.vecdot(unit, given_ / stored.norm) > 0.999999
 
 
 def test_a_zero_embedding_stays_zero() -> None:
     stored = unpack_vectors(pack_vectors(3, np.zeros(4, np.float32), np.ones(2, np.float32), 0), (4, 2), 0)
-    assert decode(stored.half[None], np.float32([stored.scale])).tolist() == [[0, 0, 0, 0]]
+    assert decode(stored.half[None], scale_of(stored.half[None])).tolist() == [[0, 0, 0, 0]]
     assert stored.norm == 0
 
 
@@ -91,7 +91,7 @@ def test_a_complete_segment_is_sealed_and_its_rows_are_the_same(tmp_path: Path) 
         slot = segment.add(frame_id, float(frame_id), "", 0, 0)
         embedding = np.arange(4, dtype=np.float32) + frame_id
         record = pack_vectors(frame_id, embedding, np.zeros(2, np.float32), 0)
-        segment.put_vectors(slot, unpack_vectors(record, (4, 2), 0))
+        segment.put_vectors({slot: unpack_vectors(record, (4, 2), 0)})
         segment.mark_encoded(slot)
     before = segment.halves[:2].copy()
     segment.seal_if_complete()
