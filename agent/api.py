@@ -40,7 +40,7 @@ def build_app(
         HealthRoutes(agent, guard),
         MemoryRoutes(agent, guard),
         TimelineRoutes(agent, guard),
-        RuleRoutes(agent, guard),
+        RuleRoutes(agent, guard, keep_alive_s),
         AlertRoutes(agent, guard, keep_alive_s),
     )
     agent.alerts.watching.teller.link = lambda path: f"{settings.public_url or url}{guard.sign(path)}"

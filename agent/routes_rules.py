@@ -8,17 +8,20 @@ import json
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, NoReturn, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from agent.agent import Agent
+from agent.alerts.dryrun import Trial
 from agent.alerts.settings import RuleSettings
 from agent.body import read_body
+from agent.chat import parse_moment
 from agent.config_types import check_slug
 from agent.guard import Guard
 from agent.problems import BadRequest, StorageFailed
+from agent.trial_response import TrialResponse
 from memory.errors import StorageError
 
 MAX_BODY_BYTES = 64 << 10
@@ -47,18 +50,34 @@ class Snooze(BaseModel):
         return self
 
 
+class TryOut(BaseModel):
+    """The body of a dry run: a rule's settings or its name, and the past to try it on."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    rule: dict[str, Any] | str
+    cameras: list[str] | None = None
+    after: float | str | None = None
+    before: float | str | None = None
+    sweep: bool = False
+    max_judgements: int = Field(default=500, ge=0, le=100_000)
+    stream: bool = False
+
+
 class RuleRoutes:
     """The endpoints, over one agent."""
 
-    def __init__(self, agent: Agent, guard: Guard) -> None:
+    def __init__(self, agent: Agent, guard: Guard, keep_alive_s: float) -> None:
         self.agent = agent
         self.guard = guard
+        self.keep_alive_s = keep_alive_s
         self.engine = agent.alerts
 
     def routes(self) -> list[Route]:
         """Every route of this file."""
         return [
             Route("/v1/rules", self._by_method(GET=self.list, POST=self.create), methods=["GET", "POST"]),
+            Route("/v1/rules/dry-run", self._by_method(POST=self.try_out), methods=["POST"]),
             Route("/v1/rules/{name}/snooze", self._by_method(POST=self.snooze), methods=["POST"]),
             Route(
                 "/v1/rules/{name}",
@@ -125,6 +144,28 @@ class RuleRoutes:
         until = 0.0 if asked.minutes == 0 else until
         await asyncio.to_thread(self.engine.watching.snooze, name, asked.camera, until or 0.0)
         return JSONResponse(await self.engine.describe(name))
+
+    async def try_out(self, request: Request) -> Response:
+        asked = _valid(TryOut, await read_json(request))
+        if isinstance(asked.rule, str):
+            rule = (await asyncio.to_thread(self.engine.watching.named, asked.rule)).settings
+        else:
+            rule = settings_from(asked.rule, str(asked.rule.get("name", "")))
+        named = tuple(dict.fromkeys(asked.cameras if asked.cameras is not None else rule.cameras))
+        cameras = await asyncio.to_thread(self.agent.existing, named)
+        zone = self.agent.zone_of(cameras[0]) if cameras else "UTC"
+        after, before = parse_moment(asked.after, zone, "after"), parse_moment(asked.before, zone, "before")
+        if after is not None and before is not None and after >= before:
+            raise BadRequest("'after' must be earlier than 'before'.", param="after")
+        trial = Trial(rule, cameras, after, before, asked.sweep, asked.max_judgements)
+        base_url = str(request.base_url).rstrip("/")
+        return TrialResponse(
+            self.engine,
+            trial,
+            lambda frame_id: base_url + self.guard.sign(f"/v1/frames/{frame_id}.jpg"),
+            stream=asked.stream,
+            keep_alive_s=self.keep_alive_s,
+        )
 
 
 async def read_json(request: Request) -> dict[str, Any]:

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.alerts.book import BOOK_FILE, Book
+from agent.alerts.dryrun import DryRun, Outcome, Report, Trial
 from agent.alerts.judge import Judge
 from agent.alerts.rules import Rule, Rules
 from agent.alerts.settings import AlertsSettings, RuleSettings
@@ -26,7 +27,7 @@ from agent.alerts.watching import Watching
 from agent.answering import Answering
 from agent.config import Settings
 from agent.metrics import Metrics
-from agent.problems import Problem
+from agent.problems import DryRunBusy, Problem
 from memory.errors import StorageError
 from memory.store import MemoryStore
 
@@ -49,14 +50,18 @@ class Engine:
         judge: Judge,
         answering: Answering,
         *,
+        store: MemoryStore,
         settings: AlertsSettings,
         metrics: Metrics,
         clock: Callable[[], float],
+        zone_of: Callable[[str], str],
     ) -> None:
         self.watching = watching
         self.judge = judge
         self.num_dropped = 0  # frames that no rule saw
         self._answering, self._settings, self._metrics, self._clock = answering, settings, metrics, clock
+        self._store, self._zone_of = store, zone_of
+        self._trying = False
         self._frames: deque[Frame] = deque()
         self._waiting: deque[Pending] = deque()
         self._num_in_work = 0
@@ -174,6 +179,18 @@ class Engine:
         unit = await self._unit(settings.condition)
         await asyncio.to_thread(self.watching.put, name, settings, unit, new=new, switched=switched)
 
+    async def try_rule(self, trial: Trial, report: Report) -> Outcome:
+        """What the rule would have done; one at a time. Raises DryRunBusy or another Problem."""
+        if self._trying:
+            raise DryRunBusy
+        self._trying = True
+        try:
+            unit = await self._unit(trial.rule.condition)
+            made = DryRun(trial, unit, store=self._store, judge=self.judge, zone_of=self._zone_of, report=report)
+            return await made.run()
+        finally:
+            self._trying = False
+
     async def describe(self, name: str) -> dict[str, Any]:
         """A rule as REST shows it. Raises UnknownRule."""
         return await asyncio.to_thread(self.watching.describe, name)
@@ -209,4 +226,13 @@ def open_engine(
         cameras=cameras,
     )
     judge = Judge(answering)
-    return Engine(watching, judge, answering, settings=settings.alerts, metrics=metrics, clock=clock)
+    return Engine(
+        watching,
+        judge,
+        answering,
+        store=store,
+        settings=settings.alerts,
+        metrics=metrics,
+        clock=clock,
+        zone_of=zone_of,
+    )

@@ -1,0 +1,229 @@
+"""A rule tried on the past: what would have fired, when, on what evidence, and how many verdicts it would have cost.
+
+Frames and embeddings come from a window of the memory, verdicts from the real judge, each frame judged once at most
+however often it is asked about. Overload policy: one dry run at a time, its verdicts wait behind all others in the language
+lane, and `max_judgements` bounds them; what lies beyond is not guessed but said (`complete`).
+"""
+
+import asyncio
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agent.alerts.judge import Judge
+from agent.alerts.machine import Ask, Refusal, Sighting, Vote
+from agent.alerts.replay import Fired, Replay, Replayed, openings, with_gate
+from agent.alerts.settings import RuleSettings
+from agent.alerts.watching import WARM_S
+from agent.lanes import Priority
+from agent.problems import NoFrames, Problem
+from memory.errors import StorageError
+from memory.store import MemoryStore
+from memory.window import Window
+
+Report = Callable[[float, int], None]  # the share that is done, 0..1, and the verdicts made so far
+
+FACTORS = (0.5, 0.7, 1.0, 1.4, 2.0, 2.8)  # of the gate's thresholds, tried by a sweep
+_BLOCK = 4096  # rows whose embeddings are looked at at once
+_MAX_HELD = 1000  # entries shown; all are counted
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """What is to be tried."""
+
+    rule: RuleSettings
+    cameras: tuple[str, ...]
+    after: float | None = None  # unix seconds
+    before: float | None = None
+    sweep: bool = False
+    max_judgements: int = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One row of a sweep; None: not known, for want of judgements."""
+
+    on: float
+    off: float
+    num_openings: int
+    num_alerts: int | None
+    num_judged: int | None
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What came of it."""
+
+    trial: Trial
+    after: float
+    before: float
+    num_unencoded: int
+    result: Replayed
+    complete: bool
+    num_openings: int
+    num_asked: int = 0  # verdicts that were really made for all of this
+    sweep: list[Setting] = field(default_factory=list)
+
+
+class _Past:
+    """Frames of a window by rising time, each made when it is come to: a million of them are three arrays."""
+
+    def __init__(self, window: Window, similarities: NDArray[np.float32]) -> None:
+        self.times = window.times
+        self.num_unencoded = window.unencoded
+        self._window, self._similarities = window, similarities
+        self._order = np.argsort(window.times, kind="stable")
+
+    def __iter__(self) -> Iterator[tuple[str, Sighting]]:
+        window = self._window
+        for row in self._order:
+            camera = window.cameras[int(window.camera_index[row])]
+            seen = Sighting(int(window.frame_ids[row]), float(self.times[row]), float(self._similarities[row]))
+            yield camera, seen
+
+
+class _Exhausted(Exception):
+    """As many judgements as allowed have been made."""
+
+
+class DryRun:
+    """One trial over one memory."""
+
+    def __init__(
+        self,
+        trial: Trial,
+        unit: NDArray[np.float32],
+        *,
+        store: MemoryStore,
+        judge: Judge,
+        zone_of: Callable[[str], str],
+        report: Report = lambda done, num_asked: None,
+    ) -> None:
+        """unit (D,): the condition."""
+        self._trial, self._unit, self._store, self._judge = trial, unit, store, judge
+        self._zone_of, self._report = zone_of, report
+        self._verdicts: dict[tuple[str, int], Vote | Refusal] = {}
+        self._span = (0.0, 1.0)
+
+    async def run(self) -> Outcome:
+        """Raises NoFrames when there is nothing to try it on."""
+        trial = self._trial
+        frames = await asyncio.to_thread(self._past)
+        armed_from = -math.inf if trial.after is None else trial.after
+        times = frames.times[frames.times >= armed_from]
+        if not len(times):
+            raise NoFrames("Nothing is remembered in that window: widen after/before.")
+        self._span = (float(times.min()), float(times.max()))
+        result, complete = await self._replay(trial.rule, frames, armed_from)
+        outcome = Outcome(trial, *self._span, frames.num_unencoded, result, complete, 0)
+        outcome.num_openings = await asyncio.to_thread(openings, trial.rule, frames, armed_from)
+        if trial.sweep:
+            outcome.sweep = await self._sweep(frames, armed_from, outcome)
+        outcome.num_asked = len(self._verdicts)
+        return outcome
+
+    def _past(self) -> _Past:
+        """Every frame of the window, with those before it that the gates learn from."""
+        trial = self._trial
+        after = None if trial.after is None else trial.after - WARM_S
+        window = self._store.window(trial.cameras, after, trial.before)
+        similarities = np.zeros(window.num_frames, np.float32)
+        for start in range(0, window.num_frames, _BLOCK):
+            rows = np.arange(start, min(start + _BLOCK, window.num_frames))
+            similarities[rows] = window.embeddings(rows) @ self._unit
+        return _Past(window, similarities)
+
+    async def _replay(self, rule: RuleSettings, frames: _Past, armed_from: float) -> tuple[Replayed, bool]:
+        replay = Replay(rule, self._ask, zone_of=self._zone_of, armed_from=armed_from)
+        try:
+            return await replay.run(frames), True
+        except _Exhausted:
+            return replay.result, False
+
+    async def _ask(self, camera: str, ask: Ask) -> Vote | Refusal:
+        key = (camera, ask.frame_id)
+        if key not in self._verdicts:
+            if len(self._verdicts) >= self._trial.max_judgements:
+                raise _Exhausted
+            self._verdicts[key] = await self._verdict(camera, ask)
+            first, last = self._span
+            self._report((ask.time - first) / max(last - first, 1e-9), len(self._verdicts))
+        return self._verdicts[key]
+
+    async def _verdict(self, camera: str, ask: Ask) -> Vote | Refusal:
+        try:
+            return await self._judge.vote(self._trial.rule, camera, ask.frame_id, ask.time, Priority.DRY_RUN)
+        except (Problem, StorageError):
+            return "judge_unavailable"
+
+    async def _sweep(self, frames: _Past, armed_from: float, base: Outcome) -> list[Setting]:
+        """Higher thresholds first: they ask less, and most of that has been judged already."""
+        settings = []
+        for factor in sorted(FACTORS, key=lambda each: (each < 1, -each)):
+            rule = with_gate(self._trial.rule, factor)
+            result, complete = base.result, base.complete
+            if factor != 1:
+                result, complete = await self._replay(rule, frames, armed_from)
+            known = (len(result.alerts), result.num_judged) if complete else (None, None)
+            number = await asyncio.to_thread(openings, rule, frames, armed_from)
+            settings.append(Setting(rule.gate.on, rule.gate.off, number, *known))
+        return sorted(settings, key=lambda each: each.on)
+
+
+def describe(outcome: Outcome, link: Callable[[int], str]) -> dict[str, Any]:
+    """As REST shows it (docs/alerts.md). link: the address of a frame's picture."""
+    result = outcome.result
+    hours = max((result.time - outcome.after) / 3600, 1 / 3600)
+    held = [
+        {"camera": camera, "time": h.time, "reason": h.reason, "score": round(h.score, 3), "frame_id": h.frame_id}
+        for camera, h in result.held
+    ]
+    return {
+        "object": "dry_run",
+        "rule": outcome.trial.rule.model_dump(mode="json"),
+        "cameras": list(outcome.trial.cameras),
+        "after": outcome.after,
+        "before": outcome.before,
+        "complete": outcome.complete,
+        "until": result.time,
+        "frames": result.num_frames,
+        "unencoded": outcome.num_unencoded,
+        "alerts": [_alert(each, link) for each in result.alerts],
+        "suppressed": held[:_MAX_HELD],
+        "suppressed_counts": dict(Counter(h.reason for _, h in result.held)),
+        "gate_openings": outcome.num_openings,
+        "judge_calls": result.num_judged,
+        "judge_calls_per_hour": round(result.num_judged / hours, 2),
+        "judge_share": round(result.num_judged / max(result.num_frames, 1), 4),
+        "verdicts": dict(result.verdicts),
+        "judge_calls_made": outcome.num_asked,
+        "sweep": [
+            {
+                "on": round(each.on, 3),
+                "off": round(each.off, 3),
+                "gate_openings": each.num_openings,
+                "alerts": each.num_alerts,
+                "judge_calls": each.num_judged,
+            }
+            for each in outcome.sweep
+        ],
+    }
+
+
+def _alert(fired: Fired, link: Callable[[int], str]) -> dict[str, Any]:
+    on, off = fired.on, fired.off
+    return {
+        "camera": fired.camera,
+        "start_time": on.start_time,
+        "time": on.time,
+        "end_time": None if off is None else off.end_time,
+        "confirmations": [on.num_yes, on.num_votes],
+        "score": round(on.score, 3),
+        "frames": [{"id": frame_id, "time": time, "url": link(frame_id)} for frame_id, time in on.frames],
+    }
