@@ -123,6 +123,9 @@ class AnswererSettings(Part):
     model: Annotated[str, Field(min_length=1)] | None = Field(default=None, description="the model's name there")
     api_key: SecretStr | None = Field(default=None, description="its key, best given as VILAMP_ANSWERER__API_KEY")
     api_key_file: UserPath | None = Field(default=None, description="or a file with the key, read at every question")
+    limit_name: Literal["max_tokens", "max_completion_tokens"] = Field(
+        default="max_tokens", description="what that server calls the most tokens of an answer"
+    )
     timeout_s: float = Field(default=60.0, gt=0, le=3600, description="seconds the server may be silent")
     retries: int = Field(default=2, ge=0, le=10, description="further tries, only before the first token")
     max_images: int = Field(default=8, ge=1, le=256, description="pictures sent with a question, at most")

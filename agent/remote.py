@@ -147,6 +147,7 @@ class RemoteAnswerer:
             max_tokens=limit,
             temperature=question.temperature,
             earlier=question.earlier,
+            limit_name=self.settings.limit_name,
         )
         content = await asyncio.to_thread(lambda: json.dumps(body).encode())
         headers = await asyncio.to_thread(self._headers)

@@ -7,7 +7,7 @@ import base64
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from agent.question import FinishReason, Said
 
@@ -23,6 +23,9 @@ INSTRUCTIONS = (
 
 class Misunderstood(ValueError):
     """The server sent what is no chat-completion stream, or an error inside one (the server's fault)."""
+
+
+LimitName = Literal["max_tokens", "max_completion_tokens"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,13 +55,18 @@ def request_body(
     max_tokens: int,
     temperature: float,
     earlier: Sequence[Said] = (),
+    limit_name: LimitName = "max_tokens",
 ) -> Json:
-    """The body of a streamed `POST /chat/completions`: what was said before, each picture after its label, the question."""
+    """The body of a streamed `POST /chat/completions`: what was said before, each picture after its label, the question.
+
+    Models that want `max_completion_tokens` take no temperature but their own: it is sent when somebody asked for one.
+    """
     content: list[Json] = []
     for each in shown:
         url = "data:image/jpeg;base64," + base64.b64encode(each.jpeg).decode("ascii")
         content += [{"type": "text", "text": each.label}, {"type": "image_url", "image_url": {"url": url}}]
     content.append({"type": "text", "text": question})
+    sampling = {"temperature": temperature} if temperature or limit_name == "max_tokens" else {}
     return {
         "model": model,
         "messages": [
@@ -66,8 +74,8 @@ def request_body(
             *({"role": said.role, "content": said.text} for said in earlier),
             {"role": "user", "content": content},
         ],
-        "max_tokens": max_tokens,
-        "temperature": temperature,
+        limit_name: max_tokens,
+        **sampling,
         "stream": True,
         "stream_options": {"include_usage": True},
     }

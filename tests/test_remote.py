@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -423,6 +424,16 @@ def test_the_body_is_what_servers_take() -> None:
     texts = [part.get("text") or part["image_url"]["url"] for part in body["messages"][1]["content"]]
     assert texts == ["t1:", "data:image/jpeg;base64,YQ==", "t2:", "data:image/jpeg;base64,Yg==", "Who?"]
     assert body["messages"][0]["role"] == "system"
+
+
+async def test_models_with_another_name_for_the_limit(tmp_path: Path, spy: Spy) -> None:
+    async with asking(tmp_path, openai(spy, limit_name="max_completion_tokens")) as agent:
+        await agent.answering.answer(WHO)
+        await agent.answering.answer(replace(WHO, temperature=0.5))
+    plain, warm = (sent["body"] for sent in spy.seen())
+    assert plain["max_completion_tokens"] == 8
+    assert not {"max_tokens", "temperature"} & plain.keys()
+    assert warm["temperature"] == 0.5
 
 
 def test_pauses() -> None:
