@@ -79,10 +79,10 @@ async def test_events_come_after_their_picture_and_carry_the_committed_bytes(tmp
 async def test_large_pictures_are_scaled_down(tmp_path: Path, scene: Scene) -> None:
     large = jpeg(800, 600)
     with mosquitto(tmp_path) as broker:
-        async with listening(broker.port, f"{RULE}/snapshot") as heard:
-            async with bridged(scene, broker.url, max_snapshot_bytes="16KiB"):
-                commit(scene.book, event(1), large)
-                await heard.until(lambda h: h.messages)
+        bridge = bridged(scene, broker.url, max_snapshot_bytes="16KiB")
+        async with listening(broker.port, f"{RULE}/snapshot") as heard, bridge:
+            commit(scene.book, event(1), large)
+            await heard.until(lambda h: h.messages)
     small = heard.payloads(f"{RULE}/snapshot")[0]
     assert len(large) > 16 * 1024 >= len(small)
     with Image.open(io.BytesIO(small)) as picture:
@@ -228,10 +228,9 @@ async def test_commands_that_make_no_sense_change_nothing(tmp_path: Path, scene:
     with mosquitto(tmp_path) as broker:
         async with listening(broker.port) as heard, bridged(scene, broker.url) as bridge:
             await heard.until(all_there)
-            for topic, payload in (
-                ("enabled/set", "maybe"), ("snooze/set", "nan"), ("snooze/set", "-1"), ("snooze/set", "1e99"), ("snooze/set", "x"),
-            ):  # fmt: skip
-                await heard.client.publish(f"{RULE}/{topic}", payload, qos=1)
+            await heard.client.publish(f"{RULE}/enabled/set", "maybe", qos=1)
+            for minutes in ("nan", "-1", "1e99", "x"):
+                await heard.client.publish(f"{RULE}/snooze/set", minutes, qos=1)
             await heard.client.publish("vilamp/yard/alert/none/enabled/set", "OFF", qos=1)
             await until(lambda: bridge.desk.counts["command_failed"] == 6)
             await heard.client.publish(f"{RULE}/enabled/set", "OFF", qos=1, retain=True)
