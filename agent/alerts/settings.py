@@ -53,7 +53,7 @@ class ConfirmSettings(Part):
 class JudgeSettings(Part):
     """How the language model is asked, and how often."""
 
-    window_s: float = Field(default=30.0, ge=1, le=3600, description="seconds of video that it is shown")
+    window_s: float = Field(default=8.0, ge=1, le=3600, description="seconds of video that it is shown")
     num_keyframes: int = Field(default=8, ge=1, le=512, description="frames of them that it sees in full")
     recent: int = Field(default=4, ge=0, le=512, description="of those, places reserved for the newest frames")
     every_s: float = Field(default=1.0, gt=0, le=3600, description="seconds between verdicts, at least")

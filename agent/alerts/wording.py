@@ -1,10 +1,14 @@
 """A condition as a plain question, for models that were taught questions about what was seen, and nothing else.
 
-A small grammar turns the condition round. It knows English verbs, not rules: "a red truck comes" -> "did a red truck
-come?", "a bag is left behind" -> "was a bag left behind?", "a dog" -> "was there a dog?". Such a model may answer with
-what it saw instead of yes or no; `read_answer` makes a verdict of that. Which manner a checkpoint wants stands in its
-config.json (`judge` in the section `vilamp_live`); models that follow instructions get the condition verbatim
-(`agent/alerts/judge.py`).
+A small grammar turns the condition round; it knows English verbs, not rules. What comes or happens is counted, because a
+count of none is as natural an answer as any other, where a bare yes or no can be a habit of the model's:
+
+    "any red truck comes"       -> "how many times did a red truck come?"      zero: no; one, two: yes
+    "a dog", "a dog walks by"   -> "how many times did a dog come?"            such models know one word for it
+    "a bag is left behind"      -> "was a bag left behind?"                    no, nothing: no; yes, "a red bag": yes
+
+Which manner a checkpoint wants stands in its config.json (`judge` in the section `vilamp_live`); models that follow
+instructions get the condition verbatim (`agent/alerts/judge.py`).
 """
 
 import re
@@ -25,52 +29,60 @@ _BASES = frozenset(
         """,
     )
 )
+_COMING = frozenset({"appear", "approach", "arrive", "come", "drive", "pass", "ride", "roll", "run", "show", "walk"})
+_WAYS = (["along"], ["by"], ["in"], ["past"], ["through"], ["up"])
 _ANYTHING = frozenset({"something", "anything", "thing", "things", "object", "objects"})
-_LITTLE = frozenset({"a", "an", "the", "any", "some", "of", "and"})
-_NOTHING = (["nothing"], ["none"], ["nobody"])
+_LITTLE = frozenset({"a", "an", "the", "of", "and"})
+_NO = "no zero 0 none nothing nobody never"
+_YES = "yes one two three four five six seven eight nine ten once twice 1 2 3 4 5 6 7 8 9 10"
+_VERDICTS: dict[str, Verdict] = {**dict.fromkeys(_NO.split(), "no"), **dict.fromkeys(_YES.split(), "yes")}
 
 
 def as_question(condition: str) -> str:
-    """ "a red truck comes to the gate" -> "did a red truck come to the gate?"; what is a question already stays one."""
+    """ "a red truck comes in" -> "how many times did a red truck come in?"; what is a question already stays one."""
     condition = " ".join(condition.split())
     if condition.endswith("?"):
         return condition
-    subject, rest = _split(_plain(condition))
-    if not rest:
-        return f"was there {' '.join(subject)}?"
-    verb, *after = rest
-    if verb in _BE:
-        return f"{' '.join([_BE[verb], *subject, *after])}?"
+    words = _plain(condition).split()
+    if words[:1] == ["there"] and words[1:2] and words[1] in _BE:
+        words = [*words[2:], "come"]
+    subject, rest = _split(words)
+    verb, *after = rest or ["come"]
+    if verb in _BE and after[:1] not in ([], ["here"], ["there"]):
+        return " ".join([_BE[verb], *subject, *after]) + "?"
     if verb in _HAVE:
-        return f"{' '.join([verb, *subject, *after])}?"
-    return f"{' '.join(['did', *subject, _base(verb), *after])}?"
+        return " ".join([verb, *subject, *after]) + "?"
+    if verb in _BE:
+        verb, after = "come", after[1:]
+    elif _base(verb) in _COMING and (not after or after in _WAYS):
+        verb, after = "come", []
+    return " ".join(["how many times did", *subject, _base(verb), *after]) + "?"
 
 
 def read_answer(answer: str, condition: str) -> Verdict:
-    """The verdict in a short answer. Where it names what was seen, it is yes if that is what the condition speaks of.
+    """The verdict in a short answer: yes or no, a number, or what was seen.
 
-    "yes" -> yes; "nothing" -> no; "a red bag" -> yes for "a bag is left behind", no for "a box is left behind";
-    everything else is unclear.
+    "yes", "two" -> yes; "no", "zero", "nothing" -> no; "a red bag" -> yes for "a bag is left behind", no for "a box is
+    left behind"; everything else is unclear.
     """
-    words = re.findall(r"[a-z]+", answer.lower())
-    if words == ["yes"]:
-        return "yes"
-    if words == ["no"] or words[:1] in _NOTHING:
-        return "no"
+    words = re.findall(r"[a-z]+|\d+", answer.lower())
+    if len(words) == 1 and words[0] in _VERDICTS:
+        return _VERDICTS[words[0]]
     if words[:1] not in (["a"], ["an"]):
         return "unclear"
-    subject, _ = _split(_plain(condition))
+    subject, _ = _split(_plain(condition).split())
     spoken_of = set(subject) - _LITTLE
     return "yes" if spoken_of <= set(words) or spoken_of <= _ANYTHING else "no"
 
 
 def _plain(condition: str) -> str:
-    return _PREAMBLE.sub("", " ".join(condition.split()).rstrip(" .!?").lower())
+    """In lower case, without "tell me when", without "any": "Any dog comes." -> "a dog comes"."""
+    plain = _PREAMBLE.sub("", " ".join(condition.split()).rstrip(" .!?").lower())
+    return re.sub(r"^(any|some) ", lambda _: "an " if re.match(r"\w+ [aeio]", plain) else "a ", plain)
 
 
-def _split(condition: str) -> tuple[list[str], list[str]]:
+def _split(words: list[str]) -> tuple[list[str], list[str]]:
     """(subject, verb and what follows): "a red truck comes in" -> (a red truck, comes in); no verb: all is subject."""
-    words = condition.split()
     for known in (_is_known_verb, _is_third_person):
         for place in range(1, len(words)):
             if known(words[place]):
