@@ -8,7 +8,6 @@ import ssl
 import time
 from pathlib import Path
 
-import aiomqtt
 import jsonschema
 import pytest
 from PIL import Image
@@ -189,16 +188,6 @@ async def test_an_event_that_the_access_list_forbids_waits_and_is_said(tmp_path:
             assert scene.book.outbox.count("mqtt") == 1
 
 
-async def test_the_will_says_offline_when_the_agent_dies(tmp_path: Path, scene: Scene) -> None:
-    with mosquitto(tmp_path) as broker:
-        async with listening(broker.port, "vilamp/status") as heard, bridged(scene, broker.url) as bridge:
-            await heard.until(lambda h: h.newest().get("vilamp/status") == b"online")
-            await until(lambda: bridge.status.connected)
-            _cut(broker.port)
-            await heard.until(lambda h: b"offline" in h.payloads("vilamp/status"))
-            await heard.until(lambda h: h.newest()["vilamp/status"] == b"online")  # it is back
-
-
 async def test_what_is_no_more_is_cleared_even_after_a_restart(tmp_path: Path, scene: Scene) -> None:
     scene.shelf.rules["cat", "yard"] = RuleView("cat", "yard", True, True, 0.0)
     with mosquitto(tmp_path) as broker:
@@ -349,12 +338,3 @@ async def test_tls_with_a_client_certificate(tmp_path: Path, scene: Scene) -> No
         ):
             await heard.until(all_there)
     gc.collect()  # paho leaves the socket of a failed handshake to the garbage collector, which warns
-
-
-def _cut(port: int) -> None:
-    """Break every connection of this process to the broker but the subscriber's: as if the agent had died."""
-    for client in [each for each in gc.get_objects() if isinstance(each, aiomqtt.Client)]:
-        if client._client._will:
-            sock = client._client.socket()
-            if sock is not None:
-                sock.shutdown(2)

@@ -293,7 +293,10 @@ asyncio.run(main(*sys.argv[1:]))
 async def test_a_kill_between_commit_and_publication_loses_nothing(tmp_path: Path, after: int) -> None:
     keeps = {"identifier": "keeper", "clean_session": False}
     with mosquitto(tmp_path) as broker:
-        async with listening(broker.port, f"{RULE}/event", **keeps) as heard:
+        async with (
+            listening(broker.port, f"{RULE}/event", **keeps) as heard,
+            listening(broker.port, "vilamp/status") as status,
+        ):
             command = [sys.executable, "-c", DOOMED, str(tmp_path), broker.url]
             doomed = await asyncio.to_thread(
                 subprocess.Popen, command, cwd=ROOT, stdout=subprocess.PIPE, env={"PYTHONPATH": str(ROOT)}
@@ -301,6 +304,7 @@ async def test_a_kill_between_commit_and_publication_loses_nothing(tmp_path: Pat
             await heard.until(lambda h: len(h.messages) >= after, timeout_s=60)
             doomed.send_signal(signal.SIGKILL)
             said, _ = await asyncio.to_thread(doomed.communicate)
+            await status.until(lambda h: h.newest()["vilamp/status"] == b"offline")  # the last will
             committed = [int(line) for line in said.split()]
             scene = Scene(tmp_path)
             assert scene.book.outbox.count("mqtt") > 0, "it was killed too late to prove anything"

@@ -168,12 +168,14 @@ async def test_an_event_that_is_not_understood_is_given_up(book: Book) -> None:
 
 async def test_an_event_that_is_too_old_is_given_up(book: Book) -> None:
     now = [START]
-    async with receiving(*[500] * 1000) as receiver:
-        async with delivering(book, receiver.url, clock=lambda: now[0], max_age_s=60) as webhook:
-            commit(book, event(1))
-            await until(lambda: webhook.problem is not None)
-            now[0] += 62
-            await until(lambda: book.outbox.count(webhook.sink) == 0)
+    async with (
+        receiving(*[500] * 1000) as receiver,
+        delivering(book, receiver.url, clock=lambda: now[0], max_age_s=60) as webhook,
+    ):
+        commit(book, event(1))
+        await until(lambda: webhook.problem is not None)
+        now[0] += 62
+        await until(lambda: book.outbox.count(webhook.sink) == 0)
     assert book.outbox.num_dropped[webhook.sink, "expired"] == 1
 
 
