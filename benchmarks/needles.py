@@ -276,8 +276,8 @@ def main() -> None:
         found, needles = recall(model, stacks, args.per_bin, wanted, rng, progress)
         measured: dict[str, Any] = {"seeds": args.seeds, "empty_every": args.empty_every, "recall": found}
         print_recall(found)
-        plot_recall(found["dks"]["by_depth"], found["uniform"], args.out / "recall-by-depth.png")
         write_result(args.out / "eval-needles.json", here, measured)
+        plot_recall(found["dks"]["by_depth"], found["uniform"], args.out / "recall-by-depth.png")
         bar = progress.add_task("answers", total=wanted)
         rows = []
         for row in answers(model, (needles[i % len(needles)] for i in range(wanted)), sizes, args.repeats, rng):
