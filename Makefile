@@ -11,7 +11,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo run test lint parity bench train clean
+.PHONY: demo run test tools lint parity bench screenshots train clean
 .DEFAULT_GOAL := demo
 
 $(STAMP): pyproject.toml constraints.txt
@@ -32,7 +32,11 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-test: lint
+# A broker and a browser for the tests that need them, where installing is allowed; else those tests skip.
+tools:
+	@sh tests/tools.sh
+
+test: lint tools
 	$(BIN)/pytest
 
 parity: $(STAMP)
@@ -40,6 +44,10 @@ parity: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks
+
+# docs/page-*.png: every view of the page in light, dark and on a phone; needs Chromium.
+screenshots: $(STAMP)
+	$(BIN)/python -m tests.screenshots docs
 
 # From nothing to out/training/checkpoint; a GPU and many cores help. Interrupted or out of time: run it again.
 train: $(STAMP)
