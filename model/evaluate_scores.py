@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from model.world.questions import Question, majority_accuracy, question_only_guess
+from model.world.questions import Question, majority_accuracy, question_only_guess, true_answer
 
 Z_95 = 1.959964
 NUM_BINS = 10
@@ -123,7 +123,13 @@ def summarise(tallies: Sequence[Tally], trained_on: Sequence[Question]) -> dict[
         "dks_recall_by_depth": by_depth(needles),
         "uniform_recall": spread([mean([n.uniform for n in tally.needles]) for tally in tallies if tally.needles]),
         "random_recall": spread([mean([n.random for n in tally.needles]) for tally in tallies if tally.needles]),
+        "wrong": [_wrong(each) for tally in tallies for each in (*tally.asked, *tally.present) if not each.right],
     }
+
+
+def _wrong(each: Asked) -> dict[str, str]:
+    question = each.question
+    return {"family": question.family, "question": question.text, "truth": true_answer(question), "said": each.answer}
 
 
 def _row(tallies: Sequence[Tally], family: str, guess: dict[str, float], majority: dict[str, float]) -> dict[str, Any]:
