@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from agent.cli_common import CliError
+from agent.rules_options import add_rules
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -67,6 +68,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_memory(commands)
     _add_erase(commands)
     _add_export(commands)
+    add_rules(commands, _place_options)
     _add_demo(commands)
     _add_check_config(commands)
     _add_model(commands)

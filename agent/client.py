@@ -100,6 +100,24 @@ class Client:
             _check(response)
             return response.json()
 
+    def send_json(self, method: str, path: str, body: Any = None) -> Any:
+        """What the request answers; None when it answers nothing. Raises ServerError."""
+        with _failures():
+            response = self._http.request(method, path, json=body)
+            _check(response)
+            return response.json() if response.content else None
+
+    def events(self, path: str, body: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+        """The server-sent events that a POST answers, up to `[DONE]`. Raises ServerError, also for one among them."""
+        with _failures(), self._http.stream("POST", path, json=body) as response:
+            _check(response)
+            for event in _events(response.iter_lines()):
+                if event is None:
+                    return
+                if "error" in event:
+                    raise ServerError(str(event["error"].get("message", "it failed")), code=event["error"].get("code"))
+                yield event
+
     def delete_json(self, path: str) -> Any:
         """What `DELETE path` answers, however long it takes. Raises ServerError."""
         with _failures():

@@ -1,6 +1,6 @@
 """Rules over HTTP: reading, making, changing, removing, snoozing them, and trying one on the past.
 
-Reading needs the scope `ask`, everything else `admin`. The JSON is that of docs/alerts.md.
+Reading and trying need the scope `ask`, everything else `admin`. The JSON is that of docs/alerts.md.
 """
 
 import asyncio
@@ -77,7 +77,7 @@ class RuleRoutes:
         """Every route of this file."""
         return [
             Route("/v1/rules", self._by_method(GET=self.list, POST=self.create), methods=["GET", "POST"]),
-            Route("/v1/rules/dry-run", self._by_method(POST=self.try_out), methods=["POST"]),
+            Route("/v1/rules/dry-run", self._by_method(write="ask", POST=self.try_out), methods=["POST"]),
             Route("/v1/rules/{name}/snooze", self._by_method(POST=self.snooze), methods=["POST"]),
             Route(
                 "/v1/rules/{name}",
@@ -86,12 +86,13 @@ class RuleRoutes:
             ),
         ]
 
-    def _by_method(self, **handlers: Handler) -> Handler:
-        """One endpoint for several methods; a rule that cannot be written down is said to the caller."""
+    def _by_method(self, write: str = "admin", **handlers: Handler) -> Handler:
+        """One endpoint for several methods; a rule that cannot be kept is said to the caller. `write`: the scope of
+        every method but GET."""
 
         async def handle(request: Request) -> Response:
             method = "GET" if request.method == "HEAD" else request.method
-            self.guard.check(request, "ask" if method == "GET" else "admin")
+            self.guard.check(request, "ask" if method == "GET" else write)
             try:
                 return await handlers[method](request)
             except StorageError as error:

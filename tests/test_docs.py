@@ -168,7 +168,21 @@ def test_named_commands_and_targets_exist(path: Path) -> None:
     text = path.read_text()
     targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     assert set(re.findall(r"`make (?:[A-Z_]+=\S+ )*(\w+)`", text)) <= targets
-    commands = {"serve", "ask", "replay", "memory", "erase", "export", "demo", "check-config", "model", "world", "eval", "train"}
+    commands = {
+        "serve",
+        "ask",
+        "rules",
+        "replay",
+        "memory",
+        "erase",
+        "export",
+        "demo",
+        "check-config",
+        "model",
+        "world",
+        "eval",
+        "train",
+    }
     assert set(re.findall(r"`(?:\S*/)?vilamp ([a-z][a-z-]*)", text)) <= commands
 
 
