@@ -1,125 +1,81 @@
-"""The page in a real browser: how fluently the timeline follows a drag, with 10,000 frames in the memory.
+"""The page in a real Chromium: time from pressing Enter to the first character of the answer on the screen.
 
-    python -m benchmarks.page                    needs Chromium and the extra `dev`
+    python -m benchmarks.page [--questions 12] [--out out/benchmarks]
 
-The server runs in a process of its own with the built-in model; browser, server and this script share the machine's cores.
-A drag is real mouse input; the times between its animation frames are taken in the page by requestAnimationFrame, while
-the strip is redrawn for each. Chromium runs without a GPU.
+In: a drawn world in the memory of an agent with the built-in model. Out: bench-page.json. The clock is the browser's: from
+the key's own time stamp to the animation frame after the text has changed. Needs Chromium.
 """
 
 import argparse
 import asyncio
-import json
 import tempfile
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from playwright.async_api import Page, async_playwright
+from playwright.async_api import Page, expect
 
-from agent.demo_server import DemoServer, running_server
-from benchmarks import features
-from benchmarks.machine import add_out, machine, show, write_result
-from model.video_model import VideoModel
+from benchmarks.machine import add_out, machine, report, show, summary_ms, write_result
+from tests.browser import browser, visit
+from tests.screenshots import agent_with_history
 
-CHROMIUM = "/usr/bin/chromium"
-QUESTION = "a red car"
-NUM_DRAWN = 64  # pictures that are encoded; a longer history repeats them under noise
-DRAG_S, MOVES_HZ = 6.0, 120.0
+QUESTIONS = (
+    "Did a red car ever come?",
+    "When did the first dog appear?",
+    "What can you see at the moment?",
+    "How many people came?",
+)
+WATCH = """() => {
+  addEventListener("keydown", event => { if (event.key === "Enter") window.pressed = event.timeStamp; }, true);
+  new MutationObserver(() => {
+    const last = [...document.querySelectorAll(".answer")].at(-1);
+    if (window.pressed !== null && last?.textContent) {
+      const pressed = window.pressed;
+      window.pressed = null;
+      requestAnimationFrame(now => window.measured.push(now - pressed));
+    }
+  }).observe(document.querySelector("main"), { childList: true, subtree: true, characterData: true });
+  window.measured = [];
+  window.pressed = null;
+}"""
+
+
+async def first_characters(page: Page, count: int) -> list[float]:
+    """Milliseconds, one for each question."""
+    await page.evaluate(WATCH)
+    for number in range(count):
+        await page.get_by_label("Question", exact=True).fill(QUESTIONS[number % len(QUESTIONS)])
+        await page.keyboard.press("Enter")
+        await expect(page.locator(".turn details")).to_have_count(number + 1, timeout=120_000)
+    measured: list[float] = await page.evaluate("window.measured")
+    return measured
+
+
+async def measure(count: int) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory(prefix="vilamp-bench-") as data:
+        async with agent_with_history(Path(data)) as site, browser(camera=False) as chromium, visit(chromium) as seen:
+            page = await seen.open(site.url, site.token(), "ask")
+            measured = await first_characters(page, count + 1)
+            seen.unharmed()
+            frames = sum(site.agent.store.stats(camera).frames for camera in site.agent.cameras())
+    summary = summary_ms([each / 1000 for each in measured[1:]])  # the first question warms caches
+    return {
+        "frames": frames,
+        "questions": count,
+        "first_character_ms": summary,
+        "first_question_ms": round(measured[0]),
+    }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--frames", type=int, default=10_000)
-    parser.add_argument("--chromium", default=CHROMIUM, help=f"(default: {CHROMIUM})")
+    parser.add_argument("--questions", type=int, default=12, help="asked one after another, beside the first")
     add_out(parser)
     args = parser.parse_args()
     here = machine()
     show(here)
-    with tempfile.TemporaryDirectory(prefix="vilamp-bench-") as folder:
-        fill(Path(folder) / "data" / "memory", args.frames)
-        measured = asyncio.run(measure(Path(folder), args.frames, args.chromium))
-    print(json.dumps(measured, indent=1))
+    measured = asyncio.run(measure(args.questions))
+    report("Enter to first character", measured["first_character_ms"])
     write_result(args.out / "bench-page.json", here, measured)
-
-
-def fill(folder: Path, num_frames: int) -> None:
-    """A memory of `num_frames` frames of one camera, as the server is going to find it."""
-    model = VideoModel.load(features.BUILTIN, num_threads=1)
-    pictures = features.jpegs(min(NUM_DRAWN, num_frames), width=640, height=360)
-    with features.open_store(folder, model, num_frames) as store:
-        features.fill(store, pictures, features.encoded(model, pictures), num_frames)
-
-
-async def measure(folder: Path, num_frames: int, chromium: str) -> dict[str, Any]:
-    """All figures of one server and one browser."""
-    config: dict[str, object] = {
-        "port": 0,
-        "cameras": {features.CAMERA: {"max_frames": num_frames}},
-        "model": {"num_threads": 1},
-    }
-    async with running_server(folder, config) as server, async_playwright() as driver:
-        browser = await driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        page = await browser.new_page(viewport={"width": 1280, "height": 800})
-        measured = {"chromium": browser.version, "frames": num_frames, "timeline": await timeline(page, server)}
-        await browser.close()
-    return measured
-
-
-async def timeline(page: Page, server: DemoServer) -> dict[str, Any]:
-    """Show the history's relevance to a question, then drag it: with nearly all frames in sight, and with a tenth."""
-    await page.goto(f"{server.url}/#token={server.ask_token}&timeline")
-    await page.get_by_label("Relevance to").fill(QUESTION)
-    await page.keyboard.press("Enter")
-    await page.get_by_text("would see").wait_for(timeout=60_000)
-    measured = {}
-    for name, num_zooms in (("most_in_sight", 1), ("a_tenth_in_sight", 6)):
-        await page.get_by_role("button", name="All").click()
-        await page.locator(".timeline .strip").focus()
-        for _ in range(num_zooms):
-            await page.keyboard.press("+")
-        await asyncio.sleep(1.0)
-        measured[name] = rates(await drag(page))
-    return measured
-
-
-_RECORD = """() => {
-  window.beats = [];
-  const beat = at => { window.beats.push(at); window.beating = requestAnimationFrame(beat); };
-  requestAnimationFrame(beat);
-}"""
-_STOP = "() => { cancelAnimationFrame(window.beating); return window.beats; }"
-
-
-async def drag(page: Page) -> list[float]:
-    """Times (ms) of the animation frames while the strip is dragged to and fro."""
-    box = await page.locator(".timeline .strip").bounding_box()
-    if box is None:
-        raise RuntimeError("the strip is not on the page")
-    middle, y = box["x"] + box["width"] / 2, box["y"] + 100
-    await page.mouse.move(middle, y)
-    await page.mouse.down()
-    await page.evaluate(_RECORD)
-    loop = asyncio.get_running_loop()
-    began = loop.time()
-    while (at := loop.time() - began) < DRAG_S:
-        await page.mouse.move(middle + 0.4 * box["width"] * np.sin(2 * np.pi * at / 3), y)
-        await asyncio.sleep(1 / MOVES_HZ)
-    beats: list[float] = await page.evaluate(_STOP)
-    await page.mouse.up()
-    return beats
-
-
-def rates(beats_ms: list[float]) -> dict[str, float]:
-    """Frames a second, and how even they are."""
-    gaps = np.diff(beats_ms)
-    return {
-        "fps_mean": round(float(1000 / gaps.mean()), 1),
-        "gap_median_ms": round(float(np.median(gaps)), 1),
-        "gap_p99_ms": round(float(np.percentile(gaps, 99)), 1),
-        "gap_worst_ms": round(float(gaps.max()), 1),
-        "share_over_34_ms": round(float((gaps > 34).mean()), 4),
-    }
 
 
 if __name__ == "__main__":

@@ -151,6 +151,7 @@ async function start() {
   for (;;) {
     try {
       app.who = await api.json("/v1/whoami");
+      if (app.may("ask")) await renew(); // views begin with the cameras and their zones at hand
       break;
     } catch (error) {
       if (error.status === 401) return refuse(error.message);
@@ -172,13 +173,17 @@ function showAway(away) {
   $("banner").textContent = away ? "The agent does not answer. Trying again…" : "";
 }
 
+async function renew() {
+  app.cameras = (await api.json("/v1/cameras")).data;
+  app.emit("cameras");
+}
+
 async function follow() {
   for (;;) {
     let wait = current === "cameras" ? POLL_S.cameras : POLL_S.other;
     if (app.may("ask") && !document.hidden) {
       try {
-        app.cameras = (await api.json("/v1/cameras")).data;
-        app.emit("cameras");
+        await renew();
       } catch { wait = POLL_S.away; /* the banner or the token dialog says it */ }
     }
     const woken = new AbortController();

@@ -8,17 +8,19 @@ const POLL_S = 5;
 /** @param {HTMLElement} root @param {import("./app.js").App} app */
 export function mount(root, app) {
   const ready = h("div", { class: "panel stack" }), model = h("div", { class: "panel stack" });
-  const metrics = h("div", { class: "panel stack" }), memory = h("div", { class: "panel stack" });
+  const metrics = metricsPanel(), memory = h("div", { class: "panel stack" });
   const problem = h("p", { class: "problem", role: "alert" });
   const dialog = eraseDialog(app);
-  put(root, h("h2", {}, "Health and settings"), problem, h("div", { class: "two wide" }, ready, model), metrics, memory, dialog.root);
+  put(root, h("h2", {}, "Health and settings"), problem, h("div", { class: "two wide" }, ready, model), metrics.root, memory, dialog.root);
   const ended = new AbortController();
+  let use = new Map(); // by camera: how full its memory is
 
   const look = async () => {
     try {
-      const [state, text] = await Promise.all([readiness(), app.api.send("/metrics").then(response => response.text())]);
+      const [state, text, held] = await Promise.all([readiness(), app.api.send("/metrics").then(response => response.text()), app.api.json("/v1/memory")]);
+      use = new Map(held.data.map(each => [each.camera, each]));
       showReadiness(ready, state);
-      showMetrics(metrics, parseMetrics(text));
+      metrics.show(parseMetrics(text));
       problem.hidden = true;
     } catch (error) {
       problem.textContent = error.message;
@@ -33,7 +35,7 @@ export function mount(root, app) {
     }
   };
   app.api.json("/v1/models").then(({ data }) => showModel(model, data[0]), error => put(model, h("p", { class: "problem" }, error.message)));
-  const showMemory = () => { if (!root.hidden) put(memory, h("h3", {}, "Memory by camera"), memoryTable(app, dialog.open)); };
+  const showMemory = () => { if (!root.hidden && !memory.contains(document.activeElement)) put(memory, h("h3", {}, "Memory by camera"), memoryTable(app, use, dialog.open)); };
   const off = app.on("cameras", showMemory);
   showMemory();
   follow();
@@ -82,7 +84,14 @@ export function quantile(buckets, share) {
   return total ? sorted.find(([, count]) => count >= share * total)?.[0] ?? null : null;
 }
 
-function showMetrics(place, all) {
+function metricsPanel() {
+  const tiles = h("dl", { class: "tiles" }), body = h("tbody", {});
+  const head = h("tr", {}, ["Stage", "Times", "Mean", "95 %"].map(name => h("th", { scope: "col" }, name)));
+  const details = h("details", {}, h("summary", {}, "Time by stage"), h("div", { class: "scroll" }, h("table", {}, h("thead", {}, head), body)));
+  return { root: h("div", { class: "panel stack" }, h("h3", {}, "Since the agent started"), tiles, details), show: all => showMetrics(all, tiles, body, details) };
+}
+
+function showMetrics(all, place, body, details) {
   const sum = (name, keep = () => true) => (all.get(name) ?? []).filter(({ labels }) => keep(labels)).reduce((total, each) => total + each.value, 0);
   const answered = sum("vilamp_questions_total", labels => labels.reason === "answered");
   const tiles = [["Frames encoded", sum("vilamp_frames_encoded_total")], ["Waiting for the encoder", sum("vilamp_backlog_frames")],
@@ -96,24 +105,27 @@ function showMetrics(place, all) {
     return h("tr", {}, h("td", {}, stage), h("td", { class: "num" }, number(count)), h("td", { class: "num" }, seconds(of("sum")[0].value / count)),
       h("td", { class: "num" }, `≤ ${seconds(quantile(of("bucket"), .95))}`));
   });
-  put(place, h("h3", {}, "Since the agent started"), h("dl", { class: "tiles" }, tiles.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, number(value)))),
-    lag !== null && h("div", {}, h("dt", {}, "Event loop late, 95 %"), h("dd", {}, `≤ ${seconds(lag)}`))),
-    rows.length > 0 && h("details", {}, h("summary", {}, "Time by stage"), h("div", { class: "scroll" }, h("table", {},
-      h("thead", {}, h("tr", {}, ["Stage", "Times", "Mean", "95 %"].map(name => h("th", { scope: "col" }, name)))), h("tbody", {}, rows)))));
+  put(place, tiles.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, number(value)))),
+    lag !== null && h("div", {}, h("dt", {}, "Event loop late, 95 %"), h("dd", {}, `≤ ${seconds(lag)}`)));
+  put(body, rows);
+  details.hidden = !rows.length;
 }
 
 const seconds = value => value === null ? "–" : !Number.isFinite(value) ? "more than the last step" : value < 1 ? `${Number((value * 1000).toPrecision(3))} ms` : `${Number(value.toPrecision(3))} s`;
 
 // --- memory ---
 
-function memoryTable(app, erase) {
+function memoryTable(app, use, erase) {
   if (!app.cameras.length) return h("p", { class: "soft" }, "Nothing is remembered yet.");
-  const head = ["Camera", "Frames", "Encoded", "On disk", "From", "To", ""].map(name => h("th", { scope: "col" }, name || h("span", { class: "unseen" }, "Actions")));
+  const head = ["Camera", "Frames", "Encoded", "On disk", "A day", "Full", "From", "To", ""].map(name => h("th", { scope: "col" }, name || h("span", { class: "unseen" }, "Actions")));
   return h("div", { class: "scroll" }, h("table", {}, h("thead", {}, h("tr", {}, head)), h("tbody", {}, app.cameras.map(camera => h("tr", {},
-    h("td", {}, camera.id), h("td", {}, number(camera.frames)), h("td", {}, number(camera.encoded)), h("td", {}, bytes(camera.bytes)),
+    h("td", {}, camera.id), h("td", {}, number(camera.frames)), h("td", {}, number(camera.encoded)), h("td", {}, bytes(camera.bytes)), h("td", {}, perDay(use.get(camera.id))), h("td", {}, full(use.get(camera.id))),
     h("td", {}, camera.oldest === null ? "–" : clock(camera.oldest, camera.timezone)), h("td", {}, camera.newest === null ? "–" : clock(camera.newest, camera.timezone)),
-    h("td", { class: "num" }, app.may("admin") && camera.frames > 0 && h("button", { type: "button", onclick: () => erase(camera) }, "Export or erase…")))))));
+    h("td", { class: "num" }, camera.frames > 0 && h("button", { type: "button", onclick: () => erase(camera) }, app.may("admin") ? "Export or erase…" : "Export…")))))));
 }
+
+const perDay = held => held?.bytes_per_day ? bytes(held.bytes_per_day) : "–";
+const full = held => held ? `${Math.round(100 * held.cap_use)} %` : "–"; // of the cap that is reached first
 
 /** A dialog for a stretch of one camera's history. */
 function eraseDialog(app) {
@@ -126,8 +138,8 @@ function eraseDialog(app) {
   sure.addEventListener("change", () => { erasing.disabled = !sure.checked; });
   const root = h("dialog", { class: "narrow", "aria-labelledby": "erase-title" }, h("form", { method: "dialog" }, title,
     h("div", { class: "field" }, h("label", { for: "erase-from" }, "From"), from), h("div", { class: "field" }, h("label", { for: "erase-to" }, "To"), to),
-    h("label", { class: "check" }, sure, "Erase these frames for good"), message,
-    h("div", { class: "actions" }, exporting, erasing, h("button", { class: "quiet", value: "close" }, "Close"))));
+    app.may("admin") && h("label", { class: "check" }, sure, "Erase these frames for good"), message,
+    h("div", { class: "actions" }, exporting, app.may("admin") && erasing, h("button", { class: "quiet", value: "close" }, "Close"))));
   let camera;
 
   const query = () => new URLSearchParams({ after: String(unix(from.value, camera.timezone)), before: String(unix(to.value, camera.timezone) + .999) });
@@ -141,10 +153,10 @@ function eraseDialog(app) {
     return `Saved as ${name}.`;
   };
   const forget = async () => {
-    const { erased } = await app.api.json(`/v1/cameras/${camera.id}/frames?${query()}`, { method: "DELETE" }) ?? {};
+    const { erased } = await app.api.json(`/v1/cameras/${camera.id}/frames?${query()}`, { method: "DELETE" });
     sure.checked = false;
     erasing.disabled = true;
-    return erased === undefined ? "Erased." : `${number(erased)} frames erased.`;
+    return `Erased: ${Object.entries(erased).map(([what, count]) => `${number(count)} ${what}`).join(", ")}.`;
   };
   const act = async action => {
     if (!from.reportValidity() || !to.reportValidity()) return;
