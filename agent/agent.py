@@ -182,17 +182,21 @@ class Agent:
 
     async def watch(self, camera: str, source: Source) -> None:
         """Remember every frame of `source`. A source that fails is logged; the agent goes on."""
-        intake = self.intakes.get(camera)
-        if intake is None:
-            settings = self.settings.camera(camera)
-            intake = self.intakes[camera] = Intake(
-                camera, self.store, self.backlog, self.metrics, settings.metadata, Masks(settings.masks)
-            )
+        intake = self.intake_of(camera)
         try:
             await intake.run(source)
         except MediaError as error:
             intake.problem = str(error)
             log.error("source failed", extra={"camera": camera, "error": str(error)})
+
+    def intake_of(self, camera: str) -> Intake:
+        """Its way in, made now if it is the first time."""
+        if camera not in self.intakes:
+            settings = self.settings.camera(camera)
+            self.intakes[camera] = Intake(
+                camera, self.store, self.backlog, self.metrics, settings.metadata, Masks(settings.masks)
+            )
+        return self.intakes[camera]
 
     def _erase_frames(self, camera: str, after: float, before: float) -> int:
         """What is remembered, and what is on its way in."""

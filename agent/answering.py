@@ -15,18 +15,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from agent.config import AnsweringSettings
-from agent.intake import decode_jpeg
+from agent.keyframes import pictures_of, seen, some_of, without_patches
 from agent.lanes import Lane, Priority, TooManyWaiting, Turns
 from agent.metrics import Metrics
 from agent.problems import AnswerTimeout, Busy, ModelFailed, NoFrames, NotEncodedYet, Problem, QuestionTooLong
-from agent.question import Answer, Event, Evidence, Finished, FinishReason, Piece, Question, Seen, collect
+from agent.question import Answer, Event, Finished, FinishReason, Piece, Question, collect
 from agent.remote import Pictures, RemoteAnswerer, Tally
 from agent.stopwatch import Stopwatch
 from agent.times import format_clock, format_span
-from memory.errors import FrameGone
 from memory.store import MemoryStore
 from memory.window import Window
 from model.select import Keyframes, QueryCandidates, select_keyframes
@@ -141,11 +139,17 @@ class Answering:
             await self._remote.check(question.cameras)
 
     async def _window(self, question: Question) -> Window:
-        window = await asyncio.to_thread(self._store.window, question.cameras, question.after, question.before)
+        window = await asyncio.to_thread(
+            self._store.window, question.cameras, question.after, question.before, question.within
+        )
         if window.num_frames == 0 and window.unencoded:
             raise NotEncodedYet(window.unencoded)
         if window.num_frames == 0:
-            raise NoFrames("Nothing is remembered in that window: widen after/before, or wait for the camera to send.")
+            place = " near that place" if question.within else ""
+            advice = (
+                "widen after/before" + (", or radius_m" if question.within else "") + ", or wait for the camera to send"
+            )
+            raise NoFrames(f"Nothing is remembered in that window{place}: {advice}.")
         return window
 
     async def _answer(self, question: Question) -> AsyncGenerator[Event, None]:
@@ -160,7 +164,7 @@ class Answering:
                         await stack.enter_async_context(self.turns.turn(question.priority))
                 async with asyncio.timeout_at(deadline):
                     prepared = await self._prepare(question, watch)
-                yield _seen(prepared)
+                yield seen(prepared.window, prepared.context.keyframes)
                 async with aclosing(self._speak(question, prepared, watch, deadline)) as events:
                     async for event in events:
                         yield event
@@ -243,13 +247,13 @@ class Answering:
 
         Keyframes whose JPEG has been damaged since are left out.
         """
-        missing = await asyncio.to_thread(_without_patches, window, keyframes.rows)
+        missing = await asyncio.to_thread(without_patches, window, keyframes.rows)
         if not missing:
             return keyframes, {}
-        images = await asyncio.to_thread(_pictures, window, missing)
+        images = await asyncio.to_thread(pictures_of, window, missing)
         features = await self._vision.run(self._model.encode, list(images.values())) if images else []
         readable = [place for place, row in enumerate(keyframes.rows) if int(row) in images or int(row) not in missing]
-        return _some_of(keyframes, readable), dict(zip(images, features, strict=True))
+        return some_of(keyframes, readable), dict(zip(images, features, strict=True))
 
     async def _show(self, window: Window, keyframes: Keyframes, query: "TextFeatures", watch: Stopwatch) -> Pictures:
         """The keyframes as pictures, for a server that looks at them itself."""
@@ -367,37 +371,3 @@ def _notes(window: Window, query: "TextFeatures", context: "VisualContext | Pict
     if context.num_shared_tokens:
         notes.append(f"tokens that stand for runs of several frames: {context.num_shared_tokens}")
     return tuple(notes)
-
-
-def _without_patches(window: Window, rows: NDArray[np.int64]) -> list[int]:
-    return [int(row) for row in rows if not window.read(int(row), int(row) + 1).present[0]]
-
-
-def _pictures(window: Window, rows: list[int]) -> dict[int, NDArray[np.uint8]]:
-    images = {}
-    for row in rows:
-        try:
-            images[row] = decode_jpeg(window.jpeg(row))
-        except (FrameGone, OSError) as error:
-            log.warning("keyframe is damaged", extra={"frame_id": int(window.frame_ids[row]), "error": str(error)})
-    return images
-
-
-def _some_of(keyframes: Keyframes, places: list[int]) -> Keyframes:
-    kinds = tuple(keyframes.kinds[place] for place in places)
-    return Keyframes(keyframes.rows[places], kinds, keyframes.scores[places])
-
-
-def _seen(prepared: _Prepared) -> Seen:
-    window, keyframes = prepared.window, prepared.context.keyframes
-    evidence = tuple(
-        Evidence(
-            frame_id=int(window.frame_ids[row]),
-            camera=window.cameras[int(window.camera_index[row])],
-            time=float(window.times[row]),
-            score=float(score),
-            kind=kind,
-        )
-        for row, kind, score in zip(keyframes.rows, keyframes.kinds, keyframes.scores, strict=True)
-    )
-    return Seen(evidence, window.num_frames, float(window.times.min()), float(window.times.max()))

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from agent.problems import BadRequest
 from agent.question import Answer, Evidence, Finished, Said, Seen
 from agent.times import load_zone
+from memory.views import Within
 
 Json = dict[str, Any]
 
@@ -57,6 +58,16 @@ class StreamOptions(BaseModel):
     include_usage: bool = False
 
 
+class Near(BaseModel):
+    """A place, in the numbers x and y of frames' metadata."""
+
+    model_config = ConfigDict(allow_inf_nan=False, extra="forbid")
+
+    x: float
+    y: float
+    radius_m: float = Field(gt=0)
+
+
 class ChatRequest(BaseModel):
     """The body of `POST /v1/chat/completions`."""
 
@@ -74,6 +85,7 @@ class ChatRequest(BaseModel):
     cameras: list[str] | None = None
     after: float | str | None = None
     before: float | str | None = None
+    within: Near | None = None
 
     def question(self) -> str:
         """The last user message. Raises BadRequest when there is none or it is empty."""
@@ -106,6 +118,11 @@ class ChatRequest(BaseModel):
         if self.cameras is not None and not self.cameras:
             raise BadRequest("'cameras' is empty: name at least one, or leave it out.", param="cameras")
         return tuple(dict.fromkeys(self.cameras or ([self.camera] if self.camera is not None else [])))
+
+    def place(self) -> Within | None:
+        """Where the frames asked about were taken."""
+        near = self.within
+        return None if near is None else Within(near.x, near.y, near.radius_m)
 
     def max_new_tokens(self) -> int | None:
         """The limit asked for, under its new or its old name."""

@@ -46,7 +46,12 @@ def _joined(argv: Sequence[str]) -> list[str]:
     """`--after -24h` as `--after=-24h`: argparse would take a time that begins with a dash for an option."""
     joined: list[str] = []
     for word in argv:
-        if joined and joined[-1] in ("--after", "--before", "--start") and word[:1] == "-" and word[1:2].isdigit():
+        if (
+            joined
+            and joined[-1] in ("--after", "--before", "--start", "--within")
+            and word[:1] == "-"
+            and word[1:2].isdigit()
+        ):
             joined[-1] += f"={word}"
         else:
             joined.append(word)
@@ -131,6 +136,7 @@ def _add_ask(commands: "_Commands[argparse.ArgumentParser]") -> None:
     )
     parser.add_argument("question")
     parser.add_argument("--camera", action="append", metavar="NAME", help="may be given several times (default: all)")
+    parser.add_argument("--within", metavar="X,Y,R", help="only frames whose pose is at most R metres from X, Y")
     _common(parser)
     parser.add_argument("--server", metavar="URL", help="the agent (default: $VILAMP_SERVER, else as configured)")
     parser.add_argument("--sheet", type=Path, metavar="PNG", help="save the evidence frames as a contact sheet")

@@ -17,6 +17,7 @@ from agent.cli_common import EXIT_USAGE, CliError, settings_of
 from agent.client import Citation, Client, Reply, ServerError
 from agent.config import Settings
 from agent.config_types import is_loopback
+from agent.query import parse_place
 from agent.times import TimeError, format_time, load_zone, local_zone_name, parse_time
 from agent.tls import client_context
 
@@ -31,7 +32,8 @@ def run(args: argparse.Namespace) -> int:
     server = args.server or os.environ.get("VILAMP_SERVER") or server_of(settings)
     with connect(server, settings) as client:
         try:
-            stream = client.ask(args.question, cameras=args.camera or (), after=after, before=before)
+            place = _place_of(args)
+            stream = client.ask(args.question, cameras=args.camera or (), after=after, before=before, within=place)
             reply = print_answer(stream, quiet=args.json)
             if args.sheet is not None:
                 _save_sheet(args, client, reply, zone)
@@ -39,6 +41,14 @@ def run(args: argparse.Namespace) -> int:
             raise CliError(advise(error, server)) from error
     print_reply(reply, zone, as_json=args.json, question=args.question, everything=args.all_evidence)
     return 0
+
+
+def _place_of(args: argparse.Namespace) -> dict[str, float] | None:
+    """`--within x,y,radius`. Raises CliError."""
+    try:
+        return None if args.within is None else asdict(parse_place(args.within))
+    except ValueError as error:
+        raise CliError(f"--within: {error}", EXIT_USAGE) from error
 
 
 def zone_of(args: argparse.Namespace) -> str:
@@ -126,7 +136,9 @@ def print_reply(reply: Reply, zone: str, *, as_json: bool, question: str, everyt
     if shown:
         print(f"\nevidence, {len(reply.citations)} of {reply.num_frames} frames (times in {zone}):")
     for each in shown:
-        print(f"  {format_time(each.time, zone)}  {each.camera}  {each.kind:<8}  {each.score:6.3f}  #{each.frame_id}")
+        where = " ".join(f"{name} {each.metadata[name]}" for name in ("x", "y") if name in each.metadata)
+        line = f"  {format_time(each.time, zone)}  {each.camera}  {each.kind:<8}  {each.score:6.3f}  #{each.frame_id}"
+        print(f"{line}  {where}".rstrip())
     if len(shown) < len(reply.citations):
         print(f"  and {len(reply.citations) - len(shown)} more (--all-evidence)")
     print(timings_line(reply))

@@ -224,7 +224,9 @@ async def _ask(agent: Agent, question: Question, *, quiet: bool) -> Reply:
 
 
 def _citation(evidence: Evidence) -> Citation:
-    return Citation(evidence.frame_id, evidence.camera, evidence.time, evidence.score, evidence.kind, url="")
+    return Citation(
+        evidence.frame_id, evidence.camera, evidence.time, evidence.score, evidence.kind, "", evidence.metadata
+    )
 
 
 def _read_ledger(path: Path) -> dict[str, Entry]:

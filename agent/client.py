@@ -40,6 +40,7 @@ class Citation:
     score: float  # cosine with the question
     kind: str  # "relevant", "recent" or "filling"
     url: str  # signed
+    metadata: dict[str, Any] = field(default_factory=dict)  # pose and whatever else came with the frame
 
 
 @dataclass(slots=True)
@@ -71,13 +72,16 @@ class Client:
         self._http.close()
 
     def ask(
-        self, question: str, *, cameras: Sequence[str] = (), after: float | None = None, before: float | None = None
-    ) -> Iterator[str | Reply]:
-        """Text pieces as they come, then the whole Reply. Raises ServerError."""
+        self, question: str, *, cameras: Sequence[str] = (), after: float | None = None, before: float | None = None,
+        within: Mapping[str, float] | None = None,
+    ) -> Iterator[str | Reply]:  # fmt: skip
+        """Text pieces as they come, then the whole Reply. within: x, y, radius_m. Raises ServerError."""
         body: dict[str, Any] = {"messages": [{"role": "user", "content": question}], "stream": True}
         body |= {name: value for name, value in (("after", after), ("before", before)) if value is not None}
         if cameras:
             body["cameras"] = list(cameras)
+        if within is not None:
+            body["within"] = dict(within)
         reply = Reply()
         complete = False
         with _failures(), self._http.stream("POST", "/v1/chat/completions", json=body) as response:
@@ -214,4 +218,5 @@ def _citation(given: Mapping[str, Any]) -> Citation:
         score=float(given["score"]),
         kind=str(given.get("kind", "")),
         url=str(given["url"]),
+        metadata=dict(given.get("metadata") or {}),
     )

@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 CameraState = Literal["live", "stalled", "offline"]
 
 JPEG_QUALITY = 85
+TOLD_S = 3.0  # a pose older than this says nothing of where a frame was taken
 _MIN_STEP_S = 0.001  # a frame is at least this much later than the one before it on its camera
 
 
@@ -110,6 +111,7 @@ class Intake:
         self._metrics = metrics
         self._metadata = dict(metadata or {})
         self._masks = masks or Masks(())
+        self._told: tuple[float, Mapping[str, Json]] = (-math.inf, {})
         self._refused: deque[tuple[float, float]] = deque(maxlen=256)  # erased since the start
         self._order = asyncio.Lock()  # at a takeover two sources may have a frame in hand at once
         newest = store.stats(camera).newest
@@ -156,12 +158,18 @@ class Intake:
         """None: it belongs to a time that was erased."""
         if self._is_refused(time):
             return None
-        metadata = {**self._metadata, "clock": frame.clock}
+        said, told = self._told
+        fresh = told if abs(time - said) <= TOLD_S else {}
+        metadata = {**self._metadata, **fresh, "clock": frame.clock}
         frame_id = self._store.append(self.camera, time, encode_jpeg(self._masks.apply(frame.image)), metadata)
         if self._is_refused(time):  # the erasure came between the two
             self._store.erase(self.camera, time, time)
             return None
         return frame_id
+
+    def tell(self, metadata: Mapping[str, Json], now: float) -> None:
+        """What the publisher says beside its pictures, such as its pose: kept with frames of the next TOLD_S seconds."""
+        self._told = (now, dict(metadata))
 
     def refuse(self, after: float, before: float) -> None:
         """Frames of this time that are still on their way are not remembered: it has been erased. Any thread."""

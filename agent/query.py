@@ -6,6 +6,7 @@ from starlette.requests import Request
 
 from agent.chat import parse_moment
 from agent.problems import BadRequest
+from memory.views import Within
 
 _NUMBER = re.compile(r"\d{10,11}(\.\d+)?")
 _FLAGS = {"true": True, "1": True, "false": False, "0": False}
@@ -16,6 +17,24 @@ def moment(request: Request, name: str, zone: str) -> float | None:
     text = request.query_params.get(name)
     value = float(text) if text is not None and _NUMBER.fullmatch(text) else text
     return parse_moment(value, zone, name)
+
+
+def place(request: Request, name: str) -> Within | None:
+    """Three numbers "x,y,radius"; None: not given."""
+    text = request.query_params.get(name)
+    try:
+        return None if text is None else parse_place(text)
+    except ValueError as error:
+        raise BadRequest(f"'{name}': {error}", param=name) from None
+
+
+def parse_place(text: str) -> Within:
+    """ "2.5,-1,3": within 3 m of x = 2.5, y = -1. ValueError with what to do."""
+    try:
+        x, y, radius_m = (float(part) for part in text.split(","))
+    except ValueError:
+        raise ValueError(f'"{text}" is not a place: give x,y,radius in metres, such as 2.5,-1,3') from None
+    return Within(x, y, radius_m)
 
 
 def whole_number(request: Request, name: str, default: int, most: int) -> int:

@@ -2,9 +2,10 @@
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from agent.lanes import Priority
+from memory.views import Within
 
 EvidenceKind = Literal["relevant", "recent", "filling"]
 FinishReason = Literal["stop", "length"]
@@ -28,6 +29,7 @@ class Question:
     before: float | None = None
     max_new_tokens: int | None = None  # None: the configured number
     temperature: float = 0.0
+    within: Within | None = None  # only frames near a place
     earlier: tuple[Said, ...] = ()  # oldest first; only a server that reads conversations is given it
     num_keyframes: int | None = None  # None: the configured numbers
     recent: int | None = None
@@ -43,6 +45,7 @@ class Evidence:
     time: float  # unix seconds
     score: float  # cosine with the question
     kind: EvidenceKind
+    metadata: dict[str, Any] = field(default_factory=dict)  # pose and whatever else came with the frame
 
 
 @dataclass(frozen=True, slots=True)

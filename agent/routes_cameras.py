@@ -16,9 +16,10 @@ from agent.agent import Agent
 from agent.guard import Guard
 from agent.intake import smaller_jpeg
 from agent.problems import BadRequest, NotFound
-from agent.query import moment, whole_number
+from agent.query import moment, place, whole_number
 from memory.errors import FrameGone
 from memory.records import FrameRecord
+from memory.window import Window
 
 DEFAULT_LIMIT, MAX_LIMIT = 100, 1000
 MAX_WIDTH = 7680
@@ -62,12 +63,10 @@ class CameraRoutes:
         after, before = (moment(request, name, zone) for name in ("after", "before"))
         limit = whole_number(request, "limit", DEFAULT_LIMIT, MAX_LIMIT)
         newest_first = _newest_first(request)
-        return JSONResponse(await asyncio.to_thread(self._list, camera, after, before, limit, newest_first))
+        window = await asyncio.to_thread(self.agent.store.window, (camera,), after, before, place(request, "within"))
+        return JSONResponse(await asyncio.to_thread(self._list, camera, window, limit, newest_first))
 
-    def _list(
-        self, camera: str, after: float | None, before: float | None, limit: int, newest_first: bool
-    ) -> dict[str, Any]:
-        window = self.agent.store.window((camera,), after, before)
+    def _list(self, camera: str, window: Window, limit: int, newest_first: bool) -> dict[str, Any]:
         rows = range(window.num_frames)[:: -1 if newest_first else 1][:limit]
         listed = [
             self._frame(FrameRecord(int(window.frame_ids[row]), camera, float(window.times[row]), window.metadata(row)))

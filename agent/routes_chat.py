@@ -69,7 +69,7 @@ class ChatRoutes:
         if after is not None and before is not None and after >= before:
             raise BadRequest("'after' must be earlier than 'before'.", param="after")
         limit, temperature = asked.max_new_tokens(), asked.temperature or 0.0
-        return Question(text, cameras, after, before, limit, temperature, asked.earlier())
+        return Question(text, cameras, after, before, limit, temperature, asked.place(), asked.earlier())
 
     async def models(self, request: Request) -> Response:
         self.guard.check(request, "ask")

@@ -2,10 +2,12 @@
 
 GET    /v1/memory                                       what is held, per camera and for the whole folder
 DELETE /v1/cameras/{camera}/frames?after=&before=       erases for good; both bounds, or all=true
+    PUT    /v1/cameras/{camera}/metadata                    what goes with its next frames, such as a robot's pose
 GET    /v1/cameras/{camera}/export?after=&before=       a ZIP with the window as a video and its log as JSON
 """
 
 import asyncio
+import json
 import tempfile
 import threading
 import zipfile
@@ -19,6 +21,7 @@ from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from agent.agent import Agent
+from agent.body import read_body
 from agent.erasing import NotErasedYet
 from agent.erasing import Request as Erasure
 from agent.exporting import NothingToExport, TooManyFrames, export, log_text
@@ -28,7 +31,9 @@ from agent.lanes import TooManyWaiting, Turns
 from agent.problems import BadRequest, Busy, EraseUnfinished, NoFrames, Problem, TooLarge
 from agent.query import flag, moment
 from agent.times import format_stamp
+from memory.args import metadata_text
 
+MAX_TOLD_BYTES = 4096
 _EXPORT_RETRY_S = 5.0
 _LOOK_S = 0.5  # how often an export looks whether its client is still there
 
@@ -47,6 +52,7 @@ class MemoryRoutes:
             Route("/v1/memory", self.memory),
             Route("/v1/cameras/{camera}/frames", self.erase, methods=["DELETE"]),
             Route("/v1/cameras/{camera}/export", self.export),
+            Route("/v1/cameras/{camera}/metadata", self.tell, methods=["PUT"]),
         ]
 
     async def memory(self, request: Request) -> Response:
@@ -76,6 +82,21 @@ class MemoryRoutes:
         except OSError as error:
             raise EraseUnfinished(f"Nothing is erased yet, as the request cannot be noted down: {error}.") from error
         return JSONResponse({"object": "erasure", "camera": camera, "after": after, "before": before, "erased": erased})
+
+    async def tell(self, request: Request) -> Response:
+        """What a publisher says beside its pictures: a JSON object, kept with the frames of the next seconds."""
+        name = request.path_params["camera"]
+        self.guard.check(request, f"publish:{name}")
+        (camera,) = await asyncio.to_thread(self.agent.existing, (name,))
+        try:
+            told = json.loads(await read_body(request, MAX_TOLD_BYTES))
+            metadata_text(told)
+        except ValueError as error:
+            raise BadRequest(f"The body must be JSON: {error}.") from None
+        if not isinstance(told, dict):
+            raise BadRequest('The body must be a JSON object, such as {"x": 1.5, "y": 0.2, "heading": 90}.')
+        self.agent.intake_of(camera).tell(told, self.agent.clock())
+        return Response(status_code=204)
 
     async def export(self, request: Request) -> Response:
         """One clip is made at a time; whoever comes meanwhile is refused at once (429)."""

@@ -103,7 +103,7 @@ def test_a_completion_carries_text_citations_usage_and_the_extension() -> None:
     assert completed["choices"][0]["message"]["annotations"] == [
         {
             "type": "frame_citation", "frame_id": 7, "camera": "door", "time": 12.5, "score": 0.1235,
-            "kind": "relevant", "url": "/u",
+            "kind": "relevant", "metadata": {}, "url": "/u",
         }
     ]  # fmt: skip
     assert completed["usage"] == {"prompt_tokens": 100, "completion_tokens": 3, "total_tokens": 103}
