@@ -54,8 +54,8 @@ async def running_server(out: Path, config: dict[str, object]) -> AsyncIterator[
         try:
             url = await _greeting(process, out / "server.log")
             drain = asyncio.create_task(_drain(process))
-            tokens = [local_token(out / "data", scope) or "" for scope in ("ask", "publish:*", "admin")]
-            yield DemoServer(url, *tokens, process)
+            ask, publish, owner = (local_token(out / "data", scope) for scope in ("ask", "publish:*", "admin"))
+            yield DemoServer(url, ask or "", publish or "", owner or "", process)
         finally:
             await _stop(process)
             if drain is not None:

@@ -1,7 +1,7 @@
 """Pictures of every view of the page for the documentation: `python -m tests.screenshots docs/`, or `make screenshots`.
 
 A real agent with the built-in model remembers two drawn worlds; a real Chromium opens each view in light, dark and the size
-of a phone. Each picture is a PNG of at most 256 colours: small enough to keep beside the text.
+of a phone. Each picture is a PNG of at most 160 colours: small enough to keep beside the text.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ from tests.agents import ListSource, Served
 from tests.browser import DESKTOP, PHONE, browser, visit
 
 STEP_S, NUM_FRAMES = 4.0, 150  # ten minutes
-QUESTION = "when did the first dog appear?"
+QUESTION = "did a red truck ever come?"
 # The name that Chromium gives its fake camera is the path of a file.
 NAMED = """const list = navigator.mediaDevices?.enumerateDevices.bind(navigator.mediaDevices);
 if (list) navigator.mediaDevices.enumerateDevices = async () => (await list()).map(({ kind, deviceId }) =>
@@ -48,11 +48,9 @@ def history(seed: int, now: float) -> list[Frame]:
 @asynccontextmanager
 async def agent_with_history(folder: Path) -> AsyncIterator[Served]:
     """The built-in model behind a server, two cameras with a past and one that has none yet."""
-    cameras = {
-        "gate": {"timezone": "Europe/Zurich", "recorder_url": "https://recorder.example/gate"},
-        "yard": {},
-        "robot": {},
-    }
+    zone = {"timezone": "Europe/Zurich"}
+    gate = {**zone, "recorder_url": "https://recorder.example/gate"}
+    cameras = {"gate": gate, "yard": zone, "robot": zone, "desk": zone}
     settings = Settings.model_validate({"data_dir": folder, "port": 0, "cameras": cameras, "model": {"num_threads": 1}})
     model = load_model(settings)
     auth = Auth.open(folder)
@@ -127,9 +125,9 @@ LOOKS: tuple[tuple[str, str, dict[str, int]], ...] = (
 
 
 def save(png: bytes, path: Path) -> None:
-    """With a palette of 256 colours."""
+    """With a palette of 160 colours."""
     with Image.open(io.BytesIO(png)) as picture:
-        picture.convert("RGB").quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(
+        picture.convert("RGB").quantize(160, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(
             path, optimize=True
         )
 

@@ -89,7 +89,7 @@ async def test_publish_ask_and_look_at_the_evidence(site: Served, seen: Visit) -
 
     await page.locator(".evidence button").first.click()
     dialog = page.get_by_role("dialog")
-    await expect(dialog).to_contain_text("sender")
+    await expect(dialog).to_contain_text(re.compile("clock(arrival|sender)"))
     shown = await dialog.get_by_role("heading").inner_text()
     await expect(dialog.get_by_role("button", name="After →")).to_be_enabled()
     await page.keyboard.press("ArrowRight")
@@ -339,6 +339,28 @@ async def test_health_shows_what_the_metrics_say(site: Served, seen: Visit) -> N
     await expect(tile).to_contain_text("12")
     card = site.agent.model_card()["vilamp"]["card"]
     await expect(page.locator(".health")).to_contain_text(card or "says nothing about what it knows")
+    seen.unharmed()
+
+
+async def test_a_stretch_of_memory_is_exported_and_erased(site: Served, seen: Visit) -> None:
+    page = await seen.open(site.url, site.token("owner"), "health")
+    await page.get_by_role("button", name="Export or erase…").click()
+    dialog = page.get_by_role("dialog")
+    begins = await dialog.get_by_label("From").input_value()
+    await dialog.get_by_label("To").fill(
+        f"{begins[:-2]}{int(begins[-2:]) + 3:02}"
+    )  # 4 of the 12 frames: both ends count
+    async with page.expect_download() as saved:
+        await dialog.get_by_role("button", name="Export").click()
+    assert re.fullmatch(r"gate-.+\.zip", (await saved.value).suggested_filename)
+    erase = dialog.get_by_role("button", name="Erase")
+    await expect(erase).to_be_disabled()
+    await dialog.get_by_label("Erase these frames for good").check()
+    await erase.click()
+    await expect(dialog.get_by_role("status")).to_contain_text("Erased: 4 frames")
+    assert site.agent.store.stats("gate").frames == 8
+    await dialog.get_by_role("button", name="Close").click()
+    await expect(page.get_by_role("cell", name="8", exact=True).first).to_be_visible()
     seen.unharmed()
 
 

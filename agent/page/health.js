@@ -20,6 +20,7 @@ export function mount(root, app) {
       const [state, text, held] = await Promise.all([readiness(), app.api.send("/metrics").then(response => response.text()), app.api.json("/v1/memory")]);
       use = new Map(held.data.map(each => [each.camera, each]));
       showReadiness(ready, state);
+      showMemory();
       metrics.show(parseMetrics(text));
       problem.hidden = true;
     } catch (error) {
