@@ -3,7 +3,8 @@
     python -m benchmarks.unknown --footage ../shared/footage --worlds 300
 
 Every piece is a history of `--frames` frames, one a second, asked `QUESTION`: a clip gives as many pieces as it is long.
-Foreign: real clips, noise, plain grey. Familiar: worlds of the evaluation split, which the classifier never saw.
+Foreign: real clips, photographs (`--photographs`, each a history of one frame), noise, plain grey. Familiar: worlds of
+the evaluation split, which the classifier never saw.
 """
 
 import argparse
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import av
 import numpy as np
+from PIL import Image
 from rich.progress import track
 
 from benchmarks.machine import machine, show, write_result
@@ -29,6 +31,7 @@ BUILTIN = Path(__file__).parents[1] / "model" / "builtin"
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--footage", type=Path, default=Path("../shared/footage"), help="folder of real clips")
+    parser.add_argument("--photographs", type=Path, help="folder of PNG or JPEG files")
     parser.add_argument("--worlds", type=int, default=300)
     parser.add_argument("--frames", type=int, default=10)
     parser.add_argument("--out", type=Path, default=Path("docs/bench-unknown.json"))
@@ -40,6 +43,9 @@ def main() -> None:
         path.stem: [refuses(model, piece) for piece in pieces(path, args.frames)]
         for path in sorted(args.footage.glob("*.mp4"))
     }
+    if args.photographs:
+        pictures = [np.array(Image.open(path).convert("RGB")) for path in sorted(args.photographs.iterdir())]
+        foreign["photographs"] = [refuses(model, [picture]) for picture in pictures]
     rng = np.random.default_rng(0)
     shape = args.frames, 180, 320, 3
     foreign["noise"] = [refuses(model, list(rng.integers(0, 256, shape, np.uint8))) for _ in range(10)]

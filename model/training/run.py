@@ -3,7 +3,7 @@
 Stage 1 trains the encoders, stage 2 the projector, merging maps and language model on histories of growing length, and
 the last what tells this world from any other (`model.training.familiarity`). Each stage ends by writing the checkpoint
 and a line of figures per report into `curves.jsonl`; a stage that is already marked done in `progress.json` is skipped,
-so that a run can be cut into slices.
+and one that was cut off (by --slice-seconds, or by whatever ended the process) goes on where its state was last written.
 """
 
 import argparse
@@ -31,6 +31,7 @@ from model.training.answers import AnswerTrainer
 from model.training.data import FrameBatch, Frames, Histories, History, TextBatch, loader, wanted_pairs
 from model.training.familiarity import train as train_familiarity
 from model.training.feed import Feed, FramePool, HistoryShelf
+from model.training.slices import load_state, save_state
 from model.training.store import FeatureStore
 from model.training.tokenizers import CLIP_SPECIAL, train_clip_tokenizer, train_language_tokenizer
 from model.training.towers import TowerHeads, TowerTrainer, augment, average_precision, flip_some
@@ -48,7 +49,7 @@ LENGTHS = (
     (601, 3000, 24, 0.6),
 )
 WINDOW_FRAMES = (6, 10, 16, 16, 24, 32, 40, 50, 64, 64, 80, 100, 120, 150, 200, 240, 300, 360, 400, 500, 600, 600)
-SAVE_EVERY_S = 240.0
+SAVE_EVERY_S = 120.0
 LONG_WINDOW_FRAMES = (900, 1500, 2500, 3000, 3000)
 
 
@@ -62,8 +63,18 @@ class Run:
     seed: int
     histories: int  # stage 2 stops drawing after so many
     familiarity_worlds: int = 0  # worlds for the last stage; 0 leaves it out
+    slice_s: float = math.inf  # a run stops after so long, to be called again
     console: Console = field(default_factory=Console)
     started: float = field(default_factory=time.monotonic)
+
+    @property
+    def over(self) -> bool:
+        """This slice has had its time."""
+        return time.monotonic() - self.started > self.slice_s
+
+    def state(self, stage: str) -> Path:
+        """Where an unfinished stage is kept."""
+        return self.folder / f"{stage}.safetensors"
 
     def report(self, stage: str, **figures: float) -> None:
         """One line on the screen and one in curves.jsonl."""
@@ -133,23 +144,32 @@ def pixels(network: VilampNetwork, images: Tensor, generator: torch.Generator | 
     return out[0], out[1]
 
 
-def train_towers(run: Run, checkpoint: Checkpoint, seconds: float, shelf: HistoryShelf) -> None:
-    """Stage 1. Histories for stage 2 are drawn meanwhile by a third of the workers."""
+def train_towers(run: Run, checkpoint: Checkpoint, seconds: float, shelf: HistoryShelf) -> bool:
+    """Stage 1; False while there is more to do. Histories for stage 2 are drawn meanwhile by a third of the workers."""
     network, device = checkpoint.network, run.device
-    generator = torch.Generator(device).manual_seed(run.seed)
-    pool = FramePool(400_000 if device.type == "cuda" else 4_000, device)
-    drawing = max(1, run.workers * 3 // 4)
-    frames = Feed(loader(Frames(run.seed, 64), drawing), pool.add)
-    histories = Feed(loader(history_source(run), max(1, run.workers - drawing)), shelf.add)
     heads = TowerHeads(recipe.VISION_WIDTH, recipe.VISION_WIDTH, len(KINDS), len(COLOURS)).to(device)
     trainer = TowerTrainer(network.dual_encoder, network.vision_tower, heads, learning_rate=1e-3)
-    texts = Texts(checkpoint.clip_tokenizer, device, run.seed)
+    parts = {"clip": network.dual_encoder, "tower": network.vision_tower, "heads": heads}
+    progress = load_state(run.state("towers"), parts, trainer.optimizer)
+    seed = run.seed + 100_000 * progress.slices
+    generator = torch.Generator(device).manual_seed(seed)
+    pool = FramePool(400_000 if device.type == "cuda" else 4_000, device)
+    drawing = max(1, run.workers * 3 // 4)
+    frames = Feed(loader(Frames(seed, 64), drawing), pool.add)
+    histories = Feed(loader(history_source(run), max(1, run.workers - drawing)), shelf.add)
+    texts = Texts(checkpoint.clip_tokenizer, device, seed)
     batch = 1024 if device.type == "cuda" else 32
     while pool.received < 4 * batch:
         time.sleep(0.2)
-    began, step, sums = time.monotonic(), 0, torch.zeros(4, device=device)
-    while (share := (time.monotonic() - began) / seconds) < 1:
-        if step * batch > 8 * pool.received:  # each drawing is used eight times at most, on average
+    began, first, step, sums = (
+        time.monotonic() - progress.seconds,
+        progress.step,
+        progress.step,
+        torch.zeros(4, device=device),
+    )
+    saved = time.monotonic()
+    while (share := (time.monotonic() - began) / seconds) < 1 and not run.over:
+        if (step - first) * batch > 8 * pool.received:  # each drawing is used eight times at most, on average
             time.sleep(0.01)
             continue
         sample = pool.sample(batch, generator)
@@ -166,9 +186,16 @@ def train_towers(run: Run, checkpoint: Checkpoint, seconds: float, shelf: Histor
             figures = tower_figures(network, texts, pool, generator) if step % 500 == 0 else {}
             run.report("towers", step=step, frames=pool.received, histories=shelf.received, loss=total, image_text=contrast,
                        patches=dense, pairs=pairs, **figures)  # fmt: skip
+        if time.monotonic() - saved > SAVE_EVERY_S:
+            saved = time.monotonic()
+            save_state(
+                run.state("towers"), parts, trainer.optimizer, replace(progress, seconds=saved - began, step=step)
+            )
     frames.stop()
     histories.stop()
     run.report("towers", step=step, frames=pool.received, **tower_figures(network, texts, pool, generator))
+    save_state(run.state("towers"), parts, trainer.optimizer, replace(progress, seconds=share * seconds, step=step))
+    return share >= 1
 
 
 @torch.no_grad()
@@ -221,18 +248,22 @@ def encode_history(network: VilampNetwork, history: History, device: torch.devic
     return torch.cat(embeddings), torch.cat(patches)
 
 
-def train_answers(run: Run, checkpoint: Checkpoint, seconds: float, shelf: HistoryShelf) -> None:
-    """Stage 2, on what the shelf holds and what the workers go on drawing."""
+def train_answers(run: Run, checkpoint: Checkpoint, seconds: float, shelf: HistoryShelf) -> bool:
+    """Stage 2, on what the shelf holds and what the workers go on drawing; False while there is more to do."""
     network, device = checkpoint.network, run.device
-    feed = Feed(loader(history_source(replace(run, seed=run.seed + 1000)), run.workers), shelf.add)
     capacity = 1_300_000 if run_is_gpu(device) else 30_000
     store = FeatureStore(capacity, (network.config.num_patches, recipe.VISION_WIDTH), recipe.EMBEDDING_DIM, device)
     trainer = AnswerTrainer(checkpoint, store, 1e-3, run.seed)
+    parts = {"network": network}
+    progress = load_state(run.state("answers"), parts, trainer.optimizer)
+    trainer.rng = np.random.default_rng([run.seed, progress.slices])
+    seed = run.seed + 1000 + 100_000 * progress.slices
+    feed = Feed(loader(history_source(replace(run, seed=seed)), run.workers), shelf.add)
     while shelf.received < 2:
         time.sleep(0.2)
-    began, step, window = time.monotonic(), 0, []
-    saved = began
-    while (share := (time.monotonic() - began) / seconds) < 1:
+    began, step, window = time.monotonic() - progress.seconds, progress.step, []
+    saved = time.monotonic()
+    while (share := (time.monotonic() - began) / seconds) < 1 and not run.over:
         take_in(network, shelf, store, device, limit=4)
         if shelf.received >= run.histories:
             feed.stop()
@@ -253,8 +284,12 @@ def train_answers(run: Run, checkpoint: Checkpoint, seconds: float, shelf: Histo
             window = []
         if time.monotonic() - saved > SAVE_EVERY_S:
             saved = time.monotonic()
-            save(run, checkpoint)
+            save_state(
+                run.state("answers"), parts, trainer.optimizer, replace(progress, seconds=saved - began, step=step)
+            )
     feed.stop()
+    save_state(run.state("answers"), parts, trainer.optimizer, replace(progress, seconds=share * seconds, step=step))
+    return share >= 1
 
 
 def take_in(network: VilampNetwork, shelf: HistoryShelf, store: FeatureStore, device: torch.device, limit: int) -> None:
@@ -294,7 +329,7 @@ def save(run: Run, checkpoint: Checkpoint) -> None:
 
 
 def stages(run: Run, seconds: tuple[float, float]) -> Iterator[str]:
-    """Run what is not done yet; yields the name of each stage as it ends."""
+    """Run what is not done yet, as far as the slice goes; yields the name of each stage as it ends."""
     progress_path = run.folder / "progress.json"
     done = json.loads(progress_path.read_text()) if progress_path.exists() else []
     shelf = HistoryShelf(2500)
@@ -307,12 +342,17 @@ def stages(run: Run, seconds: tuple[float, float]) -> Iterator[str]:
         if name in done or limit <= 0:
             continue
         checkpoint.network.train()
-        stage(run, checkpoint, limit, shelf)
+        finished = stage(run, checkpoint, limit, shelf)
         checkpoint.network.eval()
         save(run, checkpoint)
+        if not finished:
+            return
         done.append(name)
         progress_path.write_text(json.dumps(done))
+        run.state(name).unlink()
         yield name
+        if run.over:
+            return
     if "familiarity" not in done and run.familiarity_worlds:
         familiarity = train_familiarity(VideoModel(checkpoint), run.familiarity_worlds, run.seed)
         write_familiarity(run.folder / "checkpoint", familiarity)
@@ -334,11 +374,24 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--histories", type=int, default=6000, help="histories to draw for stage 2")
     parser.add_argument("--familiarity-worlds", type=int, default=800, help="worlds to draw for the last stage")
+    parser.add_argument(
+        "--slice-seconds", type=float, default=math.inf, help="stop after so long; called again it goes on"
+    )
     args = parser.parse_args(argv)
     args.folder.mkdir(parents=True, exist_ok=True)
     torch.set_float32_matmul_precision("high")
     device = torch.device(args.device)
-    run = Run(args.folder, device, args.workers, args.seed, args.histories, args.familiarity_worlds)
-    for name in stages(run, (args.tower_seconds, args.answer_seconds)):
-        run.console.print(f"stage {name} done")
+    run = Run(
+        args.folder,
+        device,
+        args.workers,
+        args.seed,
+        args.histories,
+        args.familiarity_worlds,
+        slice_s=args.slice_seconds,
+    )
+    ended = list(stages(run, (args.tower_seconds, args.answer_seconds)))
+    run.console.print(f"stages done in this run: {', '.join(ended) or 'none'}")
+    if run.over:
+        run.console.print("this slice is over: run the same command again")
     return 0
