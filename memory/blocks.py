@@ -38,7 +38,8 @@ class Block:
         self.summaries: Float16 = self._joined("summaries")
         self.frame_ids: Int64 = self._joined("frame_ids")
         self.times: Float64 = self._joined("times")
-        self._sum: tuple[Int64, int] | None = None
+        sums = [s.embedding_sum() for s in segments]
+        self._sum = np.sum([total for total, _ in sums], axis=0), sum(num for _, num in sums)
 
     def _joined(self, name: str) -> Any:
         return np.concatenate([getattr(s, name)[: s.count] for s in self.segments])
@@ -74,9 +75,6 @@ class Block:
 
     def embedding_sum(self) -> tuple[Int64, int]:
         """Of all its frames; asked only while it is whole."""
-        if self._sum is None:
-            sums = [s.embedding_sum() for s in self.segments]
-            self._sum = np.sum([total for total, _ in sums], axis=0), sum(num for _, num in sums)
         return self._sum
 
 

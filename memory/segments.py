@@ -107,6 +107,7 @@ class Segment:
         if self.index is None and self.closed and self.num_encoded == self.count:
             self.index = build_index(self.halves[: self.count])
             self.halves = index_rows(self.index)
+            self.embedding_sum()  # now, once, and not when a window waits for all of them
 
     def place(self, slot: int) -> tuple["Segment", int]:
         """What a block answers with the segment that holds the frame."""

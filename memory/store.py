@@ -32,7 +32,7 @@ from memory.limits import Limits, check_camera_name
 from memory.logs import CameraLogs
 from memory.ranking import prepare
 from memory.records import CameraStats, Float32, FrameRecord, Json, StoreStatus
-from memory.recovery import Layout, open_and_recover
+from memory.recovery import Layout, open_and_recover, release_freed
 from memory.segment_file import cut_to, lock_folder, storage_error, sync_file, sync_folder, write_record
 from memory.segments import Segment
 from memory.sharing import FolderLimits
@@ -101,8 +101,9 @@ class MemoryStore:
         self._recovered = found
         self._forgetting = Forgetting(self._journal)
         self._erasing = Erasing(self._journal, segments, self._forgetting)
-        for camera, camera_segments in found.segments.items():
-            self._adopt(camera, camera_segments)
+        while found.segments:  # kept nowhere but in the logs: a segment that is held keeps its files
+            self._adopt(*found.segments.popitem())
+        release_freed()
         self._forgetting.forget(self._logs.make_room())
 
     def _adopt(self, camera: str, segments: list[Segment]) -> None:

@@ -286,3 +286,15 @@ def test_how_many_frames_stay_hot_is_a_setting_of_the_camera(tmp_path: Path) -> 
                 )
         assert store.stats("gate").hot == 600 - 256  # whole segments cool
         assert store.stats("few").hot < 256
+
+
+def test_what_a_restart_read_is_given_back_when_it_is_evicted(tmp_path: Path) -> None:
+    with open_store(tmp_path, frames=8) as store:
+        for number in range(8):
+            store.append("a", float(number), picture("a", number))
+    oldest = tmp_path / "segments" / "a" / "000000000001.frames"
+    with open_store(tmp_path, frames=8) as store:
+        for number in range(8, 12):
+            assert oldest.exists()
+            store.append("a", float(number), picture("a", number))
+        assert not oldest.exists()
