@@ -1,0 +1,201 @@
+"""Sixteen cameras at one frame a second into one agent, for half an hour: does resident memory stay flat?
+
+    python -m benchmarks.soak --minutes 30
+
+The real agent with the built-in model: journal, encoder, memory at its caps (so that frames leave as fast as they come),
+a question every 20 s, an erasure every 5 minutes. Frames of drawn worlds come from sources in this process, since what is
+in question is what the agent keeps, not how WebRTC decodes. Each camera's history is filled before the measurement, to a
+different depth, so that their segments do not begin and end together. Results: docs/bench-soak.json and docs/soak.png.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import gc
+import json
+import tempfile
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+
+from agent.agent import Agent, opened
+from agent.config import Settings
+from agent.erasing import Request
+from agent.problems import Problem
+from agent.question import Question
+from benchmarks.machine import add_out, machine, show, write_result
+from model.world.draw import draw
+from model.world.scene import Scene
+from streaming.frame import Frame, SourceStats
+
+CAMERAS = tuple(f"camera-{number:02}" for number in range(16))
+MAX_FRAMES = 256
+SEGMENT = 256
+SAMPLE_S, QUESTION_S, ERASE_S = 5.0, 20.0, 300.0
+QUESTIONS = ("Did a red car come?", "What was there last?", "How many people came by?", "Was a bag left behind?")
+
+
+class Paced:
+    """Frames of a clip at `rate_hz` by the clock, or `count` of them at once."""
+
+    def __init__(self, camera: str, clip: list[np.ndarray], *, rate_hz: float | None, start: float, count: int) -> None:
+        self.camera = camera
+        self.stats = SourceStats(state="live")
+        self._clip, self._rate_hz, self._start, self._count = clip, rate_hz, start, count
+        self._closed = asyncio.Event()
+
+    async def frames(self) -> AsyncIterator[Frame]:
+        for number in range(self._count):
+            if self._rate_hz is not None:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(max(0.0, self._start + number / self._rate_hz - time.time())):
+                        await self._closed.wait()
+            if self._closed.is_set():
+                return
+            self.stats.received += 1
+            self.stats.kept += 1
+            yield Frame(self._start + number / (self._rate_hz or 1.0), self._clip[number % len(self._clip)], "arrival")
+
+    async def close(self) -> None:
+        self._closed.set()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=30.0)
+    parser.add_argument("--threads", type=int, default=1, help="model.num_threads")
+    add_out(parser)
+    args = parser.parse_args()
+    here = machine(model_threads=args.threads)
+    show(here)
+    with tempfile.TemporaryDirectory(prefix="vilamp-soak-") as folder:
+        measured = asyncio.run(soak(Path(folder), args.minutes * 60, args.threads))
+    print(json.dumps({name: value for name, value in measured.items() if name != "resident_mib"}, indent=1))
+    write_result(args.out / "bench-soak.json", here, measured)
+    plot(measured["resident_mib"], args.out / "soak.png")
+
+
+async def soak(folder: Path, seconds: float, threads: int) -> dict[str, Any]:
+    """Fill, then measure while frames come, questions are asked and time is erased."""
+    settings = Settings.model_validate(
+        {
+            "data_dir": folder,
+            "model": {"num_threads": threads},
+            "cameras": {camera: {"max_frames": MAX_FRAMES} for camera in CAMERAS},
+            "answering": {"max_new_tokens": 24},
+        }
+    )
+    clip = [draw(Scene.from_seed(5, duration_s=120.0, split="eval"), float(t), 640, 360) for t in range(120)]
+    async with opened(settings) as agent:
+        began = time.time()
+        for number, camera in enumerate(CAMERAS):
+            count = MAX_FRAMES + number * SEGMENT // len(CAMERAS)
+            await agent.watch(camera, Paced(camera, clip, rate_hz=None, start=began - 10_000, count=count))
+        await agent.encoded()
+        filled_s = time.time() - began
+        counts = {"asked": 0, "refused": 0, "erased": 0}
+        resident: list[tuple[float, float]] = []
+        lag: list[int] = []
+        before = sum(intake.counters.remembered for intake in agent.intakes.values())
+        live = [asyncio.create_task(agent.watch(c, endless(c, clip, n, seconds))) for n, c in enumerate(CAMERAS)]
+        helpers = [asyncio.create_task(ask(agent, counts)), asyncio.create_task(erase(agent, counts))]
+        helpers.append(asyncio.create_task(sample(agent, resident, lag)))
+        await asyncio.gather(*live)
+        for helper in helpers:
+            helper.cancel()
+        await asyncio.gather(*helpers, return_exceptions=True)
+        remembered = sum(intake.counters.remembered for intake in agent.intakes.values()) - before
+        lost = sum(intake.counters.lost for intake in agent.intakes.values())
+    return {
+        "minutes": round(seconds / 60, 1),
+        "cameras": len(CAMERAS),
+        "max_frames_each": MAX_FRAMES,
+        "filled_s": round(filled_s, 1),
+        "frames_remembered": remembered,
+        "frames_expected": int(seconds) * len(CAMERAS),
+        "frames_lost": lost,
+        "encoder_lag_frames": {"median": int(np.median(lag)), "most": max(lag)},
+        **counts,
+        **growth(resident),
+        "resident_mib": [(round(t, 1), round(mib, 1)) for t, mib in resident],
+    }
+
+
+def endless(camera: str, clip: list[np.ndarray], number: int, seconds: float) -> Paced:
+    """One frame a second, each camera at its own moment of it."""
+    turned = clip[number * 7 :] + clip[: number * 7]
+    return Paced(camera, turned, rate_hz=1.0, start=time.time() + 1 + number / 16, count=int(seconds))
+
+
+async def ask(agent: Agent, counts: dict[str, int]) -> None:
+    """A question over one camera or all of them, one after the other."""
+    while True:
+        await asyncio.sleep(QUESTION_S)
+        number = counts["asked"] + counts["refused"]
+        cameras = CAMERAS if number % 5 == 4 else (CAMERAS[number % len(CAMERAS)],)
+        try:
+            await agent.answering.answer(Question(QUESTIONS[number % len(QUESTIONS)], cameras))
+            counts["asked"] += 1
+        except Problem:
+            counts["refused"] += 1
+
+
+async def erase(agent: Agent, counts: dict[str, int]) -> None:
+    """Ten seconds of one camera."""
+    while True:
+        await asyncio.sleep(ERASE_S)
+        now = time.time()
+        camera = CAMERAS[counts["erased"] % len(CAMERAS)]
+        erased = await asyncio.to_thread(agent.erasing.erase, Request(camera, now - 60, now - 50))
+        counts["erased"] += erased["frames"]
+
+
+async def sample(agent: Agent, resident: list[tuple[float, float]], lag: list[int]) -> None:
+    """Resident memory and frames not yet encoded, every SAMPLE_S."""
+    process, began = psutil.Process(), time.monotonic()
+    while True:
+        resident.append((time.monotonic() - began, process.memory_info().rss / 2**20))
+        stats = [agent.store.stats(camera) for camera in CAMERAS]
+        lag.append(sum(each.frames - each.encoded for each in stats))
+        await asyncio.sleep(SAMPLE_S)
+
+
+def growth(resident: list[tuple[float, float]]) -> dict[str, float]:
+    """How memory went after the first fifth: a line through it, and the means of the last two fifths of the time."""
+    gc.collect()
+    times, mib = np.array(resident).T
+    settled = times >= times[-1] / 5
+    slope = float(np.polyfit(times[settled], mib[settled], 1)[0]) * 3600 if settled.sum() > 2 else 0.0
+    fifths = [float(mib[(times >= times[-1] * n / 5) & (times <= times[-1] * (n + 1) / 5)].mean()) for n in range(5)]
+    return {
+        "slope_mib_per_hour": round(slope, 2),
+        "mean_of_fourth_fifth_mib": round(fifths[3], 1),
+        "mean_of_last_fifth_mib": round(fifths[4], 1),
+        "lowest_mib": round(float(mib[settled].min()), 1),
+        "highest_mib": round(float(mib[settled].max()), 1),
+    }
+
+
+def plot(resident: list[tuple[float, float]], path: Path) -> None:
+    """Resident memory over time."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+
+    times, mib = np.array(resident).T
+    figure, axes = plt.subplots(figsize=(7, 3), layout="constrained")
+    axes.plot(times / 60, mib, linewidth=1)
+    axes.set(xlabel="minutes", ylabel="resident memory, MiB", ylim=(0, 1.15 * mib.max()))
+    axes.set_title("16 cameras at 1 frame/s, memory at its caps, questions and erasures")
+    axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+if __name__ == "__main__":
+    main()
