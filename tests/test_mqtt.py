@@ -88,6 +88,17 @@ async def test_large_pictures_are_scaled_down(tmp_path: Path, scene: Scene) -> N
         assert picture.width < 800
 
 
+async def test_a_broker_that_ends_the_connection_at_a_picture_gets_the_event(tmp_path: Path, scene: Scene) -> None:
+    with mosquitto(tmp_path, "allow_anonymous true", "max_packet_size 20000") as broker:
+        async with listening(broker.port, f"{RULE}/#") as heard, bridged(scene, broker.url) as bridge:
+            commit(scene.book, event(1), jpeg(400, 300))
+            commit(scene.book, event(2), jpeg())
+            await heard.until(lambda h: event_ids(h) == ["a1-on", "a2-on"])
+            assert bridge.status.connected
+            assert bridge.desk.counts["picture_left_out"] == 1
+    assert heard.payloads(f"{RULE}/snapshot") == [jpeg()]
+
+
 async def test_nothing_is_lost_while_the_broker_is_away(tmp_path: Path, scene: Scene) -> None:
     with mosquitto(tmp_path) as broker:
         heard_ids: list[str] = []

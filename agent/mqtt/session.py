@@ -41,7 +41,7 @@ REANNOUNCE_S = (0.5, 3.0)  # Home Assistant has just started: not everything at 
 MAX_SNAPSHOT_WIDTH = 1920
 MAX_SNOOZE_MINUTES = 366 * 24 * 60
 MAX_ANSWERS = 64  # questions in work, refused ones included; beyond it they are dropped
-_TRIES_WITH_PICTURE = 2  # a broker that ends the connection at a large message gets the event without its picture
+PICTURE_TRIES = 2  # a broker that ends the connection at a picture is not sent it again: the event must get through
 
 
 class Rules(Protocol):
@@ -71,7 +71,7 @@ class Desk:
     version: str
     asking: Asking | None = None
     counts: Counter[str] = field(default_factory=Counter)  # what was not done, by reason
-    tries: Counter[int] = field(default_factory=Counter)  # of outbox entries, by seq
+    tries: Counter[str] = field(default_factory=Counter)  # of pictures that the connection did not survive, by alert
     notes: list[str] = field(default_factory=list)  # what the broker refuses, in words for an operator
     wake: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -187,16 +187,11 @@ class Session:
 
     async def _deliver_one(self, entry: Outgoing) -> None:
         """The picture first, so that it is there when the event comes."""
-        self._desk.tries[entry.seq] += 1
         if entry.snapshot is not None and self._desk.settings.snapshots:
-            if self._desk.tries[entry.seq] <= _TRIES_WITH_PICTURE:
-                topic = self._topics.snapshot(entry.camera, entry.rule)
-                await self._show_picture(topic, entry.event_id.rpartition("-")[0], entry.snapshot)
-            else:
-                self._desk.counts["picture_left_out"] += 1
+            topic = self._topics.snapshot(entry.camera, entry.rule)
+            await self._show_picture(topic, entry.event_id.rpartition("-")[0], entry.snapshot)
         await self._client.put(self._topics.event(entry.camera, entry.rule), entry.payload, retain=False)
         await asyncio.to_thread(self._done, entry.seq)
-        del self._desk.tries[entry.seq]
 
     async def _show_pictures(self) -> set[str]:
         """The newest picture of every rule, where this connection has not published it yet. Their topics."""
@@ -219,7 +214,11 @@ class Session:
         }
 
     async def _show_picture(self, topic: str, alert_id: str, jpeg: bytes) -> None:
+        """One picture, unless the connection has ended over it before."""
         self._pictures[topic] = alert_id
+        if self._desk.tries[alert_id] >= PICTURE_TRIES:
+            self._desk.counts["picture_left_out"] += 1
+            return
         try:
             small = await asyncio.to_thread(
                 fitted, jpeg, MAX_SNAPSHOT_WIDTH, int(self._desk.settings.max_snapshot_bytes)
@@ -228,10 +227,12 @@ class Session:
             log.warning("picture of an alert is damaged", extra={"error": str(error)})
             return
         await asyncio.to_thread(self._desk.marks.add, topic)
+        self._desk.tries[alert_id] += 1
         try:
             await self._client.put(topic, small, retain=True)
         except Refused as refused:
             self._refused(refused)
+        del self._desk.tries[alert_id]
 
     async def _clear_leftovers(self, pictures: set[str]) -> None:
         """Retained messages of what is no more: an empty one takes their place, and only then they are forgotten here."""
