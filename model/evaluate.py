@@ -150,6 +150,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
                         "`vilamp world` writes it")  # fmt: skip
     parser.add_argument("--rate", type=float, default=1.0, help="frames a second taken of each video")
     parser.add_argument("--cache", type=Path, help="folder for features, to be read again another time")
+    parser.add_argument("--patch-storage", default="float16", choices=("float16", "int8"), help="how patches are kept")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, help="torch threads (default: torch's own choice)")
     parser.add_argument("--json", type=Path, help="write the figures here")
@@ -191,7 +192,9 @@ def main(argv: list[str] | None = None) -> int:
 
     args = parse(argv)
     folder = Path(__file__).parent / "builtin" if args.model == "builtin" else Path(args.model)
-    model = VideoModel.load(folder, device=args.device, num_threads=args.threads)
+    model = VideoModel.load(
+        folder, device=args.device, num_threads=args.threads, patch_dtype=args.patch_storage
+    )
     try:
         about, groups = clip_groups(args)
     except (ValueError, OSError) as error:
