@@ -43,7 +43,7 @@ async def words(model: str, num_pictures: int) -> AsyncIterator[str]:
     if model == "lost-once" and sum(seen["model"] == model for seen in SEEN) == 1:
         raise ConnectionError("gone before the first word")
     yield ": a comment\r\n\r\n"
-    for word in ("I ", "see ", f"{num_pictures} ", "pictures."):
+    for word in ("Yes", ".") if model == "yes" else ("I ", "see ", f"{num_pictures} ", "pictures."):
         yield event(word)
         if model == "lost":
             raise ConnectionError("gone in the middle")
