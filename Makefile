@@ -2,6 +2,7 @@
 #   make demo     stream a drawn world into an agent and ask about it (ends by itself)
 #   make run      the same, staying up until Ctrl-C
 #   make test     lint, types and tests, as CI runs them
+#   make crash    kill an ingesting process 200 times
 # PYTHON chooses the interpreter (3.11 or newer). TORCH_FLAGS goes to the installation of torch alone, for example
 # the index with CPU builds: make TORCH_FLAGS="--index-url ..." demo
 
@@ -11,7 +12,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo run test tools lint parity bench screenshots train clean
+.PHONY: demo run test tools lint crash parity bench screenshots train clean
 .DEFAULT_GOAL := demo
 
 $(STAMP): pyproject.toml constraints.txt
@@ -38,6 +39,10 @@ tools:
 
 test: lint tools
 	$(BIN)/pytest
+
+# kills an ingesting process 200 times, and at every step of an erasure
+crash: $(STAMP)
+	CRASH_ROUNDS=200 $(BIN)/pytest tests/test_memory_crash.py tests/test_erasure.py
 
 parity: $(STAMP)
 	$(BIN)/pytest -k parity -rs
