@@ -10,16 +10,30 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from agent.alerts.truth import Armed
 from agent.cli_ask import best, timings_line
 from agent.cli_common import EXIT_FAILED, EXIT_USAGE, CliError
 from agent.client import Client, Reply, ServerError
+from agent.demo_alerts import (
+    HORIZON_S,
+    Ears,
+    Told,
+    alerts_config,
+    armed_in_words,
+    free_port,
+    listen,
+    pick_rules,
+    told_in_words,
+    truth_of,
+)
 from agent.demo_server import DemoServer, demo_config, running_server
 from agent.demo_world import Show, judge, on_our_clock, pick_questions, pick_world, spans_in_words
 from agent.sheet import Section, Tile, write_sheet
@@ -82,13 +96,17 @@ async def _demo(args: argparse.Namespace, console: Console) -> int:
     show = await asyncio.to_thread(_show, args)
     zone = local_zone_name()
     config = demo_config(CAMERA, min(args.speed, RATE_HZ), zone, args.model, args.port or (8080 if args.stay else 0))
+    rules = await asyncio.to_thread(pick_rules, show.scene, show.fast_until)
+    broker = free_port()
+    config |= alerts_config(rules, args.speed, broker)
     console.print("starting the server ...")
     async with running_server(args.out, config) as server:
         track = FramesTrack(show.pictures(), rate_hz=RATE_HZ)
         async with publish(f"{server.url}/whip/{CAMERA}", server.publish_token, track) as publication:
             await publication.wait_connected()
             console.print(_explanation(args, show, server))
-            with Client(server.url, server.ask_token) as client:
+            console.print(armed_in_words(rules, broker))
+            with Client(server.url, server.ask_token) as client, _ears(args.out, broker, rules, show, console) as ears:
                 if args.stay:
                     console.print(_invitation(args, show, server))
                     await publication.wait_ended()
@@ -101,7 +119,27 @@ async def _demo(args: argparse.Namespace, console: Console) -> int:
                     results.append(await _put(console, client, each, show, zone))
                     show.go_on.set()  # the question about the present has been asked
                 await asyncio.to_thread(_save_sheet, args.out / "evidence.png", client, results, zone)
+    console.print(f"\n{ears.summary()}")
     return _conclude(console, results, args.out / "evidence.png")
+
+
+@contextmanager
+def _ears(out: Path, broker: int, rules: Mapping[str, Armed], show: Show, console: Console) -> Iterator[Ears]:
+    """A subscriber of the embedded broker, which prints every alert as it arrives."""
+    ears = Ears(out)
+
+    def tell(told: Told) -> None:
+        world = show.clock.world(told.time)
+        known = world < show.fast_until + HORIZON_S
+        truth = truth_of(rules[told.rule], world) if known else None
+        ears.num_right += truth is not None and truth[0]
+        console.print(told_in_words(told, truth, world))
+
+    listening = asyncio.create_task(listen(broker, ears, tell))
+    try:
+        yield ears
+    finally:
+        listening.cancel()
 
 
 def _show(args: argparse.Namespace) -> Show:
