@@ -96,6 +96,24 @@ def test_an_event_opens_it_and_its_end_closes_it() -> None:
     assert not any(reading.open for reading in readings[310:])
 
 
+def test_more_of_it_is_a_surge_and_a_little_more_is_not() -> None:
+    """A truck comes in: first its bonnet, then all of it; later there is hardly more to see."""
+    state, _ = run(background(300))
+    _, readings = run([0.4, 0.45, 0.7, 0.75, 0.74], state=state, start=2000.0)
+    assert [reading.rose for reading in readings] == [True, False, False, False, False]
+    assert [reading.surged for reading in readings] == [False, False, True, False, False]
+
+
+@given(st.lists(cosines, max_size=120))
+def test_surges_are_few(similarities: list[float]) -> None:
+    """Only while it stands open, and each far above the last: no more of them than fit under the highest score there is."""
+    _, readings = run(similarities)
+    peak = 0.0
+    for reading in readings:
+        assert not reading.surged or (reading.open and not reading.rose and reading.score >= SETTINGS.surge * peak)
+        peak = reading.score if reading.rose or reading.surged else peak
+
+
 def test_an_event_during_the_warm_up_hides_no_later_one() -> None:
     started_inside = [*(background(12, 3) + 0.3), *background(60, 4), *(background(10, 5) + 0.3)]
     _, readings = run(started_inside)

@@ -280,6 +280,15 @@ def test_a_gate_that_opens_and_closes_unconfirmed_is_said_once() -> None:
     assert [held.reason for held in run.of(Held)] == ["unconfirmed"]
 
 
+def test_more_to_see_is_asked_about_without_waiting() -> None:
+    """Half of it in view is judged no, and the pause grows; when all of it has come in, the next frame is asked about."""
+    run = Run(a_rule())
+    half = LOW + (HIGH - LOW) / 3
+    asked = [[isinstance(action, Ask) for action in run.see(half, "no")] == [True] for _ in range(5)]
+    assert asked == [True, False, True, False, False]
+    assert [isinstance(action, Ask) for action in run.see(HIGH, "yes")] == [True]
+
+
 def test_one_yes_is_followed_up_after_the_gate_has_closed() -> None:
     run = Run(a_rule())
     run.see(HIGH, "yes")

@@ -23,6 +23,12 @@ class GateSettings(Part):
 
     on: float = Field(default=8.0, gt=0, le=100, description="the gate opens at this score")
     off: float = Field(default=4.0, gt=0, le=100, description="an open gate closes below this score")
+    surge: float = Field(
+        default=1.5,
+        gt=1,
+        le=100,
+        description="a surge of an open gate: so many times its last peak; the judge is asked afresh",
+    )
     background_s: float = Field(default=300.0, gt=0, le=86400, description="seconds in which the background is learnt")
     open_factor: float = Field(default=4.0, ge=1, description="how much slower it is learnt while the gate is open")
     warm_up_frames: int = Field(
@@ -50,6 +56,7 @@ class GateState:
     warm: bool = False
     time: float | None = None  # unix seconds of the last frame
     open: bool = False
+    peak: float = 0.0  # score at which it opened, or at the last surge since
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON types; `from_json` gives the same state back."""
@@ -63,11 +70,13 @@ class GateState:
 
 @dataclass(frozen=True, slots=True)
 class GateReading:
-    """What the gate says of one frame. `rose`: it has just opened."""
+    """What the gate says of one frame. `rose`: it has just opened. `surged`: it stands open, and the picture has become
+    much more like the condition still: what was half in view has come in, or something else has come."""
 
     score: float
     open: bool
     rose: bool
+    surged: bool = False
 
 
 def step(settings: GateSettings, state: GateState, *, time: float, similarity: float) -> tuple[GateState, GateReading]:
@@ -83,14 +92,17 @@ def step(settings: GateSettings, state: GateState, *, time: float, similarity: f
     unit = max(state.spread, settings.min_spread)
     score = away / unit
     is_open = score >= (settings.off if state.open else settings.on)
-    reading = GateReading(score, is_open, is_open and not state.open)
+    rose = is_open and not state.open
+    surged = is_open and state.open and score >= settings.surge * state.peak
+    reading = GateReading(score, is_open, rose, surged)
     if not newer or state.time is None:
         return state, reading
     away = min(max(away, -settings.on * unit), settings.on * unit)  # an event is no background, however strong
     seconds = settings.background_s * (settings.open_factor if is_open else 1.0)
     share = min(-math.expm1((state.time - time) / seconds), 1 / settings.warm_up_frames)
     spread = state.spread if is_open else state.spread + share * (abs(away) - state.spread)
-    return replace(state, level=state.level + share * away, spread=spread, time=time, open=is_open), reading
+    peak = score if rose or surged else state.peak
+    return replace(state, level=state.level + share * away, spread=spread, time=time, open=is_open, peak=peak), reading
 
 
 def _warmed(settings: GateSettings, state: GateState, time: float, similarity: float) -> GateState:

@@ -196,7 +196,7 @@ def _look_into(rule: RuleSettings, state: RuleState, seen: Sighting, reading: Ga
     elif not reading.open and not _may_confirm(rule, state, seen.time):
         held = () if state.noted else (_held(state, "unconfirmed"),)
         return replace(state, phase="idle", votes=(), noted=()), held
-    elif reading.rose:  # it closed, and opened again before it was given up
+    elif reading.rose or reading.surged:  # it closed, and opened again before it was given up; or there is more to see
         state = replace(state, next_ask=min(state.next_ask, seen.time), pause_s=rule.judge.every_s)
     return _ask(state, seen)
 
