@@ -31,7 +31,7 @@ class Benchmark:
 
 
 BENCHMARKS = (
-    Benchmark("memory", "memory", "--frames 1000", writes=False),
+    Benchmark("memory", "memory", short="--frames 1000 10000", one_thread=True),
     Benchmark("selection", "selection", short="--repeats 7", one_thread=True),
     Benchmark("answering", "answering", short="--drawn 60 --threads 1 --repeats 3"),
     Benchmark("recompute", "against_recompute", short="--frames 100 300 --repeats 1"),

@@ -1,0 +1,122 @@
+"""What frames of the archive should contribute beside the keyframes: answers of the built-in model, four ways.
+
+    python -m benchmarks.archive --frames 600 --hot 60 --most 128 --worlds 6
+
+Drawn worlds of the evaluation split; all but the newest `--hot` frames have lost their patches, keyframes among them are encoded
+again. "all": every such frame contributes its summary; "sample": at most `--most` of them, evenly spread; "mean": as many,
+each the mean summary of the stretch up to the next; "none": keyframes alone. Questions are the same in all four.
+"""
+
+import argparse
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.machine import add_out, machine, show, write_result
+from model import video_model
+from model.evaluate_arms import ANSWER_TOKENS, Arm, Asker
+from model.evaluate_clips import Clip, features_of, world_clip
+from model.thinning import Thinned, rows_taking_part
+from model.video_model import VideoModel
+from model.world.questions import is_correct
+
+LONG = 3000  # of so long histories questions are drawn three times, in other words
+
+
+class Everything(Thinned):
+    """Is thinned no further, however many frames have nothing but their summary."""
+
+    def present(self) -> np.ndarray:
+        """(T,) true: what `read` has of each frame is asked of it later."""
+        return np.ones(self.num_frames, bool)
+
+
+class Means(Thinned):
+    """Each frame's summary is the mean of all up to the next one here."""
+
+    def summaries(self, start: int, stop: int) -> np.ndarray:
+        """(n, C') float32."""
+        edges = [*self.rows.tolist(), self._source.num_frames]
+        stretches = (self._source.summaries(edges[n], edges[n + 1]) for n in range(start, stop))
+        return np.stack([stretch.mean(axis=0) for stretch in stretches])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--frames", type=int, default=600)
+    parser.add_argument("--hot", type=int, default=60)
+    parser.add_argument("--most", type=int, default=128)
+    parser.add_argument("--worlds", type=int, default=6)
+    parser.add_argument("--questions", type=int, default=15, help="of each world, at most")
+    parser.add_argument("--cache", type=Path, help="folder for features, to be read again another time")
+    add_out(parser)
+    args = parser.parse_args()
+    show(here := machine())
+    ways: dict[str, tuple[int, type[Thinned]]] = {
+        "all": (args.frames, Everything),
+        "sample": (args.most, Thinned),
+        "mean": (args.most, Means),
+        "none": (0, Thinned),
+    }
+    model = VideoModel.load(Path(video_model.__file__).parent / "builtin", num_threads=1)
+    right: dict[str, list[bool]] = {name: [] for name in ways}
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for clip in clips(args):
+        asker = Asker(model, features_of(model, clip, args.cache), clip.times)
+        asker.history.forget(range(len(clip.times) - args.hot))
+        for question in clip.questions[: args.questions]:
+            for name, (most, kind) in ways.items():
+                answer, took = ask(asker, question.text, most, kind)
+                right[name].append(is_correct(question, answer))
+                seconds[name].append(took)
+        print(clip.name, {name: f"{np.mean(each):.1%}" for name, each in right.items()}, flush=True)
+    measured = {name: summary(right[name], right["all"], seconds[name]) for name in ways}
+    sizes = {name: getattr(args, name) for name in ("frames", "hot", "most", "worlds")}
+    write_result(args.out / f"bench-archive-{args.frames}.json", here, {**sizes, **measured})
+
+
+def clips(args: argparse.Namespace) -> Iterator[Clip]:
+    """Worlds of the seeds that `vilamp eval` takes, one of each in turn."""
+    for number in range(args.worlds):
+        scene_seed = (11 + number % 3) * 1009 + number // 3
+        yield world_clip(scene_seed, args.frames, rounds=3 if args.frames >= LONG else 1)
+
+
+def ask(asker: Asker, text: str, most: int, kind: type[Thinned]) -> tuple[str, float]:
+    """The answer, and seconds of CPU for its context; `VideoModel` does the same with `kind` Thinned."""
+    model, history = asker.model, asker.history
+    query = model.embed_text(text)
+    keyframes = asker.choose(Arm.product(model.info.defaults), query.unit)
+    present = history.present()
+    fresh = {int(row): asker.features[int(row)] for row in keyframes.rows if not present[row]}
+    began = time.thread_time()
+    thinned = kind(history, rows_taking_part(present, keyframes.rows, most_summaries=most))
+    places = thinned.places(keyframes.rows)
+    overrides = {int(thinned.places(np.array(row))): frame for row, frame in fresh.items()}
+    context = model.build_context(thinned, type(keyframes)(places, keyframes.kinds, keyframes.scores), query,
+                                  overrides=overrides)  # fmt: skip
+    took = time.thread_time() - began
+    clocks = asker.times[thinned.rows[context.keyframes.rows]]
+    stamps = [datetime.fromtimestamp(t, UTC).strftime("%H:%M:%S") for t in clocks]
+    pieces = model.stream(
+        text, context, timestamps=stamps if model.info.defaults.timestamps else None, max_new_tokens=ANSWER_TOKENS
+    )
+    return "".join(pieces).strip(), took
+
+
+def summary(right: list[bool], of_all: list[bool], seconds: list[float]) -> dict[str, Any]:
+    """Share answered rightly, in how many questions that differs from "all", and the CPU time of a context."""
+    return {
+        "right": round(float(np.mean(right)), 3),
+        "questions": len(right),
+        "differ_from_all": int(np.sum(np.array(right) != np.array(of_all))),
+        "context_cpu_ms": round(1000 * float(np.median(seconds)), 1),
+    }
+
+
+if __name__ == "__main__":
+    main()
