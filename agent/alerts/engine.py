@@ -199,7 +199,12 @@ class Engine:
 def open_book(settings: Settings) -> Book:
     """The book in the data folder. Raises StorageError."""
     kept = settings.alerts
-    return Book(settings.data_dir / BOOK_FILE, max_alerts=kept.max_alerts, max_suppressed=kept.max_suppressed)
+    return Book(
+        settings.data_dir / BOOK_FILE,
+        max_alerts=kept.max_alerts,
+        max_suppressed=kept.max_suppressed,
+        max_outbox=kept.max_outbox,
+    )
 
 
 def open_engine(

@@ -134,6 +134,9 @@ class AlertsSettings(Part):
     max_suppressed: int = Field(
         default=10_000, ge=1, le=1_000_000, description="alerts that did not fire kept, the oldest go first"
     )
+    max_outbox: int = Field(
+        default=1000, ge=1, le=1_000_000, description="events that wait for MQTT or a webhook, at most for each"
+    )
     max_waiting: int = Field(
         default=16, ge=1, le=1000, description="frames that wait for a verdict, at most; beyond it: judge_busy"
     )
