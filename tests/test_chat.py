@@ -25,6 +25,16 @@ def test_the_last_user_message_is_the_question() -> None:
     assert parse_request(body(messages=messages)).question() == "second \npart"
 
 
+def test_what_was_said_before_the_question_is_the_newest_that_fits() -> None:
+    said = [{"role": "user" if n % 2 == 0 else "assistant", "content": f"turn {n}"} for n in range(13)]
+    earlier = parse_request(body(messages=[{"role": "system", "content": "Be brief."}, *said])).earlier()
+    assert [each.text for each in earlier] == [f"turn {n}" for n in range(4, 12)]
+    assert [each.role for each in earlier][:2] == ["user", "assistant"]
+    long = [{"role": "user", "content": "x" * 5000}, {"role": "assistant", "content": "y" * 4000}, said[0]]
+    assert [each.role for each in parse_request(body(messages=long)).earlier()] == ["assistant"]
+    assert parse_request(body()).earlier() == ()
+
+
 def test_fields_of_the_format_that_do_not_apply_are_accepted() -> None:
     asked = parse_request(body(top_p=0.3, seed=1, user="me", presence_penalty=0, response_format={"type": "text"}, n=1))
     assert asked.question() == "Who came?"

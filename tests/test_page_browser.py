@@ -41,7 +41,7 @@ async def chromium() -> AsyncIterator[Browser]:
 @pytest_asyncio.fixture(loop_scope="module")
 async def site(tmp_path: Path) -> AsyncIterator[Served]:
     """An agent that remembers twelve frames of a gate."""
-    async with served(tmp_path, cameras={"gate": {"metadata": {"site": "north", "pose": {"x": 1, "y": 2}}}}) as site:
+    async with served(tmp_path, cameras={"gate": {"metadata": {"site": "north", "x": 1, "y": 2, "heading": 90}}}) as site:
         await remember(site.agent, "gate", 12)
         yield site
 
@@ -127,7 +127,7 @@ async def test_the_evidence_is_what_the_api_cites(site: Served, seen: Visit) -> 
     assert set(await texts(page, ".evidence .chip")) == cited
     assert len(await texts(page, ".evidence li")) == min(12, body.count('"frame_citation"'))
     await expect(page.locator(".notes li").first).to_contain_text("12 frames")
-    await page.locator(".evidence button").last.click()  # its pose is on a map, its metadata beside it
+    await page.locator(".evidence button").last.click()  # its place is on a map, its metadata beside it
     await expect(page.get_by_role("img", name="Position x 1.0 m, y 2.0 m")).to_be_visible()
     await expect(page.get_by_role("dialog")).to_contain_text("north")
     seen.unharmed()

@@ -23,7 +23,7 @@ from agent.config_source import ConfigError, load_settings
 from agent.egress import Resolver, system_resolver
 from agent.intake import encode_jpeg
 from agent.problems import AnswererAway, AnswererRefused, AnswerTimeout, PicturesStayHere, Problem
-from agent.question import Piece, Question
+from agent.question import Piece, Question, Said
 from agent.remote import fitted, pause
 from agent.remote_wire import Misunderstood, Shown, Step, complaint, read_line, request_body
 from agent.tls import prepare_tls
@@ -424,6 +424,18 @@ def test_the_body_is_what_servers_take() -> None:
     texts = [part.get("text") or part["image_url"]["url"] for part in body["messages"][1]["content"]]
     assert texts == ["t1:", "data:image/jpeg;base64,YQ==", "t2:", "data:image/jpeg;base64,Yg==", "Who?"]
     assert body["messages"][0]["role"] == "system"
+
+
+async def test_a_follow_up_comes_with_what_was_said(tmp_path: Path, spy: Spy) -> None:
+    async with asking(tmp_path, openai(spy)) as agent:
+        said = (Said("user", "Did a car come?"), Said("assistant", "Yes."))
+        answer = await agent.answering.answer(replace(WHO, earlier=said))
+        assert not any("one question at a time" in note for note in answer.finished.notes)
+        assert agent.model_card()["vilamp"]["conversations"] is True
+    (sent,) = spy.seen()
+    roles = [(each["role"], each["content"]) for each in sent["body"]["messages"][1:3]]
+    assert roles == [("user", "Did a car come?"), ("assistant", "Yes.")]
+    assert sent["body"]["messages"][3]["content"][-1]["text"] == WHO.text
 
 
 async def test_models_with_another_name_for_the_limit(tmp_path: Path, spy: Spy) -> None:

@@ -333,6 +333,7 @@ async def test_takeover_and_its_count() -> None:
         first = site.base + (await post(site)).headers["location"]
         second = site.base + (await post(site)).headers["location"]
         assert_problem(await site.client.delete(first), 404)
+        assert_problem(await site.client.get(first), 410)  # so that its publisher does not take the camera back
         assert (await site.client.get(second)).status_code == 204
         assert site.server.counters.takeovers == 1
         assert site.server.counters.closed == {"replaced": 1}

@@ -103,9 +103,9 @@ class FrameDialog {
   }
 }
 
-/** Where the camera stood: metadata.pose = {x, y, heading}, metres and radians counter-clockwise from x. */
+/** Where the camera stood: metadata {x, y, heading}, metres and degrees counter-clockwise from x. */
 function position({ metadata }) {
-  const { x, y, heading } = metadata?.pose ?? {};
+  const { x, y, heading } = metadata ?? {};
   return Number.isFinite(x) && Number.isFinite(y) ? { x, y, heading: Number.isFinite(heading) ? heading : null } : null;
 }
 
@@ -115,9 +115,8 @@ function drawWay(way, here) {
   const size = Math.max(1, Math.max(...xs) - Math.min(...xs), Math.max(...ys) - Math.min(...ys));
   const left = (Math.min(...xs) + Math.max(...xs) - size) / 2, top = (Math.min(...ys) + Math.max(...ys) + size) / 2;
   const px = p => 12 + (p.x - left) / size * 136, py = p => 12 + (top - p.y) / size * 136;
-  const turn = -(here.heading ?? 0) * 180 / Math.PI;
   return svg("svg", { viewBox: "0 0 160 160", width: 160, height: 160, role: "img", "aria-label": `Position x ${here.x.toFixed(1)} m, y ${here.y.toFixed(1)} m` },
     svg("polyline", { class: "way", points: way.map(p => `${px(p).toFixed(1)},${py(p).toFixed(1)}`).join(" ") }),
     here.heading === null ? svg("circle", { class: "here", cx: px(here), cy: py(here), r: 5 })
-      : svg("path", { class: "here", d: "M10 0L-7 6L-4 0L-7 -6Z", transform: `translate(${px(here)} ${py(here)}) rotate(${turn})` }));
+      : svg("path", { class: "here", d: "M10 0L-7 6L-4 0L-7 -6Z", transform: `translate(${px(here)} ${py(here)}) rotate(${-here.heading})` }));
 }
