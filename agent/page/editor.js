@@ -40,7 +40,8 @@ export class Editor {
     const trial = h("div", { class: "stack trial" },
       h("div", { class: "row" }, h("h3", {}, "On the past"),
         h("label", { class: "unseen", for: "dry-camera" }, "Camera"), this.camera, h("label", { class: "unseen", for: "dry-stretch" }, "How far back"), this.stretch),
-      h("div", { class: "strip-box" }, this.strip.node, this.card.node), this.result, this.sweep, this.found);
+      h("div", { class: "strip-box" }, this.strip.node, this.card.node),
+      h("p", { class: "hint" }, "Red flags: it would have fired. Grey flags: the gate opened, and it would have been held back."), this.result, this.sweep, this.found);
     this.node = h("section", { class: "panel stack editor", hidden: true, "aria-label": "Rule editor" }, this.title, h("div", { class: "editor-columns" }, form, trial));
   }
 
@@ -159,11 +160,12 @@ export class Editor {
   /** @param {any} dry what POST /v1/rules/dry-run answers @param {boolean} gateOnly the model has not been asked yet */
   #show(dry, gateOnly) {
     const length = span(dry.before - dry.after);
-    const openings = `the gate would have opened ${times(dry.gate_openings)}`;
+    const openings = dry.gate_openings ? `the gate would have opened ${times(dry.gate_openings)}` : "the gate would never have opened";
+    const calls = dry.judge_calls ? `, and the model would have been asked ${times(dry.judge_calls)}` : "";
     if (gateOnly) put(this.result, `In ${length} ${openings}. `, this.progress);
     else {
       const limit = dry.complete ? "" : ` The first ${number(dry.judge_calls_made)} verdicts reach to ${clock(dry.until, this.app.zone(this.camera.value))}.`;
-      put(this.result, h("strong", {}, dry.alerts.length ? `Would have fired ${times(dry.alerts.length)}` : "Would not have fired"), ` in ${length}: ${openings}, the model would have been asked ${times(dry.judge_calls)}.${limit}`);
+      put(this.result, h("strong", {}, dry.alerts.length ? `Would have fired ${times(dry.alerts.length)}` : "Would not have fired"), ` in ${length}: ${openings}${calls}.${limit}`);
     }
     const flags = [...dry.suppressed.map(each => ({ start: each.time, end: each.time, suppressed: true })),
       ...dry.alerts.map(each => ({ start: each.start_time, end: each.end_time }))];

@@ -49,6 +49,7 @@ class Timeline {
     this.strip.close();
     clearTimeout(this.resting);
     this.loading?.abort();
+    this.refining?.abort();
   }
 
   #build(root) {
@@ -92,7 +93,7 @@ class Timeline {
     if (!names.length) return this.#say("No camera has sent anything yet.", "Its history will appear here.");
     if (!names.includes(this.camera)) return this.#pick(this.app.state.cameras.find(name => names.includes(name)) ?? names[0]);
     const newest = this.app.cameras.find(camera => camera.id === this.camera)?.newest ?? null;
-    if (this.shown && newest !== (this.history?.newest ?? null)) this.#load(false);
+    if (this.shown && !this.busy && newest !== (this.history?.newest ?? null)) this.#load();
   }
 
   #stateChanged() {
@@ -114,13 +115,13 @@ class Timeline {
     this.camera = this.select.value = camera;
     this.strip.set({ layers: [], keyframes: [], flags: [], zone: this.app.zone(camera) });
     this.history = null;
-    this.#load(true);
+    this.#load();
   }
 
   #ask(question) {
     this.question = question;
     this.strip.set({ keyframes: [] });
-    this.#load(this.history === null);
+    this.#load();
   }
 
   #newest(seconds) {
@@ -135,16 +136,18 @@ class Timeline {
     return this.app.api.json(`/v1/cameras/${this.camera}/timeline?${new URLSearchParams(given)}`, { signal });
   }
 
-  /** Everything anew; `fresh`: also show all of it. */
-  async #load(fresh) {
+  /** Everything anew. The first time all of it is shown, later the view stays. */
+  async #load() {
     this.loading?.abort();
+    this.refining?.abort();
     const { signal } = this.loading = new AbortController();
+    this.busy = true;
     this.strip.node.setAttribute("aria-busy", "true");
     try {
       const asked = this.question;
       const history = await this.#get({ points: OVERVIEW_POINTS, keyframes: false }, signal);
-      const edge = this.history?.newest ?? null, zoomedOut = this.strip.scene.view === this.strip.home;
-      this.history = history;
+      const fresh = this.history === null, edge = this.history?.newest ?? null, zoomedOut = this.strip.scene.view === this.strip.home;
+      this.history = history.oldest === null ? null : history;
       this.problem.hidden = true;
       if (history.oldest === null) return this.#say(`Nothing is remembered of ${this.camera}.`, "Frames appear here as soon as they arrive.");
       this.empty.hidden = true;
@@ -156,7 +159,10 @@ class Timeline {
       if (fresh || asked !== this.keyframesOf?.question || Date.now() - this.keyframesOf.at > KEYFRAMES_EVERY_S * 1000) await this.#loadKeyframes(signal);
       this.#describe();
     } catch (error) { this.#fail(error); } finally {
-      if (!signal.aborted) this.strip.node.removeAttribute("aria-busy");
+      if (!signal.aborted) {
+        this.strip.node.removeAttribute("aria-busy");
+        this.busy = false;
+      }
     }
   }
 
