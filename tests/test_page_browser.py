@@ -41,7 +41,9 @@ async def chromium() -> AsyncIterator[Browser]:
 @pytest_asyncio.fixture(loop_scope="module")
 async def site(tmp_path: Path) -> AsyncIterator[Served]:
     """An agent that remembers twelve frames of a gate."""
-    async with served(tmp_path, cameras={"gate": {"metadata": {"site": "north", "x": 1, "y": 2, "heading": 90}}}) as site:
+    async with served(
+        tmp_path, cameras={"gate": {"metadata": {"site": "north", "x": 1, "y": 2, "heading": 90}}}
+    ) as site:
         await remember(site.agent, "gate", 12)
         yield site
 
