@@ -80,8 +80,8 @@ class Erasing:
     def resume(self) -> None:
         """Goes on with what could not be completed; errors are logged, the next call tries again."""
         with self._one_at_a_time:
-            waiting = read_requests(self._path)
             try:
+                waiting = read_requests(self._path)
                 for request in waiting:
                     self._run(request)
                 if waiting:

@@ -99,10 +99,16 @@ async def test_an_erasure_that_fails_half_way_is_completed_by_the_housekeeping_a
         assert not (tmp_path / ERASURES_FILE).exists()
 
 
-def test_a_damaged_list_of_erasures_is_an_error_not_an_empty_one(tmp_path: Path) -> None:
+def test_a_damaged_list_of_erasures_is_an_error_not_an_empty_one(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     (tmp_path / ERASURES_FILE).write_text('[{"camera"')
     with pytest.raises(OSError, match="damaged"):
         Erasing(tmp_path).erase(Request("gate", None, None))
+    with caplog.at_level("ERROR"):
+        Erasing(tmp_path).resume()  # said, at every housekeeping, and the agent goes on
+    assert "erasing is not complete" in caplog.text
+    assert (tmp_path / ERASURES_FILE).exists()
 
 
 def test_alerts_go_from_the_rows_and_the_file(tmp_path: Path) -> None:
