@@ -119,6 +119,15 @@ def found_alone(model: VideoModel, needle: Hidden, embeddings: np.ndarray, arm: 
     return bool(np.isin(chosen.rows, needle.visitor.clear).any())
 
 
+def called_otherwise(needle: Hidden, rng: np.random.Generator) -> Hidden:
+    """The same frames under the name of something else that never comes, of another kind and colour: whoever finds them for
+    that question found them by chance."""
+    visitor = needle.visitor
+    options = [(k, c) for k, c in absent(visitor.scene) if k != visitor.kind and c != visitor.colour]
+    kind, colour = options[rng.integers(len(options))]
+    return replace(needle, visitor=replace(visitor, kind=kind, colour=colour))
+
+
 def placed(
     model: VideoModel, needle: Hidden, size: int, depth: int, rng: np.random.Generator
 ) -> tuple[Asker, Question]:
@@ -229,7 +238,7 @@ def recall(
     """(recall by depth, the first `keep` needles)."""
     arm = dks_alone(model.info.defaults)
     scores: dict[str, list[Needle]] = {"dks": [], "top_k": []}
-    uniform, kept = [], []
+    uniform, kept, control = [], [], []
     bar = progress.add_task("recall", total=per_bin * NUM_BINS)
     for number in range(per_bin):
         for depth in range(NUM_BINS):
@@ -243,11 +252,12 @@ def recall(
                 scores[name].append(
                     Needle((depth + 0.5) / NUM_BINS, found_alone(model, needle, embeddings, how, rng), 0, 0)
                 )
+            control.append(found_alone(model, called_otherwise(needle, rng), embeddings, arm, rng))
             uniform.append(min(1.0, len(needle.visitor.clear) * arm.num_keyframes / len(needle.haystack.features)))
             if len(kept) < keep:
                 kept.append(needle)
             progress.advance(bar)
-    report: dict[str, Any] = {"uniform": float(np.mean(uniform))}
+    report: dict[str, Any] = {"uniform": float(np.mean(uniform)), "asked_for_another_thing": share(control)}
     for name, found in scores.items():
         bins = by_depth(found)
         report[name] = share(n.found for n in found) | {"by_depth": bins, "bins_wholly_below_mean": bins_below(bins)}
