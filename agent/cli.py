@@ -78,6 +78,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_check_config(commands)
     _add_model(commands)
     _add_world(commands)
+    _add_eval_alerts(commands)
     _add_passed_on(commands)
     return parser
 
@@ -309,6 +310,36 @@ def _world(args: argparse.Namespace) -> int:
     from agent.cli_model import run_world
 
     return run_world(args)
+
+
+def _add_eval_alerts(commands: "_Commands[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser(
+        "eval-alerts",
+        help="measure rules on worlds the model was not trained on",
+        description="Let one rule of each of twelve types watch drawn worlds, one at a time, and compare what fires with "
+        "the truth: gate only, judge only, and both.",
+    )
+    parser.add_argument("--minutes", type=float, default=60.0, help="length of each world (default: 60)")
+    parser.add_argument("--seeds", default="21,22", help="worlds, as 21,22")
+    parser.add_argument(
+        "--judge-only-minutes",
+        type=float,
+        default=2.0,
+        help="of each rule and world: there every frame is judged (default: 2; 0: leave it out)",
+    )
+    parser.add_argument("--model", default="builtin", metavar="FOLDER", help='checkpoint folder (default: "builtin")')
+    parser.add_argument("--num-threads", type=int, metavar="N", help="CPU threads of the network")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here")
+    parser.add_argument(
+        "--plot", type=Path, metavar="PNG", help="draw the gate's score and its threshold (needs matplotlib)"
+    )
+    parser.set_defaults(run=_eval_alerts)
+
+
+def _eval_alerts(args: argparse.Namespace) -> int:
+    from agent.cli_eval_alerts import run
+
+    return run(args)
 
 
 def _add_passed_on(commands: "_Commands[argparse.ArgumentParser]") -> None:

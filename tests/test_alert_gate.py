@@ -120,6 +120,13 @@ def test_an_event_during_the_warm_up_hides_no_later_one() -> None:
     assert [number for number, reading in enumerate(readings) if reading.rose] == [72]
 
 
+def test_a_busy_warm_up_makes_no_wide_unit() -> None:
+    """Two events fill nearly half of the first half minute; the next one is seen all the same."""
+    busy = [*(background(4, 1) + 0.3), *background(16, 2), *(background(14, 3) + 0.2), *background(10, 4)]
+    _, readings = run([*busy, *(background(8, 5) + 0.3)])
+    assert readings[len(busy)].rose
+
+
 def test_an_event_of_ten_minutes_stays_open() -> None:
     _, readings = run([*background(300), *(background(600, 1) + 0.3)])
     assert all(reading.open for reading in readings[300:])
@@ -165,3 +172,11 @@ def test_uneven_frames_learn_by_time() -> None:
 def test_off_above_on_is_refused() -> None:
     with pytest.raises(ValueError, match="off must not be above on"):
         GateSettings(on=2.0, off=3.0)
+
+
+def test_the_background_of_a_warm_up_is_its_narrowest_third() -> None:
+    """The worked example of the docstring."""
+    settings = GateSettings(warm_up_frames=6)
+    state, _ = run([0.20, 0.50, 0.21, 0.61, 0.22, 0.48], settings)
+    assert state.level == pytest.approx(0.205)
+    assert state.spread == pytest.approx(0.01)
