@@ -46,6 +46,7 @@ BENCHMARKS = (
     Benchmark("fixed_camera", "fixed_camera", short="--seeds 11 --frames 300 --worlds 1"),
     Benchmark("needles", "needles", short="--seeds 11 --sizes 300 600 --per-bin 5 --repeats 1"),
     Benchmark("ablations", "ablations", short="--seeds 11 --worlds 1 --frames 300 --questions 5"),
+    Benchmark("timeline", "timeline", short="--frames 1000"),
 )
 
 
