@@ -18,12 +18,18 @@ from paho.mqtt.properties import Properties
 from agent.agent import Agent
 from agent.erasing import Request
 from agent.mqtt.asking import MAX_BYTES
-from tests.agents import START, ListSource, frames, remember, running, served
+from tests.agents import START, ListSource, frames, remember, running, served, tiny_model
 from tests.bridges import ROOT, RULE, Scene, bridged, check_documented, commit, event, jpeg
 from tests.brokers import Heard, listening, mosquitto, needs_mosquitto, until
 
 RULES = {"bag": {"condition": "a bag", "cameras": ["yard"]}}
 ANSWER = json.loads((ROOT / "docs" / "schemas" / "answer.json").read_text())
+
+
+@pytest.fixture(autouse=True, scope="module")
+def model() -> None:
+    """Loaded before anybody waits for anything."""
+    tiny_model()
 
 
 async def ask(heard: Heard, question: Any, **options: Any) -> None:

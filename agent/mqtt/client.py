@@ -16,6 +16,8 @@ from paho.mqtt.reasoncodes import ReasonCode
 from agent.mqtt.settings import MqttSettings
 
 CONNECT_TIMEOUT_S = 5.0
+ANSWER_TIMEOUT_S = 10.0  # for the broker's word on anything; then the connection counts as lost
+LEAVE_TIMEOUT_S = 2.0
 MAX_WAITING_MESSAGES = 256  # beyond it what arrives is dropped by the client, which logs it
 
 
@@ -62,7 +64,7 @@ async def connected(settings: MqttSettings, address: tuple[str, int], will: aiom
     """A connection that the broker has accepted, closed with the block. Raises aiomqtt.MqttError or OSError.
 
     Connecting runs in a thread that cannot be interrupted: when cancelled it is waited for, at most until it gives up
-    by itself (CONNECT_TIMEOUT_S for each of: the connection, TLS, the broker's word).
+    by itself (CONNECT_TIMEOUT_S each for the connection and for TLS, ANSWER_TIMEOUT_S for the broker's word).
     """
     host, port = address
     client = Client(
@@ -75,7 +77,7 @@ async def connected(settings: MqttSettings, address: tuple[str, int], will: aiom
         clean_session=True if _version(settings) is aiomqtt.ProtocolVersion.V311 else None,
         will=will,
         keepalive=settings.keepalive_s,
-        timeout=CONNECT_TIMEOUT_S,
+        timeout=ANSWER_TIMEOUT_S,
         max_queued_incoming_messages=MAX_WAITING_MESSAGES,
         tls_context=await asyncio.to_thread(_tls, settings) if settings.tls else None,
     )
@@ -95,6 +97,7 @@ async def connected(settings: MqttSettings, address: tuple[str, int], will: aiom
 
 async def _leave(client: Client) -> None:
     """Say goodbye, and have no answer hide what else is happening."""
+    client.timeout = LEAVE_TIMEOUT_S
     with suppress(aiomqtt.MqttError):
         await client.__aexit__(None, None, None)
 

@@ -156,12 +156,16 @@ class Session:
         note = self._desk.marks.note(topic)
         await asyncio.to_thread(self._desk.marks.add, topic, note)
         try:
-            await self._client.put(topic, payload, retain=True)
+            await self._put(topic, payload, retain=True)
         except Refused as refused:
             self._refused(refused)
         self._shown[topic] = payload
         if topic.startswith(f"{self._desk.settings.discovery_prefix}/device/"):
             await asyncio.to_thread(self._desk.marks.add, topic, json.dumps(platforms(payload), sort_keys=True))
+
+    async def _put(self, topic: str, payload: bytes, *, retain: bool, properties: Properties | None = None) -> None:
+        await self._client.put(topic, payload, retain=retain, properties=properties)
+        _unless_cancelled()
 
     def _refused(self, refused: Refused) -> None:
         self._desk.counts["refused"] += 1
@@ -190,7 +194,7 @@ class Session:
         if entry.snapshot is not None and self._desk.settings.snapshots:
             topic = self._topics.snapshot(entry.camera, entry.rule)
             await self._show_picture(topic, entry.event_id.rpartition("-")[0], entry.snapshot)
-        await self._client.put(self._topics.event(entry.camera, entry.rule), entry.payload, retain=False)
+        await self._put(self._topics.event(entry.camera, entry.rule), entry.payload, retain=False)
         await asyncio.to_thread(self._done, entry.seq)
 
     async def _show_pictures(self) -> set[str]:
@@ -229,7 +233,7 @@ class Session:
         await asyncio.to_thread(self._desk.marks.add, topic)
         self._desk.tries[alert_id] += 1
         try:
-            await self._client.put(topic, small, retain=True)
+            await self._put(topic, small, retain=True)
         except Refused as refused:
             self._refused(refused)
         del self._desk.tries[alert_id]
@@ -239,7 +243,7 @@ class Session:
         for topic in self._desk.marks.topics():
             if topic not in self._wanted and topic not in pictures:
                 try:
-                    await self._client.put(topic, b"", retain=True)
+                    await self._put(topic, b"", retain=True)
                 except Refused as refused:
                     self._refused(refused)
                 self._shown.pop(topic, None)
@@ -264,6 +268,7 @@ class Session:
         if self._desk.asking is not None:
             filters.append(self._topics.ask)
         codes = await self._client.subscribe([(each, 1) for each in filters])
+        _unless_cancelled()
         for each, code in zip(filters, codes, strict=True):
             if code.is_failure if isinstance(code, ReasonCode) else code >= 0x80:
                 self._refused(Refused(f"the broker does not let us subscribe to {each}"))
@@ -298,7 +303,7 @@ class Session:
 
     async def _answer(self, asking: Asking, message: aiomqtt.Message) -> None:
         async def publish(topic: str, payload: bytes, properties: Properties | None) -> None:
-            await self._client.put(topic, payload, retain=False, properties=properties)
+            await self._put(topic, payload, retain=False, properties=properties)
 
         try:
             await asking.handle(message, publish)
@@ -327,3 +332,10 @@ class Session:
         if not 0 <= minutes <= MAX_SNOOZE_MINUTES:
             raise ValueError(f"minutes are from 0 to {MAX_SNOOZE_MINUTES}")
         self._desk.rules.snooze(command.rule, command.camera, self._desk.clock() + 60 * minutes if minutes else 0.0)
+
+
+def _unless_cancelled() -> None:
+    """Python 3.11's `asyncio.wait_for`, under every call of aiomqtt, loses a cancellation that meets the answer."""
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
