@@ -21,9 +21,9 @@ from model.generate import Decoding, choose
 from model.history import ArrayHistory
 from model.merge import OWN, reference_rows
 from model.network import SigPooling, pool_patches
+from model.places import fill_gaps
 from model.preprocess import centre_crop, published_frame_indices, relevance_pixels, squash, vision_pixels
 from model.prompt import prompt_text
-from model.places import fill_gaps
 from model.select import ArrayCandidates, select_keyframes
 from model.tokens import IMAGE_TOKEN_ID
 from model.video_model import VideoModel
