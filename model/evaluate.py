@@ -192,9 +192,7 @@ def main(argv: list[str] | None = None) -> int:
 
     args = parse(argv)
     folder = Path(__file__).parent / "builtin" if args.model == "builtin" else Path(args.model)
-    model = VideoModel.load(
-        folder, device=args.device, num_threads=args.threads, patch_dtype=args.patch_storage
-    )
+    model = VideoModel.load(folder, device=args.device, num_threads=args.threads, patch_dtype=args.patch_storage)
     try:
         about, groups = clip_groups(args)
     except (ValueError, OSError) as error:
