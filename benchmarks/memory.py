@@ -25,8 +25,9 @@ import numpy as np
 import psutil
 
 from benchmarks.machine import add_out, machine, show, write_result
-from benchmarks.stored_history import CAMERA, Shape, embeddings, write_history
+from benchmarks.stored_history import CAMERA, SEGMENT_FRAMES, Shape, embeddings, write_history
 from memory.limits import Limits
+from memory.segment_file import segment_paths
 from memory.store import MemoryStore
 from model.select import QueryCandidates, select_keyframes
 from model.thinning import Thinned, rows_taking_part
@@ -81,9 +82,9 @@ def measure(folder: Path, num_frames: int, args: argparse.Namespace) -> dict[str
         opened_s, opened_cpu_s = time.perf_counter() - started, time.process_time() - worked
         resident = psutil.Process().memory_info().rss - before
         asked = ask(store, args.dim)
-        appended = grow(store, shape, args, EXTRA, start=num_frames + 1)
+        appended = grow(store, shape, args, EXTRA, start=num_frames + 1, folder=folder)
     with open_store(folder, num_frames + EXTRA, args) as store:
-        evicted = grow(store, shape, args, EXTRA, start=num_frames + EXTRA + 1)
+        evicted = grow(store, shape, args, EXTRA, start=num_frames + EXTRA + 1, folder=folder)
         if store.stats(CAMERA).frames != num_frames + EXTRA:
             raise RuntimeError(f"{store.stats(CAMERA).frames} frames are held, not {num_frames + EXTRA}")
     return {
@@ -104,20 +105,23 @@ def open_store(folder: Path, num_frames: int, args: argparse.Namespace) -> Memor
     return MemoryStore(folder, embedding_dim=args.dim, limits=limits, patch_shape=(args.patches, args.width))
 
 
-def grow(store: MemoryStore, shape: Shape, args: argparse.Namespace, count: int, start: int) -> dict[str, Any]:
+def grow(
+    store: MemoryStore, shape: Shape, args: argparse.Namespace, count: int, start: int, folder: Path
+) -> dict[str, Any]:
     """Appends, attaches and patches, one frame after another, and what each took."""
+    oldest = 1  # segment: whether its file is there is asked without touching what the memory holds
     rng = np.random.default_rng(start)
     units, jpeg = embeddings(shape, rng, count), rng.bytes(shape.jpeg_bytes)
     patches = rng.standard_normal((args.patches, args.width), np.float32).astype(np.float16)
     scalars, summary = np.ones((args.patches, 3), np.float32), np.ones(args.width, np.float32)
     appends, attaches, rebuilds, appends_cpu, evicting, evicting_cpu = [], [], [], [], [], []
     for number in range(count):
-        held, worked = store.status().evicted, time.thread_time()
-        began = time.perf_counter()
+        worked, began = time.thread_time(), time.perf_counter()
         frame_id = store.append(CAMERA, float(start + number), jpeg)
         remembered, cpu = time.perf_counter(), time.thread_time() - worked
         appends_cpu.append(cpu)
-        if store.status().evicted > held:
+        if not segment_paths(folder / "segments" / CAMERA, oldest)[0].exists():
+            oldest += SEGMENT_FRAMES
             evicting.append(remembered - began)
             evicting_cpu.append(cpu)
         restarted = time.perf_counter()
@@ -209,8 +213,8 @@ def plot(by_frames: dict[str, dict[str, Any]], path: Path) -> None:
     for name, label in shown.items():
         key = "cpu_ms" if "cpu_ms" in by_frames[str(frames[0])][name] else "median_ms"
         axes.plot(frames, [each[name][key] for each in by_frames.values()], "o-", label=label)
-    axes.plot(frames, [1000 * each["start_s"] for each in by_frames.values()], "o--", color="grey", label="start")
-    axes.set(xscale="log", yscale="log", xlabel="frames held", ylabel="milliseconds")
+    axes.plot(frames, [1000 * each["start_cpu_s"] for each in by_frames.values()], "o--", color="grey", label="start")
+    axes.set(xscale="log", yscale="log", xlabel="frames held", ylabel="milliseconds of CPU")
     axes.set_title("The memory, by frames held")
     axes.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
     figure.savefig(path, dpi=120)

@@ -60,12 +60,20 @@ def build_index(halves: Float16) -> Any:
 
 
 def index_rows(index: Any) -> Float16:
-    """(n, D) view of the index's own storage. Valid only while the index lives: hold both."""
+    """(n, D) view of the index's own storage, which lives as long as this view of it or any view of that."""
     import faiss
 
     codes = faiss.rev_swig_ptr(index.codes.data(), index.ntotal * index.code_size)
-    rows: Float16 = codes.view("<f2").reshape(index.ntotal, index.d)
+    rows: Float16 = np.asarray(_Owned(codes.view("<f2").reshape(index.ntotal, index.d), index))
     return rows
+
+
+class _Owned:
+    """Memory of an index as an array's base: the index is not freed before the last view."""
+
+    def __init__(self, rows: Float16, index: Any) -> None:
+        self.__array_interface__ = rows.__array_interface__
+        self._index = index
 
 
 def score_rows(unit: Float32, query: Float32) -> Float32:

@@ -1,5 +1,6 @@
 """Ranking by FAISS plus exact rescoring equals one stable full sort, bit for bit, wherever the cuts are."""
 
+import weakref
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -126,6 +127,19 @@ def test_index_rows_is_a_view_of_the_same_numbers() -> None:
     halves = rows_of("different", 10, 6, 1)
     index = build_index(halves)
     np.testing.assert_array_equal(index_rows(index), halves)
+
+
+def test_an_index_lives_as_long_as_a_view_of_its_rows() -> None:
+    halves = rows_of("different", 3000, 64, 1)
+    index = build_index(halves)
+    alive, view = weakref.ref(index), index_rows(index)[5:2000][3:]
+    del index
+    others = [build_index(-halves) for _ in range(5)]  # would be given the same memory
+    np.testing.assert_array_equal(view, halves[8:2000])
+    assert alive() is not None
+    del view
+    assert alive() is None
+    assert len(others) == 5
 
 
 def test_nothing_to_rank() -> None:
