@@ -194,7 +194,13 @@ class Agent:
         if camera not in self.intakes:
             settings = self.settings.camera(camera)
             self.intakes[camera] = Intake(
-                camera, self.store, self.backlog, self.metrics, settings.metadata, Masks(settings.masks)
+                camera,
+                self.store,
+                self.backlog,
+                self.metrics,
+                settings.metadata,
+                Masks(settings.masks),
+                self.settings.streaming.metadata_max_age_s,
             )
         return self.intakes[camera]
 

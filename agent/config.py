@@ -166,6 +166,9 @@ class StreamingSettings(Part):
     max_skew_s: float = Field(
         default=5.0, ge=0, le=86_400, description="a publisher's clock further off than this is ignored"
     )
+    metadata_max_age_s: float = Field(
+        default=3.0, gt=0, le=3600, description="how long what a publisher tells, such as a pose, goes with its frames"
+    )
 
 
 class TokenSettings(Part):

@@ -24,6 +24,14 @@ class Guard:
         except AuthError as error:
             raise NotAllowed(error.message, status=error.status, headers=error.headers) from None
 
+    def allows(self, request: Request, scope: str) -> bool:
+        """Does the request's token cover `scope`?"""
+        try:
+            self.check(request, scope)
+        except NotAllowed:
+            return False
+        return True
+
     def who(self, request: Request) -> Token | None:
         """The request's token, whatever it opens; None when security is off. Raises NotAllowed."""
         try:

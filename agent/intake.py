@@ -23,6 +23,7 @@ from PIL import Image
 from agent.backlog import Backlog
 from agent.masks import Masks
 from agent.metrics import Metrics
+from agent.told import Told
 from memory.errors import StorageError, StorageFull
 from memory.records import Json
 from memory.store import MemoryStore
@@ -33,7 +34,6 @@ log = logging.getLogger(__name__)
 CameraState = Literal["live", "stalled", "offline"]
 
 JPEG_QUALITY = 85
-TOLD_S = 3.0  # a pose older than this says nothing of where a frame was taken
 _MIN_STEP_S = 0.001  # a frame is at least this much later than the one before it on its camera
 
 
@@ -100,6 +100,7 @@ class Intake:
         metrics: Metrics,
         metadata: Mapping[str, Json] | None = None,
         masks: Masks | None = None,
+        metadata_max_age_s: float = 3.0,
     ) -> None:
         self.camera = camera
         self.counters = IntakeCounters()
@@ -111,7 +112,7 @@ class Intake:
         self._metrics = metrics
         self._metadata = dict(metadata or {})
         self._masks = masks or Masks(())
-        self._told: tuple[float, Mapping[str, Json]] = (-math.inf, {})
+        self._told = Told(metadata_max_age_s)
         self._refused: deque[tuple[float, float]] = deque(maxlen=256)  # erased since the start
         self._order = asyncio.Lock()  # at a takeover two sources may have a frame in hand at once
         newest = store.stats(camera).newest
@@ -158,18 +159,16 @@ class Intake:
         """None: it belongs to a time that was erased."""
         if self._is_refused(time):
             return None
-        said, told = self._told
-        fresh = told if abs(time - said) <= TOLD_S else {}
-        metadata = {**self._metadata, **fresh, "clock": frame.clock}
+        metadata = {**self._metadata, **self._told.at(time), "clock": frame.clock}
         frame_id = self._store.append(self.camera, time, encode_jpeg(self._masks.apply(frame.image)), metadata)
         if self._is_refused(time):  # the erasure came between the two
             self._store.erase(self.camera, time, time)
             return None
         return frame_id
 
-    def tell(self, metadata: Mapping[str, Json], now: float) -> None:
-        """What the publisher says beside its pictures, such as its pose: kept with frames of the next TOLD_S seconds."""
-        self._told = (now, dict(metadata))
+    def tell(self, metadata: Mapping[str, Json], time: float) -> None:
+        """What the publisher says was so at `time`, such as its pose: kept with frames from then on, for a while."""
+        self._told.add(time, metadata)
 
     def refuse(self, after: float, before: float) -> None:
         """Frames of this time that are still on their way are not remembered: it has been erased. Any thread."""

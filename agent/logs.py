@@ -35,5 +35,16 @@ def set_up_logs(level: str) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
-    for library in ("aioice", "aiortc", "libav", "httpx", "httpcore", "asyncio", "faiss", "uvicorn.access", "mqtt", "amqtt"):
+    for library in (
+        "aioice",
+        "aiortc",
+        "libav",
+        "httpx",
+        "httpcore",
+        "asyncio",
+        "faiss",
+        "uvicorn.access",
+        "mqtt",
+        "amqtt",
+    ):
         logging.getLogger(library).setLevel(logging.WARNING)

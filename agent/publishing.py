@@ -1,4 +1,4 @@
-"""Publishers: the WHIP endpoint joined to tokens, settings and the agent."""
+"""Publishers: the WHIP endpoint and its data channels joined to tokens, settings and the agent."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,10 +8,13 @@ from starlette.requests import Request
 from agent.agent import Agent
 from agent.config import IceServer as IceServerSettings
 from agent.config import Settings
+from agent.conversation import Conversation
 from agent.guard import Guard
 from agent.metrics import Reader, Reading
 from agent.problems import NotAllowed
+from agent.question import Evidence
 from streaming.answer import IceServer
+from streaming.channel import Converse
 from streaming.frame import Source
 from streaming.problem import Rejected
 from streaming.whip import WhipServer, WhipSettings
@@ -39,9 +42,17 @@ def whip_server(agent: Agent, guard: Guard, settings: Settings) -> WhipServer:
     def on_session(camera: str, source: Source) -> None:
         agent.published(camera, source)
 
+    def converse(request: Request, camera: str) -> Converse:
+        base_url = str(request.base_url).rstrip("/")
+
+        def link(evidence: Evidence) -> str:
+            return base_url + guard.sign(f"/v1/frames/{evidence.frame_id}.jpg")
+
+        return Conversation(agent, camera, may_ask=guard.allows(request, "ask"), link=link).run
+
     told = tuple(_ice_server(server, url) for server in settings.streaming.ice_servers for url in server.urls)
     limits = WhipSettings(max_sessions=settings.streaming.max_sessions, ice_servers=told)
-    server = WhipServer(on_session, authorize, settings=limits, frame_settings=agent.frame_settings)
+    server = WhipServer(on_session, authorize, settings=limits, frame_settings=agent.frame_settings, converse=converse)
     agent.metrics.watch(_readers(server))
     return server
 
@@ -61,6 +72,7 @@ def _readers(server: WhipServer) -> list[Reader]:
         Reader("vilamp_whip_takeovers_total", "Publishers replaced by another.", (), lambda: one(counters.takeovers)),
         Reader("vilamp_whip_closed_total", "Sessions ended.", ("reason",), lambda: by_reason(counters.closed)),
         Reader("vilamp_whip_rejected_total", "Refusals by status.", ("reason",), lambda: by_reason(counters.rejected)),
+        Reader("vilamp_whip_messages_total", "Data channels.", ("reason",), lambda: by_reason(counters.messages)),
     ]
 
 

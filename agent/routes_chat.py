@@ -4,7 +4,6 @@ A refused question gets its real status. Once streaming has begun, an error is o
 the stream, without `[DONE]`. A client that goes away cancels its answer.
 """
 
-import asyncio
 import secrets
 import time
 from contextlib import aclosing
@@ -15,6 +14,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from agent.agent import Agent
+from agent.asking import question_of
 from agent.body import read_body
 from agent.chat import (
     SSE_DONE,
@@ -24,13 +24,12 @@ from agent.chat import (
     Json,
     citation,
     extension,
-    parse_moment,
     parse_request,
     sse,
 )
 from agent.client_gone import unless_gone, with_silences
 from agent.guard import Guard
-from agent.problems import BadRequest, Problem, UnknownModel
+from agent.problems import Problem, UnknownModel
 from agent.question import Event, Finished, Piece, Question, Seen
 
 MAX_BODY_BYTES = 1 << 20
@@ -58,18 +57,7 @@ class ChatRoutes:
         asked = parse_request(await read_body(request, MAX_BODY_BYTES))
         if asked.model not in (None, "", PUBLIC_NAME, self.agent.model_card()["id"]):
             raise UnknownModel(f"There is no model '{asked.model}' here; GET /v1/models lists what is.", param="model")
-        return ChatResponse(self, request, asked, await self.question(asked))
-
-    async def question(self, asked: ChatRequest) -> Question:
-        """What is asked, checked. Raises BadRequest or UnknownCamera."""
-        text = asked.question()
-        cameras = await asyncio.to_thread(self.agent.existing, asked.named_cameras())
-        zone = self.agent.zone_of(cameras[0]) if cameras else "UTC"
-        after, before = parse_moment(asked.after, zone, "after"), parse_moment(asked.before, zone, "before")
-        if after is not None and before is not None and after >= before:
-            raise BadRequest("'after' must be earlier than 'before'.", param="after")
-        limit, temperature = asked.max_new_tokens(), asked.temperature or 0.0
-        return Question(text, cameras, after, before, limit, temperature, asked.place(), asked.earlier())
+        return ChatResponse(self, request, asked, await question_of(self.agent, asked))
 
     async def models(self, request: Request) -> Response:
         self.guard.check(request, "ask")

@@ -2,12 +2,11 @@
 
 GET    /v1/memory                                       what is held, per camera and for the whole folder
 DELETE /v1/cameras/{camera}/frames?after=&before=       erases for good; both bounds, or all=true
-    PUT    /v1/cameras/{camera}/metadata                    what goes with its next frames, such as a robot's pose
+PUT    /v1/cameras/{camera}/metadata                    what goes with its next frames, such as a robot's pose
 GET    /v1/cameras/{camera}/export?after=&before=       a ZIP with the window as a video and its log as JSON
 """
 
 import asyncio
-import json
 import tempfile
 import threading
 import zipfile
@@ -31,9 +30,8 @@ from agent.lanes import TooManyWaiting, Turns
 from agent.problems import BadRequest, Busy, EraseUnfinished, NoFrames, Problem, TooLarge
 from agent.query import flag, moment
 from agent.times import format_stamp
-from memory.args import metadata_text
+from agent.told import MAX_TOLD_BYTES, check_told, parse_json
 
-MAX_TOLD_BYTES = 4096
 _EXPORT_RETRY_S = 5.0
 _LOOK_S = 0.5  # how often an export looks whether its client is still there
 
@@ -88,13 +86,7 @@ class MemoryRoutes:
         name = request.path_params["camera"]
         self.guard.check(request, f"publish:{name}")
         (camera,) = await asyncio.to_thread(self.agent.existing, (name,))
-        try:
-            told = json.loads(await read_body(request, MAX_TOLD_BYTES))
-            metadata_text(told)
-        except ValueError as error:
-            raise BadRequest(f"The body must be JSON: {error}.") from None
-        if not isinstance(told, dict):
-            raise BadRequest('The body must be a JSON object, such as {"x": 1.5, "y": 0.2, "heading": 90}.')
+        told = check_told(parse_json(await read_body(request, MAX_TOLD_BYTES)))
         self.agent.intake_of(camera).tell(told, self.agent.clock())
         return Response(status_code=204)
 

@@ -51,8 +51,11 @@ def check_offer(text: str) -> Offer:
     mid = _check_bundle(parsed)
     for media in parsed.media:
         _check_transport(media)
-        _check_direction(media)
-        _check_codecs(media)
+        if media.kind == "application":
+            _check_data(media)
+        else:
+            _check_direction(media)
+            _check_codecs(media)
     ice = parsed.media[0].ice
     return Offer(sdp, mid, ice.usernameFragment or "", ice.password or "", num_candidates)
 
@@ -104,8 +107,10 @@ def _check_sections(parsed: SessionDescription) -> None:
     if len(parsed.media) > _MAX_SECTIONS:
         raise OfferUnusable(f"{len(parsed.media)} media sections; offer one video track, with or without sound")
     for media in parsed.media:
-        if media.kind not in ("audio", "video"):
-            raise OfferUnusable(f"{media.kind[:20]!r} sections (data channels too) are not accepted; offer video")
+        if media.kind not in ("audio", "video", "application"):
+            raise OfferUnusable(f"{media.kind[:20]!r} sections are not accepted; offer video")
+    if sum(media.kind == "application" for media in parsed.media) > 1:
+        raise OfferUnusable("several sections for data channels; one carries all of them")
     num_video = sum(media.kind == "video" for media in parsed.media)
     if num_video != 1:
         raise OfferUnusable(f"{num_video} video tracks; offer exactly one (one camera per session)")
@@ -130,8 +135,17 @@ def _check_transport(media: MediaDescription) -> None:
         raise OfferMalformed("a=setup or a=fingerprint is missing; unencrypted video is not accepted")
     if not any(fingerprint.algorithm.lower() in _FINGERPRINTS for fingerprint in media.dtls.fingerprints):
         raise OfferUnusable("no a=fingerprint of a kind we can check; send sha-256")
-    if not media.rtcp_mux:
+    if not media.rtcp_mux and media.kind != "application":
         raise OfferUnusable("a=rtcp-mux is required")
+
+
+def _check_data(media: MediaDescription) -> None:
+    if media.profile not in ("UDP/DTLS/SCTP", "TCP/DTLS/SCTP") or media.fmt != ["webrtc-datachannel"]:
+        raise OfferUnusable("an application section that is no data channel; offer UDP/DTLS/SCTP webrtc-datachannel")
+    if media.sctp_port is None or not 0 < media.sctp_port < 65536:
+        raise OfferMalformed("a=sctp-port of the data channel is missing or out of range")
+    if media.sctpCapabilities is not None and media.sctpCapabilities.maxMessageSize < 0:
+        raise OfferMalformed("a=max-message-size of the data channel is below 0")
 
 
 def _check_direction(media: MediaDescription) -> None:

@@ -1,4 +1,4 @@
-"""One WebRTC publisher: a peer connection, and a task that drains its video track.
+"""One WebRTC publisher: a peer connection, a task that drains its video track, and one for its data channel if it has one.
 
 Overload policy: raw frames are read as they come, and those the sampler does not keep are let go unconverted; of the
 kept ones the newest `handoff_frames` wait for the consumer, older ones are dropped and counted. Does not know HTTP.
@@ -7,6 +7,7 @@ kept ones the newest `handoff_frames` wait for the consumer, older ones are drop
 import asyncio
 import logging
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -14,22 +15,25 @@ from functools import partial
 from typing import Literal
 
 import av
-from aiortc import RTCConfiguration, RTCIceServer, RTCPeerConnection, RTCSessionDescription
+from aiortc import RTCConfiguration, RTCDataChannel, RTCIceServer, RTCPeerConnection, RTCSessionDescription
 from aiortc.mediastreams import MediaStreamError
 from aiortc.sdp import candidate_from_sdp
 
+from streaming.channel import LABEL, Channel, ChannelSettings, Converse
 from streaming.clock import CaptureClock
 from streaming.errors import PictureTooLarge
 from streaming.frame import ClockName, Frame, FrameSettings, SourceStats
 from streaming.picture import to_rgb
 from streaming.sampler import Sampler
 from streaming.slot import LatestSlot, SlotClosed
-from streaming.tap import rtp_origin, shed_backlog, watch_reports
+from streaming.tap import rtp_origin, shed_backlog, unfinished_bytes, watch_reports
 
 logger = logging.getLogger(__name__)
 
 CloseReason = Literal["deleted", "replaced", "stalled", "never_connected", "ended", "failed", "too_large", "shutdown"]
 _MAX_WAITING_ENCODED = 90  # encoded frames before the decoder: 3 s at 30 fps
+_MAX_CHANNELS = 8  # that a session may open one after the other, those of other names included
+_MAX_UNFINISHED_BYTES = 2 << 20  # of data channel messages; twice what a peer that keeps the rules can send
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +54,10 @@ class WebRtcSession:
     def __init__(
         self, camera: str, settings: FrameSettings, *, ice_servers: list[RTCIceServer] | None = None,
         connect_timeout_s: float = 20.0, after: float | None = None, now: Callable[[], float] = time.time,
+        converse: Converse | None = None, messages: Counter[str] | None = None,
     ) -> None:  # fmt: skip
-        """`after`: unix seconds of the camera's last frame in an earlier session; time goes on from there."""
+        """`after`: unix seconds of the camera's last frame in an earlier session; time goes on from there. `converse` has
+        the data channel, one at a time; without it channels are closed as they come. `messages` counts what they carry."""
         self.camera = camera
         self.stats = SourceStats()
         self.on_closed: Callable[[WebRtcSession, CloseReason], None] = lambda session, reason: None
@@ -64,6 +70,10 @@ class WebRtcSession:
         self._clock = CaptureClock(after=after, max_skew_s=settings.max_skew_s)
         self._slot: LatestSlot[_Raw] = LatestSlot(settings.handoff_frames)
         self._reader: asyncio.Task[CloseReason] | None = None
+        self._converse = converse
+        self._messages: Counter[str] = Counter() if messages is None else messages
+        self._num_channels = 0
+        self._conversation: asyncio.Task[None] | None = None
         self._closing: asyncio.Task[None] | None = None
 
     async def negotiate(self, offer_sdp: str) -> str:
@@ -71,6 +81,7 @@ class WebRtcSession:
 
         Raises what aiortc raises for an offer that passed the check and yet cannot be used; the session is then closed.
         """
+        self._peer.on("datachannel", self._opened)
         try:
             await self._peer.setRemoteDescription(RTCSessionDescription(sdp=offer_sdp, type="offer"))
             for transceiver in self._peer.getTransceivers():
@@ -127,9 +138,11 @@ class WebRtcSession:
         self.on_closed(self, reason)
 
     async def _shut_down(self) -> None:
-        if self._reader is not None and not self._reader.done():
-            self._reader.cancel()
-            await asyncio.wait([self._reader])
+        tasks = [task for task in (self._conversation, self._reader) if task is not None and not task.done()]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
         await self._peer.close()
 
     def _connection_changed(self) -> None:
@@ -143,6 +156,25 @@ class WebRtcSession:
         if error is not None:  # a defect here or in aiortc must not leave a session that nobody drains
             logger.error("camera %s: reading failed", self.camera, exc_info=error)
         self.end("failed" if error is not None else reader.result())
+
+    def _opened(self, opened: RTCDataChannel) -> None:
+        self._num_channels += 1
+        if self._num_channels > _MAX_CHANNELS:
+            self.end("failed")
+            return
+        talking = self._conversation is not None and not self._conversation.done()
+        if self._converse is None or opened.label != LABEL or talking or self._closing is not None:
+            opened.close()
+            return
+        channel = Channel(opened, ChannelSettings(), self._messages, time.monotonic)
+        self._conversation = asyncio.create_task(self._converse(channel), name=f"converse-{self.camera}")
+        self._conversation.add_done_callback(lambda conversation: self._conversation_done(conversation, channel))
+
+    def _conversation_done(self, conversation: asyncio.Task[None], channel: Channel) -> None:
+        channel.close()
+        error = None if conversation.cancelled() else conversation.exception()
+        if error is not None:  # the video goes on
+            logger.error("camera %s: the data channel failed", self.camera, exc_info=error)
 
     async def _read(self) -> CloseReason:
         """Reads the track until it ends or stalls. This is the media watchdog: ICE notices a dead peer 30 s later."""
@@ -160,6 +192,8 @@ class WebRtcSession:
             timeout_s = self._settings.stall_timeout_s
             self._take(frame, rtp_origin(receiver))
             self.stats.shed += shed_backlog(receiver, _MAX_WAITING_ENCODED)
+            if self._peer.sctp is not None and unfinished_bytes(self._peer.sctp) > _MAX_UNFINISHED_BYTES:
+                return "too_large"
 
     def _report(self, sender_time: float, ticks: int) -> None:
         self._clock.report(sender_time, ticks, self._now())

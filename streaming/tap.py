@@ -1,18 +1,20 @@
-"""The only place that looks inside aiortc (1.16): what a receiver knows and has no public way to say.
+"""The only place that looks inside aiortc (1.16): what it knows and has no public way to say.
 
-Three things: the RTP times of RTCP sender reports, the RTP time that its frames count from, and the encoded frames that
-wait for the decoder. Should a later aiortc keep them elsewhere, then frames carry their arrival time (`clock` says so)
-and the wait is not bounded: nothing else breaks, and a test says which.
+Four things: the RTP times of RTCP sender reports, the RTP time that a receiver's frames count from, the encoded frames
+that wait for the decoder, and the pieces of unfinished data channel messages. Should a later aiortc keep them elsewhere,
+then frames carry their arrival time (`clock` says so) and those waits are not bounded: nothing else breaks, and a test
+says which.
 """
 
 import queue
 from collections.abc import Callable
 
-from aiortc import RTCRtpReceiver
+from aiortc import RTCRtpReceiver, RTCSctpTransport
 from aiortc.rtp import RtcpSrPacket
 
 _NTP_EPOCH_S = 2_208_988_800  # 1900 to 1970
 _NTP_FRACTION = 1 << 32
+_SCTP_WINDOW_BYTES = 1 << 20
 
 OnReport = Callable[[float, int], None]
 
@@ -69,3 +71,10 @@ def shed_backlog(receiver: RTCRtpReceiver, limit: int) -> int:
     if decode_error is not None:
         decode_error.set()
     return num_shed
+
+
+def unfinished_bytes(sctp: RTCSctpTransport) -> int:
+    """Bytes held of messages whose end has not come. The window that aiortc announces shrinks by them, below 0 for a peer
+    that sends on regardless."""
+    window = getattr(sctp, "_advertised_rwnd", None)
+    return _SCTP_WINDOW_BYTES - window if isinstance(window, int) else 0

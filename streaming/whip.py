@@ -2,6 +2,7 @@
 
 Contract: `WhipServer(on_session, authorize).routes()` are starlette routes; each accepted offer becomes a Source,
 handed to `on_session` at once. Knows neither tokens nor cameras: `authorize` decides both.
+A data channel beside the video is the caller's affair (`converse`).
 """
 
 import asyncio
@@ -19,6 +20,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from streaming.answer import Bitrates, IceServer, with_bitrates
+from streaming.channel import Converse
 from streaming.fragment import parse_fragment
 from streaming.frame import FrameSettings, Source
 from streaming.offer import MAX_CANDIDATES, Offer, OfferMalformed, OfferUnusable, check_offer
@@ -40,6 +42,7 @@ _NEGOTIATION_ERRORS = (InternalError, InvalidAccessError, InvalidStateError, Ope
 Authorize = Callable[[Request, str], None]
 OnSession = Callable[[str, Source], None]
 Locate = Callable[[str], str | None]
+OnOffer = Callable[[Request, str], Converse | None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,12 +64,13 @@ class WhipSettings:
 
 @dataclass(slots=True)
 class WhipCounters:
-    """Since the start; `closed` by reason, `rejected` by HTTP status."""
+    """Since the start; `closed` by reason, `rejected` by HTTP status, `messages` on data channels: taken, or why not."""
 
     opened: int = 0
     takeovers: int = 0
     closed: Counter[str] = field(default_factory=Counter)
     rejected: Counter[int] = field(default_factory=Counter)
+    messages: Counter[str] = field(default_factory=Counter)
 
 
 @dataclass(slots=True)
@@ -90,13 +94,14 @@ class WhipServer:
     `authorize(request, camera)` raises Rejected (401, 403, 404) before any work is done. `on_session(camera, source)`
     is called when an offer is accepted, with a live source; it may raise Rejected too. `locate(camera)` gives the URL
     of the node that a camera belongs to, or None for this one. `frame_settings(camera)` says how it is sampled.
+    `converse(request, camera)` gives the coroutine function that a session's data channel is handed to, or None.
     Overload policy: beyond `max_sessions` publishers get 503 with Retry-After; a takeover needs no free place.
     """
 
     def __init__(
         self, on_session: OnSession, authorize: Authorize, *, settings: WhipSettings | None = None,
         frame_settings: Callable[[str], FrameSettings] = lambda camera: FrameSettings(),
-        locate: Locate = lambda camera: None,
+        locate: Locate = lambda camera: None, converse: OnOffer = lambda request, camera: None,
     ) -> None:  # fmt: skip
         self.counters = WhipCounters()
         self._on_session = on_session
@@ -104,6 +109,7 @@ class WhipServer:
         self._settings = settings or WhipSettings()
         self._frame_settings = frame_settings
         self._locate = locate
+        self._converse = converse
         self._entries: dict[str, _Entry] = {}  # by session id
         self._current: dict[str, WebRtcSession] = {}  # by camera
         self._past: dict[str, _Past] = {}  # by camera; authorize bounds their number
@@ -173,7 +179,7 @@ class WhipServer:
             return Response(status_code=307, headers={"Location": elsewhere})
         text = await _body(request, "application/sdp", self._settings.max_offer_bytes)
         offer = check_offer(text)
-        session, answer = await self._negotiate(camera, offer)
+        session, answer = await self._negotiate(camera, offer, self._converse(request, camera))
         session_id = self._adopt(camera, session, offer)
         response = Response(answer, 201, {"Location": f"{request.url.path.rstrip('/')}/{session_id}"})
         response.headers["Content-Type"] = "application/sdp"
@@ -181,7 +187,7 @@ class WhipServer:
             response.headers.append("Link", server.link())
         return response
 
-    async def _negotiate(self, camera: str, offer: Offer) -> tuple[WebRtcSession, str]:
+    async def _negotiate(self, camera: str, offer: Offer, converse: Converse | None) -> tuple[WebRtcSession, str]:
         """A session that waits for its publisher, and the answer. Leaves nothing behind when it fails."""
         taken = len(self._entries) + self._num_negotiating - (camera in self._current)
         if self._closed or taken >= self._settings.max_sessions:
@@ -192,6 +198,8 @@ class WhipServer:
             ice_servers=[RTCIceServer(s.url, s.username, s.credential) for s in self._settings.local_ice_servers],
             connect_timeout_s=self._settings.connect_timeout_s,
             after=self._last_frame_time(camera),
+            converse=converse,
+            messages=self.counters.messages,
         )
         self._num_negotiating += 1
         try:

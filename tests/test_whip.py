@@ -146,7 +146,7 @@ async def test_malformed_sdp(body: str) -> None:
         (OFFER + AUDIO, "BUNDLE"),
         (OFFER.replace("BUNDLE 0", "BUNDLE 0 1") + OFFER[OFFER.index("m=") :].replace("mid:0", "mid:1"), "2 video"),
         ("v=0\r\na=group:BUNDLE 1\r\n" + AUDIO, "0 video"),
-        (OFFER + "m=application 9 UDP/DTLS/SCTP webrtc-datachannel\r\na=mid:1\r\n", "data channels"),
+        (OFFER + "m=message 2855 TCP/MSRP *\r\na=mid:1\r\n", "not accepted"),
         (OFFER.replace("a=rtcp-mux\r\n", ""), "rtcp-mux"),
         (OFFER.replace("sha-256", "sha-1"), "sha-256"),
     ],

@@ -1,0 +1,139 @@
+"""The data channel of a publisher's session: text messages both ways, on the connection that carries the video.
+
+Overload policy: a message that is too large, not text, or comes faster than `rate_hz` after a burst is refused, and the
+consumer is told so (of the rate at most once a second); when it is late, the newest `max_waiting` messages wait for it.
+Sending waits for the peer; one that takes nothing for `send_timeout_s` loses its channel. Does not know what is said.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from aiortc import RTCDataChannel
+from aiortc.exceptions import InvalidStateError
+
+from streaming.slot import LatestSlot, SlotClosed
+
+LABEL = "vilamp"  # channels of other names are closed as they come
+MAX_SENT_BYTES = 60_000  # a peer that states no limit takes 65,536 (RFC 8841 section 6.1)
+_SEND_AHEAD_BYTES = 131_072  # handed to the transport and not yet acknowledged
+
+RefusalReason = Literal["too_large", "not_text", "too_fast"]
+
+
+class ChannelClosed(Exception):
+    """The peer is gone, or takes nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Stands where a message was refused."""
+
+    reason: RefusalReason
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChannelSettings:
+    """What a peer may send."""
+
+    max_message_bytes: int = 16_384
+    rate_hz: float = 100.0  # messages a second
+    burst: int = 200
+    max_waiting: int = 64
+    send_timeout_s: float = 10.0
+
+
+class RateLimit:
+    """`burst` at once, then `rate_hz` a second. Worked example with 2 and 1 Hz: at 0 s yes, yes, no; at 1 s yes, no."""
+
+    def __init__(self, rate_hz: float, burst: int) -> None:
+        self._rate_hz = rate_hz
+        self._burst = burst
+        self._left = float(burst)
+        self._at: float | None = None
+
+    def allows(self, now: float) -> bool:
+        """May one more pass at `now` (seconds, never falling)?"""
+        if self._at is not None:
+            self._left = min(self._burst, self._left + (now - self._at) * self._rate_hz)
+        self._at = now
+        if self._left < 1:
+            return False
+        self._left -= 1
+        return True
+
+
+class Channel:
+    """One open channel, for one consumer. `counts`: messages taken, and refused or lost by reason."""
+
+    def __init__(
+        self, channel: RTCDataChannel, settings: ChannelSettings, counts: Counter[str], now: Callable[[], float]
+    ) -> None:
+        """`now`: seconds of a clock that never steps back."""
+        self._channel = channel
+        self._settings = settings
+        self._counts = counts
+        self._now = now
+        self._rate = RateLimit(settings.rate_hz, settings.burst)
+        self._complaints = RateLimit(1.0, 1)
+        self._inbox: LatestSlot[str | Refusal] = LatestSlot(settings.max_waiting)
+        self._room = asyncio.Event()
+        channel.bufferedAmountLowThreshold = _SEND_AHEAD_BYTES // 2
+        channel.on("message", self._receive)
+        channel.on("bufferedamountlow", self._room.set)
+        channel.on("close", self.close)
+
+    async def messages(self) -> AsyncIterator[str | Refusal]:
+        """What the peer says, in order, until the channel closes."""
+        with suppress(SlotClosed):
+            while True:
+                yield await self._inbox.get()
+
+    async def send(self, text: str) -> None:
+        """At most MAX_SENT_BYTES in UTF-8. Raises ChannelClosed."""
+        try:
+            async with asyncio.timeout(self._settings.send_timeout_s):
+                while self._channel.readyState == "open" and self._channel.bufferedAmount > _SEND_AHEAD_BYTES:
+                    self._room.clear()
+                    await self._room.wait()
+            self._channel.send(text)
+        except TimeoutError:
+            self.close()
+            raise ChannelClosed("the peer takes no messages") from None
+        except (InvalidStateError, ValueError) as error:  # closed, or more than the peer says that it takes
+            self.close()
+            raise ChannelClosed(str(error) or "the channel has closed") from None
+
+    def close(self) -> None:
+        """Ends the channel; `messages` ends after what is waiting."""
+        self._inbox.close()
+        self._room.set()
+        if self._channel.readyState == "open":
+            self._channel.close()
+
+    def _receive(self, message: str | bytes) -> None:
+        refused = self._refused(message)
+        self._counts[refused or "taken"] += 1
+        if refused == "too_fast" and not self._complaints.allows(self._now()):
+            return
+        if not self._inbox.put(
+            message if refused is None and isinstance(message, str) else Refusal(refused or "not_text")
+        ):
+            self._counts["lost"] += 1
+
+    def _refused(self, message: str | bytes) -> RefusalReason | None:
+        if not self._rate.allows(self._now()):
+            return "too_fast"
+        if not isinstance(message, str):
+            return "not_text"
+        too_large = (
+            len(message) > self._settings.max_message_bytes or len(message.encode()) > self._settings.max_message_bytes
+        )
+        return "too_large" if too_large else None
+
+
+Converse = Callable[[Channel], Coroutine[Any, Any, None]]
+"""What the server does with an open channel; cancelled when the session ends."""
