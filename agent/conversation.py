@@ -9,7 +9,6 @@ Does not know WebRTC or tokens.
 
 import asyncio
 import json
-import logging
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -19,20 +18,22 @@ from agent.asking import question_of
 from agent.chat import ChatRequest, citation, extension, parse_request
 from agent.problems import BadRequest, NotAllowed, Problem
 from agent.question import Evidence, Finished, Piece, Question, Seen
-from agent.told import check_told, parse_json
-from streaming.channel import MAX_SENT_BYTES, Channel, ChannelClosed, Refusal
-
-log = logging.getLogger(__name__)
+from agent.told import check_told, is_finite, parse_json
+from streaming.channel import MAX_SENT_BYTES, Channel, ChannelClosed, ChannelSettings, Refusal
 
 MAX_QUESTIONS = 2  # of one channel at once
 MAX_ID_CHARS = 64
 _NOTE_BYTES = 200  # for what is said of citations left out
 _ASKED = {"question", *ChatRequest.model_fields} - {"messages", "model", "stream", "stream_options", "n"}
 _FIELDS = {"metadata": {"time", "data"}, "ask": _ASKED, "cancel": set[str]()}  # beside "type" and "id"
+_LIMITS = ChannelSettings()
 _REFUSALS = {
-    "too_large": ("message_too_large", "The message is larger than 16 KiB and was not read."),
+    "too_large": (
+        "message_too_large",
+        f"The message has more than {_LIMITS.max_message_bytes} bytes and was not read.",
+    ),
     "not_text": ("invalid_request", "The message is binary: send JSON as text."),
-    "too_fast": ("too_fast", "More than 100 messages a second: some were not read."),
+    "too_fast": ("too_fast", f"More than {_LIMITS.rate_hz:g} messages a second: some were not read."),
 }
 
 Json = dict[str, Any]
@@ -84,15 +85,15 @@ class Conversation:
             await _send(channel, _error(request_id, problem))
 
     def _tell(self, said: Json) -> None:
-        now, time = self._agent.clock(), said.get("time")
-        metadata = check_told(said.get("data"))
+        now = self._agent.clock()
+        time, metadata = said.get("time", now), check_told(said.get("data"))
         max_skew_s = self._agent.settings.streaming.max_skew_s
-        if time is not None and (isinstance(time, bool) or not isinstance(time, int | float)):
+        if isinstance(time, bool) or not isinstance(time, int | float) or not is_finite(time):
             raise BadRequest("'time' must be a number, unix seconds.", param="time")
-        if time is not None and not abs(time - now) <= max_skew_s:
+        if abs(time - now) > max_skew_s:
             advice = f"more than {max_skew_s:g} s (streaming.max_skew_s): set this machine's clock, or leave 'time' out"
             raise BadRequest(f"'time' differs from the agent's clock, {now:.3f}, by {advice}.", param="time")
-        self._agent.intake_of(self._camera).tell(metadata, now if time is None else float(time))
+        self._agent.intake_of(self._camera).tell(metadata, float(time))
 
     def _begin(self, said: Json, request_id: str | None, channel: Channel, group: asyncio.TaskGroup) -> None:
         if not self._may_ask:

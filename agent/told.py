@@ -50,14 +50,15 @@ def _check_value(value: Any, depth: int) -> None:
             _check_value(inner, depth - 1)
     elif isinstance(value, str) and any("\ud800" <= character <= "\udfff" for character in value):
         raise BadRequest("Metadata holds half a character (a lone surrogate), which is no text.")
-    elif isinstance(value, int | float) and not _is_finite(value):
+    elif isinstance(value, int | float) and not is_finite(value):
         raise BadRequest("Metadata holds a number that is not finite: leave it out instead.")
 
 
-def _is_finite(number: float) -> bool:
+def is_finite(number: float) -> bool:
+    """Neither NaN nor infinite, nor an integer beyond every float."""
     try:
         return math.isfinite(number)
-    except OverflowError:  # an integer beyond every float
+    except OverflowError:
         return False
 
 

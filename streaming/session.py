@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 CloseReason = Literal["deleted", "replaced", "stalled", "never_connected", "ended", "failed", "too_large", "shutdown"]
 _MAX_WAITING_ENCODED = 90  # encoded frames before the decoder: 3 s at 30 fps
-_MAX_CHANNELS = 8  # that a session may open one after the other, those of other names included
+_MAX_REFUSED_CHANNELS = 8
 _MAX_UNFINISHED_BYTES = 2 << 20  # of data channel messages; twice what a peer that keeps the rules can send
 
 
@@ -72,7 +72,7 @@ class WebRtcSession:
         self._reader: asyncio.Task[CloseReason] | None = None
         self._converse = converse
         self._messages: Counter[str] = Counter() if messages is None else messages
-        self._num_channels = 0
+        self._num_refused_channels = 0
         self._conversation: asyncio.Task[None] | None = None
         self._closing: asyncio.Task[None] | None = None
 
@@ -158,13 +158,12 @@ class WebRtcSession:
         self.end("failed" if error is not None else reader.result())
 
     def _opened(self, opened: RTCDataChannel) -> None:
-        self._num_channels += 1
-        if self._num_channels > _MAX_CHANNELS:
-            self.end("failed")
-            return
         talking = self._conversation is not None and not self._conversation.done()
         if self._converse is None or opened.label != LABEL or talking or self._closing is not None:
             opened.close()
+            self._num_refused_channels += 1
+            if self._num_refused_channels > _MAX_REFUSED_CHANNELS:
+                self.end("failed")
             return
         channel = Channel(opened, ChannelSettings(), self._messages, time.monotonic)
         self._conversation = asyncio.create_task(self._converse(channel), name=f"converse-{self.camera}")

@@ -15,6 +15,7 @@ from agent.conversation import MAX_QUESTIONS, _fitting
 from agent.lanes import Turns
 from streaming.channel import MAX_SENT_BYTES
 from tests.agents import Served, remember, served
+from tests.browser import browser, needs_chromium, visit
 from tests.robots import Robot, robot
 from tests.streams import until, write_clip
 
@@ -111,7 +112,9 @@ WRONG: list[tuple[str, str, str]] = [
     ('{"type": "metadata", "data": {"x": NaN}}', "invalid_request", "finite"),
     ('{"type": "metadata", "data": {"x": "%s"}}' % ("y" * 5000), "invalid_request", "4096"),
     ('{"type": "metadata", "data": {}, "time": 5}', "invalid_request", "max_skew_s"),
-    ('{"type": "metadata", "data": {}, "time": NaN}', "invalid_request", "max_skew_s"),
+    ('{"type": "metadata", "data": {}, "time": NaN}', "invalid_request", "unix seconds"),
+    ('{"type": "metadata", "data": {}, "time": 1%s}' % ("0" * 400), "invalid_request", "unix seconds"),
+    ('{"type": "metadata", "data": {}, "time": null}', "invalid_request", "unix seconds"),
     ('{"type": "metadata", "data": {}, "time": "now"}', "invalid_request", "unix seconds"),
     ('{"type": "metadata", "data": {}, "tme": 5}', "invalid_request", "'tme' is not a field"),
     ('{"type": "metadata", "data": {}, "\\ud800": 5}', "invalid_request", "is not a field"),
@@ -127,7 +130,7 @@ WRONG: list[tuple[str, str, str]] = [
     ('{"type": "ask", "id": "a", "question": "%s"}' % ("y" * 3000), "question_too_long", "2000"),
     ('{"type": "cancel", "id": "z"}', "not_found", "in work"),
     ('{"type": "cancel"}', "not_found", "in work"),
-    ("x" * 20_000, "message_too_large", "16 KiB"),
+    ("x" * 20_000, "message_too_large", "16384 bytes"),
 ]
 
 
@@ -249,3 +252,49 @@ async def test_the_example_publishes_a_file_tells_its_pose_and_asks(tmp_path: Pa
         _, errors = await asyncio.wait_for(refused.communicate(), 120)
         assert refused.returncode == 1
         assert "not known here" in errors.decode()
+
+
+PHONE = """async ([token, question]) => {
+  const camera = await navigator.mediaDevices.getUserMedia({ video: { width: 640, height: 480 } });
+  const peer = new RTCPeerConnection();
+  peer.addTransceiver(camera.getVideoTracks()[0], { direction: "sendonly" });
+  const channel = peer.createDataChannel("vilamp");
+  const heard = [];
+  const answered = new Promise((resolve) => {
+    let asked = 0;
+    channel.onmessage = ({ data }) => {
+      const message = JSON.parse(data);
+      heard.push(message);
+      const again = ["ready", "error"].includes(message.type);  // until a frame has been encoded
+      if (again) setTimeout(() => channel.send(JSON.stringify({ type: "ask", id: `q${asked++}`, question })), 500);
+      else if (message.type === "answer") resolve();
+    };
+  });
+  channel.onopen = () => channel.send(JSON.stringify({ type: "metadata", data: { x: 4, y: 2 } }));
+  await peer.setLocalDescription();
+  const headers = { Authorization: `Bearer ${token}`, "Content-Type": "application/sdp" };
+  const response = await fetch("/whip/robot", { method: "POST", headers, body: peer.localDescription.sdp });
+  await peer.setRemoteDescription({ type: "answer", sdp: await response.text() });
+  await answered;
+  const video = peer.getTransceivers()[0].currentDirection;
+  peer.close();
+  return { heard, video };
+}"""
+
+
+@needs_chromium
+async def test_a_browser_publishes_and_asks_on_one_connection(tmp_path: Path) -> None:
+    async with served(tmp_path, **QUICK) as at, browser() as chromium, visit(chromium) as seen_by:
+        page = await seen_by.open(at.url, at.token("owner"))
+        said = await asyncio.wait_for(page.evaluate(PHONE, [SECRET, "what is there?"]), 120)
+        assert said["video"] == "sendonly"
+        assert said["heard"][0] == {"type": "ready", "camera": "robot", "may_ask": True}
+        assert {message["code"] for message in said["heard"] if message["type"] == "error"} <= {
+            "no_frames",
+            "not_encoded_yet",
+        }
+        answer = said["heard"][-1]
+        assert answer["type"] == "answer"
+        assert answer["text"] == "".join(each["text"] for each in said["heard"] if each["type"] == "piece")
+        assert answer["citations"]
+        seen_by.unharmed()
