@@ -55,14 +55,19 @@ def settings(model: VideoModel) -> dict[str, Setting]:
         "uniform": Setting("selection", replace(base, selection="uniform")),
         "mean pooling": Setting("merging", base, "average_pooling"),
         "keyframes only": Setting("merging", base, "none"),
-        "keyframes only, K = 8": Setting("merging", replace(base, num_keyframes=8), "none"),
+        "keyframes only, K = 8": Setting("merging", of_size(base, 8), "none"),
     }
-    found |= {f"K = {count}": Setting("K", replace(base, num_keyframes=count)) for count in COUNTS}
+    found |= {f"K = {count}": Setting("K", of_size(base, count)) for count in COUNTS}
     found |= {f"tau = {tau}": Setting("tau", replace(base, tau=tau)) for tau in TAUS if tau != base.tau}
     found |= {
         f"alpha = {trained * factor:.3g}": Setting("alpha", base, None, trained * factor) for factor in ALPHA_FACTORS
     }
     return found
+
+
+def of_size(base: Arm, num_keyframes: int) -> Arm:
+    """So many keyframes, at most a quarter of them reserved for the newest frames: a question must get some."""
+    return replace(base, num_keyframes=num_keyframes, recent=min(base.recent, num_keyframes // 4))
 
 
 def chosen_questions(clip: Clip, most: int, rng: np.random.Generator) -> list[Question]:
