@@ -157,13 +157,17 @@ def plot(measured: dict[str, Any], out: Path) -> None:
     for place, (cost, label) in enumerate((("tokens", "visual tokens given to the language model"),
                                            ("ms", "milliseconds from question to answer")), 1):  # fmt: skip
         axes = figure.add_subplot(1, 2, place)
-        for name, each in measured.items():
-            if each["group"] not in colours:
-                continue
+        shown = sorted((each[cost], name) for name, each in measured.items() if each["group"] in colours)
+        apart, last = 0.03 * shown[-1][0], -np.inf
+        for value, name in shown:
+            each = measured[name]
+            last = max(value, last + apart)  # points of the same cost are drawn side by side
             low, high = each["interval"]
             reach = [[each["mean"] - low], [high - each["mean"]]]
-            axes.errorbar(each[cost], each["mean"], reach, fmt="o", color=colours[each["group"]], alpha=0.8, capsize=2)
-            axes.annotate(name, (each[cost], each["mean"]), xytext=(4, 4), textcoords="offset points", fontsize=7)
+            axes.errorbar(last, each["mean"], reach, fmt="o", color=colours[each["group"]], capsize=2)
+            below = low > 0.4
+            axes.annotate(name, (last, low - 0.02 if below else high + 0.02), rotation=90, fontsize=7, ha="center",
+                          va="top" if below else "bottom")  # fmt: skip
         axes.set_xlabel(label)
         axes.set_ylabel("right answers, 95 % intervals")
         axes.set_ylim(0, 1.02)
