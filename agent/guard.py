@@ -1,7 +1,8 @@
 """The one check of a request: a bearer token with the right scope, or a signed URL that has not expired."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from urllib.parse import urlencode
 
 from starlette.requests import Request
 
@@ -39,14 +40,16 @@ class Guard:
         except AuthError as error:
             raise NotAllowed(error.message, status=error.status, headers=error.headers) from None
 
-    def check_signed(self, request: Request, scope: str) -> None:
-        """As `check`; a signed URL will do when no token is sent."""
+    def check_signed(self, request: Request, scope: str, covered: Collection[str] = ()) -> None:
+        """As `check`; a signed URL will do when no token is sent. `covered`: parameters of its query that were signed too."""
         if "authorization" in request.headers:
             self.check(request, scope)
             return
         query = request.query_params
+        told = urlencode([(name, value) for name, value in query.multi_items() if name in covered])
+        path = f"{request.url.path}?{told}" if told else request.url.path
         try:
-            self.auth.verify_path(request.url.path, query.get("exp"), query.get("sig"), self._clock())
+            self.auth.verify_path(path, query.get("exp"), query.get("sig"), self._clock())
         except AuthError as error:
             raise NotAllowed(error.message, status=error.status, headers=error.headers) from None
 

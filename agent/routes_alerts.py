@@ -14,7 +14,6 @@ import json
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import Any
-from urllib.parse import urlencode
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -23,6 +22,7 @@ from starlette.types import Receive, Scope, Send
 
 from agent.agent import Agent
 from agent.alerts.book import Alert, Event, Filter, Suppressed
+from agent.alerts.clip import clip_path
 from agent.chat import SSE_STILL_HERE
 from agent.client_gone import unless_gone, with_silences
 from agent.guard import Guard
@@ -31,7 +31,6 @@ from agent.query import moment, whole_number
 
 DEFAULT_LIMIT, MAX_LIMIT = 100, 1000
 MAX_CURSOR = 10**9 - 1
-CLIP_BEFORE_S, CLIP_AFTER_S = 10.0, 5.0  # what the evidence clip shows around an alert
 _PICTURE_CACHE = "private, max-age=3600, immutable"
 
 
@@ -44,6 +43,7 @@ class AlertRoutes:
         self.keep_alive_s = keep_alive_s
         self._loop: asyncio.AbstractEventLoop | None = None  # once a stream has been asked for
         self._pulse = asyncio.Event()  # set, and replaced, when something was committed
+        self._ended = False
         agent.book.listen(self._committed)
 
     def routes(self) -> list[Route]:
@@ -79,15 +79,17 @@ class AlertRoutes:
         return Response(jpeg, media_type="image/jpeg", headers={"Cache-Control": _PICTURE_CACHE})
 
     async def stream(self, request: Request) -> Response:
-        """Events from now on; with the header `Last-Event-ID` also those after the one of that id."""
+        """Events from now on; with the header `Last-Event-ID` also those after the one of that id. The first lines are
+        an id without an event: where to go on if the line breaks before anything has happened."""
         self.guard.check(request, "ask")
         query = request.query_params
         self._loop = asyncio.get_running_loop()
         last = request.headers.get("last-event-id", "")
         if last and not (last.isascii() and last.isdigit() and int(last) <= MAX_CURSOR):
             raise BadRequest("'Last-Event-ID' is the id of an event of this stream.", param="Last-Event-ID")
-        begin = int(last) if last else await asyncio.to_thread(self.agent.book.newest_event)
-        return _Stream(self._events(begin, query.get("rule"), query.get("camera")), self.keep_alive_s)
+        newest = await asyncio.to_thread(self.agent.book.newest_event)
+        begin = min(int(last), newest) if last else newest
+        return _Stream(self._events(begin, query.get("rule"), query.get("camera")), begin, self.keep_alive_s)
 
     # --- what is listed ---
 
@@ -119,7 +121,7 @@ class AlertRoutes:
         evidence = [*on["frames"], *(off["frames"] if off else [])]
         shown = ("condition", "message", "confirmations", "score", "model", "latency_s")
         picture = self.guard.sign(f"/v1/alerts/{alert.id}/snapshot.jpg") if alert.has_snapshot else None
-        span = {"after": alert.start_time - CLIP_BEFORE_S, "before": (alert.end_time or alert.time) + CLIP_AFTER_S}
+        clip = clip_path(alert.camera, alert.start_time, alert.end_time or alert.time)
         return {
             "object": "alert",
             "id": alert.id,
@@ -131,7 +133,7 @@ class AlertRoutes:
             **{name: on[name] for name in shown},
             "frames": [{**frame, "url": self.guard.sign(f"/v1/frames/{frame['id']}.jpg")} for frame in evidence],
             "snapshot_url": picture,
-            "clip_url": f"/v1/cameras/{alert.camera}/export?{urlencode(span)}",
+            "clip_url": self.guard.sign(clip),
         }
 
     def _describe_suppressed(self, each: Suppressed) -> dict[str, Any]:
@@ -154,13 +156,18 @@ class AlertRoutes:
         if self._loop is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._beat)
 
+    def end_streams(self) -> None:
+        """The server shuts down: nobody is to wait for streams that have no end of their own."""
+        self._ended = True
+        self._beat()
+
     def _beat(self) -> None:
         pulse, self._pulse = self._pulse, asyncio.Event()
         pulse.set()
 
     async def _events(self, begin: int, rule: str | None, camera: str | None) -> AsyncIterator[Event]:
         seq = begin
-        while True:
+        while not self._ended:
             pulse = self._pulse  # taken before the book is read: what is committed meanwhile sets it
             events = await asyncio.to_thread(self.agent.book.events, seq)
             for event in events:
@@ -172,14 +179,15 @@ class AlertRoutes:
 
 
 class _Stream(Response):
-    """Server-sent events, until the client goes away."""
+    """Server-sent events after the one numbered `begin`, until the client goes away or the server shuts down."""
 
     media_type = "text/event-stream"
 
-    def __init__(self, events: AsyncIterator[Event], keep_alive_s: float) -> None:
+    def __init__(self, events: AsyncIterator[Event], begin: int, keep_alive_s: float) -> None:
         super().__init__(headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
         del self.headers["content-length"]
         self._events = events
+        self._begin = begin
         self._keep_alive_s = keep_alive_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -187,10 +195,11 @@ class _Stream(Response):
 
     async def _send(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-        await send({"type": "http.response.body", "body": SSE_STILL_HERE, "more_body": True})  # it has begun
+        await send({"type": "http.response.body", "body": b"id: %d\n\n" % self._begin, "more_body": True})
         async with aclosing(with_silences(self._events, self._keep_alive_s)) as events:
             async for event in events:
                 await send({"type": "http.response.body", "body": _sse(event), "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
 
 
 def _sse(event: Event | None) -> bytes:

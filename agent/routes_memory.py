@@ -92,7 +92,7 @@ class MemoryRoutes:
 
     async def export(self, request: Request) -> Response:
         """One clip is made at a time; whoever comes meanwhile is refused at once (429)."""
-        self.guard.check(request, "ask")
+        self.guard.check_signed(request, "ask", ("after", "before"))
         (camera,) = await asyncio.to_thread(self.agent.existing, (request.path_params["camera"],))
         zone = self.agent.zone_of(camera)
         after, before = moment(request, "after", zone), moment(request, "before", zone)

@@ -55,6 +55,7 @@ def event(number: int, kind: EventType = "on", rule: str = "bag", camera: str = 
         model="tiny",
         latency_s=0.5,
         frames=(EventFrame(number + 1, at, f"http://127.0.0.1:8080/v1/frames/{number + 1}.jpg?exp=1&sig=x"),),
+        clip_url=f"http://127.0.0.1:8080/v1/cameras/{camera}/export?after={at - 11:.3f}&before={at + 5:.3f}&exp=1&sig=x",
         image_topic=f"vilamp/{camera}/alert/{rule}/snapshot",
     )
 

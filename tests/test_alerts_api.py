@@ -1,7 +1,10 @@
 """Alerts over HTTP: filters, paging, pictures, what was held back, and the stream."""
 
 import asyncio
+import io
 import json
+import zipfile
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +12,9 @@ import httpx
 import pytest
 
 from agent.alerts.book import Suppressed
-from tests.agents import Served, served
+from agent.alerts.clip import MAX_CLIP_S, clip_path
+from agent.exporting import MAX_FRAMES
+from tests.agents import Served, remember, served
 from tests.bridges import START, commit, event, jpeg
 
 
@@ -62,12 +67,40 @@ async def test_one_alert_links_its_evidence(tmp_path: Path) -> None:
         alert = await got(server, "/v1/alerts/a1")
         assert alert == {**alert, "object": "alert", "rule": "bag", "camera": "yard", "end_time": START + 1}
         assert alert["confirmations"] == [2, 3]
-        assert alert["clip_url"] == f"/v1/cameras/yard/export?after={START - 10}&before={START + 6}"
         assert [frame["id"] for frame in alert["frames"]] == [2, 2]
         assert all(frame["url"].startswith("/v1/frames/2.jpg?exp=") for frame in alert["frames"])
         picture = await asyncio.to_thread(get, server, alert["snapshot_url"], headers={})  # signed: no token
         assert (picture.status_code, picture.content) == (200, jpeg())
         assert picture.headers["content-type"] == "image/jpeg"
+
+
+async def test_the_link_to_the_clip_opens_it_and_nothing_wider(tmp_path: Path) -> None:
+    async with served(tmp_path) as server:
+        await remember(server.agent, "yard", 30, start=START - 15)
+        commit(server.agent.book, event(0), jpeg())
+        clip = (await got(server, "/v1/alerts/a0"))["clip_url"]
+        assert clip.startswith(f"/v1/cameras/yard/export?after={START - 11:.3f}&before={START + 5:.3f}&exp=")
+        answer = await asyncio.to_thread(get, server, clip, headers={})
+        assert (answer.status_code, answer.headers["content-type"]) == (200, "application/zip")
+        with zipfile.ZipFile(io.BytesIO(answer.content)) as archive:
+            (record,) = (json.loads(archive.read(name)) for name in archive.namelist() if name.endswith(".json"))
+        assert [frame["time"] - START for frame in record["frames"]] == [*range(-11, 6)]
+        for wider in (
+            clip.replace(f"after={START - 11:.3f}", f"after={START - 15:.3f}"),
+            clip.replace("?", f"?after={START - 15:.3f}&"),
+            clip + f"&before={START + 9:.3f}",
+            clip.replace("yard", "gate"),
+            clip.split("?")[0] + "?exp=" + clip.split("&exp=")[1],
+        ):
+            assert (await asyncio.to_thread(get, server, wider, headers={})).status_code == 403
+
+
+def test_the_clip_of_a_long_alert_shows_its_beginning() -> None:
+    assert (
+        clip_path("yard", START, START + 2) == f"/v1/cameras/yard/export?after={START - 10:.3f}&before={START + 7:.3f}"
+    )
+    assert clip_path("yard", START, START + 36_000).endswith(f"&before={START - 10 + MAX_CLIP_S:.3f}")
+    assert MAX_CLIP_S * 30 < MAX_FRAMES  # at the highest rate that a camera may have
 
 
 async def test_what_was_held_back_says_why(tmp_path: Path) -> None:
@@ -130,7 +163,7 @@ async def test_the_stream_tells_events_as_they_are_committed(tmp_path: Path) -> 
         async with client.stream("GET", f"{server.url}/v1/alerts/stream") as response:
             assert response.headers["content-type"].startswith("text/event-stream")
             lines = response.aiter_lines()
-            assert await anext(lines) == ": still here"  # it has begun: what came before is not told
+            assert await anext(lines) == "id: 1"  # it has begun: what came before is not told
             await asyncio.to_thread(commit, server.agent.book, event(2))
             await asyncio.to_thread(commit, server.agent.book, event(2, "off"))
             told = await asyncio.wait_for(read(lines, 2), 20)
@@ -143,6 +176,32 @@ async def test_the_stream_tells_events_as_they_are_committed(tmp_path: Path) -> 
         assert [each["id"] for _, each in again] == ["a2-off", "a3-on"]
 
 
+async def test_a_stream_that_was_told_nothing_yet_goes_on_from_its_beginning(tmp_path: Path) -> None:
+    async with served(tmp_path) as server, httpx.AsyncClient(headers=server.headers(), trust_env=False) as client:
+        async with client.stream("GET", f"{server.url}/v1/alerts/stream") as response:
+            begin = (await anext(response.aiter_lines())).removeprefix("id: ")
+        await asyncio.to_thread(commit, server.agent.book, event(1))
+        for last in (begin, "999"):  # the second from a book that is no more
+            async with client.stream(
+                "GET", f"{server.url}/v1/alerts/stream", headers={"Last-Event-ID": last}
+            ) as response:
+                await asyncio.to_thread(commit, server.agent.book, event(1, "off") if last == begin else event(2))
+                told = await asyncio.wait_for(read(response.aiter_lines(), 1), 20)
+            assert told[0][1]["id"] == ("a1-on" if last == begin else "a2-on")
+
+
+async def test_a_shutdown_ends_the_stream(tmp_path: Path) -> None:
+    async with httpx.AsyncClient(trust_env=False) as client, AsyncExitStack() as stack:
+        server = await stack.enter_async_context(served(tmp_path))
+        stream = client.stream("GET", f"{server.url}/v1/alerts/stream", headers=server.headers())
+        async with stream as response:
+            lines = response.aiter_lines()
+            assert await anext(lines) == "id: 0"
+            stopping = asyncio.create_task(stack.aclose())
+            assert [line async for line in lines] == [""]  # its end, not a connection that breaks off
+            await stopping
+
+
 async def test_the_stream_is_filtered_and_keeps_the_line_open(tmp_path: Path) -> None:
     async with (
         served(tmp_path, keep_alive_s=0.05) as server,
@@ -151,7 +210,7 @@ async def test_the_stream_is_filtered_and_keeps_the_line_open(tmp_path: Path) ->
     ):
         lines = response.aiter_lines()
         silences = [await anext(lines) for _ in range(5)]
-        assert silences == [": still here", "", ": still here", "", ": still here"]
+        assert silences == ["id: 0", "", ": still here", "", ": still here"]
         for each in (event(1, rule="cat"), event(2, camera="gate"), event(3)):
             await asyncio.to_thread(commit, server.agent.book, each)
         assert [each["id"] for _, each in await asyncio.wait_for(read(lines, 1), 20)] == ["a3-on"]

@@ -206,7 +206,7 @@ async def test_alerts_are_those_of_the_book(site: Served, http: httpx.AsyncClien
         start = START + 10 if alert_id == "first" else START + 70
         event = AlertEvent(
             event_type, f"{alert_id}-{event_type}", "bag", "door", "a bag", f"bag at door {n}", start, start + 1, end,
-            (2, 3), 6.0, "tiny", 0.1, (), None,
+            (2, 3), 6.0, "tiny", 0.1, (), "", None,
         )  # fmt: skip
         site.agent.book.commit("bag", "door", {}, event=event, now=start + 1)
     both = (await drawn(http))["alerts"]

@@ -6,9 +6,8 @@ names and units are those of docs/alerts.md. Does not know rules, models, or whe
 
 import json
 import secrets
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 EventType = Literal["on", "off"]
 
@@ -40,6 +39,7 @@ class AlertEvent:
     model: str
     latency_s: float  # from the frame at `time` to the commit of this event
     frames: tuple[EventFrame, ...]
+    clip_url: str  # what the camera showed around it, as a ZIP; signed, expires
     image_topic: str | None  # where the snapshot goes over MQTT; None: there is none
 
     def payload(self) -> bytes:
@@ -59,18 +59,11 @@ class AlertEvent:
             "model": self.model,
             "latency_s": self.latency_s,
             "frames": [{"id": frame.id, "time": frame.time, "url": frame.url} for frame in self.frames],
+            "clip_url": self.clip_url,
             "image_topic": self.image_topic,
         }
         text = json.dumps(plain, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
         return text.encode("utf-8")
-
-    @classmethod
-    def from_payload(cls, payload: bytes) -> "AlertEvent":
-        """The event of a payload made by `payload`. Raises ValueError, KeyError or TypeError for anything else."""
-        plain: Mapping[str, Any] = json.loads(payload)
-        n, m = plain["confirmations"]
-        frames = tuple(EventFrame(**frame) for frame in plain["frames"])
-        return cls(**{**plain, "confirmations": (n, m), "frames": frames})
 
 
 def new_alert_id() -> str:

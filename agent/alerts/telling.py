@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
 from agent.alerts.book import Book, Suppressed
+from agent.alerts.clip import clip_path
 from agent.alerts.event import AlertEvent, EventFrame, event_id, new_alert_id
 from agent.alerts.machine import Action, Held, Off, On, RuleState
 from agent.alerts.settings import RuleSettings
@@ -102,6 +103,7 @@ class Teller:
             model=self._model,
             latency_s=round(max(0.0, now - on.time), 3),
             frames=self._frames(on.frames),
+            clip_url=self.link(clip_path(watch.camera, on.start_time, on.time)),
             image_topic=image_topic,
         )
 
@@ -121,6 +123,7 @@ class Teller:
             model=self._model,
             latency_s=round(max(0.0, now - off.time), 3),
             frames=self._frames(off.frames),
+            clip_url=self.link(clip_path(watch.camera, off.start_time, off.end_time)),
             image_topic=None,
         )
 
