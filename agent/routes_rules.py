@@ -139,8 +139,6 @@ class RuleRoutes:
 
     async def snooze(self, request: Request) -> Response:
         name, asked = request.path_params["name"], _valid(Snooze, await read_json(request))
-        if asked.camera is not None:
-            await asyncio.to_thread(self.agent.existing, (asked.camera,))
         until = asked.until if asked.minutes is None else self.agent.clock() + 60 * asked.minutes
         until = 0.0 if asked.minutes == 0 else until
         await asyncio.to_thread(self.engine.watching.snooze, name, asked.camera, until or 0.0)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.alerts.book import BOOK_FILE, EVERY_CAMERA, Book, Filter, Suppressed, Switch
+from agent.alerts.book import BOOK_FILE, EVERY_CAMERA, NEWEST_SNAPSHOTS, Book, Filter, Suppressed, Switch
 from memory.errors import StorageError
 from tests.agents import START
 from tests.test_alert_event import EVENT
@@ -127,8 +127,22 @@ def test_rules_and_switches_survive_and_go_together(tmp_path: Path) -> None:
     second.put_switches({("bag", "yard"): Switch()})
     assert set(second.switches()) == {("bag", "*")}
     second.remove_rule("bag")
-    assert (second.rules(), second.switches(), second.states()) == ({}, {}, {("cat", "yard"): {}})
+    assert (second.rules(), second.switches()) == ({}, {})
+    assert set(second.states()) == {("bag", "yard"), ("cat", "yard")}  # whoever watches ends what is on
     second.close()
+
+
+def test_a_book_that_is_closed_says_so(tmp_path: Path) -> None:
+    book = Book(tmp_path / BOOK_FILE)
+    book.close()
+    for use in (book.rules, lambda: book.put_states({("bag", "yard"): {}})):
+        with pytest.raises(StorageError, match="closed"):
+            use()
+
+
+def test_the_newest_pictures_are_found_without_reading_every_alert(book: Book) -> None:
+    plan = book.connection.execute(f"EXPLAIN QUERY PLAN {NEWEST_SNAPSHOTS}").fetchall()
+    assert [step[-1] for step in plan] == ["SCAN alerts USING INDEX alerts_with_snapshot"]
 
 
 def test_a_damaged_or_foreign_file_is_refused_with_advice(tmp_path: Path) -> None:

@@ -2,12 +2,14 @@
 
 import asyncio
 import io
+import json
 import signal
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 from PIL import Image
 
@@ -19,6 +21,7 @@ from agent.lanes import Priority
 from agent.problems import RuleConflict, UnknownRule
 from agent.question import Question
 from tests.agents import START, remember, settings_in, tiny_model
+from tests.brokers import until
 from tests.rules import HIGH, LOW, RULE, WARM_UP, Scene, scene
 
 ROOT = Path(__file__).parent.parent
@@ -46,6 +49,7 @@ async def test_an_alert_from_the_frame_to_the_book(tmp_path: Path) -> None:
         snapshot = at.agent.book.snapshot(alert.id)
         assert snapshot == at.agent.store.jpeg(on["frames"][-1]["id"])
         assert Image.open(io.BytesIO(snapshot or b"")).size == (64, 48)
+        assert on["clip_url"] == f"/v1/cameras/yard/export?after={first - 10:.3f}&before={first + 6:.3f}"
         at.judge.verdict = "no"
         await at.show(LOW, 6)
         off = at.events()[-1]
@@ -135,7 +139,9 @@ async def test_disabling_ends_the_alert_and_snoozing_keeps_the_next_from_beginni
         watching = at.agent.alerts.watching
         await fire(at)
         watching.set_enabled("car", "yard", False)
-        assert at.events()[-1]["event_type"] == "off"
+        (_, off) = at.events()
+        assert (off["event_type"], off["confirmations"]) == ("off", [0, 0])
+        jsonschema.validate(off, json.loads((ROOT / "docs" / "schemas" / "event.json").read_text()))
         assert [(view.enabled, view.on) for view in watching.views()] == [(False, False)]
         await at.show(HIGH, 3)
         assert len(at.events()) == 2
@@ -164,10 +170,25 @@ async def test_an_alert_of_a_rule_that_is_gone_ends_at_the_next_start(tmp_path: 
     async with scene(tmp_path) as at:
         await fire(at)
         later = at.now[0]
-    async with scene(tmp_path, rules={}, warm_up=0, start=later) as at:
+    webhooks = {"pager": {"url": "http://127.0.0.1:9/"}}  # nobody is there
+    async with scene(tmp_path, rules={}, warm_up=0, start=later, webhooks=webhooks) as at:
+        await until(lambda: at.agent.book.states() == {})
         off = at.events()[-1]
         assert (off["event_type"], off["condition"]) == ("off", "a red car")
-        assert at.agent.book.states() == {}
+        with at.agent.book.lock:
+            assert [each.event_id for each in at.agent.book.outbox.pending("webhook:pager")] == [off["id"]]
+
+
+async def test_an_alert_of_a_rule_whose_removal_was_cut_short_ends_at_the_next_start(tmp_path: Path) -> None:
+    async with scene(tmp_path, rules={}) as at:
+        await at.agent.alerts.put("car", rule())
+        on = await fire(at)
+        at.agent.alerts.flush()
+        at.agent.book.remove_rule("car")  # and there it was killed
+        later = at.now[0]
+    async with scene(tmp_path, rules={}, warm_up=0, start=later) as at:
+        await until(lambda: at.agent.book.states() == {})
+        assert at.events()[-1]["id"] == on["id"].replace("-on", "-off")
 
 
 async def test_rules_are_kept_changed_and_removed(tmp_path: Path) -> None:

@@ -78,6 +78,9 @@ async def test_one_camera_is_snoozed_alone(tmp_path: Path) -> None:
         assert rule["state"]["gate"]["snoozed_until"] == 0
         nowhere = await http.post("/v1/rules/car/snooze", json={"minutes": 10, "camera": "roof"})
         assert nowhere.json()["error"]["code"] == "camera_not_found"
+        await http.post("/v1/rules", json={"name": "door", "condition": "a door opens", "cameras": ["gate"]})
+        elsewhere = await http.post("/v1/rules/door/snooze", json={"minutes": 10, "camera": "yard"})
+        assert (elsewhere.status_code, elsewhere.json()["error"]["param"]) == (400, "camera")
 
 
 async def test_changing_a_rule_keeps_what_was_switched_by_hand_unless_it_says_enabled(tmp_path: Path) -> None:

@@ -37,6 +37,7 @@ CREATE TABLE IF NOT EXISTS alerts (
   start_time REAL NOT NULL, time REAL NOT NULL, end_time REAL, on_event BLOB NOT NULL, off_event BLOB,
   snapshot BLOB) STRICT;
 CREATE INDEX IF NOT EXISTS alerts_by_time ON alerts (time);
+CREATE INDEX IF NOT EXISTS alerts_with_snapshot ON alerts (rule, camera, seq, id) WHERE snapshot IS NOT NULL;
 CREATE TABLE IF NOT EXISTS events (
   seq INTEGER PRIMARY KEY AUTOINCREMENT, alert INTEGER NOT NULL REFERENCES alerts (seq) ON DELETE CASCADE,
   event_type TEXT NOT NULL) STRICT;
@@ -47,6 +48,7 @@ CREATE TABLE IF NOT EXISTS suppressed (
 CREATE INDEX IF NOT EXISTS suppressed_by_time ON suppressed (time);
 """
 _ALERT_COLUMNS = "seq, id, rule, camera, start_time, time, end_time, on_event, off_event, snapshot IS NOT NULL"
+NEWEST_SNAPSHOTS = "SELECT rule, camera, id, max(seq) FROM alerts WHERE snapshot IS NOT NULL GROUP BY rule, camera"
 _HELP = "move it away to begin with an empty one: rules made over REST and past alerts are in it"
 
 
@@ -177,11 +179,10 @@ class Book:
             db.execute("INSERT OR REPLACE INTO rules VALUES (?, ?)", (name, json.dumps(settings)))
 
     def remove_rule(self, name: str) -> None:
-        """The rule, its switches and its states; its alerts stay."""
+        """The rule and its switches. Its alerts stay, and its states until the alerts that are on have been ended."""
         with self.transaction() as db:
             db.execute("DELETE FROM rules WHERE name = ?", (name,))
             db.execute("DELETE FROM switches WHERE rule = ?", (name,))
-            db.execute("DELETE FROM states WHERE rule = ?", (name,))
 
     def switches(self) -> dict[tuple[str, str], Switch]:
         """By rule and camera; the camera may be EVERY_CAMERA."""
@@ -292,8 +293,7 @@ class Book:
 
     def newest_snapshots(self) -> dict[tuple[str, str], str]:
         """By rule and camera: the id of the newest alert that has a picture."""
-        newest = "SELECT rule, camera, id, max(seq) FROM alerts WHERE snapshot IS NOT NULL GROUP BY rule, camera"
-        return {(rule, camera): alert_id for rule, camera, alert_id, _ in self._read(newest)}
+        return {(rule, camera): alert_id for rule, camera, alert_id, _ in self._read(NEWEST_SNAPSHOTS)}
 
     def events(self, after_seq: int, limit: int = 100) -> list[Event]:
         """Events committed after the one numbered `after_seq`, in order; those of erased alerts are gone."""
@@ -347,11 +347,9 @@ def _storage_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as error:
-        if error.sqlite_errorcode == sqlite3.SQLITE_FULL:
+        code = getattr(error, "sqlite_errorcode", None)  # what Python itself raises, as for a closed book, has none
+        if code == sqlite3.SQLITE_FULL:
             raise StorageFull(f"{path}: no space left") from error
-        if isinstance(error, sqlite3.DatabaseError) and error.sqlite_errorcode in (
-            sqlite3.SQLITE_NOTADB,
-            sqlite3.SQLITE_CORRUPT,
-        ):
+        if code in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
             raise StorageError(f"{path} is damaged: {_HELP}") from error
         raise StorageError(f"{path}: {error}") from error

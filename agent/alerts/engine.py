@@ -89,6 +89,7 @@ class Engine:
 
     async def run(self) -> None:
         """For ever. Rules of the configuration and of the book begin to watch first."""
+        await asyncio.to_thread(self.watching.begin)
         for rule in self.watching.rules():
             await self._arm(rule)
         async with asyncio.TaskGroup() as tasks:

@@ -40,6 +40,7 @@ from agent.alerts.settings import AlertsSettings, RuleSettings
 from agent.alerts.telling import Teller
 from agent.alerts.watch import Frame, Pending, Watch
 from agent.mqtt.retained import RuleView
+from agent.problems import BadRequest, UnknownCamera
 from memory.errors import StorageError
 from memory.store import MemoryStore
 
@@ -75,8 +76,12 @@ class Watching:
         self._seen: dict[str, float] = {}  # by camera: time of the newest frame looked at
         for watch in self._watches.values():
             self._seen[watch.camera] = max(self._seen.get(watch.camera, 0.0), watch.state.time or 0.0)
+
+    def begin(self) -> None:
+        """End alerts of rules that went or were disabled while nobody watched. The book knows its sinks by now."""
         try:
-            self._let_go()
+            with self._lock:
+                self._let_go()
         except StorageError as error:  # a full disk is no reason not to start: the next start tries again
             log.error("leftovers of rules stay", extra={"error": str(error)})
 
@@ -211,9 +216,9 @@ class Watching:
         with self._lock:
             old = next((rule.settings for rule in self._rules.all() if rule.name == name), None)
             self._rules.put(name, settings, new=new, switched=switched)
+            self.arm(name, unit)
             if old is not None and (old.condition, old.gate) != (settings.condition, settings.gate):
                 self._drop(watch for watch in self._watches.values() if watch.rule == name)
-            self.arm(name, unit)
             self._let_go()
 
     def remove(self, name: str) -> None:
@@ -221,19 +226,32 @@ class Watching:
         with self._lock:
             self._rules.remove(name)
             self._units.pop(name, None)
+            self._budgets.pop(name, None)
             self.problems.pop(name, None)
             self._let_go()
 
     def set_enabled(self, rule: str, camera: str | None, enabled: bool) -> None:
-        """Switch it at one camera, or (None) at all. Raises UnknownRule or StorageError."""
+        """Switch it at one camera, or (None) at all. Raises UnknownRule, UnknownCamera, BadRequest or StorageError."""
+        self._check_camera(rule, camera)
         with self._lock:
             self._rules.switch(rule, camera, enabled)
             self._let_go()
 
     def snooze(self, rule: str, camera: str | None, until: float) -> None:
-        """No alert begins before `until`; a time that has passed ends the snooze. Raises UnknownRule or StorageError."""
+        """No alert begins before `until`; a time that has passed ends the snooze. Raises as `set_enabled`."""
+        self._check_camera(rule, camera)
         with self._lock:
             self._rules.snooze(rule, camera, until)
+
+    def _check_camera(self, rule: str, camera: str | None) -> None:
+        """Whoever switches may name a camera in a topic: only those that the rule watches are kept."""
+        if camera is None:
+            return
+        known = tuple(self._cameras())
+        if camera not in known:
+            raise UnknownCamera(camera, known)
+        if not self.named(rule).settings.watches(camera):
+            raise BadRequest(f"The rule '{rule}' does not watch the camera '{camera}'.", param="camera")
 
     def _let_go(self) -> None:
         """End alerts of what has been disabled, and forget what no rule watches any more."""
