@@ -126,9 +126,14 @@ class Encoding:
         if not pictures:
             return
         for picture, features in await self._features(pictures):
-            if await asyncio.to_thread(self._attach, picture, features):
+            try:
+                remembered = await asyncio.to_thread(self._attach, picture, features)
+            except ValueError as error:  # finite, but beyond what the memory's half precision can hold
+                self._skip(picture.frame_id, "refused", error)
+                continue
+            if remembered:
                 self._sighted(picture.camera, picture.frame_id, picture.time, features.embedding)
-            self._metrics.frames_encoded.labels(camera=picture.camera).inc()
+                self._metrics.frames_encoded.labels(camera=picture.camera).inc()
         self._metrics.stage_seconds.labels(stage="encode").observe(perf_counter() - started)
 
     def _read(self, frame_ids: Sequence[int]) -> list[_Picture]:

@@ -32,8 +32,8 @@ class TooManyFrames(Exception):
 class Frames(Protocol):
     """Where frames are read from."""
 
-    def records(self, camera: str, after: float | None, before: float | None) -> list[FrameRecord]:
-        """By rising time, whether encoded or not."""
+    def records(self, camera: str, after: float | None, before: float | None, *, limit: int) -> list[FrameRecord]:
+        """The first `limit`, by rising time, whether encoded or not."""
 
     def jpeg(self, frame_id: int) -> bytes:
         """As stored. FrameGone."""
@@ -54,9 +54,9 @@ def export(
 
     A frame that has gone meanwhile, or is damaged, is named in the log's `missing`. cancelled: asked between two frames.
     """
-    records = frames.records(camera, after, before)
+    records = frames.records(camera, after, before, limit=MAX_FRAMES + 1)
     if len(records) > MAX_FRAMES:
-        raise TooManyFrames(f"{len(records)} frames; one clip has at most {MAX_FRAMES}: ask for a shorter window")
+        raise TooManyFrames(f"one clip has at most {MAX_FRAMES} frames, and here are more: ask for a shorter window")
     shown: list[dict[str, Any]] = []
     missing: list[dict[str, Any]] = []
     with ClipWriter(video) as writer:

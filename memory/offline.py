@@ -56,11 +56,13 @@ class OfflineMemory:
         times = [row.time for row in rows]
         return CameraStats(len(rows), encoded, 0, 0, sum(map(file_size, files)), min(times), max(times))
 
-    def records(self, camera: str, after: float | None = None, before: float | None = None) -> list[FrameRecord]:
-        """Frames with after <= time <= before, by rising time."""
+    def records(
+        self, camera: str, after: float | None = None, before: float | None = None, *, limit: int = 2**31
+    ) -> list[FrameRecord]:
+        """The first `limit` frames with after <= time <= before, by rising time."""
         lower, upper = -math.inf if after is None else after, math.inf if before is None else before
         found = [row for row in self._rows.values() if row.camera == camera and lower <= row.time <= upper]
-        return [FrameRecord(row.frame_id, row.camera, row.time, load_metadata(row.metadata)) for row in found]
+        return [FrameRecord(row.frame_id, row.camera, row.time, load_metadata(row.metadata)) for row in found[:limit]]
 
     def jpeg(self, frame_id: int) -> bytes:
         """The picture as it was appended. FrameGone if it is not remembered or damaged."""

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -171,6 +172,33 @@ async def test_one_picture_that_the_encoder_refuses_is_given_up(
         await remember_all(agent, sent)
         assert agent.store.stats("door").encoded == 5
         assert b'vilamp_encode_failures_total{reason="refused"} 1.0' in agent.metrics.text()
+
+
+async def test_numbers_too_large_for_the_memory_are_that_frame_alone(tmp_path: Path) -> None:
+    """Finite, so that the encoder is not at fault, but beyond half precision: the agent goes on without them."""
+    settings = settings_in(tmp_path)
+    model = Large(tiny_model())
+    async with Agent(settings, open_memory(settings, model), model).running() as agent:  # type: ignore[arg-type]
+        sent = frames(6)
+        sent[2] = type(sent[2])(sent[2].time, picture(2, 64, 50), "arrival")
+        await remember_all(agent, sent)
+        assert agent.store.stats("door").encoded == 5
+        assert b'vilamp_encode_failures_total{reason="refused"} 1.0' in agent.metrics.text()
+
+
+class Large:
+    """The tiny model, whose summaries of pictures 50 pixels high are huge."""
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
+
+    def encode(self, images: list[np.ndarray]) -> list[Any]:
+        scales = [1e6 if image.shape[0] == 50 else 1 for image in images]
+        encoded = zip(self._model.encode(images), scales, strict=True)
+        return [replace(each, summary=each.summary * np.float32(scale)) for each, scale in encoded]
 
 
 async def remember_all(agent: Agent, sent: list[Any]) -> None:

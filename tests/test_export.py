@@ -119,8 +119,9 @@ def test_too_much_and_nothing_are_refused(tmp_path: Path) -> None:
         def __init__(self, count: int) -> None:
             self.count = count
 
-        def records(self, camera: str, after: float | None, before: float | None) -> list[FrameRecord]:
-            return [FrameRecord(n, camera, float(n), {}) for n in range(self.count)]
+        def records(self, camera: str, after: float | None, before: float | None, *, limit: int) -> list[FrameRecord]:
+            assert limit <= MAX_FRAMES + 1  # a window of a million frames is not read to be refused
+            return [FrameRecord(n, camera, float(n), {}) for n in range(min(self.count, limit))]
 
         def jpeg(self, frame_id: int) -> bytes:
             raise AssertionError("nothing may be read")
