@@ -17,14 +17,18 @@ from rich.progress import track
 from benchmarks import features
 from benchmarks.ablations import Column, print_recall, recall_by_tau
 from benchmarks.machine import add_out, machine, show, write_result
+from model.evaluate import LONG
 from model.evaluate_arms import Asker
 from model.evaluate_clips import features_of, world_clip
 from model.video_model import VideoModel
 
 
-def fixed_worlds(model: VideoModel, seeds: list[int], num_frames: int, worlds: int, cache: Path | None) -> list[Column]:
+def fixed_worlds(
+    model: VideoModel, seeds: list[int], num_frames: int, worlds: int, empty_every: int, cache: Path | None
+) -> list[Column]:
     """Those of the seeds' first `worlds` worlds that a fixed camera sees."""
-    clips = [world_clip(seed * 1009 + number, num_frames, rounds=3) for seed in seeds for number in range(worlds)]
+    numbers = [seed * 1009 + number for seed in seeds for number in range(worlds)]
+    clips = [world_clip(number, num_frames, rounds=3, empty_every=empty_every) for number in numbers]
     fixed = [clip for clip in clips if clip.scene is not None and clip.scene.style == "fixed"]
     return [
         (clip, Asker(model, features_of(model, clip, cache), clip.times), [])
@@ -59,6 +63,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[11, 12, 13])
     parser.add_argument("--frames", type=int, nargs="+", default=[600, 10000])
     parser.add_argument("--worlds", type=int, nargs="+", default=[4, 1], help="per seed, for each length")
+    parser.add_argument("--empty-every", type=int, default=4, help=f"from {LONG:,} frames on: where nobody is about, draw and "
+                        "encode only every so manieth frame, which stands for those after it (1: every frame)")  # fmt: skip
     parser.add_argument("--cache", type=Path, help="folder for features, to be read again another time")
     parser.add_argument("--threads", type=int, default=1, help="torch's")
     add_out(parser)
@@ -68,7 +74,8 @@ def main() -> None:
     model = VideoModel.load(features.BUILTIN, num_threads=args.threads)
     measured: dict[str, Any] = {}
     for num_frames, worlds in zip(args.frames, args.worlds, strict=True):
-        columns = fixed_worlds(model, args.seeds, num_frames, worlds, args.cache)
+        every = args.empty_every if num_frames >= LONG else 1
+        columns = fixed_worlds(model, args.seeds, num_frames, worlds, every, args.cache)
         measured[str(num_frames)] = {"worlds": len(columns), "rows": recall_by_tau(model, columns)}
         print(f"{num_frames} frames, {len(columns)} worlds of a fixed camera, seeds {args.seeds}")
         for row in measured[str(num_frames)]["rows"]:
