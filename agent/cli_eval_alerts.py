@@ -164,5 +164,6 @@ def _plot_sweep(axis: Any, report: dict[str, Any]) -> None:
         title="what the gate's threshold does (dashed: the default)", xlabel="gate.on", xscale="log", ylim=(0, 105)
     )
     axis.set_xticks(on, [f"{value:g}" for value in on])
+    axis.set_xticks([], minor=True)
     axis.legend(fontsize=8)
     axis.grid(alpha=0.3)

@@ -142,7 +142,7 @@ def sightings(world: World, unit: NDArray[np.float32], start: int = 0, stop: int
 
 
 class _Asked:
-    """The judge, timed; verdicts by frame are kept, since the same question has the same answer."""
+    """The judge, timed. took: seconds by frame."""
 
     def __init__(self, world: World, rule: RuleSettings) -> None:
         self.judge_s: list[float] = []
