@@ -33,6 +33,7 @@ def build_app(
     """The application over a running agent. `keep_alive_s`: a silent stream sends a comment so often; `url`: where it
     listens, for messages that name no `public_url`."""
     guard = Guard(auth, settings.security.url_ttl_s, agent.clock)
+    alerts = AlertRoutes(agent, guard, keep_alive_s)
     parts = (
         PageRoutes(agent, guard),
         ChatRoutes(agent, guard, keep_alive_s),
@@ -41,12 +42,14 @@ def build_app(
         MemoryRoutes(agent, guard),
         TimelineRoutes(agent, guard),
         RuleRoutes(agent, guard, keep_alive_s),
-        AlertRoutes(agent, guard, keep_alive_s),
+        alerts,
     )
     agent.alerts.watching.teller.link = lambda path: f"{settings.public_url or url}{guard.sign(path)}"
     routes: list[BaseRoute] = [route for part in parts for route in part.routes()]
     routes += whip_server(agent, guard, settings).routes()
-    return Starlette(routes=routes, exception_handlers={Problem: respond, HTTPException: _http_error})
+    app = Starlette(routes=routes, exception_handlers={Problem: respond, HTTPException: _http_error})
+    app.state.end_streams = alerts.end_streams  # `Server` calls it when it shuts down
+    return app
 
 
 async def _http_error(request: Request, error: Exception) -> Response:

@@ -11,10 +11,10 @@ import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
 
 import uvicorn
 import uvloop
+from starlette.applications import Starlette
 
 from agent.agent import opened
 from agent.api import build_app
@@ -83,8 +83,13 @@ class Server(uvicorn.Server):
         if self._when_started is not None:
             await self._when_started(self.url)
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Streams that have no end of their own are ended first: every open page holds one."""
+        self.config.app.state.end_streams()  # type: ignore[union-attr]
+        await super().shutdown(sockets)
 
-def configuration(app: Any, settings: Settings, tls: TlsFiles | None) -> uvicorn.Config:
+
+def configuration(app: Starlette, settings: Settings, tls: TlsFiles | None) -> uvicorn.Config:
     """uvicorn's settings."""
     return uvicorn.Config(
         app,
