@@ -48,7 +48,9 @@ async def test_gate_and_judge_tell_the_red_truck_and_not_the_orange_one(
     assert done.result.found == (True,)
     assert done.result.false_s == ()
     assert 0 < done.num_asked < SECONDS / 2
-    assert done.result.delays_s[0] >= 1  # the second of two verdicts, at one frame a second
+    assert (
+        done.result.delays_s[0] > 0.75
+    )  # in view at 45.25 s; the second of two verdicts is about second 46 at the earliest
 
 
 async def test_the_gate_alone_takes_the_orange_truck_for_the_red_one(
