@@ -4,6 +4,7 @@ import asyncio
 import gc
 import io
 import json
+import signal
 import ssl
 import time
 from pathlib import Path
@@ -73,6 +74,22 @@ async def test_events_come_after_their_picture_and_carry_the_committed_bytes(tmp
         assert told[:4] == ["snapshot", "event", "snapshot", "event"]
         assert heard.payloads(f"{RULE}/event") == [event(1).payload(), event(2).payload()]
         assert heard.payloads(f"{RULE}/snapshot")[:2] == [jpeg(seed=1), jpeg(seed=2)]
+
+
+async def test_what_is_erased_while_it_waits_is_not_published(tmp_path: Path, scene: Scene) -> None:
+    with mosquitto(tmp_path) as broker:
+        async with listening(broker.port) as heard, bridged(scene, broker.url):
+            await heard.until(all_there)
+            assert broker.process is not None
+            broker.process.send_signal(signal.SIGSTOP)  # the first event is on its way, the second waits behind it
+            for number in (1, 2):
+                commit(scene.book, event(number))
+            await asyncio.sleep(0.5)
+            scene.book.erase("yard", START + 1.5, START + 2.5)
+            broker.process.send_signal(signal.SIGCONT)
+            commit(scene.book, event(3))
+            await heard.until(lambda h: "a3-on" in event_ids(h))
+        assert event_ids(heard) == ["a1-on", "a3-on"]
 
 
 async def test_large_pictures_are_scaled_down(tmp_path: Path, scene: Scene) -> None:

@@ -88,6 +88,19 @@ async def test_switches_over_mqtt_survive_a_restart(tmp_path: Path) -> None:
 
 
 @needs_mosquitto
+async def test_only_cameras_that_a_rule_watches_can_be_switched(tmp_path: Path) -> None:
+    with mosquitto(tmp_path) as broker:
+        async with listening(broker.port) as heard, running(tmp_path, **agent_at(broker.url)) as agent:
+            await heard.until(lambda h: h.newest().get(f"{RULE}/enabled/state") == b"ON")
+            for camera in ("*", "off", "unheard-of"):
+                await heard.client.publish(f"vilamp/{camera}/alert/bag/enabled/set", "OFF", qos=1)
+                await heard.client.publish(f"vilamp/{camera}/alert/bag/snooze/set", "60", qos=1)
+            await until(lambda: agent.delivery.bridge.desk.counts["command_failed"] == 6)
+            assert agent.book.switches() == {}
+            assert heard.newest()[f"{RULE}/enabled/state"] == b"ON"
+
+
+@needs_mosquitto
 async def test_questions_are_answered_on_the_topic_of_their_id(tmp_path: Path) -> None:
     with mosquitto(tmp_path) as broker:
         async with (
@@ -141,10 +154,11 @@ async def test_what_cannot_be_asked_is_answered_with_an_error(tmp_path: Path) ->
                 b'{"question": "x"}',
                 b'{"id": "a/b", "question": "x"}',
                 b"\xff" * MAX_BYTES,
+                b"[" * MAX_BYTES,  # deeper than Python's own parser goes
             ):
                 await ask(heard, unanswerable)
             await ask(heard, {"id": "r", "question": "x"}, retain=True)
-            await until(lambda: asking.num_ignored["no_reply_topic"] == 5)
+            await until(lambda: asking.num_ignored["no_reply_topic"] == 6)
         async with running(tmp_path, **agent_at(broker.url, allow_ask=True)) as agent:  # it lies there, retained
             await until(lambda: agent.delivery.bridge.desk.asking.num_ignored["retained"] == 1)
 
@@ -271,6 +285,12 @@ async def test_a_port_in_use_is_said(tmp_path: Path) -> None:
     async with running(tmp_path, **agent_at("embedded", embedded_port=port)) as agent:
         await until(lambda: "cannot listen" in (agent.delivery.bridge.problem or ""))
     taken.close()
+
+
+async def test_a_password_file_that_is_gone_is_said(tmp_path: Path) -> None:
+    login = {"user": "joe", "password_file": str(tmp_path / "gone")}
+    async with running(tmp_path, **agent_at("embedded", embedded_port=0, **login)) as agent:
+        await until(lambda: "password_file" in (agent.delivery.bridge.problem or ""))
 
 
 # --- sudden death ---

@@ -164,7 +164,7 @@ def _id_of(payload: bytes) -> str | None:
     """The question's id, when it can name a topic; also of a question that is otherwise wrong."""
     try:
         given = json.loads(payload[:MAX_BYTES])
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     found = given.get("id") if isinstance(given, dict) else None
     return found if usable_id(found) else None

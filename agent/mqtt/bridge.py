@@ -142,6 +142,6 @@ def _in_words(error: Exception, address: tuple[str, int]) -> str:
         return f"{where} refuses the connection: {reason}" + (f" ({advice})" if advice else "")
     if isinstance(error, aiomqtt.MqttError):
         return f"no connection to {where}: {error}"
-    if isinstance(error, OSError):
+    if isinstance(error, OSError) and not isinstance(error, StorageError):
         return f"a file that mqtt needs cannot be read: {error}"
     return f"mqtt stopped: {error}"

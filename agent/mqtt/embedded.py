@@ -17,7 +17,7 @@ _LISTENER = "default"
 
 
 class BrokerFailed(Exception):
-    """The embedded broker cannot listen (the operator's to change)."""
+    """The embedded broker cannot be started (the operator's to change)."""
 
 
 @asynccontextmanager
@@ -29,7 +29,8 @@ async def embedded_broker(settings: MqttSettings) -> AsyncIterator[tuple[str, in
     logging.getLogger("amqtt").setLevel(logging.ERROR)  # a client that goes away is no news
     logging.getLogger("transitions").setLevel(logging.ERROR)
     # connections are taken here and handed over: so they can be counted, and the port may be any free one
-    broker = Broker({"listeners": {_LISTENER: {"type": "external"}}, "plugins": _plugins(settings)})
+    plugins = await asyncio.to_thread(_plugins, settings)
+    broker = Broker({"listeners": {_LISTENER: {"type": "external"}}, "plugins": plugins})
     connections: set[asyncio.Task[Any]] = set()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -73,4 +74,7 @@ async def _listen(connected: Any, settings: MqttSettings) -> asyncio.Server:
 def _plugins(settings: MqttSettings) -> dict[str, dict[str, Any]]:
     if not settings.has_password:
         return {"amqtt.plugins.authentication.AnonymousAuthPlugin": {"allow_anonymous": True}}
-    return {"agent.mqtt.embedded_login.OneUser": {"user": settings.user, "password": settings.secret()}}
+    try:
+        return {"agent.mqtt.embedded_login.OneUser": {"user": settings.user, "password": settings.secret()}}
+    except (OSError, UnicodeDecodeError) as error:
+        raise BrokerFailed(f"mqtt.password_file cannot be read: {error}") from error

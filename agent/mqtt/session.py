@@ -40,6 +40,7 @@ GOODBYE_S = 2.0
 REANNOUNCE_S = (0.5, 3.0)  # Home Assistant has just started: not everything at once
 MAX_SNAPSHOT_WIDTH = 1920
 MAX_SNOOZE_MINUTES = 366 * 24 * 60
+DELIVERIES = 16  # events published between two looks at the present
 MAX_ANSWERS = 64  # questions in work, refused ones included; beyond it they are dropped
 PICTURE_TRIES = 2  # a broker that ends the connection at a picture is not sent it again: the event must get through
 
@@ -174,16 +175,20 @@ class Session:
             self._desk.notes.append(str(refused))
 
     async def _deliver(self) -> None:
-        """The oldest entries of the outbox; more of them at the next turn of the loop, which then comes at once."""
-        entries = await asyncio.to_thread(self._pending)
-        for entry in entries:
-            await self._deliver_one(entry)
-        if entries:
-            self._desk.wake.set()
+        """The oldest entries of the outbox, each looked up when its turn comes: what was erased meanwhile stays here.
+
+        More of them at the next turn of the loop, which then comes at once.
+        """
+        for _ in range(DELIVERIES):
+            entries = await asyncio.to_thread(self._pending)
+            if not entries:
+                return
+            await self._deliver_one(entries[0])
+        self._desk.wake.set()
 
     def _pending(self) -> list[Outgoing]:
         with self._desk.book.lock:
-            return self._desk.book.outbox.pending(MQTT)
+            return self._desk.book.outbox.pending(MQTT, 1)
 
     def _done(self, seq: int) -> None:
         with self._desk.book.lock:
@@ -328,9 +333,12 @@ class Session:
                 raise ValueError("the payload is ON or OFF")
             self._desk.rules.set_enabled(command.rule, command.camera, text.upper() == ON)
             return
-        minutes = float(text)
+        try:
+            minutes = float(text)
+        except ValueError:
+            minutes = float("nan")
         if not 0 <= minutes <= MAX_SNOOZE_MINUTES:
-            raise ValueError(f"minutes are from 0 to {MAX_SNOOZE_MINUTES}")
+            raise ValueError(f"the payload is minutes, a number from 0 to {MAX_SNOOZE_MINUTES}")
         self._desk.rules.snooze(command.rule, command.camera, self._desk.clock() + 60 * minutes if minutes else 0.0)
 
 
