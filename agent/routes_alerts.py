@@ -5,7 +5,8 @@
     GET /v1/alerts/{id}/snapshot.jpg     its picture
     GET /v1/alerts/stream                server-sent events, the payloads that MQTT carries
 
-Reading needs the scope `ask`; a picture opens with a signed URL too. Everything is read from the book: a stream that
+Reading needs the scope `ask`; a picture and the stream open with a signed URL too, as browsers' `<img>` and `EventSource`
+send no headers. Everything is read from the book: a stream that
 reads slowly holds nothing up and misses nothing that the book still has.
 """
 
@@ -62,7 +63,8 @@ class AlertRoutes:
         kind = request.query_params.get("kind", "fired")
         if kind not in ("fired", "suppressed"):
             raise BadRequest("'kind' is fired or suppressed.", param="kind")
-        return JSONResponse(await asyncio.to_thread(self._fired if kind == "fired" else self._suppressed, wanted))
+        page = await asyncio.to_thread(self._fired if kind == "fired" else self._suppressed, wanted)
+        return JSONResponse({**page, "stream_url": self.guard.sign("/v1/alerts/stream")})
 
     async def alert(self, request: Request) -> Response:
         self.guard.check(request, "ask")
@@ -81,7 +83,7 @@ class AlertRoutes:
     async def stream(self, request: Request) -> Response:
         """Events from now on; with the header `Last-Event-ID` also those after the one of that id. The first lines are
         an id without an event: where to go on if the line breaks before anything has happened."""
-        self.guard.check(request, "ask")
+        self.guard.check_signed(request, "ask")
         query = request.query_params
         self._loop = asyncio.get_running_loop()
         last = request.headers.get("last-event-id", "")

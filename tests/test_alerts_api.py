@@ -202,6 +202,17 @@ async def test_a_shutdown_ends_the_stream(tmp_path: Path) -> None:
             await stopping
 
 
+async def test_the_stream_opens_with_its_signed_url(tmp_path: Path) -> None:
+    async with served(tmp_path) as server, httpx.AsyncClient(trust_env=False) as client:
+        url = server.url + (await got(server, "/v1/alerts"))["stream_url"]
+        async with client.stream("GET", f"{url}&rule=bag") as response:
+            assert response.status_code == 200
+            commit(server.agent.book, event(1))
+            ((_, told),) = await read(response.aiter_lines(), 1)
+            assert told["id"] == "a1-on"
+        assert (await client.get(url.replace("/stream", ""))).status_code == 401  # it opens the stream alone
+
+
 async def test_the_stream_is_filtered_and_keeps_the_line_open(tmp_path: Path) -> None:
     async with (
         served(tmp_path, keep_alive_s=0.05) as server,
