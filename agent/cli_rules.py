@@ -101,7 +101,9 @@ def _switch(client: Client, args: argparse.Namespace) -> None:
 def _snooze(client: Client, args: argparse.Namespace) -> None:
     body = {"minutes": args.minutes, **({"camera": args.camera} if args.camera else {})}
     rule = client.send_json("POST", f"{_path(args.name)}/snooze", body)
-    until = rule["state"].get(args.camera, rule)["snoozed_until"] if args.camera else rule["snoozed_until"]
+    until = rule["snoozed_until"]
+    if args.camera:  # one that has sent nothing yet has no state
+        until = rule["state"].get(args.camera, {"snoozed_until": time.time() + 60 * args.minutes})["snoozed_until"]
     snoozed = until > time.time()
     print(f"{args.name} is snoozed until {format_time(until, zone_of(args))}" if snoozed else f"{args.name} is awake")
 

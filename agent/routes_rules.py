@@ -21,6 +21,7 @@ from agent.chat import parse_moment
 from agent.config_types import check_slug
 from agent.guard import Guard
 from agent.problems import BadRequest, StorageFailed
+from agent.times import MAX_UNIX_S
 from agent.trial_response import TrialResponse
 from memory.errors import StorageError
 
@@ -38,7 +39,7 @@ class Snooze(BaseModel):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     minutes: float | None = None
-    until: float | None = None
+    until: float | None = Field(default=None, ge=0, le=MAX_UNIX_S)
     camera: str | None = None
 
     @model_validator(mode="after")

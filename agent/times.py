@@ -19,7 +19,7 @@ _DAY = re.compile(r"today|(the day before )?yesterday", re.IGNORECASE)  # to dat
 _NUMBER = re.compile(r"\d+(?:\.\d+)?")
 _HELP = 'say "10 minutes ago", "yesterday 22:00", "-24h", 2026-11-22T16:00 or unix seconds'
 # Ten digits is 2001 to 2286: below a billion a bare number is far likelier to be a year or an hour than an instant.
-_MIN_UNIX_S, _MAX_UNIX_S = 1e9, 1e11
+_MIN_UNIX_S, MAX_UNIX_S = 1e9, 1e11
 
 
 class TimeError(ValueError):
@@ -34,7 +34,7 @@ def parse_time(text: str, *, now: float, zone: str) -> float:
     its first moment. What lies before 1970 or after 5138 becomes that edge: nothing is remembered beyond.
     Raises TimeError.
     """
-    return min(max(_parse(text, now, zone), 0.0), _MAX_UNIX_S)
+    return min(max(_parse(text, now, zone), 0.0), MAX_UNIX_S)
 
 
 def _parse(text: str, now: float, zone: str) -> float:
@@ -54,8 +54,8 @@ def _parse(text: str, now: float, zone: str) -> float:
 
 def _unix_seconds(words: str) -> float:
     seconds = float(words)
-    if not _MIN_UNIX_S <= seconds < _MAX_UNIX_S:
-        hint = "milliseconds? divide by 1000" if seconds >= _MAX_UNIX_S else "a plain number means unix seconds"
+    if not _MIN_UNIX_S <= seconds < MAX_UNIX_S:
+        hint = "milliseconds? divide by 1000" if seconds >= MAX_UNIX_S else "a plain number means unix seconds"
         raise TimeError(f'"{words}" is not a time ({hint}): {_HELP}')
     return seconds
 

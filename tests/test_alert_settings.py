@@ -38,6 +38,14 @@ def test_a_night_belongs_to_the_day_on_which_it_starts() -> None:
     assert covers("2026-11-21T00:00", days=["fri"], start="12:00", end="12:00")
 
 
+@pytest.mark.parametrize(("evening", "hours"), [("2026-03-28", 7), ("2026-10-24", 9), ("2026-11-20", 8)])
+def test_a_night_in_which_the_clock_changes_is_covered_from_its_start_to_its_end(evening: str, hours: int) -> None:
+    noon = at(f"{evening}T12:00")
+    night = ScheduleSettings.model_validate({"start": "22:00", "end": "06:00"})
+    covered = [minute for minute in range(24 * 60) if night.covers(noon + 60 * minute, "Europe/Zurich")]
+    assert covered == list(range(10 * 60, (10 + hours) * 60))
+
+
 def test_whole_days_and_the_cameras_own_clock() -> None:
     sunday = ScheduleSettings(days=("sun",))
     assert sunday.covers(at("2026-11-22T00:00"), "Europe/Zurich")

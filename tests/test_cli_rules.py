@@ -19,7 +19,7 @@ Typed = Callable[..., Awaitable[tuple[int, str, str]]]
 @asynccontextmanager
 async def typed(folder: Path, capsys: pytest.CaptureFixture[str]) -> AsyncIterator[tuple[Served, Typed]]:
     """A server, and a function that runs `vilamp rules <words>` on its machine: exit code, stdout, stderr."""
-    async with served(folder, rules={"car": RULE}) as server:
+    async with served(folder, rules={"car": RULE}, cameras={"new": {}}) as server:
 
         async def run(*words: str) -> tuple[int, str, str]:
             place = ("--server", server.url, "--data-dir", str(folder), "--timezone", "UTC")
@@ -41,15 +41,25 @@ async def test_a_rule_is_added_listed_switched_snoozed_and_removed(
 ) -> None:
     async with typed(tmp_path, capsys) as (server, run):
         code, out, _ = await run(
-            "add", "bag", "a bag is left", "--camera", "yard", "--set", "gate.on=6", "--set", "clear=3"
+            "add",
+            "bag",
+            "a bag is left",
+            "--camera",
+            "yard",
+            "--camera",
+            "new",
+            "--set",
+            "gate.on=6",
+            "--set",
+            "clear=3",
         )
         assert (code, out) == (0, "bag watches for: a bag is left\n")
         rule = await server.agent.alerts.describe("bag")
-        assert (rule["cameras"], rule["gate"]["on"], rule["clear"]) == (["yard"], 6.0, 3)
+        assert (rule["cameras"], rule["gate"]["on"], rule["clear"]) == (["yard", "new"], 6.0, 3)
         await remember(server.agent, "yard", 2)
         await server.agent.alerts.settled()
         _, out, _ = await run("list")
-        assert "bag  enabled  a bag is left  (yard; api)\n  yard: off, gate 0.0, 0 judge calls" in out
+        assert "bag  enabled  a bag is left  (yard, new; api)\n  yard: off, gate 0.0, 0 judge calls" in out
         assert "car  enabled  a red car  (all cameras; config)" in out
         assert (await run("disable", "bag"))[1] == "bag is disabled\n"
         assert "bag  disabled" in (await run("list"))[1]
@@ -57,6 +67,8 @@ async def test_a_rule_is_added_listed_switched_snoozed_and_removed(
         assert (await run("snooze", "bag", "30"))[1].startswith("bag is snoozed until 20")
         assert "bag  snoozed until" in (await run("list"))[1]
         assert (await run("snooze", "bag", "0"))[1] == "bag is awake\n"
+        assert (await run("snooze", "bag", "30", "--camera", "new"))[1].startswith("bag is snoozed until 20")
+        assert (await run("snooze", "bag", "0", "--camera", "new"))[1] == "bag is awake\n"
         assert (await run("add", "bag", "a sack is left", "--replace"))[0] == 0
         assert json.loads((await run("list", "--json"))[1])["data"][0]["condition"] == "a sack is left"
         assert (await run("rm", "bag"))[1] == "bag is removed; its alerts are kept\n"
@@ -90,6 +102,7 @@ async def test_mistakes_are_said_in_words(tmp_path: Path, capsys: pytest.Capture
             (("try", "x", "--rule", "car"), 2, "say what to watch for"),
             (("try", "--rule", "car", "--set", "clear=2"), 2, "--set goes with a condition"),
             (("try", "--rule", "car"), 1, "Nothing is remembered"),
+            (("try", "x", "--after", "-24h"), 1, "Nothing is remembered"),
         ):
             found, _, err = await run(*words)
             assert (found, expected in err) == (code, True), (words, err)

@@ -78,6 +78,8 @@ async def test_one_camera_is_snoozed_alone(tmp_path: Path) -> None:
         assert rule["state"]["gate"]["snoozed_until"] == 0
         nowhere = await http.post("/v1/rules/car/snooze", json={"minutes": 10, "camera": "roof"})
         assert nowhere.json()["error"]["code"] == "camera_not_found"
+        never = await http.post("/v1/rules/car/snooze", json={"until": 1e300})
+        assert (never.status_code, never.json()["error"]["param"]) == (400, "until")
         await http.post("/v1/rules", json={"name": "door", "condition": "a door opens", "cameras": ["gate"]})
         elsewhere = await http.post("/v1/rules/door/snooze", json={"minutes": 10, "camera": "yard"})
         assert (elsewhere.status_code, elsewhere.json()["error"]["param"]) == (400, "camera")
@@ -102,6 +104,7 @@ async def test_changing_a_rule_keeps_what_was_switched_by_hand_unless_it_says_en
         ({"name": "bag", "condition": "x", "gate": {"on": 1, "off": 2}}, "gate", "off must not be above on"),
         ({"name": "bag", "condition": "x", "schedule": [{"start": "8"}]}, "schedule.0.start", "time of day"),
         ({"name": "bag", "condition": "x", "colour": "red"}, "colour", "Extra"),
+        ({"name": "bag", "condition": "x", "snooze": 1e300}, "snooze", "less than or equal"),  # no date at all
     ],
 )
 async def test_mistakes_name_their_field(tmp_path: Path, body: dict[str, Any], param: str, words: str) -> None:

@@ -11,7 +11,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from agent.alerts.gate import GateSettings
 from agent.config_types import Part, Slug
-from agent.times import load_zone
+from agent.times import MAX_UNIX_S, load_zone
 
 Day = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
 DAYS: tuple[Day, ...] = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
@@ -81,7 +81,8 @@ class ScheduleSettings(Part):
     def covers(self, time: float, zone: str) -> bool:
         """True when `time` (unix seconds) lies in it, seen in the IANA zone `zone`.
 
-        Worked example: days [fri], 22:00 to 06:00 covers Friday 23:00 and Saturday 05:59, not Friday 05:00.
+        Worked example: days [fri], 22:00 to 06:00 covers Friday 23:00 and Saturday 05:59, not Friday 05:00. In the night
+        in which the clock is set back that is nine hours, in the one in which it is set forward seven.
         """
         local = datetime.fromtimestamp(time, load_zone(zone))
         days = self.days or DAYS
@@ -111,7 +112,9 @@ class RuleSettings(Part):
     cooldown_s: float = Field(
         default=60.0, ge=0, le=86_400, description="seconds after its end in which no other alert begins"
     )
-    snooze: float | None = Field(default=None, ge=0, description="no alert begins before this time (unix seconds)")
+    snooze: float | None = Field(
+        default=None, ge=0, le=MAX_UNIX_S, description="no alert begins before this time (unix seconds)"
+    )
     schedule: tuple[ScheduleSettings, ...] = Field(
         default=(), max_length=32, description="when an alert may begin; none named: always"
     )
