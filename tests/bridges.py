@@ -109,10 +109,12 @@ class Scene:
 
 
 @asynccontextmanager
-async def bridged(scene: Scene, url: str, **settings: Any) -> AsyncIterator[Bridge]:
+async def bridged(
+    scene: Scene, url: str, *, reannounce_s: tuple[float, float] = (0.0, 0.05), **settings: Any
+) -> AsyncIterator[Bridge]:
     """A bridge at work; ended as the agent ends it."""
     desk = scene.desk(MqttSettings.model_validate({"url": url, **settings}))
-    bridge = Bridge(desk, QUICK, reannounce_s=(0.0, 0.05))
+    bridge = Bridge(desk, QUICK, reannounce_s=reannounce_s)
     task = asyncio.create_task(bridge.run())
     try:
         yield bridge

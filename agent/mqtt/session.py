@@ -92,6 +92,7 @@ class Session:
         self._memories: list[MemoryView] = []
         self._memories_due = float("-inf")
         self._answers: set[asyncio.Task[None]] = set()
+        self._announcing = False  # again, soon: however often it is asked for until then
 
     async def run(self) -> None:
         """Work until cancelled, then say "offline". Raises aiomqtt.MqttError, StorageError or sqlite3.Error."""
@@ -210,6 +211,8 @@ class Session:
                 jpeg = await asyncio.to_thread(self._desk.book.snapshot, alert_id)
                 if jpeg is not None:
                     await self._show_picture(topic, alert_id, jpeg)
+        for alert_id in set(self._desk.tries) - set(newest.values()):
+            del self._desk.tries[alert_id]
         return set(newest)
 
     def _newest_pictures(self) -> dict[str, str]:
@@ -285,13 +288,15 @@ class Session:
                 self._ask(message, tasks)
             elif topic == f"{self._desk.settings.discovery_prefix}/status":
                 # at the start of a connection everything is announced anyway
-                if message.payload == ONLINE.encode() and not message.retain:
+                if message.payload == ONLINE.encode() and not message.retain and not self._announcing:
+                    self._announcing = True
                     tasks.create_task(self._announce_again(), name="mqtt announces again")
             elif (command := self._topics.command(topic)) is not None and not message.retain:
                 await self._obey(command, message.payload)
 
     async def _announce_again(self) -> None:
         await asyncio.sleep(random.uniform(*self._reannounce_s))
+        self._announcing = False
         self._shown.clear()
         self._pictures.clear()
         self._desk.wake.set()
