@@ -1,16 +1,18 @@
 """The timeline in a real browser: its marks against the API, moving in it by mouse, wheel, keys and fingers, ranges."""
 
 import asyncio
+import re
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
 import pytest
-from playwright.async_api import Browser, Locator, Page
+import pytest_asyncio
+from playwright.async_api import Browser, Error, Locator, Page, Route, expect
 
 from tests.agents import Served, served
 from tests.axe import serious_problems
@@ -18,7 +20,7 @@ from tests.browser import PHONE, browser, needs_chromium, visit
 from tests.histories import QUESTION, write_history
 
 NUM_FRAMES, STEP_S = 240, 5.0
-pytestmark = needs_chromium
+pytestmark = [needs_chromium, pytest.mark.asyncio(loop_scope="module")]
 
 
 def relevance(n: int) -> float:
@@ -26,9 +28,12 @@ def relevance(n: int) -> float:
     return 0.1 + 0.3 * np.exp(-(((n - 60) / 5) ** 2)) + 0.4 * np.exp(-(((n - 180) / 3) ** 2))
 
 
-@pytest.fixture
-async def site(tmp_path: Path) -> AsyncIterator[Served]:
-    async with served(tmp_path, answering={"num_keyframes": 12, "recent": 2, "max_new_tokens": 1}) as site:
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def site(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Served]:
+    """One for all: no test but the last of those that look at it changes what it remembers."""
+    async with served(
+        tmp_path_factory.mktemp("site"), answering={"num_keyframes": 12, "recent": 2, "max_new_tokens": 1}
+    ) as site:
         times = time.time() - 30 - STEP_S * np.arange(NUM_FRAMES)[::-1]
         kept = np.abs(np.arange(NUM_FRAMES) - 120) > 10  # a gap in the middle
         await asyncio.to_thread(
@@ -37,7 +42,7 @@ async def site(tmp_path: Path) -> AsyncIterator[Served]:
         yield site
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def chromium() -> AsyncIterator[Browser]:
     async with browser(camera=False) as started:
         yield started
@@ -228,6 +233,36 @@ async def test_a_dragged_range_is_what_is_asked_about(chromium: Browser, site: S
         assert page.url.endswith("#ask")
 
 
+async def test_a_late_answer_about_another_range_is_not_shown(chromium: Browser, site: Served) -> None:
+    held: asyncio.Future[Route] = asyncio.get_running_loop().create_future()
+
+    async def hold(route: Route) -> None:
+        if held.done():
+            await route.continue_()
+        else:
+            held.set_result(route)  # the first one waits
+
+    async with timeline(chromium, site) as page:
+        strip = await ask(page)
+        await page.get_by_text("as a list").click()
+        after, before = await view(strip)
+        await page.route(re.compile("points=1&"), hold)
+        await strip.focus()
+        await page.keyboard.press("[")  # the second half
+        first = await held
+        async with page.expect_response(lambda answer: "points=1&" in answer.url) as coming:
+            await page.keyboard.press("Shift+ArrowLeft")
+            await page.keyboard.press("]")
+        asked = httpx.URL((await coming.value).url).params
+        expected = [f"{each['score']:.3f}" for each in (await api(site, **dict(asked)))["keyframes"]]
+        scores = page.locator(".marks tr:has(.chip) td:nth-child(3)")
+        await expect(scores).to_have_text(expected)
+        with suppress(Error):  # the page has given it up
+            await first.continue_()
+        await page.evaluate("() => fetch('/readyz').then(answer => answer.text())")  # time for it to come
+        await expect(scores).to_have_text(expected)
+
+
 async def test_fingers_on_a_phone(chromium: Browser, site: Served) -> None:
     async with timeline(chromium, site, size=PHONE, has_touch=True, is_mobile=True) as page:
         strip = await ask(page)
@@ -276,9 +311,9 @@ async def test_new_frames_appear_by_themselves(chromium: Browser, site: Served) 
 # --- geometry, in the browser ---
 
 
-@pytest.fixture
-async def geometry(chromium: Browser, tmp_path: Path) -> AsyncIterator[Page]:
-    async with served(tmp_path) as site, timeline(chromium, site) as page:
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def geometry(chromium: Browser, site: Served) -> AsyncIterator[Page]:
+    async with timeline(chromium, site) as page:
         yield page
 
 

@@ -1,11 +1,12 @@
 // Alerts: those that fired, as they come, and those that were held back, with the reason.
 
-import { clock, h, put, sleep, span } from "./dom.js";
+import { clock, h, put, span } from "./dom.js";
 import { openFrame } from "./frame.js";
 
 export const SNOOZES = [["15 min", 15], ["1 hour", 60], ["8 hours", 480], ["1 day", 1440]];
 const PAGE = 30;
-const AGAIN_S = 2; // after the stream broke off
+const MANY = 5; // more at once than this: the list anew rather than each by itself
+const LONGEST = 300; // entries after which the list begins anew: it may stay open for weeks
 const REASONS = {
   unconfirmed: "the model did not say yes often enough", cooldown: "too soon after the last alert", snoozed: "the rule was snoozed",
   off_schedule: "outside the rule's times", late: "the frame came too late", rate_limited: "the rule had used its share of the model",
@@ -26,6 +27,9 @@ export class Alerts {
     this.snooze = snooze;
     this.changed = changed;
     this.ended = new AbortController();
+    this.shown = new Map(); // of alerts that fired: id -> entry
+    this.news = []; // events not yet shown
+    this.turn = Promise.resolve();
     const option = (value, text) => h("option", { value }, text);
     this.kind = h("select", { "aria-label": "Which alerts", onchange: () => this.#reload() }, option("fired", "Fired"), option("suppressed", "Held back"));
     this.rule = h("select", { "aria-label": "Of which rule", onchange: () => this.#reload() }, option("", "All rules"));
@@ -33,10 +37,13 @@ export class Alerts {
     this.said = h("p", { class: "unseen", role: "status" });
     this.problem = h("p", { class: "problem", role: "alert", hidden: true });
     this.list = h("ul", { class: "alerts-list" });
-    this.more = h("button", { type: "button", hidden: true, onclick: () => this.#load() }, "Older ones");
+    this.more = h("button", { type: "button", hidden: true, onclick: () => this.#inTurn(() => this.#load(this.cursor)) }, "Older ones");
     this.node = h("section", { class: "panel stack alerts", "aria-label": "Alerts" },
       h("div", { class: "head" }, h("h2", {}, "Alerts"), h("div", { class: "row" }, this.kind, this.rule, this.live)),
       this.said, this.problem, this.list, this.more);
+    this.ends = [app.on("alert", event => this.#arrived(event)), app.on("alerts-live", () => this.#tell())];
+    this.#tell();
+    this.#reload();
   }
 
   /** Names to choose from. @param {string[]} names */
@@ -47,14 +54,10 @@ export class Alerts {
     this.rule.value = names.includes(chosen) ? chosen : "";
   }
 
-  /** Follow the stream, once. */
-  start() {
-    if (this.started) return;
-    this.started = true;
-    this.#follow();
+  close() {
+    this.ends.forEach(end => end());
+    this.ended.abort();
   }
-
-  close() { this.ended.abort(); }
 
   /** Show those of one rule. @param {string} rule @param {"fired"|"suppressed"} kind */
   look(rule, kind) {
@@ -64,60 +67,75 @@ export class Alerts {
     this.node.scrollIntoView({ block: "start" });
   }
 
-  async #follow() {
-    const { signal } = this.ended;
-    while (!signal.aborted) {
-      try {
-        const headers = this.lastId ? { "Last-Event-ID": this.lastId } : {};
-        const stream = this.app.api.events("/v1/alerts/stream", { signal, headers });
-        let coming = stream.next(); // asked for before the list is, so that nothing falls between the two
-        await this.#reload();
-        this.#tell("live", "live");
-        for (let event; !(event = await coming).done; coming = stream.next()) this.#arrived(event.value);
-      } catch (error) {
-        if (signal.aborted) return;
-        if (error.status === 401) return;
-      }
-      this.#tell("stalled", "reconnecting");
-      await sleep(AGAIN_S, signal);
-    }
+  #tell() {
+    const live = this.app.alertsLive;
+    this.live.className = `chip ${live ? "live" : "stalled"}`;
+    this.live.textContent = live ? "live" : "connecting";
   }
 
-  #tell(state, text) {
-    this.live.className = `chip ${state}`;
-    this.live.textContent = text;
-  }
-
-  #arrived({ id, data: event }) {
-    this.lastId = id;
-    this.changed();
+  #arrived(event) {
     if (event.event_type === "on") this.said.textContent = `Alert: ${event.rule} at ${event.camera}. ${event.message}`;
-    if (this.kind.value === "fired") this.#reload(event.event_type === "on" ? event.id.replace(/-on$/, "") : null);
+    this.news.push(event);
+    if (this.news.length === 1) this.#inTurn(() => this.#takeNews());
   }
 
-  /** The newest anew. @param {string|null} [fresh] id of the one to point out */
-  async #reload(fresh = null) {
-    this.cursor = null;
-    await this.#load(true, fresh);
+  /** The list is changed by one at a time, in the order in which it was asked. @param {() => Promise<void>} act */
+  #inTurn(act) {
+    this.turn = this.turn.then(async () => {
+      if (this.ended.signal.aborted) return;
+      try {
+        await act();
+        this.problem.hidden = true;
+      } catch (error) {
+        this.problem.hidden = error.name === "AbortError";
+        this.problem.textContent = error.message;
+      }
+    });
   }
 
-  async #load(anew = false, fresh = null) {
-    const query = { kind: this.kind.value, limit: String(PAGE), ...(this.rule.value ? { rule: this.rule.value } : {}), ...(this.cursor ? { cursor: this.cursor } : {}) };
-    const asked = this.asked = JSON.stringify(query);
-    try {
-      const page = await this.app.api.json(`/v1/alerts?${new URLSearchParams(query)}`, { signal: this.ended.signal });
-      if (asked !== this.asked) return;
-      this.problem.hidden = true;
-      if (anew) put(this.list);
-      this.list.append(...page.data.map(each => query.kind === "fired" ? this.#fired(each, each.id === fresh) : this.#held(each)));
-      if (!this.list.children.length) put(this.list, h("li", { class: "hint" }, query.kind === "fired" ? "No alert so far." : "Nothing was held back."));
-      this.cursor = page.next_cursor ?? null;
-      this.more.hidden = this.cursor === null;
-    } catch (error) {
-      if (error.name === "AbortError") return;
-      this.problem.hidden = false;
-      this.problem.textContent = error.message;
+  async #takeNews() {
+    const began = new Map(); // by id: is it new, or known and now over?
+    for (const { id, event_type: type, rule } of this.news.splice(0)) {
+      const alert = id.replace(/-(on|off)$/, "");
+      if (["", rule].includes(this.rule.value)) began.set(alert, type === "on" || Boolean(began.get(alert)));
     }
+    this.changed();
+    if (this.kind.value !== "fired") return;
+    if (began.size > MANY || this.shown.size > LONGEST) return this.#load(null);
+    for (const [id, isNew] of began) if (isNew || this.shown.has(id)) await this.#renew(id, isNew);
+  }
+
+  /** One alert, as it is now: in its place, or first if it is new. @param {string} id @param {boolean} isNew point it out */
+  async #renew(id, isNew) {
+    const entry = this.#fired(await this.#get(`/${id}`), isNew), old = this.shown.get(id);
+    const held = old?.contains(document.activeElement) ? document.activeElement.tagName : null;
+    if (!this.shown.size) put(this.list);
+    if (old) old.replaceWith(entry);
+    else this.list.prepend(entry);
+    if (held) entry.querySelector(held)?.focus();
+    this.shown.set(id, entry);
+  }
+
+  #get(path) { return this.app.api.json(`/v1/alerts${path}`, { signal: this.ended.signal }); }
+
+  #reload() { this.#inTurn(() => this.#load(null)); }
+
+  /** A page of the list. @param {number|null} cursor where it begins; null: the newest, in place of what is shown */
+  async #load(cursor) {
+    const kind = this.kind.value, rule = this.rule.value;
+    const page = await this.#get(`?${new URLSearchParams({ kind, limit: String(PAGE), ...(rule ? { rule } : {}), ...(cursor ? { cursor } : {}) })}`);
+    if (cursor === null) {
+      put(this.list);
+      this.shown.clear();
+    }
+    for (const each of page.data) {
+      const entry = kind === "fired" ? this.#fired(each, false) : this.#held(each);
+      if (kind === "fired") this.shown.set(each.id, entry);
+      this.list.append(entry);
+    }
+    if (!this.list.children.length) put(this.list, h("li", { class: "hint" }, kind === "fired" ? "No alert so far." : "Nothing was held back."));
+    this.cursor = page.next_cursor ?? null;
+    this.more.hidden = this.cursor === null;
   }
 
   #fired(alert, fresh) {

@@ -21,7 +21,7 @@ export class Away extends Error {
   }
 }
 
-/** One server-sent event; `data` is parsed JSON, null for the closing `[DONE]`. @typedef {{event: string, id: string, data: any}} ServerEvent */
+/** One server-sent event; `data` is parsed JSON, null for the closing `[DONE]`, undefined where only an id came. @typedef {{event: string, id: string, data: any}} ServerEvent */
 
 export class Api {
   /**
@@ -31,7 +31,11 @@ export class Api {
   constructor(onRefused, onReached) {
     this.onRefused = onRefused;
     this.onReached = onReached;
+    this.waiting = []; // those who wait for the agent to answer
   }
+
+  /** Resolves when the agent answers a request, whosever it is. @returns {Promise<void>} */
+  answered() { return new Promise(next => this.waiting.push(next)); }
 
   get token() { return sessionStorage.getItem(KEY) ?? ""; }
 
@@ -76,6 +80,7 @@ export class Api {
       throw new Away();
     }
     this.onReached(true);
+    for (const next of this.waiting.splice(0)) next();
     if (!response.ok) throw await this.#refusal(response);
     return response;
   }
@@ -136,14 +141,14 @@ export class Api {
 
 /** @param {string} block lines of one event @returns {ServerEvent|null} null for a comment */
 function parseEvent(block) {
-  const event = { event: "message", id: "", data: null };
+  const event = { event: "message", id: "", data: undefined };
   const data = [];
   for (const line of block.split(/\r?\n/)) {
     const [, field, value] = /^(\w+): ?(.*)$/.exec(line) ?? [];
     if (field === "data") data.push(value);
     else if (field === "event" || field === "id") event[field] = value;
   }
-  if (!data.length) return null;
+  if (!data.length) return event.id ? event : null;
   const text = data.join("\n");
   event.data = text === "[DONE]" ? null : JSON.parse(text);
   return event;

@@ -4,8 +4,10 @@
 // visit and stays, hidden, while another is shown: a conversation or a half-written rule is not lost. A new token mounts
 // everything anew.
 
-import { Api } from "./api.js";
+import { followAlerts } from "./alertstream.js";
+import { Api, Away } from "./api.js";
 import { h, put, sleep, unix, wall } from "./dom.js";
+import { Notice } from "./notice.js";
 
 /**
  * What the views share.
@@ -19,8 +21,9 @@ import { h, put, sleep, unix, wall } from "./dom.js";
  * @property {(camera?: string) => string|undefined} zone IANA zone of a camera (of the first chosen one)
  * @property {(hash: string) => void} navigate
  * @property {(event: string, fn: (detail: any) => void) => () => void} on returns a function that ends it; events:
- *   "cameras" (list renewed), "state" (something in `state` changed: whoever changes it emits this), "frame" (open the
- *   frame {frame_id} large)
+ *   "cameras" (list renewed), "state" (something in `state` changed: whoever changes it emits this), "alert" (an event of
+ *   GET /v1/alerts/stream), "alerts-live" (`alertsLive` changed)
+ * @property {boolean} alertsLive are alerts heard as they happen?
  * @property {(event: string, detail?: any) => void} emit
  */
 
@@ -38,9 +41,9 @@ const POLL_S = { cameras: 1, other: 5, away: 2 };
 const $ = id => /** @type {any} */ (document.getElementById(id));
 const events = new EventTarget();
 const mounted = new Map(); // id -> { root, view }
-let current = "", epoch = 0;
+let current = "", epoch = 0, starts = 0, alerts = { close() {} };
 
-const api = new Api(error => askForToken(error.message), reached => showAway(!reached));
+const api = new Api(refused, reached => { trouble.away = !reached; showTrouble(); });
 
 /** @type {App} */
 const app = {
@@ -48,6 +51,7 @@ const app = {
   cameras: [],
   who: { name: null, scopes: [] },
   state: { cameras: [], window: { kind: "all" }, question: "" },
+  alertsLive: false,
   may: scope => app.who.scopes.some(each => each === scope || each === "admin"
     || (scope.startsWith("publish:") && each === "publish:*") || (scope === "publish:" && each.startsWith(scope))),
   window: () => windowNow(app.state.window),
@@ -79,7 +83,7 @@ async function route() {
   if (!views.length || !app.who.scopes.length) return;
   const wanted = location.hash.slice(1).split(/[/=&]/)[0];
   const view = views.find(each => each.id === wanted) ?? views[0];
-  put($("tabs"), views.map(each => h("a", { href: `#${each.id}`, "aria-current": each.id === view.id && "page" }, each.label)));
+  showTabs(views, view);
   $("skip").href = location.hash || `#${view.id}`;
   document.title = `${view.label} · ViLaMP Live`;
   if (current === view.id) return mounted.get(view.id)?.view?.show?.();
@@ -89,6 +93,23 @@ async function route() {
   if (mounted.has(view.id)) mounted.get(view.id).view?.show?.();
   else await mountView(view);
 }
+
+/** The links stay the same ones: who has just pressed Enter on one is still on it. */
+function showTabs(views, view) {
+  const links = () => [...$("tabs").children];
+  if (links().map(link => link.hash).join("") !== views.map(each => `#${each.id}`).join("")) {
+    put($("tabs"), views.map(each => h("a", { href: `#${each.id}` }, each.label)));
+  }
+  for (const link of links()) {
+    if (link.hash === `#${view.id}`) link.setAttribute("aria-current", "page");
+    else link.removeAttribute("aria-current");
+  }
+}
+
+$("skip").addEventListener("click", event => {
+  event.preventDefault();
+  $("main").focus();
+});
 
 async function mountView(view) {
   const root = h("section", { class: `view ${view.id}`, "aria-label": view.label });
@@ -108,15 +129,22 @@ async function mountView(view) {
 
 // --- token ---
 
+/** A request was refused: the first time this asks for a token, then it says what is wrong with the one entered. */
+function refused({ message }) {
+  if (!$("token-dialog").open) return askForToken(message);
+  if (!api.token) return; // refused for having none, which the dialog says already
+  api.token = "";
+  $("token-problem").textContent = `This token does not do: ${message}.`;
+  $("token-problem").hidden = false;
+}
+
 /** @param {string} reason why a token is needed, as the server said it */
 function askForToken(reason) {
-  const dialog = $("token-dialog");
-  if (dialog.open) return;
   $("token-reason").textContent = api.token ? `The token does not open this: ${reason}. Enter one that does.` : "Enter a token to see the cameras.";
   api.token = "";
   $("token").value = "";
   $("token-problem").hidden = true;
-  dialog.showModal();
+  $("token-dialog").showModal();
 }
 
 $("token-dialog").addEventListener("cancel", event => event.preventDefault()); // nothing behind it works without
@@ -125,12 +153,6 @@ $("token-form").addEventListener("submit", event => {
   api.token = $("token").value.trim();
   start();
 });
-
-function refuse(message) {
-  if (!$("token-dialog").open) return askForToken(message);
-  $("token-problem").textContent = message;
-  $("token-problem").hidden = false;
-}
 
 $("who").addEventListener("click", () => {
   api.token = "";
@@ -141,6 +163,8 @@ $("who").addEventListener("click", () => {
 
 function clear() {
   epoch += 1;
+  alerts.close();
+  notice.clear();
   for (const { root, view } of mounted.values()) { view?.unmount(); root.remove(); }
   mounted.clear();
   current = "";
@@ -148,43 +172,61 @@ function clear() {
 
 /** Who are we? Then show the view. With no server this tries again until there is one. */
 async function start() {
-  for (;;) {
+  const mine = starts += 1;
+  while (mine === starts) {
     try {
       app.who = await api.json("/v1/whoami");
       if (app.may("ask")) await renew(); // views begin with the cameras and their zones at hand
       break;
     } catch (error) {
-      if (error.status === 401) return refuse(error.message);
+      if (error.status === 401) return;
+      complain(error);
       await sleep(POLL_S.away);
     }
   }
+  if (mine !== starts) return; // another token has been entered meanwhile
   if ($("token-dialog").open) $("token-dialog").close();
   $("who").hidden = app.who.name === null;
   $("who").textContent = `${app.who.name ?? ""} · change`;
   $("who").setAttribute("aria-label", `Token ${app.who.name}: use another`);
   clear();
+  if (app.may("ask")) alerts = followAlerts(app);
   await route();
 }
 
 // --- the server, and the list of cameras ---
 
-function showAway(away) {
-  $("banner").hidden = !away;
-  $("banner").textContent = away ? "The agent does not answer. Trying again…" : "";
+const trouble = { away: false, refusal: "" };
+
+function showTrouble() {
+  const words = trouble.away ? "The agent does not answer. Trying again…" : trouble.refusal;
+  $("banner").hidden = !words;
+  if ($("banner").textContent !== words) $("banner").textContent = words;
+}
+
+/** What the agent answered is an error, and not one that a token would mend. */
+function complain(error) {
+  trouble.refusal = error instanceof Away || error.status === 401 ? "" : `The cameras cannot be listed: ${error.message} Trying again…`;
+  showTrouble();
 }
 
 async function renew() {
   app.cameras = (await api.json("/v1/cameras")).data;
+  trouble.refusal = "";
+  showTrouble();
   app.emit("cameras");
 }
 
 async function follow() {
   for (;;) {
     let wait = current === "cameras" ? POLL_S.cameras : POLL_S.other;
-    if (app.may("ask") && !document.hidden) {
+    if (app.may("ask") && !document.hidden && !$("token-dialog").open) {
       try {
         await renew();
-      } catch { wait = POLL_S.away; /* the banner or the token dialog says it */ }
+      } catch (error) {
+        wait = POLL_S.away;
+        complain(error);
+      }
     }
     const woken = new AbortController();
     const wake = () => woken.abort();
@@ -196,7 +238,7 @@ async function follow() {
   }
 }
 
-app.on("frame", async frame => (await import("./frame.js")).openFrame(app, frame));
+const notice = new Notice(app, $("notice"));
 addEventListener("hashchange", route);
 api.takeToken();
 await start();

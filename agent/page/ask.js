@@ -6,6 +6,7 @@ import { openFrame } from "./frame.js";
 import { inWords, scopePicker } from "./scope.js";
 
 const SHOWN = 12; // of an answer's frames, until all are asked for
+const THUMB = 320; // pixels across
 const MAX_TURNS = 4; // earlier questions sent along
 const EXAMPLES = ["What can you see at the moment?", "Did a person ever come?", "How many cars came?"];
 const STAGES = { queue: "waiting for its turn", embed: "reading the question", window: "opening the memory", select: "choosing frames", reencode: "encoding again",
@@ -96,7 +97,8 @@ class Ask {
     this.send.hidden = Boolean(controller);
     this.stop.hidden = !controller;
     this.fresh.hidden = Boolean(controller) || !this.list.children.length;
-    if (!controller) this.input.focus({ preventScroll: true });
+    const at = document.activeElement;
+    if (!controller && (at === document.body || !at?.checkVisibility())) this.input.focus({ preventScroll: true }); // it was on "Stop"
   }
 
   #body(question) {
@@ -177,11 +179,20 @@ class Turn {
 
   #thumb(frame) {
     const at = clock(frame.time, this.app.zone(frame.camera));
-    const image = h("img", { src: this.app.api.picture(frame.url, 320), alt: "", loading: "lazy" });
-    image.addEventListener("error", () => image.replaceWith(h("span", { class: "gone" }, "Forgotten")));
+    const image = h("img", { src: this.app.api.picture(frame.url, THUMB), alt: "", loading: "lazy" });
+    image.addEventListener("error", () => this.#again(image, frame), { once: true });
     return h("li", {}, h("button", { type: "button", class: "picture", "aria-label": `${frame.kind} frame of ${frame.camera} at ${at}`, onclick: () => openFrame(this.app, frame) }, image),
       h("p", { class: "caption" }, h("span", { class: `chip ${frame.kind}` }, frame.kind), h("span", {}, `${this.app.cameras.length > 1 ? `${frame.camera} ` : ""}${at}`),
         h("span", { class: "soft", title: "cosine with the question" }, frame.score.toFixed(2))));
+  }
+
+  /** A picture that did not come: its address has expired, or the frame is no more. */
+  async #again(image, { frame_id: id }) {
+    const gone = words => image.replaceWith(h("span", { class: "gone" }, words));
+    image.addEventListener("error", () => gone("No picture"));
+    try {
+      image.src = this.app.api.picture((await this.app.api.json(`/v1/frames/${id}`)).url, THUMB);
+    } catch (error) { gone(error.status === 404 ? "Forgotten" : "No picture"); }
   }
 
   #showNotes({ frames, oldest, newest, notes, timings_ms: timings }) {

@@ -54,16 +54,18 @@ function card(id, app) {
   const chip = h("span", { class: "chip" }), facts = h("p", { class: "facts" }), problem = h("p", { class: "problem" });
   const fluent = h("a", { target: "_blank", rel: "noopener noreferrer" }, "Fluent video");
   const ask = h("a", { href: "#ask", onclick: () => { app.state.cameras = [id]; app.emit("state"); } }, "Ask about it");
-  let frame = null;
+  let frame = null, missing = false; // missing: its picture could not be had
   open.addEventListener("click", () => frame && openFrame(app, frame));
-  image.addEventListener("error", () => { image.hidden = true; });
-  image.addEventListener("load", () => { image.hidden = false; });
+  const seen = is => { missing = !is; image.style.visibility = is ? "" : "hidden"; }; // hidden for good it would never load
+  image.addEventListener("error", () => seen(false));
+  image.addEventListener("load", () => seen(true));
   return {
     root: h("li", { class: "panel card" }, open, h("div", { class: "body" },
       h("div", { class: "head" }, h("h3", {}, id), chip), facts, problem, h("div", { class: "row links" }, ask, fluent))),
     show(camera) {
       const { kind, words } = stateOf(camera);
-      if (camera.latest && camera.latest.frame_id !== frame?.frame_id) {
+      if (camera.latest && (missing || camera.latest.frame_id !== frame?.frame_id)) {
+        missing = false;
         frame = camera.latest;
         image.src = app.api.picture(frame.url, THUMB);
         image.alt = `${id} at ${clock(frame.time, camera.timezone)}`;

@@ -78,7 +78,13 @@ export const number = value => value.toLocaleString("en");
 /** Wait, or until the signal aborts. @param {number} seconds @param {AbortSignal} [signal] @returns {Promise<void>} */
 export function sleep(seconds, signal) {
   return new Promise(done => {
-    const timer = setTimeout(done, seconds * 1000);
-    signal?.addEventListener("abort", () => { clearTimeout(timer); done(); }, { once: true });
+    if (signal?.aborted) return done();
+    const end = () => {
+      clearTimeout(timer);
+      signal?.removeEventListener("abort", end); // a signal may outlive thousands of waits
+      done();
+    };
+    const timer = setTimeout(end, seconds * 1000);
+    signal?.addEventListener("abort", end);
   });
 }

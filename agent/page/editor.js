@@ -66,10 +66,20 @@ export class Editor {
 
   /** Put it away. */
   close() {
-    clearTimeout(this.resting);
-    this.trying?.abort();
+    this.#rest();
     this.node.hidden = true;
     this.done();
+  }
+
+  /** For good: the view goes. */
+  end() {
+    this.#rest();
+    this.strip.close();
+  }
+
+  #rest() {
+    clearTimeout(this.resting);
+    this.trying?.abort();
   }
 
   async #save() {

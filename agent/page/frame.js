@@ -43,23 +43,24 @@ class FrameDialog {
 
   async open(app, frame) {
     this.app = app;
-    this.shown = null;
+    this.#blank();
     this.node.showModal();
     await this.show(frame.frame_id, frame);
   }
 
-  /** @param {number} id @param {any} known what is known of it already; the rest is asked for */
+  /** @param {number} id @param {any} [known] as what an answer chose it: `kind`, `score` */
   async show(id, known) {
     this.wanted = id;
     this.problem.hidden = true;
     try {
-      const frame = known?.metadata ? known : { ...known, ...await this.app.api.json(`/v1/frames/${id}`) };
+      const frame = await this.app.api.json(`/v1/frames/${id}`); // what is known may be hours old, its address expired
       if (this.wanted !== id) return;
       this.shown = { ...frame, kind: known?.kind, score: known?.score };
       this.#draw();
       await this.#lookAround(this.shown);
     } catch (error) {
       if (this.wanted !== id) return;
+      this.#blank();
       this.problem.textContent = error.status === 404 ? "This frame has been forgotten meanwhile: the memory keeps the newest frames." : error.message;
       this.problem.hidden = false;
     }
@@ -67,13 +68,25 @@ class FrameDialog {
 
   step(direction) {
     const next = direction < 0 ? this.previous : this.next;
-    if (next) this.show(next.frame_id, next);
+    if (next) this.show(next.frame_id);
+  }
+
+  /** No frame: what was shown last is not taken for this one. */
+  #blank() {
+    this.shown = this.previous = this.next = null;
+    this.before.disabled = this.after.disabled = true;
+    this.title.textContent = "Frame";
+    this.image.hidden = this.save.hidden = true;
+    this.image.removeAttribute("src");
+    put(this.facts);
+    put(this.map);
   }
 
   #draw() {
     const { frame_id: id, camera, time, url, kind, score, metadata } = this.shown;
     const zone = this.app.zone(camera), at = clock(time, zone);
     this.title.textContent = `${camera} · ${at}`;
+    this.image.hidden = this.save.hidden = false;
     this.image.src = this.app.api.picture(url);
     this.image.alt = `What ${camera} saw at ${at}`;
     this.save.href = this.app.api.picture(url);

@@ -1,6 +1,7 @@
 // Health and settings: is the agent ready, what does its model know, the numbers that matter, and what each camera's
 // memory holds, with export and (for admins) erasing.
 
+import { Away } from "./api.js";
 import { bytes, clock, h, number, put, sleep, span, unix, wall } from "./dom.js";
 
 const POLL_S = 5;
@@ -36,7 +37,12 @@ export function mount(root, app) {
     }
   };
   app.api.json("/v1/models").then(({ data }) => showModel(model, data[0]), error => put(model, h("p", { class: "problem" }, error.message)));
-  const showMemory = () => { if (!root.hidden && !memory.contains(document.activeElement)) put(memory, h("h3", {}, "Memory by camera"), memoryTable(app, use, dialog.open)); };
+  const showMemory = () => {
+    if (root.hidden) return;
+    const held = memory.contains(document.activeElement) ? document.activeElement.dataset.camera : null;
+    put(memory, h("h3", {}, "Memory by camera"), memoryTable(app, use, dialog.open));
+    if (held) memory.querySelector(`[data-camera="${held}"]`)?.focus();
+  };
   const off = app.on("cameras", showMemory);
   showMemory();
   follow();
@@ -44,7 +50,7 @@ export function mount(root, app) {
 }
 
 /** 503 has a body too, which says what is wrong. @returns {Promise<{ready: boolean, checks: Record<string, string>}>} */
-const readiness = () => fetch("/readyz", { cache: "no-store" }).then(response => response.json());
+const readiness = () => fetch("/readyz", { cache: "no-store" }).then(response => response.json(), () => { throw new Away(); });
 
 const CHECKS = { model: "Model loaded", encoder: "Encoder tells pictures apart", disk: "Disk can be written", mqtt: "MQTT broker", rules: "Rules" };
 
@@ -122,7 +128,7 @@ function memoryTable(app, use, erase) {
   return h("div", { class: "scroll" }, h("table", {}, h("thead", {}, h("tr", {}, head)), h("tbody", {}, app.cameras.map(camera => h("tr", {},
     h("td", {}, camera.id), h("td", {}, number(camera.frames)), h("td", {}, number(camera.encoded)), h("td", {}, bytes(camera.bytes)), h("td", {}, perDay(use.get(camera.id))), h("td", {}, full(use.get(camera.id))),
     h("td", {}, camera.oldest === null ? "–" : clock(camera.oldest, camera.timezone)), h("td", {}, camera.newest === null ? "–" : clock(camera.newest, camera.timezone)),
-    h("td", { class: "num" }, camera.frames > 0 && h("button", { type: "button", onclick: () => erase(camera) }, app.may("admin") ? "Export or erase…" : "Export…")))))));
+    h("td", { class: "num" }, camera.frames > 0 && h("button", { type: "button", "data-camera": camera.id, onclick: () => erase(camera) }, app.may("admin") ? "Export or erase…" : "Export…")))))));
 }
 
 const perDay = held => held?.bytes_per_day ? bytes(held.bytes_per_day) : "–";

@@ -59,7 +59,7 @@ export function publishPanel(app) {
     start.disabled = true;
     try {
       const stream = await openCamera(device.value);
-      await listDevices(device, stream);
+      await listDevices(device, stream.getVideoTracks()[0].getSettings().deviceId);
       publisher.start(name.value, stream);
     } catch (error) {
       if (!(error instanceof NoCamera)) throw error;
@@ -76,16 +76,17 @@ export function publishPanel(app) {
       if (given && !publisher.running && !name.readOnly) name.value = given;
       root.hidden = false;
       root.querySelector("h2").focus();
+      if (!publisher.running) listDevices(device).then(show);
     },
     close() { root.hidden = true; },
   };
 }
 
-/** Names of cameras are known once one has been opened. */
-async function listDevices(select, stream) {
-  const used = stream.getVideoTracks()[0].getSettings().deviceId;
-  const cameras = (await navigator.mediaDevices.enumerateDevices()).filter(each => each.kind === "videoinput");
-  put(select, cameras.map((each, place) => h("option", { value: each.deviceId, selected: each.deviceId === used }, each.label || `Camera ${place + 1}`)));
+/** Names of cameras are known once this page may use one. @param {HTMLSelectElement} select @param {string} [used] its id */
+async function listDevices(select, used) {
+  const devices = await navigator.mediaDevices?.enumerateDevices() ?? [];
+  const cameras = devices.filter(each => each.kind === "videoinput" && each.label);
+  if (cameras.length) put(select, cameras.map(each => h("option", { value: each.deviceId, selected: each.deviceId === used }, each.label)));
 }
 
 function linkMaker(app, name, place) {

@@ -60,6 +60,7 @@ export class Publisher {
     this.#stayAwake();
     let wait = FIRST_WAIT_S;
     while (!signal.aborted) {
+      let back = null; // resolves as soon as there is reason to try again
       try {
         this.#say("connecting");
         if (await this.#once(signal)) wait = FIRST_WAIT_S;
@@ -70,9 +71,10 @@ export class Publisher {
         const hopeless = error instanceof ApiError && error.status < 500 && error.status !== 429;
         if (hopeless) return this.#end("failed", error.message);
         wait = Math.max(wait, error.retryAfter ?? 0);
+        if (error instanceof Away) back = this.api.answered();
         this.#say("waiting", `${error instanceof Away ? "The agent does not answer" : error.message}; again in ${wait} s.`);
       }
-      await sleep(wait, signal);
+      await (back ? Promise.race([sleep(wait, signal), back]) : sleep(wait, signal));
       wait = Math.min(2 * wait, LONGEST_WAIT_S);
     }
   }
@@ -103,7 +105,9 @@ export class Publisher {
     let connected = false;
     try {
       const track = this.stream.getVideoTracks()[0];
-      track.addEventListener("ended", () => this.#end("failed", "The camera was disconnected or taken away. Start again."), { signal: ended.signal });
+      const gone = () => this.#end("failed", "The camera was disconnected or taken away. Start again.");
+      if (track.readyState === "ended") return gone(); // while there was no connection
+      track.addEventListener("ended", gone, { signal: ended.signal });
       peer.addTransceiver(track, { direction: "sendonly", streams: [this.stream] });
       await peer.setLocalDescription(await peer.createOffer());
       await gathered(peer);

@@ -28,17 +28,18 @@ export class RuleForm {
     this.times = h("fieldset", { class: "stack" }, h("div", { class: "row" }, this.days),
       h("div", { class: "row" }, field("from", this.start), field("to", this.end, "The same day, or the next.")));
     this.kept = h("p", { class: "hint" }, "Its schedule has several parts and stays as it is.");
-    this.node = h("div", { class: "stack" },
+    this.node = h("div", { class: "stack"},
       field("Watch for", this.condition, "In plain words, as you would say it."),
       field("Name", this.name, "a-z, 0-9, _ and -: it is part of MQTT topics."),
       this.cameras,
       h("div", { class: "field" }, h("div", { class: "head" }, h("label", { for: "rule-gate" }, "Gate"), this.gateText), this.gate,
         h("p", { class: "hint" }, "How unusual a picture must be for this camera before the model is asked. Left: asked more often.")),
-      h("details", {}, h("summary", {}, "More"), h("div", { class: "stack more" },
+      this.more = h("details", {}, h("summary", {}, "More"), h("div", { class: "stack more" },
         h("div", { class: "row" }, field("Yes needed", this.numbers.n), field("of the last", this.numbers.m), field("No to end", this.numbers.clear)),
         h("div", { class: "row" }, field("Lasts at least (s)", this.numbers.hold_s), field("Pause after it (s)", this.numbers.cooldown_s)),
         h("label", { class: "check" }, this.snapshot, "Keep and send a picture"),
         h("label", { class: "check" }, this.timed, "Only at certain times"), this.times, this.kept)));
+    this.more.addEventListener("invalid", () => { this.more.open = true; }, { capture: true }); // a field in there is wrong: show it
   }
 
   /** @param {any|null} rule as the API gives it; null: a new one @param {string[]} cameras all there are */
@@ -98,7 +99,7 @@ export class RuleForm {
 
   #show() {
     const several = this.given.schedule.length > 1;
-    this.times.hidden = several || !this.timed.checked;
+    this.times.hidden = this.times.disabled = several || !this.timed.checked; // disabled: not asked for while out of sight
     this.timed.parentElement.hidden = several;
     this.kept.hidden = !several;
   }

@@ -30,14 +30,13 @@ class Rules {
   show() {
     this.shown = true;
     this.#renew();
-    this.alerts.start();
   }
 
   hide() { this.shown = false; }
 
   close() {
     this.ends.forEach(end => end());
-    this.editor.close();
+    this.editor.end();
     this.alerts.close();
   }
 

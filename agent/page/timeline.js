@@ -50,6 +50,7 @@ class Timeline {
     clearTimeout(this.resting);
     this.loading?.abort();
     this.refining?.abort();
+    this.marking?.abort();
   }
 
   #build(root) {
@@ -93,7 +94,8 @@ class Timeline {
     if (!names.length) return this.#say("No camera has sent anything yet.", "Its history will appear here.");
     if (!names.includes(this.camera)) return this.#pick(this.app.state.cameras.find(name => names.includes(name)) ?? names[0]);
     const newest = this.app.cameras.find(camera => camera.id === this.camera)?.newest ?? null;
-    if (this.shown && !this.busy && newest !== (this.history?.newest ?? null)) this.#load();
+    const behind = newest !== (this.history?.newest ?? null) || !this.problem.hidden; // what failed is tried again
+    if (this.shown && !this.busy && behind) this.#load();
   }
 
   #stateChanged() {
@@ -113,6 +115,7 @@ class Timeline {
 
   #pick(camera) {
     this.camera = this.select.value = camera;
+    this.marking?.abort();
     this.strip.set({ layers: [], keyframes: [], flags: [], zone: this.app.zone(camera) });
     this.history = null;
     this.#load();
@@ -120,6 +123,7 @@ class Timeline {
 
   #ask(question) {
     this.question = question;
+    this.marking?.abort();
     this.strip.set({ keyframes: [] });
     this.#load();
   }
@@ -156,7 +160,7 @@ class Timeline {
       this.strip.set({ layers: [history], flags: history.alerts, oldest: history.oldest, scale: scaleOf(history), zone: history.timezone });
       if (fresh || zoomedOut) this.#home();
       else this.#followEdge(edge);
-      if (fresh || asked !== this.keyframesOf?.question || Date.now() - this.keyframesOf.at > KEYFRAMES_EVERY_S * 1000) await this.#loadKeyframes(signal);
+      if (fresh || asked !== this.keyframesOf?.question || Date.now() - this.keyframesOf.at > KEYFRAMES_EVERY_S * 1000) await this.#loadKeyframes();
       this.#describe();
     } catch (error) { this.#fail(error); } finally {
       if (!signal.aborted) {
@@ -166,7 +170,10 @@ class Timeline {
     }
   }
 
-  async #loadKeyframes(signal) {
+  /** The newest request counts: an answer to an earlier one, or about another camera, is not shown. */
+  async #loadKeyframes() {
+    this.marking?.abort();
+    const { signal } = this.marking = new AbortController();
     this.keyframesOf = { question: this.question, at: Date.now() };
     try {
       const { after, before } = this.app.window();
@@ -261,7 +268,7 @@ class Timeline {
       : "Type something above to see when it was in view.";
     const waiting = history.unencoded ? ` ${number(history.unencoded)} frames are not encoded yet.` : "";
     this.summary.textContent = `${number(history.frames)} frames over ${span(history.newest - history.oldest)}. ${about}${waiting}`;
-    put(this.list, entries(scene, history, zone, time => { this.strip.point(null); this.card.open(time, scene.layers); }));
+    if (!this.list.contains(document.activeElement)) put(this.list, entries(scene, history, zone, time => { this.strip.point(null); this.card.open(time, scene.layers); }));
   }
 }
 
