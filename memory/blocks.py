@@ -44,19 +44,16 @@ class Block:
     def _joined(self, name: str) -> Any:
         return np.concatenate([getattr(s, name)[: s.count] for s in self.segments])
 
-    def adopt(self) -> bool:
-        """Makes the segments' arrays views of this block; False, and nothing is done, if a frame of it has gone meanwhile.
+    def adopt(self) -> None:
+        """Makes the segments' arrays views of this block, which must be whole, and its segments still be the camera's.
 
         Views taken earlier keep the old arrays, of the same numbers.
         """
-        if not self.whole:
-            return False
         for segment, start in zip(self.segments, self.starts.tolist(), strict=True):
             rows = slice(start, start + segment.count)
             for name in ("halves", "scales", "norms", "summaries", "frame_ids", "times"):
                 setattr(segment, name, getattr(self, name)[rows])
             segment.index, segment.index_start, segment.block = self.index, start, self
-        return True
 
     def dissolve(self) -> None:
         """Its segments answer one by one from now on; their arrays stay views of its."""

@@ -197,11 +197,9 @@ class CameraLog:
     def stats(self) -> CameraStats:
         frames = encoded = hot = archive = 0
         for s in self.segments:
-            held = ~s.gone[s.live()]
-            frames += int(held.sum())
-            encoded += int((s.encoded[s.live()] & held).sum())
-            hot += int((s.present[s.live()] & held).sum())
-            archive += 0 if s.hot else int(held.sum())
+            num_held, num_encoded, num_present = s.counts()
+            frames, encoded, hot = frames + num_held, encoded + num_encoded, hot + num_present
+            archive += 0 if s.hot else num_held
         return CameraStats(frames, encoded, hot, archive, self.num_bytes, self.oldest_time, self.newest_time)
 
 

@@ -111,6 +111,20 @@ def unpack_vectors(record: bytes, sizes: tuple[int, int], tag: int) -> StoredVec
     return StoredVectors(found, halves[:dim].astype(np.float16), norm, halves[dim:].astype(np.float16))
 
 
+def sound_vectors_at(data: bytes, offset: int) -> int:
+    """Size of the sound vector record, of whatever encoder, that begins at `offset`; 0 if none does."""
+    header = data[offset : offset + VECTOR_HEADER.size]
+    if len(header) < VECTOR_HEADER.size:
+        return 0
+    _, _, _, _, dim, width, _ = VECTOR_HEADER.unpack(header)
+    record = data[offset : offset + vector_record_size(dim, width)]
+    try:
+        _check(record, VECTOR_MAGIC, vector_record_size(dim, width))
+    except RecordDamaged:
+        return 0
+    return len(record)
+
+
 def _seal(record: bytes) -> bytes:
     crc = zlib.crc32(record[_CRC_END:])
     return record[:4] + crc.to_bytes(4, "little") + record[_CRC_END:]

@@ -12,13 +12,14 @@ file are zeros until its segment leaves.
 
 Windows made before go on with the numbers they hold, but their reads of erased pictures raise FrameGone; when the last
 of them lets go, the arrays are overwritten. What a file system or a disk keeps of overwritten and unlinked blocks is
-beyond this module. Not thread-safe: the store holds its locks.
+beyond this module. Not thread-safe: the store holds the locks of attaching and of rows and files.
 """
 
 import math
 import os
 import weakref
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ import numpy as np
 import numpy.typing as npt
 
 from memory.camera_log import CameraLog
-from memory.codec import VECTOR_HEADER, VECTOR_MAGIC, vector_record_size
+from memory.codec import sound_vectors_at
 from memory.errors import StorageError
 from memory.forgetting import Forgetting
 from memory.journal import Journal
@@ -39,10 +40,14 @@ _RECORD_SUFFIXES = (".frames", ".vectors")
 class Erasing:
     """What has been erased, and the steps above over one journal and one folder of segments."""
 
-    def __init__(self, journal: Journal, folder: Path, forgetting: Forgetting) -> None:
+    def __init__(
+        self, journal: Journal, folder: Path, forgetting: Forgetting, lock: AbstractContextManager[object]
+    ) -> None:
+        """lock: of what memory holds, taken for step 2 alone, so that questions do not wait for the disk."""
         self._journal = journal
         self._forgetting = forgetting
         self._folder = folder
+        self._lock = lock
         self.num_erased = 0
 
     def erase(self, log: CameraLog | None, camera: str, lower: float, upper: float) -> int:
@@ -53,7 +58,8 @@ class Erasing:
         self.num_erased += erasure.num_frames
         try:
             if log is not None:
-                self._forgetting.num_evicted += forget_between(log, lower, upper)
+                with self._lock:
+                    self._forgetting.num_evicted += forget_between(log, lower, upper)
             self.finish()
         except StorageError as error:
             raise StorageError(
@@ -91,7 +97,7 @@ def sweep(journal: Journal, folder: Path, segments: Iterable[int]) -> None:
         for path in folder.iterdir():
             # files of evicted segments that a window still holds; their names are numbers
             if path.suffix in _RECORD_SUFFIXES and path.stem.isdecimal() and not journal.places(int(path.stem)):
-                path.unlink()
+                path.unlink(missing_ok=True)
         sync_folder(folder)
     except OSError as error:
         if isinstance(error, StorageError):
@@ -124,18 +130,10 @@ def keep_only(path: Path, ranges: Sequence[tuple[int, int]]) -> None:
 
 def _vector_ranges(path: Path, offsets: Sequence[int | None]) -> list[tuple[int, int]]:
     """Where the vector records at these offsets lie; one that is none is not kept (its frame is encoded again)."""
-    ranges = []
-    if any(offset is not None for offset in offsets) and path.exists():
-        with path.open("rb") as file:
-            for offset in offsets:
-                if offset is None:
-                    continue
-                file.seek(offset)
-                header = file.read(VECTOR_HEADER.size)
-                if len(header) == VECTOR_HEADER.size and header[:4] == VECTOR_MAGIC:
-                    _, _, _, _, dim, width, _ = VECTOR_HEADER.unpack(header)
-                    ranges.append((offset, offset + vector_record_size(dim, width)))
-    return ranges
+    wanted = [offset for offset in offsets if offset is not None]
+    data = path.read_bytes() if wanted and path.exists() else b""
+    sizes = [(offset, sound_vectors_at(data, offset)) for offset in wanted]
+    return [(offset, offset + size) for offset, size in sizes if size]
 
 
 def forget_between(log: CameraLog, lower: float, upper: float) -> int:

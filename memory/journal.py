@@ -193,6 +193,7 @@ class Journal:
 
         Rows older than `evicted_before` go with them, uncounted.
         """
+        lower, upper = lower + 0.0, upper + 0.0  # SQLite reads -0.0 back as 0.0, and the checksum would not hold
         where = "camera = ? AND ((time >= ? AND time <= ?) OR time < ?)"
         values = (camera, lower, upper, evicted_before)
         with self._synced(), self._transaction("erase rows"):

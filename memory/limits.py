@@ -22,7 +22,8 @@ class Limits:
     """Caps of one camera, all enforced at every append, oldest out.
 
     frames: frames remembered (exact: never more).
-    bytes: of pictures, metadata and vectors on disk (whole segments go; never more).
+    bytes: of pictures, metadata and vectors on disk (whole segments leave; never more remembered. Their files go when the
+        last window lets go of them, with the next `MemoryStore.maintain`, or at once where the disk is full).
     age_s: a frame older than this before the newest one goes (None: no limit). Measured between capture times, so a
         replayed recording ages like a live camera; `MemoryStore.expire` applies a wall clock on top.
     hot_frames, hot_bytes: patches are held in memory for at most so many of the newest frames, up to one segment more.

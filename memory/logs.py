@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from memory.blocks import Block
 from memory.camera_log import CameraLog
 from memory.errors import FrameGone
 from memory.limits import Limits, check_camera_name
@@ -95,6 +96,11 @@ class CameraLogs:
             if found is not None:
                 return found
         return None
+
+    def between(self, camera: str, lower: float, upper: float) -> list[tuple[Segment | Block, int, int]]:
+        """As `CameraLog.between`; nothing of a camera that is not remembered."""
+        log = self.get(camera)
+        return [] if log is None else list(log.between(lower, upper))
 
     def held(self, frame_id: int) -> tuple[Segment, int]:
         """As `find`; FrameGone if it is not remembered."""

@@ -8,6 +8,7 @@ cameras hold no descriptors.
 import errno
 import fcntl
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from memory.errors import RecordDamaged, StorageBusy, StorageError, StorageFull
@@ -108,6 +109,16 @@ def sync_file(path: Path) -> None:
         os.fdatasync(fd)
     finally:
         os.close(fd)
+
+
+def sync_segments(paths: Iterable[Path]) -> None:
+    """Waits until these files of cameras are on the medium, and their names."""
+    folders: set[Path] = set()
+    for path in paths:
+        sync_file(path)
+        folders.update(path.parents[:2])
+    for folder in folders:
+        sync_folder(folder)
 
 
 def sync_folder(folder: Path) -> None:

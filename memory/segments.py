@@ -126,8 +126,10 @@ class Segment:
         return block
 
     def mark_present(self, slot: int, block: npt.NDArray[Any]) -> None:
-        """Makes patches visible, unless their block was dropped while they were written."""
-        if self.patches is block:
+        """Makes patches visible, unless the segment was cooled while they were written."""
+        if not self.hot:
+            self.patches = self.scalars = None  # `cool` came first, and `put_patches` made them anew
+        elif self.patches is block:
             self.present[slot] = True
 
     def cool(self) -> None:
@@ -149,10 +151,19 @@ class Segment:
 
     def places(self) -> Float64:
         """(count, 2) numbers x, y of the metadata, NaN where a frame has none. Parsed once."""
-        missing = self.metadata[len(self._places) : self.count]
+        places = self._places  # once: another thread may be reading them too
+        missing = self.metadata[len(places) : self.count]
         if missing:
-            self._places = np.concatenate([self._places, [place_of(text) for text in missing]])
-        return self._places
+            places = self._places = np.concatenate([places, [place_of(text) for text in missing]])
+        return places
+
+    def counts(self) -> tuple[int, int, int]:
+        """Frames that are held, of them encoded, and of them with patches here."""
+        if not self.floor and not self.num_gone:  # nearly always; a camera has thousands of segments
+            return self.count, self.num_encoded, int(self.present.sum()) if self.hot else 0
+        held = ~self.gone[self.live()]
+        encoded, present = self.encoded[self.live()] & held, self.present[self.live()] & held
+        return int(held.sum()), int(encoded.sum()), int(present.sum())
 
     def without(self, erased: Bool) -> "Segment":
         """A closed segment of the slots that are not `erased` (count,): same id, same files, same places in them.

@@ -5,14 +5,15 @@
     window   an immutable view for a question                                           (any thread)
     maintain, expire, stats, jpeg, ...                                                  (any thread)
 
-`append` and `attach` may wait for each other for one small write. Durability: `journal.py`; a start: `recovery.py`.
-Knows no model, no clock and no event loop.
+`append` and `attach` may wait for each other for one small write, and for an erasure; what only reads waits for neither.
+Durability: `journal.py`; a start: `recovery.py`. Knows no model, no clock and no event loop.
 """
 
 import math
 import os
 import threading
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,10 +34,10 @@ from memory.logs import CameraLogs
 from memory.ranking import prepare
 from memory.records import CameraStats, Float32, FrameRecord, Json, StoreStatus
 from memory.recovery import Layout, open_and_recover, release_freed
-from memory.segment_file import cut_to, lock_folder, storage_error, sync_file, sync_folder, write_record
+from memory.segment_file import cut_to, lock_folder, storage_error, sync_segments, write_record
 from memory.segments import Segment
 from memory.sharing import FolderLimits
-from memory.views import Within, bounds, parts_of, records_of
+from memory.views import Within, bounds, parts_of, read_places, records_of
 from memory.window import Window
 
 
@@ -70,8 +71,9 @@ class MemoryStore:
         self._patch_dtype = np.dtype(patch_dtype)
         self._tag = encoder_tag(encoder)
         self._sync = synchronous == "full"
-        self._lock = threading.Lock()  # all marks, counts and rows
-        self._attaching = threading.Lock()  # one attach at a time; taken before `_lock`
+        self._attaching = threading.Lock()  # one attach at a time; taken before the others
+        self._rows = threading.Lock()  # the journal and the files; taken before `_lock`
+        self._lock = threading.Lock()  # all marks and counts
         num_patches, width = patch_shape
         self._logs = CameraLogs(
             self._folder / "segments", self._sizes, num_patches * (width * self._patch_dtype.itemsize + 4 * num_scalars),
@@ -100,11 +102,12 @@ class MemoryStore:
             raise
         self._recovered = found
         self._forgetting = Forgetting(self._journal)
-        self._erasing = Erasing(self._journal, segments, self._forgetting)
+        self._erasing = Erasing(self._journal, segments, self._forgetting, self._lock)
         while found.segments:  # kept nowhere but in the logs: a segment that is held keeps its files
             self._adopt(*found.segments.popitem())
         release_freed()
         self._forgetting.forget(self._logs.make_room())
+        self._forgetting.unlink_freed()
 
     def _adopt(self, camera: str, segments: list[Segment]) -> None:
         """Takes over what was recovered, under today's limits."""
@@ -129,7 +132,7 @@ class MemoryStore:
         if not math.isfinite(time):
             raise ValueError(f"time must be finite, not {time}")
         text = metadata_text(metadata)
-        with self._lock:
+        with self._rows, self._lock:
             if self._owner < 0:
                 raise StorageError("this memory is closed")
             log = self._logs.of(camera)
@@ -138,11 +141,15 @@ class MemoryStore:
                     frame_id = self._append(log, float(time), bytes(jpeg), text)
                 except StorageFull:
                     self._full = True
+                    if self._forgetting.unlink_freed():
+                        continue
                     given_back = self._logs.give_to_full_disk(log)
                     if not given_back:
                         self._refused_full += 1
                         raise
                     self._forgetting.forget(given_back)
+                    del given_back  # a segment that is held keeps its files
+                    self._forgetting.unlink_freed()
                 else:
                     self._full = False
                     self._appended += 1
@@ -203,7 +210,7 @@ class MemoryStore:
             if not segment.encoded[slot]:
                 record = pack_vectors(frame_id, np.asarray(embedding, np.float32), np.asarray(summary), self._tag)
                 segment.put_vectors({slot: unpack_vectors(record, self._sizes, self._tag)})
-                with self._lock:
+                with self._rows, self._lock:
                     if self._logs.find(frame_id) is None:
                         return False
                     self._keep_vectors(segment, frame_id, record)
@@ -271,6 +278,10 @@ class MemoryStore:
         if len(set(cameras)) != len(cameras):
             raise ValueError(f"cameras must differ: {list(cameras)}")
         lower, upper = bounds(after, before)
+        if where is not None:
+            with self._lock:
+                held = [each for camera in cameras for each in self._logs.between(camera, lower, upper)]
+            read_places(held)
         background = np.zeros((len(cameras), self._sizes[0]), np.float32)
         with self._lock:
             logs = [self._logs.get(camera) for camera in cameras]
@@ -287,10 +298,9 @@ class MemoryStore:
         self, camera: str, after: float | None = None, before: float | None = None, *, limit: int = 2**31
     ) -> list[FrameRecord]:
         """The first `limit` frames with after <= time <= before, encoded or not, by rising time."""
-        lower, upper = bounds(after, before)
         with self._lock:
-            log = self._logs.get(camera)
-            return [] if log is None else records_of(log, lower, upper, limit)
+            held = self._logs.between(camera, *bounds(after, before))
+        return list(islice(records_of(held, camera), max(0, limit)))
 
     def cameras(self) -> list[str]:
         """Names of the cameras that are remembered, sorted."""
@@ -316,40 +326,39 @@ class MemoryStore:
     def erase(self, camera: str, after: float, before: float) -> int:
         """Removes every frame of a camera with after <= time <= before, from memory and disk, for good: `erasure.py`.
 
-        Returns how many. Appends wait meanwhile. StorageError, whose message says whether it will be completed.
+        Returns how many. Appends wait, windows do not. StorageError, whose message says whether it will be completed.
         """
         lower, upper = bounds(float(after), float(before))
-        with self._attaching, self._lock:
+        with self._attaching, self._rows:
             if self._owner < 0:
                 raise StorageError("this memory is closed")
             return self._erasing.erase(self._logs.get(camera), camera, lower, upper)
 
     def expire(self, now: float) -> None:
         """Applies the age limit to a wall clock (unix seconds), also for cameras that send nothing any more."""
-        with self._lock:
-            for log in self._logs:
+        with self._rows, self._lock:
+            for log in self._logs if self._owner >= 0 else ():
                 self._forgetting.forget(log.trim(newest=now))
 
     def maintain(self) -> None:
-        """Call every few seconds from a worker thread: puts on the medium what was written since the last call.
+        """Call every few seconds from a worker thread: removes files of what left, syncs what was written since.
 
         This bounds what a power cut can take (`synchronous="normal"`), and keeps the WAL short without an append ever
         waiting for a checkpoint. StorageError if the disk refuses; the next call tries again.
         """
-        with self._lock:
+        self._forgetting.unlink_freed()
+        with self._rows:
             if self._owner < 0:
                 return
-            self._forgetting.retry()
-            self._forgetting.purge_damaged(self._logs.segments())
+            with self._lock:
+                self._forgetting.retry()
+                self._forgetting.purge_damaged(self._logs.segments())
             self._erasing.finish()
             dirty, self._dirty = self._dirty, set()
         try:
-            for path in dirty:
-                sync_file(path)
-            for folder in {parent for path in dirty for parent in path.parents[:2]}:
-                sync_folder(folder)
+            sync_segments(dirty)
         except OSError as error:
-            with self._lock:
+            with self._rows:
                 self._dirty |= dirty
             raise storage_error(error, "cannot sync") from error
         self._journal.checkpoint()
@@ -365,16 +374,18 @@ class MemoryStore:
                 return
             block = Block(run)
             with self._lock:
-                if not block.adopt():  # something was erased meanwhile: the next call tries without it
+                if log.next_run() != run:  # something left or was erased meanwhile: the next call tries without it
                     return
+                block.adopt()
 
     def close(self) -> None:
         """Ends this store; windows made before stay readable. Idempotent."""
-        with self._attaching, self._lock:
+        with self._attaching, self._rows, self._lock:
             if self._owner < 0:
                 return
             try:
                 self._forgetting.retry()
+                self._forgetting.unlink_freed()
             finally:
                 self._journal.close()
                 os.close(self._owner)

@@ -1,7 +1,10 @@
-"""Which frames a view holds: those of some cameras, inside some time, maybe near some place. Pure, under the store's lock."""
+"""Which frames a view holds: those of some cameras, inside some time, maybe near some place.
+
+Pure; under the store's lock where nothing else is said.
+"""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +15,9 @@ from memory.camera_log import CameraLog
 from memory.records import Bool, Float64, FrameRecord
 from memory.segments import Segment
 from memory.window import Part, snapshot
+
+Held = tuple[Segment | Block, int, int]
+"""Slots [lo, hi) of a segment or block, as `CameraLog.between` gives them; what they show stays readable without a lock."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,16 +64,21 @@ def parts_of(
     return parts, num_unencoded
 
 
-def records_of(log: CameraLog, lower: float, upper: float, limit: int) -> list[FrameRecord]:
-    """The first `limit` remembered frames of the range, encoded or not, by rising time."""
-    found: list[FrameRecord] = []
-    for held, lo, hi, _ in _pieces(log, lower, upper, None):
+def records_of(held: Iterable[Held], camera: str) -> Iterator[FrameRecord]:
+    """The frames of these parts of a log, encoded or not, by rising time. Needs no lock."""
+    for part, lo, hi in held:
         for slot in range(lo, hi):
-            segment, own = held.place(slot)
-            if len(found) < limit and not segment.gone[own]:
-                metadata = load_metadata(segment.metadata[own])
-                found.append(FrameRecord(int(segment.frame_ids[own]), log.camera, float(segment.times[own]), metadata))
-    return found
+            segment, own = part.place(slot)
+            text = segment.metadata[own]  # read first: what is erased is marked gone before it is emptied
+            if not segment.gone[own]:
+                yield FrameRecord(int(segment.frame_ids[own]), camera, float(segment.times[own]), load_metadata(text))
+
+
+def read_places(held: Iterable[Held]) -> None:
+    """Makes the places of these parts known, so that a `Within` need not parse them under the lock. Needs none."""
+    for part, _, _ in held:
+        for segment in part.segments if isinstance(part, Block) else (part,):
+            segment.places()
 
 
 def _pieces(

@@ -93,9 +93,31 @@ def test_an_evicted_segment_leaves_its_block_and_the_disk(tmp_path: Path) -> Non
         for number in range(16, 20):
             assert oldest.exists()
             store.append("a", float(number), picture("a", number))
+        store.maintain()
         assert not oldest.exists()
         assert store.window(["a"]).spans() == ((0, 4), (4, 12))
         np.testing.assert_array_equal(store.window(["a"]).frame_ids, ids[4:])
+
+
+def test_a_segment_that_leaves_while_its_block_is_made_leaves_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with open_store(tmp_path, age_s=1000.0, hot_frames=0) as store:
+        for number in range(16):
+            store.attach(store.append("a", float(number), picture("a", number)), **features(number))
+
+        class Meanwhile(blocks.Block):
+            def __init__(self, segments: Any) -> None:
+                super().__init__(segments)
+                store.expire(1003.5)
+
+        monkeypatch.setattr("memory.store.Block", Meanwhile)
+        store.maintain()
+        assert len(store.window(["a"]).spans()) == 3  # nothing has joined what left
+        store.maintain()
+        assert store.window(["a"]).spans() == ((0, 8), (8, 12))
+        store.maintain()
+        assert not (tmp_path / "segments" / "a" / "000000000001.frames").exists()
 
 
 def test_a_damaged_picture_inside_a_block_is_that_frame_alone(tmp_path: Path) -> None:
@@ -297,4 +319,5 @@ def test_what_a_restart_read_is_given_back_when_it_is_evicted(tmp_path: Path) ->
         for number in range(8, 12):
             assert oldest.exists()
             store.append("a", float(number), picture("a", number))
+        store.maintain()
         assert not oldest.exists()

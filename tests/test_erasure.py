@@ -6,15 +6,19 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from memory import erasure
+from memory.codec import VECTOR_HEADER
 from memory.errors import FrameGone, StorageError
+from memory.journal import Journal
 from memory.store import MemoryStore
 from tests.memories import features, open_store
 
@@ -102,6 +106,7 @@ def check(store: MemoryStore, kept: dict[int, int], others: dict[int, int]) -> N
     lower=st.floats(-2, 22), upper=st.floats(-2, 22), per_segment=st.integers(1, 7), cap=st.integers(5, 20),
     unencoded=st.sets(st.integers(0, 19)),
 )  # fmt: skip
+@example(lower=-0.0, upper=-0.0, per_segment=4, cap=20, unencoded=set())
 @settings(max_examples=20, deadline=None)
 def test_any_range_leaves_exactly_the_rest(
     tmp_path_factory: pytest.TempPathFactory,
@@ -351,3 +356,46 @@ def test_segments_of_a_block_are_erased_one_by_one(tmp_path: Path) -> None:
         )
         store.maintain()
         assert store.window(["a"]).top(query, 5)[0].tolist() == rows.tolist()
+
+
+def test_questions_do_not_wait_for_an_erasure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the journal is written anew windows, pictures and counts are served; a frame waits and is remembered then."""
+    inside, go = threading.Event(), threading.Event()
+    scrub = Journal.scrub
+
+    def slow(journal: Journal) -> None:
+        inside.set()
+        assert go.wait(30)
+        scrub(journal)
+
+    monkeypatch.setattr(Journal, "scrub", slow)
+    with open_store(tmp_path) as store, ThreadPoolExecutor(4) as pool:
+        ids = [put(store, "a", number) for number in range(10)]
+        erasing = pool.submit(store.erase, "a", 4, 6)
+        try:
+            assert inside.wait(30)
+            left = pool.submit(lambda: store.window(["a"]).frame_ids.tolist()).result(30)
+            assert left == ids[:4] + ids[7:]
+            assert pool.submit(store.jpeg, ids[0]).result(30) == secret(0)
+            assert pool.submit(store.stats, "a").result(30).frames == 7
+            appending = pool.submit(put, store, "a", 20)
+            assert pool.submit(store.records, "a").result(30)[-1].time == 9
+        finally:
+            go.set()
+        assert erasing.result(30) == 3
+        left.append(appending.result(30))
+        assert store.window(["a"]).frame_ids.tolist() == left
+
+
+def test_a_record_whose_length_is_damaged_does_not_keep_what_lies_behind_it(tmp_path: Path) -> None:
+    with open_store(tmp_path) as store:
+        ids = {number: put(store, "a", number) for number in range(3)}
+        gone = {number: ids[number] for number in (1, 2)}
+        path = next(tmp_path.glob("segments/a/*.vectors"))
+        data = bytearray(path.read_bytes())
+        data[VECTOR_HEADER.size - 9] ^= 1  # of the first, the width of the embedding: now 2^24 more
+        path.write_bytes(data)
+        store.erase("a", 1, 2)
+        assert traces(tmp_path, of(gone)) == []
+    with open_store(tmp_path) as store:
+        assert store.pending(10) == [ids[0]]

@@ -1,10 +1,13 @@
 """The store end to end on real files: remember, attach, ask, restart."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from memory import args, views
 from memory.errors import FrameGone, StorageBusy, StorageError, TimeNotRising
 from tests.memories import C, D, features, fill, open_store, picture
 
@@ -175,3 +178,27 @@ def test_an_abandoned_frame_is_not_pending_but_counted_as_unencoded(tmp_path: Pa
         assert store.pending(10) == [ids[0], ids[2]]
         assert store.pending(1, newest_first=True) == [ids[2]]
         assert store.window(["a"]).unencoded == 3
+
+
+def test_frames_arrive_while_metadata_of_a_long_history_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Listing frames and looking for places reads the JSON of each: neither may hold up an append."""
+    with open_store(tmp_path, hot_frames=0) as store, ThreadPoolExecutor(1) as pool:
+        fill(store, "a", range(90))
+        store.maintain()
+        times = iter(range(100, 10_000))
+        read = args.load_metadata
+
+        def meanwhile(text: str) -> dict[str, Any]:
+            pool.submit(store.append, "a", float(next(times)), b"x").result(30)
+            return read(text)
+
+        for module in (args, views):
+            monkeypatch.setattr(module, "load_metadata", meanwhile)
+        assert [record.time for record in store.records("a", 10, 20, limit=5)] == [10, 11, 12, 13, 14]
+        assert store.stats("a").frames == 95
+        assert store.window(["a"], before=50.0, where=views.Within(0, 0, 1000)).num_frames == 0  # no y: no place
+        store.append("b", 1.0, b"x", {"x": 3, "y": 4})
+        assert store.window(["b"], where=views.Within(0, 0, 10)).unencoded == 1
+        assert store.stats("a").frames == 96

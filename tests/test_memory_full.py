@@ -181,6 +181,18 @@ def test_evicting_on_a_full_disk_makes_room(small_disk: Path) -> None:
         assert store.jpeg(store.pending(1, newest_first=True)[0]) == jpeg(199)
 
 
+def test_a_full_disk_takes_one_segment_at_a_time(small_disk: Path) -> None:
+    """A camera that holds three quarters of its cap gives its oldest segment, and no more than that, for the next ones."""
+    with open_store(small_disk / "memory", frames=100) as store:
+        for time in range(80):
+            assert try_append(store, time) is not None
+        with (small_disk / "ballast").open("wb", buffering=0) as file:
+            fill_up(file)
+            file.truncate(file.tell() - 16 * 1024)  # room for the journal, and not for a picture
+        assert try_append(store, 80) is not None
+        assert store.stats("a").frames == 80 + 1 - 4
+
+
 def fill_up(file: io.RawIOBase) -> None:
     try:
         while True:

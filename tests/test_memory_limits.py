@@ -7,10 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from memory import forgetting
 from memory.camera_log import CameraLog
 from memory.codec import FRAME_HEADER, vector_record_size
 from memory.errors import FrameGone
 from memory.limits import Limits
+from memory.segment_file import unlink_files
 from memory.segments import Segment
 from tests.memories import VECTOR_BYTES, C, D, features, fill, open_store
 
@@ -28,6 +30,7 @@ def test_exactly_the_newest_frames_are_remembered(tmp_path: Path) -> None:
         with pytest.raises(FrameGone):
             store.jpeg(ids[-7])
         assert store.attach(ids[-7], **features(1)) is False
+        store.maintain()
         assert files_of(tmp_path) == ["000000000025.frames", "000000000029.frames"]
     with open_store(tmp_path, frames=6) as store:
         assert store.window(["a"]).frame_ids.tolist() == ids[-6:]
@@ -35,6 +38,33 @@ def test_exactly_the_newest_frames_are_remembered(tmp_path: Path) -> None:
         assert store.window(["a"]).frame_ids.tolist() == ids[-2:]
     rows = sqlite3.connect(tmp_path / "journal.sqlite").execute("SELECT frame_id FROM frames ORDER BY 1").fetchall()
     assert [row[0] for row in rows] == [29, 30]
+
+
+def test_an_append_does_not_wait_until_files_are_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    removed: list[str] = []
+
+    def remove(*paths: str) -> None:
+        removed.extend(paths)
+        unlink_files(*paths)
+
+    monkeypatch.setattr(forgetting, "unlink_files", remove)
+    with open_store(tmp_path, frames=6) as store:
+        fill(store, "a", range(30))
+        window = store.window(["a"])
+        fill(store, "a", range(30, 34))
+        assert (removed, len(files_of(tmp_path))) == ([], 9)
+        store.maintain()
+        assert len(files_of(tmp_path)) == 3  # one of them for the window
+        del window
+        assert len(files_of(tmp_path)) == 3
+        store.maintain()
+        assert len(files_of(tmp_path)) == 2
+        fill(store, "a", range(34, 34 + 4 * (forgetting.MOST_FREED + 1)))  # nobody maintains: they do not pile up
+        assert len(files_of(tmp_path)) <= 3
+        fill(store, "a", range(400, 404))
+    assert len(files_of(tmp_path)) == 2
+    with open_store(tmp_path, frames=2):
+        assert len(files_of(tmp_path)) == 1
 
 
 def test_limits_of_one_camera_leave_others_alone(tmp_path: Path) -> None:
@@ -51,6 +81,7 @@ def test_bytes_on_disk_stay_below_the_cap(tmp_path: Path) -> None:
         for time in range(200):
             frame_id = store.append("a", float(time), bytes(300 + 37 * (time % 50)))
             store.attach(frame_id, **features(frame_id))
+            store.maintain()
             on_disk = sum(path.stat().st_size for path in (tmp_path / "segments").rglob("*.*"))
             assert on_disk <= store.stats("a").bytes <= cap
         assert store.stats("a").frames >= 5
@@ -73,6 +104,7 @@ def test_age_counts_from_the_newest_frame_and_from_a_clock(tmp_path: Path) -> No
         store.expire(1000.0)
         assert store.stats("a").frames == 0
         assert store.cameras() == []
+        store.maintain()
         assert files_of(tmp_path) == []
         store.append("a", 5.0, b"nothing is remembered, so any time is new")
     with open_store(tmp_path, age_s=10.0) as store:

@@ -111,3 +111,18 @@ def test_halves_are_decoded_as_numpy_does_and_scaled_to_length_one() -> None:
     scales = scale_of(halves)
     np.testing.assert_array_equal(decode(halves, scales), halves.astype(np.float32) * scales[:, None])
     np.testing.assert_allclose(np.linalg.norm(decode(halves, scales), axis=1), 1, atol=1e-6)
+
+
+def test_patches_that_come_when_a_segment_has_just_cooled_are_not_held() -> None:
+    segment = Segment(1, "a", Path(), capacity=2, embedding_dim=2, summary_dim=2)
+    patches, scalars = np.ones((3, 2), np.float16), np.ones((3, 3), np.float32)
+    for cools_first in (True, False):
+        segment.hot = True
+        if cools_first:
+            segment.cool()
+        block = segment.put_patches(0, patches, scalars, np.dtype(np.float16))
+        if not cools_first:
+            segment.cool()
+        segment.mark_present(0, block)
+        assert not segment.present.any()
+        assert segment.patches is segment.scalars is None

@@ -197,9 +197,11 @@ def test_files_go_when_the_last_window_goes(tmp_path: Path) -> None:
         oldest = tmp_path / "segments" / "a" / "000000000001.frames"
         assert window.jpeg(0) == picture("a", 0)
         del window
+        store.maintain()
         assert oldest.exists()
         assert other.jpeg(0) == picture("a", 0)
         del other
+        store.maintain()
         assert not oldest.exists()
 
 
