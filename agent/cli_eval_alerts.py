@@ -87,13 +87,13 @@ def _model(args: argparse.Namespace) -> "VideoModel":
 
 def _machine() -> dict[str, Any]:
     """What the times were measured on, and how busy it was."""
-    import torch
+    from model.machine import torch_threads
 
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     return {
         "processor": platform.processor() or platform.machine(),
         "cores": os.cpu_count(),
-        "torch_threads": torch.get_num_threads(),
+        "torch_threads": torch_threads(),
         "load_1min": load,
     }
 

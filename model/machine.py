@@ -18,3 +18,8 @@ def device_bytes(device: str) -> int | None:
     if not device.startswith("cuda") or not torch.cuda.is_available():
         return None
     return int(torch.cuda.mem_get_info(device)[1])
+
+
+def torch_threads() -> int:
+    """Threads that one operation of torch may use."""
+    return torch.get_num_threads()

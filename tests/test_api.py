@@ -130,7 +130,13 @@ async def test_what_the_openai_client_raises(site: Served) -> None:
 
 
 async def test_every_route_but_health_wants_a_token(site: Served) -> None:
-    places = {"{camera}": "door", "{model}": "vilamp", "{frame_id:int}": "1", "{id}": "some-session", "{file}": "app.js"}
+    places = {
+        "{camera}": "door",
+        "{model}": "vilamp",
+        "{frame_id:int}": "1",
+        "{id}": "some-session",
+        "{file}": "app.js",
+    }
     checked = 0
     async with httpx.AsyncClient(base_url=site.url) as http:
         for route in site.app.routes:
