@@ -4,10 +4,13 @@ Everything but `/healthz`, `/readyz` and CORS preflights needs a token or a sign
 """
 
 from starlette.applications import Starlette
+from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from agent.agent import Agent
 from agent.auth import Auth
@@ -47,9 +50,28 @@ def build_app(
     agent.alerts.watching.teller.link = lambda path: f"{settings.public_url or url}{guard.sign(path)}"
     routes: list[BaseRoute] = [route for part in parts for route in part.routes()]
     routes += whip_server(agent, guard, settings).routes()
-    app = Starlette(routes=routes, exception_handlers={Problem: respond, HTTPException: _http_error})
+    handlers = {Problem: respond, HTTPException: _http_error}
+    app = Starlette(routes=routes, exception_handlers=handlers, middleware=[Middleware(Private)])
     app.state.end_streams = alerts.end_streams  # `Server` calls it when it shuts down
     return app
+
+
+class Private:
+    """What is answered belongs to whoever asked: no cache keeps it unless its route says so, and no browser guesses
+    another type."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def mark(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                headers.setdefault("Cache-Control", "no-store")
+                headers.setdefault("X-Content-Type-Options", "nosniff")
+            await send(message)
+
+        await self._app(scope, receive, mark)
 
 
 async def _http_error(request: Request, error: Exception) -> Response:

@@ -91,6 +91,8 @@ class AlertRoutes:
             raise BadRequest("'Last-Event-ID' is the id of an event of this stream.", param="Last-Event-ID")
         newest = await asyncio.to_thread(self.agent.book.newest_event)
         begin = min(int(last), newest) if last else newest
+        if request.method == "HEAD":  # would never end, and hold the connection
+            return Response(media_type=_Stream.media_type)
         return _Stream(self._events(begin, query.get("rule"), query.get("camera")), begin, self.keep_alive_s)
 
     # --- what is listed ---

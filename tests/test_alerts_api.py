@@ -190,6 +190,13 @@ async def test_a_stream_that_was_told_nothing_yet_goes_on_from_its_beginning(tmp
             assert told[0][1]["id"] == ("a1-on" if last == begin else "a2-on")
 
 
+async def test_only_the_head_of_the_stream_ends(tmp_path: Path) -> None:
+    async with served(tmp_path) as server, httpx.AsyncClient(headers=server.headers(), trust_env=False) as client:
+        head = await client.head(f"{server.url}/v1/alerts/stream")
+        assert head.headers["content-type"].startswith("text/event-stream")
+        assert (await client.get(f"{server.url}/v1/whoami")).status_code == 200  # on the same connection
+
+
 async def test_a_shutdown_ends_the_stream(tmp_path: Path) -> None:
     async with httpx.AsyncClient(trust_env=False) as client, AsyncExitStack() as stack:
         server = await stack.enter_async_context(served(tmp_path))

@@ -41,6 +41,19 @@ async def test_files_need_no_token_and_carry_the_policy(site: Served) -> None:
             assert (await http.get(path)).status_code == 404
 
 
+async def test_what_is_private_is_kept_by_no_cache(site: Served) -> None:
+    await remember(site.agent, "door", 1)
+    async with httpx.AsyncClient(base_url=site.url, headers=site.headers()) as http:
+        for path in ("/v1/cameras", "/v1/whoami", "/v1/cameras/door/timeline", "/metrics", "/v1/nothing", "/healthz"):
+            response = await http.get(path)
+            assert response.headers["cache-control"] == "no-store", path
+            assert response.headers["x-content-type-options"] == "nosniff", path
+        picture = await http.get((await http.get("/v1/cameras/door")).json()["latest"]["url"])
+        assert picture.headers["cache-control"].startswith("private")
+        assert picture.headers["x-content-type-options"] == "nosniff"
+        assert (await http.get("/")).headers["cache-control"] == "no-cache"
+
+
 def test_nothing_is_inline_or_fetched_from_elsewhere() -> None:
     for name, file in page_files().items():
         text = file.content.decode().replace("http://www.w3.org/2000/svg", "")  # a name, not an address to load from
