@@ -47,5 +47,6 @@ def covered(polygons: Polygons, height: int, width: int) -> NDArray[np.bool_]:
     for polygon in polygons:
         corners = [(math.floor(x * width) + edge, math.floor(y * height) + edge) for x, y in polygon]
         pen.polygon(corners, fill=255, outline=255)
+        pen.line([*corners, corners[0]], fill=255)  # a polygon as thin as a line is drawn with gaps
     grown = drawing.filter(ImageFilter.MaxFilter(2 * grow + 1))
     return np.asarray(grown.crop((edge, edge, edge + width, edge + height))) > 0

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from agent.config import Settings
@@ -49,6 +49,7 @@ def test_nothing_of_what_is_covered_is_in_the_stored_picture() -> None:
     height=st.integers(16, 90),
     width=st.integers(16, 90),
 )
+@example(points=[(0.0, 0.75), (0.75, 0.6875), (0.75, 0.6875)], height=39, width=46)
 @settings(max_examples=60, deadline=None)
 def test_every_pixel_of_a_triangle_is_covered_with_a_margin(
     points: list[tuple[float, float]], height: int, width: int
