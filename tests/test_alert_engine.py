@@ -17,6 +17,7 @@ from agent.agent import Agent, open_memory
 from agent.alerts.book import BOOK_FILE, Book, Filter
 from agent.alerts.judge import Judge
 from agent.alerts.settings import RuleSettings
+from agent.erasing import Request
 from agent.lanes import Priority
 from agent.problems import RuleConflict, UnknownRule
 from agent.question import Question
@@ -58,6 +59,33 @@ async def test_an_alert_from_the_frame_to_the_book(tmp_path: Path) -> None:
         rule = await at.rule()
         assert rule["state"]["yard"]["on"] is False
         assert rule["state"]["yard"]["judge_calls"] == len(at.judge.asked)
+
+
+async def test_an_erasure_between_the_verdict_and_the_commit_leaves_nothing_of_the_alert(tmp_path: Path) -> None:
+    async with scene(tmp_path) as at:
+        teller = at.agent.alerts.watching.teller
+        taken: list[bytes] = []
+
+        def erase_first(path: str) -> str:
+            """Called while the event is made: its picture has been read, nothing is committed."""
+            if not taken:
+                taken.append(at.agent.store.jpeg(int(path.split("/")[-1].removesuffix(".jpg"))))
+                at.agent.erasing.erase(Request("yard", None, at.now[0]))
+            return path
+
+        teller.link = erase_first
+        await at.show(HIGH, 3)
+        assert taken
+        assert at.events() == []
+        assert at.agent.book.alerts(Filter()) == []
+        files = tmp_path.glob(f"{BOOK_FILE}*")
+        assert not any(taken[0][-60:-2] in path.read_bytes() for path in files)
+        teller.link = lambda path: path
+        at.judge.verdict = "no"
+        await at.show(LOW, 12)  # that alert ends unheard, as it began
+        at.judge.verdict = "yes"
+        await at.show(HIGH, 3)
+        assert [event["event_type"] for event in at.events()] == ["on"]
 
 
 async def test_a_gate_that_stays_shut_costs_no_judgement(tmp_path: Path) -> None:

@@ -52,15 +52,20 @@ class Teller:
         if event is not None:
             new.alert_id, new.condition = event.id.rpartition("-")[0], event.condition
             new.alert_id = new.alert_id if event.event_type == "on" else None
-        self._book.commit(
-            watch.rule,
-            watch.camera,
-            None if last else new.to_json(),
-            event=event,
-            snapshot=snapshot,
-            suppressed=[Suppressed(watch.rule, watch.camera, h.time, h.reason, h.score, h.frame_id) for h in held],
-            now=now,
-        )
+        with (
+            self._book.lock
+        ):  # an erasure removes frames first, then alerts: it comes wholly before this, or wholly after
+            if event is not None and self._is_erased(actions):
+                event, snapshot, new.alert_id = None, None, None
+            self._book.commit(
+                watch.rule,
+                watch.camera,
+                None if last else new.to_json(),
+                event=event,
+                snapshot=snapshot,
+                suppressed=[Suppressed(watch.rule, watch.camera, h.time, h.reason, h.score, h.frame_id) for h in held],
+                now=now,
+            )
         watch.state, watch.alert_id, watch.condition = state, new.alert_id, new.condition
         watch.suppressed, watch.written = new.suppressed, True
         self._count(watch, event, held)
@@ -129,6 +134,16 @@ class Teller:
 
     def _frames(self, frames: Iterable[tuple[int, float]]) -> tuple[EventFrame, ...]:
         return tuple(EventFrame(i, time, self.link(f"/v1/frames/{i}.jpg")) for i, time in frames)
+
+    def _is_erased(self, actions: Sequence[Action]) -> bool:
+        """The frame that an alert begins with went while its verdict was awaited: nothing is told of it."""
+        try:
+            for action in actions:
+                if isinstance(action, On):
+                    self._store.record(action.frame_id)
+        except FrameGone:
+            return True
+        return False
 
     def _picture(self, frame_id: int) -> bytes | None:
         try:
