@@ -8,6 +8,8 @@ changes the patches and nothing besides. Symmetric rounding: the error of a numb
 This file does not know networks.
 """
 
+from typing import Protocol
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -42,3 +44,20 @@ def unpack(patches: Tensor, scalars: Tensor) -> Tensor:
     if patches.dtype != torch.int8:
         return patches
     return patches.float() * scalars[..., SCALE:]
+
+
+class Stored(Protocol):
+    """Patches (..., C) as stored, and their scalars (..., 3 or 4): of one frame or of many."""
+
+    @property
+    def patches(self) -> np.ndarray | Tensor:
+        """As they were encoded."""
+
+    @property
+    def scalars(self) -> np.ndarray | Tensor:
+        """With the scale, where patches are 8-bit."""
+
+
+def stored_values(stored: Stored) -> Tensor:
+    """What its patches stand for."""
+    return unpack(torch.as_tensor(stored.patches), torch.as_tensor(stored.scalars))

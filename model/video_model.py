@@ -5,7 +5,6 @@ numpy at the border, torch inside. One thread may encode while another answers: 
 This file does not know cameras, clocks, files of memory, or where frames come from.
 """
 
-import hashlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -29,12 +28,13 @@ from model.features import (
     mean_of_runs,
     neighbour_change,
 )
+from model.fingerprint import fingerprint
 from model.generate import TextPieces, generate
-from model.merge import Merger, PatchBlock, PatchSource
+from model.merge import Merger, PatchSource
 from model.preprocess import relevance_pixels, squash, vision_pixels
 from model.prompt import Slot, layout, prompt_text, relevance_mark, share_tokens, timestamp_text
 from model.select import Keyframes
-from model.storage import NUM_SCALARS, num_scalars, pack, unpack
+from model.storage import NUM_SCALARS, num_scalars, pack, stored_values, unpack
 from model.thinning import Thinned, rows_taking_part
 from model.tokens import IMAGE_TOKEN_ID
 
@@ -239,7 +239,7 @@ class VideoModel:
             return ()
         blocks = [overrides.get(int(row)) or source.read(int(row), int(row) + 1) for row in rows]
         shape = -1, *blocks[0].patches.shape[-2:]
-        values = torch.cat([_values(block).reshape(shape) for block in blocks])
+        values = torch.cat([stored_values(block).reshape(shape) for block in blocks])
         scores = self.familiarity.scores(values.float().cpu().numpy())
         groups = np.searchsorted(np.cumsum(group_sizes), rows, side="right")
         return tuple(self.familiarity.is_foreign(scores[groups == group]) for group in np.unique(groups))
@@ -377,7 +377,7 @@ class VideoModel:
         return ModelInfo(
             name=name,
             card=config.live.card,
-            fingerprint=self._fingerprint(),
+            fingerprint=fingerprint(self.network, self._dtype, self._patch_dtype),
             patches_per_frame=config.num_patches,
             patch_width=config.patch_width,
             patch_dtype=str(self._patch_dtype),
@@ -398,31 +398,3 @@ class VideoModel:
                 reference=self._reference,
             ),
         )
-
-    def _fingerprint(self) -> str:
-        """Of everything that decides what `encode` returns: settings, and a sample of every weight that takes part."""
-        live = self.config.live
-        digest = hashlib.sha256(
-            repr(
-                (
-                    self.config.vision,
-                    self.config.dual_encoder,
-                    self.config.composer,
-                    live.patch_features,
-                    live.whole_frame,
-                    str(self._dtype),
-                    str(self._patch_dtype),
-                )
-            ).encode()
-        )
-        for name, tensor in self.network.state_dict().items():
-            if name.startswith(("vision_tower.", "mm_projector.", "dual_encoder.", "composer.")):
-                flat = tensor.flatten()
-                sample = flat[:: max(1, flat.numel() // 64)]
-                digest.update(name.encode() + sample.float().cpu().numpy().tobytes())
-        return digest.hexdigest()[:16]
-
-
-def _values(block: FrameFeatures | PatchBlock) -> Tensor:
-    """What its stored patches stand for."""
-    return unpack(*(torch.as_tensor(part) for part in (block.patches, block.scalars)))

@@ -19,7 +19,7 @@ from rich.progress import track
 from torch import nn
 
 from model.familiarity import Familiarity, layout_statistics, write_familiarity
-from model.storage import unpack
+from model.storage import stored_values
 from model.video_model import VideoModel
 from model.world.draw import degrade, draw
 from model.world.scene import Scene
@@ -78,9 +78,7 @@ def world(model: VideoModel, seed: int) -> World:
     # half of the foreign pictures as clean as a computer draws them: noise must not be what tells them
     soiled = [degrade(picture, rng) if rng.random() < 0.5 else picture for picture in foreign]
     features = model.encode([*(degrade(picture, rng) for picture in plain), *soiled])
-    statistics = layout_statistics(
-        np.stack([unpack(*(torch.from_numpy(part) for part in (f.patches, f.scalars))).numpy() for f in features])
-    )
+    statistics = layout_statistics(np.stack([stored_values(each).numpy() for each in features]))
     return statistics[:PER_WORLD], statistics[PER_WORLD:]
 
 

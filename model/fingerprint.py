@@ -1,0 +1,31 @@
+"""What tells the features of one network from those of another. Does not know where features are kept."""
+
+import hashlib
+
+import numpy as np
+import torch
+
+from model.network import VilampNetwork
+
+TOWERS = ("vision_tower.", "mm_projector.", "dual_encoder.", "composer.")
+
+
+def fingerprint(network: VilampNetwork, dtype: torch.dtype, patch_dtype: np.dtype) -> str:
+    """Of everything that decides what `encode` returns: settings, and a sample of every weight that takes part."""
+    config, live = network.config, network.config.live
+    settings = (
+        config.vision,
+        config.dual_encoder,
+        config.composer,
+        live.patch_features,
+        live.whole_frame,
+        str(dtype),
+        str(patch_dtype),
+    )
+    digest = hashlib.sha256(repr(settings).encode())
+    for name, tensor in network.state_dict().items():
+        if name.startswith(TOWERS):
+            flat = tensor.flatten()
+            sample = flat[:: max(1, flat.numel() // 64)]
+            digest.update(name.encode() + sample.float().cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]
