@@ -13,12 +13,13 @@ from model.history import ArrayHistory
 from model.prompt import prompt_text
 from model.select import ArrayCandidates, Keyframes, select_keyframes
 from model.training.answers import AnswerTrainer
-from model.training.data import History, Window
+from model.training.data import History, Window, things_in_view, window_stop
 from model.training.run import learning_rate
 from model.training.sequence import background_relative, layout_batch, reference_rows, select_batch
 from model.training.store import FeatureStore, Item
 from model.video_model import VideoModel
-from model.world.questions import Query, Question
+from model.world.questions import Query, Question, clear_view
+from model.world.scene import Scene
 from tests import tiny
 
 
@@ -118,3 +119,22 @@ def test_training_reads_the_sequence_that_the_product_reads(tmp_path: Path, mark
     if budget == 22:  # 12 keyframe tokens, the newline, 9 for 7 others: both let all of them stand alone
         assert context.num_tokens <= budget
     torch.testing.assert_close(batch.embeds[0, : len(expected)], expected, atol=2e-3, rtol=1e-3)
+
+
+def test_many_windows_end_at_a_moment_with_two_things_in_view() -> None:
+    scene = Scene.from_seed(5, duration_s=300.0, density=2.0)
+    counts = things_in_view(scene, 300)
+    assert [len(clear_view(scene, float(t)) or ()) for t in range(300)] == counts.tolist()
+    rng = np.random.default_rng(1)
+    stops = np.array([window_stop(rng, counts, 10) for _ in range(1000)])
+    assert stops.min() >= 10
+    assert stops.max() <= 300
+    by_chance = (counts == 2).mean()
+    assert 0 < by_chance < 0.3
+    assert 0.4 < (counts[stops - 1] == 2).mean() < 0.7
+
+
+def test_a_window_stops_anywhere_where_the_view_is_always_empty() -> None:
+    rng = np.random.default_rng(1)
+    stops = {window_stop(rng, np.zeros(30, np.int64), 28) for _ in range(100)}
+    assert stops == {28, 29, 30}

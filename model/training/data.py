@@ -17,13 +17,16 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from model.training.recipe import GRID_SIDE, IMAGE_SIDE
 from model.world.codec import Codec, random_codec, through_codec
 from model.world.draw import camera_faults, draw, jpeg
-from model.world.questions import Query, Question, questions
+from model.world.questions import Query, Question, clear_view, questions
 from model.world.scene import Scene, patch_labels
 from model.world.things import COLOURS, KINDS
 
 # Frames are drawn at camera-like sizes and squashed to the square the encoders see, as live frames are.
 DRAW_SIZES = ((192, 108), (176, 99), (224, 126), (160, 120))
 CODEC_SHARE = 0.5
+# How often a window ends at a moment with so many things clear to see, so that the present is worth asking about: left to
+# chance, nearly all moments are empty, and of two things at once a model sees too few to learn to name them.
+ENDINGS = {2: 0.45, 1: 0.2}
 
 
 @dataclass(frozen=True)
@@ -160,15 +163,33 @@ class Histories(IterableDataset[History]):
         size = DRAW_SIZES[rng.integers(len(DRAW_SIZES))]
         seconds = [float(t) for t in range(self.num_frames)]
         images = np.stack(list(pictures_at(scene, seconds, size, rng, drawn_codec(rng))))
+        counts = things_in_view(scene, self.num_frames)
         windows = []
         for length in self.window_frames:
-            start = int(rng.integers(0, self.num_frames - length + 1))
+            start = window_stop(rng, counts, length) - length
             start_unix = float(rng.integers(1_600_000_000, 1_900_000_000))
             times = np.arange(start, start + length, dtype=np.float64)
             asked = questions(scene, start_unix, times, rng, "train")
             kept = [asked[i] for i in rng.permutation(len(asked))[: self.per_window]]
             windows.append(Window(start, start + length, start_unix, tuple(kept)))
         return History(torch.from_numpy(images), tuple(windows))
+
+
+def things_in_view(scene: Scene, num_frames: int) -> np.ndarray:
+    """(N,) int64: how many things can be seen clearly at each second; 0 where the view is empty or unclear."""
+    seconds = np.arange(num_frames, dtype=np.float64)
+    shows = scene.may_show(seconds)
+    return np.array(
+        [len(clear_view(scene, t) or ()) if may else 0 for t, may in zip(seconds.tolist(), shows, strict=True)]
+    )
+
+
+def window_stop(rng: np.random.Generator, counts: np.ndarray, length: int) -> int:
+    """Where a window of `length` frames stops: often behind a moment with things in view, else anywhere. counts (N,)."""
+    wanted = rng.choice([*ENDINGS, -1], p=[*ENDINGS.values(), 1 - sum(ENDINGS.values())])
+    stops = np.flatnonzero(counts == wanted) + 1
+    stops = stops[stops >= length]
+    return int(rng.choice(stops)) if len(stops) else int(rng.integers(length, len(counts) + 1))
 
 
 def loader(dataset: IterableDataset[Any], num_workers: int) -> Iterator[Any]:

@@ -13,7 +13,10 @@ from torch import Tensor
 from model.training.data import History, Window
 from model.world.questions import Question
 
-INTERVALS_S = (1.0, 1.0, 1.0, 0.2, 0.5, 2.0, 10.0)  # cameras are sampled at many rates; the clock is only read off
+# cameras are sampled at many rates, and in a long history keyframes lie hours apart; the clock is only read off
+INTERVALS_S = (1.0, 1.0, 1.0, 1.0, 0.2, 0.5, 2.0, 10.0, 30.0, 60.0)
+# how often a family is asked for where a window has it, against 1 for the others: what is hard to learn, or rare
+FAMILY_WEIGHTS = {"present": 3.0, "where": 2.0, "order": 2.0, "room": 2.0}
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,8 @@ class FeatureStore:
     def _pick(rng: np.random.Generator, held: list[tuple[int, Window]]) -> Item:
         first, window = held[rng.integers(len(held))]
         families = sorted({question.family for question in window.questions})
-        family = families[rng.integers(len(families))]
+        weights = np.array([FAMILY_WEIGHTS.get(family, 1.0) for family in families])
+        family = families[rng.choice(len(families), p=weights / weights.sum())]
         asked = [question for question in window.questions if question.family == family]
         question = asked[rng.integers(len(asked))]
         count, interval_s = window.stop - window.start, float(rng.choice(INTERVALS_S))

@@ -32,9 +32,9 @@ from model.world.things import COLOURS, KINDS, PLACES, THINGS, VISIBLE_FRACTION,
 from model.world.visits import Seen, Visit, look
 
 __all__ = [
-    "FAMILIES", "TIME_FAMILIES", "TIME_TOLERANCE_S", "Query", "Question", "Seen", "Visit", "captions", "clock_answer",
-    "clock_text", "is_correct", "look", "majority_accuracy", "matches", "present_question", "question_only_guess", "questions",
-    "true_answer", "vocabulary_texts", "with_articles",
+    "FAMILIES", "TIME_FAMILIES", "TIME_TOLERANCE_S", "Query", "Question", "Seen", "Visit", "captions", "clear_view",
+    "clock_answer", "clock_text", "is_correct", "look", "majority_accuracy", "matches", "present_question",
+    "question_only_guess", "questions", "true_answer", "vocabulary_texts", "with_articles",
 ]  # fmt: skip
 T = TypeVar("T")
 FAMILIES = ("present", "existence", "colour", "count", "where", "when", "last_seen", "order", "left_behind", "room")
@@ -90,14 +90,14 @@ def present_question(
     scene: Scene, t: float, start_unix: float, rng: np.random.Generator, split: Split, utc_offset_s: float = 0.0
 ) -> Question | None:
     """A question about the present of second t. None where the picture is unclear: half hidden things, or more than two."""
-    here = _clear_view(scene, t)
+    here = clear_view(scene, t)
     if here is None:
         return None
     text, answer, query, spans = _ask_present(scene, t, here, rng, split)
     return Question("present", text, answer, query, tuple(spans), start_unix, utc_offset_s)
 
 
-def _clear_view(scene: Scene, t: float) -> list[Visible] | None:
+def clear_view(scene: Scene, t: float) -> list[Visible] | None:
     """What can be seen at t, from left to right; None if somebody might see it otherwise."""
     here = [v for v in scene.visible_at(t, min_fraction=0.1) if v.action != "closed"]
     if any(v.fraction < VISIBLE_FRACTION for v in here) or len(here) > 2:
@@ -113,7 +113,7 @@ def _ask_present(scene: Scene, t: float, here: list[Visible], rng: np.random.Gen
 
 def _present(seen: Seen, rng: np.random.Generator, split: Split) -> Iterator[Made]:
     t = float(seen.times[-1])
-    here = _clear_view(seen.scene, t)
+    here = clear_view(seen.scene, t)
     if here is None or (not here and rng.random() > 0.35):
         return  # most moments of most cameras are empty; they should not be most of the questions
     yield _ask_present(seen.scene, t, here, rng, split)
