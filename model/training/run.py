@@ -41,14 +41,18 @@ from model.world.things import COLOURS, KINDS
 
 # (shortest, longest, questions per step) windows of stage 2, and the share of its time from which each is used
 LENGTHS = (
-    (4, 16, 96, 0.0),
+    (1, 6, 96, 0.0),
+    (7, 16, 96, 0.0),
     (17, 64, 64, 0.0),
     (65, 160, 64, 0.03),
     (161, 400, 48, 0.06),
     (401, 600, 40, 0.1),
     (601, 3000, 24, 0.6),
 )
-WINDOW_FRAMES = (6, 10, 16, 16, 24, 32, 40, 50, 64, 64, 80, 100, 120, 150, 200, 240, 300, 360, 400, 500, 600, 600)
+CPU_SHARE = 1 / 6  # of the questions per step, on a CPU
+WINDOW_FRAMES = (
+    1, 2, 3, 4, 5, 6, 6, 8, 10, 12, 16, 16, 24, 32, 40, 50, 64, 64, 80, 100, 120, 150, 200, 240, 300, 360, 400, 500, 600, 600,
+)  # fmt: skip
 SAVE_EVERY_S = 120.0
 LONG_WINDOW_FRAMES = (900, 1500, 2500, 3000, 3000)
 
@@ -64,6 +68,8 @@ class Run:
     histories: int  # stage 2 stops drawing after so many
     familiarity_worlds: int = 0  # worlds for the last stage; 0 leaves it out
     slice_s: float = math.inf  # a run stops after so long, to be called again
+    start: Path | None = None  # a checkpoint whose encoders are kept and whose other parts are trained on
+    answer_rate: float = 1e-3  # peak of the learning rate of stage 2
     console: Console = field(default_factory=Console)
     started: float = field(default_factory=time.monotonic)
 
@@ -251,9 +257,9 @@ def encode_history(network: VilampNetwork, history: History, device: torch.devic
 def train_answers(run: Run, checkpoint: Checkpoint, seconds: float, shelf: HistoryShelf) -> bool:
     """Stage 2, on what the shelf holds and what the workers go on drawing; False while there is more to do."""
     network, device = checkpoint.network, run.device
-    capacity = 1_300_000 if run_is_gpu(device) else 30_000
+    capacity = 1_300_000 if run_is_gpu(device) else 120_000
     store = FeatureStore(capacity, (network.config.num_patches, recipe.VISION_WIDTH), recipe.EMBEDDING_DIM, device)
-    trainer = AnswerTrainer(checkpoint, store, 1e-3, run.seed)
+    trainer = AnswerTrainer(checkpoint, store, run.answer_rate, run.seed)
     parts = {"network": network}
     progress = load_state(run.state("answers"), parts, trainer.optimizer)
     trainer.rng = np.random.default_rng([run.seed, progress.slices])
@@ -270,7 +276,7 @@ def train_answers(run: Run, checkpoint: Checkpoint, seconds: float, shelf: Histo
         items = next_items(trainer, store, share)
         with torch.autocast(device.type, torch.bfloat16):
             loss, right = trainer.loss(trainer.batch(items))
-        trainer.step(loss, learning_rate(1e-3, step, share))
+        trainer.step(loss, learning_rate(run.answer_rate, step, share))
         window.append((float(loss.detach()), items, right.tolist()))
         step += 1
         if step % 200 == 0:
@@ -304,7 +310,7 @@ def next_items(trainer: AnswerTrainer, store: FeatureStore, share: float) -> lis
     open_classes = [c for c in LENGTHS if share >= c[3]]
     for _ in range(20):
         shortest, longest, size, _ = open_classes[trainer.rng.integers(len(open_classes))]
-        size = size if run_is_gpu(trainer.device) else max(2, size // 16)
+        size = size if run_is_gpu(trainer.device) else max(2, int(size * CPU_SHARE))
         if items := store.sample(trainer.rng, size, shortest, longest):
             return items
     raise RuntimeError("no window of any length has a question: the world makes none")
@@ -333,7 +339,10 @@ def stages(run: Run, seconds: tuple[float, float]) -> Iterator[str]:
     progress_path = run.folder / "progress.json"
     done = json.loads(progress_path.read_text()) if progress_path.exists() else []
     shelf = HistoryShelf(2500)
-    if "towers" in done:
+    if run.start is not None and not done:
+        checkpoint = load_checkpoint(run.start, device=run.device)
+        done.append("towers")
+    elif "towers" in done:
         checkpoint = load_checkpoint(run.folder / "checkpoint", device=run.device)
     else:
         checkpoint = new_checkpoint(run.seed)
@@ -372,6 +381,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--workers", type=int, default=15, help="processes that draw")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument(
+        "--start", type=Path, help="a checkpoint folder to train on: its encoders are kept, the rest learns further"
+    )
+    parser.add_argument("--answer-rate", type=float, default=1e-3, help="peak learning rate of stage 2")
     parser.add_argument("--histories", type=int, default=6000, help="histories to draw for stage 2")
     parser.add_argument("--familiarity-worlds", type=int, default=800, help="worlds to draw for the last stage")
     parser.add_argument(
@@ -389,6 +402,8 @@ def main(argv: list[str] | None = None) -> int:
         args.histories,
         args.familiarity_worlds,
         slice_s=args.slice_seconds,
+        start=args.start,
+        answer_rate=args.answer_rate,
     )
     ended = list(stages(run, (args.tower_seconds, args.answer_seconds)))
     run.console.print(f"stages done in this run: {', '.join(ended) or 'none'}")
