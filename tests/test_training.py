@@ -17,7 +17,9 @@ from model.training.data import History, Window, things_in_view, window_stop
 from model.training.run import learning_rate
 from model.training.sequence import background_relative, layout_batch, reference_rows, select_batch
 from model.training.store import FeatureStore, Item
+from model.training.wording import SMALL_WORDS, reworded
 from model.video_model import VideoModel
+from model.world import phrases
 from model.world.questions import Query, Question, clear_view
 from model.world.scene import Scene
 from tests import tiny
@@ -108,7 +110,7 @@ def test_training_reads_the_sequence_that_the_product_reads(tmp_path: Path, mark
     window = ArrayHistory(features[2:])
     scores = window.unit_embeddings() @ query.unit
     batch = trainer.assemble(
-        [item], rows, valid, taken, torch.from_numpy(scores)[None], torch.from_numpy(query.raw)[None]
+        [item], rows, valid, taken, torch.from_numpy(scores)[None], torch.from_numpy(query.raw)[None], [question.text]
     )
     chosen = Keyframes(np.array([1, 4, 5]), ("relevant",) * 3, scores[[1, 4, 5]])
     context = model.build_context(window, chosen, query)
@@ -138,3 +140,30 @@ def test_a_window_stops_anywhere_where_the_view_is_always_empty() -> None:
     rng = np.random.default_rng(1)
     stops = {window_stop(rng, np.zeros(30, np.int64), 28) for _ in range(100)}
     assert stops == {28, 29, 30}
+
+
+def test_questions_are_said_otherwise_and_mean_the_same() -> None:
+    rng = np.random.default_rng(3)
+    text = "did the red car come before or after the blue dog?"
+    said = [reworded(text, rng) for _ in range(400)]
+    assert 0.4 < sum(each == text for each in said) / 400 < 0.7
+    assert len(set(said)) > 25
+    carries = [word for word in text.split() if word not in SMALL_WORDS]
+    assert all([word for word in each.split() if word in carries] == carries for each in said)
+
+
+def test_no_evaluation_phrasing_is_taught() -> None:
+    """Small words may fall out of a training phrasing: that must not make one that evaluation asks."""
+    rng = np.random.default_rng(4)
+    named = {"thing": "red car", "come": "come", "a": "red car", "b": "blue dog", "at": "at the gate"}
+    choices = [each for each in vars(phrases).values() if isinstance(each, dict) and set(each) == {"train", "eval"}]
+    assert len(choices) >= 10
+    asked = {_words(text.format(**named)) for each in choices for text in each["eval"]}
+    taught = {
+        _words(reworded(text.format(**named), rng)) for each in choices for text in each["train"] for _ in range(3000)
+    }
+    assert not asked & taught
+
+
+def _words(text: str) -> str:
+    return text.rstrip("?")

@@ -54,7 +54,17 @@ def test_a_run_that_is_done_does_nothing_more(trained: Path) -> None:
 
 def test_from_a_checkpoint_on_the_encoders_stay(trained: Path, tmp_path: Path) -> None:
     started = trained / "checkpoint"
-    arguments = ["--folder", str(tmp_path), *SHORT, "--start", str(started), "--answer-seconds", "6", "--answer-rate", "1e-4"]
+    arguments = [
+        "--folder",
+        str(tmp_path),
+        *SHORT,
+        "--start",
+        str(started),
+        "--answer-seconds",
+        "6",
+        "--answer-rate",
+        "1e-4",
+    ]
     assert main(arguments) == 0
     assert stages_done(tmp_path)[:2] == ["towers", "answers"]
     before, after = (load_checkpoint(folder).network.state_dict() for folder in (started, tmp_path / "checkpoint"))

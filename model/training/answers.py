@@ -27,6 +27,7 @@ from model.training.sequence import (
     select_batch,
 )
 from model.training.store import FeatureStore, Item
+from model.training.wording import reworded
 from model.world.questions import TIME_FAMILIES, clock_text
 
 DAY_S = 86400
@@ -101,7 +102,8 @@ class AnswerTrainer:
         rows, valid = self.rows(items)
         query = self.text_features([item.question.text for item in items])
         taken, scores = self._select(rows, valid, query)
-        return self.assemble(items, rows, valid, taken, scores, query)
+        asked = [reworded(item.question.text, self.rng) for item in items]
+        return self.assemble(items, rows, valid, taken, scores, query, asked)
 
     def rows(self, items: Sequence[Item]) -> tuple[Tensor, Tensor]:
         """(rows of the store (B, N), which of them are real (B, N))."""
@@ -150,13 +152,23 @@ class AnswerTrainer:
         return ids
 
     def assemble(
-        self, items: Sequence[Item], rows: Tensor, valid: Tensor, taken: Tensor, scores: Tensor, query: Tensor
+        self,
+        items: Sequence[Item],
+        rows: Tensor,
+        valid: Tensor,
+        taken: Tensor,
+        scores: Tensor,
+        query: Tensor,
+        asked: Sequence[str],
     ) -> AnswerBatch:
-        """The padded sequences for keyframes already chosen: taken (B, N) bool, scores (B, N) cosines with the question."""
+        """The padded sequences for keyframes already chosen: taken (B, N) bool, scores (B, N) cosines with the question.
+
+        asked: the B questions in the words that the language model reads.
+        """
         network, per_keyframe = self.network, self.network.config.keyframe_tokens + len(self.stamp)
         layout = layout_batch(taken, valid, per_keyframe, self._runs(rows, valid, taken))
         stamps = self._stamps(items, scores)
-        tails = [self._tail(item, rows_taken) for item, rows_taken in zip(items, taken.cpu(), strict=True)]
+        tails = [self._tail(*each) for each in zip(items, taken.cpu(), asked, strict=True)]
         visual = layout.visual_tokens
         length = (
             len(self.prefix) + int((visual + torch.tensor([len(t[0]) for t in tails], device=self.device)).max()) + 1
@@ -186,10 +198,10 @@ class AnswerTrainer:
         flat = flat.index_add(0, slots.flatten(), block.flatten(0, 1))
         return self._with_text(flat.view(len(items), length, width), tails, visual)
 
-    def _tail(self, item: Item, taken: Tensor) -> tuple[list[int], int]:
+    def _tail(self, item: Item, taken: Tensor, asked: str) -> tuple[list[int], int]:
         """(ids after the pictures, answer included; how many of them are the answer)."""
         answer = [*self.answer_ids(answer_text(item, taken)), min(self.tokenizer.stop_ids)]
-        return self.tail_ids(item.question.text) + answer, len(answer)
+        return self.tail_ids(asked) + answer, len(answer)
 
     def _question_ids(self, question: str) -> list[int]:
         """Ids behind the pictures, up to where the answer begins."""

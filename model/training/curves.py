@@ -27,7 +27,8 @@ def plot_curves(lines: Sequence[dict[str, Any]], path: Path) -> None:
     left.set(title="encoders: losses and retrieval AP", xlabel="step", yscale="log")
     right.set(title="right answers on training worlds, by family", xlabel="report", ylim=(0, 1))
     for axes in (left, right):
-        axes.legend(fontsize=7, ncols=2)
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(fontsize=7, ncols=2)
         axes.grid(alpha=0.3)
     figure.savefig(path, dpi=110)
 

@@ -24,6 +24,10 @@ from model.world.things import COLOURS, KINDS
 # Frames are drawn at camera-like sizes and squashed to the square the encoders see, as live frames are.
 DRAW_SIZES = ((192, 108), (176, 99), (224, 126), (160, 120))
 CODEC_SHARE = 0.5
+WINDOW_FRAMES = (
+    1, 2, 3, 4, 5, 6, 6, 8, 10, 12, 16, 16, 24, 32, 40, 50, 64, 64, 80, 100, 120, 150, 200, 240, 300, 360, 400, 500, 600, 600,
+)  # fmt: skip
+LONG_WINDOW_FRAMES = (900, 1500, 2500, 3000, 3000)
 # How often a window ends at a moment with so many things clear to see, so that the present is worth asking about: left to
 # chance, nearly all moments are empty, and of two things at once a model sees too few to learn to name them.
 ENDINGS = {2: 0.45, 1: 0.2}
@@ -173,6 +177,20 @@ class Histories(IterableDataset[History]):
             kept = [asked[i] for i in rng.permutation(len(asked))[: self.per_window]]
             windows.append(Window(start, start + length, start_unix, tuple(kept)))
         return History(torch.from_numpy(images), tuple(windows))
+
+
+class MixedHistories(Histories):
+    """Mostly ten-minute histories, some of fifty minutes with long windows."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__(seed, 600, WINDOW_FRAMES, per_window=24, density=1.0)
+
+    def _history(self, rng: np.random.Generator) -> History:
+        if rng.random() < 0.05:
+            self.num_frames, self.window_frames, self.density = 3000, LONG_WINDOW_FRAMES, 0.7
+        else:
+            self.num_frames, self.window_frames, self.density = 600, WINDOW_FRAMES, float(rng.uniform(0.7, 1.5))
+        return super()._history(rng)
 
 
 def things_in_view(scene: Scene, num_frames: int) -> np.ndarray:

@@ -28,7 +28,7 @@ from model.network import VilampNetwork
 from model.tokens import ClipTokenizer, LanguageTokenizer, read_tokenizer
 from model.training import recipe
 from model.training.answers import AnswerTrainer
-from model.training.data import FrameBatch, Frames, Histories, History, TextBatch, loader, wanted_pairs
+from model.training.data import FrameBatch, Frames, History, MixedHistories, TextBatch, loader, wanted_pairs
 from model.training.familiarity import train as train_familiarity
 from model.training.feed import Feed, FramePool, HistoryShelf
 from model.training.slices import load_state, save_state
@@ -50,11 +50,7 @@ LENGTHS = (
     (601, 3000, 24, 0.6),
 )
 CPU_SHARE = 1 / 6  # of the questions per step, on a CPU
-WINDOW_FRAMES = (
-    1, 2, 3, 4, 5, 6, 6, 8, 10, 12, 16, 16, 24, 32, 40, 50, 64, 64, 80, 100, 120, 150, 200, 240, 300, 360, 400, 500, 600, 600,
-)  # fmt: skip
 SAVE_EVERY_S = 120.0
-LONG_WINDOW_FRAMES = (900, 1500, 2500, 3000, 3000)
 
 
 @dataclass
@@ -162,7 +158,7 @@ def train_towers(run: Run, checkpoint: Checkpoint, seconds: float, shelf: Histor
     pool = FramePool(400_000 if device.type == "cuda" else 4_000, device)
     drawing = max(1, run.workers * 3 // 4)
     frames = Feed(loader(Frames(seed, 64), drawing), pool.add)
-    histories = Feed(loader(history_source(run), max(1, run.workers - drawing)), shelf.add)
+    histories = Feed(loader(MixedHistories(run.seed + 1), max(1, run.workers - drawing)), shelf.add)
     texts = Texts(checkpoint.clip_tokenizer, device, seed)
     batch = 1024 if device.type == "cuda" else 32
     while pool.received < 4 * batch:
@@ -226,22 +222,6 @@ def run_is_gpu(device: torch.device) -> bool:
     return device.type == "cuda"
 
 
-class MixedHistories(Histories):
-    """Mostly ten-minute histories, some of fifty minutes with long windows."""
-
-    def _history(self, rng: np.random.Generator) -> History:
-        if rng.random() < 0.05:
-            self.num_frames, self.window_frames, self.density = 3000, LONG_WINDOW_FRAMES, 0.7
-        else:
-            self.num_frames, self.window_frames, self.density = 600, WINDOW_FRAMES, float(rng.uniform(0.7, 1.5))
-        return super()._history(rng)
-
-
-def history_source(run: Run) -> Histories:
-    """The stream of training histories."""
-    return MixedHistories(run.seed + 1, 600, WINDOW_FRAMES, per_window=24, density=1.0)
-
-
 @torch.no_grad()
 def encode_history(network: VilampNetwork, history: History, device: torch.device) -> tuple[Tensor, Tensor]:
     """(unit embeddings (N, D), patches (N, M, C)) of a history's pictures."""
@@ -264,7 +244,7 @@ def train_answers(run: Run, checkpoint: Checkpoint, seconds: float, shelf: Histo
     progress = load_state(run.state("answers"), parts, trainer.optimizer)
     trainer.rng = np.random.default_rng([run.seed, progress.slices])
     seed = run.seed + 1000 + 100_000 * progress.slices
-    feed = Feed(loader(history_source(replace(run, seed=seed)), run.workers), shelf.add)
+    feed = Feed(loader(MixedHistories(seed + 1), run.workers), shelf.add)
     while shelf.received < 2:
         time.sleep(0.2)
     began, step, window = time.monotonic() - progress.seconds, progress.step, []
@@ -280,13 +260,7 @@ def train_answers(run: Run, checkpoint: Checkpoint, seconds: float, shelf: Histo
         window.append((float(loss.detach()), items, right.tolist()))
         step += 1
         if step % 200 == 0:
-            run.report(
-                "answers",
-                step=step,
-                histories=shelf.received,
-                loss=float(np.mean([w[0] for w in window])),
-                **by_family(window),
-            )
+            report_answers(run, step, shelf, window)
             window = []
         if time.monotonic() - saved > SAVE_EVERY_S:
             saved = time.monotonic()
@@ -294,8 +268,18 @@ def train_answers(run: Run, checkpoint: Checkpoint, seconds: float, shelf: Histo
                 run.state("answers"), parts, trainer.optimizer, replace(progress, seconds=saved - began, step=step)
             )
     feed.stop()
+    if window:
+        report_answers(run, step, shelf, window)
     save_state(run.state("answers"), parts, trainer.optimizer, replace(progress, seconds=share * seconds, step=step))
     return share >= 1
+
+
+def report_answers(
+    run: Run, step: int, shelf: HistoryShelf, window: list[tuple[float, list[Any], list[float]]]
+) -> None:
+    """What the steps since the last report came to."""
+    loss = float(np.mean([each[0] for each in window]))
+    run.report("answers", step=step, histories=shelf.received, loss=loss, **by_family(window))
 
 
 def take_in(network: VilampNetwork, shelf: HistoryShelf, store: FeatureStore, device: torch.device, limit: int) -> None:
