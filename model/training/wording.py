@@ -1,7 +1,7 @@
 """Questions said a little otherwise, so that a model learns what a question is about and not its exact words.
 
 Small words fall out, an opening is put before. The language model alone reads this; the encoders get the question as it was.
-No phrasing that evaluation asks comes about so: none of those begins with one of these openings or lacks small words.
+No phrasing that evaluation asks may come about so: a test tries thousands of each.
 """
 
 import numpy as np
