@@ -1,6 +1,8 @@
 """The batched, differentiable path of training computes what the product computes."""
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,15 +14,16 @@ from model.checkpoint import load_checkpoint
 from model.history import ArrayHistory
 from model.prompt import prompt_text
 from model.select import ArrayCandidates, Keyframes, select_keyframes
+from model.training import data
 from model.training.answers import AnswerTrainer
-from model.training.data import History, Window, things_in_view, window_stop
+from model.training.data import History, Window, pictures_at, things_in_view, window_stop
 from model.training.run import learning_rate
 from model.training.sequence import background_relative, layout_batch, reference_rows, select_batch
 from model.training.store import FeatureStore, Item
 from model.training.wording import SMALL_WORDS, reworded
 from model.video_model import VideoModel
 from model.world import phrases
-from model.world.questions import Query, Question, clear_view
+from model.world.questions import Query, Question, clear_view, with_articles
 from model.world.scene import Scene
 from tests import tiny
 
@@ -140,6 +143,40 @@ def test_a_window_stops_anywhere_where_the_view_is_always_empty() -> None:
     rng = np.random.default_rng(1)
     stops = {window_stop(rng, np.zeros(30, np.int64), 28) for _ in range(100)}
     assert stops == {28, 29, 30}
+
+
+def test_a_glimpse_ends_with_what_its_answer_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[tuple[Scene, Sequence[float]]] = []
+
+    def noting(scene: Scene, times: Sequence[float], *rest: Any) -> Iterator[np.ndarray]:
+        drawn.append((scene, times))
+        return pictures_at(scene, times, *rest)
+
+    monkeypatch.setattr(data, "pictures_at", noting)
+    monkeypatch.setattr(data, "GLIMPSES", 12)
+    history = data.glimpses(np.random.default_rng(2))
+    assert len(history.images) == 5 * len(history.windows) >= 60
+    assert len({id(scene) for scene, _ in drawn}) >= 3
+    numbers = []
+    for (scene, times), window, end in zip(drawn, history.windows, range(5, 1000, 5), strict=False):
+        assert end - 5 <= window.start < window.stop == end
+        assert np.diff(times).tolist() == [1.0] * 4
+        here = clear_view(scene, times[-1]) or []
+        assert window.questions[0].answer == with_articles(
+            " and ".join(f"a {each.colour} {each.kind}" for each in here)
+        )
+        numbers.append(len(here))
+    assert set(numbers) == {1, 2}
+
+
+def test_glimpses_of_one_scene_lie_apart() -> None:
+    counts = np.repeat([2, 0, 1], 100)
+    for seed in range(20):
+        seconds = data.glimpse_seconds(np.random.default_rng(seed), counts)
+        assert counts[seconds].tolist() == [2, 2, 2, 1, 1]
+        assert len({second // 12 for second in seconds}) == 5
+        assert min(seconds) >= 4
+    assert data.glimpse_seconds(np.random.default_rng(0), np.array([2, 2, 1, 1, 0])) == []
 
 
 def test_questions_are_said_otherwise_and_mean_the_same() -> None:

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from model.training.recipe import GRID_SIDE, IMAGE_SIDE
 from model.world.codec import Codec, random_codec, through_codec
 from model.world.draw import camera_faults, draw, jpeg
-from model.world.questions import Query, Question, clear_view, questions
+from model.world.questions import Query, Question, clear_view, present_question, questions
 from model.world.scene import Scene, patch_labels
 from model.world.things import COLOURS, KINDS
 
@@ -31,6 +31,12 @@ LONG_WINDOW_FRAMES = (900, 1500, 2500, 3000, 3000)
 # How often a window ends at a moment with so many things clear to see, so that the present is worth asking about: left to
 # chance, nearly all moments are empty, and of two things at once a model sees too few to learn to name them.
 ENDINGS = {2: 0.45, 1: 0.2}
+# Glimpses: a few frames each of many scenes, ending with one or two things in view. One long scene shows few such pairs.
+GLIMPSE_SHARE = 0.15  # of what MixedHistories draws
+GLIMPSES = 120  # together about as long as a history
+GLIMPSE_FRAMES = 5
+GLIMPSE_APART_S = 12
+GLIMPSES_OF_ONE_SCENE = {2: 3, 1: 2}  # by things in view
 
 
 @dataclass(frozen=True)
@@ -179,13 +185,44 @@ class Histories(IterableDataset[History]):
         return History(torch.from_numpy(images), tuple(windows))
 
 
+def glimpses(rng: np.random.Generator) -> History:
+    """The last seconds of GLIMPSES moments of many scenes, each asked what is there now, behind one another."""
+    images: list[np.ndarray] = []
+    windows: list[Window] = []
+    while len(windows) < GLIMPSES:
+        scene = Scene.from_seed(int(rng.integers(1 << 40)), duration_s=600.0, density=float(rng.uniform(1.0, 3.0)))
+        size, codec = DRAW_SIZES[rng.integers(len(DRAW_SIZES))], drawn_codec(rng)
+        for last in glimpse_seconds(rng, things_in_view(scene, 600)):
+            start_unix = float(rng.integers(1_600_000_000, 1_900_000_000))
+            asked = present_question(scene, float(last), start_unix, rng, "train")
+            assert asked is not None, "a glimpse ends at a moment that is clear to see"
+            seconds = [float(last - back) for back in reversed(range(GLIMPSE_FRAMES))]
+            images += pictures_at(scene, seconds, size, rng, codec)
+            length = int(rng.integers(1, GLIMPSE_FRAMES + 1))
+            windows.append(Window(len(images) - length, len(images), start_unix, (asked,)))
+    return History(torch.from_numpy(np.stack(images)), tuple(windows))
+
+
+def glimpse_seconds(rng: np.random.Generator, counts: np.ndarray) -> list[int]:
+    """Seconds of one scene with one or two things in view, few and not close to one another. counts (N,)."""
+    found: list[int] = []
+    for number, most in GLIMPSES_OF_ONE_SCENE.items():
+        seconds = rng.permutation(np.flatnonzero(counts == number))
+        seconds = seconds[seconds >= GLIMPSE_FRAMES - 1]
+        _, one_each = np.unique(seconds // GLIMPSE_APART_S, return_index=True)
+        found += rng.permutation(seconds[one_each])[:most].tolist()
+    return found
+
+
 class MixedHistories(Histories):
-    """Mostly ten-minute histories, some of fifty minutes with long windows."""
+    """Mostly ten-minute histories, some of fifty minutes with long windows, and some of glimpses."""
 
     def __init__(self, seed: int) -> None:
         super().__init__(seed, 600, WINDOW_FRAMES, per_window=24, density=1.0)
 
     def _history(self, rng: np.random.Generator) -> History:
+        if rng.random() < GLIMPSE_SHARE:
+            return glimpses(rng)
         if rng.random() < 0.05:
             self.num_frames, self.window_frames, self.density = 3000, LONG_WINDOW_FRAMES, 0.7
         else:

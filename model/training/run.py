@@ -250,7 +250,7 @@ def train_answers(run: Run, checkpoint: Checkpoint, seconds: float, shelf: Histo
     began, step, window = time.monotonic() - progress.seconds, progress.step, []
     saved = time.monotonic()
     while (share := (time.monotonic() - began) / seconds) < 1 and not run.over:
-        take_in(network, shelf, store, device, limit=4)
+        take_in(network, shelf, store, device, limit=4 if run_is_gpu(device) else 1)
         if shelf.received >= run.histories:
             feed.stop()
         items = next_items(trainer, store, share)
