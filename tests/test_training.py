@@ -183,7 +183,7 @@ def test_questions_are_said_otherwise_and_mean_the_same() -> None:
     rng = np.random.default_rng(3)
     text = "did the red car come before or after the blue dog?"
     said = [reworded(text, rng) for _ in range(400)]
-    assert 0.4 < sum(each == text for each in said) / 400 < 0.7
+    assert 0.2 < sum(each == text for each in said) / 400 < 0.4
     assert len(set(said)) > 25
     carries = [word for word in text.split() if word not in SMALL_WORDS]
     assert all([word for word in each.split() if word in carries] == carries for each in said)

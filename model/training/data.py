@@ -32,7 +32,7 @@ LONG_WINDOW_FRAMES = (900, 1500, 2500, 3000, 3000)
 # chance, nearly all moments are empty, and of two things at once a model sees too few to learn to name them.
 ENDINGS = {2: 0.45, 1: 0.2}
 # Glimpses: a few frames each of many scenes, ending with one or two things in view. One long scene shows few such pairs.
-GLIMPSE_SHARE = 0.15  # of what MixedHistories draws
+GLIMPSE_SHARE = 0.4  # of what MixedHistories draws
 GLIMPSES = 120  # together about as long as a history
 GLIMPSE_FRAMES = 5
 GLIMPSE_APART_S = 12

@@ -11,7 +11,7 @@ SMALL_WORDS = frozenset(
     ("a", "an", "the", "did", "is", "was", "has", "have", "been", "you", "do", "ever", "any", "by", "there", "here", "of", "it",
      "me", "tell", "to", "that", "in", "at", "which", "what")
 )  # fmt: skip
-REWORDED, DROPPED = 0.5, 0.25  # share of questions that are changed; of their small words that fall out
+REWORDED, DROPPED = 0.75, 0.3  # share of questions that are changed; of their small words that fall out
 
 
 def reworded(text: str, rng: np.random.Generator) -> str:
