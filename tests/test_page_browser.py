@@ -308,7 +308,9 @@ async def test_every_view_fits_a_phone(site: Served, chromium: Browser) -> None:
                 await page.get_by_role("button", name="Use this device's camera").click()
                 device = page.get_by_label("Device", exact=True)
                 await expect(device).to_contain_text("world")  # the film that this Chromium has for a camera
-                await device.evaluate("select => { select.options[0].label = 'A camera of a very long name '.repeat(4) }")
+                await device.evaluate(
+                    "select => { select.options[0].label = 'A camera of a very long name '.repeat(4) }"
+                )
             await page.wait_for_timeout(100)
             assert await page.evaluate(TOO_WIDE, PHONE["width"]) == [], view
         seen.unharmed()
