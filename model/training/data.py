@@ -204,7 +204,7 @@ def glimpses(rng: np.random.Generator) -> History:
 
 
 def glimpse_seconds(rng: np.random.Generator, counts: np.ndarray) -> list[int]:
-    """Seconds of one scene with one or two things in view, few and not close to one another. counts (N,)."""
+    """Seconds of one scene with one or two things in view, few, at most one of each in GLIMPSE_APART_S. counts (N,)."""
     found: list[int] = []
     for number, most in GLIMPSES_OF_ONE_SCENE.items():
         seconds = rng.permutation(np.flatnonzero(counts == number))

@@ -41,7 +41,6 @@ from model.world.things import COLOURS, KINDS
 
 # (shortest, longest, questions per step) windows of stage 2, and the share of its time from which each is used
 LENGTHS = (
-    (1, 5, 96, 0.0),  # what glimpses are
     (1, 6, 96, 0.0),
     (7, 16, 96, 0.0),
     (17, 64, 64, 0.0),
