@@ -32,7 +32,9 @@ LONG_WINDOW_FRAMES = (900, 1500, 2500, 3000, 3000)
 # chance, nearly all moments are empty, and of two things at once a model sees too few to learn to name them.
 ENDINGS = {2: 0.45, 1: 0.2}
 # Glimpses: a few frames each of many scenes, ending with one or two things in view. One long scene shows few such pairs.
-GLIMPSE_SHARE = 0.4  # of what MixedHistories draws
+# Of what MixedHistories draws. They bring 120 short windows where a history brings 7, so that two thirds of all short
+# windows are glimpses and the rest are asked of everything.
+GLIMPSE_SHARE = 0.1
 GLIMPSES = 120  # together about as long as a history
 GLIMPSE_FRAMES = 5
 GLIMPSE_APART_S = 12
@@ -148,7 +150,7 @@ class Window:
 
 @dataclass(frozen=True)
 class History:
-    """images (N, S, S, 3) uint8, one a second of the drawn world, and windows over them."""
+    """images (N, S, S, 3) uint8, one a second of the drawn world (of `glimpses`: of many), and windows over them."""
 
     images: Tensor
     windows: tuple[Window, ...]
@@ -186,7 +188,10 @@ class Histories(IterableDataset[History]):
 
 
 def glimpses(rng: np.random.Generator) -> History:
-    """The last seconds of GLIMPSES moments of many scenes, each asked what is there now, behind one another."""
+    """The last seconds of GLIMPSES moments of many scenes, each asked what is there now, behind one another.
+
+    A question's spans stay seconds of its scene, which rows of this history are not: only the present may be asked.
+    """
     images: list[np.ndarray] = []
     windows: list[Window] = []
     while len(windows) < GLIMPSES:
