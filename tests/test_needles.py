@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import ablations, fixed_camera, needles
+from benchmarks import ablations, fixed_camera, long_stays, needles
 from model.evaluate import dks_alone
 from model.evaluate_arms import Arm, Asker
 from model.evaluate_clips import features_of, world_clip
@@ -42,6 +42,56 @@ def test_a_visitor_is_painted_in_its_frames_and_nowhere_else(scene: Scene) -> No
         assert same == (row not in visitor.rows)
         named = [v for v in visitor.scene.visible_at(float(row)) if (v.kind, v.colour) == (kind, colour)]
         assert bool(named) == (row in visitor.clear)
+
+
+def test_a_short_stay_is_the_beginning_of_a_long_one(scene: Scene) -> None:
+    kind, colour = absent(scene)[0]
+    short, long = (
+        add_visitor(scene, kind, colour, 100.0, np.random.default_rng(2), stay_s=stay) for stay in (20.0, 90.0)
+    )
+    assert short is not None
+    assert long is not None
+    assert (len(short.rows), len(long.rows)) == (27, 97)  # in view from just after it starts to just before it ends
+    leaves = int(short.scene.actors[-1].times[2])
+    for row in range(short.rows[0], short.rows[-1] + 1):
+        same = np.array_equal(draw(short.scene, float(row), 160, 90), draw(long.scene, float(row), 160, 90))
+        assert same == (row < leaves)
+    boxes = {
+        v.box for row in range(106, 122) for v in long.scene.visible_at(row) if (v.kind, v.colour) == (kind, colour)
+    }
+    assert len({round((box[0] + box[2]) / 2, 3) for box in boxes}) == 1
+
+
+def test_a_pair_is_one_that_stays_and_one_that_passes_well_apart(builtin: VideoModel) -> None:
+    clip = next(c for c in (world_clip(n, 120) for n in range(20)) if c.scene is not None and c.scene.style == "fixed")
+    kept = features_of(builtin, clip)
+    stack = needles.Haystack(clip, kept, ArrayHistory(kept).unit_embeddings())
+    rng = np.random.default_rng(5)
+    both = long_stays.pair(stack, (10, 40), rng)
+    found = dict(long_stays.histories(builtin, both, rng))
+    assert list(found) == [40, 10]
+    for stay, asker in found.items():
+        staying, passing = set(both.staying[stay].rows), set(both.passing.rows)
+        assert min(abs(a - b) for a in staying for b in passing) > 10
+        changed = {row for row, frame in enumerate(asker.features) if frame is not kept[row]}
+        assert changed == staying | passing
+        asked = long_stays.question(both, stay, clip.start_unix, rng)
+        a, b = asked.spans
+        assert asked.answer == ("before" if a[1] < b[0] else "after")
+        assert b[1] < a[0] or a[1] < b[0]
+    gone = both.staying[10].scene.actors[-1].times[2]
+    for row in both.staying[10].rows:
+        assert (found[10].features[row] is found[40].features[row]) == (row < gone)
+
+
+def test_stays_are_summed_up_by_arm_and_length() -> None:
+    def row(stay: int, passing: int) -> dict[str, object]:
+        return {"stay_s": stay, "dks": {"right": True, "of_the_staying": 4, "of_the_passing": passing}}
+
+    report = long_stays.summary([row(10, 1), row(10, 0), row(60, 2)])["dks"]
+    assert report[10]["both_found"]["mean"] == 0.5
+    assert report[60]["both_found"]["mean"] == 1.0
+    assert report[60]["places_of_the_staying"] == 4
 
 
 def test_only_fixed_cameras_get_visitors() -> None:
@@ -133,5 +183,7 @@ def test_pictures_of_the_results_are_made(tmp_path: Path) -> None:
     ablations.plot({"product": one | {"group": "product", "tokens": 10, "ms": 20}}, tmp_path / "cost.png")
     row = {"redundancy": "raw", "tau": 0.85, "taken": 5.0, "recall": one, "coverage": one}
     fixed_camera.plot({"60": {"rows": [row, row | {"redundancy": "background"}]}}, tmp_path / "fixed.png")
+    stays = {stay: {"both_found": one, "right": one, "places_of_the_staying": 3.0} for stay in (10, 60)}
+    long_stays.plot({"dks": stays, "top_k": stays}, tmp_path / "stays.png")
     assert all(path.stat().st_size > 5000 for path in tmp_path.glob("*.png"))
-    assert len(list(tmp_path.glob("*.png"))) == 4
+    assert len(list(tmp_path.glob("*.png"))) == 5

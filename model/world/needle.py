@@ -14,6 +14,7 @@ from model.world.things import COLOURS, THINGS, VISIBLE_FRACTION, Actor, depth_s
 
 MIN_S, MAX_S = 6.5, 9.0  # a crossing
 MIN_CLEAR = 3  # frames in which it must be seen well, one a second
+WAY_S = 4.0  # of one that stays: to its place, and away from it
 
 
 @dataclass(frozen=True)
@@ -33,10 +34,13 @@ def absent(scene: Scene) -> list[tuple[str, str]]:
     return [(kind, colour) for kind in MOVERS for colour in COLOURS if (kind, colour) not in here]
 
 
-def add_visitor(scene: Scene, kind: str, colour: str, start_s: float, rng: np.random.Generator) -> Visitor | None:
-    """Let one cross the picture from `start_s` on. None if others hide it too much.
+def add_visitor(
+    scene: Scene, kind: str, colour: str, start_s: float, rng: np.random.Generator, *, stay_s: float = 0.0
+) -> Visitor | None:
+    """Let one cross the picture from `start_s` on, or come to the middle and stay there. None if others hide it too much.
 
-    Raises ValueError for a robot's scene.
+    Two visitors from generators of one state, who stay for different times, are alike until the first of them leaves. Raises
+    ValueError for a robot's scene.
     """
     if scene.style != "fixed":
         raise ValueError("visitors are added to scenes of a fixed camera only")
@@ -44,12 +48,18 @@ def add_visitor(scene: Scene, kind: str, colour: str, start_s: float, rng: np.ra
     scale = depth_scale(foot_y)
     reach = size_of(kind, scale)[0] / 2 + 0.03
     ends = (-reach, 1 + reach)[:: 1 if rng.random() < 0.5 else -1]
-    times = (start_s, start_s + float(rng.uniform(MIN_S, MAX_S)))
+    times: tuple[float, ...] = (start_s, start_s + float(rng.uniform(MIN_S, MAX_S)))
+    xs: tuple[float, ...] = ends
     number, look = len(scene.actors), int(rng.integers(2**31))
+    if stay_s:
+        place, arrival = float(rng.uniform(0.3, 0.7)), start_s + WAY_S
+        times = (start_s, arrival, arrival + stay_s, arrival + stay_s + WAY_S)
+        xs = (ends[0], place, place, ends[1])
     cart = kind in THINGS and kind != "ball"
-    actor = Actor(number, kind, colour, times, ends, (foot_y, foot_y), scale, look, "crossing", cart)
+    action = "stopping" if stay_s else "crossing"
+    actor = Actor(number, kind, colour, times, xs, (foot_y,) * len(times), scale, look, action, cart)
     with_it = replace(scene, actors=(*scene.actors, actor))
-    seconds = range(int(np.ceil(times[0])), int(times[1]) + 1)
+    seconds = range(int(np.ceil(times[0])), int(times[-1]) + 1)
     rows = tuple(t for t in seconds if any(p.actor == number for p in with_it.placements(float(t))))
     clear = tuple(t for t in rows if _fraction(with_it, number, float(t)) >= VISIBLE_FRACTION)
     return Visitor(with_it, kind, colour, rows, clear) if len(clear) >= MIN_CLEAR else None
