@@ -17,16 +17,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from model.training.recipe import GRID_SIDE, IMAGE_SIDE
 from model.world.codec import Codec, random_codec, through_codec
 from model.world.draw import camera_faults, draw, jpeg
-from model.world.questions import (
-    Query,
-    Question,
-    Seen,
-    clear_view,
-    look,
-    order_across,
-    present_question,
-    questions,
-)
+from model.world.questions import Query, Question, clear_view, present_question, questions
 from model.world.scene import Scene, patch_labels
 from model.world.things import COLOURS, KINDS
 
@@ -200,12 +191,10 @@ class Histories(IterableDataset[History]):
 def glimpses(rng: np.random.Generator) -> History:
     """The last seconds of GLIMPSES moments of many scenes, behind one another: what is there now, and where is what was seen?
 
-    Of two or three in a row: what came first? Spans of that question are rows of this history, one a second; all other spans
-    stay seconds of their scene, so that nothing with a clock time may be asked there.
+    A question's spans stay seconds of its scene, which rows of this history are not: nothing with a clock time may be asked.
     """
     images: list[np.ndarray] = []
     windows: list[Window] = []
-    shown: list[tuple[Seen, float]] = []  # what each glimpse shows, and its first row
     while len(images) < GLIMPSES * GLIMPSE_FRAMES:
         scene = Scene.from_seed(int(rng.integers(1 << 40)), duration_s=600.0, density=float(rng.uniform(1.0, 3.0)))
         size, codec = DRAW_SIZES[rng.integers(len(DRAW_SIZES))], drawn_codec(rng)
@@ -219,13 +208,6 @@ def glimpses(rng: np.random.Generator) -> History:
             windows.append(Window(len(images) - length, len(images), start_unix, (asked,)))
             placed = questions(scene, start_unix, np.array(seconds), rng, "train", families=PLACE_FAMILIES)
             windows.append(Window(len(images) - GLIMPSE_FRAMES, len(images), start_unix, tuple(placed)))
-            shown.append((look(scene, np.array(seconds)), float(len(images) - GLIMPSE_FRAMES)))
-    for place in range(0, len(shown) - 1, 2):
-        some = shown[place : place + int(rng.integers(2, 4))]
-        first = int(some[0][1])
-        order = order_across(some, float(rng.integers(1_600_000_000, 1_900_000_000)), rng, "train")
-        if order is not None:
-            windows.append(Window(first, first + len(some) * GLIMPSE_FRAMES, order.start_unix, (order,)))
     return History(torch.from_numpy(np.stack(images)), tuple(windows))
 
 

@@ -7,7 +7,6 @@ the spans of time that prove it. Nothing that was only half visible is asked abo
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import TypeVar
 
 import numpy as np
@@ -34,7 +33,7 @@ from model.world.visits import Seen, Visit, look
 
 __all__ = [
     "FAMILIES", "TIME_FAMILIES", "TIME_TOLERANCE_S", "Query", "Question", "Seen", "Visit", "captions", "clear_view",
-    "clock_answer", "clock_text", "is_correct", "look", "majority_accuracy", "matches", "order_across", "present_question",
+    "clock_answer", "clock_text", "is_correct", "look", "majority_accuracy", "matches", "present_question",
     "question_only_guess", "questions", "true_answer", "vocabulary_texts", "with_articles",
 ]  # fmt: skip
 T = TypeVar("T")
@@ -200,38 +199,9 @@ def _order(seen: Seen, rng: np.random.Generator, split: Split) -> Iterator[Made]
     for _ in range(3 if len(once) >= 2 else 0):
         a, b = _sample(rng, once, 2)
         if a.last_s + 3 < b.first_s or b.last_s + 3 < a.first_s:
-            yield _ask_order(a, b, rng, split)
-
-
-def _ask_order(a: Visit, b: Visit, rng: np.random.Generator, split: Split) -> Made:
-    answer = "before" if a.first_s < b.first_s else "after"
-    text = _say(phrases.ORDER, split, rng, a=a.name, b=b.name)
-    return text, answer, Query(a.kind, a.colour, Query(b.kind, b.colour)), _spans([a, b])
-
-
-def order_across(
-    stretches: Sequence[tuple[Seen, float]], start_unix: float, rng: np.random.Generator, split: Split
-) -> Question | None:
-    """Which of two things that are each seen in one of several stretches alone came first? None where there are no two.
-
-    stretches: what each shows, and the second at which it begins on a clock that runs through all of them. Spans are seconds of
-    that clock.
-    """
-    places: dict[tuple[str, str], set[int]] = defaultdict(set)
-    for number, (seen, _) in enumerate(stretches):
-        for pair in {(v.kind, v.colour) for v in seen.visits} | seen.unsure:
-            places[pair].add(number)
-    alone = [
-        (number, replace(v, first_s=v.first_s - seen.times[0] + begins, last_s=v.last_s - seen.times[0] + begins))
-        for number, (seen, begins) in enumerate(stretches)
-        for v in seen.visits
-        if v.kind != "door" and len(places[v.kind, v.colour]) == 1 and seen.is_sure(v.kind, v.colour)
-    ]
-    pairs = [(a, b) for i, a in alone for j, b in alone if i != j]
-    if not pairs:
-        return None
-    text, answer, query, spans = _ask_order(*pairs[rng.integers(len(pairs))], rng, split)
-    return Question("order", text, answer, query, tuple(spans), start_unix)
+            answer = "before" if a.first_s < b.first_s else "after"
+            text = _say(phrases.ORDER, split, rng, a=a.name, b=b.name)
+            yield text, answer, Query(a.kind, a.colour, Query(b.kind, b.colour)), _spans([a, b])
 
 
 def _left_behind(seen: Seen, rng: np.random.Generator, split: Split) -> Iterator[Made]:
