@@ -24,7 +24,7 @@ from model.video_model import VideoModel
 
 Selection = Literal["dks", "top_k", "uniform"]
 NEVER = 2.0  # no cosine is above it: nothing is redundant
-ANSWER_TOKENS = 64  # an answer about order names two things and two times: some 35
+ANSWER_TOKENS = 24
 
 
 @dataclass(frozen=True)

@@ -206,8 +206,9 @@ def glimpses(rng: np.random.Generator) -> History:
             images += pictures_at(scene, seconds, size, rng, codec)
             length = int(rng.integers(1, GLIMPSE_FRAMES + 1))
             windows.append(Window(len(images) - length, len(images), start_unix, (asked,)))
-            placed = questions(scene, start_unix, np.array(seconds), rng, "train", families=PLACE_FAMILIES)
-            windows.append(Window(len(images) - GLIMPSE_FRAMES, len(images), start_unix, tuple(placed)))
+            seen = questions(scene, start_unix, np.array(seconds), rng, "train")
+            placed = tuple(question for question in seen if question.family in PLACE_FAMILIES)
+            windows.append(Window(len(images) - GLIMPSE_FRAMES, len(images), start_unix, placed))
     return History(torch.from_numpy(np.stack(images)), tuple(windows))
 
 

@@ -47,13 +47,12 @@ def questions(
     rng: np.random.Generator,
     split: Split,
     utc_offset_s: float = 0.0,
-    families: Sequence[str] = FAMILIES,
 ) -> list[Question]:
-    """What these frames can answer. frame_times: seconds of the scene; start_unix: its second 0."""
+    """What these frames can answer, of all families. frame_times: seconds of the scene; start_unix: its second 0."""
     seen = look(scene, frame_times)
     found: list[Question] = []
-    for family in families:
-        for text, answer, query, spans in _MAKERS[family](seen, rng, split):
+    for family, make in _MAKERS.items():
+        for text, answer, query, spans in make(seen, rng, split):
             found.append(Question(family, text, answer, query, tuple(spans), start_unix, utc_offset_s))
     return found
 
