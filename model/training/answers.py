@@ -28,7 +28,7 @@ from model.training.sequence import (
 )
 from model.training.store import FeatureStore, Item
 from model.training.wording import reworded
-from model.world.answers import TIME_FAMILIES, clock_text, order_text
+from model.world.questions import TIME_FAMILIES, clock_text
 
 DAY_S = 86400
 MERGE_GRADIENT_SHARE = 0.25
@@ -36,24 +36,14 @@ PLACES = (8, 16, 32, 32, 32, 48)  # numbers of keyframes: the model should not c
 
 
 def answer_text(item: Item, taken: Tensor) -> str:
-    """The answer to teach; taken (N,) bool.
-
-    A time is that of a keyframe which shows the event, so that it can be read off. The verdict on an order comes behind the
-    two times, so that it can be read off them: taught "before" and "after" alone, a model of this size learns neither.
-    """
+    """The answer to teach. A time is that of a keyframe which shows the event, so that it can be read off; taken (N,) bool."""
     question = item.question
-    if question.family in TIME_FAMILIES:
-        return _clock(item, taken, question.spans[-1], latest=question.family == "last_seen")
-    if question.family == "order":
-        return order_text(question, *(_clock(item, taken, span, latest=False) for span in question.spans))
-    return question.answer
-
-
-def _clock(item: Item, taken: Tensor, span: tuple[float, float], *, latest: bool) -> str:
-    first, last = (second - item.start for second in span)  # one frame a second in the drawn world
+    if question.family not in TIME_FAMILIES:
+        return question.answer
+    first, last = (second - item.start for second in question.spans[-1])  # one frame a second in the drawn world
     frames = torch.nonzero(taken)[:, 0]
     showing = frames[(frames >= first) & (frames <= last)].tolist() or [(first + last) / 2]
-    return clock_text(item.clock(showing[-1] if latest else showing[0]))
+    return clock_text(item.clock(showing[-1] if question.family == "last_seen" else showing[0]))
 
 
 @dataclass(frozen=True)

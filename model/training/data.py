@@ -39,7 +39,6 @@ GLIMPSES = 120  # together about as long as a history
 GLIMPSE_FRAMES = 5
 GLIMPSE_APART_S = 12
 GLIMPSES_OF_ONE_SCENE = {2: 3, 1: 2}  # by things in view
-PLACE_FAMILIES = ("where", "room")  # asked of a glimpse beside the present: of rooms, too, a few scenes show too little
 
 
 @dataclass(frozen=True)
@@ -189,13 +188,13 @@ class Histories(IterableDataset[History]):
 
 
 def glimpses(rng: np.random.Generator) -> History:
-    """The last seconds of GLIMPSES moments of many scenes, behind one another: what is there now, and where is what was seen?
+    """The last seconds of GLIMPSES moments of many scenes, each asked what is there now, behind one another.
 
-    A question's spans stay seconds of its scene, which rows of this history are not: nothing with a clock time may be asked.
+    A question's spans stay seconds of its scene, which rows of this history are not: only the present may be asked.
     """
     images: list[np.ndarray] = []
     windows: list[Window] = []
-    while len(images) < GLIMPSES * GLIMPSE_FRAMES:
+    while len(windows) < GLIMPSES:
         scene = Scene.from_seed(int(rng.integers(1 << 40)), duration_s=600.0, density=float(rng.uniform(1.0, 3.0)))
         size, codec = DRAW_SIZES[rng.integers(len(DRAW_SIZES))], drawn_codec(rng)
         for last in glimpse_seconds(rng, things_in_view(scene, 600)):
@@ -206,9 +205,6 @@ def glimpses(rng: np.random.Generator) -> History:
             images += pictures_at(scene, seconds, size, rng, codec)
             length = int(rng.integers(1, GLIMPSE_FRAMES + 1))
             windows.append(Window(len(images) - length, len(images), start_unix, (asked,)))
-            seen = questions(scene, start_unix, np.array(seconds), rng, "train")
-            placed = tuple(question for question in seen if question.family in PLACE_FAMILIES)
-            windows.append(Window(len(images) - GLIMPSE_FRAMES, len(images), start_unix, placed))
     return History(torch.from_numpy(np.stack(images)), tuple(windows))
 
 

@@ -61,31 +61,14 @@ def clock_text(seconds: float) -> str:
     return f"{s // 3600:02d}:{s // 60 % 60:02d}:{s % 60:02d}"
 
 
-def order_text(question: Question, clock: str, other_clock: str) -> str:
-    """An answer about order that says what it rests on: "the red car at 19:22:40, the blue dog at 19:20:11: after"."""
-    asked = question.query
-    assert asked is not None
-    assert asked.second is not None, "a question about order names two things"
-    return f"the {_name(asked)} at {clock}, the {_name(asked.second)} at {other_clock}: {question.answer}"
-
-
-def _name(query: Query) -> str:
-    return " ".join(word for word in (query.colour, query.kind) if word)
-
-
 def true_answer(question: Question) -> str:
     """The answer as a person would give it."""
     return clock_answer(question, float(question.answer[1:])) if question.family in TIME_FAMILIES else question.answer
 
 
 def is_correct(question: Question, answer: str) -> bool:
-    """Exact match of the words; a clock time is right inside a span that proves it, 2 s more on both sides.
-
-    Of an answer about order the verdict counts, which is what stands behind the last colon; see `order_text`.
-    """
+    """Exact match of the words; a clock time is right inside a span that proves it, 2 s more on both sides."""
     if question.family not in TIME_FAMILIES:
-        if question.family == "order":
-            answer = answer.rpartition(":")[2]
         return _words(answer) == _words(question.answer)
     found = re.fullmatch(r"\D*(\d{1,2}):(\d\d):(\d\d)\D*", answer.strip())
     if found is None:
