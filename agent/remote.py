@@ -1,4 +1,5 @@
-"""Answers from an OpenAI-compatible vision-language server: it is sent the keyframes with their times, and the question.
+"""Answers from an OpenAI-compatible vision-language server: it is sent the keyframes with their times and places, and the
+question.
 
 Overload policy: pictures beyond the budget are left out, the least important first (recent before relevant before
 filling, then by score). Failures before the first token are tried again with growing pauses where a new try may help; after it,
@@ -29,6 +30,7 @@ from agent.problems import AnswererAway, AnswererRefused, PicturesStayHere, Prob
 from agent.question import FinishReason, Question
 from agent.remote_wire import Misunderstood, Shown, complaint, read_line, request_body
 from agent.times import format_time
+from agent.whereabouts import whereabouts
 from memory.errors import FrameGone
 from memory.window import Window
 from model.select import Keyframes
@@ -132,7 +134,10 @@ class RemoteAnswerer:
 
     def _label(self, window: Window, row: int) -> str:
         camera = window.cameras[int(window.camera_index[row])]
-        return f"{camera}, {format_time(float(window.times[row]), self._zone_of(camera))}:"
+        taken = [camera, format_time(float(window.times[row]), self._zone_of(camera))]
+        if place := whereabouts(window.metadata(row)):
+            taken.append(place)
+        return ", ".join(taken) + ":"
 
     # --- words ---
 

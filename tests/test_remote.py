@@ -99,6 +99,15 @@ async def test_keyframes_go_out_with_their_times_and_words_come_back(tmp_path: P
     assert "merge" not in finished.timings_ms
 
 
+async def test_a_picture_says_where_it_was_taken(tmp_path: Path, spy: Spy) -> None:
+    placed = {"zone": "porch", "x": 1.5, "y": -2, "heading": 270, "serial": "A-7"}
+    async with asking(tmp_path, openai(spy), cameras={"door": {"timezone": "UTC", "metadata": placed}}) as agent:
+        await agent.answering.answer(WHO)
+        texts, _ = parts_of(spy.seen()[0])
+        assert len(texts) > 2
+        assert all(text.endswith(" UTC, porch, x 1.5 m, y -2 m, heading 270 degrees:") for text in texts[:-1])
+
+
 async def test_pictures_of_several_cameras_are_in_order_of_time(tmp_path: Path, spy: Spy) -> None:
     async with asking(
         tmp_path, openai(spy), cameras={"yard": {"timezone": "UTC"}, "door": {"timezone": "UTC"}}
