@@ -1,5 +1,6 @@
 """Needles are drawn where they are said to be, land at the depth they are put at, and comparisons count what differs."""
 
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -62,36 +63,39 @@ def test_a_short_stay_is_the_beginning_of_a_long_one(scene: Scene) -> None:
     assert len({round((box[0] + box[2]) / 2, 3) for box in boxes}) == 1
 
 
-def test_a_pair_is_one_that_stays_and_one_that_passes_well_apart(builtin: VideoModel) -> None:
-    clip = next(c for c in (world_clip(n, 120) for n in range(20)) if c.scene is not None and c.scene.style == "fixed")
+def test_three_visits_well_apart_and_the_frames_that_show_them(builtin: VideoModel) -> None:
+    clip = next(c for c in (world_clip(n, 150) for n in range(20)) if c.scene is not None and c.scene.style == "fixed")
     kept = features_of(builtin, clip)
     stack = needles.Haystack(clip, kept, ArrayHistory(kept).unit_embeddings())
     rng = np.random.default_rng(5)
-    both = long_stays.pair(stack, (10, 40), rng)
-    found = dict(long_stays.histories(builtin, both, rng))
+    three = long_stays.trio(stack, (10, 40), rng)
+    found = dict(long_stays.histories(builtin, three, rng))
     assert list(found) == [40, 10]
     for stay, asker in found.items():
-        staying, passing = set(both.staying[stay].rows), set(both.passing.rows)
-        assert min(abs(a - b) for a in staying for b in passing) > 10
+        visits = [set(each.rows) for each in (three.staying[stay], three.passing, three.again)]
+        assert all(min(abs(a - b) for a in one for b in other) > 10 for one, other in combinations(visits, 2))
         changed = {row for row, frame in enumerate(asker.features) if frame is not kept[row]}
-        assert changed == staying | passing
-        asked = long_stays.question(both, stay, clip.start_unix, rng)
-        a, b = asked.spans
-        assert asked.answer == ("before" if a[1] < b[0] else "after")
-        assert b[1] < a[0] or a[1] < b[0]
-    gone = both.staying[10].scene.actors[-1].times[2]
-    for row in both.staying[10].rows:
+        assert changed == set.union(*visits)
+    gone = three.staying[10].scene.actors[-1].times[2]
+    for row in three.staying[10].rows:
         assert (found[10].features[row] is found[40].features[row]) == (row < gone)
+    staying, again = three.staying[10], three.again
+    assert (staying.kind, staying.colour) == (again.kind, again.colour)
+    texts = long_stays.asked_for(three, rng)
+    assert all(f"{staying.colour} {staying.kind}" in text for text in texts.values())
+    assert f"{three.passing.colour} {three.passing.kind}" in texts["order"]
 
 
 def test_stays_are_summed_up_by_arm_and_length() -> None:
-    def row(stay: int, passing: int) -> dict[str, object]:
-        return {"stay_s": stay, "dks": {"right": True, "of_the_staying": 4, "of_the_passing": passing}}
+    def row(stay: int, right: bool) -> dict[str, object]:
+        arm = {"right": right, "order_found": True, "count_found": not right, "places": 4 if right else 6}
+        return {"stay_s": stay, "questions": {"order": "", "count": ""}, "DKS": arm}
 
-    report = long_stays.summary([row(10, 1), row(10, 0), row(60, 2)])["dks"]
-    assert report[10]["both_found"]["mean"] == 0.5
-    assert report[60]["both_found"]["mean"] == 1.0
-    assert report[60]["places_of_the_staying"] == 4
+    report = long_stays.summary([row(10, True), row(10, False), row(60, True)])
+    assert list(report) == ["DKS"]
+    assert report["DKS"][10]["right"]["mean"] == report["DKS"][10]["count_found"]["mean"] == 0.5
+    assert report["DKS"][10]["places"] == 5
+    assert report["DKS"][60]["order_found"]["mean"] == 1
 
 
 def test_only_fixed_cameras_get_visitors() -> None:
@@ -183,7 +187,7 @@ def test_pictures_of_the_results_are_made(tmp_path: Path) -> None:
     ablations.plot({"product": one | {"group": "product", "tokens": 10, "ms": 20}}, tmp_path / "cost.png")
     row = {"redundancy": "raw", "tau": 0.85, "taken": 5.0, "recall": one, "coverage": one}
     fixed_camera.plot({"60": {"rows": [row, row | {"redundancy": "background"}]}}, tmp_path / "fixed.png")
-    stays = {stay: {"both_found": one, "right": one, "places_of_the_staying": 3.0} for stay in (10, 60)}
-    long_stays.plot({"dks": stays, "top_k": stays}, tmp_path / "stays.png")
+    stays = {stay: {"order_found": one, "count_found": one, "right": one, "places": 3.0} for stay in (10, 60)}
+    long_stays.plot({"DKS": stays, "uniform": stays}, tmp_path / "stays.png")
     assert all(path.stat().st_size > 5000 for path in tmp_path.glob("*.png"))
     assert len(list(tmp_path.glob("*.png"))) == 5
