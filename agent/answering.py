@@ -11,7 +11,7 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,9 +24,10 @@ from agent.problems import AnswerTimeout, Busy, ModelFailed, NoFrames, NotEncode
 from agent.question import Answer, Event, Finished, FinishReason, Piece, Question, collect
 from agent.remote import Pictures, RemoteAnswerer, Tally
 from agent.stopwatch import Stopwatch
-from agent.times import format_clock, format_span
+from agent.times import format_clock, format_span, format_time
 from memory.store import MemoryStore
 from memory.window import Window
+from model.about_now import about_now
 from model.select import Keyframes, QueryCandidates, select_keyframes
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ log = logging.getLogger(__name__)
 
 ALMOST_EMPTY_S = 60.0  # below this span of video an answer says how little there is
 ONE_AT_A_TIME = "this model reads one question at a time; what was said before it was not read"
+SENDS_NO_MORE_S = 60.0  # a camera this far behind the newest frame of all shows nothing of now
 _FIRST_GUESS_S = 5.0  # how long an answer takes, before one has been timed
 
 
@@ -182,13 +184,29 @@ class Answering:
             query = await self.embed(self._sought(question))
         with watch.stage("window"):
             window = await self._window(question)
+            of_now = self._is_about_now(question)
+            if of_now:
+                newest = replace(question, after=_newest_from(window, self._settings.now_frames))
+                window = await self._window(newest)
         with watch.stage("select"):
             keyframes = await self.choose(window, query, num_keyframes=question.num_keyframes, recent=question.recent)
         context = await (self._show if self._remote else self._merge)(window, keyframes, query, watch)
         asked_by_a_person = question.priority is Priority.QUESTION
         little = await asyncio.to_thread(self._little_history, question, window) if asked_by_a_person else None
         alone = (ONE_AT_A_TIME,) if question.earlier and self._remote is None else ()
-        return _Prepared(window, context, little, (*alone, *_notes(window, query, context)))
+        now = (self._now_note(window),) if of_now else ()
+        return _Prepared(window, context, little, (*alone, *now, *_notes(window, query, context)))
+
+    def _is_about_now(self, question: Question) -> bool:
+        """Not where a window ends in the past or a place is named; where a conversation is read, words may mean what was said."""
+        in_conversation = bool(question.earlier) and self._remote is not None
+        elsewhere = question.before is not None or question.within is not None or in_conversation
+        by_a_person = question.priority is Priority.QUESTION
+        return self._settings.now_frames > 0 and by_a_person and not elsewhere and about_now(question.text)
+
+    def _now_note(self, window: Window) -> str:
+        begins = format_time(float(window.times.min()), self._zone_of(window.cameras[0]))
+        return f"the question is about now: only frames from {begins} on were looked at (answering.now_frames)"
 
     def _sought(self, question: Question) -> str:
         """What frames are chosen by. A follow-up ("and what colour was it?") is read after the question before it."""
@@ -348,6 +366,17 @@ class Answering:
 def _group_sizes(window: Window) -> list[int]:
     """Rows of each camera, in the order in which they lie."""
     return [int(n) for n in np.bincount(window.camera_index, minlength=len(window.cameras))]
+
+
+def _newest_from(window: Window, count: int) -> float:
+    """The time from which on every camera that still sends has its newest `count` frames. N >= 1."""
+    sending, begins = [], []
+    for camera in np.unique(window.camera_index):
+        times = np.sort(window.times[window.camera_index == camera])
+        sending.append(times[-1])
+        begins.append(times[-min(count, len(times))])
+    latest = max(sending)
+    return float(min(begin for begin, end in zip(begins, sending, strict=True) if end >= latest - SENDS_NO_MORE_S))
 
 
 def _notes(window: Window, query: "TextFeatures", context: "VisualContext | Pictures") -> tuple[str, ...]:

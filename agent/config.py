@@ -29,6 +29,7 @@ from agent.config_types import (
 from agent.memory_settings import MemorySettings, Polygon
 from agent.mqtt.settings import MqttSettings
 from agent.times import local_zone_name
+from model.about_now import NUM_NEWEST
 
 
 class CameraSettings(Part):
@@ -103,6 +104,10 @@ class AnsweringSettings(Part):
     min_per_camera: int | None = Field(
         default=None, ge=0, le=512, description="keyframes of each camera asked about, at least; null: half its share"
     )
+    now_frames: int = Field(
+        default=NUM_NEWEST, ge=0, le=10_000, description="newest frames of each camera that a question about now looks at; "
+        "0: at all that is remembered, as every other question",
+    )  # fmt: skip
     max_questions: int = Field(
         default=4, ge=1, le=1000, description="questions in work or waiting; beyond it: busy (429)"
     )

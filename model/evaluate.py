@@ -2,7 +2,8 @@
 
 In: a model and labelled clips (`model.evaluate_clips`: drawn worlds of the evaluation split, or videos with logs).
 Out: one report (a dict, written as JSON). The steps are those of a live question (`model.evaluate_arms`): each frame is encoded
-once, then the question is embedded, keyframes are selected, the rest is merged, and the language model answers, greedily.
+once, then the question is embedded, keyframes are selected, the rest is merged, and the language model answers, greedily. A
+question about now is put to the newest frames alone, as the agent does; beside it stands what the whole history gives.
 """
 
 import argparse
@@ -15,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from model.about_now import NUM_NEWEST, about_now
 from model.evaluate_arms import Arm, Asker
 from model.evaluate_clips import Clip, features_of, labelled_videos, video_clip, world_clip
 from model.evaluate_scores import HARD_GUESS, Asked, Needle, Tally, bins_below, summarise
@@ -25,7 +27,7 @@ from model.world.questions import Question, is_correct, questions
 from model.world.scene import Scene
 
 MOST_NEEDLE_FRAMES = 20
-NUM_LATEST = 4  # frames that the baseline without memory sees
+NUM_LATEST = NUM_NEWEST  # frames that the baseline without memory sees, and the product where a question is about now
 LONG = 5000  # frames from which on questions are drawn three times of each world: there are few worlds
 
 
@@ -112,9 +114,11 @@ def _ask_all(asker: Asker, clip: Clip) -> Iterator[tuple[str, Asked]]:
 
 def _ask_one(asker: Asker, question: Question) -> Asked:
     arm = Arm.product(asker.model.info.defaults)
-    answer = asker.ask(question.text, arm).text
+    whole = asker.ask(question.text, arm).text
     latest = asker.latest(NUM_LATEST).ask(question.text, arm).text
-    return Asked(question, answer, is_correct(question, answer), is_correct(question, latest))
+    answer = latest if about_now(question.text) else whole
+    right = (is_correct(question, each) for each in (answer, latest, whole))
+    return Asked(question, answer, *right)
 
 
 def training_questions(count: int = 20) -> list[Question]:

@@ -18,12 +18,13 @@ HARD_GUESS = 0.25  # families that the best guess from the question alone gets r
 
 @dataclass(frozen=True)
 class Asked:
-    """One question, what the product said and what it said seeing the last frames only; right or wrong."""
+    """One question, what the product said, and what it would have said of the last frames alone and of all; right or wrong."""
 
     question: Question
     answer: str
     right: bool
     right_from_latest: bool
+    right_from_all: bool
 
 
 @dataclass(frozen=True)
@@ -143,17 +144,20 @@ def _row(tallies: Sequence[Tally], family: str, guess: dict[str, float], majorit
 
 
 def present(tallies: Sequence[Tally]) -> dict[str, Any]:
-    """Questions about the present, together and by how many things were there to be named."""
+    """Questions about the present, together and by how many things were there to be named; beside it, of the whole history."""
     asked = [each for tally in tallies for each in tally.present]
-    things: dict[str, list[bool]] = defaultdict(list)
-    for each in asked:
-        answer = each.question.answer
-        things["nothing" if answer == "nothing" else "two things" if " and " in answer else "one thing"].append(
-            each.right
-        )
     return over_seeds([[each.right for each in tally.present] for tally in tallies]) | {
         "questions": len(asked),
         "majority_answer": majority_accuracy([each.question for each in asked])["all"],
         "last_4_frames": mean([each.right_from_latest for each in asked]),
-        "by_number": {name: share(values) for name, values in sorted(things.items())},
+        "by_number": _by_number((each.question.answer, each.right) for each in asked),
+        "whole_history": over_seeds([[each.right_from_all for each in tally.present] for tally in tallies])
+        | {"by_number": _by_number((each.question.answer, each.right_from_all) for each in asked)},
     }
+
+
+def _by_number(answered: Iterable[tuple[str, bool]]) -> dict[str, Any]:
+    things: dict[str, list[bool]] = defaultdict(list)
+    for truth, right in answered:
+        things["nothing" if truth == "nothing" else "two things" if " and " in truth else "one thing"].append(right)
+    return {name: share(values) for name, values in sorted(things.items())}

@@ -73,7 +73,20 @@ def test_the_report_counts_what_was_answered(tiny_model: VideoModel) -> None:
     assert report["families"]["colour"]["question_only_guess"] == 1.0  # the guesser saw this very question
     assert report["present"]["questions"] == 2
     assert report["present"]["majority_answer"] == 1.0
+    assert set(report["present"]["by_number"]) == set(report["present"]["whole_history"]["by_number"]) == {"nothing"}
     assert report["all_families"]["questions"] == 1  # moments are a row of their own
+
+
+def test_a_question_about_now_is_put_to_the_newest_frames(tiny_model: VideoModel) -> None:
+    """The tiny model's words change with what it sees: the same words are the same frames."""
+    texts = ("what is here now?", "what is here?")
+    asked = [Question("present", text, "nothing", None, ((2.0, 2.0),)) for text in texts]
+    clip, tally = clip_of(30, *asked), Tally()
+    evaluate(tiny_model, [clip], tally)
+    asker, arm = asker_of(tiny_model, clip), Arm.product(tiny_model.info.defaults)
+    whole, newest = ([each.ask(text, arm).text for text in texts] for each in (asker, asker.latest(4)))
+    assert all(a != b for a, b in zip(whole, newest, strict=True))
+    assert [each.answer for each in tally.asked] == [newest[0], whole[1]]
 
 
 def test_at_a_moment_its_frame_is_the_newest(tiny_model: VideoModel) -> None:

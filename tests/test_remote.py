@@ -108,6 +108,13 @@ async def test_a_picture_says_where_it_was_taken(tmp_path: Path, spy: Spy) -> No
         assert all(text.endswith(" UTC, porch, x 1.5 m, y -2 m, heading 270 degrees:") for text in texts[:-1])
 
 
+async def test_in_a_conversation_now_may_mean_what_was_said_before(tmp_path: Path, spy: Spy) -> None:
+    now, said = replace(WHO, text="Who is there now?"), (Said("user", "Who came at noon?"), Said("assistant", "Two."))
+    async with asking(tmp_path, openai(spy)) as agent:
+        assert (await agent.answering.answer(now)).seen.num_frames == 4
+        assert (await agent.answering.answer(replace(now, earlier=said))).seen.num_frames == 12
+
+
 async def test_pictures_of_several_cameras_are_in_order_of_time(tmp_path: Path, spy: Spy) -> None:
     async with asking(
         tmp_path, openai(spy), cameras={"yard": {"timezone": "UTC"}, "door": {"timezone": "UTC"}}
