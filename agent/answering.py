@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from agent.config import AnsweringSettings
-from agent.keyframes import pictures_of, seen, some_of, without_patches
+from agent.keyframes import newest_from, pictures_of, seen, some_of, without_patches
 from agent.lanes import Lane, Priority, TooManyWaiting, Turns
 from agent.metrics import Metrics
 from agent.problems import AnswerTimeout, Busy, ModelFailed, NoFrames, NotEncodedYet, Problem, QuestionTooLong
@@ -40,7 +40,6 @@ log = logging.getLogger(__name__)
 
 ALMOST_EMPTY_S = 60.0  # below this span of video an answer says how little there is
 ONE_AT_A_TIME = "this model reads one question at a time; what was said before it was not read"
-SENDS_NO_MORE_S = 60.0  # a camera this far behind the newest frame of all shows nothing of now
 _FIRST_GUESS_S = 5.0  # how long an answer takes, before one has been timed
 
 
@@ -186,7 +185,7 @@ class Answering:
             window = await self._window(question)
             of_now = self._is_about_now(question)
             if of_now:
-                newest = replace(question, after=_newest_from(window, self._settings.now_frames))
+                newest = replace(question, after=newest_from(window, self._settings.now_frames))
                 window = await self._window(newest)
         with watch.stage("select"):
             keyframes = await self.choose(window, query, num_keyframes=question.num_keyframes, recent=question.recent)
@@ -366,17 +365,6 @@ class Answering:
 def _group_sizes(window: Window) -> list[int]:
     """Rows of each camera, in the order in which they lie."""
     return [int(n) for n in np.bincount(window.camera_index, minlength=len(window.cameras))]
-
-
-def _newest_from(window: Window, count: int) -> float:
-    """The time from which on every camera that still sends has its newest `count` frames. N >= 1."""
-    sending, begins = [], []
-    for camera in np.unique(window.camera_index):
-        times = np.sort(window.times[window.camera_index == camera])
-        sending.append(times[-1])
-        begins.append(times[-min(count, len(times))])
-    latest = max(sending)
-    return float(min(begin for begin, end in zip(begins, sending, strict=True) if end >= latest - SENDS_NO_MORE_S))
 
 
 def _notes(window: Window, query: "TextFeatures", context: "VisualContext | Pictures") -> tuple[str, ...]:

@@ -1,4 +1,7 @@
-"""Keyframes of a window: their pictures, and what is said of them as evidence. Blocking where it reads; knows no model."""
+"""Frames of a window: the newest, the pictures of keyframes, and what is said of them as evidence.
+
+Blocking where it reads; knows no model.
+"""
 
 import logging
 
@@ -12,6 +15,8 @@ from memory.window import Window
 from model.select import Keyframes
 
 log = logging.getLogger(__name__)
+
+SENDS_NO_MORE_S = 60.0  # a camera this far behind the newest frame of all shows nothing of now
 
 
 def without_patches(window: Window, rows: NDArray[np.int64]) -> list[int]:
@@ -50,3 +55,14 @@ def seen(window: Window, keyframes: Keyframes) -> Seen:
         for row, kind, score in zip(keyframes.rows, keyframes.kinds, keyframes.scores, strict=True)
     )
     return Seen(evidence, window.num_frames, float(window.times.min()), float(window.times.max()))
+
+
+def newest_from(window: Window, count: int) -> float:
+    """The time from which on every camera that still sends has its newest `count` frames. N >= 1."""
+    sending, begins = [], []
+    for camera in np.unique(window.camera_index):
+        times = np.sort(window.times[window.camera_index == camera])
+        sending.append(times[-1])
+        begins.append(times[-min(count, len(times))])
+    latest = max(sending)
+    return float(min(begin for begin, end in zip(begins, sending, strict=True) if end >= latest - SENDS_NO_MORE_S))

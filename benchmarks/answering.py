@@ -2,15 +2,16 @@
 
     python -m benchmarks.answering --frames 1000 10000 --threads 1 2
 
-A question: embed it, take a window of a real memory, select, merge, and stream until the first piece of the answer. The
-history is made as benchmarks/features.py says. Ingest: stored 720p JPEGs are decoded, encoded and attached, as in the
-agent's encoder. Medians of single calls. --threads is torch's; with more than one, a core that is busy with something
-else slows every operation, so both are shown.
+A question: embed it, take a window of a real memory, select, merge, and stream until the first piece of the answer; a question
+about now takes the newest frames alone, as in the agent. The history is made as benchmarks/features.py says. Ingest: stored
+720p JPEGs are decoded, encoded and attached, as in the agent's encoder. Medians of single calls. --threads is torch's; with more
+than one, a core that is busy with something else slows every operation, so both are shown.
 """
 
 import argparse
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +19,19 @@ import numpy as np
 import torch
 
 from agent.intake import decode_jpeg
+from agent.keyframes import newest_from
 from agent.times import format_clock
 from benchmarks import features
 from benchmarks.machine import add_out, machine, report, show, summary_ms, timed, write_result
 from memory.store import MemoryStore
 from memory.window import Window
+from model.about_now import NUM_NEWEST, about_now
 from model.features import TextFeatures
 from model.select import Keyframes, QueryCandidates, select_keyframes
 from model.video_model import VideoModel
 
 QUESTIONS = ("What did the red car do?", "How many people came by?", "When was the door open?", "Where is the dog now?")
+ABOUT_NOW = ("What is here now?", "Is the door open at the moment?", "How many people are here right now?")
 
 
 def main() -> None:
@@ -51,18 +55,21 @@ def main() -> None:
         ):
             features.fill(store, pictures, known, num_frames)
             for threads in args.threads:
-                measured["questions"][f"N {num_frames}, threads {threads}"] = ask(model, store, threads, args.repeats)
+                for name, asked in (("", QUESTIONS), (", about now", ABOUT_NOW)):
+                    stages = ask(model, store, asked, threads, args.repeats)
+                    measured["questions"][f"N {num_frames}, threads {threads}{name}"] = stages
     for threads in args.threads:
         measured["ingest"][f"threads {threads}"] = ingest(model, pictures, threads)
     write_result(args.out / "bench-answering.json", here, measured)
 
 
-def ask(model: VideoModel, store: MemoryStore, threads: int, repeats: int) -> dict[str, Any]:
+def ask(model: VideoModel, store: MemoryStore, questions: Sequence[str], threads: int, repeats: int) -> dict[str, Any]:
     """Times of every stage up to the first piece, over different questions; the first one warms up."""
     torch.set_num_threads(threads)
-    runs = [first_token(model, store, QUESTIONS[number % len(QUESTIONS)]) for number in range(repeats + 1)][1:]
+    runs = [first_token(model, store, questions[number % len(questions)]) for number in range(repeats + 1)][1:]
     window = store.window([features.CAMERA])
-    print(f"first token, N {window.num_frames}, torch threads {threads}, {runs[0]['tokens']:.0f} visual tokens")
+    kind = "about now, " if about_now(questions[0]) else ""
+    print(f"first token, {kind}N {window.num_frames}, torch threads {threads}, {runs[0]['tokens']:.0f} visual tokens")
     stages = {}
     for stage in ("embed", "window", "select", "merge", "prefill", "total"):
         stages[stage] = summary_ms([run[stage] for run in runs])
@@ -76,6 +83,8 @@ def first_token(model: VideoModel, store: MemoryStore, question: str) -> dict[st
     query = model.embed_text(question)
     marks.append(time.perf_counter())
     window = store.window([features.CAMERA])
+    if about_now(question):
+        window = store.window([features.CAMERA], newest_from(window, NUM_NEWEST))
     marks.append(time.perf_counter())
     keyframes = select(model, window, query)
     marks.append(time.perf_counter())
