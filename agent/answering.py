@@ -124,6 +124,14 @@ class Answering:
         """The frames of this window that an answer would see in full; None: as many as are configured."""
         return await self._language.run(self._select, window, query, num_keyframes, recent)
 
+    async def window(self, question: Question) -> tuple[Window, bool]:
+        """(The frames that an answer would look at; whether they are just the newest.) Raises NoFrames, NotEncodedYet."""
+        window = await self._window(question)
+        of_now = self._is_about_now(question)
+        if of_now:
+            window = await self._window(replace(question, after=newest_from(window, self._settings.now_frames)))
+        return window, of_now
+
     def _check_length(self, text: str) -> None:
         limit = self._settings.max_question_chars
         if len(text) > limit:
@@ -182,11 +190,7 @@ class Answering:
         with watch.stage("embed"):
             query = await self.embed(self._sought(question))
         with watch.stage("window"):
-            window = await self._window(question)
-            of_now = self._is_about_now(question)
-            if of_now:
-                newest = replace(question, after=newest_from(window, self._settings.now_frames))
-                window = await self._window(newest)
+            window, of_now = await self.window(question)
         with watch.stage("select"):
             keyframes = await self.choose(window, query, num_keyframes=question.num_keyframes, recent=question.recent)
         context = await (self._show if self._remote else self._merge)(window, keyframes, query, watch)

@@ -27,6 +27,7 @@ from agent.guard import Guard
 from agent.lanes import TooManyWaiting, Turns
 from agent.problems import BadRequest, Busy
 from agent.query import flag, moment, whole_number
+from agent.question import Question
 from agent.timeline import Bins, Relevance, bin_frames, find_gaps, gap_threshold_s
 from memory.errors import FrameGone
 from memory.window import Window
@@ -106,8 +107,10 @@ class TimelineRoutes:
         window, drawn = await asyncio.to_thread(self._drawn, view, query)
         drawn["keyframes"] = []
         if query is not None and view.keyframes and window.num_frames:
-            keyframes = await self.agent.answering.choose(window, query)
-            drawn["keyframes"] = self._keyframes(window, keyframes)
+            question = Question(view.question, (view.camera,), view.after, view.before)
+            seen, _ = await self.agent.answering.window(question)
+            keyframes = await self.agent.answering.choose(seen, query)
+            drawn["keyframes"] = self._keyframes(seen, keyframes)
         return drawn
 
     def _drawn(self, view: View, query: "TextFeatures | None") -> tuple[Window, dict[str, Any]]:

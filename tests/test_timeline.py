@@ -163,10 +163,15 @@ async def test_points_and_gaps_are_those_of_the_memory(site: Served, http: httpx
     assert (shown["gap_s"], shown["gaps"]) == (3.0, [[START + 19, START + 60]])
 
 
-async def test_keyframes_are_those_of_an_answer(http: httpx.AsyncClient) -> None:
-    window = {"after": START + 5, "before": START + 80}
-    shown = await drawn(http, question=QUESTION, **window)
-    body = {"messages": [{"role": "user", "content": QUESTION}], "camera": "door", **window}
+@pytest.mark.parametrize(
+    ("question", "window"),
+    [(QUESTION, {"after": START + 5, "before": START + 80}), ("What can you see right now?", {"after": START + 5})],
+)
+async def test_keyframes_are_those_of_an_answer(
+    http: httpx.AsyncClient, question: str, window: dict[str, float]
+) -> None:
+    shown = await drawn(http, question=question, **window)
+    body = {"messages": [{"role": "user", "content": question}], "camera": "door", **window}
     answer = (await http.post("/v1/chat/completions", json=body)).json()
     cited = answer["choices"][0]["message"]["annotations"]
     assert cited
