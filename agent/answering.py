@@ -11,7 +11,7 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -124,13 +124,15 @@ class Answering:
         """The frames of this window that an answer would see in full; None: as many as are configured."""
         return await self._language.run(self._select, window, query, num_keyframes, recent)
 
-    async def window(self, question: Question) -> tuple[Window, bool]:
-        """(The frames that an answer would look at; whether they are just the newest.) Raises NoFrames, NotEncodedYet."""
-        window = await self._window(question)
-        of_now = self._is_about_now(question)
-        if of_now:
-            window = await self._window(replace(question, after=newest_from(window, self._settings.now_frames)))
-        return window, of_now
+    async def looked_at(self, question: Question, window: Window) -> Window:
+        """Of the question's whole window what an answer looks at: `window` itself, or its newest frames."""
+        if not self._is_about_now(question):
+            return window
+        newest = await asyncio.to_thread(self._newest, window)
+        return newest if newest.num_frames else window  # erased in between
+
+    def _newest(self, window: Window) -> Window:
+        return self._store.window(window.cameras, newest_from(window, self._settings.now_frames))
 
     def _check_length(self, text: str) -> None:
         limit = self._settings.max_question_chars
@@ -190,14 +192,15 @@ class Answering:
         with watch.stage("embed"):
             query = await self.embed(self._sought(question))
         with watch.stage("window"):
-            window, of_now = await self.window(question)
+            whole = await self._window(question)
+            window = await self.looked_at(question, whole)
         with watch.stage("select"):
             keyframes = await self.choose(window, query, num_keyframes=question.num_keyframes, recent=question.recent)
         context = await (self._show if self._remote else self._merge)(window, keyframes, query, watch)
         asked_by_a_person = question.priority is Priority.QUESTION
         little = await asyncio.to_thread(self._little_history, question, window) if asked_by_a_person else None
         alone = (ONE_AT_A_TIME,) if question.earlier and self._remote is None else ()
-        now = (self._now_note(window),) if of_now else ()
+        now = (self._now_note(window),) if window is not whole else ()
         return _Prepared(window, context, little, (*alone, *now, *_notes(window, query, context)))
 
     def _is_about_now(self, question: Question) -> bool:
@@ -208,8 +211,11 @@ class Answering:
         return self._settings.now_frames > 0 and by_a_person and not elsewhere and about_now(question.text)
 
     def _now_note(self, window: Window) -> str:
-        begins = format_time(float(window.times.min()), self._zone_of(window.cameras[0]))
-        return f"the question is about now: only frames from {begins} on were looked at (answering.now_frames)"
+        first = int(np.argmin(window.times))
+        begins = format_time(float(window.times[first]), self._zone_of(window.cameras[int(window.camera_index[first])]))
+        silent = [name for name, size in zip(window.cameras, _group_sizes(window), strict=True) if size == 0]
+        more = f", and none of {', '.join(silent)}, which shows nothing of now" if silent else ""
+        return f"the question is about now: only frames from {begins} on were looked at{more} (answering.now_frames)"
 
     def _sought(self, question: Question) -> str:
         """What frames are chosen by. A follow-up ("and what colour was it?") is read after the question before it."""

@@ -4,6 +4,8 @@ Blocking where it reads; knows no model.
 """
 
 import logging
+import math
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +18,8 @@ from model.select import Keyframes
 
 log = logging.getLogger(__name__)
 
-SENDS_NO_MORE_S = 60.0  # a camera this far behind the newest frame of all shows nothing of now
+SENDS_NO_MORE_S = 60.0
+RHYTHM_FRAMES = 16
 
 
 def without_patches(window: Window, rows: NDArray[np.int64]) -> list[int]:
@@ -57,12 +60,17 @@ def seen(window: Window, keyframes: Keyframes) -> Seen:
     return Seen(evidence, window.num_frames, float(window.times.min()), float(window.times.max()))
 
 
-def newest_from(window: Window, count: int) -> float:
-    """The time from which on every camera that still sends has its newest `count` frames. N >= 1."""
-    sending, begins = [], []
-    for camera in np.unique(window.camera_index):
-        times = np.sort(window.times[window.camera_index == camera])
-        sending.append(times[-1])
-        begins.append(times[-min(count, len(times))])
-    latest = max(sending)
-    return float(min(begin for begin, end in zip(begins, sending, strict=True) if end >= latest - SENDS_NO_MORE_S))
+def newest_from(window: Window, count: int) -> list[float]:
+    """For each camera of the window the time of its last frame but count - 1; infinity for one that sends no more.
+
+    A camera sends no more when the newest frame of all is further ahead of its own than a minute and than thrice the usual
+    distance of its last frames: it shows nothing of now. N >= 1.
+    """
+    ends = np.cumsum(np.bincount(window.camera_index, minlength=len(window.cameras)))
+    latest, begins = float(window.times.max()), []
+    for first, end in pairwise([0, *ends.tolist()]):
+        times = window.times[first:end]  # rising, within one camera
+        usual_s = float(np.median(np.diff(times[-RHYTHM_FRAMES:]))) if len(times) > 1 else 0.0
+        sends = len(times) > 0 and times[-1] >= latest - max(SENDS_NO_MORE_S, 3 * usual_s)
+        begins.append(float(times[-min(count, len(times))]) if sends else math.inf)
+    return begins

@@ -108,7 +108,7 @@ class TimelineRoutes:
         drawn["keyframes"] = []
         if query is not None and view.keyframes and window.num_frames:
             question = Question(view.question, (view.camera,), view.after, view.before)
-            seen, _ = await self.agent.answering.window(question)
+            seen = await self.agent.answering.looked_at(question, window)
             keyframes = await self.agent.answering.choose(seen, query)
             drawn["keyframes"] = self._keyframes(seen, keyframes)
         return drawn

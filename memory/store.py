@@ -268,19 +268,27 @@ class MemoryStore:
             return FrameRecord(frame_id, segment.camera, float(segment.times[slot]), metadata)
 
     def window(
-        self, cameras: Sequence[str], after: float | None = None, before: float | None = None,
+        self, cameras: Sequence[str], after: float | Sequence[float] | None = None, before: float | None = None,
         where: Within | None = None,
     ) -> Window:  # fmt: skip
         """Encoded frames of these cameras with after <= time <= before, and `where` they were, as an immutable view.
 
-        A camera without memory contributes no rows. ValueError for a bad or repeated name or a NaN.
+        after: one for all cameras, or one for each. A camera without memory contributes no rows. ValueError for a bad or
+        repeated name, a NaN, or another number of bounds than cameras.
         """
         if len(set(cameras)) != len(cameras):
             raise ValueError(f"cameras must differ: {list(cameras)}")
-        lower, upper = bounds(after, before)
+        each_after = after if isinstance(after, Sequence) else [after] * len(cameras)
+        if len(each_after) != len(cameras):
+            raise ValueError(f"{len(cameras)} cameras, but {len(each_after)} times")
+        lowers, upper = [bounds(each, None)[0] for each in each_after], bounds(None, before)[1]
         if where is not None:
             with self._lock:
-                held = [each for camera in cameras for each in self._logs.between(camera, lower, upper)]
+                held = [
+                    each
+                    for camera, lower in zip(cameras, lowers, strict=True)
+                    for each in self._logs.between(camera, lower, upper)
+                ]
             read_places(held)
         background = np.zeros((len(cameras), self._sizes[0]), np.float32)
         with self._lock:
@@ -288,7 +296,7 @@ class MemoryStore:
             for number, log in enumerate(logs):
                 if log is not None:
                     background[number] = log.background(self._sizes[0])
-            parts, unencoded = parts_of(logs, lower, upper, where)
+            parts, unencoded = parts_of(logs, lowers, upper, where)
         return Window(
             tuple(cameras), parts, unencoded=unencoded, background=background,
             patch_shape=self._patch_shape, patch_dtype=self._patch_dtype, num_scalars=self._scalar_shape[1],

@@ -49,12 +49,12 @@ def bounds(after: float | None, before: float | None) -> tuple[float, float]:
 
 
 def parts_of(
-    logs: Sequence[CameraLog | None], lower: float, upper: float, where: Within | None
+    logs: Sequence[CameraLog | None], lowers: Sequence[float], upper: float, where: Within | None
 ) -> tuple[list[Part], int]:
     """The parts of a window over these cameras, in their order, and how many frames of it are not encoded."""
     parts: list[Part] = []
     num_rows = num_unencoded = 0
-    for number, log in enumerate(logs):
+    for number, (log, lower) in enumerate(zip(logs, lowers, strict=True)):
         for held, lo, hi, wanted in _pieces(log, lower, upper, where) if log else ():
             part, missing = snapshot(held, number, num_rows, lo, hi, wanted)
             num_unencoded += missing

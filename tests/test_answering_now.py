@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from agent.lanes import Priority
-from agent.question import Question
+from agent.question import Question, Said
+from memory.views import Within
 from tests.agents import START, remember, running
 
 NOW = Question("What can you see right now?", ("door",))
@@ -25,20 +26,29 @@ async def test_a_question_about_now_looks_at_the_newest_frames(tmp_path: Path) -
         assert later.seen.num_frames == 2
 
 
-async def test_cameras_that_send_slowly_have_their_newest_frames_and_those_that_stopped_have_none(
-    tmp_path: Path,
-) -> None:
+async def test_every_camera_that_sends_shows_its_newest_frames(tmp_path: Path) -> None:
     async with running(tmp_path) as agent:
-        await remember(agent, "door", 200)
-        await remember(agent, "yard", 20, step_s=10.0)  # the newest is 9 s behind the door's
-        await remember(agent, "gone", 100)  # has sent nothing for the last 100 s
-        answer = await agent.answering.answer(replace(NOW, cameras=("door", "yard", "gone")))
-        by_camera = {each.camera for each in answer.seen.evidence}
-        assert by_camera == {"door", "yard"}
-        assert answer.seen.oldest == START + 160
-        assert answer.seen.num_frames == 40 + 4
+        await remember(agent, "door", 900)
+        await remember(agent, "yard", 85, step_s=10.0)  # the newest is 59 s behind the door's
+        await remember(agent, "roof", 7, step_s=120.0)  # 179 s behind, which is not unusual for it
+        await remember(agent, "gone", 820)  # 80 s behind, and it sent every second
+        answer = await agent.answering.answer(replace(NOW, cameras=("door", "gone", "yard", "roof")))
+        newest = {"door": [896, 897, 898, 899], "yard": [810, 820, 830, 840], "roof": [360, 480, 600, 720]}
+        times = {name: [e.time - START for e in answer.seen.evidence if e.camera == name] for name in newest}
+        assert answer.seen.num_frames == 12
+        assert all(set(times[name]) <= set(newest[name]) for name in newest)
+        assert {e.camera for e in answer.seen.evidence} <= set(newest)
+        [note] = [each for each in answer.finished.notes if "about now" in each]
+        assert "none of gone, which shows nothing of now" in note
         alone = await agent.answering.answer(replace(NOW, cameras=("gone",)))
-        assert [each.time - START for each in alone.seen.evidence] == [96, 97, 98, 99]
+        assert [each.time - START for each in alone.seen.evidence] == [816, 817, 818, 819]
+
+
+async def test_what_was_said_before_means_nothing_to_a_model_that_does_not_read_it(tmp_path: Path) -> None:
+    async with running(tmp_path) as agent:
+        await remember(agent, "door", 70)
+        said = (Said("user", "Did a dog come?"), Said("assistant", "yes"))
+        assert (await agent.answering.answer(replace(NOW, earlier=said))).seen.num_frames == 4
 
 
 @pytest.mark.parametrize(
@@ -47,6 +57,7 @@ async def test_cameras_that_send_slowly_have_their_newest_frames_and_those_that_
         (replace(NOW, text="What is at the door?"), {}),
         (replace(NOW, text="Is it still there now?"), {}),
         (replace(NOW, before=START + 1000), {}),  # the asker chose a stretch of the past
+        (replace(NOW, within=Within(0.0, 0.0, 5.0)), {}),  # a place, which the newest frames need not show
         (replace(NOW, priority=Priority.JUDGE), {}),  # a rule's judge has a window of its own
         (NOW, {"now_frames": 0}),
     ],
@@ -54,7 +65,8 @@ async def test_cameras_that_send_slowly_have_their_newest_frames_and_those_that_
 async def test_everything_else_looks_at_all_frames(
     tmp_path: Path, question: Question, answering: dict[str, int]
 ) -> None:
-    async with running(tmp_path, answering={"max_new_tokens": 3, **answering}) as agent:
+    here = {"door": {"metadata": {"x": 1.0, "y": 2.0}}}
+    async with running(tmp_path, answering={"max_new_tokens": 3, **answering}, cameras=here) as agent:
         await remember(agent, "door", 70)
         answer = await agent.answering.answer(question)
         assert answer.seen.num_frames == 70

@@ -205,6 +205,18 @@ def test_files_go_when_the_last_window_goes(tmp_path: Path) -> None:
         assert not oldest.exists()
 
 
+def test_a_window_may_begin_at_another_time_for_each_camera(tmp_path: Path) -> None:
+    with open_store(tmp_path) as store:
+        for camera in "abc":
+            fill(store, camera, range(6))
+        window = store.window(["c", "a", "b"], after=[4.0, float("inf"), 2.0], before=4.0)
+        assert [(int(c), float(t)) for c, t in zip(window.camera_index, window.times, strict=True)] == [
+            (0, 4.0), (2, 2.0), (2, 3.0), (2, 4.0),
+        ]  # fmt: skip
+        with pytest.raises(ValueError, match="3 cameras, but 2 times"):
+            store.window(["c", "a", "b"], after=[1.0, 2.0])
+
+
 def test_windows_refuse_what_makes_no_sense(tmp_path: Path) -> None:
     with open_store(tmp_path) as store:
         fill(store, "a", range(3))
