@@ -31,6 +31,7 @@ from model.evaluate_scores import share
 from model.features import FrameFeatures
 from model.video_model import VideoModel
 from model.world import phrases
+from model.world.answers import Question, is_correct
 from model.world.draw import degrade, draw
 from model.world.needle import Visitor, absent, add_visitor
 from model.world.questions import with_articles
@@ -38,6 +39,7 @@ from model.world.questions import with_articles
 NUM_FRAMES = 1000
 STAYS = (10, 60, 200, 600)  # seconds, which are frames
 APART_S = 15.0
+MOST_STAY_S = 800
 PUBLISHED_TAU = 0.85
 
 
@@ -140,7 +142,7 @@ def asked(model: VideoModel, three: Trio, rng: np.random.Generator) -> Iterator[
                 "order_found": bool(np.isin(order, stayed).any() and np.isin(order, three.passing.clear).any()),
                 "count_found": bool(np.isin(rows, stayed).any() and np.isin(rows, three.again.clear).any()),
                 "answer": count.text,
-                "right": count.text == "two",
+                "right": is_correct(Question("count", texts["count"], "two", None), count.text),
             }
         yield row
 
@@ -164,7 +166,7 @@ def plot(report: dict[str, Any], out: Path) -> None:
     figure = Figure(figsize=(13, 3.2), layout="constrained")
     titles = {
         "order_found": '"before or after?": both found', "count_found": '"how often?": both visits found',
-        "right": '"how often?": answered "two"', "places": "keyframes that the stay takes",
+        "right": '"how often?": answered "two"', "places": '"before or after?": keyframes of the stay',
     }  # fmt: skip
     for place, (key, title) in enumerate(titles.items(), 1):
         axes = figure.add_subplot(1, 4, place)
@@ -191,6 +193,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="torch's")
     add_out(parser)
     args = parser.parse_args()
+    if max(args.stays) > MOST_STAY_S:
+        parser.error(f"of {NUM_FRAMES} s at most {MOST_STAY_S} can be a stay: two more visits must fit beside it")
     here = machine(threads=args.threads)
     show(here)
     model = VideoModel.load(features.BUILTIN, num_threads=args.threads)

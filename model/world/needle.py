@@ -37,7 +37,7 @@ def absent(scene: Scene) -> list[tuple[str, str]]:
 def add_visitor(
     scene: Scene, kind: str, colour: str, start_s: float, rng: np.random.Generator, *, stay_s: float = 0.0
 ) -> Visitor | None:
-    """Let one cross the picture from `start_s` on, or come to the middle and stay there. None if others hide it too much.
+    """Let one cross the picture from `start_s` on, or come to about the middle and stay there. None if others hide it too much.
 
     Two visitors from generators of one state, who stay for different times, are alike until the first of them leaves. Raises
     ValueError for a robot's scene.
