@@ -21,7 +21,7 @@ from tests.screenshots import agent_with_history
 QUESTIONS = (
     "Did a red car ever come?",
     "When did the first dog appear?",
-    "What can you see at the moment?",
+    "What was left behind?",
     "How many people came?",
 )
 WATCH = """() => {
