@@ -237,7 +237,9 @@ def print_report(console: Any, report: dict[str, Any]) -> None:
     table = Table(*columns, title=title)
     present = {"question_only_guess": report["present"]["majority_answer"]} | report["present"]
     rows = [*report["families"].items(), ("all families", report["all_families"])]
-    for name, row in [*rows, ("present, at many moments", present)] if present["questions"] else rows:
+    if present["questions"]:
+        rows += [("present, at many moments", present), ("the same, of all frames", present | present["whole_history"])]
+    for name, row in rows:
         shares = [row[key] for key in ("question_only_guess", "majority_answer", "last_4_frames")]
         low, high = row["interval"]
         table.add_row(name, f"{row['mean']:.0%}", f"{row['spread']:.0%}", f"{low:.0%} to {high:.0%}",
