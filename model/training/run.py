@@ -322,7 +322,7 @@ def stages(run: Run, seconds: tuple[float, float]) -> Iterator[str]:
     """Run what is not done yet, as far as the slice goes; yields the name of each stage as it ends."""
     progress_path = run.folder / "progress.json"
     done = json.loads(progress_path.read_text()) if progress_path.exists() else []
-    shelf = HistoryShelf(2500)
+    shelf = HistoryShelf(2500 if run_is_gpu(run.device) else 200)  # a history's pictures are 17 MB, and CPUs take hours
     if run.start is not None and not done:
         checkpoint = load_checkpoint(run.start, device=run.device)
         done.append("towers")
