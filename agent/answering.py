@@ -214,8 +214,8 @@ class Answering:
         first = int(np.argmin(window.times))
         begins = format_time(float(window.times[first]), self._zone_of(window.cameras[int(window.camera_index[first])]))
         silent = [name for name, size in zip(window.cameras, _group_sizes(window), strict=True) if size == 0]
-        more = f", and none of {', '.join(silent)}, which shows nothing of now" if silent else ""
-        return f"the question is about now: only frames from {begins} on were looked at{more} (answering.now_frames)"
+        without = f"; cameras without a frame of now: {', '.join(silent)}" if silent else ""
+        return f"the question is about now: only frames from {begins} on were looked at (answering.now_frames){without}"
 
     def _sought(self, question: Question) -> str:
         """What frames are chosen by. A follow-up ("and what colour was it?") is read after the question before it."""
