@@ -251,15 +251,21 @@ async def test_two_browsers_publish_and_one_takes_over(site: Served, chromium: B
         second.unharmed()
 
 
+SLOW_DEVICES = """if (navigator.mediaDevices) navigator.mediaDevices.enumerateDevices = () =>
+  new Promise(done => setTimeout(done, 2000, []));"""
+
+
 async def test_no_camera_and_no_secure_page_are_told_in_words(site: Served) -> None:
     async with browser(camera=False) as chromium:
         async with visit(chromium) as seen:
+            await seen.page.add_init_script(SLOW_DEVICES)
             page = await seen.open(site.url, site.token("owner"))
             await page.get_by_role("button", name="Use this device's camera").click()
             await page.get_by_role("button", name="Start publishing").click()
-            await expect(
-                page.get_by_text(re.compile("There is no camera on this device|may not use the camera"))
-            ).to_be_visible()
+            said = page.get_by_text(re.compile("There is no camera on this device|may not use the camera"))
+            await expect(said).to_be_visible()
+            await page.wait_for_timeout(3000)
+            await expect(said).to_be_visible()  # the list of devices, which came meanwhile, has not wiped it out
             seen.unharmed()
         async with visit(chromium) as seen:
             page = await seen.open(site.url.replace("127.0.0.1", "camera.example"), site.token("owner"))

@@ -39,6 +39,7 @@ export function publishPanel(app) {
   name.readOnly = Boolean(own) && app.who.scopes.length === 1;
   preview.muted = true;
 
+  const allow = () => { device.disabled = publisher.running || device.options.length < 2; };
   const show = () => {
     const { state, detail, camera, running } = publisher;
     status.textContent = detail || WORDS[state];
@@ -46,7 +47,7 @@ export function publishPanel(app) {
     start.hidden = running;
     stop.hidden = !running;
     name.disabled = running;
-    device.disabled = running || device.options.length < 2;
+    allow();
     preview.srcObject = running ? publisher.stream : null;
     preview.hidden = !running;
     document.getElementById("publishing").textContent = running ? `● ${camera}${state === "live" ? "" : " (waiting)"}` : "";
@@ -76,7 +77,7 @@ export function publishPanel(app) {
       if (given && !publisher.running && !name.readOnly) name.value = given;
       root.hidden = false;
       root.querySelector("h2").focus();
-      if (!publisher.running) listDevices(device).then(show);
+      if (!publisher.running) listDevices(device).then(allow); // not show: what is said of a failure meanwhile must stay
     },
     close() { root.hidden = true; },
   };
