@@ -37,7 +37,7 @@ from memory.recovery import Layout, open_and_recover, release_freed
 from memory.segment_file import cut_to, lock_folder, storage_error, sync_segments, write_record
 from memory.segments import Segment
 from memory.sharing import FolderLimits
-from memory.views import Within, bounds, parts_of, read_places, records_of
+from memory.views import Within, begins, bounds, parts_of, read_places, records_of
 from memory.window import Window
 
 
@@ -278,17 +278,11 @@ class MemoryStore:
         """
         if len(set(cameras)) != len(cameras):
             raise ValueError(f"cameras must differ: {list(cameras)}")
-        each_after = after if isinstance(after, Sequence) else [after] * len(cameras)
-        if len(each_after) != len(cameras):
-            raise ValueError(f"{len(cameras)} cameras, but {len(each_after)} times")
-        lowers, upper = [bounds(each, None)[0] for each in each_after], bounds(None, before)[1]
+        lowers, upper = begins(after, len(cameras)), bounds(None, before)[1]
         if where is not None:
+            from_each = zip(cameras, lowers, strict=True)
             with self._lock:
-                held = [
-                    each
-                    for camera, lower in zip(cameras, lowers, strict=True)
-                    for each in self._logs.between(camera, lower, upper)
-                ]
+                held = [each for camera, lower in from_each for each in self._logs.between(camera, lower, upper)]
             read_places(held)
         background = np.zeros((len(cameras), self._sizes[0]), np.float32)
         with self._lock:

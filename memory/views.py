@@ -48,6 +48,14 @@ def bounds(after: float | None, before: float | None) -> tuple[float, float]:
     return lower, upper
 
 
+def begins(after: float | Sequence[float] | None, count: int) -> list[float]:
+    """The lower bounds of `count` cameras, from one for all or one for each; ValueError for NaN or another number of them."""
+    each = after if isinstance(after, Sequence) else [after] * count
+    if len(each) != count:
+        raise ValueError(f"{count} cameras, but {len(each)} times")
+    return [bounds(one, None)[0] for one in each]
+
+
 def parts_of(
     logs: Sequence[CameraLog | None], lowers: Sequence[float], upper: float, where: Within | None
 ) -> tuple[list[Part], int]:
