@@ -1,17 +1,20 @@
 """Token by token from the language model, with its key-value cache; and bytes to text without broken characters.
 
-In: embeddings of the whole prompt. Out: an iterator of token ids, one forward pass each, which may be closed between
-any two. This file does not know pictures or prompts.
+In: embeddings of the whole prompt. Out: an iterator of token ids, one forward pass each (a clock time is weighed as a whole:
+`model.clocks`), which may be closed between any two. This file does not know pictures or prompts.
 """
 
 import codecs
 from collections.abc import Collection, Iterator
+from itertools import islice
 
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 from transformers import Qwen2ForCausalLM
 from transformers.cache_utils import DynamicCache
+
+from model.clocks import ClockTree
 
 _COLDEST = 1e-3  # a temperature below it is 0
 
@@ -33,12 +36,37 @@ class Decoding:
         return logits
 
     @torch.inference_mode()
-    def step(self, token: int) -> Tensor:
-        """The next token after this one -> logits (V,) float32."""
-        ids = torch.tensor([[token]], device=self._model.lm_head.weight.device)
+    def step(self, *tokens: int) -> Tensor:
+        """What comes after these tokens -> logits (V,) float32."""
+        ids = torch.tensor([tokens], device=self._model.lm_head.weight.device)
         hidden = self._model.model(input_ids=ids, past_key_values=self._cache, use_cache=True).last_hidden_state
         logits: Tensor = self._model.lm_head(hidden[0, -1]).float()
         return logits
+
+    def rewind(self, count: int) -> None:
+        """Forget the last `count` tokens."""
+        if count:
+            self._cache.crop(-count)
+
+    @torch.inference_mode()
+    def weigh(self, tree: ClockTree, first: Tensor) -> Tensor:
+        """Log-likelihood of each text of the tree as what comes next (texts,), in one pass; nothing is kept of it.
+
+        first (V,): the logits here.
+        """
+        weight = self._model.lm_head.weight
+        past, size = self._cache.get_seq_length(), len(tree.tokens)
+        hidden_from = torch.zeros(size, past + size, dtype=weight.dtype, device=weight.device)
+        hidden_from[:, past:].masked_fill_(~tree.visible.to(weight.device), torch.finfo(weight.dtype).min)
+        states = self._model.model(
+            input_ids=tree.tokens[None].to(weight.device),
+            position_ids=(past + tree.depths)[None].to(weight.device),
+            attention_mask=hidden_from[None, None],
+            past_key_values=self._cache,
+            use_cache=True,
+        ).last_hidden_state
+        self.rewind(size)
+        return tree.log_likelihoods(first, self._model.lm_head(states[0]))
 
 
 def generate(
@@ -49,24 +77,52 @@ def generate(
     max_new_tokens: int,
     temperature: float = 0.0,
     seed: int | None = None,
+    clocks: ClockTree | None = None,
 ) -> Iterator[int]:
-    """Yield token ids until one of `stop_ids`, which is not yielded, or `max_new_tokens`. Temperature 0 is greedy."""
-    if max_new_tokens < 1:
-        return
-    decoding = Decoding(language_model)
+    """Yield token ids until one of `stop_ids`, which is not yielded, or `max_new_tokens`. Temperature 0 is greedy.
+
+    `clocks`: the only clock times that may be written, see `model.clocks`; None allows any.
+    """
     generator = torch.Generator()
     if seed is None:
         generator.seed()
     else:
         generator.manual_seed(seed)
-    logits = decoding.prefill(embeddings)
-    for number in range(1, max_new_tokens + 1):
+    tokens = _tokens(Decoding(language_model), embeddings, temperature, generator, stop_ids, clocks)
+    yield from islice(tokens, max(max_new_tokens, 0))
+
+
+def _tokens(
+    decoding: Decoding,
+    embeddings: Tensor,
+    temperature: float,
+    generator: torch.Generator,
+    stop_ids: Collection[int],
+    clocks: ClockTree | None,
+) -> Iterator[int]:
+    """Tokens without end. What may be the beginning of a clock time is held back until it is certain."""
+    logits = before = decoding.prefill(embeddings)
+    held: list[int] = []  # and `before`: the logits where they begin
+    in_number = False  # behind a digit or a colon that has been given out
+    while True:
         token = choose(logits, temperature, generator)
-        if token in stop_ids:
-            return
-        yield token
-        if number < max_new_tokens:
+        if clocks is not None and not in_number and clocks.begins([*held, token]):
+            before = before if held else logits
+            held.append(token)
             logits = decoding.step(token)
+        elif clocks is not None and clocks.is_clock([*held, token]):
+            decoding.rewind(len(held))
+            text = clocks.texts[choose(decoding.weigh(clocks, before), temperature, generator)]
+            yield from text
+            logits = decoding.step(*text)
+            held, in_number = [], True
+        else:
+            yield from held
+            if token in stop_ids:
+                return
+            yield token
+            logits = decoding.step(token)
+            held, in_number = [], clocks is not None and token in clocks.symbols
 
 
 def choose(logits: Tensor, temperature: float, generator: torch.Generator) -> int:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from model.checkpoint import Checkpoint, load_checkpoint
+from model.clocks import clock_tree
 from model.config import ConfigError, ModelConfig, Reference
 from model.familiarity import Familiarity, read_familiarity
 from model.features import (
@@ -125,14 +126,8 @@ class VideoModel:
         side = config.vision.image.image_size
         if config.live.whole_frame and config.dual_encoder.image.image_size == side:
             images = [squash(image, side) for image in images]  # once for both towers
-        embeddings = (
-            self.network.embed_images(
-                self._tensor(relevance_pixels(images, config.dual_encoder.image, whole_frame=config.live.whole_frame))
-            )
-            .float()
-            .cpu()
-            .numpy()
-        )
+        pixels = relevance_pixels(images, config.dual_encoder.image, whole_frame=config.live.whole_frame)
+        embeddings = self.network.embed_images(self._tensor(pixels)).float().cpu().numpy()
         patches = self.network.vision_features(self._tensor(vision_pixels(images, config.vision.image)))
         if config.live.patch_features == "hidden":
             patches = self.network.project_hidden(patches)
@@ -258,6 +253,7 @@ class VideoModel:
 
         `timestamps`: one clock text per keyframe, put before its tokens. Where all of it would be longer than the
         language model reads, neighbouring frames share more tokens; question and answer always fit.
+        A clock time in the answer is always one of them (`model.clocks`).
         Of pictures that are all foreign to this checkpoint (`model.familiarity`) it says one thing: CANNOT_TELL.
         """
         if context.is_foreign:
@@ -272,6 +268,7 @@ class VideoModel:
             max_new_tokens=min(max_new_tokens, room),
             temperature=temperature,
             seed=seed,
+            clocks=clock_tree(timestamps or (), self.tokenizer.encode),
         ):
             yield pieces.push(token)
         if rest := pieces.finish():

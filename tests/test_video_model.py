@@ -83,7 +83,7 @@ def test_the_whole_frame_or_its_centre(folder: Path) -> None:
     marked[:, :20] = 255  # outside the centre
     published = VideoModel.load(folder)
     first, second = published.encode([wide, marked])
-    np.testing.assert_array_equal(first.embedding, second.embedding)
+    np.testing.assert_allclose(first.embedding, second.embedding, rtol=0, atol=1e-5)  # threads round on their own
     assert not np.array_equal(first.patches, second.patches)
     whole = VideoModel.load(folder, overwrite={"vilamp_live": {"whole_frame": True}})
     first, second = whole.encode([wide, marked])
