@@ -3,7 +3,8 @@
 In: a model and labelled clips (`model.evaluate_clips`: drawn worlds of the evaluation split, or videos with logs).
 Out: one report (a dict, written as JSON). The steps are those of a live question (`model.evaluate_arms`): each frame is encoded
 once, then the question is embedded, keyframes are selected, the rest is merged, and the language model answers, greedily. A
-question about now is put to the newest frames alone, as the agent does; beside it stands what the whole history gives.
+question about now is put to the newest frames alone, and what came first is asked in steps (`model.steps`), as the agent does;
+beside it stands what the question itself gives of the whole history.
 """
 
 import argparse
@@ -92,7 +93,7 @@ def evaluate(
     """Ask every question of every clip and count. `on_question` is told of the clip and of how many of its questions are done."""
     for clip in clips:
         began = time.perf_counter()
-        asker = Asker(model, features_of(model, clip, cache), clip.times)
+        asker = Asker(model, features_of(model, clip, cache), clip.times, zones_of(clip))
         tally.seconds["encode"] += time.perf_counter() - began
         on_question(clip, 0)
         began = time.perf_counter()
@@ -115,10 +116,22 @@ def _ask_all(asker: Asker, clip: Clip) -> Iterator[tuple[str, Asked]]:
 def _ask_one(asker: Asker, question: Question) -> Asked:
     arm = Arm.product(asker.model.info.defaults)
     whole = asker.ask(question.text, arm).text
-    latest = asker.latest(NUM_LATEST).ask(question.text, arm).text
-    answer = latest if about_now(question.text) else whole
+    newest = asker.latest(NUM_LATEST)
+    if plan := asker.plan(question.text):
+        answer, latest = asker.ask_in_steps(plan, arm), newest.ask_in_steps(plan, arm)
+    else:
+        latest = newest.ask(question.text, arm).text
+        answer = latest if about_now(question.text) else whole
     right = (is_correct(question, each) for each in (answer, latest, whole))
     return Asked(question, answer, *right)
+
+
+def zones_of(clip: Clip) -> list[str | None] | None:
+    """What the robot of a drawn world sends of its place, frame by frame; None where nothing is sent."""
+    if clip.scene is None:
+        return None
+    seconds = clip.times - clip.start_unix
+    return [clip.scene.metadata_at(float(second)).get("zone") for second in seconds]
 
 
 def training_questions(count: int = 20) -> list[Question]:

@@ -14,12 +14,14 @@ from typing import Literal
 
 import numpy as np
 
+from model.clocks import named_row
 from model.config import Composer, Fill, Redundancy
-from model.features import Defaults, FrameFeatures
+from model.features import Defaults, FrameFeatures, VisualContext
 from model.history import ArrayHistory
 from model.merge import Merger
 from model.places import newest_rows
 from model.select import ArrayCandidates, Keyframes, Kind, select_keyframes
+from model.steps import Plan, means_no, plan_of
 from model.video_model import VideoModel
 
 Selection = Literal["dks", "top_k", "uniform"]
@@ -67,12 +69,19 @@ class Answer:
 
 
 class Asker:
-    """One history, asked any number of times. times (N,) unix seconds."""
+    """One history, asked any number of times. times (N,) unix seconds; zones: what was sent of the place of each frame."""
 
-    def __init__(self, model: VideoModel, features: Sequence[FrameFeatures], times: np.ndarray) -> None:
+    def __init__(
+        self,
+        model: VideoModel,
+        features: Sequence[FrameFeatures],
+        times: np.ndarray,
+        zones: Sequence[str | None] | None = None,
+    ) -> None:
         if len(features) != len(times):
             raise ValueError(f"{len(features)} frames, {len(times)} times")
         self.model, self.features, self.times = model, list(features), times
+        self.zones = [None] * len(times) if zones is None else list(zones)
         self.history = ArrayHistory(self.features)
 
     @cached_property
@@ -82,11 +91,12 @@ class Asker:
 
     def latest(self, count: int) -> "Asker":
         """The newest frames alone, as if there were no memory."""
-        return Asker(self.model, self.features[-count:], self.times[-count:])
+        return Asker(self.model, self.features[-count:], self.times[-count:], self.zones[-count:])
 
     def as_of(self, row: int) -> "Asker":
         """The same frames turned round so that `row` is the newest, on the clock as it was: N is the same at every moment."""
-        return Asker(self.model, [*self.features[row + 1 :], *self.features[: row + 1]], self.times)
+        features, zones = ([*kept[row + 1 :], *kept[: row + 1]] for kept in (self.features, self.zones))
+        return Asker(self.model, features, self.times, zones)
 
     def choose(self, arm: Arm, query: np.ndarray) -> Keyframes:
         """query (D,) unit."""
@@ -110,14 +120,38 @@ class Asker:
         """The product's path for one question, greedy. `model`: the same weights, merging otherwise."""
         model = model or self.model
         began = time.perf_counter()
+        context, clocks = self._context(text, arm, model)
+        words = "".join(model.stream(text, context, timestamps=clocks, max_new_tokens=ANSWER_TOKENS)).strip()
+        return Answer(words, context.keyframes, context.num_tokens, 1000 * (time.perf_counter() - began))
+
+    def ask_in_steps(self, plan: Plan, arm: Arm) -> str:
+        """The product's path for a question that is answered in steps, and its verdict alone: "before", "hall"."""
+        model, rows = self.model, []
+        for number, (ever, when) in enumerate(zip(plan.evers, plan.whens, strict=True)):
+            context, clocks = self._context(when, arm, model)
+            reading = model.reading()
+            said = [
+                "".join(model.stream(text, context, timestamps=clocks, max_new_tokens=ANSWER_TOKENS, reading=reading))
+                for text in (ever, when)
+            ]
+            row = named_row(said[1], clocks or (), context.keyframes)
+            if means_no(said[0]) or row is None:
+                return plan.never_came(number)
+            rows.append(row)
+        return plan.verdict(self.times[rows].tolist()) if plan.is_order else self.zones[rows[0]] or ""
+
+    def plan(self, text: str) -> Plan | None:
+        """The steps in which the product answers this; a place is told where places were sent, times by models that read them."""
+        plan = plan_of(text) if self.model.info.defaults.timestamps else None
+        return plan if plan is None or plan.is_order or any(self.zones) else None
+
+    def _context(self, text: str, arm: Arm, model: VideoModel) -> tuple[VisualContext, list[str] | None]:
+        """(what the language model is shown, the clock times before its keyframes)."""
         query = model.embed_text(text)
         context = model.build_context(self.history, self.choose(arm, query.unit), query)
-        stamps = None
-        if model.info.defaults.timestamps:
-            clocks = self.times[context.keyframes.rows]
-            stamps = [datetime.fromtimestamp(t, UTC).strftime("%H:%M:%S") for t in clocks]
-        words = "".join(model.stream(text, context, timestamps=stamps, max_new_tokens=ANSWER_TOKENS)).strip()
-        return Answer(words, context.keyframes, context.num_tokens, 1000 * (time.perf_counter() - began))
+        if not model.info.defaults.timestamps:
+            return context, None
+        return context, [f"{datetime.fromtimestamp(t, UTC):%H:%M:%S}" for t in self.times[context.keyframes.rows]]
 
 
 def merging_otherwise(

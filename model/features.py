@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from model.config import Fill, Redundancy, Reference
+from model.config import Fill, ModelConfig, Redundancy, Reference
 from model.merge import PatchSource
 from model.select import Keyframes
 
@@ -49,6 +49,22 @@ class Defaults:
     background_floor: float
     timestamps: bool
     reference: Reference
+
+    @classmethod
+    def of(cls, config: ModelConfig) -> "Defaults":
+        """As the checkpoint's own configuration has them."""
+        live = config.live
+        return cls(
+            num_keyframes=config.num_keyframes,
+            tau=config.tau,
+            floor=config.floor,
+            recent=live.recent,
+            fill=live.fill,
+            redundancy=live.redundancy,
+            background_floor=live.background_floor,
+            timestamps=live.timestamps,
+            reference=live.reference,
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,17 +20,24 @@ _COLDEST = 1e-3  # a temperature below it is 0
 
 
 class Decoding:
-    """One answer being made. `prefill` once, then `step` with each token; each returns the next token's logits (V,)."""
+    """One answer being made. `prefill`, then `step` with each token; each returns the next token's logits (V,).
+
+    `prefill` again begins another answer; what both prompts begin with, the pictures mostly, is not read twice.
+    """
 
     def __init__(self, language_model: Qwen2ForCausalLM) -> None:
         self._model = language_model
         self._cache = DynamicCache()
+        self._prompt: Tensor | None = None
 
     @torch.inference_mode()
     def prefill(self, embeddings: Tensor) -> Tensor:
         """embeddings (L, H) -> logits (V,) float32 of the last position, the only ones that are formed."""
+        known = 0 if self._prompt is None else _num_alike(self._prompt, embeddings[:-1])
+        self.rewind(self._cache.get_seq_length() - known)
+        self._prompt = embeddings
         hidden = self._model.model(
-            inputs_embeds=embeddings[None], past_key_values=self._cache, use_cache=True
+            inputs_embeds=embeddings[None, known:], past_key_values=self._cache, use_cache=True
         ).last_hidden_state
         logits: Tensor = self._model.lm_head(hidden[0, -1]).float()
         return logits
@@ -69,8 +76,15 @@ class Decoding:
         return tree.log_likelihoods(first, self._model.lm_head(states[0]))
 
 
+def _num_alike(first: Tensor, second: Tensor) -> int:
+    """How many rows both begin with."""
+    length = min(len(first), len(second))
+    differs = (first[:length] != second[:length]).any(dim=1).nonzero()
+    return int(differs[0]) if len(differs) else length
+
+
 def generate(
-    language_model: Qwen2ForCausalLM,
+    decoding: Decoding,
     embeddings: Tensor,
     *,
     stop_ids: Collection[int],
@@ -88,7 +102,7 @@ def generate(
         generator.seed()
     else:
         generator.manual_seed(seed)
-    tokens = _tokens(Decoding(language_model), embeddings, temperature, generator, stop_ids, clocks)
+    tokens = _tokens(decoding, embeddings, temperature, generator, stop_ids, clocks)
     yield from islice(tokens, max(max_new_tokens, 0))
 
 

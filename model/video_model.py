@@ -30,7 +30,7 @@ from model.features import (
     neighbour_change,
 )
 from model.fingerprint import fingerprint
-from model.generate import TextPieces, generate
+from model.generate import Decoding, TextPieces, generate
 from model.merge import Merger, PatchSource
 from model.preprocess import relevance_pixels, squash, vision_pixels
 from model.prompt import Slot, layout, prompt_text, relevance_mark, share_tokens, timestamp_text
@@ -248,12 +248,14 @@ class VideoModel:
         max_new_tokens: int = 256,
         temperature: float = 0.0,
         seed: int | None = None,
+        reading: Decoding | None = None,
     ) -> Iterator[str]:
         """The answer, piece by piece, one piece per token (some empty). Close it at any time: all of it is freed.
 
         `timestamps`: one clock text per keyframe, put before its tokens. Where all of it would be longer than the
         language model reads, neighbouring frames share more tokens; question and answer always fit.
-        A clock time in the answer is always one of them (`model.clocks`).
+        A clock time in the answer is always one of them (`model.clocks`). `reading`: one for several questions about the
+        same pictures, in turn, reads these once.
         Of pictures that are all foreign to this checkpoint (`model.familiarity`) it says one thing: CANNOT_TELL.
         """
         if context.is_foreign:
@@ -262,7 +264,7 @@ class VideoModel:
         embeddings, room = self._prompt(question, context, timestamps, max_new_tokens)
         pieces = TextPieces(self.tokenizer.backend)
         for token in generate(
-            self.network.language_model,
+            reading or self.reading(),
             embeddings,
             stop_ids=self.tokenizer.stop_ids,
             max_new_tokens=min(max_new_tokens, room),
@@ -273,6 +275,10 @@ class VideoModel:
             yield pieces.push(token)
         if rest := pieces.finish():
             yield rest
+
+    def reading(self) -> Decoding:
+        """What `stream` reads with."""
+        return Decoding(self.network.language_model)
 
     def self_test(self) -> None:
         """Encode two different pictures and two texts; raises RuntimeError if the encoders do not tell them apart."""
@@ -383,15 +389,5 @@ class VideoModel:
             keyframe_tokens=config.keyframe_tokens,
             context_tokens=config.context_tokens,
             max_visual_tokens=config.max_visual_tokens,
-            defaults=Defaults(
-                num_keyframes=config.num_keyframes,
-                tau=config.tau,
-                floor=config.floor,
-                recent=config.live.recent,
-                fill=config.live.fill,
-                redundancy=config.live.redundancy,
-                background_floor=config.live.background_floor,
-                timestamps=config.live.timestamps,
-                reference=self._reference,
-            ),
+            defaults=replace(Defaults.of(config), reference=self._reference),
         )

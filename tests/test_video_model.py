@@ -134,7 +134,7 @@ def test_stop_ids_end_an_answer(folder: Path, history: ArrayHistory) -> None:
     context = look(model, history)
     original = model.tokenizer.stop_ids
     embeddings, _ = model._prompt(QUESTION, context, None, 12)
-    said = list(generate(model.network.language_model, embeddings, stop_ids=(), max_new_tokens=6))
+    said = list(generate(model.reading(), embeddings, stop_ids=(), max_new_tokens=6))
     checkpoint.tokenizer.stop_ids = original | {said[3]}
     assert len(list(model.stream(QUESTION, context, max_new_tokens=12))) <= said.index(said[3]) + 1
 
@@ -165,6 +165,40 @@ def test_step_by_step_is_the_whole_sequence_at_once(model: VideoModel, history: 
         whole = torch.cat([embeddings, model.network.embed_tokens(torch.tensor(tokens))])
         logits = model.network.language_model(inputs_embeds=whole[None]).logits[0, -4:]
     torch.testing.assert_close(torch.stack(steps), logits, atol=1e-4, rtol=0)
+
+
+def test_pictures_are_read_once_for_several_questions(model: VideoModel, history: ArrayHistory) -> None:
+    context = look(model, history)
+    reading = model.reading()
+    for question in (QUESTION, "Is there a dog?", QUESTION, "Is there a dog? Yes?"):
+        embeddings, _ = model._prompt(question, context, None, 12)
+        again, fresh = reading.prefill(embeddings), model.reading().prefill(embeddings)
+        torch.testing.assert_close(again, fresh, atol=1e-4, rtol=0)
+        torch.testing.assert_close(reading.step(3, 7), _after(model, embeddings, 3, 7), atol=1e-4, rtol=0)
+        said = "".join(model.stream(question, context, max_new_tokens=12, reading=reading))
+        assert said == "".join(model.stream(question, context, max_new_tokens=12))
+
+
+def test_what_was_read_before_is_not_read_again(model: VideoModel, history: ArrayHistory) -> None:
+    lengths = []
+
+    def note(module: torch.nn.Module, args: object, kwargs: dict[str, Any]) -> None:
+        lengths.append(kwargs["inputs_embeds"].shape[1])
+
+    context, reading = look(model, history), model.reading()
+    hook = model.network.language_model.model.register_forward_pre_hook(note, with_kwargs=True)
+    try:
+        for question in (QUESTION, "Is there a dog?"):
+            reading.prefill(model._prompt(question, context, None, 12)[0])
+    finally:
+        hook.remove()
+    assert lengths[0] > context.num_tokens > lengths[1]
+
+
+def _after(model: VideoModel, embeddings: torch.Tensor, *tokens: int) -> torch.Tensor:
+    fresh = model.reading()
+    fresh.prefill(embeddings)
+    return fresh.step(*tokens)
 
 
 def test_timestamps_stand_before_their_keyframes(model: VideoModel, history: ArrayHistory) -> None:

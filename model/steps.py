@@ -1,0 +1,120 @@
+"""Questions that are answered in steps: what came before what, and where (in which room, by which camera) a thing was seen.
+
+A small language model tells reliably when a thing came and guesses at both of these; and a time it names is that of a frame it
+was shown (`model.clocks`). So each thing is asked about by itself, "when did the red car come?", and the frames of those
+times tell the rest: which is earlier, and what their metadata says of the place.
+
+In: a question in English. Out: a `Plan` of questions to ask instead, or None; and the words of an answer. Told by its words,
+and meant to miss rather than to be wrong. Pure; it asks nothing itself.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+Kind = Literal["before or after", "before", "after", "first", "last", "zone", "camera"]
+
+_VERB = (
+    r"(?:come|came|here|there|seen|been|arrived?|appear(?:ed)?|pass(?:ed)?|open(?:ed)?|enter(?:ed)?|show(?:ed)? up)"
+    r"(?: by| in| past)?"
+)
+# Words that name no thing by themselves, or one among several, or a time.
+_NO_NAME = (
+    r"after|afternoon|again|and|any|before|beginning|both|day|each|end|evening|first|hours?|last|latest|midnight|minutes?|"
+    r"morning|newest|next|night|noon|now|oldest|only|or|other|second|something|start|than|that|these|third|those|weekend|week|"
+    r"what|when|where|which|who|whose"
+)
+
+
+def _thing(name: str) -> str:
+    return rf"(?:the|an?) (?P<{name}>(?!(?:{_NO_NAME})\b)[\w'-]+(?: (?!(?:{_NO_NAME})\b)[\w'-]+){{0,4}}?)"
+
+
+_A, _B, _AFTERWARDS = _thing("a"), _thing("b"), rf"(?: {_VERB})*"
+_YOU_SAW = r"(?:did|have|had) you(?: ever)? (?:see|seen|notice|spot)"
+_CAME = rf"(?:(?:{_YOU_SAW}|was|were) {_A}{_AFTERWARDS}|(?:did|has|had|have) {_thing('came')}(?: {_VERB})+)"
+_WHICH = r"(?:which|what|who)"
+_FORMS = tuple(
+    re.compile(form)
+    for form in (
+        rf"{_CAME} (?P<kind>before or after|after or before|before|after) {_B}{_AFTERWARDS}(?: did| was)?",
+        rf"(?P<kind>before or after|after or before) {_B},? (?:when )?{_CAME}",
+        rf"{_WHICH}(?: of (?:the two|them))? (?:{_VERB}|was(?: {_VERB})?|did you see) (?P<kind>first|last),? {_A} or {_B}",
+        rf"(?:in )?(?:which|what) (?P<kind>room|zone|area) {_CAME}(?: in)?",
+        rf"(?:on |by |with )?(?:which|what) (?P<kind>camera) {_CAME}(?: on| by)?",
+        rf"which (?P<kind>camera) (?:saw|showed|has seen) {_A}",
+        rf"where (?:was|were) (?:you|it|the (?P<kind>robot)) when (?:it|you|the robot) saw {_A}",
+    )
+)
+_KINDS: dict[str, Kind] = {
+    "after or before": "before or after", "room": "zone", "area": "zone", "robot": "zone",
+    "before or after": "before or after", "before": "before", "after": "after", "first": "first", "last": "last",
+    "zone": "zone", "camera": "camera",
+}  # fmt: skip
+_POLITE = re.compile(r"^(?:(?:please|can you|could you|tell me|say)\s+)*")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """`things` as the question names them ("red car"): two in the order of the question, or one."""
+
+    kind: Kind
+    things: tuple[str, ...]
+
+    @property
+    def is_order(self) -> bool:
+        """Are the times of two things compared?"""
+        return len(self.things) > 1
+
+    @property
+    def whens(self) -> tuple[str, ...]:
+        """What is asked instead: "when did the red car come?"; frames are chosen by these words."""
+        return tuple(f"when did the {thing} {_comes(thing)}?" for thing in self.things)
+
+    @property
+    def evers(self) -> tuple[str, ...]:
+        """What is asked first, of the same frames: a thing that never came has no time."""
+        return tuple(f"did any {thing} ever {_comes(thing)}?" for thing in self.things)
+
+    def came(self, number: int, time: str) -> str:
+        """Words of one step: "the red car came at 14:03:22"."""
+        thing = self.things[number]
+        return f"the {thing} {'opened' if _comes(thing) == 'open' else 'came'} at {time}"
+
+    def never_came(self, number: int) -> str:
+        """Words of a step that found nothing."""
+        return f"I saw no {self.things[number]}"
+
+    def verdict(self, times: Sequence[float]) -> str:
+        """What the times of both things come to: "before", "yes", "the red car"; of one moment: "at the same time"."""
+        first, second = times
+        if first == second:
+            return "at the same time"
+        earlier = first < second
+        if self.kind in ("before", "after"):
+            return "yes" if earlier == (self.kind == "before") else "no"
+        if self.kind in ("first", "last"):
+            return f"the {self.things[0] if earlier == (self.kind == 'first') else self.things[1]}"
+        return "before" if earlier else "after"
+
+
+def plan_of(question: str) -> Plan | None:
+    """ "was the red car here before or after the dog?" -> Plan("before or after", ("red car", "dog")); "is it here?" -> None."""
+    words = " ".join(question.lower().replace("\N{RIGHT SINGLE QUOTATION MARK}", "'").split())
+    words = _POLITE.sub("", words).rstrip(" ?.!")
+    for form in _FORMS:
+        if found := form.fullmatch(words):
+            named = found.groupdict()
+            things = tuple(named[name] for name in ("a", "came", "b") if named.get(name))
+            return None if len(set(things)) < len(things) else Plan(_KINDS[named["kind"] or "robot"], things)
+    return None
+
+
+def means_no(answer: str) -> bool:
+    """Is this the answer "no"? "No.", "no, I did not" """
+    return re.match(r"\s*no\b", answer.lower()) is not None
+
+
+def _comes(thing: str) -> str:
+    return "open" if re.search(r"\b(?:door|gate|window)$", thing) else "come"

@@ -1,0 +1,120 @@
+"""Questions answered in steps: which they are, what is asked instead, and what the times come to."""
+
+import numpy as np
+import pytest
+
+from model.clocks import named_row
+from model.select import Keyframes
+from model.steps import Plan, means_no, plan_of
+from model.world import phrases
+
+ORDERS = {
+    "Did the red car come before or after the blue dog?": "before or after",
+    "before or after the blue dog, when did the red car come?": "before or after",
+    "please tell me: was the red car seen after or before the blue dog": None,
+    "Did the red car come before the blue dog?": "before",
+    "Was the red car here after the blue dog was?": "after",
+    "have you seen the red car before the blue dog?": "before",
+    "Which came first, the red car or the blue dog?": "first",
+    "what was seen last, the red car or the blue dog?": "last",
+    "who did you see first, the red car or the blue dog?": "first",
+}
+PLACES = {
+    "In which room did you see the red ball?": "zone",
+    "what zone was the red ball in?": "zone",
+    "Where was the robot when it saw the red ball?": "zone",
+    "Which camera saw the red ball?": "camera",
+    "on which camera did you see the red ball?": "camera",
+    "which camera was the red ball on?": "camera",
+}
+
+
+@pytest.mark.parametrize(("question", "kind"), ORDERS.items())
+def test_orders(question: str, kind: str | None) -> None:
+    assert plan_of(question) == (None if kind is None else Plan(kind, ("red car", "blue dog")))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("question", "kind"), PLACES.items())
+def test_places(question: str, kind: str) -> None:
+    assert plan_of(question) == Plan(kind, ("red ball",))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("split", ["train", "eval"])
+def test_all_phrasings_of_the_drawn_world(split: str) -> None:
+    for form in phrases.ORDER[split]:  # type: ignore[index]
+        assert plan_of(form.format(a="red car", b="dog")) == Plan("before or after", ("red car", "dog")), form
+    for form in phrases.ROOM[split]:  # type: ignore[index]
+        assert plan_of(form.format(thing="green door")) == Plan("zone", ("green door",)), form
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        "did a dog come before noon?",
+        "did the dog come before the evening?",
+        "did a dog come after 14:00?",
+        "was the dog here before?",
+        "what came after the dog?",
+        "who was here before the dog?",
+        "did the dog come before or after the dog?",
+        "did the first dog come before the second dog?",
+        "did a truck or a car come before the dog?",
+        "did the man leave after the car came?",
+        "did the red car come before the dog and the box?",
+        "where was the red ball?",
+        "which room is empty?",
+        "what room is this?",
+        "in which room was it?",
+        "which room is the ball in now?",
+        "when did the red car come?",
+        "how often did the red car come before the dog?",
+        "did the red car come before the dog? And what colour was it?",
+        "",
+    ],
+)
+def test_everything_else_is_asked_as_it_is(question: str) -> None:
+    assert plan_of(question) is None
+
+
+def test_what_is_asked_instead() -> None:
+    plan = plan_of("Did the person with the orange bag come before or after the green door opened?")
+    assert plan is not None
+    assert plan.whens == ("when did the person with the orange bag come?", "when did the green door open?")
+    assert plan.evers == ("did any person with the orange bag ever come?", "did any green door ever open?")
+    assert plan.came(0, "10:00:00") == "the person with the orange bag came at 10:00:00"
+    assert plan.came(1, "10:00:00") == "the green door opened at 10:00:00"
+    assert plan.never_came(1) == "I saw no green door"
+
+
+@pytest.mark.parametrize(
+    ("kind", "earlier", "later"),
+    [
+        ("before or after", "before", "after"),
+        ("before", "yes", "no"),
+        ("after", "no", "yes"),
+        ("first", "the car", "the dog"),
+        ("last", "the dog", "the car"),
+    ],
+)
+def test_what_the_times_come_to(kind: str, earlier: str, later: str) -> None:
+    plan = Plan(kind, ("car", "dog"))  # type: ignore[arg-type]
+    assert (plan.verdict((1.0, 2.0)), plan.verdict((2.0, 1.0))) == (earlier, later)
+    assert plan.verdict((2.0, 2.0)) == "at the same time"
+    assert plan.is_order
+    assert not Plan("zone", ("car",)).is_order
+
+
+def test_no_is_told_from_what_begins_like_it() -> None:
+    assert [means_no(text) for text in ("no", " No.", "no, never", "nothing", "yes", "", "I cannot tell")] == [
+        True, True, True, False, False, False, False,
+    ]  # fmt: skip
+
+
+def test_a_time_names_a_keyframe() -> None:
+    keyframes = Keyframes(np.array([3, 8, 20, 41]), ("relevant",) * 4, np.array([0.1, 0.2, 0.4, 0.3], np.float32))
+    clocks = ["10:00:00", "11:30:00", "10:00:00", "12:00:00"]  # the third a day later, or of another camera
+    assert named_row("at 12:00:00.", clocks, keyframes) == 41
+    assert named_row("10:00:00", clocks, keyframes) == 20
+    assert named_row("11:30:00, not 10:00:00", clocks, keyframes) == 8
+    assert named_row("I cannot tell", clocks, keyframes) is None
+    assert named_row("12:00:00", [], keyframes) is None
