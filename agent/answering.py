@@ -9,48 +9,39 @@ Does not know HTTP, tokens or the clock's time of day.
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 from agent.config import AnsweringSettings
 from agent.keyframes import newest_from, pictures_of, seen, some_of, without_patches
 from agent.lanes import Lane, Priority, TooManyWaiting, Turns
 from agent.metrics import Metrics
+from agent.prepared import ONE_AT_A_TIME, Prepared, clocks_of, group_sizes, notes_of, now_note, seen_of_all
 from agent.problems import AnswerTimeout, Busy, ModelFailed, NoFrames, NotEncodedYet, Problem, QuestionTooLong
-from agent.question import Answer, Event, Finished, FinishReason, Piece, Question, collect
+from agent.question import Answer, Event, Finished, Piece, Question, collect
 from agent.remote import Pictures, RemoteAnswerer, Tally
+from agent.stepwise import Ask, speak_in_steps
 from agent.stopwatch import Stopwatch
-from agent.times import format_clock, format_span, format_time
+from agent.times import format_span
 from memory.store import MemoryStore
 from memory.window import Window
 from model.about_now import about_now
 from model.select import Keyframes, QueryCandidates, select_keyframes
+from model.steps import Plan, plan_of
 
 if TYPE_CHECKING:
     from model.clip_encoder import ClipEncoder
     from model.config import JudgeManner
     from model.features import FrameFeatures, TextFeatures, VisualContext
+    from model.generate import Decoding
     from model.video_model import VideoModel
 
 log = logging.getLogger(__name__)
 
 ALMOST_EMPTY_S = 60.0  # below this span of video an answer says how little there is
-ONE_AT_A_TIME = "this model reads one question at a time; what was said before it was not read"
 _FIRST_GUESS_S = 5.0  # how long an answer takes, before one has been timed
-
-
-@dataclass(frozen=True, slots=True)
-class _Prepared:
-    """All that is known before the first word."""
-
-    window: Window
-    context: "VisualContext | Pictures"
-    little: str | None  # said in the answer itself
-    notes: tuple[str, ...]
 
 
 class Answering:
@@ -174,9 +165,9 @@ class Answering:
                     async with asyncio.timeout_at(deadline):
                         await stack.enter_async_context(self.turns.turn(question.priority))
                 async with asyncio.timeout_at(deadline):
-                    prepared = await self._prepare(question, watch)
-                yield seen(prepared.window, prepared.context.keyframes)
-                async with aclosing(self._speak(question, prepared, watch, deadline)) as events:
+                    parts = [await self._prepare(part, watch) for part in self._parts(question)]
+                yield seen_of_all([seen(part.window, part.context.keyframes) for part in parts])
+                async with aclosing(self._speak(question, parts, watch, deadline)) as events:
                     async for event in events:
                         yield event
         except TimeoutError:
@@ -187,10 +178,29 @@ class Answering:
             log.exception("answer failed")
             raise ModelFailed(f"The model failed: {type(error).__name__}. The server's log says more.") from error
 
-    async def _prepare(self, question: Question, watch: Stopwatch) -> _Prepared:
+    def plan(self, question: Question) -> Plan | None:
+        """The steps in which this is answered, by a model of ours that names times of frames; None: it is asked as it is."""
+        by_a_person = question.priority is Priority.QUESTION
+        if not (self._settings.in_steps and by_a_person and self._remote is None and self._tells_times()):
+            return None
+        return plan_of(question.text)
+
+    def sought(self, question: Question) -> tuple[str, ...]:
+        """What frames are chosen by: the question; a follow-up ("and what colour was it?") after the question before it; or
+        the questions of its steps."""
+        if plan := self.plan(question):
+            return plan.whens
+        before = [said.text for said in question.earlier if said.role == "user"]
+        return (f"{before[-1]} {question.text}" if before and self._remote is not None else question.text,)
+
+    def _parts(self, question: Question) -> list[Question]:
+        plan = self.plan(question)
+        return [question] if plan is None else [replace(question, text=when) for when in plan.whens]
+
+    async def _prepare(self, question: Question, watch: Stopwatch) -> Prepared:
         """Everything before the first word, left to right."""
         with watch.stage("embed"):
-            query = await self.embed(self._sought(question))
+            query = await self.embed(self.sought(question)[0])
         with watch.stage("window"):
             whole = await self._window(question)
             window = await self.looked_at(question, whole)
@@ -200,8 +210,9 @@ class Answering:
         asked_by_a_person = question.priority is Priority.QUESTION
         little = await asyncio.to_thread(self._little_history, question, window) if asked_by_a_person else None
         alone = (ONE_AT_A_TIME,) if question.earlier and self._remote is None else ()
-        now = (self._now_note(window),) if window is not whole else ()
-        return _Prepared(window, context, little, (*alone, *now, *_notes(window, query, context)))
+        now = (now_note(window, self._zone_of),) if window is not whole else ()
+        notes = (*alone, *now, *notes_of(window, query, context))
+        return Prepared(window, context, little, notes)
 
     def _is_about_now(self, question: Question) -> bool:
         """Not where a window ends in the past or a place is named; where a conversation is read, words may mean what was said."""
@@ -209,18 +220,6 @@ class Answering:
         elsewhere = question.before is not None or question.within is not None or in_conversation
         by_a_person = question.priority is Priority.QUESTION
         return self._settings.now_frames > 0 and by_a_person and not elsewhere and about_now(question.text)
-
-    def _now_note(self, window: Window) -> str:
-        first = int(np.argmin(window.times))
-        begins = format_time(float(window.times[first]), self._zone_of(window.cameras[int(window.camera_index[first])]))
-        silent = [name for name, size in zip(window.cameras, _group_sizes(window), strict=True) if size == 0]
-        without = f"; cameras without a frame of now: {', '.join(silent)}" if silent else ""
-        return f"the question is about now: only frames from {begins} on were looked at (answering.now_frames){without}"
-
-    def _sought(self, question: Question) -> str:
-        """What frames are chosen by. A follow-up ("and what colour was it?") is read after the question before it."""
-        before = [said.text for said in question.earlier if said.role == "user"]
-        return f"{before[-1]} {question.text}" if before and self._remote is not None else question.text
 
     async def _merge(
         self, window: Window, keyframes: Keyframes, query: "TextFeatures", watch: Stopwatch
@@ -234,7 +233,7 @@ class Answering:
                 keyframes,
                 query,
                 overrides=overrides,
-                group_sizes=_group_sizes(window),
+                group_sizes=group_sizes(window),
             )
 
     def _speaker(self) -> "VideoModel":
@@ -265,7 +264,7 @@ class Answering:
             fill=defaults.fill,
             background=window.background() if relative else None,
             background_floor=defaults.background_floor,
-            group_sizes=_group_sizes(window),
+            group_sizes=group_sizes(window),
             min_per_group=chosen.min_per_camera,
         )
 
@@ -293,12 +292,11 @@ class Answering:
         return pictures
 
     async def _speak(
-        self, question: Question, prepared: _Prepared, watch: Stopwatch, deadline: float
+        self, question: Question, parts: Sequence[Prepared], watch: Stopwatch, deadline: float
     ) -> AsyncGenerator[Event, None]:
-        limit = min(question.max_new_tokens or self._settings.max_new_tokens, self._settings.max_new_tokens)
         tally = Tally()
         num_pieces = 0
-        async with aclosing(self._pieces(question, prepared, limit, tally)) as pieces:
+        async with aclosing(self._pieces(question, parts, tally)) as pieces:
             while True:
                 with watch.stage("generate" if num_pieces else "first_token"):
                     async with asyncio.timeout_at(deadline):
@@ -308,58 +306,85 @@ class Answering:
                 num_pieces += 1
                 if piece:
                     yield Piece(piece)
-        if prepared.little is not None:
-            yield Piece(f"\n\n({prepared.little}.)")
-        if not isinstance(prepared.context, Pictures):
-            # a last broken character is a piece of its own
-            reason: FinishReason = "length" if num_pieces >= limit else "stop"
-            tally = Tally(reason, prepared.context.num_tokens, min(num_pieces, limit))
+        if parts[0].little is not None:
+            yield Piece(f"\n\n({parts[0].little}.)")
         if question.priority is Priority.QUESTION:
             self._time(watch)
-        yield self._finished(prepared, watch, tally, num_pieces)
+        yield self._finished(question, parts, watch, tally, num_pieces)
 
-    def _pieces(self, question: Question, prepared: _Prepared, limit: int, tally: Tally) -> AsyncGenerator[str, None]:
-        context = prepared.context
+    def _pieces(self, question: Question, parts: Sequence[Prepared], tally: Tally) -> AsyncGenerator[str, None]:
+        limit = min(question.max_new_tokens or self._settings.max_new_tokens, self._settings.max_new_tokens)
+        context = parts[0].context
         if isinstance(context, Pictures):
             if self._remote is None:
                 raise RuntimeError("no server is configured")
             return self._remote.stream(question, context, tally, limit=limit)
-        speaker = self._speaker()
-        timestamps = self._timestamps(prepared) if speaker.info.defaults.timestamps else None
-        return self._language.pull(
+        tally.prompt_tokens = sum(part.num_tokens for part in parts)
+        plan = self.plan(question)
+        if plan is None:
+            return self._say(question, parts[0], limit, tally)
+
+        def asker_of(part: Prepared) -> Ask:
+            reading = self._speaker().reading()
+
+            async def ask(text: str) -> str:
+                async with aclosing(self._say(replace(question, text=text), part, limit, tally, reading)) as pieces:
+                    return "".join([piece async for piece in pieces]).strip()
+
+            return ask
+
+        return speak_in_steps(plan, parts, asker_of, self._zone_of)
+
+    async def _say(
+        self, question: Question, part: Prepared, limit: int, tally: Tally, reading: "Decoding | None" = None
+    ) -> AsyncGenerator[str, None]:
+        """The checkpoint's own words, token by token."""
+        speaker, context = self._speaker(), part.context
+        if isinstance(context, Pictures):
+            raise RuntimeError("pictures are for a server")
+        timestamps = clocks_of(part, self._zone_of) if self._tells_times() else None
+        pieces = self._language.pull(
             lambda: speaker.stream(
                 question.text,
                 context,
                 timestamps=timestamps,
                 max_new_tokens=limit,
                 temperature=question.temperature,
+                reading=reading,
             )
         )
+        num_pieces = 0
+        async with aclosing(pieces):
+            async for piece in pieces:
+                num_pieces += 1
+                yield piece
+        if num_pieces >= limit:
+            tally.finish_reason = "length"
+        # a last broken character is a piece of its own
+        tally.completion_tokens = (tally.completion_tokens or 0) + min(num_pieces, limit)
+
+    def _tells_times(self) -> bool:
+        return self._model.info.defaults.timestamps
 
     def _time(self, watch: Stopwatch) -> None:
         self._typical_s += 0.3 * (watch.total_ms() / 1000 - self._typical_s)
         for stage, milliseconds in watch.timings_ms.items():
             self._metrics.stage_seconds.labels(stage=stage).observe(milliseconds / 1000)
 
-    def _finished(self, prepared: _Prepared, watch: Stopwatch, tally: Tally, num_pieces: int) -> Finished:
+    def _finished(
+        self, question: Question, parts: Sequence[Prepared], watch: Stopwatch, tally: Tally, num_pieces: int
+    ) -> Finished:
         timings_ms = {**watch.timings_ms, "total": watch.total_ms()}
-        little = () if prepared.little is None else (prepared.little,)
+        first = () if parts[0].little is None else (parts[0].little,)
+        if plan := self.plan(question):
+            first = (*first, f"answered in steps: {' '.join(plan.whens)} (answering.in_steps)")
         return Finished(
             finish_reason=tally.finish_reason,
-            notes=(*little, *prepared.notes),
+            notes=tuple(dict.fromkeys((*first, *(note for part in parts for note in part.notes)))),
             timings_ms={stage: round(milliseconds, 3) for stage, milliseconds in timings_ms.items()},
             prompt_tokens=tally.prompt_tokens,
             completion_tokens=num_pieces if tally.completion_tokens is None else tally.completion_tokens,
         )
-
-    def _timestamps(self, prepared: _Prepared) -> list[str]:
-        """Local time of day of each keyframe, as its camera's clock shows it."""
-        window = prepared.window
-        zones = [self._zone_of(camera) for camera in window.cameras]
-        return [
-            format_clock(float(window.times[row]), zones[int(window.camera_index[row])])
-            for row in prepared.context.keyframes.rows
-        ]
 
     def _little_history(self, question: Question, window: Window) -> str | None:
         """Words for an almost empty history: the window is short because nothing older is remembered."""
@@ -370,31 +395,3 @@ class Answering:
         if known and min(known) < oldest:
             return None  # the asker chose a short window
         return f"{format_span(newest - oldest)} of video so far"
-
-
-def _group_sizes(window: Window) -> list[int]:
-    """Rows of each camera, in the order in which they lie."""
-    return [int(n) for n in np.bincount(window.camera_index, minlength=len(window.cameras))]
-
-
-def _notes(window: Window, query: "TextFeatures", context: "VisualContext | Pictures") -> tuple[str, ...]:
-    """What the asker should know about how the answer was made."""
-    notes = []
-    if query.truncated:
-        notes.append("the question is longer than the text encoder reads; frames were chosen by its beginning")
-    if window.unencoded:
-        notes.append(f"frames of this window that are not yet encoded, and had no part: {window.unencoded}")
-    if isinstance(context, Pictures):
-        notes.append(f"the answer rests on {len(context.shown)} pictures alone")
-        if context.num_left_out:
-            notes.append(f"{context.num_left_out} keyframes were left out: answerer.max_image_bytes")
-        return tuple(notes)
-    if any(context.foreign_groups) and not context.is_foreign:
-        notes.append("some of these cameras show what this model was not trained on; nothing said of them is reliable")
-    if context.num_summary_frames:
-        notes.append(f"frames that contributed their summary only: {context.num_summary_frames}")
-    if context.num_left_out:
-        notes.append(f"frames that took part in choosing the keyframes and in nothing else: {context.num_left_out}")
-    if context.num_shared_tokens:
-        notes.append(f"tokens that stand for runs of several frames: {context.num_shared_tokens}")
-    return tuple(notes)

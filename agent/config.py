@@ -108,6 +108,10 @@ class AnsweringSettings(Part):
         default=NUM_NEWEST, ge=0, le=10_000, description="newest frames of each camera that a question about now looks at; "
         "0: at all that is remembered, as every other question",
     )  # fmt: skip
+    in_steps: bool = Field(
+        default=True,
+        description="what came first, and in which room or by which camera a thing was seen, are answered in steps",
+    )
     max_questions: int = Field(
         default=4, ge=1, le=1000, description="questions in work or waiting; beyond it: busy (429)"
     )

@@ -14,6 +14,7 @@ import numpy as np
 
 from agent.client import Reply
 from agent.times import load_zone
+from model.steps import plan_of, verdict_of
 from model.world.answers import TIME_FAMILIES, Question, is_correct, true_answer
 from model.world.draw import draw
 from model.world.questions import questions
@@ -162,7 +163,7 @@ def on_our_clock(question: Question, clock: WorldClock, zone: str) -> Question:
 def judge(question: Question, reply: Reply) -> tuple[bool, str]:
     """Is the answer right, and what would be. `question` is on our clock."""
     said = reply.text.partition("\n\n(")[0]  # an almost empty history says so after the answer
-    return is_correct(question, said), true_answer(question)
+    return is_correct(question, verdict_of(said) if plan_of(question.text) else said), true_answer(question)
 
 
 def spans_in_words(spans: Sequence[tuple[float, float]]) -> str:

@@ -109,8 +109,12 @@ class TimelineRoutes:
         if query is not None and view.keyframes and window.num_frames:
             question = Question(view.question, (view.camera,), view.after, view.before)
             seen = await self.agent.answering.looked_at(question, window)
-            keyframes = await self.agent.answering.choose(seen, query)
-            drawn["keyframes"] = self._keyframes(seen, keyframes)
+            chosen: dict[int, dict[str, Any]] = {}  # by frame, once each where an answer is made in steps
+            for text in self.agent.answering.sought(question):
+                sought = query if text == view.question else await self._query(text)
+                for each in self._keyframes(seen, await self.agent.answering.choose(seen, sought)):
+                    chosen.setdefault(each["frame_id"], each)
+            drawn["keyframes"] = sorted(chosen.values(), key=lambda each: float(each["time"]))
         return drawn
 
     def _drawn(self, view: View, query: "TextFeatures | None") -> tuple[Window, dict[str, Any]]:

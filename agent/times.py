@@ -125,6 +125,11 @@ def format_time(time: float, zone: str) -> str:
     return f"{moment:%Y-%m-%d %H:%M:%S} {moment.tzname()}"
 
 
+def format_day(time: float, zone: str) -> str:
+    """Local date: "2026-11-22"."""
+    return f"{datetime.fromtimestamp(time, load_zone(zone)):%Y-%m-%d}"
+
+
 def format_clock(time: float, zone: str) -> str:
     """Local time of day to the second: "17:04:05"."""
     return f"{datetime.fromtimestamp(time, load_zone(zone)):%H:%M:%S}"

@@ -5,7 +5,7 @@ A small language model knows well which frame a question means, and still slips 
 likelihood (the product over its tokens) is written. One forward pass weighs them, as a tree of tokens in which each sees
 its own beginning only.
 
-In: the times' texts and a tokenizer. Out: a tree, and which of its texts; and which keyframe an answer names. It knows no models.
+In: the times' texts and a tokenizer. Out: a tree, and which of its texts. It knows neither frames nor models.
 """
 
 import re
@@ -14,8 +14,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-
-from model.select import Keyframes
 
 _SYMBOLS = "0123456789:"
 _CLOCK = re.compile(r"\d{1,2}:\d\d")
@@ -64,18 +62,6 @@ def clock_tree(clocks: Iterable[str], encode: Callable[[str], list[int]]) -> Clo
     if not texts or any(tuple(encode(text)) != tokens for text, tokens in zip(texts, written, strict=True)):
         return None
     return tree_of(written, {tokens[0]: symbol for symbol, tokens in ids.items()})
-
-
-def named_row(words: str, clocks: Sequence[str], keyframes: Keyframes) -> int | None:
-    """The row of the keyframe whose time an answer names; of several with one clock time the one with the highest score.
-
-    "it came at 12:34:56" with that clock before the second keyframe -> its row; None where no time is named.
-    """
-    named = [place for place, clock in enumerate(clocks) if clock in words]
-    if not named:
-        return None
-    first = min(named, key=lambda place: (words.index(clocks[place]), -float(keyframes.scores[place])))
-    return int(keyframes.rows[first])
 
 
 def tree_of(texts: Sequence[tuple[int, ...]], symbols: Mapping[int, str]) -> ClockTree:

@@ -14,14 +14,13 @@ from typing import Literal
 
 import numpy as np
 
-from model.clocks import named_row
 from model.config import Composer, Fill, Redundancy
 from model.features import Defaults, FrameFeatures, VisualContext
 from model.history import ArrayHistory
 from model.merge import Merger
 from model.places import newest_rows
 from model.select import ArrayCandidates, Keyframes, Kind, select_keyframes
-from model.steps import Plan, means_no, plan_of
+from model.steps import Plan, means_no, named_row, plan_of
 from model.video_model import VideoModel
 
 Selection = Literal["dks", "top_k", "uniform"]

@@ -4,7 +4,7 @@ A small language model tells reliably when a thing came and guesses at both of t
 was shown (`model.clocks`). So each thing is asked about by itself, "when did the red car come?", and the frames of those
 times tell the rest: which is earlier, and what their metadata says of the place.
 
-In: a question in English. Out: a `Plan` of questions to ask instead, or None; and the words of an answer. Told by its words,
+In: a question in English. Out: a `Plan` of questions to ask instead, or None; which frame an answer names; the words of an answer. Told by its words,
 and meant to miss rather than to be wrong. Pure; it asks nothing itself.
 """
 
@@ -12,6 +12,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
+
+from model.select import Keyframes
 
 Kind = Literal["before or after", "before", "after", "first", "last", "zone", "camera"]
 
@@ -78,9 +80,10 @@ class Plan:
         return tuple(f"did any {thing} ever {_comes(thing)}?" for thing in self.things)
 
     def came(self, number: int, time: str) -> str:
-        """Words of one step: "the red car came at 14:03:22"."""
+        """Words of one step: "the red car came at 14:03:22", or "was seen" where its place is asked."""
         thing = self.things[number]
-        return f"the {thing} {'opened' if _comes(thing) == 'open' else 'came'} at {time}"
+        did = "was seen" if not self.is_order else "opened" if _comes(thing) == "open" else "came"
+        return f"the {thing} {did} at {time}"
 
     def never_came(self, number: int) -> str:
         """Words of a step that found nothing."""
@@ -109,6 +112,23 @@ def plan_of(question: str) -> Plan | None:
             things = tuple(named[name] for name in ("a", "came", "b") if named.get(name))
             return None if len(set(things)) < len(things) else Plan(_KINDS[named["kind"] or "robot"], things)
     return None
+
+
+def named_row(words: str, clocks: Sequence[str], keyframes: Keyframes) -> int | None:
+    """The row of the keyframe whose time an answer names; of several with one clock time the one with the highest score.
+
+    "it came at 12:34:56" with that clock before the second keyframe -> its row; None where no time is named.
+    """
+    named = [place for place, clock in enumerate(clocks) if clock in words]
+    if not named:
+        return None
+    first = min(named, key=lambda place: (words.index(clocks[place]), -float(keyframes.scores[place])))
+    return int(keyframes.rows[first])
+
+
+def verdict_of(answer: str) -> str:
+    """What an answer in steps comes to: "The red car came at 14:03:22, the dog came at 13:58:10: after." -> "after"."""
+    return answer.rpartition(": ")[2].rstrip(". ")
 
 
 def means_no(answer: str) -> bool:

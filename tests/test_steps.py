@@ -3,9 +3,8 @@
 import numpy as np
 import pytest
 
-from model.clocks import named_row
 from model.select import Keyframes
-from model.steps import Plan, means_no, plan_of
+from model.steps import Plan, means_no, named_row, plan_of, verdict_of
 from model.world import phrases
 
 ORDERS = {
@@ -84,6 +83,7 @@ def test_what_is_asked_instead() -> None:
     assert plan.came(0, "10:00:00") == "the person with the orange bag came at 10:00:00"
     assert plan.came(1, "10:00:00") == "the green door opened at 10:00:00"
     assert plan.never_came(1) == "I saw no green door"
+    assert Plan("zone", ("green door",)).came(0, "10:00:00") == "the green door was seen at 10:00:00"
 
 
 @pytest.mark.parametrize(
@@ -118,3 +118,9 @@ def test_a_time_names_a_keyframe() -> None:
     assert named_row("11:30:00, not 10:00:00", clocks, keyframes) == 8
     assert named_row("I cannot tell", clocks, keyframes) is None
     assert named_row("12:00:00", [], keyframes) is None
+
+
+def test_the_verdict_is_what_comes_last() -> None:
+    assert verdict_of("The red car came at 14:03:22, the dog came at 13:58:10: after.") == "after"
+    assert verdict_of("after") == "after"
+    assert verdict_of("I saw no dog.") == "I saw no dog"

@@ -1,0 +1,140 @@
+"""What came first, and where a thing was seen: a real agent with the built-in model, over a drawn robot's drive."""
+
+import functools
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from agent.agent import Agent, load_model, open_memory
+from agent.api import build_app
+from agent.auth import Auth
+from agent.config import Settings
+from agent.lanes import Priority
+from agent.question import Question
+from model.evaluate_clips import Clip, world_clip
+from model.steps import verdict_of
+from streaming.frame import Frame
+from tests.agents import START, ListSource, remember, running, settings_in
+
+NUM_FRAMES = 100
+ORDER = Question("Did you see the purple dog before or after the green box?", ("rover",))
+ROOM = Question("What room was the green person in?", ("rover",))
+NEVER = Question("In which room was the pink bicycle?", ("rover",))
+
+
+@functools.cache
+def drive() -> tuple[Clip, list[Any]]:
+    """A robot's drive and its pictures: a green box at 39 to 45 s, a purple dog at 71 to 75 s."""
+    clip = world_clip(0, NUM_FRAMES)
+    return clip, list(clip.pictures())
+
+
+class Drive(ListSource):
+    """Frames, the pose told just before each of them."""
+
+    def __init__(self, agent: Agent, camera: str, poses: bool, start: float) -> None:
+        clip, pictures = drive()
+        super().__init__(camera, [Frame(start + n, each, "arrival") for n, each in enumerate(pictures)])
+        self._agent, self._scene, self._poses, self._start = agent, clip.scene, poses, start
+
+    async def frames(self) -> AsyncIterator[Frame]:
+        async for frame in super().frames():
+            if self._poses and self._scene is not None:
+                self._agent.intake_of(self.camera).tell(self._scene.metadata_at(frame.time - self._start), frame.time)
+            yield frame
+
+
+@functools.cache
+def builtin() -> Any:
+    return load_model(Settings(model={"num_threads": 1}))
+
+
+@asynccontextmanager
+async def rover(folder: Path, *, poses: bool = True, start: float = START, **changes: Any) -> AsyncIterator[Agent]:
+    """An agent that remembers the drive."""
+    cameras = {"rover": {"timezone": "UTC"}, "yard": {"timezone": "UTC"}}
+    settings = settings_in(
+        folder, model={"num_threads": 1}, cameras=cameras, **{"answering": {"max_new_tokens": 24}, **changes}
+    )
+    async with Agent(settings, open_memory(settings, builtin()), builtin()).running() as agent:
+        await agent.watch("rover", Drive(agent, "rover", poses, start))
+        await agent.encoded()
+        yield agent
+
+
+async def test_what_came_first_is_told_from_two_times(tmp_path: Path) -> None:
+    async with rover(tmp_path) as agent:
+        answer = await agent.answering.answer(ORDER)
+        assert answer.text.startswith("The purple dog came at 16:05:")
+        assert ", the green box came at 16:04:" in answer.text
+        assert answer.text.endswith(": after.")
+        assert len(answer.pieces) == 3  # each as soon as it is known
+        seen = [each.time - START for each in answer.seen.evidence]
+        assert any(39 <= time <= 45 for time in seen)
+        assert any(71 <= time <= 75 for time in seen)
+        assert seen == sorted(set(seen))
+        assert answer.finished.notes[0] == (
+            "answered in steps: when did the purple dog come? when did the green box come? (answering.in_steps)"
+        )
+        assert answer.finished.finish_reason == "stop"
+        assert answer.finished.prompt_tokens > answer.finished.completion_tokens > 16
+        assert (
+            await agent.answering.answer(replace(ORDER, text="Was the green box seen before the purple dog?"))
+        ).text[-6:] == ": yes."
+        first = await agent.answering.answer(replace(ORDER, text="What came first, the purple dog or the green box?"))
+        assert verdict_of(first.text) == "the green box"
+
+
+async def test_where_a_thing_was_seen_is_told_from_the_pose_of_its_frame(tmp_path: Path) -> None:
+    async with rover(tmp_path) as agent:
+        answer = await agent.answering.answer(ROOM)
+        assert answer.text.startswith("The green person was seen at 16:04:")
+        assert ": hall, x " in answer.text
+        assert answer.text.endswith(" degrees.")
+        assert (await agent.answering.answer(NEVER)).text == "I saw no pink bicycle."
+        never = "Did the green person come before or after the pink bicycle?"
+        assert (await agent.answering.answer(replace(ROOM, text=never))).text.endswith(". I saw no pink bicycle.")
+        await remember(agent, "yard", 8, start=START - 100_000)
+        both = replace(ROOM, cameras=("rover", "yard"))
+        answer = await agent.answering.answer(both)
+        assert answer.text.startswith("The green person was seen at 2026-11-22 16:04:")  # two days are remembered
+        assert answer.text.endswith(" degrees (camera rover).")
+        answer = await agent.answering.answer(replace(both, text="Which camera saw the green person?"))
+        assert verdict_of(answer.text) == "camera rover"
+
+
+async def test_without_a_pose_the_camera_is_named(tmp_path: Path) -> None:
+    async with rover(tmp_path, poses=False) as agent:
+        answer = await agent.answering.answer(ROOM)
+        assert answer.text.endswith(": camera rover, which sent nothing of where it was.")
+
+
+async def test_what_is_asked_as_it_is(tmp_path: Path) -> None:
+    async with rover(tmp_path, answering={"max_new_tokens": 24, "in_steps": False}) as agent:
+        assert not (await agent.answering.answer(ORDER)).text.startswith("The purple dog came")
+    async with running(tmp_path / "tiny") as agent:  # a model that reads no times
+        assert agent.answering.plan(ORDER) is None
+
+
+async def test_a_machines_question_is_asked_as_it_is(tmp_path: Path) -> None:
+    settings = settings_in(tmp_path, model={"num_threads": 1})
+    async with Agent(settings, open_memory(settings, builtin()), builtin()).running() as agent:
+        assert agent.answering.plan(ORDER) is not None
+        assert agent.answering.plan(replace(ORDER, priority=Priority.JUDGE)) is None
+        assert agent.answering.sought(ORDER) == ("when did the purple dog come?", "when did the green box come?")
+        assert agent.answering.sought(replace(ORDER, text="Is a dog here?")) == ("Is a dog here?",)
+
+
+async def test_the_timeline_marks_the_frames_of_all_steps(tmp_path: Path) -> None:
+    async with rover(tmp_path) as agent:
+        answer = await agent.answering.answer(ORDER)
+        auth = Auth.open(tmp_path, enabled=False, extra=())
+        app = build_app(agent, auth, agent.settings, keep_alive_s=1.0, url="http://agent")
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://agent") as http:
+            shown = await http.get("/v1/cameras/rover/timeline", params={"question": ORDER.text})
+        marked = [each["frame_id"] for each in shown.json()["keyframes"]]
+        assert marked == [each.frame_id for each in answer.seen.evidence]
