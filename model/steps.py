@@ -4,8 +4,8 @@ A small language model tells reliably when a thing came and guesses at both of t
 was shown (`model.clocks`). So each thing is asked about by itself, "when did the red car come?", and the frames of those
 times tell the rest: which is earlier, and what their metadata says of the place.
 
-In: a question in English. Out: a `Plan` of questions to ask instead, or None; which frame an answer names; the words of an answer. Told by its words,
-and meant to miss rather than to be wrong. Pure; it asks nothing itself.
+In: a question in English. Out: a `Plan` of questions to ask instead, or None; which frame an answer names; the words of an
+answer. Told by its words, and meant to miss rather than to be wrong. Pure; it asks nothing itself.
 """
 
 import re
