@@ -1,4 +1,4 @@
-"""Frames of a window: the newest, the pictures of keyframes, and what is said of them as evidence.
+"""Frames of a window: which are chosen for a question, the newest, their pictures, and what is said of them as evidence.
 
 Blocking where it reads; knows no model.
 """
@@ -6,20 +6,68 @@ Blocking where it reads; knows no model.
 import logging
 import math
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from agent.config import AnsweringSettings
 from agent.intake import decode_jpeg
 from agent.question import Evidence, Seen
 from memory.errors import FrameGone
 from memory.window import Window
-from model.select import Keyframes
+from model.select import Keyframes, QueryCandidates, select_keyframes
+
+if TYPE_CHECKING:
+    from model.features import Defaults
 
 log = logging.getLogger(__name__)
 
 SENDS_NO_MORE_S = 60.0
 RHYTHM_FRAMES = 16
+CHUNK_ROWS = 8192
+
+
+def choose(
+    window: Window,
+    query: NDArray[np.float32],
+    settings: AnsweringSettings,
+    defaults: "Defaults",
+    *,
+    num_keyframes: int | None,
+    recent: int | None,
+    most: int | None,
+) -> Keyframes:
+    """The keyframes of a question, query (D,) unit: as asked for, else as configured, else as the checkpoint wants; `most`:
+    pictures that a server takes."""
+    relative = (settings.redundancy or defaults.redundancy) == "background"
+    num_keyframes = num_keyframes or settings.num_keyframes or defaults.num_keyframes
+    if recent is None:
+        recent = defaults.recent if settings.recent is None else settings.recent
+    if most is not None and num_keyframes > most:
+        num_keyframes = most
+        recent = min(recent, num_keyframes // 2)  # few pictures, and still room for what was asked about
+    return select_keyframes(
+        QueryCandidates(window, query),
+        num_keyframes=num_keyframes,
+        tau=defaults.tau if settings.tau is None else settings.tau,
+        floor=defaults.floor,
+        recent=recent,
+        fill=defaults.fill,
+        background=window.background() if relative else None,
+        background_floor=defaults.background_floor,
+        group_sizes=np.bincount(window.camera_index, minlength=len(window.cameras)).tolist(),
+        min_per_group=settings.min_per_camera,
+    )
+
+
+def relevance(window: Window, query: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(N,) cosine of every frame with query (D,) unit."""
+    scores = np.empty(window.num_frames, np.float32)
+    for start in range(0, window.num_frames, CHUNK_ROWS):
+        rows = np.arange(start, min(start + CHUNK_ROWS, window.num_frames))
+        scores[rows] = window.embeddings(rows) @ query
+    return scores
 
 
 def without_patches(window: Window, rows: NDArray[np.int64]) -> list[int]:

@@ -1,16 +1,16 @@
 """What is known of a question before the first word of its answer, and what the asker should know of how it is made.
 
-Pure; knows no model.
+Knows no model.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from agent.question import Evidence, Seen
-from agent.remote import Pictures
+from agent.remote import Pictures, Tally
 from agent.times import format_clock, format_time
 from memory.window import Window
 
@@ -34,6 +34,17 @@ class Prepared:
     def num_tokens(self) -> int:
         """Visual tokens that the language model reads; a server counts for itself."""
         return 0 if isinstance(self.context, Pictures) else self.context.num_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """An answer before its first word: what it rests on, and its pieces to come."""
+
+    seen: Seen
+    pieces: AsyncGenerator[str, None]
+    tally: Tally  # filled in by then
+    little: str | None
+    notes: tuple[str, ...]
 
 
 def group_sizes(window: Window) -> list[int]:
@@ -66,6 +77,11 @@ def seen_of_all(parts: Iterable[Seen]) -> Seen:
         min(part.oldest for part in parts),
         max(part.newest for part in parts),
     )
+
+
+def steps_note(asked: Iterable[str]) -> str:
+    """For an answer in steps: what was asked instead."""
+    return f"answered in steps: {' '.join(asked)} (answering.in_steps)"
 
 
 def now_note(window: Window, zone_of: Callable[[str], str]) -> str:

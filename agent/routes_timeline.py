@@ -97,7 +97,7 @@ class TimelineRoutes:
         )
 
     async def _query(self, text: str) -> "TextFeatures":
-        query = self._queries.pop(text, None) or await self.agent.answering.embed(text)
+        query = self._queries.pop(text, None) or await self.agent.answering.making.embed(text)
         self._queries[text] = query
         if len(self._queries) > _HELD_QUESTIONS:
             self._queries.popitem(last=False)
@@ -108,11 +108,11 @@ class TimelineRoutes:
         drawn["keyframes"] = []
         if query is not None and view.keyframes and window.num_frames:
             question = Question(view.question, (view.camera,), view.after, view.before)
-            seen = await self.agent.answering.looked_at(question, window)
+            seen = await self.agent.answering.making.looked_at(question, window)
             chosen: dict[int, dict[str, Any]] = {}  # by frame, once each where an answer is made in steps
-            for text in self.agent.answering.sought(question):
+            for text in self.agent.answering.making.sought(question):
                 sought = query if text == view.question else await self._query(text)
-                for each in self._keyframes(seen, await self.agent.answering.choose(seen, sought)):
+                for each in self._keyframes(seen, await self.agent.answering.making.choose(seen, sought)):
                     chosen.setdefault(each["frame_id"], each)
             drawn["keyframes"] = sorted(chosen.values(), key=lambda each: float(each["time"]))
         return drawn

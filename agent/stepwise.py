@@ -1,19 +1,26 @@
-"""An answer in steps (`model.steps`): when did each thing come, and what do the frames of these times tell together?
+"""An answer in steps (`model.steps`): when did each thing come, and what do the frames of these times tell together? How often?
 
 In: the plan, what each of its things is looked for in, and a way to ask. Out: the pieces of the answer, each as soon as it is
 known. Knows no model.
 """
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from dataclasses import dataclass
 
-from agent.prepared import Prepared, clocks_of
+import numpy as np
+from numpy.typing import NDArray
+
+from agent.prepared import Prepared, clocks_of, group_sizes
 from agent.times import format_clock, format_day, format_time
 from agent.whereabouts import whereabouts
 from memory.window import Window
+from model.familiarity import CANNOT_TELL
 from model.steps import Plan, means_no, named_row
+from model.visits import Visit, VisitSearch
 
 Ask = Callable[[str], Awaitable[str]]
 ZoneOf = Callable[[str], str]
+LONG_VISIT_S = 60.0
 
 
 async def speak_in_steps(
@@ -42,6 +49,57 @@ async def speak_in_steps(
             yield f": {_place_of(plan, part.window, row)}."
             return
     yield f": {plan.verdict(times)}."
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """An answer, and the rows it rests on: a frame of each visit, or of no visit those that were looked at in vain."""
+
+    text: str
+    rows: NDArray[np.int64]
+    num_looks: int
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What one frame shows."""
+
+    shows_it: bool
+    is_foreign: bool = False  # a picture of a world that the model was not trained on
+
+
+async def count_visits(
+    plan: Plan, window: Window, scores: NDArray[np.float32], look: Callable[[int], Awaitable[Look]], zone_of: ZoneOf
+) -> Counted:
+    """scores (N,) of the window's frames. Where most of what it looks at is foreign to the model, the answer says so."""
+    search = VisitSearch(window.times, scores, group_sizes(window))
+    looked: list[int] = []
+    num_foreign = 0
+    while (row := search.next_row()) is not None:
+        seen = await look(row)
+        looked.append(row)
+        num_foreign += seen.is_foreign
+        search.tell(row, seen.shows_it)
+    visits = sorted(search.visits(), key=lambda visit: float(window.times[visit.first]))
+    rows = np.sort(np.array([visit.best for visit in visits] or looked, np.int64))
+    if num_foreign > len(looked) / 2:
+        return Counted(CANNOT_TELL, rows, len(looked))
+    times = [_span_of(window, visit, zone_of) for visit in visits]
+    return Counted(f"{plan.count(times, at_least=search.gave_up)}.", rows, len(looked))
+
+
+async def pieces_of(text: str) -> AsyncGenerator[str, None]:
+    """A text that is known already."""
+    yield text
+
+
+def _span_of(window: Window, visit: Visit, zone_of: ZoneOf) -> str:
+    """When a visit began; of a long one until when, too; of several cameras which saw it."""
+    told = _time_of(window, visit.first, zone_of)
+    if window.times[visit.last] - window.times[visit.first] >= LONG_VISIT_S:
+        told += f" to {_time_of(window, visit.last, zone_of)}"
+    camera = window.cameras[int(window.camera_index[visit.first])]
+    return f"{told} (camera {camera})" if len(window.cameras) > 1 else told
 
 
 def _time_of(window: Window, row: int, zone_of: ZoneOf) -> str:

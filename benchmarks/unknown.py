@@ -17,9 +17,10 @@ from PIL import Image
 from rich.progress import track
 
 from benchmarks.machine import machine, show, write_result
+from model.familiarity import CANNOT_TELL
 from model.history import ArrayHistory
 from model.select import ArrayCandidates, select_keyframes
-from model.video_model import CANNOT_TELL, VideoModel
+from model.video_model import VideoModel
 from model.world.draw import degrade, draw
 from model.world.scene import Scene
 

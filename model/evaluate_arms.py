@@ -7,7 +7,7 @@ what it cost. How other frames are merged is the model's (`merging_otherwise`). 
 import copy
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from typing import Literal
@@ -20,8 +20,9 @@ from model.history import ArrayHistory
 from model.merge import Merger
 from model.places import newest_rows
 from model.select import ArrayCandidates, Keyframes, Kind, select_keyframes
-from model.steps import Plan, means_no, named_row, plan_of
+from model.steps import Plan, means_no, means_yes, named_row, number_word, plan_of
 from model.video_model import VideoModel
+from model.visits import VisitSearch
 
 Selection = Literal["dks", "top_k", "uniform"]
 NEVER = 2.0  # no cosine is above it: nothing is redundant
@@ -124,7 +125,9 @@ class Asker:
         return Answer(words, context.keyframes, context.num_tokens, 1000 * (time.perf_counter() - began))
 
     def ask_in_steps(self, plan: Plan, arm: Arm) -> str:
-        """The product's path for a question that is answered in steps, and its verdict alone: "before", "hall"."""
+        """The product's path for a question that is answered in steps, and its verdict alone: "before", "hall", "two"."""
+        if plan.kind == "count":
+            return number_word(self._num_visits(plan.evers[0]))
         model, rows = self.model, []
         for number, (ever, when) in enumerate(zip(plan.evers, plan.whens, strict=True)):
             context, clocks = self._context(when, arm, model)
@@ -139,10 +142,23 @@ class Asker:
             rows.append(row)
         return plan.verdict(self.times[rows].tolist()) if plan.is_order else self.zones[rows[0]] or ""
 
+    def _num_visits(self, ever: str) -> int:
+        query = self.model.embed_text(ever)
+        scores = np.asarray(self.embeddings @ query.unit)
+        search = VisitSearch(self.times, scores)
+        while (row := search.next_row()) is not None:
+            frame = Keyframes(np.zeros(1, np.int64), ("relevant",), scores[[row]])
+            context = self.model.build_context(ArrayHistory([self.features[row]]), frame, query)
+            context = replace(context, foreign_groups=())  # a single picture is judged less surely than many
+            clocks = [f"{datetime.fromtimestamp(self.times[row], UTC):%H:%M:%S}"]
+            words = "".join(self.model.stream(ever, context, timestamps=clocks, max_new_tokens=ANSWER_TOKENS))
+            search.tell(row, means_yes(words))
+        return len(search.visits())
+
     def plan(self, text: str) -> Plan | None:
         """The steps in which the product answers this; a place is told where places were sent, times by models that read them."""
         plan = plan_of(text) if self.model.info.defaults.timestamps else None
-        return plan if plan is None or plan.is_order or any(self.zones) else None
+        return plan if plan is None or plan.kind != "zone" or any(self.zones) else None
 
     def _context(self, text: str, arm: Arm, model: VideoModel) -> tuple[VisualContext, list[str] | None]:
         """(what the language model is shown, the clock times before its keyframes)."""

@@ -19,6 +19,9 @@ from model.config import ConfigError
 
 FILE_NAME = "familiarity.safetensors"
 BANDS = 4  # horizontal: a scene has its sky above its ground
+CANNOT_TELL = (
+    "I cannot tell: these pictures are unlike anything this model was trained on, so whatever it said would be a guess."
+)
 
 
 def layout_statistics(values: np.ndarray) -> np.ndarray:

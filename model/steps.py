@@ -1,8 +1,10 @@
-"""Questions that are answered in steps: what came before what, and where (in which room, by which camera) a thing was seen.
+"""Questions that are answered in steps: what came before what, where (in which room, by which camera) a thing was seen, and how
+often it came.
 
-A small language model tells reliably when a thing came and guesses at both of these; and a time it names is that of a frame it
+A small language model tells reliably when a thing came and guesses at the first two; and a time it names is that of a frame it
 was shown (`model.clocks`). So each thing is asked about by itself, "when did the red car come?", and the frames of those
-times tell the rest: which is earlier, and what their metadata says of the place.
+times tell the rest: which is earlier, and what their metadata says of the place. For a count it is asked of single frames,
+the most relevant first, whether they show the thing (`model.visits`).
 
 In: a question in English. Out: a `Plan` of questions to ask instead, or None; which frame an answer names; the words of an
 answer. Told by its words, and meant to miss rather than to be wrong. Pure; it asks nothing itself.
@@ -15,28 +17,37 @@ from typing import Literal
 
 from model.select import Keyframes
 
-Kind = Literal["before or after", "before", "after", "first", "last", "zone", "camera"]
+Kind = Literal["before or after", "before", "after", "first", "last", "zone", "camera", "count"]
 
 _VERB = (
     r"(?:come|came|here|there|seen|been|arrived?|appear(?:ed)?|pass(?:ed)?|open(?:ed)?|enter(?:ed)?|show(?:ed)? up)"
     r"(?: by| in| past)?"
 )
-# Words that name no thing by themselves, or one among several, or a time.
+# Words that name no thing by themselves, or one among several, or a time, or are no part of a name.
 _NO_NAME = (
-    r"after|afternoon|again|and|any|before|beginning|both|day|each|end|evening|first|hours?|last|latest|midnight|minutes?|"
-    r"morning|newest|next|night|noon|now|oldest|only|or|other|second|something|start|than|that|these|third|those|weekend|week|"
-    r"what|when|where|which|who|whose"
+    r"after|afternoon|again|and|any|are|been|before|beginning|both|can|day|did|do|does|each|end|evening|first|had|has|have|"
+    r"hours?|is|it|last|latest|midnight|minutes?|morning|newest|next|night|noon|now|oldest|only|or|other|second|something|"
+    r"start|than|that|these|they|third|those|times?|was|week|weekend|were|what|when|where|which|who|whose|will|you"
 )
 
 
-def _thing(name: str) -> str:
-    return rf"(?:the|an?) (?P<{name}>(?!(?:{_NO_NAME})\b)[\w'-]+(?: (?!(?:{_NO_NAME})\b)[\w'-]+){{0,4}}?)"
+def _thing(name: str, article: str = "(?:the|an?) ") -> str:
+    return rf"{article}(?P<{name}>(?!(?:{_NO_NAME})\b)[\w'-]+(?: (?!(?:{_NO_NAME})\b)[\w'-]+){{0,4}}?)"
 
 
 _A, _B, _AFTERWARDS = _thing("a"), _thing("b"), rf"(?: {_VERB})*"
 _YOU_SAW = r"(?:did|have|had) you(?: ever)? (?:see|seen|notice|spot)"
 _CAME = rf"(?:(?:{_YOU_SAW}|was|were) {_A}{_AFTERWARDS}|(?:did|has|had|have) {_thing('came')}(?: {_VERB})+)"
 _WHICH = r"(?:which|what|who)"
+_A_OR_ANY = "(?:the|an?|any) "
+_IN_ALL = r"(?:so far|in all|in total|altogether)"
+_OFTEN = "|".join(
+    (
+        rf"(?:{_YOU_SAW}|was|were) {_thing('a', _A_OR_ANY)}{_AFTERWARDS}",
+        rf"(?:did|has|had|have) {_thing('came', _A_OR_ANY)}(?: {_VERB})+",
+        rf"{_thing('often', _A_OR_ANY)} did(?: {_VERB})+",
+    )
+)
 _FORMS = tuple(
     re.compile(form)
     for form in (
@@ -47,13 +58,18 @@ _FORMS = tuple(
         rf"(?:on |by |with )?(?:which|what) (?P<kind>camera) {_CAME}(?: on| by)?",
         rf"which (?P<kind>camera) (?:saw|showed|has seen) {_A}",
         rf"where (?:was|were) (?:you|it|the (?P<kind>robot)) when (?:it|you|the robot) saw {_A}",
+        rf"(?:count )?how (?P<kind>many times|often) (?:{_OFTEN})(?: {_IN_ALL})?",
+        rf"how (?P<kind>many) {_thing('many', '')} (?:{_YOU_SAW}|(?:were |have )?{_VERB}{_AFTERWARDS})(?: {_IN_ALL})?",
     )
 )
 _KINDS: dict[str, Kind] = {
     "after or before": "before or after", "room": "zone", "area": "zone", "robot": "zone",
     "before or after": "before or after", "before": "before", "after": "after", "first": "first", "last": "last",
-    "zone": "zone", "camera": "camera",
+    "zone": "zone", "camera": "camera", "many times": "count", "often": "count", "many": "count",
 }  # fmt: skip
+_NUMBERS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
+_PLURALS = {"people": "person", "men": "man", "women": "woman", "children": "child"}
+MOST_LISTED = 12
 _POLITE = re.compile(r"^(?:(?:please|can you|could you|tell me|say)\s+)*")
 
 
@@ -89,6 +105,18 @@ class Plan:
         """Words of a step that found nothing."""
         return f"I saw no {self.things[number]}"
 
+    def count(self, times: Sequence[str], *, at_least: bool = False) -> str:
+        """Words of a count, its verdict last: "A dog came at 14:03:22 and 15:10:01: two times"."""
+        if not times:
+            return f"I saw no {self.things[0]}: {number_word(0)} times"
+        did = "opened" if _comes(self.things[0]) == "open" else "came"
+        listed = (
+            times if len(times) <= MOST_LISTED else [*times[:MOST_LISTED], f"{len(times) - MOST_LISTED} times more"]
+        )
+        told = " and ".join(", ".join(part) for part in (listed[:-1], listed[-1:]) if part)
+        total = f"{'at least ' if at_least else ''}{number_word(len(times))} {'time' if len(times) == 1 else 'times'}"
+        return f"The {self.things[0]} {did} at {told}: {total}"
+
     def verdict(self, times: Sequence[float]) -> str:
         """What the times of both things come to: "before", "yes", "the red car"; of one moment: "at the same time"."""
         first, second = times
@@ -109,7 +137,9 @@ def plan_of(question: str) -> Plan | None:
     for form in _FORMS:
         if found := form.fullmatch(words):
             named = found.groupdict()
-            things = tuple(named[name] for name in ("a", "came", "b") if named.get(name))
+            things = tuple(named[name] for name in ("a", "came", "often", "b") if named.get(name))
+            if many := named.get("many"):
+                things = (singular(many),)
             return None if len(set(things)) < len(things) else Plan(_KINDS[named["kind"] or "robot"], things)
     return None
 
@@ -127,13 +157,38 @@ def named_row(words: str, clocks: Sequence[str], keyframes: Keyframes) -> int | 
 
 
 def verdict_of(answer: str) -> str:
-    """What an answer in steps comes to: "The red car came at 14:03:22, the dog came at 13:58:10: after." -> "after"."""
-    return answer.rpartition(": ")[2].rstrip(". ")
+    """What an answer in steps comes to: "The red car came at 14:03:22, the dog came at 13:58:10: after." -> "after"; of
+    a count the number alone."""
+    return re.sub(r" times?$", "", answer.rpartition(": ")[2].rstrip(". "))
 
 
 def means_no(answer: str) -> bool:
     """Is this the answer "no"? "No.", "no, I did not" """
     return re.match(r"\s*no\b", answer.lower()) is not None
+
+
+def means_yes(answer: str) -> bool:
+    """Is this the answer "yes"?"""
+    return re.match(r"\s*yes\b", answer.lower()) is not None
+
+
+def number_word(number: int) -> str:
+    """0 -> "zero", 12 -> "twelve", 13 -> "13"."""
+    return _NUMBERS[number] if number < len(_NUMBERS) else str(number)
+
+
+def singular(things: str) -> str:
+    """ "red cars" -> "red car", "boxes" -> "box", "people" -> "person"; of English, the usual cases."""
+    *before, last = things.split()
+    if last in _PLURALS:
+        last = _PLURALS[last]
+    elif re.search(r"(?:s|x|z|ch|sh)es$", last):
+        last = last[:-2]
+    elif re.search(r"[^aeiou]ies$", last):
+        last = f"{last[:-3]}y"
+    elif re.search(r"[^s]s$", last):
+        last = last[:-1]
+    return " ".join([*before, last])
 
 
 def _comes(thing: str) -> str:

@@ -18,7 +18,7 @@ from torch import Tensor
 from model.checkpoint import Checkpoint, load_checkpoint
 from model.clocks import clock_tree
 from model.config import ConfigError, ModelConfig, Reference
-from model.familiarity import Familiarity, read_familiarity
+from model.familiarity import CANNOT_TELL, Familiarity, read_familiarity
 from model.features import (
     Defaults,
     FrameFeatures,
@@ -41,9 +41,6 @@ from model.tokens import IMAGE_TOKEN_ID
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 PATCH_DTYPES = ("float16", "int8", "float32")  # float32 is for tests: it doubles the memory and improves nothing
-CANNOT_TELL = (
-    "I cannot tell: these pictures are unlike anything this model was trained on, so whatever it said would be a guess."
-)
 
 
 class PromptTooLongError(ValueError):

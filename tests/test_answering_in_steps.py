@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 
 from agent.agent import Agent, load_model, open_memory
 from agent.api import build_app
@@ -16,7 +17,9 @@ from agent.config import Settings
 from agent.lanes import Priority
 from agent.question import Question
 from model.evaluate_clips import Clip, world_clip
-from model.steps import verdict_of
+from model.steps import number_word, verdict_of
+from model.world.things import COLOURS
+from model.world.visits import look
 from streaming.frame import Frame
 from tests.agents import START, ListSource, remember, running, settings_in
 
@@ -107,6 +110,70 @@ async def test_where_a_thing_was_seen_is_told_from_the_pose_of_its_frame(tmp_pat
         assert verdict_of(answer.text) == "camera rover"
 
 
+async def test_a_count_lists_every_visit(tmp_path: Path) -> None:
+    async with rover(tmp_path) as agent:
+        for text, thing, spans in visits_of_the_drive():
+            answer = await agent.answering.answer(replace(ROOM, text=text))
+            assert verdict_of(answer.text) == number_word(len(spans)), text
+            assert answer.text.count("16:0") == len(spans)
+            seen = [each.time - START for each in answer.seen.evidence]
+            if spans:
+                assert [any(first - 1 <= time <= last + 1 for first, last in spans) for time in seen] == [True] * len(
+                    spans
+                )
+            else:
+                assert answer.text == f"I saw no {thing}: zero times."
+                assert seen  # those that were looked at in vain
+            assert answer.seen.num_frames == NUM_FRAMES
+            [note] = answer.finished.notes
+            assert note.startswith(f"answered in steps: did any {thing} ever come? (answering.in_steps): ")
+            assert answer.finished.prompt_tokens > 0
+            assert "look" in answer.finished.timings_ms
+
+
+async def test_a_count_over_several_cameras_says_which(tmp_path: Path) -> None:
+    async with rover(tmp_path) as agent:
+        await agent.watch("yard", Drive(agent, "yard", False, START + 7))
+        await agent.encoded()
+        both = replace(ROOM, cameras=("rover", "yard"), text="How many purple dogs came?")
+        answer = await agent.answering.answer(both)
+        assert verdict_of(answer.text) == "two"
+        assert "(camera rover) and 16:05:2" in answer.text
+        assert answer.text.endswith(" (camera yard): two times.")
+        assert [each.camera for each in answer.seen.evidence] == ["rover", "yard"]
+        after = replace(both, after=START + 60, before=START + 70)
+        assert verdict_of((await agent.answering.answer(after)).text) == "zero"
+
+
+async def test_a_count_of_what_it_was_not_trained_on_is_refused(tmp_path: Path) -> None:
+    settings = settings_in(tmp_path, model={"num_threads": 1}, cameras={"yard": {}})
+    async with Agent(settings, open_memory(settings, builtin()), builtin()).running() as agent:
+        await agent.watch("yard", ListSource("yard", [Frame(START + n, noise(n), "arrival") for n in range(70)]))
+        await agent.encoded()
+        answer = await agent.answering.answer(Question("How many dogs came?", ("yard",)))
+        assert answer.text.startswith("I cannot tell")
+
+
+def noise(number: int) -> np.ndarray:
+    return np.random.default_rng(number).integers(0, 256, (96, 96, 3), np.uint8)
+
+
+def visits_of_the_drive() -> list[tuple[str, str, list[tuple[float, float]]]]:
+    """Questions with the thing and its visits, from the world's own log; things seen too little to be sure of are left out."""
+    scene = drive()[0].scene
+    assert scene is not None
+    seen = look(scene, np.arange(float(NUM_FRAMES)))
+    found = []
+    for kind in ("dog", "person", "truck", "box", "bicycle"):
+        for colour in COLOURS:
+            visits = seen.of(kind, colour)
+            if seen.is_sure(kind, colour) and (visits or colour == "pink"):
+                spans = [(visit.first_s, visit.last_s) for visit in visits]
+                found.append((f"How many times did a {colour} {kind} come?", f"{colour} {kind}", spans))
+    assert {len(spans) for _, _, spans in found} >= {0, 1}
+    return found
+
+
 async def test_without_a_pose_the_camera_is_named(tmp_path: Path) -> None:
     async with rover(tmp_path, poses=False) as agent:
         answer = await agent.answering.answer(ROOM)
@@ -117,16 +184,16 @@ async def test_what_is_asked_as_it_is(tmp_path: Path) -> None:
     async with rover(tmp_path, answering={"max_new_tokens": 24, "in_steps": False}) as agent:
         assert not (await agent.answering.answer(ORDER)).text.startswith("The purple dog came")
     async with running(tmp_path / "tiny") as agent:  # a model that reads no times
-        assert agent.answering.plan(ORDER) is None
+        assert agent.answering.making.plan(ORDER) is None
 
 
 async def test_a_machines_question_is_asked_as_it_is(tmp_path: Path) -> None:
     settings = settings_in(tmp_path, model={"num_threads": 1})
     async with Agent(settings, open_memory(settings, builtin()), builtin()).running() as agent:
-        assert agent.answering.plan(ORDER) is not None
-        assert agent.answering.plan(replace(ORDER, priority=Priority.JUDGE)) is None
-        assert agent.answering.sought(ORDER) == ("when did the purple dog come?", "when did the green box come?")
-        assert agent.answering.sought(replace(ORDER, text="Is a dog here?")) == ("Is a dog here?",)
+        assert agent.answering.making.plan(ORDER) is not None
+        assert agent.answering.making.plan(replace(ORDER, priority=Priority.JUDGE)) is None
+        assert agent.answering.making.sought(ORDER) == ("when did the purple dog come?", "when did the green box come?")
+        assert agent.answering.making.sought(replace(ORDER, text="Is a dog here?")) == ("Is a dog here?",)
 
 
 async def test_the_timeline_marks_the_frames_of_all_steps(tmp_path: Path) -> None:

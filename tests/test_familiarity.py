@@ -10,12 +10,19 @@ import numpy as np
 import pytest
 
 from model.config import ConfigError
-from model.familiarity import FILE_NAME, Familiarity, layout_statistics, read_familiarity, write_familiarity
+from model.familiarity import (
+    CANNOT_TELL,
+    FILE_NAME,
+    Familiarity,
+    layout_statistics,
+    read_familiarity,
+    write_familiarity,
+)
 from model.features import FrameFeatures
 from model.history import ArrayHistory
 from model.select import Keyframes
 from model.training.familiarity import FOREIGN, fit
-from model.video_model import CANNOT_TELL, VideoModel
+from model.video_model import VideoModel
 from model.world.draw import degrade, draw
 from model.world.scene import Scene
 

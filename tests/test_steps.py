@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from model.select import Keyframes
-from model.steps import Plan, means_no, named_row, plan_of, verdict_of
+from model.steps import Plan, means_no, named_row, plan_of, singular, verdict_of
 from model.world import phrases
 
 ORDERS = {
@@ -38,10 +38,56 @@ def test_places(question: str, kind: str) -> None:
     assert plan_of(question) == Plan(kind, ("red ball",))  # type: ignore[arg-type]
 
 
+COUNTS = {
+    "How many times did a red car come?": "red car",
+    "how often did you see the red car come by?": "red car",
+    "tell me how often any red car was here": None,
+    "tell me how many times a red car did come": "red car",
+    "count how many times the green door did open": "green door",
+    "how many times was the dog here so far?": "dog",
+    "How many red cars came?": "red car",
+    "how many boxes did you see?": "box",
+    "how many people have been here in total?": "person",
+    "how many buses passed by?": "bus",
+    "how many people are here?": None,
+    "how many people were here yesterday?": None,
+    "how many cars and dogs came?": None,
+    "how many wheels did the car have?": None,
+    "how often does a dog come?": None,
+    "how many times did it come?": None,
+}
+
+
+@pytest.mark.parametrize(("question", "thing"), COUNTS.items())
+def test_counts(question: str, thing: str | None) -> None:
+    assert plan_of(question) == (None if thing is None else Plan("count", (thing,)))
+
+
+def test_words_of_a_count() -> None:
+    plan = Plan("count", ("dog",))
+    assert plan.count([]) == "I saw no dog: zero times"
+    assert plan.count(["10:00:00"]) == "The dog came at 10:00:00: one time"
+    assert plan.count(["10:00:00", "11:00:00"]) == "The dog came at 10:00:00 and 11:00:00: two times"
+    many = plan.count([f"10:00:{n:02d}" for n in range(15)], at_least=True)
+    assert many.endswith("10:00:10, 10:00:11 and 3 times more: at least 15 times")
+    assert [verdict_of(plan.count(["x"] * n)) for n in (0, 1, 2, 13)] == ["zero", "one", "two", "13"]
+    assert Plan("count", ("green door",)).count(["10:00:00"]).startswith("The green door opened")
+
+
+def test_singulars() -> None:
+    plurals = "red cars, boxes, buses, people, dogs, bicycles, puppies, benches, glass, toys"
+    assert [singular(each) for each in plurals.split(", ")] == [
+        "red car", "box", "bus", "person", "dog", "bicycle", "puppy", "bench", "glass", "toy",
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize("split", ["train", "eval"])
 def test_all_phrasings_of_the_drawn_world(split: str) -> None:
     for form in phrases.ORDER[split]:  # type: ignore[index]
         assert plan_of(form.format(a="red car", b="dog")) == Plan("before or after", ("red car", "dog")), form
+    for form in phrases.COUNT[split]:  # type: ignore[index]
+        assert plan_of(form.format(thing="dog", come="come")) == Plan("count", ("dog",)), form
+        assert plan_of(form.format(thing="door", come="open")) == Plan("count", ("door",)), form
     for form in phrases.ROOM[split]:  # type: ignore[index]
         assert plan_of(form.format(thing="green door")) == Plan("zone", ("green door",)), form
 

@@ -105,7 +105,7 @@ class Engine:
             log.error("rule not armed", extra={"rule": rule.name, "error": str(error)})
 
     async def _unit(self, condition: str) -> NDArray[np.float32]:
-        features: TextFeatures = await self._answering.embed(condition)
+        features: TextFeatures = await self._answering.making.embed(condition)
         return features.unit
 
     # --- the three tasks ---

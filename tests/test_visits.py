@@ -1,0 +1,104 @@
+"""The search for visits: which frames are looked at, and what comes out."""
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from model.visits import MOST_LOOKS, PATIENCE, Visit, VisitSearch
+
+
+def searched(search: VisitSearch, truth: np.ndarray) -> list[Visit]:
+    """Looks until the end; `truth` (N,) bool: what each frame shows."""
+    while (row := search.next_row()) is not None:
+        search.tell(row, bool(truth[row]))
+    return search.visits()
+
+
+def track(num_frames: int, *stays: tuple[int, int], noise: float = 0.02) -> tuple[np.ndarray, np.ndarray]:
+    """(relevance, truth) of a history in which the thing can be seen from a first to a last frame."""
+    rng = np.random.default_rng(num_frames)
+    truth = np.zeros(num_frames, bool)
+    for first, last in stays:
+        truth[first : last + 1] = True
+    return (0.1 + 0.3 * truth + rng.normal(0, noise, num_frames)).astype(np.float32), truth
+
+
+def test_every_visit_is_found_with_few_looks() -> None:
+    scores, truth = track(10_000, (40, 47), (3000, 3003), (3011, 3020), (9990, 9999))
+    search = VisitSearch(np.arange(10_000.0), scores)
+    visits = searched(search, truth)
+    assert [(visit.first, visit.last) for visit in visits] == [(40, 47), (3000, 3003), (3011, 3020), (9990, 9999)]
+    assert all(truth[visit.best] for visit in visits)
+    assert search.num_looks == 4 + PATIENCE + 3  # one between every two
+    assert not search.gave_up
+
+
+def test_a_long_stay_is_one_visit_and_one_look() -> None:
+    scores, truth = track(2000, (100, 1500))
+    search = VisitSearch(np.arange(2000.0), scores)
+    assert [(visit.first, visit.last) for visit in searched(search, truth)] == [(100, 1500)]
+    assert search.num_looks == 1 + PATIENCE
+
+
+def test_what_is_always_there_came_once() -> None:
+    for noise in (0.0, 0.02, 0.1):
+        scores, truth = track(2000, (0, 1999), noise=noise)
+        search = VisitSearch(np.arange(2000.0), scores)
+        assert len(searched(search, truth)) == 1
+        assert search.num_looks <= MOST_LOOKS
+
+
+def test_out_of_sight_for_a_moment_is_the_same_visit() -> None:
+    for missing, expected in ((5, 1), (6, 2)):  # frames without it: 6 and 7 s between those that show it
+        scores, truth = track(200, (50, 60), (61 + missing, 70 + missing))
+        assert len(searched(VisitSearch(np.arange(200.0), scores), truth)) == expected
+
+
+def test_a_slow_camera_has_its_own_rhythm() -> None:
+    scores, truth = track(200, (50, 51), (53, 54), (60, 61))
+    assert len(searched(VisitSearch(np.arange(200.0) * 30, scores), truth)) == 2
+
+
+def test_frames_of_different_cameras_are_different_visits() -> None:
+    scores, truth = track(100, (47, 52))
+    visits = searched(VisitSearch(np.concatenate([np.arange(50.0), np.arange(50.0)]), scores, [50, 0, 50]), truth)
+    assert [(visit.first, visit.last) for visit in visits] == [(47, 49), (50, 52)]
+
+
+def test_what_never_came_takes_a_few_looks() -> None:
+    scores, truth = track(1000)
+    search = VisitSearch(np.arange(1000.0), scores)
+    assert searched(search, truth) == []
+    assert search.num_looks == PATIENCE
+
+
+def test_it_gives_up_at_its_limit() -> None:
+    scores, truth = track(3000, *((start, start + 2) for start in range(0, 3000, 30)))
+    search = VisitSearch(np.arange(3000.0), scores)
+    assert MOST_LOOKS / 2 <= len(searched(search, truth)) < 100
+    assert search.num_looks == MOST_LOOKS
+    assert search.gave_up
+
+
+@pytest.mark.parametrize("count", [0, 1, 2])
+def test_tiny_histories(count: int) -> None:
+    truth = np.ones(count, bool)
+    assert len(searched(VisitSearch(np.arange(float(count)), np.full(count, 0.3, np.float32)), truth)) == min(count, 1)
+
+
+@given(st.lists(st.booleans(), max_size=80), st.integers(0, 2**32 - 1))
+def test_every_frame_is_looked_at_once_at_most_and_visits_never_overlap(shows: list[bool], seed: int) -> None:
+    truth = np.array(shows, bool)
+    scores = np.random.default_rng(seed).normal(size=len(truth)).astype(np.float32)
+    search, rows = VisitSearch(np.arange(float(len(truth))), scores), []
+    while (row := search.next_row()) is not None:
+        rows.append(row)
+        search.tell(row, bool(truth[row]))
+    visits = search.visits()
+    assert len(set(rows)) == len(rows) == search.num_looks
+    assert all(before.last < after.first for before, after in itertools.pairwise(visits))
+    assert all(visit.first <= visit.best <= visit.last and truth[visit.best] for visit in visits)
+    assert bool(visits) == any(truth[row] for row in rows)
