@@ -110,7 +110,7 @@ class AnsweringSettings(Part):
     )  # fmt: skip
     in_steps: bool = Field(
         default=True,
-        description="what came first, and in which room or by which camera a thing was seen, are answered in steps",
+        description="what came first, where a thing was seen and how often it came are answered in steps",
     )
     max_questions: int = Field(
         default=4, ge=1, le=1000, description="questions in work or waiting; beyond it: busy (429)"

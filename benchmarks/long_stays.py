@@ -6,7 +6,8 @@ Worlds of a fixed camera from the evaluation split, 1,000 frames. A visitor of a
 and stays for 10 seconds to 10 minutes. Another such visitor crosses the picture, and the first one crosses it once more, both
 well before it comes to stay or well after it has gone. Two questions. "Was the red truck seen before or after the blue dog?"
 needs a keyframe of each; what is found is measured and not the answer, as the built-in model has not learnt order. "How often did
-you see a red truck come?" needs a keyframe of each visit; the answer is "two". Frames with a visitor are drawn again with it and
+you see a red truck come?" needs a keyframe of each visit; the answer is "two", and beside it stands what counting visit by visit
+gives, as the product does. Frames with a visitor are drawn again with it and
 encoded, the others are those of the world; a shorter stay is the same pictures, of which the last are drawn anew as it leaves.
 
 The same questions for four ways to choose 32 keyframes: DKS as the product does, DKS with the published tau, query top-K and
@@ -29,6 +30,7 @@ from model.evaluate_arms import Arm, Asker
 from model.evaluate_clips import DRAW_SIZE
 from model.evaluate_scores import share
 from model.features import FrameFeatures
+from model.steps import plan_of
 from model.video_model import VideoModel
 from model.world import phrases
 from model.world.answers import Question, is_correct
@@ -144,6 +146,9 @@ def asked(model: VideoModel, three: Trio, rng: np.random.Generator) -> Iterator[
                 "answer": count.text,
                 "right": is_correct(Question("count", texts["count"], "two", None), count.text),
             }
+        plan = plan_of(texts["count"])
+        assert plan is not None
+        row["in_steps"] = asker.ask_in_steps(plan, Arm.product(model.info.defaults))
         yield row
 
 
@@ -159,7 +164,13 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
     return report
 
 
-def plot(report: dict[str, Any], out: Path) -> None:
+def right_in_steps(rows: list[dict[str, Any]]) -> dict[int, dict[str, Any]]:
+    """Counts made visit by visit, by length of the stay."""
+    stays = sorted({row["stay_s"] for row in rows})
+    return {stay: share(row["in_steps"] == "two" for row in rows if row["stay_s"] == stay) for stay in stays}
+
+
+def plot(report: dict[str, Any], in_steps: dict[int, dict[str, Any]], out: Path) -> None:
     """What is found, counts right and places taken, against the length of the stay."""
     from matplotlib.figure import Figure
 
@@ -173,6 +184,10 @@ def plot(report: dict[str, Any], out: Path) -> None:
         for name, by_stay in report.items():
             values = [each[key]["mean"] if key != "places" else each[key] for each in by_stay.values()]
             axes.plot(list(by_stay), values, marker="o", label=name)
+        if key == "right":
+            means = [each["mean"] for each in in_steps.values()]
+            axes.plot(list(in_steps), means, marker="s", color="black", label="visit by visit")
+            axes.legend(fontsize=7, loc="center left", handles=[axes.lines[-1]])
         axes.set_xscale("log")
         axes.set_xticks(list(by_stay), [str(stay) for stay in by_stay])
         axes.minorticks_off()
@@ -213,8 +228,11 @@ def main() -> None:
         for stay, each in by_stay.items():
             found = ", ".join(f"{key} {each[key]['mean']:.0%}" for key in ("order_found", "count_found", "right"))
             print(f"{name}, {stay} s: {found}, places {each['places']:.1f}")
-    write_result(args.out / "eval-long-stays.json", here, {"seeds": args.seeds, "by_arm": report, "rows": rows})
-    plot(report, args.out / "long-stays.png")
+    in_steps = right_in_steps(rows)
+    print("visit by visit:", {stay: each["mean"] for stay, each in in_steps.items()})
+    measured = {"seeds": args.seeds, "by_arm": report, "right_in_steps": in_steps, "rows": rows}
+    write_result(args.out / "eval-long-stays.json", here, measured)
+    plot(report, in_steps, args.out / "long-stays.png")
 
 
 if __name__ == "__main__":
