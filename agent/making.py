@@ -20,11 +20,12 @@ from agent.prepared import (
     Begun,
     Prepared,
     clocks_of,
+    context_notes,
     group_sizes,
-    notes_of,
     now_note,
     seen_of_all,
     steps_note,
+    window_notes,
 )
 from agent.problems import NoFrames, NotEncodedYet, QuestionTooLong
 from agent.question import Question
@@ -37,6 +38,7 @@ from memory.window import Window
 from model.about_now import about_now
 from model.select import Keyframes, Kind
 from model.steps import Plan, means_yes, plan_of
+from model.visits import VisitSearch
 
 if TYPE_CHECKING:
     from model.clip_encoder import ClipEncoder
@@ -45,6 +47,7 @@ if TYPE_CHECKING:
     from model.generate import Decoding
     from model.video_model import VideoModel
 
+STEP_TOKENS = 24  # of the answer to one of our own questions
 ALMOST_EMPTY_S = 60.0  # below this span of video an answer says how little there is
 
 
@@ -169,31 +172,30 @@ class Making:
         with watch.stage("select"):
             scores = await asyncio.to_thread(relevance, window, query.unit)
 
-        async def look(row: int) -> Look:
+        async def look(row: int) -> Look | None:
             camera, time = window.cameras[int(window.camera_index[row])], float(window.times[row])
             frame = await asyncio.to_thread(self._store.window, (camera,), time, time)
-            if frame.num_frames == 0:  # forgotten in between
-                return Look(False)
-            keyframes = Keyframes(np.zeros(1, np.int64), ("relevant",), scores[[row]])
-            context = await self._merge(frame, keyframes, query, watch)
+            keyframes = Keyframes(np.arange(min(frame.num_frames, 1)), ("relevant",), scores[[row]])
+            context = await self._merge(frame, keyframes, query, watch) if frame.num_frames else None
+            if context is None or not len(context.keyframes.rows):  # forgotten in between, or damaged
+                return None
             # a single picture is judged less surely than many: `count_visits` has the say
             part = Prepared(frame, replace(context, foreign_groups=()), None, ())
             tally.prompt_tokens += part.num_tokens
             with watch.stage("look"):
-                words = await self._asker_of(question, part, tally)(ever)
-            return Look(means_yes(words), context.is_foreign)
+                return Look(means_yes(await self._asker_of(part)(ever)), context.is_foreign)
 
-        counted = await count_visits(plan, window, scores, look, self._zone_of)
+        search = await asyncio.to_thread(VisitSearch, window.times, scores, group_sizes(window))
+        counted = await count_visits(plan, window, search, look, self._zone_of)
         rows = counted.rows
         kind: Kind = "relevant"
-        little = await asyncio.to_thread(self._little_history, question, window)
-        note = f"{steps_note(plan.evers)}: {counted.num_looks} frames were looked at one by one"
+        note = f"{steps_note(plan.evers)}: {search.num_looks} frames were looked at one by one"
         return Begun(
             seen(window, Keyframes(rows, (kind,) * len(rows), scores[rows])),
-            pieces_of(counted.text),
+            self._cut(pieces_of(counted.text), question.max_new_tokens, tally),
             tally,
-            little,
-            (note,),
+            await asyncio.to_thread(self._little_history, question, window),
+            (note, *self._common_notes(question), *window_notes(window, query), *counted.notes),
         )
 
     async def _prepare(self, question: Question, watch: Stopwatch) -> Prepared:
@@ -208,10 +210,12 @@ class Making:
         context = await (self._show if self._remote else self._merge)(window, keyframes, query, watch)
         asked_by_a_person = question.priority is Priority.QUESTION
         little = await asyncio.to_thread(self._little_history, question, window) if asked_by_a_person else None
-        alone = (ONE_AT_A_TIME,) if question.earlier and self._remote is None else ()
         now = (now_note(window, self._zone_of),) if window is not whole else ()
-        notes = (*alone, *now, *notes_of(window, query, context))
+        notes = (*self._common_notes(question), *now, *window_notes(window, query), *context_notes(context))
         return Prepared(window, context, little, notes)
+
+    def _common_notes(self, question: Question) -> tuple[str, ...]:
+        return (ONE_AT_A_TIME,) if question.earlier and self._remote is None else ()
 
     def _is_about_now(self, question: Question) -> bool:
         """Not where a window ends in the past or a place is named; where a conversation is read, words may mean what was said."""
@@ -276,27 +280,47 @@ class Making:
             return self._remote.stream(question, context, tally, limit=self._limit(question))
         tally.prompt_tokens = sum(part.num_tokens for part in parts)
         if plan is None:
-            return self._say(question, parts[0], tally)
-        return speak_in_steps(plan, parts, lambda part: self._asker_of(question, part, tally), self._zone_of)
+            return self._say(question, parts[0], self._limit(question), tally)
+        sentences = speak_in_steps(plan, parts, self._asker_of, self._zone_of)
+        return self._cut(sentences, question.max_new_tokens, tally)
 
-    def _asker_of(self, question: Question, part: Prepared, tally: Tally) -> Ask:
-        """Puts several questions about the same pictures, which are read once."""
+    def _asker_of(self, part: Prepared) -> Ask:
+        """Puts several questions about the same pictures, which are read once; the likeliest answers, whatever the asker wants
+        of the words that they come to."""
         reading = self._speaker().reading()
 
         async def ask(text: str) -> str:
-            async with aclosing(self._say(replace(question, text=text), part, tally, reading)) as pieces:
+            question = Question(text, part.window.cameras)
+            async with aclosing(self._say(question, part, STEP_TOKENS, Tally(), reading)) as pieces:
                 return "".join([piece async for piece in pieces]).strip()
 
         return ask
+
+    async def _cut(
+        self, pieces: AsyncGenerator[str, None], limit: int | None, tally: Tally
+    ) -> AsyncGenerator[str, None]:
+        """The pieces of a text of ours, up to as many tokens as the asker wants; they cost nothing, so no other limit holds."""
+        tokenizer = self._speaker().tokenizer
+        tally.completion_tokens = 0
+        async with aclosing(pieces):
+            async for piece in pieces:
+                tokens = tokenizer.encode(piece)
+                if limit is not None and tally.completion_tokens + len(tokens) > limit:
+                    tally.finish_reason = "length"
+                    yield tokenizer.decode(tokens[: limit - tally.completion_tokens])
+                    tally.completion_tokens = limit
+                    return
+                tally.completion_tokens += len(tokens)
+                yield piece
 
     def _limit(self, question: Question) -> int:
         return min(question.max_new_tokens or self._settings.max_new_tokens, self._settings.max_new_tokens)
 
     async def _say(
-        self, question: Question, part: Prepared, tally: Tally, reading: "Decoding | None" = None
+        self, question: Question, part: Prepared, limit: int, tally: Tally, reading: "Decoding | None" = None
     ) -> AsyncGenerator[str, None]:
         """The checkpoint's own words, token by token."""
-        speaker, context, limit = self._speaker(), part.context, self._limit(question)
+        speaker, context = self._speaker(), part.context
         if isinstance(context, Pictures):
             raise RuntimeError("pictures are for a server")
         timestamps = clocks_of(part, self._zone_of) if self._tells_times() else None
@@ -318,7 +342,7 @@ class Making:
         if num_pieces >= limit:
             tally.finish_reason = "length"
         # a last broken character is a piece of its own
-        tally.completion_tokens = (tally.completion_tokens or 0) + min(num_pieces, limit)
+        tally.completion_tokens = min(num_pieces, limit)
 
     def _tells_times(self) -> bool:
         return self._model.info.defaults.timestamps

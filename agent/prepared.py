@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from model.features import TextFeatures, VisualContext
 
 ONE_AT_A_TIME = "this model reads one question at a time; what was said before it was not read"
+SOME_FOREIGN = "some of these cameras show what this model was not trained on; nothing said of them is reliable"
 _KINDS = ("relevant", "recent", "filling")  # what tells most first
 
 
@@ -93,20 +94,26 @@ def now_note(window: Window, zone_of: Callable[[str], str]) -> str:
     return f"the question is about now: only frames from {begins} on were looked at (answering.now_frames){without}"
 
 
-def notes_of(window: Window, query: "TextFeatures", context: "VisualContext | Pictures") -> tuple[str, ...]:
-    """What the asker should know about how the answer was made."""
+def window_notes(window: Window, query: "TextFeatures") -> tuple[str, ...]:
+    """What the asker should know about how frames were found."""
     notes = []
     if query.truncated:
         notes.append("the question is longer than the text encoder reads; frames were chosen by its beginning")
     if window.unencoded:
         notes.append(f"frames of this window that are not yet encoded, and had no part: {window.unencoded}")
+    return tuple(notes)
+
+
+def context_notes(context: "VisualContext | Pictures") -> tuple[str, ...]:
+    """What the asker should know about how the answer was made of them."""
+    notes = []
     if isinstance(context, Pictures):
         notes.append(f"the answer rests on {len(context.shown)} pictures alone")
         if context.num_left_out:
             notes.append(f"{context.num_left_out} keyframes were left out: answerer.max_image_bytes")
         return tuple(notes)
     if any(context.foreign_groups) and not context.is_foreign:
-        notes.append("some of these cameras show what this model was not trained on; nothing said of them is reliable")
+        notes.append(SOME_FOREIGN)
     if context.num_summary_frames:
         notes.append(f"frames that contributed their summary only: {context.num_summary_frames}")
     if context.num_left_out:

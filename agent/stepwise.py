@@ -4,13 +4,14 @@ In: the plan, what each of its things is looked for in, and a way to ask. Out: t
 known. Knows no model.
 """
 
+from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from agent.prepared import Prepared, clocks_of, group_sizes
+from agent.prepared import SOME_FOREIGN, Prepared, clocks_of
 from agent.times import format_clock, format_day, format_time
 from agent.whereabouts import whereabouts
 from memory.window import Window
@@ -29,7 +30,7 @@ async def speak_in_steps(
     """ "The red car came at 14:03:22", ", the dog came at 13:58:10", ": after."
 
     `asker_of`: puts several questions, in turn, to the language model about the pictures of one part. A thing that never came
-    ends the answer, and so do words without a time: they are said as they are.
+    ends the answer, and so does one whose time it cannot tell.
     """
     times: list[float] = []
     for number, part in enumerate(parts):
@@ -39,8 +40,8 @@ async def speak_in_steps(
             return
         words = await ask(plan.whens[number])
         row = named_row(words, clocks_of(part, zone_of), part.context.keyframes)
-        if row is None:
-            yield f"{'. ' if times else ''}{words}"
+        if row is None:  # words about something else would be taken for the answer
+            yield f"{'. ' if times else ''}{words if words == CANNOT_TELL else _sentence(plan.untold(number))}"
             return
         step = plan.came(number, _time_of(part.window, row, zone_of))
         yield f", {step}" if times else _capital(step)
@@ -53,11 +54,12 @@ async def speak_in_steps(
 
 @dataclass(frozen=True, slots=True)
 class Counted:
-    """An answer, and the rows it rests on: a frame of each visit, or of no visit those that were looked at in vain."""
+    """An answer, the rows it rests on (of each visit the first frame and the one that was seen to show it; of no visit those
+    that were looked at in vain), and what the asker should know."""
 
     text: str
     rows: NDArray[np.int64]
-    num_looks: int
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,23 +71,30 @@ class Look:
 
 
 async def count_visits(
-    plan: Plan, window: Window, scores: NDArray[np.float32], look: Callable[[int], Awaitable[Look]], zone_of: ZoneOf
+    plan: Plan, window: Window, search: VisitSearch, look: Callable[[int], Awaitable[Look | None]], zone_of: ZoneOf
 ) -> Counted:
-    """scores (N,) of the window's frames. Where most of what it looks at is foreign to the model, the answer says so."""
-    search = VisitSearch(window.times, scores, group_sizes(window))
-    looked: list[int] = []
-    num_foreign = 0
+    """`search` over the window's frames; `look`: what one of them shows, None if nobody can say. Where most of what a camera
+    shows is foreign to the model, the answer says so."""
+    looks: dict[int, Look] = {}
     while (row := search.next_row()) is not None:
-        seen = await look(row)
-        looked.append(row)
-        num_foreign += seen.is_foreign
-        search.tell(row, seen.shows_it)
+        if (seen := await look(row)) is None:
+            search.skip(row)
+        else:
+            looks[row] = seen
+            search.tell(row, seen.shows_it)
     visits = sorted(search.visits(), key=lambda visit: float(window.times[visit.first]))
-    rows = np.sort(np.array([visit.best for visit in visits] or looked, np.int64))
-    if num_foreign > len(looked) / 2:
-        return Counted(CANNOT_TELL, rows, len(looked))
+    told = {
+        row for visit in visits for row in (visit.first, visit.best, *([visit.last] if _is_long(window, visit) else []))
+    }
+    rows = np.array(sorted(told or looks), np.int64)
+    foreign = Counter(int(window.camera_index[row]) for row, seen in looks.items() if seen.is_foreign)
+    looked_at = Counter(int(window.camera_index[row]) for row in looks)
+    num_foreign = sum(2 * foreign[camera] > looked_at[camera] for camera in looked_at)
+    if num_foreign and num_foreign == len(looked_at):
+        return Counted(CANNOT_TELL, rows)
     times = [_span_of(window, visit, zone_of) for visit in visits]
-    return Counted(f"{plan.count(times, at_least=search.gave_up)}.", rows, len(looked))
+    text = f"{plan.count(times, at_least=search.gave_up)}."
+    return Counted(text, rows, (SOME_FOREIGN,) if num_foreign else ())
 
 
 async def pieces_of(text: str) -> AsyncGenerator[str, None]:
@@ -96,10 +105,14 @@ async def pieces_of(text: str) -> AsyncGenerator[str, None]:
 def _span_of(window: Window, visit: Visit, zone_of: ZoneOf) -> str:
     """When a visit began; of a long one until when, too; of several cameras which saw it."""
     told = _time_of(window, visit.first, zone_of)
-    if window.times[visit.last] - window.times[visit.first] >= LONG_VISIT_S:
+    if _is_long(window, visit):
         told += f" to {_time_of(window, visit.last, zone_of)}"
     camera = window.cameras[int(window.camera_index[visit.first])]
     return f"{told} (camera {camera})" if len(window.cameras) > 1 else told
+
+
+def _is_long(window: Window, visit: Visit) -> bool:
+    return bool(window.times[visit.last] - window.times[visit.first] >= LONG_VISIT_S)
 
 
 def _time_of(window: Window, row: int, zone_of: ZoneOf) -> str:

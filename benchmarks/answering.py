@@ -6,9 +6,12 @@ A question: embed it, take a window of a real memory, select, merge, and stream 
 about now takes the newest frames alone, as in the agent. The history is made as benchmarks/features.py says. Ingest: stored
 720p JPEGs are decoded, encoded and attached, as in the agent's encoder. Medians of single calls. --threads is torch's; with more
 than one, a core that is busy with something else slows every operation, so both are shown.
+
+Last, whole answers by the agent itself, to questions of every kind: until the first piece, until the end, and frames looked at.
 """
 
 import argparse
+import asyncio
 import tempfile
 import time
 from collections.abc import Sequence
@@ -18,8 +21,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from agent.agent import Agent
+from agent.config import Settings
 from agent.intake import decode_jpeg
 from agent.keyframes import newest_from
+from agent.question import Piece, Question
 from agent.times import format_clock
 from benchmarks import features
 from benchmarks.machine import add_out, machine, report, show, summary_ms, timed, write_result
@@ -31,6 +37,13 @@ from model.select import Keyframes, QueryCandidates, select_keyframes
 from model.video_model import VideoModel
 
 QUESTIONS = ("What did the red car do?", "How many people came by?", "When was the door open?", "Where is the dog now?")
+KINDS = {  # of what the pictures show, again and again
+    "as it is": "When did the white dog come?",
+    "about now": "What is here now?",
+    "order": "Did the white dog come before or after the pink person?",
+    "count": "How many times did a white dog come?",
+    "count of nothing": "How many times did a pink truck come?",
+}
 ABOUT_NOW = ("What is here now?", "Is the door open at the moment?", "How many people are here right now?")
 
 
@@ -47,7 +60,7 @@ def main() -> None:
     model = VideoModel.load(features.BUILTIN, num_threads=1)
     pictures = features.jpegs(args.drawn)
     known = features.encoded(model, pictures)
-    measured: dict[str, Any] = {"questions": {}, "ingest": {}}
+    measured: dict[str, Any] = {"questions": {}, "ingest": {}, "whole_answers": {}}
     for num_frames in args.frames:
         with (
             tempfile.TemporaryDirectory() as folder,
@@ -58,6 +71,9 @@ def main() -> None:
                 for name, asked in (("", QUESTIONS), (", about now", ABOUT_NOW)):
                     stages = ask(model, store, asked, threads, args.repeats)
                     measured["questions"][f"N {num_frames}, threads {threads}{name}"] = stages
+            torch.set_num_threads(min(args.threads))
+            answers = asyncio.run(whole_answers(model, store, Path(folder), args.repeats))
+            measured["whole_answers"][f"N {num_frames}, threads {min(args.threads)}"] = answers
     for threads in args.threads:
         measured["ingest"][f"threads {threads}"] = ingest(model, pictures, threads)
     write_result(args.out / "bench-answering.json", here, measured)
@@ -75,6 +91,30 @@ def ask(model: VideoModel, store: MemoryStore, questions: Sequence[str], threads
         stages[stage] = summary_ms([run[stage] for run in runs])
         report(stage, stages[stage])
     return stages
+
+
+async def whole_answers(model: VideoModel, store: MemoryStore, folder: Path, repeats: int) -> dict[str, Any]:
+    """Each kind of question in turn, the first round for warming up. The memory is closed with the agent."""
+    settings = Settings.model_validate({"data_dir": folder, "cameras": {features.CAMERA: {"timezone": "UTC"}}})
+    found: dict[str, Any] = {}
+    async with Agent(settings, store, model).running() as agent:
+        for kind, text in KINDS.items():
+            firsts, ends, last = [], [], ""
+            for number in range(repeats + 1):
+                began = time.perf_counter()
+                async with agent.answering.ask(Question(text, (features.CAMERA,))) as events:
+                    pieces = [
+                        (time.perf_counter() - began, each.text) async for each in events if isinstance(each, Piece)
+                    ]
+                if number:
+                    firsts.append(pieces[0][0])
+                    ends.append(time.perf_counter() - began)
+                last = "".join(piece for _, piece in pieces)
+            found[kind] = {"first_piece": summary_ms(firsts), "whole": summary_ms(ends), "answer": last}
+            print(f"{kind}: {text} -> {last[:100]}")
+            for name in ("first_piece", "whole"):
+                report(name, found[kind][name])
+    return found
 
 
 def first_token(model: VideoModel, store: MemoryStore, question: str) -> dict[str, float]:

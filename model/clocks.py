@@ -44,11 +44,9 @@ class ClockTree:
     def _text(self, tokens: Sequence[int]) -> str:
         return "".join(self.symbols.get(token, " ") for token in tokens)
 
-    def log_likelihoods(self, first: Tensor, after: Tensor) -> Tensor:
-        """first (V,): logits where the time begins; after (T, V): logits behind each token of the tree -> (texts,)."""
-        odds = torch.log_softmax(torch.cat([first[None], after]).float(), dim=-1).cpu()
-        own = torch.where(self.visible, odds[self.parents + 1, self.tokens], 0.0)  # (T, T): of each token's beginning
-        return own.sum(1)[list(self.ends)]
+    def log_likelihoods(self, log_odds: Tensor) -> Tensor:
+        """log_odds (T,): of each token of the tree behind its parent -> of each text (texts,)."""
+        return torch.where(self.visible, log_odds, 0.0).sum(1)[list(self.ends)]
 
 
 def clock_tree(clocks: Iterable[str], encode: Callable[[str], list[int]]) -> ClockTree | None:

@@ -4,6 +4,7 @@ Every size of the network comes from here; nothing else in this package holds a 
 This file does not know tensors, tokenizers, files, or how config.json spells any of it (`model.config_json` does).
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
@@ -145,6 +146,10 @@ class LiveConfig:
     recent: int = 0
     timestamps: bool = False
     relevance_marks: bool = False
+    lower_case: bool = False  # it has seen no capital letter: questions are put to it without
+    spelling: Mapping[str, str] = field(
+        default_factory=dict
+    )  # words it has not learnt, by one it has: "color": "colour"
     max_visual_tokens: int | None = None
     patch_features: PatchFeatures = "vision"
     reference: Reference = "keyframe"
@@ -162,6 +167,8 @@ class LiveConfig:
         require_one_of("patch_features", self.patch_features, PatchFeatures)
         require_one_of("reference", self.reference, Reference)
         require_one_of("judge", self.judge, JudgeManner)
+        if not all(isinstance(word, str) for pair in self.spelling.items() for word in pair):
+            raise ConfigError("vilamp_live.spelling must give a word for each word")
         if self.recent < 0 or (self.num_keyframes is not None and self.num_keyframes < 1):
             raise ConfigError("recent must be at least 0 and num_keyframes at least 1")
         if self.merge_alpha <= 0:

@@ -16,6 +16,7 @@ from transformers.cache_utils import DynamicCache
 
 from model.clocks import ClockTree
 
+_ROWS_OF_LOGITS = 32  # formed at once
 _COLDEST = 1e-3  # a temperature below it is 0
 
 
@@ -73,7 +74,13 @@ class Decoding:
             use_cache=True,
         ).last_hidden_state
         self.rewind(size)
-        return tree.log_likelihoods(first, self._model.lm_head(states[0]))
+        odds = []
+        for rows in torch.arange(size).split(_ROWS_OF_LOGITS):  # a vocabulary has up to 150,000 words
+            parents = tree.parents[rows]
+            logits = self._model.lm_head(states[0, parents.clamp(min=0)]).float()
+            logits[parents < 0] = first
+            odds.append((logits[torch.arange(len(rows)), tree.tokens[rows]] - logits.logsumexp(dim=-1)).cpu())
+        return tree.log_likelihoods(torch.cat(odds))
 
 
 def _num_alike(first: Tensor, second: Tensor) -> int:

@@ -20,34 +20,50 @@ from model.select import Keyframes
 Kind = Literal["before or after", "before", "after", "first", "last", "zone", "camera", "count"]
 
 _VERB = (
-    r"(?:come|came|here|there|seen|been|arrived?|appear(?:ed)?|pass(?:ed)?|open(?:ed)?|enter(?:ed)?|show(?:ed)? up)"
+    r"(?:come|came|here|there|seen|been|arrived?|appear(?:ed)?|pass(?:ed)?|opened|enter(?:ed)?|show(?:ed)? up)"
     r"(?: by| in| past)?"
 )
-# Words that name no thing by themselves, or one among several, or a time, or are no part of a name.
+# Words that name no thing by themselves, or one among several, or a state, a time or a number of it, or are no part of a name:
+# where one stands, more is asked than when a thing came.
 _NO_NAME = (
-    r"after|afternoon|again|and|any|are|been|before|beginning|both|can|day|did|do|does|each|end|evening|first|had|has|have|"
-    r"hours?|is|it|last|latest|midnight|minutes?|morning|newest|next|night|noon|now|oldest|only|or|other|second|something|"
-    r"start|than|that|these|they|third|those|times?|was|week|weekend|were|what|when|where|which|who|whose|will|you"
+    r"about|after|afternoon|again|all|alone|also|always|and|any|are|asleep|at|average|away|back|be|been|before|behind|both|"
+    r"broken|busiest|but|by|camera|can|closed|damaged|dark|day|days|did|different|distinct|do|does|down|each|empty|end|ever|"
+    r"every|fewest|first|for|four|from|gone|had|has|have|he|hours?|how|i|if|indoors|inside|is|it|just|last|latest|leave|"
+    r"leaves|left|less|lights?|locked|many|midnight|minutes?|month|more|most|much|near|never|newest|next|night|no|nobody|"
+    r"none|noon|not|now|of|off|often|oldest|on|once|one|only|open|or|other|others|out|outdoors|outside|parked|rain|really|"
+    r"robot|rooms?|same|second|seconds|she|shut|snow|some|somebody|someone|start|still|stopped|storm|sun|than|that|their|"
+    r"then|these|they|third|this|those|three|through|times?|to|today|together|tomorrow|tonight|turned|twice|two|unique|"
+    r"unlocked|until|up|very|was|we|week|weekend|weeks|were|what|when|where|which|while|who|whose|will|year|yesterday|you"
 )
 
 
 def _thing(name: str, article: str = "(?:the|an?) ") -> str:
-    return rf"{article}(?P<{name}>(?!(?:{_NO_NAME})\b)[\w'-]+(?: (?!(?:{_NO_NAME})\b)[\w'-]+){{0,4}}?)"
+    """Up to three words, which may be followed by "with a" (the) and up to two more: "red car", "person with an orange bag"."""
+    word = rf"(?!(?:{_NO_NAME}|the|an?|with|[a-z]+ing)\b)[a-z][a-z'-]*"
+    return rf"{article}(?P<{name}>{word}(?: {word}){{0,2}}?(?: with (?:the|an?) {word}(?: {word})??)?)"
 
 
 _A, _B, _AFTERWARDS = _thing("a"), _thing("b"), rf"(?: {_VERB})*"
+_SEEN_TO = rf"(?: (?:{_VERB}|open))*"  # "did you see the door open"; "was the door open" asks about a state
 _YOU_SAW = r"(?:did|have|had) you(?: ever)? (?:see|seen|notice|spot)"
-_CAME = rf"(?:(?:{_YOU_SAW}|was|were) {_A}{_AFTERWARDS}|(?:did|has|had|have) {_thing('came')}(?: {_VERB})+)"
-_WHICH = r"(?:which|what|who)"
-_A_OR_ANY = "(?:the|an?|any) "
-_IN_ALL = r"(?:so far|in all|in total|altogether)"
-_OFTEN = "|".join(
-    (
-        rf"(?:{_YOU_SAW}|was|were) {_thing('a', _A_OR_ANY)}{_AFTERWARDS}",
-        rf"(?:did|has|had|have) {_thing('came', _A_OR_ANY)}(?: {_VERB})+",
-        rf"{_thing('often', _A_OR_ANY)} did(?: {_VERB})+",
+
+
+def _came(article: str = "(?:the|an?) ") -> str:
+    """ "did you see the A", "was the A here", "did the A come", "has the A been here"."""
+    return "|".join(
+        (
+            rf"{_YOU_SAW} {_thing('a', article)}{_SEEN_TO}",
+            rf"(?:was|were) {_thing('was', article)}{_AFTERWARDS}",
+            rf"did {_thing('came', article)} (?:{_VERB}|open){_AFTERWARDS}",
+            rf"(?:has|had|have) {_thing('has', article)}(?: {_VERB})+",
+        )
     )
-)
+
+
+_CAME = rf"(?:{_came()})"
+_OFTEN = rf"(?:{_came('(?:the|an?|any) ')}|{_thing('often', '(?:the|an?|any) ')} did (?:{_VERB}|open){_AFTERWARDS})"
+_WHICH = r"(?:which|what|who)"
+_IN_ALL = r"(?:so far|in all|in total|altogether)"
 _FORMS = tuple(
     re.compile(form)
     for form in (
@@ -58,7 +74,7 @@ _FORMS = tuple(
         rf"(?:on |by |with )?(?:which|what) (?P<kind>camera) {_CAME}(?: on| by)?",
         rf"which (?P<kind>camera) (?:saw|showed|has seen) {_A}",
         rf"where (?:was|were) (?:you|it|the (?P<kind>robot)) when (?:it|you|the robot) saw {_A}",
-        rf"(?:count )?how (?P<kind>many times|often) (?:{_OFTEN})(?: {_IN_ALL})?",
+        rf"(?:count )?how (?P<kind>many times|often) {_OFTEN}(?: {_IN_ALL})?",
         rf"how (?P<kind>many) {_thing('many', '')} (?:{_YOU_SAW}|(?:were |have )?{_VERB}{_AFTERWARDS})(?: {_IN_ALL})?",
     )
 )
@@ -68,7 +84,9 @@ _KINDS: dict[str, Kind] = {
     "zone": "zone", "camera": "camera", "many times": "count", "often": "count", "many": "count",
 }  # fmt: skip
 _NUMBERS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
-_PLURALS = {"people": "person", "men": "man", "women": "woman", "children": "child"}
+_PLURALS = {"people": "person", "children": "child", "mice": "mouse", "geese": "goose", "knives": "knife", "wolves": "wolf",
+            "leaves": "leaf", "shelves": "shelf", "feet": "foot"}  # fmt: skip
+_SINGULARS = {"gas", "lens", "series"}
 MOST_LISTED = 12
 _POLITE = re.compile(r"^(?:(?:please|can you|could you|tell me|say)\s+)*")
 
@@ -100,6 +118,10 @@ class Plan:
         thing = self.things[number]
         did = "was seen" if not self.is_order else "opened" if _comes(thing) == "open" else "came"
         return f"the {thing} {did} at {time}"
+
+    def untold(self, number: int) -> str:
+        """Words of a step whose answer names no time."""
+        return f"I cannot tell when the {self.things[number]} {'opened' if _comes(self.things[number]) == 'open' else 'came'}"
 
     def never_came(self, number: int) -> str:
         """Words of a step that found nothing."""
@@ -137,7 +159,7 @@ def plan_of(question: str) -> Plan | None:
     for form in _FORMS:
         if found := form.fullmatch(words):
             named = found.groupdict()
-            things = tuple(named[name] for name in ("a", "came", "often", "b") if named.get(name))
+            things = tuple(named[name] for name in ("a", "was", "came", "has", "often", "b") if named.get(name))
             if many := named.get("many"):
                 things = (singular(many),)
             return None if len(set(things)) < len(things) else Plan(_KINDS[named["kind"] or "robot"], things)
@@ -182,11 +204,13 @@ def singular(things: str) -> str:
     *before, last = things.split()
     if last in _PLURALS:
         last = _PLURALS[last]
-    elif re.search(r"(?:s|x|z|ch|sh)es$", last):
+    elif last.endswith("men"):
+        last = f"{last[:-3]}man"
+    elif re.search(r"(?:ss|x|z|ch|sh|^bus|^lens|^gas)es$", last):
         last = last[:-2]
     elif re.search(r"[^aeiou]ies$", last):
         last = f"{last[:-3]}y"
-    elif re.search(r"[^s]s$", last):
+    elif re.search(r"[^su]s$", last) and last not in _SINGULARS:
         last = last[:-1]
     return " ".join([*before, last])
 

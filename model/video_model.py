@@ -5,6 +5,7 @@ numpy at the border, torch inside. One thread may encode while another answers: 
 This file does not know cameras, clocks, files of memory, or where frames come from.
 """
 
+import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -139,6 +140,7 @@ class VideoModel:
     @torch.inference_mode()
     def embed_text(self, text: str) -> TextFeatures:
         """The question alone, without answer options, cut to what the text encoder reads."""
+        text = self._as_read(text)
         ids, truncated = self.clip_tokenizer.encode(text)
         raw = self.network.embed_texts(torch.tensor([ids], device=self._device))[0].float().cpu().numpy()
         query = raw
@@ -334,6 +336,11 @@ class VideoModel:
         )
         return torch.cat([before, visual, after])[:cut_to]
 
+    def _as_read(self, question: str) -> str:
+        text = question.lower() if self.config.live.lower_case else question
+        spelling = self.config.live.spelling
+        return re.sub(r"\w+", lambda word: spelling.get(word[0], word[0]), text) if spelling else text
+
     def _timestamp_ids(self, keyframes: Keyframes, clocks: Sequence[str]) -> list[list[int]]:
         """Token ids of what stands before each keyframe: its clock and, if the model was trained with them, its mark."""
         marks = [relevance_mark(float(score)) if self.config.live.relevance_marks else "" for score in keyframes.scores]
@@ -345,7 +352,7 @@ class VideoModel:
         """(embeddings of the whole prompt, tokens left for the answer)."""
         if timestamps is not None and len(timestamps) != len(context.keyframes.rows):
             raise ValueError(f"{len(timestamps)} timestamps for {len(context.keyframes.rows)} keyframes")
-        text = self.tokenizer.without_markers(question)
+        text = self.tokenizer.without_markers(self._as_read(question))
         ids = self.tokenizer.encode_prompt(prompt_text(text, self.config.live.system_prompt))
         clocks = sum(map(len, self._timestamp_ids(context.keyframes, timestamps or ())))
         answer = min(max_new_tokens, max(1, self.config.context_tokens // 4))

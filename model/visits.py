@@ -3,10 +3,13 @@
 In: times and relevance of all frames of a history, camera by camera, and verdicts. Out: which frame to look at next, and the
 visits. A visit is a run of frames: around a frame that shows the thing all those that are about as relevant belong to it, and
 what is out of sight for longer than a few seconds has gone and come again; between every two visits the least relevant frame
-is looked at: if that shows it too, they are one. The search ends after several frames in a row that do not show it, as all that
-remain are less relevant. Pure: it sees no picture and asks nobody.
+is looked at: if that shows it too, they are one. A frame that was looked at in vain belongs to no visit and keeps its
+neighbours apart. The search ends after several places in a row without the thing, as all that remain are less relevant.
+
+Pure: it sees no picture and asks nobody. Sorting N relevances is the one step that takes long.
 """
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -17,14 +20,16 @@ from numpy.typing import NDArray
 SAME_VISIT_GAP_S = 6.0
 GAP_INTERVALS = 3.0  # or so many distances between the frames of a slow camera
 MOST_LOOKS = 128
-PATIENCE = 8  # frames in a row that do not show it
-BACKGROUND = 0.1  # quantile of relevance: frames without the thing
-NEAR = 0.6  # as relevant: so far of the way from the background to the frames that show it
+PATIENCE = 8  # places in a row without it
+LOOKS_IN_VAIN = 2  # at one place
+BACKGROUND = 0.1  # quantile of relevance around a frame: frames without the thing
+AROUND_ROWS = 1000  # on each side; relevance without the thing differs by camera and by the light of the day
+NEAR = 0.6  # as relevant: so far of the way from the background to the frame that was looked at
 
 
 @dataclass(frozen=True, slots=True)
 class Visit:
-    """Rows of its first and last frame, and of the one that was looked at, or of the most relevant of them."""
+    """Rows of its first and last frame, as relevance tells, and of the most relevant frame that was seen to show it."""
 
     first: int
     last: int
@@ -32,80 +37,145 @@ class Visit:
 
 
 class VisitSearch:
-    """Ask `next_row`, look, `tell`; until it is None. times (N,) rising within each group; scores (N,); group_sizes: frames of
-    each camera, in row order."""
+    """Ask `next_row`, look, `tell` or `skip`; until it is None.
+
+    times (N,) unix seconds, rising within each group; scores (N,); group_sizes: frames of each camera, in row order.
+    """
 
     def __init__(
         self, times: NDArray[np.float64], scores: NDArray[np.float32], group_sizes: Sequence[int] | None = None
     ) -> None:
         self._times, self._scores = times, scores
-        sizes = [len(times)] if group_sizes is None else list(group_sizes)
-        self._groups = list(pairwise([0, *np.cumsum(sizes).tolist()]))
-        self._open = np.ones(len(times), bool)  # worth a look
-        self._known = np.zeros(len(times), bool)  # shows it: looked at, or between two that were found to be one
-        self._looked: dict[int, bool] = {}
+        ends = np.cumsum([len(times)] if group_sizes is None else list(group_sizes)).tolist()
+        self._groups = [(first, end) for first, end in pairwise([0, *ends]) if end > first]
+        self._gaps_s = [_gap_s(times[first:end]) for first, end in self._groups]
+        self._order = np.argsort(-scores, kind="stable")
+        self._place = 0  # in it
+        self._closed = np.zeros(len(times), bool)  # needs no look of its own
+        self._looked: dict[int, bool | None] = {}  # None: nobody could say
+        self._visits: list[Visit] = []  # rising, apart
+        self._in_vain: dict[tuple[int, int], int] = {}  # looks by place
         self._misses = 0
-        self._gap: tuple[int, int] | None = None  # rows between which the next look is
-        self._background = float(np.quantile(scores, BACKGROUND)) if len(scores) else 0.0
+        self._gap: tuple[Visit, Visit] | None = None  # what the next look may join
 
     @property
     def num_looks(self) -> int:
-        """Frames looked at."""
+        """Frames asked for."""
         return len(self._looked)
 
     @property
     def gave_up(self) -> bool:
         """After so many looks that there may be more visits."""
-        return self.num_looks >= MOST_LOOKS and self._misses < PATIENCE and bool(self._open.any())
+        return self.num_looks >= MOST_LOOKS and self._misses < PATIENCE
+
+    def visits(self) -> list[Visit]:
+        """So far, in row order."""
+        return list(self._visits)
 
     def next_row(self) -> int | None:
         """One between two visits, or the most relevant frame that nothing is known of yet; None: the search is over."""
         if self.num_looks >= MOST_LOOKS:
             return None
-        row = self._between()
-        if row is None and self._misses < PATIENCE and self._open.any():
-            row = int(np.argmax(np.where(self._open, self._scores, -np.inf)))
-        return row
+        if (row := self._between()) is not None:
+            return row
+        while self._place < len(self._order) and self._closed[self._order[self._place]]:
+            self._place += 1
+        return None if self._misses >= PATIENCE or self._place == len(self._order) else int(self._order[self._place])
+
+    def skip(self, row: int) -> None:
+        """Nobody can say what this frame shows."""
+        self._looked[row], self._closed[row], self._gap = None, True, None
 
     def tell(self, row: int, shows_it: bool) -> None:
-        """What the frame shows. Frames of the same visit need no look."""
-        self._looked[row], self._open[row] = shows_it, False
-        if self._gap is None:
-            self._misses = 0 if shows_it else self._misses + 1
-            self._known[row] = shows_it
-        elif shows_it:
-            self._known[self._gap[0] : self._gap[1] + 1] = True
-        self._gap = None
+        """What the frame shows."""
+        gap, self._gap = self._gap, None
+        self._looked[row], self._closed[row] = shows_it, True
         if shows_it:
-            for visit in self.visits():
-                self._open[visit.first : visit.last + 1] = False
+            first, last = self._alike(row)
+            if gap is not None:
+                first, last = min(first, gap[0].first), max(last, gap[1].last)
+            self._add(first, last, row)
+        elif gap is None:
+            self._note_in_vain(row)
 
-    def visits(self) -> list[Visit]:
-        """So far, in row order."""
-        shown = [row for row, shows_it in self._looked.items() if shows_it]
-        if not shown:
-            return []
-        near = self._background + NEAR * (float(np.mean(self._scores[shown])) - self._background)
-        found: list[Visit] = []
-        for first, end in self._groups:
-            times = self._times[first:end]
-            gap_s = max(SAME_VISIT_GAP_S, GAP_INTERVALS * float(np.median(np.diff(times)))) if len(times) > 1 else 0.0
-            rows = np.flatnonzero((self._scores[first:end] >= near) | self._known[first:end]) + first
-            for run in np.split(rows, np.flatnonzero(np.diff(self._times[rows]) > gap_s) + 1):
-                looked = [row for row in shown if len(run) and run[0] <= row <= run[-1]]
-                if looked:
-                    best = max(looked, key=lambda row: float(self._scores[row]))
-                    found.append(Visit(int(run[0]), int(run[-1]), best))
-        return found
+    def _note_in_vain(self, row: int) -> None:
+        """One wrong verdict must not hide a visit, nor one other thing use up all patience."""
+        first, last = self._alike(row, through=True)
+        same = [place for place in self._in_vain if place[0] <= last and first <= place[1]]
+        looks = 1 + sum(self._in_vain.pop(place) for place in same)
+        place = min([first, *(each[0] for each in same)]), max([last, *(each[1] for each in same)])
+        self._in_vain[place] = looks
+        self._misses += looks == 1
+        near_s = self._gaps_s[self._group_of(row)] / 2
+        if looks < LOOKS_IN_VAIN:  # the next look is a little further off
+            times = self._times[first : last + 1]
+            first, last = (
+                first + int(np.searchsorted(times, self._times[row] - near_s)),
+                first + int(np.searchsorted(times, self._times[row] + near_s, side="right")) - 1,
+            )
+        self._closed[first : last + 1] = True
+
+    def _add(self, first: int, last: int, row: int) -> None:
+        """A visit, joined with those that it touches or nearly so."""
+        self._misses = 0
+        self._closed[first : last + 1] = True
+        best, apart = row, []
+        for visit in self._visits:
+            lower, upper = (visit.last, first) if visit.first < first else (last, visit.first)
+            if lower >= upper or self._is_one(lower, upper):
+                first, last = min(first, visit.first), max(last, visit.last)
+                best = max(best, visit.best, key=lambda each: float(self._scores[each]))
+            else:
+                apart.append(visit)
+        place = bisect_left([visit.first for visit in apart], first)
+        self._visits = [*apart[:place], Visit(first, last, best), *apart[place:]]
+
+    def _is_one(self, last: int, first: int) -> bool:
+        """May a visit that ends at `last` go on at `first`? Of one camera, soon after, and nothing seen in between."""
+        group = self._group_of(last)
+        if first >= self._groups[group][1] or self._times[first] - self._times[last] > self._gaps_s[group]:
+            return False
+        return not any(self._looked.get(row) is False for row in range(last + 1, first))
+
+    def _alike(self, row: int, *, through: bool = False) -> tuple[int, int]:
+        """The run around a row of frames about as relevant, over dips as short as a visit allows; of one camera, and never past
+        a frame that was looked at in vain (unless `through`)."""
+        group = self._group_of(row)
+        begin, end = self._groups[group]
+        around = self._scores[max(begin, row - AROUND_ROWS) : min(end, row + AROUND_ROWS + 1)]
+        background = float(np.quantile(around, BACKGROUND))
+        near = background + NEAR * (float(self._scores[row]) - background)
+        if not through:
+            in_vain = [other for other, shows_it in self._looked.items() if shows_it is False]
+            begin = max([begin, *(other + 1 for other in in_vain if other < row)])
+            end = min([end, *(other for other in in_vain if other > row)])
+        alike = begin + np.flatnonzero(self._scores[begin:end] >= min(near, float(self._scores[row])))
+        place = int(np.searchsorted(alike, row))
+        apart = np.flatnonzero(
+            np.diff(self._times[alike]) > self._gaps_s[group]
+        )  # after these of `alike` a gap follows
+        first, last = np.searchsorted(apart, place) - 1, np.searchsorted(apart, place)
+        return (
+            int(alike[apart[first] + 1 if first >= 0 else 0]),
+            int(alike[apart[last] if last < len(apart) else len(alike) - 1]),
+        )
 
     def _between(self) -> int | None:
-        """The least relevant frame between two visits of one camera that has not been looked at."""
-        starts = {first for first, _ in self._groups}
-        for before, after in pairwise(self.visits()):
-            rows = np.arange(before.last + 1, after.first)
-            if len(rows) and not any(before.last < start <= after.first for start in starts):
-                row = int(rows[np.argmin(self._scores[rows])])
-                if row not in self._looked:
-                    self._gap = before.last, after.first
-                    return row
+        """The least relevant frame between two visits of one camera, if none there has been looked at."""
+        for before, after in pairwise(self._visits):
+            group = self._group_of(before.last)
+            if after.first >= self._groups[group][1] or after.first - before.last < 2:
+                continue
+            if not any(before.last < row < after.first for row in self._looked):
+                self._gap = before, after
+                return before.last + 1 + int(np.argmin(self._scores[before.last + 1 : after.first]))
         return None
+
+    def _group_of(self, row: int) -> int:
+        return bisect_left([end for _, end in self._groups], row + 1)
+
+
+def _gap_s(times: NDArray[np.float64]) -> float:
+    """How long a thing of this camera may be out of sight within one visit."""
+    usual_s = float(np.median(np.diff(times))) if len(times) > 1 else 0.0
+    return max(SAME_VISIT_GAP_S, GAP_INTERVALS * usual_s)

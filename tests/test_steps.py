@@ -75,10 +75,13 @@ def test_words_of_a_count() -> None:
 
 
 def test_singulars() -> None:
-    plurals = "red cars, boxes, buses, people, dogs, bicycles, puppies, benches, glass, toys"
-    assert [singular(each) for each in plurals.split(", ")] == [
-        "red car", "box", "bus", "person", "dog", "bicycle", "puppy", "bench", "glass", "toy",
-    ]  # fmt: skip
+    plurals = {
+        "red cars": "red car", "boxes": "box", "buses": "bus", "people": "person", "dogs": "dog", "bicycles": "bicycle",
+        "puppies": "puppy", "benches": "bench", "glass": "glass", "toys": "toy", "horses": "horse", "houses": "house",
+        "vases": "vase", "cases": "case", "gas": "gas", "bus": "bus", "policemen": "policeman", "knives": "knife",
+        "mice": "mouse", "classes": "class",
+    }  # fmt: skip
+    assert {each: singular(each) for each in plurals} == plurals
 
 
 @pytest.mark.parametrize("split", ["train", "eval"])
@@ -115,6 +118,33 @@ def test_all_phrasings_of_the_drawn_world(split: str) -> None:
         "how often did the red car come before the dog?",
         "did the red car come before the dog? And what colour was it?",
         "",
+        "Was the purple dog gone after the green box came?",
+        "Did the purple dog come before the green box left?",
+        "did the man come before the car left?",
+        "Did the purple dog never come before the green box?",
+        "How many different dogs came?",
+        "How many distinct people have been here?",
+        "Which camera was the busiest?",
+        "In which room was the robot?",
+        "How many times was the dog alone?",
+        "How many rooms have you seen?",
+        "How many days passed?",
+        "was the gate locked before the man came?",
+        "was the car damaged after the truck came?",
+        "was the door open before the dog came?",
+        "how often was the door open?",
+        "how many doors were open?",
+        "how many times was the light on?",
+        "in which room was the window open?",
+        "in which room was the dog yesterday?",
+        "in which room was the dog most often?",
+        "which area has the most people come in?",
+        "how many cars at once did you see?",
+        "how many cars on average came?",
+        "how many of the cars came?",
+        "did the dog come after a while?",
+        "did the dog come before the rain?",
+        "how many people wearing hats came by the shop?",
     ],
 )
 def test_everything_else_is_asked_as_it_is(question: str) -> None:
@@ -129,6 +159,7 @@ def test_what_is_asked_instead() -> None:
     assert plan.came(0, "10:00:00") == "the person with the orange bag came at 10:00:00"
     assert plan.came(1, "10:00:00") == "the green door opened at 10:00:00"
     assert plan.never_came(1) == "I saw no green door"
+    assert plan.untold(1) == "I cannot tell when the green door opened"
     assert Plan("zone", ("green door",)).came(0, "10:00:00") == "the green door was seen at 10:00:00"
 
 

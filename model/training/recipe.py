@@ -20,6 +20,15 @@ RECENT = 4
 PUBLISHED_TAU = 0.85
 TAU = 0.98  # chosen for this world: docs/evaluation.md
 
+SPELLING = {
+    "bike": "bicycle",
+    "child": "person",
+    "color": "colour",
+    "lorry": "truck",
+    "man": "person",
+    "woman": "person",
+}
+
 CARD = (
     "Built-in model of ViLaMP Live: it was trained on the project's own drawn world and knows that world only: people, cars, "
     "trucks, bicycles, dogs, bags, boxes, balls, cones and doors in eight colours, seen by a fixed camera or a moving robot. "
@@ -126,6 +135,8 @@ def language_config(vocab_size: int, end_id: int) -> dict[str, Any]:
             "recent": RECENT,
             "timestamps": True,
             "relevance_marks": True,
+            "lower_case": True,
+            "spelling": SPELLING,
             "judge": "question",
             "max_visual_tokens": MAX_VISUAL_TOKENS,
             "patch_features": "hidden",
