@@ -17,10 +17,16 @@ from agent.api import build_app
 from agent.auth import Auth
 from agent.config import Settings
 from agent.lanes import Priority
-from agent.question import Question
+from agent.prepared import ONE_AT_A_TIME, Prepared
+from agent.question import Question, Said
+from agent.stepwise import Ask, Look, count_visits, speak_in_steps
 from agent.times import format_clock
+from model.evaluate import zones_of
+from model.evaluate_arms import Arm, Asker
 from model.evaluate_clips import Clip, world_clip
-from model.steps import number_word, verdict_of
+from model.select import Keyframes
+from model.steps import Plan, number_word, plan_of, verdict_of
+from model.visits import VisitSearch
 from model.world.things import COLOURS, KINDS
 from model.world.visits import look
 from streaming.frame import Frame
@@ -193,6 +199,78 @@ def visits_of_the_drive() -> list[tuple[str, str, list[tuple[float, float]]]]:
 def apart(spans: list[tuple[float, float]]) -> bool:
     """Of two at once, or nearly so, a count has one."""
     return all(after[0] - before[1] > 6 for before, after in pairwise(spans))
+
+
+async def test_it_says_what_the_evaluation_scores(tmp_path: Path) -> None:
+    """The verdicts of `vilamp eval` are those of the product, on every question of this drive that is answered in steps."""
+    clip, pictures = drive()
+    model = builtin()
+    asker = Asker(model, model.encode([np.asarray(each) for each in pictures]), START + clip.times, zones_of(clip))
+    arm, asked = Arm.product(model.info.defaults), 0
+    async with rover(tmp_path) as agent:
+        for question in clip.questions:
+            plan = asker.plan(question.text)
+            if plan is not None:
+                answer = await agent.answering.answer(replace(ROOM, text=question.text))
+                said = verdict_of(answer.text)
+                assert (said.split(",")[0] if plan.kind == "zone" else said) == asker.ask_in_steps(plan, arm), (
+                    question.text
+                )
+                asked += 1
+    assert asked >= 6
+
+
+async def test_a_time_that_cannot_be_told_is_not_made_up(tmp_path: Path) -> None:
+    plan = plan_of(ORDER.text)
+    assert plan is not None
+
+    def asker_of(part: Prepared) -> Ask:
+        async def ask(text: str) -> str:
+            return "yes"  # to "when?", too
+
+        return ask
+
+    async with rover(tmp_path) as agent:
+        window = agent.store.window(("rover",))
+        keyframes = Keyframes(np.array([3]), ("relevant",), np.array([0.3], np.float32))
+        query = builtin().embed_text("?")
+        part = Prepared(window, builtin().build_context(window, keyframes, query), None, ())
+        pieces = [piece async for piece in speak_in_steps(plan, [part, part], asker_of, lambda camera: "UTC")]
+    assert pieces == ["I cannot tell when the purple dog came."]
+
+
+async def test_an_asker_may_limit_the_words(tmp_path: Path) -> None:
+    async with rover(tmp_path, answering={"max_new_tokens": 1}) as agent:
+        whole = await agent.answering.answer(ORDER)
+        assert whole.text.endswith(": after.")  # words that cost nothing have no limit of their own
+        assert whole.finished.finish_reason == "stop"
+        for text in (ORDER.text, "How many purple dogs came?"):
+            cut = await agent.answering.answer(replace(ORDER, text=text, max_new_tokens=6, temperature=1.5))
+            assert cut.finished.finish_reason == "length"
+            assert cut.finished.completion_tokens == 6
+            assert "The purple dog came at 16:05:".startswith(cut.text.strip())
+
+
+async def test_frames_that_are_gone_are_nobodys_verdict(tmp_path: Path) -> None:
+    plan = Plan("count", ("dog",))
+    async with rover(tmp_path) as agent:
+        window = agent.store.window(("rover",))
+        scores = np.full(window.num_frames, 0.1, np.float32)
+        scores[38:43], scores[50:] = 0.3, 0.5
+
+        async def look(row: int) -> Look | None:
+            return None if row >= 50 else Look(38 <= row <= 42)
+
+        search = VisitSearch(window.times, scores)
+        counted = await count_visits(plan, window, search, look, lambda camera: "UTC")
+    assert verdict_of(counted.text) == "one"
+
+
+async def test_a_count_notes_what_others_note(tmp_path: Path) -> None:
+    async with rover(tmp_path) as agent:
+        said = (Said("user", "Is a dog here?"), Said("assistant", "no"))
+        answer = await agent.answering.answer(replace(ROOM, text="How many dogs came?", earlier=said))
+        assert ONE_AT_A_TIME in answer.finished.notes
 
 
 async def test_without_a_pose_the_camera_is_named(tmp_path: Path) -> None:

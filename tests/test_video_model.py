@@ -201,6 +201,33 @@ def _after(model: VideoModel, embeddings: torch.Tensor, *tokens: int) -> torch.T
     return fresh.step(*tokens)
 
 
+def test_a_checkpoint_that_knows_no_capitals_is_asked_without(folder: Path, history: ArrayHistory) -> None:
+    live = {"lower_case": True, "spelling": {"color": "colour"}}
+    model = VideoModel.load(folder, overwrite={"vilamp_live": live})
+    context = look(model, history)
+
+    def said(question: str) -> str:
+        return "".join(model.stream(question, context, max_new_tokens=12))
+
+    np.testing.assert_array_equal(
+        model.embed_text("What COLOR was the Car?").raw, model.embed_text("what colour was the car?").raw
+    )
+    assert said("What Color was the car?") == said("what colour was the car?")
+    assert said("What colorful car?") == said("what colorful car?") != said("what colour car?")
+    with pytest.raises(ConfigError, match="spelling"):
+        VideoModel.load(folder, overwrite={"vilamp_live": {"spelling": {"color": 1}}})
+
+
+def test_the_built_in_model_reads_capitals() -> None:
+    """A question begins with one; asked so, it answered "left" to yes or no."""
+    model = VideoModel.load(Path(__file__).parent.parent / "model" / "builtin")
+    for one, other in (
+        ("Did you see a Dog?", "did you see a dog?"),
+        ("What COLOR was the bike?", "what colour was the bicycle?"),
+    ):
+        assert model._as_read(one) == other
+
+
 def test_timestamps_stand_before_their_keyframes(model: VideoModel, history: ArrayHistory) -> None:
     context = look(model, history)
     clocks = [f"12:00:0{place}" for place in range(4)]
