@@ -221,11 +221,8 @@ def test_a_checkpoint_that_knows_no_capitals_is_asked_without(folder: Path, hist
 def test_the_built_in_model_reads_capitals() -> None:
     """A question begins with one; asked so, it answered "left" to yes or no."""
     model = VideoModel.load(Path(__file__).parent.parent / "model" / "builtin")
-    for one, other in (
-        ("Did you see a Dog?", "did you see a dog?"),
-        ("What COLOR was the bike?", "what colour was the bicycle?"),
-    ):
-        assert model._as_read(one) == other
+    assert model._as_read("Did you see a Dog?") == "did you see a dog?"
+    assert model._as_read("What COLOR was the bike?") == "what colour was the bicycle?"
 
 
 def test_timestamps_stand_before_their_keyframes(model: VideoModel, history: ArrayHistory) -> None:
