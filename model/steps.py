@@ -45,7 +45,7 @@ def _thing(name: str, article: str = "(?:the|an?) ") -> str:
 
 _A, _B, _AFTERWARDS = _thing("a"), _thing("b"), rf"(?: {_VERB})*"
 _SEEN_TO = rf"(?: (?:{_VERB}|open))*"  # "did you see the door open"; "was the door open" asks about a state
-_YOU_SAW = r"(?:did|have|had) you(?: ever)? (?:see|seen|notice|spot)"
+_YOU_SAW = r"(?:did|have|had|has) (?:you|i|we|the robot)(?: ever)? (?:see|seen|notice|noticed|spot|spotted)"
 
 
 def _came(article: str = "(?:the|an?) ") -> str:
@@ -74,14 +74,16 @@ _FORMS = tuple(
         rf"(?:on |by |with )?(?:which|what) (?P<kind>camera) {_CAME}(?: on| by)?",
         rf"which (?P<kind>camera) (?:saw|showed|has seen) {_A}",
         rf"where (?:was|were) (?:you|it|the (?P<kind>robot)) when (?:it|you|the robot) saw {_A}",
+        # a robot asks for its own pose; "where did you see it?", asked of a camera, is a place in the picture
+        rf"where (?:did|have|has) (?P<kind>i|we|the robot) (?:see|seen|notice|noticed|spot|spotted) {_A}",
         rf"(?:count )?how (?P<kind>many times|often) {_OFTEN}(?: {_IN_ALL})?",
         rf"how (?P<kind>many) {_thing('many', '')} (?:{_YOU_SAW}|(?:were |have )?{_VERB}{_AFTERWARDS})(?: {_IN_ALL})?",
     )
 )
 _KINDS: dict[str, Kind] = {
-    "after or before": "before or after", "room": "zone", "area": "zone", "robot": "zone",
-    "before or after": "before or after", "before": "before", "after": "after", "first": "first", "last": "last",
-    "zone": "zone", "camera": "camera", "many times": "count", "often": "count", "many": "count",
+    "before or after": "before or after", "after or before": "before or after", "before": "before", "after": "after",
+    "first": "first", "last": "last", "room": "zone", "zone": "zone", "area": "zone", "robot": "zone", "i": "zone", "we": "zone",
+    "the robot": "zone", "camera": "camera", "many times": "count", "often": "count", "many": "count",
 }  # fmt: skip
 _NUMBERS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
 _PLURALS = {"people": "person", "children": "child", "mice": "mouse", "geese": "goose", "knives": "knife", "wolves": "wolf",
