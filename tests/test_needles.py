@@ -188,6 +188,12 @@ def test_pictures_of_the_results_are_made(tmp_path: Path) -> None:
     row = {"redundancy": "raw", "tau": 0.85, "taken": 5.0, "recall": one, "coverage": one}
     fixed_camera.plot({"60": {"rows": [row, row | {"redundancy": "background"}]}}, tmp_path / "fixed.png")
     stays = {stay: {"order_found": one, "count_found": one, "right": one, "places": 3.0} for stay in (10, 60)}
-    long_stays.plot({"DKS": stays, "uniform": stays}, tmp_path / "stays.png")
+    long_stays.plot({"DKS": stays, "uniform": stays}, {10: one, 60: one}, tmp_path / "stays.png")
     assert all(path.stat().st_size > 5000 for path in tmp_path.glob("*.png"))
     assert len(list(tmp_path.glob("*.png"))) == 5
+
+
+def test_counts_visit_by_visit_are_right_where_they_say_two() -> None:
+    rows = [{"stay_s": 10, "in_steps": "two"}, {"stay_s": 10, "in_steps": "three"}, {"stay_s": 60, "in_steps": "two"}]
+    found = long_stays.right_in_steps(rows)
+    assert (found[10]["mean"], found[10]["count"], found[60]["mean"]) == (0.5, 2, 1.0)
