@@ -30,6 +30,7 @@ from agent.memory_settings import MemorySettings, Polygon
 from agent.mqtt.settings import MqttSettings
 from agent.times import local_zone_name
 from model.about_now import NUM_NEWEST
+from model.visits import SAME_VISIT_GAP_S
 
 
 class CameraSettings(Part):
@@ -111,6 +112,12 @@ class AnsweringSettings(Part):
     in_steps: bool = Field(
         default=True,
         description="what came first, where a thing was seen and how often it came are answered in steps",
+    )
+    visit_gap_s: float = Field(
+        default=SAME_VISIT_GAP_S,
+        gt=0,
+        le=86_400,
+        description="seconds out of sight after which a thing that is counted has come again",
     )
     max_questions: int = Field(
         default=4, ge=1, le=1000, description="questions in work or waiting; beyond it: busy (429)"

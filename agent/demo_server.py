@@ -12,6 +12,7 @@ import yaml
 
 from agent.auth import local_token
 from agent.cli_common import CliError
+from model.visits import SAME_VISIT_GAP_S
 
 START_TIMEOUT_S = 90.0
 STOP_TIMEOUT_S = 15.0
@@ -30,11 +31,13 @@ class DemoServer:
 
 
 def demo_config(camera: str, rate_hz: float, zone: str, model: str, port: int) -> dict[str, object]:
-    """The configuration of the demo's server: one camera that publishes, sampled faster than once a second."""
+    """The configuration of the demo's server: one camera that publishes, sampled faster than once a second, as a kept frame is a
+    second of its world."""
     return {
         "port": port,
         "cameras": {camera: {"rate_hz": rate_hz, "timezone": zone}},
         "model": {"path": model, "num_threads": 1},
+        "answering": {"visit_gap_s": SAME_VISIT_GAP_S / rate_hz},
         "log_level": "info",
     }
 

@@ -39,16 +39,22 @@ class Visit:
 class VisitSearch:
     """Ask `next_row`, look, `tell` or `skip`; until it is None.
 
-    times (N,) unix seconds, rising within each group; scores (N,); group_sizes: frames of each camera, in row order.
+    times (N,) unix seconds, rising within each group; scores (N,); group_sizes: frames of each camera, in row order; gap_s: out
+    of sight for longer, a thing has gone.
     """
 
     def __init__(
-        self, times: NDArray[np.float64], scores: NDArray[np.float32], group_sizes: Sequence[int] | None = None
+        self,
+        times: NDArray[np.float64],
+        scores: NDArray[np.float32],
+        group_sizes: Sequence[int] | None = None,
+        *,
+        gap_s: float = SAME_VISIT_GAP_S,
     ) -> None:
         self._times, self._scores = times, scores
         ends = np.cumsum([len(times)] if group_sizes is None else list(group_sizes)).tolist()
         self._groups = [(first, end) for first, end in pairwise([0, *ends]) if end > first]
-        self._gaps_s = [_gap_s(times[first:end]) for first, end in self._groups]
+        self._gaps_s = [_gap_of(times[first:end], gap_s) for first, end in self._groups]
         self._order = np.argsort(-scores, kind="stable")
         self._place = 0  # in it
         self._closed = np.zeros(len(times), bool)  # needs no look of its own
@@ -175,7 +181,7 @@ class VisitSearch:
         return bisect_left([end for _, end in self._groups], row + 1)
 
 
-def _gap_s(times: NDArray[np.float64]) -> float:
+def _gap_of(times: NDArray[np.float64], gap_s: float) -> float:
     """How long a thing of this camera may be out of sight within one visit."""
     usual_s = float(np.median(np.diff(times))) if len(times) > 1 else 0.0
-    return max(SAME_VISIT_GAP_S, GAP_INTERVALS * usual_s)
+    return max(gap_s, GAP_INTERVALS * usual_s)

@@ -57,6 +57,12 @@ def test_out_of_sight_for_a_moment_is_the_same_visit() -> None:
         assert len(searched(VisitSearch(np.arange(200.0), scores), truth)) == expected
 
 
+def test_how_long_is_gone_can_be_said() -> None:
+    scores, truth = track(200, (50, 60), (64, 70))
+    times = np.arange(200.0)
+    assert [len(searched(VisitSearch(times, scores, gap_s=gap_s), truth)) for gap_s in (3.5, 4.0)] == [2, 1]
+
+
 def test_a_slow_camera_has_its_own_rhythm() -> None:
     scores, truth = track(200, (50, 51), (53, 54), (60, 61))
     assert len(searched(VisitSearch(np.arange(200.0) * 30, scores), truth)) == 2
