@@ -2,9 +2,10 @@
 
 In: times and relevance of all frames of a history, camera by camera, and verdicts. Out: which frame to look at next, and the
 visits. A visit is a run of frames: around a frame that shows the thing all those that are about as relevant belong to it, and
-what is out of sight for longer than a few seconds has gone and come again; between every two visits the least relevant frame
-is looked at: if that shows it too, they are one. A frame that was looked at in vain belongs to no visit and keeps its
-neighbours apart. The search ends after several places in a row without the thing, as all that remain are less relevant.
+what is out of sight for longer than a few seconds has gone and come again. Between every two visits the least relevant frame
+is looked at: if that shows it too, they are one; if not, the frames a little before and after it are, as something may only
+have passed in front of what stayed. The search ends after several places in a row without the thing, as all that remain are
+less relevant.
 
 Pure: it sees no picture and asks nobody. Sorting N relevances is the one step that takes long.
 """
@@ -13,6 +14,7 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +36,11 @@ class Visit:
     first: int
     last: int
     best: int
+
+
+_Asked = (
+    tuple[Visit, Visit] | Literal["beside"] | None
+)  # why the next look: to join these; to tell how long it was gone
 
 
 class VisitSearch:
@@ -62,7 +69,7 @@ class VisitSearch:
         self._visits: list[Visit] = []  # rising, apart
         self._in_vain: dict[tuple[int, int], int] = {}  # looks by place
         self._misses = 0
-        self._gap: tuple[Visit, Visit] | None = None  # what the next look may join
+        self._asked: _Asked = None
 
     @property
     def num_looks(self) -> int:
@@ -90,18 +97,18 @@ class VisitSearch:
 
     def skip(self, row: int) -> None:
         """Nobody can say what this frame shows."""
-        self._looked[row], self._closed[row], self._gap = None, True, None
+        self._looked[row], self._closed[row], self._asked = None, True, None
 
     def tell(self, row: int, shows_it: bool) -> None:
         """What the frame shows."""
-        gap, self._gap = self._gap, None
+        asked, self._asked = self._asked, None
         self._looked[row], self._closed[row] = shows_it, True
         if shows_it:
             first, last = self._alike(row)
-            if gap is not None:
-                first, last = min(first, gap[0].first), max(last, gap[1].last)
+            if isinstance(asked, tuple):  # the least relevant frame between two visits
+                first, last = min(first, asked[0].first), max(last, asked[1].last)
             self._add(first, last, row)
-        elif gap is None:
+        elif asked is None:
             self._note_in_vain(row)
 
     def _note_in_vain(self, row: int) -> None:
@@ -137,11 +144,9 @@ class VisitSearch:
         self._visits = [*apart[:place], Visit(first, last, best), *apart[place:]]
 
     def _is_one(self, last: int, first: int) -> bool:
-        """May a visit that ends at `last` go on at `first`? Of one camera, soon after, and nothing seen in between."""
+        """May a visit that ends at `last` go on at `first`? Of one camera, and soon after."""
         group = self._group_of(last)
-        if first >= self._groups[group][1] or self._times[first] - self._times[last] > self._gaps_s[group]:
-            return False
-        return not any(self._looked.get(row) is False for row in range(last + 1, first))
+        return first < self._groups[group][1] and bool(self._times[first] - self._times[last] <= self._gaps_s[group])
 
     def _alike(self, row: int, *, through: bool = False) -> tuple[int, int]:
         """The run around a row of frames about as relevant, over dips as short as a visit allows; of one camera, and never past
@@ -167,14 +172,25 @@ class VisitSearch:
         )
 
     def _between(self) -> int | None:
-        """The least relevant frame between two visits of one camera, if none there has been looked at."""
+        """A frame between two visits of one camera that has to be looked at to tell them apart."""
         for before, after in pairwise(self._visits):
             group = self._group_of(before.last)
-            if after.first >= self._groups[group][1] or after.first - before.last < 2:
+            if (
+                after.first >= self._groups[group][1] or after.first - before.last < 2
+            ):  # of another camera; no frame between
                 continue
-            if not any(before.last < row < after.first for row in self._looked):
-                self._gap = before, after
-                return before.last + 1 + int(np.argmin(self._scores[before.last + 1 : after.first]))
+            rows = range(before.last + 1, after.first)
+            least = rows[int(np.argmin(self._scores[before.last + 1 : after.first]))]
+            if least not in self._looked:
+                self._asked = before, after
+                return least
+            times, half_s = self._times[rows[0] : after.first], self._gaps_s[group] / 2
+            first = rows[0] + int(np.searchsorted(times, self._times[least] - half_s))
+            last = rows[0] + int(np.searchsorted(times, self._times[least] + half_s, side="right")) - 1
+            for row in (first, last):
+                if row not in self._looked:
+                    self._asked = "beside"
+                    return row
         return None
 
     def _group_of(self, row: int) -> int:
