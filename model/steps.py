@@ -139,7 +139,8 @@ class Plan:
         )
         told = " and ".join(", ".join(part) for part in (listed[:-1], listed[-1:]) if part)
         total = f"{'at least ' if at_least else ''}{number_word(len(times))} {'time' if len(times) == 1 else 'times'}"
-        return f"The {self.things[0]} {did} at {told}: {total}"
+        article = "An" if self.things[0][0] in "aeiou" else "A"
+        return f"{article} {self.things[0]} {did} at {told}: {total}"
 
     def verdict(self, times: Sequence[float]) -> str:
         """What the times of both things come to: "before", "yes", "the red car"; of one moment: "at the same time"."""

@@ -68,12 +68,13 @@ def test_counts(question: str, thing: str | None) -> None:
 def test_words_of_a_count() -> None:
     plan = Plan("count", ("dog",))
     assert plan.count([]) == "I saw no dog: zero times"
-    assert plan.count(["10:00:00"]) == "The dog came at 10:00:00: one time"
-    assert plan.count(["10:00:00", "11:00:00"]) == "The dog came at 10:00:00 and 11:00:00: two times"
+    assert plan.count(["10:00:00"]) == "A dog came at 10:00:00: one time"
+    assert plan.count(["10:00:00", "11:00:00"]) == "A dog came at 10:00:00 and 11:00:00: two times"
+    assert Plan("count", ("orange bag",)).count(["10:00:00"]).startswith("An orange bag came")
     many = plan.count([f"10:00:{n:02d}" for n in range(15)], at_least=True)
     assert many.endswith("10:00:10, 10:00:11 and 3 times more: at least 15 times")
     assert [verdict_of(plan.count(["x"] * n)) for n in (0, 1, 2, 13)] == ["zero", "one", "two", "13"]
-    assert Plan("count", ("green door",)).count(["10:00:00"]).startswith("The green door opened")
+    assert Plan("count", ("green door",)).count(["10:00:00"]).startswith("A green door opened")
 
 
 def test_singulars() -> None:

@@ -9,6 +9,7 @@ and one that was cut off (by --slice-seconds, or by whatever ended the process) 
 import argparse
 import json
 import math
+import os
 import tempfile
 import time
 from collections.abc import Iterator
@@ -362,7 +363,10 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--tower-seconds", type=float, default=540.0)
     parser.add_argument("--answer-seconds", type=float, default=600.0)
-    parser.add_argument("--workers", type=int, default=15, help="processes that draw")
+    workers = max(1, (os.cpu_count() or 2) - 1)
+    parser.add_argument(
+        "--workers", type=int, default=workers, help="processes that draw (default: one a core but one)"
+    )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument(
