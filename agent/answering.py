@@ -1,8 +1,7 @@
-"""Answering: embed the question, take a window, select keyframes, merge the rest, stream the words.
+"""Answering: who may ask, in which order and for how long; the events of each answer, which `agent.making` makes.
 
-The window is immutable, so frames keep arriving while an answer is made. Model work runs in the lanes; one question at
-a time has the language lane. Overload policy: questions beyond the limit are refused at once (`Busy`), nothing queues
-without bound. Leaving `ask` early stops between two tokens and frees everything.
+One question at a time has the language lane. Overload policy: questions beyond the limit are refused at once (`Busy`), nothing
+queues without bound. Leaving `ask` early stops between two tokens and frees everything.
 
 Does not know HTTP, tokens or the clock's time of day.
 """

@@ -5,10 +5,10 @@
 Worlds of a fixed camera from the evaluation split, 1,000 frames. A visitor of a kind and colour that never comes otherwise comes
 and stays for 10 seconds to 10 minutes. Another such visitor crosses the picture, and the first one crosses it once more, both
 well before it comes to stay or well after it has gone. Two questions. "Was the red truck seen before or after the blue dog?"
-needs a keyframe of each; what is found is measured and not the answer, as the built-in model has not learnt order. "How often did
-you see a red truck come?" needs a keyframe of each visit; the answer is "two", and beside it stands what counting visit by visit
-gives, as the product does. Frames with a visitor are drawn again with it and
-encoded, the others are those of the world; a shorter stay is the same pictures, of which the last are drawn anew as it leaves.
+needs a keyframe of each; what is found is measured and not the answer, as this model has not learnt order when asked directly.
+"How often did you see a red truck come?" needs a keyframe of each visit; the answer is "two", and beside it stands what counting
+visit by visit gives, as the product does. Frames with a visitor are drawn again with it and encoded, the others are those of the
+world; a shorter stay is the same pictures, of which the last are drawn anew as it leaves.
 
 The same questions for four ways to choose 32 keyframes: DKS as the product does, DKS with the published tau, query top-K and
 uniform choice. Writes docs/eval-long-stays.json and long-stays.png.
