@@ -5,9 +5,10 @@ of `agent.answering`.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -36,8 +37,9 @@ from agent.times import format_span
 from memory.store import MemoryStore
 from memory.window import Window
 from model.about_now import about_now
+from model.pointing import AROUND_ROWS, side_during_stay
 from model.select import Keyframes, Kind
-from model.steps import Plan, means_yes, plan_of
+from model.steps import VISITS, Plan, means_yes, plan_of
 from model.visits import VisitSearch
 
 if TYPE_CHECKING:
@@ -136,21 +138,22 @@ class Making:
         by_a_person = question.priority is Priority.QUESTION
         if not (self._settings.in_steps and by_a_person and self._remote is None and self._tells_times()):
             return None
-        return plan_of(question.text)
+        plan = plan_of(question.text)
+        return None if plan and plan.kind in ("where", "side") and self._pointing() is None else plan
 
     def sought(self, question: Question) -> tuple[str, ...]:
         """What frames are chosen by: the question; a follow-up ("and what colour was it?") after the question before it; or
         the questions of its steps."""
         if plan := self.plan(question):
-            return plan.evers if plan.kind == "count" else plan.whens
+            return plan.evers if plan.kind in VISITS else plan.whens
         before = [said.text for said in question.earlier if said.role == "user"]
         return (f"{before[-1]} {question.text}" if before and self._remote is not None else question.text,)
 
     async def begin(self, question: Question, watch: Stopwatch) -> Begun:
-        """All but the words; of a count these, too."""
+        """All but the words; of what visits tell these, too."""
         plan, tally = self.plan(question), Tally()
-        if plan is not None and plan.kind == "count":
-            return await self._count(question, plan, watch, tally)
+        if plan is not None and plan.kind in VISITS:
+            return await self._search(question, plan, watch, tally)
         asked = [question] if plan is None else [replace(question, text=when) for when in plan.whens]
         parts = [await self._prepare(part, watch) for part in asked]
         notes = [note for part in parts for note in part.notes]
@@ -162,7 +165,7 @@ class Making:
             tuple(dict.fromkeys([*([] if plan is None else [steps_note(plan.whens)]), *notes])),
         )
 
-    async def _count(self, question: Question, plan: Plan, watch: Stopwatch, tally: Tally) -> Begun:
+    async def _search(self, question: Question, plan: Plan, watch: Stopwatch, tally: Tally) -> Begun:
         """Frame by frame, the most relevant first."""
         [ever] = plan.evers
         with watch.stage("embed"):
@@ -282,8 +285,26 @@ class Making:
         tally.prompt_tokens = sum(part.num_tokens for part in parts)
         if plan is None:
             return self._say(question, parts[0], self._limit(question), tally)
-        sentences = speak_in_steps(plan, parts, self._asker_of, self._zone_of)
+        sentences = speak_in_steps(plan, parts, self._asker_of, partial(self._side_at, plan.whens[0]), self._zone_of)
         return self._cut(sentences, question.max_new_tokens, tally)
+
+    async def _side_at(self, text: str, part: Prepared, row: int) -> str:
+        """On which side of the picture the thing was around this row, as merging points; "" where nothing can be read."""
+        window, query = part.window, await self.embed(text)
+        same = np.flatnonzero(window.camera_index == window.camera_index[row])
+        place = int(np.searchsorted(same, row))
+        rows = same[max(0, place - AROUND_ROWS) : place + AROUND_ROWS + 1]
+        kind: Kind = "relevant"
+        frames = Keyframes(rows, (kind,) * len(rows), np.zeros(len(rows), np.float32))
+        frames, overrides = await self._reencode(window, frames)
+        if not len(frames.rows):
+            return ""
+        merger = self._speaker().merger
+        cosines = await self._language.run(merger.asked, window, frames.rows, query.merge_query, overrides)
+        return side_during_stay(cosines, self._pointing() or {}, int(np.searchsorted(frames.rows, row)))
+
+    def _pointing(self) -> Mapping[str, float] | None:
+        return self._speaker().config.live.pointing
 
     def _asker_of(self, part: Prepared) -> Ask:
         """Puts several questions about the same pictures, which are read once; the likeliest answers, whatever the asker wants

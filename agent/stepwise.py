@@ -1,4 +1,4 @@
-"""An answer in steps (`model.steps`): when did each thing come, and what do the frames of these times tell together? How often?
+"""An answer in steps (`model.steps`): did each thing come, and when; what do the frames of these times tell together? How often?
 
 In: the plan, what each of its things is looked for in, and a way to ask. Out: the pieces of the answer, each as soon as it is
 known. Knows no model.
@@ -16,30 +16,40 @@ from agent.times import format_clock, format_day, format_time
 from agent.whereabouts import whereabouts
 from memory.window import Window
 from model.familiarity import CANNOT_TELL
-from model.steps import Plan, means_no, named_row
+from model.steps import Plan, means_no, means_yes, named_row
 from model.visits import Visit, VisitSearch
 
 Ask = Callable[[str], Awaitable[str]]
 ZoneOf = Callable[[str], str]
+SideAt = Callable[[Prepared, int], Awaitable[str]]
 LONG_VISIT_S = 60.0
 
 
 async def speak_in_steps(
-    plan: Plan, parts: Sequence[Prepared], asker_of: Callable[[Prepared], Ask], zone_of: ZoneOf
+    plan: Plan, parts: Sequence[Prepared], asker_of: Callable[[Prepared], Ask], side_at: SideAt, zone_of: ZoneOf
 ) -> AsyncGenerator[str, None]:
     """ "The red car came at 14:03:22", ", the dog came at 13:58:10", ": after."
 
-    `asker_of`: puts several questions, in turn, to the language model about the pictures of one part. A thing that never came
-    ends the answer, and so does one whose time it cannot tell.
+    `asker_of`: puts several questions, in turn, to the language model about the pictures of one part; `side_at`: on which side
+    of the picture a thing was around a row of one part. A thing that never came ends the answer, and so does one whose time
+    it cannot tell.
     """
     times: list[float] = []
     for number, part in enumerate(parts):
         ask = asker_of(part)
-        if means_no(await ask(plan.evers[number])):
-            yield f"{'. ' if times else ''}{_sentence(plan.never_came(number))}"
+        ever = await ask(plan.evers[number])
+        if means_no(ever):
+            never = plan.never_came(number)
+            yield f"No, {never}." if plan.kind == "ever" else f"{'. ' if times else ''}{_sentence(never)}"
+            return
+        if plan.kind == "ever" and not means_yes(ever):
+            yield ever
             return
         words = await ask(plan.whens[number])
         row = named_row(words, clocks_of(part, zone_of), part.context.keyframes)
+        if plan.kind == "ever":
+            yield _sentence(plan.ever_came(None if row is None else _at(part.window, row, zone_of)))
+            return
         if row is None:  # words about something else would be taken for the answer
             yield f"{'. ' if times else ''}{words if words == CANNOT_TELL else _sentence(plan.untold(number))}"
             return
@@ -47,7 +57,7 @@ async def speak_in_steps(
         yield f", {step}" if times else _capital(step)
         times.append(float(part.window.times[row]))
         if not plan.is_order:
-            yield f": {_place_of(plan, part.window, row)}."
+            yield f": {await _place_of(plan, part, row, side_at)}."
             return
     yield f": {plan.verdict(times)}."
 
@@ -73,8 +83,8 @@ class Look:
 async def count_visits(
     plan: Plan, window: Window, search: VisitSearch, look: Callable[[int], Awaitable[Look | None]], zone_of: ZoneOf
 ) -> Counted:
-    """`search` over the window's frames; `look`: what one of them shows, None if nobody can say. Where most of what a camera
-    shows is foreign to the model, the answer says so."""
+    """`search` over the window's frames, for their number or the first or last of them; `look`: what one of them shows, None
+    if nobody can say. Where most of what a camera shows is foreign to the model, the answer says so."""
     looks: dict[int, Look] = {}
     while (row := search.next_row()) is not None:
         if (seen := await look(row)) is None:
@@ -82,9 +92,15 @@ async def count_visits(
         else:
             looks[row] = seen
             search.tell(row, seen.shows_it)
-    visits = sorted(search.visits(), key=lambda visit: float(window.times[visit.first]))
+    visits = _asked_about(plan, window, search.visits())
     told = {
-        row for visit in visits for row in (visit.first, visit.best, *([visit.last] if _is_long(window, visit) else []))
+        row
+        for visit in visits
+        for row in (
+            visit.first,
+            visit.best,
+            *([visit.last] if _is_long(window, visit) or plan.kind == "last time" else []),
+        )
     }
     rows = np.array(sorted(told or looks), np.int64)
     foreign = Counter(int(window.camera_index[row]) for row, seen in looks.items() if seen.is_foreign)
@@ -92,9 +108,15 @@ async def count_visits(
     num_foreign = sum(2 * foreign[camera] > looked_at[camera] for camera in looked_at)
     if num_foreign and num_foreign == len(looked_at):
         return Counted(CANNOT_TELL, rows)
-    times = [_span_of(window, visit, zone_of) for visit in visits]
-    text = f"{plan.count(times, at_least=search.gave_up)}."
-    return Counted(text, rows, (SOME_FOREIGN,) if num_foreign else ())
+    if plan.kind == "count":
+        times = [_span_of(window, visit, zone_of) for visit in visits]
+        text = plan.count(times, at_least=search.gave_up)
+    elif visits:
+        [visit] = visits
+        text = plan.seen_at(_at(window, visit.first if plan.kind == "first time" else visit.last, zone_of))
+    else:
+        text = _capital(plan.never_came(0))
+    return Counted(f"{text}.", rows, (SOME_FOREIGN,) if num_foreign else ())
 
 
 async def pieces_of(text: str) -> AsyncGenerator[str, None]:
@@ -102,13 +124,29 @@ async def pieces_of(text: str) -> AsyncGenerator[str, None]:
     yield text
 
 
+def _asked_about(plan: Plan, window: Window, visits: Sequence[Visit]) -> list[Visit]:
+    """In time order, all of them, or the one that the question is about."""
+    if plan.kind == "last time":
+        return sorted(visits, key=lambda visit: float(window.times[visit.last]))[-1:]
+    ordered = sorted(visits, key=lambda visit: float(window.times[visit.first]))
+    return ordered[:1] if plan.kind == "first time" else ordered
+
+
+def _at(window: Window, row: int, zone_of: ZoneOf) -> str:
+    """When, and of several cameras by which."""
+    return _with_camera(window, row, _time_of(window, row, zone_of))
+
+
+def _with_camera(window: Window, row: int, words: str) -> str:
+    return f"{words} (camera {window.cameras[int(window.camera_index[row])]})" if len(window.cameras) > 1 else words
+
+
 def _span_of(window: Window, visit: Visit, zone_of: ZoneOf) -> str:
     """When a visit began; of a long one until when, too; of several cameras which saw it."""
     told = _time_of(window, visit.first, zone_of)
     if _is_long(window, visit):
         told += f" to {_time_of(window, visit.last, zone_of)}"
-    camera = window.cameras[int(window.camera_index[visit.first])]
-    return f"{told} (camera {camera})" if len(window.cameras) > 1 else told
+    return _with_camera(window, visit.first, told)
 
 
 def _is_long(window: Window, visit: Visit) -> bool:
@@ -122,15 +160,17 @@ def _time_of(window: Window, row: int, zone_of: ZoneOf) -> str:
     return (format_clock if len(days) == 1 else format_time)(float(window.times[row]), zone)
 
 
-def _place_of(plan: Plan, window: Window, row: int) -> str:
-    """What was sent with the frame of where that was; its camera where nothing was, or where that is asked."""
+async def _place_of(plan: Plan, part: Prepared, row: int, side_at: SideAt) -> str:
+    """What was sent with the frame of where that was; its camera where nothing was, or where that is asked; or the side of the
+    picture, if that is asked, or "where?" of a camera that sent nothing."""
+    window = part.window
     camera = window.cameras[int(window.camera_index[row])]
-    place = whereabouts(window.metadata(row))
     if plan.kind == "camera":
         return f"camera {camera}"
-    if not place:
-        return f"camera {camera}, which sent nothing of where it was"
-    return f"{place} (camera {camera})" if len(window.cameras) > 1 else place
+    place = "" if plan.kind == "side" else whereabouts(window.metadata(row))
+    if not place and plan.kind in ("side", "where"):
+        place = await side_at(part, row)
+    return _with_camera(window, row, place) if place else f"camera {camera}, which sent nothing of where it was"
 
 
 def _capital(words: str) -> str:

@@ -150,6 +150,8 @@ class LiveConfig:
     spelling: Mapping[str, str] = field(
         default_factory=dict
     )  # words it has not learnt, by one it has: "color": "colour"
+    # Its merging was taught where a thing is: the log odds that a patch shows what is asked about are scale * cosine + bias.
+    pointing: Mapping[str, float] | None = None
     max_visual_tokens: int | None = None
     patch_features: PatchFeatures = "vision"
     reference: Reference = "keyframe"
@@ -169,6 +171,8 @@ class LiveConfig:
         require_one_of("judge", self.judge, JudgeManner)
         if not all(isinstance(word, str) for pair in self.spelling.items() for word in pair):
             raise ConfigError("vilamp_live.spelling must give a word for each word")
+        if self.pointing is not None and set(self.pointing) != {"scale", "bias"}:
+            raise ConfigError("vilamp_live.pointing must give scale and bias, and nothing else")
         if self.recent < 0 or (self.num_keyframes is not None and self.num_keyframes < 1):
             raise ConfigError("recent must be at least 0 and num_keyframes at least 1")
         if self.merge_alpha <= 0:

@@ -19,8 +19,9 @@ from model.features import Defaults, FrameFeatures, VisualContext
 from model.history import ArrayHistory
 from model.merge import Merger
 from model.places import newest_rows
+from model.pointing import AROUND_ROWS, side_during_stay
 from model.select import ArrayCandidates, Keyframes, Kind, select_keyframes
-from model.steps import Plan, means_no, means_yes, named_row, number_word, plan_of
+from model.steps import VISITS, Plan, means_no, means_yes, named_row, number_word, plan_of, verdict_of
 from model.video_model import VideoModel
 from model.visits import VisitSearch
 
@@ -125,40 +126,62 @@ class Asker:
         return Answer(words, context.keyframes, context.num_tokens, 1000 * (time.perf_counter() - began))
 
     def ask_in_steps(self, plan: Plan, arm: Arm) -> str:
-        """The product's path for a question that is answered in steps, and its verdict alone: "before", "hall", "two"."""
-        if plan.kind == "count":
-            return number_word(self._num_visits(plan.evers[0]))
+        """The product's path for a question that is answered in steps, and its verdict alone: "before", "hall", "two", "yes"."""
+        if plan.kind in VISITS:
+            return self._told_by_visits(plan)
         model, rows = self.model, []
         for number, (ever, when) in enumerate(zip(plan.evers, plan.whens, strict=True)):
             context, clocks = self._context(when, arm, model)
             reading = model.reading()
             said = [
                 "".join(model.stream(text, context, timestamps=clocks, max_new_tokens=ANSWER_TOKENS, reading=reading))
-                for text in (ever, when)
+                for text in ((ever,) if plan.kind == "ever" else (ever, when))
             ]
+            if plan.kind == "ever":
+                return said[0]
             row = named_row(said[1], clocks or (), context.keyframes)
             if means_no(said[0]) or row is None:
                 return plan.never_came(number)
             rows.append(row)
-        return plan.verdict(self.times[rows].tolist()) if plan.is_order else self.zones[rows[0]] or ""
+        if plan.is_order:
+            return plan.verdict(self.times[rows].tolist())
+        told = self._side(plan.whens[0], rows[0]) if plan.kind in ("where", "side") else self.zones[rows[0]]
+        return verdict_of(f"{plan.came(0, '')}: {told or ''}")
 
-    def _num_visits(self, ever: str) -> int:
-        query = self.model.embed_text(ever)
+    def _side(self, when: str, row: int) -> str:
+        around = np.arange(max(0, row - AROUND_ROWS), min(len(self.times), row + AROUND_ROWS + 1))
+        cosines = self.model.merger.asked(self.history, around, self.model.embed_text(when).merge_query)
+        return side_during_stay(cosines, self.model.config.live.pointing or {}, int(np.searchsorted(around, row)))
+
+    def _told_by_visits(self, plan: Plan) -> str:
+        query = self.model.embed_text(plan.evers[0])
         scores = np.asarray(self.embeddings @ query.unit)
         search = VisitSearch(self.times, scores)
         while (row := search.next_row()) is not None:
             frame = Keyframes(np.zeros(1, np.int64), ("relevant",), scores[[row]])
             context = self.model.build_context(ArrayHistory([self.features[row]]), frame, query)
             context = replace(context, foreign_groups=())  # a single picture is judged less surely than many
-            clocks = [f"{datetime.fromtimestamp(self.times[row], UTC):%H:%M:%S}"]
-            words = "".join(self.model.stream(ever, context, timestamps=clocks, max_new_tokens=ANSWER_TOKENS))
+            words = "".join(
+                self.model.stream(plan.evers[0], context, timestamps=[self._clock(row)], max_new_tokens=ANSWER_TOKENS)
+            )
             search.tell(row, means_yes(words))
-        return len(search.visits())
+        visits = search.visits()
+        if plan.kind == "count":
+            return number_word(len(visits))
+        if not visits:
+            return plan.never_came(0)
+        return self._clock(visits[0].first if plan.kind == "first time" else visits[-1].last)
+
+    def _clock(self, row: int) -> str:
+        return f"{datetime.fromtimestamp(self.times[row], UTC):%H:%M:%S}"
 
     def plan(self, text: str) -> Plan | None:
-        """The steps in which the product answers this; a place is told where places were sent, times by models that read them."""
+        """The steps in which the product answers this; a place is told where places were sent, times by models that read them,
+        a side of the picture by those that point."""
         plan = plan_of(text) if self.model.info.defaults.timestamps else None
-        return plan if plan is None or plan.kind != "zone" or any(self.zones) else None
+        if plan is None or (plan.kind == "zone" and not any(self.zones)):
+            return None
+        return plan if plan.kind not in ("where", "side") or self.model.config.live.pointing else None
 
     def _context(self, text: str, arm: Arm, model: VideoModel) -> tuple[VisualContext, list[str] | None]:
         """(what the language model is shown, the clock times before its keyframes)."""
@@ -166,7 +189,7 @@ class Asker:
         context = model.build_context(self.history, self.choose(arm, query.unit), query)
         if not model.info.defaults.timestamps:
             return context, None
-        return context, [f"{datetime.fromtimestamp(t, UTC):%H:%M:%S}" for t in self.times[context.keyframes.rows]]
+        return context, [self._clock(row) for row in context.keyframes.rows]
 
 
 def merging_otherwise(

@@ -191,6 +191,27 @@ class Merger:
         kept = None if weights is None else weights[index]
         return Merged(rows, tokens[index.to(self._device)].cpu(), keyframes, num_summary, kept)
 
+    @torch.inference_mode()
+    def asked(
+        self,
+        source: PatchSource,
+        rows: np.ndarray,
+        query: np.ndarray,
+        overrides: Mapping[int, StoredFrame] | None = None,
+    ) -> np.ndarray:
+        """The first cosine alone, (n, M) float32: how much each patch of these rows is what is asked about.
+
+        NaN where a row's patches are gone. query as for `merge`.
+        """
+        work = _Work(source, overrides or {}, self._device)
+        u_q, c_q = self._question(query)
+        cosines = np.full((len(rows), self._network.config.num_patches), np.nan, np.float32)
+        for place, row in enumerate(rows.tolist()):
+            patches, scalars, present = work.frames(row, row + 1)
+            if present[0]:
+                cosines[place] = self._asked(self.hidden(patches), scalars, u_q, c_q)[0].cpu().numpy()
+        return cosines
+
     def _keyframes(self, work: "_Work", rows: np.ndarray) -> Tensor:
         """(K, M', H) pooled projected patches, one frame at a time."""
         config = self._network.config
@@ -238,7 +259,7 @@ class Merger:
         self, h: Tensor, scalars: Tensor, u_q: Tensor, c_q: Tensor, key: tuple[Tensor, Tensor] | None
     ) -> Tensor:
         """h (n, M, H), scalars (n, M, S) -> softmax over patches (n, M). `key` None: own reference."""
-        asked = ((h @ u_q.to(h.dtype)).float() + c_q) / scalars[..., 0]
+        asked = self._asked(h, scalars, u_q, c_q)
         if key is None:
             alike = scalars[..., 2]
         else:
@@ -246,6 +267,10 @@ class Merger:
             products = torch.bmm(h.transpose(0, 1), u_k.to(h.dtype)[:, :, None])[:, :, 0].T  # (n, M)
             alike = (products.float() + c_k) / scalars[..., 1]
         return torch.softmax((asked - self._lambda * alike) / self._temperature, dim=-1)
+
+    @staticmethod
+    def _asked(h: Tensor, scalars: Tensor, u_q: Tensor, c_q: Tensor) -> Tensor:
+        return ((h @ u_q.to(h.dtype)).float() + c_q) / scalars[..., 0]
 
     def _question(self, query: np.ndarray) -> tuple[Tensor, Tensor]:
         """u_q (H,), c_q () for this question; zeros where no question is asked of the patches."""

@@ -1,10 +1,11 @@
-"""Questions that are answered in steps: what came before what, where (in which room, by which camera) a thing was seen, and how
-often it came.
+"""Questions that are answered in steps: whether and when a thing came first or last, what came before what, where (in which
+room, by which camera, on which side of the picture) it was seen, and how often it came.
 
-A small language model tells reliably when a thing came and guesses at the first two; and a time it names is that of a frame it
-was shown (`model.clocks`). So each thing is asked about by itself, "when did the red car come?", and the frames of those
-times tell the rest: which is earlier, and what their metadata says of the place. For a count it is asked of single frames,
-the most relevant first, whether they show the thing (`model.visits`).
+A small language model tells reliably whether and when a thing came, asked in words it was trained on, and guesses at the rest;
+and a time it names is that of a frame it was shown (`model.clocks`). So each thing is asked about by itself, "when did the red
+car come?", and the frames of those times tell the rest: which is earlier, what their metadata says of the place, which of
+their patches the question names (`model.pointing`). For a count, and for the first and the last time, it is asked of single
+frames, the most relevant first, whether they show the thing (`model.visits`).
 
 In: a question in English. Out: a `Plan` of questions to ask instead, or None; which frame an answer names; the words of an
 answer. Told by its words, and meant to miss rather than to be wrong. Pure; it asks nothing itself.
@@ -17,11 +18,16 @@ from typing import Literal
 
 from model.select import Keyframes
 
-Kind = Literal["before or after", "before", "after", "first", "last", "zone", "camera", "count"]
+Kind = Literal[
+    "before or after", "before", "after", "first", "last", "zone", "camera", "where", "side", "count", "first time",
+    "last time", "ever",
+]  # fmt: skip
+_OF_ANY: tuple[Kind | None, ...] = ("ever", "first time", "last time")
+VISITS: tuple[Kind, ...] = ("count", "first time", "last time")  # what visits tell
 
 _VERB = (
-    r"(?:come|came|here|there|seen|been|arrived?|appear(?:ed)?|pass(?:ed)?|opened|enter(?:ed)?|show(?:ed)? up)"
-    r"(?: by| in| past)?"
+    r"(?:(?:come|came|here|there|seen|been|arrived?|appear(?:ed)?|pass(?:ed)?|opened|enter(?:ed)?|show(?:ed|n)? up)"
+    r"(?: by| in| past| along)?|(?:go|went|drive|drove|driven|walk(?:ed)?|run|ran|ride|rode|ridden) (?:by|past))"
 )
 # Words that name no thing by themselves, or one among several, or a state, a time or a number of it, or are no part of a name:
 # where one stands, more is asked than when a thing came.
@@ -48,43 +54,60 @@ _SEEN_TO = rf"(?: (?:{_VERB}|open))*"  # "did you see the door open"; "was the d
 _YOU_SAW = r"(?:did|have|had|has) (?:you|i|we|the robot)(?: ever)? (?:see|seen|notice|noticed|spot|spotted)"
 
 
-def _came(article: str = "(?:the|an?) ") -> str:
+def _came(article: str = "(?:the|an?) ", afterwards: str = _AFTERWARDS) -> str:
     """ "did you see the A", "was the A here", "did the A come", "has the A been here"."""
     return "|".join(
         (
             rf"{_YOU_SAW} {_thing('a', article)}{_SEEN_TO}",
-            rf"(?:was|were) {_thing('was', article)}{_AFTERWARDS}",
-            rf"did {_thing('came', article)} (?:{_VERB}|open){_AFTERWARDS}",
-            rf"(?:has|had|have) {_thing('has', article)}(?: {_VERB})+",
+            rf"(?:was|were) {_thing('was', article)}{afterwards}",
+            rf"did {_thing('came', article)}(?: ever)? (?:{_VERB}|open){_AFTERWARDS}",
+            rf"(?:has|had|have) {_thing('has', article)}(?: ever)?(?: {_VERB})+",
         )
     )
 
 
 _CAME = rf"(?:{_came()})"
 _OFTEN = rf"(?:{_came('(?:the|an?|any) ')}|{_thing('often', '(?:the|an?|any) ')} did (?:{_VERB}|open){_AFTERWARDS})"
-_WHICH = r"(?:which|what|who)"
+_WHICH, _CAME_WHICH = r"(?:which|what|who)", rf"(?:{_VERB}|was(?: {_VERB})?|did you see)"
 _IN_ALL = r"(?:so far|in all|in total|altogether)"
-_FORMS = tuple(
-    re.compile(form)
-    for form in (
-        rf"{_CAME} (?P<kind>before or after|after or before|before|after) {_B}{_AFTERWARDS}(?: did| was)?",
-        rf"(?P<kind>before or after|after or before) {_B},? (?:when )?{_CAME}",
-        rf"{_WHICH}(?: of (?:the two|them))? (?:{_VERB}|was(?: {_VERB})?|did you see) (?P<kind>first|last),? {_A} or {_B}",
-        rf"(?:in )?(?:which|what) (?P<kind>room|zone|area) {_CAME}(?: in)?",
-        rf"(?:on |by |with )?(?:which|what) (?P<kind>camera) {_CAME}(?: on| by)?",
-        rf"which (?P<kind>camera) (?:saw|showed|has seen) {_A}",
-        rf"where (?:was|were) (?:you|it|the (?P<kind>robot)) when (?:it|you|the robot) saw {_A}",
-        # a robot asks for its own pose; "where did you see it?", asked of a camera, is a place in the picture
-        rf"where (?:did|have|has) (?P<kind>i|we|the robot) (?:see|seen|notice|noticed|spot|spotted) {_A}",
-        rf"(?:count )?how (?P<kind>many times|often) {_OFTEN}(?: {_IN_ALL})?",
-        rf"how (?P<kind>many) {_thing('many', '')} (?:{_YOU_SAW}|(?:were |have )?{_VERB}{_AFTERWARDS})(?: {_IN_ALL})?",
-    )
-)
-_KINDS: dict[str, Kind] = {
+_ANY = "(?:the|an?|any) "
+_PICTURE = r"(?:the |your )?(?:picture|image|frame|view|scene)"
+_NAMED, _OTHER = _thing("a", _ANY), _thing("came", _ANY)
+_WHEN = r"(?:when|(?:at )?(?:what|which) time)"
+_AT_ALL = r"(?:so far|yet|at all|in (?:the|this) (?:video|footage|recording)|on (?:camera|video))"
+_SAW = r"(?:you|i|we|the robot)"
+_BY_WORD: dict[str, Kind] = {
     "before or after": "before or after", "after or before": "before or after", "before": "before", "after": "after",
-    "first": "first", "last": "last", "room": "zone", "zone": "zone", "area": "zone", "robot": "zone", "i": "zone", "we": "zone",
-    "the robot": "zone", "camera": "camera", "many times": "count", "often": "count", "many": "count",
+    "first": "first", "last": "last", "room": "zone", "zone": "zone", "area": "zone", "camera": "camera",
 }  # fmt: skip
+_BY_KIND: tuple[tuple[Kind | None, str], ...] = (  # None: as its word says
+    (None, rf"{_CAME} (?P<word>before or after|after or before|before|after) {_B}{_AFTERWARDS}(?: did| was)?"),
+    (None, rf"(?P<word>before or after|after or before) {_B},? (?:when )?{_CAME}"),
+    (None, rf"{_WHICH}(?: of (?:the two|them))? {_CAME_WHICH} (?P<word>first|last),? {_A} or {_B}"),
+    (None, rf"(?:in )?(?:which|what) (?P<word>room|zone|area) {_CAME}(?: in)?"),
+    (None, rf"(?:on |by |with )?(?:which|what) (?P<word>camera) {_CAME}(?: on| by)?"),
+    (None, rf"which (?P<word>camera) (?:saw|showed|has seen) {_A}"),
+    ("zone", rf"where (?:was|were) (?:you|it|the robot) when (?:it|you|the robot) saw {_A}"),
+    # a robot asks for its own pose; "where did you see it?", asked of a camera, is a place in the picture
+    ("zone", rf"where (?:did|have|has) (?:i|we|the robot) (?:see|seen|notice|noticed|spot|spotted) {_A}"),
+    ("where", rf"where {_CAME}"),
+    ("side", rf"where in {_PICTURE} {_CAME}"),
+    ("side", rf"(?:on|at|to) (?:which|what) side(?: of {_PICTURE})? {_CAME}"),
+    ("first time", rf"{_WHEN} (?:was|were) {_NAMED} first {_VERB}"),
+    ("first time", rf"{_WHEN} did {_NAMED} first {_VERB}"),
+    ("first time", rf"{_WHEN} did {_SAW} first (?:see|notice|spot) {_NAMED}"),
+    ("first time", rf"(?:when|what) (?:was|is) the first time(?: that)? (?:{_SAW} saw {_NAMED}|{_OTHER}(?: was)? {_VERB})"),
+    ("last time", rf"{_WHEN} (?:was|were) {_NAMED} last {_VERB}"),
+    ("last time", rf"{_WHEN} did {_NAMED} last {_VERB}"),
+    ("last time", rf"{_WHEN} did {_SAW} last (?:see|notice|spot) {_NAMED}"),
+    ("last time", rf"(?:when|what) (?:was|is) the last time(?: that)? (?:{_SAW} saw {_NAMED}|{_OTHER}(?: was)? {_VERB})"),
+    ("count", rf"(?:count )?how (?:many times|often) {_OFTEN}(?: {_IN_ALL})?"),
+    ("count", rf"how many {_thing('many', '')} (?:{_YOU_SAW}|(?:were |have )?{_VERB}{_AFTERWARDS})(?: {_IN_ALL})?"),
+    ("ever", rf"(?:{_came(_ANY, f'(?: {_VERB})+')})(?: {_AT_ALL})?"),  # "was the dog fed?" asks something else
+    ("ever", rf"(?:(?:was|were) there(?: ever)?|(?:has|have) there(?: ever)? been) {_NAMED}{_AFTERWARDS}(?: {_AT_ALL})?"),
+    ("ever", rf"(?:whether|if) (?:{_SAW} (?:ever )?saw {_NAMED}|{_OTHER}(?: ever)? {_VERB})(?: {_AT_ALL})?"),
+)  # fmt: skip
+_FORMS = tuple((kind, re.compile(form)) for kind, form in _BY_KIND)
 _NUMBERS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
 _PLURALS = {"people": "person", "children": "child", "mice": "mouse", "geese": "goose", "knives": "knife", "wolves": "wolf",
             "leaves": "leaf", "shelves": "shelf", "feet": "foot"}  # fmt: skip
@@ -133,14 +156,25 @@ class Plan:
         """Words of a count, its verdict last: "A dog came at 14:03:22 and 15:10:01: two times"."""
         if not times:
             return f"I saw no {self.things[0]}: {number_word(0)} times"
-        did = "opened" if _comes(self.things[0]) == "open" else "came"
         listed = (
             times if len(times) <= MOST_LISTED else [*times[:MOST_LISTED], f"{len(times) - MOST_LISTED} times more"]
         )
         told = " and ".join(", ".join(part) for part in (listed[:-1], listed[-1:]) if part)
         total = f"{'at least ' if at_least else ''}{number_word(len(times))} {'time' if len(times) == 1 else 'times'}"
-        article = "An" if self.things[0][0] in "aeiou" else "A"
-        return f"{article} {self.things[0]} {did} at {told}: {total}"
+        return f"{_with_article(self.things[0]).capitalize()} {self._did} at {told}: {total}"
+
+    def ever_came(self, time: str | None) -> str:
+        """Words of one that was seen: "Yes, a red car came at 14:03:22"."""
+        return "Yes" if time is None else f"Yes, {_with_article(self.things[0])} {self._did} at {time}"
+
+    def seen_at(self, time: str) -> str:
+        """Words of the first or last time that is asked about: "A red car was last seen at 14:03:22"."""
+        which = "first" if self.kind == "first time" else "last"
+        return f"{_with_article(self.things[0]).capitalize()} was {which} seen at {time}"
+
+    @property
+    def _did(self) -> str:
+        return "opened" if _comes(self.things[0]) == "open" else "came"
 
     def verdict(self, times: Sequence[float]) -> str:
         """What the times of both things come to: "before", "yes", "the red car"; of one moment: "at the same time"."""
@@ -159,13 +193,15 @@ def plan_of(question: str) -> Plan | None:
     """ "was the red car here before or after the dog?" -> Plan("before or after", ("red car", "dog")); "is it here?" -> None."""
     words = " ".join(question.lower().replace("\N{RIGHT SINGLE QUOTATION MARK}", "'").split())
     words = _POLITE.sub("", words).rstrip(" ?.!")
-    for form in _FORMS:
+    for kind, form in _FORMS:
         if found := form.fullmatch(words):
             named = found.groupdict()
             things = tuple(named[name] for name in ("a", "was", "came", "has", "often", "b") if named.get(name))
             if many := named.get("many"):
                 things = (singular(many),)
-            return None if len(set(things)) < len(things) else Plan(_KINDS[named["kind"] or "robot"], things)
+            elif kind in _OF_ANY and f"any {things[0]}" in words:  # "were there any dogs?"
+                things = (singular(things[0]),)
+            return None if len(set(things)) < len(things) else Plan(kind or _BY_WORD[named["word"]], things)
     return None
 
 
@@ -183,8 +219,13 @@ def named_row(words: str, clocks: Sequence[str], keyframes: Keyframes) -> int | 
 
 def verdict_of(answer: str) -> str:
     """What an answer in steps comes to: "The red car came at 14:03:22, the dog came at 13:58:10: after." -> "after"; of
-    a count the number alone."""
-    return re.sub(r" times?$", "", answer.rpartition(": ")[2].rstrip(". "))
+    a count the number alone, of a side the side, of a first or last time the time; "Yes, a red car came at 14:03." -> "yes"."""
+    if found := re.match(r"(yes|no)\b", answer.lower()):
+        return found[1]
+    verdict = answer.rpartition(": ")[2].rstrip(". ")
+    return re.sub(
+        r" times?$|^(?:on|in) the (?=left|middle|right)| of the picture$|^.* (?:first|last) seen at ", "", verdict
+    )
 
 
 def means_no(answer: str) -> bool:
@@ -216,6 +257,10 @@ def singular(things: str) -> str:
     elif re.search(r"[^su]s$", last) and last not in _SINGULARS:
         last = last[:-1]
     return " ".join([*before, last])
+
+
+def _with_article(thing: str) -> str:
+    return f"{'an' if thing[0] in 'aeiou' else 'a'} {thing}"
 
 
 def _comes(thing: str) -> str:

@@ -205,7 +205,12 @@ async def test_it_says_what_the_evaluation_scores(tmp_path: Path) -> None:
     """The verdicts of `vilamp eval` are those of the product, on every question of this drive that is answered in steps."""
     clip, pictures = drive()
     model = builtin()
-    asker = Asker(model, model.encode([np.asarray(each) for each in pictures]), START + clip.times, zones_of(clip))
+    asker = Asker(
+        model,
+        model.encode([np.asarray(each) for each in pictures]),
+        START + clip.times - clip.start_unix,
+        zones_of(clip),
+    )
     arm, asked = Arm.product(model.info.defaults), 0
     async with rover(tmp_path) as agent:
         for question in clip.questions:
@@ -230,12 +235,16 @@ async def test_a_time_that_cannot_be_told_is_not_made_up(tmp_path: Path) -> None
 
         return ask
 
+    async def nowhere(part: Prepared, row: int) -> str:
+        raise AssertionError("no side was asked for")
+
     async with rover(tmp_path) as agent:
         window = agent.store.window(("rover",))
         keyframes = Keyframes(np.array([3]), ("relevant",), np.array([0.3], np.float32))
         query = builtin().embed_text("?")
         part = Prepared(window, builtin().build_context(window, keyframes, query), None, ())
-        pieces = [piece async for piece in speak_in_steps(plan, [part, part], asker_of, lambda camera: "UTC")]
+        sentences = speak_in_steps(plan, [part, part], asker_of, nowhere, lambda camera: "UTC")
+        pieces = [piece async for piece in sentences]
     assert pieces == ["I cannot tell when the purple dog came."]
 
 

@@ -166,6 +166,26 @@ def test_stored_in_half_precision_the_scalars_are_those_of_the_stored_patch() ->
     np.testing.assert_allclose(merged.tokens.numpy(), wanted[merged.rows], rtol=0, atol=2e-4)
 
 
+@pytest.mark.parametrize("network", [*NETWORKS.values(), *HIDDEN.values()])
+def test_what_is_asked_about_is_the_first_cosine(network: VilampNetwork) -> None:
+    history = make_history(network, 5, 3)
+    history.forget([3])
+    rows = np.array([0, 3, 4])
+    merger = make_merger(network)
+    width = network.config.dual_encoder.projection_dim if merger._maps else network.config.language.hidden_size
+    query = np.random.default_rng(4).normal(size=width).astype(np.float32)
+    cosines = merger.asked(history, rows, query)
+    asked = torch.from_numpy(query)
+    projected = network.project(torch.from_numpy(np.stack([history._frames[row].vision for row in rows])))
+    if maps := merger._maps:
+        asked, projected = maps.linear_q(asked), maps.linear_iq(projected)
+    wanted = torch.nn.functional.cosine_similarity(projected, asked, dim=-1).numpy()
+    np.testing.assert_allclose(cosines[[0, 2]], wanted[[0, 2]], atol=2e-5)
+    assert np.isnan(cosines[1]).all()
+    [again] = merger.asked(history, np.array([3]), query, {3: history._frames[4]})  # encoded again
+    np.testing.assert_allclose(again, cosines[2], atol=1e-6)
+
+
 def test_references_example() -> None:
     rows = np.array([1, 4])
     assert reference_rows(rows, [6], "keyframe").tolist() == [OWN, 1, 1, 1, 4, 4]

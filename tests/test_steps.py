@@ -40,6 +40,54 @@ def test_places(question: str, kind: str) -> None:
     assert plan_of(question) == Plan(kind, ("red ball",))  # type: ignore[arg-type]
 
 
+SIDES = {
+    "where was the red ball?": "where",
+    "Where did you see a red ball?": "where",
+    "where in the picture was the red ball": "side",
+    "Where in your view have you seen the red ball?": "side",
+    "on which side did you see the red ball?": "side",
+    "On what side of the image was the red ball?": "side",
+}
+EVER = {
+    "did a red car ever come?": "red car",
+    "Have you seen a red car?": "red car",
+    "has a red car passed?": "red car",
+    "did the red car drive past?": "red car",
+    "was there any red car in the video?": "red car",
+    "Were there any red cars so far?": "red car",
+    "has there been a red car?": "red car",
+    "tell me whether a red car came by": "red car",
+    "did you see any people?": "person",
+    "was the bus here at all?": "bus",
+    "did any green door open?": "green door",
+}
+ENDS = {
+    "When was a red car last seen?": "last time",
+    "at what time did you last see the red car?": "last time",
+    "what was the last time a red car was seen?": "last time",
+    "when is the last time that you saw any red car?": "last time",
+    "when did the red car last come by?": "last time",
+    "when did you first see a red car?": "first time",
+    "what time was the red car first here?": "first time",
+    "when was the first time a red car was here?": "first time",
+}
+
+
+@pytest.mark.parametrize(("question", "kind"), SIDES.items())
+def test_sides(question: str, kind: str) -> None:
+    assert plan_of(question) == Plan(kind, ("red ball",))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("question", "thing"), EVER.items())
+def test_whether_it_came(question: str, thing: str) -> None:
+    assert plan_of(question) == Plan("ever", (thing,))
+
+
+@pytest.mark.parametrize(("question", "kind"), ENDS.items())
+def test_first_and_last_times(question: str, kind: str) -> None:
+    assert plan_of(question) == Plan(kind, ("red car",))  # type: ignore[arg-type]
+
+
 COUNTS = {
     "How many times did a red car come?": "red car",
     "how often did you see the red car come by?": "red car",
@@ -94,6 +142,12 @@ def test_all_phrasings_of_the_drawn_world(split: str) -> None:
     for form in phrases.COUNT[split]:  # type: ignore[index]
         assert plan_of(form.format(thing="dog", come="come")) == Plan("count", ("dog",)), form
         assert plan_of(form.format(thing="door", come="open")) == Plan("count", ("door",)), form
+    for form in (*phrases.EXISTENCE[split], *phrases.LAST_SEEN[split]):  # type: ignore[index]
+        plan = plan_of(form.format(thing="red person", come="come"))
+        assert plan == Plan("last time" if "last" in form else "ever", ("red person",)), form
+    for form in phrases.WHERE[split]:  # type: ignore[index]
+        plan = plan_of(form.format(thing="box"))
+        assert plan in (Plan("where", ("box",)), Plan("side", ("box",))), form
     for form in phrases.ROOM[split]:  # type: ignore[index]
         assert plan_of(form.format(thing="green door")) == Plan("zone", ("green door",)), form
 
@@ -112,8 +166,17 @@ def test_all_phrasings_of_the_drawn_world(split: str) -> None:
         "did a truck or a car come before the dog?",
         "did the man leave after the car came?",
         "did the red car come before the dog and the box?",
-        "where was the red ball?",
-        "where did you see the red ball?",
+        "where is the red ball?",
+        "is there a dog?",
+        "was the dog fed?",
+        "was there trouble at the gate?",
+        "did you see it?",
+        "did you see the man with the dog leave?",
+        "did a dog come at noon?",
+        "was there a dog before the car?",
+        "when did you see the dog?",
+        "when was the last time?",
+        "where were you?",
         "which room is empty?",
         "what room is this?",
         "in which room was it?",
@@ -165,6 +228,11 @@ def test_what_is_asked_instead() -> None:
     assert plan.never_came(1) == "I saw no green door"
     assert plan.untold(1) == "I cannot tell when the green door opened"
     assert Plan("zone", ("green door",)).came(0, "10:00:00") == "the green door was seen at 10:00:00"
+    assert Plan("ever", ("orange bag",)).ever_came("10:00:00") == "Yes, an orange bag came at 10:00:00"
+    assert Plan("ever", ("green door",)).ever_came("10:00:00") == "Yes, a green door opened at 10:00:00"
+    assert Plan("ever", ("orange bag",)).ever_came(None) == "Yes"
+    assert Plan("last time", ("orange bag",)).seen_at("10:00:00") == "An orange bag was last seen at 10:00:00"
+    assert Plan("first time", ("dog",)).seen_at("10:00:00") == "A dog was first seen at 10:00:00"
 
 
 @pytest.mark.parametrize(
@@ -204,4 +272,13 @@ def test_a_time_names_a_keyframe() -> None:
 def test_the_verdict_is_what_comes_last() -> None:
     assert verdict_of("The red car came at 14:03:22, the dog came at 13:58:10: after.") == "after"
     assert verdict_of("after") == "after"
+    assert verdict_of("The ball was seen at 14:03:22: on the left of the picture.") == "left"
+    assert verdict_of("The ball was seen at 14:03:22: in the middle of the picture.") == "middle"
+    assert (
+        verdict_of("The ball was seen at 1:03:22: from the left to the right of the picture.")
+        == "from the left to the right"
+    )
+    assert verdict_of("Yes, an orange bag came at 14:03:22.") == "yes"
+    assert verdict_of("No, I saw no dog.") == "no"
+    assert verdict_of("An orange bag was last seen at 14:03:22.") == "14:03:22"
     assert verdict_of("I saw no dog.") == "I saw no dog"

@@ -1,0 +1,93 @@
+"""Where in the picture a thing is: the arithmetic, and whether the built-in model's merging points at what is asked about."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from model.config import ConfigError
+from model.evaluate_clips import DRAW_SIZE
+from model.history import ArrayHistory
+from model.pointing import centres, presence, shown, side_of, stay
+from model.video_model import VideoModel
+from model.world.draw import degrade, draw
+from model.world.scene import Scene, patch_labels
+from model.world.things import COLOURS, KINDS
+from tests.tiny import make_checkpoint
+
+POINTING = {"scale": 24.0, "bias": -7.8}
+
+
+def at(*columns: int, side: int = 4) -> np.ndarray:
+    """Presences of one frame each, the thing in the second row of these columns."""
+    found = np.zeros((len(columns), side, side), np.float32)
+    found[np.arange(len(columns)), 1, list(columns)] = 1
+    return found.reshape(len(columns), -1)
+
+
+def test_odds_of_a_cosine() -> None:
+    found = presence(np.array([[7.8 / 24, 1.0, -1.0, np.nan]], np.float32), POINTING)
+    np.testing.assert_allclose(found, [[0.5, 1, 0, 0]], atol=1e-6)
+    assert shown(np.array([[0.2, 0.6], [0.4, 0.5]], np.float32)).tolist() == [True, False]
+
+
+def test_a_stay_bridges_short_gaps_only() -> None:
+    shows = np.array([1, 0, 0, 0, 0, 1, 1, 0, 0, 0, 1, 0, 0, 0, 0, 0, 1], bool)
+    assert stay(shows, 6).tolist() == [5, 6, 10]
+    assert stay(shows, 8).tolist() == [5, 6, 10]
+    assert stay(shows, 0).tolist() == [0]
+    assert stay(shows, 16).tolist() == [16]
+    assert stay(np.zeros(4, bool), 2).tolist() == [2]  # nobody points: the frame that was named
+
+
+def test_sides_of_the_picture() -> None:
+    assert side_of(at(0, 0, 0)) == "on the left of the picture"
+    assert side_of(at(3, 2, 3, 3)) == "on the right of the picture"
+    middle = (at(1) + at(2)) / 2
+    assert side_of(middle) == "in the middle of the picture"
+    assert side_of(np.concatenate([at(0), middle, at(3)])) == "from the left to the right of the picture"
+    assert side_of(np.concatenate([at(3), middle, at(3)])) == "on the right of the picture"  # it came back
+    np.testing.assert_allclose(centres(at(0, 3)), [0.125, 0.875])
+
+
+def test_a_checkpoint_says_how_it_points(tmp_path: Path) -> None:
+    folder = make_checkpoint(tmp_path / "tiny")
+    assert VideoModel.load(folder).config.live.pointing is None
+    assert VideoModel.load(folder, overwrite={"vilamp_live": {"pointing": POINTING}}).config.live.pointing == POINTING
+    with pytest.raises(ConfigError, match="scale and bias"):
+        VideoModel.load(folder, overwrite={"vilamp_live": {"pointing": {"scale": 1.0}}})
+
+
+def test_the_builtin_model_points_at_what_is_asked_about() -> None:
+    """On layouts that training never saw: most weight of a merge lies on the thing, and its side is told."""
+    model = VideoModel.load(Path("model/builtin"), num_threads=1)
+    pointing = model.config.live.pointing
+    assert pointing is not None
+    on_it, right, absent = [], [], []
+    for seed in range(6):
+        scene = Scene.from_seed(seed, duration_s=120.0, split="eval", density=2.0)
+        rng = np.random.default_rng(seed)
+        seconds = [float(t) for t in range(0, 120, 6)]
+        frames = model.encode([degrade(draw(scene, t, *DRAW_SIZE), rng) for t in seconds])
+        history = ArrayHistory(frames)
+        for row, second in enumerate(seconds):
+            kinds, colours = (labels.ravel() for labels in patch_labels(scene, second, model.config.side))
+            for visible in scene.visible_at(second, min_fraction=0.6):
+                kind, colour = KINDS.index(visible.kind), COLOURS.index(visible.colour)
+                its = (kinds == kind) & (colours == colour)
+                if visible.action == "closed" or not its.any():
+                    continue
+                query = model.embed_text(f"did any {visible.colour} {visible.kind} ever come?").merge_query
+                merged = model.merger.merge(history, np.array([], np.int64), query, keep_weights=True)
+                assert merged.weights is not None
+                on_it.append(float(merged.weights[row].numpy()[its].sum()))
+                found = presence(model.merger.asked(history, np.array([row]), query), pointing)
+                truth = its.astype(np.float32)[None]
+                right.append(abs(float(centres(found)[0] - centres(truth)[0])) < 1 / 6)
+            missing = next(c for c in COLOURS if not ((colours == COLOURS.index(c)) & (kinds >= 0)).any())
+            query = model.embed_text(f"did any {missing} truck ever come?").merge_query
+            absent.append(bool(shown(presence(model.merger.asked(history, np.array([row]), query), pointing))[0]))
+    assert len(on_it) > 60
+    assert np.mean(on_it) > 0.8, np.mean(on_it)  # chance: a patch or two of 64
+    assert np.mean(right) > 0.9, np.mean(right)
+    assert np.mean(absent) < 0.1, np.mean(absent)
