@@ -100,7 +100,7 @@ def test_training_reads_the_sequence_that_the_product_reads(tmp_path: Path, mark
     store = FeatureStore(40, tuple(patches.shape[1:]), features[0].embedding.shape[0], torch.device("cpu"))
     question = Question("colour", "what colour was the bag?", "red", Query(kind="bag"))
     store.add(
-        History(torch.empty(0), (Window(2, 12, 1000.0, (question,)),)),
+        History(torch.empty(0), (Window(2, 12, 1000.0, (question,)),), torch.full((12, 2, patches.shape[1]), -1)),
         torch.from_numpy(history.unit_embeddings()),
         patches,
     )

@@ -150,10 +150,12 @@ class Window:
 
 @dataclass(frozen=True)
 class History:
-    """images (N, S, S, 3) uint8, one a second of the drawn world (of `glimpses`: of many), and windows over them."""
+    """images (N, S, S, 3) uint8, one a second of the drawn world (of `glimpses`: of many), windows over them, and labels
+    (N, 2, M) int8: kind and colour of each patch, -1 for the background."""
 
     images: Tensor
     windows: tuple[Window, ...]
+    labels: Tensor
 
 
 class Histories(IterableDataset[History]):
@@ -184,7 +186,13 @@ class Histories(IterableDataset[History]):
             asked = questions(scene, start_unix, times, rng, "train")
             kept = [asked[i] for i in rng.permutation(len(asked))[: self.per_window]]
             windows.append(Window(start, start + length, start_unix, tuple(kept)))
-        return History(torch.from_numpy(images), tuple(windows))
+        return History(torch.from_numpy(images), tuple(windows), labels_at(scene, seconds))
+
+
+def labels_at(scene: Scene, times: Sequence[float]) -> Tensor:
+    """(n, 2, M) int8: kind and colour of each patch at these seconds, -1 for the background."""
+    labels = [np.stack(patch_labels(scene, t, GRID_SIDE)).reshape(2, -1) for t in times]
+    return torch.from_numpy(np.stack(labels))
 
 
 def glimpses(rng: np.random.Generator) -> History:
@@ -194,6 +202,7 @@ def glimpses(rng: np.random.Generator) -> History:
     """
     images: list[np.ndarray] = []
     windows: list[Window] = []
+    labels: list[Tensor] = []
     while len(windows) < GLIMPSES:
         scene = Scene.from_seed(int(rng.integers(1 << 40)), duration_s=600.0, density=float(rng.uniform(1.0, 3.0)))
         size, codec = DRAW_SIZES[rng.integers(len(DRAW_SIZES))], drawn_codec(rng)
@@ -203,9 +212,10 @@ def glimpses(rng: np.random.Generator) -> History:
             assert asked is not None, "a glimpse ends at a moment that is clear to see"
             seconds = [float(last - back) for back in reversed(range(GLIMPSE_FRAMES))]
             images += pictures_at(scene, seconds, size, rng, codec)
+            labels.append(labels_at(scene, seconds))
             length = int(rng.integers(1, GLIMPSE_FRAMES + 1))
             windows.append(Window(len(images) - length, len(images), start_unix, (asked,)))
-    return History(torch.from_numpy(np.stack(images)), tuple(windows))
+    return History(torch.from_numpy(np.stack(images)), tuple(windows), torch.cat(labels))
 
 
 def glimpse_seconds(rng: np.random.Generator, counts: np.ndarray) -> list[int]:

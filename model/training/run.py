@@ -29,15 +29,17 @@ from model.network import VilampNetwork
 from model.tokens import ClipTokenizer, LanguageTokenizer, read_tokenizer
 from model.training import recipe
 from model.training.answers import AnswerTrainer
-from model.training.data import FrameBatch, Frames, History, MixedHistories, TextBatch, loader, wanted_pairs
+from model.training.data import FrameBatch, Frames, History, MixedHistories, loader
 from model.training.familiarity import train as train_familiarity
 from model.training.feed import Feed, FramePool, HistoryShelf
+from model.training.pointing import Pointing
 from model.training.slices import load_state, save_state
 from model.training.store import FeatureStore
+from model.training.texts import Texts
 from model.training.tokenizers import CLIP_SPECIAL, train_clip_tokenizer, train_language_tokenizer
 from model.training.towers import TowerHeads, TowerTrainer, augment, average_precision, flip_some
 from model.video_model import VideoModel
-from model.world.questions import Query, captions, vocabulary_texts
+from model.world.questions import Query, vocabulary_texts
 from model.world.things import COLOURS, KINDS
 
 # (shortest, longest, questions per step) windows of stage 2, and the share of its time from which each is used
@@ -112,27 +114,6 @@ def new_checkpoint(seed: int) -> Checkpoint:
 def learning_rate(peak: float, step: int, share: float, warmup_steps: int = 300) -> float:
     """Linear warm-up by steps, then a cosine over the share of the stage's time, down to 2 % of the peak."""
     return peak * min(1.0, (step + 1) / warmup_steps) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(share, 1.0))))
-
-
-class Texts:
-    """Samples descriptions and questions with what each of them names."""
-
-    def __init__(self, tokenizer: ClipTokenizer, device: torch.device, seed: int) -> None:
-        self.pool: list[tuple[str, Query]] = [(text, query) for texts, query in captions() for text in texts]
-        self.tokenizer, self.device = tokenizer, device
-        self.rng = np.random.default_rng(seed)
-
-    def sample(self, size: int) -> TextBatch:
-        """`size` texts and the things each of them names."""
-        chosen = [self.pool[i] for i in self.rng.integers(len(self.pool), size=size)]
-        return self.encode(chosen)
-
-    def encode(self, chosen: list[tuple[str, Query]]) -> TextBatch:
-        """Token ids, padded, and the named things, on the device."""
-        ids = [torch.tensor(self.tokenizer.encode(text)[0]) for text, _ in chosen]
-        padded = torch.nn.utils.rnn.pad_sequence(ids, True, self.tokenizer.backend.token_to_id(CLIP_SPECIAL[1]) or 0)
-        wanted = torch.from_numpy(np.stack([wanted_pairs(query) for _, query in chosen]))
-        return TextBatch(padded.to(self.device), torch.ones_like(padded).to(self.device), wanted.to(self.device))
 
 
 def pixels(network: VilampNetwork, images: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
@@ -241,6 +222,7 @@ def train_answers(run: Run, checkpoint: Checkpoint, seconds: float, shelf: Histo
     capacity = 1_300_000 if run_is_gpu(device) else 120_000
     store = FeatureStore(capacity, (network.config.num_patches, recipe.VISION_WIDTH), recipe.EMBEDDING_DIM, device)
     trainer = AnswerTrainer(checkpoint, store, run.answer_rate, run.seed)
+    pointing = Pointing(checkpoint, store, [run.seed, 2], size=128 if run_is_gpu(device) else 64)
     parts = {"network": network}
     progress = load_state(run.state("answers"), parts, trainer.optimizer)
     trainer.rng = np.random.default_rng([run.seed, progress.slices])
@@ -248,7 +230,7 @@ def train_answers(run: Run, checkpoint: Checkpoint, seconds: float, shelf: Histo
     feed = Feed(loader(MixedHistories(seed + 1), run.workers), shelf.add)
     while shelf.received < 2:
         time.sleep(0.2)
-    began, step, window = time.monotonic() - progress.seconds, progress.step, []
+    began, step, window, on_it = time.monotonic() - progress.seconds, progress.step, [], []
     saved = time.monotonic()
     while (share := (time.monotonic() - began) / seconds) < 1 and not run.over:
         take_in(network, shelf, store, device, limit=4 if run_is_gpu(device) else 1)
@@ -257,12 +239,14 @@ def train_answers(run: Run, checkpoint: Checkpoint, seconds: float, shelf: Histo
         items = next_items(trainer, store, share)
         with torch.autocast(device.type, torch.bfloat16):
             loss, right = trainer.loss(trainer.batch(items))
-        trainer.step(loss, learning_rate(run.answer_rate, step, share))
+        pointed = pointing.loss()
+        trainer.step(loss + pointed.total, learning_rate(run.answer_rate, step, share))
         window.append((float(loss.detach()), items, right.tolist()))
+        on_it.append(pointed.weight_on_it)
         step += 1
         if step % 200 == 0:
-            report_answers(run, step, shelf, window)
-            window = []
+            report_answers(run, step, shelf, window, on_it)
+            window, on_it = [], []
         if time.monotonic() - saved > SAVE_EVERY_S:
             saved = time.monotonic()
             save_state(
@@ -270,17 +254,17 @@ def train_answers(run: Run, checkpoint: Checkpoint, seconds: float, shelf: Histo
             )
     feed.stop()
     if window:
-        report_answers(run, step, shelf, window)
+        report_answers(run, step, shelf, window, on_it)
     save_state(run.state("answers"), parts, trainer.optimizer, replace(progress, seconds=share * seconds, step=step))
     return share >= 1
 
 
 def report_answers(
-    run: Run, step: int, shelf: HistoryShelf, window: list[tuple[float, list[Any], list[float]]]
+    run: Run, step: int, shelf: HistoryShelf, window: list[tuple[float, list[Any], list[float]]], on_it: list[float]
 ) -> None:
-    """What the steps since the last report came to."""
-    loss = float(np.mean([each[0] for each in window]))
-    run.report("answers", step=step, histories=shelf.received, loss=loss, **by_family(window))
+    """What the steps since the last report came to. on_it: share of a merge's weights that lie on what is asked about."""
+    loss, points = float(np.mean([each[0] for each in window])), float(np.mean(on_it))
+    run.report("answers", step=step, histories=shelf.received, loss=loss, on_it=points, **by_family(window))
 
 
 def take_in(network: VilampNetwork, shelf: HistoryShelf, store: FeatureStore, device: torch.device, limit: int) -> None:

@@ -43,12 +43,14 @@ class Item:
 
 
 class FeatureStore:
-    """embeddings (capacity, D) and patches (capacity, M, C), float16, on `device`."""
+    """embeddings (capacity, D) and patches (capacity, M, C), float16, on `device`; labels (capacity, 2, M) int8, on the CPU."""
 
     def __init__(self, capacity: int, patch_shape: tuple[int, int], embedding_dim: int, device: torch.device) -> None:
         self.capacity = capacity
         self.embeddings = torch.zeros(capacity, embedding_dim, dtype=torch.float16, device=device)
         self.patches = torch.zeros(capacity, *patch_shape, dtype=torch.float16, device=device)
+        self.labels = torch.full((capacity, 2, patch_shape[0]), -1, dtype=torch.int8)
+        self.filled = 0  # rows that hold something
         self._histories: deque[tuple[int, int, tuple[Window, ...]]] = deque()  # (first row, rows, windows)
         self._next = 0
         self._windows: dict[int, list[tuple[int, Window]]] = {}  # by length in frames; the row of their history
@@ -63,6 +65,7 @@ class FeatureStore:
             gone, _, windows = self._histories.popleft()
             self._forget(gone, windows)
         self._next = first + count
+        self.filled = max(self.filled, self._next)
         return first
 
     @staticmethod
@@ -74,6 +77,7 @@ class FeatureStore:
         first = self.place(len(embeddings))
         self.embeddings[first : first + len(embeddings)] = embeddings.half()
         self.patches[first : first + len(patches)] = patches.half()
+        self.labels[first : first + len(patches)] = history.labels
         self._histories.append((first, len(embeddings), history.windows))
         for window in history.windows:
             if window.questions:

@@ -1,0 +1,30 @@
+"""Descriptions and questions of the drawn world, with what each of them names, as the text encoder reads them."""
+
+import numpy as np
+import torch
+
+from model.tokens import ClipTokenizer
+from model.training.data import TextBatch, wanted_pairs
+from model.training.tokenizers import CLIP_SPECIAL
+from model.world.questions import Query, captions
+
+
+class Texts:
+    """Samples descriptions and questions with what each of them names."""
+
+    def __init__(self, tokenizer: ClipTokenizer, device: torch.device, seed: int) -> None:
+        self.pool: list[tuple[str, Query]] = [(text, query) for texts, query in captions() for text in texts]
+        self.tokenizer, self.device = tokenizer, device
+        self.rng = np.random.default_rng(seed)
+
+    def sample(self, size: int) -> TextBatch:
+        """`size` texts and the things each of them names."""
+        chosen = [self.pool[i] for i in self.rng.integers(len(self.pool), size=size)]
+        return self.encode(chosen)
+
+    def encode(self, chosen: list[tuple[str, Query]]) -> TextBatch:
+        """Token ids, padded, and the named things, on the device."""
+        ids = [torch.tensor(self.tokenizer.encode(text)[0]) for text, _ in chosen]
+        padded = torch.nn.utils.rnn.pad_sequence(ids, True, self.tokenizer.backend.token_to_id(CLIP_SPECIAL[1]) or 0)
+        wanted = torch.from_numpy(np.stack([wanted_pairs(query) for _, query in chosen]))
+        return TextBatch(padded.to(self.device), torch.ones_like(padded).to(self.device), wanted.to(self.device))
