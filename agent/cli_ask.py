@@ -159,7 +159,7 @@ def _save_sheet(args: argparse.Namespace, client: Client, reply: Reply, zone: st
     from agent.sheet import Section, Tile, write_sheet
 
     tiles = [
-        Tile(client.get_bytes(each.url), f"{format_time(each.time, zone)} {each.kind} {each.score:.2f}")
+        Tile(client.get_bytes(each.url), f"{format_time(each.time, zone)} {each.kind} {each.score:.2f}", each.boxes)
         for each in best(reply.citations, NUM_LISTED)
     ]
     path: Path = args.sheet

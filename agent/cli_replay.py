@@ -224,8 +224,9 @@ async def _ask(agent: Agent, question: Question, *, quiet: bool) -> Reply:
 
 
 def _citation(evidence: Evidence) -> Citation:
+    boxes = [list(box) for box in evidence.boxes]
     return Citation(
-        evidence.frame_id, evidence.camera, evidence.time, evidence.score, evidence.kind, "", evidence.metadata
+        evidence.frame_id, evidence.camera, evidence.time, evidence.score, evidence.kind, "", evidence.metadata, boxes
     )
 
 

@@ -41,6 +41,7 @@ class Citation:
     kind: str  # "relevant", "recent" or "filling"
     url: str  # signed
     metadata: dict[str, Any] = field(default_factory=dict)  # pose and whatever else came with the frame
+    boxes: list[list[float]] = field(default_factory=list)  # [left, top, right, bottom] as shares of the picture
 
 
 @dataclass(slots=True)
@@ -219,4 +220,5 @@ def _citation(given: Mapping[str, Any]) -> Citation:
         kind=str(given.get("kind", "")),
         url=str(given["url"]),
         metadata=dict(given.get("metadata") or {}),
+        boxes=list(given.get("boxes") or []),
     )

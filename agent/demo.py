@@ -233,7 +233,9 @@ def _save_sheet(path: Path, client: Client, results: Sequence[Result], zone: str
     for result in results:
         reply = result.reply or Reply(text="no answer")
         tiles = [
-            Tile(client.get_bytes(each.url), f"{format_clock(each.time, zone)} {each.kind} {each.score:.2f}")
+            Tile(
+                client.get_bytes(each.url), f"{format_clock(each.time, zone)} {each.kind} {each.score:.2f}", each.boxes
+            )
             for each in best(reply.citations, NUM_SHOWN)
         ]
         verdict = f"truth: {result.truth}" if result.reply else ""

@@ -5,6 +5,7 @@ Blocking where it reads; knows no model.
 
 import logging
 import math
+from collections.abc import Mapping
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ from agent.intake import decode_jpeg
 from agent.question import Evidence, Seen
 from memory.errors import FrameGone
 from memory.window import Window
+from model.pointing import Box
 from model.select import Keyframes, QueryCandidates, select_keyframes
 
 if TYPE_CHECKING:
@@ -92,8 +94,8 @@ def some_of(keyframes: Keyframes, places: list[int]) -> Keyframes:
     return Keyframes(keyframes.rows[places], kinds, keyframes.scores[places])
 
 
-def seen(window: Window, keyframes: Keyframes) -> Seen:
-    """What the answer is going to rest on."""
+def seen(window: Window, keyframes: Keyframes, boxes: Mapping[int, tuple[Box, ...]] | None = None) -> Seen:
+    """What the answer is going to rest on. boxes: by row, around what is asked about."""
     evidence = tuple(
         Evidence(
             frame_id=int(window.frame_ids[row]),
@@ -102,6 +104,7 @@ def seen(window: Window, keyframes: Keyframes) -> Seen:
             score=float(score),
             kind=kind,
             metadata=window.metadata(int(row)),
+            boxes=(boxes or {}).get(int(row), ()),
         )
         for row, kind, score in zip(keyframes.rows, keyframes.kinds, keyframes.scores, strict=True)
     )

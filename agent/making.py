@@ -5,7 +5,7 @@ of `agent.answering`.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from functools import partial
@@ -20,6 +20,7 @@ from agent.prepared import (
     ONE_AT_A_TIME,
     Begun,
     Prepared,
+    boxes_of_keyframes,
     clocks_of,
     context_notes,
     group_sizes,
@@ -37,7 +38,7 @@ from agent.times import format_span
 from memory.store import MemoryStore
 from memory.window import Window
 from model.about_now import about_now
-from model.pointing import AROUND_ROWS, side_during_stay
+from model.pointing import AROUND_ROWS, Box, side_during_stay
 from model.select import Keyframes, Kind
 from model.steps import VISITS, Plan, means_yes, plan_of
 from model.visits import VisitSearch
@@ -139,7 +140,9 @@ class Making:
         if not (self._settings.in_steps and by_a_person and self._remote is None and self._tells_times()):
             return None
         plan = plan_of(question.text)
-        return None if plan and plan.kind in ("where", "side") and self._pointing() is None else plan
+        return (
+            None if plan and plan.kind in ("where", "side") and self._speaker().config.live.pointing is None else plan
+        )
 
     def sought(self, question: Question) -> tuple[str, ...]:
         """What frames are chosen by: the question; a follow-up ("and what colour was it?") after the question before it; or
@@ -158,7 +161,7 @@ class Making:
         parts = [await self._prepare(part, watch) for part in asked]
         notes = [note for part in parts for note in part.notes]
         return Begun(
-            seen_of_all([seen(part.window, part.context.keyframes) for part in parts]),
+            seen_of_all([seen(part.window, part.context.keyframes, boxes_of_keyframes(part)) for part in parts]),
             self._pieces(question, plan, parts, tally),
             tally,
             parts[0].little,
@@ -175,6 +178,8 @@ class Making:
         with watch.stage("select"):
             scores = await asyncio.to_thread(relevance, window, query.unit)
 
+        boxes: dict[int, tuple[Box, ...]] = {}
+
         async def look(row: int) -> Look | None:
             camera, time = window.cameras[int(window.camera_index[row])], float(window.times[row])
             frame = await asyncio.to_thread(self._store.window, (camera,), time, time)
@@ -184,6 +189,7 @@ class Making:
                 return None
             # a single picture is judged less surely than many: `count_visits` has the say
             part = Prepared(frame, replace(context, foreign_groups=()), None, ())
+            boxes[row] = boxes_of_keyframes(part).get(0, ())
             tally.prompt_tokens += part.num_tokens
             with watch.stage("look"):
                 return Look(means_yes(await self._asker_of(part)(ever)), context.is_foreign)
@@ -195,7 +201,7 @@ class Making:
         kind: Kind = "relevant"
         note = f"{steps_note(plan.evers)}: {search.num_looks} frames were looked at one by one"
         return Begun(
-            seen(window, Keyframes(rows, (kind,) * len(rows), scores[rows])),
+            seen(window, Keyframes(rows, (kind,) * len(rows), scores[rows]), boxes),
             self._cut(pieces_of(counted.text), question.max_new_tokens, tally),
             tally,
             await asyncio.to_thread(self._little_history, question, window),
@@ -300,11 +306,8 @@ class Making:
         if not len(frames.rows):
             return ""
         merger = self._speaker().merger
-        cosines = await self._language.run(merger.asked, window, frames.rows, query.merge_query, overrides)
-        return side_during_stay(cosines, self._pointing() or {}, int(np.searchsorted(frames.rows, row)))
-
-    def _pointing(self) -> Mapping[str, float] | None:
-        return self._speaker().config.live.pointing
+        presences = await self._language.run(merger.presence, window, frames.rows, query.merge_query, overrides)
+        return "" if presences is None else side_during_stay(presences, int(np.searchsorted(frames.rows, row)))
 
     def _asker_of(self, part: Prepared) -> Ask:
         """Puts several questions about the same pictures, which are read once; the likeliest answers, whatever the asker wants

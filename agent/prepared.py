@@ -13,6 +13,7 @@ from agent.question import Evidence, Seen
 from agent.remote import Pictures, Tally
 from agent.times import format_clock, format_time
 from memory.window import Window
+from model.pointing import Box, boxes_of
 
 if TYPE_CHECKING:
     from model.features import TextFeatures, VisualContext
@@ -78,6 +79,14 @@ def seen_of_all(parts: Iterable[Seen]) -> Seen:
         min(part.oldest for part in parts),
         max(part.newest for part in parts),
     )
+
+
+def boxes_of_keyframes(prepared: Prepared) -> dict[int, tuple[Box, ...]]:
+    """By row: around what the question names."""
+    context = prepared.context
+    if isinstance(context, Pictures) or context.presence is None:
+        return {}
+    return {int(row): boxes_of(each) for row, each in zip(context.keyframes.rows, context.presence, strict=True)}
 
 
 def steps_note(asked: Iterable[str]) -> str:

@@ -46,6 +46,8 @@ class Evidence:
     score: float  # cosine with the question
     kind: EvidenceKind
     metadata: dict[str, Any] = field(default_factory=dict)  # pose and whatever else came with the frame
+    # around what the question names: left, top, right, bottom as shares of the picture; empty where nothing is pointed at
+    boxes: tuple[tuple[float, float, float, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ CAPTION_HEIGHT = 20
 LINE_HEIGHT = 24
 WIDTH_CHARS = 100
 NUM_COLUMNS = 4
-_PAPER, _INK, _GREY = (250, 250, 248), (25, 25, 25), (110, 110, 110)
+_PAPER, _INK, _GREY, _MARK = (250, 250, 248), (25, 25, 25), (110, 110, 110), (255, 196, 0)
 
 _Font = ImageFont.ImageFont | ImageFont.FreeTypeFont
 
@@ -28,6 +28,7 @@ class Tile:
 
     jpeg: bytes
     caption: str
+    boxes: Sequence[Sequence[float]] = ()  # left, top, right, bottom as shares of the picture
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +75,7 @@ def _draw_section(sheet: Image.Image, draw: ImageDraw.ImageDraw, section: Sectio
     for index, tile in enumerate(section.tiles):
         row, column = divmod(index, NUM_COLUMNS)
         left, top = GAP + column * (TILE_WIDTH + GAP), y + row * (TILE_HEIGHT + CAPTION_HEIGHT + GAP)
-        sheet.paste(_fitted(tile.jpeg), (left, top))
+        sheet.paste(_fitted(tile), (left, top))
         draw.text((left, top + TILE_HEIGHT + 3), tile.caption, _INK, caption_font)
 
 
@@ -82,14 +83,18 @@ def _font(size: int) -> _Font:
     return ImageFont.load_default(size)
 
 
-def _fitted(jpeg: bytes) -> Image.Image:
-    """The picture at tile size on a dark ground; the ground alone where the bytes are no picture any more."""
+def _fitted(tile: Tile) -> Image.Image:
+    """The picture at tile size on a dark ground, boxes drawn; the ground alone where the bytes are no picture any more."""
     ground = Image.new("RGB", (TILE_WIDTH, TILE_HEIGHT), (40, 40, 40))
     try:
-        with Image.open(io.BytesIO(jpeg)) as image:
+        with Image.open(io.BytesIO(tile.jpeg)) as image:
             picture = image.convert("RGB")
     except (UnidentifiedImageError, OSError):
         return ground
     picture.thumbnail((TILE_WIDTH, TILE_HEIGHT))
+    draw = ImageDraw.Draw(picture)
+    for left, top, right, bottom in tile.boxes:
+        corners = (left * picture.width, top * picture.height, right * picture.width - 1, bottom * picture.height - 1)
+        draw.rectangle(corners, outline=_MARK, width=2)
     ground.paste(picture, ((TILE_WIDTH - picture.width) // 2, (TILE_HEIGHT - picture.height) // 2))
     return ground

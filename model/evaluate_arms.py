@@ -150,8 +150,8 @@ class Asker:
 
     def _side(self, when: str, row: int) -> str:
         around = np.arange(max(0, row - AROUND_ROWS), min(len(self.times), row + AROUND_ROWS + 1))
-        cosines = self.model.merger.asked(self.history, around, self.model.embed_text(when).merge_query)
-        return side_during_stay(cosines, self.model.config.live.pointing or {}, int(np.searchsorted(around, row)))
+        presences = self.model.merger.presence(self.history, around, self.model.embed_text(when).merge_query)
+        return "" if presences is None else side_during_stay(presences, int(np.searchsorted(around, row)))
 
     def _told_by_visits(self, plan: Plan) -> str:
         query = self.model.embed_text(plan.evers[0])
@@ -204,6 +204,7 @@ def merging_otherwise(
         merge_lambda=live.merge_lambda,
         merge_alpha=live.merge_alpha,
         temperature=temperature,
+        pointing=live.pointing,
     )
     return other
 

@@ -111,6 +111,9 @@ class VisualContext:
     foreign_groups: tuple[bool, ...] = ()
     timings_ms: Mapping[str, float] = field(default_factory=dict)
     num_left_out: int = 0
+    presence: np.ndarray | None = (
+        None  # (K, M) float32: what of each keyframe is asked about, where the checkpoint points
+    )
 
     @property
     def is_foreign(self) -> bool:

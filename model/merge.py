@@ -25,6 +25,7 @@ from torch.nn import functional as F
 
 from model.config import Composer, PatchFeatures, Reference
 from model.network import SigPooling, VilampNetwork
+from model.pointing import presence_of
 from model.storage import unpack
 
 OWN = -1  # reference of a frame that is compared with itself
@@ -110,12 +111,14 @@ class Merger:
         merge_lambda: float = 1.0,
         merge_alpha: float = 0.01,
         temperature: float | None = None,
+        pointing: Mapping[str, float] | None = None,
         chunk_bytes: int | None = None,
     ) -> None:
         """`temperature` of the softmax over patches: for experiments, instead of the trained one or `merge_alpha`."""
         self._network = network
         self._composer = composer
         self._patch_features = patch_features
+        self._pointing = pointing
         self._device, self._dtype = network.image_newline.device, network.image_newline.dtype
         self._chunk_bytes = chunk_bytes or (CPU_CHUNK_BYTES if self._device.type == "cpu" else GPU_CHUNK_BYTES)
         out = network.mm_projector.get_submodule("2")
@@ -192,17 +195,19 @@ class Merger:
         return Merged(rows, tokens[index.to(self._device)].cpu(), keyframes, num_summary, kept)
 
     @torch.inference_mode()
-    def asked(
+    def presence(
         self,
         source: PatchSource,
         rows: np.ndarray,
         query: np.ndarray,
         overrides: Mapping[int, StoredFrame] | None = None,
-    ) -> np.ndarray:
-        """The first cosine alone, (n, M) float32: how much each patch of these rows is what is asked about.
+    ) -> np.ndarray | None:
+        """(n, M) float32: how likely each patch of these rows shows what is asked about, by the first cosine alone.
 
-        NaN where a row's patches are gone. query as for `merge`.
+        0 where a row's patches are gone; None for a network that was not taught to point. query as for `merge`.
         """
+        if self._pointing is None:
+            return None
         work = _Work(source, overrides or {}, self._device)
         u_q, c_q = self._question(query)
         cosines = np.full((len(rows), self._network.config.num_patches), np.nan, np.float32)
@@ -210,7 +215,7 @@ class Merger:
             patches, scalars, present = work.frames(row, row + 1)
             if present[0]:
                 cosines[place] = self._asked(self.hidden(patches), scalars, u_q, c_q)[0].cpu().numpy()
-        return cosines
+        return presence_of(cosines, self._pointing)
 
     def _keyframes(self, work: "_Work", rows: np.ndarray) -> Tensor:
         """(K, M', H) pooled projected patches, one frame at a time."""

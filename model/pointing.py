@@ -1,6 +1,6 @@
 """Where in the picture is what a question names? Merging's own first term, read as a map.
 
-Merging weighs every patch by its cosine with the question (`Merger.asked`). A checkpoint that was taught where things are
+Merging weighs every patch by its cosine with the question (`Merger.presence`). A checkpoint that was taught where things are
 (`vilamp_live.pointing`) says so well enough to point: which patches show the thing, on which side of the picture it stands.
 In: cosines (n, M) of the patches of n frames in time order, row-major on a square grid. Out: probabilities, rows, words.
 Pure.
@@ -12,6 +12,8 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+Box = tuple[float, float, float, float]  # left, top, right, bottom as shares of the picture
+
 SIDES = ("left", "middle", "right")
 SHOWN = 0.5  # probability from which a patch is taken to show the thing
 AROUND_ROWS = 16  # of a stay are looked at, on each side of the frame that was named
@@ -19,10 +21,10 @@ GAP_ROWS = 3  # it may be hidden for so many
 STANDS = 0.6  # of the frames on one side: it stood there
 
 
-def presence(cosines: NDArray[np.float32], pointing: Mapping[str, float]) -> NDArray[np.float32]:
+def presence_of(cosines: NDArray[np.float32], pointing: Mapping[str, float]) -> NDArray[np.float32]:
     """(n, M) probability that a patch shows what is asked about; 0 where nothing is known (NaN)."""
-    log_odds = pointing["scale"] * np.nan_to_num(cosines, nan=-np.inf) + pointing["bias"]
-    return np.asarray(1 / (1 + np.exp(-np.clip(log_odds, -60, 60))), np.float32)
+    log_odds = pointing["scale"] * cosines + pointing["bias"]
+    return np.where(np.isnan(cosines), 0, 1 / (1 + np.exp(-log_odds))).astype(np.float32)
 
 
 def shown(presences: NDArray[np.float32]) -> NDArray[np.bool_]:
@@ -41,9 +43,8 @@ def stay(shows: NDArray[np.bool_], place: int) -> NDArray[np.int64]:
     return rows[(apart[first] + 1 if first >= 0 else 0) : (apart[last] + 1 if last < len(apart) else len(rows))]
 
 
-def side_during_stay(cosines: NDArray[np.float32], pointing: Mapping[str, float], place: int) -> str:
-    """`side_of` of the stay around row `place` of (n, M) cosines."""
-    presences = presence(cosines, pointing)
+def side_during_stay(presences: NDArray[np.float32], place: int) -> str:
+    """`side_of` of the stay around row `place`."""
     return side_of(presences[stay(shown(presences), place)])
 
 
@@ -54,6 +55,25 @@ def side_of(presences: NDArray[np.float32]) -> str:
     if count < STANDS * len(sides) and sides[0] != sides[-1]:
         return f"from the {sides[0]} to the {sides[-1]} of the picture"
     return f"{'in' if most == 'middle' else 'on'} the {most} of the picture"
+
+
+def boxes_of(presence: NDArray[np.float32]) -> tuple[Box, ...]:
+    """Around each group of adjoining patches that show what is asked about, from left to right. presence (M,)."""
+    side = round(len(presence) ** 0.5)
+    left = {divmod(int(patch), side) for patch in np.flatnonzero(presence > SHOWN)}
+    boxes = []
+    while left:
+        group, edge = set[tuple[int, int]](), [left.pop()]
+        while edge:
+            row, column = edge.pop()
+            group.add((row, column))
+            near = {(row + down, column + across) for down in (-1, 0, 1) for across in (-1, 0, 1)} & left
+            left -= near
+            edge += near
+        rows, columns = zip(*group, strict=True)
+        corners = (min(columns), min(rows), max(columns) + 1, max(rows) + 1)
+        boxes.append(tuple(round(corner / side, 4) for corner in corners))
+    return tuple(sorted((x0, y0, x1, y1) for x0, y0, x1, y1 in boxes))
 
 
 def centres(presences: NDArray[np.float32]) -> NDArray[np.float32]:

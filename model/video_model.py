@@ -74,6 +74,7 @@ class VideoModel:
             patch_features=config.live.patch_features,
             merge_lambda=config.live.merge_lambda,
             merge_alpha=config.live.merge_alpha,
+            pointing=config.live.pointing,
         )
         self.info = self._info(name)
 
@@ -193,6 +194,7 @@ class VideoModel:
             merged.num_summary_frames,
             self._foreign_groups(source, keyframes.rows, group_sizes or [source.num_frames], overrides or {}),
             {"merge": 1000 * (time.perf_counter() - started)},
+            presence=self.merger.presence(source, keyframes.rows, query.merge_query, overrides),
         )
         return self._shared(context, budget)
 

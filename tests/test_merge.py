@@ -171,19 +171,24 @@ def test_what_is_asked_about_is_the_first_cosine(network: VilampNetwork) -> None
     history = make_history(network, 5, 3)
     history.forget([3])
     rows = np.array([0, 3, 4])
-    merger = make_merger(network)
+    assert make_merger(network).presence(history, rows, np.zeros(1)) is None  # it was not taught to point
+    pointing = {"scale": 3.0, "bias": -0.5}
+    merger = make_merger(network, pointing=pointing)
     width = network.config.dual_encoder.projection_dim if merger._maps else network.config.language.hidden_size
     query = np.random.default_rng(4).normal(size=width).astype(np.float32)
-    cosines = merger.asked(history, rows, query)
+    found = merger.presence(history, rows, query)
+    assert found is not None
     asked = torch.from_numpy(query)
     projected = network.project(torch.from_numpy(np.stack([history._frames[row].vision for row in rows])))
     if maps := merger._maps:
         asked, projected = maps.linear_q(asked), maps.linear_iq(projected)
-    wanted = torch.nn.functional.cosine_similarity(projected, asked, dim=-1).numpy()
-    np.testing.assert_allclose(cosines[[0, 2]], wanted[[0, 2]], atol=2e-5)
-    assert np.isnan(cosines[1]).all()
-    [again] = merger.asked(history, np.array([3]), query, {3: history._frames[4]})  # encoded again
-    np.testing.assert_allclose(again, cosines[2], atol=1e-6)
+    cosines = torch.nn.functional.cosine_similarity(projected, asked, dim=-1)
+    wanted = torch.sigmoid(3 * cosines - 0.5).numpy()
+    np.testing.assert_allclose(found[[0, 2]], wanted[[0, 2]], atol=2e-5)
+    assert (found[1] == 0).all()
+    again = merger.presence(history, np.array([3]), query, {3: history._frames[4]})  # encoded again
+    assert again is not None
+    np.testing.assert_allclose(again[0], found[2], atol=1e-6)
 
 
 def test_references_example() -> None:

@@ -8,7 +8,7 @@ import pytest
 from model.config import ConfigError
 from model.evaluate_clips import DRAW_SIZE
 from model.history import ArrayHistory
-from model.pointing import centres, presence, shown, side_of, stay
+from model.pointing import boxes_of, centres, presence_of, shown, side_of, stay
 from model.video_model import VideoModel
 from model.world.draw import degrade, draw
 from model.world.scene import Scene, patch_labels
@@ -26,7 +26,7 @@ def at(*columns: int, side: int = 4) -> np.ndarray:
 
 
 def test_odds_of_a_cosine() -> None:
-    found = presence(np.array([[7.8 / 24, 1.0, -1.0, np.nan]], np.float32), POINTING)
+    found = presence_of(np.array([[7.8 / 24, 1.0, -1.0, np.nan]], np.float32), POINTING)
     np.testing.assert_allclose(found, [[0.5, 1, 0, 0]], atol=1e-6)
     assert shown(np.array([[0.2, 0.6], [0.4, 0.5]], np.float32)).tolist() == [True, False]
 
@@ -50,6 +50,14 @@ def test_sides_of_the_picture() -> None:
     np.testing.assert_allclose(centres(at(0, 3)), [0.125, 0.875])
 
 
+def test_boxes_around_what_adjoins() -> None:
+    grid = np.zeros((8, 8), np.float32)
+    grid[1:3, 0:2], grid[3, 2], grid[6, 7] = 0.9, 0.8, 0.6  # the second touches the first at a corner
+    grid[0, 5] = 0.4
+    assert boxes_of(grid.ravel()) == ((0, 0.125, 0.375, 0.5), (0.875, 0.75, 1, 0.875))
+    assert boxes_of(np.zeros(64, np.float32)) == ()
+
+
 def test_a_checkpoint_says_how_it_points(tmp_path: Path) -> None:
     folder = make_checkpoint(tmp_path / "tiny")
     assert VideoModel.load(folder).config.live.pointing is None
@@ -61,8 +69,6 @@ def test_a_checkpoint_says_how_it_points(tmp_path: Path) -> None:
 def test_the_builtin_model_points_at_what_is_asked_about() -> None:
     """On layouts that training never saw: most weight of a merge lies on the thing, and its side is told."""
     model = VideoModel.load(Path("model/builtin"), num_threads=1)
-    pointing = model.config.live.pointing
-    assert pointing is not None
     on_it, right, absent = [], [], []
     for seed in range(6):
         scene = Scene.from_seed(seed, duration_s=120.0, split="eval", density=2.0)
@@ -81,12 +87,15 @@ def test_the_builtin_model_points_at_what_is_asked_about() -> None:
                 merged = model.merger.merge(history, np.array([], np.int64), query, keep_weights=True)
                 assert merged.weights is not None
                 on_it.append(float(merged.weights[row].numpy()[its].sum()))
-                found = presence(model.merger.asked(history, np.array([row]), query), pointing)
+                found = model.merger.presence(history, np.array([row]), query)
+                assert found is not None
                 truth = its.astype(np.float32)[None]
                 right.append(abs(float(centres(found)[0] - centres(truth)[0])) < 1 / 6)
             missing = next(c for c in COLOURS if not ((colours == COLOURS.index(c)) & (kinds >= 0)).any())
             query = model.embed_text(f"did any {missing} truck ever come?").merge_query
-            absent.append(bool(shown(presence(model.merger.asked(history, np.array([row]), query), pointing))[0]))
+            found = model.merger.presence(history, np.array([row]), query)
+            assert found is not None
+            absent.append(bool(shown(found)[0]))
     assert len(on_it) > 60
     assert np.mean(on_it) > 0.8, np.mean(on_it)  # chance: a patch or two of 64
     assert np.mean(right) > 0.9, np.mean(right)

@@ -2,7 +2,7 @@
 
 import { Away } from "./api.js";
 import { clock, h, number, put } from "./dom.js";
-import { openFrame } from "./frame.js";
+import { openFrame, outline } from "./frame.js";
 import { inWords, scopePicker } from "./scope.js";
 
 const SHOWN = 12; // of an answer's frames, until all are asked for
@@ -181,7 +181,7 @@ class Turn {
     const at = clock(frame.time, this.app.zone(frame.camera));
     const image = h("img", { src: this.app.api.picture(frame.url, THUMB), alt: "", loading: "lazy" });
     image.addEventListener("error", () => this.#again(image, frame), { once: true });
-    return h("li", {}, h("button", { type: "button", class: "picture", "aria-label": `${frame.kind} frame of ${frame.camera} at ${at}`, onclick: () => openFrame(this.app, frame) }, image),
+    return h("li", {}, h("button", { type: "button", class: "picture", "aria-label": `${frame.kind} frame of ${frame.camera} at ${at}`, onclick: () => openFrame(this.app, frame) }, image, outline(image, frame.boxes)),
       h("p", { class: "caption" }, h("span", { class: `chip ${frame.kind}` }, frame.kind), h("span", {}, `${this.app.cameras.length > 1 ? `${frame.camera} ` : ""}${at}`),
         h("span", { class: "soft", title: "cosine with the question" }, frame.score.toFixed(2))));
   }

@@ -22,6 +22,7 @@ class FrameDialog {
   constructor() {
     this.title = h("h2", { id: "frame-title" });
     this.image = h("img", { class: "large", alt: "" });
+    this.outline = h("span");
     this.before = h("button", { type: "button", onclick: () => this.step(-1) }, "← Before");
     this.after = h("button", { type: "button", onclick: () => this.step(1) }, "After →");
     this.save = h("a", { class: "button" }, "Download");
@@ -30,7 +31,7 @@ class FrameDialog {
     this.problem = h("p", { class: "problem", role: "alert" });
     const close = h("button", { type: "button", class: "quiet", onclick: () => this.node.close() }, "Close");
     this.node = h("dialog", { class: "frame", "aria-labelledby": "frame-title" },
-      h("div", { class: "head" }, this.title, close), this.problem, this.image,
+      h("div", { class: "head" }, this.title, close), this.problem, h("div", { class: "pictured" }, this.image, this.outline),
       h("div", { class: "head" }, h("div", { class: "row" }, this.before, this.after), this.save),
       h("div", { class: "two" }, this.facts, this.map));
     this.node.addEventListener("keydown", event => {
@@ -55,7 +56,7 @@ class FrameDialog {
     try {
       const frame = await this.app.api.json(`/v1/frames/${id}`); // what is known may be hours old, its address expired
       if (this.wanted !== id) return;
-      this.shown = { ...frame, kind: known?.kind, score: known?.score };
+      this.shown = { ...frame, kind: known?.kind, score: known?.score, boxes: known?.boxes };
       this.#draw();
       await this.#lookAround(this.shown);
     } catch (error) {
@@ -78,17 +79,19 @@ class FrameDialog {
     this.title.textContent = "Frame";
     this.image.hidden = this.save.hidden = true;
     this.image.removeAttribute("src");
+    put(this.outline);
     put(this.facts);
     put(this.map);
   }
 
   #draw() {
-    const { frame_id: id, camera, time, url, kind, score, metadata } = this.shown;
+    const { frame_id: id, camera, time, url, kind, score, boxes, metadata } = this.shown;
     const zone = this.app.zone(camera), at = clock(time, zone);
     this.title.textContent = `${camera} · ${at}`;
     this.image.hidden = this.save.hidden = false;
     this.image.src = this.app.api.picture(url);
     this.image.alt = `What ${camera} saw at ${at}`;
+    put(this.outline, outline(this.image, boxes));
     this.save.href = this.app.api.picture(url);
     this.save.download = `${camera}-${wall(time, zone).replaceAll(":", "-")}.jpg`;
     this.previous = this.next = null;
@@ -114,6 +117,25 @@ class FrameDialog {
     const around = await list({ after: (frame.time - PATH_S).toFixed(3), before: (frame.time + PATH_S).toFixed(3), limit: String(PATH_POINTS) });
     if (this.wanted === frame.frame_id) put(this.map, drawWay(around.map(position).filter(Boolean), position(frame)), h("figcaption", { class: "hint" }, "Position a minute before and after; metres"));
   }
+}
+
+/**
+ * What the question names in a picture, outlined; the picture keeps its shape inside whatever holds it, and so do the outlines.
+ * @param {HTMLImageElement} image @param {[number, number, number, number][]} [boxes] left, top, right, bottom, as shares of it
+ */
+export function outline(image, boxes) {
+  if (!boxes?.length) return null;
+  const node = svg("svg", { class: "outline", "aria-hidden": "true" });
+  const fit = () => {
+    const { naturalWidth: width, naturalHeight: height } = image;
+    if (!width) return;
+    node.setAttribute("viewBox", `0 0 ${width} ${height}`);
+    node.replaceChildren(...boxes.map(([left, top, right, bottom]) =>
+      svg("rect", { x: left * width, y: top * height, width: (right - left) * width, height: (bottom - top) * height })));
+  };
+  image.addEventListener("load", fit);
+  fit();
+  return node;
 }
 
 /** Where the camera stood: metadata {x, y, heading}, metres and degrees counter-clockwise from x. */
