@@ -2,7 +2,7 @@
 
 import functools
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from itertools import pairwise
@@ -11,6 +11,7 @@ from typing import Any
 
 import httpx
 import numpy as np
+import pytest
 
 from agent.agent import Agent, load_model, open_memory
 from agent.api import build_app
@@ -18,12 +19,14 @@ from agent.auth import Auth
 from agent.config import Settings
 from agent.lanes import Priority
 from agent.prepared import ONE_AT_A_TIME, Prepared
-from agent.question import Question, Said
+from agent.question import Evidence, Question, Said
 from agent.stepwise import Ask, Look, count_visits, speak_in_steps
+from agent.stopwatch import Stopwatch
 from agent.times import format_clock
 from model.evaluate import zones_of
 from model.evaluate_arms import Arm, Asker
 from model.evaluate_clips import Clip, world_clip
+from model.pointing import SIDES
 from model.select import Keyframes
 from model.steps import Plan, number_word, plan_of, verdict_of
 from model.visits import VisitSearch
@@ -119,6 +122,112 @@ async def test_where_a_thing_was_seen_is_told_from_the_pose_of_its_frame(tmp_pat
         assert answer.text.endswith(" degrees (camera rover).")
         answer = await agent.answering.answer(replace(both, text="Which camera saw the green person?"))
         assert verdict_of(answer.text) == "camera rover"
+
+
+async def test_where_in_the_picture_is_told_from_the_patches(tmp_path: Path) -> None:
+    async with rover(tmp_path, poses=False) as agent:
+        for text in ("On which side did you see the green box?", "Where was the green box?"):
+            answer = await agent.answering.answer(replace(ROOM, text=text))
+            assert re.fullmatch(
+                r"The green box was seen at 16:04:\d\d: (in|on|from) the .* of the picture\.", answer.text
+            )
+            assert verdict_of(answer.text) in sides_of_the_green_box(), answer.text
+        assert num_outlined(answer.seen.evidence) >= 3
+        never = await agent.answering.answer(replace(NEVER, text="Where in the picture was the pink bicycle?"))
+        assert never.text == "I saw no pink bicycle."
+        assert num_outlined(never.seen.evidence) == 0
+        await remember(agent, "yard", 8, start=START)
+        both = replace(ROOM, cameras=("rover", "yard"), text="Where was the green box?")
+        assert (await agent.answering.answer(both)).text.endswith(" of the picture (camera rover).")
+
+
+async def test_where_a_robot_saw_it_is_a_place_of_the_building(tmp_path: Path) -> None:
+    async with rover(tmp_path) as agent:
+        assert ": hall, x " in (await agent.answering.answer(replace(ROOM, text="Where was the green person?"))).text
+        side = await agent.answering.answer(replace(ROOM, text="On which side of the picture was the green person?"))
+        assert side.text.endswith(" of the picture.")
+
+
+async def test_where_in_the_picture_needs_pictures_that_can_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Patches that were let go are made anew from the JPEGs; without these nothing is said of the place."""
+    async with rover(tmp_path, poses=False) as agent:
+        asked = replace(ROOM, text="On which side did you see the green box?")
+        whole = (await agent.answering.answer(asked)).text
+        making = agent.answering.making
+        window = agent.store.window(("rover",))
+        monkeypatch.setattr("agent.making.without_patches", lambda window, rows: [int(row) for row in rows])
+        [part] = [await making._prepare(replace(asked, text="when did the green box come?"), Stopwatch())]
+        row = int(np.searchsorted(window.times, START + 41.5))
+        assert (await making._side_at("when did the green box come?", part, row)) in whole
+        monkeypatch.setattr("agent.making.pictures_of", lambda window, rows: {})
+        assert await making._side_at("when did the green box come?", part, row) == ""
+
+
+async def test_whether_it_came_is_told_with_its_time(tmp_path: Path) -> None:
+    async with rover(tmp_path) as agent:
+        for text in (
+            "Have you seen a purple dog?",
+            "has any purple dog passed by?",
+            "Were there any purple dogs so far?",
+        ):
+            answer = await agent.answering.answer(replace(ROOM, text=text))
+            told = re.fullmatch(r"Yes, a purple dog came at (16:05:\d\d)\.", answer.text)
+            assert told, answer.text
+            assert 69 <= seconds_of(told[1]) - BEGAN <= 77
+        assert (await agent.answering.answer(replace(ROOM, text="has a pink bicycle passed?"))).text == (
+            "No, I saw no pink bicycle."
+        )
+        await remember(agent, "yard", 8, start=START)
+        both = replace(ROOM, cameras=("rover", "yard"), text="Have you seen a purple dog?")
+        assert (await agent.answering.answer(both)).text.endswith(" (camera rover).")
+
+
+async def test_the_first_and_the_last_time(tmp_path: Path) -> None:
+    """Of the visits that the count finds, the ends."""
+    async with rover(tmp_path) as agent:
+        several = [(text, thing, spans) for text, thing, spans in visits_of_the_drive() if spans]
+        for _, thing, spans in several:
+            for which, (first, last) in (("first", spans[0]), ("last", spans[-1])):
+                answer = await agent.answering.answer(replace(ROOM, text=f"When was a {thing} {which} seen?"))
+                told = re.fullmatch(rf"An? {thing} was {which} seen at (16:\d\d:\d\d)\.", answer.text)
+                assert told, answer.text
+                assert first - 2 <= seconds_of(told[1]) - BEGAN <= last + 2, answer.text
+                assert told[1] in {
+                    format_clock(each.time, "UTC") for each in answer.seen.evidence
+                }  # what is told is cited
+        assert len(several) >= 3
+        gone = await agent.answering.answer(replace(ROOM, text="When did you last see a pink bicycle?"))
+        assert gone.text == "I saw no pink bicycle."
+
+
+def sides_of_the_green_box() -> set[str]:
+    """By the drawn world: where it stood, or how it went."""
+    scene = drive()[0].scene
+    assert scene is not None
+    places = [
+        SIDES[min(2, int((v.box[0] + v.box[2]) / 2 * 3))]
+        for t in range(39, 46)
+        for v in scene.visible_at(float(t))
+        if (v.kind, v.colour) == ("box", "green")
+    ]
+    moved = {f"from the {a} to the {b}" for a in places for b in places if a != b}
+    return {max(places, key=places.count)} | moved
+
+
+def num_outlined(evidence: Sequence[Evidence]) -> int:
+    """Frames with an outline; each must be around the green box of that second."""
+    scene = drive()[0].scene
+    assert scene is not None
+    outlined = [each for each in evidence if each.boxes]
+    for each in outlined:
+        seen = scene.visible_at(round(each.time - START), min_fraction=0.02)
+        at = [v.box for v in seen if (v.kind, v.colour) == ("box", "green")]
+        left, top, right, bottom = each.boxes[0]
+        x, y = (left + right) / 2, (top + bottom) / 2
+        assert any(x0 - 0.06 <= x <= x1 + 0.06 and y0 - 0.06 <= y <= y1 + 0.06 for x0, y0, x1, y1 in at), (each, at)
+    return len(outlined)
 
 
 async def test_a_count_lists_every_visit(tmp_path: Path) -> None:
