@@ -45,6 +45,7 @@ BENCHMARKS = (
     Benchmark("flood", "cameras", "--flood", short="--settle 30 --seconds 45"),
     Benchmark("fixed_camera", "fixed_camera", short="--seeds 11 --frames 300 --worlds 1"),
     Benchmark("needles", "needles", short="--seeds 11 --sizes 300 600 --per-bin 5 --repeats 1"),
+    Benchmark("pointing", "pointing", short="--seeds 11 --worlds 2 --seconds 90"),
     Benchmark("ablations", "ablations", short="--seeds 11 --worlds 1 --frames 300 --questions 5"),
     Benchmark("timeline", "timeline", short="--frames 1000"),
 )
