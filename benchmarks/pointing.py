@@ -125,7 +125,7 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
             axes.add_patch(Rectangle(corner, *size, fill=False, edgecolor="#ffc400", linewidth=2))
         axes.set_title(row["text"], fontsize=8)
         axes.axis("off")
-    figure.savefig(path, dpi=100)
+    figure.savefig(path, dpi=80)
 
 
 def main() -> None:
