@@ -111,7 +111,7 @@ class AnsweringSettings(Part):
     )  # fmt: skip
     in_steps: bool = Field(
         default=True,
-        description="whether, where and how often a thing came, its first and last time, and what came first are answered in steps",
+        description="whether, where and how often a thing came, first or last, and what came before what are answered in steps",
     )
     visit_gap_s: float = Field(
         default=SAME_VISIT_GAP_S,

@@ -140,9 +140,9 @@ class Making:
         if not (self._settings.in_steps and by_a_person and self._remote is None and self._tells_times()):
             return None
         plan = plan_of(question.text)
-        return (
-            None if plan and plan.kind in ("where", "side") and self._speaker().config.live.pointing is None else plan
-        )
+        if plan is not None and plan.kind in ("where", "side") and self._speaker().config.live.pointing is None:
+            return None
+        return plan
 
     def sought(self, question: Question) -> tuple[str, ...]:
         """What frames are chosen by: the question; a follow-up ("and what colour was it?") after the question before it; or
@@ -187,9 +187,10 @@ class Making:
             context = await self._merge(frame, keyframes, query, watch) if frame.num_frames else None
             if context is None or not len(context.keyframes.rows):  # forgotten in between, or damaged
                 return None
-            # a single picture is judged less surely than many: `count_visits` has the say
-            part = Prepared(frame, replace(context, foreign_groups=()), None, ())
+            part = Prepared(frame, context, None, ())
             boxes[row] = boxes_of_keyframes(part).get(0, ())
+            # a single picture is judged less surely than many: `count_visits` has the say
+            part = replace(part, context=replace(context, foreign_groups=()))
             tally.prompt_tokens += part.num_tokens
             with watch.stage("look"):
                 return Look(means_yes(await self._asker_of(part)(ever)), context.is_foreign)

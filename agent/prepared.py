@@ -82,9 +82,9 @@ def seen_of_all(parts: Iterable[Seen]) -> Seen:
 
 
 def boxes_of_keyframes(prepared: Prepared) -> dict[int, tuple[Box, ...]]:
-    """By row: around what the question names."""
+    """By row: around what the question names; nothing in pictures that the model was not trained on."""
     context = prepared.context
-    if isinstance(context, Pictures) or context.presence is None:
+    if isinstance(context, Pictures) or context.presence is None or context.is_foreign:
         return {}
     return {int(row): boxes_of(each) for row, each in zip(context.keyframes.rows, context.presence, strict=True)}
 

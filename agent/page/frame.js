@@ -133,7 +133,7 @@ export function outline(image, boxes) {
     node.replaceChildren(...boxes.map(([left, top, right, bottom]) =>
       svg("rect", { x: left * width, y: top * height, width: (right - left) * width, height: (bottom - top) * height })));
   };
-  image.addEventListener("load", fit);
+  image.addEventListener("load", fit, { once: true });
   fit();
   return node;
 }
