@@ -123,6 +123,10 @@ def test_a_contact_sheet_holds_every_section(tmp_path: Path) -> None:
         assert sheet.format == "PNG"
         reds = sum(r > 150 and g < 60 for r, g, _ in sheet.get_flattened_data())
     assert reds == 5 * 64 * 36  # pictures keep their size when they fit
+    write_sheet(tmp_path / "sheet.png", [replace(section, tiles=[replace(tile, boxes=[[0.25, 0.25, 0.75, 0.75]])])])
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        outlined = sum(r > 200 and 150 < g < 220 and b < 60 for r, g, b in sheet.get_flattened_data())
+    assert outlined == 2 * 2 * (32 + 18) - 16  # a line of two pixels
     with pytest.raises(OSError, match="Is a directory"):
         write_sheet(tmp_path, [section])
 

@@ -20,6 +20,7 @@ from axe_playwright_python.async_playwright import Axe
 from playwright.async_api import Browser, Page, expect
 
 from agent.demo_server import DemoServer, running_server
+from model.video_model import VideoModel
 from tests.agents import Served, checkpoint, remember, served
 from tests.browser import PHONE, Visit, browser, needs_chromium, texts, visit
 
@@ -133,6 +134,39 @@ async def test_the_evidence_is_what_the_api_cites(site: Served, seen: Visit) -> 
     await expect(page.get_by_role("img", name="Position x 1.0 m, y 2.0 m")).to_be_visible()
     await expect(page.get_by_role("dialog")).to_contain_text("north")
     seen.unharmed()
+
+
+# Where a picture lies inside its element (object-fit: contain), and where its outline does.
+SHOWN_AND_OUTLINED = """image => {
+  const { x, y, width, height } = image.getBoundingClientRect();
+  const scale = Math.min(width / image.naturalWidth, height / image.naturalHeight);
+  const [w, h] = [image.naturalWidth * scale, image.naturalHeight * scale];
+  const rect = image.parentElement.querySelector(".outline rect").getBoundingClientRect();
+  return [[x + (width - w) / 2, y + (height - h) / 2, w, h], [rect.x, rect.y, rect.width, rect.height]];
+}"""
+
+
+async def test_what_a_question_names_is_outlined(tmp_path: Path, seen: Visit, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a model that takes every patch for what is asked about: the outline is that of the picture, small and large."""
+    pointing = {"vilamp_live": {"pointing": {"scale": 0.0, "bias": 5.0}}}
+    model = VideoModel.load(checkpoint(), num_threads=1, overwrite=pointing)
+    monkeypatch.setattr("tests.agents.tiny_model", lambda: model)
+    async with served(tmp_path) as site:
+        await remember(site.agent, "gate", 6)
+        page = await seen.open(site.url, site.token(), "ask")
+        await ask(page, "Who came?")
+        await expect(page.locator(".evidence .outline rect")).to_have_count(4)  # its keyframes
+        small = await page.locator(".evidence img").first.evaluate(SHOWN_AND_OUTLINED)
+        assert small[1] == pytest.approx(small[0], abs=3), small
+        await page.locator(".evidence button").first.click()
+        await expect(page.locator("dialog .outline rect")).to_have_count(1)
+        large = await page.locator("dialog img").evaluate(SHOWN_AND_OUTLINED)
+        assert large[1] == pytest.approx(large[0], abs=3), large
+        assert large[1][2] > 2 * small[1][2]
+        await page.get_by_role("button", name="After →").click()  # of that frame nothing was asked
+        await expect(page.locator("dialog .outline")).to_have_count(0)
+        await page.wait_for_load_state("networkidle")  # the pictures beside it
+        seen.unharmed()
 
 
 async def test_an_answer_can_be_stopped_and_followed_up(tmp_path: Path, seen: Visit) -> None:
