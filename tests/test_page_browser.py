@@ -165,7 +165,6 @@ async def test_what_a_question_names_is_outlined(tmp_path: Path, seen: Visit, mo
         assert large[1][2] > 2 * small[1][2]
         await page.get_by_role("button", name="After →").click()  # of that frame nothing was asked
         await expect(page.locator("dialog .outline")).to_have_count(0)
-        await page.wait_for_load_state("networkidle")  # the pictures beside it
         seen.unharmed()
 
 
