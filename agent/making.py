@@ -196,7 +196,8 @@ class Making:
                 return Look(means_yes(await self._asker_of(part)(ever)), context.is_foreign)
 
         gap_s = self._settings.visit_gap_s
-        search = await asyncio.to_thread(VisitSearch, window.times, scores, group_sizes(window), gap_s=gap_s)
+        sizes = group_sizes(window)
+        search = await asyncio.to_thread(VisitSearch, window.times, scores, sizes, gap_s=gap_s, only=plan.end)
         counted = await count_visits(plan, window, search, look, self._zone_of)
         rows = counted.rows
         kind: Kind = "relevant"

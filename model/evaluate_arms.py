@@ -156,7 +156,7 @@ class Asker:
     def _told_by_visits(self, plan: Plan) -> str:
         query = self.model.embed_text(plan.evers[0])
         scores = np.asarray(self.embeddings @ query.unit)
-        search = VisitSearch(self.times, scores)
+        search = VisitSearch(self.times, scores, only=plan.end)
         while (row := search.next_row()) is not None:
             frame = Keyframes(np.zeros(1, np.int64), ("relevant",), scores[[row]])
             context = self.model.build_context(ArrayHistory([self.features[row]]), frame, query)

@@ -129,6 +129,11 @@ class Plan:
         return len(self.things) > 1
 
     @property
+    def end(self) -> Literal["first", "last"] | None:
+        """Which of all visits alone is asked about."""
+        return {"first time": "first", "last time": "last"}.get(self.kind)  # type: ignore[return-value]
+
+    @property
     def whens(self) -> tuple[str, ...]:
         """What is asked instead: "when did the red car come?"; frames are chosen by these words."""
         return tuple(f"when did the {thing} {_comes(thing)}?" for thing in self.things)

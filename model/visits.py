@@ -38,6 +38,7 @@ class Visit:
     best: int
 
 
+End = Literal["first", "last"]
 _Asked = (
     tuple[Visit, Visit] | Literal["beside"] | None
 )  # why the next look: to join these; to tell how long it was gone
@@ -45,6 +46,8 @@ _Asked = (
 
 class VisitSearch:
     """Ask `next_row`, look, `tell` or `skip`; until it is None.
+
+    only: the first or the last visit is wanted: nothing is looked at that lies behind (before) one already found.
 
     times (N,) unix seconds, rising within each group; scores (N,); group_sizes: frames of each camera, in row order; gap_s: out
     of sight for longer, a thing has gone.
@@ -57,8 +60,9 @@ class VisitSearch:
         group_sizes: Sequence[int] | None = None,
         *,
         gap_s: float = SAME_VISIT_GAP_S,
+        only: End | None = None,
     ) -> None:
-        self._times, self._scores = times, scores
+        self._times, self._scores, self._only = times, scores, only
         ends = np.cumsum([len(times)] if group_sizes is None else list(group_sizes)).tolist()
         self._groups = [(first, end) for first, end in pairwise([0, *ends]) if end > first]
         self._gaps_s = [_gap_of(times[first:end], gap_s) for first, end in self._groups]
@@ -89,11 +93,18 @@ class VisitSearch:
         """One between two visits, or the most relevant frame that nothing is known of yet; None: the search is over."""
         if self.num_looks >= MOST_LOOKS:
             return None
-        if (row := self._between()) is not None:
+        if self._only is None and (row := self._between()) is not None:
             return row
-        while self._place < len(self._order) and self._closed[self._order[self._place]]:
+        while self._place < len(self._order) and self._is_needless(self._order[self._place]):
             self._place += 1
         return None if self._misses >= PATIENCE or self._place == len(self._order) else int(self._order[self._place])
+
+    def _is_needless(self, row: int) -> bool:
+        if self._closed[row] or self._only is None or not self._visits:
+            return bool(self._closed[row])
+        if self._only == "first":
+            return bool(self._times[row] >= min(self._times[visit.first] for visit in self._visits))
+        return bool(self._times[row] <= max(self._times[visit.last] for visit in self._visits))
 
     def skip(self, row: int) -> None:
         """Nobody can say what this frame shows."""

@@ -1,6 +1,7 @@
 """The search for visits: which frames are looked at, and what comes out."""
 
 import itertools
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -96,6 +97,26 @@ def test_what_never_came_takes_a_few_looks() -> None:
     search = VisitSearch(np.arange(1000.0), scores)
     assert searched(search, truth) == []
     assert PATIENCE <= search.num_looks <= LOOKS_IN_VAIN * PATIENCE
+
+
+@pytest.mark.parametrize("only", ["first", "last"])
+def test_of_many_visits_the_first_or_the_last_takes_few_looks(only: Literal["first", "last"]) -> None:
+    stays = [(100 * n, 100 * n + 8) for n in range(95)]
+    scores, truth = track(10_000, *stays)
+    search = VisitSearch(np.arange(10_000.0), scores, only=only)
+    visits = searched(search, truth)
+    assert not search.gave_up
+    found = visits[0] if only == "first" else visits[-1]
+    assert (found.first, found.last) == (stays[0] if only == "first" else stays[-1])
+    assert search.num_looks < 40  # all of them: more than it may
+
+
+def test_the_last_visit_of_two_cameras_is_the_later_one() -> None:
+    scores, truth = track(2000, (500, 505), (1100, 1110))
+    times = np.concatenate([np.arange(1000.0), np.arange(1000.0)])  # rows 1000.. are another camera's
+    for only, best in (("last", 500), ("first", 1100)):
+        visits = searched(VisitSearch(times, scores, [1000, 1000], only=only), truth)  # type: ignore[arg-type]
+        assert best in {visit.first for visit in visits}
 
 
 def test_it_gives_up_at_its_limit() -> None:
