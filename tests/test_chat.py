@@ -105,7 +105,8 @@ def test_moments() -> None:
 
 
 def test_a_completion_carries_text_citations_usage_and_the_extension() -> None:
-    evidence = Evidence(frame_id=7, camera="door", time=12.5, score=0.123456, kind="relevant")
+    boxes = ((0.125, 0.25, 0.5, 1.0),)
+    evidence = Evidence(frame_id=7, camera="door", time=12.5, score=0.123456, kind="relevant", boxes=boxes)
     finished = Finished("stop", ("2 s of video so far",), {"embed": 1.5, "total": 9.0}, 100, 3)
     answer = Answer(Seen((evidence,), 5, 10.0, 14.0), finished, ["a ", "dog"])
     completed = Envelope("id", 1, "m").completion(answer, [citation(evidence, "/u")])
@@ -113,7 +114,7 @@ def test_a_completion_carries_text_citations_usage_and_the_extension() -> None:
     assert completed["choices"][0]["message"]["annotations"] == [
         {
             "type": "frame_citation", "frame_id": 7, "camera": "door", "time": 12.5, "score": 0.1235,
-            "kind": "relevant", "metadata": {}, "url": "/u",
+            "kind": "relevant", "metadata": {}, "boxes": boxes, "url": "/u",
         }
     ]  # fmt: skip
     assert completed["usage"] == {"prompt_tokens": 100, "completion_tokens": 3, "total_tokens": 103}
