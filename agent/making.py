@@ -32,13 +32,13 @@ from agent.prepared import (
 from agent.problems import NoFrames, NotEncodedYet, QuestionTooLong
 from agent.question import Question
 from agent.remote import Pictures, RemoteAnswerer, Tally
-from agent.stepwise import Ask, Look, count_visits, pieces_of, speak_in_steps
+from agent.stepwise import Ask, Counted, Look, count_visits, pieces_of, speak_in_steps
 from agent.stopwatch import Stopwatch
 from agent.times import format_span
 from memory.store import MemoryStore
 from memory.window import Window
 from model.about_now import about_now
-from model.pointing import AROUND_ROWS, Box, side_during_stay
+from model.pointing import AROUND_ROWS, Box, boxes_of, side_during_stay
 from model.select import Keyframes, Kind
 from model.steps import VISITS, Plan, means_yes, plan_of
 from model.visits import VisitSearch
@@ -178,8 +178,6 @@ class Making:
         with watch.stage("select"):
             scores = await asyncio.to_thread(relevance, window, query.unit)
 
-        boxes: dict[int, tuple[Box, ...]] = {}
-
         async def look(row: int) -> Look | None:
             camera, time = window.cameras[int(window.camera_index[row])], float(window.times[row])
             frame = await asyncio.to_thread(self._store.window, (camera,), time, time)
@@ -187,10 +185,8 @@ class Making:
             context = await self._merge(frame, keyframes, query, watch) if frame.num_frames else None
             if context is None or not len(context.keyframes.rows):  # forgotten in between, or damaged
                 return None
-            part = Prepared(frame, context, None, ())
-            boxes[row] = boxes_of_keyframes(part).get(0, ())
             # a single picture is judged less surely than many: `count_visits` has the say
-            part = replace(part, context=replace(context, foreign_groups=()))
+            part = Prepared(frame, replace(context, foreign_groups=()), None, ())
             tally.prompt_tokens += part.num_tokens
             with watch.stage("look"):
                 return Look(means_yes(await self._asker_of(part)(ever)), context.is_foreign)
@@ -203,7 +199,7 @@ class Making:
         kind: Kind = "relevant"
         note = f"{steps_note(plan.evers)}: {search.num_looks} frames were looked at one by one"
         return Begun(
-            seen(window, Keyframes(rows, (kind,) * len(rows), scores[rows]), boxes),
+            seen(window, Keyframes(rows, (kind,) * len(rows), scores[rows]), await self._boxes(window, counted, query)),
             self._cut(pieces_of(counted.text), question.max_new_tokens, tally),
             tally,
             await asyncio.to_thread(self._little_history, question, window),
@@ -296,6 +292,19 @@ class Making:
         sentences = speak_in_steps(plan, parts, self._asker_of, partial(self._side_at, plan.whens[0]), self._zone_of)
         return self._cut(sentences, question.max_new_tokens, tally)
 
+    async def _boxes(self, window: Window, counted: Counted, query: "TextFeatures") -> dict[int, tuple[Box, ...]]:
+        """Around what visits show; there is nothing to be pointed at where there were none."""
+        presences = None
+        if counted.found:
+            presences = await self._language.run(
+                self._speaker().merger.presence, window, counted.rows, query.merge_query
+            )
+        return (
+            {}
+            if presences is None
+            else {int(row): boxes_of(each) for row, each in zip(counted.rows, presences, strict=True)}
+        )
+
     async def _side_at(self, text: str, part: Prepared, row: int) -> str:
         """On which side of the picture the thing was around this row, as merging points; "" where nothing can be read."""
         window, query = part.window, await self.embed(text)
@@ -309,7 +318,10 @@ class Making:
             return ""
         merger = self._speaker().merger
         presences = await self._language.run(merger.presence, window, frames.rows, query.merge_query, overrides)
-        return "" if presences is None else side_during_stay(presences, int(np.searchsorted(frames.rows, row)))
+        if presences is None:
+            return ""
+        place = int(np.searchsorted(frames.rows, row))
+        return side_during_stay(presences, place, window.times[frames.rows], self._settings.visit_gap_s)
 
     def _asker_of(self, part: Prepared) -> Ask:
         """Puts several questions about the same pictures, which are read once; the likeliest answers, whatever the asker wants

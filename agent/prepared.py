@@ -84,9 +84,13 @@ def seen_of_all(parts: Iterable[Seen]) -> Seen:
 def boxes_of_keyframes(prepared: Prepared) -> dict[int, tuple[Box, ...]]:
     """By row: around what the question names; nothing in pictures that the model was not trained on."""
     context = prepared.context
-    if isinstance(context, Pictures) or context.presence is None or context.is_foreign:
+    if isinstance(context, Pictures) or context.presence is None:
         return {}
-    return {int(row): boxes_of(each) for row, each in zip(context.keyframes.rows, context.presence, strict=True)}
+    rows = context.keyframes.rows
+    cameras = prepared.window.camera_index[rows]
+    foreign = [camera for camera, is_so in zip(np.unique(cameras), context.foreign_groups, strict=False) if is_so]
+    known = np.flatnonzero(~np.isin(cameras, foreign))
+    return {int(rows[place]): boxes_of(context.presence[place]) for place in known}
 
 
 def steps_note(asked: Iterable[str]) -> str:

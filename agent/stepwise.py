@@ -23,6 +23,7 @@ Ask = Callable[[str], Awaitable[str]]
 ZoneOf = Callable[[str], str]
 SideAt = Callable[[Prepared, int], Awaitable[str]]
 LONG_VISIT_S = 60.0
+GAVE_UP = {"first time": "before it", "last time": "after it"}
 
 
 async def speak_in_steps(
@@ -70,6 +71,7 @@ class Counted:
     text: str
     rows: NDArray[np.int64]
     notes: tuple[str, ...] = ()
+    found: bool = False  # there were visits
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +118,10 @@ async def count_visits(
         text = plan.seen_at(_at(window, visit.first if plan.kind == "first time" else visit.last, zone_of))
     else:
         text = _capital(plan.never_came(0))
-    return Counted(f"{text}.", rows, (SOME_FOREIGN,) if num_foreign else ())
+    notes = [SOME_FOREIGN] if num_foreign else []
+    if search.gave_up and plan.kind != "count":
+        notes.append(f"after {search.num_looks} frames the search was given up: there may be one {GAVE_UP[plan.kind]}")
+    return Counted(f"{text}.", rows, tuple(notes), bool(visits))
 
 
 async def pieces_of(text: str) -> AsyncGenerator[str, None]:
@@ -169,7 +174,7 @@ async def _place_of(plan: Plan, part: Prepared, row: int, side_at: SideAt) -> st
         return f"camera {camera}"
     place = "" if plan.kind == "side" else whereabouts(window.metadata(row))
     if not place and plan.kind in ("side", "where"):
-        place = await side_at(part, row)
+        place = await side_at(part, row) or "I cannot tell on which side of the picture"
     return _with_camera(window, row, place) if place else f"camera {camera}, which sent nothing of where it was"
 
 

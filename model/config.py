@@ -171,8 +171,8 @@ class LiveConfig:
         require_one_of("judge", self.judge, JudgeManner)
         if not all(isinstance(word, str) for pair in self.spelling.items() for word in pair):
             raise ConfigError("vilamp_live.spelling must give a word for each word")
-        if self.pointing is not None and set(self.pointing) != {"scale", "bias"}:
-            raise ConfigError("vilamp_live.pointing must give scale and bias, and nothing else")
+        if self.pointing is not None and not _are_numbers(self.pointing, "scale", "bias"):
+            raise ConfigError("vilamp_live.pointing must give the numbers scale and bias, and nothing else")
         if self.recent < 0 or (self.num_keyframes is not None and self.num_keyframes < 1):
             raise ConfigError("recent must be at least 0 and num_keyframes at least 1")
         if self.merge_alpha <= 0:
@@ -203,6 +203,8 @@ class ModelConfig:
         require_one_of("composer", self.composer, Composer)
         require_one_of("pooling", self.pooling, Pooling)
         require_positive(self, "pool_stride", "max_frame_num", "max_sequence_tokens")
+        if self.live.pointing is not None and self.composer not in ("sig_pooling", "plain"):
+            raise ConfigError(f"vilamp_live.pointing: composer {self.composer!r} compares no patch with the question")
         if self.pooling in ("average", "max") and self.side < self.pool_stride:
             raise ConfigError(f"pooling stride {self.pool_stride} is larger than the {self.side} patches of a side")
 
@@ -258,6 +260,11 @@ class ModelConfig:
     def floor(self) -> float:
         """Relevance below which the walk stops, by default."""
         return self.f2t_thrd if self.live.floor is None else self.live.floor
+
+
+def _are_numbers(section: Any, *names: str) -> bool:
+    is_complete = isinstance(section, Mapping) and set(section) == set(names)
+    return is_complete and all(isinstance(section[name], int | float) for name in names)
 
 
 def require_positive(settings: object, *names: str) -> None:

@@ -145,13 +145,17 @@ class Asker:
             rows.append(row)
         if plan.is_order:
             return plan.verdict(self.times[rows].tolist())
-        told = self._side(plan.whens[0], rows[0]) if plan.kind in ("where", "side") else self.zones[rows[0]]
+        zone = self.zones[rows[0]]
+        asks_side = plan.kind == "side" or (plan.kind == "where" and not zone)
+        told = self._side(plan.whens[0], rows[0]) if asks_side else zone
         return verdict_of(f"{plan.came(0, '')}: {told or ''}")
 
     def _side(self, when: str, row: int) -> str:
         around = np.arange(max(0, row - AROUND_ROWS), min(len(self.times), row + AROUND_ROWS + 1))
         presences = self.model.merger.presence(self.history, around, self.model.embed_text(when).merge_query)
-        return "" if presences is None else side_during_stay(presences, int(np.searchsorted(around, row)))
+        if presences is None:
+            return ""
+        return side_during_stay(presences, int(np.searchsorted(around, row)), self.times[around])
 
     def _told_by_visits(self, plan: Plan) -> str:
         query = self.model.embed_text(plan.evers[0])

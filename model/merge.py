@@ -206,7 +206,7 @@ class Merger:
 
         0 where a row's patches are gone; None for a network that was not taught to point. query as for `merge`.
         """
-        if self._pointing is None:
+        if self._pointing is None or self._composer not in ("sig_pooling", "plain"):
             return None
         work = _Work(source, overrides or {}, self._device)
         u_q, c_q = self._question(query)

@@ -12,12 +12,13 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from model.visits import SAME_VISIT_GAP_S, longest_gap
+
 Box = tuple[float, float, float, float]  # left, top, right, bottom as shares of the picture
 
 SIDES = ("left", "middle", "right")
 SHOWN = 0.5  # probability from which a patch is taken to show the thing
 AROUND_ROWS = 16  # of a stay are looked at, on each side of the frame that was named
-GAP_ROWS = 3  # it may be hidden for so many
 STANDS = 0.6  # of the frames on one side: it stood there
 
 
@@ -32,20 +33,26 @@ def shown(presences: NDArray[np.float32]) -> NDArray[np.bool_]:
     return np.asarray(presences.max(axis=1) > SHOWN)
 
 
-def stay(shows: NDArray[np.bool_], place: int) -> NDArray[np.int64]:
-    """The frames of one stay: those that show the thing around `place`, over gaps of at most GAP_ROWS."""
+def stay(shows: NDArray[np.bool_], place: int, times: NDArray[np.float64], gap_s: float) -> NDArray[np.int64]:
+    """The frames of one stay: those that show the thing around `place`, out of sight for no longer than a visit allows.
+
+    shows (n,), times (n,) unix seconds of one camera's frames; none where no frame shows it.
+    """
     rows = np.flatnonzero(shows)
     if not len(rows):
-        return np.array([place], np.int64)
+        return rows
     nearest = int(np.argmin(np.abs(rows - place)))
-    apart = np.flatnonzero(np.diff(rows) > GAP_ROWS + 1)
+    apart = np.flatnonzero(np.diff(times[rows]) > longest_gap(times, gap_s))
     first, last = np.searchsorted(apart, nearest) - 1, np.searchsorted(apart, nearest)
     return rows[(apart[first] + 1 if first >= 0 else 0) : (apart[last] + 1 if last < len(apart) else len(rows))]
 
 
-def side_during_stay(presences: NDArray[np.float32], place: int) -> str:
-    """`side_of` of the stay around row `place`."""
-    return side_of(presences[stay(shown(presences), place)])
+def side_during_stay(
+    presences: NDArray[np.float32], place: int, times: NDArray[np.float64], gap_s: float = SAME_VISIT_GAP_S
+) -> str:
+    """`side_of` of the stay around row `place`; "" where none of the frames shows it."""
+    rows = stay(shown(presences), place, times, gap_s)
+    return side_of(presences[rows]) if len(rows) else ""
 
 
 def side_of(presences: NDArray[np.float32]) -> str:

@@ -32,20 +32,33 @@ _VERB = (
 # Words that name no thing by themselves, or one among several, or a state, a time or a number of it, or are no part of a name:
 # where one stands, more is asked than when a thing came.
 _NO_NAME = (
-    r"about|after|afternoon|again|all|alone|also|always|and|any|are|asleep|at|average|away|back|be|been|before|behind|both|"
-    r"broken|busiest|but|by|camera|can|closed|damaged|dark|day|days|did|different|distinct|do|does|down|each|empty|end|ever|"
-    r"every|fewest|first|for|four|from|gone|had|has|have|he|hours?|how|i|if|indoors|inside|is|it|just|last|latest|leave|"
-    r"leaves|left|less|lights?|locked|many|midnight|minutes?|month|more|most|much|near|never|newest|next|night|no|nobody|"
-    r"none|noon|not|now|of|off|often|oldest|on|once|one|only|open|or|other|others|out|outdoors|outside|parked|rain|really|"
-    r"robot|rooms?|same|second|seconds|she|shut|snow|some|somebody|someone|start|still|stopped|storm|sun|than|that|their|"
-    r"then|these|they|third|this|those|three|through|times?|to|today|together|tomorrow|tonight|turned|twice|two|unique|"
-    r"unlocked|until|up|very|was|we|week|weekend|weeks|were|what|when|where|which|while|who|whose|will|year|yesterday|you"
+    r"about|accident|accidents|activity|after|afternoon|again|ago|alarm|all|alone|already|also|always|and|any|anywhere|"
+    r"april|are|around|asleep|at|ate|august|average|away|back|bark|barks|be|been|before|behind|between|both|break|broke|"
+    r"broken|busiest|but|by|came|camera|can|carry|chance|change|changes|climb|close|closed|closes|come|comes|crash|crashes|"
+    r"cross|cut|damage|damaged|danger|dark|dawn|day|days|december|delay|delays|did|difference|different|distinct|do|does|"
+    r"down|downstairs|drive|driven|drives|drone|drop|drops|drove|during|dusk|each|earlier|early|eat|eaten|empty|end|enter|"
+    r"evening|event|events|ever|every|everywhere|exit|fall|february|fell|fewest|fight|fire|first|flew|fly|for|found|four|"
+    r"friday|from|get|go|goes|gone|got|had|has|have|he|held|here|hid|hidden|hide|hit|hold|hours?|how|i|if|in|incident|"
+    r"incidents|indoors|inside|is|issue|issues|it|january|july|jump|jumps|june|just|last|late|lately|later|latest|lay|"
+    r"leave|leaves|left|less|lie|lights?|locked|long|look|many|march|may|meet|midnight|minutes?|monday|month|more|morning|"
+    r"most|motion|move|movement|moves|much|near|nearby|never|newest|news|next|night|no|nobody|noise|none|noon|not|november|"
+    r"now|october|of|off|often|oldest|on|once|one|only|open|or|other|others|out|outdoors|outside|over|overnight|parked|"
+    r"party|pass|passes|pick|play|power|problem|problems|put|rain|ran|really|reason|recently|ride|robot|rode|rooms?|rover|"
+    r"run|runs|same|sat|saturday|second|seconds|september|she|shut|sign|since|sit|sleep|slept|snow|some|somebody|someone|"
+    r"somewhere|speak|stand|start|steal|still|stole|stolen|stood|stop|stopped|stops|storm|sun|sunday|swam|swim|take|taken|"
+    r"talk|than|that|their|then|there|these|they|third|this|those|three|threw|through|throw|thrown|thursday|times?|to|"
+    r"today|together|tomorrow|tonight|took|trace|traffic|trouble|tuesday|turn|turned|twice|two|under|unique|unlocked|until|"
+    r"up|upstairs|very|wait|walk|walks|was|we|wednesday|week|weekend|weeks|went|were|what|when|where|which|while|who|whose|"
+    r"will|within|year|yesterday|you"
 )
+
+
+_DONE = r"(?!(?:red|bed|shed|sled|moped)\b)[a-z]+[^e]ed"  # "the bag dropped"
 
 
 def _thing(name: str, article: str = "(?:the|an?) ") -> str:
     """Up to three words, which may be followed by "with a" (the) and up to two more: "red car", "person with an orange bag"."""
-    word = rf"(?!(?:{_NO_NAME}|the|an?|with|[a-z]+ing)\b)[a-z][a-z'-]*"
+    word = rf"(?!(?:{_NO_NAME}|the|an?|with|[a-z]+ing|{_DONE})\b)[a-z][a-z'-]*"
     return rf"{article}(?P<{name}>{word}(?: {word}){{0,2}}?(?: with (?:the|an?) {word}(?: {word})??)?)"
 
 
@@ -111,7 +124,7 @@ _FORMS = tuple((kind, re.compile(form)) for kind, form in _BY_KIND)
 _NUMBERS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
 _PLURALS = {"people": "person", "children": "child", "mice": "mouse", "geese": "goose", "knives": "knife", "wolves": "wolf",
             "leaves": "leaf", "shelves": "shelf", "feet": "foot"}  # fmt: skip
-_SINGULARS = {"gas", "lens", "series"}
+_SINGULARS = {"gas", "lens", "series", "glasses", "scissors"}
 MOST_LISTED = 12
 _POLITE = re.compile(r"^(?:(?:please|can you|could you|tell me|say)\s+)*")
 
@@ -204,7 +217,7 @@ def plan_of(question: str) -> Plan | None:
             things = tuple(named[name] for name in ("a", "was", "came", "has", "often", "b") if named.get(name))
             if many := named.get("many"):
                 things = (singular(many),)
-            elif kind in _OF_ANY and f"any {things[0]}" in words:  # "were there any dogs?"
+            elif kind in _OF_ANY:  # "were there any dogs?"
                 things = (singular(things[0]),)
             return None if len(set(things)) < len(things) else Plan(kind or _BY_WORD[named["word"]], things)
     return None
@@ -227,7 +240,7 @@ def verdict_of(answer: str) -> str:
     a count the number alone, of a side the side, of a first or last time the time; "Yes, a red car came at 14:03." -> "yes"."""
     if found := re.match(r"(yes|no)\b", answer.lower()):
         return found[1]
-    verdict = answer.rpartition(": ")[2].rstrip(". ")
+    verdict = re.sub(r" \(camera [^)]*\)$", "", answer.rpartition(": ")[2].rstrip(". "))
     return re.sub(
         r" times?$|^(?:on|in) the (?=left|middle|right)| of the picture$|^.* (?:first|last) seen at ", "", verdict
     )
@@ -250,8 +263,11 @@ def number_word(number: int) -> str:
 
 def singular(things: str) -> str:
     """ "red cars" -> "red car", "boxes" -> "box", "people" -> "person"; of English, the usual cases."""
+    things, *others = re.split(r"(?= with )", things, maxsplit=1)
     *before, last = things.split()
-    if last in _PLURALS:
+    if last in _SINGULARS:
+        pass
+    elif last in _PLURALS:
         last = _PLURALS[last]
     elif last.endswith("men"):
         last = f"{last[:-3]}man"
@@ -259,9 +275,9 @@ def singular(things: str) -> str:
         last = last[:-2]
     elif re.search(r"[^aeiou]ies$", last):
         last = f"{last[:-3]}y"
-    elif re.search(r"[^su]s$", last) and last not in _SINGULARS:
+    elif re.search(r"[^su]s$", last):
         last = last[:-1]
-    return " ".join([*before, last])
+    return " ".join([*before, last]) + "".join(others)
 
 
 def _with_article(thing: str) -> str:

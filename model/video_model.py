@@ -180,6 +180,7 @@ class VideoModel:
             group_sizes=group_sizes,
             overrides=overrides,
         )
+        presence = self.merger.presence(source, keyframes.rows, query.merge_query, overrides)
         change, may_join = neighbour_change(source, merged.rows, group_sizes or [source.num_frames])
         context = VisualContext(
             keyframes,
@@ -194,7 +195,7 @@ class VideoModel:
             merged.num_summary_frames,
             self._foreign_groups(source, keyframes.rows, group_sizes or [source.num_frames], overrides or {}),
             {"merge": 1000 * (time.perf_counter() - started)},
-            presence=self.merger.presence(source, keyframes.rows, query.merge_query, overrides),
+            presence=presence,
         )
         return self._shared(context, budget)
 

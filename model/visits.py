@@ -65,7 +65,7 @@ class VisitSearch:
         self._times, self._scores, self._only = times, scores, only
         ends = np.cumsum([len(times)] if group_sizes is None else list(group_sizes)).tolist()
         self._groups = [(first, end) for first, end in pairwise([0, *ends]) if end > first]
-        self._gaps_s = [_gap_of(times[first:end], gap_s) for first, end in self._groups]
+        self._gaps_s = [longest_gap(times[first:end], gap_s) for first, end in self._groups]
         self._order = np.argsort(-scores, kind="stable")
         self._place = 0  # in it
         self._closed = np.zeros(len(times), bool)  # needs no look of its own
@@ -208,7 +208,7 @@ class VisitSearch:
         return bisect_left([end for _, end in self._groups], row + 1)
 
 
-def _gap_of(times: NDArray[np.float64], gap_s: float) -> float:
+def longest_gap(times: NDArray[np.float64], gap_s: float) -> float:
     """How long a thing of this camera may be out of sight within one visit."""
     usual_s = float(np.median(np.diff(times))) if len(times) > 1 else 0.0
     return max(gap_s, GAP_INTERVALS * usual_s)

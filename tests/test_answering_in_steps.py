@@ -160,7 +160,9 @@ async def test_where_in_the_picture_needs_pictures_that_can_be_read(
         monkeypatch.setattr("agent.making.without_patches", lambda window, rows: [int(row) for row in rows])
         [part] = [await making._prepare(replace(asked, text="when did the green box come?"), Stopwatch())]
         row = int(np.searchsorted(window.times, START + 41.5))
-        assert (await making._side_at("when did the green box come?", part, row)) in whole
+        side = await making._side_at("when did the green box come?", part, row)
+        assert side
+        assert side in whole
         monkeypatch.setattr("agent.making.pictures_of", lambda window, rows: {})
         assert await making._side_at("when did the green box come?", part, row) == ""
 
@@ -384,6 +386,42 @@ async def test_frames_that_are_gone_are_nobodys_verdict(tmp_path: Path) -> None:
         search = VisitSearch(window.times, scores)
         counted = await count_visits(plan, window, search, look, lambda camera: "UTC")
     assert verdict_of(counted.text) == "one"
+
+
+async def test_the_last_time_is_that_of_the_camera_that_saw_it_last(tmp_path: Path) -> None:
+    async with rover(tmp_path) as agent:
+        await remember(agent, "yard", 40, start=START + 200)
+        window = agent.store.window(("rover", "yard"))
+        scores = np.full(window.num_frames, 0.1, np.float32)
+        scores[38:43], scores[110:115] = 0.5, 0.4  # the more relevant visit is the earlier one
+
+        async def look(row: int) -> Look | None:
+            return Look(bool(scores[row] > 0.3))
+
+        for which, row, camera in (("first time", 38, "rover"), ("last time", 114, "yard")):
+            plan = Plan(which, ("dog",))  # type: ignore[arg-type]
+            search = VisitSearch(window.times, scores, [NUM_FRAMES, 40], only=plan.end)
+            counted = await count_visits(plan, window, search, look, lambda camera: "UTC")
+            clock = format_clock(float(window.times[row]), "UTC")
+            assert counted.text == f"A dog was {which[:-5]} seen at {clock} (camera {camera})."
+            assert verdict_of(counted.text) == clock
+            assert row in counted.rows
+
+
+async def test_a_search_that_was_given_up_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("model.visits.MOST_LOOKS", 10)
+    async with running(tmp_path) as agent:
+        await remember(agent, "gate", 100)
+        window = agent.store.window(("gate",))
+        scores = np.linspace(0.1, 0.5, window.num_frames, dtype=np.float32)
+
+        async def look(row: int) -> Look | None:
+            return Look(row % 8 == 0)
+
+        search = VisitSearch(window.times, scores, gap_s=1.0, only="first")
+        counted = await count_visits(Plan("first time", ("dog",)), window, search, look, lambda camera: "UTC")
+    assert search.gave_up
+    assert any("there may be one before it" in note for note in counted.notes)
 
 
 async def test_a_count_notes_what_others_note(tmp_path: Path) -> None:

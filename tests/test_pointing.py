@@ -8,7 +8,7 @@ import pytest
 from model.config import ConfigError
 from model.evaluate_clips import DRAW_SIZE
 from model.history import ArrayHistory
-from model.pointing import boxes_of, centres, presence_of, shown, side_of, stay
+from model.pointing import boxes_of, centres, presence_of, shown, side_during_stay, side_of, stay
 from model.video_model import VideoModel
 from model.world.draw import degrade, draw
 from model.world.scene import Scene, patch_labels
@@ -33,11 +33,20 @@ def test_odds_of_a_cosine() -> None:
 
 def test_a_stay_bridges_short_gaps_only() -> None:
     shows = np.array([1, 0, 0, 0, 0, 1, 1, 0, 0, 0, 1, 0, 0, 0, 0, 0, 1], bool)
-    assert stay(shows, 6).tolist() == [5, 6, 10]
-    assert stay(shows, 8).tolist() == [5, 6, 10]
-    assert stay(shows, 0).tolist() == [0]
-    assert stay(shows, 16).tolist() == [16]
-    assert stay(np.zeros(4, bool), 2).tolist() == [2]  # nobody points: the frame that was named
+    times = np.arange(17.0)
+    assert stay(shows, 6, times, 4.0).tolist() == [5, 6, 10]
+    assert stay(shows, 8, times, 4.0).tolist() == [5, 6, 10]
+    assert stay(shows, 0, times, 4.0).tolist() == [0]
+    assert stay(shows, 16, times, 4.0).tolist() == [16]
+    assert stay(shows, 6, times + 3600 * (times >= 9), 4.0).tolist() == [5, 6]  # an hour was not recorded
+    assert stay(shows, 6, 60 * times, 4.0).tolist() == [5, 6]  # a slow camera: three of its frames
+    assert stay(np.zeros(4, bool), 2, times[:4], 4.0).tolist() == []
+
+
+def test_no_side_where_nothing_is_pointed_at() -> None:
+    times = np.arange(3.0)
+    assert side_during_stay(np.full((3, 16), 0.4, np.float32), 3, times) == ""
+    assert side_during_stay(at(0, 0, 0), 3, times) == "on the left of the picture"
 
 
 def test_sides_of_the_picture() -> None:
@@ -62,8 +71,12 @@ def test_a_checkpoint_says_how_it_points(tmp_path: Path) -> None:
     folder = make_checkpoint(tmp_path / "tiny")
     assert VideoModel.load(folder).config.live.pointing is None
     assert VideoModel.load(folder, overwrite={"vilamp_live": {"pointing": POINTING}}).config.live.pointing == POINTING
-    with pytest.raises(ConfigError, match="scale and bias"):
-        VideoModel.load(folder, overwrite={"vilamp_live": {"pointing": {"scale": 1.0}}})
+    for wrong in ({"scale": 1.0}, {"scale": "x", "bias": 1.0}, True):
+        with pytest.raises(ConfigError, match="scale and bias"):
+            VideoModel.load(folder, overwrite={"vilamp_live": {"pointing": wrong}})
+    blind = make_checkpoint(tmp_path / "blind", composer="average_pooling")
+    with pytest.raises(ConfigError, match="compares no patch"):
+        VideoModel.load(blind, overwrite={"vilamp_live": {"pointing": POINTING}})
 
 
 def test_the_builtin_model_points_at_what_is_asked_about() -> None:

@@ -111,14 +111,6 @@ def test_of_many_visits_the_first_or_the_last_takes_few_looks(only: Literal["fir
     assert search.num_looks < 40  # all of them: more than it may
 
 
-def test_the_last_visit_of_two_cameras_is_the_later_one() -> None:
-    scores, truth = track(2000, (500, 505), (1100, 1110))
-    times = np.concatenate([np.arange(1000.0), np.arange(1000.0)])  # rows 1000.. are another camera's
-    for only, best in (("last", 500), ("first", 1100)):
-        visits = searched(VisitSearch(times, scores, [1000, 1000], only=only), truth)  # type: ignore[arg-type]
-        assert best in {visit.first for visit in visits}
-
-
 def test_it_gives_up_at_its_limit() -> None:
     scores, truth = track(3000, *((start, start + 2) for start in range(0, 3000, 30)))
     search = VisitSearch(np.arange(3000.0), scores)

@@ -69,7 +69,7 @@ class Pointing:
         return torch.cat([self.network.embed_texts(chunk).float() for chunk in chunks])
 
     def loss(self) -> Pointed:
-        """Of as many frames with a thing in view that a text names as without one, if the store has them."""
+        """Of frames with a thing in view and a text that names it, and of any frames and texts, which mostly do not fit."""
         rows = self.rng.integers(self.store.filled, size=4 * self.size)
         shows = (self.store.labels[torch.from_numpy(rows), 0] >= 0).any(1).numpy()
         showing, others = rows[shows][: self.size], rows[: self.size]
