@@ -1,7 +1,8 @@
 """The agent: cameras in, answers out. It joins the parts and computes nothing itself.
 
-One TaskGroup holds every task by name: one for seeing, one per connected camera, one for housekeeping, one that measures
-the event loop. Leaving the agent's `async with` block ends them all, closes the lanes and then the memory.
+The supervisor holds every task by name: seeing, alerts, each sink of messages, each connected camera, housekeeping, and one
+that measures the event loop. None of them can end the agent or another task (`agent/supervisor.py`). Leaving the agent's
+`async with` block ends them all, closes the lanes and then the memory.
 """
 
 import asyncio
@@ -10,9 +11,11 @@ import os
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from agent import pools
 from agent.alerts.engine import open_book, open_engine
 from agent.answering import Answering
 from agent.backlog import Backlog
@@ -30,13 +33,13 @@ from agent.metrics import Metrics
 from agent.problems import UnknownCamera
 from agent.readers import readers
 from agent.remote import RemoteAnswerer
-from memory.errors import StorageError
+from agent.supervisor import Supervisor, contained, words_of
 from memory.limits import Limits
 from memory.sharing import FolderLimits
 from memory.store import MemoryStore
 from streaming.errors import MediaError
 from streaming.frame import FrameSettings, Source
-from streaming.media import open_source
+from streaming.media import FileSource, open_source
 
 if TYPE_CHECKING:
     from model.clip_encoder import ClipEncoder
@@ -105,46 +108,39 @@ class Agent:
         self.erasing.add("alerts", erase_from_book(self.book))
         self.delivery = Delivery(self)
         self.encoder_problem: str | None = "the encoder has not been tested yet"
+        self.housekeeping_problem: str | None = None
         self.intakes: dict[str, Intake] = {}
-        self._tasks: asyncio.TaskGroup | None = None
+        self.supervisor = Supervisor()
         self.metrics.watch(readers(self))
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator["Agent"]:
-        """The agent at work. An error in one of its tasks ends the block."""
+        """The agent at work. Raises NoThreads when the system refuses the threads that it needs."""
         try:
+            pools.start_all()
+            asyncio.get_running_loop().set_default_executor(pools.start_threads("convert", pools.CORES))
             self.encoder_problem = await self_test(self.model, self.vision)
-            await asyncio.to_thread(self.erasing.resume)
-            async with asyncio.TaskGroup() as self._tasks:
-                running = [
-                    self._tasks.create_task(self.encoding.run(), name="see"),
-                    self._tasks.create_task(self.alerts.run(), name="alert"),
-                    self._tasks.create_task(self.delivery.run(), name="deliver"),
-                    self._tasks.create_task(self._keep_house(), name="keep house"),
-                    self._tasks.create_task(self._probe_lag(), name="probe lag"),
-                    *(
-                        self._tasks.create_task(self._follow(camera, url), name=f"camera {camera}")
-                        for camera, url in self._pulled()
-                    ),
-                ]
+            await pools.erasing(self.erasing.resume)
+            async with self.supervisor.running() as supervisor:
+                supervisor.keep("encoding", self.encoding.run)
+                supervisor.keep("housekeeping", self._keep_house)
+                supervisor.keep("event loop probe", self._probe_lag)
+                for name, work in (*self.alerts.tasks(), *self.delivery.tasks()):
+                    supervisor.keep(name, work)
+                for camera, url in self._pulled():
+                    self._follow(camera, url)
                 try:
                     yield self
                 finally:
-                    await self._stop(running)
-        except BaseExceptionGroup as group:
-            if len(group.exceptions) > 1:
-                raise
-            raise group.exceptions[0] from None  # what the block itself raised, or the one task that failed
+                    await self._stop()
         finally:
-            self._tasks = None
-            await asyncio.to_thread(self._close)
+            await pools.upkeep(self._close)
 
-    async def _stop(self, running: list[asyncio.Task[None]]) -> None:
-        for intake in self.intakes.values():
+    async def _stop(self) -> None:
+        for intake in list(self.intakes.values()):
             if intake.source is not None:
-                await intake.source.close()
-        for task in running:
-            task.cancel()
+                with contained(f"closing camera {intake.camera}"):
+                    await intake.source.close()
 
     def _close(self) -> None:
         self.vision.close()
@@ -160,9 +156,19 @@ class Agent:
         cameras = self.settings.cameras.items()
         return [(name, camera.url) for name, camera in cameras if camera.url is not None and camera.enabled]
 
-    async def _follow(self, camera: str, url: str) -> None:
+    def _follow(self, camera: str, url: str) -> None:
+        """Connect to this camera for as long as the agent runs. A file is played once: again would be another history."""
         url = f"webcam:{url}" if url.startswith("/dev/") else url
-        await self.watch(camera, open_source(url, camera, self.frame_settings(camera)))
+        intake = self.intake_of(camera)
+
+        async def follow() -> None:
+            source = open_source(url, camera, self.frame_settings(camera))
+            if isinstance(source, FileSource):
+                self.published(camera, source)
+            else:
+                await intake.run(source)
+
+        self.supervisor.keep(f"camera {camera}", follow, failed=intake.failed)
 
     def frame_settings(self, camera: str) -> FrameSettings:
         """How often and how large this camera's frames are kept."""
@@ -176,17 +182,16 @@ class Agent:
 
     def published(self, camera: str, source: Source) -> None:
         """A publisher has connected: remember what it sends until it ends or another takes over."""
-        if self._tasks is None:
-            raise RuntimeError("the agent is not running")
-        self._tasks.create_task(self.watch(camera, source), name=f"camera {camera}")
+        failed = self.intake_of(camera).failed
+        self.supervisor.start(f"camera {camera}", partial(self.watch, camera, source), failed=failed)
 
     async def watch(self, camera: str, source: Source) -> None:
-        """Remember every frame of `source`. A source that fails is logged; the agent goes on."""
+        """Remember every frame of `source`. A medium that cannot be used is logged and shown; the agent goes on."""
         intake = self.intake_of(camera)
         try:
             await intake.run(source)
         except MediaError as error:
-            intake.problem = str(error)
+            intake.failed(error)
             log.error("source failed", extra={"camera": camera, "error": str(error)})
 
     def intake_of(self, camera: str) -> Intake:
@@ -264,12 +269,17 @@ class Agent:
         """What memory wants done now and then: expiry by wall clock, and syncing what was written."""
         while True:
             await asyncio.sleep(HOUSEKEEPING_S)
-            try:
-                await asyncio.to_thread(self.store.expire, self.clock())
-                await asyncio.to_thread(self.store.maintain)
-                await asyncio.to_thread(self.erasing.resume)
-            except StorageError as error:  # the disk is full or failing: the next round tries again
-                log.error("housekeeping failed", extra={"error": str(error)})
+            problem: str | None = None
+            for pool, work in (
+                (pools.upkeep, partial(self.store.expire, self.clock())),
+                (pools.upkeep, self.store.maintain),
+                (pools.erasing, self.erasing.resume),
+            ):  # one that fails (a full or failing disk) keeps no other waiting; the next round tries again
+                with contained("housekeeping") as outcome:
+                    await pool(work)
+                if outcome.error is not None:
+                    problem = words_of(outcome.error)
+            self.housekeeping_problem = problem
 
     async def _probe_lag(self) -> None:
         """How long the event loop keeps others waiting, as a metric: what blocks it shows here first."""
@@ -359,7 +369,7 @@ def _limits(camera: CameraSettings, memory: MemorySettings) -> Limits:
 @asynccontextmanager
 async def opened(settings: Settings) -> AsyncIterator[Agent]:
     """Load the model, open the memory, run the agent. Each may take seconds and none blocks the event loop."""
-    model = await asyncio.to_thread(load_model, settings)
-    store = await asyncio.to_thread(open_memory, settings, model)
+    model = await pools.upkeep(load_model, settings)
+    store = await pools.upkeep(open_memory, settings, model)
     async with Agent(settings, store, model).running() as agent:
         yield agent

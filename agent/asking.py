@@ -1,7 +1,6 @@
 """A request, whichever way it came, as the question that an agent can be asked."""
 
-import asyncio
-
+from agent import pools
 from agent.agent import Agent
 from agent.chat import ChatRequest, parse_moment
 from agent.problems import BadRequest
@@ -11,7 +10,7 @@ from agent.question import Question
 async def question_of(agent: Agent, asked: ChatRequest) -> Question:
     """What is asked, checked. Raises BadRequest or UnknownCamera."""
     text = asked.question()
-    cameras = await asyncio.to_thread(agent.existing, asked.named_cameras())
+    cameras = await pools.questions(agent.existing, asked.named_cameras())
     zone = agent.zone_of(cameras[0]) if cameras else "UTC"
     after, before = parse_moment(asked.after, zone, "after"), parse_moment(asked.before, zone, "before")
     if after is not None and before is not None and after >= before:

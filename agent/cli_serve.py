@@ -5,6 +5,7 @@ from typing import Any
 
 from agent.auth import TokenFileError
 from agent.cli_common import EXIT_USAGE, CliError, settings_of
+from agent.pools import NoThreads
 from agent.serve import CannotListen
 from agent.serve import run as serve
 from agent.tls import TlsError
@@ -16,7 +17,7 @@ def run(args: argparse.Namespace) -> int:
     settings = settings_of(args, overrides_of(args))
     try:
         serve(settings)
-    except (CannotListen, TokenFileError, TlsError, StorageError) as error:
+    except (CannotListen, NoThreads, TokenFileError, TlsError, StorageError) as error:
         raise CliError(str(error)) from error
     except (OSError, ValueError) as error:  # what a checkpoint folder that is absent or contradicts itself raises
         raise CliError(f"{settings.model.path}: {error}") from error

@@ -4,7 +4,6 @@ Joins the parts: what the broker is shown comes from the agent, events from the 
 question waiting.
 """
 
-import asyncio
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
@@ -17,6 +16,7 @@ from agent.mqtt.bridge import Bridge
 from agent.mqtt.retained import CameraStatus, CameraView, Marks, MemoryView
 from agent.mqtt.session import Desk
 from agent.mqtt.topics import Topics
+from agent.supervisor import Work
 
 if TYPE_CHECKING:
     from agent.agent import Agent
@@ -37,13 +37,10 @@ class Delivery:
             agent.alerts.watching.teller.image_topic = topics.snapshot
         agent.metrics.watch(self._readers())
 
-    async def run(self) -> None:
-        """For ever. When cancelled, the broker is told "offline" first."""
-        async with asyncio.TaskGroup() as tasks:
-            if self.bridge is not None:
-                tasks.create_task(self.bridge.run(), name="mqtt")
-            for webhook in self.webhooks:
-                tasks.create_task(webhook.run(), name=webhook.sink)
+    def tasks(self) -> list[tuple[str, Work]]:
+        """What runs as long as the agent does, by name. Each may be run again after a failure."""
+        parts: list[tuple[str, Work]] = [(webhook.sink, webhook.run) for webhook in self.webhooks]
+        return parts if self.bridge is None else [(MQTT, self.bridge.run), *parts]
 
     def problems(self) -> dict[str, str | None]:
         """By part: what an operator should know; None: all is well. The agent is ready all the same."""

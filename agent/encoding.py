@@ -18,10 +18,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from agent import pools
 from agent.backlog import Backlog
 from agent.intake import decode_jpeg
 from agent.lanes import Lane
 from agent.metrics import Metrics
+from agent.supervisor import contained, words_of
 from memory.errors import FrameGone
 from memory.store import MemoryStore
 
@@ -81,6 +83,7 @@ class Encoding:
     async def run(self) -> None:
         """Encode for ever. A failing encoder is retried with growing pauses; the frames wait on disk."""
         retry_s = _FIRST_RETRY_S
+        self._backlog.look_again()  # a batch that a failed run had in hand is found on disk
         while True:
             frame_ids = await self._next_batch()
             if not frame_ids:
@@ -106,7 +109,7 @@ class Encoding:
         if not self._backlog.behind:
             return []
         mark = self._backlog.mark
-        frame_ids = await asyncio.to_thread(self._on_disk)
+        frame_ids = await pools.pictures(self._on_disk)
         if not frame_ids:
             self._backlog.caught_up(mark)
         return frame_ids
@@ -122,12 +125,12 @@ class Encoding:
 
     async def _encode(self, frame_ids: Sequence[int]) -> None:
         started = perf_counter()
-        pictures = await asyncio.to_thread(self._read, frame_ids)
+        pictures = await pools.pictures(self._read, frame_ids)
         if not pictures:
             return
         for picture, features in await self._features(pictures):
             try:
-                remembered = await asyncio.to_thread(self._attach, picture, features)
+                remembered = await pools.storage(self._attach, picture, features)
             except ValueError as error:  # finite, but beyond what the memory's half precision can hold
                 self._skip(picture.frame_id, "refused", error)
                 continue
@@ -156,23 +159,24 @@ class Encoding:
         Raises EncoderBroken when none can be encoded: then the encoder pauses. It is the pictures' fault only if the
         self-test passes at the same time.
         """
-        try:
+        features: list[FrameFeatures] = []
+        with contained("encoding a batch") as batch:
             features = await self._vision.run(self._encode_finite, [picture.image for picture in pictures])
+        if batch.error is None:
             return list(zip(pictures, features, strict=True))
-        except (RuntimeError, ValueError):  # torch reports everything, out of memory too, as RuntimeError
-            self._metrics.encode_failures.labels(reason="batch").inc()
+        self._metrics.encode_failures.labels(reason="batch").inc()
         done: list[tuple[_Picture, FrameFeatures]] = []
-        failed: list[tuple[_Picture, RuntimeError | ValueError]] = []
+        failed: list[tuple[_Picture, BaseException]] = []
         for picture in pictures:
-            try:
+            with contained(f"encoding frame {picture.frame_id}") as alone:
                 done.append((picture, (await self._vision.run(self._encode_finite, [picture.image]))[0]))
-            except (RuntimeError, ValueError) as error:
-                failed.append((picture, error))
+            if alone.error is not None:
+                failed.append((picture, alone.error))
         if done or await self_test(self._model, self._vision) is None:
             for picture, reason in failed:
                 self._refused(picture.frame_id, reason)
         if not done:
-            raise EncoderBroken(str(failed[0][1]))
+            raise EncoderBroken(words_of(failed[0][1]))
         return done
 
     def _encode_finite(self, images: list[NDArray[np.uint8]]) -> list["FrameFeatures"]:
@@ -181,7 +185,7 @@ class Encoding:
             raise ValueError("the encoder returned numbers that are not finite")
         return features
 
-    def _refused(self, frame_id: int, error: Exception) -> None:
+    def _refused(self, frame_id: int, error: BaseException) -> None:
         """One that failed while the encoder works: tried again, as the cause may pass, but not for ever."""
         self._num_refused[frame_id] += 1
         if self._num_refused[frame_id] < _MAX_TRIES:
@@ -190,7 +194,7 @@ class Encoding:
             del self._num_refused[frame_id]
             self._skip(frame_id, "refused", error)
 
-    def _skip(self, frame_id: int, reason: str, error: Exception) -> None:
+    def _skip(self, frame_id: int, reason: str, error: BaseException) -> None:
         self._given_up.add(frame_id)
         self._store.abandon(frame_id)
         self._metrics.encode_failures.labels(reason=reason).inc()
@@ -208,8 +212,12 @@ class Encoding:
 
 async def self_test(model: "VideoModel | ClipEncoder", vision: Lane) -> str | None:
     """None when the model tells two pictures (and two texts) apart by finite numbers; else what is wrong, in words."""
-    try:
+    with contained("the encoder's self-test") as outcome:
         await vision.run(model.self_test)
-    except (RuntimeError, ValueError) as error:
-        return str(error)
-    return None
+    match outcome.error:
+        case None:
+            return None
+        case RuntimeError() | ValueError() as error:
+            return str(error)
+        case error:
+            return words_of(error)

@@ -20,13 +20,16 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from agent import pools
 from agent.backlog import Backlog
 from agent.masks import Masks
 from agent.metrics import Metrics
+from agent.supervisor import contained, words_of
 from agent.told import Told
 from memory.errors import StorageError, StorageFull
 from memory.records import Json
 from memory.store import MemoryStore
+from streaming.errors import MediaError
 from streaming.frame import Frame, Source, SourceState
 
 log = logging.getLogger(__name__)
@@ -132,7 +135,10 @@ class Intake:
         log.info("camera connected", extra={"camera": self.camera, "sessions": self.counters.sessions})
         try:
             async for frame in source.frames():
-                await self._remember(frame)
+                with contained(f"keeping a frame of camera {self.camera}") as outcome:
+                    await self._remember(frame)
+                if outcome.error is not None:
+                    self._lose(outcome.error)
         finally:
             if self.source is source:  # not taken over
                 self.source = None
@@ -143,7 +149,7 @@ class Intake:
         async with self._order:
             time = rising(frame.time, self._last_time)
             try:
-                frame_id = await asyncio.to_thread(self._write, frame, time)
+                frame_id = await pools.storage(self._write, frame, time)
             except StorageError as error:  # a full or failing disk: this frame is lost, the next may not be
                 self._lose(error)
                 return
@@ -177,10 +183,20 @@ class Intake:
     def _is_refused(self, time: float) -> bool:
         return any(after <= time <= before for after, before in list(self._refused))
 
-    def _lose(self, error: StorageError) -> None:
-        reason = "disk_full" if isinstance(error, StorageFull) else "disk_error"
+    def failed(self, error: BaseException) -> None:
+        """The source ended with this error: shown as the camera's problem until a frame is remembered again."""
+        self.problem = str(error) if isinstance(error, MediaError) else f"its source failed: {words_of(error)}"
+
+    def _lose(self, error: BaseException) -> None:
+        match error:
+            case StorageFull():
+                reason = "disk_full"
+            case StorageError():
+                reason = "disk_error"
+            case _:
+                reason = "failed"
         self.counters.lost += 1
         self._metrics.frames_lost.labels(camera=self.camera, reason=reason).inc()
         if self.problem is None:  # say it once, not once a second
             log.error("frame lost", extra={"camera": self.camera, "reason": reason, "error": str(error)})
-        self.problem = f"frames cannot be written: {error}"
+        self.problem = f"frames cannot be written: {words_of(error) if reason == 'failed' else error}"

@@ -10,11 +10,12 @@ This file does not know what the work is, and does not read a clock.
 import asyncio
 import heapq
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from enum import IntEnum
 from itertools import count
 from typing import Any, Final, ParamSpec, TypeVar
+
+from agent.pools import start_threads
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -27,7 +28,7 @@ class Lane:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=name)
+        self._thread = start_threads(name, 1)
         self._num_open = 0
 
     @property

@@ -4,7 +4,6 @@ The window is immutable, so frames keep arriving meanwhile. Model work runs in t
 of `agent.answering`.
 """
 
-import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import replace
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from agent import pools
 from agent.config import AnsweringSettings
 from agent.keyframes import choose, newest_from, pictures_of, relevance, seen, some_of, without_patches
 from agent.lanes import Lane, Priority
@@ -106,7 +106,7 @@ class Making:
         """Of the question's whole window what an answer looks at: `window` itself, or its newest frames."""
         if not self._is_about_now(question):
             return window
-        newest = await asyncio.to_thread(self._newest, window)
+        newest = await pools.questions(self._newest, window)
         return newest if newest.num_frames else window  # erased in between
 
     def _newest(self, window: Window) -> Window:
@@ -121,7 +121,7 @@ class Making:
 
     async def window(self, question: Question) -> Window:
         """All that is remembered of what the question is about. Raises NoFrames, NotEncodedYet."""
-        window = await asyncio.to_thread(
+        window = await pools.questions(
             self._store.window, question.cameras, question.after, question.before, question.within
         )
         if window.num_frames == 0 and window.unencoded:
@@ -176,11 +176,11 @@ class Making:
         with watch.stage("window"):
             window = await self.window(question)
         with watch.stage("select"):
-            scores = await asyncio.to_thread(relevance, window, query.unit)
+            scores = await pools.questions(relevance, window, query.unit)
 
         async def look(row: int) -> Look | None:
             camera, time = window.cameras[int(window.camera_index[row])], float(window.times[row])
-            frame = await asyncio.to_thread(self._store.window, (camera,), time, time)
+            frame = await pools.questions(self._store.window, (camera,), time, time)
             keyframes = Keyframes(np.arange(min(frame.num_frames, 1)), ("relevant",), scores[[row]])
             context = await self._merge(frame, keyframes, query, watch) if frame.num_frames else None
             if context is None or not len(context.keyframes.rows):  # forgotten in between, or damaged
@@ -193,7 +193,7 @@ class Making:
 
         gap_s = self._settings.visit_gap_s
         sizes = group_sizes(window)
-        search = await asyncio.to_thread(VisitSearch, window.times, scores, sizes, gap_s=gap_s, only=plan.end)
+        search = await pools.questions(VisitSearch, window.times, scores, sizes, gap_s=gap_s, only=plan.end)
         counted = await count_visits(plan, window, search, look, self._zone_of)
         rows = counted.rows
         kind: Kind = "relevant"
@@ -202,7 +202,7 @@ class Making:
             seen(window, Keyframes(rows, (kind,) * len(rows), scores[rows]), await self._boxes(window, counted, query)),
             self._cut(pieces_of(counted.text), question.max_new_tokens, tally),
             tally,
-            await asyncio.to_thread(self._little_history, question, window),
+            await pools.questions(self._little_history, question, window),
             (note, *self._common_notes(question), *window_notes(window, query), *counted.notes),
         )
 
@@ -217,7 +217,7 @@ class Making:
             keyframes = await self.choose(window, query, num_keyframes=question.num_keyframes, recent=question.recent)
         context = await (self._show if self._remote else self._merge)(window, keyframes, query, watch)
         asked_by_a_person = question.priority is Priority.QUESTION
-        little = await asyncio.to_thread(self._little_history, question, window) if asked_by_a_person else None
+        little = await pools.questions(self._little_history, question, window) if asked_by_a_person else None
         now = (now_note(window, self._zone_of),) if window is not whole else ()
         notes = (*self._common_notes(question), *now, *window_notes(window, query), *context_notes(context))
         return Prepared(window, context, little, notes)
@@ -260,10 +260,10 @@ class Making:
 
         Keyframes whose JPEG has been damaged since are left out.
         """
-        missing = await asyncio.to_thread(without_patches, window, keyframes.rows)
+        missing = await pools.questions(without_patches, window, keyframes.rows)
         if not missing:
             return keyframes, {}
-        images = await asyncio.to_thread(pictures_of, window, missing)
+        images = await pools.questions(pictures_of, window, missing)
         features = await self._vision.run(self._model.encode, list(images.values())) if images else []
         readable = [place for place, row in enumerate(keyframes.rows) if int(row) in images or int(row) not in missing]
         return some_of(keyframes, readable), dict(zip(images, features, strict=True))
@@ -273,7 +273,7 @@ class Making:
         if self._remote is None:
             raise RuntimeError("no server is configured")
         with watch.stage("pictures"):
-            pictures = await asyncio.to_thread(self._remote.pictures, window, keyframes)
+            pictures = await pools.questions(self._remote.pictures, window, keyframes)
         if not pictures.shown:
             raise NoFrames("The pictures chosen for this question can no longer be read.")
         return pictures

@@ -23,6 +23,7 @@ from typing import cast
 import httpx
 from PIL import Image
 
+from agent import pools
 from agent.config import AnswererSettings
 from agent.egress import Egress, EgressRefused, HostUnknown, Resolver, checked_addresses, guarded_client, strictest
 from agent.intake import JPEG_QUALITY
@@ -154,8 +155,8 @@ class RemoteAnswerer:
             earlier=question.earlier,
             limit_name=self.settings.limit_name,
         )
-        content = await asyncio.to_thread(lambda: json.dumps(body).encode())
-        headers = await asyncio.to_thread(self._headers)
+        content = await pools.questions(lambda: json.dumps(body).encode())
+        headers = await pools.questions(self._headers)
         rule, begun = self._rule(question.cameras), False
         async with guarded_client(rule, resolve=self._resolve, verify=self._verify, timeout=self._timeout) as client:
             for attempt in count():

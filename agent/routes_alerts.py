@@ -21,6 +21,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
+from agent import pools
 from agent.agent import Agent
 from agent.alerts.book import Alert, Event, Filter, Suppressed
 from agent.alerts.clip import clip_path
@@ -63,19 +64,19 @@ class AlertRoutes:
         kind = request.query_params.get("kind", "fired")
         if kind not in ("fired", "suppressed"):
             raise BadRequest("'kind' is fired or suppressed.", param="kind")
-        page = await asyncio.to_thread(self._fired if kind == "fired" else self._suppressed, wanted)
+        page = await pools.alerts(self._fired if kind == "fired" else self._suppressed, wanted)
         return JSONResponse({**page, "stream_url": self.guard.sign("/v1/alerts/stream")})
 
     async def alert(self, request: Request) -> Response:
         self.guard.check(request, "ask")
-        found = await asyncio.to_thread(self.agent.book.alert, request.path_params["id"])
+        found = await pools.alerts(self.agent.book.alert, request.path_params["id"])
         if found is None:
             raise _unknown(request)
         return JSONResponse(self._describe(found))
 
     async def snapshot(self, request: Request) -> Response:
         self.guard.check_signed(request, "ask")
-        jpeg = await asyncio.to_thread(self.agent.book.snapshot, request.path_params["id"])
+        jpeg = await pools.alerts(self.agent.book.snapshot, request.path_params["id"])
         if jpeg is None:
             raise _unknown(request)
         return Response(jpeg, media_type="image/jpeg", headers={"Cache-Control": _PICTURE_CACHE})
@@ -89,7 +90,7 @@ class AlertRoutes:
         last = request.headers.get("last-event-id", "")
         if last and not (last.isascii() and last.isdigit() and int(last) <= MAX_CURSOR):
             raise BadRequest("'Last-Event-ID' is the id of an event of this stream.", param="Last-Event-ID")
-        newest = await asyncio.to_thread(self.agent.book.newest_event)
+        newest = await pools.alerts(self.agent.book.newest_event)
         begin = min(int(last), newest) if last else newest
         if request.method == "HEAD":  # would never end, and hold the connection
             return Response(media_type=_Stream.media_type)
@@ -173,7 +174,7 @@ class AlertRoutes:
         seq = begin
         while not self._ended:
             pulse = self._pulse  # taken before the book is read: what is committed meanwhile sets it
-            events = await asyncio.to_thread(self.agent.book.events, seq)
+            events = await pools.alerts(self.agent.book.events, seq)
             for event in events:
                 seq = event.seq
                 if rule in (None, event.rule) and camera in (None, event.camera):

@@ -3,7 +3,6 @@
 A picture opens with a token or with the signed URL that a citation carries; such a URL expires.
 """
 
-import asyncio
 import math
 from contextlib import suppress
 from typing import Any
@@ -12,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from agent import pools
 from agent.agent import Agent
 from agent.guard import Guard
 from agent.intake import smaller_jpeg
@@ -45,12 +45,12 @@ class CameraRoutes:
 
     async def cameras(self, request: Request) -> Response:
         self.guard.check(request, "ask")
-        return JSONResponse(await asyncio.to_thread(self._describe_all))
+        return JSONResponse(await pools.web(self._describe_all))
 
     async def camera(self, request: Request) -> Response:
         self.guard.check(request, "ask")
         camera = await self._named(request)
-        return JSONResponse(await asyncio.to_thread(self._describe, camera))
+        return JSONResponse(await pools.web(self._describe, camera))
 
     async def frames(self, request: Request) -> Response:
         """Encoded frames inside [after, before], rising time; `next_after`, where given, begins the next page.
@@ -63,8 +63,8 @@ class CameraRoutes:
         after, before = (moment(request, name, zone) for name in ("after", "before"))
         limit = whole_number(request, "limit", DEFAULT_LIMIT, MAX_LIMIT)
         newest_first = _newest_first(request)
-        window = await asyncio.to_thread(self.agent.store.window, (camera,), after, before, place(request, "within"))
-        return JSONResponse(await asyncio.to_thread(self._list, camera, window, limit, newest_first))
+        window = await pools.web(self.agent.store.window, (camera,), after, before, place(request, "within"))
+        return JSONResponse(await pools.web(self._list, camera, window, limit, newest_first))
 
     def _list(self, camera: str, window: Window, limit: int, newest_first: bool) -> dict[str, Any]:
         rows = range(window.num_frames)[:: -1 if newest_first else 1][:limit]
@@ -78,22 +78,22 @@ class CameraRoutes:
 
     async def frame(self, request: Request) -> Response:
         self.guard.check(request, "ask")
-        return JSONResponse(await asyncio.to_thread(lambda: self._frame(self._record(request))))
+        return JSONResponse(await pools.web(lambda: self._frame(self._record(request))))
 
     async def picture(self, request: Request) -> Response:
         """The JPEG as it is kept, or at most `width` pixels across."""
         self.guard.check_signed(request, "ask")
         width = whole_number(request, "width", MAX_WIDTH, MAX_WIDTH)
         try:
-            jpeg = await asyncio.to_thread(self.agent.store.jpeg, request.path_params["frame_id"])
+            jpeg = await pools.web(self.agent.store.jpeg, request.path_params["frame_id"])
             if "width" in request.query_params:
-                jpeg = await asyncio.to_thread(smaller_jpeg, jpeg, width)
+                jpeg = await pools.web(smaller_jpeg, jpeg, width)
         except (FrameGone, OSError):
             raise _gone(request) from None
         return Response(jpeg, media_type="image/jpeg", headers={"Cache-Control": _PICTURE_CACHE})
 
     async def _named(self, request: Request) -> str:
-        (camera,) = await asyncio.to_thread(self.agent.existing, (request.path_params["camera"],))
+        (camera,) = await pools.web(self.agent.existing, (request.path_params["camera"],))
         return camera
 
     def _describe_all(self) -> dict[str, Any]:

@@ -4,7 +4,6 @@ The first two need no token and name no camera: alive means that the event loop 
 loaded, the encoder tells two pictures apart, and the disk can be written.
 """
 
-import asyncio
 import os
 import shutil
 from pathlib import Path
@@ -14,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
+from agent import pools
 from agent.agent import Agent
 from agent.guard import Guard
 
@@ -45,7 +45,7 @@ class HealthRoutes:
         checks = {
             "model": None,  # loaded before the server listens
             "encoder": agent.encoder_problem or agent.encoding.problem,
-            "disk": await asyncio.to_thread(self._disk_problem),
+            "disk": await pools.web(self._disk_problem),
         }
         ready = not any(checks.values())
         delivery = agent.delivery.problems()  # what keeps messages waiting keeps nobody from asking
@@ -60,7 +60,7 @@ class HealthRoutes:
 
     async def metrics(self, request: Request) -> Response:
         self.guard.check(request, "ask")
-        text = await asyncio.to_thread(self.agent.metrics.text)
+        text = await pools.web(self.agent.metrics.text)
         return Response(text, headers={"Content-Type": CONTENT_TYPE_LATEST})
 
 

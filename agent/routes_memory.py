@@ -19,6 +19,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
 
+from agent import pools
 from agent.agent import Agent
 from agent.body import read_body
 from agent.erasing import NotErasedYet
@@ -55,7 +56,7 @@ class MemoryRoutes:
 
     async def memory(self, request: Request) -> Response:
         self.guard.check(request, "ask")
-        return JSONResponse(await asyncio.to_thread(self._held))
+        return JSONResponse(await pools.web(self._held))
 
     def _held(self) -> dict[str, Any]:
         store, settings = self.agent.store, self.agent.settings
@@ -65,7 +66,7 @@ class MemoryRoutes:
     async def erase(self, request: Request) -> Response:
         """Erases; waits until nothing is left on the disk."""
         self.guard.check(request, "admin")
-        (camera,) = await asyncio.to_thread(self.agent.existing, (request.path_params["camera"],))
+        (camera,) = await pools.web(self.agent.existing, (request.path_params["camera"],))
         zone = self.agent.zone_of(camera)
         after, before = moment(request, "after", zone), moment(request, "before", zone)
         everything = flag(request, "all", False)
@@ -74,7 +75,7 @@ class MemoryRoutes:
         if after is not None and before is not None and after > before:
             raise BadRequest("'after' must not be later than 'before'.", param="after")
         try:
-            erased = await asyncio.to_thread(self.agent.erasing.erase, Erasure(camera, after, before))
+            erased = await pools.erasing(self.agent.erasing.erase, Erasure(camera, after, before))
         except NotErasedYet as error:
             raise EraseUnfinished(f"{str(error).capitalize()}.") from error
         except OSError as error:
@@ -85,7 +86,7 @@ class MemoryRoutes:
         """What a publisher says beside its pictures: a JSON object, kept with the frames of the next seconds."""
         name = request.path_params["camera"]
         self.guard.check(request, f"publish:{name}")
-        (camera,) = await asyncio.to_thread(self.agent.existing, (name,))
+        (camera,) = await pools.web(self.agent.existing, (name,))
         told = check_told(parse_json(await read_body(request, MAX_TOLD_BYTES)))
         self.agent.intake_of(camera).tell(told, self.agent.clock())
         return Response(status_code=204)
@@ -93,7 +94,7 @@ class MemoryRoutes:
     async def export(self, request: Request) -> Response:
         """One clip is made at a time; whoever comes meanwhile is refused at once (429)."""
         self.guard.check_signed(request, "ask", ("after", "before"))
-        (camera,) = await asyncio.to_thread(self.agent.existing, (request.path_params["camera"],))
+        (camera,) = await pools.web(self.agent.existing, (request.path_params["camera"],))
         zone = self.agent.zone_of(camera)
         after, before = moment(request, "after", zone), moment(request, "before", zone)
         if after is None or before is None or after >= before:
@@ -115,7 +116,7 @@ class MemoryRoutes:
     async def _make(self, request: Request, camera: str, after: float, before: float, folder: Path) -> Path:
         """The ZIP; given up when the client goes away."""
         gone = threading.Event()
-        making = asyncio.create_task(asyncio.to_thread(self._zip, camera, after, before, folder, gone.is_set))
+        making = asyncio.create_task(pools.upkeep(self._zip, camera, after, before, folder, gone.is_set))
         try:
             while not making.done():
                 await asyncio.wait([making], timeout=_LOOK_S)

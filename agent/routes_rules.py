@@ -3,7 +3,6 @@
 Reading and trying need the scope `ask`, everything else `admin`. The JSON is that of docs/alerts.md.
 """
 
-import asyncio
 import json
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, NoReturn, TypeVar
@@ -13,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from agent import pools
 from agent.agent import Agent
 from agent.alerts.dryrun import Trial
 from agent.alerts.settings import RuleSettings
@@ -102,7 +102,7 @@ class RuleRoutes:
         return handle
 
     async def list(self, request: Request) -> Response:
-        rules = await asyncio.to_thread(self.engine.watching.rules)
+        rules = await pools.alerts(self.engine.watching.rules)
         described = [await self.engine.describe(rule.name) for rule in rules]
         return JSONResponse({"object": "list", "data": described})
 
@@ -126,33 +126,33 @@ class RuleRoutes:
     async def change(self, request: Request) -> Response:
         """Only what is sent; `enabled` alone is a switch, which rules of the configuration have too."""
         name, body = request.path_params["name"], await read_json(request)
-        rule = await asyncio.to_thread(self.engine.watching.named, name)
+        rule = await pools.alerts(self.engine.watching.named, name)
         if set(body) == {"enabled"} and isinstance(body["enabled"], bool):
-            await asyncio.to_thread(self.engine.watching.set_enabled, name, None, body["enabled"])
+            await pools.alerts(self.engine.watching.set_enabled, name, None, body["enabled"])
         else:
             settings = settings_from(merged(rule.settings.model_dump(mode="json"), body), name)
             await self.engine.put(name, settings, switched="enabled" not in body)
         return JSONResponse(await self.engine.describe(name))
 
     async def remove(self, request: Request) -> Response:
-        await asyncio.to_thread(self.engine.watching.remove, request.path_params["name"])
+        await pools.alerts(self.engine.watching.remove, request.path_params["name"])
         return Response(status_code=204)
 
     async def snooze(self, request: Request) -> Response:
         name, asked = request.path_params["name"], _valid(Snooze, await read_json(request))
         until = asked.until if asked.minutes is None else self.agent.clock() + 60 * asked.minutes
         until = 0.0 if asked.minutes == 0 else until
-        await asyncio.to_thread(self.engine.watching.snooze, name, asked.camera, until or 0.0)
+        await pools.alerts(self.engine.watching.snooze, name, asked.camera, until or 0.0)
         return JSONResponse(await self.engine.describe(name))
 
     async def try_out(self, request: Request) -> Response:
         asked = _valid(TryOut, await read_json(request))
         if isinstance(asked.rule, str):
-            rule = (await asyncio.to_thread(self.engine.watching.named, asked.rule)).settings
+            rule = (await pools.alerts(self.engine.watching.named, asked.rule)).settings
         else:
             rule = settings_from(asked.rule, str(asked.rule.get("name", "")))
         named = tuple(dict.fromkeys(asked.cameras if asked.cameras is not None else rule.cameras))
-        cameras = await asyncio.to_thread(self.agent.existing, named)
+        cameras = await pools.web(self.agent.existing, named)
         zone = self.agent.zone_of(cameras[0]) if cameras else "UTC"
         after, before = parse_moment(asked.after, zone, "after"), parse_moment(asked.before, zone, "before")
         if after is not None and before is not None and after >= before:

@@ -10,7 +10,6 @@ However long the history, at most `points` points come back. Overload policy: ti
 whoever comes while `MAX_WAITING` are inside is refused at once (429).
 """
 
-import asyncio
 import json
 from collections import OrderedDict
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from agent import pools
 from agent.agent import Agent
 from agent.alerts.book import Alert, Filter
 from agent.guard import Guard
@@ -82,7 +82,7 @@ class TimelineRoutes:
             raise Busy(_RETRY_S) from None
 
     async def _view(self, request: Request) -> View:
-        (camera,) = await asyncio.to_thread(self.agent.existing, (request.path_params["camera"],))
+        (camera,) = await pools.web(self.agent.existing, (request.path_params["camera"],))
         zone = self.agent.zone_of(camera)
         after, before = (moment(request, name, zone) for name in ("after", "before"))
         if after is not None and before is not None and after >= before:
@@ -104,7 +104,7 @@ class TimelineRoutes:
         return query
 
     async def _draw(self, view: View, query: "TextFeatures | None") -> dict[str, Any]:
-        window, drawn = await asyncio.to_thread(self._drawn, view, query)
+        window, drawn = await pools.web(self._drawn, view, query)
         drawn["keyframes"] = []
         if query is not None and view.keyframes and window.num_frames:
             question = Question(view.question, (view.camera,), view.after, view.before)

@@ -11,6 +11,7 @@ from typing import Any
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
+from agent import pools
 from agent.alerts.dryrun import Trial, describe
 from agent.alerts.engine import Engine
 from agent.chat import SSE_DONE, SSE_STILL_HERE, sse
@@ -38,7 +39,7 @@ class TrialResponse(Response):
 
     async def _whole(self, scope: Scope, receive: Receive, send: Send) -> None:
         outcome = await self._engine.try_rule(self._trial, lambda done, num_asked: None)
-        body = await asyncio.to_thread(describe, outcome, self._link)
+        body = await pools.alerts(describe, outcome, self._link)
         await JSONResponse(body)(scope, receive, send)
 
     async def _events(self, send: Send) -> None:
@@ -72,7 +73,7 @@ class TrialResponse(Response):
                 if progress != told:
                     told = progress
                     yield {"progress": {"done": round(progress[0], 4), "judge_calls_made": progress[1]}}
-            yield {"result": await asyncio.to_thread(describe, trying.result(), self._link)}
+            yield {"result": await pools.alerts(describe, trying.result(), self._link)}
         finally:
             trying.cancel()
             await asyncio.gather(trying, return_exceptions=True)

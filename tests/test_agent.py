@@ -225,18 +225,6 @@ async def test_an_error_in_the_block_comes_out_as_it_is(tmp_path: Path) -> None:
             agent.existing(("nowhere",))
 
 
-async def test_a_task_that_breaks_ends_the_agent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("agent.agent.HOUSEKEEPING_S", 0.01)
-
-    async def run() -> None:
-        async with running(tmp_path) as agent:
-            monkeypatch.setattr(agent.store, "expire", lambda now: 1 / 0)
-            await asyncio.sleep(10)
-
-    with pytest.raises(ZeroDivisionError):
-        await run()
-
-
 async def test_sources_get_the_configured_limits(tmp_path: Path) -> None:
     changes = {"cameras": {"door": {"rate_hz": 3}}, "streaming": {"stall_timeout_s": 4, "max_skew_s": 7}}
     async with running(tmp_path, **changes) as agent:

@@ -5,7 +5,6 @@ however often it is asked about. Overload policy: one dry run at a time, its ver
 lane, and `max_judgements` bounds them; what lies beyond is not guessed but said (`complete`).
 """
 
-import asyncio
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from agent import pools
 from agent.alerts.judge import Judge
 from agent.alerts.machine import Ask, Refusal, Sighting, Vote
 from agent.alerts.replay import Fired, Replay, Replayed, openings, with_gate
@@ -114,7 +114,7 @@ class DryRun:
     async def run(self) -> Outcome:
         """Raises NoFrames when there is nothing to try it on."""
         trial = self._trial
-        frames = await asyncio.to_thread(self._past)
+        frames = await pools.upkeep(self._past)
         armed_from = -math.inf if trial.after is None else trial.after
         times = frames.times[frames.times >= armed_from]
         if not len(times):
@@ -122,7 +122,7 @@ class DryRun:
         self._span = (float(times.min()), float(times.max()))
         result, complete = await self._replay(trial.rule, frames, armed_from)
         outcome = Outcome(trial, *self._span, frames.num_unencoded, result, complete, 0)
-        outcome.num_openings = await asyncio.to_thread(openings, trial.rule, frames, armed_from)
+        outcome.num_openings = await pools.upkeep(openings, trial.rule, frames, armed_from)
         if trial.sweep:
             outcome.sweep = await self._sweep(frames, armed_from, outcome)
         outcome.num_asked = len(self._verdicts)
@@ -171,7 +171,7 @@ class DryRun:
             if factor != 1:
                 result, complete = await self._replay(rule, frames, armed_from)
             known = (len(result.alerts), result.num_judged) if complete else (None, None)
-            number = await asyncio.to_thread(openings, rule, frames, armed_from)
+            number = await pools.upkeep(openings, rule, frames, armed_from)
             settings.append(Setting(rule.gate.on, rule.gate.off, number, *known))
         return sorted(settings, key=lambda each: each.on)
 

@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from agent import pools
 from agent.alerts.book import BOOK_FILE, Book
 from agent.alerts.dryrun import DryRun, Outcome, Report, Trial
 from agent.alerts.judge import Judge
-from agent.alerts.rules import Rule, Rules
+from agent.alerts.rules import Rules
 from agent.alerts.settings import AlertsSettings, RuleSettings
 from agent.alerts.telling import Teller
 from agent.alerts.watch import Frame, Pending
@@ -28,6 +29,7 @@ from agent.answering import Answering
 from agent.config import Settings
 from agent.metrics import Metrics
 from agent.problems import DryRunBusy, Problem
+from agent.supervisor import Work, contained, words_of
 from memory.errors import StorageError
 from memory.store import MemoryStore
 
@@ -62,6 +64,7 @@ class Engine:
         self._answering, self._settings, self._metrics, self._clock = answering, settings, metrics, clock
         self._store, self._zone_of = store, zone_of
         self._trying = False
+        self._begun = False
         self._frames: deque[Frame] = deque()
         self._waiting: deque[Pending] = deque()
         self._num_in_work = 0
@@ -87,22 +90,28 @@ class Engine:
         self._look_whether_settled()
         await self._settled.wait()
 
-    async def run(self) -> None:
-        """For ever. Rules of the configuration and of the book begin to watch first."""
-        await asyncio.to_thread(self.watching.begin)
-        for rule in self.watching.rules():
-            await self._arm(rule)
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._watch(), name="watch")
-            tasks.create_task(self._judge(), name="judge")
-            tasks.create_task(self._flush(), name="keep the state of rules")
+    def tasks(self) -> list[tuple[str, Work]]:
+        """What runs as long as the agent does, by name. Each may be run again after a failure."""
+        return [
+            ("alerts: rules", self._watch),
+            ("alerts: judge", self._judge),
+            ("alerts: states", self._flush),
+        ]
 
-    async def _arm(self, rule: Rule) -> None:
-        try:
-            self.watching.arm(rule.name, await self._unit(rule.settings.condition))
-        except (Problem, RuntimeError, ValueError) as error:
-            self.watching.problems[rule.name] = f"its condition cannot be read: {error}"
-            log.error("rule not armed", extra={"rule": rule.name, "error": str(error)})
+    async def begin(self) -> None:
+        """Rules of the configuration and of the book begin to watch. One that cannot is tried again (`_flush`)."""
+        with contained("ending alerts of rules that are gone"):
+            await pools.alerts(self.watching.begin)
+        self._begun = True
+        await self._arm()
+
+    async def _arm(self) -> None:
+        """Give every rule that does not watch yet its condition as a vector."""
+        for rule in await pools.alerts(self.watching.unarmed):
+            with contained(f"reading the condition of rule {rule.name}") as outcome:
+                self.watching.arm(rule.name, await self._unit(rule.settings.condition))
+            if outcome.error is not None:
+                self.watching.problems[rule.name] = f"its condition cannot be read: {words_of(outcome.error)}"
 
     async def _unit(self, condition: str) -> NDArray[np.float32]:
         features: TextFeatures = await self._answering.making.embed(condition)
@@ -111,6 +120,9 @@ class Engine:
     # --- the three tasks ---
 
     async def _watch(self) -> None:
+        if not self._begun:
+            await self.begin()
+        self._more_frames.set()  # of a run before this one that failed
         while True:
             await self._more_frames.wait()
             self._more_frames.clear()
@@ -118,32 +130,44 @@ class Engine:
                 batch = [self._frames.popleft() for _ in range(min(BATCH_FRAMES, len(self._frames)))]
                 self._num_in_work += 1
                 try:
-                    room = self._settings.max_waiting - len(self._waiting)
-                    self._waiting.extend(await asyncio.to_thread(self.watching.frames, batch, room))
+                    with contained("showing frames to the rules") as outcome:
+                        room = self._settings.max_waiting - len(self._waiting)
+                        self._waiting.extend(await pools.alerts(self.watching.frames, batch, room))
+                    if outcome.error is not None:
+                        self.num_dropped += len(batch)
                 finally:
                     self._num_in_work -= 1
                 self._more_waiting.set()
             self._look_whether_settled()
 
     async def _judge(self) -> None:
+        self._more_waiting.set()  # of a run before this one that failed
         while True:
             await self._more_waiting.wait()
             self._more_waiting.clear()
             while self._waiting:
                 self._num_in_work += 1
                 try:
-                    await self._decide(self._waiting.popleft())
+                    await self._decide_or_refuse(self._waiting.popleft())
                 finally:
                     self._num_in_work -= 1
             self._look_whether_settled()
 
+    async def _decide_or_refuse(self, pending: Pending) -> None:
+        """The rule is told that there is no verdict when judging fails in a way that nobody foresaw."""
+        with contained(f"judging for rule {pending.rule}") as outcome:
+            await self._decide(pending)
+        if outcome.error is not None:
+            with contained(f"telling rule {pending.rule} that there is no verdict"):
+                await pools.alerts(self.watching.refused, pending, "judge_unavailable")
+
     async def _decide(self, pending: Pending) -> None:
         """One judgement, whatever comes of it."""
-        rule = await asyncio.to_thread(self.watching.wanted, pending)
+        rule = await pools.alerts(self.watching.wanted, pending)
         if rule is None:
             return
         if self._clock() - pending.time > self._settings.late_s:
-            await asyncio.to_thread(self.watching.refused, pending, "judge_busy")
+            await pools.alerts(self.watching.refused, pending, "judge_busy")
             return
         started = perf_counter()
         try:
@@ -151,16 +175,18 @@ class Engine:
         except (Problem, StorageError) as error:
             self._metrics.judgements.labels(rule=pending.rule, reason="failed").inc()
             log.warning("no verdict", extra={"rule": pending.rule, "camera": pending.camera, "error": str(error)})
-            await asyncio.to_thread(self.watching.refused, pending, "judge_unavailable")
+            await pools.alerts(self.watching.refused, pending, "judge_unavailable")
             return
         self._metrics.stage_seconds.labels(stage="judge").observe(perf_counter() - started)
         self._metrics.judgements.labels(rule=pending.rule, reason=vote.verdict).inc()
-        await asyncio.to_thread(self.watching.judged, pending, vote)
+        await pools.alerts(self.watching.judged, pending, vote)
 
     async def _flush(self) -> None:
         while True:
             await asyncio.sleep(FLUSH_S)
-            await asyncio.to_thread(self.flush)
+            await pools.alerts(self.flush)
+            if self._begun:
+                await self._arm()
 
     def flush(self) -> None:
         """Write the states of rules down. A full disk is tried again later."""
@@ -178,7 +204,7 @@ class Engine:
     async def put(self, name: str, settings: RuleSettings, *, new: bool = False, switched: bool = False) -> None:
         """Make or change a rule. Raises Problem, or StorageError when it cannot be kept."""
         unit = await self._unit(settings.condition)
-        await asyncio.to_thread(self.watching.put, name, settings, unit, new=new, switched=switched)
+        await pools.alerts(self.watching.put, name, settings, unit, new=new, switched=switched)
 
     async def try_rule(self, trial: Trial, report: Report) -> Outcome:
         """What the rule would have done; one at a time. Raises DryRunBusy or another Problem."""
@@ -194,7 +220,7 @@ class Engine:
 
     async def describe(self, name: str) -> dict[str, Any]:
         """A rule as REST shows it. Raises UnknownRule."""
-        return await asyncio.to_thread(self.watching.describe, name)
+        return await pools.alerts(self.watching.describe, name)
 
 
 def open_book(settings: Settings) -> Book:

@@ -93,6 +93,11 @@ class Watching:
             self._units[name] = unit
             self.problems.pop(name, None)
 
+    def unarmed(self) -> list[Rule]:
+        """Rules whose condition has not become a vector yet: they watch nothing."""
+        with self._lock:
+            return [rule for rule in self._rules.all() if rule.name not in self._units]
+
     def frames(self, frames: Iterable[Frame], room: int) -> list[Pending]:
         """Let every rule see these; what is to be judged, at most `room` of it."""
         pending: list[Pending] = []

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 
 import httpx
 
+from agent import pools
 from agent.alerts.book import Book
 from agent.alerts.outbox import Outgoing, webhook_sink
 from agent.alerts.webhook_settings import WebhookSettings
@@ -93,20 +94,20 @@ class Webhook:
     async def _empty(self, client: httpx.AsyncClient) -> None:
         """Deliver until nothing waits."""
         num_failures, trying = 0, 0
-        while entries := await asyncio.to_thread(self._pending):
+        while entries := await pools.alerts(self._pending):
             entry = entries[0]
             num_failures = num_failures if entry.seq == trying else 0
             trying = entry.seq
             if self._clock() - entry.created > self._settings.max_age_s:
-                await asyncio.to_thread(self._drop, entry, "expired")
+                await pools.alerts(self._drop, entry, "expired")
                 continue
             outcome = await self._post(client, entry)
             self._say(outcome.problem)
             if outcome.problem is None:
                 self.num_delivered += 1
-                await asyncio.to_thread(self._done, entry.seq)
+                await pools.alerts(self._done, entry.seq)
             elif outcome.never:
-                await asyncio.to_thread(self._drop, entry, "refused")
+                await pools.alerts(self._drop, entry, "refused")
             else:
                 pause_s = min(self._first_pause_s * 2 ** min(num_failures, 20), LAST_PAUSE_S)
                 num_failures += 1
@@ -121,7 +122,7 @@ class Webhook:
             "webhook-timestamp": str(now),
         }
         try:
-            key = await asyncio.to_thread(self._settings.key)
+            key = await pools.alerts(self._settings.key)
             if key is not None:
                 headers["webhook-signature"] = signature(key, entry.event_id, now, entry.payload)
             async with asyncio.timeout(self._settings.timeout_s):

@@ -7,7 +7,6 @@ asked again at every connection. What cannot be answered anywhere (no usable id,
 Does not know the connection: it is given a function that publishes.
 """
 
-import asyncio
 import json
 import logging
 from collections import Counter
@@ -20,6 +19,7 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from agent import pools
 from agent.answering import Answering
 from agent.chat import parse_moment
 from agent.mqtt.topics import Topics, usable_id
@@ -113,7 +113,7 @@ class Asking:
             self._num_open -= 1
 
     async def _answer(self, asked: Asked) -> Json:
-        cameras = await asyncio.to_thread(self._existing, asked.named())
+        cameras = await pools.questions(self._existing, asked.named())
         zone = self._zone_of(cameras[0]) if cameras else "UTC"
         after, before = parse_moment(asked.after, zone, "after"), parse_moment(asked.before, zone, "before")
         if after is not None and before is not None and after >= before:

@@ -13,6 +13,7 @@ import aiomqtt
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
+from agent import pools
 from agent.mqtt.settings import MqttSettings
 
 CONNECT_TIMEOUT_S = 5.0
@@ -71,7 +72,7 @@ async def connected(settings: MqttSettings, address: tuple[str, int], will: aiom
         host,
         port,
         username=settings.user,
-        password=await asyncio.to_thread(settings.secret),
+        password=await pools.alerts(settings.secret),
         identifier=settings.client_id,
         protocol=_version(settings),
         clean_session=True if _version(settings) is aiomqtt.ProtocolVersion.V311 else None,
@@ -79,7 +80,7 @@ async def connected(settings: MqttSettings, address: tuple[str, int], will: aiom
         keepalive=settings.keepalive_s,
         timeout=ANSWER_TIMEOUT_S,
         max_queued_incoming_messages=MAX_WAITING_MESSAGES,
-        tls_context=await asyncio.to_thread(_tls, settings) if settings.tls else None,
+        tls_context=await pools.alerts(_tls, settings) if settings.tls else None,
     )
     connecting = asyncio.ensure_future(client.enter())
     try:

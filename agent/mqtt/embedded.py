@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+from agent import pools
 from agent.mqtt.settings import MqttSettings
 
 MAX_CONNECTIONS = 64
@@ -29,7 +30,7 @@ async def embedded_broker(settings: MqttSettings) -> AsyncIterator[tuple[str, in
     logging.getLogger("amqtt").setLevel(logging.ERROR)  # a client that goes away is no news
     logging.getLogger("transitions").setLevel(logging.ERROR)
     # connections are taken here and handed over: so they can be counted, and the port may be any free one
-    plugins = await asyncio.to_thread(_plugins, settings)
+    plugins = await pools.alerts(_plugins, settings)
     broker = Broker({"listeners": {_LISTENER: {"type": "external"}}, "plugins": plugins})
     connections: set[asyncio.Task[Any]] = set()
 

@@ -21,6 +21,7 @@ import aiomqtt
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
+from agent import pools
 from agent.alerts.book import Book
 from agent.alerts.outbox import MQTT, Outgoing
 from agent.mqtt.asking import Asking
@@ -123,7 +124,7 @@ class Session:
                 pass
 
     async def _show_present(self) -> None:
-        present = await asyncio.to_thread(self._present)
+        present = await pools.alerts(self._present)
         self._wanted = {self._topics.status, *present}
         for topic, payload in present.items():
             if self._shown.get(topic) != payload:
@@ -156,14 +157,14 @@ class Session:
     async def _retain(self, topic: str, payload: bytes) -> None:
         """Publish a retained message, noted before. One that the broker refuses is said and not tried again."""
         note = self._desk.marks.note(topic)
-        await asyncio.to_thread(self._desk.marks.add, topic, note)
+        await pools.alerts(self._desk.marks.add, topic, note)
         try:
             await self._put(topic, payload, retain=True)
         except Refused as refused:
             self._refused(refused)
         self._shown[topic] = payload
         if topic.startswith(f"{self._desk.settings.discovery_prefix}/device/"):
-            await asyncio.to_thread(self._desk.marks.add, topic, json.dumps(platforms(payload), sort_keys=True))
+            await pools.alerts(self._desk.marks.add, topic, json.dumps(platforms(payload), sort_keys=True))
 
     async def _put(self, topic: str, payload: bytes, *, retain: bool, properties: Properties | None = None) -> None:
         await self._client.put(topic, payload, retain=retain, properties=properties)
@@ -181,7 +182,7 @@ class Session:
         More of them at the next turn of the loop, which then comes at once.
         """
         for _ in range(DELIVERIES):
-            entries = await asyncio.to_thread(self._pending)
+            entries = await pools.alerts(self._pending)
             if not entries:
                 return
             await self._deliver_one(entries[0])
@@ -201,14 +202,14 @@ class Session:
             topic = self._topics.snapshot(entry.camera, entry.rule)
             await self._show_picture(topic, entry.event_id.rpartition("-")[0], entry.snapshot)
         await self._put(self._topics.event(entry.camera, entry.rule), entry.payload, retain=False)
-        await asyncio.to_thread(self._done, entry.seq)
+        await pools.alerts(self._done, entry.seq)
 
     async def _show_pictures(self) -> set[str]:
         """The newest picture of every rule, where this connection has not published it yet. Their topics."""
-        newest = await asyncio.to_thread(self._newest_pictures)
+        newest = await pools.alerts(self._newest_pictures)
         for topic, alert_id in newest.items():
             if self._pictures.get(topic) != alert_id:
-                jpeg = await asyncio.to_thread(self._desk.book.snapshot, alert_id)
+                jpeg = await pools.alerts(self._desk.book.snapshot, alert_id)
                 if jpeg is not None:
                     await self._show_picture(topic, alert_id, jpeg)
         for alert_id in set(self._desk.tries) - set(newest.values()):
@@ -232,13 +233,11 @@ class Session:
             self._desk.counts["picture_left_out"] += 1
             return
         try:
-            small = await asyncio.to_thread(
-                fitted, jpeg, MAX_SNAPSHOT_WIDTH, int(self._desk.settings.max_snapshot_bytes)
-            )
+            small = await pools.alerts(fitted, jpeg, MAX_SNAPSHOT_WIDTH, int(self._desk.settings.max_snapshot_bytes))
         except OSError as error:
             log.warning("picture of an alert is damaged", extra={"error": str(error)})
             return
-        await asyncio.to_thread(self._desk.marks.add, topic)
+        await pools.alerts(self._desk.marks.add, topic)
         self._desk.tries[alert_id] += 1
         try:
             await self._put(topic, small, retain=True)
@@ -256,7 +255,7 @@ class Session:
                     self._refused(refused)
                 self._shown.pop(topic, None)
                 self._pictures.pop(topic, None)
-                await asyncio.to_thread(self._desk.marks.remove, topic)
+                await pools.alerts(self._desk.marks.remove, topic)
 
     async def _goodbye(self) -> None:
         cameras = [self._topics.camera_status(camera.camera) for camera in self._desk.cameras()]
@@ -324,7 +323,7 @@ class Session:
         """One command. One that cannot be understood or done is counted and logged, and changes nothing."""
         text = payload.decode("utf-8", "replace").strip() if isinstance(payload, bytes | bytearray) else ""
         try:
-            await asyncio.to_thread(self._do, command, text)
+            await pools.alerts(self._do, command, text)
         except (Problem, ValueError, StorageError, sqlite3.Error) as error:
             self._desk.counts["command_failed"] += 1
             extra = {"camera": command.camera, "rule": command.rule, "error": str(error)}
