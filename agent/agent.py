@@ -193,6 +193,9 @@ class Agent:
         except MediaError as error:
             intake.failed(error)
             log.error("source failed", extra={"camera": camera, "error": str(error)})
+        silent = intake.source is None and intake.problem is None
+        if silent and camera not in self.cameras():  # a name that sent nothing is forgotten
+            self.intakes.pop(camera, None)
 
     def intake_of(self, camera: str) -> Intake:
         """Its way in, made now if it is the first time."""
@@ -217,8 +220,9 @@ class Agent:
         return self.store.erase(camera, after, before)
 
     def cameras(self) -> tuple[str, ...]:
-        """Every camera that is configured, has published, or is remembered."""
-        return tuple(sorted({*self.settings.cameras, *list(self.intakes), *self.store.cameras()}))
+        """Every camera that is configured, has sent a frame since the start, or is remembered."""
+        sent = [name for name, intake in list(self.intakes.items()) if intake.has_sent]
+        return tuple(sorted({*self.settings.cameras, *sent, *self.store.cameras()}))
 
     def existing(self, named: tuple[str, ...]) -> tuple[str, ...]:
         """`named`, or all cameras when none is named. Raises UnknownCamera."""

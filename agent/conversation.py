@@ -93,7 +93,9 @@ class Conversation:
         if abs(time - now) > max_skew_s:
             advice = f"more than {max_skew_s:g} s (streaming.max_skew_s): set this machine's clock, or leave 'time' out"
             raise BadRequest(f"'time' differs from the agent's clock, {now:.3f}, by {advice}.", param="time")
-        self._agent.intake_of(self._camera).tell(metadata, float(time))
+        intake = self._agent.intakes.get(self._camera)
+        if intake is not None:  # else the session is about to end
+            intake.tell(metadata, float(time))
 
     def _begin(self, said: Json, request_id: str | None, channel: Channel, group: asyncio.TaskGroup) -> None:
         if not self._may_ask:

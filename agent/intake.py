@@ -126,6 +126,12 @@ class Intake:
         source = self.source  # read once: a scrape looks from another thread
         return camera_state(None if source is None else source.stats.state)
 
+    @property
+    def has_sent(self) -> bool:
+        """Whether a frame of it has come since the agent started."""
+        source = self.source
+        return self.counters.remembered > 0 or (source is not None and source.stats.received > 0)
+
     async def run(self, source: Source) -> None:
         """Remember every frame of `source` until it ends. A later call with a new source takes the camera over."""
         replaced, self.source = self.source, source

@@ -8,6 +8,7 @@ from agent.metrics import Reader, Reading
 
 if TYPE_CHECKING:
     from agent.agent import Agent
+    from agent.intake import Intake
 
 _STORED = {
     "vilamp_memory_frames": ("Frames remembered.", "frames"),
@@ -31,6 +32,7 @@ _SESSION = {
     "vilamp_session_kept_frames": ("Frames kept in this session.", "kept"),
     "vilamp_session_dropped_frames": ("Frames kept, then dropped, in this session.", "dropped"),
     "vilamp_session_shed_frames": ("Frames let go undecoded, this machine being too slow.", "shed"),
+    "vilamp_session_decode_errors": ("Packets of this session that could not be decoded.", "decode_errors"),
 }
 
 
@@ -56,15 +58,19 @@ def _memory(agent: "Agent") -> Iterator[Reader]:
 
 
 def _cameras(agent: "Agent") -> Iterator[Reader]:
+    def intakes() -> "list[Intake]":
+        known = agent.cameras()
+        return [intake for camera, intake in list(agent.intakes.items()) if camera in known]
+
     def counted(field: str) -> list[Reading]:
-        return [({"camera": i.camera}, float(getattr(i.counters, field))) for i in list(agent.intakes.values())]
+        return [({"camera": i.camera}, float(getattr(i.counters, field))) for i in intakes()]
 
     def session(field: str) -> list[Reading]:
-        sources = [intake.source for intake in list(agent.intakes.values())]
+        sources = [intake.source for intake in intakes()]
         return [({"camera": s.camera}, float(getattr(s.stats, field))) for s in sources if s is not None]
 
     def live() -> list[Reading]:
-        return [({"camera": i.camera}, float(i.state == "live")) for i in list(agent.intakes.values())]
+        return [({"camera": i.camera}, float(i.state == "live")) for i in intakes()]
 
     for name, (text, field) in _COUNTED.items():
         yield Reader(name, text, ("camera",), partial(counted, field))

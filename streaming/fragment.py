@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from streaming.offer import MAX_CANDIDATES, OfferMalformed, usable_candidate
+from streaming.offer import OfferMalformed, check_number, usable_candidate
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,8 +19,12 @@ class Fragment:
         return self.ice_ufrag not in (None, ice_ufrag) or self.ice_pwd not in (None, ice_pwd)
 
 
-def parse_fragment(text: str) -> Fragment:
-    """Raises OfferMalformed. Sections are not told apart: all of them share one transport (checked in the offer)."""
+def parse_fragment(text: str, client: str | None = None) -> Fragment:
+    """Raises OfferMalformed. Sections are not told apart: all of them share one transport (checked in the offer).
+
+    `client`: the address that it came from, see `usable_candidate`.
+    """
+    num_named = 0
     values: dict[str, str] = {}
     candidates: list[str] = []
     ended = False
@@ -34,12 +38,13 @@ def parse_fragment(text: str) -> Fragment:
             continue
         if name in ("ice-ufrag", "ice-pwd"):
             values.setdefault(name, value)
-        elif name == "candidate" and usable_candidate(value):
-            candidates.append(value)
+        elif name == "candidate":
+            num_named += 1
+            if usable_candidate(value, client):
+                candidates.append(value)
         elif name == "end-of-candidates":
             ended = True
-    if not values and not candidates and not ended:
+    if not values and not num_named and not ended:
         raise OfferMalformed("the fragment holds neither candidates nor ICE credentials")
-    if len(candidates) > MAX_CANDIDATES:
-        raise OfferMalformed(f"{len(candidates)} ICE candidates; send at most {MAX_CANDIDATES}")
+    check_number(num_named)
     return Fragment(values.get("ice-ufrag"), values.get("ice-pwd"), tuple(candidates), ended)

@@ -12,8 +12,12 @@ from aiortc.codecs import CODECS, is_rtx
 from aiortc.rtcpeerconnection import find_common_codecs
 from aiortc.sdp import DIRECTIONS, MediaDescription, SessionDescription, candidate_from_sdp
 
-MAX_CANDIDATES = 64  # each is checked against each of our addresses
+MAX_CANDIDATES = 16  # of a session; each is checked against each of our addresses, with several packets
+MAX_OFFERED_CANDIDATES = 64  # browsers with many addresses name more than are used; beyond this it is no browser
 _MAX_SECTIONS = 8
+_THIS_NETWORK = ipaddress.IPv4Network("0.0.0.0/8")  # Linux sends some of it to itself
+_TRANSLATED = ipaddress.IPv6Network("64:ff9b::/96")  # RFC 6052: the last four bytes are IPv4
+_COMPATIBLE = ipaddress.IPv6Network("::/96")
 _FINGERPRINTS = frozenset({"sha-256", "sha-384", "sha-512"})
 # What aiortc's parser raises on malformed text; it has no error type of its own.
 PARSE_ERRORS = (AssertionError, AttributeError, IndexError, KeyError, StopIteration, TypeError, ValueError)
@@ -38,11 +42,14 @@ class Offer:
     num_candidates: int
 
 
-def check_offer(text: str) -> Offer:
-    """Raises OfferMalformed or OfferUnusable, each with a sentence for the person who publishes."""
+def check_offer(text: str, client: str | None = None) -> Offer:
+    """Raises OfferMalformed or OfferUnusable, each with a sentence for the person who publishes.
+
+    `client`: the address that the offer came from, see `usable_candidate`.
+    """
     if not text.startswith("v=0"):
         raise OfferMalformed("the body is not SDP (it must begin with v=0)")
-    sdp, num_candidates = _normalised(text)
+    sdp, num_candidates = _normalised(text, client)
     try:
         parsed = SessionDescription.parse(sdp)
     except PARSE_ERRORS as error:
@@ -60,45 +67,75 @@ def check_offer(text: str) -> Offer:
     return Offer(sdp, mid, ice.usernameFragment or "", ice.password or "", num_candidates)
 
 
-def _normalised(text: str) -> tuple[str, int]:
+def _normalised(text: str, client: str | None) -> tuple[str, int]:
     """The same offer with what aiortc needs spelled out: a direction in each section, only addresses it can use."""
     session_direction = "sendrecv"  # RFC 8866: what an absent attribute means
     sections: list[list[str]] = [[]]
-    num_candidates = 0
+    num_offered = num_candidates = 0
     for line in text.splitlines():
         if line.startswith("m="):
             sections.append([])
         if line.startswith("a=candidate:"):
-            if not usable_candidate(line.removeprefix("a=candidate:")):
+            num_offered += 1
+            if not usable_candidate(line.removeprefix("a=candidate:"), client) or num_candidates >= MAX_CANDIDATES:
                 continue
             num_candidates += 1
         if len(sections) == 1 and line[2:].strip() in DIRECTIONS:
             session_direction = line[2:].strip()
         if line.strip():
             sections[-1].append(line.rstrip())
-    if num_candidates > MAX_CANDIDATES:
-        raise OfferMalformed(f"{num_candidates} ICE candidates; send at most {MAX_CANDIDATES}")
+    check_number(num_offered)
     for section in sections[1:]:
         if not any(line.startswith("a=") and line[2:] in DIRECTIONS for line in section):
             section.append(f"a={session_direction}")
     return "\r\n".join(line for section in sections for line in section) + "\r\n", num_candidates
 
 
-def usable_candidate(value: str) -> bool:
-    """False for a candidate named by a host name, which RFC 8839 lets us ignore. Raises OfferMalformed."""
+def check_number(num_offered: int) -> None:
+    """Raises OfferMalformed for more candidates than any machine has addresses."""
+    if num_offered > MAX_OFFERED_CANDIDATES:
+        raise OfferMalformed(f"{num_offered} ICE candidates; send at most {MAX_OFFERED_CANDIDATES}")
+
+
+def usable_candidate(value: str, client: str | None = None) -> bool:
+    """Whether connectivity checks may be sent to this candidate. Raises OfferMalformed.
+
+    False for what cannot lead to the publisher: TCP, which we do not speak, host names (RFC 8839 lets us ignore them;
+    those of mDNS are resolved), and addresses that reach something else than the machine the offer came from: multicast
+    and unassigned ones, those of this machine itself unless `client` is, those of one link unless `client` is on it.
+    """
     try:
         candidate = candidate_from_sdp(value)
     except PARSE_ERRORS:
         raise OfferMalformed(f"malformed ICE candidate: {value[:100]!r}") from None
     if not (0 < candidate.port < 65536 and 0 < candidate.component <= 256):
         raise OfferMalformed(f"ICE candidate out of range: {value[:100]!r}")
+    if candidate.protocol.lower() != "udp" or candidate.component != 1:
+        return False
     if re.fullmatch(r"[0-9a-zA-Z-]{1,63}\.local", candidate.ip):
         return True
-    try:
-        ipaddress.ip_address(candidate.ip)
-    except ValueError:
+    address, origin = _address(candidate.ip), _address(client or "")
+    if address is None or address.is_multicast or address.is_unspecified:
         return False
-    return True
+    from_here = origin is not None and origin.is_loopback
+    if address.is_loopback:
+        return from_here
+    if address.is_link_local:
+        return from_here or (origin is not None and origin.is_link_local)
+    return not address.is_reserved and not (address.version == 4 and address in _THIS_NETWORK)
+
+
+def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """None if it is none. An IPv4 address inside an IPv6 one counts as what the packets reach."""
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        return None
+    if isinstance(address, ipaddress.IPv4Address):
+        return address
+    if address in _TRANSLATED or (address in _COMPATIBLE and not address.is_loopback):
+        return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+    return address.ipv4_mapped or address.sixtofour or address
 
 
 def _check_sections(parsed: SessionDescription) -> None:

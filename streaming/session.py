@@ -26,14 +26,17 @@ from streaming.frame import ClockName, Frame, FrameSettings, SourceStats
 from streaming.picture import to_rgb
 from streaming.sampler import Sampler
 from streaming.slot import LatestSlot, SlotClosed
-from streaming.tap import rtp_origin, shed_backlog, unfinished_bytes, watch_reports
+from streaming.tap import guard_decoder, rtp_origin, stop_decoder, unfinished_bytes, watch_reports
 
 logger = logging.getLogger(__name__)
 
-CloseReason = Literal["deleted", "replaced", "stalled", "never_connected", "ended", "failed", "too_large", "shutdown"]
-_MAX_WAITING_ENCODED = 90  # encoded frames before the decoder: 3 s at 30 fps
+CloseReason = Literal[
+    "deleted", "replaced", "stalled", "never_connected", "ended", "failed", "too_large", "gave_way", "shutdown"
+]
 _MAX_REFUSED_CHANNELS = 8
 _MAX_UNFINISHED_BYTES = 2 << 20  # of data channel messages; twice what a peer that keeps the rules can send
+_CHECK_UNFINISHED_S = 0.5
+_MAX_CLOSING_S = 5.0  # of each step: the peer is told, the decoder ends
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +77,7 @@ class WebRtcSession:
         self._messages: Counter[str] = Counter() if messages is None else messages
         self._num_refused_channels = 0
         self._conversation: asyncio.Task[None] | None = None
+        self._channel_guard: asyncio.Task[None] | None = None
         self._closing: asyncio.Task[None] | None = None
 
     async def negotiate(self, offer_sdp: str) -> str:
@@ -87,6 +91,7 @@ class WebRtcSession:
             for transceiver in self._peer.getTransceivers():
                 if transceiver.kind != "video":
                     transceiver.direction = "inactive"  # sound is declined in the answer: nobody would drain it
+                guard_decoder(transceiver.receiver, self.stats, self._refuse_size)
             await self._peer.setLocalDescription(await self._peer.createAnswer())
         except BaseException:
             await self._peer.close()
@@ -94,6 +99,8 @@ class WebRtcSession:
         self._peer.on("connectionstatechange", self._connection_changed)
         self._reader = asyncio.create_task(self._read(), name=f"read-{self.camera}")
         self._reader.add_done_callback(self._reader_done)
+        if self._peer.sctp is not None:
+            self._channel_guard = asyncio.create_task(self._guard_channel(), name=f"guard-{self.camera}")
         answer: str = self._peer.localDescription.sdp
         return answer
 
@@ -138,12 +145,25 @@ class WebRtcSession:
         self.on_closed(self, reason)
 
     async def _shut_down(self) -> None:
-        tasks = [task for task in (self._conversation, self._reader) if task is not None and not task.done()]
-        for task in tasks:
+        """Bounded in time, and never waits for the decoder on the event loop."""
+        tasks = (self._conversation, self._reader, self._channel_guard)
+        ending = [task for task in tasks if task is not None and not task.done()]
+        for task in ending:
             task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
-        await self._peer.close()
+        if ending:
+            await asyncio.wait(ending)
+        receivers = [transceiver.receiver for transceiver in self._peer.getTransceivers()]
+        stopping = asyncio.gather(*(stop_decoder(receiver, _MAX_CLOSING_S) for receiver in receivers))
+        try:
+            async with asyncio.timeout(_MAX_CLOSING_S):
+                await self._peer.close()
+        except TimeoutError:
+            logger.error("camera %s: the connection did not close within %g s", self.camera, _MAX_CLOSING_S)
+        if not all(await stopping):
+            logger.error("camera %s: the decoder did not end within %g s", self.camera, _MAX_CLOSING_S)
+        if self.stats.decode_errors or self.stats.shed:
+            told = (self.camera, self.stats.decode_errors, self.stats.shed)
+            logger.warning("camera %s: %d packets could not be decoded, %d frames were let go undecoded", *told)
 
     def _connection_changed(self) -> None:
         if self._peer.connectionState in ("failed", "closed"):
@@ -175,6 +195,18 @@ class WebRtcSession:
         if error is not None:  # the video goes on
             logger.error("camera %s: the data channel failed", self.camera, exc_info=error)
 
+    def _refuse_size(self, why: str) -> None:
+        self.stats.detail = why
+        self.end("too_large")
+
+    async def _guard_channel(self) -> None:
+        """Ends a peer that sends messages without an end, also before its first frame."""
+        while True:
+            await asyncio.sleep(_CHECK_UNFINISHED_S)
+            if self._peer.sctp is not None and unfinished_bytes(self._peer.sctp) > _MAX_UNFINISHED_BYTES:
+                self.end("too_large")
+                return
+
     async def _read(self) -> CloseReason:
         """Reads the track until it ends or stalls. This is the media watchdog: ICE notices a dead peer 30 s later."""
         receiver = next(t.receiver for t in self._peer.getTransceivers() if t.kind == "video")
@@ -190,9 +222,6 @@ class WebRtcSession:
                 return "ended"
             timeout_s = self._settings.stall_timeout_s
             self._take(frame, rtp_origin(receiver))
-            self.stats.shed += shed_backlog(receiver, _MAX_WAITING_ENCODED)
-            if self._peer.sctp is not None and unfinished_bytes(self._peer.sctp) > _MAX_UNFINISHED_BYTES:
-                return "too_large"
 
     def _report(self, sender_time: float, ticks: int) -> None:
         self._clock.report(sender_time, ticks, self._now())

@@ -1,20 +1,37 @@
-"""The only place that looks inside aiortc (1.16): what it knows and has no public way to say.
+"""The only place that looks inside aiortc: what it knows and has no public way to say, and what it must not do.
 
-Four things: the RTP times of RTCP sender reports, the RTP time that a receiver's frames count from, the encoded frames
-that wait for the decoder, and the pieces of unfinished data channel messages. Should a later aiortc keep them elsewhere,
-then frames carry their arrival time (`clock` says so) and those waits are not bounded: nothing else breaks, and a test
-says which.
+Read from aiortc 1.16.0. `tests/test_tap.py` fails when another version keeps any of this elsewhere.
+
+- the RTP times of RTCP sender reports, and the RTP time that a receiver's frames count from;
+- the encoded frames that wait for the decoder: its queue is replaced by ours (`encoded.py`), which is bounded;
+- packets that could not be decoded: counted instead of logged one by one;
+- the end of the decoder's thread: aiortc joins it on the event loop, which then stands still until a picture is decoded;
+- the pieces of unfinished data channel messages.
 """
 
-import queue
+import asyncio
+import logging
+import threading
+import time
 from collections.abc import Callable
+from typing import Any
 
 from aiortc import RTCRtpReceiver, RTCSctpTransport
+from aiortc.rtcrtpparameters import RTCRtpReceiveParameters
 from aiortc.rtp import RtcpSrPacket
+
+from streaming.encoded import EncodedQueue
+from streaming.frame import SourceStats
 
 _NTP_EPOCH_S = 2_208_988_800  # 1900 to 1970
 _NTP_FRACTION = 1 << 32
 _SCTP_WINDOW_BYTES = 1 << 20
+_QUEUE = "_RTCRtpReceiver__decoder_queue"
+_ERROR = "_RTCRtpReceiver__decoder_error"
+_THREAD = "_RTCRtpReceiver__decoder_thread"
+_POLL_S = 0.01
+_DECODER_LOGGER = "aiortc.rtcrtpreceiver"
+_DECODER_MESSAGE = "failed to decode"
 
 OnReport = Callable[[float, int], None]
 
@@ -48,29 +65,95 @@ def rtp_origin(receiver: RTCRtpReceiver) -> int | None:
     return origin if isinstance(origin, int) else None
 
 
-def shed_backlog(receiver: RTCRtpReceiver, limit: int) -> int:
-    """Forgets all encoded frames waiting for the decoder if there are more than `limit`; how many it forgot.
+class _DecodeErrors(threading.Event):
+    """What aiortc sets when a packet could not be decoded, so that it asks the sender for a key frame."""
 
-    The decoder then asks the sender for a key frame. Without this a sender faster than our CPU would fill the memory.
+    def __init__(self, on_error: Callable[[], None]) -> None:
+        super().__init__()
+        self._on_error = on_error
+
+    def set(self) -> None:
+        self._on_error()
+        super().set()
+
+    def ask_for_key_frame(self) -> None:
+        """As `set`, where nothing failed to decode."""
+        super().set()
+
+
+class _NotJoined:
+    """Stands for the decoder's thread where aiortc would wait for it on the event loop."""
+
+    def __init__(self, thread: threading.Thread) -> None:
+        self.thread = thread
+
+    def join(self) -> None:
+        return
+
+
+def guard_decoder(receiver: RTCRtpReceiver, stats: SourceStats, on_too_large: Callable[[str], None]) -> None:
+    """Puts bounds on what waits for the decoder of `receiver`, which must not have begun to receive.
+
+    `stats` counts what is let go (`shed`) and what cannot be decoded (`decode_errors`). `on_too_large` gets a sentence
+    when a picture's size is refused; it is called on the event loop, again for each such picture.
     """
-    waiting = getattr(receiver, "_RTCRtpReceiver__decoder_queue", None)
-    decode_error = getattr(receiver, "_RTCRtpReceiver__decoder_error", None)
-    if not isinstance(waiting, queue.Queue) or waiting.qsize() <= limit:
-        return 0
-    num_shed = 0
-    ending = False
-    while True:
-        try:
-            item = waiting.get_nowait()
-        except queue.Empty:
-            break
-        ending = ending or item is None
-        num_shed += item is not None
-    if ending:
-        waiting.put(None)  # the order to stop must survive
-    if decode_error is not None:
-        decode_error.set()
-    return num_shed
+
+    def count_error() -> None:
+        stats.decode_errors += 1
+
+    def count_shed(num: int) -> None:
+        stats.shed += num
+        errors.ask_for_key_frame()
+
+    errors = _DecodeErrors(count_error)
+    waiting = EncodedQueue(time.monotonic, on_shed=count_shed, on_unreadable=errors.set, on_too_large=on_too_large)
+    setattr(receiver, _QUEUE, waiting)
+    setattr(receiver, _ERROR, errors)
+    receive = receiver.receive
+
+    async def receive_and_let_go(parameters: RTCRtpReceiveParameters) -> None:
+        await receive(parameters)
+        thread = getattr(receiver, _THREAD, None)
+        if isinstance(thread, threading.Thread):
+            setattr(receiver, _THREAD, _NotJoined(thread))
+
+    receiver.receive = receive_and_let_go
+    _count_instead_of_logging()
+
+
+async def stop_decoder(receiver: RTCRtpReceiver, timeout_s: float) -> bool:
+    """Lets go of what is waiting and of what comes out; False if the decoder is still at work after `timeout_s`.
+
+    Does not keep the event loop waiting. A decoder that is at work ends after its picture.
+    """
+    waiting, standing = getattr(receiver, _QUEUE, None), getattr(receiver, _THREAD, None)
+    if not isinstance(waiting, EncodedQueue):
+        return True
+    waiting.abandon()
+    thread = standing.thread if isinstance(standing, _NotJoined) else None
+    decoded: asyncio.Queue[Any] | None = getattr(receiver.track, "_queue", None)
+    deadline = time.monotonic() + timeout_s
+    while thread is not None and thread.is_alive() and time.monotonic() < deadline:
+        while decoded is not None and not decoded.empty():
+            decoded.get_nowait()  # a large picture is not kept until the end
+        await asyncio.sleep(_POLL_S)
+    if decoded is not None:
+        decoded.put_nowait(None)  # whoever else reads the track sees its end
+    return thread is None or not thread.is_alive()
+
+
+class _Counted(logging.Filter):
+    """Passes over what `decode_errors` counts: a hostile or lossy sender makes one line a packet."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return _DECODER_MESSAGE not in str(record.msg)
+
+
+_counted = _Counted()
+
+
+def _count_instead_of_logging() -> None:
+    logging.getLogger(_DECODER_LOGGER).addFilter(_counted)  # adding it again changes nothing
 
 
 def unfinished_bytes(sctp: RTCSctpTransport) -> int:

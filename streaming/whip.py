@@ -43,6 +43,7 @@ Authorize = Callable[[Request, str], None]
 OnSession = Callable[[str, Source], None]
 Locate = Callable[[str], str | None]
 OnOffer = Callable[[Request, str], Converse | None]
+OwnerOf = Callable[[Request], str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +79,7 @@ class _Entry:
     session: WebRtcSession
     offer: Offer
     num_candidates: int
+    owner: str
 
 
 @dataclass(slots=True)
@@ -95,13 +97,16 @@ class WhipServer:
     is called when an offer is accepted, with a live source; it may raise Rejected too. `locate(camera)` gives the URL
     of the node that a camera belongs to, or None for this one. `frame_settings(camera)` says how it is sampled.
     `converse(request, camera)` gives the coroutine function that a session's data channel is handed to, or None.
-    Overload policy: beyond `max_sessions` publishers get 503 with Retry-After; a takeover needs no free place.
+    `owner_of(request)` names who publishes (a token), so that nobody's offers keep others out.
+    Overload policy: where all `max_sessions` places are taken, the oldest publisher that has sent no frame gives way, of
+    the owner with most of them. Where all send, publishers get 503 with Retry-After. A takeover needs no free place.
     """
 
     def __init__(
         self, on_session: OnSession, authorize: Authorize, *, settings: WhipSettings | None = None,
         frame_settings: Callable[[str], FrameSettings] = lambda camera: FrameSettings(),
         locate: Locate = lambda camera: None, converse: OnOffer = lambda request, camera: None,
+        owner_of: OwnerOf = lambda request: "",
     ) -> None:  # fmt: skip
         self.counters = WhipCounters()
         self._on_session = on_session
@@ -110,6 +115,7 @@ class WhipServer:
         self._frame_settings = frame_settings
         self._locate = locate
         self._converse = converse
+        self._owner_of = owner_of
         self._entries: dict[str, _Entry] = {}  # by session id
         self._current: dict[str, WebRtcSession] = {}  # by camera
         self._past: dict[str, _Past] = {}  # by camera; authorize bounds their number
@@ -178,9 +184,9 @@ class WhipServer:
         if elsewhere is not None:
             return Response(status_code=307, headers={"Location": elsewhere})
         text = await _body(request, "application/sdp", self._settings.max_offer_bytes)
-        offer = check_offer(text)
+        offer = check_offer(text, _client(request))
         session, answer = await self._negotiate(camera, offer, self._converse(request, camera))
-        session_id = self._adopt(camera, session, offer)
+        session_id = self._adopt(camera, session, offer, self._owner_of(request))
         response = Response(answer, 201, {"Location": f"{request.url.path.rstrip('/')}/{session_id}"})
         response.headers["Content-Type"] = "application/sdp"
         for server in self._settings.ice_servers:
@@ -189,8 +195,7 @@ class WhipServer:
 
     async def _negotiate(self, camera: str, offer: Offer, converse: Converse | None) -> tuple[WebRtcSession, str]:
         """A session that waits for its publisher, and the answer. Leaves nothing behind when it fails."""
-        taken = len(self._entries) + self._num_negotiating - (camera in self._current)
-        if self._closed or taken >= self._settings.max_sessions:
+        if self._closed or not self._make_place(camera):
             raise Rejected(503, "all places for publishers are taken; try again later", _retry_later())
         session = WebRtcSession(
             camera,
@@ -213,6 +218,16 @@ class WhipServer:
             self._num_negotiating -= 1
         return session, with_bitrates(answer, self._settings.bitrates)
 
+    def _make_place(self, camera: str) -> bool:
+        """True when there is room for one more publisher; one that has sent nothing gives way where there was none."""
+        while len(self._entries) + self._num_negotiating - (camera in self._current) >= self._settings.max_sessions:
+            silent = [entry for entry in self._entries.values() if not entry.session.stats.received]  # oldest first
+            if not silent:
+                return False
+            share = Counter(entry.owner for entry in silent)
+            max(silent, key=lambda entry: share[entry.owner]).session.end("gave_way")
+        return True
+
     def _last_frame_time(self, camera: str) -> float | None:
         """Unix seconds; of the publisher that is about to be replaced, or of the last one."""
         current = self._current.get(camera)
@@ -220,11 +235,11 @@ class WhipServer:
             return current.stats.last_frame_time
         return self._past[camera].last_frame_time if camera in self._past else None
 
-    def _adopt(self, camera: str, session: WebRtcSession, offer: Offer) -> str:
+    def _adopt(self, camera: str, session: WebRtcSession, offer: Offer, owner: str) -> str:
         """Makes the session the camera's one publisher and hands it on; the old one is closed. Never awaits."""
         session_id = secrets.token_urlsafe(24)
         session.on_closed = lambda closed, reason: self._forget(session_id, closed, reason)
-        self._entries[session_id] = _Entry(session, offer, offer.num_candidates)
+        self._entries[session_id] = _Entry(session, offer, offer.num_candidates, owner)
         old = self._current.get(camera)
         self._current[camera] = session
         if old is not None:
@@ -248,8 +263,11 @@ class WhipServer:
         del self._entries[session_id]
         if self._current.get(session.camera) is session:
             del self._current[session.camera]
+        past = self._past[session.camera]
         if session.stats.last_frame_time is not None:
-            self._past[session.camera].last_frame_time = session.stats.last_frame_time
+            past.last_frame_time = session.stats.last_frame_time
+        elif past.last_frame_time is None and session.camera not in self._current:
+            del self._past[session.camera]  # names alone, which anybody may send, leave nothing behind
         ending = asyncio.create_task(session.close(reason), name=f"ending-{session.camera}")
         self._ending.add(ending)
         ending.add_done_callback(self._ending.discard)
@@ -271,19 +289,21 @@ class WhipServer:
 
     async def _trickle(self, request: Request, entry: _Entry) -> Response:
         text = await _body(request, "application/trickle-ice-sdpfrag", self._settings.max_offer_bytes)
-        fragment = parse_fragment(text)
+        fragment = parse_fragment(text, _client(request))
         matches = request.headers.get("if-match")
         if matches in ("*", '"*"') or fragment.restarts(entry.offer.ice_ufrag, entry.offer.ice_pwd):
             raise Rejected(422, "ICE restarts are not supported; the session goes on. POST a new offer to start anew")
         if matches is not None:
             raise Rejected(412, "sessions here have no entity tags; leave out If-Match")
-        entry.num_candidates += len(fragment.candidates)
-        if entry.num_candidates > MAX_CANDIDATES:
-            raise Rejected(400, f"more than {MAX_CANDIDATES} ICE candidates in one session")
-        for candidate in fragment.candidates:
-            await entry.session.add_candidate(candidate, entry.offer.mid)
-        if fragment.ended:
-            await entry.session.add_candidate("", entry.offer.mid)
+        wanted = fragment.candidates[: max(0, MAX_CANDIDATES - entry.num_candidates)]
+        entry.num_candidates += len(wanted)
+        try:
+            for candidate in wanted:
+                await entry.session.add_candidate(candidate, entry.offer.mid)
+            if fragment.ended:
+                await entry.session.add_candidate("", entry.offer.mid)
+        except _NEGOTIATION_ERRORS as error:
+            raise Rejected(400, f"the candidates cannot be added: {error}") from error
         return Response(status_code=204)
 
 
@@ -292,6 +312,12 @@ def _camera(request: Request) -> str:
     if not re.fullmatch(r"[a-z0-9_-]{1,64}", camera):
         raise Rejected(404, "no such camera; names are made of a-z, 0-9, _ and -")
     return camera
+
+
+def _client(request: Request) -> str | None:
+    """The address that a request comes from; None where it is a proxy's on this machine, or unknown."""
+    forwarded = "forwarded" in request.headers or "x-forwarded-for" in request.headers
+    return None if forwarded or request.client is None else request.client.host
 
 
 def _retry_later() -> dict[str, str]:

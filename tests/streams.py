@@ -104,11 +104,13 @@ async def serve(app: Starlette) -> AsyncIterator[str]:
 async def whip_site(
     settings: WhipSettings | None = None, frames: FrameSettings | None = None,
     locate: Callable[[str], str | None] = lambda camera: None,
+    owner_of: Callable[[Request], str] = lambda request: "",
 ) -> AsyncIterator[Site]:  # fmt: skip
     sources: list[Source] = []
     server = WhipServer(
         lambda camera, source: sources.append(source), authorize, settings=settings,
         frame_settings=lambda camera: frames or FrameSettings(rate_hz=5.0), locate=locate,
+        owner_of=owner_of,
     )  # fmt: skip
     async with serve(Starlette(routes=server.routes())) as base, httpx.AsyncClient(timeout=20.0) as client:
         client.headers["Authorization"] = f"Bearer {TOKEN}"

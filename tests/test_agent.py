@@ -17,6 +17,7 @@ from agent.problems import UnknownCamera
 from agent.question import Question
 from streaming.publisher import FramesTrack, PublishError, publish
 from tests.agents import START, ListSource, frames, picture, remember, running, served, settings_in, tiny_model
+from tests.test_whip import OFFER
 
 
 async def pictures(count: int) -> AsyncIterator[np.ndarray]:
@@ -75,6 +76,28 @@ async def test_publishers_cannot_make_cameras_without_end(tmp_path: Path, monkey
         for camera in ("door", "listed"):
             async with publish(f"{site.url}/whip/{camera}", site.token("publisher"), FramesTrack(pictures(1))):
                 pass
+
+
+async def test_names_that_send_nothing_leave_nothing_and_are_few(tmp_path: Path) -> None:
+    """Offers that never connect, under names of their own: 20 an hour from one token, and none of them is a camera."""
+    async with served(tmp_path, cameras={"listed": {}}) as site, httpx.AsyncClient(timeout=30) as http:
+        headers = {**site.headers("publisher"), "Content-Type": "application/sdp"}
+        posts = [await http.post(f"{site.url}/whip/x{number}", content=OFFER, headers=headers) for number in range(25)]
+        assert [post.status_code for post in posts] == [201] * 20 + [429] * 5
+        assert 3500 < int(posts[-1].headers["retry-after"]) <= 3600
+        assert "cameras in the configuration" in posts[-1].json()["detail"]
+        for camera in ("listed", "x3"):  # neither of them is new
+            assert (await http.post(f"{site.url}/whip/{camera}", content=OFFER, headers=headers)).status_code == 201
+        owner = {**site.headers("owner"), "Content-Type": "application/sdp"}
+        assert (await http.post(f"{site.url}/whip/x24", content=OFFER, headers=owner)).status_code == 201
+        listed = (await http.get(f"{site.url}/v1/cameras", headers=site.headers())).json()["data"]
+        assert [camera["id"] for camera in listed] == ["listed"]
+        assert 'camera="x' not in (await http.get(f"{site.url}/metrics", headers=site.headers())).text
+        for intake in list(site.agent.intakes.values()):
+            assert intake.source is not None
+            await intake.source.close()
+        while set(site.agent.intakes) - {"listed"}:
+            await asyncio.sleep(0.01)
 
 
 def write_video(path: Path, seconds: int) -> None:

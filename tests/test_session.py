@@ -19,7 +19,6 @@ from cryptography.x509.oid import NameOID
 from streaming.frame import Frame, FrameSettings
 from streaming.publisher import FramesTrack, publish
 from streaming.session import WebRtcSession
-from streaming.tap import rtp_origin, shed_backlog
 from tests.streams import TOKEN, index_of, pictures, take, track, until, whip_site
 
 
@@ -202,21 +201,6 @@ async def test_a_defect_while_reading_leaves_no_session_behind() -> None:
         del session._sampler
         await until(lambda: site.server.num_sessions == 0)
         assert site.server.counters.closed == {"failed": 1}
-
-
-async def test_waiting_encoded_frames_are_bounded() -> None:
-    """A decoder that is too slow sheds its backlog; the order to stop survives."""
-    session = WebRtcSession("door", FrameSettings())
-    receiver = session._peer.addTransceiver("video", direction="recvonly").receiver
-    waiting = receiver._RTCRtpReceiver__decoder_queue
-    for item in (*range(5), None):
-        waiting.put(item)
-    assert shed_backlog(receiver, limit=10) == 0
-    assert shed_backlog(receiver, limit=3) == 5
-    assert waiting.get_nowait() is None
-    assert receiver._RTCRtpReceiver__decoder_error.is_set()  # asks the sender for a key frame
-    assert rtp_origin(receiver) is None
-    await session.close()
 
 
 def test_this_aiortc_sends_what_the_tests_ask_for() -> None:

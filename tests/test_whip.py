@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from streaming.answer import Bitrates, IceServer, with_bitrates
 from streaming.fragment import parse_fragment
 from streaming.frame import FrameSettings
-from streaming.offer import OfferMalformed, OfferUnusable, check_offer
+from streaming.offer import OfferMalformed, OfferUnusable, check_offer, usable_candidate
 from streaming.publisher import publish
 from streaming.whip import Rejected, WhipServer, WhipSettings
-from tests.streams import TOKEN, Site, authorize, chunks, take, track, whip_site
+from tests.streams import TOKEN, Site, authorize, chunks, take, track, until, whip_site
 
 SDP = {"Content-Type": "application/sdp"}
 FRAGMENT = {"Content-Type": "application/trickle-ice-sdpfrag"}
@@ -203,14 +203,77 @@ async def test_tokens() -> None:
 
 
 async def test_too_many_sessions() -> None:
-    async with whip_site(WhipSettings(max_sessions=2)) as site:
-        assert (await post(site, camera="a")).status_code == 201
-        assert (await post(site, camera="b")).status_code == 201
+    async with (
+        whip_site(WhipSettings(max_sessions=2)) as site,
+        publish(site.url("a"), TOKEN, track(), client=site.client),
+        publish(site.url("b"), TOKEN, track(), client=site.client),
+    ):
+        await until(lambda: all(source.stats.received for source in site.sources))
         response = await post(site, camera="c")
         assert_problem(response, 503)
         assert int(response.headers["retry-after"]) > 0
         assert (await post(site, camera="b")).status_code == 201  # a takeover needs no free place
         assert site.server.num_sessions == 2
+
+
+async def test_offers_that_never_connect_keep_nobody_out() -> None:
+    """The oldest of whoever has most of them gives way."""
+    owners = {"owner_of": lambda request: request.headers.get("x-owner", "")}
+    async with whip_site(WhipSettings(max_sessions=4), **owners) as site:
+        assert (await post(site, camera="honest", **{"x-owner": "honest"})).status_code == 201
+        for number in range(12):
+            assert (await post(site, camera=f"x{number}", **{"x-owner": "hostile"})).status_code == 201
+        live = [source.camera for source in site.sources if source.stats.state == "starting"]
+        assert live == ["honest", "x9", "x10", "x11"]
+        assert site.server.num_sessions == 4
+        async with publish(site.url(), TOKEN, track(), client=site.client):
+            assert await take(site.sources[-1].frames(), 1)
+        assert site.server.counters.closed["gave_way"] == 10
+        await until(lambda: len(site.server._past) <= 5)  # names alone leave nothing behind
+
+
+HERE_ONLY = ("127.0.0.1", "127.8.9.1", "::1", "::ffff:127.0.0.1", "::127.0.0.1", "64:ff9b::7f00:1", "2002:7f00:1::")
+ON_A_LINK = ("169.254.169.254", "fe80::1", "::ffff:169.254.1.1")
+NEVER = ("224.0.0.251", "239.1.2.3", "ff02::fb", "0.0.0.0", "0.1.2.3", "::", "255.255.255.255", "240.0.0.1")
+USUAL = ("192.0.2.7", "10.1.2.3", "192.168.1.9", "2001:db8::7", "fd00::7", "0a1b2c3d-1111-2222-3333-444455556666.local")
+
+
+@pytest.mark.parametrize(
+    ("client", "allowed"),
+    [
+        ("203.0.113.5", USUAL),
+        (None, USUAL),
+        ("127.0.0.1", USUAL + HERE_ONLY + ON_A_LINK),
+        ("fe80::9", USUAL + ON_A_LINK),
+    ],
+)
+def test_candidates_lead_to_the_publisher_or_nowhere(client: str | None, allowed: tuple[str, ...]) -> None:
+    addresses = HERE_ONLY + ON_A_LINK + NEVER + USUAL
+    used = {address for address in addresses if usable_candidate(f"1 1 udp 1 {address} 4000 typ host", client)}
+    assert used == set(allowed)
+
+
+async def test_few_candidates_of_an_offer_and_of_all_fragments_are_used() -> None:
+    async with whip_site() as site:
+        many = "".join(f"a=candidate:{i} 1 udp 1 192.0.2.{i} 4000 typ host\r\n" for i in range(12))
+        location = site.base + (await post(site, OFFER + many)).headers["location"]
+        for start in (20, 40, 60):
+            more = "".join(f"a=candidate:{i} 1 udp 1 192.0.2.{i} 4000 typ host\r\n" for i in range(start, start + 12))
+            assert (await site.client.patch(location, content=more, headers=FRAGMENT)).status_code == 204
+        (entry,) = site.server._entries.values()
+        (transceiver,) = entry.session._peer.getTransceivers()
+        assert len(transceiver.receiver.transport.transport._connection.remote_candidates) == 16
+        too_many = "".join(f"a=candidate:{i} 1 udp 1 192.0.2.{i} 4000 typ host\r\n" for i in range(65))
+        assert_problem(await post(site, OFFER + too_many), 400, "64")
+
+
+async def test_a_client_behind_a_proxy_of_this_machine_is_not_local() -> None:
+    offer = OFFER + "a=candidate:1 1 udp 1 127.0.0.1 4000 typ host\r\n"
+    async with whip_site() as site:
+        for headers, num in (({}, 1), ({"X-Forwarded-For": "203.0.113.5"}, 0), ({"Forwarded": "for=203.0.113.5"}, 0)):
+            await post(site, offer, **headers)
+            (entry,) = site.server._entries.values()
+            assert entry.num_candidates == num
 
 
 async def test_limit_holds_for_offers_that_come_together() -> None:
@@ -263,7 +326,7 @@ async def test_trickle() -> None:
         assert_problem(await site.client.patch(location, content=body, headers=SDP), 415, "trickle-ice-sdpfrag")
         for rubbish in ("", "rubbish", "a=candidate:rubbish", "a=candidate:1 1 udp 1 192.0.2.1 0 typ host"):
             assert_problem(await site.client.patch(location, content=rubbish, headers=FRAGMENT), 400)
-        many = "".join(f"a=candidate:{i} 1 udp 1 192.0.2.1 {1000 + i} typ host\r\n" for i in range(64))
+        many = "".join(f"a=candidate:{i} 1 udp 1 192.0.2.1 {1000 + i} typ host\r\n" for i in range(65))
         assert_problem(await site.client.patch(location, content=many, headers=FRAGMENT), 400, "64")
         assert_problem(await site.client.patch(site.url() + "/gone", content=body, headers=FRAGMENT), 404)
 

@@ -1,0 +1,224 @@
+"""Encoded frames on their way to the decoder: their picture size, and the queue in which they wait.
+
+A publisher chooses what a key frame says of its size, and a decoder allocates and fills what it is told: 16383x16383
+takes 400 MB and seconds for a few bytes. So the size is read here, from the VP8 frame header or the H.264 sequence
+parameter set, and a larger picture never reaches the decoder.
+
+Overload policy: once the oldest waiting frame is MAX_WAIT_S old, or the waiting ones hold more than MAX_WAITING_BYTES,
+all of them are let go and counted; a key frame is asked for. Knows nothing of aiortc but what it hands over: pairs of a
+codec (with a `name`) and a frame (with `data`), and None as the order to stop.
+"""
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from streaming.picture import MAX_PIXELS
+
+MAX_WAIT_S = 3.0
+MAX_WAITING_BYTES = 16 << 20  # 3 s at 40 Mbit/s
+
+_VP8_START = b"\x9d\x01\x2a"
+_H264_SPS = 7
+_HIGH_PROFILES = frozenset({44, 83, 86, 100, 110, 118, 122, 128, 134, 135, 138, 139, 144, 244})
+_MAX_POC_CYCLE = 255
+_MAX_EXP_GOLOMB_BITS = 32
+_SPS_BYTES = 512  # what is read of one: scaling lists included it has far less
+
+
+class Unreadable(Exception):
+    """A header that no sound encoder writes."""
+
+
+def picture_size(codec: str, data: bytes) -> tuple[int, int] | None:
+    """(width, height) of the largest picture that an encoded frame announces; None if it announces none.
+
+    `codec`: "VP8" or "H264" (with start codes). Raises Unreadable.
+    """
+    if codec.upper() == "VP8":
+        return _vp8_size(data)
+    if codec.upper() == "H264":
+        sizes = [_sps_size(unit) for unit in _sps_units(data)]
+        return max(sizes, key=lambda size: size[0] * size[1], default=None)
+    return None
+
+
+def _vp8_size(data: bytes) -> tuple[int, int] | None:
+    """RFC 6386 section 9.1: three bytes of frame tag, a start code, 14 bits each of width and height."""
+    if not data or data[0] & 1:  # not a key frame
+        return None
+    if len(data) < 10 or data[3:6] != _VP8_START:
+        raise Unreadable("a VP8 key frame without its start code")
+    width, height = (int.from_bytes(data[at : at + 2], "little") & 0x3FFF for at in (6, 8))
+    return width, height
+
+
+def _sps_units(data: bytes) -> list[bytes]:
+    """The beginnings of all sequence parameter sets in an Annex B stream, without their first byte."""
+    units: list[bytes] = []
+    start = data.find(b"\x00\x00\x01")
+    while start >= 0:
+        begin = start + 3
+        start = data.find(b"\x00\x00\x01", begin)
+        if begin < len(data) and data[begin] & 0x1F == _H264_SPS:
+            end = min(len(data) if start < 0 else start, begin + _SPS_BYTES)
+            units.append(data[begin + 1 : end].replace(b"\x00\x00\x03", b"\x00\x00"))
+    return units
+
+
+class _Bits:
+    """Reads bits from the left. Raises Unreadable past the end."""
+
+    def __init__(self, data: bytes) -> None:
+        self._value = int.from_bytes(data, "big")
+        self._left = 8 * len(data)
+
+    def read(self, num: int) -> int:
+        self._left -= num
+        if self._left < 0:
+            raise Unreadable("a sequence parameter set that ends early")
+        return (self._value >> self._left) & ((1 << num) - 1)
+
+    def unsigned(self) -> int:
+        """Exp-Golomb: n zeros, a one, n bits."""
+        zeros = 0
+        while not self.read(1):
+            zeros += 1
+            if zeros > _MAX_EXP_GOLOMB_BITS:
+                raise Unreadable("a number in a sequence parameter set that is too long")
+        return (1 << zeros) - 1 + self.read(zeros)
+
+    def signed(self) -> int:
+        """Exp-Golomb: 0, 1, -1, 2, -2 ..."""
+        number = self.unsigned()
+        return (number + 1) // 2 if number % 2 else -(number // 2)
+
+
+def _sps_size(unit: bytes) -> tuple[int, int]:
+    """The coded size of a sequence parameter set (H.264 section 7.3.2.1.1), before cropping: what is allocated."""
+    bits = _Bits(unit)
+    profile = bits.read(8)
+    bits.read(16)  # constraint flags, level
+    bits.unsigned()  # id
+    if profile in _HIGH_PROFILES:
+        _skip_high_profile(bits)
+    bits.unsigned()  # log2_max_frame_num
+    order = bits.unsigned()
+    if order == 0:
+        bits.unsigned()
+    elif order == 1:
+        bits.read(1)
+        bits.signed()
+        bits.signed()
+        for _ in range(min(bits.unsigned(), _MAX_POC_CYCLE)):
+            bits.signed()
+    bits.unsigned()  # reference frames
+    bits.read(1)
+    width, height = 16 * (bits.unsigned() + 1), 16 * (bits.unsigned() + 1)
+    fields = not bits.read(1)  # the height counts pairs of rows
+    return width, height * (2 if fields else 1)
+
+
+def _skip_high_profile(bits: _Bits) -> None:
+    chroma = bits.unsigned()
+    if chroma == 3:
+        bits.read(1)
+    bits.unsigned()  # bit depths
+    bits.unsigned()
+    bits.read(1)
+    if not bits.read(1):
+        return
+    for number in range(12 if chroma == 3 else 8):
+        if not bits.read(1):
+            continue
+        last = following = 8
+        for _ in range(16 if number < 6 else 64):
+            if following:
+                following = (last + bits.signed()) % 256
+            last = following or last
+
+
+class EncodedQueue:
+    """Between the network, which puts and never waits, and the decoder's thread, which gets."""
+
+    def __init__(
+        self,
+        now: Callable[[], float],
+        *,
+        on_shed: Callable[[int], None],
+        on_unreadable: Callable[[], None],
+        on_too_large: Callable[[str], None],
+    ) -> None:
+        """`now`: seconds that never fall. The callbacks are called in the thread that puts; the last one gets a sentence."""
+        self._now = now
+        self._on_shed = on_shed
+        self._on_unreadable = on_unreadable
+        self._on_too_large = on_too_large
+        self._items: deque[tuple[float, Any, int]] = deque()  # when it came, what, bytes
+        self._num_bytes = 0
+        self._ended = False
+        self._changed = threading.Condition()
+
+    def put(self, item: Any) -> None:
+        """Adds a pair (codec, frame). None: `get` gives what is waiting and then None, for ever."""
+        if item is None:
+            with self._changed:
+                self._ended = True
+                self._changed.notify_all()
+            return
+        codec, frame = item
+        if not self._may_decode(codec.name, frame.data):
+            return
+        now = self._now()
+        num_shed = 0
+        with self._changed:
+            if self._ended:
+                return
+            waiting_bytes = self._num_bytes + len(frame.data)
+            if self._items and (now - self._items[0][0] > MAX_WAIT_S or waiting_bytes > MAX_WAITING_BYTES):
+                num_shed = self._clear()
+            self._items.append((now, item, len(frame.data)))
+            self._num_bytes += len(frame.data)
+            self._changed.notify()
+        if num_shed:
+            self._on_shed(num_shed)
+
+    def get(self) -> Any:
+        """Waits for the oldest pair; None at the end."""
+        with self._changed:
+            while not self._items and not self._ended:
+                self._changed.wait()
+            if not self._items:
+                return None
+            _, item, num_bytes = self._items.popleft()
+            self._num_bytes -= num_bytes
+            return item
+
+    def abandon(self) -> None:
+        """Ends the queue now: what is waiting is not decoded any more."""
+        with self._changed:
+            self._clear()
+            self._ended = True
+            self._changed.notify_all()
+
+    def qsize(self) -> int:
+        """How many frames wait."""
+        return len(self._items)
+
+    def _clear(self) -> int:
+        num = len(self._items)
+        self._items.clear()
+        self._num_bytes = 0
+        return num
+
+    def _may_decode(self, codec: str, data: bytes) -> bool:
+        try:
+            size = picture_size(codec, data)
+        except Unreadable:
+            self._on_unreadable()
+            return False
+        if size is not None and size[0] * size[1] > MAX_PIXELS:
+            self._on_too_large(f"{size[0]}x{size[1]} is more than {MAX_PIXELS} pixels; lower the resolution")
+            return False
+        return True

@@ -1,0 +1,113 @@
+"""What is changed inside aiortc, with hostile publishers over real connections. Fails if a new aiortc hides it."""
+
+import asyncio
+import logging
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import aiortc.rtcrtpreceiver
+import pytest
+from aiortc import RTCPeerConnection
+from aiortc.codecs.vpx import Vp8Encoder
+
+from streaming.encoded import EncodedQueue
+from streaming.frame import FrameSettings, SourceStats
+from streaming.publisher import publish
+from streaming.session import WebRtcSession
+from streaming.tap import guard_decoder, rtp_origin, stop_decoder
+from tests.streams import TOKEN, track, until, whip_site
+
+
+async def test_the_places_that_are_changed_are_there() -> None:
+    peer = RTCPeerConnection()
+    receiver = peer.addTransceiver("video", direction="recvonly").receiver
+    for name in ("decoder_queue", "decoder_error", "decoder_thread", "timestamp_mapper"):
+        assert hasattr(receiver, f"_RTCRtpReceiver__{name}"), "aiortc keeps it elsewhere: read streaming/tap.py again"
+    assert hasattr(receiver, "_handle_rtcp_packet")
+    guard_decoder(receiver, SourceStats(), lambda why: None)
+    assert isinstance(receiver._RTCRtpReceiver__decoder_queue, EncodedQueue)
+    assert rtp_origin(receiver) is None
+    assert await stop_decoder(receiver, 1.0)  # never begun
+    await peer.close()
+
+
+def patched(monkeypatch: pytest.MonkeyPatch, change: Any) -> None:
+    """The publisher's VP8 packets pass through `change(payload, index)`."""
+    encode = Vp8Encoder.encode
+
+    def encode_and_change(self: Vp8Encoder, *args: Any, **kwargs: Any) -> Any:
+        payloads, timestamp = encode(self, *args, **kwargs)
+        return [change(payload, index) for index, payload in enumerate(payloads)], timestamp
+
+    monkeypatch.setattr(Vp8Encoder, "encode", encode_and_change)
+
+
+async def test_key_frames_that_claim_to_be_huge_end_the_session_undecoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    def huge(payload: bytes, index: int) -> bytes:
+        at = payload.find(b"\x9d\x01\x2a")
+        return payload if at < 0 else payload[: at + 3] + b"\xff\x3f\xff\x3f" + payload[at + 7 :]
+
+    patched(monkeypatch, huge)
+    async with whip_site() as site, publish(site.url(), TOKEN, track(), codec="VP8", client=site.client):
+        await until(lambda: site.server.num_sessions == 0)
+        assert site.server.counters.closed == {"too_large": 1}
+        assert site.sources[0].stats.received == 0
+        assert "16383x16383" in site.sources[0].stats.detail
+
+
+async def test_what_cannot_be_decoded_is_counted_and_not_logged_each_time(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(payload: bytes, index: int) -> bytes:  # the first partition is cut away, the header stays
+        return payload[:14] if b"\x9d\x01\x2a" in payload else payload[:4] + b"\xff" * 40
+
+    patched(monkeypatch, broken)
+    with caplog.at_level(logging.WARNING):
+        async with whip_site() as site, publish(site.url(), TOKEN, track(), codec="VP8", client=site.client):
+            stats = site.sources[0].stats
+            await until(lambda: stats.decode_errors > 5)
+    assert not [record for record in caplog.records if record.name.startswith("aiortc")]
+    (told,) = [record for record in caplog.records if "could not be decoded" in record.message]
+    assert told.levelno == logging.WARNING
+
+
+@pytest.fixture
+def held_decoder(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """A decoder that is at work until the event is set; one that nobody sets fails the test."""
+    release = threading.Event()
+    left_alone: list[bool] = []
+
+    class Held:
+        def decode(self, frame: object) -> list[object]:
+            left_alone.append(not release.wait(10))
+            return []
+
+    monkeypatch.setattr(aiortc.rtcrtpreceiver, "get_decoder", lambda codec: Held())
+    yield release
+    release.set()
+    assert not any(left_alone)
+
+
+@pytest.mark.parametrize("way", ["delete", "goodbye", "shutdown"])
+async def test_the_event_loop_never_waits_for_the_decoder(held_decoder: threading.Event, way: str) -> None:
+    async with (
+        whip_site(frames=FrameSettings(rate_hz=5.0)) as site,
+        publish(site.url(), TOKEN, track(rate_hz=30.0), client=site.client) as publication,
+    ):
+        session = site.sources[0]
+        assert isinstance(session, WebRtcSession)
+        receiver = next(t.receiver for t in session._peer.getTransceivers() if t.kind == "video")
+        await until(lambda: receiver._RTCRtpReceiver__decoder_queue.qsize() > 2)
+        if way == "delete":
+            closing = asyncio.create_task(site.client.delete(publication.session_url))
+        elif way == "goodbye":
+            closing = asyncio.create_task(publication._peer.close())
+        else:
+            closing = asyncio.create_task(site.server.close())
+        for _ in range(20):  # only a free loop gets to the end of this
+            await asyncio.sleep(0.01)
+        assert not held_decoder.is_set()
+        held_decoder.set()
+        await closing
+        await until(lambda: site.server.num_sessions == 0)
