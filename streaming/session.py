@@ -227,6 +227,8 @@ class WebRtcSession:
         self._clock.report(sender_time, ticks, self._now())
 
     def _take(self, frame: av.VideoFrame, origin: int | None) -> None:
+        if self._closing is not None:
+            return
         ticks = None if frame.pts is None or origin is None else frame.pts + origin
         frame_time, clock = self._clock.capture_time(ticks, self._now())
         stats = self.stats
