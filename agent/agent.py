@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from agent import pools
 from agent.alerts.engine import open_book, open_engine
+from agent.answerer import AnswererWatch
 from agent.answering import Answering
 from agent.backlog import Backlog
 from agent.config import CameraSettings, Settings
@@ -33,6 +34,7 @@ from agent.metrics import Metrics
 from agent.problems import UnknownCamera
 from agent.readers import readers
 from agent.remote import RemoteAnswerer
+from agent.state import State
 from agent.supervisor import Supervisor, contained, words_of
 from memory.limits import Limits
 from memory.sharing import FolderLimits
@@ -81,6 +83,7 @@ class Agent:
             needs_patches=settings.answerer.kind == "local",
             sighted=lambda *frame: self.alerts.frame(*frame),
         )
+        self.remote = self._remote(resolve)
         self.answering = Answering(
             store,
             model,
@@ -89,7 +92,7 @@ class Agent:
             settings=settings.answering,
             metrics=self.metrics,
             zone_of=self.zone_of,
-            remote=self._remote(resolve),
+            remote=self.remote,
         )
         self.book = open_book(settings)
         self.alerts = open_engine(
@@ -106,7 +109,9 @@ class Agent:
         self.erasing = Erasing(settings.data_dir)
         self.erasing.add("frames", self._erase_frames)
         self.erasing.add("alerts", erase_from_book(self.book))
+        self.answerer = self._watch_answerer(resolve)
         self.delivery = Delivery(self)
+        self.state = State(self)
         self.encoder_problem: str | None = "the encoder has not been tested yet"
         self.housekeeping_problem: str | None = None
         self.intakes: dict[str, Intake] = {}
@@ -127,6 +132,8 @@ class Agent:
                 supervisor.keep("event loop probe", self._probe_lag)
                 for name, work in (*self.alerts.tasks(), *self.delivery.tasks()):
                     supervisor.keep(name, work)
+                if self.answerer is not None:
+                    supervisor.keep("answerer", self.answerer.run)
                 for camera, url in self._pulled():
                     self._follow(camera, url)
                 try:
@@ -209,6 +216,7 @@ class Agent:
                 settings.metadata,
                 Masks(settings.masks),
                 self.settings.streaming.metadata_max_age_s,
+                self.clock,
             )
         return self.intakes[camera]
 
@@ -260,6 +268,14 @@ class Agent:
         if answerer.kind == "local":
             return None
         return RemoteAnswerer(answerer, egress_of=self.egress_of, zone_of=self.zone_of, resolve=resolve)
+
+    def _watch_answerer(self, resolve: Resolver) -> AnswererWatch | None:
+        base_url = self.settings.answerer.base_url
+        if self.remote is None or base_url is None:
+            return None
+        allowed = any(self.egress_of(camera) == "allowed" for camera in self.settings.cameras)
+        egress: Egress = "allowed" if allowed else self.egress_of("")
+        return AnswererWatch(base_url, headers=self.remote.headers, egress=egress, resolve=resolve)
 
     # --- the rest ---
 

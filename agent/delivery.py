@@ -81,8 +81,7 @@ class Delivery:
     def _status(self, camera: str) -> CameraStatus:
         if not self._agent.settings.camera(camera).enabled:
             return "disabled"
-        intake = self._agent.intakes.get(camera)
-        return "online" if intake is not None and intake.state == "live" else "offline"
+        return "online" if self._agent.state.camera(camera) == "live" else "offline"
 
     def _memories(self, now: float) -> Iterator[MemoryView]:
         for camera in self._agent.cameras():

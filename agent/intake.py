@@ -11,8 +11,9 @@ import asyncio
 import io
 import logging
 import math
+import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -104,12 +105,15 @@ class Intake:
         metadata: Mapping[str, Json] | None = None,
         masks: Masks | None = None,
         metadata_max_age_s: float = 3.0,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self.camera = camera
         self.counters = IntakeCounters()
         self.source: Source | None = None
         self.newest_id: int | None = None  # of the last frame remembered since the agent started
         self.problem: str | None = None  # why frames are being lost, in words for an operator
+        self.problem_since: float | None = None  # unix seconds
+        self._clock = clock
         self._store = store
         self._backlog = backlog
         self._metrics = metrics
@@ -148,6 +152,8 @@ class Intake:
         finally:
             if self.source is source:  # not taken over
                 self.source = None
+                if source.stats.state in ("stalled", "failed"):
+                    self._say(f"its last session ended: {source.stats.detail or 'no pictures came any more'}")
             await source.close()
             log.info("camera disconnected", extra={"camera": self.camera})
 
@@ -162,7 +168,7 @@ class Intake:
             if frame_id is None:
                 return
             self._last_time = time
-        self.problem = None
+        self.problem = self.problem_since = None
         self.newest_id = frame_id
         self.counters.remembered += 1
         self._backlog.put(frame_id)
@@ -191,7 +197,10 @@ class Intake:
 
     def failed(self, error: BaseException) -> None:
         """The source ended with this error: shown as the camera's problem until a frame is remembered again."""
-        self.problem = str(error) if isinstance(error, MediaError) else f"its source failed: {words_of(error)}"
+        self._say(str(error) if isinstance(error, MediaError) else f"its source failed: {words_of(error)}")
+
+    def _say(self, problem: str) -> None:
+        self.problem, self.problem_since = problem, self._clock()
 
     def _lose(self, error: BaseException) -> None:
         match error:
@@ -205,4 +214,4 @@ class Intake:
         self._metrics.frames_lost.labels(camera=self.camera, reason=reason).inc()
         if self.problem is None:  # say it once, not once a second
             log.error("frame lost", extra={"camera": self.camera, "reason": reason, "error": str(error)})
-        self.problem = f"frames cannot be written: {words_of(error) if reason == 'failed' else error}"
+        self._say(f"frames cannot be written: {words_of(error) if reason == 'failed' else error}")

@@ -1,5 +1,6 @@
 """The metrics that are read from the agent's parts at the moment of a scrape (in a worker thread)."""
 
+from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING
@@ -38,7 +39,20 @@ _SESSION = {
 
 def readers(agent: "Agent") -> list[Reader]:
     """One reader per metric."""
-    return [*_memory(agent), *_cameras(agent), *_questions(agent), *_alerts(agent)]
+    return [*_health(agent), *_memory(agent), *_cameras(agent), *_questions(agent), *_alerts(agent)]
+
+
+def _health(agent: "Agent") -> Iterator[Reader]:
+    def troubles() -> list[Reading]:
+        health = agent.state.health()
+        counts = Counter(trouble.check for trouble in health.troubles)
+        return [({"stage": check}, float(counts[check])) for check in health.checks]
+
+    def failures() -> list[Reading]:
+        return [({"stage": task}, float(count)) for task, count in list(agent.supervisor.num_failures.items())]
+
+    yield Reader("vilamp_problems", "Things that do not work, by what was checked.", ("stage",), troubles)
+    yield Reader("vilamp_task_failures_total", "Failures of tasks that were started again.", ("stage",), failures)
 
 
 def _memory(agent: "Agent") -> Iterator[Reader]:

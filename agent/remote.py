@@ -156,7 +156,7 @@ class RemoteAnswerer:
             limit_name=self.settings.limit_name,
         )
         content = await pools.questions(lambda: json.dumps(body).encode())
-        headers = await pools.questions(self._headers)
+        headers = await pools.questions(self.headers)
         rule, begun = self._rule(question.cameras), False
         async with guarded_client(rule, resolve=self._resolve, verify=self._verify, timeout=self._timeout) as client:
             for attempt in count():
@@ -173,7 +173,8 @@ class RemoteAnswerer:
                 log.warning("answerer failed, trying again", extra={"attempt": attempt + 1, "pause_s": pause_s})
                 await asyncio.sleep(pause_s)
 
-    def _headers(self) -> dict[str, str]:
+    def headers(self) -> dict[str, str]:
+        """What every request carries, the key included. Blocks. Raises AnswererRefused when the key cannot be read."""
         headers = {"Content-Type": "application/json", "Accept": "text/event-stream", "Accept-Encoding": "identity"}
         settings = self.settings
         key = settings.api_key.get_secret_value() if settings.api_key is not None else ""

@@ -133,7 +133,7 @@ class CameraRoutes:
         described: dict[str, Any] = {
             "id": camera,
             "object": "camera",
-            "state": "offline" if intake is None else intake.state,
+            "state": self.agent.state.camera(camera),
             "timezone": self.agent.zone_of(camera),
             "frames": stats.frames,
             "encoded": stats.encoded,
@@ -142,7 +142,7 @@ class CameraRoutes:
             "newest": stats.newest,
             "latest": self._latest(camera, stats.newest),
             "recorder_url": self.agent.settings.camera(camera).recorder_url,
-            "problem": None if intake is None else intake.problem,
+            "problem": self.agent.state.camera_problem(camera),
             "remembered": 0 if intake is None else intake.counters.remembered,
             "lost": 0 if intake is None else intake.counters.lost,
             "sessions": 0 if intake is None else intake.counters.sessions,

@@ -101,6 +101,11 @@ async def complete(request: Request) -> Response:
     return StreamingResponse(counted(model, len(pictures)), media_type="text/event-stream")
 
 
+async def models(request: Request) -> Response:
+    """Asked for now and then to see whether the server is there; carries nothing, so it is not noted down."""
+    return JSONResponse({"object": "list", "data": [{"id": "any", "object": "model"}]})
+
+
 async def anything(request: Request) -> Response:
     SEEN.append({"path": request.url.path, "headers": dict(request.headers), "model": None, "body": None})
     return Response("?", 404)
@@ -122,6 +127,7 @@ def main(cert: str | None = None, key: str | None = None) -> None:
             Route("/seen", seen),
             Route("/forget", forget, methods=["POST"]),
             Route("/v1/chat/completions", complete, methods=["POST"]),
+            Route("/v1/models", models),
             Route("/{rest:path}", anything, methods=["GET", "POST"]),
         ]
     )

@@ -117,6 +117,10 @@ class Engine:
         features: TextFeatures = await self._answering.making.embed(condition)
         return features.unit
 
+    def problems(self) -> dict[str, str]:
+        """By rule, in words: why it cannot do its work. Rules that can are not named."""
+        return dict(self.watching.problems)
+
     # --- the three tasks ---
 
     async def _watch(self) -> None:
