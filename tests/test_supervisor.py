@@ -112,12 +112,16 @@ async def test_the_end_of_the_block_ends_every_task() -> None:
         return work
 
     supervisor = Supervisor()
-    with pytest.raises(ZeroDivisionError):
+
+    async def block() -> None:
         async with supervisor.running():
             supervisor.keep("a", waits("a"))  # type: ignore[arg-type]
             supervisor.start("b", waits("b"))  # type: ignore[arg-type]
             await asyncio.sleep(0)
             raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await block()
     assert sorted(ended) == ["a", "b"]
     with pytest.raises(RuntimeError, match="not running"):
         supervisor.keep("c", waits("c"))  # type: ignore[arg-type]
