@@ -35,7 +35,7 @@ def build_app(
 ) -> Starlette:
     """The application over a running agent. `keep_alive_s`: a silent stream sends a comment so often; `url`: where it
     listens, for messages that name no `public_url`."""
-    guard = Guard(auth, settings.security.url_ttl_s, agent.clock)
+    guard = Guard(auth, settings.security.url_ttl_s, agent.clock, public_url=settings.public_url)
     alerts = AlertRoutes(agent, guard, keep_alive_s)
     parts = (
         PageRoutes(agent, guard),
@@ -47,18 +47,20 @@ def build_app(
         RuleRoutes(agent, guard, keep_alive_s),
         alerts,
     )
-    agent.alerts.watching.teller.link = lambda path: f"{settings.public_url or url}{guard.sign(path)}"
+    agent.alerts.watching.teller.link = lambda path: guard.link(path, url)
     routes: list[BaseRoute] = [route for part in parts for route in part.routes()]
     routes += whip_server(agent, guard, settings).routes()
     handlers = {Problem: respond, HTTPException: _http_error}
-    app = Starlette(routes=routes, exception_handlers=handlers, middleware=[Middleware(Private)])
+    app = Starlette(
+        routes=routes, exception_handlers=handlers, middleware=[Middleware(Private), Middleware(Below, guard.prefix)]
+    )
     app.state.end_streams = alerts.end_streams  # `Server` calls it when it shuts down
     return app
 
 
 class Private:
-    """What is answered belongs to whoever asked: no cache keeps it unless its route says so, and no browser guesses
-    another type."""
+    """What is answered belongs to whoever asked: no cache keeps it unless its route says so (the page's own files do), and
+    no browser guesses another type. A picture that has been erased, or that another token must not see, is in no cache."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -72,6 +74,28 @@ class Private:
             await send(message)
 
         await self._app(scope, receive, mark)
+
+
+class Below:
+    """Answers below the path of `public_url` as at the root, so that a proxy may take the prefix off or leave it.
+
+    Either way the prefix becomes ASGI's `root_path`: the URLs that routes make from a request begin with it. What a
+    client says in `X-Forwarded-Prefix` and the like is not read.
+    """
+
+    def __init__(self, app: ASGIApp, prefix: str) -> None:
+        self._app = app
+        self._prefix = prefix
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        prefix = self._prefix
+        if not prefix or scope["type"] not in ("http", "websocket"):
+            await self._app(scope, receive, send)
+        elif scope["path"] == prefix and scope["type"] == "http":  # the page's own addresses are relative to its folder
+            await Response(status_code=308, headers={"Location": prefix + "/"})(scope, receive, send)
+        else:
+            path = scope["path"] if scope["path"].startswith(prefix + "/") else prefix + scope["path"]
+            await self._app({**scope, "root_path": prefix, "path": path}, receive, send)
 
 
 async def _http_error(request: Request, error: Exception) -> Response:

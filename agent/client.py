@@ -142,11 +142,14 @@ class Client:
     def get_bytes(self, url: str) -> bytes:
         """A picture by its signed URL. Raises ServerError.
 
-        Only the path and query are used: the token goes to the server it was meant for and to no other.
+        Only the path and query are used: the token goes to the server it was meant for and to no other. A prefix at
+        which a proxy has the agent may be in both the server's address and `url`.
         """
         parts = urlsplit(url)
+        prefix = self._http.base_url.path.rstrip("/")
+        path = parts.path.removeprefix(prefix) if parts.path.startswith(f"{prefix}/v1/") else parts.path
         with _failures():
-            response = self._http.get(f"{parts.path}?{parts.query}")
+            response = self._http.get(f"{path}?{parts.query}")
             _check(response)
             return response.content
 

@@ -21,6 +21,7 @@ from agent.config_types import (
     Zone,
     check_base_url,
     check_link,
+    check_network,
     check_source,
     check_token,
     is_loopback,
@@ -244,7 +245,13 @@ class Settings(Part):
     port: int = Field(default=8080, ge=0, le=65_535, description="TCP port; 0: any free one")
     allow_new_cameras: bool = Field(default=True, description="a publisher may name a camera that is not listed here")
     public_url: Annotated[str, AfterValidator(check_base_url)] | None = Field(
-        default=None, description="address at which others reach this agent: URLs in messages begin with it"
+        default=None,
+        description="address at which others reach this agent, with the path below which a proxy has it: "
+        "URLs in messages begin with it",
+    )
+    trusted_proxies: list[Annotated[str, AfterValidator(check_network)]] = Field(
+        default_factory=list,
+        description="addresses or networks of proxies whose X-Forwarded-For and X-Forwarded-Proto are believed",
     )
     cameras: dict[Slug, CameraSettings] = Field(default_factory=dict, description="cameras by name")
     memory: MemorySettings = MemorySettings()

@@ -81,6 +81,15 @@ def check_base_url(url: str) -> str:
     return url.rstrip("/")
 
 
+def check_network(text: str) -> str:
+    """An IP address or a network of them. Raises ValueError."""
+    try:
+        ipaddress.ip_network(text)
+    except ValueError:
+        raise ValueError(f'"{text}" must be an address or a network, such as 127.0.0.1 or 10.0.0.0/8') from None
+    return text
+
+
 def check_link(url: str) -> str:
     """`url` itself, when a page may link to it. Raises ValueError."""
     parts = urlsplit(url)

@@ -1,8 +1,11 @@
-"""The one check of a request: a bearer token with the right scope, or a signed URL that has not expired."""
+"""The one check of a request: a bearer token with the right scope, or a signed URL that has not expired.
+
+It makes those URLs too: signed for a path of ours, written as whoever gets it reaches us (below `public_url`, if given).
+"""
 
 import time
 from collections.abc import Callable, Collection
-from urllib.parse import urlencode
+from urllib.parse import urlencode, urlsplit
 
 from starlette.requests import Request
 
@@ -13,8 +16,13 @@ from agent.problems import NotAllowed
 class Guard:
     """Puts requests before `Auth`."""
 
-    def __init__(self, auth: Auth, url_ttl_s: float, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, auth: Auth, url_ttl_s: float, clock: Callable[[], float] = time.time, *, public_url: str | None = None
+    ) -> None:
         self.auth = auth
+        public = urlsplit(public_url or "")
+        self.prefix = public.path.rstrip("/")  # "/vilamp" where a proxy has us below that path; "" at the root
+        self._origin = f"{public.scheme}://{public.netloc}" if public_url else None
         self._url_ttl_s = url_ttl_s
         self._clock = clock
 
@@ -47,7 +55,8 @@ class Guard:
             return
         query = request.query_params
         told = urlencode([(name, value) for name, value in query.multi_items() if name in covered])
-        path = f"{request.url.path}?{told}" if told else request.url.path
+        own = local_path(request)
+        path = f"{own}?{told}" if told else own
         try:
             self.auth.verify_path(path, query.get("exp"), query.get("sig"), self._clock())
         except AuthError as error:
@@ -58,5 +67,24 @@ class Guard:
         return self.auth.issue(scope, self._clock(), ttl_s)
 
     def sign(self, path: str) -> str:
-        """`path` with a signature that opens it without a token until it expires."""
-        return self.auth.sign_path(path, self._clock(), self._url_ttl_s)
+        """`path` with a signature that opens it without a token until it expires, below the path of `public_url`.
+
+        The signature is that of `path` alone: it holds whether a proxy takes the prefix off or passes it on.
+        """
+        return self.prefix + self.auth.sign_path(path, self._clock(), self._url_ttl_s)
+
+    def link(self, path: str, here: str) -> str:
+        """As `sign`, a whole URL. here: scheme and host to name where no `public_url` is set."""
+        return (self._origin or here) + self.sign(path)
+
+
+def origin_of(request: Request) -> str:
+    """Scheme and host as the client named them: "http://127.0.0.1:8080"."""
+    return f"{request.url.scheme}://{request.url.netloc}"
+
+
+def local_path(request: Request) -> str:
+    """The path of a request without the prefix at which a proxy has us."""
+    prefix: str = request.scope.get("root_path", "")
+    path: str = request.scope["path"]
+    return path.removeprefix(prefix) if path.startswith(prefix + "/") else path

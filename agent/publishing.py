@@ -12,7 +12,7 @@ from agent.agent import Agent
 from agent.config import IceServer as IceServerSettings
 from agent.config import Settings
 from agent.conversation import Conversation
-from agent.guard import Guard
+from agent.guard import Guard, origin_of
 from agent.metrics import Reader, Reading
 from agent.problems import NotAllowed
 from agent.question import Evidence
@@ -94,10 +94,10 @@ def whip_server(agent: Agent, guard: Guard, settings: Settings) -> WhipServer:
         agent.published(camera, source)
 
     def converse(request: Request, camera: str) -> Converse:
-        base_url = str(request.base_url).rstrip("/")
+        origin = origin_of(request)
 
         def link(evidence: Evidence) -> str:
-            return base_url + guard.sign(f"/v1/frames/{evidence.frame_id}.jpg")
+            return guard.link(f"/v1/frames/{evidence.frame_id}.jpg", origin)
 
         return Conversation(agent, camera, may_ask=guard.allows(request, "ask"), link=link).run
 

@@ -33,7 +33,6 @@ from agent.query import moment, whole_number
 
 DEFAULT_LIMIT, MAX_LIMIT = 100, 1000
 MAX_CURSOR = 10**9 - 1
-_PICTURE_CACHE = "private, max-age=3600, immutable"
 
 
 class AlertRoutes:
@@ -79,7 +78,7 @@ class AlertRoutes:
         jpeg = await pools.alerts(self.agent.book.snapshot, request.path_params["id"])
         if jpeg is None:
             raise _unknown(request)
-        return Response(jpeg, media_type="image/jpeg", headers={"Cache-Control": _PICTURE_CACHE})
+        return Response(jpeg, media_type="image/jpeg")
 
     async def stream(self, request: Request) -> Response:
         """Events from now on; with the header `Last-Event-ID` also those after the one of that id. The first lines are
@@ -189,7 +188,7 @@ class _Stream(Response):
     media_type = "text/event-stream"
 
     def __init__(self, events: AsyncIterator[Event], begin: int, keep_alive_s: float) -> None:
-        super().__init__(headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
+        super().__init__(headers={"X-Accel-Buffering": "no"})
         del self.headers["content-length"]
         self._events = events
         self._begin = begin

@@ -23,7 +23,6 @@ from memory.window import Window
 
 DEFAULT_LIMIT, MAX_LIMIT = 100, 1000
 MAX_WIDTH = 7680
-_PICTURE_CACHE = "private, max-age=3600, immutable"  # a frame never changes; only its browser may keep it
 
 
 class CameraRoutes:
@@ -90,7 +89,7 @@ class CameraRoutes:
                 jpeg = await pools.web(smaller_jpeg, jpeg, width)
         except (FrameGone, OSError):
             raise _gone(request) from None
-        return Response(jpeg, media_type="image/jpeg", headers={"Cache-Control": _PICTURE_CACHE})
+        return Response(jpeg, media_type="image/jpeg")
 
     async def _named(self, request: Request) -> str:
         (camera,) = await pools.web(self.agent.existing, (request.path_params["camera"],))

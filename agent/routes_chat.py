@@ -28,7 +28,7 @@ from agent.chat import (
     sse,
 )
 from agent.client_gone import unless_gone, with_silences
-from agent.guard import Guard
+from agent.guard import Guard, origin_of
 from agent.problems import Problem, UnknownModel
 from agent.question import Event, Finished, Piece, Question, Seen
 
@@ -77,12 +77,12 @@ class ChatResponse(Response):
     media_type = "text/event-stream"
 
     def __init__(self, routes: ChatRoutes, request: Request, asked: ChatRequest, question: Question) -> None:
-        super().__init__(headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
+        super().__init__(headers={"X-Accel-Buffering": "no"})
         del self.headers["content-length"]
         self._routes = routes
         self._asked = asked
         self._question = question
-        self._base_url = str(request.base_url).rstrip("/")
+        self._origin = origin_of(request)
         name = str(routes.agent.model_card()["id"])
         self._envelope = Envelope(f"chatcmpl-{secrets.token_hex(12)}", int(time.time()), name)
 
@@ -150,4 +150,4 @@ class ChatResponse(Response):
 
     def _citations(self, seen: Seen) -> list[Json]:
         guard = self._routes.guard
-        return [citation(e, self._base_url + guard.sign(f"/v1/frames/{e.frame_id}.jpg")) for e in seen.evidence]
+        return [citation(e, guard.link(f"/v1/frames/{e.frame_id}.jpg", self._origin)) for e in seen.evidence]

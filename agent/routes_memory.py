@@ -109,9 +109,8 @@ class MemoryRoutes:
         except BaseException:
             folder.cleanup()
             raise
-        headers = {"Cache-Control": "no-store"}
         cleanup = BackgroundTask(folder.cleanup)
-        return FileResponse(path, media_type="application/zip", filename=path.name, headers=headers, background=cleanup)
+        return FileResponse(path, media_type="application/zip", filename=path.name, background=cleanup)
 
     async def _make(self, request: Request, camera: str, after: float, before: float, folder: Path) -> Path:
         """The ZIP; given up when the client goes away."""

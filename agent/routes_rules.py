@@ -19,7 +19,7 @@ from agent.alerts.settings import RuleSettings
 from agent.body import read_body
 from agent.chat import parse_moment
 from agent.config_types import check_slug
-from agent.guard import Guard
+from agent.guard import Guard, origin_of
 from agent.problems import BadRequest, StorageFailed
 from agent.times import MAX_UNIX_S
 from agent.trial_response import TrialResponse
@@ -158,11 +158,11 @@ class RuleRoutes:
         if after is not None and before is not None and after >= before:
             raise BadRequest("'after' must be earlier than 'before'.", param="after")
         trial = Trial(rule, cameras, after, before, asked.sweep, asked.max_judgements)
-        base_url = str(request.base_url).rstrip("/")
+        origin = origin_of(request)
         return TrialResponse(
             self.engine,
             trial,
-            lambda frame_id: base_url + self.guard.sign(f"/v1/frames/{frame_id}.jpg"),
+            lambda frame_id: self.guard.link(f"/v1/frames/{frame_id}.jpg", origin),
             stream=asked.stream,
             keep_alive_s=self.keep_alive_s,
         )

@@ -100,6 +100,9 @@ def configuration(app: Starlette, settings: Settings, tls: TlsFiles | None) -> u
         lifespan="off",
         server_header=False,
         timeout_keep_alive=KEEP_ALIVE_S,
+        # uvicorn would believe X-Forwarded-For and -Proto of whatever connects from this machine
+        proxy_headers=bool(settings.trusted_proxies),
+        forwarded_allow_ips=settings.trusted_proxies,
         timeout_graceful_shutdown=SHUTDOWN_GRACE_S,
         ssl_certfile=None if tls is None else str(tls.cert),
         ssl_keyfile=None if tls is None else str(tls.key),

@@ -29,7 +29,7 @@ class TrialResponse(Response):
     def __init__(
         self, engine: Engine, trial: Trial, link: Callable[[int], str], *, stream: bool, keep_alive_s: float
     ) -> None:
-        super().__init__(headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
+        super().__init__(headers={"X-Accel-Buffering": "no"})
         del self.headers["content-length"]
         self._engine, self._trial, self._link = engine, trial, link
         self._stream, self._keep_alive_s = stream, keep_alive_s

@@ -48,9 +48,14 @@ async def test_what_is_private_is_kept_by_no_cache(site: Served) -> None:
             response = await http.get(path)
             assert response.headers["cache-control"] == "no-store", path
             assert response.headers["x-content-type-options"] == "nosniff", path
-        picture = await http.get((await http.get("/v1/cameras/door")).json()["latest"]["url"])
-        assert picture.headers["cache-control"].startswith("private")
-        assert picture.headers["x-content-type-options"] == "nosniff"
+        picture = (await http.get("/v1/cameras/door")).json()["latest"]["url"]
+        clip = f"/v1/cameras/door/export?after={START - 1}&before={START + 1}"
+        for path in (picture, f"{picture}&width=32", clip):  # what is erased later is in no cache
+            response = await http.get(path)
+            assert (response.status_code, response.headers["cache-control"]) == (200, "no-store"), path
+            assert response.headers["x-content-type-options"] == "nosniff"
+        asked = {"messages": [{"role": "user", "content": "a car?"}], "stream": True}
+        assert (await http.post("/v1/chat/completions", json=asked)).headers["cache-control"] == "no-store"
         assert (await http.get("/")).headers["cache-control"] == "no-cache"
 
 

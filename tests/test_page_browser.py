@@ -410,6 +410,45 @@ async def test_a_stretch_of_memory_is_exported_and_erased(site: Served, seen: Vi
     seen.unharmed()
 
 
+async def test_what_is_erased_is_on_no_page_and_in_no_cache(site: Served, seen: Visit) -> None:
+    page = await seen.open(site.url, site.token("owner"))
+    thumb = page.locator(".card img")
+    await expect(thumb).to_be_visible()
+    picture = await thumb.get_attribute("src")
+    await page.evaluate("location.hash = 'ask'")
+    await ask(page, "what is there?")
+    await expect(page.locator(".evidence img").first).to_be_visible()
+    assert await page.evaluate("url => fetch(url).then(response => response.status)", picture) == 200
+    await page.evaluate("location.hash = 'health'")
+    await page.get_by_role("button", name="Export or erase…").click()
+    dialog = page.get_by_role("dialog")
+    await dialog.get_by_label("Erase these frames for good").check()
+    await dialog.get_by_role("button", name="Erase").click()
+    await expect(dialog.get_by_role("status")).to_contain_text("Erased: 12 frames")
+    assert (
+        await page.evaluate("url => fetch(url, {cache: 'force-cache'}).then(response => response.status)", picture)
+        == 404
+    )
+    await expect(page.locator(".evidence img")).to_have_count(0)
+    assert await texts(page, ".evidence .gone") == ["Forgotten"] * await page.locator(".evidence li").count()
+    await page.evaluate("location.hash = 'cameras'")
+    await expect(page.locator(".card img[src]")).to_have_count(0)
+    seen.unharmed(requests=False)
+
+
+async def test_a_frame_that_is_open_is_not_left_to_the_next_token(site: Served, seen: Visit) -> None:
+    page = await seen.open(site.url, site.token("owner"))
+    await page.get_by_role("button", name="Open the newest frame of gate").click()
+    large = page.locator("dialog.frame img.large")
+    await expect(large).to_be_visible()
+    await page.evaluate("token => { location.hash = `cameras&token=${token}` }", site.token("publisher"))
+    await expect(page.get_by_text("This token publishes")).to_be_visible()
+    await expect(page.locator("dialog.frame")).not_to_be_visible()
+    assert await large.get_attribute("src") is None
+    assert await page.locator("img[src*='/v1/']").count() == 0
+    seen.unharmed()
+
+
 async def test_the_page_recovers_when_the_server_is_killed(tmp_path: Path, seen: Visit) -> None:
     config: dict[str, object] = {
         "port": free_port(),

@@ -1,9 +1,9 @@
 #!/bin/sh
-# What some tests need from the system: a broker and a browser. Installed where that is allowed (root, apt-get); elsewhere
+# What some tests need from the system: a broker, a browser and a reverse proxy. Installed where that is allowed (root, apt-get); elsewhere
 # those tests skip and say what to install. Never fails, and leaves no service running or enabled.
 PATH="$PATH:/usr/sbin:/sbin"
 missing=""
-for tool in mosquitto chromium; do
+for tool in mosquitto chromium nginx; do
     command -v "$tool" >/dev/null 2>&1 || missing="$missing $tool"
 done
 [ -n "$missing" ] || exit 0
@@ -27,5 +27,8 @@ for tool in $missing; do
 done
 case "$missing" in
 *mosquitto*) command -v systemctl >/dev/null 2>&1 && systemctl disable --now mosquitto >/dev/null 2>&1 ;;
+esac
+case "$missing" in
+*nginx*) command -v systemctl >/dev/null 2>&1 && systemctl disable --now nginx >/dev/null 2>&1 ;;
 esac
 exit 0

@@ -2,6 +2,17 @@
 // The token lives in this tab's session storage and travels in a header, never in a URL after the first load.
 
 const KEY = "vilamp-token";
+const BASE = new URL("../", import.meta.url); // where the agent is: a proxy may have it below a path
+
+/** One of the agent's URLs: "/v1/cameras" below a prefix is "/vilamp/v1/cameras", whether it was given with it or not. @param {string} given */
+export function address(given) {
+  const { pathname, search } = new URL(given, BASE);
+  const known = ["v1/", "whip/"].some(part => pathname.startsWith(BASE.pathname + part));
+  return (known ? pathname : BASE.pathname + pathname.slice(1)) + search;
+}
+
+/** The agent's address, for other devices and programs: scheme, host and prefix, without a slash at the end. */
+export const base = () => BASE.href.replace(/\/$/, "");
 
 /** The agent refused or failed; `message` says what to do. */
 export class ApiError extends Error {
@@ -68,7 +79,7 @@ export class Api {
   async send(path, { method, body, raw, headers = {}, signal } = {}) {
     let response;
     try {
-      response = await fetch(path, {
+      response = await fetch(address(path), {
         method: method ?? (body === undefined ? "GET" : "POST"),
         body: body === undefined ? raw : JSON.stringify(body),
         headers: { ...this.headers(), ...(body === undefined ? {} : { "Content-Type": "application/json" }), ...headers },
@@ -134,8 +145,7 @@ export class Api {
 
   /** The path of a picture's signed URL on this server; `width`: scaled down to so many pixels. @param {string} url @param {number} [width] */
   picture(url, width) {
-    const { pathname, search } = new URL(url, location.href);
-    return pathname + search + (width ? `&width=${width}` : "");
+    return address(url) + (width ? `&width=${width}` : "");
   }
 }
 

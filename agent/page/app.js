@@ -7,6 +7,7 @@
 import { followAlerts } from "./alertstream.js";
 import { Api, Away } from "./api.js";
 import { h, put, sleep, unix, wall } from "./dom.js";
+import { closeFrame } from "./frame.js";
 import { Notice } from "./notice.js";
 
 /**
@@ -22,7 +23,7 @@ import { Notice } from "./notice.js";
  * @property {(hash: string) => void} navigate
  * @property {(event: string, fn: (detail: any) => void) => () => void} on returns a function that ends it; events:
  *   "cameras" (list renewed), "state" (something in `state` changed: whoever changes it emits this), "alert" (an event of
- *   GET /v1/alerts/stream), "alerts-live" (`alertsLive` changed)
+ *   GET /v1/alerts/stream), "alerts-live" (`alertsLive` changed), "erased" (frames of the camera of that name, by this page)
  * @property {boolean} alertsLive are alerts heard as they happen?
  * @property {(event: string, detail?: any) => void} emit
  */
@@ -165,6 +166,9 @@ function clear() {
   epoch += 1;
   alerts.close();
   notice.clear();
+  closeFrame();
+  app.cameras = [];
+  app.state.cameras = [];
   for (const { root, view } of mounted.values()) { view?.unmount(); root.remove(); }
   mounted.clear();
   current = "";
@@ -173,6 +177,8 @@ function clear() {
 /** Who are we? Then show the view. With no server this tries again until there is one. */
 async function start() {
   const mine = starts += 1;
+  app.who = { name: null, scopes: [] }; // until the agent has said whose token this is, nothing is asked for with it
+  clear();
   while (mine === starts) {
     try {
       app.who = await api.json("/v1/whoami");
@@ -189,7 +195,6 @@ async function start() {
   $("who").hidden = app.who.name === null;
   $("who").textContent = `${app.who.name ?? ""} · change`;
   $("who").setAttribute("aria-label", `Token ${app.who.name}: use another`);
-  clear();
   if (app.may("ask")) alerts = followAlerts(app);
   await route();
 }

@@ -22,6 +22,8 @@ class Ask {
   constructor(root, app) {
     this.app = app;
     this.turns = []; // {question, answer}, of whole answers
+    this.erased = app.on("erased", camera => this.shown.forEach(turn => turn.recheck(camera)));
+    this.shown = []; // turns on the page
     this.running = null; // AbortController of the answer being written
     this.scope = scopePicker(app);
     this.empty = h("div", { class: "empty" }, h("strong", {}, "Ask about what the cameras saw"),
@@ -51,6 +53,7 @@ class Ask {
 
   close() {
     this.running?.abort();
+    this.erased();
     this.scope.close();
   }
 
@@ -59,6 +62,7 @@ class Ask {
   #forget() {
     this.running?.abort();
     this.turns = [];
+    this.shown = [];
     put(this.list);
     this.empty.hidden = false;
     this.fresh.hidden = true;
@@ -78,6 +82,7 @@ class Ask {
     this.app.emit("state");
     this.empty.hidden = true;
     this.list.append(turn.root);
+    this.shown.push(turn);
     this.input.value = "";
     this.#grow();
     this.#busy(new AbortController());
@@ -115,6 +120,7 @@ class Turn {
     this.app = app;
     this.text = "";
     this.whole = false;
+    this.thumbs = []; // {image, frame} of the pictures on the page
     const { cameras, window } = app.state;
     const where = cameras.length ? cameras.join(", ") : "all cameras";
     this.answer = h("p", { class: "answer", "aria-busy": "true" });
@@ -171,7 +177,7 @@ class Turn {
   #showEvidence(frames) {
     const best = [...frames].sort((a, b) => b.score - a.score).slice(0, SHOWN).sort((a, b) => a.time - b.time);
     const list = h("ul", { class: "evidence" });
-    const fill = some => put(list, some.map(frame => this.#thumb(frame)));
+    const fill = some => { this.thumbs = []; put(list, some.map(frame => this.#thumb(frame))); };
     const more = h("button", { type: "button", class: "quiet", onclick: () => { fill(frames); more.remove(); } }, `Show all ${frames.length} frames`);
     fill(best);
     put(this.evidence, list, frames.length > best.length && more);
@@ -181,9 +187,15 @@ class Turn {
     const at = clock(frame.time, this.app.zone(frame.camera));
     const image = h("img", { src: this.app.api.picture(frame.url, THUMB), alt: "", loading: "lazy" });
     image.addEventListener("error", () => this.#again(image, frame), { once: true });
+    this.thumbs.push({ image, frame });
     return h("li", {}, h("button", { type: "button", class: "picture", "aria-label": `${frame.kind} frame of ${frame.camera} at ${at}`, onclick: () => openFrame(this.app, frame) }, image, outline(image, frame.boxes)),
       h("p", { class: "caption" }, h("span", { class: `chip ${frame.kind}` }, frame.kind), h("span", {}, `${this.app.cameras.length > 1 ? `${frame.camera} ` : ""}${at}`),
         h("span", { class: "soft", title: "cosine with the question" }, frame.score.toFixed(2))));
+  }
+
+  /** Frames of a camera have been erased: their pictures go from the page. @param {string} camera */
+  recheck(camera) {
+    for (const { image, frame } of this.thumbs) if (frame.camera === camera && image.isConnected) this.#again(image, frame);
   }
 
   /** A picture that did not come: its address has expired, or the frame is no more. */

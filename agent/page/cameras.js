@@ -1,5 +1,6 @@
 // The wall: the newest kept frame of every camera with its state, and the panel that makes this device a camera.
 
+import { base } from "./api.js";
 import { bytes, clock, h, number, put, span } from "./dom.js";
 import { openFrame } from "./frame.js";
 import { publishPanel } from "./publish.js";
@@ -16,7 +17,7 @@ export function mount(root, app) {
   const empty = h("div", { class: "empty" });
   put(root, h("div", { class: "head" }, h("h2", {}, "Cameras"), app.may("publish:") && use), panel.root, empty, wall);
   put(empty, app.may("ask")
-    ? [h("strong", {}, "No camera yet"), h("p", {}, "Use this device's camera, publish from OBS or FFmpeg to ", h("code", {}, `${location.origin}/whip/<name>`),
+    ? [h("strong", {}, "No camera yet"), h("p", {}, "Use this device's camera, publish from OBS or FFmpeg to ", h("code", {}, `${base()}/whip/<name>`),
       ", or list cameras in the configuration.")]
     : [h("strong", {}, "This token publishes"), h("p", {}, "It opens no pictures: to see the cameras, enter another token.")]);
 
@@ -69,6 +70,10 @@ function card(id, app) {
         frame = camera.latest;
         image.src = app.api.picture(frame.url, THUMB);
         image.alt = `${id} at ${clock(frame.time, camera.timezone)}`;
+      }
+      if (!camera.latest) { // erased
+        frame = null;
+        image.removeAttribute("src");
       }
       open.disabled = !frame;
       chip.className = `chip ${kind}`;

@@ -18,6 +18,9 @@ export function openFrame(app, frame) {
   dialog.open(app, frame);
 }
 
+/** Close the frame that is open: another token must not see it. */
+export function closeFrame() { dialog?.node.close(); }
+
 class FrameDialog {
   constructor() {
     this.title = h("h2", { id: "frame-title" });
@@ -39,6 +42,7 @@ class FrameDialog {
       if (step && !event.altKey && !event.ctrlKey && !event.metaKey) { event.preventDefault(); this.step(step); }
     });
     this.node.addEventListener("click", event => event.target === this.node && this.node.close()); // beside it
+    this.node.addEventListener("close", () => { this.wanted = null; this.#blank(); });
     document.body.append(this.node);
   }
 
@@ -103,7 +107,7 @@ class FrameDialog {
     put(this.map);
   }
 
-  /** Find the frames before and after, fetch their pictures ahead, and draw the way of a robot. */
+  /** Find the frames before and after, and draw the way of a robot. */
   async #lookAround(frame) {
     const list = query => this.app.api.json(`/v1/cameras/${frame.camera}/frames?${new URLSearchParams(query)}`).then(page => page.data);
     const [before, after] = await Promise.all([
@@ -112,7 +116,6 @@ class FrameDialog {
     [this.previous, this.next] = [before[0], after[0]];
     this.before.disabled = !this.previous;
     this.after.disabled = !this.next;
-    for (const each of [this.previous, this.next]) if (each) new Image().src = this.app.api.picture(each.url);
     if (!position(frame)) return;
     const around = await list({ after: (frame.time - PATH_S).toFixed(3), before: (frame.time + PATH_S).toFixed(3), limit: String(PATH_POINTS) });
     if (this.wanted === frame.frame_id) put(this.map, drawWay(around.map(position).filter(Boolean), position(frame)), h("figcaption", { class: "hint" }, "Position a minute before and after; metres"));

@@ -20,6 +20,14 @@ export class FrameCard {
     this.known = new Map(); // frame id -> { url, at }
   }
 
+  /** Pictures may have been erased: none that was shown is shown again. */
+  forget() {
+    this.known.clear();
+    this.frameId = null;
+    this.picture.removeAttribute("src");
+    this.show(null);
+  }
+
   /** @param {{time: number, x: number, layers: import("./draw.js").Layer[]}|null} at null: nothing to show */
   show(at) {
     clearTimeout(this.resting);

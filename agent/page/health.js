@@ -1,7 +1,7 @@
 // Health and settings: is the agent ready, what does its model know, the numbers that matter, and what each camera's
 // memory holds, with export and (for admins) erasing.
 
-import { Away } from "./api.js";
+import { address, Away } from "./api.js";
 import { bytes, clock, h, number, put, sleep, span, unix, wall } from "./dom.js";
 
 const POLL_S = 5;
@@ -50,7 +50,7 @@ export function mount(root, app) {
 }
 
 /** 503 has a body too, which says what is wrong. @returns {Promise<{ready: boolean, checks: Record<string, string>}>} */
-const readiness = () => fetch("/readyz", { cache: "no-store" }).then(response => response.json(), () => { throw new Away(); });
+const readiness = () => fetch(address("/readyz"), { cache: "no-store" }).then(response => response.json(), () => { throw new Away(); });
 
 const CHECKS = { model: "Model loaded", encoder: "Encoder tells pictures apart", disk: "Disk can be written", mqtt: "MQTT broker", rules: "Rules" };
 
@@ -163,6 +163,7 @@ function eraseDialog(app) {
     const { erased } = await app.api.json(`/v1/cameras/${camera.id}/frames?${query()}`, { method: "DELETE" });
     sure.checked = false;
     erasing.disabled = true;
+    app.emit("erased", camera.id);
     return `Erased: ${Object.entries(erased).map(([what, count]) => `${number(count)} ${what}`).join(", ")}.`;
   };
   const act = async action => {

@@ -12,6 +12,7 @@ export class Notice {
     this.root = root;
     this.count = 0;
     app.on("alert", event => { if (event.event_type === "on" && !looking()) this.#show(event); });
+    app.on("erased", () => this.clear());
     addEventListener("hashchange", () => { if (looking()) this.clear(); });
   }
 

@@ -1,6 +1,7 @@
 // The panel "Use this device's camera": choose a camera and a name, see the picture, publish it; and a link with which
 // another device does the same. The publishing itself is publisher.js; it goes on while other views are shown.
 
+import { base } from "./api.js";
 import { h, put } from "./dom.js";
 import { NoCamera, openCamera, Publisher } from "./publisher.js";
 
@@ -95,7 +96,7 @@ function linkMaker(app, name, place) {
     if (!name.reportValidity()) return;
     try {
       const made = await app.api.json(`/v1/cameras/${name.value}/publish-token`, { method: "POST" });
-      const url = `${location.origin}/#${new URLSearchParams({ publish: name.value, token: made.token })}`;
+      const url = `${base()}/#${new URLSearchParams({ publish: name.value, token: made.token })}`;
       const field = h("input", { id: "publish-link", readonly: true, value: url, onfocus: event => event.target.select() });
       const copy = h("button", { type: "button", onclick: async () => {
         field.select();

@@ -1,7 +1,7 @@
 // This device's camera, published over WHIP (RFC 9725). It goes on until it is stopped: after a restart of the server or
 // a loss of the network it publishes again by itself, waiting a little longer each time. Knows no page elements.
 
-import { ApiError, Away } from "./api.js";
+import { address, ApiError, Away } from "./api.js";
 import { sleep } from "./dom.js";
 
 const FIRST_WAIT_S = 1, LONGEST_WAIT_S = 15, CONNECT_TIMEOUT_S = 20;
@@ -149,7 +149,7 @@ export class Publisher {
 
   #leave(unloading) {
     if (!this.session) return;
-    fetch(this.session, { method: "DELETE", headers: this.api.headers(), keepalive: unloading }).catch(() => {});
+    fetch(address(this.session), { method: "DELETE", headers: this.api.headers(), keepalive: unloading }).catch(() => {});
     this.session = "";
   }
 

@@ -33,7 +33,8 @@ class Timeline {
     });
     this.card = new FrameCard(app, () => this.camera);
     this.#build(root);
-    this.ends = [app.on("cameras", () => this.#camerasRenewed()), app.on("state", () => this.#stateChanged())];
+    this.ends = [app.on("cameras", () => this.#camerasRenewed()), app.on("state", () => this.#stateChanged()),
+      app.on("erased", camera => { if (camera === this.camera) { this.card.forget(); this.#pick(camera); } })];
   }
 
   show() {
