@@ -20,6 +20,7 @@ from agent.prepared import Begun
 from agent.problems import AnswerTimeout, Busy, ModelFailed, Problem, QuestionTooLong
 from agent.question import Answer, Event, Finished, Piece, Question, collect
 from agent.remote import RemoteAnswerer
+from agent.remote_text import is_visible
 from agent.stopwatch import Stopwatch
 from memory.store import MemoryStore
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+NO_WORDS = "(The model found no words: ask again, in other words or with more tokens.)"
 _FIRST_GUESS_S = 5.0  # how long an answer takes, before one has been timed
 
 
@@ -121,7 +123,7 @@ class Answering:
     async def _speak(
         self, question: Question, begun: Begun, watch: Stopwatch, deadline: float
     ) -> AsyncGenerator[Event, None]:
-        num_pieces = 0
+        num_pieces, has_spoken = 0, False
         async with aclosing(begun.pieces) as pieces:
             while True:
                 with watch.stage("generate" if num_pieces else "first_token"):
@@ -130,8 +132,11 @@ class Answering:
                 if piece is None:
                     break
                 num_pieces += 1
+                has_spoken = has_spoken or is_visible(piece)
                 if piece:
                     yield Piece(piece)
+        if not has_spoken:  # a server that says nothing has failed before
+            yield Piece(NO_WORDS)
         if begun.little is not None:
             yield Piece(f"\n\n({begun.little}.)")
         if question.priority is Priority.QUESTION:
@@ -149,7 +154,7 @@ def _finished(begun: Begun, watch: Stopwatch, num_pieces: int) -> Finished:
     tally = begun.tally
     return Finished(
         finish_reason=tally.finish_reason,
-        notes=(*(() if begun.little is None else (begun.little,)), *begun.notes),
+        notes=(*(() if begun.little is None else (begun.little,)), *begun.notes, *tally.notes),
         timings_ms={stage: round(milliseconds, 3) for stage, milliseconds in timings_ms.items()},
         prompt_tokens=tally.prompt_tokens,
         completion_tokens=num_pieces if tally.completion_tokens is None else tally.completion_tokens,

@@ -143,6 +143,12 @@ class AnswererSettings(Part):
     limit_name: Literal["max_tokens", "max_completion_tokens"] = Field(
         default="max_tokens", description="what that server calls the most tokens of an answer"
     )
+    thinking_tokens: int = Field(
+        default=2048,
+        ge=0,
+        le=131_072,
+        description="further tokens for a model that has been seen to think before it answers",
+    )
     timeout_s: float = Field(default=60.0, gt=0, le=3600, description="seconds the server may be silent")
     retries: int = Field(default=2, ge=0, le=10, description="further tries, only before the first token")
     max_images: int = Field(default=8, ge=1, le=256, description="pictures sent with a question, at most")

@@ -19,6 +19,8 @@ import httpx
 Egress = Literal["local_only", "allowed"]
 Resolver = Callable[[str, int], Awaitable[Sequence[str]]]  # (host, port) -> its addresses, as numbers
 
+RESOLVE_TIMEOUT_S = 5.0
+
 # An allow list: link-local, shared (100.64.0.0/10), "this network" and embedded forms of IPv6 are not among them.
 _LOCAL_NETWORKS = tuple(
     ipaddress.ip_network(network)
@@ -54,7 +56,10 @@ def is_local(address: str) -> bool:
 async def system_resolver(host: str, port: int) -> Sequence[str]:
     """Addresses of `host` as this machine resolves it, the preferred one first. Raises HostUnknown."""
     try:
-        found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        async with asyncio.timeout(RESOLVE_TIMEOUT_S):
+            found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except TimeoutError:
+        raise HostUnknown(f"no name server has told the address of '{host}' within {RESOLVE_TIMEOUT_S:g} s") from None
     except (OSError, UnicodeError) as error:
         raise HostUnknown(f"the host '{host}' is not known") from error
     return list(dict.fromkeys(str(each[4][0]) for each in found))

@@ -177,6 +177,12 @@ class AnswererRefused(Problem):
     status, type, code = 502, "server_error", "answerer_refused"
 
 
+class NoAnswer(Problem):
+    """Whoever answers said nothing that a reader sees, or would not answer; the message says why."""
+
+    status, type, code = 502, "server_error", "no_answer"
+
+
 class EraseUnfinished(Problem):
     """An erasure has begun, a disk refused, and it will be completed by itself."""
 

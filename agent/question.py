@@ -8,7 +8,7 @@ from agent.lanes import Priority
 from memory.views import Within
 
 EvidenceKind = Literal["relevant", "recent", "filling"]
-FinishReason = Literal["stop", "length"]
+FinishReason = Literal["stop", "length", "content_filter"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +34,7 @@ class Question:
     num_keyframes: int | None = None  # None: the configured numbers
     recent: int | None = None
     priority: Priority = Priority.QUESTION
+    may_think: bool = False  # a server's model gets room to think, also where it has not been seen to
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,9 @@ question.
 
 Overload policy: pictures beyond the budget are left out, the least important first (recent before relevant before
 filling, then by score). Failures before the first token are tried again with growing pauses where a new try may help; after it,
-never, so that no answer begins twice. Closing the stream closes the request.
+never, so that no answer begins twice. Closing the stream closes the request. Bytes and lines of an answer have limits, and a
+compressed answer is refused, as small ones unpack to any size. What the model thinks is never passed on (`remote_text`), and a
+server that says nothing a reader sees has failed: NoAnswer says why.
 
 Where pictures may go is not decided here (`agent/egress.py`); which frames are keyframes neither.
 """
@@ -16,8 +18,7 @@ import random
 import ssl
 from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import aclosing
-from dataclasses import dataclass
-from itertools import count
+from dataclasses import dataclass, field
 from typing import cast
 
 import httpx
@@ -27,9 +28,10 @@ from agent import pools
 from agent.config import AnswererSettings
 from agent.egress import Egress, EgressRefused, HostUnknown, Resolver, checked_addresses, guarded_client, strictest
 from agent.intake import JPEG_QUALITY
-from agent.problems import AnswererAway, AnswererRefused, PicturesStayHere, Problem
+from agent.problems import AnswererAway, AnswererRefused, NoAnswer, PicturesStayHere, Problem
 from agent.question import FinishReason, Question
-from agent.remote_wire import Misunderstood, Shown, complaint, read_line, request_body
+from agent.remote_text import HELD_CHARS, Speech, ThoughtsShown
+from agent.remote_wire import Misunderstood, Shown, Step, complaint, parse, read_line, request_body
 from agent.times import format_time
 from agent.whereabouts import whereabouts
 from memory.errors import FrameGone
@@ -42,6 +44,9 @@ CONNECT_TIMEOUT_S = 5.0
 FIRST_PAUSE_S, LAST_PAUSE_S = 0.5, 8.0
 MAX_COMPLAINT_BYTES = 64 << 10
 MAX_LINE_BYTES = 1 << 20
+MAX_ANSWER_BYTES = 32 << 20
+MAX_LINES = 1 << 18
+_MAX_REFUSAL_CHARS = 200
 CHARS_PER_TOKEN = 32  # far above any tokenizer's mean: a server that ignores max_tokens is cut off here
 _PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})  # statuses that a later try may not meet
 _MIN_WIDTH = 16
@@ -61,8 +66,14 @@ class Tally:
     """How an answer went, filled in while it is streamed."""
 
     finish_reason: FinishReason = "stop"
+    has_begun: bool = False  # the server has said something, which may still be kept back
     prompt_tokens: int = 0
     completion_tokens: int | None = None  # None: the server did not say
+    notes: list[str] = field(default_factory=list)  # what the asker should know, known at the end
+
+
+class _UsedForThinking(NoAnswer):
+    """The model was still thinking at its last token: with more of them it may answer."""
 
 
 class _Passing(Exception):
@@ -95,6 +106,7 @@ class RemoteAnswerer:
         self._zone_of = zone_of
         self._resolve = resolve
         self._verify = ssl.create_default_context()
+        self._manner = _Manner()
 
     async def check(self, cameras: Iterable[str]) -> None:
         """Raise, before an answer begins, the Problem that would keep these cameras' pictures from the server."""
@@ -145,33 +157,49 @@ class RemoteAnswerer:
     async def stream(
         self, question: Question, pictures: Pictures, tally: Tally, *, limit: int
     ) -> AsyncGenerator[str, None]:
-        """The answer's pieces. Raises AnswererAway, AnswererRefused or PicturesStayHere."""
-        body = request_body(
-            self.model,
-            question.text,
-            pictures.shown,
-            max_tokens=limit,
-            temperature=question.temperature,
-            earlier=question.earlier,
-            limit_name=self.settings.limit_name,
-        )
-        content = await pools.questions(lambda: json.dumps(body).encode())
+        """The answer's pieces. Raises AnswererAway, AnswererRefused, NoAnswer or PicturesStayHere.
+
+        A model that used all its tokens for thinking is asked once more, with answerer.thinking_tokens beside them.
+        """
         headers = await pools.questions(self.headers)
-        rule, begun = self._rule(question.cameras), False
+        rule, begun, num_failures = self._rule(question.cameras), False, 0
         async with guarded_client(rule, resolve=self._resolve, verify=self._verify, timeout=self._timeout) as client:
-            for attempt in count():
+            while True:
+                may_think = question.may_think or self._manner.thinks
+                room = _Room(limit, self.settings.thinking_tokens if may_think else 0, question.may_think)
+                content = await pools.questions(self._content, question, pictures, room)
                 try:
-                    async with aclosing(self._try(client, content, headers, tally, limit)) as pieces:
+                    async with aclosing(self._try(client, content, headers, tally, room)) as pieces:
                         async for piece in pieces:
                             begun = True
                             yield piece
                     return
+                except _UsedForThinking:
+                    if begun or may_think or not self.settings.thinking_tokens:
+                        raise
+                    log.info("answerer thinks, asking again with more tokens", extra={"tokens": room.tokens})
+                    tally.finish_reason = "stop"
+                    continue
                 except _Passing as failure:
-                    if begun or attempt >= self.settings.retries:
+                    if tally.has_begun or num_failures >= self.settings.retries:
                         raise failure.problem from failure
-                    pause_s = pause(attempt, failure.after_s, random.random())
-                log.warning("answerer failed, trying again", extra={"attempt": attempt + 1, "pause_s": pause_s})
+                    pause_s = pause(num_failures, failure.after_s, random.random())
+                num_failures += 1
+                log.warning("answerer failed, trying again", extra={"attempt": num_failures, "pause_s": pause_s})
                 await asyncio.sleep(pause_s)
+
+    def _content(self, question: Question, pictures: Pictures, room: "_Room") -> bytes:
+        """The request's body. Takes tens of milliseconds for large pictures."""
+        body = request_body(
+            self.model,
+            question.text,
+            pictures.shown,
+            max_tokens=room.tokens,
+            temperature=question.temperature,
+            earlier=question.earlier,
+            limit_name=self.settings.limit_name,
+        )
+        return json.dumps(body).encode()
 
     def headers(self) -> dict[str, str]:
         """What every request carries, the key included. Blocks. Raises AnswererRefused when the key cannot be read."""
@@ -188,20 +216,25 @@ class RemoteAnswerer:
         return {**headers, "Authorization": f"Bearer {key}"} if key else headers
 
     async def _try(
-        self, client: httpx.AsyncClient, content: bytes, headers: dict[str, str], tally: Tally, limit: int
+        self, client: httpx.AsyncClient, content: bytes, headers: dict[str, str], tally: Tally, room: "_Room"
     ) -> AsyncGenerator[str, None]:
         """One request. Raises _Passing where another may go better, else the Problem."""
         try:
             async with client.stream("POST", self._url, content=content, headers=headers) as response:
                 if response.status_code != httpx.codes.OK:
                     raise await self._refusal(response)
-                async with aclosing(_pieces(response, tally, limit * CHARS_PER_TOKEN)) as pieces:
+                async with aclosing(_pieces(response, tally, room, self._manner)) as pieces:
                     async for piece in pieces:
                         yield piece
         except EgressRefused as error:
             raise _stays_here(error) from None
         except Misunderstood as error:
             raise AnswererRefused(f"The server that answers cannot be understood: {error}.") from None
+        except ThoughtsShown:
+            raise NoAnswer(
+                "What was shown so far was not the answer: the server's model had been thinking, and only the end of its "
+                "thoughts is marked. This is known now, ask again."
+            ) from None
         except (HostUnknown, httpx.ConnectError, httpx.ConnectTimeout) as error:
             raise _Passing(AnswererAway(f"The server that answers cannot be reached: {_words(error)}.")) from error
         except httpx.TimeoutException:
@@ -229,8 +262,71 @@ class RemoteAnswerer:
         return said.replace(key, "***") if key else said
 
 
-async def _pieces(response: httpx.Response, tally: Tally, max_chars: int) -> AsyncGenerator[str, None]:
-    """Text of the stream, until it says that it has ended. Raises httpx.RemoteProtocolError when it just stops."""
+@dataclass(slots=True)
+class _Manner:
+    """What a server's answers so far have shown of its model."""
+
+    thinks: bool = False
+    aloud: bool = False  # only the end of its thoughts is marked
+    is_known: bool = False  # it has answered in full
+
+    def speech(self, *, may_think: bool) -> Speech:
+        held_chars = float("inf") if may_think else 0 if self.is_known else HELD_CHARS
+        return Speech(held_chars=held_chars, aloud=self.aloud)
+
+    def learn(self, speech: Speech) -> None:
+        self.thinks |= speech.thought
+        self.aloud |= speech.aloud
+
+
+@dataclass(frozen=True, slots=True)
+class _Room:
+    """How much a server may say: tokens of its answer, and others for thoughts before it."""
+
+    answer: int
+    thoughts: int
+    may_think: bool  # it may be thinking without a mark
+
+    @property
+    def tokens(self) -> int:
+        return self.answer + self.thoughts
+
+
+async def _pieces(response: httpx.Response, tally: Tally, room: _Room, manner: _Manner) -> AsyncGenerator[str, None]:
+    """Text of the answer, until the stream says that it has ended. Raises NoAnswer where there is none that a reader sees,
+    httpx.RemoteProtocolError when the stream just stops."""
+    speech = manner.speech(may_think=room.may_think)
+    refusal, num_shown, max_shown = "", 0, room.answer * CHARS_PER_TOKEN
+    num_tokens = 0
+    try:
+        async with aclosing(_steps(response, tally, room.tokens * CHARS_PER_TOKEN)) as steps:
+            async for step in steps:
+                refusal = (refusal + step.refusal)[:_MAX_REFUSAL_CHARS]
+                speech.thought |= step.thought
+                num_tokens += bool(step.text)
+                piece = speech.hear(step.text)[: max_shown - num_shown]
+                tally.has_begun |= speech.has_begun
+                num_shown += len(piece)
+                if piece:
+                    yield piece
+                if num_shown >= max_shown:
+                    tally.finish_reason = "length"
+                    return
+        if piece := speech.end(was_cut=tally.finish_reason == "length")[: max_shown - num_shown]:
+            num_shown += len(piece)
+            yield piece
+        manner.is_known |= tally.finish_reason == "stop"
+        tally.completion_tokens = num_tokens if tally.completion_tokens is None else tally.completion_tokens
+    finally:
+        manner.learn(speech)
+    if not num_shown or refusal:
+        raise _silence(tally, speech, room, refusal)
+    if tally.finish_reason == "content_filter":
+        tally.notes.append("the server's content filter cut this answer short")
+
+
+async def _steps(response: httpx.Response, tally: Tally, max_chars: int) -> AsyncGenerator[Step, None]:
+    """What the stream adds, step by step; numbers and reasons go into `tally`. Ends after `max_chars` of text."""
     heard, ended, num_chars = False, False, 0
     async with aclosing(_lines(response)) as lines:
         async for line in lines:
@@ -245,41 +341,80 @@ async def _pieces(response: httpx.Response, tally: Tally, max_chars: int) -> Asy
             tally.prompt_tokens = step.prompt_tokens or tally.prompt_tokens
             tally.completion_tokens = step.completion_tokens or tally.completion_tokens
             num_chars += len(step.text)
+            yield step
             if num_chars > max_chars:
                 tally.finish_reason = "length"
                 return
-            if step.text:
-                yield step.text
     if not heard:
         raise Misunderstood("it sent no event stream")
     if not ended:
         raise httpx.RemoteProtocolError("it stopped in the middle of the answer")
 
 
+def _silence(tally: Tally, speech: Speech, room: _Room, refusal: str) -> NoAnswer:
+    """Why there is no answer, in words."""
+    if refusal:
+        return NoAnswer(f"The server that answers refuses: {' '.join(refusal.split())}")
+    if tally.finish_reason == "content_filter":
+        return NoAnswer("The content filter of the server that answers withheld its answer: ask in other words.")
+    if speech.thought and tally.finish_reason == "length":
+        said = f"The server's model used all its {room.tokens} tokens for thinking and gave no answer"
+        return _UsedForThinking(f"{said}: raise answerer.thinking_tokens, or switch its thinking off at the server.")
+    if speech.thought:
+        return NoAnswer("The server's model thought, and then gave no answer: ask again, or in other words.")
+    advice = "ask again; if it stays so, see the server's log, and whether its chat template is that of the model."
+    return NoAnswer(f"The server that answers gave no text that can be read: {advice}")
+
+
 async def _lines(response: httpx.Response) -> AsyncGenerator[str, None]:
-    """Lines as event streams have them: ended by LF or CRLF only (httpx also splits at U+2028, which JSON may hold)."""
-    rest = b""
-    async with aclosing(cast(AsyncGenerator[bytes, None], response.aiter_bytes())) as chunks:
+    """Lines as event streams have them, but empty ones: ended by LF or CRLF only (httpx also splits at U+2028, which JSON may
+    hold). Raises Misunderstood beyond the limits."""
+    rest = bytearray()
+    num_lines = 0
+    async with aclosing(_raw(response)) as chunks:
         async for chunk in chunks:
-            *whole, rest = (rest + chunk).split(b"\n")
+            first, *others = chunk.split(b"\n")
+            rest += first
+            num_lines += len(others)
             if len(rest) > MAX_LINE_BYTES:
                 raise Misunderstood(f"it sent a line of more than {MAX_LINE_BYTES} bytes")
-            for line in whole:
-                yield line.decode("utf-8", "replace").rstrip("\r")
+            if num_lines > MAX_LINES:
+                raise Misunderstood(f"it sent an answer of more than {MAX_LINES} lines")
+            if not others:
+                continue
+            for line in (bytes(rest), *others[:-1]):
+                if text := line.decode("utf-8", "replace").rstrip("\r"):
+                    yield text
+            rest = bytearray(others[-1])
     yield rest.decode("utf-8", "replace")
+
+
+async def _raw(response: httpx.Response) -> AsyncGenerator[bytes, None]:
+    """The body as it is on the wire, never unpacked. Raises Misunderstood beyond MAX_ANSWER_BYTES, or where it is packed."""
+    encoding = response.headers.get("content-encoding", "identity").strip().lower()
+    if encoding not in ("", "identity"):
+        raise Misunderstood("it sent a compressed answer, though none was asked for: switch compression off there")
+    num_bytes = 0
+    async with aclosing(cast(AsyncGenerator[bytes, None], response.aiter_raw())) as chunks:
+        async for chunk in chunks:
+            num_bytes += len(chunk)
+            if num_bytes > MAX_ANSWER_BYTES:
+                raise Misunderstood(f"it sent an answer of more than {MAX_ANSWER_BYTES} bytes")
+            yield chunk
+            await asyncio.sleep(0)  # a flood of chunks would keep everything else waiting
 
 
 async def _complaint_of(response: httpx.Response) -> str:
     """The server's own words in an error body; "" when there are none."""
-    body = b""
-    async with aclosing(cast(AsyncGenerator[bytes, None], response.aiter_bytes())) as chunks:
-        async for chunk in chunks:
-            body += chunk
-            if len(body) > MAX_COMPLAINT_BYTES:
-                return ""
+    body = bytearray()
     try:
-        return complaint(json.loads(body))
-    except (ValueError, RecursionError):
+        async with aclosing(_raw(response)) as chunks:
+            async for chunk in chunks:
+                body += chunk
+                if len(body) > MAX_COMPLAINT_BYTES:
+                    return ""
+        return complaint(parse(bytes(body)))
+    except (ValueError, RecursionError):  # Misunderstood is a ValueError
         return ""
 
 

@@ -10,10 +10,13 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from agent.question import FinishReason, Said
+from agent.remote_text import whole_characters
 
 Json = dict[str, Any]
 
 MAX_COMPLAINT_CHARS = 200
+MAX_COUNT = 10**12  # of tokens; a larger number counts nothing
+_MAX_DIGITS = 20
 INSTRUCTIONS = (
     "You answer questions about what cameras saw. You are shown some frames of their recordings in time order; before "
     "each stand its camera, its local time and, where it is known, where the camera was, a heading being degrees "
@@ -28,6 +31,7 @@ class Misunderstood(ValueError):
 
 
 LimitName = Literal["max_tokens", "max_completion_tokens"]
+_THOUGHTS = ("reasoning", "reasoning_content", "reasoning_details", "thinking", "thinking_blocks")  # servers differ
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +47,8 @@ class Step:
     """What one line of the stream adds; None and "": nothing."""
 
     text: str = ""
+    thought: bool = False  # it holds something that the model thought
+    refusal: str = ""  # why the model does not answer, in its words
     finish_reason: FinishReason | None = None
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
@@ -91,7 +97,7 @@ def read_line(line: str) -> Step | None:
     if data == "[DONE]":
         return Step(done=True)
     try:
-        chunk = json.loads(data)
+        chunk = parse(data)
     except (ValueError, RecursionError):
         raise Misunderstood("it sent an event that is not JSON") from None
     if not isinstance(chunk, dict):
@@ -100,30 +106,53 @@ def read_line(line: str) -> Step | None:
         raise Misunderstood(f"it reports: {complaint(chunk)}")
     choices = chunk.get("choices")
     choice = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else {}
-    delta = choice.get("delta")
-    text = delta.get("content") if isinstance(delta, dict) else None
+    given = choice.get("delta")
+    delta = given if isinstance(given, dict) else {}
     usage = chunk.get("usage")
     counts = usage if isinstance(usage, dict) else {}
+    text, thought = _text_of(delta.get("content"))
+    refusal = delta.get("refusal")
     return Step(
-        text=text if isinstance(text, str) else "",
+        text=text,
+        thought=thought or any(delta.get(name) for name in _THOUGHTS),
+        refusal=refusal if isinstance(refusal, str) else "",
         finish_reason=_reason(choice.get("finish_reason")),
         prompt_tokens=_count(counts.get("prompt_tokens")),
         completion_tokens=_count(counts.get("completion_tokens")),
     )
 
 
+def parse(text: str | bytes) -> Any:
+    """The value in a JSON text from a server; a number of more digits than any count has is 0. Raises ValueError,
+    RecursionError."""
+    return json.loads(text, parse_int=lambda digits: int(digits) if len(digits) <= _MAX_DIGITS else 0)
+
+
+def _text_of(content: object) -> tuple[str, bool]:
+    """The text of a delta's content, and whether it holds thoughts: content is a text, or a list of parts by type."""
+    if isinstance(content, str):
+        return content, False
+    parts = [part for part in content if isinstance(part, dict)] if isinstance(content, list) else []
+    texts = [part.get("text") for part in parts if part.get("type") == "text"]
+    thought = any(part.get("type") in _THOUGHTS for part in parts)
+    return "".join(text for text in texts if isinstance(text, str)), thought
+
+
 def _reason(said: object) -> FinishReason | None:
     if not isinstance(said, str) or not said:
         return None
-    return "length" if said == "length" else "stop"
+    match said:
+        case "length" | "content_filter":
+            return said
+    return "stop"
 
 
 def _count(said: object) -> int | None:
-    return said if isinstance(said, int) and not isinstance(said, bool) and said >= 0 else None
+    return said if isinstance(said, int) and not isinstance(said, bool) and 0 <= said <= MAX_COUNT else None
 
 
 def complaint(body: object) -> str:
     """The words of an error body, whichever of the usual forms it has; "" when it has none. At most 200 characters."""
     error = body.get("error") if isinstance(body, dict) else None
     said = error.get("message") if isinstance(error, dict) else error
-    return " ".join(said.split())[:MAX_COMPLAINT_CHARS] if isinstance(said, str) else ""
+    return whole_characters(" ".join(said.split())[:MAX_COMPLAINT_CHARS]) if isinstance(said, str) else ""

@@ -413,7 +413,10 @@ def test_lines_of_a_stream() -> None:
     assert read_line("data: [DONE]") == Step(done=True)
     assert read_line('data:{"choices":[{"delta":{"content":"a"},"finish_reason":null}]}') == Step("a")
     assert read_line('data: {"choices":[{"delta":{"content":null},"finish_reason":"content_filter"}]}') == Step(
-        finish_reason="stop"
+        finish_reason="content_filter"
+    )
+    assert read_line('data: {"choices":[{"delta":{"reasoning":"a","content":[{"type":"text","text":"b"}]}}]}') == Step(
+        "b", thought=True
     )
     usage = {"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 2}}
     assert read_line(f"data: {json.dumps(usage)}") == Step(prompt_tokens=3, completion_tokens=2)

@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import threading
+import zlib
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
@@ -35,7 +36,63 @@ def event(text: str | None = None, reason: str | None = None, **more: Any) -> st
     return f"data: {json.dumps(chunk, ensure_ascii=False)}\n\n"
 
 
+def delta(**fields: Any) -> str:
+    return f"data: {json.dumps({'choices': [{'index': 0, 'delta': fields, 'finish_reason': None}]})}\n\n"
+
+
+THINKING: dict[str, tuple[str, ...]] = {  # what comes before "yes": thoughts, however servers write them down
+    "reasoning": (delta(reasoning="no, "), delta(content=None, reasoning="that is no dog")),
+    "reasoning-content": (delta(reasoning_content="no, "), delta(content="", reasoning_content="no")),
+    "parts": (delta(content=[{"type": "thinking", "thinking": [{"type": "text", "text": "no"}]}]),),
+    "inline": (event("<thi"), event("nk>no, no"), event(" no</th"), event("ink>\n\n")),
+    "brackets": (event("[THINK]no[/THINK]"),),
+    "aloud": (event("Let me see: "), event("no dog.\n</think>"), event("\n")),
+}
+SAYING: dict[str, tuple[str, ...]] = {  # no answer, whatever the status
+    "blank": (event(" \n"), event("\u200b"), event(reason="stop")),
+    "empty": (event(reason="stop"),),
+    "control": (event("<|im_"), event("end|>"), event("<|im_start|>"), event(reason="stop")),
+    "filtered": (event(reason="content_filter"),),
+    "refused": (delta(content=None, refusal="I cannot help "), delta(refusal="with that."), event(reason="stop")),
+    "only-thoughts": (event("<think>no dog"), event(reason="stop")),
+    "all-thoughts": (delta(reasoning="and so on"), event(reason="length")),
+    "leaking": (event("yes<|im_end|>\n<|im_start|>user"), event(reason="stop")),
+    "half-filtered": (event("I saw a"), event(reason="content_filter")),
+    "prose": (event("The picture shows a dog."), event(reason="stop")),
+    "surrogates": (
+        'data: {"choices": [{"delta": {"content": "a \\ud800 \\ud83d"}}]}\n\n',
+        'data: {"choices": [{"delta": {"content": "\\ude00 <b> \\udfff"}, "finish_reason": "stop"}]}\n\n',
+    ),
+    "silly-counts": (
+        event("yes", reason="stop"),
+        f'data: {{"choices": [], "usage": {{"prompt_tokens": {"9" * 4300}, "completion_tokens": {"9" * 5000}, "x": NaN}}}}\n\n',
+    ),
+    "deep": (f'data: {"[" * 200_000}\n\n',),
+}  # fmt: skip
+
+
+def packed(model: str) -> Response:
+    """A small answer that unpacks to a large one."""
+    body = zlib.compressobj(wbits=31)
+    content = body.compress(b"\n" * (64 << 20)) + body.flush()
+    status = 400 if model == "packed-error" else 200
+    return Response(content, status, {"Content-Encoding": "gzip"}, media_type="text/event-stream")
+
+
+async def flood(model: str) -> AsyncIterator[bytes]:
+    """An answer without an end."""
+    yield event("tick").encode()
+    while True:
+        yield {"newlines": b"\n", "comments": b": x\n", "one-line": b"x"}[model] * (1 << 16)
+        await asyncio.sleep(0)
+
+
 async def words(model: str, num_pictures: int) -> AsyncIterator[str]:
+    for text in THINKING.get(model, ()) + SAYING.get(model, ()):
+        yield text
+    if model in SAYING:
+        yield "data: [DONE]\n\n"
+        return
     usage = {"prompt_tokens": 100 + num_pictures, "completion_tokens": 4, "total_tokens": 104 + num_pictures}
     yield event("", role="assistant")
     if model == "late":
@@ -43,7 +100,9 @@ async def words(model: str, num_pictures: int) -> AsyncIterator[str]:
     if model == "lost-once" and sum(seen["model"] == model for seen in SEEN) == 1:
         raise ConnectionError("gone before the first word")
     yield ": a comment\r\n\r\n"
-    for word in ("Yes", ".") if model == "yes" else ("I ", "see ", f"{num_pictures} ", "pictures."):
+    for word in (
+        ("Yes", ".") if model == "yes" or model in THINKING else ("I ", "see ", f"{num_pictures} ", "pictures.")
+    ):
         yield event(word)
         if model == "lost":
             raise ConnectionError("gone in the middle")
@@ -95,6 +154,16 @@ async def complete(request: Request) -> Response:
         return RedirectResponse(f"http://0.0.0.0:{request.url.port}/elsewhere", 307)
     if model == "page":
         return Response("<html>hello</html>", media_type="text/html")
+    if model in ("packed", "packed-error"):
+        return packed(model)
+    if model in ("newlines", "comments", "one-line"):
+        return StreamingResponse(flood(model), media_type="text/event-stream")
+    if model == "thinks-long" and body["max_tokens"] < 1000:
+        return StreamingResponse(counted("all-thoughts", 0), media_type="text/event-stream")
+    if model == "prose-first" and body["max_tokens"] < 1000:
+        return StreamingResponse(counted("cut", 0), media_type="text/event-stream")
+    if model in ("thinks-long", "prose-first"):
+        return StreamingResponse(counted("inline" if model == "thinks-long" else "aloud", 0))
     if model == "silent":
         await asyncio.sleep(30)
     pictures = [part for part in content if part["type"] == "image_url"]

@@ -119,7 +119,7 @@ class Engine:
 
     def problems(self) -> dict[str, str]:
         """By rule, in words: why it cannot do its work. Rules that can are not named."""
-        return dict(self.watching.problems)
+        return self.watching.rule_problems()
 
     # --- the three tasks ---
 
@@ -163,7 +163,7 @@ class Engine:
             await self._decide(pending)
         if outcome.error is not None:
             with contained(f"telling rule {pending.rule} that there is no verdict"):
-                await pools.alerts(self.watching.refused, pending, "judge_unavailable")
+                await pools.alerts(self.watching.refused, pending, "judge_unavailable", words_of(outcome.error))
 
     async def _decide(self, pending: Pending) -> None:
         """One judgement, whatever comes of it."""
@@ -179,7 +179,7 @@ class Engine:
         except (Problem, StorageError) as error:
             self._metrics.judgements.labels(rule=pending.rule, reason="failed").inc()
             log.warning("no verdict", extra={"rule": pending.rule, "camera": pending.camera, "error": str(error)})
-            await pools.alerts(self.watching.refused, pending, "judge_unavailable")
+            await pools.alerts(self.watching.refused, pending, "judge_unavailable", str(error))
             return
         self._metrics.stage_seconds.labels(stage="judge").observe(perf_counter() - started)
         self._metrics.judgements.labels(rule=pending.rule, reason=vote.verdict).inc()

@@ -2,6 +2,7 @@
 
 The question goes through the same path as a person's (window, keyframes, merging, language model), greedy, a few tokens.
 What the model writes becomes one of three words or nothing: a text that a camera sees can at most make it the wrong one.
+A server's model whose words cannot be read, and which used up its tokens, may have been thinking: it gets room to, next time.
 
 Does not know when to ask, nor what a verdict leads to.
 """
@@ -23,6 +24,7 @@ QUESTION = (
 MAX_NEW_TOKENS = 8
 NUM_EVIDENCE = 4  # frames named with a verdict, beside the one asked about
 _ANSWER = re.compile(r'[\s"\'*_`.:]*(yes|no|unclear)\b["\'*_`]*(?=\s*$|\s*[.,;:!\n])', re.IGNORECASE)
+_UNCLEAR = re.compile(r'[\s"\'*_`.:]*unclear\b', re.IGNORECASE)
 _ANY = re.compile(r"\b(yes|no|unclear)\b", re.IGNORECASE)
 
 
@@ -54,6 +56,7 @@ class Judge:
     def __init__(self, answering: Answering, wording: str = QUESTION) -> None:
         self._answering = answering
         self._wording = wording
+        self._may_think = False
 
     async def vote(
         self, rule: RuleSettings, camera: str, frame_id: int, time: float, priority: Priority = Priority.JUDGE
@@ -70,10 +73,15 @@ class Judge:
                 num_keyframes=rule.judge.num_keyframes,
                 recent=min(rule.judge.recent, rule.judge.num_keyframes),
                 priority=priority,
+                may_think=self._may_think,
             )
         )
         verdict = read_answer(answer.text, rule.condition) if plain else verdict_of(answer.text)
-        return Vote(frame_id, time, verdict, _evidence(answer.seen.evidence))
+        was_read = verdict != "unclear" or _UNCLEAR.match(answer.text) is not None
+        # not twice running: what is no verdict with room to think is prose, which costs tokens for nothing
+        was_cut = answer.finished.finish_reason == "length"
+        self._may_think = was_cut and not was_read and not self._may_think
+        return Vote(frame_id, time, verdict, _evidence(answer.seen.evidence), was_read)
 
 
 def _evidence(frames: tuple[Evidence, ...]) -> tuple[tuple[int, float], ...]:

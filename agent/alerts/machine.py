@@ -47,6 +47,7 @@ class Vote:
     time: float
     verdict: Verdict
     frames: tuple[tuple[int, float], ...] = ()
+    was_read: bool = True  # False: its words were none of the three verdicts, which counts as unclear
 
 
 @dataclass(frozen=True, slots=True)

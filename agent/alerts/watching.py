@@ -48,6 +48,8 @@ log = logging.getLogger(__name__)
 
 WARM_S = 900.0  # a rule that is new to a camera learns its background from so much of the past
 WARM_FRAMES = 2000
+MAX_UNJUDGED = 3  # verdicts that fail or cannot be read, one after the other: then the rule has a problem
+_UNREAD = "what its judge says is none of yes, no and unclear"
 
 
 class Watching:
@@ -66,13 +68,14 @@ class Watching:
         cameras: Callable[[], Iterable[str]],
     ) -> None:
         self.teller = teller
-        self.problems: dict[str, str] = {}  # by rule, in words: why it watches nothing
+        self.problems: dict[str, str] = {}  # by rule, in words: why it watches nothing; `problem` knows all reasons
         self._book, self._rules, self._store = book, rules, store
         self._settings, self._clock, self._zone_of, self._cameras = settings, clock, zone_of, cameras
         self._lock = RLock()
         self._units: dict[str, NDArray[np.float32]] = {}  # by rule: its condition (D,)
         self._budgets: dict[str, Budget] = {}
         self._watches = {key: Watch.read(*key, value) for key, value in book.states().items()}
+        self._unjudged: dict[tuple[str, str], tuple[int, str]] = {}  # verdicts missed since the last one, and why
         self._seen: dict[str, float] = {}  # by camera: time of the newest frame looked at
         for watch in self._watches.values():
             self._seen[watch.camera] = max(self._seen.get(watch.camera, 0.0), watch.state.time or 0.0)
@@ -155,16 +158,42 @@ class Watching:
             if watch is not None:
                 rule = self._rules.named(pending.rule)
                 watch.judge_calls += 1
+                self._note_verdict(pending, None if vote.was_read else _UNREAD)
                 held_by = self._hindrance(rule, pending.camera, vote.time)
                 self._take(watch, judged(rule.settings, watch.state, vote, held_by))
 
-    def refused(self, pending: Pending, reason: Refusal) -> None:
-        """There will be no answer."""
+    def refused(self, pending: Pending, reason: Refusal, error: str = "") -> None:
+        """There will be no answer. `error`: why the judge failed, in words."""
         with self._lock:
+            if reason == "judge_unavailable":
+                self._note_verdict(pending, error or "its judge failed")
             watch = self._watches.get((pending.rule, pending.camera))
             if watch is not None:
                 settings = self._rules.named(pending.rule).settings
                 self._take(watch, refused(settings, watch.state, pending.time, reason))
+
+    def _note_verdict(self, pending: Pending, missed: str | None) -> None:
+        """Count a verdict that was missed, and why; None: this one was given."""
+        key = (pending.rule, pending.camera)
+        if missed is None:
+            self._unjudged.pop(key, None)
+        else:
+            self._unjudged[key] = (self._unjudged.get(key, (0, ""))[0] + 1, missed)
+
+    def problem(self, name: str) -> str | None:
+        """In words, why this rule watches nothing or cannot be judged; None: it works."""
+        with self._lock:
+            if name in self.problems:
+                return self.problems[name]
+            for (rule, camera), (number, missed) in self._unjudged.items():
+                if rule == name and number >= MAX_UNJUDGED:
+                    return f"it could not be judged the last {number} times at camera {camera}: {missed.rstrip('.')}"
+        return None
+
+    def rule_problems(self) -> dict[str, str]:
+        """Every rule that has a problem, with its words."""
+        named = {rule.name: self.problem(rule.name) for rule in self.rules()}
+        return {name: problem for name, problem in named.items() if problem is not None}
 
     def _new_watch(self, rule: Rule, frame: Frame) -> Watch:
         """With a gate that knows the camera's recent past, so that a new rule need not learn it first."""
@@ -272,6 +301,7 @@ class Watching:
             state, actions = ended(watch.state, self._now(watch))
             self.teller.tell(watch, state, actions, None, last=True)
             del self._watches[watch.rule, watch.camera]
+            self._unjudged.pop((watch.rule, watch.camera), None)
 
     def _now(self, watch: Watch) -> float:
         return max(self._clock(), watch.state.time or 0.0)
@@ -297,7 +327,7 @@ class Watching:
                 **rule.settings.model_dump(mode="json"),
                 "enabled": self._rules.is_enabled(name),
                 "snoozed_until": self._rules.snoozed_until(name),
-                "problem": self.problems.get(name),
+                "problem": self.problem(name),
                 "state": state,
             }
 

@@ -1,0 +1,75 @@
+"""A rule that cannot be judged, or that watches nothing, says so, until it works again."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent.agent import Agent, open_memory
+from agent.alerts import engine
+from agent.alerts.machine import Vote
+from agent.alerts.settings import RuleSettings
+from agent.lanes import Priority
+from tests.agents import settings_in, tiny_model
+from tests.brokers import until
+from tests.rules import HIGH, RULE, Says, scene
+
+
+class Mumbles(Says):
+    """Its words are no verdict, until it is told to speak."""
+
+    mumbles = True
+
+    async def vote(
+        self, rule: RuleSettings, camera: str, frame_id: int, time: float, priority: Priority = Priority.JUDGE
+    ) -> Vote:
+        given = await super().vote(rule, camera, frame_id, time, priority)
+        return Vote(frame_id, time, "unclear", was_read=False) if self.mumbles else given
+
+
+async def test_a_judge_that_fails_again_and_again_is_a_problem_of_the_rule(tmp_path: Path) -> None:
+    async with scene(tmp_path) as at:
+        at.judge.verdict = None
+        await at.show(HIGH, 2)
+        assert (await at.rule())["problem"] is None  # once is no habit
+        await at.show(HIGH, 12)
+        problem = str((await at.rule())["problem"])
+        assert "could not be judged" in problem
+        assert "yard: out of memory" in problem
+        assert at.agent.alerts.watching.rule_problems() == {"car": problem}
+        at.judge.verdict = "no"
+        await at.show(HIGH, 6)
+        assert (await at.rule())["problem"] is None
+
+
+async def test_a_judge_whose_words_cannot_be_read_is_a_problem_of_the_rule(tmp_path: Path) -> None:
+    async with scene(tmp_path, rules={"car": {**RULE, "judge": {**RULE["judge"], "every_s": 1, "recheck_s": 1}}}) as at:
+        judge = at.agent.alerts.judge = at.judge = Mumbles()
+        await at.show(HIGH, 2)
+        assert (await at.rule())["problem"] is None
+        await at.show(HIGH, 6)
+        assert "none of yes, no and unclear" in str((await at.rule())["problem"])
+        judge.mumbles, judge.verdict = False, "unclear"  # a verdict like any other
+        await at.show(HIGH, 3)
+        assert (await at.rule())["problem"] is None
+
+
+async def test_a_condition_that_cannot_be_read_at_first_is_read_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "FLUSH_S", 0.05)
+    model, fails = tiny_model(), [True]
+    whole = model.embed_text
+
+    def embed(text: str) -> Any:
+        if fails[0]:
+            raise RuntimeError("CUDA out of memory")
+        return whole(text)
+
+    monkeypatch.setattr(model, "embed_text", embed)
+    settings = settings_in(tmp_path, rules={"car": RULE})
+    async with Agent(settings, open_memory(settings, model), model).running() as agent:
+        watching = agent.alerts.watching
+        await until(lambda: "CUDA out of memory" in str(watching.problem("car")))
+        fails[0] = False
+        await until(lambda: watching.problem("car") is None and not watching.unarmed())
