@@ -183,6 +183,7 @@ class Agent:
         return FrameSettings(
             rate_hz=settings.rate_hz,
             max_width=settings.max_width,
+            max_height=settings.max_width,  # upright or lying: the same picture, as sharp
             stall_timeout_s=self.settings.streaming.stall_timeout_s,
             max_skew_s=self.settings.streaming.max_skew_s,
         )

@@ -45,7 +45,10 @@ class CameraSettings(Part):
     rate_hz: float = Field(default=1.0, gt=0, le=30, description="frames kept per second")
     timezone: Zone = Field(default_factory=local_zone_name, description="IANA zone the camera's times are shown in")
     max_width: int = Field(
-        default=1280, ge=96, le=7680, description="kept pictures are scaled down to this many pixels across"
+        default=1280,
+        ge=96,
+        le=7680,
+        description="kept pictures are scaled down to this many pixels on their longer side",
     )
     max_frames: int = Field(default=10_000, ge=1, le=10_000_000, description="frames remembered, the oldest go first")
     hot_frames: int = Field(

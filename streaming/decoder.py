@@ -1,10 +1,9 @@
 """One opened PyAV input: packets in, decoded frames with media time out.
 
-Blocking throughout: everything here runs in a `Worker`. Decides what is damage and what the end. Knows neither pacing
-nor reconnecting nor wall clocks.
+Blocking throughout: everything here runs in a `Worker`. Decides which track is the video, what is damage and what the
+end. Knows neither pacing nor reconnecting nor wall clocks.
 """
 
-import logging
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -12,23 +11,37 @@ from pathlib import Path
 
 import av
 
-from streaming.errors import MediaDamaged, MediaError, MediaLost, MediaNotFound, MediaStalled, MediaUnreadable
+from streaming.errors import (
+    MediaDamaged,
+    MediaError,
+    MediaLost,
+    MediaNotFound,
+    MediaStalled,
+    MediaUnreadable,
+    PictureTooLarge,
+)
+from streaming.filetimes import USUAL_INTERVAL_S, FileTimes, sane_interval
+from streaming.libav import FAULTS, in_words, reason
+from streaming.picture import MAX_PIXELS
 from streaming.redact import redact
-
-logger = logging.getLogger(__name__)
+from streaming.tracks import PixelAspect, best_track
 
 _PRFT = struct.Struct("=q")  # AVProducerReferenceTime begins with the wall clock, int64 microseconds
 _ENDS_EARLY_S = 1.0  # a file that lacks more than this (and 2 %) of its declared length is truncated
 _ENDS_EARLY_PART = 0.02
+_GENERATE_PTS = 0x1  # AVFMT_FLAG_GENPTS, which PyAV sets: it guesses wrongly where frames are reordered
+_MAY_STEP = 0x200  # AVFMT_TS_DISCONT: recordings of broadcasts, whose times may jump
+_GAP_S, _GAP_WHERE_TIMES_JUMP_S = 10.0, 3.0
 
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """One decoded frame. `media_s`: presentation time in the medium's own seconds, None if it has none."""
+    """One decoded frame. `media_s`: of a file, seconds since its first frame; of a camera, its own seconds or None."""
 
     frame: av.VideoFrame
     ticks: int | None
     media_s: float | None
+    pixel_aspect: float
     reference: tuple[float, int] | None  # (sender's unix seconds, ticks) if the packet carried a reference time
 
 
@@ -51,24 +64,54 @@ class Input:
         self, url: str, *, live: bool, format: str | None = None, options: Mapping[str, str] | None = None,  # noqa: A002
         timeout_s: float | None = None,
     ) -> None:  # fmt: skip
+        """`url`: the path of a file, or of a live camera what FFmpeg shall open."""
         self.url = url
         self.live = live
         self.num_frames = 0
+        self.remarks: dict[str, str] = {}  # what was wrong with the medium and was put right, in words
         self._decode_errors = 0
         try:
             self._container = av.open(
-                url, format=format, options=dict(options or {}), timeout=timeout_s, metadata_errors="replace"
+                url if live else f"file:{url}",  # no part of a file's name is a protocol
+                format=format,
+                options=dict(options or {}) if live else {**FILE_OPTIONS, **(options or {})},
+                timeout=timeout_s,
+                metadata_errors="replace",
             )
-        except (av.FFmpegError, OSError) as error:
+        except FAULTS as error:
             raise _opening_error(url, live, error) from None
-        if not self._container.streams.video:
+        try:
+            with in_words(f"{redact(url)} cannot be read as video"):
+                self._prepare()
+        except MediaError:
             self._container.close()
-            raise MediaUnreadable(f"{redact(url)} has no video track; name a medium that has one")
-        self._stream = self._container.streams.video[0]
+            raise
+
+    def _prepare(self) -> None:
+        """Chooses the track and sets up its decoder."""
+        tracks = self._container.streams.video
+        if not tracks:
+            raise MediaUnreadable(f"{redact(self.url)} has no video track; name a medium that has one")
+        stream = best_track(tracks, self._container.duration and self._container.duration / av.time_base)
+        if stream is None:
+            raise MediaUnreadable(
+                f"{redact(self.url)}: the codec of its video is not known here; "
+                + ("set the camera to H.264" if self.live else "convert it: ffmpeg -i FILE -c:v libx264 NEW.mp4")
+            )
+        context = stream.codec_context
+        if context.width * context.height > MAX_PIXELS:
+            raise PictureTooLarge(
+                f"{redact(self.url)}: {context.width}x{context.height} is more than {MAX_PIXELS} pixels; "
+                "lower the resolution"
+            )
         # Frame threads hand frames over late by as many frames as there are threads: fine for a file, not for a camera.
         # One thread a camera, or a hundred cameras would have a hundred times as many threads as there are cores.
-        self._stream.thread_type = "SLICE" if live else "AUTO"
-        self._stream.codec_context.thread_count = 1 if live else 0
+        context.thread_type = "SLICE" if self.live else "AUTO"
+        context.thread_count = 1 if self.live else 0
+        context.options = {"max_pixels": str(MAX_PIXELS)}  # a larger one later on is refused before it is decoded
+        self._container.flags &= ~_GENERATE_PTS
+        self._stream = stream
+        self._aspect = PixelAspect(stream)
 
     @property
     def clock_rate_hz(self) -> float:
@@ -82,45 +125,45 @@ class Input:
         return taken
 
     def info(self) -> MediaInfo:
-        stream, container = self._stream, self._container
-        duration_s = float(stream.duration * stream.time_base) if stream.duration and stream.time_base else None
-        if duration_s is None and container.duration:
-            duration_s = container.duration / av.time_base
-        rate = stream.average_rate
-        return MediaInfo(
-            duration_s=duration_s,
-            rate_hz=float(rate) if rate else None,
-            num_frames=stream.frames or None,
-            width=stream.width,
-            height=stream.height,
-            codec=stream.codec_context.name,
-        )
+        """What the medium says of itself. Raises MediaUnreadable."""
+        with in_words(f"{redact(self.url)} cannot be read as video"):
+            stream, container = self._stream, self._container
+            duration_s = float(stream.duration * stream.time_base) if stream.duration and stream.time_base else None
+            if duration_s is None and container.duration:
+                duration_s = container.duration / av.time_base
+            rate = stream.guessed_rate or stream.average_rate
+            return MediaInfo(
+                duration_s=duration_s if duration_s is None or duration_s > 0 else None,
+                rate_hz=float(rate) if rate else None,
+                num_frames=stream.frames or None,
+                width=stream.codec_context.width,
+                height=stream.codec_context.height,
+                codec=stream.codec_context.name,
+            )
 
     def frames(self) -> Iterator[Decoded]:
         """Every frame that can be decoded, in order. The end of a healthy file ends the iteration; see the errors."""
-        reached_s: float | None = None
-        first_s: float | None = None
+        clock = None if self.live else self._clock()
         failure = ""
         packets = self._container.demux(self._stream)
         while True:
             try:
                 packet = next(packets)
+                reference = _reference_time(packet)
             except (StopIteration, av.EOFError):
                 break
-            except (av.FFmpegError, OSError) as error:
+            except FAULTS as error:
                 if self.live and isinstance(error, av.ExitError):
-                    raise MediaStalled(f"{redact(self.url)}: {_reason(error)}") from None
-                failure = _reason(error)
+                    raise MediaStalled(f"{redact(self.url)}: {reason(error)}") from None
+                failure = reason(error)
                 break
-            reference = _reference_time(packet)
             for frame in self._decode(packet):
-                media_s = frame.time
-                if media_s is not None:
-                    first_s = media_s if first_s is None else first_s
-                    reached_s = media_s
+                media_s = _seconds(frame, frame.pts) if clock is None else clock.next(frame)
                 self.num_frames += 1
-                yield Decoded(frame, frame.pts, media_s, reference)
-        self._judge_end(failure, None if reached_s is None or first_s is None else reached_s - first_s)
+                yield Decoded(frame, frame.pts, media_s, self._aspect.now(), reference)
+        if clock is None:
+            raise MediaLost(f"{redact(self.url)}: {failure or 'the camera ended the stream'}")
+        self._judge_end(failure, clock)
 
     def _decode(self, packet: av.Packet) -> list[av.VideoFrame]:
         """A packet that cannot be decoded is counted and passed over: the decoder recovers at the next key frame."""
@@ -128,53 +171,118 @@ class Input:
             return packet.decode()  # type: ignore[no-any-return]
         except av.EOFError:
             return []
-        except (av.FFmpegError, OSError) as error:
+        except FAULTS:
             self._decode_errors += 1
-            logger.debug("%s: a packet could not be decoded: %s", redact(self.url), _reason(error))
             return []
 
-    def _judge_end(self, failure: str, covered_s: float | None) -> None:
-        if self.live:
-            raise MediaLost(f"{redact(self.url)}: {failure or 'the camera ended the stream'}")
+    def _clock(self) -> "FrameClock":
+        rates = [float(rate) for rate in (self._stream.guessed_rate, self._stream.average_rate) if rate]
+        gap_s = _GAP_WHERE_TIMES_JUMP_S if self._container.format.flags & _MAY_STEP else _GAP_S
+        return FrameClock(rates, gap_s, self.remarks)
+
+    def _judge_end(self, failure: str, clock: "FrameClock") -> None:
         if self.num_frames == 0:
             raise MediaUnreadable(
                 f"{redact(self.url)}: no frame could be decoded ({failure or 'damaged or empty'}). Copy the file "
                 "again, or convert it: ffmpeg -i FILE -c:v libx264 NEW.mp4"
             )
-        failure = failure or self._missing_end(covered_s)
+        failure = failure or self._missing_end(clock)
         if failure:
             raise MediaDamaged(
                 f"{redact(self.url)} is truncated or damaged ({failure}). The {self.num_frames} frames "
-                f"({covered_s or 0.0:.1f} s) before the damage were kept. Copy the file again, "
+                f"({clock.covered_s:.1f} s) before the damage were kept. Copy the file again, "
                 "or repair it: ffmpeg -i FILE -c copy NEW.mp4"
             )
 
-    def _missing_end(self, covered_s: float | None) -> str:
+    def _missing_end(self, clock: "FrameClock") -> str:
         """In words how much is missing of the declared length, or "". An audio track's length says nothing."""
         declared_s = self.info().duration_s
-        if covered_s is None or declared_s is None or (not self._stream.duration and len(self._container.streams) > 1):
+        if declared_s is None or clock.joined or (not self._stream.duration and len(self._container.streams) > 1):
             return ""
-        interval_s = covered_s / max(1, self.num_frames - 1)
-        missing_s = declared_s - covered_s - interval_s
+        interval_s = clock.covered_s / max(1, self.num_frames - 1)
+        missing_s = declared_s - max(clock.covered_s + interval_s, clock.reached_s + interval_s, clock.shown_s)
         if missing_s <= _ENDS_EARLY_S + interval_s + _ENDS_EARLY_PART * declared_s:
             return ""
         return f"{missing_s:.1f} of {declared_s:.1f} s are missing"
 
     def close(self) -> None:
+        """Close it. Idempotent."""
         self._container.close()
+
+
+class FrameClock:
+    """When the frames of a file are shown, in seconds since the first; says what it had to put right."""
+
+    def __init__(self, rates_hz: list[float], gap_s: float, remarks: dict[str, str]) -> None:
+        """`rates_hz`: what the file says of its rate. Without a frame for `gap_s` its timestamps are taken to have stepped,
+        or for ten times the interval that it speaks of."""
+        self.covered_s = 0.0  # from the first frame to the last
+        self.shown_s = 0.0  # the same, and as long as the last one is shown
+        self.reached_s = 0.0  # the largest timestamp, as written in the file
+        intervals_s = [sane_interval(1.0 / rate_hz) for rate_hz in rates_hz if rate_hz > 0] or [USUAL_INTERVAL_S]
+        self._times = FileTimes(0.0, intervals_s[0], gap_s=max(gap_s, 10 * max(intervals_s)))
+        self._remarks = remarks
+        self._has_presentation_times = False
+
+    @property
+    def joined(self) -> bool:
+        """True once timestamps have stepped."""
+        return self._times.num_joined > 0
+
+    def next(self, frame: av.VideoFrame) -> float:
+        """The time of the frame, which the decoder hands over in presentation order."""
+        duration_s = _seconds(frame, frame.duration or None)
+        media_s = _seconds(frame, frame.pts)
+        self._has_presentation_times = self._has_presentation_times or media_s is not None
+        if not self._has_presentation_times:
+            # Containers such as AVI only number the packets. The decoder passes these numbers on in rising order.
+            media_s = _seconds(frame, frame.dts)
+        if media_s is not None:
+            self.reached_s = max(self.reached_s, media_s)
+        elif self.covered_s == 0.0:
+            rate_hz = 1.0 / sane_interval(duration_s)
+            self._remarks["times"] = f"it has no timestamps: taken as {rate_hz:.4g} frames per second"
+        num_joined = self._times.num_joined
+        self.covered_s = self._times.next(media_s, duration_s)
+        self.shown_s = self.covered_s + sane_interval(duration_s)
+        if self._times.num_joined > num_joined:
+            self._remarks["times"] = (
+                f"its timestamps step forward or back ({self._times.num_joined} times, by up to "
+                f"{self._times.longest_step_s:.3g} s): the parts follow one another without a gap"
+            )
+        return self.covered_s
 
 
 def probe(path: str) -> MediaInfo:
     """What the file says of itself. Raises MediaNotFound, MediaUnreadable. Blocking."""
-    medium = Input(path, live=False, options=FILE_OPTIONS)
+    medium = Input(path, live=False)
     try:
         return medium.info()
     finally:
         medium.close()
 
 
-# A playlist that poses as a video must not make us fetch addresses.
-FILE_OPTIONS: Mapping[str, str] = {"protocol_whitelist": "file"}
+# Demuxers that read other files or addresses than the one that is named, or a device. A file that is a playlist must not
+# make us open what it lists.
+_INDIRECT = frozenset({
+    "hls", "dash", "concat", "sdp", "rtsp", "rtp", "sap", "imf", "image2", "image2pipe", "lavfi", "vobsub",
+    "webm_dash_manifest", "smoothstreaming", "hds", "alsa", "oss", "fbdev", "kmsgrab", "x11grab", "v4l2", "video4linux2",
+    "pulse", "jack", "libcdio", "iec61883", "dvdvideo", "vapoursynth", "avisynth",
+})  # fmt: skip
+
+
+def _direct_formats() -> str:
+    """Names of the demuxers that read the file itself, as FFmpeg takes them."""
+    names = {part for name in av.formats_available for part in name.split(",")}
+    return ",".join(sorted(names - _INDIRECT))
+
+
+FILE_OPTIONS: Mapping[str, str] = {"protocol_whitelist": "file", "format_whitelist": _direct_formats()}
+
+
+def _seconds(frame: av.VideoFrame, ticks: int | None) -> float | None:
+    """Ticks of the frame's time base in seconds."""
+    return None if ticks is None or not frame.time_base else float(ticks * frame.time_base)
 
 
 def _reference_time(packet: av.Packet) -> tuple[float, int] | None:
@@ -186,24 +294,28 @@ def _reference_time(packet: av.Packet) -> tuple[float, int] | None:
     return _PRFT.unpack_from(data)[0] / 1e6, packet.pts
 
 
-def _reason(error: Exception) -> str:
-    """The error in words, without the address FFmpeg puts into it."""
-    if isinstance(error, av.ExitError):  # PyAV's own time limit
-        return "nothing came within the time limit"
-    return getattr(error, "strerror", None) or type(error).__name__
-
-
-def _opening_error(url: str, live: bool, error: Exception) -> MediaError:
-    shown, reason = redact(url), _reason(error)
+def _opening_error(url: str, live: bool, error: BaseException) -> MediaError:
+    if isinstance(error, MediaError):
+        return error
+    shown, why = redact(url), reason(error)
     if live:
-        return MediaLost(f"{shown}: {reason}")
+        return MediaLost(f"{shown}: {why}")
     if isinstance(error, FileNotFoundError):
         return MediaNotFound(f"{shown}: no such file; check the path")
     if isinstance(error, PermissionError | IsADirectoryError):
-        return MediaUnreadable(f"{shown}: {reason}; name a video file this user may read")
-    if Path(url).is_file() and Path(url).stat().st_size == 0:
-        reason = "the file is empty"
+        return MediaUnreadable(f"{shown}: {why}; name a video file this user may read")
+    if isinstance(error, av.ArgumentError):
+        why = "it is a playlist or another list of files, which is not followed, or damaged"
+    elif _is_empty(url):
+        why = "the file is empty"
     return MediaUnreadable(
-        f"{shown} cannot be read as video ({reason}). If it was still being copied or recorded, wait for its end and "
+        f"{shown} cannot be read as video ({why}). If it was still being copied or recorded, wait for its end and "
         "copy it again; otherwise convert it: ffmpeg -i FILE -c:v libx264 NEW.mp4"
     )
+
+
+def _is_empty(path: str) -> bool:
+    try:
+        return Path(path).is_file() and Path(path).stat().st_size == 0
+    except (OSError, ValueError):
+        return False

@@ -25,5 +25,9 @@ class MediaStalled(MediaLost):
     """A live camera is connected but sent nothing for `stall_timeout_s`."""
 
 
+class AddressUnknown(MediaError, ValueError):
+    """The address is none that can be opened."""
+
+
 class PictureTooLarge(MediaError):
     """The camera sends frames of more than 64 million pixels."""

@@ -5,7 +5,7 @@ Knows nothing of codecs, networks or memory.
 
 import math
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 import numpy as np
@@ -69,6 +69,7 @@ class SourceStats:
     height: int = 0
     state: SourceState = "starting"
     detail: str = ""  # why it is in this state, without passwords
+    remarks: dict[str, str] = field(default_factory=dict)  # what was wrong with the medium and put right, in words
 
 
 class Source(Protocol):

@@ -7,7 +7,6 @@ thread. Does not know WebRTC.
 
 import asyncio
 import logging
-import math
 import random
 import re
 import time
@@ -15,16 +14,16 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mappin
 from contextlib import suppress
 from functools import partial
 from typing import Literal
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 import numpy as np
 
 from streaming.backoff import backoff_s
 from streaming.clock import CaptureClock
-from streaming.decoder import FILE_OPTIONS, Decoded, Input
-from streaming.errors import MediaError, MediaStalled
+from streaming.decoder import Decoded, Input
+from streaming.errors import AddressUnknown, MediaError, MediaStalled
 from streaming.frame import Frame, FrameSettings, SourceStats
-from streaming.picture import to_rgb
+from streaming.picture import Remark, to_rgb
 from streaming.redact import redact
 from streaming.sampler import Sampler
 from streaming.slot import LatestSlot, SlotClosed
@@ -43,21 +42,23 @@ def open_source(
 ) -> "FileSource | LiveSource":  # fmt: skip
     """The source for `url`: `rtsp://...`, `webcam:0`, `webcam:/dev/video0`, `file:///...` or a path. Opens nothing yet.
 
-    `pace` and `start_time` (unix seconds of the first frame; default: when it is opened) concern files only. Raises
-    ValueError for an address that is none of these.
+    Schemes may be in capitals. `pace` and `start_time` (unix seconds of the first frame; default: when it is opened)
+    concern files only. Raises AddressUnknown (a ValueError too) for an address that is none of these.
     """
     settings = settings or FrameSettings()
-    scheme, _, rest = url.partition(":")
-    if scheme == "webcam":
-        device = f"/dev/video{rest}" if rest.isdigit() else rest
-        return LiveSource(device, camera, settings, format="v4l2")
-    if scheme in _LIVE_SCHEMES:
-        return LiveSource(url, camera, settings, options=_network_options(scheme, transport))
-    if scheme == "file":
-        return FileSource(unquote(urlsplit(url).path), camera, settings, pace=pace, start_time=start_time)
-    if re.match(r"[a-zA-Z][a-zA-Z0-9+.-]+://", url):
-        raise ValueError(f"{redact(url)}: use rtsp://, http://, file://, webcam:0 or the path of a file")
-    return FileSource(url, camera, settings, pace=pace, start_time=start_time)
+    if device := re.match(r"(?i)webcam:(.+)", url):
+        device_path = f"/dev/video{device[1]}" if re.fullmatch("[0-9]+", device[1]) else device[1]
+        return LiveSource(device_path, camera, settings, format="v4l2")
+    if path := re.match(r"(?i)file:(?://[^/]*)?(/.*)", url, re.DOTALL):
+        return FileSource(unquote(path[1]), camera, settings, pace=pace, start_time=start_time)
+    address = re.match(r"([a-zA-Z][a-zA-Z0-9+.-]+)://", url)
+    if address is None:  # "12:30.mp4" and "rtsp:x.mp4" are names of files
+        return FileSource(url, camera, settings, pace=pace, start_time=start_time)
+    scheme = address[1].lower()
+    if scheme not in _LIVE_SCHEMES:
+        raise AddressUnknown(f"{redact(url)}: use rtsp://, http://, file://, webcam:0 or the path of a file")
+    url = scheme + url[len(scheme) :]  # FFmpeg knows it in small letters only
+    return LiveSource(url, camera, settings, options=_network_options(scheme, transport))
 
 
 def _network_options(scheme: str, transport: str) -> dict[str, str]:
@@ -116,7 +117,7 @@ class FileSource:
         self._worker.stop(self._release)
 
     def _open(self, start: float) -> None:
-        self._input = Input(self._path, live=False, options=FILE_OPTIONS)
+        self._input = Input(self._path, live=False)
         self._kept = self._keep(self._input, start)
 
     def _release(self) -> None:
@@ -126,38 +127,13 @@ class FileSource:
     def _keep(self, medium: Input, start: float) -> Iterator[Frame]:
         """Decodes up to the next kept frame. Runs in the worker."""
         sampler = Sampler(self._settings.rate_hz)
-        times = FileTimes(start, 1.0 / (medium.info().rate_hz or 25.0))
+        remark = _remarks_into(medium.remarks, "picture")
         for decoded in medium.frames():
-            frame_time = times.next(decoded.media_s)
-            _note(self.stats, decoded, frame_time, medium)
+            frame_time = start + (decoded.media_s or 0.0)
+            _note(self.camera, self.stats, decoded, frame_time, medium)
             if sampler.keep(frame_time):
                 self.stats.kept += 1
-                yield Frame(frame_time, _picture(decoded, self._settings), "file")
-
-
-class FileTimes:
-    """Presentation times of a file to unix seconds, strictly rising. Pure.
-
-    The first frame is `start`. Where a timestamp is missing or steps back (joined recordings, broken muxers) the frame
-    follows the last one by `interval_s`, and so does what comes after it.
-    start=100, interval 0.04: 5.0, 5.04, None, 5.12, 0.0, 0.04 -> 100, 100.04, 100.08, 100.12, 100.16, 100.2
-    """
-
-    def __init__(self, start: float, interval_s: float) -> None:
-        self._interval_s = interval_s
-        self._next = start
-        self._offset: float | None = None
-        self._last = -math.inf
-
-    def next(self, media_s: float | None) -> float:
-        if media_s is None:
-            frame_time = self._next
-        else:
-            if self._offset is None or media_s + self._offset <= self._last:
-                self._offset = self._next - media_s
-            frame_time = media_s + self._offset
-        self._last, self._next = frame_time, frame_time + self._interval_s
-        return frame_time
+                yield Frame(frame_time, _picture(decoded, self._settings, remark), "file")
 
 
 class LiveSource:
@@ -255,24 +231,37 @@ class LiveSource:
 
     def _keep(self, medium: Input) -> Iterator[Frame]:
         """Decodes up to the next kept frame. Runs in the worker."""
+        remark = _remarks_into(medium.remarks, "picture")
         for decoded in medium.frames():
             arrival = self._now()
             if decoded.reference is not None:
                 self._clock.report(*decoded.reference, arrival)
             frame_time, clock = self._clock.capture_time(decoded.ticks, arrival)
-            _note(self.stats, decoded, frame_time, medium)
+            _note(self.camera, self.stats, decoded, frame_time, medium)
             self.stats.clock = clock
             if self._sampler.keep(frame_time):
                 self.stats.kept += 1
-                yield Frame(frame_time, _picture(decoded, self._settings), clock)
+                yield Frame(frame_time, _picture(decoded, self._settings, remark), clock)
 
 
-def _picture(decoded: Decoded, settings: FrameSettings) -> np.ndarray:
-    return to_rgb(decoded.frame, settings.max_width, settings.max_height)
+def _picture(decoded: Decoded, settings: FrameSettings, remark: Remark) -> np.ndarray:
+    return to_rgb(decoded.frame, settings.max_width, settings.max_height, decoded.pixel_aspect, remark)
 
 
-def _note(stats: SourceStats, decoded: Decoded, frame_time: float, medium: Input) -> None:
+def _remarks_into(remarks: dict[str, str], about: str) -> Remark:
+    def remark(words: str) -> None:
+        remarks[about] = words
+
+    return remark
+
+
+def _note(camera: str, stats: SourceStats, decoded: Decoded, frame_time: float, medium: Input) -> None:
     stats.received += 1
     stats.last_frame_time = frame_time
     stats.decode_errors += medium.take_decode_errors()
     stats.width, stats.height = decoded.frame.width, decoded.frame.height
+    for about, words in medium.remarks.items():
+        if about not in stats.remarks:  # once, not once a frame
+            logger.warning("camera %s: %s", camera, words)
+    if medium.remarks:
+        stats.remarks = {**stats.remarks, **medium.remarks}  # whole: others read it in other threads

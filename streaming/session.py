@@ -21,7 +21,7 @@ from aiortc.sdp import candidate_from_sdp
 
 from streaming.channel import LABEL, Channel, ChannelSettings, Converse
 from streaming.clock import CaptureClock
-from streaming.errors import PictureTooLarge
+from streaming.errors import MediaError, PictureTooLarge
 from streaming.frame import ClockName, Frame, FrameSettings, SourceStats
 from streaming.picture import to_rgb
 from streaming.sampler import Sampler
@@ -122,9 +122,10 @@ class WebRtcSession:
                     image = await asyncio.to_thread(
                         partial(to_rgb, raw.frame, self._settings.max_width, self._settings.max_height)
                     )
-                except PictureTooLarge as error:
+                except MediaError as error:
                     self.stats.detail = str(error)
-                    self.end("too_large")
+                    logger.warning("camera %s: %s", self.camera, error)
+                    self.end("too_large" if isinstance(error, PictureTooLarge) else "failed")
                     return
                 yield Frame(raw.time, image, raw.clock)
 

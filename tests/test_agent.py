@@ -252,4 +252,5 @@ async def test_sources_get_the_configured_limits(tmp_path: Path) -> None:
     changes = {"cameras": {"door": {"rate_hz": 3}}, "streaming": {"stall_timeout_s": 4, "max_skew_s": 7}}
     async with running(tmp_path, **changes) as agent:
         given = agent.frame_settings("door")
-    assert (given.rate_hz, given.max_width, given.stall_timeout_s, given.max_skew_s) == (3.0, 1280, 4.0, 7.0)
+    assert (given.rate_hz, given.max_width, given.max_height) == (3.0, 1280, 1280)
+    assert (given.stall_timeout_s, given.max_skew_s) == (4.0, 7.0)

@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from streaming.backoff import backoff_s
 from streaming.decoder import probe
 from streaming.errors import MediaDamaged, MediaError, MediaNotFound, MediaUnreadable
+from streaming.filetimes import FileTimes
 from streaming.frame import Frame, FrameSettings
-from streaming.media import FileSource, FileTimes, LiveSource, open_source
+from streaming.media import FileSource, LiveSource, open_source
 from streaming.redact import redact
 from tests.rtsp import rtsp_server
 from tests.streams import index_of, take, until, write_clip
