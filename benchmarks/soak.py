@@ -1,9 +1,9 @@
-"""Sixteen cameras at one frame a second into one agent, for half an hour: does resident memory stay flat?
+"""Sixteen cameras at one frame a second into one agent, for an hour: do memory, threads and open files stay as they are?
 
-    python -m benchmarks.soak --minutes 30
+    python -m benchmarks.soak --minutes 60
 
 The real agent with the built-in model: journal, encoder, memory at its caps (so that frames leave as fast as they come),
-a question every 20 s, an erasure every 5 minutes. Frames of drawn worlds come from sources in this process, since what is
+two rules on every camera, a question every 20 s, an erasure every 5 minutes, the state of health every 5 s. Frames of drawn worlds come from sources in this process, since what is
 in question is what the agent keeps, not how WebRTC decodes. Each camera's history is filled before the measurement, to a
 different depth, so that their segments do not begin and end together. Results: docs/bench-soak.json and docs/soak.png.
 """
@@ -36,6 +36,7 @@ CAMERAS = tuple(f"camera-{number:02}" for number in range(16))
 MAX_FRAMES = 256
 SEGMENT = 256
 SAMPLE_S, QUESTION_S, ERASE_S = 5.0, 20.0, 300.0
+RULES = {"red-car": "a red car is there", "bag": "a bag was left behind"}
 QUESTIONS = ("Did a red car come?", "What was there last?", "How many people came by?", "Was a bag left behind?")
 
 
@@ -66,7 +67,7 @@ class Paced:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=30.0)
+    parser.add_argument("--minutes", type=float, default=60.0)
     parser.add_argument("--threads", type=int, default=1, help="model.num_threads")
     add_out(parser)
     args = parser.parse_args()
@@ -87,6 +88,8 @@ async def soak(folder: Path, seconds: float, threads: int) -> dict[str, Any]:
             "model": {"num_threads": threads},
             "cameras": {camera: {"max_frames": MAX_FRAMES} for camera in CAMERAS},
             "answering": {"max_new_tokens": 24},
+            "rules": {name: {"condition": condition} for name, condition in RULES.items()},
+            "alerts": {"max_alerts": 100, "max_suppressed": 100},
         }
     )
     clip = [draw(Scene.from_seed(5, duration_s=120.0, split="eval"), float(t), 640, 360) for t in range(120)]
@@ -99,17 +102,20 @@ async def soak(folder: Path, seconds: float, threads: int) -> dict[str, Any]:
         filled_s = time.time() - began
         counts = {"asked": 0, "refused": 0, "erased": 0}
         resident: list[tuple[float, float]] = []
+        held: list[tuple[int, int]] = []
         lag: list[int] = []
         before = sum(intake.counters.remembered for intake in agent.intakes.values())
         live = [asyncio.create_task(agent.watch(c, endless(c, clip, n, seconds))) for n, c in enumerate(CAMERAS)]
         helpers = [asyncio.create_task(ask(agent, counts)), asyncio.create_task(erase(agent, counts))]
-        helpers.append(asyncio.create_task(sample(agent, resident, lag)))
+        helpers.append(asyncio.create_task(sample(agent, resident, held, lag)))
         await asyncio.gather(*live)
         for helper in helpers:
             helper.cancel()
         await asyncio.gather(*helpers, return_exceptions=True)
         remembered = sum(intake.counters.remembered for intake in agent.intakes.values()) - before
         lost = sum(intake.counters.lost for intake in agent.intakes.values())
+        samples = [sample for metric in agent.metrics.judgements.collect() for sample in metric.samples]
+        judged = int(sum(sample.value for sample in samples if sample.name.endswith("_total")))
     return {
         "minutes": round(seconds / 60, 1),
         "cameras": len(CAMERAS),
@@ -119,7 +125,9 @@ async def soak(folder: Path, seconds: float, threads: int) -> dict[str, Any]:
         "frames_expected": int(seconds) * len(CAMERAS),
         "frames_lost": lost,
         "encoder_lag_frames": {"median": int(np.median(lag)), "most": max(lag)},
+        "judge_calls": judged,
         **counts,
+        **constant(held),
         **growth(resident),
         "resident_mib": [(round(t, 1), round(mib, 1)) for t, mib in resident],
     }
@@ -154,14 +162,25 @@ async def erase(agent: Agent, counts: dict[str, int]) -> None:
         counts["erased"] += erased["frames"]
 
 
-async def sample(agent: Agent, resident: list[tuple[float, float]], lag: list[int]) -> None:
-    """Resident memory and frames not yet encoded, every SAMPLE_S."""
+async def sample(
+    agent: Agent, resident: list[tuple[float, float]], held: list[tuple[int, int]], lag: list[int]
+) -> None:
+    """Resident memory, threads and open files, and frames not yet encoded, every SAMPLE_S."""
     process, began = psutil.Process(), time.monotonic()
     while True:
         resident.append((time.monotonic() - began, process.memory_info().rss / 2**20))
+        held.append((process.num_threads(), process.num_fds()))
+        await asyncio.to_thread(agent.state.health)
         stats = [agent.store.stats(camera) for camera in CAMERAS]
         lag.append(sum(each.frames - each.encoded for each in stats))
         await asyncio.sleep(SAMPLE_S)
+
+
+def constant(held: list[tuple[int, int]]) -> dict[str, dict[str, int]]:
+    """Least and most threads and open files after the first fifth."""
+    settled = np.array(held[len(held) // 5 :])
+    named = zip(("threads", "open_files"), settled.T, strict=True)
+    return {name: {"least": int(column.min()), "most": int(column.max())} for name, column in named}
 
 
 def growth(resident: list[tuple[float, float]]) -> dict[str, float]:
@@ -173,6 +192,8 @@ def growth(resident: list[tuple[float, float]]) -> dict[str, float]:
     fifths = [float(mib[(times >= times[-1] * n / 5) & (times <= times[-1] * (n + 1) / 5)].mean()) for n in range(5)]
     return {
         "slope_mib_per_hour": round(slope, 2),
+        "second_to_last_fifth_percent": round(100 * (fifths[4] / fifths[1] - 1), 2),
+        "mean_of_second_fifth_mib": round(fifths[1], 1),
         "mean_of_fourth_fifth_mib": round(fifths[3], 1),
         "mean_of_last_fifth_mib": round(fifths[4], 1),
         "lowest_mib": round(float(mib[settled].min()), 1),
@@ -191,7 +212,7 @@ def plot(resident: list[tuple[float, float]], path: Path) -> None:
     figure, axes = plt.subplots(figsize=(7, 3), layout="constrained")
     axes.plot(times / 60, mib, linewidth=1)
     axes.set(xlabel="minutes", ylabel="resident memory, MiB", ylim=(0, 1.15 * mib.max()))
-    axes.set_title("16 cameras at 1 frame/s, memory at its caps, questions and erasures")
+    axes.set_title("16 cameras at 1 frame/s, memory at its caps, rules, questions, erasures")
     axes.grid(alpha=0.3)
     figure.savefig(path, dpi=120)
     plt.close(figure)
