@@ -3,7 +3,8 @@
     python -m benchmarks.soak --minutes 60
 
 The real agent with the built-in model: journal, encoder, memory at its caps (so that frames leave as fast as they come),
-two rules on every camera, a question every 20 s, an erasure every 5 minutes, the state of health every 5 s. Frames of drawn worlds come from sources in this process, since what is
+two rules on every camera, a question every 20 s, an erasure every 5 minutes, the state of health every 5 s.
+Frames of drawn worlds come from sources in this process, since what is
 in question is what the agent keeps, not how WebRTC decodes. Each camera's history is filled before the measurement, to a
 different depth, so that their segments do not begin and end together. Results: docs/bench-soak.json and docs/soak.png.
 """
