@@ -10,7 +10,7 @@ Does not know where frames come from or what they will be asked.
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 from typing import TYPE_CHECKING
@@ -23,8 +23,9 @@ from agent.backlog import Backlog
 from agent.intake import decode_jpeg
 from agent.lanes import Lane
 from agent.metrics import Metrics
+from agent.shortage import is_shortage
 from agent.supervisor import contained, words_of
-from memory.errors import FrameGone
+from memory.errors import FrameGone, StorageError
 from memory.store import MemoryStore
 
 if TYPE_CHECKING:
@@ -50,6 +51,10 @@ class _Picture:
 
 class EncoderBroken(Exception):
     """The model cannot encode anything at the moment (its fault, not the frames')."""
+
+
+class NotNow(Exception):
+    """No frame of a batch can be read at the moment: the disk does not give it, or the system has nothing to spare."""
 
 
 class Encoding:
@@ -79,6 +84,9 @@ class Encoding:
         self._sighted = sighted
         self._given_up: set[int] = set()  # stays small: a damaged JPEG is a damaged disk
         self._num_refused: Counter[int] = Counter()
+        self._waiting: set[int] = set()  # could not be read or kept when last tried
+        self._aside: set[int] = set()  # of these, the ones left out until the pause is over
+        self._pause_s = _FIRST_RETRY_S
 
     async def run(self) -> None:
         """Encode for ever. A failing encoder is retried with growing pauses; the frames wait on disk."""
@@ -87,7 +95,8 @@ class Encoding:
         while True:
             frame_ids = await self._next_batch()
             if not frame_ids:
-                if not self._backlog.behind:
+                if not self._backlog.behind and not self._aside:
+                    self._works_again()
                     self.idle.set()
                 await self._backlog.wait()
                 self.idle.clear()
@@ -100,8 +109,14 @@ class Encoding:
                 log.error("encoder fails", extra={"error": str(error), "retry_s": retry_s})
                 await asyncio.sleep(retry_s)
                 retry_s = min(2 * retry_s, _LAST_RETRY_S)
+            except NotNow:  # `_set_aside` has said so
+                await asyncio.sleep(retry_s)
+                retry_s = min(2 * retry_s, _LAST_RETRY_S)
             else:
-                self.problem, retry_s = None, _FIRST_RETRY_S
+                retry_s = _FIRST_RETRY_S
+                self._waiting -= set(frame_ids) - self._aside
+                if not self._waiting:
+                    self._works_again()
 
     async def _next_batch(self) -> list[int]:
         if frame_ids := self._backlog.take(self._batch_size):
@@ -116,42 +131,85 @@ class Encoding:
 
     def _on_disk(self) -> list[int]:
         """Frames never encoded, oldest first; when there are none, those whose patches a restart lost."""
-        if pending := self._store.pending(self._batch_size):
-            return pending
+        aside = self._aside.copy()
+        pending = self._store.pending(self._batch_size + len(aside))
+        if wanted := [frame_id for frame_id in pending if frame_id not in aside]:
+            return wanted[: self._batch_size]
         if not self._needs_patches:
             return []
-        lost = self._store.pending_patches(self._batch_size + len(self._given_up))
-        return [frame_id for frame_id in lost if frame_id not in self._given_up][: self._batch_size]
+        left_out = self._given_up | aside
+        lost = self._store.pending_patches(self._batch_size + len(left_out))
+        return [frame_id for frame_id in lost if frame_id not in left_out][: self._batch_size]
 
     async def _encode(self, frame_ids: Sequence[int]) -> None:
         started = perf_counter()
-        pictures = await pools.pictures(self._read, frame_ids)
+        pictures, unread = await pools.pictures(self._read, frame_ids)
+        if unread:
+            self._set_aside(unread)
         if not pictures:
+            if unread:
+                raise NotNow
             return
         for picture, features in await self._features(pictures):
             try:
                 remembered = await pools.storage(self._attach, picture, features)
             except ValueError as error:  # finite, but beyond what the memory's half precision can hold
                 self._skip(picture.frame_id, "refused", error)
-                continue
-            if remembered:
-                self._sighted(picture.camera, picture.frame_id, picture.time, features.embedding)
-                self._metrics.frames_encoded.labels(camera=picture.camera).inc()
+            except (StorageError, MemoryError) as error:
+                self._set_aside({picture.frame_id: error})
+            else:
+                if remembered:
+                    self._sighted(picture.camera, picture.frame_id, picture.time, features.embedding)
+                    self._metrics.frames_encoded.labels(camera=picture.camera).inc()
         self._metrics.stage_seconds.labels(stage="encode").observe(perf_counter() - started)
 
-    def _read(self, frame_ids: Sequence[int]) -> list[_Picture]:
-        """Stored JPEGs, decoded. A frame evicted meanwhile is left out, a damaged one is not tried again."""
-        pictures = []
+    def _read(self, frame_ids: Sequence[int]) -> tuple[list[_Picture], dict[int, BaseException]]:
+        """Stored JPEGs, decoded, and what cannot be read now, with the reason.
+
+        A frame evicted meanwhile is left out; one whose bytes are no picture is not tried again.
+        """
+        pictures: list[_Picture] = []
+        unread: dict[int, BaseException] = {}
         for frame_id in frame_ids:
             try:
-                image = decode_jpeg(self._store.jpeg(frame_id))
-                record = self._store.record(frame_id)
-                pictures.append(_Picture(frame_id, record.camera, record.time, image))
+                jpeg, record = self._store.jpeg(frame_id), self._store.record(frame_id)
             except FrameGone:
                 self._metrics.encode_failures.labels(reason="gone").inc()
-            except OSError as error:
-                self._skip(frame_id, "unreadable", error)
-        return pictures
+                continue
+            except (StorageError, MemoryError) as error:
+                unread[frame_id] = error
+                continue
+            try:
+                pictures.append(_Picture(frame_id, record.camera, record.time, decode_jpeg(jpeg)))
+            except (OSError, ValueError, MemoryError) as error:  # of the decoder: the disk has done its part
+                if is_shortage(error):
+                    unread[frame_id] = error
+                else:
+                    self._skip(frame_id, "unreadable", error)
+        return pictures, unread
+
+    def _set_aside(self, failed: Mapping[int, BaseException]) -> None:
+        """These are tried again after a pause that grows, for ever; other frames go on meanwhile."""
+        self._metrics.encode_failures.labels(reason="not_now").inc(len(failed))
+        if not self._aside:
+            asyncio.get_running_loop().call_later(self._pause_s, self._try_again)
+        self._aside.update(failed)
+        self._waiting.update(failed)
+        num, reason = len(self._waiting), next(iter(failed.values()))
+        frames = "1 frame waits" if num == 1 else f"{num} frames wait"
+        problem = f"{frames} to be encoded, as the disk or the system refuses: {words_of(reason)}"
+        if self.problem is None:
+            log.error("frames cannot be encoded now", extra={"error": words_of(reason)})
+        self.problem = problem
+
+    def _works_again(self) -> None:
+        self.problem, self._pause_s = None, _FIRST_RETRY_S
+        self._waiting.clear()
+
+    def _try_again(self) -> None:
+        self._aside.clear()
+        self._pause_s = min(2 * self._pause_s, _LAST_RETRY_S)
+        self._backlog.look_again()
 
     async def _features(self, pictures: list[_Picture]) -> list[tuple[_Picture, "FrameFeatures"]]:
         """Encode as one batch; when that fails one by one, so that a single bad picture cannot stop the others.
@@ -174,7 +232,10 @@ class Encoding:
                 failed.append((picture, alone.error))
         if done or await self_test(self._model, self._vision) is None:
             for picture, reason in failed:
-                self._refused(picture.frame_id, reason)
+                if is_shortage(reason):
+                    self._set_aside({picture.frame_id: reason})
+                else:
+                    self._refused(picture.frame_id, reason)
         if not done:
             raise EncoderBroken(words_of(failed[0][1]))
         return done

@@ -52,7 +52,8 @@ def export(
 ) -> dict[str, Any]:
     """Writes the video and returns the log. Raises NothingToExport, TooManyFrames, OSError.
 
-    A frame that has gone meanwhile, or is damaged, is named in the log's `missing`. cancelled: asked between two frames.
+    A frame that has gone meanwhile, is damaged, or cannot be read now is named in the log's `missing`. cancelled: asked
+    between two frames.
     """
     records = frames.records(camera, after, before, limit=MAX_FRAMES + 1)
     if len(records) > MAX_FRAMES:
@@ -65,10 +66,14 @@ def export(
                 break
             try:
                 jpeg = frames.jpeg(record.frame_id)
-                video_time_s = writer.add(decode_jpeg(jpeg), record.time)
-            except FrameGone as error:
+                image = decode_jpeg(jpeg)
+            except (
+                FrameGone,
+                OSError,
+            ) as error:  # StorageError is an OSError, and so is a picture that does not decode
                 missing.append({"frame_id": record.frame_id, "time": record.time, "reason": str(error)})
             else:
+                video_time_s = writer.add(image, record.time)
                 shown.append(_entry(record, jpeg, video_time_s, zone))
     if not shown:
         video.unlink(missing_ok=True)

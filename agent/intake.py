@@ -1,7 +1,8 @@
 """One camera's way in: source -> JPEG -> memory.append -> backlog.
 
 A frame counts as remembered when `append` returns; from then on only retention takes it away. When it cannot be
-remembered (a full disk) the frame is lost, counted and logged, and the camera goes on. JPEG work and disk writes run in
+remembered (a full disk) the frame is lost, counted and logged, and the camera goes on; when the system merely has no
+descriptor or memory to spare, the frame is kept in hand and tried again. JPEG work and disk writes run in
 worker threads, one frame at a time per camera; what arrives meanwhile is the source's affair (newest wins, counted).
 
 Does not know where a source comes from, nor what becomes of a frame after the backlog.
@@ -25,6 +26,7 @@ from agent import pools
 from agent.backlog import Backlog
 from agent.masks import Masks
 from agent.metrics import Metrics
+from agent.shortage import is_shortage
 from agent.supervisor import contained, words_of
 from agent.told import Told
 from memory.errors import StorageError, StorageFull
@@ -38,6 +40,7 @@ log = logging.getLogger(__name__)
 CameraState = Literal["live", "stalled", "offline"]
 
 JPEG_QUALITY = 85
+_FIRST_RETRY_S, _LAST_RETRY_S = 0.05, 1.0  # of a frame that the system has nothing to spare for
 _MIN_STEP_S = 0.001  # a frame is at least this much later than the one before it on its camera
 
 
@@ -161,7 +164,7 @@ class Intake:
         async with self._order:
             time = rising(frame.time, self._last_time)
             try:
-                frame_id = await pools.storage(self._write, frame, time)
+                frame_id = await self._written(frame, time)
             except StorageError as error:  # a full or failing disk: this frame is lost, the next may not be
                 self._lose(error)
                 return
@@ -172,6 +175,21 @@ class Intake:
         self.newest_id = frame_id
         self.counters.remembered += 1
         self._backlog.put(frame_id)
+
+    async def _written(self, frame: Frame, time: float) -> int | None:
+        """As `_write`, tried until the system has what it takes (descriptors, memory): the frame stays in hand."""
+        pause_s = _FIRST_RETRY_S
+        while True:
+            try:
+                return await pools.storage(self._write, frame, time)
+            except (OSError, MemoryError, RuntimeError) as error:
+                if not is_shortage(error):
+                    raise
+                if self.problem is None:
+                    log.error("frame waits", extra={"camera": self.camera, "error": words_of(error)})
+                self.problem = f"a frame waits to be written: {words_of(error)}"
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, _LAST_RETRY_S)
 
     def _write(self, frame: Frame, time: float) -> int | None:
         """None: it belongs to a time that was erased."""

@@ -130,7 +130,7 @@ class RuleConflict(Problem):
 
 
 class StorageFailed(Problem):
-    """What was asked for cannot be written down: the disk is full or failing."""
+    """What was asked for cannot be written down, or not be read now: the disk is full or failing."""
 
     status, type, code = 503, "server_error", "storage_failed"
 

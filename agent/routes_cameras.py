@@ -15,9 +15,9 @@ from agent import pools
 from agent.agent import Agent
 from agent.guard import Guard
 from agent.intake import smaller_jpeg
-from agent.problems import BadRequest, NotFound
+from agent.problems import BadRequest, NotFound, StorageFailed
 from agent.query import moment, place, whole_number
-from memory.errors import FrameGone
+from memory.errors import FrameGone, StorageError
 from memory.records import FrameRecord
 from memory.window import Window
 
@@ -87,6 +87,9 @@ class CameraRoutes:
             jpeg = await pools.web(self.agent.store.jpeg, request.path_params["frame_id"])
             if "width" in request.query_params:
                 jpeg = await pools.web(smaller_jpeg, jpeg, width)
+        except StorageError as error:
+            message = f"The picture cannot be read now, try again: {error.strerror or error}."
+            raise StorageFailed(message, headers={"Retry-After": "2"}) from error
         except (FrameGone, OSError):
             raise _gone(request) from None
         return Response(jpeg, media_type="image/jpeg")

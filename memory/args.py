@@ -1,8 +1,10 @@
 """Checks of what callers hand to the store. Pure."""
 
+import heapq
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -49,7 +51,13 @@ def check_shapes(**expected: tuple[Any, tuple[int, ...]]) -> None:
             raise ValueError(f"{name} must have shape {tuple(shape)}, not {np.shape(array)}")
 
 
-def first_ids(limit: int, ids: Iterable[npt.NDArray[np.int64]], *, newest_first: bool) -> list[int]:
-    """The lowest (or highest) `limit` ids, in that order."""
-    found = np.sort(np.concatenate([np.zeros(0, np.int64), *ids]))
-    return [int(i) for i in (found[::-1] if newest_first else found)[: max(0, limit)]]
+def first_ids(limit: int, each: Iterable[Iterator[npt.NDArray[np.int64]]], *, newest_first: bool) -> list[int]:
+    """The lowest (or highest) `limit` ids, in that order. each: of one camera, arrays of rising ids, themselves in the
+    wanted order; no more of them is read than is needed."""
+    merged = heapq.merge(*(_in_order(arrays, newest_first) for arrays in each), reverse=newest_first)
+    return list(islice(merged, max(0, limit)))
+
+
+def _in_order(arrays: Iterator[npt.NDArray[np.int64]], newest_first: bool) -> Iterator[int]:
+    for ids in arrays:
+        yield from (ids[::-1] if newest_first else ids).tolist()

@@ -10,6 +10,7 @@ Worked example, segment_frames 4, frames 6, with frames 1..7 appended:
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
+from itertools import takewhile
 
 import numpy as np
 
@@ -171,20 +172,23 @@ class CameraLog:
         """Segments that can become a block, if there are enough."""
         return next_run(self.segments)
 
-    def pending(self) -> Iterator[Int64]:
-        """Ids of frames without vectors, rising, one array a segment."""
-        for s in self.segments:
+    def pending(self, *, newest_first: bool = False) -> Iterator[Int64]:
+        """Rising ids of frames without vectors, one array a segment, oldest (newest) segment first."""
+        for s in reversed(self.segments) if newest_first else self.segments:
             if s.num_encoded == s.count:
                 continue
             live = s.live()
             yield s.frame_ids[live][~(s.encoded[live] | s.abandoned[live] | s.gone[live])]
 
-    def pending_patches(self) -> Iterator[Int64]:
-        """Ids of encoded frames of hot segments that have no patches here, rising, one array a segment."""
-        for s in self.segments:
+    def pending_patches(self, *, newest_first: bool = True) -> Iterator[Int64]:
+        """Rising ids of encoded frames of hot segments that have no patches here, one array a segment, newest (oldest)
+        segment first."""
+        if not self._hot_frames:
+            return
+        hot = takewhile(lambda s: s.hot, reversed(self.segments))  # everything older is cold
+        for s in hot if newest_first else reversed(list(hot)):
             live = s.live()
-            if s.hot and self._hot_frames:
-                yield s.frame_ids[live][s.encoded[live] & ~(s.present[live] | s.abandoned[live] | s.gone[live])]
+            yield s.frame_ids[live][s.encoded[live] & ~(s.present[live] | s.abandoned[live] | s.gone[live])]
 
     def background(self, embedding_dim: int) -> Float64:
         """(D,) mean unit embedding of all encoded frames remembered; zeros if there are none."""

@@ -1,5 +1,9 @@
 """The exceptions of this package: one line each, whose fault it is in the name."""
 
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class StorageError(OSError):
     """The disk or the journal refused an operation; what was asked is not done, the store stays usable."""
@@ -11,6 +15,10 @@ class StorageFull(StorageError):
 
 class StorageBusy(StorageError):
     """Another process owns this data folder."""
+
+
+class OutOfResources(StorageError):
+    """The system has no file descriptor or no memory to spare now. Nothing was done: make the same call again."""
 
 
 class JournalDamaged(StorageError):
@@ -34,3 +42,12 @@ class RecordDamaged(ValueError):
 
 class OtherEncoder(RecordDamaged):
     """Stored vectors are sound but were made by another network; the frame must be encoded again."""
+
+
+@contextmanager
+def out_of_memory(what: str) -> Iterator[None]:
+    """A MemoryError of the block as OutOfResources; `what` was tried."""
+    try:
+        yield
+    except MemoryError as error:
+        raise OutOfResources(errno.ENOMEM, f"cannot {what}: out of memory; it is tried again") from error

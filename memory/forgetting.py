@@ -35,6 +35,7 @@ class Forgetting:
         for segment in segments:
             self.num_evicted += segment.count - segment.num_gone
             self.num_damaged += segment.num_gone
+            segment.evicted = True
             self._waiting.append(segment)
         self.retry()
 
@@ -51,6 +52,7 @@ class Forgetting:
                 unlink_files(*files)
                 return
             self._waiting.pop(0)
+            segment.shared.health.works(files[0])
             weakref.finalize(segment, self._freed.append, files)
         if len(self._freed) > MOST_FREED:
             self.unlink_freed()

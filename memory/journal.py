@@ -16,12 +16,13 @@ import math
 import sqlite3
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from memory.errors import JournalDamaged, StorageError, StorageFull
+from memory.sqlite_errors import NO_WAL_HELP, storage_errors
 
 ID_BLOCK = 4096
 _SCHEMA_VERSION = 1
@@ -41,8 +42,6 @@ _COLUMNS = "frame_id, camera, segment, time, metadata, offset, length, crc, row_
 _INSERT = f"INSERT INTO frames ({_COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?,?)"  # noqa: S608
 _DELETE = "DELETE FROM frames WHERE frame_id = ?"
 _CLEAR_VECTORS = "UPDATE frames SET vector_offset = NULL, vector_crc = NULL WHERE frame_id = ?"
-_FULL_HELP = "no space left; free some, recording goes on by itself"
-_IO_PRIMARY = 10  # SQLITE_IOERR; what its write, truncate and shared-memory variants mean on a full disk
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +90,8 @@ class Journal:
         """Opens or creates; JournalDamaged if the file is not a sound database (see `recovery.py`)."""
         self._path = path
         self._synchronous = synchronous
-        with _storage_errors("open"):
+        self._doubtful: list[int] = []  # rows that were refused, and may be there all the same
+        with self._errors("open"):
             self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         # flipped bits may be no UTF-8: such a row fails its checksum, it must not stop the reading of others
         self._db.text_factory = lambda raw: raw.decode(errors="replace")
@@ -103,8 +103,10 @@ class Journal:
             raise
 
     def _prepare(self) -> None:
-        with _storage_errors("open"):
-            self._db.execute("PRAGMA journal_mode = WAL")
+        with self._errors("open"):
+            (mode,) = self._db.execute("PRAGMA journal_mode = WAL").fetchone()
+            if mode != "wal":
+                raise StorageError(f"{self._path.name}: cannot open: {NO_WAL_HELP}")
             self._db.execute(f"PRAGMA synchronous = {self._synchronous}")
             self._db.execute("PRAGMA secure_delete = ON")  # what is evicted does not linger in free pages
             # 1,000 pages would checkpoint inside an append every few hundred frames; `checkpoint` does it from outside,
@@ -120,11 +122,14 @@ class Journal:
         if found is None:
             self.set_setting("schema", _SCHEMA_VERSION)
         elif found != _SCHEMA_VERSION:
-            raise StorageError(f"{self._path} was written by another version (schema {found})")
+            raise StorageError(
+                f"{self._path} was written by another version (schema {found}, here {_SCHEMA_VERSION}): "
+                "run that version, or move the folder away to begin with an empty one"
+            )
 
     def setting(self, key: str) -> int | None:
         """JournalDamaged if its checksum does not hold."""
-        with _storage_errors("read"):
+        with self._errors("read"):
             found = self._db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
         if found is None:
             return None
@@ -134,7 +139,7 @@ class Journal:
         return int(value)
 
     def set_setting(self, key: str, value: int) -> None:
-        with _storage_errors("write"):
+        with self._errors("write"):
             self._put_setting(key, value)
 
     def _put_setting(self, key: str, value: int) -> None:
@@ -155,15 +160,24 @@ class Journal:
 
     def insert(self, row: Row) -> None:
         """Commits the row; `row.frame_id` must be `next_id()`. After StorageFull the same id can be tried again."""
+        self._delete_doubtful()
         try:
-            with _storage_errors("write a row"):
+            with self._errors("write a row"):
                 self._db.execute(_INSERT, _values(row))
         except StorageFull:
             raise
-        except StorageError:
-            self._next += 1  # whether the row is on disk is unknown: never use this id again
+        except BaseException:
+            # whether the row is on disk is unknown: never use this id again, and delete the row before the next
+            self._doubtful.append(row.frame_id)
+            self._next += 1
             raise
         self._next += 1
+
+    def _delete_doubtful(self) -> None:
+        if self._doubtful:
+            with self._transaction("delete rows"):
+                self._db.executemany(_DELETE, [(i,) for i in self._doubtful])
+            self._doubtful.clear()
 
     def repair(self, *, delete: Sequence[int], clear_vectors: Sequence[int], adopt: Sequence[Row]) -> None:
         """Deletes rows, makes frames unencoded again and inserts rows with their old ids, all or nothing."""
@@ -173,7 +187,7 @@ class Journal:
             self._db.executemany(_INSERT, [_values(row) for row in adopt])
 
     def set_vectors(self, frame_id: int, offset: int, crc: int) -> None:
-        with _storage_errors("write a row"):
+        with self._errors("write a row"):
             self._db.execute(
                 "UPDATE frames SET vector_offset = ?, vector_crc = ? WHERE frame_id = ?", (offset, crc, frame_id)
             )
@@ -209,7 +223,7 @@ class Journal:
 
     def erasures(self) -> list[Erasure]:
         """Those that have begun and not ended; a damaged record of one is passed over."""
-        with _storage_errors("read"):
+        with self._errors("read"):
             rows = self._db.execute("SELECT number, camera, lower, upper, segments, row_crc FROM erasures").fetchall()
         found = []
         for number, camera, lower, upper, text, crc in rows:
@@ -221,12 +235,12 @@ class Journal:
 
     def end_erasure(self, number: int) -> None:
         """Nothing of it is left on disk."""
-        with _storage_errors("write a row"):
+        with self._errors("write a row"):
             self._db.execute("DELETE FROM erasures WHERE number = ?", (number,))
 
     def places(self, segment: int) -> list[tuple[int, int, int | None]]:
         """(offset, length, vector offset) of every frame of a segment, by rising offset."""
-        with _storage_errors("read"):
+        with self._errors("read"):
             query = "SELECT offset, length, vector_offset FROM frames WHERE segment = ? ORDER BY offset"
             return self._db.execute(query, (segment,)).fetchall()
 
@@ -236,15 +250,15 @@ class Journal:
         `secure_delete` zeroes what is deleted where it lies; copies that a page split left behind go by VACUUM, which
         writes the whole file anew. Needs that much room for a moment: StorageFull.
         """
-        with _storage_errors("scrub"):
+        with self._errors("scrub"):
             self._db.execute("VACUUM")
             busy = self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
         if busy:
-            raise StorageError("journal: cannot scrub: another connection is reading")
+            raise StorageError(f"{self._path.name}: cannot scrub: another connection is reading")
 
     def rows(self) -> Iterator[tuple[Row, bool]]:
         """All rows by rising frame_id, each with whether its checksum holds."""
-        with _storage_errors("read"):
+        with self._errors("read"):
             for found in self._db.execute(f"SELECT {_COLUMNS} FROM frames ORDER BY frame_id"):  # noqa: S608
                 row = Row(*found[:8], *found[9:])
                 yield row, row.checksum() == found[8] and isinstance(row.vector_offset, int | None)
@@ -254,18 +268,22 @@ class Journal:
 
         Uses its own connection, so it needs no lock of the store.
         """
-        with _storage_errors("checkpoint"), closing(sqlite3.connect(self._path, timeout=1.0)) as db:
+        with self._errors("checkpoint"), closing(sqlite3.connect(self._path, timeout=1.0)) as db:
             db.execute(f"PRAGMA synchronous = {self._synchronous}")
             db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
 
     def close(self) -> None:
         """Gives unused reserved ids back, so that a clean restart goes on without a gap."""
         try:
+            self._delete_doubtful()
             if self._reserved > self._next:
                 self._reserve(self._next)
         except StorageError:
             pass  # only a gap in the ids
         self._db.close()
+
+    def _errors(self, what: str) -> AbstractContextManager[None]:
+        return storage_errors(self._path, what)
 
     def _reserve(self, until: int) -> None:
         with self._synced():
@@ -275,20 +293,22 @@ class Journal:
     @contextmanager
     def _synced(self) -> Iterator[None]:
         """What is committed inside waits for the medium, and so does all that was committed before."""
-        self._db.execute("PRAGMA synchronous = FULL")
+        with self._errors("write"):
+            self._db.execute("PRAGMA synchronous = FULL")
         try:
             yield
         finally:
-            self._db.execute(f"PRAGMA synchronous = {self._synchronous}")
+            with self._errors("write"):
+                self._db.execute(f"PRAGMA synchronous = {self._synchronous}")
 
     @contextmanager
     def _transaction(self, what: str) -> Iterator[None]:
-        with _storage_errors(what):
+        with self._errors(what):
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 yield
                 self._db.execute("COMMIT")
-            except sqlite3.Error:
+            except BaseException:
                 # after SQLITE_FULL, SQLite may have rolled back by itself
                 if self._db.in_transaction:
                     self._db.execute("ROLLBACK")
@@ -302,22 +322,3 @@ def _setting_crc(key: str, value: str) -> str:
 def _values(row: Row) -> tuple[Any, ...]:
     fixed = (row.frame_id, row.camera, row.segment, row.time, row.metadata, row.offset, row.length, row.crc)
     return (*fixed, row.checksum(), row.vector_offset, row.vector_crc)
-
-
-@contextmanager
-def _storage_errors(what: str) -> Iterator[None]:
-    """sqlite3's errors as this package's own."""
-    try:
-        yield
-    except sqlite3.OperationalError as error:
-        code = getattr(error, "sqlite_errorcode", 0)
-        if code == sqlite3.SQLITE_FULL:
-            raise StorageFull(f"journal: cannot {what}: {_FULL_HELP}") from error
-        if code & 0xFF == _IO_PRIMARY and code not in (sqlite3.SQLITE_IOERR_READ, sqlite3.SQLITE_IOERR_SHORT_READ):
-            # the wal-index cannot grow, the WAL cannot be written: a full disk in nearly every case
-            raise StorageFull(f"journal: cannot {what}: {error} (is the disk full?)") from error
-        raise StorageError(f"journal: cannot {what}: {error}") from error
-    except (sqlite3.IntegrityError, sqlite3.ProgrammingError):
-        raise  # a bug here, not a state of the disk
-    except sqlite3.DatabaseError as error:
-        raise JournalDamaged(f"journal: cannot {what}: {error}; a restart rebuilds it from the segments") from error

@@ -12,7 +12,7 @@ from memory.camera_log import CameraLog
 from memory.errors import FrameGone
 from memory.limits import Limits, check_camera_name
 from memory.segment_file import storage_error, sync_folder
-from memory.segments import Segment
+from memory.segments import Segment, Shared
 from memory.sharing import FolderLimits, give_to_full_disk, make_room
 
 
@@ -29,6 +29,7 @@ class CameraLogs:
         camera_limits: Mapping[str, Limits],
         folder_limits: FolderLimits,
         sync: bool,
+        shared: Shared,
     ) -> None:
         """folder: of all segments; sizes: (D, C); patch_bytes: of one frame in memory; sync: wait for the medium."""
         self._folder = folder
@@ -38,6 +39,7 @@ class CameraLogs:
         self._camera_limits = dict(camera_limits)
         self._folder_limits = folder_limits
         self._sync = sync
+        self._shared = shared
         self._logs: dict[str, CameraLog] = {}
 
     def __iter__(self) -> Iterator[CameraLog]:
@@ -72,7 +74,7 @@ class CameraLogs:
         """For `count` frames at least; no file is made."""
         return Segment(
             segment_id, camera, self._folder / camera, capacity=max(count, self._limits_of(camera).segment_frames),
-            embedding_dim=self._sizes[0], summary_dim=self._sizes[1],
+            embedding_dim=self._sizes[0], summary_dim=self._sizes[1], shared=self._shared,
         )  # fmt: skip
 
     def start_segment(self, camera: str, frame_id: int) -> Segment:

@@ -9,7 +9,11 @@ behind the hot window are put together into blocks (`blocks.py`).
 Thread safety: the store's lock guards all marks and counts; array contents are written by the one attaching thread.
 """
 
+import errno
+import threading
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +22,9 @@ import numpy.typing as npt
 
 from memory.args import place_of
 from memory.codec import StoredVectors, unpack_frame
-from memory.errors import FrameGone, RecordDamaged
+from memory.errors import FrameGone, OutOfResources, RecordDamaged, StorageError
 from memory.halves import decode, scale_of
+from memory.health import Health
 from memory.ranking import build_index, chunks, index_rows
 from memory.records import Bool, Float16, Float32, Float64, Int64
 from memory.segment_file import read_record, segment_paths
@@ -28,12 +33,22 @@ SUM_UNIT = 2.0**-36
 """Sums of embeddings are whole multiples of it: whole numbers give the same total however they are grouped."""
 
 
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """What all segments of one store have in common."""
+
+    lock: AbstractContextManager[object] = field(default_factory=threading.Lock)  # of marks and counts
+    health: Health = field(default_factory=Health)
+
+
 class Segment:
     """See the module. `segment_id` is the id of its first frame and names the files."""
 
     def __init__(
-        self, segment_id: int, camera: str, folder: Path, *, capacity: int, embedding_dim: int, summary_dim: int
-    ) -> None:
+        self, segment_id: int, camera: str, folder: Path, *, capacity: int, embedding_dim: int, summary_dim: int,
+        shared: Shared | None = None,
+    ) -> None:  # fmt: skip
+        self.shared = shared or Shared()
         self.segment_id = segment_id
         self.camera = camera
         self.frames_path, self.vectors_path = segment_paths(folder, segment_id)
@@ -42,6 +57,7 @@ class Segment:
         self.floor = 0
         self.closed = False  # takes no more frames
         self.hot = True  # may hold patches
+        self.evicted = False  # no longer the camera's, though a window may hold it: its files may go at any time
         self.bytes = 0  # what it costs against the cap: frame records and room for vector records
         self.frames_end = 0  # committed ends of the two files
         self.vectors_end = 0
@@ -104,9 +120,14 @@ class Segment:
         `halves` then is a view of the index's own storage, so the rows are held once; views taken earlier keep the old
         array. A segment with frames that cannot be encoded is never sealed and is ranked row by row instead.
         """
-        if self.index is None and self.closed and self.num_encoded == self.count:
-            self.index = build_index(self.halves[: self.count])
-            self.halves = index_rows(self.index)
+        if self.index is not None or not self.closed or self.num_encoded != self.count:
+            return
+        try:
+            index = build_index(self.halves[: self.count])
+        except MemoryError:
+            return  # what is not sealed is ranked row by row; `maintain` tries again
+        self.index, self.halves = index, index_rows(index)
+        with suppress(MemoryError):
             self.embedding_sum()  # now, once, and not when a window waits for all of them
 
     def place(self, slot: int) -> tuple["Segment", int]:
@@ -174,7 +195,7 @@ class Segment:
         embedding_dim, summary_dim = self.halves.shape[1], self.summaries.shape[1]
         other = Segment(
             self.segment_id, self.camera, self.frames_path.parent, capacity=len(kept),
-            embedding_dim=embedding_dim, summary_dim=summary_dim,
+            embedding_dim=embedding_dim, summary_dim=summary_dim, shared=self.shared,
         )  # fmt: skip
         for slot in kept:
             other.add(
@@ -207,17 +228,33 @@ class Segment:
         self._places = np.zeros((0, 2))
 
     def read_jpeg(self, slot: int) -> bytes:
-        """The stored picture. FrameGone if it is damaged; the frame is then marked gone for good."""
-        frame_id = int(self.frame_ids[slot])
+        """The stored picture. Not to be called under the store's lock.
+
+        FrameGone if it is damaged; the frame is then marked gone for good. StorageError (OutOfResources) if it cannot be
+        read now: nothing is marked, and a later call may succeed.
+        """
+        frame_id, part = int(self.frame_ids[slot]), str(self.frames_path)
         if self.gone[slot]:
             raise FrameGone(f"frame {frame_id} was erased, or found damaged and dropped")
         try:
-            record = read_record(self.frames_path, int(self.offsets[slot]), int(self.lengths[slot]))
-            found = unpack_frame(record)
-            if found.frame_id != frame_id:
-                raise RecordDamaged(f"the record is of frame {found.frame_id}")
-            return found.jpeg
+            jpeg = self._read(slot, frame_id)
         except RecordDamaged as error:
-            self.gone[slot] = True
-            self.num_gone = int(self.gone.sum())
+            with self.shared.lock:
+                self.gone[slot] = True
+                self.num_gone = int(self.gone.sum())
             raise FrameGone(f"frame {frame_id} is damaged on disk and was dropped: {error}") from error
+        except OutOfResources:
+            raise  # says nothing about the disk
+        except StorageError as error:
+            if self.evicted and error.errno == errno.ENOENT:
+                raise FrameGone(f"frame {frame_id} was forgotten") from error
+            self.shared.health.failed(part, f"pictures cannot be read: {error.strerror or error}")
+            raise
+        self.shared.health.works(part)
+        return jpeg
+
+    def _read(self, slot: int, frame_id: int) -> bytes:
+        found = unpack_frame(read_record(self.frames_path, int(self.offsets[slot]), int(self.lengths[slot])))
+        if found.frame_id != frame_id:
+            raise RecordDamaged(f"the record is of frame {found.frame_id}")
+        return found.jpeg

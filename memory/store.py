@@ -25,9 +25,11 @@ from memory.blocks import Block
 from memory.camera_log import CameraLog
 from memory.codec import encoder_tag, frame_record_size, pack_frame, pack_vectors, record_crc, unpack_vectors
 from memory.codec import vector_record_size as vector_size
+from memory.descriptors import RESERVE
 from memory.erasure import Erasing
-from memory.errors import StorageError, StorageFull, TimeNotRising
+from memory.errors import OutOfResources, StorageError, StorageFull, TimeNotRising, out_of_memory
 from memory.forgetting import Forgetting
+from memory.health import Health
 from memory.journal import Row
 from memory.limits import Limits, check_camera_name
 from memory.logs import CameraLogs
@@ -35,7 +37,7 @@ from memory.ranking import prepare
 from memory.records import CameraStats, Float32, FrameRecord, Json, StoreStatus
 from memory.recovery import Layout, open_and_recover, release_freed
 from memory.segment_file import cut_to, lock_folder, storage_error, sync_segments, write_record
-from memory.segments import Segment
+from memory.segments import Segment, Shared
 from memory.sharing import FolderLimits
 from memory.views import Within, begins, bounds, parts_of, read_places, records_of
 from memory.window import Window
@@ -74,11 +76,12 @@ class MemoryStore:
         self._attaching = threading.Lock()  # one attach at a time; taken before the others
         self._rows = threading.Lock()  # the journal and the files; taken before `_lock`
         self._lock = threading.Lock()  # all marks and counts
+        self._health = Health()
         num_patches, width = patch_shape
         self._logs = CameraLogs(
             self._folder / "segments", self._sizes, num_patches * (width * self._patch_dtype.itemsize + 4 * num_scalars),
             limits=limits, camera_limits=camera_limits or {}, folder_limits=folder_limits or FolderLimits(),
-            sync=self._sync,
+            sync=self._sync, shared=Shared(self._lock, self._health),
         )  # fmt: skip
         self._dirty: set[Path] = set()  # files written since the last `maintain`
         self._full = False
@@ -87,6 +90,7 @@ class MemoryStore:
 
     def _open(self, synchronous: Literal["normal", "full"]) -> None:
         prepare()
+        RESERVE.fill()
         segments = self._folder / "segments"
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -126,13 +130,14 @@ class MemoryStore:
 
         time: capture, unix seconds, after every remembered frame of this camera. Committed when this returns.
         TimeNotRising; ValueError for a bad name, time, metadata, or a frame larger than the byte cap; StorageFull if
-        there is no space (nothing is remembered, what was remembered stays usable, the next append tries again).
+        there is no space (nothing is remembered, what was remembered stays usable, the next append tries again);
+        OutOfResources if the system is short of memory or descriptors (nothing is remembered: make the same call again).
         """
         check_camera_name(camera)
         if not math.isfinite(time):
             raise ValueError(f"time must be finite, not {time}")
         text = metadata_text(metadata)
-        with self._rows, self._lock:
+        with out_of_memory("remember a frame"), self._rows, self._lock:
             if self._owner < 0:
                 raise StorageError("this memory is closed")
             log = self._logs.of(camera)
@@ -174,7 +179,7 @@ class MemoryStore:
         row = Row(frame_id, log.camera, segment.segment_id, time, text, offset, len(record), record_crc(record))
         try:
             self._journal.insert(row)
-        except StorageError:
+        except BaseException:
             cut_to(segment.frames_path, offset)  # refused is refused: a restart must not find it there
             raise
         if segment.count == 0:
@@ -196,12 +201,13 @@ class MemoryStore:
 
         embedding (D,) as the encoder gives it; summary (C,); patches (M, C) and scalars (M, S), or neither. Vectors
         already attached are kept (a rebuild of patches changes no score). ValueError for wrong shapes or numbers
-        that are not finite. A full disk is no error: the vectors live in memory then, and are made again at a restart.
+        that are not finite. OutOfResources as from `append`: make the same call again. A full disk is no error: the
+        vectors live in memory then, and are made again at a restart.
         """
         check_shapes(embedding=(embedding, self._sizes[:1]), summary=(summary, self._sizes[1:]))
         if patches is not None or scalars is not None:
             check_shapes(patches=(patches, self._patch_shape), scalars=(scalars, self._scalar_shape))
-        with self._attaching:
+        with out_of_memory("keep a frame's vectors"), self._attaching:
             with self._lock:
                 found = self._logs.find(frame_id)
             if found is None:
@@ -228,7 +234,16 @@ class MemoryStore:
         try:
             write_record(segment.vectors_path, segment.vectors_end, record, sync=self._sync)
             self._dirty.add(segment.vectors_path)
-            self._journal.set_vectors(frame_id, segment.vectors_end, record_crc(record))
+            try:
+                self._journal.set_vectors(frame_id, segment.vectors_end, record_crc(record))
+            except StorageFull:
+                raise
+            except StorageError:
+                # whether the row names this place is unknown: nothing else may come here
+                segment.vectors_end += len(record)
+                raise
+        except OutOfResources:
+            raise  # the same call may succeed in a moment
         except StorageError:
             # the picture is the durable thing; what was computed from it can be computed again
             self._vectors_not_durable += 1
@@ -245,17 +260,18 @@ class MemoryStore:
     def pending(self, limit: int, *, newest_first: bool = False) -> list[int]:
         """Ids of at most `limit` frames not yet attached, of all cameras, oldest first by default."""
         with self._lock:
-            ids = (ids for log in self._logs for ids in log.pending())
-            return first_ids(limit, ids, newest_first=newest_first)
+            each = (log.pending(newest_first=newest_first) for log in self._logs)
+            return first_ids(limit, each, newest_first=newest_first)
 
     def pending_patches(self, limit: int, *, newest_first: bool = True) -> list[int]:
         """Ids of at most `limit` encoded hot frames without patches (after a restart): what a rebuild goes through."""
         with self._lock:
-            ids = (ids for log in self._logs for ids in log.pending_patches())
-            return first_ids(limit, ids, newest_first=newest_first)
+            each = (log.pending_patches(newest_first=newest_first) for log in self._logs)
+            return first_ids(limit, each, newest_first=newest_first)
 
     def jpeg(self, frame_id: int) -> bytes:
-        """The picture as it was appended. FrameGone (a KeyError) if it is not remembered or damaged."""
+        """The picture as it was appended. FrameGone (a KeyError) if it is not remembered or damaged, StorageError if it
+        cannot be read now."""
         with self._lock:
             segment, slot = self._logs.held(frame_id)
         return segment.read_jpeg(slot)
@@ -315,6 +331,11 @@ class MemoryStore:
             log = self._logs.get(camera)
             return log.stats() if log else CameraStats(0, 0, 0, 0, 0, None, None)
 
+    @property
+    def problem(self) -> str | None:
+        """What does not work now, in words for an operator; None: nothing is known to be wrong. Any thread."""
+        return self._health.problem
+
     def status(self) -> StoreStatus:
         with self._lock:
             found = self._recovered
@@ -349,6 +370,7 @@ class MemoryStore:
         waiting for a checkpoint. StorageError if the disk refuses; the next call tries again.
         """
         self._forgetting.unlink_freed()
+        RESERVE.fill()
         with self._rows:
             if self._owner < 0:
                 return
@@ -369,6 +391,9 @@ class MemoryStore:
 
     def _make_blocks(self, log: CameraLog) -> None:
         """Sealed segments behind the hot window join: `blocks.py`. The copying keeps nobody waiting."""
+        with self._lock:
+            for segment in log.segments:
+                segment.seal_if_complete()  # one that found no memory for it before
         while True:
             with self._lock:
                 run = log.next_run()

@@ -198,7 +198,8 @@ class Window:
         return _joined([p.present for p in self._parts], np.bool_)
 
     def jpeg(self, row: int) -> bytes:
-        """The picture as stored, also when the frame has left the memory since. FrameGone if damaged on disk."""
+        """The picture as stored, also when the frame has left the memory since. FrameGone if damaged on disk,
+        StorageError if it cannot be read now."""
         segment, slot = self._place(row)
         return segment.read_jpeg(slot)
 

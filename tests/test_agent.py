@@ -161,7 +161,7 @@ async def test_an_encoder_that_fails_costs_delay_and_not_history(
         await agent.watch("door", ListSource("door", frames(4)))
         while agent.encoding.problem is None:
             await asyncio.sleep(0)
-        assert "out of memory" in agent.encoding.problem
+        assert "illegal memory access" in agent.encoding.problem
         await agent.encoded()
         assert agent.encoding.problem is None
         assert agent.store.stats("door").encoded == 4
@@ -179,7 +179,7 @@ class Fails:
 
     def encode(self, images: list[np.ndarray]) -> list[Any]:
         if self._when(images):
-            raise RuntimeError("CUDA out of memory")
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
         return list(self._model.encode(images))
 
 

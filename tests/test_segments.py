@@ -74,12 +74,12 @@ def test_files_are_written_behind_the_committed_end(tmp_path: Path) -> None:
             read_record(path, offset, length)
     unlink_files(str(path), str(path))
     sync_file(path)
-    with pytest.raises(RecordDamaged):
+    with pytest.raises(StorageError, match="missing"):  # an unmounted disk, perhaps: no damage
         read_record(path, 0, 1)
 
 
 def test_a_folder_in_the_way_is_a_clear_error(tmp_path: Path) -> None:
-    with pytest.raises(StorageError, match="cannot open"):
+    with pytest.raises(StorageError, match="cannot write"):
         write_record(tmp_path, 0, b"x", sync=False)
     with pytest.raises(StorageError, match="cannot"):
         read_record(tmp_path, 0, 1)

@@ -14,7 +14,7 @@ from agent.alerts.machine import Action, Held, Off, On, RuleState
 from agent.alerts.settings import RuleSettings
 from agent.alerts.watch import Watch
 from agent.metrics import Metrics
-from memory.errors import FrameGone
+from memory.errors import FrameGone, StorageError
 from memory.store import MemoryStore
 
 log = logging.getLogger(__name__)
@@ -148,5 +148,5 @@ class Teller:
     def _picture(self, frame_id: int) -> bytes | None:
         try:
             return self._store.jpeg(frame_id)
-        except FrameGone:
+        except (FrameGone, StorageError):  # an alert without its picture is still an alert
             return None

@@ -1,0 +1,245 @@
+"""Disks that fail for a while, and systems that have nothing to spare: nothing is taken for damage, nothing is lost."""
+
+import asyncio
+import errno
+import os
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import httpx
+import pytest
+
+from agent.shortage import is_shortage
+from memory.descriptors import RESERVED, Reserve
+from memory.errors import FrameGone, OutOfResources, StorageError
+from tests.agents import ListSource, frames, remember, running, served
+from tests.memories import fill, open_store, picture
+
+PASSING = [errno.EIO, errno.ENXIO, errno.ESTALE, errno.ETIMEDOUT, errno.EACCES, errno.ENOENT, errno.ENODEV]
+
+
+@contextmanager
+def failing(monkeypatch: pytest.MonkeyPatch, call: str, code: int) -> Iterator[None]:
+    """The system call `os.<call>` fails."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, call, refuse)
+        yield
+
+
+@pytest.mark.parametrize("code", PASSING)
+def test_a_read_that_fails_is_no_damage(tmp_path: Path, code: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    with open_store(tmp_path) as store:
+        ids = fill(store, "a", range(6))
+        window = store.window(["a"])
+        with failing(monkeypatch, "pread", code):
+            for frame_id in ids:
+                with pytest.raises(StorageError, match="cannot read"):
+                    store.jpeg(frame_id)
+            with pytest.raises(StorageError):
+                window.jpeg(0)
+            assert "cannot be read" in (store.problem or "")
+            store.maintain()
+        assert [store.jpeg(frame_id) for frame_id in ids] == [picture("a", time) for time in range(6)]
+        assert store.problem is None
+        assert (store.status().frames_damaged, store.stats("a").frames) == (0, 6)
+    with open_store(tmp_path) as store:
+        assert store.stats("a").encoded == 6
+
+
+def test_a_file_that_cannot_be_opened_is_no_damage(tmp_path: Path) -> None:
+    """The folder of a camera is away for a while, as when its disk is unmounted."""
+    with open_store(tmp_path) as store:
+        (frame_id,) = fill(store, "a", range(1))
+        (tmp_path / "segments" / "a").rename(tmp_path / "away")
+        with pytest.raises(StorageError, match="unmounted"):
+            store.jpeg(frame_id)
+        (tmp_path / "away").rename(tmp_path / "segments" / "a")
+        assert store.jpeg(frame_id) == picture("a", 0)
+        assert store.status().frames_damaged == 0
+
+
+def test_a_file_that_is_too_short_is_damage(tmp_path: Path) -> None:
+    with open_store(tmp_path) as store:
+        (frame_id,) = fill(store, "a", range(1))
+        os.truncate(tmp_path / "segments" / "a" / "000000000001.frames", 20)
+        with pytest.raises(FrameGone, match="damaged"):
+            store.jpeg(frame_id)
+        assert store.status().frames_damaged == 1
+
+
+async def test_frames_that_cannot_be_read_are_encoded_when_they_can(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agent.encoding._FIRST_RETRY_S", 0.01)
+    monkeypatch.setattr("agent.encoding._LAST_RETRY_S", 0.02)
+    async with running(tmp_path) as agent:
+        with failing(monkeypatch, "pread", errno.EIO):
+            await agent.watch("door", ListSource("door", frames(20)))
+            while "Input/output error" not in (agent.encoding.problem or ""):
+                await asyncio.sleep(0.001)
+            assert agent.store.stats("door").encoded == 0
+        await agent.encoded()
+        assert agent.store.stats("door").encoded == 20
+        assert agent.encoding.problem is None
+        assert agent.store.status().frames_damaged == 0
+        text = agent.metrics.text()
+        assert b'vilamp_encode_failures_total{reason="unreadable"}' not in text
+        assert b'vilamp_encode_failures_total{reason="not_now"}' in text
+
+
+async def test_one_bad_sector_keeps_no_other_frame_waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with running(tmp_path) as agent:
+        await remember(agent, "door", 2)
+        real = agent.store.jpeg
+
+        def jpeg(frame_id: int) -> bytes:
+            if frame_id == 3:
+                raise StorageError(errno.EIO, "cannot read 000000000003.frames: Input/output error")
+            return real(frame_id)
+
+        monkeypatch.setattr(agent.store, "jpeg", jpeg)
+        await agent.watch("door", ListSource("door", frames(20, start=2e9)))
+        while agent.store.stats("door").encoded < 21:
+            await asyncio.sleep(0.001)
+        assert agent.store.pending(100) == [3]
+        assert "1 frame waits" in (agent.encoding.problem or "")
+
+
+async def test_a_picture_that_cannot_be_read_is_503_and_not_404(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with served(tmp_path) as site, httpx.AsyncClient(base_url=site.url, headers=site.headers()) as http:
+        await remember(site.agent, "door", 1)
+        path = (await http.get("/v1/frames/1")).json()["url"]
+        with failing(monkeypatch, "pread", errno.EIO):
+            refused = await http.get(path)
+            assert (refused.status_code, refused.headers["Retry-After"]) == (503, "2")
+            assert "Input/output error" in refused.json()["error"]["message"]
+        assert (await http.get(path)).status_code == 200
+
+
+@contextmanager
+def no_descriptors() -> Iterator[None]:
+    """The process has none left, whatever it closes meanwhile."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(list(Path("/proc/self/fd").iterdir())) + 40, limits[1]))
+    taken: list[int] = []
+    try:
+        with suppress(OSError):
+            while True:
+                taken.append(os.open(os.devnull, os.O_RDONLY))
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        for fd in taken:
+            os.close(fd)
+
+
+def test_without_descriptors_memory_works_on(tmp_path: Path) -> None:
+    with open_store(tmp_path) as store:
+        store.append("a", 0.0, picture("a", 0))
+        with no_descriptors():
+            ids = fill(store, "a", range(1, 40))  # several segments; for each picture and vectors a file is opened
+            assert [store.jpeg(frame_id) for frame_id in ids] == [picture("a", time) for time in range(1, 40)]
+            with pytest.raises(OSError, match="Too many open files"):
+                os.open(os.devnull, os.O_RDONLY)  # what the memory closed, nobody else got
+        assert store.stats("a").encoded == 39
+    with open_store(tmp_path) as store:
+        assert store.stats("a").encoded == 39
+
+
+def test_the_reserve_comes_back() -> None:
+    reserve = Reserve()
+    reserve.fill()
+    with no_descriptors():
+        fds = [reserve.open(Path(os.devnull), os.O_RDONLY) for _ in range(RESERVED - 1)]
+        with pytest.raises(OSError, match="Too many"):
+            reserve.open(Path(os.devnull), os.O_RDONLY)
+        for fd in fds:
+            reserve.close(fd)
+        fds = [reserve.open(Path(os.devnull), os.O_RDONLY) for _ in range(RESERVED - 1)]
+    for fd in (*fds, *reserve._spare):
+        os.close(fd)
+
+
+@pytest.mark.parametrize("code", [errno.EMFILE, errno.ENFILE, errno.ENOMEM])
+async def test_a_frame_stays_in_hand_while_the_system_has_nothing_to_spare(
+    tmp_path: Path, code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(tmp_path) as agent:
+        with failing(monkeypatch, "pwrite", code):
+            watching = asyncio.create_task(agent.watch("door", ListSource("door", frames(3))))
+            while "waits to be written" not in (agent.intake_of("door").problem or ""):
+                await asyncio.sleep(0.001)
+        await watching
+        assert agent.store.stats("door").frames == 3
+        counters = agent.intake_of("door").counters
+        assert (counters.remembered, counters.lost) == (3, 0)
+        assert agent.intake_of("door").problem is None
+
+
+async def test_no_memory_gives_no_frame_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once in every two calls: while appending, decoding, encoding and attaching."""
+    monkeypatch.setattr("agent.encoding._FIRST_RETRY_S", 0.001)
+    monkeypatch.setattr("agent.intake._FIRST_RETRY_S", 0.001)
+    async with running(tmp_path) as agent:
+
+        def flaky(place: object, name: str, error: Exception) -> None:
+            call, turns = getattr(place, name), iter(range(10**6))
+
+            def sometimes(*args: object, **named: object) -> object:
+                if next(turns) % 2 == 0:
+                    raise error
+                return call(*args, **named)
+
+            monkeypatch.setattr(place, name, sometimes)
+
+        flaky(agent.store._journal, "insert", MemoryError())
+        flaky(agent.store, "attach", MemoryError())
+        monkeypatch.setattr(agent.encoding, "_model", Thin(agent.model))
+        await agent.watch("door", ListSource("door", frames(12)))
+        await agent.encoded()
+        assert agent.store.stats("door").encoded == 12
+        assert agent.intake_of("door").counters.lost == 0
+
+
+class Thin:
+    """A model that finds no memory for two calls of three."""
+
+    def __init__(self, model: object) -> None:
+        self._model = model
+        self._calls = 0
+
+    def encode(self, images: list[object]) -> list[object]:
+        self._calls += 1
+        if self._calls % 3:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 4096 bytes")
+        return list(self._model.encode(images))  # type: ignore[attr-defined]
+
+    def self_test(self) -> None:
+        pass
+
+
+def test_what_is_a_shortage() -> None:
+    for error in (
+        MemoryError(),
+        OutOfResources("x"),
+        OSError(errno.EMFILE, "x"),
+        OSError(errno.ENFILE, "x"),
+        RuntimeError("can't start new thread"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory"),
+    ):
+        assert is_shortage(error)
+    for error in (
+        OSError(errno.EIO, "x"),
+        OSError("truncated picture"),
+        ValueError("out of memory"),
+        RuntimeError("x"),
+    ):
+        assert not is_shortage(error)
