@@ -17,11 +17,12 @@ from agent.lanes import Lane, Priority, TooManyWaiting, Turns
 from agent.making import Making
 from agent.metrics import Metrics
 from agent.prepared import Begun
-from agent.problems import AnswerTimeout, Busy, ModelFailed, Problem, QuestionTooLong
+from agent.problems import AnswerTimeout, Busy, ModelFailed, Problem, QuestionTooLong, StorageFailed
 from agent.question import Answer, Event, Finished, Piece, Question, collect
 from agent.remote import RemoteAnswerer
 from agent.remote_text import is_visible
 from agent.stopwatch import Stopwatch
+from agent.supervisor import is_cancelling, words_of
 from memory.store import MemoryStore
 
 if TYPE_CHECKING:
@@ -116,9 +117,13 @@ class Answering:
             raise AnswerTimeout(f"The answer took longer than {self._settings.timeout_s:g} s.") from None
         except PromptTooLongError as error:
             raise QuestionTooLong(str(error), param="messages") from None
-        except (RuntimeError, ValueError) as error:  # what torch raises, out of memory included
+        except (Problem, GeneratorExit):
+            raise
+        except (Exception, asyncio.CancelledError) as error:  # whatever it was, whoever asked must hear of it
+            if isinstance(error, asyncio.CancelledError) and is_cancelling():
+                raise
             log.exception("answer failed")
-            raise ModelFailed(f"The model failed: {type(error).__name__}. The server's log says more.") from error
+            raise _failed(error) from error
 
     async def _speak(
         self, question: Question, begun: Begun, watch: Stopwatch, deadline: float
@@ -147,6 +152,15 @@ class Answering:
         self._typical_s += 0.3 * (watch.total_ms() / 1000 - self._typical_s)
         for stage, milliseconds in watch.timings_ms.items():
             self._metrics.stage_seconds.labels(stage=stage).observe(milliseconds / 1000)
+
+
+def _failed(error: BaseException) -> Problem:
+    """What the asker is told of a failure that nobody foresaw."""
+    if isinstance(error, OSError):
+        return StorageFailed(f"What is remembered cannot be read at the moment ({words_of(error)}); ask again.")
+    if isinstance(error, RuntimeError | ValueError | MemoryError):  # what torch raises, out of memory included
+        return ModelFailed(f"The model failed: {type(error).__name__}. The server's log says more.")
+    return ModelFailed(f"The answer failed: {type(error).__name__}. The server's log says more.")
 
 
 def _finished(begun: Begun, watch: Stopwatch, num_pieces: int) -> Finished:

@@ -18,6 +18,7 @@ from agent.asking import question_of
 from agent.chat import ChatRequest, citation, extension, parse_request
 from agent.problems import BadRequest, NotAllowed, Problem
 from agent.question import Evidence, Finished, Piece, Question, Seen
+from agent.supervisor import contained
 from agent.told import check_told, is_finite, parse_json
 from streaming.channel import MAX_SENT_BYTES, Channel, ChannelClosed, ChannelSettings, Refusal
 
@@ -71,16 +72,19 @@ class Conversation:
             return
         request_id: str | None = None
         try:
-            said = parse_json(message)
-            request_id = _id_of(said)
-            match _kind_of(said):
-                case "metadata":
-                    self._tell(said)
-                case "ask":
-                    self._begin(said, request_id, channel, group)
-                case "cancel":
-                    self._cancel(request_id)
-                    await _send(channel, _error(request_id, _Cancelled("The question was cancelled.")))
+            with contained("a message of a data channel", Problem, ChannelClosed) as outcome:
+                said = parse_json(message)
+                request_id = _id_of(said)
+                match _kind_of(said):
+                    case "metadata":
+                        self._tell(said)
+                    case "ask":
+                        self._begin(said, request_id, channel, group)
+                    case "cancel":
+                        self._cancel(request_id)
+                        await _send(channel, _error(request_id, _Cancelled("The question was cancelled.")))
+            if outcome.error is not None:
+                await _send(channel, _error(request_id, Problem("The server failed; its log says more.")))
         except Problem as problem:
             await _send(channel, _error(request_id, problem))
 
@@ -117,7 +121,10 @@ class Conversation:
     async def _answer(self, asked: ChatRequest, request_id: str, channel: Channel) -> None:
         with suppress(ChannelClosed):
             try:
-                await self._stream(await question_of(self._agent, asked), request_id, channel)
+                with contained("an answer over a data channel", Problem, ChannelClosed) as outcome:
+                    await self._stream(await question_of(self._agent, asked), request_id, channel)
+                if outcome.error is not None:
+                    await _send(channel, _error(request_id, Problem("The server failed; its log says more.")))
             except Problem as problem:
                 await _send(channel, _error(request_id, problem))
 

@@ -119,10 +119,11 @@ class Outcome:
 
 
 @contextmanager
-def contained(what: str) -> Iterator[Outcome]:
+def contained(what: str, *expected: type[Exception]) -> Iterator[Outcome]:
     """Any failure inside ends here: it is logged with its traceback, and stands in the outcome.
 
-    What ends the process (KeyboardInterrupt, SystemExit) and a cancellation of this task go through.
+    Exceptions that are `expected`, what ends the process (KeyboardInterrupt, SystemExit) and a cancellation of this task go
+    through.
     """
     outcome = Outcome()
     try:
@@ -131,6 +132,8 @@ def contained(what: str) -> Iterator[Outcome]:
         if is_cancelling():
             raise
         outcome.error = error
+    except expected:
+        raise
     except Exception as error:  # noqa: BLE001 - the one place that catches everything; see the module
         outcome.error = error
     if outcome.error is not None:

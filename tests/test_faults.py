@@ -10,10 +10,12 @@ import pytest
 from aiomqtt import MqttError
 
 from agent.agent import Agent
+from agent.problems import Problem
 from agent.question import Question
 from streaming.frame import Frame
-from tests.agents import START, ListSource, frames, remember, running
+from tests.agents import START, ListSource, frames, remember, running, served
 from tests.brokers import until
+from tests.robots import robot
 from tests.rules import HIGH, LOW, RULE, scene
 
 
@@ -203,3 +205,39 @@ async def test_a_webhook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         await until(lambda: agent.supervisor.num_failures.get(first.sink, 0) >= len(failures()) - 1)
         assert set(agent.supervisor.num_failures) == {first.sink}
         await works(agent)
+
+
+@pytest.mark.usefixtures("quick")
+async def test_a_question_whatever_fails_gets_an_error_in_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(tmp_path) as agent:
+        await remember(agent, "door", 3)
+        asked = Question("What is there?", ("door",))
+        for failure in failures():
+            with monkeypatch.context() as patch:
+                patch.setattr(agent.answering.making, "begin", Failing(agent.answering.making.begin, [failure]))
+                with pytest.raises(Problem, match=r"failed|cannot be read"):
+                    await agent.answering.answer(asked)
+        assert agent.answering.turns.num_inside == 0
+        assert (await agent.answering.answer(asked)).seen.num_frames == 3
+
+
+async def test_a_message_of_a_robot_that_meets_a_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with served(tmp_path, cameras={"bot": {"rate_hz": 10}}) as site:
+        tokens = site.auth.issue("admin", site.agent.clock(), 600)
+        async with robot(f"{site.url}/whip/bot", tokens.secret) as bot:
+            await bot.hear("ready")
+            intake = site.agent.intake_of("bot")
+            for name in ("tell", "ask"):
+                for failure in failures():
+                    with monkeypatch.context() as patch:
+                        if name == "tell":
+                            patch.setattr(intake, "tell", Failing(intake.tell, [failure]))
+                            bot.say(type="metadata", id="1", data={"x": 1})
+                        else:
+                            patch.setattr("agent.conversation.question_of", Failing(lambda: None, [failure]))
+                            bot.say(type="ask", id="1", question="What is there?")
+                        assert (await bot.hear("error"))["code"] == "error"
+            bot.say(type="cancel", id="2")
+            assert (await bot.hear())["code"] == "not_in_work"
