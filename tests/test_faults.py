@@ -240,4 +240,4 @@ async def test_a_message_of_a_robot_that_meets_a_fault(tmp_path: Path, monkeypat
                             bot.say(type="ask", id="1", question="What is there?")
                         assert (await bot.hear("error"))["code"] == "error"
             bot.say(type="cancel", id="2")
-            assert (await bot.hear())["code"] == "not_in_work"
+            assert (await bot.hear())["code"] == "not_found"
