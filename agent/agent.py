@@ -31,6 +31,7 @@ from agent.lanes import Lane
 from agent.masks import Masks
 from agent.memory_settings import MemorySettings
 from agent.metrics import Metrics
+from agent.plain import plain
 from agent.problems import UnknownCamera
 from agent.readers import readers
 from agent.remote import RemoteAnswerer
@@ -319,7 +320,7 @@ class Agent:
             "created": int(self.started),
             "owned_by": "vilamp",
             "vilamp": {
-                "card": info.card,
+                "card": plain(info.card),
                 "answerer": self.settings.answerer.model if self.settings.answerer.kind == "openai" else info.name,
                 "conversations": self.settings.answerer.kind == "openai",  # earlier turns are read
                 "patches_per_frame": info.patches_per_frame,

@@ -16,6 +16,7 @@ from agent.config import AnsweringSettings
 from agent.lanes import Lane, Priority, TooManyWaiting, Turns
 from agent.making import Making
 from agent.metrics import Metrics
+from agent.plain import PlainText
 from agent.prepared import Begun
 from agent.problems import AnswerTimeout, Busy, ModelFailed, Problem, QuestionTooLong, StorageFailed
 from agent.question import Answer, Event, Finished, Piece, Question, collect
@@ -128,7 +129,7 @@ class Answering:
     async def _speak(
         self, question: Question, begun: Begun, watch: Stopwatch, deadline: float
     ) -> AsyncGenerator[Event, None]:
-        num_pieces, has_spoken = 0, False
+        num_pieces, has_spoken, text = 0, False, PlainText()
         async with aclosing(begun.pieces) as pieces:
             while True:
                 with watch.stage("generate" if num_pieces else "first_token"):
@@ -137,6 +138,7 @@ class Answering:
                 if piece is None:
                     break
                 num_pieces += 1
+                piece = text.feed(piece)
                 has_spoken = has_spoken or is_visible(piece)
                 if piece:
                     yield Piece(piece)

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from agent.cli_common import CliError
+from agent.cli_common import CliError, say
 from agent.rules_options import add_rules
 
 
@@ -21,7 +21,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         code: int = args.run(args)
         sys.stdout.flush()
     except CliError as error:
-        print(f"vilamp {args.command}: {error}", file=sys.stderr)
+        say(f"vilamp {args.command}: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         return 130

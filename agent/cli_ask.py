@@ -2,7 +2,6 @@
 
 import argparse
 import ipaddress
-import json
 import os
 import ssl
 import sys
@@ -13,10 +12,11 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from agent.auth import TokenFileError, local_token
-from agent.cli_common import EXIT_USAGE, CliError, settings_of
+from agent.cli_common import EXIT_USAGE, CliError, say, settings_of
 from agent.client import Citation, Client, Reply, ServerError
 from agent.config import Settings
 from agent.config_types import is_loopback
+from agent.plain import PlainText, plain_json, plain_line
 from agent.query import parse_place
 from agent.times import TimeError, format_time, load_zone, local_zone_name, parse_time
 from agent.tls import client_context
@@ -107,19 +107,20 @@ def connect(server: str, settings: Settings, scope: str = "ask") -> Client:
 def advise(error: ServerError, server: str) -> str:
     """The server's message, and what to do about a token that will not do."""
     if error.status in (401, 403):
-        return f"{server}: {error} (set VILAMP_TOKEN, or --data-dir to the agent's data folder on its own machine)"
-    return f"{server}: {error}"
+        return f"{server}: {plain_line(error)} (set VILAMP_TOKEN, or --data-dir to the agent's data folder on its own machine)"
+    return f"{server}: {plain_line(error)}"
 
 
 def print_answer(stream: Iterator[str | Reply], *, quiet: bool) -> Reply:
     """Write the text pieces as they come; the complete reply. Raises what `stream` raises."""
+    written = PlainText()
     for part in stream:
         if isinstance(part, Reply):
             if not quiet:
-                print()
+                say()
             return part
         if not quiet:
-            print(part, end="", flush=True)
+            say(written.feed(part), end="", flush=True)
     raise ServerError("the answer broke off")
 
 
@@ -127,21 +128,22 @@ def print_reply(reply: Reply, zone: str, *, as_json: bool, question: str, everyt
     """What the answer rests on, as lines for a person or as one JSON object."""
     if as_json:
         named = [{**asdict(each), "local_time": format_time(each.time, zone)} for each in reply.citations]
-        print(json.dumps({"question": question, **asdict(reply), "citations": named}, ensure_ascii=False))
+        say(plain_json({"question": question, **asdict(reply), "citations": named}))
         return
     for note in reply.notes:
         if note not in reply.text:
-            print(f"note: {note}")
+            say(f"note: {plain_line(note)}")
     shown = best(reply.citations, len(reply.citations) if everything else NUM_LISTED)
     if shown:
-        print(f"\nevidence, {len(reply.citations)} of {reply.num_frames} frames (times in {zone}):")
+        say(f"\nevidence, {len(reply.citations)} of {reply.num_frames} frames (times in {zone}):")
     for each in shown:
-        where = " ".join(f"{name} {each.metadata[name]}" for name in ("x", "y") if name in each.metadata)
-        line = f"  {format_time(each.time, zone)}  {each.camera}  {each.kind:<8}  {each.score:6.3f}  #{each.frame_id}"
-        print(f"{line}  {where}".rstrip())
+        where = " ".join(f"{name} {plain_line(each.metadata[name])}" for name in ("x", "y") if name in each.metadata)
+        origin = f"{plain_line(each.camera)}  {plain_line(each.kind):<8}"
+        line = f"  {format_time(each.time, zone)}  {origin}  {each.score:6.3f}  #{each.frame_id}"
+        say(f"{line}  {where}".rstrip())
     if len(shown) < len(reply.citations):
-        print(f"  and {len(reply.citations) - len(shown)} more (--all-evidence)")
-    print(timings_line(reply))
+        say(f"  and {len(reply.citations) - len(shown)} more (--all-evidence)")
+    say(timings_line(reply))
 
 
 def best(citations: Sequence[Citation], count: int) -> list[Citation]:
@@ -152,7 +154,7 @@ def best(citations: Sequence[Citation], count: int) -> list[Citation]:
 
 def timings_line(reply: Reply) -> str:
     """ "ms: embed 3.1, select 0.8, ..." """
-    return "ms: " + ", ".join(f"{stage} {ms:.1f}" for stage, ms in reply.timings_ms.items())
+    return "ms: " + ", ".join(f"{plain_line(stage)} {ms:.1f}" for stage, ms in reply.timings_ms.items())
 
 
 def _save_sheet(args: argparse.Namespace, client: Client, reply: Reply, zone: str) -> None:
@@ -167,4 +169,4 @@ def _save_sheet(args: argparse.Namespace, client: Client, reply: Reply, zone: st
         write_sheet(path, [Section(args.question, reply.text, tiles)])
     except OSError as error:
         raise CliError(f"{path} cannot be written: {error.strerror}") from error
-    print(f"contact sheet: {path}", file=sys.stderr)
+    say(f"contact sheet: {path}", file=sys.stderr)

@@ -2,9 +2,12 @@
 
 import argparse
 import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
+
+from agent.plain import plain
 
 if TYPE_CHECKING:
     from agent.config import Settings
@@ -19,6 +22,11 @@ class CliError(Exception):
     def __init__(self, message: str, exit_code: int = EXIT_FAILED) -> None:
         super().__init__(message)
         self.exit_code = exit_code
+
+
+def say(text: object = "", *, end: str = "\n", file: TextIO | None = None, flush: bool = False) -> None:
+    """Print `text` without anything that steers the terminal, whoever wrote it. Every command prints with this."""
+    print(plain(str(text)), end=end, file=sys.stdout if file is None else file, flush=flush)
 
 
 def settings_of(args: argparse.Namespace, overrides: Mapping[str, Any] | None = None) -> "Settings":

@@ -5,7 +5,7 @@ import os
 
 import yaml
 
-from agent.cli_common import EXIT_USAGE, CliError
+from agent.cli_common import EXIT_USAGE, CliError, say
 from agent.config import effective
 from agent.config_source import ConfigError, load_settings
 
@@ -17,6 +17,6 @@ def run(args: argparse.Namespace) -> int:
     except ConfigError as error:
         count = len(error.mistakes)
         raise CliError(f"{count} mistake{'s' if count > 1 else ''}\n{error}", EXIT_USAGE) from error
-    print(f"OK: {args.file}\n")
-    print(yaml.safe_dump(effective(settings), sort_keys=False, allow_unicode=True), end="")
+    say(f"OK: {args.file}\n")
+    say(yaml.safe_dump(effective(settings), sort_keys=False, allow_unicode=True), end="")
     return 0

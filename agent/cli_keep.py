@@ -15,13 +15,14 @@ from urllib.parse import quote, urlencode
 
 from agent.alerts.book import BOOK_FILE, Book
 from agent.cli_ask import advise, connect, server_of, window_of, zone_of
-from agent.cli_common import EXIT_USAGE, CliError, settings_of
+from agent.cli_common import EXIT_USAGE, CliError, say, settings_of
 from agent.client import Client, ServerError
 from agent.config import Settings
 from agent.config_types import check_slug
 from agent.erasing import Erasing, NotErasedYet, Request, erase_from_book
 from agent.exporting import NothingToExport, TooManyFrames, export, log_text
 from agent.holdings import folder_holdings, holdings
+from agent.plain import plain_json, plain_line
 from agent.times import format_time
 from memory.errors import StorageBusy, StorageError
 from memory.offline import OfflineMemory
@@ -63,7 +64,7 @@ def run_memory(args: argparse.Namespace) -> int:
             cameras = [holdings(name, source.stats(name), settings) for name in source.cameras()]
             held = {"object": "memory", "folder": folder_holdings(cameras, settings), "data": cameras}
     if args.json:
-        print(json.dumps(held))
+        say(plain_json(held))
     else:
         print_held(held, zone)
     return 0
@@ -73,6 +74,7 @@ def print_held(held: dict[str, Any], zone: str) -> None:
     """One line for each camera, one for all."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(box=None, pad_edge=False)
     for name in ("camera", "frames", "encoded", "hot", "archive", "size", "oldest", "newest", "a day", "of its caps"):
@@ -81,15 +83,15 @@ def print_held(held: dict[str, Any], zone: str) -> None:
         counts = [f"{each[name]:,}" for name in ("frames", "encoded", "hot", "archive")]
         oldest, newest = (_when(each[name], zone) for name in ("oldest", "newest"))
         per_day = "-" if each["bytes_per_day"] is None else size_text(each["bytes_per_day"])
-        use = f"{each['cap_use']:.0%} ({each['cap']})"
-        table.add_row(each["camera"], *counts, size_text(each["bytes"]), oldest, newest, per_day, use)
+        use = Text(f"{each['cap_use']:.0%} ({plain_line(each['cap'])})")
+        table.add_row(Text(plain_line(each["camera"])), *counts, size_text(each["bytes"]), oldest, newest, per_day, use)
     folder = held["folder"]
     table.add_row("all", f"{folder['frames']:,}", "", "", "", size_text(folder["bytes"]), "", "", "", "")
     Console(width=None if sys.stdout.isatty() else 160).print(table)
     caps = {"frames": folder["max_frames"], "bytes": folder["max_bytes"] and size_text(folder["max_bytes"])}
     named = [f"{value:,} {name}" if name == "frames" else str(value) for name, value in caps.items() if value]
     if named:
-        print(f"together at most {' and '.join(named)}")
+        say(f"together at most {' and '.join(named)}")
 
 
 def _when(moment: float | None, zone: str) -> str:
@@ -117,8 +119,8 @@ def run_erase(args: argparse.Namespace) -> int:
         confirm(f"Erase {span} of camera {request.camera}, for good? [y/N] ")
     with opened(args, settings, "admin") as source:
         erased = _erase(source, settings, request)
-    counts = ", ".join(f"{name} {count}" for name, count in erased.items())
-    print(json.dumps({"camera": request.camera, "erased": erased}) if args.json else f"erased: {counts}")
+    counts = ", ".join(f"{plain_line(name)} {plain_line(count)}" for name, count in erased.items())
+    say(plain_json({"camera": request.camera, "erased": erased}) if args.json else f"erased: {counts}")
     return 0
 
 
@@ -178,9 +180,9 @@ def run_export(args: argparse.Namespace) -> int:
     except OSError as error:
         raise CliError(f"{video} cannot be written: {error.strerror or error}") from error
     written = json.loads(log)
-    print(f"{video}: {len(written['frames'])} frames; their record: {video.with_suffix('.json')}")
+    say(f"{video}: {len(written['frames'])} frames; their record: {video.with_suffix('.json')}")
     if written["missing"]:
-        print(f"{len(written['missing'])} frames could not be read, the record names them", file=sys.stderr)
+        say(f"{len(written['missing'])} frames could not be read, the record names them", file=sys.stderr)
     return 0
 
 

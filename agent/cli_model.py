@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from agent.cli_common import EXIT_USAGE, CliError
+from agent.cli_common import EXIT_USAGE, CliError, say
 
 if TYPE_CHECKING:
     from model.config import ModelConfig
@@ -45,9 +45,9 @@ def try_clip(name: str, folder: Path, plan: "Plan") -> None:
     encoder = ClipEncoder.load(folder, name=name, device=plan.device, dtype=plan.dtype)
     frame_bytes = 4 * encoder.info.embedding_dim
     encoder.self_test()
-    print(f"{name}: {encoder.info.card}")
-    print(f"memory: {frame_bytes} bytes a frame, {10_000 * frame_bytes / 1e6:.0f} MB for 10,000; no patches")
-    print("self-test passed")
+    say(f"{name}: {encoder.info.card}")
+    say(f"memory: {frame_bytes} bytes a frame, {10_000 * frame_bytes / 1e6:.0f} MB for 10,000; no patches")
+    say("self-test passed")
 
 
 def print_sizes(name: str, config: "ModelConfig", counts: dict[str, int]) -> None:
@@ -67,10 +67,10 @@ def print_sizes(name: str, config: "ModelConfig", counts: dict[str, int]) -> Non
     }
     for title, text in lines.items():
         if text:
-            print(f"{title:<16} {text}")
-    print("weights (millions)")
+            say(f"{title:<16} {text}")
+    say("weights (millions)")
     for title, count in counts.items():
-        print(f"  {title:<14} {count / 1e6:10,.2f}")
+        say(f"  {title:<14} {count / 1e6:10,.2f}")
 
 
 def print_memory(config: "ModelConfig", counts: dict[str, int], plan: "Plan", frames: list[int]) -> None:
@@ -79,8 +79,8 @@ def print_memory(config: "ModelConfig", counts: dict[str, int], plan: "Plan", fr
 
     needs = [footprint(config, counts, num_frames, plan) for num_frames in frames]
     bits = ", language model in 4 bits" if plan.language_4bit else ""
-    print(f"\nmemory in GB ({plan.dtype} weights, {plan.patch_storage} patches{bits})")
-    print(f"  {'frames':<34}" + "".join(f"{need.num_frames:>12,}" for need in needs))
+    say(f"\nmemory in GB ({plan.dtype} weights, {plan.patch_storage} patches{bits})")
+    say(f"  {'frames':<34}" + "".join(f"{need.num_frames:>12,}" for need in needs))
     for title in counts:
         print_bytes(f"weights: {title}", [need.weights[title] for need in needs])
     print_bytes("KV cache", [need.kv_cache for need in needs])
@@ -90,21 +90,21 @@ def print_memory(config: "ModelConfig", counts: dict[str, int], plan: "Plan", fr
     print_bytes("scalars", [need.scalars for need in needs])
     print_bytes("embeddings, summaries", [need.embeddings for need in needs])
     print_bytes("history, in the machine's memory", [need.history for need in needs])
-    print("  pictures: as the camera sends them; 20 to 100 kB a frame on disk")
+    say("  pictures: as the camera sends them; 20 to 100 kB a frame on disk")
     for need in needs:
         card = smallest_card(need.device)
         fits = "no single usual graphics card" if card is None else f"a graphics card of {card} GB"
         together = (need.device + need.history) / 1e9
-        print(
+        say(
             f"fits, {need.num_frames:,} frames ({need.num_tokens:,} tokens): {fits} and {need.history / 1e9:.2f} GB "
             f"of the machine's memory; without a card {together:.2f} GB of it"
         )
-    print(this_machine(needs[-1], plan))
+    say(this_machine(needs[-1], plan))
 
 
 def print_bytes(title: str, sizes: list[int]) -> None:
     """One line of the table, in GB."""
-    print(f"  {title:<34}" + "".join(f"{size / 1e9:>12.3f}" for size in sizes))
+    say(f"  {title:<34}" + "".join(f"{size / 1e9:>12.3f}" for size in sizes))
 
 
 def this_machine(need: "Footprint", plan: "Plan") -> str:
@@ -132,7 +132,7 @@ def try_out(folder: Path, plan: "Plan") -> None:
     started = time.perf_counter()
     model = VideoModel.load(folder, device=plan.device, dtype=plan.dtype, patch_dtype=plan.patch_storage,
                             language_4bit=plan.language_4bit)  # fmt: skip
-    print(f"\nloaded in {time.perf_counter() - started:.1f} s on {plan.device}, {plan.dtype}")
+    say(f"\nloaded in {time.perf_counter() - started:.1f} s on {plan.device}, {plan.dtype}")
     model.self_test()
     started = time.perf_counter()
     rng = np.random.default_rng(0)
@@ -144,8 +144,8 @@ def try_out(folder: Path, plan: "Plan") -> None:
     started = time.perf_counter()
     context = model.build_context(history, keyframes, query)
     words = "".join(model.stream(TEST_QUESTION, context, timestamps=clocks, max_new_tokens=8))
-    print(f"self-test passed: encoded at {1000 * encoded_s:.0f} ms a frame; three frames of noise, asked")
-    print(f"  {TEST_QUESTION!r}, gave {words!r} in {time.perf_counter() - started:.1f} s")
+    say(f"self-test passed: encoded at {1000 * encoded_s:.0f} ms a frame; three frames of noise, asked")
+    say(f"  {TEST_QUESTION!r}, gave {words!r} in {time.perf_counter() - started:.1f} s")
 
 
 def run_world(args: argparse.Namespace) -> int:
@@ -170,7 +170,7 @@ def run_world(args: argparse.Namespace) -> int:
             )
         except (OSError, ValueError) as error:
             raise CliError(f"{args.out}: {error}") from error
-    print(f"{args.out} and {truth}")
+    say(f"{args.out} and {truth}")
     return 0
 
 

@@ -8,6 +8,7 @@ import argparse
 import asyncio
 import json
 import re
+import sys
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing, contextmanager
@@ -20,7 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from agent.agent import Agent, opened
 from agent.cli_ask import print_reply, time_of, window_of, zone_of
-from agent.cli_common import EXIT_USAGE, CliError, settings_of
+from agent.cli_common import EXIT_USAGE, CliError, say, settings_of
 from agent.client import Citation, Reply
 from agent.config import CameraSettings, Settings
 from agent.config_types import check_slug
@@ -74,7 +75,7 @@ async def _run(
         await _index(agent, camera, entry, duration_s, zone, quiet=args.json)
         for text in args.ask:
             if not args.json:
-                print(f"\n> {text}")
+                say(f"\n> {text}")
             reply = await _ask(agent, Question(text, (camera,), *window), quiet=args.json)
             print_reply(reply, zone, as_json=args.json, question=text, everything=args.all_evidence)
     return 0
@@ -133,7 +134,7 @@ async def _index(agent: Agent, camera: str, wanted: Entry, duration_s: float | N
         wanted = replace(known, complete=known.complete and stats.frames > 0)
     if wanted.complete and stats.encoded == stats.frames:
         if not quiet:
-            print(f"{camera}: already indexed, {stats.frames} frames from {format_time(wanted.start, zone)}")
+            say(f"{camera}: already indexed, {stats.frames} frames from {format_time(wanted.start, zone)}")
         return
     _write_ledger(ledger, camera, wanted)
     with _progress(quiet) as progress:
@@ -143,10 +144,10 @@ async def _index(agent: Agent, camera: str, wanted: Entry, duration_s: float | N
     if stats.frames == 0:
         raise CliError(damage or "no frame could be read from the video")
     if damage:
-        Console(stderr=True).print(f"warning: {damage}", markup=False)
+        say(f"warning: {damage}", file=sys.stderr)
     if not quiet:
         span = format_span((stats.newest or 0.0) - (stats.oldest or 0.0))
-        print(f"{camera}: {stats.frames} frames, {span} of video")
+        say(f"{camera}: {stats.frames} frames, {span} of video")
 
 
 async def _feed(agent: Agent, camera: str, entry: Entry, duration_s: float | None, progress: Progress) -> str | None:
@@ -211,7 +212,7 @@ async def _ask(agent: Agent, question: Question, *, quiet: bool) -> Reply:
                 case Piece(text):
                     reply.text += text
                     if not quiet:
-                        print(text, end="", flush=True)
+                        say(text, end="", flush=True)
                 case Seen():
                     reply.num_frames = event.num_frames
                     reply.citations = [_citation(each) for each in event.evidence]
@@ -219,7 +220,7 @@ async def _ask(agent: Agent, question: Question, *, quiet: bool) -> Reply:
                     reply.finish_reason = event.finish_reason
                     reply.notes, reply.timings_ms = list(event.notes), dict(event.timings_ms)
     if not quiet:
-        print()
+        say()
     return reply
 
 

@@ -1,7 +1,6 @@
 """`vilamp rules`: list, add, remove, switch and snooze the rules of a running agent, and try one on the past."""
 
 import argparse
-import json
 import os
 import sys
 import time
@@ -12,8 +11,9 @@ from urllib.parse import quote
 import yaml
 
 from agent.cli_ask import advise, connect, server_of, window_of, zone_of
-from agent.cli_common import EXIT_USAGE, CliError, settings_of
+from agent.cli_common import EXIT_USAGE, CliError, say, settings_of
 from agent.client import Client, ServerError
+from agent.plain import plain_json, plain_line
 from agent.times import format_span, format_time
 
 Json = dict[str, Any]
@@ -47,16 +47,17 @@ def _path(name: str) -> str:
 def _list(client: Client, args: argparse.Namespace) -> None:
     listed = client.get_json("/v1/rules")
     if args.json:
-        print(json.dumps(listed, ensure_ascii=False))
+        say(plain_json(listed))
         return
     zone = zone_of(args)
     if not listed["data"]:
-        print('no rules yet: vilamp rules add bag "a bag is left by the door"')
+        say('no rules yet: vilamp rules add bag "a bag is left by the door"')
     for rule in listed["data"]:
         cameras = ", ".join(rule["cameras"]) or "all cameras"
-        print(f"{rule['name']}  {_condition(rule, zone)}  {rule['condition']}  ({cameras}; {rule['source']})")
+        named = (rule["name"], _condition(rule, zone), rule["condition"], f"({cameras}; {rule['source']})")
+        say("  ".join(map(plain_line, named)))
         for camera, state in rule["state"].items():
-            print(f"  {camera}: {_state(state, zone)}")
+            say(f"  {plain_line(camera)}: {plain_line(_state(state, zone))}")
 
 
 def _condition(rule: Json, zone: str) -> str:
@@ -85,17 +86,17 @@ def _add(client: Client, args: argparse.Namespace) -> None:
         client.send_json("PUT", _path(args.name), settings)
     else:
         client.send_json("POST", "/v1/rules", {"name": args.name, **settings})
-    print(f"{args.name} watches for: {args.condition}")
+    say(f"{args.name} watches for: {args.condition}")
 
 
 def _remove(client: Client, args: argparse.Namespace) -> None:
     client.send_json("DELETE", _path(args.name))
-    print(f"{args.name} is removed; its alerts are kept")
+    say(f"{args.name} is removed; its alerts are kept")
 
 
 def _switch(client: Client, args: argparse.Namespace) -> None:
     client.send_json("PATCH", _path(args.name), {"enabled": args.action == "enable"})
-    print(f"{args.name} is {args.action}d")
+    say(f"{args.name} is {args.action}d")
 
 
 def _snooze(client: Client, args: argparse.Namespace) -> None:
@@ -105,7 +106,7 @@ def _snooze(client: Client, args: argparse.Namespace) -> None:
     if args.camera:  # one that has sent nothing yet has no state
         until = rule["state"].get(args.camera, {"snoozed_until": time.time() + 60 * args.minutes})["snoozed_until"]
     snoozed = until > time.time()
-    print(f"{args.name} is snoozed until {format_time(until, zone_of(args))}" if snoozed else f"{args.name} is awake")
+    say(f"{args.name} is snoozed until {format_time(until, zone_of(args))}" if snoozed else f"{args.name} is awake")
 
 
 def _settings(given: list[str]) -> Json:
@@ -152,22 +153,23 @@ def _try(client: Client, args: argparse.Namespace) -> None:
     if result is None:
         raise ServerError("the dry run broke off: the server closed the stream early")
     if args.json:
-        print(json.dumps(result, ensure_ascii=False))
+        say(plain_json(result))
     else:
-        print("\n".join(report(result, zone)))
+        for line in report(result, zone):
+            say(line)
 
 
 def _progress(progress: Json) -> None:
     if sys.stderr.isatty():
         made = progress["judge_calls_made"]
-        print(f"\r{progress['done']:.0%}, {made} judge calls ", end="", file=sys.stderr, flush=True)
+        say(f"\r{progress['done']:.0%}, {made} judge calls ", end="", file=sys.stderr, flush=True)
 
 
 def report(result: Json, zone: str) -> list[str]:
     """The lines that a person reads."""
     span, cameras = format_span(result["until"] - result["after"]), ", ".join(result["cameras"])
     lines = [
-        f'"{result["rule"]["condition"]}" on {cameras}: {result["frames"]:,} frames in {span}',
+        f'"{plain_line(result["rule"]["condition"])}" on {plain_line(cameras)}: {result["frames"]:,} frames in {span}',
         f"alerts: {len(result['alerts'])}   gate openings: {result['gate_openings']}   judge calls: "
         f"{result['judge_calls']} ({result['judge_calls_per_hour']:g} an hour, {result['judge_share']:.1%} of the frames)",
     ]
@@ -176,11 +178,13 @@ def report(result: Json, zone: str) -> list[str]:
         n, m = alert["confirmations"]
         frames = " ".join(f"#{frame['id']}" for frame in alert["frames"])
         lines.append(
-            f"  {format_time(alert['start_time'], zone)}  {alert['camera']}  {end}  fired at "
+            f"  {format_time(alert['start_time'], zone)}  {plain_line(alert['camera'])}  {end}  fired at "
             f"{format_time(alert['time'], zone)[11:19]}  {n} of {m}  gate {alert['score']:.1f}  {frames}"
         )
     if result["suppressed_counts"]:
-        held = ", ".join(f"{number} {reason}" for reason, number in result["suppressed_counts"].items())
+        held = ", ".join(
+            f"{plain_line(number)} {plain_line(reason)}" for reason, number in result["suppressed_counts"].items()
+        )
         lines.append(f"did not fire: {held}")
     if result["unencoded"]:
         lines.append(f"note: {result['unencoded']} frames are not encoded yet, and had no part")

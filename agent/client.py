@@ -170,6 +170,8 @@ def _failures() -> Iterator[None]:
         raise ServerError("the agent has gone silent") from error
     except (httpx.TransportError, httpx.InvalidURL) as error:
         raise ServerError(f"the connection failed: {str(error) or type(error).__name__}") from error
+    except UnicodeEncodeError as error:
+        raise ServerError("what was typed is not text in UTF-8") from error
     except json.JSONDecodeError as error:
         raise ServerError("what answers there is not a ViLaMP agent") from error
 

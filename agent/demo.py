@@ -36,6 +36,7 @@ from agent.demo_alerts import (
 )
 from agent.demo_server import DemoServer, demo_config, running_server
 from agent.demo_world import Show, judge, on_our_clock, pick_questions, pick_world, spans_in_words
+from agent.plain import plain, plain_line
 from agent.sheet import Section, Tile, write_sheet
 from agent.times import format_clock, format_span, local_zone_name
 from model.world.answers import Question
@@ -201,7 +202,7 @@ async def _put(console: Console, client: Client, question: Question, show: Show,
     try:
         reply = await asyncio.to_thread(_ask, console, client, question.text)
     except ServerError as error:
-        console.print(f"  no answer: {error}")
+        console.print(f"  no answer: {plain_line(error)}", markup=False)
         return Result(question, None, False, "")
     right, truth = judge(on_our_clock(question, show.clock, zone), reply)
     proof = spans_in_words(question.spans)
@@ -218,7 +219,7 @@ def _ask(console: Console, client: Client, text: str) -> Reply:
         if isinstance(part, Reply):
             console.print()
             return part
-        console.print(part.replace("\n", " "), end="")
+        console.print(plain(part).replace("\n", " "), end="", markup=False)
     raise ServerError("the answer broke off")
 
 

@@ -4,10 +4,11 @@ What is given as `extra` becomes fields. Nothing here filters secrets: callers n
 with passwords.
 """
 
-import json
 import logging
 import sys
 from datetime import UTC, datetime
+
+from agent.plain import plain_json
 
 _OWN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "color_message", "taskName"}
 
@@ -25,7 +26,7 @@ class JsonLines(logging.Formatter):
         fields |= {name: value for name, value in vars(record).items() if name not in _OWN}
         if record.exc_info:
             fields["exception"] = self.formatException(record.exc_info)
-        return json.dumps(fields, ensure_ascii=False, default=str)
+        return plain_json(fields, default=str)
 
 
 def set_up_logs(level: str) -> None:

@@ -28,6 +28,7 @@ from agent import pools
 from agent.config import AnswererSettings
 from agent.egress import Egress, EgressRefused, HostUnknown, Resolver, checked_addresses, guarded_client, strictest
 from agent.intake import JPEG_QUALITY
+from agent.plain import plain_line
 from agent.problems import AnswererAway, AnswererRefused, NoAnswer, PicturesStayHere, Problem
 from agent.question import FinishReason, Question
 from agent.remote_text import HELD_CHARS, Speech, ThoughtsShown
@@ -426,7 +427,7 @@ def _stays_here(error: EgressRefused) -> PicturesStayHere:
 
 
 def _words(error: Exception) -> str:
-    return str(error).rstrip(".") or type(error).__name__
+    return plain_line(error).rstrip(".") or type(error).__name__
 
 
 def _seconds(text: str) -> float:

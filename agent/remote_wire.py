@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from agent.plain import plain_line
 from agent.question import FinishReason, Said
 from agent.remote_text import whole_characters
 
@@ -155,4 +156,4 @@ def complaint(body: object) -> str:
     """The words of an error body, whichever of the usual forms it has; "" when it has none. At most 200 characters."""
     error = body.get("error") if isinstance(body, dict) else None
     said = error.get("message") if isinstance(error, dict) else error
-    return whole_characters(" ".join(said.split())[:MAX_COMPLAINT_CHARS]) if isinstance(said, str) else ""
+    return plain_line(whole_characters(said))[:MAX_COMPLAINT_CHARS] if isinstance(said, str) else ""

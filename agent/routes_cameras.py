@@ -15,6 +15,7 @@ from agent import pools
 from agent.agent import Agent
 from agent.guard import Guard
 from agent.intake import smaller_jpeg
+from agent.plain import plain_line
 from agent.problems import BadRequest, NotFound, StorageFailed
 from agent.query import moment, place, whole_number
 from memory.errors import FrameGone, StorageError
@@ -162,7 +163,7 @@ class CameraRoutes:
                 "clock": source.clock,
                 "width": source.width,
                 "height": source.height,
-                "detail": source.detail,
+                "detail": plain_line(source.detail) if source.detail else source.detail,
             }
         return described
 

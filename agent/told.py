@@ -9,6 +9,7 @@ from bisect import bisect_right
 from collections.abc import Mapping
 from typing import Any
 
+from agent.plain import plain, plain_value
 from agent.problems import BadRequest
 from memory.records import Json
 
@@ -28,14 +29,14 @@ def parse_json(text: str | bytes) -> Any:
 
 
 def check_told(told: Any) -> dict[str, Json]:
-    """`told` itself when it can be kept with frames. Raises BadRequest."""
+    """What of `told` can be kept with frames: texts without what steers a terminal. Raises BadRequest."""
     if not isinstance(told, dict):
         raise BadRequest('Metadata must be a JSON object, such as {"x": 1.5, "y": 0.2, "heading": 90}.')
     _check_value(told, MAX_DEPTH)
     num_bytes = len(json.dumps(told, separators=(",", ":")))
     if num_bytes > MAX_TOLD_BYTES:
         raise BadRequest(f"Metadata has {num_bytes} bytes; at most {MAX_TOLD_BYTES} are kept with a frame.")
-    return told
+    return {plain(name): plain_value(value) for name, value in told.items()}
 
 
 def _check_value(value: Any, depth: int) -> None:

@@ -26,6 +26,17 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+# An answer that would colour the terminal, write its clipboard and turn its text around; sequences split over pieces.
+HOSTILE = (
+    "\x1b[3",
+    "1mred\x1b[0m ",
+    "\x1b]52;c;",
+    "cm0gLXJm\x07",
+    "\x9d0;title\x9c",
+    "car\u202e \u200bnow\x9b2J",
+    "\x08\x07\u2066!",
+)
+
 SEEN: list[dict[str, Any]] = []
 ENDED: Counter[str] = Counter()  # streams by how they ended: whole, cancelled
 
@@ -112,6 +123,9 @@ async def words(model: str, num_pictures: int) -> AsyncIterator[str]:
             yield "data: {oops\n\n"
         if model == "short":
             return
+    if model == "hostile":
+        for piece in HOSTILE:
+            yield event(piece)
     if model == "odd":
         yield (
             "data: "

@@ -7,10 +7,11 @@ import re
 from datetime import datetime
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from agent.alerts.gate import GateSettings
 from agent.config_types import Part, Slug
+from agent.plain import plain_line
 from agent.times import MAX_UNIX_S, load_zone
 
 Day = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
@@ -98,10 +99,20 @@ def _minute(clock: str) -> int:
     return int(clock[:2]) * 60 + int(clock[3:])
 
 
+def check_words(text: str) -> str:
+    """`text` on one line, without what steers a terminal or deceives a reader. Raises ValueError when nothing is left."""
+    words = plain_line(text)
+    if not words:
+        raise ValueError("say in words what to watch for")
+    return words
+
+
 class RuleSettings(Part):
     """One standing question."""
 
-    condition: str = Field(min_length=1, max_length=300, description="what to watch for, in plain words")
+    condition: Annotated[str, AfterValidator(check_words)] = Field(
+        min_length=1, max_length=300, description="what to watch for, in plain words"
+    )
     cameras: tuple[Slug, ...] = Field(default=(), description="cameras it watches; none named: all")
     enabled: bool = Field(default=True, description="false: it watches nothing")
     gate: Annotated[GateSettings, BeforeValidator(name_switches)] = GateSettings()

@@ -1,0 +1,172 @@
+"""Text from elsewhere without what steers a terminal or deceives a reader: a model's answer, a server's error, metadata.
+
+Removed: escape sequences whole (colours, titles, the clipboard), other control characters, controls of writing
+direction, and characters that nobody sees. Kept: line ends, tabs, every script, and the joiners that emoji and some
+scripts need. Half a character (a lone surrogate) becomes U+FFFD.
+
+Pure. Does not know where the text comes from or goes to.
+"""
+
+import json
+import re
+import unicodedata
+from collections.abc import Callable
+from typing import Any, Literal
+
+MAX_STRING = (
+    1024  # characters of one escape sequence that are dropped: an unended one must not swallow the whole answer
+)
+_JOINERS = "\u200c\u200d"
+_VARIATION = "\ufe0e\ufe0f"  # text or emoji
+_UNSEEN = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u3164\uffa0")  # fillers: blank, though no format characters
+_PREPENDED = frozenset(
+    "\u0600\u0601\u0602\u0603\u0604\u0605\u06dd\u070f\u0890\u0891\u08e2"
+)  # format characters with a shape
+_TRANSPARENT = re.compile(r"[\n\t\x20-\x7e]*")
+_STRINGS = {"\x90": "P", "\x98": "X", "\x9d": "]", "\x9e": "^", "\x9f": "_"}  # C1 controls that begin a string
+
+_State = Literal["text", "escape", "control", "string", "string_escape"]
+
+
+class PlainText:
+    """Cleans text that comes in pieces; an escape sequence may be split over several.
+
+    Worked example: feed("a\\x1b[3") gives "a", feed("1mb") then gives "b".
+    """
+
+    def __init__(self) -> None:
+        self._state: _State = "text"
+        self._num_dropped = 0
+        self._last = ""  # the last character that was kept
+        self._joiner = ""  # held until the next character shows whether it joins anything
+
+    def feed(self, piece: str) -> str:
+        """What is left of the next piece."""
+        if self._state == "text" and not self._joiner and _TRANSPARENT.fullmatch(piece):
+            self._last = piece[-1:] or self._last
+            return piece
+        return "".join(map(self._take, piece.replace("\r\n", "\n")))
+
+    def _take(self, char: str) -> str:
+        match self._state:
+            case "text":
+                return self._in_text(char)
+            case "escape":
+                return self._after_escape(char)
+            case "control":
+                if "\x20" <= char <= "\x3f":
+                    return self._drop(char)
+                self._state = "text"
+                return "" if "\x40" <= char <= "\x7e" else self._in_text(char)
+            case "string":
+                return self._in_string(char)
+            case "string_escape":
+                self._state = "text"
+                return "" if char == "\\" else self._after_escape(char)
+
+    def _in_text(self, char: str) -> str:
+        if char == "\x1b":
+            self._state, self._num_dropped = "escape", 0
+        elif char == "\x9b":
+            self._state, self._num_dropped = "control", 0
+        elif char in _STRINGS:
+            self._state, self._num_dropped = "string", 0
+        elif char in _JOINERS:
+            self._joiner = char if _joins(self._last) else ""
+        else:
+            kept = _visible(char, self._last)
+            if kept:
+                held, self._joiner = self._joiner if _joins(kept) else "", ""
+                self._last = kept
+                return held + kept
+        return ""
+
+    def _after_escape(self, char: str) -> str:
+        if char == "[":
+            self._state = "control"
+        elif char in "PX]^_":
+            self._state = "string"
+        elif "\x20" <= char <= "\x2f":
+            self._state = "escape"  # more of it follows
+            return self._drop(char)
+        else:
+            self._state = "text"
+            return "" if "\x30" <= char <= "\x7e" else self._in_text(char)
+        return ""
+
+    def _in_string(self, char: str) -> str:
+        if char == "\x1b":
+            self._state = "string_escape"
+        elif char in "\x07\x9c":
+            self._state = "text"
+        elif char == "\n":
+            self._state = "text"
+            return self._in_text(char)
+        else:
+            return self._drop(char)
+        return ""
+
+    def _drop(self, char: str) -> str:
+        self._num_dropped += 1
+        if self._num_dropped > MAX_STRING:
+            self._state = "text"
+        return ""
+
+
+def plain(text: str) -> str:
+    """`text` as `PlainText` leaves it."""
+    return PlainText().feed(text)
+
+
+def plain_line(text: object) -> str:
+    """As `plain`, on one line: for names and messages, which must not begin a line that looks like one of ours."""
+    return " ".join(plain(str(text)).split())
+
+
+def plain_json(value: Any, *, default: Callable[[Any], Any] | None = None) -> str:
+    """`value` as JSON on one line, complete: what `plain` would remove is written as an escape. default: as of `json.dumps`."""
+    text = json.dumps(value, ensure_ascii=False, default=default)
+    return text if _TRANSPARENT.fullmatch(text) else "".join(map(_escaped, text))
+
+
+def plain_value(value: Any) -> Any:
+    """JSON with every text in it, keys too, as `plain` leaves it."""
+    if isinstance(value, str):
+        return plain(value)
+    if isinstance(value, dict):
+        return {plain(str(name)): plain_value(inner) for name, inner in value.items()}
+    return [plain_value(inner) for inner in value] if isinstance(value, list) else value
+
+
+def _escaped(char: str) -> str:
+    safe = "\x20" <= char <= "\x7e" or (char not in _JOINERS + _VARIATION and _visible(char, "") == char)
+    if safe:
+        return char
+    units = char.encode("utf-16-be", "surrogatepass")
+    return "".join(f"\\u{units[n]:02x}{units[n + 1]:02x}" for n in range(0, len(units), 2))
+
+
+def _visible(char: str, last: str) -> str:
+    """`char`, what stands for it, or "". last: the character before it."""
+    if "\x20" <= char <= "\x7e" or char in "\n\t":
+        return char
+    match unicodedata.category(char):
+        case "Cc":
+            return "\n" if char in "\r\x85" else ""
+        case "Cs":
+            return "\ufffd"
+        case "Cf":
+            return char if char in _PREPENDED else ""
+    if char in _UNSEEN or "\U000e0000" <= char <= "\U000e0fff":
+        return ""
+    if "\ufe00" <= char <= "\ufe0f":
+        return char if char in _VARIATION and last and last not in "\n\t " else ""
+    return char
+
+
+def _joins(char: str) -> bool:
+    """Can a joiner beside this character change how it looks? Never beside Latin, Greek and Cyrillic letters."""
+    if not char:
+        return False
+    marked = char in _VARIATION or unicodedata.category(char) in ("Mn", "Mc", "So", "Sk")
+    return marked or "\u0590" <= char <= "\u1fff" or char > "\U00010000"
