@@ -43,10 +43,12 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def _joined(argv: Sequence[str]) -> list[str]:
-    """`--after -24h` as `--after=-24h`: argparse would take a time that begins with a dash for an option."""
+    """`--after -24h` as `--after=-24h`, and the file `-x.mp4` as `./-x.mp4`: argparse would take them for options."""
     joined: list[str] = []
     for word in argv:
-        if (
+        if word[:1] == "-" and Path(word).suffix and Path(word).is_file():
+            joined.append(f"./{word}")
+        elif (
             joined
             and joined[-1] in ("--after", "--before", "--start", "--within")
             and word[:1] == "-"

@@ -7,7 +7,6 @@ again and an interrupted run goes on where it stopped.
 import argparse
 import asyncio
 import json
-import re
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -20,6 +19,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from agent.agent import Agent, opened
+from agent.camera_names import camera_name
 from agent.cli_ask import print_reply, time_of, window_of, zone_of
 from agent.cli_common import EXIT_USAGE, CliError, say, settings_of
 from agent.client import Citation, Reply
@@ -28,11 +28,14 @@ from agent.config_types import check_slug
 from agent.problems import Problem
 from agent.question import Evidence, Finished, Piece, Question, Seen
 from agent.times import format_span, format_time
+from memory.errors import StorageError
+from memory.offline import OfflineMemory
 from model.config import ConfigError
-from streaming.decoder import Input
+from streaming.decoder import length_s
 from streaming.errors import MediaError
 from streaming.frame import Frame, Source
-from streaming.media import open_source
+from streaming.libav import shown
+from streaming.media import FileSource
 
 LEDGER_FILE = "replays.json"
 
@@ -55,11 +58,14 @@ class Entry:
 
 def run(args: argparse.Namespace) -> int:
     """Index and ask. Raises CliError."""
-    camera = _camera_name(args)
+    if args.camera is not None:
+        _check_camera_name(args.camera)
     zone = zone_of(args)
     window = window_of(args, zone, time.time())
-    settings = _settings(args, camera)
+    base = _base_settings(args)
     duration_s = _probe(args.file)
+    camera = args.camera or _own_camera(args.file, base)
+    settings = _settings(args, base, camera)
     entry = _wanted(args, settings.camera(camera).rate_hz, duration_s, zone)
     try:
         return asyncio.run(_run(args, settings, camera, entry, duration_s, zone, window))
@@ -81,46 +87,69 @@ async def _run(
     return 0
 
 
-def _settings(args: argparse.Namespace, camera: str) -> Settings:
-    """The configuration with this one camera only: a replay connects to no other."""
+def _base_settings(args: argparse.Namespace) -> Settings:
+    """The configuration, and the model as the command names it."""
     model = {"path": args.model, "device": args.device, "dtype": args.dtype, "num_threads": args.num_threads}
     given = {name: value for name, value in model.items() if value is not None}
-    settings = settings_of(args, {"model": given} if given else {})
-    its = {**settings.camera(camera).model_dump(), "url": None}
+    return settings_of(args, {"model": given} if given else {})
+
+
+def _settings(args: argparse.Namespace, base: Settings, camera: str) -> Settings:
+    """The configuration with this one camera only: a replay connects to no other."""
+    its = {**base.camera(camera).model_dump(), "url": None}
     if args.rate is not None:
         its["rate_hz"] = args.rate
     try:
-        return settings.model_copy(update={"cameras": {camera: CameraSettings.model_validate(its)}})
+        return base.model_copy(update={"cameras": {camera: CameraSettings.model_validate(its)}})
     except ValueError:
         raise CliError("--rate: must be above 0 and at most 30 frames per second", EXIT_USAGE) from None
 
 
-def _camera_name(args: argparse.Namespace) -> str:
-    name = args.camera or re.sub(r"[^a-z0-9_-]+", "-", args.file.stem.lower()).strip("-")[:64]
+def _check_camera_name(name: str) -> None:
     try:
-        return check_slug(name)
+        check_slug(name)
     except ValueError as error:
         raise CliError(f"--camera: {error}", EXIT_USAGE) from error
+
+
+def _own_camera(file: Path, settings: Settings) -> str:
+    """The camera that this video has been indexed into, or a new one named after the file."""
+    ledger = _read_ledger(settings.data_dir / LEDGER_FILE)
+    video = _video(file)
+    held = [name for name, entry in ledger.items() if entry.same_video(video)]
+    if held:
+        return min(held, key=lambda name: name != camera_name(file.stem))
+    connected = {name for name, camera in settings.cameras.items() if camera.url is not None}
+    return camera_name(file.stem, {*ledger, *connected, *_remembered(settings)})
+
+
+def _remembered(settings: Settings) -> list[str]:
+    """Cameras that have a history; none where it cannot be looked at, which opening it will say better."""
+    try:
+        with OfflineMemory(settings.data_dir / "memory") as memory:
+            return memory.cameras()
+    except StorageError:
+        return []
 
 
 def _probe(path: Path) -> float | None:
     """The video's length in seconds, None where it does not say. Raises CliError when it is no video."""
     try:
-        medium = Input(str(path), live=False)
+        return length_s(str(path))
     except MediaError as error:
         raise CliError(str(error)) from error
-    try:
-        return medium.info().duration_s
-    finally:
-        medium.close()
+
+
+def _video(file: Path, rate_hz: float = 1.0, start: float = 0.0) -> Entry:
+    state = file.stat()
+    return Entry(str(file.resolve()), state.st_size, state.st_mtime, rate_hz, start)
 
 
 def _wanted(args: argparse.Namespace, rate_hz: float, duration_s: float | None, zone: str) -> Entry:
-    state = args.file.stat()
     start = time_of("--start", args.start, zone, time.time())
     if start is None:
-        start = state.st_mtime - (duration_s or 0.0)
-    return Entry(str(args.file.resolve()), state.st_size, state.st_mtime, rate_hz, start)
+        start = args.file.stat().st_mtime - (duration_s or 0.0)
+    return _video(args.file, rate_hz, start)
 
 
 async def _index(agent: Agent, camera: str, wanted: Entry, duration_s: float | None, zone: str, *, quiet: bool) -> None:
@@ -128,7 +157,7 @@ async def _index(agent: Agent, camera: str, wanted: Entry, duration_s: float | N
     known = _read_ledger(ledger).get(camera)
     stats = agent.store.stats(camera)
     if stats.frames and (known is None or not known.same_video(wanted)):
-        held = f'holds "{known.path}"' if known else "has a history of its own"
+        held = f'holds "{shown(known.path)}"' if known else "has a history of its own"
         raise CliError(f'the camera "{camera}" already {held}: give another --camera', EXIT_USAGE)
     if stats.frames and known is not None:
         wanted = replace(known, complete=known.complete and stats.frames > 0)
@@ -138,24 +167,25 @@ async def _index(agent: Agent, camera: str, wanted: Entry, duration_s: float | N
         return
     _write_ledger(ledger, camera, wanted)
     with _progress(quiet) as progress:
-        damage = await _feed(agent, camera, wanted, duration_s, progress)
+        damage, remarks = await _feed(agent, camera, wanted, duration_s, progress)
     _write_ledger(ledger, camera, replace(wanted, complete=True))
     stats = agent.store.stats(camera)
     if stats.frames == 0:
         raise CliError(damage or "no frame could be read from the video")
-    if damage:
-        say(f"warning: {damage}", file=sys.stderr)
+    for warning in [damage, *remarks]:
+        if warning:
+            say(f"warning: {warning}", file=sys.stderr)
     if not quiet:
         span = format_span((stats.newest or 0.0) - (stats.oldest or 0.0))
         say(f"{camera}: {stats.frames} frames, {span} of video")
 
 
-async def _feed(agent: Agent, camera: str, entry: Entry, duration_s: float | None, progress: Progress) -> str | None:
-    """Every kept frame through intake and encoder; the words for what was wrong with the file, if anything was."""
-    settings = agent.frame_settings(camera)
-    source = open_source(
-        entry.path, camera, replace(settings, rate_hz=entry.rate_hz), pace="fast", start_time=entry.start
-    )
+async def _feed(
+    agent: Agent, camera: str, entry: Entry, duration_s: float | None, progress: Progress
+) -> tuple[str | None, list[str]]:
+    """Every kept frame through intake and encoder. Returns what was damaged, and what was put right, in words."""
+    settings = replace(agent.frame_settings(camera), rate_hz=entry.rate_hz)
+    source = FileSource(entry.path, camera, settings, pace="fast", start_time=entry.start)
     expected = None if duration_s is None else max(1, round(duration_s * entry.rate_hz))
     bar = progress.add_task("indexing", total=expected)
     if not entry.complete:
@@ -164,7 +194,8 @@ async def _feed(agent: Agent, camera: str, entry: Entry, duration_s: float | Non
     encoded = asyncio.create_task(agent.encoded())
     progress.update(bar, total=agent.store.stats(camera).frames)
     await _show(agent, camera, encoded, progress, bar)
-    return agent.intakes[camera].problem if camera in agent.intakes else None
+    damage = agent.intakes[camera].problem if camera in agent.intakes else None
+    return damage, [f"{shown(entry.path)}: {words}" for words in source.stats.remarks.values()]
 
 
 async def _show(agent: Agent, camera: str, work: "asyncio.Task[None]", progress: Progress, bar: Any) -> None:

@@ -6,7 +6,9 @@ end. Knows neither pacing nor reconnecting nor wall clocks.
 
 import struct
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -21,9 +23,8 @@ from streaming.errors import (
     PictureTooLarge,
 )
 from streaming.filetimes import USUAL_INTERVAL_S, FileTimes, sane_interval
-from streaming.libav import FAULTS, in_words, reason
+from streaming.libav import FAULTS, in_words, reason, shown
 from streaming.picture import MAX_PIXELS
-from streaming.redact import redact
 from streaming.tracks import PixelAspect, best_track
 
 _PRFT = struct.Struct("=q")  # AVProducerReferenceTime begins with the wall clock, int64 microseconds
@@ -65,7 +66,7 @@ class Input:
         timeout_s: float | None = None,
     ) -> None:  # fmt: skip
         """`url`: the path of a file, or of a live camera what FFmpeg shall open."""
-        self.url = url
+        self._shown = shown(url)
         self.live = live
         self.num_frames = 0
         self.remarks: dict[str, str] = {}  # what was wrong with the medium and was put right, in words
@@ -81,7 +82,7 @@ class Input:
         except FAULTS as error:
             raise _opening_error(url, live, error) from None
         try:
-            with in_words(f"{redact(url)} cannot be read as video"):
+            with in_words(f"{self._shown} cannot be read as video"):
                 self._prepare()
         except MediaError:
             self._container.close()
@@ -91,17 +92,17 @@ class Input:
         """Chooses the track and sets up its decoder."""
         tracks = self._container.streams.video
         if not tracks:
-            raise MediaUnreadable(f"{redact(self.url)} has no video track; name a medium that has one")
+            raise MediaUnreadable(f"{self._shown} has no video track; name a medium that has one")
         stream = best_track(tracks, self._container.duration and self._container.duration / av.time_base)
         if stream is None:
             raise MediaUnreadable(
-                f"{redact(self.url)}: the codec of its video is not known here; "
+                f"{self._shown}: the codec of its video is not known here; "
                 + ("set the camera to H.264" if self.live else "convert it: ffmpeg -i FILE -c:v libx264 NEW.mp4")
             )
         context = stream.codec_context
         if context.width * context.height > MAX_PIXELS:
             raise PictureTooLarge(
-                f"{redact(self.url)}: {context.width}x{context.height} is more than {MAX_PIXELS} pixels; "
+                f"{self._shown}: {context.width}x{context.height} is more than {MAX_PIXELS} pixels; "
                 "lower the resolution"
             )
         # Frame threads hand frames over late by as many frames as there are threads: fine for a file, not for a camera.
@@ -126,7 +127,7 @@ class Input:
 
     def info(self) -> MediaInfo:
         """What the medium says of itself. Raises MediaUnreadable."""
-        with in_words(f"{redact(self.url)} cannot be read as video"):
+        with in_words(f"{self._shown} cannot be read as video"):
             stream, container = self._stream, self._container
             duration_s = float(stream.duration * stream.time_base) if stream.duration and stream.time_base else None
             if duration_s is None and container.duration:
@@ -141,6 +142,21 @@ class Input:
                 codec=stream.codec_context.name,
             )
 
+    @property
+    def knows_its_length(self) -> bool:
+        """False for raw streams, and for recordings of broadcasts, whose first and last timestamp are all there is."""
+        return self.info().duration_s is not None and not self._container.format.flags & _MAY_STEP
+
+    def measured_s(self) -> float | None:
+        """The length by the packets, without decoding; None if there are none. Nothing can be read afterwards."""
+        clock, num_packets = self._clock(), 0
+        with suppress(*FAULTS):  # damage: reading the frames will say so
+            for packet in self._container.demux(self._stream):
+                if packet.size:
+                    num_packets += 1
+                    clock.place(packet.dts, packet.duration, packet.time_base)
+        return clock.shown_s if num_packets else None
+
     def frames(self) -> Iterator[Decoded]:
         """Every frame that can be decoded, in order. The end of a healthy file ends the iteration; see the errors."""
         clock = None if self.live else self._clock()
@@ -154,15 +170,15 @@ class Input:
                 break
             except FAULTS as error:
                 if self.live and isinstance(error, av.ExitError):
-                    raise MediaStalled(f"{redact(self.url)}: {reason(error)}") from None
+                    raise MediaStalled(f"{self._shown}: {reason(error)}") from None
                 failure = reason(error)
                 break
             for frame in self._decode(packet):
-                media_s = _seconds(frame, frame.pts) if clock is None else clock.next(frame)
+                media_s = _seconds(frame.pts, frame.time_base) if clock is None else clock.next(frame)
                 self.num_frames += 1
                 yield Decoded(frame, frame.pts, media_s, self._aspect.now(), reference)
         if clock is None:
-            raise MediaLost(f"{redact(self.url)}: {failure or 'the camera ended the stream'}")
+            raise MediaLost(f"{self._shown}: {failure or 'the camera ended the stream'}")
         self._judge_end(failure, clock)
 
     def _decode(self, packet: av.Packet) -> list[av.VideoFrame]:
@@ -183,13 +199,13 @@ class Input:
     def _judge_end(self, failure: str, clock: "FrameClock") -> None:
         if self.num_frames == 0:
             raise MediaUnreadable(
-                f"{redact(self.url)}: no frame could be decoded ({failure or 'damaged or empty'}). Copy the file "
+                f"{self._shown}: no frame could be decoded ({failure or 'damaged or empty'}). Copy the file "
                 "again, or convert it: ffmpeg -i FILE -c:v libx264 NEW.mp4"
             )
         failure = failure or self._missing_end(clock)
         if failure:
             raise MediaDamaged(
-                f"{redact(self.url)} is truncated or damaged ({failure}). The {self.num_frames} frames "
+                f"{self._shown} is truncated or damaged ({failure}). The {self.num_frames} frames "
                 f"({clock.covered_s:.1f} s) before the damage were kept. Copy the file again, "
                 "or repair it: ffmpeg -i FILE -c copy NEW.mp4"
             )
@@ -208,6 +224,16 @@ class Input:
     def close(self) -> None:
         """Close it. Idempotent."""
         self._container.close()
+
+
+def length_s(path: str) -> float | None:
+    """The length of a video file in seconds; None where it does not say. Reads a file whole where its container only
+    guesses. Raises MediaNotFound, MediaUnreadable. Blocking."""
+    medium = Input(path, live=False)
+    try:
+        return medium.info().duration_s if medium.knows_its_length else medium.measured_s()
+    finally:
+        medium.close()
 
 
 class FrameClock:
@@ -231,12 +257,15 @@ class FrameClock:
 
     def next(self, frame: av.VideoFrame) -> float:
         """The time of the frame, which the decoder hands over in presentation order."""
-        duration_s = _seconds(frame, frame.duration or None)
-        media_s = _seconds(frame, frame.pts)
-        self._has_presentation_times = self._has_presentation_times or media_s is not None
-        if not self._has_presentation_times:
-            # Containers such as AVI only number the packets. The decoder passes these numbers on in rising order.
-            media_s = _seconds(frame, frame.dts)
+        self._has_presentation_times = self._has_presentation_times or frame.pts is not None
+        # Containers such as AVI only number the packets. The decoder passes these numbers on in rising order.
+        ticks = frame.pts if self._has_presentation_times else frame.dts
+        return self.place(ticks, frame.duration, frame.time_base)
+
+    def place(self, ticks: int | None, duration: int | None, time_base: Fraction | None) -> float:
+        """The time of the next frame or packet, of which `ticks` are rising numbers."""
+        duration_s = _seconds(duration or None, time_base)
+        media_s = _seconds(ticks, time_base)
         if media_s is not None:
             self.reached_s = max(self.reached_s, media_s)
         elif self.covered_s == 0.0:
@@ -280,9 +309,8 @@ def _direct_formats() -> str:
 FILE_OPTIONS: Mapping[str, str] = {"protocol_whitelist": "file", "format_whitelist": _direct_formats()}
 
 
-def _seconds(frame: av.VideoFrame, ticks: int | None) -> float | None:
-    """Ticks of the frame's time base in seconds."""
-    return None if ticks is None or not frame.time_base else float(ticks * frame.time_base)
+def _seconds(ticks: int | None, time_base: Fraction | None) -> float | None:
+    return None if ticks is None or not time_base else float(ticks * time_base)
 
 
 def _reference_time(packet: av.Packet) -> tuple[float, int] | None:
@@ -297,19 +325,19 @@ def _reference_time(packet: av.Packet) -> tuple[float, int] | None:
 def _opening_error(url: str, live: bool, error: BaseException) -> MediaError:
     if isinstance(error, MediaError):
         return error
-    shown, why = redact(url), reason(error)
+    name, why = shown(url), reason(error)
     if live:
-        return MediaLost(f"{shown}: {why}")
+        return MediaLost(f"{name}: {why}")
     if isinstance(error, FileNotFoundError):
-        return MediaNotFound(f"{shown}: no such file; check the path")
+        return MediaNotFound(f"{name}: no such file; check the path")
     if isinstance(error, PermissionError | IsADirectoryError):
-        return MediaUnreadable(f"{shown}: {why}; name a video file this user may read")
+        return MediaUnreadable(f"{name}: {why}; name a video file this user may read")
     if isinstance(error, av.ArgumentError):
         why = "it is a playlist or another list of files, which is not followed, or damaged"
     elif _is_empty(url):
         why = "the file is empty"
     return MediaUnreadable(
-        f"{shown} cannot be read as video ({why}). If it was still being copied or recorded, wait for its end and "
+        f"{name} cannot be read as video ({why}). If it was still being copied or recorded, wait for its end and "
         "copy it again; otherwise convert it: ffmpeg -i FILE -c:v libx264 NEW.mp4"
     )
 

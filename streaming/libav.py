@@ -11,6 +11,7 @@ from contextlib import contextmanager
 import av
 
 from streaming.errors import MediaError, MediaUnreadable
+from streaming.redact import redact
 
 FAULTS = (
     av.FFmpegError, OSError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError, RuntimeError,
@@ -27,6 +28,11 @@ def reason(error: BaseException) -> str:
     if isinstance(error, av.FFmpegError | OSError):
         return error.strerror or type(error).__name__
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+
+
+def shown(url: str) -> str:
+    """The address or path for people: without passwords, and without bytes that are no text."""
+    return redact(url).encode("utf-8", "backslashreplace").decode()
 
 
 @contextmanager

@@ -12,9 +12,14 @@ from typing import NamedTuple
 
 import av
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from agent.camera_names import camera_name
 from agent.cli import main
 from agent.cli_replay import LEDGER_FILE
+from agent.config_types import check_slug
+from tests.clips import write_timed
 from tests.test_cli import ROOT, vilamp
 from tests.tiny import make_checkpoint, make_pictures
 
@@ -191,3 +196,72 @@ def test_serve_says_why_it_cannot(checkpoint: Path, tmp_path: Path) -> None:
         taken = vilamp("serve", "--port", str(other.getsockname()[1]), "--model", str(checkpoint), *data)
     assert taken.returncode == 1
     assert "choose another --host or --port" in taken.stderr
+
+
+@pytest.mark.parametrize(
+    ("stem", "camera"),
+    [
+        ("My Gate", "my-gate"),
+        ("12:30", "12-30"),
+        ("Камера у ворот", "kamera-u-vorot"),
+        ("Камера 1", "kamera-1"),
+        ("カメラ", "kamera"),
+        ("Cour d'été (nord)", "cour-d-ete-nord"),
+        ("status", "status-video"),
+        ("!!!", "video"),
+        ("_x_", "x"),
+        ("x" * 80, "x" * 64),
+    ],
+)
+def test_a_camera_is_named_after_its_file(stem: str, camera: str) -> None:
+    assert camera_name(stem) == camera
+
+
+@given(st.text(max_size=100), st.sets(st.sampled_from(["video", "a", "a-2", "1", "x" * 64]), max_size=5))
+def test_every_name_of_a_file_gives_a_camera_of_its_own(stem: str, taken: set[str]) -> None:
+    name = camera_name(stem, taken)
+    assert check_slug(name) == name
+    assert name not in taken
+    assert camera_name(stem, {*taken, name}) not in {*taken, name}
+
+
+def test_two_files_of_one_name_become_two_cameras(replay: Replay, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    for folder in ("monday", "tuesday"):
+        (tmp_path / folder).mkdir()
+        write_video(tmp_path / folder / "Камера 1.mp4")
+    assert "kamera-1: 6 frames" in replay(data, tmp_path / "monday" / "Камера 1.mp4").stdout
+    assert "kamera-1-2: 6 frames" in replay(data, tmp_path / "tuesday" / "Камера 1.mp4").stdout
+    assert "kamera-1: already indexed" in replay(data, tmp_path / "monday" / "Камера 1.mp4").stdout
+    assert "kamera-1-2: already indexed" in replay(data, tmp_path / "tuesday" / "Камера 1.mp4").stdout
+    (data / LEDGER_FILE).unlink()  # the memory alone knows of them now
+    assert "kamera-1-3: 6 frames" in replay(data, tmp_path / "monday" / "Камера 1.mp4").stdout
+
+
+@pytest.mark.parametrize("name", ["12:30.mp4", "rtsp:x.mp4", "-x.mp4", "a%20b.mp4", "b\udcff.mp4", "file:y.mp4"])
+def test_files_of_any_name_are_replayed(
+    replay: Replay, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    write_video(tmp_path / "plain.mp4").rename(tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    ran = replay(tmp_path / "data", Path(name))
+    assert ran.returncode == 0, ran.stderr
+    assert ": 6 frames" in ran.stdout
+    (tmp_path / name).write_bytes(b"this is no film")
+    broken = replay(tmp_path / "data", tmp_path / name)
+    assert (broken.returncode, "cannot be read as video" in broken.stderr) == (1, True)
+
+
+def test_what_was_put_right_in_a_file_is_said(replay: Replay, tmp_path: Path) -> None:
+    """Two recordings in one file, the second a day later by its timestamps."""
+    first = write_timed(tmp_path / "a.ts", [index / 4 for index in range(16)])
+    second = write_timed(tmp_path / "b.ts", [86_400 + index / 4 for index in range(16)])
+    (tmp_path / "day.ts").write_bytes(first.read_bytes() + second.read_bytes())
+    os.utime(tmp_path / "day.ts", (1_795_000_000, 1_795_000_000))
+    ran = replay(tmp_path / "data", tmp_path / "day.ts")
+    assert ran.returncode == 0, ran.stderr
+    assert "warning: " in ran.stderr
+    assert "step forward or back" in " ".join(ran.stderr.split())
+    assert "day: 8 frames, 7" in ran.stdout
+    start = json.loads((tmp_path / "data" / LEDGER_FILE).read_text())["day"]["start"]
+    assert start == pytest.approx(1_795_000_000 - 8, abs=0.5)  # it ends when the file was written
