@@ -2,17 +2,18 @@
 #   make demo     stream a drawn world into an agent and ask about it (ends by itself)
 #   make run      the same, staying up until Ctrl-C
 #   make test     lint, types and tests, as CI runs them
-#   make crash    kill an ingesting process 200 times
+#   make hardening  what takes hours: fuzzers, kills, an hour with 16 cameras; PARTS="http kills" for some of it
 # PYTHON chooses the interpreter (3.11 or newer). TORCH_FLAGS goes to the installation of torch alone, for example
 # the index with CPU builds: make TORCH_FLAGS="--index-url ..." demo
 
 PYTHON ?= python3
+PARTS ?=
 TORCH_FLAGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo run test tools lint crash parity bench screenshots train clean
+.PHONY: demo run test tools lint hardening parity bench screenshots train clean
 .DEFAULT_GOAL := demo
 
 $(STAMP): pyproject.toml constraints.txt
@@ -40,9 +41,9 @@ tools:
 test: lint tools
 	$(BIN)/pytest
 
-# kills an ingesting process 200 times, and at every step of an erasure
-crash: $(STAMP)
-	CRASH_ROUNDS=200 $(BIN)/pytest tests/test_memory_crash.py tests/test_erasure.py
+# Fuzzers with their full counts, 200 kills each while frames come, in erasures and at first starts, an hour with 16 cameras.
+hardening: $(STAMP)
+	$(BIN)/python -m tests.hardening $(PARTS)
 
 parity: $(STAMP)
 	$(BIN)/pytest -k parity -rs
