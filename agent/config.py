@@ -25,13 +25,13 @@ from agent.config_types import (
     check_source,
     check_token,
     is_loopback,
-    redact_url,
 )
 from agent.memory_settings import MemorySettings, Polygon
 from agent.mqtt.settings import MqttSettings
 from agent.times import local_zone_name
 from model.about_now import NUM_NEWEST
 from model.visits import SAME_VISIT_GAP_S
+from streaming.redact import redact
 
 
 class CameraSettings(Part):
@@ -300,7 +300,17 @@ def default_data_dir() -> Path:
 
 def effective(settings: Settings) -> dict[str, Any]:
     """The settings as plain values, secrets and passwords replaced by stars (for `vilamp check-config` and logs)."""
-    plain: dict[str, Any] = settings.model_dump(mode="json")
-    for camera in plain["cameras"].values():
-        camera["url"] = camera["url"] and redact_url(camera["url"])
+    plain: dict[str, Any] = redacted(settings.model_dump(mode="json"))
     return plain
+
+
+def redacted(value: Any) -> Any:
+    """A value of plain types with every address in it redacted."""
+    match value:
+        case str():
+            return redact(value) if "://" in value else value
+        case dict():
+            return {key: redacted(each) for key, each in value.items()}
+        case list():
+            return [redacted(each) for each in value]
+    return value

@@ -15,11 +15,15 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from agent.config import Settings
+from agent.config_yaml import bounded_node, plain_value
+from streaming.redact import redact, redact_text
 
 PREFIX = "VILAMP_"
 # Read by the command line itself; never settings.
 RESERVED = frozenset({"VILAMP_CONFIG", "VILAMP_SERVER", "VILAMP_TOKEN"})
 MAX_FILE_BYTES = 1 << 20
+
+_MAX_SHOWN_CHARS = 100  # of a value that is wrong
 
 Place = tuple[str | int, ...]
 
@@ -32,7 +36,7 @@ class Mistake:
     advice: str
 
     def __str__(self) -> str:
-        return f"{self.place}: {self.advice}"
+        return redact_text(f"{self.place}: {self.advice}")
 
 
 class ConfigError(ValueError):
@@ -69,30 +73,37 @@ def load_settings(
 
 def _read_file(path: Path, origins: dict[Place, str]) -> tuple[dict[str, Any], list[Mistake]]:
     try:
-        if path.stat().st_size > MAX_FILE_BYTES:
-            return {}, [Mistake(str(path), f"larger than {MAX_FILE_BYTES} bytes: is this the configuration?")]
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        with path.open("rb") as file:
+            content = file.read(MAX_FILE_BYTES + 1)
+        text = content.decode("utf-8-sig")
+    except (OSError, ValueError) as error:  # a path with a NUL in it is a ValueError
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         return {}, [Mistake(str(path), f"cannot be read: {reason}")]
+    if len(content) > MAX_FILE_BYTES:
+        return {}, [Mistake(str(path), f"larger than {MAX_FILE_BYTES} bytes: is this the configuration?")]
+    mistakes: list[Mistake] = []
     try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        tree = yaml.safe_load(text)
+        node = bounded_node(text)
+        _note_lines(node, (), path, origins, mistakes)
+        tree = None if node is None else plain_value(node)
     except yaml.YAMLError as error:
-        return {}, [_yaml_mistake(path, error)]
+        return {}, mistakes or [_yaml_mistake(path, error)]
     if tree is None:
-        return {}, []
+        return {}, mistakes
     if not isinstance(tree, dict):
         return {}, [Mistake(str(path), "must be a mapping of settings, such as `port: 8080`")]
-    mistakes: list[Mistake] = []
-    _note_lines(node, (), path, origins, mistakes)
     return tree, mistakes
 
 
 def _yaml_mistake(path: Path, error: yaml.YAMLError) -> Mistake:
+    problem = getattr(error, "problem", None) or str(error).partition("\n")[0]
+    # PyYAML quotes what it stumbled over, which may be a password that begins with * & ! % @ or `
+    advice = re.sub(r"'[^']{2,}'|\"[^\"]{2,}\"", "'***'", str(problem))
+    if "alias" in advice or "tag" in advice or "cannot start any token" in advice:
+        advice += " (put text that begins with * & ! % @ or ` in quotes)"
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
-        return Mistake(f"{path}:{error.problem_mark.line + 1}", f"is not valid YAML: {error.problem}")
-    return Mistake(str(path), f"is not valid YAML: {error}")
+        return Mistake(f"{path}:{error.problem_mark.line + 1}", f"is not valid YAML: {advice}")
+    return Mistake(str(path), f"is not valid YAML: {advice}")
 
 
 def _note_lines(
@@ -102,8 +113,12 @@ def _note_lines(
     if isinstance(node, yaml.MappingNode):
         seen: set[str] = set()
         for key, value in node.value:
+            line = f"{path}:{key.start_mark.line + 1}"
+            if not isinstance(key, yaml.ScalarNode):
+                mistakes.append(Mistake(line, "the name of a setting must be plain text"))
+                continue
             here = (*place, str(key.value))
-            origins[here] = f"{path}:{key.start_mark.line + 1}"
+            origins[here] = line
             if key.value in seen:
                 mistakes.append(Mistake(_place(here, origins, path), "is given twice: keep one of them"))
             seen.add(key.value)
@@ -144,7 +159,8 @@ def _environment_place(keys: list[str], tree: Mapping[str, Any]) -> Place:
 
 def _environment_value(text: str) -> Any:
     if text[0] in "[{":
-        return yaml.safe_load(text)
+        node = bounded_node(text)
+        return None if node is None else plain_value(node)
     return None if text.lower() in ("null", "none") else text
 
 
@@ -215,9 +231,11 @@ def _advice(details: Any, place: Place) -> str:
 
 
 def _show(given: Any, place: Place) -> str:
-    if re.search(r"token|credential|api_key$", str(place[-1] if place else "")):
+    if re.search(r"token|credential|key|password|secret", ".".join(map(str, place))):
         return "kept secret here"
-    return f'"{given}"' if isinstance(given, str) else str(given)
+    shown = redact(given) if isinstance(given, str) else str(given)
+    shown = f"{shown[:_MAX_SHOWN_CHARS]}..." if len(shown) > _MAX_SHOWN_CHARS else shown
+    return f'"{shown}"' if isinstance(given, str) else shown
 
 
 def _place(place: Place, origins: Mapping[Place, str], path: Path | None) -> str:

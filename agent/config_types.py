@@ -7,11 +7,12 @@ import ipaddress
 import re
 from pathlib import Path
 from typing import Annotated
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, SecretStr
 
 from agent.times import TimeError, load_zone
+from streaming.redact import HINT, has_host
 
 _SLUG = re.compile(r"[a-z0-9_-]{1,64}")
 _RESERVED_SLUGS = frozenset({"ask", "answer", "status"})
@@ -35,15 +36,6 @@ def check_scope(scope: str) -> str:
     return scope
 
 
-def redact_url(url: str) -> str:
-    """`url` without the password in it: "rtsp://joe:s3@gate/1" becomes "rtsp://joe:***@gate/1"."""
-    parts = urlsplit(url)
-    if parts.password is None:
-        return url
-    user, _, host = parts.netloc.rpartition("@")
-    return urlunsplit(parts._replace(netloc=f"{user.partition(':')[0]}:***@{host}"))
-
-
 def is_loopback(host: str) -> bool:
     """True when `host` can be reached from this machine only."""
     if host == "localhost":
@@ -64,7 +56,12 @@ def check_zone(name: str) -> str:
 def check_source(url: str) -> str:
     scheme, colon, _ = url.partition("://")
     if colon and scheme.lower() not in _URL_SCHEMES:
-        raise ValueError(f'cannot open "{scheme}://": use rtsp://, http://, a file path or webcam:0')
+        raise ValueError(f'cannot open "{scheme[:20]}://": use rtsp://, http://, a file path or webcam:0')
+    if colon and scheme.lower() != "file":
+        if any(character.isspace() or not character.isprintable() for character in url):
+            raise ValueError("an address holds no spaces: write %20 for one in a password")
+        if not has_host(url):
+            raise ValueError(f"this address has no host that can be read: {HINT}")
     return url
 
 

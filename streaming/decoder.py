@@ -25,6 +25,7 @@ from streaming.errors import (
 from streaming.filetimes import USUAL_INTERVAL_S, FileTimes, sane_interval
 from streaming.libav import FAULTS, in_words, reason, shown
 from streaming.picture import MAX_PIXELS
+from streaming.redact import hint
 from streaming.tracks import PixelAspect, best_track
 
 _PRFT = struct.Struct("=q")  # AVProducerReferenceTime begins with the wall clock, int64 microseconds
@@ -327,7 +328,8 @@ def _opening_error(url: str, live: bool, error: BaseException) -> MediaError:
         return error
     name, why = shown(url), reason(error)
     if live:
-        return MediaLost(f"{name}: {why}")
+        advice = hint(url)
+        return MediaLost(f"{name}: {why}{f' ({advice})' if advice else ''}")
     if isinstance(error, FileNotFoundError):
         return MediaNotFound(f"{name}: no such file; check the path")
     if isinstance(error, PermissionError | IsADirectoryError):

@@ -1,8 +1,13 @@
 """What can be wrong with a medium that the user names; every message says what to do."""
 
+from streaming.redact import redact_text
+
 
 class MediaError(Exception):
-    """The medium cannot be used; the message says why and what to do."""
+    """The medium cannot be used; the message says why and what to do, with no password of an address in it."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(redact_text(message))
 
 
 class MediaNotFound(MediaError):

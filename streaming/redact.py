@@ -1,22 +1,123 @@
-"""Camera addresses without their passwords, for logs, errors and status pages."""
+"""Addresses without their secrets, for logs, errors and status pages: the one redactor.
 
+It knows no names of secrets. Of an address it shows the scheme, the host, the port and a path of plain words; all else is
+starred: user and password, fragment, values of the query (but numbers of one or two digits, such as a channel's), parts of the
+path with "=" or ":" in them or that look made by chance. Where the address can be read in two ways, because a password
+holds "@", "/", "?" or "#", what is shown is no part of a secret in either.
+"""
+
+import ipaddress
 import re
+from urllib.parse import unquote
 
-_SECRET_QUERY = re.compile(r"(?i)([?&;][^=&;#\s]*(?:pass|pwd|token|key|secret|auth|sig)[^=&;#\s]*=)[^&;#\s]*")
+HINT = "if its password holds @ / ? # or %, write %40 %2F %3F %23 %25 instead"
+STARS = "***"
+
+_NETWORK = r"(?i:rtsps?|https?|rtmps?|mqtts?|ftp)"
+_SCHEME = re.compile(rf"([A-Za-z][A-Za-z0-9+.-]*)://|({_NETWORK}):/")  # with one slash, as a path object writes it
+_ADDRESS = re.compile(rf"(?:[A-Za-z][A-Za-z0-9+.-]*://|\b{_NETWORK}:/)\S+")
+_NO_SCHEME = re.compile(r"[^/\\\s:@]+:[^\s]*@(?=[^\s@]+$)")  # "user:password@host/path", the scheme forgotten
+_HOST = re.compile(r"(?:\[[0-9A-Fa-f:.%\w-]+\]|[\w.-]+)(?::\d{1,5})?")
+_NAME = re.compile(r"[A-Za-z][\w.\[\]-]{0,31}")
+_WORD = re.compile(r"[^\W\d_]{0,24}\d{0,14}[^\W\d_]{0,16}\d{0,2}")
+_SHORT = 6  # characters of a part of a path that says nothing, however it looks
+_TURNS = re.compile(r"[a-z](?=[A-Z])|[A-Z](?=[a-z])")
+_LOCAL = ("file",)  # its path is a path of this machine
+_ENDS = "'\"),.;:!>]}"  # of a sentence around an address, rather than its own
 
 
 def redact(url: str) -> str:
-    """`rtsp://user:pw@host/a?password=b` -> `rtsp://***@host/a?password=***`.
+    """`rtsp://user:pw@host:554/a?password=b` -> `rtsp://***@host:554/a?password=***`; a path of this machine stays."""
+    begin = _SCHEME.match(url)
+    if begin is None:
+        return _NO_SCHEME.sub(f"{STARS}@", url)
+    scheme, rest = begin[1] or begin[2], url[begin.end() :]
+    found = _split(rest)
+    if found is None:
+        return f"{scheme}://{STARS}"
+    has_user, host, tail = found
+    path, query, fragment = _parts_of(tail)
+    shown = f"{scheme}://{STARS + '@' if has_user else ''}{host}"
+    shown += path if scheme.lower() in _LOCAL else "/".join(map(_step, path.split("/")))
+    shown += "" if query is None else f"?{'&'.join(map(_parameter, re.split('[&;]', query)))}"
+    return shown + ("" if fragment is None else f"#{STARS}")
 
-    Everything from the scheme to the last `@` before the query counts as credentials, so that a password with an
-    unescaped `@` or `/` in it is not shown either.
-    """
+
+def redact_text(text: str) -> str:
+    """`text` with every address in it redacted: "rtsp://u:p@cam/a: no route" -> "rtsp://***@cam/a: no route"."""
+    return _ADDRESS.sub(_redacted, text) if ":/" in text else text
+
+
+def has_host(url: str) -> bool:
+    """Is what stands between the scheme and the path (or query) a host, with or without an account and a port?"""
+    authority = re.split("[/?#]", url.partition("://")[2], maxsplit=1)[0]
+    return _HOST.fullmatch(authority.rpartition("@")[2]) is not None
+
+
+def hint(url: str) -> str:
+    """What to do about an address that looks cut short by a password with special characters; else ""."""
     scheme, separator, rest = url.partition("://")
-    if separator:
-        # A password may even hold "?": cut at the last "@" of the whole address unless it lies in a real query.
-        path, question, query = rest.partition("?")
-        if "@" in path:
-            rest = "***@" + path.rpartition("@")[2] + question + query
-        elif "@" in query and "/" not in path:
-            rest = "***@" + query.rpartition("@")[2]
-    return _SECRET_QUERY.sub(r"\1***", scheme + separator + rest)
+    authority = re.split("[/?#]", rest, maxsplit=1)[0]
+    if not separator or scheme.lower() in _LOCAL:
+        return ""
+    is_cut = "@" in rest[len(authority) :] or authority.count("@") > 1
+    return HINT if is_cut or not has_host(url) else ""
+
+
+def _split(rest: str) -> tuple[bool, str, str] | None:
+    """(is there a user, host and port, what follows them) of what follows the scheme; None where no host can be told."""
+    authority = re.split("[/?#]", rest, maxsplit=1)[0]
+    before, at, after = rest.rpartition("@")
+    user, has_user, host = authority.rpartition("@")
+    if not at or len(before) < len(authority):  # no "@" after the authority, so this is it
+        return None if host and not _HOST.fullmatch(host) else (bool(has_user), host, rest[len(authority) :])
+    # a password with / ? or # in it; or an "@" that is in the path or the query, where what follows it may be secret
+    later = re.split("[/?#]", after, maxsplit=1)[0]
+    in_path = not re.search("[?#]", before)
+    is_password = not _HOST.fullmatch(host) or (bool(user) and in_path)
+    if _HOST.fullmatch(later) and (is_password or _is_address(later)):
+        return True, later, after[len(later) :]
+    return None
+
+
+def _is_address(host: str) -> bool:
+    """An IP address, which is no end of a password."""
+    try:
+        ipaddress.ip_address(re.sub(r":\d+$", "", host).strip("[]") if not host.endswith("]") else host.strip("[]"))
+    except ValueError:
+        return False
+    return True
+
+
+def _parts_of(tail: str) -> tuple[str, str | None, str | None]:
+    """Path, query and fragment; None: there is none."""
+    rest, hashed, fragment = tail.partition("#")
+    path, asked, query = rest.partition("?")
+    return path, query if asked else None, fragment if hashed else None
+
+
+def _step(step: str) -> str:
+    """One part of a path between slashes: itself when it is plain words and numbers."""
+    plain = unquote(step)
+    if re.search(r"[=:;&@%\s]", plain):
+        return STARS
+    return step if all(map(_is_plain, re.split(r"[-_.~+,()]", plain))) else STARS
+
+
+def _is_plain(word: str) -> bool:
+    if len(word) <= _SHORT:
+        return True
+    return _WORD.fullmatch(word) is not None and len(_TURNS.findall(word)) < len(word) / 3
+
+
+def _parameter(parameter: str) -> str:
+    """ "channel=1" itself, "user=ann" -> "user=***", "s3cret" -> "***"."""
+    name, equals, value = parameter.partition("=")
+    if not parameter or not equals or not _NAME.fullmatch(name):
+        return STARS if parameter else ""
+    return parameter if re.fullmatch(r"\d{0,2}", value) else f"{name}={STARS}"
+
+
+def _redacted(found: re.Match[str]) -> str:
+    address = found[0].rstrip(_ENDS)
+    return redact(address) + found[0][len(address) :]

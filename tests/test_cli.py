@@ -68,7 +68,7 @@ def test_check_config_shows_the_effective_settings(tmp_path: Path) -> None:
     assert ran.stdout.startswith(f"OK: {path}\n")
     assert "port: 9000\n" in ran.stdout
     assert "log_level: debug\n" in ran.stdout
-    assert "rtsp://joe:***@gate/1" in ran.stdout
+    assert "rtsp://***@gate/1" in ran.stdout
     assert "hunter2" not in ran.stdout
 
 

@@ -1,13 +1,16 @@
 """One JSON object a line, with the extra fields, whatever they are."""
 
 import asyncio
+import io
 import json
 import logging
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
 import pytest
 
+from agent.log_repeats import CountedLines
 from agent.logs import JsonLines, set_up_logs
 from tests.agents import remember, served
 
@@ -73,3 +76,91 @@ async def test_nothing_private_is_logged(tmp_path: Path, caplog: pytest.LogCaptu
     assert "camera connected" in said
     for private in ("sapphire", "s3cret", "guessed-wrongly", "sig=", *(token.secret for token in site.auth.tokens)):
         assert private not in said
+
+
+# --- lines that repeat, or cannot be written ---
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def flooding(stream: io.TextIOBase, clock: Clock) -> tuple[logging.Logger, CountedLines]:
+    handler = CountedLines(stream, clock=clock)  # type: ignore[arg-type]
+    handler.setFormatter(JsonLines())
+    logger = logging.Logger("lib")
+    logger.addHandler(handler)
+    return logger, handler
+
+
+def test_lines_that_repeat_are_counted() -> None:
+    stream, clock = io.StringIO(), Clock()
+    logger, handler = flooding(stream, clock)
+    for number in range(1000):
+        logger.error("error while decoding MB %d", number)
+        logger.warning(f"packet {number} lost at 0x{number:x}")  # as libraries do
+    for camera in ("door", "yard"):  # of each camera its own
+        for _ in range(7):
+            logger.error("source failed", extra={"camera": camera})
+    assert len(stream.getvalue().splitlines()) == 4 * 5
+    clock.now = 61
+    logger.error("another line")
+    written = [json.loads(each) for each in stream.getvalue().splitlines()[20:]]
+    assert [each["message"] for each in written] == [
+        "said 995 more times within a minute: error while decoding MB %d",
+        "said 995 more times within a minute: packet # lost at #",
+        "said 2 more times within a minute: source failed",
+        "said 2 more times within a minute: source failed",
+        "another line",
+    ]
+    assert [each.get("camera") for each in written] == [None, None, "door", "yard", None]
+    assert [each["level"] for each in written] == ["error", "warning", "error", "error", "error"]
+    handler.close()
+
+
+def test_kinds_of_lines_are_bounded_and_the_last_counts_are_written() -> None:
+    stream, clock = io.StringIO(), Clock()
+    logger, handler = flooding(stream, clock)
+    for number in range(5000):
+        logger.error("x" * (number % 97) + "y" * (number // 97))
+    assert len(handler._window.counts) <= 501
+    assert len(stream.getvalue().splitlines()) < 520
+    handler.close()
+    assert "more times within a minute: (lines of many kinds)" in stream.getvalue().splitlines()[-1]
+
+
+async def test_counts_are_written_also_when_nobody_says_more() -> None:
+    stream = io.StringIO()
+    handler = CountedLines(stream, window_s=0.05)
+    logger = logging.Logger("lib")
+    logger.addHandler(handler)
+    for _ in range(100):
+        logger.error("again")
+    while "more times" not in stream.getvalue():  # the test's time limit is the judge
+        await asyncio.sleep(0.01)
+    handler.close()
+
+
+def test_what_cannot_be_written_raises_nothing() -> None:
+    closed = io.StringIO()
+    closed.close()
+    full = Path("/dev/full").open("w", buffering=1)  # noqa: SIM115 - closing it fails
+    for stream in (closed, full):
+        logger, handler = flooding(stream, Clock())
+        logger.error("one")
+        logger.error("%d and %s", "fits not")
+        assert handler.num_lost == 2
+        handler.close()
+    with suppress(OSError):
+        full.close()
+
+
+def test_arguments_that_do_not_fit_are_written_as_they_are() -> None:
+    assert line(msg="%d frames", args=("no number",))["message"] == "%d frames ('no number',)"
+    deep: list[object] = []
+    for _ in range(50):
+        deep = [deep]
+    assert line(deep=deep, half="\ud800", number=float("nan"), odd={1: {2}})["half"] == "\\ud800"

@@ -1,0 +1,99 @@
+"""Log lines that repeat: the first few of a minute are written, the others counted, and the counts written once a minute.
+
+Lines are the same when their logger, level and text before formatting are, numbers in it aside, and the camera, rule, sink or
+task they name. Overload policy: beyond MAX_KINDS kinds of lines in a minute the others of a logger count as one kind.
+"""
+
+import logging
+import re
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from time import monotonic
+from typing import TextIO
+
+MOST = 5  # lines of one kind in a window
+WINDOW_S = 60.0
+MAX_KINDS = 500
+_NAMED = ("camera", "rule", "sink", "task", "part", "reason")
+_NUMBERS = re.compile(r"0x[0-9a-f]+|[0-9]+", re.IGNORECASE)
+_MAX_TEMPLATE_CHARS = 120
+
+Kind = tuple[str, int, str, tuple[tuple[str, str], ...]]  # logger, level, template, what it names
+
+
+@dataclass(slots=True)
+class Window:
+    """What has been said since `began`, by kind. Pure; not for several threads at once."""
+
+    began: float
+    counts: dict[Kind, int]
+
+    def passes(self, kind: Kind) -> bool:
+        """Count one line; True: it is to be written."""
+        if kind not in self.counts and len(self.counts) >= MAX_KINDS:
+            kind = (kind[0], kind[1], "(lines of many kinds)", ())
+        self.counts[kind] = self.counts.get(kind, 0) + 1
+        return self.counts[kind] <= MOST
+
+    def held(self) -> dict[Kind, int]:
+        """Lines that were not written, by kind."""
+        return {kind: number - MOST for kind, number in self.counts.items() if number > MOST}
+
+
+class CountedLines(logging.StreamHandler[TextIO]):
+    """Writes to a stream what does not repeat. `num_lost`: lines that could not be written."""
+
+    def __init__(self, stream: TextIO, *, window_s: float = WINDOW_S, clock: Callable[[], float] = monotonic) -> None:
+        super().__init__(stream)
+        self.num_lost = 0
+        self._window_s, self._clock = window_s, clock
+        self._window = Window(clock(), {})
+        self._timer: threading.Timer | None = None
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Called with the handler's lock."""
+        if self._clock() - self._window.began >= self._window_s:
+            self.summarise()
+        if self._window.passes(kind_of(record)):
+            super().emit(record)
+        elif self._timer is None:  # nobody may say anything for long: the counts are written all the same
+            self._timer = threading.Timer(self._window_s, self._on_time)
+            self._timer.daemon = True
+            self._timer.start()
+
+    def _on_time(self) -> None:
+        with self.lock or threading.RLock():
+            self._timer = None
+            self.summarise()
+
+    def summarise(self) -> None:
+        """Write how often each line was not written, and begin a new window."""
+        held = self._window.held()
+        self._window = Window(self._clock(), {})
+        for (name, level, template, named), number in held.items():
+            record = logging.makeLogRecord(
+                {"name": name, "levelno": level, "levelname": logging.getLevelName(level), **dict(named)}
+            )
+            record.msg, record.args = "said %d more times within a minute: %s", (number, template)
+            super().emit(record)
+
+    def close(self) -> None:
+        """The last counts, then the end."""
+        with self.lock or threading.RLock():
+            if self._timer is not None:
+                self._timer.cancel()
+            self.summarise()
+        super().close()
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the name is logging's
+        """A full disk, a closed stream: what cannot be written is counted, and nobody is told on that same stream."""
+        self.num_lost += 1
+
+
+def kind_of(record: logging.LogRecord) -> Kind:
+    """Which line this is, whatever its numbers are."""
+    text = record.msg if isinstance(record.msg, str) else str(record.msg)
+    template = _NUMBERS.sub("#", text.partition("\n")[0][:_MAX_TEMPLATE_CHARS])
+    named = tuple((name, str(getattr(record, name))[:80]) for name in _NAMED if hasattr(record, name))
+    return record.name, record.levelno, template, named
