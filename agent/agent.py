@@ -8,6 +8,7 @@ that measures the event loop. None of them can end the agent or another task (`a
 import asyncio
 import logging
 import os
+import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -37,6 +38,7 @@ from agent.readers import readers
 from agent.remote import RemoteAnswerer
 from agent.state import State
 from agent.supervisor import Supervisor, contained, words_of
+from agent.wallclock import Moment, WallClock, running_s
 from memory.limits import Limits
 from memory.sharing import FolderLimits
 from memory.store import MemoryStore
@@ -65,12 +67,17 @@ class Agent:
         model: "VideoModel | ClipEncoder",
         clock: Callable[[], float] = time.time,
         resolve: Resolver = system_resolver,
+        running_s: Callable[[], float] = running_s,
     ) -> None:
+        """`clock`: the system's, unix seconds; `running_s`: seconds of one that nobody sets."""
         self.settings = settings
         self.store = store
         self.model = model
         self.clock = clock
         self.started = clock()
+        self.wallclock = WallClock()
+        self._running_s = running_s
+        self._clocks = threading.Lock()
         self.metrics = Metrics()
         self.backlog = Backlog(BACKLOG_FRAMES)
         self.vision, self.language = Lane("vision"), Lane("language")
@@ -219,8 +226,15 @@ class Agent:
                 Masks(settings.masks),
                 self.settings.streaming.metadata_max_age_s,
                 self.clock,
+                self.read_clocks,
+                self.settings.streaming.max_skew_s,
             )
         return self.intakes[camera]
+
+    def read_clocks(self) -> Moment:
+        """What time it is, and how sure that is. Any thread."""
+        with self._clocks:
+            return self.wallclock.now(self._running_s(), self.clock())
 
     def _erase_frames(self, camera: str, after: float, before: float) -> int:
         """What is remembered, and what is on its way in."""
@@ -293,12 +307,17 @@ class Agent:
             await asyncio.sleep(HOUSEKEEPING_S)
             problem: str | None = None
             for pool, work in (
-                (pools.upkeep, partial(self.store.expire, self.clock())),
+                (pools.upkeep, partial(self.store.expire, self.read_clocks().age_from)),
                 (pools.upkeep, self.store.maintain),
                 (pools.erasing, self.erasing.resume),
             ):  # one that fails (a full or failing disk) keeps no other waiting; the next round tries again
                 with contained("housekeeping") as outcome:
                     await pool(work)
+                if outcome.error is not None:
+                    problem = words_of(outcome.error)
+            for intake in list(self.intakes.values()):
+                with contained(f"correcting times of camera {intake.camera}") as outcome:
+                    await intake.settle()
                 if outcome.error is not None:
                     problem = words_of(outcome.error)
             self.housekeeping_problem = problem

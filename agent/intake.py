@@ -15,7 +15,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -26,9 +26,11 @@ from agent import pools
 from agent.backlog import Backlog
 from agent.masks import Masks
 from agent.metrics import Metrics
+from agent.placing import Placed, Placing, rising
 from agent.shortage import is_shortage
 from agent.supervisor import contained, words_of
 from agent.told import Told
+from agent.wallclock import Moment
 from memory.errors import StorageError, StorageFull
 from memory.records import Json
 from memory.store import MemoryStore
@@ -41,7 +43,6 @@ CameraState = Literal["live", "stalled", "offline"]
 
 JPEG_QUALITY = 85
 _FIRST_RETRY_S, _LAST_RETRY_S = 0.05, 1.0  # of a frame that the system has nothing to spare for
-_MIN_STEP_S = 0.001  # a frame is at least this much later than the one before it on its camera
 
 
 def encode_jpeg(image: NDArray[np.uint8], quality: int = JPEG_QUALITY) -> bytes:
@@ -78,15 +79,6 @@ def camera_state(source: SourceState | None) -> CameraState:
             return "offline"
 
 
-def rising(time: float, last: float) -> float:
-    """`time`, or just after `last` when that would not be later.
-
-    A second publisher whose clock runs behind the first, or a restart after the clock was set back, would otherwise
-    break the order that memory relies on. Worked example: rising(10.0, 12.0) = 12.001; rising(13.0, 12.0) = 13.0.
-    """
-    return time if time > last else last + _MIN_STEP_S
-
-
 @dataclass(slots=True)
 class IntakeCounters:
     """What happened to this camera's kept frames since the agent started."""
@@ -109,7 +101,11 @@ class Intake:
         masks: Masks | None = None,
         metadata_max_age_s: float = 3.0,
         clock: Callable[[], float] = time.time,
+        read_clocks: Callable[[], Moment] | None = None,
+        max_skew_s: float = 2.0,
     ) -> None:
+        """`read_clocks`: what time it is, and how sure that is; None: frames are believed. `max_skew_s`: so far may a
+        publisher's clock be ahead of ours."""
         self.camera = camera
         self.counters = IntakeCounters()
         self.source: Source | None = None
@@ -127,6 +123,7 @@ class Intake:
         self._order = asyncio.Lock()  # at a takeover two sources may have a frame in hand at once
         newest = store.stats(camera).newest
         self._last_time = -math.inf if newest is None else newest
+        self._placing = None if read_clocks is None else Placing(camera, store, read_clocks, max_skew_s)
 
     @property
     def state(self) -> CameraState:
@@ -162,26 +159,26 @@ class Intake:
 
     async def _remember(self, frame: Frame) -> None:
         async with self._order:
-            time = rising(frame.time, self._last_time)
             try:
-                frame_id = await self._written(frame, time)
+                placed = await self._place(frame)
+                frame_id = await self._written(frame, placed)
             except StorageError as error:  # a full or failing disk: this frame is lost, the next may not be
                 self._lose(error)
                 return
             if frame_id is None:
                 return
-            self._last_time = time
+            self._last_time = placed.time
         self.problem = self.problem_since = None
         self.newest_id = frame_id
         self.counters.remembered += 1
         self._backlog.put(frame_id)
 
-    async def _written(self, frame: Frame, time: float) -> int | None:
+    async def _written(self, frame: Frame, placed: Placed) -> int | None:
         """As `_write`, tried until the system has what it takes (descriptors, memory): the frame stays in hand."""
         pause_s = _FIRST_RETRY_S
         while True:
             try:
-                return await pools.storage(self._write, frame, time)
+                return await pools.storage(self._write, frame, placed)
             except (OSError, MemoryError, RuntimeError) as error:
                 if not is_shortage(error):
                     raise
@@ -191,12 +188,27 @@ class Intake:
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, _LAST_RETRY_S)
 
-    def _write(self, frame: Frame, time: float) -> int | None:
+    async def _place(self, frame: Frame) -> Placed:
+        if self._placing is None:
+            return Placed(rising(frame.time, self._last_time), frame.clock, math.inf)
+        placed = await pools.storage(self._placing.place, frame.time, frame.clock, self._last_time)
+        return replace(placed, time=rising(placed.time, placed.last_time))
+
+    async def settle(self) -> None:
+        """Gives what is remembered the right times, where the clock was set and that is believed by now."""
+        if self._placing is None or self._order.locked():  # the frame in hand has just done it
+            return
+        async with self._order:
+            self._last_time = await pools.storage(self._placing.settle, self._last_time)
+
+    def _write(self, frame: Frame, placed: Placed) -> int | None:
         """None: it belongs to a time that was erased."""
+        time = placed.time
         if self._is_refused(time):
             return None
-        metadata = {**self._metadata, **self._told.at(time), "clock": frame.clock}
-        frame_id = self._store.append(self.camera, time, encode_jpeg(self._masks.apply(frame.image)), metadata)
+        metadata = {**self._metadata, **self._told.at(time), "clock": placed.clock}
+        jpeg = encode_jpeg(self._masks.apply(frame.image))
+        frame_id = self._store.append(self.camera, time, jpeg, metadata, age_from=placed.age_from)
         if self._is_refused(time):  # the erasure came between the two
             self._store.erase(self.camera, time, time)
             return None

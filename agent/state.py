@@ -140,6 +140,8 @@ class State:
             yield Trouble("rules", f"rule {rule}", problem)
         if agent.answerer is not None and agent.answerer.problem is not None:
             yield Trouble("answerer", "answerer", agent.answerer.problem)
+        if (problem := agent.wallclock.problem) is not None:
+            yield Trouble("clock", "clock", problem)
         for sink, problem in sinks.items():
             if problem is not None:
                 yield Trouble(sink, sink, problem)

@@ -15,7 +15,7 @@ rows back. Knows nothing of vectors' contents, windows or limits. Not thread-saf
 import math
 import sqlite3
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -191,6 +191,24 @@ class Journal:
             self._db.execute(
                 "UPDATE frames SET vector_offset = ?, vector_crc = ? WHERE frame_id = ?", (offset, crc, frame_id)
             )
+
+    def redate(
+        self, camera: str, first_id: int, last_id: int, moved: Callable[[float, str], tuple[float, str]]
+    ) -> None:
+        """Gives the sound rows of a camera from `first_id` to `last_id` new times and metadata, all or nothing.
+
+        `moved` makes them of the old ones. Waits for the medium: frames that follow rely on the new times.
+        """
+        query = f"SELECT {_COLUMNS} FROM frames WHERE camera = ? AND frame_id BETWEEN ? AND ?"  # noqa: S608
+        with self._synced(), self._transaction("re-date rows"):
+            changed: list[tuple[float, str, int, int]] = []
+            for found in self._db.execute(query, (camera, first_id, last_id)).fetchall():
+                row = Row(*found[:8], *found[9:])
+                if row.checksum() == found[8]:
+                    time, metadata = moved(row.time, row.metadata)
+                    row = replace(row, time=time, metadata=metadata)
+                    changed.append((time, metadata, row.checksum(), row.frame_id))
+            self._db.executemany("UPDATE frames SET time = ?, metadata = ?, row_crc = ? WHERE frame_id = ?", changed)
 
     def delete_segment(self, camera: str, segment: int, last_id: int) -> None:
         """Forgets a segment for good: nothing of this camera up to `last_id` is adopted from files at a restart."""

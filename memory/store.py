@@ -36,6 +36,7 @@ from memory.logs import CameraLogs
 from memory.ranking import prepare
 from memory.records import CameraStats, Float32, FrameRecord, Json, StoreStatus
 from memory.recovery import Layout, open_and_recover, release_freed
+from memory.redating import put_in_order, redate
 from memory.segment_file import cut_to, lock_folder, storage_error, sync_segments, write_record
 from memory.segments import Segment, Shared
 from memory.sharing import FolderLimits
@@ -122,13 +123,18 @@ class MemoryStore:
             log.segments.append(segment)
             room = vector_size(*self._sizes) * (segment.count - segment.num_encoded)
             log.grown(segment, segment.count, segment.frames_end + segment.vectors_end + room)
-        self._forgetting.forget(log.trim(newest=log.newest_time))
+        put_in_order(log, self._journal, "uncertain")
+        self._forgetting.forget(log.trim())  # age is measured by a clock, and none is known here
         self._make_blocks(log)
 
-    def append(self, camera: str, time: float, jpeg: bytes, metadata: Mapping[str, Json] | None = None) -> int:
+    def append(
+        self, camera: str, time: float, jpeg: bytes, metadata: Mapping[str, Json] | None = None,
+        *, age_from: float = math.inf,
+    ) -> int:  # fmt: skip
         """Remembers a frame; returns its frame_id, rising over all cameras, never given twice.
 
         time: capture, unix seconds, after every remembered frame of this camera. Committed when this returns.
+        age_from: the age limit is measured from this time where it is before `time`.
         TimeNotRising; ValueError for a bad name, time, metadata, or a frame larger than the byte cap; StorageFull if
         there is no space (nothing is remembered, what was remembered stays usable, the next append tries again);
         OutOfResources if the system is short of memory or descriptors (nothing is remembered: make the same call again).
@@ -143,7 +149,7 @@ class MemoryStore:
             log = self._logs.of(camera)
             while True:
                 try:
-                    frame_id = self._append(log, float(time), bytes(jpeg), text)
+                    frame_id = self._append(log, float(time), bytes(jpeg), text, age_from)
                 except StorageFull:
                     self._full = True
                     if self._forgetting.unlink_freed():
@@ -160,7 +166,7 @@ class MemoryStore:
                     self._appended += 1
                     return frame_id
 
-    def _append(self, log: CameraLog, time: float, jpeg: bytes, text: str) -> int:
+    def _append(self, log: CameraLog, time: float, jpeg: bytes, text: str, age_from: float) -> int:
         newest = log.newest_time
         if newest is not None and time <= newest:
             raise TimeNotRising(f"camera {log.camera}: time {time!r} is not after {newest!r}")
@@ -168,7 +174,7 @@ class MemoryStore:
         if cost > log.limits.bytes:
             raise ValueError(f"camera {log.camera}: a frame of {cost} bytes exceeds the cap of {log.limits.bytes}")
         # make room first: on a disk that is exactly full, forgetting the oldest is what lets recording go on
-        self._forgetting.forget(log.trim(newest=time, incoming_frames=1, incoming_bytes=cost))
+        self._forgetting.forget(log.trim(newest=min(time, age_from), incoming_frames=1, incoming_bytes=cost))
         self._forgetting.forget(self._logs.make_room(1, cost))
         frame_id = self._journal.next_id()
         record = pack_frame(frame_id, time, text, jpeg)
@@ -356,6 +362,18 @@ class MemoryStore:
             if self._owner < 0:
                 raise StorageError("this memory is closed")
             return self._erasing.erase(self._logs.get(camera), camera, lower, upper)
+
+    def redate(self, camera: str, first_time: float, shift_s: float, clock: str) -> int:
+        """Moves the frames from `first_time` on by `shift_s`, as the clock that stamped them was wrong: `redating.py`.
+
+        `clock` stands in their metadata from then on. Returns how many were moved: back, more than asked for where order
+        demands it. StorageError: nothing was moved.
+        """
+        with self._rows, self._lock:
+            log = self._logs.get(camera)
+            if self._owner < 0 or log is None:
+                return 0
+            return redate(log, self._journal, first_time, shift_s, clock)
 
     def expire(self, now: float) -> None:
         """Applies the age limit to a wall clock (unix seconds), also for cameras that send nothing any more."""

@@ -9,6 +9,7 @@ from streaming.frame import ClockName
 _WRAP_TICKS = 1 << 32  # RTP timestamps are 32 bits
 _MIN_STEP_S = 0.001
 _MAX_STEP_S = 1.0
+_MAX_AHEAD_S = 3.0  # beyond `max_skew_s`: a last frame later than that from now was stamped by a clock that was wrong
 
 
 def ticks_between(later: int, earlier: int) -> int:
@@ -18,12 +19,13 @@ def ticks_between(later: int, earlier: int) -> int:
 
 
 class CaptureClock:
-    """Maps each frame to its capture time, strictly rising.
+    """Maps each frame to its capture time, strictly rising while our own clock is not set back.
 
     A sender's report is believed if its wall clock lies within `max_skew_s` of ours; a frame mapped by it is believed
     if it arrived at most `max_delay_s` after and `max_skew_s` before its capture. All others get their arrival time.
-    When the time would step back (a first report, a corrected clock) it goes on at half speed until it has been caught
-    up with, so the order of frames and the sampling survive.
+    When the time would step back (a first report, another publisher) it goes on at half speed until it has been caught
+    up with, so the order of frames and the sampling survive. That is a matter of seconds: when the last frame lies further
+    in the future than any of this explains, our clock was set back, and a new epoch begins at its time.
     """
 
     def __init__(
@@ -53,7 +55,9 @@ class CaptureClock:
         return True
 
     def capture_time(self, ticks: int | None, arrival: float) -> tuple[float, ClockName]:
-        """The frame's time in unix seconds, later than the last one, and whose clock it came from."""
+        """The frame's time in unix seconds, later than the last one or in a new epoch, and whose clock it came from."""
+        if self._last is not None and self._last > arrival + self._max_skew_s + _MAX_AHEAD_S:
+            self._last = self._last_wanted = None
         wanted, clock = self._wanted(ticks, arrival)
         time = wanted
         if self._last is not None and wanted <= self._last:

@@ -18,9 +18,9 @@ SourceState = Literal["starting", "live", "reconnecting", "stalled", "ended", "f
 class Frame:
     """One kept picture.
 
-    `time` is the capture time in unix seconds, strictly rising per source. `image` is uint8 (H, W, 3) RGB; its size
-    may change from one frame to the next. `clock` says where `time` came from: the publisher's own clock, our arrival
-    clock, or the timestamps of a file.
+    `time` is the capture time in unix seconds, strictly rising per source while our own clock is not set back. `image` is
+    uint8 (H, W, 3) RGB; its size may change from one frame to the next. `clock` says where `time` came from: the
+    publisher's own clock, our arrival clock, or the timestamps of a file.
     """
 
     time: float

@@ -1,5 +1,6 @@
 """Small real memories for the tests of `memory`: real files, real SQLite, real FAISS, tiny sizes."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ def picture(camera: str, time: float) -> bytes:
     return f"jpeg {camera} {time}".encode()
 
 
-def fill(store: MemoryStore, camera: str, times: range, *, attach: bool = True) -> list[int]:
+def fill(store: MemoryStore, camera: str, times: Iterable[float], *, attach: bool = True) -> list[int]:
     """Appends a frame for each time, with its features; returns the ids."""
     ids = []
     for time in times:

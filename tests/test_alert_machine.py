@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -198,8 +199,8 @@ def test_at_most_one_question_is_out_and_a_frame_that_is_not_newer_changes_nothi
     run = Run(rule)
     for similarity, _, hindered, dt in steps:
         run.see(similarity, None, hindered, dt)
-        same = saw(rule, run.state, Sighting(99, run.time, HIGH), None)
-        older = saw(rule, run.state, Sighting(99, run.time - 3, HIGH), None)
+        same = saw(rule, run.state, Sighting(run.frame_id, run.time, HIGH), None)
+        older = saw(rule, run.state, Sighting(run.frame_id - 1, run.time - 3, HIGH), None)
         assert same == older == (run.state, ())
     assert len(run.of(Ask)) <= 1
 
@@ -433,3 +434,19 @@ def test_a_budget_refills_with_time_and_holds_a_minute() -> None:
     assert answers == [True, True, False, True, False, True, True, False]
     earlier, _ = spend(rule, budget, START)
     assert earlier.time == START + 602
+
+
+@many
+@history
+def test_a_rule_goes_on_when_the_clock_is_set_back(rule: RuleSettings, steps: Sequence[Any]) -> None:
+    """An hour earlier, the next frame is one second later to the rule, and no frame after it is passed over."""
+    run = Run(rule)
+    for similarity, verdict, hindered, dt in steps:
+        run.see(similarity, verdict, hindered, dt)
+    going_on, set_back = deepcopy(run), deepcopy(run)
+    set_back.time -= 3600
+    for similarity, verdict, hindered, dt in [(LOW, "no", None, 1.0), *steps]:
+        kept = going_on.see(similarity, verdict, hindered, dt)
+        moved = set_back.see(similarity, verdict, hindered, dt)
+        assert [type(action) for action in moved] == [type(action) for action in kept]
+        assert set_back.state.time == set_back.time

@@ -27,6 +27,7 @@ Refusal = Literal["rate_limited", "judge_busy", "judge_unavailable"]
 Reason = Literal[
     "snoozed", "off_schedule", "late", "cooldown", "unconfirmed", "rate_limited", "judge_busy", "judge_unavailable"
 ]
+_STEP_S = 1.0  # from the last frame before the clock was set back to the first one after
 REASONS: tuple[Reason, ...] = Reason.__args__  # type: ignore[attr-defined]
 
 
@@ -137,6 +138,30 @@ def resumed(state: RuleState) -> RuleState:
     return replace(state, asked=None)
 
 
+def set_back(state: RuleState, by_s: float) -> RuleState:
+    """The state with every time earlier: the camera's times are, too. A verdict on its way is given up."""
+
+    def back(time: float | None) -> float | None:
+        return None if time is None else time - by_s
+
+    votes = tuple(
+        replace(vote, time=vote.time - by_s, frames=tuple((frame_id, time - by_s) for frame_id, time in vote.frames))
+        for vote in state.votes
+    )
+    return replace(
+        state,
+        gate=replace(state.gate, time=back(state.gate.time)),
+        time=back(state.time),
+        began=state.began - by_s,
+        votes=votes,
+        asked=None,
+        next_ask=state.next_ask - by_s,
+        since=back(state.since),
+        last_alert=back(state.last_alert),
+        cool_until=back(state.cool_until),
+    )
+
+
 def hindrance(
     rule: RuleSettings, *, time: float, zone: str, enabled: bool, snoozed_until: float, late: bool
 ) -> Hindrance | None:
@@ -153,9 +178,14 @@ def hindrance(
 def saw(
     rule: RuleSettings, state: RuleState, seen: Sighting, hindered: Hindrance | None = None
 ) -> tuple[RuleState, Actions]:
-    """A frame was encoded. One that is not newer than the last changes nothing."""
+    """A frame was encoded. One that is not newer than the last changes nothing.
+
+    A newer frame with an earlier time: the clock was set back, and the rule goes on in the time after.
+    """
     if state.time is not None and seen.time <= state.time:
-        return state, ()
+        if seen.frame_id <= state.frame_id:
+            return state, ()
+        state = set_back(state, state.time - seen.time + _STEP_S)
     was_open = state.gate.open
     gate, reading = gate_step(rule.gate, state.gate, time=seen.time, similarity=seen.similarity)
     state = replace(state, gate=gate, frame_id=seen.frame_id, time=seen.time, score=reading.score)

@@ -76,9 +76,9 @@ class Watching:
         self._budgets: dict[str, Budget] = {}
         self._watches = {key: Watch.read(*key, value) for key, value in book.states().items()}
         self._unjudged: dict[tuple[str, str], tuple[int, str]] = {}  # verdicts missed since the last one, and why
-        self._seen: dict[str, float] = {}  # by camera: time of the newest frame looked at
+        self._seen: dict[str, int] = {}  # by camera: id of the newest frame looked at
         for watch in self._watches.values():
-            self._seen[watch.camera] = max(self._seen.get(watch.camera, 0.0), watch.state.time or 0.0)
+            self._seen[watch.camera] = max(self._seen.get(watch.camera, 0), watch.state.frame_id)
 
     def begin(self) -> None:
         """End alerts of rules that went or were disabled while nobody watched. The book knows its sinks by now."""
@@ -106,9 +106,9 @@ class Watching:
         pending: list[Pending] = []
         with self._lock:
             for frame in frames:
-                if frame.time <= self._seen.get(frame.camera, 0.0):
+                if frame.frame_id <= self._seen.get(frame.camera, 0):
                     continue  # patches made again after a restart, or a picture that failed at first
-                self._seen[frame.camera] = frame.time
+                self._seen[frame.camera] = frame.frame_id
                 for rule in self._rules.all():
                     if rule.name in self._units and rule.settings.watches(frame.camera):
                         pending += self._show(rule, frame, room - len(pending))
