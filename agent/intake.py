@@ -192,7 +192,8 @@ class Intake:
         if self._placing is None:
             return Placed(rising(frame.time, self._last_time), frame.clock, math.inf)
         placed = await pools.storage(self._placing.place, frame.time, frame.clock, self._last_time)
-        return replace(placed, time=rising(placed.time, placed.last_time))
+        self._last_time = placed.last_time  # as it is remembered now, whatever becomes of this frame
+        return replace(placed, time=rising(placed.time, self._last_time))
 
     async def settle(self) -> None:
         """Gives what is remembered the right times, where the clock was set and that is believed by now."""
