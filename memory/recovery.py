@@ -10,12 +10,16 @@ The journal's rows are the truth. Around them, in this order:
 - files without any frame left are removed;
 - erasures that a crash interrupted are completed before anything else (`erasure.py`).
 
+A file that the system does not give now (a failing cable, a permission) is not damaged: its rows are kept as they are,
+nothing is written into it or removed, and it is named in `Recovered.problems`. Its vectors count as missing until the next
+start.
+
 A journal that is no sound database is put aside as `journal.sqlite.damaged` and rebuilt from the records alone, which
 carry all that a row holds. Pictures are not read at a normal start; each is verified when it is asked for.
 """
 
 import ctypes
-import mmap
+import os
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -34,10 +38,11 @@ from memory.codec import (
     unpack_vectors,
 )
 from memory.codec import vector_record_size as vector_size
+from memory.descriptors import opened
 from memory.erasure import finish_erasures
-from memory.errors import JournalDamaged, OtherEncoder, RecordDamaged, StorageFull
+from memory.errors import JournalDamaged, OtherEncoder, RecordDamaged, StorageError, StorageFull
 from memory.journal import ID_BLOCK, Erasure, Journal, Row
-from memory.segment_file import cut_to, file_size, segment_paths, storage_error, unlink_files
+from memory.segment_file import cut_to, file_size, read_all, segment_paths, storage_error, unlink_files
 from memory.segments import Segment
 
 _FILE = re.compile(r"(\d{12,})\.(frames|vectors)")
@@ -62,6 +67,7 @@ class Recovered:
     frames_damaged: int = 0
     vectors_damaged: int = 0
     journal_rebuilt: bool = False
+    problems: list[str] = field(default_factory=list)  # in words: what could not be read, and what is gone
 
 
 @dataclass(slots=True)
@@ -70,6 +76,7 @@ class _Repairs:
 
     known: set[int]  # ids of sound rows, adopted ones included
     delete: list[int]
+    problems: list[str]
     clear_vectors: list[int] = field(default_factory=list)
     adopt: dict[int, Row] = field(default_factory=dict)  # by frame_id
 
@@ -108,22 +115,31 @@ def _recover(journal: Journal, layout: Layout, *, rebuilding: bool) -> Recovered
         pass  # their rows are gone, `maintain` tries again; what lies in the files is not adopted below
     erasures = journal.erasures()
     rows, bad_ids = _read_rows(journal)
-    on_disk = _segment_files(layout.folder)
+    on_disk = _segment_files(layout.folder, result.problems)
     result.journal_rebuilt = rebuilding and bool(on_disk)
-    repairs = _Repairs({row.frame_id for group in rows.values() for row in group}, bad_ids)
+    repairs = _Repairs({row.frame_id for group in rows.values() for row in group}, bad_ids, result.problems)
     for camera, segment_id in sorted(rows.keys() | on_disk, key=lambda key: key[1]):
         paths = segment_paths(layout.folder / camera, segment_id)
-        kept = _sound_rows((camera, segment_id), paths[0], rows[camera, segment_id], journal, repairs, erasures)
+        kept, whole = _sound_rows((camera, segment_id), paths[0], rows[camera, segment_id], journal, repairs, erasures)
         if not kept:
-            unlink_files(*map(str, paths))
+            if whole:
+                unlink_files(*map(str, paths))
             continue
         segment = layout.new_segment(camera, segment_id, len(kept))
         for row in kept:
             segment.add(row.frame_id, row.time, row.metadata, row.offset, row.length)
         result.vectors_damaged += _load_vectors(segment, kept, layout, repairs)
-        cut_to(segment.frames_path, segment.frames_end)
+        if whole:
+            cut_to(segment.frames_path, segment.frames_end)
+        else:
+            segment.closed = True  # what lies behind its rows is unknown: nothing is written over it
         result.segments[camera].append(segment)
     result.frames_damaged = len(set(repairs.delete) - repairs.adopt.keys())
+    if result.frames_damaged:
+        result.problems.append(
+            f"{result.frames_damaged} remembered frames are gone: their segment files were removed, cut short or damaged "
+            "while this was not running"
+        )
     repairs.apply(journal)
     last_id = max(repairs.known, default=0)
     journal.skip_ids_to(last_id + 1 + (ID_BLOCK if result.journal_rebuilt else 0))
@@ -144,51 +160,73 @@ def _read_rows(journal: Journal) -> tuple[dict[Key, list[Row]], list[int]]:
 
 def _sound_rows(
     key: Key, path: Path, rows: list[Row], journal: Journal, repairs: _Repairs, erasures: Sequence[Erasure]
-) -> list[Row]:
-    """The rows whose records lie inside the file, and the adopted ones, by rising frame_id (and so by time)."""
-    size = file_size(path)
-    kept = [row for row in rows if row.offset + row.length <= size]
-    lost = [row.frame_id for row in rows if row.offset + row.length > size]
+) -> tuple[list[Row], bool]:
+    """The rows whose records lie inside the file, and the adopted ones, by rising frame_id (and so by time). False: the
+    file could not be read, so that these are all the rows there are."""
+    rows = [row for row in rows if not _erased(row, erasures)]
+    try:
+        size = file_size(path)
+        kept = [row for row in rows if row.offset + row.length <= size]
+        lost = [row.frame_id for row in rows if row.offset + row.length > size]
+        end = max((row.offset + row.length for row in kept), default=0)
+        # a bad row may have belonged anywhere, and lay anywhere in its file
+        start = 0 if repairs.delete or lost else end
+        found = list(_scan_frames(key, path, start, size))
+    except StorageError as error:
+        repairs.problems.append(f"frames of camera {key[0]} cannot be read now: {error.strerror or error}")
+        return sorted(rows, key=lambda row: row.frame_id), False
     repairs.delete += lost
     repairs.known.difference_update(lost)
-    end = max((row.offset + row.length for row in kept), default=0)
-    # a bad row may have belonged anywhere, and lay anywhere in its file
-    start = 0 if repairs.delete else end
-    oldest = journal.forgotten_to(key[0]) if size > start else 0
-    for row in _scan_frames(key, path, start, size):
-        erased = any(erasure.covers(row.camera, row.time) for erasure in erasures)
-        if row.frame_id not in repairs.known and row.frame_id > oldest and not erased:
+    oldest = journal.forgotten_to(key[0]) if found else 0
+    for row in found:
+        if row.frame_id not in repairs.known and row.frame_id > oldest and not _erased(row, erasures):
             repairs.known.add(row.frame_id)
             repairs.adopt[row.frame_id] = row
             kept.append(row)
-    return sorted(kept, key=lambda row: row.frame_id)
+    return sorted(kept, key=lambda row: row.frame_id), True
+
+
+def _erased(row: Row, erasures: Sequence[Erasure]) -> bool:
+    return any(erasure.covers(row.camera, row.time) for erasure in erasures)
 
 
 def _scan_frames(key: Key, path: Path, start: int, size: int) -> Iterator[Row]:
-    """Sound frame records from `start` on; steps over damage to the next one."""
+    """Sound frame records from `start` on; steps over damage to the next one. StorageError if it cannot be read."""
     if size <= start:
         return
-    with path.open("rb") as file, mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ) as data:
-        position = data.find(FRAME_MAGIC, start)
-        while 0 <= position <= size - FRAME_HEADER.size:
-            _, _, _, _, metadata_bytes, jpeg_bytes = FRAME_HEADER.unpack_from(data, position)
-            length = frame_record_size(jpeg_bytes, metadata_bytes)
-            record = data[position : position + length]
-            try:
-                frame = unpack_frame(record)
-            except RecordDamaged:
-                position = data.find(FRAME_MAGIC, position + 1)
-                continue
-            yield Row(frame.frame_id, *key, frame.time, frame.metadata, position, length, record_crc(record))
-            position = data.find(FRAME_MAGIC, position + length)
+    try:
+        with opened(path, os.O_RDONLY) as fd:
+            data = read_all(fd, start, size - start)
+    except OSError as error:
+        raise storage_error(error, f"cannot read {path.name}") from error
+    position = data.find(FRAME_MAGIC)
+    while 0 <= position <= len(data) - FRAME_HEADER.size:
+        _, _, _, _, metadata_bytes, jpeg_bytes = FRAME_HEADER.unpack_from(data, position)
+        length = frame_record_size(jpeg_bytes, metadata_bytes)
+        record = data[position : position + length]
+        try:
+            frame = unpack_frame(record)
+        except RecordDamaged:
+            position = data.find(FRAME_MAGIC, position + 1)
+            continue
+        yield Row(frame.frame_id, *key, frame.time, frame.metadata, start + position, length, record_crc(record))
+        position = data.find(FRAME_MAGIC, position + length)
 
 
 def _load_vectors(segment: Segment, rows: list[Row], layout: Layout, repairs: _Repairs) -> int:
     """Fills the segment's vectors from its file; returns how many were damaged."""
-    data = _read_file(segment.vectors_path)
+    size = vector_size(*layout.sizes)
+    try:
+        data = _read_file(segment.vectors_path)
+    except StorageError as error:
+        repairs.problems.append(f"vectors of camera {segment.camera} cannot be read now: {error.strerror or error}")
+        segment.vectors_end = max(
+            (row.vector_offset + size for row in rows if row.vector_offset is not None), default=0
+        )
+        return 0
     if any(row.frame_id in repairs.adopt for row in rows):
         rows = _find_vectors(rows, data, layout, repairs)
-    size, damaged, sound = vector_size(*layout.sizes), 0, dict[int, StoredVectors]()
+    damaged, sound = 0, dict[int, StoredVectors]()
     for slot, row in enumerate(rows):
         offset = row.vector_offset
         if offset is None:
@@ -229,22 +267,30 @@ def _find_vectors(rows: list[Row], data: bytes, layout: Layout, repairs: _Repair
 
 
 def _read_file(path: Path) -> bytes:
-    """Everything in it, nothing if it is missing."""
+    """Everything in it, nothing if it is missing. StorageError if it cannot be read."""
     try:
-        return path.read_bytes()
+        with opened(path, os.O_RDONLY) as fd:
+            return read_all(fd, 0, os.fstat(fd).st_size)
     except FileNotFoundError:
         return b""
     except OSError as error:
         raise storage_error(error, f"cannot read {path.name}") from error
 
 
-def _segment_files(folder: Path) -> set[Key]:
-    """(camera, segment) of every segment file there is."""
+def _segment_files(folder: Path, problems: list[str]) -> set[Key]:
+    """(camera, segment) of every segment file there is. StorageError if the folder of all cameras cannot be read."""
     found: set[Key] = set()
-    for camera in folder.iterdir():
-        if camera.is_dir():
-            names = (_FILE.fullmatch(entry.name) for entry in camera.iterdir())
-            found |= {(camera.name, int(name[1])) for name in names if name}
+    try:
+        cameras = [entry for entry in folder.iterdir() if entry.is_dir()]
+    except OSError as error:
+        raise storage_error(error, f"cannot read {folder}") from error
+    for camera in cameras:
+        try:
+            names = [_FILE.fullmatch(entry.name) for entry in camera.iterdir()]
+        except OSError as error:
+            problems.append(str(storage_error(error, f"cannot read {camera}").strerror))
+            continue
+        found |= {(camera.name, int(name[1])) for name in names if name}
     return found
 
 

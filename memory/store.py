@@ -105,7 +105,11 @@ class MemoryStore:
         except BaseException:
             os.close(self._owner)
             raise
+        self._journal_file = (self._folder / "journal.sqlite").stat()
         self._recovered = found
+        if found.problems:
+            more = f"; and {len(found.problems) - 1} more" if len(found.problems) > 1 else ""
+            self._health.failed("start", f"at start: {found.problems[-1]}{more}")
         self._forgetting = Forgetting(self._journal)
         self._erasing = Erasing(self._journal, segments, self._forgetting, self._lock)
         while found.segments:  # kept nowhere but in the logs: a segment that is held keeps its files
@@ -118,7 +122,7 @@ class MemoryStore:
         """Takes over what was recovered, under today's limits."""
         log = self._logs.of(camera)
         for segment in segments:
-            segment.closed = segment is not segments[-1]
+            segment.closed = segment.closed or segment is not segments[-1]
             segment.seal_if_complete()
             log.segments.append(segment)
             room = vector_size(*self._sizes) * (segment.count - segment.num_encoded)
@@ -392,6 +396,7 @@ class MemoryStore:
         with self._rows:
             if self._owner < 0:
                 return
+            self._look_at_folder()
             with self._lock:
                 self._forgetting.retry()
                 self._forgetting.purge_damaged(self._logs.segments())
@@ -406,6 +411,24 @@ class MemoryStore:
         self._journal.checkpoint()
         for log in self._logs:
             self._make_blocks(log)
+
+    def _look_at_folder(self) -> None:
+        """Whether the files we hold open are still those of the folder."""
+        try:
+            there = [(self._folder / name).stat() for name in ("lock", "journal.sqlite")]
+            same = os.path.samestat(there[0], os.fstat(self._owner)) and os.path.samestat(there[1], self._journal_file)
+        except FileNotFoundError:
+            same = False
+        except OSError as error:
+            self._health.failed("folder", f"{self._folder} cannot be looked at: {error.strerror}")
+            return
+        if same:
+            self._health.works("folder")
+        else:
+            self._health.failed(
+                "folder",
+                f"{self._folder} was removed or replaced while it is in use: what is remembered now will be lost; restart",
+            )
 
     def _make_blocks(self, log: CameraLog) -> None:
         """Sealed segments behind the hot window join: `blocks.py`. The copying keeps nobody waiting."""

@@ -4,6 +4,8 @@ import asyncio
 import errno
 import os
 import resource
+import shutil
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -15,7 +17,7 @@ from agent.shortage import is_shortage
 from memory.descriptors import RESERVED, Reserve
 from memory.errors import FrameGone, OutOfResources, StorageError
 from tests.agents import ListSource, frames, remember, running, served
-from tests.memories import fill, open_store, picture
+from tests.memories import features, fill, open_store, picture
 
 PASSING = [errno.EIO, errno.ENXIO, errno.ESTALE, errno.ETIMEDOUT, errno.EACCES, errno.ENOENT, errno.ENODEV]
 
@@ -71,6 +73,80 @@ def test_a_file_that_is_too_short_is_damage(tmp_path: Path) -> None:
         with pytest.raises(FrameGone, match="damaged"):
             store.jpeg(frame_id)
         assert store.status().frames_damaged == 1
+
+
+@pytest.mark.parametrize("code", [code for code in PASSING if code != errno.ENOENT])  # a file that is gone is gone
+def test_a_start_on_a_failing_disk_drops_nothing(tmp_path: Path, code: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Vectors that cannot be read are made again or found at the next start; the tail of a file is not written over."""
+    with open_store(tmp_path) as store:
+        ids = fill(store, "a", range(6))
+    with sqlite3.connect(tmp_path / "journal.sqlite") as db:  # as if a power cut had taken the last row back
+        db.execute("DELETE FROM frames WHERE frame_id = 6")
+    db.close()
+    with failing(monkeypatch, "pread", code), open_store(tmp_path) as store:
+        assert store.pending(10) == ids[:5]
+        assert "cannot be read now" in (store.problem or "")
+        assert store.attach(ids[0], **features(ids[0]))
+        store.append("a", 100.0, b"later")
+    with open_store(tmp_path) as store:
+        assert store.window(["a"]).frame_ids.tolist() == ids
+        assert [store.jpeg(frame_id) for frame_id in ids] == [picture("a", time) for time in range(6)]
+        assert store.problem is None
+        assert (store.status().frames_damaged, store.status().vectors_damaged) == (0, 0)
+
+
+def test_a_start_that_cannot_look_at_a_file_keeps_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with open_store(tmp_path) as store:
+        ids = fill(store, "a", range(6))
+    real = Path.stat
+
+    def stat(path: Path, **named: bool) -> os.stat_result:
+        if path.suffix == ".frames":
+            raise OSError(errno.EIO, "Input/output error")
+        return real(path, **named)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "stat", stat)
+        with open_store(tmp_path) as store:
+            assert store.stats("a").encoded == 6
+            assert "Input/output error" in (store.problem or "")
+    with open_store(tmp_path) as store:
+        assert [store.jpeg(frame_id) for frame_id in ids] == [picture("a", time) for time in range(6)]
+
+
+@pytest.mark.parametrize("loss", ["removed", "cut short"])
+def test_segment_files_that_are_gone_at_start_are_said(tmp_path: Path, loss: str) -> None:
+    with open_store(tmp_path) as store:
+        fill(store, "a", range(6))
+    path = tmp_path / "segments" / "a" / "000000000005.frames"
+    if loss == "removed":
+        path.unlink()
+    else:
+        os.truncate(path, 10)
+    with open_store(tmp_path) as store:
+        assert "2 remembered frames are gone" in (store.problem or "")
+        assert store.stats("a").frames == 4
+    with open_store(tmp_path) as store:
+        assert store.problem is None
+
+
+@pytest.mark.parametrize("gone", ["folder", "lock", "journal.sqlite"])
+def test_a_folder_removed_under_a_running_store_is_said(tmp_path: Path, gone: str) -> None:
+    with open_store(tmp_path / "memory") as store:
+        fill(store, "a", range(2))
+        store.maintain()
+        assert store.problem is None
+        if gone == "folder":
+            shutil.rmtree(tmp_path / "memory")
+            with pytest.raises(StorageError, match="was the folder removed"):
+                store.append("a", 50.0, b"x")
+            with pytest.raises(StorageError, match="was the folder removed"):
+                store.append("b", 50.0, b"x")
+        else:
+            (tmp_path / "memory" / gone).unlink()
+        with suppress(StorageError):
+            store.maintain()
+        assert "removed or replaced" in (store.problem or "")
 
 
 async def test_frames_that_cannot_be_read_are_encoded_when_they_can(
