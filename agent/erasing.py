@@ -11,7 +11,6 @@ import logging
 import math
 import os
 import secrets
-import sqlite3
 import threading
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -20,6 +19,7 @@ from pathlib import Path
 from agent.alerts.book import Book
 from agent.auth import write_private
 from memory.segment_file import sync_folder
+from memory.sqlite_errors import storage_errors
 
 log = logging.getLogger(__name__)
 
@@ -98,12 +98,9 @@ def erase_from_book(book: Book) -> Eraser:
 
     def erase(camera: str, after: float, before: float) -> int:
         count = book.erase(camera, after, before)
-        with book.lock:
-            try:
-                book.connection.execute("VACUUM")  # copies of rows that page splits left behind
-                busy = book.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
-            except sqlite3.Error as error:
-                raise OSError(f"{book.path}: {error}") from error
+        with book.lock, storage_errors(book.path, "erase in it"):
+            book.connection.execute("VACUUM")  # copies of rows that page splits left behind
+            busy = book.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
         if busy:
             raise OSError(f"{book.path}: another connection is reading")
         return count

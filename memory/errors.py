@@ -8,6 +8,9 @@ from contextlib import contextmanager
 class StorageError(OSError):
     """The disk or the journal refused an operation; what was asked is not done, the store stays usable."""
 
+    def __str__(self) -> str:
+        return str(self.strerror or super().__str__())  # the words, without "[Errno 28]" before them
+
 
 class StorageFull(StorageError):
     """No space (or quota) left for a frame: it was not remembered. Goes away by itself once space returns."""

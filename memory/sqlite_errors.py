@@ -29,10 +29,9 @@ _LOCK_CODES = frozenset(
         sqlite3.SQLITE_IOERR_RDLOCK,
         sqlite3.SQLITE_IOERR_CHECKRESERVEDLOCK,
         sqlite3.SQLITE_IOERR_SHMLOCK,
-        sqlite3.SQLITE_IOERR_SHMMAP,
-        sqlite3.SQLITE_IOERR_SHMOPEN,
     }
 )
+_SHM_CODES = frozenset({sqlite3.SQLITE_IOERR_SHMMAP, sqlite3.SQLITE_IOERR_SHMOPEN})
 _READ_CODES = frozenset({sqlite3.SQLITE_IOERR_READ, sqlite3.SQLITE_IOERR_SHORT_READ, sqlite3.SQLITE_IOERR_FSTAT})
 
 
@@ -72,6 +71,8 @@ def _explained(error: sqlite3.Error, path: Path, what: str, damage_help: str) ->
         found = probe(path, said)
         if found is None and code in _LOCK_CODES:
             found = StorageError(f"{said}: {NO_LOCKS_HELP} ({error.sqlite_errorname})")
+        if found is None and code in _SHM_CODES:
+            found = StorageError(f"{said}: {NO_WAL_HELP} ({error.sqlite_errorname})")
         return found or StorageError(f"{said}: {error} ({error.sqlite_errorname})")
     return StorageError(f"{said}: {error}")
 

@@ -18,7 +18,8 @@ from typing import Any
 
 from agent.alerts.event import AlertEvent
 from agent.alerts.outbox import Outbox
-from memory.errors import StorageError, StorageFull
+from memory.errors import StorageError
+from memory.sqlite_errors import storage_errors
 
 BOOK_FILE = "alerts.sqlite"
 EVERY_CAMERA = "*"  # in a switch: all cameras that have none of their own; no camera can be named so
@@ -345,11 +346,7 @@ def _cut(db: sqlite3.Connection, table: str, limit: int) -> None:
 @contextmanager
 def _storage_errors(path: Path) -> Iterator[None]:
     try:
-        yield
-    except sqlite3.Error as error:
-        code = getattr(error, "sqlite_errorcode", None)  # what Python itself raises, as for a closed book, has none
-        if code == sqlite3.SQLITE_FULL:
-            raise StorageFull(f"{path}: no space left") from error
-        if code in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
-            raise StorageError(f"{path} is damaged: {_HELP}") from error
+        with storage_errors(path, "read or write it", damage_help=_HELP):
+            yield
+    except sqlite3.Error as error:  # a row that contradicts another, a closed book
         raise StorageError(f"{path}: {error}") from error
