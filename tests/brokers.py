@@ -129,7 +129,7 @@ async def listening(port: int, *filters: str, **options: Any) -> AsyncIterator[H
             await asyncio.gather(task, return_exceptions=True)
 
 
-async def until(condition: Callable[[], Any], timeout_s: float = 60.0) -> None:
+async def until(condition: Callable[[], Any], timeout_s: float = 10.0) -> None:
     """Wait for what happens elsewhere."""
     async with asyncio.timeout(timeout_s):
         while not condition():

@@ -253,6 +253,10 @@ class Book:
         """`wake` is called after every commit with an event or something held back, in the thread that commits."""
         self._listeners.append(wake)
 
+    def unlisten(self, wake: Callable[[], None]) -> None:
+        """`wake` is called no more."""
+        self._listeners.remove(wake)
+
     def _put_state(self, db: sqlite3.Connection, rule: str, camera: str, state: Mapping[str, Any]) -> None:
         db.execute("INSERT OR REPLACE INTO states VALUES (?, ?, ?)", (rule, camera, json.dumps(state)))
 

@@ -74,3 +74,20 @@ def new_alert_id() -> str:
 def event_id(alert_id: str, event_type: EventType) -> str:
     """The id of an alert's event: event_id("9f", "on") = "9f-on"."""
     return f"{alert_id}-{event_type}"
+
+
+def shortened(payload: bytes, max_bytes: int) -> bytes | None:
+    """An event's payload within `max_bytes`: without its links where they do not fit, the oldest frame first, the clip last.
+
+    The same payload and limit give the same bytes. None: it does not fit without them either.
+    """
+    plain = json.loads(payload)
+    while len(payload) > max_bytes:
+        if plain["frames"]:
+            plain["frames"].pop(0)
+        elif plain["clip_url"]:
+            plain["clip_url"] = ""
+        else:
+            return None
+        payload = json.dumps(plain, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode("utf-8")
+    return payload

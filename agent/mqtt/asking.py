@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from agent import pools
 from agent.answering import Answering
 from agent.chat import parse_moment
+from agent.mqtt.seldom import Seldom
 from agent.mqtt.topics import Topics, usable_id
 from agent.problems import BadRequest, Busy, Problem
 from agent.question import Answer, Question
@@ -31,6 +32,7 @@ log = logging.getLogger(__name__)
 MAX_OPEN = 16
 MAX_BYTES = 64 << 10
 MAX_CORRELATION_BYTES = 1024
+MAX_PLACE = 64  # characters of a field's name that are repeated in an error
 _BUSY_S = 5.0
 
 Publish = Callable[[str, bytes, Properties | None], Awaitable[None]]
@@ -85,6 +87,7 @@ class Asking:
         self._sign = sign
         self._model = model
         self._num_open = 0
+        self._seldom = Seldom(log)
 
     async def handle(self, message: aiomqtt.Message, publish: Publish) -> None:
         """Answer one message, or say why not. Raises only what `publish` raises."""
@@ -93,14 +96,14 @@ class Asking:
         if message.retain or reply_to is None:
             reason = "retained" if message.retain else "no_reply_topic"
             self.num_ignored[reason] += 1
-            log.warning("question over MQTT is not answered", extra={"reason": reason})
+            self._seldom.warning("question over MQTT is not answered", reason=reason)
             return
         given = {"id": _id_of(payload)}
         try:
             body = await self._bounded(payload)
         except Problem as problem:
             body = dict(problem.body())
-        text = json.dumps({**given, **body}, ensure_ascii=False).encode()
+        text = json.dumps({**given, **body}, ensure_ascii=False).encode("utf-8", "replace")
         await publish(reply_to.topic, text, reply_to.properties)
 
     async def _bounded(self, payload: bytes) -> Json:
@@ -156,7 +159,7 @@ def parse(payload: bytes) -> Asked:
         return Asked.model_validate_json(payload)
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
+        place = ".".join(str(part) for part in first["loc"])[:MAX_PLACE]
         raise BadRequest(f"{place or 'payload'}: {first['msg']}", param=place or None) from None
 
 

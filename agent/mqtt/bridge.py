@@ -7,7 +7,7 @@ is wrong is said in `status`. Does not know what is published (`agent/mqtt/sessi
 import asyncio
 import logging
 import random
-import sqlite3
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -16,22 +16,21 @@ import aiomqtt
 from aiomqtt.exceptions import MqttConnectError
 from paho.mqtt.reasoncodes import ReasonCode
 
-from agent.mqtt.client import connected
+from agent.mqtt.causes import in_words
+from agent.mqtt.client import Called, SettingsWrong, connected, new_client_id
 from agent.mqtt.embedded import BrokerFailed, embedded_broker
 from agent.mqtt.session import REANNOUNCE_S, Desk, Session
 from agent.mqtt.settings import EMBEDDED
 from agent.mqtt.topics import OFFLINE, Topics
-from memory.errors import StorageError
+from agent.mqtt.wire import Client, HungUp
 
 log = logging.getLogger(__name__)
 
+TWIN_S = 120.0  # so long it is said that another client has our name
+_TWIN = (
+    "another client connects to the broker with the same name, and the two take turns: give each its own mqtt.client_id"
+)
 STABLE_S = 10.0  # a connection that stood so long is no failure: the next pause is the first again
-_ADVICE = {
-    "Unsupported protocol version": 'set mqtt.version to "3.1.1"',
-    "Bad user name or password": "check mqtt.user and mqtt.password",
-    "Not authorized": "check mqtt.user and mqtt.password, and the broker's access list",
-    "Client identifier not valid": "check mqtt.client_id",
-}
 
 
 @dataclass(slots=True)
@@ -67,30 +66,40 @@ class Bridge:
         self._pauses = pauses or Pauses()
         self._reannounce_s = reannounce_s
         self._num_failures = 0
+        self._twin_until = float("-inf")
+        # the same at every connection: the broker then ends an old one at once, whose last will would come after our "online"
+        self._client_id = desk.settings.client_id or new_client_id()
+        self._will_retain, self._will_qos = True, 1  # learnt, where the broker does not take it so
 
     @property
     def problem(self) -> str | None:
         """What an operator should know, in words; None: all is well."""
-        return self.status.problem or (self.desk.notes[0] if self.desk.notes else None)
+        if time.monotonic() < self._twin_until:
+            return _TWIN
+        return self.status.problem or self.desk.problem
 
     async def run(self) -> None:
-        """For ever. When cancelled, the broker is told "offline" first."""
+        """For ever. When cancelled, the broker is told "offline" first. May be run again after an error."""
         loop = asyncio.get_running_loop()
 
         def wake() -> None:
             loop.call_soon_threadsafe(self.desk.wake.set)
 
         self.desk.book.listen(wake)
-        while True:
-            try:
-                async with self._broker() as address:
-                    self.status.address = address
-                    while True:
-                        await self._connection(address)
-                        await asyncio.sleep(self._pauses.after(self._num_failures))
-            except BrokerFailed as error:
-                self._failed(str(error))
-                await asyncio.sleep(self._pauses.after(self._num_failures))
+        try:
+            while True:
+                try:
+                    async with self._broker() as address:
+                        self.status.address = address
+                        while True:
+                            await self._connection(address)
+                            await asyncio.sleep(self._pauses.after(self._num_failures))
+                except (BrokerFailed, SettingsWrong) as error:  # the operator's to mend: no hurry
+                    self._failed(str(error))
+                    await asyncio.sleep(self._pauses.last_s)
+        finally:
+            self.desk.book.unlisten(wake)
+            self.status.connected = False
 
     @asynccontextmanager
     async def _broker(self) -> AsyncIterator[tuple[str, int]]:
@@ -102,29 +111,57 @@ class Bridge:
             yield address
 
     async def _connection(self, address: tuple[str, int]) -> None:
-        """One try, until it ends. Returns; what went wrong is in `status`."""
-        loop = asyncio.get_running_loop()
+        """One try, until it ends. Returns; what went wrong is in `status`. Raises SettingsWrong."""
+        loop, client = asyncio.get_running_loop(), None
         began = float("inf")
-        will = aiomqtt.Will(Topics(self.desk.settings.prefix).status, OFFLINE, qos=1, retain=True)
         try:
-            async with connected(self.desk.settings, address, will) as client:
+            async with connected(self.desk.settings, address, self._called(), self._dropped) as client:
                 began = loop.time()
                 self._connected(address)
-                await Session(client, self.desk, self._reannounce_s).run()
-        except (aiomqtt.MqttError, StorageError, sqlite3.Error, OSError, ValueError) as error:
+                await Session(client, self.desk, self._reannounce_s, self._will_retain).run()
+        except SettingsWrong:
+            raise
+        except aiomqtt.MqttError as error:
             if loop.time() - began >= STABLE_S:
                 self._num_failures = 0
-            self._failed(_in_words(error, address))
+            self._learn(error, client, loop.time())
+            self._failed(in_words(error, self.desk.settings, address, client))
             task = asyncio.current_task()
             if task is not None and task.cancelling():  # the connection broke while we were leaving
                 raise asyncio.CancelledError from None
         finally:
             self.status.connected = False
 
+    def _called(self) -> Called:
+        topic = Topics(self.desk.settings.prefix).status
+        return Called(self._client_id, aiomqtt.Will(topic, OFFLINE, qos=self._will_qos, retain=self._will_retain))
+
+    def _dropped(self) -> None:
+        """The broker sends faster than it is listened to."""
+        self.desk.counts["message_dropped"] += 1
+        self.desk.seldom.warning("mqtt: messages come faster than they are taken, and are dropped")
+
+    def _learn(self, error: aiomqtt.MqttError, client: Client | None, now: float) -> None:
+        """What to leave out at the next try."""
+        desk = self.desk
+        if client is not None:
+            sent = client.in_hand
+            if sent is not None and desk.refusals.lost(sent, now):
+                words = f"the broker ends the connection over {sent.name[:200]} ({sent.num_bytes} bytes): set aside for a while"
+                log.warning("mqtt", extra={"error": words})
+            if str(client.farewell) == "Session taken over":
+                self._twin_until = time.monotonic() + TWIN_S
+            self._will_retain = self._will_retain or desk.refusals.retained_confirmed
+        elif isinstance(error, MqttConnectError) and isinstance(error.rc, ReasonCode):
+            self._will_retain = self._will_retain and error.rc.getName() != "Retain not supported"
+            self._will_qos = 0 if error.rc.getName() == "QoS not supported" else self._will_qos
+        elif isinstance(error, HungUp) and not desk.refusals.retained_confirmed:
+            # MQTT 3.1.1 has no words for it: perhaps it was the retained last will
+            self._will_retain = desk.settings.version == "5" or not self._will_retain
+
     def _connected(self, address: tuple[str, int]) -> None:
         self.status.connected, self.status.problem = True, None
         self.status.num_connections += 1
-        self.desk.notes.clear()
         log.info("mqtt connected", extra={"host": address[0], "port": address[1]})
 
     def _failed(self, problem: str) -> None:
@@ -132,16 +169,3 @@ class Bridge:
         if problem != self.status.problem:  # said once, not at every try
             log.warning("mqtt not connected", extra={"error": problem})
         self.status.connected, self.status.problem = False, problem
-
-
-def _in_words(error: Exception, address: tuple[str, int]) -> str:
-    where = f"the broker at {address[0]}:{address[1]}"
-    if isinstance(error, MqttConnectError):
-        reason = str(error.rc) if isinstance(error.rc, ReasonCode) else str(error)
-        advice = _ADVICE.get(reason)
-        return f"{where} refuses the connection: {reason}" + (f" ({advice})" if advice else "")
-    if isinstance(error, aiomqtt.MqttError):
-        return f"no connection to {where}: {error}"
-    if isinstance(error, OSError) and not isinstance(error, StorageError):
-        return f"a file that mqtt needs cannot be read: {error}"
-    return f"mqtt stopped: {error}"

@@ -1,111 +1,107 @@
-"""aiomqtt's client as this agent wants it: every publication confirmed or refused in words, connecting bounded in time.
-
-Knows settings and the protocol, not what is published.
-"""
+"""A connection to the broker as the settings say, bounded in time. Knows settings and the protocol, not what is published."""
 
 import asyncio
+import secrets
 import ssl
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
-from typing import Any
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 
 import aiomqtt
-from paho.mqtt.properties import Properties
-from paho.mqtt.reasoncodes import ReasonCode
 
 from agent import pools
-from agent.mqtt.settings import MqttSettings
+from agent.mqtt.settings import EMBEDDED, MqttSettings
+from agent.mqtt.wire import Client, what_we_take
 
 CONNECT_TIMEOUT_S = 5.0
 ANSWER_TIMEOUT_S = 10.0  # for the broker's word on anything; then the connection counts as lost
 LEAVE_TIMEOUT_S = 2.0
-MAX_WAITING_MESSAGES = 256  # beyond it what arrives is dropped by the client, which logs it
+MAX_WAITING_MESSAGES = 256  # beyond it what arrives is dropped and counted
 
 
-class Refused(aiomqtt.MqttError):
-    """The broker confirms that it did not take a message (its access list)."""
+class SettingsWrong(aiomqtt.MqttError):
+    """What is configured, or a file that it names, cannot be used: the operator's to mend."""
 
 
-class Client(aiomqtt.Client):
-    """One connection."""
+@dataclass(frozen=True, slots=True)
+class Called:
+    """Who connects: the broker tells clients apart by `client_id`; `will` is said for us when we are gone."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._client.connect_timeout = CONNECT_TIMEOUT_S
-        self._turn = asyncio.Lock()
-        self._reasons: list[ReasonCode] = []  # of the publication in hand
+    client_id: str
+    will: aiomqtt.Will
 
-    async def put(self, topic: str, payload: bytes, *, retain: bool, properties: Properties | None = None) -> None:
-        """Publish with QoS 1 and wait for the broker's word. Raises Refused or another MqttError."""
-        async with self._turn:
-            self._reasons.clear()
-            await self.publish(topic, payload, qos=1, retain=retain, properties=properties)
-            for reason in self._reasons:
-                if reason.is_failure:
-                    raise Refused(f"the broker refuses {topic}: {reason}")
 
-    async def enter(self) -> None:
-        """Connect. When that fails nothing stays open, and the error says what the connection itself said."""
-        try:
-            await self.__aenter__()
-        except aiomqtt.MqttError as error:
-            self._client.disconnect()  # the library leaves the socket to the garbage collector
-            reason = self._disconnected.exception() if self._disconnected.done() else None
-            raise (error if reason is None else aiomqtt.MqttError(str(reason))) from None
-
-    def _on_publish(
-        self, client: Any, userdata: Any, mid: int, reason_code: ReasonCode, properties: Properties
-    ) -> None:
-        self._reasons.append(reason_code)
-        super()._on_publish(client, userdata, mid, reason_code, properties)
+def new_client_id() -> str:
+    """A name of our own: not every broker hands one out. Letters and digits, at most 23, which every broker takes."""
+    return f"vilamp{secrets.token_hex(8)}"
 
 
 @asynccontextmanager
-async def connected(settings: MqttSettings, address: tuple[str, int], will: aiomqtt.Will) -> AsyncIterator[Client]:
-    """A connection that the broker has accepted, closed with the block. Raises aiomqtt.MqttError or OSError.
+async def connected(
+    settings: MqttSettings, address: tuple[str, int], called: Called, dropped: Callable[[], None]
+) -> AsyncIterator[Client]:
+    """A connection that the broker has accepted, closed with the block. Raises aiomqtt.MqttError.
 
     Connecting runs in a thread that cannot be interrupted: when cancelled it is waited for, at most until it gives up
     by itself (CONNECT_TIMEOUT_S each for the connection and for TLS, ANSWER_TIMEOUT_S for the broker's word).
     """
-    host, port = address
-    client = Client(
-        host,
-        port,
-        username=settings.user,
-        password=await pools.alerts(settings.secret),
-        identifier=settings.client_id,
-        protocol=_version(settings),
-        clean_session=True if _version(settings) is aiomqtt.ProtocolVersion.V311 else None,
-        will=will,
-        keepalive=settings.keepalive_s,
-        timeout=ANSWER_TIMEOUT_S,
-        max_queued_incoming_messages=MAX_WAITING_MESSAGES,
-        tls_context=await pools.alerts(_tls, settings) if settings.tls else None,
-    )
+    client = await _prepared(settings, address, called, dropped)
     connecting = asyncio.ensure_future(client.enter())
     try:
         await asyncio.shield(connecting)
     except asyncio.CancelledError:
         await asyncio.wait({connecting})
-        if not connecting.exception():
-            await _leave(client)
+        if not connecting.cancelled() and connecting.exception() is None:
+            await client.leave(LEAVE_TIMEOUT_S)
         raise
     try:
         yield client
     finally:
-        await _leave(client)
+        await client.leave(LEAVE_TIMEOUT_S)
 
 
-async def _leave(client: Client) -> None:
-    """Say goodbye, and have no answer hide what else is happening."""
-    client.timeout = LEAVE_TIMEOUT_S
-    with suppress(aiomqtt.MqttError):
-        await client.__aexit__(None, None, None)
+async def _prepared(
+    settings: MqttSettings, address: tuple[str, int], called: Called, dropped: Callable[[], None]
+) -> Client:
+    """Raises SettingsWrong."""
+    newer = _version(settings) is aiomqtt.ProtocolVersion.V5
+    try:
+        return Client(
+            *address,
+            username=settings.user,
+            password=await pools.alerts(settings.secret),
+            identifier=called.client_id,
+            protocol=_version(settings),
+            clean_session=None if newer else True,
+            properties=what_we_take() if newer else None,
+            will=called.will,
+            keepalive=settings.keepalive_s,
+            timeout=ANSWER_TIMEOUT_S,
+            connect_timeout_s=CONNECT_TIMEOUT_S,
+            dropped=dropped,
+            max_queued_incoming_messages=MAX_WAITING_MESSAGES,
+            tls_context=await pools.alerts(_tls, settings) if settings.tls else None,
+        )
+    except UnicodeDecodeError:
+        raise SettingsWrong(f"{settings.password_file} is not text: put the password there, in UTF-8") from None
+    except OSError as error:
+        raise SettingsWrong(_unreadable(settings, error)) from error
+    except ValueError as error:
+        raise SettingsWrong(f"the settings under mqtt cannot be used: {error}") from error
+
+
+def _unreadable(settings: MqttSettings, error: OSError) -> str:
+    if isinstance(error, ssl.SSLError):
+        files = " and ".join(str(each) for each in (settings.ca, settings.cert, settings.key) if each is not None)
+        reason = (error.reason or "no certificate in PEM form").replace("_", " ").lower()
+        return f"the certificates cannot be used ({reason}): check {files or 'the system certificates'}"
+    named = error.filename or settings.password_file or "mqtt.ca, mqtt.cert or mqtt.key"
+    return f"{named} cannot be read ({error.strerror or error}): mqtt needs this file"
 
 
 def _version(settings: MqttSettings) -> aiomqtt.ProtocolVersion:
     # the embedded broker speaks 3.1.1 only
-    newer = settings.version == "5" and settings.url != "embedded"
+    newer = settings.version == "5" and settings.url != EMBEDDED
     return aiomqtt.ProtocolVersion.V5 if newer else aiomqtt.ProtocolVersion.V311
 
 

@@ -1,10 +1,12 @@
 """One connection to the broker, from the first subscription to the last "offline".
 
-One task listens; the other, in a loop, makes what the broker holds equal to the present (`agent/mqtt/retained.py`) and
-delivers the outbox. Publishing is one message after the other, each confirmed before the next: the order of events is
-that of their commits. Retained messages show the present only; what happened while the broker was away arrives as events.
+One task listens; the other, in a loop, delivers the outbox and makes what the broker holds equal to the present
+(`agent/mqtt/retained.py`). Publishing is one message after the other, each confirmed before the next: the order of events
+is that of their commits. Events go first, then states, pictures, and announcements last; an event that comes meanwhile
+goes before the next of these. What the broker does not take is left out and said, and holds up nothing else.
 
-Does not know how to connect, nor what to do when the connection ends: it raises aiomqtt.MqttError.
+Retained messages show the present only; what happened while the broker was away arrives as events. Does not know how to
+connect, nor what to do when the connection ends: it raises aiomqtt.MqttError.
 """
 
 import asyncio
@@ -12,6 +14,7 @@ import json
 import logging
 import random
 import sqlite3
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -19,17 +22,20 @@ from typing import Protocol
 
 import aiomqtt
 from paho.mqtt.properties import Properties
-from paho.mqtt.reasoncodes import ReasonCode
 
 from agent import pools
 from agent.alerts.book import Book
-from agent.alerts.outbox import MQTT, Outgoing
+from agent.alerts.event import shortened
+from agent.alerts.outbox import MQTT, Outgoing, Sink
 from agent.mqtt.asking import Asking
-from agent.mqtt.client import Client, Refused
 from agent.mqtt.discovery import config_payload, config_topic, platforms
+from agent.mqtt.publisher import Notes, Publisher, SetAside, TooLarge
+from agent.mqtt.refusals import EVENT, EVENT_RETRY_S, Refusals
 from agent.mqtt.retained import CameraView, Marks, MemoryView, RuleView, wanted
+from agent.mqtt.seldom import Seldom
 from agent.mqtt.settings import MqttSettings
 from agent.mqtt.topics import OFF, OFFLINE, ON, ONLINE, Command, Topics
+from agent.mqtt.wire import Client, Refused
 from agent.problems import Problem
 from agent.remote import fitted
 from memory.errors import StorageError
@@ -43,7 +49,9 @@ MAX_SNAPSHOT_WIDTH = 1920
 MAX_SNOOZE_MINUTES = 366 * 24 * 60
 DELIVERIES = 16  # events published between two looks at the present
 MAX_ANSWERS = 64  # questions in work, refused ones included; beyond it they are dropped
-PICTURE_TRIES = 2  # a broker that ends the connection at a picture is not sent it again: the event must get through
+PICTURES = "pictures"  # how they are blamed for an end of the connection, all together: it is their size
+MIN_PICTURE_BYTES = 2048  # where there is less room than that, pictures are left out
+HOLD_S = 60.0  # events of a topic that the broker refuses are tried again so often
 
 
 class Rules(Protocol):
@@ -73,32 +81,59 @@ class Desk:
     version: str
     asking: Asking | None = None
     counts: Counter[str] = field(default_factory=Counter)  # what was not done, by reason
-    tries: Counter[str] = field(default_factory=Counter)  # of pictures that the connection did not survive, by alert
-    notes: list[str] = field(default_factory=list)  # what the broker refuses, in words for an operator
     wake: asyncio.Event = field(default_factory=asyncio.Event)
+    refusals: Refusals = field(default_factory=Refusals)
+    held: dict[tuple[str, str], float] = field(default_factory=dict)  # camera, rule -> refused until (monotonic)
+    aside: dict[int, float] = field(default_factory=dict)  # outbox entry -> not tried until (monotonic)
+    storage_problem: str | None = None  # in words for an operator
+    seldom: Seldom = field(default_factory=lambda: Seldom(log))
+    notes: Notes = field(init=False)
+    sink: Sink = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.notes = Notes(self.counts)
+        self.sink = Sink(self.book.outbox, self.book.lock, MQTT)
+
+    @property
+    def problem(self) -> str | None:
+        """What is wrong beside the connection."""
+        late = f"{len(self.aside)} alert events wait: the broker does not take them; " if self.aside else ""
+        first = self.storage_problem or self.notes.first
+        return late + first if first else late.removesuffix("; ") or None
 
 
 class Session:
-    """See the module."""
+    """See the module. `will_retained`: the last will of this connection is."""
 
-    def __init__(self, client: Client, desk: Desk, reannounce_s: tuple[float, float] = REANNOUNCE_S) -> None:
+    def __init__(
+        self,
+        client: Client,
+        desk: Desk,
+        reannounce_s: tuple[float, float] = REANNOUNCE_S,
+        will_retained: bool = True,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._client = client
         self._desk = desk
         self._topics = Topics(desk.settings.prefix)
         self._reannounce_s = reannounce_s
+        self._will_retained = will_retained
+        self._now = now
+        self._out = Publisher(client, desk.refusals, desk.notes, now)
+        self._followed: set[str] = set()  # filters, refused ones included
         self._shown: dict[str, bytes] = {}  # as published on this connection
         self._pictures: dict[str, str] = {}  # topic -> id of the alert whose picture it shows
+        self._uncleared: set[str] = set()  # topics that the broker does not let us clear
         self._rules: set[tuple[str, str]] = set()  # camera, rule
         self._wanted: set[str] = set()  # topics, as of the last look
         self._memories: list[MemoryView] = []
-        self._memories_due = float("-inf")
+        self._memories_due = float("-inf")  # monotonic
         self._answers: set[asyncio.Task[None]] = set()
         self._announcing = False  # again, soon: however often it is asked for until then
 
     async def run(self) -> None:
-        """Work until cancelled, then say "offline". Raises aiomqtt.MqttError, StorageError or sqlite3.Error."""
+        """Work until cancelled, then say "offline". Raises aiomqtt.MqttError."""
         try:
-            await self._subscribe()
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._listen(tasks), name="mqtt listens")
                 await self._keep()
@@ -106,38 +141,64 @@ class Session:
             await self._goodbye()
             raise
         except BaseExceptionGroup as group:
-            raise group.exceptions[0] from None
+            faults = [each for each in group.exceptions if not isinstance(each, aiomqtt.MqttError)]
+            raise (faults or group.exceptions)[0] from None
 
     # --- out ---
 
     async def _keep(self) -> None:
-        await self._retain(self._topics.status, ONLINE.encode())
         while True:
             self._desk.wake.clear()
-            await self._show_present()
-            await self._deliver()
-            await self._clear_leftovers(await self._show_pictures())
+            self._desk.storage_problem = None
+            try:
+                await pools.alerts(self._desk.sink.tidy)
+                await self._turn()
+            except (StorageError, sqlite3.Error) as error:
+                self._disk_refuses(error)
             try:
                 async with asyncio.timeout(TICK_S):
                     await self._desk.wake.wait()
             except TimeoutError:
                 pass
 
+    async def _turn(self) -> None:
+        """Everything that is due, the most important first. Raises StorageError or sqlite3.Error beside MqttError."""
+        # the smallest retained message goes first: by it the broker shows whether it takes any
+        await self._retain(self._topics.status, ONLINE.encode())
+        await self._deliver()
+        if not self._will_retained and self._desk.refusals.retained_confirmed and self._out.retains:
+            raise aiomqtt.MqttError("connecting again, with a last will that is retained")
+        await self._show_present()
+        await self._clear_leftovers(await self._show_pictures())
+
+    def _disk_refuses(self, error: Exception) -> None:
+        problem = f"what mqtt has done cannot be written down: {error}"
+        if problem != self._desk.storage_problem:
+            self._desk.seldom.warning("mqtt: the disk refuses", error=str(error))
+        self._desk.storage_problem = problem
+
     async def _show_present(self) -> None:
-        present = await pools.alerts(self._present)
-        self._wanted = {self._topics.status, *present}
-        for topic, payload in present.items():
+        states, announcements = await pools.alerts(self._present)
+        self._wanted = {self._topics.status, *states, *announcements}
+        await self._follow()
+        for topic, payload in (states | announcements).items():
             if self._shown.get(topic) != payload:
+                if self._desk.wake.is_set():  # an event may have come
+                    self._desk.wake.clear()
+                    await self._deliver()
                 await self._retain(topic, payload)
 
-    def _present(self) -> dict[str, bytes]:
+    def _present(self) -> tuple[dict[str, bytes], dict[str, bytes]]:
+        """What the broker is to hold: states and numbers, and announcements."""
         desk, now = self._desk, self._desk.clock()
-        if now >= self._memories_due:
-            self._memories, self._memories_due = list(desk.memories(now)), now + desk.settings.stats_interval_s
+        if self._now() >= self._memories_due:
+            self._memories, self._memories_due = list(desk.memories(now)), self._now() + desk.settings.stats_interval_s
         cameras, rules = list(desk.cameras()), list(desk.rules.views())
         self._rules = {(view.camera, view.rule) for view in rules}
+        names = {camera.camera for camera in cameras}
+        memories = [memory for memory in self._memories if memory.camera in names]
         announced = self._announcements([camera.camera for camera in cameras]) if desk.settings.discovery else {}
-        return announced | wanted(self._topics, cameras, rules, self._memories, now)
+        return wanted(self._topics, cameras, rules, memories, now), announced
 
     def _announcements(self, cameras: Sequence[str]) -> dict[str, bytes]:
         settings = self._desk.settings
@@ -156,25 +217,42 @@ class Session:
 
     async def _retain(self, topic: str, payload: bytes) -> None:
         """Publish a retained message, noted before. One that the broker refuses is said and not tried again."""
-        note = self._desk.marks.note(topic)
-        await pools.alerts(self._desk.marks.add, topic, note)
+        if self._shown.get(topic) == payload:
+            return
         try:
-            await self._put(topic, payload, retain=True)
-        except Refused as refused:
-            self._refused(refused)
+            await pools.alerts(self._desk.marks.add, topic, self._desk.marks.note(topic))
+        except (StorageError, sqlite3.Error) as error:  # what is not noted could not be cleared later
+            self._disk_refuses(error)
+            return
         self._shown[topic] = payload
+        if not await self._put(topic, payload, retain=True):
+            return
         if topic.startswith(f"{self._desk.settings.discovery_prefix}/device/"):
             await pools.alerts(self._desk.marks.add, topic, json.dumps(platforms(payload), sort_keys=True))
 
-    async def _put(self, topic: str, payload: bytes, *, retain: bool, properties: Properties | None = None) -> None:
-        await self._client.put(topic, payload, retain=retain, properties=properties)
-        _unless_cancelled()
+    async def _put(
+        self,
+        topic: str,
+        payload: bytes,
+        *,
+        retain: bool,
+        name: str | None = None,
+        properties: Properties | None = None,
+    ) -> bool:
+        """Publish; False when the broker does not take it, which is said."""
+        try:
+            await self._out.put(topic, payload, retain=retain, name=name, properties=properties)
+        except Refused as refused:
+            self._refused(topic, refused)
+            return False
+        self._desk.notes.clear(topic)
+        return True
 
-    def _refused(self, refused: Refused) -> None:
-        self._desk.counts["refused"] += 1
-        if not self._desk.notes:
-            log.warning("mqtt", extra={"error": str(refused)})
-            self._desk.notes.append(str(refused))
+    def _refused(self, about: str, refused: Refused) -> None:
+        reason = {TooLarge: "too_large", SetAside: "set_aside"}.get(type(refused), "refused")
+        self._desk.notes.say(about, str(refused), reason)
+
+    # --- events ---
 
     async def _deliver(self) -> None:
         """The oldest entries of the outbox, each looked up when its turn comes: what was erased meanwhile stays here.
@@ -182,27 +260,45 @@ class Session:
         More of them at the next turn of the loop, which then comes at once.
         """
         for _ in range(DELIVERIES):
-            entries = await pools.alerts(self._pending)
-            if not entries:
+            entry = await pools.alerts(self._next)
+            if entry is None:
                 return
-            await self._deliver_one(entries[0])
+            await self._deliver_one(entry)
         self._desk.wake.set()
 
-    def _pending(self) -> list[Outgoing]:
-        with self._desk.book.lock:
-            return self._desk.book.outbox.pending(MQTT, 1)
-
-    def _done(self, seq: int) -> None:
-        with self._desk.book.lock:
-            self._desk.book.outbox.done(seq)
+    def _next(self) -> Outgoing | None:
+        """The oldest entry that the broker may take now."""
+        desk, now = self._desk, self._now()
+        for place in [place for place, until in desk.held.items() if until <= now]:
+            del desk.held[place]
+        if desk.aside:
+            there = desk.sink.existing(desk.aside)
+            for seq in [seq for seq, until in desk.aside.items() if until <= now or seq not in there]:
+                del desk.aside[seq]
+        return desk.sink.next(except_rules=desk.held, except_seqs=desk.aside)
 
     async def _deliver_one(self, entry: Outgoing) -> None:
-        """The picture first, so that it is there when the event comes."""
-        if entry.snapshot is not None and self._desk.settings.snapshots:
-            topic = self._topics.snapshot(entry.camera, entry.rule)
-            await self._show_picture(topic, entry.event_id.rpartition("-")[0], entry.snapshot)
-        await self._put(self._topics.event(entry.camera, entry.rule), entry.payload, retain=False)
-        await pools.alerts(self._done, entry.seq)
+        """The picture first, so that it is there when the event comes. What the broker does not take waits, and is said."""
+        desk, topic = self._desk, self._topics.event(entry.camera, entry.rule)
+        if entry.snapshot is not None and desk.settings.snapshots:
+            place = self._topics.snapshot(entry.camera, entry.rule)
+            await self._show_picture(place, entry.event_id.rpartition("-")[0], entry.snapshot)
+        room, payload = self._out.room(topic), entry.payload
+        if room is not None and len(payload) > room:
+            payload = shortened(payload, room) or payload
+        try:
+            await self._out.put(topic, payload, retain=False, name=EVENT + entry.event_id)
+        except (TooLarge, SetAside) as refused:  # only this one: those behind it go on
+            self._refused(topic, refused)
+            desk.aside[entry.seq] = self._now() + EVENT_RETRY_S
+        except Refused as refused:  # all of this topic, in their order
+            self._refused(topic, refused)
+            desk.held[entry.camera, entry.rule] = self._now() + HOLD_S
+        else:
+            desk.notes.clear(topic)
+            await pools.alerts(desk.sink.done, entry)
+
+    # --- pictures ---
 
     async def _show_pictures(self) -> set[str]:
         """The newest picture of every rule, where this connection has not published it yet. Their topics."""
@@ -212,8 +308,6 @@ class Session:
                 jpeg = await pools.alerts(self._desk.book.snapshot, alert_id)
                 if jpeg is not None:
                     await self._show_picture(topic, alert_id, jpeg)
-        for alert_id in set(self._desk.tries) - set(newest.values()):
-            del self._desk.tries[alert_id]
         return set(newest)
 
     def _newest_pictures(self) -> dict[str, str]:
@@ -227,58 +321,80 @@ class Session:
         }
 
     async def _show_picture(self, topic: str, alert_id: str, jpeg: bytes) -> None:
-        """One picture, unless the connection has ended over it before."""
+        """One picture, as large as the broker takes it."""
         self._pictures[topic] = alert_id
-        if self._desk.tries[alert_id] >= PICTURE_TRIES:
-            self._desk.counts["picture_left_out"] += 1
-            return
+        room = self._picture_room(topic)
         try:
-            small = await pools.alerts(fitted, jpeg, MAX_SNAPSHOT_WIDTH, int(self._desk.settings.max_snapshot_bytes))
-        except OSError as error:
-            log.warning("picture of an alert is damaged", extra={"error": str(error)})
-            return
-        await pools.alerts(self._desk.marks.add, topic)
-        self._desk.tries[alert_id] += 1
-        try:
-            await self._put(topic, small, retain=True)
+            if room < MIN_PICTURE_BYTES:
+                raise TooLarge(f"pictures are left out: the broker takes {room} bytes at most; raise its limit")
+            small = await pools.alerts(fitted, jpeg, MAX_SNAPSHOT_WIDTH, room)
+            if len(small) > room:
+                raise TooLarge(f"a picture on {topic} is left out: the broker takes {room} bytes at most")
+            await pools.alerts(self._desk.marks.add, topic)
+            await self._out.put(topic, small, retain=True, name=PICTURES)
         except Refused as refused:
-            self._refused(refused)
-        del self._desk.tries[alert_id]
+            self._refused(PICTURES, refused)
+            self._desk.counts["picture_left_out"] += 1
+        except OSError as error:
+            self._desk.seldom.warning("picture of an alert is damaged", error=str(error))
+        except (StorageError, sqlite3.Error) as error:
+            self._disk_refuses(error)
+        else:
+            self._desk.notes.clear(PICTURES)
+
+    def _picture_room(self, topic: str) -> int:
+        """Bytes that a picture may have: by the settings, by what the broker says, and by what it did not take before."""
+        learnt = self._desk.refusals.size_to_try(PICTURES, self._now())
+        limits = (int(self._desk.settings.max_snapshot_bytes), self._out.room(topic), learnt)
+        return min(each for each in limits if each is not None)
 
     async def _clear_leftovers(self, pictures: set[str]) -> None:
         """Retained messages of what is no more: an empty one takes their place, and only then they are forgotten here."""
         for topic in self._desk.marks.topics():
-            if topic not in self._wanted and topic not in pictures:
-                try:
-                    await self._put(topic, b"", retain=True)
-                except Refused as refused:
-                    self._refused(refused)
-                self._shown.pop(topic, None)
-                self._pictures.pop(topic, None)
-                await pools.alerts(self._desk.marks.remove, topic)
+            if topic in self._wanted or topic in pictures or topic in self._uncleared:
+                continue
+            if not await self._put(topic, b"", retain=True):
+                self._uncleared.add(topic)  # until the next connection
+                continue
+            self._shown.pop(topic, None)
+            self._pictures.pop(topic, None)
+            await pools.alerts(self._desk.marks.remove, topic)
 
     async def _goodbye(self) -> None:
         cameras = [self._topics.camera_status(camera.camera) for camera in self._desk.cameras()]
         try:
             async with asyncio.timeout(GOODBYE_S):
-                for topic in [*(topic for topic in cameras if topic in self._shown), self._topics.status]:
-                    await self._client.put(topic, OFFLINE.encode(), retain=True)
+                for topic in [self._topics.status, *(topic for topic in cameras if topic in self._shown)]:
+                    await self._put(topic, OFFLINE.encode(), retain=True)
         except (aiomqtt.MqttError, TimeoutError) as error:
             log.warning("mqtt: could not say goodbye", extra={"error": str(error)})
 
     # --- in ---
 
-    async def _subscribe(self) -> None:
+    def _filters(self) -> list[str]:
+        """What is listened to; one by one where the broker knows no wildcards."""
         filters = list(self._topics.commands)
+        if not self._out.wildcards:
+            places = sorted(self._rules)
+            filters = [
+                topic(*place) for place in places for topic in (self._topics.set_enabled, self._topics.set_snooze)
+            ]
         if self._desk.settings.discovery:
             filters.append(f"{self._desk.settings.discovery_prefix}/status")
         if self._desk.asking is not None:
             filters.append(self._topics.ask)
-        codes = await self._client.subscribe([(each, 1) for each in filters])
-        _unless_cancelled()
-        for each, code in zip(filters, codes, strict=True):
-            if code.is_failure if isinstance(code, ReasonCode) else code >= 0x80:
-                self._refused(Refused(f"the broker does not let us subscribe to {each}"))
+        return filters
+
+    async def _follow(self) -> None:
+        """Subscribe to what is not subscribed to yet: one after the other, so that it shows which is refused."""
+        for each in self._filters():
+            if each not in self._followed:
+                self._followed.add(each)
+                try:
+                    await self._out.follow(each)
+                    self._desk.notes.clear(f"subscription {each}")
+                except Refused as refused:
+                    self._refused(f"subscription {each}", refused)
 
     async def _listen(self, tasks: asyncio.TaskGroup) -> None:
         async for message in self._client.messages:
@@ -290,7 +406,9 @@ class Session:
                 if message.payload == ONLINE.encode() and not message.retain and not self._announcing:
                     self._announcing = True
                     tasks.create_task(self._announce_again(), name="mqtt announces again")
-            elif (command := self._topics.command(topic)) is not None and not message.retain:
+            elif (command := self._topics.command(topic)) is None:
+                self._desk.counts["unknown_topic"] += 1
+            elif not message.retain:
                 await self._obey(command, message.payload)
 
     async def _announce_again(self) -> None:
@@ -312,12 +430,9 @@ class Session:
 
     async def _answer(self, asking: Asking, message: aiomqtt.Message) -> None:
         async def publish(topic: str, payload: bytes, properties: Properties | None) -> None:
-            await self._put(topic, payload, retain=False, properties=properties)
+            await self._put(topic, payload, retain=False, properties=properties, name="an answer")
 
-        try:
-            await asking.handle(message, publish)
-        except Refused as refused:
-            self._refused(refused)
+        await asking.handle(message, publish)
 
     async def _obey(self, command: Command, payload: object) -> None:
         """One command. One that cannot be understood or done is counted and logged, and changes nothing."""
@@ -326,8 +441,9 @@ class Session:
             await pools.alerts(self._do, command, text)
         except (Problem, ValueError, StorageError, sqlite3.Error) as error:
             self._desk.counts["command_failed"] += 1
-            extra = {"camera": command.camera, "rule": command.rule, "error": str(error)}
-            log.warning(f"mqtt: {command.action}/set was not done", extra=extra)
+            self._desk.seldom.warning(
+                f"mqtt: {command.action}/set was not done", camera=command.camera, rule=command.rule, error=str(error)
+            )
         self._desk.wake.set()
 
     def _do(self, command: Command, text: str) -> None:
@@ -344,10 +460,3 @@ class Session:
         if not 0 <= minutes <= MAX_SNOOZE_MINUTES:
             raise ValueError(f"the payload is minutes, a number from 0 to {MAX_SNOOZE_MINUTES}")
         self._desk.rules.snooze(command.rule, command.camera, self._desk.clock() + 60 * minutes if minutes else 0.0)
-
-
-def _unless_cancelled() -> None:
-    """Python 3.11's `asyncio.wait_for`, under every call of aiomqtt, loses a cancellation that meets the answer."""
-    task = asyncio.current_task()
-    if task is not None and task.cancelling():
-        raise asyncio.CancelledError

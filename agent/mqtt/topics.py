@@ -8,7 +8,9 @@ ONLINE, OFFLINE, DISABLED = "online", "offline", "disabled"
 ON, OFF = "ON", "OFF"
 
 _ID = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+_NAME = re.compile(r"[a-z0-9_*-]{1,64}")  # of a camera or rule, as commands may name it
 _MAX_TOPIC_BYTES = 256
+_MAX_LEVELS = 16  # brokers end the connection at topics that are too deep
 
 
 def usable_id(text: object) -> bool:
@@ -46,9 +48,11 @@ class Topics:
         return f"{self.prefix}/answer/{question_id}"
 
     def may_answer_on(self, topic: str) -> bool:
-        """True for a response topic that a questioner may choose: below <prefix>/answer/, without wildcards."""
+        """True for a response topic that a questioner may choose: below <prefix>/answer/, without wildcards or control
+        characters, over which a broker would end our connection."""
         below = topic.startswith(f"{self.prefix}/answer/") and not topic.endswith("/")
-        return below and not set("+#\0") & set(topic) and len(topic.encode()) <= _MAX_TOPIC_BYTES
+        plain = topic.isprintable() and not set("+#") & set(topic) and topic.count("/") < _MAX_LEVELS
+        return below and plain and len(topic.encode("utf-8", "replace")) <= _MAX_TOPIC_BYTES
 
     def camera_status(self, camera: str) -> str:
         """Whether media flows."""
@@ -99,9 +103,11 @@ class Topics:
 
         "vilamp/yard/alert/bag/snooze/set" is Command("yard", "bag", "snooze").
         """
-        match topic.removeprefix(self.prefix + "/").split("/"):
-            case [camera, "alert", rule, "enabled", "set"]:
-                return Command(camera, rule, "enabled")
-            case [camera, "alert", rule, "snooze", "set"]:
-                return Command(camera, rule, "snooze")
+        if not topic.startswith(f"{self.prefix}/"):
+            return None
+        match topic.removeprefix(f"{self.prefix}/").split("/"):
+            case [camera, "alert", rule, ("enabled" | "snooze") as action, "set"] if _NAME.fullmatch(
+                camera
+            ) and _NAME.fullmatch(rule):
+                return Command(camera, rule, "enabled" if action == "enabled" else "snooze")
         return None

@@ -1,0 +1,116 @@
+"""Why there is no connection to the broker, in words for an operator: what is wrong and what to do. Pure."""
+
+import ssl
+
+import aiomqtt
+from aiomqtt.exceptions import MqttConnectError
+from paho.mqtt.reasoncodes import ReasonCode
+
+from agent.mqtt.client import SettingsWrong
+from agent.mqtt.settings import MqttSettings
+from agent.mqtt.wire import Client, HungUp, Unanswered
+from agent.unreachable import why_unreachable
+
+_REFUSED = {
+    "Unsupported protocol version": 'set mqtt.version to "3.1.1" or "5", whichever it is not',
+    "Bad user name or password": "check mqtt.user and mqtt.password",
+    "Not authorized": "check mqtt.user and mqtt.password, and the broker's access list",
+    "Client identifier not valid": "set mqtt.client_id to a name that the broker takes",
+    "Banned": "the broker has shut this client out: look at its settings",
+    "Bad authentication method": "the broker wants another way to log in than user and password",
+    "Server unavailable": "the broker is up but does not serve: look at its log",
+    "Server busy": "the broker has too much to do: it is tried again",
+    "Quota exceeded": "the broker allows no more: look at its limits",
+    "Connection rate exceeded": "the broker takes no more connections for now: it is tried again",
+    "Retain not supported": "it is tried again without retained messages",
+    "QoS not supported": "it is tried again with QoS 0",
+    "Topic name invalid": "check mqtt.prefix",
+    "Packet too large": "raise the broker's limit of the packet size",
+    "Use another server": "check mqtt.url",
+    "Server moved": "check mqtt.url",
+}
+_ENDED = {
+    "Session taken over": "another client connects with the same name: give each its own mqtt.client_id",
+    "Packet too large": "raise the broker's limit of the packet size",
+    "Server shutting down": "it is tried again",
+    "Not authorized": "check the broker's access list",
+    "Keep alive timeout": "the network is slow, or mqtt.keepalive_s too short",
+    "Administrative action": "somebody ended it at the broker",
+    "Quota exceeded": "the broker allows no more: look at its limits",
+    "Retain not supported": "it is tried again without retained messages",
+    "QoS not supported": "it is tried again with QoS 0",
+    "Topic name invalid": "check mqtt.prefix",
+    "Message rate too high": "the broker allows fewer messages a second: look at its limits",
+}
+_TLS_RECORDS = (0x14, 0x15, 0x16)
+_CONNACK = 0x20
+
+
+def in_words(
+    error: BaseException,
+    settings: MqttSettings,
+    address: tuple[str, int],
+    client: Client | None = None,
+) -> str:
+    """`client`: the connection that has ended, if there was one; it knows more."""
+    if isinstance(error, SettingsWrong):
+        return str(error)
+    where = f"the broker at {address[0]}:{address[1]}"
+    own = f', in its own words "{client.said}"' if client is not None and client.said else ""
+    if isinstance(error, MqttConnectError):
+        reason = str(error.rc) if isinstance(error.rc, ReasonCode) else str(error)
+        return f"{where} refuses the connection: {reason}{own}{_advice(_REFUSED, reason)}"
+    return f"no connection to {where}: {_end(error, settings, client)}{own}"
+
+
+def _advice(known: dict[str, str], reason: str) -> str:
+    return f" ({known[reason]})" if reason in known else ""
+
+
+def _end(error: BaseException, settings: MqttSettings, client: Client | None) -> str:
+    if isinstance(error, HungUp):
+        return _hung_up(error, settings)
+    why = None if client is None else client.why
+    if client is not None and client.farewell is not None:
+        return f"it ended the connection: {client.farewell}{_advice(_ENDED, str(client.farewell))}"
+    if isinstance(why, str):
+        return why
+    if isinstance(error, Unanswered):
+        return f"it takes connections but gives {error}: is this the port of an MQTT broker, and is it healthy?"
+    words = why_unreachable(why) if why is not None else None
+    words = words or why_unreachable(error)
+    if words is None:
+        return "it ended the connection" if isinstance(error, aiomqtt.MqttError) and why is not None else str(error)
+    return f"{words}{_tls_advice(words)}"
+
+
+def _tls_advice(words: str) -> str:
+    """Which setting it is."""
+    if "authority that is not trusted" in words:
+        return " (mqtt.ca)"
+    if "client certificate" in words:
+        return " (mqtt.cert, mqtt.key)"
+    return " (mqtt.url)" if "without TLS" in words else ""
+
+
+def _hung_up(error: HungUp, settings: MqttSettings) -> str:
+    """The connection ended before the broker had answered: what it sent, if anything, shows what it is."""
+    if isinstance(error.failure, ssl.SSLError):
+        words = why_unreachable(error.failure) or str(error.failure)
+        return f"{words}{_tls_advice(words)}"
+    if error.first in _TLS_RECORDS and not settings.tls:
+        return "it speaks TLS on this port: write mqtts:// in mqtt.url, or use its port without TLS"
+    if error.first == ord("H"):
+        return "this is an HTTP or WebSocket port: use the broker's MQTT port in mqtt.url"
+    if error.first == _CONNACK:
+        return f"it refuses MQTT {settings.version}, or answers what cannot be understood: try another mqtt.version"
+    if error.first is not None:
+        return "what answers there does not speak MQTT: check the port in mqtt.url"
+    if settings.tls:
+        wish = "it may want a client certificate (mqtt.cert, mqtt.key)"
+    else:
+        wish = "it may want TLS (mqtts:// in mqtt.url), or this is a WebSocket port"
+    return (
+        f"it hangs up without an answer: {wish}; or it does not take this client: "
+        f"check user, password and mqtt.version, and look at its log"
+    )

@@ -1,0 +1,95 @@
+"""Why a server cannot be reached, in words: what is wrong and what to do. Pure.
+
+Knows the errors of sockets, names and TLS; not who connects, nor by which protocol.
+"""
+
+import errno
+import socket
+import ssl
+from collections.abc import Iterator, Mapping
+
+_BY_NUMBER = {
+    errno.ECONNREFUSED: "nothing listens there: is the server running, and the port right?",
+    errno.ECONNRESET: "it closes the connection",
+    errno.EPIPE: "it closes the connection",
+    errno.ETIMEDOUT: "it does not answer: is the address right, and no firewall between?",
+    errno.EHOSTUNREACH: "the host cannot be reached: is it switched on, and the network up?",
+    errno.ENETUNREACH: "there is no network to it: is this machine connected?",
+    errno.EADDRNOTAVAIL: "this machine has no address or port left to connect from",
+    errno.EMFILE: "this process has too many files open: raise its limit (ulimit -n)",
+    errno.ENFILE: "this machine has too many files open",
+    errno.EACCES: "this machine does not let us connect there: look at its firewall",
+    errno.EPERM: "this machine does not let us connect there: look at its firewall",
+}
+# by what OpenSSL says about a certificate (x509_vfy.h)
+_EXPIRED, _NOT_YET, _SELF_SIGNED, _SELF_SIGNED_CHAIN, _NO_ISSUER, _NO_FIRST, _WRONG_HOST, _WRONG_ADDRESS = (
+    10, 9, 18, 19, 20, 21, 62, 64,
+)  # fmt: skip
+# alerts with which the server ends a handshake, or the first words after it
+_BY_REASON: Mapping[str, str] = {
+    "WRONG_VERSION_NUMBER": "it does not speak TLS on this port: use the TLS port, or an address without TLS",
+    "RECORD_LAYER_FAILURE": "it does not speak TLS on this port: use the TLS port, or an address without TLS",
+    "HTTP_REQUEST": "it does not speak TLS on this port: use the TLS port, or an address without TLS",
+    "UNEXPECTED_EOF_WHILE_READING": "it ends the TLS handshake: is this its TLS port?",
+    "UNSUPPORTED_PROTOCOL": "it speaks only TLS versions that are too old to be safe: update it",
+    "TLSV1_ALERT_PROTOCOL_VERSION": "it does not speak the TLS versions that this machine allows (1.2 and newer)",
+    "NO_PROTOCOLS_AVAILABLE": "it does not speak the TLS versions that this machine allows (1.2 and newer)",
+    "DH_KEY_TOO_SMALL": "its key exchange is too weak: update it",
+    "EE_KEY_TOO_SMALL": "its certificate's key is too weak: give it a new certificate",
+    "CA_MD_TOO_WEAK": "its certificate is signed with a hash that is not safe: give it a new one",
+    "CERTIFICATE_REQUIRED": "it wants a client certificate",
+    "BAD_CERTIFICATE": "it wants a client certificate, or another one",
+    "UNKNOWN_CA": "it does not trust the authority of the client certificate that we show",
+    "CERTIFICATE_EXPIRED": "the client certificate that we show has expired: renew it",
+    "CERTIFICATE_UNKNOWN": "it does not take the client certificate that we show",
+    "ACCESS_DENIED": "it does not take the client certificate that we show",
+    "UNRECOGNIZED_NAME": "it does not go by this host name: check the address",
+    "HANDSHAKE_FAILURE": "the two have no kind of TLS in common, or it wants a client certificate",
+}  # fmt: skip
+
+
+def why_unreachable(error: BaseException) -> str | None:
+    """The cause in words, looked for in `error` and in the errors that led to it; None: it is none of these."""
+    for each in _chain(error):
+        if isinstance(each, ssl.SSLCertVerificationError):
+            return _of_certificate(each)
+        if isinstance(each, ssl.SSLError):
+            return _of_tls(each)
+        if isinstance(each, socket.gaierror):
+            return "the host name is not known: check the address, and this machine's DNS"
+        if isinstance(each, TimeoutError):
+            return _BY_NUMBER[errno.ETIMEDOUT]
+        if isinstance(each, OSError) and each.errno in _BY_NUMBER:
+            return _BY_NUMBER[each.errno]
+    return None
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """`error`, then what led to it; also where a library hides it."""
+    seen: set[int] = set()
+    following: BaseException | None = error
+    while following is not None and id(following) not in seen:
+        seen.add(id(following))
+        yield following
+        following = following.__cause__ or following.__context__
+
+
+def _of_certificate(error: ssl.SSLCertVerificationError) -> str:
+    match error.verify_code:
+        case code if code == _EXPIRED:
+            return "its certificate has expired: renew it, or set this machine's clock"
+        case code if code == _NOT_YET:
+            return "its certificate is not valid yet: set this machine's clock, or the server's"
+        case code if code in (_WRONG_HOST, _WRONG_ADDRESS):
+            return f"its certificate is for another name ({error.verify_message}): use a name that it lists"
+        case code if code in (_SELF_SIGNED, _SELF_SIGNED_CHAIN, _NO_ISSUER, _NO_FIRST):
+            return "its certificate is signed by an authority that is not trusted here: give that authority's PEM file"
+    return f"its certificate is not trusted: {error.verify_message}"
+
+
+def _of_tls(error: ssl.SSLError) -> str:
+    reason = error.reason or ""
+    for known, words in _BY_REASON.items():
+        if reason.endswith(known):
+            return words
+    return f"TLS fails: {reason.replace('_', ' ').lower() or error}"
