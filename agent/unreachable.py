@@ -8,10 +8,11 @@ import socket
 import ssl
 from collections.abc import Iterator, Mapping
 
+CLOSED = "it closes the connection"
 _BY_NUMBER = {
     errno.ECONNREFUSED: "nothing listens there: is the server running, and the port right?",
-    errno.ECONNRESET: "it closes the connection",
-    errno.EPIPE: "it closes the connection",
+    errno.ECONNRESET: CLOSED,
+    errno.EPIPE: CLOSED,
     errno.ETIMEDOUT: "it does not answer: is the address right, and no firewall between?",
     errno.EHOSTUNREACH: "the host cannot be reached: is it switched on, and the network up?",
     errno.ENETUNREACH: "there is no network to it: is this machine connected?",

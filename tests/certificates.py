@@ -19,8 +19,8 @@ class Pair:
     key: Path
 
 
-def authority(folder: Path, address: str) -> tuple[Path, Pair, Pair]:
-    """The authority's certificate, a server's for `address`, and a client's."""
+def authority(folder: Path, address: str, valid_days: tuple[int, int] = (-1, 1)) -> tuple[Path, Pair, Pair]:
+    """The authority's certificate, a server's for `address`, and a client's. `valid_days`: of the two, from now."""
     ca_key = ec.generate_private_key(ec.SECP256R1())
     ca_name = _name("test authority")
     ca = _builder(ca_name, ca_name, ca_key).add_extension(x509.BasicConstraints(True, None), critical=True)
@@ -30,7 +30,11 @@ def authority(folder: Path, address: str) -> tuple[Path, Pair, Pair]:
     def signed(name: str) -> Pair:
         key = ec.generate_private_key(ec.SECP256R1())
         names = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(address))])
-        cert = _builder(_name(name), ca_name, key).add_extension(names, critical=False).sign(ca_key, hashes.SHA256())
+        cert = (
+            _builder(_name(name), ca_name, key, valid_days)
+            .add_extension(names, critical=False)
+            .sign(ca_key, hashes.SHA256())
+        )
         pair = Pair(folder / f"{name}.pem", folder / f"{name}.key")
         pair.cert.write_bytes(cert.public_bytes(serialization.Encoding.PEM))
         pair.key.write_bytes(
@@ -47,7 +51,9 @@ def _name(text: str) -> x509.Name:
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)])
 
 
-def _builder(subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey) -> x509.CertificateBuilder:
+def _builder(
+    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey, valid_days: tuple[int, int] = (-1, 1)
+) -> x509.CertificateBuilder:
     now = datetime.now(UTC)
     return (
         x509.CertificateBuilder()
@@ -55,6 +61,6 @@ def _builder(subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivate
         .issuer_name(issuer)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=1))
+        .not_valid_before(now + timedelta(days=valid_days[0]))
+        .not_valid_after(now + timedelta(days=valid_days[1]))
     )

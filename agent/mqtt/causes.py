@@ -9,7 +9,7 @@ from paho.mqtt.reasoncodes import ReasonCode
 from agent.mqtt.client import SettingsWrong
 from agent.mqtt.settings import MqttSettings
 from agent.mqtt.wire import Client, HungUp, Unanswered
-from agent.unreachable import why_unreachable
+from agent.unreachable import CLOSED, why_unreachable
 
 _REFUSED = {
     "Unsupported protocol version": 'set mqtt.version to "3.1.1" or "5", whichever it is not',
@@ -56,7 +56,8 @@ def in_words(
     if isinstance(error, SettingsWrong):
         return str(error)
     where = f"the broker at {address[0]}:{address[1]}"
-    own = f', in its own words "{client.said}"' if client is not None and client.said else ""
+    said = "; ".join(getattr(error, "__notes__", ())) if client is None else client.said
+    own = f', in its own words "{said}"' if said else ""
     if isinstance(error, MqttConnectError):
         reason = str(error.rc) if isinstance(error.rc, ReasonCode) else str(error)
         return f"{where} refuses the connection: {reason}{own}{_advice(_REFUSED, reason)}"
@@ -81,6 +82,8 @@ def _end(error: BaseException, settings: MqttSettings, client: Client | None) ->
     words = words or why_unreachable(error)
     if words is None:
         return "it ended the connection" if isinstance(error, aiomqtt.MqttError) and why is not None else str(error)
+    if client is None and settings.tls and words == CLOSED:
+        return f"{words} during the TLS handshake: is this its TLS port? (mqtt.url)"
     return f"{words}{_tls_advice(words)}"
 
 

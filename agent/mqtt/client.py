@@ -1,6 +1,7 @@
 """A connection to the broker as the settings say, bounded in time. Knows settings and the protocol, not what is published."""
 
 import asyncio
+import os
 import secrets
 import ssl
 from collections.abc import AsyncIterator, Callable
@@ -95,7 +96,9 @@ def _unreadable(settings: MqttSettings, error: OSError) -> str:
         files = " and ".join(str(each) for each in (settings.ca, settings.cert, settings.key) if each is not None)
         reason = (error.reason or "no certificate in PEM form").replace("_", " ").lower()
         return f"the certificates cannot be used ({reason}): check {files or 'the system certificates'}"
-    named = error.filename or settings.password_file or "mqtt.ca, mqtt.cert or mqtt.key"
+    files = (settings.password_file, settings.ca, settings.cert, settings.key)
+    missing = [str(each) for each in files if each is not None and not os.access(each, os.R_OK)]
+    named = error.filename or ", ".join(missing) or "a file of mqtt"  # OpenSSL does not say which
     return f"{named} cannot be read ({error.strerror or error}): mqtt needs this file"
 
 

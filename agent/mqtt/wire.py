@@ -181,12 +181,15 @@ class Client(aiomqtt.Client):
     # --- connecting and leaving ---
 
     async def enter(self) -> None:
-        """Connect. When that fails nothing stays open. Raises aiomqtt.MqttError, HungUp and Unanswered among them."""
+        """Connect. When that fails nothing stays open. Raises aiomqtt.MqttError, HungUp and Unanswered among them; the broker's
+        own words are a note of the error."""
         try:
             await self.__aenter__()
             if self._client.socket() is None:
                 raise aiomqtt.MqttError("the connection ended at once")
-        except BaseException:
+        except BaseException as error:
+            if self.said:
+                error.add_note(self.said)
             self._client.disconnect()
             self._client._sock_close()
             raise
