@@ -96,8 +96,8 @@ def _unreadable(settings: MqttSettings, error: OSError) -> str:
         files = " and ".join(str(each) for each in (settings.ca, settings.cert, settings.key) if each is not None)
         reason = (error.reason or "no certificate in PEM form").replace("_", " ").lower()
         return f"the certificates cannot be used ({reason}): check {files or 'the system certificates'}"
-    files = (settings.password_file, settings.ca, settings.cert, settings.key)
-    missing = [str(each) for each in files if each is not None and not os.access(each, os.R_OK)]
+    used = (settings.password_file, settings.ca, settings.cert, settings.key)
+    missing = [str(each) for each in used if each is not None and not os.access(each, os.R_OK)]
     named = error.filename or ", ".join(missing) or "a file of mqtt"  # OpenSSL does not say which
     return f"{named} cannot be read ({error.strerror or error}): mqtt needs this file"
 
