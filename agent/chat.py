@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from agent.problems import BadRequest
 from agent.question import Answer, Evidence, Finished, Said, Seen
-from agent.times import load_zone
+from agent.times import instant_of, load_zone
 from memory.views import Within
 
 Json = dict[str, Any]
@@ -140,13 +140,15 @@ def parse_request(body: bytes) -> ChatRequest:
 
 
 def parse_moment(value: float | str | None, zone: str, param: str) -> float | None:
-    """Unix seconds of a number or an ISO 8601 text; a text without an offset is local time in `zone`."""
+    """Unix seconds of a number or an ISO 8601 text; a text without an offset is local time in `zone`.
+
+    Of a local time that clocks there show twice, `before` means the last, so that a window holds both.
+    """
     if value is None:
         return None
     if isinstance(value, str):
         try:
-            moment = datetime.fromisoformat(value.strip())
-            return (moment if moment.tzinfo else moment.replace(tzinfo=load_zone(zone))).timestamp()
+            return instant_of(datetime.fromisoformat(value.strip()), load_zone(zone), latest=param == "before")
         except (ValueError, OverflowError):
             advice = f"'{param}' is neither unix seconds nor ISO 8601, such as 2026-11-22T17:04:05+01:00."
             raise BadRequest(advice, param=param) from None

@@ -71,7 +71,7 @@ def window_of(args: argparse.Namespace, zone: str, now: float) -> tuple[float | 
 def time_of(option: str, text: str | None, zone: str, now: float) -> float | None:
     """The time given with `option` in unix seconds; None when it was not given. Raises CliError."""
     try:
-        return None if text is None else parse_time(text, now=now, zone=zone)
+        return None if text is None else parse_time(text, now=now, zone=zone, latest=option == "--before")
     except TimeError as error:
         raise CliError(f"{option}: {error}", EXIT_USAGE) from error
 

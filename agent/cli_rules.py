@@ -14,7 +14,7 @@ from agent.cli_ask import advise, connect, server_of, window_of, zone_of
 from agent.cli_common import EXIT_USAGE, CliError, say, settings_of
 from agent.client import Client, ServerError
 from agent.plain import plain_json, plain_line
-from agent.times import format_span, format_time
+from agent.times import format_clock, format_span, format_time
 
 Json = dict[str, Any]
 
@@ -179,7 +179,7 @@ def report(result: Json, zone: str) -> list[str]:
         frames = " ".join(f"#{frame['id']}" for frame in alert["frames"])
         lines.append(
             f"  {format_time(alert['start_time'], zone)}  {plain_line(alert['camera'])}  {end}  fired at "
-            f"{format_time(alert['time'], zone)[11:19]}  {n} of {m}  gate {alert['score']:.1f}  {frames}"
+            f"{format_clock(alert['time'], zone)}  {n} of {m}  gate {alert['score']:.1f}  {frames}"
         )
     if result["suppressed_counts"]:
         held = ", ".join(

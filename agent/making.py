@@ -21,6 +21,7 @@ from agent.prepared import (
     Begun,
     Prepared,
     boxes_of_keyframes,
+    clock_notes,
     clocks_of,
     context_notes,
     group_sizes,
@@ -219,7 +220,10 @@ class Making:
         asked_by_a_person = question.priority is Priority.QUESTION
         little = await pools.questions(self._little_history, question, window) if asked_by_a_person else None
         now = (now_note(window, self._zone_of),) if window is not whole else ()
-        notes = (*self._common_notes(question), *now, *window_notes(window, query), *context_notes(context))
+        notes = (
+            *self._common_notes(question), *now, *window_notes(window, query), *context_notes(context),
+            *clock_notes(window, context.keyframes.rows, self._zone_of),
+        )  # fmt: skip
         return Prepared(window, context, little, notes)
 
     def _common_notes(self, question: Question) -> tuple[str, ...]:

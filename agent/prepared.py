@@ -11,7 +11,7 @@ import numpy as np
 
 from agent.question import Evidence, Seen
 from agent.remote import Pictures, Tally
-from agent.times import format_clock, format_time
+from agent.times import format_clock, format_time, repeated_hour
 from memory.window import Window
 from model.pointing import Box, boxes_of
 
@@ -55,11 +55,11 @@ def group_sizes(window: Window) -> list[int]:
 
 
 def clocks_of(prepared: Prepared, zone_of: Callable[[str], str]) -> list[str]:
-    """Local time of day of each keyframe, as its camera's clock shows it."""
+    """Local time of day of each keyframe, as its camera's clock shows it: "17:04:05", which is all that models have learnt."""
     window = prepared.window
     zones = [zone_of(camera) for camera in window.cameras]
     return [
-        format_clock(float(window.times[row]), zones[int(window.camera_index[row])])
+        format_clock(float(window.times[row]), zones[int(window.camera_index[row])])[:8]
         for row in prepared.context.keyframes.rows
     ]
 
@@ -115,6 +115,15 @@ def window_notes(window: Window, query: "TextFeatures") -> tuple[str, ...]:
     if window.unencoded:
         notes.append(f"frames of this window that are not yet encoded, and had no part: {window.unencoded}")
     return tuple(notes)
+
+
+def clock_notes(window: Window, rows: Iterable[int], zone_of: Callable[[str], str]) -> tuple[str, ...]:
+    """A note for the first of these frames whose local time the clocks showed twice: a model may tell it without its zone."""
+    for row in rows:
+        zone = zone_of(window.cameras[int(window.camera_index[row])])
+        if (note := repeated_hour([float(window.times[row])], zone)) is not None:
+            return (note,)
+    return ()
 
 
 def context_notes(context: "VisualContext | Pictures") -> tuple[str, ...]:

@@ -6,9 +6,11 @@ Nothing here reads a clock, so the same words always mean the same instant in a 
 It does not know cameras, and it does not know which zone a camera stands in: the caller passes one.
 """
 
+import math
 import os
 import re
-from datetime import datetime, time
+from collections.abc import Iterable
+from datetime import datetime, time, timedelta
 from pathlib import Path
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -16,6 +18,7 @@ _UNIT_S = {"s": 1.0, "sec": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400
 _OFFSET_PART = re.compile(r"(\d+(?:\.\d+)?)\s*(sec|min|[smhdw])")
 _OFFSET = re.compile(rf"[-−]\s*(?:{_OFFSET_PART.pattern}\s*)+", re.IGNORECASE)
 _DAY = re.compile(r"today|(the day before )?yesterday", re.IGNORECASE)  # to dateparser this hour of that day
+_TIME_OF_DAY = re.compile(r"\d{1,2}:\d{2}(:\d{2})?(\s*[ap]m)?", re.IGNORECASE)
 _NUMBER = re.compile(r"\d+(?:\.\d+)?")
 _HELP = 'say "10 minutes ago", "yesterday 22:00", "-24h", 2026-11-22T16:00 or unix seconds'
 # Ten digits is 2001 to 2286: below a billion a bare number is far likelier to be a year or an hour than an instant.
@@ -26,18 +29,19 @@ class TimeError(ValueError):
     """The text names no time we understand (the writer's mistake)."""
 
 
-def parse_time(text: str, *, now: float, zone: str) -> float:
+def parse_time(text: str, *, now: float, zone: str, latest: bool = False) -> float:
     """Unix seconds of `text`, read in the IANA time zone `zone` unless it names an offset of its own.
 
     Understood: unix seconds, ISO 8601, "-90s" / "-1h 30m" (that long before `now`), and English such as
     "10 minutes ago" or "yesterday 22:00". A time of day alone is its latest occurrence not after `now`; a day alone is
-    its first moment. What lies before 1970 or after 5138 becomes that edge: nothing is remembered beyond.
+    its first moment. A local time that the clocks show twice is its first occurrence, with `latest` its last (see
+    `instant_of`). What lies before 1970 or after 5138 becomes that edge: nothing is remembered beyond.
     Raises TimeError.
     """
-    return min(max(_parse(text, now, zone), 0.0), MAX_UNIX_S)
+    return min(max(_parse(text, now, zone, latest), 0.0), MAX_UNIX_S)
 
 
-def _parse(text: str, now: float, zone: str) -> float:
+def _parse(text: str, now: float, zone: str, latest: bool) -> float:
     words = text.strip()
     if not words:
         raise TimeError(f"the time is empty: {_HELP}")
@@ -46,10 +50,51 @@ def _parse(text: str, now: float, zone: str) -> float:
     if _OFFSET.fullmatch(words):
         return now - sum(float(n) * _UNIT_S[unit.lower()] for n, unit in _OFFSET_PART.findall(words.lower()))
     local = load_zone(zone)
-    moment = _iso(words, local) or _english(words, now, local)
+    moment = _iso(words) or _english(words, now, local)
     if moment is None:
         raise TimeError(f'"{text}" is not a time: {_HELP}')
-    return moment.timestamp()
+    return instant_of(moment, local, latest=latest)
+
+
+def instant_of(moment: datetime, zone: ZoneInfo, *, latest: bool = False) -> float:
+    """Unix seconds of a moment, which is local time in `zone` unless it has an offset of its own.
+
+    When the clocks are set back they show an hour twice: the first occurrence counts, or the last one if `latest`. So the
+    window from an `after` to a `before` (`latest`) holds both. When they are set forward they pass over an hour: a time
+    in it becomes the moment of the change.
+
+    Worked example in Berlin: 2026-10-25T02:40 is 00:40 UTC, `latest` 01:40 UTC; 2026-03-29T02:40 is 01:00 UTC, when the
+    clocks went from 02:00 to 03:00.
+    """
+    if moment.tzinfo is not None:
+        return moment.timestamp()
+    first, last = (moment.replace(tzinfo=zone, fold=fold).timestamp() for fold in (0, 1))
+    if first <= last:
+        return last if latest else first
+    return _change_between(last, first, zone)
+
+
+def _change_between(before: float, after: float, zone: ZoneInfo) -> float:
+    """The instant, to the second, at which the offset of `zone` changes."""
+    old = datetime.fromtimestamp(before, zone).utcoffset()
+    low, high = math.floor(before), math.ceil(after)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if datetime.fromtimestamp(middle, zone).utcoffset() == old else (low, middle)
+    return float(high)
+
+
+def _shown_twice(moment: datetime) -> bool:
+    """Do clocks there show this local time a second time, before or after?"""
+    return moment.replace(fold=0).utcoffset() != moment.replace(fold=1).utcoffset()
+
+
+def _zone_name(moment: datetime) -> str:
+    """The zone's abbreviation, "CEST"; "UTC+04:00" where the clocks were set back and it did not change."""
+    name = moment.tzname() or ""
+    if _shown_twice(moment) and moment.replace(fold=0).tzname() == moment.replace(fold=1).tzname():
+        return f"UTC{moment.isoformat()[-6:]}"
+    return name
 
 
 def _unix_seconds(words: str) -> float:
@@ -60,12 +105,12 @@ def _unix_seconds(words: str) -> float:
     return seconds
 
 
-def _iso(words: str, local: ZoneInfo) -> datetime | None:
+def _iso(words: str) -> datetime | None:
     try:
         moment = datetime.fromisoformat(words)
     except ValueError:
         return None
-    return moment if moment.tzinfo else moment.replace(tzinfo=local)
+    return moment
 
 
 def _english(words: str, now: float, local: ZoneInfo) -> datetime | None:
@@ -83,11 +128,19 @@ def _english(words: str, now: float, local: ZoneInfo) -> datetime | None:
         return moment
     if _DAY.fullmatch(words):
         moment = datetime.combine(moment, time())
+    elif _TIME_OF_DAY.fullmatch(words):
+        moment = _latest_day(moment, now, local)
     elif _is_relative(words):
         # "2 hours ago" is a length of time: subtract it from the instant, not from the wall clock, so that a
         # change to or from summer time in between does not add or lose an hour.
         return datetime.fromtimestamp(now + (moment - base).total_seconds(), local)
-    return moment.replace(tzinfo=local)
+    return moment
+
+
+def _latest_day(moment: datetime, now: float, local: ZoneInfo) -> datetime:
+    """That time of today or of the day before. After the clocks were set back, 02:40 may have been although they show 02:10."""
+    tomorrow = moment + timedelta(days=1)
+    return tomorrow if instant_of(tomorrow, local) <= now else moment
 
 
 def _is_relative(words: str) -> bool:
@@ -122,7 +175,7 @@ def _zone_of_link(link: Path) -> str:
 def format_time(time: float, zone: str) -> str:
     """Local date and time to the second with the zone's abbreviation: "2026-11-22 17:04:05 CET"."""
     moment = datetime.fromtimestamp(time, load_zone(zone))
-    return f"{moment:%Y-%m-%d %H:%M:%S} {moment.tzname()}"
+    return f"{moment:%Y-%m-%d %H:%M:%S} {_zone_name(moment)}"
 
 
 def format_day(time: float, zone: str) -> str:
@@ -131,13 +184,29 @@ def format_day(time: float, zone: str) -> str:
 
 
 def format_clock(time: float, zone: str) -> str:
-    """Local time of day to the second: "17:04:05"."""
-    return f"{datetime.fromtimestamp(time, load_zone(zone)):%H:%M:%S}"
+    """Local time of day to the second: "17:04:05"; "02:40:05 CEST" where the clocks show it twice."""
+    moment = datetime.fromtimestamp(time, load_zone(zone))
+    return f"{moment:%H:%M:%S} {_zone_name(moment)}" if _shown_twice(moment) else f"{moment:%H:%M:%S}"
+
+
+def repeated_hour(times: Iterable[float], zone: str) -> str | None:
+    """What a reader must know when clocks in `zone` showed one of `times` twice; None: they showed none twice."""
+    local = load_zone(zone)
+    for each in times:
+        moment = datetime.fromtimestamp(each, local)
+        if _shown_twice(moment):
+            first, second = (_zone_name(moment.replace(fold=fold)) for fold in (0, 1))
+            return (
+                f"clocks in {zone} showed {moment:%H:%M} of {moment:%Y-%m-%d} twice, first in {first}, then in {second}"
+            )
+    return None
 
 
 def format_stamp(time: float, zone: str) -> str:
-    """Local date and time for the name of a file: "20261122-170405"."""
-    return f"{datetime.fromtimestamp(time, load_zone(zone)):%Y%m%d-%H%M%S}"
+    """Local date and time for the name of a file: "20261122-170405"; "20261025-024005-CEST" where that is shown twice."""
+    moment = datetime.fromtimestamp(time, load_zone(zone))
+    name = re.sub(r"\W", "", _zone_name(moment), flags=re.ASCII)
+    return f"{moment:%Y%m%d-%H%M%S}" + (f"-{name}" if _shown_twice(moment) else "")
 
 
 def format_span(seconds: float) -> str:

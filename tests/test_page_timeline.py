@@ -5,8 +5,10 @@ import re
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import httpx
 import numpy as np
@@ -14,6 +16,7 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import Browser, Error, Locator, Page, Route, expect
 
+from agent.times import format_clock, instant_of, load_zone
 from tests.agents import Served, served
 from tests.axe import serious_problems
 from tests.browser import PHONE, browser, needs_chromium, visit
@@ -333,6 +336,47 @@ async def test_ticks_are_round_in_local_time(geometry: Page) -> None:
     assert [label for _, label in second][:3] == ["16:58:20.0", "16:58:20.2", "16:58:20.4"]
     year = await geometry.evaluate(ticks, [spring, spring + 365 * 86400, 600, "UTC"])
     assert 2 <= len(year) <= 7
+
+
+async def test_the_night_in_which_clocks_are_set_back(geometry: Page) -> None:
+    ticks = """async ([after, before, width, zone]) =>
+      (await import("/page/ticks.js")).ticks({ after, before }, width, zone).map(({ x, label }) => [Math.round(x), label])"""
+    autumn = 1792879200.0  # 2026-10-25 00:00 in Berlin, a day of 25 hours
+    night = await geometry.evaluate(ticks, [autumn, autumn + 6 * 3600, 900, "Europe/Berlin"])
+    assert night == [
+        [0, "Sun 25 Oct"], [150, "01:00"], [300, "02:00 CEST"], [450, "02:00 CET"], [600, "03:00"], [750, "04:00"],
+        [900, "05:00"],
+    ]  # fmt: skip
+    days = await geometry.evaluate(ticks, [autumn, autumn + 49 * 3600, 490, "Europe/Berlin"])
+    assert [each for each in days if ":" not in each[1]] == [
+        [0, "Sun 25 Oct"],
+        [250, "Mon 26 Oct"],
+        [490, "Tue 27 Oct"],
+    ]
+    fine = await geometry.evaluate(ticks, [autumn + 9000, autumn + 12600, 900, "Europe/Berlin"])
+    assert [label for _, label in fine] == [
+        "02:30 CEST", "02:40 CEST", "02:50 CEST", "02:00 CET", "02:10 CET", "02:20 CET", "02:30 CET",
+    ]  # fmt: skip
+
+
+async def test_the_page_reads_and_tells_times_as_the_agent_does(geometry: Page) -> None:
+    read = """async ([texts, zone]) => { const { unix } = await import("/page/dom.js");
+      return texts.map(text => [unix(text, zone), unix(text, zone, true)]) }"""
+    told = """async ([times, zone]) => { const { ambiguity } = await import("/page/dom.js");
+      return times.map(time => ambiguity(time, zone) !== "") }"""
+    changes = (
+        ("Europe/Berlin", 1792890000), ("Europe/Berlin", 1774746000), ("Australia/Lord_Howe", 1775314800),
+        ("Australia/Lord_Howe", 1791041400), ("Asia/Kathmandu", 1777961700), ("America/New_York", 1793512800),
+    )  # fmt: skip
+    for zone, change in changes:
+        times = [float(change + step) for step in (*range(-9000, 9001, 900), -1, 1)]
+        local = [datetime.fromtimestamp(each, ZoneInfo(zone)).replace(tzinfo=None, fold=0) for each in times]
+        local += [local[0] + timedelta(minutes=15 * n) for n in range(20)]  # those that are passed over, too
+        python = [[instant_of(each, load_zone(zone), latest=latest) for latest in (False, True)] for each in local]
+        assert await geometry.evaluate(read, [[each.isoformat() for each in local], zone]) == python, zone
+        assert await geometry.evaluate(told, [times, zone]) == [len(format_clock(each, zone)) > 8 for each in times], (
+            zone
+        )
 
 
 async def test_zooming_keeps_the_moment_and_the_limits(geometry: Page) -> None:

@@ -42,18 +42,63 @@ export function wall(time, zone) {
   return formats.get(zone).format(time * 1000).replace(" ", "T");
 }
 
-/** Unix seconds at which clocks in a zone show `text`: the inverse of `wall`. @param {string} text @param {string} [zone] */
-export function unix(text, zone) {
-  const shown = Date.parse(`${text}Z`) / 1000;
-  let time = shown;
-  for (let round = 0; round < 2; round += 1) time += shown - Date.parse(`${wall(time, zone)}Z`) / 1000; // twice: near a clock change
-  return time;
+const HALF_DAY = 43200;
+
+/** Seconds by which clocks in a zone are ahead of UTC at a moment. @param {number} time @param {string} [zone] */
+const offset = (time, zone) => Date.parse(`${wall(Math.floor(time), zone)}Z`) / 1000 - Math.floor(time);
+
+/**
+ * Unix seconds at which clocks in a zone show `text`: the inverse of `wall`. When they are set back they show an hour twice:
+ * the first time counts, or the last if `latest`. A time that is passed over in spring is the moment of the change.
+ * @param {string} text "2026-10-25T02:40:00" @param {string} [zone] @param {boolean} [latest]
+ */
+export function unix(text, zone, latest = false) {
+  const shown = Date.parse(`${text}Z`) / 1000, guess = shown - offset(shown, zone);
+  const [early, late] = [shown - offset(guess - HALF_DAY, zone), shown - offset(guess + HALF_DAY, zone)];
+  const right = [early, late].filter(time => time + offset(time, zone) === shown);
+  if (right.length) return latest ? Math.max(...right) : Math.min(...right);
+  return change(Math.min(early, late), Math.max(early, late), zone);
 }
 
-/** Clock time in a zone, with the date unless it is today there. @param {number} time unix seconds @param {string} [zone] */
-export function clock(time, zone) {
-  const [day, hours] = wall(time, zone).split("T");
-  return day === wall(Date.now() / 1000, zone).split("T")[0] ? hours : `${day} ${hours}`;
+/** The moment between two at which a zone's clocks are set. @param {number} low @param {number} high @param {string} [zone] */
+function change(low, high, zone) {
+  const old = offset(low, zone);
+  while (high - low > 1) {
+    const middle = Math.floor((low + high) / 2);
+    if (offset(middle, zone) === old) low = middle;
+    else high = middle;
+  }
+  return high;
+}
+
+const zoneNames = new Map();
+
+/** The zone's short name where clocks show this local time twice ("CEST"), else "". @param {number} time @param {string} [zone] */
+export function ambiguity(time, zone) {
+  const own = offset(time, zone);
+  const others = [offset(time - HALF_DAY, zone), offset(time + HALF_DAY, zone)].filter(other => other !== own);
+  if (!others.some(other => offset(time + own - other, zone) === other)) return "";
+  if (!zoneNames.has(zone)) zoneNames.set(zone, new Intl.DateTimeFormat("en-GB", { timeZone: zone, timeZoneName: "short" }));
+  const name = at => zoneNames.get(zone).formatToParts(at * 1000).find(part => part.type === "timeZoneName").value;
+  if (others.every(other => name(time + own - other) !== name(time))) return name(time);
+  const minutes = Math.abs(own) / 60, two = part => String(Math.floor(part)).padStart(2, "0");
+  return `UTC${own < 0 ? "-" : "+"}${two(minutes / 60)}:${two(minutes % 60)}`;
+}
+
+/**
+ * Date and clock time in a zone, with the zone's name where it is shown twice: "2026-10-25 02:40:05 CEST".
+ * @param {number} time unix seconds @param {string} [zone] @param {number} [digits] of the second: 1 for tenths, 3 for thousandths
+ */
+export function stamp(time, zone, digits = 0) {
+  const part = digits ? `.${String(Math.floor(time * 10 ** digits % 10 ** digits)).padStart(digits, "0")}` : "";
+  const name = ambiguity(time, zone);
+  return `${wall(Math.floor(time), zone).replace("T", " ")}${part}${name && ` ${name}`}`;
+}
+
+/** As `stamp`, without the date if it is today there. @param {number} time @param {string} [zone] @param {number} [digits] */
+export function clock(time, zone, digits = 0) {
+  const told = stamp(time, zone, digits);
+  return told.startsWith(wall(Date.now() / 1000, zone).split("T")[0]) ? told.slice(11) : told;
 }
 
 /** "8 s", "12 min", "3.4 h", "2.1 days". @param {number} seconds */

@@ -1,6 +1,6 @@
 // One frame, large: its time, its metadata, where the robot stood, the frames before and after it, and download.
 
-import { clock, h, put, svg, wall } from "./dom.js";
+import { clock, h, put, stamp, svg } from "./dom.js";
 
 const STEP_S = 0.0005; // frames of a camera are at least a millisecond apart
 const PATH_S = 60, PATH_POINTS = 400; // how much of a robot's way is drawn around the frame
@@ -97,10 +97,10 @@ class FrameDialog {
     this.image.alt = `What ${camera} saw at ${at}`;
     put(this.outline, outline(this.image, boxes));
     this.save.href = this.app.api.picture(url);
-    this.save.download = `${camera}-${wall(time, zone).replaceAll(":", "-")}.jpg`;
+    this.save.download = `${camera}-${stamp(time, zone).replaceAll(/[: ]/g, "-")}.jpg`;
     this.previous = this.next = null;
     this.before.disabled = this.after.disabled = true;
-    const rows = [["Local time", `${wall(time, zone).replace("T", " ")}.${String(Math.floor(time * 1000 % 1000)).padStart(3, "0")} (${zone})`],
+    const rows = [["Local time", `${stamp(time, zone, 3)} (${zone})`],
       kind && ["Chosen as", `${kind}, cosine ${score.toFixed(3)}`], ["Frame", String(id)],
       ...Object.entries(metadata ?? {}).map(([name, value]) => [name, typeof value === "string" ? value : JSON.stringify(value)])];
     put(this.facts, rows.filter(Boolean).map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value))));

@@ -86,4 +86,4 @@ function pointAt(time, layers, reach) {
 }
 
 /** Local time, to the tenth of a second. */
-const precise = (time, zone) => `${clock(time, zone)}.${Math.floor(time * 10) % 10}`;
+const precise = (time, zone) => clock(time, zone, 1);

@@ -149,7 +149,7 @@ function eraseDialog(app) {
     h("div", { class: "actions" }, exporting, app.may("admin") && erasing, h("button", { class: "quiet", value: "close" }, "Close"))));
   let camera;
 
-  const query = () => new URLSearchParams({ after: String(unix(from.value, camera.timezone)), before: String(unix(to.value, camera.timezone) + .999) });
+  const query = () => new URLSearchParams({ after: String(unix(from.value, camera.timezone)), before: String(unix(to.value, camera.timezone, true) + .999) });
   const download = async () => {
     message.textContent = "Packing…";
     const response = await app.api.send(`/v1/cameras/${camera.id}/export?${query()}`);

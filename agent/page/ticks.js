@@ -1,7 +1,7 @@
 // Geometry of the timeline: moments to pixels and back, zooming, ticks in a camera's local time, bins in sight.
 // Pure: no canvas, no network, no clock. Times are unix seconds, pixels are CSS pixels.
 
-import { unix, wall } from "./dom.js";
+import { ambiguity, unix, wall } from "./dom.js";
 
 /** A stretch of time. @typedef {{after: number, before: number}} Stretch */
 
@@ -47,7 +47,8 @@ const STEPS = [0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, MINUTE, 2 * MINUTE, 5 * MINUT
  * Ticks at round local times, at least `room` pixels apart; a new day shows its date.
  *
  * 16:58:20 to 17:03:20 in UTC on 600 px: one each minute, "16:59", "17:00", ... at 40, 160, ...
- * On the night of a clock change ticks follow the clock on the wall: 00:00 and 06:00 may lie 5 or 7 hours apart.
+ * On the night of a clock change ticks follow the clock on the wall: 00:00 and 06:00 may lie 5 or 7 hours apart, and what is
+ * shown twice has the zone's name: "02:00 CEST", "02:00 CET".
  * @param {Stretch} view @param {number} width @param {string} [zone] IANA @param {number} [room]
  * @returns {{time: number, x: number, label: string, major: boolean}[]}
  */
@@ -59,9 +60,13 @@ export function ticks(view, width, zone, room = 84) {
   const begin = shown(view.after, zone), origin = step >= 7 * DAY ? MONDAY : 0;
   for (let n = Math.floor((begin - origin) / step) - 1; found.length <= width; n += 1) {
     const round = origin + n * step;
-    const time = step < HOUR ? view.after + (round - begin) : unix(new Date(round * 1000).toISOString().slice(0, 19), zone);
-    if (time > view.before) break;
-    if (time >= view.after && !(time <= found.at(-1)?.time)) found.push(tick(time, step, view, width, zone));
+    const text = new Date(round * 1000).toISOString().slice(0, 19);
+    const times = step < HOUR ? [view.after + (round - begin)] : [unix(text, zone), ...(step < DAY ? [unix(text, zone, true)] : [])];
+    if (times[0] > view.before) break;
+    for (const [place, time] of times.entries()) {
+      const apart = toX(time, view, width) - (found.at(-1)?.x ?? -Infinity); // 0: in an hour that is passed over
+      if (time >= view.after && time <= view.before && apart > (place ? 0.8 * room : 0)) found.push(tick(time, step, view, width, zone));
+    }
   }
   return found;
 }
@@ -73,7 +78,8 @@ function tick(time, step, view, width, zone) {
   const exact = Math.round(time * 10) / 10;
   const [day, clock] = wall(Math.floor(exact), zone).split("T");
   const midnight = step < DAY && clock === "00:00:00" && exact === Math.floor(exact);
-  const label = step >= DAY || midnight ? date(day, step) : hours(clock, exact, step);
+  const name = step < DAY ? ambiguity(exact, zone) : "";
+  const label = step >= DAY || midnight ? date(day, step) : `${hours(clock, exact, step)}${name && ` ${name}`}`;
   return { time, x: toX(time, view, width), label, major: midnight || step >= DAY };
 }
 
