@@ -9,11 +9,12 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, ByteSize, Field, JsonValue, SecretStr, model_validator
+from pydantic import AfterValidator, ByteSize, Field, SecretStr, model_validator
 
 from agent.alerts.settings import AlertsSettings, RuleSettings
 from agent.alerts.webhook_settings import WebhookSettings
 from agent.config_types import (
+    Metadata,
     Part,
     Scope,
     Slug,
@@ -66,7 +67,7 @@ class CameraSettings(Part):
         max_length=64,
         description="polygons of points [x, y], 0 to 1, that are blackened before anything else",
     )
-    metadata: dict[str, JsonValue] = Field(default_factory=dict, description="kept beside every frame of this camera")
+    metadata: Metadata = Field(default_factory=dict, description="kept beside every frame of this camera")
     egress: Literal["local_only", "allowed"] = Field(
         default="local_only",
         description="where answerer: openai may send its pictures: loopback and private addresses only, or anywhere",

@@ -4,15 +4,18 @@ Every part of the agent may define settings with these; `agent/config.py` joins 
 """
 
 import ipaddress
+import json
 import re
 from pathlib import Path
 from typing import Annotated
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, SecretStr
+from pydantic import AfterValidator, BaseModel, ConfigDict, JsonValue, SecretStr
 
 from agent.times import TimeError, load_zone
 from streaming.redact import HINT, has_host
+
+MAX_METADATA_BYTES = 32_768  # half of what memory keeps with a frame; the rest is for what publishers tell
 
 _SLUG = re.compile(r"[a-z0-9_-]{1,64}")
 _RESERVED_SLUGS = frozenset({"ask", "answer", "status"})
@@ -101,6 +104,22 @@ def check_token(token: SecretStr) -> SecretStr:
     return token
 
 
+def check_metadata(metadata: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    """It itself, when it can be kept beside every frame, with what a publisher tells. Raises ValueError."""
+    try:
+        json.dumps(metadata, ensure_ascii=False).encode()  # half a character cannot be sent to anybody
+        num_bytes = len(json.dumps(metadata, allow_nan=False))
+    except (ValueError, RecursionError):
+        raise ValueError(
+            "metadata is plain JSON: no NaN, no infinity, no half characters, not nested endlessly"
+        ) from None
+    if num_bytes > MAX_METADATA_BYTES:
+        raise ValueError(
+            f"metadata has {num_bytes} bytes as JSON; at most {MAX_METADATA_BYTES} are kept with each frame"
+        )
+    return metadata
+
+
 def expand(path: Path) -> Path:
     return path.expanduser()
 
@@ -108,6 +127,7 @@ def expand(path: Path) -> Path:
 Slug = Annotated[str, AfterValidator(check_slug)]
 Scope = Annotated[str, AfterValidator(check_scope)]
 Zone = Annotated[str, AfterValidator(check_zone)]
+Metadata = Annotated[dict[str, JsonValue], AfterValidator(check_metadata)]
 UserPath = Annotated[Path, AfterValidator(expand)]
 
 

@@ -26,7 +26,7 @@ from streaming.frame import ClockName, Frame, FrameSettings, SourceStats
 from streaming.picture import to_rgb
 from streaming.sampler import Sampler
 from streaming.slot import LatestSlot, SlotClosed
-from streaming.tap import guard_decoder, rtp_origin, stop_decoder, unfinished_bytes, watch_reports
+from streaming.tap import guard, rtp_origin, stop_decoder, unfinished_bytes, watch_reports
 
 logger = logging.getLogger(__name__)
 
@@ -91,7 +91,7 @@ class WebRtcSession:
             for transceiver in self._peer.getTransceivers():
                 if transceiver.kind != "video":
                     transceiver.direction = "inactive"  # sound is declined in the answer: nobody would drain it
-                guard_decoder(transceiver.receiver, self.stats, self._refuse_size)
+                guard(transceiver.receiver, self.stats, self._refuse_size)
             await self._peer.setLocalDescription(await self._peer.createAnswer())
         except BaseException:
             await self._peer.close()

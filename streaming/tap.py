@@ -5,6 +5,8 @@ Read from aiortc 1.16.0. `tests/test_tap.py` fails when another version keeps an
 - the RTP times of RTCP sender reports, and the RTP time that a receiver's frames count from;
 - the encoded frames that wait for the decoder: its queue is replaced by ours (`encoded.py`), which is bounded;
 - packets that could not be decoded: counted instead of logged one by one;
+- when packets arrive: aiortc reads the system's clock, and counts every millisecond that it was set forward by, which keeps
+  the event loop busy for hours when that is years;
 - the end of the decoder's thread: aiortc joins it on the event loop, which then stands still until a picture is decoded;
 - the pieces of unfinished data channel messages.
 """
@@ -18,7 +20,7 @@ from typing import Any
 
 from aiortc import RTCRtpReceiver, RTCSctpTransport
 from aiortc.rtcrtpparameters import RTCRtpReceiveParameters
-from aiortc.rtp import RtcpSrPacket
+from aiortc.rtp import RtcpSrPacket, RtpPacket
 
 from streaming.encoded import EncodedQueue
 from streaming.frame import SourceStats
@@ -91,8 +93,8 @@ class _NotJoined:
         return
 
 
-def guard_decoder(receiver: RTCRtpReceiver, stats: SourceStats, on_too_large: Callable[[str], None]) -> None:
-    """Puts bounds on what waits for the decoder of `receiver`, which must not have begun to receive.
+def guard(receiver: RTCRtpReceiver, stats: SourceStats, on_too_large: Callable[[str], None]) -> None:
+    """Bounds what waits for the decoder of `receiver`, which must not have begun to receive, and what its clock may do.
 
     `stats` counts what is let go (`shed`) and what cannot be decoded (`decode_errors`). `on_too_large` gets a sentence
     when a picture's size is refused; it is called on the event loop, again for each such picture.
@@ -117,7 +119,13 @@ def guard_decoder(receiver: RTCRtpReceiver, stats: SourceStats, on_too_large: Ca
         if isinstance(thread, threading.Thread):
             setattr(receiver, _THREAD, _NotJoined(thread))
 
+    handle = receiver._handle_rtp_packet
+
+    async def handle_in_time(packet: RtpPacket, arrival_time_ms: int) -> None:
+        await handle(packet, arrival_time_ms=int(time.monotonic() * 1000))
+
     receiver.receive = receive_and_let_go
+    receiver._handle_rtp_packet = handle_in_time
     _count_instead_of_logging()
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,7 +16,7 @@ from streaming.encoded import EncodedQueue
 from streaming.frame import FrameSettings, SourceStats
 from streaming.publisher import publish
 from streaming.session import WebRtcSession
-from streaming.tap import guard_decoder, rtp_origin, stop_decoder
+from streaming.tap import guard, rtp_origin, stop_decoder
 from tests.streams import TOKEN, track, until, whip_site
 
 
@@ -25,11 +26,23 @@ async def test_the_places_that_are_changed_are_there() -> None:
     for name in ("decoder_queue", "decoder_error", "decoder_thread", "timestamp_mapper"):
         assert hasattr(receiver, f"_RTCRtpReceiver__{name}"), "aiortc keeps it elsewhere: read streaming/tap.py again"
     assert hasattr(receiver, "_handle_rtcp_packet")
-    guard_decoder(receiver, SourceStats(), lambda why: None)
+    assert hasattr(receiver, "_handle_rtp_packet")
+    guard(receiver, SourceStats(), lambda why: None)
     assert isinstance(receiver._RTCRtpReceiver__decoder_queue, EncodedQueue)
     assert rtp_origin(receiver) is None
     assert await stop_decoder(receiver, 1.0)  # never begun
     await peer.close()
+
+
+async def test_arrival_is_measured_by_a_clock_that_nobody_sets() -> None:
+    """aiortc counts every millisecond that the system's clock is set forward by: an hour of them, or fourteen years."""
+    async with whip_site() as site, publish(site.url(), TOKEN, track(), client=site.client):
+        session = site.sources[0]
+        assert isinstance(session, WebRtcSession)
+        await until(lambda: session.stats.received > 3)
+        receiver = next(t.receiver for t in session._peer.getTransceivers() if t.kind == "video")
+        counted = receiver._RTCRtpReceiver__remote_bitrate_estimator.incoming_bitrate
+        assert abs(counted._origin_ms - time.monotonic() * 1000) < 600_000
 
 
 def patched(monkeypatch: pytest.MonkeyPatch, change: Any) -> None:
