@@ -177,7 +177,8 @@ class Agent:
         intake = self.intake_of(camera)
 
         async def follow() -> None:
-            source = open_source(url, camera, self.frame_settings(camera))
+            other_hosts = self.settings.camera(camera).other_hosts
+            source = open_source(url, camera, self.frame_settings(camera), other_hosts=other_hosts)
             if isinstance(source, FileSource):
                 self.published(camera, source)
             else:

@@ -42,6 +42,10 @@ class CameraSettings(Part):
         default=None,
         description="RTSP or HTTP address, video file or webcam:0; null: the camera publishes over WebRTC (WHIP)",
     )
+    other_hosts: bool = Field(
+        default=False,
+        description="an HTTP camera's redirects and playlists may lead to other hosts and ports; false: they are refused",
+    )
     enabled: bool = Field(default=True, description="false: no frames are taken; what is remembered stays")
     rate_hz: float = Field(default=1.0, gt=0, le=30, description="frames kept per second")
     timezone: Zone = Field(default_factory=local_zone_name, description="IANA zone the camera's times are shown in")

@@ -23,6 +23,7 @@ from streaming.errors import (
     PictureTooLarge,
 )
 from streaming.filetimes import USUAL_INTERVAL_S, FileTimes, sane_interval
+from streaming.http_input import HttpOpener
 from streaming.libav import FAULTS, in_words, reason, shown
 from streaming.picture import MAX_PIXELS
 from streaming.redact import hint
@@ -64,9 +65,10 @@ class Input:
 
     def __init__(
         self, url: str, *, live: bool, format: str | None = None, options: Mapping[str, str] | None = None,  # noqa: A002
-        timeout_s: float | None = None,
+        timeout_s: float | None = None, opener: HttpOpener | None = None,
     ) -> None:  # fmt: skip
-        """`url`: the path of a file, or of a live camera what FFmpeg shall open."""
+        """`url`: the path of a file, or of a live camera what FFmpeg shall open; by `opener`, where one is given."""
+        self._opener = opener
         self._shown = shown(url)
         self.live = live
         self.num_frames = 0
@@ -79,14 +81,17 @@ class Input:
                 options=dict(options or {}) if live else {**FILE_OPTIONS, **(options or {})},
                 timeout=timeout_s,
                 metadata_errors="replace",
+                io_open=opener,
             )
-        except FAULTS as error:
+        except (MediaError, *FAULTS) as error:
+            if opener is not None:
+                opener.close()
             raise _opening_error(url, live, error) from None
         try:
             with in_words(f"{self._shown} cannot be read as video"):
                 self._prepare()
         except MediaError:
-            self._container.close()
+            self.close()
             raise
 
     def _prepare(self) -> None:
@@ -165,6 +170,8 @@ class Input:
         packets = self._container.demux(self._stream)
         while True:
             try:
+                if self._opener is not None:
+                    self._opener.begin()
                 packet = next(packets)
                 reference = _reference_time(packet)
             except (StopIteration, av.EOFError):
@@ -177,6 +184,8 @@ class Input:
             for frame in self._decode(packet):
                 media_s = _seconds(frame.pts, frame.time_base) if clock is None else clock.next(frame)
                 self.num_frames += 1
+                if self._opener is not None:
+                    self._opener.playing()
                 yield Decoded(frame, frame.pts, media_s, self._aspect.now(), reference)
         if clock is None:
             raise MediaLost(f"{self._shown}: {failure or 'the camera ended the stream'}")
@@ -225,6 +234,8 @@ class Input:
     def close(self) -> None:
         """Close it. Idempotent."""
         self._container.close()
+        if self._opener is not None:
+            self._opener.close()
 
 
 def length_s(path: str) -> float | None:
@@ -301,13 +312,13 @@ _INDIRECT = frozenset({
 })  # fmt: skip
 
 
-def _direct_formats() -> str:
-    """Names of the demuxers that read the file itself, as FFmpeg takes them."""
+def direct_formats(*others: str) -> str:
+    """Names of the demuxers that read the file itself, and of `others`, as FFmpeg takes them."""
     names = {part for name in av.formats_available for part in name.split(",")}
-    return ",".join(sorted(names - _INDIRECT))
+    return ",".join(sorted((names - _INDIRECT) | set(others)))
 
 
-FILE_OPTIONS: Mapping[str, str] = {"protocol_whitelist": "file", "format_whitelist": _direct_formats()}
+FILE_OPTIONS: Mapping[str, str] = {"protocol_whitelist": "file", "format_whitelist": direct_formats()}
 
 
 def _seconds(ticks: int | None, time_base: Fraction | None) -> float | None:

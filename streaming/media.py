@@ -20,9 +20,10 @@ import numpy as np
 
 from streaming.backoff import backoff_s
 from streaming.clock import CaptureClock
-from streaming.decoder import Decoded, Input
+from streaming.decoder import Decoded, Input, direct_formats
 from streaming.errors import AddressUnknown, MediaError, MediaStalled
 from streaming.frame import Frame, FrameSettings, SourceStats
+from streaming.http_input import HttpOpener, is_playlist
 from streaming.picture import Remark, to_rgb
 from streaming.redact import redact
 from streaming.sampler import Sampler
@@ -38,12 +39,13 @@ _HEALTHY_AFTER_S = 30.0  # a connection that held so long starts the backoff ane
 
 def open_source(
     url: str, camera: str, settings: FrameSettings | None = None, *, pace: Pace = "timestamps",
-    start_time: float | None = None, transport: Literal["tcp", "udp"] = "tcp",
+    start_time: float | None = None, transport: Literal["tcp", "udp"] = "tcp", other_hosts: bool = False,
 ) -> "FileSource | LiveSource":  # fmt: skip
     """The source for `url`: `rtsp://...`, `webcam:0`, `webcam:/dev/video0`, `file:///...` or a path. Opens nothing yet.
 
     Schemes may be in capitals. `pace` and `start_time` (unix seconds of the first frame; default: when it is opened)
-    concern files only. Raises AddressUnknown (a ValueError too) for an address that is none of these.
+    concern files only. `other_hosts`: what an HTTP camera says may lead to other hosts. Raises AddressUnknown (a
+    ValueError too) for an address that is none of these.
     """
     settings = settings or FrameSettings()
     if device := re.match(r"(?i)webcam:(.+)", url):
@@ -58,13 +60,23 @@ def open_source(
     if scheme not in _LIVE_SCHEMES:
         raise AddressUnknown(f"{redact(url)}: use rtsp://, http://, file://, webcam:0 or the path of a file")
     url = scheme + url[len(scheme) :]  # FFmpeg knows it in small letters only
-    return LiveSource(url, camera, settings, options=_network_options(scheme, transport))
+    if scheme in ("http", "https"):
+        opener = partial(HttpOpener, url, timeout_s=settings.stall_timeout_s, other_hosts=other_hosts)
+        format_name = "hls" if is_playlist(url) else None
+        return LiveSource(url, camera, settings, format=format_name, options=_http_options(url), opener=opener)
+    return LiveSource(url, camera, settings, options=_rtsp_options(transport))
 
 
-def _network_options(scheme: str, transport: str) -> dict[str, str]:
-    """The whitelists keep a hostile address from making FFmpeg read local files."""
-    if scheme.startswith("http"):
-        return {"protocol_whitelist": "http,https,tcp,tls,crypto"}
+def _http_options(url: str) -> dict[str, str]:
+    """A playlist is followed only where the address itself says that it is one."""
+    options = {"protocol_whitelist": "http,https,tcp,tls,crypto"}
+    if is_playlist(url):
+        return {**options, "format_whitelist": direct_formats("hls"), "http_persistent": "0", "http_multiple": "0"}
+    return {**options, "format_whitelist": direct_formats()}
+
+
+def _rtsp_options(transport: str) -> dict[str, str]:
+    """The whitelist keeps a hostile camera from making FFmpeg read local files."""
     return {"rtsp_transport": transport, "fflags": "nobuffer", "protocol_whitelist": "rtsp,rtsps,rtp,udp,tcp,tls"}
 
 
@@ -147,7 +159,10 @@ class LiveSource:
         self, url: str, camera: str, settings: FrameSettings | None = None, *, format: str | None = None,  # noqa: A002
         options: Mapping[str, str] | None = None, now: Callable[[], float] = time.time,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep, fraction: Callable[[], float] = random.random,
+        opener: Callable[[], HttpOpener] | None = None,
     ) -> None:  # fmt: skip
+        """`opener` makes, for each connection, what fetches addresses in FFmpeg's place."""
+        self._opener = opener
         self.camera = camera
         self.stats = SourceStats()
         self._url = url
@@ -218,8 +233,9 @@ class LiveSource:
     def _open(self) -> None:
         self._release()
         self._input = Input(
-            self._url, live=True, format=self._format, options=self._options, timeout_s=self._settings.stall_timeout_s
-        )
+            self._url, live=True, format=self._format, options=self._options, timeout_s=self._settings.stall_timeout_s,
+            opener=self._opener() if self._opener is not None else None,
+        )  # fmt: skip
         # Ticks start anew with every connection, and the strictly rising time must not: same clock, report forgotten.
         self._clock.restart(self._input.clock_rate_hz)
         self._kept = self._keep(self._input)

@@ -56,6 +56,8 @@ def write_timed(
         stream.gop_size = 10
         if codec == "libx264":
             stream.options = {"bf": str(b_frames)}
+        if codec == "libx265":
+            stream.options = {"x265-params": "log-level=none"}
         stream.codec_context.time_base = time_base
         prepare(stream)
         for index, second in enumerate(seconds):

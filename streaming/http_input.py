@@ -1,0 +1,287 @@
+"""What FFmpeg reads over HTTP, fetched here: from the camera's own host, a bounded number of requests, no cookies.
+
+FFmpeg's own HTTP would follow redirects and playlists to any address that the camera names. `HttpOpener` is given to PyAV as
+`io_open`: the stream itself, and the segments and keys of a playlist, all pass through it. Blocking: for a worker thread.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Protocol
+from urllib.parse import unquote, urljoin, urlsplit
+
+import httpx
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+
+from streaming.errors import MediaError, MediaLost, MediaStalled
+from streaming.libav import shown
+
+MAX_REDIRECTS = 5
+MAX_REQUESTS_TO_OPEN = 40  # until the first frame: a playlist, its keys and its first segments
+BURST, REQUESTS_PER_S = 40.0, 4.0  # from then on
+_PORTS = {"http": 80, "https": 443}
+_AES_BLOCK = 16
+
+
+class Readable(Protocol):
+    """A file-like object, as PyAV reads it."""
+
+    def read(self, size: int) -> bytes: ...
+
+    def close(self) -> None: ...
+
+
+class HttpOpener:
+    """Opens addresses for one connection to a camera. Raises MediaLost and MediaStalled, with the address redacted."""
+
+    def __init__(
+        self, url: str, *, timeout_s: float, other_hosts: bool = False, now: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:  # fmt: skip
+        """`other_hosts`: redirects and playlists may lead anywhere, not only to the host and port of `url`."""
+        self._url = url
+        self._origin = _origin(url)
+        self._other_hosts = other_hosts
+        self._timeout_s = timeout_s
+        self._now, self._sleep = now, sleep
+        self._auth = _credentials(url)
+        self._client = httpx.Client(verify=False, timeout=timeout_s, trust_env=False)  # noqa: S501 - cameras sign their own
+        self._deadline = now() + timeout_s
+        self._failed = False
+        self._playing_since: float | None = None
+        self._limit = 0.0
+        self.num_requests = 0
+
+    def begin(self) -> None:
+        """FFmpeg is asked for something: it has `timeout_s` from now on."""
+        self._deadline = self._now() + self._timeout_s
+
+    def playing(self) -> None:
+        """A frame has been decoded: requests are from now on limited by their rate."""
+        if self._playing_since is None:
+            self._playing_since, self._limit = self._now(), self.num_requests + BURST
+
+    def __call__(self, url: str, flags: int, options: Mapping[str, str]) -> Readable:
+        """The body of `url`. After a failure every body is empty, so that a playlist comes to its end."""
+        if self._failed:
+            return _Nothing()
+        try:
+            if url.startswith(("crypto+", "crypto:")):
+                body = self._open(url[len("crypto+") :], options)
+                return _Decrypted(body, bytes.fromhex(options["key"]), bytes.fromhex(options["iv"]))
+            return self._open(url, options)
+        except (MediaError, KeyError, ValueError) as error:
+            self._failed = True
+            if isinstance(error, MediaError):
+                raise
+            raise MediaLost(f"{shown(url)}: the key of an encrypted stream cannot be used") from error
+
+    def close(self) -> None:
+        """End all connections. Idempotent."""
+        self._client.close()
+
+    def left_s(self, url: str) -> float:
+        """Seconds until the present time limit. Raises MediaStalled after it."""
+        left_s = self._deadline - self._now()
+        if left_s <= 0:
+            raise MediaStalled(f"{shown(url)}: nothing came within the time limit")
+        return left_s
+
+    def _open(self, url: str, options: Mapping[str, str]) -> "HttpFile":
+        start, end = int(options.get("offset", 0)), int(options.get("end_offset", 0))
+        return HttpFile(self, url, start, end or None)
+
+    def fetch(self, url: str, start: int, end: int | None) -> tuple[httpx.Response, str]:
+        """The answer to a GET of these bytes, and the address it came from in the end."""
+        for _ in range(MAX_REDIRECTS + 1):
+            self._check(url)
+            response = self._send(url, start, end)
+            if not response.is_redirect:
+                break
+            response.close()
+            url = urljoin(url, response.headers.get("location", ""))
+        else:
+            raise MediaLost(f"{shown(url)}: more than {MAX_REDIRECTS} redirects")
+        if response.status_code not in (200, 206) or (start and response.status_code != 206):
+            response.close()
+            raise MediaLost(f"{shown(url)}: the camera answers {response.status_code} {response.reason_phrase}")
+        return response, url
+
+    def _check(self, url: str) -> None:
+        if urlsplit(url).scheme.lower() not in _PORTS:
+            raise MediaLost(f"{shown(self._url)} leads to {shown(url)}, which is not HTTP: not followed")
+        if not self._other_hosts and not _same_site(self._origin, _origin(url)):
+            raise MediaLost(
+                f"{shown(self._url)} leads to another host ({shown(url)}): not followed. If that is right, set "
+                "other_hosts: true for this camera"
+            )
+        self.num_requests += 1
+        if self._playing_since is None:
+            if self.num_requests > MAX_REQUESTS_TO_OPEN:
+                raise MediaLost(f"{shown(self._url)}: no picture after {MAX_REQUESTS_TO_OPEN} requests")
+            return
+        allowed = self._limit + REQUESTS_PER_S * (self._now() - self._playing_since)
+        if self.num_requests > allowed:
+            self._sleep(min(self.left_s(url), (self.num_requests - allowed) / REQUESTS_PER_S))
+
+    def _send(self, url: str, start: int, end: int | None) -> httpx.Response:
+        headers = {"Accept-Encoding": "identity", "User-Agent": "ViLaMP-Live"}
+        if start or end:
+            headers["Range"] = f"bytes={start}-{'' if end is None else end - 1}"
+        mine = _same_site(self._origin, _origin(url))
+        bare = urlsplit(url)._replace(netloc=urlsplit(url).netloc.rpartition("@")[2]).geturl()
+        try:
+            self._client.cookies.clear()  # a camera needs none, and another host must not get them
+            request = self._client.build_request("GET", bare, headers=headers, timeout=self.left_s(url))
+            response = self._client.send(request, auth=self._auth if mine else None, stream=True)
+            digest = "digest" in response.headers.get("www-authenticate", "").lower()
+            if response.status_code == 401 and digest and mine and isinstance(self._auth, httpx.BasicAuth):
+                response.close()
+                self._auth = _digest(self._url)
+                response = self._client.send(request, auth=self._auth, stream=True)
+        except httpx.TimeoutException:
+            raise MediaStalled(f"{shown(url)}: nothing came within the time limit") from None
+        except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, ValueError, RuntimeError) as error:
+            raise MediaLost(f"{shown(url)}: {error}") from None
+        return response
+
+
+class HttpFile:
+    """The body of one address as a file. Seekable where the server answers to ranges."""
+
+    def __init__(self, opener: HttpOpener, url: str, start: int, end: int | None) -> None:
+        self._opener = opener
+        self._start, self._end = start, end
+        self._response, self._url = opener.fetch(url, start, end)
+        self._size = _size(self._response)
+        self._pieces: Iterator[bytes] = self._response.iter_raw()
+        self._rest = b""
+        self._pos = start
+
+    def seekable(self) -> bool:
+        """True for a file; False for a live stream."""
+        return self._size is not None and self._response.headers.get("accept-ranges", "").lower() == "bytes"
+
+    def read(self, size: int) -> bytes:
+        """At most `size` bytes, at least one; none at the end."""
+        self._opener.left_s(self._url)
+        try:
+            while not self._rest:
+                piece = next(self._pieces, None)
+                if piece is None:
+                    return b""
+                self._rest = piece
+        except httpx.TimeoutException:
+            raise MediaStalled(f"{shown(self._url)}: nothing came within the time limit") from None
+        except (httpx.HTTPError, httpx.StreamError, RuntimeError) as error:
+            raise MediaLost(f"{shown(self._url)}: {error}") from None
+        taken, self._rest = self._rest[:size], self._rest[size:]
+        self._pos += len(taken)
+        return taken
+
+    def tell(self) -> int:
+        """Where the next byte comes from."""
+        return self._pos
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        """Go on at another place, by a new request."""
+        place = offset + (0, self._pos, self._size or 0)[whence]
+        if place != self._pos:
+            self._response.close()
+            self._rest = b""
+            if self._size is not None and place >= self._size:
+                self._pieces = iter(())
+            else:
+                self._response, _ = self._opener.fetch(self._url, place, self._end)
+                self._pieces = self._response.iter_raw()
+            self._pos = place
+        return place
+
+    def close(self) -> None:
+        """End this request. Idempotent."""
+        self._response.close()
+
+
+class _Decrypted:
+    """A segment encrypted with AES-128 in CBC mode, its padding removed."""
+
+    def __init__(self, body: Readable, key: bytes, iv: bytes) -> None:
+        self._body = body
+        self._decryptor = Cipher(algorithms.AES(key), modes.CBC(iv)).decryptor()
+        self._waiting = b""  # the last block is held back: it may end in padding
+        self._ended = False
+
+    def read(self, size: int) -> bytes:
+        while not self._ended and len(self._waiting) <= _AES_BLOCK:
+            piece = self._body.read(size)
+            self._ended = not piece
+            self._waiting += self._decryptor.update(piece)
+        if self._ended:
+            taken = self._waiting[:size] if len(self._waiting) > _AES_BLOCK else self._unpadded()
+        else:
+            taken = self._waiting[: min(size, len(self._waiting) - _AES_BLOCK)]
+        self._waiting = self._waiting[len(taken) :] if not self._ended or taken else b""
+        return taken
+
+    def _unpadded(self) -> bytes:
+        last = self._waiting[-1] if self._waiting else 0
+        self._waiting = self._waiting[:-last] if 1 <= last <= _AES_BLOCK else self._waiting
+        return self._waiting
+
+    def close(self) -> None:
+        self._body.close()
+
+
+class _Nothing:
+    def read(self, size: int) -> bytes:
+        return b""
+
+    def close(self) -> None:
+        pass
+
+
+def is_playlist(url: str) -> bool:
+    """True where the address itself says that it is an HLS playlist."""
+    try:
+        return urlsplit(url).path.lower().endswith((".m3u8", ".m3u"))
+    except ValueError:
+        return False
+
+
+def _origin(url: str) -> tuple[str, str, int]:
+    """Scheme, host and port. Raises MediaLost for what is no address."""
+    try:
+        parts = urlsplit(url)
+        scheme, host = parts.scheme.lower(), (parts.hostname or "").rstrip(".").lower()
+        port = parts.port or _PORTS.get(scheme, 0)
+    except ValueError as error:
+        raise MediaLost(f"{shown(url)}: {error}") from None
+    return scheme, host, port
+
+
+def _same_site(camera: tuple[str, str, int], other: tuple[str, str, int]) -> bool:
+    """True for the same host and port, and for the change from HTTP to HTTPS at their usual ports."""
+    upgraded = (camera[0], camera[2], other[0], other[2]) == ("http", 80, "https", 443)
+    return camera[1] == other[1] and (camera == other or upgraded)
+
+
+def _user(url: str) -> tuple[str, str] | None:
+    parts = urlsplit(url)
+    return (unquote(parts.username or ""), unquote(parts.password or "")) if parts.username or parts.password else None
+
+
+def _credentials(url: str) -> httpx.Auth | None:
+    user = _user(url)
+    return httpx.BasicAuth(*user) if user else None
+
+
+def _digest(url: str) -> httpx.Auth:
+    return httpx.DigestAuth(*(_user(url) or ("", "")))
+
+
+def _size(response: httpx.Response) -> int | None:
+    """Bytes of the whole file, where the server says so."""
+    ranged: Any = response.headers.get("content-range", "").rpartition("/")[2]
+    if response.status_code == 206:
+        return int(ranged) if ranged.isascii() and ranged.isdigit() else None
+    length = response.headers.get("content-length", "")
+    return int(length) if length.isascii() and length.isdigit() else None
