@@ -57,6 +57,10 @@ HOUSEKEEPING_S = 5.0
 LAG_PROBE_S = 0.1
 
 
+class ModelUnusable(ValueError):
+    """The configured checkpoint cannot be loaded (the operator's to change); the message says why."""
+
+
 class Agent:
     """Everything that runs, over one memory and one model."""
 
@@ -410,8 +414,14 @@ def _limits(camera: CameraSettings, memory: MemorySettings) -> Limits:
 
 @asynccontextmanager
 async def opened(settings: Settings) -> AsyncIterator[Agent]:
-    """Load the model, open the memory, run the agent. Each may take seconds and none blocks the event loop."""
-    model = await pools.upkeep(load_model, settings)
+    """Load the model, open the memory, run the agent. Each may take seconds and none blocks the event loop.
+
+    Raises ModelUnusable, memory.errors.StorageError.
+    """
+    try:
+        model = await pools.upkeep(load_model, settings)
+    except (OSError, ValueError) as error:  # the folder is absent, or contradicts itself
+        raise ModelUnusable(str(error)) from error
     store = await pools.upkeep(open_memory, settings, model)
     async with Agent(settings, store, model).running() as agent:
         yield agent

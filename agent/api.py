@@ -26,6 +26,7 @@ from agent.routes_memory import MemoryRoutes
 from agent.routes_page import PageRoutes
 from agent.routes_rules import RuleRoutes
 from agent.routes_timeline import TimelineRoutes
+from agent.stopping import Stopping
 
 KEEP_ALIVE_S = 15.0
 
@@ -36,15 +37,16 @@ def build_app(
     """The application over a running agent. `keep_alive_s`: a silent stream sends a comment so often; `url`: where it
     listens, for messages that name no `public_url`."""
     guard = Guard(auth, settings.security.url_ttl_s, agent.clock, public_url=settings.public_url)
+    stopping = Stopping()
     alerts = AlertRoutes(agent, guard, keep_alive_s)
     parts = (
         PageRoutes(agent, guard),
-        ChatRoutes(agent, guard, keep_alive_s),
+        ChatRoutes(agent, guard, keep_alive_s, stopping),
         CameraRoutes(agent, guard),
         HealthRoutes(agent, guard),
         MemoryRoutes(agent, guard),
         TimelineRoutes(agent, guard),
-        RuleRoutes(agent, guard, keep_alive_s),
+        RuleRoutes(agent, guard, keep_alive_s, stopping),
         alerts,
     )
     agent.alerts.watching.teller.link = lambda path: guard.link(path, url)
@@ -54,7 +56,12 @@ def build_app(
     app = Starlette(
         routes=routes, exception_handlers=handlers, middleware=[Middleware(Private), Middleware(Below, guard.prefix)]
     )
-    app.state.end_streams = alerts.end_streams  # `Server` calls it when it shuts down
+
+    def end_streams() -> None:
+        alerts.end_streams()
+        stopping.stop()
+
+    app.state.end_streams = end_streams  # `Server` calls it when it shuts down
     return app
 
 

@@ -1,34 +1,47 @@
 """The command line: `vilamp <command>`. Only parsing happens here, so that `vilamp --help` answers at once.
 
 Each command's work is in a module of its own, imported when the command is run. Errors of the person at the terminal
-are one message on stderr and an exit code (1 failed, 2 wrong usage), never a traceback.
+are one message on stderr and an exit code, never a traceback: 1 failed, 2 wrong usage or configuration, 130 interrupted, 143
+and 129 ended by SIGTERM and SIGHUP (`serve`: 0, as that is how it ends).
 """
 
 import argparse
-import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from agent.cli_common import CliError, say
+from agent.cli_common import CliError
+from agent.plain import plain
+from agent.process import (
+    OutputFailed,
+    Stopped,
+    checked_output,
+    complain,
+    give_up_output,
+    open_standard_streams,
+    stopping_on_signals,
+)
 from agent.rules_options import add_rules
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit code."""
-    args = parse(sys.argv[1:] if argv is None else argv)
+    open_standard_streams()
+    command = ""
     try:
-        code: int = args.run(args)
-        sys.stdout.flush()
+        with stopping_on_signals(), checked_output():
+            args = parse(sys.argv[1:] if argv is None else argv)
+            command = args.command
+            code: int = args.run(args)
     except CliError as error:
-        say(f"vilamp {args.command}: {error}", file=sys.stderr)
+        complain(plain(f"vilamp {command}: {error}"))
         return error.exit_code
+    except Stopped as stopped:
+        return 0 if command == "serve" else stopped.exit_code
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:
-        # the reader (`| head`) has gone: that is no mistake of ours; spare Python's own complaint at exit too
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+    except OutputFailed as error:
+        return give_up_output(error)
     return code
 
 

@@ -18,7 +18,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from agent.agent import Agent, opened
+from agent.agent import Agent, ModelUnusable, opened
 from agent.camera_names import camera_name
 from agent.cli_ask import print_reply, time_of, window_of, zone_of
 from agent.cli_common import EXIT_USAGE, CliError, say, settings_of
@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
     entry = _wanted(args, settings.camera(camera).rate_hz, duration_s, zone)
     try:
         return asyncio.run(_run(args, settings, camera, entry, duration_s, zone, window))
-    except (OSError, ConfigError, Problem) as error:  # StorageError is an OSError
+    except (OSError, ModelUnusable, ConfigError, Problem) as error:  # StorageError is an OSError
         raise CliError(str(error)) from error
 
 

@@ -3,9 +3,11 @@
 import argparse
 from typing import Any
 
+from agent.agent import ModelUnusable
 from agent.auth import TokenFileError
 from agent.cli_common import EXIT_USAGE, CliError, settings_of
 from agent.pools import NoThreads
+from agent.process import OutputFailed
 from agent.serve import CannotListen
 from agent.serve import run as serve
 from agent.tls import TlsError
@@ -19,8 +21,12 @@ def run(args: argparse.Namespace) -> int:
         serve(settings)
     except (CannotListen, NoThreads, TokenFileError, TlsError, StorageError) as error:
         raise CliError(str(error)) from error
-    except (OSError, ValueError) as error:  # what a checkpoint folder that is absent or contradicts itself raises
+    except ModelUnusable as error:
         raise CliError(f"{settings.model.path}: {error}") from error
+    except OutputFailed as error:  # where the address and, once, the tokens are told: without a reader nobody gets in
+        raise CliError(str(error)) from error
+    except (OSError, ValueError) as error:
+        raise CliError(f"it cannot go on: {error}") from error
     return 0
 
 

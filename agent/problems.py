@@ -177,6 +177,15 @@ class AnswererRefused(Problem):
     status, type, code = 502, "server_error", "answerer_refused"
 
 
+class AgentStopping(Problem):
+    """The agent is shutting down; a started answer ends with this."""
+
+    status, type, code = 503, "server_error", "stopping"
+
+    def __init__(self) -> None:
+        super().__init__("The agent is being stopped: ask again once it runs.", headers={"Retry-After": "5"})
+
+
 class NoAnswer(Problem):
     """Whoever answers said nothing that a reader sees, or would not answer; the message says why."""
 

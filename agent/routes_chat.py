@@ -31,6 +31,7 @@ from agent.client_gone import unless_gone, with_silences
 from agent.guard import Guard, origin_of
 from agent.problems import Problem, UnknownModel
 from agent.question import Event, Finished, Piece, Question, Seen
+from agent.stopping import Stopping
 
 MAX_BODY_BYTES = 1 << 20
 PUBLIC_NAME = "vilamp"  # the model's name for those who do not care which
@@ -39,8 +40,9 @@ PUBLIC_NAME = "vilamp"  # the model's name for those who do not care which
 class ChatRoutes:
     """The endpoints, over one agent."""
 
-    def __init__(self, agent: Agent, guard: Guard, keep_alive_s: float) -> None:
+    def __init__(self, agent: Agent, guard: Guard, keep_alive_s: float, stopping: Stopping) -> None:
         self.agent = agent
+        self.stopping = stopping
         self.guard = guard
         self.keep_alive_s = keep_alive_s
 
@@ -93,22 +95,24 @@ class ChatResponse(Response):
             await unless_gone(receive, self._whole(scope, receive, send))
 
     async def _whole(self, scope: Scope, receive: Receive, send: Send) -> None:
-        answer = await self._routes.agent.answering.answer(self._question)
+        with self._routes.stopping.work():
+            answer = await self._routes.agent.answering.answer(self._question)
         body = self._envelope.completion(answer, self._citations(answer.seen))
         await JSONResponse(body)(scope, receive, send)
 
     async def _stream(self, send: Send) -> None:
         begun = False
         try:
-            async with self._routes.agent.answering.ask(self._question) as events:
-                begun = True
-                await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-                await self._put(send, sse(self._chunk({"role": "assistant", "content": ""})))
-                async with aclosing(with_silences(events, self._routes.keep_alive_s)) as steps:
-                    seen: Seen | None = None
-                    async for event in steps:
-                        seen = event if isinstance(event, Seen) else seen
-                        await self._put(send, self._text_of(event, seen))
+            with self._routes.stopping.work():
+                async with self._routes.agent.answering.ask(self._question) as events:
+                    begun = True
+                    await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+                    await self._put(send, sse(self._chunk({"role": "assistant", "content": ""})))
+                    async with aclosing(with_silences(events, self._routes.keep_alive_s)) as steps:
+                        seen: Seen | None = None
+                        async for event in steps:
+                            seen = event if isinstance(event, Seen) else seen
+                            await self._put(send, self._text_of(event, seen))
             await self._put(send, SSE_DONE)
         except Problem as problem:
             if not begun:

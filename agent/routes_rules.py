@@ -21,6 +21,7 @@ from agent.chat import parse_moment
 from agent.config_types import check_slug
 from agent.guard import Guard, origin_of
 from agent.problems import BadRequest, StorageFailed
+from agent.stopping import Stopping
 from agent.times import MAX_UNIX_S
 from agent.trial_response import TrialResponse
 from memory.errors import StorageError
@@ -68,10 +69,11 @@ class TryOut(BaseModel):
 class RuleRoutes:
     """The endpoints, over one agent."""
 
-    def __init__(self, agent: Agent, guard: Guard, keep_alive_s: float) -> None:
+    def __init__(self, agent: Agent, guard: Guard, keep_alive_s: float, stopping: Stopping) -> None:
         self.agent = agent
         self.guard = guard
         self.keep_alive_s = keep_alive_s
+        self.stopping = stopping
         self.engine = agent.alerts
 
     def routes(self) -> list[Route]:
@@ -165,6 +167,7 @@ class RuleRoutes:
             lambda frame_id: self.guard.link(f"/v1/frames/{frame_id}.jpg", origin),
             stream=asked.stream,
             keep_alive_s=self.keep_alive_s,
+            stopping=self.stopping,
         )
 
 

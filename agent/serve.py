@@ -5,7 +5,6 @@ use, a damaged checkpoint, a folder owned by another process) is raised with wor
 """
 
 import asyncio
-import signal
 import socket
 import sys
 import time
@@ -21,6 +20,7 @@ from agent.api import build_app
 from agent.auth import TOKENS_FILE, Auth
 from agent.config import Settings
 from agent.logs import set_up_logs
+from agent.process import stops
 from agent.tls import TlsFiles, prepare_tls
 
 SHUTDOWN_GRACE_S = 5
@@ -36,8 +36,16 @@ class CannotListen(Exception):
 def run(settings: Settings) -> None:
     """Serve until interrupted. Raises CannotListen, TokenFileError, TlsError, StorageError, ValueError (model)."""
     set_up_logs(settings.log_level)
-    with suppress(KeyboardInterrupt):
-        uvloop.run(serve(settings))
+    with suppress(KeyboardInterrupt, asyncio.CancelledError):
+        uvloop.run(_until_stopped(settings))
+
+
+async def _until_stopped(settings: Settings) -> None:
+    """Serve; a signal that comes before the server listens to signals itself ends the start in peace."""
+    loop, serving = asyncio.get_running_loop(), asyncio.ensure_future(serve(settings))
+    for number in stops():
+        loop.add_signal_handler(number, serving.cancel)
+    await serving
 
 
 async def serve(settings: Settings, *, started: Started | None = None) -> None:
@@ -68,14 +76,14 @@ class Server(uvicorn.Server):
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """The first SIGINT or SIGTERM shuts down in peace, the second at once."""
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
+        """The first SIGINT, SIGTERM or SIGHUP shuts down in peace, the second at once."""
+        loop, numbers = asyncio.get_running_loop(), stops()
+        for number in numbers:
             loop.add_signal_handler(number, self.handle_exit, number, None)
         try:
             yield
         finally:
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in numbers:
                 loop.remove_signal_handler(number)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -84,7 +92,7 @@ class Server(uvicorn.Server):
             await self._when_started(self.url)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Streams that have no end of their own are ended first: every open page holds one."""
+        """Streams that have no end of their own are ended first, as every open page holds one; answers a little later."""
         self.config.app.state.end_streams()  # type: ignore[union-attr]
         await super().shutdown(sockets)
 

@@ -17,6 +17,7 @@ from agent.alerts.engine import Engine
 from agent.chat import SSE_DONE, SSE_STILL_HERE, sse
 from agent.client_gone import unless_gone, with_silences
 from agent.problems import Problem
+from agent.stopping import Stopping
 
 PROGRESS_S = 0.5  # progress is told so often, at most
 
@@ -27,18 +28,26 @@ class TrialResponse(Response):
     media_type = "text/event-stream"
 
     def __init__(
-        self, engine: Engine, trial: Trial, link: Callable[[int], str], *, stream: bool, keep_alive_s: float
+        self,
+        engine: Engine,
+        trial: Trial,
+        link: Callable[[int], str],
+        *,
+        stream: bool,
+        keep_alive_s: float,
+        stopping: Stopping,
     ) -> None:
         super().__init__(headers={"X-Accel-Buffering": "no"})
         del self.headers["content-length"]
         self._engine, self._trial, self._link = engine, trial, link
-        self._stream, self._keep_alive_s = stream, keep_alive_s
+        self._stream, self._keep_alive_s, self._stopping = stream, keep_alive_s, stopping
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await unless_gone(receive, self._events(send) if self._stream else self._whole(scope, receive, send))
 
     async def _whole(self, scope: Scope, receive: Receive, send: Send) -> None:
-        outcome = await self._engine.try_rule(self._trial, lambda done, num_asked: None)
+        with self._stopping.work():
+            outcome = await self._engine.try_rule(self._trial, lambda done, num_asked: None)
         body = await pools.alerts(describe, outcome, self._link)
         await JSONResponse(body)(scope, receive, send)
 
@@ -46,12 +55,13 @@ class TrialResponse(Response):
         """What cannot be tried at all has a status of its own; what fails later is the last event."""
         begun = False
         try:
-            async with aclosing(with_silences(self._steps(), self._keep_alive_s)) as steps:
-                async for step in steps:
-                    if not begun:
-                        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-                        begun = True
-                    await self._put(send, SSE_STILL_HERE if step is None else sse(step))
+            with self._stopping.work():
+                async with aclosing(with_silences(self._steps(), self._keep_alive_s)) as steps:
+                    async for step in steps:
+                        if not begun:
+                            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+                            begun = True
+                        await self._put(send, SSE_STILL_HERE if step is None else sse(step))
             await self._put(send, SSE_DONE)
         except Problem as problem:
             if not begun:
