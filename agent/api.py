@@ -3,10 +3,13 @@
 Everything but `/healthz`, `/readyz` and CORS preflights needs a token or a signed URL. It does not start a server.
 """
 
+from collections.abc import Sequence
+
 from starlette.applications import Starlette
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
@@ -14,8 +17,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from agent.agent import Agent
 from agent.auth import Auth
+from agent.body import Unpacking
 from agent.config import Settings
 from agent.guard import Guard
+from agent.guessing import Guesses, SlowGuessing
+from agent.paths import OneSlashLess, route_path, shown_path
 from agent.problems import BadRequest, NotFound, Problem, respond
 from agent.publishing import whip_server
 from agent.routes_alerts import AlertRoutes
@@ -29,6 +35,7 @@ from agent.routes_timeline import TimelineRoutes
 from agent.stopping import Stopping
 
 KEEP_ALIVE_S = 15.0
+PREFLIGHT_MAX_AGE_S = 600
 
 
 def build_app(
@@ -52,10 +59,19 @@ def build_app(
     agent.alerts.watching.teller.link = lambda path: guard.link(path, url)
     routes: list[BaseRoute] = [route for part in parts for route in part.routes()]
     routes += whip_server(agent, guard, settings).routes()
-    handlers = {Problem: respond, HTTPException: _http_error}
-    app = Starlette(
-        routes=routes, exception_handlers=handlers, middleware=[Middleware(Private), Middleware(Below, guard.prefix)]
-    )
+    guesses = Guesses()
+    agent.metrics.watch([guesses.reader()])
+    handlers = {Problem: respond, HTTPException: _http_error, Exception: respond}
+    middleware = [
+        Middleware(Private),
+        Middleware(Below, guard.prefix),
+        Middleware(CrossOrigin, origins=settings.security.cors_origins),
+        Middleware(OneSlashLess),
+        Middleware(SlowGuessing, auth=auth, guesses=guesses, clock=agent.clock),
+        Middleware(Unpacking),
+    ]
+    app = Starlette(routes=routes, exception_handlers=handlers, middleware=middleware)
+    app.router.redirect_slashes = False  # its redirects would begin with whatever the Host header says
 
     def end_streams() -> None:
         alerts.end_streams()
@@ -105,12 +121,35 @@ class Below:
             await self._app({**scope, "root_path": prefix, "path": path}, receive, send)
 
 
+class CrossOrigin:
+    """CORS on `/v1` for pages of the listed origins: their preflights need no token, what follows does.
+
+    `/whip` has its own, for every origin (RFC 9725), in `streaming/whip.py`.
+    """
+
+    def __init__(self, app: ASGIApp, origins: Sequence[str]) -> None:
+        self._app = app
+        self._open = app if not origins else CORSMiddleware(
+            app,
+            allow_origins=origins,
+            allow_methods=["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"],
+            allow_headers=["*"],  # OpenAI's client sends a dozen of its own
+            allow_private_network=True,
+            expose_headers=["Location", "Retry-After", "WWW-Authenticate", "Content-Disposition"],
+            max_age=PREFLIGHT_MAX_AGE_S,
+        )  # fmt: skip
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        is_api = scope["type"] == "http" and route_path(scope).startswith("/v1/")
+        await (self._open if is_api else self._app)(scope, receive, send)
+
+
 async def _http_error(request: Request, error: Exception) -> Response:
     """What the router itself refuses: no such path, no such method."""
     if not isinstance(error, HTTPException):
         raise error
     if error.status_code == 404:
-        return NotFound(f"There is nothing at {request.url.path}.").response()
+        return NotFound(f"There is nothing at {shown_path(request.scope)}.").response()
     problem = BadRequest(error.detail, headers=dict(error.headers or {}))
     problem.status = error.status_code
     return problem.response()

@@ -10,6 +10,7 @@ import hashlib
 import hmac
 import json
 import os
+import re
 import secrets
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from agent.config_types import check_scope
 
 TOKENS_FILE = "tokens.json"
 _VERSION = 1
+_QUOTABLE = re.compile(r"[\w :*-]{1,80}", re.ASCII)
 _ISSUED = "vt_"  # how a token begins that expires by itself
 # What first start makes: one token for the owner and one for cameras, which must not be able to read what others see.
 _FIRST_TOKENS: tuple[tuple[str, frozenset[str]], ...] = (
@@ -119,11 +121,8 @@ class Auth:
         try:
             self.verify_path(_ISSUED + claim, exp, signature, now)
         except AuthError as error:
-            message = (
-                "this link has expired: ask for a fresh one"
-                if "expired" in error.message
-                else "the token is not known here"
-            )
+            expired = "expired" in error.message
+            message = "this link has expired: ask for a fresh one" if expired else "the token is not known here"
             raise AuthError(401, message, _challenge(error="invalid_token")) from None
         return Token("link", secret, frozenset({scope}))
 
@@ -137,12 +136,21 @@ class Auth:
         if not authorization:
             raise AuthError(401, "this needs a token: send `Authorization: Bearer <token>`", _challenge())
         kind, _, secret = authorization.partition(" ")
-        if kind.lower() == "bearer" and secret.strip().startswith(_ISSUED) and now is not None:
-            return self._issued(secret.strip(), now)
-        found = self._find(secret.strip()) if kind.lower() == "bearer" else None
+        secret = secret.strip() if kind.lower() == "bearer" else ""
+        found = self._find(secret)
+        if found is None and secret.startswith(_ISSUED) and now is not None:
+            return self._issued(secret, now)
         if found is None:
             raise AuthError(401, "the token is not known here", _challenge(error="invalid_token"))
         return found
+
+    def is_guess(self, authorization: str, now: float) -> bool:
+        """Is this the header of somebody whose token was never valid here? One that has expired was."""
+        try:
+            self.identify(authorization, now)
+        except AuthError as error:
+            return "expired" not in error.message
+        return False
 
     def _find(self, secret: str) -> Token | None:
         digest = hashlib.sha256(secret.encode("utf-8", "surrogateescape")).digest()
@@ -197,7 +205,8 @@ def local_token(data_dir: Path, scope: str) -> str | None:
 
 
 def _challenge(**parameters: str) -> dict[str, str]:
-    listed = "".join(f', {name}="{value}"' for name, value in parameters.items())
+    """The header that says what is wanted; a value that cannot stand in one (a stranger's words) is left out."""
+    listed = "".join(f', {name}="{value}"' for name, value in parameters.items() if _QUOTABLE.fullmatch(value))
     return {"WWW-Authenticate": 'Bearer realm="vilamp"' + listed}
 
 

@@ -2,28 +2,32 @@
 
 Pure: bytes and values in, values out. The extension fields are `camera` or `cameras`, `after`, `before` (unix seconds
 or ISO 8601) on the way in and `annotations` and `vilamp` on the way out. The last user message is asked; what was said
-before it comes with the request, as the agent holds no conversations. Fields of the format that do not apply here are
-accepted and have no effect.
+before it comes with the request, as the agent holds no conversations. A field that is null counts as left out. Fields
+of the format that would change the answer and are not supported are refused (`agent/fields.py`); others have no effect.
 """
 
-import json
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from agent.fields import OPENAI_FIELDS, check_spelling, refuse_unsupported, wrong_field
 from agent.problems import BadRequest
 from agent.question import Answer, Evidence, Finished, Said, Seen
-from agent.times import instant_of, load_zone
+from agent.strict_json import parse_object, without_nulls
+from agent.times import MAX_UNIX_S, instant_of, load_zone, unit_hint
+from agent.wire import json_bytes
 from memory.views import Within
 
 Json = dict[str, Any]
 
 MAX_EARLIER = 8  # messages before the question
 MAX_EARLIER_CHARS = 8000
+_SECONDS = re.compile(r"\d{10,19}(\.\d+)?", re.ASCII)  # of fewer digits a year or a date is likelier
 
 
 class Part(BaseModel):
@@ -80,7 +84,7 @@ class ChatRequest(BaseModel):
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
-    n: Annotated[int, Field(ge=1, le=1)] | None = None  # one answer per question
+    n: int | None = None  # 1: one answer per question
     camera: str | None = None
     cameras: list[str] | None = None
     after: float | str | None = None
@@ -130,31 +134,53 @@ class ChatRequest(BaseModel):
 
 
 def parse_request(body: bytes) -> ChatRequest:
-    """Raises BadRequest with the name of the first field that is wrong."""
+    """The request in a body. Raises BadRequest with the name of the first field that is wrong."""
+    return request_of(parse_object(body))
+
+
+def request_of(body: Mapping[str, Any]) -> ChatRequest:
+    """The request with these fields; null is a field left out. Raises BadRequest as `parse_request` does."""
+    given = without_nulls(body)
+    refuse_unsupported(given)
+    check_spelling(given, ChatRequest.model_fields, OPENAI_FIELDS)
     try:
-        return ChatRequest.model_validate_json(body)
+        return ChatRequest.model_validate(given)
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise BadRequest(f"{place or 'body'}: {first['msg']}", param=place or None) from None
+        raise wrong_field(error, ChatRequest.model_fields) from None
 
 
 def parse_moment(value: float | str | None, zone: str, param: str) -> float | None:
     """Unix seconds of a number or an ISO 8601 text; a text without an offset is local time in `zone`.
 
     Of a local time that clocks there show twice, `before` means the last, so that a window holds both.
+    A moment before 1970 or after 5138 becomes that edge. Raises BadRequest.
     """
     if value is None:
         return None
     if isinstance(value, str):
-        try:
-            return instant_of(datetime.fromisoformat(value.strip()), load_zone(zone), latest=param == "before")
-        except (ValueError, OverflowError):
-            advice = f"'{param}' is neither unix seconds nor ISO 8601, such as 2026-11-22T17:04:05+01:00."
-            raise BadRequest(advice, param=param) from None
+        value = _moment_of(value.strip(), zone, param)
+    elif value >= MAX_UNIX_S:
+        value = _too_late(value, param)
     if not math.isfinite(value):
         raise BadRequest(f"'{param}' is not a finite number.", param=param)
-    return value
+    return min(max(value, 0.0), MAX_UNIX_S)
+
+
+def _moment_of(text: str, zone: str, param: str) -> float:
+    if _SECONDS.fullmatch(text):
+        seconds = float(text)
+        return seconds if seconds < MAX_UNIX_S else _too_late(seconds, param)
+    try:
+        return instant_of(datetime.fromisoformat(text), load_zone(zone), latest=param == "before")
+    except (ValueError, OverflowError):
+        advice = f"'{param}' is neither unix seconds nor ISO 8601, such as 2026-11-22T17:04:05+01:00."
+        raise BadRequest(advice, param=param) from None
+
+
+def _too_late(value: float, param: str) -> NoReturn:
+    """The refusal of a number that no clock shows in seconds."""
+    advice = unit_hint(value) or f"it must be below {MAX_UNIX_S:.0f}"
+    raise BadRequest(f"'{param}' is a number of unix seconds, and {advice}.", param=param)
 
 
 def citation(evidence: Evidence, url: str) -> Json:
@@ -212,7 +238,7 @@ class Envelope:
 
 def sse(data: Json) -> bytes:
     """One server-sent event."""
-    return b"data: " + json.dumps(data, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
+    return b"data: " + json_bytes(data) + b"\n\n"
 
 
 SSE_DONE = b"data: [DONE]\n\n"

@@ -15,6 +15,7 @@ from agent.alerts.settings import AlertsSettings, RuleSettings
 from agent.alerts.webhook_settings import WebhookSettings
 from agent.config_types import (
     Metadata,
+    Origin,
     Part,
     Scope,
     Slug,
@@ -218,6 +219,11 @@ class SecuritySettings(Part):
     url_ttl_s: float = Field(
         default=3600.0, ge=1, le=30 * 86_400, description="seconds a signed picture URL stays valid"
     )
+    cors_origins: tuple[Origin, ...] = Field(
+        default=(),
+        max_length=64,
+        description='origins whose pages may use /v1, such as https://panel.example; "*": all; none: CORS is off',
+    )
 
     @model_validator(mode="after")
     def _names_differ(self) -> "SecuritySettings":
@@ -255,7 +261,11 @@ class Settings(Part):
     data_dir: UserPath = Field(
         default_factory=lambda: default_data_dir(), description="where memory, tokens and certificates are kept"
     )
-    host: str = Field(default="127.0.0.1", min_length=1, description="address to listen on; 0.0.0.0: all of them")
+    host: str = Field(
+        default="127.0.0.1",
+        min_length=1,
+        description='address to listen on; 0.0.0.0: all of IPv4, "::": all of IPv4 and IPv6',
+    )
     port: int = Field(default=8080, ge=0, le=65_535, description="TCP port; 0: any free one")
     allow_new_cameras: bool = Field(default=True, description="a publisher may name a camera that is not listed here")
     public_url: Annotated[str, AfterValidator(check_base_url)] | None = Field(

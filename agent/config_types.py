@@ -98,6 +98,13 @@ def check_link(url: str) -> str:
     return url
 
 
+def check_origin(origin: str) -> str:
+    """`origin` itself as browsers send it, or "*". Raises ValueError."""
+    if origin != "*" and not re.fullmatch(r"https?://[a-z0-9.\-\[\]:]+", origin):
+        raise ValueError(f'"{origin}" is not an origin: write it as https://panel.example or http://localhost:3000')
+    return origin
+
+
 def check_token(token: SecretStr) -> SecretStr:
     if not re.fullmatch(r"[\x21-\x7e]{16,}", token.get_secret_value()):
         raise ValueError("a token is at least 16 printable characters without spaces: leave it out to have one made")
@@ -126,6 +133,7 @@ def expand(path: Path) -> Path:
 
 Slug = Annotated[str, AfterValidator(check_slug)]
 Scope = Annotated[str, AfterValidator(check_scope)]
+Origin = Annotated[str, AfterValidator(check_origin)]
 Zone = Annotated[str, AfterValidator(check_zone)]
 Metadata = Annotated[dict[str, JsonValue], AfterValidator(check_metadata)]
 UserPath = Annotated[Path, AfterValidator(expand)]

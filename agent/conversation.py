@@ -8,18 +8,20 @@ Does not know WebRTC or tokens.
 """
 
 import asyncio
-import json
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
 from agent.agent import Agent
 from agent.asking import question_of
-from agent.chat import ChatRequest, citation, extension, parse_request
+from agent.chat import ChatRequest, citation, extension, request_of
+from agent.fields import check_spelling
 from agent.problems import BadRequest, NotAllowed, Problem
 from agent.question import Evidence, Finished, Piece, Question, Seen
+from agent.strict_json import parse_json
 from agent.supervisor import contained
-from agent.told import check_told, is_finite, parse_json
+from agent.told import check_told, is_finite
+from agent.wire import json_bytes
 from streaming.channel import MAX_SENT_BYTES, Channel, ChannelClosed, ChannelSettings, Refusal
 
 MAX_QUESTIONS = 2  # of one channel at once
@@ -73,7 +75,7 @@ class Conversation:
         request_id: str | None = None
         try:
             with contained("a message of a data channel", Problem, ChannelClosed) as outcome:
-                said = parse_json(message)
+                said = _object_of(parse_json(message))
                 request_id = _id_of(said)
                 match _kind_of(said):
                     case "metadata":
@@ -173,15 +175,21 @@ def _kind_of(said: Json) -> str:
         raise BadRequest("'type' must be metadata, ask or cancel.", param="type")
     unknown = sorted(said.keys() - _FIELDS[kind] - {"type", "id"})
     if unknown:
+        check_spelling(unknown, _FIELDS[kind] | {"type", "id"})
         raise BadRequest(f"{unknown[0][:40]!a} is not a field of {kind}: {', '.join(sorted(_FIELDS[kind]))}.")
     return kind
 
 
-def _id_of(said: Any) -> str | None:
+def _object_of(said: Any) -> Json:
+    """The message's fields; null is a field left out, but inside metadata it is a value."""
     if not isinstance(said, dict):
         raise BadRequest(
             'A message is a JSON object with a type, such as {"type": "metadata", "data": {"x": 1, "y": 2}}.'
         )
+    return {name: value for name, value in said.items() if value is not None}
+
+
+def _id_of(said: Json) -> str | None:
     request_id = said.get("id")
     if request_id is None:
         return None
@@ -198,7 +206,7 @@ def _request_of(said: Json, camera: str) -> ChatRequest:
     if "camera" not in fields and "cameras" not in fields:
         fields["camera"] = camera
     body = {"messages": [{"role": "user", "content": said["question"]}], **fields}
-    asked = parse_request(json.dumps(body).encode())
+    asked = request_of(body)
     asked.question()  # empty: refused at once
     return asked
 
@@ -227,4 +235,4 @@ async def _send(channel: Channel, message: Json) -> None:
 
 
 def _text(message: Json) -> str:
-    return json.dumps(message, ensure_ascii=False, separators=(",", ":"))
+    return json_bytes(message).decode()

@@ -10,6 +10,7 @@ from urllib.parse import urlencode, urlsplit
 from starlette.requests import Request
 
 from agent.auth import Auth, AuthError, Token
+from agent.paths import route_path
 from agent.problems import NotAllowed
 
 
@@ -55,7 +56,7 @@ class Guard:
             return
         query = request.query_params
         told = urlencode([(name, value) for name, value in query.multi_items() if name in covered])
-        own = local_path(request)
+        own = route_path(request.scope)
         path = f"{own}?{told}" if told else own
         try:
             self.auth.verify_path(path, query.get("exp"), query.get("sig"), self._clock())
@@ -81,10 +82,3 @@ class Guard:
 def origin_of(request: Request) -> str:
     """Scheme and host as the client named them: "http://127.0.0.1:8080"."""
     return f"{request.url.scheme}://{request.url.netloc}"
-
-
-def local_path(request: Request) -> str:
-    """The path of a request without the prefix at which a proxy has us."""
-    prefix: str = request.scope.get("root_path", "")
-    path: str = request.scope["path"]
-    return path.removeprefix(prefix) if path.startswith(prefix + "/") else path

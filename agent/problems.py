@@ -6,7 +6,11 @@ Each becomes the error body that OpenAI clients understand: `{"error": {"message
 import math
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
+
+from agent.wire import JsonResponse, shown
+
+MAX_NAMED = 50  # cameras that an error lists
 
 
 class Problem(Exception):
@@ -26,7 +30,7 @@ class Problem(Exception):
         return {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}}
 
     def response(self) -> Response:
-        return JSONResponse(self.body(), status_code=self.status, headers=self.headers)
+        return JsonResponse(self.body(), status_code=self.status, headers=self.headers)
 
 
 class BadRequest(Problem):
@@ -67,8 +71,9 @@ class UnknownCamera(NotFound):
     code = "camera_not_found"
 
     def __init__(self, camera: str, known: tuple[str, ...]) -> None:
-        names = ", ".join(known) if known else "none yet"
-        super().__init__(f"There is no camera '{camera}'. Known cameras: {names}.", param="camera")
+        names = ", ".join(known[:MAX_NAMED]) if known else "none yet"
+        names += f" and {len(known) - MAX_NAMED} more" if len(known) > MAX_NAMED else ""
+        super().__init__(f"There is no camera '{shown(camera)}'. Known cameras: {names}.", param="camera")
 
 
 class UnknownModel(NotFound):
@@ -102,15 +107,41 @@ class TooLarge(Problem):
     status, type, code = 413, "invalid_request_error", "request_too_large"
 
 
+class UnsupportedMedia(Problem):
+    """The request body has a type, a character set or a packing that is not read."""
+
+    status, type, code = 415, "invalid_request_error", "unsupported_media_type"
+
+
+class TooSlow(Problem):
+    """The request body did not arrive in time."""
+
+    status, type, code = 408, "invalid_request_error", "request_timeout"
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(f"The request did not arrive within {seconds:g} s.", headers={"Connection": "close"})
+
+
 class Busy(Problem):
-    """As many questions as are allowed are being answered or waiting."""
+    """As many requests of one kind as are allowed are in work or waiting."""
 
     status, type, code = 429, "rate_limit_error", "busy"
+
+    def __init__(self, retry_after_s: float, why: str = "Too many questions at once") -> None:
+        seconds = max(1, math.ceil(retry_after_s))
+        super().__init__(f"{why}; try again in {seconds} s.", headers={"Retry-After": str(seconds)})
+
+
+class TooManyGuesses(Problem):
+    """Tokens that are not known came from one address too often."""
+
+    status, type, code = 429, "rate_limit_error", "too_many_wrong_tokens"
 
     def __init__(self, retry_after_s: float) -> None:
         seconds = max(1, math.ceil(retry_after_s))
         super().__init__(
-            f"Too many questions at once; try again in {seconds} s.", headers={"Retry-After": str(seconds)}
+            f"Too many wrong tokens from this address; try again in {seconds} s.",
+            headers={"Retry-After": str(seconds)},
         )
 
 
@@ -120,7 +151,7 @@ class UnknownRule(NotFound):
     code = "rule_not_found"
 
     def __init__(self, name: str) -> None:
-        super().__init__(f"There is no rule '{name}'; GET /v1/rules lists those there are.", param="name")
+        super().__init__(f"There is no rule '{shown(name)}'; GET /v1/rules lists those there are.", param="name")
 
 
 class RuleConflict(Problem):
@@ -203,4 +234,8 @@ class EraseUnfinished(Problem):
 
 async def respond(request: Request, problem: Exception) -> Response:
     """Starlette's exception handler for every Problem."""
-    return problem.response() if isinstance(problem, Problem) else Problem("The server failed.").response()
+    return (
+        problem.response()
+        if isinstance(problem, Problem)
+        else Problem("The server failed; its log says why.").response()
+    )

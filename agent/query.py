@@ -1,22 +1,23 @@
 """Values of a URL's query: moments, numbers and flags, each with an error that says what to do."""
 
-import re
-
 from starlette.requests import Request
 
 from agent.chat import parse_moment
+from agent.fields import check_spelling
 from agent.problems import BadRequest
 from memory.views import Within
 
-_NUMBER = re.compile(r"\d{10,11}(\.\d+)?")
 _FLAGS = {"true": True, "1": True, "false": False, "0": False}
+
+
+def check_names(request: Request, *names: str) -> None:
+    """Raises BadRequest for a parameter that is nearly one of `names`, the ones that are read; others are ignored."""
+    check_spelling(request.query_params, names, ("exp", "sig"))
 
 
 def moment(request: Request, name: str, zone: str) -> float | None:
     """Unix seconds of a number or an ISO 8601 text, which is local time in `zone`; None: not given."""
-    text = request.query_params.get(name)
-    value = float(text) if text is not None and _NUMBER.fullmatch(text) else text
-    return parse_moment(value, zone, name)
+    return parse_moment(request.query_params.get(name), zone, name)
 
 
 def place(request: Request, name: str) -> Within | None:

@@ -17,7 +17,7 @@ from contextlib import aclosing
 from typing import Any
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
@@ -29,7 +29,8 @@ from agent.chat import SSE_STILL_HERE
 from agent.client_gone import unless_gone, with_silences
 from agent.guard import Guard
 from agent.problems import BadRequest, NotFound
-from agent.query import moment, whole_number
+from agent.query import check_names, moment, whole_number
+from agent.wire import JsonResponse, shown
 
 DEFAULT_LIMIT, MAX_LIMIT = 100, 1000
 MAX_CURSOR = 10**9 - 1
@@ -59,19 +60,20 @@ class AlertRoutes:
     async def alerts(self, request: Request) -> Response:
         """A page; `next_cursor`, where given, is the `cursor` of the next one."""
         self.guard.check(request, "ask")
+        check_names(request, "rule", "camera", "kind", "after", "before", "limit", "cursor")
         wanted = self._filter(request)
         kind = request.query_params.get("kind", "fired")
         if kind not in ("fired", "suppressed"):
             raise BadRequest("'kind' is fired or suppressed.", param="kind")
         page = await pools.alerts(self._fired if kind == "fired" else self._suppressed, wanted)
-        return JSONResponse({**page, "stream_url": self.guard.sign("/v1/alerts/stream")})
+        return JsonResponse({**page, "stream_url": self.guard.sign("/v1/alerts/stream")})
 
     async def alert(self, request: Request) -> Response:
         self.guard.check(request, "ask")
         found = await pools.alerts(self.agent.book.alert, request.path_params["id"])
         if found is None:
             raise _unknown(request)
-        return JSONResponse(self._describe(found))
+        return JsonResponse(self._describe(found))
 
     async def snapshot(self, request: Request) -> Response:
         self.guard.check_signed(request, "ask")
@@ -84,10 +86,11 @@ class AlertRoutes:
         """Events from now on; with the header `Last-Event-ID` also those after the one of that id. The first lines are
         an id without an event: where to go on if the line breaks before anything has happened."""
         self.guard.check_signed(request, "ask")
+        check_names(request, "rule", "camera")
         query = request.query_params
         self._loop = asyncio.get_running_loop()
         last = request.headers.get("last-event-id", "")
-        if last and not (last.isascii() and last.isdigit() and int(last) <= MAX_CURSOR):
+        if last and not (last.isascii() and last.isdigit() and len(last) <= 9):
             raise BadRequest("'Last-Event-ID' is the id of an event of this stream.", param="Last-Event-ID")
         newest = await pools.alerts(self.agent.book.newest_event)
         begin = min(int(last), newest) if last else newest
@@ -218,4 +221,4 @@ def _page(listed: list[dict[str, Any]], found: list[Alert] | list[Suppressed], l
 
 
 def _unknown(request: Request) -> NotFound:
-    return NotFound(f"There is no alert '{request.path_params['id']}' (any more), or it has no picture.")
+    return NotFound(f"There is no alert '{shown(request.path_params['id'])}' (any more), or it has no picture.")

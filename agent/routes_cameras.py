@@ -8,7 +8,7 @@ from contextlib import suppress
 from typing import Any
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 
 from agent import pools
@@ -17,7 +17,8 @@ from agent.guard import Guard
 from agent.intake import smaller_jpeg
 from agent.plain import plain_line
 from agent.problems import BadRequest, NotFound, StorageFailed
-from agent.query import moment, place, whole_number
+from agent.query import check_names, moment, place, whole_number
+from agent.wire import JsonResponse
 from memory.errors import FrameGone, StorageError
 from memory.records import FrameRecord
 from memory.window import Window
@@ -39,18 +40,18 @@ class CameraRoutes:
             Route("/v1/cameras", self.cameras),
             Route("/v1/cameras/{camera}", self.camera),
             Route("/v1/cameras/{camera}/frames", self.frames),
-            Route("/v1/frames/{frame_id:int}.jpg", self.picture),
-            Route("/v1/frames/{frame_id:int}", self.frame),
+            Route("/v1/frames/{frame_id:frame}.jpg", self.picture),
+            Route("/v1/frames/{frame_id:frame}", self.frame),
         ]
 
     async def cameras(self, request: Request) -> Response:
         self.guard.check(request, "ask")
-        return JSONResponse(await pools.web(self._describe_all))
+        return JsonResponse(await pools.web(self._describe_all))
 
     async def camera(self, request: Request) -> Response:
         self.guard.check(request, "ask")
         camera = await self._named(request)
-        return JSONResponse(await pools.web(self._describe, camera))
+        return JsonResponse(await pools.web(self._describe, camera))
 
     async def frames(self, request: Request) -> Response:
         """Encoded frames inside [after, before], rising time; `next_after`, where given, begins the next page.
@@ -58,13 +59,14 @@ class CameraRoutes:
         With `order=desc` the newest come first, and `next_before` ends the next page.
         """
         self.guard.check(request, "ask")
+        check_names(request, "after", "before", "limit", "order", "within")
         camera = await self._named(request)
         zone = self.agent.zone_of(camera)
         after, before = (moment(request, name, zone) for name in ("after", "before"))
         limit = whole_number(request, "limit", DEFAULT_LIMIT, MAX_LIMIT)
         newest_first = _newest_first(request)
         window = await pools.web(self.agent.store.window, (camera,), after, before, place(request, "within"))
-        return JSONResponse(await pools.web(self._list, camera, window, limit, newest_first))
+        return JsonResponse(await pools.web(self._list, camera, window, limit, newest_first))
 
     def _list(self, camera: str, window: Window, limit: int, newest_first: bool) -> dict[str, Any]:
         rows = range(window.num_frames)[:: -1 if newest_first else 1][:limit]
@@ -78,11 +80,12 @@ class CameraRoutes:
 
     async def frame(self, request: Request) -> Response:
         self.guard.check(request, "ask")
-        return JSONResponse(await pools.web(lambda: self._frame(self._record(request))))
+        return JsonResponse(await pools.web(lambda: self._frame(self._record(request))))
 
     async def picture(self, request: Request) -> Response:
         """The JPEG as it is kept, or at most `width` pixels across."""
         self.guard.check_signed(request, "ask")
+        check_names(request, "width")
         width = whole_number(request, "width", MAX_WIDTH, MAX_WIDTH)
         try:
             jpeg = await pools.web(self.agent.store.jpeg, request.path_params["frame_id"])

@@ -9,7 +9,7 @@ import time
 from contextlib import aclosing
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
@@ -32,6 +32,7 @@ from agent.guard import Guard, origin_of
 from agent.problems import Problem, UnknownModel
 from agent.question import Event, Finished, Piece, Question, Seen
 from agent.stopping import Stopping
+from agent.wire import JsonResponse, shown
 
 MAX_BODY_BYTES = 1 << 20
 PUBLIC_NAME = "vilamp"  # the model's name for those who do not care which
@@ -58,19 +59,21 @@ class ChatRoutes:
         self.guard.check(request, "ask")
         asked = parse_request(await read_body(request, MAX_BODY_BYTES))
         if asked.model not in (None, "", PUBLIC_NAME, self.agent.model_card()["id"]):
-            raise UnknownModel(f"There is no model '{asked.model}' here; GET /v1/models lists what is.", param="model")
+            raise UnknownModel(
+                f"There is no model '{shown(asked.model)}' here; GET /v1/models lists what is.", param="model"
+            )
         return ChatResponse(self, request, asked, await question_of(self.agent, asked))
 
     async def models(self, request: Request) -> Response:
         self.guard.check(request, "ask")
-        return JSONResponse({"object": "list", "data": [self.agent.model_card()]})
+        return JsonResponse({"object": "list", "data": [self.agent.model_card()]})
 
     async def model(self, request: Request) -> Response:
         self.guard.check(request, "ask")
         card = self.agent.model_card()
         if request.path_params["model"] not in (PUBLIC_NAME, card["id"]):
-            raise UnknownModel(f"There is no model '{request.path_params['model']}' here.", param="model")
-        return JSONResponse(card)
+            raise UnknownModel(f"There is no model '{shown(request.path_params['model'])}' here.", param="model")
+        return JsonResponse(card)
 
 
 class ChatResponse(Response):
@@ -98,7 +101,7 @@ class ChatResponse(Response):
         with self._routes.stopping.work():
             answer = await self._routes.agent.answering.answer(self._question)
         body = self._envelope.completion(answer, self._citations(answer.seen))
-        await JSONResponse(body)(scope, receive, send)
+        await JsonResponse(body)(scope, receive, send)
 
     async def _stream(self, send: Send) -> None:
         begun = False

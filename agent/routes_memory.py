@@ -16,7 +16,7 @@ from typing import Any
 
 from starlette.background import BackgroundTask
 from starlette.requests import Request
-from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.responses import FileResponse, Response
 from starlette.routing import Route
 
 from agent import pools
@@ -29,9 +29,11 @@ from agent.guard import Guard
 from agent.holdings import folder_holdings, holdings
 from agent.lanes import TooManyWaiting, Turns
 from agent.problems import BadRequest, Busy, EraseUnfinished, NoFrames, Problem, TooLarge
-from agent.query import flag, moment
+from agent.query import check_names, flag, moment
+from agent.strict_json import parse_json
 from agent.times import format_stamp
-from agent.told import MAX_TOLD_BYTES, check_told, parse_json
+from agent.told import MAX_TOLD_BYTES, check_told
+from agent.wire import JsonResponse
 
 _EXPORT_RETRY_S = 5.0
 _LOOK_S = 0.5  # how often an export looks whether its client is still there
@@ -56,7 +58,7 @@ class MemoryRoutes:
 
     async def memory(self, request: Request) -> Response:
         self.guard.check(request, "ask")
-        return JSONResponse(await pools.web(self._held))
+        return JsonResponse(await pools.web(self._held))
 
     def _held(self) -> dict[str, Any]:
         store, settings = self.agent.store, self.agent.settings
@@ -66,6 +68,7 @@ class MemoryRoutes:
     async def erase(self, request: Request) -> Response:
         """Erases; waits until nothing is left on the disk."""
         self.guard.check(request, "admin")
+        check_names(request, "after", "before", "all")
         (camera,) = await pools.web(self.agent.existing, (request.path_params["camera"],))
         zone = self.agent.zone_of(camera)
         after, before = moment(request, "after", zone), moment(request, "before", zone)
@@ -80,7 +83,7 @@ class MemoryRoutes:
             raise EraseUnfinished(f"{str(error).capitalize()}.") from error
         except OSError as error:
             raise EraseUnfinished(f"Nothing is erased yet, as the request cannot be noted down: {error}.") from error
-        return JSONResponse({"object": "erasure", "camera": camera, "after": after, "before": before, "erased": erased})
+        return JsonResponse({"object": "erasure", "camera": camera, "after": after, "before": before, "erased": erased})
 
     async def tell(self, request: Request) -> Response:
         """What a publisher says beside its pictures: a JSON object, kept with the frames of the next seconds."""
@@ -94,6 +97,7 @@ class MemoryRoutes:
     async def export(self, request: Request) -> Response:
         """One clip is made at a time; whoever comes meanwhile is refused at once (429)."""
         self.guard.check_signed(request, "ask", ("after", "before"))
+        check_names(request, "after", "before")
         (camera,) = await pools.web(self.agent.existing, (request.path_params["camera"],))
         zone = self.agent.zone_of(camera)
         after, before = moment(request, "after", zone), moment(request, "before", zone)
@@ -105,7 +109,7 @@ class MemoryRoutes:
                 path = await self._make(request, camera, after, before, Path(folder.name))
         except TooManyWaiting:
             folder.cleanup()
-            raise Busy(_EXPORT_RETRY_S) from None
+            raise Busy(_EXPORT_RETRY_S, "Another clip is being made, and one is made at a time") from None
         except BaseException:
             folder.cleanup()
             raise

@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from importlib.resources import files
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 
 from agent.agent import Agent
 from agent.guard import Guard
+from agent.paths import shown_path
 from agent.problems import BadRequest, NotFound
+from agent.wire import JsonResponse
 
 _TYPES = {
     ".html": "text/html; charset=utf-8",
@@ -82,11 +84,10 @@ class PageRoutes:
     def _send(self, request: Request, name: str) -> Response:
         file = self._files.get(name)
         if file is None:
-            raise NotFound(f"There is nothing at {request.url.path}.")
+            raise NotFound(f"There is nothing at {shown_path(request.scope)}.")
         headers = {**_HEADERS, "ETag": file.etag}
-        if file.etag in [
-            each.strip().removeprefix("W/") for each in request.headers.get("if-none-match", "").split(",")
-        ]:
+        asked = [each.strip().removeprefix("W/") for each in request.headers.get("if-none-match", "").split(",")]
+        if file.etag in asked or asked == ["*"]:
             return Response(status_code=304, headers=headers)
         return Response(file.content, media_type=file.media_type, headers=headers)
 
@@ -94,8 +95,8 @@ class PageRoutes:
         """The token's name and what it opens, so that a page offers no more than that."""
         token = self.guard.who(request)
         if token is None:
-            return JSONResponse({"object": "identity", "name": None, "scopes": ["admin"]})
-        return JSONResponse({"object": "identity", "name": token.name, "scopes": sorted(token.scopes)})
+            return JsonResponse({"object": "identity", "name": None, "scopes": ["admin"]})
+        return JsonResponse({"object": "identity", "name": token.name, "scopes": sorted(token.scopes)})
 
     async def publish_token(self, request: Request) -> Response:
         """A token with which another device may publish this one camera for a week. Whoever makes it is an admin."""
@@ -105,6 +106,6 @@ class PageRoutes:
         if refusal is not None:
             raise BadRequest(f"{refusal}.", param="camera")
         token = self.guard.issue(f"publish:{camera}", PUBLISH_TTL_S)
-        return JSONResponse(
+        return JsonResponse(
             {"object": "token", "scope": f"publish:{camera}", "token": token.secret, "ttl_s": PUBLISH_TTL_S}
         )

@@ -3,13 +3,12 @@
 Reading and trying need the scope `ask`, everything else `admin`. The JSON is that of docs/alerts.md.
 """
 
-import json
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 
 from agent import pools
@@ -19,11 +18,14 @@ from agent.alerts.settings import RuleSettings
 from agent.body import read_body
 from agent.chat import parse_moment
 from agent.config_types import check_slug
+from agent.fields import wrong_field
 from agent.guard import Guard, origin_of
 from agent.problems import BadRequest, StorageFailed
 from agent.stopping import Stopping
+from agent.strict_json import parse_object, without_nulls
 from agent.times import MAX_UNIX_S
 from agent.trial_response import TrialResponse
+from agent.wire import JsonResponse
 from memory.errors import StorageError
 
 MAX_BODY_BYTES = 64 << 10
@@ -106,10 +108,10 @@ class RuleRoutes:
     async def list(self, request: Request) -> Response:
         rules = await pools.alerts(self.engine.watching.rules)
         described = [await self.engine.describe(rule.name) for rule in rules]
-        return JSONResponse({"object": "list", "data": described})
+        return JsonResponse({"object": "list", "data": described})
 
     async def read(self, request: Request) -> Response:
-        return JSONResponse(await self.engine.describe(request.path_params["name"]))
+        return JsonResponse(await self.engine.describe(request.path_params["name"]))
 
     async def create(self, request: Request) -> Response:
         body = await read_json(request)
@@ -118,12 +120,12 @@ class RuleRoutes:
             raise BadRequest("A rule needs a name, beside its settings.", param="name")
         await self.engine.put(checked_name(name), settings_from(body), new=True)
         described = await self.engine.describe(name)
-        return JSONResponse(described, status_code=201, headers={"Location": f"/v1/rules/{name}"})
+        return JsonResponse(described, status_code=201, headers={"Location": f"{self.guard.prefix}/v1/rules/{name}"})
 
     async def replace(self, request: Request) -> Response:
         name = checked_name(request.path_params["name"])
         await self.engine.put(name, settings_from(await read_json(request), name))
-        return JSONResponse(await self.engine.describe(name))
+        return JsonResponse(await self.engine.describe(name))
 
     async def change(self, request: Request) -> Response:
         """Only what is sent; `enabled` alone is a switch, which rules of the configuration have too."""
@@ -134,7 +136,7 @@ class RuleRoutes:
         else:
             settings = settings_from(merged(rule.settings.model_dump(mode="json"), body), name)
             await self.engine.put(name, settings, switched="enabled" not in body)
-        return JSONResponse(await self.engine.describe(name))
+        return JsonResponse(await self.engine.describe(name))
 
     async def remove(self, request: Request) -> Response:
         await pools.alerts(self.engine.watching.remove, request.path_params["name"])
@@ -145,7 +147,7 @@ class RuleRoutes:
         until = asked.until if asked.minutes is None else self.agent.clock() + 60 * asked.minutes
         until = 0.0 if asked.minutes == 0 else until
         await pools.alerts(self.engine.watching.snooze, name, asked.camera, until or 0.0)
-        return JSONResponse(await self.engine.describe(name))
+        return JsonResponse(await self.engine.describe(name))
 
     async def try_out(self, request: Request) -> Response:
         asked = _valid(TryOut, await read_json(request))
@@ -173,14 +175,7 @@ class RuleRoutes:
 
 async def read_json(request: Request) -> dict[str, Any]:
     """The body as a JSON object. Raises BadRequest or TooLarge."""
-    raw = await read_body(request, MAX_BODY_BYTES)
-    try:
-        body = json.loads(raw or b"{}", parse_constant=_no_number)
-    except (ValueError, RecursionError):
-        raise BadRequest("The body is not JSON.") from None
-    if not isinstance(body, dict):
-        raise BadRequest("The body is a JSON object.")
-    return body
+    return parse_object(await read_body(request, MAX_BODY_BYTES) or b"{}")
 
 
 def checked_name(name: str) -> str:
@@ -193,6 +188,7 @@ def checked_name(name: str) -> str:
 
 def settings_from(body: Mapping[str, Any], name: str | None = None) -> RuleSettings:
     """Settings in a body, which may also be a rule as it was read. Raises BadRequest naming the field."""
+    body = without_nulls(body)
     if name is not None and body.get("name", name) != name:
         raise BadRequest("A rule cannot change its name: make a new one and remove the old.", param="name")
     known = (*_KNOWN, "name") if name is not None else _KNOWN
@@ -200,23 +196,24 @@ def settings_from(body: Mapping[str, Any], name: str | None = None) -> RuleSetti
 
 
 def merged(settings: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
-    """`settings` with what `change` says, part by part: merged({"gate": {"on": 5, "off": 2}}, {"gate": {"on": 6}}) keeps 2."""
+    """`settings` with what `change` says, part by part; null puts a setting back to its default (RFC 7396).
+
+    Worked example: merged({"gate": {"on": 5, "off": 2}, "clear": 3}, {"gate": {"on": 6}, "clear": None}) is
+    {"gate": {"on": 6, "off": 2}}.
+    """
     result = dict(settings)
     for key, value in change.items():
         old = settings.get(key)
-        result[key] = merged(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+        if value is None:
+            result.pop(key, None)
+        else:
+            result[key] = merged(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
     return result
 
 
 def _valid(kind: type[Model], body: Mapping[str, Any]) -> Model:
+    """`body` as a model; null is a field left out. Raises BadRequest naming the field."""
     try:
-        return kind.model_validate(body)
+        return kind.model_validate(without_nulls(body))
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        message = first["msg"].removeprefix("Value error, ")
-        raise BadRequest(f"{place or 'body'}: {message}", param=place or None) from None
-
-
-def _no_number(constant: str) -> NoReturn:
-    raise ValueError(constant)
+        raise wrong_field(error, kind.model_fields) from None

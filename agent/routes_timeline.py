@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 
 from agent import pools
@@ -26,9 +26,10 @@ from agent.alerts.book import Alert, Filter
 from agent.guard import Guard
 from agent.lanes import TooManyWaiting, Turns
 from agent.problems import BadRequest, Busy
-from agent.query import flag, moment, whole_number
+from agent.query import check_names, flag, moment, whole_number
 from agent.question import Question
 from agent.timeline import Bins, Relevance, bin_frames, find_gaps, gap_threshold_s
+from agent.wire import JsonResponse
 from memory.errors import FrameGone
 from memory.window import Window
 
@@ -73,13 +74,14 @@ class TimelineRoutes:
     async def timeline(self, request: Request) -> Response:
         """See the module."""
         self.guard.check(request, "ask")
+        check_names(request, "after", "before", "question", "points", "keyframes")
         view = await self._view(request)
         try:
             async with self._turns.place(), self._turns.turn():
                 query = await self._query(view.question) if view.question else None
-                return JSONResponse(await self._draw(view, query))
+                return JsonResponse(await self._draw(view, query))
         except TooManyWaiting:
-            raise Busy(_RETRY_S) from None
+            raise Busy(_RETRY_S, "Too many timelines at once") from None
 
     async def _view(self, request: Request) -> View:
         (camera,) = await pools.web(self.agent.existing, (request.path_params["camera"],))

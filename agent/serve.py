@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
+from typing import cast
 
 import uvicorn
 import uvloop
@@ -19,11 +20,13 @@ from agent.agent import opened
 from agent.api import build_app
 from agent.auth import TOKENS_FILE, Auth
 from agent.config import Settings
+from agent.connections import Acceptor, Connection, connection_limit, raise_descriptor_limit
 from agent.logs import set_up_logs
 from agent.process import stops
 from agent.tls import TlsFiles, prepare_tls
 
 SHUTDOWN_GRACE_S = 5
+BACKLOG = 256
 KEEP_ALIVE_S = 30
 
 Started = Callable[[str], Awaitable[None]]  # gets the URL under which the agent answers
@@ -50,6 +53,7 @@ async def _until_stopped(settings: Settings) -> None:
 
 async def serve(settings: Settings, *, started: Started | None = None) -> None:
     """Everything, in one event loop. `started` is called once the first request could be answered."""
+    raise_descriptor_limit()  # before cameras and segments are opened
     auth = Auth.open(settings.data_dir, enabled=settings.security.enabled, extra=settings.security.tokens)
     tls = prepare_tls(settings.tls, settings.data_dir, now=time.time())
     with listening(settings) as listener:
@@ -57,7 +61,7 @@ async def serve(settings: Settings, *, started: Started | None = None) -> None:
             url = url_of(listener, tls)
             server = Server(configuration(build_app(agent, auth, settings, url=url), settings, tls), started)
             server.url = url
-            _announce(server.url, auth, tls, settings)
+            _announce(server.url, auth, tls, settings, reach_of(listener))
             await server.serve(sockets=[listener])
 
 
@@ -70,9 +74,13 @@ class Server(uvicorn.Server):
 
     url = ""
 
-    def __init__(self, config: uvicorn.Config, started: Started | None) -> None:
+    def __init__(self, config: uvicorn.Config, started: Started | None, max_connections: int | None = None) -> None:
         super().__init__(config)
         self._when_started = started
+        self.max_connections = max_connections  # None: by the descriptors that this process may have
+        self.acceptors: list[Acceptor] = []
+        # the set in which uvicorn keeps them
+        self._connections = cast("set[Connection]", self.server_state.connections)
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -87,9 +95,27 @@ class Server(uvicorn.Server):
                 loop.remove_signal_handler(number)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
+        """As uvicorn, but connections are taken by `Acceptor`, which bounds them."""
+        await self.lifespan.startup()
+        limit = connection_limit(raise_descriptor_limit()) if self.max_connections is None else self.max_connections
+        self.acceptors = [
+            Acceptor(each, self._connection, self._connections, limit=limit, tls=self.config.ssl)
+            for each in sockets or []
+        ]
+        self.servers = self.acceptors  # type: ignore[assignment]  # closed and waited for by uvicorn
+        self.started = True
         if self._when_started is not None:
             await self._when_started(self.url)
+
+    def _connection(self) -> Connection:
+        return Connection(self.config, self.server_state, self.lifespan.state)
+
+    async def on_tick(self, counter: int) -> bool:
+        """Ten times a second."""
+        if counter % 10 == 0:
+            for acceptor in self.acceptors:
+                acceptor.sweep()
+        return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Streams that have no end of their own are ended first, as every open page holds one; answers a little later."""
@@ -106,6 +132,8 @@ def configuration(app: Starlette, settings: Settings, tls: TlsFiles | None) -> u
         log_config=None,
         access_log=False,  # its lines hold signed URLs
         lifespan="off",
+        http=Connection,
+        ws="none",
         server_header=False,
         timeout_keep_alive=KEEP_ALIVE_S,
         # uvicorn would believe X-Forwarded-For and -Proto of whatever connects from this machine
@@ -118,13 +146,17 @@ def configuration(app: Starlette, settings: Settings, tls: TlsFiles | None) -> u
 
 
 def listening(settings: Settings) -> socket.socket:
-    """The socket, bound before the model is loaded, so that a port in use is told at once."""
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    """The socket, bound before the model is loaded, so that a port in use is told at once. "::" is both families."""
+    host = settings.host.removeprefix("[").removesuffix("]")
+    both = host == "::" and socket.has_dualstack_ipv6()
     try:
-        return socket.create_server((settings.host, settings.port), family=family, backlog=256)
-    except OSError as error:
-        where = f"{settings.host}:{settings.port}"
-        raise CannotListen(f"cannot listen on {where} ({error.strerror}): choose another --host or --port") from error
+        family = socket.getaddrinfo(host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][0]
+        return socket.create_server(
+            (host, settings.port), family=family, backlog=BACKLOG, dualstack_ipv6=both and family == socket.AF_INET6
+        )
+    except (OSError, UnicodeError) as error:
+        where, why = f"{settings.host}:{settings.port}", getattr(error, "strerror", None) or error
+        raise CannotListen(f"cannot listen on {where} ({why}): choose another --host or --port") from error
 
 
 def url_of(listener: socket.socket, tls: TlsFiles | None) -> str:
@@ -134,9 +166,21 @@ def url_of(listener: socket.socket, tls: TlsFiles | None) -> str:
     return f"{'http' if tls is None else 'https'}://{f'[{shown}]' if ':' in shown else shown}:{port}"
 
 
-def _announce(url: str, auth: Auth, tls: TlsFiles | None, settings: Settings) -> None:
+def reach_of(listener: socket.socket) -> str:
+    """Which addresses of this machine are listened on, in words; "" for a single one."""
+    host = listener.getsockname()[0]
+    if host == "0.0.0.0":  # noqa: S104 - what is said, not what is bound
+        return "listening on every IPv4 address of this machine; --host :: adds IPv6"
+    if host != "::":
+        return ""
+    if listener.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY):
+        return "listening on every IPv6 address of this machine, not on IPv4"
+    return "listening on every address of this machine, IPv4 and IPv6"
+
+
+def _announce(url: str, auth: Auth, tls: TlsFiles | None, settings: Settings, reach: str) -> None:
     """The URL and where the tokens lie, always; the tokens themselves only at the start that made them."""
-    lines = [f"ViLaMP Live answers at {url}"]
+    lines = [f"ViLaMP Live answers at {url}", *([reach] if reach else [])]
     if tls is not None:
         lines.append(f"certificate SHA-256: {tls.fingerprint}")
     kept = settings.data_dir / TOKENS_FILE

@@ -22,7 +22,7 @@ _TIME_OF_DAY = re.compile(r"\d{1,2}:\d{2}(:\d{2})?(\s*[ap]m)?", re.IGNORECASE)
 _NUMBER = re.compile(r"\d+(?:\.\d+)?")
 _HELP = 'say "10 minutes ago", "yesterday 22:00", "-24h", 2026-11-22T16:00 or unix seconds'
 # Ten digits is 2001 to 2286: below a billion a bare number is far likelier to be a year or an hour than an instant.
-_MIN_UNIX_S, MAX_UNIX_S = 1e9, 1e11
+MIN_UNIX_S, MAX_UNIX_S = 1e9, 1e11
 
 
 class TimeError(ValueError):
@@ -99,10 +99,18 @@ def _zone_name(moment: datetime) -> str:
 
 def _unix_seconds(words: str) -> float:
     seconds = float(words)
-    if not _MIN_UNIX_S <= seconds < MAX_UNIX_S:
+    if not MIN_UNIX_S <= seconds < MAX_UNIX_S:
         hint = "milliseconds? divide by 1000" if seconds >= MAX_UNIX_S else "a plain number means unix seconds"
         raise TimeError(f'"{words}" is not a time ({hint}): {_HELP}')
     return seconds
+
+
+def unit_hint(number: float) -> str | None:
+    """Says so when `number` looks like a moment that was counted in a smaller unit than seconds."""
+    for unit, per_second in (("milliseconds", 1e3), ("microseconds", 1e6), ("nanoseconds", 1e9)):
+        if MIN_UNIX_S <= number / per_second < MAX_UNIX_S:
+            return f"it looks like {unit}: divide by {per_second:.0f} for unix seconds"
+    return None
 
 
 def _iso(words: str) -> datetime | None:

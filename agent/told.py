@@ -18,16 +18,6 @@ MAX_DEPTH = 8
 MAX_KEPT = 1024  # of one camera: 10 s at the rate at which a data channel is read
 
 
-def parse_json(text: str | bytes) -> Any:
-    """Raises BadRequest: whatever json.loads finds wrong, nesting without end included."""
-    try:
-        return json.loads(text)
-    except RecursionError:
-        raise BadRequest("The JSON is nested too deeply.") from None
-    except ValueError as error:
-        raise BadRequest(f"This is not JSON: {error}.") from None
-
-
 def check_told(told: Any) -> dict[str, Json]:
     """What of `told` can be kept with frames: texts without what steers a terminal. Raises BadRequest."""
     if not isinstance(told, dict):

@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from typing import Any
 
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from agent import pools
@@ -18,6 +18,7 @@ from agent.chat import SSE_DONE, SSE_STILL_HERE, sse
 from agent.client_gone import unless_gone, with_silences
 from agent.problems import Problem
 from agent.stopping import Stopping
+from agent.wire import JsonResponse
 
 PROGRESS_S = 0.5  # progress is told so often, at most
 
@@ -49,7 +50,7 @@ class TrialResponse(Response):
         with self._stopping.work():
             outcome = await self._engine.try_rule(self._trial, lambda done, num_asked: None)
         body = await pools.alerts(describe, outcome, self._link)
-        await JSONResponse(body)(scope, receive, send)
+        await JsonResponse(body)(scope, receive, send)
 
     async def _events(self, send: Send) -> None:
         """What cannot be tried at all has a status of its own; what fails later is the last event."""

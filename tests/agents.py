@@ -5,6 +5,7 @@ import atexit
 import functools
 import shutil
 import tempfile
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from agent.api import build_app
 from agent.auth import Auth
 from agent.config import Settings
 from agent.serve import Server, configuration, listening, url_of
+from agent.tls import prepare_tls
 from streaming.frame import Frame, SourceStats
 from tests.tiny import make_checkpoint
 
@@ -67,6 +69,7 @@ class Served:
     auth: Auth
     url: str
     app: Starlette
+    server: Server
 
     def token(self, name: str = "asker") -> str:
         """The secret of one of the tokens made at first start: owner, asker or publisher."""
@@ -77,7 +80,9 @@ class Served:
 
 
 @asynccontextmanager
-async def served(folder: Path, *, keep_alive_s: float = 15.0, **changes: Any) -> AsyncIterator[Served]:
+async def served(
+    folder: Path, *, keep_alive_s: float = 15.0, max_connections: int | None = None, **changes: Any
+) -> AsyncIterator[Served]:
     """An agent behind uvicorn on a free port."""
     async with running(folder, **changes) as agent:
         auth = Auth.open(folder, enabled=agent.settings.security.enabled, extra=agent.settings.security.tokens)
@@ -87,13 +92,14 @@ async def served(folder: Path, *, keep_alive_s: float = 15.0, **changes: Any) ->
             began.set()
 
         with listening(agent.settings) as listener:
-            url = url_of(listener, None)
+            tls = prepare_tls(agent.settings.tls, folder, now=time.time())
+            url = url_of(listener, tls)
             app = build_app(agent, auth, agent.settings, keep_alive_s=keep_alive_s, url=url)
-            server = Server(configuration(app, agent.settings, None), started)
+            server = Server(configuration(app, agent.settings, tls), started, max_connections)
             serving = asyncio.create_task(server.serve(sockets=[listener]))
             await began.wait()
             try:
-                yield Served(agent, auth, url, app)
+                yield Served(agent, auth, url, app, server)
             finally:
                 server.should_exit = True
                 await serving

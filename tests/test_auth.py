@@ -197,3 +197,21 @@ def test_a_file_of_someone_else(tmp_path: Path) -> None:
     (tmp_path / "tokens.json").chmod(0o000)
     with pytest.raises(TokenFileError, match="must belong to you"):
         Auth.open(tmp_path)
+
+
+def test_a_configured_token_may_begin_as_issued_ones_do(tmp_path: Path) -> None:
+    """Such a token was accepted in the configuration and then refused for ever."""
+    settings = TokenSettings(name="gate", token=SecretStr("vt_0123456789abcdef"), scopes=("ask",))
+    opened = Auth.open(tmp_path, extra=[settings])
+    assert opened.check("Bearer vt_0123456789abcdef", "ask", now=1000.0) is not None
+    issued = opened.issue("publish:gate", 1000.0, 60)
+    assert opened.check(f"Bearer {issued.secret}", "publish:gate", now=1000.0) is not None
+    assert opened.is_guess("Bearer vt_0123456789abcdee", 1000.0)
+    assert not opened.is_guess(f"Bearer {issued.secret}", 2000.0)  # has expired
+
+
+@pytest.mark.parametrize("scope", ['publish:"x"', "publish:a\r\nX: y", "publish:日本", "publish:" + "a" * 500])
+def test_a_challenge_holds_no_words_of_strangers(scope: str) -> None:
+    with pytest.raises(AuthError) as refused:
+        auth().check(f"Bearer {ASKER.secret}", scope)
+    assert "scope=" not in refused.value.headers["WWW-Authenticate"]

@@ -49,7 +49,7 @@ def test_fields_of_the_format_that_do_not_apply_are_accepted() -> None:
         ({"messages": "hi"}, "messages"),
         ({"messages": [{"content": "no role"}]}, "messages.0.role"),
         ({"temperature": 3}, "temperature"),
-        ({"temperature": float("nan")}, "temperature"),
+        ({"temperature": float("nan")}, "body"),
         ({"n": 2}, "n"),
         ({"max_tokens": 0}, "max_tokens"),
         ({"camera": 5}, "camera"),

@@ -103,7 +103,7 @@ async def test_changing_a_rule_keeps_what_was_switched_by_hand_unless_it_says_en
         ({"name": "bag", "condition": "x", "gate": {"on": -1}}, "gate.on", "greater than 0"),
         ({"name": "bag", "condition": "x", "gate": {"on": 1, "off": 2}}, "gate", "off must not be above on"),
         ({"name": "bag", "condition": "x", "schedule": [{"start": "8"}]}, "schedule.0.start", "time of day"),
-        ({"name": "bag", "condition": "x", "colour": "red"}, "colour", "Extra"),
+        ({"name": "bag", "condition": "x", "colour": "red"}, "colour", "no such field"),
         ({"name": "bag", "condition": "x", "snooze": 1e300}, "snooze", "less than or equal"),  # no date at all
     ],
 )

@@ -22,17 +22,19 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from agent import pools
 from agent.answering import Answering
 from agent.chat import parse_moment
+from agent.fields import wrong_field
 from agent.mqtt.seldom import Seldom
 from agent.mqtt.topics import Topics, usable_id
 from agent.problems import BadRequest, Busy, Problem
 from agent.question import Answer, Question
+from agent.strict_json import parse_object, without_nulls
+from agent.wire import json_bytes
 
 log = logging.getLogger(__name__)
 
 MAX_OPEN = 16
 MAX_BYTES = 64 << 10
 MAX_CORRELATION_BYTES = 1024
-MAX_PLACE = 64  # characters of a field's name that are repeated in an error
 _BUSY_S = 5.0
 
 Publish = Callable[[str, bytes, Properties | None], Awaitable[None]]
@@ -103,8 +105,7 @@ class Asking:
             body = await self._bounded(payload)
         except Problem as problem:
             body = dict(problem.body())
-        text = json.dumps({**given, **body}, ensure_ascii=False).encode("utf-8", "replace")
-        await publish(reply_to.topic, text, reply_to.properties)
+        await publish(reply_to.topic, json_bytes({**given, **body}), reply_to.properties)
 
     async def _bounded(self, payload: bytes) -> Json:
         if self._num_open >= MAX_OPEN:
@@ -156,11 +157,9 @@ def parse(payload: bytes) -> Asked:
     if len(payload) > MAX_BYTES:
         raise BadRequest(f"The question has {len(payload)} bytes; at most {MAX_BYTES} are taken.")
     try:
-        return Asked.model_validate_json(payload)
+        return Asked.model_validate(without_nulls(parse_object(payload)))
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])[:MAX_PLACE]
-        raise BadRequest(f"{place or 'payload'}: {first['msg']}", param=place or None) from None
+        raise wrong_field(error, Asked.model_fields, "payload") from None
 
 
 def _id_of(payload: bytes) -> str | None:

@@ -1,0 +1,56 @@
+"""JSON as it is written to others: it can always be written, whatever a model, a server or a camera put into it.
+
+Half a character (a lone surrogate) becomes U+FFFD, a number that is not finite becomes null. Pure.
+"""
+
+import json
+import math
+from typing import Any
+
+from starlette.responses import JSONResponse
+
+MAX_SHOWN = 60  # characters of a stranger's word that an error repeats
+
+
+def whole_text(text: str) -> str:
+    """`text` with U+FFFD for each lone surrogate; two that belong together become their character."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return text
+
+
+def shown(word: str, most: int = MAX_SHOWN) -> str:
+    """A stranger's word as an error may repeat it: one line, not too long."""
+    cut = word if len(word) <= most else word[:most] + "..."
+    return "".join(character if character.isprintable() else "?" for character in cut)
+
+
+def json_bytes(value: Any) -> bytes:
+    """`value` as compact JSON in UTF-8."""
+    try:
+        text = _dumps(value)
+    except ValueError:
+        text = _dumps(_finite(value))
+    return whole_text(text).encode()
+
+
+class JsonResponse(JSONResponse):
+    """A response with a JSON body, written by `json_bytes`."""
+
+    def render(self, content: Any) -> bytes:
+        return json_bytes(content)
+
+
+def _dumps(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+
+
+def _finite(value: Any) -> Any:
+    """`value` with None for each number that is not finite."""
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
