@@ -4,6 +4,8 @@ Blocking: for a worker thread. Timestamps are exact to 1/90000 s from the first 
 first are fitted into it with black borders. Knows nothing of cameras or wall clocks.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -11,17 +13,35 @@ from types import TracebackType
 import av
 import numpy as np
 
+from streaming.libav import FAULTS, reason
 from streaming.picture import fitted_size
 
 TICKS_PER_S = 90_000
+LONGEST_STEP_TICKS = (
+    20_000 * TICKS_PER_S
+)  # MP4 has 31 bits between two frames: in a longer gap the last one is repeated
 CODEC = "libx264"
+
+
+@contextmanager
+def _as_os_error(path: Path) -> Iterator[None]:
+    """What goes wrong in writing is an OSError, also where FFmpeg calls it something else."""
+    try:
+        yield
+    except OSError:
+        raise
+    except FAULTS as error:
+        raise OSError(f"{path}: the video cannot be written ({reason(error)})") from error
 
 
 class ClipWriter:
     """One file. A context manager: leaving it completes the file. OSError (also FFmpeg's) where it cannot be written."""
 
     def __init__(self, path: Path) -> None:
-        self._container = av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"})
+        with _as_os_error(path):
+            self._container = av.open(f"file:{path}", "w", format="mp4", options={"movflags": "+faststart"})
+        self._path = path
+        self._image: np.ndarray | None = None  # the last one
         self._stream: av.VideoStream | None = None
         self._first = 0.0
         self._last_ticks = -1
@@ -33,26 +53,33 @@ class ClipWriter:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        try:
-            if self._stream is not None and kind is None:
-                self._container.mux(self._stream.encode(None))
-        finally:
-            self._container.close()
+        with _as_os_error(self._path):
+            try:
+                if self._stream is not None and kind is None:
+                    self._container.mux(self._stream.encode(None))
+            finally:
+                self._container.close()
 
     def add(self, image: np.ndarray, time_s: float) -> float:
         """Appends a picture, uint8 (H, W, 3), of this time; its time in the video, in seconds.
 
         Times rise; two that fall on one tick are told apart by one tick.
         """
-        if self._stream is None:
-            self._open(image, time_s)
-        ticks = max(self._last_ticks + 1, round((time_s - self._first) * TICKS_PER_S))
-        frame = av.VideoFrame.from_ndarray(self._fit(image), format="rgb24")
+        with _as_os_error(self._path):
+            if self._stream is None:
+                self._open(image, time_s)
+            ticks = max(self._last_ticks + 1, round((time_s - self._first) * TICKS_PER_S))
+            while self._image is not None and ticks - self._last_ticks > LONGEST_STEP_TICKS:
+                self._encode(self._image, self._last_ticks + LONGEST_STEP_TICKS)
+            self._encode(self._fit(image), ticks)
+        return ticks / TICKS_PER_S
+
+    def _encode(self, image: np.ndarray, ticks: int) -> None:
+        frame = av.VideoFrame.from_ndarray(image, format="rgb24")
         frame.pts, frame.time_base = ticks, Fraction(1, TICKS_PER_S)
-        self._last_ticks = ticks
+        self._image, self._last_ticks = image, ticks
         if self._stream is not None:
             self._container.mux(self._stream.encode(frame))
-        return ticks / TICKS_PER_S
 
     def _open(self, image: np.ndarray, time_s: float) -> None:
         self._first = time_s

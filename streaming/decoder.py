@@ -74,6 +74,8 @@ class Input:
         self.num_frames = 0
         self.remarks: dict[str, str] = {}  # what was wrong with the medium and was put right, in words
         self._decode_errors = 0
+        if "\0" in url:  # FFmpeg would read the part before it
+            raise MediaNotFound(f"{self._shown}: no such file; check the path")
         try:
             self._container = av.open(
                 url if live else f"file:{url}",  # no part of a file's name is a protocol

@@ -13,7 +13,7 @@ import httpx
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 from streaming.errors import MediaError, MediaLost, MediaStalled
-from streaming.libav import shown
+from streaming.libav import in_words, shown
 
 MAX_REDIRECTS = 5
 MAX_REQUESTS_TO_OPEN = 40  # until the first frame: a playlist, its keys and its first segments
@@ -43,7 +43,8 @@ class HttpOpener:
         self._other_hosts = other_hosts
         self._timeout_s = timeout_s
         self._now, self._sleep = now, sleep
-        self._auth = _credentials(url)
+        with in_words(f"{shown(url)}: its user and password cannot be sent", MediaLost):
+            self._auth = _credentials(url)
         self._client = httpx.Client(verify=False, timeout=timeout_s, trust_env=False)  # noqa: S501 - cameras sign their own
         self._deadline = now() + timeout_s
         self._failed = False
@@ -98,7 +99,8 @@ class HttpOpener:
             if not response.is_redirect:
                 break
             response.close()
-            url = urljoin(url, response.headers.get("location", ""))
+            with in_words(f"{shown(url)} redirects to what is no address", MediaLost):
+                url = urljoin(url, response.headers.get("location", ""))
         else:
             raise MediaLost(f"{shown(url)}: more than {MAX_REDIRECTS} redirects")
         if response.status_code not in (200, 206) or (start and response.status_code != 206):

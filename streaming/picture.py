@@ -81,7 +81,7 @@ def to_rgb(
     if frame.width * frame.height > MAX_PIXELS:
         raise PictureTooLarge(f"{frame.width}x{frame.height} is more than {MAX_PIXELS} pixels; lower the resolution")
     remark = remark or _ignore
-    kind = f"a picture of {frame.width}x{frame.height} pixels in the format {frame.format.name} cannot be converted"
+    kind = f"a picture of {frame.width}x{frame.height} pixels in the format {_format_of(frame)} cannot be converted"
     if _would_abort(frame):
         raise MediaUnreadable(f"{kind}; send another format, such as yuv420p")
     with in_words(kind):
@@ -128,9 +128,13 @@ def _orientation(data: bytes) -> Orientation | None:
     return Orientation(transposed, (c if transposed else a) < 0, (b if transposed else d) < 0)
 
 
+def _format_of(frame: av.VideoFrame) -> str:
+    return "unknown" if frame.format is None else str(frame.format.name)
+
+
 def _would_abort(frame: av.VideoFrame) -> bool:
     """True for what makes swscale end the whole process (FFmpeg 8.0)."""
-    name = str(frame.format.name)
+    name = _format_of(frame)
     return name.startswith("yaf32") or (name.startswith("bayer_") and frame.height < 2)
 
 

@@ -132,3 +132,25 @@ def test_too_much_and_nothing_are_refused(tmp_path: Path) -> None:
     with pytest.raises(NothingToExport):
         export(Many(0), "a", None, None, zone="UTC", now=0, video=video)
     assert not video.exists()
+
+
+@pytest.mark.parametrize("gap_s", [23_000.0, 24_000.0, 90_000.0])
+def test_a_gap_of_many_hours_keeps_its_length(tmp_path: Path, gap_s: float) -> None:
+    """MP4 cannot hold more than 6.6 hours between two frames."""
+    given_s = [0.0, 1.0, 1.0 + gap_s, 2.0 + gap_s, 3.0 + gap_s]
+    with ClipWriter(tmp_path / "clip.mp4") as writer:
+        for index, second in enumerate(given_s):
+            assert writer.add(np.full((48, 64, 3), 40 * index, np.uint8), 1000.0 + second) == second
+    with av.open(str(tmp_path / "clip.mp4")) as container:
+        shown = [
+            (frame.time, round(frame.to_ndarray(format="rgb24").mean() / 40)) for frame in container.decode(video=0)
+        ]
+    repeated = [(time, index) for time, index in shown if time not in given_s]
+    assert [time for time, _ in shown if time in given_s] == given_s
+    assert {index for _, index in repeated} <= {1}
+
+
+def test_a_video_that_cannot_be_written_is_an_os_error(tmp_path: Path) -> None:
+    for wrong in (np.zeros((48, 64), np.uint8), np.zeros((48, 64, 3), np.float32)):
+        with pytest.raises(OSError, match="cannot be written"), ClipWriter(tmp_path / "12:30.mp4") as writer:
+            writer.add(wrong, 0.0)

@@ -210,3 +210,9 @@ def test_an_address_that_is_none_is_a_fault_of_the_medium() -> None:
     for url in ("gopher://ann:pw@host/live", "rtsp+x://host", "ftp://[::1"):
         with pytest.raises(MediaError, match=r"use rtsp://"):
             open_source(url, "a")
+
+
+async def test_a_name_that_ends_early_is_not_read(tmp_path: Path) -> None:
+    write_clip(tmp_path / "clip.mp4", num=3)
+    with pytest.raises(MediaError, match="no such file"):
+        await read(f"{tmp_path}/clip.mp4\0.txt")
