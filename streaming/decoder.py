@@ -27,7 +27,7 @@ from streaming.http_input import HttpOpener
 from streaming.libav import FAULTS, in_words, reason, shown
 from streaming.picture import MAX_PIXELS
 from streaming.redact import hint
-from streaming.tracks import PixelAspect, best_track
+from streaming.tracks import PixelAspect, best_track, films
 
 _PRFT = struct.Struct("=q")  # AVProducerReferenceTime begins with the wall clock, int64 microseconds
 _ENDS_EARLY_S = 1.0  # a file that lacks more than this (and 2 %) of its declared length is truncated
@@ -99,8 +99,9 @@ class Input:
     def _prepare(self) -> None:
         """Chooses the track and sets up its decoder."""
         tracks = self._container.streams.video
-        if not tracks:
-            raise MediaUnreadable(f"{self._shown} has no video track; name a medium that has one")
+        if not films(tracks):
+            cover = ", only a cover picture" if tracks else ""
+            raise MediaUnreadable(f"{self._shown} has no video track{cover}; name a medium that has one")
         stream = best_track(tracks, self._container.duration and self._container.duration / av.time_base)
         if stream is None:
             raise MediaUnreadable(

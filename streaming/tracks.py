@@ -6,7 +6,8 @@ from fractions import Fraction
 import av
 from av.stream import Disposition
 
-_ASIDE = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image
+_ORNAMENT = Disposition.attached_pic | Disposition.timed_thumbnails  # beside a film or a piece of music, never the film
+_ASIDE = _ORNAMENT | Disposition.still_image
 
 
 def best_track(tracks: Sequence[av.VideoStream], duration_s: float | None) -> av.VideoStream | None:
@@ -15,8 +16,13 @@ def best_track(tracks: Sequence[av.VideoStream], duration_s: float | None) -> av
     A track counts as often as once a second, so a sharp one at 1 Hz is preferred to a blurred one at 30, but not one of
     thumbnails every ten seconds. Of equals the default one is taken, then the first.
     """
-    usable = [track for track in tracks if track.codec_context is not None]
+    usable = [track for track in films(tracks) if track.codec_context is not None]
     return max(usable, key=lambda track: _rank(track, duration_s), default=None)
+
+
+def films(tracks: Sequence[av.VideoStream]) -> list[av.VideoStream]:
+    """The tracks without cover art and thumbnails."""
+    return [track for track in tracks if not track.disposition & _ORNAMENT]
 
 
 def _rank(track: av.VideoStream, duration_s: float | None) -> tuple[bool, bool, float, bool]:

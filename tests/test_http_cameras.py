@@ -19,6 +19,7 @@ from streaming.errors import MediaStalled
 from streaming.frame import Frame, FrameSettings
 from streaming.http_input import MAX_REQUESTS_TO_OPEN, HttpOpener, is_playlist
 from streaming.media import LiveSource, open_source
+from tests.clips import write_timed
 from tests.streams import index_of, take, until, write_clip
 
 Answer = tuple[int, dict[str, str], bytes]
@@ -304,3 +305,19 @@ def test_what_counts_as_a_playlist() -> None:
     assert is_playlist("http://h/a.M3U8")
     assert not is_playlist("http://h/a?x=.m3u8")
     assert not is_playlist("http://[::1")
+
+
+async def test_a_live_playlist_that_grows(camera: Web, tmp_path: Path) -> None:
+    for index in range(6):
+        part = write_timed(tmp_path / f"{index}.ts", [index + i / 10 for i in range(10)])
+        camera.pages[f"/{index}.ts"] = (200, {}, part.read_bytes())
+
+    def live(handler: BaseHTTPRequestHandler) -> Answer:
+        newest = min(6, 1 + camera.paths().count("/live.m3u8"))
+        body = "".join(f"#EXTINF:1,\n{index}.ts\n" for index in range(newest))
+        return 200, {}, f"#EXTM3U\n#EXT-X-VERSION:3\n#EXT-X-TARGETDURATION:1\n{body}".encode()
+
+    camera.pages["/live.m3u8"] = live
+    assert len(await frames_of(camera.url("/live.m3u8"), 35)) == 35
+    assert camera.paths().count("/live.m3u8") >= 2
+    assert camera.paths().count("/1.ts") <= 1

@@ -97,6 +97,32 @@ async def test_cover_art_first(tmp_path: Path, suffix: str) -> None:
     assert {frame.image.shape for frame in frames} == {(120, 160, 3)}
 
 
+async def test_music_with_a_cover_is_no_video(tmp_path: Path) -> None:
+    cover = io.BytesIO()
+    Image.fromarray(picture(0)).save(cover, "JPEG")
+    with av.open(str(tmp_path / "song.m4a"), "w", format="mp4") as container:
+        sound = container.add_stream("aac", rate=8000, layout="mono")
+        art = container.add_stream("mjpeg", rate=1)
+        art.width, art.height, art.pix_fmt = 160, 120, "yuvj420p"
+        art.disposition = Disposition.attached_pic
+        packet = av.Packet(cover.getvalue())
+        packet.stream, packet.pts, packet.dts, packet.time_base = art, 0, 0, Fraction(1, 1)
+        silence = av.AudioFrame.from_ndarray(np.zeros((1, 8000), np.float32), format="fltp", layout="mono")
+        silence.sample_rate = 8000
+        container.mux(sound.encode(silence))
+        container.mux(packet)
+        container.mux(sound.encode())
+    with pytest.raises(MediaUnreadable, match="no video track, only a cover picture"):
+        await read(tmp_path / "song.m4a")
+
+
+async def test_a_resolution_that_changes_within_a_file(tmp_path: Path) -> None:
+    parts = [write_clip(tmp_path / f"{width}.ts", num=10, size=(width, 96)).read_bytes() for width in (160, 64, 320)]
+    (tmp_path / "all.ts").write_bytes(b"".join(parts))
+    shapes = [frame.image.shape for frame in await read(tmp_path / "all.ts")]
+    assert shapes == [(96, 160, 3)] * 10 + [(96, 64, 3)] * 10 + [(96, 320, 3)] * 10
+
+
 async def test_a_file_with_nothing_but_a_picture(tmp_path: Path) -> None:
     Image.fromarray(picture(3)).save(tmp_path / "photo.jpg")
     assert len(await read(tmp_path / "photo.jpg")) == 1
