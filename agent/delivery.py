@@ -4,6 +4,7 @@ Joins the parts: what the broker is shown comes from the agent, events from the 
 question waiting.
 """
 
+import json
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
@@ -60,8 +61,12 @@ class Delivery:
             memories=self._memories,
             clock=agent.clock,
             version=_version(),
+            health=self._health,
             asking=self._asking() if agent.settings.mqtt.allow_ask else None,
         )
+
+    def _health(self) -> bytes:
+        return json.dumps(self._agent.state.health().private(), sort_keys=True).encode()
 
     def _asking(self) -> Asking:
         agent = self._agent

@@ -244,6 +244,19 @@ async def test_health_says_that_the_broker_is_away(tmp_path: Path) -> None:
         assert server.agent.store.stats("yard").encoded == 5
 
 
+@needs_mosquitto
+async def test_what_does_not_work_is_shown_to_the_broker(tmp_path: Path) -> None:
+    with mosquitto(tmp_path) as broker:
+        async with listening(broker.port) as heard, running(tmp_path, **agent_at(broker.url)):
+            await heard.until(lambda h: b"nobody publishes" in h.newest().get("vilamp/health", b""))
+            told = json.loads(heard.newest()["vilamp/health"])
+            assert (told["ready"], told["degraded"], told["checks"]["mqtt"]) == (True, True, "ok")
+            await heard.until(lambda h: "homeassistant/device/vilamp/config" in h.newest())
+            device = json.loads(heard.newest()["homeassistant/device/vilamp/config"])
+            assert device["components"]["problem"]["state_topic"] == "vilamp/health"
+        check_documented(heard.messages)
+
+
 # --- the embedded broker ---
 
 

@@ -46,6 +46,41 @@ def config_payload(
     return json.dumps(payload, sort_keys=True).encode()
 
 
+def agent_topic(discovery_prefix: str, topics: Topics) -> str:
+    """Where the agent itself is announced: "homeassistant/device/vilamp/config"."""
+    return f"{discovery_prefix}/device/{_node(topics)}/config"
+
+
+def agent_payload(topics: Topics, *, version: str) -> bytes:
+    """The announcement of the agent: whether something does not work, with what it is among the attributes."""
+    problem: Component = {
+        "platform": "binary_sensor",
+        "unique_id": topics.health,
+        "name": "Problem",
+        "device_class": "problem",
+        "entity_category": "diagnostic",
+        "state_topic": topics.health,
+        "value_template": f"{{{{ '{ON}' if value_json.degraded else '{OFF}' }}}}",
+        "payload_on": ON,
+        "payload_off": OFF,
+        "json_attributes_topic": topics.health,
+    }
+    payload = {
+        "device": {
+            "identifiers": [topics.prefix],
+            "name": "ViLaMP Live",
+            "manufacturer": "ViLaMP Live",
+            "model": "agent",
+            "sw_version": version,
+        },
+        "origin": {"name": "vilamp-live", "sw_version": version},
+        "components": {"problem": problem},
+        "availability": [_available(topics.status)],
+        "qos": 1,
+    }
+    return json.dumps(payload, sort_keys=True).encode()
+
+
 def platforms(payload: bytes) -> dict[str, str]:
     """Platforms by key of the components that `payload` announces, without those that it removes."""
     components: dict[str, Component] = json.loads(payload)["components"]

@@ -28,7 +28,7 @@ from agent.alerts.book import Book
 from agent.alerts.event import shortened
 from agent.alerts.outbox import MQTT, Outgoing, Sink
 from agent.mqtt.asking import Asking
-from agent.mqtt.discovery import config_payload, config_topic, platforms
+from agent.mqtt.discovery import agent_payload, agent_topic, config_payload, config_topic, platforms
 from agent.mqtt.publisher import Notes, Publisher, SetAside, TooLarge
 from agent.mqtt.refusals import EVENT, EVENT_RETRY_S, Refusals
 from agent.mqtt.retained import CameraView, Marks, MemoryView, RuleView, wanted
@@ -42,6 +42,7 @@ from memory.errors import StorageError
 
 log = logging.getLogger(__name__)
 
+HEALTH_S = 5.0  # the state of the whole agent is looked at so often
 TICK_S = 1.0  # the present is looked at so often, and at once after an alert
 GOODBYE_S = 2.0
 REANNOUNCE_S = (0.5, 3.0)  # Home Assistant has just started: not everything at once
@@ -80,6 +81,7 @@ class Desk:
     clock: Callable[[], float]
     version: str
     asking: Asking | None = None
+    health: Callable[[], bytes] | None = None  # the JSON of the health topic; reads files
     counts: Counter[str] = field(default_factory=Counter)  # what was not done, by reason
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     refusals: Refusals = field(default_factory=Refusals)
@@ -128,6 +130,8 @@ class Session:
         self._wanted: set[str] = set()  # topics, as of the last look
         self._memories: list[MemoryView] = []
         self._memories_due = float("-inf")  # monotonic
+        self._health: bytes | None = None
+        self._health_due = float("-inf")  # monotonic
         self._answers: set[asyncio.Task[None]] = set()
         self._announcing = False  # again, soon: however often it is asked for until then
 
@@ -193,16 +197,23 @@ class Session:
         desk, now = self._desk, self._desk.clock()
         if self._now() >= self._memories_due:
             self._memories, self._memories_due = list(desk.memories(now)), self._now() + desk.settings.stats_interval_s
+        if desk.health is not None and self._now() >= self._health_due:
+            self._health, self._health_due = desk.health(), self._now() + HEALTH_S
         cameras, rules = list(desk.cameras()), list(desk.rules.views())
         self._rules = {(view.camera, view.rule) for view in rules}
         names = {camera.camera for camera in cameras}
         memories = [memory for memory in self._memories if memory.camera in names]
         announced = self._announcements([camera.camera for camera in cameras]) if desk.settings.discovery else {}
-        return wanted(self._topics, cameras, rules, memories, now), announced
+        states = wanted(self._topics, cameras, rules, memories, now)
+        return states if self._health is None else {**states, self._topics.health: self._health}, announced
 
     def _announcements(self, cameras: Sequence[str]) -> dict[str, bytes]:
         settings = self._desk.settings
         payloads = {}
+        if self._desk.health is not None:
+            payloads[agent_topic(settings.discovery_prefix, self._topics)] = agent_payload(
+                self._topics, version=self._desk.version
+            )
         for camera in cameras:
             topic = config_topic(settings.discovery_prefix, self._topics, camera)
             payloads[topic] = config_payload(

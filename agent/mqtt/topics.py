@@ -39,6 +39,11 @@ class Topics:
         return f"{self.prefix}/status"
 
     @property
+    def health(self) -> str:
+        """What works and what does not."""
+        return f"{self.prefix}/health"
+
+    @property
     def ask(self) -> str:
         """Questions."""
         return f"{self.prefix}/ask"
