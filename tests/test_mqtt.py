@@ -48,7 +48,7 @@ async def test_everything_that_is_heard_is_documented(tmp_path: Path, scene: Sce
                 await heard.until(lambda h: h.newest()[f"{RULE}/enabled/state"] == b"OFF")
             await heard.until(lambda h: h.newest()["vilamp/status"] == b"offline")
         seen = check_documented(heard.messages)
-        assert set(documented()) - seen == {"P/ask", "P/answer/<id>"}
+        assert set(documented()) - seen == {"P/ask", "P/answer/<id>", "P/health"}
         snooze = float(heard.newest()[f"{RULE}/snooze/state"])
         assert 0 < snooze - time.time() <= 600.5
         async with listening(broker.port) as later:  # what is retained, and nothing else
