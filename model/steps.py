@@ -126,6 +126,15 @@ _PLURALS = {"people": "person", "children": "child", "mice": "mouse", "geese": "
             "leaves": "leaf", "shelves": "shelf", "feet": "foot"}  # fmt: skip
 _SINGULARS = {"gas", "lens", "series", "glasses", "scissors"}
 MOST_LISTED = 12
+# "did you see a man argue": what follows such a word there may be what it did, in a verb that is not known
+_DOERS = frozenset(
+    {
+        *("person", "man", "woman", "child", "boy", "girl", "kid", "baby", "people", "guard", "postman", "mailman"),
+        *("driver", "stranger", "robot", "dog", "cat", "bird", "horse", "cow"),
+        *("car", "truck", "bus", "van", "bike", "bicycle", "motorcycle", "train"),
+    }
+)
+_SEEN = re.compile(r"\b(?:see|saw|seen|notice|noticed|spot|spotted)\b")
 _POLITE = re.compile(r"^(?:(?:please|can you|could you|tell me|say)\s+)*")
 
 
@@ -219,8 +228,17 @@ def plan_of(question: str) -> Plan | None:
                 things = (singular(many),)
             elif kind in _OF_ANY:  # "were there any dogs?"
                 things = (singular(things[0]),)
+            if _SEEN.search(words) and any(map(_may_do, things)):
+                return None
             return None if len(set(things)) < len(things) else Plan(kind or _BY_WORD[named["word"]], things)
     return None
+
+
+def _may_do(thing: str) -> bool:
+    """ "man argue", "old dog yawn"; not "man with a hat", "car door"."""
+    named = thing.split(" with ")[0].split()
+    doing = named[next((place for place, word in enumerate(named) if word in _DOERS), len(named)) + 1 :]
+    return bool(doing) and _comes(thing) != "open"
 
 
 def named_row(words: str, clocks: Sequence[str], keyframes: Keyframes) -> int | None:

@@ -27,10 +27,39 @@ from agent.alerts.wording import as_question, read_answer
         ("two dogs are fighting", "were two dogs fighting?"),
         ("a person has left the room", "has a person left the room?"),
         ("was  a dog here?", "was a dog here?"),
+        ("two people fight", "how many times did two people fight?"),
+        ("children play in the street", "how many times did children play in the street?"),
+        ("the lights go out", "how many times did the lights go out?"),
+        ("cars crash", "how many times did cars crash?"),
+        ("people run", "how many times did people come?"),
+        ("two dogs", "how many times did two dogs come?"),
+        ("people in masks", "how many times did people in masks come?"),
+        ("a person with glasses", "how many times did a person with glasses come?"),
+        ("a person has a box", "how many times did a person have a box?"),
+        ("there are two people fighting", "were two people fighting?"),
+        ("a man running through the yard", "was a man running through the yard?"),
+        ("a parked car moves", "how many times did a parked car move?"),
     ],
 )
 def test_a_condition_as_a_question(condition: str, question: str) -> None:
     assert as_question(condition) == question
+
+
+@pytest.mark.parametrize(
+    "condition",
+    [
+        "two people argue", "two cars collide", "the lights went out", "a person fell", "a package delivered",
+        "a car parked in the driveway", "nobody is at the desk", "there is no car", "a person does not wear a helmet",
+        "a person has no helmet", "a dog comes and a cat leaves", "a person comes and sits down",
+        "a person who wears a hat comes", "a person takes a box that is red", "license plate visible", "a bus stop",
+        "two blocks", "a car, a truck or a bus", "un hombre corre", "water leaks from the pipe", "more than 3 people come",
+        "a man is here while nobody watches", "犬が来る",
+    ],
+)  # fmt: skip
+def test_what_is_not_surely_understood_is_asked_as_it_is(condition: str) -> None:
+    assert as_question(f"{condition}.") == f"{condition}?"
+    assert read_answer("a red bag", condition) == "unclear"
+    assert read_answer("yes", condition) == "yes"
 
 
 @given(st.text(min_size=1, max_size=60))

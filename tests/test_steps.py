@@ -299,3 +299,18 @@ def test_the_verdict_is_what_comes_last() -> None:
     assert verdict_of("No, I saw no dog.") == "no"
     assert verdict_of("An orange bag was last seen at 14:03:22.") == "14:03:22"
     assert verdict_of("I saw no dog.") == "I saw no dog"
+
+
+def test_what_somebody_did_is_no_part_of_a_name() -> None:
+    for question in (
+        "Did you see a man argue?", "Did you see the dog yawn?", "Have you seen an old car swerve?",
+        "How many times did you see the red truck overtake?", "When did you last see a person juggle?",
+    ):  # fmt: skip
+        assert plan_of(question) is None
+    for question, thing in (
+        ("Did you see the car door open?", "car door"),
+        ("Did you see a man with a hat?", "man with a hat"),
+    ):
+        plan = plan_of(question)
+        assert plan is not None
+        assert plan.things == (thing,)

@@ -6,14 +6,23 @@ count of none is as natural an answer as any other, where a bare yes or no can b
     "any red truck comes"       -> "how many times did a red truck come?"      zero: no; one, two: yes
     "a dog", "a dog walks by"   -> "how many times did a dog come?"            such models know one word for it
     "a bag is left behind"      -> "was a bag left behind?"                    no, nothing: no; yes, "a red bag": yes
+    "two people fight"          -> "how many times did two people fight?"
+    "the lights went out"       -> "the lights went out?"                      not surely understood: asked as it is
 
 Which manner a checkpoint wants stands in its config.json (`judge` in the section `vilamp_live`); models that follow
 instructions get the condition verbatim (`agent/alerts/judge.py`).
 """
 
+import itertools
 import re
+from dataclasses import dataclass, field
 
 from agent.alerts.machine import Verdict
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
 
 _PREAMBLE = re.compile(r"^(please )?((tell|alert|notify|warn) me )?(when|whenever|if|that|as soon as) ")
 _HAVE = ("has", "have")
@@ -31,6 +40,30 @@ _BASES = frozenset(
 )
 _COMING = frozenset({"appear", "approach", "arrive", "come", "drive", "pass", "ride", "roll", "run", "show", "walk"})
 _WAYS = (["along"], ["by"], ["in"], ["past"], ["through"], ["up"])
+_NUMBERS = _words("two three four five six seven eight nine ten several many")
+_SOMEBODY = _words("somebody someone something anybody anyone anything people children")
+_DETERMINERS = _words("a an the one another this that each every")
+_PLURALS = _words("people children men women mice geese police kids")
+_BETWEEN = _words(
+    """
+    with in on at of by near from into over under behind inside outside through along past to towards across
+    """
+)
+# Words of another grammar than the one here, or that end a sentence of their own: "not", "who", "went", "asleep".
+_STRANGE = _words(
+    """
+    not no nobody none nothing never without nor neither who whose whom which what when where why how while
+    because but if unless until than then so as that's it's isn't aren't doesn't don't can could will would
+    should may might must shall do does did done been being am he she it they them his her its their i me my you
+    your we us our few lot lots pair couple dozen most more less any some all both either and or went gone came
+    ate fell fallen broke broken left lost met ran rang sat shut slept stole stolen stood swam took taken threw
+    thrown wore worn woke caught held hid hidden kept made said saw seen sent spoke spilt spilled told tore torn
+    drove flew got grew hung knew lay led lit put rode rose sank shook shot sang spun spread struck swung won
+    wrote asleep awake alone alive dead drunk naked sick hurt injured ajar open closed locked unlocked
+    unattended missing absent present visible empty full dirty wet down up out off away here there ago again now
+    already still too very only just late
+    """
+)
 _ANYTHING = frozenset({"something", "anything", "thing", "things", "object", "objects"})
 _LITTLE = frozenset({"a", "an", "the", "of", "and"})
 _NO = "no zero 0 none nothing nobody never"
@@ -38,21 +71,32 @@ _YES = "yes one two three four five six seven eight nine ten once twice 1 2 3 4 
 _VERDICTS: dict[str, Verdict] = {**dict.fromkeys(_NO.split(), "no"), **dict.fromkeys(_YES.split(), "yes")}
 
 
+@dataclass(frozen=True, slots=True)
+class _Clause:
+    """A condition that is understood: who or what, the verb as it is written ("": none), and what follows."""
+
+    subject: list[str]
+    verb: str = ""
+    after: list[str] = field(default_factory=list)
+
+
 def as_question(condition: str) -> str:
-    """ "a red truck comes in" -> "how many times did a red truck come in?"; what is a question already stays one."""
+    """ "a red truck comes in" -> "how many times did a red truck come in?"; what is a question already stays one, and so does
+    what is not surely understood."""
     condition = " ".join(condition.split())
     if condition.endswith("?"):
         return condition
-    words = _plain(condition).split()
-    if words[:1] == ["there"] and words[1:2] and words[1] in _BE:
-        words = [*words[2:], "come"]
-    subject, rest = _split(words)
-    verb, *after = rest or ["come"]
+    clause = _understood(condition)
+    if clause is None:
+        return f"{condition.rstrip(' .!')}?"
+    subject, verb, after = clause.subject, clause.verb or "come", clause.after
     if verb in _BE and after[:1] not in ([], ["here"], ["there"]):
         return " ".join([_BE[verb], *subject, *after]) + "?"
-    if verb in _HAVE:
+    if verb in _HAVE and after and after[0] not in _DETERMINERS | _NUMBERS:
         return " ".join([verb, *subject, *after]) + "?"
-    if verb in _BE:
+    if verb in _HAVE:
+        verb = "have"
+    elif verb in _BE:
         verb, after = "come", after[1:]
     elif _base(verb) in _COMING and (not after or after in _WAYS):
         verb, after = "come", []
@@ -68,10 +112,10 @@ def read_answer(answer: str, condition: str) -> Verdict:
     words = re.findall(r"[a-z]+|\d+", answer.lower())
     if len(words) == 1 and words[0] in _VERDICTS:
         return _VERDICTS[words[0]]
-    if words[:1] not in (["a"], ["an"]):
+    clause = _understood(condition)
+    if words[:1] not in (["a"], ["an"]) or clause is None:
         return "unclear"
-    subject, _ = _split(_plain(condition).split())
-    spoken_of = set(subject) - _LITTLE
+    spoken_of = set(clause.subject) - _LITTLE
     return "yes" if spoken_of <= set(words) or spoken_of <= _ANYTHING else "no"
 
 
@@ -81,17 +125,97 @@ def _plain(condition: str) -> str:
     return re.sub(r"^(any|some) ", lambda _: "an " if re.match(r"\w+ [aeio]", plain) else "a ", plain)
 
 
-def _split(words: list[str]) -> tuple[list[str], list[str]]:
-    """(subject, verb and what follows): "a red truck comes in" -> (a red truck, comes in); no verb: all is subject."""
-    for known in (_is_known_verb, _is_third_person):
-        for place in range(1, len(words)):
-            if known(words[place]):
-                return words[:place], words[place:]
-    return words, []
+def _understood(condition: str) -> _Clause | None:
+    """Its parts, where every word has its place in the grammar; else None."""
+    words = _plain(condition).split()
+    if not words or not all(re.fullmatch(r"[a-z]+(?:[-'][a-z]+)*", word) for word in words):
+        return None
+    if words[0] == "there" and len(words) > 1 and words[1] in _BE:
+        return _Clause(words[2:]) if _is_thing(words[2:]) else _doing(words[2:], _BE[words[1]])
+    for place in range(1, len(words)):
+        subject, verb, after = words[:place], words[place], words[place + 1 :]
+        if _is_verb(verb, subject):
+            is_plain = verb in _BE or (verb in _HAVE and after[:1] != ["no"]) or _is_plain_rest(after)
+            sure = _is_thing(subject) and is_plain
+            return _Clause(subject, verb, after) if sure and not _has_clause(after) else None
+    return _Clause(words) if _is_thing(words) else _doing(words, "are" if _is_plural(words[0], words) else "is")
 
 
-def _is_known_verb(word: str) -> bool:
-    return word in _BE or word in _HAVE or word in _FORMS
+def _doing(words: list[str], be: str) -> _Clause | None:
+    """ "a man running", as "a man is running"; None where no such word is surely a verb."""
+    for place in range(1, len(words)):
+        verb, after = words[place], words[place + 1 :]
+        if verb in _DOING and _is_thing(words[:place]) and (not after or after[0] in _BETWEEN | _DETERMINERS):
+            return None if _has_clause(after) else _Clause(words[:place], be, words[place:])
+    return None
+
+
+def _is_verb(word: str, subject: list[str]) -> bool:
+    """Is this word, after this subject, surely a verb?"""
+    if word in _BE or word in _HAVE or word in _COMMON:
+        return True
+    if subject[-1] in _DETERMINERS | _NUMBERS | _BETWEEN:
+        return False  # "two blocks", "a stop"
+    if word in _FORMS:
+        return True
+    if word in _BASES:  # "two people fight"; but "a dog show"
+        return _is_plural(subject[-1], subject)
+    one = subject[0] in ("a", "an", "one") and not set(subject) & _BETWEEN and not _is_plural(subject[-1], subject)
+    return (one or subject[0] in _SOMEBODY - _PLURALS) and _is_third_person(word)
+
+
+def _is_plural(word: str, words: list[str]) -> bool:
+    """ "people", "dogs"; not "bus", and not what stands after "a"."""
+    plural = len(word) > 3 and word.endswith("s") and not word.endswith(("ss", "us", "is"))
+    return word in _PLURALS or (plural and words[0] not in ("a", "an", "one", "another"))
+
+
+def _is_thing(words: list[str]) -> bool:
+    """ "a red truck", "two people", "somebody with a dog", "smoke": words that name something, and nothing else."""
+    if not words or len(words) > 8 or words[0] in _BETWEEN or words[-1] in _BETWEEN | _DETERMINERS | _NUMBERS:
+        return False
+    if len(words) == 1:
+        return words[0] not in _STRANGE
+    known = not set(words[1:]) & _SOMEBODY - _PLURALS and not set(words) & _STRANGE
+    is_verb = any(word in _DOING or word in _FORMS or word in _BASES for word in words[-1:])
+    # "a parked car", but not "a car parked": it may be the sentence's verb
+    return known and not is_verb and not _is_done(words[-1]) and not _has_inner_verb(words)
+
+
+def _has_inner_verb(words: list[str]) -> bool:
+    """ "two cars collide", "a car parked by the gate", "water leaks", "un hombre corre": a word in it may be a verb."""
+    for word, following in itertools.pairwise(words):
+        if (word in _DOING or _is_done(word)) and following in _BETWEEN | _DETERMINERS:
+            return True
+        if _is_plural(word, words) and following not in _BETWEEN:
+            return True
+    if words[0] in _DETERMINERS | _NUMBERS | _SOMEBODY:
+        return False
+    bare = next((place for place, word in enumerate(words) if word in _BETWEEN), len(words))
+    return bare > 2 or (bare == 2 and _is_third_person(words[1]))
+
+
+def _is_done(word: str) -> bool:
+    return len(word) > 4 and word.endswith("ed") and word not in ("shed", "sled", "moped")
+
+
+def _is_plain_rest(after: list[str]) -> bool:
+    """What may follow a verb: "in", "to the gate", "a box and a bag"."""
+    return not set(after) & (_STRANGE - {"and", "or", "here", "there", "up", "down", "out", "off", "away", "open"})
+
+
+def _has_clause(after: list[str]) -> bool:
+    """Does another sentence begin: "and sits down", "who wears a hat"?"""
+    for place, word in enumerate(after):
+        following = after[place + 1 : place + 2]
+        if word in ("and", "or") and following and following[0] not in _DETERMINERS | _NUMBERS:
+            return True
+        inner = place > 0 and (
+            word in _BE or word in _HAVE or word in _COMMON or (word in _FORMS and word not in _THIRD_NOUNS)
+        )
+        if inner or word in ("who", "which", "that", "while", "but", "when", "then", "because", "nobody", "until"):
+            return True
+    return False
 
 
 def _is_third_person(word: str) -> bool:
@@ -105,9 +229,24 @@ def _third(base: str) -> str:
     return f"{base[:-1]}ies" if base.endswith("y") and base[-2] not in "aeiou" else f"{base}s"
 
 
-_FORMS = {_third(base): base for base in _BASES} | {base: base for base in ("come", "arrive", "appear", "enter")}
+def _doing_form(base: str) -> str:
+    """ "run" -> "running", "come" -> "coming", "fight" -> "fighting"."""
+    if base.endswith("ie"):
+        return f"{base[:-2]}ying"
+    if base.endswith("e") and not base.endswith("ee"):
+        return f"{base[:-1]}ing"
+    doubled = re.fullmatch(r"[^aeiou]*[aeiou][^aeiouwxy]|begin", base)
+    return f"{base}{base[-1]}ing" if doubled else f"{base}ing"
+
+
+_COMMON = frozenset(("come", "arrive", "appear", "enter"))  # also after one thing, as many write
+_FORMS = {_third(base): base for base in _BASES} | {base: base for base in _COMMON}
+_DOING = frozenset(map(_doing_form, _BASES))
+_THIRD_NOUNS = _words("blocks rings waves works drops plays shows stops turns covers")  # as often a noun
 
 
 def _base(verb: str) -> str:
     """ "comes" -> "come"; of a verb that the list does not know the s is taken away."""
+    if verb in _BASES or verb in _COMMON or verb == "have":
+        return verb
     return _FORMS.get(verb) or (f"{verb[:-3]}y" if verb.endswith("ies") else verb.removesuffix("s"))
