@@ -20,6 +20,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from agent.config import TokenSettings
 from agent.config_types import check_scope
+from agent.files import create_private
 
 TOKENS_FILE = "tokens.json"
 _VERSION = 1
@@ -213,8 +214,7 @@ def _challenge(**parameters: str) -> dict[str, str]:
 def _create(path: Path) -> bool:
     """Write a first token file unless there is one; True when this call made it.
 
-    The file appears complete or not at all (written aside, then linked into place, which fails if another process was
-    first), so two servers that start together agree on one file.
+    The file appears complete or not at all, so two servers that start together agree on one file.
     """
     if os.path.lexists(path):
         return False
@@ -226,28 +226,11 @@ def _create(path: Path) -> bool:
             for name, scopes in _FIRST_TOKENS
         ],
     }
-    aside = path.with_name(f".{TOKENS_FILE}.{secrets.token_hex(8)}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        write_private(aside, json.dumps(first, indent=2).encode() + b"\n")
-        try:
-            os.link(aside, path)
-        except FileExistsError:
-            return False
-        finally:
-            aside.unlink()
+        return create_private(path, json.dumps(first, indent=2).encode() + b"\n")
     except OSError as error:
         raise TokenFileError(f"{path} cannot be written ({error.strerror}): check the folder and the disk") from error
-    return True
-
-
-def write_private(path: Path, content: bytes) -> None:
-    """Write a new file that only its owner can read, and wait until it is on the disk. Raises OSError."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _read(path: Path) -> tuple[list[Token], bytes]:

@@ -6,6 +6,7 @@ and 129 ended by SIGTERM and SIGHUP (`serve`: 0, as that is how it ends).
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -23,6 +24,9 @@ from agent.process import (
 )
 from agent.rules_options import add_rules
 
+_PUBLIC = frozenset({"world", "model", "eval", "eval-alerts", "train"})
+"""Commands that write what anybody may see, and nothing into a data folder."""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit code."""
@@ -32,6 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         with stopping_on_signals(), checked_output():
             args = parse(sys.argv[1:] if argv is None else argv)
             command = args.command
+            if command not in _PUBLIC:
+                os.umask(0o077)  # what is written may show what cameras saw: it is its owner's alone
             code: int = args.run(args)
     except CliError as error:
         complain(plain(f"vilamp {command}: {error}"))

@@ -25,6 +25,7 @@ from agent.cli_common import EXIT_USAGE, CliError, say, settings_of
 from agent.client import Citation, Reply
 from agent.config import CameraSettings, Settings
 from agent.config_types import check_slug
+from agent.files import replace_private
 from agent.problems import Problem
 from agent.question import Evidence, Finished, Piece, Question, Seen
 from agent.times import format_span, format_time
@@ -272,6 +273,4 @@ def _read_ledger(path: Path) -> dict[str, Entry]:
 
 def _write_ledger(path: Path, camera: str, entry: Entry) -> None:
     known = {**_read_ledger(path), camera: entry}
-    aside = path.with_name(f".{path.name}.new")
-    aside.write_text(json.dumps({name: asdict(each) for name, each in known.items()}, indent=2))
-    aside.replace(path)
+    replace_private(path, json.dumps({name: asdict(each) for name, each in known.items()}, indent=2).encode())

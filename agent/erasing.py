@@ -3,22 +3,21 @@
 Each part of the agent that keeps something of what cameras saw adds an eraser. A request is written to `erasures.json`
 in the data folder before the first of them runs, and taken out after the last: if the process dies or a disk refuses in
 between, `resume` goes on with it, at the next start and at every housekeeping. All erasers run again then: erasing what
-is gone already is no error. Blocking; for worker threads. Does not know HTTP.
+is gone already is no error. A disk too full for the request is no reason not to begin: the memory goes first and frees
+space. Blocking; for worker threads. Does not know HTTP.
 """
 
 import json
 import logging
 import math
-import os
-import secrets
 import threading
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from agent.alerts.book import Book
-from agent.auth import write_private
-from memory.segment_file import sync_folder
+from agent.files import replace_private
+from memory.segment_file import FULL, sync_folder
 from memory.sqlite_errors import storage_errors
 
 log = logging.getLogger(__name__)
@@ -57,6 +56,8 @@ class Erasing:
         self._path = data_dir / ERASURES_FILE
         self._erasers: list[tuple[str, Eraser]] = []
         self._one_at_a_time = threading.Lock()
+        self._not_noted: list[Request] = []  # the disk was too full to write them down
+        self.problem: str | None = None  # in words for an operator, while something is still to be erased
 
     def add(self, name: str, eraser: Eraser) -> None:
         """`name` is the key of its count in the answer."""
@@ -68,26 +69,46 @@ class Erasing:
         again: `resume` does it once more, for the sake of erasers that are not here.
         """
         with self._one_at_a_time:
-            write_requests(self._path, [*read_requests(self._path), request])
+            self._note(request)
             try:
                 counts = self._run(request)
                 if not again:
-                    write_requests(self._path, [each for each in read_requests(self._path) if each != request])
+                    self._done([request])
             except OSError as error:
-                raise NotErasedYet(f"not everything could be erased yet, it is tried again: {error}") from error
+                self.problem = f"not everything could be erased yet, it is tried again: {error}"
+                raise NotErasedYet(self.problem) from error
         return counts
 
     def resume(self) -> None:
         """Goes on with what could not be completed; errors are logged, the next call tries again."""
         with self._one_at_a_time:
             try:
-                waiting = read_requests(self._path)
+                waiting = [*read_requests(self._path), *self._not_noted]
                 for request in waiting:
                     self._run(request)
                 if waiting:
-                    write_requests(self._path, [])
+                    self._done(waiting)
             except OSError as error:
+                self.problem = f"erasing is not complete, it is tried again: {error}"
                 log.error("erasing is not complete", extra={"error": str(error)})
+            else:
+                self.problem = None
+
+    def _note(self, request: Request) -> None:
+        """Writes the request down. On a full disk it is kept in mind instead: erasing is what frees space."""
+        try:
+            write_requests(self._path, [*read_requests(self._path), request])
+        except OSError as error:
+            if error.errno not in FULL:
+                raise
+            self._not_noted.append(request)
+
+    def _done(self, requests: list[Request]) -> None:
+        self._not_noted = [each for each in self._not_noted if each not in requests]
+        noted = read_requests(self._path)
+        left = [each for each in noted if each not in requests]
+        if left != noted:
+            write_requests(self._path, left)
 
     def _run(self, request: Request) -> dict[str, int]:
         return {name: eraser(request.camera, request.lower, request.upper) for name, eraser in self._erasers}
@@ -119,11 +140,9 @@ def read_requests(path: Path) -> list[Request]:
 
 
 def write_requests(path: Path, requests: list[Request]) -> None:
-    """The file appears complete or not at all, and is on the disk when this returns; none: no file."""
-    if not requests:
-        path.unlink(missing_ok=True)
+    """The file appears complete or not at all, and is on the disk when this returns; none: no file. Raises OSError."""
+    if requests:
+        replace_private(path, json.dumps([asdict(each) for each in requests]).encode())
     else:
-        aside = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-        write_private(aside, json.dumps([asdict(each) for each in requests]).encode())
-        os.replace(aside, path)  # noqa: PTH105 - one call, one rename
-    sync_folder(path.parent)
+        path.unlink(missing_ok=True)
+        sync_folder(path.parent)

@@ -5,11 +5,13 @@ use, a damaged checkpoint, a folder owned by another process) is raised with wor
 """
 
 import asyncio
+import logging
 import socket
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import cast
 
 import uvicorn
@@ -21,9 +23,12 @@ from agent.api import build_app
 from agent.auth import TOKENS_FILE, Auth
 from agent.config import Settings
 from agent.connections import Acceptor, Connection, connection_limit, raise_descriptor_limit
+from agent.files import make_private, remove_leftovers
 from agent.logs import set_up_logs
 from agent.process import stops
 from agent.tls import TlsFiles, prepare_tls
+
+log = logging.getLogger(__name__)
 
 SHUTDOWN_GRACE_S = 5
 BACKLOG = 256
@@ -39,6 +44,7 @@ class CannotListen(Exception):
 def run(settings: Settings) -> None:
     """Serve until interrupted. Raises CannotListen, TokenFileError, TlsError, StorageError, ValueError (model)."""
     set_up_logs(settings.log_level)
+    _keep_private(settings.data_dir)
     with suppress(KeyboardInterrupt, asyncio.CancelledError):
         uvloop.run(_until_stopped(settings))
 
@@ -49,6 +55,20 @@ async def _until_stopped(settings: Settings) -> None:
     for number in stops():
         loop.add_signal_handler(number, serving.cancel)
     await serving
+
+
+def _keep_private(folder: Path) -> None:
+    """What others could read in the data folder they cannot any more, and it is said."""
+    try:
+        narrowed = make_private(folder)
+    except OSError as error:
+        log.error("the data folder cannot be made private", extra={"folder": str(folder), "error": str(error)})
+        return
+    if narrowed:
+        shown = ", ".join(narrowed[:5]) + (f" and {len(narrowed) - 5} more" if len(narrowed) > 5 else "")
+        log.warning("other users could read files of the data folder: now only their owner can", extra={"files": shown})
+    if removed := remove_leftovers(folder, time.time()):
+        log.info("unfinished files of an earlier run removed", extra={"files": ", ".join(removed)})
 
 
 async def serve(settings: Settings, *, started: Started | None = None) -> None:

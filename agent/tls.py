@@ -5,7 +5,6 @@ when it nears its end or the names have changed. Times are arguments. It does no
 """
 
 import ipaddress
-import secrets
 import socket
 import ssl
 from collections.abc import Iterable
@@ -18,8 +17,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from agent.auth import write_private
 from agent.config import TlsSettings
+from agent.files import replace_private
 
 CERT_FILE = "self-signed.pem"
 KEY_FILE = "self-signed.key"
@@ -136,16 +135,10 @@ def _make(cert: Path, key: Path, names: list[str], now: float) -> None:
     try:
         cert.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         # a crash between the two leaves a pair that does not match, which the next start makes anew
-        _replace(key, secret)
-        _replace(cert, certificate.public_bytes(pem))
+        replace_private(key, secret)
+        replace_private(cert, certificate.public_bytes(pem))
     except OSError as error:
         raise TlsError(f"{cert} cannot be written ({error.strerror}): check the folder and the disk") from error
-
-
-def _replace(path: Path, content: bytes) -> None:
-    aside = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    write_private(aside, content)
-    aside.replace(path)
 
 
 def _load(cert: Path) -> x509.Certificate:

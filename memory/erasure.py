@@ -6,6 +6,10 @@
        nothing is left is unlinked
     4. the journal is scrubbed (see `Journal.scrub`), and the record of the erasure goes
 
+A full disk must not keep anybody from erasing, as that is what frees space. There step 1 records the erasure alone, into
+space kept in reserve (`spare_space.py`); step 3 first unlinks the files of which all is erased, then deletes the rows in
+small steps.
+
 A process that dies before 1 has erased nothing; after it the next start (or `maintain`) goes on with 3. Nothing moves:
 what is kept stays where it was, so a reader of other frames notices nothing. The bytes of an erased frame inside a kept
 file are zeros until its segment leaves.
@@ -18,7 +22,7 @@ beyond this module. Not thread-safe: the store holds the locks of attaching and 
 import math
 import os
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -28,10 +32,11 @@ import numpy.typing as npt
 
 from memory.camera_log import CameraLog
 from memory.codec import sound_vectors_at
-from memory.errors import StorageError
+from memory.errors import StorageError, StorageFull
 from memory.forgetting import Forgetting
-from memory.journal import Journal
+from memory.journal import Erasure, Journal
 from memory.segment_file import file_size, segment_paths, storage_error, sync_folder, unlink_files
+from memory.spare_space import SpareSpace
 
 _ZEROS = bytes(2**20)
 _RECORD_SUFFIXES = (".frames", ".vectors")
@@ -41,25 +46,28 @@ class Erasing:
     """What has been erased, and the steps above over one journal and one folder of segments."""
 
     def __init__(
-        self, journal: Journal, folder: Path, forgetting: Forgetting, lock: AbstractContextManager[object]
-    ) -> None:
-        """lock: of what memory holds, taken for step 2 alone, so that questions do not wait for the disk."""
+        self, journal: Journal, folder: Path, forgetting: Forgetting, lock: AbstractContextManager[object],
+        log_of: Callable[[str], CameraLog | None], spare: SpareSpace,
+    ) -> None:  # fmt: skip
+        """lock: of what memory holds, taken for step 2 alone, so that questions do not wait for the disk. log_of: of a
+        camera, what memory holds."""
+        self._log_of = log_of
+        self._spare = spare
+        self._forgotten: set[int] = set()  # erasures that have gone through step 2
         self._journal = journal
         self._forgetting = forgetting
         self._folder = folder
         self._lock = lock
         self.num_erased = 0
 
-    def erase(self, log: CameraLog | None, camera: str, lower: float, upper: float) -> int:
+    def erase(self, camera: str, lower: float, upper: float) -> int:
         """Frames erased. StorageError: not begun, or begun and to be completed by `finish` (see the message)."""
+        log = self._log_of(camera)
         oldest = None if log is None else log.oldest_time
         evicted_before = -math.inf if oldest is None else oldest
-        erasure = self._journal.begin_erasure(camera, lower, upper, evicted_before)
+        erasure = begin(self._journal, self._spare, camera, lower, upper, evicted_before)
         self.num_erased += erasure.num_frames
         try:
-            if log is not None:
-                with self._lock:
-                    self._forgetting.num_evicted += forget_between(log, lower, upper)
             self.finish()
         except StorageError as error:
             raise StorageError(
@@ -68,14 +76,42 @@ class Erasing:
         return erasure.num_frames
 
     def finish(self) -> None:
-        """Goes on with erasures that have begun. StorageError leaves them for the next time."""
+        """Goes on with erasures that have begun. StorageError leaves them for the next time.
+
+        One may have begun although its call failed: what memory holds of it goes first, whoever began it.
+        """
+        for erasure in self._journal.erasures():
+            log = self._log_of(erasure.camera)
+            if log is not None and erasure.number not in self._forgotten:
+                with self._lock:
+                    self._forgetting.num_evicted += forget_between(log, erasure.lower, erasure.upper)
+            self._forgotten.add(erasure.number)
         finish_erasures(self._journal, self._folder)
+        self._forgotten.clear()
+
+
+def begin(
+    journal: Journal, spare: SpareSpace, camera: str, lower: float, upper: float, evicted_before: float = -math.inf
+) -> Erasure:
+    """Step 1; on a full disk without the rows."""
+    try:
+        return journal.begin_erasure(camera, lower, upper, evicted_before)
+    except StorageFull:
+        spare.release()
+        journal.empty_wal()
+        return journal.note_erasure(camera, lower, upper)
 
 
 def finish_erasures(journal: Journal, folder: Path) -> None:
     """Steps 3 and 4 of every erasure that has begun. folder: of all segments."""
     begun = journal.erasures()
     for erasure in begun:
+        try:
+            journal.delete_erased(erasure)  # nothing, but after a full disk
+        except StorageFull:
+            for segment in journal.wholly_erased(erasure):
+                unlink_files(*map(str, segment_paths(folder / erasure.camera, segment)))
+            journal.delete_erased(erasure)
         sweep(journal, folder / erasure.camera, erasure.segments)
     if begun:
         unlink_files(str(folder.parent / "journal.sqlite.damaged"))  # rows that nothing can take out of it
@@ -100,8 +136,6 @@ def sweep(journal: Journal, folder: Path, segments: Iterable[int]) -> None:
                 path.unlink(missing_ok=True)
         sync_folder(folder)
     except OSError as error:
-        if isinstance(error, StorageError):
-            raise
         raise storage_error(error, f"cannot erase in {folder.name}") from error
 
 
@@ -149,8 +183,9 @@ def forget_between(log: CameraLog, lower: float, upper: float) -> int:
         erased[: segment.floor] = True
         if not erased.any():
             continue
-        log.replace(segment, None if erased.all() else segment.without(erased))
+        other = None if erased.all() else segment.without(erased)
         weakref.finalize(segment, _wipe, segment.held(), segment.index)  # windows may still compute with it
+        log.replace(segment, other)
         segment.lose(np.flatnonzero(erased))
     return num_evicted
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from memory.errors import JournalDamaged, StorageError, StorageFull
-from memory.sqlite_errors import NO_WAL_HELP, storage_errors
+from memory.sqlite_errors import NO_WAL_HELP, make_private, storage_errors
 
 ID_BLOCK = 4096
 _SCHEMA_VERSION = 1
@@ -67,7 +67,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Erasure:
-    """A stretch of time whose rows are deleted and whose bytes are still to be taken off the disk."""
+    """A stretch of time whose bytes, and on a full disk its rows too, are still to be taken off the disk."""
 
     number: int
     camera: str
@@ -91,6 +91,7 @@ class Journal:
         self._path = path
         self._synchronous = synchronous
         self._doubtful: list[int] = []  # rows that were refused, and may be there all the same
+        make_private(path)
         with self._errors("open"):
             self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         # flipped bits may be no UTF-8: such a row fails its checksum, it must not stop the reading of others
@@ -233,11 +234,63 @@ class Journal:
             segments = tuple(sorted({segment for _, segment in found}))
             num_frames = sum(lower <= time <= upper for time, _ in found)
             erasure = Erasure(0, camera, lower, upper, segments, num_frames)
-            row = (camera, lower, upper, " ".join(map(str, segments)), erasure.checksum())
-            self._db.execute("INSERT INTO erasures (camera, lower, upper, segments, row_crc) VALUES (?,?,?,?,?)", row)
-            number = self._db.execute("SELECT last_insert_rowid()").fetchone()[0]
+            number = self._put_erasure(erasure)
             self._db.execute(f"DELETE FROM frames WHERE {where}", values)  # noqa: S608
         return replace(erasure, number=number)
+
+    def note_erasure(self, camera: str, lower: float, upper: float) -> Erasure:
+        """Records the erasure alone, in a synced commit of a few pages: for a full disk. Its rows are still there; delete
+        them with `delete_erased`."""
+        lower, upper = lower + 0.0, upper + 0.0
+        with self._synced(), self._transaction("note an erasure"):
+            query = "SELECT segment, COUNT(*) FROM frames WHERE camera = ? AND time >= ? AND time <= ? GROUP BY segment"
+            found = self._db.execute(query, (camera, lower, upper)).fetchall()
+            segments = tuple(sorted(segment for segment, _ in found))
+            erasure = Erasure(0, camera, lower, upper, segments, sum(num for _, num in found))
+            return replace(erasure, number=self._put_erasure(erasure))
+
+    def _put_erasure(self, erasure: Erasure) -> int:
+        text = " ".join(map(str, erasure.segments))
+        row = (erasure.camera, erasure.lower, erasure.upper, text, erasure.checksum())
+        self._db.execute("INSERT INTO erasures (camera, lower, upper, segments, row_crc) VALUES (?,?,?,?,?)", row)
+        return int(self._db.execute("SELECT last_insert_rowid()").fetchone()[0])
+
+    def delete_erased(self, erasure: Erasure) -> None:
+        """Deletes what is left of the rows of an erasure, segment by segment; in small steps where the disk is full."""
+        for segment in erasure.segments:
+            limit = 1 << 20
+            while ids := self._erased_ids(erasure, segment, limit):
+                try:
+                    with self._transaction("erase rows"):
+                        self._db.executemany(_DELETE, ids)
+                except StorageFull:
+                    if len(ids) == 1:
+                        raise
+                    limit = len(ids) // 4 or 1
+                    self.empty_wal()
+
+    def _erased_ids(self, erasure: Erasure, segment: int, limit: int) -> list[tuple[int]]:
+        with self._errors("read"):
+            query = (
+                "SELECT frame_id FROM frames WHERE segment = ? AND camera = ? AND time >= ? AND time <= ? "
+                "ORDER BY frame_id LIMIT ?"
+            )
+            return self._db.execute(query, (segment, erasure.camera, erasure.lower, erasure.upper, limit)).fetchall()
+
+    def wholly_erased(self, erasure: Erasure) -> list[int]:
+        """Its segments of which no row is kept."""
+        kept = "SELECT 1 FROM frames WHERE segment = ? AND NOT (camera = ? AND time >= ? AND time <= ?) LIMIT 1"
+        bounds = (erasure.camera, erasure.lower, erasure.upper)
+        with self._errors("read"):
+            return [each for each in erasure.segments if not self._db.execute(kept, (each, *bounds)).fetchone()]
+
+    def empty_wal(self) -> None:
+        """Moves the WAL into the main file and gives its space back to the disk, as far as that is possible now."""
+        try:
+            with self._errors("checkpoint"):
+                self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        except StorageError:
+            pass  # it takes the space that it has
 
     def erasures(self) -> list[Erasure]:
         """Those that have begun and not ended; a damaged record of one is passed over."""

@@ -10,12 +10,13 @@ from pathlib import Path
 
 from memory.args import load_metadata
 from memory.codec import unpack_frame
-from memory.erasure import finish_erasures
+from memory.erasure import begin, finish_erasures
 from memory.errors import FrameGone, RecordDamaged, StorageError
 from memory.journal import Journal
 from memory.limits import check_camera_name
 from memory.records import CameraStats, FrameRecord
 from memory.segment_file import file_size, lock_folder, read_record, segment_paths
+from memory.spare_space import SpareSpace
 
 
 class OfflineMemory:
@@ -27,8 +28,9 @@ class OfflineMemory:
         if file_size(path) == 0:
             raise StorageError(f"there is no memory in {folder}")
         self._owner = lock_folder(self._folder)
+        self._spare = SpareSpace(self._folder)
         try:
-            self._journal = Journal(path)
+            self._journal = self._spare.lend(lambda: Journal(path))
             finish_erasures(self._journal, self._folder / "segments")
             self._rows = {row.frame_id: row for row, sound in self._journal.rows() if sound}
         except BaseException:
@@ -39,6 +41,7 @@ class OfflineMemory:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
+        self._spare.keep()
         self._journal.close()
         os.close(self._owner)
 
@@ -80,7 +83,7 @@ class OfflineMemory:
 
     def erase(self, camera: str, after: float, before: float) -> int:
         """As `MemoryStore.erase`."""
-        erasure = self._journal.begin_erasure(check_camera_name(camera), after, before)
+        erasure = begin(self._journal, self._spare, check_camera_name(camera), after, before)
         self._rows = {i: row for i, row in self._rows.items() if not erasure.covers(row.camera, row.time)}
         finish_erasures(self._journal, self._folder / "segments")
         return erasure.num_frames

@@ -111,8 +111,10 @@ def _recover(journal: Journal, layout: Layout, *, rebuilding: bool) -> Recovered
     result = Recovered()
     try:
         finish_erasures(journal, layout.folder)
-    except StorageFull:
-        pass  # their rows are gone, `maintain` tries again; what lies in the files is not adopted below
+    except JournalDamaged:
+        raise
+    except StorageError as error:  # `maintain` tries again; nothing of them is adopted below
+        result.problems.append(f"an erasure is not complete, it is tried again: {error}")
     erasures = journal.erasures()
     rows, bad_ids = _read_rows(journal)
     on_disk = _segment_files(layout.folder, result.problems)

@@ -10,7 +10,7 @@ import os
 import sqlite3
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from memory.descriptors import NONE_LEFT
@@ -33,6 +33,12 @@ _LOCK_CODES = frozenset(
 )
 _SHM_CODES = frozenset({sqlite3.SQLITE_IOERR_SHMMAP, sqlite3.SQLITE_IOERR_SHMOPEN})
 _READ_CODES = frozenset({sqlite3.SQLITE_IOERR_READ, sqlite3.SQLITE_IOERR_SHORT_READ, sqlite3.SQLITE_IOERR_FSTAT})
+
+
+def make_private(path: Path) -> None:
+    """Makes the file of a new database its owner's alone; SQLite gives the files beside it the same mode."""
+    with suppress(OSError):  # what is wrong, opening the database will tell
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
 
 
 @contextmanager

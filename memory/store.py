@@ -40,6 +40,7 @@ from memory.redating import put_in_order, redate
 from memory.segment_file import cut_to, lock_folder, storage_error, sync_segments, write_record
 from memory.segments import Segment, Shared
 from memory.sharing import FolderLimits
+from memory.spare_space import SpareSpace
 from memory.views import Within, begins, bounds, parts_of, read_places, records_of
 from memory.window import Window
 
@@ -100,23 +101,28 @@ class MemoryStore:
             raise storage_error(error, f"cannot open {self._folder}") from error
         self._owner = lock_folder(self._folder)
         layout = Layout(segments, self._logs.new_segment, self._sizes, self._tag)
+        self._spare = SpareSpace(self._folder)
+        journal_path = self._folder / "journal.sqlite"
         try:
-            self._journal, found = open_and_recover(self._folder / "journal.sqlite", layout, synchronous=synchronous)
+            self._journal, found = self._spare.lend(
+                lambda: open_and_recover(journal_path, layout, synchronous=synchronous)
+            )
         except BaseException:
             os.close(self._owner)
             raise
-        self._journal_file = (self._folder / "journal.sqlite").stat()
+        self._journal_file = journal_path.stat()
         self._recovered = found
         if found.problems:
             more = f"; and {len(found.problems) - 1} more" if len(found.problems) > 1 else ""
             self._health.failed("start", f"at start: {found.problems[-1]}{more}")
         self._forgetting = Forgetting(self._journal)
-        self._erasing = Erasing(self._journal, segments, self._forgetting, self._lock)
+        self._erasing = Erasing(self._journal, segments, self._forgetting, self._lock, self._logs.get, self._spare)
         while found.segments:  # kept nowhere but in the logs: a segment that is held keeps its files
             self._adopt(*found.segments.popitem())
         release_freed()
         self._forgetting.forget(self._logs.make_room())
         self._forgetting.unlink_freed()
+        self._spare.keep()
 
     def _adopt(self, camera: str, segments: list[Segment]) -> None:
         """Takes over what was recovered, under today's limits."""
@@ -365,7 +371,7 @@ class MemoryStore:
         with self._attaching, self._rows:
             if self._owner < 0:
                 raise StorageError("this memory is closed")
-            return self._erasing.erase(self._logs.get(camera), camera, lower, upper)
+            return self._erasing.erase(camera, lower, upper)
 
     def redate(self, camera: str, first_time: float, shift_s: float, clock: str) -> int:
         """Moves the frames from `first_time` on by `shift_s`, as the clock that stamped them was wrong: `redating.py`.
@@ -393,7 +399,8 @@ class MemoryStore:
         """
         self._forgetting.unlink_freed()
         RESERVE.fill()
-        with self._rows:
+        # of attaching too: an erasure that began without its caller's knowledge replaces segments
+        with self._attaching, self._rows:
             if self._owner < 0:
                 return
             self._look_at_folder()
@@ -401,6 +408,7 @@ class MemoryStore:
                 self._forgetting.retry()
                 self._forgetting.purge_damaged(self._logs.segments())
             self._erasing.finish()
+            self._spare.keep()
             dirty, self._dirty = self._dirty, set()
         try:
             sync_segments(dirty)

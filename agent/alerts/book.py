@@ -19,7 +19,7 @@ from typing import Any
 from agent.alerts.event import AlertEvent
 from agent.alerts.outbox import Outbox
 from memory.errors import StorageError
-from memory.sqlite_errors import storage_errors
+from memory.sqlite_errors import make_private, storage_errors
 
 BOOK_FILE = "alerts.sqlite"
 EVERY_CAMERA = "*"  # in a switch: all cameras that have none of their own; no camera can be named so
@@ -129,6 +129,7 @@ class Book:
         self.sinks: tuple[str, ...] = ()  # who gets every event: "mqtt", "webhook:<name>"
         self._max_alerts, self._max_suppressed = max_alerts, max_suppressed
         self._listeners: list[Callable[[], None]] = []
+        make_private(path)
         with _storage_errors(path):
             self.connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
             try:

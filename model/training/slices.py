@@ -38,8 +38,11 @@ def save_state(
     for number, moments in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer/{number}/{key}": moments[key].detach().cpu().clone() for key in MOMENTS}
     written = path.with_suffix(".new")
-    save_file(tensors, written, metadata={"progress": json.dumps(asdict(progress))})
-    written.replace(path)
+    try:
+        save_file(tensors, written, metadata={"progress": json.dumps(asdict(progress))})
+        written.replace(path)
+    finally:
+        written.unlink(missing_ok=True)  # where that failed
 
 
 def load_state(path: Path, modules: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer) -> Progress:
