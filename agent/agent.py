@@ -239,7 +239,11 @@ class Agent:
     def read_clocks(self) -> Moment:
         """What time it is, and how sure that is. Any thread."""
         with self._clocks:
-            return self.wallclock.now(self._running_s(), self.clock())
+            before = self.wallclock.problem
+            moment = self.wallclock.now(self._running_s(), self.clock())
+            if before is None and self.wallclock.problem is not None:
+                log.warning("clock", extra={"problem": self.wallclock.problem})
+            return moment
 
     def _erase_frames(self, camera: str, after: float, before: float) -> int:
         """What is remembered, and what is on its way in."""

@@ -37,24 +37,24 @@ class SteadyClock:
 
     def __init__(self, settle_s: float) -> None:
         self._settle_s = settle_s
-        self._offset: float | None = None  # believed time - monotonic time
+        self.offset: float | None = None  # believed time - monotonic time
         self._first: float | None = None  # monotonic, of the first reading
         self._step: _Step | None = None
 
     def now(self, monotonic: float, wall: float) -> float:
         """The believed time, unix seconds. To be called every few seconds at least: steps are seen here."""
         offset = wall - monotonic
-        if self._offset is None or self._first is None:
-            self._offset, self._first = offset, monotonic
-        if abs(offset - self._offset) <= STEP_S:
-            self._offset, self._step = offset, None  # slewed
+        if self.offset is None or self._first is None:
+            self.offset, self._first = offset, monotonic
+        if abs(offset - self.offset) <= STEP_S:
+            self.offset, self._step = offset, None  # slewed
         elif self._step is None or abs(offset - self._step.offset) > STEP_S:
             self._step = _Step(offset, monotonic)
         elif monotonic - self._step.since >= self._settle_s and wall >= EARLIEST:
-            self._offset, self._step = offset, None
+            self.offset, self._step = offset, None
         else:
             self._step.offset = offset
-        return monotonic + self._offset
+        return monotonic + self.offset
 
     def settled(self, monotonic: float) -> bool:
         """Whether the clock has kept pace since the first reading, or since its last step, for long enough."""
@@ -63,7 +63,7 @@ class SteadyClock:
     @property
     def step_s(self) -> float:
         """By how much the system's clock is ahead of the believed one, and behind it where negative; 0.0: not at all."""
-        return 0.0 if self._step is None or self._offset is None else self._step.offset - self._offset
+        return 0.0 if self._step is None or self.offset is None else self._step.offset - self.offset
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,13 +88,21 @@ class WallClock:
     def __init__(self, stamps_settle_s: float = STAMPS_SETTLE_S, ages_settle_s: float = AGES_SETTLE_S) -> None:
         self._stamps = SteadyClock(stamps_settle_s)
         self._ages = SteadyClock(ages_settle_s)
+        self._said_s = ages_settle_s  # for so long is a glitch that is over told of
         self._wall: float | None = None
+        self._glitch: tuple[float, float] | None = None  # monotonic when it was over; by how much it was off
 
     def now(self, monotonic: float, wall: float) -> Moment:
         """Reads both. `monotonic`: seconds that only run; `wall`: the system's clock."""
         self._wall = wall
         believed = self._stamps.now(monotonic, wall)
-        age_from = min(wall, believed, self._ages.now(monotonic, wall))
+        step_s, before = self._ages.step_s, self._ages.offset
+        aged = self._ages.now(monotonic, wall)
+        if step_s and not self._ages.step_s and before is not None and abs(before + monotonic - aged) <= STEP_S:
+            self._glitch = monotonic, step_s
+        elif self._glitch is not None and monotonic - self._glitch[0] > self._said_s:
+            self._glitch = None
+        age_from = min(wall, believed, aged)
         return Moment(believed, monotonic, self._stamps.step_s, self._stamps.settled(monotonic), age_from)
 
     @property
@@ -112,6 +120,11 @@ class WallClock:
             return (
                 f"the system's clock was {_set(self._ages.step_s)}: times around that moment are uncertain, and for an "
                 "hour nothing is forgotten by the new time. Check NTP"
+            )
+        if self._glitch is not None:
+            return (
+                f"the system's clock was {_set(self._glitch[1])} for a while and is as before again: frames of that while "
+                "are marked as uncertain or corrected, nothing was forgotten by it. Check NTP"
             )
         return None
 

@@ -8,11 +8,11 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import av
 from aiortc import RTCConfiguration, RTCDataChannel, RTCIceServer, RTCPeerConnection, RTCSessionDescription
@@ -155,11 +155,10 @@ class WebRtcSession:
             await asyncio.wait(ending)
         receivers = [transceiver.receiver for transceiver in self._peer.getTransceivers()]
         stopping = asyncio.gather(*(stop_decoder(receiver, _MAX_CLOSING_S) for receiver in receivers))
-        try:
-            async with asyncio.timeout(_MAX_CLOSING_S):
-                await self._peer.close()
-        except TimeoutError:
+        if not await _in_time(self._peer.close()):
             logger.error("camera %s: the connection did not close within %g s", self.camera, _MAX_CLOSING_S)
+            for receiver in receivers:  # its sockets, at least
+                await _in_time(receiver.transport.transport.stop())
         if not all(await stopping):
             logger.error("camera %s: the decoder did not end within %g s", self.camera, _MAX_CLOSING_S)
         if self.stats.decode_errors or self.stats.shed:
@@ -241,3 +240,13 @@ class WebRtcSession:
             stats.kept += 1
             if not self._slot.put(_Raw(frame, frame_time, clock)):
                 stats.dropped += 1
+
+
+async def _in_time(closing: Coroutine[Any, Any, None]) -> bool:
+    """False when it took more than `_MAX_CLOSING_S`."""
+    try:
+        async with asyncio.timeout(_MAX_CLOSING_S):
+            await closing
+    except TimeoutError:
+        return False
+    return True

@@ -7,12 +7,15 @@ Read from aiortc 1.16.0. `tests/test_tap.py` fails when another version keeps an
 - packets that could not be decoded: counted instead of logged one by one;
 - when packets arrive: aiortc reads the system's clock, and counts every millisecond that it was set forward by, which keeps
   the event loop busy for hours when that is years;
+- its receiver reports, which end for good when a jitter does not fit into 32 bits (a clock that was set, a sender that
+  jumps); closing then waits for ever;
 - the end of the decoder's thread: aiortc joins it on the event loop, which then stands still until a picture is decoded;
 - the pieces of unfinished data channel messages.
 """
 
 import asyncio
 import logging
+import struct
 import threading
 import time
 from collections.abc import Callable
@@ -24,6 +27,8 @@ from aiortc.rtp import RtcpSrPacket, RtpPacket
 
 from streaming.encoded import EncodedQueue
 from streaming.frame import SourceStats
+
+logger = logging.getLogger(__name__)
 
 _NTP_EPOCH_S = 2_208_988_800  # 1900 to 1970
 _NTP_FRACTION = 1 << 32
@@ -124,7 +129,17 @@ def guard(receiver: RTCRtpReceiver, stats: SourceStats, on_too_large: Callable[[
     async def handle_in_time(packet: RtpPacket, arrival_time_ms: int) -> None:
         await handle(packet, arrival_time_ms=int(time.monotonic() * 1000))
 
+    report = receiver._run_rtcp
+
+    async def keep_reporting() -> None:
+        while True:
+            try:
+                return await report()
+            except struct.error:  # the jitter falls again with each packet that comes in time
+                logger.debug("a receiver report could not be written")
+
     receiver.receive = receive_and_let_go
+    receiver._run_rtcp = keep_reporting
     receiver._handle_rtp_packet = handle_in_time
     _count_instead_of_logging()
 

@@ -113,6 +113,9 @@ async def test_a_glitch_of_seconds_moves_nothing_and_ages_nothing(tmp_path: Path
     await world.run(5)
     assert world.wrong_s() == pytest.approx([0.0] * 26, abs=0.01)
     assert world.clocks() == ["arrival"] * 15 + ["uncertain"] * 6 + ["arrival"] * 5
+    assert world.clock.problem is not None
+    assert "set forward by 5110 days for a while and is as before again" in world.clock.problem
+    await world.run(3600, send=False)
     assert world.clock.problem is None
 
 
@@ -124,6 +127,8 @@ async def test_a_glitch_that_was_believed_ages_nothing_either(tmp_path: Path) ->
     world.ahead_s = 0.0
     await world.run(15)
     assert len(world.wrong_s()) == 60
+    assert world.clock.problem is not None
+    assert "as before again" in world.clock.problem
     assert world.wrong_s()[-1] == pytest.approx(0.0, abs=0.01)
     await world.restart()
     await world.run(1)

@@ -27,6 +27,7 @@ async def test_the_places_that_are_changed_are_there() -> None:
         assert hasattr(receiver, f"_RTCRtpReceiver__{name}"), "aiortc keeps it elsewhere: read streaming/tap.py again"
     assert hasattr(receiver, "_handle_rtcp_packet")
     assert hasattr(receiver, "_handle_rtp_packet")
+    assert hasattr(receiver, "_run_rtcp")
     guard(receiver, SourceStats(), lambda why: None)
     assert isinstance(receiver._RTCRtpReceiver__decoder_queue, EncodedQueue)
     assert rtp_origin(receiver) is None
@@ -43,6 +44,26 @@ async def test_arrival_is_measured_by_a_clock_that_nobody_sets() -> None:
         receiver = next(t.receiver for t in session._peer.getTransceivers() if t.kind == "video")
         counted = receiver._RTCRtpReceiver__remote_bitrate_estimator.incoming_bitrate
         assert abs(counted._origin_ms - time.monotonic() * 1000) < 600_000
+
+
+async def test_a_jitter_beyond_all_bounds_ends_no_reports(caplog: pytest.LogCaptureFixture) -> None:
+    """Of a sender whose times jump, or a clock that was set: a session whose reports have ended never closes."""
+    async with whip_site() as site, publish(site.url(), TOKEN, track(), client=site.client) as publication:
+        session = site.sources[0]
+        assert isinstance(session, WebRtcSession)
+        await until(lambda: session.stats.received > 3)
+        receiver = next(t.receiver for t in session._peer.getTransceivers() if t.kind == "video")
+        (statistics,) = receiver._RTCRtpReceiver__remote_streams.values()
+        statistics._jitter_q4 = 1 << 90
+        sender = publication._peer.getSenders()[0]
+        loop = asyncio.get_running_loop()
+        until_time = loop.time() + 2.0  # a report comes every 0.5 to 1.5 s
+        await until(lambda: loop.time() > until_time)
+        statistics._jitter_q4 = 0
+        stats = sender._RTCRtpSender__stats
+        stats.clear()
+        await until(lambda: "remote-inbound-rtp" in {each.type for each in stats.values()})
+    assert "did not close" not in caplog.text
 
 
 def patched(monkeypatch: pytest.MonkeyPatch, change: Any) -> None:
