@@ -134,7 +134,8 @@ def guard(receiver: RTCRtpReceiver, stats: SourceStats, on_too_large: Callable[[
     async def keep_reporting() -> None:
         while True:
             try:
-                return await report()
+                await report()
+                return
             except struct.error:  # the jitter falls again with each packet that comes in time
                 logger.debug("a receiver report could not be written")
 

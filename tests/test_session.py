@@ -125,11 +125,10 @@ async def test_a_slow_consumer_costs_frames_not_memory() -> None:
         assert isinstance(source, WebRtcSession)
         frames = source.frames()
         first = await anext(frames)
-        await until(lambda: source.stats.received >= 40)
+        await until(lambda: source.stats.dropped >= 30)
         assert receiver_of(source).track._queue.qsize() <= 2
         assert len(source._slot) == 1
         newest = await anext(frames)
-        assert source.stats.dropped >= 30
         assert source.stats.kept <= source.stats.dropped + 4
         assert newest.time - first.time > 0.5  # what waited was the newest, not the oldest
 
