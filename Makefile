@@ -1,10 +1,12 @@
-# Each target sets up .venv by itself, once; it is done again when pyproject.toml or constraints.txt change.
-#   make demo     stream a drawn world into an agent and ask about it (ends by itself)
-#   make run      the same, staying up until Ctrl-C
-#   make test     lint, types and tests, as CI runs them
-#   make hardening  what takes hours: fuzzers, kills, an hour with 16 cameras; PARTS="http kills" for some of it
-# PYTHON chooses the interpreter (3.11 or newer). TORCH_FLAGS goes to the installation of torch alone, for example
-# the index with CPU builds: make TORCH_FLAGS="--index-url ..." demo
+# Each target sets up .venv by itself, once; it is done again when pyproject.toml, constraints.txt or install.py change.
+#   make demo            stream a drawn world into an agent and ask about it (ends by itself)
+#   make run             the same, staying up until Ctrl-C
+#   make test            lint, types and tests; in CI the tests run in one of the surroundings of test-anywhere
+#   make test-anywhere   the tests on other days, in other zones and locales, as other users, without parts of the network
+#   make test-loaded     the tests that wait for something, beside 8 busy processes
+#   make hardening       what takes hours: fuzzers, kills, an hour with 16 cameras; PARTS="http kills" for some of it
+# PYTHON chooses the interpreter (3.11 or newer). The build of torch is chosen by uv (install.py). With TORCH_FLAGS pip
+# installs torch with these flags instead, for example from an index of your choice: make TORCH_FLAGS="--index-url ..." demo
 
 PYTHON ?= python3
 PARTS ?=
@@ -13,14 +15,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo run test tools lint hardening parity bench screenshots train clean
+.PHONY: demo run test test-anywhere test-loaded tools lint hardening parity bench screenshots train clean
 .DEFAULT_GOAL := demo
 
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml constraints.txt install.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=python3.12"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt $(TORCH_FLAGS) torch
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python install.py $(TORCH_FLAGS)
 	@touch $@
 
 demo: $(STAMP)
@@ -34,12 +35,20 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# A broker and a browser for the tests that need them, where installing is allowed; else those tests skip.
+# What some tests need from the system, where installing is allowed; else those tests skip.
 tools:
 	@sh tests/tools.sh
 
+# With CI=true in the surroundings that the commit's hash draws (python tests/surroundings.py --list), else as it is.
 test: lint tools
-	$(BIN)/pytest
+	$(BIN)/python tests/surroundings.py drawn -- $(BIN)/pytest
+
+test-anywhere: $(STAMP) tools test-loaded
+	$(BIN)/python tests/surroundings.py all -- $(BIN)/pytest
+
+# The tests that wait for something, beside 8 busy processes.
+test-loaded: $(STAMP) tools
+	$(BIN)/python tests/surroundings.py load -- $(BIN)/pytest -m waits
 
 # Fuzzers with their full counts, 200 kills each while frames come, in erasures and at first starts, an hour with 16 cameras.
 hardening: $(STAMP)
