@@ -7,7 +7,7 @@
     python tests/surroundings.py --draw HASH          which one CI takes for that commit
 
 A surrounding that this machine cannot make is named with the reason, and the command then runs as it is. Only the standard
-library is imported, so that any Python runs this file. faketime, localedef, unshare and ip come from the system's packages.
+library is imported, so that any Python runs this file. cc, localedef, unshare and ip come from the system's packages.
 """
 
 import argparse
@@ -61,9 +61,22 @@ def tool(name: str, package: str) -> str:
 # --- time ---
 
 
-def other_time(run: Run, offset_s: float) -> None:
-    """Wall clock and file times shifted; the monotonic clock stays, because waiting must take the time it takes."""
-    run.argv = [tool("faketime", "faketime"), "-m", "--exclude-monotonic", "-f", f"{offset_s:+.0f}s", *run.argv]
+def other_time(run: Run, shift_s: float) -> None:
+    """Wall clock and file times shifted (other_day.c); the monotonic clock stays: a wait takes the time it takes."""
+    library = run.cleanup.enter_context(temporary()) / "other_day.so"
+    build = [
+        tool("cc", "gcc libc6-dev"),
+        "-shared",
+        "-fPIC",
+        "-O2",
+        "-o",
+        str(library),
+        str(ROOT / "tests" / "other_day.c"),
+    ]
+    built = subprocess.run(build, capture_output=True, text=True, check=False)
+    if built.returncode:
+        raise CannotMake(f"tests/other_day.c does not compile: {built.stderr.strip()}")
+    run.env |= {"LD_PRELOAD": str(library), "OTHER_DAY_SHIFT_S": f"{shift_s:.0f}"}
 
 
 def change_of_clocks(zone: ZoneInfo, after: float, *, forward: bool) -> float:
