@@ -1,11 +1,14 @@
 #!/bin/sh
-# What some tests need from the system: a broker, a browser and a reverse proxy. Installed where that is allowed (root, apt-get); elsewhere
-# those tests skip and say what to install. Never fails, and leaves no service running or enabled.
+# What some tests need from the system: a broker, a browser and a reverse proxy; and for tests/surroundings.py locales and ip.
+# Installed where that is allowed (root, apt-get); elsewhere those tests skip and say what to install. Never fails, and leaves
+# no service running or enabled.
 PATH="$PATH:/usr/sbin:/sbin"
 missing=""
 for tool in mosquitto chromium nginx; do
     command -v "$tool" >/dev/null 2>&1 || missing="$missing $tool"
 done
+command -v ip >/dev/null 2>&1 || missing="$missing iproute2"
+[ -e /usr/share/i18n/locales/tr_TR ] || missing="$missing locales"
 [ -n "$missing" ] || exit 0
 if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null 2>&1; then
     echo "not installed:$missing; the tests that need them are skipped (as root: apt-get install$missing)"
