@@ -321,3 +321,18 @@ async def test_a_live_playlist_that_grows(camera: Web, tmp_path: Path) -> None:
     assert len(await frames_of(camera.url("/live.m3u8"), 35)) == 35
     assert camera.paths().count("/live.m3u8") >= 2
     assert camera.paths().count("/1.ts") <= 1
+
+
+async def test_a_camera_with_a_codec_that_nobody_knows(camera: Web, tmp_path: Path) -> None:
+    data = write_clip(tmp_path / "clip.mp4", num=5).read_bytes().replace(b"avc1", b"zz01")
+    camera.pages["/clip.mp4"] = (200, {"Accept-Ranges": "bytes"}, data)
+    assert "the codec of its video is not known here; set the camera to H.264" in await why_not(camera.url("/clip.mp4"))
+
+
+@pytest.mark.parametrize(
+    "address", ["http://127.0.0.1:99999/x", "http://[::1", "http://\ud800:\ud800@127.0.0.1:1/", "http:///x"]
+)
+async def test_an_address_that_cannot_be_used_is_said(address: str) -> None:
+    said = await why_not(address)
+    assert said
+    said.encode()
