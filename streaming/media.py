@@ -62,8 +62,7 @@ def open_source(
     url = scheme + url[len(scheme) :]  # FFmpeg knows it in small letters only
     if scheme in ("http", "https"):
         opener = partial(HttpOpener, url, timeout_s=settings.stall_timeout_s, other_hosts=other_hosts)
-        format_name = "hls" if is_playlist(url) else None
-        return LiveSource(url, camera, settings, format=format_name, options=_http_options(url), opener=opener)
+        return LiveSource(url, camera, settings, options=_http_options(url), opener=opener)
     return LiveSource(url, camera, settings, options=_rtsp_options(transport))
 
 

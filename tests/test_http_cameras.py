@@ -181,9 +181,11 @@ async def test_redirects_in_a_circle(camera: Web) -> None:
 
 async def test_a_playlist_where_the_address_says_so(camera: Web, clip: bytes) -> None:
     camera.pages["/live.m3u8"] = (200, {}, playlist("a.ts"))
-    camera.pages["/live.m3u8?user=a"] = camera.pages["/live.m3u8"]
+    for path in ("/live.m3u8?user=a", "/LIVE.M3U8", "/live.m3u8?token=a.b/c&x=1"):
+        camera.pages[path] = camera.pages["/live.m3u8"]
     camera.pages["/a.ts"] = (200, {}, clip)
-    for path in ("/live.m3u8", "/live.m3u8?user=a"):
+    camera.pages["/posing.m3u8"] = camera.pages["/a.ts"]  # no playlist at all
+    for path in camera.pages:
         assert [index_of(frame.image) for frame in await frames_of(camera.url(path))] == [0, 1, 2, 3, 4]
 
 
