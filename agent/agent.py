@@ -79,7 +79,7 @@ class Agent:
         self.model = model
         self.clock = clock
         self.started = clock()
-        self.wallclock = WallClock()
+        self.wallclock = WallClock(self._newest_if_aging())
         self._running_s = running_s
         self._clocks = threading.Lock()
         self.metrics = Metrics()
@@ -235,6 +235,14 @@ class Agent:
                 self.settings.streaming.max_skew_s,
             )
         return self.intakes[camera]
+
+    def _newest_if_aging(self) -> float | None:
+        """Time of the newest frame that is remembered; None where nothing is forgotten by age, or nothing is there."""
+        settings = self.settings
+        if settings.memory.max_age_s is None and all(each.max_age_s is None for each in settings.cameras.values()):
+            return None
+        newest = [self.store.stats(camera).newest for camera in self.store.cameras()]
+        return max((time for time in newest if time is not None), default=None)
 
     def read_clocks(self) -> Moment:
         """What time it is, and how sure that is. Any thread."""

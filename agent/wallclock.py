@@ -16,6 +16,7 @@ from dataclasses import dataclass
 STEP_S = 2.0  # less is what NTP slews and what two readings one after the other may differ by
 EARLIEST = 1_704_067_200.0  # 2024-01-01: a clock before it has never been set
 STAMPS_SETTLE_S = 10.0  # for the times of frames, which can be corrected later
+LONG_AGO_S = 30 * 86_400.0  # the newest frame at the start: either nobody recorded for so long, or the clock is wrong
 AGES_SETTLE_S = 3600.0  # for what is forgotten by age, which cannot be brought back
 
 
@@ -85,7 +86,17 @@ class Moment:
 class WallClock:
     """The clocks of the agent: one for the times of frames, one that is slower to believe for their age."""
 
-    def __init__(self, stamps_settle_s: float = STAMPS_SETTLE_S, ages_settle_s: float = AGES_SETTLE_S) -> None:
+    def __init__(
+        self,
+        newest: float | None = None,
+        *,
+        stamps_settle_s: float = STAMPS_SETTLE_S,
+        ages_settle_s: float = AGES_SETTLE_S,
+    ) -> None:
+        """`newest`: time of the newest frame that is remembered. A clock that is far from it at the start is not believed
+        at once where that would forget everything."""
+        self._newest = newest
+        self._from_start = False  # the clock was far from the newest frame, and has not proved itself yet
         self._stamps = SteadyClock(stamps_settle_s)
         self._ages = SteadyClock(ages_settle_s)
         self._said_s = ages_settle_s  # for so long is a glitch that is over told of
@@ -96,8 +107,13 @@ class WallClock:
         """Reads both. `monotonic`: seconds that only run; `wall`: the system's clock."""
         self._wall = wall
         believed = self._stamps.now(monotonic, wall)
+        if self._newest is not None and wall - self._newest > LONG_AGO_S:
+            self._ages.now(monotonic, self._newest)
+            self._from_start = True
+        self._newest = None  # that was the start
         step_s, before = self._ages.step_s, self._ages.offset
         aged = self._ages.now(monotonic, wall)
+        self._from_start = self._from_start and self._ages.step_s > LONG_AGO_S
         if step_s and not self._ages.step_s and before is not None and abs(before + monotonic - aged) <= STEP_S:
             self._glitch = monotonic, step_s
         elif self._glitch is not None and monotonic - self._glitch[0] > self._said_s:
@@ -116,6 +132,11 @@ class WallClock:
                 f"the system's clock was {_set(step_s)}: until it is steady, frames go on in the time before and are "
                 "marked as uncertain"
             )
+        if self._ages.step_s and self._from_start:
+            return (
+                f"the system's clock is {_amount(self._ages.step_s)} after the newest picture: for an hour nothing is "
+                "forgotten by age. If that is not so, set the clock and restart"
+            )
         if self._ages.step_s:
             return (
                 f"the system's clock was {_set(self._ages.step_s)}: times around that moment are uncertain, and for an "
@@ -130,12 +151,11 @@ class WallClock:
 
 
 def _set(step_s: float) -> str:
-    amount = abs(step_s)
-    said = (
-        f"{amount:.0f} s"
-        if amount < 7200
-        else f"{amount / 3600:.1f} h"
-        if amount < 172_800
-        else f"{amount / 86_400:.0f} days"
-    )
-    return f"set {'forward' if step_s > 0 else 'back'} by {said}"
+    return f"set {'forward' if step_s > 0 else 'back'} by {_amount(step_s)}"
+
+
+def _amount(step_s: float) -> str:
+    seconds = abs(step_s)
+    if seconds < 7200:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 3600:.1f} h" if seconds < 172_800 else f"{seconds / 86_400:.0f} days"

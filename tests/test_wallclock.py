@@ -66,3 +66,30 @@ def test_whatever_the_clock_did_it_is_believed_again_once_it_is_steady(steps: li
 
 def test_the_clock_that_only_runs() -> None:
     assert running_s() <= running_s()
+
+
+def test_a_clock_that_would_forget_everything_at_the_start_is_not_believed_at_once() -> None:
+    clock = WallClock(NOW)
+    for second in range(0, 3600, 10):
+        assert clock.now(second, NOW + YEARS_14 + second).age_from <= NOW + second
+        assert clock.problem is not None
+        assert "5114 days after the newest picture" in clock.problem
+    assert clock.now(3600, NOW + YEARS_14 + 3600).age_from > NOW + YEARS_14
+    assert clock.problem is None
+
+
+def test_a_pause_of_days_is_believed() -> None:
+    clock = WallClock(NOW)
+    assert clock.now(0, NOW + 20 * 86_400).age_from == NOW + 20 * 86_400
+    assert clock.problem is None
+
+
+def test_a_start_in_a_wrong_time_that_is_put_right() -> None:
+    clock = WallClock(NOW)
+    clock.now(0, NOW + YEARS_14)
+    for second in range(1, 30):
+        moment = clock.now(second, NOW + 60 + second)
+    assert moment.time == pytest.approx(NOW + 60 + 29)
+    assert moment.age_from <= NOW + 60 + 29
+    assert clock.problem is not None
+    assert "after the newest" not in clock.problem
