@@ -107,6 +107,22 @@ def build_parser() -> argparse.ArgumentParser:
 _Commands = argparse._SubParsersAction
 
 
+def _positive(text: str) -> float:
+    """An option's number: above 0, and at most a year in seconds."""
+    number = float(text)
+    if not 0 < number <= 366 * 86_400:
+        raise argparse.ArgumentTypeError(f"{text} is not above 0, or too large")
+    return number
+
+
+def _count(text: str) -> int:
+    """An option's whole number from 1 on."""
+    number = int(text)
+    if not 0 < number <= 10**9:
+        raise argparse.ArgumentTypeError(f"{text} is not above 0, or too large")
+    return number
+
+
 def _common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", metavar="FILE", help="configuration (default: $VILAMP_CONFIG, else none)")
     parser.add_argument("--data-dir", type=Path, metavar="DIR", help="where memory and tokens are kept")
@@ -268,8 +284,8 @@ def _add_demo(commands: "_Commands[argparse.ArgumentParser]") -> None:
     parser.add_argument("--out", type=Path, default=Path("demo-out"), metavar="DIR", help="(default: demo-out)")
     parser.add_argument("--run", action="store_true", dest="stay", help="stay up and keep publishing until interrupted")
     parser.add_argument("--seed", type=int, default=7, help="which world (default: 7)")
-    parser.add_argument("--seconds", type=float, default=100.0, help="how long to publish (default: 100)")
-    parser.add_argument("--speed", type=float, default=6.0, help="world seconds per second (default: 6)")
+    parser.add_argument("--seconds", type=_positive, default=100.0, help="how long to publish (default: 100)")
+    parser.add_argument("--speed", type=_positive, default=6.0, help="world seconds per second (default: 6)")
     parser.add_argument("--model", default="builtin", metavar="FOLDER", help='checkpoint folder (default: "builtin")')
     parser.add_argument("--port", type=int, default=0, help="TCP port (default: any free one; with --run 8080)")
     parser.set_defaults(run=_demo)
@@ -306,7 +322,9 @@ def _add_model(commands: "_Commands[argparse.ArgumentParser]") -> None:
     check.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"])
     check.add_argument("--patch-storage", default="float16", choices=["float16", "int8"])
     check.add_argument("--language-4bit", action="store_true", help="language model in 4 bits (needs CUDA)")
-    check.add_argument("--frames", type=int, default=10_000, metavar="N", help="history to size for (default: 10000)")
+    check.add_argument(
+        "--frames", type=_count, default=10_000, metavar="N", help="history to size for (default: 10000)"
+    )
     check.add_argument("--sizes-only", action="store_true", help="do not load it: only config.json is needed")
     check.set_defaults(run=_model_check)
 

@@ -20,6 +20,7 @@ from agent.plain import PlainText, plain_json, plain_line
 from agent.query import parse_place
 from agent.times import TimeError, format_time, load_zone, local_zone_name, parse_time
 from agent.tls import client_context
+from streaming.redact import redact
 
 NUM_LISTED = 12
 
@@ -29,6 +30,8 @@ def run(args: argparse.Namespace) -> int:
     settings = settings_of(args)
     zone = zone_of(args)
     after, before = window_of(args, zone, time.time())
+    if not args.question.strip():
+        raise CliError("the question is empty", EXIT_USAGE)
     server = args.server or os.environ.get("VILAMP_SERVER") or server_of(settings)
     with connect(server, settings) as client:
         try:
@@ -90,11 +93,15 @@ def server_of(settings: Settings) -> str:
 
 def connect(server: str, settings: Settings, scope: str = "ask") -> Client:
     """A client with $VILAMP_TOKEN, or with this machine's own token for `scope`. Raises CliError."""
-    parts = urlsplit(server)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise CliError(f'"{server}" is not a server: give a URL such as http://127.0.0.1:8080', EXIT_USAGE)
+    try:
+        parts = urlsplit(server)
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0 and server.isprintable()
+    except ValueError:
+        usable = False
+    if not usable or " " in server:
+        raise CliError(f'"{redact(server)}" is not a server: give a URL such as http://127.0.0.1:8080', EXIT_USAGE)
     token = os.environ.get("VILAMP_TOKEN")
-    if not token and (is_loopback(parts.hostname) or server == server_of(settings)):
+    if not token and (is_loopback(parts.hostname or "") or server == server_of(settings)):
         # the tokens of this machine's data folder are never sent to another machine
         try:
             token = local_token(settings.data_dir, scope)
@@ -107,8 +114,9 @@ def connect(server: str, settings: Settings, scope: str = "ask") -> Client:
 def advise(error: ServerError, server: str) -> str:
     """The server's message, and what to do about a token that will not do."""
     if error.status in (401, 403):
-        return f"{server}: {plain_line(error)} (set VILAMP_TOKEN, or --data-dir to the agent's data folder on its own machine)"
-    return f"{server}: {plain_line(error)}"
+        advice = "set VILAMP_TOKEN, or --data-dir to the agent's data folder on its own machine"
+        return f"{redact(server)}: {plain_line(error)} ({advice})"
+    return f"{redact(server)}: {plain_line(error)}"
 
 
 def print_answer(stream: Iterator[str | Reply], *, quiet: bool) -> Reply:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from model.video_model import VideoModel
 
 LEAST_MINUTES = 1.0
+MOST_MINUTES = 10_000.0
 ARM_NAMES = {"gate": "gate only", "judge": "judge only", "both": "both"}
 
 
@@ -24,17 +25,20 @@ def run(args: argparse.Namespace) -> int:
     from rich.console import Console
 
     seeds = _seeds(args.seeds)
-    if args.minutes < LEAST_MINUTES:
-        raise CliError(f"--minutes must be at least {LEAST_MINUTES:g}", EXIT_USAGE)
-    if args.judge_only_minutes < 0:
-        raise CliError("--judge-only-minutes must not be negative", EXIT_USAGE)
+    if not LEAST_MINUTES <= args.minutes <= MOST_MINUTES:
+        raise CliError(f"--minutes must be at least {LEAST_MINUTES:g}, at most {MOST_MINUTES:g}", EXIT_USAGE)
+    if not 0 <= args.judge_only_minutes <= MOST_MINUTES:
+        raise CliError(f"--judge-only-minutes must not be negative, and at most {MOST_MINUTES:g}", EXIT_USAGE)
     model = _model(args)
     report = {"model": model.info.name, "machine": _machine(), **_evaluate(model, seeds, args)}
     print_report(Console(), report)
-    if args.json is not None:
-        args.json.write_text(json.dumps(report) + "\n", encoding="utf-8")
-    if args.plot is not None:
-        plot(report, args.plot)
+    try:
+        if args.json is not None:
+            args.json.write_text(json.dumps(report) + "\n", encoding="utf-8")
+        if args.plot is not None:
+            plot(report, args.plot)
+    except OSError as error:
+        raise CliError(f"{error.filename}: cannot be written: {error.strerror}") from error
     return 0
 
 

@@ -16,7 +16,7 @@ from urllib.parse import quote, urlencode
 from agent.alerts.book import BOOK_FILE, Book
 from agent.cli_ask import advise, connect, server_of, window_of, zone_of
 from agent.cli_common import EXIT_USAGE, CliError, say, settings_of
-from agent.client import Client, ServerError
+from agent.client import Client, ServerError, understood
 from agent.config import Settings
 from agent.config_types import check_slug
 from agent.erasing import Erasing, NotErasedYet, Request, erase_from_book
@@ -41,7 +41,8 @@ def opened(args: argparse.Namespace, settings: Settings, scope: str) -> Iterator
                 raise CliError(advise(error, server)) from error
         else:
             try:
-                yield client
+                with understood():
+                    yield client
             except ServerError as error:
                 raise CliError(advise(error, server)) from error
             return
@@ -63,10 +64,10 @@ def run_memory(args: argparse.Namespace) -> int:
         else:
             cameras = [holdings(name, source.stats(name), settings) for name in source.cameras()]
             held = {"object": "memory", "folder": folder_holdings(cameras, settings), "data": cameras}
-    if args.json:
-        say(plain_json(held))
-    else:
-        print_held(held, zone)
+        if args.json:
+            say(plain_json(held))
+        else:
+            print_held(held, zone)
     return 0
 
 

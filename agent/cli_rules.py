@@ -1,6 +1,7 @@
 """`vilamp rules`: list, add, remove, switch and snooze the rules of a running agent, and try one on the past."""
 
 import argparse
+import json
 import os
 import sys
 import time
@@ -12,7 +13,8 @@ import yaml
 
 from agent.cli_ask import advise, connect, server_of, window_of, zone_of
 from agent.cli_common import EXIT_USAGE, CliError, say, settings_of
-from agent.client import Client, ServerError
+from agent.client import Client, ServerError, understood
+from agent.config_yaml import bounded_node, plain_value
 from agent.plain import plain_json, plain_line
 from agent.times import format_clock, format_span, format_time
 
@@ -34,7 +36,8 @@ def run(args: argparse.Namespace) -> int:
     }
     with connect(server, settings, "ask" if args.action in ("list", "try") else "admin") as client:
         try:
-            actions[args.action](client, args)
+            with understood():
+                actions[args.action](client, args)
         except ServerError as error:
             raise CliError(advise(error, server)) from error
     return 0
@@ -62,7 +65,7 @@ def _list(client: Client, args: argparse.Namespace) -> None:
 
 def _condition(rule: Json, zone: str) -> str:
     if rule["problem"]:
-        return f"NOT WATCHING: {rule['problem']}"
+        return f"PROBLEM: {rule['problem']}"
     if not rule["enabled"]:
         return "disabled"
     if rule["snoozed_until"] > time.time():
@@ -117,8 +120,10 @@ def _settings(given: list[str]) -> Json:
         if not equals or not name:
             raise CliError(f'--set {each}: write SETTING=VALUE, such as "gate.on=6"', EXIT_USAGE)
         try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError as error:
+            node = bounded_node(text)
+            value = None if node is None else plain_value(node)
+            json.dumps(value)  # a date has no form there
+        except (yaml.YAMLError, TypeError, ValueError) as error:
             raise CliError(f"--set {each}: the value cannot be read", EXIT_USAGE) from error
         *parts, last = name.split(".")
         place = settings

@@ -21,6 +21,11 @@ CONNECT_TIMEOUT_S = 5.0
 SILENCE_TIMEOUT_S = 45.0
 
 
+# What reading an answer of another form raises
+STRANGE = (KeyError, TypeError, AttributeError, IndexError, ValueError, RecursionError)
+_NO_AGENT = "what answers there is not a ViLaMP agent, or one of another version"
+
+
 class ServerError(Exception):
     """The agent refused or failed, or cannot be reached; the message says what it said."""
 
@@ -168,12 +173,21 @@ def _failures() -> Iterator[None]:
         ) from error
     except httpx.TimeoutException as error:
         raise ServerError("the agent has gone silent") from error
-    except (httpx.TransportError, httpx.InvalidURL) as error:
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise ServerError(f"the connection failed: {str(error) or type(error).__name__}") from error
     except UnicodeEncodeError as error:
         raise ServerError("what was typed is not text in UTF-8") from error
-    except json.JSONDecodeError as error:
-        raise ServerError("what answers there is not a ViLaMP agent") from error
+    except STRANGE as error:
+        raise ServerError(_NO_AGENT) from error
+
+
+@contextmanager
+def understood() -> Iterator[None]:
+    """Around code that reads what a server has answered: an answer of another form raises ServerError."""
+    try:
+        yield
+    except STRANGE as error:
+        raise ServerError(_NO_AGENT) from error
 
 
 def _check(response: httpx.Response) -> None:
@@ -184,7 +198,7 @@ def _check(response: httpx.Response) -> None:
     try:
         error = response.json()["error"]
         message, code = str(error["message"]), error.get("code")
-    except (ValueError, KeyError, TypeError):
+    except STRANGE:
         message, code = f"{response.status_code} {response.reason_phrase}", None
     raise ServerError(message, status=response.status_code, code=code)
 

@@ -16,7 +16,7 @@ import json
 import logging
 import random
 import ssl
-from collections.abc import AsyncGenerator, Callable, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import cast
@@ -38,6 +38,7 @@ from agent.whereabouts import whereabouts
 from memory.errors import FrameGone
 from memory.window import Window
 from model.select import Keyframes
+from streaming.redact import redact_text
 
 log = logging.getLogger(__name__)
 
@@ -230,7 +231,8 @@ class RemoteAnswerer:
         except EgressRefused as error:
             raise _stays_here(error) from None
         except Misunderstood as error:
-            raise AnswererRefused(f"The server that answers cannot be understood: {error}.") from None
+            said = without_key(str(error), headers)
+            raise AnswererRefused(f"The server that answers cannot be understood: {said}.") from None
         except ThoughtsShown:
             raise NoAnswer(
                 "What was shown so far was not the answer: the server's model had been thinking, and only the end of its "
@@ -249,7 +251,7 @@ class RemoteAnswerer:
     async def _refusal(self, response: httpx.Response) -> Exception:
         """What a status other than 200 means."""
         status = response.status_code
-        said = self._without_key(await _complaint_of(response), response.request)
+        said = without_key(await _complaint_of(response), response.request.headers)
         words = f"The server that answers says {status}{': ' if said else ''}{said}"
         if status in _PASSING:
             return _Passing(AnswererAway(words), _seconds(response.headers.get("retry-after", "")))
@@ -257,10 +259,13 @@ class RemoteAnswerer:
         hint = f" (see {hints[status]})" if status in hints else ""
         return AnswererRefused(words + hint)
 
-    def _without_key(self, said: str, request: httpx.Request) -> str:
-        """Some servers repeat the key they refuse."""
-        key = request.headers.get("authorization", "").removeprefix("Bearer ")
-        return said.replace(key, "***") if key else said
+
+def without_key(said: str, headers: Mapping[str, str]) -> str:
+    """Some servers repeat the key they refuse; what they say may hold addresses, too."""
+    key = next((value for name, value in headers.items() if name.lower() == "authorization"), "").removeprefix(
+        "Bearer "
+    )
+    return redact_text(said.replace(key, "***") if key else said)
 
 
 @dataclass(slots=True)
@@ -355,7 +360,7 @@ async def _steps(response: httpx.Response, tally: Tally, max_chars: int) -> Asyn
 def _silence(tally: Tally, speech: Speech, room: _Room, refusal: str) -> NoAnswer:
     """Why there is no answer, in words."""
     if refusal:
-        return NoAnswer(f"The server that answers refuses: {' '.join(refusal.split())}")
+        return NoAnswer(f"The server that answers refuses: {redact_text(' '.join(refusal.split()))}")
     if tally.finish_reason == "content_filter":
         return NoAnswer("The content filter of the server that answers withheld its answer: ask in other words.")
     if speech.thought and tally.finish_reason == "length":

@@ -1,11 +1,13 @@
 """Where pictures may go: addresses, names, and a spy that must see nothing."""
 
+import asyncio
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
+from agent import egress
 from agent.egress import (
     EgressRefused,
     HostUnknown,
@@ -65,6 +67,16 @@ async def test_names_without_an_address() -> None:
         await checked_addresses("vlm.example", 80, "allowed", Names([]))
     with pytest.raises(HostUnknown, match="not known"):
         await system_resolver("a" * 70 + ".invalid", 80)  # a label that no name server is asked about
+
+
+async def test_name_servers_that_are_silent_are_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def silent(*_: object, **__: object) -> None:
+        await asyncio.sleep(60)
+
+    monkeypatch.setattr(egress, "RESOLVE_TIMEOUT_S", 0.01)
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", silent)
+    with pytest.raises(HostUnknown, match=r"no name server has told the address of 'vlm\.example' within"):
+        await system_resolver("vlm.example", 80)
 
 
 @pytest.mark.parametrize("written", ["127.0.0.1", "127.1", "0x7f000001", "2130706433", "localhost"])

@@ -12,7 +12,7 @@ from openai import APIStatusError, AsyncOpenAI
 
 from agent.alerts.judge import Judge
 from agent.problems import AnswererRefused, NoAnswer
-from tests.agents import START, remember, served
+from tests.agents import START, remember, running, served
 from tests.test_cli import vilamp
 from tests.test_judge import rule
 from tests.test_remote import WHO, asking, openai
@@ -151,6 +151,15 @@ async def test_floods_are_cut_off_and_nothing_waits_for_them(
             await agent.answering.answer(WHO)
         watching.cancel()
         assert longest_s < 5  # half a minute when a large one was unpacked
+
+
+async def test_the_checkpoint_that_finds_no_words_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its end of text is the likeliest first token of some questions."""
+    async with running(tmp_path) as agent:
+        await remember(agent, "door", 3)
+        monkeypatch.setattr(agent.model, "stream", lambda *_, **__: iter(["", " \n"]))
+        answer = await agent.answering.answer(WHO)
+        assert "(The model found no words" in answer.text
 
 
 # --- the judge ---
