@@ -165,9 +165,9 @@ class Journal:
         try:
             with self._errors("write a row"):
                 self._db.execute(_INSERT, _values(row))
-        except StorageFull:
-            raise
-        except BaseException:
+        except BaseException as error:
+            if getattr(error.__cause__, "sqlite_errorcode", 0) == sqlite3.SQLITE_FULL:
+                raise  # certainly not there
             # whether the row is on disk is unknown: never use this id again, and delete the row before the next
             self._doubtful.append(row.frame_id)
             self._next += 1

@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from memory.args import place_of
 from memory.codec import StoredVectors, unpack_frame
-from memory.errors import FrameGone, OutOfResources, RecordDamaged, StorageError
+from memory.errors import FrameGone, OutOfResources, RecordDamaged, StorageError, out_of_memory
 from memory.halves import decode, scale_of
 from memory.health import Health
 from memory.ranking import build_index, chunks, index_rows
@@ -237,7 +237,8 @@ class Segment:
         if self.gone[slot]:
             raise FrameGone(f"frame {frame_id} was erased, or found damaged and dropped")
         try:
-            jpeg = self._read(slot, frame_id)
+            with out_of_memory("read a picture"):
+                jpeg = self._read(slot, frame_id)
         except RecordDamaged as error:
             with self.shared.lock:
                 self.gone[slot] = True

@@ -368,7 +368,7 @@ class MemoryStore:
         Returns how many. Appends wait, windows do not. StorageError, whose message says whether it will be completed.
         """
         lower, upper = bounds(float(after), float(before))
-        with self._attaching, self._rows:
+        with out_of_memory("erase"), self._attaching, self._rows:
             if self._owner < 0:
                 raise StorageError("this memory is closed")
             return self._erasing.erase(camera, lower, upper)
@@ -397,6 +397,10 @@ class MemoryStore:
         This bounds what a power cut can take (`synchronous="normal"`), and keeps the WAL short without an append ever
         waiting for a checkpoint. StorageError if the disk refuses; the next call tries again.
         """
+        with out_of_memory("tidy up"):
+            self._maintain()
+
+    def _maintain(self) -> None:
         self._forgetting.unlink_freed()
         RESERVE.fill()
         # of attaching too: an erasure that began without its caller's knowledge replaces segments
@@ -412,10 +416,12 @@ class MemoryStore:
             dirty, self._dirty = self._dirty, set()
         try:
             sync_segments(dirty)
-        except OSError as error:
+        except BaseException as error:
             with self._rows:
                 self._dirty |= dirty
-            raise storage_error(error, "cannot sync") from error
+            if isinstance(error, OSError):
+                raise storage_error(error, "cannot sync") from error
+            raise
         self._journal.checkpoint()
         for log in self._logs:
             self._make_blocks(log)
