@@ -23,6 +23,7 @@ from aiortc.mediastreams import MediaStreamError
 
 from streaming.errors import MediaError
 from streaming.frame import Frame, FrameSettings
+from streaming.loopback import offer_loopback
 from streaming.media import FileSource
 
 Codec = Literal["H264", "VP8"]
@@ -140,6 +141,7 @@ async def publish(
     """
     http = client or httpx.AsyncClient(verify=verify, timeout=20.0)
     headers = {"Authorization": f"Bearer {token}"} if token else {}
+    offer_loopback()
     peer = RTCPeerConnection(RTCConfiguration(iceServers=[]))
     publication: Publication | None = None
     try:

@@ -23,6 +23,7 @@ from streaming.channel import LABEL, Channel, ChannelSettings, Converse
 from streaming.clock import CaptureClock
 from streaming.errors import MediaError, PictureTooLarge
 from streaming.frame import ClockName, Frame, FrameSettings, SourceStats
+from streaming.loopback import offer_loopback
 from streaming.picture import to_rgb
 from streaming.sampler import Sampler
 from streaming.slot import LatestSlot, SlotClosed
@@ -68,6 +69,7 @@ class WebRtcSession:
         self._connect_timeout_s = connect_timeout_s
         self._now = now
         # An empty list, not None: aiortc's default would ask a public STUN server on the internet.
+        offer_loopback()
         self._peer = RTCPeerConnection(RTCConfiguration(iceServers=ice_servers or []))
         self._sampler = Sampler(settings.rate_hz)
         self._clock = CaptureClock(after=after, max_skew_s=settings.max_skew_s)

@@ -5,6 +5,7 @@ import itertools
 from pathlib import Path
 
 import httpx
+import ifaddr
 import pytest
 from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse, RedirectResponse
@@ -133,3 +134,10 @@ async def test_a_client_may_be_given(tmp_path: Path) -> None:
         async with publish(site.url(), TOKEN, track(), client=client):
             pass
         assert not client.is_closed
+
+
+async def test_without_any_network_loopback_is_offered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fails if a new aioice looks its addresses up elsewhere. `make test-anywhere` runs every test in such a place."""
+    monkeypatch.setattr(ifaddr, "get_adapters", lambda: [])
+    async with whip_site() as site, publish(site.url(), TOKEN, track(), client=site.client) as publication:
+        await publication.wait_connected()
