@@ -84,7 +84,7 @@ def _of_certificate(error: ssl.SSLCertVerificationError) -> str:
         case code if code in (_WRONG_HOST, _WRONG_ADDRESS):
             return f"its certificate is for another name ({error.verify_message}): use a name that it lists"
         case code if code in (_SELF_SIGNED, _SELF_SIGNED_CHAIN, _NO_ISSUER, _NO_FIRST):
-            return "its certificate is signed by an authority that is not trusted here: give that authority's PEM file"
+            return "its certificate is signed by an authority that is not trusted here: let this machine trust it"
     return f"its certificate is not trusted: {error.verify_message}"
 
 

@@ -12,6 +12,7 @@ import paho.mqtt.client
 import pytest
 
 from agent.mqtt.bridge import Bridge
+from agent.mqtt.retained import CameraView
 from agent.mqtt.wire import MAX_PACKET_BYTES, MAX_SKIPPED
 from tests.bridges import Scene, bridged, commit, event
 from tests.brokers import until
@@ -262,3 +263,36 @@ async def test_an_error_of_ours_ends_the_run_and_it_may_be_run_again(scene: Scen
         with pytest.raises(asyncio.CancelledError):
             await task
     assert scene.book._listeners == []
+
+
+async def test_a_disk_that_refuses_makes_no_flood_of_duplicates(scene: Scene) -> None:
+    """The broker is shown the present all the same; what it took is removed once the disk lets it."""
+
+    async def script(client: Client, first: int, body: bytes) -> bool:
+        return False
+
+    def told() -> list[bytes]:
+        return [payload for topic, payload, _ in broker.published() if topic.endswith("/event")]
+
+    async with odd_broker(script) as broker, bridged(scene, broker.url) as bridge:
+        commit(scene.book, event(1))
+        await until(lambda: len(told()) == 1)
+        await until(lambda: any("config" in topic for topic, _, _ in broker.published()))
+        commit_lock = scene.book.lock
+        with commit_lock:
+            scene.book.outbox.put("mqtt", "a2-on", "yard", "bag", "on", event(2).payload(), None, 0.0)
+            scene.book.outbox.put("mqtt", "a3-on", "yard", "bag", "on", event(3).payload(), None, 0.0)
+            scene.book.connection.execute("PRAGMA query_only = ON")
+        bridge.desk.wake.set()
+        await until(lambda: len(told()) == 3 and "cannot be written down" in (bridge.problem or ""))
+        scene.cameras[0] = CameraView("yard", "offline")
+        for _ in range(3):
+            bridge.desk.wake.set()
+            await asyncio.sleep(0.05)
+        assert ("vilamp/yard/status", b"offline", True) in broker.published()
+        with commit_lock:
+            scene.book.connection.execute("PRAGMA query_only = OFF")
+        bridge.desk.wake.set()
+        await until(lambda: scene.book.outbox.count("mqtt") == 0 and bridge.problem is None)
+        assert told() == [event(number).payload() for number in (1, 2, 3)]
+        assert bridge.status.num_connections == 1

@@ -10,6 +10,7 @@ Any thread may call, one at a time has the lock. Reads no clock, and knows nothi
 import json
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -122,7 +123,15 @@ class Filter:
 class Book:
     """See the module. One process at a time: the agent that owns the data folder."""
 
-    def __init__(self, path: Path, *, max_alerts: int = 10_000, max_suppressed: int = 10_000, max_outbox: int = 10_000):
+    def __init__(
+        self,
+        path: Path,
+        *,
+        max_alerts: int = 10_000,
+        max_suppressed: int = 10_000,
+        max_outbox: int = 10_000,
+        steady: Callable[[], float] = time.monotonic,
+    ):
         """Opens or creates. Raises StorageError when the file is damaged or of another version."""
         self.path = path
         self.lock = threading.RLock()
@@ -134,7 +143,7 @@ class Book:
             self.connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
             try:
                 self._prepare()
-                self.outbox = Outbox(self.connection, max_entries=max_outbox)
+                self.outbox = Outbox(self.connection, max_entries=max_outbox, steady=steady)
             except BaseException:
                 self.connection.close()
                 raise

@@ -68,6 +68,7 @@ class Outbox:
         self._connection = connection
         self._steady = steady
         self._since: dict[int, float] = {}  # seq -> when it was put in, by the steady clock
+        self._guessed: set[int] = set()  # of these the clock on the wall told it, at the start
         for statement in filter(str.strip, _TABLE.split(";")):  # executescript would commit what is open
             connection.execute(statement)
 
@@ -88,6 +89,7 @@ class Outbox:
             "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
             (sink, event_id, camera, rule, event_type, payload, snapshot if sink == MQTT else None, now),
         )
+        self._forget([added.lastrowid or 0])
         self._since[added.lastrowid or 0] = self._steady()
         excess = self._connection.execute(
             "DELETE FROM outbox WHERE seq IN (SELECT seq FROM outbox WHERE sink = ? ORDER BY seq DESC LIMIT -1 OFFSET ?) "
@@ -120,17 +122,28 @@ class Outbox:
         Of an entry from before the start of this process the first `now` (unix seconds) tells its age, from then on the
         same clock does.
         """
-        steady = self._steady()
-        return steady - self._since.setdefault(entry.seq, steady - max(0.0, now - entry.created))
+        if entry.seq not in self._since:
+            self._guess(entry.seq, entry.created, now)
+        return self._steady() - self._since[entry.seq]
+
+    def is_age_certain(self, entry: Outgoing) -> bool:
+        """False for an entry from before the start: a clock set wrong meanwhile would make it old."""
+        return entry.seq in self._since and entry.seq not in self._guessed
 
     def note_ages(self, sink: str, now: float) -> None:
         """Take `now` as the moment by which the entries from before the start are as old as they say."""
         for seq, created in self._connection.execute("SELECT seq, created FROM outbox WHERE sink = ?", (sink,)):
-            self._since.setdefault(seq, self._steady() - max(0.0, now - created))
+            if seq not in self._since:
+                self._guess(seq, created, now)
+
+    def _guess(self, seq: int, created: float, now: float) -> None:
+        self._since[seq] = self._steady() - max(0.0, now - created)
+        self._guessed.add(seq)
 
     def _forget(self, seqs: Iterable[int]) -> None:
         for seq in seqs:
             self._since.pop(seq, None)
+            self._guessed.discard(seq)
 
     def count(self, sink: str) -> int:
         """Entries of `sink` that wait."""
@@ -212,6 +225,11 @@ class Sink:
         """See Outbox."""
         with self._lock:
             return self._outbox.age_s(entry, now)
+
+    def is_age_certain(self, entry: Outgoing) -> bool:
+        """See Outbox."""
+        with self._lock:
+            return self._outbox.is_age_certain(entry)
 
     def note_ages(self, now: float) -> None:
         """See Outbox."""

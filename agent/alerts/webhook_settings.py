@@ -22,7 +22,12 @@ def check_webhook_url(given: SecretStr) -> SecretStr:
         usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:
         usable = False
-    if not usable or parts.username is not None or parts.fragment or any(c.isspace() for c in url):
+    if (
+        not usable
+        or parts.username is not None
+        or parts.fragment
+        or any(c.isspace() or not c.isprintable() for c in url)
+    ):
         raise ValueError("must be an address such as https://example.org/alerts, without user and password in it")
     return given
 

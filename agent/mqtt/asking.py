@@ -23,7 +23,7 @@ from agent import pools
 from agent.answering import Answering
 from agent.chat import parse_moment
 from agent.fields import wrong_field
-from agent.mqtt.seldom import Seldom
+from agent.seldom import Seldom
 from agent.mqtt.topics import Topics, usable_id
 from agent.problems import BadRequest, Busy, Problem
 from agent.question import Answer, Question

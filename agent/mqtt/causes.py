@@ -90,7 +90,7 @@ def _end(error: BaseException, settings: MqttSettings, client: Client | None) ->
 def _tls_advice(words: str) -> str:
     """Which setting it is."""
     if "authority that is not trusted" in words:
-        return " (mqtt.ca)"
+        return ", or give its PEM file (mqtt.ca)"
     if "client certificate" in words:
         return " (mqtt.cert, mqtt.key)"
     return " (mqtt.url)" if "without TLS" in words else ""

@@ -32,12 +32,12 @@ from agent.mqtt.discovery import agent_payload, agent_topic, config_payload, con
 from agent.mqtt.publisher import Notes, Publisher, SetAside, TooLarge
 from agent.mqtt.refusals import EVENT, EVENT_RETRY_S, Refusals
 from agent.mqtt.retained import CameraView, Marks, MemoryView, RuleView, wanted
-from agent.mqtt.seldom import Seldom
 from agent.mqtt.settings import MqttSettings
 from agent.mqtt.topics import OFF, OFFLINE, ON, ONLINE, Command, Topics
 from agent.mqtt.wire import Client, Refused
 from agent.problems import Problem
 from agent.remote import fitted
+from agent.seldom import Seldom
 from memory.errors import StorageError
 
 log = logging.getLogger(__name__)
@@ -128,6 +128,7 @@ class Session:
         self._uncleared: set[str] = set()  # topics that the broker does not let us clear
         self._rules: set[tuple[str, str]] = set()  # camera, rule
         self._wanted: set[str] = set()  # topics, as of the last look
+        self._storage_trouble: str | None = None  # in this turn
         self._memories: list[MemoryView] = []
         self._memories_due = float("-inf")  # monotonic
         self._health: bytes | None = None
@@ -153,17 +154,21 @@ class Session:
     async def _keep(self) -> None:
         while True:
             self._desk.wake.clear()
-            self._desk.storage_problem = None
-            try:
-                await pools.alerts(self._desk.sink.tidy)
-                await self._turn()
-            except (StorageError, sqlite3.Error) as error:
-                self._disk_refuses(error)
+            self._storage_trouble = None
+            for step in (self._tidy, self._turn):  # the second whatever becomes of the first
+                try:
+                    await step()
+                except (StorageError, sqlite3.Error) as error:
+                    self._disk_refuses(error)
+            self._desk.storage_problem = self._storage_trouble
             try:
                 async with asyncio.timeout(TICK_S):
                     await self._desk.wake.wait()
             except TimeoutError:
                 pass
+
+    async def _tidy(self) -> None:
+        await pools.alerts(self._desk.sink.tidy)
 
     async def _turn(self) -> None:
         """Everything that is due, the most important first. Raises StorageError or sqlite3.Error beside MqttError."""
@@ -176,10 +181,8 @@ class Session:
         await self._clear_leftovers(await self._show_pictures())
 
     def _disk_refuses(self, error: Exception) -> None:
-        problem = f"what mqtt has done cannot be written down: {error}"
-        if problem != self._desk.storage_problem:
-            self._desk.seldom.warning("mqtt: the disk refuses", error=str(error))
-        self._desk.storage_problem = problem
+        self._storage_trouble = f"what mqtt has done cannot be written down: {error}"
+        self._desk.seldom.warning("mqtt: the disk refuses", error=str(error))
 
     async def _show_present(self) -> None:
         states, announcements = await pools.alerts(self._present)
@@ -307,7 +310,10 @@ class Session:
             desk.held[entry.camera, entry.rule] = self._now() + HOLD_S
         else:
             desk.notes.clear(topic)
-            await pools.alerts(desk.sink.done, entry)
+            try:
+                await pools.alerts(desk.sink.done, entry)
+            except (StorageError, sqlite3.Error) as error:  # remembered: it is not sent again
+                self._disk_refuses(error)
 
     # --- pictures ---
 
