@@ -89,7 +89,10 @@ class Delivery:
         return "online" if self._agent.state.camera(camera) == "live" else "offline"
 
     def _memories(self, now: float) -> Iterator[MemoryView]:
-        for camera in self._agent.cameras():
+        cameras = self._agent.cameras()
+        for gone in set(self._rates) - set(cameras):
+            del self._rates[gone]
+        for camera in cameras:
             stats, intake = self._agent.store.stats(camera), self._agent.intakes.get(camera)
             remembered = 0 if intake is None else intake.counters.remembered
             since, before = self._rates.get(camera, (now, remembered))

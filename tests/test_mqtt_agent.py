@@ -5,6 +5,7 @@ import json
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -292,6 +293,19 @@ async def test_the_embedded_broker_wants_the_password_that_is_configured(tmp_pat
             await heard.until(lambda h: "vilamp/status" in h.newest())
 
 
+async def test_the_embedded_broker_takes_no_packet_that_is_announced_too_large(tmp_path: Path) -> None:
+    async with running(tmp_path, **agent_at("embedded", embedded_port=0)) as agent:
+        await until(lambda: embedded(agent) and agent.delivery.bridge.status.connected)
+        reader, writer = await asyncio.open_connection("127.0.0.1", embedded(agent))
+        writer.write(b"\x10\x0d\x00\x04MQTT\x04\x02\x00\x3c\x00\x01x")
+        assert (await reader.readexactly(4))[3] == 0  # accepted
+        writer.write(b"\x30\xff\xff\xff\x7f\x00\x01a")  # 256 MB
+        with suppress(ConnectionResetError):
+            assert await asyncio.wait_for(reader.read(), 10) == b""
+        writer.close()
+        await until(lambda: agent.delivery.bridge.status.connected)
+
+
 async def test_a_port_in_use_is_said(tmp_path: Path) -> None:
     taken = await asyncio.start_server(lambda reader, writer: writer.close(), "127.0.0.1", 0)
     port = taken.sockets[0].getsockname()[1]
@@ -310,6 +324,7 @@ async def test_a_password_file_that_is_gone_is_said(tmp_path: Path) -> None:
 
 DOOMED = """
 import asyncio, sys
+from contextlib import suppress
 from pathlib import Path
 from tests.bridges import Scene, bridged, commit, event, jpeg
 

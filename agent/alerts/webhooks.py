@@ -27,7 +27,6 @@ from agent import pools
 from agent.alerts.book import Book
 from agent.alerts.outbox import Outgoing, Sink, webhook_sink
 from agent.alerts.webhook_settings import WebhookSettings
-from agent.seldom import Seldom
 from agent.unreachable import why_unreachable
 from memory.errors import StorageError
 
@@ -83,7 +82,6 @@ class Webhook:
         self._clock = clock
         self._first_pause_s = first_pause_s
         self._wake = asyncio.Event()
-        self._seldom = Seldom(log)
 
     @property
     def problem(self) -> str | None:
@@ -138,7 +136,7 @@ class Webhook:
 
     def _disk_refuses(self, error: Exception) -> None:
         self._refused = self._storage_trouble = f"what was delivered cannot be written down: {error}"
-        self._seldom.warning("webhook: the disk refuses", sink=self.sink, error=str(error))
+        log.warning("webhook: the disk refuses", extra={"sink": self.sink, "error": str(error)})
 
     async def _empty(self, client: httpx.AsyncClient) -> None:
         """Deliver until nothing waits."""
@@ -168,7 +166,7 @@ class Webhook:
         return self._trouble is not None or self._outbox.is_age_certain(entry)
 
     async def _drop(self, entry: Outgoing, reason: str) -> None:
-        self._seldom.warning(f"webhook: events are given up ({reason})", sink=self.sink, event=entry.event_id)
+        log.warning(f"webhook: events are given up ({reason})", extra={"sink": self.sink, "event": entry.event_id})
         await self._note(self._outbox.drop, entry, reason)
 
     async def _post(self, client: httpx.AsyncClient, entry: Outgoing) -> _Outcome:

@@ -23,7 +23,6 @@ from agent import pools
 from agent.answering import Answering
 from agent.chat import parse_moment
 from agent.fields import wrong_field
-from agent.seldom import Seldom
 from agent.mqtt.topics import Topics, usable_id
 from agent.problems import BadRequest, Busy, Problem
 from agent.question import Answer, Question
@@ -89,7 +88,6 @@ class Asking:
         self._sign = sign
         self._model = model
         self._num_open = 0
-        self._seldom = Seldom(log)
 
     async def handle(self, message: aiomqtt.Message, publish: Publish) -> None:
         """Answer one message, or say why not. Raises only what `publish` raises."""
@@ -98,7 +96,7 @@ class Asking:
         if message.retain or reply_to is None:
             reason = "retained" if message.retain else "no_reply_topic"
             self.num_ignored[reason] += 1
-            self._seldom.warning("question over MQTT is not answered", reason=reason)
+            log.warning("question over MQTT is not answered", extra={"reason": reason})
             return
         given = {"id": _id_of(payload)}
         try:

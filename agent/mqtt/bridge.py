@@ -139,7 +139,7 @@ class Bridge:
     def _dropped(self) -> None:
         """The broker sends faster than it is listened to."""
         self.desk.counts["message_dropped"] += 1
-        self.desk.seldom.warning("mqtt: messages come faster than they are taken, and are dropped")
+        log.warning("mqtt: messages come faster than they are taken, and are dropped")
 
     def _learn(self, error: aiomqtt.MqttError, client: Client | None, now: float) -> None:
         """What to leave out at the next try."""

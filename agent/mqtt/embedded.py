@@ -1,7 +1,8 @@
 """A broker inside the process (amqtt, MQTT 3.1.1), for trying things out without installing one.
 
 It keeps retained messages in memory only and knows no access lists; on loopback, unless a user and a password are set.
-Overload policy: connections beyond MAX_CONNECTIONS are closed at once.
+Overload policy: connections beyond MAX_CONNECTIONS are closed at once, and so is one that announces a packet larger than the
+largest picture that the agent sends.
 """
 
 import asyncio
@@ -14,6 +15,7 @@ from agent import pools
 from agent.mqtt.settings import MqttSettings
 
 MAX_CONNECTIONS = 64
+MIN_PACKET_BYTES = 1 << 20  # that may be sent, beside the largest picture
 _LISTENER = "default"
 
 
@@ -32,11 +34,25 @@ async def embedded_broker(settings: MqttSettings) -> AsyncIterator[tuple[str, in
     # connections are taken here and handed over: so they can be counted, and the port may be any free one
     plugins = await pools.alerts(_plugins, settings)
     broker = Broker({"listeners": {_LISTENER: {"type": "external"}}, "plugins": plugins})
+    most_bytes = MIN_PACKET_BYTES + int(settings.max_snapshot_bytes)
     connections: set[asyncio.Task[Any]] = set()
+
+    class Bounded(StreamReaderAdapter):
+        """Reads nothing that was announced too large."""
+
+        def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            super().__init__(reader)
+            self._writer = writer
+
+        async def read(self, n: int = -1) -> bytes:
+            if not 0 <= n <= most_bytes:
+                self._writer.transport.abort()  # amqtt itself would go on reading
+                raise ConnectionResetError(f"a packet of {n} bytes")
+            return bytes(await super().read(n))
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            await broker.external_connected(StreamReaderAdapter(reader), StreamWriterAdapter(writer), _LISTENER)
+            await broker.external_connected(Bounded(reader, writer), StreamWriterAdapter(writer), _LISTENER)
         except (OSError, EOFError):
             pass  # the client went away
         finally:

@@ -37,7 +37,6 @@ from agent.mqtt.topics import OFF, OFFLINE, ON, ONLINE, Command, Topics
 from agent.mqtt.wire import Client, Refused
 from agent.problems import Problem
 from agent.remote import fitted
-from agent.seldom import Seldom
 from memory.errors import StorageError
 
 log = logging.getLogger(__name__)
@@ -88,7 +87,6 @@ class Desk:
     held: dict[tuple[str, str], float] = field(default_factory=dict)  # camera, rule -> refused until (monotonic)
     aside: dict[int, float] = field(default_factory=dict)  # outbox entry -> not tried until (monotonic)
     storage_problem: str | None = None  # in words for an operator
-    seldom: Seldom = field(default_factory=lambda: Seldom(log))
     notes: Notes = field(init=False)
     sink: Sink = field(init=False)
 
@@ -182,7 +180,7 @@ class Session:
 
     def _disk_refuses(self, error: Exception) -> None:
         self._storage_trouble = f"what mqtt has done cannot be written down: {error}"
-        self._desk.seldom.warning("mqtt: the disk refuses", error=str(error))
+        log.warning("mqtt: the disk refuses", extra={"error": str(error)})
 
     async def _show_present(self) -> None:
         states, announcements = await pools.alerts(self._present)
@@ -353,7 +351,7 @@ class Session:
             self._refused(PICTURES, refused)
             self._desk.counts["picture_left_out"] += 1
         except OSError as error:
-            self._desk.seldom.warning("picture of an alert is damaged", error=str(error))
+            log.warning("picture of an alert is damaged", extra={"error": str(error)})
         except (StorageError, sqlite3.Error) as error:
             self._disk_refuses(error)
         else:
@@ -458,9 +456,8 @@ class Session:
             await pools.alerts(self._do, command, text)
         except (Problem, ValueError, StorageError, sqlite3.Error) as error:
             self._desk.counts["command_failed"] += 1
-            self._desk.seldom.warning(
-                f"mqtt: {command.action}/set was not done", camera=command.camera, rule=command.rule, error=str(error)
-            )
+            extra = {"about": f"{command.camera}/{command.rule}", "error": str(error)}
+            log.warning(f"mqtt: {command.action}/set was not done", extra=extra)
         self._desk.wake.set()
 
     def _do(self, command: Command, text: str) -> None:
