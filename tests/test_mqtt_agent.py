@@ -188,6 +188,27 @@ async def test_a_response_topic_of_mqtt_5_is_used_with_its_correlation_data(tmp_
 
 
 @needs_mosquitto
+async def test_a_fault_of_ours_ends_one_question_and_nothing_else(tmp_path: Path) -> None:
+    with mosquitto(tmp_path) as broker:
+        async with (
+            listening(broker.port, "vilamp/answer/#") as heard,
+            running(tmp_path, **agent_at(broker.url, allow_ask=True)) as agent,
+        ):
+            bridge = agent.delivery.bridge
+            await until(lambda: bridge.status.connected)
+            whole = bridge.desk.asking._existing
+            bridge.desk.asking._existing = lambda named: {}[named]
+            await ask(heard, {"id": "q1", "question": "what is there?"})
+            await heard.until(lambda h: h.payloads("vilamp/answer/q1"))
+            assert answers(heard)[0]["error"]["type"] == "server_error"
+            bridge.desk.asking._existing = whole
+            await ask(heard, {"id": "q2", "question": "what is there?"})
+            await heard.until(lambda h: h.payloads("vilamp/answer/q2"))
+            assert answers(heard)[1]["error"]["code"] != "model_failed"
+            assert bridge.status.num_connections == 1
+
+
+@needs_mosquitto
 async def test_too_many_questions_are_told_that_it_is_busy(tmp_path: Path) -> None:
     one_at_a_time = {"answering": {"max_questions": 1, "max_new_tokens": 8}}
     with mosquitto(tmp_path) as broker:

@@ -24,9 +24,10 @@ from agent.answering import Answering
 from agent.chat import parse_moment
 from agent.fields import wrong_field
 from agent.mqtt.topics import Topics, usable_id
-from agent.problems import BadRequest, Busy, Problem
+from agent.problems import BadRequest, Busy, ModelFailed, Problem
 from agent.question import Answer, Question
 from agent.strict_json import parse_object, without_nulls
+from agent.supervisor import contained
 from agent.wire import json_bytes
 
 log = logging.getLogger(__name__)
@@ -99,11 +100,17 @@ class Asking:
             log.warning("question over MQTT is not answered", extra={"reason": reason})
             return
         given = {"id": _id_of(payload)}
-        try:
-            body = await self._bounded(payload)
-        except Problem as problem:
-            body = dict(problem.body())
+        with contained("question over MQTT") as outcome:
+            body = await self._answered(payload)
+        if outcome.error is not None:  # a fault of ours: it ends this question only
+            body = dict(ModelFailed("The question could not be answered; the log says why.").body())
         await publish(reply_to.topic, json_bytes({**given, **body}), reply_to.properties)
+
+    async def _answered(self, payload: bytes) -> Json:
+        try:
+            return await self._bounded(payload)
+        except Problem as problem:
+            return dict(problem.body())
 
     async def _bounded(self, payload: bytes) -> Json:
         if self._num_open >= MAX_OPEN:

@@ -146,7 +146,7 @@ class Bridge:
         desk = self.desk
         if client is not None:
             sent = client.in_hand
-            if sent is not None and desk.refusals.lost(sent, now):
+            if sent is not None and sent.name and desk.refusals.lost(sent, now):
                 words = f"the broker ends the connection over {sent.name[:200]} ({sent.num_bytes} bytes): set aside for a while"
                 log.warning("mqtt", extra={"error": words})
             if str(client.farewell) == "Session taken over":

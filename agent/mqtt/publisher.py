@@ -92,7 +92,7 @@ class Publisher:
         Raises Refused (TooLarge and SetAside among them), after which the connection goes on, or another MqttError.
         """
         limits = self._client.limits
-        sent = Sent(name or topic, packet_bytes(topic, payload, properties), retain and self.retains)
+        sent = Sent(topic if name is None else name, packet_bytes(topic, payload, properties), retain and self.retains)
         if limits.max_packet_bytes is not None and sent.num_bytes > limits.max_packet_bytes:
             raise TooLarge(
                 f"{topic[:MAX_SHOWN]} is left out: it has {sent.num_bytes} bytes, and the broker takes "

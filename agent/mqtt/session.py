@@ -2,8 +2,8 @@
 
 One task listens; the other, in a loop, delivers the outbox and makes what the broker holds equal to the present
 (`agent/mqtt/retained.py`). Publishing is one message after the other, each confirmed before the next: the order of events
-is that of their commits. Events go first, then states, pictures, and announcements last; an event that comes meanwhile
-goes before the next of these. What the broker does not take is left out and said, and holds up nothing else.
+is that of their commits. Subscriptions go first, then events (the other way round after a connection that ended early),
+states, pictures, and announcements last; an event that comes meanwhile goes before the next of these. What the broker does not take is left out and said, and holds up nothing else.
 
 Retained messages show the present only; what happened while the broker was away arrives as events. Does not know how to
 connect, nor what to do when the connection ends: it raises aiomqtt.MqttError.
@@ -37,6 +37,7 @@ from agent.mqtt.topics import OFF, OFFLINE, ON, ONLINE, Command, Topics
 from agent.mqtt.wire import Client, Refused
 from agent.problems import Problem
 from agent.remote import fitted
+from agent.supervisor import contained
 from memory.errors import StorageError
 
 log = logging.getLogger(__name__)
@@ -49,6 +50,7 @@ MAX_SNAPSHOT_WIDTH = 1920
 MAX_SNOOZE_MINUTES = 366 * 24 * 60
 DELIVERIES = 16  # events published between two looks at the present
 MAX_ANSWERS = 64  # questions in work, refused ones included; beyond it they are dropped
+UNBLAMED = ""  # answers are sent once: nothing would be gained by blaming them for an end of the connection
 PICTURES = "pictures"  # how they are blamed for an end of the connection, all together: it is their size
 MIN_PICTURE_BYTES = 2048  # where there is less room than that, pictures are left out
 HOLD_S = 60.0  # events of a topic that the broker refuses are tried again so often
@@ -87,6 +89,7 @@ class Desk:
     held: dict[tuple[str, str], float] = field(default_factory=dict)  # camera, rule -> refused until (monotonic)
     aside: dict[int, float] = field(default_factory=dict)  # outbox entry -> not tried until (monotonic)
     storage_problem: str | None = None  # in words for an operator
+    ended_early: bool = False  # the last connection, before its first turn was done: perhaps over what came in
     notes: Notes = field(init=False)
     sink: Sink = field(init=False)
 
@@ -118,6 +121,7 @@ class Session:
         self._topics = Topics(desk.settings.prefix)
         self._reannounce_s = reannounce_s
         self._will_retained = will_retained
+        self._cautious, desk.ended_early = desk.ended_early, True
         self._now = now
         self._out = Publisher(client, desk.refusals, desk.notes, now)
         self._followed: set[str] = set()  # filters, refused ones included
@@ -159,6 +163,7 @@ class Session:
                 except (StorageError, sqlite3.Error) as error:
                     self._disk_refuses(error)
             self._desk.storage_problem = self._storage_trouble
+            self._desk.ended_early = False
             try:
                 async with asyncio.timeout(TICK_S):
                     await self._desk.wake.wait()
@@ -170,9 +175,12 @@ class Session:
 
     async def _turn(self) -> None:
         """Everything that is due, the most important first. Raises StorageError or sqlite3.Error beside MqttError."""
+        if not self._cautious:  # who hears "online" may ask at once
+            await self._follow()
         # the smallest retained message goes first: by it the broker shows whether it takes any
         await self._retain(self._topics.status, ONLINE.encode())
         await self._deliver()
+        await self._follow()
         if not self._will_retained and self._desk.refusals.retained_confirmed and self._out.retains:
             raise aiomqtt.MqttError("connecting again, with a last will that is retained")
         await self._show_present()
@@ -445,7 +453,7 @@ class Session:
 
     async def _answer(self, asking: Asking, message: aiomqtt.Message) -> None:
         async def publish(topic: str, payload: bytes, properties: Properties | None) -> None:
-            await self._put(topic, payload, retain=False, properties=properties, name="an answer")
+            await self._put(topic, payload, retain=False, properties=properties, name=UNBLAMED)
 
         await asking.handle(message, publish)
 
@@ -453,7 +461,8 @@ class Session:
         """One command. One that cannot be understood or done is counted and logged, and changes nothing."""
         text = payload.decode("utf-8", "replace").strip() if isinstance(payload, bytes | bytearray) else ""
         try:
-            await pools.alerts(self._do, command, text)
+            with contained("command over MQTT", Problem, ValueError, StorageError, sqlite3.Error):
+                await pools.alerts(self._do, command, text)
         except (Problem, ValueError, StorageError, sqlite3.Error) as error:
             self._desk.counts["command_failed"] += 1
             extra = {"about": f"{command.camera}/{command.rule}", "error": str(error)}
