@@ -199,8 +199,8 @@ async def test_a_webhook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     hooks = {"a": {"url": "http://127.0.0.1:9/a"}, "b": {"url": "http://127.0.0.1:9/b"}}
     async with running(tmp_path, webhooks=hooks) as agent:
         first = agent.delivery.webhooks[0]
-        failing = Failing(first._pending)
-        monkeypatch.setattr(first, "_pending", failing)
+        failing = Failing(first._outbox.next)
+        monkeypatch.setattr(first._outbox, "next", failing)
         await until(lambda: not failing.left)
         await until(lambda: agent.supervisor.num_failures.get(first.sink, 0) >= len(failures()) - 1)
         assert set(agent.supervisor.num_failures) == {first.sink}

@@ -3,7 +3,8 @@
 One task listens; the other, in a loop, delivers the outbox and makes what the broker holds equal to the present
 (`agent/mqtt/retained.py`). Publishing is one message after the other, each confirmed before the next: the order of events
 is that of their commits. Subscriptions go first, then events (the other way round after a connection that ended early),
-states, pictures, and announcements last; an event that comes meanwhile goes before the next of these. What the broker does not take is left out and said, and holds up nothing else.
+states, pictures, and announcements last; an event that comes meanwhile goes before the next of these. What the broker does
+not take is left out and said, and holds up nothing else.
 
 Retained messages show the present only; what happened while the broker was away arrives as events. Does not know how to
 connect, nor what to do when the connection ends: it raises aiomqtt.MqttError.
