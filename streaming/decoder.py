@@ -34,6 +34,7 @@ _ENDS_EARLY_S = 1.0  # a file that lacks more than this (and 2 %) of its declare
 _ENDS_EARLY_PART = 0.02
 _GENERATE_PTS = 0x1  # AVFMT_FLAG_GENPTS, which PyAV sets: it guesses wrongly where frames are reordered
 _MAY_STEP = 0x200  # AVFMT_TS_DISCONT: recordings of broadcasts, whose times may jump
+_SMALL_BYTES = 64 << 20
 _GAP_S, _GAP_WHERE_TIMES_JUMP_S = 10.0, 3.0
 
 
@@ -242,11 +243,19 @@ class Input:
 
 
 def length_s(path: str) -> float | None:
-    """The length of a video file in seconds; None where it does not say. Reads a file whole where its container only
-    guesses. Raises MediaNotFound, MediaUnreadable. Blocking."""
+    """The length of a video file in seconds, steps of its timestamps taken out; None where it does not say.
+
+    Reads a small file whole, and a large one where its container only guesses. Raises MediaNotFound, MediaUnreadable.
+    Blocking.
+    """
     medium = Input(path, live=False)
     try:
-        return medium.info().duration_s if medium.knows_its_length else medium.measured_s()
+        declared_s = medium.info().duration_s
+        if medium.knows_its_length and Path(path).stat().st_size > _SMALL_BYTES:
+            return declared_s
+        return medium.measured_s() or declared_s
+    except OSError as error:
+        raise _opening_error(path, False, error) from None
     finally:
         medium.close()
 
@@ -315,10 +324,13 @@ _INDIRECT = frozenset({
 })  # fmt: skip
 
 
+_TEXT = frozenset({"tty", "bin", "xbin", "adf", "idf"})  # letters drawn as pictures: a text is no video
+
+
 def direct_formats(*others: str) -> str:
     """Names of the demuxers that read the file itself, and of `others`, as FFmpeg takes them."""
     names = {part for name in av.formats_available for part in name.split(",")}
-    return ",".join(sorted((names - _INDIRECT) | set(others)))
+    return ",".join(sorted((names - _INDIRECT - _TEXT) | set(others)))
 
 
 FILE_OPTIONS: Mapping[str, str] = {"protocol_whitelist": "file", "format_whitelist": direct_formats()}
@@ -349,7 +361,7 @@ def _opening_error(url: str, live: bool, error: BaseException) -> MediaError:
     if isinstance(error, PermissionError | IsADirectoryError):
         return MediaUnreadable(f"{name}: {why}; name a video file this user may read")
     if isinstance(error, av.ArgumentError):
-        why = "it is a playlist or another list of files, which is not followed, or damaged"
+        why = "it is a playlist, another list of files or a text, which are not read, or damaged"
     elif _is_empty(url):
         why = "the file is empty"
     return MediaUnreadable(

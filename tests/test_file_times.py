@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from streaming.decoder import length_s
 from streaming.filetimes import FileTimes
 from streaming.frame import Frame, FrameSettings
 from streaming.media import FileSource
@@ -217,3 +218,27 @@ async def test_what_was_put_right_is_logged_once(tmp_path: Path, caplog: pytest.
     _, _, said = await read(tmp_path / "all.ts")
     assert "3 times" in said
     assert caplog.text.count("camera door: its timestamps step forward or back") == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "step_s"),
+    [
+        ("a.mp4", 0),
+        ("a.mkv", 0),
+        ("a.avi", 0),
+        ("a.ts", 0),
+        ("a.flv", 0),
+        ("a.mp4", 3600),
+        ("a.mkv", 86_400),
+        ("a.ts", 3600),
+    ],
+)
+def test_the_length_of_a_file(tmp_path: Path, name: str, step_s: float) -> None:
+    given_s = [*seconds(50), *seconds(50, start=2.0 + step_s)]
+    path = write_timed(tmp_path / name, given_s, b_frames=2, time_base=TICK if name.endswith("avi") else MILLI)
+    assert length_s(str(path)) == pytest.approx(4.0, abs=0.13)
+
+
+def test_the_length_of_a_raw_stream(tmp_path: Path) -> None:
+    packets = encoded((picture(i) for i in range(40)), rate_hz=10, b_frames=2)
+    assert length_s(str(write_raw(tmp_path / "clip.h264", packets))) == pytest.approx(4.0, abs=0.01)

@@ -207,6 +207,13 @@ async def test_a_playlist_is_called_by_its_name(tmp_path: Path) -> None:
         await read(tmp_path / "list.m3u8")
 
 
+@pytest.mark.parametrize("name", ["notes.txt", "art.ans", "art.xb", "readme.nfo"])
+async def test_a_text_is_no_video(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"XBIN\x1a" + b"\x1b[31mhello world\n" * 200)
+    with pytest.raises(MediaUnreadable):
+        await read(tmp_path / name)
+
+
 NAMES = [
     "12:30.mp4", "rtsp:x.mp4", "http:x.mp4", "-x.mp4", "a%20b.mp4", "a%d.mp4", "%s%n.mp4", "Камера у ворот.mp4", "門カメラ.mp4",
     "a b'c\"d.mp4", "file:x.mp4", "concat:a|b.mp4", "x?y=1&z.mp4", "#1.mp4", "[::1].mp4", "data:,x.mp4", "new\nline.mp4", "*.mp4",
