@@ -150,6 +150,11 @@ class Outbox:
         (number,) = self._connection.execute("SELECT count(*) FROM outbox WHERE sink = ?", (sink,)).fetchone()
         return int(number)
 
+    def waits(self, sink: str, camera: str, rule: str) -> bool:
+        """True when an event of `rule` at `camera` is there."""
+        query = "SELECT 1 FROM outbox WHERE sink = ? AND camera = ? AND rule = ? LIMIT 1"
+        return self._connection.execute(query, (sink, camera, rule)).fetchone() is not None
+
     def existing(self, seqs: Collection[int]) -> set[int]:
         """Which of these entries are still there."""
         chosen = (json.dumps(list(seqs)),)
@@ -202,6 +207,11 @@ class Sink:
         """Which of these entries are still there."""
         with self._lock:
             return self._outbox.existing(seqs)
+
+    def waits(self, camera: str, rule: str) -> bool:
+        """True when an event of this rule at this camera is there."""
+        with self._lock:
+            return self._outbox.waits(self.name, camera, rule)
 
     def done(self, entry: Outgoing) -> None:
         """It was taken."""

@@ -113,6 +113,8 @@ class Publisher:
         if limits.max_qos == 0:
             words = "the broker takes QoS 0 only: an event can be lost when the connection ends; allow QoS 1 there"
             self._notes.say("qos", words, "unconfirmed")
+        else:
+            self._notes.clear("qos")
 
     async def follow(self, topic_filter: str) -> None:
         """Subscribe. Raises as `put`."""

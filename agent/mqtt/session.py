@@ -88,7 +88,7 @@ class Desk:
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     refusals: Refusals = field(default_factory=Refusals)
     held: dict[tuple[str, str], float] = field(default_factory=dict)  # camera, rule -> refused until (monotonic)
-    aside: dict[int, float] = field(default_factory=dict)  # outbox entry -> not tried until (monotonic)
+    aside: dict[int, tuple[float, str]] = field(default_factory=dict)  # entry -> not tried until (monotonic), its note
     storage_problem: str | None = None  # in words for an operator
     ended_early: bool = False  # the last connection, before its first turn was done: perhaps over what came in
     notes: Notes = field(init=False)
@@ -292,10 +292,15 @@ class Session:
         desk, now = self._desk, self._now()
         for place in [place for place, until in desk.held.items() if until <= now]:
             del desk.held[place]
+            if not desk.sink.waits(*place):  # erased meanwhile: nothing is wrong any more
+                desk.notes.clear(self._topics.event(*place))
         if desk.aside:
             there = desk.sink.existing(desk.aside)
-            for seq in [seq for seq, until in desk.aside.items() if until <= now or seq not in there]:
-                del desk.aside[seq]
+            for seq, (until, about) in list(desk.aside.items()):
+                if seq not in there:
+                    desk.notes.clear(about)
+                if until <= now or seq not in there:
+                    del desk.aside[seq]
         return desk.sink.next(except_rules=desk.held, except_seqs=desk.aside)
 
     async def _deliver_one(self, entry: Outgoing) -> None:
@@ -304,19 +309,20 @@ class Session:
         if entry.snapshot is not None and desk.settings.snapshots:
             place = self._topics.snapshot(entry.camera, entry.rule)
             await self._show_picture(place, entry.event_id.rpartition("-")[0], entry.snapshot)
-        room, payload = self._out.room(topic), entry.payload
+        room, payload, name = self._out.room(topic), entry.payload, EVENT + entry.event_id
         if room is not None and len(payload) > room:
             payload = shortened(payload, room) or payload
         try:
-            await self._out.put(topic, payload, retain=False, name=EVENT + entry.event_id)
+            await self._out.put(topic, payload, retain=False, name=name)
         except (TooLarge, SetAside) as refused:  # only this one: those behind it go on
-            self._refused(topic, refused)
-            desk.aside[entry.seq] = self._now() + EVENT_RETRY_S
+            self._refused(name, refused)
+            desk.aside[entry.seq] = self._now() + EVENT_RETRY_S, name
         except Refused as refused:  # all of this topic, in their order
             self._refused(topic, refused)
             desk.held[entry.camera, entry.rule] = self._now() + HOLD_S
         else:
             desk.notes.clear(topic)
+            desk.notes.clear(name)
             try:
                 await pools.alerts(desk.sink.done, entry)
             except (StorageError, sqlite3.Error) as error:  # remembered: it is not sent again
