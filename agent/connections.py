@@ -93,11 +93,14 @@ class Connection(H11Protocol):
         return LIMITS_S.get(seen[0], float("inf")) - (now - self.since)
 
     def send_400_response(self, msg: str) -> None:
-        """As uvicorn; what cannot be parsed may also come while an answer is being sent."""
+        """As uvicorn; what cannot be parsed may also come while an answer is being made or sent, which then has no reader."""
         try:
             super().send_400_response(msg)
         except h11.LocalProtocolError:
             self.transport.abort()
+        if self.cycle is not None:
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
 
     def _unsupported_upgrade_warning(self) -> None:
         """Whoever asks for WebSockets gets the plain answer, and no line in the log each time."""

@@ -209,6 +209,22 @@ def test_address_families(tmp_path: Path, host: str, reached: list[str], words: 
             socket.create_connection((each, address.port), timeout=10).close()
 
 
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/healthz", "/v1/alerts/stream"])
+async def test_a_body_that_is_none_ends_its_request_quietly(
+    tmp_path: Path, path: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The head is sound, the chunks are not: one answer, and no traceback of another that finds no place."""
+    async with served(tmp_path) as site:
+        head = f"POST {path} HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {site.token()}\r\nTransfer-Encoding: chunked"
+        head = head.replace("POST", "POST" if "chat" in path else "GET")
+        with await told(site, f"{head}\r\n\r\nzz\r\n".encode()) as opened:
+            heard = await rest_of(opened)
+        assert heard.startswith(b"HTTP/1.1 400")
+        async with httpx.AsyncClient(base_url=site.url, timeout=30) as http:
+            assert (await http.get("/healthz")).status_code == 200
+    assert [record for record in caplog.records if record.exc_info] == []
+
+
 async def test_an_upgrade_is_answered_plainly(tmp_path: Path) -> None:
     async with served(tmp_path) as site:
         upgrade = (
