@@ -138,6 +138,6 @@ async def test_a_client_may_be_given(tmp_path: Path) -> None:
 
 async def test_without_any_network_loopback_is_offered(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fails if a new aioice looks its addresses up elsewhere. `make test-anywhere` runs every test in such a place."""
-    monkeypatch.setattr(ifaddr, "get_adapters", lambda: [])
+    monkeypatch.setattr(ifaddr, "get_adapters", list)
     async with whip_site() as site, publish(site.url(), TOKEN, track(), client=site.client) as publication:
         await publication.wait_connected()
