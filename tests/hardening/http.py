@@ -201,7 +201,10 @@ async def _still_well(site: Served, outcome: Outcome) -> None:
 
 def request(site: Served, rng: random.Random) -> tuple[str, str, list[tuple[str, str]], bytes]:
     """A request to one of the application's routes: method, target, headers, body."""
-    route = rng.choice([route for route in site.app.routes if isinstance(route, Route)])
+    routes = [route for route in site.app.routes if isinstance(route, Route)]
+    if rng.random() < 0.5:  # more of those that read a body
+        routes = [route for route in routes if (route.methods or set()) & {"POST", "PUT", "PATCH"}]
+    route = rng.choice(routes)
     method = rng.choice(METHODS) if rng.random() < 0.1 else rng.choice(sorted(route.methods or METHODS))
     is_sound = rng.random() < SOUND_SHARE
     path = re.sub(r"\{(\w+)(:\w+)?\}", lambda place: _place(rng, place[1], is_sound), route.path)
