@@ -18,7 +18,7 @@ from agent.making import Making
 from agent.metrics import Metrics
 from agent.plain import PlainText
 from agent.prepared import Begun
-from agent.problems import AnswerTimeout, Busy, ModelFailed, Problem, QuestionTooLong, StorageFailed
+from agent.problems import AnswerTimeout, Busy, ModelFailed, NoAnswer, Problem, QuestionTooLong, StorageFailed
 from agent.question import Answer, Event, Finished, Piece, Question, collect
 from agent.remote import RemoteAnswerer
 from agent.remote_text import is_visible
@@ -142,7 +142,9 @@ class Answering:
                 has_spoken = has_spoken or is_visible(piece)
                 if piece:
                     yield Piece(piece)
-        if not has_spoken:  # a server that says nothing has failed before
+        if not has_spoken and self._remote is not None:  # escape sequences alone: other silences have failed before
+            raise NoAnswer("The server that answers gave no text that can be read.")
+        if not has_spoken:
             yield Piece(NO_WORDS)
         if begun.little is not None:
             yield Piece(f"\n\n({begun.little}.)")

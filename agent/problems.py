@@ -21,6 +21,7 @@ class Problem(Exception):
     code: str | None = None
 
     def __init__(self, message: str, *, param: str | None = None, headers: dict[str, str] | None = None) -> None:
+        message = redact_text(message)  # what a library says may hold an address with its password
         super().__init__(message)
         self.message = message
         self.param = param

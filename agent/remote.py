@@ -18,7 +18,7 @@ import random
 import ssl
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import cast
 
 import httpx
@@ -347,7 +347,7 @@ async def _steps(response: httpx.Response, tally: Tally, max_chars: int) -> Asyn
             tally.prompt_tokens = step.prompt_tokens or tally.prompt_tokens
             tally.completion_tokens = step.completion_tokens or tally.completion_tokens
             num_chars += len(step.text)
-            yield step
+            yield replace(step, text=step.text[:max_chars]) if num_chars > max_chars else step
             if num_chars > max_chars:
                 tally.finish_reason = "length"
                 return

@@ -20,6 +20,11 @@ _MARK = re.compile(
 )
 _MAYBE_MARK = re.compile(r"[<\[◁][/|｜\w▁-]{0,44}\Z")
 _HALVES = re.compile("[\ud800-\udfff]")
+# Anything but spaces, controls, and what has no shape: joiners, directions, fillers, variations, tags
+_VISIBLE = re.compile(
+    "[^\\s\x00-\x1f\x7f-\xa0\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u2028-\u202f\u205f-\u206f"
+    "\u2800\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff9-\ufffb\U000e0000-\U000e0fff]"
+)
 
 
 class ThoughtsShown(ValueError):
@@ -99,7 +104,8 @@ class Speech:
         if self._is_speaking:
             return text
         if not self._held:
-            text = text[next((place for place, character in enumerate(text) if is_visible(character)), len(text)) :]
+            begins = _VISIBLE.search(text)
+            text = text[begins.start() :] if begins else ""
         if text:
             self._held.append(text)
             self._num_held += len(text)
@@ -125,4 +131,4 @@ def whole_characters(text: str) -> str:
 
 def is_visible(text: str) -> bool:
     """Does it hold anything that a reader sees? Spaces, line breaks and zero-width characters are nothing."""
-    return any(character.isprintable() and not character.isspace() for character in text)
+    return _VISIBLE.search(text) is not None

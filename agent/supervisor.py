@@ -18,6 +18,7 @@ from time import monotonic
 from typing import Any
 
 from streaming.backoff import backoff_s
+from streaming.redact import redact_text
 
 log = logging.getLogger(__name__)
 
@@ -148,5 +149,5 @@ def is_cancelling() -> bool:
 
 def words_of(error: BaseException) -> str:
     """The failure in one line: its kind, and its own words where it has any."""
-    said = " ".join(str(error).split())
+    said = redact_text(" ".join(str(error).split()))
     return f"{type(error).__name__}: {said}" if said else type(error).__name__

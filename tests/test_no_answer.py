@@ -22,6 +22,7 @@ SILENT = {
     "blank": "no text that can be read",
     "empty": "no text that can be read",
     "control": "no text that can be read",
+    "escapes": "no text that can be read",
     "filtered": "content filter",
     "refused": "refuses: I cannot help with that",
     "only-thoughts": "thought, and then gave no answer",

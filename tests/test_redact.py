@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 
 from agent.config_source import ConfigError, load_settings
 from agent.logs import JsonLines
+from agent.problems import Problem
+from agent.supervisor import words_of
 from streaming.errors import MediaLost
 from streaming.redact import HINT, hint, redact, redact_text
 from tests.agents import served
@@ -46,6 +48,8 @@ def test_no_secret_of_an_address_is_shown(url: str) -> None:
     assert SECRET not in redact(url)
     assert SECRET not in redact_text(f'cannot open "{url}": Connection refused (see {url}).')
     assert SECRET not in str(MediaLost(f"{url}: Connection refused"))
+    assert SECRET not in Problem(f"{url}: Connection refused").message
+    assert SECRET not in words_of(ValueError(f"{url}: Connection refused"))
 
 
 @pytest.mark.parametrize(

@@ -63,6 +63,7 @@ SAYING: dict[str, tuple[str, ...]] = {  # no answer, whatever the status
     "blank": (event(" \n"), event("\u200b"), event(reason="stop")),
     "empty": (event(reason="stop"),),
     "control": (event("<|im_"), event("end|>"), event("<|im_start|>"), event(reason="stop")),
+    "escapes": (event("\x1b[31m\x1b[0m"), event(reason="stop")),
     "filtered": (event(reason="content_filter"),),
     "refused": (delta(content=None, refusal="I cannot help "), delta(refusal="with that."), event(reason="stop")),
     "only-thoughts": (event("<think>no dog"), event(reason="stop")),
