@@ -9,6 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from agent.wire import JsonResponse, shown
+from streaming.redact import redact_text
 
 MAX_NAMED = 50  # cameras that an error lists
 

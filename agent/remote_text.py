@@ -25,6 +25,7 @@ _VISIBLE = re.compile(
     "[^\\s\x00-\x1f\x7f-\xa0\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u2028-\u202f\u205f-\u206f"
     "\u2800\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff9-\ufffb\U000e0000-\U000e0fff]"
 )
+_BEGINS = re.compile(f"{_VISIBLE.pattern}|[\x1b\x80-\x9f]")  # an escape sequence is left whole, for whoever removes it
 
 
 class ThoughtsShown(ValueError):
@@ -104,7 +105,7 @@ class Speech:
         if self._is_speaking:
             return text
         if not self._held:
-            begins = _VISIBLE.search(text)
+            begins = _BEGINS.search(text)
             text = text[begins.start() :] if begins else ""
         if text:
             self._held.append(text)
