@@ -156,10 +156,14 @@ class Agent:
             await pools.upkeep(self._close)
 
     async def _stop(self) -> None:
-        for intake in list(self.intakes.values()):
-            if intake.source is not None:
-                with contained(f"closing camera {intake.camera}"):
-                    await intake.source.close()
+        """All at once: one that takes its time (a large picture in its decoder) keeps no other waiting."""
+
+        async def close(camera: str, source: Source) -> None:
+            with contained(f"closing camera {camera}"):
+                await source.close()
+
+        sources = [(intake.camera, intake.source) for intake in list(self.intakes.values())]
+        await asyncio.gather(*(close(camera, source) for camera, source in sources if source is not None))
 
     def _close(self) -> None:
         self.vision.close()

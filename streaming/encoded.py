@@ -14,8 +14,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from streaming.picture import MAX_PIXELS
-
+MAX_PIXELS = 36_000_000  # 8192x4320 passes; several pictures of a publisher are held at once, 1.5 bytes a pixel
 MAX_WAIT_S = 3.0
 MAX_WAITING_BYTES = 16 << 20  # 3 s at 40 Mbit/s
 
@@ -151,6 +150,7 @@ class EncodedQueue:
         on_too_large: Callable[[str], None],
     ) -> None:
         """`now`: seconds that never fall. The callbacks are called in the thread that puts; the last one gets a sentence."""
+        self.reader: threading.Thread | None = None  # the decoder's thread, once it runs
         self._now = now
         self._on_shed = on_shed
         self._on_unreadable = on_unreadable

@@ -35,4 +35,4 @@ class AddressUnknown(MediaError, ValueError):
 
 
 class PictureTooLarge(MediaError):
-    """The camera sends frames of more than 64 million pixels."""
+    """The camera sends frames of more pixels than are taken."""

@@ -91,9 +91,6 @@ class _DecodeErrors(threading.Event):
 class _NotJoined:
     """Stands for the decoder's thread where aiortc would wait for it on the event loop."""
 
-    def __init__(self, thread: threading.Thread) -> None:
-        self.thread = thread
-
     def join(self) -> None:
         return
 
@@ -122,7 +119,8 @@ def guard(receiver: RTCRtpReceiver, stats: SourceStats, on_too_large: Callable[[
         await receive(parameters)
         thread = getattr(receiver, _THREAD, None)
         if isinstance(thread, threading.Thread):
-            setattr(receiver, _THREAD, _NotJoined(thread))
+            waiting.reader = thread
+            setattr(receiver, _THREAD, _NotJoined())
 
     handle = receiver._handle_rtp_packet
 
@@ -150,11 +148,11 @@ async def stop_decoder(receiver: RTCRtpReceiver, timeout_s: float) -> bool:
 
     Does not keep the event loop waiting. A decoder that is at work ends after its picture.
     """
-    waiting, standing = getattr(receiver, _QUEUE, None), getattr(receiver, _THREAD, None)
+    waiting = getattr(receiver, _QUEUE, None)
     if not isinstance(waiting, EncodedQueue):
         return True
     waiting.abandon()
-    thread = standing.thread if isinstance(standing, _NotJoined) else None
+    thread = waiting.reader
     decoded: asyncio.Queue[Any] | None = getattr(receiver.track, "_queue", None)
     deadline = time.monotonic() + timeout_s
     while thread is not None and thread.is_alive() and time.monotonic() < deadline:

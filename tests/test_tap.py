@@ -142,6 +142,9 @@ async def test_the_event_loop_never_waits_for_the_decoder(held_decoder: threadin
         for _ in range(20):  # only a free loop gets to the end of this
             await asyncio.sleep(0.01)
         assert not held_decoder.is_set()
+        thread = next(each for each in threading.enumerate() if each.name == "video-decoder")
         held_decoder.set()
         await closing
+        await session.close()
+        assert not thread.is_alive()  # else it would speak to a loop that is closed
         await until(lambda: site.server.num_sessions == 0)

@@ -23,6 +23,7 @@ SECRET = "a-robot-that-asks-and-publishes"
 SETTINGS = {
     "security": {"tokens": [{"name": "robot", "token": SECRET, "scopes": ["publish:robot", "ask"]}]},
     "cameras": {"robot": {"rate_hz": 2, "max_frames": 200}},
+    "streaming": {"stall_timeout_s": 120},  # a busy machine is no fault
 }
 SOUND = (
     '{"type": "metadata", "data": {"x": 1.5, "y": 0.2, "heading": 90}}',
