@@ -167,6 +167,7 @@ class CameraRoutes:
                 "width": source.width,
                 "height": source.height,
                 "detail": plain_line(source.detail) if source.detail else source.detail,
+                "remarks": {about: plain_line(words) for about, words in list(source.remarks.items())},
             }
         return described
 

@@ -35,7 +35,7 @@ async def test_webrtc_in_answer_out(tmp_path: Path) -> None:
             async with httpx.AsyncClient(base_url=site.url, headers=headers, timeout=30) as http:
                 (door,) = (await http.get("/v1/cameras")).json()["data"]
                 assert door["state"] == "live"
-                assert door["source"]["width"] == 160
+                assert (door["source"]["width"], door["source"]["remarks"]) == (160, {})
                 asked = {"messages": [{"role": "user", "content": "Who is there?"}], "camera": "door"}
                 answer = (await http.post("/v1/chat/completions", json=asked)).json()
         assert answer["choices"][0]["message"]["annotations"]
