@@ -459,16 +459,19 @@ async def test_the_page_recovers_when_the_server_is_killed(tmp_path: Path, seen:
         page = await seen.open(server.url, owner(tmp_path))
         await publish(page, "desk")
         await expect(page.get_by_text(re.compile(r"^[3-9] frames"))).to_be_visible()
+        await expect(page.locator("#state")).to_have_text("all well")
         await page.get_by_role("link", name="Ask", exact=True).click()
         await ask(page, "Who came?")
         await expect(page.locator(".answer")).not_to_be_empty()
         server.process.kill()
         await expect(page.get_by_text("The answer broke off")).to_be_visible()
         await expect(page.get_by_text("The agent does not answer. Trying again…")).to_be_visible()
+        await expect(page.locator("#state")).to_have_text("state unknown")
     async with running_server(tmp_path, config) as again:
         await expect(page.get_by_text("The agent does not answer. Trying again…")).to_be_hidden(timeout=60_000)
         await page.get_by_role("link", name="Cameras").click()
         await expect(page.get_by_text(LIVE)).to_be_visible(timeout=60_000)  # published again, by itself
+        await expect(page.locator("#state")).to_have_text("all well")
         assert (await remembered(again, tmp_path)) >= 3
         await page.get_by_role("link", name="Ask", exact=True).click()
         await ask(page, "And now?")

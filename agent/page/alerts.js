@@ -41,7 +41,7 @@ export class Alerts {
     this.node = h("section", { class: "panel stack alerts", "aria-label": "Alerts" },
       h("div", { class: "head" }, h("h2", {}, "Alerts"), h("div", { class: "row" }, this.kind, this.rule, this.live)),
       this.said, this.problem, this.list, this.more);
-    this.ends = [app.on("alert", event => this.#arrived(event)), app.on("alerts-live", () => this.#tell()), app.on("erased", () => this.#reload())];
+    this.ends = [app.on("alert", event => this.#arrived(event)), app.on("alerts-live", () => this.#liveChanged()), app.on("erased", () => this.#reload())];
     this.#tell();
     this.#reload();
   }
@@ -65,6 +65,11 @@ export class Alerts {
     this.rule.value = rule;
     this.#reload();
     this.node.scrollIntoView({ block: "start" });
+  }
+
+  #liveChanged() {
+    this.#tell();
+    if (this.app.alertsLive && !this.problem.hidden) this.#reload(); // what failed while the agent was away
   }
 
   #tell() {

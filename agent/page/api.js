@@ -112,7 +112,12 @@ export class Api {
   /** What `path` answers, as JSON. @param {string} path @param {object} [options] as for `send` @returns {Promise<any>} */
   async json(path, options) {
     const response = await this.send(path, options);
-    return response.status === 204 ? null : response.json();
+    if (response.status === 204) return null;
+    return response.json().catch(error => {
+      if (error.name === "AbortError") throw error;
+      if (error instanceof TypeError) throw new Away(); // it broke off
+      throw new ApiError("What answers at this address is not a ViLaMP agent: a proxy or another program is in between.", 502);
+    });
   }
 
   /**

@@ -9,6 +9,7 @@ import { Api, Away } from "./api.js";
 import { h, put, sleep, unix, wall } from "./dom.js";
 import { closeFrame } from "./frame.js";
 import { Notice } from "./notice.js";
+import { State } from "./state.js";
 
 /**
  * What the views share.
@@ -24,6 +25,7 @@ import { Notice } from "./notice.js";
  * @property {(event: string, fn: (detail: any) => void) => () => void} on returns a function that ends it; events:
  *   "cameras" (list renewed), "state" (something in `state` changed: whoever changes it emits this), "alert" (an event of
  *   GET /v1/alerts/stream), "alerts-live" (`alertsLive` changed), "erased" (frames of the camera of that name, by this page)
+ * @property {import("./state.js").Health} health what works, as GET /readyz says; renewed every few seconds (event "health")
  * @property {boolean} alertsLive are alerts heard as they happen?
  * @property {(event: string, detail?: any) => void} emit
  */
@@ -44,7 +46,11 @@ const events = new EventTarget();
 const mounted = new Map(); // id -> { root, view }
 let current = "", epoch = 0, starts = 0, alerts = { close() {} };
 
-const api = new Api(refused, reached => { trouble.away = !reached; showTrouble(); });
+const api = new Api(refused, reached => {
+  if (!reached && !trouble.away) state.clear();
+  trouble.away = !reached;
+  showTrouble();
+});
 
 /** @type {App} */
 const app = {
@@ -52,6 +58,7 @@ const app = {
   cameras: [],
   who: { name: null, scopes: [] },
   state: { cameras: [], window: { kind: "all" }, question: "" },
+  health: { known: false, failure: "", ready: false, degraded: false, checks: {}, problems: [] },
   alertsLive: false,
   may: scope => app.who.scopes.some(each => each === scope || each === "admin"
     || (scope.startsWith("publish:") && each === "publish:*") || (scope === "publish:" && each.startsWith(scope))),
@@ -167,6 +174,8 @@ function clear() {
   alerts.close();
   notice.clear();
   closeFrame();
+  state.clear();
+  $("state").hidden = true;
   app.cameras = [];
   app.state.cameras = [];
   for (const { root, view } of mounted.values()) { view?.unmount(); root.remove(); }
@@ -196,6 +205,8 @@ async function start() {
   $("who").textContent = `${app.who.name ?? ""} · change`;
   $("who").setAttribute("aria-label", `Token ${app.who.name}: use another`);
   if (app.may("ask")) alerts = followAlerts(app);
+  $("state").hidden = !app.may("ask");
+  if (app.may("ask")) state.renew();
   await route();
 }
 
@@ -227,7 +238,7 @@ async function follow() {
     let wait = current === "cameras" ? POLL_S.cameras : POLL_S.other;
     if (app.may("ask") && !document.hidden && !$("token-dialog").open) {
       try {
-        await renew();
+        await Promise.all([renew(), state.renew()]);
       } catch (error) {
         wait = POLL_S.away;
         complain(error);
@@ -243,6 +254,7 @@ async function follow() {
   }
 }
 
+const state = new State(app, $("state"), $("problems"));
 const notice = new Notice(app, $("notice"));
 addEventListener("hashchange", route);
 api.takeToken();

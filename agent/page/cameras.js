@@ -42,6 +42,7 @@ export function mount(root, app) {
 /** What a camera is doing, in one word and with a class for its colour. @param {any} camera */
 export function stateOf(camera) {
   const held = camera.oldest === null ? 0 : camera.newest - camera.oldest;
+  if (camera.state === "live" && camera.problem) return { kind: "stalled", words: "live, but" };
   if (camera.state === "live" && held < WARM_S) return { kind: "warming", words: `warming up: ${span(held)} of video so far` };
   return { kind: camera.state, words: camera.state };
 }

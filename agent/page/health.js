@@ -1,7 +1,6 @@
 // Health and settings: is the agent ready, what does its model know, the numbers that matter, and what each camera's
 // memory holds, with export and (for admins) erasing.
 
-import { address, Away } from "./api.js";
 import { bytes, clock, h, number, put, sleep, span, unix, wall } from "./dom.js";
 
 const POLL_S = 5;
@@ -15,12 +14,16 @@ export function mount(root, app) {
   put(root, h("h2", {}, "Health and settings"), problem, h("div", { class: "two wide" }, ready, model), metrics.root, memory, dialog.root);
   const ended = new AbortController();
   let use = new Map(); // by camera: how full its memory is
+  let known = false; // the model
 
   const look = async () => {
     try {
-      const [state, text, held] = await Promise.all([readiness(), app.api.send("/metrics").then(response => response.text()), app.api.json("/v1/memory")]);
+      const [text, held] = await Promise.all([app.api.send("/metrics").then(response => response.text()), app.api.json("/v1/memory")]);
       use = new Map(held.data.map(each => [each.camera, each]));
-      showReadiness(ready, state);
+      if (!known) {
+        showModel(model, (await app.api.json("/v1/models")).data[0]);
+        known = true;
+      }
       showMemory();
       metrics.show(parseMetrics(text));
       problem.hidden = true;
@@ -36,26 +39,27 @@ export function mount(root, app) {
       await sleep(visible ? POLL_S : 1, ended.signal);
     }
   };
-  app.api.json("/v1/models").then(({ data }) => showModel(model, data[0]), error => put(model, h("p", { class: "problem" }, error.message)));
   const showMemory = () => {
     if (root.hidden) return;
     const held = memory.contains(document.activeElement) ? document.activeElement.dataset.camera : null;
     put(memory, h("h3", {}, "Memory by camera"), memoryTable(app, use, dialog.open));
     if (held) memory.querySelector(`[data-camera="${held}"]`)?.focus();
   };
-  const off = app.on("cameras", showMemory);
+  const ends = [app.on("cameras", showMemory), app.on("health", health => showReadiness(ready, health))];
+  showReadiness(ready, app.health);
   showMemory();
   follow();
-  return { unmount() { ended.abort(); off(); dialog.root.remove(); }, show: showMemory };
+  return { unmount() { ended.abort(); ends.forEach(end => end()); dialog.root.remove(); }, show: showMemory };
 }
 
-/** 503 has a body too, which says what is wrong. @returns {Promise<{ready: boolean, checks: Record<string, string>}>} */
-const readiness = () => fetch(address("/readyz"), { cache: "no-store" }).then(response => response.json(), () => { throw new Away(); });
+const CHECKS = { model: "Model loaded", encoder: "Encoder tells pictures apart", disk: "Disk can be written", memory: "Memory", cameras: "Cameras", rules: "Rules",
+  answerer: "Server that answers", clock: "Clock", tasks: "Tasks", mqtt: "MQTT broker" };
 
-const CHECKS = { model: "Model loaded", encoder: "Encoder tells pictures apart", disk: "Disk can be written", mqtt: "MQTT broker", rules: "Rules" };
-
-function showReadiness(place, { ready, checks }) {
-  put(place, h("div", { class: "head" }, h("h3", {}, "Readiness"), h("span", { class: `chip ${ready ? "live" : "bad"}` }, ready ? "ready" : "not ready")),
+/** @param {import("./state.js").Health} health */
+function showReadiness(place, { known, failure, ready, degraded, checks }) {
+  const [kind, words] = !known ? ["offline", "unknown"] : !ready ? ["bad", "not ready"] : degraded ? ["stalled", "ready, degraded"] : ["live", "ready"];
+  put(place, h("div", { class: "head" }, h("h3", {}, "Readiness"), h("span", { class: `chip ${kind}` }, words)),
+    failure && h("p", { class: "problem", role: "alert" }, failure),
     h("dl", { class: "facts-list" }, Object.entries(checks).map(([name, state]) => h("div", {}, h("dt", {}, CHECKS[name] ?? name),
       h("dd", { class: ["ok", "off", "connected"].includes(state) ? null : "problem" }, state)))));
 }
@@ -94,7 +98,7 @@ export function quantile(buckets, share) {
 function metricsPanel() {
   const tiles = h("dl", { class: "tiles" }), body = h("tbody", {});
   const head = h("tr", {}, ["Stage", "Times", "Mean", "95 %"].map(name => h("th", { scope: "col" }, name)));
-  const details = h("details", {}, h("summary", {}, "Time by stage"), h("div", { class: "scroll" }, h("table", {}, h("thead", {}, head), body)));
+  const details = h("details", {}, h("summary", {}, "Time by stage"), h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Time by stage" }, h("table", {}, h("thead", {}, head), body)));
   return { root: h("div", { class: "panel stack" }, h("h3", {}, "Since the agent started"), tiles, details), show: all => showMetrics(all, tiles, body, details) };
 }
 
@@ -125,7 +129,7 @@ const seconds = value => value === null ? "–" : !Number.isFinite(value) ? "mor
 function memoryTable(app, use, erase) {
   if (!app.cameras.length) return h("p", { class: "soft" }, "Nothing is remembered yet.");
   const head = ["Camera", "Frames", "Encoded", "On disk", "A day", "Full", "From", "To", ""].map(name => h("th", { scope: "col" }, name || h("span", { class: "unseen" }, "Actions")));
-  return h("div", { class: "scroll" }, h("table", {}, h("thead", {}, h("tr", {}, head)), h("tbody", {}, app.cameras.map(camera => h("tr", {},
+  return h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Memory by camera" }, h("table", {}, h("thead", {}, h("tr", {}, head)), h("tbody", {}, app.cameras.map(camera => h("tr", {},
     h("td", {}, camera.id), h("td", {}, number(camera.frames)), h("td", {}, number(camera.encoded)), h("td", {}, bytes(camera.bytes)), h("td", {}, perDay(use.get(camera.id))), h("td", {}, full(use.get(camera.id))),
     h("td", {}, camera.oldest === null ? "–" : clock(camera.oldest, camera.timezone)), h("td", {}, camera.newest === null ? "–" : clock(camera.newest, camera.timezone)),
     h("td", { class: "num" }, camera.frames > 0 && h("button", { type: "button", "data-camera": camera.id, onclick: () => erase(camera) }, app.may("admin") ? "Export or erase…" : "Export…")))))));
