@@ -82,7 +82,7 @@ class ChatResponse(Response):
     media_type = "text/event-stream"
 
     def __init__(self, routes: ChatRoutes, request: Request, asked: ChatRequest, question: Question) -> None:
-        super().__init__(headers={"X-Accel-Buffering": "no"})
+        super().__init__(headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
         del self.headers["content-length"]
         self._routes = routes
         self._asked = asked

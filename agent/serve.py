@@ -201,6 +201,8 @@ def reach_of(listener: socket.socket) -> str:
 def _announce(url: str, auth: Auth, tls: TlsFiles | None, settings: Settings, reach: str) -> None:
     """The URL and where the tokens lie, always; the tokens themselves only at the start that made them."""
     lines = [f"ViLaMP Live answers at {url}", *([reach] if reach else [])]
+    if settings.public_url is not None:
+        lines.append(f"others reach it at {settings.public_url}/")
     if tls is not None:
         lines.append(f"certificate SHA-256: {tls.fingerprint}")
     kept = settings.data_dir / TOKENS_FILE

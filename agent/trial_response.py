@@ -38,7 +38,7 @@ class TrialResponse(Response):
         keep_alive_s: float,
         stopping: Stopping,
     ) -> None:
-        super().__init__(headers={"X-Accel-Buffering": "no"})
+        super().__init__(headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
         del self.headers["content-length"]
         self._engine, self._trial, self._link = engine, trial, link
         self._stream, self._keep_alive_s, self._stopping = stream, keep_alive_s, stopping

@@ -54,8 +54,6 @@ async def test_what_is_private_is_kept_by_no_cache(site: Served) -> None:
             response = await http.get(path)
             assert (response.status_code, response.headers["cache-control"]) == (200, "no-store"), path
             assert response.headers["x-content-type-options"] == "nosniff"
-        asked = {"messages": [{"role": "user", "content": "a car?"}], "stream": True}
-        assert (await http.post("/v1/chat/completions", json=asked)).headers["cache-control"] == "no-store"
         assert (await http.get("/")).headers["cache-control"] == "no-cache"
 
 

@@ -12,12 +12,13 @@ pytest.importorskip("playwright", reason="the browser's tests need playwright: p
 
 from playwright.async_api import Browser, expect
 
-from tests.agents import ListSource, frames, served
+from tests.agents import ListSource, frames, remember, served
 from tests.axe import serious_problems
 from tests.browser import PHONE, Visit, browser, needs_chromium, texts, visit
 from tests.proxies import documented_location, needs_nginx, nginx
 from tests.rules import RULE
 from tests.test_page_browser import TOO_WIDE, free_port
+from tests.vlm_server import spying
 
 pytestmark = [needs_chromium, pytest.mark.asyncio(loop_scope="module")]
 LONG = "a" * 64
@@ -57,7 +58,7 @@ async def test_each_problem_is_told_on_every_view(tmp_path: Path, seen: Visit) -
                 await expect(told.first).to_be_visible()
                 if size is not None:
                     assert await page.evaluate(TOO_WIDE, size["width"]) == [], view
-        await expect(page.locator(".health .chip")).to_have_text("ready, degraded")
+        await expect(page.locator(".health .chip")).to_have_text(["ready", "degraded"])
         assert await serious_problems(page) == []
         assert await page.locator("#problems img, .card .problem img").count() == 0
         assert await page.title() != "1"
@@ -69,6 +70,34 @@ async def test_each_problem_is_told_on_every_view(tmp_path: Path, seen: Visit) -
         await expect(page.locator(".health .chip")).to_have_text("not ready")
         seen.errors.clear()  # 503 is logged by the browser, as it should be
         seen.unharmed(requests=False)
+
+
+async def test_no_text_becomes_markup(tmp_path: Path, seen: Visit) -> None:
+    """Answers, metadata and its names, rules, models' names, problems."""
+    with spying() as spy:
+        answerer = {"kind": "openai", "base_url": spy.url(), "model": "hostile"}
+        cameras = {"door": {"metadata": {MARKUP: MARKUP, "deep": [MARKUP]}}}
+        async with served(
+            tmp_path, answerer=answerer, cameras=cameras, rules={"bag": {**RULE, "condition": MARKUP}}
+        ) as site:
+            await remember(site.agent, "door", 3)
+            site.agent.intake_of("door").problem = f"broken {MARKUP}"
+            page = await seen.open(site.url, site.token("owner"))
+            await expect(page.locator("#problems")).to_contain_text(MARKUP)
+            await expect(page.locator(".card .problem")).to_contain_text(MARKUP)
+            await page.get_by_role("button", name="Open the newest frame of door").click()
+            await expect(page.locator("dialog.frame dl")).to_contain_text(f'["{MARKUP}"]')
+            await page.keyboard.press("Escape")
+            await page.evaluate("location.hash = 'rules'")
+            await expect(page.locator(".rules-list")).to_contain_text(MARKUP)
+            await page.evaluate("location.hash = 'ask'")
+            await page.get_by_label("Question", exact=True).fill(MARKUP)
+            await page.keyboard.press("Enter")
+            await expect(page.locator(".answer")).to_contain_text("red car now!<img src=x onerror=document.title=1>")
+            await expect(page.locator(".turn h3")).to_have_text(MARKUP)
+            assert await page.locator("img[src=x]").count() == 0
+            assert await page.title() != "1"
+            seen.unharmed()
 
 
 async def test_green_when_all_is_well_and_only_then(tmp_path: Path, seen: Visit) -> None:

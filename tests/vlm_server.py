@@ -35,6 +35,7 @@ HOSTILE = (
     "\x9d0;title\x9c",
     "car\u202e \u200bnow\x9b2J",
     "\x08\x07\u2066!",
+    "<img src=x onerror=document.title=1>",
 )
 
 SEEN: list[dict[str, Any]] = []

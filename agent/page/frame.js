@@ -97,7 +97,7 @@ class FrameDialog {
     this.image.alt = `What ${camera} saw at ${at}`;
     put(this.outline, outline(this.image, boxes));
     this.save.href = this.app.api.picture(url);
-    this.save.download = `${camera}-${stamp(time, zone).replaceAll(/[: ]/g, "-")}.jpg`;
+    this.save.download = `${camera}-${stamp(time, zone).replace(" ", "T").replaceAll(/[: ]/g, "-")}.jpg`;
     this.previous = this.next = null;
     this.before.disabled = this.after.disabled = true;
     const rows = [["Local time", `${stamp(time, zone, 3)} (${zone})`],

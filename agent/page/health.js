@@ -57,8 +57,9 @@ const CHECKS = { model: "Model loaded", encoder: "Encoder tells pictures apart",
 
 /** @param {import("./state.js").Health} health */
 function showReadiness(place, { known, failure, ready, degraded, checks }) {
-  const [kind, words] = !known ? ["offline", "unknown"] : !ready ? ["bad", "not ready"] : degraded ? ["stalled", "ready, degraded"] : ["live", "ready"];
-  put(place, h("div", { class: "head" }, h("h3", {}, "Readiness"), h("span", { class: `chip ${kind}` }, words)),
+  const [kind, words] = !known ? ["offline", "unknown"] : !ready ? ["bad", "not ready"] : [degraded ? "stalled" : "live", "ready"];
+  const chips = [h("span", { class: `chip ${kind}` }, words), ready && degraded && h("span", { class: "chip stalled" }, "degraded")];
+  put(place, h("div", { class: "head" }, h("h3", {}, "Readiness"), h("div", { class: "row" }, chips)),
     failure && h("p", { class: "problem", role: "alert" }, failure),
     h("dl", { class: "facts-list" }, Object.entries(checks).map(([name, state]) => h("div", {}, h("dt", {}, CHECKS[name] ?? name),
       h("dd", { class: ["ok", "off", "connected"].includes(state) ? null : "problem" }, state)))));
