@@ -81,7 +81,7 @@ def time_of(option: str, text: str | None, zone: str, now: float) -> float | Non
 
 def server_of(settings: Settings) -> str:
     """Where an agent with these settings listens, seen from its own machine."""
-    host = settings.host
+    host = settings.host.removeprefix("[").removesuffix("]")
     try:
         address = ipaddress.ip_address(host)
         if address.is_unspecified:

@@ -136,7 +136,9 @@ async def test_page_works_below_a_prefix(tmp_path: Path, stripped: bool, told: b
         await expect(page.locator(".alerts .chip").first).to_have_text("live")
         await page.evaluate("location.hash = 'health'")
         await expect(page.get_by_text("Encoder tells pictures apart")).to_be_visible()
-        seen.unharmed()
+        seen.unharmed(requests=False)
+        # the connection may be gone before the request that ends its session comes
+        assert [each for each in seen.refused if "/whip/desk/" not in each] == []
 
 
 async def test_forwarded_headers_are_believed_from_trusted_proxies_only(tmp_path: Path) -> None:
