@@ -375,8 +375,8 @@ class Journal:
     @contextmanager
     def _transaction(self, what: str) -> Iterator[None]:
         with self._errors(what):
-            self._db.execute("BEGIN IMMEDIATE")
             try:
+                self._db.execute("BEGIN IMMEDIATE")
                 yield
                 self._db.execute("COMMIT")
             except BaseException:

@@ -147,6 +147,7 @@ class Life:
 @settings(max_examples=int(os.environ.get("CRASH_ROUNDS", "25")), deadline=None)
 @given(place=st.integers(1, NUM_CALLS), kind=st.integers(0, len(ERRORS) - 1), after=st.booleans())
 @example(place=10**6, kind=0, after=False)
+@example(place=208, kind=0, after=True)  # a transaction that has begun although BEGIN failed
 def test_one_fault_anywhere_leaves_what_was_acknowledged(
     tmp_path_factory: pytest.TempPathFactory, place: int, kind: int, after: bool
 ) -> None:

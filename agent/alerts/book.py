@@ -170,8 +170,8 @@ class Book:
     def transaction(self) -> Iterator[sqlite3.Connection]:
         """All or nothing, under the lock. Raises StorageError (StorageFull)."""
         with self.lock, _storage_errors(self.path):
-            self.connection.execute("BEGIN IMMEDIATE")
             try:
+                self.connection.execute("BEGIN IMMEDIATE")
                 yield self.connection
                 self.connection.execute("COMMIT")
             except BaseException:
