@@ -8,6 +8,7 @@ that measures the event loop. None of them can end the agent or another task (`a
 import asyncio
 import logging
 import os
+import shutil
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
@@ -27,6 +28,8 @@ from agent.delivery import Delivery
 from agent.egress import Egress, Resolver, system_resolver
 from agent.encoding import Encoding, self_test
 from agent.erasing import Erasing, erase_from_book
+from agent.filling import filling_problem
+from agent.holdings import holdings
 from agent.intake import Intake
 from agent.lanes import Lane
 from agent.masks import Masks
@@ -126,6 +129,7 @@ class Agent:
         self.state = State(self)
         self.encoder_problem: str | None = "the encoder has not been tested yet"
         self.housekeeping_problem: str | None = None
+        self.filling_problem: str | None = None  # in words: the disk will be full before the caps hold the memory
         self.intakes: dict[str, Intake] = {}
         self.supervisor = Supervisor()
         self.metrics.watch(readers(self))
@@ -341,7 +345,13 @@ class Agent:
                     await intake.settle()
                 if outcome.error is not None:
                     problem = words_of(outcome.error)
+            with contained("looking at the disk"):
+                self.filling_problem = await pools.upkeep(self._look_ahead)
             self.housekeeping_problem = problem
+
+    def _look_ahead(self) -> str | None:
+        held = [holdings(name, self.store.stats(name), self.settings) for name in self.store.cameras()]
+        return filling_problem(held, self.settings, shutil.disk_usage(self.settings.data_dir).free)
 
     async def _probe_lag(self) -> None:
         """How long the event loop keeps others waiting, as a metric: what blocks it shows here first."""

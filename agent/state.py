@@ -133,6 +133,11 @@ class State:
             yield Trouble("disk", "disk", problem, stops=True)
         if agent.housekeeping_problem is not None:
             yield Trouble("memory", "housekeeping", f"housekeeping fails: {agent.housekeeping_problem}")
+        for part, said in (("memory", agent.store.problem), ("erasing", agent.erasing.problem)):
+            if said is not None:
+                yield Trouble("memory", part, said)
+        if agent.filling_problem is not None:
+            yield Trouble("disk", "disk", agent.filling_problem)
         for camera in agent.cameras():
             if (problem := self.camera_problem(camera)) is not None:
                 yield Trouble("cameras", f"camera {camera}", problem)
