@@ -116,7 +116,11 @@ def _still_good(cert: Path, key: Path, names: list[str], now: float) -> bool:
 def _make(cert: Path, key: Path, names: list[str], now: float) -> None:
     private = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "ViLaMP Live (self-signed)")])
-    start = datetime.fromtimestamp(now, UTC)
+    try:
+        start = datetime.fromtimestamp(now, UTC)
+        end = start + timedelta(days=VALID_DAYS)
+    except (OverflowError, ValueError) as error:
+        raise TlsError(f"this machine's clock is wrong ({error}): set it, as a certificate needs a date") from error
     certificate = (
         x509.CertificateBuilder()
         .subject_name(subject)
@@ -124,7 +128,7 @@ def _make(cert: Path, key: Path, names: list[str], now: float) -> None:
         .public_key(private.public_key())
         .serial_number(x509.random_serial_number())
         .not_valid_before(start - timedelta(hours=1))  # clients' clocks differ a little
-        .not_valid_after(start + timedelta(days=VALID_DAYS))
+        .not_valid_after(end)
         .add_extension(x509.SubjectAlternativeName([_general_name(name) for name in dict.fromkeys(names)]), False)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), True)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), False)

@@ -148,3 +148,8 @@ def test_serving_makes_everything_private(tmp_path: Path) -> None:
     assert {"tokens.json", "memory", "alerts.sqlite", "replays.json"} <= {path.name for path in data.iterdir()}
     assert modes(data) == {}
     assert "other users could read files of the data folder" in ran.stderr
+
+
+def test_a_clock_at_the_end_of_time_is_said(tmp_path: Path) -> None:
+    with pytest.raises(TlsError, match="clock is wrong"):
+        prepare_tls(TlsSettings(self_signed=True), tmp_path, now=253_402_300_799.0)
