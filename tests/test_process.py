@@ -27,6 +27,11 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
+def hears_hangups() -> None:
+    """In the child: the tests themselves may run under nohup, which children inherit and a server respects."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 @contextmanager
 def serving(folder: Path, shell: str = "", **settings: str) -> Iterator[tuple["subprocess.Popen[str]", str]]:
     """`vilamp serve` as a process, with redirections in the shell's words, and its URL. It may not listen yet."""
@@ -35,7 +40,13 @@ def serving(folder: Path, shell: str = "", **settings: str) -> Iterator[tuple["s
     env = {**clean, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **settings}
     command = f"exec {sys.executable} -m agent.cli serve --data-dir {folder} --port {port} {shell}"
     with subprocess.Popen(
-        ["bash", "-c", command], cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        ["bash", "-c", command],
+        cwd=ROOT,
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=hears_hangups,
     ) as process:
         try:
             yield process, f"http://127.0.0.1:{port}"
