@@ -20,6 +20,7 @@ from playwright.async_api import Browser, BrowserContext, ConsoleMessage, Page, 
 
 from model.world.draw import draw
 from model.world.scene import Scene
+from tests.streams import LOOPBACK_ALONE
 
 CHROMIUM = next(
     (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
@@ -49,6 +50,8 @@ async def browser(*, camera: bool = True) -> AsyncIterator[Browser]:
     """Chromium; with `camera` a fake one is there and may be used without asking."""
     elsewhere = "--host-resolver-rules=MAP camera.example 127.0.0.1"  # an address that is not localhost
     arguments = ["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", elsewhere]
+    if LOOPBACK_ALONE:  # then the agent offers it, and Chromium has to be told
+        arguments.append("--allow-loopback-in-peer-connection")
     if camera:
         arguments += [
             "--use-fake-device-for-media-stream",

@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 from aiortc import RTCConfiguration, RTCDataChannel, RTCPeerConnection, RTCSessionDescription
 
+from streaming.loopback import offer_loopback
 from tests.streams import track
 
 
@@ -44,6 +45,7 @@ class Robot:
 @asynccontextmanager
 async def robot(url: str, token: str, *, label: str = "vilamp", rate_hz: float = 10.0) -> AsyncIterator[Robot]:
     """A robot that publishes to the WHIP endpoint `url`; it leaves without a word."""
+    offer_loopback()
     peer = RTCPeerConnection(RTCConfiguration(iceServers=[]))
     try:
         it = Robot(peer, label)

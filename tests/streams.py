@@ -9,6 +9,7 @@ from pathlib import Path
 
 import av
 import httpx
+import ifaddr
 import numpy as np
 import uvicorn
 from starlette.applications import Starlette
@@ -18,6 +19,7 @@ from streaming.frame import Frame, FrameSettings, Source
 from streaming.publisher import FramesTrack
 from streaming.whip import Rejected, WhipServer, WhipSettings
 
+LOOPBACK_ALONE = all(ip.nice_name == "lo" for adapter in ifaddr.get_adapters() for ip in adapter.ips)
 TOKEN = "t-door"  # may publish any camera but "other"
 
 
