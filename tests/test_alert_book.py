@@ -5,7 +5,6 @@ import signal
 import sqlite3
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -163,7 +162,8 @@ def test_after_kill_9_every_acknowledged_alert_is_there_with_its_state_and_outbo
     child = subprocess.Popen([sys.executable, "-c", CHILD, str(path)], cwd=ROOT, stdout=subprocess.PIPE, text=True)
     assert child.stdout is not None
     assert child.stdout.readline() == "open\n"
-    time.sleep(0.5)
+    for number in range(1, 6):
+        assert child.stdout.readline() == f"{number}\n"
     child.send_signal(signal.SIGKILL)
     rest = child.stdout.read().split("\n")[:-1]  # a torn last line was not acknowledged
     child.stdout.close()
