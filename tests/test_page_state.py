@@ -133,7 +133,7 @@ async def test_what_a_proxy_says_of_an_agent_that_is_away_is_not_green(tmp_path:
             await expect(badge).to_have_text("all well")
             for view in VIEWS:
                 await page.evaluate("view => { location.hash = view }", view)
-                await page.locator(f".view.{view}").wait_for()
+                await page.locator(f".view.{view} > *").first.wait_for(state="attached")  # its code has come
         await expect(banner).to_contain_text("502 Bad Gateway")
         await expect(badge).to_have_text("state unknown")
         await expect(badge).to_have_class("chip offline")
