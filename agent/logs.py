@@ -7,11 +7,12 @@ line that cannot be written is counted too: logging never raises and never waits
 
 import logging
 import sys
-from datetime import UTC, datetime
+from datetime import UTC
 from typing import Any
 
 from agent.log_repeats import CountedLines
 from agent.plain import plain_json
+from agent.times import local_moment
 from streaming.redact import redact_text
 
 _OWN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "color_message", "taskName"}
@@ -23,7 +24,7 @@ class JsonLines(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         fields: dict[str, Any] = {
-            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "time": local_moment(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": _message_of(record),

@@ -10,7 +10,7 @@ import math
 import os
 import re
 from collections.abc import Iterable
-from datetime import datetime, time, timedelta
+from datetime import datetime, time, timedelta, tzinfo
 from pathlib import Path
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -23,6 +23,7 @@ _NUMBER = re.compile(r"\d+(?:\.\d+)?")
 _HELP = 'say "10 minutes ago", "yesterday 22:00", "-24h", 2026-11-22T16:00 or unix seconds'
 # Ten digits is 2001 to 2286: below a billion a bare number is far likelier to be a year or an hour than an instant.
 MIN_UNIX_S, MAX_UNIX_S = 1e9, 1e11
+_FIRST_S, _LAST_S = -6.2e10, 2.534e11  # 0005 and 9999: what can be shown in every zone
 
 
 class TimeError(ValueError):
@@ -124,7 +125,7 @@ def _iso(words: str) -> datetime | None:
 def _english(words: str, now: float, local: ZoneInfo) -> datetime | None:
     import dateparser  # half a second of tables: only when words must be understood
 
-    base = datetime.fromtimestamp(now, local).replace(tzinfo=None)
+    base = local_moment(now, local).replace(tzinfo=None)
     moment = dateparser.parse(
         words,
         languages=["en"],
@@ -141,7 +142,7 @@ def _english(words: str, now: float, local: ZoneInfo) -> datetime | None:
     elif _is_relative(words):
         # "2 hours ago" is a length of time: subtract it from the instant, not from the wall clock, so that a
         # change to or from summer time in between does not add or lose an hour.
-        return datetime.fromtimestamp(now + (moment - base).total_seconds(), local)
+        return local_moment(now + (moment - base).total_seconds(), local)
     return moment
 
 
@@ -180,20 +181,26 @@ def _zone_of_link(link: Path) -> str:
     return name if found else ""
 
 
+def local_moment(time: float, zone: tzinfo) -> datetime:
+    """The moment `time` (unix seconds) as `zone` shows it; the nearest moment that can be shown, where a wild clock says
+    a year that no calendar has."""
+    return datetime.fromtimestamp(min(max(time, _FIRST_S), _LAST_S), zone)
+
+
 def format_time(time: float, zone: str) -> str:
     """Local date and time to the second with the zone's abbreviation: "2026-11-22 17:04:05 CET"."""
-    moment = datetime.fromtimestamp(time, load_zone(zone))
+    moment = local_moment(time, load_zone(zone))
     return f"{moment:%Y-%m-%d %H:%M:%S} {_zone_name(moment)}"
 
 
 def format_day(time: float, zone: str) -> str:
     """Local date: "2026-11-22"."""
-    return f"{datetime.fromtimestamp(time, load_zone(zone)):%Y-%m-%d}"
+    return f"{local_moment(time, load_zone(zone)):%Y-%m-%d}"
 
 
 def format_clock(time: float, zone: str) -> str:
     """Local time of day to the second: "17:04:05"; "02:40:05 CEST" where the clocks show it twice."""
-    moment = datetime.fromtimestamp(time, load_zone(zone))
+    moment = local_moment(time, load_zone(zone))
     return f"{moment:%H:%M:%S} {_zone_name(moment)}" if _shown_twice(moment) else f"{moment:%H:%M:%S}"
 
 
@@ -201,7 +208,7 @@ def repeated_hour(times: Iterable[float], zone: str) -> str | None:
     """What a reader must know when clocks in `zone` showed one of `times` twice; None: they showed none twice."""
     local = load_zone(zone)
     for each in times:
-        moment = datetime.fromtimestamp(each, local)
+        moment = local_moment(each, local)
         if _shown_twice(moment):
             first, second = (_zone_name(moment.replace(fold=fold)) for fold in (0, 1))
             return (
@@ -212,7 +219,7 @@ def repeated_hour(times: Iterable[float], zone: str) -> str | None:
 
 def format_stamp(time: float, zone: str) -> str:
     """Local date and time for the name of a file: "20261122-170405"; "20261025-024005-CEST" where that is shown twice."""
-    moment = datetime.fromtimestamp(time, load_zone(zone))
+    moment = local_moment(time, load_zone(zone))
     name = re.sub(r"\W", "", _zone_name(moment), flags=re.ASCII)
     return f"{moment:%Y%m%d-%H%M%S}" + (f"-{name}" if _shown_twice(moment) else "")
 

@@ -2,7 +2,17 @@
 
 import pytest
 
-from agent.times import TimeError, format_clock, format_span, format_time, load_zone, local_zone_name, parse_time
+from agent.times import (
+    TimeError,
+    format_clock,
+    format_day,
+    format_span,
+    format_stamp,
+    format_time,
+    load_zone,
+    local_zone_name,
+    parse_time,
+)
 
 NOW = 1795364645.0  # 2026-11-22 16:24:05 UTC, a Sunday, 17:24:05 in Zurich
 ZURICH = "Europe/Zurich"
@@ -108,3 +118,12 @@ def test_times_are_shown_in_the_zone() -> None:
 )
 def test_spans_are_shown_in_two_units(seconds: float, text: str) -> None:
     assert format_span(seconds) == text
+
+
+@pytest.mark.parametrize("time", [-1e18, -6.3e10, 253_402_300_799.0, 253_402_300_800.0, 1e13, 1e300])
+@pytest.mark.parametrize("zone", ["UTC", "Pacific/Kiritimati", "Pacific/Pago_Pago", "Asia/Kathmandu"])
+def test_a_wild_clock_is_shown_as_the_nearest_time_there_is(time: float, zone: str) -> None:
+    assert format_time(time, zone).lstrip("0").startswith("5-" if time < 0 else "9999-")
+    assert format_stamp(time, zone)
+    assert format_clock(time, zone)
+    assert format_day(time, zone)

@@ -4,7 +4,6 @@ A rule is the same over REST and in the YAML file; its name is the key it stands
 """
 
 import re
-from datetime import datetime
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
@@ -12,7 +11,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from agent.alerts.gate import GateSettings
 from agent.config_types import Part, Slug
 from agent.plain import plain_line
-from agent.times import MAX_UNIX_S, load_zone
+from agent.times import MAX_UNIX_S, load_zone, local_moment
 
 Day = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
 DAYS: tuple[Day, ...] = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
@@ -85,7 +84,7 @@ class ScheduleSettings(Part):
         Worked example: days [fri], 22:00 to 06:00 covers Friday 23:00 and Saturday 05:59, not Friday 05:00. In the night
         in which the clock is set back that is nine hours, in the one in which it is set forward seven.
         """
-        local = datetime.fromtimestamp(time, load_zone(zone))
+        local = local_moment(time, load_zone(zone))
         days = self.days or DAYS
         today, yesterday = DAYS[local.weekday()] in days, DAYS[local.weekday() - 1] in days
         minute, start, end = local.hour * 60 + local.minute, _minute(self.start), _minute(self.end)
