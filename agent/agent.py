@@ -116,7 +116,7 @@ class Agent:
             self.answering,
             settings=settings,
             metrics=self.metrics,
-            clock=clock,
+            clock=self.now,
             zone_of=self.zone_of,
             cameras=self.cameras,
             model=settings.answerer.model or model.info.name,
@@ -238,7 +238,7 @@ class Agent:
                 settings.metadata,
                 Masks(settings.masks),
                 self.settings.streaming.metadata_max_age_s,
-                self.clock,
+                self.now,
                 self.read_clocks,
                 self.settings.streaming.max_skew_s,
             )
@@ -261,11 +261,15 @@ class Agent:
                 log.warning("clock", extra={"problem": self.wallclock.problem})
             return moment
 
+    def now(self) -> float:
+        """Unix time by which frames are dated: a clock that has just been set is not followed yet. Any thread."""
+        return self.read_clocks().time
+
     def _erase_frames(self, camera: str, after: float, before: float) -> int:
         """What is remembered, and what is on its way in."""
         intake = self.intakes.get(camera)
         if intake is not None:
-            intake.refuse(after, min(before, self.clock()))
+            intake.refuse(after, min(before, self.now()))
         return self.store.erase(camera, after, before)
 
     def cameras(self) -> tuple[str, ...]:

@@ -91,17 +91,18 @@ class Conversation:
             await _send(channel, _error(request_id, problem))
 
     def _tell(self, said: Json) -> None:
-        now = self._agent.clock()
-        time, metadata = said.get("time", now), check_told(said.get("data"))
+        moment = self._agent.read_clocks()
+        time, metadata = said.get("time", moment.time), check_told(said.get("data"))
         max_skew_s = self._agent.settings.streaming.max_skew_s
         if isinstance(time, bool) or not isinstance(time, int | float) or not is_finite(time):
             raise BadRequest("'time' must be a number, unix seconds.", param="time")
-        if abs(time - now) > max_skew_s:
+        time = moment.believed(float(time))
+        if abs(time - moment.time) > max_skew_s:
             advice = f"more than {max_skew_s:g} s (streaming.max_skew_s): set this machine's clock, or leave 'time' out"
-            raise BadRequest(f"'time' differs from the agent's clock, {now:.3f}, by {advice}.", param="time")
+            raise BadRequest(f"'time' differs from the agent's clock, {moment.time:.3f}, by {advice}.", param="time")
         intake = self._agent.intakes.get(self._camera)
         if intake is not None:  # else the session is about to end
-            intake.tell(metadata, float(time))
+            intake.tell(metadata, time, moment.time)
 
     def _begin(self, said: Json, request_id: str | None, channel: Channel, group: asyncio.TaskGroup) -> None:
         if not self._may_ask:

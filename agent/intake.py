@@ -120,6 +120,7 @@ class Intake:
         self._masks = masks or Masks(())
         self._told = Told(metadata_max_age_s)
         self._refused: deque[tuple[float, float]] = deque(maxlen=256)  # erased since the start
+        self._max_skew_s = max_skew_s
         self._order = asyncio.Lock()  # at a takeover two sources may have a frame in hand at once
         newest = store.stats(camera).newest
         self._last_time = -math.inf if newest is None else newest
@@ -215,9 +216,9 @@ class Intake:
             return None
         return frame_id
 
-    def tell(self, metadata: Mapping[str, Json], time: float) -> None:
+    def tell(self, metadata: Mapping[str, Json], time: float, now: float) -> None:
         """What the publisher says was so at `time`, such as its pose: kept with frames from then on, for a while."""
-        self._told.add(time, metadata)
+        self._told.add(time, metadata, latest=now + self._max_skew_s)
 
     def refuse(self, after: float, before: float) -> None:
         """Frames of this time that are still on their way are not remembered: it has been erased. Any thread."""

@@ -71,8 +71,8 @@ class Placing:
     def place(self, time: float, clock: str, last_time: float) -> Placed:
         """Where a frame belongs that its source dates `time`, after the newest one at `last_time`, which may move."""
         moment = self._read_clocks()
-        if clock != "file" and moment.step_s and abs(time - moment.step_s - moment.time) < abs(time - moment.time):
-            time -= moment.step_s  # stamped by the system's clock after its step
+        if clock != "file":
+            time = moment.believed(time)
         if clock == "file" or not -_MAX_AGE_S <= time - moment.time <= self._max_ahead_s:
             return Placed(time, clock, moment.age_from, last_time)
         last_time = self._settled(moment, last_time, live=True)

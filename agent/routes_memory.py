@@ -91,7 +91,8 @@ class MemoryRoutes:
         self.guard.check(request, f"publish:{name}")
         (camera,) = await pools.web(self.agent.existing, (name,))
         told = check_told(parse_json(await read_body(request, MAX_TOLD_BYTES)))
-        self.agent.intake_of(camera).tell(told, self.agent.clock())
+        now = self.agent.now()
+        self.agent.intake_of(camera).tell(told, now, now)
         return Response(status_code=204)
 
     async def export(self, request: Request) -> Response:

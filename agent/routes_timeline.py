@@ -130,7 +130,7 @@ class TimelineRoutes:
         threshold_s = gap_threshold_s(times, self.agent.settings.camera(view.camera).rate_hz)
         scores = None if query is None else self._relevance.scores((view.camera, view.question), window, query.unit)
         bins = bin_frames(window.times, scores, after, before, view.num_points)
-        gaps = find_gaps(times, after, before, self.agent.clock(), threshold_s)
+        gaps = find_gaps(times, after, before, self.agent.now(), threshold_s)
         bin_s = (before - after) / view.num_points
         return window, {
             "object": "timeline",

@@ -99,7 +99,7 @@ class State:
         intake = agent.intakes.get(camera)
         configured = camera in agent.settings.cameras
         if intake is not None and intake.problem is not None:
-            lately = intake.problem_since is None or agent.clock() - intake.problem_since < STALE_S
+            lately = intake.problem_since is None or agent.now() - intake.problem_since < STALE_S
             return intake.problem if configured or lately or intake.state != "offline" else None
         match self.camera(camera):
             case "live":
@@ -158,7 +158,7 @@ class State:
         store = self._agent.store
         for frame_id in store.pending(1):
             try:
-                waited_s = self._agent.clock() - store.record(frame_id).time
+                waited_s = self._agent.now() - store.record(frame_id).time
             except FrameGone:
                 return None
             if waited_s > MAX_BEHIND_S:

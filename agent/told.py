@@ -64,8 +64,9 @@ class Told:
         self._max_age_s = max_age_s
         self._told: list[tuple[float, Mapping[str, Json]]] = []  # rising time
 
-    def add(self, time: float, metadata: Mapping[str, Json]) -> None:
-        """What was so at `time`. May come out of order."""
+    def add(self, time: float, metadata: Mapping[str, Json], *, latest: float = math.inf) -> None:
+        """What was so at `time`. May come out of order. What was told of a time after `latest` goes: a wrong clock said it."""
+        self._told = self._told[: bisect_right(self._told, latest, key=lambda each: each[0])]
         place = bisect_right(self._told, time, key=lambda each: each[0])
         self._told = [*self._told[:place], (time, dict(metadata)), *self._told[place:]][-MAX_KEPT:]
 

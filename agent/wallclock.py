@@ -82,6 +82,11 @@ class Moment:
         """Changes only when a step is believed."""
         return self.time - self.running
 
+    def believed(self, time: float) -> float:
+        """`time` as the believed clock has it, where the system's clock stamped it after a step."""
+        before_step = time - self.step_s
+        return before_step if abs(before_step - self.time) < abs(time - self.time) else time
+
 
 class WallClock:
     """The clocks of the agent: one for the times of frames, one that is slower to believe for their age."""

@@ -6,7 +6,7 @@ import functools
 import shutil
 import tempfile
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,11 +53,18 @@ def settings_in(folder: Path, **changes: Any) -> Settings:
 
 
 @asynccontextmanager
-async def running(folder: Path, **changes: Any) -> AsyncIterator[Agent]:
-    """An agent at work."""
+async def running(
+    folder: Path,
+    *,
+    clock: Callable[[], float] | None = None,
+    running_s: Callable[[], float] | None = None,
+    **changes: Any,
+) -> AsyncIterator[Agent]:
+    """An agent at work. `clock`: of its machine, instead of the real one; without `running_s` nobody sets it."""
     settings = settings_in(folder, **changes)
     model = tiny_model()
-    async with Agent(settings, open_memory(settings, model), model).running() as agent:
+    clocks = {} if clock is None else {"clock": clock, "running_s": running_s or clock}
+    async with Agent(settings, open_memory(settings, model), model, **clocks).running() as agent:
         yield agent
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from agent.agent import Agent, open_memory
+from agent.agent import Agent
 from agent.alerts.book import Filter
 from agent.alerts.judge import Judge
 from agent.alerts.machine import Verdict, Vote
@@ -21,7 +21,7 @@ from agent.alerts.settings import RuleSettings
 from agent.intake import encode_jpeg
 from agent.lanes import Priority
 from agent.problems import ModelFailed
-from tests.agents import START, picture, settings_in, tiny_model
+from tests.agents import START, picture, running
 
 RULE: dict[str, Any] = {
     "condition": "a red car",
@@ -102,9 +102,7 @@ class Scene:
 async def scene(folder: Path, *, warm_up: int = WARM_UP, start: float = START, **changes: Any) -> AsyncIterator[Scene]:
     """A rule `car` on all cameras, and a camera `yard` whose usual look its gate has learnt."""
     now = [start]
-    settings = settings_in(folder, **{"rules": {"car": RULE}, **changes})
-    model = tiny_model()
-    async with Agent(settings, open_memory(settings, model), model, clock=lambda: now[0]).running() as agent:
+    async with running(folder, clock=lambda: now[0], **{"rules": {"car": RULE}, **changes}) as agent:
         made = Scene(agent, Says(), now)
         agent.alerts.judge = made.judge
         await made.show(LOW, warm_up)

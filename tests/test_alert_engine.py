@@ -13,7 +13,6 @@ import jsonschema
 import pytest
 from PIL import Image
 
-from agent.agent import Agent, open_memory
 from agent.alerts.book import BOOK_FILE, Book, Filter
 from agent.alerts.judge import Judge
 from agent.alerts.settings import RuleSettings
@@ -21,7 +20,7 @@ from agent.erasing import Request
 from agent.lanes import Priority
 from agent.problems import RuleConflict, UnknownRule
 from agent.question import Question
-from tests.agents import START, remember, settings_in, tiny_model
+from tests.agents import START, remember, running
 from tests.brokers import until
 from tests.rules import HIGH, LOW, RULE, WARM_UP, Scene, scene
 
@@ -296,9 +295,7 @@ async def test_the_real_judge_is_asked_after_waiting_questions_about_the_last_se
 
 
 async def test_frames_of_a_camera_reach_the_rules_through_the_encoder(tmp_path: Path) -> None:
-    settings = settings_in(tmp_path, rules={"car": RULE})
-    model = tiny_model()
-    async with Agent(settings, open_memory(settings, model), model, clock=lambda: START + 40).running() as agent:
+    async with running(tmp_path, rules={"car": RULE}, clock=lambda: START + 40) as agent:
         await remember(agent, "yard", 30)
         await agent.alerts.settled()
         state = (await agent.alerts.describe("car"))["state"]["yard"]

@@ -61,7 +61,9 @@ class Drive(ListSource):
     async def frames(self) -> AsyncIterator[Frame]:
         async for frame in super().frames():
             if self._poses and self._scene is not None:
-                self._agent.intake_of(self.camera).tell(self._scene.metadata_at(frame.time - self._start), frame.time)
+                self._agent.intake_of(self.camera).tell(
+                    self._scene.metadata_at(frame.time - self._start), frame.time, frame.time
+                )
             yield frame
 
 

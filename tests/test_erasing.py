@@ -9,13 +9,12 @@ from pathlib import Path
 import httpx
 import pytest
 
-from agent.agent import Agent, open_memory
 from agent.alerts.book import BOOK_FILE, Book
 from agent.cli import main
 from agent.erasing import ERASURES_FILE, Erasing, NotErasedYet, Request, erase_from_book, read_requests
 from agent.intake import encode_jpeg
 from streaming.frame import Frame
-from tests.agents import START, ListSource, frames, picture, remember, running, served, settings_in, tiny_model
+from tests.agents import START, ListSource, frames, picture, remember, running, served
 from tests.test_erasure import traces
 
 
@@ -59,9 +58,7 @@ async def test_over_http_with_both_bounds_and_the_right_token(tmp_path: Path) ->
 
 async def test_frames_not_yet_encoded_and_those_on_their_way_do_not_come_back(tmp_path: Path) -> None:
     now = START + 100
-    settings = settings_in(tmp_path)
-    model = tiny_model()
-    async with Agent(settings, open_memory(settings, model), model, clock=lambda: now).running() as agent:
+    async with running(tmp_path, clock=lambda: now) as agent:
         source = ListSource("gate", frames(20))
         await agent.watch("gate", source)  # remembered, and listed for the encoder
         counts = await asyncio.to_thread(agent.erasing.erase, Request("gate", START, START + 200))
@@ -72,6 +69,19 @@ async def test_frames_not_yet_encoded_and_those_on_their_way_do_not_come_back(tm
         await agent.watch("gate", ListSource("gate", late))  # one was captured before the erasure, one after
         await agent.encoded()
         assert [record.time for record in agent.store.records("gate")] == [now + 1]
+
+
+async def test_an_erasure_while_the_clock_is_ahead_refuses_nothing_that_comes_later(tmp_path: Path) -> None:
+    seconds, ahead_s = 0.0, 0.0
+    async with running(tmp_path, clock=lambda: START + seconds + ahead_s, running_s=lambda: seconds) as agent:
+        await remember(agent, "gate", 3, start=START - 3)
+        agent.read_clocks()
+        seconds, ahead_s = 1.0, 86_400.0
+        counts = await asyncio.to_thread(agent.erasing.erase, Request("gate", None, None))
+        assert counts["frames"] == 3
+        seconds, ahead_s = 5.0, 0.0
+        await remember(agent, "gate", 2, start=START + 4)
+        assert [record.time for record in agent.store.records("gate")] == [START + 4, START + 5]
 
 
 async def test_an_erasure_that_fails_half_way_is_completed_by_the_housekeeping_and_by_a_start(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import itertools
 from pathlib import Path
 
+import httpx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,7 +15,7 @@ from agent.wallclock import WallClock
 from memory.limits import Limits
 from memory.store import MemoryStore
 from streaming.frame import Frame
-from tests.agents import START, ListSource, picture
+from tests.agents import START, ListSource, picture, served
 
 HOUR_S = 3600.0
 
@@ -190,3 +191,19 @@ async def test_order_holds_and_the_present_is_right_in_the_end(
     await world.run(25)
     assert abs(world.wrong_s()[-1]) < 2.5
     world.store.close()
+
+
+async def test_a_pose_goes_with_its_frames_while_the_clock_is_off(tmp_path: Path) -> None:
+    seconds, ahead_s = 0.0, 0.0
+    clocks = {"clock": lambda: START + seconds + ahead_s, "running_s": lambda: seconds}
+    async with served(tmp_path, **clocks) as at, httpx.AsyncClient(base_url=at.url) as http:
+        for number in range(1, 9):
+            seconds, ahead_s = float(number), 86_400.0 if 4 <= number < 7 else 0.0
+            frame = Frame(START + number + ahead_s, picture(number), "arrival")
+            await at.agent.watch("robot", ListSource("robot", [frame]))
+            pose = {"x": number}
+            path = "/v1/cameras/robot/metadata"
+            assert (await http.put(path, json=pose, headers=at.headers("publisher"))).status_code == 204
+        records = at.agent.store.records("robot")
+        assert [record.time - START for record in records] == pytest.approx(range(1, 9), abs=0.01)
+        assert [record.metadata.get("x") for record in records] == [None, 1, 2, 3, 4, 5, 6, 7]

@@ -25,12 +25,11 @@ def troubles(agent: Agent) -> dict[str, str]:
 
 
 async def test_all_is_well_while_every_configured_camera_sends(tmp_path: Path) -> None:
-    async with running(tmp_path, cameras={"door": {}}) as agent:
+    async with running(tmp_path, cameras={"door": {}}, clock=lambda: START + 2) as agent:
         assert troubles(agent) == {"camera door": "nobody publishes to it; nothing of it is remembered"}
         source = ListSource("door", frames(2), stay=True)
         agent.published("door", source)
         await until(lambda: agent.store.stats("door").frames == 2)
-        agent.clock = lambda: START + 2
         await agent.encoded()
         assert troubles(agent) == {}
         source.stats.state = "stalled"
@@ -64,9 +63,8 @@ async def test_a_camera_that_cannot_be_reached(tmp_path: Path) -> None:
 
 
 async def test_a_guest_whose_session_broke_off_is_said_for_an_hour(tmp_path: Path) -> None:
-    async with running(tmp_path) as agent:
-        now = START + 10
-        agent.clock = lambda: now
+    now = START + 10
+    async with running(tmp_path, clock=lambda: now) as agent:
         source = ListSource("phone", frames(1), stay=True)
         agent.published("phone", source)
         await until(lambda: agent.store.stats("phone").frames == 1)
@@ -87,7 +85,9 @@ async def test_a_guest_who_said_goodbye_is_no_trouble(tmp_path: Path) -> None:
 
 async def test_an_encoder_that_is_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     go = threading.Event()
-    async with running(tmp_path) as agent:
+    now = START + 59
+    ahead_s = 0.0
+    async with running(tmp_path, clock=lambda: now + ahead_s, running_s=lambda: now) as agent:
         inner = agent.model.encode
 
         def slow(images: Any) -> Any:
@@ -96,16 +96,17 @@ async def test_an_encoder_that_is_behind(tmp_path: Path, monkeypatch: pytest.Mon
 
         monkeypatch.setattr(agent.model, "encode", slow)
         await agent.watch("door", ListSource("door", frames(3)))
-        agent.clock = lambda: START + 59
         assert troubles(agent) == {}
-        agent.clock = lambda: START + 200
-        assert troubles(agent) == {
-            "encoder": "the encoder is 3 min 20 s behind: answers miss the pictures that still wait"
-        }
+        now = START + 200
+        behind = "the encoder is 3 min 20 s behind: answers miss the pictures that still wait"
+        assert troubles(agent) == {"encoder": behind}
         assert agent.state.health().ready
+        ahead_s = 86_400.0  # a clock that was set makes it no later
+        assert troubles(agent)["encoder"] == behind
+        ahead_s = 0.0
         go.set()
         await agent.encoded()
-        assert troubles(agent) == {}
+        assert set(troubles(agent)) == {"clock"}
 
 
 async def test_an_answerer_that_is_away_and_comes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -72,3 +72,12 @@ def test_it_may_come_out_of_order_and_the_oldest_goes() -> None:
         told.add(time, {"x": time})
     assert [told.at(time)["x"] for time in range(MAX_KEPT, 2 * MAX_KEPT)] == list(range(MAX_KEPT, 2 * MAX_KEPT))
     assert [told.at(time) for time in range(MAX_KEPT)] == [{}] * MAX_KEPT
+
+
+def test_what_a_wrong_clock_said_goes_when_the_clock_is_set_back() -> None:
+    told = Told(max_age_s=3)
+    for time in range(MAX_KEPT):
+        told.add(3600 + time, {"x": "an hour ahead"}, latest=3600 + time)
+    told.add(10, {"x": "right"}, latest=12)
+    assert told.at(11) == {"x": "right"}
+    assert told.at(3600) == {}

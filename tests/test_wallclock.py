@@ -64,6 +64,14 @@ def test_whatever_the_clock_did_it_is_believed_again_once_it_is_steady(steps: li
     assert abs(moment.time - (NOW + second)) <= STEP_S
 
 
+def test_a_time_that_was_stamped_after_a_step() -> None:
+    clock = WallClock()
+    assert clock.now(0, NOW).believed(NOW - 1) == NOW - 1
+    moment = clock.now(1, NOW + 3601)
+    assert moment.believed(NOW + 3600) == NOW  # by the clock that was set
+    assert moment.believed(NOW) == NOW  # by one that was not
+
+
 def test_the_clock_that_only_runs() -> None:
     assert running_s() <= running_s()
 

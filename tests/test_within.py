@@ -85,8 +85,7 @@ async def test_a_robot_tells_its_pose_and_is_asked_about_a_place(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     now = START
-    async with served(tmp_path) as at, httpx.AsyncClient(base_url=at.url, timeout=60) as http:
-        at.agent.clock = lambda: now
+    async with served(tmp_path, clock=lambda: now) as at, httpx.AsyncClient(base_url=at.url, timeout=60) as http:
         path = "/v1/cameras/robot/metadata"
         publisher, asker = at.headers("publisher"), at.headers("asker")
         assert (await http.put(path, json={"x": 0}, headers=publisher)).status_code == 404  # not seen yet
