@@ -64,6 +64,11 @@ class Mosquitto:
             probe.settimeout(0.5)
             return probe.connect_ex(("127.0.0.1", self.port)) == 0
 
+    def num_unread(self) -> int:
+        """Bytes sent to the broker that it has not read yet."""
+        rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+        return sum(int(row[4].split(":")[1], 16) for row in rows if row[1].endswith(f":{self.port:04X}"))
+
     def stop(self) -> None:
         """As `systemctl stop` does: retained messages are written."""
         if self.process is not None:
@@ -107,6 +112,12 @@ class Heard:
         except TimeoutError:
             heard = [(str(each.topic), bytes(each.payload)[:200], each.retain) for each in self.messages]
             raise AssertionError(f"not heard in time; heard: {heard}") from None
+
+    async def fence(self) -> None:
+        """Until all is heard that the broker had for this subscriber, who hears everything: a message of ours comes after."""
+        topic = f"fence/{len(self.messages)}"
+        await self.client.publish(topic, "", qos=1)
+        await self.until(lambda heard: topic in heard.newest())
 
 
 @asynccontextmanager

@@ -280,9 +280,9 @@ async def test_the_real_judge_is_asked_after_waiting_questions_about_the_last_se
 
         async with answering.turns.turn(Priority.QUESTION):
             tasks = [asyncio.create_task(judge()), asyncio.create_task(judge())]
-            await asyncio.sleep(0.05)
+            await until(lambda: len(answering.turns._waiting) == 2)
             tasks.append(asyncio.create_task(ask()))
-            await asyncio.sleep(0.05)
+            await until(lambda: len(answering.turns._waiting) == 3)
         await asyncio.gather(*tasks)
         assert [who for who, _ in order] == ["question", "judge", "judge"]
         assert order[0][1] == WARM_UP

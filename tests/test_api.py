@@ -187,7 +187,8 @@ async def test_a_client_that_vanishes_frees_the_lane(tmp_path: Path, stream: boo
             if stream:
                 await going
             else:
-                await asyncio.sleep(0.05)
+                while site.agent.language.depth == 0:
+                    await asyncio.sleep(0.005)
                 going.cancel()
                 await asyncio.gather(going, return_exceptions=True)
             while turns.num_inside:  # the test's time limit is the judge

@@ -65,10 +65,11 @@ async def test_silences_come_between_items() -> None:
 
 
 async def test_cancelled_while_waiting_cancels_the_source() -> None:
-    cancelled = asyncio.Event()
+    began, cancelled = asyncio.Event(), asyncio.Event()
 
     async def items() -> AsyncIterator[int]:
         try:
+            began.set()
             await asyncio.Event().wait()
             yield 1
         finally:
@@ -79,7 +80,7 @@ async def test_cancelled_while_waiting_cancels_the_source() -> None:
             pass
 
     task = asyncio.create_task(consume())
-    await asyncio.sleep(0.01)
+    await began.wait()
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
     assert cancelled.is_set()

@@ -1,6 +1,7 @@
 """The demo's standing questions: what they are about, and what its subscriber makes of what it hears."""
 
 import asyncio
+import itertools
 import json
 from pathlib import Path
 
@@ -72,7 +73,7 @@ async def test_alerts_are_received_from_the_embedded_broker(tmp_path: Path) -> N
     changes = {"mqtt": {"url": "embedded", "embedded_port": port}, "rules": {"bag": {"condition": "a bag"}}}
     async with running(tmp_path / "data", cameras={"yard": {}}, **changes) as agent:
         await until(lambda: agent.delivery.bridge.status.connected)
-        for number in range(100):  # the first ones find no subscriber: it tries again after a pause
+        for number in itertools.count():  # the first ones find no subscriber: it tries again after a pause
             commit(agent.book, event(number), jpeg())
             await asyncio.sleep(0.1)
             if heard:

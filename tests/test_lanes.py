@@ -50,6 +50,7 @@ async def test_pull_advances_only_when_asked(lane: Lane) -> None:
 @pytest.mark.parametrize("how", ["break", "cancel"])
 async def test_stopping_early_closes_the_generator_in_the_lane(lane: Lane, how: str) -> None:
     closed_in: list[str] = []
+    began = asyncio.Event()
 
     def endless() -> Iterator[int]:
         try:
@@ -63,11 +64,12 @@ async def test_stopping_early_closes_the_generator_in_the_lane(lane: Lane, how: 
             async for _ in items:
                 if how == "break":
                     return
+                began.set()
                 await asyncio.sleep(0)
 
     task = asyncio.create_task(consume())
     if how == "cancel":
-        await asyncio.sleep(0.02)
+        await began.wait()
         task.cancel()
     await asyncio.gather(task, return_exceptions=True)
     await lane.run(lambda: None)  # whatever was queued before has run
@@ -80,8 +82,8 @@ async def test_a_cancelled_call_that_has_not_begun_never_runs(lane: Lane) -> Non
     ran: list[str] = []
     blocking = asyncio.create_task(lane.run(gate.wait))
     waiting = asyncio.create_task(lane.run(lambda: ran.append("no")))
-    await asyncio.sleep(0.01)
-    assert lane.depth == 2
+    while lane.depth < 2:
+        await asyncio.sleep(0)
     waiting.cancel()
     await asyncio.gather(waiting, return_exceptions=True)
     gate.set()

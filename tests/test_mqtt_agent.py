@@ -233,8 +233,9 @@ async def test_questions_are_off_unless_configured(tmp_path: Path) -> None:
             await remember(agent, "yard", 2)
             await until(lambda: agent.delivery.bridge.status.connected)
             await ask(heard, {"id": "q1", "question": "what is there?"})
-            await heard.until(lambda h: h.payloads("vilamp/ask"))
-            await asyncio.sleep(0.5)
+            await heard.client.publish(f"{RULE}/enabled/set", "maybe", qos=1)
+            await until(lambda: agent.delivery.bridge.desk.counts["command_failed"])  # which came after the question
+            await heard.fence()
     assert not [each for each in heard.messages if "answer" in str(each.topic)]
 
 

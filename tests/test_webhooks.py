@@ -237,18 +237,21 @@ async def test_after_a_restart_what_is_too_old_goes_when_the_receiver_is_away(bo
 
 
 async def test_a_silent_receiver_is_given_up_on_in_time(book: Book) -> None:
+    gone = asyncio.Event()
+
     async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read()  # to the end, which is when the client gives up
         writer.close()
+        gone.set()
 
     server = await asyncio.start_server(silent, "127.0.0.1", 0)
     url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
     async with delivering(book, url, timeout_s=0.2) as webhook:
         commit(book, event(1))
         await until(lambda: "within 0.2 s" in (webhook.problem or ""))
+    await gone.wait()
     server.close()
     await server.wait_closed()
-    await asyncio.sleep(0.1)
 
 
 async def test_without_a_secret_nothing_is_signed(book: Book) -> None:
@@ -386,7 +389,7 @@ async def test_what_no_request_can_carry_is_given_up(book: Book) -> None:
 # --- the disk, and errors of ours ---
 
 
-async def test_a_disk_that_refuses_makes_no_flood_of_duplicates(book: Book) -> None:
+async def test_a_disk_that_refuses_makes_no_flood_of_duplicates(book: Book, caplog: pytest.LogCaptureFixture) -> None:
     """What was taken while it could not be noted is not sent again, and is removed once the disk lets it."""
     async with receiving() as receiver, delivering(book, receiver.url) as webhook:
         commit(book, event(1))
@@ -399,9 +402,10 @@ async def test_a_disk_that_refuses_makes_no_flood_of_duplicates(book: Book) -> N
             book.connection.execute("PRAGMA query_only = ON")
         webhook._wake.set()
         await until(lambda: "cannot be written down" in (webhook.problem or ""))
-        for _ in range(3):
+        for _ in range(3):  # a round each, in which the disk refuses again
+            caplog.clear()
             webhook._wake.set()
-            await asyncio.sleep(0.05)
+            await until(lambda: "the disk refuses" in caplog.text)
         with book.lock:
             book.connection.execute("PRAGMA query_only = OFF")
         webhook._wake.set()
