@@ -62,7 +62,11 @@ def tool(name: str, package: str) -> str:
 
 
 def other_time(run: Run, shift_s: float) -> None:
-    """Wall clock and file times shifted (other_day.c); the monotonic clock stays: a wait takes the time it takes."""
+    """Wall clock and file times shifted (other_day.c); the monotonic clock stays: a wait takes the time it takes.
+
+    Within another shift it adds to that.
+    """
+    shift_s += float(run.env.get("OTHER_DAY_SHIFT_S", 0))
     library = run.cleanup.enter_context(temporary()) / "other_day.so"
     build = [
         tool("cc", "gcc libc6-dev"),
