@@ -4,6 +4,7 @@
 console errors, uncaught exceptions, violations of the Content-Security-Policy. Without Chromium, tests are skipped.
 """
 
+import atexit
 import functools
 import shutil
 import tempfile
@@ -36,7 +37,9 @@ expect.set_options(timeout=20_000)
 @functools.cache
 def world_film(seconds: int = 8, rate_hz: int = 10, width: int = 1280, height: int = 720) -> Path:
     """The drawn world as a film that Chromium's fake camera plays for ever: Motion JPEG."""
-    path = Path(tempfile.mkdtemp(prefix="vilamp-film-")) / "world.mjpeg"
+    folder = Path(tempfile.mkdtemp(prefix="vilamp-film-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    path = folder / "world.mjpeg"
     scene = Scene.from_seed(7, duration_s=60.0, style="fixed", split="eval")
     with path.open("wb") as film:
         for number in range(seconds * rate_hz):
