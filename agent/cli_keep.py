@@ -149,7 +149,7 @@ def _erase(source: Client | OfflineMemory, settings: Settings, request: Request)
         return dict(answer["erased"])
     if request.camera not in source.cameras():
         raise CliError(f'nothing of a camera "{request.camera}" is remembered')
-    erasing = Erasing(settings.data_dir)
+    erasing = Erasing(settings.data_dir, newest=lambda camera: source.stats(camera).newest)
     erasing.add("frames", source.erase)
     book = Book(settings.data_dir / BOOK_FILE) if (settings.data_dir / BOOK_FILE).exists() else None
     try:

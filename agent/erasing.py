@@ -3,7 +3,7 @@
 Each part of the agent that keeps something of what cameras saw adds an eraser. A request is written to `erasures.json`
 in the data folder before the first of them runs, and taken out after the last: if the process dies or a disk refuses in
 between, `resume` goes on with it, at the next start and at every housekeeping. All erasers run again then: erasing what
-is gone already is no error. A disk too full for the request is no reason not to begin: the memory goes first and frees
+is gone already is no error. What comes after a request stays, however often it is tried again. A disk too full for the request is no reason not to begin: the memory goes first and frees
 space. Blocking; for worker threads. Does not know HTTP.
 """
 
@@ -11,8 +11,9 @@ import json
 import logging
 import math
 import threading
+import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from agent.alerts.book import Book
@@ -52,7 +53,15 @@ class Request:
 class Erasing:
     """The erasers of one data folder, in the order they run."""
 
-    def __init__(self, data_dir: Path) -> None:
+    def __init__(
+        self,
+        data_dir: Path,
+        *,
+        clock: Callable[[], float] = time.time,
+        newest: Callable[[str], float | None] = lambda camera: None,
+    ) -> None:
+        """`newest`: time of a camera's newest frame, which a clock that was set back puts after now."""
+        self._clock, self._newest = clock, newest
         self._path = data_dir / ERASURES_FILE
         self._erasers: list[tuple[str, Eraser]] = []
         self._one_at_a_time = threading.Lock()
@@ -69,6 +78,8 @@ class Erasing:
         again: `resume` does it once more, for the sake of erasers that are not here.
         """
         with self._one_at_a_time:
+            now = max(self._clock(), self._newest(request.camera) or -math.inf)
+            request = replace(request, before=min(request.upper, now))  # what is still to come is never meant
             self._note(request)
             try:
                 counts = self._run(request)

@@ -109,6 +109,29 @@ async def test_an_erasure_that_fails_half_way_is_completed_by_the_housekeeping_a
         assert not (tmp_path / ERASURES_FILE).exists()
 
 
+async def test_what_comes_after_a_request_stays_however_often_it_is_tried_again(tmp_path: Path) -> None:
+    refusing = True
+
+    def refuse(camera: str, after: float, before: float) -> int:
+        if refusing:
+            raise OSError(28, "No space left on device")
+        return 1
+
+    async with running(tmp_path) as agent:
+        await remember(agent, "gate", 3)
+        agent.erasing.add("stubborn", refuse)
+        for everything in (Request("gate", None, None), Request("gate", START, time.time() + 1e6)):
+            with pytest.raises(NotErasedYet, match="tried again"):
+                await asyncio.to_thread(agent.erasing.erase, everything)
+        await remember(agent, "gate", 2, start=time.time() + 1)
+        agent.erasing.resume()
+        assert agent.store.stats("gate").frames == 2
+        refusing = False
+        agent.erasing.resume()
+        assert agent.store.stats("gate").frames == 2
+        assert read_requests(tmp_path / ERASURES_FILE) == []
+
+
 def test_a_damaged_list_of_erasures_is_an_error_not_an_empty_one(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
