@@ -73,6 +73,7 @@ class Encoding:
     ) -> None:
         """`sighted` is told of every frame that has been attached, also of one that was encoded before a restart."""
         self.problem: str | None = None  # in words for an operator, while the encoder fails
+        self.waiting_problem: str | None = None  # and while it works, but some frames cannot be read or kept
         self.idle = asyncio.Event()  # set while nothing is left to encode
         self._store = store
         self._model = model
@@ -96,7 +97,8 @@ class Encoding:
             frame_ids = await self._next_batch()
             if not frame_ids:
                 if not self._backlog.behind and not self._aside:
-                    self._works_again()
+                    self.problem = None
+                    self._none_waits()
                     self.idle.set()
                 await self._backlog.wait()
                 self.idle.clear()
@@ -113,10 +115,10 @@ class Encoding:
                 await asyncio.sleep(retry_s)
                 retry_s = min(2 * retry_s, _LAST_RETRY_S)
             else:
-                retry_s = _FIRST_RETRY_S
+                retry_s, self.problem = _FIRST_RETRY_S, None
                 self._waiting -= set(frame_ids) - self._aside
                 if not self._waiting:
-                    self._works_again()
+                    self._none_waits()
 
     async def _next_batch(self) -> list[int]:
         if frame_ids := self._backlog.take(self._batch_size):
@@ -198,12 +200,12 @@ class Encoding:
         num, reason = len(self._waiting), next(iter(failed.values()))
         frames = "1 frame waits" if num == 1 else f"{num} frames wait"
         problem = f"{frames} to be encoded, as the disk or the system refuses: {words_of(reason)}"
-        if self.problem is None:
+        if self.waiting_problem is None:
             log.error("frames cannot be encoded now", extra={"error": words_of(reason)})
-        self.problem = problem
+        self.waiting_problem = problem
 
-    def _works_again(self) -> None:
-        self.problem, self._pause_s = None, _FIRST_RETRY_S
+    def _none_waits(self) -> None:
+        self.waiting_problem, self._pause_s = None, _FIRST_RETRY_S
         self._waiting.clear()
 
     def _try_again(self) -> None:

@@ -127,7 +127,7 @@ class State:
         agent = self._agent
         if (problem := agent.encoder_problem or agent.encoding.problem) is not None:
             yield Trouble("encoder", "encoder", problem, stops=True)
-        elif (problem := self._encoder_behind()) is not None:
+        elif (problem := agent.encoding.waiting_problem or self._encoder_behind()) is not None:
             yield Trouble("encoder", "encoder", problem)
         if (problem := self._disk_problem()) is not None:
             yield Trouble("disk", "disk", problem, stops=True)

@@ -157,12 +157,13 @@ async def test_frames_that_cannot_be_read_are_encoded_when_they_can(
     async with running(tmp_path) as agent:
         with failing(monkeypatch, "pread", errno.EIO):
             await agent.watch("door", ListSource("door", frames(20)))
-            while "Input/output error" not in (agent.encoding.problem or ""):
+            while "Input/output error" not in (agent.encoding.waiting_problem or ""):
                 await asyncio.sleep(0.001)
             assert agent.store.stats("door").encoded == 0
+            assert agent.encoding.problem is None
         await agent.encoded()
         assert agent.store.stats("door").encoded == 20
-        assert agent.encoding.problem is None
+        assert agent.encoding.waiting_problem is None
         assert agent.store.status().frames_damaged == 0
         text = agent.metrics.text()
         assert b'vilamp_encode_failures_total{reason="unreadable"}' not in text
@@ -184,7 +185,9 @@ async def test_one_bad_sector_keeps_no_other_frame_waiting(tmp_path: Path, monke
         while agent.store.stats("door").encoded < 21:
             await asyncio.sleep(0.001)
         assert agent.store.pending(100) == [3]
-        assert "1 frame waits" in (agent.encoding.problem or "")
+        health = agent.state.health()
+        assert "1 frame waits" in next(each.problem for each in health.troubles if each.part == "encoder")
+        assert health.ready and health.degraded  # all else is kept and can be asked
 
 
 async def test_a_picture_that_cannot_be_read_is_503_and_not_404(
