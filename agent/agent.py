@@ -57,6 +57,7 @@ log = logging.getLogger(__name__)
 
 BACKLOG_FRAMES = 4096
 HOUSEKEEPING_S = 5.0
+RETEST_S = 30.0
 LAG_PROBE_S = 0.1
 
 
@@ -146,6 +147,8 @@ class Agent:
                 supervisor.keep("encoding", self.encoding.run)
                 supervisor.keep("housekeeping", self._keep_house)
                 supervisor.keep("event loop probe", self._probe_lag)
+                if self.encoder_problem is not None:
+                    supervisor.keep("encoder test", self._test_encoder_again)
                 for name, work in (*self.alerts.tasks(), *self.delivery.tasks()):
                     supervisor.keep(name, work)
                 if self.answerer is not None:
@@ -356,6 +359,12 @@ class Agent:
     def _look_ahead(self) -> str | None:
         held = [holdings(name, self.store.stats(name), self.settings) for name in self.store.cameras()]
         return filling_problem(held, self.settings, shutil.disk_usage(self.settings.data_dir).free)
+
+    async def _test_encoder_again(self) -> None:
+        """The test at the start failed: until it passes, as its cause may go away (no memory to spare)."""
+        while self.encoder_problem is not None:
+            await asyncio.sleep(RETEST_S)
+            self.encoder_problem = await self_test(self.model, self.vision)
 
     async def _probe_lag(self) -> None:
         """How long the event loop keeps others waiting, as a metric: what blocks it shows here first."""

@@ -14,6 +14,7 @@ from agent.lanes import Lane
 from agent.metrics import Metrics, Reader
 from agent.state import CHECKS, disk_problem
 from tests.agents import checkpoint, remember, served, settings_in
+from tests.brokers import until
 
 
 async def test_ready_says_why_not(tmp_path: Path) -> None:
@@ -54,6 +55,26 @@ async def test_the_encoder_self_test(tmp_path: Path, weight: float | None, expec
     settings = settings_in(tmp_path)
     async with Agent(settings, open_memory(settings, model), model).running() as agent:
         assert agent.encoder_problem == problem  # what /readyz says
+
+
+async def test_a_self_test_that_failed_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agent.agent.RETEST_S", 0.01)
+    settings = settings_in(tmp_path)
+    model = load_model(settings)
+    passes, num_tried = model.self_test, 0
+
+    def self_test() -> None:
+        nonlocal num_tried
+        num_tried += 1
+        if num_tried < 3:
+            raise RuntimeError("CUDA error: out of memory")
+        passes()
+
+    monkeypatch.setattr(model, "self_test", self_test)
+    async with Agent(settings, open_memory(settings, model), model).running() as agent:
+        assert "out of memory" in (agent.encoder_problem or "")
+        await until(lambda: agent.encoder_problem is None)
+        assert agent.state.health().ready
 
 
 async def test_metrics_are_well_formed_and_say_nothing_private(tmp_path: Path) -> None:
