@@ -3,8 +3,8 @@
 Each part of the agent that keeps something of what cameras saw adds an eraser. A request is written to `erasures.json`
 in the data folder before the first of them runs, and taken out after the last: if the process dies or a disk refuses in
 between, `resume` goes on with it, at the next start and at every housekeeping. All erasers run again then: erasing what
-is gone already is no error. What comes after a request stays, however often it is tried again. A disk too full for the request is no reason not to begin: the memory goes first and frees
-space. Blocking; for worker threads. Does not know HTTP.
+is gone already is no error. What comes after a request stays, however often it is tried again. A disk too full for the
+request is no reason not to begin: the memory goes first and frees space. Blocking; for worker threads. Does not know HTTP.
 """
 
 import json

@@ -186,6 +186,7 @@ def forget_between(log: CameraLog, lower: float, upper: float) -> int:
         other = None if erased.all() else segment.without(erased)
         weakref.finalize(segment, _wipe, segment.held(), segment.index)  # windows may still compute with it
         log.replace(segment, other)
+        segment.evicted = True
         segment.lose(np.flatnonzero(erased))
     return num_evicted
 

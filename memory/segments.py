@@ -57,6 +57,7 @@ class Segment:
         self.floor = 0
         self.closed = False  # takes no more frames
         self.hot = True  # may hold patches
+        self.unread: int | None = None  # slot of the picture that could not be read last; `maintain` tries it again
         self.evicted = False  # no longer the camera's, though a window may hold it: its files may go at any time
         self.bytes = 0  # what it costs against the cap: frame records and room for vector records
         self.frames_end = 0  # committed ends of the two files
@@ -223,6 +224,7 @@ class Segment:
         """These frames are erased: no picture and no metadata of them is read any more, by no window either."""
         self.gone[slots] = True
         self.num_gone = int(self.gone.sum())
+        self._readable()
         for slot in slots:
             self.metadata[slot] = ""
         self._places = np.zeros((0, 2))
@@ -233,7 +235,7 @@ class Segment:
         FrameGone if it is damaged; the frame is then marked gone for good. StorageError (OutOfResources) if it cannot be
         read now: nothing is marked, and a later call may succeed.
         """
-        frame_id, part = int(self.frame_ids[slot]), str(self.frames_path)
+        frame_id = int(self.frame_ids[slot])
         if self.gone[slot]:
             raise FrameGone(f"frame {frame_id} was erased, or found damaged and dropped")
         try:
@@ -243,16 +245,27 @@ class Segment:
             with self.shared.lock:
                 self.gone[slot] = True
                 self.num_gone = int(self.gone.sum())
+            self._read_again(slot)
             raise FrameGone(f"frame {frame_id} is damaged on disk and was dropped: {error}") from error
         except OutOfResources:
             raise  # says nothing about the disk
         except StorageError as error:
             if self.evicted and error.errno == errno.ENOENT:
                 raise FrameGone(f"frame {frame_id} was forgotten") from error
-            self.shared.health.failed(part, f"pictures cannot be read: {error.strerror or error}")
+            if not self.evicted:  # of what is remembered no more, nobody would take it back
+                self.unread = slot
+                self.shared.health.failed(str(self.frames_path), f"pictures cannot be read: {error.strerror or error}")
             raise
-        self.shared.health.works(part)
+        self._read_again(slot)
         return jpeg
+
+    def _read_again(self, slot: int) -> None:
+        if self.unread == slot:
+            self._readable()
+
+    def _readable(self) -> None:
+        self.unread = None
+        self.shared.health.works(str(self.frames_path))
 
     def _read(self, slot: int, frame_id: int) -> bytes:
         found = unpack_frame(read_record(self.frames_path, int(self.offsets[slot]), int(self.lengths[slot])))

@@ -27,7 +27,7 @@ from memory.codec import encoder_tag, frame_record_size, pack_frame, pack_vector
 from memory.codec import vector_record_size as vector_size
 from memory.descriptors import RESERVE
 from memory.erasure import Erasing
-from memory.errors import OutOfResources, StorageError, StorageFull, TimeNotRising, out_of_memory
+from memory.errors import FrameGone, OutOfResources, StorageError, StorageFull, TimeNotRising, out_of_memory
 from memory.forgetting import Forgetting
 from memory.health import Health
 from memory.journal import Row
@@ -425,6 +425,19 @@ class MemoryStore:
         self._journal.checkpoint()
         for log in self._logs:
             self._make_blocks(log)
+        self._read_unread()
+
+    def _read_unread(self) -> None:
+        """Tries again what could not be read, for `problem`: nobody else may ever look at that picture again."""
+        with self._lock:
+            unread = [(segment, segment.unread) for segment in self._logs.segments() if segment.unread is not None]
+        for segment, slot in unread:
+            try:
+                segment.read_jpeg(slot)
+            except FrameGone:
+                continue
+            except StorageError:
+                return  # the next call tries again; on a disk that fails, each try may take seconds
 
     def _look_at_folder(self) -> None:
         """Whether the files we hold open are still those of the folder."""

@@ -170,6 +170,28 @@ async def test_frames_that_cannot_be_read_are_encoded_when_they_can(
         assert b'vilamp_encode_failures_total{reason="not_now"}' in text
 
 
+@pytest.mark.parametrize("erased", [None, (1, 1), (0, 5)])
+def test_a_picture_that_can_be_read_again_is_no_problem_any_more(
+    tmp_path: Path, erased: tuple[float, float] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where nobody asks for that picture again, or it is erased."""
+    with open_store(tmp_path) as store:
+        ids = fill(store, "a", range(6))
+        window = store.window(["a"])
+        with failing(monkeypatch, "pread", errno.EIO):
+            with pytest.raises(StorageError):
+                store.jpeg(ids[1])
+            store.maintain()
+            assert "cannot be read" in (store.problem or "")
+            if erased is not None:
+                store.erase("a", *erased)
+                assert store.problem is None
+                with pytest.raises((StorageError, FrameGone)):
+                    window.jpeg(0)
+        store.maintain()
+        assert store.problem is None
+
+
 async def test_one_bad_sector_keeps_no_other_frame_waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with running(tmp_path) as agent:
         await remember(agent, "door", 2)
@@ -187,7 +209,8 @@ async def test_one_bad_sector_keeps_no_other_frame_waiting(tmp_path: Path, monke
         assert agent.store.pending(100) == [3]
         health = agent.state.health()
         assert "1 frame waits" in next(each.problem for each in health.troubles if each.part == "encoder")
-        assert health.ready and health.degraded  # all else is kept and can be asked
+        assert health.ready  # all else is kept and can be asked
+        assert health.degraded
 
 
 async def test_a_picture_that_cannot_be_read_is_503_and_not_404(
