@@ -16,7 +16,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, ParamSpec, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +39,8 @@ from streaming.frame import Frame, Source, SourceState
 
 log = logging.getLogger(__name__)
 
+P = ParamSpec("P")
+T = TypeVar("T")
 CameraState = Literal["live", "stalled", "offline"]
 
 JPEG_QUALITY = 85
@@ -162,7 +164,7 @@ class Intake:
         async with self._order:
             try:
                 placed = await self._place(frame)
-                frame_id = await self._written(frame, placed)
+                frame_id = await self._tried(self._write, frame, placed)
             except StorageError as error:  # a full or failing disk: this frame is lost, the next may not be
                 self._lose(error)
                 return
@@ -174,12 +176,12 @@ class Intake:
         self.counters.remembered += 1
         self._backlog.put(frame_id)
 
-    async def _written(self, frame: Frame, placed: Placed) -> int | None:
-        """As `_write`, tried until the system has what it takes (descriptors, memory): the frame stays in hand."""
+    async def _tried(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """What it returns, tried until the system has what it takes (descriptors, memory): the frame stays in hand."""
         pause_s = _FIRST_RETRY_S
         while True:
             try:
-                return await pools.storage(self._write, frame, placed)
+                return await pools.storage(function, *args, **kwargs)
             except (OSError, MemoryError, RuntimeError) as error:
                 if not is_shortage(error):
                     raise
@@ -192,7 +194,7 @@ class Intake:
     async def _place(self, frame: Frame) -> Placed:
         if self._placing is None:
             return Placed(rising(frame.time, self._last_time), frame.clock, math.inf)
-        placed = await pools.storage(self._placing.place, frame.time, frame.clock, self._last_time)
+        placed = await self._tried(self._placing.place, frame.time, frame.clock, self._last_time)
         self._last_time = placed.last_time  # as it is remembered now, whatever becomes of this frame
         return replace(placed, time=rising(placed.time, self._last_time))
 

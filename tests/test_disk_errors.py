@@ -13,10 +13,11 @@ from pathlib import Path
 import httpx
 import pytest
 
+from agent.agent import Agent, open_memory
 from agent.shortage import is_shortage
 from memory.descriptors import RESERVED, Reserve
 from memory.errors import FrameGone, OutOfResources, StorageError
-from tests.agents import ListSource, frames, remember, running, served
+from tests.agents import START, ListSource, frames, remember, running, served, settings_in, tiny_model
 from tests.memories import features, fill, open_store, picture
 
 PASSING = [errno.EIO, errno.ENXIO, errno.ESTALE, errno.ETIMEDOUT, errno.EACCES, errno.ENOENT, errno.ENODEV]
@@ -284,6 +285,30 @@ async def test_a_frame_stays_in_hand_while_the_system_has_nothing_to_spare(
         counters = agent.intake_of("door").counters
         assert (counters.remembered, counters.lost) == (3, 0)
         assert agent.intake_of("door").problem is None
+
+
+async def test_a_frame_stays_in_hand_while_times_before_it_cannot_be_corrected(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wall, running_s = START, 0.0
+    settings, model = settings_in(tmp_path), tiny_model()
+    agent = Agent(settings, open_memory(settings, model), model, clock=lambda: wall, running_s=lambda: running_s)
+    async with agent.running():
+        agent.store.append("door", wall + 7200, picture("door", 1))  # by an earlier run whose clock was wrong
+        agent.read_clocks()
+        wall, running_s = wall + 20, running_s + 20  # now the clock has proved itself
+
+        def refuse(*_: object) -> int:
+            raise OutOfResources(errno.ENOMEM, "cannot re-date rows: out of memory")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(agent.store, "redate", refuse)
+            watching = asyncio.create_task(agent.watch("door", ListSource("door", frames(1, start=wall))))
+            while "waits to be written" not in (agent.intake_of("door").problem or ""):
+                await asyncio.sleep(0.001)
+        await watching
+        counters = agent.intake_of("door").counters
+        assert (counters.remembered, counters.lost) == (1, 0)
 
 
 async def test_no_memory_gives_no_frame_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
