@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agent.times import format_span, format_time
+from memory.descriptors import opened
 from memory.errors import FrameGone
 
 if TYPE_CHECKING:
@@ -175,10 +176,9 @@ def disk_problem(folder: Path, min_free_bytes: int) -> str | None:
     """None when `folder` can be written and has room; else what is wrong, in words."""
     probe = folder / ".ready"
     try:
-        with probe.open("wb") as file:
-            file.write(b"ready")
-            file.flush()
-            os.fsync(file.fileno())
+        with opened(probe, os.O_WRONLY | os.O_CREAT | os.O_TRUNC) as fd:  # frames have this reserve of descriptors too
+            os.write(fd, b"ready")
+            os.fsync(fd)
         probe.unlink(missing_ok=True)  # another check may be under way
         free = shutil.disk_usage(folder).free
     except OSError as error:

@@ -15,6 +15,7 @@ import pytest
 
 from agent.agent import Agent, open_memory
 from agent.shortage import is_shortage
+from agent.state import disk_problem
 from memory.descriptors import RESERVED, Reserve
 from memory.errors import FrameGone, OutOfResources, StorageError
 from tests.agents import START, ListSource, frames, remember, running, served, settings_in, tiny_model
@@ -246,15 +247,16 @@ def no_descriptors() -> Iterator[None]:
 
 def test_without_descriptors_memory_works_on(tmp_path: Path) -> None:
     with open_store(tmp_path) as store:
-        store.append("a", 0.0, picture("a", 0))
+        fill(store, "a", range(1))  # also imports what the pictures are made with
         with no_descriptors():
             ids = fill(store, "a", range(1, 40))  # several segments; for each picture and vectors a file is opened
             assert [store.jpeg(frame_id) for frame_id in ids] == [picture("a", time) for time in range(1, 40)]
+            assert disk_problem(tmp_path, 0) is None  # as frames are kept
             with pytest.raises(OSError, match="Too many open files"):
                 os.open(os.devnull, os.O_RDONLY)  # what the memory closed, nobody else got
-        assert store.stats("a").encoded == 39
+        assert store.stats("a").encoded == 40
     with open_store(tmp_path) as store:
-        assert store.stats("a").encoded == 39
+        assert store.stats("a").encoded == 40
 
 
 def test_the_reserve_comes_back() -> None:
