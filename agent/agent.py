@@ -12,7 +12,7 @@ import shutil
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -173,11 +173,9 @@ class Agent:
         await asyncio.gather(*(close(camera, source) for camera, source in sources if source is not None))
 
     def _close(self) -> None:
-        self.vision.close()
-        self.language.close()
-        self.alerts.flush()
-        self.book.close()
-        self.store.close()
+        with ExitStack() as closing:  # last first; one that fails keeps no other open
+            for close in (self.store.close, self.book.close, self.alerts.flush, self.language.close, self.vision.close):
+                closing.callback(close)
 
     # --- cameras ---
 

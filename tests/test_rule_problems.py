@@ -1,5 +1,7 @@
 """A rule that cannot be judged, or that watches nothing, says so, until it works again."""
 
+import asyncio
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -73,3 +75,41 @@ async def test_a_condition_that_cannot_be_read_at_first_is_read_later(
         await until(lambda: "CUDA out of memory" in str(watching.problem("car")))
         fails[0] = False
         await until(lambda: watching.problem("car") is None and not watching.unarmed())
+
+
+async def test_a_rule_that_is_changed_while_its_condition_is_read_watches_for_the_new_one(tmp_path: Path) -> None:
+    async with scene(tmp_path, rules={}) as at:
+        watching = at.agent.alerts.watching
+        await at.agent.alerts.put("bus", RuleSettings(condition="a red car"))
+        unit = watching._units.pop("bus")
+        (rule,) = watching.unarmed()
+        await at.agent.alerts.put("bus", RuleSettings(condition="a bus"))
+        changed = watching._units["bus"]
+        watching.arm(rule, unit)
+        assert watching._units["bus"] is changed
+        watching.remove("bus")
+        watching.arm(rule, unit)
+        assert watching._units == {}
+
+
+async def test_a_condition_that_is_read_waits_for_no_lock_on_the_event_loop(tmp_path: Path) -> None:
+    async with scene(tmp_path) as at:
+        watching = at.agent.alerts.watching
+        held, go = threading.Event(), threading.Event()
+
+        def hold() -> bool:  # as an erasure does that rewrites the book
+            with watching._lock:
+                held.set()
+                return go.wait(10)
+
+        rule = watching.named("car")
+        watching.unarmed = lambda: [rule] if "car" not in watching._units else []  # type: ignore[method-assign]
+        del watching._units["car"]
+        holding = asyncio.create_task(asyncio.to_thread(hold))
+        await until(held.is_set)
+        arming = asyncio.create_task(at.agent.alerts._arm())
+        await asyncio.sleep(0.1)  # the loop goes on
+        go.set()
+        assert await holding
+        await arming
+        assert "car" in watching._units

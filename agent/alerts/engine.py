@@ -109,7 +109,8 @@ class Engine:
         """Give every rule that does not watch yet its condition as a vector."""
         for rule in await pools.alerts(self.watching.unarmed):
             with contained(f"reading the condition of rule {rule.name}") as outcome:
-                self.watching.arm(rule.name, await self._unit(rule.settings.condition))
+                unit = await self._unit(rule.settings.condition)
+                await pools.alerts(self.watching.arm, rule, unit)  # its lock may be held for as long as an erasure
             if outcome.error is not None:
                 self.watching.problems[rule.name] = f"its condition cannot be read: {words_of(outcome.error)}"
 

@@ -90,11 +90,16 @@ class Watching:
 
     # --- frames and verdicts ---
 
-    def arm(self, name: str, unit: NDArray[np.float32]) -> None:
-        """The condition of this rule as a unit vector: from now on it watches."""
+    def arm(self, rule: Rule, unit: NDArray[np.float32]) -> None:
+        """One of `unarmed`, and its condition as a unit vector: from now on it watches. Nothing where the rule was changed,
+        removed or armed meanwhile."""
         with self._lock:
-            self._units[name] = unit
-            self.problems.pop(name, None)
+            if rule in self.unarmed():
+                self._arm(rule.name, unit)
+
+    def _arm(self, name: str, unit: NDArray[np.float32]) -> None:
+        self._units[name] = unit
+        self.problems.pop(name, None)
 
     def unarmed(self) -> list[Rule]:
         """Rules whose condition has not become a vector yet: they watch nothing."""
@@ -250,7 +255,7 @@ class Watching:
         with self._lock:
             old = next((rule.settings for rule in self._rules.all() if rule.name == name), None)
             self._rules.put(name, settings, new=new, switched=switched)
-            self.arm(name, unit)
+            self._arm(name, unit)
             if old is not None and (old.condition, old.gate) != (settings.condition, settings.gate):
                 self._drop(watch for watch in self._watches.values() if watch.rule == name)
             self._let_go()
