@@ -9,7 +9,8 @@ import pytest
 
 from agent.agent import Agent, open_memory
 from agent.alerts import engine
-from agent.alerts.machine import Vote
+from agent.alerts.machine import Hindrance, Vote
+from agent.alerts.rules import Rule
 from agent.alerts.settings import RuleSettings
 from agent.lanes import Priority
 from tests.agents import settings_in, tiny_model
@@ -113,3 +114,25 @@ async def test_a_condition_that_is_read_waits_for_no_lock_on_the_event_loop(tmp_
         assert await holding
         await arming
         assert "car" in watching._units
+
+
+async def test_a_rule_that_fails_keeps_no_other_from_its_frames(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with scene(tmp_path, rules={"bus": RULE, "car": RULE}) as at:
+        watching = at.agent.alerts.watching
+        real = watching._hindrance
+
+        def hindrance(rule: Rule, camera: str, time: float) -> Hindrance | None:
+            if rule.name == "bus":
+                raise ValueError("no such zone")
+            return real(rule, camera, time)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(watching, "_hindrance", hindrance)
+            await at.show(HIGH, 2)
+            assert watching.rule_problems() == {"bus": "it cannot look at frames: ValueError: no such zone"}
+            assert watching._watches["car", "yard"].state.time == at.now[0]
+            assert at.agent.alerts.num_dropped == 0
+        await at.show(HIGH, 1)
+        assert watching.rule_problems() == {}

@@ -41,6 +41,7 @@ from agent.alerts.telling import Teller
 from agent.alerts.watch import Frame, Pending, Watch
 from agent.mqtt.retained import RuleView
 from agent.problems import BadRequest, UnknownCamera
+from agent.supervisor import contained, words_of
 from memory.errors import StorageError
 from memory.store import MemoryStore
 
@@ -116,8 +117,16 @@ class Watching:
                 self._seen[frame.camera] = frame.frame_id
                 for rule in self._rules.all():
                     if rule.name in self._units and rule.settings.watches(frame.camera):
-                        pending += self._show(rule, frame, room - len(pending))
+                        with contained(f"showing a frame to rule {rule.name}") as outcome:
+                            pending += self._show(rule, frame, room - len(pending))
+                        self._note_shown(rule.name, outcome.error)
         return pending
+
+    def _note_shown(self, rule: str, error: BaseException | None) -> None:
+        if error is not None:
+            self.problems[rule] = f"it cannot look at frames: {words_of(error)}"
+        elif self.problems:  # nearly always there is none
+            self.problems.pop(rule, None)
 
     def _show(self, rule: Rule, frame: Frame, room: int) -> list[Pending]:
         watch = self._watches.get((rule.name, frame.camera)) or self._new_watch(rule, frame)
