@@ -8,6 +8,7 @@ import logging
 import re
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from time import monotonic
 from typing import TextIO
@@ -58,9 +59,11 @@ class CountedLines(logging.StreamHandler[TextIO]):
         if self._window.passes(kind_of(record)):
             super().emit(record)
         elif self._timer is None:  # nobody may say anything for long: the counts are written all the same
-            self._timer = threading.Timer(self._window_s, self._on_time)
-            self._timer.daemon = True
-            self._timer.start()
+            timer = threading.Timer(self._window_s, self._on_time)
+            timer.daemon = True
+            with suppress(RuntimeError):  # no thread to spare: the next line after the window writes the counts
+                timer.start()
+                self._timer = timer
 
     def _on_time(self) -> None:
         with self.lock or threading.RLock():

@@ -69,8 +69,7 @@ class Supervisor:
         async def once() -> None:
             with contained(name) as outcome:
                 await work()
-            if outcome.error is not None and failed is not None:
-                failed(outcome.error)
+            _tell(name, failed, outcome.error)
 
         return self._start(once(), name)
 
@@ -106,10 +105,15 @@ class Supervisor:
             attempt += 1
             self.num_failures[name] = self.num_failures.get(name, 0) + 1
             self._failed[name] = f"failed and is started again: {words_of(outcome.error)}", None
-            if failed is not None:
-                failed(outcome.error)
+            _tell(name, failed, outcome.error)
             await asyncio.sleep(pause_s)
             self._failed[name] = self._failed[name][0], monotonic()
+
+
+def _tell(name: str, failed: Failed | None, error: BaseException | None) -> None:
+    if failed is not None and error is not None:
+        with contained(f"telling that {name} failed"):
+            failed(error)
 
 
 @dataclass(slots=True)
@@ -149,5 +153,8 @@ def is_cancelling() -> bool:
 
 def words_of(error: BaseException) -> str:
     """The failure in one line: its kind, and its own words where it has any."""
-    said = redact_text(" ".join(str(error).split()))
+    try:
+        said = redact_text(" ".join(str(error).split()))
+    except Exception:  # noqa: BLE001 - a library's error that cannot say what it is
+        said = ""
     return f"{type(error).__name__}: {said}" if said else type(error).__name__

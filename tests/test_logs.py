@@ -4,6 +4,7 @@ import asyncio
 import io
 import json
 import logging
+import threading
 from contextlib import suppress
 from pathlib import Path
 
@@ -141,6 +142,23 @@ async def test_counts_are_written_also_when_nobody_says_more() -> None:
         logger.error("again")
     while "more times" not in stream.getvalue():  # the test's time limit is the judge
         await asyncio.sleep(0.01)
+    handler.close()
+
+
+def test_no_thread_for_the_counts_raises_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    written, now = io.StringIO(), 0.0
+    handler = CountedLines(written, clock=lambda: now)
+    record = logging.makeLogRecord({"msg": "frame waits"})
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", refuse)
+        for _ in range(9):
+            handler.handle(record)
+    now = 61.0
+    handler.handle(record)
+    assert "said 4 more times" in written.getvalue()
     handler.close()
 
 

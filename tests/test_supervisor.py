@@ -99,6 +99,30 @@ async def test_started_once_it_fails_alone_and_says_so() -> None:
         assert supervisor.problems() == {}
 
 
+class Unspeakable(Exception):
+    """It cannot say what it is."""
+
+    def __str__(self) -> str:
+        raise ValueError("no words")
+
+
+async def test_a_listener_that_fails_and_an_error_without_words_end_nothing() -> None:
+    heard: list[BaseException] = []
+
+    async def fails() -> None:
+        raise Unspeakable
+
+    def listen(error: BaseException) -> None:
+        heard.append(error)
+        raise KeyError("deaf")
+
+    async with Supervisor(first_pause_s=0.001).running() as supervisor:
+        supervisor.keep("kept", fails, failed=listen)
+        supervisor.start("once", fails, failed=listen)
+        await until(lambda: len(heard) > 3)
+        assert supervisor.problems()["kept"] == "failed and is started again: Unspeakable"
+
+
 async def test_the_end_of_the_block_ends_every_task() -> None:
     ended: list[str] = []
 
