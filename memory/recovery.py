@@ -68,6 +68,7 @@ class Recovered:
     vectors_damaged: int = 0
     journal_rebuilt: bool = False
     problems: list[str] = field(default_factory=list)  # in words: what could not be read, and what is gone
+    erasure_problem: str | None = None  # in words: why one that a crash interrupted is not complete yet
 
 
 @dataclass(slots=True)
@@ -114,7 +115,7 @@ def _recover(journal: Journal, layout: Layout, *, rebuilding: bool) -> Recovered
     except JournalDamaged:
         raise
     except StorageError as error:  # `maintain` tries again; nothing of them is adopted below
-        result.problems.append(f"an erasure is not complete, it is tried again: {error}")
+        result.erasure_problem = f"an erasure is not complete, it is tried again: {error}"
     erasures = journal.erasures()
     rows, bad_ids = _read_rows(journal)
     on_disk = _segment_files(layout.folder, result.problems)

@@ -115,6 +115,8 @@ class MemoryStore:
         if found.problems:
             more = f"; and {len(found.problems) - 1} more" if len(found.problems) > 1 else ""
             self._health.failed("start", f"at start: {found.problems[-1]}{more}")
+        if found.erasure_problem is not None:
+            self._health.failed("erasing", found.erasure_problem)
         self._forgetting = Forgetting(self._journal)
         self._erasing = Erasing(self._journal, segments, self._forgetting, self._lock, self._logs.get, self._spare)
         while found.segments:  # kept nowhere but in the logs: a segment that is held keeps its files
@@ -412,6 +414,7 @@ class MemoryStore:
                 self._forgetting.retry()
                 self._forgetting.purge_damaged(self._logs.segments())
             self._erasing.finish()
+            self._health.works("erasing")
             self._spare.keep()
             dirty, self._dirty = self._dirty, set()
         try:

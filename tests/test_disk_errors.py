@@ -194,6 +194,22 @@ def test_a_picture_that_can_be_read_again_is_no_problem_any_more(
         assert store.problem is None
 
 
+def test_an_erasure_that_a_start_could_not_complete_is_no_problem_once_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with open_store(tmp_path) as store:
+        fill(store, "a", range(6))
+        with failing(monkeypatch, "ftruncate", errno.EIO), pytest.raises(StorageError, match="tried again"):
+            store.erase("a", 1, 2)
+    with failing(monkeypatch, "ftruncate", errno.EIO):
+        store = open_store(tmp_path)
+    with store:
+        assert "erasure is not complete" in (store.problem or "")
+        store.maintain()
+        assert store.problem is None
+        assert store.stats("a").frames == 4
+
+
 async def test_one_bad_sector_keeps_no_other_frame_waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with running(tmp_path) as agent:
         await remember(agent, "door", 2)
