@@ -223,9 +223,9 @@ class Agent:
         except MediaError as error:
             intake.failed(error)
             log.error("source failed", extra={"camera": camera, "error": str(error)})
-        silent = intake.source is None and intake.problem is None
-        if silent and camera not in self.cameras():  # a name that sent nothing is forgotten
-            self.intakes.pop(camera, None)
+        finally:
+            if intake.source is None and camera not in self.cameras():  # a name that sent nothing is forgotten
+                self.intakes.pop(camera, None)
 
     def intake_of(self, camera: str) -> Intake:
         """Its way in, made now if it is the first time."""

@@ -15,6 +15,8 @@ from agent.agent import Agent, open_memory
 from agent.intake import encode_jpeg
 from agent.problems import UnknownCamera
 from agent.question import Question
+from streaming.errors import MediaError
+from streaming.frame import Frame
 from streaming.publisher import FramesTrack, PublishError, publish
 from tests.agents import START, ListSource, frames, picture, remember, running, served, settings_in, tiny_model
 from tests.test_whip import OFFER
@@ -98,6 +100,24 @@ async def test_names_that_send_nothing_leave_nothing_and_are_few(tmp_path: Path)
             await intake.source.close()
         while set(site.agent.intakes) - {"listed"}:
             await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("failure", [MediaError("no codec"), ValueError("odd")])
+async def test_a_new_name_whose_source_fails_is_forgotten(tmp_path: Path, failure: Exception) -> None:
+    class Broken(ListSource):
+        async def frames(self) -> AsyncIterator[Frame]:
+            self.stats.state = "failed"
+            if True:
+                raise failure
+            yield
+
+    async with running(tmp_path) as agent:
+        agent.published("guest", Broken("guest", frames(1)))
+        assert list(agent.intakes) == ["guest"]
+        while agent.intakes:
+            await asyncio.sleep(0.001)
+        await remember(agent, "guest", 1)  # and comes again
+        assert agent.cameras() == ("guest",)
 
 
 def write_video(path: Path, seconds: int) -> None:

@@ -133,6 +133,7 @@ async def test_a_source_that_fails_ends_its_session_alone(tmp_path: Path) -> Non
             yield
 
     async with running(tmp_path) as agent:
+        await remember(agent, "door", 1)
         for failure in failures():
             agent.published("door", Broken(failure))
             await until(lambda: agent.intake_of("door").problem is not None)
