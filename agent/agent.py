@@ -122,7 +122,7 @@ class Agent:
             cameras=self.cameras,
             model=settings.answerer.model or model.info.name,
         )
-        self.erasing = Erasing(settings.data_dir, clock=clock, newest=lambda camera: store.stats(camera).newest)
+        self.erasing = Erasing(settings.data_dir, clock=self.now, newest=lambda camera: store.stats(camera).newest)
         self.erasing.add("frames", self._erase_frames)
         self.erasing.add("alerts", erase_from_book(self.book))
         self.answerer = self._watch_answerer(resolve)
