@@ -31,8 +31,9 @@ class Stopped(KeyboardInterrupt):
 
 
 def stops() -> list[signal.Signals]:
-    """The signals that end the agent in peace: not those that whoever started it wants ignored (nohup)."""
-    return [number for number in STOPS if signal.getsignal(number) is not signal.SIG_IGN]
+    """The signals that end the agent in peace; not SIGHUP where whoever started it wants it ignored (nohup)."""
+    hangup_is_ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    return [number for number in STOPS if number != signal.SIGHUP or not hangup_is_ignored]
 
 
 def open_standard_streams() -> None:

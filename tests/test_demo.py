@@ -152,9 +152,11 @@ def test_a_question_without_an_answer_is_a_failure(tmp_path: Path) -> None:
 
 
 def test_the_demo_says_why_it_cannot(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["demo", "--out", str(tmp_path), "--speed", "0"]) == 2
+    with pytest.raises(SystemExit) as usage:
+        main(["demo", "--out", str(tmp_path), "--speed", "0"])
+    assert usage.value.code == 2
     assert main(["demo", "--out", str(tmp_path / "out"), "--model", str(tmp_path / "absent")]) == 1
     complaints = capsys.readouterr().err
-    assert "--speed above 0" in complaints
+    assert "--speed: 0 is not above 0" in complaints
     assert "the server ended with code 1" in complaints
     assert "absent" in complaints
