@@ -129,12 +129,12 @@ def _english(words: str, now: float, local: ZoneInfo) -> datetime | None:
     moment = dateparser.parse(
         words,
         languages=["en"],
-        settings={"RELATIVE_BASE": base, "PREFER_DATES_FROM": "past", "RETURN_AS_TIMEZONE_AWARE": False},
+        settings={"RELATIVE_BASE": base, "PREFER_DATES_FROM": "past"},
     )
     if moment is None:
         return None
     if moment.tzinfo is not None:
-        return moment
+        return _with_zone(moment, words, now, local)
     if _DAY.fullmatch(words):
         moment = datetime.combine(moment, time())
     elif _TIME_OF_DAY.fullmatch(words):
@@ -143,6 +143,19 @@ def _english(words: str, now: float, local: ZoneInfo) -> datetime | None:
         # "2 hours ago" is a length of time: subtract it from the instant, not from the wall clock, so that a
         # change to or from summer time in between does not add or lose an hour.
         return local_moment(now + (moment - base).total_seconds(), local)
+    return moment
+
+
+def _with_zone(moment: datetime, words: str, now: float, local: ZoneInfo) -> datetime:
+    """A moment whose zone the text names. "CST" is that of `local` where clocks there show it: several zones share the name."""
+    for fold in (0, 1):
+        shown = moment.replace(tzinfo=local, fold=fold)
+        if shown.tzname() == moment.tzname():
+            moment = shown
+            break
+    clock = _TIME_OF_DAY.match(words)
+    if clock and len(words[clock.end() :].split()) == 1:  # alone: its latest occurrence, which dateparser tells by `local`
+        moment -= timedelta(days=math.ceil((moment.timestamp() - now) / 86400.0))
     return moment
 
 

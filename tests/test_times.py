@@ -54,6 +54,26 @@ def test_the_zone_decides_what_a_wall_clock_means() -> None:
     assert parse_time("10 minutes ago", now=NOW, zone=ZURICH) == parse_time("10 minutes ago", now=NOW, zone="UTC")
 
 
+@pytest.mark.parametrize(
+    ("text", "zone", "expected"),
+    [
+        ("2026-11-01 01:30:00 EST", "America/New_York", "2026-11-01 06:30:00 UTC"),  # as `format_time` shows it
+        ("2026-11-01 01:30:00 EDT", "America/New_York", "2026-11-01 05:30:00 UTC"),
+        ("2026-04-05 01:45:00 +1030", "Australia/Lord_Howe", "2026-04-04 15:15:00 UTC"),
+        ("2026-11-22 17:04:05 CET", "UTC", "2026-11-22 16:04:05 UTC"),
+        ("yesterday 22:00 UTC", ZURICH, "2026-11-21 22:00:00 UTC"),
+        ("2026-11-20 12:00 CST", "Asia/Shanghai", "2026-11-20 04:00:00 UTC"),
+        ("2026-11-20 12:00 CST", "America/Chicago", "2026-11-20 18:00:00 UTC"),
+        ("15:00 EST", ZURICH, "2026-11-21 20:00:00 UTC"),  # not reached today
+        ("11:00 EST", ZURICH, "2026-11-22 16:00:00 UTC"),
+        ("20:00 JST", "America/New_York", "2026-11-22 11:00:00 UTC"),
+    ],
+)
+@pytest.mark.parametrize("latest", [False, True])
+def test_a_zone_that_the_text_names_counts(text: str, zone: str, expected: str, latest: bool) -> None:
+    assert format_time(parse_time(text, now=NOW, zone=zone, latest=latest), "UTC") == expected
+
+
 def test_hours_ago_are_hours_even_over_a_change_of_the_clocks() -> None:
     # 2026-10-25 03:00 CEST became 02:00 CET; 04:30 CET is five hours after 00:30 CEST
     after_change = parse_time("2026-10-25T04:30", now=NOW, zone=ZURICH)
