@@ -303,6 +303,8 @@ class FrameClock:
                 f"its timestamps step forward or back ({self._times.num_joined} times, by up to "
                 f"{self._times.longest_step_s:.3g} s): the parts follow one another without a gap"
             )
+        elif num_joined and not self._times.num_joined:
+            self._remarks["times"] = "its pictures are far apart, which at first looked like a step of its timestamps"
         return self.covered_s
 
 

@@ -7,6 +7,8 @@ _SLOWEST_S, _FASTEST_S = 3600.0, 0.001  # between two frames: what lies outside 
 _LONGEST_JITTER_S = 1.0
 _JITTER = 2.0  # a step back by so many intervals is disorder, not another recording
 _GAP = 10.0  # a step forward by so many of the longest interval seen is another recording
+_ALIKE = 0.5  # of the step before: pictures taken at an interval, such as a time-lapse
+_LONGEST_LAPSE_S = 86_400.0  # between its pictures
 _MIN_STEP_S = 0.001
 _STUCK = 2  # as often in a row may a timestamp come again before it counts as missing
 
@@ -33,6 +35,8 @@ class FileTimes:
         self._last_media_s: float | None = None
         self._num_stuck = 0
         self._offset = 0.0
+        self._stepped_s: float | None = None  # forward, right before the last frame
+        self._offset_before = 0.0
 
     def next(self, media_s: float | None, duration_s: float | None = None) -> float:
         """The time of the next frame in presentation order. `duration_s`: how long it is shown, where it says so."""
@@ -57,15 +61,29 @@ class FileTimes:
         wanted = media_s + self._offset
         gap_s = wanted - self._last
         if 0 < gap_s <= max(self._gap_s, _GAP * self._longest_s):
+            self._stepped_s = None
             self._longest_s = max(self._longest_s, gap_s)
             return wanted
         if -_JITTER * min(interval_s, _LONGEST_JITTER_S) <= gap_s <= 0:
             return self._last + min(_MIN_STEP_S, interval_s / 2)
+        if self._stepped_s is not None and abs(gap_s - self._stepped_s) <= _ALIKE * self._stepped_s:
+            time = media_s + self._offset_before
+            if time > self._last:
+                return self._resumed(time)
         self.num_joined += 1
+        self._stepped_s, self._offset_before = (gap_s if 0 < gap_s <= _LONGEST_LAPSE_S else None), self._offset
         self.longest_step_s = max(self.longest_step_s, abs(gap_s))
         # Not the last frame's own duration: some containers count the step as part of it.
         time = self._last + min(interval_s, self._longest_s)
         self._offset = time - media_s
+        return time
+
+    def _resumed(self, time: float) -> float:
+        """The step before this one was none: frames come at that interval. Back to the times as the file has them."""
+        self.num_joined -= 1
+        if self._stepped_s is not None:
+            self._longest_s = max(self._longest_s, self._stepped_s)
+        self._stepped_s, self._offset = None, self._offset_before
         return time
 
 

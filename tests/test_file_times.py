@@ -108,6 +108,17 @@ async def test_recordings_joined_end_to_end(tmp_path: Path, step_s: float) -> No
     assert "step forward or back (1 times" in said
 
 
+@pytest.mark.parametrize("step_s", [1.0, 15.0, 300.0])
+@pytest.mark.parametrize("suffix", [".mkv", ".mp4", ".ts"])
+async def test_a_time_lapse_that_declares_25_frames_a_second(tmp_path: Path, suffix: str, step_s: float) -> None:
+    path = write_timed(tmp_path / f"lapse{suffix}", seconds(20, step_s=step_s))
+    times, frames, said = await read(path)
+    assert times[2:] == pytest.approx(seconds(18, 2 * step_s, step_s), abs=0.002)
+    assert in_order(frames, 20)
+    assert "step forward" not in said
+    assert length_s(str(path)) == pytest.approx(19 * step_s, abs=step_s)
+
+
 @pytest.mark.parametrize(("suffix", "step_s"), [(".mkv", 20.0), (".mkv", 200_000.0), (".mp4", 20.0), (".mp4", 3600.0)])
 async def test_a_step_forward_in_other_containers(tmp_path: Path, suffix: str, step_s: float) -> None:
     given_s = [*seconds(50), *seconds(50, start=2.0 + step_s)]
