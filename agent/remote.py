@@ -68,6 +68,7 @@ class Tally:
     """How an answer went, filled in while it is streamed."""
 
     finish_reason: FinishReason = "stop"
+    called_tool: bool = False
     has_begun: bool = False  # the server has said something, which may still be kept back
     prompt_tokens: int = 0
     completion_tokens: int | None = None  # None: the server did not say
@@ -310,6 +311,7 @@ async def _pieces(response: httpx.Response, tally: Tally, room: _Room, manner: _
                 refusal = (refusal + step.refusal)[:_MAX_REFUSAL_CHARS]
                 speech.thought |= step.thought
                 num_tokens += bool(step.text)
+                tally.called_tool |= step.tool
                 piece = speech.hear(step.text)[: max_shown - num_shown]
                 tally.has_begun |= speech.has_begun
                 num_shown += len(piece)
@@ -321,6 +323,9 @@ async def _pieces(response: httpx.Response, tally: Tally, room: _Room, manner: _
         if piece := speech.end(was_cut=tally.finish_reason == "length")[: max_shown - num_shown]:
             num_shown += len(piece)
             yield piece
+        speech.thought |= (
+            tally.finish_reason == "length" and not num_tokens
+        )  # some servers keep all thoughts to themselves
         manner.is_known |= tally.finish_reason == "stop"
         tally.completion_tokens = num_tokens if tally.completion_tokens is None else tally.completion_tokens
     finally:
@@ -368,6 +373,8 @@ def _silence(tally: Tally, speech: Speech, room: _Room, refusal: str) -> NoAnswe
         return _UsedForThinking(f"{said}: raise answerer.thinking_tokens, or switch its thinking off at the server.")
     if speech.thought:
         return NoAnswer("The server's model thought, and then gave no answer: ask again, or in other words.")
+    if tally.called_tool:
+        return NoAnswer("The server's model called a tool instead of answering: switch tools off at the server.")
     advice = "ask again; if it stays so, see the server's log, and whether its chat template is that of the model."
     return NoAnswer(f"The server that answers gave no text that can be read: {advice}")
 

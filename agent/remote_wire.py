@@ -49,6 +49,7 @@ class Step:
 
     text: str = ""
     thought: bool = False  # it holds something that the model thought
+    tool: bool = False  # the model calls a tool, and none was offered
     refusal: str = ""  # why the model does not answer, in its words
     finish_reason: FinishReason | None = None
     prompt_tokens: int | None = None
@@ -103,7 +104,7 @@ def read_line(line: str) -> Step | None:
         raise Misunderstood("it sent an event that is not JSON") from None
     if not isinstance(chunk, dict):
         raise Misunderstood("it sent an event that is not an object")
-    if chunk.get("error"):
+    if chunk.get("error") or (chunk.get("object") == "error" and complaint(chunk)):
         raise Misunderstood(f"it reports: {complaint(chunk)}")
     choices = chunk.get("choices")
     choice = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else {}
@@ -116,6 +117,7 @@ def read_line(line: str) -> Step | None:
     return Step(
         text=text,
         thought=thought or any(delta.get(name) for name in _THOUGHTS),
+        tool=bool(delta.get("tool_calls") or delta.get("function_call")),
         refusal=refusal if isinstance(refusal, str) else "",
         finish_reason=_reason(choice.get("finish_reason")),
         prompt_tokens=_count(counts.get("prompt_tokens")),
@@ -142,9 +144,13 @@ def _text_of(content: object) -> tuple[str, bool]:
 def _reason(said: object) -> FinishReason | None:
     if not isinstance(said, str) or not said:
         return None
-    match said:
-        case "length" | "content_filter":
-            return said
+    match said.lower().replace("-", "_"):
+        case "length" | "max_tokens" | "model_length":
+            return "length"
+        case "content_filter" | "safety":
+            return "content_filter"
+        case "error" | "abort" | "aborted" | "cancelled":
+            raise Misunderstood(f"it broke the answer off, giving '{said[:20]}' as the reason")
     return "stop"
 
 
@@ -154,6 +160,8 @@ def _count(said: object) -> int | None:
 
 def complaint(body: object) -> str:
     """The words of an error body, whichever of the usual forms it has; "" when it has none. At most 200 characters."""
-    error = body.get("error") if isinstance(body, dict) else None
+    if not isinstance(body, dict):
+        return ""
+    error = body.get("error") or body.get("message") or body.get("detail")
     said = error.get("message") if isinstance(error, dict) else error
     return plain_line(whole_characters(said))[:MAX_COMPLAINT_CHARS] if isinstance(said, str) else ""

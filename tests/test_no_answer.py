@@ -26,6 +26,9 @@ SILENT = {
     "filtered": "content filter",
     "refused": "refuses: I cannot help with that",
     "only-thoughts": "thought, and then gave no answer",
+    "hidden-thoughts": r"used all its \d+ tokens for thinking",
+    "newlines-only": "no text that can be read",
+    "tool": "called a tool instead of answering",
     "all-thoughts": r"used all its \d+ tokens for thinking",
 }
 
@@ -53,6 +56,16 @@ async def test_silence_is_an_error_with_its_reason(tmp_path: Path, spy: Spy, mod
         assert agent.answering.turns.num_inside == 0
 
 
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [("broken-off", "broke the answer off"), ("object-error", "out of memory"), ("detail", "400: no such adapter")],
+)
+async def test_an_answer_that_the_server_breaks_off_is_none(tmp_path: Path, spy: Spy, model: str, words: str) -> None:
+    async with asking(tmp_path, openai(spy, model)) as agent:
+        with pytest.raises(AnswererRefused, match=words):
+            await agent.answering.answer(WHO)
+
+
 @pytest.mark.parametrize("model", THINKING)
 async def test_thoughts_are_not_shown(tmp_path: Path, spy: Spy, model: str) -> None:
     async with asking(tmp_path, openai(spy, model)) as agent:
@@ -63,9 +76,11 @@ async def test_thoughts_are_not_shown(tmp_path: Path, spy: Spy, model: str) -> N
 
 
 async def test_a_model_that_used_its_tokens_for_thinking_is_asked_once_more(tmp_path: Path, spy: Spy) -> None:
-    async with asking(tmp_path, openai(spy, "thinks-long", thinking_tokens=4000)) as agent:
-        assert (await agent.answering.answer(WHO)).text == "Yes."
-        assert [sent["body"]["max_tokens"] for sent in spy.seen()] == [8, 4008]
+    for model in ("thinks-long", "hides-thoughts"):
+        spy.forget()
+        async with asking(tmp_path / model, openai(spy, model, thinking_tokens=4000)) as agent:
+            assert (await agent.answering.answer(WHO)).text == "Yes."
+            assert [sent["body"]["max_tokens"] for sent in spy.seen()] == [8, 4008]
     spy.forget()
     async with asking(tmp_path / "none", openai(spy, "thinks-long", thinking_tokens=0)) as agent:
         with pytest.raises(NoAnswer, match=r"answerer\.thinking_tokens"):
@@ -190,4 +205,5 @@ async def test_prose_is_no_verdict(tmp_path: Path, spy: Spy) -> None:
 
 
 def test_every_behaviour_is_tried() -> None:
-    assert {*SILENT, "leaking", "half-filtered", "prose", "surrogates", "silly-counts", "deep"} == set(SAYING)
+    others = {"leaking", "half-filtered", "prose", "surrogates", "silly-counts", "deep", "broken-off", "object-error"}
+    assert others | set(SILENT) == set(SAYING)

@@ -69,6 +69,14 @@ SAYING: dict[str, tuple[str, ...]] = {  # no answer, whatever the status
     "refused": (delta(content=None, refusal="I cannot help "), delta(refusal="with that."), event(reason="stop")),
     "only-thoughts": (event("<think>no dog"), event(reason="stop")),
     "all-thoughts": (delta(reasoning="and so on"), event(reason="length")),
+    "hidden-thoughts": (delta(content=""), event(reason="max_tokens")),
+    "newlines-only": (event("\n") * 20, event(reason="length")),
+    "tool": (
+        delta(content=None, tool_calls=[{"index": 0, "id": "1", "function": {"name": "look", "arguments": "{}"}}]),
+        event(reason="tool_calls"),
+    ),
+    "broken-off": (event("I saw a"), event(reason="error")),
+    "object-error": (event("I saw"), 'data: {"object": "error", "message": "out of memory", "code": 500}\n\n'),
     "leaking": (event("yes<|im_end|>\n<|im_start|>user"), event(reason="stop")),
     "half-filtered": (event("I saw a"), event(reason="content_filter")),
     "prose": (event("The picture shows a dog."), event(reason="stop")),
@@ -164,6 +172,8 @@ async def complete(request: Request) -> Response:
         return JSONResponse({"error": {"message": "loading"}}, 503, {"Retry-After": "0"})
     if model == "locked":
         return JSONResponse({"error": {"message": f"bad key {request.headers.get('authorization')}"}}, 401)
+    if model == "detail":
+        return JSONResponse({"detail": "no such adapter"}, 400)
     if model == "absent":
         return JSONResponse({"error": "model 'absent' not found, try pulling it first"}, 404)
     if model == "elsewhere":
@@ -174,6 +184,10 @@ async def complete(request: Request) -> Response:
         return packed(model)
     if model in ("newlines", "comments", "one-line"):
         return StreamingResponse(flood(model), media_type="text/event-stream")
+    if model == "hides-thoughts" and body["max_tokens"] < 1000:
+        return StreamingResponse(counted("hidden-thoughts", 0), media_type="text/event-stream")
+    if model == "hides-thoughts":
+        return StreamingResponse(counted("inline", 0), media_type="text/event-stream")
     if model == "thinks-long" and body["max_tokens"] < 1000:
         return StreamingResponse(counted("all-thoughts", 0), media_type="text/event-stream")
     if model == "prose-first" and body["max_tokens"] < 1000:
