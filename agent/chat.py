@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Annotated, Any, NoReturn
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from agent.fields import OPENAI_FIELDS, check_spelling, refuse_unsupported, wrong_field
 from agent.problems import BadRequest
@@ -56,6 +56,16 @@ class Message(BaseModel):
         )
 
 
+def _no_flag(value: object) -> object:
+    """true and false would count as the seconds 1 and 0."""
+    if isinstance(value, bool):
+        raise ValueError("Input should be unix seconds or an ISO 8601 text")
+    return value
+
+
+Moment = Annotated[float | str, BeforeValidator(_no_flag)]
+
+
 class StreamOptions(BaseModel):
     """What a stream carries besides the text."""
 
@@ -87,8 +97,8 @@ class ChatRequest(BaseModel):
     n: int | None = None  # 1: one answer per question
     camera: str | None = None
     cameras: list[str] | None = None
-    after: float | str | None = None
-    before: float | str | None = None
+    after: Moment | None = None
+    before: Moment | None = None
     within: Near | None = None
 
     def question(self) -> str:
@@ -143,6 +153,8 @@ def request_of(body: Mapping[str, Any]) -> ChatRequest:
     given = without_nulls(body)
     refuse_unsupported(given)
     check_spelling(given, ChatRequest.model_fields, OPENAI_FIELDS)
+    options = given.get("stream_options")
+    check_spelling(options if isinstance(options, dict) else (), StreamOptions.model_fields)
     try:
         return ChatRequest.model_validate(given)
     except ValidationError as error:

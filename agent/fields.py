@@ -35,10 +35,11 @@ _REFUSED: Mapping[str, Callable[[Any], bool]] = {
     "tools": lambda value: value == [],
     "top_logprobs": lambda value: value == 0,
     "web_search_options": lambda value: False,
+    "extra_body": lambda value: value == {},
 }
 # What others call the same thing, without case, "_" and "-".
 _SYNONYMS = {
-    **dict.fromkeys(("cam", "cameraid", "cameraname", "camerasids", "cameraids", "cams"), "camera"),
+    **dict.fromkeys(("cam", "camid", "camname", "cameraid", "cameraname", "camerasids", "cameraids", "cams"), "camera"),
     **dict.fromkeys(("since", "from", "start", "starttime", "begin", "fromtime", "aftertime"), "after"),
     **dict.fromkeys(("until", "till", "to", "end", "endtime", "totime", "beforetime"), "before"),
     **dict.fromkeys(("near", "place"), "within"),
@@ -57,6 +58,8 @@ def refuse_unsupported(body: Mapping[str, Any]) -> None:
                 '\'response_format\' must be {"type": "text"}: answers are text here, other formats are not supported.',
                 param=name,
             )
+        if name == "extra_body":  # of OpenAI's Python client, which puts what it holds into the body
+            raise BadRequest("'extra_body' is not read: send its fields beside 'messages'.", param=name)
         raise BadRequest(f"'{name}' is not supported here: leave it out.", param=name)
 
 

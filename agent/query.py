@@ -7,12 +7,19 @@ from agent.fields import check_spelling
 from agent.problems import BadRequest
 from memory.views import Within
 
+_NARROWING = frozenset({"camera", "cameras", "rule", "after", "before", "within", "question"})
 _FLAGS = {"true": True, "1": True, "false": False, "0": False}
 
 
 def check_names(request: Request, *names: str) -> None:
-    """Raises BadRequest for a parameter that is nearly one of `names`, the ones that are read; others are ignored."""
+    """Raises BadRequest for a parameter that is nearly one of `names`, the ones that are read, that comes twice, or that
+    narrows what other routes answer and would be ignored here. Others are ignored."""
     check_spelling(request.query_params, names, ("exp", "sig"))
+    for name in request.query_params:
+        if name in names and len(request.query_params.getlist(name)) > 1:
+            raise BadRequest(f"'{name}' comes twice: send it once.", param=name)
+        if name in _NARROWING and name not in names:
+            raise BadRequest(f"'{name}' has no effect here: leave it out.", param=name)
 
 
 def moment(request: Request, name: str, zone: str) -> float | None:

@@ -58,6 +58,7 @@ class MemoryRoutes:
 
     async def memory(self, request: Request) -> Response:
         self.guard.check(request, "ask")
+        check_names(request)
         return JsonResponse(await pools.web(self._held))
 
     def _held(self) -> dict[str, Any]:

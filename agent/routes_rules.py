@@ -16,11 +16,12 @@ from agent.agent import Agent
 from agent.alerts.dryrun import Trial
 from agent.alerts.settings import RuleSettings
 from agent.body import read_body
-from agent.chat import parse_moment
+from agent.chat import Moment, parse_moment
 from agent.config_types import check_slug
 from agent.fields import wrong_field
 from agent.guard import Guard, origin_of
 from agent.problems import BadRequest, StorageFailed
+from agent.query import check_names
 from agent.stopping import Stopping
 from agent.strict_json import parse_object, without_nulls
 from agent.times import MAX_UNIX_S
@@ -61,8 +62,8 @@ class TryOut(BaseModel):
 
     rule: dict[str, Any] | str
     cameras: list[str] | None = None
-    after: float | str | None = None
-    before: float | str | None = None
+    after: Moment | None = None
+    before: Moment | None = None
     sweep: bool = False
     max_judgements: int = Field(default=500, ge=0, le=100_000)
     stream: bool = False
@@ -106,6 +107,7 @@ class RuleRoutes:
         return handle
 
     async def list(self, request: Request) -> Response:
+        check_names(request)
         rules = await pools.alerts(self.engine.watching.rules)
         described = [await self.engine.describe(rule.name) for rule in rules]
         return JsonResponse({"object": "list", "data": described})

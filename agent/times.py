@@ -154,7 +154,9 @@ def _with_zone(moment: datetime, words: str, now: float, local: ZoneInfo) -> dat
             moment = shown
             break
     clock = _TIME_OF_DAY.match(words)
-    if clock and len(words[clock.end() :].split()) == 1:  # alone: its latest occurrence, which dateparser tells by `local`
+    if (
+        clock and len(words[clock.end() :].split()) == 1
+    ):  # alone: its latest occurrence, which dateparser tells by `local`
         moment -= timedelta(days=math.ceil((moment.timestamp() - now) / 86400.0))
     return moment
 

@@ -149,6 +149,7 @@ async def test_what_changes_nothing_is_accepted(http: httpx.AsyncClient) -> None
     [
         ("camra", "camera"), ("Camera", "camera"), ("camera_id", "camera"), ("cameraName", "camera"), ("camreas", "cameras"),
         ("befor", "before"), ("bfore", "before"), ("until", "before"), ("aftr", "after"), ("since", "after"),
+        ("cam_id", "camera"),
         ("wihtin", "within"), ("steam", "stream"), ("max_token", "max_tokens"), ("temprature", "temperature"),
         ("top_k", None), ("chat_template_kwargs", None), ("guided_json", None), ("session_id", None), ("x", None),
     ],
@@ -183,6 +184,44 @@ async def test_parameters_that_nearly_match_are_refused(
     refused = await http.request(method, path)
     assert refused.status_code == 400
     assert f"did you mean '{meant}'?" in message_of(refused)
+
+
+@pytest.mark.parametrize(
+    ("path", "name", "words"),
+    [
+        ("/v1/alerts?camera=door&camera=yard", "camera", "twice"),
+        ("/v1/cameras/door/frames?after=1&after=2", "after", "twice"),
+        ("/v1/rules?camera=door", "camera", "no effect"),
+        ("/v1/memory?camera=door", "camera", "no effect"),
+        ("/v1/cameras/door/export?after=1&before=2&question=dog", "question", "no effect"),
+    ],
+)
+@one_loop
+async def test_parameters_that_would_be_ignored_are_refused(
+    http: httpx.AsyncClient, path: str, name: str, words: str
+) -> None:
+    refused = await http.get(path)
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, name)
+    assert words in message_of(refused)
+
+
+@pytest.mark.parametrize(
+    ("fields", "param", "words"),
+    [
+        ({"stream_options": {"include_usge": True}}, "include_usge", "did you mean 'include_usage'"),
+        ({"extra_body": {"camera": "door"}}, "extra_body", "beside 'messages'"),
+        ({"after": True}, "after", "unix seconds"),
+        ({"before": False}, "before", "unix seconds"),
+    ],
+)
+@one_loop
+async def test_fields_that_would_be_misread_are_refused(
+    http: httpx.AsyncClient, fields: dict[str, Any], param: str, words: str
+) -> None:
+    refused = await http.post(CHAT, json={**ASK, **fields})
+    assert refused.status_code == 400
+    assert refused.json()["error"]["param"].startswith(param)
+    assert words in message_of(refused)
 
 
 @one_loop

@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from agent import pools
 from agent.answering import Answering
-from agent.chat import parse_moment
+from agent.chat import Moment, parse_moment
 from agent.fields import wrong_field
 from agent.mqtt.topics import Topics, usable_id
 from agent.problems import BadRequest, Busy, ModelFailed, Problem
@@ -50,8 +50,8 @@ class Asked(BaseModel):
     id: str | None = None
     camera: str | None = None
     cameras: list[str] | None = Field(default=None, min_length=1)
-    after: float | str | None = None
-    before: float | str | None = None
+    after: Moment | None = None
+    before: Moment | None = None
 
     def named(self) -> tuple[str, ...]:
         """Cameras asked about, each once; empty: none is named. Raises BadRequest."""
