@@ -6,6 +6,7 @@ imported, and nothing here opens a camera, a model or a socket.
 """
 
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -319,11 +320,15 @@ def effective(settings: Settings) -> dict[str, Any]:
     return plain
 
 
+# "user:password@host", the scheme forgotten or half written
+_MAYBE_ADDRESS = re.compile(r"\S*:\S*@\S")
+
+
 def redacted(value: Any) -> Any:
     """A value of plain types with every address in it redacted."""
     match value:
         case str():
-            return redact(value) if "://" in value else value
+            return redact(value) if "://" in value or _MAYBE_ADDRESS.match(value) else value
         case dict():
             return {key: redacted(each) for key, each in value.items()}
         case list():

@@ -20,6 +20,7 @@ _NO_SCHEME = re.compile(r"[^/\\\s:@]+:[^\s]*@(?=[^\s@]+$)")  # "user:password@ho
 _HOST = re.compile(r"(?:\[[0-9A-Fa-f:.%\w-]+\]|[\w.-]+)(?::\d{1,5})?")
 _NAME = re.compile(r"[A-Za-z][\w.\[\]-]{0,31}")
 _WORD = re.compile(r"[^\W\d_]{0,24}\d{0,14}[^\W\d_]{0,16}\d{0,2}")
+_HEX = re.compile(r"(?=.*\d)(?=.*[a-f])[0-9a-f]{8,}", re.IGNORECASE)  # of a key, a digest
 _SHORT = 6  # characters of a part of a path that says nothing, however it looks
 _TURNS = re.compile(r"[a-z](?=[A-Z])|[A-Z](?=[a-z])")
 _LOCAL = ("file",)  # its path is a path of this machine
@@ -107,6 +108,8 @@ def _step(step: str) -> str:
 def _is_plain(word: str) -> bool:
     if len(word) <= _SHORT:
         return True
+    if _HEX.fullmatch(word):
+        return False
     return _WORD.fullmatch(word) is not None and len(_TURNS.findall(word)) < len(word) / 3
 
 

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agent.config import Settings, effective
 from agent.config_source import ConfigError, load_settings
 from agent.logs import JsonLines
 from agent.problems import Problem
@@ -70,6 +71,20 @@ def test_no_secret_of_an_address_is_shown(url: str) -> None:
 )  # fmt: skip
 def test_what_is_shown(url: str, shown: str) -> None:
     assert redact(url) == shown
+
+
+@pytest.mark.parametrize("secret", ["deadbeefcafe1234", "0123456789abcdef0123456789abcdef", "sk-live-ab12cd34ef56"])
+def test_a_key_in_a_path_is_starred(secret: str) -> None:
+    assert redact(f"http://cam/hook/{secret}/live") == "http://cam/hook/***/live"
+
+
+@pytest.mark.parametrize(
+    "url", ["ann:hunter2@cam/x", "//ann:hunter2@cam/x", "rtsp:ann:hunter2@cam", "rtsp:\\\\ann:hunter2@cam"]
+)
+def test_settings_star_addresses_whose_scheme_is_wrong(url: str) -> None:
+    shown = effective(Settings.model_validate({"cameras": {"door": {"url": url}}}))["cameras"]["door"]["url"]
+    assert SECRET not in shown
+    assert shown.endswith("cam/x" if url.endswith("/x") else "cam")
 
 
 @given(
