@@ -10,7 +10,7 @@ import random
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import aiomqtt
 from aiomqtt.exceptions import MqttConnectError
@@ -22,7 +22,7 @@ from agent.mqtt.embedded import BrokerFailed, embedded_broker
 from agent.mqtt.session import REANNOUNCE_S, Desk, Session
 from agent.mqtt.settings import EMBEDDED
 from agent.mqtt.topics import OFFLINE, Topics
-from agent.mqtt.wire import Client, HungUp
+from agent.mqtt.wire import Client, HungUp, Limits
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +41,9 @@ class Status:
     problem: str | None = "not connected yet"  # in words for an operator
     address: tuple[str, int] | None = None
     num_connections: int = 0
+
+
+_WILLS = ((True, 1), (False, 1), (True, 0), (False, 0))  # retained, QoS: the last wills to try, the best first
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +120,7 @@ class Bridge:
         try:
             async with connected(self.desk.settings, address, self._called(), self._dropped) as client:
                 began = loop.time()
+                client.limits = self._learnt(client.limits)
                 self._connected(address)
                 await Session(client, self.desk, self._reannounce_s, self._will_retain).run()
         except SettingsWrong:
@@ -135,6 +139,11 @@ class Bridge:
     def _called(self) -> Called:
         topic = Topics(self.desk.settings.prefix).status
         return Called(self._client_id, aiomqtt.Will(topic, OFFLINE, qos=self._will_qos, retain=self._will_retain))
+
+    def _learnt(self, limits: Limits) -> Limits:
+        """What the broker takes, with what it took of our last will: MQTT 3.1.1 does not say, nor confirms QoS 0."""
+        retain = limits.retain and (self._will_retain or self._will_qos == 1)
+        return replace(limits, max_qos=min(limits.max_qos, self._will_qos), retain=retain)
 
     def _dropped(self) -> None:
         """The broker sends faster than it is listened to."""
@@ -155,9 +164,10 @@ class Bridge:
         elif isinstance(error, MqttConnectError) and isinstance(error.rc, ReasonCode):
             self._will_retain = self._will_retain and error.rc.getName() != "Retain not supported"
             self._will_qos = 0 if error.rc.getName() == "QoS not supported" else self._will_qos
-        elif isinstance(error, HungUp) and not desk.refusals.retained_confirmed:
-            # MQTT 3.1.1 has no words for it: perhaps it was the retained last will
-            self._will_retain = desk.settings.version == "5" or not self._will_retain
+        elif isinstance(error, HungUp) and desk.settings.version != "5" and not desk.refusals.retained_confirmed:
+            # MQTT 3.1.1 has no words for it: perhaps it was the last will, being retained or having QoS 1
+            next_will = _WILLS.index((self._will_retain, self._will_qos)) + 1
+            self._will_retain, self._will_qos = _WILLS[next_will % len(_WILLS)]
 
     def _connected(self, address: tuple[str, int]) -> None:
         self.status.connected, self.status.problem = True, None
