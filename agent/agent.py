@@ -133,6 +133,7 @@ class Agent:
         self.filling_problem: str | None = None  # in words: the disk will be full before the caps hold the memory
         self.intakes: dict[str, Intake] = {}
         self.supervisor = Supervisor()
+        self.played: set[str] = set()  # cameras of the configuration that are files
         self.metrics.watch(readers(self))
 
     @asynccontextmanager
@@ -146,6 +147,7 @@ class Agent:
             async with self.supervisor.running() as supervisor:
                 supervisor.keep("encoding", self.encoding.run)
                 supervisor.keep("housekeeping", self._keep_house)
+                supervisor.keep("erasing", self._finish_erasures)
                 supervisor.keep("event loop probe", self._probe_lag)
                 if self.encoder_problem is not None:
                     supervisor.keep("encoder test", self._test_encoder_again)
@@ -193,6 +195,7 @@ class Agent:
             other_hosts = self.settings.camera(camera).other_hosts
             source = open_source(url, camera, self.frame_settings(camera), other_hosts=other_hosts)
             if isinstance(source, FileSource):
+                self.played.add(camera)
                 self.published(camera, source)
             else:
                 await intake.run(source)
@@ -336,13 +339,10 @@ class Agent:
         while True:
             await asyncio.sleep(HOUSEKEEPING_S)
             problem: str | None = None
-            for pool, work in (
-                (pools.upkeep, partial(self.store.expire, self.read_clocks().age_from)),
-                (pools.upkeep, self.store.maintain),
-                (pools.erasing, self.erasing.resume),
-            ):  # one that fails (a full or failing disk) keeps no other waiting; the next round tries again
+            for work in (partial(self.store.expire, self.read_clocks().age_from), self.store.maintain):
+                # one that fails (a full or failing disk) keeps no other waiting; the next round tries again
                 with contained("housekeeping") as outcome:
-                    await pool(work)
+                    await pools.upkeep(work)
                 if outcome.error is not None:
                     problem = words_of(outcome.error)
             for intake in list(self.intakes.values()):
@@ -353,6 +353,13 @@ class Agent:
             with contained("looking at the disk"):
                 self.filling_problem = await pools.upkeep(self._look_ahead)
             self.housekeeping_problem = problem
+
+    async def _finish_erasures(self) -> None:
+        """Go on with what could not be erased at once. A task of its own: an erasure may take minutes."""
+        while True:
+            await asyncio.sleep(HOUSEKEEPING_S)
+            with contained("erasing"):  # words of it stand in `Erasing.problem`
+                await pools.erasing(self.erasing.resume)
 
     def _look_ahead(self) -> str | None:
         held = [holdings(name, self.store.stats(name), self.settings) for name in self.store.cameras()]

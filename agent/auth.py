@@ -228,6 +228,15 @@ def _create(path: Path) -> bool:
     }
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except FileExistsError as error:
+        raise TokenFileError(
+            f"{path.parent} is no folder (a file, or a link that leads nowhere): name another data folder"
+        ) from error
+    except OSError as error:
+        raise TokenFileError(
+            f"{path.parent} cannot be made ({error.strerror}): check its place and the disk"
+        ) from error
+    try:
         return create_private(path, json.dumps(first, indent=2).encode() + b"\n")
     except OSError as error:
         raise TokenFileError(f"{path} cannot be written ({error.strerror}): check the folder and the disk") from error

@@ -7,6 +7,8 @@ their template has written the other one. A template that does not fit the model
 
 import re
 
+from agent.wire import whole_text
+
 HELD_CHARS = 1000  # of a server's first answer: its model may turn out to have been thinking
 _MAX_MARK_CHARS = 48
 _THOUGHT = "(?:think|thinking|thought|reasoning)"
@@ -122,12 +124,7 @@ class Speech:
             return text
         if "\ud800" <= text[-1] <= "\udbff":
             text, self._half = text[:-1], text[-1]
-        return whole_characters(text)
-
-
-def whole_characters(text: str) -> str:
-    """Two halves of a character (surrogates) joined, one alone replaced by U+FFFD."""
-    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+        return whole_text(text)
 
 
 def is_visible(text: str) -> bool:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from agent.plain import plain_line
 from agent.question import FinishReason, Said
-from agent.remote_text import whole_characters
+from agent.wire import whole_text
 
 Json = dict[str, Any]
 
@@ -164,4 +164,4 @@ def complaint(body: object) -> str:
         return ""
     error = body.get("error") or body.get("message") or body.get("detail")
     said = error.get("message") if isinstance(error, dict) else error
-    return plain_line(whole_characters(said))[:MAX_COMPLAINT_CHARS] if isinstance(said, str) else ""
+    return plain_line(whole_text(said))[:MAX_COMPLAINT_CHARS] if isinstance(said, str) else ""

@@ -116,7 +116,7 @@ class State:
             return source.stats.detail or "it is being connected to"
         if self._agent.settings.camera(camera).url is None:
             return "nobody publishes to it"
-        return "it is not connected"
+        return "its file has been played to the end" if camera in self._agent.played else "it is not connected"
 
     def _with_last(self, camera: str, words: str) -> str:
         newest = self._agent.store.stats(camera).newest

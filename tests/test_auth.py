@@ -166,7 +166,7 @@ def test_a_damaged_file_says_what_to_do(tmp_path: Path, content: str) -> None:
 
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(TokenFileError, match="cannot be written"):
+    with pytest.raises(TokenFileError, match="cannot be made"):
         Auth.open(tmp_path / "file" / "data")
 
 
@@ -215,3 +215,17 @@ def test_a_challenge_holds_no_words_of_strangers(scope: str) -> None:
     with pytest.raises(AuthError) as refused:
         auth().check(f"Bearer {ASKER.secret}", scope)
     assert "scope=" not in refused.value.headers["WWW-Authenticate"]
+
+
+@pytest.mark.parametrize("kind", ["file", "dangling link", "circle"])
+def test_a_data_folder_that_is_no_folder_is_named(tmp_path: Path, kind: str) -> None:
+    folder = tmp_path / "data"
+    match kind:
+        case "file":
+            folder.write_text("x")
+        case "dangling link":
+            folder.symlink_to(tmp_path / "absent")
+        case "circle":
+            folder.symlink_to(folder)
+    with pytest.raises(TokenFileError, match=r"no folder|cannot be made"):
+        Auth.open(folder)

@@ -16,6 +16,7 @@ from agent.state import CHECKS, Health, Trouble
 from tests.agents import START, ListSource, frames, remember, running, served
 from tests.brokers import until
 from tests.rules import RULE
+from tests.streams import write_clip
 from tests.vlm_server import spying
 
 
@@ -161,3 +162,10 @@ async def test_no_question_waits_for_erasures(tmp_path: Path) -> None:
         finally:
             go.set()
             await asyncio.gather(*erasures)
+
+
+async def test_a_file_that_has_been_played_says_so(tmp_path: Path) -> None:
+    clip = write_clip(tmp_path / "door.mp4", num=10)
+    async with running(tmp_path / "data", cameras={"door": {"url": str(clip)}}) as agent:
+        await until(lambda: agent.store.stats("door").frames and agent.state.camera("door") == "offline")
+        assert troubles(agent)["camera door"].startswith("its file has been played to the end; its last picture is of")
