@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agent import pools
-from agent.alerts.engine import open_book, open_engine
+from agent.alerts.engine import Engine, open_book, open_engine
 from agent.answerer import AnswererWatch
 from agent.answering import Answering
 from agent.backlog import Backlog
@@ -111,17 +111,7 @@ class Agent:
             remote=self.remote,
         )
         self.book = open_book(settings)
-        self.alerts = open_engine(
-            self.book,
-            store,
-            self.answering,
-            settings=settings,
-            metrics=self.metrics,
-            clock=self.now,
-            zone_of=self.zone_of,
-            cameras=self.cameras,
-            model=settings.answerer.model or model.info.name,
-        )
+        self.alerts = self._engine()
         self.erasing = Erasing(settings.data_dir, clock=self.now, newest=lambda camera: store.stats(camera).newest)
         self.erasing.add("frames", self._erase_frames)
         self.erasing.add("alerts", erase_from_book(self.book))
@@ -135,6 +125,20 @@ class Agent:
         self.supervisor = Supervisor()
         self.played: set[str] = set()  # cameras of the configuration that are files
         self.metrics.watch(readers(self))
+
+    def _engine(self) -> Engine:
+        settings = self.settings
+        return open_engine(
+            self.book,
+            self.store,
+            self.answering,
+            settings=settings,
+            metrics=self.metrics,
+            clock=self.now,
+            zone_of=self.zone_of,
+            cameras=self.cameras,
+            model=settings.answerer.model or self.model.info.name,
+        )
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator["Agent"]:

@@ -2,12 +2,11 @@
 
 import asyncio
 import errno
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from aiomqtt import MqttError
 
 from agent.agent import Agent
 from agent.problems import Problem
@@ -15,38 +14,9 @@ from agent.question import Question
 from streaming.frame import Frame
 from tests.agents import START, ListSource, frames, remember, running, served
 from tests.brokers import until
+from tests.failing import Failing, failures
 from tests.robots import robot
 from tests.rules import HIGH, LOW, RULE, scene
-
-
-def failures() -> list[BaseException]:
-    """New ones at every call: an exception that is raised twice keeps its first traceback."""
-    return [
-        OSError(errno.EMFILE, "Too many open files"),
-        OSError(errno.ENOSPC, "No space left on device"),
-        OSError(errno.EIO, "Input/output error"),
-        OSError(errno.EOPNOTSUPP, "Operation not supported"),
-        MemoryError(),
-        RuntimeError("can't start new thread"),
-        ValueError("odd"),
-        AttributeError("'NoneType' object has no attribute 'decode'"),
-        KeyError("gone"),
-        MqttError("a library's own"),
-        asyncio.CancelledError(),
-    ]
-
-
-class Failing:
-    """Raises each of the failures once, then does what it stands before."""
-
-    def __init__(self, inner: Callable[..., Any], given: list[BaseException] | None = None) -> None:
-        self.left = failures() if given is None else given
-        self._inner = inner
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if self.left:
-            raise self.left.pop(0)
-        return self._inner(*args, **kwargs)
 
 
 @pytest.fixture

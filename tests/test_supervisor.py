@@ -1,29 +1,15 @@
 """The supervisor: no failure of one task ends another; what failed is shown, and tried again."""
 
 import asyncio
-import errno
 from collections.abc import Callable
 
 import pytest
-from aiomqtt import MqttError
 
 from agent.supervisor import Supervisor, contained
 from tests.brokers import until
+from tests.failing import failures
 
-FAILURES = [
-    OSError(errno.EMFILE, "Too many open files"),
-    OSError(errno.ENOSPC, "No space left on device"),
-    OSError(errno.EIO, "Input/output error"),
-    OSError(errno.EOPNOTSUPP, "Operation not supported"),
-    MemoryError(),
-    RuntimeError("can't start new thread"),
-    ValueError("odd"),
-    AttributeError("'NoneType' object has no attribute 'x'"),
-    KeyError("gone"),
-    MqttError("a library's own"),
-    ExceptionGroup("several", [ValueError("one"), KeyError("two")]),
-    asyncio.CancelledError(),
-]
+FAILURES = [*failures(), ExceptionGroup("several", [ValueError("one"), KeyError("two")])]
 
 
 @pytest.mark.parametrize("failure", FAILURES, ids=repr)
