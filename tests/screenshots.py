@@ -69,9 +69,11 @@ async def agent_with_history(folder: Path) -> AsyncIterator[Served]:
             serving = asyncio.create_task(server.serve(sockets=[listener]))
             await began.wait()
             for name, seed in (("gate", GATE), ("yard", YARD)):
-                await agent.watch(name, ListSource(name, history(seed, time.time() - 20)))
+                agent.published(name, ListSource(name, history(seed, time.time() - 20), stay=True))
+            while min(agent.store.stats(name).frames for name in ("gate", "yard")) < NUM_FRAMES:
+                await asyncio.sleep(0.1)
             await agent.encoded()
-            yield Served(agent, auth, url, app)
+            yield Served(agent, auth, url, app, server)
             server.should_exit = True
             await serving
 
