@@ -242,7 +242,10 @@ async def test_questions_are_off_unless_configured(tmp_path: Path) -> None:
 @needs_mosquitto
 async def test_erasing_clears_the_picture_at_the_broker(tmp_path: Path) -> None:
     with mosquitto(tmp_path) as broker:
-        async with listening(broker.port) as heard, running(tmp_path, **agent_at(broker.url)) as agent:
+        async with (
+            listening(broker.port) as heard,
+            running(tmp_path, clock=lambda: START + 60, **agent_at(broker.url)) as agent,
+        ):
             await heard.until(lambda h: f"{RULE}/state" in h.newest())
             commit(agent.book, event(1), jpeg())
             await heard.until(lambda h: h.newest().get(f"{RULE}/snapshot") == jpeg())
