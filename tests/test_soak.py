@@ -52,6 +52,7 @@ def held(folder: Path) -> dict[str, int]:
 
 async def test_nothing_accumulates_at_the_caps(tmp_path: Path) -> None:
     cameras = {camera: {"max_frames": KEPT} for camera in CAMERAS}
+    before = held(tmp_path)  # other tests of this process may have left something: a failed one keeps its frames
     async with running(tmp_path, cameras=cameras, memory={"max_frames": 4 * KEPT}) as agent:
         seen = []
         for number in range(9):
@@ -63,7 +64,7 @@ async def test_nothing_accumulates_at_the_caps(tmp_path: Path) -> None:
             most = max(each[name] for each in early)
             # worker threads start as they are needed, up to a fixed number
             assert max(each[name] for each in late) <= most + (40 if name == "threads" else 2), name
-        assert late[-1]["Window"] == 0
-        assert late[-1]["Frame"] == 0
+        assert late[-1]["Window"] <= before["Window"]
+        assert late[-1]["Frame"] <= before["Frame"]
         assert agent.store.status().erased == 9 * 5
         assert len(agent.backlog) == 0
