@@ -26,7 +26,7 @@ def troubles(agent: Agent) -> dict[str, str]:
 
 
 async def test_all_is_well_while_every_configured_camera_sends(tmp_path: Path) -> None:
-    async with running(tmp_path, cameras={"door": {}}, clock=lambda: START + 2) as agent:
+    async with running(tmp_path, cameras={"door": {"timezone": "UTC"}}, clock=lambda: START + 2) as agent:
         assert troubles(agent) == {"camera door": "nobody publishes to it; nothing of it is remembered"}
         source = ListSource("door", frames(2), stay=True)
         agent.published("door", source)
