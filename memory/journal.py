@@ -113,7 +113,8 @@ class Journal:
             # 1,000 pages would checkpoint inside an append every few hundred frames; `checkpoint` does it from outside,
             # this is only the bound for a caller who never calls it (16 MiB of WAL)
             self._db.execute("PRAGMA wal_autocheckpoint = 4000")
-            if self._db.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
+            # Not quick_check: it passes over damage in the index, which every later insert would fail at.
+            if self._db.execute("PRAGMA integrity_check(1)").fetchone()[0] != "ok":
                 raise JournalDamaged("journal: the database fails its check")
             if not self._db.execute("SELECT 1 FROM sqlite_master WHERE name = 'frames_of_segment'").fetchone():
                 self._db.executescript(_SCHEMA)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from memory.codec import pack_frame
@@ -168,6 +168,7 @@ def test_rows_lost_with_the_wal_are_adopted_but_evicted_ones_are_not(tmp_path: P
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 2**31), st.integers(1, 4))
+@example(4370, 4)  # the journal's index
 def test_random_flips_anywhere_never_serve_anything_wrong(
     tmp_path_factory: pytest.TempPathFactory, seed: int, num_flips: int
 ) -> None:
