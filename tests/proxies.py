@@ -33,11 +33,11 @@ def nginx(folder: Path, port: int, location: str) -> Iterator[None]:
     place = folder / f"nginx-{port}"
     place.mkdir()
     kept = "".join(
-        f"{name}_temp_path {place}/{name};\n" for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+        f'{name}_temp_path "{place}/{name}";\n' for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
     )
     user = f"user {getpass.getuser()};" if os.geteuid() == 0 else ""
     (place / "nginx.conf").write_text(
-        f"{user} daemon off; pid {place}/pid; error_log {place}/error.log; worker_processes 1;\n"
+        f'{user} daemon off; pid "{place}/pid"; error_log "{place}/error.log"; worker_processes 1;\n'
         f"events {{}}\nhttp {{ access_log off; {kept} server {{ listen 127.0.0.1:{port};\n{location}\n}} }}\n"
     )
     process = subprocess.Popen([NGINX, "-c", str(place / "nginx.conf"), "-e", str(place / "error.log")])

@@ -67,7 +67,9 @@ def other_time(run: Run, shift_s: float) -> None:
     Within another shift it adds to that.
     """
     shift_s += float(run.env.get("OTHER_DAY_SHIFT_S", 0))
-    library = run.cleanup.enter_context(temporary()) / "other_day.so"
+    library = (
+        run.cleanup.enter_context(temporary(place="/tmp")) / "other_day.so"
+    )  # LD_PRELOAD takes no path with a space
     build = [
         tool("cc", "gcc libc6-dev"),
         "-shared",
@@ -131,9 +133,9 @@ def turkish(run: Run) -> None:
 
 
 @contextlib.contextmanager
-def temporary(prefix: str = "vilamp-surroundings-") -> Iterator[Path]:
+def temporary(prefix: str = "vilamp-surroundings-", place: str | None = None) -> Iterator[Path]:
     """A folder that everybody may enter, removed afterwards."""
-    with tempfile.TemporaryDirectory(prefix=prefix, ignore_cleanup_errors=True) as name:
+    with tempfile.TemporaryDirectory(prefix=prefix, dir=place, ignore_cleanup_errors=True) as name:
         Path(name).chmod(0o755)
         yield Path(name)
 

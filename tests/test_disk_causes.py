@@ -5,6 +5,8 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -33,14 +35,15 @@ for name, make in (("memory", open_store), ("book", lambda folder: Book(folder /
 
 
 @pytest.fixture(scope="module")
-def shim(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def shim() -> Iterator[Path]:
     compiler = shutil.which("cc") or shutil.which("gcc")
     if compiler is None or sys.platform != "linux":
         pytest.skip("needs a C compiler and Linux")
-    library = tmp_path_factory.mktemp("shim") / "shim.so"
     source = ROOT / "tests" / "disk_shim.c"
-    subprocess.run([compiler, "-shared", "-fPIC", "-O1", "-o", str(library), str(source), "-ldl"], check=True)
-    return library
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:  # LD_PRELOAD takes no path with a space
+        library = Path(folder) / "shim.so"
+        subprocess.run([compiler, "-shared", "-fPIC", "-O1", "-o", str(library), str(source), "-ldl"], check=True)
+        yield library
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from shlex import quote
 
 import httpx
 import pytest
@@ -20,6 +21,7 @@ from tests.test_cli import ROOT, vilamp
 from tests.vlm_server import spying
 
 PATIENCE_S = 90
+PYTHON = quote(sys.executable)
 
 
 def free_port() -> int:
@@ -38,7 +40,7 @@ def serving(folder: Path, shell: str = "", **settings: str) -> Iterator[tuple["s
     port = free_port()
     clean = {name: value for name, value in os.environ.items() if not name.startswith("VILAMP_")}
     env = {**clean, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **settings}
-    command = f"exec {sys.executable} -m agent.cli serve --data-dir {folder} --port {port} {shell}"
+    command = f"exec {PYTHON} -m agent.cli serve --data-dir {quote(str(folder))} --port {port} {shell}"
     with subprocess.Popen(
         ["bash", "-c", command],
         cwd=ROOT,
@@ -128,7 +130,7 @@ def test_a_signal_while_it_starts_ends_it_in_peace(tmp_path: Path, number: signa
 
 @pytest.mark.parametrize("closed", ["0<&-", "1>&-", "2>&-", "0<&- 1>&- 2>&-"])
 def test_closed_streams_do_no_harm(closed: str) -> None:
-    command = f"{sys.executable} -m agent.cli check-config vilamp.example.yaml {closed}"
+    command = f"{PYTHON} -m agent.cli check-config vilamp.example.yaml {closed}"
     ran = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, check=False)
     assert (ran.returncode, ran.stderr) == (0, "")
     assert ran.stdout.startswith("OK") == ("1>&-" not in closed)
@@ -136,16 +138,14 @@ def test_closed_streams_do_no_harm(closed: str) -> None:
 
 @pytest.mark.parametrize("command", ["check-config vilamp.example.yaml", "--help", "serve --help"])
 def test_a_full_disk_below_stdout_is_said(command: str) -> None:
-    shell = f"{sys.executable} -m agent.cli {command} > /dev/full"
+    shell = f"{PYTHON} -m agent.cli {command} > /dev/full"
     ran = subprocess.run(["bash", "-c", shell], cwd=ROOT, capture_output=True, text=True, check=False)
     assert (ran.returncode, ran.stderr) == (1, "vilamp: stdout cannot be written: No space left on device\n")
 
 
 @pytest.mark.parametrize(("shell", "words"), [("> /dev/full", "No space left"), ("| true", "Broken pipe")])
 def test_serving_without_anybody_to_tell_the_address_is_refused(tmp_path: Path, shell: str, words: str) -> None:
-    piped = (
-        f"({{ sleep 0.1; {sys.executable} -m agent.cli serve --port 0 --data-dir {tmp_path}; echo $? >&2; }} {shell})"
-    )
+    piped = f"({{ sleep 0.1; {PYTHON} -m agent.cli serve --port 0 --data-dir {quote(str(tmp_path))}; echo $? >&2; }} {shell})"
     ran = subprocess.run(
         ["bash", "-c", piped], cwd=ROOT, capture_output=True, text=True, check=False, timeout=PATIENCE_S
     )
@@ -156,7 +156,7 @@ def test_serving_without_anybody_to_tell_the_address_is_refused(tmp_path: Path, 
 
 
 def test_stderr_that_cannot_be_written_changes_no_exit_code(tmp_path: Path) -> None:
-    shell = f"{sys.executable} -m agent.cli check-config {tmp_path}/absent.yaml 2> /dev/full"
+    shell = f"{PYTHON} -m agent.cli check-config {quote(str(tmp_path))}/absent.yaml 2> /dev/full"
     ran = subprocess.run(["bash", "-c", shell], cwd=ROOT, capture_output=True, text=True, check=False)
     assert ran.returncode == 2
 
