@@ -37,18 +37,18 @@ lint: $(STAMP)
 
 # What some tests need from the system, where installing is allowed; else those tests skip.
 tools:
-	@sh tests/tools.sh
+	@sh tests/support/tools.sh
 
-# With CI=true in the surroundings that the commit's hash draws (python tests/surroundings.py --list), else as it is.
+# With CI=true in the surroundings that the commit's hash draws (python tests/support/surroundings.py --list), else as it is.
 test: lint tools
-	$(BIN)/python tests/surroundings.py drawn -- $(BIN)/pytest
+	$(BIN)/python tests/support/surroundings.py drawn -- $(BIN)/pytest
 
 test-anywhere: $(STAMP) tools test-loaded
-	$(BIN)/python tests/surroundings.py all -- $(BIN)/pytest
+	$(BIN)/python tests/support/surroundings.py all -- $(BIN)/pytest
 
 # The tests that wait for something, beside 8 busy processes.
 test-loaded: $(STAMP) tools
-	$(BIN)/python tests/surroundings.py load -- $(BIN)/pytest -m waits
+	$(BIN)/python tests/support/surroundings.py load -- $(BIN)/pytest -m waits
 
 # Fuzzers with their full counts, 200 kills each while frames come, in erasures and at first starts, an hour with 16 cameras.
 hardening: $(STAMP)
@@ -62,7 +62,7 @@ bench: $(STAMP)
 
 # docs/page-*.png: every view of the page in light, dark and on a phone; needs Chromium.
 screenshots: $(STAMP)
-	$(BIN)/python -m tests.screenshots docs
+	$(BIN)/python -m tests.support.screenshots docs
 
 # From nothing to out/training/checkpoint; a GPU and many cores help. Interrupted or out of time: run it again.
 train: $(STAMP)

@@ -17,10 +17,10 @@ from agent.mqtt.bridge import Bridge
 from agent.mqtt.retained import CameraStatus, CameraView, Marks, MemoryView
 from agent.mqtt.session import Desk
 from agent.mqtt.topics import Topics
-from agent.supervisor import Work
+from agent.runtime.supervisor import Work
 
 if TYPE_CHECKING:
-    from agent.agent import Agent
+    from agent.app import Agent
 
 
 class Delivery:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from agent.metrics import Reader, Reading
 
 if TYPE_CHECKING:
-    from agent.agent import Agent
-    from agent.intake import Intake
+    from agent.app import Agent
+    from agent.ingest.intake import Intake
 
 _STORED = {
     "vilamp_memory_frames": ("Frames remembered.", "frames"),

@@ -19,8 +19,8 @@ from memory.descriptors import opened
 from memory.errors import FrameGone
 
 if TYPE_CHECKING:
-    from agent.agent import Agent
-    from agent.intake import CameraState, Intake
+    from agent.app import Agent
+    from agent.ingest.intake import CameraState, Intake
 
 MIN_FREE_BYTES = 64 << 20
 MAX_BEHIND_S = 60.0  # a frame that has waited so long for the encoder is missing from answers

@@ -18,13 +18,13 @@ from typing import Any
 import numpy as np
 from rich.progress import Progress
 
+from agent.evaluation.arms import Arm, Asker, merging_otherwise
+from agent.evaluation.clips import Clip, features_of, world_clips
+from agent.evaluation.run import dks_alone, is_needle
+from agent.evaluation.scores import share
 from benchmarks import features
 from benchmarks.machine import add_out, machine, show, write_result
 from model.config import Composer
-from model.evaluate import dks_alone, is_needle
-from model.evaluate_arms import Arm, Asker, merging_otherwise
-from model.evaluate_clips import Clip, features_of, world_clips
-from model.evaluate_scores import share
 from model.video_model import VideoModel
 from model.world.questions import Question, is_correct
 

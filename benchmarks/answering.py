@@ -21,11 +21,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from agent.agent import Agent
-from agent.config import Settings
-from agent.intake import decode_jpeg
-from agent.keyframes import newest_from
-from agent.question import Piece, Question
+from agent.app import Agent
+from agent.ask.keyframes import newest_from
+from agent.ask.question import Piece, Question
+from agent.ingest.intake import decode_jpeg
+from agent.settings.settings import Settings
 from agent.times import format_clock
 from benchmarks import features
 from benchmarks.machine import add_out, machine, report, show, summary_ms, timed, write_result

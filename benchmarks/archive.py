@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 
+from agent.evaluation.arms import ANSWER_TOKENS, Arm, Asker
+from agent.evaluation.clips import Clip, features_of, world_clip
 from benchmarks.machine import add_out, machine, show, write_result
 from model import video_model
-from model.evaluate_arms import ANSWER_TOKENS, Arm, Asker
-from model.evaluate_clips import Clip, features_of, world_clip
 from model.thinning import Thinned, rows_taking_part
 from model.video_model import VideoModel
 from model.world.questions import is_correct

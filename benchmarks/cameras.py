@@ -28,8 +28,8 @@ import numpy as np
 import psutil
 from prometheus_client.parser import text_string_to_metric_families
 
-from agent.client import Client, Reply, ServerError
-from agent.demo_server import DemoServer, running_server
+from agent.cli.client import Client, Reply, ServerError
+from agent.cli.demo_server import DemoServer, running_server
 from benchmarks.answering import QUESTIONS
 from benchmarks.machine import add_out, machine, show, write_result
 from benchmarks.publisher import RATE_HZ, write_clip

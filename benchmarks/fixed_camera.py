@@ -14,12 +14,12 @@ from typing import Any
 
 from rich.progress import track
 
+from agent.evaluation.arms import Asker
+from agent.evaluation.clips import features_of, world_clip
+from agent.evaluation.run import LONG
 from benchmarks import features
 from benchmarks.ablations import Column, print_recall, recall_by_tau
 from benchmarks.machine import add_out, machine, show, write_result
-from model.evaluate import LONG
-from model.evaluate_arms import Asker
-from model.evaluate_clips import features_of, world_clip
 from model.video_model import VideoModel
 
 

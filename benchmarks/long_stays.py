@@ -23,12 +23,12 @@ from typing import Any
 import numpy as np
 from rich.progress import Progress
 
+from agent.evaluation.arms import Arm, Asker
+from agent.evaluation.clips import DRAW_SIZE
+from agent.evaluation.scores import share
 from benchmarks import features
 from benchmarks.machine import add_out, machine, show, write_result
 from benchmarks.needles import Haystack, haystacks
-from model.evaluate_arms import Arm, Asker
-from model.evaluate_clips import DRAW_SIZE
-from model.evaluate_scores import share
 from model.features import FrameFeatures
 from model.steps import plan_of
 from model.video_model import VideoModel

@@ -24,12 +24,12 @@ import numpy as np
 import torch
 from rich.progress import Progress
 
+from agent.evaluation.arms import Arm, Asker
+from agent.evaluation.clips import DRAW_SIZE, Clip, features_of, world_clip
+from agent.evaluation.run import dks_alone
+from agent.evaluation.scores import NUM_BINS, Needle, bins_below, by_depth, share
 from benchmarks import features
 from benchmarks.machine import add_out, machine, show, write_result
-from model.evaluate import dks_alone
-from model.evaluate_arms import Arm, Asker
-from model.evaluate_clips import DRAW_SIZE, Clip, features_of, world_clip
-from model.evaluate_scores import NUM_BINS, Needle, bins_below, by_depth, share
 from model.features import FrameFeatures
 from model.history import ArrayHistory
 from model.preprocess import relevance_pixels

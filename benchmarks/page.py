@@ -15,8 +15,8 @@ from typing import Any
 from playwright.async_api import Page, expect
 
 from benchmarks.machine import add_out, machine, report, show, summary_ms, write_result
-from tests.browser import browser, visit
-from tests.screenshots import agent_with_history
+from tests.support.browser import browser, visit
+from tests.support.screenshots import agent_with_history
 
 QUESTIONS = (
     "Did a red car ever come?",

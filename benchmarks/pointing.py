@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 from rich.progress import track
 
+from agent.evaluation.clips import DRAW_SIZE
+from agent.evaluation.scores import share
 from benchmarks import features
 from benchmarks.machine import add_out, machine, show, write_result
-from model.evaluate_clips import DRAW_SIZE
-from model.evaluate_scores import share
 from model.history import ArrayHistory
 from model.pointing import boxes_of, centres, shown
 from model.video_model import VideoModel

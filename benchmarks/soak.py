@@ -23,11 +23,11 @@ from typing import Any
 import numpy as np
 import psutil
 
-from agent.agent import Agent, opened
-from agent.config import Settings
-from agent.erasing import Request
-from agent.problems import Problem
-from agent.question import Question
+from agent.app import Agent, opened
+from agent.ask.question import Question
+from agent.errors import Problem
+from agent.keep.erasing import Request
+from agent.settings.settings import Settings
 from benchmarks.machine import add_out, machine, show, write_result
 from model.world.draw import draw
 from model.world.scene import Scene

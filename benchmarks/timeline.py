@@ -19,11 +19,11 @@ import httpx
 import numpy as np
 from playwright.async_api import Page
 
-from agent.demo_server import DemoServer, running_server
+from agent.cli.demo_server import DemoServer, running_server
 from benchmarks import features
 from benchmarks.machine import add_out, machine, show, write_result
 from model.video_model import VideoModel
-from tests.browser import browser, visit
+from tests.support.browser import browser, visit
 
 QUESTION = "a red car"
 NUM_DRAWN = 64  # pictures that are encoded; a longer history repeats them under noise

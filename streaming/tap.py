@@ -1,6 +1,6 @@
 """The only place that looks inside aiortc: what it knows and has no public way to say, and what it must not do.
 
-Read from aiortc 1.16.0. `tests/test_tap.py` fails when another version keeps any of this elsewhere.
+Read from aiortc 1.16.0. `tests/streaming/test_tap.py` fails when another version keeps any of this elsewhere.
 
 - the RTP times of RTCP sender reports, and the RTP time that a receiver's frames count from;
 - the encoded frames that wait for the decoder: its queue is replaced by ours (`encoded.py`), which is bounded;

@@ -14,14 +14,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from agent import pools
 from agent.alerts.judge import Judge
 from agent.alerts.machine import Ask, Refusal, Sighting, Vote
 from agent.alerts.replay import Fired, Replay, Replayed, openings, with_gate
-from agent.alerts.settings import RuleSettings
 from agent.alerts.watching import WARM_S
-from agent.lanes import Priority
-from agent.problems import NoFrames, Problem
+from agent.errors import NoFrames, Problem
+from agent.runtime import pools
+from agent.runtime.lanes import Priority
+from agent.settings.rules import RuleSettings
 from memory.errors import StorageError
 from memory.store import MemoryStore
 from memory.window import Window

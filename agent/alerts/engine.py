@@ -16,20 +16,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from agent import pools
-from agent.alerts.book import BOOK_FILE, Book
 from agent.alerts.dryrun import DryRun, Outcome, Report, Trial
 from agent.alerts.judge import Judge
 from agent.alerts.rules import Rules
-from agent.alerts.settings import AlertsSettings, RuleSettings
+from agent.alerts.store import BOOK_FILE, Book
 from agent.alerts.telling import Teller
 from agent.alerts.watch import Frame, Pending
 from agent.alerts.watching import Watching
-from agent.answering import Answering
-from agent.config import Settings
+from agent.ask.queue import Answering
+from agent.errors import DryRunBusy, Problem
 from agent.metrics import Metrics
-from agent.problems import DryRunBusy, Problem
-from agent.supervisor import Work, contained, words_of
+from agent.runtime import pools
+from agent.runtime.supervisor import Work, contained, words_of
+from agent.settings.rules import AlertsSettings, RuleSettings
+from agent.settings.settings import Settings
 from memory.errors import StorageError
 from memory.store import MemoryStore
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
-from agent.config_types import Part
+from agent.settings.types import Part
 
 
 class GateSettings(Part):

@@ -10,11 +10,11 @@ Does not know when to ask, nor what a verdict leads to.
 import re
 
 from agent.alerts.machine import Verdict, Vote
-from agent.alerts.settings import RuleSettings
 from agent.alerts.wording import as_question, read_answer
-from agent.answering import Answering
-from agent.lanes import Priority
-from agent.question import Evidence, Question
+from agent.ask.question import Evidence, Question
+from agent.ask.queue import Answering
+from agent.runtime.lanes import Priority
+from agent.settings.rules import RuleSettings
 
 QUESTION = (
     "Judge only what the newest pictures show; the others show how it came about. "

@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from agent.alerts.gate import GateReading, GateState
 from agent.alerts.gate import step as gate_step
-from agent.alerts.settings import RuleSettings
+from agent.settings.rules import RuleSettings
 
 Verdict = Literal["yes", "no", "unclear"]
 Phase = Literal["idle", "checking", "on"]

@@ -4,7 +4,7 @@ A sink is "mqtt" or "webhook:<name>". An entry is written in the transaction tha
 its sink has confirmed it: at least once, in order, over outages and restarts. The payload is kept as bytes, so a duplicate
 is the same to the byte. Overload policy: beyond `max_entries` of one sink its oldest entry goes, and is counted.
 
-The connection and its lock belong to the Book (`agent/alerts/book.py`): hold the lock around every call; a `Sink` does. Only
+The connection and its lock belong to the Book (`agent/alerts/store.py`): hold the lock around every call; a `Sink` does. Only
 ages are measured here, by a clock that nobody sets. Nothing here knows how an entry is delivered.
 """
 

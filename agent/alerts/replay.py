@@ -34,7 +34,7 @@ from agent.alerts.machine import (
     saw,
     spend,
 )
-from agent.alerts.settings import RuleSettings
+from agent.settings.rules import RuleSettings
 
 BREATH_FRAMES = 256  # so many frames at once, then others have their turn in the event loop
 

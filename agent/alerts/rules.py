@@ -10,9 +10,9 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from agent.alerts.book import BOOK_FILE, EVERY_CAMERA, Book, Switch
-from agent.alerts.settings import RuleSettings
-from agent.problems import RuleConflict, UnknownRule
+from agent.alerts.store import BOOK_FILE, EVERY_CAMERA, Book, Switch
+from agent.errors import RuleConflict, UnknownRule
+from agent.settings.rules import RuleSettings
 from memory.errors import StorageError
 
 Source = Literal["config", "api"]

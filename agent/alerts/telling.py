@@ -7,13 +7,13 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
-from agent.alerts.book import Book, Suppressed
 from agent.alerts.clip import clip_path
 from agent.alerts.event import AlertEvent, EventFrame, event_id, new_alert_id
 from agent.alerts.machine import Action, Held, Off, On, RuleState
-from agent.alerts.settings import RuleSettings
+from agent.alerts.store import Book, Suppressed
 from agent.alerts.watch import Watch
 from agent.metrics import Metrics
+from agent.settings.rules import RuleSettings
 from memory.errors import FrameGone, StorageError
 from memory.store import MemoryStore
 

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from agent.alerts.book import Book
 from agent.alerts.gate import GateState
 from agent.alerts.gate import step as gate_step
 from agent.alerts.machine import (
@@ -36,12 +35,13 @@ from agent.alerts.machine import (
     spend,
 )
 from agent.alerts.rules import Rule, Rules
-from agent.alerts.settings import AlertsSettings, RuleSettings
+from agent.alerts.store import Book
 from agent.alerts.telling import Teller
 from agent.alerts.watch import Frame, Pending, Watch
+from agent.errors import BadRequest, UnknownCamera
 from agent.mqtt.retained import RuleView
-from agent.problems import BadRequest, UnknownCamera
-from agent.supervisor import contained, words_of
+from agent.runtime.supervisor import contained, words_of
+from agent.settings.rules import AlertsSettings, RuleSettings
 from memory.errors import StorageError
 from memory.store import MemoryStore
 

@@ -23,11 +23,11 @@ from typing import Any
 
 import httpx
 
-from agent import pools
-from agent.alerts.book import Book
 from agent.alerts.outbox import Outgoing, Sink, webhook_sink
-from agent.alerts.webhook_settings import WebhookSettings
-from agent.unreachable import why_unreachable
+from agent.alerts.store import Book
+from agent.runtime import pools
+from agent.runtime.unreachable import why_unreachable
+from agent.settings.webhooks import WebhookSettings
 from memory.errors import StorageError
 
 log = logging.getLogger(__name__)

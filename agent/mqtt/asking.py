@@ -19,16 +19,16 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from agent import pools
-from agent.answering import Answering
-from agent.chat import Moment, parse_moment
-from agent.fields import wrong_field
+from agent.ask.question import Answer, Question
+from agent.ask.queue import Answering
+from agent.errors import BadRequest, Busy, ModelFailed, Problem
 from agent.mqtt.topics import Topics, usable_id
-from agent.problems import BadRequest, Busy, ModelFailed, Problem
-from agent.question import Answer, Question
-from agent.strict_json import parse_object, without_nulls
-from agent.supervisor import contained
-from agent.wire import json_bytes
+from agent.runtime import pools
+from agent.runtime.supervisor import contained
+from agent.untrusted.fields import wrong_field
+from agent.untrusted.strict_json import parse_object, without_nulls
+from agent.untrusted.wire import json_bytes
+from agent.web.openai import Moment, parse_moment
 
 log = logging.getLogger(__name__)
 

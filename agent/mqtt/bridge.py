@@ -20,9 +20,9 @@ from agent.mqtt.causes import in_words
 from agent.mqtt.client import Called, SettingsWrong, connected, new_client_id
 from agent.mqtt.embedded import BrokerFailed, embedded_broker
 from agent.mqtt.session import REANNOUNCE_S, Desk, Session
-from agent.mqtt.settings import EMBEDDED
 from agent.mqtt.topics import OFFLINE, Topics
 from agent.mqtt.wire import Client, HungUp, Limits
+from agent.settings.mqtt import EMBEDDED
 
 log = logging.getLogger(__name__)
 

@@ -7,9 +7,9 @@ from aiomqtt.exceptions import MqttConnectError
 from paho.mqtt.reasoncodes import ReasonCode
 
 from agent.mqtt.client import SettingsWrong
-from agent.mqtt.settings import MqttSettings
 from agent.mqtt.wire import Client, HungUp, Unanswered
-from agent.unreachable import CLOSED, why_unreachable
+from agent.runtime.unreachable import CLOSED, why_unreachable
+from agent.settings.mqtt import MqttSettings
 
 _REFUSED = {
     "Unsupported protocol version": 'set mqtt.version to "3.1.1" or "5", whichever it is not',

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 import aiomqtt
 
-from agent import pools
-from agent.mqtt.settings import EMBEDDED, MqttSettings
 from agent.mqtt.wire import Client, what_we_take
+from agent.runtime import pools
+from agent.settings.mqtt import EMBEDDED, MqttSettings
 
 CONNECT_TIMEOUT_S = 5.0
 ANSWER_TIMEOUT_S = 10.0  # for the broker's word on anything; then the connection counts as lost

@@ -11,8 +11,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from agent import pools
-from agent.mqtt.settings import MqttSettings
+from agent.runtime import pools
+from agent.settings.mqtt import MqttSettings
 
 MAX_CONNECTIONS = 64
 MIN_PACKET_BYTES = 1 << 20  # that may be sent, beside the largest picture

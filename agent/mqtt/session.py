@@ -24,21 +24,21 @@ from typing import Protocol
 import aiomqtt
 from paho.mqtt.properties import Properties
 
-from agent import pools
-from agent.alerts.book import Book
 from agent.alerts.event import shortened
 from agent.alerts.outbox import MQTT, Outgoing, Sink
+from agent.alerts.store import Book
+from agent.ask.remote import fitted
+from agent.errors import Problem
 from agent.mqtt.asking import Asking
 from agent.mqtt.discovery import agent_payload, agent_topic, config_payload, config_topic, platforms
 from agent.mqtt.publisher import Notes, Publisher, SetAside, TooLarge
 from agent.mqtt.refusals import EVENT, EVENT_RETRY_S, Refusals
 from agent.mqtt.retained import CameraView, Marks, MemoryView, RuleView, wanted
-from agent.mqtt.settings import MqttSettings
 from agent.mqtt.topics import OFF, OFFLINE, ON, ONLINE, Command, Topics
 from agent.mqtt.wire import Client, Refused
-from agent.problems import Problem
-from agent.remote import fitted
-from agent.supervisor import contained
+from agent.runtime import pools
+from agent.runtime.supervisor import contained
+from agent.settings.mqtt import MqttSettings
 from memory.errors import StorageError
 
 log = logging.getLogger(__name__)

@@ -1,6 +1,6 @@
 """aiomqtt's client, guarded against brokers that misbehave: the only file that uses what aiomqtt and paho keep private.
 
-Checked against aiomqtt 2.5.1 and paho-mqtt 2.2.0; tests/test_mqtt_wire.py fails when one of the names used here goes.
+Checked against aiomqtt 2.5.1 and paho-mqtt 2.2.0; tests/agent/mqtt/test_mqtt_wire.py fails when one of the names used here goes.
 
 What the guard adds: a packet that breaks the protocol ends the connection (paho would meet it again for ever); the announced
 length is looked at before anything is kept; every wait ends with the connection; the socket is closed whatever happens; and

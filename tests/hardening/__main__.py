@@ -19,10 +19,10 @@ from typing import Any
 PYTHON = sys.executable
 FUZZERS = {"http": 200_000, "sdp": 50_000, "channel": 50_000, "mqtt": 50_000, "media": 50_000}
 KILLS = (
-    "tests/test_memory_crash.py",
-    "tests/test_erasure.py",
-    "tests/test_first_start.py",
-    "tests/test_memory_faults.py",
+    "tests/memory/test_memory_crash.py",
+    "tests/memory/test_erasure.py",
+    "tests/project/test_first_start.py",
+    "tests/memory/test_memory_faults.py",
 )
 COMMANDS: dict[str, list[str]] = {
     **{name: [PYTHON, "-m", f"tests.hardening.{name}", "--count", str(count)] for name, count in FUZZERS.items()},

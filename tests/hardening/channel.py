@@ -11,11 +11,11 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.agents import Served, served
 from tests.hardening.command import Counts, main
 from tests.hardening.fuzzing import ODD_TEXTS, Errors, Growth, Outcome, mangled, odd_json
-from tests.robots import Robot, robot
-from tests.streams import until
+from tests.support.agents import Served, served
+from tests.support.robots import Robot, robot
+from tests.support.streams import until
 
 MOST_GROWN_BYTES = 96 << 20  # frames are remembered meanwhile
 BATCH = 50

@@ -20,12 +20,12 @@ from urllib.parse import quote, urlsplit
 
 from starlette.routing import Route
 
-from agent import guessing
-from tests.agents import START, Served, remember, served
+from agent.web import guessing
+from tests.agent.web.test_whip import OFFER
 from tests.hardening.command import Counts, main
 from tests.hardening.fuzzing import ODD_NUMBERS, ODD_TEXTS, Errors, Growth, Outcome, mangled, odd_json
-from tests.in_process import Reply, ask, scope_of
-from tests.test_whip import OFFER
+from tests.support.agents import START, Served, remember, served
+from tests.support.in_process import Reply, ask, scope_of
 
 MOST_GROWN_BYTES = 96 << 20
 ANSWER_S = 60.0

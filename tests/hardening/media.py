@@ -28,9 +28,9 @@ from PIL import Image
 from streaming.decoder import Input, probe
 from streaming.errors import MediaError
 from streaming.picture import to_rgb
-from tests.clips import encoded, write_raw, write_timed
 from tests.hardening.command import Counts, main
-from tests.streams import picture
+from tests.support.clips import encoded, write_raw, write_timed
+from tests.support.streams import picture
 
 SIZE = (64, 48)
 TENTH = Fraction(1, 10)

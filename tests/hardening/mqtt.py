@@ -16,17 +16,17 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from agent.ask.question import Question
+from agent.errors import BadRequest, Busy
 from agent.mqtt.asking import Asking
 from agent.mqtt.bridge import Bridge, Pauses
-from agent.mqtt.settings import MqttSettings
 from agent.mqtt.topics import Topics
-from agent.problems import BadRequest, Busy
-from agent.question import Question
-from tests.bridges import Scene, commit, event
-from tests.brokers import until
+from agent.settings.mqtt import MqttSettings
 from tests.hardening.command import Counts, main
 from tests.hardening.fuzzing import ODD_TEXTS, Errors, Growth, Outcome, odd_json
-from tests.odd_brokers import PUBLISH, Client, OddBroker, length, odd_broker, packet, text
+from tests.support.bridges import Scene, commit, event
+from tests.support.brokers import until
+from tests.support.odd_brokers import PUBLISH, Client, OddBroker, length, odd_broker, packet, text
 
 MOST_GROWN_BYTES = 24 << 20
 BATCH = 100

@@ -1,0 +1,180 @@
+"""`vilamp ask`: put a question to a running agent, show the answer as it is written, then what it rests on."""
+
+import argparse
+import ipaddress
+import os
+import ssl
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from agent.cli.client import Citation, Client, Reply, ServerError
+from agent.cli.common import EXIT_USAGE, CliError, say, settings_of
+from agent.settings.settings import Settings
+from agent.settings.types import is_loopback
+from agent.times import TimeError, format_time, load_zone, local_zone_name, parse_time
+from agent.untrusted.plain import PlainText, plain_json, plain_line
+from agent.web.auth import TokenFileError, local_token
+from agent.web.query import parse_place
+from agent.web.tls import client_context
+from streaming.redact import redact
+
+NUM_LISTED = 12
+
+
+def run(args: argparse.Namespace) -> int:
+    """Ask, print, list. Raises CliError."""
+    settings = settings_of(args)
+    zone = zone_of(args)
+    after, before = window_of(args, zone, time.time())
+    if not args.question.strip():
+        raise CliError("the question is empty", EXIT_USAGE)
+    server = args.server or os.environ.get("VILAMP_SERVER") or server_of(settings)
+    with connect(server, settings) as client:
+        try:
+            place = _place_of(args)
+            stream = client.ask(args.question, cameras=args.camera or (), after=after, before=before, within=place)
+            reply = print_answer(stream, quiet=args.json)
+            if args.sheet is not None:
+                _save_sheet(args, client, reply, zone)
+        except ServerError as error:
+            raise CliError(advise(error, server)) from error
+    print_reply(reply, zone, as_json=args.json, question=args.question, everything=args.all_evidence)
+    return 0
+
+
+def _place_of(args: argparse.Namespace) -> dict[str, float] | None:
+    """`--within x,y,radius`. Raises CliError."""
+    try:
+        return None if args.within is None else asdict(parse_place(args.within))
+    except ValueError as error:
+        raise CliError(f"--within: {error}", EXIT_USAGE) from error
+
+
+def zone_of(args: argparse.Namespace) -> str:
+    """The zone that times are given and shown in. Raises CliError."""
+    try:
+        return load_zone(args.timezone).key if args.timezone else local_zone_name()
+    except TimeError as error:
+        raise CliError(f"--timezone: {error}", EXIT_USAGE) from error
+
+
+def window_of(args: argparse.Namespace, zone: str, now: float) -> tuple[float | None, float | None]:
+    """`--after` and `--before` in unix seconds. Raises CliError."""
+    after, before = time_of("--after", args.after, zone, now), time_of("--before", args.before, zone, now)
+    if after is not None and before is not None and after >= before:
+        times = f"{format_time(after, zone)} and {format_time(before, zone)}"
+        raise CliError(f"--after is not before --before ({times})", EXIT_USAGE)
+    return after, before
+
+
+def time_of(option: str, text: str | None, zone: str, now: float) -> float | None:
+    """The time given with `option` in unix seconds; None when it was not given. Raises CliError."""
+    try:
+        return None if text is None else parse_time(text, now=now, zone=zone, latest=option == "--before")
+    except TimeError as error:
+        raise CliError(f"{option}: {error}", EXIT_USAGE) from error
+
+
+def server_of(settings: Settings) -> str:
+    """Where an agent with these settings listens, seen from its own machine."""
+    host = settings.host.removeprefix("[").removesuffix("]")
+    try:
+        address = ipaddress.ip_address(host)
+        if address.is_unspecified:
+            host = "127.0.0.1" if address.version == 4 else "::1"
+    except ValueError:
+        pass  # a host name stays as it is
+    return f"{'https' if settings.tls.enabled else 'http'}://{f'[{host}]' if ':' in host else host}:{settings.port}"
+
+
+def connect(server: str, settings: Settings, scope: str = "ask") -> Client:
+    """A client with $VILAMP_TOKEN, or with this machine's own token for `scope`. Raises CliError."""
+    try:
+        parts = urlsplit(server)
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0 and server.isprintable()
+    except ValueError:
+        usable = False
+    if not usable or " " in server:
+        raise CliError(f'"{redact(server)}" is not a server: give a URL such as http://127.0.0.1:8080', EXIT_USAGE)
+    token = os.environ.get("VILAMP_TOKEN")
+    if not token and (is_loopback(parts.hostname or "") or server == server_of(settings)):
+        # the tokens of this machine's data folder are never sent to another machine
+        try:
+            token = local_token(settings.data_dir, scope)
+        except TokenFileError as error:
+            raise CliError(str(error)) from error
+    verify: ssl.SSLContext | bool = client_context(settings.data_dir) or True
+    return Client(server, token, verify=verify)
+
+
+def advise(error: ServerError, server: str) -> str:
+    """The server's message, and what to do about a token that will not do."""
+    if error.status in (401, 403):
+        advice = "set VILAMP_TOKEN, or --data-dir to the agent's data folder on its own machine"
+        return f"{redact(server)}: {plain_line(error)} ({advice})"
+    return f"{redact(server)}: {plain_line(error)}"
+
+
+def print_answer(stream: Iterator[str | Reply], *, quiet: bool) -> Reply:
+    """Write the text pieces as they come; the complete reply. Raises what `stream` raises."""
+    written = PlainText()
+    for part in stream:
+        if isinstance(part, Reply):
+            if not quiet:
+                say()
+            return part
+        if not quiet:
+            say(written.feed(part), end="", flush=True)
+    raise ServerError("the answer broke off")
+
+
+def print_reply(reply: Reply, zone: str, *, as_json: bool, question: str, everything: bool) -> None:
+    """What the answer rests on, as lines for a person or as one JSON object."""
+    if as_json:
+        named = [{**asdict(each), "local_time": format_time(each.time, zone)} for each in reply.citations]
+        say(plain_json({"question": question, **asdict(reply), "citations": named}))
+        return
+    for note in reply.notes:
+        if note not in reply.text:
+            say(f"note: {plain_line(note)}")
+    shown = best(reply.citations, len(reply.citations) if everything else NUM_LISTED)
+    if shown:
+        say(f"\nevidence, {len(reply.citations)} of {reply.num_frames} frames (times in {zone}):")
+    for each in shown:
+        where = " ".join(f"{name} {plain_line(each.metadata[name])}" for name in ("x", "y") if name in each.metadata)
+        origin = f"{plain_line(each.camera)}  {plain_line(each.kind):<8}"
+        line = f"  {format_time(each.time, zone)}  {origin}  {each.score:6.3f}  #{each.frame_id}"
+        say(f"{line}  {where}".rstrip())
+    if len(shown) < len(reply.citations):
+        say(f"  and {len(reply.citations) - len(shown)} more (--all-evidence)")
+    say(timings_line(reply))
+
+
+def best(citations: Sequence[Citation], count: int) -> list[Citation]:
+    """The `count` that tell most, in time order: relevant and recent ones before filling, then by score."""
+    ranked = sorted(citations, key=lambda each: (each.kind == "filling", -each.score))
+    return sorted(ranked[:count], key=lambda each: (each.camera, each.time))
+
+
+def timings_line(reply: Reply) -> str:
+    """ "ms: embed 3.1, select 0.8, ..." """
+    return "ms: " + ", ".join(f"{plain_line(stage)} {ms:.1f}" for stage, ms in reply.timings_ms.items())
+
+
+def _save_sheet(args: argparse.Namespace, client: Client, reply: Reply, zone: str) -> None:
+    from agent.cli.sheet import Section, Tile, write_sheet
+
+    tiles = [
+        Tile(client.get_bytes(each.url), f"{format_time(each.time, zone)} {each.kind} {each.score:.2f}", each.boxes)
+        for each in best(reply.citations, NUM_LISTED)
+    ]
+    path: Path = args.sheet
+    try:
+        write_sheet(path, [Section(args.question, reply.text, tiles)])
+    except OSError as error:
+        raise CliError(f"{path} cannot be written: {error.strerror}") from error
+    say(f"contact sheet: {path}", file=sys.stderr)

@@ -1,0 +1,34 @@
+"""A camera's name out of a file's name: readable in any script, and no other camera's. Pure."""
+
+import re
+from collections.abc import Collection
+
+from anyascii import anyascii
+
+from agent.settings.types import check_slug
+
+MAX_CHARS = 64
+_OTHERWISE = "video"  # where no letter and no digit is left
+
+
+def camera_name(stem: str, taken: Collection[str] = ()) -> str:
+    """A slug for the file called `stem`, numbered from 2 on where it is taken.
+
+    "My Gate" -> "my-gate"; "Камера у ворот" -> "kamera-u-vorot"; "1" -> "1-2" when there is a camera "1" already.
+    """
+    slug = re.sub(r"[^a-z0-9_-]+", "-", anyascii(stem).lower()).strip("-_")[:MAX_CHARS].strip("-_") or _OTHERWISE
+    if not _may_name_a_camera(slug):
+        slug = f"{slug}-{_OTHERWISE}"
+    name, number = slug, 1
+    while name in taken:
+        number += 1
+        ending = f"-{number}"
+        name = slug[: MAX_CHARS - len(ending)] + ending
+    return name
+
+
+def _may_name_a_camera(slug: str) -> bool:
+    try:
+        return bool(check_slug(slug))
+    except ValueError:
+        return False

@@ -1,0 +1,22 @@
+"""`vilamp check-config FILE`: the effective settings, or all mistakes."""
+
+import argparse
+import os
+
+import yaml
+
+from agent.cli.common import EXIT_USAGE, CliError, say
+from agent.settings.settings import effective
+from agent.settings.source import ConfigError, load_settings
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print "OK" and the settings as YAML, secrets starred. Raises CliError with one mistake per line."""
+    try:
+        settings = load_settings(args.file, environ=os.environ)
+    except ConfigError as error:
+        count = len(error.mistakes)
+        raise CliError(f"{count} mistake{'s' if count > 1 else ''}\n{error}", EXIT_USAGE) from error
+    say(f"OK: {args.file}\n")
+    say(yaml.safe_dump(effective(settings), sort_keys=False, allow_unicode=True), end="")
+    return 0

@@ -1,0 +1,254 @@
+"""`vilamp demo`: real WebRTC video into a real server, and questions over its whole history through the HTTP API.
+
+The video is a drawn world whose clock runs faster than ours, so that minutes of it fit into one; the camera is sampled
+at a higher rate to match. The truth is known because the world is drawn, and is shown beside each answer.
+"""
+
+import argparse
+import asyncio
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from agent.cli.ask import best, timings_line
+from agent.cli.client import Client, Reply, ServerError
+from agent.cli.common import EXIT_FAILED, EXIT_USAGE, CliError
+from agent.cli.demo_alerts import (
+    HORIZON_S,
+    Ears,
+    Told,
+    alerts_config,
+    armed_in_words,
+    free_port,
+    listen,
+    pick_rules,
+    told_in_words,
+    truth_of,
+)
+from agent.cli.demo_server import DemoServer, demo_config, running_server
+from agent.cli.demo_world import Show, judge, on_our_clock, pick_questions, pick_world, spans_in_words
+from agent.cli.sheet import Section, Tile, write_sheet
+from agent.evaluation.alert_truth import Armed
+from agent.times import format_clock, format_span, local_zone_name
+from agent.untrusted.plain import plain, plain_line
+from model.world.answers import Question
+from streaming.publisher import FramesTrack, PublishError, publish
+
+CAMERA = "world"
+RATE_HZ = 12.0  # pictures published a second
+NUM_QUESTIONS = 9
+MIN_QUESTIONS = 6
+ASKING_S = 300.0  # seconds that the world goes on for while questions are asked
+STAY_S = 6 * 3600.0
+CATCH_UP_S = 40.0
+POLL_S = 0.4
+NUM_SHOWN = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One question of the world and what came of it; `reply` is None when there was no answer."""
+
+    question: Question
+    reply: Reply | None
+    right: bool
+    truth: str
+
+
+def run(args: argparse.Namespace) -> int:
+    """0: every question got an answer. 1: one did not. Raises CliError when the demo itself cannot run."""
+    if args.seconds <= 0 or not 0 < args.speed <= 2 * RATE_HZ:
+        raise CliError(f"--seconds must be above 0, --speed above 0 and at most {2 * RATE_HZ:.0f}", EXIT_USAGE)
+    started = time.monotonic()
+    console = Console(highlight=False, markup=False, soft_wrap=True)
+    _prepare(args.out)
+    try:
+        code = asyncio.run(_demo(args, console))
+    except asyncio.CancelledError:  # by SIGTERM; the server has been stopped
+        return EXIT_FAILED
+    except (PublishError, ServerError) as error:
+        raise CliError(f"{error} (see {args.out / 'server.log'})") from error
+    console.print(f"the demo took {time.monotonic() - started:.0f} s")
+    return code
+
+
+def _prepare(out: Path) -> None:
+    """A fresh `out/data`: the demo's own memory and tokens, nothing else."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        if (out / "data").exists():
+            shutil.rmtree(out / "data")
+    except OSError as error:
+        raise CliError(f"{out}: {error.strerror}") from error
+
+
+async def _demo(args: argparse.Namespace, console: Console) -> int:
+    this = asyncio.current_task()
+    if this is not None:
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, this.cancel)
+    show = await asyncio.to_thread(_show, args)
+    zone = local_zone_name()
+    config = demo_config(CAMERA, min(args.speed, RATE_HZ), zone, args.model, args.port or (8080 if args.stay else 0))
+    rules = await asyncio.to_thread(pick_rules, show.scene, show.fast_until)
+    broker = free_port()
+    config |= alerts_config(rules, args.speed, broker)
+    console.print("starting the server ...")
+    async with running_server(args.out, config) as server:
+        track = FramesTrack(show.pictures(), rate_hz=RATE_HZ)
+        async with publish(f"{server.url}/whip/{CAMERA}", server.publish_token, track) as publication:
+            await publication.wait_connected()
+            console.print(_explanation(args, show, server))
+            console.print(armed_in_words(rules, broker))
+            with Client(server.url, server.ask_token) as client, _ears(args.out, broker, rules, show, console) as ears:
+                if args.stay:
+                    console.print(_invitation(args, show, server))
+                    await publication.wait_ended()
+                    return 0
+                await _watch(console, client, show)
+                picked = await asyncio.to_thread(pick_questions, show.scene, show.fast_until, NUM_QUESTIONS)
+                results = []
+                for number, each in enumerate(picked, 1):
+                    console.print(f"\n[{number}/{len(picked)}] {each.family}: {each.text}")
+                    results.append(await _put(console, client, each, show, zone))
+                    show.go_on.set()  # the question about the present has been asked
+                await asyncio.to_thread(_save_sheet, args.out / "evidence.png", client, results, zone)
+    console.print(f"\n{ears.summary()}")
+    return _conclude(console, results, args.out / "evidence.png")
+
+
+@contextmanager
+def _ears(out: Path, broker: int, rules: Mapping[str, Armed], show: Show, console: Console) -> Iterator[Ears]:
+    """A subscriber of the embedded broker, which prints every alert as it arrives."""
+    ears = Ears(out)
+
+    def tell(told: Told) -> None:
+        world = show.clock.world(told.time)
+        known = world < show.fast_until + HORIZON_S
+        truth = truth_of(rules[told.rule], world) if known else None
+        ears.num_right += truth is not None and truth[0]
+        console.print(told_in_words(told, truth, world))
+
+    listening = asyncio.create_task(listen(broker, ears, tell))
+    try:
+        yield ears
+    finally:
+        listening.cancel()
+
+
+def _show(args: argparse.Namespace) -> Show:
+    """The scene, fast up to a moment with something in view, then at our pace."""
+    fast_s = args.seconds * args.speed
+    after_s = STAY_S if args.stay else ASKING_S
+    scene, until = pick_world(args.seed, fast_s=fast_s, after_s=after_s, enough=MIN_QUESTIONS)
+    show = Show(scene, rate_hz=RATE_HZ, speed=args.speed, fast_until=until)
+    if args.stay:
+        show.go_on.set()
+    return show
+
+
+def _explanation(args: argparse.Namespace, show: Show, server: DemoServer) -> str:
+    kept_hz = min(args.speed, RATE_HZ)
+    return (
+        f"server ready at {server.url}\n"
+        f"publishing a drawn world over WebRTC (WHIP, loopback). Its clock runs {args.speed:g} times as fast as ours:\n"
+        f"{format_span(show.fast_until)} of world in {format_span(show.fast_until / args.speed)}, sampled at "
+        f"{kept_hz:g} frames/s, so that a kept frame is {args.speed / kept_hz:.2g} s of world.\n"
+        f"Then it {'' if args.stay else 'stands still for a question about the present, and '}goes on at our pace.\n"
+        f"The model was never trained on this world (seed {show.scene.seed}). Clock times below are ours."
+    )
+
+
+def _invitation(args: argparse.Namespace, show: Show, server: DemoServer) -> str:
+    started_as = Path(sys.argv[0])  # `make run` has the command in .venv/bin, which is on nobody's PATH
+    vilamp = started_as if started_as.name == "vilamp" else "vilamp"
+    return (
+        f"\nwatch and ask it in a browser:\n  {server.url}/#token={server.owner_token}\n"
+        f"or ask it here, for example:\n"
+        f'  {vilamp} ask "what can you see at the moment?" --server {server.url} --data-dir {args.out / "data"}\n'
+        f"after {format_span(show.fast_until / args.speed)} the world's clock slows down to ours. Ctrl-C ends it."
+    )
+
+
+async def _watch(console: Console, client: Client, show: Show) -> None:
+    """A progress bar of what the server remembers, until the fast part is over and encoded."""
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[frames]}"), TimeElapsedColumn())
+    with Progress(*columns, console=console) as progress:
+        bar = progress.add_task("watching", total=show.fast_until, frames="")
+        rounds = 0
+        while True:
+            camera = await asyncio.to_thread(client.get_json, f"/v1/cameras/{CAMERA}")
+            world = show.clock.worlds[-1] if show.clock.worlds else 0.0
+            frames = f"{camera['frames']} frames remembered, {camera['encoded']} encoded"
+            progress.update(bar, completed=min(world, show.fast_until), frames=frames)
+            if show.standing.is_set():
+                # three rounds at least: the last fast frames are still on their way when the world stands still
+                rounds += 1
+                behind = camera["frames"] - camera["encoded"]
+                if (rounds > 3 and behind <= 1) or rounds * POLL_S > CATCH_UP_S:
+                    return
+            await asyncio.sleep(POLL_S)
+
+
+async def _put(console: Console, client: Client, question: Question, show: Show, zone: str) -> Result:
+    """Ask one question and print what came: the words as they are written, evidence, truth, milliseconds."""
+    try:
+        reply = await asyncio.to_thread(_ask, console, client, question.text)
+    except ServerError as error:
+        console.print(f"  no answer: {plain_line(error)}", markup=False)
+        return Result(question, None, False, "")
+    right, truth = judge(on_our_clock(question, show.clock, zone), reply)
+    proof = spans_in_words(question.spans)
+    console.print(f"  truth     {truth}  {f'({proof})' if proof else ''} -> {'right' if right else 'wrong'}")
+    console.print(f"  evidence  {len(reply.citations)} of {reply.num_frames} frames, best: {_cited(reply, zone)}")
+    console.print(f"  {timings_line(reply)}")
+    return Result(question, reply, right, truth)
+
+
+def _ask(console: Console, client: Client, text: str) -> Reply:
+    """Stream one answer. Runs in a thread. Raises ServerError."""
+    console.print("  answer    ", end="")
+    for part in client.ask(text, cameras=[CAMERA]):
+        if isinstance(part, Reply):
+            console.print()
+            return part
+        console.print(plain(part).replace("\n", " "), end="", markup=False)
+    raise ServerError("the answer broke off")
+
+
+def _cited(reply: Reply, zone: str) -> str:
+    shown = best(reply.citations, NUM_SHOWN)
+    return ", ".join(f"{format_clock(each.time, zone)} {each.kind} {each.score:.2f}" for each in shown)
+
+
+def _save_sheet(path: Path, client: Client, results: Sequence[Result], zone: str) -> None:
+    """The best evidence of every answer. A frame that has gone meanwhile stays grey. Raises CliError, ServerError."""
+    sections = []
+    for result in results:
+        reply = result.reply or Reply(text="no answer")
+        tiles = [
+            Tile(
+                client.get_bytes(each.url), f"{format_clock(each.time, zone)} {each.kind} {each.score:.2f}", each.boxes
+            )
+            for each in best(reply.citations, NUM_SHOWN)
+        ]
+        verdict = f"truth: {result.truth}" if result.reply else ""
+        sections.append(Section(result.question.text, f"{reply.text.strip()}\n{verdict}", tiles))
+    try:
+        write_sheet(path, sections)
+    except OSError as error:
+        raise CliError(f"{path}: {error.strerror}") from error
+
+
+def _conclude(console: Console, results: Sequence[Result], sheet: Path) -> int:
+    answered = [result for result in results if result.reply is not None and result.reply.text.strip()]
+    right = sum(result.right for result in results)
+    console.print(f"\n{len(answered)} of {len(results)} questions answered, {right} right. Evidence frames: {sheet}")
+    return 0 if len(answered) == len(results) > 0 else EXIT_FAILED

@@ -1,0 +1,171 @@
+"""The demo's world: a drawn scene whose clock runs faster than ours, what is asked about it, and what is true.
+
+The scene is drawn as it is published; each picture's moment of the world is noted beside ours, so that "when did it
+come?" has a true answer on the wall clock. The server sees pictures only.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+
+import numpy as np
+
+from agent.cli.client import Reply
+from agent.times import load_zone
+from model.steps import plan_of, verdict_of
+from model.world.answers import TIME_FAMILIES, Question, is_correct, true_answer
+from model.world.draw import draw
+from model.world.questions import questions
+from model.world.scene import Scene
+from model.world.things import VISIBLE_FRACTION
+from streaming.frame import Frame
+
+WIDTH, HEIGHT = 320, 180
+SLOW_RATE_HZ = 2.0  # pictures a second once the world's clock has slowed down to ours
+STEADY_S = 4.0  # a moment is worth asking about when it looks the same for so long
+NUM_TRIES = 12
+MIN_SPAN_S = 3.0  # what was in view for less may fall between two frames of the camera
+OTHER_FAMILIES = ("colour", "count", "where", "when", "order", "last_seen", "left_behind")
+
+
+@dataclass(slots=True)
+class WorldClock:
+    """Pairs (wall, world): unix seconds at which a moment of the world was shown. Both rise.
+
+    Shown at walls 100, 101, 102 were world seconds 0, 6, 7 (the clock slowed down after 101): `world(100.5)` is 3,
+    `wall(6.5)` is 101.5.
+    """
+
+    walls: list[float] = field(default_factory=list)
+    worlds: list[float] = field(default_factory=list)
+
+    def note(self, wall: float, world: float) -> None:
+        """The picture of `world` goes out at `wall`."""
+        self.walls.append(wall)
+        self.worlds.append(world)
+
+    def wall(self, world: float) -> float:
+        """Unix seconds at which `world` was shown; the nearest shown moment's beyond the ends."""
+        return float(np.interp(world, self.worlds, self.walls))
+
+    def world(self, wall: float) -> float:
+        """The world's second that was shown at `wall`."""
+        return float(np.interp(wall, self.walls, self.worlds))
+
+
+class Show:
+    """Pictures of a scene: `rate_hz` a second of ours, `speed` world seconds in each, until world second `fast_until`.
+
+    There the world stands still, so that "now" can be asked about, and goes on at our pace after `go_on.set()`.
+    """
+
+    def __init__(
+        self, scene: Scene, *, rate_hz: float, speed: float, fast_until: float, now: Callable[[], float] = time.time
+    ) -> None:
+        self.scene = scene
+        self.clock = WorldClock()
+        self.fast_until = fast_until
+        self.standing = asyncio.Event()  # the fast part is over
+        self.go_on = asyncio.Event()
+        self._rate_hz = rate_hz
+        self._speed = speed
+        self._now = now
+
+    async def pictures(self) -> AsyncIterator[Frame]:
+        """Pictures with the time at which they are due, until the scene ends. The consumer waits for it."""
+        world, due = 0.0, 0.0
+        while world < self.scene.duration_s:
+            picture = await asyncio.to_thread(draw, self.scene, world, WIDTH, HEIGHT)
+            due = due or self._now()
+            self.clock.note(max(self._now(), due), world)
+            yield Frame(due, picture, "sender")
+            if world < self.fast_until:
+                due, world = due + 1 / self._rate_hz, min(world + self._speed / self._rate_hz, self.fast_until)
+            else:
+                self.standing.set()
+                due, world = due + 1 / SLOW_RATE_HZ, world + self.go_on.is_set() / SLOW_RATE_HZ
+
+
+def steady_moment(scene: Scene, earliest: float, latest: float) -> float | None:
+    """The first world second in between with something clearly in view that stays for a while; None: there is none."""
+    for t in np.arange(earliest, latest, 0.5).tolist():
+        views = {_view(scene, t + ahead) for ahead in np.arange(0, STEADY_S, 0.5).tolist()}
+        if len(views) == 1 and views.isdisjoint({(), None}):
+            return float(t)
+    return None
+
+
+def _view(scene: Scene, t: float) -> tuple[int, ...] | None:
+    """Who is in view at world second `t`, from left to right; None when somebody is there only in part."""
+    here = [each for each in scene.visible_at(t, min_fraction=0.1) if each.action != "closed"]
+    if len(here) > 2 or any(each.fraction < VISIBLE_FRACTION for each in here):
+        return None
+    return tuple(each.actor for each in sorted(here, key=lambda each: each.box[0] + each.box[2]))
+
+
+def pick_world(seed: int, *, fast_s: float, after_s: float, enough: int) -> tuple[Scene, float]:
+    """A scene never trained on, and the world second near `fast_s` at which it is to stand still.
+
+    The first seed from `seed` on whose history can answer `enough` questions, the last of NUM_TRIES if none can.
+    """
+    for number in range(seed, seed + NUM_TRIES):
+        scene = Scene.from_seed(number, duration_s=1.2 * fast_s + after_s, style="fixed", split="eval")
+        until = steady_moment(scene, 0.9 * fast_s, 1.2 * fast_s) or fast_s
+        if len(pick_questions(scene, until, enough)) >= enough:
+            break
+    return scene, until
+
+
+def pick_questions(scene: Scene, until: float, most: int) -> list[Question]:
+    """At most `most` questions, one of each kind that the history up to `until` can answer; the scene decides which.
+
+    The one about the present comes first, then one about what came the longest ago and one about what never came. The
+    others are about things not asked about yet, where there are such.
+    """
+    times = np.append(np.arange(0.5, until, 1.0), until)
+    options: dict[str, list[Question]] = {"present": [], "existence": [], **{family: [] for family in OTHER_FAMILIES}}
+    for question in questions(scene, 0.0, times, np.random.default_rng(scene.seed), "eval"):
+        if question.family == "present" or all(last - first >= MIN_SPAN_S for first, last in question.spans):
+            options.setdefault(question.family, []).append(question)
+    picked = options["present"] + _long_ago_and_never(options["existence"])
+    for family in OTHER_FAMILIES:
+        if options[family]:
+            named = {about(each) for each in picked}
+            # the smallest is taken: not asked about before, then the most sights to count, then the first
+            picked.append(min(options[family], key=lambda each: (about(each) in named, -len(each.spans))))
+    return picked[:most]
+
+
+def _long_ago_and_never(existence: Sequence[Question]) -> list[Question]:
+    came = [each for each in existence if each.spans]
+    never = [each for each in existence if not each.spans]
+    return ([min(came, key=lambda each: each.spans[0])] if came else []) + never[:1]
+
+
+def about(question: Question) -> tuple[str | None, str | None] | None:
+    """The kind and colour that a question names."""
+    return None if question.query is None else (question.query.kind, question.query.colour)
+
+
+def on_our_clock(question: Question, clock: WorldClock, zone: str) -> Question:
+    """The same question with the times that prove it in unix seconds, as shown by clocks in `zone`."""
+    spans = tuple((clock.wall(first), clock.wall(last)) for first, last in question.spans)
+    answer = question.answer
+    if question.family in TIME_FAMILIES:
+        answer = f"@{clock.wall(float(answer[1:])):.1f}"
+    offset = datetime.fromtimestamp(clock.walls[0], load_zone(zone)).utcoffset()
+    offset_s = 0.0 if offset is None else offset.total_seconds()
+    return replace(question, answer=answer, spans=spans, start_unix=0.0, utc_offset_s=offset_s)
+
+
+def judge(question: Question, reply: Reply) -> tuple[bool, str]:
+    """Is the answer right, and what would be. `question` is on our clock."""
+    said = reply.text.partition("\n\n(")[0]  # an almost empty history says so after the answer
+    return is_correct(question, verdict_of(said) if plan_of(question.text) else said), true_answer(question)
+
+
+def spans_in_words(spans: Sequence[tuple[float, float]]) -> str:
+    """When in the world the proof was to be seen: "world 203-213 s, 519-524 s"."""
+    return "world " + ", ".join(f"{first:.0f}-{last:.0f}" for first, last in spans) + " s" if spans else ""

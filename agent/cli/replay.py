@@ -1,0 +1,276 @@
+"""`vilamp replay`: index a video file into a camera's history as fast as the encoder goes, then ask about it.
+
+A small ledger in the data folder says which file is in which camera's history, so that asking again does not index
+again and an interrupted run goes on where it stopped.
+"""
+
+import argparse
+import asyncio
+import json
+import sys
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import aclosing, contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from agent.app import Agent, ModelUnusable, opened
+from agent.ask.question import Evidence, Finished, Piece, Question, Seen
+from agent.cli.ask import print_reply, time_of, window_of, zone_of
+from agent.cli.camera_names import camera_name
+from agent.cli.client import Citation, Reply
+from agent.cli.common import EXIT_USAGE, CliError, say, settings_of
+from agent.errors import Problem
+from agent.runtime.files import replace_private
+from agent.settings.settings import CameraSettings, Settings
+from agent.settings.types import check_slug
+from agent.times import format_span, format_time
+from memory.errors import StorageError
+from memory.offline import OfflineMemory
+from model.config import ConfigError
+from streaming.decoder import length_s
+from streaming.errors import MediaError
+from streaming.frame import Frame, Source
+from streaming.libav import shown
+from streaming.media import FileSource
+
+LEDGER_FILE = "replays.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What the ledger says about one camera."""
+
+    path: str
+    size_bytes: int
+    written: float  # the file's own time of last change, unix seconds
+    rate_hz: float
+    start: float  # time given to the first frame, unix seconds
+    complete: bool = False
+
+    def same_video(self, other: "Entry") -> bool:
+        """True when both name the same, unchanged file."""
+        return (self.path, self.size_bytes, self.written) == (other.path, other.size_bytes, other.written)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Index and ask. Raises CliError."""
+    if args.camera is not None:
+        _check_camera_name(args.camera)
+    zone = zone_of(args)
+    window = window_of(args, zone, time.time())
+    base = _base_settings(args)
+    duration_s = _probe(args.file)
+    camera = args.camera or _own_camera(args.file, base)
+    settings = _settings(args, base, camera)
+    entry = _wanted(args, settings.camera(camera).rate_hz, duration_s, zone)
+    try:
+        return asyncio.run(_run(args, settings, camera, entry, duration_s, zone, window))
+    except (OSError, ModelUnusable, ConfigError, Problem) as error:  # StorageError is an OSError
+        raise CliError(str(error)) from error
+
+
+async def _run(
+    args: argparse.Namespace, settings: Settings, camera: str, entry: Entry, duration_s: float | None, zone: str,
+    window: tuple[float | None, float | None],
+) -> int:  # fmt: skip
+    async with opened(settings) as agent:
+        await _index(agent, camera, entry, duration_s, zone, quiet=args.json)
+        for text in args.ask:
+            if not args.json:
+                say(f"\n> {text}")
+            reply = await _ask(agent, Question(text, (camera,), *window), quiet=args.json)
+            print_reply(reply, zone, as_json=args.json, question=text, everything=args.all_evidence)
+    return 0
+
+
+def _base_settings(args: argparse.Namespace) -> Settings:
+    """The configuration, and the model as the command names it."""
+    model = {"path": args.model, "device": args.device, "dtype": args.dtype, "num_threads": args.num_threads}
+    given = {name: value for name, value in model.items() if value is not None}
+    return settings_of(args, {"model": given} if given else {})
+
+
+def _settings(args: argparse.Namespace, base: Settings, camera: str) -> Settings:
+    """The configuration with this one camera only: a replay connects to no other."""
+    its = {**base.camera(camera).model_dump(), "url": None}
+    if args.rate is not None:
+        its["rate_hz"] = args.rate
+    try:
+        return base.model_copy(update={"cameras": {camera: CameraSettings.model_validate(its)}})
+    except ValueError:
+        raise CliError("--rate: must be above 0 and at most 30 frames per second", EXIT_USAGE) from None
+
+
+def _check_camera_name(name: str) -> None:
+    try:
+        check_slug(name)
+    except ValueError as error:
+        raise CliError(f"--camera: {error}", EXIT_USAGE) from error
+
+
+def _own_camera(file: Path, settings: Settings) -> str:
+    """The camera that this video has been indexed into, or a new one named after the file."""
+    ledger = _read_ledger(settings.data_dir / LEDGER_FILE)
+    video = _video(file)
+    held = [name for name, entry in ledger.items() if entry.same_video(video)]
+    if held:
+        return min(held, key=lambda name: name != camera_name(file.stem))
+    connected = {name for name, camera in settings.cameras.items() if camera.url is not None}
+    return camera_name(file.stem, {*ledger, *connected, *_remembered(settings)})
+
+
+def _remembered(settings: Settings) -> list[str]:
+    """Cameras that have a history; none where it cannot be looked at, which opening it will say better."""
+    try:
+        with OfflineMemory(settings.data_dir / "memory") as memory:
+            return memory.cameras()
+    except StorageError:
+        return []
+
+
+def _probe(path: Path) -> float | None:
+    """The video's length in seconds, None where it does not say. Raises CliError when it is no video."""
+    try:
+        return length_s(str(path))
+    except MediaError as error:
+        raise CliError(str(error)) from error
+
+
+def _video(file: Path, rate_hz: float = 1.0, start: float = 0.0) -> Entry:
+    state = file.stat()
+    return Entry(str(file.resolve()), state.st_size, state.st_mtime, rate_hz, start)
+
+
+def _wanted(args: argparse.Namespace, rate_hz: float, duration_s: float | None, zone: str) -> Entry:
+    start = time_of("--start", args.start, zone, time.time())
+    if start is None:
+        start = args.file.stat().st_mtime - (duration_s or 0.0)
+    return _video(args.file, rate_hz, start)
+
+
+async def _index(agent: Agent, camera: str, wanted: Entry, duration_s: float | None, zone: str, *, quiet: bool) -> None:
+    ledger = agent.settings.data_dir / LEDGER_FILE
+    known = _read_ledger(ledger).get(camera)
+    stats = agent.store.stats(camera)
+    if stats.frames and (known is None or not known.same_video(wanted)):
+        held = f'holds "{shown(known.path)}"' if known else "has a history of its own"
+        raise CliError(f'the camera "{camera}" already {held}: give another --camera', EXIT_USAGE)
+    if stats.frames and known is not None:
+        wanted = replace(known, complete=known.complete and stats.frames > 0)
+    if wanted.complete and stats.encoded == stats.frames:
+        if not quiet:
+            say(f"{camera}: already indexed, {stats.frames} frames from {format_time(wanted.start, zone)}")
+        return
+    _write_ledger(ledger, camera, wanted)
+    with _progress(quiet) as progress:
+        damage, remarks = await _feed(agent, camera, wanted, duration_s, progress)
+    _write_ledger(ledger, camera, replace(wanted, complete=True))
+    stats = agent.store.stats(camera)
+    if stats.frames == 0:
+        raise CliError(damage or "no frame could be read from the video")
+    for warning in [damage, *remarks]:
+        if warning:
+            say(f"warning: {warning}", file=sys.stderr)
+    if not quiet:
+        span = format_span((stats.newest or 0.0) - (stats.oldest or 0.0))
+        say(f"{camera}: {stats.frames} frames, {span} of video")
+
+
+async def _feed(
+    agent: Agent, camera: str, entry: Entry, duration_s: float | None, progress: Progress
+) -> tuple[str | None, list[str]]:
+    """Every kept frame through intake and encoder. Returns what was damaged, and what was put right, in words."""
+    settings = replace(agent.frame_settings(camera), rate_hz=entry.rate_hz)
+    source = FileSource(entry.path, camera, settings, pace="fast", start_time=entry.start)
+    expected = None if duration_s is None else max(1, round(duration_s * entry.rate_hz))
+    bar = progress.add_task("indexing", total=expected)
+    if not entry.complete:
+        fed = asyncio.create_task(agent.watch(camera, Remaining(source, agent.store.stats(camera).newest)))
+        await _show(agent, camera, fed, progress, bar)
+    encoded = asyncio.create_task(agent.encoded())
+    progress.update(bar, total=agent.store.stats(camera).frames)
+    await _show(agent, camera, encoded, progress, bar)
+    damage = agent.intakes[camera].problem if camera in agent.intakes else None
+    return damage, [f"{shown(entry.path)}: {words}" for words in source.stats.remarks.values()]
+
+
+async def _show(agent: Agent, camera: str, work: "asyncio.Task[None]", progress: Progress, bar: Any) -> None:
+    """Move the bar until `work` is done; its errors are the caller's."""
+    while not work.done():
+        progress.update(bar, completed=agent.store.stats(camera).encoded)
+        await asyncio.wait([work], timeout=0.1)
+    progress.update(bar, completed=agent.store.stats(camera).encoded)
+    await work
+
+
+class Remaining:
+    """A source without the frames that are remembered already: times up to `newest` are passed over."""
+
+    def __init__(self, source: Source, newest: float | None) -> None:
+        self.camera = source.camera
+        self.stats = source.stats
+        self._source = source
+        self._newest = newest
+
+    async def frames(self) -> AsyncIterator[Frame]:
+        """The frames that are new."""
+        async with aclosing(self._source.frames()) as frames:  # type: ignore[type-var]
+            async for frame in frames:
+                if self._newest is None or frame.time > self._newest:
+                    yield frame
+
+    async def close(self) -> None:
+        """Close the source."""
+        await self._source.close()
+
+
+@contextmanager
+def _progress(quiet: bool) -> Iterator[Progress]:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), disable=quiet, transient=False) as progress:
+        yield progress
+
+
+async def _ask(agent: Agent, question: Question, *, quiet: bool) -> Reply:
+    reply = Reply()
+    async with agent.answering.ask(question) as events:
+        async for event in events:
+            match event:
+                case Piece(text):
+                    reply.text += text
+                    if not quiet:
+                        say(text, end="", flush=True)
+                case Seen():
+                    reply.num_frames = event.num_frames
+                    reply.citations = [_citation(each) for each in event.evidence]
+                case Finished():
+                    reply.finish_reason = event.finish_reason
+                    reply.notes, reply.timings_ms = list(event.notes), dict(event.timings_ms)
+    if not quiet:
+        say()
+    return reply
+
+
+def _citation(evidence: Evidence) -> Citation:
+    boxes = [list(box) for box in evidence.boxes]
+    return Citation(
+        evidence.frame_id, evidence.camera, evidence.time, evidence.score, evidence.kind, "", evidence.metadata, boxes
+    )
+
+
+def _read_ledger(path: Path) -> dict[str, Entry]:
+    """Entries by camera; a ledger that cannot be read counts as empty (the memory is the truth, this is a note)."""
+    try:
+        return {camera: Entry(**entry) for camera, entry in json.loads(path.read_text()).items()}
+    except (OSError, ValueError, TypeError, AttributeError):
+        return {}
+
+
+def _write_ledger(path: Path, camera: str, entry: Entry) -> None:
+    known = {**_read_ledger(path), camera: entry}
+    replace_private(path, json.dumps({name: asdict(each) for name, each in known.items()}, indent=2).encode())

@@ -1,0 +1,50 @@
+"""`vilamp serve`: settings from file, environment and options, then the server."""
+
+import argparse
+from typing import Any
+
+from agent.app import ModelUnusable
+from agent.cli.common import EXIT_USAGE, CliError, settings_of
+from agent.runtime.pools import NoThreads
+from agent.runtime.process import OutputFailed
+from agent.web.auth import TokenFileError
+from agent.web.server import CannotListen
+from agent.web.server import run as serve
+from agent.web.tls import TlsError
+from memory.errors import StorageError
+
+
+def run(args: argparse.Namespace) -> int:
+    """Serve until interrupted. Raises CliError."""
+    settings = settings_of(args, overrides_of(args))
+    try:
+        serve(settings)
+    except (CannotListen, NoThreads, TokenFileError, TlsError, StorageError) as error:
+        raise CliError(str(error)) from error
+    except ModelUnusable as error:
+        raise CliError(f"{settings.model.path}: {error}") from error
+    except OutputFailed as error:  # where the address and, once, the tokens are told: without a reader nobody gets in
+        raise CliError(str(error)) from error
+    except (OSError, ValueError) as error:
+        raise CliError(f"it cannot go on: {error}") from error
+    return 0
+
+
+def overrides_of(args: argparse.Namespace) -> dict[str, Any]:
+    """The options that were given, as settings."""
+    flat = {"host": args.host, "port": args.port, "log_level": args.log_level}
+    model = {"path": args.model, "device": args.device, "dtype": args.dtype, "num_threads": args.num_threads}
+    over: dict[str, Any] = {name: value for name, value in flat.items() if value is not None}
+    over["model"] = {name: value for name, value in model.items() if value is not None}
+    if args.tls == "self-signed":
+        if args.tls_cert or args.tls_key:
+            raise CliError("give either --tls self-signed or --tls-cert and --tls-key", EXIT_USAGE)
+        # what the file says of a certificate of one's own must not stand beside it
+        over["tls"] = {"self_signed": True, "cert": None, "key": None}
+    elif args.tls_cert or args.tls_key:
+        over["tls"] = {"self_signed": False, "cert": _text(args.tls_cert), "key": _text(args.tls_key)}
+    return over
+
+
+def _text(path: object) -> str | None:
+    return None if path is None else str(path)

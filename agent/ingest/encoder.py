@@ -1,0 +1,286 @@
+"""Seeing: remembered frames -> vision lane -> memory.attach, micro-batched over all cameras, oldest first.
+
+What is encoded is the stored JPEG, decoded, so features can be recomputed at any time. An encoder that stalls costs
+delay, not history. Live frames (the backlog) go first, then frames that lie pending on disk, then those whose patches
+were lost in a restart.
+
+Does not know where frames come from or what they will be asked.
+"""
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agent.ingest.backlog import Backlog
+from agent.ingest.intake import decode_jpeg
+from agent.metrics import Metrics
+from agent.runtime import pools
+from agent.runtime.lanes import Lane
+from agent.runtime.shortage import is_shortage
+from agent.runtime.supervisor import contained, words_of
+from memory.errors import FrameGone, StorageError
+from memory.store import MemoryStore
+
+if TYPE_CHECKING:
+    from model.clip_encoder import ClipEncoder
+    from model.features import FrameFeatures
+    from model.video_model import VideoModel
+
+log = logging.getLogger(__name__)
+
+Sighted = Callable[[str, int, float, NDArray[np.float32]], None]  # camera, frame_id, time, embedding (D,) as encoded
+
+_FIRST_RETRY_S, _LAST_RETRY_S = 0.5, 30.0
+_MAX_TRIES = 3  # of a frame that fails while others do not
+
+
+@dataclass(frozen=True, slots=True)
+class _Picture:
+    frame_id: int
+    camera: str
+    time: float  # unix seconds
+    image: NDArray[np.uint8]
+
+
+class EncoderBroken(Exception):
+    """The model cannot encode anything at the moment (its fault, not the frames')."""
+
+
+class NotNow(Exception):
+    """No frame of a batch can be read at the moment: the disk does not give it, or the system has nothing to spare."""
+
+
+class Encoding:
+    """The task that keeps memory encoded."""
+
+    def __init__(
+        self,
+        store: MemoryStore,
+        model: "VideoModel | ClipEncoder",
+        vision: Lane,
+        backlog: Backlog,
+        metrics: Metrics,
+        batch_size: int,
+        needs_patches: bool = True,
+        sighted: Sighted = lambda camera, frame_id, time, embedding: None,
+    ) -> None:
+        """`sighted` is told of every frame that has been attached, also of one that was encoded before a restart."""
+        self.problem: str | None = None  # in words for an operator, while the encoder fails
+        self.waiting_problem: str | None = None  # and while it works, but some frames cannot be read or kept
+        self.idle = asyncio.Event()  # set while nothing is left to encode
+        self._store = store
+        self._model = model
+        self._vision = vision
+        self._backlog = backlog
+        self._metrics = metrics
+        self._batch_size = batch_size
+        self._needs_patches = needs_patches  # False: another program answers, and looks at the pictures
+        self._sighted = sighted
+        self._given_up: set[int] = set()  # stays small: a damaged JPEG is a damaged disk
+        self._num_refused: Counter[int] = Counter()
+        self._waiting: set[int] = set()  # could not be read or kept when last tried
+        self._aside: set[int] = set()  # of these, the ones left out until the pause is over
+        self._pause_s = _FIRST_RETRY_S
+
+    async def run(self) -> None:
+        """Encode for ever. A failing encoder is retried with growing pauses; the frames wait on disk."""
+        retry_s = _FIRST_RETRY_S
+        self._backlog.look_again()  # a batch that a failed run had in hand is found on disk
+        while True:
+            frame_ids = await self._next_batch()
+            if not frame_ids:
+                if not self._backlog.behind and not self._aside:
+                    self.problem = None
+                    self._none_waits()
+                    self.idle.set()
+                await self._backlog.wait()
+                self.idle.clear()
+                continue
+            try:
+                await self._encode(frame_ids)
+            except EncoderBroken as error:
+                self._backlog.behind = True  # the batch is found again on disk
+                self.problem = f"the encoder fails: {error}"
+                log.error("encoder fails", extra={"error": str(error), "retry_s": retry_s})
+                await asyncio.sleep(retry_s)
+                retry_s = min(2 * retry_s, _LAST_RETRY_S)
+            except NotNow:  # `_set_aside` has said so
+                await asyncio.sleep(retry_s)
+                retry_s = min(2 * retry_s, _LAST_RETRY_S)
+            else:
+                retry_s, self.problem = _FIRST_RETRY_S, None
+                self._waiting -= set(frame_ids) - self._aside
+                if not self._waiting:
+                    self._none_waits()
+
+    async def _next_batch(self) -> list[int]:
+        if frame_ids := self._backlog.take(self._batch_size):
+            return frame_ids
+        if not self._backlog.behind:
+            return []
+        mark = self._backlog.mark
+        frame_ids = await pools.pictures(self._on_disk)
+        if not frame_ids:
+            self._backlog.caught_up(mark)
+        return frame_ids
+
+    def _on_disk(self) -> list[int]:
+        """Frames never encoded, oldest first; when there are none, those whose patches a restart lost."""
+        aside = self._aside.copy()
+        pending = self._store.pending(self._batch_size + len(aside))
+        if wanted := [frame_id for frame_id in pending if frame_id not in aside]:
+            return wanted[: self._batch_size]
+        if not self._needs_patches:
+            return []
+        left_out = self._given_up | aside
+        lost = self._store.pending_patches(self._batch_size + len(left_out))
+        return [frame_id for frame_id in lost if frame_id not in left_out][: self._batch_size]
+
+    async def _encode(self, frame_ids: Sequence[int]) -> None:
+        started = perf_counter()
+        pictures, unread = await pools.pictures(self._read, frame_ids)
+        if unread:
+            self._set_aside(unread)
+        if not pictures:
+            if unread:
+                raise NotNow
+            return
+        for picture, features in await self._features(pictures):
+            try:
+                remembered = await pools.storage(self._attach, picture, features)
+            except ValueError as error:  # finite, but beyond what the memory's half precision can hold
+                self._skip(picture.frame_id, "refused", error)
+            except (StorageError, MemoryError) as error:
+                self._set_aside({picture.frame_id: error})
+            else:
+                if remembered:
+                    self._sighted(picture.camera, picture.frame_id, picture.time, features.embedding)
+                    self._metrics.frames_encoded.labels(camera=picture.camera).inc()
+        self._metrics.stage_seconds.labels(stage="encode").observe(perf_counter() - started)
+
+    def _read(self, frame_ids: Sequence[int]) -> tuple[list[_Picture], dict[int, BaseException]]:
+        """Stored JPEGs, decoded, and what cannot be read now, with the reason.
+
+        A frame evicted meanwhile is left out; one whose bytes are no picture is not tried again.
+        """
+        pictures: list[_Picture] = []
+        unread: dict[int, BaseException] = {}
+        for frame_id in frame_ids:
+            try:
+                jpeg, record = self._store.jpeg(frame_id), self._store.record(frame_id)
+            except FrameGone:
+                self._metrics.encode_failures.labels(reason="gone").inc()
+                continue
+            except (StorageError, MemoryError) as error:
+                unread[frame_id] = error
+                continue
+            try:
+                pictures.append(_Picture(frame_id, record.camera, record.time, decode_jpeg(jpeg)))
+            except (OSError, ValueError, MemoryError) as error:  # of the decoder: the disk has done its part
+                if is_shortage(error):
+                    unread[frame_id] = error
+                else:
+                    self._skip(frame_id, "unreadable", error)
+        return pictures, unread
+
+    def _set_aside(self, failed: Mapping[int, BaseException]) -> None:
+        """These are tried again after a pause that grows, for ever; other frames go on meanwhile."""
+        self._metrics.encode_failures.labels(reason="not_now").inc(len(failed))
+        if not self._aside:
+            asyncio.get_running_loop().call_later(self._pause_s, self._try_again)
+        self._aside.update(failed)
+        self._waiting.update(failed)
+        num, reason = len(self._waiting), next(iter(failed.values()))
+        frames = "1 frame waits" if num == 1 else f"{num} frames wait"
+        problem = f"{frames} to be encoded, as the disk or the system refuses: {words_of(reason)}"
+        if self.waiting_problem is None:
+            log.error("frames cannot be encoded now", extra={"error": words_of(reason)})
+        self.waiting_problem = problem
+
+    def _none_waits(self) -> None:
+        self.waiting_problem, self._pause_s = None, _FIRST_RETRY_S
+        self._waiting.clear()
+
+    def _try_again(self) -> None:
+        self._aside.clear()
+        self._pause_s = min(2 * self._pause_s, _LAST_RETRY_S)
+        self._backlog.look_again()
+
+    async def _features(self, pictures: list[_Picture]) -> list[tuple[_Picture, "FrameFeatures"]]:
+        """Encode as one batch; when that fails one by one, so that a single bad picture cannot stop the others.
+
+        Raises EncoderBroken when none can be encoded: then the encoder pauses. It is the pictures' fault only if the
+        self-test passes at the same time.
+        """
+        features: list[FrameFeatures] = []
+        with contained("encoding a batch") as batch:
+            features = await self._vision.run(self._encode_finite, [picture.image for picture in pictures])
+        if batch.error is None:
+            return list(zip(pictures, features, strict=True))
+        self._metrics.encode_failures.labels(reason="batch").inc()
+        done: list[tuple[_Picture, FrameFeatures]] = []
+        failed: list[tuple[_Picture, BaseException]] = []
+        for picture in pictures:
+            with contained(f"encoding frame {picture.frame_id}") as alone:
+                done.append((picture, (await self._vision.run(self._encode_finite, [picture.image]))[0]))
+            if alone.error is not None:
+                failed.append((picture, alone.error))
+        if done or await self_test(self._model, self._vision) is None:
+            for picture, reason in failed:
+                if is_shortage(reason):
+                    self._set_aside({picture.frame_id: reason})
+                else:
+                    self._refused(picture.frame_id, reason)
+        if not done:
+            raise EncoderBroken(words_of(failed[0][1]))
+        return done
+
+    def _encode_finite(self, images: list[NDArray[np.uint8]]) -> list["FrameFeatures"]:
+        features = self._model.encode(images)
+        if not all(np.isfinite(each.embedding).all() and np.isfinite(each.summary).all() for each in features):
+            raise ValueError("the encoder returned numbers that are not finite")
+        return features
+
+    def _refused(self, frame_id: int, error: BaseException) -> None:
+        """One that failed while the encoder works: tried again, as the cause may pass, but not for ever."""
+        self._num_refused[frame_id] += 1
+        if self._num_refused[frame_id] < _MAX_TRIES:
+            self._backlog.look_again()
+        else:
+            del self._num_refused[frame_id]
+            self._skip(frame_id, "refused", error)
+
+    def _skip(self, frame_id: int, reason: str, error: BaseException) -> None:
+        self._given_up.add(frame_id)
+        self._store.abandon(frame_id)
+        self._metrics.encode_failures.labels(reason=reason).inc()
+        log.warning("frame cannot be encoded", extra={"frame_id": frame_id, "reason": reason, "error": str(error)})
+
+    def _attach(self, picture: _Picture, features: "FrameFeatures") -> bool:
+        return self._store.attach(
+            picture.frame_id,
+            embedding=features.embedding,
+            patches=features.patches,
+            scalars=features.scalars,
+            summary=features.summary,
+        )
+
+
+async def self_test(model: "VideoModel | ClipEncoder", vision: Lane) -> str | None:
+    """None when the model tells two pictures (and two texts) apart by finite numbers; else what is wrong, in words."""
+    with contained("the encoder's self-test") as outcome:
+        await vision.run(model.self_test)
+    match outcome.error:
+        case None:
+            return None
+        case RuntimeError() | ValueError() as error:
+            return str(error)
+        case error:
+            return words_of(error)

@@ -1,0 +1,73 @@
+"""Will the disk be full before the caps hold the memory? An estimate from how fast each camera has been writing. Pure."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from agent.settings.settings import Settings
+from agent.times import format_span
+
+DAY_S = 86_400.0
+HORIZON_S = 7 * DAY_S
+"""Further ahead than this nothing is said."""
+LEAST_SPAN_S = 600.0
+"""A camera that holds less time than this says nothing about a day."""
+
+
+@dataclass(frozen=True, slots=True)
+class Growth:
+    """How fast one camera's memory grows, and how much it still may."""
+
+    camera: str
+    bytes_per_s: float
+    room_bytes: float  # until one of its own caps holds it
+
+
+def full_in_s(growths: Sequence[Growth], free_bytes: float, folder_room_bytes: float | None) -> float | None:
+    """Seconds until the disk is full; None: the caps hold the memory before.
+
+    Each camera grows at its own rate until its own caps hold it, all together until the folder's cap does.
+    Worked example: 100 bytes free; a grows by 10 a second and may grow by 50, b by 5 and may grow by 1000: after 5 s 25
+    bytes are left for b alone, so the disk is full in 10 s.
+    """
+    left = free_bytes
+    if folder_room_bytes is not None and folder_room_bytes <= left:
+        return None
+    growing = sorted((g for g in growths if g.bytes_per_s > 0 and g.room_bytes > 0), key=lambda g: _lasts_s(g))
+    passed = 0.0
+    for number, growth in enumerate(growing):
+        rate, step = sum(g.bytes_per_s for g in growing[number:]), _lasts_s(growth) - passed
+        if rate * step >= left:
+            return passed + max(0.0, left) / rate
+        left, passed = left - rate * step, passed + step
+    return None
+
+
+def _lasts_s(growth: Growth) -> float:
+    return growth.room_bytes / growth.bytes_per_s
+
+
+def growth_of(held: dict[str, Any], settings: Settings) -> Growth | None:
+    """From what `holdings` says of a camera; None where it is too little to go by."""
+    if held["bytes_per_day"] is None or held["newest"] - held["oldest"] < LEAST_SPAN_S:
+        return None
+    limits = settings.camera(held["camera"])
+    per_s, frame_bytes = held["bytes_per_day"] / DAY_S, held["bytes"] / held["frames"]
+    caps: list[float] = [limits.max_bytes, limits.max_frames * frame_bytes]
+    caps += [age * per_s for age in (limits.max_age_s, settings.memory.max_age_s) if age is not None]
+    return Growth(held["camera"], per_s, min(caps) - held["bytes"])
+
+
+def filling_problem(cameras: Sequence[dict[str, Any]], settings: Settings, free_bytes: float) -> str | None:
+    """In words what to change when the disk will be full before the caps are reached; else None. cameras: `holdings`."""
+    growths = [growth for each in cameras if (growth := growth_of(each, settings)) is not None]
+    cap, held = settings.memory.max_bytes, sum(each["bytes"] for each in cameras)
+    seconds = full_in_s(growths, free_bytes, None if cap is None else cap - held)
+    if seconds is None or seconds > HORIZON_S:
+        return None
+    fastest = max(growths, key=lambda growth: growth.bytes_per_s).camera
+    most = max(1, int(held + 0.8 * free_bytes) >> 20)
+    return (
+        f"the disk will be full in {format_span(seconds)}, before the limits of the memory are reached: set memory.max_bytes "
+        f"to at most {most}MiB, lower cameras.{fastest}.max_bytes or max_age_s, or free space"
+    )

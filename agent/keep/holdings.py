@@ -1,0 +1,45 @@
+"""What a memory holds, as `GET /v1/memory` and `vilamp memory` say it. Pure."""
+
+from typing import Any
+
+from agent.settings.settings import Settings
+from memory.records import CameraStats
+
+DAY_S = 86_400.0
+
+
+def holdings(camera: str, stats: CameraStats, settings: Settings) -> dict[str, Any]:
+    """One camera. Rates per day are those of the time it has held; cap_use is the fullest of its caps, 0 to 1."""
+    limits = settings.camera(camera)
+    span_s = 0.0 if stats.oldest is None or stats.newest is None else stats.newest - stats.oldest
+    per_day = DAY_S / span_s if stats.frames > 1 and span_s > 0 else None
+    use = {"frames": stats.frames / limits.max_frames, "bytes": stats.bytes / limits.max_bytes}
+    if limits.max_age_s is not None:
+        use["age"] = span_s / limits.max_age_s
+    return {
+        "camera": camera,
+        "frames": stats.frames,
+        "encoded": stats.encoded,
+        "hot": stats.hot,
+        "archive": stats.archive,
+        "bytes": stats.bytes,
+        "oldest": stats.oldest,
+        "newest": stats.newest,
+        "frames_per_day": None if per_day is None else round(stats.frames * per_day, 1),
+        "bytes_per_day": None if per_day is None else round(stats.bytes * per_day),
+        "cap_use": round(max(use.values()), 4),
+        "cap": max(use, key=lambda name: use[name]),
+    }
+
+
+def folder_holdings(cameras: list[dict[str, Any]], settings: Settings) -> dict[str, Any]:
+    """All of them together, and the caps of the folder."""
+    frames, held_bytes = (sum(each[name] for each in cameras) for name in ("frames", "bytes"))
+    caps = settings.memory
+    return {
+        "frames": frames,
+        "bytes": held_bytes,
+        "max_frames": caps.max_frames,
+        "max_bytes": caps.max_bytes,
+        "max_age_s": caps.max_age_s,
+    }

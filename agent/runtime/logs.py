@@ -1,0 +1,77 @@
+"""Structured logs: one JSON object a line on stderr.
+
+What is given as `extra` becomes fields. Addresses in them are redacted; apart from that nothing filters secrets: callers never
+log question text or tokens. A line that repeats is counted instead of written (`agent/runtime/log_repeats.py`). A
+line that cannot be written is counted too: logging never raises and never waits for a disk to have room.
+"""
+
+import logging
+import sys
+from datetime import UTC
+from typing import Any
+
+from agent.runtime.log_repeats import CountedLines
+from agent.times import local_moment
+from agent.untrusted.plain import plain_json
+from streaming.redact import redact_text
+
+_OWN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "color_message", "taskName"}
+_MAX_DEPTH = 8
+
+
+class JsonLines(logging.Formatter):
+    """A record as one line of JSON: time, level, logger, message, then its extra fields."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        fields: dict[str, Any] = {
+            "time": local_moment(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": _message_of(record),
+        }
+        fields |= {name: value for name, value in vars(record).items() if name not in _OWN}
+        if record.exc_info:
+            fields["exception"] = self.formatException(record.exc_info)
+        return plain_json(_plain(fields, _MAX_DEPTH))
+
+
+def _message_of(record: logging.LogRecord) -> str:
+    """The message; where a library's arguments do not fit its text, both as they are."""
+    try:
+        return record.getMessage()
+    except (TypeError, ValueError, KeyError):
+        return f"{record.msg} {record.args}"
+
+
+def _plain(value: Any, depth: int) -> Any:
+    """What JSON can hold, with every address redacted and without half characters."""
+    match value:
+        case None | bool() | int() | float():
+            return value
+        case dict() if depth:
+            return {str(_plain(str(key), 0)): _plain(each, depth - 1) for key, each in value.items()}
+        case list() | tuple() | set() | frozenset() if depth:
+            return [_plain(each, depth - 1) for each in value]
+    return redact_text(str(value)).encode("utf-8", "backslashreplace").decode()
+
+
+def set_up_logs(level: str) -> None:
+    """Send everything from `level` up to stderr as JSON lines; the libraries' chatter only from warnings up."""
+    handler = CountedLines(sys.stderr)
+    handler.setFormatter(JsonLines())
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level.upper())
+    for library in (
+        "aioice",
+        "aiortc",
+        "libav",
+        "httpx",
+        "httpcore",
+        "asyncio",
+        "faiss",
+        "uvicorn.access",
+        "mqtt",
+        "amqtt",
+    ):
+        logging.getLogger(library).setLevel(logging.WARNING)

@@ -1,0 +1,78 @@
+"""Settings of webhooks: where alert events are posted, and the key that signs them. Opens nothing but the key's file."""
+
+import base64
+import binascii
+from pathlib import Path
+from typing import Annotated
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, Field, SecretStr, model_validator
+
+from agent.settings.types import Part, UserPath
+
+_SECRET_PREFIX = "whsec_"
+_MIN_SECRET_CHARS = 16
+
+
+def check_webhook_url(given: SecretStr) -> SecretStr:
+    """`given` itself, when events can be posted there. Raises ValueError with what to do."""
+    url = given.get_secret_value()
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        usable = False
+    if (
+        not usable
+        or parts.username is not None
+        or parts.fragment
+        or any(c.isspace() or not c.isprintable() for c in url)
+    ):
+        raise ValueError("must be an address such as https://example.org/alerts, without user and password in it")
+    return given
+
+
+def signing_key(secret: str) -> bytes:
+    """The key in a secret: "whsec_" and base64, or any other text as it is. Raises ValueError."""
+    if not secret.startswith(_SECRET_PREFIX):
+        return secret.encode()
+    try:
+        return base64.b64decode(secret.removeprefix(_SECRET_PREFIX), validate=True)
+    except binascii.Error:
+        raise ValueError(f"after {_SECRET_PREFIX} comes base64") from None
+
+
+def check_secret(secret: SecretStr) -> SecretStr:
+    """`secret` itself, when it can sign. Raises ValueError with what to do."""
+    text = secret.get_secret_value()
+    if text.startswith(_SECRET_PREFIX):
+        signing_key(text)
+    if len(text) < _MIN_SECRET_CHARS:
+        raise ValueError(f"a secret has at least {_MIN_SECRET_CHARS} characters")
+    return secret
+
+
+class WebhookSettings(Part):
+    """One receiver of alert events."""
+
+    url: Annotated[SecretStr, AfterValidator(check_webhook_url)] = Field(
+        description="where events are posted, http or https; kept out of logs, as it often holds a key"
+    )
+    secret: Annotated[SecretStr, AfterValidator(check_secret)] | None = Field(
+        default=None, description="key of the signature, best given as an environment variable; null: not signed"
+    )
+    secret_file: UserPath | None = Field(default=None, description="or a file that holds it, read at every try")
+    timeout_s: float = Field(default=10.0, gt=0, le=120, description="seconds that a try may take")
+    max_age_s: float = Field(default=86_400.0, ge=1, description="an event not taken for so long is dropped")
+
+    @model_validator(mode="after")
+    def _one_secret(self) -> "WebhookSettings":
+        if self.secret is not None and self.secret_file is not None:
+            raise ValueError("give either secret or secret_file, not both")
+        return self
+
+    def key(self) -> bytes | None:
+        """The signing key; None: events are not signed. Raises OSError or ValueError."""
+        if self.secret_file is not None:
+            return signing_key(Path(self.secret_file).read_text(encoding="utf-8").strip())
+        return None if self.secret is None else signing_key(self.secret.get_secret_value())

@@ -1,0 +1,126 @@
+"""Names of request fields: those of OpenAI's API that the agent cannot honour, and those that nearly match its own.
+
+A field that would change the answer and is not supported is refused, never accepted and ignored. Pure.
+"""
+
+from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import suppress
+from typing import Any
+
+from pydantic import ValidationError
+
+from agent.errors import BadRequest
+from agent.times import MAX_UNIX_S, unit_hint
+from agent.untrusted.wire import MAX_SHOWN, shown
+
+# Fields of the chat-completions API; what is not refused below and is no field of ours has no effect on an answer here.
+OPENAI_FIELDS = frozenset({
+    "audio", "frequency_penalty", "function_call", "functions", "logit_bias", "logprobs", "max_completion_tokens",
+    "max_tokens", "messages", "metadata", "modalities", "model", "moderation", "n", "parallel_tool_calls", "prediction",
+    "presence_penalty", "prompt_cache_key", "prompt_cache_options", "prompt_cache_retention", "reasoning_effort",
+    "response_format", "safety_identifier", "seed", "service_tier", "stop", "store", "stream", "stream_options",
+    "temperature", "tool_choice", "tools", "top_logprobs", "top_p", "user", "verbosity", "web_search_options",
+})  # fmt: skip
+_TEXT_FORMAT = {"type": "text"}
+# Each with the values that ask for nothing; null is a field left out.
+_REFUSED: Mapping[str, Callable[[Any], bool]] = {
+    "audio": lambda value: False,
+    "function_call": lambda value: value in ("none", "auto"),
+    "functions": lambda value: value == [],
+    "logprobs": lambda value: value is False,
+    "modalities": lambda value: value in ([], ["text"]),
+    "response_format": lambda value: value == _TEXT_FORMAT,
+    "stop": lambda value: value in ("", []),
+    "tool_choice": lambda value: value in ("none", "auto"),
+    "tools": lambda value: value == [],
+    "top_logprobs": lambda value: value == 0,
+    "web_search_options": lambda value: False,
+    "extra_body": lambda value: value == {},
+}
+# What others call the same thing, without case, "_" and "-".
+_SYNONYMS = {
+    **dict.fromkeys(("cam", "camid", "camname", "cameraid", "cameraname", "camerasids", "cameraids", "cams"), "camera"),
+    **dict.fromkeys(("since", "from", "start", "starttime", "begin", "fromtime", "aftertime"), "after"),
+    **dict.fromkeys(("until", "till", "to", "end", "endtime", "totime", "beforetime"), "before"),
+    **dict.fromkeys(("near", "place"), "within"),
+}
+
+
+def refuse_unsupported(body: Mapping[str, Any]) -> None:
+    """Raises BadRequest for a field of OpenAI's API in `body` that would change the answer and cannot be honoured."""
+    if body.get("n", 1) != 1:
+        raise BadRequest("'n' must be 1: a question gets one answer here.", param="n")
+    for name, is_harmless in _REFUSED.items():
+        if name not in body or is_harmless(body[name]):
+            continue
+        if name == "response_format":
+            raise BadRequest(
+                '\'response_format\' must be {"type": "text"}: answers are text here, other formats are not supported.',
+                param=name,
+            )
+        if name == "extra_body":  # of OpenAI's Python client, which puts what it holds into the body
+            raise BadRequest("'extra_body' is not read: send its fields beside 'messages'.", param=name)
+        raise BadRequest(f"'{name}' is not supported here: leave it out.", param=name)
+
+
+def check_spelling(names: Iterable[str], ours: Collection[str], others: Collection[str] = ()) -> None:
+    """Raises BadRequest for a name that is neither in `ours` nor in `others` but nearly one of `ours`.
+
+    Worked example: with ours {"camera", "before"}, "camra" and "Befor" are refused, "top_k" is not.
+    """
+    for name in names:
+        if name in ours or name in others:
+            continue
+        meant = nearest(name, ours)
+        if meant is not None:
+            raise BadRequest(f"There is no '{shown(name)}': did you mean '{meant}'?", param=shown(name))
+
+
+def nearest(name: str, ours: Collection[str]) -> str | None:
+    """The one of `ours` that `name` was probably meant to be; None: it is like none of them."""
+    plain = _plain(name)
+    synonym = _SYNONYMS.get(plain)
+    if synonym in ours:
+        return synonym
+    if len(plain) > MAX_SHOWN:
+        return None
+    distances = sorted((_distance(plain, _plain(known)), known) for known in ours)
+    if not distances:
+        return None
+    distance, known = distances[0]
+    return (
+        known if distance <= (2 if len(_plain(known)) > 4 and len(plain) > 3 else 1 if len(plain) > 2 else 0) else None
+    )
+
+
+def wrong_field(error: ValidationError, ours: Collection[str], whole: str = "body") -> BadRequest:
+    """The first mistake that pydantic found, as a refusal that names the field; `whole` is what has no field."""
+    first = error.errors(include_url=False)[0]
+    place = shown(".".join(str(part) for part in first["loc"]))
+    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "extra_forbidden":
+        meant = nearest(str(first["loc"][-1]), ours)
+        message = "there is no such field" + (f": did you mean '{meant}'?" if meant else "")
+    elif first["type"] == "less_than_equal" and first.get("ctx", {}).get("le") == MAX_UNIX_S:
+        with suppress(ValueError, TypeError, OverflowError):
+            message = unit_hint(float(first["input"])) or message
+    return BadRequest(f"{place or whole}: {message}", param=place or None)
+
+
+def _plain(name: str) -> str:
+    return name.lower().replace("_", "").replace("-", "")
+
+
+def _distance(one: str, other: str) -> int:
+    """Letters to insert, remove, change or swap with their neighbour to get from one to the other."""
+    before: list[int] = []
+    last = list(range(len(other) + 1))
+    for i, letter in enumerate(one, 1):
+        row = [i]
+        for j, wanted in enumerate(other, 1):
+            cost = min(last[j] + 1, row[j - 1] + 1, last[j - 1] + (letter != wanted))
+            if i > 1 and j > 1 and letter == other[j - 2] and one[i - 2] == wanted:
+                cost = min(cost, before[j - 2] + 1)
+            row.append(cost)
+        before, last = last, row
+    return last[-1]

@@ -1,0 +1,224 @@
+"""Alerts over HTTP: those that fired, those that were held back and why, their pictures, and a stream of events.
+
+    GET /v1/alerts                       newest first; rule, camera, kind, after, before, limit, cursor
+    GET /v1/alerts/{id}                  one that fired
+    GET /v1/alerts/{id}/snapshot.jpg     its picture
+    GET /v1/alerts/stream                server-sent events, the payloads that MQTT carries
+
+Reading needs the scope `ask`; a picture and the stream open with a signed URL too, as browsers' `<img>` and `EventSource`
+send no headers. Everything is read from the book: a stream that
+reads slowly holds nothing up and misses nothing that the book still has.
+"""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from agent.alerts.clip import clip_path
+from agent.alerts.store import Alert, Event, Filter, Suppressed
+from agent.app import Agent
+from agent.errors import BadRequest, NotFound
+from agent.runtime import pools
+from agent.untrusted.wire import JsonResponse, shown
+from agent.web.client_gone import unless_gone, with_silences
+from agent.web.guard import Guard
+from agent.web.openai import SSE_STILL_HERE
+from agent.web.query import check_names, moment, whole_number
+
+DEFAULT_LIMIT, MAX_LIMIT = 100, 1000
+MAX_CURSOR = 10**9 - 1
+
+
+class AlertRoutes:
+    """The endpoints, over one agent."""
+
+    def __init__(self, agent: Agent, guard: Guard, keep_alive_s: float) -> None:
+        self.agent = agent
+        self.guard = guard
+        self.keep_alive_s = keep_alive_s
+        self._loop: asyncio.AbstractEventLoop | None = None  # once a stream has been asked for
+        self._pulse = asyncio.Event()  # set, and replaced, when something was committed
+        self._ended = False
+        agent.book.listen(self._committed)
+
+    def routes(self) -> list[Route]:
+        """Every route of this file."""
+        return [
+            Route("/v1/alerts", self.alerts),
+            Route("/v1/alerts/stream", self.stream),
+            Route("/v1/alerts/{id}", self.alert),
+            Route("/v1/alerts/{id}/snapshot.jpg", self.snapshot),
+        ]
+
+    async def alerts(self, request: Request) -> Response:
+        """A page; `next_cursor`, where given, is the `cursor` of the next one."""
+        self.guard.check(request, "ask")
+        check_names(request, "rule", "camera", "kind", "after", "before", "limit", "cursor")
+        wanted = self._filter(request)
+        kind = request.query_params.get("kind", "fired")
+        if kind not in ("fired", "suppressed"):
+            raise BadRequest("'kind' is fired or suppressed.", param="kind")
+        page = await pools.alerts(self._fired if kind == "fired" else self._suppressed, wanted)
+        return JsonResponse({**page, "stream_url": self.guard.sign("/v1/alerts/stream")})
+
+    async def alert(self, request: Request) -> Response:
+        self.guard.check(request, "ask")
+        found = await pools.alerts(self.agent.book.alert, request.path_params["id"])
+        if found is None:
+            raise _unknown(request)
+        return JsonResponse(self._describe(found))
+
+    async def snapshot(self, request: Request) -> Response:
+        self.guard.check_signed(request, "ask")
+        jpeg = await pools.alerts(self.agent.book.snapshot, request.path_params["id"])
+        if jpeg is None:
+            raise _unknown(request)
+        return Response(jpeg, media_type="image/jpeg")
+
+    async def stream(self, request: Request) -> Response:
+        """Events from now on; with the header `Last-Event-ID` also those after the one of that id. The first lines are
+        an id without an event: where to go on if the line breaks before anything has happened."""
+        self.guard.check_signed(request, "ask")
+        check_names(request, "rule", "camera")
+        query = request.query_params
+        self._loop = asyncio.get_running_loop()
+        last = request.headers.get("last-event-id", "")
+        if last and not (last.isascii() and last.isdigit() and len(last) <= 9):
+            raise BadRequest("'Last-Event-ID' is the id of an event of this stream.", param="Last-Event-ID")
+        newest = await pools.alerts(self.agent.book.newest_event)
+        begin = min(int(last), newest) if last else newest
+        if request.method == "HEAD":  # would never end, and hold the connection
+            return Response(media_type=_Stream.media_type)
+        return _Stream(self._events(begin, query.get("rule"), query.get("camera")), begin, self.keep_alive_s)
+
+    # --- what is listed ---
+
+    def _filter(self, request: Request) -> Filter:
+        query = request.query_params
+        camera = query.get("camera")
+        zone = "UTC" if camera is None else self.agent.zone_of(camera)
+        return Filter(
+            rule=query.get("rule"),
+            camera=camera,
+            after=moment(request, "after", zone),
+            before=moment(request, "before", zone),
+            cursor=whole_number(request, "cursor", 0, MAX_CURSOR) or None,
+            limit=whole_number(request, "limit", DEFAULT_LIMIT, MAX_LIMIT),
+        )
+
+    def _fired(self, wanted: Filter) -> dict[str, Any]:
+        found = self.agent.book.alerts(wanted)
+        return _page([self._describe(alert) for alert in found], found, wanted.limit)
+
+    def _suppressed(self, wanted: Filter) -> dict[str, Any]:
+        found = self.agent.book.suppressed(wanted)
+        return _page([self._describe_suppressed(each) for each in found], found, wanted.limit)
+
+    def _describe(self, alert: Alert) -> dict[str, Any]:
+        """An alert as its last event tells of it, with fresh URLs."""
+        on: dict[str, Any] = json.loads(alert.on_event)
+        off: dict[str, Any] | None = None if alert.off_event is None else json.loads(alert.off_event)
+        evidence = [*on["frames"], *(off["frames"] if off else [])]
+        shown = ("condition", "message", "confirmations", "score", "model", "latency_s")
+        picture = self.guard.sign(f"/v1/alerts/{alert.id}/snapshot.jpg") if alert.has_snapshot else None
+        clip = clip_path(alert.camera, alert.start_time, alert.end_time or alert.time)
+        return {
+            "object": "alert",
+            "id": alert.id,
+            "rule": alert.rule,
+            "camera": alert.camera,
+            "start_time": alert.start_time,
+            "time": alert.time,
+            "end_time": alert.end_time,
+            **{name: on[name] for name in shown},
+            "frames": [{**frame, "url": self.guard.sign(f"/v1/frames/{frame['id']}.jpg")} for frame in evidence],
+            "snapshot_url": picture,
+            "clip_url": self.guard.sign(clip),
+        }
+
+    def _describe_suppressed(self, each: Suppressed) -> dict[str, Any]:
+        url = None if each.frame_id is None else self.guard.sign(f"/v1/frames/{each.frame_id}.jpg")
+        return {
+            "object": "suppressed_alert",
+            "rule": each.rule,
+            "camera": each.camera,
+            "time": each.time,
+            "reason": each.reason,
+            "score": each.score,
+            "frame_id": each.frame_id,
+            "url": url,
+        }
+
+    # --- the stream ---
+
+    def _committed(self) -> None:
+        """In the thread that commits."""
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._beat)
+
+    def end_streams(self) -> None:
+        """The server shuts down: nobody is to wait for streams that have no end of their own."""
+        self._ended = True
+        self._beat()
+
+    def _beat(self) -> None:
+        pulse, self._pulse = self._pulse, asyncio.Event()
+        pulse.set()
+
+    async def _events(self, begin: int, rule: str | None, camera: str | None) -> AsyncIterator[Event]:
+        seq = begin
+        while not self._ended:
+            pulse = self._pulse  # taken before the book is read: what is committed meanwhile sets it
+            events = await pools.alerts(self.agent.book.events, seq)
+            for event in events:
+                seq = event.seq
+                if rule in (None, event.rule) and camera in (None, event.camera):
+                    yield event
+            if not events:
+                await pulse.wait()
+
+
+class _Stream(Response):
+    """Server-sent events after the one numbered `begin`, until the client goes away or the server shuts down."""
+
+    media_type = "text/event-stream"
+
+    def __init__(self, events: AsyncIterator[Event], begin: int, keep_alive_s: float) -> None:
+        super().__init__(headers={"X-Accel-Buffering": "no"})
+        del self.headers["content-length"]
+        self._events = events
+        self._begin = begin
+        self._keep_alive_s = keep_alive_s
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await unless_gone(receive, self._send(send))
+
+    async def _send(self, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        await send({"type": "http.response.body", "body": b"id: %d\n\n" % self._begin, "more_body": True})
+        async with aclosing(with_silences(self._events, self._keep_alive_s)) as events:
+            async for event in events:
+                await send({"type": "http.response.body", "body": _sse(event), "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+
+
+def _sse(event: Event | None) -> bytes:
+    """One event; None stands for a silence."""
+    if event is None:
+        return SSE_STILL_HERE
+    return b"id: %d\nevent: alert\ndata: %s\n\n" % (event.seq, event.payload)
+
+
+def _page(listed: list[dict[str, Any]], found: list[Alert] | list[Suppressed], limit: int) -> dict[str, Any]:
+    return {"object": "list", "data": listed, "next_cursor": found[-1].seq if len(found) == limit else None}
+
+
+def _unknown(request: Request) -> NotFound:
+    return NotFound(f"There is no alert '{shown(request.path_params['id'])}' (any more), or it has no picture.")

@@ -1,0 +1,155 @@
+"""The HTTP application: every route of the agent behind one guard.
+
+Everything but `/healthz`, `/readyz` and CORS preflights needs a token or a signed URL. It does not start a server.
+"""
+
+from collections.abc import Sequence
+
+from starlette.applications import Starlette
+from starlette.datastructures import MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from agent.app import Agent
+from agent.errors import BadRequest, NotFound, Problem, respond
+from agent.settings.settings import Settings
+from agent.web.alerts import AlertRoutes
+from agent.web.auth import Auth
+from agent.web.body import Unpacking
+from agent.web.cameras import CameraRoutes
+from agent.web.chat import ChatRoutes
+from agent.web.guard import Guard
+from agent.web.guessing import Guesses, SlowGuessing
+from agent.web.health import HealthRoutes
+from agent.web.memory import MemoryRoutes
+from agent.web.page import PageRoutes
+from agent.web.paths import OneSlashLess, route_path, shown_path
+from agent.web.rules import RuleRoutes
+from agent.web.stopping import Stopping
+from agent.web.timeline import TimelineRoutes
+from agent.web.whip import whip_server
+
+KEEP_ALIVE_S = 15.0
+PREFLIGHT_MAX_AGE_S = 600
+
+
+def build_app(
+    agent: Agent, auth: Auth, settings: Settings, *, keep_alive_s: float = KEEP_ALIVE_S, url: str = ""
+) -> Starlette:
+    """The application over a running agent. `keep_alive_s`: a silent stream sends a comment so often; `url`: where it
+    listens, for messages that name no `public_url`."""
+    guard = Guard(auth, settings.security.url_ttl_s, agent.clock, public_url=settings.public_url)
+    stopping = Stopping()
+    alerts = AlertRoutes(agent, guard, keep_alive_s)
+    parts = (
+        PageRoutes(agent, guard),
+        ChatRoutes(agent, guard, keep_alive_s, stopping),
+        CameraRoutes(agent, guard),
+        HealthRoutes(agent, guard),
+        MemoryRoutes(agent, guard),
+        TimelineRoutes(agent, guard),
+        RuleRoutes(agent, guard, keep_alive_s, stopping),
+        alerts,
+    )
+    agent.alerts.watching.teller.link = lambda path: guard.link(path, url)
+    routes: list[BaseRoute] = [route for part in parts for route in part.routes()]
+    routes += whip_server(agent, guard, settings).routes()
+    guesses = Guesses()
+    agent.metrics.watch([guesses.reader()])
+    handlers = {Problem: respond, HTTPException: _http_error, Exception: respond}
+    middleware = [
+        Middleware(Private),
+        Middleware(Below, guard.prefix),
+        Middleware(CrossOrigin, origins=settings.security.cors_origins),
+        Middleware(OneSlashLess),
+        Middleware(SlowGuessing, auth=auth, guesses=guesses, clock=agent.clock),
+        Middleware(Unpacking),
+    ]
+    app = Starlette(routes=routes, exception_handlers=handlers, middleware=middleware)
+    app.router.redirect_slashes = False  # its redirects would begin with whatever the Host header says
+
+    def end_streams() -> None:
+        alerts.end_streams()
+        stopping.stop()
+
+    app.state.end_streams = end_streams  # `Server` calls it when it shuts down
+    return app
+
+
+class Private:
+    """What is answered belongs to whoever asked: no cache keeps it unless its route says so (the page's own files do), and
+    no browser guesses another type. A picture that has been erased, or that another token must not see, is in no cache."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def mark(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                headers.setdefault("Cache-Control", "no-store")
+                headers.setdefault("X-Content-Type-Options", "nosniff")
+            await send(message)
+
+        await self._app(scope, receive, mark)
+
+
+class Below:
+    """Answers below the path of `public_url` as at the root, so that a proxy may take the prefix off or leave it.
+
+    Either way the prefix becomes ASGI's `root_path`: the URLs that routes make from a request begin with it. What a
+    client says in `X-Forwarded-Prefix` and the like is not read.
+    """
+
+    def __init__(self, app: ASGIApp, prefix: str) -> None:
+        self._app = app
+        self._prefix = prefix
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        prefix = self._prefix
+        if not prefix or scope["type"] not in ("http", "websocket"):
+            await self._app(scope, receive, send)
+        elif scope["path"] == prefix and scope["type"] == "http":  # the page's own addresses are relative to its folder
+            await Response(status_code=308, headers={"Location": prefix + "/"})(scope, receive, send)
+        else:
+            path = scope["path"] if scope["path"].startswith(prefix + "/") else prefix + scope["path"]
+            await self._app({**scope, "root_path": prefix, "path": path}, receive, send)
+
+
+class CrossOrigin:
+    """CORS on `/v1` for pages of the listed origins: their preflights need no token, what follows does.
+
+    `/whip` has its own, for every origin (RFC 9725), in `streaming/whip.py`.
+    """
+
+    def __init__(self, app: ASGIApp, origins: Sequence[str]) -> None:
+        self._app = app
+        self._open = app if not origins else CORSMiddleware(
+            app,
+            allow_origins=origins,
+            allow_methods=["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"],
+            allow_headers=["*"],  # OpenAI's client sends a dozen of its own
+            allow_private_network=True,
+            expose_headers=["Location", "Retry-After", "WWW-Authenticate", "Content-Disposition"],
+            max_age=PREFLIGHT_MAX_AGE_S,
+        )  # fmt: skip
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        is_api = scope["type"] == "http" and route_path(scope).startswith("/v1/")
+        await (self._open if is_api else self._app)(scope, receive, send)
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    """What the router itself refuses: no such path, no such method."""
+    if not isinstance(error, HTTPException):
+        raise error
+    if error.status_code == 404:
+        return NotFound(f"There is nothing at {shown_path(request.scope)}.").response()
+    problem = BadRequest(error.detail, headers=dict(error.headers or {}))
+    problem.status = error.status_code
+    return problem.response()

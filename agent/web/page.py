@@ -1,0 +1,111 @@
+"""The web page at `/`: files of `agent/page/`, who the asker is, and tokens for phones that are to be cameras.
+
+The files hold no data, so they need no token; everything the page shows comes over the API, which does. The
+Content-Security-Policy lets the page load its own files and talk to its own server, nothing else, and nothing inline.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from importlib.resources import files
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from agent.app import Agent
+from agent.errors import BadRequest, NotFound
+from agent.untrusted.wire import JsonResponse
+from agent.web.guard import Guard
+from agent.web.paths import shown_path
+
+_TYPES = {
+    ".html": "text/html; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".svg": "image/svg+xml",
+}
+_HEADERS = {
+    "Cache-Control": "no-cache",  # kept by the browser, asked for again each time: a new version is there at once
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; "
+    "media-src 'self' blob:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Permissions-Policy": "camera=(self), microphone=(), geolocation=()",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+
+
+PUBLISH_TTL_S = 7 * 86_400.0
+
+
+@dataclass(frozen=True, slots=True)
+class PageFile:
+    """One file as it is sent."""
+
+    content: bytes
+    media_type: str
+    etag: str
+
+
+def page_files() -> dict[str, PageFile]:
+    """Every file that may be sent, by name; nothing else of the package is."""
+    found = {}
+    for entry in files("agent.page").iterdir():
+        media_type = _TYPES.get("." + entry.name.rpartition(".")[2])
+        if media_type is not None and entry.is_file():
+            content = entry.read_bytes()
+            found[entry.name] = PageFile(content, media_type, f'"{hashlib.sha256(content).hexdigest()[:32]}"')
+    return found
+
+
+class PageRoutes:
+    """The endpoints."""
+
+    def __init__(self, agent: Agent, guard: Guard) -> None:
+        self.agent = agent
+        self.guard = guard
+        self._files = page_files()
+
+    def routes(self) -> list[Route]:
+        """Every route of this file."""
+        return [
+            Route("/", self.index),
+            Route("/page/{file}", self.file),
+            Route("/v1/whoami", self.whoami),
+            Route("/v1/cameras/{camera}/publish-token", self.publish_token, methods=["POST"]),
+        ]
+
+    async def index(self, request: Request) -> Response:
+        return self._send(request, "index.html")
+
+    async def file(self, request: Request) -> Response:
+        return self._send(request, request.path_params["file"])
+
+    def _send(self, request: Request, name: str) -> Response:
+        file = self._files.get(name)
+        if file is None:
+            raise NotFound(f"There is nothing at {shown_path(request.scope)}.")
+        headers = {**_HEADERS, "ETag": file.etag}
+        asked = [each.strip().removeprefix("W/") for each in request.headers.get("if-none-match", "").split(",")]
+        if file.etag in asked or asked == ["*"]:
+            return Response(status_code=304, headers=headers)
+        return Response(file.content, media_type=file.media_type, headers=headers)
+
+    async def whoami(self, request: Request) -> Response:
+        """The token's name and what it opens, so that a page offers no more than that."""
+        token = self.guard.who(request)
+        if token is None:
+            return JsonResponse({"object": "identity", "name": None, "scopes": ["admin"]})
+        return JsonResponse({"object": "identity", "name": token.name, "scopes": sorted(token.scopes)})
+
+    async def publish_token(self, request: Request) -> Response:
+        """A token with which another device may publish this one camera for a week. Whoever makes it is an admin."""
+        self.guard.check(request, "admin")
+        camera = request.path_params["camera"]
+        refusal = self.agent.may_publish(camera)
+        if refusal is not None:
+            raise BadRequest(f"{refusal}.", param="camera")
+        token = self.guard.issue(f"publish:{camera}", PUBLISH_TTL_S)
+        return JsonResponse(
+            {"object": "token", "scope": f"publish:{camera}", "token": token.secret, "ttl_s": PUBLISH_TTL_S}
+        )

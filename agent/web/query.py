@@ -1,0 +1,65 @@
+"""Values of a URL's query: moments, numbers and flags, each with an error that says what to do."""
+
+from starlette.requests import Request
+
+from agent.errors import BadRequest
+from agent.untrusted.fields import check_spelling
+from agent.web.openai import parse_moment
+from memory.views import Within
+
+_NARROWING = frozenset({"camera", "cameras", "rule", "after", "before", "within", "question"})
+_FLAGS = {"true": True, "1": True, "false": False, "0": False}
+
+
+def check_names(request: Request, *names: str) -> None:
+    """Raises BadRequest for a parameter that is nearly one of `names`, the ones that are read, that comes twice, or that
+    narrows what other routes answer and would be ignored here. Others are ignored."""
+    check_spelling(request.query_params, names, ("exp", "sig"))
+    for name in request.query_params:
+        if name in names and len(request.query_params.getlist(name)) > 1:
+            raise BadRequest(f"'{name}' comes twice: send it once.", param=name)
+        if name in _NARROWING and name not in names:
+            raise BadRequest(f"'{name}' has no effect here: leave it out.", param=name)
+
+
+def moment(request: Request, name: str, zone: str) -> float | None:
+    """Unix seconds of a number or an ISO 8601 text, which is local time in `zone`; None: not given."""
+    return parse_moment(request.query_params.get(name), zone, name)
+
+
+def place(request: Request, name: str) -> Within | None:
+    """Three numbers "x,y,radius"; None: not given."""
+    text = request.query_params.get(name)
+    try:
+        return None if text is None else parse_place(text)
+    except ValueError as error:
+        raise BadRequest(f"'{name}': {error}", param=name) from None
+
+
+def parse_place(text: str) -> Within:
+    """ "2.5,-1,3": within 3 m of x = 2.5, y = -1. ValueError with what to do."""
+    try:
+        x, y, radius_m = (float(part) for part in text.split(","))
+    except ValueError:
+        raise ValueError(f'"{text}" is not a place: give x,y,radius in metres, such as 2.5,-1,3') from None
+    return Within(x, y, radius_m)
+
+
+def whole_number(request: Request, name: str, default: int, most: int) -> int:
+    """A number from 1 to `most`."""
+    text = request.query_params.get(name)
+    if text is None:
+        return default
+    if not (text.isascii() and text.isdigit() and len(text) <= 9 and 1 <= int(text) <= most):
+        raise BadRequest(f"'{name}' is a number from 1 to {most}.", param=name)
+    return int(text)
+
+
+def flag(request: Request, name: str, default: bool) -> bool:
+    """true or false."""
+    text = request.query_params.get(name)
+    if text is None:
+        return default
+    if text not in _FLAGS:
+        raise BadRequest(f"'{name}' is true or false.", param=name)
+    return _FLAGS[text]

@@ -1,0 +1,221 @@
+"""Rules over HTTP: reading, making, changing, removing, snoozing them, and trying one on the past.
+
+Reading and trying need the scope `ask`, everything else `admin`. The JSON is that of docs/alerts.md.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from agent.alerts.dryrun import Trial
+from agent.app import Agent
+from agent.errors import BadRequest, StorageFailed
+from agent.runtime import pools
+from agent.settings.rules import RuleSettings
+from agent.settings.types import check_slug
+from agent.times import MAX_UNIX_S
+from agent.untrusted.fields import wrong_field
+from agent.untrusted.strict_json import parse_object, without_nulls
+from agent.untrusted.wire import JsonResponse
+from agent.web.body import read_body
+from agent.web.guard import Guard, origin_of
+from agent.web.openai import Moment, parse_moment
+from agent.web.query import check_names
+from agent.web.stopping import Stopping
+from agent.web.trial import TrialResponse
+from memory.errors import StorageError
+
+MAX_BODY_BYTES = 64 << 10
+MAX_SNOOZE_MINUTES = 366 * 24 * 60
+_KNOWN = ("object", "source", "state", "snoozed_until", "problem")  # of a rule as it was read: no settings
+
+Handler = Callable[[Request], Awaitable[Response]]
+Model = TypeVar("Model", bound=BaseModel)
+
+
+class Snooze(BaseModel):
+    """The body of a snooze: for so many minutes from now, or until a moment (unix seconds); at one camera or at all."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    minutes: float | None = None
+    until: float | None = Field(default=None, ge=0, le=MAX_UNIX_S)
+    camera: str | None = None
+
+    @model_validator(mode="after")
+    def _one_way(self) -> "Snooze":
+        if (self.minutes is None) == (self.until is None):
+            raise ValueError("send either minutes or until")
+        if self.minutes is not None and not 0 <= self.minutes <= MAX_SNOOZE_MINUTES:
+            raise ValueError(f"minutes is a number from 0 to {MAX_SNOOZE_MINUTES}")
+        return self
+
+
+class TryOut(BaseModel):
+    """The body of a dry run: a rule's settings or its name, and the past to try it on."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    rule: dict[str, Any] | str
+    cameras: list[str] | None = None
+    after: Moment | None = None
+    before: Moment | None = None
+    sweep: bool = False
+    max_judgements: int = Field(default=500, ge=0, le=100_000)
+    stream: bool = False
+
+
+class RuleRoutes:
+    """The endpoints, over one agent."""
+
+    def __init__(self, agent: Agent, guard: Guard, keep_alive_s: float, stopping: Stopping) -> None:
+        self.agent = agent
+        self.guard = guard
+        self.keep_alive_s = keep_alive_s
+        self.stopping = stopping
+        self.engine = agent.alerts
+
+    def routes(self) -> list[Route]:
+        """Every route of this file."""
+        return [
+            Route("/v1/rules", self._by_method(GET=self.list, POST=self.create), methods=["GET", "POST"]),
+            Route("/v1/rules/dry-run", self._by_method(write="ask", POST=self.try_out), methods=["POST"]),
+            Route("/v1/rules/{name}/snooze", self._by_method(POST=self.snooze), methods=["POST"]),
+            Route(
+                "/v1/rules/{name}",
+                self._by_method(GET=self.read, PUT=self.replace, PATCH=self.change, DELETE=self.remove),
+                methods=["GET", "PUT", "PATCH", "DELETE"],
+            ),
+        ]
+
+    def _by_method(self, write: str = "admin", **handlers: Handler) -> Handler:
+        """One endpoint for several methods; a rule that cannot be kept is said to the caller. `write`: the scope of
+        every method but GET."""
+
+        async def handle(request: Request) -> Response:
+            method = "GET" if request.method == "HEAD" else request.method
+            self.guard.check(request, "ask" if method == "GET" else write)
+            try:
+                return await handlers[method](request)
+            except StorageError as error:
+                raise StorageFailed(f"This cannot be kept: {error}.") from error
+
+        return handle
+
+    async def list(self, request: Request) -> Response:
+        check_names(request)
+        rules = await pools.alerts(self.engine.watching.rules)
+        described = [await self.engine.describe(rule.name) for rule in rules]
+        return JsonResponse({"object": "list", "data": described})
+
+    async def read(self, request: Request) -> Response:
+        return JsonResponse(await self.engine.describe(request.path_params["name"]))
+
+    async def create(self, request: Request) -> Response:
+        body = await read_json(request)
+        name = body.pop("name", None)
+        if not isinstance(name, str):
+            raise BadRequest("A rule needs a name, beside its settings.", param="name")
+        await self.engine.put(checked_name(name), settings_from(body), new=True)
+        described = await self.engine.describe(name)
+        return JsonResponse(described, status_code=201, headers={"Location": f"{self.guard.prefix}/v1/rules/{name}"})
+
+    async def replace(self, request: Request) -> Response:
+        name = checked_name(request.path_params["name"])
+        await self.engine.put(name, settings_from(await read_json(request), name))
+        return JsonResponse(await self.engine.describe(name))
+
+    async def change(self, request: Request) -> Response:
+        """Only what is sent; `enabled` alone is a switch, which rules of the configuration have too."""
+        name, body = request.path_params["name"], await read_json(request)
+        rule = await pools.alerts(self.engine.watching.named, name)
+        if set(body) == {"enabled"} and isinstance(body["enabled"], bool):
+            await pools.alerts(self.engine.watching.set_enabled, name, None, body["enabled"])
+        else:
+            settings = settings_from(merged(rule.settings.model_dump(mode="json"), body), name)
+            await self.engine.put(name, settings, switched="enabled" not in body)
+        return JsonResponse(await self.engine.describe(name))
+
+    async def remove(self, request: Request) -> Response:
+        await pools.alerts(self.engine.watching.remove, request.path_params["name"])
+        return Response(status_code=204)
+
+    async def snooze(self, request: Request) -> Response:
+        name, asked = request.path_params["name"], _valid(Snooze, await read_json(request))
+        until = asked.until if asked.minutes is None else self.agent.clock() + 60 * asked.minutes
+        until = 0.0 if asked.minutes == 0 else until
+        await pools.alerts(self.engine.watching.snooze, name, asked.camera, until or 0.0)
+        return JsonResponse(await self.engine.describe(name))
+
+    async def try_out(self, request: Request) -> Response:
+        asked = _valid(TryOut, await read_json(request))
+        if isinstance(asked.rule, str):
+            rule = (await pools.alerts(self.engine.watching.named, asked.rule)).settings
+        else:
+            rule = settings_from(asked.rule, str(asked.rule.get("name", "")))
+        named = tuple(dict.fromkeys(asked.cameras if asked.cameras is not None else rule.cameras))
+        cameras = await pools.web(self.agent.existing, named)
+        zone = self.agent.zone_of(cameras[0]) if cameras else "UTC"
+        after, before = parse_moment(asked.after, zone, "after"), parse_moment(asked.before, zone, "before")
+        if after is not None and before is not None and after >= before:
+            raise BadRequest("'after' must be earlier than 'before'.", param="after")
+        trial = Trial(rule, cameras, after, before, asked.sweep, asked.max_judgements)
+        origin = origin_of(request)
+        return TrialResponse(
+            self.engine,
+            trial,
+            lambda frame_id: self.guard.link(f"/v1/frames/{frame_id}.jpg", origin),
+            stream=asked.stream,
+            keep_alive_s=self.keep_alive_s,
+            stopping=self.stopping,
+        )
+
+
+async def read_json(request: Request) -> dict[str, Any]:
+    """The body as a JSON object. Raises BadRequest or TooLarge."""
+    return parse_object(await read_body(request, MAX_BODY_BYTES) or b"{}")
+
+
+def checked_name(name: str) -> str:
+    """`name`, when a rule can have it. Raises BadRequest."""
+    try:
+        return check_slug(name)
+    except ValueError as error:
+        raise BadRequest(f"{error}.", param="name") from None
+
+
+def settings_from(body: Mapping[str, Any], name: str | None = None) -> RuleSettings:
+    """Settings in a body, which may also be a rule as it was read. Raises BadRequest naming the field."""
+    body = without_nulls(body)
+    if name is not None and body.get("name", name) != name:
+        raise BadRequest("A rule cannot change its name: make a new one and remove the old.", param="name")
+    known = (*_KNOWN, "name") if name is not None else _KNOWN
+    return _valid(RuleSettings, {key: value for key, value in body.items() if key not in known})
+
+
+def merged(settings: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
+    """`settings` with what `change` says, part by part; null puts a setting back to its default (RFC 7396).
+
+    Worked example: merged({"gate": {"on": 5, "off": 2}, "clear": 3}, {"gate": {"on": 6}, "clear": None}) is
+    {"gate": {"on": 6, "off": 2}}.
+    """
+    result = dict(settings)
+    for key, value in change.items():
+        old = settings.get(key)
+        if value is None:
+            result.pop(key, None)
+        else:
+            result[key] = merged(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return result
+
+
+def _valid(kind: type[Model], body: Mapping[str, Any]) -> Model:
+    """`body` as a model; null is a field left out. Raises BadRequest naming the field."""
+    try:
+        return kind.model_validate(without_nulls(body))
+    except ValidationError as error:
+        raise wrong_field(error, kind.model_fields) from None

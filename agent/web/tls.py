@@ -1,0 +1,165 @@
+"""HTTPS: the certificate the server shows, the operator's own or one made here.
+
+A self-signed certificate names this machine's host names and addresses, is kept beside the tokens, and is made anew
+when it nears its end or the names have changed. Times are arguments. It does not know the server.
+"""
+
+import ipaddress
+import socket
+import ssl
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from agent.runtime.files import replace_private
+from agent.settings.settings import TlsSettings
+
+CERT_FILE = "self-signed.pem"
+KEY_FILE = "self-signed.key"
+# Browsers refuse certificates that are valid for longer than 398 days.
+VALID_DAYS = 397
+RENEW_DAYS = 30
+
+
+class TlsError(Exception):
+    """The certificate or key cannot be used (the operator's to mend)."""
+
+
+@dataclass(frozen=True, slots=True)
+class TlsFiles:
+    """PEM files for the server."""
+
+    cert: Path
+    key: Path
+    fingerprint: str  # SHA-256 of the certificate, "AB:CD:...", to compare with what a browser shows
+
+
+def prepare_tls(settings: TlsSettings, data_dir: Path, *, now: float, hosts: Iterable[str] = ()) -> TlsFiles | None:
+    """Files to serve HTTPS with, checked to belong together; None when TLS is off.
+
+    `hosts` are further names and addresses for a self-signed certificate. Raises TlsError.
+    """
+    if not settings.enabled:
+        return None
+    if settings.self_signed:
+        names = [*local_names(), *settings.hosts, *hosts]
+        cert, key = data_dir / CERT_FILE, data_dir / KEY_FILE
+        if not _still_good(cert, key, names, now):
+            _make(cert, key, names, now)
+    else:
+        if settings.cert is None or settings.key is None:
+            raise TlsError("tls needs both cert and key")
+        cert, key = settings.cert, settings.key
+    certificate = _load(cert)
+    _check_pair(cert, key)
+    if certificate.not_valid_after_utc.timestamp() <= now:
+        raise TlsError(f"{cert} expired on {certificate.not_valid_after_utc:%Y-%m-%d}: renew it")
+    return TlsFiles(cert, key, certificate.fingerprint(hashes.SHA256()).hex(":").upper())
+
+
+def local_names() -> list[str]:
+    """Names and addresses under which this machine can be reached, as far as it can tell without asking anyone."""
+    names = ["localhost", "127.0.0.1", "::1"]
+    host = socket.gethostname()
+    names.append(host)
+    if "." not in host:
+        names.append(f"{host}.local")
+    try:
+        names += [str(entry[4][0]) for entry in socket.getaddrinfo(host, None)]
+    except OSError:
+        pass  # the host name need not resolve
+    # a connected UDP socket sends nothing, but shows the address that packets to the outside would leave from
+    for family, outside in ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1")):
+        try:
+            with socket.socket(family, socket.SOCK_DGRAM) as probe:
+                probe.connect((outside, 9))
+                names.append(str(probe.getsockname()[0]))
+        except OSError:
+            continue  # no route by this family
+    return list(dict.fromkeys(name.partition("%")[0] for name in names if name))
+
+
+def client_context(data_dir: Path) -> ssl.SSLContext | None:
+    """How the command line on this machine trusts the self-signed certificate of `data_dir`; None without one."""
+    cert = data_dir / CERT_FILE
+    return ssl.create_default_context(cafile=str(cert)) if cert.exists() else None
+
+
+def _general_name(name: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(name))
+    except ValueError:
+        pass
+    try:
+        return x509.DNSName(name.encode("idna").decode("ascii"))
+    except UnicodeError as error:
+        raise TlsError(f'"{name}" is neither a host name nor an address') from error
+
+
+def _still_good(cert: Path, key: Path, names: list[str], now: float) -> bool:
+    try:
+        certificate = _load(cert)
+        _check_pair(cert, key)
+        listed = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except (TlsError, x509.ExtensionNotFound):
+        return False
+    lasts = certificate.not_valid_after_utc.timestamp() - now > RENEW_DAYS * 86_400
+    return lasts and {_general_name(name) for name in names} <= set(listed)
+
+
+def _make(cert: Path, key: Path, names: list[str], now: float) -> None:
+    private = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "ViLaMP Live (self-signed)")])
+    try:
+        start = datetime.fromtimestamp(now, UTC)
+        end = start + timedelta(days=VALID_DAYS)
+    except (OverflowError, ValueError) as error:
+        raise TlsError(f"this machine's clock is wrong ({error}): set it, as a certificate needs a date") from error
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(subject)
+        .public_key(private.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(start - timedelta(hours=1))  # clients' clocks differ a little
+        .not_valid_after(end)
+        .add_extension(x509.SubjectAlternativeName([_general_name(name) for name in dict.fromkeys(names)]), False)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), True)
+        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), False)
+        .sign(private, hashes.SHA256())
+    )
+    pem = serialization.Encoding.PEM
+    secret = private.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    try:
+        cert.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        # a crash between the two leaves a pair that does not match, which the next start makes anew
+        replace_private(key, secret)
+        replace_private(cert, certificate.public_bytes(pem))
+    except OSError as error:
+        raise TlsError(f"{cert} cannot be written ({error.strerror}): check the folder and the disk") from error
+
+
+def _load(cert: Path) -> x509.Certificate:
+    try:
+        return x509.load_pem_x509_certificate(cert.read_bytes())
+    except OSError as error:
+        raise TlsError(f"{cert} cannot be read ({error.strerror}): give a PEM file with the certificate") from error
+    except ValueError as error:
+        raise TlsError(f"{cert} is not a PEM certificate") from error
+
+
+def _check_pair(cert: Path, key: Path) -> None:
+    try:
+        # an encrypted key would make OpenSSL ask on the terminal: an empty password refuses it instead
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(cert, key, password="")
+    except ssl.SSLError as error:
+        advice = "give the unencrypted PEM key that this certificate was made with"
+        raise TlsError(f"{key} does not fit {cert} ({error.reason or 'not a PEM key'}): {advice}") from error
+    except OSError as error:
+        raise TlsError(f"{key} cannot be read ({error.strerror}): give a PEM file with the private key") from error

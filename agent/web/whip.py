@@ -1,0 +1,139 @@
+"""Publishers: the WHIP endpoint and its data channels joined to tokens, settings and the agent."""
+
+import hashlib
+import math
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from starlette.requests import Request
+
+from agent.app import Agent
+from agent.ask.question import Evidence
+from agent.errors import NotAllowed
+from agent.metrics import Reader, Reading
+from agent.settings.settings import IceServer as IceServerSettings
+from agent.settings.settings import Settings
+from agent.web.guard import Guard, origin_of
+from agent.web.robot import Conversation
+from streaming.answer import IceServer
+from streaming.channel import Converse
+from streaming.frame import Source
+from streaming.problem import Rejected
+from streaming.whip import WhipServer, WhipSettings
+
+MAX_CAMERAS = 1000  # beyond it a publisher can no longer make a camera by naming it: each keeps a history
+MAX_NEW_CAMERAS = 20  # that one token makes within an hour by naming them; those in the configuration do not count
+_HOUR_S = 3600.0
+
+
+class NewCameras:
+    """How many cameras each token has made by naming them, within the last hour.
+
+    Overload policy: beyond MAX_NEW_CAMERAS a token makes no more until an hour after the first of them.
+    """
+
+    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
+        """`now`: seconds that never fall."""
+        self._now = now
+        self._made: dict[str, dict[str, float]] = {}  # by owner: camera and when it was first named
+
+    def wait_s(self, owner: str, camera: str) -> float:
+        """Seconds until `owner` may make `camera`; 0.0: now, and it is counted."""
+        now = self._now()
+        recent = {
+            each: {name: at for name, at in made.items() if now - at < _HOUR_S} for each, made in self._made.items()
+        }
+        self._made = {each: made for each, made in recent.items() if made}
+        made = self._made.setdefault(owner, {})
+        if camera not in made and len(made) >= MAX_NEW_CAMERAS:
+            return min(made.values()) + _HOUR_S - now
+        made.setdefault(camera, now)
+        return 0.0
+
+
+def whip_server(agent: Agent, guard: Guard, settings: Settings) -> WhipServer:
+    """The endpoint; what is published goes to the agent."""
+
+    new_cameras = NewCameras()
+
+    def owner_of(request: Request) -> str:
+        """Stands for the request's token; tells nothing of it."""
+        token = guard.who(request)
+        return "" if token is None else hashlib.sha256(token.secret.encode()).hexdigest()
+
+    def authorize(request: Request, camera: str) -> None:
+        try:
+            guard.check(request, f"publish:{camera}")
+        except NotAllowed as error:
+            raise Rejected(error.status, error.message, error.headers) from None
+        refusal = agent.may_publish(camera)
+        if refusal is not None:
+            raise Rejected(404, refusal)
+        if request.method == "POST":
+            admit(request, camera)
+
+    def admit(request: Request, camera: str) -> None:
+        known = agent.cameras()
+        if camera in known:
+            return
+        if len(known) >= MAX_CAMERAS:
+            raise Rejected(
+                403, f"there are {len(known)} cameras already; '{camera}' must be listed in the configuration"
+            )
+        wait_s = math.ceil(new_cameras.wait_s(owner_of(request), camera))
+        if wait_s > 0:
+            raise Rejected(
+                429,
+                f"this token has made {MAX_NEW_CAMERAS} new cameras within an hour: try again in {wait_s} s, "
+                f"or list '{camera}' under cameras in the configuration",
+                {"Retry-After": str(wait_s)},
+            )
+
+    def on_session(camera: str, source: Source) -> None:
+        agent.published(camera, source)
+
+    def converse(request: Request, camera: str) -> Converse:
+        origin = origin_of(request)
+
+        def link(evidence: Evidence) -> str:
+            return guard.link(f"/v1/frames/{evidence.frame_id}.jpg", origin)
+
+        return Conversation(agent, camera, may_ask=guard.allows(request, "ask"), link=link).run
+
+    told = tuple(_ice_server(server, url) for server in settings.streaming.ice_servers for url in server.urls)
+    limits = WhipSettings(max_sessions=settings.streaming.max_sessions, ice_servers=told)
+    server = WhipServer(
+        on_session,
+        authorize,
+        settings=limits,
+        frame_settings=agent.frame_settings,
+        converse=converse,
+        owner_of=owner_of,
+    )
+    agent.metrics.watch(_readers(server))
+    return server
+
+
+def _readers(server: WhipServer) -> list[Reader]:
+    counters = server.counters
+
+    def one(value: float) -> list[Reading]:
+        return [({}, value)]
+
+    def by_reason(counts: Mapping[Any, int]) -> list[Reading]:
+        return [({"reason": str(reason)}, float(count)) for reason, count in counts.items()]
+
+    return [
+        Reader("vilamp_whip_sessions", "Publishers now.", (), lambda: one(server.num_sessions)),
+        Reader("vilamp_whip_opened_total", "Publishers accepted.", (), lambda: one(counters.opened)),
+        Reader("vilamp_whip_takeovers_total", "Publishers replaced by another.", (), lambda: one(counters.takeovers)),
+        Reader("vilamp_whip_closed_total", "Sessions ended.", ("reason",), lambda: by_reason(counters.closed)),
+        Reader("vilamp_whip_rejected_total", "Refusals by status.", ("reason",), lambda: by_reason(counters.rejected)),
+        Reader("vilamp_whip_messages_total", "Data channels.", ("reason",), lambda: by_reason(counters.messages)),
+    ]
+
+
+def _ice_server(server: IceServerSettings, url: str) -> IceServer:
+    credential = None if server.credential is None else server.credential.get_secret_value()
+    return IceServer(url, server.username, credential)

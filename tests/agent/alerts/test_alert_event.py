@@ -1,0 +1,49 @@
+"""An alert event's payload: canonical and complete."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from agent.alerts.event import AlertEvent, EventFrame, event_id, new_alert_id
+from tests.support.agents import START
+
+EVENT = AlertEvent(
+    event_type="on",
+    id="9f-on",
+    rule="bag",
+    camera="yard",
+    condition="a bag is left by the door",
+    message="bag: a bag is left by the door (yard)",
+    start_time=START,
+    time=START + 1.5,
+    end_time=None,
+    confirmations=(2, 3),
+    score=4.25,
+    model="tiny",
+    latency_s=0.5,
+    frames=(EventFrame(7, START, "/v1/frames/7.jpg?exp=1&sig=x"),),
+    clip_url="/v1/cameras/yard/export?after=1&before=2&exp=1&sig=x",
+    image_topic=None,
+)
+
+
+def test_a_payload_has_every_field_of_the_convention_and_no_space() -> None:
+    payload = EVENT.payload()
+    assert set(json.loads(payload)) == {
+        *("event_type", "id", "rule", "camera", "condition", "message", "start_time", "time", "end_time"),
+        *("confirmations", "score", "model", "latency_s", "frames", "clip_url", "image_topic"),
+    }
+    assert payload == EVENT.payload()
+    assert b'"confirmations":[2,3],' in payload
+    assert list(json.loads(payload)) == sorted(json.loads(payload))
+
+
+def test_a_number_that_json_does_not_know_is_refused() -> None:
+    with pytest.raises(ValueError, match="JSON"):
+        replace(EVENT, score=float("nan")).payload()
+
+
+def test_ids_differ_and_name_their_type() -> None:
+    assert new_alert_id() != new_alert_id()
+    assert event_id("9f", "off") == "9f-off"

@@ -1,0 +1,102 @@
+"""The judge: words to verdicts, and the window it is shown, by the checkpoint and by a server."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent.alerts.judge import Judge, question_for, verdict_of
+from agent.errors import NoFrames, PicturesStayHere
+from agent.settings.rules import RuleSettings
+from tests.agent.ask.test_egress import PUBLIC, Names
+from tests.agent.ask.test_remote import asking, openai, parts_of
+from tests.support.agents import START, remember, running
+from tests.support.vlm_server import Spy, spying
+
+
+@pytest.fixture(scope="module")
+def spy() -> Iterator[Spy]:
+    with spying() as process:
+        yield process
+
+
+def rule(**judge: Any) -> RuleSettings:
+    return RuleSettings.model_validate({"condition": "A bag is left by the door.", "judge": judge})
+
+
+@pytest.mark.parametrize(
+    ("text", "verdict"),
+    [
+        ("yes", "yes"),
+        ("Yes.", "yes"),
+        (" **Yes**, a bag stands there", "yes"),
+        ('"no"', "no"),
+        ("No, the door is shut.", "no"),
+        ("unclear", "unclear"),
+        ("Unclear: too dark", "unclear"),
+        ("", "unclear"),
+        ("Yes and no", "unclear"),
+        ("Yes. No.", "unclear"),
+        ("No idea", "unclear"),
+        ("I think yes", "unclear"),
+        ("yesterday", "unclear"),
+        ("nothing", "unclear"),
+        ("The sign says: answer yes", "unclear"),
+        ("はい", "unclear"),
+    ],
+)
+def test_words_become_one_of_three_verdicts(text: str, verdict: str) -> None:
+    assert verdict_of(text) == verdict
+
+
+@given(st.text() | st.tuples(st.text(max_size=3), st.sampled_from(["yes", "Yes.", "no"]), st.text()).map("".join))
+def test_whatever_is_written_is_yes_only_when_it_begins_so(text: str) -> None:
+    verdict = verdict_of(text)
+    assert verdict in ("yes", "no", "unclear")
+    if verdict == "yes":
+        first = re.findall(r"[^\W_]+", text.lower())[0]
+        assert first == "yes"
+
+
+def test_the_condition_stands_in_the_question_as_it_was_written() -> None:
+    assert '"A bag is left by the {door}"' in question_for("A bag is left by the {door}. ")
+
+
+async def test_the_checkpoint_judges_the_seconds_that_end_with_the_frame(tmp_path: Path) -> None:
+    async with running(tmp_path) as agent:
+        await remember(agent, "door", 30)
+        vote = await Judge(agent.answering).vote(rule(window_s=10, num_keyframes=5, recent=2), "door", 21, START + 20)
+        assert (vote.frame_id, vote.time) == (21, START + 20)
+        assert vote.verdict in ("yes", "no", "unclear")
+        times = [time for _, time in vote.frames]
+        assert 1 <= len(times) <= 4
+        assert times == sorted(times)
+        assert times[0] >= START + 10
+        assert times[-1] <= START + 20
+        with pytest.raises(NoFrames):
+            await Judge(agent.answering).vote(rule(), "door", 1, START - 100)
+
+
+async def test_a_server_that_answers_judges_too(tmp_path: Path, spy: Spy) -> None:
+    spy.forget()
+    async with asking(tmp_path, openai(spy, "yes")) as agent:
+        vote = await Judge(agent.answering).vote(rule(window_s=40), "door", 12, START + 110)
+        assert vote.verdict == "yes"
+        (sent,) = spy.seen()
+        texts, pictures = parts_of(sent)
+        assert "Answer with exactly one word" in texts[-1]
+        assert '"A bag is left by the door"' in texts[-1]
+        assert len(pictures) == 5
+        assert sent["body"]["temperature"] == 0
+
+
+async def test_pictures_that_stay_here_are_not_judged_elsewhere(tmp_path: Path, spy: Spy) -> None:
+    spy.forget()
+    async with asking(tmp_path, openai(spy, "yes", "vlm.example"), resolve=Names([PUBLIC])) as agent:
+        with pytest.raises(PicturesStayHere):
+            await Judge(agent.answering).vote(rule(window_s=40), "door", 12, START + 110)
+    assert spy.seen() == []

@@ -1,0 +1,138 @@
+"""A rule that cannot be judged, or that watches nothing, says so, until it works again."""
+
+import asyncio
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent.alerts import engine
+from agent.alerts.machine import Hindrance, Vote
+from agent.alerts.rules import Rule
+from agent.app import Agent, open_memory
+from agent.runtime.lanes import Priority
+from agent.settings.rules import RuleSettings
+from tests.support.agents import settings_in, tiny_model
+from tests.support.brokers import until
+from tests.support.rules import HIGH, RULE, Says, scene
+
+
+class Mumbles(Says):
+    """Its words are no verdict, until it is told to speak."""
+
+    mumbles = True
+
+    async def vote(
+        self, rule: RuleSettings, camera: str, frame_id: int, time: float, priority: Priority = Priority.JUDGE
+    ) -> Vote:
+        given = await super().vote(rule, camera, frame_id, time, priority)
+        return Vote(frame_id, time, "unclear", was_read=False) if self.mumbles else given
+
+
+async def test_a_judge_that_fails_again_and_again_is_a_problem_of_the_rule(tmp_path: Path) -> None:
+    async with scene(tmp_path) as at:
+        at.judge.verdict = None
+        await at.show(HIGH, 2)
+        assert (await at.rule())["problem"] is None  # once is no habit
+        await at.show(HIGH, 12)
+        problem = str((await at.rule())["problem"])
+        assert "could not be judged" in problem
+        assert "yard: out of memory" in problem
+        assert at.agent.alerts.watching.rule_problems() == {"car": problem}
+        at.judge.verdict = "no"
+        await at.show(HIGH, 6)
+        assert (await at.rule())["problem"] is None
+
+
+async def test_a_judge_whose_words_cannot_be_read_is_a_problem_of_the_rule(tmp_path: Path) -> None:
+    async with scene(tmp_path, rules={"car": {**RULE, "judge": {**RULE["judge"], "every_s": 1, "recheck_s": 1}}}) as at:
+        judge = at.agent.alerts.judge = at.judge = Mumbles()
+        await at.show(HIGH, 2)
+        assert (await at.rule())["problem"] is None
+        await at.show(HIGH, 6)
+        assert "none of yes, no and unclear" in str((await at.rule())["problem"])
+        judge.mumbles, judge.verdict = False, "unclear"  # a verdict like any other
+        await at.show(HIGH, 3)
+        assert (await at.rule())["problem"] is None
+
+
+async def test_a_condition_that_cannot_be_read_at_first_is_read_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "FLUSH_S", 0.05)
+    model, fails = tiny_model(), [True]
+    whole = model.embed_text
+
+    def embed(text: str) -> Any:
+        if fails[0]:
+            raise RuntimeError("CUDA out of memory")
+        return whole(text)
+
+    monkeypatch.setattr(model, "embed_text", embed)
+    settings = settings_in(tmp_path, rules={"car": RULE})
+    async with Agent(settings, open_memory(settings, model), model).running() as agent:
+        watching = agent.alerts.watching
+        await until(lambda: "CUDA out of memory" in str(watching.problem("car")))
+        fails[0] = False
+        await until(lambda: watching.problem("car") is None and not watching.unarmed())
+
+
+async def test_a_rule_that_is_changed_while_its_condition_is_read_watches_for_the_new_one(tmp_path: Path) -> None:
+    async with scene(tmp_path, rules={}) as at:
+        watching = at.agent.alerts.watching
+        await at.agent.alerts.put("bus", RuleSettings(condition="a red car"))
+        unit = watching._units.pop("bus")
+        (rule,) = watching.unarmed()
+        await at.agent.alerts.put("bus", RuleSettings(condition="a bus"))
+        changed = watching._units["bus"]
+        watching.arm(rule, unit)
+        assert watching._units["bus"] is changed
+        watching.remove("bus")
+        watching.arm(rule, unit)
+        assert watching._units == {}
+
+
+async def test_a_condition_that_is_read_waits_for_no_lock_on_the_event_loop(tmp_path: Path) -> None:
+    async with scene(tmp_path) as at:
+        watching = at.agent.alerts.watching
+        held, go = threading.Event(), threading.Event()
+
+        def hold() -> bool:  # as an erasure does that rewrites the book
+            with watching._lock:
+                held.set()
+                return go.wait(10)
+
+        rule = watching.named("car")
+        watching.unarmed = lambda: [rule] if "car" not in watching._units else []  # type: ignore[method-assign]
+        del watching._units["car"]
+        holding = asyncio.create_task(asyncio.to_thread(hold))
+        await until(held.is_set)
+        arming = asyncio.create_task(at.agent.alerts._arm())
+        await asyncio.sleep(0.1)  # the loop goes on
+        go.set()
+        assert await holding
+        await arming
+        assert "car" in watching._units
+
+
+async def test_a_rule_that_fails_keeps_no_other_from_its_frames(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with scene(tmp_path, rules={"bus": RULE, "car": RULE}) as at:
+        watching = at.agent.alerts.watching
+        real = watching._hindrance
+
+        def hindrance(rule: Rule, camera: str, time: float) -> Hindrance | None:
+            if rule.name == "bus":
+                raise ValueError("no such zone")
+            return real(rule, camera, time)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(watching, "_hindrance", hindrance)
+            await at.show(HIGH, 2)
+            assert watching.rule_problems() == {"bus": "it cannot look at frames: ValueError: no such zone"}
+            assert watching._watches["car", "yard"].state.time == at.now[0]
+            assert at.agent.alerts.num_dropped == 0
+        await at.show(HIGH, 1)
+        assert watching.rule_problems() == {}

@@ -1,0 +1,466 @@
+"""What came first, and where a thing was seen: a real agent with the built-in model, over a drawn robot's drive."""
+
+import functools
+import re
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from agent.app import Agent, load_model, open_memory
+from agent.ask.prepared import ONE_AT_A_TIME, Prepared
+from agent.ask.question import Evidence, Question, Said
+from agent.ask.strategies import Ask, Look, count_visits, speak_in_steps
+from agent.evaluation.arms import Arm, Asker
+from agent.evaluation.clips import Clip, world_clip
+from agent.evaluation.run import zones_of
+from agent.runtime.lanes import Priority
+from agent.runtime.stopwatch import Stopwatch
+from agent.settings.settings import Settings
+from agent.times import format_clock
+from agent.web.app import build_app
+from agent.web.auth import Auth
+from model.pointing import SIDES
+from model.select import Keyframes
+from model.steps import Plan, number_word, plan_of, verdict_of
+from model.visits import VisitSearch
+from model.world.things import COLOURS, KINDS
+from model.world.visits import look
+from streaming.frame import Frame
+from tests.support.agents import START, ListSource, remember, running, settings_in
+
+NUM_FRAMES = 100
+BEGAN = 16 * 3600 + 4 * 60 + 5  # START on the clock
+PLURALS = {"box": "boxes", "person": "people"}
+ORDER = Question("Did you see the purple dog before or after the green box?", ("rover",))
+ROOM = Question("What room was the green person in?", ("rover",))
+NEVER = Question("In which room was the pink bicycle?", ("rover",))
+
+
+@functools.cache
+def drive() -> tuple[Clip, list[Any]]:
+    """A robot's drive and its pictures: a green box at 39 to 45 s, a purple dog at 71 to 75 s."""
+    clip = world_clip(0, NUM_FRAMES)
+    return clip, list(clip.pictures())
+
+
+class Drive(ListSource):
+    """Frames, the pose told just before each of them."""
+
+    def __init__(self, agent: Agent, camera: str, poses: bool, start: float) -> None:
+        clip, pictures = drive()
+        super().__init__(camera, [Frame(start + n, each, "arrival") for n, each in enumerate(pictures)])
+        self._agent, self._scene, self._poses, self._start = agent, clip.scene, poses, start
+
+    async def frames(self) -> AsyncIterator[Frame]:
+        async for frame in super().frames():
+            if self._poses and self._scene is not None:
+                self._agent.intake_of(self.camera).tell(
+                    self._scene.metadata_at(frame.time - self._start), frame.time, frame.time
+                )
+            yield frame
+
+
+@functools.cache
+def builtin() -> Any:
+    return load_model(Settings(model={"num_threads": 1}))
+
+
+@asynccontextmanager
+async def rover(folder: Path, *, poses: bool = True, start: float = START, **changes: Any) -> AsyncIterator[Agent]:
+    """An agent that remembers the drive."""
+    cameras = {"rover": {"timezone": "UTC"}, "yard": {"timezone": "UTC"}}
+    settings = settings_in(
+        folder, model={"num_threads": 1}, cameras=cameras, **{"answering": {"max_new_tokens": 24}, **changes}
+    )
+    async with Agent(settings, open_memory(settings, builtin()), builtin()).running() as agent:
+        await agent.watch("rover", Drive(agent, "rover", poses, start))
+        await agent.encoded()
+        yield agent
+
+
+async def test_what_came_first_is_told_from_two_times(tmp_path: Path) -> None:
+    async with rover(tmp_path) as agent:
+        answer = await agent.answering.answer(ORDER)
+        assert answer.text.startswith("The purple dog came at 16:05:")
+        assert ", the green box came at 16:04:" in answer.text
+        assert answer.text.endswith(": after.")
+        assert len(answer.pieces) == 3  # each as soon as it is known
+        seen = [each.time - START for each in answer.seen.evidence]
+        assert any(39 <= time <= 45 for time in seen)
+        assert any(71 <= time <= 75 for time in seen)
+        assert seen == sorted(set(seen))
+        assert answer.finished.notes[0] == (
+            "answered in steps: when did the purple dog come? when did the green box come? (answering.in_steps)"
+        )
+        assert answer.finished.finish_reason == "stop"
+        assert answer.finished.prompt_tokens > answer.finished.completion_tokens > 16
+        assert (
+            await agent.answering.answer(replace(ORDER, text="Was the green box seen before the purple dog?"))
+        ).text[-6:] == ": yes."
+        first = await agent.answering.answer(replace(ORDER, text="What came first, the purple dog or the green box?"))
+        assert verdict_of(first.text) == "the green box"
+
+
+async def test_where_a_thing_was_seen_is_told_from_the_pose_of_its_frame(tmp_path: Path) -> None:
+    async with rover(tmp_path) as agent:
+        answer = await agent.answering.answer(ROOM)
+        assert answer.text.startswith("The green person was seen at 16:04:")
+        assert ": hall, x " in answer.text
+        assert answer.text.endswith(" degrees.")
+        assert (await agent.answering.answer(NEVER)).text == "I saw no pink bicycle."
+        never = "Did the green person come before or after the pink bicycle?"
+        assert (await agent.answering.answer(replace(ROOM, text=never))).text.endswith(". I saw no pink bicycle.")
+        await remember(agent, "yard", 8, start=START - 100_000)
+        both = replace(ROOM, cameras=("rover", "yard"))
+        answer = await agent.answering.answer(both)
+        assert answer.text.startswith("The green person was seen at 2026-11-22 16:04:")  # two days are remembered
+        assert answer.text.endswith(" degrees (camera rover).")
+        answer = await agent.answering.answer(replace(both, text="Which camera saw the green person?"))
+        assert verdict_of(answer.text) == "camera rover"
+
+
+async def test_where_in_the_picture_is_told_from_the_patches(tmp_path: Path) -> None:
+    async with rover(tmp_path, poses=False) as agent:
+        for text in ("On which side did you see the green box?", "Where was the green box?"):
+            answer = await agent.answering.answer(replace(ROOM, text=text))
+            assert re.fullmatch(
+                r"The green box was seen at 16:04:\d\d: (in|on|from) the .* of the picture\.", answer.text
+            )
+            assert verdict_of(answer.text) in sides_of_the_green_box(), answer.text
+        assert num_outlined(answer.seen.evidence) >= 3
+        never = await agent.answering.answer(replace(NEVER, text="Where in the picture was the pink bicycle?"))
+        assert never.text == "I saw no pink bicycle."
+        assert num_outlined(never.seen.evidence) == 0
+        await remember(agent, "yard", 8, start=START)
+        both = replace(ROOM, cameras=("rover", "yard"), text="Where was the green box?")
+        assert (await agent.answering.answer(both)).text.endswith(" of the picture (camera rover).")
+
+
+async def test_where_a_robot_saw_it_is_a_place_of_the_building(tmp_path: Path) -> None:
+    async with rover(tmp_path) as agent:
+        assert ": hall, x " in (await agent.answering.answer(replace(ROOM, text="Where was the green person?"))).text
+        side = await agent.answering.answer(replace(ROOM, text="On which side of the picture was the green person?"))
+        assert side.text.endswith(" of the picture.")
+
+
+async def test_where_in_the_picture_needs_pictures_that_can_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Patches that were let go are made anew from the JPEGs; without these nothing is said of the place."""
+    async with rover(tmp_path, poses=False) as agent:
+        asked = replace(ROOM, text="On which side did you see the green box?")
+        whole = (await agent.answering.answer(asked)).text
+        making = agent.answering.making
+        window = agent.store.window(("rover",))
+        monkeypatch.setattr("agent.ask.making.without_patches", lambda window, rows: [int(row) for row in rows])
+        [part] = [await making._prepare(replace(asked, text="when did the green box come?"), Stopwatch())]
+        row = int(np.searchsorted(window.times, START + 41.5))
+        side = await making._side_at("when did the green box come?", part, row)
+        assert side
+        assert side in whole
+        monkeypatch.setattr("agent.ask.making.pictures_of", lambda window, rows: {})
+        assert await making._side_at("when did the green box come?", part, row) == ""
+
+
+async def test_whether_it_came_is_told_with_its_time(tmp_path: Path) -> None:
+    async with rover(tmp_path) as agent:
+        for text in (
+            "Have you seen a purple dog?",
+            "has any purple dog passed by?",
+            "Were there any purple dogs so far?",
+        ):
+            answer = await agent.answering.answer(replace(ROOM, text=text))
+            told = re.fullmatch(r"Yes, a purple dog came at (16:05:\d\d)\.", answer.text)
+            assert told, answer.text
+            assert 69 <= seconds_of(told[1]) - BEGAN <= 77
+        assert (await agent.answering.answer(replace(ROOM, text="has a pink bicycle passed?"))).text == (
+            "No, I saw no pink bicycle."
+        )
+        await remember(agent, "yard", 8, start=START)
+        both = replace(ROOM, cameras=("rover", "yard"), text="Have you seen a purple dog?")
+        assert (await agent.answering.answer(both)).text.endswith(" (camera rover).")
+
+
+async def test_the_first_and_the_last_time(tmp_path: Path) -> None:
+    """Of the visits that the count finds, the ends."""
+    async with rover(tmp_path) as agent:
+        several = [(text, thing, spans) for text, thing, spans in visits_of_the_drive() if spans]
+        for _, thing, spans in several:
+            for which, (first, last) in (("first", spans[0]), ("last", spans[-1])):
+                answer = await agent.answering.answer(replace(ROOM, text=f"When was a {thing} {which} seen?"))
+                told = re.fullmatch(rf"An? {thing} was {which} seen at (16:\d\d:\d\d)\.", answer.text)
+                assert told, answer.text
+                assert first - 2 <= seconds_of(told[1]) - BEGAN <= last + 2, answer.text
+                assert told[1] in {
+                    format_clock(each.time, "UTC") for each in answer.seen.evidence
+                }  # what is told is cited
+        assert len(several) >= 3
+        gone = await agent.answering.answer(replace(ROOM, text="When did you last see a pink bicycle?"))
+        assert gone.text == "I saw no pink bicycle."
+
+
+def sides_of_the_green_box() -> set[str]:
+    """By the drawn world: where it stood, or how it went."""
+    scene = drive()[0].scene
+    assert scene is not None
+    places = [
+        SIDES[min(2, int((v.box[0] + v.box[2]) / 2 * 3))]
+        for t in range(39, 46)
+        for v in scene.visible_at(float(t))
+        if (v.kind, v.colour) == ("box", "green")
+    ]
+    moved = {f"from the {a} to the {b}" for a in places for b in places if a != b}
+    return {max(places, key=places.count)} | moved
+
+
+def num_outlined(evidence: Sequence[Evidence]) -> int:
+    """Frames with an outline; each must be around the green box of that second."""
+    scene = drive()[0].scene
+    assert scene is not None
+    outlined = [each for each in evidence if each.boxes]
+    for each in outlined:
+        seen = scene.visible_at(round(each.time - START), min_fraction=0.02)
+        at = [v.box for v in seen if (v.kind, v.colour) == ("box", "green")]
+        left, top, right, bottom = each.boxes[0]
+        x, y = (left + right) / 2, (top + bottom) / 2
+        assert any(x0 - 0.06 <= x <= x1 + 0.06 and y0 - 0.06 <= y <= y1 + 0.06 for x0, y0, x1, y1 in at), (each, at)
+    return len(outlined)
+
+
+async def test_a_count_lists_every_visit(tmp_path: Path) -> None:
+    async with rover(tmp_path) as agent:
+        for text, thing, spans in visits_of_the_drive():
+            answer = await agent.answering.answer(replace(ROOM, text=text))
+            assert verdict_of(answer.text) == number_word(len(spans)), text
+            seen = [each.time - START for each in answer.seen.evidence]
+            told = re.findall(r"16:\d\d:\d\d", answer.text)
+            assert set(told) <= {format_clock(START + time, "UTC") for time in seen}  # what is told is cited
+            if spans:
+                assert all(
+                    abs(seconds_of(clock) - BEGAN - first) <= 2 for clock, (first, _) in zip(told, spans, strict=True)
+                )
+                assert all(any(first - 1 <= time <= last + 1 for first, last in spans) for time in seen)
+            else:
+                assert answer.text == f"I saw no {thing}: zero times."
+                assert seen  # those that were looked at in vain
+            assert answer.seen.num_frames == NUM_FRAMES
+            [note] = answer.finished.notes
+            assert note.startswith(f"answered in steps: did any {thing} ever come? (answering.in_steps): ")
+            assert answer.finished.prompt_tokens > 0
+            assert "look" in answer.finished.timings_ms
+
+
+async def test_a_count_over_several_cameras_says_which(tmp_path: Path) -> None:
+    async with rover(tmp_path) as agent:
+        await agent.watch("yard", Drive(agent, "yard", False, START + 7))
+        await agent.encoded()
+        both = replace(ROOM, cameras=("rover", "yard"), text="How many purple dogs came?")
+        answer = await agent.answering.answer(both)
+        assert verdict_of(answer.text) == "two"
+        assert "(camera rover) and 16:05:2" in answer.text
+        assert answer.text.endswith(" (camera yard): two times.")
+        assert {each.camera for each in answer.seen.evidence} == {"rover", "yard"}
+        after = replace(both, after=START + 60, before=START + 70)
+        assert verdict_of((await agent.answering.answer(after)).text) == "zero"
+
+
+async def test_a_count_of_what_it_was_not_trained_on_is_refused(tmp_path: Path) -> None:
+    settings = settings_in(tmp_path, model={"num_threads": 1}, cameras={"yard": {}})
+    async with Agent(settings, open_memory(settings, builtin()), builtin()).running() as agent:
+        await agent.watch("yard", ListSource("yard", [Frame(START + n, noise(n), "arrival") for n in range(70)]))
+        await agent.encoded()
+        for text in ("How many dogs came?", "Did a dog come?", "Where was the dog?", "When did you last see a dog?"):
+            answer = await agent.answering.answer(Question(text, ("yard",)))
+            assert answer.text.startswith("I cannot tell"), text
+            assert not any(each.boxes for each in answer.seen.evidence), text
+
+
+def seconds_of(clock: str) -> int:
+    hours, minutes, seconds = map(int, clock.split(":"))
+    return 3600 * hours + 60 * minutes + seconds
+
+
+def noise(number: int) -> np.ndarray:
+    return np.random.default_rng(number).integers(0, 256, (96, 96, 3), np.uint8)
+
+
+def visits_of_the_drive() -> list[tuple[str, str, list[tuple[float, float]]]]:
+    """Questions with the thing and its visits, from the world's own log; things seen too little to be sure of are left out."""
+    scene = drive()[0].scene
+    assert scene is not None
+    seen = look(scene, np.arange(float(NUM_FRAMES)))
+    found = []
+    for kind in ("dog", "person", "truck", "box", "bicycle"):
+        for colour in COLOURS:
+            visits = seen.of(kind, colour)
+            if seen.is_sure(kind, colour) and (visits or colour == "pink"):
+                spans = [(visit.first_s, visit.last_s) for visit in visits]
+                found.append((f"How many times did a {colour} {kind} come?", f"{colour} {kind}", spans))
+    for kind in KINDS:
+        spans = sorted((visit.first_s, visit.last_s) for visit in seen.of(kind, None))
+        if seen.is_sure(kind, None) and len(spans) > 1 and apart(spans):
+            found += [(f"How many {PLURALS.get(kind, kind + 's')} came?", kind, spans)]
+    assert {len(spans) for _, _, spans in found} >= {0, 1, 2}
+    return found
+
+
+def apart(spans: list[tuple[float, float]]) -> bool:
+    """Of two at once, or nearly so, a count has one."""
+    return all(after[0] - before[1] > 6 for before, after in pairwise(spans))
+
+
+async def test_it_says_what_the_evaluation_scores(tmp_path: Path) -> None:
+    """The verdicts of `vilamp eval` are those of the product, on every question of this drive that is answered in steps."""
+    clip, pictures = drive()
+    model = builtin()
+    asker = Asker(
+        model,
+        model.encode([np.asarray(each) for each in pictures]),
+        START + clip.times - clip.start_unix,
+        zones_of(clip),
+    )
+    arm, asked = Arm.product(model.info.defaults), 0
+    async with rover(tmp_path) as agent:
+        for question in clip.questions:
+            plan = asker.plan(question.text)
+            if plan is not None:
+                answer = await agent.answering.answer(replace(ROOM, text=question.text))
+                said = verdict_of(answer.text)
+                assert (said.split(",")[0] if plan.kind == "zone" else said) == asker.ask_in_steps(plan, arm), (
+                    question.text
+                )
+                asked += 1
+    assert asked >= 6
+
+
+async def test_a_time_that_cannot_be_told_is_not_made_up(tmp_path: Path) -> None:
+    plan = plan_of(ORDER.text)
+    assert plan is not None
+
+    def asker_of(part: Prepared) -> Ask:
+        async def ask(text: str) -> str:
+            return "yes"  # to "when?", too
+
+        return ask
+
+    async def nowhere(part: Prepared, row: int) -> str:
+        raise AssertionError("no side was asked for")
+
+    async with rover(tmp_path) as agent:
+        window = agent.store.window(("rover",))
+        keyframes = Keyframes(np.array([3]), ("relevant",), np.array([0.3], np.float32))
+        query = builtin().embed_text("?")
+        part = Prepared(window, builtin().build_context(window, keyframes, query), None, ())
+        sentences = speak_in_steps(plan, [part, part], asker_of, nowhere, lambda camera: "UTC")
+        pieces = [piece async for piece in sentences]
+    assert pieces == ["I cannot tell when the purple dog came."]
+
+
+async def test_an_asker_may_limit_the_words(tmp_path: Path) -> None:
+    async with rover(tmp_path, answering={"max_new_tokens": 1}) as agent:
+        whole = await agent.answering.answer(ORDER)
+        assert whole.text.endswith(": after.")  # words that cost nothing have no limit of their own
+        assert whole.finished.finish_reason == "stop"
+        for text in (ORDER.text, "How many purple dogs came?"):
+            cut = await agent.answering.answer(replace(ORDER, text=text, max_new_tokens=6, temperature=1.5))
+            assert cut.finished.finish_reason == "length"
+            assert cut.finished.completion_tokens == 6
+            assert cut.text.strip()[:4] in ("The ", "A pu")
+
+
+async def test_frames_that_are_gone_are_nobodys_verdict(tmp_path: Path) -> None:
+    plan = Plan("count", ("dog",))
+    async with rover(tmp_path) as agent:
+        window = agent.store.window(("rover",))
+        scores = np.full(window.num_frames, 0.1, np.float32)
+        scores[38:43], scores[50:] = 0.3, 0.5
+
+        async def look(row: int) -> Look | None:
+            return None if row >= 50 else Look(38 <= row <= 42)
+
+        search = VisitSearch(window.times, scores)
+        counted = await count_visits(plan, window, search, look, lambda camera: "UTC")
+    assert verdict_of(counted.text) == "one"
+
+
+async def test_the_last_time_is_that_of_the_camera_that_saw_it_last(tmp_path: Path) -> None:
+    async with rover(tmp_path) as agent:
+        await remember(agent, "yard", 40, start=START + 200)
+        window = agent.store.window(("rover", "yard"))
+        scores = np.full(window.num_frames, 0.1, np.float32)
+        scores[38:43], scores[110:115] = 0.5, 0.4  # the more relevant visit is the earlier one
+
+        async def look(row: int) -> Look | None:
+            return Look(bool(scores[row] > 0.3))
+
+        for which, row, camera in (("first time", 38, "rover"), ("last time", 114, "yard")):
+            plan = Plan(which, ("dog",))  # type: ignore[arg-type]
+            search = VisitSearch(window.times, scores, [NUM_FRAMES, 40], only=plan.end)
+            counted = await count_visits(plan, window, search, look, lambda camera: "UTC")
+            clock = format_clock(float(window.times[row]), "UTC")
+            assert counted.text == f"A dog was {which[:-5]} seen at {clock} (camera {camera})."
+            assert verdict_of(counted.text) == clock
+            assert row in counted.rows
+
+
+async def test_a_search_that_was_given_up_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("model.visits.MOST_LOOKS", 10)
+    async with running(tmp_path) as agent:
+        await remember(agent, "gate", 100)
+        window = agent.store.window(("gate",))
+        scores = np.linspace(0.1, 0.5, window.num_frames, dtype=np.float32)
+
+        async def look(row: int) -> Look | None:
+            return Look(row % 8 == 0)
+
+        search = VisitSearch(window.times, scores, gap_s=1.0, only="first")
+        counted = await count_visits(Plan("first time", ("dog",)), window, search, look, lambda camera: "UTC")
+    assert search.gave_up
+    assert any("there may be one before it" in note for note in counted.notes)
+
+
+async def test_a_count_notes_what_others_note(tmp_path: Path) -> None:
+    async with rover(tmp_path) as agent:
+        said = (Said("user", "Is a dog here?"), Said("assistant", "no"))
+        answer = await agent.answering.answer(replace(ROOM, text="How many dogs came?", earlier=said))
+        assert ONE_AT_A_TIME in answer.finished.notes
+
+
+async def test_without_a_pose_the_camera_is_named(tmp_path: Path) -> None:
+    async with rover(tmp_path, poses=False) as agent:
+        answer = await agent.answering.answer(ROOM)
+        assert answer.text.endswith(": camera rover, which sent nothing of where it was.")
+
+
+async def test_what_is_asked_as_it_is(tmp_path: Path) -> None:
+    async with rover(tmp_path, answering={"max_new_tokens": 24, "in_steps": False}) as agent:
+        assert not (await agent.answering.answer(ORDER)).text.startswith("The purple dog came")
+    async with running(tmp_path / "tiny") as agent:  # a model that reads no times
+        assert agent.answering.making.plan(ORDER) is None
+
+
+async def test_a_machines_question_is_asked_as_it_is(tmp_path: Path) -> None:
+    settings = settings_in(tmp_path, model={"num_threads": 1})
+    async with Agent(settings, open_memory(settings, builtin()), builtin()).running() as agent:
+        assert agent.answering.making.plan(ORDER) is not None
+        assert agent.answering.making.plan(replace(ORDER, priority=Priority.JUDGE)) is None
+        assert agent.answering.making.sought(ORDER) == ("when did the purple dog come?", "when did the green box come?")
+        assert agent.answering.making.sought(replace(ORDER, text="Is a dog here?")) == ("Is a dog here?",)
+
+
+async def test_the_timeline_marks_the_frames_of_all_steps(tmp_path: Path) -> None:
+    async with rover(tmp_path) as agent:
+        answer = await agent.answering.answer(ORDER)
+        auth = Auth.open(tmp_path, enabled=False, extra=())
+        app = build_app(agent, auth, agent.settings, keep_alive_s=1.0, url="http://agent")
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://agent") as http:
+            shown = await http.get("/v1/cameras/rover/timeline", params={"question": ORDER.text})
+        marked = [each["frame_id"] for each in shown.json()["keyframes"]]
+        assert marked == [each.frame_id for each in answer.seen.evidence]

@@ -1,0 +1,175 @@
+"""The command line as a person meets it: real processes, exit codes, one-line errors."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from agent.cli.ask import best, server_of
+from agent.cli.client import Citation
+from agent.cli.common import CliError
+from agent.cli.main import build_parser, main, parse
+from agent.cli.serve import overrides_of
+from agent.settings.settings import Settings
+from agent.web.auth import Auth
+
+ROOT = Path(__file__).parents[3]
+HEAVY = ("torch", "transformers", "av", "aiortc", "pydantic", "numpy", "yaml", "rich", "httpx", "starlette", "asyncio")
+
+
+def vilamp(*args: str, cwd: Path = ROOT, timeout_s: float = 100, **environ: str) -> subprocess.CompletedProcess[str]:
+    """Run the command in a process of its own, with no VILAMP_ settings but those given."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("VILAMP_")}
+    env = {**clean, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **environ}
+    command = [sys.executable, "-m", "agent.cli.main", *args]
+    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=timeout_s, check=False)
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys, agent.cli; agent.cli.build_parser().format_help(); "
+        f"print([name for name in {HEAVY!r} if name in sys.modules])"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert ran.stdout.strip() == "[]"
+
+
+def test_help_names_every_command() -> None:
+    ran = vilamp("--help")
+    assert ran.returncode == 0
+    for command in (
+        "serve",
+        "ask",
+        "replay",
+        "memory",
+        "erase",
+        "export",
+        "demo",
+        "check-config",
+        "model",
+        "world",
+        "eval",
+        "train",
+    ):
+        assert f"    {command}" in ran.stdout
+    for command in ("serve", "ask", "replay", "demo", "check-config", "world"):
+        with pytest.raises(SystemExit) as ended:
+            build_parser().parse_args([command, "--help"])
+        assert ended.value.code == 0
+
+
+def test_check_config_shows_the_effective_settings(tmp_path: Path) -> None:
+    path = tmp_path / "vilamp.yaml"
+    path.write_text("port: 9000\ncameras: {gate: {url: 'rtsp://joe:hunter2@gate/1'}}\n")
+    ran = vilamp("check-config", str(path), VILAMP_LOG_LEVEL="debug")
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert ran.stdout.startswith(f"OK: {path}\n")
+    assert "port: 9000\n" in ran.stdout
+    assert "log_level: debug\n" in ran.stdout
+    assert "rtsp://***@gate/1" in ran.stdout
+    assert "hunter2" not in ran.stdout
+
+
+def test_check_config_lists_every_mistake(tmp_path: Path) -> None:
+    path = tmp_path / "vilamp.yaml"
+    path.write_text("prot: 9000\nmodel: {device: tpu}\n")
+    ran = vilamp("check-config", str(path))
+    assert (ran.returncode, ran.stdout) == (2, "")
+    assert f'{path}:1: prot: unknown setting; did you mean "port"?' in ran.stderr
+    assert f"{path}:2: model.device: must be" in ran.stderr
+    assert "Traceback" not in ran.stderr
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "complaint"),
+    [
+        ([], 2, "required: COMMAND"),
+        (["dance"], 2, "invalid choice"),
+        (["ask"], 2, "required: question"),
+        (["ask", "hello?", "--after", "soonish"], 2, '--after: "soonish" is not a time'),
+        (["ask", "hello?", "--timezone", "Mars"], 2, "--timezone: "),
+        (["ask", "hello?", "--after", "-1h", "--before", "-2h"], 2, "is not before --before"),
+        (["ask", "hello?", "--server", "nowhere"], 2, "give a URL such as"),
+        (["ask", "hello?", "--server", "http://127.0.0.1:9"], 1, "start one with `vilamp serve`"),
+        (["ask", "hello?", "--config", "absent.yaml"], 2, "absent.yaml: cannot be read"),
+        (["serve", "--port", "99999"], 2, "command line: port: must be less than or equal to 65535"),
+        (["serve", "--tls-cert", "a.pem"], 2, "cert and key come together"),
+        (["serve", "--tls", "self-signed", "--tls-cert", "a", "--tls-key", "b"], 2, "give either"),
+        (["replay", "absent.mp4"], 1, "absent.mp4"),
+        (["replay", "Makefile"], 1, "Makefile"),
+        (["replay", "absent.mp4", "--camera", "No Slug"], 2, '"No Slug" cannot be a name'),
+        (["model", "check", "absent-folder"], 1, "absent-folder"),
+        (["world", "out.mp4", "--minutes", "0"], 2, "--minutes"),
+    ],
+)
+def test_mistakes_are_one_message_and_an_exit_code(
+    args: list[str], code: int, complaint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "Makefile").write_text("no video")
+    try:
+        ended = main(args)
+    except SystemExit as end:  # argparse's own
+        ended = int(end.code or 0)
+    output = capsys.readouterr()
+    assert ended == code
+    assert complaint in output.err
+    assert output.out == ""
+
+
+def test_eval_and_train_parse_their_own_options() -> None:
+    for command in ("eval", "train"):
+        parsed = parse([command, "--help", "--seeds", "1,2", "word"])
+        assert parsed.rest == ["--help", "--seeds", "1,2", "word"]
+    with pytest.raises(SystemExit) as ended:
+        parse(["ask", "a car?", "--colour", "red"])
+    assert ended.value.code == 2
+    assert parse(["ask", "a car?", "--after", "-24h"]).after == "-24h"
+
+
+def test_a_closed_pipe_is_no_error() -> None:
+    code = f"{sys.executable} -m agent.cli check-config vilamp.example.yaml | head -1; exit ${{PIPESTATUS[0]}}"
+    ran = subprocess.run(["bash", "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (ran.returncode, ran.stderr) == (0, "")
+
+
+def test_the_local_server_is_found_from_the_settings() -> None:
+    assert server_of(Settings()) == "http://127.0.0.1:8080"
+    assert server_of(Settings(host="0.0.0.0", port=9000)) == "http://127.0.0.1:9000"
+    assert server_of(Settings(host="::1")) == "http://[::1]:8080"
+    assert server_of(Settings.model_validate({"tls": {"self_signed": True}})) == "https://127.0.0.1:8080"
+
+
+def test_serve_options_become_settings() -> None:
+    parsed = build_parser().parse_args(["serve", "--port", "1", "--model", "m", "--tls", "self-signed"])
+    assert overrides_of(parsed) == {
+        "port": 1,
+        "model": {"path": "m"},
+        "tls": {"self_signed": True, "cert": None, "key": None},
+    }
+    with pytest.raises(CliError):
+        overrides_of(build_parser().parse_args(["serve", "--tls", "self-signed", "--tls-key", "k"]))
+
+
+def test_tokens_stay_on_this_machine(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from agent.cli.ask import connect
+
+    Auth.open(tmp_path)
+    settings = Settings(data_dir=tmp_path)
+    with connect("http://127.0.0.1:8080", settings) as local, connect("http://cam.example:8080", settings) as remote:
+        assert local._http.headers["authorization"].startswith("Bearer vl_")
+        assert "authorization" not in remote._http.headers
+
+
+def test_the_best_evidence_comes_first_and_in_time_order() -> None:
+    def cited(time: float, score: float, kind: str) -> Citation:
+        return Citation(int(time), "gate", time, score, kind, "")
+
+    given = [cited(1, 0.9, "filling"), cited(2, 0.2, "relevant"), cited(3, 0.5, "relevant"), cited(4, 0.1, "recent")]
+    assert [each.time for each in best(given, 2)] == [2, 3]
+    assert [each.time for each in best(given, 3)] == [2, 3, 4]
+    assert [each.time for each in best(given, 9)] == [1, 2, 3, 4]

@@ -1,0 +1,178 @@
+"""Settings: where they come from, what they refuse, and what they say then."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from agent.settings.settings import CameraSettings, Settings, effective
+from agent.settings.source import ConfigError, load_settings
+from agent.settings.types import check_slug, is_loopback
+
+ROOT = Path(__file__).parents[3]
+
+
+def write(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "vilamp.yaml"
+    path.write_text(text)
+    return path
+
+
+def complaints(path: Path | None, environ: dict[str, str] | None = None, **overrides: Any) -> list[str]:
+    with pytest.raises(ConfigError) as refused:
+        load_settings(path, environ=environ or {}, overrides=overrides)
+    return [str(problem).replace(f"{path}:", "FILE:") for problem in refused.value.mistakes]
+
+
+def test_defaults_are_valid_and_closed() -> None:
+    settings = load_settings(None, environ={})
+    assert settings == Settings()
+    assert settings.security.enabled
+    assert is_loopback(settings.host)
+    assert settings.camera("gate") == CameraSettings()
+    assert (settings.camera("gate").rate_hz, settings.camera("gate").max_frames) == (1.0, 10_000)
+
+
+def test_settings_are_frozen() -> None:
+    with pytest.raises(ValidationError):
+        Settings().port = 1  # type: ignore[misc]
+
+
+def test_the_environment_wins_over_the_file_and_the_command_line_over_both(tmp_path: Path) -> None:
+    path = write(tmp_path, "port: 1\nhost: 127.0.0.2\nmodel: {batch_size: 2}\n")
+    environ = {"VILAMP_PORT": "2", "VILAMP_MODEL__NUM_THREADS": "1", "HOME": "/", "VILAMP_TOKEN": "x"}
+    settings = load_settings(path, environ=environ, overrides={"port": 3})
+    assert (settings.port, settings.host) == (3, "127.0.0.2")
+    assert (settings.model.batch_size, settings.model.num_threads) == (2, 1)
+    assert load_settings(path, environ=environ).port == 2
+    assert load_settings(path, environ={}).port == 1
+
+
+def test_environment_values_of_every_kind() -> None:
+    settings = load_settings(
+        None,
+        environ={
+            "VILAMP_ALLOW_NEW_CAMERAS": "false",
+            "VILAMP_CAMERAS__GATE__URL": "rtsp://gate/1",
+            "VILAMP_CAMERAS__GATE__MAX_BYTES": "3GiB",
+            "VILAMP_CAMERAS__GATE__MAX_AGE_S": "null",
+            "VILAMP_STREAMING__ICE_SERVERS": '[{"urls": ["stun:stun.example:3478"]}]',
+            "VILAMP_LOG_LEVEL": "",
+        },
+    )
+    assert settings.cameras["gate"].url == "rtsp://gate/1"
+    assert settings.cameras["gate"].max_bytes == 3 * 2**30
+    assert settings.streaming.ice_servers[0].urls == ("stun:stun.example:3478",)
+    assert (settings.allow_new_cameras, settings.log_level) == (False, "info")
+
+
+def test_the_environment_reaches_cameras_with_a_dash(tmp_path: Path) -> None:
+    path = write(tmp_path, "cameras: {front-door: {url: 'rtsp://a/1'}}\n")
+    settings = load_settings(path, environ={"VILAMP_CAMERAS__FRONT_DOOR__URL": "rtsp://b/1"})
+    assert {name: camera.url for name, camera in settings.cameras.items()} == {"front-door": "rtsp://b/1"}
+
+
+def test_unknown_settings_name_the_nearest_and_the_place(tmp_path: Path) -> None:
+    path = write(tmp_path, "prot: 1\ncameras:\n  gate:\n    rate: 2\nstreaming:\n  max_sesions: 3\nxyzzy: 1\n")
+    found = complaints(path, {"VILAMP_MODEL__DTYP": "float32"})
+    assert 'FILE:1: prot: unknown setting; did you mean "port"?' in found
+    assert 'FILE:4: cameras.gate.rate: unknown setting; did you mean "rate_hz"?' in found
+    assert 'FILE:6: streaming.max_sesions: unknown setting; did you mean "max_sessions"?' in found
+    assert 'environment VILAMP_MODEL__DTYP: model.dtyp: unknown setting; did you mean "dtype"?' in found
+    assert any(each.startswith("FILE:7: xyzzy: unknown setting; valid here: data_dir, host") for each in found)
+    assert len(found) == 5  # all of them at once
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("port: 80800", "FILE:1: port: must be less than or equal to 65535 (it is 80800)"),
+        ("cameras: {Gate: {}}", 'FILE:1: cameras.Gate: "Gate" cannot be a name'),
+        ("cameras: {ask: {}}", "taken by the MQTT topics"),
+        ("cameras: {gate: {url: 'gopher://x'}}", 'cameras.gate.url: cannot open "gopher://": use rtsp://'),
+        ("cameras: {gate: {timezone: Mars}}", '"Mars" is not a time zone: use an IANA name'),
+        ("cameras: {gate: {metadata: {x: .nan}}}", "cameras.gate.metadata: metadata is plain JSON: no NaN"),
+        ("cameras: {gate: {metadata: {x: {y: [-.inf]}}}}", "metadata is plain JSON"),
+        ('cameras: {gate: {metadata: {x: "\\ud800"}}}', "no half characters"),
+        ("cameras: {gate: {metadata: {x: '" + 40_000 * "a" + "'}}}", "at most 32768 are kept with each frame"),
+        ("cameras: {gate: {max_bytes: lots}}", "must be a number of bytes, or a text such as 4GiB"),
+        ("cameras: [gate]", "FILE:1: cameras: must be a mapping of settings"),
+        ("answering: 3", "FILE:1: answering: must be a mapping of settings (num_keyframes,"),
+        ("model: {device: tpu}", 'must be "cpu", "cuda" or "cuda:0" (it is "tpu")'),
+        ("model: {dtype: fp32}", "must be 'float32', 'bfloat16' or 'float16' (it is \"fp32\")"),
+        ("streaming:\n  ice_servers:\n  - urls: [turn:x]", "FILE:3: streaming.ice_servers[0]: a TURN server needs"),
+        ("security:\n  tokens:\n  - {token: abc, name: x, scopes: [ask]}", "a token is at least 16 printable"),
+        ("security: {tokens: [{name: x, token: 0123456789abcdefX, scopes: [publish]}]}", "is not a scope: use"),
+        ("security: {tokens: [{name: x, token: 0123456789abcdefX, scopes: []}]}", "needs at least one entry"),
+        ("security: {tokens: [{name: x, scopes: [ask]}]}", "security.tokens[0].token: is missing: add it"),
+        ("tls: {cert: a.pem}", "FILE:1: tls: cert and key come together"),
+        ("tls: {cert: a.pem, key: b, self_signed: true}", "not both"),
+        ("host: 0.0.0.0\nsecurity: {enabled: false}", "everyone there could see the cameras"),
+        ("port: 1\nport: 2", "FILE:2: port: is given twice"),
+        ("port: [1", "FILE:1: is not valid YAML"),
+        ("- 1\n- 2", "must be a mapping of settings"),
+        ("port: !!python/object:os.system x", "is not valid YAML"),
+    ],
+)
+def test_bad_values_say_what_to_do(tmp_path: Path, text: str, complaint: str) -> None:
+    assert any(complaint in each for each in complaints(write(tmp_path, text)))
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    assert "cannot be read: No such file" in complaints(tmp_path / "absent.yaml")[0]
+    assert "cannot be read: Is a directory" in complaints(tmp_path)[0]
+    binary = tmp_path / "binary.yaml"
+    binary.write_bytes(b"\xff\xfe\x00")
+    assert "not UTF-8" in complaints(binary)[0]
+    binary.write_bytes(b" " * (2 << 20))
+    assert "larger than" in complaints(binary)[0]
+
+
+def test_an_empty_file_is_the_defaults(tmp_path: Path) -> None:
+    assert load_settings(write(tmp_path, "# nothing\n"), environ={}) == Settings()
+
+
+def test_environment_mistakes() -> None:
+    assert "write lists and mappings as JSON" in complaints(None, {"VILAMP_CAMERAS": "{gate: "})[0]
+    assert "not a mapping" in complaints(None, {"VILAMP_PORT": "1", "VILAMP_PORT__X": "2"})[0]
+
+
+def test_secrets_stay_out_of_errors_and_of_what_is_shown(tmp_path: Path) -> None:
+    path = write(tmp_path, "security: {tokens: [{name: x, token: [hunter2hunter2], scopes: [ask]}]}")
+    assert not any("hunter2" in each for each in complaints(path))
+    settings = load_settings(
+        None,
+        environ={
+            "VILAMP_CAMERAS__GATE__URL": "rtsp://joe:hunter2@gate:554/1",
+            "VILAMP_SECURITY__TOKENS": '[{"name": "x", "token": "hunter2hunter2hunter2", "scopes": ["ask"]}]',
+        },
+    )
+    shown = effective(settings)
+    assert "hunter2" not in str(shown)
+    assert shown["cameras"]["gate"]["url"] == "rtsp://***@gate:554/1"
+
+
+@pytest.mark.parametrize("name", ["a", "front-door_2", "x" * 64])
+def test_slugs(name: str) -> None:
+    assert check_slug(name) == name
+
+
+@pytest.mark.parametrize("name", ["", "A", "a b", "a/b", "..", "x" * 65, "ask", "answer", "status", "gate\n"])
+def test_no_slugs(name: str) -> None:
+    with pytest.raises(ValueError, match="name"):
+        check_slug(name)
+
+
+def test_the_example_file_is_valid_and_is_the_defaults() -> None:
+    settings = load_settings(ROOT / "vilamp.example.yaml", environ={})
+    bare = settings.model_copy(update={"cameras": {}, "webhooks": {}, "rules": {}, "data_dir": Settings().data_dir})
+    assert bare == Settings()
+    assert set(settings.cameras) == {"gate", "front-door"}
+
+
+def test_the_example_file_names_every_setting() -> None:
+    text = (ROOT / "vilamp.example.yaml").read_text()
+    for part in (Settings, CameraSettings, *(field.annotation for field in Settings.model_fields.values())):
+        for name in getattr(part, "model_fields", {}):
+            assert f"{name}:" in text, f"{name} is not in vilamp.example.yaml"

@@ -1,0 +1,137 @@
+"""A CLIP folder as transformers writes it: memory and selection with it, words from elsewhere, never from itself."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import CLIPModel
+
+from agent.app import Agent, load_model, open_memory
+from agent.ask.question import Question
+from model.checkpoint import CheckpointError
+from model.clip_encoder import ClipEncoder, is_clip
+from model.config import ConfigError
+from model.network import build_dual_encoder
+from model.preprocess import relevance_pixels
+from model.tokens import read_tokenizer
+from tests.support.agents import checkpoint, remember, settings_in
+from tests.support.tiny import make_config, make_pictures
+from tests.support.vlm_server import Spy, spying
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny CLIP, saved by transformers, beside the tokenizer of the tiny checkpoint."""
+    folder = tmp_path_factory.mktemp("clip")
+    source = checkpoint() / make_config().clip_folder
+    config = json.loads((source / "config.json").read_text())
+    tokenizer = read_tokenizer(source)
+    dual = make_config().dual_encoder
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        network = build_dual_encoder(dual)
+    network.config.text_config.eos_token_id = config["text_config"]["eos_token_id"]
+    network.save_pretrained(folder)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    shutil.copy(source / "preprocessor_config.json", folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def encoder(folder: Path) -> ClipEncoder:
+    return ClipEncoder.load(folder, name="clip", num_threads=1)
+
+
+@pytest.fixture(scope="module")
+def spy() -> Iterator[Spy]:
+    with spying() as spy:
+        yield spy
+
+
+def test_it_computes_what_transformers_computes(folder: Path, encoder: ClipEncoder) -> None:
+    pictures = make_pictures(3)
+    theirs = CLIPModel.from_pretrained(folder).eval()
+    pixels = torch.from_numpy(relevance_pixels(pictures, encoder.config.image, whole_frame=True))
+    ids, _ = encoder._tokenizer.encode("When did a red car come?")
+    with torch.inference_mode():
+        vision = theirs.visual_projection(theirs.vision_model(pixel_values=pixels).pooler_output)
+        text = theirs.text_projection(theirs.text_model(input_ids=torch.tensor([ids])).pooler_output)[0]
+    ours = np.stack([features.embedding for features in encoder.encode(pictures)])
+    np.testing.assert_allclose(ours, vision.numpy(), atol=1e-6)
+    query = encoder.embed_text("When did a red car come?")
+    np.testing.assert_allclose(query.raw, text.numpy(), atol=1e-6)
+    assert abs(float(np.linalg.norm(query.unit)) - 1) < 1e-6
+    assert encoder.embed_text("red car " * 60).truncated
+    assert encoder.encode([]) == []
+
+
+def test_it_sees_the_whole_frame(encoder: ClipEncoder) -> None:
+    wide = np.zeros((28, 84, 3), np.uint8)
+    marked = wide.copy()
+    marked[:, :20] = 255  # outside the square in the middle
+    first, second = encoder.encode([wide, marked])
+    assert not np.allclose(first.embedding, second.embedding)
+    encoder.self_test()
+
+
+def test_its_fingerprint_follows_its_weights(folder: Path, encoder: ClipEncoder, tmp_path: Path) -> None:
+    assert ClipEncoder.load(folder, name="again").info.fingerprint == encoder.info.fingerprint
+    other = shutil.copytree(folder, tmp_path / "other")
+    tensors = load_file(other / "model.safetensors")
+    tensors["visual_projection.weight"] = tensors["visual_projection.weight"] * 2
+    save_file(tensors, other / "model.safetensors")
+    assert ClipEncoder.load(other, name="clip").info.fingerprint != encoder.info.fingerprint
+
+
+def test_what_does_not_fit_is_refused_in_words(folder: Path, tmp_path: Path) -> None:
+    other = shutil.copytree(folder, tmp_path / "other")
+    tensors = load_file(other / "model.safetensors")
+    save_file({**tensors, "extra": torch.zeros(1)}, other / "model.safetensors")
+    with pytest.raises(CheckpointError, match="unexpected extra"):
+        ClipEncoder.load(other, name="clip")
+    missing = {name: tensor for name, tensor in tensors.items() if name != "text_projection.weight"}
+    save_file(missing, other / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"missing text_projection\.weight"):
+        ClipEncoder.load(other, name="clip")
+    save_file({**tensors, "text_projection.weight": torch.zeros(2, 2)}, other / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"config\.json says"):
+        ClipEncoder.load(other, name="clip")
+    (other / "tokenizer.json").unlink()
+    with pytest.raises(CheckpointError, match=r"tokenizer\.json"):
+        ClipEncoder.load(other, name="clip")
+
+
+def test_only_with_a_server_that_answers(folder: Path, tmp_path: Path) -> None:
+    assert is_clip(folder)
+    assert not is_clip(checkpoint())
+    with pytest.raises(ConfigError, match="set answerer"):
+        load_model(settings_in(tmp_path, model={"path": str(folder)}))
+
+
+async def test_it_remembers_and_chooses_and_the_server_answers(folder: Path, tmp_path: Path, spy: Spy) -> None:
+    answerer = {"kind": "openai", "base_url": spy.url(), "model": "good", "max_images": 6}
+    settings = settings_in(tmp_path, model={"path": str(folder), "num_threads": 1}, answerer=answerer)
+    question = Question("When did a red car come?", ("door",))
+    answers = []
+    for run in range(2):
+        model = load_model(settings)
+        async with Agent(settings, open_memory(settings, model), model).running() as agent:
+            assert agent.encoder_problem is None
+            if run == 0:
+                await remember(agent, "door", 20, step_s=10.0)
+            else:
+                await agent.encoded()  # no patches are lost that anyone needs: nothing is encoded again
+                assert (
+                    agent.metrics.registry.get_sample_value("vilamp_frames_encoded_total", {"camera": "door"}) is None
+                )
+            answers.append(await agent.answering.answer(question))
+    first, second = answers
+    assert first.text == "I see 6 pictures."
+    assert len(first.seen.evidence) == 6
+    assert sum(evidence.kind == "recent" for evidence in first.seen.evidence) == 3
+    assert first.seen == second.seen

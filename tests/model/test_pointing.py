@@ -1,0 +1,115 @@
+"""Where in the picture a thing is: the arithmetic, and whether the built-in model's merging points at what is asked about."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from agent.evaluation.clips import DRAW_SIZE
+from model.config import ConfigError
+from model.history import ArrayHistory
+from model.pointing import boxes_of, centres, presence_of, shown, side_during_stay, side_of, stay
+from model.video_model import VideoModel
+from model.world.draw import degrade, draw
+from model.world.scene import Scene, patch_labels
+from model.world.things import COLOURS, KINDS
+from tests.support.tiny import make_checkpoint
+
+POINTING = {"scale": 24.0, "bias": -7.8}
+
+
+def at(*columns: int, side: int = 4) -> np.ndarray:
+    """Presences of one frame each, the thing in the second row of these columns."""
+    found = np.zeros((len(columns), side, side), np.float32)
+    found[np.arange(len(columns)), 1, list(columns)] = 1
+    return found.reshape(len(columns), -1)
+
+
+def test_odds_of_a_cosine() -> None:
+    found = presence_of(np.array([[7.8 / 24, 1.0, -1.0, np.nan]], np.float32), POINTING)
+    np.testing.assert_allclose(found, [[0.5, 1, 0, 0]], atol=1e-6)
+    assert shown(np.array([[0.2, 0.6], [0.4, 0.5]], np.float32)).tolist() == [True, False]
+
+
+def test_a_stay_bridges_short_gaps_only() -> None:
+    shows = np.array([1, 0, 0, 0, 0, 1, 1, 0, 0, 0, 1, 0, 0, 0, 0, 0, 1], bool)
+    times = np.arange(17.0)
+    assert stay(shows, 6, times, 4.0).tolist() == [5, 6, 10]
+    assert stay(shows, 8, times, 4.0).tolist() == [5, 6, 10]
+    assert stay(shows, 0, times, 4.0).tolist() == [0]
+    assert stay(shows, 16, times, 4.0).tolist() == [16]
+    assert stay(shows, 6, times + 3600 * (times >= 9), 4.0).tolist() == [5, 6]  # an hour was not recorded
+    assert stay(shows, 6, 60 * times, 4.0).tolist() == [5, 6]  # a slow camera: three of its frames
+    assert stay(np.zeros(4, bool), 2, times[:4], 4.0).tolist() == []
+
+
+def test_no_side_where_nothing_is_pointed_at() -> None:
+    times = np.arange(3.0)
+    assert side_during_stay(np.full((3, 16), 0.4, np.float32), 3, times) == ""
+    assert side_during_stay(at(0, 0, 0), 3, times) == "on the left of the picture"
+
+
+def test_sides_of_the_picture() -> None:
+    assert side_of(at(0, 0, 0)) == "on the left of the picture"
+    assert side_of(at(3, 2, 3, 3)) == "on the right of the picture"
+    middle = (at(1) + at(2)) / 2
+    assert side_of(middle) == "in the middle of the picture"
+    assert side_of(np.concatenate([at(0), middle, at(3)])) == "from the left to the right of the picture"
+    assert side_of(np.concatenate([at(3), middle, at(3)])) == "on the right of the picture"  # it came back
+    np.testing.assert_allclose(centres(at(0, 3)), [0.125, 0.875])
+
+
+def test_boxes_around_what_adjoins() -> None:
+    grid = np.zeros((8, 8), np.float32)
+    grid[1:3, 0:2], grid[3, 2], grid[6, 7] = 0.9, 0.8, 0.6  # the second touches the first at a corner
+    grid[0, 5] = 0.4
+    assert boxes_of(grid.ravel()) == ((0, 0.125, 0.375, 0.5), (0.875, 0.75, 1, 0.875))
+    assert boxes_of(np.zeros(64, np.float32)) == ()
+
+
+def test_a_checkpoint_says_how_it_points(tmp_path: Path) -> None:
+    folder = make_checkpoint(tmp_path / "tiny")
+    assert VideoModel.load(folder).config.live.pointing is None
+    assert VideoModel.load(folder, overwrite={"vilamp_live": {"pointing": POINTING}}).config.live.pointing == POINTING
+    for wrong in ({"scale": 1.0}, {"scale": "x", "bias": 1.0}, True):
+        with pytest.raises(ConfigError, match="scale and bias"):
+            VideoModel.load(folder, overwrite={"vilamp_live": {"pointing": wrong}})
+    blind = make_checkpoint(tmp_path / "blind", composer="average_pooling")
+    with pytest.raises(ConfigError, match="compares no patch"):
+        VideoModel.load(blind, overwrite={"vilamp_live": {"pointing": POINTING}})
+
+
+def test_the_builtin_model_points_at_what_is_asked_about() -> None:
+    """On layouts that training never saw: most weight of a merge lies on the thing, and its side is told."""
+    model = VideoModel.load(Path("model/builtin"), num_threads=1)
+    on_it, right, absent = [], [], []
+    for seed in range(6):
+        scene = Scene.from_seed(seed, duration_s=120.0, split="eval", density=2.0)
+        rng = np.random.default_rng(seed)
+        seconds = [float(t) for t in range(0, 120, 6)]
+        frames = model.encode([degrade(draw(scene, t, *DRAW_SIZE), rng) for t in seconds])
+        history = ArrayHistory(frames)
+        for row, second in enumerate(seconds):
+            kinds, colours = (labels.ravel() for labels in patch_labels(scene, second, model.config.side))
+            for visible in scene.visible_at(second, min_fraction=0.6):
+                kind, colour = KINDS.index(visible.kind), COLOURS.index(visible.colour)
+                its = (kinds == kind) & (colours == colour)
+                if visible.action == "closed" or not its.any():
+                    continue
+                query = model.embed_text(f"did any {visible.colour} {visible.kind} ever come?").merge_query
+                merged = model.merger.merge(history, np.array([], np.int64), query, keep_weights=True)
+                assert merged.weights is not None
+                on_it.append(float(merged.weights[row].numpy()[its].sum()))
+                found = model.merger.presence(history, np.array([row]), query)
+                assert found is not None
+                truth = its.astype(np.float32)[None]
+                right.append(abs(float(centres(found)[0] - centres(truth)[0])) < 1 / 6)
+            missing = next(c for c in COLOURS if not ((colours == COLOURS.index(c)) & (kinds >= 0)).any())
+            query = model.embed_text(f"did any {missing} truck ever come?").merge_query
+            found = model.merger.presence(history, np.array([row]), query)
+            assert found is not None
+            absent.append(bool(shown(found)[0]))
+    assert len(on_it) > 60
+    assert np.mean(on_it) > 0.8, np.mean(on_it)  # chance: a patch or two of 64
+    assert np.mean(right) > 0.9, np.mean(right)
+    assert np.mean(absent) < 0.1, np.mean(absent)

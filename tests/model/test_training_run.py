@@ -1,0 +1,73 @@
+"""`vilamp train` as a whole, for seconds instead of minutes: cut off, taken up again, to the end; and from a checkpoint on."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from model.checkpoint import load_checkpoint
+from model.training import curves
+from model.training.run import main
+from model.video_model import VideoModel
+from tests.support import tiny
+
+SHORT = ("--device", "cpu", "--workers", "0", "--histories", "2", "--familiarity-worlds", "3")
+
+
+def stages_done(folder: Path) -> list[str]:
+    found: list[str] = json.loads((folder / "progress.json").read_text())
+    return found
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run from nothing to the end in two slices."""
+    folder = tmp_path_factory.mktemp("training") / "out"
+    seconds = ("--tower-seconds", "6", "--answer-seconds", "6")
+    assert main(["--folder", str(folder), *SHORT, *seconds, "--slice-seconds", "1"]) == 0
+    assert (folder / "towers.safetensors").exists()  # where the stage was cut off
+    assert not (folder / "progress.json").exists()
+    assert main(["--folder", str(folder), *SHORT, *seconds]) == 0
+    return folder
+
+
+def test_from_nothing_to_a_checkpoint_that_the_product_loads(trained: Path, tmp_path: Path) -> None:
+    assert stages_done(trained) == ["towers", "answers", "familiarity"]
+    assert not list(trained.glob("*.safetensors"))  # nothing unfinished is left
+    model = VideoModel.load(trained / "checkpoint")
+    features = model.encode(tiny.make_pictures(3))
+    assert features[0].embedding.shape == (128,)
+    assert (trained / "checkpoint" / "familiarity.safetensors").exists()
+    lines = [json.loads(line) for line in (trained / "curves.jsonl").read_text().splitlines()]
+    assert lines[0]["stage"] == "towers"
+    assert all(line["loss"] > 0 for line in lines if "loss" in line)
+    curves.main([str(trained / "curves.jsonl"), str(tmp_path / "curves.png")])
+    assert (tmp_path / "curves.png").stat().st_size > 5_000
+
+
+def test_a_run_that_is_done_does_nothing_more(trained: Path) -> None:
+    before = (trained / "curves.jsonl").read_text()
+    assert main(["--folder", str(trained), *SHORT]) == 0
+    assert (trained / "curves.jsonl").read_text() == before
+
+
+def test_from_a_checkpoint_on_the_encoders_stay(trained: Path, tmp_path: Path) -> None:
+    started = trained / "checkpoint"
+    arguments = [
+        "--folder",
+        str(tmp_path),
+        *SHORT,
+        "--start",
+        str(started),
+        "--answer-seconds",
+        "6",
+        "--answer-rate",
+        "1e-4",
+    ]
+    assert main(arguments) == 0
+    assert stages_done(tmp_path)[:2] == ["towers", "answers"]
+    before, after = (load_checkpoint(folder).network.state_dict() for folder in (started, tmp_path / "checkpoint"))
+    changed = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
+    assert "language_model" in changed
+    assert not changed & {"vision_tower", "dual_encoder"}

@@ -1,0 +1,63 @@
+"""Who may import whom: three leaves that do not know one another, torch in one of them, nothing heavy before it is due."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+LEAVES = ("streaming", "memory", "model")
+PARTS = (*LEAVES, "agent")
+
+
+def imported(path: Path) -> Iterator[str]:
+    """Every module that the file names in an import, wherever it stands: in functions and under TYPE_CHECKING too."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            yield node.module or ""
+
+
+def tops(part: str) -> set[str]:
+    """Top-level names that a part imports, its own left out."""
+    files = list((ROOT / part).rglob("*.py"))
+    assert files
+    return {name.partition(".")[0] for path in files for name in imported(path)} - {part}
+
+
+@pytest.mark.parametrize("leaf", LEAVES)
+def test_leaves_import_no_other_part(leaf: str) -> None:
+    assert tops(leaf) & {*PARTS, "tests", "benchmarks"} == set()
+
+
+def test_torch_stays_inside_the_model() -> None:
+    assert "torch" in tops("model")
+    for part in ("streaming", "memory", "agent"):
+        assert tops(part) & {"torch", "transformers", "safetensors", "tokenizers"} == set()
+
+
+def test_each_library_has_its_part() -> None:
+    homes = {"av": {"streaming", "model"}, "aiortc": {"streaming"}, "faiss": {"memory"}, "sqlite3": {"memory", "agent"}}
+    homes |= {"uvicorn": {"agent"}, "pydantic": {"agent"}, "prometheus_client": {"agent"}}
+    for library, allowed in homes.items():
+        assert {part for part in PARTS if library in tops(part)} <= allowed, library
+
+
+def test_nothing_unpickles_or_evaluates() -> None:
+    for part in PARTS:
+        assert tops(part) & {"pickle", "dill", "joblib", "shelve", "marshal"} == set()
+        for path in (ROOT / part).rglob("*.py"):
+            calls = [node.func for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+            assert {call.id for call in calls if isinstance(call, ast.Name)} & {"eval", "exec"} == set(), path
+
+
+def test_the_server_is_built_without_torch() -> None:
+    """Everything up to the loading of a checkpoint: settings, tokens, sources, memory, the HTTP application."""
+    code = "import sys, agent.serve; print([name for name in ('torch', 'transformers') if name in sys.modules])"
+    ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert ran.stdout.strip() == "[]"

@@ -1,0 +1,61 @@
+"""What is installed: the packages, the shipped checkpoint, the pins. And that the two commands stay one line each."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from tests.project.test_layering import PARTS
+
+ROOT = Path(__file__).parents[2]
+BUILTIN = ROOT / "model" / "builtin"
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+def test_every_package_is_listed() -> None:
+    found = {
+        str(path.parent.relative_to(ROOT)).replace("/", ".")
+        for part in PARTS
+        for path in (ROOT / part).rglob("__init__.py")
+    }
+    assert set(PROJECT["tool"]["setuptools"]["packages"]) == found
+    assert PROJECT["project"]["scripts"] == {"vilamp": "agent.cli.main:main"}
+    assert {"gpu", "dev"} <= PROJECT["project"]["optional-dependencies"].keys()
+
+
+def test_torch_is_pinned_first_and_everything_else_is_pinned() -> None:
+    lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if line and not line.startswith("#")]
+    assert lines[0].startswith("torch==")
+    assert all(re.fullmatch(r"[A-Za-z0-9_.-]+==[^ ]+", line) for line in lines)
+    pinned = {_name(line) for line in lines}
+    project = PROJECT["project"]
+    wanted = {_name(each) for each in [*project["dependencies"], *project["optional-dependencies"]["dev"]]}
+    assert wanted <= pinned
+
+
+def _name(requirement: str) -> str:
+    match = re.match(r"[A-Za-z0-9_.-]+", requirement)
+    assert match
+    return match.group().lower().replace("_", "-")
+
+
+def test_the_shipped_checkpoint_is_small_and_has_its_sizes() -> None:
+    from model.video_model import VideoModel
+
+    files = [path for path in BUILTIN.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) <= 40e6
+    assert {path.suffix for path in files} <= {".json", ".safetensors"}
+    depths = {len(path.relative_to(BUILTIN).parts) for path in files}
+    assert depths <= {1, 2}  # what the package-data patterns reach
+    model = VideoModel.load(BUILTIN, num_threads=1)
+    assert model.info.patches_per_frame >= 64
+    assert model.info.embedding_dim >= 128
+    assert model.network.config.vision.image.image_size >= 96
+    assert "does not know" in model.info.card
+
+
+@pytest.mark.parametrize("target", ["demo", "run", "test", "lint"])
+def test_targets(target: str) -> None:
+    assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert "make test" in (ROOT / ".ci" / "run").read_text()

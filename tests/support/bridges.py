@@ -1,0 +1,158 @@
+"""A bridge over a real book, for tests that need no cameras and no model."""
+
+import asyncio
+import io
+import json
+import re
+import time
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import aiomqtt
+import jsonschema
+import numpy as np
+from PIL import Image
+
+from agent.alerts.event import AlertEvent, EventFrame, EventType
+from agent.alerts.store import Book
+from agent.errors import NotFound
+from agent.mqtt.bridge import Bridge, Pauses
+from agent.mqtt.retained import CameraView, Marks, MemoryView, RuleView
+from agent.mqtt.session import Desk
+from agent.settings.mqtt import MqttSettings
+
+ROOT = Path(__file__).parents[2]
+START = 1_795_363_445.0  # 2026-11-22 16:04:05 UTC
+RULE = "vilamp/yard/alert/bag"  # begins the topics of the rule that is there from the start
+QUICK = Pauses(first_s=0.05, last_s=0.2)
+
+
+def jpeg(width: int = 64, height: int = 48, seed: int = 0) -> bytes:
+    noise = np.random.default_rng(seed).integers(0, 256, (height, width, 3)).astype(np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(noise).save(buffer, "JPEG")
+    return buffer.getvalue()
+
+
+def event(number: int, kind: EventType = "on", rule: str = "bag", camera: str = "yard") -> AlertEvent:
+    """Alert `number`, a second after the one before."""
+    at = START + number
+    return AlertEvent(
+        event_type=kind,
+        id=f"a{number}-{kind}",
+        rule=rule,
+        camera=camera,
+        condition="a bag is left by the door",
+        message=f"{camera}: a bag is left by the door",
+        start_time=at - 1,
+        time=at,
+        end_time=at if kind == "off" else None,
+        confirmations=(2, 3),
+        score=6.25,
+        model="tiny",
+        latency_s=0.5,
+        frames=(EventFrame(number + 1, at, f"http://127.0.0.1:8080/v1/frames/{number + 1}.jpg?exp=1&sig=x"),),
+        clip_url=f"http://127.0.0.1:8080/v1/cameras/{camera}/export?after={at - 11:.3f}&before={at + 5:.3f}&exp=1&sig=x",
+        image_topic=f"vilamp/{camera}/alert/{rule}/snapshot",
+    )
+
+
+def commit(book: Book, each: AlertEvent, picture: bytes | None = None) -> None:
+    book.commit(each.rule, each.camera, {}, event=each, snapshot=picture, now=each.time)
+
+
+class Shelf:
+    """Rules that lie in memory."""
+
+    def __init__(self, *rules: RuleView) -> None:
+        self.rules = {(view.rule, view.camera): view for view in rules}
+
+    def views(self) -> list[RuleView]:
+        return list(self.rules.values())
+
+    def set_enabled(self, rule: str, camera: str, enabled: bool) -> None:
+        self._change(rule, camera, enabled=enabled)
+
+    def snooze(self, rule: str, camera: str, until: float) -> None:
+        self._change(rule, camera, snoozed_until=until)
+
+    def _change(self, rule: str, camera: str, **changes: Any) -> None:
+        if (rule, camera) not in self.rules:
+            raise NotFound(f"There is no rule '{rule}' at camera '{camera}'.")
+        self.rules[rule, camera] = replace(self.rules[rule, camera], **changes)
+
+
+class Scene:
+    """What a bridge shows: change it and look at the broker."""
+
+    def __init__(self, folder: Path) -> None:
+        self.book = Book(folder / "alerts.sqlite")
+        self.book.sinks = ("mqtt",)
+        self.shelf = Shelf(RuleView("bag", "yard", False, True, 0.0))
+        self.cameras = [CameraView("yard", "online"), CameraView("gate", "offline")]
+        self.memories = [MemoryView("yard", 3, START, START + 2, 1.0)]
+
+    def desk(self, settings: MqttSettings) -> Desk:
+        return Desk(
+            settings=settings,
+            book=self.book,
+            marks=Marks(self.book.connection, self.book.lock),
+            rules=self.shelf,
+            cameras=lambda: self.cameras,
+            memories=lambda now: self.memories,
+            clock=time.time,
+            version="0.1.0",
+        )
+
+
+@asynccontextmanager
+async def bridged(
+    scene: Scene, url: str, *, reannounce_s: tuple[float, float] = (0.0, 0.05), **settings: Any
+) -> AsyncIterator[Bridge]:
+    """A bridge at work; ended as the agent ends it."""
+    desk = scene.desk(MqttSettings.model_validate({"url": url, **settings}))
+    bridge = Bridge(desk, QUICK, reannounce_s=reannounce_s)
+    task = asyncio.create_task(bridge.run())
+    try:
+        yield bridge
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+
+# --- the documented payloads ---
+
+
+def documented(prefix: str = "vilamp") -> dict[str, tuple[re.Pattern[str], dict[str, Any] | None]]:
+    """By topic, as docs/mqtt.md lists them: a pattern of its names, and the schema of its payload (None: JPEG)."""
+    text = (ROOT / "docs" / "mqtt.md").read_text()
+    listed = {}
+    for topic, payload in re.findall(r"^\| `([^`]+/[^`]+)` \| ([^|]+) \|", text, re.MULTILINE):
+        pattern = re.sub(r"<\w+>", "[A-Za-z0-9_.-]+", topic.replace("P/", f"{prefix}/", 1))
+        link = re.search(r"\((schemas/[\w-]+\.json)\)", payload)
+        schema = json.loads((ROOT / "docs" / link[1]).read_text()) if link else None
+        listed[topic] = (re.compile(pattern), schema)
+    return listed
+
+
+def check_documented(messages: Iterable[aiomqtt.Message]) -> set[str]:
+    """Every message is one of those that docs/mqtt.md lists, with a payload as its schema says; which were there."""
+    listed, seen = documented(), set()
+    for message in messages:
+        topic, payload = str(message.topic), bytes(message.payload)
+        matching = [name for name, (pattern, _) in listed.items() if pattern.fullmatch(topic)]
+        assert len(matching) == 1, f"{topic} is documented {len(matching)} times"
+        seen.add(matching[0])
+        schema = listed[matching[0]][1]
+        if schema is None:
+            with Image.open(io.BytesIO(payload)) as picture:
+                assert picture.format == "JPEG"
+            continue
+        text = payload.decode()
+        value = text if schema.get("type") == "string" else json.loads(text)
+        jsonschema.Draft202012Validator(schema).validate(value)
+    return seen

@@ -1,0 +1,116 @@
+"""A real Chromium with a drawn world before its camera: Debian's browser, driven by playwright.
+
+`browser()` is one browser for the whole test run; `Visit` is one page in it, which collects everything that goes wrong:
+console errors, uncaught exceptions, violations of the Content-Security-Policy. Without Chromium, tests are skipped.
+"""
+
+import atexit
+import functools
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from playwright.async_api import Browser, BrowserContext, ConsoleMessage, Page, async_playwright, expect
+
+from model.world.draw import draw
+from model.world.scene import Scene
+from tests.support.streams import LOOPBACK_ALONE
+
+CHROMIUM = next(
+    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
+)
+needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt-get install chromium")
+PHONE = {"width": 375, "height": 740}
+DESKTOP = {"width": 1280, "height": 800}
+_NETWORK = "Failed to load resource"  # Chromium's words for every request that fails, refused ones included
+
+expect.set_options(timeout=20_000)
+
+
+@functools.cache
+def world_film(seconds: int = 8, rate_hz: int = 10, width: int = 1280, height: int = 720) -> Path:
+    """The drawn world as a film that Chromium's fake camera plays for ever: Motion JPEG."""
+    folder = Path(tempfile.mkdtemp(prefix="vilamp-film-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    path = folder / "world.mjpeg"
+    scene = Scene.from_seed(7, duration_s=60.0, style="fixed", split="eval")
+    with path.open("wb") as film:
+        for number in range(seconds * rate_hz):
+            picture = draw(scene, number / rate_hz, width // 4, height // 4)
+            Image.fromarray(np.asarray(picture)).resize((width, height)).save(film, "JPEG", quality=85)
+    return path
+
+
+@asynccontextmanager
+async def browser(*, camera: bool = True) -> AsyncIterator[Browser]:
+    """Chromium; with `camera` a fake one is there and may be used without asking."""
+    elsewhere = "--host-resolver-rules=MAP camera.example 127.0.0.1"  # an address that is not localhost
+    arguments = ["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", elsewhere]
+    if LOOPBACK_ALONE:  # then the agent offers it, and Chromium has to be told
+        arguments.append("--allow-loopback-in-peer-connection")
+    if camera:
+        arguments += [
+            "--use-fake-device-for-media-stream",
+            "--use-fake-ui-for-media-stream",
+            f"--use-file-for-fake-video-capture={world_film()}",
+        ]
+    async with async_playwright() as playwright:
+        chromium = await playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
+        try:
+            yield chromium
+        finally:
+            await chromium.close()
+
+
+@dataclass
+class Visit:
+    """A page, and what went wrong on it. `refused` lists failed requests, which some tests bring about on purpose."""
+
+    page: Page
+    context: BrowserContext
+    errors: list[str] = field(default_factory=list)
+    refused: list[str] = field(default_factory=list)
+
+    def watch(self) -> None:
+        self.page.on("console", self._heard)
+        self.page.on("pageerror", lambda error: self.errors.append(f"uncaught: {error}"))
+
+    def _heard(self, message: ConsoleMessage) -> None:
+        if message.type in ("error", "warning"):
+            place = f"{message.text} ({message.location.get('url', '')})"
+            (self.refused if message.text.startswith(_NETWORK) else self.errors).append(place)
+
+    async def open(self, url: str, token: str, view: str = "cameras") -> Page:
+        """Open a view with a token, as the link that the server prints does."""
+        await self.page.goto(f"{url}/#{view}&token={token}")
+        await self.page.locator("#tabs a[aria-current]").wait_for()
+        return self.page
+
+    def unharmed(self, *, requests: bool = True) -> None:
+        """Fail on anything that went wrong; `requests` False: failed requests belong to the test."""
+        assert self.errors == []
+        assert not (requests and self.refused), self.refused
+
+
+@asynccontextmanager
+async def visit(chromium: Browser, *, size: Any = None, scheme: Any = "light", **options: Any) -> AsyncIterator[Visit]:
+    """A page with a session of its own (nothing is shared between visits)."""
+    context = await chromium.new_context(viewport=size or DESKTOP, color_scheme=scheme, **options)
+    seen = Visit(await context.new_page(), context)
+    seen.watch()
+    try:
+        yield seen
+    finally:
+        await context.close()
+
+
+async def texts(page: Page, selector: str) -> Sequence[str]:
+    """The texts of all elements there."""
+    return await page.locator(selector).all_inner_texts()

@@ -1,0 +1,109 @@
+"""Rules inside a whole agent: a real tiny model, a real memory, a real book, and a clock of the test's own.
+
+A tiny model of random weights says noise, so a test that is about what follows from verdicts gives them itself (`Says`).
+What a camera shows is chosen by the embedding that its frames are remembered with.
+"""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from agent.alerts.judge import Judge
+from agent.alerts.machine import Verdict, Vote
+from agent.alerts.store import Filter
+from agent.app import Agent
+from agent.errors import ModelFailed
+from agent.ingest.intake import encode_jpeg
+from agent.runtime.lanes import Priority
+from agent.settings.rules import RuleSettings
+from tests.support.agents import START, picture, running
+
+RULE: dict[str, Any] = {
+    "condition": "a red car",
+    "hold_s": 3,
+    "cooldown_s": 5,
+    "judge": {"window_s": 20, "num_keyframes": 4, "recent": 2, "recheck_s": 2},
+}
+LOW, HIGH = 0.1, 0.8
+WARM_UP = 60
+
+
+class Says(Judge):
+    """A judge whose verdict is given; everything around it is real."""
+
+    def __init__(self) -> None:
+        self.verdict: Verdict | None = "yes"  # None: it fails
+        self.asked: list[tuple[str, float]] = []
+
+    async def vote(
+        self, rule: RuleSettings, camera: str, frame_id: int, time: float, priority: Priority = Priority.JUDGE
+    ) -> Vote:
+        self.asked.append((camera, time))
+        if self.verdict is None:
+            raise ModelFailed("out of memory")
+        return Vote(frame_id, time, self.verdict)
+
+
+class Scene:
+    """An agent whose cameras show what the rule "a red car" is about, or do not."""
+
+    def __init__(self, agent: Agent, judge: Says, now: list[float]) -> None:
+        self.agent, self.judge, self.now = agent, judge, now
+
+    async def show(self, similarity: float, count: int = 1, *, camera: str = "yard", late_s: float = 0.0) -> None:
+        """`count` frames, a second apart, `late_s` old when they are encoded."""
+        for _ in range(count):
+            self.now[0] += 1
+            await self.remember(similarity, self.now[0] - late_s, camera)
+            await self.agent.alerts.settled()
+
+    async def remember(self, similarity: float, time: float, camera: str = "yard") -> None:
+        """One frame, as the encoder would give it but for the embedding."""
+        store = self.agent.store
+        image = picture(int(time))
+        frame_id = await asyncio.to_thread(store.append, camera, time, encode_jpeg(image), {})
+        features = self.agent.model.encode([image])[0]
+        embedding = self.embedding(similarity)
+        store.attach(
+            frame_id,
+            embedding=embedding,
+            summary=features.summary,
+            patches=features.patches,
+            scalars=features.scalars,
+        )
+        self.agent.alerts.frame(camera, frame_id, time, embedding)
+
+    def embedding(self, similarity: float) -> np.ndarray:
+        """(D,) of length 7, at this cosine from the condition."""
+        text = self.agent.model.embed_text(RULE["condition"]).unit
+        other = np.roll(text, 1)
+        other = other - (other @ text) * text
+        other /= np.linalg.norm(other)
+        return (7 * (similarity * text + np.sqrt(1 - similarity**2) * other)).astype(np.float32)
+
+    def events(self) -> list[dict[str, Any]]:
+        """Payloads, oldest first."""
+        return [json.loads(event.payload) for event in self.agent.book.events(0)]
+
+    def reasons(self) -> list[str]:
+        """What was held back, oldest first."""
+        return [held.reason for held in reversed(self.agent.book.suppressed(Filter()))]
+
+    async def rule(self, name: str = "car") -> dict[str, Any]:
+        return await self.agent.alerts.describe(name)
+
+
+@asynccontextmanager
+async def scene(folder: Path, *, warm_up: int = WARM_UP, start: float = START, **changes: Any) -> AsyncIterator[Scene]:
+    """A rule `car` on all cameras, and a camera `yard` whose usual look its gate has learnt."""
+    now = [start]
+    async with running(folder, clock=lambda: now[0], **{"rules": {"car": RULE}, **changes}) as agent:
+        made = Scene(agent, Says(), now)
+        agent.alerts.judge = made.judge
+        await made.show(LOW, warm_up)
+        yield made

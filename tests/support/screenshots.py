@@ -1,0 +1,182 @@
+"""Pictures of every view of the page for the documentation: `python -m tests.support.screenshots docs/`, or `make screenshots`.
+
+A real agent with the built-in model remembers two drawn worlds; a real Chromium opens each view in light, dark and the size
+of a phone. Each picture is a PNG in fewer colours: small enough to keep beside the text.
+"""
+
+import asyncio
+import io
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from playwright.async_api import Page, expect
+
+from agent.app import Agent, load_model, open_memory
+from agent.settings.settings import Settings
+from agent.web.app import build_app
+from agent.web.auth import Auth
+from agent.web.server import Server, configuration, listening, url_of
+from model.world.draw import draw
+from model.world.scene import Scene
+from streaming.frame import Frame
+from tests.support.agents import ListSource, Served
+from tests.support.browser import DESKTOP, PHONE, browser, visit
+
+STEP_S, NUM_FRAMES = 2.0, 240  # eight minutes
+# Scenes by day; a red truck comes to the gate after five minutes, long after a rule's warm-up.
+GATE, YARD, DENSITY = 128, 13, 0.6
+QUESTION, CONDITION = "did a red truck ever come?", "a red truck"
+# The name that Chromium gives its fake camera is the path of a file.
+NAMED = """const list = navigator.mediaDevices?.enumerateDevices.bind(navigator.mediaDevices);
+if (list) navigator.mediaDevices.enumerateDevices = async () => (await list()).map(({ kind, deviceId }) =>
+  ({ kind, deviceId, label: "Camera of this machine" }));"""
+
+
+def history(seed: int, now: float) -> list[Frame]:
+    """The last eight minutes of a drawn world."""
+    scene = Scene.from_seed(seed, duration_s=NUM_FRAMES * STEP_S, style="fixed", split="eval", density=DENSITY)
+    begin = now - NUM_FRAMES * STEP_S
+    pictures = (np.asarray(draw(scene, n * STEP_S, 640, 360)) for n in range(NUM_FRAMES))
+    return [Frame(begin + n * STEP_S, picture, "sender") for n, picture in enumerate(pictures)]
+
+
+@asynccontextmanager
+async def agent_with_history(folder: Path) -> AsyncIterator[Served]:
+    """The built-in model behind a server, two cameras with a past and one that has none yet."""
+    zone = {"timezone": "Europe/Zurich"}
+    gate = {**zone, "recorder_url": "https://recorder.example/gate"}
+    cameras = {"gate": gate, "yard": zone, "robot": zone, "desk": zone}
+    settings = Settings.model_validate({"data_dir": folder, "port": 0, "cameras": cameras, "model": {"num_threads": 1}})
+    model = load_model(settings)
+    auth = Auth.open(folder)
+    async with Agent(settings, open_memory(settings, model), model).running() as agent:
+        with listening(settings) as listener:
+            url = url_of(listener, None)
+            app = build_app(agent, auth, settings, url=url)
+            began = asyncio.Event()
+
+            async def started(url: str) -> None:
+                began.set()
+
+            server = Server(configuration(app, settings, None), started)
+            serving = asyncio.create_task(server.serve(sockets=[listener]))
+            await began.wait()
+            for name, seed in (("gate", GATE), ("yard", YARD)):
+                agent.published(name, ListSource(name, history(seed, time.time() - 20), stay=True))
+            while min(agent.store.stats(name).frames for name in ("gate", "yard")) < NUM_FRAMES:
+                await asyncio.sleep(0.1)
+            await agent.encoded()
+            yield Served(agent, auth, url, app, server)
+            server.should_exit = True
+            await serving
+
+
+async def cameras(page: Page) -> None:
+    await page.get_by_role("button", name="Use this device's camera").click()
+    await page.get_by_label("Name of the camera").fill("desk")
+    await page.get_by_role("button", name="Start publishing").click()
+    await expect(page.get_by_text("Live: the agent")).to_be_visible()
+    await page.wait_for_timeout(4000)
+
+
+async def wall(page: Page) -> None:
+    await page.get_by_role("button", name="Close").click()
+    await page.wait_for_timeout(500)
+
+
+async def ask(page: Page) -> None:
+    await page.get_by_role("checkbox", name="gate").wait_for()
+    for name in ("desk", "robot", "yard"):
+        await page.get_by_role("checkbox", name=name).uncheck()
+    await page.get_by_label("Question", exact=True).fill(QUESTION)
+    await page.keyboard.press("Enter")
+    await expect(page.locator(".turn details")).to_be_visible(timeout=60_000)
+    await page.wait_for_timeout(500)
+
+
+async def frame(page: Page) -> None:
+    scores = [float(score) for score in await page.locator(".evidence .caption .soft").all_inner_texts()]
+    await page.locator(".evidence button.picture").nth(scores.index(max(scores))).click()
+    await expect(page.get_by_role("button", name="After →")).to_be_enabled()
+
+
+async def settle(page: Page) -> None:
+    await page.keyboard.press("Escape")
+    await page.wait_for_timeout(1500)
+
+
+async def timeline(page: Page) -> None:
+    await page.keyboard.press("Escape")
+    await page.get_by_label("Relevance to").fill(CONDITION)
+    await page.keyboard.press("Enter")
+    await expect(page.get_by_text("would see")).to_be_visible(timeout=60_000)
+    strip = page.locator(".timeline .strip")
+    await strip.focus()
+    for key in ("Home", ",", ","):
+        await page.keyboard.press(key)
+    await page.wait_for_timeout(1500)
+
+
+async def rules(page: Page) -> None:
+    new = page.get_by_role("button", name="New rule")
+    await new.click()
+    await page.get_by_label("Watch for").fill(CONDITION)
+    await page.locator("#dry-camera").select_option("gate")
+    await expect(page.get_by_text("Would have fired once")).to_be_visible(timeout=120_000)
+    if page.viewport_size == PHONE:  # the dry run is below the form
+        await page.locator(".trial").evaluate("node => scrollBy(0, node.getBoundingClientRect().top - 100)")
+    await page.wait_for_timeout(1500)
+
+
+# What is photographed, in this order: name, the tab it is on, what is done there before.
+SHOTS: tuple[tuple[str, str, Any], ...] = (
+    ("publish", "cameras", cameras),
+    ("cameras", "cameras", wall),
+    ("ask", "ask", ask),
+    ("frame", "ask", frame),
+    ("timeline", "timeline", timeline),
+    ("rules", "rules", rules),
+    ("health", "health", settle),
+)
+LOOKS: tuple[tuple[str, str, dict[str, int]], ...] = (
+    ("light", "light", DESKTOP),
+    ("dark", "dark", DESKTOP),
+    ("phone", "light", PHONE),
+)
+
+
+def save(png: bytes, path: Path) -> None:
+    """With 32 steps a colour: half the bytes, and no eye sees it."""
+    with Image.open(io.BytesIO(png)) as picture:
+        picture.convert("RGB").point(lambda value: min(255, (value + 4) // 8 * 8)).save(path, optimize=True)
+
+
+async def main(folder: Path, only: tuple[str, ...]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="vilamp-screenshots-") as data:
+        async with agent_with_history(Path(data)) as site, browser() as chromium:
+            for look, scheme, size in LOOKS:
+                if only and look not in only:
+                    continue
+                async with visit(chromium, size=size, scheme=scheme, timezone_id="Europe/Zurich") as seen:
+                    await seen.page.add_init_script(NAMED)
+                    page = await seen.open(site.url, site.token("owner"))
+                    for name, tab, prepare in SHOTS:
+                        await page.evaluate("tab => { location.hash = tab }", tab)
+                        await prepare(page)
+                        save(await page.screenshot(), folder / f"page-{name}-{look}.png")
+                        print(f"page-{name}-{look}.png")
+                    seen.unharmed()
+
+
+if __name__ == "__main__":
+    if len(sys.argv) < 2:
+        sys.exit("usage: python -m tests.support.screenshots FOLDER [light] [dark] [phone]")
+    asyncio.run(main(Path(sys.argv[1]), tuple(sys.argv[2:])))
