@@ -48,7 +48,7 @@ async def running_server(out: Path, config: dict[str, object]) -> AsyncIterator[
     (out / "demo.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
     # the demo is what it says, whatever the shell around it configures
     environ = {name: value for name, value in os.environ.items() if not name.startswith("VILAMP_")}
-    command = ["-m", "agent.cli.main", "serve", "--config", str(out / "demo.yaml"), "--data-dir", str(out / "data")]
+    command = ["-m", "agent.cli", "serve", "--config", str(out / "demo.yaml"), "--data-dir", str(out / "data")]
     with (out / "server.log").open("wb") as log:
         process = await asyncio.create_subprocess_exec(
             sys.executable, *command, stdout=asyncio.subprocess.PIPE, stderr=log, env=environ

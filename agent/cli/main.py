@@ -399,7 +399,3 @@ def _train(args: argparse.Namespace) -> int:
     from agent.cli.model import run_train
 
     return run_train(args)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

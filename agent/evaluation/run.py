@@ -22,6 +22,7 @@ from agent.evaluation.clips import Clip, features_of, labelled_videos, video_cli
 from agent.evaluation.scores import HARD_GUESS, Asked, Needle, Tally, bins_below, summarise
 from model.about_now import NUM_NEWEST, about_now
 from model.features import Defaults
+from model.hub import BUILTIN
 from model.video_model import VideoModel
 from model.world.codec import Codec
 from model.world.questions import Question, is_correct, questions
@@ -208,7 +209,7 @@ def main(argv: list[str] | None = None) -> int:
     from rich.progress import Progress
 
     args = parse(argv)
-    folder = Path(__file__).parent / "builtin" if args.model == "builtin" else Path(args.model)
+    folder = BUILTIN if args.model == "builtin" else Path(args.model)
     model = VideoModel.load(folder, device=args.device, num_threads=args.threads, patch_dtype=args.patch_storage)
     try:
         about, groups = clip_groups(args)

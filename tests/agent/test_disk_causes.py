@@ -39,7 +39,7 @@ def shim() -> Iterator[Path]:
     compiler = shutil.which("cc") or shutil.which("gcc")
     if compiler is None or sys.platform != "linux":
         pytest.skip("needs a C compiler and Linux")
-    source = ROOT / "tests" / "disk_shim.c"
+    source = ROOT / "tests" / "support" / "disk_shim.c"
     with tempfile.TemporaryDirectory(dir="/tmp") as folder:  # LD_PRELOAD takes no path with a space
         library = Path(folder) / "shim.so"
         subprocess.run([compiler, "-shared", "-fPIC", "-O1", "-o", str(library), str(source), "-ldl"], check=True)

@@ -58,6 +58,6 @@ def test_nothing_unpickles_or_evaluates() -> None:
 
 def test_the_server_is_built_without_torch() -> None:
     """Everything up to the loading of a checkpoint: settings, tokens, sources, memory, the HTTP application."""
-    code = "import sys, agent.serve; print([name for name in ('torch', 'transformers') if name in sys.modules])"
+    code = "import sys, agent.web.server; print([name for name in ('torch', 'transformers') if name in sys.modules])"
     ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == "[]"

@@ -26,7 +26,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[2]
 NOT_COPIED = shutil.ignore_patterns(".git", ".venv", "__pycache__", ".*_cache", ".hypothesis", "out", "*.egg-info")
 DAY_S = 86_400
 BEFORE_CHANGE_S = 60  # a run starts so long before the clocks change
@@ -77,7 +77,7 @@ def other_time(run: Run, shift_s: float) -> None:
         "-O2",
         "-o",
         str(library),
-        str(ROOT / "tests" / "other_day.c"),
+        str(ROOT / "tests" / "support" / "other_day.c"),
     ]
     built = subprocess.run(build, capture_output=True, text=True, check=False)
     if built.returncode:

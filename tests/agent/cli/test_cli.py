@@ -23,7 +23,7 @@ def vilamp(*args: str, cwd: Path = ROOT, timeout_s: float = 100, **environ: str)
     """Run the command in a process of its own, with no VILAMP_ settings but those given."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("VILAMP_")}
     env = {**clean, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **environ}
-    command = [sys.executable, "-m", "agent.cli.main", *args]
+    command = [sys.executable, "-m", "agent.cli", *args]
     return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=timeout_s, check=False)
 
 

@@ -72,7 +72,7 @@ def serving(checkpoint: Path, data: Path, *args: str) -> Iterator[str]:
     command = [
         sys.executable,
         "-m",
-        "agent.cli.main",
+        "agent.cli",
         "serve",
         "--port",
         "0",

@@ -101,7 +101,7 @@ def test_every_command_prints_with_the_one_function() -> None:
     for path in (ROOT / "agent" / "cli").glob("*.py"):
         called = [node.func for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
         prints = sum(isinstance(func, ast.Name) and func.id == "print" for func in called)
-        assert prints == (path.name == "cli_common.py"), f"{path.name}: use say() of cli_common"
+        assert prints == (path.name == "common.py"), f"{path.name}: use say() of agent/cli/common.py"
 
 
 # --- a server that is not what it says it is ---
