@@ -90,4 +90,5 @@ def test_pictures_have_one_way_out() -> None:
     found = {
         path.name for path in (Path(__file__).parents[3] / "agent").rglob("*.py") if makes.search(path.read_text())
     }
-    assert found == {"egress.py", "client.py"}  # the second is `vilamp ask`, which sends questions
+    # client.py is `vilamp ask`, which sends questions; webhooks.py posts alert events, which hold no picture
+    assert found == {"egress.py", "client.py", "webhooks.py"}

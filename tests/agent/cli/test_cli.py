@@ -29,7 +29,7 @@ def vilamp(*args: str, cwd: Path = ROOT, timeout_s: float = 100, **environ: str)
 
 def test_help_imports_nothing_heavy() -> None:
     code = (
-        "import sys, agent.cli; agent.cli.build_parser().format_help(); "
+        "import sys, agent.cli.main; agent.cli.main.build_parser().format_help(); "
         f"print([name for name in {HEAVY!r} if name in sys.modules])"
     )
     ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)

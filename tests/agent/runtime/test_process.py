@@ -183,9 +183,7 @@ def test_what_cannot_be_served_is_said_in_words(tmp_path: Path) -> None:
             ((*data, "--host", "no.such.host.invalid"), "cannot listen"),
             ((*data, "--model", str(file)), str(file)),
         )
-        code = (
-            f"from agent.cli import main; print([main(['serve', *args]) for args in {[args for args, _ in tried]!r}])"
-        )
+        code = f"from agent.cli.main import main; print([main(['serve', *args]) for args in {[args for args, _ in tried]!r}])"
         env = {**os.environ, "PYTHONPATH": str(ROOT)}
         ran = subprocess.run(
             [sys.executable, "-c", code], cwd=ROOT, env=env, capture_output=True, text=True, check=False
