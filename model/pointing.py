@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from model.visits import SAME_VISIT_GAP_S, longest_gap
+from model.visit_search import SAME_VISIT_GAP_S, longest_gap
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom as shares of the picture
 

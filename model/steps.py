@@ -5,7 +5,7 @@ A small language model tells reliably whether and when a thing came, asked in wo
 and a time it names is that of a frame it was shown (`model.clocks`). So each thing is asked about by itself, "when did the red
 car come?", and the frames of those times tell the rest: which is earlier, what their metadata says of the place, which of
 their patches the question names (`model.pointing`). For a count, and for the first and the last time, it is asked of single
-frames, the most relevant first, whether they show the thing (`model.visits`).
+frames, the most relevant first, whether they show the thing (`model.visit_search`).
 
 In: a question in English. Out: a `Plan` of questions to ask instead, or None; which frame an answer names; the words of an
 answer. Told by its words, and meant to miss rather than to be wrong. Pure; it asks nothing itself.

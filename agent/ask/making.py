@@ -42,7 +42,7 @@ from model.about_now import about_now
 from model.pointing import AROUND_ROWS, Box, boxes_of, side_during_stay
 from model.select import Keyframes, Kind
 from model.steps import VISITS, Plan, means_yes, plan_of
-from model.visits import VisitSearch
+from model.visit_search import VisitSearch
 
 if TYPE_CHECKING:
     from model.clip_encoder import ClipEncoder

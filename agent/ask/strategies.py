@@ -17,7 +17,7 @@ from agent.times import format_clock, format_day, format_time
 from memory.window import Window
 from model.familiarity import CANNOT_TELL
 from model.steps import Plan, means_no, means_yes, named_row
-from model.visits import Visit, VisitSearch
+from model.visit_search import Visit, VisitSearch
 
 Ask = Callable[[str], Awaitable[str]]
 ZoneOf = Callable[[str], str]

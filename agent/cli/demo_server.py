@@ -12,7 +12,7 @@ import yaml
 
 from agent.cli.common import CliError
 from agent.web.auth import local_token
-from model.visits import SAME_VISIT_GAP_S
+from model.visit_search import SAME_VISIT_GAP_S
 
 START_TIMEOUT_S = 90.0
 STOP_TIMEOUT_S = 15.0

@@ -23,7 +23,7 @@ from model.pointing import AROUND_ROWS, side_during_stay
 from model.select import ArrayCandidates, Keyframes, Kind, select_keyframes
 from model.steps import VISITS, Plan, means_no, means_yes, named_row, number_word, plan_of, verdict_of
 from model.video_model import VideoModel
-from model.visits import VisitSearch
+from model.visit_search import VisitSearch
 
 Selection = Literal["dks", "top_k", "uniform"]
 NEVER = 2.0  # no cosine is above it: nothing is redundant

@@ -33,7 +33,7 @@ from agent.settings.types import (
 from agent.settings.webhooks import WebhookSettings
 from agent.times import local_zone_name
 from model.about_now import NUM_NEWEST
-from model.visits import SAME_VISIT_GAP_S
+from model.visit_search import SAME_VISIT_GAP_S
 from streaming.redact import redact
 
 

@@ -29,7 +29,7 @@ from agent.web.auth import Auth
 from model.pointing import SIDES
 from model.select import Keyframes
 from model.steps import Plan, number_word, plan_of, verdict_of
-from model.visits import VisitSearch
+from model.visit_search import VisitSearch
 from model.world.things import COLOURS, KINDS
 from model.world.visits import look
 from streaming.frame import Frame
@@ -411,7 +411,7 @@ async def test_the_last_time_is_that_of_the_camera_that_saw_it_last(tmp_path: Pa
 
 
 async def test_a_search_that_was_given_up_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("model.visits.MOST_LOOKS", 10)
+    monkeypatch.setattr("model.visit_search.MOST_LOOKS", 10)
     async with running(tmp_path) as agent:
         await remember(agent, "gate", 100)
         window = agent.store.window(("gate",))

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model.visits import LOOKS_IN_VAIN, MOST_LOOKS, PATIENCE, Visit, VisitSearch
+from model.visit_search import LOOKS_IN_VAIN, MOST_LOOKS, PATIENCE, Visit, VisitSearch
 
 
 def searched(search: VisitSearch, truth: np.ndarray) -> list[Visit]:
