@@ -60,9 +60,9 @@ parity: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks
 
-# docs/page-*.png: every view of the page in light, dark and on a phone; needs Chromium.
+# docs/pictures/page-*.png: every view of the page in light, dark and on a phone; needs Chromium.
 screenshots: $(STAMP)
-	$(BIN)/python -m tests.support.screenshots docs
+	$(BIN)/python -m tests.support.screenshots docs/pictures
 
 # From nothing to out/training/checkpoint; a GPU and many cores help. Interrupted or out of time: run it again.
 train: $(STAMP)

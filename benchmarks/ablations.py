@@ -5,7 +5,7 @@
 Selection (DKS, query top-K, uniform), merging (DFM, mean pooling, keyframes only), K, tau and alpha, on held-out drawn
 worlds. Asked are families that the model has learnt to answer: one answered at the level of a guess would only add noise.
 Every arm gets the same questions, so each is compared with the product where the two differ (exact sign test).
-Writes docs/eval-ablations.json and accuracy-cost.png: right answers against tokens given to the language model, and time.
+Writes eval-ablations.json and accuracy-cost.png: right answers against tokens given to the language model, and time.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from agent.evaluation.clips import Clip, features_of, world_clips
 from agent.evaluation.run import dks_alone, is_needle
 from agent.evaluation.scores import share
 from benchmarks import features
-from benchmarks.machine import add_out, machine, show, write_result
+from benchmarks.machine import add_out, machine, measured_path, picture_path, show, write_result
 from model.config import Composer
 from model.video_model import VideoModel
 from model.world.questions import Question, is_correct
@@ -217,8 +217,8 @@ def main() -> None:
         print_arm("last 4 frames", measured["last 4 frames"])
     result = {"frames": args.frames, "seeds": args.seeds, "worlds_per_seed": args.worlds, "families": LEARNT}
     result |= {"trained_alpha": model.merger.temperature, "arms": measured, "recall_by_tau": recalls}
-    write_result(args.out / "eval-ablations.json", here, result)
-    plot(measured, args.out / "accuracy-cost.png")
+    write_result(measured_path(args.out, "eval-ablations.json"), here, result)
+    plot(measured, picture_path(args.out, "accuracy-cost.png"))
 
 
 def print_recall(row: dict[str, Any]) -> None:

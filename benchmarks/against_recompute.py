@@ -5,7 +5,7 @@
 Remembered: question embedding, window of a real memory, selection, merging. Recomputed, as the published code does for
 each question: resize and encode all frames with both towers, then the same selection and merging over the result.
 Decoding the frames is timed apart and *not* counted, and both stop where the language model would begin. The two
-alternate in one process; medians. Writes docs/recompute.png.
+alternate in one process; medians. Writes docs/pictures/recompute.png.
 """
 
 import argparse
@@ -20,7 +20,7 @@ import torch
 from agent.ingest.intake import decode_jpeg
 from benchmarks import features
 from benchmarks.answering import QUESTIONS, select
-from benchmarks.machine import add_out, machine, show, summary_ms, write_result
+from benchmarks.machine import add_out, machine, measured_path, picture_path, show, summary_ms, write_result
 from memory.store import MemoryStore
 from model.features import FrameFeatures, VisualContext
 from model.history import ArrayHistory
@@ -48,8 +48,8 @@ def main() -> None:
         ):
             features.fill(store, pictures, known, num_frames)
             measured[str(num_frames)] = compare(model, store, pictures[:num_frames], args.repeats)
-    write_result(args.out / "bench-recompute.json", here, measured)
-    plot(measured, args.out / "recompute.png")
+    write_result(measured_path(args.out, "bench-recompute.json"), here, measured)
+    plot(measured, picture_path(args.out, "recompute.png"))
 
 
 def compare(model: VideoModel, store: MemoryStore, pictures: list[bytes], repeats: int) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from agent.ingest.intake import decode_jpeg
 from agent.settings.settings import Settings
 from agent.times import format_clock
 from benchmarks import features
-from benchmarks.machine import add_out, machine, report, show, summary_ms, timed, write_result
+from benchmarks.machine import add_out, machine, measured_path, report, show, summary_ms, timed, write_result
 from memory.store import MemoryStore
 from memory.window import Window
 from model.about_now import NUM_NEWEST, about_now
@@ -76,7 +76,7 @@ def main() -> None:
             measured["whole_answers"][f"N {num_frames}, threads {min(args.threads)}"] = answers
     for threads in args.threads:
         measured["ingest"][f"threads {threads}"] = ingest(model, pictures, threads)
-    write_result(args.out / "bench-answering.json", here, measured)
+    write_result(measured_path(args.out, "bench-answering.json"), here, measured)
 
 
 def ask(model: VideoModel, store: MemoryStore, questions: Sequence[str], threads: int, repeats: int) -> dict[str, Any]:

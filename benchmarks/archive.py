@@ -18,7 +18,7 @@ import numpy as np
 
 from agent.evaluation.arms import ANSWER_TOKENS, Arm, Asker
 from agent.evaluation.clips import Clip, features_of, world_clip
-from benchmarks.machine import add_out, machine, show, write_result
+from benchmarks.machine import add_out, machine, measured_path, show, write_result
 from model import video_model
 from model.thinning import Thinned, rows_taking_part
 from model.video_model import VideoModel
@@ -76,7 +76,7 @@ def main() -> None:
         print(clip.name, {name: f"{np.mean(each):.1%}" for name, each in right.items()}, flush=True)
     measured = {name: summary(right[name], right["all"], seconds[name]) for name in ways}
     sizes = {name: getattr(args, name) for name in ("frames", "hot", "most", "worlds")}
-    write_result(args.out / f"bench-archive-{args.frames}.json", here, {**sizes, **measured})
+    write_result(measured_path(args.out, f"bench-archive-{args.frames}.json"), here, {**sizes, **measured})
 
 
 def clips(args: argparse.Namespace) -> Iterator[Clip]:

@@ -31,7 +31,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from agent.cli.client import Client, Reply, ServerError
 from agent.cli.demo_server import DemoServer, running_server
 from benchmarks.answering import QUESTIONS
-from benchmarks.machine import add_out, machine, show, write_result
+from benchmarks.machine import add_out, machine, measured_path, picture_path, show, write_result
 from benchmarks.publisher import RATE_HZ, write_clip
 
 Labels = frozenset[tuple[str, str]]
@@ -57,9 +57,9 @@ def main() -> None:
         measured = asyncio.run(run(Path(folder), load, args.threads))
     print(json.dumps({name: value for name, value in measured.items() if name != "resident_mib"}, indent=1))
     name = "bench-flood" if args.flood else "bench-cameras"
-    write_result(args.out / f"{name}.json", here, measured)
+    write_result(measured_path(args.out, f"{name}.json"), here, measured)
     if args.flood:
-        plot(measured["resident_mib"], load.settle_s, args.out / "resident-memory.png")
+        plot(measured["resident_mib"], load.settle_s, picture_path(args.out, "resident-memory.png"))
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@
 DKS alone (no filling, no reserved frames) on drawn worlds of a fixed camera, for thresholds tau on raw embeddings, as
 published, and on embeddings relative to the camera's background. Recall: single events of at most 20 frames with a keyframe.
 Coverage: visits with a keyframe, of questions that several visits prove, such as counts. No language model takes part.
-Writes docs/eval-fixed-camera.json and eval-fixed-camera.png.
+Writes docs/measured/eval-fixed-camera.json and eval-fixed-camera.png.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from agent.evaluation.clips import features_of, world_clip
 from agent.evaluation.run import LONG
 from benchmarks import features
 from benchmarks.ablations import Column, print_recall, recall_by_tau
-from benchmarks.machine import add_out, machine, show, write_result
+from benchmarks.machine import add_out, machine, measured_path, picture_path, show, write_result
 from model.video_model import VideoModel
 
 
@@ -80,8 +80,8 @@ def main() -> None:
         print(f"{num_frames} frames, {len(columns)} worlds of a fixed camera, seeds {args.seeds}")
         for row in measured[str(num_frames)]["rows"]:
             print_recall(row)
-    write_result(args.out / "eval-fixed-camera.json", here, {"seeds": args.seeds, "frames": measured})
-    plot(measured, args.out / "eval-fixed-camera.png")
+    write_result(measured_path(args.out, "eval-fixed-camera.json"), here, {"seeds": args.seeds, "frames": measured})
+    plot(measured, picture_path(args.out, "eval-fixed-camera.png"))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ visit by visit gives, as the product does. Frames with a visitor are drawn again
 world; a shorter stay is the same pictures, of which the last are drawn anew as it leaves.
 
 The same questions for four ways to choose 32 keyframes: DKS as the product does, DKS with the published tau, query top-K and
-uniform choice. Writes docs/eval-long-stays.json and long-stays.png.
+uniform choice. Writes docs/measured/eval-long-stays.json and long-stays.png.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from agent.evaluation.arms import Arm, Asker
 from agent.evaluation.clips import DRAW_SIZE
 from agent.evaluation.scores import share
 from benchmarks import features
-from benchmarks.machine import add_out, machine, show, write_result
+from benchmarks.machine import add_out, machine, measured_path, picture_path, show, write_result
 from benchmarks.needles import Haystack, haystacks
 from model.features import FrameFeatures
 from model.steps import plan_of
@@ -231,8 +231,8 @@ def main() -> None:
     in_steps = right_in_steps(rows)
     print("visit by visit:", {stay: each["mean"] for stay, each in in_steps.items()})
     measured = {"seeds": args.seeds, "by_arm": report, "right_in_steps": in_steps, "rows": rows}
-    write_result(args.out / "eval-long-stays.json", here, measured)
-    plot(report, in_steps, args.out / "long-stays.png")
+    write_result(measured_path(args.out, "eval-long-stays.json"), here, measured)
+    plot(report, in_steps, picture_path(args.out, "long-stays.png"))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
-"""What every benchmark needs: the machine in words, times of calls, results written beside the plots.
+"""What every benchmark needs: the machine in words, times of calls, and the files of results.
 
-Results go to docs/ (or --out) as JSON: what was measured, on what, with how many threads and under which load.
+Results go to docs/measured (with `--out OUT`: OUT/measured) as JSON, plots to docs/pictures (OUT/pictures). The JSON holds
+the date, the machine, the number of threads and the load beside the measured values.
 """
 
 import argparse
@@ -27,7 +28,27 @@ def cpu_name() -> str:
 
 def add_out(parser: argparse.ArgumentParser) -> None:
     """The option that all benchmarks with results have."""
-    parser.add_argument("--out", type=Path, default=Path("docs"), help="folder for JSON and plots (default: docs)")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("docs"),
+        help="JSON goes to OUT/measured, plots to OUT/pictures (default: docs)",
+    )
+
+
+def measured_path(out: Path, name: str) -> Path:
+    """Path of a JSON file with results below the folder `out`. Creates its folder."""
+    return _inside(out / "measured", name)
+
+
+def picture_path(out: Path, name: str) -> Path:
+    """Path of a plot below the folder `out`. Creates its folder."""
+    return _inside(out / "pictures", name)
+
+
+def _inside(folder: Path, name: str) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / name
 
 
 def machine(**more: Any) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import psutil
 
-from benchmarks.machine import add_out, machine, show, write_result
+from benchmarks.machine import add_out, machine, measured_path, picture_path, show, write_result
 from benchmarks.stored_history import CAMERA, SEGMENT_FRAMES, Shape, embeddings, write_history
 from memory.limits import Limits
 from memory.segment_file import segment_paths
@@ -55,8 +55,8 @@ def main() -> None:
     show(here)
     sizes = {"dim": args.dim, "patches": args.patches, "width": args.width, "jpeg_bytes": args.jpeg_bytes}
     by_frames = {str(num_frames): in_own_process(num_frames) for num_frames in args.frames}
-    write_result(args.out / "bench-memory.json", here, {"sizes": sizes, "by_frames": by_frames})
-    plot(by_frames, args.out / "memory-growth.png")
+    write_result(measured_path(args.out, "bench-memory.json"), here, {"sizes": sizes, "by_frames": by_frames})
+    plot(by_frames, picture_path(args.out, "memory-growth.png"))
 
 
 def in_own_process(num_frames: int) -> dict[str, Any]:

@@ -11,7 +11,8 @@ where they would begin before it or end after it, on a clock that runs through.
 
 Two results. Recall: DKS alone (no filling, no reserved frames) over the longest haystack, needles spread over ten tenths of it.
 Answers: "when did the red car come?", right within two seconds of the visit, by length and depth, beside query top-K and uniform
-choice with the same number of keyframes and so of tokens. Writes docs/eval-needles.json, needles.png and recall-by-depth.png.
+choice with the same number of keyframes and so of tokens. Writes eval-needles.json, needles.png and
+recall-by-depth.png.
 """
 
 import argparse
@@ -29,7 +30,7 @@ from agent.evaluation.clips import DRAW_SIZE, Clip, features_of, world_clip
 from agent.evaluation.run import dks_alone
 from agent.evaluation.scores import NUM_BINS, Needle, bins_below, by_depth, share
 from benchmarks import features
-from benchmarks.machine import add_out, machine, show, write_result
+from benchmarks.machine import add_out, machine, measured_path, picture_path, show, write_result
 from model.features import FrameFeatures
 from model.history import ArrayHistory
 from model.preprocess import relevance_pixels
@@ -286,8 +287,8 @@ def main() -> None:
         found, needles = recall(model, stacks, args.per_bin, wanted, rng, progress)
         measured: dict[str, Any] = {"seeds": args.seeds, "empty_every": args.empty_every, "recall": found}
         print_recall(found)
-        write_result(args.out / "eval-needles.json", here, measured)
-        plot_recall(found["dks"]["by_depth"], found["uniform"], args.out / "recall-by-depth.png")
+        write_result(measured_path(args.out, "eval-needles.json"), here, measured)
+        plot_recall(found["dks"]["by_depth"], found["uniform"], picture_path(args.out, "recall-by-depth.png"))
         bar = progress.add_task("answers", total=wanted)
         rows = []
         for row in answers(model, (needles[i % len(needles)] for i in range(wanted)), sizes, args.repeats, rng):
@@ -297,8 +298,8 @@ def main() -> None:
     measured["rows"] = rows
     for name in ARMS:
         print(name, measured["answers"][name]["all"], measured["answers"][name]["by_frames"])
-    write_result(args.out / "eval-needles.json", here, measured)
-    plot_answers(measured["answers"], sizes, args.out / "needles.png")
+    write_result(measured_path(args.out, "eval-needles.json"), here, measured)
+    plot_answers(measured["answers"], sizes, picture_path(args.out, "needles.png"))
 
 
 def print_recall(found: dict[str, Any]) -> None:

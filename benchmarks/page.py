@@ -14,7 +14,7 @@ from typing import Any
 
 from playwright.async_api import Page, expect
 
-from benchmarks.machine import add_out, machine, report, show, summary_ms, write_result
+from benchmarks.machine import add_out, machine, measured_path, report, show, summary_ms, write_result
 from tests.support.browser import browser, visit
 from tests.support.screenshots import agent_with_history
 
@@ -75,7 +75,7 @@ def main() -> None:
     show(here)
     measured = asyncio.run(measure(args.questions))
     report("Enter to first character", measured["first_character_ms"])
-    write_result(args.out / "bench-page.json", here, measured)
+    write_result(measured_path(args.out, "bench-page.json"), here, measured)
 
 
 if __name__ == "__main__":

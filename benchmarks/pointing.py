@@ -5,7 +5,7 @@
 Held-out worlds, a picture every third second; of each clearly visible thing the evaluation's questions are asked. Measured:
 the share of merging's weights that lies on the patches which show it, the frame compared with itself and with a keyframe some
 seconds earlier; whether something is outlined where it is, and where it is not; and how far the outlines' centre is from its own.
-`--model` measures another checkpoint of the drawn world. Writes docs/eval-pointing.json and pointing.png.
+`--model` measures another checkpoint of the drawn world. Writes docs/measured/eval-pointing.json and pointing.png.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from rich.progress import track
 from agent.evaluation.clips import DRAW_SIZE
 from agent.evaluation.scores import share
 from benchmarks import features
-from benchmarks.machine import add_out, machine, show, write_result
+from benchmarks.machine import add_out, machine, measured_path, picture_path, show, write_result
 from model.history import ArrayHistory
 from model.pointing import boxes_of, centres, shown
 from model.video_model import VideoModel
@@ -145,8 +145,12 @@ def main() -> None:
     for name, value in report.items():
         print(f"{name}: {value}")
     args.out.mkdir(parents=True, exist_ok=True)
-    plot(rows, args.out / "pointing.png")
-    write_result(args.out / "eval-pointing.json", here, {"seeds": args.seeds, "worlds": args.worlds, "summary": report})
+    plot(rows, picture_path(args.out, "pointing.png"))
+    write_result(
+        measured_path(args.out, "eval-pointing.json"),
+        here,
+        {"seeds": args.seeds, "worlds": args.worlds, "summary": report},
+    )
 
 
 if __name__ == "__main__":

@@ -79,7 +79,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=8, help="frames encoded at once")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int)
-    parser.add_argument("--out", type=Path, default=Path("docs/bench-published-shape.json"))
+    parser.add_argument("--out", type=Path, default=Path("docs/measured/bench-published-shape.json"))
     return parser.parse_args()
 
 

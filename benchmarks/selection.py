@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.machine import add_out, machine, report, show, summary_ms, timed, write_result
+from benchmarks.machine import add_out, machine, measured_path, report, show, summary_ms, timed, write_result
 from memory.limits import Limits
 from memory.store import MemoryStore
 from model.select import QueryCandidates, select_keyframes
@@ -44,7 +44,7 @@ def main() -> None:
     for case in CASES:
         measured[case] = measure(case, args.frames, args.dim, args.repeats)
         report(f"{case} (CPU {measured[case]['median_cpu_ms']:.1f} ms)", measured[case])
-    write_result(args.out / "bench-selection.json", here, measured)
+    write_result(measured_path(args.out, "bench-selection.json"), here, measured)
 
 
 def measure(case: str, num_frames: int, dim: int, repeats: int) -> dict[str, float]:

@@ -6,7 +6,7 @@ The real agent with the built-in model: journal, encoder, memory at its caps (so
 two rules on every camera, a question every 20 s, an erasure every 5 minutes, the state of health every 5 s.
 Frames of drawn worlds come from sources in this process, since what is
 in question is what the agent keeps, not how WebRTC decodes. Each camera's history is filled before the measurement, to a
-different depth, so that their segments do not begin and end together. Results: docs/bench-soak.json and docs/soak.png.
+different depth, so that their segments do not begin and end together. Writes bench-soak.json and soak.png.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from agent.ask.question import Question
 from agent.errors import Problem
 from agent.keep.erasing import Request
 from agent.settings.settings import Settings
-from benchmarks.machine import add_out, machine, show, write_result
+from benchmarks.machine import add_out, machine, measured_path, picture_path, show, write_result
 from model.world.draw import draw
 from model.world.scene import Scene
 from streaming.frame import Frame, SourceStats
@@ -77,8 +77,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="vilamp-soak-") as folder:
         measured = asyncio.run(soak(Path(folder), args.minutes * 60, args.threads))
     print(json.dumps({name: value for name, value in measured.items() if name != "resident_mib"}, indent=1))
-    write_result(args.out / "bench-soak.json", here, measured)
-    plot(measured["resident_mib"], args.out / "soak.png")
+    write_result(measured_path(args.out, "bench-soak.json"), here, measured)
+    plot(measured["resident_mib"], picture_path(args.out, "soak.png"))
 
 
 async def soak(folder: Path, seconds: float, threads: int) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from playwright.async_api import Page
 
 from agent.cli.demo_server import DemoServer, running_server
 from benchmarks import features
-from benchmarks.machine import add_out, machine, show, write_result
+from benchmarks.machine import add_out, machine, measured_path, show, write_result
 from model.video_model import VideoModel
 from tests.support.browser import browser, visit
 
@@ -41,7 +41,7 @@ def main() -> None:
         fill(Path(folder) / "data" / "memory", args.frames)
         measured = asyncio.run(measure(Path(folder), args.frames))
     print(json.dumps(measured, indent=1))
-    write_result(args.out / "bench-timeline.json", here, measured)
+    write_result(measured_path(args.out, "bench-timeline.json"), here, measured)
 
 
 def fill(folder: Path, num_frames: int) -> None:

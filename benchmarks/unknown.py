@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument("--photographs", type=Path, help="folder of PNG or JPEG files")
     parser.add_argument("--worlds", type=int, default=300)
     parser.add_argument("--frames", type=int, default=10)
-    parser.add_argument("--out", type=Path, default=Path("docs/bench-unknown.json"))
+    parser.add_argument("--out", type=Path, default=Path("docs/measured/bench-unknown.json"))
     args = parser.parse_args()
     here = machine()
     show(here)

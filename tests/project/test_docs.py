@@ -216,7 +216,7 @@ def test_links_resolve(path: Path) -> None:
 
 
 def test_the_picture_stands_alone() -> None:
-    svg = (ROOT / "docs" / "dataflow.svg").read_text()
+    svg = (ROOT / "docs" / "pictures" / "dataflow.svg").read_text()
     root = ElementTree.fromstring(svg)
     assert root.get("viewBox") == "0 0 900 560"
     assert "href" not in svg

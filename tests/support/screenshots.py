@@ -1,4 +1,4 @@
-"""Pictures of every view of the page for the documentation: `python -m tests.support.screenshots docs/`, or `make screenshots`.
+"""Take pictures of every view of the page for the documentation: `make screenshots`.
 
 A real agent with the built-in model remembers two drawn worlds; a real Chromium opens each view in light, dark and the size
 of a phone. Each picture is a PNG in fewer colours: small enough to keep beside the text.
