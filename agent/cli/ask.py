@@ -3,6 +3,7 @@
 import argparse
 import ipaddress
 import os
+import socket
 import ssl
 import sys
 import time
@@ -85,7 +86,7 @@ def server_of(settings: Settings) -> str:
     try:
         address = ipaddress.ip_address(host)
         if address.is_unspecified:
-            host = "127.0.0.1" if address.version == 4 else "::1"
+            host = "127.0.0.1" if address.version == 4 or socket.has_dualstack_ipv6() else "::1"
     except ValueError:
         pass  # a host name stays as it is
     return f"{'https' if settings.tls.enabled else 'http'}://{f'[{host}]' if ':' in host else host}:{settings.port}"

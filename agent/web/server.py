@@ -180,10 +180,15 @@ def listening(settings: Settings) -> socket.socket:
 
 
 def url_of(listener: socket.socket, tls: TlsFiles | None) -> str:
-    """Where this machine reaches the server."""
+    """Return the URL that reaches the server from this machine: over IPv4 unless only IPv6 is listened on."""
     host, port = listener.getsockname()[:2]
-    shown = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - what is shown, not what is bound
+    local = {"0.0.0.0": "127.0.0.1", "::": "::1" if _is_ipv6_only(listener) else "127.0.0.1"}  # noqa: S104
+    shown = local.get(host, host)
     return f"{'http' if tls is None else 'https'}://{f'[{shown}]' if ':' in shown else shown}:{port}"
+
+
+def _is_ipv6_only(listener: socket.socket) -> bool:
+    return listener.family == socket.AF_INET6 and bool(listener.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY))
 
 
 def reach_of(listener: socket.socket) -> str:
@@ -193,7 +198,7 @@ def reach_of(listener: socket.socket) -> str:
         return "listening on every IPv4 address of this machine; --host :: adds IPv6"
     if host != "::":
         return ""
-    if listener.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY):
+    if _is_ipv6_only(listener):
         return "listening on every IPv6 address of this machine, not on IPv4"
     return "listening on every address of this machine, IPv4 and IPv6"
 

@@ -24,7 +24,7 @@ from agent.cli.sheet import Section, Tile, write_sheet
 from agent.times import format_clock
 from model.world.answers import Question
 from model.world.scene import Scene
-from tests.agent.cli.test_cli import vilamp
+from tests.support.processes import vilamp
 from tests.support.tiny import make_checkpoint
 
 WALL = 1795364645.0  # 2026-11-22 16:24:05 UTC

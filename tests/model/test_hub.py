@@ -11,7 +11,7 @@ import pytest
 from model.checkpoint import CheckpointError, load_checkpoint
 from model.hub import BUILTIN, NotOnDiskError, cached, is_hub_id, resolve, towers_of
 from model.video_model import VideoModel
-from tests.agent.cli.test_cli import vilamp
+from tests.support.processes import vilamp
 from tests.support.tiny import make_checkpoint
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

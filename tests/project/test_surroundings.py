@@ -8,21 +8,12 @@ from pathlib import Path
 import pytest
 
 from tests.support import surroundings
-from tests.support.surroundings import SURROUNDINGS, CannotMake, Run, Surrounding, drawn, main, surrounded
+from tests.support.processes import python_in
+from tests.support.surroundings import SURROUNDINGS, CannotMake, Run, Surrounding, drawn, main
 
 FILE = Path(surroundings.__file__)
 DAY_S = 86_400
 TOLERANCE_S = 600.0
-
-
-def python(name: str, code: str) -> str:
-    """What a child python prints in a surrounding."""
-    try:
-        with surrounded(name, [sys.executable, "-c", code]) as run:
-            done = subprocess.run(run.argv, env=run.env, cwd=run.folder, capture_output=True, text=True, check=True)
-    except CannotMake as error:
-        pytest.skip(f"{name}: {error}")
-    return done.stdout.strip()
 
 
 def test_every_surrounding_is_listed(capsys: pytest.CaptureFixture[str]) -> None:
@@ -102,28 +93,28 @@ def test_a_command_is_needed(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_the_zone_is_another() -> None:
-    assert python("kathmandu", "import time; print(time.strftime('%z'))") == "+0545"
+    assert python_in("kathmandu", "import time; print(time.strftime('%z'))") == "+0545"
 
 
 def test_the_locale_is_another() -> None:
     code = "import locale; locale.setlocale(locale.LC_ALL, ''); print(locale.localeconv()['decimal_point'], locale.str(1.5))"
-    assert python("turkish", code) == ", 1,5"
+    assert python_in("turkish", code) == ", 1,5"
 
 
 @pytest.mark.parametrize(("name", "days"), [("year-ahead", 400), ("month-ago", -30)])
 def test_the_day_is_another_and_files_have_it(name: str, days: int, tmp_path: Path) -> None:
     file = tmp_path / "file"
     code = f"import os, time; open({str(file)!r}, 'w').close(); print(time.time(), os.stat({str(file)!r}).st_mtime)"
-    shown = [float(number) for number in python(name, code).split()]
+    shown = [float(number) for number in python_in(name, code).split()]
     assert shown == pytest.approx([time.time() + days * DAY_S] * 2, abs=TOLERANCE_S)
 
 
 @pytest.mark.parametrize(("name", "before", "after"), [("to-summer-time", 1, 2), ("from-summer-time", 2, 1)])
 def test_the_clocks_change_within_two_minutes(name: str, before: int, after: int) -> None:
     code = "import time; t = time.time(); print(*(time.localtime(t + s).tm_gmtoff // 3600 for s in (-60, 90)))"
-    assert python(name, code) == f"{before} {after}"
+    assert python_in(name, code) == f"{before} {after}"
 
 
 def test_nobody_else_is_on_the_network() -> None:
     code = "import socket; print(*(name for _, name in socket.if_nameindex()))"
-    assert python("loopback", code) == "lo"
+    assert python_in("loopback", code) == "lo"

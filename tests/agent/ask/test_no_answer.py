@@ -14,8 +14,8 @@ from agent.alerts.judge import Judge
 from agent.errors import AnswererRefused, NoAnswer
 from tests.agent.alerts.test_judge import rule
 from tests.agent.ask.test_remote import WHO, asking, openai
-from tests.agent.cli.test_cli import vilamp
 from tests.support.agents import START, remember, running, served
+from tests.support.processes import vilamp
 from tests.support.vlm_server import SAYING, THINKING, Spy, spying
 
 SILENT = {

@@ -1,6 +1,5 @@
 """The command line as a person meets it: real processes, exit codes, one-line errors."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,17 +13,9 @@ from agent.cli.main import build_parser, main, parse
 from agent.cli.serve import overrides_of
 from agent.settings.settings import Settings
 from agent.web.auth import Auth
+from tests.support.processes import ROOT, vilamp
 
-ROOT = Path(__file__).parents[3]
 HEAVY = ("torch", "transformers", "av", "aiortc", "pydantic", "numpy", "yaml", "rich", "httpx", "starlette", "asyncio")
-
-
-def vilamp(*args: str, cwd: Path = ROOT, timeout_s: float = 100, **environ: str) -> subprocess.CompletedProcess[str]:
-    """Run the command in a process of its own, with no VILAMP_ settings but those given."""
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("VILAMP_")}
-    env = {**clean, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **environ}
-    command = [sys.executable, "-m", "agent.cli", *args]
-    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=timeout_s, check=False)
 
 
 def test_help_imports_nothing_heavy() -> None:
@@ -141,6 +132,7 @@ def test_the_local_server_is_found_from_the_settings() -> None:
     assert server_of(Settings()) == "http://127.0.0.1:8080"
     assert server_of(Settings(host="0.0.0.0", port=9000)) == "http://127.0.0.1:9000"
     assert server_of(Settings(host="::1")) == "http://[::1]:8080"
+    assert server_of(Settings(host="::")) == "http://127.0.0.1:8080"  # listens on both; not every network has IPv6
     assert server_of(Settings.model_validate({"tls": {"self_signed": True}})) == "https://127.0.0.1:8080"
 
 

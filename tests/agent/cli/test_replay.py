@@ -19,8 +19,8 @@ from agent.cli.camera_names import camera_name
 from agent.cli.main import main
 from agent.cli.replay import LEDGER_FILE
 from agent.settings.types import check_slug
-from tests.agent.cli.test_cli import ROOT, vilamp
 from tests.support.clips import write_timed
+from tests.support.processes import ROOT, vilamp
 from tests.support.tiny import make_checkpoint, make_pictures
 
 NUM_SECONDS = 6

@@ -16,7 +16,7 @@ import httpx
 import pytest
 
 from agent.web.auth import local_token
-from tests.agent.cli.test_cli import ROOT, vilamp
+from tests.support.processes import ROOT, vilamp
 from tests.support.streams import write_clip
 from tests.support.vlm_server import spying
 

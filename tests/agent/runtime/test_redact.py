@@ -17,8 +17,8 @@ from agent.settings.settings import Settings, effective
 from agent.settings.source import ConfigError, load_settings
 from streaming.errors import MediaLost
 from streaming.redact import HINT, hint, redact, redact_text
-from tests.agent.cli.test_cli import vilamp
 from tests.support.agents import served
+from tests.support.processes import vilamp
 
 SECRET = "hunter2"
 PLANTED = [

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from agent.settings.source import ConfigError, load_settings
-from tests.agent.cli.test_cli import vilamp
+from tests.support.processes import vilamp
 
 
 def doubling(levels: int) -> str:

@@ -6,6 +6,7 @@ import socket
 import ssl
 from contextlib import ExitStack
 from pathlib import Path
+from textwrap import dedent
 from urllib.parse import urlsplit
 
 import httpx
@@ -13,9 +14,10 @@ import pytest
 
 from agent.web import connections
 from agent.web.connections import LIMITS_S, MAX_CONNECTIONS, connection_limit, raise_descriptor_limit
-from agent.web.server import listening, reach_of, url_of
+from agent.web.server import CannotListen, listening, reach_of, url_of
 from agent.web.tls import CERT_FILE
 from tests.support.agents import Served, remember, served, settings_in
+from tests.support.processes import has_ipv6, python_in
 
 HALF = b"GET /healthz HTTP/1.1\r\nHost: a\r\nX-Half: "
 
@@ -199,14 +201,36 @@ async def test_the_limit_of_descriptors_is_raised_and_mostly_left_to_others() ->
         ("localhost", [], ""),
     ],
 )
-def test_address_families(tmp_path: Path, host: str, reached: list[str], words: str) -> None:
+def test_host_decides_which_addresses_are_listened_on(
+    tmp_path: Path, host: str, reached: list[str], words: str
+) -> None:
+    if host == "[::1]" and not has_ipv6():
+        with pytest.raises(CannotListen, match=r"cannot listen on \[::1\]:0 .*choose another --host"):
+            listening(settings_in(tmp_path, host=host))
+        return
     with listening(settings_in(tmp_path, host=host)) as listener:
         assert words in reach_of(listener)
         assert (words == "") == (reach_of(listener) == "")
         address = urlsplit(url_of(listener, None))
         assert address.hostname in ("127.0.0.1", "::1")
         for each in [address.hostname, *reached]:
-            socket.create_connection((each, address.port), timeout=10).close()
+            if each != "::1" or has_ipv6():
+                socket.create_connection((each, address.port), timeout=10).close()
+
+
+def test_shown_url_reaches_the_server_in_a_network_without_ipv6(tmp_path: Path) -> None:
+    code = f"""
+        import socket
+        from pathlib import Path
+        from urllib.parse import urlsplit
+        from agent.settings.settings import Settings
+        from agent.web.server import CannotListen, listening, url_of
+        with listening(Settings(data_dir=Path({str(tmp_path)!r}), host="::", port=0)) as listener:
+            url = urlsplit(url_of(listener, None))
+            socket.create_connection((url.hostname, url.port), timeout=10).close()
+            print("reached at", url.hostname)
+    """
+    assert python_in("no-ipv6", dedent(code)) == "reached at 127.0.0.1"
 
 
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/healthz", "/v1/alerts/stream"])
