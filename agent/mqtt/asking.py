@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from agent.ask.question import Answer, Question
 from agent.ask.queue import Answering
+from agent.ask.request import Moment, parse_span
 from agent.errors import BadRequest, Busy, ModelFailed, Problem
 from agent.mqtt.topics import Topics, usable_id
 from agent.runtime import pools
@@ -28,7 +29,6 @@ from agent.runtime.supervisor import contained
 from agent.untrusted.fields import wrong_field
 from agent.untrusted.strict_json import parse_object, without_nulls
 from agent.untrusted.wire import json_bytes
-from agent.web.openai import Moment, parse_moment
 
 log = logging.getLogger(__name__)
 
@@ -123,10 +123,7 @@ class Asking:
 
     async def _answer(self, asked: Asked) -> Json:
         cameras = await pools.questions(self._existing, asked.named())
-        zone = self._zone_of(cameras[0]) if cameras else "UTC"
-        after, before = parse_moment(asked.after, zone, "after"), parse_moment(asked.before, zone, "before")
-        if after is not None and before is not None and after >= before:
-            raise BadRequest("'after' must be earlier than 'before'.", param="after")
+        after, before = parse_span(asked.after, asked.before, self._zone_of(cameras[0]) if cameras else "UTC")
         answer = await self._answering.answer(Question(asked.question.strip(), cameras, after, before))
         return self._body(answer, cameras)
 

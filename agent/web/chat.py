@@ -15,7 +15,7 @@ from starlette.types import Receive, Scope, Send
 
 from agent.app import Agent
 from agent.ask.question import Event, Finished, Piece, Question, Seen
-from agent.ask.scope import question_of
+from agent.ask.request import ChatRequest, parse_request, question_of
 from agent.errors import Problem, UnknownModel
 from agent.untrusted.wire import JsonResponse, shown
 from agent.web.body import read_body
@@ -24,12 +24,10 @@ from agent.web.guard import Guard, origin_of
 from agent.web.openai import (
     SSE_DONE,
     SSE_STILL_HERE,
-    ChatRequest,
     Envelope,
     Json,
     citation,
     extension,
-    parse_request,
     sse,
 )
 from agent.web.stopping import Stopping

@@ -2,9 +2,9 @@
 
 from starlette.requests import Request
 
+from agent.ask.request import parse_moment
 from agent.errors import BadRequest
 from agent.untrusted.fields import check_spelling
-from agent.web.openai import parse_moment
 from memory.views import Within
 
 _NARROWING = frozenset({"camera", "cameras", "rule", "after", "before", "within", "question"})

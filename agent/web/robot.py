@@ -14,14 +14,14 @@ from typing import Any
 
 from agent.app import Agent
 from agent.ask.question import Evidence, Finished, Piece, Question, Seen
-from agent.ask.scope import question_of
+from agent.ask.request import ChatRequest, question_of, request_of
 from agent.errors import BadRequest, NotAllowed, Problem
 from agent.ingest.metadata import check_told, is_finite
 from agent.runtime.supervisor import contained
 from agent.untrusted.fields import check_spelling
 from agent.untrusted.strict_json import parse_json
 from agent.untrusted.wire import json_bytes
-from agent.web.openai import ChatRequest, citation, extension, request_of
+from agent.web.openai import citation, extension
 from streaming.channel import MAX_SENT_BYTES, Channel, ChannelClosed, ChannelSettings, Refusal
 
 MAX_QUESTIONS = 2  # of one channel at once

@@ -13,6 +13,7 @@ from starlette.routing import Route
 
 from agent.alerts.dryrun import Trial
 from agent.app import Agent
+from agent.ask.request import Moment, parse_span
 from agent.errors import BadRequest, StorageFailed
 from agent.runtime import pools
 from agent.settings.rules import RuleSettings
@@ -23,7 +24,6 @@ from agent.untrusted.strict_json import parse_object, without_nulls
 from agent.untrusted.wire import JsonResponse
 from agent.web.body import read_body
 from agent.web.guard import Guard, origin_of
-from agent.web.openai import Moment, parse_moment
 from agent.web.query import check_names
 from agent.web.stopping import Stopping
 from agent.web.trial import TrialResponse
@@ -160,9 +160,7 @@ class RuleRoutes:
         named = tuple(dict.fromkeys(asked.cameras if asked.cameras is not None else rule.cameras))
         cameras = await pools.web(self.agent.existing, named)
         zone = self.agent.zone_of(cameras[0]) if cameras else "UTC"
-        after, before = parse_moment(asked.after, zone, "after"), parse_moment(asked.before, zone, "before")
-        if after is not None and before is not None and after >= before:
-            raise BadRequest("'after' must be earlier than 'before'.", param="after")
+        after, before = parse_span(asked.after, asked.before, zone)
         trial = Trial(rule, cameras, after, before, asked.sweep, asked.max_judgements)
         origin = origin_of(request)
         return TrialResponse(

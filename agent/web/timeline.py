@@ -23,13 +23,14 @@ from starlette.routing import Route
 from agent.alerts.store import Alert, Filter
 from agent.app import Agent
 from agent.ask.question import Question
-from agent.errors import BadRequest, Busy
+from agent.ask.request import parse_span
+from agent.errors import Busy
 from agent.runtime import pools
 from agent.runtime.lanes import TooManyWaiting, Turns
 from agent.untrusted.wire import JsonResponse
 from agent.web.bins import Bins, Relevance, bin_frames, find_gaps, gap_threshold_s
 from agent.web.guard import Guard
-from agent.web.query import check_names, flag, moment, whole_number
+from agent.web.query import check_names, flag, whole_number
 from memory.errors import FrameGone
 from memory.window import Window
 
@@ -86,9 +87,7 @@ class TimelineRoutes:
     async def _view(self, request: Request) -> View:
         (camera,) = await pools.web(self.agent.existing, (request.path_params["camera"],))
         zone = self.agent.zone_of(camera)
-        after, before = (moment(request, name, zone) for name in ("after", "before"))
-        if after is not None and before is not None and after >= before:
-            raise BadRequest("'after' must be before 'before'.", param="after")
+        after, before = parse_span(request.query_params.get("after"), request.query_params.get("before"), zone)
         return View(
             camera,
             after,

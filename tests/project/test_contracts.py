@@ -17,13 +17,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.ask.queue import Answering
+from agent.ask.request import parse_moment, parse_request
 from agent.errors import BadRequest, Busy
 from agent.mqtt.asking import parse as parse_payload
 from agent.untrusted.fields import check_spelling, nearest
 from agent.untrusted.strict_json import parse_json
 from agent.untrusted.wire import json_bytes, whole_text
 from agent.web.body import _Unpacked
-from agent.web.openai import parse_moment, parse_request, sse
+from agent.web.openai import sse
 from agent.web.robot import _request_of
 from tests.support.agents import START, Served, remember, served
 

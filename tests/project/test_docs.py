@@ -14,13 +14,13 @@ from pydantic import BaseModel, ByteSize
 from pydantic.fields import FieldInfo
 from starlette.routing import Route
 
+from agent.ask.request import ChatRequest
 from agent.cli.main import parse
 from agent.errors import Problem
 from agent.settings.settings import Settings
 from agent.settings.source import RESERVED, load_settings
 from agent.web.app import build_app
 from agent.web.auth import Auth
-from agent.web.openai import ChatRequest
 from tests.support.agents import running
 
 ROOT = Path(__file__).parents[2]
