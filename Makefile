@@ -1,22 +1,24 @@
-# Each target sets up .venv by itself, once; it is done again when pyproject.toml, constraints.txt or install.py change.
-#   make demo            stream a drawn world into an agent and ask about it (ends by itself)
-#   make run             the same, staying up until Ctrl-C
-#   make test            lint, types and tests; in CI the tests run in one of the surroundings of test-anywhere
-#   make test-anywhere   the tests on other days, in other zones and locales, as other users, without parts of the network
-#   make test-loaded     the tests that wait for something, beside 8 busy processes
-#   make hardening       what takes hours: fuzzers, kills, an hour with 16 cameras; PARTS="http kills" for some of it
-# PYTHON chooses the interpreter (3.11 or newer). The build of torch is chosen by uv (install.py). With TORCH_FLAGS pip
-# installs torch with these flags instead, for example from an index of your choice: make TORCH_FLAGS="--index-url ..." demo
+# `make help` lists the targets. The first use of most targets installs the project into .venv; changing pyproject.toml,
+# constraints.txt or install.py installs it again.
 
 PYTHON ?= python3
 PARTS ?=
+PARITY_DIR ?= ../shared/parity
 TORCH_FLAGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# Two processes; a free one takes tests over from the other.
+PARALLEL := -n 2 --dist worksteal
 
-.PHONY: demo run test test-anywhere test-loaded tools lint hardening parity bench screenshots train clean
+.PHONY: help demo run check test test-anywhere test-loaded tools lint hardening parity recordings bench screenshots train clean
 .DEFAULT_GOAL := demo
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' Makefile
+	@echo
+	@echo "PYTHON=python3.12 chooses the interpreter (3.11 or newer)."
+	@echo "TORCH_FLAGS=\"--index-url ...\" installs torch with pip and these flags; without it uv chooses the build of torch."
 
 $(STAMP): pyproject.toml constraints.txt install.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=python3.12"; exit 1; }
@@ -24,50 +26,54 @@ $(STAMP): pyproject.toml constraints.txt install.py
 	$(BIN)/python install.py $(TORCH_FLAGS)
 	@touch $@
 
-demo: $(STAMP)
+demo: $(STAMP) ## stream a drawn world into an agent, ask about it, and end (the default)
 	$(BIN)/vilamp demo
 
-run: $(STAMP)
+run: $(STAMP) ## the same, but stay up until Ctrl-C
 	$(BIN)/vilamp demo --run
 
-lint: $(STAMP)
+lint: $(STAMP) ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# What some tests need from the system, where installing is allowed; else those tests skip.
+check: lint ## lint, types and the tests that start no server; about a minute
+	$(BIN)/pytest $(PARALLEL) -m "not server"
+
+# Installs mosquitto, Chromium and nginx where that is allowed; elsewhere the tests that need them skip and say so.
 tools:
 	@sh tests/support/tools.sh
 
-# With CI=true in the surroundings that the commit's hash draws (python tests/support/surroundings.py --list), else as it is.
-test: lint tools
-	$(BIN)/python tests/support/surroundings.py drawn -- $(BIN)/pytest
+# With CI=true in the surroundings that the commit's hash draws (tests/support/surroundings.py --list).
+test: lint tools ## lint, types and all tests
+	$(BIN)/python tests/support/surroundings.py drawn -- $(BIN)/pytest $(PARALLEL)
 
-test-anywhere: $(STAMP) tools test-loaded
-	$(BIN)/python tests/support/surroundings.py all -- $(BIN)/pytest
+test-anywhere: $(STAMP) tools test-loaded ## all tests in each of the surroundings: other day, zone, user, network
+	$(BIN)/python tests/support/surroundings.py all -- $(BIN)/pytest $(PARALLEL)
 
-# The tests that wait for something, beside 8 busy processes.
-test-loaded: $(STAMP) tools
+test-loaded: $(STAMP) tools ## the tests that wait for something, beside 8 busy processes
 	$(BIN)/python tests/support/surroundings.py load -- $(BIN)/pytest -m waits
 
-# Fuzzers with their full counts, 200 kills each while frames come, in erasures and at first starts, an hour with 16 cameras.
-hardening: $(STAMP)
+hardening: $(STAMP) ## fuzzers, kills and an hour with 16 cameras: hours; PARTS="http kills" for some of it
 	$(BIN)/python -m tests.hardening $(PARTS)
 
-parity: $(STAMP)
-	$(BIN)/pytest -k parity -rs
+recordings:
+	@test -f "$(PARITY_DIR)/goldens/runs.json" || { \
+		echo "make parity: no recordings of the published code in $(PARITY_DIR)."; \
+		echo "They are not part of the project. If you have them: make parity PARITY_DIR=<folder>"; exit 1; }
 
-bench: $(STAMP)
+parity: recordings $(STAMP) ## compare with recordings of the published code, in PARITY_DIR=../shared/parity
+	PARITY_DIR="$(PARITY_DIR)" $(BIN)/pytest tests/model/test_parity.py -rs
+
+bench: $(STAMP) ## the benchmarks in short form, to out/benchmarks
 	$(BIN)/python -m benchmarks
 
-# docs/pictures/page-*.png: every view of the page in light, dark and on a phone; needs Chromium.
-screenshots: $(STAMP)
+screenshots: $(STAMP) ## every view of the page in light, dark and on a phone, to docs/pictures; needs Chromium
 	$(BIN)/python -m tests.support.screenshots docs/pictures
 
-# From nothing to out/training/checkpoint; a GPU and many cores help. Interrupted or out of time: run it again.
-train: $(STAMP)
+train: $(STAMP) ## train the built-in model from nothing, to out/training; continues where it was interrupted
 	$(BIN)/python -m model.training --folder out/training
 	$(BIN)/python -m model.training.curves out/training/curves.jsonl out/training/curves.png
 
-clean:
+clean: ## remove .venv, the caches and what a build made
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

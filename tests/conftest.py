@@ -1,4 +1,4 @@
-"""What holds for every test: examples that hypothesis draws are judged by what they show, never by how long they took."""
+"""What holds for every test: no deadlines, one thread of arithmetic, and marks for tests that wait or start a server."""
 
 import functools
 import os
@@ -10,22 +10,32 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis.database import InMemoryExampleDatabase
 
+# Read when torch is first imported, also by child processes: tests run in several processes on few cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # Where the checkout cannot be written, the examples that failed are not kept for the next run.
 kept: dict[str, Any] = {} if os.access(Path(__file__).parent, os.W_OK) else {"database": InMemoryExampleDatabase()}
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow], **kept)
 settings.load_profile("untimed")
 
 WAITS = re.compile(r"\b(until|sleep|wait|wait_for|expect|Popen|timeout)\(")
+IMPORTS = re.compile(r"^ *(?:from|import) .*?(?:\n\)|$)", re.MULTILINE | re.DOTALL)
+SERVERS = re.compile(
+    r"\b(subprocess|uvicorn|aiortc|aiomqtt|playwright|processes|served|socket"
+    r"|bridges|brokers|odd_brokers|browser|proxies|robots|rtsp|streams|vlm_server|hardening)\b"
+)
 
 
 @functools.cache
-def waits(path: Path) -> bool:
-    """Whether a test module waits for other tasks, threads, processes or pages."""
-    return WAITS.search(path.read_text(encoding="utf-8")) is not None
+def marks_of(path: Path) -> list[str]:
+    """Return the marks of a test module, decided by what it calls and imports."""
+    text = path.read_text(encoding="utf-8")
+    waits = WAITS.search(text)
+    server = any(SERVERS.search(each) for each in IMPORTS.findall(text))
+    return ["waits"] * bool(waits) + ["server"] * server
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests that must pass beside busy processes, too (`make test-loaded`)."""
     for item in items:
-        if waits(item.path):
-            item.add_marker(pytest.mark.waits)
+        for mark in marks_of(item.path):
+            item.add_marker(mark)

@@ -1,10 +1,11 @@
 """What is installed: the packages, the shipped checkpoint, the pins. And that the two commands stay one line each."""
 
+import os
 import re
+import shutil
+import subprocess
 import tomllib
 from pathlib import Path
-
-import pytest
 
 from tests.project.test_layering import PARTS
 
@@ -55,7 +56,22 @@ def test_the_shipped_checkpoint_is_small_and_has_its_sizes() -> None:
     assert "does not know" in model.info.card
 
 
-@pytest.mark.parametrize("target", ["demo", "run", "test", "lint"])
-def test_targets(target: str) -> None:
-    assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
+def make(*arguments: str, folder: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    """Run make without what an outer make tells its children."""
+    env = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MFLAGS", "PARITY_DIR")}
+    return subprocess.run(["make", *arguments], cwd=folder, env=env, capture_output=True, text=True, check=False)
+
+
+def test_make_help_lists_the_targets() -> None:
+    listed = re.findall(r"^make ([a-z-]+) +\S", make("-s", "help").stdout, re.MULTILINE)
+    assert {"demo", "run", "lint", "check", "test", "hardening", "parity", "bench", "train", "clean"} <= set(listed)
     assert "make test" in (ROOT / ".ci" / "run").read_text()
+
+
+def test_make_parity_without_recordings_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "clone").mkdir()
+    shutil.copy(ROOT / "Makefile", tmp_path / "clone")
+    ran = make("parity", folder=tmp_path / "clone")
+    assert ran.returncode != 0
+    assert "no recordings of the published code in ../shared/parity" in ran.stdout
+    assert "PARITY_DIR=<folder>" in ran.stdout
