@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agent.alerts.engine import Engine, open_book, open_engine
+from agent.ask.answer import Answering
 from agent.ask.egress import Egress, Resolver, system_resolver
 from agent.ask.probe import AnswererWatch
-from agent.ask.queue import Answering
 from agent.ask.remote import RemoteAnswerer
 from agent.delivery import Delivery
 from agent.errors import UnknownCamera

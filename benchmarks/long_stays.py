@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 from rich.progress import Progress
 
+from agent.ask.reader import plan_of
 from agent.evaluation.arms import Arm, Asker
 from agent.evaluation.clips import DRAW_SIZE
 from agent.evaluation.scores import share
@@ -30,7 +31,6 @@ from benchmarks import features
 from benchmarks.machine import add_out, machine, measured_path, picture_path, show, write_result
 from benchmarks.needles import Haystack, haystacks
 from model.features import FrameFeatures
-from model.steps import plan_of
 from model.video_model import VideoModel
 from model.world import phrases
 from model.world.answers import Question, is_correct

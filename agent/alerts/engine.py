@@ -23,7 +23,7 @@ from agent.alerts.store import BOOK_FILE, Book
 from agent.alerts.telling import Teller
 from agent.alerts.watch import Frame, Pending
 from agent.alerts.watching import Watching
-from agent.ask.queue import Answering
+from agent.ask.answer import Answering
 from agent.errors import DryRunBusy, Problem
 from agent.metrics import Metrics
 from agent.runtime import pools

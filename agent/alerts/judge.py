@@ -11,8 +11,8 @@ import re
 
 from agent.alerts.machine import Verdict, Vote
 from agent.alerts.wording import as_question, read_answer
+from agent.ask.answer import Answering
 from agent.ask.question import Evidence, Question
-from agent.ask.queue import Answering
 from agent.runtime.lanes import Priority
 from agent.settings.rules import RuleSettings
 

@@ -25,10 +25,10 @@ import httpx
 from PIL import Image
 
 from agent.ask.egress import Egress, EgressRefused, HostUnknown, Resolver, checked_addresses, guarded_client, strictest
+from agent.ask.pictures import whereabouts
 from agent.ask.question import FinishReason, Question
 from agent.ask.remote_text import HELD_CHARS, Speech, ThoughtsShown
 from agent.ask.remote_wire import Misunderstood, Shown, Step, complaint, parse, read_line, request_body
-from agent.ask.whereabouts import whereabouts
 from agent.errors import AnswererAway, AnswererRefused, NoAnswer, PicturesStayHere, Problem
 from agent.ingest.intake import JPEG_QUALITY
 from agent.runtime import pools

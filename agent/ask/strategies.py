@@ -1,4 +1,4 @@
-"""An answer in steps (`model.steps`): did each thing come, and when; what do the frames of these times tell together? How often?
+"""Answers in steps (`agent.ask.reader`): whether and when each thing came, what the frames of these times say, and how often.
 
 In: the plan, what each of its things is looked for in, and a way to ask. Out: the pieces of the answer, each as soon as it is
 known. Knows no model.
@@ -11,12 +11,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from agent.ask.pictures import whereabouts
 from agent.ask.prepared import SOME_FOREIGN, Prepared, clocks_of
-from agent.ask.whereabouts import whereabouts
+from agent.ask.reader import Plan, means_no, means_yes, named_row
 from agent.times import format_clock, format_day, format_time
 from memory.window import Window
 from model.familiarity import CANNOT_TELL
-from model.steps import Plan, means_no, means_yes, named_row
 from model.visit_search import Visit, VisitSearch
 
 Ask = Callable[[str], Awaitable[str]]

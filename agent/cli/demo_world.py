@@ -12,9 +12,9 @@ from datetime import datetime
 
 import numpy as np
 
+from agent.ask.reader import plan_of, verdict_of
 from agent.cli.client import Reply
 from agent.times import load_zone
-from model.steps import plan_of, verdict_of
 from model.world.answers import TIME_FAMILIES, Question, is_correct, true_answer
 from model.world.draw import draw
 from model.world.questions import questions

@@ -26,7 +26,7 @@ from agent.alerts.judge import Judge
 from agent.alerts.machine import Ask, Refusal, Sighting, Vote
 from agent.alerts.replay import Replay, Replayed
 from agent.app import open_memory
-from agent.ask.queue import Answering
+from agent.ask.answer import Answering
 from agent.evaluation.alert_truth import Armed, Score, arm, score
 from agent.ingest.intake import decode_jpeg, encode_jpeg
 from agent.metrics import Metrics

@@ -14,6 +14,7 @@ from typing import Literal
 
 import numpy as np
 
+from agent.ask.reader import VISITS, Plan, means_no, means_yes, named_row, number_word, plan_of, verdict_of
 from model.config import Composer, Fill, Redundancy
 from model.features import Defaults, FrameFeatures, VisualContext
 from model.history import ArrayHistory
@@ -21,7 +22,6 @@ from model.merge import Merger
 from model.places import newest_rows
 from model.pointing import AROUND_ROWS, side_during_stay
 from model.select import ArrayCandidates, Keyframes, Kind, select_keyframes
-from model.steps import VISITS, Plan, means_no, means_yes, named_row, number_word, plan_of, verdict_of
 from model.video_model import VideoModel
 from model.visit_search import VisitSearch
 

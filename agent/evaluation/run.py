@@ -3,7 +3,7 @@
 In: a model and labelled clips (`agent.evaluation.clips`: drawn worlds of the evaluation split, or videos with logs).
 Out: one report (a dict, written as JSON). The steps are those of a live question (`agent.evaluation.arms`): each frame is encoded
 once, then the question is embedded, keyframes are selected, the rest is merged, and the language model answers, greedily. A
-question about now is put to the newest frames alone, and what came first is asked in steps (`model.steps`), as the agent does;
+question about now is put to the newest frames alone, and what came first is asked in steps, as the agent does;
 beside it stands what the question itself gives of the whole history.
 """
 

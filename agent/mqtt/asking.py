@@ -19,8 +19,8 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from agent.ask.answer import Answering
 from agent.ask.question import Answer, Question
-from agent.ask.queue import Answering
 from agent.ask.request import Moment, parse_span
 from agent.errors import BadRequest, Busy, ModelFailed, Problem
 from agent.mqtt.topics import Topics, usable_id

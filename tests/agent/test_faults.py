@@ -147,7 +147,7 @@ async def test_rules_and_their_judge(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 @pytest.mark.usefixtures("quick")
 async def test_a_rule_whose_condition_cannot_be_read_at_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from agent.ask.making import Making
+    from agent.ask.local import Making
 
     inner = Making.embed
     failing = iter(failures())

@@ -16,7 +16,7 @@ import pytest_asyncio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.ask.queue import Answering
+from agent.ask.answer import Answering
 from agent.ask.request import parse_moment, parse_request
 from agent.errors import BadRequest, Busy
 from agent.mqtt.asking import parse as parse_payload

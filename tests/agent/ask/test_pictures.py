@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from agent.ask.whereabouts import whereabouts
+from agent.ask.pictures import whereabouts
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Answering: who may ask, in which order and for how long; the events of each answer, which `agent.ask.making` makes.
+"""Answering: who may ask, in which order and for how long; the events of each answer, which `agent.ask.local` makes.
 
 One question at a time has the language lane. Overload policy: questions beyond the limit are refused at once (`Busy`), nothing
 queues without bound. Leaving `ask` early stops between two tokens and frees everything.
@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from typing import TYPE_CHECKING
 
-from agent.ask.making import Making
+from agent.ask.local import Making
 from agent.ask.prepared import Begun
 from agent.ask.question import Answer, Event, Finished, Piece, Question, collect
 from agent.ask.remote import RemoteAnswerer

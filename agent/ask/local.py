@@ -1,7 +1,7 @@
 """How an answer is made: embed the question, take a window, select keyframes, merge the rest, and have words come.
 
 The window is immutable, so frames keep arriving meanwhile. Model work runs in the lanes. Who may ask, and when, is the business
-of `agent.ask.queue`.
+of `agent.ask.answer`.
 """
 
 from collections.abc import AsyncGenerator, Callable, Sequence
@@ -28,6 +28,7 @@ from agent.ask.prepared import (
     window_notes,
 )
 from agent.ask.question import Question
+from agent.ask.reader import VISITS, Plan, means_yes, plan_of
 from agent.ask.remote import Pictures, RemoteAnswerer, Tally
 from agent.ask.strategies import Ask, Counted, Look, count_visits, pieces_of, speak_in_steps
 from agent.errors import NoFrames, NotEncodedYet, QuestionTooLong
@@ -41,7 +42,6 @@ from memory.window import Window
 from model.about_now import about_now
 from model.pointing import AROUND_ROWS, Box, boxes_of, side_during_stay
 from model.select import Keyframes, Kind
-from model.steps import VISITS, Plan, means_yes, plan_of
 from model.visit_search import VisitSearch
 
 if TYPE_CHECKING:

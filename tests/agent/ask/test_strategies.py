@@ -16,6 +16,7 @@ import pytest
 from agent.app import Agent, load_model, open_memory
 from agent.ask.prepared import ONE_AT_A_TIME, Prepared
 from agent.ask.question import Evidence, Question, Said
+from agent.ask.reader import Plan, number_word, plan_of, verdict_of
 from agent.ask.strategies import Ask, Look, count_visits, speak_in_steps
 from agent.evaluation.arms import Arm, Asker
 from agent.evaluation.clips import Clip, world_clip
@@ -28,7 +29,6 @@ from agent.web.app import build_app
 from agent.web.auth import Auth
 from model.pointing import SIDES
 from model.select import Keyframes
-from model.steps import Plan, number_word, plan_of, verdict_of
 from model.visit_search import VisitSearch
 from model.world.things import COLOURS, KINDS
 from model.world.visits import look
@@ -159,13 +159,13 @@ async def test_where_in_the_picture_needs_pictures_that_can_be_read(
         whole = (await agent.answering.answer(asked)).text
         making = agent.answering.making
         window = agent.store.window(("rover",))
-        monkeypatch.setattr("agent.ask.making.without_patches", lambda window, rows: [int(row) for row in rows])
+        monkeypatch.setattr("agent.ask.local.without_patches", lambda window, rows: [int(row) for row in rows])
         [part] = [await making._prepare(replace(asked, text="when did the green box come?"), Stopwatch())]
         row = int(np.searchsorted(window.times, START + 41.5))
         side = await making._side_at("when did the green box come?", part, row)
         assert side
         assert side in whole
-        monkeypatch.setattr("agent.ask.making.pictures_of", lambda window, rows: {})
+        monkeypatch.setattr("agent.ask.local.pictures_of", lambda window, rows: {})
         assert await making._side_at("when did the green box come?", part, row) == ""
 
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from agent.ask.reader import Plan, means_no, named_row, plan_of, singular, verdict_of
 from model.select import Keyframes
-from model.steps import Plan, means_no, named_row, plan_of, singular, verdict_of
 from model.world import phrases
 
 ORDERS = {
