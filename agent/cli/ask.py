@@ -19,8 +19,8 @@ from agent.settings.types import is_loopback
 from agent.times import TimeError, format_time, load_zone, local_zone_name, parse_time
 from agent.untrusted.plain import PlainText, plain_json, plain_line
 from agent.web.auth import TokenFileError, local_token
-from agent.web.query import parse_place
 from agent.web.tls import client_context
+from agent.web.url import parse_place
 from streaming.redact import redact
 
 NUM_LISTED = 12

@@ -12,37 +12,34 @@ reads slowly holds nothing up and misses nothing that the book still has.
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
-from contextlib import aclosing
+from collections.abc import AsyncGenerator
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
 
 from agent.alerts.clip import clip_path
-from agent.alerts.store import Alert, Event, Filter, Suppressed
+from agent.alerts.store import Alert, Filter, Suppressed
 from agent.app import Agent
 from agent.errors import BadRequest, NotFound
 from agent.runtime import pools
 from agent.untrusted.wire import JsonResponse, shown
-from agent.web.client_gone import unless_gone, with_silences
 from agent.web.guard import Guard
-from agent.web.openai import SSE_STILL_HERE
-from agent.web.query import check_names, moment, whole_number
+from agent.web.streams import LongResponses
+from agent.web.url import check_names, moment, whole_number
 
 DEFAULT_LIMIT, MAX_LIMIT = 100, 1000
 MAX_CURSOR = 10**9 - 1
 
 
 class AlertRoutes:
-    """The endpoints, over one agent."""
+    """Endpoints for alerts."""
 
-    def __init__(self, agent: Agent, guard: Guard, keep_alive_s: float) -> None:
+    def __init__(self, agent: Agent, guard: Guard, responses: LongResponses) -> None:
         self.agent = agent
         self.guard = guard
-        self.keep_alive_s = keep_alive_s
+        self.responses = responses
         self._loop: asyncio.AbstractEventLoop | None = None  # once a stream has been asked for
         self._pulse = asyncio.Event()  # set, and replaced, when something was committed
         self._ended = False
@@ -95,8 +92,8 @@ class AlertRoutes:
         newest = await pools.alerts(self.agent.book.newest_event)
         begin = min(int(last), newest) if last else newest
         if request.method == "HEAD":  # would never end, and hold the connection
-            return Response(media_type=_Stream.media_type)
-        return _Stream(self._events(begin, query.get("rule"), query.get("camera")), begin, self.keep_alive_s)
+            return Response(media_type="text/event-stream")
+        return self.responses.stream(self._events(begin, query.get("rule"), query.get("camera")))
 
     # --- what is listed ---
 
@@ -172,48 +169,18 @@ class AlertRoutes:
         pulse, self._pulse = self._pulse, asyncio.Event()
         pulse.set()
 
-    async def _events(self, begin: int, rule: str | None, camera: str | None) -> AsyncIterator[Event]:
-        seq = begin
+    async def _events(self, begin: int, rule: str | None, camera: str | None) -> AsyncGenerator[bytes, None]:
+        yield b"id: %d\n\n" % begin
+        last = begin
         while not self._ended:
-            pulse = self._pulse  # taken before the book is read: what is committed meanwhile sets it
-            events = await pools.alerts(self.agent.book.events, seq)
+            pulse = self._pulse  # taken before the book is read, so that a commit in between sets it
+            events = await pools.alerts(self.agent.book.events, last)
             for event in events:
-                seq = event.seq
+                last = event.seq
                 if rule in (None, event.rule) and camera in (None, event.camera):
-                    yield event
+                    yield b"id: %d\nevent: alert\ndata: %s\n\n" % (event.seq, event.payload)
             if not events:
                 await pulse.wait()
-
-
-class _Stream(Response):
-    """Server-sent events after the one numbered `begin`, until the client goes away or the server shuts down."""
-
-    media_type = "text/event-stream"
-
-    def __init__(self, events: AsyncIterator[Event], begin: int, keep_alive_s: float) -> None:
-        super().__init__(headers={"X-Accel-Buffering": "no"})
-        del self.headers["content-length"]
-        self._events = events
-        self._begin = begin
-        self._keep_alive_s = keep_alive_s
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await unless_gone(receive, self._send(send))
-
-    async def _send(self, send: Send) -> None:
-        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-        await send({"type": "http.response.body", "body": b"id: %d\n\n" % self._begin, "more_body": True})
-        async with aclosing(with_silences(self._events, self._keep_alive_s)) as events:
-            async for event in events:
-                await send({"type": "http.response.body", "body": _sse(event), "more_body": True})
-        await send({"type": "http.response.body", "body": b""})
-
-
-def _sse(event: Event | None) -> bytes:
-    """One event; None stands for a silence."""
-    if event is None:
-        return SSE_STILL_HERE
-    return b"id: %d\nevent: alert\ndata: %s\n\n" % (event.seq, event.payload)
 
 
 def _page(listed: list[dict[str, Any]], found: list[Alert] | list[Suppressed], limit: int) -> dict[str, Any]:

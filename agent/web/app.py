@@ -28,10 +28,10 @@ from agent.web.guessing import Guesses, SlowGuessing
 from agent.web.health import HealthRoutes
 from agent.web.memory import MemoryRoutes
 from agent.web.page import PageRoutes
-from agent.web.paths import OneSlashLess, route_path, shown_path
 from agent.web.rules import RuleRoutes
-from agent.web.stopping import Stopping
+from agent.web.streams import LongResponses
 from agent.web.timeline import TimelineRoutes
+from agent.web.url import OneSlashLess, route_path, shown_path
 from agent.web.whip import whip_server
 
 KEEP_ALIVE_S = 15.0
@@ -44,16 +44,16 @@ def build_app(
     """The application over a running agent. `keep_alive_s`: a silent stream sends a comment so often; `url`: where it
     listens, for messages that name no `public_url`."""
     guard = Guard(auth, settings.security.url_ttl_s, agent.clock, public_url=settings.public_url)
-    stopping = Stopping()
-    alerts = AlertRoutes(agent, guard, keep_alive_s)
+    responses = LongResponses(keep_alive_s)
+    alerts = AlertRoutes(agent, guard, responses)
     parts = (
         PageRoutes(agent, guard),
-        ChatRoutes(agent, guard, keep_alive_s, stopping),
+        ChatRoutes(agent, guard, responses),
         CameraRoutes(agent, guard),
         HealthRoutes(agent, guard),
         MemoryRoutes(agent, guard),
         TimelineRoutes(agent, guard),
-        RuleRoutes(agent, guard, keep_alive_s, stopping),
+        RuleRoutes(agent, guard, responses),
         alerts,
     )
     agent.alerts.watching.teller.link = lambda path: guard.link(path, url)
@@ -75,7 +75,7 @@ def build_app(
 
     def end_streams() -> None:
         alerts.end_streams()
-        stopping.stop()
+        responses.stop()
 
     app.state.end_streams = end_streams  # `Server` calls it when it shuts down
     return app

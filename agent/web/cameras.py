@@ -18,7 +18,7 @@ from agent.runtime import pools
 from agent.untrusted.plain import plain_line
 from agent.untrusted.wire import JsonResponse
 from agent.web.guard import Guard
-from agent.web.query import check_names, moment, place, whole_number
+from agent.web.url import check_names, moment, place, whole_number
 from memory.errors import FrameGone, StorageError
 from memory.records import FrameRecord
 from memory.window import Window

@@ -11,7 +11,7 @@ from starlette.requests import Request
 
 from agent.errors import NotAllowed
 from agent.web.auth import Auth, AuthError, Token
-from agent.web.paths import route_path
+from agent.web.url import route_path
 
 
 class Guard:

@@ -33,7 +33,7 @@ from agent.untrusted.strict_json import parse_json
 from agent.untrusted.wire import JsonResponse
 from agent.web.body import read_body
 from agent.web.guard import Guard
-from agent.web.query import check_names, flag, moment
+from agent.web.url import check_names, flag, moment
 
 _EXPORT_RETRY_S = 5.0
 _LOOK_S = 0.5  # how often an export looks whether its client is still there

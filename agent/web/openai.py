@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from agent.ask.question import Answer, Evidence, Finished, Seen
-from agent.untrusted.wire import json_bytes
 
 Json = dict[str, Any]
 
@@ -64,12 +63,3 @@ class Envelope:
 
     def _head(self, kind: str) -> Json:
         return {"id": self.id, "object": kind, "created": self.created, "model": self.model}
-
-
-def sse(data: Json) -> bytes:
-    """One server-sent event."""
-    return b"data: " + json_bytes(data) + b"\n\n"
-
-
-SSE_DONE = b"data: [DONE]\n\n"
-SSE_STILL_HERE = b": still here\n\n"  # a comment: keeps proxies and clients from giving up

@@ -16,7 +16,7 @@ from agent.app import Agent
 from agent.errors import BadRequest, NotFound
 from agent.untrusted.wire import JsonResponse
 from agent.web.guard import Guard
-from agent.web.paths import shown_path
+from agent.web.url import shown_path
 
 _TYPES = {
     ".html": "text/html; charset=utf-8",

@@ -3,7 +3,8 @@
 Reading and trying need the scope `ask`, everything else `admin`. The JSON is that of docs/alerts.md.
 """
 
-from collections.abc import Awaitable, Callable, Mapping
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -11,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from agent.alerts.dryrun import Trial
+from agent.alerts.dryrun import Trial, describe
 from agent.app import Agent
 from agent.ask.request import Moment, parse_span
 from agent.errors import BadRequest, StorageFailed
@@ -24,12 +25,12 @@ from agent.untrusted.strict_json import parse_object, without_nulls
 from agent.untrusted.wire import JsonResponse
 from agent.web.body import read_body
 from agent.web.guard import Guard, origin_of
-from agent.web.query import check_names
-from agent.web.stopping import Stopping
-from agent.web.trial import TrialResponse
+from agent.web.streams import SSE_DONE, LongResponses, sse
+from agent.web.url import check_names
 from memory.errors import StorageError
 
 MAX_BODY_BYTES = 64 << 10
+PROGRESS_S = 0.5  # shortest time between two progress events of a dry run
 MAX_SNOOZE_MINUTES = 366 * 24 * 60
 _KNOWN = ("object", "source", "state", "snoozed_until", "problem")  # of a rule as it was read: no settings
 
@@ -70,13 +71,12 @@ class TryOut(BaseModel):
 
 
 class RuleRoutes:
-    """The endpoints, over one agent."""
+    """Endpoints for rules."""
 
-    def __init__(self, agent: Agent, guard: Guard, keep_alive_s: float, stopping: Stopping) -> None:
+    def __init__(self, agent: Agent, guard: Guard, responses: LongResponses) -> None:
         self.agent = agent
         self.guard = guard
-        self.keep_alive_s = keep_alive_s
-        self.stopping = stopping
+        self.responses = responses
         self.engine = agent.alerts
 
     def routes(self) -> list[Route]:
@@ -163,14 +163,37 @@ class RuleRoutes:
         after, before = parse_span(asked.after, asked.before, zone)
         trial = Trial(rule, cameras, after, before, asked.sweep, asked.max_judgements)
         origin = origin_of(request)
-        return TrialResponse(
-            self.engine,
-            trial,
-            lambda frame_id: self.guard.link(f"/v1/frames/{frame_id}.jpg", origin),
-            stream=asked.stream,
-            keep_alive_s=self.keep_alive_s,
-            stopping=self.stopping,
+
+        def link(frame_id: int) -> str:
+            return self.guard.link(f"/v1/frames/{frame_id}.jpg", origin)
+
+        if asked.stream:
+            return self.responses.stream(self._trial_events(trial, link))
+        outcome = await self.responses.result(
+            request, lambda: self.engine.try_rule(trial, lambda done, num_asked: None)
         )
+        return JsonResponse(await pools.alerts(describe, outcome, link))
+
+    async def _trial_events(self, trial: Trial, link: Callable[[int], str]) -> AsyncGenerator[bytes, None]:
+        """Progress whenever it has changed, then the result."""
+        progress = (0.0, 0)
+
+        def report(done: float, num_asked: int) -> None:
+            nonlocal progress
+            progress = (done, num_asked)
+
+        trying = asyncio.create_task(self.engine.try_rule(trial, report), name="try a rule")
+        sent: tuple[float, int] | None = None
+        try:
+            while not (await asyncio.wait({trying}, timeout=PROGRESS_S))[0]:
+                if progress != sent:
+                    sent = progress
+                    yield sse({"progress": {"done": round(progress[0], 4), "judge_calls_made": progress[1]}})
+            yield sse({"result": await pools.alerts(describe, trying.result(), link)})
+        finally:
+            trying.cancel()
+            await asyncio.gather(trying, return_exceptions=True)
+        yield SSE_DONE
 
 
 async def read_json(request: Request) -> dict[str, Any]:

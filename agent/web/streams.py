@@ -1,29 +1,155 @@
-"""Work for a client, given up when the client goes away."""
+"""Responses that take long: ended early when the client disconnects or the agent stops, and sent as server-sent events."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
-from typing import Any, Final, TypeVar
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterator
+from contextlib import aclosing, contextmanager
+from typing import Any, TypeVar
 
-from starlette.types import Receive
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from agent.errors import AgentStopping, Problem
+from agent.untrusted.wire import json_bytes
 
 T = TypeVar("T")
 
-_END: Final[Any] = object()
+STOP_GRACE_S = 3.0  # how long responses in progress may go on once the agent stops
+SSE_DONE = b"data: [DONE]\n\n"
+SSE_COMMENT = b": still here\n\n"  # keeps proxies and clients from closing a silent stream
 
 
-async def unless_gone(receive: Receive, work: Coroutine[Any, Any, None]) -> bool:
-    """Run `work` to its end, or cancel it as soon as the client disconnects. True: it ran to its end.
+class ClientLeft(Problem):
+    """The client disconnected before its response was ready; nobody reads this one."""
 
-    The request's body must have been read. What `work` raises is raised here.
+    status, type, code = 499, "invalid_request_error", "client_left"
+
+    def __init__(self) -> None:
+        super().__init__("The client disconnected.")
+
+
+class LongResponses:
+    """Runs the work behind long responses. `keep_alive_s`: a stream silent for this long sends a comment."""
+
+    def __init__(self, keep_alive_s: float) -> None:
+        self._keep_alive_s = keep_alive_s
+        self._is_stopping = False
+        self._in_progress: set[asyncio.Task[Any]] = set()
+        self._ended: set[asyncio.Task[Any]] = set()
+
+    async def result(self, request: Request, work: Callable[[], Awaitable[T]]) -> T:
+        """The result of `work`. Raises ClientLeft when the client disconnects first, AgentStopping when the agent stops."""
+
+        async def run() -> T:
+            with self.in_progress():
+                return await work()
+
+        return await unless_gone(request.receive, run())
+
+    def stream(self, events: AsyncGenerator[bytes, None]) -> Response:
+        """A response that sends `events`, each one encoded server-sent event, as they are made."""
+        return _EventStream(self, events, self._keep_alive_s)
+
+    def stop(self) -> None:
+        """Accept no new work, and end the work in progress after STOP_GRACE_S."""
+        self._is_stopping = True
+        asyncio.get_running_loop().call_later(STOP_GRACE_S, self._end)
+
+    @contextmanager
+    def in_progress(self) -> Iterator[None]:
+        """Work of the current task. Raises AgentStopping at the start, or inside the block when the grace is over.
+
+        Any other cancellation of the task passes through.
+        """
+        task = asyncio.current_task()
+        if self._is_stopping or task is None:
+            raise AgentStopping
+        self._in_progress.add(task)
+        try:
+            yield
+        except asyncio.CancelledError:
+            if task not in self._ended:
+                raise
+            task.uncancel()
+            raise AgentStopping from None
+        finally:
+            self._in_progress.discard(task)
+            self._ended.discard(task)
+
+    def _end(self) -> None:
+        for task in self._in_progress:
+            self._ended.add(task)
+            task.cancel()
+
+
+class _EventStream(Response):
+    """Server-sent events.
+
+    The status line goes out with the first event, so a Problem raised before it becomes a response with its own status.
+    A later Problem is sent as the last event, `data: {"error": ...}`. A slow client slows the generator down: no event
+    is made before the one before it was sent.
+    """
+
+    media_type = "text/event-stream"
+
+    def __init__(self, responses: LongResponses, events: AsyncGenerator[bytes, None], keep_alive_s: float) -> None:
+        super().__init__(headers={"X-Accel-Buffering": "no"})  # nginx: pass events on at once
+        del self.headers["content-length"]
+        self._responses, self._events, self._keep_alive_s = responses, events, keep_alive_s
+        self._comments: asyncio.Task[None] | None = None  # from the first event on
+        self._last_sent = 0.0  # loop time
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await unless_gone(receive, self._send_events(send))
+        except ClientLeft:
+            return
+
+    async def _send_events(self, send: Send) -> None:
+        try:
+            with self._responses.in_progress():
+                async with aclosing(self._events):
+                    async for event in self._events:
+                        await self._put(event, send)
+        except Problem as problem:
+            if self._comments is None:
+                raise
+            await self._put(sse(problem.body()), send)
+        finally:
+            if self._comments is not None:
+                self._comments.cancel()
+                await asyncio.gather(self._comments, return_exceptions=True)
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _put(self, event: bytes, send: Send) -> None:
+        self._last_sent = asyncio.get_running_loop().time()
+        if self._comments is None:
+            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+            self._comments = asyncio.create_task(self._send_comments(send), name="keep a stream alive")
+        await send({"type": "http.response.body", "body": event, "more_body": True})
+
+    async def _send_comments(self, send: Send) -> None:
+        """A comment whenever nothing has been sent for `keep_alive_s`."""
+        while True:
+            silence_s = asyncio.get_running_loop().time() - self._last_sent
+            if silence_s >= self._keep_alive_s:
+                await self._put(SSE_COMMENT, send)
+            else:
+                await asyncio.sleep(self._keep_alive_s - silence_s)
+
+
+async def unless_gone(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
+    """The result of `work`, which is cancelled as soon as the client disconnects. Raises ClientLeft then.
+
+    The request's body must have been read.
     """
     working = asyncio.create_task(work, name="answer a client")
     watching = asyncio.create_task(_disconnected(receive), name="watch a client")
     try:
         await asyncio.wait({working, watching}, return_when=asyncio.FIRST_COMPLETED)
         if working.done():
-            working.result()
-            return True
-        return False
+            return working.result()
+        raise ClientLeft
     finally:
         for task in (working, watching):
             task.cancel()
@@ -35,21 +161,6 @@ async def _disconnected(receive: Receive) -> None:
         pass
 
 
-async def with_silences(items: AsyncIterator[T], silence_s: float) -> AsyncGenerator[T | None, None]:
-    """The items, and None each time nothing has come for `silence_s`."""
-    waiting: asyncio.Future[T] | None = None
-    try:
-        while True:
-            waiting = waiting or asyncio.ensure_future(anext(items, _END))
-            done, _ = await asyncio.wait({waiting}, timeout=silence_s)
-            if not done:
-                yield None
-                continue
-            item, waiting = waiting.result(), None
-            if item is _END:
-                return
-            yield item
-    finally:
-        if waiting is not None:
-            waiting.cancel()
-            await asyncio.wait({waiting})
+def sse(data: Any) -> bytes:
+    """One server-sent event with `data` as JSON."""
+    return b"data: " + json_bytes(data) + b"\n\n"

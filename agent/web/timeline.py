@@ -30,7 +30,7 @@ from agent.runtime.lanes import TooManyWaiting, Turns
 from agent.untrusted.wire import JsonResponse
 from agent.web.bins import Bins, Relevance, bin_frames, find_gaps, gap_threshold_s
 from agent.web.guard import Guard
-from agent.web.query import check_names, flag, whole_number
+from agent.web.url import check_names, flag, whole_number
 from memory.errors import FrameGone
 from memory.window import Window
 

@@ -24,8 +24,8 @@ from agent.untrusted.fields import check_spelling, nearest
 from agent.untrusted.strict_json import parse_json
 from agent.untrusted.wire import json_bytes, whole_text
 from agent.web.body import _Unpacked
-from agent.web.openai import sse
 from agent.web.robot import _request_of
+from agent.web.streams import sse
 from tests.support.agents import START, Served, remember, served
 
 QUESTION = [{"role": "user", "content": "When did a red car come?"}]

@@ -1,7 +1,8 @@
 """Answers are written in the OpenAI chat-completions format."""
 
 from agent.ask.question import Answer, Evidence, Finished, Seen
-from agent.web.openai import Envelope, citation, sse
+from agent.web.openai import Envelope, citation
+from agent.web.streams import sse
 
 
 def test_a_completion_carries_text_citations_usage_and_the_extension() -> None:
