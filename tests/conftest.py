@@ -3,12 +3,15 @@
 import functools
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis.database import InMemoryExampleDatabase
+
+from tests.support.vlm_server import Spy, spying
 
 # Read when torch is first imported, also by child processes: tests run in several processes on few cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -17,6 +20,22 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 kept: dict[str, Any] = {} if os.access(Path(__file__).parent, os.W_OK) else {"database": InMemoryExampleDatabase()}
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow], **kept)
 settings.load_profile("untimed")
+
+
+@pytest.fixture(scope="session")
+def vision_server() -> Iterator[Spy]:
+    """A vision server in a process of its own, for the whole run."""
+    with spying() as server:
+        yield server
+
+
+@pytest.fixture
+def spy(vision_server: Spy, monkeypatch: pytest.MonkeyPatch) -> Spy:
+    """The vision server, which has forgotten what it saw; the agent repeats a request almost at once."""
+    monkeypatch.setattr("agent.ask.remote.FIRST_PAUSE_S", 0.01)
+    vision_server.forget()
+    return vision_server
+
 
 WAITS = re.compile(r"\b(until|sleep|wait|wait_for|expect|Popen|timeout)\(")
 IMPORTS = re.compile(r"^ *(?:from|import) .*?(?:\n\)|$)", re.MULTILINE | re.DOTALL)

@@ -18,8 +18,8 @@ from agent.ingest.intake import encode_jpeg
 from streaming.errors import MediaError
 from streaming.frame import Frame
 from streaming.publisher import FramesTrack, PublishError, publish
-from tests.agent.web.test_whip import OFFER
 from tests.support.agents import START, ListSource, frames, picture, remember, running, served, settings_in, tiny_model
+from tests.support.streams import OFFER
 
 
 async def pictures(count: int) -> AsyncIterator[np.ndarray]:

@@ -14,9 +14,8 @@ import pytest
 
 from agent.ingest.intake import decode_jpeg
 from streaming.publisher import FramesTrack, publish
-from tests.agent.web.test_whip import OFFER
 from tests.support.agents import START, ListSource, Served, frames, picture, remember, served
-from tests.support.streams import write_clip
+from tests.support.streams import OFFER, write_clip
 
 QUESTION = {"messages": [{"role": "user", "content": "When did a red car come?"}], "camera": "door"}
 

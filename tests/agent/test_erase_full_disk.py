@@ -15,9 +15,7 @@ from memory.errors import StorageFull
 from memory.journal import Journal
 from memory.offline import OfflineMemory
 from memory.spare_space import SPARE_BYTES
-from tests.memory.test_erasure import of, put, traces
-from tests.memory.test_memory_full import fill_up
-from tests.support.memories import features, open_store
+from tests.support.memories import features, fill_up, of, open_store, put, traces
 
 
 @pytest.fixture

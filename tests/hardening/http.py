@@ -21,11 +21,11 @@ from urllib.parse import quote, urlsplit
 from starlette.routing import Route
 
 from agent.web import guessing
-from tests.agent.web.test_whip import OFFER
 from tests.hardening.command import Counts, main
 from tests.hardening.fuzzing import ODD_NUMBERS, ODD_TEXTS, Errors, Growth, Outcome, mangled, odd_json
 from tests.support.agents import START, Served, remember, served
 from tests.support.in_process import Reply, ask, scope_of
+from tests.support.streams import OFFER
 
 MOST_GROWN_BYTES = 96 << 20
 ANSWER_S = 60.0

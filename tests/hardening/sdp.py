@@ -11,11 +11,9 @@ from aioice.ice import StunProtocol
 from starlette.applications import Starlette
 
 from streaming.whip import WhipServer, WhipSettings
-from tests.agent.web.test_channel import WITH_DATA
-from tests.agent.web.test_whip import AUDIO, OFFER
 from tests.hardening.command import Counts, main
 from tests.hardening.fuzzing import Growth, Outcome, mangled
-from tests.support.streams import TOKEN, authorize
+from tests.support.streams import AUDIO, OFFER, TOKEN, WITH_DATA, authorize
 
 MOST_GROWN_BYTES = 64 << 20
 CANDIDATES = (

@@ -3,8 +3,6 @@
 Once on a real small tmpfs (skipped where mounting is not allowed), once with the kernel's file size limit as a quota.
 """
 
-import errno
-import io
 import resource
 import subprocess
 from collections.abc import Callable, Iterator
@@ -16,7 +14,7 @@ import pytest
 
 from memory.errors import StorageFull
 from memory.store import MemoryStore
-from tests.support.memories import features, open_store
+from tests.support.memories import features, fill_up, open_store
 
 PICTURE = 20_000
 
@@ -191,12 +189,3 @@ def test_a_full_disk_takes_one_segment_at_a_time(small_disk: Path) -> None:
             file.truncate(file.tell() - 16 * 1024)  # room for the journal, and not for a picture
         assert try_append(store, 80) is not None
         assert store.stats("a").frames == 80 + 1 - 4
-
-
-def fill_up(file: io.RawIOBase) -> None:
-    try:
-        while True:
-            file.write(bytes(1000))
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
-            raise

@@ -11,34 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.history import ArrayHistory
-from model.merge import OWN, Merger, reference_rows, runs_of_equal
+from model.merge import OWN, reference_rows, runs_of_equal
 from model.network import VilampNetwork
 from tests.support import direct
+from tests.support.direct import HIDDEN, NETWORKS, choose_rows, make_merger, make_network
 from tests.support.tiny import make_config
-
-
-def make_network(seed: int = 0, composer: str = "sig_pooling", **overrides: Any) -> VilampNetwork:
-    """A network whose maps are large enough for sharp, varied weights."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        network = VilampNetwork(make_config(composer=composer, **overrides)).eval().requires_grad_(False)
-        for linear in network.mm_projector.children():
-            if isinstance(linear, torch.nn.Linear):
-                linear.weight.normal_(0, 0.5)
-                linear.bias.normal_(0, 0.2)
-    return network
-
-
-def make_merger(network: VilampNetwork, **settings_: Any) -> Merger:
-    live = network.config.live
-    return Merger(
-        network,
-        composer=network.config.composer,
-        patch_features=live.patch_features,
-        merge_lambda=live.merge_lambda,
-        merge_alpha=live.merge_alpha,
-        **settings_,
-    )
 
 
 def make_history(
@@ -71,22 +48,12 @@ def make_history(
     )
 
 
-def choose_rows(num_frames: int, count: int, seed: int) -> np.ndarray:
-    return np.sort(np.random.default_rng(seed).choice(num_frames, min(count, num_frames), replace=False))
-
-
 def expected(network: VilampNetwork, history: ArrayHistory, references: np.ndarray, query: np.ndarray) -> np.ndarray:
     sources = np.where(references == OWN, np.arange(len(references)), references)
     if not len(references):
         return np.empty((0, network.config.language.hidden_size), np.float32)
     patches = np.stack([frame.vision for frame in history._frames])
     return direct.merge(network, patches, sources, query).numpy()
-
-
-NETWORKS = {name: make_network(composer=name, merge_alpha=0.1, merge_lambda=0.7) for name in ("sig_pooling", "plain")}
-HIDDEN = {
-    name: make_network(composer=name, merge_alpha=0.1, merge_lambda=0.7, patch_features="hidden") for name in NETWORKS
-}
 
 
 @given(

@@ -61,3 +61,12 @@ def test_the_server_is_built_without_torch() -> None:
     code = "import sys, agent.web.server; print([name for name in ('torch', 'transformers') if name in sys.modules])"
     ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == "[]"
+
+
+def test_no_test_module_imports_another() -> None:
+    """What two test modules need lies in tests/support."""
+    modules = list((ROOT / "tests").rglob("test_*.py"))
+    assert len({path.name for path in modules}) == len(modules) > 100
+    for path in (ROOT / "tests").rglob("*.py"):
+        shared = {name for name in imported(path) if name.startswith("tests.")}
+        assert {name.split(".")[1] for name in shared} <= {"support", "hardening"}, path

@@ -16,7 +16,7 @@ from streaming.filetimes import FileTimes
 from streaming.frame import Frame, FrameSettings
 from streaming.media import FileSource
 from tests.support.clips import encoded, write_raw, write_timed
-from tests.support.streams import index_of, picture
+from tests.support.streams import index_of, jpeg, picture
 
 RATE_HZ = 25
 STEP_S = 1 / RATE_HZ
@@ -81,16 +81,6 @@ async def test_a_raw_stream_that_names_no_rate_is_taken_at_25(tmp_path: Path) ->
     times, frames, _ = await read(tmp_path / "clip.mjpeg")
     assert times == pytest.approx(seconds(30), abs=0.002)
     assert len(frames) == 30
-
-
-def jpeg(index: int) -> bytes:
-    import io
-
-    from PIL import Image
-
-    buffer = io.BytesIO()
-    Image.fromarray(picture(index)).save(buffer, "JPEG")
-    return buffer.getvalue()
 
 
 @pytest.mark.parametrize("step_s", [-0.5, -7.0, -3600.0, -95_443.7, 5.0, 30.0, 3600.0, 90_000.0])

@@ -20,7 +20,7 @@ from streaming.frame import Frame, FrameSettings
 from streaming.http_input import MAX_REQUESTS_TO_OPEN, HttpOpener, is_playlist
 from streaming.media import LiveSource, open_source
 from tests.support.clips import write_timed
-from tests.support.streams import index_of, take, until, write_clip
+from tests.support.streams import index_of, jpeg, take, until, write_clip
 
 Answer = tuple[int, dict[str, str], bytes]
 
@@ -126,8 +126,6 @@ async def test_a_stream_over_http(camera: Web, clip: bytes) -> None:
 
 
 async def test_motion_jpeg(camera: Web) -> None:
-    from tests.streaming.test_file_times import jpeg
-
     parts = [b"--next\r\nContent-Type: image/jpeg\r\n\r\n" + jpeg(index) + b"\r\n" for index in range(8)]
     camera.pages["/mjpg"] = (200, {"Content-Type": "multipart/x-mixed-replace; boundary=next"}, b"".join(parts))
     assert len(await frames_of(camera.url("/mjpg"), 4)) == 4

@@ -23,9 +23,10 @@ from agent.mqtt.bridge import Bridge, Pauses
 from agent.mqtt.retained import CameraView, Marks, MemoryView, RuleView
 from agent.mqtt.session import Desk
 from agent.settings.mqtt import MqttSettings
+from tests.support.agents import START
+from tests.support.events import EVENT
 
 ROOT = Path(__file__).parents[2]
-START = 1_795_363_445.0  # 2026-11-22 16:04:05 UTC
 RULE = "vilamp/yard/alert/bag"  # begins the topics of the rule that is there from the start
 QUICK = Pauses(first_s=0.05, last_s=0.2)
 
@@ -40,20 +41,16 @@ def jpeg(width: int = 64, height: int = 48, seed: int = 0) -> bytes:
 def event(number: int, kind: EventType = "on", rule: str = "bag", camera: str = "yard") -> AlertEvent:
     """Alert `number`, a second after the one before."""
     at = START + number
-    return AlertEvent(
+    return replace(
+        EVENT,
         event_type=kind,
         id=f"a{number}-{kind}",
         rule=rule,
         camera=camera,
-        condition="a bag is left by the door",
         message=f"{camera}: a bag is left by the door",
         start_time=at - 1,
         time=at,
         end_time=at if kind == "off" else None,
-        confirmations=(2, 3),
-        score=6.25,
-        model="tiny",
-        latency_s=0.5,
         frames=(EventFrame(number + 1, at, f"http://127.0.0.1:8080/v1/frames/{number + 1}.jpg?exp=1&sig=x"),),
         clip_url=f"http://127.0.0.1:8080/v1/cameras/{camera}/export?after={at - 11:.3f}&before={at + 5:.3f}&exp=1&sig=x",
         image_topic=f"vilamp/{camera}/alert/{rule}/snapshot",

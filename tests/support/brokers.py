@@ -15,15 +15,11 @@ from typing import Any
 import aiomqtt
 import pytest
 
+from tests.support.network import free_port
+
 INSTALL = "mosquitto is not installed: apt-get install mosquitto (or make tools)"
 MOSQUITTO = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin:/usr/local/sbin")
 needs_mosquitto = pytest.mark.skipif(MOSQUITTO is None, reason=INSTALL)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @dataclass

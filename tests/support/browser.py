@@ -30,6 +30,9 @@ needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: 
 PHONE = {"width": 375, "height": 740}
 DESKTOP = {"width": 1280, "height": 800}
 _NETWORK = "Failed to load resource"  # Chromium's words for every request that fails, refused ones included
+# Elements that reach beyond the width of the screen.
+TOO_WIDE = """width => document.documentElement.scrollWidth <= width ? [] : [...document.querySelectorAll("main *")]
+  .filter(each => each.getBoundingClientRect().right > width).map(each => each.outerHTML.slice(0, 120))"""
 
 expect.set_options(timeout=20_000)
 

@@ -8,6 +8,7 @@ import av
 import numpy as np
 
 from tests.support.streams import picture
+from tests.support.tiny import make_pictures
 
 
 def encoded(
@@ -64,5 +65,16 @@ def write_timed(
             frame = av.VideoFrame.from_ndarray(picture(index, *size), format="rgb24")
             frame.pts, frame.time_base = round(second / time_base), time_base
             container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path
+
+
+def write_video(path: Path, *, num_seconds: int = 6, rate_hz: int = 4) -> Path:
+    """A small clip of different pictures."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=rate_hz)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for picture in make_pictures(num_seconds * rate_hz, height=48, width=64):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
         container.mux(stream.encode())
     return path

@@ -1,5 +1,8 @@
 """Small real memories for the tests of `memory`: real files, real SQLite, real FAISS, tiny sizes."""
 
+import errno
+import io
+import random
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -56,3 +59,52 @@ def fill(store: MemoryStore, camera: str, times: Iterable[float], *, attach: boo
         if attach:
             assert store.attach(ids[-1], **features(ids[-1]))
     return ids
+
+
+def secret(number: int) -> bytes:
+    """A picture whose every 16 bytes are found nowhere else."""
+    return random.Random(number).randbytes(400)
+
+
+def patterns(number: int, frame_id: int) -> list[bytes]:
+    """Byte strings that are on disk as long as anything of the frame is: picture, metadata, embedding, summary."""
+    made = features(frame_id)
+    unit = (made["embedding"] / np.sqrt(np.vecdot(*[made["embedding"].astype(np.float64)] * 2))).astype("<f2").tobytes()
+    picture = secret(number)
+    return [
+        *(picture[start : start + 16] for start in range(0, len(picture), 16)),
+        f"secret-{number}-".encode(),
+        unit,
+        made["summary"].astype("<f2").tobytes(),
+    ]
+
+
+def put(store: MemoryStore, camera: str, number: int, *, attach: bool = True) -> int:
+    frame_id = store.append(camera, float(number), secret(number), {"note": f"secret-{number}-"})
+    if attach:
+        store.attach(frame_id, **features(frame_id))
+    return frame_id
+
+
+def traces(folder: Path, wanted: list[bytes]) -> list[tuple[str, bytes]]:
+    """Which of these are in which file of the folder."""
+    found = []
+    for path in folder.rglob("*"):
+        if path.is_file():
+            data = path.read_bytes()
+            found += [(path.name, pattern) for pattern in wanted if pattern in data]
+    return found
+
+
+def of(numbers: dict[int, int]) -> list[bytes]:
+    return [pattern for number, frame_id in numbers.items() for pattern in patterns(number, frame_id)]
+
+
+def fill_up(file: io.RawIOBase) -> None:
+    """Write until the disk is full."""
+    try:
+        while True:
+            file.write(bytes(1000))
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise

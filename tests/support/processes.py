@@ -1,7 +1,6 @@
 """Processes of their own: the command line, and Python in one of the surroundings."""
 
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -31,12 +30,3 @@ def python_in(surrounding: str, code: str) -> str:
         pytest.skip(f"{surrounding}: {error}")
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
-
-
-def has_ipv6() -> bool:
-    """Return whether this machine can listen on the IPv6 loopback address."""
-    try:
-        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
-    except OSError:
-        return False
-    return True

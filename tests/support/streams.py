@@ -2,6 +2,7 @@
 
 import asyncio
 import fractions
+import io
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ import httpx
 import ifaddr
 import numpy as np
 import uvicorn
+from PIL import Image
 from starlette.applications import Starlette
 from starlette.requests import Request
 
@@ -21,6 +23,49 @@ from streaming.whip import Rejected, WhipServer, WhipSettings
 
 LOOPBACK_ALONE = all(ip.nice_name == "lo" for adapter in ifaddr.get_adapters() for ip in adapter.ips)
 TOKEN = "t-door"  # may publish any camera but "other"
+# A session description with one video section, and an audio section to add to it.
+OFFER = """v=0
+o=- 1 1 IN IP4 0.0.0.0
+s=-
+t=0 0
+a=group:BUNDLE 0
+m=video 9 UDP/TLS/RTP/SAVPF 97 98 99
+c=IN IP4 0.0.0.0
+a=sendonly
+a=mid:0
+a=rtcp-mux
+a=rtpmap:97 VP8/90000
+a=rtpmap:98 rtx/90000
+a=fmtp:98 apt=97
+a=rtpmap:99 H264/90000
+a=fmtp:99 packetization-mode=1;profile-level-id=42e01f
+a=ice-ufrag:abcd
+a=ice-pwd:abcdefghijklmnopqrstuv
+a=fingerprint:sha-256 00:01:02:03:04:05:06:07:08:09:0A:0B:0C:0D:0E:0F:10:11:12:13:14:15:16:17:18:19:1A:1B:1C:1D:1E:1F
+a=setup:actpass
+""".replace("\n", "\r\n")
+AUDIO = """m=audio 9 UDP/TLS/RTP/SAVPF 111
+c=IN IP4 0.0.0.0
+a=sendonly
+a=mid:1
+a=rtcp-mux
+a=rtpmap:111 opus/48000/2
+a=ice-ufrag:abcd
+a=ice-pwd:abcdefghijklmnopqrstuv
+a=fingerprint:sha-256 00:01
+a=setup:actpass
+""".replace("\n", "\r\n")
+DATA = """m=application 9 UDP/DTLS/SCTP webrtc-datachannel
+c=IN IP4 0.0.0.0
+a=ice-ufrag:abcd
+a=ice-pwd:abcdefghijklmnopqrstuv
+a=fingerprint:sha-256 00:01
+a=setup:actpass
+a=mid:1
+a=sctp-port:5000
+a=max-message-size:262144
+""".replace("\n", "\r\n")
+WITH_DATA = OFFER.replace("BUNDLE 0", "BUNDLE 0 1") + DATA  # in the form of Chrome's
 
 
 def picture(index: int, width: int = 160, height: int = 120) -> np.ndarray:
@@ -141,3 +186,10 @@ async def until(condition: Callable[[], bool]) -> None:
 def chunks(data: bytes, size: int) -> Iterator[bytes]:
     for start in range(0, len(data), size):
         yield data[start : start + size]
+
+
+def jpeg(index: int) -> bytes:
+    """`picture(index)` as a JPEG."""
+    buffer = io.BytesIO()
+    Image.fromarray(picture(index)).save(buffer, "JPEG")
+    return buffer.getvalue()

@@ -12,8 +12,8 @@ import pytest
 
 from agent.alerts.store import BOOK_FILE, EVERY_CAMERA, NEWEST_SNAPSHOTS, Book, Filter, Suppressed, Switch
 from memory.errors import StorageError
-from tests.agent.alerts.test_alert_event import EVENT
 from tests.support.agents import START
+from tests.support.events import EVENT
 
 ROOT = Path(__file__).parents[3]
 CHILD = """

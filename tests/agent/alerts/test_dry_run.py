@@ -103,21 +103,24 @@ async def test_what_lies_beyond_the_allowed_judgements_is_not_guessed(tmp_path: 
         assert outcome.sweep[0].num_alerts is None
 
 
-async def test_one_at_a_time_and_not_on_nothing(tmp_path: Path) -> None:
+async def test_second_dry_run_is_refused_while_one_runs(tmp_path: Path) -> None:
     async with scene(tmp_path) as at:
-        engine = at.agent.alerts
+        await at.show(HIGH)
+        at.agent.alerts.judge = Judge(at.agent.answering)
         trial = Trial(rule(), ("yard",))
-        async with at.agent.answering.turns.turn():
-            engine.judge = Judge(at.agent.answering)
-            await at.show(HIGH)
-        first = asyncio.create_task(engine.try_rule(trial, quiet))
-        await asyncio.sleep(0)
-        with pytest.raises(DryRunBusy):
-            await engine.try_rule(trial, quiet)
-        first.cancel()
-        await asyncio.gather(first, return_exceptions=True)
+        async with at.agent.answering.turns.turn():  # so that the first one waits for its judge
+            first = asyncio.create_task(at.agent.alerts.try_rule(trial, quiet))
+            await asyncio.sleep(0)
+            with pytest.raises(DryRunBusy):
+                await at.agent.alerts.try_rule(trial, quiet)
+            first.cancel()
+            await asyncio.gather(first, return_exceptions=True)
+
+
+async def test_dry_run_without_frames_is_refused(tmp_path: Path) -> None:
+    async with scene(tmp_path) as at:
         with pytest.raises(NoFrames):
-            await engine.try_rule(Trial(rule(), ("yard",), after=at.now[0] + 10), quiet)
+            await at.agent.alerts.try_rule(Trial(rule(), ("yard",), after=at.now[0] + 10), quiet)
 
 
 # --- the replay itself ---

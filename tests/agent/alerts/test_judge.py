@@ -1,7 +1,6 @@
 """The judge: words to verdicts, and the window it is shown, by the checkpoint and by a server."""
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +11,9 @@ from hypothesis import strategies as st
 from agent.alerts.judge import Judge, question_for, verdict_of
 from agent.errors import NoFrames, PicturesStayHere
 from agent.settings.rules import RuleSettings
-from tests.agent.ask.test_egress import PUBLIC, Names
-from tests.agent.ask.test_remote import asking, openai, parts_of
 from tests.support.agents import START, remember, running
-from tests.support.vlm_server import Spy, spying
-
-
-@pytest.fixture(scope="module")
-def spy() -> Iterator[Spy]:
-    with spying() as process:
-        yield process
+from tests.support.remote import PUBLIC, Names, asking, openai, parts_of
+from tests.support.vlm_server import Spy
 
 
 def rule(**judge: Any) -> RuleSettings:
@@ -82,7 +74,6 @@ async def test_the_checkpoint_judges_the_seconds_that_end_with_the_frame(tmp_pat
 
 
 async def test_a_server_that_answers_judges_too(tmp_path: Path, spy: Spy) -> None:
-    spy.forget()
     async with asking(tmp_path, openai(spy, "yes")) as agent:
         vote = await Judge(agent.answering).vote(rule(window_s=40), "door", 12, START + 110)
         assert vote.verdict == "yes"
@@ -95,7 +86,6 @@ async def test_a_server_that_answers_judges_too(tmp_path: Path, spy: Spy) -> Non
 
 
 async def test_pictures_that_stay_here_are_not_judged_elsewhere(tmp_path: Path, spy: Spy) -> None:
-    spy.forget()
     async with asking(tmp_path, openai(spy, "yes", "vlm.example"), resolve=Names([PUBLIC])) as agent:
         with pytest.raises(PicturesStayHere):
             await Judge(agent.answering).vote(rule(window_s=40), "door", 12, START + 110)

@@ -2,7 +2,6 @@
 
 import asyncio
 import re
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -16,20 +15,7 @@ from agent.ask.egress import (
     strictest,
     system_resolver,
 )
-
-PUBLIC = "203.0.113.7"
-
-
-class Names:
-    """A resolver with answers of its own, given one after the other; the last one stays."""
-
-    def __init__(self, *answers: Sequence[str]) -> None:
-        self.answers = list(answers)
-        self.asked: list[tuple[str, int]] = []
-
-    async def __call__(self, host: str, port: int) -> Sequence[str]:
-        self.asked.append((host, port))
-        return self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+from tests.support.remote import PUBLIC, Names
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +11,13 @@ from openai import APIStatusError, AsyncOpenAI
 
 from agent.alerts.judge import Judge
 from agent.errors import AnswererRefused, NoAnswer
-from tests.agent.alerts.test_judge import rule
-from tests.agent.ask.test_remote import WHO, asking, openai
+from agent.settings.rules import RuleSettings
 from tests.support.agents import START, remember, running, served
 from tests.support.processes import vilamp
-from tests.support.vlm_server import SAYING, THINKING, Spy, spying
+from tests.support.remote import WHO, asking, openai
+from tests.support.vlm_server import SAYING, THINKING, Spy
 
+RULE = RuleSettings.model_validate({"condition": "A bag is left by the door.", "judge": {"window_s": 40}})
 SILENT = {
     "blank": "no text that can be read",
     "empty": "no text that can be read",
@@ -31,19 +31,6 @@ SILENT = {
     "tool": "called a tool instead of answering",
     "all-thoughts": r"used all its \d+ tokens for thinking",
 }
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Spy]:
-    with spying() as spy:
-        yield spy
-
-
-@pytest.fixture
-def spy(server: Spy, monkeypatch: pytest.MonkeyPatch) -> Spy:
-    monkeypatch.setattr("agent.ask.remote.FIRST_PAUSE_S", 0.01)
-    server.forget()
-    return server
 
 
 @pytest.mark.parametrize("model", SILENT)
@@ -182,7 +169,7 @@ async def test_the_checkpoint_that_finds_no_words_says_so(tmp_path: Path, monkey
 
 
 async def vote(agent: Any) -> Any:
-    return await Judge(agent.answering).vote(rule(window_s=40), "door", 12, START + 110)
+    return await Judge(agent.answering).vote(RULE, "door", 12, START + 110)
 
 
 @pytest.mark.parametrize("model", [*THINKING, "thinks-long"])
@@ -194,7 +181,7 @@ async def test_a_judge_that_thinks_is_read(tmp_path: Path, spy: Spy, model: str)
 async def test_a_judge_whose_words_break_off_gets_room_to_think(tmp_path: Path, spy: Spy) -> None:
     async with asking(tmp_path, openai(spy, "prose-first")) as agent:
         judge = Judge(agent.answering)
-        votes = [await judge.vote(rule(window_s=40), "door", 12, START + 110) for _ in range(3)]
+        votes = [await judge.vote(RULE, "door", 12, START + 110) for _ in range(3)]
         assert [(each.verdict, each.was_read) for each in votes] == [("unclear", False), ("yes", True), ("yes", True)]
 
 

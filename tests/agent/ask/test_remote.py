@@ -1,12 +1,10 @@
 """Answers from a vision-language server: a real one, in a process of its own, that behaves well and badly."""
 
 import asyncio
-import base64
 import io
 import json
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,8 +15,6 @@ import pytest
 from openai import AsyncOpenAI
 from PIL import Image
 
-from agent.app import Agent, open_memory
-from agent.ask.egress import Resolver, system_resolver
 from agent.ask.question import Piece, Question, Said
 from agent.ask.remote import fitted, pause
 from agent.ask.remote_wire import Misunderstood, Shown, Step, complaint, read_line, request_body
@@ -27,50 +23,9 @@ from agent.ingest.intake import encode_jpeg
 from agent.settings.settings import AnswererSettings, TlsSettings, effective
 from agent.settings.source import ConfigError, load_settings
 from agent.web.tls import prepare_tls
-from tests.agent.ask.test_egress import PUBLIC, Names
-from tests.support.agents import START, picture, remember, served, settings_in, tiny_model
+from tests.support.agents import START, picture, remember, served
+from tests.support.remote import PUBLIC, WHO, Names, asking, openai, parts_of
 from tests.support.vlm_server import Spy, spying
-
-WHO = Question("Who came?", ("door",))
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Spy]:
-    with spying() as spy:
-        yield spy
-
-
-@pytest.fixture
-def spy(server: Spy, monkeypatch: pytest.MonkeyPatch) -> Spy:
-    monkeypatch.setattr("agent.ask.remote.FIRST_PAUSE_S", 0.01)
-    server.forget()
-    return server
-
-
-def openai(spy: Spy, model: str = "good", host: str = "127.0.0.1", **more: Any) -> dict[str, Any]:
-    return {"kind": "openai", "base_url": spy.url(host), "model": model, **more}
-
-
-@asynccontextmanager
-async def asking(
-    folder: Path, answerer: dict[str, Any], resolve: Resolver = system_resolver, **changes: Any
-) -> AsyncIterator[Agent]:
-    """An agent at work whose words come from the server; "door" remembers 12 frames, 10 s apart."""
-    settings = settings_in(folder, answerer=answerer, **changes)
-    model = tiny_model()
-    async with Agent(settings, open_memory(settings, model), model, resolve=resolve).running() as agent:
-        await remember(agent, "door", 12, step_s=10.0)
-        yield agent
-
-
-def parts_of(sent: dict[str, Any]) -> tuple[list[str], list[bytes]]:
-    """Texts and JPEGs of the user's message."""
-    content = sent["body"]["messages"][-1]["content"]
-    urls = [part["image_url"]["url"] for part in content if part["type"] == "image_url"]
-    assert all(url.startswith("data:image/jpeg;base64,") for url in urls)
-    texts = [part["text"] for part in content if part["type"] == "text"]
-    return texts, [base64.b64decode(url.partition(",")[2]) for url in urls]
-
 
 # --- what is sent, what comes back ---
 

@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-import av
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,9 +18,9 @@ from agent.cli.camera_names import camera_name
 from agent.cli.main import main
 from agent.cli.replay import LEDGER_FILE
 from agent.settings.types import check_slug
-from tests.support.clips import write_timed
+from tests.support.clips import write_timed, write_video
 from tests.support.processes import ROOT, vilamp
-from tests.support.tiny import make_checkpoint, make_pictures
+from tests.support.tiny import make_checkpoint
 
 NUM_SECONDS = 6
 
@@ -29,16 +28,6 @@ NUM_SECONDS = 6
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_checkpoint(tmp_path_factory.mktemp("model") / "tiny")
-
-
-def write_video(path: Path, *, num_seconds: int = NUM_SECONDS, rate_hz: int = 4) -> Path:
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("mpeg4", rate=rate_hz)
-        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
-        for picture in make_pictures(num_seconds * rate_hz, height=48, width=64):
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
-        container.mux(stream.encode())
-    return path
 
 
 class Ran(NamedTuple):

@@ -14,8 +14,8 @@ from agent.cli.main import main
 from agent.ingest.intake import encode_jpeg
 from agent.keep.erasing import ERASURES_FILE, Erasing, NotErasedYet, Request, erase_from_book, read_requests
 from streaming.frame import Frame
-from tests.memory.test_erasure import traces
 from tests.support.agents import START, ListSource, frames, picture, remember, running, served
+from tests.support.memories import traces
 
 
 def jpegs_of(count: int, first: int = 0) -> list[bytes]:

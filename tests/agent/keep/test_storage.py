@@ -20,8 +20,8 @@ from model.network import VilampNetwork
 from model.select import ArrayCandidates, select_keyframes
 from model.storage import num_scalars, pack, unpack
 from model.video_model import VideoModel
-from tests.model.test_merge import HIDDEN, NETWORKS, choose_rows, make_merger
 from tests.support import direct
+from tests.support.direct import HIDDEN, NETWORKS, choose_rows, make_merger
 from tests.support.tiny import make_checkpoint, make_pictures
 
 INT8 = np.dtype("int8")

@@ -16,17 +16,13 @@ import httpx
 import pytest
 
 from agent.web.auth import local_token
+from tests.support.network import free_port
 from tests.support.processes import ROOT, vilamp
 from tests.support.streams import write_clip
 from tests.support.vlm_server import spying
 
 PATIENCE_S = 90
 PYTHON = quote(sys.executable)
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
 
 
 def hears_hangups() -> None:

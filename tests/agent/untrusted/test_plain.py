@@ -23,8 +23,8 @@ from agent.cli.main import main
 from agent.ingest.metadata import check_told
 from agent.runtime.logs import JsonLines
 from agent.untrusted.plain import PlainText, plain, plain_json, plain_line
-from tests.agent.cli.test_replay import write_video
 from tests.support.agents import ListSource, frames, served, settings_in
+from tests.support.clips import write_video
 from tests.support.rules import RULE
 from tests.support.streams import serve
 from tests.support.vlm_server import spying

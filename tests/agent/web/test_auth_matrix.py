@@ -16,6 +16,7 @@ from starlette.routing import Route
 from agent.web.auth import Auth
 from tests.support.agents import Served, remember, served
 from tests.support.in_process import Reply, ask, scope_of
+from tests.support.streams import OFFER
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "BREW")
 OPEN = {"/", "/page/{file}", "/healthz", "/readyz"}
@@ -201,8 +202,6 @@ async def test_a_slash_at_the_end_changes_nothing_and_leads_nowhere(site: Served
 
 
 async def test_an_offer_with_a_slash_at_the_end(site: Served) -> None:
-    from tests.agent.web.test_whip import OFFER
-
     headers = [("Authorization", f"Bearer {site.token('publisher')}"), ("Content-Type", "application/sdp")]
     made = await ask(site.app, scope_of("POST", "/whip/yard/", [*headers, ("Host", "evil.example")]), OFFER.encode())
     assert made.status == 201, made.body

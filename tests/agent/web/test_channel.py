@@ -19,21 +19,8 @@ from streaming.frame import FrameSettings, Source
 from streaming.offer import OfferMalformed, OfferUnusable, check_offer
 from streaming.tap import unfinished_bytes
 from streaming.whip import WhipServer
-from tests.agent.web.test_whip import OFFER
 from tests.support.robots import Robot, robot
-from tests.support.streams import TOKEN, authorize, serve, take, until
-
-DATA = """m=application 9 UDP/DTLS/SCTP webrtc-datachannel
-c=IN IP4 0.0.0.0
-a=ice-ufrag:abcd
-a=ice-pwd:abcdefghijklmnopqrstuv
-a=fingerprint:sha-256 00:01
-a=setup:actpass
-a=mid:1
-a=sctp-port:5000
-a=max-message-size:262144
-""".replace("\n", "\r\n")
-WITH_DATA = OFFER.replace("BUNDLE 0", "BUNDLE 0 1") + DATA  # in the form of Chrome's
+from tests.support.streams import DATA, TOKEN, WITH_DATA, authorize, serve, take, until
 
 
 @dataclass

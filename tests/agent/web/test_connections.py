@@ -17,7 +17,8 @@ from agent.web.connections import LIMITS_S, MAX_CONNECTIONS, connection_limit, r
 from agent.web.server import CannotListen, listening, reach_of, url_of
 from agent.web.tls import CERT_FILE
 from tests.support.agents import Served, remember, served, settings_in
-from tests.support.processes import has_ipv6, python_in
+from tests.support.network import has_ipv6
+from tests.support.processes import python_in
 
 HALF = b"GET /healthz HTTP/1.1\r\nHost: a\r\nX-Half: "
 

@@ -5,7 +5,6 @@ Every test fails on a console error, an uncaught exception or a violation of the
 
 import asyncio
 import re
-import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -22,13 +21,12 @@ from playwright.async_api import Browser, Page, expect
 from agent.cli.demo_server import DemoServer, running_server
 from model.video_model import VideoModel
 from tests.support.agents import Served, checkpoint, remember, served
-from tests.support.browser import PHONE, Visit, browser, needs_chromium, texts, visit
+from tests.support.browser import PHONE, TOO_WIDE, Visit, browser, needs_chromium, texts, visit
+from tests.support.network import free_port
 
 pytestmark = [needs_chromium, pytest.mark.asyncio(loop_scope="module")]
 
 SLOW = {"max_new_tokens": 3000}  # an answer that is still being written when the test acts
-TOO_WIDE = """width => document.documentElement.scrollWidth <= width ? [] : [...document.querySelectorAll("main *")]
-  .filter(each => each.getBoundingClientRect().right > width).map(each => each.outerHTML.slice(0, 120))"""
 VIEWS = ("cameras", "ask", "health")
 LIVE = "Live: the agent receives this picture."
 
@@ -492,9 +490,3 @@ async def remembered(server: DemoServer, folder: Path) -> int:
     headers = {"Authorization": f"Bearer {owner(folder)}"}
     async with httpx.AsyncClient(base_url=server.url, headers=headers) as http:
         return int((await http.get("/v1/cameras/desk")).json()["frames"])
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -12,10 +12,10 @@ pytest.importorskip("playwright", reason="the browser's tests need playwright: p
 
 from playwright.async_api import Browser, expect
 
-from tests.agent.web.test_page_browser import TOO_WIDE, free_port
 from tests.support.agents import ListSource, frames, remember, served
 from tests.support.axe import serious_problems
-from tests.support.browser import PHONE, Visit, browser, needs_chromium, texts, visit
+from tests.support.browser import PHONE, TOO_WIDE, Visit, browser, needs_chromium, texts, visit
+from tests.support.network import free_port
 from tests.support.proxies import documented_location, needs_nginx, nginx
 from tests.support.rules import RULE
 from tests.support.vlm_server import spying

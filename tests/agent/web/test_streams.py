@@ -14,8 +14,8 @@ from agent.errors import AgentStopping, BadRequest
 from agent.web import streams
 from agent.web.server import SHUTDOWN_GRACE_S
 from agent.web.streams import ClientLeft, LongResponses, unless_gone
-from tests.agent.ask.test_remote import openai
 from tests.support.agents import remember, served
+from tests.support.remote import openai
 from tests.support.vlm_server import spying
 
 

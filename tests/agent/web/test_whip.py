@@ -16,42 +16,10 @@ from streaming.frame import FrameSettings
 from streaming.offer import OfferMalformed, OfferUnusable, check_offer, usable_candidate
 from streaming.publisher import publish
 from streaming.whip import Rejected, WhipServer, WhipSettings
-from tests.support.streams import TOKEN, Site, authorize, chunks, take, track, until, whip_site
+from tests.support.streams import AUDIO, OFFER, TOKEN, Site, authorize, chunks, take, track, until, whip_site
 
 SDP = {"Content-Type": "application/sdp"}
 FRAGMENT = {"Content-Type": "application/trickle-ice-sdpfrag"}
-
-OFFER = """v=0
-o=- 1 1 IN IP4 0.0.0.0
-s=-
-t=0 0
-a=group:BUNDLE 0
-m=video 9 UDP/TLS/RTP/SAVPF 97 98 99
-c=IN IP4 0.0.0.0
-a=sendonly
-a=mid:0
-a=rtcp-mux
-a=rtpmap:97 VP8/90000
-a=rtpmap:98 rtx/90000
-a=fmtp:98 apt=97
-a=rtpmap:99 H264/90000
-a=fmtp:99 packetization-mode=1;profile-level-id=42e01f
-a=ice-ufrag:abcd
-a=ice-pwd:abcdefghijklmnopqrstuv
-a=fingerprint:sha-256 00:01:02:03:04:05:06:07:08:09:0A:0B:0C:0D:0E:0F:10:11:12:13:14:15:16:17:18:19:1A:1B:1C:1D:1E:1F
-a=setup:actpass
-""".replace("\n", "\r\n")
-AUDIO = """m=audio 9 UDP/TLS/RTP/SAVPF 111
-c=IN IP4 0.0.0.0
-a=sendonly
-a=mid:1
-a=rtcp-mux
-a=rtpmap:111 opus/48000/2
-a=ice-ufrag:abcd
-a=ice-pwd:abcdefghijklmnopqrstuv
-a=fingerprint:sha-256 00:01
-a=setup:actpass
-""".replace("\n", "\r\n")
 
 
 def assert_problem(response: httpx.Response, status: int, *words: str) -> None:
