@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from agent.alerts.engine import Engine, open_book, open_engine
+from agent.alerts.engine import Engine, open_alert_store, open_engine
 from agent.ask.answer import Answering
 from agent.ask.egress import Egress, Resolver, system_resolver
 from agent.ask.probe import AnswererWatch
@@ -29,7 +29,7 @@ from agent.ingest.encoder import Encoding, self_test
 from agent.ingest.intake import Intake
 from agent.ingest.masks import Masks
 from agent.ingest.wallclock import Moment, WallClock, running_s
-from agent.keep.erasing import Erasing, erase_from_book
+from agent.keep.erasing import Erasing, erase_from_alerts
 from agent.keep.filling import filling_problem
 from agent.keep.holdings import holdings
 from agent.metrics import Metrics
@@ -110,11 +110,11 @@ class Agent:
             zone_of=self.zone_of,
             remote=self.remote,
         )
-        self.book = open_book(settings)
+        self.alert_store = open_alert_store(settings)
         self.alerts = self._engine()
         self.erasing = Erasing(settings.data_dir, clock=self.now, newest=lambda camera: store.stats(camera).newest)
         self.erasing.add("frames", self._erase_frames)
-        self.erasing.add("alerts", erase_from_book(self.book))
+        self.erasing.add("alerts", erase_from_alerts(self.alert_store))
         self.answerer = self._watch_answerer(resolve)
         self.delivery = Delivery(self)
         self.state = State(self)
@@ -129,7 +129,7 @@ class Agent:
     def _engine(self) -> Engine:
         settings = self.settings
         return open_engine(
-            self.book,
+            self.alert_store,
             self.store,
             self.answering,
             settings=settings,
@@ -180,7 +180,13 @@ class Agent:
 
     def _close(self) -> None:
         with ExitStack() as closing:  # last first; one that fails keeps no other open
-            for close in (self.store.close, self.book.close, self.alerts.flush, self.language.close, self.vision.close):
+            for close in (
+                self.store.close,
+                self.alert_store.close,
+                self.alerts.flush,
+                self.language.close,
+                self.vision.close,
+            ):
                 closing.callback(close)
 
     # --- cameras ---

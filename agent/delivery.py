@@ -1,6 +1,6 @@
 """Everything that leaves for others by itself: the MQTT bridge and the webhooks of an agent, over one outbox.
 
-Joins the parts: what the broker is shown comes from the agent, events from the book. Nothing here keeps a frame or a
+Joins the parts: what the broker is shown comes from the agent, events from the alert store. Nothing here keeps a frame or a
 question waiting.
 """
 
@@ -14,8 +14,8 @@ from agent.alerts.webhooks import Webhook
 from agent.metrics import Reader, Reading
 from agent.mqtt.asking import Asking
 from agent.mqtt.bridge import Bridge
-from agent.mqtt.retained import CameraStatus, CameraView, Marks, MemoryView
 from agent.mqtt.session import Desk
+from agent.mqtt.state import CameraStatus, CameraView, Marks, MemoryView
 from agent.mqtt.topics import Topics
 from agent.runtime.supervisor import Work
 
@@ -24,18 +24,20 @@ if TYPE_CHECKING:
 
 
 class Delivery:
-    """See the module. Made before the agent runs: it tells the book which sinks there are."""
+    """See the module. Made before the agent runs: it tells the alert store which sinks there are."""
 
     def __init__(self, agent: "Agent") -> None:
         settings = agent.settings
         self._agent = agent
         self._rates: dict[str, tuple[float, int]] = {}  # camera -> (unix seconds, frames remembered until then)
         self.bridge = None if settings.mqtt.url is None else Bridge(self._desk())
-        self.webhooks = [Webhook(name, each, agent.book, agent.clock) for name, each in settings.webhooks.items()]
-        agent.book.sinks = (*((MQTT,) if self.bridge else ()), *map(webhook_sink, settings.webhooks))
+        self.webhooks = [
+            Webhook(name, each, agent.alert_store, agent.clock) for name, each in settings.webhooks.items()
+        ]
+        agent.alert_store.sinks = (*((MQTT,) if self.bridge else ()), *map(webhook_sink, settings.webhooks))
         if self.bridge is not None and settings.mqtt.snapshots:
             topics = Topics(settings.mqtt.prefix)
-            agent.alerts.watching.teller.image_topic = topics.snapshot
+            agent.alerts.watcher.recorder.image_topic = topics.snapshot
         agent.metrics.watch(self._readers())
 
     def tasks(self) -> list[tuple[str, Work]]:
@@ -54,9 +56,9 @@ class Delivery:
         agent = self._agent
         return Desk(
             settings=agent.settings.mqtt,
-            book=agent.book,
-            marks=Marks(agent.book.connection, agent.book.lock),
-            rules=agent.alerts.watching,
+            alert_store=agent.alert_store,
+            marks=Marks(agent.alert_store.connection, agent.alert_store.lock),
+            rules=agent.alerts.watcher,
             cameras=self._cameras,
             memories=self._memories,
             clock=agent.clock,
@@ -75,7 +77,7 @@ class Delivery:
             agent.answering,
             existing=agent.existing,
             zone_of=agent.zone_of,
-            sign=lambda path: agent.alerts.watching.teller.link(path),
+            sign=lambda path: agent.alerts.watcher.recorder.link(path),
             model=str(agent.model_card()["id"]),
         )
 
@@ -126,12 +128,12 @@ class Delivery:
         return [({"reason": reason}, float(count)) for reason, count in dict(counts).items()]
 
     def _waiting(self) -> list[Reading]:
-        book = self._agent.book
-        with book.lock:
-            return [({"stage": sink}, float(book.outbox.count(sink))) for sink in book.sinks]
+        alert_store = self._agent.alert_store
+        with alert_store.lock:
+            return [({"stage": sink}, float(alert_store.outbox.count(sink))) for sink in alert_store.sinks]
 
     def _dropped(self) -> list[Reading]:
-        dropped = dict(self._agent.book.outbox.num_dropped)
+        dropped = dict(self._agent.alert_store.outbox.num_dropped)
         return [({"stage": sink, "reason": reason}, float(count)) for (sink, reason), count in dropped.items()]
 
     def _taken(self) -> list[Reading]:

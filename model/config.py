@@ -14,7 +14,7 @@ Reference = Literal["keyframe", "released"]
 Redundancy = Literal["raw", "background"]
 PatchFeatures = Literal["vision", "hidden"]
 Fill = Literal["gaps", "none"]
-JudgeManner = Literal["instruct", "question"]  # how an alert's condition is put to it; see agent/alerts/wording.py
+JudgeManner = Literal["instruct", "question"]  # how an alert's condition is put to it; see agent/alerts/condition.py
 
 # Text, chat markers and the answer need room beside the pictures: this many tokens, or a quarter of a small context.
 TEXT_RESERVE_TOKENS = 1024

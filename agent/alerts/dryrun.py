@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from agent.alerts.judge import Judge
 from agent.alerts.machine import Ask, Refusal, Sighting, Vote
 from agent.alerts.replay import Fired, Replay, Replayed, openings, with_gate
-from agent.alerts.watching import WARM_S
+from agent.alerts.watcher import WARM_S
 from agent.errors import NoFrames, Problem
 from agent.runtime import pools
 from agent.runtime.lanes import Priority

@@ -1,4 +1,4 @@
-"""Alerts at work: encoded frames -> rules -> the judge -> the book. The tasks and hand-offs around `watching.py`.
+"""Alerts at work: encoded frames -> rules -> the judge -> the book. The tasks and hand-offs around `watcher.py`.
 
 Nothing here keeps ingest or questions waiting: frames are handed over without a wait, the book is written in a worker
 thread, and the judge takes one turn in the language lane at a time, after every question that waits.
@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 
 from agent.alerts.dryrun import DryRun, Outcome, Report, Trial
 from agent.alerts.judge import Judge
+from agent.alerts.recorder import Recorder
 from agent.alerts.rules import Rules
-from agent.alerts.store import BOOK_FILE, Book
-from agent.alerts.telling import Teller
+from agent.alerts.store import ALERTS_FILE, AlertStore
 from agent.alerts.watch import Frame, Pending
-from agent.alerts.watching import Watching
+from agent.alerts.watcher import Watcher
 from agent.ask.answer import Answering
 from agent.errors import DryRunBusy, Problem
 from agent.metrics import Metrics
@@ -48,7 +48,7 @@ class Engine:
 
     def __init__(
         self,
-        watching: Watching,
+        watcher: Watcher,
         judge: Judge,
         answering: Answering,
         *,
@@ -58,7 +58,7 @@ class Engine:
         clock: Callable[[], float],
         zone_of: Callable[[str], str],
     ) -> None:
-        self.watching = watching
+        self.watcher = watcher
         self.judge = judge
         self.num_dropped = 0  # frames that no rule saw
         self._answering, self._settings, self._metrics, self._clock = answering, settings, metrics, clock
@@ -101,18 +101,18 @@ class Engine:
     async def begin(self) -> None:
         """Rules of the configuration and of the book begin to watch. One that cannot is tried again (`_flush`)."""
         with contained("ending alerts of rules that are gone"):
-            await pools.alerts(self.watching.begin)
+            await pools.alerts(self.watcher.begin)
         self._begun = True
         await self._arm()
 
     async def _arm(self) -> None:
         """Give every rule that does not watch yet its condition as a vector."""
-        for rule in await pools.alerts(self.watching.unarmed):
+        for rule in await pools.alerts(self.watcher.unarmed):
             with contained(f"reading the condition of rule {rule.name}") as outcome:
                 unit = await self._unit(rule.settings.condition)
-                await pools.alerts(self.watching.arm, rule, unit)  # its lock may be held for as long as an erasure
+                await pools.alerts(self.watcher.arm, rule, unit)  # its lock may be held for as long as an erasure
             if outcome.error is not None:
-                self.watching.problems[rule.name] = f"its condition cannot be read: {words_of(outcome.error)}"
+                self.watcher.problems[rule.name] = f"its condition cannot be read: {words_of(outcome.error)}"
 
     async def _unit(self, condition: str) -> NDArray[np.float32]:
         features: TextFeatures = await self._answering.making.embed(condition)
@@ -120,7 +120,7 @@ class Engine:
 
     def problems(self) -> dict[str, str]:
         """By rule, in words: why it cannot do its work. Rules that can are not named."""
-        return self.watching.rule_problems()
+        return self.watcher.rule_problems()
 
     # --- the three tasks ---
 
@@ -137,7 +137,7 @@ class Engine:
                 try:
                     with contained("showing frames to the rules") as outcome:
                         room = self._settings.max_waiting - len(self._waiting)
-                        self._waiting.extend(await pools.alerts(self.watching.frames, batch, room))
+                        self._waiting.extend(await pools.alerts(self.watcher.frames, batch, room))
                     if outcome.error is not None:
                         self.num_dropped += len(batch)
                 finally:
@@ -164,15 +164,15 @@ class Engine:
             await self._decide(pending)
         if outcome.error is not None:
             with contained(f"telling rule {pending.rule} that there is no verdict"):
-                await pools.alerts(self.watching.refused, pending, "judge_unavailable", words_of(outcome.error))
+                await pools.alerts(self.watcher.refused, pending, "judge_unavailable", words_of(outcome.error))
 
     async def _decide(self, pending: Pending) -> None:
         """One judgement, whatever comes of it."""
-        rule = await pools.alerts(self.watching.wanted, pending)
+        rule = await pools.alerts(self.watcher.wanted, pending)
         if rule is None:
             return
         if self._clock() - pending.time > self._settings.late_s:
-            await pools.alerts(self.watching.refused, pending, "judge_busy")
+            await pools.alerts(self.watcher.refused, pending, "judge_busy")
             return
         started = perf_counter()
         try:
@@ -180,11 +180,11 @@ class Engine:
         except (Problem, StorageError) as error:
             self._metrics.judgements.labels(rule=pending.rule, reason="failed").inc()
             log.warning("no verdict", extra={"rule": pending.rule, "camera": pending.camera, "error": str(error)})
-            await pools.alerts(self.watching.refused, pending, "judge_unavailable", str(error))
+            await pools.alerts(self.watcher.refused, pending, "judge_unavailable", str(error))
             return
         self._metrics.stage_seconds.labels(stage="judge").observe(perf_counter() - started)
         self._metrics.judgements.labels(rule=pending.rule, reason=vote.verdict).inc()
-        await pools.alerts(self.watching.judged, pending, vote)
+        await pools.alerts(self.watcher.judged, pending, vote)
 
     async def _flush(self) -> None:
         while True:
@@ -196,7 +196,7 @@ class Engine:
     def flush(self) -> None:
         """Write the states of rules down. A full disk is tried again later."""
         try:
-            self.watching.flush()
+            self.watcher.flush()
         except StorageError as error:
             log.error("states of rules not written", extra={"error": str(error)})
 
@@ -209,7 +209,7 @@ class Engine:
     async def put(self, name: str, settings: RuleSettings, *, new: bool = False, switched: bool = False) -> None:
         """Make or change a rule. Raises Problem, or StorageError when it cannot be kept."""
         unit = await self._unit(settings.condition)
-        await pools.alerts(self.watching.put, name, settings, unit, new=new, switched=switched)
+        await pools.alerts(self.watcher.put, name, settings, unit, new=new, switched=switched)
 
     async def try_rule(self, trial: Trial, report: Report) -> Outcome:
         """What the rule would have done; one at a time. Raises DryRunBusy or another Problem."""
@@ -225,14 +225,14 @@ class Engine:
 
     async def describe(self, name: str) -> dict[str, Any]:
         """A rule as REST shows it. Raises UnknownRule."""
-        return await pools.alerts(self.watching.describe, name)
+        return await pools.alerts(self.watcher.describe, name)
 
 
-def open_book(settings: Settings) -> Book:
+def open_alert_store(settings: Settings) -> AlertStore:
     """The book in the data folder. Raises StorageError."""
     kept = settings.alerts
-    return Book(
-        settings.data_dir / BOOK_FILE,
+    return AlertStore(
+        settings.data_dir / ALERTS_FILE,
         max_alerts=kept.max_alerts,
         max_suppressed=kept.max_suppressed,
         max_outbox=kept.max_outbox,
@@ -240,7 +240,7 @@ def open_book(settings: Settings) -> Book:
 
 
 def open_engine(
-    book: Book,
+    alert_store: AlertStore,
     store: MemoryStore,
     answering: Answering,
     *,
@@ -252,11 +252,11 @@ def open_engine(
     model: str,
 ) -> Engine:
     """The rules of `settings` and of the book, ready to run. `model`: who judges, as events name it. Raises StorageError."""
-    watching = Watching(
-        book,
-        Rules(book, settings.rules, max_rules=settings.alerts.max_rules),
+    watcher = Watcher(
+        alert_store,
+        Rules(alert_store, settings.rules, max_rules=settings.alerts.max_rules),
         store,
-        Teller(book, store, metrics=metrics, clock=clock, model=model),
+        Recorder(alert_store, store, metrics=metrics, clock=clock, model=model),
         settings=settings.alerts,
         clock=clock,
         zone_of=zone_of,
@@ -264,7 +264,7 @@ def open_engine(
     )
     judge = Judge(answering)
     return Engine(
-        watching,
+        watcher,
         judge,
         answering,
         store=store,

@@ -12,37 +12,7 @@ import math
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from pydantic import Field, model_validator
-
-from agent.settings.types import Part
-
-
-class GateSettings(Part):
-    """When a frame is unusual enough to be looked at. Scores are in spreads of the camera's own background."""
-
-    on: float = Field(default=8.0, gt=0, le=100, description="the gate opens at this score")
-    off: float = Field(default=4.0, gt=0, le=100, description="an open gate closes below this score")
-    surge: float = Field(
-        default=1.5,
-        gt=1,
-        le=100,
-        description="a surge of an open gate: so many times its last peak; the judge is asked afresh",
-    )
-    background_s: float = Field(default=300.0, gt=0, le=86400, description="seconds in which the background is learnt")
-    open_factor: float = Field(default=4.0, ge=1, description="how much slower it is learnt while the gate is open")
-    warm_up_frames: int = Field(
-        default=30,
-        ge=2,
-        le=1000,
-        description="frames before the gate may open; later none counts for more than one of them",
-    )
-    min_spread: float = Field(default=0.002, gt=0, le=1, description="a spread is taken to be at least this cosine")
-
-    @model_validator(mode="after")
-    def _hysteresis(self) -> "GateSettings":
-        if self.off > self.on:
-            raise ValueError("off must not be above on: the gate would open and close at every frame")
-        return self
+from agent.settings.rules import GateSettings
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,8 @@ Does not know when to ask, nor what a verdict leads to.
 
 import re
 
+from agent.alerts.condition import as_question, read_answer
 from agent.alerts.machine import Verdict, Vote
-from agent.alerts.wording import as_question, read_answer
 from agent.ask.answer import Answering
 from agent.ask.question import Evidence, Question
 from agent.runtime.lanes import Priority

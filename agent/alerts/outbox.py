@@ -4,8 +4,8 @@ A sink is "mqtt" or "webhook:<name>". An entry is written in the transaction tha
 its sink has confirmed it: at least once, in order, over outages and restarts. The payload is kept as bytes, so a duplicate
 is the same to the byte. Overload policy: beyond `max_entries` of one sink its oldest entry goes, and is counted.
 
-The connection and its lock belong to the Book (`agent/alerts/store.py`): hold the lock around every call; a `Sink` does. Only
-ages are measured here, by a clock that nobody sets. Nothing here knows how an entry is delivered.
+The connection and its lock belong to the AlertStore (`agent/alerts/store.py`): hold the lock around every call; a `Sink` does.
+Only ages are measured here, by a clock that nobody sets. Nothing here knows how an entry is delivered.
 """
 
 import json
@@ -56,7 +56,7 @@ class Outgoing:
 
 
 class Outbox:
-    """A table of the Book's database."""
+    """A table of the AlertStore's database."""
 
     def __init__(
         self, connection: sqlite3.Connection, *, max_entries: int, steady: Callable[[], float] = time.monotonic

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from agent.alerts.clip import clip_path
 from agent.alerts.event import AlertEvent, EventFrame, event_id, new_alert_id
 from agent.alerts.machine import Action, Held, Off, On, RuleState
-from agent.alerts.store import Book, Suppressed
+from agent.alerts.store import AlertStore, Suppressed
 from agent.alerts.watch import Watch
 from agent.metrics import Metrics
 from agent.settings.rules import RuleSettings
@@ -20,15 +20,15 @@ from memory.store import MemoryStore
 log = logging.getLogger(__name__)
 
 
-class Teller:
+class Recorder:
     """See the module. Not thread-safe: whoever watches holds the lock."""
 
     def __init__(
-        self, book: Book, store: MemoryStore, *, metrics: Metrics, clock: Callable[[], float], model: str
+        self, alert_store: AlertStore, store: MemoryStore, *, metrics: Metrics, clock: Callable[[], float], model: str
     ) -> None:
         self.link: Callable[[str], str] = lambda path: path  # a path of ours as others can open it
         self.image_topic: Callable[[str, str], str | None] = lambda camera, rule: None
-        self._book, self._store, self._metrics = book, store, metrics
+        self._alert_store, self._store, self._metrics = alert_store, store, metrics
         self._clock, self._model = clock, model
 
     def tell(
@@ -53,11 +53,11 @@ class Teller:
             new.alert_id, new.condition = event.id.rpartition("-")[0], event.condition
             new.alert_id = new.alert_id if event.event_type == "on" else None
         with (
-            self._book.lock
+            self._alert_store.lock
         ):  # an erasure removes frames first, then alerts: it comes wholly before this, or wholly after
             if event is not None and self._is_erased(actions):
                 event, snapshot, new.alert_id = None, None, None
-            self._book.commit(
+            self._alert_store.commit(
                 watch.rule,
                 watch.camera,
                 None if last else new.to_json(),

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from agent.alerts.store import BOOK_FILE, EVERY_CAMERA, Book, Switch
+from agent.alerts.store import ALERTS_FILE, EVERY_CAMERA, AlertStore, Switch
 from agent.errors import RuleConflict, UnknownRule
 from agent.settings.rules import RuleSettings
 from memory.errors import StorageError
@@ -27,16 +27,27 @@ class Rule:
     source: Source
 
 
+@dataclass(frozen=True, slots=True)
+class RuleView:
+    """The current state of one rule at one camera, as MQTT shows it."""
+
+    rule: str
+    camera: str
+    on: bool  # an alert is active
+    enabled: bool
+    snoozed_until: float  # unix seconds; 0: not snoozed
+
+
 class Rules:
     """See the module."""
 
-    def __init__(self, book: Book, configured: Mapping[str, RuleSettings], *, max_rules: int) -> None:
+    def __init__(self, alert_store: AlertStore, configured: Mapping[str, RuleSettings], *, max_rules: int) -> None:
         """Raises StorageError when a kept rule cannot be read."""
-        self._book = book
+        self._alert_store = alert_store
         self._max_rules = max_rules
-        self._rules = {name: Rule(name, _kept(name, given), "api") for name, given in book.rules().items()}
+        self._rules = {name: Rule(name, _kept(name, given), "api") for name, given in alert_store.rules().items()}
         self._rules |= {name: Rule(name, settings, "config") for name, settings in configured.items()}
-        self._switches = book.switches()
+        self._switches = alert_store.switches()
 
     def all(self) -> list[Rule]:
         """By name."""
@@ -61,7 +72,7 @@ class Rules:
         num_made = sum(rule.source == "api" for rule in self._rules.values())
         if found is None and num_made >= self._max_rules:
             raise RuleConflict(f"There are {num_made} rules, as many as alerts.max_rules allows: remove one first.")
-        self._book.put_rule(name, settings.model_dump(mode="json"))
+        self._alert_store.put_rule(name, settings.model_dump(mode="json"))
         self._rules[name] = Rule(name, settings, "api")
         if not switched:
             self._set(name, None, enabled=None)
@@ -71,7 +82,7 @@ class Rules:
         """Raises UnknownRule, or RuleConflict for a rule of the configuration."""
         if self.named(name).source == "config":
             raise RuleConflict(f"The rule '{name}' stands in the configuration file: remove it there.")
-        self._book.remove_rule(name)
+        self._alert_store.remove_rule(name)
         del self._rules[name]
         self._switches = {key: switch for key, switch in self._switches.items() if key[0] != name}
 
@@ -112,7 +123,7 @@ class Rules:
             changed = {key: replace(switch, **nothing) for key, switch in self._switches.items() if key[0] == name}
         place = (name, camera or EVERY_CAMERA)
         changed[place] = replace(self._switch(*place), **change)
-        self._book.put_switches(changed)
+        self._alert_store.put_switches(changed)
         self._switches |= changed
 
 
@@ -120,4 +131,4 @@ def _kept(name: str, given: Mapping[str, Any]) -> RuleSettings:
     try:
         return RuleSettings.model_validate(given)
     except ValidationError as error:
-        raise StorageError(f"the rule '{name}' in {BOOK_FILE} cannot be read (another version?): {error}") from error
+        raise StorageError(f"the rule '{name}' in {ALERTS_FILE} cannot be read (another version?): {error}") from error

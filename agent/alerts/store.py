@@ -22,7 +22,7 @@ from agent.alerts.outbox import Outbox
 from memory.errors import StorageError
 from memory.sqlite_errors import make_private, storage_errors
 
-BOOK_FILE = "alerts.sqlite"
+ALERTS_FILE = "alerts.sqlite"
 EVERY_CAMERA = "*"  # in a switch: all cameras that have none of their own; no camera can be named so
 
 _SCHEMA_VERSION = 1
@@ -120,7 +120,7 @@ class Filter:
         return f"{where} ORDER BY seq DESC LIMIT ?", [*given.values(), self.limit]
 
 
-class Book:
+class AlertStore:
     """See the module. One process at a time: the agent that owns the data folder."""
 
     def __init__(

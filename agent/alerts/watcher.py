@@ -34,12 +34,11 @@ from agent.alerts.machine import (
     saw,
     spend,
 )
-from agent.alerts.rules import Rule, Rules
-from agent.alerts.store import Book
-from agent.alerts.telling import Teller
+from agent.alerts.recorder import Recorder
+from agent.alerts.rules import Rule, Rules, RuleView
+from agent.alerts.store import AlertStore
 from agent.alerts.watch import Frame, Pending, Watch
 from agent.errors import BadRequest, UnknownCamera
-from agent.mqtt.retained import RuleView
 from agent.runtime.supervisor import contained, words_of
 from agent.settings.rules import AlertsSettings, RuleSettings
 from memory.errors import StorageError
@@ -53,29 +52,29 @@ MAX_UNJUDGED = 3  # verdicts that fail or cannot be read, one after the other: t
 _UNREAD = "what its judge says is none of yes, no and unclear"
 
 
-class Watching:
+class Watcher:
     """See the module."""
 
     def __init__(
         self,
-        book: Book,
+        alert_store: AlertStore,
         rules: Rules,
         store: MemoryStore,
-        teller: Teller,
+        recorder: Recorder,
         *,
         settings: AlertsSettings,
         clock: Callable[[], float],
         zone_of: Callable[[str], str],
         cameras: Callable[[], Iterable[str]],
     ) -> None:
-        self.teller = teller
+        self.recorder = recorder
         self.problems: dict[str, str] = {}  # by rule, in words: why it watches nothing; `problem` knows all reasons
-        self._book, self._rules, self._store = book, rules, store
+        self._alert_store, self._rules, self._store = alert_store, rules, store
         self._settings, self._clock, self._zone_of, self._cameras = settings, clock, zone_of, cameras
         self._lock = RLock()
         self._units: dict[str, NDArray[np.float32]] = {}  # by rule: its condition (D,)
         self._budgets: dict[str, Budget] = {}
-        self._watches = {key: Watch.read(*key, value) for key, value in book.states().items()}
+        self._watches = {key: Watch.read(*key, value) for key, value in alert_store.states().items()}
         self._unjudged: dict[tuple[str, str], tuple[int, str]] = {}  # verdicts missed since the last one, and why
         self._seen: dict[str, int] = {}  # by camera: id of the newest frame looked at
         for watch in self._watches.values():
@@ -229,7 +228,7 @@ class Watching:
             watch.state, watch.written = state, False
         else:
             try:
-                self.teller.tell(watch, state, actions, self._rules.named(watch.rule).settings)
+                self.recorder.tell(watch, state, actions, self._rules.named(watch.rule).settings)
             except StorageError as error:
                 log.error("alert not written", extra={"rule": watch.rule, "camera": watch.camera, "error": str(error)})
                 watch.state = resumed(watch.state)
@@ -241,7 +240,7 @@ class Watching:
         with self._lock:
             changed = {key: watch for key, watch in self._watches.items() if not watch.written}
             if changed:
-                self._book.put_states({key: watch.to_json() for key, watch in changed.items()})
+                self._alert_store.put_states({key: watch.to_json() for key, watch in changed.items()})
             for watch in changed.values():
                 watch.written = True
 
@@ -313,7 +312,7 @@ class Watching:
     def _drop(self, watches: Iterable[Watch]) -> None:
         for watch in list(watches):
             state, actions = ended(watch.state, self._now(watch))
-            self.teller.tell(watch, state, actions, None, last=True)
+            self.recorder.tell(watch, state, actions, None, last=True)
             del self._watches[watch.rule, watch.camera]
             self._unjudged.pop((watch.rule, watch.camera), None)
 

@@ -24,7 +24,7 @@ from typing import Any
 import httpx
 
 from agent.alerts.outbox import Outgoing, Sink, webhook_sink
-from agent.alerts.store import Book
+from agent.alerts.store import AlertStore
 from agent.runtime import pools
 from agent.runtime.unreachable import why_unreachable
 from agent.settings.webhooks import WebhookSettings
@@ -67,7 +67,7 @@ class Webhook:
         self,
         name: str,
         settings: WebhookSettings,
-        book: Book,
+        alert_store: AlertStore,
         clock: Callable[[], float],
         first_pause_s: float = FIRST_PAUSE_S,
     ) -> None:
@@ -77,8 +77,8 @@ class Webhook:
         self._storage_trouble: str | None = None
         self._refused: str | None = None  # by the disk, in this round
         self._settings = settings
-        self._book = book
-        self._outbox = Sink(book.outbox, book.lock, self.sink)
+        self._alert_store = alert_store
+        self._outbox = Sink(alert_store.outbox, alert_store.lock, self.sink)
         self._clock = clock
         self._first_pause_s = first_pause_s
         self._wake = asyncio.Event()
@@ -95,7 +95,7 @@ class Webhook:
         def wake() -> None:
             loop.call_soon_threadsafe(self._wake.set)
 
-        self._book.listen(wake)
+        self._alert_store.listen(wake)
         try:
             async with await pools.alerts(self._client) as client:
                 while True:
@@ -107,7 +107,7 @@ class Webhook:
                     except TimeoutError:
                         pass
         finally:
-            self._book.unlisten(wake)
+            self._alert_store.unlisten(wake)
 
     def _client(self) -> httpx.AsyncClient:
         """It trusts the authorities that come with httpx, and those of this machine."""

@@ -46,8 +46,8 @@ def _evaluate(model: "VideoModel", seeds: list[int], args: argparse.Namespace) -
     from rich.console import Console
     from rich.progress import Progress, TaskID
 
-    from agent.alerts.gate import GateSettings
     from agent.evaluation.alerts import evaluate
+    from agent.settings.rules import GateSettings
 
     tasks: dict[str, TaskID] = {}
     with Progress(console=Console(stderr=True)) as progress:

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
 
-from agent.alerts.store import BOOK_FILE, Book
+from agent.alerts.store import ALERTS_FILE, AlertStore
 from agent.cli.ask import advise, connect, server_of, window_of, zone_of
 from agent.cli.client import Client, ServerError, understood
 from agent.cli.common import EXIT_USAGE, CliError, say, settings_of
-from agent.keep.erasing import Erasing, NotErasedYet, Request, erase_from_book
+from agent.keep.erasing import Erasing, NotErasedYet, Request, erase_from_alerts
 from agent.keep.export import NothingToExport, TooManyFrames, export, log_text
 from agent.keep.holdings import folder_holdings, holdings
 from agent.settings.settings import Settings
@@ -151,17 +151,17 @@ def _erase(source: Client | OfflineMemory, settings: Settings, request: Request)
         raise CliError(f'nothing of a camera "{request.camera}" is remembered')
     erasing = Erasing(settings.data_dir, newest=lambda camera: source.stats(camera).newest)
     erasing.add("frames", source.erase)
-    book = Book(settings.data_dir / BOOK_FILE) if (settings.data_dir / BOOK_FILE).exists() else None
+    alert_store = AlertStore(settings.data_dir / ALERTS_FILE) if (settings.data_dir / ALERTS_FILE).exists() else None
     try:
-        if book is not None:
-            erasing.add("alerts", erase_from_book(book))
+        if alert_store is not None:
+            erasing.add("alerts", erase_from_alerts(alert_store))
         # what only a running agent can take back (retained MQTT messages) it takes back at its next start
         return erasing.erase(request, again=True)
     except NotErasedYet as error:
         raise CliError(f"{error} (at the next start, or by running this again)") from error
     finally:
-        if book is not None:
-            book.close()
+        if alert_store is not None:
+            alert_store.close()
 
 
 def run_export(args: argparse.Namespace) -> int:

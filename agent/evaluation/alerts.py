@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from agent.alerts.gate import GateReading, GateSettings, GateState
+from agent.alerts.gate import GateReading, GateState
 from agent.alerts.gate import step as gate_step
 from agent.alerts.judge import Judge
 from agent.alerts.machine import Ask, Refusal, Sighting, Vote
@@ -31,7 +31,7 @@ from agent.evaluation.alert_truth import Armed, Score, arm, score
 from agent.ingest.intake import decode_jpeg, encode_jpeg
 from agent.metrics import Metrics
 from agent.runtime.lanes import Lane
-from agent.settings.rules import JudgeSettings, RuleSettings
+from agent.settings.rules import GateSettings, JudgeSettings, RuleSettings
 from agent.settings.settings import Settings
 from memory.store import MemoryStore
 from model.world.draw import degrade, draw

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from agent.alerts.store import Book
+from agent.alerts.store import AlertStore
 from agent.runtime.files import replace_private
 from memory.segment_file import FULL, sync_folder
 from memory.sqlite_errors import storage_errors
@@ -125,16 +125,16 @@ class Erasing:
         return {name: eraser(request.camera, request.lower, request.upper) for name, eraser in self._erasers}
 
 
-def erase_from_book(book: Book) -> Eraser:
+def erase_from_alerts(alert_store: AlertStore) -> Eraser:
     """Alerts with their pictures and what waits in the outbox, from the rows and from the file behind them."""
 
     def erase(camera: str, after: float, before: float) -> int:
-        count = book.erase(camera, after, before)
-        with book.lock, storage_errors(book.path, "erase in it"):
-            book.connection.execute("VACUUM")  # copies of rows that page splits left behind
-            busy = book.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+        count = alert_store.erase(camera, after, before)
+        with alert_store.lock, storage_errors(alert_store.path, "erase in it"):
+            alert_store.connection.execute("VACUUM")  # copies of rows that page splits left behind
+            busy = alert_store.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
         if busy:
-            raise OSError(f"{book.path}: another connection is reading")
+            raise OSError(f"{alert_store.path}: another connection is reading")
         return count
 
     return erase

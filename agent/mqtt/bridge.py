@@ -88,7 +88,7 @@ class Bridge:
         def wake() -> None:
             loop.call_soon_threadsafe(self.desk.wake.set)
 
-        self.desk.book.listen(wake)
+        self.desk.alert_store.listen(wake)
         try:
             while True:
                 try:
@@ -101,7 +101,7 @@ class Bridge:
                     self._failed(str(error))
                     await asyncio.sleep(self._pauses.last_s)
         finally:
-            self.desk.book.unlisten(wake)
+            self.desk.alert_store.unlisten(wake)
             self.status.connected = False
 
     @asynccontextmanager

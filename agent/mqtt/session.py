@@ -1,7 +1,7 @@
 """One connection to the broker, from the first subscription to the last "offline".
 
 One task listens; the other, in a loop, delivers the outbox and makes what the broker holds equal to the present
-(`agent/mqtt/retained.py`). Publishing is one message after the other, each confirmed before the next: the order of events
+(`agent/mqtt/state.py`). Publishing is one message after the other, each confirmed before the next: the order of events
 is that of their commits. Subscriptions go first, then events (the other way round after a connection that ended early),
 states, pictures, and announcements last; an event that comes meanwhile goes before the next of these. What the broker does
 not take is left out and said, and holds up nothing else.
@@ -26,14 +26,15 @@ from paho.mqtt.properties import Properties
 
 from agent.alerts.event import shortened
 from agent.alerts.outbox import MQTT, Outgoing, Sink
-from agent.alerts.store import Book
+from agent.alerts.rules import RuleView
+from agent.alerts.store import AlertStore
 from agent.ask.remote import fitted
 from agent.errors import Problem
 from agent.mqtt.asking import Asking
 from agent.mqtt.discovery import agent_payload, agent_topic, config_payload, config_topic, platforms
 from agent.mqtt.publisher import Notes, Publisher, SetAside, TooLarge
 from agent.mqtt.refusals import EVENT, EVENT_RETRY_S, Refusals
-from agent.mqtt.retained import CameraView, Marks, MemoryView, RuleView, wanted
+from agent.mqtt.state import CameraView, Marks, MemoryView, wanted
 from agent.mqtt.topics import OFF, OFFLINE, ON, ONLINE, Command, Topics
 from agent.mqtt.wire import Client, Refused
 from agent.runtime import pools
@@ -75,7 +76,7 @@ class Desk:
     """What there is to show, and who answers: all that sessions share."""
 
     settings: MqttSettings
-    book: Book
+    alert_store: AlertStore
     marks: Marks
     rules: Rules
     cameras: Callable[[], Iterable[CameraView]]
@@ -96,7 +97,7 @@ class Desk:
 
     def __post_init__(self) -> None:
         self.notes = Notes(self.counts)
-        self.sink = Sink(self.book.outbox, self.book.lock, MQTT)
+        self.sink = Sink(self.alert_store.outbox, self.alert_store.lock, MQTT)
 
     @property
     def problem(self) -> str | None:
@@ -335,7 +336,7 @@ class Session:
         newest = await pools.alerts(self._newest_pictures)
         for topic, alert_id in newest.items():
             if self._pictures.get(topic) != alert_id:
-                jpeg = await pools.alerts(self._desk.book.snapshot, alert_id)
+                jpeg = await pools.alerts(self._desk.alert_store.snapshot, alert_id)
                 if jpeg is not None:
                     await self._show_picture(topic, alert_id, jpeg)
         return set(newest)
@@ -343,7 +344,7 @@ class Session:
     def _newest_pictures(self) -> dict[str, str]:
         if not self._desk.settings.snapshots:
             return {}
-        newest = self._desk.book.newest_snapshots()
+        newest = self._desk.alert_store.newest_snapshots()
         return {
             self._topics.snapshot(camera, rule): alert_id
             for (rule, camera), alert_id in newest.items()

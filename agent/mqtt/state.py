@@ -12,20 +12,10 @@ from dataclasses import dataclass
 from threading import RLock
 from typing import Literal
 
+from agent.alerts.rules import RuleView
 from agent.mqtt.topics import OFF, ON, Topics
 
 CameraStatus = Literal["online", "offline", "disabled"]
-
-
-@dataclass(frozen=True, slots=True)
-class RuleView:
-    """One rule at one camera."""
-
-    rule: str
-    camera: str
-    on: bool  # an alert lasts
-    enabled: bool
-    snoozed_until: float  # unix seconds; 0: it is not
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +68,7 @@ def _texts(
 
 
 class Marks:
-    """The table of topics. Its connection and lock belong to the Book. Raises sqlite3.Error."""
+    """The table of topics. Its connection and lock belong to the AlertStore. Raises sqlite3.Error."""
 
     def __init__(self, connection: sqlite3.Connection, lock: RLock) -> None:
         self._connection = connection

@@ -1,7 +1,7 @@
 """The worker threads for blocking work: one bounded pool for each kind, so that no kind waits for another.
 
 `storage` writes frames and features; `pictures` reads and decodes them for the encoder; `questions` builds windows and ranks
-them; `web` serves lists, pictures and metrics; `alerts` has the alert book, MQTT and webhooks; `erasing` erases, one request
+them; `web` serves lists, pictures and metrics; `alerts` has the alert store, MQTT and webhooks; `erasing` erases, one request
 after the other; `upkeep` has all else that may take minutes: expiry, exports, loading. A model's work has threads of its own
 (`agent/runtime/lanes.py`).
 

@@ -1,4 +1,4 @@
-"""Settings of rules. The defaults of everything but the gate (`agent/alerts/gate.py`) stand here and nowhere else.
+"""Settings of rules. Every default stands here and nowhere else.
 
 A rule is the same over REST and in the YAML file; its name is the key it stands under.
 """
@@ -8,7 +8,6 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from agent.alerts.gate import GateSettings
 from agent.settings.types import Part, Slug
 from agent.times import MAX_UNIX_S, load_zone, local_moment
 from agent.untrusted.plain import plain_line
@@ -35,6 +34,34 @@ def name_switches(value: object) -> object:
     if not isinstance(value, dict):
         return value
     return {{True: "on", False: "off"}.get(key, key) if isinstance(key, bool) else key: v for key, v in value.items()}
+
+
+class GateSettings(Part):
+    """When a frame is unusual enough to be looked at. Scores are in spreads of the camera's own background."""
+
+    on: float = Field(default=8.0, gt=0, le=100, description="the gate opens at this score")
+    off: float = Field(default=4.0, gt=0, le=100, description="an open gate closes below this score")
+    surge: float = Field(
+        default=1.5,
+        gt=1,
+        le=100,
+        description="a surge of an open gate: so many times its last peak; the judge is asked afresh",
+    )
+    background_s: float = Field(default=300.0, gt=0, le=86400, description="seconds in which the background is learnt")
+    open_factor: float = Field(default=4.0, ge=1, description="how much slower it is learnt while the gate is open")
+    warm_up_frames: int = Field(
+        default=30,
+        ge=2,
+        le=1000,
+        description="frames before the gate may open; later none counts for more than one of them",
+    )
+    min_spread: float = Field(default=0.002, gt=0, le=1, description="a spread is taken to be at least this cosine")
+
+    @model_validator(mode="after")
+    def _hysteresis(self) -> "GateSettings":
+        if self.off > self.on:
+            raise ValueError("off must not be above on: the gate would open and close at every frame")
+        return self
 
 
 class ConfirmSettings(Part):

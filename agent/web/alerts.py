@@ -6,8 +6,8 @@
     GET /v1/alerts/stream                server-sent events, the payloads that MQTT carries
 
 Reading needs the scope `ask`; a picture and the stream open with a signed URL too, as browsers' `<img>` and `EventSource`
-send no headers. Everything is read from the book: a stream that
-reads slowly holds nothing up and misses nothing that the book still has.
+send no headers. Everything is read from the alert store: a stream that
+reads slowly holds nothing up and misses nothing that the store still has.
 """
 
 import asyncio
@@ -43,7 +43,7 @@ class AlertRoutes:
         self._loop: asyncio.AbstractEventLoop | None = None  # once a stream has been asked for
         self._pulse = asyncio.Event()  # set, and replaced, when something was committed
         self._ended = False
-        agent.book.listen(self._committed)
+        agent.alert_store.listen(self._committed)
 
     def routes(self) -> list[Route]:
         """Every route of this file."""
@@ -67,14 +67,14 @@ class AlertRoutes:
 
     async def alert(self, request: Request) -> Response:
         self.guard.check(request, "ask")
-        found = await pools.alerts(self.agent.book.alert, request.path_params["id"])
+        found = await pools.alerts(self.agent.alert_store.alert, request.path_params["id"])
         if found is None:
             raise _unknown(request)
         return JsonResponse(self._describe(found))
 
     async def snapshot(self, request: Request) -> Response:
         self.guard.check_signed(request, "ask")
-        jpeg = await pools.alerts(self.agent.book.snapshot, request.path_params["id"])
+        jpeg = await pools.alerts(self.agent.alert_store.snapshot, request.path_params["id"])
         if jpeg is None:
             raise _unknown(request)
         return Response(jpeg, media_type="image/jpeg")
@@ -89,7 +89,7 @@ class AlertRoutes:
         last = request.headers.get("last-event-id", "")
         if last and not (last.isascii() and last.isdigit() and len(last) <= 9):
             raise BadRequest("'Last-Event-ID' is the id of an event of this stream.", param="Last-Event-ID")
-        newest = await pools.alerts(self.agent.book.newest_event)
+        newest = await pools.alerts(self.agent.alert_store.newest_event)
         begin = min(int(last), newest) if last else newest
         if request.method == "HEAD":  # would never end, and hold the connection
             return Response(media_type="text/event-stream")
@@ -111,11 +111,11 @@ class AlertRoutes:
         )
 
     def _fired(self, wanted: Filter) -> dict[str, Any]:
-        found = self.agent.book.alerts(wanted)
+        found = self.agent.alert_store.alerts(wanted)
         return _page([self._describe(alert) for alert in found], found, wanted.limit)
 
     def _suppressed(self, wanted: Filter) -> dict[str, Any]:
-        found = self.agent.book.suppressed(wanted)
+        found = self.agent.alert_store.suppressed(wanted)
         return _page([self._describe_suppressed(each) for each in found], found, wanted.limit)
 
     def _describe(self, alert: Alert) -> dict[str, Any]:
@@ -173,8 +173,8 @@ class AlertRoutes:
         yield b"id: %d\n\n" % begin
         last = begin
         while not self._ended:
-            pulse = self._pulse  # taken before the book is read, so that a commit in between sets it
-            events = await pools.alerts(self.agent.book.events, last)
+            pulse = self._pulse  # taken before the store is read, so that a commit in between sets it
+            events = await pools.alerts(self.agent.alert_store.events, last)
             for event in events:
                 last = event.seq
                 if rule in (None, event.rule) and camera in (None, event.camera):

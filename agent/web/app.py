@@ -56,7 +56,7 @@ def build_app(
         RuleRoutes(agent, guard, responses),
         alerts,
     )
-    agent.alerts.watching.teller.link = lambda path: guard.link(path, url)
+    agent.alerts.watcher.recorder.link = lambda path: guard.link(path, url)
     routes: list[BaseRoute] = [route for part in parts for route in part.routes()]
     routes += whip_server(agent, guard, settings).routes()
     guesses = Guesses()

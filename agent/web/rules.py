@@ -108,7 +108,7 @@ class RuleRoutes:
 
     async def list(self, request: Request) -> Response:
         check_names(request)
-        rules = await pools.alerts(self.engine.watching.rules)
+        rules = await pools.alerts(self.engine.watcher.rules)
         described = [await self.engine.describe(rule.name) for rule in rules]
         return JsonResponse({"object": "list", "data": described})
 
@@ -132,29 +132,29 @@ class RuleRoutes:
     async def change(self, request: Request) -> Response:
         """Only what is sent; `enabled` alone is a switch, which rules of the configuration have too."""
         name, body = request.path_params["name"], await read_json(request)
-        rule = await pools.alerts(self.engine.watching.named, name)
+        rule = await pools.alerts(self.engine.watcher.named, name)
         if set(body) == {"enabled"} and isinstance(body["enabled"], bool):
-            await pools.alerts(self.engine.watching.set_enabled, name, None, body["enabled"])
+            await pools.alerts(self.engine.watcher.set_enabled, name, None, body["enabled"])
         else:
             settings = settings_from(merged(rule.settings.model_dump(mode="json"), body), name)
             await self.engine.put(name, settings, switched="enabled" not in body)
         return JsonResponse(await self.engine.describe(name))
 
     async def remove(self, request: Request) -> Response:
-        await pools.alerts(self.engine.watching.remove, request.path_params["name"])
+        await pools.alerts(self.engine.watcher.remove, request.path_params["name"])
         return Response(status_code=204)
 
     async def snooze(self, request: Request) -> Response:
         name, asked = request.path_params["name"], _valid(Snooze, await read_json(request))
         until = asked.until if asked.minutes is None else self.agent.clock() + 60 * asked.minutes
         until = 0.0 if asked.minutes == 0 else until
-        await pools.alerts(self.engine.watching.snooze, name, asked.camera, until or 0.0)
+        await pools.alerts(self.engine.watcher.snooze, name, asked.camera, until or 0.0)
         return JsonResponse(await self.engine.describe(name))
 
     async def try_out(self, request: Request) -> Response:
         asked = _valid(TryOut, await read_json(request))
         if isinstance(asked.rule, str):
-            rule = (await pools.alerts(self.engine.watching.named, asked.rule)).settings
+            rule = (await pools.alerts(self.engine.watcher.named, asked.rule)).settings
         else:
             rule = settings_from(asked.rule, str(asked.rule.get("name", "")))
         named = tuple(dict.fromkeys(asked.cameras if asked.cameras is not None else rule.cameras))

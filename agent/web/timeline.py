@@ -150,7 +150,7 @@ class TimelineRoutes:
 
     def _alerts(self, camera: str, after: float, before: float) -> list[Alert]:
         """The newest ones that touch the bounds, rising time."""
-        newest = self.agent.book.alerts(Filter(camera=camera, before=before, limit=MAX_ALERTS))
+        newest = self.agent.alert_store.alerts(Filter(camera=camera, before=before, limit=MAX_ALERTS))
         return [alert for alert in reversed(newest) if alert.end_time is None or alert.end_time >= after]
 
     def _pending(self, camera: str) -> list[float]:

@@ -74,7 +74,7 @@ async def test_alerts_are_received_from_the_embedded_broker(tmp_path: Path) -> N
     async with running(tmp_path / "data", cameras={"yard": {}}, **changes) as agent:
         await until(lambda: agent.delivery.bridge.status.connected)
         for number in itertools.count():  # the first ones find no subscriber: it tries again after a pause
-            commit(agent.book, event(number), jpeg())
+            commit(agent.alert_store, event(number), jpeg())
             await asyncio.sleep(0.1)
             if heard:
                 break

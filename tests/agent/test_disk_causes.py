@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.alerts.store import Book
+from agent.alerts.store import AlertStore
 from memory.errors import JournalDamaged, StorageError
 from memory.journal import Journal
 from tests.support.memories import fill, open_store
@@ -20,11 +20,11 @@ ROOT = Path(__file__).parents[2]
 CHILD = """
 import sys
 from pathlib import Path
-from agent.alerts.store import Book
+from agent.alerts.store import AlertStore
 from memory.errors import StorageError
 from tests.support.memories import open_store
 
-for name, make in (("memory", open_store), ("book", lambda folder: Book(folder / "alerts.sqlite"))):
+for name, make in (("memory", open_store), ("book", lambda folder: AlertStore(folder / "alerts.sqlite"))):
     try:
         make(Path(sys.argv[1]) / name)
     except StorageError as error:
@@ -108,7 +108,7 @@ def test_another_version_is_said_with_what_to_do(tmp_path: Path) -> None:
 def test_a_damaged_book_says_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "alerts.sqlite").write_bytes(b"no database at all, for sure" * 100)
     with pytest.raises(JournalDamaged, match="move it away"):
-        Book(tmp_path / "alerts.sqlite")
+        AlertStore(tmp_path / "alerts.sqlite")
 
 
 def test_a_folder_in_place_of_the_database_is_said(tmp_path: Path) -> None:
@@ -124,7 +124,7 @@ def test_a_folder_of_somebody_else_is_said(tmp_path: Path) -> None:
     with open_store(tmp_path / "memory") as store:
         fill(store, "a", range(1))
     code = (
-        "import os; from memory.ranking import prepare; from tests.memories import Path, open_store; prepare()\n"
+        "import os; from memory.ranking import prepare; from tests.support.memories import Path, open_store; prepare()\n"
         "os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
         "try:\n  open_store(Path())\nexcept OSError as error:\n  print(type(error).__name__, error)"
     )

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from agent.alerts.store import Book
-from agent.keep.erasing import ERASURES_FILE, Erasing, Request, erase_from_book
+from agent.alerts.store import AlertStore
+from agent.keep.erasing import ERASURES_FILE, Erasing, Request, erase_from_alerts
 from memory.errors import StorageFull
 from memory.journal import Journal
 from memory.offline import OfflineMemory
@@ -112,16 +112,16 @@ def test_small_steps_leave_the_journal_small(disk: Path, monkeypatch: pytest.Mon
 def test_the_agent_erases_on_a_full_disk_though_the_request_cannot_be_noted(disk: Path) -> None:
     with open_store(disk / "memory", segment_frames=16) as store:
         ids = {number: put(store, "a", number) for number in range(100)}
-        book = Book(disk / "alerts.sqlite")
+        alert_store = AlertStore(disk / "alerts.sqlite")
         erasing = Erasing(disk)
         erasing.add("frames", store.erase)
-        erasing.add("alerts", erase_from_book(book))
+        erasing.add("alerts", erase_from_alerts(alert_store))
         fill_disk(disk)
         assert erasing.erase(Request("a", 0, 90))["frames"] == 91
         assert traces(disk, of({number: ids[number] for number in range(91)})) == []
         assert not (disk / ERASURES_FILE).exists()
         assert [path.name for path in disk.iterdir() if path.name.startswith(".")] == []
-        book.close()
+        alert_store.close()
 
 
 def test_a_request_that_could_not_be_noted_is_kept_in_mind(disk: Path) -> None:

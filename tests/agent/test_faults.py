@@ -130,7 +130,7 @@ async def test_a_frame_that_cannot_be_kept_ends_no_session(tmp_path: Path, monke
 async def test_rules_and_their_judge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with scene(tmp_path) as at:
         engine = at.agent.alerts
-        for thing, name in ((engine.watching, "frames"), (engine.judge, "vote"), (engine.watching, "flush")):
+        for thing, name in ((engine.watcher, "frames"), (engine.judge, "vote"), (engine.watcher, "flush")):
             for failure in failures():
                 failing = Failing(getattr(thing, name), [failure])
                 with monkeypatch.context() as patch:
@@ -162,7 +162,7 @@ async def test_a_rule_whose_condition_cannot_be_read_at_first(tmp_path: Path, mo
         await until(lambda: agent.alerts.problems())
         assert agent.state.health().public()["checks"]["rules"] == "1 rule does not work"
         await until(lambda: not agent.alerts.problems())
-        assert not agent.alerts.watching.unarmed()
+        assert not agent.alerts.watcher.unarmed()
 
 
 @pytest.mark.usefixtures("quick")

@@ -126,8 +126,8 @@ async def test_an_answerer_that_is_away_and_comes_back(tmp_path: Path, monkeypat
 
 async def test_rules_that_cannot_work_are_counted_for_all_and_named_for_askers(tmp_path: Path) -> None:
     async with running(tmp_path, rules={"car": RULE}) as agent:
-        await until(lambda: not agent.alerts.watching.unarmed())
-        agent.alerts.watching.problems["car"] = "its judge says neither yes nor no"
+        await until(lambda: not agent.alerts.watcher.unarmed())
+        agent.alerts.watcher.problems["car"] = "its judge says neither yes nor no"
         health = agent.state.health()
         assert health.public()["checks"]["rules"] == "1 rule does not work"
         assert health.private()["problems"][0]["part"] == "rule car"

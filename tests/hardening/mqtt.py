@@ -186,7 +186,7 @@ async def working(version: str) -> AsyncIterator[At]:
                 await asyncio.gather(task, return_exceptions=True)
         if not task.cancelled():
             raise AssertionError("the bridge ended") from task.exception()
-        scene.book.close()
+        scene.alert_store.close()
 
 
 async def _fuzz(count: int, seed: int) -> Outcome:
@@ -268,8 +268,8 @@ async def _obeyed(at: At) -> None:
 async def _still_works(at: At, outcome: Outcome) -> None:
     at.bridge.desk.aside.clear()
     at.bridge.desk.held.clear()
-    commit(at.scene.book, event(10_000 + outcome.counts["messages"]))
-    await until(lambda: at.scene.book.outbox.count("mqtt") == 0, timeout_s=60)
+    commit(at.scene.alert_store, event(10_000 + outcome.counts["messages"]))
+    await until(lambda: at.scene.alert_store.outbox.count("mqtt") == 0, timeout_s=60)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from agent.alerts.store import BOOK_FILE, Book
+from agent.alerts.store import ALERTS_FILE, AlertStore
 from agent.runtime.files import LEFTOVER_AGE_S, make_private, remove_leftovers
 from agent.settings.settings import TlsSettings
 from agent.web.auth import TOKENS_FILE, Auth
@@ -66,7 +66,7 @@ def first_start(folder: Path) -> None:
     Auth.open(folder)
     prepare_tls(TlsSettings(self_signed=True), folder, now=NOW)
     with open_store(folder / "memory") as store:
-        Book(folder / BOOK_FILE).close()
+        AlertStore(folder / ALERTS_FILE).close()
         fill(store, "door", range(2))
         store.maintain()
 
@@ -105,7 +105,7 @@ def check(folder: Path) -> None:
     if len(first) == 2:
         assert {path: path.read_bytes() for path in first} == first
     with open_store(folder / "memory") as store:
-        Book(folder / BOOK_FILE).close()
+        AlertStore(folder / ALERTS_FILE).close()
         for record in store.records("door"):
             assert store.jpeg(record.frame_id) == picture("door", int(record.time))
         assert store.problem is None

@@ -1,4 +1,4 @@
-"""A bridge over a real book, for tests that need no cameras and no model."""
+"""A bridge over a real alert store, for tests that need no cameras and no model."""
 
 import asyncio
 import io
@@ -17,11 +17,12 @@ import numpy as np
 from PIL import Image
 
 from agent.alerts.event import AlertEvent, EventFrame, EventType
-from agent.alerts.store import Book
+from agent.alerts.rules import RuleView
+from agent.alerts.store import AlertStore
 from agent.errors import NotFound
 from agent.mqtt.bridge import Bridge, Pauses
-from agent.mqtt.retained import CameraView, Marks, MemoryView, RuleView
 from agent.mqtt.session import Desk
+from agent.mqtt.state import CameraView, Marks, MemoryView
 from agent.settings.mqtt import MqttSettings
 from tests.support.agents import START
 from tests.support.events import EVENT
@@ -57,8 +58,8 @@ def event(number: int, kind: EventType = "on", rule: str = "bag", camera: str = 
     )
 
 
-def commit(book: Book, each: AlertEvent, picture: bytes | None = None) -> None:
-    book.commit(each.rule, each.camera, {}, event=each, snapshot=picture, now=each.time)
+def commit(alert_store: AlertStore, each: AlertEvent, picture: bytes | None = None) -> None:
+    alert_store.commit(each.rule, each.camera, {}, event=each, snapshot=picture, now=each.time)
 
 
 class Shelf:
@@ -86,8 +87,8 @@ class Scene:
     """What a bridge shows: change it and look at the broker."""
 
     def __init__(self, folder: Path) -> None:
-        self.book = Book(folder / "alerts.sqlite")
-        self.book.sinks = ("mqtt",)
+        self.alert_store = AlertStore(folder / "alerts.sqlite")
+        self.alert_store.sinks = ("mqtt",)
         self.shelf = Shelf(RuleView("bag", "yard", False, True, 0.0))
         self.cameras = [CameraView("yard", "online"), CameraView("gate", "offline")]
         self.memories = [MemoryView("yard", 3, START, START + 2, 1.0)]
@@ -95,8 +96,8 @@ class Scene:
     def desk(self, settings: MqttSettings) -> Desk:
         return Desk(
             settings=settings,
-            book=self.book,
-            marks=Marks(self.book.connection, self.book.lock),
+            alert_store=self.alert_store,
+            marks=Marks(self.alert_store.connection, self.alert_store.lock),
             rules=self.shelf,
             cameras=lambda: self.cameras,
             memories=lambda now: self.memories,

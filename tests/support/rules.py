@@ -1,4 +1,4 @@
-"""Rules inside a whole agent: a real tiny model, a real memory, a real book, and a clock of the test's own.
+"""Rules inside a whole agent: a real tiny model, a real memory, a real alert store, and a clock of the test's own.
 
 A tiny model of random weights says noise, so a test that is about what follows from verdicts gives them itself (`Says`).
 What a camera shows is chosen by the embedding that its frames are remembered with.
@@ -88,11 +88,11 @@ class Scene:
 
     def events(self) -> list[dict[str, Any]]:
         """Payloads, oldest first."""
-        return [json.loads(event.payload) for event in self.agent.book.events(0)]
+        return [json.loads(event.payload) for event in self.agent.alert_store.events(0)]
 
     def reasons(self) -> list[str]:
         """What was held back, oldest first."""
-        return [held.reason for held in reversed(self.agent.book.suppressed(Filter()))]
+        return [held.reason for held in reversed(self.agent.alert_store.suppressed(Filter()))]
 
     async def rule(self, name: str = "car") -> dict[str, Any]:
         return await self.agent.alerts.describe(name)

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.alerts.wording import as_question, read_answer
+from agent.alerts.condition import as_question, read_answer
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from agent.alerts.judge import Judge
-from agent.alerts.store import BOOK_FILE, Book, Filter
+from agent.alerts.store import ALERTS_FILE, AlertStore, Filter
 from agent.ask.question import Question
 from agent.errors import RuleConflict, UnknownRule
 from agent.keep.erasing import Request
@@ -45,8 +45,8 @@ async def test_an_alert_from_the_frame_to_the_book(tmp_path: Path) -> None:
         assert on["confirmations"] == [2, 2]
         assert on["score"] > 0
         assert [frame["time"] for frame in on["frames"]] == [first, first + 1]
-        (alert,) = at.agent.book.alerts(Filter())
-        snapshot = at.agent.book.snapshot(alert.id)
+        (alert,) = at.agent.alert_store.alerts(Filter())
+        snapshot = at.agent.alert_store.snapshot(alert.id)
         assert snapshot == at.agent.store.jpeg(on["frames"][-1]["id"])
         assert Image.open(io.BytesIO(snapshot or b"")).size == (64, 48)
         assert on["clip_url"] == f"/v1/cameras/yard/export?after={first - 10:.3f}&before={first + 6:.3f}"
@@ -62,7 +62,7 @@ async def test_an_alert_from_the_frame_to_the_book(tmp_path: Path) -> None:
 
 async def test_an_erasure_between_the_verdict_and_the_commit_leaves_nothing_of_the_alert(tmp_path: Path) -> None:
     async with scene(tmp_path) as at:
-        teller = at.agent.alerts.watching.teller
+        recorder = at.agent.alerts.watcher.recorder
         taken: list[bytes] = []
 
         def erase_first(path: str) -> str:
@@ -72,14 +72,14 @@ async def test_an_erasure_between_the_verdict_and_the_commit_leaves_nothing_of_t
                 at.agent.erasing.erase(Request("yard", None, at.now[0]))
             return path
 
-        teller.link = erase_first
+        recorder.link = erase_first
         await at.show(HIGH, 3)
         assert taken
         assert at.events() == []
-        assert at.agent.book.alerts(Filter()) == []
-        files = tmp_path.glob(f"{BOOK_FILE}*")
+        assert at.agent.alert_store.alerts(Filter()) == []
+        files = tmp_path.glob(f"{ALERTS_FILE}*")
         assert not any(taken[0][-60:-2] in path.read_bytes() for path in files)
-        teller.link = lambda path: path
+        recorder.link = lambda path: path
         at.judge.verdict = "no"
         await at.show(LOW, 12)  # that alert ends unheard, as it began
         at.judge.verdict = "yes"
@@ -163,17 +163,17 @@ async def test_more_frames_than_may_wait_are_refused_and_a_rule_has_its_rate(tmp
 
 async def test_disabling_ends_the_alert_and_snoozing_keeps_the_next_from_beginning(tmp_path: Path) -> None:
     async with scene(tmp_path) as at:
-        watching = at.agent.alerts.watching
+        watcher = at.agent.alerts.watcher
         await fire(at)
-        watching.set_enabled("car", "yard", False)
+        watcher.set_enabled("car", "yard", False)
         (_, off) = at.events()
         assert (off["event_type"], off["confirmations"]) == ("off", [0, 0])
         jsonschema.validate(off, json.loads((ROOT / "docs" / "schemas" / "event.json").read_text()))
-        assert [(view.enabled, view.on) for view in watching.views()] == [(False, False)]
+        assert [(view.enabled, view.on) for view in watcher.views()] == [(False, False)]
         await at.show(HIGH, 3)
         assert len(at.events()) == 2
-        watching.set_enabled("car", None, True)
-        watching.snooze("car", None, at.now[0] + 10)
+        watcher.set_enabled("car", None, True)
+        watcher.snooze("car", None, at.now[0] + 10)
         await at.show(HIGH, 9)
         assert len(at.events()) == 2
         await at.show(HIGH, 4)
@@ -183,10 +183,10 @@ async def test_disabling_ends_the_alert_and_snoozing_keeps_the_next_from_beginni
 async def test_switches_and_alerts_survive_a_restart(tmp_path: Path) -> None:
     async with scene(tmp_path) as at:
         on = await fire(at)
-        at.agent.alerts.watching.snooze("car", "yard", at.now[0] + 1000)
+        at.agent.alerts.watcher.snooze("car", "yard", at.now[0] + 1000)
         later = at.now[0]
     async with scene(tmp_path, warm_up=0, start=later) as at:
-        (view,) = at.agent.alerts.watching.views()
+        (view,) = at.agent.alerts.watcher.views()
         assert (view.on, view.enabled, view.snoozed_until) == (True, True, later + 1000)
         at.judge.verdict = "no"
         await at.show(LOW, 6)
@@ -199,11 +199,11 @@ async def test_an_alert_of_a_rule_that_is_gone_ends_at_the_next_start(tmp_path: 
         later = at.now[0]
     webhooks = {"pager": {"url": "http://127.0.0.1:9/"}}  # nobody is there
     async with scene(tmp_path, rules={}, warm_up=0, start=later, webhooks=webhooks) as at:
-        await until(lambda: at.agent.book.states() == {})
+        await until(lambda: at.agent.alert_store.states() == {})
         off = at.events()[-1]
         assert (off["event_type"], off["condition"]) == ("off", "a red car")
-        with at.agent.book.lock:
-            assert [each.event_id for each in at.agent.book.outbox.pending("webhook:pager")] == [off["id"]]
+        with at.agent.alert_store.lock:
+            assert [each.event_id for each in at.agent.alert_store.outbox.pending("webhook:pager")] == [off["id"]]
 
 
 async def test_an_alert_of_a_rule_whose_removal_was_cut_short_ends_at_the_next_start(tmp_path: Path) -> None:
@@ -211,10 +211,10 @@ async def test_an_alert_of_a_rule_whose_removal_was_cut_short_ends_at_the_next_s
         await at.agent.alerts.put("car", rule())
         on = await fire(at)
         at.agent.alerts.flush()
-        at.agent.book.remove_rule("car")  # and there it was killed
+        at.agent.alert_store.remove_rule("car")  # and there it was killed
         later = at.now[0]
     async with scene(tmp_path, rules={}, warm_up=0, start=later) as at:
-        await until(lambda: at.agent.book.states() == {})
+        await until(lambda: at.agent.alert_store.states() == {})
         assert at.events()[-1]["id"] == on["id"].replace("-on", "-off")
 
 
@@ -227,9 +227,9 @@ async def test_rules_are_kept_changed_and_removed(tmp_path: Path) -> None:
         with pytest.raises(RuleConflict, match="configuration file"):
             await engine.put("car", rule())
         with pytest.raises(RuleConflict, match="configuration file"):
-            engine.watching.remove("car")
+            engine.watcher.remove("car")
         with pytest.raises(UnknownRule):
-            engine.watching.remove("cat")
+            engine.watcher.remove("cat")
         await at.show(HIGH, 3)
         assert {event["rule"] for event in at.events()} == {"car", "bag"}
         score = (await at.rule("bag"))["state"]["yard"]["gate_score"]
@@ -241,24 +241,26 @@ async def test_rules_are_kept_changed_and_removed(tmp_path: Path) -> None:
         later = at.now[0]
     async with scene(tmp_path, warm_up=0, start=later) as at:
         assert (await at.rule("bag"))["condition"] == "a blue bag"
-        at.agent.alerts.watching.remove("bag")
-    book = Book(tmp_path / BOOK_FILE)
-    assert book.rules() == {}
-    book.close()
+        at.agent.alerts.watcher.remove("bag")
+    alert_store = AlertStore(tmp_path / ALERTS_FILE)
+    assert alert_store.rules() == {}
+    alert_store.close()
 
 
 async def test_what_cannot_be_written_does_not_fire_and_is_tried_again(tmp_path: Path) -> None:
     async with scene(tmp_path) as at:
-        book = at.agent.book
-        book.sinks = ("mqtt",)
-        book.connection.execute("CREATE TRIGGER broken BEFORE INSERT ON outbox BEGIN SELECT RAISE(ABORT, 'no'); END")
+        alert_store = at.agent.alert_store
+        alert_store.sinks = ("mqtt",)
+        alert_store.connection.execute(
+            "CREATE TRIGGER broken BEFORE INSERT ON outbox BEGIN SELECT RAISE(ABORT, 'no'); END"
+        )
         await at.show(HIGH, 4)
-        assert book.alerts(Filter()) == []
+        assert alert_store.alerts(Filter()) == []
         assert (await at.rule())["state"]["yard"]["on"] is False
-        book.connection.execute("DROP TRIGGER broken")
+        alert_store.connection.execute("DROP TRIGGER broken")
         await at.show(HIGH, 2)
-        (alert,) = book.alerts(Filter())
-        assert [entry.payload for entry in book.outbox.pending("mqtt")] == [alert.on_event]
+        (alert,) = alert_store.alerts(Filter())
+        assert [entry.payload for entry in alert_store.outbox.pending("mqtt")] == [alert.on_event]
 
 
 # --- the real judge ---
@@ -329,7 +331,7 @@ async def test_an_alert_is_on_after_kill_9_and_ends_with_its_own_id(tmp_path: Pa
     assert fired.endswith("-on")
     async with scene(tmp_path, warm_up=0, start=START + 200) as at:
         assert [event["id"] for event in at.events()] == [fired]
-        (view,) = at.agent.alerts.watching.views()
+        (view,) = at.agent.alerts.watcher.views()
         assert view.on
         at.judge.verdict = "no"
         await at.show(LOW, 6)

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.alerts.gate import GateReading, GateSettings, GateState, step
+from agent.alerts.gate import GateReading, GateState, step
+from agent.settings.rules import GateSettings
 
 SETTINGS = GateSettings()
 cosines = st.floats(min_value=-1, max_value=1)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.alerts.store import BOOK_FILE, EVERY_CAMERA, NEWEST_SNAPSHOTS, Book, Filter, Suppressed, Switch
+from agent.alerts.store import ALERTS_FILE, EVERY_CAMERA, NEWEST_SNAPSHOTS, AlertStore, Filter, Suppressed, Switch
 from memory.errors import StorageError
 from tests.support.agents import START
 from tests.support.events import EVENT
@@ -19,108 +19,108 @@ ROOT = Path(__file__).parents[3]
 CHILD = """
 import os, sys
 from pathlib import Path
-from tests.agent.alerts.test_alert_book import fire
-from agent.alerts.store import Book
+from tests.agent.alerts.test_alert_store import fire
+from agent.alerts.store import AlertStore
 
-book = Book(Path(sys.argv[1]))
-book.sinks = ("mqtt",)
+alert_store = AlertStore(Path(sys.argv[1]))
+alert_store.sinks = ("mqtt",)
 number = 0
 os.write(1, b"open\\n")
 while True:
     number += 1
-    fire(book, number)
+    fire(alert_store, number)
     os.write(1, f"{number}\\n".encode())
 """
 
 
-def fire(book: Book, number: int, camera: str = "yard", snapshot: bytes | None = b"jpeg") -> None:
+def fire(alert_store: AlertStore, number: int, camera: str = "yard", snapshot: bytes | None = b"jpeg") -> None:
     """Alert `number`, a second after the one before."""
     event = replace(EVENT, id=f"{number}-on", camera=camera, start_time=START + number, time=START + number)
-    book.commit("bag", camera, {"number": number}, event=event, snapshot=snapshot, now=START + number)
+    alert_store.commit("bag", camera, {"number": number}, event=event, snapshot=snapshot, now=START + number)
 
 
 @pytest.fixture
-def book(tmp_path: Path):  # type: ignore[no-untyped-def]
-    made = Book(tmp_path / BOOK_FILE, max_alerts=5, max_suppressed=4, max_outbox=100)
+def alert_store(tmp_path: Path):  # type: ignore[no-untyped-def]
+    made = AlertStore(tmp_path / ALERTS_FILE, max_alerts=5, max_suppressed=4, max_outbox=100)
     yield made
     made.close()
 
 
-def test_an_alert_its_state_and_its_outbox_are_one_transaction(book: Book) -> None:
-    book.sinks = ("mqtt", "webhook:pager")
+def test_an_alert_its_state_and_its_outbox_are_one_transaction(alert_store: AlertStore) -> None:
+    alert_store.sinks = ("mqtt", "webhook:pager")
     woken = []
-    book.listen(lambda: woken.append(len(book.alerts(Filter()))))
-    fire(book, 1)
-    (alert,) = book.alerts(Filter())
+    alert_store.listen(lambda: woken.append(len(alert_store.alerts(Filter()))))
+    fire(alert_store, 1)
+    (alert,) = alert_store.alerts(Filter())
     assert (alert.id, alert.rule, alert.camera, alert.end_time, alert.has_snapshot) == ("1", "bag", "yard", None, True)
-    assert book.snapshot("1") == b"jpeg"
-    assert book.states() == {("bag", "yard"): {"number": 1}}
-    assert [entry.payload for entry in book.outbox.pending("mqtt")] == [alert.on_event]
-    assert [entry.event_id for entry in book.outbox.pending("webhook:pager")] == ["1-on"]
+    assert alert_store.snapshot("1") == b"jpeg"
+    assert alert_store.states() == {("bag", "yard"): {"number": 1}}
+    assert [entry.payload for entry in alert_store.outbox.pending("mqtt")] == [alert.on_event]
+    assert [entry.event_id for entry in alert_store.outbox.pending("webhook:pager")] == ["1-on"]
     assert woken == [1]
 
 
-def test_what_fails_changes_nothing(book: Book) -> None:
-    book.sinks = ("mqtt",)
-    fire(book, 1)
+def test_what_fails_changes_nothing(alert_store: AlertStore) -> None:
+    alert_store.sinks = ("mqtt",)
+    fire(alert_store, 1)
     with pytest.raises(StorageError, match="UNIQUE"):
-        book.commit("bag", "yard", {"number": 2}, event=replace(EVENT, id="1-on"), now=START)
-    assert book.states() == {("bag", "yard"): {"number": 1}}
-    assert len(book.outbox.pending("mqtt")) == 1
+        alert_store.commit("bag", "yard", {"number": 2}, event=replace(EVENT, id="1-on"), now=START)
+    assert alert_store.states() == {("bag", "yard"): {"number": 1}}
+    assert len(alert_store.outbox.pending("mqtt")) == 1
 
 
-def test_an_off_event_ends_its_alert(book: Book) -> None:
-    fire(book, 1)
+def test_an_off_event_ends_its_alert(alert_store: AlertStore) -> None:
+    fire(alert_store, 1)
     off = replace(EVENT, event_type="off", id="1-off", end_time=START + 9)
-    book.commit("bag", "yard", {}, event=off, now=START + 10)
-    alert = book.alert("1")
+    alert_store.commit("bag", "yard", {}, event=off, now=START + 10)
+    alert = alert_store.alert("1")
     assert alert is not None
     assert (alert.end_time, alert.off_event) == (START + 9, off.payload())
-    assert book.alert("2") is None
+    assert alert_store.alert("2") is None
 
 
-def test_tables_are_bounded_and_the_oldest_go(book: Book) -> None:
+def test_tables_are_bounded_and_the_oldest_go(alert_store: AlertStore) -> None:
     for number in range(1, 9):
-        fire(book, number)
+        fire(alert_store, number)
         held = Suppressed("bag", "yard", START + number, "cooldown", 5.0, number)
-        book.commit("bag", "yard", {}, suppressed=[held], now=START)
-    assert [alert.id for alert in book.alerts(Filter())] == ["8", "7", "6", "5", "4"]
-    assert [held.frame_id for held in book.suppressed(Filter())] == [8, 7, 6, 5]
+        alert_store.commit("bag", "yard", {}, suppressed=[held], now=START)
+    assert [alert.id for alert in alert_store.alerts(Filter())] == ["8", "7", "6", "5", "4"]
+    assert [held.frame_id for held in alert_store.suppressed(Filter())] == [8, 7, 6, 5]
 
 
-def test_lists_are_filtered_and_paged_newest_first(book: Book) -> None:
+def test_lists_are_filtered_and_paged_newest_first(alert_store: AlertStore) -> None:
     for number in range(1, 6):
-        fire(book, number, camera="yard" if number % 2 else "gate")
-    assert [alert.id for alert in book.alerts(Filter(camera="gate"))] == ["4", "2"]
-    assert [alert.id for alert in book.alerts(Filter(after=START + 2, before=START + 4))] == ["4", "3", "2"]
-    assert book.alerts(Filter(rule="other")) == []
-    page = book.alerts(Filter(limit=2))
+        fire(alert_store, number, camera="yard" if number % 2 else "gate")
+    assert [alert.id for alert in alert_store.alerts(Filter(camera="gate"))] == ["4", "2"]
+    assert [alert.id for alert in alert_store.alerts(Filter(after=START + 2, before=START + 4))] == ["4", "3", "2"]
+    assert alert_store.alerts(Filter(rule="other")) == []
+    page = alert_store.alerts(Filter(limit=2))
     assert [alert.id for alert in page] == ["5", "4"]
-    assert [alert.id for alert in book.alerts(Filter(limit=2, cursor=page[-1].seq))] == ["3", "2"]
+    assert [alert.id for alert in alert_store.alerts(Filter(limit=2, cursor=page[-1].seq))] == ["3", "2"]
 
 
-def test_erasing_takes_alerts_pictures_records_and_the_outbox(book: Book) -> None:
-    book.sinks = ("mqtt",)
+def test_erasing_takes_alerts_pictures_records_and_the_outbox(alert_store: AlertStore) -> None:
+    alert_store.sinks = ("mqtt",)
     held = [Suppressed("bag", "yard", START + n, "cooldown", 5.0) for n in range(1, 4)]
-    book.commit("bag", "yard", {}, suppressed=held, now=START)
+    alert_store.commit("bag", "yard", {}, suppressed=held, now=START)
     for number in range(1, 4):
-        fire(book, number)
-    fire(book, 9, camera="gate")
-    assert book.erase("yard", START + 2, START + 2) == 1
-    assert [alert.id for alert in book.alerts(Filter())] == ["9", "3", "1"]
-    assert [each.time for each in book.suppressed(Filter())] == [START + 3, START + 1]
-    assert book.snapshot("2") is None
-    assert "2-on" not in {entry.event_id for entry in book.outbox.pending("mqtt")}
+        fire(alert_store, number)
+    fire(alert_store, 9, camera="gate")
+    assert alert_store.erase("yard", START + 2, START + 2) == 1
+    assert [alert.id for alert in alert_store.alerts(Filter())] == ["9", "3", "1"]
+    assert [each.time for each in alert_store.suppressed(Filter())] == [START + 3, START + 1]
+    assert alert_store.snapshot("2") is None
+    assert "2-on" not in {entry.event_id for entry in alert_store.outbox.pending("mqtt")}
 
 
 def test_rules_and_switches_survive_and_go_together(tmp_path: Path) -> None:
-    path = tmp_path / BOOK_FILE
-    first = Book(path)
+    path = tmp_path / ALERTS_FILE
+    first = AlertStore(path)
     first.put_rule("bag", {"condition": "a bag"})
     first.put_switches({("bag", EVERY_CAMERA): Switch(enabled=False), ("bag", "yard"): Switch(snoozed_until=START)})
     first.put_states({("bag", "yard"): {"on": True}, ("cat", "yard"): {}})
     first.close()
-    second = Book(path)
+    second = AlertStore(path)
     assert second.rules() == {"bag": {"condition": "a bag"}}
     assert second.switches() == {("bag", "*"): Switch(False), ("bag", "yard"): Switch(None, START)}
     second.put_switches({("bag", "yard"): Switch()})
@@ -132,33 +132,33 @@ def test_rules_and_switches_survive_and_go_together(tmp_path: Path) -> None:
 
 
 def test_a_book_that_is_closed_says_so(tmp_path: Path) -> None:
-    book = Book(tmp_path / BOOK_FILE)
-    book.close()
-    for use in (book.rules, lambda: book.put_states({("bag", "yard"): {}})):
+    alert_store = AlertStore(tmp_path / ALERTS_FILE)
+    alert_store.close()
+    for use in (alert_store.rules, lambda: alert_store.put_states({("bag", "yard"): {}})):
         with pytest.raises(StorageError, match="closed"):
             use()
 
 
-def test_the_newest_pictures_are_found_without_reading_every_alert(book: Book) -> None:
-    plan = book.connection.execute(f"EXPLAIN QUERY PLAN {NEWEST_SNAPSHOTS}").fetchall()
+def test_the_newest_pictures_are_found_without_reading_every_alert(alert_store: AlertStore) -> None:
+    plan = alert_store.connection.execute(f"EXPLAIN QUERY PLAN {NEWEST_SNAPSHOTS}").fetchall()
     assert [step[-1] for step in plan] == ["SCAN alerts USING INDEX alerts_with_snapshot"]
 
 
 def test_a_damaged_or_foreign_file_is_refused_with_advice(tmp_path: Path) -> None:
-    path = tmp_path / BOOK_FILE
+    path = tmp_path / ALERTS_FILE
     path.write_bytes(b"this is no database, it is a text that is long enough" * 100)
     with pytest.raises(StorageError, match="move it away"):
-        Book(path)
+        AlertStore(path)
     path.unlink()
     other = sqlite3.connect(path)
     other.execute("PRAGMA user_version = 99")
     other.close()
     with pytest.raises(StorageError, match="another version"):
-        Book(path)
+        AlertStore(path)
 
 
 def test_after_kill_9_every_acknowledged_alert_is_there_with_its_state_and_outbox(tmp_path: Path) -> None:
-    path = tmp_path / BOOK_FILE
+    path = tmp_path / ALERTS_FILE
     child = subprocess.Popen([sys.executable, "-c", CHILD, str(path)], cwd=ROOT, stdout=subprocess.PIPE, text=True)
     assert child.stdout is not None
     assert child.stdout.readline() == "open\n"
@@ -170,11 +170,11 @@ def test_after_kill_9_every_acknowledged_alert_is_there_with_its_state_and_outbo
     acknowledged = len(lines)
     assert acknowledged >= 5
     assert lines == [str(number) for number in range(1, acknowledged + 1)]
-    book = Book(path)
-    ids = [int(alert.id) for alert in book.alerts(Filter(limit=100_000))]
+    alert_store = AlertStore(path)
+    ids = [int(alert.id) for alert in alert_store.alerts(Filter(limit=100_000))]
     assert ids == list(range(len(ids), 0, -1))
     assert len(ids) - acknowledged in (0, 1)
-    assert book.states() == {("bag", "yard"): {"number": len(ids)}}
-    entries = book.outbox.pending("mqtt", 100_000)
+    assert alert_store.states() == {("bag", "yard"): {"number": len(ids)}}
+    entries = alert_store.outbox.pending("mqtt", 100_000)
     assert [json.loads(entry.payload)["id"] for entry in entries] == [f"{n}-on" for n in reversed(ids)]
-    book.close()
+    alert_store.close()

@@ -39,7 +39,7 @@ async def test_a_judge_that_fails_again_and_again_is_a_problem_of_the_rule(tmp_p
         problem = str((await at.rule())["problem"])
         assert "could not be judged" in problem
         assert "yard: out of memory" in problem
-        assert at.agent.alerts.watching.rule_problems() == {"car": problem}
+        assert at.agent.alerts.watcher.rule_problems() == {"car": problem}
         at.judge.verdict = "no"
         await at.show(HIGH, 6)
         assert (await at.rule())["problem"] is None
@@ -72,40 +72,40 @@ async def test_a_condition_that_cannot_be_read_at_first_is_read_later(
     monkeypatch.setattr(model, "embed_text", embed)
     settings = settings_in(tmp_path, rules={"car": RULE})
     async with Agent(settings, open_memory(settings, model), model).running() as agent:
-        watching = agent.alerts.watching
-        await until(lambda: "CUDA out of memory" in str(watching.problem("car")))
+        watcher = agent.alerts.watcher
+        await until(lambda: "CUDA out of memory" in str(watcher.problem("car")))
         fails[0] = False
-        await until(lambda: watching.problem("car") is None and not watching.unarmed())
+        await until(lambda: watcher.problem("car") is None and not watcher.unarmed())
 
 
 async def test_a_rule_that_is_changed_while_its_condition_is_read_watches_for_the_new_one(tmp_path: Path) -> None:
     async with scene(tmp_path, rules={}) as at:
-        watching = at.agent.alerts.watching
+        watcher = at.agent.alerts.watcher
         await at.agent.alerts.put("bus", RuleSettings(condition="a red car"))
-        unit = watching._units.pop("bus")
-        (rule,) = watching.unarmed()
+        unit = watcher._units.pop("bus")
+        (rule,) = watcher.unarmed()
         await at.agent.alerts.put("bus", RuleSettings(condition="a bus"))
-        changed = watching._units["bus"]
-        watching.arm(rule, unit)
-        assert watching._units["bus"] is changed
-        watching.remove("bus")
-        watching.arm(rule, unit)
-        assert watching._units == {}
+        changed = watcher._units["bus"]
+        watcher.arm(rule, unit)
+        assert watcher._units["bus"] is changed
+        watcher.remove("bus")
+        watcher.arm(rule, unit)
+        assert watcher._units == {}
 
 
 async def test_a_condition_that_is_read_waits_for_no_lock_on_the_event_loop(tmp_path: Path) -> None:
     async with scene(tmp_path) as at:
-        watching = at.agent.alerts.watching
+        watcher = at.agent.alerts.watcher
         held, go = threading.Event(), threading.Event()
 
         def hold() -> bool:  # as an erasure does that rewrites the book
-            with watching._lock:
+            with watcher._lock:
                 held.set()
                 return go.wait(10)
 
-        rule = watching.named("car")
-        watching.unarmed = lambda: [rule] if "car" not in watching._units else []  # type: ignore[method-assign]
-        del watching._units["car"]
+        rule = watcher.named("car")
+        watcher.unarmed = lambda: [rule] if "car" not in watcher._units else []  # type: ignore[method-assign]
+        del watcher._units["car"]
         holding = asyncio.create_task(asyncio.to_thread(hold))
         await until(held.is_set)
         arming = asyncio.create_task(at.agent.alerts._arm())
@@ -113,15 +113,15 @@ async def test_a_condition_that_is_read_waits_for_no_lock_on_the_event_loop(tmp_
         go.set()
         assert await holding
         await arming
-        assert "car" in watching._units
+        assert "car" in watcher._units
 
 
 async def test_a_rule_that_fails_keeps_no_other_from_its_frames(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with scene(tmp_path, rules={"bus": RULE, "car": RULE}) as at:
-        watching = at.agent.alerts.watching
-        real = watching._hindrance
+        watcher = at.agent.alerts.watcher
+        real = watcher._hindrance
 
         def hindrance(rule: Rule, camera: str, time: float) -> Hindrance | None:
             if rule.name == "bus":
@@ -129,10 +129,10 @@ async def test_a_rule_that_fails_keeps_no_other_from_its_frames(
             return real(rule, camera, time)
 
         with monkeypatch.context() as patched:
-            patched.setattr(watching, "_hindrance", hindrance)
+            patched.setattr(watcher, "_hindrance", hindrance)
             await at.show(HIGH, 2)
-            assert watching.rule_problems() == {"bus": "it cannot look at frames: ValueError: no such zone"}
-            assert watching._watches["car", "yard"].state.time == at.now[0]
+            assert watcher.rule_problems() == {"bus": "it cannot look at frames: ValueError: no such zone"}
+            assert watcher._watches["car", "yard"].state.time == at.now[0]
             assert at.agent.alerts.num_dropped == 0
         await at.show(HIGH, 1)
-        assert watching.rule_problems() == {}
+        assert watcher.rule_problems() == {}

@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 import pytest
 
-from agent.alerts.store import Book
+from agent.alerts.store import AlertStore
 from agent.alerts.webhooks import Webhook, _judged, _Outcome
 from agent.settings.webhooks import WebhookSettings
 from tests.support.bridges import START, commit, event
@@ -92,11 +92,11 @@ async def receiving(*statuses: int) -> AsyncIterator[Receiver]:
 
 @asynccontextmanager
 async def delivering(
-    book: Book, url: str, clock: Callable[[], float] = lambda: NOW, **settings: Any
+    alert_store: AlertStore, url: str, clock: Callable[[], float] = lambda: NOW, **settings: Any
 ) -> AsyncIterator[Webhook]:
-    book.sinks = ("webhook:pager",)
+    alert_store.sinks = ("webhook:pager",)
     given = WebhookSettings.model_validate({"url": url, "secret": SECRET, **settings})
-    webhook = Webhook("pager", given, book, clock, first_pause_s=0.01)
+    webhook = Webhook("pager", given, alert_store, clock, first_pause_s=0.01)
     task = asyncio.create_task(webhook.run())
     try:
         yield webhook
@@ -107,8 +107,8 @@ async def delivering(
 
 
 @pytest.fixture
-def book(tmp_path: Path) -> Book:
-    return Book(tmp_path / "alerts.sqlite")
+def alert_store(tmp_path: Path) -> AlertStore:
+    return AlertStore(tmp_path / "alerts.sqlite")
 
 
 def signed_by(request: Request, key: bytes) -> bool:
@@ -117,9 +117,9 @@ def signed_by(request: Request, key: bytes) -> bool:
     return request.headers["webhook-signature"] == "v1," + expected
 
 
-async def test_an_event_is_posted_signed(book: Book) -> None:
-    async with receiving() as receiver, delivering(book, receiver.url) as webhook:
-        commit(book, event(1), b"a picture that stays here")
+async def test_an_event_is_posted_signed(alert_store: AlertStore) -> None:
+    async with receiving() as receiver, delivering(alert_store, receiver.url) as webhook:
+        commit(alert_store, event(1), b"a picture that stays here")
         await until(lambda: webhook.num_delivered == 1)
     (request,) = receiver.requests
     assert request.body == event(1).payload()
@@ -131,25 +131,25 @@ async def test_an_event_is_posted_signed(book: Book) -> None:
     assert webhook.problem is None
 
 
-async def test_a_receiver_that_fails_is_asked_again_and_order_is_kept(book: Book) -> None:
-    async with receiving(500, 0, 429, 302) as receiver, delivering(book, receiver.url) as webhook:
+async def test_a_receiver_that_fails_is_asked_again_and_order_is_kept(alert_store: AlertStore) -> None:
+    async with receiving(500, 0, 429, 302) as receiver, delivering(alert_store, receiver.url) as webhook:
         for number in range(3):
-            commit(book, event(number))
-        await until(lambda: book.outbox.count(webhook.sink) == 0)  # which comes after num_delivered
+            commit(alert_store, event(number))
+        await until(lambda: alert_store.outbox.count(webhook.sink) == 0)  # which comes after num_delivered
     assert webhook.num_delivered == 3
     assert receiver.ids == ["a0-on"] * 5 + ["a1-on", "a2-on"]
     assert len({request.body for request in receiver.requests[:5]}) == 1
     assert all(signed_by(request, SECRET.encode()) for request in receiver.requests)
 
 
-async def test_an_absent_receiver_is_waited_for_also_over_a_restart(book: Book, tmp_path: Path) -> None:
+async def test_an_absent_receiver_is_waited_for_also_over_a_restart(alert_store: AlertStore, tmp_path: Path) -> None:
     async with receiving() as receiver:
         pass
-    async with delivering(book, receiver.url) as webhook:
-        commit(book, event(1))
+    async with delivering(alert_store, receiver.url) as webhook:
+        commit(alert_store, event(1))
         await until(lambda: "cannot be reached" in (webhook.problem or ""))
-    book.close()
-    again = Book(tmp_path / "alerts.sqlite")
+    alert_store.close()
+    again = AlertStore(tmp_path / "alerts.sqlite")
     async with receiving() as receiver, delivering(again, receiver.url) as webhook:
         await until(lambda: webhook.num_delivered == 1)
     assert receiver.ids == ["a1-on"]
@@ -174,59 +174,63 @@ def test_a_receiver_may_ask_for_time(wish: str, seconds: float) -> None:
     assert outcome == _Outcome("the receiver answers 503", never=False, after_s=seconds)
 
 
-async def test_an_event_that_is_not_understood_is_given_up(book: Book) -> None:
-    async with receiving(422) as receiver, delivering(book, receiver.url) as webhook:
-        commit(book, event(1))
-        commit(book, event(2))
+async def test_an_event_that_is_not_understood_is_given_up(alert_store: AlertStore) -> None:
+    async with receiving(422) as receiver, delivering(alert_store, receiver.url) as webhook:
+        commit(alert_store, event(1))
+        commit(alert_store, event(2))
         await until(lambda: webhook.num_delivered == 1)
     assert receiver.ids == ["a1-on", "a2-on"]
-    assert book.outbox.num_dropped[webhook.sink, "refused"] == 1
+    assert alert_store.outbox.num_dropped[webhook.sink, "refused"] == 1
 
 
 async def test_an_event_that_is_too_old_is_given_up(tmp_path: Path) -> None:
     steady = [1000.0]
-    book = Book(tmp_path / "aged.sqlite", steady=lambda: steady[0])
-    async with receiving(*[500] * 1000) as receiver, delivering(book, receiver.url, max_age_s=60) as webhook:
-        commit(book, event(1))
+    alert_store = AlertStore(tmp_path / "aged.sqlite", steady=lambda: steady[0])
+    async with receiving(*[500] * 1000) as receiver, delivering(alert_store, receiver.url, max_age_s=60) as webhook:
+        commit(alert_store, event(1))
         await until(lambda: webhook.problem is not None)
         steady[0] += 62
-        await until(lambda: book.outbox.count(webhook.sink) == 0)
-    assert book.outbox.num_dropped[webhook.sink, "expired"] == 1
+        await until(lambda: alert_store.outbox.count(webhook.sink) == 0)
+    assert alert_store.outbox.num_dropped[webhook.sink, "expired"] == 1
 
 
-async def test_a_clock_that_is_set_to_another_year_makes_no_event_old(book: Book) -> None:
+async def test_a_clock_that_is_set_to_another_year_makes_no_event_old(alert_store: AlertStore) -> None:
     now = [START]
     async with (
         receiving(500, 500, 500) as receiver,
-        delivering(book, receiver.url, clock=lambda: now[0], max_age_s=60) as webhook,
+        delivering(alert_store, receiver.url, clock=lambda: now[0], max_age_s=60) as webhook,
     ):
-        commit(book, event(1))
+        commit(alert_store, event(1))
         await until(lambda: webhook.problem is not None)
         now[0] += 14 * 365 * 86_400
-        commit(book, event(2))
+        commit(alert_store, event(2))
         await until(lambda: webhook.num_delivered == 2)
     assert receiver.ids[-1] == "a2-on"
-    assert not book.outbox.num_dropped[webhook.sink, "expired"]
+    assert not alert_store.outbox.num_dropped[webhook.sink, "expired"]
 
 
-async def test_after_a_restart_with_a_clock_set_wrong_an_event_gets_a_try(book: Book, tmp_path: Path) -> None:
-    book.sinks = ("webhook:pager",)
+async def test_after_a_restart_with_a_clock_set_wrong_an_event_gets_a_try(
+    alert_store: AlertStore, tmp_path: Path
+) -> None:
+    alert_store.sinks = ("webhook:pager",)
     for number in range(3):
-        commit(book, event(number))
-    book.close()
-    again = Book(tmp_path / "alerts.sqlite")
+        commit(alert_store, event(number))
+    alert_store.close()
+    again = AlertStore(tmp_path / "alerts.sqlite")
     later = START + 14 * 365 * 86_400
     async with receiving() as receiver, delivering(again, receiver.url, clock=lambda: later, max_age_s=60) as webhook:
         await until(lambda: webhook.num_delivered == 3)
     assert receiver.ids == ["a0-on", "a1-on", "a2-on"]
 
 
-async def test_after_a_restart_what_is_too_old_goes_when_the_receiver_is_away(book: Book, tmp_path: Path) -> None:
-    book.sinks = ("webhook:pager",)
+async def test_after_a_restart_what_is_too_old_goes_when_the_receiver_is_away(
+    alert_store: AlertStore, tmp_path: Path
+) -> None:
+    alert_store.sinks = ("webhook:pager",)
     for number in range(3):
-        commit(book, event(number))
-    book.close()
-    again = Book(tmp_path / "alerts.sqlite")
+        commit(alert_store, event(number))
+    alert_store.close()
+    again = AlertStore(tmp_path / "alerts.sqlite")
     async with (
         receiving(503) as receiver,
         delivering(again, receiver.url, clock=lambda: START + 9999, max_age_s=60) as webhook,
@@ -236,7 +240,7 @@ async def test_after_a_restart_what_is_too_old_goes_when_the_receiver_is_away(bo
     assert again.outbox.num_dropped[webhook.sink, "expired"] == 3
 
 
-async def test_a_silent_receiver_is_given_up_on_in_time(book: Book) -> None:
+async def test_a_silent_receiver_is_given_up_on_in_time(alert_store: AlertStore) -> None:
     gone = asyncio.Event()
 
     async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -246,27 +250,27 @@ async def test_a_silent_receiver_is_given_up_on_in_time(book: Book) -> None:
 
     server = await asyncio.start_server(silent, "127.0.0.1", 0)
     url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
-    async with delivering(book, url, timeout_s=0.2) as webhook:
-        commit(book, event(1))
+    async with delivering(alert_store, url, timeout_s=0.2) as webhook:
+        commit(alert_store, event(1))
         await until(lambda: "within 0.2 s" in (webhook.problem or ""))
     await gone.wait()
     server.close()
     await server.wait_closed()
 
 
-async def test_without_a_secret_nothing_is_signed(book: Book) -> None:
-    async with receiving() as receiver, delivering(book, receiver.url, secret=None) as webhook:
-        commit(book, event(1))
+async def test_without_a_secret_nothing_is_signed(alert_store: AlertStore) -> None:
+    async with receiving() as receiver, delivering(alert_store, receiver.url, secret=None) as webhook:
+        commit(alert_store, event(1))
         await until(lambda: webhook.num_delivered == 1)
     assert "webhook-signature" not in receiver.requests[0].headers
 
 
-async def test_a_secret_file_that_is_gone_is_said(book: Book, tmp_path: Path) -> None:
+async def test_a_secret_file_that_is_gone_is_said(alert_store: AlertStore, tmp_path: Path) -> None:
     async with (
         receiving() as receiver,
-        delivering(book, receiver.url, secret=None, secret_file=tmp_path / "gone") as webhook,
+        delivering(alert_store, receiver.url, secret=None, secret_file=tmp_path / "gone") as webhook,
     ):
-        commit(book, event(1))
+        commit(alert_store, event(1))
         await until(lambda: "secret cannot be read" in (webhook.problem or ""))
     assert receiver.requests == []
 
@@ -308,24 +312,24 @@ async def answering(head: bytes, *, endless: bool = False, context: ssl.SSLConte
     ],
 )
 @pytest.mark.parametrize("endless", [True, False])
-async def test_what_the_receiver_says_besides_is_not_read(book: Book, head: bytes, endless: bool) -> None:
+async def test_what_the_receiver_says_besides_is_not_read(alert_store: AlertStore, head: bytes, endless: bool) -> None:
     """Gigabytes, bodies that never come, packed ones: the head of the answer counts."""
-    async with answering(head, endless=endless) as url, delivering(book, url) as webhook:
-        commit(book, event(1))
-        commit(book, event(2))
+    async with answering(head, endless=endless) as url, delivering(alert_store, url) as webhook:
+        commit(alert_store, event(1))
+        commit(alert_store, event(2))
         await until(lambda: webhook.num_delivered == 2)
 
 
-async def test_no_packed_answers_are_asked_for(book: Book) -> None:
-    async with receiving() as receiver, delivering(book, receiver.url) as webhook:
-        commit(book, event(1))
+async def test_no_packed_answers_are_asked_for(alert_store: AlertStore) -> None:
+    async with receiving() as receiver, delivering(alert_store, receiver.url) as webhook:
+        commit(alert_store, event(1))
         await until(lambda: webhook.num_delivered == 1)
     assert receiver.requests[0].headers["accept-encoding"] == "identity"
 
 
-async def test_a_head_without_end_is_given_up_on(book: Book) -> None:
-    async with answering(b"HTTP/1.1 200 X\r\nA: ", endless=True) as url, delivering(book, url) as webhook:
-        commit(book, event(1))
+async def test_a_head_without_end_is_given_up_on(alert_store: AlertStore) -> None:
+    async with answering(b"HTTP/1.1 200 X\r\nA: ", endless=True) as url, delivering(alert_store, url) as webhook:
+        commit(alert_store, event(1))
         await until(lambda: "cannot be reached" in (webhook.problem or ""))
 
 
@@ -333,14 +337,14 @@ async def test_a_head_without_end_is_given_up_on(book: Book) -> None:
     ("status", "words"),
     [(302, "set its url to where it redirects"), (401, "its url"), (404, "its url"), (503, "answers 503")],
 )
-async def test_answers_are_explained(book: Book, status: int, words: str) -> None:
+async def test_answers_are_explained(alert_store: AlertStore, status: int, words: str) -> None:
     head = f"HTTP/1.1 {status} X\r\nLocation: http://127.0.0.1:1/\r\nContent-Length: 0\r\n\r\n".encode()
-    async with answering(head) as url, delivering(book, url) as webhook:
-        commit(book, event(1))
+    async with answering(head) as url, delivering(alert_store, url) as webhook:
+        commit(alert_store, event(1))
         await until(lambda: words in (webhook.problem or ""))
 
 
-async def test_failures_of_tls_are_explained(book: Book, tmp_path: Path) -> None:
+async def test_failures_of_tls_are_explained(alert_store: AlertStore, tmp_path: Path) -> None:
     _, server, _ = authority(tmp_path, "127.0.0.1")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(server.cert, server.key)
@@ -349,26 +353,27 @@ async def test_failures_of_tls_are_explained(book: Book, tmp_path: Path) -> None
         writer.write(b"HTTP/1.1 400 X\r\n\r\n")
         writer.close()
 
-    async with answering(b"", context=context) as url, delivering(book, url) as webhook:
-        commit(book, event(1))
+    async with answering(b"", context=context) as url, delivering(alert_store, url) as webhook:
+        commit(alert_store, event(1))
         await until(lambda: "authority that is not trusted" in (webhook.problem or ""))
     async with await asyncio.start_server(eager, "127.0.0.1", 0) as plain:
         url = f"https://127.0.0.1:{plain.sockets[0].getsockname()[1]}/"
-        async with delivering(book, url) as webhook:
+        async with delivering(alert_store, url) as webhook:
             await until(lambda: "does not speak TLS" in (webhook.problem or ""))
 
 
-async def test_a_dead_receiver_delays_no_other(book: Book) -> None:
+async def test_a_dead_receiver_delays_no_other(alert_store: AlertStore) -> None:
     """A receiver that hangs and one that refuses, beside one that takes everything."""
     async with receiving() as good, receiving(*[500] * 1000) as bad, answering(b"") as silent:
         urls = {"good": good.url, "bad": bad.url, "silent": silent}
         hooks = [
-            Webhook(name, WebhookSettings.model_validate({"url": url}), book, lambda: NOW) for name, url in urls.items()
+            Webhook(name, WebhookSettings.model_validate({"url": url}), alert_store, lambda: NOW)
+            for name, url in urls.items()
         ]
-        book.sinks = tuple(hook.sink for hook in hooks)
+        alert_store.sinks = tuple(hook.sink for hook in hooks)
         tasks = [asyncio.create_task(hook.run()) for hook in hooks]
         for number in range(5):
-            commit(book, event(number))
+            commit(alert_store, event(number))
         await until(lambda: hooks[0].num_delivered == 5)
         assert [hook.num_delivered for hook in hooks[1:]] == [0, 0]
         for task in tasks:
@@ -376,48 +381,54 @@ async def test_a_dead_receiver_delays_no_other(book: Book) -> None:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def test_what_no_request_can_carry_is_given_up(book: Book) -> None:
-    async with receiving() as receiver, delivering(book, receiver.url) as webhook:
-        with book.lock:
-            book.outbox.put(webhook.sink, "a\r\nX-Injected: 1", "yard", "bag", "on", event(1).payload(), None, NOW)
-        commit(book, event(2))
+async def test_what_no_request_can_carry_is_given_up(alert_store: AlertStore) -> None:
+    async with receiving() as receiver, delivering(alert_store, receiver.url) as webhook:
+        with alert_store.lock:
+            alert_store.outbox.put(
+                webhook.sink, "a\r\nX-Injected: 1", "yard", "bag", "on", event(1).payload(), None, NOW
+            )
+        commit(alert_store, event(2))
         await until(lambda: webhook.num_delivered == 1)
     assert receiver.ids == ["a2-on"]
-    assert book.outbox.num_dropped[webhook.sink, "refused"] == 1
+    assert alert_store.outbox.num_dropped[webhook.sink, "refused"] == 1
 
 
 # --- the disk, and errors of ours ---
 
 
-async def test_a_disk_that_refuses_makes_no_flood_of_duplicates(book: Book, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_disk_that_refuses_makes_no_flood_of_duplicates(
+    alert_store: AlertStore, caplog: pytest.LogCaptureFixture
+) -> None:
     """What was taken while it could not be noted is not sent again, and is removed once the disk lets it."""
-    async with receiving() as receiver, delivering(book, receiver.url) as webhook:
-        commit(book, event(1))
-        commit(book, event(2))
-        await until(lambda: book.outbox.count(webhook.sink) == 0)
-        book.sinks = ()
-        with book.lock:
+    async with receiving() as receiver, delivering(alert_store, receiver.url) as webhook:
+        commit(alert_store, event(1))
+        commit(alert_store, event(2))
+        await until(lambda: alert_store.outbox.count(webhook.sink) == 0)
+        alert_store.sinks = ()
+        with alert_store.lock:
             for number in (3, 4):
-                book.outbox.put(webhook.sink, f"a{number}-on", "yard", "bag", "on", event(number).payload(), None, NOW)
-            book.connection.execute("PRAGMA query_only = ON")
+                alert_store.outbox.put(
+                    webhook.sink, f"a{number}-on", "yard", "bag", "on", event(number).payload(), None, NOW
+                )
+            alert_store.connection.execute("PRAGMA query_only = ON")
         webhook._wake.set()
         await until(lambda: "cannot be written down" in (webhook.problem or ""))
         for _ in range(3):  # a round each, in which the disk refuses again
             caplog.clear()
             webhook._wake.set()
             await until(lambda: "the disk refuses" in caplog.text)
-        with book.lock:
-            book.connection.execute("PRAGMA query_only = OFF")
+        with alert_store.lock:
+            alert_store.connection.execute("PRAGMA query_only = OFF")
         webhook._wake.set()
-        await until(lambda: book.outbox.count(webhook.sink) == 0 and webhook.problem is None)
+        await until(lambda: alert_store.outbox.count(webhook.sink) == 0 and webhook.problem is None)
     assert receiver.ids == ["a1-on", "a2-on", "a3-on", "a4-on"]
 
 
-async def test_an_error_of_ours_ends_the_run_and_it_may_be_run_again(book: Book) -> None:
+async def test_an_error_of_ours_ends_the_run_and_it_may_be_run_again(alert_store: AlertStore) -> None:
     async with receiving() as receiver:
-        hook = Webhook("pager", WebhookSettings.model_validate({"url": receiver.url}), book, lambda: NOW)
-        book.sinks = (hook.sink,)
-        commit(book, event(1))
+        hook = Webhook("pager", WebhookSettings.model_validate({"url": receiver.url}), alert_store, lambda: NOW)
+        alert_store.sinks = (hook.sink,)
+        commit(alert_store, event(1))
         judged = hook._is_too_old
         hook._is_too_old = lambda entry: {}[entry.seq]  # type: ignore[method-assign]
         with pytest.raises(KeyError):
@@ -425,8 +436,8 @@ async def test_an_error_of_ours_ends_the_run_and_it_may_be_run_again(book: Book)
         hook._is_too_old = judged  # type: ignore[method-assign]
         task = asyncio.create_task(hook.run())
         await until(lambda: hook.num_delivered == 1)
-        assert len(book._listeners) == 1
+        assert len(alert_store._listeners) == 1
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-    assert book._listeners == []
+    assert alert_store._listeners == []
     assert receiver.ids == ["a1-on"]

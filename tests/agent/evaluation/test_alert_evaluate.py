@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from agent.alerts.gate import GateSettings
 from agent.cli.main import main
 from agent.evaluation.alert_truth import Armed, arm
 from agent.evaluation.alerts import World, both, gate_alone, judge_alone, sweep, world_in_memory
+from agent.settings.rules import GateSettings
 from model.video_model import VideoModel
 
 GATE = GateSettings()

@@ -9,10 +9,10 @@ from pathlib import Path
 import httpx
 import pytest
 
-from agent.alerts.store import BOOK_FILE, Book
+from agent.alerts.store import ALERTS_FILE, AlertStore
 from agent.cli.main import main
 from agent.ingest.intake import encode_jpeg
-from agent.keep.erasing import ERASURES_FILE, Erasing, NotErasedYet, Request, erase_from_book, read_requests
+from agent.keep.erasing import ERASURES_FILE, Erasing, NotErasedYet, Request, erase_from_alerts, read_requests
 from streaming.frame import Frame
 from tests.support.agents import START, ListSource, frames, picture, remember, running, served
 from tests.support.memories import traces
@@ -145,17 +145,17 @@ def test_a_damaged_list_of_erasures_is_an_error_not_an_empty_one(
 
 
 def test_alerts_go_from_the_rows_and_the_file(tmp_path: Path) -> None:
-    book = Book(tmp_path / BOOK_FILE)
-    with book.transaction() as db:
+    alert_store = AlertStore(tmp_path / ALERTS_FILE)
+    with alert_store.transaction() as db:
         for number in range(300):
             db.execute(
                 "INSERT INTO alerts (id, rule, camera, start_time, time, on_event, snapshot) VALUES (?,?,?,?,?,?,?)",
                 (f"id{number}", "r", "gate", number, number, b"{}", f"snapshot-{number:03}-".encode() * 20),
             )
-    assert erase_from_book(book)("gate", 100, 199) == 100
-    data = b"".join(path.read_bytes() for path in tmp_path.glob(f"{BOOK_FILE}*"))
+    assert erase_from_alerts(alert_store)("gate", 100, 199) == 100
+    data = b"".join(path.read_bytes() for path in tmp_path.glob(f"{ALERTS_FILE}*"))
     assert [n for n in range(300) if f"snapshot-{n:03}-".encode() in data] == [*range(100), *range(200, 300)]
-    book.close()
+    alert_store.close()
 
 
 # --- the command line ---

@@ -13,7 +13,8 @@ import jsonschema
 import pytest
 from PIL import Image
 
-from agent.mqtt.retained import CameraView, MemoryView, RuleView
+from agent.alerts.rules import RuleView
+from agent.mqtt.state import CameraView, MemoryView
 from tests.support.bridges import ROOT, RULE, START, Scene, bridged, check_documented, commit, documented, event, jpeg
 from tests.support.brokers import Heard, listening, mosquitto, needs_mosquitto, until
 from tests.support.certificates import authority
@@ -40,8 +41,8 @@ async def test_everything_that_is_heard_is_documented(tmp_path: Path, scene: Sce
         async with listening(broker.port) as heard:
             async with bridged(scene, broker.url, version=version):
                 await heard.until(all_there)
-                commit(scene.book, event(1), jpeg())
-                commit(scene.book, event(1, "off"))
+                commit(scene.alert_store, event(1), jpeg())
+                commit(scene.alert_store, event(1, "off"))
                 await heard.client.publish(f"{RULE}/enabled/set", "OFF", qos=1)
                 await heard.client.publish(f"{RULE}/snooze/set", "10", qos=1)
                 await heard.until(lambda h: len(event_ids(h)) == 2 and h.newest()[f"{RULE}/snooze/state"] != b"0")
@@ -65,8 +66,8 @@ async def test_events_come_after_their_picture_and_carry_the_committed_bytes(tmp
     with mosquitto(tmp_path) as broker:
         async with listening(broker.port, f"{RULE}/#") as heard, bridged(scene, broker.url):
             await heard.until(lambda h: f"{RULE}/state" in h.newest())
-            commit(scene.book, event(1), jpeg(seed=1))
-            commit(scene.book, event(2), jpeg(seed=2))
+            commit(scene.alert_store, event(1), jpeg(seed=1))
+            commit(scene.alert_store, event(2), jpeg(seed=2))
             await heard.until(lambda h: len(event_ids(h)) == 2)
         told = [str(each.topic).removeprefix(f"{RULE}/") for each in heard.messages]
         told = [topic for topic in told if topic in ("snapshot", "event")]
@@ -82,11 +83,11 @@ async def test_what_is_erased_while_it_waits_is_not_published(tmp_path: Path, sc
             assert broker.process is not None
             broker.process.send_signal(signal.SIGSTOP)  # the first event is on its way, the second waits behind it
             for number in (1, 2):
-                commit(scene.book, event(number))
+                commit(scene.alert_store, event(number))
             await until(lambda: broker.num_unread() >= len(event(1).payload()))
-            scene.book.erase("yard", START + 1.5, START + 2.5)
+            scene.alert_store.erase("yard", START + 1.5, START + 2.5)
             broker.process.send_signal(signal.SIGCONT)
-            commit(scene.book, event(3))
+            commit(scene.alert_store, event(3))
             await heard.until(lambda h: "a3-on" in event_ids(h))
         assert event_ids(heard) == ["a1-on", "a3-on"]
 
@@ -96,7 +97,7 @@ async def test_large_pictures_are_scaled_down(tmp_path: Path, scene: Scene) -> N
     with mosquitto(tmp_path) as broker:
         bridge = bridged(scene, broker.url, max_snapshot_bytes="16KiB")
         async with listening(broker.port, f"{RULE}/snapshot") as heard, bridge:
-            commit(scene.book, event(1), large)
+            commit(scene.alert_store, event(1), large)
             await heard.until(lambda h: h.messages)
     small = heard.payloads(f"{RULE}/snapshot")[0]
     assert len(large) > 16 * 1024 >= len(small)
@@ -115,10 +116,10 @@ async def test_pictures_are_as_large_as_the_broker_takes_them(
             listening(broker.port, f"{RULE}/#") as heard,
             bridged(scene, broker.url, version=version, discovery=False) as bridge,
         ):
-            commit(scene.book, event(1), large)
-            commit(scene.book, event(2), jpeg())
+            commit(scene.alert_store, event(1), large)
+            commit(scene.alert_store, event(2), jpeg())
             await heard.until(lambda h: event_ids(h) == ["a1-on", "a2-on"])
-            commit(scene.book, event(3), large)  # learnt: no connection is lost to it
+            commit(scene.alert_store, event(3), large)  # learnt: no connection is lost to it
             await heard.until(lambda h: event_ids(h) == ["a1-on", "a2-on", "a3-on"])
             assert bridge.problem is None
             assert bridge.status.num_connections == connections
@@ -148,17 +149,17 @@ async def test_nothing_is_lost_while_the_broker_is_away(tmp_path: Path, scene: S
             hearing = asyncio.create_task(hear(10))
             await ready.wait()
             for number in range(10):
-                commit(scene.book, event(number), jpeg())
+                commit(scene.alert_store, event(number), jpeg())
             await hearing
             broker.stop()
             await until(lambda: not bridge.status.connected)
             for number in range(10, 40):
-                commit(scene.book, event(number), jpeg())
+                commit(scene.alert_store, event(number), jpeg())
             assert "no connection" in (bridge.problem or "")
             broker.start()
             ready = asyncio.Event()
             await hear(40)
-            await until(lambda: scene.book.outbox.count("mqtt") == 0)
+            await until(lambda: scene.alert_store.outbox.count("mqtt") == 0)
         # a subscriber that was itself away may have missed what was delivered before it came back: the outbox has not
         assert sorted(set(heard_ids), key=lambda each: int(each[1:-3])) == list(dict.fromkeys(heard_ids))
         assert all(len(same) == 1 for same in payloads.values())
@@ -172,13 +173,13 @@ async def test_a_persistent_subscriber_gets_every_event_in_order(tmp_path: Path,
             pass
         async with bridged(scene, broker.url) as bridge:
             for number in range(60):
-                commit(scene.book, event(number))
+                commit(scene.alert_store, event(number))
                 if number in (15, 35):
                     broker.stop()
                 if number in (25, 45):
                     broker.start()
                 await asyncio.sleep(0.01)
-            await until(lambda: bridge.status.connected and scene.book.outbox.count("mqtt") == 0)
+            await until(lambda: bridge.status.connected and scene.alert_store.outbox.count("mqtt") == 0)
         async with listening(broker.port, f"{RULE}/event", **keeps) as heard:
             await heard.until(lambda h: len(set(event_ids(h))) == 60)
     assert list(dict.fromkeys(event_ids(heard))) == [f"a{number}-on" for number in range(60)]
@@ -186,9 +187,9 @@ async def test_a_persistent_subscriber_gets_every_event_in_order(tmp_path: Path,
 
 
 async def test_a_restart_takes_up_what_was_not_published(tmp_path: Path, scene: Scene) -> None:
-    commit(scene.book, event(1), jpeg())
-    commit(scene.book, event(1, "off"))
-    scene.book.close()
+    commit(scene.alert_store, event(1), jpeg())
+    commit(scene.alert_store, event(1, "off"))
+    scene.alert_store.close()
     with mosquitto(tmp_path) as broker:
         async with listening(broker.port, f"{RULE}/event") as heard, bridged(Scene(tmp_path), broker.url):
             await heard.until(lambda h: len(event_ids(h)) == 2)
@@ -209,13 +210,13 @@ async def test_refused_credentials_are_said(tmp_path: Path, scene: Scene) -> Non
 
 
 async def test_an_absent_broker_is_waited_for(tmp_path: Path, scene: Scene) -> None:
-    commit(scene.book, event(1))
+    commit(scene.alert_store, event(1))
     with mosquitto(tmp_path) as broker:
         broker.stop()
         async with bridged(scene, broker.url) as bridge:
             await until(lambda: "no connection" in (bridge.problem or ""))
             broker.start()
-            await until(lambda: scene.book.outbox.count("mqtt") == 0)
+            await until(lambda: scene.alert_store.outbox.count("mqtt") == 0)
             assert bridge.problem is None
 
 
@@ -224,25 +225,25 @@ async def test_an_event_that_the_access_list_forbids_waits_and_is_said(tmp_path:
     access.write_text(f"topic readwrite vilamp/#\ntopic deny {RULE}/event\ntopic write homeassistant/#\n")
     with mosquitto(tmp_path, "allow_anonymous true", f"acl_file {access}") as broker:
         async with bridged(scene, broker.url) as bridge:
-            commit(scene.book, event(1))
+            commit(scene.alert_store, event(1))
             await until(lambda: f"refuses {RULE}/event: Not authorized" in (bridge.problem or ""))
-            commit(scene.book, event(2, rule="cat"))  # another topic: it does not wait behind the first
-            await until(lambda: scene.book.outbox.count("mqtt") == 1)
+            commit(scene.alert_store, event(2, rule="cat"))  # another topic: it does not wait behind the first
+            await until(lambda: scene.alert_store.outbox.count("mqtt") == 1)
             assert bridge.status.num_connections == 1
-            assert scene.book.outbox.pending("mqtt")[0].event_id == "a1-on"
+            assert scene.alert_store.outbox.pending("mqtt")[0].event_id == "a1-on"
 
 
 async def test_what_is_no_more_is_cleared_even_after_a_restart(tmp_path: Path, scene: Scene) -> None:
     scene.shelf.rules["cat", "yard"] = RuleView("cat", "yard", True, True, 0.0)
     with mosquitto(tmp_path) as broker:
         async with listening(broker.port) as heard, bridged(scene, broker.url):
-            commit(scene.book, event(1), jpeg())
-            commit(scene.book, event(2, rule="cat"), jpeg())
+            commit(scene.alert_store, event(1), jpeg())
+            commit(scene.alert_store, event(2, rule="cat"), jpeg())
             await heard.until(lambda h: {"vilamp/yard/alert/cat/snapshot", f"{RULE}/snapshot"} <= set(h.newest()))
             await heard.until(all_there)
         broker.stop()
-        scene.book.erase("yard", START, START + 1.5)  # the bag's alert
-        scene.book.close()
+        scene.alert_store.erase("yard", START, START + 1.5)  # the bag's alert
+        scene.alert_store.close()
         again = Scene(tmp_path)  # without the rule "cat" and the camera "gate"
         again.cameras.pop()
         broker.start()

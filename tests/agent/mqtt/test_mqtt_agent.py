@@ -97,7 +97,7 @@ async def test_only_cameras_that_a_rule_watches_can_be_switched(tmp_path: Path) 
                 await heard.client.publish(f"vilamp/{camera}/alert/bag/enabled/set", "OFF", qos=1)
                 await heard.client.publish(f"vilamp/{camera}/alert/bag/snooze/set", "60", qos=1)
             await until(lambda: agent.delivery.bridge.desk.counts["command_failed"] == 6)
-            assert agent.book.switches() == {}
+            assert agent.alert_store.switches() == {}
             assert heard.newest()[f"{RULE}/enabled/state"] == b"ON"
 
 
@@ -247,7 +247,7 @@ async def test_erasing_clears_the_picture_at_the_broker(tmp_path: Path) -> None:
             running(tmp_path, clock=lambda: START + 60, **agent_at(broker.url)) as agent,
         ):
             await heard.until(lambda h: f"{RULE}/state" in h.newest())
-            commit(agent.book, event(1), jpeg())
+            commit(agent.alert_store, event(1), jpeg())
             await heard.until(lambda h: h.newest().get(f"{RULE}/snapshot") == jpeg())
             await asyncio.to_thread(agent.erasing.erase, Request("yard", START, START + 5))
             await heard.until(lambda h: h.newest()[f"{RULE}/snapshot"] == b"")
@@ -262,7 +262,7 @@ async def test_health_says_that_the_broker_is_away(tmp_path: Path) -> None:
         assert ready.json()["degraded"] is True
         assert "no connection to the broker at 127.0.0.1:9" in ready.json()["checks"]["mqtt"]
         metrics = (await http.get(f"{server.url}/metrics", headers=server.headers())).text
-        commit(server.agent.book, event(1))
+        commit(server.agent.alert_store, event(1))
         assert "vilamp_mqtt_connected 0.0" in metrics
         metrics = (await http.get(f"{server.url}/metrics", headers=server.headers())).text
         assert 'vilamp_outbox_entries{stage="mqtt"} 1.0' in metrics
@@ -297,7 +297,7 @@ async def test_the_embedded_broker_carries_everything(tmp_path: Path) -> None:
         await until(lambda: embedded(agent) and agent.delivery.bridge.status.connected)
         async with listening(embedded(agent)) as heard:
             await heard.until(lambda h: f"{RULE}/state" in h.newest())
-            commit(agent.book, event(1), jpeg())
+            commit(agent.alert_store, event(1), jpeg())
             await heard.until(lambda h: h.payloads(f"{RULE}/event"))
             assert heard.newest()[f"{RULE}/snapshot"] == jpeg()
             await remember(agent, "yard", 2)
@@ -359,7 +359,7 @@ async def main(folder, url):
         while not bridge.status.connected:
             await asyncio.sleep(0.01)
         for number in range(300):
-            await asyncio.to_thread(commit, scene.book, event(number), jpeg())
+            await asyncio.to_thread(commit, scene.alert_store, event(number), jpeg())
             print(number, flush=True)
         await asyncio.sleep(60)
 
@@ -386,9 +386,9 @@ async def test_a_kill_between_commit_and_publication_loses_nothing(tmp_path: Pat
             await status.until(lambda h: h.newest()["vilamp/status"] == b"offline")  # the last will
             committed = [int(line) for line in said.split()]
             scene = Scene(tmp_path)
-            assert scene.book.outbox.count("mqtt") > 0, "it was killed too late to prove anything"
+            assert scene.alert_store.outbox.count("mqtt") > 0, "it was killed too late to prove anything"
             async with bridged(scene, broker.url):
-                await until(lambda: scene.book.outbox.count("mqtt") == 0, timeout_s=60)
+                await until(lambda: scene.alert_store.outbox.count("mqtt") == 0, timeout_s=60)
             await heard.until(lambda h: f"a{committed[-1]}-on" in ids(h))
     told = list(dict.fromkeys(ids(heard)))
     assert told[: len(committed)] == [f"a{number}-on" for number in committed]  # all of them, in order
@@ -409,6 +409,6 @@ async def test_leaving_does_not_hang_when_the_broker_has_fallen_silent(tmp_path:
                 await until(lambda: bridge.status.connected)
                 assert broker.process is not None
                 broker.process.send_signal(signal.SIGSTOP)
-                commit(scene.book, event(1))
+                commit(scene.alert_store, event(1))
         broker.process.send_signal(signal.SIGCONT)
-        assert scene.book.outbox.count("mqtt") == 1
+        assert scene.alert_store.outbox.count("mqtt") == 1

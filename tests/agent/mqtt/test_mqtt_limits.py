@@ -8,8 +8,8 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
 from agent.alerts.event import shortened
+from agent.alerts.rules import RuleView
 from agent.mqtt.refusals import EVENT, EVENT_RETRY_S, EVENT_TRIES, RETRY_S, Refusals
-from agent.mqtt.retained import RuleView
 from agent.mqtt.topics import Topics
 from agent.mqtt.wire import Sent
 from tests.support.bridges import RULE, START, Scene, bridged, commit, event, jpeg
@@ -39,11 +39,11 @@ async def test_announcements_that_are_too_large_hold_up_no_event(
             listening(broker.port) as heard,
             bridged(scene, broker.url, version=version, snapshots=False) as bridge,
         ):
-            commit(scene.book, event(1))
+            commit(scene.alert_store, event(1))
             await heard.until(lambda h: ids(h) == ["a1-on"])
             await heard.until(lambda h: {f"{RULE}/state", "vilamp/yard/memory", "vilamp/status"} <= set(h.newest()))
             await until(lambda: bridge.status.connected and "vilamp_yard/config" in (bridge.problem or ""))
-            commit(scene.book, event(2))
+            commit(scene.alert_store, event(2))
             await heard.until(lambda h: ids(h) == ["a1-on", "a2-on"])
             await heard.client.publish(f"{RULE}/enabled/set", "OFF", qos=1)
             await heard.until(lambda h: h.newest()[f"{RULE}/enabled/state"] == b"OFF")
@@ -55,7 +55,7 @@ async def test_announcements_that_are_too_large_hold_up_no_event(
 async def test_an_event_that_is_too_large_goes_without_its_links(tmp_path: Path, scene: Scene) -> None:
     with mosquitto(tmp_path, "allow_anonymous true", "max_packet_size 560") as broker:
         async with listening(broker.port, f"{RULE}/#") as heard, bridged(scene, broker.url) as bridge:
-            commit(scene.book, event(1), jpeg())
+            commit(scene.alert_store, event(1), jpeg())
             await heard.until(lambda h: ids(h) == ["a1-on"])
             assert "pictures are left out" in (bridge.problem or "")
             assert bridge.status.num_connections == 1
@@ -80,12 +80,12 @@ async def test_an_event_that_never_fits_waits_and_the_next_one_goes(tmp_path: Pa
         async with listening(broker.port, f"{RULE}/#") as heard, bridged(scene, broker.url) as bridge:
             long = event(1)
             object.__setattr__(long, "condition", "a" * 400)
-            commit(scene.book, long)
-            commit(scene.book, event(2, "off"))
+            commit(scene.alert_store, long)
+            commit(scene.alert_store, event(2, "off"))
             await heard.until(lambda h: ids(h) == ["a2-off"])
             assert "1 alert events wait" in (bridge.problem or "")
-            assert scene.book.outbox.pending("mqtt")[0].event_id == "a1-on"
-            scene.book.erase("yard", START, START + 1.5)
+            assert scene.alert_store.outbox.pending("mqtt")[0].event_id == "a1-on"
+            scene.alert_store.erase("yard", START, START + 1.5)
             bridge.desk.wake.set()
             await until(lambda: "event" not in (bridge.problem or ""))  # nothing waits: nothing is wrong
 
@@ -100,7 +100,7 @@ async def test_a_broker_without_retained_messages_gets_events_and_it_is_said(
 ) -> None:
     with mosquitto(tmp_path, "allow_anonymous true", "retain_available false") as broker:
         async with listening(broker.port) as heard, bridged(scene, broker.url, version=version) as bridge:
-            commit(scene.book, event(1), jpeg())
+            commit(scene.alert_store, event(1), jpeg())
             await heard.until(lambda h: ids(h) == ["a1-on"])
             await until(lambda: "keeps no retained messages" in (bridge.problem or ""))
             await heard.until(lambda h: f"{RULE}/state" in h.newest())
@@ -116,7 +116,7 @@ async def test_a_broker_that_takes_qos_0_only_is_told_so(
 ) -> None:
     with mosquitto(tmp_path, "allow_anonymous true", "max_qos 0", *more) as broker:
         async with listening(broker.port) as heard, bridged(scene, broker.url, version=version) as bridge:
-            commit(scene.book, event(1))
+            commit(scene.alert_store, event(1))
             await heard.until(lambda h: ids(h) == ["a1-on"])
             await until(lambda: "QoS 0 only" in " ".join(bridge.desk.notes._words.values()))
 
@@ -141,14 +141,14 @@ async def test_topics_that_are_forbidden_hold_up_no_others(tmp_path: Path, scene
     with mosquitto(tmp_path, "allow_anonymous true", f"acl_file {access}") as broker:
         async with listening(broker.port, "vilamp/#") as heard, bridged(scene, broker.url) as bridge:
             for number in range(3):
-                commit(scene.book, event(number), jpeg())
-                commit(scene.book, event(10 + number, rule="cat"), jpeg())
+                commit(scene.alert_store, event(number), jpeg())
+                commit(scene.alert_store, event(10 + number, rule="cat"), jpeg())
             await heard.until(lambda h: ids(h, cat) == ["a10-on", "a11-on", "a12-on"])
             await heard.client.publish(f"{RULE}/snooze/set", "10", qos=1)
             await heard.until(lambda h: h.newest().get(f"{RULE}/snooze/state", b"0") != b"0")
             assert "refuses" in (bridge.problem or "")
             assert "more)" in (bridge.problem or "")
-            assert [each.event_id for each in scene.book.outbox.pending("mqtt")] == ["a0-on", "a1-on", "a2-on"]
+            assert [each.event_id for each in scene.alert_store.outbox.pending("mqtt")] == ["a0-on", "a1-on", "a2-on"]
             assert bridge.status.num_connections == 1
             access.write_text("topic readwrite vilamp/#\ntopic readwrite homeassistant/#\n")
             assert broker.process is not None
@@ -166,7 +166,7 @@ async def test_forgotten_cameras_and_rules_leave_nothing_behind(tmp_path: Path, 
     """Their retained topics and announcements go at once, also the numbers that are published seldom."""
     with mosquitto(tmp_path) as broker:
         async with listening(broker.port) as heard, bridged(scene, broker.url, stats_interval_s=3600) as bridge:
-            commit(scene.book, event(1), jpeg())
+            commit(scene.alert_store, event(1), jpeg())
             wanted = {f"{RULE}/snapshot", "vilamp/yard/memory", "homeassistant/device/vilamp_yard/config"}
             await heard.until(lambda h: wanted <= set(h.newest()))
             del scene.cameras[0], scene.shelf.rules["bag", "yard"]

@@ -14,7 +14,7 @@ import paho.mqtt.client
 import pytest
 
 from agent.mqtt.bridge import Bridge
-from agent.mqtt.retained import CameraView
+from agent.mqtt.state import CameraView
 from agent.mqtt.wire import MAX_PACKET_BYTES, MAX_SKIPPED
 from agent.runtime.log_repeats import CountedLines
 from tests.support.bridges import Scene, bridged, commit, event
@@ -98,8 +98,8 @@ async def test_what_breaks_the_protocol_ends_the_connection_once(
 
     async with odd_broker(after_subscribing(act)) as broker, bridged(scene, broker.url, version=version) as bridge:
         await until(lambda: broker.gone >= 2)
-        commit(scene.book, event(1))
-        await until(lambda: scene.book.outbox.count("mqtt") == 0)
+        commit(scene.alert_store, event(1))
+        await until(lambda: scene.alert_store.outbox.count("mqtt") == 0)
         number = broker.gone
         await until(lambda: broker.gone > number and not bridge.status.connected)
         assert "no connection to the broker" in (bridge.problem or "")
@@ -198,8 +198,8 @@ async def test_a_subscription_over_which_the_connection_ends_is_left_out(scene: 
 
     async with odd_broker(script) as broker, bridged(scene, broker.url, version="3.1.1") as bridge:
         await until(lambda: bridge.status.connected and "homeassistant/status is set aside" in (bridge.problem or ""))
-        commit(scene.book, event(1))
-        await until(lambda: scene.book.outbox.count("mqtt") == 0)
+        commit(scene.alert_store, event(1))
+        await until(lambda: scene.alert_store.outbox.count("mqtt") == 0)
         assert bridge.status.num_connections == 3
         assert len(broker.clients[-1].filters) == 2
 
@@ -227,8 +227,8 @@ async def test_an_event_over_which_the_connection_ends_waits_and_the_others_go(s
 
     async with odd_broker(script) as broker, bridged(scene, broker.url, version="3.1.1", snapshots=False) as bridge:
         for number in range(4):
-            commit(scene.book, event(number))
-        await until(lambda: [each.event_id for each in scene.book.outbox.pending("mqtt")] == ["a1-on"])
+            commit(scene.alert_store, event(number))
+        await until(lambda: [each.event_id for each in scene.alert_store.outbox.pending("mqtt")] == ["a1-on"])
         await until(lambda: bridge.status.connected)
         assert "1 alert events wait" in (bridge.problem or "")
         assert bridge.status.num_connections <= 4
@@ -267,14 +267,14 @@ async def test_an_error_of_ours_ends_the_run_and_it_may_be_run_again(scene: Scen
         assert not again.status.connected
         scene.shelf.views = whole  # type: ignore[method-assign]
         task = asyncio.create_task(again.run())
-        commit(scene.book, event(1))
-        await until(lambda: scene.book.outbox.count("mqtt") == 0)
-        assert len(scene.book._listeners) == 1
+        commit(scene.alert_store, event(1))
+        await until(lambda: scene.alert_store.outbox.count("mqtt") == 0)
+        assert len(scene.alert_store._listeners) == 1
         assert len(set(broker.clients[-1].filters)) == len(broker.clients[-1].filters)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-    assert scene.book._listeners == []
+    assert scene.alert_store._listeners == []
 
 
 async def test_a_disk_that_refuses_makes_no_flood_of_duplicates(scene: Scene) -> None:
@@ -290,14 +290,14 @@ async def test_a_disk_that_refuses_makes_no_flood_of_duplicates(scene: Scene) ->
         return [payload for topic, payload, _ in broker.published() if topic == "vilamp/yard/status"][-1]
 
     async with odd_broker(script) as broker, bridged(scene, broker.url) as bridge:
-        commit(scene.book, event(1))
+        commit(scene.alert_store, event(1))
         await until(lambda: len(told()) == 1)
         await until(lambda: any("config" in topic for topic, _, _ in broker.published()))
-        commit_lock = scene.book.lock
+        commit_lock = scene.alert_store.lock
         with commit_lock:
-            scene.book.outbox.put("mqtt", "a2-on", "yard", "bag", "on", event(2).payload(), None, 0.0)
-            scene.book.outbox.put("mqtt", "a3-on", "yard", "bag", "on", event(3).payload(), None, 0.0)
-            scene.book.connection.execute("PRAGMA query_only = ON")
+            scene.alert_store.outbox.put("mqtt", "a2-on", "yard", "bag", "on", event(2).payload(), None, 0.0)
+            scene.alert_store.outbox.put("mqtt", "a3-on", "yard", "bag", "on", event(3).payload(), None, 0.0)
+            scene.alert_store.connection.execute("PRAGMA query_only = ON")
         bridge.desk.wake.set()
         await until(lambda: len(told()) == 3 and "cannot be written down" in (bridge.problem or ""))
         for word in ("offline", "online", "offline"):  # a round each
@@ -305,8 +305,8 @@ async def test_a_disk_that_refuses_makes_no_flood_of_duplicates(scene: Scene) ->
             bridge.desk.wake.set()
             await until(lambda word=word: shown() == word.encode())
         with commit_lock:
-            scene.book.connection.execute("PRAGMA query_only = OFF")
+            scene.alert_store.connection.execute("PRAGMA query_only = OFF")
         bridge.desk.wake.set()
-        await until(lambda: scene.book.outbox.count("mqtt") == 0 and bridge.problem is None)
+        await until(lambda: scene.alert_store.outbox.count("mqtt") == 0 and bridge.problem is None)
         assert told() == [event(number).payload() for number in (1, 2, 3)]
         assert bridge.status.num_connections == 1

@@ -31,7 +31,11 @@ async def got(server: Served, path: str, **options: Any) -> Any:
 
 def fill(server: Served, count: int) -> None:
     for number in range(count):
-        commit(server.agent.book, event(number, rule="bag" if number % 2 else "cat", camera="yard"), jpeg(seed=number))
+        commit(
+            server.agent.alert_store,
+            event(number, rule="bag" if number % 2 else "cat", camera="yard"),
+            jpeg(seed=number),
+        )
 
 
 async def test_alerts_are_listed_newest_first_in_pages(tmp_path: Path) -> None:
@@ -48,7 +52,7 @@ async def test_alerts_are_listed_newest_first_in_pages(tmp_path: Path) -> None:
 async def test_alerts_are_filtered(tmp_path: Path) -> None:
     async with served(tmp_path) as server:
         fill(server, 5)
-        commit(server.agent.book, event(9, camera="gate"))
+        commit(server.agent.alert_store, event(9, camera="gate"))
         for query, expected in (
             ("rule=cat", ["a4", "a2", "a0"]),
             ("camera=gate", ["a9"]),
@@ -60,10 +64,10 @@ async def test_alerts_are_filtered(tmp_path: Path) -> None:
 
 async def test_one_alert_links_its_evidence(tmp_path: Path) -> None:
     async with served(tmp_path) as server:
-        commit(server.agent.book, event(1), jpeg())
+        commit(server.agent.alert_store, event(1), jpeg())
         lasting = await got(server, "/v1/alerts/a1")
         assert lasting["end_time"] is None
-        commit(server.agent.book, event(1, "off"))
+        commit(server.agent.alert_store, event(1, "off"))
         alert = await got(server, "/v1/alerts/a1")
         assert alert == {**alert, "object": "alert", "rule": "bag", "camera": "yard", "end_time": START + 1}
         assert alert["confirmations"] == [2, 3]
@@ -77,7 +81,7 @@ async def test_one_alert_links_its_evidence(tmp_path: Path) -> None:
 async def test_the_link_to_the_clip_opens_it_and_nothing_wider(tmp_path: Path) -> None:
     async with served(tmp_path) as server:
         await remember(server.agent, "yard", 30, start=START - 15)
-        commit(server.agent.book, event(0), jpeg())
+        commit(server.agent.alert_store, event(0), jpeg())
         clip = (await got(server, "/v1/alerts/a0"))["clip_url"]
         assert clip.startswith(f"/v1/cameras/yard/export?after={START - 11:.3f}&before={START + 5:.3f}&exp=")
         answer = await asyncio.to_thread(get, server, clip, headers={})
@@ -106,7 +110,7 @@ def test_the_clip_of_a_long_alert_shows_its_beginning() -> None:
 async def test_what_was_held_back_says_why(tmp_path: Path) -> None:
     async with served(tmp_path) as server:
         held = [Suppressed("bag", "yard", START + n, "cooldown", 5.0 + n, 7) for n in range(3)]
-        server.agent.book.commit("bag", "yard", {}, suppressed=held, now=START)
+        server.agent.alert_store.commit("bag", "yard", {}, suppressed=held, now=START)
         page = await got(server, "/v1/alerts?kind=suppressed&limit=2")
         assert [(each["reason"], each["score"]) for each in page["data"]] == [("cooldown", 7.0), ("cooldown", 6.0)]
         assert page["data"][0]["url"].startswith("/v1/frames/7.jpg?exp=")
@@ -134,7 +138,7 @@ async def test_what_cannot_be_answered(tmp_path: Path, path: str, status: int) -
 
 async def test_alerts_need_a_token(tmp_path: Path) -> None:
     async with served(tmp_path) as server:
-        commit(server.agent.book, event(1), jpeg())
+        commit(server.agent.alert_store, event(1), jpeg())
         for path in ("/v1/alerts", "/v1/alerts/a1", "/v1/alerts/a1/snapshot.jpg", "/v1/alerts/stream"):
             assert (await asyncio.to_thread(get, server, path, headers={})).status_code == 401
             publisher = await asyncio.to_thread(get, server, path, headers=server.headers("publisher"))
@@ -159,17 +163,17 @@ async def read(lines: Any, count: int) -> list[tuple[int, dict[str, Any]]]:
 
 async def test_the_stream_tells_events_as_they_are_committed(tmp_path: Path) -> None:
     async with served(tmp_path) as server, httpx.AsyncClient(headers=server.headers(), trust_env=False) as client:
-        commit(server.agent.book, event(1))
+        commit(server.agent.alert_store, event(1))
         async with client.stream("GET", f"{server.url}/v1/alerts/stream") as response:
             assert response.headers["content-type"].startswith("text/event-stream")
             lines = response.aiter_lines()
             assert await anext(lines) == "id: 1"  # it has begun: what came before is not told
-            await asyncio.to_thread(commit, server.agent.book, event(2))
-            await asyncio.to_thread(commit, server.agent.book, event(2, "off"))
+            await asyncio.to_thread(commit, server.agent.alert_store, event(2))
+            await asyncio.to_thread(commit, server.agent.alert_store, event(2, "off"))
             told = await asyncio.wait_for(read(lines, 2), 20)
         assert [each["id"] for _, each in told] == ["a2-on", "a2-off"]
         assert told[0][1] == json.loads(event(2).payload())
-        await asyncio.to_thread(commit, server.agent.book, event(3))
+        await asyncio.to_thread(commit, server.agent.alert_store, event(3))
         resumed = {"Last-Event-ID": str(told[0][0])}
         async with client.stream("GET", f"{server.url}/v1/alerts/stream", headers=resumed) as response:
             again = await asyncio.wait_for(read(response.aiter_lines(), 2), 20)
@@ -180,12 +184,14 @@ async def test_a_stream_that_was_told_nothing_yet_goes_on_from_its_beginning(tmp
     async with served(tmp_path) as server, httpx.AsyncClient(headers=server.headers(), trust_env=False) as client:
         async with client.stream("GET", f"{server.url}/v1/alerts/stream") as response:
             begin = (await anext(response.aiter_lines())).removeprefix("id: ")
-        await asyncio.to_thread(commit, server.agent.book, event(1))
-        for last in (begin, "999"):  # the second from a book that is no more
+        await asyncio.to_thread(commit, server.agent.alert_store, event(1))
+        for last in (begin, "999"):  # the second from a store that is no more
             async with client.stream(
                 "GET", f"{server.url}/v1/alerts/stream", headers={"Last-Event-ID": last}
             ) as response:
-                await asyncio.to_thread(commit, server.agent.book, event(1, "off") if last == begin else event(2))
+                await asyncio.to_thread(
+                    commit, server.agent.alert_store, event(1, "off") if last == begin else event(2)
+                )
                 told = await asyncio.wait_for(read(response.aiter_lines(), 1), 20)
             assert told[0][1]["id"] == ("a1-on" if last == begin else "a2-on")
 
@@ -214,7 +220,7 @@ async def test_the_stream_opens_with_its_signed_url(tmp_path: Path) -> None:
         url = server.url + (await got(server, "/v1/alerts"))["stream_url"]
         async with client.stream("GET", f"{url}&rule=bag") as response:
             assert response.status_code == 200
-            commit(server.agent.book, event(1))
+            commit(server.agent.alert_store, event(1))
             ((_, told),) = await read(response.aiter_lines(), 1)
             assert told["id"] == "a1-on"
         assert (await client.get(url.replace("/stream", ""))).status_code == 401  # it opens the stream alone
@@ -230,7 +236,7 @@ async def test_the_stream_is_filtered_and_keeps_the_line_open(tmp_path: Path) ->
         silences = [await anext(lines) for _ in range(5)]
         assert silences == ["id: 0", "", ": still here", "", ": still here"]
         for each in (event(1, rule="cat"), event(2, camera="gate"), event(3)):
-            await asyncio.to_thread(commit, server.agent.book, each)
+            await asyncio.to_thread(commit, server.agent.alert_store, each)
         assert [each["id"] for _, each in await asyncio.wait_for(read(lines, 1), 20)] == ["a3-on"]
 
 

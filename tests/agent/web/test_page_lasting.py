@@ -48,7 +48,7 @@ async def seen(chromium: Browser) -> AsyncIterator[Visit]:
 
 async def fire(site: Served, *numbers: int) -> None:
     for number in numbers:
-        await asyncio.to_thread(commit, site.agent.book, event(number), jpeg())
+        await asyncio.to_thread(commit, site.agent.alert_store, event(number), jpeg())
 
 
 async def listening(page: Page) -> None:
@@ -113,10 +113,10 @@ async def test_older_alerts_stay_when_another_one_comes(site: Served, seen: Visi
     await expect(page.locator(".alert")).to_have_count(36)
     await expect(page.locator(".alert").first).to_contain_text("still on")
     await page.locator(".alert select").first.focus()
-    await asyncio.to_thread(commit, site.agent.book, event(50, "off"))
+    await asyncio.to_thread(commit, site.agent.alert_store, event(50, "off"))
     await expect(page.locator(".alert").first).to_contain_text("for 1 s")
     await expect(page.locator(".alert select").first).to_be_focused()
-    await asyncio.to_thread(commit, site.agent.book, event(0, "off"))
+    await asyncio.to_thread(commit, site.agent.alert_store, event(0, "off"))
     await expect(page.locator(".alert").last).to_contain_text("for 1 s")  # in its place
     seen.unharmed()
 

@@ -54,7 +54,7 @@ async def test_everything_given_out_opens_below_the_prefix(tmp_path: Path, strip
         asked = {"messages": [{"role": "user", "content": "a car?"}]}
         answer = (await http.post(f"{public}/v1/chat/completions", headers=headers, json=asked)).json()
         cited = [each["url"] for each in answer["choices"][0]["message"]["annotations"]]
-        in_messages = [site.agent.alerts.watching.teller.link(f"/v1/frames/{frames[0]['frame_id']}.jpg")]
+        in_messages = [site.agent.alerts.watcher.recorder.link(f"/v1/frames/{frames[0]['frame_id']}.jpg")]
         assert all(url.startswith(f"{public}/v1/frames/") for url in [*cited, *in_messages])
         paths = [camera["latest"]["url"], frames[0]["url"], *(each["url"] for each in timeline["keyframes"])]
         assert cited
@@ -67,7 +67,7 @@ async def test_everything_given_out_opens_below_the_prefix(tmp_path: Path, strip
             urlsplit(cited[0]).path + "?" + urlsplit(cited[0]).query,
         ):  # the agent's own address, too
             assert (await http.get(site.url + path)).status_code == 200
-        clip = site.agent.alerts.watching.teller.link(f"/v1/cameras/door/export?after={START}&before={START + 3}")
+        clip = site.agent.alerts.watcher.recorder.link(f"/v1/cameras/door/export?after={START}&before={START + 3}")
         assert (await http.get(clip)).headers["content-type"] == "application/zip"
         async with http.stream("GET", urljoin(public, stream)) as events:
             assert (await anext(events.aiter_lines())).startswith("id: ")  # at once, though the stream has no end

@@ -88,7 +88,7 @@ async def test_one_camera_is_snoozed_alone(tmp_path: Path) -> None:
 async def test_changing_a_rule_keeps_what_was_switched_by_hand_unless_it_says_enabled(tmp_path: Path) -> None:
     async with client(tmp_path) as (http, server):
         await http.post("/v1/rules", json=BAG)
-        server.agent.alerts.watching.set_enabled("bag", None, False)
+        server.agent.alerts.watcher.set_enabled("bag", None, False)
         assert (await http.patch("/v1/rules/bag", json={"clear": 3})).json()["enabled"] is False
         assert (await http.patch("/v1/rules/bag", json={"clear": 2, "enabled": True})).json()["enabled"] is True
 

@@ -213,7 +213,7 @@ async def test_alerts_are_those_of_the_book(site: Served, http: httpx.AsyncClien
             event_type, f"{alert_id}-{event_type}", "bag", "door", "a bag", f"bag at door {n}", start, start + 1, end,
             (2, 3), 6.0, "tiny", 0.1, (), "", None,
         )  # fmt: skip
-        site.agent.book.commit("bag", "door", {}, event=event, now=start + 1)
+        site.agent.alert_store.commit("bag", "door", {}, event=event, now=start + 1)
     both = (await drawn(http))["alerts"]
     assert both == [
         {"id": "first", "rule": "bag", "start": START + 10, "end": START + 12, "message": "bag at door 0"},
