@@ -23,8 +23,7 @@ from agent.web.auth import Auth
 from agent.web.body import Unpacking
 from agent.web.cameras import CameraRoutes
 from agent.web.chat import ChatRoutes
-from agent.web.guard import Guard
-from agent.web.guessing import Guesses, SlowGuessing
+from agent.web.guard import Guard, Guesses, SlowGuessing
 from agent.web.health import HealthRoutes
 from agent.web.memory import MemoryRoutes
 from agent.web.page import PageRoutes

@@ -1,7 +1,7 @@
-"""Who may do what: bearer tokens with scopes, and signed picture URLs that expire.
+"""Bearer tokens with scopes, and signed URLs that expire.
 
-Tokens are made at first start and kept in `<data_dir>/tokens.json`, readable by its owner only, in the clear: the
-local command line finds its token there. Times are arguments; nothing here reads a clock or knows HTTP routes.
+The first start makes the tokens and writes them to `<data_dir>/tokens.json`, unencrypted and readable by its owner only:
+the command line on this machine takes its token from there. Times are arguments (unix seconds); no clock is read here.
 """
 
 import base64
@@ -12,12 +12,13 @@ import json
 import os
 import re
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
+from agent.errors import NotAllowed
 from agent.runtime.files import create_private
 from agent.settings.settings import TokenSettings
 from agent.settings.types import check_scope
@@ -25,8 +26,8 @@ from agent.settings.types import check_scope
 TOKENS_FILE = "tokens.json"
 _VERSION = 1
 _QUOTABLE = re.compile(r"[\w :*-]{1,80}", re.ASCII)
-_ISSUED = "vt_"  # how a token begins that expires by itself
-# What first start makes: one token for the owner and one for cameras, which must not be able to read what others see.
+_ISSUED = "vt_"  # prefix of tokens that expire
+# The tokens of a first start. Cameras get their own, which opens no pictures.
 _FIRST_TOKENS: tuple[tuple[str, frozenset[str]], ...] = (
     ("owner", frozenset({"admin"})),
     ("publisher", frozenset({"publish:*"})),
@@ -34,23 +35,17 @@ _FIRST_TOKENS: tuple[tuple[str, frozenset[str]], ...] = (
 )
 
 
-class AuthError(Exception):
-    """The caller may not do this: `status` is 401 (who are you?) or 403 (not you)."""
-
-    def __init__(self, status: int, message: str, headers: Mapping[str, str] | None = None) -> None:
-        super().__init__(message)
-        self.status = status
-        self.message = message
-        self.headers = dict(headers or {})
+class Expired(NotAllowed):
+    """The token was valid once."""
 
 
 class TokenFileError(Exception):
-    """The token file cannot be read or made (the operator's to mend)."""
+    """The token file cannot be read or written; the message tells the operator what to do."""
 
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """A secret and what it opens."""
+    """A secret and the scopes it covers."""
 
     name: str
     secret: str
@@ -67,10 +62,7 @@ class Token:
 
 
 class Auth:
-    """The one check in front of every route.
-
-    With `enabled=False` every check passes (settings allow that on a loopback host only); signing still works.
-    """
+    """Checks tokens and signatures. Every check passes when `enabled` is False."""
 
     def __init__(self, tokens: Iterable[Token], signing_key: bytes, *, enabled: bool = True) -> None:
         self.tokens = tuple(tokens)
@@ -81,7 +73,7 @@ class Auth:
 
     @classmethod
     def open(cls, data_dir: Path, *, enabled: bool = True, extra: Iterable[TokenSettings] = ()) -> "Auth":
-        """Tokens of `data_dir` (made now if there are none) and those of the configuration.
+        """Load the tokens of `data_dir`, made now if there are none, and add `extra` from the configuration.
 
         Raises TokenFileError when the file is damaged or cannot be written.
         """
@@ -94,64 +86,60 @@ class Auth:
         return auth
 
     def check(self, authorization: str | None, scope: str, now: float | None = None) -> Token | None:
-        """The token in an `Authorization` header, if it covers `scope`; None when security is off.
+        """The token in an `Authorization` header; None when security is off. Without `now`, tokens that expire are unknown.
 
-        `now`: unix seconds, without which no issued token counts. Raises AuthError: 401 without a valid token, 403 when
-        the token does not cover `scope`.
+        Raises NotAllowed: 401 without a valid token, 403 when the token does not cover `scope`.
         """
         found = self.identify(authorization, now)
         if found is not None and not found.allows(scope):
             message = f'the token "{found.name}" does not cover "{scope}"'
-            raise AuthError(403, message, _challenge(error="insufficient_scope", scope=scope))
+            raise NotAllowed(message, status=403, headers=_challenge(error="insufficient_scope", scope=scope))
         return found
 
-    def issue(self, scope: str, now: float, ttl_s: float) -> Token:
-        """A token for one scope that expires by itself; nothing is kept of it, so it cannot be withdrawn earlier.
-
-        Its secret says what it opens and until when, signed: "vt_publish:gate.1795364705.<signature>".
-        """
-        claim = f"{check_scope(scope)}.{int(now + ttl_s)}"
-        return Token(
-            "link", f"{_ISSUED}{claim}.{self._signature(_ISSUED + claim, int(now + ttl_s))}", frozenset({scope})
-        )
-
-    def _issued(self, secret: str, now: float) -> Token:
-        """The token that `issue` made. Raises AuthError when it is forged or has expired."""
-        claim, _, signature = secret.removeprefix(_ISSUED).rpartition(".")
-        scope, _, exp = claim.rpartition(".")
-        try:
-            self.verify_path(_ISSUED + claim, exp, signature, now)
-        except AuthError as error:
-            expired = "expired" in error.message
-            message = "this link has expired: ask for a fresh one" if expired else "the token is not known here"
-            raise AuthError(401, message, _challenge(error="invalid_token")) from None
-        return Token("link", secret, frozenset({scope}))
-
     def identify(self, authorization: str | None, now: float | None = None) -> Token | None:
-        """The token in an `Authorization` header, whatever it covers; None when security is off.
+        """The token in an `Authorization` header, whatever its scopes; None when security is off.
 
-        Every known token is compared, each in constant time, so that timing tells nothing. Raises AuthError (401).
+        Compares every known token in constant time, so that timing reveals nothing. Raises NotAllowed (401).
         """
         if not self.enabled:
             return None
         if not authorization:
-            raise AuthError(401, "this needs a token: send `Authorization: Bearer <token>`", _challenge())
+            raise NotAllowed("this needs a token: send `Authorization: Bearer <token>`", headers=_challenge())
         kind, _, secret = authorization.partition(" ")
         secret = secret.strip() if kind.lower() == "bearer" else ""
         found = self._find(secret)
         if found is None and secret.startswith(_ISSUED) and now is not None:
-            return self._issued(secret, now)
+            found = self._find_issued(secret, now)
         if found is None:
-            raise AuthError(401, "the token is not known here", _challenge(error="invalid_token"))
+            raise NotAllowed("the token is not known here", headers=_challenge(error="invalid_token"))
         return found
 
     def is_guess(self, authorization: str, now: float) -> bool:
-        """Is this the header of somebody whose token was never valid here? One that has expired was."""
+        """True for a token that was never valid here; False for one that has expired."""
         try:
             self.identify(authorization, now)
-        except AuthError as error:
-            return "expired" not in error.message
+        except NotAllowed as error:
+            return not isinstance(error, Expired)
         return False
+
+    def issue(self, scope: str, now: float, ttl_s: float) -> Token:
+        """A token for one scope that expires. It is not stored, so it cannot be revoked before that.
+
+        The secret holds its scope, its expiry and a signature: "vt_publish:gate.1795364705.<signature>".
+        """
+        expires = int(now + ttl_s)
+        claim = f"{_ISSUED}{check_scope(scope)}.{expires}"
+        return Token("link", f"{claim}.{self._signature(claim, expires)}", frozenset({scope}))
+
+    def _find_issued(self, secret: str, now: float) -> Token | None:
+        """The token that `issue` made; None for a forged one. Raises Expired."""
+        claim, _, signature = secret.rpartition(".")
+        scope, _, expires = claim.removeprefix(_ISSUED).rpartition(".")
+        if not self._is_signature(signature, claim, expires):
+            return None
+        if now > int(expires):
+            raise Expired("this link has expired: ask for a fresh one", headers=_challenge(error="invalid_token"))
+        return Token("link", secret, frozenset({scope}))
 
     def _find(self, secret: str) -> Token | None:
         digest = hashlib.sha256(secret.encode("utf-8", "surrogateescape")).digest()
@@ -164,7 +152,7 @@ class Auth:
     def sign_path(self, path: str, now: float, ttl_s: float) -> str:
         """`path` with an expiry and a signature: "/v1/frames/7.jpg?exp=1795364705&sig=...".
 
-        A query that `path` already has is signed with it.
+        The signature covers the query that `path` already has.
         """
         expires = int(now + ttl_s)
         parts = urlsplit(path)
@@ -173,17 +161,21 @@ class Auth:
         return f"{parts.path}?{urlencode(query)}"
 
     def verify_path(self, path: str, exp: str | None, sig: str | None, now: float) -> None:
-        """Accept `path` with the `exp` and `sig` of its query, as strings from the URL. Raises AuthError."""
+        """Check the `exp` and `sig` of a URL's query against its `path`. Raises NotAllowed."""
         if not self.enabled:
             return
         if not exp or not sig:
-            raise AuthError(401, "this needs a token or a signed URL", _challenge())
-        if not (exp.isascii() and exp.isdigit() and len(exp) <= 12):
-            raise AuthError(403, "the URL's signature is not valid")
-        if not hmac.compare_digest(self._signature(path, int(exp)).encode(), sig.encode("utf-8", "surrogateescape")):
-            raise AuthError(403, "the URL's signature is not valid")
+            raise NotAllowed("this needs a token or a signed URL", headers=_challenge())
+        if not self._is_signature(sig, path, exp):
+            raise NotAllowed("the URL's signature is not valid", status=403)
         if now > int(exp):
-            raise AuthError(403, "the URL has expired: ask again for a fresh one")
+            raise NotAllowed("the URL has expired: ask again for a fresh one", status=403)
+
+    def _is_signature(self, sig: str, signed: str, exp: str) -> bool:
+        if not (exp.isascii() and exp.isdigit() and len(exp) <= 12):
+            return False
+        expected = self._signature(signed, int(exp)).encode()
+        return hmac.compare_digest(expected, sig.encode("utf-8", "surrogateescape"))
 
     def _signature(self, path: str, expires: int) -> str:
         digest = hmac.new(self._signing_key, f"{expires}\n{path}".encode(), hashlib.sha256).digest()
@@ -191,9 +183,9 @@ class Auth:
 
 
 def local_token(data_dir: Path, scope: str) -> str | None:
-    """A secret from the token file of `data_dir` that covers `scope`; None when there is no such file or token.
+    """The secret of the narrowest token in `data_dir` that covers `scope`; None when there is no such file or token.
 
-    For the command line on the same machine. The narrowest token is taken. Raises TokenFileError on a damaged file.
+    For the command line on the same machine. Raises TokenFileError for a damaged file.
     """
     path = data_dir / TOKENS_FILE
     try:
@@ -206,15 +198,15 @@ def local_token(data_dir: Path, scope: str) -> str | None:
 
 
 def _challenge(**parameters: str) -> dict[str, str]:
-    """The header that says what is wanted; a value that cannot stand in one (a stranger's words) is left out."""
+    """The `WWW-Authenticate` header (RFC 6750). Values with characters that a header cannot hold are left out."""
     listed = "".join(f', {name}="{value}"' for name, value in parameters.items() if _QUOTABLE.fullmatch(value))
     return {"WWW-Authenticate": 'Bearer realm="vilamp"' + listed}
 
 
 def _create(path: Path) -> bool:
-    """Write a first token file unless there is one; True when this call made it.
+    """Write a first token file unless there is one. True when this call made it.
 
-    The file appears complete or not at all, so two servers that start together agree on one file.
+    The file appears complete or not at all, so two servers that start at the same time use the same one.
     """
     if os.path.lexists(path):
         return False
@@ -243,7 +235,7 @@ def _create(path: Path) -> bool:
 
 
 def _read(path: Path) -> tuple[list[Token], bytes]:
-    """Tokens and signing key. Raises TokenFileError; FileNotFoundError passes through."""
+    """Tokens and signing key of a token file. Raises TokenFileError, or FileNotFoundError."""
     try:
         if path.stat().st_mode & 0o077:
             path.chmod(0o600)

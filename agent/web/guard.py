@@ -1,41 +1,59 @@
-"""The one check of a request: a bearer token with the right scope, or a signed URL that has not expired.
+"""Checks every request against `Auth`, signs URLs for clients, and slows clients that guess tokens.
 
-It makes those URLs too: signed for a path of ours, written as whoever gets it reaches us (below `public_url`, if given).
+After MAX_WRONG unknown tokens within a minute, each further refusal of that address takes DELAY_S. A valid token is let
+through at once, whoever else guesses from the same address. Only while MAX_DELAYED refusals of an address are being
+delayed is a token that was never used from there refused without a look at it, so that parallel guesses gain nothing.
+IPv6 addresses count by /64. Every table is bounded.
 """
 
+import asyncio
+import hashlib
+import ipaddress
+import logging
 import time
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Collection
 from urllib.parse import urlencode, urlsplit
 
+from starlette.datastructures import Headers
 from starlette.requests import Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from agent.errors import NotAllowed
-from agent.web.auth import Auth, AuthError, Token
+from agent.errors import NotAllowed, TooManyGuesses
+from agent.metrics import Reader, Reading
+from agent.web.auth import Auth, Token
 from agent.web.url import route_path
+
+log = logging.getLogger(__name__)
+
+MAX_WRONG, WINDOW_S = 20, 60.0
+DELAY_S = 1.0
+MAX_DELAYED = 8  # refusals of one address delayed at once
+_MAX_ADDRESSES, _MAX_USED = 4096, 4096
 
 
 class Guard:
-    """Puts requests before `Auth`."""
+    """Checks the token or the signature of a request.
+
+    URLs are signed without the path prefix of `public_url`, so a signature holds whether a proxy removes the prefix or not.
+    """
 
     def __init__(
         self, auth: Auth, url_ttl_s: float, clock: Callable[[], float] = time.time, *, public_url: str | None = None
     ) -> None:
         self.auth = auth
         public = urlsplit(public_url or "")
-        self.prefix = public.path.rstrip("/")  # "/vilamp" where a proxy has us below that path; "" at the root
+        self.prefix = public.path.rstrip("/")  # "/vilamp" for https://example.org/vilamp; "" at the root
         self._origin = f"{public.scheme}://{public.netloc}" if public_url else None
         self._url_ttl_s = url_ttl_s
         self._clock = clock
 
     def check(self, request: Request, scope: str) -> None:
         """Raises NotAllowed unless the request's token covers `scope`."""
-        try:
-            self.auth.check(request.headers.get("authorization"), scope, self._clock())
-        except AuthError as error:
-            raise NotAllowed(error.message, status=error.status, headers=error.headers) from None
+        self.auth.check(request.headers.get("authorization"), scope, self._clock())
 
     def allows(self, request: Request, scope: str) -> bool:
-        """Does the request's token cover `scope`?"""
+        """True when the request's token covers `scope`."""
         try:
             self.check(request, scope)
         except NotAllowed:
@@ -43,42 +61,140 @@ class Guard:
         return True
 
     def who(self, request: Request) -> Token | None:
-        """The request's token, whatever it opens; None when security is off. Raises NotAllowed."""
-        try:
-            return self.auth.identify(request.headers.get("authorization"), self._clock())
-        except AuthError as error:
-            raise NotAllowed(error.message, status=error.status, headers=error.headers) from None
+        """The request's token, whatever its scopes; None when security is off. Raises NotAllowed."""
+        return self.auth.identify(request.headers.get("authorization"), self._clock())
 
     def check_signed(self, request: Request, scope: str, covered: Collection[str] = ()) -> None:
-        """As `check`; a signed URL will do when no token is sent. `covered`: parameters of its query that were signed too."""
+        """As `check`; a request without a token may have a signed URL. `covered`: query parameters that were signed too."""
         if "authorization" in request.headers:
             self.check(request, scope)
             return
         query = request.query_params
-        told = urlencode([(name, value) for name, value in query.multi_items() if name in covered])
-        own = route_path(request.scope)
-        path = f"{own}?{told}" if told else own
-        try:
-            self.auth.verify_path(path, query.get("exp"), query.get("sig"), self._clock())
-        except AuthError as error:
-            raise NotAllowed(error.message, status=error.status, headers=error.headers) from None
+        signed = urlencode([(name, value) for name, value in query.multi_items() if name in covered])
+        path = route_path(request.scope) + (f"?{signed}" if signed else "")
+        self.auth.verify_path(path, query.get("exp"), query.get("sig"), self._clock())
 
     def issue(self, scope: str, ttl_s: float) -> Token:
         """A token for one scope that expires after `ttl_s`."""
         return self.auth.issue(scope, self._clock(), ttl_s)
 
     def sign(self, path: str) -> str:
-        """`path` with a signature that opens it without a token until it expires, below the path of `public_url`.
-
-        The signature is that of `path` alone: it holds whether a proxy takes the prefix off or passes it on.
-        """
+        """`path`, below the prefix of `public_url`, with a signature that opens it without a token until it expires."""
         return self.prefix + self.auth.sign_path(path, self._clock(), self._url_ttl_s)
 
-    def link(self, path: str, here: str) -> str:
-        """As `sign`, a whole URL. here: scheme and host to name where no `public_url` is set."""
-        return (self._origin or here) + self.sign(path)
+    def link(self, path: str, origin: str) -> str:
+        """As `sign`, but a whole URL. `origin`: scheme and host to use when no `public_url` is set."""
+        return (self._origin or origin) + self.sign(path)
 
 
 def origin_of(request: Request) -> str:
     """Scheme and host as the client named them: "http://127.0.0.1:8080"."""
     return f"{request.url.scheme}://{request.url.netloc}"
+
+
+class Guesses:
+    """Unknown tokens of the last minute by address, and the valid tokens used from each. Times are monotonic seconds."""
+
+    def __init__(self) -> None:
+        self.num_wrong = 0
+        self.delayed: Counter[str] = Counter()  # refusals being delayed now, by address
+        self._wrong: OrderedDict[str, deque[float]] = OrderedDict()
+        self._used: OrderedDict[tuple[str, bytes], None] = OrderedDict()
+
+    def add_wrong(self, address: str, now: float) -> bool:
+        """Count an unknown token. True when the address has sent too many; logged when that begins."""
+        self.num_wrong += 1
+        times = self._wrong.pop(address, deque(maxlen=MAX_WRONG + 1))
+        was_over = len(times) > MAX_WRONG and now - times[0] < WINDOW_S
+        times.append(now)
+        is_over = len(times) > MAX_WRONG and now - times[0] < WINDOW_S
+        self._wrong[address] = times
+        if len(self._wrong) > _MAX_ADDRESSES:
+            self._wrong.popitem(last=False)
+        if is_over and not was_over:
+            log.warning("many wrong tokens: refusals are slowed", extra={"address": address, "per_minute": MAX_WRONG})
+        return is_over
+
+    def add_valid(self, address: str, authorization: str) -> None:
+        """Remember that this valid token was used from the address."""
+        used = (address, _digest(authorization))
+        self._used[used] = None
+        self._used.move_to_end(used)
+        if len(self._used) > _MAX_USED:
+            self._used.popitem(last=False)
+
+    def refuses(self, address: str, authorization: str) -> bool:
+        """True when the request is refused without a look at its token."""
+        return self.delayed[address] >= MAX_DELAYED and (address, _digest(authorization)) not in self._used
+
+    def reader(self) -> Reader:
+        """The metric of unknown tokens."""
+
+        def read() -> list[Reading]:
+            return [({}, float(self.num_wrong))]
+
+        return Reader("vilamp_wrong_tokens_total", "Requests with a token that is not known.", (), read)
+
+
+class SlowGuessing:
+    """Middleware that delays refusals of addresses that guess tokens. `clock`: unix seconds."""
+
+    def __init__(self, app: ASGIApp, *, auth: Auth, guesses: Guesses, clock: Callable[[], float]) -> None:
+        self._app, self._auth, self._guesses, self._clock = app, auth, guesses, clock
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        authorization = Headers(scope=scope).get("authorization") if scope["type"] == "http" else None
+        if not authorization or not self._auth.enabled:
+            await self._app(scope, receive, send)
+            return
+        address = address_of(scope)
+        if self._guesses.refuses(address, authorization):
+            await TooManyGuesses(DELAY_S).response()(scope, receive, send)
+        elif self._auth.is_guess(authorization, self._clock()):
+            await self._refuse_slowly(address, scope, receive, send)
+        else:
+            self._guesses.add_valid(address, authorization)
+            await self._app(scope, receive, send)
+
+    async def _refuse_slowly(self, address: str, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let the application answer. A 401 counts as a guess; beyond the limit a late 429 replaces it."""
+        is_slowed = False
+
+        async def watch(message: Message) -> None:
+            nonlocal is_slowed
+            if message["type"] == "http.response.start" and message["status"] == 401:
+                is_slowed = self._guesses.add_wrong(address, time.monotonic())
+            if not is_slowed:
+                await send(message)
+
+        await self._app(scope, receive, watch)
+        if not is_slowed:
+            return
+        delayed = self._guesses.delayed
+        delayed[address] += 1
+        try:
+            await asyncio.sleep(DELAY_S)
+        finally:
+            delayed[address] -= 1
+            if not delayed[address]:
+                del delayed[address]
+        await TooManyGuesses(DELAY_S).response()(scope, receive, send)
+
+
+def address_of(scope: Scope) -> str:
+    """The address by which a client's requests are counted: IPv4, or the /64 network of an IPv6 address."""
+    client = scope.get("client")
+    host = str(client[0])[:64] if client else ""
+    try:
+        address = ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return host  # a proxy may name its client by something else
+    if isinstance(address, ipaddress.IPv6Address):
+        if address.ipv4_mapped is not None:
+            return str(address.ipv4_mapped)
+        return str(ipaddress.ip_network((address, 64), strict=False))
+    return str(address)
+
+
+def _digest(authorization: str) -> bytes:
+    return hashlib.sha256(authorization.encode("utf-8", "surrogateescape")).digest()

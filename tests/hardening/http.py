@@ -20,7 +20,7 @@ from urllib.parse import quote, urlsplit
 
 from starlette.routing import Route
 
-from agent.web import guessing
+from agent.web import guard
 from tests.hardening.command import Counts, main
 from tests.hardening.fuzzing import ODD_NUMBERS, ODD_TEXTS, Errors, Growth, Outcome, mangled, odd_json
 from tests.support.agents import START, Served, remember, served
@@ -97,7 +97,7 @@ async def _fuzz(count: int, seed: int) -> Outcome:
     logging.getLogger().addHandler(errors)
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # a line for each request that is none
     try:
-        with tempfile.TemporaryDirectory() as folder, patch.object(guessing, "MAX_WRONG", 10**9):
+        with tempfile.TemporaryDirectory() as folder, patch.object(guard, "MAX_WRONG", 10**9):
             async with served(Path(folder), alerts={"max_rules": 8}) as site:
                 await remember(site.agent, "door", FRAMES)
                 for number in range(count):

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
+from agent.errors import NotAllowed
 from agent.settings.settings import TokenSettings
-from agent.web.auth import Auth, AuthError, Token, TokenFileError, local_token
+from agent.web.auth import Auth, Token, TokenFileError, local_token
 
 GATE = Token("gate", "gate-secret-0123456789", frozenset({"publish:gate"}))
 ASKER = Token("asker", "ask-secret-0123456789", frozenset({"ask"}))
@@ -42,7 +43,7 @@ def test_scopes(token: Token, scope: str, allowed: bool) -> None:
     if allowed:
         assert auth().check(header, scope) == token
         return
-    with pytest.raises(AuthError) as refused:
+    with pytest.raises(NotAllowed) as refused:
         auth().check(header, scope)
     assert refused.value.status == 403
     assert 'error="insufficient_scope"' in refused.value.headers["WWW-Authenticate"]
@@ -64,7 +65,7 @@ def test_scopes(token: Token, scope: str, allowed: bool) -> None:
     ],
 )
 def test_without_a_valid_token_it_is_401(header: str | None) -> None:
-    with pytest.raises(AuthError) as refused:
+    with pytest.raises(NotAllowed) as refused:
         auth().check(header, "ask")
     assert refused.value.status == 401
     assert refused.value.headers["WWW-Authenticate"].startswith("Bearer")
@@ -97,7 +98,7 @@ def test_signed_urls_hold_until_they_expire() -> None:
     url, exp, sig = signed("/v1/frames/7.jpg")
     assert url.startswith("/v1/frames/7.jpg?exp=1060&sig=")
     auth().verify_path("/v1/frames/7.jpg", exp, sig, now=1060.0)
-    with pytest.raises(AuthError, match="expired") as refused:
+    with pytest.raises(NotAllowed, match="expired") as refused:
         auth().verify_path("/v1/frames/7.jpg", exp, sig, now=1060.5)
     assert refused.value.status == 403
 
@@ -113,17 +114,17 @@ def test_signed_urls_open_nothing_else() -> None:
         ("/v1/frames/7.jpg", "٣", sig),
         ("/v1/frames/7.jpg", "9" * 5000, sig),
     ]:
-        with pytest.raises(AuthError) as refused:
+        with pytest.raises(NotAllowed) as refused:
             auth().verify_path(path, other_exp, other_sig, now=1000.0)
         assert refused.value.status == 403
-    with pytest.raises(AuthError) as refused:
+    with pytest.raises(NotAllowed) as refused:
         auth().verify_path("/v1/frames/7.jpg", None, None, now=1000.0)
     assert refused.value.status == 401
 
 
 def test_another_key_signs_differently() -> None:
     _, exp, sig = signed("/x")
-    with pytest.raises(AuthError):
+    with pytest.raises(NotAllowed):
         Auth([], b"j" * 32).verify_path("/x", exp, sig, now=1000.0)
 
 
@@ -212,7 +213,7 @@ def test_a_configured_token_may_begin_as_issued_ones_do(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("scope", ['publish:"x"', "publish:a\r\nX: y", "publish:日本", "publish:" + "a" * 500])
 def test_a_challenge_holds_no_words_of_strangers(scope: str) -> None:
-    with pytest.raises(AuthError) as refused:
+    with pytest.raises(NotAllowed) as refused:
         auth().check(f"Bearer {ASKER.secret}", scope)
     assert "scope=" not in refused.value.headers["WWW-Authenticate"]
 

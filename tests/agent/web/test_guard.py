@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from agent.metrics import Metrics
-from agent.web.guessing import MAX_WRONG, WAITING_MOST, Guesses, address_of
+from agent.web.guard import MAX_DELAYED, MAX_WRONG, Guesses, address_of
 from tests.support.agents import served
 
 WRONG = {"Authorization": "Bearer wrong-000000000000"}
@@ -30,7 +30,7 @@ async def test_guesses_are_slowed_counted_and_logged_once(tmp_path: Path, caplog
         assert (await http.get("/v1/cameras")).status_code == 401  # no token is no guess
         metrics = (await http.get("/metrics", headers=site.headers())).text
     assert f"vilamp_wrong_tokens_total {MAX_WRONG + 3}.0" in metrics
-    said = [record for record in caplog.records if record.name == "agent.web.guessing"]
+    said = [record for record in caplog.records if record.name == "agent.web.guard"]
     assert [(record.levelno, record.address) for record in said] == [(logging.WARNING, "127.0.0.1")]  # type: ignore[attr-defined]
 
 
@@ -40,16 +40,16 @@ async def test_guesses_in_parallel_are_not_faster(tmp_path: Path) -> None:
         assert (await http.get("/v1/cameras", headers=site.headers("asker"))).status_code == 200
         for _ in range(MAX_WRONG):
             await http.get("/v1/cameras", headers=WRONG)
-        held = [asyncio.create_task(http.get("/v1/cameras", headers=WRONG)) for _ in range(WAITING_MOST)]
+        held = [asyncio.create_task(http.get("/v1/cameras", headers=WRONG)) for _ in range(MAX_DELAYED)]
         guesses = _guesses_of(site.app.middleware_stack)
-        while guesses.waiting["127.0.0.1"] < WAITING_MOST:
+        while guesses.delayed["127.0.0.1"] < MAX_DELAYED:
             await asyncio.sleep(0.005)
         never_used = await http.get("/v1/cameras", headers=site.headers("owner"))
         used = await http.get("/v1/cameras", headers=site.headers("asker"))
         assert (never_used.status_code, used.status_code) == (429, 200)
         assert {(await each).status_code for each in held} == {429}
         assert (await http.get("/v1/cameras", headers=site.headers("owner"))).status_code == 200
-        assert not guesses.waiting
+        assert not guesses.delayed
 
 
 def _guesses_of(app: object) -> Guesses:
@@ -78,13 +78,13 @@ async def test_without_security_nothing_is_counted(tmp_path: Path) -> None:
 
 def test_only_the_last_minute_counts() -> None:
     guesses = Guesses()
-    assert [guesses.wrong("a", float(second)) for second in range(0, 200, 10)] == [False] * 20
-    assert not any(guesses.wrong("b", 300.0) for _ in range(MAX_WRONG))
-    assert guesses.wrong("b", 301.0)
-    assert not guesses.wrong("b", 400.0)
+    assert [guesses.add_wrong("a", float(second)) for second in range(0, 200, 10)] == [False] * 20
+    assert not any(guesses.add_wrong("b", 300.0) for _ in range(MAX_WRONG))
+    assert guesses.add_wrong("b", 301.0)
+    assert not guesses.add_wrong("b", 400.0)
     for number in range(10_000):  # of so many addresses only the last are remembered
-        guesses.wrong(str(number), 500.0)
-        guesses.right(str(number), "Bearer x")
+        guesses.add_wrong(str(number), 500.0)
+        guesses.add_valid(str(number), "Bearer x")
     assert len(guesses._wrong) <= 4096
     assert len(guesses._used) <= 4096
     metrics = Metrics()

@@ -11,8 +11,9 @@ import httpx
 import pytest
 from PIL import Image
 
+from agent.errors import NotAllowed
 from agent.ingest.intake import encode_jpeg, smaller_jpeg
-from agent.web.auth import Auth, AuthError
+from agent.web.auth import Auth
 from agent.web.page import page_files
 from tests.support.agents import START, Served, picture, remember, served
 
@@ -98,9 +99,9 @@ def test_an_issued_token_expires_and_cannot_be_made_up() -> None:
     auth = Auth([], b"key")
     token = auth.issue("publish:door", NOW, 60).secret
     assert auth.check(f"Bearer {token}", "publish:door", NOW + 59) is not None
-    with pytest.raises(AuthError, match="expired"):
+    with pytest.raises(NotAllowed, match="expired"):
         auth.check(f"Bearer {token}", "publish:door", NOW + 61)
-    with pytest.raises(AuthError, match="not known"):
+    with pytest.raises(NotAllowed, match="not known"):
         auth.check(f"Bearer {token}", "publish:door")  # nobody said what time it is
     later = token.replace(str(int(NOW + 60)), str(int(NOW + 9999)))
     for forged in (
@@ -112,7 +113,7 @@ def test_an_issued_token_expires_and_cannot_be_made_up() -> None:
         f"vt_admin.{int(NOW)}.x",
         token + "x",
     ):
-        with pytest.raises(AuthError) as caught:
+        with pytest.raises(NotAllowed) as caught:
             auth.check(f"Bearer {forged}", "publish:door", NOW)
         assert caught.value.status == 401
 
