@@ -42,8 +42,7 @@ from agent.settings.settings import CameraSettings, Settings
 from agent.settings.types import check_slug
 from agent.state import State
 from agent.untrusted.plain import plain
-from memory.limits import Limits
-from memory.sharing import FolderLimits
+from memory.limits import FolderLimits, Limits
 from memory.store import MemoryStore
 from streaming.errors import MediaError
 from streaming.frame import FrameSettings, Source

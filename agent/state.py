@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agent.times import format_span, format_time
-from memory.descriptors import opened
 from memory.errors import FrameGone
+from memory.files import opened
 
 if TYPE_CHECKING:
     from agent.app import Agent

@@ -26,8 +26,8 @@ import psutil
 
 from benchmarks.machine import add_out, machine, measured_path, picture_path, show, write_result
 from benchmarks.stored_history import CAMERA, SEGMENT_FRAMES, Shape, embeddings, write_history
+from memory.files import segment_paths
 from memory.limits import Limits
-from memory.segment_file import segment_paths
 from memory.store import MemoryStore
 from model.select import QueryCandidates, select_keyframes
 from model.thinning import Thinned, rows_taking_part

@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from memory.codec import encoder_tag, pack_frame, pack_vectors, record_crc
+from memory.files import segment_paths
 from memory.journal import Journal, Row
 from memory.records import Float32
-from memory.segment_file import segment_paths
 
 CAMERA = "static"
 SEGMENT_FRAMES = 256

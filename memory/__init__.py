@@ -1,5 +1,5 @@
-"""What was seen: durable rows and pictures on disk, exact search and hot patches in memory, immutable windows.
+"""Durable storage of frames: rows and pictures on disk, exact search in memory, immutable windows for questions.
 
-The entrance is `memory.store.MemoryStore`; `memory.window.Window` is what a question works on. This package knows no
-model, no stream and no clock: embeddings, patches and times come in as arguments, numpy arrays go out.
+Start with `memory.store.MemoryStore` and `memory.window.Window`. Embeddings, patches and times come in as arguments,
+numpy arrays go out; models, streams and clocks are the caller's.
 """

@@ -1,11 +1,11 @@
-"""The segments of one camera, oldest first, and what its limits make it forget. Pure: no files, no clock, no lock.
+"""The segments of one camera, oldest first, and their eviction by the camera's limits. No files, no clock, no lock.
 
-Forgetting has two steps. The oldest frames are forgotten one by one (`floor` of the oldest segment rises), so that the
-caps on frames and age are exact. Their segment leaves whole, once all of it is forgotten or its bytes are needed.
+Single frames are evicted first, by raising the `floor` of the oldest segment, so that the caps on frames and age are
+exact. The segment leaves once all of it is evicted, or when its bytes are needed.
 
-Worked example, segment_frames 4, frames 6, with frames 1..7 appended:
-    segment 1 = [1 2 3 4], segment 5 = [5 6 7];  remembered: 2..7, floor of segment 1 is 1.
-    Frame 10 forgets frame 4, the last of segment 1: that segment is returned by `trim` and its files go.
+Segments of 4 frames, a cap of 6 frames, with frames 1..7 appended:
+    segment 1 = [1 2 3 4], segment 5 = [5 6 7]: frames 2..7 are stored, and the floor of segment 1 is 1.
+    Frame 10 evicts frame 4, the last of segment 1: `trim` returns that segment, and its files can go.
 """
 
 from bisect import bisect_left, bisect_right
@@ -14,25 +14,24 @@ from itertools import takewhile
 
 import numpy as np
 
-from memory.blocks import Block, next_run
 from memory.limits import Limits
 from memory.records import CameraStats, Float64, Int64
-from memory.segments import SUM_UNIT, Segment
+from memory.segments import SUM_UNIT, Block, Segment
 
-_SEGMENT_BYTES = 256 * 2**20  # scanned in one piece when something is wrong
+_SEGMENT_BYTES = 256 * 2**20  # recovery reads a segment file at once
 
 
 class CameraLog:
-    """See the module. The store appends segments and takes what `trim` returns off the disk."""
+    """One camera's segments. The store appends them and removes from disk those that `trim` returns."""
 
     def __init__(self, camera: str, limits: Limits, patch_bytes: int) -> None:
-        """patch_bytes: what one frame's patches and scalars take in memory."""
+        """patch_bytes: memory used by one frame's patches and scalars."""
         self.camera = camera
         self.limits = limits
         self._hot_frames = min(limits.hot_frames, limits.hot_bytes // max(1, patch_bytes))
         self.segments: list[Segment] = []
-        # running totals: the cost of an append must not grow with what is held
-        self._num_slots = 0  # not forgotten, damaged ones included
+        # running totals, so that the cost of an append does not grow with the history
+        self.num_frames = 0  # not evicted, damaged ones included
         self.num_bytes = 0
 
     @property
@@ -40,38 +39,36 @@ class CameraLog:
         return None if not self.segments else float(self.segments[-1].times[self.segments[-1].count - 1])
 
     @property
-    def num_frames(self) -> int:
-        """Not forgotten, damaged ones included."""
-        return self._num_slots
-
-    @property
     def oldest_time(self) -> float | None:
         return None if not self.segments else float(self.segments[0].times[self.segments[0].floor])
 
     def open_segment(self) -> Segment | None:
-        """The segment that takes the next frame, if there is one with room."""
+        """Return the segment that takes the next frame, or None if a new one is needed."""
         return None if not self.segments or self.segments[-1].closed else self.segments[-1]
 
     def grown(self, segment: Segment, num_frames: int, num_bytes: int) -> None:
-        """Accounts for frames that were added to `segment`, the newest one, and closes it if it is full."""
+        """Count frames added to `segment`, the newest; close it when full and drop patches behind the hot window."""
         segment.bytes += num_bytes
         self.num_bytes += num_bytes
-        self._num_slots += num_frames
-        self._close_if_full(segment)
-        self._cool()
-
-    def _close_if_full(self, segment: Segment) -> None:
-        """Closes at its number of frames, or early when big frames would make the byte cap too coarse."""
+        self.num_frames += num_frames
+        # closed early where large frames would make the byte cap too coarse
         if segment.count >= segment.capacity or segment.bytes >= min(_SEGMENT_BYTES, self.limits.bytes // 8):
             segment.closed = True
             segment.seal_if_complete()
+        newer = 0
+        for each in reversed(self.segments):
+            if not each.hot:
+                break  # everything older is cold, too
+            if newer >= self._hot_frames:
+                each.cool()
+            newer += each.count
 
     def trim(self, *, newest: float | None = None, incoming_frames: int = 0, incoming_bytes: int = 0) -> list[Segment]:
-        """Forgets what exceeds the limits once `incoming` has arrived; returns the segments that leave, oldest first.
+        """Evict what exceeds the limits once `incoming` is added. Return the segments that leave, oldest first.
 
-        newest: time to measure age from; None leaves age alone.
+        newest: the time to measure ages from; None ignores the age limit.
         """
-        excess = self._num_slots + incoming_frames - self.limits.frames
+        excess = self.num_frames + incoming_frames - self.limits.frames
         cutoff = -np.inf if newest is None or self.limits.age_s is None else newest - self.limits.age_s
         leaving: list[Segment] = []
         while self.segments:
@@ -79,7 +76,7 @@ class CameraLog:
             too_old = int(np.searchsorted(oldest.times[: oldest.count], cutoff))
             floor = min(oldest.count, max(oldest.floor + max(0, excess), too_old))
             if floor < oldest.count and self.num_bytes + incoming_bytes <= self.limits.bytes:
-                self._num_slots -= floor - oldest.floor
+                self.num_frames -= floor - oldest.floor
                 oldest.floor = floor
                 break
             excess -= oldest.count - oldest.floor
@@ -87,61 +84,47 @@ class CameraLog:
         return leaving
 
     def give(self, num_frames: int) -> list[Segment]:
-        """Forgets the oldest `num_frames`, at most those of its oldest segment; returns that if it leaves."""
+        """Evict the oldest `num_frames`, at most those of the oldest segment. Return it if it leaves."""
         oldest = self.segments[0]
         if oldest.floor + num_frames >= oldest.count:
             return [self.give_segment()]
         oldest.floor += num_frames
-        self._num_slots -= num_frames
+        self.num_frames -= num_frames
         return []
 
     def give_segment(self) -> Segment:
-        """Forgets its oldest segment."""
-        oldest = self._pop_oldest()
-        self._num_slots -= oldest.count - oldest.floor
+        """Evict the oldest segment and return it."""
+        oldest = self.segments.pop(0)
+        if oldest.block is not None:
+            oldest.block.dissolve()  # or the block would keep the segment, and with it its files
+        self.num_frames -= oldest.count - oldest.floor
         self.num_bytes -= oldest.bytes
         return oldest
 
     def give_to_full_disk(self) -> list[Segment]:
-        """The oldest of four segments or more, if this camera holds at least three quarters of what its caps allow.
+        """Evict the oldest of at least four segments, if this camera holds three quarters of a cap.
 
-        A camera at its cap must go on recording on a full disk, where the newest frame needs the place of the oldest;
-        forgetting single frames frees nothing. A disk filled by others, though, does not eat up the history.
+        A camera at its cap must go on recording on a full disk, and single frames free nothing. A disk filled by
+        something else must not consume the history, though.
         """
         cap = self.limits
-        if len(self.segments) < 4 or (self._num_slots < 0.75 * cap.frames and self.num_bytes < 0.75 * cap.bytes):
+        if len(self.segments) < 4 or (self.num_frames < 0.75 * cap.frames and self.num_bytes < 0.75 * cap.bytes):
             return []
         return [self.give_segment()]
 
-    def _pop_oldest(self) -> Segment:
-        oldest = self.segments.pop(0)
-        if oldest.block is not None:
-            oldest.block.dissolve()  # a block holds its segments, and a segment that is held keeps its files
-        return oldest
-
-    def _cool(self) -> None:
-        """Drops patches of segments that lie wholly behind the newest `hot_frames`."""
-        newer = 0
-        for segment in reversed(self.segments):
-            if not segment.hot:
-                break  # and so is everything older
-            if newer >= self._hot_frames:
-                segment.cool()
-            newer += segment.count
-
     def replace(self, segment: Segment, other: Segment | None) -> None:
-        """`other`, or nothing, stands for `segment` from now on."""
+        """Put `other`, or nothing, in the place of `segment`."""
         if segment.block is not None:
             segment.block.dissolve()
         place = self.segments.index(segment)
         self.segments[place : place + 1] = [] if other is None else [other]
         for each, sign in ((segment, -1), (other, 1)):
             if each is not None:
-                self._num_slots += sign * (each.count - each.floor)
+                self.num_frames += sign * (each.count - each.floor)
                 self.num_bytes += sign * each.bytes
 
     def find(self, frame_id: int) -> tuple[Segment, int] | None:
-        """The segment and slot of a remembered frame."""
+        """Return the segment and slot of a stored frame."""
         place = bisect_right(self.segments, frame_id, key=lambda s: s.segment_id) - 1
         if place < 0:
             return None
@@ -149,15 +132,18 @@ class CameraLog:
         return None if slot is None else (self.segments[place], slot)
 
     def between(self, lower: float, upper: float) -> Iterator[tuple[Segment | Block, int, int]]:
-        """Segments with the range [lo, hi) of remembered slots where lower <= time <= upper; empty ranges left out.
+        """Yield each segment with its non-empty range [lo, hi) of stored slots where lower <= time <= upper.
 
-        Where all of a whole block is wanted, the block comes instead of its segments.
+        A whole block that lies inside the range comes instead of its segments.
         """
         number = bisect_left(self.segments, lower, key=lambda s: s.times[s.count - 1])
         while number < len(self.segments) and self.segments[number].times[0] <= upper:
             segment = self.segments[number]
-            block: Block | None = segment.block
-            if block is not None and _begins(block, segment) and lower <= block.times[0] and block.times[-1] <= upper:
+            block = segment.block
+            if (
+                block is not None and block.segments[0] is segment and block.whole
+                and lower <= block.times[0] and block.times[-1] <= upper
+            ):  # fmt: skip
                 yield block, 0, block.count
                 number += len(block.segments)
                 continue
@@ -168,12 +154,8 @@ class CameraLog:
                 yield segment, lo, hi
             number += 1
 
-    def next_run(self) -> list[Segment]:
-        """Segments that can become a block, if there are enough."""
-        return next_run(self.segments)
-
     def pending(self, *, newest_first: bool = False) -> Iterator[Int64]:
-        """Rising ids of frames without vectors, one array a segment, oldest (newest) segment first."""
+        """Yield the rising ids of frames without vectors, segment by segment, oldest (newest) first."""
         for s in reversed(self.segments) if newest_first else self.segments:
             if s.num_encoded == s.count:
                 continue
@@ -181,8 +163,7 @@ class CameraLog:
             yield s.frame_ids[live][~(s.encoded[live] | s.abandoned[live] | s.gone[live])]
 
     def pending_patches(self, *, newest_first: bool = True) -> Iterator[Int64]:
-        """Rising ids of encoded frames of hot segments that have no patches here, one array a segment, newest (oldest)
-        segment first."""
+        """Yield the rising ids of encoded hot frames without patches, segment by segment, newest (oldest) first."""
         if not self._hot_frames:
             return
         hot = takewhile(lambda s: s.hot, reversed(self.segments))  # everything older is cold
@@ -191,7 +172,7 @@ class CameraLog:
             yield s.frame_ids[live][s.encoded[live] & ~(s.present[live] | s.abandoned[live] | s.gone[live])]
 
     def background(self, embedding_dim: int) -> Float64:
-        """(D,) mean unit embedding of all encoded frames remembered; zeros if there are none."""
+        """Return the (D,) mean unit embedding of all stored encoded frames, zeros if there are none."""
         total, num = np.zeros(embedding_dim, np.int64), 0
         for held, _, _ in self.between(-np.inf, np.inf):
             part, part_num = held.embedding_sum()
@@ -205,8 +186,3 @@ class CameraLog:
             frames, encoded, hot = frames + num_held, encoded + num_encoded, hot + num_present
             archive += 0 if s.hot else num_held
         return CameraStats(frames, encoded, hot, archive, self.num_bytes, self.oldest_time, self.newest_time)
-
-
-def _begins(block: Block, segment: Segment) -> bool:
-    """Whether all of a whole block lies from this segment on."""
-    return block.segments[0] is segment and block.whole

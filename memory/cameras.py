@@ -1,37 +1,38 @@
-"""The logs of all cameras, made as cameras appear, and the segments they are made of. Under the store's lock.
+"""All cameras' logs, and the caps on all of them together. Used under the store's lock.
 
-Knows each camera's limits and where its files lie; the rows of the journal are the store's.
+Above a cap of the folder, the oldest segment leaves, whichever camera it belongs to, but never from a camera that holds
+at most half of its fair share (the cap divided by the number of cameras with frames). So a busy camera cannot push out
+everything a quiet one saw.
+
+A cap of 100 frames, cameras a (80 frames, oldest at 10:00), b (15, oldest at 09:00) and c (5): the fair share is 33, so
+b and c hold at most 16 and keep what they have; a gives its oldest.
 """
 
-from collections.abc import Iterator, Mapping
+import heapq
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
-from memory.blocks import Block
+import numpy as np
+import numpy.typing as npt
+
 from memory.camera_log import CameraLog
-from memory.errors import FrameGone
-from memory.limits import Limits, check_camera_name
-from memory.segment_file import storage_error, sync_folder
-from memory.segments import Segment, Shared
-from memory.sharing import FolderLimits, give_to_full_disk, make_room
+from memory.errors import FrameGone, storage_error
+from memory.files import sync_folder
+from memory.limits import FolderLimits, Limits, check_camera_name
+from memory.segments import Block, Segment, Shared
 
 
 class CameraLogs:
-    """See the module."""
+    """The logs by camera, made as cameras appear, and the segments they consist of."""
 
     def __init__(
-        self,
-        folder: Path,
-        sizes: tuple[int, int],
-        patch_bytes: int,
-        *,
-        limits: Limits,
-        camera_limits: Mapping[str, Limits],
-        folder_limits: FolderLimits,
-        sync: bool,
-        shared: Shared,
-    ) -> None:
-        """folder: of all segments; sizes: (D, C); patch_bytes: of one frame in memory; sync: wait for the medium."""
+        self, folder: Path, sizes: tuple[int, int], patch_bytes: int, *, limits: Limits,
+        camera_limits: Mapping[str, Limits], folder_limits: FolderLimits, sync: bool, shared: Shared,
+    ) -> None:  # fmt: skip
+        """folder: of all segments. sizes: (D, C). patch_bytes: memory of one frame's patches. sync: wait for the disk."""
         self._folder = folder
         self._sizes = sizes
         self._patch_bytes = patch_bytes
@@ -46,39 +47,39 @@ class CameraLogs:
         return iter(list(self._logs.values()))
 
     def get(self, camera: str) -> CameraLog | None:
-        """ValueError for what cannot be a name."""
+        """Return the camera's log, if it has one. ValueError for an invalid name."""
         return self._logs.get(check_camera_name(camera))
 
     def of(self, camera: str) -> CameraLog:
-        """The log of this camera, made now if it is the first time."""
+        """Return the camera's log, made now if needed."""
         log = self._logs.get(camera)
         if log is None:
             log = self._logs[camera] = CameraLog(camera, self._limits_of(camera), self._patch_bytes)
         return log
 
     def _limits_of(self, camera: str) -> Limits:
-        """Its own, and no more than the folder's."""
+        """Return the camera's limits, no larger than the folder's."""
         own, folder = self._camera_limits.get(camera, self._limits), self._folder_limits
         frames, num_bytes = folder.frames or own.frames, folder.bytes or own.bytes
         return replace(own, frames=min(own.frames, frames), bytes=min(own.bytes, num_bytes))
 
     def make_room(self, frames: int = 0, num_bytes: int = 0) -> list[Segment]:
-        """What leaves so that so much more keeps to the folder's caps."""
+        """Evict what exceeds the folder's caps once so much is added. Return the segments that leave."""
         return make_room(self, self._folder_limits, incoming_frames=frames, incoming_bytes=num_bytes)
 
     def give_to_full_disk(self, log: CameraLog) -> list[Segment]:
-        """What leaves so that a camera at its caps, or a folder at its own, goes on recording on a full disk."""
+        """Evict a segment if this camera or the whole folder is near its caps, so that recording goes on."""
         return log.give_to_full_disk() or give_to_full_disk(self, self._folder_limits)
 
     def new_segment(self, camera: str, segment_id: int, count: int) -> Segment:
-        """For `count` frames at least; no file is made."""
+        """Return a segment with room for `count` frames or more. Makes no file."""
         return Segment(
             segment_id, camera, self._folder / camera, capacity=max(count, self._limits_of(camera).segment_frames),
             embedding_dim=self._sizes[0], summary_dim=self._sizes[1], shared=self._shared,
         )  # fmt: skip
 
     def start_segment(self, camera: str, frame_id: int) -> Segment:
-        """An empty one, and the folder for its files. StorageError."""
+        """Return an empty segment, with the folder for its files made. Raises StorageError."""
         segment = self.new_segment(camera, frame_id, 0)
         try:
             segment.frames_path.parent.mkdir(mode=0o700, exist_ok=True)
@@ -92,21 +93,78 @@ class CameraLogs:
         return (segment for log in self._logs.values() for segment in log.segments)
 
     def find(self, frame_id: int) -> tuple[Segment, int] | None:
-        """The segment and slot of a remembered frame."""
-        for log in self._logs.values():
-            found = log.find(frame_id)
-            if found is not None:
-                return found
-        return None
-
-    def between(self, camera: str, lower: float, upper: float) -> list[tuple[Segment | Block, int, int]]:
-        """As `CameraLog.between`; nothing of a camera that is not remembered."""
-        log = self.get(camera)
-        return [] if log is None else list(log.between(lower, upper))
+        """Return the segment and slot of a stored frame."""
+        return next((found for log in self._logs.values() if (found := log.find(frame_id)) is not None), None)
 
     def held(self, frame_id: int) -> tuple[Segment, int]:
-        """As `find`; FrameGone if it is not remembered."""
+        """Return the same as `find`; raise FrameGone if the frame is not stored."""
         found = self.find(frame_id)
         if found is None:
             raise FrameGone(f"frame {frame_id} is not remembered")
         return found
+
+    def between(self, camera: str, lower: float, upper: float) -> list[tuple[Segment | Block, int, int]]:
+        """Return the same as `CameraLog.between`; [] for an unknown camera."""
+        log = self.get(camera)
+        return [] if log is None else list(log.between(lower, upper))
+
+
+def make_room(
+    logs: Iterable[CameraLog], limits: FolderLimits, *, incoming_frames: int = 0, incoming_bytes: int = 0
+) -> list[Segment]:
+    """Evict what exceeds the caps once `incoming` is added. Return the segments that leave."""
+    leaving: list[Segment] = []
+    held = [log for log in logs if log.segments]
+    while held and limits.frames is not None:
+        excess = sum(log.num_frames for log in held) + incoming_frames - limits.frames
+        if excess <= 0:
+            break
+        log = giver(held, limits.frames, _frames)
+        above = math.ceil(log.num_frames - _protected(held, limits.frames))
+        leaving += log.give(min(excess, above))
+        held = [log for log in held if log.segments]
+    while held and limits.bytes is not None and sum(log.num_bytes for log in held) + incoming_bytes > limits.bytes:
+        leaving.append(giver(held, limits.bytes, _bytes).give_segment())
+        held = [log for log in held if log.segments]
+    return leaving
+
+
+def give_to_full_disk(logs: Iterable[CameraLog], limits: FolderLimits) -> list[Segment]:
+    """Evict the oldest segment if all cameras together hold three quarters of a cap (see `CameraLog`)."""
+    held = [log for log in logs if len(log.segments) > 1]
+    for cap, use in ((limits.bytes, _bytes), (limits.frames, _frames)):
+        if held and cap is not None and sum(map(use, held)) >= 0.75 * cap:
+            return [giver(held, cap, use).give_segment()]
+    return []
+
+
+def giver(held: list[CameraLog], cap: int, use: Callable[[CameraLog], int]) -> CameraLog:
+    """Return the camera with the oldest segment among those above half of their fair share."""
+    able = [log for log in held if use(log) > _protected(held, cap)] or [max(held, key=use)]
+    return min(able, key=lambda log: log.segments[0].times[log.segments[0].count - 1])
+
+
+def _protected(held: list[CameraLog], cap: int) -> float:
+    return cap / len(held) / 2
+
+
+def _frames(log: CameraLog) -> int:
+    return log.num_frames
+
+
+def _bytes(log: CameraLog) -> int:
+    return log.num_bytes
+
+
+def first_ids(limit: int, cameras: Iterable[Iterator[npt.NDArray[np.int64]]], *, newest_first: bool) -> list[int]:
+    """Return the lowest (highest) `limit` ids, in that order, reading no more arrays than needed.
+
+    cameras: of each camera, arrays of rising ids, the arrays themselves in the wanted order.
+    """
+    merged = heapq.merge(*(_flattened(arrays, newest_first) for arrays in cameras), reverse=newest_first)
+    return list(islice(merged, max(0, limit)))
+
+
+def _flattened(arrays: Iterator[npt.NDArray[np.int64]], newest_first: bool) -> Iterator[int]:
+    for ids in arrays:
+        yield from (ids[::-1] if newest_first else ids).tolist()

@@ -1,34 +1,42 @@
-"""Bytes of one stored frame and of one stored pair of vectors, and back.
+"""Encode and decode what the memory stores: frame records, vector records, half-precision vectors, metadata.
 
-Every record carries its own checksum and frame_id, so that a record read from the wrong place, torn or flipped is never
-taken for another, and so that the rows can be rebuilt from the segment files alone. All numbers little-endian.
+Every record carries its checksum and frame id, so that bytes from the wrong place, torn or flipped are recognised, and
+the rows can be rebuilt from the segment files alone. All numbers are little-endian; the crc covers everything after it.
 
     frame record     "VLF1" | crc32 | frame_id i64 | time f64 | metadata bytes u32 | JPEG bytes u32 | metadata | JPEG
     vector record    "VLV1" | crc32 | frame_id i64 | norm f32 | D u32 | C u32 | encoder u32 | unit f16 | summary f16
 
-The crc covers everything after itself; `encoder` is a tag of the network that made unit (D,) and summary (C,).
-Knows nothing of files or rows.
+`encoder` is a tag of the network that made the unit embedding (D,) and the summary (C,). Both are kept in float16, on
+disk and in memory. One float32 scale per row makes the embedding's length 1 again after rounding:
+`unit = float32(half) * scale`. So every reader gets the same float32 rows, decoded one at a time or a million at once.
 """
 
+import json
+import math
 import struct
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from memory.errors import OtherEncoder, RecordDamaged
-from memory.records import Float16, Float32
+from memory.records import Float16, Float32, Json
 
+MAX_METADATA_BYTES = 65_536
 FRAME_MAGIC = b"VLF1"
 VECTOR_MAGIC = b"VLV1"
 FRAME_HEADER = struct.Struct("<4sIqdII")
 VECTOR_HEADER = struct.Struct("<4sIqfIII")
 _CRC_END = 8
+_SIGN_AND_MAGNITUDE = np.int32(-0x70002000)  # 0x8fffe000: sign extension left copies of the sign below the sign bit
+_EXPONENT_SHIFT = np.float32(2.0**112)
 
 
 @dataclass(frozen=True, slots=True)
 class StoredFrame:
-    """A frame record taken apart; `metadata` is the JSON text as stored ("" for none)."""
+    """A decoded frame record. `metadata` is JSON text, "" for none."""
 
     frame_id: int
     time: float
@@ -38,7 +46,7 @@ class StoredFrame:
 
 @dataclass(frozen=True, slots=True)
 class StoredVectors:
-    """A vector record taken apart: half (D,) float16 (`halves.py`), norm, summary (C,) float16."""
+    """A decoded vector record: unit embedding (D,) float16, its length before normalising, summary (C,) float16."""
 
     frame_id: int
     half: Float16
@@ -55,7 +63,7 @@ def vector_record_size(embedding_dim: int, summary_dim: int) -> int:
 
 
 def record_crc(record: bytes) -> int:
-    """The checksum that a record carries (not recomputed)."""
+    """Return the checksum stored in the record, without recomputing it."""
     return int.from_bytes(record[4:_CRC_END], "little")
 
 
@@ -65,26 +73,28 @@ def pack_frame(frame_id: int, time: float, metadata: str, jpeg: bytes) -> bytes:
     return _seal(header + text + jpeg)
 
 
-def unpack_frame(record: bytes) -> StoredFrame:
-    """Checks everything but the identity, which is the caller's; RecordDamaged if the bytes are not a frame record."""
+def unpack_frame(record: bytes, expected_id: int | None = None) -> StoredFrame:
+    """Decode a frame record. Raises RecordDamaged, also when it is of another frame than `expected_id`."""
     _check(record, FRAME_MAGIC, FRAME_HEADER.size)
     _, _, found, time, metadata_bytes, jpeg_bytes = FRAME_HEADER.unpack_from(record)
     if len(record) != frame_record_size(jpeg_bytes, metadata_bytes):
         raise RecordDamaged(f"frame {found}: the record has another length")
+    if expected_id not in (None, found):
+        raise RecordDamaged(f"the record is of frame {found}")
     split = FRAME_HEADER.size + metadata_bytes
     return StoredFrame(found, time, record[FRAME_HEADER.size : split].decode(), record[split:])
 
 
 def encoder_tag(encoder: str) -> int:
-    """32 bits that stand for an encoder's name."""
+    """Return the 32-bit tag of an encoder's name."""
     return zlib.crc32(encoder.encode())
 
 
 def pack_vectors(frame_id: int, embedding: Float32, summary: Float32, tag: int) -> bytes:
-    """embedding (D,) as the model gives it, any length; summary (C,). ValueError where they are not finite in fp16.
+    """Encode an embedding (D,) of any length and a summary (C,). ValueError if they are not finite in float16.
 
-    The direction is stored as a unit vector in fp16 and the length beside it in fp32, so that no encoder's scale can
-    overflow fp16. A zero embedding stays zero.
+    The embedding is stored as a float16 unit vector with its float32 length beside it, so no scale of an encoder can
+    overflow float16. A zero embedding stays zero.
     """
     norm = float(np.sqrt(np.vecdot(embedding.astype(np.float64), embedding.astype(np.float64))))
     unit = (embedding / norm if norm > 0 else embedding).astype("<f2")
@@ -97,9 +107,9 @@ def pack_vectors(frame_id: int, embedding: Float32, summary: Float32, tag: int) 
 
 
 def unpack_vectors(record: bytes, sizes: tuple[int, int], tag: int) -> StoredVectors:
-    """The only way vectors come into memory, at attach and at restart alike: hence the same bits in both.
+    """Decode a vector record of sizes (D, C). Raises RecordDamaged, or OtherEncoder if another network made it.
 
-    sizes: (D, C). RecordDamaged if the bytes are torn or flipped, OtherEncoder if they are sound but another network's.
+    Vectors enter memory only through here, when attached and at a restart, so both give the same bits.
     """
     _check(record, VECTOR_MAGIC, VECTOR_HEADER.size)
     _, _, found, norm, dim, width, found_tag = VECTOR_HEADER.unpack_from(record)
@@ -112,7 +122,7 @@ def unpack_vectors(record: bytes, sizes: tuple[int, int], tag: int) -> StoredVec
 
 
 def sound_vectors_at(data: bytes, offset: int) -> int:
-    """Size of the sound vector record, of whatever encoder, that begins at `offset`; 0 if none does."""
+    """Return the size of the intact vector record at `offset`, whichever encoder made it; 0 if there is none."""
     header = data[offset : offset + VECTOR_HEADER.size]
     if len(header) < VECTOR_HEADER.size:
         return 0
@@ -130,8 +140,60 @@ def _seal(record: bytes) -> bytes:
     return record[:4] + crc.to_bytes(4, "little") + record[_CRC_END:]
 
 
-def _check(record: bytes, magic: bytes, header_bytes: int) -> None:
-    if len(record) < header_bytes or record[:4] != magic:
+def _check(record: bytes, magic: bytes, least_bytes: int) -> None:
+    if len(record) < least_bytes or record[:4] != magic:
         raise RecordDamaged("not a record")
     if zlib.crc32(memoryview(record)[_CRC_END:]) != record_crc(record):
         raise RecordDamaged("checksum does not match")
+
+
+def scale_of(halves: Float16) -> Float32:
+    """Return the scales (...) that make the rows (..., D) unit vectors; 1 for a zero row, which stays zero."""
+    exact = halves.astype(np.float64)
+    lengths = np.sqrt(np.vecdot(exact, exact))
+    scales: Float32 = np.divide(1.0, lengths, out=np.ones_like(lengths), where=lengths > 0).astype(np.float32)
+    return scales
+
+
+def decode(halves: Float16, scales: Float32, out: Float32 | None = None) -> Float32:
+    """Return the float32 unit vectors of finite halves (n, D) and scales (n,), written into `out` if given.
+
+    Moves the bits itself, in half the time of numpy's conversion. A half (sign, 5 bits of exponent, 10 of fraction)
+    shifted left by 13 is a float32 whose exponent is too small by 112; multiplying by 2^112 corrects that, subnormals
+    included: 0x3c00 (1.0) -> 0x07800000 (2^-112) -> 1.0.
+    """
+    unit: Float32 = np.empty(halves.shape, np.float32) if out is None else out
+    bits = unit.view(np.int32)
+    np.copyto(bits, halves.view(np.int16))
+    np.left_shift(bits, 13, out=bits)
+    np.bitwise_and(bits, _SIGN_AND_MAGNITUDE, out=bits)
+    unit *= (scales * _EXPONENT_SHIFT)[:, None]
+    return unit
+
+
+def metadata_text(metadata: Mapping[str, Json] | None) -> str:
+    """Return the metadata as ASCII JSON, "" for none. ValueError if it is not JSON or too large."""
+    if not metadata:
+        return ""
+    try:
+        text = json.dumps(metadata, separators=(",", ":"), allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"metadata must be JSON: {error}") from error
+    if len(text) > MAX_METADATA_BYTES:
+        raise ValueError(f"metadata has {len(text)} bytes, at most {MAX_METADATA_BYTES} are kept")
+    return text
+
+
+def load_metadata(text: str) -> dict[str, Any]:
+    """Return the metadata stored as `text`."""
+    return dict(json.loads(text)) if text else {}
+
+
+def place_of(text: str) -> tuple[float, float]:
+    """Return the numbers x and y of stored metadata, NaN without them: '{"x": 1, "y": 2.5}' -> (1.0, 2.5)."""
+    if '"x"' not in text or '"y"' not in text:
+        return math.nan, math.nan
+    metadata = load_metadata(text)
+    x, y = metadata.get("x", ""), metadata.get("y", "")
+    numbers = all(isinstance(each, int | float) and not isinstance(each, bool) for each in (x, y))
+    return (float(x), float(y)) if numbers else (math.nan, math.nan)

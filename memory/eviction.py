@@ -1,9 +1,8 @@
-"""Taking evicted segments and damaged frames off the disk: rows first, then files.
+"""Remove evicted segments and damaged frames from disk: rows first, then files.
 
-A file may go when the last window that holds its segment has; it goes with the next `unlink_freed`, as removing large
-files takes time on some disks and neither an append nor the end of a window shall wait for it. If the process dies in
-between, the next start removes the files that no row names. Not thread-safe, but for `unlink_freed`: the store holds
-its lock.
+Files go once the last window that holds their segment is gone, with the next `unlink_freed`: removing large files is
+slow on some disks, and neither an append nor the end of a window should wait for it. After a crash in between, the next
+start removes the files that no row names. Used under the store's lock, except for `unlink_freed`.
 """
 
 import weakref
@@ -11,27 +10,27 @@ from collections import deque
 from collections.abc import Iterable
 
 from memory.errors import StorageFull
+from memory.files import unlink_files
 from memory.journal import Journal
-from memory.segment_file import unlink_files
 from memory.segments import Segment
 
 MOST_FREED = 64
-"""Segments whose files wait to be removed; beyond it, where nobody calls `unlink_freed`, an eviction removes them."""
+"""Segments whose files may wait for `unlink_freed`. Beyond that, the next eviction removes them itself."""
 
 
-class Forgetting:
-    """What is evicted already but not off the disk yet, and counters."""
+class Eviction:
+    """The evicted segments that are not off the disk yet, and counters of evicted frames."""
 
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
-        self._waiting: list[Segment] = []  # no window gets them any more, their rows are still there
-        self._freed: deque[tuple[str, ...]] = deque()  # files of segments that nobody holds any more
+        self._waiting: list[Segment] = []  # left their logs, but their rows are not deleted yet
+        self._freed: deque[tuple[str, ...]] = deque()  # files of segments that no window holds
         self._purged: set[int] = set()  # damaged frames whose rows are deleted
         self.num_evicted = 0
         self.num_damaged = 0  # of the evicted
 
-    def forget(self, segments: Iterable[Segment]) -> None:
-        """Evicts segments that have left their camera's log. StorageError if the journal cannot be written at all."""
+    def evict(self, segments: Iterable[Segment]) -> None:
+        """Remove segments that have left their camera's log. Raises StorageError if the journal cannot be written."""
         for segment in segments:
             self.num_evicted += segment.count - segment.num_gone
             self.num_damaged += segment.num_gone
@@ -40,7 +39,7 @@ class Forgetting:
         self.retry()
 
     def retry(self) -> None:
-        """Goes on with what could not be done before."""
+        """Delete the rows of evicted segments that an earlier call could not delete."""
         while self._waiting:
             segment = self._waiting[0]
             files = str(segment.frames_path), str(segment.vectors_path)
@@ -48,7 +47,7 @@ class Forgetting:
                 last_id = int(segment.frame_ids[segment.count - 1])
                 self._journal.delete_segment(segment.camera, segment.segment_id, last_id)
             except StorageFull:
-                # deleting rows needs space too: the files go now, even under a window, the rows when there is room
+                # deleting rows needs space: remove the files now, even under a window, and the rows later
                 unlink_files(*files)
                 return
             self._waiting.pop(0)
@@ -58,7 +57,7 @@ class Forgetting:
             self.unlink_freed()
 
     def unlink_freed(self) -> bool:
-        """Removes files that nobody reads any more; whether there were any. Any thread, no lock."""
+        """Remove the files that nobody reads any more. Return whether there were any. Needs no lock."""
         found = False
         while True:
             try:
@@ -69,12 +68,12 @@ class Forgetting:
             found = True
 
     def purge_damaged(self, segments: Iterable[Segment]) -> None:
-        """Deletes the rows of frames that were found damaged when read: they need not be found again."""
+        """Delete the rows of frames found damaged, so that the next start does not find them again."""
         ids = {int(i) for s in segments if s.num_gone for i in s.frame_ids[: s.count][s.gone[: s.count]]} - self._purged
         if not ids:
             return
         try:
             self._journal.repair(delete=sorted(ids), clear_vectors=(), adopt=())
         except StorageFull:
-            return  # later
+            return  # the next call tries again
         self._purged |= ids

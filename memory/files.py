@@ -1,39 +1,129 @@
-"""Append-only segment files: write a record behind the committed end, read one back. Only bytes and offsets here.
+"""File operations of the memory: whole records, descriptors in reserve, disk space in reserve.
 
-A record counts once its row is committed in the journal; until then the file's committed end does not move, and the
-next write goes over whatever an interrupted one left behind. No file stays open between calls, so that a hundred
-cameras hold no descriptors; when the process has none left, the reserve of `descriptors.py` serves.
-
-An error of the system is never taken for damage: damaged is a record that was read and does not match, or a file that
-really is too short for it.
+A record counts once the journal has committed its row. Until then the committed end of the file stays where it is, and
+the next write overwrites what an interrupted one left. Files are closed between calls, so cameras hold no descriptors.
+A system error is never taken for damage: RecordDamaged means that the bytes were read and are wrong.
 """
 
 import errno
 import fcntl
 import os
-from collections.abc import Iterable
+import shutil
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TypeVar
 
-from memory.descriptors import NONE_LEFT, opened
-from memory.errors import OutOfResources, RecordDamaged, StorageBusy, StorageError, StorageFull
+from memory.errors import NO_LOCKS_HELP, NONE_LEFT, RecordDamaged, StorageBusy, StorageError, StorageFull, storage_error
 
-# EFBIG is what a quota by RLIMIT_FSIZE gives
-FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-_SHORT = NONE_LEFT | {errno.ENOMEM, errno.EAGAIN, errno.ENOBUFS}
+T = TypeVar("T")
+
+RESERVED = 8
+"""Descriptors in reserve. An append uses one or two; one is never given away, as the others are copied from it."""
+SPARE_BYTES = 1 << 20
+_LEAST_SPARE_BYTES = 64 << 10
 _NO_LOCKS = frozenset({errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL})
-NO_LOCKS_HELP = "this file system has no file locks, which the memory needs: put data_dir on a local disk"
-_HELP = {
-    errno.EROFS: "the file system is mounted read-only: mount it writable, or choose another data_dir",
-    errno.EACCES: "permission denied: the data folder must belong to the user who runs this",
-    errno.EPERM: "not permitted: the data folder must belong to the user who runs this",
-    errno.ENOENT: "it is missing: was the folder removed, or its disk unmounted?",
-}
+
+
+class Reserve:
+    """File descriptors of /dev/null kept open, so that a process at its limit can still store frames. Thread-safe.
+
+    When an open fails because no descriptor is left, one of the reserve is closed and the open repeated. When that file
+    is closed, its descriptor becomes /dev/null again in one step, so no other thread can take it in between.
+    """
+
+    def __init__(self, size: int = RESERVED) -> None:
+        self._size = size
+        self._lock = threading.Lock()
+        self._spare: list[int] = []
+
+    def fill(self) -> None:
+        """Open the missing descriptors, as many as the system allows."""
+        with self._lock, suppress(OSError):
+            while len(self._spare) < self._size:
+                self._spare.append(os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC))
+
+    def open(self, path: Path, flags: int, mode: int = 0o600) -> int:
+        """`os.open`, using the reserve where the process has no descriptor left."""
+        while True:
+            try:
+                return os.open(path, flags | os.O_CLOEXEC, mode)
+            except OSError as error:
+                if error.errno not in NONE_LEFT or not self._give_one():
+                    raise
+
+    def _give_one(self) -> bool:
+        with self._lock:
+            if len(self._spare) < 2:
+                return False
+            os.close(self._spare.pop())
+            return True
+
+    def close(self, fd: int) -> None:
+        """`os.close`, or return the descriptor to the reserve if one is missing."""
+        with self._lock:
+            if self._spare and len(self._spare) < self._size:
+                os.dup2(self._spare[0], fd, inheritable=False)
+                self._spare.append(fd)
+                return
+        os.close(fd)
+
+
+RESERVE = Reserve()
+
+
+@contextmanager
+def opened(path: Path, flags: int) -> Iterator[int]:
+    """Open a file through the reserve and yield its descriptor. New files get mode 0600. Raises OSError."""
+    fd = RESERVE.open(path, flags)
+    try:
+        yield fd
+    finally:
+        RESERVE.close(fd)
+
+
+class SpareSpace:
+    """A file of zeros, removed when the disk is full so that an erasure can still be recorded: erasing frees space."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / "spare"
+
+    def keep(self) -> None:
+        """Allocate the file, smaller where the disk is nearly full. Errors are ignored."""
+        try:
+            if self._path.exists():
+                return
+            size = min(SPARE_BYTES, shutil.disk_usage(self._path.parent).free // 8)
+            if size < _LEAST_SPARE_BYTES:
+                return
+            with opened(self._path, os.O_RDWR | os.O_CREAT) as fd:
+                os.posix_fallocate(fd, 0, size)
+        except OSError:
+            self.release()
+
+    def release(self) -> bool:
+        """Remove the file. Return whether it was there. Errors are ignored."""
+        try:
+            self._path.unlink()
+        except OSError:
+            return False
+        return True
+
+    def lend(self, function: Callable[[], T]) -> T:
+        """Return `function()`. If it raises StorageFull, release the space and call it once more."""
+        try:
+            return function()
+        except StorageFull:
+            if not self.release():
+                raise
+        return function()
 
 
 def lock_folder(folder: Path) -> int:
-    """Descriptor of the folder's lock, held until it is closed or the process ends.
+    """Lock the folder for this process; return the descriptor, whose closing unlocks it.
 
-    StorageBusy if another process holds it; StorageFull or StorageError if it cannot be taken.
+    Raises StorageBusy if another process holds the lock, StorageFull or StorageError if it cannot be taken.
     """
     try:
         fd = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -41,11 +131,10 @@ def lock_folder(folder: Path) -> int:
         raise storage_error(error, f"cannot open {folder}") from error
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        os.close(fd)
-        raise StorageBusy(f"{folder} is in use by another process") from error
     except OSError as error:
         os.close(fd)
+        if isinstance(error, BlockingIOError):
+            raise StorageBusy(f"{folder} is in use by another process") from error
         if error.errno in _NO_LOCKS:
             raise StorageError(error.errno, f"cannot lock {folder}: {NO_LOCKS_HELP}") from error
         raise storage_error(error, f"cannot lock {folder}") from error
@@ -53,44 +142,36 @@ def lock_folder(folder: Path) -> int:
 
 
 def segment_paths(folder: Path, segment_id: int) -> tuple[Path, Path]:
-    """Files of a segment, for frame records and for vector records, in its camera's folder."""
+    """Return the paths of a segment's frame records and vector records. `folder`: the camera's."""
     return folder / f"{segment_id:012d}.frames", folder / f"{segment_id:012d}.vectors"
 
 
-def storage_error(error: OSError, what: str) -> StorageError:
-    """The package's exception for an operating-system error, with its cause and what to do."""
-    if isinstance(error, StorageError):
-        return error
-    if error.errno in FULL:
-        return StorageFull(error.errno, f"{what}: no space left; free some, recording goes on by itself")
-    if error.errno in _SHORT:
-        return OutOfResources(error.errno, f"{what}: {error.strerror}; it is tried again")
-    return StorageError(error.errno, f"{what}: {_HELP.get(error.errno or 0, error.strerror or error)}")
-
-
 def write_record(path: Path, end: int, record: bytes, *, sync: bool) -> None:
-    """Writes `record` at offset `end`, all of it or (truncated again) nothing. StorageFull, StorageError.
+    """Write the whole record at offset `end`, or nothing. Raises StorageFull, StorageError.
 
-    sync: also wait until it is on the medium, so that a row never survives a power cut that its picture does not.
+    sync: wait until it is on the disk, so that after a power cut no row outlives its picture.
     """
     try:
         with opened(path, os.O_RDWR | os.O_CREAT) as fd:
             try:
-                _write_all(fd, end, record)
+                view, offset = memoryview(record), end
+                while view:
+                    written = os.pwrite(fd, view, offset)
+                    view, offset = view[written:], offset + written
                 if sync:
                     os.fdatasync(fd)
                     if end == 0:
                         sync_folder(path.parent)
             except OSError:
-                _truncate_quietly(fd, end)
+                with suppress(OSError):  # the committed end is what counts
+                    os.ftruncate(fd, end)
                 raise
     except OSError as error:
         raise storage_error(error, f"cannot write {path.name}") from error
 
 
 def read_record(path: Path, offset: int, length: int) -> bytes:
-    """Exactly `length` bytes at `offset`. RecordDamaged if the file does not have them, StorageError if the system does
-    not give them."""
+    """Return `length` bytes at `offset`. Raises RecordDamaged if the file is too short, StorageError if unreadable."""
     try:
         with opened(path, os.O_RDONLY) as fd:
             record = read_all(fd, offset, length)
@@ -104,8 +185,19 @@ def read_record(path: Path, offset: int, length: int) -> bytes:
     return record
 
 
+def read_file(path: Path, start: int = 0) -> bytes:
+    """Return the file's bytes from `start` on, b"" if there is no file. Raises StorageError."""
+    try:
+        with opened(path, os.O_RDONLY) as fd:
+            return read_all(fd, start, max(0, os.fstat(fd).st_size - start))
+    except FileNotFoundError:
+        return b""
+    except OSError as error:
+        raise storage_error(error, f"cannot read {path.name}") from error
+
+
 def read_all(fd: int, offset: int, length: int) -> bytes:
-    """`length` bytes from `offset` on, fewer where the file ends. Raises OSError."""
+    """Return `length` bytes from `offset` on, fewer at the end of the file. Raises OSError."""
     pieces: list[bytes] = []
     while length > 0 and (piece := os.pread(fd, length, offset)):
         pieces.append(piece)
@@ -114,7 +206,7 @@ def read_all(fd: int, offset: int, length: int) -> bytes:
 
 
 def file_size(path: Path) -> int:
-    """Bytes in the file, 0 if there is none. StorageError if the system does not say."""
+    """Return the size in bytes, 0 if there is no file. Raises StorageError."""
     try:
         return path.stat().st_size
     except FileNotFoundError:
@@ -124,25 +216,20 @@ def file_size(path: Path) -> int:
 
 
 def cut_to(path: Path, end: int) -> None:
-    """Takes off what was written behind the committed end by a process that died; never an error."""
-    try:
+    """Truncate the file to its committed end. Errors are ignored: the next write overwrites the rest anyway."""
+    with suppress(OSError):
         if path.stat().st_size > end:
             os.truncate(path, end)
-    except OSError:
-        pass  # the next write goes over it anyway
 
 
 def sync_file(path: Path) -> None:
-    """Waits until the file's bytes are on the medium; a file that is gone needs none."""
-    try:
-        with opened(path, os.O_RDONLY) as fd:
-            os.fdatasync(fd)
-    except FileNotFoundError:
-        return
+    """Wait until the file's bytes are on the disk. A missing file is not an error."""
+    with suppress(FileNotFoundError), opened(path, os.O_RDONLY) as fd:
+        os.fdatasync(fd)
 
 
 def sync_segments(paths: Iterable[Path]) -> None:
-    """Waits until these files of cameras are on the medium, and their names."""
+    """Wait until these segment files and their names are on the disk."""
     folders: set[Path] = set()
     for path in paths:
         sync_file(path)
@@ -152,29 +239,13 @@ def sync_segments(paths: Iterable[Path]) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Makes new names in the folder survive a power cut."""
+    """Wait until the names in the folder are on the disk."""
     with opened(folder, os.O_RDONLY | os.O_DIRECTORY) as fd:
         os.fsync(fd)
 
 
 def unlink_files(*paths: str) -> None:
-    """Removes what is there. What cannot be removed now is an orphan, removed at the next start."""
+    """Remove files. One that cannot be removed now is removed at the next start."""
     for path in paths:
-        try:
-            os.unlink(path)  # noqa: PTH108 - plain strings: this runs in finalizers
-        except OSError:
-            continue
-
-
-def _write_all(fd: int, offset: int, record: bytes) -> None:
-    view = memoryview(record)
-    while view:
-        written = os.pwrite(fd, view, offset)
-        view, offset = view[written:], offset + written
-
-
-def _truncate_quietly(fd: int, end: int) -> None:
-    try:
-        os.ftruncate(fd, end)
-    except OSError:
-        pass  # the committed end is what counts
+        with suppress(OSError):
+            os.unlink(path)  # noqa: PTH108 - strings, as finalizers call this

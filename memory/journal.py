@@ -1,28 +1,27 @@
-"""The rows: one SQLite file in WAL mode, the truth about which frames are remembered.
+"""The journal: one SQLite file (WAL mode) with a row for each stored frame. It decides which frames are stored.
 
-A frame is remembered when its row commits. What is promised:
+A frame is stored when its row commits. Durability:
 
 - `synchronous="normal"` (default): a committed row survives the death of the process at any instant. After a power cut
-  or a kernel crash the newest rows since the last checkpoint may be missing; the file stays consistent, and a row whose
-  picture did not reach the medium fails its checksum and is dropped.
-- `synchronous="full"`: every commit, and the picture before it, waits for the medium; nothing acknowledged is lost by a
-  power cut either, as far as the disk keeps its own promises. Costs one or two fsyncs a frame.
+  or kernel crash, rows since the last checkpoint may be missing. The file stays consistent, and a row whose picture did
+  not reach the disk fails its checksum and is dropped.
+- `synchronous="full"`: every commit, and the picture before it, waits for the disk, so a power cut loses nothing either,
+  as far as the disk keeps its promises. Costs one or two fsyncs a frame.
 
-Frame ids are handed out from blocks reserved with a full sync, so that no id is given twice even if a power cut takes
-rows back. Knows nothing of vectors' contents, windows or limits. Not thread-safe: the store holds its lock.
+Frame ids come from ranges reserved with a full sync: no id is ever reused, even if a power cut takes rows back.
+Not thread-safe: the store holds its lock.
 """
 
 import math
 import sqlite3
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from memory.errors import JournalDamaged, StorageError, StorageFull
-from memory.sqlite_errors import NO_WAL_HELP, make_private, storage_errors
+from memory.errors import NO_WAL_HELP, JournalDamaged, StorageError, StorageFull, make_private, storage_errors
 
 ID_BLOCK = 4096
 _SCHEMA_VERSION = 1
@@ -39,14 +38,16 @@ _ERASURES = (
     "lower REAL NOT NULL, upper REAL NOT NULL, segments TEXT NOT NULL, row_crc INTEGER NOT NULL)"
 )
 _COLUMNS = "frame_id, camera, segment, time, metadata, offset, length, crc, row_crc, vector_offset, vector_crc"
+_SELECT = f"SELECT {_COLUMNS} FROM frames"  # noqa: S608
 _INSERT = f"INSERT INTO frames ({_COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?,?)"  # noqa: S608
 _DELETE = "DELETE FROM frames WHERE frame_id = ?"
 _CLEAR_VECTORS = "UPDATE frames SET vector_offset = NULL, vector_crc = NULL WHERE frame_id = ?"
+_ERASED = "camera = ? AND time >= ? AND time <= ?"
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One remembered frame: where its record lies and what it must look like. `segment` is its first frame's id."""
+    """A stored frame: the position and checksum of its record. `segment`: the segment's id."""
 
     frame_id: int
     camera: str
@@ -60,21 +61,26 @@ class Row:
     vector_crc: int | None = None
 
     def checksum(self) -> int:
-        """Over everything fixed at append: SQLite does not notice flipped bits in a row by itself."""
+        """Return the checksum of everything fixed at append, as SQLite does not notice flipped bits in a row."""
         fixed = (self.frame_id, self.camera, self.segment, self.time, self.metadata, self.offset, self.length, self.crc)
         return zlib.crc32(repr(fixed).encode())
+
+    def values(self) -> tuple[Any, ...]:
+        """Return the values of _COLUMNS."""
+        fixed = (self.frame_id, self.camera, self.segment, self.time, self.metadata, self.offset, self.length, self.crc)
+        return (*fixed, self.checksum(), self.vector_offset, self.vector_crc)
 
 
 @dataclass(frozen=True, slots=True)
 class Erasure:
-    """A stretch of time whose bytes, and on a full disk its rows too, are still to be taken off the disk."""
+    """A time range of a camera that is being erased: lower <= time <= upper. `segments`: those that lost rows."""
 
     number: int
     camera: str
-    lower: float  # lower <= time <= upper
+    lower: float
     upper: float
-    segments: tuple[int, ...]  # those that lost rows
-    num_frames: int = 0  # known to the call that began it, not kept
+    segments: tuple[int, ...]
+    num_frames: int = 0  # known to the call that began it, not stored
 
     def covers(self, camera: str, time: float) -> bool:
         return camera == self.camera and self.lower <= time <= self.upper
@@ -84,17 +90,17 @@ class Erasure:
 
 
 class Journal:
-    """Rows of all cameras. Every method raises StorageFull or StorageError, and then has changed nothing."""
+    """The rows of all cameras. A method that raises StorageFull or StorageError has changed nothing."""
 
     def __init__(self, path: Path, *, synchronous: Literal["normal", "full"] = "normal") -> None:
-        """Opens or creates; JournalDamaged if the file is not a sound database (see `recovery.py`)."""
+        """Open or create the file. Raises JournalDamaged if it is not an intact database (see `recovery.py`)."""
         self._path = path
         self._synchronous = synchronous
-        self._doubtful: list[int] = []  # rows that were refused, and may be there all the same
+        self._doubtful: list[int] = []  # rows whose insert failed, but which may exist all the same
         make_private(path)
         with self._errors("open"):
             self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-        # flipped bits may be no UTF-8: such a row fails its checksum, it must not stop the reading of others
+        # flipped bits may not be UTF-8: such a row fails its checksum, and must not stop the reading of others
         self._db.text_factory = lambda raw: raw.decode(errors="replace")
         try:
             self._prepare()
@@ -109,11 +115,11 @@ class Journal:
             if mode != "wal":
                 raise StorageError(f"{self._path.name}: cannot open: {NO_WAL_HELP}")
             self._db.execute(f"PRAGMA synchronous = {self._synchronous}")
-            self._db.execute("PRAGMA secure_delete = ON")  # what is evicted does not linger in free pages
-            # 1,000 pages would checkpoint inside an append every few hundred frames; `checkpoint` does it from outside,
-            # this is only the bound for a caller who never calls it (16 MiB of WAL)
+            self._db.execute("PRAGMA secure_delete = ON")  # evicted rows do not stay in free pages
+            # `checkpoint` is called from outside. This only bounds the WAL (16 MiB) where nobody calls it; SQLite's
+            # default would checkpoint inside an append every few hundred frames.
             self._db.execute("PRAGMA wal_autocheckpoint = 4000")
-            # Not quick_check: it passes over damage in the index, which every later insert would fail at.
+            # not quick_check, which ignores damage of the index, at which every later insert would fail
             if self._db.execute("PRAGMA integrity_check(1)").fetchone()[0] != "ok":
                 raise JournalDamaged("journal: the database fails its check")
             if not self._db.execute("SELECT 1 FROM sqlite_master WHERE name = 'frames_of_segment'").fetchone():
@@ -130,7 +136,7 @@ class Journal:
             )
 
     def setting(self, key: str) -> int | None:
-        """JournalDamaged if its checksum does not hold."""
+        """Return a setting, None if it is not set. Raises JournalDamaged if its checksum is wrong."""
         with self._errors("read"):
             found = self._db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
         if found is None:
@@ -149,27 +155,27 @@ class Journal:
         self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, text))
 
     def next_id(self) -> int:
-        """The id that the next inserted frame must have; reserves a block of ids when the last one is used up."""
+        """Return the id that the next inserted frame must have."""
         if self._next >= self._reserved:
             self._reserve(self._next + ID_BLOCK)
         return self._next
 
     def skip_ids_to(self, frame_id: int) -> None:
-        """No id below `frame_id` will be given out."""
+        """Never give out an id below `frame_id`."""
         if frame_id > self._next:
             self._reserve(frame_id)
             self._next = frame_id
 
     def insert(self, row: Row) -> None:
-        """Commits the row; `row.frame_id` must be `next_id()`. After StorageFull the same id can be tried again."""
+        """Commit the row; `row.frame_id` must be `next_id()`. After StorageFull the same id can be tried again."""
         self._delete_doubtful()
         try:
             with self._errors("write a row"):
-                self._db.execute(_INSERT, _values(row))
+                self._db.execute(_INSERT, row.values())
         except BaseException as error:
             if getattr(error.__cause__, "sqlite_errorcode", 0) == sqlite3.SQLITE_FULL:
-                raise  # certainly not there
-            # whether the row is on disk is unknown: never use this id again, and delete the row before the next
+                raise  # the row certainly does not exist
+            # it may exist: never use this id again, and delete the row before the next insert
             self._doubtful.append(row.frame_id)
             self._next += 1
             raise
@@ -182,13 +188,14 @@ class Journal:
             self._doubtful.clear()
 
     def repair(self, *, delete: Sequence[int], clear_vectors: Sequence[int], adopt: Sequence[Row]) -> None:
-        """Deletes rows, makes frames unencoded again and inserts rows with their old ids, all or nothing."""
+        """Delete rows, mark frames as not encoded, and insert rows with their old ids, all or nothing."""
         with self._transaction("repair rows"):
             self._db.executemany(_DELETE, [(i,) for i in delete])
             self._db.executemany(_CLEAR_VECTORS, [(i,) for i in clear_vectors])
-            self._db.executemany(_INSERT, [_values(row) for row in adopt])
+            self._db.executemany(_INSERT, [row.values() for row in adopt])
 
     def set_vectors(self, frame_id: int, offset: int, crc: int) -> None:
+        """Store where the frame's vector record lies."""
         with self._errors("write a row"):
             self._db.execute(
                 "UPDATE frames SET vector_offset = ?, vector_crc = ? WHERE frame_id = ?", (offset, crc, frame_id)
@@ -197,70 +204,64 @@ class Journal:
     def redate(
         self, camera: str, first_id: int, last_id: int, moved: Callable[[float, str], tuple[float, str]]
     ) -> None:
-        """Gives the sound rows of a camera from `first_id` to `last_id` new times and metadata, all or nothing.
+        """Give a camera's intact rows from `first_id` to `last_id` new times and metadata, all or nothing.
 
-        `moved` makes them of the old ones. Waits for the medium: frames that follow rely on the new times.
+        `moved` returns them from the old ones. Waits for the disk, as later frames rely on the new times.
         """
-        query = f"SELECT {_COLUMNS} FROM frames WHERE camera = ? AND frame_id BETWEEN ? AND ?"  # noqa: S608
+        query = f"{_SELECT} WHERE camera = ? AND frame_id BETWEEN ? AND ?"
         with self._synced(), self._transaction("re-date rows"):
             changed: list[tuple[float, str, int, int]] = []
-            for found in self._db.execute(query, (camera, first_id, last_id)).fetchall():
-                row = Row(*found[:8], *found[9:])
-                if row.checksum() == found[8]:
+            for row, sound in map(_row, self._db.execute(query, (camera, first_id, last_id)).fetchall()):
+                if sound:
                     time, metadata = moved(row.time, row.metadata)
                     row = replace(row, time=time, metadata=metadata)
                     changed.append((time, metadata, row.checksum(), row.frame_id))
             self._db.executemany("UPDATE frames SET time = ?, metadata = ?, row_crc = ? WHERE frame_id = ?", changed)
 
     def delete_segment(self, camera: str, segment: int, last_id: int) -> None:
-        """Forgets a segment for good: nothing of this camera up to `last_id` is adopted from files at a restart."""
+        """Delete a segment's rows. No frame of this camera up to `last_id` will be recovered from files again."""
         with self._transaction("delete rows"):
             self._db.execute("DELETE FROM frames WHERE segment = ?", (segment,))
             self._put_setting(f"forgotten/{camera}", last_id)
 
     def forgotten_to(self, camera: str) -> int:
-        """Highest frame_id of this camera that was evicted, 0 if none was."""
+        """Return the highest frame id of this camera that was evicted, 0 if none was."""
         return self.setting(f"forgotten/{camera}") or 0
 
-    def begin_erasure(self, camera: str, lower: float, upper: float, evicted_before: float = -math.inf) -> Erasure:
-        """Deletes the rows with lower <= time <= upper and records, in the same synced commit, that their bytes must go.
+    def begin_erasure(
+        self, camera: str, lower: float, upper: float, evicted_before: float = -math.inf, *, delete_rows: bool = True
+    ) -> Erasure:
+        """Delete the rows with lower <= time <= upper and record the erasure, in one synced commit.
 
-        Rows older than `evicted_before` go with them, uncounted.
+        Rows older than `evicted_before` are deleted, too, but not counted. `delete_rows=False` writes a few pages only,
+        for a full disk; the rows are deleted later by `delete_erased`.
         """
-        lower, upper = lower + 0.0, upper + 0.0  # SQLite reads -0.0 back as 0.0, and the checksum would not hold
-        where = "camera = ? AND ((time >= ? AND time <= ?) OR time < ?)"
-        values = (camera, lower, upper, evicted_before)
+        lower, upper = lower + 0.0, upper + 0.0  # SQLite turns -0.0 into 0.0, and the checksum would be wrong
+        where = f"({_ERASED}) OR (camera = ? AND time < ?)"
+        values = (camera, lower, upper, camera, evicted_before)
         with self._synced(), self._transaction("erase rows"):
             found = self._db.execute(f"SELECT time, segment FROM frames WHERE {where}", values).fetchall()  # noqa: S608
             segments = tuple(sorted({segment for _, segment in found}))
-            num_frames = sum(lower <= time <= upper for time, _ in found)
-            erasure = Erasure(0, camera, lower, upper, segments, num_frames)
-            number = self._put_erasure(erasure)
-            self._db.execute(f"DELETE FROM frames WHERE {where}", values)  # noqa: S608
-        return replace(erasure, number=number)
-
-    def note_erasure(self, camera: str, lower: float, upper: float) -> Erasure:
-        """Records the erasure alone, in a synced commit of a few pages: for a full disk. Its rows are still there; delete
-        them with `delete_erased`."""
-        lower, upper = lower + 0.0, upper + 0.0
-        with self._synced(), self._transaction("note an erasure"):
-            query = "SELECT segment, COUNT(*) FROM frames WHERE camera = ? AND time >= ? AND time <= ? GROUP BY segment"
-            found = self._db.execute(query, (camera, lower, upper)).fetchall()
-            segments = tuple(sorted(segment for segment, _ in found))
-            erasure = Erasure(0, camera, lower, upper, segments, sum(num for _, num in found))
-            return replace(erasure, number=self._put_erasure(erasure))
-
-    def _put_erasure(self, erasure: Erasure) -> int:
-        text = " ".join(map(str, erasure.segments))
-        row = (erasure.camera, erasure.lower, erasure.upper, text, erasure.checksum())
-        self._db.execute("INSERT INTO erasures (camera, lower, upper, segments, row_crc) VALUES (?,?,?,?,?)", row)
-        return int(self._db.execute("SELECT last_insert_rowid()").fetchone()[0])
+            erasure = Erasure(0, camera, lower, upper, segments, sum(lower <= time <= upper for time, _ in found))
+            cursor = self._db.execute(
+                "INSERT INTO erasures (camera, lower, upper, segments, row_crc) VALUES (?,?,?,?,?)",
+                (camera, lower, upper, " ".join(map(str, segments)), erasure.checksum()),
+            )
+            if delete_rows:
+                self._db.execute(f"DELETE FROM frames WHERE {where}", values)  # noqa: S608
+        return replace(erasure, number=int(cursor.lastrowid or 0))
 
     def delete_erased(self, erasure: Erasure) -> None:
-        """Deletes what is left of the rows of an erasure, segment by segment; in small steps where the disk is full."""
+        """Delete the remaining rows of an erasure, segment by segment, in small steps where the disk is full."""
+        query = f"SELECT frame_id FROM frames WHERE segment = ? AND {_ERASED} ORDER BY frame_id LIMIT ?"  # noqa: S608
         for segment in erasure.segments:
             limit = 1 << 20
-            while ids := self._erased_ids(erasure, segment, limit):
+            while True:
+                with self._errors("read"):
+                    values = (segment, erasure.camera, erasure.lower, erasure.upper, limit)
+                    ids = self._db.execute(query, values).fetchall()
+                if not ids:
+                    break
                 try:
                     with self._transaction("erase rows"):
                         self._db.executemany(_DELETE, ids)
@@ -270,31 +271,15 @@ class Journal:
                     limit = len(ids) // 4 or 1
                     self.empty_wal()
 
-    def _erased_ids(self, erasure: Erasure, segment: int, limit: int) -> list[tuple[int]]:
-        with self._errors("read"):
-            query = (
-                "SELECT frame_id FROM frames WHERE segment = ? AND camera = ? AND time >= ? AND time <= ? "
-                "ORDER BY frame_id LIMIT ?"
-            )
-            return self._db.execute(query, (segment, erasure.camera, erasure.lower, erasure.upper, limit)).fetchall()
-
     def wholly_erased(self, erasure: Erasure) -> list[int]:
-        """Its segments of which no row is kept."""
-        kept = "SELECT 1 FROM frames WHERE segment = ? AND NOT (camera = ? AND time >= ? AND time <= ?) LIMIT 1"
+        """Return the erasure's segments that keep no row."""
+        kept = f"SELECT 1 FROM frames WHERE segment = ? AND NOT ({_ERASED}) LIMIT 1"  # noqa: S608
         bounds = (erasure.camera, erasure.lower, erasure.upper)
         with self._errors("read"):
             return [each for each in erasure.segments if not self._db.execute(kept, (each, *bounds)).fetchone()]
 
-    def empty_wal(self) -> None:
-        """Moves the WAL into the main file and gives its space back to the disk, as far as that is possible now."""
-        try:
-            with self._errors("checkpoint"):
-                self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-        except StorageError:
-            pass  # it takes the space that it has
-
     def erasures(self) -> list[Erasure]:
-        """Those that have begun and not ended; a damaged record of one is passed over."""
+        """Return the erasures that have begun and not ended. Damaged records are left out."""
         with self._errors("read"):
             rows = self._db.execute("SELECT number, camera, lower, upper, segments, row_crc FROM erasures").fetchall()
         found = []
@@ -306,21 +291,31 @@ class Journal:
         return found
 
     def end_erasure(self, number: int) -> None:
-        """Nothing of it is left on disk."""
+        """Delete the record of an erasure of which nothing is left on disk."""
         with self._errors("write a row"):
             self._db.execute("DELETE FROM erasures WHERE number = ?", (number,))
 
     def places(self, segment: int) -> list[tuple[int, int, int | None]]:
-        """(offset, length, vector offset) of every frame of a segment, by rising offset."""
+        """Return (offset, length, vector offset) of each frame of a segment, by rising offset."""
         with self._errors("read"):
             query = "SELECT offset, length, vector_offset FROM frames WHERE segment = ? ORDER BY offset"
             return self._db.execute(query, (segment,)).fetchall()
 
-    def scrub(self) -> None:
-        """Leaves nothing of deleted rows in the files: neither in free pages, nor in the slack of others, nor in the WAL.
+    def rows(self) -> Iterator[tuple[Row, bool]]:
+        """Yield all rows by rising frame id, each with whether it is intact."""
+        with self._errors("read"):
+            yield from map(_row, self._db.execute(f"{_SELECT} ORDER BY frame_id"))
 
-        `secure_delete` zeroes what is deleted where it lies; copies that a page split left behind go by VACUUM, which
-        writes the whole file anew. Needs that much room for a moment: StorageFull.
+    def empty_wal(self) -> None:
+        """Move the WAL into the main file and truncate it, as far as possible now. Errors are ignored."""
+        with suppress(StorageError), self._errors("checkpoint"):
+            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+
+    def scrub(self) -> None:
+        """Remove all traces of deleted rows from free pages, partly filled pages and the WAL.
+
+        `secure_delete` zeroes deleted rows in place; VACUUM rewrites the file without the copies that page splits left
+        behind. It needs as much space as the file: StorageFull.
         """
         with self._errors("scrub"):
             self._db.execute("VACUUM")
@@ -328,30 +323,18 @@ class Journal:
         if busy:
             raise StorageError(f"{self._path.name}: cannot scrub: another connection is reading")
 
-    def rows(self) -> Iterator[tuple[Row, bool]]:
-        """All rows by rising frame_id, each with whether its checksum holds."""
-        with self._errors("read"):
-            for found in self._db.execute(f"SELECT {_COLUMNS} FROM frames ORDER BY frame_id"):  # noqa: S608
-                row = Row(*found[:8], *found[9:])
-                yield row, row.checksum() == found[8] and isinstance(row.vector_offset, int | None)
-
     def checkpoint(self) -> None:
-        """Moves the WAL into the main file without keeping writers waiting; meant for a worker thread.
-
-        Uses its own connection, so it needs no lock of the store.
-        """
+        """Move the WAL into the main file without blocking writers. Uses its own connection, so it needs no lock."""
         with self._errors("checkpoint"), closing(sqlite3.connect(self._path, timeout=1.0)) as db:
             db.execute(f"PRAGMA synchronous = {self._synchronous}")
             db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
 
     def close(self) -> None:
-        """Gives unused reserved ids back, so that a clean restart goes on without a gap."""
-        try:
+        """Close the file. Returns unused reserved ids, so that a clean restart leaves no gap."""
+        with suppress(StorageError):  # it would only leave a gap
             self._delete_doubtful()
             if self._reserved > self._next:
                 self._reserve(self._next)
-        except StorageError:
-            pass  # only a gap in the ids
         self._db.close()
 
     def _errors(self, what: str) -> AbstractContextManager[None]:
@@ -364,7 +347,7 @@ class Journal:
 
     @contextmanager
     def _synced(self) -> Iterator[None]:
-        """What is committed inside waits for the medium, and so does all that was committed before."""
+        """Make commits in the block, and all before them, wait for the disk."""
         with self._errors("write"):
             self._db.execute("PRAGMA synchronous = FULL")
         try:
@@ -381,8 +364,7 @@ class Journal:
                 yield
                 self._db.execute("COMMIT")
             except BaseException:
-                # after SQLITE_FULL, SQLite may have rolled back by itself
-                if self._db.in_transaction:
+                if self._db.in_transaction:  # after SQLITE_FULL, SQLite may have rolled back by itself
                     self._db.execute("ROLLBACK")
                 raise
 
@@ -391,6 +373,7 @@ def _setting_crc(key: str, value: str) -> str:
     return f"{zlib.crc32(f'{key}={value}'.encode()):08x}"
 
 
-def _values(row: Row) -> tuple[Any, ...]:
-    fixed = (row.frame_id, row.camera, row.segment, row.time, row.metadata, row.offset, row.length, row.crc)
-    return (*fixed, row.checksum(), row.vector_offset, row.vector_crc)
+def _row(found: tuple[Any, ...]) -> tuple[Row, bool]:
+    """Return the row of selected _COLUMNS, and whether it is intact."""
+    row = Row(*found[:8], *found[9:])
+    return row, row.checksum() == found[8] and isinstance(row.vector_offset, int | None)

@@ -1,7 +1,4 @@
-"""How much a camera may keep, and the names that cameras may have.
-
-Knows nothing of segments or files; `camera_log.py` enforces these numbers.
-"""
+"""How much may be stored, per camera and in total, and which camera names are valid."""
 
 import math
 import re
@@ -11,7 +8,7 @@ _CAMERA = re.compile(r"[a-z0-9_-]{1,64}")
 
 
 def check_camera_name(camera: str) -> str:
-    """The name itself, if it is a slug `[a-z0-9_-]{1,64}` (it becomes a folder name); ValueError otherwise."""
+    """Return the name, which becomes a folder name. ValueError unless it matches `[a-z0-9_-]{1,64}`."""
     if not _CAMERA.fullmatch(camera):
         raise ValueError(f"camera name {camera[:80]!r}: use 1 to 64 of a-z, 0-9, '_' and '-'")
     return camera
@@ -19,23 +16,22 @@ def check_camera_name(camera: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Caps of one camera, all enforced at every append, oldest out.
-
-    frames: frames remembered (exact: never more).
-    bytes: of pictures, metadata and vectors on disk (whole segments leave; never more remembered. Their files go when the
-        last window lets go of them, with the next `MemoryStore.maintain`, or at once where the disk is full).
-    age_s: a frame older than this before the newest one goes (None: no limit). Measured between capture times, so a
-        replayed recording ages like a live camera; `MemoryStore.expire` applies a wall clock on top.
-    hot_frames, hot_bytes: patches are held in memory for at most so many of the newest frames, up to one segment more.
-    segment_frames: frames per segment, the unit in which disk space is given back.
-    """
+    """Caps of one camera. Every append enforces all of them by evicting the oldest frames."""
 
     frames: int = 10_000
+    """Frames stored, exactly."""
     bytes: int = 20 * 2**30
+    """Bytes of pictures, metadata and vectors on disk. Whole segments leave, so usage may be lower, never higher, but
+    for files that a window still reads or that wait for the next `MemoryStore.maintain`."""
     age_s: float | None = None
+    """Largest age behind the newest frame, between capture times: a replayed recording ages like a live camera.
+    `MemoryStore.expire` measures from the wall clock as well."""
     hot_frames: int = 10_000
+    """Newest frames whose patches stay in memory, up to one segment more."""
     hot_bytes: int = 20 * 2**30
+    """Bytes of patches in memory, up to one segment more."""
     segment_frames: int = 256
+    """Frames per segment, the unit in which disk space is freed."""
 
     def __post_init__(self) -> None:
         for name in ("frames", "bytes", "segment_frames"):
@@ -48,3 +44,17 @@ class Limits:
             raise ValueError(f"limits: age_s must be positive and finite (or left out), not {self.age_s}")
         if self.segment_frames > 65_536:
             raise ValueError(f"limits: segment_frames must be at most 65536, not {self.segment_frames}")
+
+
+@dataclass(frozen=True, slots=True)
+class FolderLimits:
+    """Caps of all cameras together; None: no cap."""
+
+    frames: int | None = None
+    bytes: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("frames", "bytes"):
+            cap = getattr(self, name)
+            if cap is not None and cap < 1:
+                raise ValueError(f"folder limits: {name} must be at least 1, not {cap}")

@@ -1,26 +1,24 @@
-"""A memory folder without an agent: what is held, its pictures, erasing. Knows no encoder, so it touches no vectors.
+"""Read or erase a memory folder without a running agent.
 
-Opening a `MemoryStore` needs the sizes of a model and makes vectors of another one pending; looking at a folder, or
-erasing from it, must not. Holds the folder's lock while it is open.
+A `MemoryStore` needs the sizes of a model, and drops vectors of another one. `OfflineMemory` needs no model and touches
+no vectors. It holds the folder's lock while it is open.
 """
 
 import math
 import os
 from pathlib import Path
 
-from memory.args import load_metadata
-from memory.codec import unpack_frame
+from memory.codec import load_metadata, unpack_frame
 from memory.erasure import begin, finish_erasures
 from memory.errors import FrameGone, RecordDamaged, StorageError
+from memory.files import SpareSpace, file_size, lock_folder, read_record, segment_paths
 from memory.journal import Journal
 from memory.limits import check_camera_name
 from memory.records import CameraStats, FrameRecord
-from memory.segment_file import file_size, lock_folder, read_record, segment_paths
-from memory.spare_space import SpareSpace
 
 
 class OfflineMemory:
-    """See the module. A context manager. StorageBusy while an agent has the folder, StorageError if there is none."""
+    """A closed agent's memory, as a context manager. StorageBusy if an agent uses it, StorageError if there is none."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = Path(folder)
@@ -46,43 +44,42 @@ class OfflineMemory:
         os.close(self._owner)
 
     def cameras(self) -> list[str]:
-        """Names of the cameras that are remembered, sorted."""
+        """Return the names of the cameras with frames, sorted."""
         return sorted({row.camera for row in self._rows.values()})
 
     def stats(self, camera: str) -> CameraStats:
-        """As `MemoryStore.stats`; nothing is hot."""
+        """Return the same as `MemoryStore.stats`; no frame is hot."""
         rows = [row for row in self._rows.values() if row.camera == camera]
         if not rows:
-            return CameraStats(0, 0, 0, 0, 0, None, None)
+            return CameraStats()
         files = (self._folder / "segments" / camera).glob("*.*")
-        encoded = sum(row.vector_offset is not None for row in rows)
         times = [row.time for row in rows]
-        return CameraStats(len(rows), encoded, 0, 0, sum(map(file_size, files)), min(times), max(times))
+        return CameraStats(
+            frames=len(rows), encoded=sum(row.vector_offset is not None for row in rows),
+            bytes=sum(map(file_size, files)), oldest=min(times), newest=max(times),
+        )  # fmt: skip
 
     def records(
         self, camera: str, after: float | None = None, before: float | None = None, *, limit: int = 2**31
     ) -> list[FrameRecord]:
-        """The first `limit` frames with after <= time <= before, by rising time."""
+        """Return the first `limit` frames with after <= time <= before, by rising time."""
         lower, upper = -math.inf if after is None else after, math.inf if before is None else before
         found = [row for row in self._rows.values() if row.camera == camera and lower <= row.time <= upper]
         return [FrameRecord(row.frame_id, row.camera, row.time, load_metadata(row.metadata)) for row in found[:limit]]
 
     def jpeg(self, frame_id: int) -> bytes:
-        """The picture as it was appended. FrameGone if it is not remembered or damaged."""
+        """Return the picture as it was appended. Raises FrameGone if it is not stored or damaged."""
         row = self._rows.get(frame_id)
         if row is None:
             raise FrameGone(f"frame {frame_id} is not remembered")
         path, _ = segment_paths(self._folder / "segments" / row.camera, row.segment)
         try:
-            found = unpack_frame(read_record(path, row.offset, row.length))
+            return unpack_frame(read_record(path, row.offset, row.length), frame_id).jpeg
         except RecordDamaged as error:
             raise FrameGone(f"frame {frame_id} is damaged on disk: {error}") from error
-        if found.frame_id != frame_id:
-            raise FrameGone(f"frame {frame_id} is damaged on disk: the record is of frame {found.frame_id}")
-        return found.jpeg
 
     def erase(self, camera: str, after: float, before: float) -> int:
-        """As `MemoryStore.erase`."""
+        """Erase the frames with after <= time <= before for good. Return how many. Raises StorageError."""
         erasure = begin(self._journal, self._spare, check_camera_name(camera), after, before)
         self._rows = {i: row for i, row in self._rows.items() if not erasure.covers(row.camera, row.time)}
         finish_erasures(self._journal, self._folder / "segments")

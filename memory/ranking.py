@@ -1,11 +1,9 @@
-"""Exact ranking by inner product over the parts of a window: the first k of one stable full sort.
+"""Exact ranking by inner product over the parts of a window: the first k rows of one stable full sort.
 
-A row's score is `np.vecdot(unit row, query)`: it depends on that row and the query alone, not on k, on how rows are cut
-into segments or on filters. FAISS finds candidates in sealed segments and blocks, on the stored halves; its sums may
-differ in the last bits and its order of ties is not contractual, so every candidate within the rounding bound of the
-k-th score is scored again here.
-
-Knows nothing of frames, times or files.
+A row's score is `np.vecdot(unit row, query)`. It depends on that row and the query alone, not on k, on how rows are
+divided into segments, or on filters. FAISS only finds candidates, on the stored float16 rows: its sums may differ in the
+last bits and its order of ties is unspecified, so candidates within the rounding bound of the k-th score are scored
+again.
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,15 +11,15 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from memory.halves import decode
+from memory.codec import decode
 from memory.records import Float16, Float32, Int64
 
-_LEAST, _SHARES = 32, 8  # candidates asked of each part: so many, and so many times its share of k
-CHUNK_ROWS = 256  # decoded and scored at once: half a megabyte at D = 512 stays in the cache
+_LEAST, _SHARES = 32, 8  # candidates of each part: 32 + 8 times its share of k
+CHUNK_ROWS = 256  # decoded at once: half a megabyte at D = 512 fits the CPU cache
 
 
 class Ranked(Protocol):
-    """A run of rows of the window, in order."""
+    """Consecutive rows of a window."""
 
     @property
     def first_row(self) -> int: ...
@@ -29,38 +27,38 @@ class Ranked(Protocol):
     def num_rows(self) -> int: ...
     @property
     def index(self) -> Any:
-        """faiss index that holds the rows, or None: rank row by row."""
+        """FAISS index with the rows, or None: they are scored one by one."""
 
     @property
     def index_start(self) -> int:
-        """First row of this part in the index."""
+        """Position of the first row in the index."""
 
     def halves(self) -> Float16:
-        """(num_rows, D) stored rows."""
+        """Return the stored rows (num_rows, D)."""
 
     def scales(self) -> Float32:
-        """(num_rows,) what makes each a unit vector."""
+        """Return their scales (num_rows,)."""
 
 
 def prepare() -> None:
-    """Loads FAISS now (a tenth of a second) rather than inside the first append that seals a segment."""
+    """Load FAISS now (0.1 s) rather than in the first append that seals a segment."""
     build_index(np.zeros((1, 1), np.float16))
 
 
 def build_index(halves: Float16) -> Any:
-    """An exact inner-product index over float16 rows, holding a copy of halves (n, D), bit for bit."""
-    import faiss  # imported when first needed: the command line must answer --help at once
+    """Return an exact inner-product index with a bit-identical copy of halves (n, D)."""
+    import faiss  # here, so that the command line answers --help at once
 
     count, dim = halves.shape
     index = faiss.IndexScalarQuantizer(dim, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT)
-    # not `add`: it takes float32 and would round once more
+    # not `add`, which takes float32 and rounds again
     faiss.copy_array_to_vector(np.ascontiguousarray(halves, "<f2").view(np.uint8).reshape(-1), index.codes)
     index.ntotal = count
     return index
 
 
 def index_rows(index: Any) -> Float16:
-    """(n, D) view of the index's own storage, which lives as long as this view of it or any view of that."""
+    """Return a view (n, D) of the index's storage. The view, and any view of it, keeps the index alive."""
     import faiss
 
     codes = faiss.rev_swig_ptr(index.codes.data(), index.ntotal * index.code_size)
@@ -69,7 +67,7 @@ def index_rows(index: Any) -> Float16:
 
 
 class _Owned:
-    """Memory of an index as an array's base: the index is not freed before the last view."""
+    """The storage of an index as the base of an array."""
 
     def __init__(self, rows: Float16, index: Any) -> None:
         self.__array_interface__ = rows.__array_interface__
@@ -77,13 +75,13 @@ class _Owned:
 
 
 def score_rows(unit: Float32, query: Float32) -> Float32:
-    """(n,) scores, each computed from its own row alone. (A matrix product is not like that: BLAS blocks rows.)"""
+    """Return scores (n,), each computed from its row alone; in a matrix product, BLAS would mix rows."""
     scores: Float32 = np.vecdot(unit, query)
     return scores
 
 
 def rank_all(parts: Sequence[Ranked], query: Float32) -> tuple[Int64, Float32]:
-    """All rows by falling score, ties by lower row."""
+    """Return all rows and their scores by falling score, ties by lower row."""
     if not parts:
         return np.zeros(0, np.int64), np.zeros(0, np.float32)
     scores = np.concatenate([_score_part(part, query) for part in parts])
@@ -92,18 +90,18 @@ def rank_all(parts: Sequence[Ranked], query: Float32) -> tuple[Int64, Float32]:
 
 
 def rank_top(parts: Sequence[Ranked], query: Float32, k: int) -> tuple[Int64, Float32]:
-    """The first k of `rank_all`, for k well below the number of rows."""
+    """Return the first k of `rank_all`, faster where k is well below the number of rows."""
     num_rows = sum(part.num_rows for part in parts)
-    # of each part several times its share: more would rarely be needed, and where it is, all of the part is scored
+    # several times each part's share: where that is not enough, all of the part is scored
     found = [_candidates(part, query, _LEAST + _SHARES * k * part.num_rows // num_rows) for part in parts]
     kth = np.partition(np.concatenate([scores for _, scores, _ in found]), -k)[-k]
-    # |computed - true| <= (D + 4) 2^-24 |row||query| for either way of summing; so a row of the true first k lies
-    # within twice their difference of the k-th score found
+    # |computed - true| <= (D + 4) 2^-24 |row||query| for both ways of summing, so every row of the true first k scores
+    # at least this:
     cutoff = kth - 4 * (query.shape[0] + 4) * 2.0**-24 * float(np.linalg.norm(query))
     rows, scores = [], []
     for part, (offsets, rough, rest) in zip(parts, found, strict=True):
         if rest >= cutoff:
-            near = np.arange(part.num_rows)  # FAISS stopped among rows that might belong
+            near = np.arange(part.num_rows)  # FAISS may have left out rows that belong
         else:
             near = offsets[rough >= cutoff]
         if len(near):
@@ -115,24 +113,24 @@ def rank_top(parts: Sequence[Ranked], query: Float32, k: int) -> tuple[Int64, Fl
 
 
 def _candidates(part: Ranked, query: Float32, k: int) -> tuple[Int64, Float32, float]:
-    """Offsets inside the part, their scores up to rounding, and a bound (up to rounding) for all rows left out."""
+    """Return offsets in the part, their scores, and a bound for the scores of all other rows, each up to rounding."""
     if part.index is None or k >= part.num_rows:
         return np.arange(part.num_rows), _score_part(part, query), -np.inf
     import faiss
 
-    faiss.omp_set_num_threads(1)  # a setting of the calling thread; two threads are far slower for one query
+    faiss.omp_set_num_threads(1)  # of the calling thread; two threads are far slower for one query
     stop = part.index_start + part.num_rows
     whole = part.index_start == 0 and stop == part.index.ntotal
     parameters: Any = faiss.SearchParameters
     only = None if whole else parameters(sel=faiss.IDSelectorRange(part.index_start, stop))
     products, labels = part.index.search(query[None], k, params=only)
     offsets, scales = labels[0] - part.index_start, part.scales()
-    last = float(products[0, -1])  # no product left out is larger; the scale makes a score of it
+    last = float(products[0, -1])  # the largest product that may be left out
     return offsets, products[0] * scales[offsets], last * float(scales.max() if last > 0 else scales.min())
 
 
 def _score_part(part: Ranked, query: Float32) -> Float32:
-    """(num_rows,) scores of the whole part."""
+    """Return the scores (num_rows,) of the whole part."""
     scores: Float32 = np.empty(part.num_rows, np.float32)
     halves, scales = part.halves(), part.scales()
     for chunk in chunks(part.num_rows):
@@ -141,5 +139,5 @@ def _score_part(part: Ranked, query: Float32) -> Float32:
 
 
 def chunks(count: int) -> Iterator[slice]:
-    """Consecutive slices of CHUNK_ROWS rows or fewer that cover `count`."""
+    """Yield consecutive slices of at most CHUNK_ROWS rows that cover `count`."""
     return (slice(start, min(start + CHUNK_ROWS, count)) for start in range(0, count, CHUNK_ROWS))

@@ -1,4 +1,4 @@
-"""The values that this package hands out, and the names of its arrays. No behaviour."""
+"""Array types and the values that the memory returns."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ Bool = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True, slots=True)
 class FrameRecord:
-    """One remembered frame without its picture; `time` is capture time in unix seconds."""
+    """A stored frame without its picture. `time`: capture time in unix seconds."""
 
     frame_id: int
     camera: str
@@ -29,23 +29,20 @@ class FrameRecord:
 
 @dataclass(frozen=True, slots=True)
 class CameraStats:
-    """What one camera holds now. `bytes` is on disk.
+    """What is stored of one camera. Counts are frames; `bytes` is on disk; times are unix seconds."""
 
-    `hot` counts frames with patches in memory, `archive` those behind the hot window: patches are made when asked for.
-    """
-
-    frames: int
-    encoded: int
-    hot: int
-    archive: int
-    bytes: int
-    oldest: float | None
-    newest: float | None
+    frames: int = 0
+    encoded: int = 0
+    hot: int = 0  # patches are in memory
+    archive: int = 0  # behind the hot window: patches are recomputed on demand
+    bytes: int = 0
+    oldest: float | None = None
+    newest: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class StoreStatus:
-    """Counters since the store was opened, and whether the disk is full now (the last write found no space)."""
+    """Counters since the store was opened, and whether the last write found the disk full."""
 
     full: bool
     appended: int
@@ -53,17 +50,16 @@ class StoreStatus:
     evicted: int
     erased: int
     frames_damaged: int  # dropped: bad checksum, truncated, unreadable
-    vectors_damaged: int  # embedding lost, frame kept: it is pending again
-    vectors_not_durable: int  # attached in memory only, because the disk refused them
-    journal_rebuilt: bool  # the rows were read back from the segment files at start
+    vectors_damaged: int  # embedding lost; the frame waits to be encoded again
+    vectors_not_durable: int  # in memory only, because the disk refused them
+    journal_rebuilt: bool  # rows were rebuilt from the segment files at the start
 
 
 @dataclass(frozen=True, slots=True)
 class PatchBlock:
-    """Patches of consecutive window rows.
+    """Patches (n, M, C) and scalars (n, M, S) of consecutive window rows, valid where present (n,) is true.
 
-    patches (n, M, C) and scalars (n, M, S) mean something only where present (n,) is true. They may be views into the
-    memory itself: never write to them.
+    They may be views of the memory itself: never write to them.
     """
 
     patches: npt.NDArray[Any]

@@ -1,28 +1,27 @@
-"""What a start does: open the rows, compare them with the files, keep what is sound, count what is not.
+"""Open a memory folder: read the rows, compare them with the files, keep what is intact, count what is not.
 
-The journal's rows are the truth. Around them, in this order:
+The journal's rows decide which frames are stored, with these corrections:
 
-- a row whose own checksum fails is dropped; its record is looked for in the segment files and adopted if sound;
-- sound records behind the committed end are adopted: their rows were taken back (a power cut, a damaged WAL) or never
-  committed; showing a frame that was not acknowledged is harmless, losing one that was is not;
-- rows whose record does not lie inside its file (truncated, missing) are dropped;
-- vectors that fail their checksum, or come from another encoder, are forgotten: the frame is to be encoded again;
-- files without any frame left are removed;
-- erasures that a crash interrupted are completed before anything else (`erasure.py`).
+- A row whose own checksum fails is dropped. Its record is looked for in the segment files and adopted if intact.
+- Intact records behind the committed end are adopted: a power cut or a damaged WAL took their rows back, or they never
+  committed. Showing a frame that was not acknowledged is harmless, losing one that was is not.
+- A row whose record does not lie inside its file (truncated, missing) is dropped.
+- Vectors that fail their checksum, or come from another encoder, are dropped: the frame is encoded again.
+- Files without any stored frame are removed.
+- Interrupted erasures are completed before anything else (`erasure.py`).
 
-A file that the system does not give now (a failing cable, a permission) is not damaged: its rows are kept as they are,
-nothing is written into it or removed, and it is named in `Recovered.problems`. Its vectors count as missing until the next
-start.
+A file that cannot be read now (a failing cable, a permission) is not damaged: its rows are kept, nothing is written to
+it or removed, and `Recovered.problems` names it. Its vectors count as missing until the next start.
 
-A journal that is no sound database is put aside as `journal.sqlite.damaged` and rebuilt from the records alone, which
-carry all that a row holds. Pictures are not read at a normal start; each is verified when it is asked for.
+A journal that is not an intact database is renamed `journal.sqlite.damaged` and rebuilt from the records, which hold
+all that a row does. Pictures are not read at a normal start; each is verified when it is read.
 """
 
 import ctypes
-import os
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -36,13 +35,12 @@ from memory.codec import (
     record_crc,
     unpack_frame,
     unpack_vectors,
-)
-from memory.codec import vector_record_size as vector_size
-from memory.descriptors import opened
+    vector_record_size,
+)  # fmt: skip
 from memory.erasure import finish_erasures
-from memory.errors import JournalDamaged, OtherEncoder, RecordDamaged, StorageError, StorageFull
+from memory.errors import JournalDamaged, OtherEncoder, RecordDamaged, StorageError, StorageFull, storage_error
+from memory.files import cut_to, file_size, read_file, segment_paths, unlink_files
 from memory.journal import ID_BLOCK, Erasure, Journal, Row
-from memory.segment_file import cut_to, file_size, read_all, segment_paths, storage_error, unlink_files
 from memory.segments import Segment
 
 _FILE = re.compile(r"(\d{12,})\.(frames|vectors)")
@@ -51,9 +49,9 @@ Key = tuple[str, int]  # camera, segment
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Where segment files lie, how segments are made, and what their vectors must be."""
+    """Where segment files lie, how segments are made, and which encoder's vectors are expected."""
 
-    folder: Path  # one folder per camera in it
+    folder: Path  # with one folder per camera
     new_segment: Callable[[str, int, int], Segment]  # camera, segment_id, number of frames
     sizes: tuple[int, int]  # (D, C)
     tag: int
@@ -61,21 +59,21 @@ class Layout:
 
 @dataclass(slots=True)
 class Recovered:
-    """Segments by camera, oldest first, and what was found wrong."""
+    """Segments by camera, oldest first, and what was wrong."""
 
     segments: dict[str, list[Segment]] = field(default_factory=lambda: defaultdict(list))
     frames_damaged: int = 0
     vectors_damaged: int = 0
     journal_rebuilt: bool = False
-    problems: list[str] = field(default_factory=list)  # in words: what could not be read, and what is gone
-    erasure_problem: str | None = None  # in words: why one that a crash interrupted is not complete yet
+    problems: list[str] = field(default_factory=list)  # sentences: what cannot be read, and what is gone
+    erasure_problem: str | None = None  # why an interrupted erasure is not complete yet
 
 
 @dataclass(slots=True)
 class _Repairs:
-    """Changes to the rows, made together at the end."""
+    """Changes to the rows, applied together at the end."""
 
-    known: set[int]  # ids of sound rows, adopted ones included
+    known: set[int]  # ids of intact rows, adopted ones included
     delete: list[int]
     problems: list[str]
     clear_vectors: list[int] = field(default_factory=list)
@@ -83,29 +81,32 @@ class _Repairs:
 
     def apply(self, journal: Journal) -> None:
         if self.delete or self.clear_vectors or self.adopt:
-            try:
+            with suppress(StorageFull):  # the next start finds every repair again
                 journal.repair(delete=self.delete, clear_vectors=self.clear_vectors, adopt=list(self.adopt.values()))
-            except StorageFull:
-                pass  # every repair is found again at the next start, from the same files
 
 
 def open_and_recover(
     path: Path, layout: Layout, *, synchronous: Literal["normal", "full"]
 ) -> tuple[Journal, Recovered]:
-    """The journal, sound, and every frame that is remembered. StorageFull, StorageError."""
+    """Open the journal, rebuilt if damaged, and return it with all stored frames. Raises StorageFull, StorageError."""
     lost = file_size(path) == 0
     try:
-        journal = Journal(path, synchronous=synchronous)
-        try:
-            return journal, _recover(journal, layout, rebuilding=lost)
-        except BaseException:
-            journal.close()
-            raise
+        return _open(path, layout, synchronous, rebuilding=lost)
     except JournalDamaged:
         path.replace(path.with_name(path.name + ".damaged"))
         unlink_files(f"{path}-wal", f"{path}-shm")
+    return _open(path, layout, synchronous, rebuilding=True)
+
+
+def _open(
+    path: Path, layout: Layout, synchronous: Literal["normal", "full"], *, rebuilding: bool
+) -> tuple[Journal, Recovered]:
     journal = Journal(path, synchronous=synchronous)
-    return journal, _recover(journal, layout, rebuilding=True)
+    try:
+        return journal, _recover(journal, layout, rebuilding=rebuilding)
+    except BaseException:
+        journal.close()
+        raise
 
 
 def _recover(journal: Journal, layout: Layout, *, rebuilding: bool) -> Recovered:
@@ -114,7 +115,7 @@ def _recover(journal: Journal, layout: Layout, *, rebuilding: bool) -> Recovered
         finish_erasures(journal, layout.folder)
     except JournalDamaged:
         raise
-    except StorageError as error:  # `maintain` tries again; nothing of them is adopted below
+    except StorageError as error:  # `maintain` tries again; no erased frame is adopted below
         result.erasure_problem = f"an erasure is not complete, it is tried again: {error}"
     erasures = journal.erasures()
     rows, bad_ids = _read_rows(journal)
@@ -123,19 +124,21 @@ def _recover(journal: Journal, layout: Layout, *, rebuilding: bool) -> Recovered
     repairs = _Repairs({row.frame_id for group in rows.values() for row in group}, bad_ids, result.problems)
     for camera, segment_id in sorted(rows.keys() | on_disk, key=lambda key: key[1]):
         paths = segment_paths(layout.folder / camera, segment_id)
-        kept, whole = _sound_rows((camera, segment_id), paths[0], rows[camera, segment_id], journal, repairs, erasures)
+        kept, readable = _sound_rows(
+            (camera, segment_id), paths[0], rows[camera, segment_id], journal, repairs, erasures
+        )
         if not kept:
-            if whole:
+            if readable:
                 unlink_files(*map(str, paths))
             continue
         segment = layout.new_segment(camera, segment_id, len(kept))
         for row in kept:
             segment.add(row.frame_id, row.time, row.metadata, row.offset, row.length)
         result.vectors_damaged += _load_vectors(segment, kept, layout, repairs)
-        if whole:
+        if readable:
             cut_to(segment.frames_path, segment.frames_end)
         else:
-            segment.closed = True  # what lies behind its rows is unknown: nothing is written over it
+            segment.closed = True  # what lies behind its rows is unknown and must not be overwritten
         result.segments[camera].append(segment)
     result.frames_damaged = len(set(repairs.delete) - repairs.adopt.keys())
     if result.frames_damaged:
@@ -150,7 +153,7 @@ def _recover(journal: Journal, layout: Layout, *, rebuilding: bool) -> Recovered
 
 
 def _read_rows(journal: Journal) -> tuple[dict[Key, list[Row]], list[int]]:
-    """Sound rows by segment, and the ids of the others."""
+    """Return the intact rows by segment, and the ids of the others."""
     rows: dict[Key, list[Row]] = defaultdict(list)
     bad_ids: list[int] = []
     for row, sound in journal.rows():
@@ -164,17 +167,23 @@ def _read_rows(journal: Journal) -> tuple[dict[Key, list[Row]], list[int]]:
 def _sound_rows(
     key: Key, path: Path, rows: list[Row], journal: Journal, repairs: _Repairs, erasures: Sequence[Erasure]
 ) -> tuple[list[Row], bool]:
-    """The rows whose records lie inside the file, and the adopted ones, by rising frame_id (and so by time). False: the
-    file could not be read, so that these are all the rows there are."""
-    rows = [row for row in rows if not _erased(row, erasures)]
+    """Return the rows whose records lie inside the file, and the adopted ones, by rising frame id (and so time).
+
+    False beside them if the file could not be read; then these are all rows.
+    """
+
+    def erased(row: Row) -> bool:
+        return any(erasure.covers(row.camera, row.time) for erasure in erasures)
+
+    rows = [row for row in rows if not erased(row)]
     try:
         size = file_size(path)
         kept = [row for row in rows if row.offset + row.length <= size]
         lost = [row.frame_id for row in rows if row.offset + row.length > size]
         end = max((row.offset + row.length for row in kept), default=0)
-        # a bad row may have belonged anywhere, and lay anywhere in its file
+        # the record of a bad row may lie anywhere in any file
         start = 0 if repairs.delete or lost else end
-        found = list(_scan_frames(key, path, start, size))
+        found = list(_scan_frames(key, path, start)) if size > start else []
     except StorageError as error:
         repairs.problems.append(f"frames of camera {key[0]} cannot be read now: {error.strerror or error}")
         return sorted(rows, key=lambda row: row.frame_id), False
@@ -182,26 +191,16 @@ def _sound_rows(
     repairs.known.difference_update(lost)
     oldest = journal.forgotten_to(key[0]) if found else 0
     for row in found:
-        if row.frame_id not in repairs.known and row.frame_id > oldest and not _erased(row, erasures):
+        if row.frame_id not in repairs.known and row.frame_id > oldest and not erased(row):
             repairs.known.add(row.frame_id)
             repairs.adopt[row.frame_id] = row
             kept.append(row)
     return sorted(kept, key=lambda row: row.frame_id), True
 
 
-def _erased(row: Row, erasures: Sequence[Erasure]) -> bool:
-    return any(erasure.covers(row.camera, row.time) for erasure in erasures)
-
-
-def _scan_frames(key: Key, path: Path, start: int, size: int) -> Iterator[Row]:
-    """Sound frame records from `start` on; steps over damage to the next one. StorageError if it cannot be read."""
-    if size <= start:
-        return
-    try:
-        with opened(path, os.O_RDONLY) as fd:
-            data = read_all(fd, start, size - start)
-    except OSError as error:
-        raise storage_error(error, f"cannot read {path.name}") from error
+def _scan_frames(key: Key, path: Path, start: int) -> Iterator[Row]:
+    """Yield rows of the intact frame records from `start` on, skipping damage. Raises StorageError."""
+    data = read_file(path, start)
     position = data.find(FRAME_MAGIC)
     while 0 <= position <= len(data) - FRAME_HEADER.size:
         _, _, _, _, metadata_bytes, jpeg_bytes = FRAME_HEADER.unpack_from(data, position)
@@ -217,15 +216,14 @@ def _scan_frames(key: Key, path: Path, start: int, size: int) -> Iterator[Row]:
 
 
 def _load_vectors(segment: Segment, rows: list[Row], layout: Layout, repairs: _Repairs) -> int:
-    """Fills the segment's vectors from its file; returns how many were damaged."""
-    size = vector_size(*layout.sizes)
+    """Fill the segment's vectors from its file. Return how many were damaged."""
+    size = vector_record_size(*layout.sizes)
     try:
-        data = _read_file(segment.vectors_path)
+        data = read_file(segment.vectors_path)
     except StorageError as error:
         repairs.problems.append(f"vectors of camera {segment.camera} cannot be read now: {error.strerror or error}")
-        segment.vectors_end = max(
-            (row.vector_offset + size for row in rows if row.vector_offset is not None), default=0
-        )
+        ends = [row.vector_offset + size for row in rows if row.vector_offset is not None]
+        segment.vectors_end = max(ends, default=0)
         return 0
     if any(row.frame_id in repairs.adopt for row in rows):
         rows = _find_vectors(rows, data, layout, repairs)
@@ -251,8 +249,8 @@ def _load_vectors(segment: Segment, rows: list[Row], layout: Layout, repairs: _R
 
 
 def _find_vectors(rows: list[Row], data: bytes, layout: Layout, repairs: _Repairs) -> list[Row]:
-    """The rows, the adopted ones with the place of their vectors, where sound ones are in the file."""
-    size, places = vector_size(*layout.sizes), dict[int, tuple[int, int]]()
+    """Return the rows, adopted ones with the position of their vector record if the file has an intact one."""
+    size, places = vector_record_size(*layout.sizes), dict[int, tuple[int, int]]()
     position = data.find(VECTOR_MAGIC)
     while position >= 0:
         record = data[position : position + size]
@@ -269,19 +267,8 @@ def _find_vectors(rows: list[Row], data: bytes, layout: Layout, repairs: _Repair
     return [repairs.adopt.get(row.frame_id, row) for row in rows]
 
 
-def _read_file(path: Path) -> bytes:
-    """Everything in it, nothing if it is missing. StorageError if it cannot be read."""
-    try:
-        with opened(path, os.O_RDONLY) as fd:
-            return read_all(fd, 0, os.fstat(fd).st_size)
-    except FileNotFoundError:
-        return b""
-    except OSError as error:
-        raise storage_error(error, f"cannot read {path.name}") from error
-
-
 def _segment_files(folder: Path, problems: list[str]) -> set[Key]:
-    """(camera, segment) of every segment file there is. StorageError if the folder of all cameras cannot be read."""
+    """Return (camera, segment) of every segment file. StorageError if `folder` itself cannot be read."""
     found: set[Key] = set()
     try:
         cameras = [entry for entry in folder.iterdir() if entry.is_dir()]
@@ -298,8 +285,10 @@ def _segment_files(folder: Path, problems: list[str]) -> set[Key]:
 
 
 def release_freed() -> None:
-    """Hands freed memory back to the system: a start makes every segment before blocks replace them, and what glibc
-    keeps of that in its heap was measured at a kilobyte a frame. Does nothing with another C library."""
+    """Return freed memory to the system (glibc only; a no-op with other C libraries).
+
+    A start makes every segment before blocks replace them, and glibc kept a kilobyte a frame of that in its heap.
+    """
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)

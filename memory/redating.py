@@ -1,44 +1,44 @@
-"""Moving frames of a camera in time: the clock that stamped them turned out to be wrong.
+"""Move frames of a camera in time when the clock that stamped them turns out to have been wrong.
 
-Frames never change their order, which is that of their ids, and times rise with it. So whoever moves the newest frames
-back moves with them those before them that would otherwise come after: they cannot have been earlier.
+Frames keep their order, which is that of their ids, and their times must rise with it. So moving the newest frames back
+also moves the frames before them that would otherwise come after.
 
-Worked example, moved back by 100 from the time 300 on:
+Moved back by 100 from the time 300 on:
     times 50 210 240 300 301  ->  50 110 140 200 201
 
-Rows first, in one synced commit, then memory; the records in the segment files keep the time they were written with.
-Under the store's locks. Knows no clock.
+Rows change first, in one synced commit, then memory; records in the segment files keep the time they were written
+with. Used under the store's locks.
 """
 
 import json
 
 import numpy as np
 
-from memory.args import load_metadata
 from memory.camera_log import CameraLog
+from memory.codec import load_metadata
 from memory.errors import StorageFull
 from memory.journal import Journal
 from memory.records import Float64, Int64
 
-_STEP_S = 1.0  # between two frames of which nothing is known but their order
+_STEP_S = 1.0  # between two frames of which only the order is known
 
 
 def times_of(log: CameraLog) -> Float64:
-    """Of every frame of this camera, in the order of the ids."""
+    """Return the times of all frames of this camera, in the order of their ids."""
     return np.concatenate([np.zeros(0), *(s.times[: s.count] for s in log.segments)])
 
 
 def first_moved(times: Float64, start: int, shift_s: float) -> int:
-    """Where what is moved begins, so that all stays in order, when the frames from `start` on move by `shift_s`."""
+    """Return the first frame that must move when those from `start` on move by `shift_s` and order is kept."""
     while start > 0 and times[start - 1] >= times[start] + shift_s:
         start -= 1
     return start
 
 
 def redate(log: CameraLog, journal: Journal, first_time: float, shift_s: float, clock: str) -> int:
-    """Moves the frames from `first_time` on, and those before that must go with them; how many that are.
+    """Move the frames from `first_time` on, and those that must move with them. Return how many.
 
-    `clock`: stands in their metadata from then on. StorageError if the rows cannot be written: nothing is moved then.
+    clock: written into their metadata. Raises StorageError if the rows cannot be written; then nothing has moved.
     """
     times = times_of(log)
     start = int(np.searchsorted(times, first_time))
@@ -50,9 +50,9 @@ def redate(log: CameraLog, journal: Journal, first_time: float, shift_s: float, 
 
 
 def put_in_order(log: CameraLog, journal: Journal, clock: str) -> int:
-    """Moves back whatever lies after a later frame; how many frames that are, 0 as a rule.
+    """Move back every frame that lies after a later one. Return how many frames moved, usually 0.
 
-    After a rebuild of the journal, frames have the times that they were written with.
+    After the journal was rebuilt, frames have the times they were written with.
     """
     num_moved = 0
     while True:
@@ -66,18 +66,18 @@ def put_in_order(log: CameraLog, journal: Journal, clock: str) -> int:
         try:
             _move(log, journal, start, stop, shift_s, clock)
         except StorageFull:
-            _move(log, None, start, stop, shift_s, clock)  # the next start finds the same again
+            _move(log, None, start, stop, shift_s, clock)  # the next start does the same again
         num_moved += stop - start
 
 
 def _move(log: CameraLog, journal: Journal | None, start: int, stop: int, shift_s: float, clock: str) -> None:
     ids: Int64 = np.concatenate([s.frame_ids[: s.count] for s in log.segments])[start:stop]
 
-    def moved(time: float, metadata: str) -> tuple[float, str]:
-        return time + shift_s, _marked(metadata, clock)
+    def marked(metadata: str) -> str:
+        return json.dumps({**load_metadata(metadata), "clock": clock}, separators=(",", ":"))
 
     if journal is not None:
-        journal.redate(log.camera, int(ids[0]), int(ids[-1]), moved)
+        journal.redate(log.camera, int(ids[0]), int(ids[-1]), lambda time, metadata: (time + shift_s, marked(metadata)))
     first = 0
     for segment in log.segments:
         lo, hi = max(0, start - first), min(segment.count, stop - first)
@@ -85,14 +85,10 @@ def _move(log: CameraLog, journal: Journal | None, start: int, stop: int, shift_
         if lo >= hi:
             continue
         if segment.block is not None:
-            segment.block.dissolve()  # its times are of before
-        times = segment.times.copy()  # views taken earlier keep the old ones
+            segment.block.dissolve()  # it has the old times
+        times = segment.times.copy()  # earlier views keep the old times
         times[lo:hi] += shift_s
         segment.times = times
         for slot in range(lo, hi):
-            if not segment.gone[slot]:  # what is erased has no metadata any more
-                segment.metadata[slot] = _marked(segment.metadata[slot], clock)
-
-
-def _marked(metadata: str, clock: str) -> str:
-    return json.dumps({**load_metadata(metadata), "clock": clock}, separators=(",", ":"))
+            if not segment.gone[slot]:  # erased frames have no metadata
+                segment.metadata[slot] = marked(segment.metadata[slot])

@@ -1,17 +1,19 @@
-"""A segment: up to `capacity` consecutive frames of one camera, on disk as two files and in memory as arrays.
+"""Segments: up to `capacity` consecutive frames of one camera, in two files on disk and in arrays in memory.
 
-A frame has a slot from the moment it is appended; its vectors and patches are written into that slot once, later, and
-only then marked. Readers take copies of the marks and views of the arrays, so nothing that a reader may use is ever
-written again. A full segment whose frames are all encoded is sealed: its rows move into a FAISS index. Sealed segments
-behind the hot window are put together into blocks (`blocks.py`).
+A frame gets a slot when it is appended. Its vectors and patches are written into that slot once, later, and marked only
+then. Readers copy the marks and take views of the arrays, so what a reader may use is never written again. A full
+segment whose frames are all encoded is sealed: its embeddings move into a FAISS index. The first `floor` slots are
+evicted.
 
-`floor` slots at the start are logically evicted. Knows nothing of limits, rows of the journal or other segments.
-Thread safety: the store's lock guards all marks and counts; array contents are written by the one attaching thread.
+A million frames are 4,000 segments, and searching each costs 30 microseconds. So sealed segments without patches are
+joined into blocks of 16, whose rows share one index. A window uses a block where it wants all of it.
+
+Thread safety: the store's lock guards marks and counts; only the attaching thread writes array contents.
 """
 
 import errno
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,29 +22,31 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from memory.args import place_of
-from memory.codec import StoredVectors, unpack_frame
-from memory.errors import FrameGone, OutOfResources, RecordDamaged, StorageError, out_of_memory
-from memory.halves import decode, scale_of
-from memory.health import Health
+from memory.codec import StoredVectors, decode, place_of, scale_of, unpack_frame
+from memory.errors import FrameGone, Health, OutOfResources, RecordDamaged, StorageError, out_of_memory
+from memory.files import read_record, segment_paths
 from memory.ranking import build_index, chunks, index_rows
 from memory.records import Bool, Float16, Float32, Float64, Int64
-from memory.segment_file import read_record, segment_paths
 
 SUM_UNIT = 2.0**-36
-"""Sums of embeddings are whole multiples of it: whole numbers give the same total however they are grouped."""
+"""Sums of embeddings are integer multiples of this, so their total does not depend on how they are grouped."""
+BLOCK_SEGMENTS = 16
+"""With 256 frames a segment and D = 512, a block holds 4 MiB of embeddings, copied in 1-2 ms."""
+_VECTOR_ARRAYS = ("halves", "scales", "norms", "summaries")
+_BLOCK_ARRAYS = (*_VECTOR_ARRAYS, "frame_ids", "times")
+_SLOT_ARRAYS = (*_BLOCK_ARRAYS, "offsets", "lengths", "encoded", "abandoned", "gone", "present")
 
 
 @dataclass(frozen=True, slots=True)
 class Shared:
-    """What all segments of one store have in common."""
+    """What all segments of a store share: the lock of marks and counts, and the list of problems."""
 
-    lock: AbstractContextManager[object] = field(default_factory=threading.Lock)  # of marks and counts
+    lock: AbstractContextManager[object] = field(default_factory=threading.Lock)
     health: Health = field(default_factory=Health)
 
 
 class Segment:
-    """See the module. `segment_id` is the id of its first frame and names the files."""
+    """One segment. `segment_id` is the id of its first frame and names its files."""
 
     def __init__(
         self, segment_id: int, camera: str, folder: Path, *, capacity: int, embedding_dim: int, summary_dim: int,
@@ -54,12 +58,12 @@ class Segment:
         self.frames_path, self.vectors_path = segment_paths(folder, segment_id)
         self.capacity = capacity
         self.count = 0
-        self.floor = 0
+        self.floor = 0  # evicted slots at the start
         self.closed = False  # takes no more frames
         self.hot = True  # may hold patches
-        self.unread: int | None = None  # slot of the picture that could not be read last; `maintain` tries it again
-        self.evicted = False  # no longer the camera's, though a window may hold it: its files may go at any time
-        self.bytes = 0  # what it costs against the cap: frame records and room for vector records
+        self.evicted = False  # a window may still hold it, but its files may go at any time
+        self.unread: int | None = None  # slot of the last unreadable picture, which `maintain` reads again
+        self.bytes = 0  # counted against the cap: frame records, and room for vector records
         self.frames_end = 0  # committed ends of the two files
         self.vectors_end = 0
         self.frame_ids: Int64 = np.zeros(capacity, np.int64)
@@ -69,24 +73,24 @@ class Segment:
         self.metadata: list[str] = []
         self.encoded: Bool = np.zeros(capacity, np.bool_)
         self.abandoned: Bool = np.zeros(capacity, np.bool_)  # cannot be encoded: never pending
-        self.gone: Bool = np.zeros(capacity, np.bool_)  # damaged and dropped
-        self.num_encoded = 0  # marks set in `encoded`
-        self.num_gone = 0  # and in `gone`
-        self.present: Bool = np.zeros(capacity, np.bool_)  # patches are here
-        self.halves: Float16 = np.zeros((capacity, embedding_dim), np.float16)  # and scales: see halves.py
+        self.gone: Bool = np.zeros(capacity, np.bool_)  # damaged or erased
+        self.present: Bool = np.zeros(capacity, np.bool_)  # patches are in memory
+        self.num_encoded = 0  # true values in `encoded`
+        self.num_gone = 0  # true values in `gone`
+        self.halves: Float16 = np.zeros((capacity, embedding_dim), np.float16)
         self.scales: Float32 = np.ones(capacity, np.float32)
         self.norms: Float32 = np.zeros(capacity, np.float32)
         self.summaries: Float16 = np.zeros((capacity, summary_dim), np.float16)
         self.patches: npt.NDArray[Any] | None = None  # (capacity, M, C)
         self.scalars: Float32 | None = None  # (capacity, M, S)
-        self.index: Any = None  # FAISS, once sealed; a block's once it is part of one
+        self.index: Any = None  # FAISS index, once sealed: its own, or that of its block
         self.index_start = 0  # its first row there
-        self.block: Any = None  # memory.blocks.Block
+        self.block: Block | None = None
         self._sum: tuple[tuple[int, int, int], Int64, int] | None = None
         self._places: Float64 = np.zeros((0, 2))
 
     def add(self, frame_id: int, time: float, metadata: str, offset: int, length: int) -> int:
-        """Takes the next slot for a frame whose row is committed; returns the slot."""
+        """Take the next slot for a committed frame. Return the slot."""
         slot = self.count
         self.frame_ids[slot], self.times[slot] = frame_id, time
         self.offsets[slot], self.lengths[slot] = offset, length
@@ -96,72 +100,73 @@ class Segment:
         return slot
 
     def slot_of(self, frame_id: int) -> int | None:
-        """The slot of a frame that is still remembered."""
+        """Return the slot of a frame, None if it is not stored here any more."""
         slot = int(np.searchsorted(self.frame_ids[: self.count], frame_id))
         held = self.floor <= slot < self.count and self.frame_ids[slot] == frame_id and not self.gone[slot]
         return slot if held else None
 
     def live(self) -> slice:
+        """Return the slots that are not evicted."""
         return slice(self.floor, self.count)
 
     def put_vectors(self, vectors: Mapping[int, StoredVectors]) -> None:
-        """Writes these slots; `mark_encoded` makes them visible."""
+        """Write the vectors by slot. `mark_encoded` makes them visible."""
         slots = list(vectors)
         for slot, stored in vectors.items():
             self.halves[slot], self.norms[slot], self.summaries[slot] = stored.half, stored.norm, stored.summary
-        self.scales[slots] = scale_of(self.halves[slots])  # of many at once, as a start has many
+        self.scales[slots] = scale_of(self.halves[slots])  # together: a start has many
 
     def mark_encoded(self, slot: int) -> None:
         self.encoded[slot] = True
         self.num_encoded += 1
 
     def seal_if_complete(self) -> None:
-        """Moves the embeddings into a FAISS index once nothing can change any more.
+        """Move the embeddings into a FAISS index once nothing can change any more.
 
-        `halves` then is a view of the index's own storage, so the rows are held once; views taken earlier keep the old
-        array. A segment with frames that cannot be encoded is never sealed and is ranked row by row instead.
+        `halves` then is a view of the index, so rows are held once; earlier views keep the old array. A segment with
+        frames that cannot be encoded is never sealed, and is ranked row by row.
         """
         if self.index is not None or not self.closed or self.num_encoded != self.count:
             return
         try:
             index = build_index(self.halves[: self.count])
         except MemoryError:
-            return  # what is not sealed is ranked row by row; `maintain` tries again
+            return  # ranked row by row until `maintain` tries again
         self.index, self.halves = index, index_rows(index)
         with suppress(MemoryError):
-            self.embedding_sum()  # now, once, and not when a window waits for all of them
+            self.embedding_sum()  # cached now, so that no window has to compute all of them
 
     def place(self, slot: int) -> tuple["Segment", int]:
-        """What a block answers with the segment that holds the frame."""
+        """Return the segment and slot of row `slot`, as `Block.place` does."""
         return self, slot
 
     def put_patches(
         self, slot: int, patches: npt.NDArray[Any], scalars: Float32, dtype: np.dtype[Any]
     ) -> npt.NDArray[Any]:
-        """Writes the slot of the (lazily allocated) patch block; returns the block, for `mark_present`."""
-        block, block_scalars = self.patches, self.scalars  # `cool` may drop them meanwhile
-        if block is None or block_scalars is None:
-            # zeros, not empty: pages are given by the system when first touched, and absent rows read as zero
-            self.patches = block = np.zeros((self.capacity, *patches.shape), dtype)
-            self.scalars = block_scalars = np.zeros((self.capacity, *scalars.shape), np.float32)
-        block[slot], block_scalars[slot] = patches, scalars
-        return block
+        """Write patches into their array, allocated on first use. Return that array, for `mark_present`."""
+        all_patches, all_scalars = self.patches, self.scalars  # `cool` may drop them meanwhile
+        if all_patches is None or all_scalars is None:
+            # zeros: the system provides pages when first touched, and absent rows read as zero
+            self.patches = all_patches = np.zeros((self.capacity, *patches.shape), dtype)
+            self.scalars = all_scalars = np.zeros((self.capacity, *scalars.shape), np.float32)
+        all_patches[slot], all_scalars[slot] = patches, scalars
+        return all_patches
 
-    def mark_present(self, slot: int, block: npt.NDArray[Any]) -> None:
-        """Makes patches visible, unless the segment was cooled while they were written."""
+    def mark_present(self, slot: int, patches: npt.NDArray[Any]) -> None:
+        """Make patches visible, unless `cool` was called while they were written into `patches`."""
         if not self.hot:
-            self.patches = self.scalars = None  # `cool` came first, and `put_patches` made them anew
-        elif self.patches is block:
+            self.patches = self.scalars = None  # `put_patches` allocated them after `cool`
+        elif self.patches is patches:
             self.present[slot] = True
 
     def cool(self) -> None:
-        """Drops the patches; windows that hold the block keep it."""
+        """Drop the patches. Windows that hold them keep them."""
         self.hot = False
         self.patches = self.scalars = None
         self.present = np.zeros(self.capacity, np.bool_)
 
     def embedding_sum(self) -> tuple[Int64, int]:
-        """Sum (D,), in SUM_UNIT, and number of the unit embeddings held; a restart gives the same bits."""
+        """Return the sum (D,) of the stored unit embeddings in SUM_UNIT, and their number. The same after a restart."""
         key = (self.floor, self.num_encoded, self.num_gone)
         if self._sum is None or self._sum[0] != key:
             rows = np.flatnonzero(self.encoded[self.live()] & ~self.gone[self.live()]) + self.floor
@@ -172,103 +177,159 @@ class Segment:
         return self._sum[1], self._sum[2]
 
     def places(self) -> Float64:
-        """(count, 2) numbers x, y of the metadata, NaN where a frame has none. Parsed once."""
-        places = self._places  # once: another thread may be reading them too
+        """Return the (count, 2) metadata numbers x and y, NaN where a frame has none. Parsed once."""
+        places = self._places  # read once: another thread may be doing the same
         missing = self.metadata[len(places) : self.count]
         if missing:
             places = self._places = np.concatenate([places, [place_of(text) for text in missing]])
         return places
 
     def counts(self) -> tuple[int, int, int]:
-        """Frames that are held, of them encoded, and of them with patches here."""
-        if not self.floor and not self.num_gone:  # nearly always; a camera has thousands of segments
+        """Return the numbers of stored frames, of encoded ones, and of those with patches in memory."""
+        if not self.floor and not self.num_gone:  # the usual case; a camera has thousands of segments
             return self.count, self.num_encoded, int(self.present.sum()) if self.hot else 0
         held = ~self.gone[self.live()]
         encoded, present = self.encoded[self.live()] & held, self.present[self.live()] & held
         return int(held.sum()), int(encoded.sum()), int(present.sum())
 
     def without(self, erased: Bool) -> "Segment":
-        """A closed segment of the slots that are not `erased` (count,): same id, same files, same places in them.
+        """Return a closed segment of the slots that are not `erased` (count,): same id, files and file positions.
 
         Slots 0-5 with floor 2, erased 1 and 3: the new one has slots 0-3 (formerly 0 2 4 5) and floor 1.
         """
         kept = np.flatnonzero(~erased)
-        embedding_dim, summary_dim = self.halves.shape[1], self.summaries.shape[1]
         other = Segment(
             self.segment_id, self.camera, self.frames_path.parent, capacity=len(kept),
-            embedding_dim=embedding_dim, summary_dim=summary_dim, shared=self.shared,
+            embedding_dim=self.halves.shape[1], summary_dim=self.summaries.shape[1], shared=self.shared,
         )  # fmt: skip
-        for slot in kept:
-            other.add(
-                int(self.frame_ids[slot]), float(self.times[slot]), self.metadata[slot],
-                int(self.offsets[slot]), int(self.lengths[slot]),
-            )  # fmt: skip
-        for name in ("encoded", "abandoned", "gone", "present", "halves", "scales", "norms", "summaries"):
+        for name in _SLOT_ARRAYS:
             getattr(other, name)[:] = getattr(self, name)[kept]
         if self.patches is not None and self.scalars is not None:
             other.patches, other.scalars = self.patches[kept], self.scalars[kept]
-        other.num_encoded, other.num_gone = int(other.encoded.sum()), int(other.gone.sum())
+        other.metadata = [self.metadata[slot] for slot in kept]
+        other.count, other.num_encoded, other.num_gone = len(kept), int(other.encoded.sum()), int(other.gone.sum())
         other.floor, other.hot, other.closed = int((~erased[: self.floor]).sum()), self.hot, True
-        other.vectors_end = self.vectors_end
-        # zeros take room on disk as well as records; room for vectors is counted from the start
+        other.frames_end, other.vectors_end = int((other.offsets + other.lengths).max()), self.vectors_end
+        # zeros use disk space just as records do, and room for vectors is counted from the start
         other.bytes = self.bytes - (self.frames_end - other.frames_end)
         other.seal_if_complete()
         return other
 
-    def held(self) -> list[npt.NDArray[Any]]:
-        """Every array with something of what the frames show. `halves` is valid while `index` lives."""
-        arrays: list[npt.NDArray[Any]] = [self.halves, self.norms, self.summaries]
-        return [*arrays, *(array for array in (self.patches, self.scalars) if array is not None)]
+    def content(self) -> list[npt.NDArray[Any]]:
+        """Return every array computed from the pictures. `halves` is valid while `index` lives."""
+        return [a for a in (self.halves, self.norms, self.summaries, self.patches, self.scalars) if a is not None]
 
     def lose(self, slots: Int64) -> None:
-        """These frames are erased: no picture and no metadata of them is read any more, by no window either."""
+        """Mark frames as erased, so that no window reads their pictures or metadata any more."""
         self.gone[slots] = True
         self.num_gone = int(self.gone.sum())
-        self._readable()
+        self._is_readable()
         for slot in slots:
             self.metadata[slot] = ""
         self._places = np.zeros((0, 2))
 
     def read_jpeg(self, slot: int) -> bytes:
-        """The stored picture. Not to be called under the store's lock.
+        """Return the stored picture. Not to be called under the store's lock.
 
-        FrameGone if it is damaged; the frame is then marked gone for good. StorageError (OutOfResources) if it cannot be
-        read now: nothing is marked, and a later call may succeed.
+        Raises FrameGone if it is damaged (the frame is then dropped for good), StorageError or OutOfResources if it
+        cannot be read now, when a later call may succeed.
         """
         frame_id = int(self.frame_ids[slot])
         if self.gone[slot]:
             raise FrameGone(f"frame {frame_id} was erased, or found damaged and dropped")
         try:
             with out_of_memory("read a picture"):
-                jpeg = self._read(slot, frame_id)
+                record = read_record(self.frames_path, int(self.offsets[slot]), int(self.lengths[slot]))
+                jpeg = unpack_frame(record, frame_id).jpeg
         except RecordDamaged as error:
             with self.shared.lock:
                 self.gone[slot] = True
                 self.num_gone = int(self.gone.sum())
-            self._read_again(slot)
+            self._is_readable(slot)
             raise FrameGone(f"frame {frame_id} is damaged on disk and was dropped: {error}") from error
         except OutOfResources:
-            raise  # says nothing about the disk
+            raise  # not a problem of the disk
         except StorageError as error:
             if self.evicted and error.errno == errno.ENOENT:
                 raise FrameGone(f"frame {frame_id} was forgotten") from error
-            if not self.evicted:  # of what is remembered no more, nobody would take it back
+            if not self.evicted:  # nobody would ever clear the problem of an evicted segment
                 self.unread = slot
                 self.shared.health.failed(str(self.frames_path), f"pictures cannot be read: {error.strerror or error}")
             raise
-        self._read_again(slot)
+        self._is_readable(slot)
         return jpeg
 
-    def _read_again(self, slot: int) -> None:
-        if self.unread == slot:
-            self._readable()
+    def _is_readable(self, slot: int | None = None) -> None:
+        """Clear the reading problem; with a slot, only if it was about that slot."""
+        if slot is None or self.unread == slot:
+            self.unread = None
+            self.shared.health.works(str(self.frames_path))
 
-    def _readable(self) -> None:
-        self.unread = None
-        self.shared.health.works(str(self.frames_path))
 
-    def _read(self, slot: int, frame_id: int) -> bytes:
-        found = unpack_frame(read_record(self.frames_path, int(self.offsets[slot]), int(self.lengths[slot])))
-        if found.frame_id != frame_id:
-            raise RecordDamaged(f"the record is of frame {found.frame_id}")
-        return found.jpeg
+class Block:
+    """Sealed, cold segments whose rows lie in one index. Arrays (count, ...) are in the order of the frames.
+
+    Segments of 4 frames, two a block: segments [1 2 3 4] and [5 6 7 8] become one block of 8 rows, whose row 6 is slot
+    2 of the second. Segments stay the unit of limits, files and marks; their arrays become views of the block's. Once
+    a frame is evicted or erased, the block is not whole any more, and its segments are searched one by one.
+    """
+
+    def __init__(self, segments: Sequence[Segment]) -> None:
+        """Copy the rows. `adopt` then makes the segments' arrays views of the copy."""
+        self.segments = tuple(segments)
+        self.starts: Int64 = np.cumsum([0, *(s.count for s in segments[:-1])])
+        self.count = self.capacity = sum(s.count for s in segments)
+        self.index: Any = build_index(np.concatenate([s.halves[: s.count] for s in segments]))
+        self.halves: Float16 = index_rows(self.index)
+        self.scales: Float32 = self._joined("scales")
+        self.norms: Float32 = self._joined("norms")
+        self.summaries: Float16 = self._joined("summaries")
+        self.frame_ids: Int64 = self._joined("frame_ids")
+        self.times: Float64 = self._joined("times")
+        sums = [s.embedding_sum() for s in segments]
+        self._sum = np.sum([total for total, _ in sums], axis=0), sum(num for _, num in sums)
+
+    def _joined(self, name: str) -> Any:
+        return np.concatenate([getattr(s, name)[: s.count] for s in self.segments])
+
+    def adopt(self) -> None:
+        """Make the segments' arrays views of this block, which must be whole. Earlier views keep the old arrays."""
+        for segment, start in zip(self.segments, self.starts.tolist(), strict=True):
+            for name in _BLOCK_ARRAYS:
+                setattr(segment, name, getattr(self, name)[start : start + segment.count])
+            segment.index, segment.index_start, segment.block = self.index, start, self
+
+    def dissolve(self) -> None:
+        """Let the segments be searched one by one again. Their arrays stay views of the block's."""
+        for segment in self.segments:
+            segment.block = None
+
+    @property
+    def whole(self) -> bool:
+        """True while no frame of it was evicted, erased or found damaged."""
+        return not any(s.floor or s.num_gone for s in self.segments)
+
+    def place(self, slot: int) -> tuple[Segment, int]:
+        """Return the segment and slot of row `slot`."""
+        number = int(np.searchsorted(self.starts, slot, side="right")) - 1
+        return self.segments[number], slot - int(self.starts[number])
+
+    def embedding_sum(self) -> tuple[Int64, int]:
+        """Return the same as `Segment.embedding_sum`. Valid while the block is whole."""
+        return self._sum
+
+
+def next_run(segments: Sequence[Segment]) -> list[Segment]:
+    """Return the oldest BLOCK_SEGMENTS neighbours that can become a block, or [].
+
+    segments: one camera's, oldest first. A segment with frames that cannot be encoded never joins a block.
+    """
+    run: list[Segment] = []
+    for segment in segments:
+        if segment.hot:
+            break
+        joins = segment.block is None and segment.index is not None and not (segment.floor or segment.num_gone)
+        run = [*run, segment] if joins else []
+        if len(run) == BLOCK_SEGMENTS:
+            return run
+    return []

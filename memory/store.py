@@ -1,12 +1,12 @@
-"""The memory: frames in, windows out. The only class of this package that others make.
+"""The frame store: frames in, windows out.
 
-    append   one frame is remembered: picture written, row committed, id returned       (the ingest thread)
-    attach   its vectors and patches, when the encoder gets to it; any order            (the vision lane)
-    window   an immutable view for a question                                           (any thread)
-    maintain, expire, stats, jpeg, ...                                                  (any thread)
+    append                        store a frame: picture written, row committed, id returned   (ingest thread)
+    attach                        add its vectors and patches once it is encoded; any order     (vision lane)
+    window                        an immutable view for a question                              (any thread)
+    maintain, expire, stats, ...                                                                (any thread)
 
-`append` and `attach` may wait for each other for one small write, and for an erasure; what only reads waits for neither.
-Durability: `journal.py`; a start: `recovery.py`. Knows no model, no clock and no event loop.
+`append` and `attach` may wait for each other for one small write, and for an erasure; readers wait for neither.
+Durability is described in `journal.py`, a start in `recovery.py`.
 """
 
 import math
@@ -20,53 +20,52 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from memory.args import check_shapes, first_ids, load_metadata, metadata_text
-from memory.blocks import Block
 from memory.camera_log import CameraLog
-from memory.codec import encoder_tag, frame_record_size, pack_frame, pack_vectors, record_crc, unpack_vectors
-from memory.codec import vector_record_size as vector_size
-from memory.descriptors import RESERVE
+from memory.cameras import CameraLogs, first_ids
+from memory.codec import (
+    encoder_tag,
+    load_metadata,
+    metadata_text,
+    pack_vectors,
+    unpack_vectors,
+    vector_record_size,
+)  # fmt: skip
 from memory.erasure import Erasing
-from memory.errors import FrameGone, OutOfResources, StorageError, StorageFull, TimeNotRising, out_of_memory
-from memory.forgetting import Forgetting
-from memory.health import Health
-from memory.journal import Row
-from memory.limits import Limits, check_camera_name
-from memory.logs import CameraLogs
+from memory.errors import (
+    FrameGone,
+    Health,
+    StorageError,
+    out_of_memory,
+    storage_error,
+)  # fmt: skip
+from memory.eviction import Eviction
+from memory.files import RESERVE, SpareSpace, lock_folder, sync_segments
+from memory.limits import FolderLimits, Limits, check_camera_name
 from memory.ranking import prepare
 from memory.records import CameraStats, Float32, FrameRecord, Json, StoreStatus
 from memory.recovery import Layout, open_and_recover, release_freed
 from memory.redating import put_in_order, redate
-from memory.segment_file import cut_to, lock_folder, storage_error, sync_segments, write_record
-from memory.segments import Segment, Shared
-from memory.sharing import FolderLimits
-from memory.spare_space import SpareSpace
-from memory.views import Within, begins, bounds, parts_of, read_places, records_of
-from memory.window import Window
+from memory.segments import Block, Segment, Shared, next_run
+from memory.window import Window, Within, lower_bounds, parts_of, read_places, records_of, time_range
+from memory.writer import Writer
 
 
 class MemoryStore:
-    """See the module. One process owns a folder; StorageBusy for a second one."""
+    """The frames of all cameras in one folder, which it locks: StorageBusy if another process has it."""
 
     def __init__(
-        self,
-        folder: Path,
-        *,
-        embedding_dim: int,
-        limits: Limits,
-        patch_shape: tuple[int, int],
-        patch_dtype: npt.DTypeLike = "float16",
-        num_scalars: int = 3,
-        encoder: str = "",
-        synchronous: Literal["normal", "full"] = "normal",
-        camera_limits: Mapping[str, Limits] | None = None,
+        self, folder: Path, *, embedding_dim: int, limits: Limits, patch_shape: tuple[int, int],
+        patch_dtype: npt.DTypeLike = "float16", num_scalars: int = 3, encoder: str = "",
+        synchronous: Literal["normal", "full"] = "normal", camera_limits: Mapping[str, Limits] | None = None,
         folder_limits: FolderLimits | None = None,
-    ) -> None:
-        """embedding_dim D, patch_shape (M, C), num_scalars S beside each patch. encoder: names the network; vectors of
-        another one are not used but made again (their frames are pending). camera_limits: of single cameras, instead
-        of `limits`. folder_limits: of all cameras together, see `sharing.py`.
+    ) -> None:  # fmt: skip
+        """Open or create the folder.
 
-        StorageBusy, StorageFull or StorageError if the folder cannot be opened.
+        embedding_dim: D. patch_shape: (M, C), the number and width of a frame's patches, with num_scalars S beside each.
+        encoder: name of the network; frames with vectors of another one become pending again. camera_limits: replace
+        `limits` for single cameras. folder_limits: for all cameras together, see `cameras.py`.
+
+        Raises StorageBusy, StorageFull or StorageError if the folder cannot be opened.
         """
         self._folder = Path(folder)
         self._sizes = (embedding_dim, patch_shape[1])
@@ -74,20 +73,15 @@ class MemoryStore:
         self._scalar_shape = (patch_shape[0], num_scalars)
         self._patch_dtype = np.dtype(patch_dtype)
         self._tag = encoder_tag(encoder)
-        self._sync = synchronous == "full"
-        self._attaching = threading.Lock()  # one attach at a time; taken before the others
-        self._rows = threading.Lock()  # the journal and the files; taken before `_lock`
-        self._lock = threading.Lock()  # all marks and counts
+        self._attaching = threading.Lock()  # one attach at a time; taken before the other two
+        self._rows = threading.Lock()  # of the journal and the files; taken before `_lock`
+        self._lock = threading.Lock()  # of the logs: all marks and counts
         self._health = Health()
-        num_patches, width = patch_shape
+        patch_bytes = patch_shape[0] * (patch_shape[1] * self._patch_dtype.itemsize + 4 * num_scalars)
         self._logs = CameraLogs(
-            self._folder / "segments", self._sizes, num_patches * (width * self._patch_dtype.itemsize + 4 * num_scalars),
-            limits=limits, camera_limits=camera_limits or {}, folder_limits=folder_limits or FolderLimits(),
-            sync=self._sync, shared=Shared(self._lock, self._health),
+            self._folder / "segments", self._sizes, patch_bytes, limits=limits, camera_limits=camera_limits or {},
+            folder_limits=folder_limits or FolderLimits(), sync=synchronous == "full", shared=Shared(self._lock, self._health),
         )  # fmt: skip
-        self._dirty: set[Path] = set()  # files written since the last `maintain`
-        self._full = False
-        self._appended = self._refused_full = self._vectors_not_durable = 0
         self._open(synchronous)
 
     def _open(self, synchronous: Literal["normal", "full"]) -> None:
@@ -99,57 +93,62 @@ class MemoryStore:
             segments.mkdir(mode=0o700, exist_ok=True)
         except OSError as error:
             raise storage_error(error, f"cannot open {self._folder}") from error
-        self._owner = lock_folder(self._folder)
+        self._owner = lock_folder(self._folder)  # -1 once closed
         layout = Layout(segments, self._logs.new_segment, self._sizes, self._tag)
         self._spare = SpareSpace(self._folder)
-        journal_path = self._folder / "journal.sqlite"
+        path = self._folder / "journal.sqlite"
         try:
-            self._journal, found = self._spare.lend(
-                lambda: open_and_recover(journal_path, layout, synchronous=synchronous)
-            )
+            self._journal, found = self._spare.lend(lambda: open_and_recover(path, layout, synchronous=synchronous))
         except BaseException:
             os.close(self._owner)
             raise
-        self._journal_file = journal_path.stat()
+        self._journal_file = path.stat()
         self._recovered = found
         if found.problems:
             more = f"; and {len(found.problems) - 1} more" if len(found.problems) > 1 else ""
             self._health.failed("start", f"at start: {found.problems[-1]}{more}")
         if found.erasure_problem is not None:
             self._health.failed("erasing", found.erasure_problem)
-        self._forgetting = Forgetting(self._journal)
-        self._erasing = Erasing(self._journal, segments, self._forgetting, self._lock, self._logs.get, self._spare)
-        while found.segments:  # kept nowhere but in the logs: a segment that is held keeps its files
+        self._eviction = Eviction(self._journal)
+        self._writer = Writer(
+            self._journal,
+            self._logs,
+            self._eviction,
+            vector_bytes=vector_record_size(*self._sizes),
+            sync=synchronous == "full",
+        )
+        self._erasing = Erasing(self._journal, segments, self._eviction, self._lock, self._logs.get, self._spare)
+        while found.segments:  # popped, as a reference to a segment keeps its files
             self._adopt(*found.segments.popitem())
         release_freed()
-        self._forgetting.forget(self._logs.make_room())
-        self._forgetting.unlink_freed()
+        self._eviction.evict(self._logs.make_room())
+        self._eviction.unlink_freed()
         self._spare.keep()
 
     def _adopt(self, camera: str, segments: list[Segment]) -> None:
-        """Takes over what was recovered, under today's limits."""
+        """Take over recovered segments under the present limits."""
         log = self._logs.of(camera)
         for segment in segments:
             segment.closed = segment.closed or segment is not segments[-1]
             segment.seal_if_complete()
             log.segments.append(segment)
-            room = vector_size(*self._sizes) * (segment.count - segment.num_encoded)
+            room = vector_record_size(*self._sizes) * (segment.count - segment.num_encoded)
             log.grown(segment, segment.count, segment.frames_end + segment.vectors_end + room)
         put_in_order(log, self._journal, "uncertain")
-        self._forgetting.forget(log.trim())  # age is measured by a clock, and none is known here
+        self._eviction.evict(log.trim())  # not by age, which needs a clock
         self._make_blocks(log)
 
     def append(
         self, camera: str, time: float, jpeg: bytes, metadata: Mapping[str, Json] | None = None,
         *, age_from: float = math.inf,
     ) -> int:  # fmt: skip
-        """Remembers a frame; returns its frame_id, rising over all cameras, never given twice.
+        """Store a frame and return its id. Committed on return. Ids rise over all cameras and are never reused.
 
-        time: capture, unix seconds, after every remembered frame of this camera. Committed when this returns.
-        age_from: the age limit is measured from this time where it is before `time`.
-        TimeNotRising; ValueError for a bad name, time, metadata, or a frame larger than the byte cap; StorageFull if
-        there is no space (nothing is remembered, what was remembered stays usable, the next append tries again);
-        OutOfResources if the system is short of memory or descriptors (nothing is remembered: make the same call again).
+        time: capture time in unix seconds, later than the camera's newest frame, else TimeNotRising. age_from: measure
+        the age limit from here if it is earlier than `time`.
+
+        Raises ValueError for a bad name, time or metadata, or a frame larger than the byte cap; StorageFull if there is
+        no space and OutOfResources if memory or descriptors are short. Nothing is stored then; try the call again.
         """
         check_camera_name(camera)
         if not math.isfinite(time):
@@ -158,73 +157,24 @@ class MemoryStore:
         with out_of_memory("remember a frame"), self._rows, self._lock:
             if self._owner < 0:
                 raise StorageError("this memory is closed")
-            log = self._logs.of(camera)
-            while True:
-                try:
-                    frame_id = self._append(log, float(time), bytes(jpeg), text, age_from)
-                except StorageFull:
-                    self._full = True
-                    if self._forgetting.unlink_freed():
-                        continue
-                    given_back = self._logs.give_to_full_disk(log)
-                    if not given_back:
-                        self._refused_full += 1
-                        raise
-                    self._forgetting.forget(given_back)
-                    del given_back  # a segment that is held keeps its files
-                    self._forgetting.unlink_freed()
-                else:
-                    self._full = False
-                    self._appended += 1
-                    return frame_id
-
-    def _append(self, log: CameraLog, time: float, jpeg: bytes, text: str, age_from: float) -> int:
-        newest = log.newest_time
-        if newest is not None and time <= newest:
-            raise TimeNotRising(f"camera {log.camera}: time {time!r} is not after {newest!r}")
-        cost = frame_record_size(len(jpeg), len(text.encode())) + vector_size(*self._sizes)
-        if cost > log.limits.bytes:
-            raise ValueError(f"camera {log.camera}: a frame of {cost} bytes exceeds the cap of {log.limits.bytes}")
-        # make room first: on a disk that is exactly full, forgetting the oldest is what lets recording go on
-        self._forgetting.forget(log.trim(newest=min(time, age_from), incoming_frames=1, incoming_bytes=cost))
-        self._forgetting.forget(self._logs.make_room(1, cost))
-        frame_id = self._journal.next_id()
-        record = pack_frame(frame_id, time, text, jpeg)
-        segment = log.open_segment() or self._logs.start_segment(log.camera, frame_id)
-        write_record(segment.frames_path, segment.frames_end, record, sync=self._sync)
-        self._dirty.add(segment.frames_path)
-        offset = segment.frames_end
-        row = Row(frame_id, log.camera, segment.segment_id, time, text, offset, len(record), record_crc(record))
-        try:
-            self._journal.insert(row)
-        except BaseException:
-            cut_to(segment.frames_path, offset)  # refused is refused: a restart must not find it there
-            raise
-        if segment.count == 0:
-            log.segments.append(segment)
-        segment.add(frame_id, time, text, offset, len(record))
-        log.grown(segment, 1, cost)
-        return frame_id
+            return self._writer.append(self._logs.of(camera), float(time), bytes(jpeg), text, age_from)
 
     def attach(
-        self,
-        frame_id: int,
-        *,
-        embedding: Float32,
-        summary: Float32,
-        patches: npt.NDArray[Any] | None = None,
+        self, frame_id: int, *, embedding: Float32, summary: Float32, patches: npt.NDArray[Any] | None = None,
         scalars: Float32 | None = None,
-    ) -> bool:
-        """Gives a frame its vectors, once, and its patches while it is hot. False: it is not remembered any more.
+    ) -> bool:  # fmt: skip
+        """Add a frame's vectors, and its patches while it is hot. Return False if the frame is not stored any more.
 
-        embedding (D,) as the encoder gives it; summary (C,); patches (M, C) and scalars (M, S), or neither. Vectors
-        already attached are kept (a rebuild of patches changes no score). ValueError for wrong shapes or numbers
-        that are not finite. OutOfResources as from `append`: make the same call again. A full disk is no error: the
-        vectors live in memory then, and are made again at a restart.
+        embedding (D,) as encoded; summary (C,); patches (M, C) with scalars (M, S), or neither. Vectors are kept from
+        the first call, so rebuilding patches changes no score. On a full disk the vectors stay in memory only, and are
+        computed again after a restart. Raises ValueError for wrong shapes or numbers that are not finite,
+        OutOfResources as `append` does.
         """
-        check_shapes(embedding=(embedding, self._sizes[:1]), summary=(summary, self._sizes[1:]))
+        _check_shape("embedding", embedding, self._sizes[:1])
+        _check_shape("summary", summary, self._sizes[1:])
         if patches is not None or scalars is not None:
-            check_shapes(patches=(patches, self._patch_shape), scalars=(scalars, self._scalar_shape))
+            _check_shape("patches", patches, self._patch_shape)
+            _check_shape("scalars", scalars, self._scalar_shape)
         with out_of_memory("keep a frame's vectors"), self._attaching:
             with self._lock:
                 found = self._logs.find(frame_id)
@@ -237,65 +187,46 @@ class MemoryStore:
                 with self._rows, self._lock:
                     if self._logs.find(frame_id) is None:
                         return False
-                    self._keep_vectors(segment, frame_id, record)
+                    if self._owner >= 0:  # or it was closed meanwhile, and the files may be another process's
+                        self._writer.write_vectors(segment, frame_id, record)
                     segment.mark_encoded(slot)
                     segment.seal_if_complete()
             if patches is not None and scalars is not None and segment.hot and not segment.present[slot]:
-                block = segment.put_patches(slot, patches, scalars, self._patch_dtype)
+                written = segment.put_patches(slot, patches, scalars, self._patch_dtype)
                 with self._lock:
-                    segment.mark_present(slot, block)
+                    segment.mark_present(slot, written)
             return True
 
-    def _keep_vectors(self, segment: Segment, frame_id: int, record: bytes) -> None:
-        if self._owner < 0:  # closed under a lane that still works: the files may be another process's now
-            return
-        try:
-            write_record(segment.vectors_path, segment.vectors_end, record, sync=self._sync)
-            self._dirty.add(segment.vectors_path)
-            try:
-                self._journal.set_vectors(frame_id, segment.vectors_end, record_crc(record))
-            except StorageFull:
-                raise
-            except StorageError:
-                # whether the row names this place is unknown: nothing else may come here
-                segment.vectors_end += len(record)
-                raise
-        except OutOfResources:
-            raise  # the same call may succeed in a moment
-        except StorageError:
-            # the picture is the durable thing; what was computed from it can be computed again
-            self._vectors_not_durable += 1
-        else:
-            segment.vectors_end += len(record)
-
     def abandon(self, frame_id: int) -> None:
-        """This frame cannot be encoded (its picture does not decode): it is pending no longer, until the next start."""
+        """Mark a frame whose picture cannot be decoded: it is not pending any more, until the next start."""
         with self._lock:
             found = self._logs.find(frame_id)
             if found is not None:
                 found[0].abandoned[found[1]] = True
 
     def pending(self, limit: int, *, newest_first: bool = False) -> list[int]:
-        """Ids of at most `limit` frames not yet attached, of all cameras, oldest first by default."""
+        """Return the ids of at most `limit` frames without vectors, of all cameras, oldest first by default."""
         with self._lock:
             each = (log.pending(newest_first=newest_first) for log in self._logs)
             return first_ids(limit, each, newest_first=newest_first)
 
     def pending_patches(self, limit: int, *, newest_first: bool = True) -> list[int]:
-        """Ids of at most `limit` encoded hot frames without patches (after a restart): what a rebuild goes through."""
+        """Return the ids of at most `limit` encoded hot frames without patches, as after a restart."""
         with self._lock:
             each = (log.pending_patches(newest_first=newest_first) for log in self._logs)
             return first_ids(limit, each, newest_first=newest_first)
 
     def jpeg(self, frame_id: int) -> bytes:
-        """The picture as it was appended. FrameGone (a KeyError) if it is not remembered or damaged, StorageError if it
-        cannot be read now."""
+        """Return the picture as it was appended.
+
+        Raises FrameGone (a KeyError) if it is not stored or damaged, StorageError if it cannot be read now.
+        """
         with self._lock:
             segment, slot = self._logs.held(frame_id)
         return segment.read_jpeg(slot)
 
     def record(self, frame_id: int) -> FrameRecord:
-        """FrameGone if it is not remembered."""
+        """Return the frame without its picture. Raises FrameGone if it is not stored."""
         with self._lock:
             segment, slot = self._logs.held(frame_id)
             metadata = load_metadata(segment.metadata[slot])
@@ -305,14 +236,14 @@ class MemoryStore:
         self, cameras: Sequence[str], after: float | Sequence[float] | None = None, before: float | None = None,
         where: Within | None = None,
     ) -> Window:  # fmt: skip
-        """Encoded frames of these cameras with after <= time <= before, and `where` they were, as an immutable view.
+        """Return the encoded frames of these cameras with after <= time <= before, near `where`, as an immutable view.
 
-        after: one for all cameras, or one for each. A camera without memory contributes no rows. ValueError for a bad or
-        repeated name, a NaN, or another number of bounds than cameras.
+        after: one bound, or one for each camera. Cameras without frames contribute no rows. ValueError for a bad or
+        repeated name, NaN, or another number of bounds than cameras.
         """
         if len(set(cameras)) != len(cameras):
             raise ValueError(f"cameras must differ: {list(cameras)}")
-        lowers, upper = begins(after, len(cameras)), bounds(None, before)[1]
+        lowers, upper = lower_bounds(after, len(cameras)), time_range(None, before)[1]
         if where is not None:
             from_each = zip(cameras, lowers, strict=True)
             with self._lock:
@@ -333,53 +264,55 @@ class MemoryStore:
     def records(
         self, camera: str, after: float | None = None, before: float | None = None, *, limit: int = 2**31
     ) -> list[FrameRecord]:
-        """The first `limit` frames with after <= time <= before, encoded or not, by rising time."""
+        """Return the first `limit` frames with after <= time <= before, encoded or not, by rising time."""
         with self._lock:
-            held = self._logs.between(camera, *bounds(after, before))
+            held = self._logs.between(camera, *time_range(after, before))
         return list(islice(records_of(held, camera), max(0, limit)))
 
     def cameras(self) -> list[str]:
-        """Names of the cameras that are remembered, sorted."""
+        """Return the names of the cameras with frames, sorted."""
         with self._lock:
             return sorted(log.camera for log in self._logs if log.segments)
 
     def stats(self, camera: str) -> CameraStats:
-        """All zero for a camera that is not remembered."""
+        """Return what is stored of a camera, zeros for an unknown one."""
         with self._lock:
             log = self._logs.get(camera)
-            return log.stats() if log else CameraStats(0, 0, 0, 0, 0, None, None)
+            return log.stats() if log else CameraStats()
 
     @property
     def problem(self) -> str | None:
-        """What does not work now, in words for an operator; None: nothing is known to be wrong. Any thread."""
+        """The current problems in a sentence for an operator, or None. Thread-safe."""
         return self._health.problem
 
     def status(self) -> StoreStatus:
+        """Return the counters since the store was opened."""
         with self._lock:
             found = self._recovered
-            gone = self._forgetting.num_damaged + sum(s.num_gone for s in self._logs.segments())
+            gone = self._eviction.num_damaged + sum(s.num_gone for s in self._logs.segments())
             return StoreStatus(
-                self._full, self._appended, self._refused_full, self._forgetting.num_evicted, self._erasing.num_erased,
-                found.frames_damaged + gone, found.vectors_damaged, self._vectors_not_durable,
-                found.journal_rebuilt,
+                full=self._writer.full, appended=self._writer.num_appended, refused_full=self._writer.num_refused,
+                evicted=self._eviction.num_evicted, erased=self._erasing.num_erased,
+                frames_damaged=found.frames_damaged + gone, vectors_damaged=found.vectors_damaged,
+                vectors_not_durable=self._writer.num_not_durable, journal_rebuilt=found.journal_rebuilt,
             )  # fmt: skip
 
     def erase(self, camera: str, after: float, before: float) -> int:
-        """Removes every frame of a camera with after <= time <= before, from memory and disk, for good: `erasure.py`.
+        """Erase a camera's frames with after <= time <= before, from memory and disk, for good. Return how many.
 
-        Returns how many. Appends wait, windows do not. StorageError, whose message says whether it will be completed.
+        Appends wait, windows do not. Raises StorageError, whose message says whether it will be completed.
         """
-        lower, upper = bounds(float(after), float(before))
+        lower, upper = time_range(float(after), float(before))
         with out_of_memory("erase"), self._attaching, self._rows:
             if self._owner < 0:
                 raise StorageError("this memory is closed")
             return self._erasing.erase(camera, lower, upper)
 
     def redate(self, camera: str, first_time: float, shift_s: float, clock: str) -> int:
-        """Moves the frames from `first_time` on by `shift_s`, as the clock that stamped them was wrong: `redating.py`.
+        """Move the frames from `first_time` on by `shift_s` after a clock was wrong (`redating.py`). Return how many.
 
-        `clock` stands in their metadata from then on. Returns how many were moved: back, more than asked for where order
-        demands it. StorageError: nothing was moved.
+        clock: written into their metadata. Frames before `first_time` move, too, where their order requires it. Raises
+        StorageError if nothing was moved.
         """
         with self._rows, self._lock:
             log = self._logs.get(camera)
@@ -388,50 +321,52 @@ class MemoryStore:
             return redate(log, self._journal, first_time, shift_s, clock)
 
     def expire(self, now: float) -> None:
-        """Applies the age limit to a wall clock (unix seconds), also for cameras that send nothing any more."""
+        """Apply the age limits from a wall clock (unix seconds), also to cameras that send nothing any more."""
         with self._rows, self._lock:
             for log in self._logs if self._owner >= 0 else ():
-                self._forgetting.forget(log.trim(newest=now))
+                self._eviction.evict(log.trim(newest=now))
 
     def maintain(self) -> None:
-        """Call every few seconds from a worker thread: removes files of what left, syncs what was written since.
+        """Remove files of evicted segments, sync what was written, and checkpoint. Call every few seconds from a thread.
 
-        This bounds what a power cut can take (`synchronous="normal"`), and keeps the WAL short without an append ever
-        waiting for a checkpoint. StorageError if the disk refuses; the next call tries again.
+        This bounds what a power cut can take (`synchronous="normal"`) and the size of the WAL, so that no append waits
+        for a checkpoint. After a StorageError the next call tries again.
         """
         with out_of_memory("tidy up"):
             self._maintain()
 
     def _maintain(self) -> None:
-        self._forgetting.unlink_freed()
+        self._eviction.unlink_freed()
         RESERVE.fill()
-        # of attaching too: an erasure that began without its caller's knowledge replaces segments
-        with self._attaching, self._rows:
+        with self._attaching, self._rows:  # `_attaching`, as `finish` may replace segments
             if self._owner < 0:
                 return
-            self._look_at_folder()
+            self._check_folder()
             with self._lock:
-                self._forgetting.retry()
-                self._forgetting.purge_damaged(self._logs.segments())
+                self._eviction.retry()
+                self._eviction.purge_damaged(self._logs.segments())
             self._erasing.finish()
             self._health.works("erasing")
             self._spare.keep()
-            dirty, self._dirty = self._dirty, set()
-        try:
-            sync_segments(dirty)
-        except BaseException as error:
-            with self._rows:
-                self._dirty |= dirty
-            if isinstance(error, OSError):
-                raise storage_error(error, "cannot sync") from error
-            raise
+            written = self._writer.take_written()
+        self._sync_files(written)
         self._journal.checkpoint()
         for log in self._logs:
             self._make_blocks(log)
-        self._read_unread()
+        self._retry_unread()
 
-    def _read_unread(self) -> None:
-        """Tries again what could not be read, for `problem`: nobody else may ever look at that picture again."""
+    def _sync_files(self, written: set[Path]) -> None:
+        try:
+            sync_segments(written)
+        except BaseException as error:
+            with self._rows:
+                self._writer.written |= written
+            if isinstance(error, OSError):
+                raise storage_error(error, "cannot sync") from error
+            raise
+
+    def _retry_unread(self) -> None:
+        """Read the unreadable pictures again, so that `problem` clears even if nobody asks for them."""
         with self._lock:
             unread = [(segment, segment.unread) for segment in self._logs.segments() if segment.unread is not None]
         for segment, slot in unread:
@@ -440,10 +375,10 @@ class MemoryStore:
             except FrameGone:
                 continue
             except StorageError:
-                return  # the next call tries again; on a disk that fails, each try may take seconds
+                return  # until the next call: each try may take seconds on a failing disk
 
-    def _look_at_folder(self) -> None:
-        """Whether the files we hold open are still those of the folder."""
+    def _check_folder(self) -> None:
+        """Report a problem if the open files are not those in the folder any more."""
         try:
             there = [(self._folder / name).stat() for name in ("lock", "journal.sqlite")]
             same = os.path.samestat(there[0], os.fstat(self._owner)) and os.path.samestat(there[1], self._journal_file)
@@ -461,29 +396,29 @@ class MemoryStore:
             )
 
     def _make_blocks(self, log: CameraLog) -> None:
-        """Sealed segments behind the hot window join: `blocks.py`. The copying keeps nobody waiting."""
+        """Join sealed cold segments into blocks, copying without the lock."""
         with self._lock:
             for segment in log.segments:
-                segment.seal_if_complete()  # one that found no memory for it before
+                segment.seal_if_complete()  # again, where memory was short before
         while True:
             with self._lock:
-                run = log.next_run()
+                run = next_run(log.segments)
             if not run:
                 return
             block = Block(run)
             with self._lock:
-                if log.next_run() != run:  # something left or was erased meanwhile: the next call tries without it
+                if next_run(log.segments) != run:  # evicted or erased meanwhile: the next call leaves it out
                     return
                 block.adopt()
 
     def close(self) -> None:
-        """Ends this store; windows made before stay readable. Idempotent."""
+        """Close the store. Idempotent; earlier windows stay readable."""
         with self._attaching, self._rows, self._lock:
             if self._owner < 0:
                 return
             try:
-                self._forgetting.retry()
-                self._forgetting.unlink_freed()
+                self._eviction.retry()
+                self._eviction.unlink_freed()
             finally:
                 self._journal.close()
                 os.close(self._owner)
@@ -494,3 +429,9 @@ class MemoryStore:
 
     def __exit__(self, *exc_info: object) -> None:
         self.close()
+
+
+def _check_shape(name: str, array: npt.NDArray[Any] | None, shape: tuple[int, ...]) -> None:
+    found = None if array is None else np.shape(array)
+    if found != shape:
+        raise ValueError(f"{name} must have shape {shape}, not {found}")

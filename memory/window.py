@@ -1,18 +1,19 @@
-"""An immutable view of what is remembered, made for one question.
+"""An immutable view of the stored frames, made for one question.
 
-Rows are the encoded frames of the chosen cameras inside [after, before], grouped by camera in the order asked, rising
+Rows are the encoded frames of the chosen cameras inside [after, before], grouped by camera in the order asked, by rising
 time inside each group. A window stays valid while frames arrive and leave: it holds its segments, whose rows are never
-written again, and their files stay until the last window that holds them is gone. It needs no lock.
+written again and whose files stay as long as a window holds them. It needs no lock.
 
-Worked example, segments of 4: camera "a" holds frames 1 2 3 5 | 8 9, camera "b" 4 6 7; frame 9 is not encoded.
+Segments of 4 frames; camera "a" has frames 1 2 3 5 | 8 9, camera "b" 4 6 7; frame 9 is not encoded:
     window(["b", "a"]):  row       0 1 2   3 4 5 6   7
                          frame_id  4 6 7   1 2 3 5   8        unencoded = 1
-    three parts, first rows 0, 3, 7;  spans() = (0,3) (3,7) (7,8): `read` inside one span copies nothing.
+    three parts with first rows 0, 3, 7;  spans() = (0,3) (3,7) (7,8): `read` inside one span copies nothing.
 
-A row number means nothing in any other window; `frame_ids` are the identity.
+Row numbers are valid in their own window only; frame ids identify frames everywhere.
 """
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -20,17 +21,55 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from memory.args import load_metadata
-from memory.blocks import Block
-from memory.halves import decode
+from memory.camera_log import CameraLog
+from memory.codec import decode, load_metadata
 from memory.ranking import chunks, rank_all, rank_top
-from memory.records import Bool, Float16, Float32, Float64, Int32, Int64, PatchBlock
-from memory.segments import Segment
+from memory.records import Bool, Float16, Float32, Float64, FrameRecord, Int32, Int64, PatchBlock
+from memory.segments import Block, Segment
+
+Held = tuple[Segment | Block, int, int]
+"""Slots [lo, hi) of a segment or block, from `CameraLog.between`. Their contents can be read without a lock."""
+
+
+@dataclass(frozen=True, slots=True)
+class Within:
+    """Frames whose metadata numbers x and y are at most `radius_m` from here. Frames without them are excluded."""
+
+    x: float
+    y: float
+    radius_m: float
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.x) and math.isfinite(self.y) and math.isfinite(self.radius_m)):
+            raise ValueError("within: x, y and radius_m must be finite numbers")
+        if not self.radius_m > 0:
+            raise ValueError(f"within: radius_m must be above 0, not {self.radius_m:g}")
+
+    def near(self, places: Float64) -> Bool:
+        """Return whether each place (n, 2) is inside; NaN is not."""
+        inside: Bool = np.hypot(places[:, 0] - self.x, places[:, 1] - self.y) <= self.radius_m
+        return inside
+
+
+def time_range(after: float | None, before: float | None) -> tuple[float, float]:
+    """Return the bounds as numbers. ValueError for NaN."""
+    lower, upper = -math.inf if after is None else after, math.inf if before is None else before
+    if math.isnan(lower) or math.isnan(upper):
+        raise ValueError("after and before must be numbers")
+    return lower, upper
+
+
+def lower_bounds(after: float | Sequence[float] | None, count: int) -> list[float]:
+    """Return the lower bound of each of `count` cameras. ValueError for NaN or another number of bounds."""
+    each = after if isinstance(after, Sequence) else [after] * count
+    if len(each) != count:
+        raise ValueError(f"{count} cameras, but {len(each)} times")
+    return [time_range(one, None)[0] for one in each]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Part:
-    """The rows of one segment or block in a window: `slots` of it, from row `first_row` on. Arrays as they were then."""
+    """The rows of one segment or block in a window: its `slots`, from row `first_row` on, with the arrays of that time."""
 
     segment: Segment | Block
     camera_index: int
@@ -52,12 +91,44 @@ class Part:
         return self.unit_scales[self.slots]
 
 
-def snapshot(
+def parts_of(
+    logs: Sequence[CameraLog | None], lowers: Sequence[float], upper: float, where: Within | None
+) -> tuple[list[Part], int]:
+    """Return a window's parts over these cameras, in their order, and its number of unencoded frames.
+
+    Used under the store's lock.
+    """
+    parts: list[Part] = []
+    num_rows = num_unencoded = 0
+    for number, (log, lower) in enumerate(zip(logs, lowers, strict=True)):
+        for held, lo, hi, wanted in _filtered(log, lower, upper, where) if log else ():
+            part, missing = _snapshot(held, number, num_rows, lo, hi, wanted)
+            num_unencoded += missing
+            if part is not None:
+                parts.append(part)
+                num_rows += part.num_rows
+    return parts, num_unencoded
+
+
+def _filtered(
+    log: CameraLog, lower: float, upper: float, where: Within | None
+) -> Iterator[tuple[Segment | Block, int, int, Bool | None]]:
+    for held, lo, hi in log.between(lower, upper):
+        if where is None:
+            yield held, lo, hi, None
+        elif isinstance(held, Block):
+            for segment in held.segments:
+                yield segment, 0, segment.count, where.near(segment.places())
+        else:
+            yield held, lo, hi, where.near(held.places()[lo:hi])
+
+
+def _snapshot(
     held: Segment | Block, camera_index: int, first_row: int, lo: int, hi: int, wanted: Bool | None = None
 ) -> tuple[Part | None, int]:
-    """The part made of the encoded slots in [lo, hi), if any, and how many slots there are not encoded.
+    """Return the part of the encoded slots in [lo, hi), None if there are none, and the number of unencoded ones.
 
-    wanted (hi - lo,): those that are not wanted are left out; not with a block.
+    wanted (hi - lo,): which slots to include; None for all, as always with a block.
     """
     if isinstance(held, Block):  # all of it is encoded and none of it has patches
         part = Part(
@@ -84,24 +155,34 @@ def snapshot(
     return part, num_unencoded
 
 
+def records_of(held: Iterable[Held], camera: str) -> Iterator[FrameRecord]:
+    """Yield the frames of these slots, encoded or not, by rising time. Needs no lock."""
+    for part, lo, hi in held:
+        for slot in range(lo, hi):
+            segment, own = part.place(slot)
+            text = segment.metadata[own]  # before `gone`: an erasure sets that first
+            if not segment.gone[own]:
+                yield FrameRecord(int(segment.frame_ids[own]), camera, float(segment.times[own]), load_metadata(text))
+
+
+def read_places(held: Iterable[Held]) -> None:
+    """Parse the places of these segments in advance, so that `parts_of` need not do it under the lock."""
+    for part, _, _ in held:
+        for segment in part.segments if isinstance(part, Block) else (part,):
+            segment.places()
+
+
 class Window:
-    """See the module. Made by `MemoryStore.window`.
+    """Stored frames as rows, made by `MemoryStore.window`.
 
     num_frames N; frame_ids (N,) int64; times (N,) float64 unix seconds; camera_index (N,) int32 into `cameras`;
-    unencoded: frames inside the window that are remembered but not encoded yet, hence no rows.
+    unencoded: stored frames of the range that are not encoded yet, so have no rows.
     """
 
     def __init__(
-        self,
-        cameras: tuple[str, ...],
-        parts: Sequence[Part],
-        *,
-        unencoded: int,
-        background: Float32,
-        patch_shape: tuple[int, int],
-        patch_dtype: npt.DTypeLike,
-        num_scalars: int,
-    ) -> None:
+        self, cameras: tuple[str, ...], parts: Sequence[Part], *, unencoded: int, background: Float32,
+        patch_shape: tuple[int, int], patch_dtype: npt.DTypeLike, num_scalars: int,
+    ) -> None:  # fmt: skip
         self.cameras = cameras
         self.unencoded = unencoded
         self._parts = tuple(parts)
@@ -114,13 +195,13 @@ class Window:
         self.frame_ids: Int64 = _joined([p.segment.frame_ids[p.slots] for p in parts], np.int64)
         self.times: Float64 = _joined([p.segment.times[p.slots] for p in parts], np.float64)
         self.camera_index: Int32 = _joined([np.full(p.num_rows, p.camera_index) for p in parts], np.int32)
-        self._ranking: tuple[bytes, Int64, Float32] | None = None  # the last query ranked in full, and its ranking
+        self._ranking: tuple[bytes, Int64, Float32] | None = None  # of the last query ranked in full
 
     def top(self, query: Float32, k: int) -> tuple[Int64, Float32]:
-        """The k rows nearest to `query` (D,) unit float32: rows (k,) int64, scores (k,) float32; fewer if N < k.
+        """Return the k rows (int64) nearest to `query` (D,), a float32 unit vector, and their scores (float32).
 
-        Exactly the first k of one stable full sort (falling score, ties by lower row). A k beyond an eighth of the rows
-        costs one full ranking, kept for whatever is asked with the same query after it.
+        Exactly the first k of one stable full sort (falling score, ties by lower row); fewer if N < k. A k above N / 8
+        ranks all rows, and keeps that ranking for further calls with the same query. ValueError for a bad query or k.
         """
         query = np.ascontiguousarray(query, np.float32)
         if query.shape != self._background.shape[1:] or not np.isfinite(query).all():
@@ -138,7 +219,7 @@ class Window:
         return ranking[1][:k].copy(), ranking[2][:k].copy()
 
     def embeddings(self, rows: npt.ArrayLike) -> Float32:
-        """(n, D) unit vectors of the given rows, copied. Fastest for rows that follow one another."""
+        """Return copies of the unit embeddings (n, D) of the given rows. Fastest for consecutive rows."""
         wanted = self._checked(rows)
         unit: Float32 = np.empty((len(wanted), self._background.shape[1]), np.float32)
         if _consecutive(wanted):
@@ -158,7 +239,7 @@ class Window:
         return unit
 
     def norms(self, rows: npt.ArrayLike) -> Float32:
-        """(n,) lengths that the embeddings had before they were made unit vectors."""
+        """Return the lengths (n,) of the embeddings before they were normalised."""
         wanted = self._checked(rows)
         gathered: Float32 = np.empty(len(wanted), np.float32)
         for part, slots, places in self._places(wanted):
@@ -166,18 +247,17 @@ class Window:
         return gathered
 
     def background(self) -> Float32:
-        """(num_cameras, D) mean unit embedding of everything each camera remembered when the window was made."""
+        """Return each camera's mean unit embedding (num_cameras, D) over all it had stored when the window was made."""
         return self._background
 
     def spans(self) -> tuple[tuple[int, int], ...]:
-        """Consecutive (start, stop) covering all rows, inside which `read` copies nothing."""
+        """Return consecutive (start, stop) that cover all rows. Inside each, `read` copies nothing."""
         return tuple((p.first_row, p.first_row + p.num_rows) for p in self._parts)
 
     def read(self, start: int, stop: int) -> PatchBlock:
-        """Patches of rows [start, stop): views inside one span where the rows are consecutive, else copies.
+        """Return the patches of rows [start, stop): views inside one span of consecutive slots, else copies.
 
-        Rows without patches here (evicted from the hot part, or not rebuilt since a restart) have present False and
-        nothing meaningful in patches and scalars.
+        Rows whose patches are not in memory (behind the hot window, or not rebuilt since a restart) have present False.
         """
         pieces = [_patches(part, lo, hi, self) for part, lo, hi in self._pieces(start, stop)]
         if len(pieces) == 1:
@@ -189,17 +269,19 @@ class Window:
         )
 
     def summaries(self, start: int, stop: int) -> Float32:
-        """(n, C) query-free summaries of rows [start, stop), from their stored fp16."""
+        """Return the query-free summaries (n, C) of rows [start, stop), from float16."""
         pieces = [p.segment.summaries[_sub(p.slots, lo, hi)] for p, lo, hi in self._pieces(start, stop)]
         return _joined(pieces, np.float32, (self._patch_shape[1],))
 
     def present(self) -> Bool:
-        """(N,) whether `read` has the patches of each row."""
+        """Return whether the patches of each row (N,) are in memory."""
         return _joined([p.present for p in self._parts], np.bool_)
 
     def jpeg(self, row: int) -> bytes:
-        """The picture as stored, also when the frame has left the memory since. FrameGone if damaged on disk,
-        StorageError if it cannot be read now."""
+        """Return the stored picture, even if the frame was evicted since.
+
+        Raises FrameGone if it was erased or is damaged, StorageError if it cannot be read now.
+        """
         segment, slot = self._place(row)
         return segment.read_jpeg(slot)
 
@@ -208,14 +290,14 @@ class Window:
         return load_metadata(segment.metadata[slot])
 
     def _place(self, row: int) -> tuple[Segment, int]:
-        """The segment that holds the row, and its slot there."""
+        """Return the segment that holds the row, and its slot."""
         if not 0 <= row < self.num_frames:
             raise IndexError(f"row {row} of {self.num_frames}")
         part = self._parts[int(np.searchsorted(self._first_rows, row, side="right")) - 1]
         return part.segment.place(int(_slots_of(part, np.array([row - part.first_row]))[0]))
 
     def _pieces(self, start: int, stop: int) -> Iterator[tuple[Part, int, int]]:
-        """The parts that rows [start, stop) touch, with the range of each part's own rows."""
+        """Yield the parts of rows [start, stop), each with the range inside the part."""
         if not 0 <= start <= stop <= self.num_frames:
             raise IndexError(f"rows {start} to {stop} of {self.num_frames}")
         first = max(0, int(np.searchsorted(self._first_rows, start, side="right")) - 1)
@@ -233,7 +315,7 @@ class Window:
         return wanted
 
     def _places(self, wanted: Int64) -> Iterator[tuple[Part, Int64, Int64]]:
-        """Where rows lie, part by part: slots of it, and the places of those rows in `wanted`."""
+        """Yield the parts of the rows, each with their slots there and their positions in `wanted`."""
         order = np.argsort(wanted, kind="stable")
         numbers = np.searchsorted(self._first_rows, wanted[order], side="right") - 1
         edges = [0, *(np.flatnonzero(np.diff(numbers)) + 1).tolist(), len(order)]
@@ -248,7 +330,7 @@ def _consecutive(rows: Int64) -> bool:
 
 
 def _slots_of(part: Part, offsets: Int64) -> Int64:
-    """Slots of rows counted from the part's first."""
+    """Return the slots of rows counted from the first row of the part."""
     return offsets + part.slots.start if isinstance(part.slots, slice) else part.slots[offsets]
 
 

@@ -15,7 +15,7 @@ from typing import Any, Literal
 from aiortc import RTCDataChannel
 from aiortc.exceptions import InvalidStateError
 
-from streaming.slot import LatestSlot, SlotClosed
+from streaming.handoff import LatestSlot, SlotClosed
 
 LABEL = "vilamp"  # channels of other names are closed as they come
 MAX_SENT_BYTES = 60_000  # a peer that states no limit takes 65,536 (RFC 8841 section 6.1)

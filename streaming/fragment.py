@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from streaming.offer import OfferMalformed, check_number, usable_candidate
+from streaming.sdp import OfferMalformed, check_number, usable_candidate
 
 
 @dataclass(frozen=True, slots=True)

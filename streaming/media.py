@@ -23,11 +23,11 @@ from streaming.clock import CaptureClock
 from streaming.decoder import Decoded, Input, direct_formats
 from streaming.errors import AddressUnknown, MediaError, MediaStalled
 from streaming.frame import Frame, FrameSettings, SourceStats
+from streaming.handoff import LatestSlot, SlotClosed
 from streaming.http_input import HttpOpener, is_playlist
 from streaming.picture import Remark, to_rgb
 from streaming.redact import redact
 from streaming.sampler import Sampler
-from streaming.slot import LatestSlot, SlotClosed
 from streaming.worker import Worker, WorkerStopped
 
 logger = logging.getLogger(__name__)

@@ -23,10 +23,10 @@ from streaming.channel import LABEL, Channel, ChannelSettings, Converse
 from streaming.clock import CaptureClock
 from streaming.errors import MediaError, PictureTooLarge
 from streaming.frame import ClockName, Frame, FrameSettings, SourceStats
+from streaming.handoff import LatestSlot, SlotClosed
 from streaming.loopback import offer_loopback
 from streaming.picture import to_rgb
 from streaming.sampler import Sampler
-from streaming.slot import LatestSlot, SlotClosed
 from streaming.tap import guard, rtp_origin, stop_decoder, unfinished_bytes, watch_reports
 
 logger = logging.getLogger(__name__)

@@ -23,8 +23,8 @@ from streaming.answer import Bitrates, IceServer, with_bitrates
 from streaming.channel import Converse
 from streaming.fragment import parse_fragment
 from streaming.frame import FrameSettings, Source
-from streaming.offer import MAX_CANDIDATES, Offer, OfferMalformed, OfferUnusable, check_offer
 from streaming.problem import Rejected, problem_response
+from streaming.sdp import MAX_CANDIDATES, Offer, OfferMalformed, OfferUnusable, check_offer
 from streaming.session import CloseReason, WebRtcSession
 
 __all__ = ["Bitrates", "IceServer", "Rejected", "WhipServer", "WhipSettings"]

@@ -19,8 +19,7 @@ from typing import Any
 
 from agent.alerts.event import AlertEvent
 from agent.alerts.outbox import Outbox
-from memory.errors import StorageError
-from memory.sqlite_errors import make_private, storage_errors
+from memory.errors import StorageError, make_private, storage_errors
 
 ALERTS_FILE = "alerts.sqlite"
 EVERY_CAMERA = "*"  # in a switch: all cameras that have none of their own; no camera can be named so

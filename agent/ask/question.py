@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from agent.runtime.lanes import Priority
-from memory.views import Within
+from memory.window import Within
 
 EvidenceKind = Literal["relevant", "recent", "filling"]
 FinishReason = Literal["stop", "length", "content_filter"]

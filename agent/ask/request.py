@@ -20,7 +20,7 @@ from agent.runtime import pools
 from agent.times import MAX_UNIX_S, instant_of, load_zone, unit_hint
 from agent.untrusted.fields import OPENAI_FIELDS, check_spelling, refuse_unsupported, wrong_field
 from agent.untrusted.strict_json import parse_object, without_nulls
-from memory.views import Within
+from memory.window import Within
 
 MAX_EARLIER = 8  # messages before the question
 MAX_EARLIER_CHARS = 8000

@@ -18,8 +18,8 @@ from pathlib import Path
 
 from agent.alerts.store import AlertStore
 from agent.runtime.files import replace_private
-from memory.segment_file import FULL, sync_folder
-from memory.sqlite_errors import storage_errors
+from memory.errors import FULL, storage_errors
+from memory.files import sync_folder
 
 log = logging.getLogger(__name__)
 

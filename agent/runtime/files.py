@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from memory.segment_file import sync_folder
+from memory.files import sync_folder
 
 LEFTOVER_AGE_S = 60.0  # a younger one may be another process's, at work
 _ASIDE = re.compile(r"\..+\.[0-9a-f]{16}")

@@ -8,7 +8,7 @@ from agent.ask.request import parse_moment
 from agent.errors import BadRequest
 from agent.untrusted.fields import check_spelling
 from agent.untrusted.wire import shown
-from memory.views import Within
+from memory.window import Within
 
 _NARROWING = frozenset({"camera", "cameras", "rule", "after", "before", "within", "question"})
 _FLAGS = {"true": True, "1": True, "false": False, "0": False}

@@ -16,8 +16,8 @@ import pytest
 from agent.app import Agent, open_memory
 from agent.runtime.shortage import is_shortage
 from agent.state import disk_problem
-from memory.descriptors import RESERVED, Reserve
 from memory.errors import FrameGone, OutOfResources, StorageError
+from memory.files import RESERVED, Reserve
 from tests.support.agents import START, ListSource, frames, remember, running, served, settings_in, tiny_model
 from tests.support.memories import features, fill, open_store, picture
 

@@ -12,9 +12,9 @@ import pytest
 from agent.alerts.store import AlertStore
 from agent.keep.erasing import ERASURES_FILE, Erasing, Request, erase_from_alerts
 from memory.errors import StorageFull
+from memory.files import SPARE_BYTES
 from memory.journal import Journal
 from memory.offline import OfflineMemory
-from memory.spare_space import SPARE_BYTES
 from tests.support.memories import features, fill_up, of, open_store, put, traces
 
 
@@ -74,7 +74,7 @@ def test_an_erasure_noted_on_a_full_disk_is_completed_at_the_next_start(disk: Pa
     folder = disk / "memory"
     with open_store(folder, segment_frames=16) as store:
         ids = {number: put(store, "a", number) for number in range(40)}
-        store._journal.note_erasure("a", 5, 30)
+        store._journal.begin_erasure("a", 5, 30, delete_rows=False)
     with open_store(folder, segment_frames=16) as store:
         assert store.stats("a").frames == 14
         gone = {number: ids[number] for number in range(5, 31)}
@@ -89,7 +89,7 @@ def test_small_steps_leave_the_journal_small(disk: Path, monkeypatch: pytest.Mon
         for number in range(64):
             put(store, "a", number)
         journal: Any = store._journal
-        erasure = journal.note_erasure("a", 0, 62)
+        erasure = journal.begin_erasure("a", 0, 62, delete_rows=False)
         sizes: list[int] = []
         connection = journal._db
 

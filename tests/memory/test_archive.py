@@ -9,7 +9,7 @@ import pytest
 from agent.app import Agent, open_memory
 from agent.ask.question import Question
 from agent.ingest.intake import decode_jpeg
-from memory import blocks
+from memory import segments
 from memory.errors import FrameGone
 from memory.limits import Limits
 from memory.store import MemoryStore
@@ -24,7 +24,7 @@ from tests.support.memories import D, features, open_store, picture
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two segments of four frames."""
-    monkeypatch.setattr(blocks, "BLOCK_SEGMENTS", 2)
+    monkeypatch.setattr(segments, "BLOCK_SEGMENTS", 2)
 
 
 def remember_some(store: MemoryStore, count: int, seed: int, *, maintain: bool) -> None:
@@ -106,7 +106,7 @@ def test_a_segment_that_leaves_while_its_block_is_made_leaves_the_disk(
         for number in range(16):
             store.attach(store.append("a", float(number), picture("a", number)), **features(number))
 
-        class Meanwhile(blocks.Block):
+        class Meanwhile(segments.Block):
             def __init__(self, segments: Any) -> None:
                 super().__init__(segments)
                 store.expire(1003.5)

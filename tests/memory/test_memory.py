@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from memory import args, views
+from memory import codec
 from memory.errors import FrameGone, StorageBusy, StorageError, TimeNotRising
+from memory.window import Within
 from tests.support.memories import C, D, features, fill, open_store, picture
 
 
@@ -188,17 +189,17 @@ def test_frames_arrive_while_metadata_of_a_long_history_are_read(
         fill(store, "a", range(90))
         store.maintain()
         times = iter(range(100, 10_000))
-        read = args.load_metadata
+        read = codec.load_metadata
 
         def meanwhile(text: str) -> dict[str, Any]:
             pool.submit(store.append, "a", float(next(times)), b"x").result(30)
             return read(text)
 
-        for module in (args, views):
-            monkeypatch.setattr(module, "load_metadata", meanwhile)
+        for module in ("codec", "window"):
+            monkeypatch.setattr(f"memory.{module}.load_metadata", meanwhile)
         assert [record.time for record in store.records("a", 10, 20, limit=5)] == [10, 11, 12, 13, 14]
         assert store.stats("a").frames == 95
-        assert store.window(["a"], before=50.0, where=views.Within(0, 0, 1000)).num_frames == 0  # no y: no place
+        assert store.window(["a"], before=50.0, where=Within(0, 0, 1000)).num_frames == 0  # no y: no place
         store.append("b", 1.0, b"x", {"x": 3, "y": 4})
-        assert store.window(["b"], where=views.Within(0, 0, 10)).unencoded == 1
+        assert store.window(["b"], where=Within(0, 0, 10)).unencoded == 1
         assert store.stats("a").frames == 96

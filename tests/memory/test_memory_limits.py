@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from memory import forgetting
+from memory import eviction
 from memory.camera_log import CameraLog
 from memory.codec import FRAME_HEADER, vector_record_size
 from memory.errors import FrameGone
+from memory.files import unlink_files
 from memory.limits import Limits
-from memory.segment_file import unlink_files
 from memory.segments import Segment
 from tests.support.memories import VECTOR_BYTES, C, D, features, fill, open_store
 
@@ -47,7 +47,7 @@ def test_an_append_does_not_wait_until_files_are_removed(tmp_path: Path, monkeyp
         removed.extend(paths)
         unlink_files(*paths)
 
-    monkeypatch.setattr(forgetting, "unlink_files", remove)
+    monkeypatch.setattr(eviction, "unlink_files", remove)
     with open_store(tmp_path, frames=6) as store:
         fill(store, "a", range(30))
         window = store.window(["a"])
@@ -59,7 +59,7 @@ def test_an_append_does_not_wait_until_files_are_removed(tmp_path: Path, monkeyp
         assert len(files_of(tmp_path)) == 3
         store.maintain()
         assert len(files_of(tmp_path)) == 2
-        fill(store, "a", range(34, 34 + 4 * (forgetting.MOST_FREED + 1)))  # nobody maintains: they do not pile up
+        fill(store, "a", range(34, 34 + 4 * (eviction.MOST_FREED + 1)))  # nobody maintains: they do not pile up
         assert len(files_of(tmp_path)) <= 3
         fill(store, "a", range(400, 404))
     assert len(files_of(tmp_path)) == 2

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memory.args import first_ids
+from memory.cameras import first_ids
 from memory.records import Int64
 from tests.support.memories import features, fill, open_store
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from memory.halves import scale_of
+from memory.codec import scale_of
 from memory.ranking import build_index, index_rows, rank_all, rank_top, score_rows
 
 

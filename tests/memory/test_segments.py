@@ -7,10 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memory.codec import pack_frame, pack_vectors, unpack_frame, unpack_vectors
+from memory.codec import decode, pack_frame, pack_vectors, scale_of, unpack_frame, unpack_vectors
 from memory.errors import OtherEncoder, RecordDamaged, StorageError
-from memory.halves import decode, scale_of
-from memory.segment_file import cut_to, file_size, read_record, sync_file, unlink_files, write_record
+from memory.files import cut_to, file_size, read_record, sync_file, unlink_files, write_record
 from memory.segments import Segment
 
 

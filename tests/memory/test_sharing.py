@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from memory.camera_log import CameraLog
-from memory.limits import Limits
+from memory.cameras import giver, make_room
+from memory.limits import FolderLimits, Limits
 from memory.segments import Segment
-from memory.sharing import FolderLimits, giver, make_room
 from memory.store import MemoryStore
 from tests.support.memories import C, D, M, fill
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from agent.cli.main import main
-from memory.args import place_of
+from memory.codec import place_of
 from memory.store import MemoryStore
-from memory.views import Within
+from memory.window import Within
 from tests.support.agents import START, ListSource, frames, served
 from tests.support.memories import features, open_store
 

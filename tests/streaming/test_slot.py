@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from streaming.slot import LatestSlot, SlotClosed
+from streaming.handoff import LatestSlot, SlotClosed
 
 
 async def test_newest_wins_and_the_loss_is_counted() -> None:

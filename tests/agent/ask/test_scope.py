@@ -7,7 +7,7 @@ import pytest
 
 from agent.ask.question import Question, Said
 from agent.runtime.lanes import Priority
-from memory.views import Within
+from memory.window import Within
 from tests.support.agents import START, remember, running
 
 NOW = Question("What can you see right now?", ("door",))

@@ -16,7 +16,7 @@ from starlette.applications import Starlette
 
 from streaming.channel import LABEL, Channel, ChannelClosed, ChannelSettings, RateLimit, Refusal
 from streaming.frame import FrameSettings, Source
-from streaming.offer import OfferMalformed, OfferUnusable, check_offer
+from streaming.sdp import OfferMalformed, OfferUnusable, check_offer
 from streaming.tap import unfinished_bytes
 from streaming.whip import WhipServer
 from tests.support.robots import Robot, robot

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from streaming.answer import Bitrates, IceServer, with_bitrates
 from streaming.fragment import parse_fragment
 from streaming.frame import FrameSettings
-from streaming.offer import OfferMalformed, OfferUnusable, check_offer, usable_candidate
 from streaming.publisher import publish
+from streaming.sdp import OfferMalformed, OfferUnusable, check_offer, usable_candidate
 from streaming.whip import Rejected, WhipServer, WhipSettings
 from tests.support.streams import AUDIO, OFFER, TOKEN, Site, authorize, chunks, take, track, until, whip_site
 
