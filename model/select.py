@@ -275,8 +275,7 @@ def _guarantee(
             _take_best(candidates, redundancy, chosen, near if len(near) else np.arange(end - size, end), 1)
         for rows in (near, np.arange(end - size, end)):
             ranked = _sift(candidates, redundancy, rows, np.float32(tau), np.float32(-np.inf))
-            for start in range(0, len(ranked), BLOCK_ROWS):
-                _walk_block(ranked[start : start + BLOCK_ROWS], redundancy, chosen, goal, np.float32(tau))
+            walk_rows(ranked, redundancy, chosen, goal, np.float32(tau))
             if len(chosen) >= goal:
                 break
         else:
@@ -315,8 +314,7 @@ def _walk(
         new = waiting[rows]
         waiting[rows] = False
         relevant = rows[new & (np.asarray(scores, np.float32) >= floor)]
-        for start in range(0, len(relevant), BLOCK_ROWS):
-            _walk_block(relevant[start : start + BLOCK_ROWS], redundancy, chosen, num_keyframes, tau)
+        walk_rows(relevant, redundancy, chosen, num_keyframes, tau)
         if scores[-1] < floor:
             return
     rest = np.flatnonzero(waiting)
@@ -363,6 +361,14 @@ def _walk_down(
         if 2 * barren >= len(ranked) - start:
             return np.sort(ranked[start:])
     return ranked[:0]
+
+
+def walk_rows(
+    ranked: np.ndarray, redundancy: Redundancy, chosen: dict[int, Kind], num_keyframes: int, tau: np.float32
+) -> None:
+    """Take, of these rows in this order, each that is not more similar than `tau` to one taken; adds to `chosen`."""
+    for start in range(0, len(ranked), BLOCK_ROWS):
+        _walk_block(ranked[start : start + BLOCK_ROWS], redundancy, chosen, num_keyframes, tau)
 
 
 def _walk_block(

@@ -1,0 +1,128 @@
+"""Keyframes by visits: one frame of each visit first, then what changed within the visits, then lesser peaks and gaps.
+
+The paper keeps keyframes apart by what they look like (`model/select.py`). This keeps them apart by when they were relevant:
+a frame is worth showing when relevance had to fall before it rose to it. numpy only.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.config import Fill
+from model.places import fair_share, fill_gaps, newest_rows
+from model.select import Candidates, EmbeddingRedundancy, Keyframes, Kind, Redundancy, walk_rows
+from model.visits import RankedPeaks, Visit, find_visits, rank_peaks
+
+
+@dataclass(frozen=True, slots=True)
+class VisitKeyframes:
+    """The chosen frames, and every visit that was found, shown or not, by camera and rising time."""
+
+    keyframes: Keyframes
+    visits: tuple[Visit, ...]
+
+
+def select_by_visits(
+    candidates: Candidates,
+    relevance: NDArray[np.float32],
+    times: NDArray[np.float64],
+    *,
+    num_keyframes: int = 8,
+    recent: int = 0,
+    fill: Fill = "gaps",
+    tau: float = 0.98,
+    background: NDArray[np.float32] | None = None,
+    background_floor: float = 1e-3,
+    group_sizes: Sequence[int] | None = None,
+    min_per_group: int | None = None,
+) -> VisitKeyframes:
+    """Choose at most `num_keyframes` rows (with fill="gaps": exactly min(num_keyframes, N)).
+
+    relevance (N,): cosine of every frame with the question; times (N,) unix seconds; the other arguments as in
+    `select.select_keyframes`. In this order, while places are left:
+
+    1. the newest `recent` frames, shared out among the cameras; the frame with the highest relevance;
+    2. with several cameras: each one's strongest peaks, up to `min_per_group` frames (None: half of its fair share);
+    3. the peak of every visit, the strongest first;
+    4. what changed within the visits: their frames by falling relevance, left out when more similar than `tau` to one taken;
+    5. lesser peaks, the strongest first;
+    6. if asked, the gaps.
+    """
+    if num_keyframes < 0 or recent < 0:
+        raise ValueError(f"num_keyframes and recent must be at least 0, not {num_keyframes} and {recent}")
+    num_frames = len(relevance)
+    sizes = [num_frames] if group_sizes is None else list(group_sizes)
+    if sum(sizes) != num_frames or len(times) != num_frames or candidates.num_frames != num_frames:
+        raise ValueError(f"{num_frames} scores, {len(times)} times, {candidates.num_frames} frames, groups {sizes}")
+    peaks = rank_peaks(relevance, times, sizes)
+    visits = find_visits(relevance, times, sizes, peaks=peaks)
+    chosen: dict[int, Kind] = {int(row): "recent" for row in newest_rows(sizes, min(recent, num_keyframes))}
+    if num_frames:
+        _take(chosen, [int(np.argmax(relevance))], num_keyframes)
+    if np.count_nonzero(sizes) > 1 and min_per_group != 0:
+        share = fair_share(sizes, num_keyframes)
+        minimum = (share + 1) // 2 if min_per_group is None else min(min_per_group, share)
+        _guarantee(chosen, peaks, relevance, sizes, minimum, num_keyframes)
+    shown = {visit.peak for visit in visits}
+    ranked = peaks.rows.tolist()
+    _take(chosen, [row for row in ranked if row in shown], num_keyframes)
+    if visits and len(chosen) < num_keyframes:
+        redundancy = EmbeddingRedundancy(
+            candidates,
+            background=background,
+            group_starts=np.cumsum([0, *sizes[:-1]]),
+            background_floor=background_floor,
+        )
+        _show_changes(chosen, visits, relevance, redundancy, tau, num_keyframes)
+    _take(chosen, ranked, num_keyframes)
+    if fill == "gaps":
+        for row in fill_gaps(np.array(sorted(chosen), np.int64), num_frames, num_keyframes):
+            chosen.setdefault(int(row), "filling")
+    rows = np.array(sorted(chosen), np.int64)
+    kinds = tuple(chosen[int(row)] for row in rows)
+    return VisitKeyframes(Keyframes(rows, kinds, np.asarray(relevance[rows], np.float32)), tuple(visits))
+
+
+def _take(chosen: dict[int, Kind], rows: Sequence[int], num_keyframes: int) -> None:
+    for row in rows:
+        if len(chosen) >= num_keyframes:
+            return
+        chosen.setdefault(row, "relevant")
+
+
+def _guarantee(
+    chosen: dict[int, Kind],
+    peaks: RankedPeaks,
+    relevance: NDArray[np.float32],
+    sizes: Sequence[int],
+    minimum: int,
+    num_keyframes: int,
+) -> None:
+    """Fill each camera up to `minimum` frames (or all it has) with its strongest peaks, then with its most relevant frames."""
+    ends = np.cumsum(sizes).tolist()
+    for camera, (end, size) in enumerate(zip(ends, sizes, strict=True)):
+        had = sum(end - size <= row < end for row in chosen)
+        goal = min(num_keyframes, len(chosen) + max(0, min(minimum, size) - had))
+        _take(chosen, peaks.rows[peaks.cameras == camera].tolist(), goal)
+        if len(chosen) < goal:
+            _take(chosen, (end - size + np.argsort(-relevance[end - size : end], kind="stable")).tolist(), goal)
+
+
+def _show_changes(
+    chosen: dict[int, Kind],
+    visits: Sequence[Visit],
+    relevance: NDArray[np.float32],
+    redundancy: Redundancy,
+    tau: float,
+    num_keyframes: int,
+) -> None:
+    """The paper's walk over the frames of the visits alone, apart from all that has been taken."""
+    taken = np.array(sorted(chosen), np.int64)
+    redundancy.open(taken)
+    for place in range(len(taken)):
+        redundancy.take(place)
+    rows = np.unique(np.concatenate([np.arange(visit.start, visit.end + 1) for visit in visits]))
+    rows = rows[np.lexsort((rows, -relevance[rows]))]
+    walk_rows(rows, redundancy, chosen, num_keyframes, np.float32(tau))

@@ -1,0 +1,139 @@
+"""Visits: peaks of relevance per camera, in units of its noise, never across a gap."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from model.prominence import find_peaks
+from model.visits import GAP_INTERVALS, chance_of, find_visits, noise_of, rank_peaks, segment_starts
+
+
+def quiet(num_frames: int, noise: float = 0.01, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(0, noise, num_frames)
+
+
+def with_visits(*spans: tuple[int, int, float], num_frames: int = 400, noise: float = 0.01) -> np.ndarray:
+    """A quiet camera whose relevance rises by `height` in rows start to end."""
+    signal = quiet(num_frames, noise, 1)
+    for start, end, height in spans:
+        signal[start : end + 1] += height
+    return signal
+
+
+def found(
+    signal: np.ndarray, times: np.ndarray | None = None, sizes: tuple[int, ...] | None = None
+) -> list[tuple[int, int]]:
+    times = np.arange(len(signal), dtype=float) if times is None else times
+    return [(visit.start, visit.end) for visit in find_visits(signal, times, sizes or (len(signal),))]
+
+
+def test_visits_begin_and_end_where_relevance_rises_and_falls() -> None:
+    signal = with_visits((50, 50, 0.4), (120, 160, 0.5), (300, 310, 0.3))
+    assert found(signal) == [(50, 50), (120, 160), (300, 310)]
+
+
+@given(shift=st.floats(-5, 5), scale=st.sampled_from([0.01, 0.5, 3.0, 1000.0]), seed=st.integers(0, 50))
+def test_a_constant_and_a_scale_change_no_visit(shift: float, scale: float, seed: int) -> None:
+    signal = with_visits((50, 55, 0.4), (200, 230, 0.2)) + quiet(400, 0.005, seed)
+    assert found(signal * scale + shift * scale) == found(signal)
+
+
+def test_a_visit_never_reaches_across_a_gap_in_the_recording() -> None:
+    signal = with_visits((190, 210, 0.5))
+    times = np.arange(400.0)
+    assert found(signal, times) == [(190, 210)]
+    times[200:] += 60
+    assert found(signal, times) == [(190, 199), (200, 210)]
+
+
+def test_what_stays_for_a_whole_recording_is_a_visit_of_its_camera() -> None:
+    """Its recording holds no quiet frame; the camera's other recordings do."""
+    signal = with_visits((200, 239, 0.5))
+    times = np.arange(400.0)
+    times[200:] += 100
+    times[240:] += 100
+    assert found(signal, times) == [(200, 239)]
+
+
+def test_cameras_are_compared_in_units_of_their_own_noise() -> None:
+    steady, restless = with_visits((50, 60, 0.2), noise=0.002), with_visits((50, 60, 0.3), noise=0.02)
+    peaks = rank_peaks(np.concatenate([restless, steady]), np.tile(np.arange(400.0), 2), (400, 400))
+    assert peaks.cameras[:2].tolist() == [1, 0]
+    assert peaks.prominences[0] < peaks.prominences[1]
+
+
+def test_visits_of_several_cameras_come_camera_by_camera_in_rising_time() -> None:
+    first, second = with_visits((300, 310, 0.2), (20, 25, 0.4)), with_visits((100, 110, 0.3))
+    visits = find_visits(np.concatenate([first, second]), np.tile(np.arange(400.0), 2), (400, 400))
+    assert [(visit.camera, visit.start) for visit in visits] == [(0, 20), (0, 300), (1, 500)]
+
+
+def test_visits_do_not_overlap_and_hold_their_peaks() -> None:
+    for seed in range(20):
+        signal = np.cumsum(np.random.default_rng(seed).normal(size=2000))
+        visits = find_visits(signal, np.arange(2000.0), (2000,))
+        assert all(visit.start <= visit.peak <= visit.end for visit in visits)
+        assert all(a.end < b.start for a, b in zip(visits, visits[1:], strict=False))
+
+
+@pytest.mark.parametrize("num_frames", [1, 2, 3, 10])
+def test_few_frames_are_no_error(num_frames: int) -> None:
+    signal = quiet(num_frames)
+    assert len(rank_peaks(signal, np.arange(num_frames, dtype=float), (num_frames,)).rows) >= 1
+    assert found(signal) == []
+
+
+def test_empty_cameras_and_empty_windows_have_no_visits() -> None:
+    assert find_visits(np.empty(0), np.empty(0), ()) == []
+    assert find_visits(np.empty(0), np.empty(0), (0, 0)) == []
+    signal = with_visits((50, 60, 0.4))
+    assert [v.camera for v in find_visits(signal, np.arange(400.0), (0, 400, 0))] == [1]
+
+
+def test_a_constant_signal_has_no_visit() -> None:
+    assert found(np.full(300, 0.25)) == []
+
+
+def test_a_camera_that_repeats_its_picture_is_not_noisier_for_it() -> None:
+    signal = np.repeat(with_visits((50, 60, 0.4)), 5)
+    assert found(signal) == [(250, 304)]
+
+
+def test_a_quiet_camera_has_fewer_visits_than_the_limit_says() -> None:
+    hours = [quiet(3600, seed=seed) for seed in range(100)]
+    assert sum(len(found(hour)) for hour in hours) <= 10  # 0.05 are expected of each
+
+
+def test_chance_is_an_upper_bound_of_the_peaks_of_noise() -> None:
+    signal = quiet(400_000, 1.0, 3)
+    prominences = find_peaks(signal, least=6.0).prominences
+    for strength in (6.5, 7.0, 7.5):
+        counted = int((prominences >= strength).sum())
+        assert 0.5 * chance_of(strength, len(signal)) < counted < chance_of(strength, len(signal))
+
+
+def test_slow_drift_of_light_counts_as_noise() -> None:
+    drift = np.sin(np.arange(3600) / 200) * 0.2
+    assert found(quiet(3600) + drift) == []
+    assert found(quiet(3600) + drift + with_visits((1000, 1010, 3.0), num_frames=3600)) == [(1000, 1010)]
+
+
+def test_noise_is_that_of_the_frames_between_visits() -> None:
+    signal = with_visits((100, 300, 0.5), noise=0.02)
+    fast, slow = noise_of(signal, np.zeros(1, np.int64))
+    assert 0.017 < fast < 0.023
+    assert 0.010 < slow < 0.030
+
+
+def test_gaps_are_silences_longer_than_usual_intervals() -> None:
+    times = np.array([0, 1, 2, 3, 4, 5, 6, 7, 8, 8 + GAP_INTERVALS, 12 + GAP_INTERVALS, 13 + GAP_INTERVALS])
+    assert segment_starts(times).tolist() == [0, 10]
+    assert segment_starts(np.empty(0)).tolist() == []
+    assert segment_starts(np.array([5.0])).tolist() == [0]
+
+
+def test_a_camera_that_sends_more_slowly_for_a_while_has_no_gap_there() -> None:
+    fast, slow = np.arange(500.0), 500 + 10 * np.arange(100.0)
+    starts = segment_starts(np.concatenate([fast, slow])).tolist()
+    assert len(starts) <= 2  # where the rate changes, if anywhere
