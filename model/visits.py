@@ -1,6 +1,6 @@
 """Visits: stretches of time in which a camera's frames were relevant to a question.
 
-A visit is a prominent peak of the relevance over time (`model/prominence.py`). Its prominence is measured in units of the camera's
+A visit is a prominent peak of relevance over time (`model/prominence.py`). Its prominence is measured in units of the camera's
 own noise, so that cameras compare. It tells how often a camera that shows nothing of the kind has such a peak by chance.
 No visit reaches across a gap in the recording. numpy only; no files, no clock.
 

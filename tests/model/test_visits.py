@@ -1,5 +1,7 @@
 """Visits: peaks of relevance per camera, in units of its noise, never across a gap."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -74,7 +76,7 @@ def test_visits_do_not_overlap_and_hold_their_peaks() -> None:
         signal = np.cumsum(np.random.default_rng(seed).normal(size=2000))
         visits = find_visits(signal, np.arange(2000.0), (2000,))
         assert all(visit.start <= visit.peak <= visit.end for visit in visits)
-        assert all(a.end < b.start for a, b in zip(visits, visits[1:], strict=False))
+        assert all(a.end < b.start for a, b in pairwise(visits))
 
 
 @pytest.mark.parametrize("num_frames", [1, 2, 3, 10])
