@@ -24,7 +24,7 @@ from model.world.scene import Scene
         "who's there now!",
     ],
 )
-def test_about_now(question: str) -> None:
+def test_questions_about_now_are_recognised(question: str) -> None:
     assert about_now(question)
 
 
@@ -65,11 +65,11 @@ def test_about_now(question: str) -> None:
         "",
     ],
 )
-def test_about_more_than_now(question: str) -> None:
+def test_questions_about_the_past_are_not_about_now(question: str) -> None:
     assert not about_now(question)
 
 
-def test_of_all_families_only_the_present_is_about_now() -> None:
+def test_only_the_present_family_is_about_now() -> None:
     asked = [
         question
         for seed in range(12)

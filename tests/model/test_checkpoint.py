@@ -25,7 +25,7 @@ def edit(path: Path, **changes: Any) -> None:
     path.write_text(json.dumps({**content, **changes}))
 
 
-def test_what_is_saved_is_loaded(folder: Path, tmp_path: Path) -> None:
+def test_saved_checkpoint_loads_unchanged(folder: Path, tmp_path: Path) -> None:
     first = load_checkpoint(folder)
     save_checkpoint(tmp_path / "again", first.network, first.tokenizer, first.clip_tokenizer, max_shard_bytes=20_000)
     index = json.loads((tmp_path / "again" / "model.safetensors.index.json").read_text())
@@ -39,7 +39,7 @@ def test_what_is_saved_is_loaded(folder: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("composer", ["sig_pooling", "average_pooling", "single_token", "plain", "none"])
-def test_every_composer_and_its_settings_survive(composer: str) -> None:
+def test_every_composer_is_saved_with_its_settings(composer: str) -> None:
     config = make_config(
         composer=composer,
         tau=0.6,
@@ -71,7 +71,7 @@ def test_half_precision_weights_are_upcast(folder: Path, tmp_path: Path) -> None
     assert torch.equal(half.network.image_newline, whole.network.image_newline.bfloat16().float())
 
 
-def test_tied_embeddings(tmp_path: Path) -> None:
+def test_tied_embeddings_are_loaded(tmp_path: Path) -> None:
     language = replace(make_config().language, tie_word_embeddings=True)
     folder = make_checkpoint(tmp_path / "tied", language=language)
     assert "lm_head.weight" not in load_file(folder / "model.safetensors")
@@ -79,7 +79,7 @@ def test_tied_embeddings(tmp_path: Path) -> None:
     assert network.language_model.lm_head.weight is network.language_model.model.embed_tokens.weight
 
 
-def test_a_padded_vocabulary_is_cut_to_the_tokenizer(folder: Path) -> None:
+def test_padded_vocabulary_is_cut_to_the_tokenizer(folder: Path) -> None:
     tensors = load_file(folder / "model.safetensors")
     rows = tensors["lm_head.weight"].shape[0]
     for name in ("lm_head.weight", "model.embed_tokens.weight"):
@@ -99,7 +99,7 @@ def test_towers_may_lie_beside_the_checkpoint(folder: Path) -> None:
         load_checkpoint(folder)
 
 
-def test_harmless_extras_are_ignored(folder: Path) -> None:
+def test_harmless_extra_tensors_are_ignored(folder: Path) -> None:
     tensors = load_file(folder / "model.safetensors")
     prefix = "model.vision_tower.vision_tower.vision_model."
     tensors[prefix + "embeddings.position_ids"] = torch.arange(16)[None]
@@ -110,7 +110,7 @@ def test_harmless_extras_are_ignored(folder: Path) -> None:
     load_checkpoint(folder)
 
 
-def test_the_report_names_what_is_wrong_by_part(folder: Path) -> None:
+def test_error_lists_wrong_tensors_by_part(folder: Path) -> None:
     tensors = load_file(folder / "model.safetensors")
     del tensors["model.composer_projector.linear_q.weight"]
     tensors["model.mm_projector.0.weight"] = torch.zeros(3, 3)
@@ -124,14 +124,14 @@ def test_the_report_names_what_is_wrong_by_part(folder: Path) -> None:
     assert "  language model: unexpected model.layers.7.surprise" in lines
 
 
-def test_a_long_report_stays_short(folder: Path) -> None:
+def test_long_error_list_is_shortened(folder: Path) -> None:
     save_file({"model.image_newline": torch.zeros(32)}, folder / "model.safetensors")
     with pytest.raises(CheckpointError, match=r"and \d+ more") as report:
         load_checkpoint(folder)
     assert len(str(report.value)) < 4000
 
 
-def test_pickled_weights_are_never_read(folder: Path) -> None:
+def test_pickled_weights_are_refused(folder: Path) -> None:
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
     with pytest.raises(CheckpointError, match=r"never read\. Convert them"):
         load_checkpoint(folder)
@@ -140,7 +140,7 @@ def test_pickled_weights_are_never_read(folder: Path) -> None:
         load_checkpoint(folder)
 
 
-def test_a_damaged_file_says_which(folder: Path) -> None:
+def test_damaged_file_is_named(folder: Path) -> None:
     (folder / "model.safetensors").write_bytes(b"\x00" * 40)
     with pytest.raises(CheckpointError, match=r"model\.safetensors cannot be read"):
         load_checkpoint(folder)
@@ -149,7 +149,7 @@ def test_a_damaged_file_says_which(folder: Path) -> None:
         load_checkpoint(folder)
 
 
-def test_an_index_may_not_leave_its_folder_or_name_what_is_not_there(folder: Path) -> None:
+def test_index_may_not_name_missing_files_or_files_outside_its_folder(folder: Path) -> None:
     index = folder / "model.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": {"lm_head.weight": "../model.safetensors"}}))
     with pytest.raises(CheckpointError, match="outside its folder"):
@@ -159,12 +159,12 @@ def test_an_index_may_not_leave_its_folder_or_name_what_is_not_there(folder: Pat
         load_checkpoint(folder)
 
 
-def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
+def test_missing_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="does not exist"):
         load_checkpoint(tmp_path / "nowhere")
 
 
-def test_a_tokenizer_is_needed_and_must_fit(folder: Path) -> None:
+def test_tokenizer_must_exist_and_fit(folder: Path) -> None:
     edit(folder / "config.json", vocab_size=12)
     with pytest.raises(CheckpointError, match="tokens but the model only 12"):
         load_checkpoint(folder)
@@ -174,7 +174,7 @@ def test_a_tokenizer_is_needed_and_must_fit(folder: Path) -> None:
         load_checkpoint(folder)
 
 
-def test_stop_ids(folder: Path) -> None:
+def test_stop_ids_are_read_from_the_checkpoint(folder: Path) -> None:
     edit(folder / "generation_config.json", eos_token_id=7)
     assert load_checkpoint(folder).tokenizer.stop_ids == {7}
     (folder / "generation_config.json").unlink()
@@ -204,12 +204,12 @@ def test_stop_ids(folder: Path) -> None:
         ({"vilamp_live": {"merge_alpha": 0}}, "merge_alpha"),
     ],
 )
-def test_settings_are_checked(folder: Path, changes: dict[str, Any], message: str) -> None:
+def test_wrong_checkpoint_settings_are_refused(folder: Path, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         load_checkpoint(folder, overwrite=changes)
 
 
-def test_the_published_defaults_hold_where_keys_are_absent(folder: Path) -> None:
+def test_missing_keys_get_the_published_defaults(folder: Path) -> None:
     content = json.loads((folder / "config.json").read_text())
     for key in ("composer_type", "f2f_thrd", "f2t_thrd", "max_frame_num", "mm_spatial_pool_mode"):
         content.pop(key, None)

@@ -53,7 +53,7 @@ def spy() -> Iterator[Spy]:
         yield spy
 
 
-def test_it_computes_what_transformers_computes(folder: Path, encoder: ClipEncoder) -> None:
+def test_clip_encoder_agrees_with_transformers(folder: Path, encoder: ClipEncoder) -> None:
     pictures = make_pictures(3)
     theirs = CLIPModel.from_pretrained(folder).eval()
     pixels = torch.from_numpy(relevance_pixels(pictures, encoder.config.image, whole_frame=True))
@@ -70,7 +70,7 @@ def test_it_computes_what_transformers_computes(folder: Path, encoder: ClipEncod
     assert encoder.encode([]) == []
 
 
-def test_it_sees_the_whole_frame(encoder: ClipEncoder) -> None:
+def test_clip_encoder_sees_the_whole_frame(encoder: ClipEncoder) -> None:
     wide = np.zeros((28, 84, 3), np.uint8)
     marked = wide.copy()
     marked[:, :20] = 255  # outside the square in the middle
@@ -79,7 +79,7 @@ def test_it_sees_the_whole_frame(encoder: ClipEncoder) -> None:
     encoder.self_test()
 
 
-def test_its_fingerprint_follows_its_weights(folder: Path, encoder: ClipEncoder, tmp_path: Path) -> None:
+def test_clip_fingerprint_depends_on_the_weights(folder: Path, encoder: ClipEncoder, tmp_path: Path) -> None:
     assert ClipEncoder.load(folder, name="again").info.fingerprint == encoder.info.fingerprint
     other = shutil.copytree(folder, tmp_path / "other")
     tensors = load_file(other / "model.safetensors")
@@ -88,7 +88,7 @@ def test_its_fingerprint_follows_its_weights(folder: Path, encoder: ClipEncoder,
     assert ClipEncoder.load(other, name="clip").info.fingerprint != encoder.info.fingerprint
 
 
-def test_what_does_not_fit_is_refused_in_words(folder: Path, tmp_path: Path) -> None:
+def test_unusable_clip_folders_are_refused_with_a_reason(folder: Path, tmp_path: Path) -> None:
     other = shutil.copytree(folder, tmp_path / "other")
     tensors = load_file(other / "model.safetensors")
     save_file({**tensors, "extra": torch.zeros(1)}, other / "model.safetensors")
@@ -106,14 +106,14 @@ def test_what_does_not_fit_is_refused_in_words(folder: Path, tmp_path: Path) -> 
         ClipEncoder.load(other, name="clip")
 
 
-def test_only_with_a_server_that_answers(folder: Path, tmp_path: Path) -> None:
+def test_clip_alone_needs_an_answering_server(folder: Path, tmp_path: Path) -> None:
     assert is_clip(folder)
     assert not is_clip(checkpoint())
     with pytest.raises(ConfigError, match="set answerer"):
         load_model(settings_in(tmp_path, model={"path": str(folder)}))
 
 
-async def test_it_remembers_and_chooses_and_the_server_answers(folder: Path, tmp_path: Path, spy: Spy) -> None:
+async def test_clip_selects_frames_and_the_server_answers(folder: Path, tmp_path: Path, spy: Spy) -> None:
     answerer = {"kind": "openai", "base_url": spy.url(), "model": "good", "max_images": 6}
     settings = settings_in(tmp_path, model={"path": str(folder), "num_threads": 1}, answerer=answerer)
     question = Question("When did a red car come?", ("door",))

@@ -27,7 +27,7 @@ def builtin() -> VideoModel:
     return VideoModel.load(BUILTIN)
 
 
-def test_texts_that_begin_alike_share_a_beginning() -> None:
+def test_texts_with_a_common_prefix_are_read_once() -> None:
     tree = tree_of([(1, 2), (1, 3), (4, 2)], {})
     assert tree.tokens.tolist() == [1, 2, 3, 4, 2]
     assert tree.parents.tolist() == [-1, 0, 0, -1, 3]
@@ -42,7 +42,7 @@ def test_texts_that_begin_alike_share_a_beginning() -> None:
     ]
 
 
-def test_a_tokenizer_that_joins_digits_is_left_alone() -> None:
+def test_tokenizer_that_joins_digits_gets_no_clock_choices() -> None:
     assert clock_tree(CLOCKS, lambda text: [ord(symbol) for symbol in text]) is not None
     assert clock_tree((), lambda text: [ord(symbol) for symbol in text]) is None
     assert clock_tree(("noon",), lambda text: [ord(symbol) for symbol in text]) is None
@@ -54,7 +54,7 @@ def test_a_tokenizer_that_joins_digits_is_left_alone() -> None:
     assert len(twice.texts) == 3
 
 
-def test_one_pass_weighs_what_many_would(builtin: VideoModel) -> None:
+def test_one_pass_scores_all_texts_like_separate_passes(builtin: VideoModel) -> None:
     tree = clock_tree(CLOCKS, builtin.tokenizer.encode)
     assert tree is not None
     network = builtin.network
@@ -120,7 +120,7 @@ def said(text: str, favourite: int = 0, clocks: tuple[str, ...] = CLOCKS) -> str
     return words
 
 
-def test_a_clock_time_is_replaced_by_one_that_was_shown() -> None:
+def test_clock_time_in_an_answer_is_replaced_by_a_shown_one() -> None:
     assert said("29:39:27.") == "12:00:05"
     assert said("at 12:00:09, then 99:99:99.", 2) == "at 13:10:05, then 13:10:05"
     assert said("7:30:27 .", 1, ("12:00:05", "7:30:02")) == "7:30:02 "
@@ -130,15 +130,15 @@ def test_a_clock_time_is_replaced_by_one_that_was_shown() -> None:
     "text",
     ["two cars", "12", "3 cars and 14 dogs", "1234:56", "12345:67:89", "room 2: 3", "1:a", "2:1", "a:12 7 ", "::"],
 )
-def test_other_numbers_stay_as_they_are(text: str) -> None:
+def test_other_numbers_are_unchanged(text: str) -> None:
     assert said(text + ".") == text
 
 
-def test_without_clocks_nothing_is_weighed() -> None:
+def test_answer_without_clock_times_is_not_scored() -> None:
     assert said("29:39:27.", clocks=()) == "29:39:27"
 
 
-def test_an_answer_names_only_times_of_its_keyframes(builtin: VideoModel) -> None:
+def test_answer_names_only_times_of_its_keyframes(builtin: VideoModel) -> None:
     """Drawn at a high temperature, digits alone would come out in any order."""
     scene = Scene.from_seed(3, duration_s=60.0, split="eval")
     history = ArrayHistory(builtin.encode([draw(scene, 10.0 * place, 192, 108) for place in range(6)]))

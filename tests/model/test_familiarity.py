@@ -57,14 +57,14 @@ def world(seed: int, count: int = 6) -> list[np.ndarray]:
 
 
 @pytest.mark.parametrize("seed", range(40_001, 40_009))
-def test_its_own_world_is_answered(seed: int) -> None:
+def test_frames_of_the_training_world_are_familiar(seed: int) -> None:
     words, foreign = said(world(seed))
     assert words != CANNOT_TELL
     assert foreign == (False,)
 
 
 @pytest.mark.parametrize("clip", CLIPS, ids=lambda clip: clip.stem)
-def test_real_footage_is_not_answered(clip: Path) -> None:
+def test_real_footage_is_unfamiliar(clip: Path) -> None:
     with av.open(str(clip)) as container:
         stream = container.streams.video[0]
         stream.codec_context.skip_frame = "NONKEY"
@@ -75,13 +75,13 @@ def test_real_footage_is_not_answered(clip: Path) -> None:
     assert foreign == (True,)
 
 
-def test_footage_is_there() -> None:
+def test_footage_folder_has_clips() -> None:
     if not FOOTAGE.exists():
         pytest.skip("no ../shared/footage: real clips are not part of the project")
     assert len(CLIPS) >= 5
 
 
-def test_noise_and_blank_pictures_are_not_answered() -> None:
+def test_noise_and_blank_pictures_are_unfamiliar() -> None:
     rng = np.random.default_rng(3)
     noise = [rng.integers(0, 256, (180, 320, 3), np.uint8) for _ in range(4)]
     grey = [np.full((180, 320, 3), value, np.uint8) for value in (20, 90, 128, 200)]
@@ -89,7 +89,7 @@ def test_noise_and_blank_pictures_are_not_answered() -> None:
     assert said(grey)[0] == CANNOT_TELL
 
 
-def test_each_camera_is_judged_by_itself() -> None:
+def test_each_camera_is_judged_separately() -> None:
     rng = np.random.default_rng(4)
     noise = [rng.integers(0, 256, (180, 320, 3), np.uint8) for _ in range(3)]
     words, foreign = said([*noise, *world(40_003, 3)], [3, 3])
@@ -97,7 +97,7 @@ def test_each_camera_is_judged_by_itself() -> None:
     assert words != CANNOT_TELL  # one of the two can be spoken of
 
 
-def test_a_checkpoint_without_the_file_answers_as_ever(tmp_path: Path) -> None:
+def test_missing_statistics_file_means_no_familiarity_check(tmp_path: Path) -> None:
     assert read_familiarity(tmp_path, 8) is None
 
 
@@ -112,21 +112,21 @@ def made(width: int = 3, shift: float = 4.0) -> tuple[Familiarity, np.ndarray, n
     return replace(fit(worlds, 0), limit=np.zeros(1, np.float32)), near[240:], far[240:]
 
 
-def test_fit_tells_the_two_apart() -> None:
+def test_fit_separates_known_from_foreign_frames() -> None:
     familiarity, near, far = made()
     assert not familiarity.is_foreign(familiarity.scores(near))
     assert familiarity.is_foreign(familiarity.scores(far))
     assert familiarity.scores(far).min() > familiarity.scores(near).max()
 
 
-def test_the_median_decides() -> None:
+def test_median_score_decides() -> None:
     familiarity, near, far = made()
     assert not familiarity.is_foreign(familiarity.scores(np.concatenate([near[:3], far[:2]])))
     assert familiarity.is_foreign(familiarity.scores(np.concatenate([near[:2], far[:3]])))
     assert not familiarity.is_foreign(np.zeros(0, np.float32))
 
 
-def test_written_and_read_it_scores_alike(tmp_path: Path) -> None:
+def test_saved_statistics_score_the_same(tmp_path: Path) -> None:
     familiarity, near, far = made()
     write_familiarity(tmp_path, familiarity)
     again = read_familiarity(tmp_path, 3)
@@ -135,7 +135,7 @@ def test_written_and_read_it_scores_alike(tmp_path: Path) -> None:
     assert np.array_equal(again.scores(far), familiarity.scores(far))
 
 
-def test_a_file_of_another_network_is_refused(tmp_path: Path) -> None:
+def test_statistics_of_another_network_are_refused(tmp_path: Path) -> None:
     write_familiarity(tmp_path, made()[0])
     with pytest.raises(ConfigError, match="does not belong"):
         read_familiarity(tmp_path, 5)
@@ -144,14 +144,14 @@ def test_a_file_of_another_network_is_refused(tmp_path: Path) -> None:
         read_familiarity(tmp_path, 3)
 
 
-def test_statistics_by_hand() -> None:
+def test_statistics_match_a_computation_by_hand() -> None:
     values = np.arange(8, dtype=np.float32).reshape(1, 8, 1)  # eight patches, bands of two
     deviation = float(np.std(np.arange(8)))
     assert layout_statistics(values)[0].tolist() == pytest.approx([0.5, 2.5, 4.5, 6.5, deviation])
 
 
 @pytest.mark.parametrize("make", FOREIGN, ids=lambda make: make.__name__.strip("_"))
-def test_foreign_pictures_are_pictures(make: Callable[[np.ndarray, np.random.Generator], np.ndarray]) -> None:
+def test_foreign_pictures_are_valid_arrays(make: Callable[[np.ndarray, np.random.Generator], np.ndarray]) -> None:
     picture = world(40_001, 1)[0]
     foreign = make(picture, np.random.default_rng(5))
     assert foreign.shape == (180, 320, 3)

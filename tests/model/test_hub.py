@@ -34,7 +34,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def test_names() -> None:
+def test_hub_ids_are_recognised() -> None:
     assert resolve("builtin") == BUILTIN
     assert is_hub_id("orange-sk/ViLAMP-llava-qwen_sig")
     for path in ("folder", "./a/b", "/a/b", "~/a", "a/b/c", "../b", "a/", ""):
@@ -43,7 +43,7 @@ def test_names() -> None:
     assert towers_of({"mm_vision_tower": "google/siglip", "clip_model_path": "clip"}) == ["google/siglip"]
 
 
-def test_a_folder_wins_over_a_hub_id_of_the_same_name(
+def test_folder_is_preferred_to_a_hub_id_of_the_same_name(
     cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -51,7 +51,7 @@ def test_a_folder_wins_over_a_hub_id_of_the_same_name(
     assert resolve("org/name") == Path("org/name")
 
 
-def test_a_cached_checkpoint_is_used_without_network(cache: Path, tmp_path: Path) -> None:
+def test_cached_checkpoint_is_used_offline(cache: Path, tmp_path: Path) -> None:
     own = make_checkpoint(tmp_path / "made")
     snapshot = put_in_cache(cache, "org/tiny", own)
     found = resolve("org/tiny")
@@ -62,7 +62,7 @@ def test_a_cached_checkpoint_is_used_without_network(cache: Path, tmp_path: Path
     assert theirs.info.name == "tiny"
 
 
-def test_towers_named_by_hub_id_come_from_the_cache(cache: Path, tmp_path: Path) -> None:
+def test_towers_named_by_hub_id_are_read_from_the_cache(cache: Path, tmp_path: Path) -> None:
     own = make_checkpoint(tmp_path / "made")
     config = json.loads((own / "config.json").read_text())
     for key, name in (("mm_vision_tower", "google/tower"), ("clip_model_path", "openai/pair")):
@@ -80,7 +80,7 @@ def test_towers_named_by_hub_id_come_from_the_cache(cache: Path, tmp_path: Path)
 
 
 @pytest.mark.parametrize("lost", ["config.json", "model.safetensors"])
-def test_an_interrupted_download_is_not_taken_for_a_checkpoint(cache: Path, tmp_path: Path, lost: str) -> None:
+def test_interrupted_download_is_not_a_checkpoint(cache: Path, tmp_path: Path, lost: str) -> None:
     snapshot = put_in_cache(cache, "org/tiny", make_checkpoint(tmp_path / "made"))
     (snapshot / lost).unlink()
     assert cached("org/tiny") == snapshot
@@ -100,7 +100,7 @@ def test_all_shards_must_be_there(cache: Path, tmp_path: Path) -> None:
     assert resolve("org/tiny") == snapshot
 
 
-def test_only_safe_kinds_of_files_are_asked_for(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_safe_file_types_are_downloaded(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[list[str]] = []
 
     def record(name: str, **options: object) -> str:
@@ -113,7 +113,7 @@ def test_only_safe_kinds_of_files_are_asked_for(cache: Path, monkeypatch: pytest
     assert asked == [[], ["*.json", "merges.txt", "*.safetensors"]]  # the cache first, then the hub
 
 
-def test_the_command_checks_a_cached_hub_id(tmp_path: Path) -> None:
+def test_model_command_checks_a_cached_hub_id(tmp_path: Path) -> None:
     put_in_cache(tmp_path / "cache", "org/tiny", make_checkpoint(tmp_path / "made"))
     offline = {"HF_HUB_CACHE": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1"}
     ran = vilamp("model", "check", "org/tiny", "--patch-storage", "int8", **offline)
@@ -129,7 +129,7 @@ def test_the_command_checks_a_cached_hub_id(tmp_path: Path) -> None:
     assert "the hub cannot be reached" in served.stderr
 
 
-def test_the_command_checks_clip_alone(tmp_path: Path) -> None:
+def test_model_command_checks_a_clip_encoder(tmp_path: Path) -> None:
     own = make_checkpoint(tmp_path / "made")
     load_checkpoint(own).network.dual_encoder.save_pretrained(own / "clip")  # beside its tokenizer
     ran = vilamp("model", "check", str(own / "clip"))

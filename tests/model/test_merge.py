@@ -68,7 +68,7 @@ def expected(network: VilampNetwork, history: ArrayHistory, references: np.ndarr
     split=st.booleans(),
 )
 @settings(max_examples=60, deadline=None)
-def test_absorbed_is_direct(
+def test_absorbed_form_equals_the_definition(
     num_frames: int,
     num_scenes: int | None,
     num_keyframes: int,
@@ -107,7 +107,7 @@ def test_absorbed_is_direct(
     chunk=st.sampled_from([1, 3000, 9000]),
 )
 @settings(max_examples=40, deadline=None)
-def test_chunked_is_whole(
+def test_chunked_merging_equals_one_chunk(
     num_frames: int, num_scenes: int | None, num_keyframes: int, seed: int, hidden: bool, chunk: int
 ) -> None:
     network = (HIDDEN if hidden else NETWORKS)["sig_pooling"]
@@ -121,7 +121,7 @@ def test_chunked_is_whole(
     torch.testing.assert_close(chunked.keyframes, whole.keyframes, atol=2e-5, rtol=0)
 
 
-def test_stored_in_half_precision_the_scalars_are_those_of_the_stored_patch() -> None:
+def test_scalars_belong_to_the_patches_as_stored() -> None:
     network = NETWORKS["sig_pooling"]
     history = make_history(network, 12, 3, dtype="float16")
     exact = ArrayHistory(
@@ -134,7 +134,7 @@ def test_stored_in_half_precision_the_scalars_are_those_of_the_stored_patch() ->
 
 
 @pytest.mark.parametrize("network", [*NETWORKS.values(), *HIDDEN.values()])
-def test_what_is_asked_about_is_the_first_cosine(network: VilampNetwork) -> None:
+def test_first_cosine_is_with_the_question(network: VilampNetwork) -> None:
     history = make_history(network, 5, 3)
     history.forget([3])
     rows = np.array([0, 3, 4])
@@ -158,7 +158,7 @@ def test_what_is_asked_about_is_the_first_cosine(network: VilampNetwork) -> None
     np.testing.assert_allclose(again[0], found[2], atol=1e-6)
 
 
-def test_references_example() -> None:
+def test_reference_rows_follow_the_docstring_example() -> None:
     rows = np.array([1, 4])
     assert reference_rows(rows, [6], "keyframe").tolist() == [OWN, 1, 1, 1, 4, 4]
     assert reference_rows(rows, [6], "released").tolist() == [OWN, 0, 0, 0, 1, 1]
@@ -167,13 +167,13 @@ def test_references_example() -> None:
     assert reference_rows(rows[:0], [0], "keyframe").tolist() == []
 
 
-def test_runs_example() -> None:
+def test_runs_follow_the_docstring_example() -> None:
     assert list(runs_of_equal(np.array([5, 5, 7]))) == [(0, 2, 5), (2, 3, 7)]
     assert list(runs_of_equal(np.array([]))) == []
 
 
 @pytest.mark.parametrize("network", [NETWORKS["sig_pooling"], HIDDEN["sig_pooling"]], ids=["vision", "hidden"])
-def test_a_frame_without_patches_gives_its_summary(network: VilampNetwork) -> None:
+def test_frame_without_patches_uses_its_summary(network: VilampNetwork) -> None:
     history, query = make_history(network, 10, 0), np.ones(16, np.float32)
     merger, rows = make_merger(network), np.array([3])
     before = merger.merge(history, rows, query)
@@ -187,7 +187,7 @@ def test_a_frame_without_patches_gives_its_summary(network: VilampNetwork) -> No
     assert torch.equal(after.tokens[kept], before.tokens[kept])
 
 
-def test_a_keyframe_without_patches_must_be_encoded_again() -> None:
+def test_keyframe_without_patches_must_be_encoded_again() -> None:
     network = NETWORKS["sig_pooling"]
     history, query, rows = make_history(network, 6, 0), np.ones(16, np.float32), np.array([2])
     whole = make_merger(network).merge(history, rows, query)
@@ -200,7 +200,7 @@ def test_a_keyframe_without_patches_must_be_encoded_again() -> None:
     assert torch.equal(whole.keyframes, overridden.keyframes)
 
 
-def test_a_released_reference_without_patches_is_its_summary() -> None:
+def test_released_reference_without_patches_uses_its_summary() -> None:
     network = NETWORKS["sig_pooling"]
     history, query, rows = make_history(network, 6, 0), np.ones(16, np.float32), np.array([2])
     history.forget([0])
@@ -209,7 +209,7 @@ def test_a_released_reference_without_patches_is_its_summary() -> None:
     assert torch.isfinite(merged.tokens).all()
 
 
-def test_average_and_none_and_single() -> None:
+def test_average_none_and_single_composers() -> None:
     rows, query = np.array([1, 3]), np.ones(16, np.float32)
     for name in ("average_pooling", "none", "single_token"):
         network = make_network(composer=name)
@@ -227,20 +227,20 @@ def test_average_and_none_and_single() -> None:
         torch.testing.assert_close(merged.tokens, wanted, atol=1e-5, rtol=0)
 
 
-def test_nothing_remembered_gives_nothing() -> None:
+def test_empty_history_gives_no_tokens() -> None:
     merged = make_merger(NETWORKS["sig_pooling"]).merge(ArrayHistory(), np.empty(0, np.int64), np.ones(16, np.float32))
     assert merged.tokens.shape == (0, 32)
     assert merged.keyframes.shape == (0, 4, 32)
 
 
-def test_a_static_camera_gives_equal_tokens() -> None:
+def test_static_camera_gives_equal_tokens() -> None:
     network = NETWORKS["sig_pooling"]
     frame = make_history(network, 1, 0)._frames[0]
     merged = make_merger(network).merge(ArrayHistory([frame] * 9), np.array([0]), np.ones(16, np.float32))
     torch.testing.assert_close(merged.tokens, merged.tokens[:1].expand(8, -1), atol=1e-6, rtol=0)
 
 
-def test_networks_of_other_sizes() -> None:
+def test_merging_works_at_other_network_sizes() -> None:
     base = make_config()
     image = replace(base.vision.image, image_size=30, patch_size=6)  # 25 patches, odd side
     network = make_network(vision=replace(base.vision, image=image))

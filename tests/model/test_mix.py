@@ -11,7 +11,7 @@ from model.training.mix import main, mixed
 from tests.support import tiny
 
 
-def test_the_mixed_checkpoint_lies_between_the_two(tmp_path: Path) -> None:
+def test_mixed_checkpoint_lies_between_the_two(tmp_path: Path) -> None:
     before = tiny.make_checkpoint(tmp_path / "before")
     other = load_checkpoint(before)
     with torch.no_grad():
@@ -25,7 +25,7 @@ def test_the_mixed_checkpoint_lies_between_the_two(tmp_path: Path) -> None:
         torch.testing.assert_close(new[name], old[name] + moved, atol=1e-3, rtol=1e-3)  # written in half precision
 
 
-def test_checkpoints_of_two_origins_are_refused(tmp_path: Path) -> None:
+def test_checkpoints_of_different_origin_are_not_mixed(tmp_path: Path) -> None:
     small = LanguageConfig(16, 64, 2, 4, 2, vocab_size=330, max_position_embeddings=4096, initializer_range=0.1)
     one = tiny.make_checkpoint(tmp_path / "one")
     other = tiny.make_checkpoint(tmp_path / "other", language=small)

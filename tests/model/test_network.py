@@ -8,7 +8,7 @@ from model.network import SigPooling, VilampNetwork, pool_patches, published_nam
 from tests.support.tiny import make_config
 
 
-def test_published_names() -> None:
+def test_tensors_have_the_published_names() -> None:
     assert published_name("vision_tower.post_layernorm.bias") == (
         "model.vision_tower.vision_tower.vision_model.post_layernorm.bias"
     )
@@ -20,13 +20,13 @@ def test_published_names() -> None:
         published_name("elsewhere")
 
 
-def test_the_tower_has_one_layer_less_than_its_config_says() -> None:
+def test_vision_tower_leaves_out_its_last_layer() -> None:
     network = VilampNetwork(make_config())
     names = [name for name, _ in published_tensors(network) if "vision_tower" in name and "layers." in name]
     assert {name.split("layers.")[1].split(".")[0] for name in names} == {"0"}
 
 
-def test_shapes() -> None:
+def test_modules_return_documented_shapes() -> None:
     config = make_config()
     network = VilampNetwork(config)
     pictures = torch.rand(3, 3, 28, 28)
@@ -36,7 +36,7 @@ def test_shapes() -> None:
     assert network.embed_images(pictures).shape == (3, 16)
 
 
-def test_text_behind_the_end_token_does_not_matter() -> None:
+def test_text_after_the_end_token_is_ignored() -> None:
     network = VilampNetwork(make_config()).eval()
     end = network.config.dual_encoder.eos_token_id
     ids = torch.tensor([[558, 5, 6, end]])
@@ -44,7 +44,7 @@ def test_text_behind_the_end_token_does_not_matter() -> None:
     torch.testing.assert_close(network.embed_texts(padded)[0], network.embed_texts(ids)[0], atol=1e-6, rtol=0)
 
 
-def test_every_part_learns() -> None:
+def test_every_parameter_gets_a_gradient() -> None:
     network = VilampNetwork(make_config())
     assert isinstance(network.composer, SigPooling)
     patches = network.project(network.vision_features(torch.rand(2, 3, 28, 28)))
@@ -74,7 +74,7 @@ def test_tied_embeddings_are_one_tensor_and_stored_once() -> None:
     assert "lm_head.weight" not in dict(published_tensors(network))
 
 
-def test_an_empty_network_has_real_buffers() -> None:
+def test_network_on_the_meta_device_has_real_buffers() -> None:
     network = build_empty(make_config())
     assert all(weight.is_meta for weight in network.parameters())
     whole = dict(VilampNetwork(make_config()).named_buffers())
@@ -86,7 +86,7 @@ def test_an_empty_network_has_real_buffers() -> None:
     ("mode", "stride", "side", "pooled"),
     [("bilinear", 2, 27, 14), ("bilinear", 3, 8, 4), ("average", 2, 27, 13), ("max", 3, 8, 2), ("none", 2, 5, 5)],
 )
-def test_pooled_sides(mode: str, stride: int, side: int, pooled: int) -> None:
+def test_pooled_grid_sizes(mode: str, stride: int, side: int, pooled: int) -> None:
     from dataclasses import replace
 
     assert pool_patches(torch.rand(2, side**2, 4), mode, stride).shape == (2, pooled**2, 4)  # type: ignore[arg-type]
@@ -96,6 +96,6 @@ def test_pooled_sides(mode: str, stride: int, side: int, pooled: int) -> None:
     assert sized.keyframe_tokens == pooled**2
 
 
-def test_patches_must_be_a_square() -> None:
+def test_patch_count_must_be_a_square() -> None:
     with pytest.raises(ValueError, match="no square"):
         pool_patches(torch.rand(1, 12, 4), "bilinear", 2)

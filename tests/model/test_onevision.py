@@ -61,7 +61,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, LlavaOnevisio
 
 
 @torch.inference_mode()
-def test_it_computes_what_transformers_computes(built: tuple[Path, LlavaOnevisionForConditionalGeneration]) -> None:
+def test_llava_onevision_agrees_with_transformers(built: tuple[Path, LlavaOnevisionForConditionalGeneration]) -> None:
     folder, reference = built
     network = load_checkpoint(folder).network
     pixels = torch.rand(3, 3, 28, 28)
@@ -77,7 +77,7 @@ def test_it_computes_what_transformers_computes(built: tuple[Path, LlavaOnevisio
     )
 
 
-def test_it_answers_with_plain_merging(built: tuple[Path, LlavaOnevisionForConditionalGeneration]) -> None:
+def test_llava_onevision_answers_with_plain_merging(built: tuple[Path, LlavaOnevisionForConditionalGeneration]) -> None:
     model = VideoModel.load(built[0])
     assert model.config.composer == "plain"
     history = ArrayHistory(model.encode(make_pictures(8)))
@@ -89,7 +89,9 @@ def test_it_answers_with_plain_merging(built: tuple[Path, LlavaOnevisionForCondi
     assert not np.allclose(context.merged[0], context.merged[1])
 
 
-def test_it_needs_a_clip_folder(built: tuple[Path, LlavaOnevisionForConditionalGeneration], tmp_path: Path) -> None:
+def test_llava_onevision_needs_a_clip_folder(
+    built: tuple[Path, LlavaOnevisionForConditionalGeneration], tmp_path: Path
+) -> None:
     folder = shutil.copytree(built[0], tmp_path / "alone")
     with pytest.raises(CheckpointError, match=f"'{DEFAULT_CLIP}' as its CLIP encoder"):
         load_checkpoint(folder)
@@ -103,7 +105,7 @@ def test_it_needs_a_clip_folder(built: tuple[Path, LlavaOnevisionForConditionalG
         ({"text_config": {"model_type": "llama"}}, r"SigLIP \+ Qwen2"),
     ],
 )
-def test_variants_that_differ_are_refused(
+def test_unsupported_llava_variants_are_refused(
     built: tuple[Path, LlavaOnevisionForConditionalGeneration], changes: dict[str, object], message: str
 ) -> None:
     config = json.loads((built[0] / "config.json").read_text())
@@ -111,7 +113,7 @@ def test_variants_that_differ_are_refused(
         from_onevision({**config, **changes})
 
 
-def test_both_spellings_of_tensor_names() -> None:
+def test_both_spellings_of_tensor_names_are_loaded() -> None:
     tower = "model.vision_tower.vision_tower.vision_model."
     for given, published in (
         ("vision_tower.vision_model.encoder.layers.0.x", tower + "encoder.layers.0.x"),

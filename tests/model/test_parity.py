@@ -81,13 +81,13 @@ def close(ours: Any, theirs: np.ndarray, tolerance: float) -> None:
 # --- units -----------------------------------------------------------------------------------------------------------
 
 
-def test_tokenizers(recorded: Recorded) -> None:
+def test_tokenizers_agree(recorded: Recorded) -> None:
     for case in read_json("units/tokenizer.json"):
         assert recorded.model.tokenizer.encode_prompt(case["text"]) == case["qwen"]
         assert recorded.model.clip_tokenizer.encode(case["text"])[0] == case["clip"]
 
 
-def test_frame_sampling() -> None:
+def test_frame_sampling_agrees() -> None:
     for case in read_json("units/frame_sampling.json"):
         ours = published_frame_indices(case["total_frames"], case["fps"], case["max_frame_num"])
         if "error" in case:  # under 1 frame/s the published code divides by zero; here every frame is kept
@@ -97,7 +97,7 @@ def test_frame_sampling() -> None:
             assert ours.tolist() == case["indices"], case
 
 
-def test_filling() -> None:
+def test_gap_filling_agrees() -> None:
     recording = arrays("units/distribute.npz")
     for number, num_keyframes in enumerate(recording["K"].tolist()):
         part = slice(recording["offsets"][number], recording["offsets"][number + 1])
@@ -141,7 +141,7 @@ class MatrixRedundancy:
         return self._matrix[self._taken[-1], self._rows]
 
 
-def test_selection_units() -> None:
+def test_selection_agrees_on_unit_cases() -> None:
     recording = arrays("units/selection.npz")
     for case in read_json("units/selection.json"):
         prefix = f"c{case['case']:03d}_"
@@ -165,7 +165,7 @@ def test_selection_units() -> None:
             assert keyframes.rows.tolist() == np.flatnonzero(recording[prefix + key]).tolist(), (case, key)
 
 
-def test_pooling_units() -> None:
+def test_pooling_agrees_on_unit_cases() -> None:
     recording = arrays("units/pool2d.npz")
     for case in read_json("units/pool2d.json"):
         given = torch.tensor(recording[case["key"].split("_")[0] + "_in"].astype(np.float32))
@@ -174,7 +174,7 @@ def test_pooling_units() -> None:
         close(ours, recording[case["key"]], 2e-5)
 
 
-def test_sig_pooling_units() -> None:
+def test_sig_pooling_agrees_on_unit_cases() -> None:
     recording = arrays("units/sigpooling.npz")
     for case in read_json("units/sigpooling.json"):
         prefix = f"c{case['case']:02d}_"
@@ -206,7 +206,7 @@ def perplexity(weights: torch.Tensor) -> torch.Tensor:
 # --- stages ----------------------------------------------------------------------------------------------------------
 
 
-def test_preprocessing(recorded: Recorded) -> None:
+def test_preprocessing_agrees(recorded: Recorded) -> None:
     golden = arrays("goldens/preprocess.npz")
     config, full = recorded.model.config, int(golden["full_frame"])
     vision = vision_pixels(recorded.frames, config.vision.image)
@@ -221,7 +221,7 @@ def test_preprocessing(recorded: Recorded) -> None:
         np.testing.assert_allclose(squares, golden[f"{name}_sumsq"], rtol=1e-5)
 
 
-def test_relevance(recorded: Recorded) -> None:
+def test_relevance_agrees(recorded: Recorded) -> None:
     golden = arrays("goldens/clip.npz")
     history = ArrayHistory(recorded.features)
     unit = history.unit_embeddings()
@@ -236,7 +236,7 @@ def test_relevance(recorded: Recorded) -> None:
 
 
 @torch.inference_mode()
-def test_vision(recorded: Recorded) -> None:
+def test_vision_features_agree(recorded: Recorded) -> None:
     golden = arrays("goldens/vision.npz")
     network, full, picked = recorded.model.network, int(golden["full_frame"]), golden["patch_idx"]
     patches = torch.tensor(np.stack([feature.patches for feature in recorded.features]))
@@ -251,7 +251,7 @@ def test_vision(recorded: Recorded) -> None:
         close(pool_patches(projected[full][None], mode, 2)[0], golden[f"pooled_{mode}"], 1e-4)
 
 
-def test_selection_grid(recorded: Recorded) -> None:
+def test_selection_agrees_on_a_grid_of_settings(recorded: Recorded) -> None:
     golden = arrays("goldens/selection_grid.npz")
     unit = ArrayHistory(recorded.features).unit_embeddings()
     questions = [recorded.model.embed_text(INPUTS[CLIP_TEXT[name]]) for name in ("mc", "open")]
@@ -290,7 +290,7 @@ def load_run(run: dict[str, Any]) -> VideoModel:
 
 
 @pytest.mark.parametrize("run", ANSWERED, ids=lambda run: run["name"])
-def test_run(run: dict[str, Any], recorded: Recorded) -> None:
+def test_whole_runs_agree(run: dict[str, Any], recorded: Recorded) -> None:
     golden = arrays(f"goldens/runs/{run['name']}.npz")
     model = load_run(run)
     sharp = run["param"].get("model.composer_projector.tau", 1.0) < 0.07

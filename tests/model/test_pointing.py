@@ -25,13 +25,13 @@ def at(*columns: int, side: int = 4) -> np.ndarray:
     return found.reshape(len(columns), -1)
 
 
-def test_odds_of_a_cosine() -> None:
+def test_cosine_becomes_odds() -> None:
     found = presence_of(np.array([[7.8 / 24, 1.0, -1.0, np.nan]], np.float32), POINTING)
     np.testing.assert_allclose(found, [[0.5, 1, 0, 0]], atol=1e-6)
     assert shown(np.array([[0.2, 0.6], [0.4, 0.5]], np.float32)).tolist() == [True, False]
 
 
-def test_a_stay_bridges_short_gaps_only() -> None:
+def test_stay_bridges_only_short_gaps() -> None:
     shows = np.array([1, 0, 0, 0, 0, 1, 1, 0, 0, 0, 1, 0, 0, 0, 0, 0, 1], bool)
     times = np.arange(17.0)
     assert stay(shows, 6, times, 4.0).tolist() == [5, 6, 10]
@@ -43,13 +43,13 @@ def test_a_stay_bridges_short_gaps_only() -> None:
     assert stay(np.zeros(4, bool), 2, times[:4], 4.0).tolist() == []
 
 
-def test_no_side_where_nothing_is_pointed_at() -> None:
+def test_no_side_is_named_when_nothing_is_pointed_at() -> None:
     times = np.arange(3.0)
     assert side_during_stay(np.full((3, 16), 0.4, np.float32), 3, times) == ""
     assert side_during_stay(at(0, 0, 0), 3, times) == "on the left of the picture"
 
 
-def test_sides_of_the_picture() -> None:
+def test_points_become_sides_of_the_picture() -> None:
     assert side_of(at(0, 0, 0)) == "on the left of the picture"
     assert side_of(at(3, 2, 3, 3)) == "on the right of the picture"
     middle = (at(1) + at(2)) / 2
@@ -59,7 +59,7 @@ def test_sides_of_the_picture() -> None:
     np.testing.assert_allclose(centres(at(0, 3)), [0.125, 0.875])
 
 
-def test_boxes_around_what_adjoins() -> None:
+def test_adjoining_patches_share_a_box() -> None:
     grid = np.zeros((8, 8), np.float32)
     grid[1:3, 0:2], grid[3, 2], grid[6, 7] = 0.9, 0.8, 0.6  # the second touches the first at a corner
     grid[0, 5] = 0.4
@@ -67,7 +67,7 @@ def test_boxes_around_what_adjoins() -> None:
     assert boxes_of(np.zeros(64, np.float32)) == ()
 
 
-def test_a_checkpoint_says_how_it_points(tmp_path: Path) -> None:
+def test_checkpoint_holds_its_pointing_settings(tmp_path: Path) -> None:
     folder = make_checkpoint(tmp_path / "tiny")
     assert VideoModel.load(folder).config.live.pointing is None
     assert VideoModel.load(folder, overwrite={"vilamp_live": {"pointing": POINTING}}).config.live.pointing == POINTING
@@ -79,7 +79,7 @@ def test_a_checkpoint_says_how_it_points(tmp_path: Path) -> None:
         VideoModel.load(blind, overwrite={"vilamp_live": {"pointing": POINTING}})
 
 
-def test_the_builtin_model_points_at_what_is_asked_about() -> None:
+def test_built_in_model_points_at_the_thing_asked_about() -> None:
     """On layouts that training never saw: most weight of a merge lies on the thing, and its side is told."""
     model = VideoModel.load(Path("model/builtin"), num_threads=1)
     on_it, right, absent = [], [], []

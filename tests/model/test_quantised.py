@@ -23,18 +23,18 @@ def make_folder(folder: Path) -> Path:
     )
 
 
-def test_it_needs_cuda(tmp_path: Path) -> None:
+def test_quantisation_needs_cuda(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="language_4bit needs a CUDA device, not 'cpu'"):
         VideoModel.load(tmp_path / "not-even-looked-at", language_4bit=True)
 
 
-def test_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_library_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)  # what Python does with a module that must not be imported
     with pytest.raises(ConfigError, match=r"pip install 'vilamp-live\[quantized\]'"):
         require_4bit("cuda:0")
 
 
-def test_every_linear_of_the_blocks_is_packed_and_means_nearly_the_same(tmp_path: Path) -> None:
+def test_all_block_linears_are_packed_with_small_error(tmp_path: Path) -> None:
     pytest.importorskip("bitsandbytes", reason="the extra `quantized` is not installed")
     folder = make_folder(tmp_path)
     whole, packed = load_checkpoint(folder).network, load_checkpoint(folder).network
@@ -57,7 +57,7 @@ def test_every_linear_of_the_blocks_is_packed_and_means_nearly_the_same(tmp_path
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_a_model_in_4_bits_answers(tmp_path: Path) -> None:
+def test_4_bit_model_answers(tmp_path: Path) -> None:
     pytest.importorskip("bitsandbytes", reason="the extra `quantized` is not installed")
     model = VideoModel.load(make_folder(tmp_path), device="cuda", dtype="bfloat16", language_4bit=True)
     model.self_test()

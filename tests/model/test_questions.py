@@ -77,7 +77,9 @@ def test_every_family_occurs(asked: list[tuple[Scene, float, Question]]) -> None
     assert {question.family for _, _, question in asked} == set(FAMILIES)
 
 
-def test_existence(asked: list[tuple[Scene, float, Question]], seen: dict[int, Sight]) -> None:
+def test_existence_questions_match_the_events(
+    asked: list[tuple[Scene, float, Question]], seen: dict[int, Sight]
+) -> None:
     answers = Counter[str]()
     for scene, end, question in of_family(asked, "existence"):
         assert question.query is not None
@@ -91,7 +93,7 @@ def test_existence(asked: list[tuple[Scene, float, Question]], seen: dict[int, S
     assert abs(answers["yes"] - answers["no"]) <= 0.05 * answers.total()
 
 
-def test_colour_is_the_only_colour_of_its_kind(
+def test_colour_questions_ask_about_kinds_with_one_colour(
     asked: list[tuple[Scene, float, Question]], seen: dict[int, Sight]
 ) -> None:
     for scene, _, question in of_family(asked, "colour"):
@@ -121,9 +123,7 @@ def test_count_is_the_number_of_visitors(asked: list[tuple[Scene, float, Questio
         assert question.answer == phrases.NUMBERS[number], (question, end)
 
 
-def test_times_lie_where_the_thing_is_in_sight(
-    asked: list[tuple[Scene, float, Question]], seen: dict[int, Sight]
-) -> None:
+def test_answer_times_lie_inside_the_event(asked: list[tuple[Scene, float, Question]], seen: dict[int, Sight]) -> None:
     for scene, _, question in of_family(asked, *TIME_FAMILIES):
         assert question.query is not None
         shown = times_of(seen[id(scene)], question.query)
@@ -136,7 +136,7 @@ def test_times_lie_where_the_thing_is_in_sight(
             assert (question.spans[0][0], question.spans[-1][1]) == (shown[0], shown[-1])
 
 
-def test_order(asked: list[tuple[Scene, float, Question]], seen: dict[int, Sight]) -> None:
+def test_order_questions_match_the_events(asked: list[tuple[Scene, float, Question]], seen: dict[int, Sight]) -> None:
     for scene, _, question in of_family(asked, "order"):
         assert question.query is not None
         assert question.query.second is not None
@@ -145,7 +145,7 @@ def test_order(asked: list[tuple[Scene, float, Question]], seen: dict[int, Sight
         assert max(first) < min(second) or max(second) < min(first)
 
 
-def test_where(asked: list[tuple[Scene, float, Question]], seen: dict[int, Sight]) -> None:
+def test_where_questions_match_the_events(asked: list[tuple[Scene, float, Question]], seen: dict[int, Sight]) -> None:
     for scene, _, question in of_family(asked, "where"):
         assert question.query is not None
         middles = [
@@ -155,7 +155,7 @@ def test_where(asked: list[tuple[Scene, float, Question]], seen: dict[int, Sight
         assert np.mean([third / 3 <= x <= (third + 1) / 3 for x in middles]) >= 0.65
 
 
-def test_present_names_what_the_last_frame_shows() -> None:
+def test_present_answer_names_what_the_last_frame_shows() -> None:
     answers = Counter[str]()
     for seed in range(60):
         scene = Scene.from_seed(seed, duration_s=60, density=2.0)
@@ -172,7 +172,7 @@ def test_present_names_what_the_last_frame_shows() -> None:
     assert 0 < answers["nothing"] < 0.6 * answers.total()
 
 
-def test_left_behind_lies_there_without_its_owner(asked: list[tuple[Scene, float, Question]]) -> None:
+def test_left_behind_object_has_no_owner_in_view(asked: list[tuple[Scene, float, Question]]) -> None:
     answers = Counter[bool]()
     for scene, _, question in [entry for entry in asked if entry[2].family == "left_behind"]:
         assert scene.style == "fixed"
@@ -187,7 +187,7 @@ def test_left_behind_lies_there_without_its_owner(asked: list[tuple[Scene, float
     assert answers[False] >= 5
 
 
-def test_room_is_where_the_thing_was() -> None:
+def test_room_answer_is_where_the_thing_was() -> None:
     found = 0
     for seed in range(12):
         scene, asked = ask(seed, style="robot")
@@ -205,7 +205,7 @@ def test_room_is_where_the_thing_was() -> None:
     assert found >= 10
 
 
-def test_spans_prove_the_answer(asked: list[tuple[Scene, float, Question]], seen: dict[int, Sight]) -> None:
+def test_evidence_spans_contain_the_event(asked: list[tuple[Scene, float, Question]], seen: dict[int, Sight]) -> None:
     """What a question names and what came is in sight at both ends of every span, and inside the window."""
     for scene, end, question in asked:
         assert all(0 <= first <= last <= end - 1 for first, last in question.spans)
@@ -214,11 +214,11 @@ def test_spans_prove_the_answer(asked: list[tuple[Scene, float, Question]], seen
                 assert any(matches(question.query, v) for v in seen[id(scene)][t])
 
 
-def test_the_same_seed_asks_the_same() -> None:
+def test_same_seed_asks_the_same_questions() -> None:
     assert ask(5)[1] == ask(5)[1]
 
 
-def test_phrasings_are_disjoint_and_share_their_words() -> None:
+def test_training_and_evaluation_phrasings_differ_but_share_vocabulary() -> None:
     texts: dict[str, set[str]] = {}
     for split in ("train", "eval"):
         texts[split] = {q.text for seed in range(12) for q in ask(seed, split)[1]}
@@ -264,11 +264,11 @@ def clocked(first: float, last: float, start: float = START) -> Question:
         ("", False),
     ],
 )
-def test_a_time_is_right_inside_the_event(answer: str, right: bool) -> None:
+def test_time_inside_the_event_is_correct(answer: str, right: bool) -> None:
     assert is_correct(clocked(10.0, 20.0), answer) is right
 
 
-def test_a_time_is_right_across_midnight_and_in_the_camera_s_zone() -> None:
+def test_time_is_judged_across_midnight_and_in_the_zone_of_the_camera() -> None:
     before_midnight = START + 7 * 3600 + 35 * 60 + 50  # 23:59:55
     assert is_correct(clocked(0.0, 10.0, before_midnight), "00:00:03")
     assert is_correct(clocked(0.0, 10.0, before_midnight), "23:59:58")
@@ -281,15 +281,15 @@ def test_a_time_is_right_across_midnight_and_in_the_camera_s_zone() -> None:
 @pytest.mark.parametrize(
     ("answer", "right"), [("a red car", True), ("A red car.", True), ("a red", False), ("", False)]
 )
-def test_words_must_match(answer: str, right: bool) -> None:
+def test_answer_words_must_match(answer: str, right: bool) -> None:
     assert is_correct(Question("present", "what is here now?", "a red car", None), answer) is right
 
 
-def test_true_answers_are_right(asked: list[tuple[Scene, float, Question]]) -> None:
+def test_true_answers_are_scored_correct(asked: list[tuple[Scene, float, Question]]) -> None:
     assert all(is_correct(question, true_answer(question)) for _, _, question in asked)
 
 
-def test_guesses_that_need_no_video() -> None:
+def test_guesser_without_video_learns_the_most_common_answers() -> None:
     def colour(kind: str, answer: str) -> Question:
         return Question("colour", f"what colour was the {kind}?", answer, Query(kind))
 
@@ -300,7 +300,7 @@ def test_guesses_that_need_no_video() -> None:
     assert question_only_guess([], asked)["all"] == 0.0
 
 
-def test_no_family_but_the_binary_ones_can_be_guessed() -> None:
+def test_only_binary_families_can_be_guessed() -> None:
     known, held_out = ([q for seed in range(20) for q in ask(seed, split)[1]] for split in ("train", "eval"))
     guess = question_only_guess(known, held_out)
     sizes = Counter(q.family for q in held_out)
@@ -309,13 +309,13 @@ def test_no_family_but_the_binary_ones_can_be_guessed() -> None:
     assert guess["existence"] < 0.65
 
 
-def test_captions_name_every_pair_once() -> None:
+def test_captions_name_every_kind_and_colour_once() -> None:
     named = [query for _, query in captions() if query.second is None and query.kind and query.colour]
     assert Counter((q.kind, q.colour) for q in named) == Counter({(k, c): 1 for k in KINDS for c in COLOURS})
     assert all(len(set(texts)) == len(texts) > 0 for texts, _ in captions())
 
 
-def test_matches() -> None:
+def test_query_matches_its_things() -> None:
     car = Visible("car", "red", (0.0, 0.0, 0.1, 0.1), 1, "crossing")
     shut = Visible("door", "red", (0.0, 0.0, 0.1, 0.1), -1, "closed")
     assert matches(Query(), car)
@@ -327,7 +327,7 @@ def test_matches() -> None:
     assert matches(Query("door", "red"), replace(shut, action="open"))
 
 
-def test_what_is_seen_once_is_not_asked_about() -> None:
+def test_things_seen_in_one_frame_are_not_asked_about() -> None:
     """Frames ten seconds apart show most visits once at most: nothing may be asked that one frame cannot carry."""
     for seed in range(10):
         scene = Scene.from_seed(seed, duration_s=400)

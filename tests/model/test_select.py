@@ -64,7 +64,7 @@ class StagedCandidates(ArrayCandidates):
     block=st.sampled_from([1, 4, 512]),
 )
 @settings(max_examples=150, deadline=None)
-def test_walk_is_the_papers(
+def test_selection_equals_the_papers_algorithm(
     seed: int,
     num_frames: int,
     num_scenes: int,
@@ -99,7 +99,9 @@ def test_walk_is_the_papers(
     num_frames=st.integers(0, 300), num_keyframes=st.integers(0, 60), seed=st.integers(0, 10_000), share=st.floats(0, 1)
 )
 @settings(max_examples=150, deadline=None)
-def test_filling_gives_as_many_as_there_can_be(num_frames: int, num_keyframes: int, seed: int, share: float) -> None:
+def test_filling_returns_as_many_keyframes_as_exist(
+    num_frames: int, num_keyframes: int, seed: int, share: float
+) -> None:
     most = min(num_frames, num_keyframes)
     taken = np.sort(np.random.default_rng(seed).choice(num_frames, int(share * most), replace=False)).astype(np.int64)
     added = fill_gaps(taken, num_frames, num_keyframes)
@@ -108,12 +110,12 @@ def test_filling_gives_as_many_as_there_can_be(num_frames: int, num_keyframes: i
     assert all(0 <= row < num_frames for row in added.tolist())
 
 
-def test_filling_example() -> None:
+def test_filling_follows_the_docstring_example() -> None:
     added = fill_gaps(np.empty(0, np.int64), 48, 32)
     assert added.tolist() == [*range(2, 30, 2), *range(30, 48)]
 
 
-def test_kinds_and_fill() -> None:
+def test_keyframes_carry_the_kind_of_their_choice() -> None:
     embeddings = unit_rows(np.array([[1, 0, 0], [1, 0.01, 0], [0, 1, 0], [0, 0, 1], [0, 0.01, 1], [0, 0.02, 1]]))
     query = unit_rows(np.array([1.0, 0.5, 0.1]))
     keyframes = select_keyframes(ArrayCandidates(embeddings, query), num_keyframes=4, tau=0.85, recent=1)
@@ -123,13 +125,13 @@ def test_kinds_and_fill() -> None:
     assert bare.rows.tolist() == [1, 2, 5]
 
 
-def test_newest_rows_example() -> None:
+def test_newest_rows_follow_the_docstring_example() -> None:
     assert newest_rows((5, 2), 3).tolist() == [3, 4, 6]
     assert newest_rows((5, 0, 2), 99).tolist() == [0, 1, 2, 3, 4, 5, 6]
     assert newest_rows((), 2).tolist() == []
 
 
-def test_a_static_camera_shows_its_event_only_relative_to_its_background() -> None:
+def test_event_of_a_static_camera_is_found_against_its_background() -> None:
     rng = np.random.default_rng(0)
     scene, event = unit_rows(rng.normal(size=(2, 32)))
     frames = np.tile(scene, (300, 1)) + 0.002 * rng.normal(size=(300, 32))
@@ -148,7 +150,7 @@ def test_a_static_camera_shows_its_event_only_relative_to_its_background() -> No
     assert len(relative.rows) == 3
 
 
-def test_frames_without_any_change_are_alike() -> None:
+def test_frames_without_change_are_equally_relevant() -> None:
     embeddings = np.tile(unit_rows(np.ones(4)), (50, 1))
     keyframes = select_keyframes(
         ArrayCandidates(embeddings, embeddings[0]), num_keyframes=8, fill="none", background=embeddings.mean(axis=0)
@@ -156,7 +158,7 @@ def test_frames_without_any_change_are_alike() -> None:
     assert keyframes.rows.tolist() == [0]
 
 
-def test_each_camera_has_its_own_background() -> None:
+def test_background_is_computed_per_camera() -> None:
     rng = np.random.default_rng(1)
     first, second = unit_rows(rng.normal(size=(2, 16)))
     embeddings = np.concatenate([np.tile(first, (20, 1)), np.tile(second, (30, 1))])
@@ -170,7 +172,7 @@ def test_each_camera_has_its_own_background() -> None:
         select_keyframes(ArrayCandidates(embeddings, first), group_sizes=(10,))
 
 
-def test_ranking_goes_no_further_than_the_walk() -> None:
+def test_ranking_stops_where_selection_stops() -> None:
     embeddings = unit_rows(np.random.default_rng(2).normal(size=(5000, 64)))
     candidates = StagedCandidates(embeddings, embeddings[0])
     assert len(select_keyframes(candidates, num_keyframes=32).rows) == 32
@@ -195,7 +197,7 @@ def test_window_candidates_bind_the_query() -> None:
     assert bound.kinds == plain.kinds
 
 
-def test_impossible_numbers_are_refused() -> None:
+def test_impossible_keyframe_counts_are_refused() -> None:
     with pytest.raises(ValueError, match="at least 0"):
         select_keyframes(ArrayCandidates(np.eye(3, dtype=np.float32), np.ones(3)), num_keyframes=-1)
 
@@ -215,7 +217,7 @@ def test_impossible_numbers_are_refused() -> None:
     stage=st.sampled_from([1, 128]),
 )
 @settings(max_examples=200, deadline=None)
-def test_each_camera_has_its_minimum(
+def test_each_camera_gets_its_minimum(
     seed: int,
     sizes: list[int],
     num_scenes: int,
@@ -257,7 +259,7 @@ def test_each_camera_has_its_minimum(
             assert int(np.argmax(scores)) + end - size in keyframes.rows  # its best by relevance is among them
 
 
-def test_a_camera_that_never_matches_is_seen_too() -> None:
+def test_camera_without_a_match_still_gets_keyframes() -> None:
     """Camera 0 shows what is asked about in 100 different ways; camera 1 one still scene that has nothing to do with it."""
     rng = np.random.default_rng(3)
     query = unit_rows(np.eye(1, 16)[0])

@@ -12,7 +12,7 @@ from tests.support.tiny import make_config
 
 
 @pytest.mark.parametrize("tied", [False, True])
-def test_every_weight_is_counted_once(tied: bool) -> None:
+def test_each_weight_is_counted_once(tied: bool) -> None:
     config = make_config()
     config = replace(config, language=replace(config.language, tie_word_embeddings=tied))
     counts = parameters(config)
@@ -20,7 +20,7 @@ def test_every_weight_is_counted_once(tied: bool) -> None:
     assert set(counts) == {"vision tower", "projector", "CLIP", "composer", "newline", "language model"}
 
 
-def test_four_bits_are_those_of_the_blocks() -> None:
+def test_4_bits_apply_to_the_block_weights_only() -> None:
     config = make_config()
     counts = parameters(config)
     halves = weight_bytes(config, counts, Plan(dtype="bfloat16"))
@@ -31,7 +31,7 @@ def test_four_bits_are_those_of_the_blocks() -> None:
     assert halves["language model"] - packed["language model"] == pytest.approx(linear * (2 - 4.127 / 8), rel=1e-3)
 
 
-def test_a_history_takes_what_its_arrays_take() -> None:
+def test_history_size_equals_the_size_of_its_arrays() -> None:
     config = make_config()
     counts, frames = parameters(config), 50
     for storage, num_scalars in (("float16", 3), ("int8", 4)):
@@ -41,14 +41,14 @@ def test_a_history_takes_what_its_arrays_take() -> None:
         assert need.history == need.patches + need.scalars + need.embeddings
 
 
-def test_a_prompt_grows_with_the_history_until_it_is_full() -> None:
+def test_prompt_grows_with_the_history_up_to_its_limit() -> None:
     config = make_config()  # 4 keyframes of 4 tokens, 4,096 tokens of context
     assert prompt_tokens(config, 0) == 1024 + 1
     assert prompt_tokens(config, 100) == 4 * 4 + 96 + 1 + 1024
     assert prompt_tokens(config, 1_000_000) == 4096
 
 
-def test_the_published_shape_takes_what_the_design_says() -> None:
+def test_published_model_needs_the_documented_memory() -> None:
     config = published_config()
     counts = parameters(config)
     assert counts["language model"] / 1e9 == pytest.approx(7.6, abs=0.1)
@@ -61,5 +61,5 @@ def test_the_published_shape_takes_what_the_design_says() -> None:
     assert smallest_card(small.device + small.history) == 24
 
 
-def test_cards() -> None:
+def test_smallest_graphics_card_that_holds_a_size() -> None:
     assert [smallest_card(size * 10**9) for size in (1, 11, 12, 200)] == [8, 12, 16, None]

@@ -12,7 +12,7 @@ from model.world.things import COLOURS, KINDS
 from tests.support import tiny
 
 
-def test_a_query_names_the_cells_of_its_kind_and_colour() -> None:
+def test_query_marks_the_cells_of_its_kind_and_colour() -> None:
     red_car = wanted_pairs(Query("car", "red"))
     assert red_car.sum() == 1
     assert red_car[KINDS.index("car"), COLOURS.index("red")]
@@ -20,7 +20,7 @@ def test_a_query_names_the_cells_of_its_kind_and_colour() -> None:
     assert wanted_pairs(Query("car", "red", Query("dog", "blue"))).sum() == 2
 
 
-def test_the_same_seed_draws_the_same_frames() -> None:
+def test_same_seed_draws_the_same_frames() -> None:
     first, second = (next(iter(Frames(5, 8, per_scene=8))) for _ in range(2))
     other = next(iter(Frames(6, 8, per_scene=8)))
     assert torch.equal(first["images"], second["images"])
@@ -29,7 +29,7 @@ def test_the_same_seed_draws_the_same_frames() -> None:
     assert torch.equal(labelled, labelled | first["pairs"].flatten(1).any(1))  # what is seen is also labelled
 
 
-def test_a_history_asks_only_about_its_windows() -> None:
+def test_history_asks_only_about_its_windows() -> None:
     history = next(iter(Histories(3, 60, (20, 40), per_window=8, density=3.0)))
     assert history.images.shape[0] == 60
     for window in history.windows:
@@ -40,7 +40,7 @@ def test_a_history_asks_only_about_its_windows() -> None:
                 assert first <= window.stop
 
 
-def test_flipping_moves_pictures_and_labels_together() -> None:
+def test_flipping_moves_picture_and_labels_together() -> None:
     images = torch.zeros(40, 4, 4, 3, dtype=torch.uint8)
     images[:, :, 0] = 255  # the left column is bright
     labels = torch.full((40, 4), -1)
@@ -58,7 +58,7 @@ def test_average_precision_of_a_known_ranking() -> None:
     assert average_precision(scores, truth) == pytest.approx((1 / 1 + 2 / 3) / 2)
 
 
-def test_a_few_steps_learn_a_handful_of_frames() -> None:
+def test_few_steps_learn_a_few_frames() -> None:
     torch.manual_seed(0)
     network = VilampNetwork(tiny.make_config())
     vision, clip = network.config.vision, network.config.dual_encoder

@@ -35,7 +35,7 @@ def unit(rng: np.random.Generator, *shape: int) -> np.ndarray:
 
 @settings(max_examples=60, deadline=None)
 @given(seed=st.integers(0, 10_000), num_frames=st.integers(1, 40), places=st.integers(1, 12), recent=st.integers(0, 3))
-def test_batched_selection_takes_what_the_walk_takes(seed: int, num_frames: int, places: int, recent: int) -> None:
+def test_batched_selection_equals_single_selection(seed: int, num_frames: int, places: int, recent: int) -> None:
     rng = np.random.default_rng(seed)
     embeddings, query = unit(rng, num_frames, 4), unit(rng, 4)  # few dimensions: many redundant frames
     walked = select_keyframes(
@@ -51,12 +51,12 @@ def test_batched_selection_takes_what_the_walk_takes(seed: int, num_frames: int,
     assert taken.sum() == min(places, num_frames)
 
 
-def test_frames_refer_to_the_keyframe_before_them() -> None:
+def test_frames_refer_to_the_preceding_keyframe() -> None:
     taken = torch.tensor([[0, 1, 0, 0, 1, 0], [0, 0, 0, 0, 0, 0]], dtype=torch.bool)
     assert reference_rows(taken).tolist() == [[0, 1, 1, 1, 4, 4], [0, 1, 2, 3, 4, 5]]
 
 
-def test_layout_puts_frames_in_time_order() -> None:
+def test_layout_is_in_time_order() -> None:
     taken = torch.tensor([[False, True, False, False, True, False]])
     valid = torch.tensor([[True] * 6])
     layout = layout_batch(taken, valid, tokens_per_keyframe=3)
@@ -75,7 +75,7 @@ def test_frames_of_one_run_share_a_slot() -> None:
     assert layout.visual_tokens.tolist() == [5]
 
 
-def test_padding_takes_no_place() -> None:
+def test_padding_uses_no_positions() -> None:
     taken = torch.tensor([[True, False, False]])
     layout = layout_batch(taken, torch.tensor([[True, True, False]]), 2)
     assert layout.visual_tokens.tolist() == [3]
@@ -83,12 +83,12 @@ def test_padding_takes_no_place() -> None:
 
 
 @pytest.mark.parametrize(("step", "share", "expected"), [(0, 0.0, 1 / 300), (299, 0.0, 1.0), (9999, 1.0, 0.02)])
-def test_learning_rate_warms_up_and_falls_with_time(step: int, share: float, expected: float) -> None:
+def test_learning_rate_warms_up_then_decays(step: int, share: float, expected: float) -> None:
     assert learning_rate(1.0, step, share) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(("marks", "budget"), [(False, 1000), (True, 1000), (True, 22)])
-def test_training_reads_the_sequence_that_the_product_reads(tmp_path: Path, marks: bool, budget: int) -> None:
+def test_training_and_product_build_the_same_sequence(tmp_path: Path, marks: bool, budget: int) -> None:
     folder = tiny.make_checkpoint(
         tmp_path / "model", timestamps=True, relevance_marks=marks, patch_features="vision", max_visual_tokens=budget
     )
@@ -126,7 +126,7 @@ def test_training_reads_the_sequence_that_the_product_reads(tmp_path: Path, mark
     torch.testing.assert_close(batch.embeds[0, : len(expected)], expected, atol=2e-3, rtol=1e-3)
 
 
-def test_many_windows_end_at_a_moment_with_two_things_in_view() -> None:
+def test_many_windows_end_with_two_things_in_view() -> None:
     scene = Scene.from_seed(5, duration_s=300.0, density=2.0)
     counts = things_in_view(scene, 300)
     assert [len(clear_view(scene, float(t)) or ()) for t in range(300)] == counts.tolist()
@@ -139,13 +139,13 @@ def test_many_windows_end_at_a_moment_with_two_things_in_view() -> None:
     assert 0.4 < (counts[stops - 1] == 2).mean() < 0.7
 
 
-def test_a_window_stops_anywhere_where_the_view_is_always_empty() -> None:
+def test_window_ends_anywhere_when_the_view_is_empty() -> None:
     rng = np.random.default_rng(1)
     stops = {window_stop(rng, np.zeros(30, np.int64), 28) for _ in range(100)}
     assert stops == {28, 29, 30}
 
 
-def test_a_glimpse_ends_with_what_its_answer_names(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_glimpse_ends_with_the_thing_in_its_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[tuple[Scene, Sequence[float]]] = []
 
     def noting(scene: Scene, times: Sequence[float], *rest: Any) -> Iterator[np.ndarray]:
@@ -169,7 +169,7 @@ def test_a_glimpse_ends_with_what_its_answer_names(monkeypatch: pytest.MonkeyPat
     assert set(numbers) == {1, 2}
 
 
-def test_glimpses_of_one_scene_lie_apart() -> None:
+def test_glimpses_of_one_scene_do_not_overlap() -> None:
     counts = np.repeat([2, 0, 1], 100)
     for seed in range(20):
         seconds = data.glimpse_seconds(np.random.default_rng(seed), counts)
@@ -179,7 +179,7 @@ def test_glimpses_of_one_scene_lie_apart() -> None:
     assert data.glimpse_seconds(np.random.default_rng(0), np.array([2, 2, 1, 1, 0])) == []
 
 
-def test_questions_are_said_otherwise_and_mean_the_same() -> None:
+def test_rephrased_question_keeps_its_meaning() -> None:
     rng = np.random.default_rng(3)
     text = "did the red car come before or after the blue dog?"
     said = [reworded(text, rng) for _ in range(400)]
@@ -189,7 +189,7 @@ def test_questions_are_said_otherwise_and_mean_the_same() -> None:
     assert all([word for word in each.split() if word in carries] == carries for each in said)
 
 
-def test_no_evaluation_phrasing_is_taught() -> None:
+def test_evaluation_phrasings_are_not_in_training() -> None:
     """Small words may fall out of a training phrasing: that must not make one that evaluation asks."""
     rng = np.random.default_rng(4)
     named = {"thing": "red car", "come": "come", "a": "red car", "b": "blue dog", "at": "at the gate"}

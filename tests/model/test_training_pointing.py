@@ -43,7 +43,7 @@ def random_labels(num_patches: int, things: Sequence[tuple[int, int]]) -> torch.
     return labels
 
 
-def test_the_maps_learn_to_point_and_nothing_else_does(tmp_path: Path) -> None:
+def test_training_to_point_changes_only_the_pointing_maps(tmp_path: Path) -> None:
     checkpoint = load_checkpoint(tiny.make_checkpoint(tmp_path / "model", patch_features="vision"))
     store = store_of(checkpoint, random_labels(checkpoint.config.num_patches, [(0, 0), (1, 1), (2, 0)]))
     pointing = Pointing(checkpoint, store, [1], size=32)
@@ -62,7 +62,7 @@ def test_the_maps_learn_to_point_and_nothing_else_does(tmp_path: Path) -> None:
     assert learnt == {f"composer.{name}" for name, _ in maps.named_parameters()}
 
 
-def test_frames_without_anything_teach_nothing_but_absence(tmp_path: Path) -> None:
+def test_empty_frames_teach_only_absence(tmp_path: Path) -> None:
     checkpoint = load_checkpoint(tiny.make_checkpoint(tmp_path / "model", patch_features="vision"))
     labels = torch.full((8, 2, checkpoint.config.num_patches), -1, dtype=torch.int8)
     pointed = Pointing(checkpoint, store_of(checkpoint, labels), [1], size=4).loss()
@@ -70,7 +70,7 @@ def test_frames_without_anything_teach_nothing_but_absence(tmp_path: Path) -> No
     assert torch.isfinite(pointed.total)
 
 
-def test_what_a_text_names() -> None:
+def test_kind_and_colour_are_read_from_a_text() -> None:
     labels = torch.tensor([[[0, 1, -1], [2, 2, -1]]] * 4, dtype=torch.int8)
     names = [(0, 2), (NOTHING, 2), (0, NOTHING), (NOTHING, NOTHING)]
     assert truth_of(names, labels).tolist() == [[1, 0, 0], [1, 1, 0], [1, 0, 0], [1, 1, 0]]
@@ -80,7 +80,7 @@ def test_what_a_text_names() -> None:
     assert not any("leave" in text or "before" in text for group in texts.values() for text in group)
 
 
-def test_labels_follow_the_scene() -> None:
+def test_patch_labels_follow_the_scene() -> None:
     scene = Scene.from_seed(5, duration_s=60.0, density=2.0)
     labels = labels_at(scene, [float(t) for t in range(60)])
     assert labels.shape == (60, 2, 64)

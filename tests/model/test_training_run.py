@@ -32,7 +32,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_from_nothing_to_a_checkpoint_that_the_product_loads(trained: Path, tmp_path: Path) -> None:
+def test_training_from_nothing_makes_a_loadable_checkpoint(trained: Path, tmp_path: Path) -> None:
     assert stages_done(trained) == ["towers", "answers", "familiarity"]
     assert not list(trained.glob("*.safetensors"))  # nothing unfinished is left
     model = VideoModel.load(trained / "checkpoint")
@@ -46,13 +46,13 @@ def test_from_nothing_to_a_checkpoint_that_the_product_loads(trained: Path, tmp_
     assert (tmp_path / "curves.png").stat().st_size > 5_000
 
 
-def test_a_run_that_is_done_does_nothing_more(trained: Path) -> None:
+def test_finished_run_does_nothing_when_started_again(trained: Path) -> None:
     before = (trained / "curves.jsonl").read_text()
     assert main(["--folder", str(trained), *SHORT]) == 0
     assert (trained / "curves.jsonl").read_text() == before
 
 
-def test_from_a_checkpoint_on_the_encoders_stay(trained: Path, tmp_path: Path) -> None:
+def test_training_from_a_checkpoint_keeps_its_encoders(trained: Path, tmp_path: Path) -> None:
     started = trained / "checkpoint"
     arguments = [
         "--folder",

@@ -46,7 +46,7 @@ def answer(model: VideoModel, context: VisualContext, **options: Any) -> str:
     return "".join(model.stream(QUESTION, context, **{"max_new_tokens": 12, **options}))
 
 
-def test_info(model: VideoModel) -> None:
+def test_info_describes_the_checkpoint(model: VideoModel) -> None:
     info = model.info
     assert (info.name, info.patches_per_frame, info.patch_width, info.embedding_dim) == ("tiny-one", 16, 16, 16)
     assert (info.keyframe_tokens, info.context_tokens, info.max_visual_tokens) == (4, 4096, 3072)
@@ -70,14 +70,14 @@ def test_features_do_not_depend_on_the_batch(tmp_path: Path, patch_features: str
     assert model.encode([]) == []
 
 
-def test_a_picture_must_be_one(model: VideoModel) -> None:
+def test_wrong_picture_arrays_are_refused(model: VideoModel) -> None:
     with pytest.raises(ValueError, match="uint8"):
         model.encode([np.zeros((4, 4, 3))])
     with pytest.raises(ValueError, match="uint8"):
         model.encode([np.zeros((0, 4, 3), np.uint8)])
 
 
-def test_the_whole_frame_or_its_centre(folder: Path) -> None:
+def test_encoder_sees_the_whole_frame_or_its_centre(folder: Path) -> None:
     wide = np.zeros((28, 84, 3), np.uint8)
     marked = wide.copy()
     marked[:, :20] = 255  # outside the centre
@@ -91,7 +91,7 @@ def test_the_whole_frame_or_its_centre(folder: Path) -> None:
     assert whole.info.fingerprint != published.info.fingerprint
 
 
-def test_long_questions_are_cut_and_it_is_said(model: VideoModel) -> None:
+def test_long_question_is_cut_with_a_note(model: VideoModel) -> None:
     assert not model.embed_text(QUESTION).truncated
     long = model.embed_text("red car " * 100)
     assert long.truncated
@@ -105,7 +105,7 @@ def test_answers_repeat_and_depend_on_the_pictures(model: VideoModel, history: A
     assert once != answer(model, look(model, other))
 
 
-def test_frames_one_by_one_give_the_answer_of_the_whole_video(model: VideoModel) -> None:
+def test_frames_encoded_one_by_one_give_the_same_answer_as_a_whole_video(model: VideoModel) -> None:
     pictures = make_pictures(20)
     whole, growing = ArrayHistory(model.encode(pictures)), ArrayHistory()
     for picture in pictures:
@@ -116,7 +116,7 @@ def test_frames_one_by_one_give_the_answer_of_the_whole_video(model: VideoModel)
     assert answer(model, first) == answer(model, second)
 
 
-def test_an_answer_ends_at_its_limit_and_when_closed(model: VideoModel, history: ArrayHistory) -> None:
+def test_answer_ends_at_its_token_limit_and_when_closed(model: VideoModel, history: ArrayHistory) -> None:
     context = look(model, history)
     pieces = list(model.stream(QUESTION, context, max_new_tokens=5))
     assert 1 <= len(pieces) <= 6
@@ -128,7 +128,7 @@ def test_an_answer_ends_at_its_limit_and_when_closed(model: VideoModel, history:
     assert not torch.is_inference_mode_enabled()
 
 
-def test_stop_ids_end_an_answer(folder: Path, history: ArrayHistory) -> None:
+def test_stop_token_ends_an_answer(folder: Path, history: ArrayHistory) -> None:
     checkpoint = load_checkpoint(folder)
     model = VideoModel(checkpoint)
     context = look(model, history)
@@ -139,7 +139,7 @@ def test_stop_ids_end_an_answer(folder: Path, history: ArrayHistory) -> None:
     assert len(list(model.stream(QUESTION, context, max_new_tokens=12))) <= said.index(said[3]) + 1
 
 
-def test_temperature_draws_and_a_seed_repeats(model: VideoModel, history: ArrayHistory) -> None:
+def test_seed_repeats_a_sampled_answer(model: VideoModel, history: ArrayHistory) -> None:
     context = look(model, history)
     drawn = {answer(model, context, temperature=5.0, seed=seed) for seed in range(3)}
     assert len(drawn) > 1
@@ -148,7 +148,7 @@ def test_temperature_draws_and_a_seed_repeats(model: VideoModel, history: ArrayH
     answer(model, context, temperature=1.0)
 
 
-def test_the_coldest_temperatures_are_zero() -> None:
+def test_tiny_temperature_equals_zero() -> None:
     logits = torch.tensor([-80.0, 90.0, 89.0])
     for temperature in (0.0, 1e-300, 1e-20, 1e-4, 0.01):
         assert choose(logits, temperature, torch.Generator()) == 1
@@ -156,7 +156,7 @@ def test_the_coldest_temperatures_are_zero() -> None:
     assert drawn == {1, 2}
 
 
-def test_step_by_step_is_the_whole_sequence_at_once(model: VideoModel, history: ArrayHistory) -> None:
+def test_decoding_with_a_cache_equals_one_pass_over_the_sequence(model: VideoModel, history: ArrayHistory) -> None:
     embeddings, _ = model._prompt(QUESTION, look(model, history), None, 12)
     tokens = [3, 200, 41]
     decoding = Decoding(model.network.language_model)
@@ -179,7 +179,7 @@ def test_pictures_are_read_once_for_several_questions(model: VideoModel, history
         assert said == "".join(model.stream(question, context, max_new_tokens=12))
 
 
-def test_what_was_read_before_is_not_read_again(model: VideoModel, history: ArrayHistory) -> None:
+def test_frames_of_an_earlier_question_are_not_read_again(model: VideoModel, history: ArrayHistory) -> None:
     lengths = []
 
     def note(module: torch.nn.Module, args: object, kwargs: dict[str, Any]) -> None:
@@ -201,7 +201,7 @@ def _after(model: VideoModel, embeddings: torch.Tensor, *tokens: int) -> torch.T
     return fresh.step(*tokens)
 
 
-def test_a_checkpoint_that_knows_no_capitals_is_asked_without(folder: Path, history: ArrayHistory) -> None:
+def test_lower_case_checkpoint_gets_the_question_in_lower_case(folder: Path, history: ArrayHistory) -> None:
     live = {"lower_case": True, "spelling": {"color": "colour"}}
     model = VideoModel.load(folder, overwrite={"vilamp_live": live})
     context = look(model, history)
@@ -218,14 +218,14 @@ def test_a_checkpoint_that_knows_no_capitals_is_asked_without(folder: Path, hist
         VideoModel.load(folder, overwrite={"vilamp_live": {"spelling": {"color": 1}}})
 
 
-def test_the_built_in_model_reads_capitals() -> None:
+def test_built_in_model_reads_capitals() -> None:
     """A question begins with one; asked so, it answered "left" to yes or no."""
     model = VideoModel.load(Path(__file__).parents[2] / "model" / "builtin")
     assert model._as_read("Did you see a Dog?") == "did you see a dog?"
     assert model._as_read("What COLOR was the bike?") == "what colour was the bicycle?"
 
 
-def test_timestamps_stand_before_their_keyframes(model: VideoModel, history: ArrayHistory) -> None:
+def test_timestamps_precede_their_keyframes(model: VideoModel, history: ArrayHistory) -> None:
     context = look(model, history)
     clocks = [f"12:00:0{place}" for place in range(4)]
     block, slots = model.visual_block(context, clocks)
@@ -238,14 +238,14 @@ def test_timestamps_stand_before_their_keyframes(model: VideoModel, history: Arr
         answer(model, context, timestamps=["12:00:00"])
 
 
-def test_a_small_budget_is_kept_by_sharing(model: VideoModel, history: ArrayHistory) -> None:
+def test_small_token_budget_is_kept_by_sharing_tokens(model: VideoModel, history: ArrayHistory) -> None:
     context = look(model, history, max_visual_tokens=30)
     assert context.num_tokens == len(model.visual_block(context)[0]) == 30
     assert context.num_shared_tokens == int((np.bincount(context.runs) > 1).sum()) > 0
     assert look(model, history).num_shared_tokens == 0
 
 
-def test_a_tiny_budget_keeps_the_best_keyframes(model: VideoModel, history: ArrayHistory) -> None:
+def test_tiny_token_budget_keeps_the_best_keyframes(model: VideoModel, history: ArrayHistory) -> None:
     context = look(model, history, max_visual_tokens=14)
     assert len(context.keyframes.rows) == 3
     keyframes = Keyframes(
@@ -273,20 +273,20 @@ def test_question_and_answer_always_fit(folder: Path) -> None:
         next(iter(model.stream("why " * 200, context)))
 
 
-def test_joining_stops_at_keyframes_and_cameras(model: VideoModel, history: ArrayHistory) -> None:
+def test_frames_are_not_joined_across_keyframes_or_cameras(model: VideoModel, history: ArrayHistory) -> None:
     context = look(model, history, group_sizes=(25, 15))
     joined = context.merged_rows[context.may_join]
     assert not set(joined.tolist()) & {0, 25, *(context.keyframes.rows + 1).tolist()}
     assert len(joined) == 36 - len({0, 25, *(context.keyframes.rows + 1).tolist()} & set(context.merged_rows.tolist()))
 
 
-def test_means_of_runs() -> None:
+def test_joined_frames_are_averaged() -> None:
     tokens = torch.tensor([[1.0], [3.0], [10.0]])
     assert mean_of_runs(tokens, np.array([0, 0, 1])).tolist() == [[2.0], [10.0]]
     assert mean_of_runs(tokens, np.arange(3)) is tokens
 
 
-def test_lost_patches_are_counted(model: VideoModel) -> None:
+def test_frames_without_patches_are_counted(model: VideoModel) -> None:
     history = ArrayHistory(model.encode(make_pictures(12)))
     context = look(model, history)
     others = context.merged_rows[:3].tolist()
@@ -298,7 +298,7 @@ def test_lost_patches_are_counted(model: VideoModel) -> None:
     assert answer(model, look(model, history, overrides=fresh))
 
 
-def test_no_frames_at_all(model: VideoModel) -> None:
+def test_question_without_frames_is_answered(model: VideoModel) -> None:
     context = look(model, ArrayHistory())
     assert context.num_tokens == 1
     answer(model, context)
@@ -312,7 +312,7 @@ def test_every_composer_answers(tmp_path: Path, composer: str) -> None:
     answer(model, context)
 
 
-def test_the_encoders_pass_their_self_test_and_a_constant_one_does_not(folder: Path) -> None:
+def test_constant_encoder_fails_the_self_test(folder: Path) -> None:
     model = VideoModel.load(folder)
     model.self_test()
     model.network.dual_encoder.visual_projection.weight.data.zero_()
@@ -323,19 +323,19 @@ def test_the_encoders_pass_their_self_test_and_a_constant_one_does_not(folder: P
         model.self_test()
 
 
-def test_fingerprint_follows_the_encoder_only(folder: Path, tmp_path: Path) -> None:
+def test_fingerprint_depends_on_the_encoder_only(folder: Path, tmp_path: Path) -> None:
     first = VideoModel.load(folder).info.fingerprint
     assert first == VideoModel.load(folder).info.fingerprint
     assert first != VideoModel.load(make_checkpoint(tmp_path, seed=1)).info.fingerprint
     assert first == VideoModel.load(folder, overwrite={"max_frame_num": 2}).info.fingerprint
 
 
-def test_half_precision_runs(folder: Path) -> None:
+def test_model_runs_in_half_precision(folder: Path) -> None:
     model = VideoModel.load(folder, dtype="bfloat16", num_threads=1)
     assert answer(model, look(model, ArrayHistory(model.encode(make_pictures(6)))))
 
 
-def test_settings_of_loading_are_checked(folder: Path) -> None:
+def test_wrong_load_options_are_refused(folder: Path) -> None:
     with pytest.raises(ConfigError, match="dtype 'int3'"):
         VideoModel.load(folder, dtype="int3")
     if not torch.cuda.is_available():
@@ -343,7 +343,7 @@ def test_settings_of_loading_are_checked(folder: Path) -> None:
             VideoModel.load(folder, device="cuda:0")
 
 
-def test_seeing_goes_on_while_answering(model: VideoModel, history: ArrayHistory) -> None:
+def test_frames_are_encoded_while_an_answer_is_written(model: VideoModel, history: ArrayHistory) -> None:
     pictures = make_pictures(4)
     alone = [features.patches for features in model.encode(pictures)]
     said = answer(model, look(model, history))

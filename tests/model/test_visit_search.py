@@ -27,7 +27,7 @@ def track(num_frames: int, *stays: tuple[int, int], noise: float = 0.02) -> tupl
     return (0.1 + 0.3 * truth + rng.normal(0, noise, num_frames)).astype(np.float32), truth
 
 
-def test_every_visit_is_found_with_few_looks() -> None:
+def test_every_visit_is_found_with_few_frames_checked() -> None:
     scores, truth = track(10_000, (40, 47), (3000, 3003), (3011, 3020), (9990, 9999))
     search = VisitSearch(np.arange(10_000.0), scores)
     visits = searched(search, truth)
@@ -37,14 +37,14 @@ def test_every_visit_is_found_with_few_looks() -> None:
     assert not search.gave_up
 
 
-def test_a_long_stay_is_one_visit_and_one_look() -> None:
+def test_long_stay_is_one_visit_and_checks_one_frame() -> None:
     scores, truth = track(2000, (100, 1500))
     search = VisitSearch(np.arange(2000.0), scores)
     assert [(visit.first, visit.last) for visit in searched(search, truth)] == [(100, 1500)]
     assert search.num_looks <= 4 + LOOKS_IN_VAIN * PATIENCE
 
 
-def test_what_is_always_there_came_once() -> None:
+def test_thing_that_is_always_there_is_one_visit() -> None:
     for noise in (0.0, 0.02, 0.1):
         scores, truth = track(2000, (0, 1999), noise=noise)
         search = VisitSearch(np.arange(2000.0), scores)
@@ -52,7 +52,7 @@ def test_what_is_always_there_came_once() -> None:
         assert search.num_looks <= MOST_LOOKS
 
 
-def test_what_passes_in_front_of_what_stays_does_not_part_it() -> None:
+def test_passing_object_does_not_split_a_stay() -> None:
     scores, truth = track(2000, (100, 900), noise=0.0)
     truth[300:304] = False  # hidden
     scores[296:308] = [0.2] * 4 + [0.05] * 4 + [0.2] * 4  # seen worse around it
@@ -63,36 +63,36 @@ def test_what_passes_in_front_of_what_stays_does_not_part_it() -> None:
     assert len(searched(VisitSearch(np.arange(2000.0), scores), truth)) == 2
 
 
-def test_out_of_sight_for_a_moment_is_the_same_visit() -> None:
+def test_short_gap_is_the_same_visit() -> None:
     for missing, expected in ((5, 1), (6, 2)):  # frames without it: 6 and 7 s between those that show it
         scores, truth = track(200, (50, 60), (61 + missing, 70 + missing))
         assert len(searched(VisitSearch(np.arange(200.0), scores), truth)) == expected
 
 
-def test_a_camera_that_was_off_in_between() -> None:
+def test_gap_while_the_camera_was_off_splits_a_visit() -> None:
     scores, truth = track(200, (50, 60))
     times = np.concatenate([np.arange(56.0), 1000 + np.arange(144.0)])
     assert [(v.first, v.last) for v in searched(VisitSearch(times, scores), truth)] == [(50, 55), (56, 60)]
 
 
-def test_how_long_is_gone_can_be_said() -> None:
+def test_gap_between_visits_can_be_chosen() -> None:
     scores, truth = track(200, (50, 60), (64, 70))
     times = np.arange(200.0)
     assert [len(searched(VisitSearch(times, scores, gap_s=gap_s), truth)) for gap_s in (3.5, 4.0)] == [2, 1]
 
 
-def test_a_slow_camera_has_its_own_rhythm() -> None:
+def test_slow_camera_has_a_longer_gap() -> None:
     scores, truth = track(200, (50, 51), (53, 54), (60, 61))
     assert len(searched(VisitSearch(np.arange(200.0) * 30, scores), truth)) == 2
 
 
-def test_frames_of_different_cameras_are_different_visits() -> None:
+def test_visits_of_different_cameras_are_separate() -> None:
     scores, truth = track(100, (47, 52))
     visits = searched(VisitSearch(np.concatenate([np.arange(50.0), np.arange(50.0)]), scores, [50, 0, 50]), truth)
     assert [(visit.first, visit.last) for visit in visits] == [(47, 49), (50, 52)]
 
 
-def test_what_never_came_takes_a_few_looks() -> None:
+def test_thing_that_never_came_needs_few_checks() -> None:
     scores, truth = track(1000)
     search = VisitSearch(np.arange(1000.0), scores)
     assert searched(search, truth) == []
@@ -100,7 +100,7 @@ def test_what_never_came_takes_a_few_looks() -> None:
 
 
 @pytest.mark.parametrize("only", ["first", "last"])
-def test_of_many_visits_the_first_or_the_last_takes_few_looks(only: Literal["first", "last"]) -> None:
+def test_first_or_last_of_many_visits_needs_few_checks(only: Literal["first", "last"]) -> None:
     stays = [(100 * n, 100 * n + 8) for n in range(95)]
     scores, truth = track(10_000, *stays)
     search = VisitSearch(np.arange(10_000.0), scores, only=only)
@@ -111,7 +111,7 @@ def test_of_many_visits_the_first_or_the_last_takes_few_looks(only: Literal["fir
     assert search.num_looks < 40  # all of them: more than it may
 
 
-def test_it_gives_up_at_its_limit() -> None:
+def test_search_stops_at_its_limit() -> None:
     scores, truth = track(3000, *((start, start + 2) for start in range(0, 3000, 30)))
     search = VisitSearch(np.arange(3000.0), scores)
     assert MOST_LOOKS / 4 <= len(searched(search, truth)) < 100
@@ -119,21 +119,21 @@ def test_it_gives_up_at_its_limit() -> None:
     assert search.gave_up
 
 
-def test_a_weaker_visit_does_not_join_others() -> None:
+def test_weak_visit_does_not_join_its_neighbours() -> None:
     scores, truth = track(1000, (100, 109), (130, 139), (600, 603), noise=0.0)
     scores[110:130], scores[600:604] = 0.25, 0.26
     visits = searched(VisitSearch(np.arange(1000.0), scores), truth)
     assert [(visit.first, visit.last) for visit in visits] == [(100, 109), (130, 139), (600, 603)]
 
 
-def test_a_frame_looked_at_in_vain_is_in_no_visit() -> None:
+def test_checked_frame_without_the_thing_is_in_no_visit() -> None:
     scores, truth = track(300, (51, 69), noise=0.0)
     scores[50] = 0.45  # another thing, more relevant
     visits = searched(VisitSearch(np.arange(300.0), scores), truth)
     assert [(visit.first, visit.last) for visit in visits] == [(51, 69)]
 
 
-def test_another_thing_that_stays_does_not_use_up_all_patience() -> None:
+def test_other_static_thing_does_not_exhaust_the_search() -> None:
     scores, truth = track(3000, (500, 505), (1500, 1505), (2500, 2505))
     scores[100:160] += 0.35  # looks more like it than it does itself
     visits = searched(VisitSearch(np.arange(3000.0), scores), truth)
@@ -150,7 +150,7 @@ def test_one_wrong_verdict_does_not_hide_a_visit() -> None:
     assert any(truth[visit.best] for visit in searched(search, truth))
 
 
-def test_every_camera_and_hour_has_a_background_of_its_own() -> None:
+def test_background_is_computed_per_camera_and_hour() -> None:
     stays = [(start, start + 5) for start in range(300, 3000, 600)]
     scores, truth = track(3000, *stays)
     other = 0.36 + (scores - 0.1) / 3
@@ -163,7 +163,7 @@ def test_every_camera_and_hour_has_a_background_of_its_own() -> None:
     assert len(visits) == 2 * len(stays)
 
 
-def test_what_nobody_can_say_is_no_miss() -> None:
+def test_unknown_verdict_is_not_a_miss() -> None:
     scores, truth = track(500, (50, 55), (200, 205))
     search, num_skipped = VisitSearch(np.arange(500.0), scores), 0
     while (row := search.next_row()) is not None:
@@ -177,13 +177,13 @@ def test_what_nobody_can_say_is_no_miss() -> None:
 
 
 @pytest.mark.parametrize("count", [0, 1, 2])
-def test_tiny_histories(count: int) -> None:
+def test_tiny_histories_are_searched(count: int) -> None:
     truth = np.ones(count, bool)
     assert len(searched(VisitSearch(np.arange(float(count)), np.full(count, 0.3, np.float32)), truth)) == min(count, 1)
 
 
 @given(st.lists(st.booleans(), max_size=80), st.integers(0, 2**32 - 1))
-def test_every_frame_is_looked_at_once_at_most_and_visits_never_overlap(shows: list[bool], seed: int) -> None:
+def test_each_frame_is_checked_at_most_once_and_visits_do_not_overlap(shows: list[bool], seed: int) -> None:
     truth = np.array(shows, bool)
     scores = np.random.default_rng(seed).normal(size=len(truth)).astype(np.float32)
     search, rows = VisitSearch(np.arange(float(len(truth))), scores), []

@@ -30,14 +30,14 @@ def came(scene: Scene, t: float) -> list[Visible]:
     return [v for v in scene.visible_at(t) if v.action != "closed"]
 
 
-def test_the_same_seed_makes_the_same_world() -> None:
+def test_same_seed_makes_the_same_world() -> None:
     first, second = (Scene.from_seed(11, duration_s=120) for _ in range(2))
     assert (first.events, first.layout, first.camera) == (second.events, second.layout, second.camera)
     t = first.events[0].start_s + 1
     assert np.array_equal(draw(first, t, *SIZE), draw(second, t, *SIZE))
 
 
-def test_what_was_painted_before_does_not_matter(scene: Scene) -> None:
+def test_frame_does_not_depend_on_frames_drawn_before(scene: Scene) -> None:
     times = [event.start_s + 1.0 for event in scene.events[:4]]
     forward = [draw(scene, t, *SIZE) for t in times]
     backward = [draw(scene, t, *SIZE) for t in reversed(times)]
@@ -54,7 +54,7 @@ def test_training_and_evaluation_share_no_world() -> None:
     assert not {s.layout.seed for s in train} & {s.layout.seed for s in held_out}
 
 
-def test_what_is_logged_is_painted_where_it_is_logged() -> None:
+def test_logged_things_are_drawn_where_the_log_says() -> None:
     """Without its visitors the same camera at the same moment shows something else inside the boxes, and only there."""
     for seed in range(3):
         full = Scene.from_seed(seed, duration_s=200, style="fixed")
@@ -79,7 +79,7 @@ def test_what_is_logged_is_painted_where_it_is_logged() -> None:
             assert not changed.any()
 
 
-def test_the_colour_painted_is_the_colour_logged() -> None:
+def test_drawn_colour_is_the_logged_colour() -> None:
     """By day, the most saturated hue of a body is nearest to its own name's among the eight."""
     palette = np.array([sprites.RGB[c] for c in COLOURS], float)
     for kind in ("person", "car", "truck", "bag", "box", "ball", "cone", "dog"):
@@ -93,7 +93,7 @@ def test_the_colour_painted_is_the_colour_logged() -> None:
             assert Counter(near[body].tolist()).most_common(1)[0][0] == COLOURS.index(name)
 
 
-def test_an_opened_door_looks_different() -> None:
+def test_open_door_looks_different() -> None:
     for seed in range(30):
         scene = Scene.from_seed(seed, duration_s=400, style="fixed")
         opened = [event for event in scene.events if event.kind == "door"]
@@ -108,7 +108,7 @@ def test_an_opened_door_looks_different() -> None:
     pytest.fail("no door opened in thirty scenes")
 
 
-def test_events_are_what_the_camera_sees(scene: Scene) -> None:
+def test_events_match_what_the_camera_sees(scene: Scene) -> None:
     """In sight when an event begins and ends; what is in sight outside of events, is so for less than three seconds."""
     stays: dict[int, list[tuple[float, float]]] = {}
     for event in scene.events:
@@ -133,7 +133,7 @@ def test_visits_of_one_kind_and_colour_can_be_told_apart() -> None:
             assert all(b[0] - a[1] > 6 for a, b in pairwise(sorted(stays)))
 
 
-def test_density_lengths_and_variety() -> None:
+def test_density_and_length_of_events_vary_as_asked() -> None:
     assert [num_visits(d, 1) for d in (64, 600, 1000, 10_000)] == [4, 15, 20, 70]
     long = Scene.from_seed(1, duration_s=10_000, style="fixed")
     counts = Counter((event.kind, event.colour) for event in long.events)
@@ -154,7 +154,7 @@ def test_everything_is_large_enough_to_name() -> None:
             assert min(width * 96 / 8.5, height * 96 / 17) >= 1, kind
 
 
-def test_the_robot_drives_through_rooms_and_says_where_it_is() -> None:
+def test_robot_drives_through_rooms_and_reports_its_pose() -> None:
     scene = Scene.from_seed(2, duration_s=600, style="robot")
     poses = [scene.metadata_at(t) for t in np.arange(0.0, 600.0, 5.0).tolist()]
     assert len({pose["zone"] for pose in poses}) >= 3
@@ -163,7 +163,7 @@ def test_the_robot_drives_through_rooms_and_says_where_it_is() -> None:
     assert Scene.from_seed(2, duration_s=60, style="fixed").metadata_at(1.0) == {}
 
 
-def test_left_behind_is_alone_between_owner_and_taker() -> None:
+def test_left_object_is_alone_until_it_is_taken() -> None:
     found = 0
     for seed in range(12):
         scene = Scene.from_seed(seed, duration_s=600, style="fixed")
@@ -180,7 +180,7 @@ def test_left_behind_is_alone_between_owner_and_taker() -> None:
     assert found >= 4
 
 
-def test_patch_labels_lie_on_the_things(scene: Scene) -> None:
+def test_patch_labels_cover_their_things(scene: Scene) -> None:
     event = scene.events[0]
     t = (event.start_s + event.end_s) / 2
     visible = scene.visible_at(t)[-1]
@@ -194,7 +194,7 @@ def test_patch_labels_lie_on_the_things(scene: Scene) -> None:
     assert (kinds < 0).any()
 
 
-def test_any_size_shows_the_same_picture() -> None:
+def test_picture_size_does_not_change_what_is_drawn() -> None:
     scene = Scene.from_seed(4, duration_s=60, style="fixed")
     t = scene.events[0].start_s + 2
     small, large = draw(scene, t, 160, 90), draw(scene, t, 640, 360)
@@ -205,7 +205,7 @@ def test_any_size_shows_the_same_picture() -> None:
     assert backdrop(scene.layout, 64, 36).size == (64, 36)
 
 
-def test_faults_keep_shape_and_are_seeded() -> None:
+def test_camera_faults_keep_the_shape_and_repeat_by_seed() -> None:
     image = draw(Scene.from_seed(0, duration_s=30), 5.0, *SIZE)
     for seed in range(20):
         one, two = (degrade(image, np.random.default_rng(seed)) for _ in range(2))
@@ -215,12 +215,12 @@ def test_faults_keep_shape_and_are_seeded() -> None:
         assert np.abs(one.astype(int) - image).mean() < 45
 
 
-def test_a_scene_too_short_is_refused() -> None:
+def test_too_short_scene_is_refused() -> None:
     with pytest.raises(ValueError, match="20 s"):
         Scene.from_seed(0, duration_s=5)
 
 
-def test_a_written_video_has_its_truth_beside_it(tmp_path: Path) -> None:
+def test_written_video_has_its_truth_file(tmp_path: Path) -> None:
     av = pytest.importorskip("av")
     steps: list[tuple[int, int]] = []
     log = write_video(
@@ -250,7 +250,7 @@ def test_a_written_video_has_its_truth_beside_it(tmp_path: Path) -> None:
         ("w.mp4", {"minutes": 0.1}, "20 s"),
     ],
 )
-def test_a_video_that_cannot_be_is_refused(tmp_path: Path, name: str, options: dict[str, float], says: str) -> None:
+def test_impossible_video_options_are_refused(tmp_path: Path, name: str, options: dict[str, float], says: str) -> None:
     with pytest.raises(ValueError, match=says):
         write_video(tmp_path / name, **{"seed": 1, "minutes": 0.5, **options})
     assert not (tmp_path / name).exists()
@@ -259,7 +259,7 @@ def test_a_video_that_cannot_be_is_refused(tmp_path: Path, name: str, options: d
 @pytest.mark.parametrize(
     "text", ["", "[]", "{}", '{"format": "else"}', '{"format": "vilamp-world/1", "start_unix": 0}']
 )
-def test_a_file_that_is_no_log_is_refused(tmp_path: Path, text: str) -> None:
+def test_file_that_is_not_a_truth_log_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "log.json").write_text(text)
     with pytest.raises(ValueError):  # noqa: PT011 the reader's or json's, both ValueErrors
         read_truth(tmp_path / "log.json")

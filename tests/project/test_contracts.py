@@ -61,7 +61,7 @@ NULLABLE = (
 
 
 @one_loop
-async def test_null_is_a_field_left_out(http: httpx.AsyncClient) -> None:
+async def test_null_means_an_omitted_field(http: httpx.AsyncClient) -> None:
     asked = {**ASK, **dict.fromkeys(NULLABLE), "messages": [{**QUESTION[0], "name": None, "tool_calls": None}]}
     assert (await http.post(CHAT, json=asked)).status_code == 200
     parts = [{"role": "user", "content": [{"type": "text", "text": "Who came?", "annotations": None}]}]
@@ -70,7 +70,7 @@ async def test_null_is_a_field_left_out(http: httpx.AsyncClient) -> None:
 
 
 @one_loop
-async def test_null_is_a_field_left_out_of_rules_too(http: httpx.AsyncClient) -> None:
+async def test_null_means_an_omitted_field_in_rules(http: httpx.AsyncClient) -> None:
     made = await http.post(
         "/v1/rules",
         json={"name": "nulls", "condition": "a red car", "cameras": None, "gate": {"on": None}, "clear": None},
@@ -86,7 +86,7 @@ async def test_null_is_a_field_left_out_of_rules_too(http: httpx.AsyncClient) ->
     assert (await http.put("/v1/rules/nulls", json={"condition": "a dog", "snooze": None})).status_code == 200
 
 
-def test_null_is_a_field_left_out_over_mqtt_and_data_channels() -> None:
+def test_null_means_an_omitted_field_over_mqtt_and_data_channels() -> None:
     asked = parse_payload(
         b'{"question": "Who?", "id": null, "camera": null, "cameras": null, "after": null, "before": null}'
     )
@@ -126,7 +126,7 @@ async def test_null_inside_metadata_is_a_value(http: httpx.AsyncClient, site: Se
 )
 @pytest.mark.parametrize("stream", [False, True])
 @one_loop
-async def test_what_is_not_supported_is_refused(http: httpx.AsyncClient, fields: dict[str, Any], stream: bool) -> None:
+async def test_unsupported_fields_are_refused(http: httpx.AsyncClient, fields: dict[str, Any], stream: bool) -> None:
     refused = await http.post(CHAT, json={**ASK, **fields, "stream": stream})
     assert refused.status_code == 400
     assert refused.json()["error"]["param"] == next(iter(fields))
@@ -134,7 +134,7 @@ async def test_what_is_not_supported_is_refused(http: httpx.AsyncClient, fields:
 
 
 @one_loop
-async def test_what_changes_nothing_is_accepted(http: httpx.AsyncClient) -> None:
+async def test_fields_without_effect_are_accepted(http: httpx.AsyncClient) -> None:
     harmless = {
         "response_format": {"type": "text"}, "tools": [], "tool_choice": "auto", "functions": [], "function_call": "none",
         "n": 1, "logprobs": False, "top_logprobs": 0, "modalities": ["text"], "stop": [], "top_p": 0.5, "seed": 3,
@@ -156,7 +156,9 @@ async def test_what_changes_nothing_is_accepted(http: httpx.AsyncClient) -> None
     ],
 )  # fmt: skip
 @one_loop
-async def test_fields_that_nearly_match_are_refused(http: httpx.AsyncClient, name: str, meant: str | None) -> None:
+async def test_misspelt_fields_are_refused_with_a_suggestion(
+    http: httpx.AsyncClient, name: str, meant: str | None
+) -> None:
     response = await http.post(CHAT, json={"messages": QUESTION, "max_tokens": 1, name: "door"})
     if meant is None:
         assert response.status_code == 200
@@ -179,7 +181,7 @@ async def test_fields_that_nearly_match_are_refused(http: httpx.AsyncClient, nam
     ],
 )
 @one_loop
-async def test_parameters_that_nearly_match_are_refused(
+async def test_misspelt_query_parameters_are_refused_with_a_suggestion(
     http: httpx.AsyncClient, method: str, path: str, meant: str
 ) -> None:
     refused = await http.request(method, path)
@@ -198,9 +200,7 @@ async def test_parameters_that_nearly_match_are_refused(
     ],
 )
 @one_loop
-async def test_parameters_that_would_be_ignored_are_refused(
-    http: httpx.AsyncClient, path: str, name: str, words: str
-) -> None:
+async def test_unused_query_parameters_are_refused(http: httpx.AsyncClient, path: str, name: str, words: str) -> None:
     refused = await http.get(path)
     assert (refused.status_code, refused.json()["error"]["param"]) == (400, name)
     assert words in message_of(refused)
@@ -216,7 +216,7 @@ async def test_parameters_that_would_be_ignored_are_refused(
     ],
 )
 @one_loop
-async def test_fields_that_would_be_misread_are_refused(
+async def test_fields_in_the_wrong_form_are_refused(
     http: httpx.AsyncClient, fields: dict[str, Any], param: str, words: str
 ) -> None:
     refused = await http.post(CHAT, json={**ASK, **fields})
@@ -226,14 +226,14 @@ async def test_fields_that_would_be_misread_are_refused(
 
 
 @one_loop
-async def test_settings_of_a_rule_that_nearly_match(http: httpx.AsyncClient) -> None:
+async def test_misspelt_rule_settings_are_refused_with_a_suggestion(http: httpx.AsyncClient) -> None:
     refused = await http.post("/v1/rules", json={"name": "a", "condition": "a car", "camras": ["door"]})
     assert (refused.status_code, refused.json()["error"]["param"]) == (400, "camras")
     assert "did you mean 'cameras'?" in message_of(refused)
 
 
 @given(st.text(max_size=12))
-def test_what_is_spelt_rightly_is_never_refused(name: str) -> None:
+def test_correct_spelling_is_never_refused(name: str) -> None:
     check_spelling(["camera", "before"], {"camera", "before"})
     assert nearest(name, ()) is None
     assert nearest("camera", {"camera", "cameras", name}) == "camera"
@@ -246,7 +246,7 @@ def test_what_is_spelt_rightly_is_never_refused(name: str) -> None:
     "value", [START * 1e3, START * 1e6, START * 1e9, int(START * 1e3), str(int(START * 1e3)), 1e11]
 )
 @one_loop
-async def test_milliseconds_are_named(http: httpx.AsyncClient, value: float | str) -> None:
+async def test_time_in_milliseconds_is_refused_with_a_hint(http: httpx.AsyncClient, value: float | str) -> None:
     for name in ("after", "before"):
         refused = await http.post(CHAT, json={**ASK, name: value})
         assert (refused.status_code, refused.json()["error"]["param"]) == (400, name)
@@ -260,7 +260,7 @@ async def test_milliseconds_are_named(http: httpx.AsyncClient, value: float | st
 
 
 @one_loop
-async def test_milliseconds_in_rules_are_named(http: httpx.AsyncClient) -> None:
+async def test_time_in_milliseconds_is_refused_in_rules(http: httpx.AsyncClient) -> None:
     await http.put("/v1/rules/late", json={"condition": "a car"})
     for refused in (
         await http.post("/v1/rules/late/snooze", json={"until": START * 1000}),
@@ -270,7 +270,7 @@ async def test_milliseconds_in_rules_are_named(http: httpx.AsyncClient) -> None:
         assert "looks like milliseconds" in message_of(refused)
 
 
-def test_moments_of_every_age_stay_moments() -> None:
+def test_times_of_any_age_are_accepted() -> None:
     assert parse_moment(-1e30, "UTC", "after") == 0
     assert parse_moment("0001-01-01", "UTC", "after") == 0
     assert parse_moment("9999-12-31T23:59:59Z", "UTC", "before") == 1e11
@@ -292,7 +292,7 @@ PACKED = {
 @pytest.mark.parametrize("coding", PACKED)
 @pytest.mark.parametrize("chunked", [False, True])
 @one_loop
-async def test_packed_bodies_are_read(http: httpx.AsyncClient, coding: str, chunked: bool) -> None:
+async def test_compressed_bodies_are_read(http: httpx.AsyncClient, coding: str, chunked: bool) -> None:
     async def in_pieces() -> AsyncIterator[bytes]:
         for place in range(0, len(PACKED[coding]), 7):
             yield PACKED[coding][place : place + 7]
@@ -319,7 +319,7 @@ async def test_packed_bodies_are_read(http: httpx.AsyncClient, coding: str, chun
     ],
 )
 @one_loop
-async def test_packed_bodies_that_cannot_be_read(
+async def test_broken_compressed_bodies_are_refused(
     http: httpx.AsyncClient, coding: str, content: bytes, status: int
 ) -> None:
     refused = await http.post(CHAT, content=content, headers={"Content-Encoding": coding})
@@ -329,7 +329,7 @@ async def test_packed_bodies_that_cannot_be_read(
 
 
 @one_loop
-async def test_no_more_is_unpacked_than_is_read() -> None:
+async def test_decompression_stops_at_the_size_limit() -> None:
     """64 MiB in 64 KiB: who stops reading has cost one part."""
 
     async def receive() -> dict[str, Any]:
@@ -340,7 +340,7 @@ async def test_no_more_is_unpacked_than_is_read() -> None:
 
 
 @one_loop
-async def test_packed_offers_are_read_too(http: httpx.AsyncClient, site: Served) -> None:
+async def test_compressed_webrtc_offers_are_read(http: httpx.AsyncClient, site: Served) -> None:
     headers = {**site.headers("publisher"), "Content-Type": "application/sdp", "Content-Encoding": "gzip"}
     refused = await http.post("/whip/door", content=gzip.compress(b"hello"), headers=headers)
     assert refused.status_code == 400
@@ -364,7 +364,7 @@ async def test_packed_offers_are_read_too(http: httpx.AsyncClient, site: Served)
     ],
 )
 @one_loop
-async def test_content_types(site: Served, content_type: str | None, status: int) -> None:
+async def test_unsupported_content_types_are_refused(site: Served, content_type: str | None, status: int) -> None:
     headers = site.headers() if content_type is None else {**site.headers(), "Content-Type": content_type}
     async with httpx.AsyncClient(base_url=site.url, timeout=30) as http:
         answer = await http.post(CHAT, content=json.dumps(ASK).encode(), headers=headers)
@@ -390,13 +390,13 @@ STRANGE = [
     ],
 )  # fmt: skip
 @one_loop
-async def test_strange_json(http: httpx.AsyncClient, method: str, path: str, content: bytes) -> None:
+async def test_malformed_json_is_refused(http: httpx.AsyncClient, method: str, path: str, content: bytes) -> None:
     refused = await http.request(method, path, content=content)
     assert 400 <= refused.status_code < 500, refused.text
     assert refused.json()["error"]["message"]
 
 
-def test_two_values_for_one_key_are_refused() -> None:
+def test_duplicate_keys_are_refused() -> None:
     with pytest.raises(BadRequest, match="'camera' twice"):
         parse_json('{"messages": [], "camera": "door", "camera": "yard"}')
     assert parse_json('{"a": {"b": 1}, "b": ["\\ud83d\\ude00"]}') == {"a": {"b": 1}, "b": ["😀"]}
@@ -406,11 +406,11 @@ def test_two_values_for_one_key_are_refused() -> None:
 
 
 @given(st.text(st.characters(), max_size=20) | st.text(st.characters(categories=["Cs"]), max_size=4))
-def test_every_text_can_be_sent(text: str) -> None:
+def test_any_unicode_text_can_be_sent(text: str) -> None:
     assert json.loads(sse({"a": text}).removeprefix(b"data: ")) == {"a": whole_text(text)}
 
 
-def test_half_characters_and_numbers_that_are_none() -> None:
+def test_lone_surrogates_and_nan_are_replaced() -> None:
     assert json.loads(json_bytes({"a\ud800b": ["\ud83d", "\ud83d\ude00", float("nan"), (1, float("inf"))]})) == {
         "a\ufffdb": ["\ufffd", "😀", None, [1, None]]
     }
@@ -418,7 +418,7 @@ def test_half_characters_and_numbers_that_are_none() -> None:
 
 @pytest.mark.parametrize("stream", [False, True])
 @one_loop
-async def test_an_answer_with_half_a_character(
+async def test_answer_with_a_lone_surrogate_is_sent(
     http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch, stream: bool
 ) -> None:
     """As a server that answers may send it."""
@@ -453,7 +453,7 @@ async def test_an_answer_with_half_a_character(
 
 
 @one_loop
-async def test_each_overload_speaks_of_itself(http: httpx.AsyncClient, site: Served) -> None:
+async def test_each_overload_error_names_its_limit(http: httpx.AsyncClient, site: Served) -> None:
     bounds = {"after": START, "before": START + 10}
     memory = next(route.endpoint.__self__ for route in site.app.routes if route.path.endswith("/export"))  # type: ignore[attr-defined]
     async with memory._exports.place():

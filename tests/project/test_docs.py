@@ -90,14 +90,14 @@ def test_every_setting_has_a_row_with_its_default(name: str, field: FieldInfo) -
     assert rows[0].startswith(begins)
 
 
-def test_no_row_names_a_setting_that_is_gone() -> None:
+def test_no_row_names_a_removed_setting() -> None:
     tables = page("configuration").partition("## Environment")[0]
     listed = re.findall(r"^\| `([^`]+)` \|", tables, re.MULTILINE)
     assert sorted(listed) == sorted(name for name, _ in EVERY_SETTING)
 
 
 @each_page
-def test_environment_variables_exist(path: Path) -> None:
+def test_documented_environment_variables_exist(path: Path) -> None:
     known = {name for name, _ in EVERY_SETTING}
     for variable in set(re.findall(r"\bVILAMP_[A-Z0-9_]*[A-Z0-9]", path.read_text())) - RESERVED:
         keys = variable.removeprefix("VILAMP_").lower().split("__")
@@ -156,7 +156,7 @@ def test_every_request_field_is_documented(name: str) -> None:
 
 
 @each_page
-def test_commands_are_understood(path: Path) -> None:
+def test_documented_commands_are_parsed(path: Path) -> None:
     for block in fenced(path.read_text(), "sh"):
         for line in block.replace("\\\n", " ").splitlines():
             if re.match(r"(\.venv/bin/)?vilamp (?!--help)", line):
@@ -215,7 +215,7 @@ def test_links_resolve(path: Path) -> None:
         assert not anchor or anchor in anchors(aim), f"{path.name} links to {target}"
 
 
-def test_the_picture_stands_alone() -> None:
+def test_svg_picture_loads_nothing_from_elsewhere() -> None:
     svg = (ROOT / "docs" / "pictures" / "dataflow.svg").read_text()
     root = ElementTree.fromstring(svg)
     assert root.get("viewBox") == "0 0 900 560"

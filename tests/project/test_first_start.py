@@ -81,7 +81,7 @@ def run(folder: Path, places: list[int]) -> tuple[int, dict[int, int]]:
     return int(ran.stderr.split()[0]), dict(ended)  # type: ignore[arg-type]
 
 
-def test_killed_anywhere_a_first_start_can_be_done_again(tmp_path: Path) -> None:
+def test_first_start_killed_at_any_point_can_be_repeated(tmp_path: Path) -> None:
     num_calls, _ = run(tmp_path / "count", [])
     last = num_calls - 4  # a start makes a call or two more or less
     places = sorted({round(n * last / (ROUNDS - 1)) for n in range(ROUNDS)})

@@ -50,7 +50,7 @@ def test_uv_chooses_the_build() -> None:
 
 
 @pytest.mark.parametrize("step", [0, 1, 2])
-def test_pip_installs_torch_where_uv_cannot(step: int, capsys: pytest.CaptureFixture[str]) -> None:
+def test_pip_installs_torch_when_uv_cannot(step: int, capsys: pytest.CaptureFixture[str]) -> None:
     outside = Outside(fails=(UV[step],))
     assert install.install([], outside) == 0
     assert outside.ran == [*UV[: step + 1], "pip --dry-run torch", "pip torch", REST]
@@ -61,14 +61,14 @@ def test_pip_installs_torch_where_uv_cannot(step: int, capsys: pytest.CaptureFix
     assert "TORCH_FLAGS" not in said
 
 
-def test_an_index_out_of_reach_costs_seconds_but_a_download_may_last() -> None:
+def test_unreachable_index_costs_seconds_but_a_download_may_take_long() -> None:
     outside = Outside()
     install.install([], outside)
     assert outside.environ[UV[1]] == {"UV_HTTP_RETRIES": "0", "UV_HTTP_TIMEOUT": "10"}
     assert outside.environ[UV[2]] == {}
 
 
-def test_the_size_of_cuda_is_said_before_it_is_loaded(capsys: pytest.CaptureFixture[str]) -> None:
+def test_size_of_a_cuda_build_is_shown_before_the_download(capsys: pytest.CaptureFixture[str]) -> None:
     names = ("torch", "nvidia-cublas")
     outside = Outside(fails=(UV[1],), loads=dict(zip(names, SIZES, strict=True)))
     install.install([], outside, SIZES.__getitem__)
@@ -77,7 +77,7 @@ def test_the_size_of_cuda_is_said_before_it_is_loaded(capsys: pytest.CaptureFixt
     assert 'make TORCH_FLAGS="--index-url <index>" demo' in said
 
 
-def test_a_size_that_is_not_told_stops_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+def test_unknown_download_size_is_not_an_error(capsys: pytest.CaptureFixture[str]) -> None:
     def silent(url: str) -> int:
         raise OSError("refused")
 
@@ -86,27 +86,27 @@ def test_a_size_that_is_not_told_stops_nothing(capsys: pytest.CaptureFixture[str
     assert "an unknown amount; with CUDA it is about 3 GB, without it 200 MB" in capsys.readouterr().out
 
 
-def test_flags_go_to_pip_and_uv_is_not_asked() -> None:
+def test_torch_flags_go_to_pip_without_uv() -> None:
     outside = Outside()
     assert install.install(["--index-url", "https://builds.example/cpu"], outside) == 0
     assert outside.ran == ["pip torch", REST]
 
 
-def test_torch_is_not_loaded_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_installed_torch_is_not_downloaded_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(install, "installed_torch", lambda: "2.13.0+cpu")
     outside = Outside()
     assert install.install([], outside) == 0
     assert outside.ran == [REST]
 
 
-def test_nothing_is_installed_without_torch() -> None:
+def test_install_stops_when_torch_fails() -> None:
     outside = Outside(fails=("pip uv", "pip torch"))
     assert install.install([], outside) == 1
     assert REST not in outside.ran
 
 
 @pytest.mark.parametrize(("version", "fits"), [("{}", True), ("{}+cpu", True), ("{}+cu130", True), ("2.0.0", False)])
-def test_a_build_of_the_pinned_version_fits(version: str, fits: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_any_build_of_the_pinned_version_is_accepted(version: str, fits: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     pinned = (install.ROOT / "constraints.txt").read_text().partition("torch==")[2].split()[0]
     monkeypatch.setattr(install.metadata, "version", lambda name: version.format(pinned))

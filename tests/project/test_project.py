@@ -39,7 +39,7 @@ def _name(requirement: str) -> str:
     return match.group().lower().replace("_", "-")
 
 
-def test_the_shipped_checkpoint_is_small_and_has_its_sizes() -> None:
+def test_built_in_checkpoint_is_small_and_has_the_documented_sizes() -> None:
     from model.video_model import VideoModel
 
     files = [path for path in BUILTIN.rglob("*") if path.is_file()]

@@ -23,7 +23,7 @@ def test_every_surrounding_is_listed(capsys: pytest.CaptureFixture[str]) -> None
     assert all(each.says in line for each, line in zip(SURROUNDINGS.values(), lines, strict=True))
 
 
-def test_a_commit_draws_always_the_same_and_all_are_drawn(capsys: pytest.CaptureFixture[str]) -> None:
+def test_commit_hash_decides_and_every_surrounding_is_drawn(capsys: pytest.CaptureFixture[str]) -> None:
     commit = "7be4c3a4c0ffee00000000000000000000000000"
     names = set()
     for _ in range(2):
@@ -35,7 +35,7 @@ def test_a_commit_draws_always_the_same_and_all_are_drawn(capsys: pytest.Capture
     assert "load" not in to_draw
 
 
-def test_only_ci_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_surroundings_are_drawn_in_ci_only(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CI", raising=False)
     assert surroundings.name_for_this_run() is None
     monkeypatch.setenv("CI", "true")
@@ -44,7 +44,7 @@ def test_only_ci_draws(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("status", [0, 3])
-def test_the_exit_status_of_the_command_is_passed_on(status: int) -> None:
+def test_exit_status_of_the_command_is_returned(status: int) -> None:
     command = [sys.executable, str(FILE), "kathmandu", "--", sys.executable, "-c", f"raise SystemExit({status})"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (status, "")
@@ -52,7 +52,7 @@ def test_the_exit_status_of_the_command_is_passed_on(status: int) -> None:
 
 
 @pytest.mark.parametrize("status", [0, 3])
-def test_a_surrounding_that_cannot_be_made_says_so_and_the_command_runs(
+def test_command_runs_with_a_message_when_the_surrounding_cannot_be_made(
     status: int, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     def cannot(run: Run) -> None:
@@ -67,7 +67,7 @@ def test_a_surrounding_that_cannot_be_made_says_so_and_the_command_runs(
     assert "runs as it is" in err
 
 
-def test_all_fails_if_one_fails_and_names_those_that_were_not_made(
+def test_all_fails_if_one_fails_and_names_skipped_surroundings(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     def marked(run: Run) -> None:
@@ -86,23 +86,23 @@ def test_all_fails_if_one_fails_and_names_those_that_were_not_made(
     assert "other: not made: it is Monday" in said
 
 
-def test_a_command_is_needed(capsys: pytest.CaptureFixture[str]) -> None:
+def test_surrounding_without_command_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["kathmandu"])
     assert "after --, a command" in capsys.readouterr().err
 
 
-def test_the_zone_is_another() -> None:
+def test_kathmandu_changes_the_time_zone() -> None:
     assert python_in("kathmandu", "import time; print(time.strftime('%z'))") == "+0545"
 
 
-def test_the_locale_is_another() -> None:
+def test_turkish_changes_the_locale() -> None:
     code = "import locale; locale.setlocale(locale.LC_ALL, ''); print(locale.localeconv()['decimal_point'], locale.str(1.5))"
     assert python_in("turkish", code) == ", 1,5"
 
 
 @pytest.mark.parametrize(("name", "days"), [("year-ahead", 400), ("month-ago", -30)])
-def test_the_day_is_another_and_files_have_it(name: str, days: int, tmp_path: Path) -> None:
+def test_other_day_shifts_the_clock_and_file_times(name: str, days: int, tmp_path: Path) -> None:
     file = tmp_path / "file"
     code = f"import os, time; open({str(file)!r}, 'w').close(); print(time.time(), os.stat({str(file)!r}).st_mtime)"
     shown = [float(number) for number in python_in(name, code).split()]
@@ -110,11 +110,11 @@ def test_the_day_is_another_and_files_have_it(name: str, days: int, tmp_path: Pa
 
 
 @pytest.mark.parametrize(("name", "before", "after"), [("to-summer-time", 1, 2), ("from-summer-time", 2, 1)])
-def test_the_clocks_change_within_two_minutes(name: str, before: int, after: int) -> None:
+def test_daylight_saving_changes_within_two_minutes(name: str, before: int, after: int) -> None:
     code = "import time; t = time.time(); print(*(time.localtime(t + s).tm_gmtoff // 3600 for s in (-60, 90)))"
     assert python_in(name, code) == f"{before} {after}"
 
 
-def test_nobody_else_is_on_the_network() -> None:
+def test_loopback_has_no_other_network_interface() -> None:
     code = "import socket; print(*(name for _, name in socket.if_nameindex()))"
     assert python_in("loopback", code) == "lo"

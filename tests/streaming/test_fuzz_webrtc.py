@@ -3,14 +3,14 @@
 from tests.hardening import channel, sdp
 
 
-def test_offers_that_nobody_means() -> None:
+def test_mutated_offers_are_refused_or_answered() -> None:
     counts = sdp.fuzz(150, seed=7)
     assert counts["failures"] == []
     assert counts["POST 201"] > 20
     assert counts["POST 400"] > 20
 
 
-def test_messages_that_nobody_means() -> None:
+def test_mutated_channel_messages_are_answered() -> None:
     counts = channel.fuzz(150, seed=7)
     assert counts["failures"] == []
     assert counts["invalid_request"] > 20

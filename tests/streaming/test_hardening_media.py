@@ -5,7 +5,7 @@ from pathlib import Path
 from tests.hardening.media import fuzz, make_seeds, mutated, read
 
 
-def test_mutated_files_give_frames_or_words() -> None:
+def test_mutated_files_give_frames_or_an_error_message() -> None:
     counts = fuzz(400, seed=1)
     assert counts["failures"] == []
     assert sum(counts["outcomes"].values()) == 400
@@ -13,7 +13,7 @@ def test_mutated_files_give_frames_or_words() -> None:
     assert counts["outcomes"]["MediaUnreadable"] > 50
 
 
-def test_the_files_that_are_mutated_are_sound(tmp_path: Path) -> None:
+def test_seed_files_of_the_fuzzer_are_readable(tmp_path: Path) -> None:
     (tmp_path / "seeds").mkdir()
     seeds = make_seeds(tmp_path / "seeds")
     assert len(seeds) >= 20

@@ -3,7 +3,7 @@
 from tests.hardening.mqtt import fuzz
 
 
-def test_odd_messages_and_packets_end_nothing() -> None:
+def test_odd_messages_and_packets_do_not_stop_the_agent() -> None:
     counts = fuzz(200, seed=1)
     assert counts["failures"] == []
     assert counts["messages"] + counts["packets"] == 200

@@ -4,7 +4,7 @@ from tests.hardening.http import complaint, fuzz
 from tests.support.in_process import Reply
 
 
-def test_odd_requests_are_answered_in_words() -> None:
+def test_odd_requests_get_an_error_with_a_message() -> None:
     counts = fuzz(1000, seed=1)
     assert counts["failures"] == []
     assert counts["status_200"] > 20
@@ -12,7 +12,7 @@ def test_odd_requests_are_answered_in_words() -> None:
     assert counts["socket_400"] > 5
 
 
-def test_what_is_looked_for_is_found() -> None:
+def test_fuzzer_reports_bad_answers() -> None:
     assert complaint(Reply(200, {})) is None
     assert "status 500" in str(complaint(Reply(500, {})))
     assert "two lines" in str(complaint(Reply(200, {"x": "a\r\nb"})))
