@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.machine import machine, show, timed, write_result
+from benchmarks.machine import add_out, machine, measured_path, show, timed, write_result
 from benchmarks.shape import Work, decoding, encoding, merging, prefill, published_config, random_checkpoint
 from memory.limits import Limits
 from memory.store import MemoryStore
@@ -63,7 +63,7 @@ def main() -> None:
         with history(model, num_frames, args.placement) as source:
             measured[f"N {num_frames}"] = bench.question(source, args.repeats, args.most_tokens)
         del source  # else it is still held while the next one is filled
-    write_result(args.out, here, measured)
+    write_result(measured_path(args.out, f"{args.name}.json"), here, measured)
 
 
 def arguments() -> argparse.Namespace:
@@ -79,7 +79,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=8, help="frames encoded at once")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int)
-    parser.add_argument("--out", type=Path, default=Path("docs/measured/bench-published-shape.json"))
+    parser.add_argument("--name", default="bench-published-shape", help="name of the JSON file, without .json")
+    add_out(parser)
     return parser.parse_args()
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 from rich.progress import track
 
-from benchmarks.machine import machine, show, write_result
+from benchmarks.machine import add_out, machine, measured_path, show, write_result
 from model.familiarity import CANNOT_TELL
 from model.history import ArrayHistory
 from model.select import ArrayCandidates, select_keyframes
@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument("--photographs", type=Path, help="folder of PNG or JPEG files")
     parser.add_argument("--worlds", type=int, default=300)
     parser.add_argument("--frames", type=int, default=10)
-    parser.add_argument("--out", type=Path, default=Path("docs/measured/bench-unknown.json"))
+    add_out(parser)
     args = parser.parse_args()
     here = machine()
     show(here)
@@ -60,7 +60,11 @@ def main() -> None:
     print(f"foreign: answered all the same {confident} of {asked}")
     print(f"its own world: refused needlessly {sum(familiar)} of {len(familiar)}")
     figures = {name: {"asked": len(refused), "refused": sum(refused)} for name, refused in foreign.items()}
-    write_result(args.out, here, {"foreign": figures, "worlds": {"asked": len(familiar), "refused": sum(familiar)}})
+    write_result(
+        measured_path(args.out, "bench-unknown.json"),
+        here,
+        {"foreign": figures, "worlds": {"asked": len(familiar), "refused": sum(familiar)}},
+    )
 
 
 def refuses(model: VideoModel, pictures: list[np.ndarray]) -> bool:
