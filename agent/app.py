@@ -28,7 +28,7 @@ from agent.ingest.backlog import Backlog
 from agent.ingest.encoder import Encoding, self_test
 from agent.ingest.intake import Intake
 from agent.ingest.masks import Masks
-from agent.ingest.wallclock import Moment, WallClock, running_s
+from agent.ingest.clock import Moment, WallClock, running_s
 from agent.keep.erasing import Erasing, erase_from_alerts
 from agent.keep.filling import filling_problem
 from agent.keep.holdings import holdings

@@ -26,7 +26,7 @@ from agent.ingest.backlog import Backlog
 from agent.ingest.masks import Masks
 from agent.ingest.metadata import Told
 from agent.ingest.placing import Placed, Placing, rising
-from agent.ingest.wallclock import Moment
+from agent.ingest.clock import Moment
 from agent.metrics import Metrics
 from agent.runtime import pools
 from agent.runtime.shortage import is_shortage

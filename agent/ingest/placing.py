@@ -2,7 +2,7 @@
 
 Memory holds a camera's frames in the order in which they came, with rising times. The system's clock may be set under
 them. Then new frames go on in the old time, marked as uncertain, until the clock has kept pace for a while
-(`wallclock.py`); what was stamped since the start is then moved by the same amount, marked as corrected, and new frames
+(`clock.py`); what was stamped since the start is then moved by the same amount, marked as corrected, and new frames
 follow it at their right time. What an earlier run of the agent stamped in the future is moved to before now, and marked as
 uncertain: by how much its clock was wrong is not known.
 
@@ -14,7 +14,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from agent.ingest.wallclock import STEP_S, Moment
+from agent.ingest.clock import STEP_S, Moment
 from memory.store import MemoryStore
 
 log = logging.getLogger(__name__)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from agent.ingest.backlog import Backlog
 from agent.ingest.intake import Intake
-from agent.ingest.wallclock import WallClock
+from agent.ingest.clock import WallClock
 from agent.metrics import Metrics
 from memory.limits import Limits
 from memory.store import MemoryStore

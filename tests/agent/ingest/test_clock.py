@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.ingest.wallclock import AGES_SETTLE_S, EARLIEST, STAMPS_SETTLE_S, STEP_S, SteadyClock, WallClock, running_s
+from agent.ingest.clock import AGES_SETTLE_S, EARLIEST, STAMPS_SETTLE_S, STEP_S, SteadyClock, WallClock, running_s
 
 NOW = 1_795_363_445.0
 YEARS_14 = 14 * 365.25 * 86_400
