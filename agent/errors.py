@@ -1,4 +1,4 @@
-"""What can go wrong with a request, as exceptions that know their HTTP status and say what to do about it.
+"""Errors of requests: exceptions with an HTTP status and a message that says what to do.
 
 Each becomes the error body that OpenAI clients understand: `{"error": {"message", "type", "param", "code"}}`.
 """
@@ -6,23 +6,30 @@ Each becomes the error body that OpenAI clients understand: `{"error": {"message
 import math
 
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
 
-from agent.untrusted.wire import JsonResponse, shown
 from streaming.redact import redact_text
 
-MAX_NAMED = 50  # cameras that an error lists
+MAX_LISTED = 50  # camera names in an error message
+MAX_SHOWN = 60  # characters of a caller's word that an error message repeats
+
+
+def shown(word: str, most: int = MAX_SHOWN) -> str:
+    """Return a caller's word as an error message may repeat it: printable, on one line, at most `most` characters."""
+    cut = word if len(word) <= most else word[:most] + "..."
+    return "".join(character if character.isprintable() else "?" for character in cut)
 
 
 class Problem(Exception):
-    """A request that cannot be served; `message` is for the person who sent it."""
+    """A request that cannot be served. `message` is written for the caller."""
 
     status = 500
     type = "server_error"
     code: str | None = None
 
     def __init__(self, message: str, *, param: str | None = None, headers: dict[str, str] | None = None) -> None:
-        message = redact_text(message)  # what a library says may hold an address with its password
+        message = redact_text(message)  # a library's message may hold an address with its password
+        message = message.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")  # no lone surrogates
         super().__init__(message)
         self.message = message
         self.param = param
@@ -32,23 +39,23 @@ class Problem(Exception):
         return {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}}
 
     def response(self) -> Response:
-        return JsonResponse(self.body(), status_code=self.status, headers=self.headers)
+        return JSONResponse(self.body(), status_code=self.status, headers=self.headers)
 
 
 class BadRequest(Problem):
-    """The asker sent something that cannot be understood."""
+    """The request is malformed."""
 
     status, type, code = 400, "invalid_request_error", "invalid_request"
 
 
 class QuestionTooLong(Problem):
-    """The asker wrote more than the limit."""
+    """The question has more characters than the limit."""
 
     status, type, code = 413, "invalid_request_error", "question_too_long"
 
 
 class NotAllowed(Problem):
-    """The caller's token is missing, wrong or not meant for this."""
+    """The token is missing, unknown, or lacks the scope."""
 
     status, type, code = 401, "authentication_error", "invalid_token"
 
@@ -62,36 +69,36 @@ class NotAllowed(Problem):
 
 
 class NotFound(Problem):
-    """The caller asked for something that is not there."""
+    """What the request names does not exist."""
 
     status, type, code = 404, "invalid_request_error", "not_found"
 
 
 class UnknownCamera(NotFound):
-    """The asker named a camera that nobody configured or published."""
+    """No camera has this name: none is configured, none has sent or stored a frame."""
 
     code = "camera_not_found"
 
     def __init__(self, camera: str, known: tuple[str, ...]) -> None:
-        names = ", ".join(known[:MAX_NAMED]) if known else "none yet"
-        names += f" and {len(known) - MAX_NAMED} more" if len(known) > MAX_NAMED else ""
+        names = ", ".join(known[:MAX_LISTED]) if known else "none yet"
+        names += f" and {len(known) - MAX_LISTED} more" if len(known) > MAX_LISTED else ""
         super().__init__(f"There is no camera '{shown(camera)}'. Known cameras: {names}.", param="camera")
 
 
 class UnknownModel(NotFound):
-    """The asker named a model that is not loaded."""
+    """The model named in the request is not loaded."""
 
     code = "model_not_found"
 
 
 class NoFrames(Problem):
-    """Nothing is remembered in the window that was asked about."""
+    """No frame is stored in the period that was asked about."""
 
     status, type, code = 422, "invalid_request_error", "no_frames"
 
 
 class NotEncodedYet(Problem):
-    """Frames are remembered but the encoder has not reached any of them."""
+    """Frames are stored, but the encoder has not reached any of them."""
 
     status, type, code = 503, "server_error", "not_encoded_yet"
 
@@ -104,13 +111,13 @@ class NotEncodedYet(Problem):
 
 
 class TooLarge(Problem):
-    """The request body is above the limit."""
+    """The request body is larger than the limit."""
 
     status, type, code = 413, "invalid_request_error", "request_too_large"
 
 
 class UnsupportedMedia(Problem):
-    """The request body has a type, a character set or a packing that is not read."""
+    """The content type, character set or content encoding of the request body is not supported."""
 
     status, type, code = 415, "invalid_request_error", "unsupported_media_type"
 
@@ -125,7 +132,7 @@ class TooSlow(Problem):
 
 
 class Busy(Problem):
-    """As many requests of one kind as are allowed are in work or waiting."""
+    """The limit of simultaneous requests of one kind is reached."""
 
     status, type, code = 429, "rate_limit_error", "busy"
 
@@ -135,7 +142,7 @@ class Busy(Problem):
 
 
 class TooManyGuesses(Problem):
-    """Tokens that are not known came from one address too often."""
+    """Too many unknown tokens came from one address."""
 
     status, type, code = 429, "rate_limit_error", "too_many_wrong_tokens"
 
@@ -148,28 +155,28 @@ class TooManyGuesses(Problem):
 
 
 class UnknownRule(NotFound):
-    """The caller named a rule that there is none of."""
+    """No rule has this name."""
 
     code = "rule_not_found"
 
     def __init__(self, name: str) -> None:
-        super().__init__(f"There is no rule '{shown(name)}'; GET /v1/rules lists those there are.", param="name")
+        super().__init__(f"There is no rule '{shown(name)}'; GET /v1/rules lists the rules.", param="name")
 
 
 class RuleConflict(Problem):
-    """The rule cannot be made, changed or removed this way."""
+    """The rule cannot be created, changed or removed this way."""
 
     status, type, code = 409, "invalid_request_error", "rule_conflict"
 
 
 class StorageFailed(Problem):
-    """What was asked for cannot be written down, or not be read now: the disk is full or failing."""
+    """Data cannot be written or read: the disk is full or failing."""
 
     status, type, code = 503, "server_error", "storage_failed"
 
 
 class DryRunBusy(Problem):
-    """A rule is being tried already."""
+    """Another dry run of a rule is in progress."""
 
     status, type, code = 429, "rate_limit_error", "busy"
 
@@ -184,19 +191,19 @@ class AnswerTimeout(Problem):
 
 
 class ModelFailed(Problem):
-    """The model could not compute an answer; the log says why."""
+    """The model failed to compute an answer; the log says why."""
 
     status, type, code = 503, "server_error", "model_failed"
 
 
 class PicturesStayHere(Problem):
-    """A camera's egress rule does not let its pictures go to the server that answers."""
+    """A camera's egress setting forbids sending its pictures to the remote answerer."""
 
     status, type, code = 403, "permission_error", "egress_refused"
 
 
 class AnswererAway(Problem):
-    """The server that answers cannot be reached, is overloaded, or went away."""
+    """The remote answerer cannot be reached, is overloaded, or closed the connection."""
 
     status, type, code = 503, "server_error", "answerer_away"
 
@@ -205,13 +212,13 @@ class AnswererAway(Problem):
 
 
 class AnswererRefused(Problem):
-    """The server that answers was reached but does not take the question, or does not speak the protocol."""
+    """The remote answerer rejected the question, or does not speak the protocol."""
 
     status, type, code = 502, "server_error", "answerer_refused"
 
 
 class AgentStopping(Problem):
-    """The agent is shutting down; a started answer ends with this."""
+    """The agent is shutting down. Answers in progress end with this error."""
 
     status, type, code = 503, "server_error", "stopping"
 
@@ -220,13 +227,13 @@ class AgentStopping(Problem):
 
 
 class NoAnswer(Problem):
-    """Whoever answers said nothing that a reader sees, or would not answer; the message says why."""
+    """The answerer returned no readable text, or refused to answer; the message says why."""
 
     status, type, code = 502, "server_error", "no_answer"
 
 
 class EraseUnfinished(Problem):
-    """An erasure has begun, a disk refused, and it will be completed by itself."""
+    """An erasure has begun but the disk failed. It is completed automatically later."""
 
     status, type, code = 503, "server_error", "erase_unfinished"
 
@@ -235,7 +242,7 @@ class EraseUnfinished(Problem):
 
 
 async def respond(request: Request, problem: Exception) -> Response:
-    """Starlette's exception handler for every Problem."""
+    """Return the error response for any exception. Starlette's exception handler."""
     return (
         problem.response()
         if isinstance(problem, Problem)

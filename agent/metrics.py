@@ -1,23 +1,40 @@
-"""The numbers of the agent in Prometheus form: one registry per agent, prefix `vilamp_`, base units.
+"""The agent's Prometheus metrics: one registry per agent, prefix `vilamp_`, base units.
 
-Labels are only `camera`, `rule`, `stage` and `reason`; never question text, ids or URLs. What the parts count
-themselves is read when scraped (`watch`), what happens in the agent is counted as it happens.
+Labels are `camera`, `rule`, `stage` and `reason` only; never question text, ids or URLs. Events are counted as they
+happen; what parts of the agent count themselves is read at the moment of a scrape (`watch`).
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from memory.store import MemoryStore
+
 _LAG_BUCKETS_S = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
 _STAGE_BUCKETS_S = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
+
+_STORED = {
+    "vilamp_memory_frames": ("Frames remembered.", "frames"),
+    "vilamp_memory_encoded_frames": ("Frames remembered and encoded.", "encoded"),
+    "vilamp_memory_bytes": ("Bytes on disk.", "bytes"),
+    "vilamp_memory_oldest_time_seconds": ("Time of the oldest frame, unix.", "oldest"),
+    "vilamp_memory_newest_time_seconds": ("Time of the newest frame, unix.", "newest"),
+}
+_STATUS = {
+    "vilamp_memory_full": ("1 while the disk is full.", "full"),
+    "vilamp_frames_evicted_total": ("Frames deleted by the limits.", "evicted"),
+    "vilamp_frames_erased_total": ("Frames erased on request.", "erased"),
+    "vilamp_frames_damaged_total": ("Frames dropped as damaged.", "frames_damaged"),
+}
 
 Reading = tuple[dict[str, str], float]  # labels and value
 
 
 class Reader:
-    """One metric whose values are read from the parts at the moment of a scrape."""
+    """One metric whose values are read at the moment of a scrape. A counter if its name ends in `_total`, else a gauge."""
 
     def __init__(
         self, name: str, help_text: str, labels: tuple[str, ...], read: Callable[[], Iterable[Reading]]
@@ -28,11 +45,35 @@ class Reader:
         self.read = read
 
     def family(self) -> Metric:
+        """Return the metric with its current values."""
         kind = CounterMetricFamily if self.name.endswith("_total") else GaugeMetricFamily
         family = kind(self.name.removesuffix("_total"), self.help_text, labels=self.labels)
         for labels, value in self.read():
             family.add_metric([labels[label] for label in self.labels], value)
         return family
+
+
+def value_reader(name: str, help_text: str, read: Callable[[], float]) -> Reader:
+    """Return the reader of a metric without labels."""
+    return Reader(name, help_text, (), lambda: [({}, float(read()))])
+
+
+def memory_readers(store: MemoryStore) -> Iterator[Reader]:
+    """Yield the readers of what `store` holds, per camera and in all."""
+
+    def stored(field: str) -> Iterator[Reading]:
+        for camera in store.cameras():
+            value = getattr(store.stats(camera), field)
+            if value is not None:
+                yield {"camera": camera}, float(value)
+
+    def status(field: str) -> float:
+        return float(getattr(store.status(), field))
+
+    for name, (text, field) in _STORED.items():
+        yield Reader(name, text, ("camera",), partial(stored, field))
+    for name, (text, field) in _STATUS.items():
+        yield value_reader(name, text, partial(status, field))
 
 
 class _Readers(Collector):
@@ -52,7 +93,7 @@ class Metrics:
         self._readers = _Readers()
         self.frames_lost = Counter(
             "vilamp_frames_lost_total",
-            "Kept frames that could not be remembered.",
+            "Frames that could not be stored.",
             ["camera", "reason"],
             registry=self.registry,
         )
@@ -84,16 +125,16 @@ class Metrics:
         )
         self.event_loop_lag = Histogram(
             "vilamp_event_loop_lag_seconds",
-            "How much later than asked the event loop wakes, ten times a second.",
+            "Delay of the event loop, measured ten times a second.",
             buckets=_LAG_BUCKETS_S,
             registry=self.registry,
         )
         self.registry.register(self._readers)
 
     def watch(self, readers: Iterable[Reader]) -> None:
-        """Add metrics that are read at scrape time."""
+        """Add metrics that are read at the moment of a scrape."""
         self._readers.readers.extend(readers)
 
     def text(self) -> bytes:
-        """The exposition text, all metrics."""
+        """Return all metrics in Prometheus text format."""
         return generate_latest(self.registry)

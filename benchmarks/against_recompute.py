@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from agent.ingest.intake import decode_jpeg
+from agent.ingest.jpeg import decode_jpeg
 from benchmarks import features
 from benchmarks.answering import QUESTIONS, select
 from benchmarks.machine import add_out, machine, measured_path, picture_path, show, summary_ms, write_result

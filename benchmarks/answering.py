@@ -24,7 +24,7 @@ import torch
 from agent.app import Agent
 from agent.ask.keyframes import newest_from
 from agent.ask.question import Piece, Question
-from agent.ingest.intake import decode_jpeg
+from agent.ingest.jpeg import decode_jpeg
 from agent.settings.settings import Settings
 from agent.times import format_clock
 from benchmarks import features

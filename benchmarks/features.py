@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from agent.ingest.intake import decode_jpeg, encode_jpeg
+from agent.ingest.jpeg import decode_jpeg, encode_jpeg
 from memory.limits import Limits
 from memory.store import MemoryStore
 from model.features import FrameFeatures

@@ -56,7 +56,7 @@ async def measure(count: int) -> dict[str, Any]:
             page = await seen.open(site.url, site.token(), "ask")
             measured = await first_characters(page, count + 1)
             seen.unharmed()
-            frames = sum(site.agent.store.stats(camera).frames for camera in site.agent.cameras())
+            frames = sum(site.agent.store.stats(camera).frames for camera in site.agent.cameras.names())
     summary = summary_ms([each / 1000 for each in measured[1:]])  # the first question warms caches
     return {
         "frames": frames,

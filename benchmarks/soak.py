@@ -98,23 +98,25 @@ async def soak(folder: Path, seconds: float, threads: int) -> dict[str, Any]:
         began = time.time()
         for number, camera in enumerate(CAMERAS):
             count = MAX_FRAMES + number * SEGMENT // len(CAMERAS)
-            await agent.watch(camera, Paced(camera, clip, rate_hz=None, start=began - 10_000, count=count))
+            await agent.cameras.watch(camera, Paced(camera, clip, rate_hz=None, start=began - 10_000, count=count))
         await agent.encoded()
         filled_s = time.time() - began
         counts = {"asked": 0, "refused": 0, "erased": 0}
         resident: list[tuple[float, float]] = []
         held: list[tuple[int, int]] = []
         lag: list[int] = []
-        before = sum(intake.counters.remembered for intake in agent.intakes.values())
-        live = [asyncio.create_task(agent.watch(c, endless(c, clip, n, seconds))) for n, c in enumerate(CAMERAS)]
+        before = sum(intake.counters.remembered for intake in agent.cameras.intakes.values())
+        live = [
+            asyncio.create_task(agent.cameras.watch(c, endless(c, clip, n, seconds))) for n, c in enumerate(CAMERAS)
+        ]
         helpers = [asyncio.create_task(ask(agent, counts)), asyncio.create_task(erase(agent, counts))]
         helpers.append(asyncio.create_task(sample(agent, resident, held, lag)))
         await asyncio.gather(*live)
         for helper in helpers:
             helper.cancel()
         await asyncio.gather(*helpers, return_exceptions=True)
-        remembered = sum(intake.counters.remembered for intake in agent.intakes.values()) - before
-        lost = sum(intake.counters.lost for intake in agent.intakes.values())
+        remembered = sum(intake.counters.remembered for intake in agent.cameras.intakes.values()) - before
+        lost = sum(intake.counters.lost for intake in agent.cameras.intakes.values())
         samples = [sample for metric in agent.metrics.judgements.collect() for sample in metric.samples]
         judged = int(sum(sample.value for sample in samples if sample.name.endswith("_total")))
     return {
@@ -171,7 +173,7 @@ async def sample(
     while True:
         resident.append((time.monotonic() - began, process.memory_info().rss / 2**20))
         held.append((process.num_threads(), process.num_fds()))
-        await asyncio.to_thread(agent.state.health)
+        await asyncio.to_thread(agent.health.run)
         stats = [agent.store.stats(camera) for camera in CAMERAS]
         lag.append(sum(each.frames - each.encoded for each in stats))
         await asyncio.sleep(SAMPLE_S)

@@ -363,3 +363,18 @@ def _storage_errors(path: Path) -> Iterator[None]:
             yield
     except sqlite3.Error as error:  # a row that contradicts another, a closed book
         raise StorageError(f"{path}: {error}") from error
+
+
+def erase_from_alerts(alert_store: AlertStore) -> Callable[[str, float, float], int]:
+    """Return the eraser of alerts, their pictures and their outbox entries, for `agent.keep.erasing.Erasing`."""
+
+    def erase(camera: str, after: float, before: float) -> int:
+        count = alert_store.erase(camera, after, before)
+        with alert_store.lock, storage_errors(alert_store.path, "erase in it"):
+            alert_store.connection.execute("VACUUM")  # removes the copies of rows that page splits left behind
+            busy = alert_store.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+        if busy:
+            raise OSError(f"{alert_store.path}: another connection is reading")
+        return count
+
+    return erase

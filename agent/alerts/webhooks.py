@@ -16,7 +16,7 @@ import hmac
 import logging
 import random
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -25,6 +25,7 @@ import httpx
 
 from agent.alerts.outbox import Outgoing, Sink, webhook_sink
 from agent.alerts.store import AlertStore
+from agent.metrics import Reader, Reading
 from agent.runtime import pools
 from agent.runtime.unreachable import why_unreachable
 from agent.settings.webhooks import WebhookSettings
@@ -228,3 +229,24 @@ def wished_pause_s(wish: str, now: float) -> float:
     except (ValueError, OverflowError):
         return 0.0
     return min(max(0.0, moment - now), LAST_PAUSE_S)
+
+
+def delivery_readers(alert_store: AlertStore, webhooks: Sequence[Webhook]) -> list[Reader]:
+    """Return the metrics of the outbox and of what `webhooks` delivered."""
+
+    def waiting() -> list[Reading]:
+        with alert_store.lock:
+            return [({"stage": sink}, float(alert_store.outbox.count(sink))) for sink in alert_store.sinks]
+
+    def dropped() -> list[Reading]:
+        counts = dict(alert_store.outbox.num_dropped)
+        return [({"stage": sink, "reason": reason}, float(count)) for (sink, reason), count in counts.items()]
+
+    def delivered() -> list[Reading]:
+        return [({"stage": webhook.sink}, float(webhook.num_delivered)) for webhook in webhooks]
+
+    return [
+        Reader("vilamp_outbox_entries", "Events waiting for their sink.", ("stage",), waiting),
+        Reader("vilamp_outbox_dropped_total", "Events given up.", ("stage", "reason"), dropped),
+        Reader("vilamp_webhook_delivered_total", "Events that a webhook accepted.", ("stage",), delivered),
+    ]

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.ask.question import Evidence, Seen
-from agent.ingest.intake import decode_jpeg
+from agent.ingest.jpeg import decode_jpeg
 from agent.settings.settings import AnsweringSettings
 from memory.errors import FrameGone
 from memory.window import Window

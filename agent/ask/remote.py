@@ -30,7 +30,7 @@ from agent.ask.question import FinishReason, Question
 from agent.ask.remote_text import HELD_CHARS, Speech, ThoughtsShown
 from agent.ask.remote_wire import Misunderstood, Shown, Step, complaint, parse, read_line, request_body
 from agent.errors import AnswererAway, AnswererRefused, NoAnswer, PicturesStayHere, Problem
-from agent.ingest.intake import JPEG_QUALITY
+from agent.ingest.jpeg import JPEG_QUALITY
 from agent.runtime import pools
 from agent.settings.settings import AnswererSettings
 from agent.times import format_time

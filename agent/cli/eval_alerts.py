@@ -76,7 +76,7 @@ def _seeds(text: str) -> list[int]:
 
 
 def _model(args: argparse.Namespace) -> "VideoModel":
-    from agent.app import load_model
+    from agent.ask.model import load_model
     from agent.settings.settings import ModelSettings, Settings
     from model.video_model import VideoModel
 

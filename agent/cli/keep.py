@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
 
-from agent.alerts.store import ALERTS_FILE, AlertStore
+from agent.alerts.store import ALERTS_FILE, AlertStore, erase_from_alerts
 from agent.cli.ask import advise, connect, server_of, window_of, zone_of
 from agent.cli.client import Client, ServerError, understood
 from agent.cli.common import EXIT_USAGE, CliError, say, settings_of
-from agent.keep.erasing import Erasing, NotErasedYet, Request, erase_from_alerts
+from agent.keep.erasing import Erasing, NotErasedYet, Request
 from agent.keep.export import NothingToExport, TooManyFrames, export, log_text
 from agent.keep.holdings import folder_holdings, holdings
 from agent.settings.settings import Settings

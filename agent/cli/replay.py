@@ -18,7 +18,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from agent.app import Agent, ModelUnusable, opened
+from agent.app import Agent, opened
+from agent.ask.model import ModelUnusable
 from agent.ask.question import Evidence, Finished, Piece, Question, Seen
 from agent.cli.ask import print_reply, time_of, window_of, zone_of
 from agent.cli.camera_names import camera_name
@@ -185,17 +186,17 @@ async def _feed(
     agent: Agent, camera: str, entry: Entry, duration_s: float | None, progress: Progress
 ) -> tuple[str | None, list[str]]:
     """Every kept frame through intake and encoder. Returns what was damaged, and what was put right, in words."""
-    settings = replace(agent.frame_settings(camera), rate_hz=entry.rate_hz)
+    settings = replace(agent.cameras.frame_settings(camera), rate_hz=entry.rate_hz)
     source = FileSource(entry.path, camera, settings, pace="fast", start_time=entry.start)
     expected = None if duration_s is None else max(1, round(duration_s * entry.rate_hz))
     bar = progress.add_task("indexing", total=expected)
     if not entry.complete:
-        fed = asyncio.create_task(agent.watch(camera, Remaining(source, agent.store.stats(camera).newest)))
+        fed = asyncio.create_task(agent.cameras.watch(camera, Remaining(source, agent.store.stats(camera).newest)))
         await _show(agent, camera, fed, progress, bar)
     encoded = asyncio.create_task(agent.encoded())
     progress.update(bar, total=agent.store.stats(camera).frames)
     await _show(agent, camera, encoded, progress, bar)
-    damage = agent.intakes[camera].problem if camera in agent.intakes else None
+    damage = agent.cameras.intakes[camera].problem if camera in agent.cameras.intakes else None
     return damage, [f"{shown(entry.path)}: {words}" for words in source.stats.remarks.values()]
 
 

@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from agent.app import ModelUnusable
+from agent.ask.model import ModelUnusable
 from agent.cli.common import EXIT_USAGE, CliError, settings_of
 from agent.runtime.pools import NoThreads
 from agent.runtime.process import OutputFailed

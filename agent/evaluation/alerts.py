@@ -25,10 +25,10 @@ from agent.alerts.gate import step as gate_step
 from agent.alerts.judge import Judge
 from agent.alerts.machine import Ask, Refusal, Sighting, Vote
 from agent.alerts.replay import Replay, Replayed
-from agent.app import open_memory
 from agent.ask.answer import Answering
 from agent.evaluation.alert_truth import Armed, Score, arm, score
-from agent.ingest.intake import decode_jpeg, encode_jpeg
+from agent.ingest.jpeg import decode_jpeg, encode_jpeg
+from agent.keep.memory import open_memory
 from agent.metrics import Metrics
 from agent.runtime.lanes import Lane
 from agent.settings.rules import GateSettings, JudgeSettings, RuleSettings

@@ -1,49 +1,60 @@
-"""Is the system's clock to be believed? It is compared with a clock that only runs.
+"""The time of frames: how far the system clock is believed, and under which time each frame is stored.
 
-A clock that is set (by NTP after the start, by hand, by a fault) steps against the monotonic clock. Until it has kept pace
-with that for a while after a step, time goes on as if it had not stepped. So a glitch of seconds changes nothing, and a
-correction is followed once, by its whole amount.
+The system clock may be set while the agent runs (NTP after the start, by hand, by a fault); it then steps against the
+monotonic clock. Until it has kept pace with the monotonic clock for a while after a step, the agent continues as if
+there had been no step. A glitch of a few seconds thus changes nothing, and a correction is followed once, in full.
 
-Worked example with `settle_s` 10: right until 100 s, then the clock is an hour ahead for 6 s and right again: `now` never
-showed the hour. Then it is set ahead for good at 200 s: from 210 s on `now` shows the hour, too.
-
-Pure: both clocks come in as arguments. Knows neither cameras nor memory.
+Example with `settle_s` 10: the clock is right until 100 s, then an hour ahead for 6 s, then right again; `now` never
+shows that hour. At 200 s it is set an hour ahead for good: from 210 s on `now` shows the hour too.
 """
 
+import logging
+import math
+import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
-STEP_S = 2.0  # less is what NTP slews and what two readings one after the other may differ by
-EARLIEST = 1_704_067_200.0  # 2024-01-01: a clock before it has never been set
+from memory.store import MemoryStore
+
+log = logging.getLogger(__name__)
+
+STEP_S = 2.0  # smaller differences come from NTP slewing, or from reading two clocks one after the other
+EARLIEST = 1_704_067_200.0  # 2024-01-01: a clock that shows an earlier time was never set
 STAMPS_SETTLE_S = 10.0  # for the times of frames, which can be corrected later
-LONG_AGO_S = 30 * 86_400.0  # the newest frame at the start: either nobody recorded for so long, or the clock is wrong
-AGES_SETTLE_S = 3600.0  # for what is forgotten by age, which cannot be brought back
+AGES_SETTLE_S = 3600.0  # for the age limit, because forgotten frames cannot be brought back
+LONG_AGO_S = 30 * 86_400.0  # newest frame this old at the start: a long pause, or a wrong clock
+
+_MIN_STEP_S = 0.001  # between two frames of one camera
+_FRAME_STEP_S = 1.0  # between the last frame of an earlier run and the first of this one
+_MAX_AHEAD_S = 3.0  # beyond `max_skew_s`: only a wrong clock stamps a frame later than that
+_MAX_AGE_S = 60.0  # an older frame comes from a recording, whose times are its own
 
 
 def running_s() -> float:
-    """Seconds of a clock that only runs, also while the machine sleeps."""
+    """Return the seconds of a clock that nobody sets and that also runs while the machine sleeps."""
     return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
 @dataclass(slots=True)
 class _Step:
-    """The system's clock has left the believed one."""
+    """A difference between the system clock and the believed one."""
 
-    offset: float  # its own, against the monotonic clock
-    since: float  # monotonic
+    offset: float  # system clock minus monotonic clock
+    since: float  # monotonic seconds
 
 
 class SteadyClock:
-    """Believed time out of two clocks. `settle_s`: how long a stepped clock must keep pace before it is believed."""
+    """Believed time from two clocks. `settle_s`: how long a stepped clock must keep pace before it is believed."""
 
     def __init__(self, settle_s: float) -> None:
         self._settle_s = settle_s
-        self.offset: float | None = None  # believed time - monotonic time
-        self._first: float | None = None  # monotonic, of the first reading
+        self.offset: float | None = None  # believed time minus monotonic time
+        self._first: float | None = None  # monotonic time of the first reading
         self._step: _Step | None = None
 
     def now(self, monotonic: float, wall: float) -> float:
-        """The believed time, unix seconds. To be called every few seconds at least: steps are seen here."""
+        """Return the believed unix time. Call it at least every few seconds, because it is what notices steps."""
         offset = wall - monotonic
         if self.offset is None or self._first is None:
             self.offset, self._first = offset, monotonic
@@ -58,12 +69,12 @@ class SteadyClock:
         return monotonic + self.offset
 
     def settled(self, monotonic: float) -> bool:
-        """Whether the clock has kept pace since the first reading, or since its last step, for long enough."""
+        """Return whether the clock has kept pace for long enough since the first reading or its last step."""
         return self._step is None and self._first is not None and monotonic - self._first >= self._settle_s
 
     @property
     def step_s(self) -> float:
-        """By how much the system's clock is ahead of the believed one, and behind it where negative; 0.0: not at all."""
+        """System clock minus believed time, in seconds; 0.0 while they agree."""
         return 0.0 if self._step is None or self.offset is None else self._step.offset - self.offset
 
 
@@ -71,25 +82,25 @@ class SteadyClock:
 class Moment:
     """A reading of all clocks. Unix seconds."""
 
-    time: float  # believed, for the times of frames
+    time: float  # believed, used for frames
     running: float  # monotonic seconds
-    step_s: float  # the system's clock minus `time`, 0.0 while they agree
+    step_s: float  # system clock minus `time`, 0.0 while they agree
     settled: bool  # the clock has kept pace for long enough
-    age_from: float  # what is older than this by the age limit may be forgotten
+    age_from: float  # the age limit counts from this time
 
     @property
     def offset(self) -> float:
-        """Changes only when a step is believed."""
+        """Believed time minus monotonic time. Changes only when a step is believed."""
         return self.time - self.running
 
     def believed(self, time: float) -> float:
-        """`time` as the believed clock has it, where the system's clock stamped it after a step."""
+        """Return `time` in believed time if the system clock stamped it after a step; else `time` itself."""
         before_step = time - self.step_s
         return before_step if abs(before_step - self.time) < abs(time - self.time) else time
 
 
 class WallClock:
-    """The clocks of the agent: one for the times of frames, one that is slower to believe for their age."""
+    """Two steady clocks: one for the times of frames, and a slower one for their age. Pure: both readings are arguments."""
 
     def __init__(
         self,
@@ -98,61 +109,205 @@ class WallClock:
         stamps_settle_s: float = STAMPS_SETTLE_S,
         ages_settle_s: float = AGES_SETTLE_S,
     ) -> None:
-        """`newest`: time of the newest frame that is remembered. A clock that is far from it at the start is not believed
-        at once where that would forget everything."""
+        """`newest`: time of the newest stored frame. A clock far from it at the start is not believed at once, since that
+        could make the age limit forget everything."""
         self._newest = newest
-        self._from_start = False  # the clock was far from the newest frame, and has not proved itself yet
+        self._from_start = False  # the clock was far from the newest frame at the start and is still in doubt
         self._stamps = SteadyClock(stamps_settle_s)
         self._ages = SteadyClock(ages_settle_s)
-        self._said_s = ages_settle_s  # for so long is a glitch that is over told of
+        self._shown_s = ages_settle_s  # how long a glitch is reported after its end
         self._wall: float | None = None
-        self._glitch: tuple[float, float] | None = None  # monotonic when it was over; by how much it was off
+        self._glitch: tuple[float, float] | None = None  # monotonic time of its end; its size in seconds
 
     def now(self, monotonic: float, wall: float) -> Moment:
-        """Reads both. `monotonic`: seconds that only run; `wall`: the system's clock."""
+        """Take a reading. `monotonic`: seconds of `running_s`; `wall`: the system clock."""
         self._wall = wall
         believed = self._stamps.now(monotonic, wall)
         if self._newest is not None and wall - self._newest > LONG_AGO_S:
             self._ages.now(monotonic, self._newest)
             self._from_start = True
-        self._newest = None  # that was the start
+        self._newest = None  # only the first reading is compared with it
         step_s, before = self._ages.step_s, self._ages.offset
         aged = self._ages.now(monotonic, wall)
         self._from_start = self._from_start and self._ages.step_s > LONG_AGO_S
         if step_s and not self._ages.step_s and before is not None and abs(before + monotonic - aged) <= STEP_S:
             self._glitch = monotonic, step_s
-        elif self._glitch is not None and monotonic - self._glitch[0] > self._said_s:
+        elif self._glitch is not None and monotonic - self._glitch[0] > self._shown_s:
             self._glitch = None
         age_from = min(wall, believed, aged)
         return Moment(believed, monotonic, self._stamps.step_s, self._stamps.settled(monotonic), age_from)
 
     @property
     def problem(self) -> str | None:
-        """Why times are uncertain, in words for an operator; None: the clock is as it should be."""
+        """Why times are uncertain, in words for an operator; None while the clock is fine."""
         if self._wall is not None and self._wall < EARLIEST:
-            return "the system's clock has not been set: frames have wrong times. Set it, or switch NTP on"
+            return "the system clock has not been set: frames have wrong times. Set it, or switch NTP on"
         step_s = self._stamps.step_s
         if step_s:
             return (
-                f"the system's clock was {_set(step_s)}: until it is steady, frames go on in the time before and are "
-                "marked as uncertain"
+                f"the system clock was {_set(step_s)}: until it is steady, frames continue in the old time and are marked as "
+                "uncertain"
             )
         if self._ages.step_s and self._from_start:
             return (
-                f"the system's clock is {_amount(self._ages.step_s)} after the newest picture: for an hour nothing is "
-                "forgotten by age. If that is not so, set the clock and restart"
+                f"the system clock is {_amount(self._ages.step_s)} after the newest picture: for an hour no frame is deleted "
+                "because of its age. If the clock is wrong, set it and restart"
             )
         if self._ages.step_s:
             return (
-                f"the system's clock was {_set(self._ages.step_s)}: times around that moment are uncertain, and for an "
-                "hour nothing is forgotten by the new time. Check NTP"
+                f"the system clock was {_set(self._ages.step_s)}: times around that moment are uncertain, and for an hour no "
+                "frame is deleted because of its age. Check NTP"
             )
         if self._glitch is not None:
             return (
-                f"the system's clock was {_set(self._glitch[1])} for a while and is as before again: frames of that while "
-                "are marked as uncertain or corrected, nothing was forgotten by it. Check NTP"
+                f"the system clock was {_set(self._glitch[1])} for a while and is right again: frames of that time are marked "
+                "as uncertain or corrected, and none was deleted. Check NTP"
             )
         return None
+
+
+class Clock:
+    """The agent's clock: unix time as `WallClock` believes it. Thread-safe."""
+
+    def __init__(self, wall: Callable[[], float], running: Callable[[], float], newest: float | None = None) -> None:
+        """`wall`: the system clock, unix seconds; `running`: monotonic seconds; `newest`: as of `WallClock`."""
+        self._wall, self._running = wall, running
+        self._lock = threading.Lock()
+        self._believed = WallClock(newest)
+
+    @property
+    def problem(self) -> str | None:
+        """Why times are uncertain, in words for an operator; None while the clock is fine."""
+        return self._believed.problem
+
+    def read(self) -> Moment:
+        """Take a reading of all clocks."""
+        with self._lock:
+            before = self.problem
+            moment = self._believed.now(self._running(), self._wall())
+            if before is None and self.problem is not None:
+                log.warning("clock", extra={"problem": self.problem})
+            return moment
+
+    def now(self) -> float:
+        """Return the unix time by which frames are dated."""
+        return self.read().time
+
+
+def rising(time: float, last: float) -> float:
+    """Return `time`, or 1 ms after `last` when `time` is not later than that.
+
+    A second publisher whose clock runs behind the first one's would otherwise break the order in which frames are
+    stored. Example: rising(10.0, 12.0) = 12.001; rising(13.0, 12.0) = 13.0.
+    """
+    return time if time > last else last + _MIN_STEP_S
+
+
+@dataclass(frozen=True, slots=True)
+class Stamp:
+    """The time under which one frame is stored. Unix seconds."""
+
+    time: float
+    clock: str  # stored in the frame's metadata: whose clock `time` comes from, or "uncertain"
+    age_from: float  # the age limit counts from this time or an earlier one
+    last_time: float = -math.inf  # time of the camera's newest stored frame
+
+
+@dataclass(slots=True)
+class _Epoch:
+    """Live frames of this run that were stamped under one setting of the system clock."""
+
+    first_time: float  # of its frames; an epoch lasts until the next one begins
+    offset: float  # clock that stamped them minus monotonic clock
+    moved_back_s: float = 0.0  # how far its frames were moved back, in case that was the mistake
+
+
+class Stamper:
+    """Stamps the frames of one camera, and moves stored frames when the system clock turns out to have been wrong.
+
+    Frames of a camera are stored in the order of their arrival with rising times. While the system clock is in doubt,
+    frames continue in the old time, marked "uncertain". Once the clock has kept pace for long enough, frames stamped
+    since the start are moved by the size of the step, marked "corrected". Frames that an earlier run of the agent
+    stamped in the future are moved to before now and marked "uncertain", because the size of that error is unknown.
+
+    Blocking: writes to the memory. One caller at a time.
+
+    Example: the clock is right for an hour, a day ahead for a minute, and right again. That makes two epochs; when the
+    second step is believed, the minute's frames move back by a day and join the first epoch, whose frames stay.
+    """
+
+    def __init__(self, camera: str, store: MemoryStore, read_clock: Callable[[], Moment], max_skew_s: float) -> None:
+        self._camera = camera
+        self._store = store
+        self._read_clock = read_clock
+        self._max_ahead_s = max_skew_s + _MAX_AHEAD_S
+        self._epochs: list[_Epoch] = []  # oldest first, offsets rising
+        self._last_running: float | None = None  # monotonic time of the last live frame
+
+    def stamp(self, time: float, clock: str, last_time: float) -> Stamp:
+        """Return the stamp of a frame that its source dates `time`. The newest stored frame, at `last_time`, may move."""
+        moment = self._read_clock()
+        if clock != "file":
+            time = moment.believed(time)
+        if clock == "file" or not -_MAX_AGE_S <= time - moment.time <= self._max_ahead_s:
+            return Stamp(time, clock, moment.age_from, last_time)
+        last_time = self._settled(moment, last_time, live=True)
+        if last_time > moment.time + self._max_ahead_s:  # of an earlier run, and the clock is still in doubt
+            since_s = 0.0 if self._last_running is None else moment.running - self._last_running
+            time, clock = last_time + max(since_s, _MIN_STEP_S), "uncertain"
+        else:
+            if not self._epochs or moment.offset > self._epochs[-1].offset + STEP_S:
+                self._epochs.append(_Epoch(rising(time, last_time), moment.offset))
+            clock = "uncertain" if moment.step_s else clock
+        self._last_running = moment.running
+        return Stamp(time, clock, moment.age_from, last_time)
+
+    def settle(self, last_time: float) -> float:
+        """Move stored frames if a step of the clock has come to be believed. Return the newest stored frame's time."""
+        return self._settled(self._read_clock(), last_time, live=False)
+
+    def _settled(self, moment: Moment, last_time: float, *, live: bool) -> float:
+        if not self._epochs:
+            if not live or not moment.settled or last_time <= moment.time + self._max_ahead_s:
+                return last_time
+            since_s = _FRAME_STEP_S if self._last_running is None else moment.running - self._last_running
+            return self._move(last_time, moment.time - since_s - last_time, "uncertain")
+        step_s = moment.offset - self._epochs[-1].offset
+        if abs(step_s) <= STEP_S:  # slewed
+            for epoch in self._epochs:
+                epoch.offset += step_s
+        elif step_s > 0:
+            last_time = self._undo(min(step_s, self._epochs[-1].moved_back_s), last_time)
+        while self._epochs[-1].offset > moment.offset + STEP_S:
+            last_time = self._move_back(moment.offset)
+        return last_time
+
+    def _move_back(self, offset: float) -> float:
+        """Move the newest epoch towards `offset`, at most until it joins the epoch before it."""
+        newest = self._epochs[-1]
+        before = self._epochs[-2].offset if len(self._epochs) > 1 else -math.inf
+        if before < offset:
+            return self._shift_newest(offset - newest.offset)
+        self._epochs.pop()
+        return self._move(newest.first_time, before - newest.offset, "corrected")
+
+    def _undo(self, shift_s: float, last_time: float) -> float:
+        """Move the newest epoch forward again, because it had been moved back by mistake."""
+        return last_time if shift_s <= STEP_S else self._shift_newest(shift_s)
+
+    def _shift_newest(self, shift_s: float) -> float:
+        newest = self._epochs[-1]
+        last_time = self._move(newest.first_time, shift_s, "corrected")
+        newest.first_time, newest.offset = newest.first_time + shift_s, newest.offset + shift_s
+        newest.moved_back_s -= shift_s
+        return last_time
+
+    def _move(self, first_time: float, shift_s: float, clock: str) -> float:
+        num_moved = self._store.redate(self._camera, first_time, shift_s, clock)
+        details = {"camera": self._camera, "frames": num_moved, "seconds": round(shift_s, 3), "clock": clock}
+        log.warning("frame times corrected: the system clock had been wrong", extra=details)
+        newest = self._store.stats(self._camera).newest
+        return -math.inf if newest is None else newest
 
 
 def _set(step_s: float) -> str:

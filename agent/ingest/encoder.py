@@ -1,10 +1,8 @@
-"""Seeing: remembered frames -> vision lane -> memory.attach, micro-batched over all cameras, oldest first.
+"""The encoder task: encodes stored frames in batches over all cameras and attaches the features to the memory.
 
-What is encoded is the stored JPEG, decoded, so features can be recomputed at any time. An encoder that stalls costs
-delay, not history. Live frames (the backlog) go first, then frames that lie pending on disk, then those whose patches
-were lost in a restart.
-
-Does not know where frames come from or what they will be asked.
+It encodes the stored JPEG, so that features can be recomputed at any time. A slow encoder delays answers but loses no
+frame. New frames (the backlog) go first, then frames that are pending on disk, then frames whose patches were lost in a
+restart; each of these oldest first.
 """
 
 import asyncio
@@ -19,12 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.ingest.backlog import Backlog
-from agent.ingest.intake import decode_jpeg
+from agent.ingest.jpeg import decode_jpeg
 from agent.metrics import Metrics
 from agent.runtime import pools
 from agent.runtime.lanes import Lane
 from agent.runtime.shortage import is_shortage
 from agent.runtime.supervisor import contained, words_of
+from agent.times import format_span
 from memory.errors import FrameGone, StorageError
 from memory.store import MemoryStore
 
@@ -38,7 +37,9 @@ log = logging.getLogger(__name__)
 Sighted = Callable[[str, int, float, NDArray[np.float32]], None]  # camera, frame_id, time, embedding (D,) as encoded
 
 _FIRST_RETRY_S, _LAST_RETRY_S = 0.5, 30.0
-_MAX_TRIES = 3  # of a frame that fails while others do not
+_MAX_TRIES = 3  # of a frame that fails while others succeed
+RETEST_S = 30.0
+MAX_BEHIND_S = 60.0  # older frames waiting for the encoder are reported: answers miss them
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,15 +51,15 @@ class _Picture:
 
 
 class EncoderBroken(Exception):
-    """The model cannot encode anything at the moment (its fault, not the frames')."""
+    """The model cannot encode any frame at the moment."""
 
 
 class NotNow(Exception):
-    """No frame of a batch can be read at the moment: the disk does not give it, or the system has nothing to spare."""
+    """No frame of a batch can be read at the moment: the disk fails, or the system lacks descriptors or memory."""
 
 
 class Encoding:
-    """The task that keeps memory encoded."""
+    """Keeps the memory encoded: `run` is a task for as long as the agent runs."""
 
     def __init__(
         self,
@@ -71,9 +72,10 @@ class Encoding:
         needs_patches: bool = True,
         sighted: Sighted = lambda camera, frame_id, time, embedding: None,
     ) -> None:
-        """`sighted` is told of every frame that has been attached, also of one that was encoded before a restart."""
-        self.problem: str | None = None  # in words for an operator, while the encoder fails
-        self.waiting_problem: str | None = None  # and while it works, but some frames cannot be read or kept
+        """`sighted` is called with every frame that has been encoded, including those encoded again after a restart."""
+        self.test_problem: str | None = "the encoder has not been tested yet"
+        self.problem: str | None = None  # why the encoder fails, in words for an operator
+        self.waiting_problem: str | None = None  # why some frames cannot be read or stored while it works
         self.idle = asyncio.Event()  # set while nothing is left to encode
         self._store = store
         self._model = model
@@ -81,18 +83,47 @@ class Encoding:
         self._backlog = backlog
         self._metrics = metrics
         self._batch_size = batch_size
-        self._needs_patches = needs_patches  # False: another program answers, and looks at the pictures
+        self._needs_patches = needs_patches  # False when a remote answerer looks at the pictures
         self._sighted = sighted
-        self._given_up: set[int] = set()  # stays small: a damaged JPEG is a damaged disk
+        self._given_up: set[int] = set()  # stays small: JPEGs are damaged only where the disk is
         self._num_refused: Counter[int] = Counter()
-        self._waiting: set[int] = set()  # could not be read or kept when last tried
-        self._aside: set[int] = set()  # of these, the ones left out until the pause is over
+        self._waiting: set[int] = set()  # could not be read or stored at the last try
+        self._aside: set[int] = set()  # those of `_waiting` that are not tried again yet
         self._pause_s = _FIRST_RETRY_S
 
+    async def finish(self) -> None:
+        """Wait until every frame stored so far is encoded or given up."""
+        self.idle.clear()
+        self._backlog.look_again()
+        await self.idle.wait()
+
+    async def test(self) -> None:
+        """Make the self-test of the model; `test_problem` holds its result."""
+        self.test_problem = await self._test()
+
+    async def test_again(self) -> None:
+        """Repeat a failed self-test until it passes: its cause (such as no free memory) may go away."""
+        while self.test_problem is not None:
+            await asyncio.sleep(RETEST_S)
+            await self.test()
+
+    def delay_problem(self, now: float) -> str | None:
+        """Return why answers miss frames although the encoder works, in words. `now`: unix seconds. Blocking."""
+        if self.waiting_problem is not None:
+            return self.waiting_problem
+        for frame_id in self._store.pending(1):
+            try:
+                waited_s = now - self._store.record(frame_id).time
+            except FrameGone:
+                return None
+            if waited_s > MAX_BEHIND_S:
+                return f"the encoder is {format_span(waited_s)} behind: answers miss the frames that still wait"
+        return None
+
     async def run(self) -> None:
-        """Encode for ever. A failing encoder is retried with growing pauses; the frames wait on disk."""
+        """Encode for ever. A failing encoder is tried again after growing pauses; the frames wait on disk."""
         retry_s = _FIRST_RETRY_S
-        self._backlog.look_again()  # a batch that a failed run had in hand is found on disk
+        self._backlog.look_again()  # finds the batch that a failed run had in hand
         while True:
             frame_ids = await self._next_batch()
             if not frame_ids:
@@ -106,12 +137,12 @@ class Encoding:
             try:
                 await self._encode(frame_ids)
             except EncoderBroken as error:
-                self._backlog.behind = True  # the batch is found again on disk
+                self._backlog.behind = True  # the batch will be found on disk
                 self.problem = f"the encoder fails: {error}"
                 log.error("encoder fails", extra={"error": str(error), "retry_s": retry_s})
                 await asyncio.sleep(retry_s)
                 retry_s = min(2 * retry_s, _LAST_RETRY_S)
-            except NotNow:  # `_set_aside` has said so
+            except NotNow:  # `_set_aside` has logged it
                 await asyncio.sleep(retry_s)
                 retry_s = min(2 * retry_s, _LAST_RETRY_S)
             else:
@@ -132,7 +163,7 @@ class Encoding:
         return frame_ids
 
     def _on_disk(self) -> list[int]:
-        """Frames never encoded, oldest first; when there are none, those whose patches a restart lost."""
+        """Return frames that were never encoded, oldest first; if there are none, those whose patches a restart lost."""
         aside = self._aside.copy()
         pending = self._store.pending(self._batch_size + len(aside))
         if wanted := [frame_id for frame_id in pending if frame_id not in aside]:
@@ -155,7 +186,7 @@ class Encoding:
         for picture, features in await self._features(pictures):
             try:
                 remembered = await pools.storage(self._attach, picture, features)
-            except ValueError as error:  # finite, but beyond what the memory's half precision can hold
+            except ValueError as error:  # finite, but too large for half precision
                 self._skip(picture.frame_id, "refused", error)
             except (StorageError, MemoryError) as error:
                 self._set_aside({picture.frame_id: error})
@@ -166,9 +197,9 @@ class Encoding:
         self._metrics.stage_seconds.labels(stage="encode").observe(perf_counter() - started)
 
     def _read(self, frame_ids: Sequence[int]) -> tuple[list[_Picture], dict[int, BaseException]]:
-        """Stored JPEGs, decoded, and what cannot be read now, with the reason.
+        """Return the decoded pictures, and the error of each frame that cannot be read now.
 
-        A frame evicted meanwhile is left out; one whose bytes are no picture is not tried again.
+        Frames evicted meanwhile are left out; damaged JPEGs are never tried again.
         """
         pictures: list[_Picture] = []
         unread: dict[int, BaseException] = {}
@@ -183,7 +214,7 @@ class Encoding:
                 continue
             try:
                 pictures.append(_Picture(frame_id, record.camera, record.time, decode_jpeg(jpeg)))
-            except (OSError, ValueError, MemoryError) as error:  # of the decoder: the disk has done its part
+            except (OSError, ValueError, MemoryError) as error:  # from the decoder
                 if is_shortage(error):
                     unread[frame_id] = error
                 else:
@@ -191,7 +222,7 @@ class Encoding:
         return pictures, unread
 
     def _set_aside(self, failed: Mapping[int, BaseException]) -> None:
-        """These are tried again after a pause that grows, for ever; other frames go on meanwhile."""
+        """Try these frames again after a growing pause, for ever. Other frames continue meanwhile."""
         self._metrics.encode_failures.labels(reason="not_now").inc(len(failed))
         if not self._aside:
             asyncio.get_running_loop().call_later(self._pause_s, self._try_again)
@@ -214,10 +245,9 @@ class Encoding:
         self._backlog.look_again()
 
     async def _features(self, pictures: list[_Picture]) -> list[tuple[_Picture, "FrameFeatures"]]:
-        """Encode as one batch; when that fails one by one, so that a single bad picture cannot stop the others.
+        """Encode as one batch; if that fails, one by one, so that one bad picture does not stop the others.
 
-        Raises EncoderBroken when none can be encoded: then the encoder pauses. It is the pictures' fault only if the
-        self-test passes at the same time.
+        Raises EncoderBroken when none can be encoded. Frames count as bad only if others succeed or the self-test does.
         """
         features: list[FrameFeatures] = []
         with contained("encoding a batch") as batch:
@@ -232,7 +262,7 @@ class Encoding:
                 done.append((picture, (await self._vision.run(self._encode_finite, [picture.image]))[0]))
             if alone.error is not None:
                 failed.append((picture, alone.error))
-        if done or await self_test(self._model, self._vision) is None:
+        if done or await self._test() is None:
             for picture, reason in failed:
                 if is_shortage(reason):
                     self._set_aside({picture.frame_id: reason})
@@ -249,7 +279,7 @@ class Encoding:
         return features
 
     def _refused(self, frame_id: int, error: BaseException) -> None:
-        """One that failed while the encoder works: tried again, as the cause may pass, but not for ever."""
+        """Try a frame again that failed while the encoder works, but at most _MAX_TRIES times."""
         self._num_refused[frame_id] += 1
         if self._num_refused[frame_id] < _MAX_TRIES:
             self._backlog.look_again()
@@ -272,15 +302,14 @@ class Encoding:
             summary=features.summary,
         )
 
-
-async def self_test(model: "VideoModel | ClipEncoder", vision: Lane) -> str | None:
-    """None when the model tells two pictures (and two texts) apart by finite numbers; else what is wrong, in words."""
-    with contained("the encoder's self-test") as outcome:
-        await vision.run(model.self_test)
-    match outcome.error:
-        case None:
-            return None
-        case RuntimeError() | ValueError() as error:
-            return str(error)
-        case error:
-            return words_of(error)
+    async def _test(self) -> str | None:
+        """Return None if the model tells two pictures and two texts apart by finite numbers; else what is wrong."""
+        with contained("the encoder's self-test") as outcome:
+            await self._vision.run(self._model.self_test)
+        match outcome.error:
+            case None:
+                return None
+            case RuntimeError() | ValueError() as error:
+                return str(error)
+            case error:
+                return words_of(error)

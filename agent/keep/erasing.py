@@ -16,9 +16,8 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from agent.alerts.store import AlertStore
 from agent.runtime.files import replace_private
-from memory.errors import FULL, storage_errors
+from memory.errors import FULL
 from memory.files import sync_folder
 
 log = logging.getLogger(__name__)
@@ -123,21 +122,6 @@ class Erasing:
 
     def _run(self, request: Request) -> dict[str, int]:
         return {name: eraser(request.camera, request.lower, request.upper) for name, eraser in self._erasers}
-
-
-def erase_from_alerts(alert_store: AlertStore) -> Eraser:
-    """Alerts with their pictures and what waits in the outbox, from the rows and from the file behind them."""
-
-    def erase(camera: str, after: float, before: float) -> int:
-        count = alert_store.erase(camera, after, before)
-        with alert_store.lock, storage_errors(alert_store.path, "erase in it"):
-            alert_store.connection.execute("VACUUM")  # copies of rows that page splits left behind
-            busy = alert_store.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
-        if busy:
-            raise OSError(f"{alert_store.path}: another connection is reading")
-        return count
-
-    return erase
 
 
 def read_requests(path: Path) -> list[Request]:

@@ -1,12 +1,15 @@
-"""Milliseconds per stage, in the order in which the stages ended."""
+"""Measure time: the stages of one piece of work, and the delay of the event loop."""
 
-from collections.abc import Iterator
+import asyncio
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from time import perf_counter
 
+LAG_PROBE_S = 0.1
+
 
 class Stopwatch:
-    """Times named stages; a stage entered twice adds up."""
+    """Milliseconds per named stage, in the order in which the stages ended. A stage entered twice adds up."""
 
     def __init__(self) -> None:
         self.started = perf_counter()
@@ -14,7 +17,7 @@ class Stopwatch:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Time the block under `name`, however it is left."""
+        """Time the block as stage `name`, even if it raises."""
         begun = perf_counter()
         try:
             yield
@@ -22,5 +25,14 @@ class Stopwatch:
             self.timings_ms[name] = self.timings_ms.get(name, 0.0) + 1000 * (perf_counter() - begun)
 
     def total_ms(self) -> float:
-        """Since this stopwatch was made."""
+        """Return the milliseconds since this stopwatch was made."""
         return 1000 * (perf_counter() - self.started)
+
+
+async def probe_lag(observe: Callable[[float], object]) -> None:
+    """Call `observe` with the delay of the event loop in seconds, every LAG_PROBE_S, for ever."""
+    loop = asyncio.get_running_loop()
+    while True:
+        due = loop.time() + LAG_PROBE_S
+        await asyncio.sleep(LAG_PROBE_S)
+        observe(max(0.0, loop.time() - due))

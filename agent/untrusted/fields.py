@@ -9,9 +9,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from agent.errors import BadRequest
+from agent.errors import MAX_SHOWN, BadRequest, shown
 from agent.times import MAX_UNIX_S, unit_hint
-from agent.untrusted.wire import MAX_SHOWN, shown
 
 # Fields of the chat-completions API; what is not refused below and is no field of ours has no effect on an answer here.
 OPENAI_FIELDS = frozenset({

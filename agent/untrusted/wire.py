@@ -9,8 +9,6 @@ from typing import Any
 
 from starlette.responses import JSONResponse
 
-MAX_SHOWN = 60  # characters of a stranger's word that an error repeats
-
 
 def whole_text(text: str) -> str:
     """`text` with U+FFFD for each lone surrogate; two that belong together become their character."""
@@ -19,12 +17,6 @@ def whole_text(text: str) -> str:
     except UnicodeEncodeError:
         return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
     return text
-
-
-def shown(word: str, most: int = MAX_SHOWN) -> str:
-    """A stranger's word as an error may repeat it: one line, not too long."""
-    cut = word if len(word) <= most else word[:most] + "..."
-    return "".join(character if character.isprintable() else "?" for character in cut)
 
 
 def json_bytes(value: Any) -> bytes:

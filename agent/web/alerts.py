@@ -22,9 +22,9 @@ from starlette.routing import Route
 from agent.alerts.clip import clip_path
 from agent.alerts.store import Alert, Filter, Suppressed
 from agent.app import Agent
-from agent.errors import BadRequest, NotFound
+from agent.errors import BadRequest, NotFound, shown
 from agent.runtime import pools
-from agent.untrusted.wire import JsonResponse, shown
+from agent.untrusted.wire import JsonResponse
 from agent.web.guard import Guard
 from agent.web.streams import LongResponses
 from agent.web.url import check_names, moment, whole_number
@@ -100,7 +100,7 @@ class AlertRoutes:
     def _filter(self, request: Request) -> Filter:
         query = request.query_params
         camera = query.get("camera")
-        zone = "UTC" if camera is None else self.agent.zone_of(camera)
+        zone = "UTC" if camera is None else self.agent.cameras.zone_of(camera)
         return Filter(
             rule=query.get("rule"),
             camera=camera,

@@ -13,7 +13,7 @@ from starlette.routing import Route
 
 from agent.app import Agent
 from agent.errors import BadRequest, NotFound, StorageFailed
-from agent.ingest.intake import smaller_jpeg
+from agent.ingest.jpeg import smaller_jpeg
 from agent.runtime import pools
 from agent.untrusted.plain import plain_line
 from agent.untrusted.wire import JsonResponse
@@ -61,7 +61,7 @@ class CameraRoutes:
         self.guard.check(request, "ask")
         check_names(request, "after", "before", "limit", "order", "within")
         camera = await self._named(request)
-        zone = self.agent.zone_of(camera)
+        zone = self.agent.cameras.zone_of(camera)
         after, before = (moment(request, name, zone) for name in ("after", "before"))
         limit = whole_number(request, "limit", DEFAULT_LIMIT, MAX_LIMIT)
         newest_first = _newest_first(request)
@@ -99,11 +99,11 @@ class CameraRoutes:
         return Response(jpeg, media_type="image/jpeg")
 
     async def _named(self, request: Request) -> str:
-        (camera,) = await pools.web(self.agent.existing, (request.path_params["camera"],))
+        (camera,) = await pools.web(self.agent.cameras.existing, (request.path_params["camera"],))
         return camera
 
     def _describe_all(self) -> dict[str, Any]:
-        return {"object": "list", "data": [self._describe(name) for name in self.agent.cameras()]}
+        return {"object": "list", "data": [self._describe(name) for name in self.agent.cameras.names()]}
 
     def _record(self, request: Request) -> FrameRecord:
         try:
@@ -124,7 +124,7 @@ class CameraRoutes:
 
     def _latest(self, camera: str, newest: float | None) -> dict[str, Any] | None:
         """The newest frame; after a restart the newest one that is encoded, until another comes."""
-        intake = self.agent.intakes.get(camera)
+        intake = self.agent.cameras.intakes.get(camera)
         with suppress(FrameGone):
             if intake is not None and intake.newest_id is not None:
                 return self._frame(self.agent.store.record(intake.newest_id))
@@ -135,12 +135,12 @@ class CameraRoutes:
 
     def _describe(self, camera: str) -> dict[str, Any]:
         stats = self.agent.store.stats(camera)
-        intake = self.agent.intakes.get(camera)
+        intake = self.agent.cameras.intakes.get(camera)
         described: dict[str, Any] = {
             "id": camera,
             "object": "camera",
-            "state": self.agent.state.camera(camera),
-            "timezone": self.agent.zone_of(camera),
+            "state": self.agent.cameras.state(camera),
+            "timezone": self.agent.cameras.zone_of(camera),
             "frames": stats.frames,
             "encoded": stats.encoded,
             "bytes": stats.bytes,
@@ -148,7 +148,7 @@ class CameraRoutes:
             "newest": stats.newest,
             "latest": self._latest(camera, stats.newest),
             "recorder_url": self.agent.settings.camera(camera).recorder_url,
-            "problem": self.agent.state.camera_problem(camera),
+            "problem": self.agent.cameras.problem(camera),
             "remembered": 0 if intake is None else intake.counters.remembered,
             "lost": 0 if intake is None else intake.counters.lost,
             "sessions": 0 if intake is None else intake.counters.sessions,

@@ -7,6 +7,7 @@ and ends the stream without `[DONE]`. A client that disconnects cancels its answ
 import secrets
 import time
 from collections.abc import AsyncGenerator
+from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -15,8 +16,9 @@ from starlette.routing import Route
 from agent.app import Agent
 from agent.ask.question import Finished, Piece, Question, Seen
 from agent.ask.request import ChatRequest, parse_request, question_of
-from agent.errors import UnknownModel
-from agent.untrusted.wire import JsonResponse, shown
+from agent.errors import UnknownModel, shown
+from agent.untrusted.plain import plain
+from agent.untrusted.wire import JsonResponse
 from agent.web.body import read_body
 from agent.web.guard import Guard, origin_of
 from agent.web.openai import Envelope, Json, citation, extension
@@ -44,11 +46,11 @@ class ChatRoutes:
     async def complete(self, request: Request) -> Response:
         self.guard.check(request, "ask")
         asked = parse_request(await read_body(request, MAX_BODY_BYTES))
-        if asked.model not in (None, "", PUBLIC_NAME, self.agent.model_card()["id"]):
+        if asked.model not in (None, "", PUBLIC_NAME, self.agent.model.info.name):
             raise UnknownModel(
                 f"There is no model '{shown(asked.model)}' here; GET /v1/models lists what is.", param="model"
             )
-        question = await question_of(self.agent, asked)
+        question = await question_of(self.agent.cameras, asked)
         completion = _Completion(self.agent, self.guard, origin_of(request), asked, question)
         if asked.stream:
             return self.responses.stream(completion.events())
@@ -56,11 +58,11 @@ class ChatRoutes:
 
     async def models(self, request: Request) -> Response:
         self.guard.check(request, "ask")
-        return JsonResponse({"object": "list", "data": [self.agent.model_card()]})
+        return JsonResponse({"object": "list", "data": [model_card(self.agent)]})
 
     async def model(self, request: Request) -> Response:
         self.guard.check(request, "ask")
-        card = self.agent.model_card()
+        card = model_card(self.agent)
         if request.path_params["model"] not in (PUBLIC_NAME, card["id"]):
             raise UnknownModel(f"There is no model '{shown(request.path_params['model'])}' here.", param="model")
         return JsonResponse(card)
@@ -73,7 +75,7 @@ class _Completion:
         self._agent, self._guard, self._origin = agent, guard, origin
         self._question = question
         self._wants_usage = asked.stream_options is not None and asked.stream_options.include_usage
-        name = str(agent.model_card()["id"])
+        name = agent.model.info.name
         self._envelope = Envelope(f"chatcmpl-{secrets.token_hex(12)}", int(time.time()), name)
 
     async def body(self) -> Json:
@@ -106,3 +108,24 @@ class _Completion:
     def _citations(self, seen: Seen) -> list[Json]:
         link = self._guard.link
         return [citation(each, link(f"/v1/frames/{each.frame_id}.jpg", self._origin)) for each in seen.evidence]
+
+
+def model_card(agent: Agent) -> dict[str, Any]:
+    """Return the model as `/v1/models` shows it."""
+    info, answerer = agent.model.info, agent.settings.answerer
+    return {
+        "id": info.name,
+        "object": "model",
+        "created": int(agent.started),
+        "owned_by": "vilamp",
+        "vilamp": {
+            "card": plain(info.card),
+            "answerer": answerer.model if answerer.kind == "openai" else info.name,
+            "conversations": answerer.kind == "openai",  # earlier turns are read
+            "patches_per_frame": info.patches_per_frame,
+            "keyframe_tokens": info.keyframe_tokens,
+            "embedding_dim": info.embedding_dim,
+            "context_tokens": info.context_tokens,
+            "max_visual_tokens": info.max_visual_tokens,
+        },
+    }

@@ -37,7 +37,7 @@ class HealthRoutes:
 
         Whoever may ask questions is also told which cameras and rules are meant.
         """
-        health = await pools.web(self.agent.state.health)
+        health = await pools.web(self.agent.health.run)
         body = health.private() if self.guard.allows(request, "ask") else health.public()
         return JSONResponse(body, status_code=200 if health.ready else 503)
 

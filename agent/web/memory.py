@@ -21,7 +21,7 @@ from starlette.routing import Route
 
 from agent.app import Agent
 from agent.errors import BadRequest, Busy, EraseUnfinished, NoFrames, Problem, TooLarge
-from agent.ingest.metadata import MAX_TOLD_BYTES, check_told
+from agent.ingest.metadata import MAX_METADATA_BYTES, check_metadata
 from agent.keep.erasing import NotErasedYet
 from agent.keep.erasing import Request as Erasure
 from agent.keep.export import NothingToExport, TooManyFrames, export, log_text
@@ -70,8 +70,8 @@ class MemoryRoutes:
         """Erases; waits until nothing is left on the disk."""
         self.guard.check(request, "admin")
         check_names(request, "after", "before", "all")
-        (camera,) = await pools.web(self.agent.existing, (request.path_params["camera"],))
-        zone = self.agent.zone_of(camera)
+        (camera,) = await pools.web(self.agent.cameras.existing, (request.path_params["camera"],))
+        zone = self.agent.cameras.zone_of(camera)
         after, before = moment(request, "after", zone), moment(request, "before", zone)
         everything = flag(request, "all", False)
         if everything == (after is not None or before is not None) or (not everything and None in (after, before)):
@@ -90,18 +90,18 @@ class MemoryRoutes:
         """What a publisher says beside its pictures: a JSON object, kept with the frames of the next seconds."""
         name = request.path_params["camera"]
         self.guard.check(request, f"publish:{name}")
-        (camera,) = await pools.web(self.agent.existing, (name,))
-        told = check_told(parse_json(await read_body(request, MAX_TOLD_BYTES)))
-        now = self.agent.now()
-        self.agent.intake_of(camera).tell(told, now, now)
+        (camera,) = await pools.web(self.agent.cameras.existing, (name,))
+        told = check_metadata(parse_json(await read_body(request, MAX_METADATA_BYTES)))
+        now = self.agent.clocks.now()
+        self.agent.cameras.intake_of(camera).add_metadata(told, now, now)
         return Response(status_code=204)
 
     async def export(self, request: Request) -> Response:
         """One clip is made at a time; whoever comes meanwhile is refused at once (429)."""
         self.guard.check_signed(request, "ask", ("after", "before"))
         check_names(request, "after", "before")
-        (camera,) = await pools.web(self.agent.existing, (request.path_params["camera"],))
-        zone = self.agent.zone_of(camera)
+        (camera,) = await pools.web(self.agent.cameras.existing, (request.path_params["camera"],))
+        zone = self.agent.cameras.zone_of(camera)
         after, before = moment(request, "after", zone), moment(request, "before", zone)
         if after is None or before is None or after >= before:
             raise BadRequest("Send 'after' and 'before', the first earlier than the second.", param="after")
@@ -140,7 +140,7 @@ class MemoryRoutes:
                 await asyncio.wait([making])  # one frame at most; its folder goes next
 
     def _zip(self, camera: str, after: float, before: float, folder: Path, cancelled: Callable[[], bool]) -> Path:
-        agent, zone = self.agent, self.agent.zone_of(camera)
+        agent, zone = self.agent, self.agent.cameras.zone_of(camera)
         name = f"{camera}-{format_stamp(after, zone)}"
         video = folder / f"{name}.mp4"
         log = export(agent.store, camera, after, before, zone=zone, now=agent.clock(), video=video, cancelled=cancelled)

@@ -102,7 +102,7 @@ class PageRoutes:
         """A token with which another device may publish this one camera for a week. Whoever makes it is an admin."""
         self.guard.check(request, "admin")
         camera = request.path_params["camera"]
-        refusal = self.agent.may_publish(camera)
+        refusal = self.agent.cameras.may_publish(camera)
         if refusal is not None:
             raise BadRequest(f"{refusal}.", param="camera")
         token = self.guard.issue(f"publish:{camera}", PUBLISH_TTL_S)

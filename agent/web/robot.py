@@ -16,7 +16,7 @@ from agent.app import Agent
 from agent.ask.question import Evidence, Finished, Piece, Question, Seen
 from agent.ask.request import ChatRequest, question_of, request_of
 from agent.errors import BadRequest, NotAllowed, Problem
-from agent.ingest.metadata import check_told, is_finite
+from agent.ingest.metadata import check_metadata, is_finite
 from agent.runtime.supervisor import contained
 from agent.untrusted.fields import check_spelling
 from agent.untrusted.strict_json import parse_json
@@ -91,8 +91,8 @@ class Conversation:
             await _send(channel, _error(request_id, problem))
 
     def _tell(self, said: Json) -> None:
-        moment = self._agent.read_clocks()
-        time, metadata = said.get("time", moment.time), check_told(said.get("data"))
+        moment = self._agent.clocks.read()
+        time, metadata = said.get("time", moment.time), check_metadata(said.get("data"))
         max_skew_s = self._agent.settings.streaming.max_skew_s
         if isinstance(time, bool) or not isinstance(time, int | float) or not is_finite(time):
             raise BadRequest("'time' must be a number, unix seconds.", param="time")
@@ -100,9 +100,9 @@ class Conversation:
         if abs(time - moment.time) > max_skew_s:
             advice = f"more than {max_skew_s:g} s (streaming.max_skew_s): set this machine's clock, or leave 'time' out"
             raise BadRequest(f"'time' differs from the agent's clock, {moment.time:.3f}, by {advice}.", param="time")
-        intake = self._agent.intakes.get(self._camera)
+        intake = self._agent.cameras.intakes.get(self._camera)
         if intake is not None:  # else the session is about to end
-            intake.tell(metadata, time, moment.time)
+            intake.add_metadata(metadata, time, moment.time)
 
     def _begin(self, said: Json, request_id: str | None, channel: Channel, group: asyncio.TaskGroup) -> None:
         if not self._may_ask:
@@ -125,7 +125,7 @@ class Conversation:
         with suppress(ChannelClosed):
             try:
                 with contained("an answer over a data channel", Problem, ChannelClosed) as outcome:
-                    await self._stream(await question_of(self._agent, asked), request_id, channel)
+                    await self._stream(await question_of(self._agent.cameras, asked), request_id, channel)
                 if outcome.error is not None:
                     await _send(channel, _error(request_id, Problem("The server failed; its log says more.")))
             except Problem as problem:

@@ -158,8 +158,8 @@ class RuleRoutes:
         else:
             rule = settings_from(asked.rule, str(asked.rule.get("name", "")))
         named = tuple(dict.fromkeys(asked.cameras if asked.cameras is not None else rule.cameras))
-        cameras = await pools.web(self.agent.existing, named)
-        zone = self.agent.zone_of(cameras[0]) if cameras else "UTC"
+        cameras = await pools.web(self.agent.cameras.existing, named)
+        zone = self.agent.cameras.zone_of(cameras[0]) if cameras else "UTC"
         after, before = parse_span(asked.after, asked.before, zone)
         trial = Trial(rule, cameras, after, before, asked.sweep, asked.max_judgements)
         origin = origin_of(request)

@@ -85,8 +85,8 @@ class TimelineRoutes:
             raise Busy(_RETRY_S, "Too many timelines at once") from None
 
     async def _view(self, request: Request) -> View:
-        (camera,) = await pools.web(self.agent.existing, (request.path_params["camera"],))
-        zone = self.agent.zone_of(camera)
+        (camera,) = await pools.web(self.agent.cameras.existing, (request.path_params["camera"],))
+        zone = self.agent.cameras.zone_of(camera)
         after, before = parse_span(request.query_params.get("after"), request.query_params.get("before"), zone)
         return View(
             camera,
@@ -129,12 +129,12 @@ class TimelineRoutes:
         threshold_s = gap_threshold_s(times, self.agent.settings.camera(view.camera).rate_hz)
         scores = None if query is None else self._relevance.scores((view.camera, view.question), window, query.unit)
         bins = bin_frames(window.times, scores, after, before, view.num_points)
-        gaps = find_gaps(times, after, before, self.agent.now(), threshold_s)
+        gaps = find_gaps(times, after, before, self.agent.clocks.now(), threshold_s)
         bin_s = (before - after) / view.num_points
         return window, {
             "object": "timeline",
             "camera": view.camera,
-            "timezone": self.agent.zone_of(view.camera),
+            "timezone": self.agent.cameras.zone_of(view.camera),
             "after": after,
             "before": before,
             "bin_s": bin_s,

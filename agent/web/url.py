@@ -5,9 +5,8 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from agent.ask.request import parse_moment
-from agent.errors import BadRequest
+from agent.errors import BadRequest, shown
 from agent.untrusted.fields import check_spelling
-from agent.untrusted.wire import shown
 from memory.window import Within
 
 _NARROWING = frozenset({"camera", "cameras", "rule", "after", "before", "within", "question"})

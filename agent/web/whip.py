@@ -67,14 +67,14 @@ def whip_server(agent: Agent, guard: Guard, settings: Settings) -> WhipServer:
             guard.check(request, f"publish:{camera}")
         except NotAllowed as error:
             raise Rejected(error.status, error.message, error.headers) from None
-        refusal = agent.may_publish(camera)
+        refusal = agent.cameras.may_publish(camera)
         if refusal is not None:
             raise Rejected(404, refusal)
         if request.method == "POST":
             admit(request, camera)
 
     def admit(request: Request, camera: str) -> None:
-        known = agent.cameras()
+        known = agent.cameras.names()
         if camera in known:
             return
         if len(known) >= MAX_CAMERAS:
@@ -91,7 +91,7 @@ def whip_server(agent: Agent, guard: Guard, settings: Settings) -> WhipServer:
             )
 
     def on_session(camera: str, source: Source) -> None:
-        agent.published(camera, source)
+        agent.cameras.publish(camera, source)
 
     def converse(request: Request, camera: str) -> Converse:
         origin = origin_of(request)
@@ -107,7 +107,7 @@ def whip_server(agent: Agent, guard: Guard, settings: Settings) -> WhipServer:
         on_session,
         authorize,
         settings=limits,
-        frame_settings=agent.frame_settings,
+        frame_settings=agent.cameras.frame_settings,
         converse=converse,
         owner_of=owner_of,
     )

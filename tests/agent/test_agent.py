@@ -11,10 +11,11 @@ import httpx
 import numpy as np
 import pytest
 
-from agent.app import Agent, open_memory
+from agent.app import Agent
 from agent.ask.question import Question
 from agent.errors import UnknownCamera
-from agent.ingest.intake import encode_jpeg
+from agent.ingest.jpeg import encode_jpeg
+from agent.keep.memory import open_memory
 from streaming.errors import MediaError
 from streaming.frame import Frame
 from streaming.publisher import FramesTrack, PublishError, publish
@@ -41,13 +42,13 @@ async def test_webrtc_in_answer_out(tmp_path: Path) -> None:
                 asked = {"messages": [{"role": "user", "content": "Who is there?"}], "camera": "door"}
                 answer = (await http.post("/v1/chat/completions", json=asked)).json()
         assert answer["choices"][0]["message"]["annotations"]
-        while site.agent.intakes["door"].state != "offline":
+        while site.agent.cameras.intakes["door"].state != "offline":
             await asyncio.sleep(0.05)
         before = site.agent.store.stats("door").frames
         async with publish(f"{site.url}/whip/door", site.token("publisher"), FramesTrack(pictures(1000))):
             while site.agent.store.stats("door").frames < before + 3:
                 await asyncio.sleep(0.05)
-        assert site.agent.intakes["door"].counters.sessions == 2
+        assert site.agent.cameras.intakes["door"].counters.sessions == 2
         times = site.agent.store.window(("door",)).times
         assert np.all(np.diff(times) > 0)
 
@@ -95,10 +96,10 @@ async def test_names_that_send_nothing_leave_nothing_and_are_few(tmp_path: Path)
         listed = (await http.get(f"{site.url}/v1/cameras", headers=site.headers())).json()["data"]
         assert [camera["id"] for camera in listed] == ["listed"]
         assert 'camera="x' not in (await http.get(f"{site.url}/metrics", headers=site.headers())).text
-        for intake in list(site.agent.intakes.values()):
+        for intake in list(site.agent.cameras.intakes.values()):
             assert intake.source is not None
             await intake.source.close()
-        while set(site.agent.intakes) - {"listed"}:
+        while set(site.agent.cameras.intakes) - {"listed"}:
             await asyncio.sleep(0.01)
 
 
@@ -112,12 +113,12 @@ async def test_a_new_name_whose_source_fails_is_forgotten(tmp_path: Path, failur
             yield
 
     async with running(tmp_path) as agent:
-        agent.published("guest", Broken("guest", frames(1)))
-        assert list(agent.intakes) == ["guest"]
-        while agent.intakes:
+        agent.cameras.publish("guest", Broken("guest", frames(1)))
+        assert list(agent.cameras.intakes) == ["guest"]
+        while agent.cameras.intakes:
             await asyncio.sleep(0.001)
         await remember(agent, "guest", 1)  # and comes again
-        assert agent.cameras() == ("guest",)
+        assert agent.cameras.names() == ("guest",)
 
 
 def write_video(path: Path, seconds: int) -> None:
@@ -135,17 +136,17 @@ async def test_configured_files_are_watched_and_a_missing_one_hurts_nobody(tmp_p
         "gone": {"url": str(tmp_path / "gone.mp4")},
     }
     async with running(tmp_path / "data", cameras=cameras) as agent:
-        while agent.intakes.get("yard") is None or agent.store.stats("yard").encoded < 7:
+        while agent.cameras.intakes.get("yard") is None or agent.store.stats("yard").encoded < 7:
             await asyncio.sleep(0.05)
-        assert agent.cameras() == ("gone", "yard")
-        assert agent.existing(()) == ("gone", "yard")
-        assert agent.intakes["gone"].state == "offline"
-        assert "gone.mp4" in (agent.intakes["gone"].problem or "")
+        assert agent.cameras.names() == ("gone", "yard")
+        assert agent.cameras.existing(()) == ("gone", "yard")
+        assert agent.cameras.intakes["gone"].state == "offline"
+        assert "gone.mp4" in (agent.cameras.intakes["gone"].problem or "")
         window = agent.store.window(("yard",))
         assert window.metadata(0) == {"place": "yard", "clock": "file"}
         with pytest.raises(UnknownCamera, match="gone, yard"):
-            agent.existing(("nowhere",))
-        answer = await agent.answering.answer(Question("Who?", agent.existing(())))
+            agent.cameras.existing(("nowhere",))
+        answer = await agent.answering.answer(Question("Who?", agent.cameras.existing(())))
         assert {e.camera for e in answer.seen.evidence} == {"yard"}
 
 
@@ -164,7 +165,7 @@ async def test_cameras_share_the_encoder_and_lose_nothing(tmp_path: Path) -> Non
     async with running(tmp_path) as agent:
         agent.backlog.capacity = 4  # far fewer than arrive at once
         sources = [ListSource(f"cam{n}", frames(20, first=100 * n)) for n in range(4)]
-        await asyncio.gather(*(agent.watch(source.camera, source) for source in sources))
+        await asyncio.gather(*(agent.cameras.watch(source.camera, source) for source in sources))
         await agent.encoded()
         assert [agent.store.stats(f"cam{n}").encoded for n in range(4)] == [20] * 4
         assert agent.backlog.num_deferred > 0
@@ -178,7 +179,7 @@ async def test_an_encoder_that_fails_costs_delay_and_not_history(
     failures = iter(range(6))
     model = Fails(tiny_model(), lambda images: next(failures, None) is not None)
     async with Agent(settings, open_memory(settings, model), model).running() as agent:  # type: ignore[arg-type]
-        await agent.watch("door", ListSource("door", frames(4)))
+        await agent.cameras.watch("door", ListSource("door", frames(4)))
         while agent.encoding.problem is None:
             await asyncio.sleep(0)
         assert "illegal memory access" in agent.encoding.problem
@@ -245,16 +246,16 @@ class Large:
 
 
 async def remember_all(agent: Agent, sent: list[Any]) -> None:
-    await agent.watch("door", ListSource("door", sent))
+    await agent.cameras.watch("door", ListSource("door", sent))
     await agent.encoded()
 
 
 async def test_a_restart_keeps_everything(tmp_path: Path) -> None:
     async with running(tmp_path) as agent:
         await remember(agent, "door", 5)
-        await agent.watch("door", ListSource("door", frames(2, start=START + 5)))  # perhaps not encoded yet
+        await agent.cameras.watch("door", ListSource("door", frames(2, start=START + 5)))  # perhaps not encoded yet
     async with running(tmp_path) as agent:
-        assert agent.cameras() == ("door",)
+        assert agent.cameras.names() == ("door",)
         assert agent.store.stats("door").frames == 7
         await agent.encoded()
         assert agent.store.stats("door").encoded == 7
@@ -265,12 +266,12 @@ async def test_a_restart_keeps_everything(tmp_path: Path) -> None:
 async def test_an_error_in_the_block_comes_out_as_it_is(tmp_path: Path) -> None:
     with pytest.raises(UnknownCamera):
         async with running(tmp_path) as agent:
-            agent.existing(("nowhere",))
+            agent.cameras.existing(("nowhere",))
 
 
 async def test_sources_get_the_configured_limits(tmp_path: Path) -> None:
     changes = {"cameras": {"door": {"rate_hz": 3}}, "streaming": {"stall_timeout_s": 4, "max_skew_s": 7}}
     async with running(tmp_path, **changes) as agent:
-        given = agent.frame_settings("door")
+        given = agent.cameras.frame_settings("door")
     assert (given.rate_hz, given.max_width, given.max_height) == (3.0, 1280, 1280)
     assert (given.stall_timeout_s, given.max_skew_s) == (4.0, 7.0)

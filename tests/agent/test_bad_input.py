@@ -12,7 +12,7 @@ import httpx
 import numpy as np
 import pytest
 
-from agent.ingest.intake import decode_jpeg
+from agent.ingest.jpeg import decode_jpeg
 from streaming.publisher import FramesTrack, publish
 from tests.support.agents import START, ListSource, Served, frames, picture, remember, served
 from tests.support.streams import OFFER, write_clip
@@ -177,7 +177,7 @@ def full_disk(most_bytes: int) -> Iterator[None]:
 async def test_a_full_disk_for_evidence(tmp_path: Path) -> None:
     async with site_with(tmp_path) as (site, http):
         with full_disk(1000):
-            await site.agent.watch("door", ListSource("door", frames(3, start=START + 10)))
+            await site.agent.cameras.watch("door", ListSource("door", frames(3, start=START + 10)))
             door, ready = await camera_of(http, "door"), await http.get("/readyz")
             assert (door["frames"], door["lost"]) == (6, 3)
             assert "free some, recording goes on by itself" in door["problem"]

@@ -85,7 +85,7 @@ async def test_a_window_holds_both_readings(tmp_path: Path) -> None:
     """Frames at 02:10, 02:30, 02:50 CEST and at 02:10, 02:30, 02:50 CET."""
     async with served(tmp_path, cameras={"door": {"timezone": BERLIN}}) as site:
         begin = at("2026-10-25T00:10")
-        await site.agent.watch("door", ListSource("door", frames(6, start=begin, step_s=1200.0)))
+        await site.agent.cameras.watch("door", ListSource("door", frames(6, start=begin, step_s=1200.0)))
         await site.agent.encoded()
         async with httpx.AsyncClient(base_url=site.url, headers=site.headers("owner")) as http:
 

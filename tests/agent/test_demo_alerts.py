@@ -72,7 +72,7 @@ async def test_alerts_are_received_from_the_embedded_broker(tmp_path: Path) -> N
     listening = asyncio.create_task(listen(port, ears, heard.append))  # before there is a broker
     changes = {"mqtt": {"url": "embedded", "embedded_port": port}, "rules": {"bag": {"condition": "a bag"}}}
     async with running(tmp_path / "data", cameras={"yard": {}}, **changes) as agent:
-        await until(lambda: agent.delivery.bridge.status.connected)
+        await until(lambda: agent.bridge.status.connected)
         for number in itertools.count():  # the first ones find no subscriber: it tries again after a pause
             commit(agent.alert_store, event(number), jpeg())
             await asyncio.sleep(0.1)

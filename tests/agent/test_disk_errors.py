@@ -13,9 +13,10 @@ from pathlib import Path
 import httpx
 import pytest
 
-from agent.app import Agent, open_memory
+from agent.app import Agent
+from agent.health import disk_problem
+from agent.keep.memory import open_memory
 from agent.runtime.shortage import is_shortage
-from agent.state import disk_problem
 from memory.errors import FrameGone, OutOfResources, StorageError
 from memory.files import RESERVED, Reserve
 from tests.support.agents import START, ListSource, frames, remember, running, served, settings_in, tiny_model
@@ -158,7 +159,7 @@ async def test_frames_that_cannot_be_read_are_encoded_when_they_can(
     monkeypatch.setattr("agent.ingest.encoder._LAST_RETRY_S", 0.02)
     async with running(tmp_path) as agent:
         with failing(monkeypatch, "pread", errno.EIO):
-            await agent.watch("door", ListSource("door", frames(20)))
+            await agent.cameras.watch("door", ListSource("door", frames(20)))
             while "Input/output error" not in (agent.encoding.waiting_problem or ""):
                 await asyncio.sleep(0.001)
             assert agent.store.stats("door").encoded == 0
@@ -221,11 +222,11 @@ async def test_one_bad_sector_keeps_no_other_frame_waiting(tmp_path: Path, monke
             return real(frame_id)
 
         monkeypatch.setattr(agent.store, "jpeg", jpeg)
-        await agent.watch("door", ListSource("door", frames(20, start=2e9)))
+        await agent.cameras.watch("door", ListSource("door", frames(20, start=2e9)))
         while agent.store.stats("door").encoded < 21:
             await asyncio.sleep(0.001)
         assert agent.store.pending(100) == [3]
-        health = agent.state.health()
+        health = agent.health.run()
         assert "1 frame waits" in next(each.problem for each in health.troubles if each.part == "encoder")
         assert health.ready  # all else is kept and can be asked
         assert health.degraded
@@ -295,14 +296,14 @@ async def test_a_frame_stays_in_hand_while_the_system_has_nothing_to_spare(
 ) -> None:
     async with running(tmp_path) as agent:
         with failing(monkeypatch, "pwrite", code):
-            watching = asyncio.create_task(agent.watch("door", ListSource("door", frames(3))))
-            while "waits to be written" not in (agent.intake_of("door").problem or ""):
+            watching = asyncio.create_task(agent.cameras.watch("door", ListSource("door", frames(3))))
+            while "waits to be written" not in (agent.cameras.intake_of("door").problem or ""):
                 await asyncio.sleep(0.001)
         await watching
         assert agent.store.stats("door").frames == 3
-        counters = agent.intake_of("door").counters
+        counters = agent.cameras.intake_of("door").counters
         assert (counters.remembered, counters.lost) == (3, 0)
-        assert agent.intake_of("door").problem is None
+        assert agent.cameras.intake_of("door").problem is None
 
 
 async def test_a_frame_stays_in_hand_while_times_before_it_cannot_be_corrected(
@@ -313,7 +314,7 @@ async def test_a_frame_stays_in_hand_while_times_before_it_cannot_be_corrected(
     agent = Agent(settings, open_memory(settings, model), model, clock=lambda: wall, running_s=lambda: running_s)
     async with agent.running():
         agent.store.append("door", wall + 7200, picture("door", 1))  # by an earlier run whose clock was wrong
-        agent.read_clocks()
+        agent.clocks.read()
         wall, running_s = wall + 20, running_s + 20  # now the clock has proved itself
 
         def refuse(*_: object) -> int:
@@ -321,11 +322,11 @@ async def test_a_frame_stays_in_hand_while_times_before_it_cannot_be_corrected(
 
         with monkeypatch.context() as patched:
             patched.setattr(agent.store, "redate", refuse)
-            watching = asyncio.create_task(agent.watch("door", ListSource("door", frames(1, start=wall))))
-            while "waits to be written" not in (agent.intake_of("door").problem or ""):
+            watching = asyncio.create_task(agent.cameras.watch("door", ListSource("door", frames(1, start=wall))))
+            while "waits to be written" not in (agent.cameras.intake_of("door").problem or ""):
                 await asyncio.sleep(0.001)
         await watching
-        counters = agent.intake_of("door").counters
+        counters = agent.cameras.intake_of("door").counters
         assert (counters.remembered, counters.lost) == (1, 0)
 
 
@@ -348,10 +349,10 @@ async def test_no_memory_gives_no_frame_up(tmp_path: Path, monkeypatch: pytest.M
         flaky(agent.store._journal, "insert", MemoryError())
         flaky(agent.store, "attach", MemoryError())
         monkeypatch.setattr(agent.encoding, "_model", Thin(agent.model))
-        await agent.watch("door", ListSource("door", frames(12)))
+        await agent.cameras.watch("door", ListSource("door", frames(12)))
         await agent.encoded()
         assert agent.store.stats("door").encoded == 12
-        assert agent.intake_of("door").counters.lost == 0
+        assert agent.cameras.intake_of("door").counters.lost == 0
 
 
 class Thin:

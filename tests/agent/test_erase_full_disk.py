@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from agent.alerts.store import AlertStore
-from agent.keep.erasing import ERASURES_FILE, Erasing, Request, erase_from_alerts
+from agent.alerts.store import AlertStore, erase_from_alerts
+from agent.keep.erasing import ERASURES_FILE, Erasing, Request
 from memory.errors import StorageFull
 from memory.files import SPARE_BYTES
 from memory.journal import Journal

@@ -25,7 +25,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("agent.runtime.supervisor.LAST_PAUSE_S", 0.01)
     monkeypatch.setattr("agent.ingest.encoder._FIRST_RETRY_S", 0.001)
     monkeypatch.setattr("agent.ingest.encoder._LAST_RETRY_S", 0.01)
-    monkeypatch.setattr("agent.app.HOUSEKEEPING_S", 0.01)
+    monkeypatch.setattr("agent.keep.housekeeping.PERIOD_S", 0.01)
     monkeypatch.setattr("agent.alerts.engine.FLUSH_S", 0.01)
 
 
@@ -44,7 +44,7 @@ async def test_housekeeping(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         monkeypatch.setattr(agent.store, "expire", expire)
         monkeypatch.setattr(agent.store, "maintain", maintain)
         await until(lambda: not expire.left and not maintain.left)
-        await until(lambda: agent.housekeeping_problem is None)
+        await until(lambda: agent.housekeeping.problem is None)
         await works(agent)
 
 
@@ -52,15 +52,15 @@ async def test_housekeeping(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 async def test_what_is_wrong_with_housekeeping_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with running(tmp_path) as agent:
         monkeypatch.setattr(agent.store, "maintain", Failing(lambda: None, [OSError(errno.EIO, "odd")] * 1000))
-        await until(lambda: agent.state.health().degraded)
-        health = agent.state.health()
+        await until(lambda: agent.health.run().degraded)
+        health = agent.health.run()
         assert health.ready
         assert "odd" in health.public()["checks"]["memory"]
 
 
 @pytest.mark.usefixtures("quick")
 async def test_the_probe_of_the_event_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("agent.app.LAG_PROBE_S", 0.001)
+    monkeypatch.setattr("agent.runtime.stopwatch.LAG_PROBE_S", 0.001)
     async with running(tmp_path) as agent:
         failing = Failing(agent.metrics.event_loop_lag.observe)
         monkeypatch.setattr(agent.metrics.event_loop_lag, "observe", failing)
@@ -105,13 +105,13 @@ async def test_a_source_that_fails_ends_its_session_alone(tmp_path: Path) -> Non
     async with running(tmp_path) as agent:
         await remember(agent, "door", 1)
         for failure in failures():
-            agent.published("door", Broken(failure))
-            await until(lambda: agent.intake_of("door").problem is not None)
-            words = agent.state.camera_problem("door") or ""
+            agent.cameras.publish("door", Broken(failure))
+            await until(lambda: agent.cameras.intake_of("door").problem is not None)
+            words = agent.cameras.problem("door") or ""
             assert type(failure).__name__ in words
             await works(agent)
             await remember(agent, "door", 1, start=START + 10 * agent.store.stats("door").frames)
-            assert agent.state.camera_problem("door") is None
+            assert agent.cameras.problem("door") is None
 
 
 @pytest.mark.usefixtures("quick")
@@ -122,8 +122,8 @@ async def test_a_frame_that_cannot_be_kept_ends_no_session(tmp_path: Path, monke
         monkeypatch.setattr(agent.store, "append", failing)
         await remember(agent, "door", len(fatal) + 2)
         assert agent.store.stats("door").frames == 2
-        assert agent.intakes["door"].counters.lost == len(fatal)
-        assert agent.state.camera_problem("door") is None
+        assert agent.cameras.intakes["door"].counters.lost == len(fatal)
+        assert agent.cameras.problem("door") is None
 
 
 @pytest.mark.usefixtures("quick")
@@ -160,7 +160,7 @@ async def test_a_rule_whose_condition_cannot_be_read_at_first(tmp_path: Path, mo
     monkeypatch.setattr(Making, "embed", embed)
     async with running(tmp_path, rules={"car": RULE}) as agent:
         await until(lambda: agent.alerts.problems())
-        assert agent.state.health().public()["checks"]["rules"] == "1 rule does not work"
+        assert agent.health.run().public()["checks"]["rules"] == "1 rule does not work"
         await until(lambda: not agent.alerts.problems())
         assert not agent.alerts.watcher.unarmed()
 
@@ -169,7 +169,7 @@ async def test_a_rule_whose_condition_cannot_be_read_at_first(tmp_path: Path, mo
 async def test_a_webhook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hooks = {"a": {"url": "http://127.0.0.1:9/a"}, "b": {"url": "http://127.0.0.1:9/b"}}
     async with running(tmp_path, webhooks=hooks) as agent:
-        first = agent.delivery.webhooks[0]
+        first = agent.webhooks[0]
         failing = Failing(first._outbox.next)
         monkeypatch.setattr(first._outbox, "next", failing)
         await until(lambda: not failing.left)
@@ -199,7 +199,7 @@ async def test_a_message_of_a_robot_that_meets_a_fault(tmp_path: Path, monkeypat
         tokens = site.auth.issue("admin", site.agent.clock(), 600)
         async with robot(f"{site.url}/whip/bot", tokens.secret) as bot:
             await bot.hear("ready")
-            intake = site.agent.intake_of("bot")
+            intake = site.agent.cameras.intake_of("bot")
             for name in ("tell", "ask"):
                 for failure in failures():
                     with monkeypatch.context() as patch:

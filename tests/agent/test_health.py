@@ -7,12 +7,12 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from agent.app import Agent, load_model, open_memory
-from agent.ingest.encoder import self_test
+from agent.app import Agent
+from agent.ask.model import load_model
+from agent.health import CHECKS, disk_problem
+from agent.keep.memory import open_memory
 from agent.metrics import Metrics, Reader
-from agent.runtime.lanes import Lane
 from agent.settings.settings import Settings
-from agent.state import CHECKS, disk_problem
 from tests.support.agents import checkpoint, remember, served, settings_in
 from tests.support.brokers import until
 
@@ -23,9 +23,9 @@ async def test_ready_says_why_not(tmp_path: Path) -> None:
         ready = await http.get("/readyz")
         assert ready.status_code == 200
         assert ready.json() == {"ready": True, "degraded": False, "checks": dict.fromkeys(CHECKS, "ok")}
-        site.agent.encoder_problem = "two different pictures have the same embedding"
+        site.agent.encoding.test_problem = "two different pictures have the same embedding"
         assert (await http.get("/readyz")).status_code == 503
-        site.agent.encoder_problem = None
+        site.agent.encoding.test_problem = None
         site.agent.encoding.problem = "the encoder fails: out of memory"
         ready = await http.get("/readyz")
         assert ready.status_code == 503
@@ -47,18 +47,15 @@ async def test_the_encoder_self_test(tmp_path: Path, weight: float | None, expec
         for name, parameter in model.network.named_parameters():
             if name.startswith("dual_encoder"):
                 parameter.data.fill_(weight)
-    lane = Lane("vision")
-    problem = await self_test(model, lane)
-    lane.close()
-    assert (problem is None) == (expected is None)
-    assert expected is None or expected in (problem or "")
     settings = settings_in(tmp_path)
     async with Agent(settings, open_memory(settings, model), model).running() as agent:
-        assert agent.encoder_problem == problem  # what /readyz says
+        problem = agent.encoding.test_problem
+        assert (problem is None) == (expected is None)
+        assert expected is None or expected in (problem or "")
 
 
 async def test_a_self_test_that_failed_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("agent.app.RETEST_S", 0.01)
+    monkeypatch.setattr("agent.ingest.encoder.RETEST_S", 0.01)
     settings = settings_in(tmp_path)
     model = load_model(settings)
     passes, num_tried = model.self_test, 0
@@ -72,9 +69,9 @@ async def test_a_self_test_that_failed_is_made_again(tmp_path: Path, monkeypatch
 
     monkeypatch.setattr(model, "self_test", self_test)
     async with Agent(settings, open_memory(settings, model), model).running() as agent:
-        assert "out of memory" in (agent.encoder_problem or "")
-        await until(lambda: agent.encoder_problem is None)
-        assert agent.state.health().ready
+        assert "out of memory" in (agent.encoding.test_problem or "")
+        await until(lambda: agent.encoding.test_problem is None)
+        assert agent.health.run().ready
 
 
 async def test_metrics_are_well_formed_and_say_nothing_private(tmp_path: Path) -> None:

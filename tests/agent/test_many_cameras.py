@@ -9,8 +9,9 @@ import numpy as np
 import psutil
 import pytest
 
-from agent.app import Agent, open_memory
+from agent.app import Agent
 from agent.ask.question import Question
+from agent.keep.memory import open_memory
 from streaming.decoder import Input
 from streaming.frame import Frame
 from tests.support.agents import START, ListSource, frames, picture, running, settings_in, tiny_model
@@ -49,7 +50,7 @@ async def test_cameras_of_every_size_share_a_batch(tmp_path: Path) -> None:
         for n in range(6):
             sent = [Frame(frame.time, picture(n, 64 + 16 * n, 48), "arrival") for frame in frames(3)]
             sources.append(ListSource(f"cam{n}", sent))
-        await asyncio.gather(*(agent.watch(source.camera, source) for source in sources))
+        await asyncio.gather(*(agent.cameras.watch(source.camera, source) for source in sources))
         await agent.encoded()
         assert [agent.store.stats(f"cam{n}").encoded for n in range(6)] == [3] * 6
     assert sum(len(batch) for batch in model.batches) == 18
@@ -59,19 +60,19 @@ async def test_cameras_of_every_size_share_a_batch(tmp_path: Path) -> None:
 
 async def test_a_hundred_publishers_cost_no_thread_and_little_memory(tmp_path: Path) -> None:
     async with running(tmp_path) as agent:
-        await agent.watch("first", ListSource("first", frames(4)))
+        await agent.cameras.watch("first", ListSource("first", frames(4)))
         await agent.encoded()
         bytes_before = resident_bytes()
         names = [f"cam{n:02}" for n in range(NUM_CAMERAS)]
         sources = [ListSource(name, frames(2, first=10 * n), stay=True) for n, name in enumerate(names)]
-        tasks = [asyncio.create_task(agent.watch(source.camera, source)) for source in sources]
+        tasks = [asyncio.create_task(agent.cameras.watch(source.camera, source)) for source in sources]
         while sum(agent.store.stats(name).frames for name in names) < 2 * NUM_CAMERAS:
             await asyncio.sleep(0.02)
         await agent.encoded()
-        assert all(agent.intakes[name].state == "live" for name in names)
+        assert all(agent.cameras.intakes[name].state == "live" for name in names)
         assert threading.active_count() < POOL_THREADS
         assert resident_bytes() - bytes_before < MOST_BYTES
-        answer = await agent.answering.answer(Question("Which of them saw a dog?", agent.existing(())))
+        answer = await agent.answering.answer(Question("Which of them saw a dog?", agent.cameras.existing(())))
         assert answer.seen.num_frames == 2 * NUM_CAMERAS + 4
         assert len({evidence.camera for evidence in answer.seen.evidence}) > 1
         await asyncio.gather(*(source.close() for source in sources), *tasks)
@@ -83,15 +84,18 @@ async def test_a_hundred_configured_cameras_that_are_dead(tmp_path: Path, scheme
     cameras: dict[str, Any] = {f"dead{n:02}": {"url": f"{scheme}://127.0.0.1:9/{n}"} for n in range(NUM_CAMERAS)}
     bytes_before = resident_bytes()
     async with running(tmp_path, cameras={**cameras, "alive": {}}) as agent:
-        while sum(i.source is not None and i.source.stats.detail != "" for i in agent.intakes.values()) < NUM_CAMERAS:
+        while (
+            sum(i.source is not None and i.source.stats.detail != "" for i in agent.cameras.intakes.values())
+            < NUM_CAMERAS
+        ):
             await asyncio.sleep(0.02)
         assert threading.active_count() < NUM_CAMERAS + POOL_THREADS
         assert resident_bytes() - bytes_before < MOST_BYTES
-        await agent.watch("alive", ListSource("alive", frames(5)))
+        await agent.cameras.watch("alive", ListSource("alive", frames(5)))
         await agent.encoded()
         answer = await agent.answering.answer(Question("Who?", ("alive",), after=START))
         assert answer.seen.num_frames == 5
-        assert {agent.intakes[name].state for name in cameras} == {"offline"}
+        assert {agent.cameras.intakes[name].state for name in cameras} == {"offline"}
     while any(thread.name.startswith("live-dead") for thread in threading.enumerate()):
         await asyncio.sleep(0.02)
 

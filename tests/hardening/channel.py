@@ -66,7 +66,9 @@ async def _fuzz(count: int, seed: int) -> Outcome:
         with tempfile.TemporaryDirectory() as folder:
             async with served(Path(folder), **SETTINGS) as at, robot(f"{at.url}/whip/robot", SECRET) as it:
                 await it.hear("ready")
-                await until(lambda: at.agent.cameras() == ("robot",) and at.agent.store.stats("robot").encoded > 1)
+                await until(
+                    lambda: at.agent.cameras.names() == ("robot",) and at.agent.store.stats("robot").encoded > 1
+                )
                 for first in range(0, count, BATCH):
                     await _batch(it, rng, range(first, min(first + BATCH, count)), outcome)
                     growth.note(first)
@@ -95,7 +97,7 @@ async def _batch(it: Robot, rng: random.Random, numbers: range, outcome: Outcome
 
 
 async def _still_works(at: Served, it: Robot, outcome: Outcome) -> None:
-    intake = at.agent.intakes["robot"]
+    intake = at.agent.cameras.intakes["robot"]
     before = intake.counters.remembered
     it.say(type="metadata", data={"still": "here"})
     await until(lambda: intake.counters.remembered > before + 3)

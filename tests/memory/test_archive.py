@@ -6,9 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from agent.app import Agent, open_memory
+from agent.app import Agent
 from agent.ask.question import Question
-from agent.ingest.intake import decode_jpeg
+from agent.ingest.jpeg import decode_jpeg
+from agent.keep.memory import open_memory
 from memory import segments
 from memory.errors import FrameGone
 from memory.limits import Limits

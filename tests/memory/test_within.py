@@ -89,7 +89,7 @@ async def test_a_robot_tells_its_pose_and_is_asked_about_a_place(
         path = "/v1/cameras/robot/metadata"
         publisher, asker = at.headers("publisher"), at.headers("asker")
         assert (await http.put(path, json={"x": 0}, headers=publisher)).status_code == 404  # not seen yet
-        await at.agent.watch("robot", ListSource("robot", frames(1, start=START - 60)))
+        await at.agent.cameras.watch("robot", ListSource("robot", frames(1, start=START - 60)))
         assert (await http.put(path, json={"x": 0}, headers=asker)).status_code == 403
         for wrong in (b"[1]", b"{", b'{"x": NaN}', b'"x"'):
             assert (await http.put(path, content=wrong, headers=publisher)).status_code == 400
@@ -100,7 +100,9 @@ async def test_a_robot_tells_its_pose_and_is_asked_about_a_place(
             told = await http.put(path, json={"x": float(number), "y": 1, "zone": "hall"}, headers=publisher)
             assert told.status_code == 204
             # the second frame comes long after the pose was told
-            await at.agent.watch("robot", ListSource("robot", frames(2, start=now + 1, step_s=5, first=2 * number)))
+            await at.agent.cameras.watch(
+                "robot", ListSource("robot", frames(2, start=now + 1, step_s=5, first=2 * number))
+            )
         await at.agent.encoded()
 
         near = {"x": 2, "y": 1, "radius_m": 1.2}

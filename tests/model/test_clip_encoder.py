@@ -11,8 +11,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import CLIPModel
 
-from agent.app import Agent, load_model, open_memory
+from agent.app import Agent
+from agent.ask.model import load_model
 from agent.ask.question import Question
+from agent.keep.memory import open_memory
 from model.checkpoint import CheckpointError
 from model.clip_encoder import ClipEncoder, is_clip
 from model.config import ConfigError
@@ -121,7 +123,7 @@ async def test_clip_selects_frames_and_the_server_answers(folder: Path, tmp_path
     for run in range(2):
         model = load_model(settings)
         async with Agent(settings, open_memory(settings, model), model).running() as agent:
-            assert agent.encoder_problem is None
+            assert agent.encoding.test_problem is None
             if run == 0:
                 await remember(agent, "door", 20, step_s=10.0)
             else:

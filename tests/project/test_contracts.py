@@ -99,7 +99,7 @@ def test_null_means_an_omitted_field_over_mqtt_and_data_channels() -> None:
 async def test_null_inside_metadata_is_a_value(http: httpx.AsyncClient, site: Served) -> None:
     told = await http.put("/v1/cameras/door/metadata", json={"zone": None, "x": 1})
     assert told.status_code == 204
-    assert site.agent.intake_of("door")._told.at(site.agent.clock()) == {"zone": None, "x": 1}
+    assert site.agent.cameras.intake_of("door")._published.at(site.agent.clock()) == {"zone": None, "x": 1}
 
 
 # --- what is not supported, what is misspelt ---

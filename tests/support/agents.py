@@ -15,7 +15,9 @@ from typing import Any
 import numpy as np
 from starlette.applications import Starlette
 
-from agent.app import Agent, load_model, open_memory
+from agent.app import Agent
+from agent.ask.model import load_model
+from agent.keep.memory import open_memory
 from agent.settings.settings import Settings
 from agent.web.app import build_app
 from agent.web.auth import Auth
@@ -151,5 +153,5 @@ def frames(count: int, *, start: float = START, step_s: float = 1.0, first: int 
 
 async def remember(agent: Agent, camera: str, count: int, **timing: Any) -> None:
     """Send frames into the agent and wait until they are encoded."""
-    await agent.watch(camera, ListSource(camera, frames(count, **timing)))
+    await agent.cameras.watch(camera, ListSource(camera, frames(count, **timing)))
     await agent.encoded()

@@ -6,9 +6,10 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from agent.app import Agent, open_memory
+from agent.app import Agent
 from agent.ask.egress import Resolver, system_resolver
 from agent.ask.question import Question
+from agent.keep.memory import open_memory
 from tests.support.agents import remember, settings_in, tiny_model
 from tests.support.vlm_server import Spy
 

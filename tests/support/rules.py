@@ -18,7 +18,7 @@ from agent.alerts.machine import Verdict, Vote
 from agent.alerts.store import Filter
 from agent.app import Agent
 from agent.errors import ModelFailed
-from agent.ingest.intake import encode_jpeg
+from agent.ingest.jpeg import encode_jpeg
 from agent.runtime.lanes import Priority
 from agent.settings.rules import RuleSettings
 from tests.support.agents import START, picture, running

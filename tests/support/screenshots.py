@@ -18,7 +18,9 @@ import numpy as np
 from PIL import Image
 from playwright.async_api import Page, expect
 
-from agent.app import Agent, load_model, open_memory
+from agent.app import Agent
+from agent.ask.model import load_model
+from agent.keep.memory import open_memory
 from agent.settings.settings import Settings
 from agent.web.app import build_app
 from agent.web.auth import Auth
@@ -69,7 +71,7 @@ async def agent_with_history(folder: Path) -> AsyncIterator[Served]:
             serving = asyncio.create_task(server.serve(sockets=[listener]))
             await began.wait()
             for name, seed in (("gate", GATE), ("yard", YARD)):
-                agent.published(name, ListSource(name, history(seed, time.time() - 20), stay=True))
+                agent.cameras.publish(name, ListSource(name, history(seed, time.time() - 20), stay=True))
             while min(agent.store.stats(name).frames for name in ("gate", "yard")) < NUM_FRAMES:
                 await asyncio.sleep(0.1)
             await agent.encoded()

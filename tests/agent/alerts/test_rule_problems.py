@@ -10,7 +10,8 @@ import pytest
 from agent.alerts import engine
 from agent.alerts.machine import Hindrance, Vote
 from agent.alerts.rules import Rule
-from agent.app import Agent, open_memory
+from agent.app import Agent
+from agent.keep.memory import open_memory
 from agent.runtime.lanes import Priority
 from agent.settings.rules import RuleSettings
 from tests.support.agents import settings_in, tiny_model

@@ -141,7 +141,7 @@ async def test_after_a_restart_keyframes_are_encoded_again_and_the_answer_is_the
 async def test_frames_keep_arriving_while_a_question_is_answered(tmp_path: Path) -> None:
     async with running(tmp_path, answering={"max_new_tokens": 60}) as agent:
         await remember(agent, "door", 5)
-        feeding = asyncio.create_task(agent.watch("door", ListSource("door", frames(25, start=START + 5))))
+        feeding = asyncio.create_task(agent.cameras.watch("door", ListSource("door", frames(25, start=START + 5))))
         answers = [await agent.answering.answer(Question("Who?", ("door",))) for _ in range(3)]
         await feeding
         await agent.encoded()

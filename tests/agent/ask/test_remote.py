@@ -19,9 +19,10 @@ from agent.ask.question import Piece, Question, Said
 from agent.ask.remote import fitted, pause
 from agent.ask.remote_wire import Misunderstood, Shown, Step, complaint, read_line, request_body
 from agent.errors import AnswererAway, AnswererRefused, AnswerTimeout, PicturesStayHere, Problem
-from agent.ingest.intake import encode_jpeg
+from agent.ingest.jpeg import encode_jpeg
 from agent.settings.settings import AnswererSettings, TlsSettings, effective
 from agent.settings.source import ConfigError, load_settings
+from agent.web.chat import model_card
 from agent.web.tls import prepare_tls
 from tests.support.agents import START, picture, remember, served
 from tests.support.remote import PUBLIC, WHO, Names, asking, openai, parts_of
@@ -273,7 +274,14 @@ async def test_pictures_leave_only_where_the_camera_allows_it(tmp_path: Path, sp
     async with asking(tmp_path, openai(spy, host="0.0.0.0"), cameras=cameras) as agent:
         for camera in ("open", "wall", "unlisted"):
             await remember(agent, camera, 3)
-        for refused in (("door",), ("wall",), ("unlisted",), ("open", "door"), ("door", "open"), agent.existing(())):
+        for refused in (
+            ("door",),
+            ("wall",),
+            ("unlisted",),
+            ("open", "door"),
+            ("door", "open"),
+            agent.cameras.existing(()),
+        ):
             with pytest.raises(PicturesStayHere, match="egress: allowed"):
                 await agent.answering.answer(Question("Who came?", refused))
         assert spy.seen() == []
@@ -405,7 +413,7 @@ async def test_a_follow_up_comes_with_what_was_said(tmp_path: Path, spy: Spy) ->
         said = (Said("user", "Did a car come?"), Said("assistant", "Yes."))
         answer = await agent.answering.answer(replace(WHO, earlier=said))
         assert not any("one question at a time" in note for note in answer.finished.notes)
-        assert agent.model_card()["vilamp"]["conversations"] is True
+        assert model_card(agent)["vilamp"]["conversations"] is True
     (sent,) = spy.seen()
     roles = [(each["role"], each["content"]) for each in sent["body"]["messages"][1:3]]
     assert roles == [("user", "Did a car come?"), ("assistant", "Yes.")]

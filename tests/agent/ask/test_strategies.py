@@ -13,7 +13,8 @@ import httpx
 import numpy as np
 import pytest
 
-from agent.app import Agent, load_model, open_memory
+from agent.app import Agent
+from agent.ask.model import load_model
 from agent.ask.prepared import ONE_AT_A_TIME, Prepared
 from agent.ask.question import Evidence, Question, Said
 from agent.ask.reader import Plan, number_word, plan_of, verdict_of
@@ -21,6 +22,7 @@ from agent.ask.strategies import Ask, Look, count_visits, speak_in_steps
 from agent.evaluation.arms import Arm, Asker
 from agent.evaluation.clips import Clip, world_clip
 from agent.evaluation.run import zones_of
+from agent.keep.memory import open_memory
 from agent.runtime.lanes import Priority
 from agent.runtime.stopwatch import Stopwatch
 from agent.settings.settings import Settings
@@ -61,7 +63,7 @@ class Drive(ListSource):
     async def frames(self) -> AsyncIterator[Frame]:
         async for frame in super().frames():
             if self._poses and self._scene is not None:
-                self._agent.intake_of(self.camera).tell(
+                self._agent.cameras.intake_of(self.camera).add_metadata(
                     self._scene.metadata_at(frame.time - self._start), frame.time, frame.time
                 )
             yield frame
@@ -80,7 +82,7 @@ async def rover(folder: Path, *, poses: bool = True, start: float = START, **cha
         folder, model={"num_threads": 1}, cameras=cameras, **{"answering": {"max_new_tokens": 24}, **changes}
     )
     async with Agent(settings, open_memory(settings, builtin()), builtin()).running() as agent:
-        await agent.watch("rover", Drive(agent, "rover", poses, start))
+        await agent.cameras.watch("rover", Drive(agent, "rover", poses, start))
         await agent.encoded()
         yield agent
 
@@ -259,7 +261,7 @@ async def test_a_count_lists_every_visit(tmp_path: Path) -> None:
 
 async def test_a_count_over_several_cameras_says_which(tmp_path: Path) -> None:
     async with rover(tmp_path) as agent:
-        await agent.watch("yard", Drive(agent, "yard", False, START + 7))
+        await agent.cameras.watch("yard", Drive(agent, "yard", False, START + 7))
         await agent.encoded()
         both = replace(ROOM, cameras=("rover", "yard"), text="How many purple dogs came?")
         answer = await agent.answering.answer(both)
@@ -274,7 +276,9 @@ async def test_a_count_over_several_cameras_says_which(tmp_path: Path) -> None:
 async def test_a_count_of_what_it_was_not_trained_on_is_refused(tmp_path: Path) -> None:
     settings = settings_in(tmp_path, model={"num_threads": 1}, cameras={"yard": {}})
     async with Agent(settings, open_memory(settings, builtin()), builtin()).running() as agent:
-        await agent.watch("yard", ListSource("yard", [Frame(START + n, noise(n), "arrival") for n in range(70)]))
+        await agent.cameras.watch(
+            "yard", ListSource("yard", [Frame(START + n, noise(n), "arrival") for n in range(70)])
+        )
         await agent.encoded()
         for text in ("How many dogs came?", "Did a dog come?", "Where was the dog?", "When did you last see a dog?"):
             answer = await agent.answering.answer(Question(text, ("yard",)))

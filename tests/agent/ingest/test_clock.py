@@ -1,4 +1,4 @@
-"""A system's clock that is set under way: believed late, followed once, and nothing is forgotten by it meanwhile."""
+"""A system clock that is set while the agent runs: believed late, followed once, and no frame is deleted because of it."""
 
 import pytest
 from hypothesis import given
@@ -46,7 +46,7 @@ def test_nothing_ages_by_a_clock_that_has_jumped_and_it_is_said() -> None:
             assert "set forward by 5114 days" in clock.problem
             assert "uncertain" in clock.problem
     assert clock.problem is not None
-    assert "nothing is forgotten by the new time" in clock.problem
+    assert "no frame is deleted because of its age" in clock.problem
     moment = clock.now(AGES_SETTLE_S + 11, NOW + AGES_SETTLE_S + 11 + YEARS_14)
     assert moment.age_from > NOW + YEARS_14
     assert clock.problem is None

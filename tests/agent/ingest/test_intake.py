@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.ingest.backlog import Backlog
-from agent.ingest.intake import Intake, camera_state, decode_jpeg, encode_jpeg, rising
+from agent.ingest.intake import Intake, camera_state, rising
+from agent.ingest.jpeg import decode_jpeg, encode_jpeg
 from agent.metrics import Metrics
 from memory.errors import StorageFull
 from memory.limits import Limits

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from agent.ingest.intake import decode_jpeg, encode_jpeg
+from agent.ingest.jpeg import decode_jpeg, encode_jpeg
 from agent.ingest.masks import MARGIN_PX, Masks, covered
 from agent.settings.settings import Settings
 from agent.settings.source import ConfigError, load_settings
@@ -70,7 +70,7 @@ async def test_live_frames_are_masked_before_anything_is_kept(tmp_path: Path) ->
     scene = noise(1)
     async with running(tmp_path, cameras=cameras) as agent:
         for camera in cameras:
-            await agent.watch(camera, ListSource(camera, [Frame(START, scene, "arrival")]))
+            await agent.cameras.watch(camera, ListSource(camera, [Frame(START, scene, "arrival")]))
         await agent.encoded()
         gate, bare = (agent.store.window((camera,)) for camera in cameras)
         assert decode_jpeg(gate.jpeg(0))[50:70, 70:90].max() < 8

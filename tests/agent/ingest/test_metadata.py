@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.errors import BadRequest
-from agent.ingest.metadata import MAX_KEPT, MAX_TOLD_BYTES, Told, check_told
+from agent.ingest.metadata import MAX_KEPT, MAX_METADATA_BYTES, MetadataHistory, check_metadata
 from agent.untrusted.strict_json import parse_json
 
 
@@ -20,7 +20,7 @@ def nested(depth: int) -> Any:
     "told", [{}, {"x": 1, "y": -2.5e300}, {"labels": ["hall", None, True]}, nested(8), {"é": "日本"}]
 )
 def test_what_may_be_kept(told: Any) -> None:
-    assert check_told(told) == told
+    assert check_metadata(told) == told
 
 
 @pytest.mark.parametrize(
@@ -35,12 +35,12 @@ def test_what_may_be_kept(told: Any) -> None:
         (nested(9), "8 levels"),
         ({"x": "\ud800"}, "lone surrogate"),
         ({"\udfff": 1}, "lone surrogate"),
-        ({"x": "y" * MAX_TOLD_BYTES}, "4096"),
+        ({"x": "y" * MAX_METADATA_BYTES}, "4096"),
     ],
 )
 def test_what_may_not(told: Any, words: str) -> None:
     with pytest.raises(BadRequest, match=words):
-        check_told(told)
+        check_metadata(told)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[" * 100_000, '{"x": 1' + "0" * 5000 + "}", b"\xff"])
@@ -52,20 +52,20 @@ def test_what_is_no_json(text: str | bytes) -> None:
 @given(st.text(max_size=40) | st.dictionaries(st.text(max_size=4), st.floats() | st.text(max_size=5)).map(json.dumps))
 def test_parsing_raises_nothing_else(text: str) -> None:
     try:
-        check_told(parse_json(text))
+        check_metadata(parse_json(text))
     except BadRequest:
         pass
 
 
 def test_the_newest_at_or_before_a_frame_goes_with_it() -> None:
-    told = Told(max_age_s=3)
+    told = MetadataHistory(max_age_s=3)
     told.add(10, {"x": "a"})
     told.add(12, {"x": "b"})
     assert [told.at(time) for time in (9, 11, 12, 15, 15.1)] == [{}, {"x": "a"}, {"x": "b"}, {"x": "b"}, {}]
 
 
 def test_it_may_come_out_of_order_and_the_oldest_goes() -> None:
-    told = Told(max_age_s=0.5)
+    told = MetadataHistory(max_age_s=0.5)
     for time in range(0, 2 * MAX_KEPT, 2):
         told.add(time, {"x": time})
     for time in range(1, 2 * MAX_KEPT, 2):
@@ -75,7 +75,7 @@ def test_it_may_come_out_of_order_and_the_oldest_goes() -> None:
 
 
 def test_what_a_wrong_clock_said_goes_when_the_clock_is_set_back() -> None:
-    told = Told(max_age_s=3)
+    told = MetadataHistory(max_age_s=3)
     for time in range(MAX_KEPT):
         told.add(3600 + time, {"x": "an hour ahead"}, latest=3600 + time)
     told.add(10, {"x": "right"}, latest=12)

@@ -9,10 +9,10 @@ from pathlib import Path
 import httpx
 import pytest
 
-from agent.alerts.store import ALERTS_FILE, AlertStore
+from agent.alerts.store import ALERTS_FILE, AlertStore, erase_from_alerts
 from agent.cli.main import main
-from agent.ingest.intake import encode_jpeg
-from agent.keep.erasing import ERASURES_FILE, Erasing, NotErasedYet, Request, erase_from_alerts, read_requests
+from agent.ingest.jpeg import encode_jpeg
+from agent.keep.erasing import ERASURES_FILE, Erasing, NotErasedYet, Request, read_requests
 from streaming.frame import Frame
 from tests.support.agents import START, ListSource, frames, picture, remember, running, served
 from tests.support.memories import traces
@@ -60,13 +60,13 @@ async def test_frames_not_yet_encoded_and_those_on_their_way_do_not_come_back(tm
     now = START + 100
     async with running(tmp_path, clock=lambda: now) as agent:
         source = ListSource("gate", frames(20))
-        await agent.watch("gate", source)  # remembered, and listed for the encoder
+        await agent.cameras.watch("gate", source)  # remembered, and listed for the encoder
         counts = await asyncio.to_thread(agent.erasing.erase, Request("gate", START, START + 200))
         assert counts["frames"] == 20
         await agent.encoded()
         assert agent.store.stats("gate").frames == 0
         late = [Frame(START + 50, picture(1), "arrival"), Frame(now + 1, picture(2), "arrival")]
-        await agent.watch("gate", ListSource("gate", late))  # one was captured before the erasure, one after
+        await agent.cameras.watch("gate", ListSource("gate", late))  # one was captured before the erasure, one after
         await agent.encoded()
         assert [record.time for record in agent.store.records("gate")] == [now + 1]
 
@@ -75,7 +75,7 @@ async def test_an_erasure_while_the_clock_is_ahead_refuses_nothing_that_comes_la
     seconds, ahead_s = 0.0, 0.0
     async with running(tmp_path, clock=lambda: START + seconds + ahead_s, running_s=lambda: seconds) as agent:
         await remember(agent, "gate", 3, start=START - 3)
-        agent.read_clocks()
+        agent.clocks.read()
         seconds, ahead_s = 1.0, 86_400.0
         counts = await asyncio.to_thread(agent.erasing.erase, Request("gate", None, None))
         assert counts["frames"] == 3

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from agent.cli.main import main
-from agent.ingest.intake import decode_jpeg
+from agent.ingest.jpeg import decode_jpeg
 from agent.keep.export import MAX_FRAMES, NothingToExport, TooManyFrames, export
 from memory.records import FrameRecord
 from streaming.clip import ClipWriter
@@ -32,7 +32,7 @@ async def test_the_zip_holds_a_video_with_true_times_and_its_record(tmp_path: Pa
     uneven = [0.0, 1.0, 2.5, 2.75, 9.0, 3600.125]
     sent = [Frame(START + t, picture(n), "arrival") for n, t in enumerate(uneven)]
     async with served(tmp_path) as at, httpx.AsyncClient(base_url=at.url, timeout=60) as http:
-        await at.agent.watch("gate", ListSource("gate", sent))
+        await at.agent.cameras.watch("gate", ListSource("gate", sent))
         window = {"after": START, "before": START + 4000}
         path = "/v1/cameras/gate/export"
         assert (await http.get(path, params=window)).status_code == 401

@@ -59,7 +59,7 @@ async def test_cameras_are_online_while_frames_flow(tmp_path: Path) -> None:
                 await heard.until(lambda h: h.newest().get("vilamp/yard/status") == b"offline")
                 assert heard.newest()["vilamp/off/status"] == b"disabled"
                 source = ListSource("yard", frames(3), stay=True)
-                watching = asyncio.create_task(agent.watch("yard", source))
+                watching = asyncio.create_task(agent.cameras.watch("yard", source))
                 await heard.until(lambda h: h.newest()["vilamp/yard/status"] == b"online")
                 await heard.until(lambda h: json.loads(h.newest()["vilamp/yard/memory"])["frames"] == 3)
                 told = json.loads(heard.newest()["vilamp/yard/memory"])
@@ -96,7 +96,7 @@ async def test_only_cameras_that_a_rule_watches_can_be_switched(tmp_path: Path) 
             for camera in ("*", "off", "unheard-of"):
                 await heard.client.publish(f"vilamp/{camera}/alert/bag/enabled/set", "OFF", qos=1)
                 await heard.client.publish(f"vilamp/{camera}/alert/bag/snooze/set", "60", qos=1)
-            await until(lambda: agent.delivery.bridge.desk.counts["command_failed"] == 6)
+            await until(lambda: agent.bridge.desk.counts["command_failed"] == 6)
             assert agent.alert_store.switches() == {}
             assert heard.newest()[f"{RULE}/enabled/state"] == b"ON"
 
@@ -109,7 +109,7 @@ async def test_questions_are_answered_on_the_topic_of_their_id(tmp_path: Path) -
             served(tmp_path, **agent_at(broker.url, allow_ask=True)) as server,
         ):
             await remember(server.agent, "yard", 3)
-            await until(lambda: server.agent.delivery.bridge.status.connected)
+            await until(lambda: server.agent.bridge.status.connected)
             await ask(
                 heard, {"id": "q1", "camera": "yard", "question": "what is there?", "after": START, "before": START + 1}
             )
@@ -141,8 +141,8 @@ async def test_what_cannot_be_asked_is_answered_with_an_error(tmp_path: Path) ->
             running(tmp_path, **agent_at(broker.url, allow_ask=True)) as agent,
         ):
             await remember(agent, "yard", 2)
-            asking = agent.delivery.bridge.desk.asking
-            await until(lambda: agent.delivery.bridge.status.connected)
+            asking = agent.bridge.desk.asking
+            await until(lambda: agent.bridge.status.connected)
             for question, _ in wrong:
                 await ask(heard, question)
             await heard.until(lambda h: len(h.messages) == len(wrong))
@@ -161,7 +161,7 @@ async def test_what_cannot_be_asked_is_answered_with_an_error(tmp_path: Path) ->
             await ask(heard, {"id": "r", "question": "x"}, retain=True)
             await until(lambda: asking.num_ignored["no_reply_topic"] == 6)
         async with running(tmp_path, **agent_at(broker.url, allow_ask=True)) as agent:  # it lies there, retained
-            await until(lambda: agent.delivery.bridge.desk.asking.num_ignored["retained"] == 1)
+            await until(lambda: agent.bridge.desk.asking.num_ignored["retained"] == 1)
 
 
 @needs_mosquitto
@@ -172,7 +172,7 @@ async def test_a_response_topic_of_mqtt_5_is_used_with_its_correlation_data(tmp_
             running(tmp_path, **agent_at(broker.url, allow_ask=True)) as agent,
         ):
             await remember(agent, "yard", 2)
-            await until(lambda: agent.delivery.bridge.status.connected)
+            await until(lambda: agent.bridge.status.connected)
             for topic in ("elsewhere/answer", "vilamp/yard/status", "vilamp/answer/robot/7"):
                 properties = Properties(PacketTypes.PUBLISH)
                 properties.ResponseTopic = topic
@@ -182,7 +182,7 @@ async def test_a_response_topic_of_mqtt_5_is_used_with_its_correlation_data(tmp_
             (message,) = [each for each in heard.messages if str(each.topic) == "vilamp/answer/robot/7"]
             assert message.properties.CorrelationData == b"\x00mine"
             assert answers(heard)[0]["answer"]
-            assert agent.delivery.bridge.desk.asking.num_ignored["no_reply_topic"] == 2
+            assert agent.bridge.desk.asking.num_ignored["no_reply_topic"] == 2
             assert not heard.payloads("elsewhere/answer")
             assert set(heard.payloads("vilamp/yard/status")) <= {b"online", b"offline"}
 
@@ -194,7 +194,7 @@ async def test_a_fault_of_ours_ends_one_question_and_nothing_else(tmp_path: Path
             listening(broker.port, "vilamp/answer/#") as heard,
             running(tmp_path, **agent_at(broker.url, allow_ask=True)) as agent,
         ):
-            bridge = agent.delivery.bridge
+            bridge = agent.bridge
             await until(lambda: bridge.status.connected)
             whole = bridge.desk.asking._existing
             bridge.desk.asking._existing = lambda named: {}[named]
@@ -215,7 +215,7 @@ async def test_too_many_questions_are_told_that_it_is_busy(tmp_path: Path) -> No
         changes = {**agent_at(broker.url, allow_ask=True), **one_at_a_time}
         async with listening(broker.port, "vilamp/answer/#") as heard, running(tmp_path, **changes) as agent:
             await remember(agent, "yard", 2)
-            await until(lambda: agent.delivery.bridge.status.connected)
+            await until(lambda: agent.bridge.status.connected)
             async with asyncio.TaskGroup() as tasks:
                 for number in range(12):
                     tasks.create_task(ask(heard, {"id": f"q{number}", "question": "what is there?"}))
@@ -231,10 +231,10 @@ async def test_questions_are_off_unless_configured(tmp_path: Path) -> None:
     with mosquitto(tmp_path) as broker:
         async with listening(broker.port) as heard, running(tmp_path, **agent_at(broker.url)) as agent:
             await remember(agent, "yard", 2)
-            await until(lambda: agent.delivery.bridge.status.connected)
+            await until(lambda: agent.bridge.status.connected)
             await ask(heard, {"id": "q1", "question": "what is there?"})
             await heard.client.publish(f"{RULE}/enabled/set", "maybe", qos=1)
-            await until(lambda: agent.delivery.bridge.desk.counts["command_failed"])  # which came after the question
+            await until(lambda: agent.bridge.desk.counts["command_failed"])  # which came after the question
             await heard.fence()
     assert not [each for each in heard.messages if "answer" in str(each.topic)]
 
@@ -256,7 +256,7 @@ async def test_erasing_clears_the_picture_at_the_broker(tmp_path: Path) -> None:
 async def test_health_says_that_the_broker_is_away(tmp_path: Path) -> None:
     changes = agent_at("mqtt://127.0.0.1:9")  # nothing listens there
     async with served(tmp_path, **changes) as server, httpx.AsyncClient(trust_env=False) as http:
-        await until(lambda: "no connection" in (server.agent.delivery.bridge.problem or ""))
+        await until(lambda: "no connection" in (server.agent.bridge.problem or ""))
         ready = await http.get(f"{server.url}/readyz")
         assert ready.status_code == 200
         assert ready.json()["degraded"] is True
@@ -287,14 +287,14 @@ async def test_what_does_not_work_is_shown_to_the_broker(tmp_path: Path) -> None
 
 
 def embedded(agent: Agent) -> int:
-    assert agent.delivery.bridge is not None
-    address = agent.delivery.bridge.status.address
+    assert agent.bridge is not None
+    address = agent.bridge.status.address
     return 0 if address is None else address[1]
 
 
 async def test_the_embedded_broker_carries_everything(tmp_path: Path) -> None:
     async with running(tmp_path, **agent_at("embedded", embedded_port=0, allow_ask=True)) as agent:
-        await until(lambda: embedded(agent) and agent.delivery.bridge.status.connected)
+        await until(lambda: embedded(agent) and agent.bridge.status.connected)
         async with listening(embedded(agent)) as heard:
             await heard.until(lambda h: f"{RULE}/state" in h.newest())
             commit(agent.alert_store, event(1), jpeg())
@@ -309,7 +309,7 @@ async def test_the_embedded_broker_carries_everything(tmp_path: Path) -> None:
 async def test_the_embedded_broker_wants_the_password_that_is_configured(tmp_path: Path) -> None:
     login = {"user": "joe", "password": "s3cret"}
     async with running(tmp_path, **agent_at("embedded", embedded_port=0, **login)) as agent:
-        await until(lambda: embedded(agent) and agent.delivery.bridge.status.connected)
+        await until(lambda: embedded(agent) and agent.bridge.status.connected)
         for wrong in ({}, {"username": "joe", "password": "other"}):
             with pytest.raises(aiomqtt.MqttError):
                 async with aiomqtt.Client("127.0.0.1", embedded(agent), **wrong):
@@ -320,7 +320,7 @@ async def test_the_embedded_broker_wants_the_password_that_is_configured(tmp_pat
 
 async def test_the_embedded_broker_takes_no_packet_that_is_announced_too_large(tmp_path: Path) -> None:
     async with running(tmp_path, **agent_at("embedded", embedded_port=0)) as agent:
-        await until(lambda: embedded(agent) and agent.delivery.bridge.status.connected)
+        await until(lambda: embedded(agent) and agent.bridge.status.connected)
         reader, writer = await asyncio.open_connection("127.0.0.1", embedded(agent))
         writer.write(b"\x10\x0d\x00\x04MQTT\x04\x02\x00\x3c\x00\x01x")
         assert (await reader.readexactly(4))[3] == 0  # accepted
@@ -328,21 +328,21 @@ async def test_the_embedded_broker_takes_no_packet_that_is_announced_too_large(t
         with suppress(ConnectionResetError):
             assert await asyncio.wait_for(reader.read(), 10) == b""
         writer.close()
-        await until(lambda: agent.delivery.bridge.status.connected)
+        await until(lambda: agent.bridge.status.connected)
 
 
 async def test_a_port_in_use_is_said(tmp_path: Path) -> None:
     taken = await asyncio.start_server(lambda reader, writer: writer.close(), "127.0.0.1", 0)
     port = taken.sockets[0].getsockname()[1]
     async with running(tmp_path, **agent_at("embedded", embedded_port=port)) as agent:
-        await until(lambda: "cannot listen" in (agent.delivery.bridge.problem or ""))
+        await until(lambda: "cannot listen" in (agent.bridge.problem or ""))
     taken.close()
 
 
 async def test_a_password_file_that_is_gone_is_said(tmp_path: Path) -> None:
     login = {"user": "joe", "password_file": str(tmp_path / "gone")}
     async with running(tmp_path, **agent_at("embedded", embedded_port=0, **login)) as agent:
-        await until(lambda: "password_file" in (agent.delivery.bridge.problem or ""))
+        await until(lambda: "password_file" in (agent.bridge.problem or ""))
 
 
 # --- sudden death ---

@@ -70,7 +70,7 @@ async def test_nothing_private_is_logged(tmp_path: Path, caplog: pytest.LogCaptu
             await http.post("/v1/chat/completions", json={**asked, "after": 4e9})
             await http.post("/v1/chat/completions", json=asked, headers={"Authorization": "Bearer guessed-wrongly"})
             while not (
-                "gate" in site.agent.intakes and (await http.get("/v1/cameras/gate")).json()["source"]["detail"]
+                "gate" in site.agent.cameras.intakes and (await http.get("/v1/cameras/gate")).json()["source"]["detail"]
             ):
                 await asyncio.sleep(0.02)
     said = "\n".join(JsonLines().format(record) for record in caplog.records if record.name.partition(".")[0] in OURS)

@@ -20,7 +20,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from agent.cli.main import main
-from agent.ingest.metadata import check_told
+from agent.ingest.metadata import check_metadata
 from agent.runtime.logs import JsonLines
 from agent.untrusted.plain import PlainText, plain, plain_json, plain_line
 from tests.support.agents import ListSource, frames, served, settings_in
@@ -245,7 +245,7 @@ async def test_an_answer_is_cleaned_at_the_wire(tmp_path: Path) -> None:
     with spying() as spy:
         answerer = {"kind": "openai", "base_url": spy.url(), "model": "hostile"}
         async with served(tmp_path, answerer=answerer) as site:
-            await site.agent.watch("door", ListSource("door", frames(2)))
+            await site.agent.cameras.watch("door", ListSource("door", frames(2)))
             await site.agent.encoded()
             async with httpx.AsyncClient(base_url=site.url, headers=site.headers("owner")) as http:
                 asked = {"messages": [{"role": "user", "content": "what do you see?"}]}
@@ -268,7 +268,7 @@ async def test_rules_and_metadata_are_cleaned_at_the_wire(tmp_path: Path) -> Non
             400,
             422,
         )
-    assert check_told({"na\x1b[1mme": {"deep": [bad, 1]}}) == {"name": {"deep": ["redlink.", 1]}}
+    assert check_metadata({"na\x1b[1mme": {"deep": [bad, 1]}}) == {"name": {"deep": ["redlink.", 1]}}
 
 
 def test_replay_prints_what_a_server_answers(

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from agent.errors import NotAllowed
-from agent.ingest.intake import encode_jpeg, smaller_jpeg
+from agent.ingest.jpeg import encode_jpeg, smaller_jpeg
 from agent.web.auth import Auth
 from agent.web.page import page_files
 from tests.support.agents import START, Served, picture, remember, served

@@ -19,6 +19,7 @@ from axe_playwright_python.async_playwright import Axe
 from playwright.async_api import Browser, Page, expect
 
 from agent.cli.demo_server import DemoServer, running_server
+from agent.web.chat import model_card
 from model.video_model import VideoModel
 from tests.support.agents import Served, checkpoint, remember, served
 from tests.support.browser import PHONE, TOO_WIDE, Visit, browser, needs_chromium, texts, visit
@@ -384,7 +385,7 @@ async def test_health_shows_what_the_metrics_say(site: Served, seen: Visit) -> N
     await expect(page.get_by_text("ready", exact=True)).to_be_visible()
     tile = page.locator(".tiles div", has=page.get_by_text("Frames encoded"))
     await expect(tile).to_contain_text("12")
-    card = site.agent.model_card()["vilamp"]["card"]
+    card = model_card(site.agent)["vilamp"]["card"]
     await expect(page.locator(".health")).to_contain_text(card or "says nothing about what it knows")
     seen.unharmed()
 

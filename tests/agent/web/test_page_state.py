@@ -63,7 +63,7 @@ async def test_each_problem_is_told_on_every_view(tmp_path: Path, seen: Visit) -
         assert await page.locator("#problems img, .card .problem img").count() == 0
         assert await page.title() != "1"
 
-        site.agent.encoder_problem = "the encoder gives the same vector for every picture"
+        site.agent.encoding.test_problem = "the encoder gives the same vector for every picture"
         await expect(badge).to_have_text("not ready")
         await expect(badge).to_have_class("chip bad")
         await expect(told.filter(has_text="encoder")).to_contain_text("same vector for every picture")
@@ -81,7 +81,7 @@ async def test_no_text_becomes_markup(tmp_path: Path, seen: Visit) -> None:
             tmp_path, answerer=answerer, cameras=cameras, rules={"bag": {**RULE, "condition": MARKUP}}
         ) as site:
             await remember(site.agent, "door", 3)
-            site.agent.intake_of("door").problem = f"broken {MARKUP}"
+            site.agent.cameras.intake_of("door").problem = f"broken {MARKUP}"
             page = await seen.open(site.url, site.token("owner"))
             await expect(page.locator("#problems")).to_contain_text(MARKUP)
             await expect(page.locator(".card .problem")).to_contain_text(MARKUP)
@@ -105,11 +105,11 @@ async def test_green_when_all_is_well_and_only_then(tmp_path: Path, seen: Visit)
         page = await seen.open(site.url, site.token("owner"))
         badge = page.locator("#state")
         await expect(badge).to_have_class("chip stalled")
-        watching = asyncio.create_task(site.agent.watch("door", ListSource("door", frames(3), stay=True)))
+        watching = asyncio.create_task(site.agent.cameras.watch("door", ListSource("door", frames(3), stay=True)))
         await expect(badge).to_have_text("all well")
         await expect(badge).to_have_class("chip live")
         await expect(page.locator("#problems")).to_be_hidden()
-        site.agent.intake_of("door").problem = "its pictures cannot be decoded"
+        site.agent.cameras.intake_of("door").problem = "its pictures cannot be decoded"
         await expect(badge).to_have_text("1 problem")
         await expect(page.locator(".card .chip")).to_have_class("chip stalled")
         await expect(page.locator(".card .problem")).to_contain_text("cannot be decoded")

@@ -83,7 +83,7 @@ async def test_publisher_ends_its_session_through_the_proxy(tmp_path: Path, stri
         async with publish(f"{public}/whip/gate", site.token("owner"), track()) as publication:
             await publication.wait_connected()
             assert publication.session_url.startswith(f"{public}/whip/gate/")
-            await until(lambda: "gate" in site.agent.cameras())
+            await until(lambda: "gate" in site.agent.cameras.names())
         async with httpx.AsyncClient(headers=site.headers("owner")) as http:  # ended by the DELETE, not by a time limit
             assert 'vilamp_whip_closed_total{reason="deleted"} 1.0' in (await http.get(f"{public}/metrics")).text
 
@@ -126,7 +126,7 @@ async def test_page_works_below_a_prefix(tmp_path: Path, stripped: bool, told: b
         await expect(page.get_by_text("Live: the agent receives this picture.")).to_be_visible()
         await until(lambda: site.agent.store.stats("desk").encoded > 0)  # a camera that sent nothing is forgotten
         await page.get_by_role("button", name="Stop").click()
-        await until(lambda: site.agent.state.camera("desk") == "offline")
+        await until(lambda: site.agent.cameras.state("desk") == "offline")
         await page.evaluate("location.hash = 'ask'")
         await page.get_by_label("Question", exact=True).fill("a car?")
         await page.keyboard.press("Enter")

@@ -36,7 +36,7 @@ def whip(at: Served) -> str:
 
 async def seen(at: Served, count: int) -> None:
     """Until so many frames of the robot are remembered and encoded."""
-    await until(lambda: "robot" in at.agent.intakes and at.agent.store.stats("robot").frames >= count)
+    await until(lambda: "robot" in at.agent.cameras.intakes and at.agent.store.stats("robot").frames >= count)
     await at.agent.encoded()
 
 
@@ -59,12 +59,12 @@ async def test_a_pose_goes_with_its_frames_and_is_asked_about(tmp_path: Path) ->
     async with served(tmp_path, **QUICK) as at, robot(whip(at), SECRET) as it:
         assert await it.hear() == {"type": "ready", "camera": "robot", "may_ask": True}
         it.say(type="metadata", data={"x": 1, "y": 2, "labels": ["door"]})
-        await until(lambda: at.agent.intakes["robot"]._told.at(time.time()) != {})
+        await until(lambda: at.agent.cameras.intakes["robot"]._published.at(time.time()) != {})
         before = at.agent.store.stats("robot").frames
         await seen(at, before + 4)
         moved_at = time.time()
         it.say(type="metadata", time=moved_at, data={"x": 50, "y": 2})
-        await until(lambda: at.agent.intakes["robot"]._told.at(time.time()).get("x") == 50)
+        await until(lambda: at.agent.cameras.intakes["robot"]._published.at(time.time()).get("x") == 50)
         await seen(at, at.agent.store.stats("robot").frames + 4)
 
         frames = await stored(at)
@@ -93,7 +93,7 @@ async def test_an_old_pose_goes_with_no_frame(tmp_path: Path) -> None:
     async with served(tmp_path, **brief) as at, robot(whip(at), OTHER) as it:
         assert (await it.hear())["may_ask"] is False
         it.say(type="metadata", data={"x": 1, "y": 2})
-        told = at.agent.intakes["robot"]._told
+        told = at.agent.cameras.intakes["robot"]._published
         await until(lambda: told.at(time.time()) != {})
         await until(lambda: told.at(time.time()) == {})
         late = time.time()
@@ -161,7 +161,7 @@ async def test_a_token_that_only_publishes_tells_and_does_not_ask(tmp_path: Path
         error = await it.hear()
         assert (error["id"], error["code"]) == ("q", "wrong_scope")
         it.say(type="metadata", data={"x": 7, "y": 7})
-        await until(lambda: at.agent.intakes["robot"]._told.at(time.time()) == {"x": 7, "y": 7})
+        await until(lambda: at.agent.cameras.intakes["robot"]._published.at(time.time()) == {"x": 7, "y": 7})
 
 
 async def test_questions_beyond_the_limit_are_refused_and_one_can_be_cancelled(tmp_path: Path) -> None:
@@ -249,7 +249,7 @@ async def test_the_example_publishes_a_file_tells_its_pose_and_asks(tmp_path: Pa
         assert "'heading'" in printed.decode()
         frames = await stored(at)
         assert any(abs(frame["metadata"]["x"] ** 2 + frame["metadata"]["y"] ** 2 - 9) < 1e-6 for frame in frames)
-        await until(lambda: at.agent.intakes["robot"].source is None)  # it said goodbye
+        await until(lambda: at.agent.cameras.intakes["robot"].source is None)  # it said goodbye
         refused = await asyncio.create_subprocess_exec(*command, "--token", "wrong", stdout=pipe, stderr=pipe)
         _, errors = await asyncio.wait_for(refused.communicate(), 120)
         assert refused.returncode == 1

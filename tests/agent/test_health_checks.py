@@ -10,9 +10,9 @@ import pytest
 
 from agent.app import Agent
 from agent.ask.question import Question
+from agent.health import CHECKS, Health, Trouble
 from agent.keep.erasing import Request
 from agent.runtime.pools import erasing
-from agent.state import CHECKS, Health, Trouble
 from tests.support.agents import START, ListSource, frames, remember, running, served
 from tests.support.brokers import until
 from tests.support.rules import RULE
@@ -22,14 +22,14 @@ from tests.support.vlm_server import spying
 
 def troubles(agent: Agent) -> dict[str, str]:
     """Part -> problem."""
-    return {trouble.part: trouble.problem for trouble in agent.state.health().troubles}
+    return {trouble.part: trouble.problem for trouble in agent.health.run().troubles}
 
 
 async def test_all_is_well_while_every_configured_camera_sends(tmp_path: Path) -> None:
     async with running(tmp_path, cameras={"door": {"timezone": "UTC"}}, clock=lambda: START + 2) as agent:
-        assert troubles(agent) == {"camera door": "nobody publishes to it; nothing of it is remembered"}
+        assert troubles(agent) == {"camera door": "nobody publishes to it; no picture of it is stored"}
         source = ListSource("door", frames(2), stay=True)
-        agent.published("door", source)
+        agent.cameras.publish("door", source)
         await until(lambda: agent.store.stats("door").frames == 2)
         await agent.encoded()
         assert troubles(agent) == {}
@@ -37,7 +37,7 @@ async def test_all_is_well_while_every_configured_camera_sends(tmp_path: Path) -
         words = "it is connected but sends no pictures; its last picture is of 2026-11-22 16:04:06 UTC"
         assert troubles(agent)["camera door"] == words
         await source.close()
-        await until(lambda: agent.state.camera("door") == "offline")
+        await until(lambda: agent.cameras.state("door") == "offline")
         assert "nobody publishes to it; its last picture is of" in troubles(agent)["camera door"]
 
 
@@ -67,14 +67,14 @@ async def test_a_guest_whose_session_broke_off_is_said_for_an_hour(tmp_path: Pat
     now = START + 10
     async with running(tmp_path, clock=lambda: now) as agent:
         source = ListSource("phone", frames(1), stay=True)
-        agent.published("phone", source)
+        agent.cameras.publish("phone", source)
         await until(lambda: agent.store.stats("phone").frames == 1)
         await agent.encoded()
-        agent.intakes["phone"].failed(ValueError("odd"))
+        agent.cameras.intakes["phone"].failed(ValueError("odd"))
         await source.close()
-        await until(lambda: agent.state.camera("phone") == "offline")
+        await until(lambda: agent.cameras.state("phone") == "offline")
         assert troubles(agent) == {"camera phone": "its source failed: ValueError: odd"}
-        agent.intakes["phone"].problem_since = now - 3601
+        agent.cameras.intakes["phone"].problem_since = now - 3601
         assert troubles(agent) == {}
 
 
@@ -96,12 +96,12 @@ async def test_an_encoder_that_is_behind(tmp_path: Path, monkeypatch: pytest.Mon
             return inner(images)
 
         monkeypatch.setattr(agent.model, "encode", slow)
-        await agent.watch("door", ListSource("door", frames(3)))
+        await agent.cameras.watch("door", ListSource("door", frames(3)))
         assert troubles(agent) == {}
         now = START + 200
-        behind = "the encoder is 3 min 20 s behind: answers miss the pictures that still wait"
+        behind = "the encoder is 3 min 20 s behind: answers miss the frames that still wait"
         assert troubles(agent) == {"encoder": behind}
-        assert agent.state.health().ready
+        assert agent.health.run().ready
         ahead_s = 86_400.0  # a clock that was set makes it no later
         assert troubles(agent)["encoder"] == behind
         ahead_s = 0.0
@@ -121,14 +121,14 @@ async def test_an_answerer_that_is_away_and_comes_back(tmp_path: Path, monkeypat
             spy.process.kill()
             spy.process.wait()
             await until(lambda: "cannot be reached" in troubles(agent).get("answerer", ""))
-            assert agent.state.health().ready
+            assert agent.health.run().ready
 
 
 async def test_rules_that_cannot_work_are_counted_for_all_and_named_for_askers(tmp_path: Path) -> None:
     async with running(tmp_path, rules={"car": RULE}) as agent:
         await until(lambda: not agent.alerts.watcher.unarmed())
         agent.alerts.watcher.problems["car"] = "its judge says neither yes nor no"
-        health = agent.state.health()
+        health = agent.health.run()
         assert health.public()["checks"]["rules"] == "1 rule does not work"
         assert health.private()["problems"][0]["part"] == "rule car"
 
@@ -158,7 +158,7 @@ async def test_no_question_waits_for_erasures(tmp_path: Path) -> None:
                 answer = await agent.answering.answer(Question("What is there?", ("door",)))
                 assert answer.seen.num_frames == 3
                 await remember(agent, "door", 1, start=START + 100)
-                assert await asyncio.to_thread(agent.state.health)
+                assert await asyncio.to_thread(agent.health.run)
         finally:
             go.set()
             await asyncio.gather(*erasures)
@@ -167,5 +167,5 @@ async def test_no_question_waits_for_erasures(tmp_path: Path) -> None:
 async def test_a_file_that_has_been_played_says_so(tmp_path: Path) -> None:
     clip = write_clip(tmp_path / "door.mp4", num=10)
     async with running(tmp_path / "data", cameras={"door": {"url": str(clip)}}) as agent:
-        await until(lambda: agent.store.stats("door").frames and agent.state.camera("door") == "offline")
+        await until(lambda: agent.store.stats("door").frames and agent.cameras.state("door") == "offline")
         assert troubles(agent)["camera door"].startswith("its file has been played to the end; its last picture is of")

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.ingest.backlog import Backlog
+from agent.ingest.clock import Clock
 from agent.ingest.intake import Intake
-from agent.ingest.clock import WallClock
 from agent.metrics import Metrics
 from memory.limits import Limits
 from memory.store import MemoryStore
@@ -32,16 +32,13 @@ class World:
 
     def start(self) -> None:
         self.store = MemoryStore(self.folder, embedding_dim=4, limits=self.limits, patch_shape=(2, 3))
-        self.clock = WallClock()
-        self.intake = Intake("door", self.store, Backlog(100), Metrics(), read_clocks=self.read)
-
-    def read(self):
-        return self.clock.now(self.seconds, START + self.seconds + self.ahead_s)
+        self.clock = Clock(lambda: START + self.seconds + self.ahead_s, lambda: self.seconds)
+        self.intake = Intake("door", self.store, Backlog(100), Metrics(), clock=self.clock)
 
     async def run(self, seconds: int, *, send: bool = True) -> None:
         for _ in range(seconds):
             self.seconds += 1
-            self.store.expire(self.read().age_from)
+            self.store.expire(self.clock.read().age_from)
             if send:
                 time = START + self.seconds + self.ahead_s
                 await self.intake.run(ListSource("door", [Frame(time, picture(self.seconds), "arrival")]))
@@ -115,7 +112,7 @@ async def test_a_glitch_of_seconds_moves_nothing_and_ages_nothing(tmp_path: Path
     assert world.wrong_s() == pytest.approx([0.0] * 26, abs=0.01)
     assert world.clocks() == ["arrival"] * 15 + ["uncertain"] * 6 + ["arrival"] * 5
     assert world.clock.problem is not None
-    assert "set forward by 5110 days for a while and is as before again" in world.clock.problem
+    assert "set forward by 5110 days for a while and is right again" in world.clock.problem
     await world.run(3600, send=False)
     assert world.clock.problem is None
 
@@ -129,7 +126,7 @@ async def test_a_glitch_that_was_believed_ages_nothing_either(tmp_path: Path) ->
     await world.run(15)
     assert len(world.wrong_s()) == 60
     assert world.clock.problem is not None
-    assert "as before again" in world.clock.problem
+    assert "is right again" in world.clock.problem
     assert world.wrong_s()[-1] == pytest.approx(0.0, abs=0.01)
     await world.restart()
     await world.run(1)
@@ -200,7 +197,7 @@ async def test_a_pose_goes_with_its_frames_while_the_clock_is_off(tmp_path: Path
         for number in range(1, 9):
             seconds, ahead_s = float(number), 86_400.0 if 4 <= number < 7 else 0.0
             frame = Frame(START + number + ahead_s, picture(number), "arrival")
-            await at.agent.watch("robot", ListSource("robot", [frame]))
+            await at.agent.cameras.watch("robot", ListSource("robot", [frame]))
             pose = {"x": number}
             path = "/v1/cameras/robot/metadata"
             assert (await http.put(path, json=pose, headers=at.headers("publisher"))).status_code == 204

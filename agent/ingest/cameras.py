@@ -1,0 +1,250 @@
+"""The cameras of one agent: which there are, who may publish as one, and the intake of each."""
+
+import asyncio
+import logging
+from collections.abc import Iterator
+from functools import partial
+
+from agent.errors import UnknownCamera
+from agent.ingest.backlog import Backlog
+from agent.ingest.clock import Clock
+from agent.ingest.intake import CameraState, Intake
+from agent.ingest.masks import Masks
+from agent.metrics import Metrics, Reader, Reading
+from agent.runtime.supervisor import Supervisor, contained
+from agent.settings.settings import Settings
+from agent.settings.types import check_slug
+from agent.times import format_time
+from memory.store import MemoryStore
+from streaming.errors import MediaError
+from streaming.frame import FrameSettings, Source
+from streaming.media import FileSource, open_source
+
+log = logging.getLogger(__name__)
+
+STALE_S = 3600.0  # how long the broken session of a camera that is not configured counts as a problem
+
+_COUNTED = {
+    "vilamp_frames_remembered_total": ("Frames remembered.", "remembered"),
+    "vilamp_camera_sessions_total": ("Sources connected.", "sessions"),
+}
+_SESSION = {
+    "vilamp_session_received_frames": ("Frames decoded in this session.", "received"),
+    "vilamp_session_kept_frames": ("Frames kept in this session.", "kept"),
+    "vilamp_session_dropped_frames": ("Frames kept, then dropped, in this session.", "dropped"),
+    "vilamp_session_shed_frames": ("Frames dropped undecoded because this machine is too slow.", "shed"),
+    "vilamp_session_decode_errors": ("Packets of this session that could not be decoded.", "decode_errors"),
+}
+
+
+class Cameras:
+    """Every camera that is configured, has sent a frame since the start, or has stored frames."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        store: MemoryStore,
+        backlog: Backlog,
+        metrics: Metrics,
+        supervisor: Supervisor,
+        clock: Clock,
+    ) -> None:
+        self.intakes: dict[str, Intake] = {}  # by camera
+        self.played: set[str] = set()  # configured cameras that are files
+        self._settings = settings
+        self._store = store
+        self._backlog = backlog
+        self._metrics = metrics
+        self._supervisor = supervisor
+        self._clock = clock
+
+    def names(self) -> tuple[str, ...]:
+        """Return all camera names, sorted. Thread-safe; may read the disk."""
+        sent = [name for name, intake in list(self.intakes.items()) if intake.has_sent]
+        return tuple(sorted({*self._settings.cameras, *sent, *self._store.cameras()}))
+
+    def existing(self, named: tuple[str, ...]) -> tuple[str, ...]:
+        """Return `named`, or all cameras when none is named. Raises UnknownCamera."""
+        known = self.names()
+        for camera in named:
+            if camera not in known:
+                raise UnknownCamera(camera, known)
+        return named or known
+
+    def state(self, camera: str) -> CameraState:
+        """Return live, stalled or offline."""
+        intake = self.intakes.get(camera)
+        return "offline" if intake is None else intake.state
+
+    def problems(self) -> dict[str, str]:
+        """Return the problem of each camera that has one, under the name "camera NAME"."""
+        found = ((camera, self.problem(camera)) for camera in self.names())
+        return {f"camera {camera}": problem for camera, problem in found if problem is not None}
+
+    def problem(self, camera: str) -> str | None:
+        """Return why answers about this camera miss the present, in words; None if no reason is known."""
+        intake = self.intakes.get(camera)
+        configured = camera in self._settings.cameras
+        if not self._settings.camera(camera).enabled:
+            return None
+        if intake is not None and intake.problem is not None:
+            since = intake.problem_since
+            recent = since is None or self._clock.now() - since < STALE_S
+            return intake.problem if configured or recent or intake.state != "offline" else None
+        match self.state(camera):
+            case "live":
+                return None
+            case "stalled":
+                return self._with_last(camera, "it is connected but sends no pictures")
+            case "offline":
+                return self._with_last(camera, self._why_offline(camera, intake)) if configured else None
+
+    def _why_offline(self, camera: str, intake: Intake | None) -> str:
+        source = None if intake is None else intake.source
+        if source is not None:
+            return source.stats.detail or "it is being connected to"
+        if self._settings.camera(camera).url is None:
+            return "nobody publishes to it"
+        return "its file has been played to the end" if camera in self.played else "it is not connected"
+
+    def _with_last(self, camera: str, words: str) -> str:
+        newest = self._store.stats(camera).newest
+        if newest is None:
+            return f"{words}; no picture of it is stored"
+        return f"{words}; its last picture is of {format_time(newest, self.zone_of(camera))}"
+
+    def zone_of(self, camera: str) -> str:
+        """Return the time zone in which this camera's times are shown."""
+        return self._settings.camera(camera).timezone
+
+    def frame_settings(self, camera: str) -> FrameSettings:
+        """Return how often and how large this camera's frames are kept."""
+        settings = self._settings.camera(camera)
+        return FrameSettings(
+            rate_hz=settings.rate_hz,
+            max_width=settings.max_width,
+            max_height=settings.max_width,  # portrait pictures are kept as sharp as landscape ones
+            stall_timeout_s=self._settings.streaming.stall_timeout_s,
+            max_skew_s=self._settings.streaming.max_skew_s,
+        )
+
+    def intake_of(self, camera: str) -> Intake:
+        """Return the camera's intake; the first call makes it."""
+        if camera not in self.intakes:
+            settings = self._settings.camera(camera)
+            self.intakes[camera] = Intake(
+                camera,
+                self._store,
+                self._backlog,
+                self._metrics,
+                settings.metadata,
+                masks=Masks(settings.masks),
+                metadata_max_age_s=self._settings.streaming.metadata_max_age_s,
+                clock=self._clock,
+                max_skew_s=self._settings.streaming.max_skew_s,
+            )
+        return self.intakes[camera]
+
+    def may_publish(self, camera: str) -> str | None:
+        """Return why nobody may publish as `camera`, in words; None if publishing is allowed."""
+        try:
+            check_slug(camera)
+        except ValueError as error:
+            return str(error)
+        configured = self._settings.cameras.get(camera)
+        if configured is not None and configured.url is not None:
+            return f"'{camera}' is a camera that this server connects to by itself; publish under another name"
+        if configured is not None and not configured.enabled:
+            return f"the camera '{camera}' is switched off (cameras.{camera}.enabled)"
+        if configured is None and not self._settings.allow_new_cameras:
+            return f"there is no camera '{camera}', and new ones are not allowed (allow_new_cameras)"
+        return None
+
+    def connect_all(self) -> None:
+        """Connect to every enabled camera that has a url, for as long as the agent runs."""
+        for name, camera in self._settings.cameras.items():
+            if camera.url is not None and camera.enabled:
+                self._connect(name, camera.url)
+
+    def _connect(self, camera: str, url: str) -> None:
+        """Connect to the camera, again after each failure. A file is played once: playing it again would repeat it."""
+        url = f"webcam:{url}" if url.startswith("/dev/") else url
+        intake = self.intake_of(camera)
+
+        async def follow() -> None:
+            other_hosts = self._settings.camera(camera).other_hosts
+            source = open_source(url, camera, self.frame_settings(camera), other_hosts=other_hosts)
+            if isinstance(source, FileSource):
+                self.played.add(camera)
+                self.publish(camera, source)
+            else:
+                await intake.run(source)
+
+        self._supervisor.keep(f"camera {camera}", follow, failed=intake.failed)
+
+    def publish(self, camera: str, source: Source) -> None:
+        """Start a task that remembers what `source` sends, until it ends or another source takes over the camera."""
+        failed = self.intake_of(camera).failed
+        self._supervisor.start(f"camera {camera}", partial(self.watch, camera, source), failed=failed)
+
+    async def watch(self, camera: str, source: Source) -> None:
+        """Remember every frame of `source`. An unusable medium is logged and shown as the camera's problem."""
+        intake = self.intake_of(camera)
+        try:
+            await intake.run(source)
+        except MediaError as error:
+            intake.failed(error)
+            log.error("source failed", extra={"camera": camera, "error": str(error)})
+        finally:
+            if intake.source is None and camera not in self.names():  # it sent nothing: forget the name
+                self.intakes.pop(camera, None)
+
+    async def close(self) -> None:
+        """Close all sources at the same time, so that a slow one (decoding a large picture) delays no other."""
+
+        async def close(camera: str, source: Source) -> None:
+            with contained(f"closing camera {camera}"):
+                await source.close()
+
+        sources = [(intake.camera, intake.source) for intake in list(self.intakes.values())]
+        await asyncio.gather(*(close(camera, source) for camera, source in sources if source is not None))
+
+    def erase(self, camera: str, after: float, before: float) -> int:
+        """Erase stored frames of this period, and those still on their way. Return how many were stored. Thread-safe."""
+        intake = self.intakes.get(camera)
+        if intake is not None:
+            intake.refuse(after, min(before, self._clock.now()))
+        return self._store.erase(camera, after, before)
+
+    def readers(self) -> Iterator[Reader]:
+        """Yield the metrics of every camera."""
+
+        def intakes() -> list[Intake]:
+            known = self.names()
+            return [intake for camera, intake in list(self.intakes.items()) if camera in known]
+
+        def counted(field: str) -> list[Reading]:
+            return [({"camera": each.camera}, float(getattr(each.counters, field))) for each in intakes()]
+
+        def session(field: str) -> list[Reading]:
+            sources = [intake.source for intake in intakes()]
+            return [
+                ({"camera": each.camera}, float(getattr(each.stats, field))) for each in sources if each is not None
+            ]
+
+        def live() -> list[Reading]:
+            return [({"camera": each.camera}, float(each.state == "live")) for each in intakes()]
+
+        for name, (text, field) in _COUNTED.items():
+            yield Reader(name, text, ("camera",), partial(counted, field))
+        for name, (text, field) in _SESSION.items():
+            yield Reader(name, text, ("camera",), partial(session, field))
+        yield Reader("vilamp_camera_live", "1 while frames flow.", ("camera",), live)
+
+
+def newest_if_aging(settings: Settings, store: MemoryStore) -> float | None:
+    """Return the time of the newest stored frame; None if there is none, or if no age limit is set."""
+    if settings.memory.max_age_s is None and all(each.max_age_s is None for each in settings.cameras.values()):
+        return None
+    newest = [store.stats(camera).newest for camera in store.cameras()]
+    return max((time for time in newest if time is not None), default=None)

@@ -1,0 +1,68 @@
+"""Housekeeping: what the agent does every few seconds to keep its data folder in order.
+
+Deletes frames by age, syncs what was written, corrects the times of frames after the system clock was set, estimates
+when the disk will be full, and completes erasures that a disk had refused.
+"""
+
+import asyncio
+import shutil
+from collections.abc import Awaitable, Callable
+from functools import partial
+
+from agent.ingest.cameras import Cameras
+from agent.ingest.clock import Clock
+from agent.keep.erasing import Erasing
+from agent.keep.filling import filling_problem
+from agent.keep.holdings import holdings
+from agent.runtime import pools
+from agent.runtime.supervisor import contained, words_of
+from agent.settings.settings import Settings
+from memory.store import MemoryStore
+
+PERIOD_S = 5.0
+
+
+class Housekeeping:
+    """Two tasks, `run` and `finish_erasures`. A step that fails (a full or failing disk) is tried again next time."""
+
+    def __init__(
+        self, settings: Settings, store: MemoryStore, cameras: Cameras, clock: Clock, erasing: Erasing
+    ) -> None:
+        self.problem: str | None = None  # why the last round failed, in words for an operator
+        self.filling_problem: str | None = None  # that the disk will be full before the limits of the memory apply
+        self._settings = settings
+        self._store = store
+        self._cameras = cameras
+        self._clock = clock
+        self._erasing = erasing
+
+    async def run(self) -> None:
+        """Work through all steps every PERIOD_S, for ever. A step that fails does not stop the others."""
+        while True:
+            await asyncio.sleep(PERIOD_S)
+            steps: list[tuple[str, Callable[[], Awaitable[object]]]] = [
+                ("deleting frames by age", partial(pools.upkeep, self._store.expire, self._clock.read().age_from)),
+                ("syncing the memory", partial(pools.upkeep, self._store.maintain)),
+            ]
+            for camera, intake in list(self._cameras.intakes.items()):
+                steps.append((f"correcting times of camera {camera}", intake.settle))
+            problem: str | None = None
+            for name, step in steps:
+                with contained(name) as outcome:
+                    await step()
+                if outcome.error is not None:
+                    problem = words_of(outcome.error)
+            with contained("estimating when the disk is full"):
+                self.filling_problem = await pools.upkeep(self._look_ahead)
+            self.problem = problem
+
+    async def finish_erasures(self) -> None:
+        """Complete erasures that have begun, for ever. A task of its own because an erasure may take minutes."""
+        while True:
+            await asyncio.sleep(PERIOD_S)
+            with contained("erasing"):  # `Erasing.problem` says why it failed
+                await pools.erasing(self._erasing.resume)
+
+    def _look_ahead(self) -> str | None:
+        held = [holdings(name, self._store.stats(name), self._settings) for name in self._store.cameras()]
+        return filling_problem(held, self._settings, shutil.disk_usage(self._settings.data_dir).free)
