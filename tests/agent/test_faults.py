@@ -200,11 +200,11 @@ async def test_a_message_of_a_robot_that_meets_a_fault(tmp_path: Path, monkeypat
         async with robot(f"{site.url}/whip/bot", tokens.secret) as bot:
             await bot.hear("ready")
             intake = site.agent.cameras.intake_of("bot")
-            for name in ("tell", "ask"):
+            for name in ("metadata", "ask"):
                 for failure in failures():
                     with monkeypatch.context() as patch:
-                        if name == "tell":
-                            patch.setattr(intake, "tell", Failing(intake.tell, [failure]))
+                        if name == "metadata":
+                            patch.setattr(intake, "add_metadata", Failing(intake.add_metadata, [failure]))
                             bot.say(type="metadata", id="1", data={"x": 1})
                         else:
                             patch.setattr("agent.web.robot.question_of", Failing(lambda: None, [failure]))

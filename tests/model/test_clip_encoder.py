@@ -12,12 +12,11 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPModel
 
 from agent.app import Agent
-from agent.ask.model import load_model
+from agent.ask.model import ModelUnusable, load_model
 from agent.ask.question import Question
 from agent.keep.memory import open_memory
 from model.checkpoint import CheckpointError
 from model.clip_encoder import ClipEncoder, is_clip
-from model.config import ConfigError
 from model.network import build_dual_encoder
 from model.preprocess import relevance_pixels
 from model.tokens import read_tokenizer
@@ -111,7 +110,7 @@ def test_unusable_clip_folders_are_refused_with_a_reason(folder: Path, tmp_path:
 def test_clip_alone_needs_an_answering_server(folder: Path, tmp_path: Path) -> None:
     assert is_clip(folder)
     assert not is_clip(checkpoint())
-    with pytest.raises(ConfigError, match="set answerer"):
+    with pytest.raises(ModelUnusable, match="set answerer"):
         load_model(settings_in(tmp_path, model={"path": str(folder)}))
 
 
