@@ -1,21 +1,23 @@
-"""The timeline of a camera over HTTP: relevance to a question, the keyframes an answer would take, gaps, alerts.
+"""The timeline of a camera: relevance to a question, the keyframes an answer would use, gaps, and alerts.
 
     GET /v1/cameras/{camera}/timeline?after=&before=&question=&points=&keyframes=
     {"after", "before", "bin_s", "gap_s", "oldest", "newest", "frames", "unencoded", "timezone",
-     "points": [{"t", "count", "max", "mean", "frame_id", "time"}],        one for each bin that holds frames
+     "points": [{"t", "count", "max", "mean", "frame_id", "time"}],        one for each bin with frames
      "keyframes": [{"frame_id", "time", "kind", "score", "url"}],
      "gaps": [[t0, t1]], "alerts": [{"id", "rule", "start", "end", "message"}]}
 
-However long the history, at most `points` points come back. Overload policy: timelines are computed one at a time;
-whoever comes while `MAX_WAITING` are inside is refused at once (429).
+At most `points` points are returned, however long the history. Overload policy: timelines are computed one at a time,
+and a request that finds MAX_WAITING others waiting is refused (429).
 """
 
 import json
 from collections import OrderedDict
+from collections.abc import Hashable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -28,7 +30,6 @@ from agent.errors import Busy
 from agent.runtime import pools
 from agent.runtime.lanes import TooManyWaiting, Turns
 from agent.untrusted.wire import JsonResponse
-from agent.web.bins import Bins, Relevance, bin_frames, find_gaps, gap_threshold_s
 from agent.web.guard import Guard
 from agent.web.url import check_names, flag, whole_number
 from memory.errors import FrameGone
@@ -41,14 +42,144 @@ if TYPE_CHECKING:
 DEFAULT_POINTS, MAX_POINTS = 800, 4000
 MAX_WAITING = 16
 MAX_ALERTS = 200
-_HELD_QUESTIONS = 8
+GAP_INTERVALS, MIN_GAP_S = 3.0, 2.0  # a gap is a silence longer than this many frame intervals, and than this
+CHUNK_ROWS = 8192  # embeddings read at once: 16 MB at 512 dimensions
+MAX_SCORES = 4_000_000  # of all questions together: 48 MB
+_MAX_QUESTIONS = 8  # whose embeddings are kept
 _RETRY_S = 2.0
-_MAX_PENDING = 10_000  # frames not yet encoded that are looked up, so as not to be taken for gaps
+_MAX_PENDING = 10_000  # frames waiting for the encoder that are looked up: they are no gap
+_MAX_INTERVALS = 10_000  # of which the typical frame interval is the median
+
+Float64 = NDArray[np.float64]
+Float32 = NDArray[np.float32]
+Int64 = NDArray[np.int64]
+
+
+# --- scores, bins and gaps: pure numpy ---
+
+
+class ScoredFrames(Protocol):
+    """The part of a memory window that scoring needs."""
+
+    @property
+    def num_frames(self) -> int: ...
+    @property
+    def frame_ids(self) -> Int64: ...
+    def embeddings(self, rows: Int64) -> Float32:
+        """(n, D) unit vectors."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bins:
+    """The bins that hold frames, in order; all arrays (m,).
+
+    number: index of the bin; counts: frames in it; best: row of the highest score (without scores: of the first frame);
+    highest, mean: of the scores, None without scores.
+    """
+
+    number: Int64
+    counts: Int64
+    best: Int64
+    highest: Float32 | None
+    mean: Float32 | None
+
+
+def bin_frames(times: Float64, scores: Float32 | None, after: float, before: float, num_bins: int) -> Bins:
+    """Put frames at rising `times` (n,), all inside [after, before], into bins of equal width.
+
+    times 0 1 2 9 10, scores .1 .3 .2 .5 .4, [0, 10] in 5 bins: bins 0 (frames 0 1), 1 (frame 2), 4 (frames 9 10);
+    counts 2 1 2, best rows 1 2 3, highest .3 .2 .5, mean .2 .2 .45. A frame at `before` belongs to the last bin.
+    """
+    edges = after + (before - after) / num_bins * np.arange(num_bins)
+    starts = np.searchsorted(times, edges)
+    counts = np.diff(starts, append=len(times))
+    number = np.flatnonzero(counts)
+    starts, counts = starts[number], counts[number]
+    if scores is None or not len(number):
+        return Bins(number, counts, starts, None, None)
+    highest = np.maximum.reduceat(scores, starts)
+    means = (np.add.reduceat(scores, starts, dtype=np.float64) / counts).astype(np.float32)
+    best = [int(s + np.argmax(scores[s : s + n])) for s, n in zip(starts.tolist(), counts.tolist(), strict=True)]
+    return Bins(number, counts, np.array(best, np.int64), highest, means)
+
+
+def gap_threshold_s(times: Float64, rate_hz: float) -> float:
+    """Seconds without a frame beyond which there is a gap.
+
+    GAP_INTERVALS times the configured or the median frame interval, whichever is longer, and at least MIN_GAP_S.
+    """
+    interval_s = 1.0 / rate_hz
+    if len(times) > 1:
+        sampled = np.linspace(0, len(times) - 2, min(len(times) - 1, _MAX_INTERVALS)).astype(np.int64)
+        interval_s = max(interval_s, float(np.median(times[sampled + 1] - times[sampled])))
+    return max(MIN_GAP_S, GAP_INTERVALS * interval_s)
+
+
+def find_gaps(times: Float64, after: float, before: float, now: float, threshold_s: float) -> list[tuple[float, float]]:
+    """Start and end of each gap, clipped to [after, before].
+
+    times: all frames of the camera, rising, inside the bounds or not. The time from the newest frame to `now` may be a
+    gap too; the time before the oldest frame is not.
+    """
+    if not len(times):
+        return []
+    first = max(0, int(np.searchsorted(times, after)) - 1)
+    last = int(np.searchsorted(times, before, side="right")) + 1
+    known = np.append(times[first:last], now) if last > len(times) else times[first:last]
+    found = np.flatnonzero(np.diff(known) > threshold_s)
+    cut = [(max(float(known[n]), after), min(float(known[n + 1]), before)) for n in found]
+    return [(start, end) for start, end in cut if start < end]
+
+
+class Relevance:
+    """A cache of frame scores by question, so that zooming scores only frames that were not shown before.
+
+    Beyond `max_scores` the least recently used questions are dropped. Not thread-safe.
+    """
+
+    def __init__(self, max_scores: int = MAX_SCORES) -> None:
+        self._max_scores = max_scores
+        self._known: OrderedDict[Hashable, tuple[Int64, Float32]] = OrderedDict()  # ids rising, their scores
+
+    def scores(self, key: Hashable, window: ScoredFrames, query: Float32) -> Float32:
+        """Cosine of `query` (D,) with every frame of the window, (N,) float32. `key`: the camera and the question."""
+        ids, known = self._known.pop(key, (np.zeros(0, np.int64), np.zeros(0, np.float32)))
+        asked = window.frame_ids
+        places = np.searchsorted(ids, asked)
+        held = places < len(ids)
+        held[held] = ids[places[held]] == asked[held]
+        scores = np.empty(window.num_frames, np.float32)
+        scores[held] = known[places[held]]
+        missing = np.flatnonzero(~held)
+        for start in range(0, len(missing), CHUNK_ROWS):
+            rows = missing[start : start + CHUNK_ROWS]
+            scores[rows] = np.vecdot(window.embeddings(rows), query)
+        if len(missing):
+            ids, known = _merged(ids, known, asked[missing], scores[missing])
+        self._keep(key, ids, known)
+        return scores
+
+    def _keep(self, key: Hashable, ids: Int64, scores: Float32) -> None:
+        self._known[key] = (ids, scores)
+        total = sum(len(held) for held, _ in self._known.values())
+        while total > self._max_scores:
+            total -= len(self._known.popitem(last=False)[1][0])
+
+
+def _merged(ids: Int64, scores: Float32, new_ids: Int64, new_scores: Float32) -> tuple[Int64, Float32]:
+    all_ids, all_scores = np.concatenate((ids, new_ids)), np.concatenate((scores, new_scores))
+    if len(ids) and ids[-1] > new_ids[0]:
+        order = np.argsort(all_ids, kind="stable")
+        return all_ids[order], all_scores[order]
+    return all_ids, all_scores
+
+
+# --- the endpoint ---
 
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """What was asked for. `after` and `before` None: as far as the memory goes."""
+    """The part of the history to show. `after` or `before` None: from the oldest frame, to the newest."""
 
     camera: str
     after: float | None
@@ -59,7 +190,7 @@ class View:
 
 
 class TimelineRoutes:
-    """The endpoint, over one agent."""
+    """The timeline endpoint."""
 
     def __init__(self, agent: Agent, guard: Guard) -> None:
         self.agent = agent
@@ -69,11 +200,9 @@ class TimelineRoutes:
         self._relevance = Relevance()
 
     def routes(self) -> list[Route]:
-        """Every route of this file."""
         return [Route("/v1/cameras/{camera}/timeline", self.timeline)]
 
     async def timeline(self, request: Request) -> Response:
-        """See the module."""
         self.guard.check(request, "ask")
         check_names(request, "after", "before", "question", "points", "keyframes")
         view = await self._view(request)
@@ -100,7 +229,7 @@ class TimelineRoutes:
     async def _query(self, text: str) -> "TextFeatures":
         query = self._queries.pop(text, None) or await self.agent.answering.making.embed(text)
         self._queries[text] = query
-        if len(self._queries) > _HELD_QUESTIONS:
+        if len(self._queries) > _MAX_QUESTIONS:
             self._queries.popitem(last=False)
         return query
 
@@ -110,7 +239,7 @@ class TimelineRoutes:
         if query is not None and view.keyframes and window.num_frames:
             question = Question(view.question, (view.camera,), view.after, view.before)
             seen = await self.agent.answering.making.looked_at(question, window)
-            chosen: dict[int, dict[str, Any]] = {}  # by frame, once each where an answer is made in steps
+            chosen: dict[int, dict[str, Any]] = {}  # by frame: several searches may choose the same one
             for text in self.agent.answering.making.sought(question):
                 sought = query if text == view.question else await self._query(text)
                 for each in self._keyframes(seen, await self.agent.answering.making.choose(seen, sought)):
@@ -119,7 +248,7 @@ class TimelineRoutes:
         return drawn
 
     def _drawn(self, view: View, query: "TextFeatures | None") -> tuple[Window, dict[str, Any]]:
-        """The window that was asked for, and all of the answer but its keyframes."""
+        """The window of the view, and the response without its keyframes."""
         store = self.agent.store
         whole = store.window((view.camera,))
         window = store.window((view.camera,), view.after, view.before)
@@ -149,17 +278,17 @@ class TimelineRoutes:
         }
 
     def _alerts(self, camera: str, after: float, before: float) -> list[Alert]:
-        """The newest ones that touch the bounds, rising time."""
+        """The newest alerts that overlap the bounds, oldest first."""
         newest = self.agent.alert_store.alerts(Filter(camera=camera, before=before, limit=MAX_ALERTS))
         return [alert for alert in reversed(newest) if alert.end_time is None or alert.end_time >= after]
 
     def _pending(self, camera: str) -> list[float]:
-        """Times of this camera's frames that wait for the encoder."""
+        """Times of this camera's frames that are waiting for the encoder."""
         times = []
         for frame_id in self.agent.store.pending(_MAX_PENDING):
             try:
                 record = self.agent.store.record(frame_id)
-            except FrameGone:  # forgotten in between
+            except FrameGone:  # deleted in the meantime
                 continue
             if record.camera == camera:
                 times.append(record.time)
@@ -182,12 +311,12 @@ def _flag(alert: Alert) -> dict[str, Any]:
     return {"id": alert.id, "rule": alert.rule, "start": alert.start_time, "end": alert.end_time, "message": message}
 
 
-def _with(times: np.ndarray, more: list[float]) -> np.ndarray:
+def _with(times: Float64, more: list[float]) -> Float64:
     return np.sort(np.append(times, more)) if more else times
 
 
-def _bounds(view: View, times: np.ndarray) -> tuple[float, float]:
-    """The bounds asked for, or those of what is remembered; never empty."""
+def _bounds(view: View, times: Float64) -> tuple[float, float]:
+    """Start and end of the view, at least a second apart where one of them is not given."""
     after, before = view.after, view.before
     if after is None:
         oldest = float(times[0]) if len(times) else 0.0

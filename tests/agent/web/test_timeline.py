@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.alerts.event import AlertEvent
-from agent.web.bins import Relevance, bin_frames, find_gaps, gap_threshold_s
+from agent.web.timeline import Relevance, bin_frames, find_gaps, gap_threshold_s
 from tests.support.agents import START, Served, remember, served
 
 QUESTION = "When did a red car come?"
