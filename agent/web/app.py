@@ -1,6 +1,6 @@
-"""The HTTP application: every route of the agent behind one guard.
+"""The HTTP application: all routes and their middleware.
 
-Everything but `/healthz`, `/readyz` and CORS preflights needs a token or a signed URL. It does not start a server.
+Every request needs a token or a signed URL, except `/healthz`, `/readyz`, the files of the page and CORS preflights.
 """
 
 from collections.abc import Sequence
@@ -30,7 +30,7 @@ from agent.web.page import PageRoutes
 from agent.web.rules import RuleRoutes
 from agent.web.streams import LongResponses
 from agent.web.timeline import TimelineRoutes
-from agent.web.url import OneSlashLess, route_path, shown_path
+from agent.web.url import route_path, shown_path
 from agent.web.whip import whip_server
 
 KEEP_ALIVE_S = 15.0
@@ -40,8 +40,10 @@ PREFLIGHT_MAX_AGE_S = 600
 def build_app(
     agent: Agent, auth: Auth, settings: Settings, *, keep_alive_s: float = KEEP_ALIVE_S, url: str = ""
 ) -> Starlette:
-    """The application over a running agent. `keep_alive_s`: a silent stream sends a comment so often; `url`: where it
-    listens, for messages that name no `public_url`."""
+    """Build the application of a running agent.
+
+    keep_alive_s: a stream that is silent for this long sends a comment. url: used in links when no `public_url` is set.
+    """
     guard = Guard(auth, settings.security.url_ttl_s, agent.clock, public_url=settings.public_url)
     responses = LongResponses(keep_alive_s)
     alerts = AlertRoutes(agent, guard, responses)
@@ -70,19 +72,21 @@ def build_app(
         Middleware(Unpacking),
     ]
     app = Starlette(routes=routes, exception_handlers=handlers, middleware=middleware)
-    app.router.redirect_slashes = False  # its redirects would begin with whatever the Host header says
+    app.router.redirect_slashes = False  # a redirect would repeat the Host header, which the client chooses
 
     def end_streams() -> None:
         alerts.end_streams()
         responses.stop()
 
-    app.state.end_streams = end_streams  # `Server` calls it when it shuts down
+    app.state.end_streams = end_streams  # called by `Server` at shutdown
     return app
 
 
 class Private:
-    """What is answered belongs to whoever asked: no cache keeps it unless its route says so (the page's own files do), and
-    no browser guesses another type. A picture that has been erased, or that another token must not see, is in no cache."""
+    """Adds `Cache-Control: no-store`, unless the route set it, and `X-Content-Type-Options: nosniff`.
+
+    A cache could otherwise show an erased picture, or show a picture to someone whose token does not cover it.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -99,10 +103,9 @@ class Private:
 
 
 class Below:
-    """Answers below the path of `public_url` as at the root, so that a proxy may take the prefix off or leave it.
+    """Serves the application below the path of `public_url`, whether or not the proxy in front removes that prefix.
 
-    Either way the prefix becomes ASGI's `root_path`: the URLs that routes make from a request begin with it. What a
-    client says in `X-Forwarded-Prefix` and the like is not read.
+    The prefix becomes ASGI's `root_path`. `X-Forwarded-Prefix` and similar headers are ignored.
     """
 
     def __init__(self, app: ASGIApp, prefix: str) -> None:
@@ -113,7 +116,7 @@ class Below:
         prefix = self._prefix
         if not prefix or scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
-        elif scope["path"] == prefix and scope["type"] == "http":  # the page's own addresses are relative to its folder
+        elif scope["path"] == prefix and scope["type"] == "http":  # the page's URLs are relative to this folder
             await Response(status_code=308, headers={"Location": prefix + "/"})(scope, receive, send)
         else:
             path = scope["path"] if scope["path"].startswith(prefix + "/") else prefix + scope["path"]
@@ -121,9 +124,9 @@ class Below:
 
 
 class CrossOrigin:
-    """CORS on `/v1` for pages of the listed origins: their preflights need no token, what follows does.
+    """CORS headers on `/v1` for pages of the listed origins. Their preflight requests need no token.
 
-    `/whip` has its own, for every origin (RFC 9725), in `streaming/whip.py`.
+    `/whip` answers CORS requests of every origin itself, as RFC 9725 asks (`streaming/whip.py`).
     """
 
     def __init__(self, app: ASGIApp, origins: Sequence[str]) -> None:
@@ -132,7 +135,7 @@ class CrossOrigin:
             app,
             allow_origins=origins,
             allow_methods=["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"],
-            allow_headers=["*"],  # OpenAI's client sends a dozen of its own
+            allow_headers=["*"],  # OpenAI's client sends a dozen of them
             allow_private_network=True,
             expose_headers=["Location", "Retry-After", "WWW-Authenticate", "Content-Disposition"],
             max_age=PREFLIGHT_MAX_AGE_S,
@@ -143,8 +146,20 @@ class CrossOrigin:
         await (self._open if is_api else self._app)(scope, receive, send)
 
 
+class OneSlashLess:
+    """Removes one slash at the end of a path, so `/v1/cameras/` is `/v1/cameras`, without a redirect."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and len(route_path(scope)) > 1 and scope["path"].endswith("/"):
+            scope = {**scope, "path": scope["path"][:-1]}
+        await self._app(scope, receive, send)
+
+
 async def _http_error(request: Request, error: Exception) -> Response:
-    """What the router itself refuses: no such path, no such method."""
+    """The response to a path or method that no route has."""
     if not isinstance(error, HTTPException):
         raise error
     if error.status_code == 404:

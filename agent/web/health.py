@@ -1,7 +1,7 @@
-"""`/healthz`, `/readyz` and `/metrics`: for supervisors, load balancers and Prometheus.
+"""`/healthz`, `/readyz` and `/metrics`: health for supervisors and load balancers, and metrics for Prometheus.
 
-The first two need no token: alive means that the event loop answers; ready means that the models are loaded, the encoder
-tells two pictures apart, and the disk can be written. What else does not work makes the agent `degraded` (`agent/state.py`).
+The first two need no token. Healthy means that the event loop runs. Ready means that the models are loaded, the encoder
+works, and the disk can be written. Other failures make the agent `degraded` (`agent/state.py`).
 """
 
 from prometheus_client import CONTENT_TYPE_LATEST
@@ -15,14 +15,14 @@ from agent.web.guard import Guard
 
 
 class HealthRoutes:
-    """The endpoints, over one agent."""
+    """Endpoints for health and metrics."""
 
     def __init__(self, agent: Agent, guard: Guard) -> None:
         self.agent = agent
         self.guard = guard
 
     def routes(self) -> list[Route]:
-        """Every route of this file."""
+
         return [
             Route("/healthz", self.healthz),
             Route("/readyz", self.readyz),
@@ -33,9 +33,9 @@ class HealthRoutes:
         return PlainTextResponse("ok\n")
 
     async def readyz(self, request: Request) -> Response:
-        """200 while frames can be kept and questions asked, else 503; the body says what does not work, and why.
+        """200 while frames can be stored and questions asked, else 503. The body lists each failure and its cause.
 
-        Whoever may ask questions is also told which cameras and rules are meant.
+        Names of cameras and rules are included only for a token that covers `ask`.
         """
         health = await pools.web(self.agent.health.run)
         body = health.private() if self.guard.allows(request, "ask") else health.public()

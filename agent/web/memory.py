@@ -1,9 +1,9 @@
-"""Keeping and forgetting over HTTP: what is held, erasing, the evidence clip.
+"""The memory over HTTP: its size, erasing and exporting frames, and metadata for the frames to come.
 
-GET    /v1/memory                                       what is held, per camera and for the whole folder
+GET    /v1/memory                                       frames and bytes, per camera and in total
 DELETE /v1/cameras/{camera}/frames?after=&before=       erases for good; both bounds, or all=true
-PUT    /v1/cameras/{camera}/metadata                    what goes with its next frames, such as a robot's pose
-GET    /v1/cameras/{camera}/export?after=&before=       a ZIP with the window as a video and its log as JSON
+PUT    /v1/cameras/{camera}/metadata                    a JSON object stored with the next frames, such as a robot's pose
+GET    /v1/cameras/{camera}/export?after=&before=       a ZIP with the frames as a video and a JSON log
 """
 
 import asyncio
@@ -11,6 +11,7 @@ import tempfile
 import threading
 import zipfile
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -33,14 +34,14 @@ from agent.untrusted.strict_json import parse_json
 from agent.untrusted.wire import JsonResponse
 from agent.web.body import read_body
 from agent.web.guard import Guard
-from agent.web.url import check_names, flag, moment
+from agent.web.streams import unless_gone
+from agent.web.url import check_names, flag, moment, path_camera
 
 _EXPORT_RETRY_S = 5.0
-_LOOK_S = 0.5  # how often an export looks whether its client is still there
 
 
 class MemoryRoutes:
-    """The endpoints, over one agent."""
+    """Endpoints for the memory."""
 
     def __init__(self, agent: Agent, guard: Guard) -> None:
         self.agent = agent
@@ -48,29 +49,29 @@ class MemoryRoutes:
         self._exports = Turns(1)
 
     def routes(self) -> list[Route]:
-        """Every route of this file."""
+
         return [
             Route("/v1/memory", self.memory),
             Route("/v1/cameras/{camera}/frames", self.erase, methods=["DELETE"]),
             Route("/v1/cameras/{camera}/export", self.export),
-            Route("/v1/cameras/{camera}/metadata", self.tell, methods=["PUT"]),
+            Route("/v1/cameras/{camera}/metadata", self.metadata, methods=["PUT"]),
         ]
 
     async def memory(self, request: Request) -> Response:
         self.guard.check(request, "ask")
         check_names(request)
-        return JsonResponse(await pools.web(self._held))
+        return JsonResponse(await pools.web(self._holdings))
 
-    def _held(self) -> dict[str, Any]:
+    def _holdings(self) -> dict[str, Any]:
         store, settings = self.agent.store, self.agent.settings
         cameras = [holdings(name, store.stats(name), settings) for name in store.cameras()]
         return {"object": "memory", "folder": folder_holdings(cameras, settings), "data": cameras}
 
     async def erase(self, request: Request) -> Response:
-        """Erases; waits until nothing is left on the disk."""
+        """Erase frames. Responds when nothing of them is left on the disk."""
         self.guard.check(request, "admin")
         check_names(request, "after", "before", "all")
-        (camera,) = await pools.web(self.agent.cameras.existing, (request.path_params["camera"],))
+        camera = await path_camera(self.agent.cameras, request)
         zone = self.agent.cameras.zone_of(camera)
         after, before = moment(request, "after", zone), moment(request, "before", zone)
         everything = flag(request, "all", False)
@@ -83,51 +84,43 @@ class MemoryRoutes:
         except NotErasedYet as error:
             raise EraseUnfinished(f"{str(error).capitalize()}.") from error
         except OSError as error:
-            raise EraseUnfinished(f"Nothing is erased yet, as the request cannot be noted down: {error}.") from error
+            raise EraseUnfinished(f"Nothing is erased yet, because the request cannot be stored: {error}.") from error
         return JsonResponse({"object": "erasure", "camera": camera, "after": after, "before": before, "erased": erased})
 
-    async def tell(self, request: Request) -> Response:
-        """What a publisher says beside its pictures: a JSON object, kept with the frames of the next seconds."""
-        name = request.path_params["camera"]
-        self.guard.check(request, f"publish:{name}")
-        (camera,) = await pools.web(self.agent.cameras.existing, (name,))
-        told = check_metadata(parse_json(await read_body(request, MAX_METADATA_BYTES)))
+    async def metadata(self, request: Request) -> Response:
+        """Take a JSON object from a publisher, to be stored with the frames of the next seconds."""
+        self.guard.check(request, f"publish:{request.path_params['camera']}")
+        camera = await path_camera(self.agent.cameras, request)
+        metadata = check_metadata(parse_json(await read_body(request, MAX_METADATA_BYTES)))
         now = self.agent.clocks.now()
-        self.agent.cameras.intake_of(camera).add_metadata(told, now, now)
+        self.agent.cameras.intake_of(camera).add_metadata(metadata, now, now)
         return Response(status_code=204)
 
     async def export(self, request: Request) -> Response:
-        """One clip is made at a time; whoever comes meanwhile is refused at once (429)."""
+        """Export frames as a ZIP. One export runs at a time; another request is refused (429)."""
         self.guard.check_signed(request, "ask", ("after", "before"))
         check_names(request, "after", "before")
-        (camera,) = await pools.web(self.agent.cameras.existing, (request.path_params["camera"],))
+        camera = await path_camera(self.agent.cameras, request)
         zone = self.agent.cameras.zone_of(camera)
         after, before = moment(request, "after", zone), moment(request, "before", zone)
         if after is None or before is None or after >= before:
             raise BadRequest("Send 'after' and 'before', the first earlier than the second.", param="after")
-        folder = tempfile.TemporaryDirectory(prefix="vilamp-export-")
-        try:
-            async with self._exports.place():
-                path = await self._make(request, camera, after, before, Path(folder.name))
-        except TooManyWaiting:
-            folder.cleanup()
-            raise Busy(_EXPORT_RETRY_S, "Another clip is being made, and one is made at a time") from None
-        except BaseException:
-            folder.cleanup()
-            raise
-        cleanup = BackgroundTask(folder.cleanup)
-        return FileResponse(path, media_type="application/zip", filename=path.name, background=cleanup)
+        with ExitStack() as stack:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="vilamp-export-")))
+            try:
+                async with self._exports.place():
+                    path = await unless_gone(request.receive, self._export(camera, after, before, folder))
+            except TooManyWaiting:
+                raise Busy(_EXPORT_RETRY_S, "Another clip is being made, and one is made at a time") from None
+            cleanup = BackgroundTask(stack.pop_all().close)
+            return FileResponse(path, media_type="application/zip", filename=path.name, background=cleanup)
 
-    async def _make(self, request: Request, camera: str, after: float, before: float, folder: Path) -> Path:
-        """The ZIP; given up when the client goes away."""
-        gone = threading.Event()
-        making = asyncio.create_task(pools.upkeep(self._zip, camera, after, before, folder, gone.is_set))
+    async def _export(self, camera: str, after: float, before: float, folder: Path) -> Path:
+        """The ZIP. When cancelled, waits until its thread has stopped writing, which takes one frame at most."""
+        cancelled = threading.Event()
+        making = asyncio.create_task(pools.upkeep(self._zip, camera, after, before, folder, cancelled.is_set))
         try:
-            while not making.done():
-                await asyncio.wait([making], timeout=_LOOK_S)
-                if await request.is_disconnected():
-                    gone.set()
-            return making.result()
+            return await asyncio.shield(making)
         except NothingToExport as error:
             raise NoFrames(f"{str(error).capitalize()}: widen after/before.") from None
         except TooManyFrames as error:
@@ -135,9 +128,8 @@ class MemoryRoutes:
         except OSError as error:
             raise Problem(f"The clip cannot be written: {error.strerror or error}.") from error
         finally:
-            gone.set()
-            if not making.done():
-                await asyncio.wait([making])  # one frame at most; its folder goes next
+            cancelled.set()
+            await asyncio.gather(making, return_exceptions=True)
 
     def _zip(self, camera: str, after: float, before: float, folder: Path, cancelled: Callable[[], bool]) -> Path:
         agent, zone = self.agent, self.agent.cameras.zone_of(camera)

@@ -25,13 +25,12 @@ from starlette.routing import Route
 from agent.alerts.store import Alert, Filter
 from agent.app import Agent
 from agent.ask.question import Question
-from agent.ask.request import parse_span
 from agent.errors import Busy
 from agent.runtime import pools
 from agent.runtime.lanes import TooManyWaiting, Turns
 from agent.untrusted.wire import JsonResponse
 from agent.web.guard import Guard
-from agent.web.url import check_names, flag, whole_number
+from agent.web.url import check_names, flag, path_camera, span, whole_number
 from memory.errors import FrameGone
 from memory.window import Window
 
@@ -214,9 +213,8 @@ class TimelineRoutes:
             raise Busy(_RETRY_S, "Too many timelines at once") from None
 
     async def _view(self, request: Request) -> View:
-        (camera,) = await pools.web(self.agent.cameras.existing, (request.path_params["camera"],))
-        zone = self.agent.cameras.zone_of(camera)
-        after, before = parse_span(request.query_params.get("after"), request.query_params.get("before"), zone)
+        camera = await path_camera(self.agent.cameras, request)
+        after, before = span(request, self.agent.cameras.zone_of(camera))
         return View(
             camera,
             after,

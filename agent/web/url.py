@@ -1,20 +1,21 @@
-"""The URL of a request: its path, and the values of its query, each checked with an error that says what to send."""
+"""Reads the URL of a request: its path, and the values of its query, with an error that says what to send instead."""
 
 from starlette.convertors import Convertor, register_url_convertor
 from starlette.requests import Request
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Scope
 
-from agent.ask.request import parse_moment
+from agent.ask.request import Cameras, parse_moment, parse_span
 from agent.errors import BadRequest, shown
+from agent.runtime import pools
 from agent.untrusted.fields import check_spelling
 from memory.window import Within
 
-_NARROWING = frozenset({"camera", "cameras", "rule", "after", "before", "within", "question"})
+_FILTERS = frozenset({"camera", "cameras", "rule", "after", "before", "within", "question"})
 _FLAGS = {"true": True, "1": True, "false": False, "0": False}
 
 
 class FrameNumber(Convertor[int]):
-    """`{frame_id:frame}`: a frame's number. More digits than any frame has match nothing, and so are not found."""
+    """`{frame_id:frame}` in a route: a frame's number, of at most 15 digits."""
 
     regex = "[0-9]{1,15}"
 
@@ -29,47 +30,49 @@ register_url_convertor("frame", FrameNumber())
 
 
 def route_path(scope: Scope) -> str:
-    """The path that a request asks for, below the prefix under which the application is mounted."""
+    """The request's path without the prefix under which the application is mounted."""
     path: str = scope["path"]
     prefix: str = scope.get("root_path", "").rstrip("/")
     return path[len(prefix) :] if prefix and (path == prefix or path.startswith(prefix + "/")) else path
 
 
 def shown_path(scope: Scope) -> str:
-    """It, as a message may repeat it."""
+    """The path as an error message may repeat it."""
     return shown(route_path(scope), 200)
 
 
-class OneSlashLess:
-    """`/v1/cameras/` is `/v1/cameras`: a single slash at the end is dropped, without a redirect to anywhere."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and len(route_path(scope)) > 1 and scope["path"].endswith("/"):
-            scope = {**scope, "path": scope["path"][:-1]}
-        await self._app(scope, receive, send)
-
-
 def check_names(request: Request, *names: str) -> None:
-    """Raises BadRequest for a parameter that is nearly one of `names`, the ones that are read, that comes twice, or that
-    narrows what other routes answer and would be ignored here. Others are ignored."""
+    """Check the query's parameters against `names`, those that the route reads.
+
+    Raises BadRequest for a misspelt name, for one that comes twice, and for a filter of other routes that has no effect
+    here. Any other parameter is ignored.
+    """
     check_spelling(request.query_params, names, ("exp", "sig"))
     for name in request.query_params:
         if name in names and len(request.query_params.getlist(name)) > 1:
             raise BadRequest(f"'{name}' comes twice: send it once.", param=name)
-        if name in _NARROWING and name not in names:
+        if name in _FILTERS and name not in names:
             raise BadRequest(f"'{name}' has no effect here: leave it out.", param=name)
 
 
+async def path_camera(cameras: Cameras, request: Request) -> str:
+    """The camera that the path names. Raises UnknownCamera."""
+    (camera,) = await pools.web(cameras.existing, (request.path_params["camera"],))
+    return camera
+
+
+def span(request: Request, zone: str) -> tuple[float | None, float | None]:
+    """`after` and `before` of the query, in unix seconds. Raises BadRequest, also when `after` is not the earlier one."""
+    return parse_span(request.query_params.get("after"), request.query_params.get("before"), zone)
+
+
 def moment(request: Request, name: str, zone: str) -> float | None:
-    """Unix seconds of a number or an ISO 8601 text, which is local time in `zone`; None: not given."""
+    """Unix seconds of a parameter that is a number or an ISO 8601 text, local time in `zone`; None when it is missing."""
     return parse_moment(request.query_params.get(name), zone, name)
 
 
 def place(request: Request, name: str) -> Within | None:
-    """Three numbers "x,y,radius"; None: not given."""
+    """The place in a parameter "x,y,radius"; None when it is missing."""
     text = request.query_params.get(name)
     try:
         return None if text is None else parse_place(text)
@@ -78,7 +81,7 @@ def place(request: Request, name: str) -> Within | None:
 
 
 def parse_place(text: str) -> Within:
-    """ "2.5,-1,3": within 3 m of x = 2.5, y = -1. ValueError with what to do."""
+    """Parse "2.5,-1,3" as the circle of 3 m around x = 2.5, y = -1. Raises ValueError."""
     try:
         x, y, radius_m = (float(part) for part in text.split(","))
     except ValueError:
@@ -87,7 +90,7 @@ def parse_place(text: str) -> Within:
 
 
 def whole_number(request: Request, name: str, default: int, most: int) -> int:
-    """A number from 1 to `most`."""
+    """The value of a parameter that is a whole number from 1 to `most`."""
     text = request.query_params.get(name)
     if text is None:
         return default
@@ -97,7 +100,7 @@ def whole_number(request: Request, name: str, default: int, most: int) -> int:
 
 
 def flag(request: Request, name: str, default: bool) -> bool:
-    """true or false."""
+    """The value of a parameter that is true or false."""
     text = request.query_params.get(name)
     if text is None:
         return default

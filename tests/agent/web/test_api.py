@@ -2,7 +2,8 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import httpx
 import openai
 import pytest
 
+from agent.keep.export import NothingToExport
 from tests.support.agents import START, Served, remember, served
 
 ASK = {"messages": [{"role": "user", "content": "When did a red car come?"}]}
@@ -236,3 +238,26 @@ async def test_an_error_in_mid_stream_ends_it_without_done(tmp_path: Path) -> No
     assert "[DONE]" not in response.text
     assert whole.status_code == 503
     assert whole.json()["error"]["code"] == "timeout"
+
+
+async def test_an_export_stops_and_cleans_up_when_its_client_disconnects(
+    site: Served, http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    folders: list[Path] = []
+
+    def endless(*args: object, video: Path, cancelled: Callable[[], bool], **rest: object) -> None:
+        folders.append(video.parent)
+        while not cancelled():
+            time.sleep(0.01)
+        raise NothingToExport("stopped")
+
+    monkeypatch.setattr("agent.web.memory.export", endless)
+    window = {"after": START, "before": START + 10}
+    with pytest.raises(httpx.ReadTimeout):
+        await http.get("/v1/cameras/door/export", params=window, timeout=0.3)
+    async with asyncio.timeout(10):
+        while folders[0].exists():
+            await asyncio.sleep(0.02)
+    monkeypatch.undo()
+    assert (await http.get("/v1/cameras/door/export", params=window)).status_code == 200
+    assert not [record for record in caplog.records if record.exc_info]
