@@ -1,1 +1,1 @@
-"""What takes minutes to hours: fuzzers with their full counts, kills, and an hour with sixteen cameras."""
+"""Tests that take minutes to hours: fuzzers at full length, kills, and an hour with 16 cameras."""

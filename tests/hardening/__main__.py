@@ -1,10 +1,10 @@
-"""Run everything that is too long for the suite, one after the other, and print what came of it.
+"""Run the tests that are too long for the suite, one after the other, and print their results.
 
-    python -m tests.hardening               all of it: about three hours on two cores
-    python -m tests.hardening http media    these alone
+    python -m tests.hardening               all parts: about three hours on two cores
+    python -m tests.hardening http media    only these parts
 
-Each fuzzer prints its counts as one JSON object and ends with another exit status than 0 when something crashed, answered
-500, or kept growing. A short form of each runs in the suite.
+Each fuzzer prints its counts as one JSON object. Its exit status is 1 if something crashed, answered with status 500 or kept
+growing in memory. The suite runs each fuzzer with fewer inputs (test_fuzzers.py).
 """
 
 import argparse
@@ -48,7 +48,7 @@ def main() -> int:
 
 
 def run(part: str, out: Path) -> dict[str, Any]:
-    """Run one part with its output on the terminal and in a file; what it said last, and how it ended."""
+    """Run one part; write its output to the terminal and to a file. Returns whether it passed, and its last output."""
     command = [*COMMANDS[part], *(["--out", str(out)] if part == "soak" else [])]
     print(f"--- {part}: {' '.join(command[1:])}", flush=True)
     began, lines = time.monotonic(), []
@@ -67,7 +67,7 @@ def run(part: str, out: Path) -> dict[str, Any]:
 
 
 def last_words(lines: list[str]) -> Any:
-    """The last JSON object in the output, or its last line where there is none."""
+    """Return the last JSON object in the output, or the last line if there is none."""
     text, found, place = "".join(lines), None, 0
     decoder = json.JSONDecoder()
     while (place := text.find("{", place)) >= 0:

@@ -1,6 +1,6 @@
-"""Data channel messages that nobody means, over a real connection to a whole agent: each is answered, nothing ends.
+"""Fuzz the WebRTC data channel of a whole agent: every message is answered, and the session goes on.
 
-Runs at the rate that a channel is read, 100 messages a second. Metadata that is taken goes with frames that are remembered.
+It sends 100 messages a second, the rate at which a channel is read. Accepted metadata is stored with the frames.
 """
 
 import asyncio
@@ -17,14 +17,14 @@ from tests.support.agents import Served, served
 from tests.support.robots import Robot, robot
 from tests.support.streams import until
 
-MOST_GROWN_BYTES = 96 << 20  # frames are remembered meanwhile
+MOST_GROWN_BYTES = 96 << 20  # frames are stored meanwhile
 BATCH = 50
-MOST_SENT = 60_000  # characters or bytes: the peer's own library refuses to send more than 256 KiB
+MOST_SENT = 60_000  # characters or bytes; the sending library refuses more than 256 KiB
 SECRET = "a-robot-that-asks-and-publishes"
 SETTINGS = {
     "security": {"tokens": [{"name": "robot", "token": SECRET, "scopes": ["publish:robot", "ask"]}]},
     "cameras": {"robot": {"rate_hz": 2, "max_frames": 200}},
-    "streaming": {"stall_timeout_s": 120},  # a busy machine is no fault
+    "streaming": {"stall_timeout_s": 120},  # tolerate a busy machine
 }
 SOUND = (
     '{"type": "metadata", "data": {"x": 1.5, "y": 0.2, "heading": 90}}',
@@ -36,12 +36,12 @@ FIELDS = ("type", "id", "data", "time", "question", "camera", "cameras", "after"
 
 
 def fuzz(count: int, seed: int) -> Counts:
-    """Sends `count` messages on one channel."""
+    """Send `count` messages on one channel."""
     return asyncio.run(_fuzz(count, seed)).told(MOST_GROWN_BYTES)
 
 
 def message(rng: random.Random) -> str | bytes:
-    """One that is nearly sound, or JSON of the right fields and odd values, or anything."""
+    """Draw a damaged valid message, JSON with valid fields and odd values, or random data."""
     kind = rng.randrange(12)
     if kind == 0:
         return rng.randbytes(rng.choice((0, 1, 100, 20_000)))
@@ -81,7 +81,7 @@ async def _fuzz(count: int, seed: int) -> Outcome:
 
 
 async def _batch(it: Robot, rng: random.Random, numbers: range, outcome: Outcome) -> None:
-    """Sends these, then waits for the answer to one that is sound: all before it have been read by then."""
+    """Send a batch, then a valid message; its answer shows that the batch has been read."""
     began = time.monotonic()
     for _ in numbers:
         said = message(rng)
@@ -93,7 +93,9 @@ async def _batch(it: Robot, rng: random.Random, numbers: range, outcome: Outcome
         outcome.counts[heard["type"] if heard["type"] != "error" else str(heard["code"])] += 1
         if heard.get("id") == last:
             break
-    await asyncio.sleep(max(0.0, (len(numbers) + 1) / 95 - (time.monotonic() - began)))  # no faster than it is read
+    await asyncio.sleep(
+        max(0.0, (len(numbers) + 1) / 95 - (time.monotonic() - began))
+    )  # not faster than the channel is read
 
 
 async def _still_works(at: Served, it: Robot, outcome: Outcome) -> None:

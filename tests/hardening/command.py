@@ -1,4 +1,4 @@
-"""The command line that every fuzzer has."""
+"""The command line of the fuzzers."""
 
 import argparse
 import json
@@ -10,8 +10,10 @@ Counts = dict[str, Any]
 
 
 def main(fuzz: Callable[[int, int], Counts], *, count: int, about: str) -> None:
-    """Parse `--count` and `--seed`, run `fuzz(count, seed)`, print its counts and exit. A list `failures` in them that is
-    not empty is a failure."""
+    """Parse `--count` and `--seed`, run `fuzz(count, seed)`, print its counts and exit.
+
+    The exit status is 1 if the list `failures` in the counts is not empty.
+    """
     parser = argparse.ArgumentParser(description=about)
     parser.add_argument("--count", type=int, default=count, help=f"how many inputs (default: {count})")
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same inputs (default: 0)")

@@ -1,4 +1,4 @@
-"""What the fuzzers share: texts mangled from sound ones, JSON that nobody means, memory that must not grow, a result."""
+"""Helpers of the fuzzers: damaged texts, odd JSON, a check for growing memory, and the outcome."""
 
 import gc
 import json
@@ -32,7 +32,7 @@ _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
 def mangled(rng: random.Random, text: str, others: Sequence[str], most: int = 4) -> str:
-    """`text` with one to `most` changes to its lines and characters; `others` lend lines."""
+    """Make one to `most` changes to the lines and characters of `text`; inserted lines come from `others`."""
     lines = text.split("\r\n")
     for _ in range(rng.randint(1, most)):
         place = rng.randrange(len(lines))
@@ -69,7 +69,7 @@ def mangled(rng: random.Random, text: str, others: Sequence[str], most: int = 4)
 
 
 def odd_json(rng: random.Random, depth: int = 3) -> str:
-    """A text that is nearly JSON, or is JSON that nobody means."""
+    """Draw a text that is almost JSON, or JSON with odd values."""
     kind = rng.randrange(10 if depth else 7)
     if kind == 0:
         return rng.choice(("NaN", "Infinity", "-Infinity", "null", "true", "false", "undefined", ""))
@@ -88,12 +88,12 @@ def odd_json(rng: random.Random, depth: int = 3) -> str:
 
 
 def resident_bytes() -> int:
-    """Of this process, now."""
+    """Return the resident memory of this process."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * _PAGE_BYTES
 
 
 class Errors(logging.Handler):
-    """Log records that tell of a defect: errors with a traceback."""
+    """Collects log records that show a defect: errors with a traceback."""
 
     def __init__(self) -> None:
         super().__init__(logging.ERROR)
@@ -106,32 +106,32 @@ class Errors(logging.Handler):
 
 @dataclass
 class Outcome:
-    """What a fuzzer saw. `failures`: inputs that were not answered as they should be, with what happened."""
+    """The outcome of a fuzzer. `failures`: inputs that were not answered correctly, with what happened."""
 
     counts: Counter[str] = field(default_factory=Counter)
     failures: list[str] = field(default_factory=list)
     grown_bytes: int = 0
 
     def told(self, most_grown_bytes: int) -> Counts:
-        """As `command.main` takes it. Memory that grew by more than `most_grown_bytes` is a failure, too."""
+        """Return the counts for `command.main`. Memory that grew by more than `most_grown_bytes` is a failure."""
         grown = [f"memory grew by {self.grown_bytes} bytes"] if self.grown_bytes > most_grown_bytes else []
         return {**self.counts, "grown_bytes": self.grown_bytes, "failures": [*self.failures[:20], *grown]}
 
 
 class Growth:
-    """Resident memory between the end of the first fifth of the inputs and the end of all."""
+    """Growth of resident memory after the first fifth of the inputs."""
 
     def __init__(self, count: int) -> None:
         self._settled_at, self._settled, self._before = count // 5, False, resident_bytes()
 
     def note(self, number: int) -> None:
-        """Input `number` of `count` is done."""
+        """Note that input `number` is done."""
         if not self._settled and number >= self._settled_at:
             self._settled = True
             gc.collect()
             self._before = resident_bytes()
 
     def bytes(self) -> int:
-        """Until now."""
+        """Return the growth so far."""
         gc.collect()
         return resident_bytes() - self._before

@@ -1,7 +1,7 @@
-"""HTTP requests that nobody means, over every route of the real application: an answer in words for each, never a 500.
+"""Fuzz every HTTP route of the application: each request gets an answer with a message, never a status 500.
 
-Most are put to the application in this process, every twentieth as bytes to a real server. Paths, parameters, headers and
-bodies are sound ones with something wrong in them, or nothing but wrong.
+Most requests are given to the application in this process, every twentieth as bytes to a server. Paths, parameters, headers
+and bodies are valid ones with mistakes in them, or random.
 """
 
 import asyncio
@@ -88,7 +88,7 @@ SOUND_SHARE = 0.03  # requests with nothing wrong in them: they cost most
 
 
 def fuzz(count: int, seed: int) -> Counts:
-    """Requests by the hundred thousand, then the memory and the answer to a sound one."""
+    """Send `count` requests, then check the memory and the answer to a valid request."""
     return asyncio.run(_fuzz(count, seed)).told(MOST_GROWN_BYTES)
 
 
@@ -134,7 +134,7 @@ async def _one(site: Served, rng: random.Random, number: int, outcome: Outcome) 
 
 
 def complaint(reply: Reply) -> str | None:
-    """What is wrong with an answer; None: nothing."""
+    """Return what is wrong with an answer, or None."""
     if reply.status >= 500 and reply.status not in SHORTAGES:
         return f"status {reply.status}: {reply.body[:300]!r}"
     if any(re.search(r"[\r\n\x00]", value) for value in reply.headers.values()):
@@ -158,7 +158,7 @@ async def _over_a_socket(
     body: bytes,
     outcome: Outcome,
 ) -> None:
-    """As bytes, often damaged; the server may answer, or close."""
+    """Send a request as bytes, often damaged. The server may answer or close the connection."""
     lines = [f"{method} {target[:8000]} HTTP/1.1", "Host: here", "Connection: close"]
     lines += [f"{name}: {value}" for name, value in headers]
     lines += rng.choice(
@@ -188,7 +188,7 @@ async def _over_a_socket(
 
 
 async def _still_well(site: Served, outcome: Outcome) -> None:
-    """After all of it a question is answered."""
+    """Check that the agent still answers a question."""
     await remember(site.agent, "door", FRAMES, start=START + 10**7)
     token = [("Authorization", f"Bearer {site.token()}")]
     reply = await ask(site.app, scope_of("POST", "/v1/chat/completions", token), json.dumps(CHAT).encode())
@@ -200,7 +200,7 @@ async def _still_well(site: Served, outcome: Outcome) -> None:
 
 
 def request(site: Served, rng: random.Random) -> tuple[str, str, list[tuple[str, str]], bytes]:
-    """A request to one of the application's routes: method, target, headers, body."""
+    """Draw a request to one of the routes: method, target, headers, body."""
     routes = [route for route in site.app.routes if isinstance(route, Route)]
     if rng.random() < 0.5:  # more of those that read a body
         routes = [route for route in routes if (route.methods or set()) & {"POST", "PUT", "PATCH"}]
@@ -281,7 +281,7 @@ def _body(rng: random.Random, path: str, is_sound: bool) -> bytes:
 
 
 def _spoilt(rng: random.Random, sound: dict[str, Any]) -> str:
-    """`sound` as JSON with one to three values, keys or nothing replaced; what replaces them need not be JSON."""
+    """Return `sound` as JSON with up to three values or keys replaced, not always by valid JSON."""
     odd = {f"@{number}@": odd_json(rng, 2) for number in range(rng.randint(1, 3))}
     spoilt: Any = json.loads(json.dumps(sound))
     for mark in odd:

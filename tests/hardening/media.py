@@ -1,4 +1,4 @@
-"""Mutated video and picture files, read as a replay reads them: frames or words, never anything else.
+"""Fuzz the reading of video and picture files: a mutated file gives frames or an error message, nothing else.
 
 Files are small ones of many kinds, with bytes changed, cut out, doubled, moved or taken from another file. They are read in
 child processes, so that a crash of FFmpeg is counted like any other failure. A failure names the input's index: the same
@@ -34,15 +34,15 @@ from tests.support.streams import picture
 
 SIZE = (64, 48)
 TENTH = Fraction(1, 10)
-MAX_FRAMES = 40  # read of one file: a mutated one may claim millions
-MAX_S = 30  # for one file, on a busy machine
-WARM_UP = 300  # inputs of a child before its memory is measured
-BATCH = 2500  # inputs of one child
+MAX_FRAMES = 40  # frames read per file; a mutated file may announce millions
+MAX_S = 30  # seconds per file, on a busy machine
+WARM_UP = 300  # inputs of a child process before its memory is measured
+BATCH = 2500  # inputs per child process
 MAX_GROWTH_MB = 64
 
 
 def make_seeds(folder: Path) -> list[tuple[str, bytes]]:
-    """Small files of every kind: (suffix, bytes)."""
+    """Make small files of every format: (suffix, bytes)."""
     seconds = [index / 10 for index in range(12)]
     for name, codec, b_frames in (
         ("a.mp4", "libx264", 2), ("b.mp4", "libx265", 0), ("c.mkv", "libx264", 0), ("d.avi", "mpeg4", 0),
@@ -69,7 +69,7 @@ def make_seeds(folder: Path) -> list[tuple[str, bytes]]:
 
 
 def mutated(seeds: list[tuple[str, bytes]], seed: int, index: int) -> tuple[str, bytes]:
-    """The input with this index: its suffix and its bytes."""
+    """Return the suffix and bytes of the input `index`."""
     rng = random.Random(f"{seed}/{index}")
     suffix, original = seeds[index % len(seeds)]
     data = bytearray(original)
@@ -80,7 +80,7 @@ def mutated(seeds: list[tuple[str, bytes]], seed: int, index: int) -> tuple[str,
 
 
 def _mutate(data: bytearray, rng: random.Random, other: bytes) -> None:
-    # half of all changes go into the head, where sizes, counts and times are
+    # half of the changes go into the header, which holds sizes, counts and times
     place = rng.randrange(min(len(data), 1024) if rng.random() < 0.5 else len(data))
     length = rng.choice((1, 2, 4, 8, 64, 1024))
     match rng.randrange(8):
@@ -88,7 +88,7 @@ def _mutate(data: bytearray, rng: random.Random, other: bytes) -> None:
             data[place] ^= 1 << rng.randrange(8)
         case 1:
             data[place : place + length] = rng.randbytes(length)
-        case 2:  # a number: 0, the largest, the largest that is positive, a little
+        case 2:  # a number: 0, the largest unsigned, the largest signed, a small one
             width = rng.choice((2, 4, 8))
             value = rng.choice((0, 2 ** (8 * width) - 1, 2 ** (8 * width - 1) - 1, 1, rng.randrange(256)))
             data[place : place + width] = value.to_bytes(width, rng.choice(("big", "little")))
@@ -107,7 +107,7 @@ def _mutate(data: bytearray, rng: random.Random, other: bytes) -> None:
 
 
 def read(path: Path) -> str:
-    """Reads a file as a replay does. What came of it: "frames", or the kind of the error. Anything else is raised."""
+    """Read a file as a replay does. Returns "frames" or the name of the expected error; raises any other."""
     try:
         probe(str(path))
         medium = Input(str(path), live=False)
@@ -129,7 +129,7 @@ def read(path: Path) -> str:
 
 
 def _give_memory_back() -> None:
-    """Let what is freed leave the process at once, where the C library is glibc: what grows then is what is kept."""
+    """Make glibc return freed memory at once, so that growth shows memory still in use."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         for option, value in ((-3, 1 << 16), (-1, 1 << 17), (-8, 1)):  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, M_ARENA_MAX
@@ -137,8 +137,8 @@ def _give_memory_back() -> None:
 
 
 def _child(seeds: list[tuple[str, bytes]], seed: int, indices: range, folder: str, pipe: Connection) -> None:
-    """Reads the inputs with these indices and reports each: (index, outcome, what failed, resident MB)."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # FFmpeg's last words
+    """Read the inputs with these indices; report each as (index, outcome, failure, resident MB)."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # FFmpeg's messages on stderr
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     _give_memory_back()
     process = psutil.Process()
@@ -150,14 +150,14 @@ def _child(seeds: list[tuple[str, bytes]], seed: int, indices: range, folder: st
         outcome, failed = "failed", ""
         try:
             outcome = read(path)
-        except BaseException as error:  # noqa: BLE001 - what escapes is the finding
+        except BaseException as error:  # noqa: BLE001 - any other exception is a finding
             failed = f"{type(error).__name__}: {error}"[:300]
         pipe.send((index, outcome, failed, process.memory_info().rss / 2**20))
     pipe.close()
 
 
 class _Tally:
-    """What came of all inputs."""
+    """The outcome of all inputs."""
 
     def __init__(self) -> None:
         self.outcomes: Counter[str] = Counter()
@@ -167,7 +167,7 @@ class _Tally:
         self.slowest_s = 0.0
 
     def run_child(self, seeds: list[tuple[str, bytes]], seed: int, indices: range) -> int:
-        """One child, from its start to its end, or to the input that ended it. The index to go on with."""
+        """Run one child process until it ends or an input kills it. Returns the next index."""
         spawn = multiprocessing.get_context("spawn")
         ours, theirs = spawn.Pipe(duplex=False)
         with tempfile.TemporaryDirectory() as folder:
@@ -206,7 +206,7 @@ class _Tally:
             self.peak_mb = max(self.peak_mb, resident_mb)
             self.slowest_s = max(self.slowest_s, time.monotonic() - began)
         if len(sizes_mb) > 2 * WARM_UP:
-            # medians: a single file may claim, and take for a moment, a picture of 64 million pixels
+            # medians, because a single file may briefly need memory for a picture of 64 million pixels
             self.growths_mb.append(median(sizes_mb[-100:]) - median(sizes_mb[WARM_UP : WARM_UP + 100]))
         return indices.stop
 

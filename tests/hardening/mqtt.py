@@ -1,7 +1,7 @@
-"""MQTT that nobody means: odd payloads on every topic the agent listens to, odd topics, properties and packets.
+"""Fuzz the MQTT bridge: odd payloads on every subscribed topic, odd topics, properties and packets.
 
-All of it comes from a raw broker of the tests' own. Nothing crashes, memory does not grow, the log is bounded, and after
-every hundred the bridge still obeys a command.
+They come from a broker that sends raw bytes. Nothing may crash, memory may not grow, the log stays bounded, and after each
+batch the bridge still obeys a command.
 """
 
 import asyncio
@@ -38,12 +38,12 @@ COMMANDS = ("ON", "OFF", "on", "0", "5", "nan", "inf", "-1", "1e309", "1_0", "٣
 
 
 def fuzz(count: int, seed: int) -> Counts:
-    """Sends `count` messages."""
+    """Send `count` messages."""
     return asyncio.run(_fuzz(count, seed)).told(MOST_GROWN_BYTES)
 
 
 class Nobody:
-    """Answers no question, in two ways."""
+    """Refuses every question, with one of two errors."""
 
     async def answer(self, question: Question) -> None:
         if len(question.text) % 2:
@@ -52,7 +52,7 @@ class Nobody:
 
 
 class Lines(logging.Handler):
-    """Counts warnings and errors."""
+    """Counts log records of warnings and errors."""
 
     number = 0
 
@@ -61,7 +61,7 @@ class Lines(logging.Handler):
 
 
 def payload(rng: random.Random) -> bytes:
-    """Of a question, a command, or anything."""
+    """Draw the payload of a question, of a command, or random data."""
     kind = rng.randrange(8)
     if kind == 0:
         return rng.randbytes(rng.choice((0, 1, 100, 70_000)))
@@ -77,7 +77,7 @@ def payload(rng: random.Random) -> bytes:
 
 
 def topic(rng: random.Random) -> bytes:
-    """Mostly one that is listened to."""
+    """Draw a topic, mostly one that the agent subscribes to."""
     if rng.randrange(40):
         return rng.choice(TOPICS).encode()
     odd = rng.choice((*ODD_TEXTS, "+", "#", "a" * 60_000, "vilamp//alert//enabled/set")).encode("utf-8", "replace")
@@ -85,7 +85,7 @@ def topic(rng: random.Random) -> bytes:
 
 
 def properties(rng: random.Random) -> bytes:
-    """Response topic, correlation data, user properties, content type; odd values, sometimes twice."""
+    """Draw MQTT 5 properties with odd values, some of them twice."""
     said = b""
     for _ in range(rng.choice((0, 0, 0, 1, 1, 2, 3))):
         odd = rng.choice((*ODD_TEXTS, "vilamp/answer/x", "vilamp/answer/a/b", "vilamp/answer/+")).encode(
@@ -105,7 +105,7 @@ def properties(rng: random.Random) -> bytes:
 
 
 def changed(rng: random.Random, raw: bytes) -> bytes:
-    """`raw` with some of its bytes changed, left out or repeated."""
+    """Change, drop or repeat some bytes of `raw`."""
     raw = bytes(raw[:4096])
     for _ in range(rng.randint(1, 4)):
         at = rng.randrange(len(raw) + 1)
@@ -122,7 +122,7 @@ def changed(rng: random.Random, raw: bytes) -> bytes:
 
 
 def odd_packet(rng: random.Random, client: Client) -> bytes:
-    """What brokers send, changed, or nothing they ever send."""
+    """Draw a packet that a broker may send, often damaged, or one that no broker sends."""
     odd = client.properties(properties(rng))
     whole = (
         packet(0x30 | rng.randrange(16), text(topic(rng)) + odd + payload(rng)[:1000]),
@@ -141,7 +141,7 @@ def odd_packet(rng: random.Random, client: Client) -> bytes:
 
 @dataclass
 class At:
-    """A bridge over a broker that does what the fuzzer says."""
+    """A bridge connected to a broker that the fuzzer controls."""
 
     scene: Scene
     bridge: Bridge
@@ -149,7 +149,7 @@ class At:
     lines: Lines = field(default_factory=Lines)
 
     async def client(self) -> Client:
-        """The newest that is connected and subscribed."""
+        """Wait for a connected and subscribed client; return the newest."""
         await until(self._listens, timeout_s=60)
         return self.broker.clients[-1]
 
@@ -230,31 +230,31 @@ def _reasons(at: At) -> Counter[str]:
 
 
 async def _messages(at: At, rng: random.Random, size: int, outcome: Outcome) -> None:
-    """Sound packets with odd contents, then a command that must be obeyed."""
+    """Send valid packets with odd contents, then a command that must be obeyed."""
     for _ in range(size):
         client = await at.client()
         first = 0x30 | rng.choice((0, 2)) | rng.choice((0, 0, 0, 1))
         client.publish(topic(rng), payload(rng), first=first, properties=properties(rng))
         outcome.counts["messages"] += 1
-        await asyncio.sleep(0.001)  # to be read, and perhaps to end the connection
+        await asyncio.sleep(0.001)  # time to read it, and perhaps to close the connection
     await _obeyed(at)
 
 
 async def _packets(at: At, rng: random.Random, size: int, outcome: Outcome) -> None:
-    """Odd packets; whenever the connection ends over one, the rest goes to the next."""
+    """Send odd packets; when a packet ends the connection, continue on the next one."""
     for _ in range(size):
         client = await at.client()
         client.send(odd_packet(rng, client))
         outcome.counts["packets"] += 1
         await asyncio.sleep(rng.choice((0, 0.001, 0.002)))
     client = await at.client()
-    client.writer.close()  # it may be waiting for the end of a packet
+    client.writer.close()  # it may wait for the rest of a packet
     await until(lambda: at.broker.clients[-1] is not client, timeout_s=60)
     await _obeyed(at)
 
 
 async def _obeyed(at: At) -> None:
-    """Whatever came before: a command is obeyed, perhaps over another connection."""
+    """Check that a command is still obeyed, perhaps over another connection."""
     rule, wanted = ("bag", "yard"), not at.scene.shelf.rules["bag", "yard"].enabled
     for _ in range(600):
         client = await at.client()

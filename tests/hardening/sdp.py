@@ -1,4 +1,4 @@
-"""SDP offers and ICE fragments that nobody means, at the real WHIP routes: a verdict for each, and nothing left behind."""
+"""Fuzz the WHIP routes with SDP offers and ICE fragments: each gets an answer, and no session is left behind."""
 
 import asyncio
 import ipaddress
@@ -35,7 +35,7 @@ EXPECTED = {200, 201, 204, 400, 404, 412, 413, 415, 422, 503}
 
 
 def only_here(send: Any) -> Any:
-    """A changed address may be anybody's: what would leave this machine is not sent."""
+    """Wrap `send` so that packets to other machines are dropped: a mutated address may be anyone's."""
 
     def send_stun(self: Any, message: Any, addr: tuple[str, int]) -> None:
         if ipaddress.ip_address(addr[0].partition("%")[0]).is_loopback:
@@ -45,7 +45,7 @@ def only_here(send: Any) -> Any:
 
 
 def fuzz(count: int, seed: int) -> Counts:
-    """Offers by POST; those that are accepted get a mangled fragment or a DELETE, or are left alone."""
+    """Send offers by POST; accepted ones get a damaged fragment, a DELETE, both or nothing."""
     return asyncio.run(_fuzz(count, seed)).told(MOST_GROWN_BYTES)
 
 
@@ -84,7 +84,7 @@ async def _try(
     content = body.encode(errors="surrogatepass")
     try:
         response = await client.request(method, path, content=content, headers=headers)
-    except Exception as error:  # noqa: BLE001  whatever comes out of the server is the finding
+    except Exception as error:  # noqa: BLE001 - any exception is a finding
         outcome.failures.append(f"{method} {type(error).__name__}: {error}; {body!r}")
         return None
     outcome.counts[f"{method} {response.status_code}"] += 1

@@ -1,4 +1,4 @@
-"""Whole agents at tiny sizes: a real checkpoint, a real memory, a real server on a free port."""
+"""Whole agents for tests: a tiny checkpoint, a memory in a temporary folder, and a server on a free port."""
 
 import asyncio
 import atexit
@@ -31,7 +31,7 @@ START = 1_795_363_445.0  # 2026-11-22 16:04:05 UTC
 
 @functools.cache
 def checkpoint() -> Path:
-    """One tiny checkpoint for the whole test run."""
+    """Return the folder of a tiny checkpoint, made once per process."""
     folder = Path(tempfile.mkdtemp(prefix="vilamp-tiny-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return make_checkpoint(folder)
@@ -39,12 +39,12 @@ def checkpoint() -> Path:
 
 @functools.cache
 def tiny_model() -> Any:
-    """It, loaded. Holds no state, so every agent may have it."""
+    """Return the tiny checkpoint as a loaded model. It holds no state, so agents share it."""
     return load_model(Settings(model={"path": str(checkpoint()), "num_threads": 1}))
 
 
 def settings_in(folder: Path, **changes: Any) -> Settings:
-    """Settings for an agent that keeps everything in `folder`."""
+    """Return settings of an agent that keeps its data in `folder`."""
     given: dict[str, Any] = {
         "data_dir": folder,
         "port": 0,
@@ -62,7 +62,7 @@ async def running(
     running_s: Callable[[], float] | None = None,
     **changes: Any,
 ) -> AsyncIterator[Agent]:
-    """An agent at work. `clock`: of its machine, instead of the real one; without `running_s` nobody sets it."""
+    """Run an agent without a server. `clock` and `running_s` replace the wall clock and the monotonic clock."""
     settings = settings_in(folder, **changes)
     model = tiny_model()
     clocks = {} if clock is None else {"clock": clock, "running_s": running_s or clock}
@@ -72,7 +72,7 @@ async def running(
 
 @dataclass
 class Served:
-    """An agent behind a real server."""
+    """An agent with its HTTP server."""
 
     agent: Agent
     auth: Auth
@@ -81,7 +81,7 @@ class Served:
     server: Server
 
     def token(self, name: str = "asker") -> str:
-        """The secret of one of the tokens made at first start: owner, asker or publisher."""
+        """Return the secret of a token made at the first start: "owner", "asker" or "publisher"."""
         return next(token.secret for token in self.auth.tokens if token.name == name)
 
     def headers(self, name: str = "asker") -> dict[str, str]:
@@ -92,7 +92,7 @@ class Served:
 async def served(
     folder: Path, *, keep_alive_s: float = 15.0, max_connections: int | None = None, **changes: Any
 ) -> AsyncIterator[Served]:
-    """An agent behind uvicorn on a free port."""
+    """Run an agent and its HTTP server on a free port of 127.0.0.1."""
     async with running(folder, **changes) as agent:
         auth = Auth.open(folder, enabled=agent.settings.security.enabled, extra=agent.settings.security.tokens)
         began = asyncio.Event()
@@ -115,7 +115,7 @@ async def served(
 
 
 def picture(number: int, width: int = 64, height: int = 48) -> np.ndarray:
-    """A different picture for every number: uint8 (H, W, 3)."""
+    """Draw a picture that differs for every number: uint8 (H, W, 3)."""
     rng = np.random.default_rng(number)
     image = np.full((height, width, 3), rng.integers(0, 200, 3), np.uint8)
     x, y = int(rng.integers(0, width - 16)), int(rng.integers(0, height - 16))
@@ -124,7 +124,7 @@ def picture(number: int, width: int = 64, height: int = 48) -> np.ndarray:
 
 
 class ListSource:
-    """A source that sends the frames it is given, then ends."""
+    """A source that sends the given frames, then ends; with `stay` it remains open until closed."""
 
     def __init__(self, camera: str, frames: Sequence[Frame], *, stay: bool = False) -> None:
         self.camera = camera
@@ -147,11 +147,11 @@ class ListSource:
 
 
 def frames(count: int, *, start: float = START, step_s: float = 1.0, first: int = 0) -> list[Frame]:
-    """`count` different frames, `step_s` apart."""
+    """Make `count` different frames, `step_s` seconds apart."""
     return [Frame(start + n * step_s, picture(first + n), "arrival") for n in range(count)]
 
 
 async def remember(agent: Agent, camera: str, count: int, **timing: Any) -> None:
-    """Send frames into the agent and wait until they are encoded."""
+    """Send `count` frames from a camera into the agent and wait until they are encoded."""
     await agent.cameras.watch(camera, ListSource(camera, frames(count, **timing)))
     await agent.encoded()

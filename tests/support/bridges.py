@@ -1,4 +1,4 @@
-"""A bridge over a real alert store, for tests that need no cameras and no model."""
+"""An MQTT bridge over a real alert store, without cameras and a model."""
 
 import asyncio
 import io
@@ -40,7 +40,7 @@ def jpeg(width: int = 64, height: int = 48, seed: int = 0) -> bytes:
 
 
 def event(number: int, kind: EventType = "on", rule: str = "bag", camera: str = "yard") -> AlertEvent:
-    """Alert `number`, a second after the one before."""
+    """Make event `kind` of alert `number`; alerts are one second apart."""
     at = START + number
     return replace(
         EVENT,
@@ -63,7 +63,7 @@ def commit(alert_store: AlertStore, each: AlertEvent, picture: bytes | None = No
 
 
 class Shelf:
-    """Rules that lie in memory."""
+    """Rules kept in memory."""
 
     def __init__(self, *rules: RuleView) -> None:
         self.rules = {(view.rule, view.camera): view for view in rules}
@@ -84,7 +84,7 @@ class Shelf:
 
 
 class Scene:
-    """What a bridge shows: change it and look at the broker."""
+    """The state that a bridge publishes. Tests change it and look at the broker."""
 
     def __init__(self, folder: Path) -> None:
         self.alert_store = AlertStore(folder / "alerts.sqlite")
@@ -110,7 +110,7 @@ class Scene:
 async def bridged(
     scene: Scene, url: str, *, reannounce_s: tuple[float, float] = (0.0, 0.05), **settings: Any
 ) -> AsyncIterator[Bridge]:
-    """A bridge at work; ended as the agent ends it."""
+    """Run a bridge; cancel it at the end, as the agent does."""
     desk = scene.desk(MqttSettings.model_validate({"url": url, **settings}))
     bridge = Bridge(desk, QUICK, reannounce_s=reannounce_s)
     task = asyncio.create_task(bridge.run())
@@ -126,7 +126,7 @@ async def bridged(
 
 
 def documented(prefix: str = "vilamp") -> dict[str, tuple[re.Pattern[str], dict[str, Any] | None]]:
-    """By topic, as docs/mqtt.md lists them: a pattern of its names, and the schema of its payload (None: JPEG)."""
+    """Return for each topic of docs/mqtt.md a pattern of its names and the schema of its payload (None: JPEG)."""
     text = (ROOT / "docs" / "mqtt.md").read_text()
     listed = {}
     for topic, payload in re.findall(r"^\| `([^`]+/[^`]+)` \| ([^|]+) \|", text, re.MULTILINE):
@@ -138,7 +138,7 @@ def documented(prefix: str = "vilamp") -> dict[str, tuple[re.Pattern[str], dict[
 
 
 def check_documented(messages: Iterable[aiomqtt.Message]) -> set[str]:
-    """Every message is one of those that docs/mqtt.md lists, with a payload as its schema says; which were there."""
+    """Assert that docs/mqtt.md lists every message and that payloads match their schemas. Returns the topics seen."""
     listed, seen = documented(), set()
     for message in messages:
         topic, payload = str(message.topic), bytes(message.payload)

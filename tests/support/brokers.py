@@ -1,4 +1,4 @@
-"""A real mosquitto on a port of its own, and a subscriber that keeps everything it hears."""
+"""A mosquitto broker on a free port, and a subscriber that records every message."""
 
 import asyncio
 import getpass
@@ -24,7 +24,7 @@ needs_mosquitto = pytest.mark.skipif(MOSQUITTO is None, reason=INSTALL)
 
 @dataclass
 class Mosquitto:
-    """One broker that can be stopped and started again on the same port."""
+    """A broker process that can be stopped and started again on the same port."""
 
     folder: Path
     port: int
@@ -61,12 +61,12 @@ class Mosquitto:
             return probe.connect_ex(("127.0.0.1", self.port)) == 0
 
     def num_unread(self) -> int:
-        """Bytes sent to the broker that it has not read yet."""
+        """Return how many bytes wait in the broker's receive queues."""
         rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
         return sum(int(row[4].split(":")[1], 16) for row in rows if row[1].endswith(f":{self.port:04X}"))
 
     def stop(self) -> None:
-        """As `systemctl stop` does: retained messages are written."""
+        """Stop the broker with SIGTERM, so that it saves its retained messages."""
         if self.process is not None:
             self.process.terminate()
             self.process.wait(10)
@@ -75,7 +75,7 @@ class Mosquitto:
 
 @contextmanager
 def mosquitto(folder: Path, *lines: str) -> Iterator[Mosquitto]:
-    """A broker at work; `lines` of configuration follow its listener."""
+    """Run a broker. `lines` are added to its configuration after the listener."""
     place = folder / "broker"
     place.mkdir(exist_ok=True)
     broker = Mosquitto(place, free_port(), lines)
@@ -88,7 +88,7 @@ def mosquitto(folder: Path, *lines: str) -> Iterator[Mosquitto]:
 
 @dataclass
 class Heard:
-    """What a subscriber has heard, in order."""
+    """The messages that a subscriber received, in order."""
 
     client: aiomqtt.Client
     messages: list[aiomqtt.Message] = field(default_factory=list)
@@ -97,7 +97,7 @@ class Heard:
         return [bytes(message.payload) for message in self.messages if str(message.topic) == topic]
 
     def newest(self) -> dict[str, bytes]:
-        """The last payload of every topic."""
+        """Return the last payload of each topic."""
         return {str(message.topic): bytes(message.payload) for message in self.messages}
 
     async def until(self, condition: Callable[["Heard"], Any], timeout_s: float = 60.0) -> None:
@@ -110,7 +110,7 @@ class Heard:
             raise AssertionError(f"not heard in time; heard: {heard}") from None
 
     async def fence(self) -> None:
-        """Until all is heard that the broker had for this subscriber, who hears everything: a message of ours comes after."""
+        """Wait until all earlier messages arrived: publish one more and wait for it. Needs the subscription "#"."""
         topic = f"fence/{len(self.messages)}"
         await self.client.publish(topic, "", qos=1)
         await self.until(lambda heard: topic in heard.newest())
@@ -118,7 +118,7 @@ class Heard:
 
 @asynccontextmanager
 async def listening(port: int, *filters: str, **options: Any) -> AsyncIterator[Heard]:
-    """A subscriber of `filters` (everything, if none)."""
+    """Subscribe to `filters`, by default to every topic."""
     async with aiomqtt.Client("127.0.0.1", port, **options) as client:
         heard = Heard(client)
         for each in filters or ("#",):
@@ -137,7 +137,7 @@ async def listening(port: int, *filters: str, **options: Any) -> AsyncIterator[H
 
 
 async def until(condition: Callable[[], Any], timeout_s: float = 10.0) -> None:
-    """Wait for what happens elsewhere."""
+    """Wait until `condition` is true. Raises TimeoutError."""
     async with asyncio.timeout(timeout_s):
         while not condition():
             await asyncio.sleep(0.02)

@@ -1,7 +1,7 @@
-"""A real Chromium with a drawn world before its camera: Debian's browser, driven by playwright.
+"""Chromium, driven by playwright, with a film of the drawn world as its camera.
 
-`browser()` is one browser for the whole test run; `Visit` is one page in it, which collects everything that goes wrong:
-console errors, uncaught exceptions, violations of the Content-Security-Policy. Without Chromium, tests are skipped.
+`browser()` starts it. `visit()` opens a page with a session of its own and records console errors, uncaught exceptions and
+violations of the Content-Security-Policy. Without Chromium the tests are skipped.
 """
 
 import atexit
@@ -29,7 +29,7 @@ CHROMIUM = next(
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt-get install chromium")
 PHONE = {"width": 375, "height": 740}
 DESKTOP = {"width": 1280, "height": 800}
-_NETWORK = "Failed to load resource"  # Chromium's words for every request that fails, refused ones included
+_NETWORK = "Failed to load resource"  # how Chromium reports a request that failed or got an error status
 # Elements that reach beyond the width of the screen.
 TOO_WIDE = """width => document.documentElement.scrollWidth <= width ? [] : [...document.querySelectorAll("main *")]
   .filter(each => each.getBoundingClientRect().right > width).map(each => each.outerHTML.slice(0, 120))"""
@@ -39,7 +39,7 @@ expect.set_options(timeout=20_000)
 
 @functools.cache
 def world_film(seconds: int = 8, rate_hz: int = 10, width: int = 1280, height: int = 720) -> Path:
-    """The drawn world as a film that Chromium's fake camera plays for ever: Motion JPEG."""
+    """Write a Motion JPEG film of the drawn world, which Chromium's fake camera plays in a loop."""
     folder = Path(tempfile.mkdtemp(prefix="vilamp-film-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     path = folder / "world.mjpeg"
@@ -53,10 +53,10 @@ def world_film(seconds: int = 8, rate_hz: int = 10, width: int = 1280, height: i
 
 @asynccontextmanager
 async def browser(*, camera: bool = True) -> AsyncIterator[Browser]:
-    """Chromium; with `camera` a fake one is there and may be used without asking."""
-    elsewhere = "--host-resolver-rules=MAP camera.example 127.0.0.1"  # an address that is not localhost
+    """Start Chromium. `camera`: with a fake camera that pages may use without a prompt."""
+    elsewhere = "--host-resolver-rules=MAP camera.example 127.0.0.1"  # a host name that is not localhost
     arguments = ["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", elsewhere]
-    if LOOPBACK_ALONE:  # then the agent offers it, and Chromium has to be told
+    if LOOPBACK_ALONE:  # Chromium tries loopback addresses only when told to
         arguments.append("--allow-loopback-in-peer-connection")
     if camera:
         arguments += [
@@ -74,7 +74,7 @@ async def browser(*, camera: bool = True) -> AsyncIterator[Browser]:
 
 @dataclass
 class Visit:
-    """A page, and what went wrong on it. `refused` lists failed requests, which some tests bring about on purpose."""
+    """A page with its errors. `refused`: failed requests, which some tests cause on purpose."""
 
     page: Page
     context: BrowserContext
@@ -91,20 +91,20 @@ class Visit:
             (self.refused if message.text.startswith(_NETWORK) else self.errors).append(place)
 
     async def open(self, url: str, token: str, view: str = "cameras") -> Page:
-        """Open a view with a token, as the link that the server prints does."""
+        """Open a view with a token in the URL, like the link that the server prints."""
         await self.page.goto(f"{url}/#{view}&token={token}")
         await self.page.locator("#tabs a[aria-current]").wait_for()
         return self.page
 
     def unharmed(self, *, requests: bool = True) -> None:
-        """Fail on anything that went wrong; `requests` False: failed requests belong to the test."""
+        """Assert that the page had no errors. `requests=False` allows failed requests."""
         assert self.errors == []
         assert not (requests and self.refused), self.refused
 
 
 @asynccontextmanager
 async def visit(chromium: Browser, *, size: Any = None, scheme: Any = "light", **options: Any) -> AsyncIterator[Visit]:
-    """A page with a session of its own (nothing is shared between visits)."""
+    """Open a page in a new session, which shares no cookies or storage with others."""
     context = await chromium.new_context(viewport=size or DESKTOP, color_scheme=scheme, **options)
     seen = Visit(await context.new_page(), context)
     seen.watch()
@@ -115,5 +115,5 @@ async def visit(chromium: Browser, *, size: Any = None, scheme: Any = "light", *
 
 
 async def texts(page: Page, selector: str) -> Sequence[str]:
-    """The texts of all elements there."""
+    """Return the texts of all elements that match the selector."""
     return await page.locator(selector).all_inner_texts()

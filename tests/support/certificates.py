@@ -1,4 +1,4 @@
-"""A certificate authority for one test, and what it signs."""
+"""A certificate authority for tests, and the certificates that it signs."""
 
 import ipaddress
 from dataclasses import dataclass
@@ -13,14 +13,17 @@ from cryptography.x509.oid import NameOID
 
 @dataclass(frozen=True)
 class Pair:
-    """Files of a certificate and its key."""
+    """The files of a certificate and its private key."""
 
     cert: Path
     key: Path
 
 
 def authority(folder: Path, address: str, valid_days: tuple[int, int] = (-1, 1)) -> tuple[Path, Pair, Pair]:
-    """The authority's certificate, a server's for `address`, and a client's. `valid_days`: of the two, from now."""
+    """Make an authority and return its certificate, a server pair for `address` and a client pair.
+
+    `valid_days`: first and last day of the two signed certificates, relative to now.
+    """
     ca_key = ec.generate_private_key(ec.SECP256R1())
     ca_name = _name("test authority")
     ca = _builder(ca_name, ca_name, ca_key).add_extension(x509.BasicConstraints(True, None), critical=True)

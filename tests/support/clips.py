@@ -1,4 +1,4 @@
-"""Odd video files, made with PyAV: wrong or missing times, odd colours, several tracks, turned and mirrored pictures."""
+"""Video files made with PyAV: plain clips, raw streams, and clips with wrong or missing timestamps."""
 
 import fractions
 from collections.abc import Callable, Iterable, Sequence
@@ -15,7 +15,7 @@ def encoded(
     images: Iterable[np.ndarray], *, codec: str = "libx264", rate_hz: int = 25, b_frames: int = 0,
     filters: str | None = None, options: dict[str, str] | None = None,
 ) -> list[av.Packet]:  # fmt: skip
-    """Packets of a raw stream (H.264 in Annex B form), after the bitstream filter `filters`."""
+    """Encode images to packets (H.264: Annex B form), passed through the bitstream filter `filters` if given."""
     context = av.CodecContext.create(codec, "w")
     packets: list[av.Packet] = []
     for index, image in enumerate(images):
@@ -39,7 +39,7 @@ def encoded(
 
 
 def write_raw(path: Path, packets: Iterable[av.Packet]) -> Path:
-    """A raw stream: no container, no times."""
+    """Write packets as a raw stream, without container and timestamps."""
     path.write_bytes(b"".join(bytes(packet) for packet in packets))
     return path
 
@@ -49,7 +49,7 @@ def write_timed(
     b_frames: int = 0, rate_hz: int | fractions.Fraction = 25, time_base: fractions.Fraction = fractions.Fraction(1, 90_000),
     prepare: Callable[[av.VideoStream], None] = lambda stream: None, options: dict[str, str] | None = None,
 ) -> Path:  # fmt: skip
-    """A clip whose picture `i` is `picture(i)` and is shown at `seconds[i]`; these may also step back."""
+    """Write a clip that shows `picture(i)` at `seconds[i]`. The times may step back."""
     with av.open(str(path), "w", options=options or {}) as container:
         stream = container.add_stream(codec, rate=rate_hz)
         stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
@@ -70,7 +70,7 @@ def write_timed(
 
 
 def write_video(path: Path, *, num_seconds: int = 6, rate_hz: int = 4) -> Path:
-    """A small clip of different pictures."""
+    """Write a clip of different pictures, 64 x 48 pixels."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream("mpeg4", rate=rate_hz)
         stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"

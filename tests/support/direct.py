@@ -1,4 +1,4 @@
-"""Feature merging written as it is defined, without absorption, chunks or stored scalars: the tests' reference."""
+"""Feature merging as the paper defines it, without absorption, chunks or stored scalars: a reference for tests."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ from tests.support.tiny import make_config
 
 
 def sig_pooling(maps: SigPooling, image: Tensor, key: Tensor, query: Tensor) -> tuple[Tensor, Tensor]:
-    """image, key (F, M, H) projected patches, query (D,) -> tokens (F, H), weights (F, M)."""
+    """Pool patches with the trained maps: image, key (F, M, H), query (D,) -> tokens (F, H), weights (F, M)."""
     asked = F.cosine_similarity(maps.linear_q(query).expand_as(image), maps.linear_iq(image), dim=-1)
     alike = F.cosine_similarity(maps.linear_k(key), maps.linear_ik(image), dim=-1)
     weights = torch.softmax((asked - alike) / maps.tau, dim=-1)
@@ -21,7 +21,7 @@ def sig_pooling(maps: SigPooling, image: Tensor, key: Tensor, query: Tensor) -> 
 
 
 def plain_pooling(image: Tensor, key: Tensor, query: Tensor, weight: float, alpha: float) -> tuple[Tensor, Tensor]:
-    """The same without trained maps: cosines of the projected patches themselves; query (H,)."""
+    """Like `sig_pooling`, but without trained maps: cosines of the projected patches; query (H,)."""
     asked = F.cosine_similarity(query.expand_as(image), image, dim=-1)
     alike = F.cosine_similarity(key, image, dim=-1)
     weights = torch.softmax((asked - weight * alike) / alpha, dim=-1)
@@ -30,7 +30,7 @@ def plain_pooling(image: Tensor, key: Tensor, query: Tensor, weight: float, alph
 
 @torch.inference_mode()
 def merge(network: VilampNetwork, patches: np.ndarray, sources: np.ndarray, query: np.ndarray) -> Tensor:
-    """patches (N, M, C) vision features, sources (N,) row each is compared with -> tokens (N, H) of every row."""
+    """Merge every frame: patches (N, M, C), sources (N,) row that each is compared with -> tokens (N, H)."""
     projected = network.project(torch.tensor(patches.astype(np.float32)))
     live = network.config.live
     if isinstance(network.composer, SigPooling):
@@ -39,7 +39,7 @@ def merge(network: VilampNetwork, patches: np.ndarray, sources: np.ndarray, quer
 
 
 def make_network(seed: int = 0, composer: str = "sig_pooling", **overrides: Any) -> VilampNetwork:
-    """A network whose maps are large enough for sharp, varied weights."""
+    """Make a tiny network with large projector weights, so that merging weights vary."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         network = VilampNetwork(make_config(composer=composer, **overrides)).eval().requires_grad_(False)

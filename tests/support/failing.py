@@ -1,4 +1,4 @@
-"""Everything that a task may meet: errors of the system, of memory, of threads, of our own code and of libraries."""
+"""Exceptions of every kind that a task may meet, and a function that raises them one after the other."""
 
 import asyncio
 import errno
@@ -9,7 +9,7 @@ from aiomqtt import MqttError
 
 
 def failures() -> list[BaseException]:
-    """New ones at every call: an exception that is raised twice keeps its first traceback."""
+    """Return new exceptions of the system, of memory, of threads, of our code and of libraries."""
     return [
         OSError(errno.EMFILE, "Too many open files"),
         OSError(errno.ENOSPC, "No space left on device"),
@@ -26,7 +26,7 @@ def failures() -> list[BaseException]:
 
 
 class Failing:
-    """Raises each of the failures once, then does what it stands before."""
+    """A function that raises each of the failures once, then calls `inner`."""
 
     def __init__(self, inner: Callable[..., Any], given: list[BaseException] | None = None) -> None:
         self.left = failures() if given is None else given

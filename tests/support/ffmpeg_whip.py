@@ -1,7 +1,9 @@
-"""FFmpeg's own WHIP muxer as a publisher, in a process of its own (it keeps Python's lock while it waits for answers).
+"""Publish four seconds of pictures with FFmpeg's WHIP muxer.
 
-`python -m tests.ffmpeg_whip URL TOKEN CERTIFICATE KEY` publishes four seconds of pictures. The certificate is given
-because FFmpeg 8.1 built with GnuTLS makes one whose curve WebRTC peers refuse.
+    python -m tests.support.ffmpeg_whip URL TOKEN CERTIFICATE KEY
+
+It runs in a process of its own because the muxer holds the GIL while it waits for answers. The certificate is given because
+FFmpeg 8.1 built with GnuTLS makes one with a curve that WebRTC peers refuse.
 """
 
 import fractions

@@ -1,4 +1,4 @@
-"""Histories made in a moment: frames with pictures and vectors of a chosen relevance to a question, no encoder involved."""
+"""Large histories without an encoder: frames whose embeddings have a chosen relevance to a question."""
 
 import functools
 import io
@@ -16,8 +16,10 @@ QUESTION = "When did a red car come?"
 def write_history(
     agent: Agent, camera: str, times: np.ndarray, relevance: Callable[[int], float], *, question: str = QUESTION
 ) -> list[int]:
-    """Remember a frame at each of `times` (rising, unix seconds) whose cosine with `question` is `relevance(n)`; the
-    cosine between the rest of any two frames is near 0. Returns the frames' ids."""
+    """Store a frame at each of `times` (rising, unix seconds) and return the frame ids.
+
+    The cosine of frame `n` with the question is `relevance(n)`; otherwise frames are nearly orthogonal to one another.
+    """
     info = agent.model.info
     unit = agent.model.embed_text(question).unit.astype(np.float64)
     rng = np.random.default_rng(0)
@@ -37,7 +39,7 @@ def write_history(
 
 @functools.cache
 def drawn_jpeg(number: int) -> bytes:
-    """A box on a ground of its own colour."""
+    """Draw a coloured box on a coloured ground; return it as a JPEG."""
     rng = np.random.default_rng(number)
     ground, box = (tuple(int(v) for v in rng.integers(low, low + 90, 3)) for low in (60, 150))
     image = Image.new("RGB", (160, 90), ground)

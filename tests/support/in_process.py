@@ -1,4 +1,4 @@
-"""Requests put to the application itself, as a server would after parsing them; fast enough for thousands."""
+"""Requests given directly to an ASGI application, without a socket: fast enough for thousands of them."""
 
 import asyncio
 from collections.abc import Iterable
@@ -12,7 +12,7 @@ Pairs = Iterable[tuple[str, str]]
 
 @dataclass
 class Reply:
-    """What came back. `body` is empty when only the head was waited for."""
+    """A response. `body` is empty if only the head was read."""
 
     status: int
     headers: dict[str, str]
@@ -21,7 +21,7 @@ class Reply:
 
 
 def scope_of(method: str, target: str, headers: Pairs = (), client: str = "192.0.2.1") -> Scope:
-    """The ASGI scope of a request as uvicorn makes it; `target` is a path with its query, percent-encoded."""
+    """Build the ASGI scope that uvicorn makes of a request. `target`: percent-encoded path with its query."""
     raw_path, _, query = target.partition("?")
     given = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers]
     return {
@@ -33,7 +33,7 @@ def scope_of(method: str, target: str, headers: Pairs = (), client: str = "192.0
 
 
 async def ask(app: ASGIApp, scope: Scope, body: bytes = b"", *, whole: bool = True) -> Reply:
-    """The answer, or with `whole=False` only its head: what goes on for ever is then ended as if the client had gone."""
+    """Return the response. `whole=False` returns the head only and disconnects, for streams that do not end."""
     sent = False
     began, gone = asyncio.Event(), asyncio.Event()
     messages: list[Message] = []

@@ -1,4 +1,4 @@
-"""Small real memories for the tests of `memory`: real files, real SQLite, real FAISS, tiny sizes."""
+"""Small memories for tests: real files, SQLite and FAISS, with tiny vectors."""
 
 import errno
 import io
@@ -13,7 +13,7 @@ from memory.limits import Limits
 from memory.store import MemoryStore
 
 D, M, C = 8, 3, 4
-VECTOR_BYTES = 32 + 2 * (D + C)  # room that one frame's vectors take
+VECTOR_BYTES = 32 + 2 * (D + C)  # bytes of one frame's vectors on disk
 
 
 def open_store(
@@ -37,7 +37,7 @@ def open_store(
 
 
 def features(seed: int) -> dict[str, np.ndarray]:
-    """What an encoder gives for one frame; the same for the same seed."""
+    """Return random features of one frame, in the form an encoder gives; equal for equal seeds."""
     rng = np.random.default_rng(seed)
     return {
         "embedding": rng.normal(size=D).astype(np.float32) * 7,
@@ -52,7 +52,7 @@ def picture(camera: str, time: float) -> bytes:
 
 
 def fill(store: MemoryStore, camera: str, times: Iterable[float], *, attach: bool = True) -> list[int]:
-    """Appends a frame for each time, with its features; returns the ids."""
+    """Append a frame for each time, with features unless `attach` is false. Returns the ids."""
     ids = []
     for time in times:
         ids.append(store.append(camera, float(time), picture(camera, time), {"x": time}))
@@ -62,12 +62,12 @@ def fill(store: MemoryStore, camera: str, times: Iterable[float], *, attach: boo
 
 
 def secret(number: int) -> bytes:
-    """A picture whose every 16 bytes are found nowhere else."""
+    """Return 400 random bytes in place of a picture, to be searched for on disk."""
     return random.Random(number).randbytes(400)
 
 
 def patterns(number: int, frame_id: int) -> list[bytes]:
-    """Byte strings that are on disk as long as anything of the frame is: picture, metadata, embedding, summary."""
+    """Return byte strings of a frame that a file contains while the frame is stored: of every part of it."""
     made = features(frame_id)
     unit = (made["embedding"] / np.sqrt(np.vecdot(*[made["embedding"].astype(np.float64)] * 2))).astype("<f2").tobytes()
     picture = secret(number)
@@ -87,7 +87,7 @@ def put(store: MemoryStore, camera: str, number: int, *, attach: bool = True) ->
 
 
 def traces(folder: Path, wanted: list[bytes]) -> list[tuple[str, bytes]]:
-    """Which of these are in which file of the folder."""
+    """Return (file name, pattern) of each pattern found in a file of the folder."""
     found = []
     for path in folder.rglob("*"):
         if path.is_file():

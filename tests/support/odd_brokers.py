@@ -1,4 +1,4 @@
-"""A broker of the tests' own that speaks to its client in raw bytes: what no real broker would send."""
+"""An MQTT broker that sends raw bytes, to try packets that no real broker sends."""
 
 import asyncio
 import struct
@@ -10,7 +10,7 @@ CONNECT, PUBLISH, SUBSCRIBE, UNSUBSCRIBE, PINGREQ, DISCONNECT = 1, 3, 8, 10, 12,
 
 
 def length(number: int) -> bytes:
-    """`number` as MQTT writes the length of a packet: length(321) is b"\\xc1\\x02"."""
+    """Encode `number` as MQTT encodes packet lengths: length(321) is b"\\xc1\\x02"."""
     written = bytearray()
     while True:
         number, digit = divmod(number, 128)
@@ -30,7 +30,7 @@ def text(given: bytes | str) -> bytes:
 
 @dataclass
 class Client:
-    """One client of ours, as the broker sees it."""
+    """A connected client, as seen by the broker."""
 
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
@@ -53,7 +53,7 @@ class Client:
         self.send(packet(first, text(topic) + number + self.properties(properties) + payload))
 
     async def read(self) -> tuple[int, bytes]:
-        """First byte and body of the next packet."""
+        """Read the next packet; return its first byte and its body."""
         first = (await self.reader.readexactly(1))[0]
         size, shift = 0, 0
         while True:
@@ -63,17 +63,19 @@ class Client:
                 return first, await self.reader.readexactly(size)
 
 
-Script = Callable[[Client, int, bytes], Awaitable[bool]]  # what to do with a packet; True: it is dealt with
+Script = Callable[
+    [Client, int, bytes], Awaitable[bool]
+]  # handles a packet; returns whether the broker must not answer it itself
 
 
 @dataclass
 class OddBroker:
-    """Answers as a broker should, where `script` does not."""
+    """A broker that lets `script` handle each packet first, and else answers as MQTT demands."""
 
     script: Script
     port: int = 0
     clients: list[Client] = field(default_factory=list)
-    gone: int = 0  # clients that are no longer connected
+    gone: int = 0  # how many clients have disconnected
 
     @property
     def url(self) -> str:
@@ -139,7 +141,7 @@ async def odd_broker(script: Script) -> AsyncIterator[OddBroker]:
 
 
 def after_subscribing(act: Callable[[Client], object]) -> Script:
-    """Behave until the client has subscribed to `.../snooze/set`, then act."""
+    """Behave correctly until the client subscribes to `.../snooze/set`, then call `act`."""
 
     async def script(client: Client, first: int, body: bytes) -> bool:
         if first >> 4 == SUBSCRIBE and b"snooze" in body:

@@ -1,4 +1,4 @@
-"""A real nginx in front of an agent, with the configuration that docs/operations.md recommends."""
+"""nginx in front of an agent, with the configuration from docs/operations.md."""
 
 import getpass
 import os
@@ -19,7 +19,10 @@ _DOCS = Path(__file__).parents[2] / "docs" / "operations.md"
 
 
 def documented_location(agent: str, prefix: str, *, stripped: bool) -> str:
-    """The `location` block of the documentation, for an agent at the URL `agent`."""
+    """Return the documented `location` block for an agent at the URL `agent`.
+
+    `stripped`: nginx removes the prefix before it passes the request on.
+    """
     found = re.search(r"```nginx\n(.*?)```", _DOCS.read_text(), re.DOTALL)
     assert found is not None
     block = found.group(1).replace("/vilamp/", f"{prefix}/").replace("http://127.0.0.1:8080/", f"{agent}/")
@@ -28,7 +31,7 @@ def documented_location(agent: str, prefix: str, *, stripped: bool) -> str:
 
 @contextmanager
 def nginx(folder: Path, port: int, location: str) -> Iterator[None]:
-    """nginx at work on a port of this machine."""
+    """Run nginx on a port of 127.0.0.1."""
     assert NGINX is not None
     place = folder / f"nginx-{port}"
     place.mkdir()

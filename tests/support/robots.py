@@ -1,4 +1,4 @@
-"""A real WebRTC peer that publishes video and talks on a data channel: what a robot does."""
+"""A WebRTC peer that publishes video and uses a data channel, like a robot."""
 
 import asyncio
 import json
@@ -14,7 +14,7 @@ from tests.support.streams import track
 
 
 class Robot:
-    """Its peer, its channel, and what it has heard."""
+    """The peer connection, its data channel and the messages it received."""
 
     def __init__(self, peer: RTCPeerConnection, label: str) -> None:
         self.peer = peer
@@ -31,7 +31,7 @@ class Robot:
         self.channel.send(json.dumps(message))
 
     async def hear(self, kind: str | None = None) -> dict[str, Any]:
-        """The next message, or the next of one type."""
+        """Return the next message, or the next one of the type `kind`."""
         while True:
             message = await asyncio.wait_for(self._heard.get(), 60)
             if kind in (None, message["type"]):
@@ -44,7 +44,7 @@ class Robot:
 
 @asynccontextmanager
 async def robot(url: str, token: str, *, label: str = "vilamp", rate_hz: float = 10.0) -> AsyncIterator[Robot]:
-    """A robot that publishes to the WHIP endpoint `url`; it leaves without a word."""
+    """Publish to the WHIP endpoint `url`. At the end the connection closes without a DELETE request."""
     offer_loopback()
     peer = RTCPeerConnection(RTCConfiguration(iceServers=[]))
     try:

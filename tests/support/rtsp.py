@@ -1,7 +1,7 @@
-"""A small real RTSP server (RFC 2326, interleaved TCP) for the tests: H.264 from libx264, sender reports, failures.
+"""A small RTSP server (RFC 2326, interleaved TCP): H.264 video, sender reports, and failures on request.
 
-It serves any number of connections; `frames_per_connection` says how many frames each gets before the server hangs up
-(or falls silent). Pictures: tests/support/streams.py.
+Each connection gets `frames_per_connection` frames; then the server closes it or stops sending. The pictures are those of
+tests/support/streams.py.
 """
 
 import asyncio
@@ -27,8 +27,8 @@ class RtspServer:
     rate_hz: float = 20.0
     frames_per_connection: int = 10_000
     then_silent: bool = False  # keep the connection open after the last frame
-    sender_offset_s: float | None = 0.0  # how wrong the camera's clock is; None: no sender reports
-    password: str | None = None  # asks for Basic authentication as "ann"
+    sender_offset_s: float | None = 0.0  # error of the camera's clock; None: no sender reports
+    password: str | None = None  # demands Basic authentication as user "ann"
     num_connections: int = 0
     num_sent: int = 0
     writers: list[asyncio.StreamWriter] = field(default_factory=list)

@@ -1,7 +1,7 @@
-"""Rules inside a whole agent: a real tiny model, a real memory, a real alert store, and a clock of the test's own.
+"""A rule inside a whole agent, with a clock that the test sets.
 
-A tiny model of random weights says noise, so a test that is about what follows from verdicts gives them itself (`Says`).
-What a camera shows is chosen by the embedding that its frames are remembered with.
+The tiny model has random weights, so tests about what follows from verdicts choose the verdicts (`Says`). They choose what a
+camera shows by the embedding that is stored with each frame.
 """
 
 import asyncio
@@ -34,10 +34,10 @@ WARM_UP = 60
 
 
 class Says(Judge):
-    """A judge whose verdict is given; everything around it is real."""
+    """A judge that returns the verdict that the test has set."""
 
     def __init__(self) -> None:
-        self.verdict: Verdict | None = "yes"  # None: it fails
+        self.verdict: Verdict | None = "yes"  # None: the model fails
         self.asked: list[tuple[str, float]] = []
 
     async def vote(
@@ -50,20 +50,20 @@ class Says(Judge):
 
 
 class Scene:
-    """An agent whose cameras show what the rule "a red car" is about, or do not."""
+    """An agent whose cameras show a red car, which its rule is about, or do not."""
 
     def __init__(self, agent: Agent, judge: Says, now: list[float]) -> None:
         self.agent, self.judge, self.now = agent, judge, now
 
     async def show(self, similarity: float, count: int = 1, *, camera: str = "yard", late_s: float = 0.0) -> None:
-        """`count` frames, a second apart, `late_s` old when they are encoded."""
+        """Show `count` frames, one second apart, which are `late_s` old when they are encoded."""
         for _ in range(count):
             self.now[0] += 1
             await self.remember(similarity, self.now[0] - late_s, camera)
             await self.agent.alerts.settled()
 
     async def remember(self, similarity: float, time: float, camera: str = "yard") -> None:
-        """One frame, as the encoder would give it but for the embedding."""
+        """Store one frame with an embedding of the given cosine to the condition."""
         store = self.agent.store
         image = picture(int(time))
         frame_id = await asyncio.to_thread(store.append, camera, time, encode_jpeg(image), {})
@@ -79,7 +79,7 @@ class Scene:
         self.agent.alerts.frame(camera, frame_id, time, embedding)
 
     def embedding(self, similarity: float) -> np.ndarray:
-        """(D,) of length 7, at this cosine from the condition."""
+        """Return an embedding (D,) of length 7 with the given cosine to the condition."""
         text = self.agent.model.embed_text(RULE["condition"]).unit
         other = np.roll(text, 1)
         other = other - (other @ text) * text
@@ -87,11 +87,11 @@ class Scene:
         return (7 * (similarity * text + np.sqrt(1 - similarity**2) * other)).astype(np.float32)
 
     def events(self) -> list[dict[str, Any]]:
-        """Payloads, oldest first."""
+        """Return the payloads of all alert events, oldest first."""
         return [json.loads(event.payload) for event in self.agent.alert_store.events(0)]
 
     def reasons(self) -> list[str]:
-        """What was held back, oldest first."""
+        """Return the reasons of suppressed alerts, oldest first."""
         return [held.reason for held in reversed(self.agent.alert_store.suppressed(Filter()))]
 
     async def rule(self, name: str = "car") -> dict[str, Any]:
@@ -100,7 +100,7 @@ class Scene:
 
 @asynccontextmanager
 async def scene(folder: Path, *, warm_up: int = WARM_UP, start: float = START, **changes: Any) -> AsyncIterator[Scene]:
-    """A rule `car` on all cameras, and a camera `yard` whose usual look its gate has learnt."""
+    """Run an agent with the rule `car` on all cameras; its gate has seen `warm_up` frames of the camera `yard`."""
     now = [start]
     async with running(folder, clock=lambda: now[0], **{"rules": {"car": RULE}, **changes}) as agent:
         made = Scene(agent, Says(), now)

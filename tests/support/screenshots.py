@@ -1,7 +1,7 @@
-"""Take pictures of every view of the page for the documentation: `make screenshots`.
+"""Take screenshots of every view of the page for the documentation: `make screenshots`.
 
-A real agent with the built-in model remembers two drawn worlds; a real Chromium opens each view in light, dark and the size
-of a phone. Each picture is a PNG in fewer colours: small enough to keep beside the text.
+An agent with the built-in model remembers two drawn worlds; Chromium opens each view in light, in dark and at the size of a
+phone. The pictures are PNG files with fewer colours, to keep them small.
 """
 
 import asyncio
@@ -42,7 +42,7 @@ if (list) navigator.mediaDevices.enumerateDevices = async () => (await list()).m
 
 
 def history(seed: int, now: float) -> list[Frame]:
-    """The last eight minutes of a drawn world."""
+    """Draw the last eight minutes of a world."""
     scene = Scene.from_seed(seed, duration_s=NUM_FRAMES * STEP_S, style="fixed", split="eval", density=DENSITY)
     begin = now - NUM_FRAMES * STEP_S
     pictures = (np.asarray(draw(scene, n * STEP_S, 640, 360)) for n in range(NUM_FRAMES))
@@ -51,7 +51,7 @@ def history(seed: int, now: float) -> list[Frame]:
 
 @asynccontextmanager
 async def agent_with_history(folder: Path) -> AsyncIterator[Served]:
-    """The built-in model behind a server, two cameras with a past and one that has none yet."""
+    """Run an agent with the built-in model, two cameras with a history and two without."""
     zone = {"timezone": "Europe/Zurich"}
     gate = {**zone, "recorder_url": "https://recorder.example/gate"}
     cameras = {"gate": gate, "yard": zone, "robot": zone, "desk": zone}
@@ -137,7 +137,7 @@ async def rules(page: Page) -> None:
     await page.wait_for_timeout(1500)
 
 
-# What is photographed, in this order: name, the tab it is on, what is done there before.
+# The screenshots in order: name, tab, and the steps before it.
 SHOTS: tuple[tuple[str, str, Any], ...] = (
     ("publish", "cameras", cameras),
     ("cameras", "cameras", wall),
@@ -155,7 +155,7 @@ LOOKS: tuple[tuple[str, str, dict[str, int]], ...] = (
 
 
 def save(png: bytes, path: Path) -> None:
-    """With 32 steps a colour: half the bytes, and no eye sees it."""
+    """Save with 32 levels per colour channel, which halves the file without a visible change."""
     with Image.open(io.BytesIO(png)) as picture:
         picture.convert("RGB").point(lambda value: min(255, (value + 4) // 8 * 8)).save(path, optimize=True)
 

@@ -1,4 +1,4 @@
-"""Real streams for the tests: a WHIP server on loopback, pictures that say which they are, clips written by PyAV."""
+"""Streams for tests: a WHIP server on loopback, numbered pictures, and clips written by PyAV."""
 
 import asyncio
 import fractions
@@ -69,7 +69,7 @@ WITH_DATA = OFFER.replace("BUNDLE 0", "BUNDLE 0 1") + DATA  # in the form of Chr
 
 
 def picture(index: int, width: int = 160, height: int = 120) -> np.ndarray:
-    """uint8 (H, W, 3): its left half is as bright as 40 + 10 * (index % 20), its right half is red."""
+    """Draw a numbered picture, uint8 (H, W, 3): the left half has the brightness 40 + 10 * (index % 20), the right is red."""
     image = np.zeros((height, width, 3), np.uint8)
     image[:, : width // 2] = 40 + 10 * (index % 20)
     image[:, width // 2 :] = (200, 30, 30)
@@ -77,7 +77,7 @@ def picture(index: int, width: int = 160, height: int = 120) -> np.ndarray:
 
 
 def index_of(image: np.ndarray) -> int:
-    """Which picture it was, modulo 20."""
+    """Return the number of a picture, modulo 20."""
     return round((float(image[:, : image.shape[1] // 4].mean()) - 40) / 10)
 
 
@@ -94,7 +94,7 @@ def write_clip(
     path: Path, *, num: int = 40, rate_hz: int = 10, codec: str = "libx264", size: tuple[int, int] = (160, 120),
     options: dict[str, str] | None = None,
 ) -> Path:  # fmt: skip
-    """A clip whose picture `i` is `picture(i)`, at `i / rate_hz` seconds. No B-frames, a key frame every second."""
+    """Write a clip that shows `picture(i)` at `i / rate_hz` seconds, without B-frames, with a key frame each second."""
     with av.open(str(path), "w", options=options or {}) as container:
         stream = container.add_stream(codec, rate=rate_hz)
         stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
@@ -121,7 +121,7 @@ def authorize(request: Request, camera: str) -> None:
 
 @dataclass
 class Site:
-    """A running server: `url("door")` is a WHIP endpoint, `sources` are the accepted sessions in order."""
+    """A running WHIP server. `sources`: the accepted sessions, in order."""
 
     base: str
     server: WhipServer
@@ -134,7 +134,7 @@ class Site:
 
 @asynccontextmanager
 async def serve(app: Starlette) -> AsyncIterator[str]:
-    """The app on a free port of 127.0.0.1; its base URL."""
+    """Serve an application on a free port of 127.0.0.1 and return its base URL."""
     server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="error", lifespan="off"))
     running = asyncio.create_task(server.serve())
     while not server.started:
@@ -168,7 +168,7 @@ async def whip_site(
 
 
 async def take(frames: AsyncIterator[Frame], num: int) -> list[Frame]:
-    """The first `num` frames (fewer if the stream ends)."""
+    """Return the first `num` frames, or fewer if the stream ends."""
     taken: list[Frame] = []
     async for frame in frames:
         taken.append(frame)
@@ -178,7 +178,7 @@ async def take(frames: AsyncIterator[Frame], num: int) -> list[Frame]:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    """Waits for something that the event loop is about to do; the test's own time limit ends it."""
+    """Wait until `condition` is true; the time limit of the test ends the wait."""
     while not condition():
         await asyncio.sleep(0.01)
 
@@ -189,7 +189,7 @@ def chunks(data: bytes, size: int) -> Iterator[bytes]:
 
 
 def jpeg(index: int) -> bytes:
-    """`picture(index)` as a JPEG."""
+    """Encode `picture(index)` as a JPEG."""
     buffer = io.BytesIO()
     Image.fromarray(picture(index)).save(buffer, "JPEG")
     return buffer.getvalue()

@@ -1,13 +1,13 @@
-"""Run a command in surroundings that other people have: another day, zone, locale, user or network.
+"""Run a command in other surroundings: another day, time zone, locale, user, folder or network.
 
     python tests/support/surroundings.py read-only -- pytest tests/agent/cli/test_cli.py
-    python tests/support/surroundings.py all -- pytest        every surrounding in turn, and a summary
-    python tests/support/surroundings.py drawn -- pytest      CI: one of them, chosen by the commit's hash; elsewhere: as it is
+    python tests/support/surroundings.py all -- pytest        each surrounding in turn, and a summary
+    python tests/support/surroundings.py drawn -- pytest      in CI one chosen by the commit's hash; elsewhere none
     python tests/support/surroundings.py --list
-    python tests/support/surroundings.py --draw HASH          which one CI takes for that commit
+    python tests/support/surroundings.py --draw HASH          the one that CI chooses for that commit
 
-A surrounding that this machine cannot make is named with the reason, and the command then runs as it is. Only the standard
-library is imported, so that any Python runs this file. cc, localedef, unshare and ip come from the system's packages.
+If this machine cannot make a surrounding, the reason is printed and the command runs as it is. This file imports only the
+standard library, so that any Python runs it. cc, localedef, unshare and ip come from the system's packages.
 """
 
 import argparse
@@ -29,17 +29,17 @@ from zoneinfo import ZoneInfo
 ROOT = Path(__file__).resolve().parents[2]
 NOT_COPIED = shutil.ignore_patterns(".git", ".venv", "__pycache__", ".*_cache", ".hypothesis", "out", "*.egg-info")
 DAY_S = 86_400
-BEFORE_CHANGE_S = 60  # a run starts so long before the clocks change
+BEFORE_CHANGE_S = 60  # how long before the change a run starts
 NUM_BUSY = 8
 
 
 class CannotMake(Exception):
-    """This machine lacks what a surrounding needs; the message says what."""
+    """This machine lacks something that a surrounding needs; the message names it."""
 
 
 @dataclass
 class Run:
-    """A command and what surrounds it. `cleanup` undoes what was made, after the command."""
+    """A command with its environment and folder. `cleanup` runs after the command."""
 
     argv: list[str]
     env: dict[str, str] = field(default_factory=lambda: dict(os.environ))
@@ -52,7 +52,7 @@ class Run:
 
 
 def tool(name: str, package: str) -> str:
-    """The path of a program, also where PATH lacks the administrator's folders."""
+    """Return the path of a program, also from /usr/sbin and /sbin. Raises CannotMake."""
     if path := shutil.which(name, path=os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin"):
         return path
     raise CannotMake(f"{name} is not installed (Debian: apt-get install {package})")
@@ -62,10 +62,7 @@ def tool(name: str, package: str) -> str:
 
 
 def other_time(run: Run, shift_s: float) -> None:
-    """Wall clock and file times shifted (other_day.c); the monotonic clock stays: a wait takes the time it takes.
-
-    Within another shift it adds to that.
-    """
+    """Shift the wall clock and file times (other_day.c), but not the monotonic clock. Shifts add up when nested."""
     shift_s += float(run.env.get("OTHER_DAY_SHIFT_S", 0))
     library = (
         run.cleanup.enter_context(temporary(place="/tmp")) / "other_day.so"
@@ -86,7 +83,7 @@ def other_time(run: Run, shift_s: float) -> None:
 
 
 def change_of_clocks(zone: ZoneInfo, after: float, *, forward: bool) -> float:
-    """Unix time of the zone's next change to summer time (forward) or from it."""
+    """Return the unix time of the zone's next change to summer time (`forward`) or back."""
 
     def offset(time: float) -> datetime.timedelta:
         return datetime.datetime.fromtimestamp(time, zone).utcoffset() or datetime.timedelta()
@@ -100,7 +97,7 @@ def change_of_clocks(zone: ZoneInfo, after: float, *, forward: bool) -> float:
 
 
 def clocks_change(run: Run, *, forward: bool) -> None:
-    """Europe/Berlin, a minute before the clocks change."""
+    """Set the zone Europe/Berlin and a time one minute before the clocks change."""
     now = datetime.datetime.now(datetime.UTC).timestamp()
     change = change_of_clocks(ZoneInfo("Europe/Berlin"), now, forward=forward)
     run.env["TZ"] = "Europe/Berlin"
@@ -108,7 +105,7 @@ def clocks_change(run: Run, *, forward: bool) -> None:
 
 
 def kathmandu(run: Run) -> None:
-    """A zone whose offset, 5:45, is no whole hour."""
+    """Set a time zone whose offset, 5:45, is not a whole number of hours."""
     run.env["TZ"] = "Asia/Kathmandu"
 
 
@@ -116,7 +113,7 @@ def kathmandu(run: Run) -> None:
 
 
 def turkish(run: Run) -> None:
-    """The locale in which I is no capital of i, and 1.5 is written 1,5. Built here if the system lacks it."""
+    """Set the Turkish locale: the capital of i is not I, and 1.5 is written 1,5. Built if the system lacks it."""
     listed = subprocess.run([tool("locale", "libc-bin"), "-a"], capture_output=True, text=True, check=False).stdout
     if "tr_TR.utf8" not in listed.split():
         folder = run.cleanup.enter_context(temporary())
@@ -134,14 +131,14 @@ def turkish(run: Run) -> None:
 
 @contextlib.contextmanager
 def temporary(prefix: str = "vilamp-surroundings-", place: str | None = None) -> Iterator[Path]:
-    """A folder that everybody may enter, removed afterwards."""
+    """Make a folder that every user may enter; remove it afterwards."""
     with tempfile.TemporaryDirectory(prefix=prefix, dir=place, ignore_cleanup_errors=True) as name:
         Path(name).chmod(0o755)
         yield Path(name)
 
 
 def copied(run: Run, prefix: str) -> Path:
-    """Copy the checkout, which keeps the installed environment, and make the run use the copy. Returns its folder."""
+    """Copy the checkout without .venv, which is linked, and run there. Returns the folder above the copy."""
     above = run.cleanup.enter_context(temporary(prefix))
     checkout = above / "checkout"
     shutil.copytree(ROOT, checkout, ignore=NOT_COPIED, symlinks=True)
@@ -156,14 +153,14 @@ def copied(run: Run, prefix: str) -> Path:
 
 
 def owned(folder: Path) -> None:
-    """Give a folder and what lies in it to the user `nobody`; links keep pointing where they did."""
+    """Give a folder and its content to the user `nobody`; do not follow links."""
     nobody = pwd.getpwnam("nobody")
     for path in (folder, *folder.rglob("*")):
         os.chown(path, nobody.pw_uid, nobody.pw_gid, follow_symlinks=False)
 
 
 def as_nobody(run: Run) -> None:
-    """Run as a user without rights. Whoever is no root already stays who they are."""
+    """Run as the user `nobody` if this is root."""
     if os.geteuid() != 0:
         return
     nobody = pwd.getpwnam("nobody")
@@ -175,7 +172,7 @@ def as_nobody(run: Run) -> None:
 
 
 def let_in(run: Run, needed: list[Path]) -> None:
-    """Where a folder above a needed one shuts other users out (/root), show them one with the needed ones alone."""
+    """Make `needed` folders readable below closed ones such as /root, by mounts in a namespace."""
     shut = {each: next((up for up in reversed(each.parents) if not up.stat().st_mode & 0o001), None) for each in needed}
     mounts = []
     for closed in set(filter(None, shut.values())):
@@ -189,7 +186,7 @@ def let_in(run: Run, needed: list[Path]) -> None:
 
 
 def common_user(run: Run) -> None:
-    """Not root, in a checkout of one's own."""
+    """Run as a common user in a checkout that this user owns."""
     if os.geteuid() == 0:
         above = copied(run, "vilamp-user-")
         as_nobody(run)
@@ -197,12 +194,12 @@ def common_user(run: Run) -> None:
 
 
 def with_spaces(run: Run) -> None:
-    """The checkout, the home and the folder for temporary files have spaces in their paths."""
+    """Put the checkout, the home and the temporary folder below a path with spaces."""
     copied(run, "vilamp with spaces ")
 
 
 def read_only(run: Run) -> None:
-    """The checkout cannot be written: a read-only mount or, where mounting is not allowed, a copy without rights."""
+    """Make the checkout read-only: by a mount or, where mounting is not allowed, as a copy without write permission."""
     root = shlex.quote(str(ROOT))
     mount = f'mount --bind {root} {root}; mount -o remount,bind,ro {root}; cd "$PWD"'
     with contextlib.suppress(CannotMake):
@@ -223,7 +220,7 @@ def read_only(run: Run) -> None:
 
 
 def in_namespace(run: Run, kind: str, prepare: str) -> None:
-    """Run in a namespace of its own, after the shell commands `prepare`; without root in a user namespace, too."""
+    """Run in a new namespace after the shell commands `prepare`; without root also in a user namespace."""
     unshare = [tool("unshare", "util-linux"), kind]
     if os.geteuid() != 0:
         unshare[1:1] = ["--user", "--map-root-user"]
@@ -235,12 +232,12 @@ def in_namespace(run: Run, kind: str, prepare: str) -> None:
 
 
 def loopback_only(run: Run) -> None:
-    """No network but loopback."""
+    """Run with no network except loopback."""
     in_namespace(run, "--net", f"{shlex.quote(tool('ip', 'iproute2'))} link set lo up")
 
 
 def without_ipv6(run: Run) -> None:
-    """One interface and loopback, both with IPv4 alone."""
+    """Run with loopback and one network interface, both without IPv6."""
     ip = shlex.quote(tool("ip", "iproute2"))
     prepare = f"""echo 1 >/proc/sys/net/ipv6/conf/all/disable_ipv6
         {ip} link set lo up
@@ -255,7 +252,7 @@ def without_ipv6(run: Run) -> None:
 
 
 def under_load(run: Run) -> None:
-    """Eight processes that keep every core busy."""
+    """Start eight busy processes beside the command."""
     for _ in range(NUM_BUSY):
         busy = subprocess.Popen([sys.executable, "-c", "while True: pass"])
         run.cleanup.callback(busy.wait)
@@ -270,8 +267,8 @@ class Surrounding:
 
 
 SURROUNDINGS = {
-    "month-ago": Surrounding("30 days ago", lambda run: other_time(run, -30 * DAY_S)),
-    "year-ahead": Surrounding("in 400 days", lambda run: other_time(run, 400 * DAY_S)),
+    "month-ago": Surrounding("30 days in the past", lambda run: other_time(run, -30 * DAY_S)),
+    "year-ahead": Surrounding("400 days in the future", lambda run: other_time(run, 400 * DAY_S)),
     "to-summer-time": Surrounding(
         "Berlin, a minute before the clocks go forward", lambda run: clocks_change(run, forward=True)
     ),
@@ -290,25 +287,25 @@ SURROUNDINGS = {
 
 
 def drawn(commit: str) -> str:
-    """The surrounding of a commit: its hash, a hexadecimal number, modulo the number of surroundings."""
+    """Return the surrounding of a commit: its hash as a number, modulo the number of surroundings."""
     names = [name for name, each in SURROUNDINGS.items() if each.is_drawn]
     return names[int(commit, 16) % len(names)]
 
 
 def name_for_this_run() -> str | None:
-    """In CI the surrounding of the checked-out commit; elsewhere None."""
+    """Return the surrounding of the checked-out commit in CI, else None."""
     if os.environ.get("CI") != "true":
         return None
     head = subprocess.run(["git", "-C", ROOT, "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
     if head.returncode:
-        say(f"none is drawn, because git tells no commit: {head.stderr.strip()}")
+        say(f"none is chosen, because git names no commit: {head.stderr.strip()}")
         return None
     return drawn(head.stdout.strip())
 
 
 @contextlib.contextmanager
 def surrounded(name: str, argv: list[str]) -> Iterator[Run]:
-    """The command in a surrounding, ready to run. Raises CannotMake."""
+    """Prepare the command in a surrounding. Raises CannotMake."""
     run = Run(argv)
     with run.cleanup:
         SURROUNDINGS[name].make(run)
@@ -317,7 +314,7 @@ def surrounded(name: str, argv: list[str]) -> Iterator[Run]:
 
 
 def run_in(name: str, argv: list[str]) -> int:
-    """The command's exit status in a surrounding; as it is, if the surrounding cannot be made."""
+    """Run the command in a surrounding, or as it is if that cannot be made. Returns its exit status."""
     try:
         with surrounded(name, argv) as run:
             return run.status()
@@ -327,7 +324,7 @@ def run_in(name: str, argv: list[str]) -> int:
 
 
 def run_in_all(argv: list[str]) -> int:
-    """The command in every surrounding that can be made here; 1 if it failed in any."""
+    """Run the command in each surrounding that can be made. Returns 1 if it failed in one, else 0."""
     results: dict[str, str] = {}
     for name in (name for name, each in SURROUNDINGS.items() if each.is_drawn):
         try:
@@ -346,12 +343,12 @@ def say(text: str) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    """What the arguments ask for; returns the exit status."""
+    """Run the command line and return its exit status."""
     split = arguments.index("--") if "--" in arguments else len(arguments)
     parser = argparse.ArgumentParser(usage="surroundings.py NAME -- COMMAND ... | --list | --draw HASH")
     parser.add_argument("name", nargs="?", choices=[*SURROUNDINGS, "all", "drawn"])
-    parser.add_argument("--list", action="store_true", help="name every surrounding")
-    parser.add_argument("--draw", metavar="HASH", help="name the surrounding that CI takes for this commit")
+    parser.add_argument("--list", action="store_true", help="list the surroundings")
+    parser.add_argument("--draw", metavar="HASH", help="print the surrounding that CI chooses for this commit")
     given, argv = parser.parse_args(arguments[:split]), arguments[split + 1 :]
     if given.list:
         print("\n".join(f"{name:18}{each.says}" for name, each in SURROUNDINGS.items()))

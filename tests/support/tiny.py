@@ -1,7 +1,6 @@
-"""Tiny real checkpoints: the published format, real tokenizers, random weights, written to a folder in a second.
+"""Tiny checkpoints in the published format: real tokenizers and random weights.
 
-Tests build one with `make_checkpoint(folder)` and load it with the real code. No numbers of the network are faked; what
-such a model says is noise, but repeatable noise.
+`make_checkpoint(folder)` writes one in about a second; the product's code loads it. Its answers are noise, but repeatable.
 """
 
 from dataclasses import replace
@@ -18,7 +17,10 @@ CORPUS = (
 
 
 def make_config(**overrides: Any) -> Any:
-    """A small ModelConfig (28 px, patch 7, 16 patches, M' = 4, C 16, H 32, D 16). Keys of LiveConfig go into `live`."""
+    """Return a small ModelConfig: 28 px pictures, 16 patches, M' = 4, C 16, H 32, D 16.
+
+    Overrides are fields of ModelConfig or of LiveConfig.
+    """
     from model.config import (
         CLIP_STATISTICS,
         SIGLIP_STATISTICS,
@@ -93,7 +95,7 @@ def make_checkpoint(folder: Path | str, *, seed: int = 0, **overrides: Any) -> P
 
 
 def make_pictures(count: int, *, seed: int = 0, height: int = 24, width: int = 32) -> list[np.ndarray]:
-    """`count` uint8 RGB pictures, each a coloured rectangle on a coloured ground; all different."""
+    """Draw `count` different uint8 pictures (H, W, 3): a coloured rectangle on a coloured ground."""
     rng = np.random.default_rng(seed)
     pictures = []
     for _ in range(count):

@@ -1,9 +1,9 @@
-"""A vision-language server that speaks the OpenAI chat format, as a process of its own. It says how many pictures it got.
+"""A vision-language server with the OpenAI chat API, run as a process. Its answer says how many pictures it got.
 
     python -m tests.support.vlm_server            prints its port, serves on 127.0.0.1 until its input ends
     python -m tests.support.vlm_server CERT KEY   the same over TLS
 
-The model's name in a request chooses how it behaves. `GET /seen` lists what was sent to it, whoever sent it and wherever.
+The model name in a request chooses its behaviour. `GET /seen` returns all requests so far.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-# An answer that would colour the terminal, write its clipboard and turn its text around; sequences split over pieces.
+# An answer with terminal escapes (colours, clipboard, text direction), split over several pieces.
 HOSTILE = (
     "\x1b[3",
     "1mred\x1b[0m ",
@@ -52,7 +52,7 @@ def delta(**fields: Any) -> str:
     return f"data: {json.dumps({'choices': [{'index': 0, 'delta': fields, 'finish_reason': None}]})}\n\n"
 
 
-THINKING: dict[str, tuple[str, ...]] = {  # what comes before "yes": thoughts, however servers write them down
+THINKING: dict[str, tuple[str, ...]] = {  # thoughts before the answer "yes", in the forms that servers use
     "reasoning": (delta(reasoning="no, "), delta(content=None, reasoning="that is no dog")),
     "reasoning-content": (delta(reasoning_content="no, "), delta(content="", reasoning_content="no")),
     "parts": (delta(content=[{"type": "thinking", "thinking": [{"type": "text", "text": "no"}]}]),),
@@ -60,7 +60,7 @@ THINKING: dict[str, tuple[str, ...]] = {  # what comes before "yes": thoughts, h
     "brackets": (event("[THINK]no[/THINK]"),),
     "aloud": (event("Let me see: "), event("no dog.\n</think>"), event("\n")),
 }
-SAYING: dict[str, tuple[str, ...]] = {  # no answer, whatever the status
+SAYING: dict[str, tuple[str, ...]] = {  # empty, broken or refused answers, with status 200
     "blank": (event(" \n"), event("\u200b"), event(reason="stop")),
     "empty": (event(reason="stop"),),
     "control": (event("<|im_"), event("end|>"), event("<|im_start|>"), event(reason="stop")),
@@ -93,7 +93,7 @@ SAYING: dict[str, tuple[str, ...]] = {  # no answer, whatever the status
 
 
 def packed(model: str) -> Response:
-    """A small answer that unpacks to a large one."""
+    """Return a small compressed answer that expands to 64 MiB."""
     body = zlib.compressobj(wbits=31)
     content = body.compress(b"\n" * (64 << 20)) + body.flush()
     status = 400 if model == "packed-error" else 200
@@ -101,7 +101,7 @@ def packed(model: str) -> Response:
 
 
 async def flood(model: str) -> AsyncIterator[bytes]:
-    """An answer without an end."""
+    """Send an endless answer."""
     yield event("tick").encode()
     while True:
         yield {"newlines": b"\n", "comments": b": x\n", "one-line": b"x"}[model] * (1 << 16)
@@ -201,7 +201,7 @@ async def complete(request: Request) -> Response:
 
 
 async def models(request: Request) -> Response:
-    """Asked for now and then to see whether the server is there; carries nothing, so it is not noted down."""
+    """List one model. Agents call this to check the server, so it is not recorded in SEEN."""
     return JSONResponse({"object": "list", "data": [{"id": "any", "object": "model"}]})
 
 
@@ -244,7 +244,7 @@ def main(cert: str | None = None, key: str | None = None) -> None:
 
 
 class Spy:
-    """The process, seen from a test."""
+    """The server process, as tests use it."""
 
     def __init__(self, process: "subprocess.Popen[str]") -> None:
         self.process = process
@@ -258,7 +258,7 @@ class Spy:
         return httpx.get(f"http://127.0.0.1:{self.port}/seen", trust_env=False).json()
 
     def seen(self) -> list[dict[str, Any]]:
-        """Requests so far, in order."""
+        """Return the requests so far, in order."""
         return list(self.told()["seen"])
 
     def forget(self) -> None:
@@ -267,7 +267,7 @@ class Spy:
 
 @contextmanager
 def spying(*files: Path) -> Iterator[Spy]:
-    """The server as a process, for the length of the block."""
+    """Run the server as a process."""
     command = [sys.executable, "-m", "tests.support.vlm_server", *map(str, files)]
     root = Path(__file__).parents[2]
     with subprocess.Popen(command, cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
