@@ -224,7 +224,9 @@ def test_svg_picture_loads_nothing_from_elsewhere() -> None:
 
 
 def test_all_pages_together_are_short_enough_to_read() -> None:
-    words = {path.name: len([word for word in path.read_text().split() if re.search("[A-Za-z]", word)]) for path in PAGES}
+    words = {
+        path.name: len([word for word in path.read_text().split() if re.search("[A-Za-z]", word)]) for path in PAGES
+    }
     assert sum(words.values()) <= MOST_WORDS, words
 
 
