@@ -124,7 +124,7 @@ def test_configuration_examples_are_valid(path: Path, tmp_path: Path) -> None:
 
 
 async def test_every_metric_is_documented(tmp_path: Path) -> None:
-    async with running(tmp_path) as agent:
+    async with running(tmp_path, mqtt={"url": "mqtt://127.0.0.1:9"}) as agent:
         build_app(agent, Auth([], b"key"), agent.settings)
         families = list(agent.metrics.registry.collect())
     names = {f"{family.name}_total" if family.type == "counter" else family.name for family in families}
