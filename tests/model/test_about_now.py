@@ -1,4 +1,4 @@
-"""Questions about the present alone are told from all others by their words."""
+"""Questions about the present only are recognised by their wording."""
 
 import numpy as np
 import pytest
@@ -31,13 +31,13 @@ def test_questions_about_now_are_recognised(question: str) -> None:
 @pytest.mark.parametrize(
     "question",
     [
-        "what is at the gate?",  # says nothing of when
+        "what is at the gate?",  # names no time
         "did a dog come now?",
         "what is here until now?",
         "How many cars are there up to now?",
         "what is here just now?",
         "Is the car still there now?",
-        "where is the red box now?",  # that is where it was seen last
+        "where is the red box now?",  # asks for the last place it was seen
         "what is different now?",
         "Isn't it what hasn\u2019t left right now?",
         "is it darker now than at noon?",

@@ -1,4 +1,4 @@
-"""Checkpoint folders: written, read back, and every way in which one can be wrong."""
+"""Checkpoint folders are written and read back; wrong ones are refused with a reason."""
 
 import json
 from dataclasses import replace

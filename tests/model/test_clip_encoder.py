@@ -1,4 +1,4 @@
-"""A CLIP folder as transformers writes it: memory and selection with it, words from elsewhere, never from itself."""
+"""A CLIP folder written by transformers: it encodes and selects frames; a server must write the answers."""
 
 import json
 import shutil
@@ -27,7 +27,7 @@ from tests.support.vlm_server import Spy, spying
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny CLIP, saved by transformers, beside the tokenizer of the tiny checkpoint."""
+    """A tiny CLIP folder saved by transformers, with the tokenizer of the tiny checkpoint."""
     folder = tmp_path_factory.mktemp("clip")
     source = checkpoint() / make_config().clip_folder
     config = json.loads((source / "config.json").read_text())
@@ -74,7 +74,7 @@ def test_clip_encoder_agrees_with_transformers(folder: Path, encoder: ClipEncode
 def test_clip_encoder_sees_the_whole_frame(encoder: ClipEncoder) -> None:
     wide = np.zeros((28, 84, 3), np.uint8)
     marked = wide.copy()
-    marked[:, :20] = 255  # outside the square in the middle
+    marked[:, :20] = 255  # outside the central square
     first, second = encoder.encode([wide, marked])
     assert not np.allclose(first.embedding, second.embedding)
     encoder.self_test()
@@ -126,7 +126,7 @@ async def test_clip_selects_frames_and_the_server_answers(folder: Path, tmp_path
             if run == 0:
                 await remember(agent, "door", 20, step_s=10.0)
             else:
-                await agent.encoded()  # no patches are lost that anyone needs: nothing is encoded again
+                await agent.encoded()  # no frame is encoded again, because no patches are needed
                 assert (
                     agent.metrics.registry.get_sample_value("vilamp_frames_encoded_total", {"camera": "door"}) is None
                 )

@@ -1,4 +1,4 @@
-"""Clock times in answers: only those that the language model was shown, weighed whole."""
+"""Clock times in answers are only those shown to the model; each is scored as a whole."""
 
 import re
 from collections.abc import Iterator
@@ -84,8 +84,10 @@ def _after(model: VideoModel, embeddings: Tensor, *tokens: int) -> Tensor:
 
 
 class Script:
-    """A language model that says a fixed text, one character a token, whatever stands before; "." ends it. Where it is asked
-    to weigh, it likes `favourite` best. `seen`: what it has been told of its own words."""
+    """A language model that writes a fixed text, one character per token, up to a ".".
+
+    `weigh` prefers the clock time `favourite`. `seen`: the text that the model was given back as its own output.
+    """
 
     def __init__(self, text: str, favourite: int) -> None:
         self.text, self.favourite, self.seen = text, favourite, ""
@@ -139,7 +141,7 @@ def test_answer_without_clock_times_is_not_scored() -> None:
 
 
 def test_answer_names_only_times_of_its_keyframes(builtin: VideoModel) -> None:
-    """Drawn at a high temperature, digits alone would come out in any order."""
+    """At a high temperature, digits sampled one by one would form times that were never shown."""
     scene = Scene.from_seed(3, duration_s=60.0, split="eval")
     history = ArrayHistory(builtin.encode([draw(scene, 10.0 * place, 192, 108) for place in range(6)]))
     query = builtin.embed_text("when did the red car come?")

@@ -1,4 +1,4 @@
-"""It knows what it does not know: pictures from outside the built-in model's world are noticed, its own world is not."""
+"""The built-in model recognises pictures from outside its training world and refuses to answer about them."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -37,7 +37,7 @@ def builtin() -> VideoModel:
 
 
 def said(pictures: list[np.ndarray], group_sizes: list[int] | None = None) -> tuple[str, tuple[bool, ...]]:
-    """What the model says to a question, and which cameras it takes for foreign. Every picture is a keyframe."""
+    """Return the answer of the model and, per camera, whether it was judged foreign. All pictures are keyframes."""
     model, history = builtin(), ArrayHistory()
     features: list[FrameFeatures] = model.encode(pictures)
     history.extend(features)
@@ -94,14 +94,14 @@ def test_each_camera_is_judged_separately() -> None:
     noise = [rng.integers(0, 256, (180, 320, 3), np.uint8) for _ in range(3)]
     words, foreign = said([*noise, *world(40_003, 3)], [3, 3])
     assert foreign == (True, False)
-    assert words != CANNOT_TELL  # one of the two can be spoken of
+    assert words != CANNOT_TELL  # the other camera is familiar, so the model answers
 
 
 def test_missing_statistics_file_means_no_familiarity_check(tmp_path: Path) -> None:
     assert read_familiarity(tmp_path, 8) is None
 
 
-# --- in the small ---
+# --- the classifier ---
 
 
 def made(width: int = 3, shift: float = 4.0) -> tuple[Familiarity, np.ndarray, np.ndarray]:

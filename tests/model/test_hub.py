@@ -1,4 +1,4 @@
-"""Checkpoints by hub id, from a cache folder of the published layout. No test uses the network."""
+"""Checkpoints by hub id, read from a cache folder in the layout of huggingface_hub. No test uses the network."""
 
 import json
 import shutil
@@ -18,7 +18,7 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 def put_in_cache(cache: Path, name: str, content: Path) -> Path:
-    """What a download of `content` under this id leaves behind: refs/main names a commit, snapshots holds it."""
+    """Write `content` to the cache as a download does: refs/main names a commit, snapshots/ holds its files."""
     repository = cache / f"models--{name.replace('/', '--')}"
     (repository / "refs").mkdir(parents=True)
     (repository / "refs" / "main").write_text(COMMIT)

@@ -1,4 +1,4 @@
-"""Merging in its absorbed, chunked form against the definition, at many sizes."""
+"""Merging in its absorbed and chunked form equals the definition, at many sizes."""
 
 from dataclasses import replace
 from types import SimpleNamespace
@@ -21,8 +21,10 @@ from tests.support.tiny import make_config
 def make_history(
     network: VilampNetwork, num_frames: int, seed: int, dtype: str = "float32", num_scenes: int | None = None
 ) -> ArrayHistory:
-    """Random vision features, stored as the model would store them. `num_scenes`: so many different frames, repeated
-    (1: a static camera); None: all different."""
+    """Make a history of random features, stored as the model stores them.
+
+    `num_scenes`: number of different frames, repeated in random order (1: a static camera); None: all frames differ.
+    """
     rng = np.random.default_rng(seed)
     config = network.config
     different = rng.normal(
@@ -138,7 +140,7 @@ def test_first_cosine_is_with_the_question(network: VilampNetwork) -> None:
     history = make_history(network, 5, 3)
     history.forget([3])
     rows = np.array([0, 3, 4])
-    assert make_merger(network).presence(history, rows, np.zeros(1)) is None  # it was not taught to point
+    assert make_merger(network).presence(history, rows, np.zeros(1)) is None  # this network is not trained to point
     pointing = {"scale": 3.0, "bias": -0.5}
     merger = make_merger(network, pointing=pointing)
     width = network.config.dual_encoder.projection_dim if merger._maps else network.config.language.hidden_size

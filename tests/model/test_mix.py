@@ -1,4 +1,4 @@
-"""Mixing the weights of two checkpoints."""
+"""The weights of two checkpoints are mixed."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The modules: names on disk, shapes, and that they can be trained."""
+"""The network: tensor names on disk, shapes of outputs, and gradients."""
 
 import pytest
 import torch
@@ -55,7 +55,7 @@ def test_every_parameter_gets_a_gradient() -> None:
     sequence = torch.cat([merged, network.image_newline[None]])
     network.language_model(inputs_embeds=sequence[None]).logits.square().mean().backward()
     network.embed_images(torch.rand(2, 3, 28, 28)).square().mean().backward()
-    # Two of the published tensors take no part in any of this, and a patch-wise bias before a softmax cannot learn.
+    # The published format has tensors that the forward pass does not use.
     idle = {
         "vision_tower.post_layernorm.weight",
         "vision_tower.post_layernorm.bias",

@@ -1,4 +1,4 @@
-"""LLaVA-OneVision folders, written by transformers itself, give the features and logits transformers computes."""
+"""LLaVA-OneVision folders written by transformers give the same features and logits as transformers."""
 
 import json
 import shutil
@@ -21,7 +21,7 @@ from tests.support.tiny import make_checkpoint, make_pictures
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, LlavaOnevisionForConditionalGeneration]:
-    """A tiny checkpoint in transformers' format, a tokenizer, and a CLIP folder with weights beside it."""
+    """A tiny checkpoint in the format of transformers with a tokenizer, and a CLIP folder beside it."""
     root = tmp_path_factory.mktemp("onevision")
     tiny, folder = make_checkpoint(root / "tiny"), root / "model"
     torch.manual_seed(0)

@@ -1,4 +1,4 @@
-"""What the published implementation computed, recorded on tiny checkpoints, against what this one computes.
+"""Results agree with recordings of the published implementation on tiny checkpoints.
 
 The recordings are not part of the project: their folder comes from PARITY_DIR (default: ../shared/parity beside the
 project). Tolerances are those of its README, for float32.
@@ -31,7 +31,7 @@ from tests.support.direct import sig_pooling
 
 PARITY = Path(os.environ.get("PARITY_DIR", Path(__file__).parents[2] / ".." / "shared" / "parity")).resolve()
 FOUND = (PARITY / "goldens" / "runs.json").is_file()
-if not FOUND and "PARITY_DIR" in os.environ:  # asked for by name: a slip in it must not pass as a success
+if not FOUND and "PARITY_DIR" in os.environ:  # a mistyped folder must not skip the tests
     raise FileNotFoundError(f"PARITY_DIR: no recordings in {PARITY}")
 pytestmark = pytest.mark.skipif(not FOUND, reason=f"no recordings in {PARITY} (set PARITY_DIR)")
 
@@ -47,7 +47,7 @@ def arrays(name: str) -> dict[str, np.ndarray]:
 
 
 def refused(run: dict[str, Any]) -> bool:
-    """Runs of the authors' ablations, which this program refuses by name."""
+    """Return whether a run is an ablation that this program refuses."""
     return not run["overwrite"].get("activate_frame_selector", True)
 
 
@@ -66,7 +66,7 @@ class Recorded:
 
 @pytest.fixture(scope="module")
 def recorded() -> Recorded:
-    """The frames, and their features by ckpt_sig. All recorded checkpoints share both towers and the projector."""
+    """The frames and their features. All recorded checkpoints share both towers and the projector."""
     torch.set_num_threads(1)
     frames = list(arrays("inputs/frames.npz")["frames"])
     model = VideoModel.load(PARITY / "ckpt_sig", patch_dtype="float32")
@@ -108,7 +108,7 @@ def test_gap_filling_agrees() -> None:
 
 
 class ScoreCandidates:
-    """Frames of which only the scores are given."""
+    """Candidates of which only the scores are known."""
 
     def __init__(self, scores: np.ndarray) -> None:
         self._scores, self.num_frames = scores, len(scores)
@@ -125,7 +125,7 @@ class ScoreCandidates:
 
 
 class MatrixRedundancy:
-    """Similarities read from a given matrix: row of the taken frame."""
+    """Candidates whose similarities come from a given matrix."""
 
     def __init__(self, matrix: np.ndarray) -> None:
         self._matrix = matrix
@@ -339,7 +339,7 @@ def check_merging(
 
 
 def check_layout(context: Any, slots: Any, golden: dict[str, np.ndarray]) -> None:
-    """Which token comes from where: 0 merged, 1 keyframe patch, 2 newline."""
+    """Return the origin of each token: 0 merged frame, 1 keyframe patch, 2 newline."""
     if "visual_kind" not in golden:
         return
     kinds, frames = [], []
@@ -376,7 +376,7 @@ def check_language(model: VideoModel, embeddings: torch.Tensor, golden: dict[str
     step = decoding.prefill(embeddings)
     close(step, golden["logits"][-1], 2e-4)
     for token, margin in zip(golden["generated_ids"].tolist(), golden["generated_margin"].tolist(), strict=True):
-        if margin < 1e-3:  # two tokens are equally likely: any may follow
+        if margin < 1e-3:  # two tokens are equally likely, so the texts may differ from here
             break
         assert choose(step, 0.0, torch.Generator()) == token
         if token in model.tokenizer.stop_ids:

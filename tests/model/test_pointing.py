@@ -1,4 +1,4 @@
-"""Where in the picture a thing is: the arithmetic, and whether the built-in model's merging points at what is asked about."""
+"""The place of a thing in the picture: the arithmetic, and the accuracy of the built-in model."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ POINTING = {"scale": 24.0, "bias": -7.8}
 
 
 def at(*columns: int, side: int = 4) -> np.ndarray:
-    """Presences of one frame each, the thing in the second row of these columns."""
+    """Make the presence of one frame with the thing in row 1 of the given columns."""
     found = np.zeros((len(columns), side, side), np.float32)
     found[np.arange(len(columns)), 1, list(columns)] = 1
     return found.reshape(len(columns), -1)
@@ -38,8 +38,8 @@ def test_stay_bridges_only_short_gaps() -> None:
     assert stay(shows, 8, times, 4.0).tolist() == [5, 6, 10]
     assert stay(shows, 0, times, 4.0).tolist() == [0]
     assert stay(shows, 16, times, 4.0).tolist() == [16]
-    assert stay(shows, 6, times + 3600 * (times >= 9), 4.0).tolist() == [5, 6]  # an hour was not recorded
-    assert stay(shows, 6, 60 * times, 4.0).tolist() == [5, 6]  # a slow camera: three of its frames
+    assert stay(shows, 6, times + 3600 * (times >= 9), 4.0).tolist() == [5, 6]  # a gap of an hour in the recording
+    assert stay(shows, 6, 60 * times, 4.0).tolist() == [5, 6]  # a slow camera, one frame a minute
     assert stay(np.zeros(4, bool), 2, times[:4], 4.0).tolist() == []
 
 
@@ -55,13 +55,13 @@ def test_points_become_sides_of_the_picture() -> None:
     middle = (at(1) + at(2)) / 2
     assert side_of(middle) == "in the middle of the picture"
     assert side_of(np.concatenate([at(0), middle, at(3)])) == "from the left to the right of the picture"
-    assert side_of(np.concatenate([at(3), middle, at(3)])) == "on the right of the picture"  # it came back
+    assert side_of(np.concatenate([at(3), middle, at(3)])) == "on the right of the picture"  # it returned to the right
     np.testing.assert_allclose(centres(at(0, 3)), [0.125, 0.875])
 
 
 def test_adjoining_patches_share_a_box() -> None:
     grid = np.zeros((8, 8), np.float32)
-    grid[1:3, 0:2], grid[3, 2], grid[6, 7] = 0.9, 0.8, 0.6  # the second touches the first at a corner
+    grid[1:3, 0:2], grid[3, 2], grid[6, 7] = 0.9, 0.8, 0.6  # the second box touches the first at a corner
     grid[0, 5] = 0.4
     assert boxes_of(grid.ravel()) == ((0, 0.125, 0.375, 0.5), (0.875, 0.75, 1, 0.875))
     assert boxes_of(np.zeros(64, np.float32)) == ()
@@ -80,7 +80,7 @@ def test_checkpoint_holds_its_pointing_settings(tmp_path: Path) -> None:
 
 
 def test_built_in_model_points_at_the_thing_asked_about() -> None:
-    """On layouts that training never saw: most weight of a merge lies on the thing, and its side is told."""
+    """In layouts of the evaluation split, most merging weight lies on the thing, and its side is named."""
     model = VideoModel.load(Path("model/builtin"), num_threads=1)
     on_it, right, absent = [], [], []
     for seed in range(6):
@@ -110,6 +110,6 @@ def test_built_in_model_points_at_the_thing_asked_about() -> None:
             assert found is not None
             absent.append(bool(shown(found)[0]))
     assert len(on_it) > 60
-    assert np.mean(on_it) > 0.8, np.mean(on_it)  # chance: a patch or two of 64
+    assert np.mean(on_it) > 0.8, np.mean(on_it)  # by chance: one or two of 64 patches
     assert np.mean(right) > 0.9, np.mean(right)
     assert np.mean(absent) < 0.1, np.mean(absent)

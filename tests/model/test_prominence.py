@@ -1,4 +1,4 @@
-"""Prominence of peaks: against a definition written out, and on long signals of awkward shapes."""
+"""Prominence of peaks equals a direct definition, also on long signals of difficult shapes."""
 
 import numpy as np
 import pytest
@@ -10,12 +10,12 @@ from model.prominence import find_peaks
 
 
 def by_definition(signal: list[float]) -> dict[int, float]:
-    """Prominence of each peak of one segment: walk outwards from it on both sides to the first higher value."""
+    """Compute the prominence of each peak by walking outwards on both sides to the first higher value."""
     found: dict[int, float] = {}
     highest = signal.index(max(signal))
     for row, height in enumerate(signal):
         bases = []
-        # an equally high value on the left comes first and counts as higher
+        # an equal value on the left counts as higher
         for side, is_higher in ((signal[:row][::-1], lambda v, h: v >= h), (signal[row + 1 :], lambda v, h: v > h)):
             for distance, value in enumerate(side):
                 if is_higher(value, height):
@@ -47,7 +47,7 @@ def test_peaks_and_prominences_match_the_definition(
             start + row: value for row, value in by_definition(segment).items() if value >= least or row == top
         }
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(prominence, "_FEW_PEAKS", few)  # by rounds over arrays, by the loop, or by both
+        patch.setattr(prominence, "_FEW_PEAKS", few)  # by array passes, by the loop, or by both
         patch.setattr(prominence, "_BLOCK_ROWS", block)
         peaks = find_peaks(np.concatenate(segments), starts, least=least)
     assert dict(zip(peaks.rows.tolist(), peaks.prominences.tolist(), strict=True)) == expected
@@ -101,7 +101,7 @@ SHAPES = {
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_work_grows_linearly_with_a_million_frames_of_any_shape(shape: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Counts the peaks that each round over arrays looks at, and those that are left to the loop."""
+    """Count the peaks that each array pass handles, and those left to the loop."""
     looked_at = 0
     reduceat = np.minimum.reduceat
 

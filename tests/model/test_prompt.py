@@ -1,4 +1,4 @@
-"""The order of what the language model reads, sharing tokens under a budget, and text out of tokens."""
+"""The prompt: order of its parts, token sharing under a budget, and decoding of streamed tokens."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The language model in 4 bits: what it refuses, and a small real one where bitsandbytes is installed."""
+"""The language model in 4 bits: refusals, and a small model where bitsandbytes is installed."""
 
 import sys
 from pathlib import Path
@@ -29,7 +29,7 @@ def test_quantisation_needs_cuda(tmp_path: Path) -> None:
 
 
 def test_missing_library_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "bitsandbytes", None)  # what Python does with a module that must not be imported
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)  # makes the import fail
     with pytest.raises(ConfigError, match=r"pip install 'vilamp-live\[quantized\]'"):
         require_4bit("cuda:0")
 
@@ -41,7 +41,7 @@ def test_all_block_linears_are_packed_with_small_error(tmp_path: Path) -> None:
     library = load_library()
     layers = packed.language_model.model.layers
     assert to_4bit(layers, library, torch.float32) == 2 * 7
-    packed.to("cpu")  # the move packs, also where it leads nowhere
+    packed.to("cpu")  # moving the module packs its weights
     weights = [module.weight for module in layers.modules() if isinstance(module, library.nn.Linear4bit)]
     assert len(weights) == 14
     assert all(weight.dtype == torch.uint8 for weight in weights)

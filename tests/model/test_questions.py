@@ -1,6 +1,6 @@
-"""Questions of the drawn world: true by what can be seen frame by frame, fair, and in words known from training.
+"""Questions about the drawn world: their answers are true, they cannot be guessed, and their words occur in training.
 
-Truth is derived here a second time, from `visible_at` alone, without the visits that `questions` works with.
+The tests derive the truth from `visible_at` frame by frame, without the visits that `model.world.questions` uses.
 """
 
 import re
@@ -42,7 +42,7 @@ def ask(
 
 @pytest.fixture(scope="module")
 def asked() -> list[tuple[Scene, float, Question]]:
-    """(scene, end of the window, question) of forty windows, most of which end while something is in sight."""
+    """Return (scene, end of the window, question) of forty windows; most end while something is in sight."""
     found = []
     for seed in range(40):
         scene = Scene.from_seed(seed, duration_s=400)
@@ -53,7 +53,7 @@ def asked() -> list[tuple[Scene, float, Question]]:
 
 
 def sights(scene: Scene, end: float) -> Sight:
-    """Well visible, on every frame of the window; closed doors are part of the wall."""
+    """Return what is clearly visible on each frame of the window. Closed doors count as wall."""
     return {t: [v for v in scene.visible_at(t) if v.action != "closed"] for t in np.arange(0.0, end).tolist()}
 
 
@@ -86,7 +86,7 @@ def test_existence_questions_match_the_events(
         came = bool(times_of(seen[id(scene)], question.query))
         assert question.answer == ("yes" if came else "no")
         answers[question.answer] += 1
-        if not came:  # hard: its kind or its colour was there, and nothing of it was half seen
+        if not came:  # hard case: its kind or its colour was there, and it was not partly visible
             half = [v for t in np.arange(0.0, end).tolist() for v in scene.visible_at(t, 0.25) if v.action != "closed"]
             assert not any(matches(question.query, v) for v in half)
             assert any(question.query.kind == v.kind or question.query.colour == v.colour for v in half)
@@ -103,7 +103,7 @@ def test_colour_questions_ask_about_kinds_with_one_colour(
 
 
 def test_count_is_the_number_of_visitors(asked: list[tuple[Scene, float, Question]], seen: dict[int, Sight]) -> None:
-    """Counted by who it was, which a viewer cannot know: the rule about gaps must agree with it. Doors: by openings."""
+    """Count by identity, which a viewer cannot see: the rule about gaps must give the same count. Doors: by openings."""
     for scene, end, question in of_family(asked, "count"):
         assert question.query is not None
         shown = [v for views in seen[id(scene)].values() for v in views if matches(question.query, v)]
@@ -206,7 +206,7 @@ def test_room_answer_is_where_the_thing_was() -> None:
 
 
 def test_evidence_spans_contain_the_event(asked: list[tuple[Scene, float, Question]], seen: dict[int, Sight]) -> None:
-    """What a question names and what came is in sight at both ends of every span, and inside the window."""
+    """The thing asked about is in sight at both ends of every span, and spans lie inside the window."""
     for scene, end, question in asked:
         assert all(0 <= first <= last <= end - 1 for first, last in question.spans)
         if question.query is not None and question.family != "left_behind":
@@ -253,9 +253,9 @@ def clocked(first: float, last: float, start: float = START) -> Question:
     ("answer", "right"),
     [
         ("16:24:15", True),  # the first moment
-        ("16:24:13", True),  # two seconds before
+        ("16:24:13", True),  # two seconds too early
         ("16:24:12", False),
-        ("16:24:27", True),  # two seconds after the last
+        ("16:24:27", True),  # two seconds too late
         ("16:24:28", False),
         ("at 16:24:20.", True),
         ("16:24", False),
@@ -328,7 +328,7 @@ def test_query_matches_its_things() -> None:
 
 
 def test_things_seen_in_one_frame_are_not_asked_about() -> None:
-    """Frames ten seconds apart show most visits once at most: nothing may be asked that one frame cannot carry."""
+    """With frames ten seconds apart most visits show once; questions that need more frames are not asked."""
     for seed in range(10):
         scene = Scene.from_seed(seed, duration_s=400)
         times = np.arange(0.0, 400.0, 10.0)

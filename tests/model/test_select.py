@@ -1,4 +1,4 @@
-"""Keyframe selection against a loop that is the paper's algorithm word for word."""
+"""Keyframe selection equals a plain loop of the paper's algorithm."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ def unit_rows(array: np.ndarray) -> np.ndarray:
 def naive(
     embeddings: np.ndarray, query: np.ndarray, num_keyframes: int, tau: float, floor: float, recent: int
 ) -> set[int]:
-    """One stable full sort, one comparison at a time."""
+    """Select keyframes as the paper describes: a stable sort, then one comparison at a time."""
     scores = embeddings @ query
     taken = list(range(len(scores) - min(recent, num_keyframes, len(scores)), len(scores)))
     for row in np.argsort(-scores, kind="stable").tolist():
@@ -42,7 +42,7 @@ def history(seed: int, num_frames: int, num_scenes: int, noise: float, dim: int 
 
 
 class StagedCandidates(ArrayCandidates):
-    """Counts how far the ranking had to go."""
+    """Candidates that record how many ranked rows were requested."""
 
     asked: int = 0
 
@@ -167,7 +167,7 @@ def test_background_is_computed_per_camera() -> None:
         ArrayCandidates(embeddings, first), num_keyframes=8, fill="none", background=background, group_sizes=(20, 30),
         min_per_group=0,
     )  # fmt: skip
-    assert keyframes.rows.tolist() == [0]  # both cameras show nothing but their backgrounds
+    assert keyframes.rows.tolist() == [0]  # both cameras show only their backgrounds
     with pytest.raises(ValueError, match="groups hold 10 frames"):
         select_keyframes(ArrayCandidates(embeddings, first), group_sizes=(10,))
 
@@ -256,11 +256,11 @@ def test_each_camera_gets_its_minimum(
             assert own.sum() >= min(minimum, share, size)
         if own.any() and recent == 0 and minimum and share and sum(size > 0 for size in sizes) > 1:
             scores = embeddings[end - size : end] @ query
-            assert int(np.argmax(scores)) + end - size in keyframes.rows  # its best by relevance is among them
+            assert int(np.argmax(scores)) + end - size in keyframes.rows  # its most relevant frame is chosen
 
 
 def test_camera_without_a_match_still_gets_keyframes() -> None:
-    """Camera 0 shows what is asked about in 100 different ways; camera 1 one still scene that has nothing to do with it."""
+    """Camera 0 matches the question in 100 different ways; camera 1 shows one unrelated still scene."""
     rng = np.random.default_rng(3)
     query = unit_rows(np.eye(1, 16)[0])
     near = unit_rows(0.5 * query + rng.normal(size=(100, 16)))

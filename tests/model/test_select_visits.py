@@ -1,4 +1,4 @@
-"""Keyframes by visits: which frames are chosen, in which order of importance, and what holds for any signal."""
+"""Keyframes by visits: the chosen frames, their order of importance, and properties for any signal."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from model.select_visits import VisitKeyframes, select_by_visits
 
 
 def history(relevance: np.ndarray, dim: int = 8, seed: int = 0) -> ArrayCandidates:
-    """Frames whose cosine with the question (the first axis) is `relevance`."""
+    """Make candidates whose cosine with the question (the first axis) is `relevance`."""
     other = np.random.default_rng(seed).normal(size=(len(relevance), dim - 1))
     other /= np.linalg.norm(other, axis=1, keepdims=True)
     unit = np.column_stack([relevance, other * np.sqrt(1 - relevance[:, None] ** 2)])
@@ -47,7 +47,7 @@ def test_fewer_places_than_visits_show_the_strongest() -> None:
 
 
 def test_places_left_show_what_changed_within_the_visits() -> None:
-    """All embeddings differ here, so that nothing in a visit is redundant."""
+    """All embeddings differ, so that no frame of a visit is redundant."""
     chosen = choose(THREE, num_keyframes=20, fill="none")
     inside = [any(v.start <= row <= v.end for v in chosen.visits) for row in chosen.keyframes.rows.tolist()]
     assert len(inside) == 20

@@ -1,4 +1,4 @@
-"""Memory arithmetic against what arrays and weights really take, and against the published figures."""
+"""Computed memory sizes equal the sizes of real arrays and weights, and the documented figures."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""Stage 1 of training on tiny encoders: labels, losses, and that a few steps learn."""
+"""Training of the encoders at tiny sizes: labels, losses, and learning in a few steps."""
 
 import numpy as np
 import pytest
@@ -26,7 +26,7 @@ def test_same_seed_draws_the_same_frames() -> None:
     assert torch.equal(first["images"], second["images"])
     assert not torch.equal(first["images"], other["images"])
     labelled = (first["kinds"] >= 0).flatten(1).any(1)
-    assert torch.equal(labelled, labelled | first["pairs"].flatten(1).any(1))  # what is seen is also labelled
+    assert torch.equal(labelled, labelled | first["pairs"].flatten(1).any(1))  # visible things are labelled
 
 
 def test_history_asks_only_about_its_windows() -> None:

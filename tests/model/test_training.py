@@ -1,4 +1,4 @@
-"""The batched, differentiable path of training computes what the product computes."""
+"""The batched, differentiable path of training computes the same as the product."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -46,7 +46,7 @@ def test_batched_selection_equals_single_selection(seed: int, num_frames: int, p
     relative = background_relative(vectors, valid, 0.1)
     scores = torch.from_numpy(embeddings @ query)[None]
     taken = select_batch(scores, relative, valid, places, 0.5, recent)[0].numpy()
-    # the batch also fills free places (with struck-out frames); what the walk takes must be among what it takes
+    # the batch also fills free places with masked frames; it must contain the selection
     assert set(walked.rows.tolist()) <= set(np.flatnonzero(taken).tolist())
     assert taken.sum() == min(places, num_frames)
 
@@ -190,7 +190,7 @@ def test_rephrased_question_keeps_its_meaning() -> None:
 
 
 def test_evaluation_phrasings_are_not_in_training() -> None:
-    """Small words may fall out of a training phrasing: that must not make one that evaluation asks."""
+    """Training drops small words from phrasings; this must not produce an evaluation phrasing."""
     rng = np.random.default_rng(4)
     named = {"thing": "red car", "come": "come", "a": "red car", "b": "blue dog", "at": "at the gate"}
     choices = [each for each in vars(phrases).values() if isinstance(each, dict) and set(each) == {"train", "eval"}]

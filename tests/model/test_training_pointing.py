@@ -1,4 +1,4 @@
-"""Merging is taught where things are, on frames whose patches say what they show; and nothing else learns by it."""
+"""Training to point, on frames whose features encode what each patch shows."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +18,7 @@ NUM_FRAMES = 60
 
 
 def store_of(checkpoint: Checkpoint, labels: torch.Tensor) -> FeatureStore:
-    """Features that tell what a patch shows: a direction of its own for each kind and each colour."""
+    """Features with one direction for each kind and colour that a patch shows."""
     config = checkpoint.config
     width = config.vision.tower.hidden_size
     generator = torch.Generator().manual_seed(0)
@@ -35,7 +35,7 @@ def store_of(checkpoint: Checkpoint, labels: torch.Tensor) -> FeatureStore:
 
 
 def random_labels(num_patches: int, things: Sequence[tuple[int, int]]) -> torch.Tensor:
-    """One thing in one patch of each frame; the last third of all frames is empty."""
+    """One thing in one patch of each frame; the last third of the frames is empty."""
     rng = np.random.default_rng(0)
     labels = torch.full((NUM_FRAMES, 2, num_patches), -1, dtype=torch.int8)
     for frame in range(NUM_FRAMES * 2 // 3):

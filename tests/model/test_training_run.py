@@ -1,4 +1,4 @@
-"""`vilamp train` as a whole, for seconds instead of minutes: cut off, taken up again, to the end; and from a checkpoint on."""
+"""`vilamp train` for seconds instead of minutes: interrupted, continued to the end, and started from a checkpoint."""
 
 import json
 from pathlib import Path
@@ -22,11 +22,11 @@ def stages_done(folder: Path) -> list[str]:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run from nothing to the end in two slices."""
+    """A run from nothing, interrupted once and continued to the end."""
     folder = tmp_path_factory.mktemp("training") / "out"
     seconds = ("--tower-seconds", "6", "--answer-seconds", "6")
     assert main(["--folder", str(folder), *SHORT, *seconds, "--slice-seconds", "1"]) == 0
-    assert (folder / "towers.safetensors").exists()  # where the stage was cut off
+    assert (folder / "towers.safetensors").exists()  # the interrupted stage is saved
     assert not (folder / "progress.json").exists()
     assert main(["--folder", str(folder), *SHORT, *seconds]) == 0
     return folder
@@ -34,7 +34,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_training_from_nothing_makes_a_loadable_checkpoint(trained: Path, tmp_path: Path) -> None:
     assert stages_done(trained) == ["towers", "answers", "familiarity"]
-    assert not list(trained.glob("*.safetensors"))  # nothing unfinished is left
+    assert not list(trained.glob("*.safetensors"))  # intermediate files are removed
     model = VideoModel.load(trained / "checkpoint")
     features = model.encode(tiny.make_pictures(3))
     assert features[0].embedding.shape == (128,)

@@ -1,4 +1,4 @@
-"""The model from pictures and words to words, on a tiny real checkpoint."""
+"""The video model from pictures and a question to an answer, with a tiny checkpoint."""
 
 import threading
 from pathlib import Path
@@ -83,7 +83,9 @@ def test_encoder_sees_the_whole_frame_or_its_centre(folder: Path) -> None:
     marked[:, :20] = 255  # outside the centre
     published = VideoModel.load(folder)
     first, second = published.encode([wide, marked])
-    np.testing.assert_allclose(first.embedding, second.embedding, rtol=0, atol=1e-5)  # threads round on their own
+    np.testing.assert_allclose(
+        first.embedding, second.embedding, rtol=0, atol=1e-5
+    )  # rounding depends on the number of threads
     assert not np.array_equal(first.patches, second.patches)
     whole = VideoModel.load(folder, overwrite={"vilamp_live": {"whole_frame": True}})
     first, second = whole.encode([wide, marked])
@@ -219,7 +221,7 @@ def test_lower_case_checkpoint_gets_the_question_in_lower_case(folder: Path, his
 
 
 def test_built_in_model_reads_capitals() -> None:
-    """A question begins with one; asked so, it answered "left" to yes or no."""
+    """Questions begin with a capital; an earlier model misread them and answered "left" to yes or no."""
     model = VideoModel.load(Path(__file__).parents[2] / "model" / "builtin")
     assert model._as_read("Did you see a Dog?") == "did you see a dog?"
     assert model._as_read("What COLOR was the bike?") == "what colour was the bicycle?"

@@ -1,4 +1,4 @@
-"""The search for visits: which frames are looked at, and what comes out."""
+"""The search for visits: which frames it checks, and which visits it returns."""
 
 import itertools
 from typing import Literal
@@ -12,14 +12,14 @@ from model.visit_search import LOOKS_IN_VAIN, MOST_LOOKS, PATIENCE, Visit, Visit
 
 
 def searched(search: VisitSearch, truth: np.ndarray) -> list[Visit]:
-    """Looks until the end; `truth` (N,) bool: what each frame shows."""
+    """Run the search to its end. `truth` (N,) bool: whether a frame shows the thing."""
     while (row := search.next_row()) is not None:
         search.tell(row, bool(truth[row]))
     return search.visits()
 
 
 def track(num_frames: int, *stays: tuple[int, int], noise: float = 0.02) -> tuple[np.ndarray, np.ndarray]:
-    """(relevance, truth) of a history in which the thing can be seen from a first to a last frame."""
+    """Return (relevance, truth) of a history that shows the thing from the first to the last row of each stay."""
     rng = np.random.default_rng(num_frames)
     truth = np.zeros(num_frames, bool)
     for first, last in stays:
@@ -33,7 +33,7 @@ def test_every_visit_is_found_with_few_frames_checked() -> None:
     visits = searched(search, truth)
     assert [(visit.first, visit.last) for visit in visits] == [(40, 47), (3000, 3003), (3011, 3020), (9990, 9999)]
     assert all(truth[visit.best] for visit in visits)
-    assert search.num_looks <= 4 + 3 * 3 + LOOKS_IN_VAIN * PATIENCE  # three between every two
+    assert search.num_looks <= 4 + 3 * 3 + LOOKS_IN_VAIN * PATIENCE  # three between each two visits
     assert not search.gave_up
 
 
@@ -55,16 +55,16 @@ def test_thing_that_is_always_there_is_one_visit() -> None:
 def test_passing_object_does_not_split_a_stay() -> None:
     scores, truth = track(2000, (100, 900), noise=0.0)
     truth[300:304] = False  # hidden
-    scores[296:308] = [0.2] * 4 + [0.05] * 4 + [0.2] * 4  # seen worse around it
+    scores[296:308] = [0.2] * 4 + [0.05] * 4 + [0.2] * 4  # less visible around the gap
     assert [(visit.first, visit.last) for visit in searched(VisitSearch(np.arange(2000.0), scores), truth)] == [
         (100, 900)
     ]
-    truth[297:307] = False  # ten seconds: it may have gone
+    truth[297:307] = False  # ten seconds: too long a gap
     assert len(searched(VisitSearch(np.arange(2000.0), scores), truth)) == 2
 
 
 def test_short_gap_is_the_same_visit() -> None:
-    for missing, expected in ((5, 1), (6, 2)):  # frames without it: 6 and 7 s between those that show it
+    for missing, expected in ((5, 1), (6, 2)):  # gaps of 6 s and 7 s
         scores, truth = track(200, (50, 60), (61 + missing, 70 + missing))
         assert len(searched(VisitSearch(np.arange(200.0), scores), truth)) == expected
 
@@ -108,7 +108,7 @@ def test_first_or_last_of_many_visits_needs_few_checks(only: Literal["first", "l
     assert not search.gave_up
     found = visits[0] if only == "first" else visits[-1]
     assert (found.first, found.last) == (stays[0] if only == "first" else stays[-1])
-    assert search.num_looks < 40  # all of them: more than it may
+    assert search.num_looks < 40  # checking all of them would exceed the limit
 
 
 def test_search_stops_at_its_limit() -> None:
@@ -128,14 +128,14 @@ def test_weak_visit_does_not_join_its_neighbours() -> None:
 
 def test_checked_frame_without_the_thing_is_in_no_visit() -> None:
     scores, truth = track(300, (51, 69), noise=0.0)
-    scores[50] = 0.45  # another thing, more relevant
+    scores[50] = 0.45  # a more relevant frame that shows something else
     visits = searched(VisitSearch(np.arange(300.0), scores), truth)
     assert [(visit.first, visit.last) for visit in visits] == [(51, 69)]
 
 
 def test_other_static_thing_does_not_exhaust_the_search() -> None:
     scores, truth = track(3000, (500, 505), (1500, 1505), (2500, 2505))
-    scores[100:160] += 0.35  # looks more like it than it does itself
+    scores[100:160] += 0.35  # another thing with a higher relevance
     visits = searched(VisitSearch(np.arange(3000.0), scores), truth)
     assert [(visit.first, visit.last) for visit in visits] == [(500, 505), (1500, 1505), (2500, 2505)]
 
@@ -196,6 +196,4 @@ def test_each_frame_is_checked_at_most_once_and_visits_do_not_overlap(shows: lis
     assert all(visit.first <= visit.best <= visit.last and truth[visit.best] for visit in visits)
     assert bool(visits) == any(truth[row] for row in rows)
     ends = {end for visit in visits for end in (visit.first, visit.last)}
-    assert all(
-        truth[row] for row in ends & set(rows)
-    )  # no visit begins or ends with a frame that was looked at in vain
+    assert all(truth[row] for row in ends & set(rows))  # no visit begins or ends with a frame checked without success

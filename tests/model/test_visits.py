@@ -16,7 +16,7 @@ def quiet(num_frames: int, noise: float = 0.01, seed: int = 0) -> np.ndarray:
 
 
 def with_visits(*spans: tuple[int, int, float], num_frames: int = 400, noise: float = 0.01) -> np.ndarray:
-    """A quiet camera whose relevance rises by `height` in rows start to end."""
+    """Make the relevance of a quiet camera that rises by `height` in the rows from start to end."""
     signal = quiet(num_frames, noise, 1)
     for start, end, height in spans:
         signal[start : end + 1] += height
@@ -50,7 +50,7 @@ def test_a_visit_never_reaches_across_a_gap_in_the_recording() -> None:
 
 
 def test_what_stays_for_a_whole_recording_is_a_visit_of_its_camera() -> None:
-    """Its recording holds no quiet frame; the camera's other recordings do."""
+    """This recording has no quiet frame, but other recordings of the camera do."""
     signal = with_visits((200, 239, 0.5))
     times = np.arange(400.0)
     times[200:] += 100
@@ -104,7 +104,7 @@ def test_a_camera_that_repeats_its_picture_is_not_noisier_for_it() -> None:
 
 def test_a_quiet_camera_has_fewer_visits_than_the_limit_says() -> None:
     hours = [quiet(3600, seed=seed) for seed in range(100)]
-    assert sum(len(found(hour)) for hour in hours) <= 10  # 0.05 are expected of each
+    assert sum(len(found(hour)) for hour in hours) <= 10  # 0.05 are expected per hour
 
 
 def test_chance_is_an_upper_bound_of_the_peaks_of_noise() -> None:
@@ -138,4 +138,4 @@ def test_gaps_are_silences_longer_than_usual_intervals() -> None:
 def test_a_camera_that_sends_more_slowly_for_a_while_has_no_gap_there() -> None:
     fast, slow = np.arange(500.0), 500 + 10 * np.arange(100.0)
     starts = segment_starts(np.concatenate([fast, slow])).tolist()
-    assert len(starts) <= 2  # where the rate changes, if anywhere
+    assert len(starts) <= 2  # at most where the rate changes

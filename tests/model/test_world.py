@@ -1,4 +1,4 @@
-"""The drawn world: the same from the same seed, painted as it is logged, different for evaluation than for training."""
+"""The drawn world: repeatable by seed, drawn as logged, and different for training and evaluation."""
 
 import json
 import subprocess
@@ -55,7 +55,7 @@ def test_training_and_evaluation_share_no_world() -> None:
 
 
 def test_logged_things_are_drawn_where_the_log_says() -> None:
-    """Without its visitors the same camera at the same moment shows something else inside the boxes, and only there."""
+    """Without its visitors the same frame differs inside the logged boxes only."""
     for seed in range(3):
         full = Scene.from_seed(seed, duration_s=200, style="fixed")
         empty = Scene(
@@ -72,7 +72,7 @@ def test_logged_things_are_drawn_where_the_log_says() -> None:
                 x0, y0, x1, y1 = (round(v * s) for v, s in zip(visible.box, SIZE * 2, strict=True))
                 assert changed[y0:y1, x0:x1].mean() > 0.25, (visible, seed)
             for place in full.placements(t):
-                x0, y0, x1, y1 = place.box  # around it: shadow and cart below
+                x0, y0, x1, y1 = place.box  # with shadow and cart
                 changed[
                     max(0, int(y0 * 90) - 1) : int(y1 * 90) + 9, max(0, int(x0 * 160) - 4) : max(0, int(x1 * 160) + 5)
                 ] = False
@@ -80,7 +80,7 @@ def test_logged_things_are_drawn_where_the_log_says() -> None:
 
 
 def test_drawn_colour_is_the_logged_colour() -> None:
-    """By day, the most saturated hue of a body is nearest to its own name's among the eight."""
+    """By day, the most saturated hue of a thing is nearest to its colour name among the eight."""
     palette = np.array([sprites.RGB[c] for c in COLOURS], float)
     for kind in ("person", "car", "truck", "bag", "box", "ball", "cone", "dog"):
         for name in COLOURS:
@@ -109,7 +109,7 @@ def test_open_door_looks_different() -> None:
 
 
 def test_events_match_what_the_camera_sees(scene: Scene) -> None:
-    """In sight when an event begins and ends; what is in sight outside of events, is so for less than three seconds."""
+    """Things are in sight at both ends of their events; outside of events for less than three seconds."""
     stays: dict[int, list[tuple[float, float]]] = {}
     for event in scene.events:
         stays.setdefault(event.actor, []).append((event.start_s, event.end_s))
@@ -144,7 +144,7 @@ def test_density_and_length_of_events_vary_as_asked() -> None:
     assert durations.max() <= 26
     assert np.median(durations) < 14
     quiet = np.mean([not came(long, t) for t in np.arange(0.0, 10_000, 25.0).tolist()])
-    assert quiet > 0.8  # most of a fixed camera's day is empty
+    assert quiet > 0.8  # a fixed camera sees nothing most of the time
 
 
 def test_everything_is_large_enough_to_name() -> None:
@@ -261,7 +261,7 @@ def test_impossible_video_options_are_refused(tmp_path: Path, name: str, options
 )
 def test_file_that_is_not_a_truth_log_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "log.json").write_text(text)
-    with pytest.raises(ValueError):  # noqa: PT011 the reader's or json's, both ValueErrors
+    with pytest.raises(ValueError):  # noqa: PT011 - ValueError of the reader or of json
         read_truth(tmp_path / "log.json")
 
 

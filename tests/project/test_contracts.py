@@ -1,7 +1,4 @@
-"""What requests may hold: null is a field left out, what is not supported or misspelt is refused, packed bodies are read.
-
-Against a real server, with bodies as clients of all kinds send them.
-"""
+"""Request bodies: null means an omitted field, unsupported or misspelt fields are refused, compressed bodies are read."""
 
 import asyncio
 import gzip
@@ -31,7 +28,7 @@ from tests.support.agents import START, Served, remember, served
 QUESTION = [{"role": "user", "content": "When did a red car come?"}]
 ASK: dict[str, Any] = {"messages": QUESTION, "camera": "door"}
 CHAT = "/v1/chat/completions"
-one_loop = pytest.mark.asyncio(loop_scope="module")  # the site is started once
+one_loop = pytest.mark.asyncio(loop_scope="module")  # one agent for the whole module
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -102,7 +99,7 @@ async def test_null_inside_metadata_is_a_value(http: httpx.AsyncClient, site: Se
     assert site.agent.cameras.intake_of("door")._published.at(site.agent.clock()) == {"zone": None, "x": 1}
 
 
-# --- what is not supported, what is misspelt ---
+# --- unsupported and misspelt fields ---
 
 
 @pytest.mark.parametrize(
@@ -330,7 +327,7 @@ async def test_broken_compressed_bodies_are_refused(
 
 @one_loop
 async def test_decompression_stops_at_the_size_limit() -> None:
-    """64 MiB in 64 KiB: who stops reading has cost one part."""
+    """A body of 64 KiB expands to 64 MiB: only one part is decompressed at a time."""
 
     async def receive() -> dict[str, Any]:
         return {"type": "http.request", "body": gzip.compress(bytes(64 << 20)), "more_body": False}
@@ -402,7 +399,7 @@ def test_duplicate_keys_are_refused() -> None:
     assert parse_json('{"a": {"b": 1}, "b": ["\\ud83d\\ude00"]}') == {"a": {"b": 1}, "b": ["😀"]}
 
 
-# --- what goes out ---
+# --- responses ---
 
 
 @given(st.text(st.characters(), max_size=20) | st.text(st.characters(categories=["Cs"]), max_size=4))
@@ -421,7 +418,7 @@ def test_lone_surrogates_and_nan_are_replaced() -> None:
 async def test_answer_with_a_lone_surrogate_is_sent(
     http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch, stream: bool
 ) -> None:
-    """As a server that answers may send it."""
+    """An answering server may send it."""
     from agent.ask.question import Piece
 
     asking = Answering.ask
@@ -449,7 +446,7 @@ async def test_answer_with_a_lone_surrogate_is_sent(
     assert not stream or answer.text.endswith("data: [DONE]\n\n")
 
 
-# --- overload, in its own words ---
+# --- overload ---
 
 
 @one_loop

@@ -1,7 +1,7 @@
-"""A first start is killed at any of its steps: the next one works, finds one set of tokens and keys, and leaves nothing behind.
+"""A first start that was killed at any step can be repeated: it finds one set of tokens and keys and leaves no other files.
 
-A child imports what a start needs, then forks for every round; each fork dies at the n-th call of the system. The rounds go
-through all the calls, evenly. `CRASH_ROUNDS` in the environment sets their number.
+A child process forks once per round; each fork is killed at its n-th system call. The rounds cover all calls evenly.
+`CRASH_ROUNDS` in the environment sets their number.
 """
 
 import os
@@ -60,7 +60,7 @@ for number in map(int, sys.argv[3:]):
 
 
 def first_start(folder: Path) -> None:
-    """What makes the files of a data folder, in the order of `serve`."""
+    """Make the files of a data folder, in the order of `vilamp serve`."""
     make_private(folder)
     remove_leftovers(folder, NOW)
     Auth.open(folder)
@@ -72,7 +72,7 @@ def first_start(folder: Path) -> None:
 
 
 def run(folder: Path, places: list[int]) -> tuple[int, dict[int, int]]:
-    """The number of calls in a whole start, and how the round at each place ended."""
+    """Return the number of calls in a whole start, and how the start ended that was killed at each call."""
     words = [sys.executable, "-c", CHILD, str(folder), "0", *map(str, places)]
     ran = subprocess.run(
         words, cwd=ROOT, capture_output=True, text=True, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
@@ -83,7 +83,7 @@ def run(folder: Path, places: list[int]) -> tuple[int, dict[int, int]]:
 
 def test_first_start_killed_at_any_point_can_be_repeated(tmp_path: Path) -> None:
     num_calls, _ = run(tmp_path / "count", [])
-    last = num_calls - 4  # a start makes a call or two more or less
+    last = num_calls - 4  # the number of calls varies by one or two
     places = sorted({round(n * last / (ROUNDS - 1)) for n in range(ROUNDS)})
     _, ended = run(tmp_path, places)
     assert ended == dict.fromkeys(places, 9)  # killed
@@ -94,7 +94,7 @@ def test_first_start_killed_at_any_point_can_be_repeated(tmp_path: Path) -> None
 def check(folder: Path) -> None:
     kept = (folder / TOKENS_FILE).read_bytes() if (folder / TOKENS_FILE).exists() else None
     for path in folder.glob(".*") if folder.exists() else ():
-        os.utime(path, (NOW, NOW - LEFTOVER_AGE_S - 1))  # the next start comes a minute later
+        os.utime(path, (NOW, NOW - LEFTOVER_AGE_S - 1))  # as if the next start came a minute later
     first = {path: path.read_bytes() for path in folder.glob("self-signed.*")} if folder.exists() else {}
     make_private(folder)
     remove_leftovers(folder, NOW)

@@ -1,4 +1,4 @@
-"""Which build of torch install.py installs, and what it says. The commands that it would run are written down instead."""
+"""install.py chooses a build of torch and prints messages. Its commands are recorded, not run."""
 
 import json
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ SIZES = {"https://files.example/torch.whl": 900_000_000, "https://files.example/
 
 @dataclass
 class Outside:
-    """pip and uv of a machine. `fails`: words by which a command is known that fails; `loads`: what pip would load."""
+    """A fake pip and uv. `fails`: words of the commands that fail; `loads`: the files that pip would download."""
 
     fails: tuple[str, ...] = ()
     loads: dict[str, str] = field(default_factory=lambda: {"torch": "file:///wheels/torch.whl"})

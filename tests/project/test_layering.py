@@ -1,4 +1,4 @@
-"""Who may import whom: three leaves that do not know one another, torch in one of them, nothing heavy before it is due."""
+"""Allowed imports: three independent leaf packages, torch in one of them, and nothing heavy before it is needed."""
 
 import ast
 import subprocess
@@ -14,7 +14,7 @@ PARTS = (*LEAVES, "agent")
 
 
 def imported(path: Path) -> Iterator[str]:
-    """Every module that the file names in an import, wherever it stands: in functions and under TYPE_CHECKING too."""
+    """Yield every module that a file imports, also inside functions and under TYPE_CHECKING."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -24,7 +24,7 @@ def imported(path: Path) -> Iterator[str]:
 
 
 def tops(part: str) -> set[str]:
-    """Top-level names that a part imports, its own left out."""
+    """Return the top-level modules that a part imports, except itself."""
     files = list((ROOT / part).rglob("*.py"))
     assert files
     return {name.partition(".")[0] for path in files for name in imported(path)} - {part}
@@ -57,14 +57,14 @@ def test_nothing_unpickles_or_evaluates() -> None:
 
 
 def test_the_server_is_built_without_torch() -> None:
-    """Everything up to the loading of a checkpoint: settings, tokens, sources, memory, the HTTP application."""
+    """Settings, tokens, sources, memory and the HTTP application do not import torch."""
     code = "import sys, agent.web.server; print([name for name in ('torch', 'transformers') if name in sys.modules])"
     ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == "[]"
 
 
 def test_no_test_module_imports_another() -> None:
-    """What two test modules need lies in tests/support."""
+    """Shared helpers belong in tests/support."""
     modules = list((ROOT / "tests").rglob("test_*.py"))
     assert len({path.name for path in modules}) == len(modules) > 100
     for path in (ROOT / "tests").rglob("*.py"):

@@ -1,4 +1,4 @@
-"""What is installed: the packages, the shipped checkpoint, the pins. And that the two commands stay one line each."""
+"""The installed packages, the built-in checkpoint, the pinned versions and the targets of make."""
 
 import os
 import re
@@ -46,7 +46,7 @@ def test_built_in_checkpoint_is_small_and_has_the_documented_sizes() -> None:
     assert sum(path.stat().st_size for path in files) <= 40e6
     assert {path.suffix for path in files} <= {".json", ".safetensors"}
     depths = {len(path.relative_to(BUILTIN).parts) for path in files}
-    assert depths <= {1, 2}  # what the package-data patterns reach
+    assert depths <= {1, 2}  # as deep as the package-data patterns match
     model = VideoModel.load(BUILTIN, num_threads=1)
     assert model.info.patches_per_frame >= 64
     assert model.info.embedding_dim >= 128
@@ -55,7 +55,7 @@ def test_built_in_checkpoint_is_small_and_has_the_documented_sizes() -> None:
 
 
 def make(*arguments: str, folder: Path = ROOT) -> subprocess.CompletedProcess[str]:
-    """Run make without what an outer make tells its children."""
+    """Run make without the variables that an outer make passes on."""
     env = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MFLAGS", "PARITY_DIR")}
     return subprocess.run(["make", *arguments], cwd=folder, env=env, capture_output=True, text=True, check=False)
 

@@ -1,4 +1,4 @@
-"""The surroundings in which the tests are run elsewhere: each is what its name says, and none hides a failure."""
+"""tests/support/surroundings.py: each surrounding does what its name says, and none hides a failure."""
 
 import subprocess
 import sys
