@@ -15,6 +15,8 @@ from model.places import fair_share, fill_gaps, newest_rows
 from model.select import Candidates, EmbeddingRedundancy, Keyframes, Kind, Redundancy, walk_rows
 from model.visits import RankedPeaks, Visit, find_visits, rank_peaks
 
+_ONCE = 1.0
+
 
 @dataclass(frozen=True, slots=True)
 class VisitKeyframes:
@@ -45,7 +47,7 @@ def select_by_visits(
 
     1. the newest `recent` frames, shared out among the cameras; the frame with the highest relevance;
     2. with several cameras: each one's strongest peaks, up to `min_per_group` frames (None: half of its fair share);
-    3. the peak of every visit, the strongest first;
+    3. every peak that noise alone would hardly make once in the window, the strongest first;
     4. what changed within the visits: their frames by falling relevance, left out when more similar than `tau` to one taken;
     5. lesser peaks, the strongest first;
     6. if asked, the gaps.
@@ -65,9 +67,7 @@ def select_by_visits(
         share = fair_share(sizes, num_keyframes)
         minimum = (share + 1) // 2 if min_per_group is None else min(min_per_group, share)
         _guarantee(chosen, peaks, relevance, sizes, minimum, num_keyframes)
-    shown = {visit.peak for visit in visits}
-    ranked = peaks.rows.tolist()
-    _take(chosen, [row for row in ranked if row in shown], num_keyframes)
+    _take(chosen, peaks.rows[peaks.chances < _ONCE].tolist(), num_keyframes)
     if visits and len(chosen) < num_keyframes:
         redundancy = EmbeddingRedundancy(
             candidates,
@@ -76,7 +76,7 @@ def select_by_visits(
             background_floor=background_floor,
         )
         _show_changes(chosen, visits, relevance, redundancy, tau, num_keyframes)
-    _take(chosen, ranked, num_keyframes)
+    _take(chosen, peaks.rows.tolist(), num_keyframes)
     if fill == "gaps":
         for row in fill_gaps(np.array(sorted(chosen), np.int64), num_frames, num_keyframes):
             chosen.setdefault(int(row), "filling")

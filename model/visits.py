@@ -23,12 +23,15 @@ Signal = NDArray[np.floating]
 
 GAP_INTERVALS = 3.0  # a silence longer than so many usual intervals ends a visit
 MOST_BY_CHANCE = 0.05  # a peak is a visit when a quiet camera would have fewer of its kind in the whole window
+CLEAR_STEP = 1.5  # visits stand apart from others of which the most prominent is so many times less prominent
+CLEAR_SHARE = 0.4
+MIN_STRENGTH = 7.0
 _NOISE_PEAKS = 64  # peaks so low that a quiet camera has more of them are not looked for
 _SAMPLED = 1 << 16  # frames that the noise is estimated from
 _NORMAL = NormalDist()
 _MAD = _NORMAL.inv_cdf(0.75)  # median of |x| for x of variance 1
-_LOW, _QUIET = 0.05, 0.25
-_LOWER_SPREAD = _NORMAL.inv_cdf(_QUIET) - _NORMAL.inv_cdf(_LOW)
+_QUIET = 0.25  # quantile of relevance that is a camera's quiet level
+_RISES_WITHIN = (1, 2, 4, 8, 16)  # frames within which relevance rises or falls at a visit
 _NEIGHBOURS = 8  # intervals on each side that tell how fast a camera sends there
 
 
@@ -37,7 +40,8 @@ class RankedPeaks:
     """Peaks of relevance of all cameras, by falling strength, ties by lower row; all arrays (p,).
 
     rows; cameras: index of each one's camera; prominences: in units of relevance; strengths: in units of the camera's noise;
-    chances: peaks at least so strong that are expected in a camera that shows nothing relevant, in as many frames.
+    chances: peaks at least so strong that are expected in a camera that shows nothing relevant, in as many frames;
+    whole: relevance came and went while nothing was recorded, so that the recording does not show how far it rose.
     """
 
     rows: Int64
@@ -45,11 +49,15 @@ class RankedPeaks:
     prominences: Float64
     strengths: Float64
     chances: Float64
+    whole: NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
 class Visit:
-    """One visit. start, peak, end: its first, its most relevant and its last row; `strength` and `chance` as in RankedPeaks."""
+    """One visit. start, peak, end: its first, its most relevant and its last row.
+
+    `prominence`, `strength` and `chance` as in RankedPeaks, the latter two of what rises or falls within a few frames.
+    """
 
     camera: int
     start: int
@@ -68,10 +76,11 @@ def rank_peaks(relevance: Signal, times: Float64, group_sizes: Sequence[int]) ->
     """
     found = [_peaks_of(camera, *part) for camera, part in enumerate(_by_camera(relevance, times, group_sizes))]
     if not found:
-        return RankedPeaks(*(np.empty(0, np.int64),) * 2, *(np.empty(0),) * 3)
-    rows, cameras, prominences, strengths, chances = (np.concatenate(column) for column in zip(*found, strict=True))
+        return RankedPeaks(*(np.empty(0, np.int64),) * 2, *(np.empty(0),) * 3, np.empty(0, bool))
+    columns = [np.concatenate(column) for column in zip(*found, strict=True)]
+    rows, _, _, strengths, *_ = columns
     order = np.lexsort((rows, -strengths))
-    return RankedPeaks(rows[order], cameras[order], prominences[order], strengths[order], chances[order])
+    return RankedPeaks(*(column[order] for column in columns))
 
 
 def find_visits(
@@ -84,7 +93,9 @@ def find_visits(
 ) -> list[Visit]:
     """Find the visits, by camera and rising time; `peaks`: what `rank_peaks` gave for the same arguments.
 
-    A visit lasts while relevance stays above half of its prominence, and ends at the latest in the valley before the next visit.
+    A peak is a visit when fewer than `most_by_chance` of its kind are expected in a quiet camera. Only what rises or falls within
+    a few frames counts for that: what comes and goes with the light of the day is no visit. A visit lasts while relevance
+    stays above half of its prominence, and ends at the latest in the valley before the next one.
     """
     peaks = rank_peaks(relevance, times, group_sizes) if peaks is None else peaks
     visits = []
@@ -96,6 +107,10 @@ def find_visits(
         for each, (lowest, highest) in zip(which.tolist(), bounds, strict=True):
             peak, prominence = int(peaks.rows[each]) - first, float(peaks.prominences[each])
             level = signal[peak] - prominence / 2
+            rise = prominence if peaks.whole[each] else _rise(signal[lowest:highest])
+            strength = float(peaks.strengths[each]) * min(1.0, rise / prominence)
+            if chance_of(strength, len(signal)) >= most_by_chance:
+                continue
             before = np.flatnonzero(signal[lowest:peak] < level)
             after = np.flatnonzero(signal[peak:highest] < level)
             visits.append(
@@ -105,12 +120,30 @@ def find_visits(
                     first + peak,
                     first + (peak + int(after[0]) - 1 if len(after) else highest - 1),
                     prominence,
-                    float(peaks.strengths[each]),
-                    float(peaks.chances[each]),
+                    strength,
+                    chance_of(strength, len(signal)),
                 )
             )
         first += len(signal)
     return visits
+
+
+def clear_visits(visits: Sequence[Visit]) -> list[Visit]:
+    """Those of one camera's visits that stand apart from all others by their prominence; [] when none do.
+
+    What was asked about makes relevance rise by much, other things by little: the visits before the widest step between one
+    prominence and the next smaller one, if that step is at least CLEAR_STEP. What is below CLEAR_SHARE of the most prominent one
+    is no such visit. Prominences 6, 5, 2, 1.9 give the first two.
+    """
+    ranked = sorted(visits, key=lambda visit: -visit.prominence)
+    if not ranked:
+        return []
+    noise = ranked[0].prominence / ranked[0].strength
+    after = [visit.prominence for visit in ranked[1:]] + [noise * MIN_STRENGTH]
+    steps = [visit.prominence / next_ for visit, next_ in zip(ranked, after, strict=True)]
+    num_large = sum(visit.prominence >= CLEAR_SHARE * ranked[0].prominence for visit in ranked)
+    widest = max(range(num_large), key=lambda place: steps[place])
+    return sorted(ranked[: widest + 1], key=lambda visit: visit.start) if steps[widest] >= CLEAR_STEP else []
 
 
 def segment_starts(times: Float64) -> Int64:
@@ -132,20 +165,17 @@ def segment_starts(times: Float64) -> Int64:
     return np.concatenate([[0], np.concatenate(gaps) + 1])
 
 
-def noise_of(signal: Signal, starts: Int64) -> tuple[float, float]:
-    """Standard deviation of a camera's relevance while nothing happens: from frame to frame, and over the hours.
+def noise_of(signal: Signal, starts: Int64) -> float:
+    """Standard deviation of a camera's relevance from frame to frame; 0 where it never changes.
 
-    The first is the median step between neighbours, which visits hardly touch as long as most steps are within or between
-    them. The second is the spread of the lower quarter of all values, which also sees slow drift of light; visits do not
-    touch it while they fill less than half of the time. Both are those of Gaussian noise of that deviation.
+    The median step between neighbours, as that of Gaussian noise. Visits hardly touch it: most steps are within or between
+    them. Steps across the gaps (`starts`) and repeated pictures do not count.
     """
     steps = np.abs(np.diff(signal.astype(np.float64)))
     steps = np.delete(steps, starts[1:] - 1)
     steps = steps[:: 1 + len(steps) // _SAMPLED]
-    steps = steps[steps > 0]  # a camera that repeats its picture tells nothing of its noise
-    fast = float(np.median(steps)) / _MAD / sqrt(2) if len(steps) else 0.0
-    low, quiet = np.quantile(signal[:: 1 + len(signal) // _SAMPLED].astype(np.float64), (_LOW, _QUIET))
-    return fast, float(quiet - low) / _LOWER_SPREAD
+    steps = steps[steps > 0]
+    return float(np.median(steps)) / _MAD / sqrt(2) if len(steps) else 0.0
 
 
 def chance_of(strength: float, num_frames: int) -> float:
@@ -157,23 +187,29 @@ def chance_of(strength: float, num_frames: int) -> float:
     return num_frames * erfc(strength / 2 / sqrt(2)) / 2
 
 
-def _peaks_of(
-    camera: int, signal: Signal, times: Float64, first: int
-) -> tuple[Int64, Int64, Float64, Float64, Float64]:
+def _peaks_of(camera: int, signal: Signal, times: Float64, first: int) -> tuple[NDArray[Any], ...]:
+    """One camera's columns of RankedPeaks, in no order; `first`: its first row in the window."""
     starts = segment_starts(times)
     if not len(signal):
-        return np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0), np.empty(0), np.empty(0)
-    fast, slow = noise_of(signal, starts)
-    smallest = float(np.ptp(signal)) * 1e-3 or 1.0
+        return *(np.empty(0, np.int64),) * 2, *(np.empty(0),) * 3, np.empty(0, bool)
+    # a signal without noise is one of drawn or repeated pictures: any change in it stands out, and none is infinitely strong
+    noise = max(noise_of(signal, starts), float(np.ptp(signal)) * 1e-3) or 1.0
     least = -2 * _NORMAL.inv_cdf(min(0.5, _NOISE_PEAKS / len(signal)))
-    peaks = find_peaks(signal, starts, least=least * fast)
+    peaks = find_peaks(signal, starts, least=least * noise)
     quiet = float(np.quantile(signal[:: 1 + len(signal) // _SAMPLED], _QUIET))
-    prominences = peaks.prominences.copy()
-    rises = signal[peaks.rows] - quiet
-    prominences[peaks.highest] = np.maximum(prominences[peaks.highest], rises[peaks.highest])
-    strengths = prominences / max(fast, slow, smallest)
+    rises = np.where(peaks.highest, signal[peaks.rows] - quiet, 0.0)
+    whole = rises > peaks.prominences
+    prominences = np.maximum(peaks.prominences, rises)
+    strengths = prominences / noise
     chances = np.array([chance_of(each, len(signal)) for each in strengths.tolist()])
-    return first + peaks.rows, np.full(len(peaks.rows), camera), prominences, strengths, chances
+    return first + peaks.rows, np.full(len(peaks.rows), camera), prominences, strengths, chances, whole
+
+
+def _rise(signal: Signal) -> float:
+    """The largest change of relevance within a few frames."""
+    return max(
+        (float(np.abs(signal[lag:] - signal[:-lag]).max()) for lag in _RISES_WITHIN if lag < len(signal)), default=0.0
+    )
 
 
 def _by_camera(relevance: Signal, times: Float64, group_sizes: Sequence[int]) -> Iterator[tuple[Signal, Float64, int]]:

@@ -8,7 +8,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from model.prominence import find_peaks
-from model.visits import GAP_INTERVALS, chance_of, find_visits, noise_of, rank_peaks, segment_starts
+from model.visits import (
+    GAP_INTERVALS,
+    Visit,
+    chance_of,
+    clear_visits,
+    find_visits,
+    noise_of,
+    rank_peaks,
+    segment_starts,
+)
 
 
 def quiet(num_frames: int, noise: float = 0.01, seed: int = 0) -> np.ndarray:
@@ -121,11 +130,32 @@ def test_slow_drift_of_light_counts_as_noise() -> None:
     assert found(quiet(3600) + drift + with_visits((1000, 1010, 3.0), num_frames=3600)) == [(1000, 1010)]
 
 
-def test_noise_is_that_of_the_frames_between_visits() -> None:
+def test_noise_is_that_of_the_frames_between_and_within_visits() -> None:
     signal = with_visits((100, 300, 0.5), noise=0.02)
-    fast, slow = noise_of(signal, np.zeros(1, np.int64))
-    assert 0.017 < fast < 0.023
-    assert 0.010 < slow < 0.030
+    assert 0.017 < noise_of(signal, np.zeros(1, np.int64)) < 0.023
+
+
+def test_visits_of_a_camera_that_is_hardly_ever_empty_are_found() -> None:
+    spans = [(row, row + 40, 0.5) for row in range(10, 360, 50)]
+    assert found(with_visits(*spans)) == [(start, end) for start, end, _ in spans]
+
+
+def visits_of(*prominences: float) -> list[Visit]:
+    return [Visit(0, 10 * n, 10 * n, 10 * n, each, each * 10, 0.0) for n, each in enumerate(prominences)]
+
+
+@pytest.mark.parametrize(
+    ("prominences", "clear"),
+    [
+        ([6, 2, 5, 1.9], [6, 5]),
+        ([6, 5.5, 5], [6, 5.5, 5]),  # nothing else stands out of the noise
+        ([6, 5, 4.5, 4.2, 4, 3.9, 3.5, 3, 2.8, 2.5, 2.2, 2, 1.8, 1.5, 1.2, 1], []),
+        ([6, 2.3, 0.8], [6]),  # the wider step below is one between other things
+        ([], []),
+    ],
+)
+def test_clear_visits_stand_apart_from_all_others(prominences: list[float], clear: list[float]) -> None:
+    assert [visit.prominence for visit in clear_visits(visits_of(*prominences))] == clear
 
 
 def test_gaps_are_silences_longer_than_usual_intervals() -> None:
