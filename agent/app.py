@@ -73,7 +73,6 @@ class Agent:
             self.vision,
             self.backlog,
             self.metrics,
-            batch_size=settings.model.batch_size,
             needs_patches=settings.answerer.kind == "local",
             sighted=lambda *frame: self.alerts.frame(*frame),
         )

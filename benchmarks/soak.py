@@ -90,7 +90,7 @@ async def soak(folder: Path, seconds: float, threads: int) -> dict[str, Any]:
             "cameras": {camera: {"max_frames": MAX_FRAMES} for camera in CAMERAS},
             "answering": {"max_new_tokens": 24},
             "rules": {name: {"condition": condition} for name, condition in RULES.items()},
-            "alerts": {"max_alerts": 100, "max_suppressed": 100},
+            "alerts": {"max_alerts": 100},
         }
     )
     clip = [draw(Scene.from_seed(5, duration_s=120.0, split="eval"), float(t), 640, 360) for t in range(120)]

@@ -22,13 +22,13 @@ from agent.alerts.recorder import Recorder
 from agent.alerts.rules import Rules
 from agent.alerts.store import ALERTS_FILE, AlertStore
 from agent.alerts.watch import Frame, Pending
-from agent.alerts.watcher import Watcher
+from agent.alerts.watcher import LATE_S, Watcher
 from agent.ask.answer import Answering
 from agent.errors import DryRunBusy, Problem
 from agent.metrics import Metrics
 from agent.runtime import pools
 from agent.runtime.supervisor import Work, contained, words_of
-from agent.settings.rules import AlertsSettings, RuleSettings
+from agent.settings.rules import RuleSettings
 from agent.settings.settings import Settings
 from memory.errors import StorageError
 from memory.store import MemoryStore
@@ -41,6 +41,7 @@ log = logging.getLogger(__name__)
 MAX_FRAMES = 4096
 BATCH_FRAMES = 256
 FLUSH_S = 5.0
+MAX_WAITING = 16  # frames waiting for a verdict; at a second each, a later one would be old news
 
 
 class Engine:
@@ -53,7 +54,6 @@ class Engine:
         answering: Answering,
         *,
         store: MemoryStore,
-        settings: AlertsSettings,
         metrics: Metrics,
         clock: Callable[[], float],
         zone_of: Callable[[str], str],
@@ -61,7 +61,7 @@ class Engine:
         self.watcher = watcher
         self.judge = judge
         self.num_dropped = 0  # frames that no rule saw
-        self._answering, self._settings, self._metrics, self._clock = answering, settings, metrics, clock
+        self._answering, self._metrics, self._clock = answering, metrics, clock
         self._store, self._zone_of = store, zone_of
         self._trying = False
         self._begun = False
@@ -136,7 +136,7 @@ class Engine:
                 self._num_in_work += 1
                 try:
                     with contained("showing frames to the rules") as outcome:
-                        room = self._settings.max_waiting - len(self._waiting)
+                        room = MAX_WAITING - len(self._waiting)
                         self._waiting.extend(await pools.alerts(self.watcher.frames, batch, room))
                     if outcome.error is not None:
                         self.num_dropped += len(batch)
@@ -171,7 +171,7 @@ class Engine:
         rule = await pools.alerts(self.watcher.wanted, pending)
         if rule is None:
             return
-        if self._clock() - pending.time > self._settings.late_s:
+        if self._clock() - pending.time > LATE_S:
             await pools.alerts(self.watcher.refused, pending, "judge_busy")
             return
         started = perf_counter()
@@ -230,12 +230,10 @@ class Engine:
 
 def open_alert_store(settings: Settings) -> AlertStore:
     """The book in the data folder. Raises StorageError."""
-    kept = settings.alerts
     return AlertStore(
         settings.data_dir / ALERTS_FILE,
-        max_alerts=kept.max_alerts,
-        max_suppressed=kept.max_suppressed,
-        max_outbox=kept.max_outbox,
+        max_alerts=settings.alerts.max_alerts,
+        max_suppressed=settings.alerts.max_alerts,
     )
 
 
@@ -254,10 +252,9 @@ def open_engine(
     """The rules of `settings` and of the book, ready to run. `model`: who judges, as events name it. Raises StorageError."""
     watcher = Watcher(
         alert_store,
-        Rules(alert_store, settings.rules, max_rules=settings.alerts.max_rules),
+        Rules(alert_store, settings.rules),
         store,
         Recorder(alert_store, store, metrics=metrics, clock=clock, model=model),
-        settings=settings.alerts,
         clock=clock,
         zone_of=zone_of,
         cameras=cameras,
@@ -268,7 +265,6 @@ def open_engine(
         judge,
         answering,
         store=store,
-        settings=settings.alerts,
         metrics=metrics,
         clock=clock,
         zone_of=zone_of,

@@ -14,6 +14,13 @@ from typing import Any
 
 from agent.settings.rules import GateSettings
 
+# Measured in docs/alerts-evaluation.md on worlds the model was not trained on; they suit every camera, because scores
+# are in spreads of the camera's own background.
+SURGE = 1.5  # a surge of an open gate: so many times its last peak
+OPEN_FACTOR = 4.0  # the background is learnt so much slower while the gate is open
+WARM_UP_FRAMES = 30  # before the gate may open; later none counts for more than one of them
+MIN_SPREAD = 0.002  # cosine; a smaller spread is noise of the embedding
+
 
 @dataclass(frozen=True, slots=True)
 class GateState:
@@ -55,26 +62,26 @@ def step(settings: GateSettings, state: GateState, *, time: float, similarity: f
     """
     newer = state.time is None or time > state.time
     if not state.warm:
-        state = _warmed(settings, state, time, similarity) if newer else state
+        state = _warmed(state, time, similarity) if newer else state
         return state, GateReading(0.0, False, False)
     away = similarity - state.level
-    unit = max(state.spread, settings.min_spread)
+    unit = max(state.spread, MIN_SPREAD)
     score = away / unit
     is_open = score >= (settings.off if state.open else settings.on)
     rose = is_open and not state.open
-    surged = is_open and state.open and score >= settings.surge * state.peak
+    surged = is_open and state.open and score >= SURGE * state.peak
     reading = GateReading(score, is_open, rose, surged)
     if not newer or state.time is None:
         return state, reading
     away = min(max(away, -settings.on * unit), settings.on * unit)  # an event is no background, however strong
-    seconds = settings.background_s * (settings.open_factor if is_open else 1.0)
-    share = min(-math.expm1((state.time - time) / seconds), 1 / settings.warm_up_frames)
+    seconds = settings.background_s * (OPEN_FACTOR if is_open else 1.0)
+    share = min(-math.expm1((state.time - time) / seconds), 1 / WARM_UP_FRAMES)
     spread = state.spread if is_open else state.spread + share * (abs(away) - state.spread)
     peak = score if rose or surged else state.peak
     return replace(state, level=state.level + share * away, spread=spread, time=time, open=is_open, peak=peak), reading
 
 
-def _warmed(settings: GateSettings, state: GateState, time: float, similarity: float) -> GateState:
+def _warmed(state: GateState, time: float, similarity: float) -> GateState:
     """One more frame of the warm-up. The background is where the similarities lie closest: the narrowest third of them, so
     that events may fill half of the warm-up and more. Of normal noise, that third is about as wide as the mean distance
     from the middle is long.
@@ -82,7 +89,7 @@ def _warmed(settings: GateSettings, state: GateState, time: float, similarity: f
     Worked example, six frames: .20 .50 .21 .61 .22 .48 -> the narrowest two are .20 .21: level .205, spread .01.
     """
     first = (*state.first, similarity)
-    if len(first) < settings.warm_up_frames:
+    if len(first) < WARM_UP_FRAMES:
         return replace(state, first=first, time=time)
     ranked = sorted(first)
     count = max(2, math.ceil(len(ranked) / 3))

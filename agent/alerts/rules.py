@@ -15,6 +15,8 @@ from agent.errors import RuleConflict, UnknownRule
 from agent.settings.rules import RuleSettings
 from memory.errors import StorageError
 
+MAX_RULES = 64  # made over REST: each costs a cosine per frame and may call the language model
+
 Source = Literal["config", "api"]
 
 
@@ -41,10 +43,9 @@ class RuleView:
 class Rules:
     """See the module."""
 
-    def __init__(self, alert_store: AlertStore, configured: Mapping[str, RuleSettings], *, max_rules: int) -> None:
+    def __init__(self, alert_store: AlertStore, configured: Mapping[str, RuleSettings]) -> None:
         """Raises StorageError when a kept rule cannot be read."""
         self._alert_store = alert_store
-        self._max_rules = max_rules
         self._rules = {name: Rule(name, _kept(name, given), "api") for name, given in alert_store.rules().items()}
         self._rules |= {name: Rule(name, settings, "config") for name, settings in configured.items()}
         self._switches = alert_store.switches()
@@ -70,8 +71,8 @@ class Rules:
         if found is not None and new:
             raise RuleConflict(f"There is a rule '{name}' already: choose another name, or PUT to replace it.")
         num_made = sum(rule.source == "api" for rule in self._rules.values())
-        if found is None and num_made >= self._max_rules:
-            raise RuleConflict(f"There are {num_made} rules, as many as alerts.max_rules allows: remove one first.")
+        if found is None and num_made >= MAX_RULES:
+            raise RuleConflict(f"There are {num_made} rules, as many as are allowed: remove one first.")
         self._alert_store.put_rule(name, settings.model_dump(mode="json"))
         self._rules[name] = Rule(name, settings, "api")
         if not switched:

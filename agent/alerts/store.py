@@ -24,6 +24,7 @@ from memory.errors import StorageError, make_private, storage_errors
 ALERTS_FILE = "alerts.sqlite"
 EVERY_CAMERA = "*"  # in a switch: all cameras that have none of their own; no camera can be named so
 
+MAX_OUTBOX = 1000  # events waiting for each receiver, a day of alerts of a busy site
 _SCHEMA_VERSION = 1
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS rules (name TEXT PRIMARY KEY, settings TEXT NOT NULL) STRICT, WITHOUT ROWID;
@@ -128,7 +129,7 @@ class AlertStore:
         *,
         max_alerts: int = 10_000,
         max_suppressed: int = 10_000,
-        max_outbox: int = 10_000,
+        max_outbox: int = MAX_OUTBOX,
         steady: Callable[[], float] = time.monotonic,
     ):
         """Opens or creates. Raises StorageError when the file is damaged or of another version."""

@@ -40,12 +40,13 @@ from agent.alerts.store import AlertStore
 from agent.alerts.watch import Frame, Pending, Watch
 from agent.errors import BadRequest, UnknownCamera
 from agent.runtime.supervisor import contained, words_of
-from agent.settings.rules import AlertsSettings, RuleSettings
+from agent.settings.rules import RuleSettings
 from memory.errors import StorageError
 from memory.store import MemoryStore
 
 log = logging.getLogger(__name__)
 
+LATE_S = 300.0  # a frame encoded later than this after its capture fires nothing: it is old news
 WARM_S = 900.0  # a rule that is new to a camera learns its background from so much of the past
 WARM_FRAMES = 2000
 MAX_UNJUDGED = 3  # verdicts that fail or cannot be read, one after the other: then the rule has a problem
@@ -62,7 +63,6 @@ class Watcher:
         store: MemoryStore,
         recorder: Recorder,
         *,
-        settings: AlertsSettings,
         clock: Callable[[], float],
         zone_of: Callable[[str], str],
         cameras: Callable[[], Iterable[str]],
@@ -70,7 +70,7 @@ class Watcher:
         self.recorder = recorder
         self.problems: dict[str, str] = {}  # by rule, in words: why it watches nothing; `problem` knows all reasons
         self._alert_store, self._rules, self._store = alert_store, rules, store
-        self._settings, self._clock, self._zone_of, self._cameras = settings, clock, zone_of, cameras
+        self._clock, self._zone_of, self._cameras = clock, zone_of, cameras
         self._lock = RLock()
         self._units: dict[str, NDArray[np.float32]] = {}  # by rule: its condition (D,)
         self._budgets: dict[str, Budget] = {}
@@ -153,7 +153,7 @@ class Watcher:
             zone=self._zone_of(camera),
             enabled=self._rules.is_enabled(rule.name, camera),
             snoozed_until=self._rules.snoozed_until(rule.name, camera),
-            late=self._clock() - time > self._settings.late_s,
+            late=self._clock() - time > LATE_S,
         )
 
     def wanted(self, pending: Pending) -> RuleSettings | None:

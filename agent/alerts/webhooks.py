@@ -34,6 +34,8 @@ from memory.errors import StorageError
 log = logging.getLogger(__name__)
 
 FIRST_PAUSE_S, LAST_PAUSE_S = 1.0, 300.0
+TIMEOUT_S = 10.0  # of one try
+MAX_AGE_S = 86_400.0  # an event that was refused for a day is dropped
 IDLE_S = 5.0  # the outbox is looked at so often, and at once after an alert
 _ADVICE = {
     401: "look at its url: it often holds a key",
@@ -70,7 +72,10 @@ class Webhook:
         settings: WebhookSettings,
         alert_store: AlertStore,
         clock: Callable[[], float],
+        *,
         first_pause_s: float = FIRST_PAUSE_S,
+        timeout_s: float = TIMEOUT_S,
+        max_age_s: float = MAX_AGE_S,
     ) -> None:
         self.sink = webhook_sink(name)
         self.num_delivered = 0
@@ -82,6 +87,8 @@ class Webhook:
         self._outbox = Sink(alert_store.outbox, alert_store.lock, self.sink)
         self._clock = clock
         self._first_pause_s = first_pause_s
+        self._timeout_s = timeout_s
+        self._max_age_s = max_age_s
         self._wake = asyncio.Event()
 
     @property
@@ -114,7 +121,7 @@ class Webhook:
         """It trusts the authorities that come with httpx, and those of this machine."""
         trusted = httpx.create_ssl_context(trust_env=False)
         trusted.load_default_certs()
-        timeout = httpx.Timeout(self._settings.timeout_s)
+        timeout = httpx.Timeout(self._timeout_s)
         return httpx.AsyncClient(verify=trusted, timeout=timeout, trust_env=False, follow_redirects=False)
 
     async def _round(self, client: httpx.AsyncClient) -> None:
@@ -162,7 +169,7 @@ class Webhook:
 
     def _is_too_old(self, entry: Outgoing) -> bool:
         """Where only the clock on the wall tells, as after a restart, an event gets a try all the same: it may be set wrong."""
-        if self._outbox.age_s(entry, self._clock()) <= self._settings.max_age_s:
+        if self._outbox.age_s(entry, self._clock()) <= self._max_age_s:
             return False
         return self._trouble is not None or self._outbox.is_age_certain(entry)
 
@@ -189,7 +196,7 @@ class Webhook:
 
     async def _send(self, client: httpx.AsyncClient, body: bytes, headers: dict[str, str]) -> _Outcome:
         """One try. Of the answer only the head is read: its body, however large, stays where it is."""
-        url, limit_s, outcome = self._settings.url.get_secret_value(), self._settings.timeout_s, None
+        url, limit_s, outcome = self._settings.url.get_secret_value(), self._timeout_s, None
         try:
             async with asyncio.timeout(limit_s):
                 async with client.stream("POST", url, content=body, headers=headers) as response:

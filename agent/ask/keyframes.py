@@ -45,21 +45,20 @@ def choose(
     relative = (settings.redundancy or defaults.redundancy) == "background"
     num_keyframes = num_keyframes or settings.num_keyframes or defaults.num_keyframes
     if recent is None:
-        recent = defaults.recent if settings.recent is None else settings.recent
+        recent = defaults.recent
     if most is not None and num_keyframes > most:
         num_keyframes = most
         recent = min(recent, num_keyframes // 2)  # few pictures, and still room for what was asked about
     return select_keyframes(
         QueryCandidates(window, query),
         num_keyframes=num_keyframes,
-        tau=defaults.tau if settings.tau is None else settings.tau,
+        tau=defaults.tau,
         floor=defaults.floor,
         recent=recent,
         fill=defaults.fill,
         background=window.background() if relative else None,
         background_floor=defaults.background_floor,
         group_sizes=np.bincount(window.camera_index, minlength=len(window.cameras)).tolist(),
-        min_per_group=settings.min_per_camera,
     )
 
 

@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from model.generate import Decoding
     from model.video_model import VideoModel
 
+MAX_QUESTION_CHARS = 2000  # a page of text; the language model of the built-in checkpoint reads less
 STEP_TOKENS = 24  # of the answer to one of our own questions
 ALMOST_EMPTY_S = 60.0  # below this span of video an answer says how little there is
 
@@ -115,9 +116,8 @@ class Making:
 
     def check_length(self, text: str) -> None:
         """Raises QuestionTooLong."""
-        limit = self._settings.max_question_chars
-        if len(text) > limit:
-            message = f"The question has {len(text)} characters; at most {limit} are taken."
+        if len(text) > MAX_QUESTION_CHARS:
+            message = f"The question has {len(text)} characters; at most {MAX_QUESTION_CHARS} are taken."
             raise QuestionTooLong(message, param="messages")
 
     async def window(self, question: Question) -> Window:

@@ -132,7 +132,7 @@ def context_notes(context: "VisualContext | Pictures") -> tuple[str, ...]:
     if isinstance(context, Pictures):
         notes.append(f"the answer rests on {len(context.shown)} pictures alone")
         if context.num_left_out:
-            notes.append(f"{context.num_left_out} keyframes were left out: answerer.max_image_bytes")
+            notes.append(f"{context.num_left_out} keyframes were left out: all pictures together would exceed 4 MiB")
         return tuple(notes)
     if any(context.foreign_groups) and not context.is_foreign:
         notes.append(SOME_FOREIGN)

@@ -52,6 +52,8 @@ _MAX_REFUSAL_CHARS = 200
 CHARS_PER_TOKEN = 32  # far above any tokenizer's mean: a server that ignores max_tokens is cut off here
 _PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})  # statuses that a later try may not meet
 _MIN_WIDTH = 16
+RETRIES = 2  # before the first token; the pauses between them stay within the seconds a person waits
+MAX_IMAGE_BYTES = 4 * 2**20  # of all pictures of a question: servers commonly refuse bodies of more than 5 to 20 MB
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +137,7 @@ class RemoteAnswerer:
         kinds = tuple(keyframes.kinds[place] for place in places)
         readable = Keyframes(keyframes.rows[places], kinds, keyframes.scores[places])
         kept = best_keyframes(readable, self.settings.max_images)
-        while sum(len(jpegs[int(row)]) for row in kept.rows) > self.settings.max_image_bytes:
+        while sum(len(jpegs[int(row)]) for row in kept.rows) > MAX_IMAGE_BYTES:
             kept = best_keyframes(kept, len(kept.rows) - 1)
         in_time = sorted(map(int, kept.rows), key=lambda row: (float(window.times[row]), row))
         shown = tuple(Shown(self._label(window, row), jpegs[row]) for row in in_time)
@@ -144,7 +146,7 @@ class RemoteAnswerer:
     def _readable(self, window: Window, keyframes: Keyframes) -> Iterable[tuple[int, bytes]]:
         for row in map(int, keyframes.rows):
             try:
-                yield row, fitted(window.jpeg(row), self.settings.max_image_width, self.settings.max_image_bytes)
+                yield row, fitted(window.jpeg(row), self.settings.max_image_width, MAX_IMAGE_BYTES)
             except (FrameGone, OSError) as error:
                 log.warning("keyframe is damaged", extra={"frame_id": int(window.frame_ids[row]), "error": str(error)})
 
@@ -184,7 +186,7 @@ class RemoteAnswerer:
                     tally.finish_reason = "stop"
                     continue
                 except _Passing as failure:
-                    if tally.has_begun or num_failures >= self.settings.retries:
+                    if tally.has_begun or num_failures >= RETRIES:
                         raise failure.problem from failure
                     pause_s = pause(num_failures, failure.after_s, random.random())
                 num_failures += 1

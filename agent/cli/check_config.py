@@ -5,7 +5,7 @@ import os
 
 import yaml
 
-from agent.cli.common import EXIT_USAGE, CliError, say
+from agent.cli.common import EXIT_USAGE, CliError, say, warn
 from agent.settings.settings import effective
 from agent.settings.source import ConfigError, load_settings
 
@@ -13,7 +13,7 @@ from agent.settings.source import ConfigError, load_settings
 def run(args: argparse.Namespace) -> int:
     """Print "OK" and the settings as YAML, secrets starred. Raises CliError with one mistake per line."""
     try:
-        settings = load_settings(args.file, environ=os.environ)
+        settings = load_settings(args.file, environ=os.environ, warn=warn)
     except ConfigError as error:
         count = len(error.mistakes)
         raise CliError(f"{count} mistake{'s' if count > 1 else ''}\n{error}", EXIT_USAGE) from error

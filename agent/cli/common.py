@@ -29,6 +29,11 @@ def say(text: object = "", *, end: str = "\n", file: TextIO | None = None, flush
     print(plain(str(text)), end=end, file=sys.stdout if file is None else file, flush=flush)
 
 
+def warn(text: object) -> None:
+    """Print a warning on stderr."""
+    say(f"warning: {text}", file=sys.stderr)
+
+
 def settings_of(args: argparse.Namespace, overrides: Mapping[str, Any] | None = None) -> "Settings":
     """Settings from `--config` (or $VILAMP_CONFIG), the environment, `--data-dir` and `overrides`. Raises CliError."""
     from agent.settings.source import ConfigError, load_settings
@@ -38,6 +43,6 @@ def settings_of(args: argparse.Namespace, overrides: Mapping[str, Any] | None = 
     if args.data_dir is not None:
         over["data_dir"] = str(args.data_dir)
     try:
-        return load_settings(Path(named) if named else None, environ=os.environ, overrides=over)
+        return load_settings(Path(named) if named else None, environ=os.environ, overrides=over, warn=warn)
     except ConfigError as error:
         raise CliError(f"the configuration has mistakes:\n{error}", EXIT_USAGE) from error

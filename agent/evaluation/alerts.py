@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from agent.alerts.gate import GateReading, GateState
+from agent.alerts.gate import WARM_UP_FRAMES, GateReading, GateState
 from agent.alerts.gate import step as gate_step
 from agent.alerts.judge import Judge
 from agent.alerts.machine import Ask, Refusal, Sighting, Vote
@@ -186,8 +186,7 @@ async def judge_alone(world: World, armed: Armed, span: tuple[int, int]) -> Run:
     start, stop = span
     frames = sightings(world, np.zeros(world.units.shape[1], np.float32), start, stop)
     wide_open = [Sighting(each.frame_id, each.time, 1.0) for each in frames]
-    warm_up = rule.gate.warm_up_frames
-    learning = [Sighting(0, START_UNIX + start - warm_up + n, -1.0) for n in range(warm_up)]
+    learning = [Sighting(0, START_UNIX + start - WARM_UP_FRAMES + n, -1.0) for n in range(WARM_UP_FRAMES)]
     replay = Replay(rule, judge, zone_of=lambda camera: "UTC", armed_from=START_UNIX + start)
     done = await replay.run((CAMERA, each) for each in [*learning, *wide_open])
     return _run(world, armed, "judge", float(stop - start), done, judge, span)

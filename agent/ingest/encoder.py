@@ -36,6 +36,7 @@ log = logging.getLogger(__name__)
 
 Sighted = Callable[[str, int, float, NDArray[np.float32]], None]  # camera, frame_id, time, embedding (D,) as encoded
 
+BATCH_SIZE = 8  # frames of all cameras; larger batches are hardly faster, and a question waits for the one at work
 _FIRST_RETRY_S, _LAST_RETRY_S = 0.5, 30.0
 _MAX_TRIES = 3  # of a frame that fails while others succeed
 RETEST_S = 30.0
@@ -68,7 +69,6 @@ class Encoding:
         vision: Lane,
         backlog: Backlog,
         metrics: Metrics,
-        batch_size: int,
         needs_patches: bool = True,
         sighted: Sighted = lambda camera, frame_id, time, embedding: None,
     ) -> None:
@@ -82,7 +82,6 @@ class Encoding:
         self._vision = vision
         self._backlog = backlog
         self._metrics = metrics
-        self._batch_size = batch_size
         self._needs_patches = needs_patches  # False when a remote answerer looks at the pictures
         self._sighted = sighted
         self._given_up: set[int] = set()  # stays small: JPEGs are damaged only where the disk is
@@ -152,7 +151,7 @@ class Encoding:
                     self._none_waits()
 
     async def _next_batch(self) -> list[int]:
-        if frame_ids := self._backlog.take(self._batch_size):
+        if frame_ids := self._backlog.take(BATCH_SIZE):
             return frame_ids
         if not self._backlog.behind:
             return []
@@ -165,14 +164,14 @@ class Encoding:
     def _on_disk(self) -> list[int]:
         """Return frames that were never encoded, oldest first; if there are none, those whose patches a restart lost."""
         aside = self._aside.copy()
-        pending = self._store.pending(self._batch_size + len(aside))
+        pending = self._store.pending(BATCH_SIZE + len(aside))
         if wanted := [frame_id for frame_id in pending if frame_id not in aside]:
-            return wanted[: self._batch_size]
+            return wanted[:BATCH_SIZE]
         if not self._needs_patches:
             return []
         left_out = self._given_up | aside
-        lost = self._store.pending_patches(self._batch_size + len(left_out))
-        return [frame_id for frame_id in lost if frame_id not in left_out][: self._batch_size]
+        lost = self._store.pending_patches(BATCH_SIZE + len(left_out))
+        return [frame_id for frame_id in lost if frame_id not in left_out][:BATCH_SIZE]
 
     async def _encode(self, frame_ids: Sequence[int]) -> None:
         started = perf_counter()

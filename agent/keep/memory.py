@@ -2,8 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from agent.settings.memory import MemorySettings
-from agent.settings.settings import CameraSettings, Settings
+from agent.settings.settings import CameraSettings, MemorySettings, Settings
 from memory.limits import FolderLimits, Limits
 from memory.store import MemoryStore
 

@@ -34,7 +34,7 @@ _ENDED = {
     "Packet too large": "raise the broker's limit of the packet size",
     "Server shutting down": "it is tried again",
     "Not authorized": "check the broker's access list",
-    "Keep alive timeout": "the network is slow, or mqtt.keepalive_s too short",
+    "Keep alive timeout": "the network is slow",
     "Administrative action": "somebody ended it at the broker",
     "Quota exceeded": "the broker allows no more: look at its limits",
     "Retain not supported": "it is tried again without retained messages",

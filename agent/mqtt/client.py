@@ -17,6 +17,7 @@ from agent.settings.mqtt import EMBEDDED, MqttSettings
 CONNECT_TIMEOUT_S = 5.0
 ANSWER_TIMEOUT_S = 10.0  # for the broker's word on anything; then the connection counts as lost
 LEAVE_TIMEOUT_S = 2.0
+KEEPALIVE_S = 20  # a lost connection is noticed within 30 s: brokers wait one and a half times as long
 MAX_WAITING_MESSAGES = 256  # beyond it what arrives is dropped and counted
 
 
@@ -76,7 +77,7 @@ async def _prepared(
             clean_session=None if newer else True,
             properties=what_we_take() if newer else None,
             will=called.will,
-            keepalive=settings.keepalive_s,
+            keepalive=KEEPALIVE_S,
             timeout=ANSWER_TIMEOUT_S,
             connect_timeout_s=CONNECT_TIMEOUT_S,
             dropped=dropped,

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+from agent.mqtt.session import MAX_SNAPSHOT_BYTES
 from agent.runtime import pools
 from agent.settings.mqtt import MqttSettings
 
@@ -34,7 +35,7 @@ async def embedded_broker(settings: MqttSettings) -> AsyncIterator[tuple[str, in
     # connections are taken here and handed over: so they can be counted, and the port may be any free one
     plugins = await pools.alerts(_plugins, settings)
     broker = Broker({"listeners": {_LISTENER: {"type": "external"}}, "plugins": plugins})
-    most_bytes = MIN_PACKET_BYTES + int(settings.max_snapshot_bytes)
+    most_bytes = MIN_PACKET_BYTES + MAX_SNAPSHOT_BYTES
     connections: set[asyncio.Task[Any]] = set()
 
     class Bounded(StreamReaderAdapter):

@@ -49,6 +49,8 @@ TICK_S = 1.0  # the present is looked at so often, and at once after an alert
 GOODBYE_S = 2.0
 REANNOUNCE_S = (0.5, 3.0)  # Home Assistant has just started: not everything at once
 MAX_SNAPSHOT_WIDTH = 1920
+MAX_SNAPSHOT_BYTES = 256 * 2**10  # larger pictures of alerts are scaled down: a phone shows no more
+STATS_INTERVAL_S = 30.0  # between two messages on how much a camera's memory holds: it changes slowly
 MAX_SNOOZE_MINUTES = 366 * 24 * 60
 DELIVERIES = 16  # events published between two looks at the present
 MAX_ANSWERS = 64  # questions in work, refused ones included; beyond it they are dropped
@@ -207,7 +209,7 @@ class Session:
         """What the broker is to hold: states and numbers, and announcements."""
         desk, now = self._desk, self._desk.clock()
         if self._now() >= self._memories_due:
-            self._memories, self._memories_due = list(desk.memories(now)), self._now() + desk.settings.stats_interval_s
+            self._memories, self._memories_due = list(desk.memories(now)), self._now() + STATS_INTERVAL_S
         if desk.health is not None and self._now() >= self._health_due:
             self._health, self._health_due = desk.health(), self._now() + HEALTH_S
         cameras, rules = list(desk.cameras()), list(desk.rules.views())
@@ -376,7 +378,7 @@ class Session:
     def _picture_room(self, topic: str) -> int:
         """Bytes that a picture may have: by the settings, by what the broker says, and by what it did not take before."""
         learnt = self._desk.refusals.size_to_try(PICTURES, self._now())
-        limits = (int(self._desk.settings.max_snapshot_bytes), self._out.room(topic), learnt)
+        limits = (MAX_SNAPSHOT_BYTES, self._out.room(topic), learnt)
         return min(each for each in limits if each is not None)
 
     async def _clear_leftovers(self, pictures: set[str]) -> None:

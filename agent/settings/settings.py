@@ -1,8 +1,7 @@
-"""Settings: what can be configured, its defaults and its limits.
+"""The configuration: every setting with its default, its limits and what it means.
 
-In: one YAML file and the environment (`agent/settings/source.py` reads them). Out: one frozen `Settings`.
-Every dimension is a field here with a range; an unknown key is an error. Nothing is read when this module is
-imported, and nothing here opens a camera, a model or a socket.
+`agent/settings/source.py` reads the YAML file and the environment into one frozen `Settings`. An unknown key is an
+error. Importing this module opens no file, camera or model.
 """
 
 import os
@@ -10,24 +9,24 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, ByteSize, Field, SecretStr, model_validator
+from pydantic import ByteSize, Field, SecretStr, model_validator
 
-from agent.settings.memory import MemorySettings, Polygon
 from agent.settings.mqtt import MqttSettings
 from agent.settings.rules import AlertsSettings, RuleSettings
 from agent.settings.types import (
+    BaseUrl,
+    Link,
     Metadata,
+    Network,
     Origin,
     Part,
+    Polygon,
     Scope,
     Slug,
+    SourceUrl,
+    Token,
     UserPath,
     Zone,
-    check_base_url,
-    check_link,
-    check_network,
-    check_source,
-    check_token,
     is_loopback,
 )
 from agent.settings.webhooks import WebhookSettings
@@ -38,134 +37,88 @@ from streaming.redact import redact
 
 
 class CameraSettings(Part):
-    """One camera: where its frames come from and how much of them is kept."""
+    """One camera: where its frames come from and how many are kept."""
 
-    url: Annotated[str, Field(min_length=1), AfterValidator(check_source)] | None = Field(
-        default=None,
-        description="RTSP or HTTP address, video file or webcam:0; null: the camera publishes over WebRTC (WHIP)",
+    url: SourceUrl | None = Field(
+        default=None, description="RTSP or HTTP address, video file or webcam:0; null: it publishes over WebRTC"
     )
-    other_hosts: bool = Field(
-        default=False,
-        description="an HTTP camera's redirects and playlists may lead to other hosts and ports; false: they are refused",
-    )
-    enabled: bool = Field(default=True, description="false: no frames are taken; what is remembered stays")
+    other_hosts: bool = Field(default=False, description="an HTTP camera may redirect to other hosts and ports")
+    enabled: bool = Field(default=True, description="false: takes no frames; stored frames stay")
     rate_hz: float = Field(default=1.0, gt=0, le=30, description="frames kept per second")
-    timezone: Zone = Field(default_factory=local_zone_name, description="IANA zone the camera's times are shown in")
+    timezone: Zone = Field(default_factory=local_zone_name, description="IANA time zone of the camera")
     max_width: int = Field(
-        default=1280,
-        ge=96,
-        le=7680,
-        description="kept pictures are scaled down to this many pixels on their longer side",
+        default=1280, ge=96, le=7680, description="longer side of a stored picture in pixels, at most"
     )
-    max_frames: int = Field(default=10_000, ge=1, le=10_000_000, description="frames remembered, the oldest go first")
-    hot_frames: int = Field(
-        default=10_000, ge=0, le=1_000_000, description="of those, the newest that keep their patches in memory"
-    )
-    max_bytes: ByteSize = Field(
-        default=ByteSize(4 * 2**30), ge=2**20, description="bytes remembered, as 4GiB or a number"
-    )
-    max_age_s: float | None = Field(default=None, gt=0, description="seconds remembered; null: no limit by age")
-    recorder_url: Annotated[str, AfterValidator(check_link)] | None = Field(
-        default=None, description="address of the site's own recorder or gateway for fluent video; the page links to it"
-    )
-    masks: tuple[Polygon, ...] = Field(
-        default=(),
-        max_length=64,
-        description="polygons of points [x, y], 0 to 1, that are blackened before anything else",
-    )
-    metadata: Metadata = Field(default_factory=dict, description="kept beside every frame of this camera")
+    max_frames: int = Field(default=10_000, ge=1, le=10_000_000, description="stored frames; the oldest go first")
+    hot_frames: int = Field(default=10_000, ge=0, le=1_000_000, description="newest frames with patches in RAM")
+    max_bytes: ByteSize = Field(default=ByteSize(4 * 2**30), ge=2**20, description="bytes on disk, such as 4GiB")
+    max_age_s: float | None = Field(default=None, gt=0, description="age of a frame in seconds; null: no limit")
+    recorder_url: Link | None = Field(default=None, description="the page links here for fluent video")
+    masks: tuple[Polygon, ...] = Field(default=(), max_length=64, description="polygons that are blackened")
+    metadata: Metadata = Field(default_factory=dict, description="JSON kept with every frame")
     egress: Literal["local_only", "allowed"] = Field(
-        default="local_only",
-        description="where answerer: openai may send its pictures: loopback and private addresses only, or anywhere",
+        default="local_only", description="addresses its pictures may be sent to"
     )
+
+
+class MemorySettings(Part):
+    """Limits of all cameras together; each camera has its own as well."""
+
+    max_frames: int | None = Field(default=None, ge=1, description="frames of all cameras; null: no limit")
+    max_bytes: ByteSize | None = Field(default=None, ge=2**20, description="bytes of all cameras; null: no limit")
+    max_age_s: float | None = Field(default=None, gt=0, description="age of any frame in seconds; null: no limit")
 
 
 class ModelSettings(Part):
     """The network and what it runs on."""
 
-    path: str = Field(
-        default="builtin",
-        min_length=1,
-        description='checkpoint folder, or a Hugging Face id as org/name; "builtin": the small model shipped here',
-    )
-    device: str = Field(default="cpu", pattern=r"^(cpu|cuda(:\d+)?)$", description='"cpu", "cuda" or "cuda:1"')
+    path: str = Field(default="builtin", min_length=1, description="checkpoint folder, Hugging Face id or `builtin`")
+    device: str = Field(default="cpu", pattern=r"^(cpu|cuda(:\d+)?)$", description="`cpu`, `cuda` or `cuda:1`")
     dtype: Literal["float32", "bfloat16", "float16"] = Field(default="float32", description="precision of the weights")
     patch_storage: Literal["float16", "int8"] = Field(
-        default="float16", description="how the patches of a frame are remembered; int8 takes half the memory"
+        default="float16", description="precision of stored patches; int8 halves them"
     )
-    language_4bit: bool = Field(
-        default=False, description="language model in 4 bits; needs CUDA and the extra `quantized`"
-    )
-    num_threads: int | None = Field(
-        default=None, ge=1, le=256, description="CPU threads of the network; null: half of the cores"
-    )
-    batch_size: int = Field(default=8, ge=1, le=256, description="frames of all cameras encoded at once, at most")
+    language_4bit: bool = Field(default=False, description="4-bit language model; needs CUDA and extra `quantized`")
+    num_threads: int | None = Field(default=None, ge=1, le=256, description="CPU threads; null: half of the cores")
 
 
 class AnsweringSettings(Part):
     """How a question is answered; null leaves a value to the checkpoint."""
 
-    num_keyframes: int | None = Field(default=None, ge=1, le=512, description="frames kept with all their patches (K)")
-    recent: int | None = Field(
-        default=None, ge=0, le=512, description="of those, places reserved for the newest frames"
-    )
-    tau: float | None = Field(default=None, ge=-1, le=1, description="cosine above which a frame is redundant")
+    num_keyframes: int | None = Field(default=None, ge=1, le=512, description="frames kept with all patches (K)")
     redundancy: Literal["raw", "background"] | None = Field(
-        default=None, description="cosines between frames themselves, or relative to the camera's background"
-    )
-    min_per_camera: int | None = Field(
-        default=None, ge=0, le=512, description="keyframes of each camera asked about, at least; null: half its share"
+        default=None, description="compare frames directly, or against the background"
     )
     now_frames: int = Field(
-        default=NUM_NEWEST, ge=0, le=10_000, description="newest frames of each camera that a question about now looks at; "
-        "0: at all that is remembered, as every other question",
-    )  # fmt: skip
-    in_steps: bool = Field(
-        default=True,
-        description="whether, where and how often a thing came, first or last, and what came before what are answered in steps",
+        default=NUM_NEWEST,
+        ge=0,
+        le=10_000,
+        description='frames per camera used for "now" questions; 0 uses the whole history',
     )
+    in_steps: bool = Field(default=True, description="answer existence, time, place and count questions in steps")
     visit_gap_s: float = Field(
-        default=SAME_VISIT_GAP_S,
-        gt=0,
-        le=86_400,
-        description="seconds out of sight after which a thing that is counted has come again",
+        default=SAME_VISIT_GAP_S, gt=0, le=86_400, description="seconds out of sight that start a new visit"
     )
-    max_questions: int = Field(
-        default=4, ge=1, le=1000, description="questions in work or waiting; beyond it: busy (429)"
-    )
-    max_question_chars: int = Field(default=2000, ge=1, le=100_000, description="longer questions are refused (413)")
+    max_questions: int = Field(default=4, ge=1, le=1000, description="questions running or waiting; beyond it: 429")
     max_new_tokens: int = Field(default=128, ge=1, le=8192, description="tokens of an answer, at most")
     timeout_s: float = Field(default=120.0, gt=0, le=3600, description="seconds an answer may take")
 
 
 class AnswererSettings(Part):
-    """Who puts the answer into words: the checkpoint, or a server that is shown the keyframes."""
+    """The language model that writes the answer: the checkpoint's own, or a server's."""
 
-    kind: Literal["local", "openai"] = Field(
-        default="local", description="the checkpoint's own language model, or any OpenAI-compatible vision server"
-    )
-    base_url: Annotated[str, AfterValidator(check_base_url)] | None = Field(
-        default=None, description="that server, as http://127.0.0.1:11434/v1"
-    )
-    model: Annotated[str, Field(min_length=1)] | None = Field(default=None, description="the model's name there")
-    api_key: SecretStr | None = Field(default=None, description="its key, best given as VILAMP_ANSWERER__API_KEY")
-    api_key_file: UserPath | None = Field(default=None, description="or a file with the key, read at every question")
+    kind: Literal["local", "openai"] = Field(default="local", description="`local` checkpoint or `openai` server")
+    base_url: BaseUrl | None = Field(default=None, description="server, such as http://127.0.0.1:11434/v1")
+    model: Annotated[str, Field(min_length=1)] | None = Field(default=None, description="model name on the server")
+    api_key: SecretStr | None = Field(default=None, description="server key")
+    api_key_file: UserPath | None = Field(default=None, description="file with the key, read at every question")
     limit_name: Literal["max_tokens", "max_completion_tokens"] = Field(
-        default="max_tokens", description="what that server calls the most tokens of an answer"
+        default="max_tokens", description="the server's name for the token limit"
     )
-    thinking_tokens: int = Field(
-        default=2048,
-        ge=0,
-        le=131_072,
-        description="further tokens for a model that has been seen to think before it answers",
-    )
+    thinking_tokens: int = Field(default=2048, ge=0, le=131_072, description="further tokens for a model that thinks")
     timeout_s: float = Field(default=60.0, gt=0, le=3600, description="seconds the server may be silent")
-    retries: int = Field(default=2, ge=0, le=10, description="further tries, only before the first token")
-    max_images: int = Field(default=8, ge=1, le=256, description="pictures sent with a question, at most")
-    max_image_width: int = Field(default=768, ge=64, le=7680, description="pixels across; wider ones are scaled down")
-    max_image_bytes: ByteSize = Field(
-        default=ByteSize(4 * 2**20), ge=2**14, description="bytes of all pictures of a question together"
-    )
+    max_images: int = Field(default=8, ge=1, le=256, description="pictures per question, at most")
+    max_image_width: int = Field(default=768, ge=64, le=7680, description="wider pictures are scaled down")
 
     @model_validator(mode="after")
     def _is_whole(self) -> "AnswererSettings":
@@ -177,11 +130,13 @@ class AnswererSettings(Part):
 
 
 class IceServer(Part):
-    """A STUN or TURN server named to publishers."""
+    """A STUN or TURN server whose address is sent to publishers."""
 
-    urls: tuple[Annotated[str, Field(pattern=r"^(stun|stuns|turn|turns):")], ...] = Field(min_length=1)
-    username: str | None = None
-    credential: SecretStr | None = None
+    urls: tuple[Annotated[str, Field(pattern=r"^(stun|stuns|turn|turns):")], ...] = Field(
+        min_length=1, description="such as `stun:host:3478`"
+    )
+    username: str | None = Field(default=None, description="required for TURN")
+    credential: SecretStr | None = Field(default=None, description="required for TURN")
 
     @model_validator(mode="after")
     def _turn_has_credentials(self) -> "IceServer":
@@ -195,35 +150,29 @@ class StreamingSettings(Part):
 
     max_sessions: int = Field(default=16, ge=1, le=1000, description="WebRTC publishers at once; beyond it: 503")
     stall_timeout_s: float = Field(default=10.0, gt=0, le=600, description="seconds without a frame that end a session")
-    ice_servers: tuple[IceServer, ...] = Field(default=(), description="STUN and TURN servers named to publishers")
-    max_skew_s: float = Field(
-        default=5.0, ge=0, le=86_400, description="a publisher's clock further off than this is ignored"
-    )
+    ice_servers: tuple[IceServer, ...] = Field(default=(), description="STUN and TURN servers for publishers")
+    max_skew_s: float = Field(default=5.0, ge=0, le=86_400, description="largest clock error of a trusted publisher")
     metadata_max_age_s: float = Field(
-        default=3.0, gt=0, le=3600, description="how long what a publisher tells, such as a pose, goes with its frames"
+        default=3.0, gt=0, le=3600, description="seconds a robot's metadata applies to frames"
     )
 
 
 class TokenSettings(Part):
-    """A token given in the configuration, beside those made at first start."""
+    """A token given in the configuration, beside those created at the first start."""
 
-    name: Slug
-    token: Annotated[SecretStr, AfterValidator(check_token)]
-    scopes: tuple[Scope, ...] = Field(min_length=1)
+    name: Slug = Field(description="unique name for messages")
+    token: Token = Field(description="16 or more printable characters, no spaces")
+    scopes: tuple[Scope, ...] = Field(min_length=1, description="one or more of those below")
 
 
 class SecuritySettings(Part):
-    """Who may do what. On by default; tokens are made at first start."""
+    """Access control. Enabled by default; tokens are created at the first start."""
 
     enabled: bool = Field(default=True, description="false is accepted on a loopback host only")
-    tokens: tuple[TokenSettings, ...] = Field(default=(), description="more tokens, each with name, token and scopes")
-    url_ttl_s: float = Field(
-        default=3600.0, ge=1, le=30 * 86_400, description="seconds a signed picture URL stays valid"
-    )
+    tokens: tuple[TokenSettings, ...] = Field(default=(), description="further tokens")
+    url_ttl_s: float = Field(default=3600.0, ge=1, le=30 * 86_400, description="lifetime of a signed picture URL")
     cors_origins: tuple[Origin, ...] = Field(
-        default=(),
-        max_length=64,
-        description='origins whose pages may use /v1, such as https://panel.example; "*": all; none: CORS is off',
+        default=(), max_length=64, description='origins whose pages may call the API; "*": all'
     )
 
     @model_validator(mode="after")
@@ -235,12 +184,12 @@ class SecuritySettings(Part):
 
 
 class TlsSettings(Part):
-    """HTTPS: a certificate and its key, or one made here."""
+    """HTTPS: a certificate and its key, or a self-signed certificate."""
 
-    cert: UserPath | None = Field(default=None, description="PEM file with the certificate (and its chain)")
-    key: UserPath | None = Field(default=None, description="PEM file with its private key")
-    self_signed: bool = Field(default=False, description="make a certificate for this machine's names and addresses")
-    hosts: tuple[str, ...] = Field(default=(), description="more names and addresses for the self-signed certificate")
+    cert: UserPath | None = Field(default=None, description="PEM certificate with its chain")
+    key: UserPath | None = Field(default=None, description="its private key, unencrypted")
+    self_signed: bool = Field(default=False, description="create and renew a certificate for this machine")
+    hosts: tuple[str, ...] = Field(default=(), description="further names in that certificate")
 
     @model_validator(mode="after")
     def _one_way(self) -> "TlsSettings":
@@ -260,23 +209,17 @@ class Settings(Part):
     """The whole configuration."""
 
     data_dir: UserPath = Field(
-        default_factory=lambda: default_data_dir(), description="where memory, tokens and certificates are kept"
+        default_factory=lambda: default_data_dir(), description="folder of memory, tokens and certificates"
     )
-    host: str = Field(
-        default="127.0.0.1",
-        min_length=1,
-        description='address to listen on; 0.0.0.0: all of IPv4, "::": all of IPv4 and IPv6',
-    )
+    host: str = Field(default="127.0.0.1", min_length=1, description='listening address; 0.0.0.0 or "::" for all')
     port: int = Field(default=8080, ge=0, le=65_535, description="TCP port; 0: any free one")
-    allow_new_cameras: bool = Field(default=True, description="a publisher may name a camera that is not listed here")
-    public_url: Annotated[str, AfterValidator(check_base_url)] | None = Field(
-        default=None,
-        description="address at which others reach this agent, with the path below which a proxy has it: "
-        "URLs in messages begin with it",
+    allow_new_cameras: bool = Field(default=True, description="accept publishers of unlisted cameras")
+    public_url: BaseUrl | None = Field(default=None, description="address others reach this agent at")
+    trusted_proxies: list[Network] = Field(
+        default_factory=list, description="proxies whose X-Forwarded-For and X-Forwarded-Proto are trusted"
     )
-    trusted_proxies: list[Annotated[str, AfterValidator(check_network)]] = Field(
-        default_factory=list,
-        description="addresses or networks of proxies whose X-Forwarded-For and X-Forwarded-Proto are believed",
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="`debug`, `info`, `warning` or `error`"
     )
     cameras: dict[Slug, CameraSettings] = Field(default_factory=dict, description="cameras by name")
     memory: MemorySettings = MemorySettings()
@@ -285,14 +228,11 @@ class Settings(Part):
     answerer: AnswererSettings = AnswererSettings()
     streaming: StreamingSettings = StreamingSettings()
     mqtt: MqttSettings = MqttSettings()
-    webhooks: dict[Slug, WebhookSettings] = Field(
-        default_factory=dict, description="receivers of alert events by name, over HTTP"
-    )
-    security: SecuritySettings = SecuritySettings()
-    tls: TlsSettings = TlsSettings()
+    webhooks: dict[Slug, WebhookSettings] = Field(default_factory=dict, description="receivers of events by name")
     rules: dict[Slug, RuleSettings] = Field(default_factory=dict, description="standing questions by name")
     alerts: AlertsSettings = AlertsSettings()
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    security: SecuritySettings = SecuritySettings()
+    tls: TlsSettings = TlsSettings()
 
     @model_validator(mode="after")
     def _open_only_at_home(self) -> "Settings":
@@ -304,28 +244,28 @@ class Settings(Part):
         return self
 
     def camera(self, name: str) -> CameraSettings:
-        """Settings of `name`: its own, or the defaults for a camera that is not listed."""
+        """Return the camera's own settings, or the defaults for an unlisted camera."""
         return self.cameras.get(name) or CameraSettings()
 
 
 def default_data_dir() -> Path:
-    """The user's data folder: $XDG_DATA_HOME/vilamp, or ~/.local/share/vilamp."""
+    """Return the user's data folder: $XDG_DATA_HOME/vilamp, or ~/.local/share/vilamp."""
     home = os.environ.get("XDG_DATA_HOME")
     return (Path(home) if home else Path.home() / ".local" / "share") / "vilamp"
 
 
 def effective(settings: Settings) -> dict[str, Any]:
-    """The settings as plain values, secrets and passwords replaced by stars (for `vilamp check-config` and logs)."""
+    """Return the settings as plain values for display, with secrets and passwords replaced by stars."""
     plain: dict[str, Any] = redacted(settings.model_dump(mode="json"))
     return plain
 
 
-# "user:password@host", the scheme forgotten or half written
+# "user:password@host", with the scheme missing or misspelt
 _MAYBE_ADDRESS = re.compile(r"\S*:\S*@\S")
 
 
 def redacted(value: Any) -> Any:
-    """A value of plain types with every address in it redacted."""
+    """Return a plain value with every address in it redacted."""
     match value:
         case str():
             return redact(value) if "://" in value or _MAYBE_ADDRESS.match(value) else value

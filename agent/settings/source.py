@@ -1,19 +1,22 @@
-"""Settings from a YAML file, the environment and the command line, with errors that say where and what to do.
+"""Read settings from a YAML file, the environment and the command line, and report every mistake with its place.
 
-Precedence: command line > environment (`VILAMP_STREAMING__MAX_SESSIONS=4`) > file > defaults.
-All mistakes are collected and reported together. It does not know what the settings mean.
+Precedence: command line > environment (`VILAMP_STREAMING__MAX_SESSIONS=4`) > file > defaults. pydantic-settings is not
+used: it ignores an unknown VILAMP_ variable, and cannot say which line of the file a mistake is in.
 """
 
 import difflib
+import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
+from agent.settings.removed import Place, take_removed
 from agent.settings.settings import Settings
 from agent.settings.yaml import bounded_node, plain_value
 from streaming.redact import redact, redact_text
@@ -22,25 +25,24 @@ PREFIX = "VILAMP_"
 # Read by the command line itself; never settings.
 RESERVED = frozenset({"VILAMP_CONFIG", "VILAMP_SERVER", "VILAMP_TOKEN"})
 MAX_FILE_BYTES = 1 << 20
+_MAX_SHOWN_CHARS = 100  # of a wrong value
 
-_MAX_SHOWN_CHARS = 100  # of a value that is wrong
-
-Place = tuple[str | int, ...]
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Mistake:
-    """One mistake in the configuration: where it stands, and what to do about it."""
+    """One mistake in the configuration."""
 
     place: str  # "vilamp.yaml:12: streaming.max_sesions"
-    advice: str
+    advice: str  # what to do about it
 
     def __str__(self) -> str:
         return redact_text(f"{self.place}: {self.advice}")
 
 
 class ConfigError(ValueError):
-    """The configuration cannot be used (the writer's mistake); `mistakes` lists all that is wrong."""
+    """The configuration has mistakes; `mistakes` lists them all."""
 
     def __init__(self, mistakes: Sequence[Mistake]) -> None:
         super().__init__("\n".join(map(str, mistakes)))
@@ -48,172 +50,196 @@ class ConfigError(ValueError):
 
 
 def load_settings(
-    path: Path | None, *, environ: Mapping[str, str], overrides: Mapping[str, Any] | None = None
+    path: Path | None,
+    *,
+    environ: Mapping[str, str],
+    overrides: Mapping[str, Any] | None = None,
+    warn: Callable[[Mistake], None] = log.warning,
 ) -> Settings:
-    """Settings from the file `path` (None: no file), `environ` and `overrides` (nested, from the command line).
+    """Return the settings in the file `path` (None: no file), `environ` and `overrides` (nested, of the command line).
 
-    Raises ConfigError with every problem found.
+    `warn` is called for each setting that was removed in this version. Raises ConfigError with all mistakes.
     """
-    origins: dict[Place, str] = {}
-    tree: dict[str, Any] = {}
-    mistakes: list[Mistake] = []
-    if path is not None:
-        tree, mistakes = _read_file(path, origins)
-    mistakes += _apply_environment(tree, environ, origins)
-    _apply_overrides(tree, overrides or {}, origins)
+    draft = _Draft(path)
+    draft.read_environment(environ)
+    draft.override(overrides or {})
+    tree, removed = take_removed(draft.tree)
     settings: Settings | None = None
     try:
         settings = Settings.model_validate(tree)
     except ValidationError as error:
-        mistakes += _explain_all(error, origins, path)
-    if mistakes or settings is None:
-        raise ConfigError(mistakes)
+        draft.mistakes += draft.explain(error)
+    if draft.mistakes or settings is None:
+        raise ConfigError(draft.mistakes)
+    for place, replacement in removed.items():
+        warn(Mistake(draft.locate(place), f"was removed: {replacement}; delete this setting"))
     return settings
 
 
-def _read_file(path: Path, origins: dict[Place, str]) -> tuple[dict[str, Any], list[Mistake]]:
-    try:
-        with path.open("rb") as file:
-            content = file.read(MAX_FILE_BYTES + 1)
-        text = content.decode("utf-8-sig")
-    except (OSError, ValueError) as error:  # a path with a NUL in it is a ValueError
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        return {}, [Mistake(str(path), f"cannot be read: {reason}")]
-    if len(content) > MAX_FILE_BYTES:
-        return {}, [Mistake(str(path), f"larger than {MAX_FILE_BYTES} bytes: is this the configuration?")]
-    mistakes: list[Mistake] = []
-    try:
-        node = bounded_node(text)
-        _note_lines(node, (), path, origins, mistakes)
-        tree = None if node is None else plain_value(node)
-    except yaml.YAMLError as error:
-        return {}, mistakes or [_yaml_mistake(path, error)]
-    if tree is None:
-        return {}, mistakes
-    if not isinstance(tree, dict):
-        return {}, [Mistake(str(path), "must be a mapping of settings, such as `port: 8080`")]
-    return tree, mistakes
+class _Draft:
+    """Settings before they are checked: nested plain values, where each was written, and the mistakes so far."""
+
+    def __init__(self, path: Path | None) -> None:
+        self.tree: dict[str, Any] = {}
+        self.mistakes: list[Mistake] = []
+        self._path = path
+        self._origins: dict[Place, str] = {}  # "vilamp.yaml:12", "environment VILAMP_PORT" or "command line"
+        if path is not None:
+            self._read_file(path)
+
+    def _read_file(self, path: Path) -> None:
+        try:
+            with path.open("rb") as file:
+                content = file.read(MAX_FILE_BYTES + 1)
+            text = content.decode("utf-8-sig")
+        except (OSError, ValueError) as error:  # a path with a NUL in it is a ValueError
+            reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+            self._mistake(str(path), f"cannot be read: {reason}")
+            return
+        if len(content) > MAX_FILE_BYTES:
+            self._mistake(str(path), f"larger than {MAX_FILE_BYTES} bytes: is this the configuration?")
+            return
+        try:
+            node = bounded_node(text)
+            if node is not None:
+                self._note_lines(node, ())
+                tree = plain_value(node)
+                if isinstance(tree, dict):
+                    self.tree = tree
+                else:
+                    self._mistake(str(path), "must be a mapping of settings, such as `port: 8080`")
+        except yaml.YAMLError as error:
+            if not self.mistakes:
+                self._mistake(*_yaml_mistake(path, error))
+
+    def _note_lines(self, node: yaml.Node, place: Place) -> None:
+        """Note the line of each key, and report keys that are given twice (YAML would use the last one)."""
+        if isinstance(node, yaml.MappingNode):
+            seen: set[str] = set()
+            for key, value in node.value:
+                line = f"{self._path}:{key.start_mark.line + 1}"
+                if not isinstance(key, yaml.ScalarNode):
+                    self._mistake(line, "the name of a setting must be plain text")
+                    continue
+                here = (*place, str(key.value))
+                self._origins[here] = line
+                if key.value in seen:
+                    self._mistake(self.locate(here), "is given twice: keep one of them")
+                seen.add(key.value)
+                self._note_lines(value, here)
+        elif isinstance(node, yaml.SequenceNode):
+            for index, value in enumerate(node.value):
+                self._origins[*place, index] = f"{self._path}:{value.start_mark.line + 1}"
+                self._note_lines(value, (*place, index))
+
+    def read_environment(self, environ: Mapping[str, str]) -> None:
+        """Set what VILAMP_ variables name. An empty variable counts as not set, as compose files write it."""
+        for name in sorted(environ):
+            text = environ[name].strip()
+            if not name.startswith(PREFIX) or name in RESERVED or not text:
+                continue
+            origin = f"environment {name}"
+            place = self._variable_place(name)
+            self._origins[place] = origin
+            try:
+                value = _variable_value(text)
+            except yaml.YAMLError:
+                self._mistake(origin, "is not a valid value: write lists and mappings as JSON")
+                continue
+            if not self._put(place, value):
+                self._mistake(origin, "names a setting inside one that is not a mapping")
+
+    def _variable_place(self, name: str) -> Place:
+        """VILAMP_CAMERAS__FRONT_DOOR__URL means the camera "front-door" when the file has one of that name."""
+        keys = name.removeprefix(PREFIX).lower().split("__")
+        cameras = self.tree.get("cameras")
+        if len(keys) > 1 and keys[0] == "cameras" and isinstance(cameras, dict):
+            keys[1] = next((str(each) for each in cameras if str(each).replace("-", "_") == keys[1]), keys[1])
+        return tuple(keys)
+
+    def override(self, overrides: Mapping[str, Any]) -> None:
+        """Set what the command line gives."""
+        for place, value in _leaves(overrides, ()):
+            self._origins[place] = "command line"
+            if not self._put(place, value):  # something else than a mapping stands there: replace it
+                self.tree[str(place[0])] = overrides[str(place[0])]
+
+    def _put(self, place: Place, value: Any) -> bool:
+        """Set one value. False: something else than a mapping stands above it."""
+        tree = self.tree
+        for key in place[:-1]:
+            if tree.get(str(key)) is None:
+                tree[str(key)] = {}
+            tree = tree[str(key)]
+            if not isinstance(tree, dict):
+                return False
+        tree[str(place[-1])] = value
+        return True
+
+    def explain(self, error: ValidationError) -> Iterator[Mistake]:
+        """Yield what is wrong, in the words of a configuration file."""
+        details = error.errors(include_url=False)
+        places = [each["loc"] for each in details]
+        for each in details:
+            loc = each["loc"]
+            if each["type"] == "too_short" and any(other[: len(loc)] == loc != other for other in places):
+                continue  # a list whose entries are all refused: the entries are reported
+            place = tuple(key for key in loc if key != "[key]")  # "[key]" follows the wrong name of a camera
+            yield Mistake(self.locate(place), _advice(each, place))
+
+    def locate(self, place: Place) -> str:
+        """Return where a setting stands, "vilamp.yaml:12: streaming.max_sessions"; for a missing one, its parent."""
+        dotted = ""
+        for key in place:
+            dotted += f"[{key}]" if isinstance(key, int) else f".{key}" if dotted else str(key)
+        for length in range(len(place), 0, -1):
+            if origin := self._origins.get(place[:length]):
+                return f"{origin}: {dotted}"
+        return f"{self._path or 'settings'}: {dotted}" if dotted else str(self._path or "settings")
+
+    def _mistake(self, place: str, advice: str) -> None:
+        self.mistakes.append(Mistake(place, advice))
 
 
-def _yaml_mistake(path: Path, error: yaml.YAMLError) -> Mistake:
+def _yaml_mistake(path: Path, error: yaml.YAMLError) -> tuple[str, str]:
+    """Return the place and the advice."""
     problem = getattr(error, "problem", None) or str(error).partition("\n")[0]
-    # PyYAML quotes what it stumbled over, which may be a password that begins with * & ! % @ or `
+    # PyYAML quotes the text it cannot read, which may be a password that begins with * & ! % @ or `
     advice = re.sub(r"'[^']{2,}'|\"[^\"]{2,}\"", "'***'", str(problem))
     if "alias" in advice or "tag" in advice or "cannot start any token" in advice:
         advice += " (put text that begins with * & ! % @ or ` in quotes)"
-    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
-        return Mistake(f"{path}:{error.problem_mark.line + 1}", f"is not valid YAML: {advice}")
-    return Mistake(str(path), f"is not valid YAML: {advice}")
+    mark = error.problem_mark if isinstance(error, yaml.MarkedYAMLError) else None
+    return str(path) if mark is None else f"{path}:{mark.line + 1}", f"is not valid YAML: {advice}"
 
 
-def _note_lines(
-    node: yaml.Node | None, place: Place, path: Path, origins: dict[Place, str], mistakes: list[Mistake]
-) -> None:
-    """Where each key stands, and the keys that stand twice (YAML itself lets the last one win silently)."""
-    if isinstance(node, yaml.MappingNode):
-        seen: set[str] = set()
-        for key, value in node.value:
-            line = f"{path}:{key.start_mark.line + 1}"
-            if not isinstance(key, yaml.ScalarNode):
-                mistakes.append(Mistake(line, "the name of a setting must be plain text"))
-                continue
-            here = (*place, str(key.value))
-            origins[here] = line
-            if key.value in seen:
-                mistakes.append(Mistake(_place(here, origins, path), "is given twice: keep one of them"))
-            seen.add(key.value)
-            _note_lines(value, here, path, origins, mistakes)
-    elif isinstance(node, yaml.SequenceNode):
-        for index, value in enumerate(node.value):
-            origins[*place, index] = f"{path}:{value.start_mark.line + 1}"
-            _note_lines(value, (*place, index), path, origins, mistakes)
-
-
-def _apply_environment(tree: dict[str, Any], environ: Mapping[str, str], origins: dict[Place, str]) -> list[Mistake]:
-    mistakes = []
-    for name in sorted(environ):
-        text = environ[name].strip()
-        # an empty variable is how compose files say "not set"
-        if not name.startswith(PREFIX) or name in RESERVED or not text:
-            continue
-        place = _environment_place(name.removeprefix(PREFIX).lower().split("__"), tree)
-        origins[place] = f"environment {name}"
-        try:
-            value = _environment_value(text)
-        except yaml.YAMLError:
-            mistakes.append(Mistake(f"environment {name}", "is not a valid value: write lists and mappings as JSON"))
-            continue
-        if not _put(tree, place, value):
-            mistakes.append(Mistake(f"environment {name}", "names a setting inside one that is not a mapping"))
-    return mistakes
-
-
-def _environment_place(keys: list[str], tree: Mapping[str, Any]) -> Place:
-    """VILAMP_CAMERAS__FRONT_DOOR__URL means the camera "front-door" when the file has one of that name."""
-    cameras = tree.get("cameras")
-    if len(keys) > 1 and keys[0] == "cameras" and isinstance(cameras, dict):
-        same = [name for name in cameras if str(name).replace("-", "_") == keys[1]]
-        keys = ["cameras", *(same[:1] or keys[1:2]), *keys[2:]]
-    return tuple(keys)
-
-
-def _environment_value(text: str) -> Any:
+def _variable_value(text: str) -> Any:
+    """Return the value of an environment variable: JSON or YAML for lists and mappings, "null" or plain text."""
     if text[0] in "[{":
         node = bounded_node(text)
         return None if node is None else plain_value(node)
     return None if text.lower() in ("null", "none") else text
 
 
-def _put(tree: dict[str, Any], place: Place, value: Any) -> bool:
-    for key in place[:-1]:
-        below = tree.get(str(key))
-        if below is None:
-            below = tree[str(key)] = {}
-        if not isinstance(below, dict):
-            return False
-        tree = below
-    tree[str(place[-1])] = value
-    return True
-
-
-def _apply_overrides(tree: dict[str, Any], overrides: Mapping[str, Any], origins: dict[Place, str]) -> None:
-    for place, value in _leaves(overrides, ()):
-        origins[place] = "command line"
-        if not _put(tree, place, value):
-            # the file has something that is no mapping there; what the command line says replaces it
-            tree[str(place[0])] = overrides[str(place[0])]
-
-
-def _leaves(tree: Mapping[str, Any], place: Place) -> list[tuple[Place, Any]]:
-    leaves: list[tuple[Place, Any]] = []
+def _leaves(tree: Mapping[str, Any], place: Place) -> Iterator[tuple[Place, Any]]:
+    """Yield the place and value of everything in `tree` that is not a mapping."""
     for key, value in tree.items():
-        leaves += _leaves(value, (*place, key)) if isinstance(value, Mapping) else [((*place, key), value)]
-    return leaves
+        if isinstance(value, Mapping):
+            yield from _leaves(value, (*place, key))
+        else:
+            yield (*place, key), value
 
 
-def _explain_all(error: ValidationError, origins: Mapping[Place, str], path: Path | None) -> list[Mistake]:
-    details = error.errors(include_url=False)
-    places = [each["loc"] for each in details]
-    # a list whose entries are all refused is also "too short": say only what is wrong with the entries
-    kept = [
-        each
-        for each in details
-        if each["type"] != "too_short" or not any(p[: len(each["loc"])] == each["loc"] != p for p in places)
-    ]
-    return [_explain(each, origins, path) for each in kept]
-
-
-def _explain(details: Any, origins: Mapping[Place, str], path: Path | None) -> Mistake:
-    # the dict key of a bad camera name is followed by the marker "[key]"
-    place: Place = tuple(key for key in details["loc"] if key != "[key]")
-    return Mistake(_place(place, origins, path), _advice(details, place))
-
-
-def _advice(details: Any, place: Place) -> str:
-    """What to do about one validation error, in our words where pydantic's speak of Python types."""
-    kind, given = details["type"], details.get("input")
+def _advice(details: ErrorDetails, place: Place) -> str:
+    """Return what to do about one validation error."""
+    kind, given = details["type"], details["input"]
     if kind == "extra_forbidden":
-        return _nearest(place)
+        valid = _valid_names(place[:-1])
+        near = difflib.get_close_matches(str(place[-1]), valid, n=1, cutoff=0.5)
+        return (
+            f'unknown setting; did you mean "{near[0]}"?'
+            if near
+            else f"unknown setting; valid here: {', '.join(valid)}"
+        )
     if kind == "missing":
         return "is missing: add it"
     if kind in ("model_type", "dict_type"):
@@ -224,13 +250,14 @@ def _advice(details: Any, place: Place) -> str:
         return "needs at least one entry"
     if kind == "string_pattern_mismatch" and place == ("model", "device"):
         return f'must be "cpu", "cuda" or "cuda:0" (it is "{given}")'
-    advice = str(details["msg"]).removeprefix("Value error, ")
+    advice = details["msg"].removeprefix("Value error, ")
     if kind == "value_error" or isinstance(given, (Mapping, list)):
         return advice
-    return f"{advice.replace('Input should be', 'must be')} (it is {_show(given, place)})"
+    return f"{advice.replace('Input should be', 'must be')} (it is {_shown(given, place)})"
 
 
-def _show(given: Any, place: Place) -> str:
+def _shown(given: object, place: Place) -> str:
+    """Return a wrong value as it may be printed: secrets hidden, addresses redacted, long text cut."""
     if re.search(r"token|credential|key|password|secret", ".".join(map(str, place))):
         return "kept secret here"
     shown = redact(given) if isinstance(given, str) else str(given)
@@ -238,27 +265,8 @@ def _show(given: Any, place: Place) -> str:
     return f'"{shown}"' if isinstance(given, str) else shown
 
 
-def _place(place: Place, origins: Mapping[Place, str], path: Path | None) -> str:
-    """ "vilamp.yaml:12: streaming.max_sessions"; a missing key is placed at the part it is missing from."""
-    dotted = ""
-    for key in place:
-        dotted += f"[{key}]" if isinstance(key, int) else f".{key}" if dotted else str(key)
-    for length in range(len(place), 0, -1):
-        if origin := origins.get(place[:length]):
-            return f"{origin}: {dotted}"
-    return f"{path or 'settings'}: {dotted}" if dotted else str(path or "settings")
-
-
-def _nearest(place: Place) -> str:
-    valid = _valid_names(place[:-1])
-    near = difflib.get_close_matches(str(place[-1]), valid, n=1, cutoff=0.5)
-    if near:
-        return f'unknown setting; did you mean "{near[0]}"?'
-    return f"unknown setting; valid here: {', '.join(valid)}"
-
-
 def _valid_names(place: Place) -> list[str]:
-    """Names that may stand in the part at `place`: ("cameras", "gate") leads to the fields of CameraSettings."""
+    """Return the settings valid at `place`: for ("cameras", "gate") the fields of CameraSettings."""
     part: Any = Settings
     for key in place:
         if isinstance(part, type) and issubclass(part, BaseModel):

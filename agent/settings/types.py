@@ -1,21 +1,22 @@
-"""What settings classes are made of: their base, names, scopes, addresses, paths and zones, each with its check.
+"""Types of settings: the base class, and names, addresses, paths, zones and masks that check themselves.
 
-Every part of the agent may define settings with these; `agent/settings/settings.py` joins them. Nothing is read or opened here.
+Each check returns its argument, or raises ValueError with a message that says what to write instead.
 """
 
 import ipaddress
 import json
+import math
 import re
 from pathlib import Path
 from typing import Annotated
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, JsonValue, SecretStr
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, SecretStr
 
 from agent.times import TimeError, load_zone
 from streaming.redact import HINT, has_host
 
-MAX_METADATA_BYTES = 32_768  # half of what memory keeps with a frame; the rest is for what publishers tell
+MAX_METADATA_BYTES = 32_768  # half of what memory keeps with a frame; the rest is for metadata of publishers
 
 _SLUG = re.compile(r"[a-z0-9_-]{1,64}")
 _RESERVED_SLUGS = frozenset({"ask", "answer", "status"})
@@ -24,7 +25,7 @@ _URL_SCHEMES = frozenset({"rtsp", "rtsps", "http", "https", "file"})
 
 
 def check_slug(name: str) -> str:
-    """`name` itself, when it may name a camera or a rule. Raises ValueError with what to do."""
+    """Check the name of a camera, rule, webhook or token."""
     if not _SLUG.fullmatch(name):
         raise ValueError(f'"{name}" cannot be a name: use 1 to 64 of a-z, 0-9, "_" and "-"')
     if name in _RESERVED_SLUGS:
@@ -33,14 +34,14 @@ def check_slug(name: str) -> str:
 
 
 def check_scope(scope: str) -> str:
-    """`scope` itself, when a token can carry it. Raises ValueError with what to do."""
+    """Check a scope of a token."""
     if not _SCOPE.fullmatch(scope):
         raise ValueError(f'"{scope}" is not a scope: use "ask", "admin", "publish:*" or "publish:<camera>"')
     return scope
 
 
 def is_loopback(host: str) -> bool:
-    """True when `host` can be reached from this machine only."""
+    """Return True when only this machine can connect to `host`."""
     if host == "localhost":
         return True
     try:
@@ -50,6 +51,7 @@ def is_loopback(host: str) -> bool:
 
 
 def check_zone(name: str) -> str:
+    """Check the name of an IANA time zone."""
     try:
         return load_zone(name).key
     except TimeError as error:
@@ -57,6 +59,7 @@ def check_zone(name: str) -> str:
 
 
 def check_source(url: str) -> str:
+    """Check the address of a camera or the path of a video."""
     scheme, colon, _ = url.partition("://")
     if colon and scheme.lower() not in _URL_SCHEMES:
         raise ValueError(f'cannot open "{scheme[:20]}://": use rtsp://, http://, a file path or webcam:0')
@@ -69,6 +72,7 @@ def check_source(url: str) -> str:
 
 
 def check_base_url(url: str) -> str:
+    """Check a base address and return it without a final slash."""
     try:
         parts = urlsplit(url)
         written = re.fullmatch(r"https?://[\w.\-\[\]:]+(/[\w./~-]*)?", url, re.ASCII)
@@ -82,7 +86,7 @@ def check_base_url(url: str) -> str:
 
 
 def check_network(text: str) -> str:
-    """An IP address or a network of them. Raises ValueError."""
+    """Check an IP address or network."""
     try:
         ipaddress.ip_network(text)
     except ValueError:
@@ -91,7 +95,7 @@ def check_network(text: str) -> str:
 
 
 def check_link(url: str) -> str:
-    """`url` itself, when a page may link to it. Raises ValueError."""
+    """Check an address that the page links to."""
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.username is not None:
         raise ValueError("must be an address such as https://recorder.example/gate, without user or password")
@@ -99,22 +103,23 @@ def check_link(url: str) -> str:
 
 
 def check_origin(origin: str) -> str:
-    """`origin` itself as browsers send it, or "*". Raises ValueError."""
+    """Check an origin as browsers send it, or "*"."""
     if origin != "*" and not re.fullmatch(r"https?://[a-z0-9.\-\[\]:]+", origin):
         raise ValueError(f'"{origin}" is not an origin: write it as https://panel.example or http://localhost:3000')
     return origin
 
 
 def check_token(token: SecretStr) -> SecretStr:
+    """Check the secret of a token."""
     if not re.fullmatch(r"[\x21-\x7e]{16,}", token.get_secret_value()):
         raise ValueError("a token is at least 16 printable characters without spaces: leave it out to have one made")
     return token
 
 
 def check_metadata(metadata: dict[str, JsonValue]) -> dict[str, JsonValue]:
-    """It itself, when it can be kept beside every frame, with what a publisher tells. Raises ValueError."""
+    """Check metadata that is stored with every frame of a camera."""
     try:
-        json.dumps(metadata, ensure_ascii=False).encode()  # half a character cannot be sent to anybody
+        json.dumps(metadata, ensure_ascii=False).encode()  # a lone surrogate has no UTF-8
         num_bytes = len(json.dumps(metadata, allow_nan=False))
     except (ValueError, RecursionError):
         raise ValueError(
@@ -127,19 +132,45 @@ def check_metadata(metadata: dict[str, JsonValue]) -> dict[str, JsonValue]:
     return metadata
 
 
-def expand(path: Path) -> Path:
-    return path.expanduser()
+Point = tuple[float, float]
+MIN_AREA = 1e-6  # of the picture; a smaller polygon is a line or a mistake
+
+
+def check_polygon(points: tuple[Point, ...]) -> tuple[Point, ...]:
+    """Check a privacy mask: points (x, y) as shares of the picture's width and height."""
+    if not 3 <= len(points) <= 100:
+        raise ValueError(f"a mask is a polygon of 3 to 100 points [x, y], not of {len(points)}")
+    for x, y in points:
+        if not (math.isfinite(x) and math.isfinite(y) and 0 <= x <= 1 and 0 <= y <= 1):
+            raise ValueError(
+                f"[{x:g}, {y:g}] is outside the picture: x and y go from 0 (left, top) to 1 (right, bottom), not in pixels"
+            )
+    if area(points) < MIN_AREA:
+        raise ValueError("the points of a mask must span an area: these lie on one line")
+    return points
+
+
+def area(points: tuple[Point, ...]) -> float:
+    """Return the area of a polygon by the shoelace formula: 1 for the unit square."""
+    following = (*points[1:], points[0])
+    return abs(sum(x * v - u * y for (x, y), (u, v) in zip(points, following, strict=True))) / 2
 
 
 Slug = Annotated[str, AfterValidator(check_slug)]
 Scope = Annotated[str, AfterValidator(check_scope)]
 Origin = Annotated[str, AfterValidator(check_origin)]
 Zone = Annotated[str, AfterValidator(check_zone)]
+SourceUrl = Annotated[str, Field(min_length=1), AfterValidator(check_source)]
+BaseUrl = Annotated[str, AfterValidator(check_base_url)]
+Network = Annotated[str, AfterValidator(check_network)]
+Link = Annotated[str, AfterValidator(check_link)]
+Token = Annotated[SecretStr, AfterValidator(check_token)]
 Metadata = Annotated[dict[str, JsonValue], AfterValidator(check_metadata)]
-UserPath = Annotated[Path, AfterValidator(expand)]
+Polygon = Annotated[tuple[Point, ...], AfterValidator(check_polygon)]
+UserPath = Annotated[Path, AfterValidator(Path.expanduser)]
 
 
 class Part(BaseModel):
-    """Base of every settings class: frozen, and an unknown key is an error."""
+    """Base class of all settings: frozen, and an unknown key is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, protected_namespaces=())

@@ -1,4 +1,4 @@
-"""Settings of webhooks: where alert events are posted, and the key that signs them. Opens nothing but the key's file."""
+"""Settings of webhooks: where alert events are posted, and the key that signs them."""
 
 import base64
 import binascii
@@ -15,7 +15,7 @@ _MIN_SECRET_CHARS = 16
 
 
 def check_webhook_url(given: SecretStr) -> SecretStr:
-    """`given` itself, when events can be posted there. Raises ValueError with what to do."""
+    """Check an address that events are posted to."""
     url = given.get_secret_value()
     try:
         parts = urlsplit(url)
@@ -33,7 +33,7 @@ def check_webhook_url(given: SecretStr) -> SecretStr:
 
 
 def signing_key(secret: str) -> bytes:
-    """The key in a secret: "whsec_" and base64, or any other text as it is. Raises ValueError."""
+    """Return the key in a secret: "whsec_" and base64, or any other text as it is. Raises ValueError."""
     if not secret.startswith(_SECRET_PREFIX):
         return secret.encode()
     try:
@@ -43,7 +43,7 @@ def signing_key(secret: str) -> bytes:
 
 
 def check_secret(secret: SecretStr) -> SecretStr:
-    """`secret` itself, when it can sign. Raises ValueError with what to do."""
+    """Check a secret that signs events."""
     text = secret.get_secret_value()
     if text.startswith(_SECRET_PREFIX):
         signing_key(text)
@@ -56,14 +56,12 @@ class WebhookSettings(Part):
     """One receiver of alert events."""
 
     url: Annotated[SecretStr, AfterValidator(check_webhook_url)] = Field(
-        description="where events are posted, http or https; kept out of logs, as it often holds a key"
+        description="address events are posted to; never logged"
     )
     secret: Annotated[SecretStr, AfterValidator(check_secret)] | None = Field(
-        default=None, description="key of the signature, best given as an environment variable; null: not signed"
+        default=None, description="key of the signature; null: unsigned"
     )
-    secret_file: UserPath | None = Field(default=None, description="or a file that holds it, read at every try")
-    timeout_s: float = Field(default=10.0, gt=0, le=120, description="seconds that a try may take")
-    max_age_s: float = Field(default=86_400.0, ge=1, description="an event not taken for so long is dropped")
+    secret_file: UserPath | None = Field(default=None, description="file with the key, read at every try")
 
     @model_validator(mode="after")
     def _one_secret(self) -> "WebhookSettings":
@@ -72,7 +70,7 @@ class WebhookSettings(Part):
         return self
 
     def key(self) -> bytes | None:
-        """The signing key; None: events are not signed. Raises OSError or ValueError."""
+        """Return the signing key, None for unsigned events. Raises OSError or ValueError."""
         if self.secret_file is not None:
             return signing_key(Path(self.secret_file).read_text(encoding="utf-8").strip())
         return None if self.secret is None else signing_key(self.secret.get_secret_value())

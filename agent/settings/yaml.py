@@ -1,23 +1,23 @@
-"""YAML as a configuration file needs it: plain values, bounded in number and depth, with the lines they stand in.
+"""Parse YAML with limits on size and depth.
 
-Aliases (`*name`) work, and what they repeat counts each time, so that no small file becomes a large one. Tags (`!!python/...`)
-do not.
+Aliases (`*name`) are allowed, and what they repeat is counted each time, so that a small file cannot expand into a
+large one. Tags (`!!python/...`) are refused.
 """
 
 from typing import Any
 
 import yaml
 
-MAX_NODES = 20_000  # mappings, lists and values, those that an alias repeats counted again
+MAX_NODES = 20_000  # mappings, lists and values; those repeated by an alias count again
 MAX_DEPTH = 64
 
 
 class TooMuch(yaml.YAMLError):
-    """The text is no configuration: too deep, too many values, or a value that contains itself."""
+    """The text is nested too deeply, has too many values, or a value that contains itself."""
 
 
 class _Loader(yaml.SafeLoader):
-    """Composes at most MAX_NODES nodes of at most MAX_DEPTH levels."""
+    """A loader of at most MAX_NODES nodes and MAX_DEPTH levels."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
@@ -38,7 +38,7 @@ class _Loader(yaml.SafeLoader):
 
 
 def bounded_node(text: str) -> yaml.Node | None:
-    """The nodes of a text with one document; None: it is empty. Raises yaml.YAMLError, TooMuch among them."""
+    """Return the root node of a text, None for an empty one. Raises yaml.YAMLError or its subclass TooMuch."""
     loader = _Loader(text)
     try:
         node: yaml.Node | None = loader.get_single_node()
@@ -52,16 +52,16 @@ def bounded_node(text: str) -> yaml.Node | None:
 
 
 def plain_value(node: yaml.Node) -> Any:
-    """The value of a bounded node: dicts, lists, texts, numbers, dates and None. Raises yaml.YAMLError."""
+    """Return the value of a node: dicts, lists, strings, numbers, dates and None. Raises yaml.YAMLError."""
     constructor = yaml.constructor.SafeConstructor()
     try:
         return constructor.construct_document(node)
-    except (ValueError, OverflowError, RecursionError) as error:  # a date or a number that there is none of
+    except (ValueError, OverflowError, RecursionError) as error:  # such as February 31, or a number of 5000 digits
         raise TooMuch(f"a value cannot be read: {error}") from None
 
 
 def _measure(node: yaml.Node, measured: dict[int, tuple[int, int]], depth: int) -> tuple[int, int]:
-    """How many nodes it stands for once every alias is written out, and how many levels. Raises TooMuch."""
+    """Return the number of nodes and of levels with every alias written out. Raises TooMuch."""
     if depth > MAX_DEPTH:
         raise TooMuch("a value contains itself, or aliases nest too deeply")
     if id(node) not in measured:

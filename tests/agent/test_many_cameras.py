@@ -41,8 +41,9 @@ class Watched:
         return list(self._model.encode(images))
 
 
-async def test_cameras_of_every_size_share_a_batch(tmp_path: Path) -> None:
-    settings = settings_in(tmp_path, model={"path": "unused", "batch_size": 4})
+async def test_cameras_of_every_size_share_a_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agent.ingest.encoder.BATCH_SIZE", 4)
+    settings = settings_in(tmp_path, model={"path": "unused"})
     model = Watched(tiny_model())
     async with Agent(settings, open_memory(settings, model), model).running() as agent:  # type: ignore[arg-type]
         await agent.encoded()

@@ -20,6 +20,7 @@ from urllib.parse import quote, urlsplit
 
 from starlette.routing import Route
 
+from agent.alerts import rules
 from agent.web import guard
 from tests.hardening.command import Counts, main
 from tests.hardening.fuzzing import ODD_NUMBERS, ODD_TEXTS, Errors, Growth, Outcome, mangled, odd_json
@@ -97,8 +98,12 @@ async def _fuzz(count: int, seed: int) -> Outcome:
     logging.getLogger().addHandler(errors)
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # a line for each request that is none
     try:
-        with tempfile.TemporaryDirectory() as folder, patch.object(guard, "MAX_WRONG", 10**9):
-            async with served(Path(folder), alerts={"max_rules": 8}) as site:
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            patch.object(guard, "MAX_WRONG", 10**9),
+            patch.object(rules, "MAX_RULES", 8),
+        ):
+            async with served(Path(folder)) as site:
                 await remember(site.agent, "door", FRAMES)
                 for number in range(count):
                     await _one(site, rng, number, outcome)

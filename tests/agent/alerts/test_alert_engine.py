@@ -15,6 +15,7 @@ from PIL import Image
 
 from agent.alerts.judge import Judge
 from agent.alerts.store import ALERTS_FILE, AlertStore, Filter
+from agent.alerts.watcher import LATE_S
 from agent.ask.question import Question
 from agent.errors import RuleConflict, UnknownRule
 from agent.keep.erasing import Request
@@ -121,9 +122,9 @@ async def test_a_failing_judge_is_said_counted_and_tried_again(tmp_path: Path) -
 
 
 async def test_old_frames_teach_the_gate_and_fire_nothing(tmp_path: Path) -> None:
-    async with scene(tmp_path, alerts={"late_s": 30}) as at:
-        at.now[0] += 100
-        await at.show(HIGH, 3, late_s=60)
+    async with scene(tmp_path) as at:
+        at.now[0] += 1000
+        await at.show(HIGH, 3, late_s=LATE_S + 30)
         assert at.judge.asked == []
         assert at.reasons() == ["late"]
         assert (await at.rule())["state"]["yard"]["gate_open"] is True
@@ -147,15 +148,18 @@ async def test_a_new_rule_knows_the_cameras_past_at_once(tmp_path: Path) -> None
         assert [event["rule"] for event in at.events()] == ["car"]
 
 
-async def test_more_frames_than_may_wait_are_refused_and_a_rule_has_its_rate(tmp_path: Path) -> None:
+async def test_more_frames_than_may_wait_are_refused_and_a_rule_has_its_rate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agent.alerts.engine.MAX_WAITING", 1)
     slow = {**RULE, "judge": {"recheck_s": 2, "per_minute": 1}, "confirm": {"n": 1, "m": 1}}
-    async with scene(tmp_path, rules={"car": slow}, alerts={"max_waiting": 1}) as at:
+    async with scene(tmp_path, rules={"car": slow}) as at:
         at.judge.verdict = "no"
         await at.show(HIGH, 6)
         assert at.reasons() == ["rate_limited"]
         assert len(at.judge.asked) == 1
     two = {"car": RULE, "copy": RULE}
-    async with scene(tmp_path / "two", rules=two, alerts={"max_waiting": 1}) as at:
+    async with scene(tmp_path / "two", rules=two) as at:
         await at.show(HIGH)
         assert sorted(at.reasons()) == ["judge_busy"]
         assert len(at.judge.asked) == 1

@@ -2,13 +2,14 @@
 
 import json
 from collections.abc import Iterable
+from unittest.mock import patch
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.alerts.gate import GateReading, GateState, step
+from agent.alerts.gate import SURGE, WARM_UP_FRAMES, GateReading, GateState, step
 from agent.settings.rules import GateSettings
 
 SETTINGS = GateSettings()
@@ -40,7 +41,7 @@ def test_a_constant_picture_never_opens(similarity: float, num_frames: int) -> N
     assert not any(reading.open for reading in readings)
 
 
-@given(st.lists(cosines, max_size=SETTINGS.warm_up_frames))
+@given(st.lists(cosines, max_size=WARM_UP_FRAMES))
 def test_the_warm_up_never_opens(similarities: list[float]) -> None:
     _, readings = run(similarities)
     assert readings == [GateReading(0.0, False, False)] * len(similarities)
@@ -56,18 +57,20 @@ def test_a_state_written_as_json_goes_on_as_if_nothing_had_happened(before: list
 
 @given(st.lists(st.integers(-100, 100), min_size=31, max_size=120), st.integers(-64, 64))
 def test_scores_do_not_depend_on_the_level(steps: list[int], shift: int) -> None:
-    settings = GateSettings(min_spread=2**-6)
     here = np.array(steps) / 256
-    _, one = run(here, settings)
-    _, other = run(here + shift / 64, settings)
+    with patch("agent.alerts.gate.MIN_SPREAD", 2**-6):
+        _, one = run(here)
+        _, other = run(here + shift / 64)
     assert [r.score for r in one] == pytest.approx([r.score for r in other], rel=1e-6, abs=1e-6)
 
 
 @given(st.lists(st.integers(-100, 100), min_size=31, max_size=120), st.sampled_from([0.25, 0.5, 2.0, 4.0]))
 def test_scores_do_not_depend_on_the_scale_above_the_least_spread(steps: list[int], scale: float) -> None:
     here = np.array(steps) / 1024
-    _, one = run(here, GateSettings(min_spread=2**-7))
-    _, other = run(scale * here, GateSettings(min_spread=scale * 2**-7))
+    with patch("agent.alerts.gate.MIN_SPREAD", 2**-7):
+        _, one = run(here)
+    with patch("agent.alerts.gate.MIN_SPREAD", scale * 2**-7):
+        _, other = run(scale * here)
     assert [r.score for r in one] == pytest.approx([r.score for r in other])
 
 
@@ -111,7 +114,7 @@ def test_surges_are_few(similarities: list[float]) -> None:
     _, readings = run(similarities)
     peak = 0.0
     for reading in readings:
-        assert not reading.surged or (reading.open and not reading.rose and reading.score >= SETTINGS.surge * peak)
+        assert not reading.surged or (reading.open and not reading.rose and reading.score >= SURGE * peak)
         peak = reading.score if reading.rose or reading.surged else peak
 
 
@@ -177,7 +180,7 @@ def test_off_above_on_is_refused() -> None:
 
 def test_the_background_of_a_warm_up_is_its_narrowest_third() -> None:
     """The worked example of the docstring."""
-    settings = GateSettings(warm_up_frames=6)
-    state, _ = run([0.20, 0.50, 0.21, 0.61, 0.22, 0.48], settings)
+    with patch("agent.alerts.gate.WARM_UP_FRAMES", 6):
+        state, _ = run([0.20, 0.50, 0.21, 0.61, 0.22, 0.48])
     assert state.level == pytest.approx(0.205)
     assert state.spread == pytest.approx(0.01)

@@ -92,11 +92,16 @@ async def receiving(*statuses: int) -> AsyncIterator[Receiver]:
 
 @asynccontextmanager
 async def delivering(
-    alert_store: AlertStore, url: str, clock: Callable[[], float] = lambda: NOW, **settings: Any
+    alert_store: AlertStore,
+    url: str,
+    clock: Callable[[], float] = lambda: NOW,
+    *,
+    secret: dict[str, Any] | None = None,
+    **limits: float,
 ) -> AsyncIterator[Webhook]:
     alert_store.sinks = ("webhook:pager",)
-    given = WebhookSettings.model_validate({"url": url, "secret": SECRET, **settings})
-    webhook = Webhook("pager", given, alert_store, clock, first_pause_s=0.01)
+    given = WebhookSettings.model_validate({"url": url, **({"secret": SECRET} if secret is None else secret)})
+    webhook = Webhook("pager", given, alert_store, clock, first_pause_s=0.01, **limits)
     task = asyncio.create_task(webhook.run())
     try:
         yield webhook
@@ -259,7 +264,7 @@ async def test_a_silent_receiver_is_given_up_on_in_time(alert_store: AlertStore)
 
 
 async def test_without_a_secret_nothing_is_signed(alert_store: AlertStore) -> None:
-    async with receiving() as receiver, delivering(alert_store, receiver.url, secret=None) as webhook:
+    async with receiving() as receiver, delivering(alert_store, receiver.url, secret={}) as webhook:
         commit(alert_store, event(1))
         await until(lambda: webhook.num_delivered == 1)
     assert "webhook-signature" not in receiver.requests[0].headers
@@ -268,7 +273,7 @@ async def test_without_a_secret_nothing_is_signed(alert_store: AlertStore) -> No
 async def test_a_secret_file_that_is_gone_is_said(alert_store: AlertStore, tmp_path: Path) -> None:
     async with (
         receiving() as receiver,
-        delivering(alert_store, receiver.url, secret=None, secret_file=tmp_path / "gone") as webhook,
+        delivering(alert_store, receiver.url, secret={"secret_file": tmp_path / "gone"}) as webhook,
     ):
         commit(alert_store, event(1))
         await until(lambda: "secret cannot be read" in (webhook.problem or ""))

@@ -32,9 +32,9 @@ async def test_an_answer_rests_on_frames_of_the_window(tmp_path: Path) -> None:
 
 
 async def test_recent_frames_are_reserved_when_asked_for(tmp_path: Path) -> None:
-    async with running(tmp_path, answering={"recent": 2, "num_keyframes": 3, "max_new_tokens": 4}) as agent:
+    async with running(tmp_path, answering={"num_keyframes": 3, "max_new_tokens": 4}) as agent:
         await remember(agent, "door", 30)
-        answer = await agent.answering.answer(Question("What is there now?", ("door",)))
+        answer = await agent.answering.answer(Question("What is there now?", ("door",), recent=2))
         assert [e.time - START for e in answer.seen.evidence if e.kind == "recent"] == [28.0, 29.0]
         assert len(answer.seen.evidence) == 3
 
@@ -74,7 +74,7 @@ async def test_events_come_in_order_and_every_stage_is_timed(tmp_path: Path) -> 
 
 
 async def test_what_keeps_a_question_out(tmp_path: Path) -> None:
-    async with running(tmp_path, answering={"max_questions": 1, "max_question_chars": 50}) as agent:
+    async with running(tmp_path, answering={"max_questions": 1}) as agent:
         answering = agent.answering
         with pytest.raises(NoFrames):
             await answering.answer(Question("Who?", ("door",)))
@@ -82,7 +82,7 @@ async def test_what_keeps_a_question_out(tmp_path: Path) -> None:
         with pytest.raises(NoFrames):
             await answering.answer(Question("Who?", ("door",), after=START + 100))
         with pytest.raises(QuestionTooLong):
-            await answering.answer(Question("x" * 51, ("door",)))
+            await answering.answer(Question("x" * 2001, ("door",)))
         async with answering.ask(Question("Who?", ("door",))):
             with pytest.raises(Busy):
                 await answering.answer(Question("And who?", ("door",)))

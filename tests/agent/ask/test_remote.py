@@ -83,20 +83,23 @@ async def test_pictures_of_several_cameras_are_in_order_of_time(tmp_path: Path, 
         assert jpegs == [agent.store.jpeg(evidence.frame_id) for evidence in in_time]
 
 
-async def test_the_budget_keeps_the_newest_and_the_most_relevant(tmp_path: Path, spy: Spy) -> None:
-    answering = {"num_keyframes": 12, "recent": 12, "max_new_tokens": 8}
+async def test_the_budget_keeps_the_newest_and_the_most_relevant(
+    tmp_path: Path, spy: Spy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answering = {"num_keyframes": 12, "max_new_tokens": 8}
     async with asking(tmp_path, openai(spy, max_images=4), answering=answering) as agent:
-        answer = await agent.answering.answer(WHO)
+        answer = await agent.answering.answer(replace(WHO, recent=12))
         recent = [evidence.time - START for evidence in answer.seen.evidence if evidence.kind == "recent"]
         assert (len(answer.seen.evidence), recent) == (4, [100.0, 110.0])
-    many = openai(spy, max_images=12, max_image_bytes="16KiB", max_image_width=7680)
+    monkeypatch.setattr("agent.ask.remote.MAX_IMAGE_BYTES", 16 << 10)
+    many = openai(spy, max_images=12, max_image_width=7680)
     async with asking(tmp_path / "large", many, answering=answering) as agent:
         noise = np.random.default_rng(0).integers(0, 256, (80, 80, 3), np.uint8)
         for step in range(4):
             agent.store.append("wall", START + step, encode_jpeg(noise + np.uint8(step)))
         await agent.encoded()
         assert len(agent.store.jpeg(agent.store.window(("wall",)).frame_ids[0])) > 16384 / 4
-        answer = await agent.answering.answer(Question("Who came?", ("wall",)))
+        answer = await agent.answering.answer(Question("Who came?", ("wall",), recent=12))
         jpegs = parts_of(spy.seen()[-1])[1]
         assert sum(map(len, jpegs)) <= 16384
         assert 1 <= len(jpegs) == len(answer.seen.evidence) < 4
@@ -192,7 +195,7 @@ async def test_a_server_that_ignores_the_limit_is_cut_off(tmp_path: Path, spy: S
 
 async def test_a_server_that_is_away_is_a_503_and_may_come_back(tmp_path: Path, spy: Spy) -> None:
     with spying() as other:
-        async with served(tmp_path, answerer=openai(other, retries=1)) as site, httpx.AsyncClient() as client:
+        async with served(tmp_path, answerer=openai(other)) as site, httpx.AsyncClient() as client:
             await remember(site.agent, "door", 12, step_s=10.0)
 
             async def ask() -> httpx.Response:

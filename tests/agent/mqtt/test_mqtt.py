@@ -92,10 +92,11 @@ async def test_what_is_erased_while_it_waits_is_not_published(tmp_path: Path, sc
         assert event_ids(heard) == ["a1-on", "a3-on"]
 
 
-async def test_large_pictures_are_scaled_down(tmp_path: Path, scene: Scene) -> None:
+async def test_large_pictures_are_scaled_down(tmp_path: Path, scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agent.mqtt.session.MAX_SNAPSHOT_BYTES", 16 << 10)
     large = jpeg(800, 600)
     with mosquitto(tmp_path) as broker:
-        bridge = bridged(scene, broker.url, max_snapshot_bytes="16KiB")
+        bridge = bridged(scene, broker.url)
         async with listening(broker.port, f"{RULE}/snapshot") as heard, bridge:
             commit(scene.alert_store, event(1), large)
             await heard.until(lambda h: h.messages)
@@ -278,9 +279,10 @@ async def test_commands_that_make_no_sense_change_nothing(tmp_path: Path, scene:
         assert (view.enabled, view.snoozed_until) == (True, 0.0)
 
 
-async def test_the_present_is_followed(tmp_path: Path, scene: Scene) -> None:
+async def test_the_present_is_followed(tmp_path: Path, scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agent.mqtt.session.STATS_INTERVAL_S", 1.0)
     with mosquitto(tmp_path) as broker:
-        async with listening(broker.port) as heard, bridged(scene, broker.url, stats_interval_s=1):
+        async with listening(broker.port) as heard, bridged(scene, broker.url):
             await heard.until(all_there)
             scene.cameras[:] = [CameraView("yard", "disabled")]
             scene.memories[:] = [MemoryView("yard", 4, START, START + 9, 0.5)]

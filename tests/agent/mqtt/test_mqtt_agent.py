@@ -52,10 +52,11 @@ def agent_at(url: str, **mqtt: Any) -> dict[str, Any]:
 
 
 @needs_mosquitto
-async def test_cameras_are_online_while_frames_flow(tmp_path: Path) -> None:
+async def test_cameras_are_online_while_frames_flow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agent.mqtt.session.STATS_INTERVAL_S", 1.0)
     with mosquitto(tmp_path) as broker:
         async with listening(broker.port) as heard:
-            async with running(tmp_path, **agent_at(broker.url, stats_interval_s=1)) as agent:
+            async with running(tmp_path, **agent_at(broker.url)) as agent:
                 await heard.until(lambda h: h.newest().get("vilamp/yard/status") == b"offline")
                 assert heard.newest()["vilamp/off/status"] == b"disabled"
                 source = ListSource("yard", frames(3), stay=True)

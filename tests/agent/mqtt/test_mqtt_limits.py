@@ -162,10 +162,13 @@ async def test_topics_that_are_forbidden_hold_up_no_others(tmp_path: Path, scene
 
 
 @needs_mosquitto
-async def test_forgotten_cameras_and_rules_leave_nothing_behind(tmp_path: Path, scene: Scene) -> None:
+async def test_forgotten_cameras_and_rules_leave_nothing_behind(
+    tmp_path: Path, scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Their retained topics and announcements go at once, also the numbers that are published seldom."""
+    monkeypatch.setattr("agent.mqtt.session.STATS_INTERVAL_S", 3600.0)
     with mosquitto(tmp_path) as broker:
-        async with listening(broker.port) as heard, bridged(scene, broker.url, stats_interval_s=3600) as bridge:
+        async with listening(broker.port) as heard, bridged(scene, broker.url) as bridge:
             commit(scene.alert_store, event(1), jpeg())
             wanted = {f"{RULE}/snapshot", "vilamp/yard/memory", "homeassistant/device/vilamp_yard/config"}
             await heard.until(lambda h: wanted <= set(h.newest()))

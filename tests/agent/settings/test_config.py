@@ -4,11 +4,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from pydantic import ValidationError
 
+from agent.settings.removed import REMOVED
+from agent.settings.rules import GateSettings, RuleSettings
 from agent.settings.settings import CameraSettings, Settings, effective
 from agent.settings.source import ConfigError, load_settings
 from agent.settings.types import check_slug, is_loopback
+from tests.agent.cli.test_cli import vilamp
 
 ROOT = Path(__file__).parents[3]
 
@@ -40,11 +44,11 @@ def test_settings_are_frozen() -> None:
 
 
 def test_the_environment_wins_over_the_file_and_the_command_line_over_both(tmp_path: Path) -> None:
-    path = write(tmp_path, "port: 1\nhost: 127.0.0.2\nmodel: {batch_size: 2}\n")
+    path = write(tmp_path, "port: 1\nhost: 127.0.0.2\nmodel: {dtype: bfloat16}\n")
     environ = {"VILAMP_PORT": "2", "VILAMP_MODEL__NUM_THREADS": "1", "HOME": "/", "VILAMP_TOKEN": "x"}
     settings = load_settings(path, environ=environ, overrides={"port": 3})
     assert (settings.port, settings.host) == (3, "127.0.0.2")
-    assert (settings.model.batch_size, settings.model.num_threads) == (2, 1)
+    assert (settings.model.dtype, settings.model.num_threads) == ("bfloat16", 1)
     assert load_settings(path, environ=environ).port == 2
     assert load_settings(path, environ={}).port == 1
 
@@ -176,3 +180,64 @@ def test_the_example_file_names_every_setting() -> None:
     for part in (Settings, CameraSettings, *(field.annotation for field in Settings.model_fields.values())):
         for name in getattr(part, "model_fields", {}):
             assert f"{name}:" in text, f"{name} is not in vilamp.example.yaml"
+
+
+# --- settings of earlier versions ---
+
+
+def written(name: str) -> dict[str, Any]:
+    """A configuration with the setting `name`; "*" becomes the name "one"."""
+    value: Any = 7
+    for key in reversed(name.replace("*", "one").split(".")):
+        value = {key: value}
+    if "webhooks" in value:
+        value["webhooks"]["one"]["url"] = "https://hooks.example"
+    if "rules" in value:
+        value["rules"]["one"]["condition"] = "a bag"
+    return value
+
+
+@pytest.mark.parametrize("name", REMOVED)
+def test_a_removed_setting_is_a_warning_with_its_line(tmp_path: Path, name: str) -> None:
+    warnings: list[str] = []
+    tree = written(name)
+    path = write(tmp_path, yaml.safe_dump(tree))
+    settings = load_settings(path, environ={}, warn=lambda mistake: warnings.append(str(mistake)))
+    bare = settings.model_copy(update={"webhooks": {}, "rules": {}})
+    assert bare == Settings()
+    setting = name.replace("*", "one")
+    line = next(
+        n for n, text in enumerate(path.read_text().splitlines(), 1) if text.strip() == f"{name.split('.')[-1]}: 7"
+    )
+    assert warnings == [f"{path}:{line}: {setting}: was removed: {REMOVED[name]}; delete this setting"]
+    with pytest.raises(ValidationError):  # it is not a setting any more
+        Settings.model_validate(tree) if "rules" not in tree else GateSettings.model_validate(
+            tree["rules"]["one"]["gate"]
+        )
+
+
+def test_removed_settings_in_the_environment_are_warned_of() -> None:
+    warnings: list[str] = []
+    environ = {"VILAMP_ANSWERER__RETRIES": "5"}
+    assert load_settings(None, environ=environ, warn=lambda mistake: warnings.append(str(mistake))) == Settings()
+    assert warnings == [
+        "environment VILAMP_ANSWERER__RETRIES: answerer.retries: was removed: it is always 2; delete this setting"
+    ]
+
+
+def test_rules_that_were_stored_with_removed_settings_still_work(caplog: pytest.LogCaptureFixture) -> None:
+    given = {"condition": "a bag", "gate": {"on": 7, "surge": 2, "warm_up_frames": 30}}
+    rule = RuleSettings.model_validate(given)
+    assert (rule.gate.on, rule.gate.off) == (7, 4)
+    assert given["gate"] == {"on": 7, "surge": 2, "warm_up_frames": 30}  # the caller's own is not changed
+    assert {record.setting for record in caplog.records} == {"gate.surge", "gate.warm_up_frames"}  # type: ignore[attr-defined]
+
+
+def test_check_config_and_commands_say_what_replaced_a_setting(tmp_path: Path) -> None:
+    path = write(tmp_path, "port: 9000\nalerts:\n  late_s: 60\n")
+    warning = f"warning: {path}:3: alerts.late_s: was removed: it is always 300; delete this setting\n"
+    checked = vilamp("check-config", str(path))
+    assert (checked.returncode, checked.stderr) == (0, warning)
+    assert checked.stdout.startswith("OK: ")
+    listed = vilamp("memory", "--config", str(path), "--data-dir", str(tmp_path / "none"))
+    assert listed.stderr.startswith(warning)

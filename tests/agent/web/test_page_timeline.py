@@ -5,6 +5,7 @@ import re
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import pytest_asyncio
 from playwright.async_api import Browser, Error, Locator, Page, Route, expect
 
 from agent.times import format_clock, instant_of, load_zone
-from tests.support.agents import Served, served
+from tests.support.agents import Served, served, tiny_model
 from tests.support.axe import serious_problems
 from tests.support.browser import PHONE, browser, needs_chromium, visit
 from tests.support.histories import QUESTION, write_history
@@ -34,15 +35,18 @@ def relevance(n: int) -> float:
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def site(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Served]:
     """One for all: no test but the last of those that look at it changes what it remembers."""
-    async with served(
-        tmp_path_factory.mktemp("site"), answering={"num_keyframes": 12, "recent": 2, "max_new_tokens": 1}
-    ) as site:
-        times = time.time() - 30 - STEP_S * np.arange(NUM_FRAMES)[::-1]
-        kept = np.abs(np.arange(NUM_FRAMES) - 120) > 10  # a gap in the middle
-        await asyncio.to_thread(
-            write_history, site.agent, "gate", times[kept], lambda n: relevance(int(np.flatnonzero(kept)[n]))
-        )
-        yield site
+    info = tiny_model().info
+    changed = replace(info, defaults=replace(info.defaults, recent=2))
+    answering = {"num_keyframes": 12, "max_new_tokens": 1}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tiny_model(), "info", changed)
+        async with served(tmp_path_factory.mktemp("site"), answering=answering) as site:
+            times = time.time() - 30 - STEP_S * np.arange(NUM_FRAMES)[::-1]
+            kept = np.abs(np.arange(NUM_FRAMES) - 120) > 10  # a gap in the middle
+            await asyncio.to_thread(
+                write_history, site.agent, "gate", times[kept], lambda n: relevance(int(np.flatnonzero(kept)[n]))
+            )
+            yield site
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

@@ -1,0 +1,62 @@
+"""Settings of earlier versions, and what replaced each: a file that still has one works, with a warning."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+_CHECKPOINT = "the checkpoint decides"
+
+REMOVED = {
+    "model.batch_size": "it is always 8",
+    "answering.recent": _CHECKPOINT,
+    "answering.tau": _CHECKPOINT,
+    "answering.min_per_camera": "each camera asked about gets half of its share of the keyframes",
+    "answering.max_question_chars": "it is always 2000",
+    "answerer.retries": "it is always 2",
+    "answerer.max_image_bytes": "it is always 4 MiB; answerer.max_images and max_image_width limit what is sent",
+    "mqtt.keepalive_s": "it is always 20",
+    "mqtt.max_snapshot_bytes": "it is always 256 KiB",
+    "mqtt.stats_interval_s": "it is always 30",
+    "webhooks.*.timeout_s": "it is always 10",
+    "webhooks.*.max_age_s": "it is always 86400, one day",
+    "rules.*.gate.surge": "it is always 1.5",
+    "rules.*.gate.open_factor": "it is always 4",
+    "rules.*.gate.warm_up_frames": "it is always 30",
+    "rules.*.gate.min_spread": "it is always 0.002",
+    "alerts.max_rules": "it is always 64",
+    "alerts.max_suppressed": "alerts.max_alerts limits these as well",
+    "alerts.max_outbox": "it is always 1000",
+    "alerts.max_waiting": "it is always 16",
+    "alerts.late_s": "it is always 300",
+}
+"""What replaced each setting, by its dotted name; "*" stands for any name."""
+
+Place = tuple[str | int, ...]
+
+
+def take_removed(tree: dict[str, Any]) -> tuple[dict[str, Any], dict[Place, str]]:
+    """Split removed settings off: return a copy of `tree` without them, and what replaced each by its place."""
+    removed: dict[Place, str] = {}
+    for name, replacement in REMOVED.items():
+        for place in list(_places(tree, name.split("."), ())):
+            removed[place] = replacement
+            tree = _without(tree, place)
+    return tree, removed
+
+
+def _places(tree: Any, keys: Sequence[str], above: Place) -> Iterator[Place]:
+    """Yield the places in `tree` that `keys` lead to."""
+    if not isinstance(tree, dict):
+        return
+    for key in tree if keys[0] == "*" else [keys[0]] if keys[0] in tree else []:
+        if keys[1:]:
+            yield from _places(tree[key], keys[1:], (*above, key))
+        else:
+            yield (*above, key)
+
+
+def _without(tree: dict[Any, Any], place: Place) -> dict[Any, Any]:
+    """Return a copy of `tree` without the key at `place`; the rest is shared."""
+    first, *rest = place
+    if not rest:
+        return {key: value for key, value in tree.items() if key != first}
+    return {**tree, first: _without(tree[first], tuple(rest))}
