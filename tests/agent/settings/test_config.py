@@ -12,7 +12,7 @@ from agent.settings.rules import GateSettings, RuleSettings
 from agent.settings.settings import CameraSettings, Settings, effective
 from agent.settings.source import ConfigError, load_settings
 from agent.settings.types import check_slug, is_loopback
-from tests.agent.cli.test_cli import vilamp
+from tests.support.processes import vilamp
 
 ROOT = Path(__file__).parents[3]
 
