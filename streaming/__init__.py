@@ -1,4 +1,4 @@
-"""Frames in: WebRTC sessions over WHIP, RTSP cameras, files and webcams, sampled and stamped with wall-clock time.
+"""Sources of frames: WebRTC publishers (WHIP), RTSP and HTTP cameras, webcams and files, sampled and timestamped.
 
-Contract: every source yields `Frame` (unix seconds, RGB picture). Knows nothing of memory, models or questions.
+Every source yields `Frame`: capture time in unix seconds and an RGB picture.
 """

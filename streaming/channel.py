@@ -1,8 +1,8 @@
-"""The data channel of a publisher's session: text messages both ways, on the connection that carries the video.
+"""The data channel of a publisher's session: text messages in both directions, beside the video.
 
-Overload policy: a message that is too large, not text, or comes faster than `rate_hz` after a burst is refused, and the
-consumer is told so (of the rate at most once a second); when it is late, the newest `max_waiting` messages wait for it.
-Sending waits for the peer; one that takes nothing for `send_timeout_s` loses its channel. Does not know what is said.
+Overload policy: a message that is too large, not text, or above the rate limit is refused, and the consumer gets a
+`Refusal` instead (for the rate limit at most one a second). The newest `max_waiting` messages wait for a late consumer.
+Sending waits for the peer; a peer that takes nothing for `send_timeout_s` loses its channel.
 """
 
 import asyncio
@@ -17,20 +17,20 @@ from aiortc.exceptions import InvalidStateError
 
 from streaming.handoff import LatestSlot, SlotClosed
 
-LABEL = "vilamp"  # channels of other names are closed as they come
-MAX_SENT_BYTES = 60_000  # a peer that states no limit takes 65,536 (RFC 8841 section 6.1)
-_SEND_AHEAD_BYTES = 131_072  # handed to the transport and not yet acknowledged
+LABEL = "vilamp"  # channels with other labels are closed
+MAX_SENT_BYTES = 60_000  # a peer that declares no limit accepts 65,536 (RFC 8841 section 6.1)
+_SEND_AHEAD_BYTES = 131_072  # buffered by the transport, not yet acknowledged
 
 RefusalReason = Literal["too_large", "not_text", "too_fast"]
 
 
 class ChannelClosed(Exception):
-    """The peer is gone, or takes nothing."""
+    """The peer is gone, or accepts no messages."""
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Stands where a message was refused."""
+    """Takes the place of a refused message."""
 
     reason: RefusalReason
 
@@ -47,7 +47,7 @@ class ChannelSettings:
 
 
 class RateLimit:
-    """`burst` at once, then `rate_hz` a second. Worked example with 2 and 1 Hz: at 0 s yes, yes, no; at 1 s yes, no."""
+    """Allows `burst` messages at once, then `rate_hz` a second. With 2 and 1 Hz: at 0 s yes, yes, no; at 1 s yes, no."""
 
     def __init__(self, rate_hz: float, burst: int) -> None:
         self._rate_hz = rate_hz
@@ -56,7 +56,7 @@ class RateLimit:
         self._at: float | None = None
 
     def allows(self, now: float) -> bool:
-        """May one more pass at `now` (seconds, never falling)?"""
+        """Return whether one more may pass at `now` (seconds of a monotonic clock)."""
         if self._at is not None:
             self._left = min(self._burst, self._left + (now - self._at) * self._rate_hz)
         self._at = now
@@ -67,12 +67,12 @@ class RateLimit:
 
 
 class Channel:
-    """One open channel, for one consumer. `counts`: messages taken, and refused or lost by reason."""
+    """An open channel for one consumer. `counts`: messages taken, and refused or lost by reason."""
 
     def __init__(
         self, channel: RTCDataChannel, settings: ChannelSettings, counts: Counter[str], now: Callable[[], float]
     ) -> None:
-        """`now`: seconds of a clock that never steps back."""
+        """`now`: a monotonic clock."""
         self._channel = channel
         self._settings = settings
         self._counts = counts
@@ -87,13 +87,13 @@ class Channel:
         channel.on("close", self.close)
 
     async def messages(self) -> AsyncIterator[str | Refusal]:
-        """What the peer says, in order, until the channel closes."""
+        """Yield the peer's messages in order until the channel closes."""
         with suppress(SlotClosed):
             while True:
                 yield await self._inbox.get()
 
     async def send(self, text: str) -> None:
-        """At most MAX_SENT_BYTES in UTF-8. Raises ChannelClosed."""
+        """Send at most MAX_SENT_BYTES of UTF-8. Raises ChannelClosed."""
         try:
             async with asyncio.timeout(self._settings.send_timeout_s):
                 while self._channel.readyState == "open" and self._channel.bufferedAmount > _SEND_AHEAD_BYTES:
@@ -103,12 +103,12 @@ class Channel:
         except TimeoutError:
             self.close()
             raise ChannelClosed("the peer takes no messages") from None
-        except (InvalidStateError, ValueError) as error:  # closed, or more than the peer says that it takes
+        except (InvalidStateError, ValueError) as error:  # closed, or more than the peer accepts
             self.close()
             raise ChannelClosed(str(error) or "the channel has closed") from None
 
     def close(self) -> None:
-        """Ends the channel; `messages` ends after what is waiting."""
+        """Close the channel. `messages` ends after those that wait."""
         self._inbox.close()
         self._room.set()
         if self._channel.readyState == "open":
@@ -129,11 +129,9 @@ class Channel:
             return "too_fast"
         if not isinstance(message, str):
             return "not_text"
-        too_large = (
-            len(message) > self._settings.max_message_bytes or len(message.encode()) > self._settings.max_message_bytes
-        )
-        return "too_large" if too_large else None
+        most = self._settings.max_message_bytes
+        return "too_large" if len(message) > most or len(message.encode()) > most else None
 
 
 Converse = Callable[[Channel], Coroutine[Any, Any, None]]
-"""What the server does with an open channel; cancelled when the session ends."""
+"""Serves an open channel; cancelled when the session ends."""

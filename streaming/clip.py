@@ -1,7 +1,7 @@
-"""Writing a video: RGB pictures with their times in, an MP4 (H.264) out that shows each for as long as it lasted.
+"""Write RGB pictures with their times to an MP4 video (H.264) that shows each until the next.
 
-Blocking: for a worker thread. Timestamps are exact to 1/90000 s from the first frame; pictures of another size than the
-first are fitted into it with black borders. Knows nothing of cameras or wall clocks.
+Blocking: for a worker thread. Timestamps count from the first picture and are exact to 1/90000 s. Pictures of another
+size than the first are fitted into it with black borders.
 """
 
 from collections.abc import Iterator
@@ -13,19 +13,17 @@ from types import TracebackType
 import av
 import numpy as np
 
-from streaming.libav import FAULTS, reason
+from streaming.errors import FAULTS, reason
 from streaming.picture import fitted_size
 
 TICKS_PER_S = 90_000
-LONGEST_STEP_TICKS = (
-    20_000 * TICKS_PER_S
-)  # MP4 has 31 bits between two frames: in a longer gap the last one is repeated
+LONGEST_STEP_TICKS = 20_000 * TICKS_PER_S  # MP4 has 31 bits for a step; in a longer gap the last picture is repeated
 CODEC = "libx264"
 
 
 @contextmanager
 def _as_os_error(path: Path) -> Iterator[None]:
-    """What goes wrong in writing is an OSError, also where FFmpeg calls it something else."""
+    """Raise all of FFmpeg's errors in the block as OSError."""
     try:
         yield
     except OSError:
@@ -35,7 +33,7 @@ def _as_os_error(path: Path) -> Iterator[None]:
 
 
 class ClipWriter:
-    """One file. A context manager: leaving it completes the file. OSError (also FFmpeg's) where it cannot be written."""
+    """A video file being written, as a context manager: leaving it completes the file. Raises OSError."""
 
     def __init__(self, path: Path) -> None:
         with _as_os_error(path):
@@ -61,9 +59,9 @@ class ClipWriter:
                 self._container.close()
 
     def add(self, image: np.ndarray, time_s: float) -> float:
-        """Appends a picture, uint8 (H, W, 3), of this time; its time in the video, in seconds.
+        """Append a picture, uint8 (H, W, 3), and return its time in the video, in seconds.
 
-        Times rise; two that fall on one tick are told apart by one tick.
+        Times must rise; two on the same tick are written one tick apart.
         """
         with _as_os_error(self._path):
             if self._stream is None:
@@ -83,13 +81,13 @@ class ClipWriter:
 
     def _open(self, image: np.ndarray, time_s: float) -> None:
         self._first = time_s
-        # H.264 with 4:2:0 needs even numbers
+        # H.264 with 4:2:0 needs even sizes
         self.width, self.height = image.shape[1] + image.shape[1] % 2, image.shape[0] + image.shape[0] % 2
-        self._stream = self._container.add_stream(CODEC, rate=25)  # a hint only: the timestamps count
+        self._stream = self._container.add_stream(CODEC, rate=25)  # only a hint: the timestamps count
         self._stream.width, self._stream.height, self._stream.pix_fmt = self.width, self.height, "yuv420p"
         self._stream.time_base = Fraction(1, TICKS_PER_S)
         self._stream.codec_context.time_base = Fraction(1, TICKS_PER_S)
-        # no reordering of frames: presentation and decoding times are the same, and no edit list shifts them
+        # without reordering, presentation times equal decoding times, and no edit list shifts them
         self._stream.options = {"crf": "18", "preset": "veryfast", "bf": "0"}
 
     def _fit(self, image: np.ndarray) -> np.ndarray:

@@ -1,38 +1,51 @@
-"""When was this frame captured? Media ticks (RTP) to unix seconds.
+"""Times of frames: when a live camera captured them, when a file shows them, and which of them to keep.
 
-Pure: arrival times come in as arguments. Does not know RTP packets, only ticks and pairs (wall clock, ticks) that a
-sender reports (RTCP sender reports, or the reference times FFmpeg makes of them).
+No clock is read here: arrival times come in as arguments.
 """
+
+import math
+from fractions import Fraction
+
+import av
 
 from streaming.frame import ClockName
 
-_WRAP_TICKS = 1 << 32  # RTP timestamps are 32 bits
+_WRAP_TICKS = 1 << 32  # RTP timestamps have 32 bits
 _MIN_STEP_S = 0.001
 _MAX_STEP_S = 1.0
-_MAX_AHEAD_S = 3.0  # beyond `max_skew_s`: a last frame later than that from now was stamped by a clock that was wrong
+_MAX_AHEAD_S = 3.0  # beyond `max_skew_s`: a last frame further in the future was stamped by a wrong clock
+
+USUAL_INTERVAL_S = 0.04  # 25 frames a second, where the file says nothing better
+_SLOWEST_S, _FASTEST_S = 3600.0, 0.001  # plausible intervals between two frames
+_LONGEST_JITTER_S = 1.0
+_JITTER = 2.0  # a step back by at most so many intervals is disorder, not another recording
+_GAP = 10.0  # a step forward by more than so many of the longest interval seen is another recording
+_ALIKE = 0.5  # steps this similar, relative to the first, are the interval of a time-lapse
+_LONGEST_LAPSE_S = 86_400.0  # between the pictures of a time-lapse
+_STUCK = 2  # a timestamp repeated so often in a row counts as missing
 
 
 def ticks_between(later: int, earlier: int) -> int:
-    """Signed difference of two RTP timestamps across the wrap: `ticks_between(5, 2**32 - 5) == 10`."""
+    """Return the signed difference of two RTP timestamps across the wrap: `ticks_between(5, 2**32 - 5) == 10`."""
     difference = (later - earlier) % _WRAP_TICKS
     return difference - _WRAP_TICKS if difference >= _WRAP_TICKS // 2 else difference
 
 
 class CaptureClock:
-    """Maps each frame to its capture time, strictly rising while our own clock is not set back.
+    """Maps each frame of a live camera to its capture time, strictly rising while our clock is not set back.
 
-    A sender's report is believed if its wall clock lies within `max_skew_s` of ours; a frame mapped by it is believed
-    if it arrived at most `max_delay_s` after and `max_skew_s` before its capture. All others get their arrival time.
-    When the time would step back (a first report, another publisher) it goes on at half speed until it has been caught
-    up with, so the order of frames and the sampling survive. That is a matter of seconds: when the last frame lies further
-    in the future than any of this explains, our clock was set back, and a new epoch begins at its time.
+    A sender's report (its wall clock at some RTP ticks) is used if it lies within `max_skew_s` of our clock, and a time
+    mapped by it if the frame arrived at most `max_delay_s` after and `max_skew_s` before it. All other frames get their
+    arrival time. Where times would step back (a first report, another publisher), they advance at half speed for a few
+    seconds until they are right again, so order and sampling survive. If the last frame lies further in the future than
+    that explains, our clock was set back, and times restart there.
     """
 
     def __init__(
         self, *, clock_rate_hz: float = 90_000.0, max_skew_s: float = 2.0, max_delay_s: float = 30.0,
         after: float | None = None,
     ) -> None:  # fmt: skip
-        """`after`: unix seconds that all times must lie after (the camera's last frame, from an earlier session)."""
+        """`after`: unix seconds of the camera's last frame in an earlier session; all times are later."""
         self._rate_hz = clock_rate_hz
         self._max_skew_s = max_skew_s
         self._max_delay_s = max_delay_s
@@ -42,11 +55,11 @@ class CaptureClock:
         self.rejected_reports = 0
 
     def restart(self, clock_rate_hz: float) -> None:
-        """The sender connected anew: its ticks start anew and old reports mean nothing; time still only rises."""
+        """Forget the report, as ticks restart with a new connection. Times go on rising."""
         self._rate_hz, self._report = clock_rate_hz, None
 
     def report(self, sender_time: float, ticks: int, arrival: float) -> bool:
-        """Notes that the sender's clock said `sender_time` at `ticks`. False (counted) if it is too far from ours."""
+        """Note that the sender's clock said `sender_time` at `ticks`. Return False if that is too far from ours."""
         if abs(sender_time - arrival) > self._max_skew_s:
             self.rejected_reports += 1
             self._report = None
@@ -55,7 +68,7 @@ class CaptureClock:
         return True
 
     def capture_time(self, ticks: int | None, arrival: float) -> tuple[float, ClockName]:
-        """The frame's time in unix seconds, later than the last one or in a new epoch, and whose clock it came from."""
+        """Return the frame's time in unix seconds and the clock it came from."""
         if self._last is not None and self._last > arrival + self._max_skew_s + _MAX_AHEAD_S:
             self._last = self._last_wanted = None
         wanted, clock = self._wanted(ticks, arrival)
@@ -73,3 +86,166 @@ class CaptureClock:
             if -self._max_skew_s <= arrival - time <= self._max_delay_s:
                 return time, "sender"
         return arrival, "arrival"
+
+
+class FileTimes:
+    """Maps presentation timestamps of a file to unix seconds, strictly rising whatever the file says.
+
+    The first frame is `start`. Frames without a timestamp follow one another by their own duration, or `interval_s`.
+    Where timestamps step back, or forward by more than `gap_s` (joined recordings, a clock that was set, broken muxers),
+    the frame follows the last one by the usual interval, and later frames are shifted with it. A gap is not a step where
+    the file has shown frames nearly as far apart before.
+
+    start=100, interval 0.04: 5.0, 5.04, None, 5.12, 0.0, 0.04 -> 100, 100.04, 100.08, 100.12, 100.16, 100.2
+    """
+
+    def __init__(self, start: float, interval_s: float, *, gap_s: float = 10.0) -> None:
+        self.num_joined = 0  # steps that were removed
+        self.longest_step_s = 0.0  # of these
+        self._interval_s = sane_interval(interval_s)
+        self._gap_s = gap_s
+        self._longest_s = self._interval_s  # between two frames so far
+        self._start = start
+        self._last: float | None = None
+        self._last_media_s: float | None = None
+        self._num_stuck = 0
+        self._offset = 0.0
+        self._stepped_s: float | None = None  # size of the step forward right before the last frame
+        self._offset_before = 0.0
+
+    def next(self, media_s: float | None, duration_s: float | None = None) -> float:
+        """Return the time of the next frame in presentation order. `duration_s`: how long it is shown, if known."""
+        interval_s, self._interval_s = self._interval_s, sane_interval(duration_s, self._interval_s)
+        if media_s is not None and not math.isfinite(media_s):
+            media_s = None
+        self._num_stuck = self._num_stuck + 1 if media_s is not None and media_s == self._last_media_s else 0
+        if media_s is None or self._num_stuck >= _STUCK:
+            time = self._start if self._last is None else self._last + interval_s
+        else:
+            time = self._placed(media_s, interval_s)
+            self._last_media_s = media_s
+        self._last = time
+        return time
+
+    def _placed(self, media_s: float, interval_s: float) -> float:
+        """Return the time of a frame with this timestamp, joined to the last one where it steps."""
+        if self._last is None or self._last_media_s is None:  # the first timestamp
+            time = self._start if self._last is None else self._last + interval_s
+            self._offset = time - media_s
+            return time
+        wanted = media_s + self._offset
+        gap_s = wanted - self._last
+        if 0 < gap_s <= max(self._gap_s, _GAP * self._longest_s):
+            self._stepped_s = None
+            self._longest_s = max(self._longest_s, gap_s)
+            return wanted
+        if -_JITTER * min(interval_s, _LONGEST_JITTER_S) <= gap_s <= 0:
+            return self._last + min(_MIN_STEP_S, interval_s / 2)
+        if self._stepped_s is not None and abs(gap_s - self._stepped_s) <= _ALIKE * self._stepped_s:
+            time = media_s + self._offset_before
+            if time > self._last:  # the step before was none, as frames come at that interval: undo it
+                self.num_joined -= 1
+                self._longest_s = max(self._longest_s, self._stepped_s)
+                self._stepped_s, self._offset = None, self._offset_before
+                return time
+        self.num_joined += 1
+        self._stepped_s, self._offset_before = (gap_s if 0 < gap_s <= _LONGEST_LAPSE_S else None), self._offset
+        self.longest_step_s = max(self.longest_step_s, abs(gap_s))
+        # not the last frame's own duration: some containers include the step in it
+        time = self._last + min(interval_s, self._longest_s)
+        self._offset = time - media_s
+        return time
+
+
+class FileClock:
+    """When a file shows its frames, in seconds since the first. Writes what it corrected into `remarks["times"]`."""
+
+    def __init__(self, rates_hz: list[float], gap_s: float, remarks: dict[str, str]) -> None:
+        """`rates_hz`: frame rates that the file declares. `gap_s`: a longer gap is a step of the timestamps, unless it is
+        within ten times the declared interval."""
+        self.covered_s = 0.0  # from the first frame to the last
+        self.shown_s = 0.0  # the same, plus how long the last one is shown
+        self.reached_s = 0.0  # the largest timestamp in the file
+        intervals_s = [sane_interval(1.0 / rate_hz) for rate_hz in rates_hz if rate_hz > 0] or [USUAL_INTERVAL_S]
+        self._times = FileTimes(0.0, intervals_s[0], gap_s=max(gap_s, 10 * max(intervals_s)))
+        self._remarks = remarks
+        self._has_presentation_times = False
+
+    @property
+    def joined(self) -> bool:
+        """True once timestamps have stepped."""
+        return self._times.num_joined > 0
+
+    def next(self, frame: av.VideoFrame) -> float:
+        """Return the time of the next frame in presentation order."""
+        self._has_presentation_times = self._has_presentation_times or frame.pts is not None
+        # containers such as AVI only number the packets; the decoder passes these numbers on in rising order
+        ticks = frame.pts if self._has_presentation_times else frame.dts
+        return self.place(ticks, frame.duration, frame.time_base)
+
+    def place(self, ticks: int | None, duration: int | None, time_base: Fraction | None) -> float:
+        """Return the time of the next frame or packet, from its ticks and duration in units of `time_base`."""
+        duration_s = in_seconds(duration or None, time_base)
+        media_s = in_seconds(ticks, time_base)
+        if media_s is not None:
+            self.reached_s = max(self.reached_s, media_s)
+        elif self.covered_s == 0.0:
+            rate_hz = 1.0 / sane_interval(duration_s)
+            self._remarks["times"] = f"it has no timestamps: taken as {rate_hz:.4g} frames per second"
+        num_joined = self._times.num_joined
+        self.covered_s = self._times.next(media_s, duration_s)
+        self.shown_s = self.covered_s + sane_interval(duration_s)
+        if self._times.num_joined > num_joined:
+            self._remarks["times"] = (
+                f"its timestamps step forward or back ({self._times.num_joined} times, by up to "
+                f"{self._times.longest_step_s:.3g} s): the parts follow one another without a gap"
+            )
+        elif num_joined and not self._times.num_joined:
+            self._remarks["times"] = "its pictures are far apart, which at first looked like a step of its timestamps"
+        return self.covered_s
+
+
+def in_seconds(ticks: int | None, time_base: Fraction | None) -> float | None:
+    """Return ticks in seconds, None where either is unknown."""
+    return None if ticks is None or not time_base else float(ticks * time_base)
+
+
+def sane_interval(interval_s: float | None, otherwise_s: float = USUAL_INTERVAL_S) -> float:
+    """Return `interval_s`, or `otherwise_s` where it is missing or implausible."""
+    if interval_s is None or not _FASTEST_S <= interval_s <= _SLOWEST_S:
+        return otherwise_s
+    return interval_s
+
+
+class Sampler:
+    """Chooses about `rate_hz` frames a second from uneven timestamps, at most one per cell of a fixed grid (no drift).
+
+    The grid starts at the first frame. A frame is kept when it is the nearest to the next grid point, judged by the last
+    gap between frames: half of it (at most half a period) counts as "early enough".
+
+    At 1 Hz, frames every 0.25 s from 100.0 keep 100.0, 101.0, 102.0. A 1 fps camera with jitter, 100.0, 101.03, 101.97,
+    103.02, keeps all four, though 101.97 lies before the grid point 102.
+    """
+
+    def __init__(self, rate_hz: float = 1.0) -> None:
+        if not rate_hz > 0:
+            raise ValueError(f"rate_hz must be above 0, not {rate_hz}")
+        self._period_s = 0.0 if math.isinf(rate_hz) else 1.0 / rate_hz
+        self._origin: float | None = None
+        self._cell = 0
+        self._last = 0.0
+
+    def keep(self, time: float) -> bool:
+        """Return whether to keep the frame captured at `time` (unix seconds). A step back restarts the grid."""
+        if self._origin is None or time < self._last:
+            self._origin, self._last, self._cell = time, time, 0
+            return True
+        gap, self._last = time - self._last, time
+        if self._period_s == 0.0:
+            return True
+        early = min(gap, self._period_s) / 2
+        cell = math.floor((time + early - self._origin) / self._period_s)
+        if cell <= self._cell:
+            return False
+        self._cell = cell
+        return True

@@ -1,57 +1,52 @@
-"""One opened PyAV input: packets in, decoded frames with media time out.
+"""Open a file or live camera with PyAV and decode its frames.
 
-Blocking throughout: everything here runs in a `Worker`. Decides which track is the video, what is damage and what the
-end. Knows neither pacing nor reconnecting nor wall clocks.
+Everything here blocks and runs in a `Worker`. Chooses the video track, and tells damage from the regular end. Pacing,
+reconnecting and wall-clock times are in `media.py`.
 """
 
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 
 import av
+from av.stream import Disposition
 
+from streaming.clock import FileClock, in_seconds
 from streaming.errors import (
-    MediaDamaged,
-    MediaError,
-    MediaLost,
-    MediaNotFound,
-    MediaStalled,
-    MediaUnreadable,
-    PictureTooLarge,
-)
-from streaming.filetimes import USUAL_INTERVAL_S, FileTimes, sane_interval
+    FAULTS, MediaDamaged, MediaError, MediaLost, MediaNotFound, MediaStalled, MediaUnreadable, PictureTooLarge, in_words,
+    reason, shown,
+)  # fmt: skip
 from streaming.http_input import HttpOpener
-from streaming.libav import FAULTS, in_words, reason, shown
-from streaming.picture import MAX_PIXELS
+from streaming.picture import MAX_PIXELS, PixelAspect
 from streaming.redact import hint
-from streaming.tracks import PixelAspect, best_track, films
 
-_PRFT = struct.Struct("=q")  # AVProducerReferenceTime begins with the wall clock, int64 microseconds
-_ENDS_EARLY_S = 1.0  # a file that lacks more than this (and 2 %) of its declared length is truncated
+_PRFT = struct.Struct("=q")  # AVProducerReferenceTime begins with the wall clock in microseconds
+_ENDS_EARLY_S = 1.0  # a file that lacks more than this and 2 % of its declared length is truncated
 _ENDS_EARLY_PART = 0.02
-_GENERATE_PTS = 0x1  # AVFMT_FLAG_GENPTS, which PyAV sets: it guesses wrongly where frames are reordered
-_MAY_STEP = 0x200  # AVFMT_TS_DISCONT: recordings of broadcasts, whose times may jump
+_GENERATE_PTS = 0x1  # AVFMT_FLAG_GENPTS, set by PyAV: it guesses wrong timestamps for reordered frames
+_MAY_STEP = 0x200  # AVFMT_TS_DISCONT: formats of broadcasts, whose timestamps may jump
 _SMALL_BYTES = 64 << 20
 _GAP_S, _GAP_WHERE_TIMES_JUMP_S = 10.0, 3.0
+_ORNAMENT = Disposition.attached_pic | Disposition.timed_thumbnails  # cover art and previews, never the video
+_ASIDE = _ORNAMENT | Disposition.still_image
 
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """One decoded frame. `media_s`: of a file, seconds since its first frame; of a camera, its own seconds or None."""
+    """A decoded frame. `media_s`: seconds since the first frame of a file, or a camera's own seconds, if known."""
 
     frame: av.VideoFrame
     ticks: int | None
     media_s: float | None
     pixel_aspect: float
-    reference: tuple[float, int] | None  # (sender's unix seconds, ticks) if the packet carried a reference time
+    reference: tuple[float, int] | None  # (unix seconds, ticks) from the sender's clock
 
 
 @dataclass(frozen=True, slots=True)
 class MediaInfo:
-    """What a medium says of itself. None: it does not say."""
+    """What a medium declares; None where it does not."""
 
     duration_s: float | None
     rate_hz: float | None
@@ -62,24 +57,24 @@ class MediaInfo:
 
 
 class Input:
-    """An open medium. `frames()` may be iterated once. Raises MediaError kinds from opening and from `frames()`."""
+    """An open medium. Opening it and `frames()`, which may be iterated once, raise MediaErrors."""
 
     def __init__(
         self, url: str, *, live: bool, format: str | None = None, options: Mapping[str, str] | None = None,  # noqa: A002
         timeout_s: float | None = None, opener: HttpOpener | None = None,
     ) -> None:  # fmt: skip
-        """`url`: the path of a file, or of a live camera what FFmpeg shall open; by `opener`, where one is given."""
+        """`url`: a path, or what FFmpeg opens for a live camera. `opener`: fetches it instead of FFmpeg."""
         self._opener = opener
         self._shown = shown(url)
         self.live = live
         self.num_frames = 0
-        self.remarks: dict[str, str] = {}  # what was wrong with the medium and was put right, in words
+        self.remarks: dict[str, str] = {}  # sentences on what was wrong and was corrected, by subject
         self._decode_errors = 0
         if "\0" in url:  # FFmpeg would read the part before it
             raise MediaNotFound(f"{self._shown}: no such file; check the path")
         try:
             self._container = av.open(
-                url if live else f"file:{url}",  # no part of a file's name is a protocol
+                url if live else f"file:{url}",  # so that no part of a file's name is taken for a protocol
                 format=format,
                 options=dict(options or {}) if live else {**FILE_OPTIONS, **(options or {})},
                 timeout=timeout_s,
@@ -98,7 +93,7 @@ class Input:
             raise
 
     def _prepare(self) -> None:
-        """Chooses the track and sets up its decoder."""
+        """Choose the track and set up its decoder."""
         tracks = self._container.streams.video
         if not films(tracks):
             cover = ", only a cover picture" if tracks else ""
@@ -115,28 +110,28 @@ class Input:
                 f"{self._shown}: {context.width}x{context.height} is more than {MAX_PIXELS} pixels; "
                 "lower the resolution"
             )
-        # Frame threads hand frames over late by as many frames as there are threads: fine for a file, not for a camera.
-        # One thread a camera, or a hundred cameras would have a hundred times as many threads as there are cores.
+        # Frame threads delay frames by the number of threads, which is fine for a file only. And a hundred cameras with
+        # a thread per core would be too many threads.
         context.thread_type = "SLICE" if self.live else "AUTO"
         context.thread_count = 1 if self.live else 0
-        context.options = {"max_pixels": str(MAX_PIXELS)}  # a larger one later on is refused before it is decoded
+        context.options = {"max_pixels": str(MAX_PIXELS)}  # refuses a larger frame later on
         self._container.flags &= ~_GENERATE_PTS
         self._stream = stream
         self._aspect = PixelAspect(stream)
 
     @property
     def clock_rate_hz(self) -> float:
-        """Ticks a second."""
+        """Ticks per second of the frames' timestamps."""
         base = self._stream.time_base
         return base.denominator / base.numerator if base else 90_000.0
 
     def take_decode_errors(self) -> int:
-        """Packets that could not be decoded since the last call."""
+        """Return the number of packets that could not be decoded since the last call."""
         taken, self._decode_errors = self._decode_errors, 0
         return taken
 
     def info(self) -> MediaInfo:
-        """What the medium says of itself. Raises MediaUnreadable."""
+        """Return what the medium declares. Raises MediaUnreadable."""
         with in_words(f"{self._shown} cannot be read as video"):
             stream, container = self._stream, self._container
             duration_s = float(stream.duration * stream.time_base) if stream.duration and stream.time_base else None
@@ -154,13 +149,13 @@ class Input:
 
     @property
     def knows_its_length(self) -> bool:
-        """False for raw streams, and for recordings of broadcasts, whose first and last timestamp are all there is."""
+        """False for raw streams and recordings of broadcasts, where FFmpeg guesses the length."""
         return self.info().duration_s is not None and not self._container.format.flags & _MAY_STEP
 
     def measured_s(self) -> float | None:
-        """The length by the packets, without decoding; None if there are none. Nothing can be read afterwards."""
+        """Return the length by the packets, without decoding; None without packets. Reads the medium to its end."""
         clock, num_packets = self._clock(), 0
-        with suppress(*FAULTS):  # damage: reading the frames will say so
+        with suppress(*FAULTS):  # damage is reported when frames are read
             for packet in self._container.demux(self._stream):
                 if packet.size:
                     num_packets += 1
@@ -168,7 +163,7 @@ class Input:
         return clock.shown_s if num_packets else None
 
     def frames(self) -> Iterator[Decoded]:
-        """Every frame that can be decoded, in order. The end of a healthy file ends the iteration; see the errors."""
+        """Yield every decodable frame in order. Raises MediaDamaged after a file that ends early, MediaLost for a camera."""
         clock = None if self.live else self._clock()
         failure = ""
         packets = self._container.demux(self._stream)
@@ -186,7 +181,7 @@ class Input:
                 failure = reason(error)
                 break
             for frame in self._decode(packet):
-                media_s = _seconds(frame.pts, frame.time_base) if clock is None else clock.next(frame)
+                media_s = in_seconds(frame.pts, frame.time_base) if clock is None else clock.next(frame)
                 self.num_frames += 1
                 if self._opener is not None:
                     self._opener.playing()
@@ -196,7 +191,7 @@ class Input:
         self._judge_end(failure, clock)
 
     def _decode(self, packet: av.Packet) -> list[av.VideoFrame]:
-        """A packet that cannot be decoded is counted and passed over: the decoder recovers at the next key frame."""
+        """Decode a packet, or count it if that fails; the decoder recovers at the next key frame."""
         try:
             return packet.decode()  # type: ignore[no-any-return]
         except av.EOFError:
@@ -205,12 +200,12 @@ class Input:
             self._decode_errors += 1
             return []
 
-    def _clock(self) -> "FrameClock":
+    def _clock(self) -> FileClock:
         rates = [float(rate) for rate in (self._stream.guessed_rate, self._stream.average_rate) if rate]
         gap_s = _GAP_WHERE_TIMES_JUMP_S if self._container.format.flags & _MAY_STEP else _GAP_S
-        return FrameClock(rates, gap_s, self.remarks)
+        return FileClock(rates, gap_s, self.remarks)
 
-    def _judge_end(self, failure: str, clock: "FrameClock") -> None:
+    def _judge_end(self, failure: str, clock: FileClock) -> None:
         if self.num_frames == 0:
             raise MediaUnreadable(
                 f"{self._shown}: no frame could be decoded ({failure or 'damaged or empty'}). Copy the file "
@@ -224,8 +219,8 @@ class Input:
                 "or repair it: ffmpeg -i FILE -c copy NEW.mp4"
             )
 
-    def _missing_end(self, clock: "FrameClock") -> str:
-        """In words how much is missing of the declared length, or "". An audio track's length says nothing."""
+    def _missing_end(self, clock: FileClock) -> str:
+        """Return how much is missing of the declared length, or "". Lengths of other tracks are ignored."""
         declared_s = self.info().duration_s
         if declared_s is None or clock.joined or (not self._stream.duration and len(self._container.streams) > 1):
             return ""
@@ -236,17 +231,48 @@ class Input:
         return f"{missing_s:.1f} of {declared_s:.1f} s are missing"
 
     def close(self) -> None:
-        """Close it. Idempotent."""
+        """Close the medium. Idempotent."""
         self._container.close()
         if self._opener is not None:
             self._opener.close()
 
 
-def length_s(path: str) -> float | None:
-    """The length of a video file in seconds, steps of its timestamps taken out; None where it does not say.
+def best_track(tracks: Sequence[av.VideoStream], duration_s: float | None) -> av.VideoStream | None:
+    """Return the track that shows most pixels over the length of the medium, None if none can be decoded.
 
-    Reads a small file whole, and a large one where its container only guesses. Raises MediaNotFound, MediaUnreadable.
-    Blocking.
+    Frame rates above one a second count as one, so a sharp track at 1 Hz wins over a blurred one at 30 Hz, but not one of
+    thumbnails every ten seconds. Between equals the default track wins, then the first.
+    """
+    usable = [track for track in films(tracks) if track.codec_context is not None]
+    return max(usable, key=lambda track: _rank(track, duration_s), default=None)
+
+
+def films(tracks: Sequence[av.VideoStream]) -> list[av.VideoStream]:
+    """Return the tracks without cover art and thumbnails."""
+    return [track for track in tracks if not track.disposition & _ORNAMENT]
+
+
+def _rank(track: av.VideoStream, duration_s: float | None) -> tuple[bool, bool, float, bool]:
+    moving = track.frames != 1 or len(track.container.streams.video) == 1
+    aside = bool(track.disposition & _ASIDE)
+    rate = min(1.0, float(track.average_rate or 1))
+    pixels = track.codec_context.width * track.codec_context.height
+    default = bool(track.disposition & Disposition.default)
+    return not aside, moving, pixels * rate * _covered(track, duration_s), default
+
+
+def _covered(track: av.VideoStream, duration_s: float | None) -> float:
+    """Return the share of the medium's length that the track covers, 1 where unknown."""
+    if not track.duration or not track.time_base or not duration_s or duration_s <= 0:
+        return 1.0
+    return min(1.0, max(0.0, float(track.duration * track.time_base) / duration_s))
+
+
+def length_s(path: str) -> float | None:
+    """Return the length of a video file in seconds, steps of its timestamps removed; None if unknown.
+
+    Reads a small file to its end, and a large one where its container only guesses the length. Raises MediaNotFound,
+    MediaUnreadable.
     """
     medium = Input(path, live=False)
     try:
@@ -260,56 +286,8 @@ def length_s(path: str) -> float | None:
         medium.close()
 
 
-class FrameClock:
-    """When the frames of a file are shown, in seconds since the first; says what it had to put right."""
-
-    def __init__(self, rates_hz: list[float], gap_s: float, remarks: dict[str, str]) -> None:
-        """`rates_hz`: what the file says of its rate. Without a frame for `gap_s` its timestamps are taken to have stepped,
-        or for ten times the interval that it speaks of."""
-        self.covered_s = 0.0  # from the first frame to the last
-        self.shown_s = 0.0  # the same, and as long as the last one is shown
-        self.reached_s = 0.0  # the largest timestamp, as written in the file
-        intervals_s = [sane_interval(1.0 / rate_hz) for rate_hz in rates_hz if rate_hz > 0] or [USUAL_INTERVAL_S]
-        self._times = FileTimes(0.0, intervals_s[0], gap_s=max(gap_s, 10 * max(intervals_s)))
-        self._remarks = remarks
-        self._has_presentation_times = False
-
-    @property
-    def joined(self) -> bool:
-        """True once timestamps have stepped."""
-        return self._times.num_joined > 0
-
-    def next(self, frame: av.VideoFrame) -> float:
-        """The time of the frame, which the decoder hands over in presentation order."""
-        self._has_presentation_times = self._has_presentation_times or frame.pts is not None
-        # Containers such as AVI only number the packets. The decoder passes these numbers on in rising order.
-        ticks = frame.pts if self._has_presentation_times else frame.dts
-        return self.place(ticks, frame.duration, frame.time_base)
-
-    def place(self, ticks: int | None, duration: int | None, time_base: Fraction | None) -> float:
-        """The time of the next frame or packet, of which `ticks` are rising numbers."""
-        duration_s = _seconds(duration or None, time_base)
-        media_s = _seconds(ticks, time_base)
-        if media_s is not None:
-            self.reached_s = max(self.reached_s, media_s)
-        elif self.covered_s == 0.0:
-            rate_hz = 1.0 / sane_interval(duration_s)
-            self._remarks["times"] = f"it has no timestamps: taken as {rate_hz:.4g} frames per second"
-        num_joined = self._times.num_joined
-        self.covered_s = self._times.next(media_s, duration_s)
-        self.shown_s = self.covered_s + sane_interval(duration_s)
-        if self._times.num_joined > num_joined:
-            self._remarks["times"] = (
-                f"its timestamps step forward or back ({self._times.num_joined} times, by up to "
-                f"{self._times.longest_step_s:.3g} s): the parts follow one another without a gap"
-            )
-        elif num_joined and not self._times.num_joined:
-            self._remarks["times"] = "its pictures are far apart, which at first looked like a step of its timestamps"
-        return self.covered_s
-
-
 def probe(path: str) -> MediaInfo:
-    """What the file says of itself. Raises MediaNotFound, MediaUnreadable. Blocking."""
+    """Return what the file declares. Raises MediaNotFound, MediaUnreadable."""
     medium = Input(path, live=False)
     try:
         return medium.info()
@@ -317,29 +295,22 @@ def probe(path: str) -> MediaInfo:
         medium.close()
 
 
-# Demuxers that read other files or addresses than the one that is named, or a device. A file that is a playlist must not
-# make us open what it lists.
+# demuxers that read other files, addresses or devices: a file that is a playlist must not make us open what it lists
 _INDIRECT = frozenset({
     "hls", "dash", "concat", "sdp", "rtsp", "rtp", "sap", "imf", "image2", "image2pipe", "lavfi", "vobsub",
     "webm_dash_manifest", "smoothstreaming", "hds", "alsa", "oss", "fbdev", "kmsgrab", "x11grab", "v4l2", "video4linux2",
     "pulse", "jack", "libcdio", "iec61883", "dvdvideo", "vapoursynth", "avisynth",
 })  # fmt: skip
-
-
-_TEXT = frozenset({"tty", "bin", "xbin", "adf", "idf"})  # letters drawn as pictures: a text is no video
+_TEXT = frozenset({"tty", "bin", "xbin", "adf", "idf"})  # draw text as pictures
 
 
 def direct_formats(*others: str) -> str:
-    """Names of the demuxers that read the file itself, and of `others`, as FFmpeg takes them."""
+    """Return the names of demuxers that read only the file itself, and `others`, as FFmpeg expects them."""
     names = {part for name in av.formats_available for part in name.split(",")}
     return ",".join(sorted((names - _INDIRECT - _TEXT) | set(others)))
 
 
 FILE_OPTIONS: Mapping[str, str] = {"protocol_whitelist": "file", "format_whitelist": direct_formats()}
-
-
-def _seconds(ticks: int | None, time_base: Fraction | None) -> float | None:
-    return None if ticks is None or not time_base else float(ticks * time_base)
 
 
 def _reference_time(packet: av.Packet) -> tuple[float, int] | None:

@@ -1,20 +1,19 @@
-"""Encoded frames on their way to the decoder: their picture size, and the queue in which they wait.
+"""The queue of encoded frames in front of the decoder, and the picture size that a frame declares.
 
-A publisher chooses what a key frame says of its size, and a decoder allocates and fills what it is told: 16383x16383
-takes 400 MB and seconds for a few bytes. So the size is read here, from the VP8 frame header or the H.264 sequence
-parameter set, and a larger picture never reaches the decoder.
+A decoder allocates and fills whatever size a key frame declares: a few bytes that say 16383x16383 cost 400 MB and
+seconds. So the size is read here first, from the VP8 frame header or the H.264 sequence parameter set (SPS), and larger
+pictures never reach the decoder.
 
-Overload policy: once the oldest waiting frame is MAX_WAIT_S old, or the waiting ones hold more than MAX_WAITING_BYTES,
-all of them are let go and counted; a key frame is asked for. Knows nothing of aiortc but what it hands over: pairs of a
-codec (with a `name`) and a frame (with `data`), and None as the order to stop.
+Overload policy: once the oldest waiting frame is MAX_WAIT_S old, or more than MAX_WAITING_BYTES wait, all waiting frames
+are dropped and counted, and a key frame is requested.
 """
 
 import threading
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import Protocol
 
-MAX_PIXELS = 36_000_000  # 8192x4320 passes; several pictures of a publisher are held at once, 1.5 bytes a pixel
+MAX_PIXELS = 36_000_000  # allows 8192x4320; several pictures are held at once, with 1.5 bytes a pixel
 MAX_WAIT_S = 3.0
 MAX_WAITING_BYTES = 16 << 20  # 3 s at 40 Mbit/s
 
@@ -23,15 +22,30 @@ _H264_SPS = 7
 _HIGH_PROFILES = frozenset({44, 83, 86, 100, 110, 118, 122, 128, 134, 135, 138, 139, 144, 244})
 _MAX_POC_CYCLE = 255
 _MAX_EXP_GOLOMB_BITS = 32
-_SPS_BYTES = 512  # what is read of one: scaling lists included it has far less
+_SPS_BYTES = 512  # read at most; even with scaling lists an SPS is far shorter
+
+
+class Codec(Protocol):
+    """An aiortc codec."""
+
+    name: str
+
+
+class EncodedFrame(Protocol):
+    """An aiortc frame from the jitter buffer."""
+
+    data: bytes
+
+
+Item = tuple[Codec, EncodedFrame]
 
 
 class Unreadable(Exception):
-    """A header that no sound encoder writes."""
+    """The header is not one that a working encoder writes."""
 
 
 def picture_size(codec: str, data: bytes) -> tuple[int, int] | None:
-    """(width, height) of the largest picture that an encoded frame announces; None if it announces none.
+    """Return (width, height) of the largest picture that an encoded frame declares, None if it declares none.
 
     `codec`: "VP8" or "H264" (with start codes). Raises Unreadable.
     """
@@ -44,7 +58,7 @@ def picture_size(codec: str, data: bytes) -> tuple[int, int] | None:
 
 
 def _vp8_size(data: bytes) -> tuple[int, int] | None:
-    """RFC 6386 section 9.1: three bytes of frame tag, a start code, 14 bits each of width and height."""
+    """Read a VP8 key frame (RFC 6386 section 9.1): 3 bytes of frame tag, a start code, 14 bits each of width, height."""
     if not data or data[0] & 1:  # not a key frame
         return None
     if len(data) < 10 or data[3:6] != _VP8_START:
@@ -54,7 +68,7 @@ def _vp8_size(data: bytes) -> tuple[int, int] | None:
 
 
 def _sps_units(data: bytes) -> list[bytes]:
-    """The beginnings of all sequence parameter sets in an Annex B stream, without their first byte."""
+    """Return the beginning of each SPS in an Annex B stream, without its first byte."""
     units: list[bytes] = []
     start = data.find(b"\x00\x00\x01")
     while start >= 0:
@@ -67,7 +81,7 @@ def _sps_units(data: bytes) -> list[bytes]:
 
 
 class _Bits:
-    """Reads bits from the left. Raises Unreadable past the end."""
+    """Reads bits from left to right. Raises Unreadable past the end."""
 
     def __init__(self, data: bytes) -> None:
         self._value = int.from_bytes(data, "big")
@@ -80,7 +94,7 @@ class _Bits:
         return (self._value >> self._left) & ((1 << num) - 1)
 
     def unsigned(self) -> int:
-        """Exp-Golomb: n zeros, a one, n bits."""
+        """Read an unsigned Exp-Golomb number: n zeros, a one, n bits."""
         zeros = 0
         while not self.read(1):
             zeros += 1
@@ -89,13 +103,13 @@ class _Bits:
         return (1 << zeros) - 1 + self.read(zeros)
 
     def signed(self) -> int:
-        """Exp-Golomb: 0, 1, -1, 2, -2 ..."""
+        """Read a signed Exp-Golomb number: 0, 1, -1, 2, -2 ..."""
         number = self.unsigned()
         return (number + 1) // 2 if number % 2 else -(number // 2)
 
 
 def _sps_size(unit: bytes) -> tuple[int, int]:
-    """The coded size of a sequence parameter set (H.264 section 7.3.2.1.1), before cropping: what is allocated."""
+    """Return the size coded in an SPS (H.264 section 7.3.2.1.1), before cropping, which is what a decoder allocates."""
     bits = _Bits(unit)
     profile = bits.read(8)
     bits.read(16)  # constraint flags, level
@@ -139,29 +153,25 @@ def _skip_high_profile(bits: _Bits) -> None:
 
 
 class EncodedQueue:
-    """Between the network, which puts and never waits, and the decoder's thread, which gets."""
+    """Bounded queue from the network, which never waits, to the decoder's thread."""
 
     def __init__(
-        self,
-        now: Callable[[], float],
-        *,
-        on_shed: Callable[[int], None],
-        on_unreadable: Callable[[], None],
+        self, now: Callable[[], float], *, on_shed: Callable[[int], None], on_unreadable: Callable[[], None],
         on_too_large: Callable[[str], None],
-    ) -> None:
-        """`now`: seconds that never fall. The callbacks are called in the thread that puts; the last one gets a sentence."""
-        self.reader: threading.Thread | None = None  # the decoder's thread, once it runs
+    ) -> None:  # fmt: skip
+        """`now`: a monotonic clock. The callbacks run in the putting thread; `on_too_large` gets a sentence."""
+        self.reader: threading.Thread | None = None  # the decoder's thread, once it has started
         self._now = now
         self._on_shed = on_shed
         self._on_unreadable = on_unreadable
         self._on_too_large = on_too_large
-        self._items: deque[tuple[float, Any, int]] = deque()  # when it came, what, bytes
+        self._items: deque[tuple[float, Item, int]] = deque()  # (arrival, item, bytes)
         self._num_bytes = 0
         self._ended = False
         self._changed = threading.Condition()
 
-    def put(self, item: Any) -> None:
-        """Adds a pair (codec, frame). None: `get` gives what is waiting and then None, for ever."""
+    def put(self, item: Item | None) -> None:
+        """Add a codec and a frame. After None, `get` returns what is waiting, then None for ever."""
         if item is None:
             with self._changed:
                 self._ended = True
@@ -184,8 +194,8 @@ class EncodedQueue:
         if num_shed:
             self._on_shed(num_shed)
 
-    def get(self) -> Any:
-        """Waits for the oldest pair; None at the end."""
+    def get(self) -> Item | None:
+        """Wait for the oldest item and take it; None at the end."""
         with self._changed:
             while not self._items and not self._ended:
                 self._changed.wait()
@@ -196,14 +206,14 @@ class EncodedQueue:
             return item
 
     def abandon(self) -> None:
-        """Ends the queue now: what is waiting is not decoded any more."""
+        """End the queue now and drop what is waiting."""
         with self._changed:
             self._clear()
             self._ended = True
             self._changed.notify_all()
 
     def qsize(self) -> int:
-        """How many frames wait."""
+        """Return the number of waiting frames."""
         return len(self._items)
 
     def _clear(self) -> int:

@@ -1,29 +1,39 @@
-"""What can be wrong with a medium that the user names; every message says what to do."""
+"""Errors of media, each with a message that says what to do, and the translation of PyAV and FFmpeg errors into them.
 
-from streaming.redact import redact_text
+PyAV raises FFmpegError for what FFmpeg reports, and Python's own classes where a medium confuses PyAV itself:
+AttributeError for a track without a decoder, ValueError for an unknown number, AssertionError, and others. None of them
+leaves this package: a broken medium affects its own camera only.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import av
+
+from streaming.redact import redact, redact_text
 
 
 class MediaError(Exception):
-    """The medium cannot be used; the message says why and what to do, with no password of an address in it."""
+    """The medium cannot be used. The message says why and what to do, with passwords of addresses removed."""
 
     def __init__(self, message: str) -> None:
         super().__init__(redact_text(message))
 
 
 class MediaNotFound(MediaError):
-    """No such file or device."""
+    """There is no such file or device."""
 
 
 class MediaUnreadable(MediaError):
-    """It is there but holds no video that can be decoded."""
+    """It holds no video that can be decoded."""
 
 
 class MediaDamaged(MediaError):
-    """It stopped before its declared end; the frames before the damage were delivered."""
+    """It stopped before its declared end. The frames before the damage were delivered."""
 
 
 class MediaLost(MediaError):
-    """A live camera cannot be reached or stopped sending. Reconnecting is the source's own work."""
+    """A live camera cannot be reached or stopped sending. The source reconnects by itself."""
 
 
 class MediaStalled(MediaLost):
@@ -31,8 +41,42 @@ class MediaStalled(MediaLost):
 
 
 class AddressUnknown(MediaError, ValueError):
-    """The address is none that can be opened."""
+    """The address is of no supported kind."""
 
 
 class PictureTooLarge(MediaError):
-    """The camera sends frames of more pixels than are taken."""
+    """The frames have more pixels than are accepted."""
+
+
+FAULTS = (
+    av.FFmpegError, OSError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError, RuntimeError,
+    AssertionError, MemoryError,
+)  # fmt: skip
+"""What PyAV raises about a medium."""
+
+
+def reason(error: BaseException) -> str:
+    """Return the error as text, without the address that FFmpeg puts into it."""
+    if isinstance(error, av.ExitError):  # PyAV's own time limit
+        return "nothing came within the time limit"
+    if isinstance(error, MediaError):
+        return str(error)
+    if isinstance(error, av.FFmpegError | OSError):
+        return error.strerror or type(error).__name__
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+
+
+def shown(url: str) -> str:
+    """Return an address or path for people: without passwords, with undecodable bytes escaped."""
+    return redact(url).encode("utf-8", "backslashreplace").decode()
+
+
+@contextmanager
+def in_words(what: str, kind: type[MediaError] = MediaUnreadable) -> Iterator[None]:
+    """Raise FAULTS in the block as `kind`, with the message "<what> (<reason>)". MediaErrors pass unchanged."""
+    try:
+        yield
+    except MediaError:
+        raise
+    except FAULTS as error:
+        raise kind(f"{what} ({reason(error)})") from error

@@ -1,7 +1,4 @@
-"""What every source hands over: one kept picture and its capture time.
-
-Knows nothing of codecs, networks or memory.
-"""
+"""The interface of all sources: `Source` yields `Frame`, a picture with its capture time."""
 
 import math
 from collections.abc import AsyncIterator
@@ -16,11 +13,11 @@ SourceState = Literal["starting", "live", "reconnecting", "stalled", "ended", "f
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """One kept picture.
+    """A picture that the source kept.
 
-    `time` is the capture time in unix seconds, strictly rising per source while our own clock is not set back. `image` is
-    uint8 (H, W, 3) RGB; its size may change from one frame to the next. `clock` says where `time` came from: the
-    publisher's own clock, our arrival clock, or the timestamps of a file.
+    `time`: capture time in unix seconds, strictly rising per source while our clock is not set back. `image`: uint8
+    (H, W, 3) RGB, whose size may change between frames. `clock`: where `time` came from: the sender's clock, our clock
+    at arrival, or the timestamps of a file.
     """
 
     time: float
@@ -30,14 +27,14 @@ class Frame:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FrameSettings:
-    """Which frames a source keeps and how large. Checked when made; ValueError says what is wrong."""
+    """Which frames a source keeps, and their largest size. Invalid values raise ValueError."""
 
     rate_hz: float = 1.0  # math.inf keeps every frame
     max_width: int = 1920
     max_height: int = 1080
-    stall_timeout_s: float = 10.0  # no frame for so long: the session closes, the camera is connected to again
-    max_skew_s: float = 2.0  # a sender's clock further off than this is not believed (live sources)
-    handoff_frames: int = 4  # kept frames that may wait for the consumer of a live source; the newest win
+    stall_timeout_s: float = 10.0  # without a frame, the session closes or the camera is reconnected
+    max_skew_s: float = 2.0  # largest error of a sender's clock that is used (live sources)
+    handoff_frames: int = 4  # kept frames of a live source that wait for the consumer; the newest win
 
     def __post_init__(self) -> None:
         if not self.rate_hz > 0:
@@ -54,26 +51,26 @@ class FrameSettings:
 
 @dataclass(slots=True)
 class SourceStats:
-    """Counters of one source, rising only, and what it is doing now."""
+    """Counters of one source since its start, and its present state."""
 
     received: int = 0  # decoded frames that arrived
-    kept: int = 0  # chosen by the sampler
-    dropped: int = 0  # kept, then replaced by newer ones because the consumer was late (never for files)
-    shed: int = 0  # frames let go undecoded because this machine is too slow for the camera (WebRTC)
+    kept: int = 0  # by the sampler
+    dropped: int = 0  # kept frames replaced by newer ones as the consumer was late (never for files)
+    shed: int = 0  # frames dropped undecoded as this machine was too slow (WebRTC)
     decode_errors: int = 0
-    reconnects: int = 0  # takeovers and re-publications (WebRTC), re-opened connections (RTSP, webcams)
+    reconnects: int = 0  # new sessions of the camera (WebRTC), new connections (others)
     stalls: int = 0  # no frame for `stall_timeout_s`
-    last_frame_time: float | None = None  # unix seconds, capture time of the newest frame received
+    last_frame_time: float | None = None  # unix seconds
     clock: ClockName | None = None
     width: int = 0
     height: int = 0
     state: SourceState = "starting"
-    detail: str = ""  # why it is in this state, without passwords
-    remarks: dict[str, str] = field(default_factory=dict)  # what was wrong with the medium and put right, in words
+    detail: str = ""  # why it is in this state
+    remarks: dict[str, str] = field(default_factory=dict)  # by subject: what was wrong and was corrected
 
 
 class Source(Protocol):
-    """One camera's frames. `frames()` is iterated once, by one consumer; its end is not an error."""
+    """The frames of one camera. `frames()` is iterated once, by one consumer."""
 
     camera: str
     stats: SourceStats

@@ -1,11 +1,11 @@
-"""A bounded hand-off between a producer that never waits and one consumer.
-
-Overload policy: the newest win. A full slot forgets its oldest item and counts it. Belongs to one event loop; does not
-know what it carries.
-"""
+"""Hand values over: `LatestSlot` between tasks of an event loop, `Worker` between the loop and a thread."""
 
 import asyncio
+import queue
+import threading
 from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -16,7 +16,10 @@ class SlotClosed(Exception):
 
 
 class LatestSlot(Generic[T]):
-    """Holds the newest `capacity` items (one, unless said otherwise)."""
+    """A bounded hand-off between a producer that never waits and one consumer, in one event loop.
+
+    Overload policy: a full slot drops its oldest item and counts it, so the newest `capacity` items win.
+    """
 
     def __init__(self, capacity: int = 1) -> None:
         if capacity < 1:
@@ -28,7 +31,7 @@ class LatestSlot(Generic[T]):
         self.dropped = 0
 
     def put(self, item: T) -> bool:
-        """Leaves `item`; False if an older one had to make room. After `close` it is ignored."""
+        """Add `item`. Return False if an older one was dropped for it. Ignored after `close`."""
         if self._closed:
             return True
         full = len(self._items) >= self._capacity
@@ -40,7 +43,7 @@ class LatestSlot(Generic[T]):
         return not full
 
     async def get(self) -> T:
-        """Waits for the oldest item held. Raises SlotClosed when closed and empty."""
+        """Wait for the oldest item and take it. Raises SlotClosed when closed and empty."""
         while not self._items:
             if self._closed:
                 raise SlotClosed
@@ -49,9 +52,61 @@ class LatestSlot(Generic[T]):
         return self._items.popleft()
 
     def close(self) -> None:
-        """Ends the slot; what it holds can still be taken."""
+        """Take no more items. Those held can still be taken."""
         self._closed = True
         self._changed.set()
 
     def __len__(self) -> int:
         return len(self._items)
+
+
+class WorkerStopped(Exception):
+    """The source was closed while it was being read."""
+
+
+class Worker:
+    """A daemon thread for blocking calls on an object that only one thread may use, such as a PyAV container.
+
+    Callers submit one call at a time and await its value, so cancellation falls between calls. A call that has begun
+    cannot be interrupted; nobody waits for it. The thread starts with the first call.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._calls: queue.SimpleQueue[tuple[Callable[[], object], Future[object] | None]] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._stopped = False
+
+    async def run(self, call: Callable[[], T]) -> T:
+        """Return `call()`, run in the thread, or raise its exception. Raises WorkerStopped after `stop`."""
+        if self._stopped:
+            raise WorkerStopped
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._serve, name=self._name, daemon=True)
+            self._thread.start()
+        future: Future[object] = Future()
+        self._calls.put((call, future))
+        return await asyncio.wrap_future(future)  # type: ignore[return-value]
+
+    def stop(self, last_call: Callable[[], None]) -> None:
+        """End the thread after its current call and `last_call`, which releases what it used. Does not wait."""
+        if self._stopped:
+            return
+        self._stopped = True
+        if self._thread is not None:
+            self._calls.put((last_call, None))
+
+    def _serve(self) -> None:
+        while True:
+            call, future = self._calls.get()
+            if future is None:
+                call()
+                return
+            if not future.set_running_or_notify_cancel():
+                continue
+            try:
+                value = call()
+            except BaseException as error:  # noqa: BLE001 - raised in the awaiting task
+                future.set_exception(error)
+            else:
+                future.set_result(value)

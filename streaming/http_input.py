@@ -1,29 +1,29 @@
-"""What FFmpeg reads over HTTP, fetched here: from the camera's own host, a bounded number of requests, no cookies.
+"""Fetch what FFmpeg reads over HTTP: only from the camera's own host, at a limited rate, without cookies.
 
-FFmpeg's own HTTP would follow redirects and playlists to any address that the camera names. `HttpOpener` is given to PyAV as
-`io_open`: the stream itself, and the segments and keys of a playlist, all pass through it. Blocking: for a worker thread.
+FFmpeg's own HTTP follows redirects and playlists to any address that the camera names. PyAV calls `HttpOpener` as
+`io_open` instead, for the stream and for the segments and keys of a playlist. Blocking: for a worker thread.
 """
 
+import io
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Protocol
+from typing import Protocol
 from urllib.parse import unquote, urljoin, urlsplit
 
 import httpx
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
-from streaming.errors import MediaError, MediaLost, MediaStalled
-from streaming.libav import in_words, shown
+from streaming.errors import MediaError, MediaLost, MediaStalled, in_words, shown
 
 MAX_REDIRECTS = 5
 MAX_REQUESTS_TO_OPEN = 40  # until the first frame: a playlist, its keys and its first segments
-BURST, REQUESTS_PER_S = 40.0, 4.0  # from then on
+BURST, REQUESTS_PER_S = 40.0, 4.0  # after it
 _PORTS = {"http": 80, "https": 443}
 _AES_BLOCK = 16
 
 
 class Readable(Protocol):
-    """A file-like object, as PyAV reads it."""
+    """A file-like object that PyAV can read."""
 
     def read(self, size: int) -> bytes: ...
 
@@ -31,21 +31,22 @@ class Readable(Protocol):
 
 
 class HttpOpener:
-    """Opens addresses for one connection to a camera. Raises MediaLost and MediaStalled, with the address redacted."""
+    """Opens addresses for one connection to a camera. Raises MediaLost and MediaStalled, with addresses redacted."""
 
     def __init__(
         self, url: str, *, timeout_s: float, other_hosts: bool = False, now: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:  # fmt: skip
-        """`other_hosts`: redirects and playlists may lead anywhere, not only to the host and port of `url`."""
+        """`other_hosts`: redirects and playlists may lead to other hosts and ports than that of `url`."""
         self._url = url
         self._origin = _origin(url)
         self._other_hosts = other_hosts
         self._timeout_s = timeout_s
         self._now, self._sleep = now, sleep
         with in_words(f"{shown(url)}: its user and password cannot be sent", MediaLost):
-            self._auth = _credentials(url)
-        self._client = httpx.Client(verify=False, timeout=timeout_s, trust_env=False)  # noqa: S501 - cameras sign their own
+            user = _user(url)
+            self._auth: httpx.Auth | None = httpx.BasicAuth(*user) if user else None
+        self._client = httpx.Client(verify=False, timeout=timeout_s, trust_env=False)  # noqa: S501 - cameras have self-signed certificates
         self._deadline = now() + timeout_s
         self._failed = False
         self._playing_since: float | None = None
@@ -53,18 +54,18 @@ class HttpOpener:
         self.num_requests = 0
 
     def begin(self) -> None:
-        """FFmpeg is asked for something: it has `timeout_s` from now on."""
+        """Restart the time limit, before FFmpeg is called."""
         self._deadline = self._now() + self._timeout_s
 
     def playing(self) -> None:
-        """A frame has been decoded: requests are from now on limited by their rate."""
+        """Note that a frame was decoded: from now on, the rate of requests is limited instead of their number."""
         if self._playing_since is None:
             self._playing_since, self._limit = self._now(), self.num_requests + BURST
 
     def __call__(self, url: str, flags: int, options: Mapping[str, str]) -> Readable:
-        """The body of `url`. After a failure every body is empty, so that a playlist comes to its end."""
+        """Return the body of `url`. After a failure every body is empty, so that a playlist ends."""
         if self._failed:
-            return _Nothing()
+            return io.BytesIO()
         try:
             if url.startswith(("crypto+", "crypto:")):
                 body = self._open(url[len("crypto+") :], options)
@@ -77,11 +78,11 @@ class HttpOpener:
             raise MediaLost(f"{shown(url)}: the key of an encrypted stream cannot be used") from error
 
     def close(self) -> None:
-        """End all connections. Idempotent."""
+        """Close all connections. Idempotent."""
         self._client.close()
 
     def left_s(self, url: str) -> float:
-        """Seconds until the present time limit. Raises MediaStalled after it."""
+        """Return the seconds until the time limit. Raises MediaStalled after it."""
         left_s = self._deadline - self._now()
         if left_s <= 0:
             raise MediaStalled(f"{shown(url)}: nothing came within the time limit")
@@ -92,14 +93,14 @@ class HttpOpener:
         return HttpFile(self, url, start, end or None)
 
     def fetch(self, url: str, start: int, end: int | None) -> tuple[httpx.Response, str]:
-        """The answer to a GET of these bytes, and the address it came from in the end."""
+        """Return the response to a GET of these bytes, and the address it came from after redirects."""
         for _ in range(MAX_REDIRECTS + 1):
             self._check(url)
             response = self._send(url, start, end)
             if not response.is_redirect:
                 break
             response.close()
-            with in_words(f"{shown(url)} redirects to what is no address", MediaLost):
+            with in_words(f"{shown(url)} redirects to an invalid address", MediaLost):
                 url = urljoin(url, response.headers.get("location", ""))
         else:
             raise MediaLost(f"{shown(url)}: more than {MAX_REDIRECTS} redirects")
@@ -132,13 +133,13 @@ class HttpOpener:
         mine = _same_site(self._origin, _origin(url))
         bare = urlsplit(url)._replace(netloc=urlsplit(url).netloc.rpartition("@")[2]).geturl()
         try:
-            self._client.cookies.clear()  # a camera needs none, and another host must not get them
+            self._client.cookies.clear()  # cameras need none, and other hosts must not get them
             request = self._client.build_request("GET", bare, headers=headers, timeout=self.left_s(url))
             response = self._client.send(request, auth=self._auth if mine else None, stream=True)
             digest = "digest" in response.headers.get("www-authenticate", "").lower()
             if response.status_code == 401 and digest and mine and isinstance(self._auth, httpx.BasicAuth):
                 response.close()
-                self._auth = _digest(self._url)
+                self._auth = httpx.DigestAuth(*(_user(self._url) or ("", "")))
                 response = self._client.send(request, auth=self._auth, stream=True)
         except httpx.TimeoutException:
             raise MediaStalled(f"{shown(url)}: nothing came within the time limit") from None
@@ -148,7 +149,7 @@ class HttpOpener:
 
 
 class HttpFile:
-    """The body of one address as a file. Seekable where the server answers to ranges."""
+    """The body of one address as a file, seekable where the server supports ranges."""
 
     def __init__(self, opener: HttpOpener, url: str, start: int, end: int | None) -> None:
         self._opener = opener
@@ -160,11 +161,11 @@ class HttpFile:
         self._pos = start
 
     def seekable(self) -> bool:
-        """True for a file; False for a live stream."""
+        """Return True for a file, False for a live stream."""
         return self._size is not None and self._response.headers.get("accept-ranges", "").lower() == "bytes"
 
     def read(self, size: int) -> bytes:
-        """At most `size` bytes, at least one; none at the end."""
+        """Return 1 to `size` bytes, b"" at the end."""
         self._opener.left_s(self._url)
         try:
             while not self._rest:
@@ -181,11 +182,11 @@ class HttpFile:
         return taken
 
     def tell(self) -> int:
-        """Where the next byte comes from."""
+        """Return the position of the next byte."""
         return self._pos
 
     def seek(self, offset: int, whence: int = 0) -> int:
-        """Go on at another place, by a new request."""
+        """Continue at another position, with a new request."""
         place = offset + (0, self._pos, self._size or 0)[whence]
         if place != self._pos:
             self._response.close()
@@ -199,17 +200,17 @@ class HttpFile:
         return place
 
     def close(self) -> None:
-        """End this request. Idempotent."""
+        """Close this request. Idempotent."""
         self._response.close()
 
 
 class _Decrypted:
-    """A segment encrypted with AES-128 in CBC mode, its padding removed."""
+    """Decrypts a segment (AES-128, CBC mode) and removes its padding."""
 
     def __init__(self, body: Readable, key: bytes, iv: bytes) -> None:
         self._body = body
         self._decryptor = Cipher(algorithms.AES(key), modes.CBC(iv)).decryptor()
-        self._waiting = b""  # the last block is held back: it may end in padding
+        self._waiting = b""  # includes the last block, which may end in padding
         self._ended = False
 
     def read(self, size: int) -> bytes:
@@ -233,16 +234,8 @@ class _Decrypted:
         self._body.close()
 
 
-class _Nothing:
-    def read(self, size: int) -> bytes:
-        return b""
-
-    def close(self) -> None:
-        pass
-
-
 def is_playlist(url: str) -> bool:
-    """True where the address itself says that it is an HLS playlist."""
+    """Return whether the address itself names an HLS playlist."""
     try:
         return urlsplit(url).path.lower().endswith((".m3u8", ".m3u"))
     except ValueError:
@@ -250,7 +243,7 @@ def is_playlist(url: str) -> bool:
 
 
 def _origin(url: str) -> tuple[str, str, int]:
-    """Scheme, host and port. Raises MediaLost for what is no address."""
+    """Return scheme, host and port. Raises MediaLost for an invalid address."""
     try:
         parts = urlsplit(url)
         scheme, host = parts.scheme.lower(), (parts.hostname or "").rstrip(".").lower()
@@ -261,7 +254,7 @@ def _origin(url: str) -> tuple[str, str, int]:
 
 
 def _same_site(camera: tuple[str, str, int], other: tuple[str, str, int]) -> bool:
-    """True for the same host and port, and for the change from HTTP to HTTPS at their usual ports."""
+    """Return whether host and port are the same, or HTTP became HTTPS at their default ports."""
     upgraded = (camera[0], camera[2], other[0], other[2]) == ("http", 80, "https", 443)
     return camera[1] == other[1] and (camera == other or upgraded)
 
@@ -271,19 +264,10 @@ def _user(url: str) -> tuple[str, str] | None:
     return (unquote(parts.username or ""), unquote(parts.password or "")) if parts.username or parts.password else None
 
 
-def _credentials(url: str) -> httpx.Auth | None:
-    user = _user(url)
-    return httpx.BasicAuth(*user) if user else None
-
-
-def _digest(url: str) -> httpx.Auth:
-    return httpx.DigestAuth(*(_user(url) or ("", "")))
-
-
 def _size(response: httpx.Response) -> int | None:
-    """Bytes of the whole file, where the server says so."""
-    ranged: Any = response.headers.get("content-range", "").rpartition("/")[2]
+    """Return the size of the whole file in bytes, None if the server does not say."""
     if response.status_code == 206:
-        return int(ranged) if ranged.isascii() and ranged.isdigit() else None
-    length = response.headers.get("content-length", "")
-    return int(length) if length.isascii() and length.isdigit() else None
+        size = response.headers.get("content-range", "").rpartition("/")[2]
+    else:
+        size = response.headers.get("content-length", "")
+    return int(size) if size.isascii() and size.isdigit() else None

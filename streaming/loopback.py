@@ -1,7 +1,7 @@
-"""WebRTC on a machine whose only network is loopback: a laptop without Wi-Fi, a container without a network.
+"""Let WebRTC use the loopback address where a machine has no other network, such as a laptop without Wi-Fi.
 
-aioice offers the addresses of all networks but loopback, so that there two peers of one machine find no path. `offer_loopback`
-lets it offer that of loopback where there are no others. (Read from aioice 0.13.0.)
+The only module that changes aioice, checked against aioice 0.13.0: it collects the addresses of all networks except
+loopback, so two peers on such a machine would find no path. `tests/streaming/test_publisher.py` fails when that changes.
 """
 
 from aioice import ice
@@ -10,10 +10,10 @@ _addresses_of_networks = ice.get_host_addresses
 
 
 def host_addresses(use_ipv4: bool, use_ipv6: bool) -> list[str]:
-    """The addresses that a peer may try: those of this machine's networks, else that of loopback."""
+    """Return the addresses of this machine's networks, or the loopback address if there are none."""
     return _addresses_of_networks(use_ipv4, use_ipv6) or (["127.0.0.1"] if use_ipv4 else ["::1"])
 
 
 def offer_loopback() -> None:
-    """Let every later connection of this process do so. Idempotent."""
+    """Use `host_addresses` for all later connections of this process. Idempotent."""
     ice.get_host_addresses = host_addresses

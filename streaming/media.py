@@ -1,8 +1,7 @@
-"""RTSP cameras, webcams and video files as sources, by PyAV.
+"""Video files, RTSP and HTTP cameras, and webcams as sources, decoded by PyAV.
 
-A file is pulled: nothing is decoded before the consumer asks, so nothing is lost and nothing queues. A live camera is
-always drained by one task; the newest kept frames win. A source costs nothing until `frames()` is iterated, then one
-thread. Does not know WebRTC.
+A file is pulled: frames are decoded when the consumer asks, so nothing is lost and nothing queues. A live camera is
+drained all the time, and the newest kept frames win. A source uses one thread while `frames()` is iterated.
 """
 
 import asyncio
@@ -19,33 +18,31 @@ from urllib.parse import unquote
 import numpy as np
 
 from streaming.backoff import backoff_s
-from streaming.clock import CaptureClock
+from streaming.clock import CaptureClock, Sampler
 from streaming.decoder import Decoded, Input, direct_formats
 from streaming.errors import AddressUnknown, MediaError, MediaStalled
 from streaming.frame import Frame, FrameSettings, SourceStats
-from streaming.handoff import LatestSlot, SlotClosed
+from streaming.handoff import LatestSlot, SlotClosed, Worker, WorkerStopped
 from streaming.http_input import HttpOpener, is_playlist
-from streaming.picture import Remark, to_rgb
+from streaming.picture import to_rgb
 from streaming.redact import redact
-from streaming.sampler import Sampler
-from streaming.worker import Worker, WorkerStopped
 
 logger = logging.getLogger(__name__)
 
 Pace = Literal["timestamps", "fast"]
 _LIVE_SCHEMES = frozenset({"rtsp", "rtsps", "http", "https"})
-_HEALTHY_AFTER_S = 30.0  # a connection that held so long starts the backoff anew
+_HEALTHY_AFTER_S = 30.0  # a connection that lasted so long resets the backoff
 
 
 def open_source(
     url: str, camera: str, settings: FrameSettings | None = None, *, pace: Pace = "timestamps",
     start_time: float | None = None, transport: Literal["tcp", "udp"] = "tcp", other_hosts: bool = False,
 ) -> "FileSource | LiveSource":  # fmt: skip
-    """The source for `url`: `rtsp://...`, `webcam:0`, `webcam:/dev/video0`, `file:///...` or a path. Opens nothing yet.
+    """Return the source for `rtsp://...`, `http://...`, `webcam:0`, `webcam:/dev/video0`, `file:///...` or a path.
 
-    Schemes may be in capitals. `pace` and `start_time` (unix seconds of the first frame; default: when it is opened)
-    concern files only. `other_hosts`: what an HTTP camera says may lead to other hosts. Raises AddressUnknown (a
-    ValueError too) for an address that is none of these.
+    Opens nothing yet. `pace` and `start_time` (unix seconds of the first frame; default: when it is opened) apply to
+    files. `other_hosts`: redirects and playlists of an HTTP camera may lead to other hosts. Raises AddressUnknown (also
+    a ValueError) for other addresses.
     """
     settings = settings or FrameSettings()
     if device := re.match(r"(?i)webcam:(.+)", url):
@@ -54,12 +51,12 @@ def open_source(
     if path := re.match(r"(?i)file:(?://[^/]*)?(/.*)", url, re.DOTALL):
         return FileSource(unquote(path[1]), camera, settings, pace=pace, start_time=start_time)
     address = re.match(r"([a-zA-Z][a-zA-Z0-9+.-]+)://", url)
-    if address is None:  # "12:30.mp4" and "rtsp:x.mp4" are names of files
+    if address is None:  # "12:30.mp4" and "rtsp:x.mp4" are file names
         return FileSource(url, camera, settings, pace=pace, start_time=start_time)
     scheme = address[1].lower()
     if scheme not in _LIVE_SCHEMES:
         raise AddressUnknown(f"{redact(url)}: use rtsp://, http://, file://, webcam:0 or the path of a file")
-    url = scheme + url[len(scheme) :]  # FFmpeg knows it in small letters only
+    url = scheme + url[len(scheme) :]  # FFmpeg accepts lower case only
     if scheme in ("http", "https"):
         opener = partial(HttpOpener, url, timeout_s=settings.stall_timeout_s, other_hosts=other_hosts)
         return LiveSource(url, camera, settings, options=_http_options(url), opener=opener)
@@ -67,7 +64,7 @@ def open_source(
 
 
 def _http_options(url: str) -> dict[str, str]:
-    """A playlist is followed only where the address itself says that it is one."""
+    """Return FFmpeg options that allow a playlist only where the address itself names one."""
     options = {"protocol_whitelist": "http,https,tcp,tls,crypto"}
     if is_playlist(url):
         return {**options, "format_whitelist": direct_formats("hls"), "http_persistent": "0", "http_multiple": "0"}
@@ -75,15 +72,15 @@ def _http_options(url: str) -> dict[str, str]:
 
 
 def _rtsp_options(transport: str) -> dict[str, str]:
-    """The whitelist keeps a hostile camera from making FFmpeg read local files."""
+    """Return FFmpeg options whose whitelist keeps a hostile camera from making FFmpeg read local files."""
     return {"rtsp_transport": transport, "fflags": "nobuffer", "protocol_whitelist": "rtsp,rtsps,rtp,udp,tcp,tls"}
 
 
 class FileSource:
-    """A video file. `frames()` raises MediaError kinds: unreadable at once, damaged after the last good frame.
+    """A video file. `frames()` raises MediaUnreadable at once, MediaDamaged after the last good frame.
 
-    `pace="timestamps"` hands a frame over when it is due by the file's own timestamps, or later if the consumer is
-    late; `pace="fast"` as soon as it is asked for. Either way every kept frame is handed over.
+    `pace="timestamps"` yields each frame when it is due by the file's timestamps, or later if the consumer is late;
+    `pace="fast"` as soon as it is asked for. No kept frame is dropped.
     """
 
     def __init__(
@@ -104,7 +101,7 @@ class FileSource:
         self._kept: Iterator[Frame] = iter(())
 
     async def frames(self) -> AsyncIterator[Frame]:
-        """Kept frames until the end of the file."""
+        """Yield kept frames until the end of the file."""
         opened_at = self._now()
         start = opened_at if self._start_time is None else self._start_time
         try:
@@ -124,7 +121,7 @@ class FileSource:
             self._worker.stop(self._release)
 
     async def close(self) -> None:
-        """Ends the iteration after the frame being decoded."""
+        """End the iteration after the frame being decoded."""
         self._worker.stop(self._release)
 
     def _open(self, start: float) -> None:
@@ -136,22 +133,21 @@ class FileSource:
             self._input.close()
 
     def _keep(self, medium: Input, start: float) -> Iterator[Frame]:
-        """Decodes up to the next kept frame. Runs in the worker."""
+        """Decode up to each next kept frame. Runs in the worker."""
         sampler = Sampler(self._settings.rate_hz)
-        remark = _remarks_into(medium.remarks, "picture")
         for decoded in medium.frames():
             frame_time = start + (decoded.media_s or 0.0)
             _note(self.camera, self.stats, decoded, frame_time, medium)
             if sampler.keep(frame_time):
                 self.stats.kept += 1
-                yield Frame(frame_time, _picture(decoded, self._settings, remark), "file")
+                yield Frame(frame_time, _picture(decoded, self._settings, medium), "file")
 
 
 class LiveSource:
-    """A camera that is connected to again for ever: RTSP, HTTP, or a webcam.
+    """An RTSP or HTTP camera, or a webcam, that is reconnected to for ever.
 
-    A frame's time is the camera's own clock where it reports one that agrees with ours (RTCP), else its arrival.
-    Overload policy: decoding goes on whatever the consumer does; of the kept frames the newest `handoff_frames` wait.
+    A frame's time is that of the camera's clock where it reports one that agrees with ours (RTCP), else its arrival.
+    Overload policy: decoding goes on whatever the consumer does, and the newest `handoff_frames` kept frames wait.
     """
 
     def __init__(
@@ -160,7 +156,7 @@ class LiveSource:
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep, fraction: Callable[[], float] = random.random,
         opener: Callable[[], HttpOpener] | None = None,
     ) -> None:  # fmt: skip
-        """`opener` makes, for each connection, what fetches addresses in FFmpeg's place."""
+        """`opener` is called for each connection, and its result fetches addresses instead of FFmpeg."""
         self._opener = opener
         self.camera = camera
         self.stats = SourceStats()
@@ -180,7 +176,7 @@ class LiveSource:
         self._pump: asyncio.Task[None] | None = None
 
     async def frames(self) -> AsyncIterator[Frame]:
-        """Kept frames until `close`."""
+        """Yield kept frames until `close`."""
         pump = self._pump = asyncio.create_task(self._connect_for_ever(), name=f"pump-{self.camera}")
         pump.add_done_callback(lambda _: self._slot.close())
         try:
@@ -193,7 +189,7 @@ class LiveSource:
             await self.close()
 
     async def close(self) -> None:
-        """Stops at once. The thread ends when FFmpeg's current call does, at most `stall_timeout_s` later."""
+        """Stop at once. The thread ends with FFmpeg's current call, at most `stall_timeout_s` later."""
         self.stats.state = "closed"
         self._slot.close()
         self._worker.stop(self._release)
@@ -216,7 +212,7 @@ class LiveSource:
             self.stats.reconnects += 1
 
     async def _drain(self) -> None:
-        """One connection: every kept frame into the slot, until it is lost (MediaError)."""
+        """Put the kept frames of one connection into the slot until it is lost (MediaError)."""
         await self._worker.run(self._open)
         self.stats.detail = ""
         while (frame := await self._worker.run(partial(next, self._kept, None))) is not None:
@@ -235,7 +231,7 @@ class LiveSource:
             self._url, live=True, format=self._format, options=self._options, timeout_s=self._settings.stall_timeout_s,
             opener=self._opener() if self._opener is not None else None,
         )  # fmt: skip
-        # Ticks start anew with every connection, and the strictly rising time must not: same clock, report forgotten.
+        # ticks restart with every connection, but times must go on rising: keep the clock, forget the report
         self._clock.restart(self._input.clock_rate_hz)
         self._kept = self._keep(self._input)
 
@@ -245,8 +241,7 @@ class LiveSource:
             self._input = None
 
     def _keep(self, medium: Input) -> Iterator[Frame]:
-        """Decodes up to the next kept frame. Runs in the worker."""
-        remark = _remarks_into(medium.remarks, "picture")
+        """Decode up to each next kept frame. Runs in the worker."""
         for decoded in medium.frames():
             arrival = self._now()
             if decoded.reference is not None:
@@ -256,18 +251,11 @@ class LiveSource:
             self.stats.clock = clock
             if self._sampler.keep(frame_time):
                 self.stats.kept += 1
-                yield Frame(frame_time, _picture(decoded, self._settings, remark), clock)
+                yield Frame(frame_time, _picture(decoded, self._settings, medium), clock)
 
 
-def _picture(decoded: Decoded, settings: FrameSettings, remark: Remark) -> np.ndarray:
-    return to_rgb(decoded.frame, settings.max_width, settings.max_height, decoded.pixel_aspect, remark)
-
-
-def _remarks_into(remarks: dict[str, str], about: str) -> Remark:
-    def remark(words: str) -> None:
-        remarks[about] = words
-
-    return remark
+def _picture(decoded: Decoded, settings: FrameSettings, medium: Input) -> np.ndarray:
+    return to_rgb(decoded.frame, settings.max_width, settings.max_height, decoded.pixel_aspect, medium.remarks)
 
 
 def _note(camera: str, stats: SourceStats, decoded: Decoded, frame_time: float, medium: Input) -> None:
@@ -276,7 +264,7 @@ def _note(camera: str, stats: SourceStats, decoded: Decoded, frame_time: float, 
     stats.decode_errors += medium.take_decode_errors()
     stats.width, stats.height = decoded.frame.width, decoded.frame.height
     for about, words in medium.remarks.items():
-        if about not in stats.remarks:  # once, not once a frame
+        if about not in stats.remarks:  # once, not for each frame
             logger.warning("camera %s: %s", camera, words)
     if medium.remarks:
-        stats.remarks = {**stats.remarks, **medium.remarks}  # whole: others read it in other threads
+        stats.remarks = {**stats.remarks, **medium.remarks}  # replaced, as other threads read it

@@ -1,50 +1,45 @@
-"""Decoded video frames to RGB arrays: upright, with square pixels, no larger than asked.
+"""Convert decoded video frames to RGB arrays: upright, with square pixels, no larger than asked.
 
-Blocking: call it in a worker thread. Whatever a frame claims about its colours, shape or orientation, the result is a
+Blocking: call it in a worker thread. Whatever a frame says of its colours, shape or orientation, the result is a
 picture or a MediaError.
 """
 
 import struct
-from collections.abc import Callable
 from dataclasses import dataclass
+from fractions import Fraction
 
 import av
 import numpy as np
 from av.sidedata.sidedata import Type as SideDataType
 
-from streaming.errors import MediaUnreadable, PictureTooLarge
-from streaming.libav import in_words
+from streaming.errors import MediaUnreadable, PictureTooLarge, in_words
 
-MAX_PIXELS = 64_000_000  # a frame beyond this is refused: it is an attack or a mistake, not a camera
-MAX_PIXEL_ASPECT = 8.0  # width of a pixel by its height, or the reverse: beyond this it is a mistake
+MAX_PIXELS = 64_000_000  # no camera sends larger frames
+MAX_PIXEL_ASPECT = 8.0  # width of a pixel divided by its height, or the reverse; more is a mistake
 
-# Matrix and range that swscale can convert (AVColorSpace, AVColorRange). It refuses all others, and guesses well where
-# nothing is said.
+# What swscale can convert (AVColorSpace, AVColorRange). It refuses other values, and guesses well for "unspecified".
 _KNOWN_MATRICES = frozenset({0, 1, 2, 4, 5, 6, 7, 9})
 _KNOWN_RANGES = frozenset({0, 1, 2})
 _UNSPECIFIED_MATRIX, _UNSPECIFIED_RANGE = 2, 0
 
-_MATRIX = struct.Struct("=9i")  # row by row; 16.16 fixed point but for the last column
-_MAX_TILT = 0.5  # of a row of the matrix: the smaller part by the larger one, about 27 degrees
+_MATRIX = struct.Struct("=9i")  # row by row, in 16.16 fixed point except for the last column
+_MAX_TILT = 0.5  # smaller by larger element of a row of the matrix: about 27 degrees
 _MAX_STRETCH = 64.0
 
-# PyAV 18 cannot list the side data of a frame that has a kind it does not know, such as the Exif of a JPEG. An unknown
-# kind is shown as one that is never looked at here.
+# PyAV 18 cannot list the side data of a frame if it does not know one of the kinds, such as the Exif data of a JPEG.
+# Map unknown kinds to one that is never used here.
 SideDataType._missing_ = classmethod(lambda cls, value: cls.REPLAYGAIN)  # type: ignore[assignment]
-
-Remark = Callable[[str], None]
-
 
 @dataclass(frozen=True, slots=True)
 class Orientation:
-    """One of the eight ways a picture can be stored. Shown upright: first transposed, then mirrored."""
+    """One of the eight ways to store a picture. To show it upright, transpose it, then mirror, then flip."""
 
-    transposed: bool = False  # rows are columns
-    mirrored: bool = False  # left is right, after that
-    flipped: bool = False  # top is bottom, after that
+    transposed: bool = False  # rows become columns
+    mirrored: bool = False  # swap left and right
+    flipped: bool = False  # swap top and bottom
 
     def upright(self, image: np.ndarray) -> np.ndarray:
-        """`image` (H, W, 3) as it is to be seen; (W, H, 3) when it is transposed."""
+        """Return `image` (H, W, 3) upright, (W, H, 3) if it is transposed."""
         if self.transposed:
             image = image.swapaxes(0, 1)
         return np.ascontiguousarray(image[:: -1 if self.flipped else 1, :: -1 if self.mirrored else 1])
@@ -54,7 +49,7 @@ UPRIGHT = Orientation()
 
 
 def fitted_size(width: int, height: int, max_width: int, max_height: int) -> tuple[int, int]:
-    """The size (width, height) that fits inside the limits, same aspect, never enlarged.
+    """Return the (width, height) that fits inside the limits with the same aspect, never enlarged.
 
     1920x1080 in 960x960 -> 960x540; 640x480 in 1920x1080 -> 640x480.
     """
@@ -63,7 +58,7 @@ def fitted_size(width: int, height: int, max_width: int, max_height: int) -> tup
 
 
 def squared_size(width: int, height: int, pixel_aspect: float) -> tuple[int, int]:
-    """The size with square pixels: the shorter side of a pixel is stretched, so that no detail is lost.
+    """Return the size with square pixels, stretching the shorter side of a pixel so that no detail is lost.
 
     720x576 with pixels 16/11 as wide as high -> 1047x576; 1920x1080 with 1/2 -> 1920x2160.
     """
@@ -71,48 +66,49 @@ def squared_size(width: int, height: int, pixel_aspect: float) -> tuple[int, int
 
 
 def to_rgb(
-    frame: av.VideoFrame, max_width: int, max_height: int, pixel_aspect: float = 1.0, remark: Remark | None = None
-) -> np.ndarray:
-    """uint8 (H, W, 3) RGB, upright. Resized while it is converted, which costs about a millisecond.
+    frame: av.VideoFrame, max_width: int, max_height: int, pixel_aspect: float = 1.0,
+    remarks: dict[str, str] | None = None,
+) -> np.ndarray:  # fmt: skip
+    """Return the frame as uint8 (H, W, 3) RGB, upright. Resizing is part of the conversion and takes about 1 ms.
 
-    `pixel_aspect`: width of a pixel by its height. `remark` hears, in words, what the frame says of itself that is
-    nonsense and was ignored. Raises PictureTooLarge, and MediaUnreadable where it cannot be converted.
+    `pixel_aspect`: width of a pixel divided by its height. `remarks["picture"]` is set where the frame's metadata makes
+    no sense and was ignored. Raises PictureTooLarge, or MediaUnreadable if it cannot be converted.
     """
     if frame.width * frame.height > MAX_PIXELS:
         raise PictureTooLarge(f"{frame.width}x{frame.height} is more than {MAX_PIXELS} pixels; lower the resolution")
-    remark = remark or _ignore
+    remarks = {} if remarks is None else remarks
     kind = f"a picture of {frame.width}x{frame.height} pixels in the format {_format_of(frame)} cannot be converted"
     if _would_abort(frame):
         raise MediaUnreadable(f"{kind}; send another format, such as yuv420p")
     with in_words(kind):
-        orientation = orientation_of(frame, remark)
+        orientation = orientation_of(frame, remarks)
         if orientation.transposed:
             max_width, max_height = max_height, max_width
         if not 1.0 / MAX_PIXEL_ASPECT <= pixel_aspect <= MAX_PIXEL_ASPECT:
-            remark(f"its pixels are said to be {pixel_aspect:g} times as wide as high: ignored")
+            remarks["picture"] = f"its pixels are said to be {pixel_aspect:g} times as wide as high: ignored"
             pixel_aspect = 1.0
         width, height = fitted_size(*squared_size(frame.width, frame.height, pixel_aspect), max_width, max_height)
         _forget_unknown_colours(frame)
-        # One thread: each conversion would else start as many as there are cores, for a millisecond of work.
+        # by default, each conversion starts as many threads as there are cores, for a millisecond of work
         image: np.ndarray = frame.reformat(width=width, height=height, format="rgb24", threads=1).to_ndarray()
     return image if orientation == UPRIGHT else orientation.upright(image)
 
 
-def orientation_of(frame: av.VideoFrame, remark: Remark | None = None) -> Orientation:
-    """How the frame is stored, by its display matrix; upright where it has none or one that makes no sense."""
+def orientation_of(frame: av.VideoFrame, remarks: dict[str, str]) -> Orientation:
+    """Return how the frame is stored, by its display matrix; upright where it has none or an implausible one."""
     data = frame.side_data.get(SideDataType.DISPLAYMATRIX)
     if data is None:
         return UPRIGHT
     orientation = _orientation(bytes(data))
     if orientation is None:
-        (remark or _ignore)("its display matrix makes no sense: ignored, the picture is shown as it is stored")
+        remarks["picture"] = "its display matrix makes no sense: ignored, the picture is shown as it is stored"
     return orientation or UPRIGHT
 
 
 def _orientation(data: bytes) -> Orientation | None:
-    """The one of the eight that the matrix is nearest to; None when it is near to none.
+    """Return the nearest of the eight orientations, None if the matrix is near none.
 
-    A point (p, q) of the stored picture is shown at (a p + c q, b p + d q).
+    The matrix shows the point (p, q) of the stored picture at (a p + c q, b p + d q).
     """
     if len(data) < _MATRIX.size:
         return None
@@ -123,7 +119,7 @@ def _orientation(data: bytes) -> Orientation | None:
     if min(abs(a), abs(b)) > _MAX_TILT * first or min(abs(c), abs(d)) > _MAX_TILT * second:
         return None
     if (abs(a) == first) != (abs(d) == second):
-        return None  # both axes fall on one
+        return None  # both axes map to the same one
     transposed = abs(b) > abs(a)
     return Orientation(transposed, (c if transposed else a) < 0, (b if transposed else d) < 0)
 
@@ -133,7 +129,7 @@ def _format_of(frame: av.VideoFrame) -> str:
 
 
 def _would_abort(frame: av.VideoFrame) -> bool:
-    """True for what makes swscale end the whole process (FFmpeg 8.0)."""
+    """Return whether swscale would abort the whole process (FFmpeg 8.0)."""
     name = _format_of(frame)
     return name.startswith("yaf32") or (name.startswith("bayer_") and frame.height < 2)
 
@@ -145,5 +141,19 @@ def _forget_unknown_colours(frame: av.VideoFrame) -> None:
         frame.color_range = _UNSPECIFIED_RANGE
 
 
-def _ignore(words: str) -> None:
-    """Nobody asked."""
+class PixelAspect:
+    """The shape of a track's pixels: as the container says, or as the stream says once that has changed."""
+
+    def __init__(self, track: av.VideoStream) -> None:
+        self._context = track.codec_context
+        self._declared: Fraction | None = track.sample_aspect_ratio
+        self._first: Fraction | None = None
+        self._decoded = False
+
+    def now(self) -> float:
+        """Return width divided by height of a pixel of the frame just decoded; 1 where nothing is said."""
+        current = self._context.sample_aspect_ratio
+        if not self._decoded:
+            self._first, self._decoded = current, True
+        aspect = current if current != self._first else self._declared or current
+        return float(aspect) if aspect else 1.0

@@ -1,9 +1,9 @@
-"""The other side: a WHIP client (RFC 9725) that publishes a video track, for the demo, examples and benchmarks.
+"""A WHIP client (RFC 9725) that publishes a video track, for the demo, examples and benchmarks.
 
     async with publish("http://127.0.0.1:8000/whip/door", token, FramesTrack(pictures, rate_hz=10)) as publication:
         await publication.wait_ended()
 
-Knows only the protocol, not this project's server.
+Works with any WHIP server.
 """
 
 import asyncio
@@ -32,18 +32,18 @@ _MAX_REDIRECTS = 3
 
 
 class PublishError(Exception):
-    """The server refused the video, or could not be reached; the message is its own explanation."""
+    """The server refused the video or could not be reached. `status`: the HTTP status, None without a response."""
 
     def __init__(self, message: str, status: int | None = None) -> None:
         super().__init__(message)
-        self.status = status  # HTTP status, None if there was no answer
+        self.status = status
 
 
 class FramesTrack(MediaStreamTrack):
-    """A video track out of an async iterator of pictures, sent at their own times.
+    """A video track from an async iterator of pictures, sent when they are due; a late picture is sent at once.
 
-    Pictures are `Frame` (sent when due by the differences of their times) or uint8 (H, W, 3) RGB arrays (sent at
-    `rate_hz`). Width and height are cut to even numbers, as the codecs need. A late picture is sent at once.
+    A `Frame` is due by its time, relative to the first; a uint8 (H, W, 3) RGB array by `rate_hz`. Width and height are
+    cut to even numbers, as the codecs require.
     """
 
     kind = "video"
@@ -58,7 +58,7 @@ class FramesTrack(MediaStreamTrack):
         self.error: MediaError | None = None
 
     async def recv(self) -> av.VideoFrame:
-        """The next picture when it is due; MediaStreamError after the last one."""
+        """Return the next picture when it is due. Raises MediaStreamError after the last one."""
         if self.readyState != "live":
             raise MediaStreamError
         try:
@@ -66,7 +66,7 @@ class FramesTrack(MediaStreamTrack):
         except StopAsyncIteration:
             self.stop()
             raise MediaStreamError from None
-        except MediaError as error:  # a bad file: `Publication.wait_ended` tells
+        except MediaError as error:  # `Publication.wait_ended` reports it
             self.error = error
             self.stop()
             raise MediaStreamError from None
@@ -81,13 +81,13 @@ class FramesTrack(MediaStreamTrack):
 
 
 def file_track(path: str, *, rate_hz: float = 15.0, max_width: int = 1280, max_height: int = 720) -> FramesTrack:
-    """A track of a video file at its own speed, `rate_hz` frames a second of it."""
+    """Return a track of a video file at its own speed, with `rate_hz` frames a second."""
     settings = FrameSettings(rate_hz=rate_hz, max_width=max_width, max_height=max_height)
     return FramesTrack(FileSource(path, "publisher", settings, pace="fast", start_time=0.0).frames())
 
 
 class Publication:
-    """A running publication. `session_url` is what DELETE is sent to."""
+    """A running publication. `session_url` is deleted at its end."""
 
     def __init__(self, peer: RTCPeerConnection, track: MediaStreamTrack, session_url: str) -> None:
         self.session_url = session_url
@@ -101,11 +101,11 @@ class Publication:
 
     @property
     def state(self) -> str:
-        """`new`, `connecting`, `connected`, `failed` or `closed`."""
+        """The connection's state: `new`, `connecting`, `connected`, `failed` or `closed`."""
         return str(self._peer.connectionState)
 
     async def wait_connected(self, timeout_s: float = 15.0) -> None:
-        """Raises PublishError when media cannot flow (a firewall, no route for UDP)."""
+        """Wait until video can flow. Raises PublishError if it cannot (a firewall, no route for UDP)."""
         try:
             async with asyncio.timeout(timeout_s):
                 await self._connected.wait()
@@ -117,7 +117,7 @@ class Publication:
             raise PublishError(f"the video connection {self.state}: is UDP to the server open, or is TURN needed?")
 
     async def wait_ended(self) -> None:
-        """Until the track has been sent to its end or the server hung up. PublishError if its pictures failed."""
+        """Wait until the track ends or the server hangs up. Raises PublishError if the pictures cannot be read."""
         await self._ended.wait()
         if isinstance(self._track, FramesTrack) and self._track.error is not None:
             raise PublishError(str(self._track.error))
@@ -134,7 +134,7 @@ async def publish(
     url: str, token: str | None, track: MediaStreamTrack, *, codec: Codec | None = None,
     client: httpx.AsyncClient | None = None, verify: bool = True,
 ) -> AsyncIterator[Publication]:  # fmt: skip
-    """Publishes `track` to the WHIP endpoint `url` while the context lasts; then deletes the session.
+    """Publish `track` to the WHIP endpoint `url` while the context lasts, then delete the session.
 
     `codec=None` offers both and lets the server choose. `verify=False` accepts a self-signed certificate. Raises
     PublishError with the server's explanation.
@@ -166,7 +166,7 @@ async def publish(
 
 
 async def _post_offer(http: httpx.AsyncClient, url: str, headers: dict[str, str], offer: str) -> tuple[str, str]:
-    """The answer and the absolute session URL. Follows redirects, with the token, as WHIP asks for."""
+    """Return the answer and the absolute session URL. Follows redirects with the token, as WHIP requires."""
     for _ in range(_MAX_REDIRECTS + 1):
         try:
             response = await http.post(url, content=offer, headers={**headers, "Content-Type": "application/sdp"})
@@ -184,7 +184,7 @@ async def _post_offer(http: httpx.AsyncClient, url: str, headers: dict[str, str]
 
 
 async def _delete(http: httpx.AsyncClient, session_url: str, headers: dict[str, str]) -> None:
-    """Best effort: a session that is gone already, or a server that is, needs no DELETE."""
+    """Delete the session. Errors are ignored: the session or the server may be gone."""
     try:
         await http.delete(session_url, headers=headers, timeout=5.0)
     except httpx.HTTPError:
@@ -205,7 +205,7 @@ def _shown(url: str) -> str:
 
 
 def _video_frame(image: np.ndarray, due_s: float) -> av.VideoFrame:
-    """YUV 4:2:0, stamped with its time since the start. `image`: uint8 (H, W, 3) RGB."""
+    """Return `image`, uint8 (H, W, 3) RGB, as a YUV 4:2:0 frame with its time since the start."""
     height, width = image.shape[0] // 2 * 2, image.shape[1] // 2 * 2
     rgb = av.VideoFrame.from_ndarray(np.ascontiguousarray(image[:height, :width]), format="rgb24")
     frame = rgb.reformat(format="yuv420p")

@@ -1,9 +1,8 @@
-"""Addresses without their secrets, for logs, errors and status pages: the one redactor.
+"""Remove the secrets from addresses, for logs, errors and status pages.
 
-It knows no names of secrets. Of an address it shows the scheme, the host, the port and a path of plain words; all else is
-starred: user and password, fragment, values of the query (but numbers of one or two digits, such as a channel's), parts of the
-path with "=" or ":" in them or that look made by chance. Where the address can be read in two ways, because a password
-holds "@", "/", "?" or "#", what is shown is no part of a secret in either.
+Shows the scheme, host, port and a path of plain words. Everything else becomes "***": user and password, fragment, query
+values (except numbers of one or two digits, such as a channel), and parts of the path that contain "=" or ":" or look
+random. Where a password with "@", "/", "?" or "#" makes an address ambiguous, no reading of it shows part of a secret.
 """
 
 import ipaddress
@@ -14,21 +13,21 @@ HINT = "if its password holds @ / ? # or %, write %40 %2F %3F %23 %25 instead"
 STARS = "***"
 
 _NETWORK = r"(?i:rtsps?|https?|rtmps?|mqtts?|ftp)"
-_SCHEME = re.compile(rf"([A-Za-z][A-Za-z0-9+.-]*)://|({_NETWORK}):/")  # with one slash, as a path object writes it
+_SCHEME = re.compile(rf"([A-Za-z][A-Za-z0-9+.-]*)://|({_NETWORK}):/")  # one slash, as pathlib writes it
 _ADDRESS = re.compile(rf"(?:[A-Za-z][A-Za-z0-9+.-]*://|\b{_NETWORK}:/)\S+")
-_NO_SCHEME = re.compile(r"[^/\\\s:@]+:[^\s]*@(?=[^\s@]+$)")  # "user:password@host/path", the scheme forgotten
+_NO_SCHEME = re.compile(r"[^/\\\s:@]+:[^\s]*@(?=[^\s@]+$)")  # "user:password@host/path", without the scheme
 _HOST = re.compile(r"(?:\[[0-9A-Fa-f:.%\w-]+\]|[\w.-]+)(?::\d{1,5})?")
 _NAME = re.compile(r"[A-Za-z][\w.\[\]-]{0,31}")
 _WORD = re.compile(r"[^\W\d_]{0,24}\d{0,14}[^\W\d_]{0,16}\d{0,2}")
-_HEX = re.compile(r"(?=.*\d)(?=.*[a-f])[0-9a-f]{8,}", re.IGNORECASE)  # of a key, a digest
-_SHORT = 6  # characters of a part of a path that says nothing, however it looks
+_HEX = re.compile(r"(?=.*\d)(?=.*[a-f])[0-9a-f]{8,}", re.IGNORECASE)  # a key or digest
+_SHORT = 6  # characters of a word that is too short to be a secret
 _TURNS = re.compile(r"[a-z](?=[A-Z])|[A-Z](?=[a-z])")
-_LOCAL = ("file",)  # its path is a path of this machine
-_ENDS = "'\"),.;:!>]}"  # of a sentence around an address, rather than its own
+_LOCAL = ("file",)  # a path of this machine, shown whole
+_ENDS = "'\"),.;:!>]}"  # punctuation of the sentence around an address
 
 
 def redact(url: str) -> str:
-    """`rtsp://user:pw@host:554/a?password=b` -> `rtsp://***@host:554/a?password=***`; a path of this machine stays."""
+    """Redact an address: `rtsp://user:pw@host:554/a?password=b` -> `rtsp://***@host:554/a?password=***`."""
     begin = _SCHEME.match(url)
     if begin is None:
         return _NO_SCHEME.sub(f"{STARS}@", url)
@@ -45,18 +44,18 @@ def redact(url: str) -> str:
 
 
 def redact_text(text: str) -> str:
-    """`text` with every address in it redacted: "rtsp://u:p@cam/a: no route" -> "rtsp://***@cam/a: no route"."""
+    """Redact every address in a text: "rtsp://u:p@cam/a: no route" -> "rtsp://***@cam/a: no route"."""
     return _ADDRESS.sub(_redacted, text) if ":/" in text else text
 
 
 def has_host(url: str) -> bool:
-    """Is what stands between the scheme and the path (or query) a host, with or without an account and a port?"""
+    """Return whether a valid host, with or without user and port, stands between the scheme and the path."""
     authority = re.split("[/?#]", url.partition("://")[2], maxsplit=1)[0]
     return _HOST.fullmatch(authority.rpartition("@")[2]) is not None
 
 
 def hint(url: str) -> str:
-    """What to do about an address that looks cut short by a password with special characters; else ""."""
+    """Return advice if a password with special characters seems to cut the address short, else ""."""
     scheme, separator, rest = url.partition("://")
     authority = re.split("[/?#]", rest, maxsplit=1)[0]
     if not separator or scheme.lower() in _LOCAL:
@@ -66,13 +65,13 @@ def hint(url: str) -> str:
 
 
 def _split(rest: str) -> tuple[bool, str, str] | None:
-    """(is there a user, host and port, what follows them) of what follows the scheme; None where no host can be told."""
+    """Split what follows the scheme into (has a user, host and port, the rest); None if the host is unclear."""
     authority = re.split("[/?#]", rest, maxsplit=1)[0]
     before, at, after = rest.rpartition("@")
     user, has_user, host = authority.rpartition("@")
-    if not at or len(before) < len(authority):  # no "@" after the authority, so this is it
+    if not at or len(before) < len(authority):  # no "@" after the authority: it is complete
         return None if host and not _HOST.fullmatch(host) else (bool(has_user), host, rest[len(authority) :])
-    # a password with / ? or # in it; or an "@" that is in the path or the query, where what follows it may be secret
+    # either a password with / ? or #, or an "@" in the path or query, where what follows it may be a secret
     later = re.split("[/?#]", after, maxsplit=1)[0]
     in_path = not re.search("[?#]", before)
     is_password = not _HOST.fullmatch(host) or (bool(user) and in_path)
@@ -82,7 +81,7 @@ def _split(rest: str) -> tuple[bool, str, str] | None:
 
 
 def _is_address(host: str) -> bool:
-    """An IP address, which is no end of a password."""
+    """Return whether it is an IP address, so not the end of a password."""
     try:
         ipaddress.ip_address(re.sub(r":\d+$", "", host).strip("[]") if not host.endswith("]") else host.strip("[]"))
     except ValueError:
@@ -91,14 +90,14 @@ def _is_address(host: str) -> bool:
 
 
 def _parts_of(tail: str) -> tuple[str, str | None, str | None]:
-    """Path, query and fragment; None: there is none."""
+    """Split into path, query and fragment; None for a missing one."""
     rest, hashed, fragment = tail.partition("#")
     path, asked, query = rest.partition("?")
     return path, query if asked else None, fragment if hashed else None
 
 
 def _step(step: str) -> str:
-    """One part of a path between slashes: itself when it is plain words and numbers."""
+    """Return a part of the path, starred unless it is plain words and numbers."""
     plain = unquote(step)
     if re.search(r"[=:;&@%\s]", plain):
         return STARS
@@ -114,7 +113,7 @@ def _is_plain(word: str) -> bool:
 
 
 def _parameter(parameter: str) -> str:
-    """ "channel=1" itself, "user=ann" -> "user=***", "s3cret" -> "***"."""
+    """Redact a query parameter: "channel=1" stays, "user=ann" -> "user=***", "s3cret" -> "***"."""
     name, equals, value = parameter.partition("=")
     if not parameter or not equals or not _NAME.fullmatch(name):
         return STARS if parameter else ""

@@ -1,39 +1,40 @@
-"""Is this SDP offer one that we can take whole? Decided before any work is done for it.
+"""Check the SDP that publishers send before any work is done for it, and complete the SDP answers to them.
 
-Pure text in, checked text out; every offer gets one of three verdicts: usable, malformed, unusable. Does not know HTTP
-or sessions.
+Covers offers, trickled ICE candidates (`application/trickle-ice-sdpfrag`, RFC 8840), and what answers say about bitrates
+and ICE servers. Text in, text out.
 """
 
 import ipaddress
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from aiortc.codecs import CODECS, is_rtx
 from aiortc.rtcpeerconnection import find_common_codecs
 from aiortc.sdp import DIRECTIONS, MediaDescription, SessionDescription, candidate_from_sdp
 
-MAX_CANDIDATES = 16  # of a session; each is checked against each of our addresses, with several packets
-MAX_OFFERED_CANDIDATES = 64  # browsers with many addresses name more than are used; beyond this it is no browser
+MAX_CANDIDATES = 16  # used of a session; each is paired with each of our addresses
+MAX_OFFERED_CANDIDATES = 64  # browsers with many addresses send more than are used, but not this many
 _MAX_SECTIONS = 8
-_THIS_NETWORK = ipaddress.IPv4Network("0.0.0.0/8")  # Linux sends some of it to itself
-_TRANSLATED = ipaddress.IPv6Network("64:ff9b::/96")  # RFC 6052: the last four bytes are IPv4
+_THIS_NETWORK = ipaddress.IPv4Network("0.0.0.0/8")  # Linux delivers some of it to itself
+_TRANSLATED = ipaddress.IPv6Network("64:ff9b::/96")  # RFC 6052: the last four bytes are an IPv4 address
 _COMPATIBLE = ipaddress.IPv6Network("::/96")
 _FINGERPRINTS = frozenset({"sha-256", "sha-384", "sha-512"})
-# What aiortc's parser raises on malformed text; it has no error type of its own.
+# what aiortc's parser raises on malformed text, as it has no error type of its own
 PARSE_ERRORS = (AssertionError, AttributeError, IndexError, KeyError, StopIteration, TypeError, ValueError)
 
 
 class OfferMalformed(Exception):
-    """The text is not a WebRTC offer."""
+    """The text is not a valid WebRTC offer or ICE fragment."""
 
 
 class OfferUnusable(Exception):
-    """A WebRTC offer, but not one that this server can take."""
+    """A valid WebRTC offer that this server cannot accept."""
 
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """A checked offer. `sdp` is what aiortc is given; `mid` names the section that carries the transport."""
+    """A checked offer. `sdp`: the text for aiortc. `mid`: the section that carries the transport."""
 
     sdp: str
     mid: str
@@ -43,9 +44,9 @@ class Offer:
 
 
 def check_offer(text: str, client: str | None = None) -> Offer:
-    """Raises OfferMalformed or OfferUnusable, each with a sentence for the person who publishes.
+    """Return the checked offer. Raises OfferMalformed or OfferUnusable with a sentence for the publisher.
 
-    `client`: the address that the offer came from, see `usable_candidate`.
+    `client`: the address that the offer came from, for `usable_candidate`.
     """
     if not text.startswith("v=0"):
         raise OfferMalformed("the body is not SDP (it must begin with v=0)")
@@ -68,8 +69,8 @@ def check_offer(text: str, client: str | None = None) -> Offer:
 
 
 def _normalised(text: str, client: str | None) -> tuple[str, int]:
-    """The same offer with what aiortc needs spelled out: a direction in each section, only addresses it can use."""
-    session_direction = "sendrecv"  # RFC 8866: what an absent attribute means
+    """Return the offer with a direction in each section and only usable candidates, and the number of these."""
+    session_direction = "sendrecv"  # the default of RFC 8866
     sections: list[list[str]] = [[]]
     num_offered = num_candidates = 0
     for line in text.splitlines():
@@ -92,17 +93,17 @@ def _normalised(text: str, client: str | None) -> tuple[str, int]:
 
 
 def check_number(num_offered: int) -> None:
-    """Raises OfferMalformed for more candidates than any machine has addresses."""
+    """Raise OfferMalformed for more candidates than any machine has addresses."""
     if num_offered > MAX_OFFERED_CANDIDATES:
         raise OfferMalformed(f"{num_offered} ICE candidates; send at most {MAX_OFFERED_CANDIDATES}")
 
 
 def usable_candidate(value: str, client: str | None = None) -> bool:
-    """Whether connectivity checks may be sent to this candidate. Raises OfferMalformed.
+    """Return whether connectivity checks may be sent to this candidate. Raises OfferMalformed.
 
-    False for what cannot lead to the publisher: TCP, which we do not speak, host names (RFC 8839 lets us ignore them;
-    those of mDNS are resolved), and addresses that reach something else than the machine the offer came from: multicast
-    and unassigned ones, those of this machine itself unless `client` is, those of one link unless `client` is on it.
+    Not to TCP, which aiortc does not support; not to host names (RFC 8839 allows to ignore them) except mDNS names; and
+    not to addresses that reach another machine than the publisher's: multicast and unassigned ones, loopback unless
+    `client` is loopback, link-local unless `client` is link-local.
     """
     try:
         candidate = candidate_from_sdp(value)
@@ -126,7 +127,7 @@ def usable_candidate(value: str, client: str | None = None) -> bool:
 
 
 def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    """None if it is none. An IPv4 address inside an IPv6 one counts as what the packets reach."""
+    """Return the address that packets reach, which may be an IPv4 one embedded in IPv6; None if it is not an address."""
     try:
         address = ipaddress.ip_address(text)
     except ValueError:
@@ -201,3 +202,116 @@ def _check_codecs(media: MediaDescription) -> None:
         offered = sorted({codec.name[:20] for codec in media.rtp.codecs})[:10]
         wanted = "VP8 or H.264 (baseline, packetization-mode=1)" if media.kind == "video" else "Opus"
         raise OfferUnusable(f"no usable {media.kind} codec among {', '.join(offered) or 'none'}; offer {wanted}")
+
+
+@dataclass(frozen=True, slots=True)
+class Fragment:
+    """A parsed fragment. `candidates`: the usable ones, as the values after `candidate:`."""
+
+    ice_ufrag: str | None
+    ice_pwd: str | None
+    candidates: tuple[str, ...]
+    ended: bool
+
+    def restarts(self, ice_ufrag: str, ice_pwd: str) -> bool:
+        """Return whether its credentials differ from the session's, which requests an ICE restart (RFC 9725)."""
+        return self.ice_ufrag not in (None, ice_ufrag) or self.ice_pwd not in (None, ice_pwd)
+
+
+def parse_fragment(text: str, client: str | None = None) -> Fragment:
+    """Parse trickled candidates. Raises OfferMalformed. `client`: the sender's address, for `usable_candidate`.
+
+    Media sections are ignored, as `check_offer` made sure that all of them share one transport.
+    """
+    num_named = 0
+    values: dict[str, str] = {}
+    candidates: list[str] = []
+    ended = False
+    for line in text.splitlines():
+        if not line.strip():
+            continue
+        if len(line) < 3 or line[1] != "=":
+            raise OfferMalformed(f"not a line of an SDP fragment: {line[:60]!r}")
+        name, _, value = line[2:].strip().partition(":")
+        if line[0] != "a":
+            continue
+        if name in ("ice-ufrag", "ice-pwd"):
+            values.setdefault(name, value)
+        elif name == "candidate":
+            num_named += 1
+            if usable_candidate(value, client):
+                candidates.append(value)
+        elif name == "end-of-candidates":
+            ended = True
+    if not values and not num_named and not ended:
+        raise OfferMalformed("the fragment holds neither candidates nor ICE credentials")
+    check_number(num_named)
+    return Fragment(values.get("ice-ufrag"), values.get("ice-pwd"), tuple(candidates), ended)
+
+
+@dataclass(frozen=True, slots=True)
+class IceServer:
+    """A STUN or TURN server for publishers. TURN needs user name and credential."""
+
+    url: str
+    username: str | None = None
+    credential: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.url.partition(":")[0] not in ("stun", "stuns", "turn", "turns") or not self.url.partition(":")[2]:
+            raise ValueError(f"ICE server {self.url!r}: use stun:host:port or turn:host:port")
+        if self.url.startswith("turn") and not (self.username and self.credential):
+            raise ValueError(f"ICE server {self.url!r}: TURN needs username and credential")
+        if any(not 32 <= ord(c) < 127 or c in "<>" for c in self.url + (self.username or "") + (self.credential or "")):
+            raise ValueError(f"ICE server {self.url!r}: only printable ASCII without <> is allowed")
+
+    def link(self) -> str:
+        """Return the value of a `Link` header (RFC 9725 section 4.6)."""
+        parts = [f"<{self.url}>", 'rel="ice-server"']
+        if self.username is not None and self.credential is not None:
+            parts += [f"username={_quoted(self.username)}", f"credential={_quoted(self.credential)}"]
+            parts.append('credential-type="password"')
+        return "; ".join(parts)
+
+
+@dataclass(frozen=True, slots=True)
+class Bitrates:
+    """Bitrates for Chrome, in kilobits a second. Without them it starts near 400, at 640x360."""
+
+    min_kbps: int = 1000
+    start_kbps: int = 2500
+    max_kbps: int = 4000
+
+    def __post_init__(self) -> None:
+        if not 0 < self.min_kbps <= self.start_kbps <= self.max_kbps:
+            raise ValueError(f"bitrates must be 0 < min <= start <= max, not {self}")
+
+    def parameters(self) -> str:
+        """Return the bitrates as SDP format parameters."""
+        return (
+            f"x-google-min-bitrate={self.min_kbps};x-google-start-bitrate={self.start_kbps};"
+            f"x-google-max-bitrate={self.max_kbps}"
+        )
+
+
+def with_bitrates(answer_sdp: str, bitrates: Bitrates) -> str:
+    """Return the answer with the bitrates added to every video codec but the retransmission formats."""
+    return "".join(f"{line}\r\n" for line in _with_bitrates(answer_sdp.splitlines(), bitrates.parameters()))
+
+
+def _with_bitrates(lines: list[str], parameters: str) -> Iterator[str]:
+    has_fmtp = {line[7:].split(" ", 1)[0] for line in lines if line.startswith("a=fmtp:")}
+    video = False
+    for line in lines:
+        if line.startswith("m="):
+            video = line.startswith("m=video")
+        payload_type, _, rest = line.partition(":")[2].partition(" ")
+        if video and line.startswith("a=fmtp:") and "apt=" not in rest:
+            line = f"{line};{parameters}"
+        yield line
+        if video and line.startswith("a=rtpmap:") and payload_type not in has_fmtp and "rtx/" not in rest.lower():
+            yield f"a=fmtp:{payload_type} {parameters}"
+
+
+def _quoted(text: str) -> str:
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'

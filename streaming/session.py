@@ -1,7 +1,7 @@
-"""One WebRTC publisher: a peer connection, a task that drains its video track, and one for its data channel if it has one.
+"""A WebRTC publisher's session: a peer connection, a task that reads its video track, and one for its data channel.
 
-Overload policy: raw frames are read as they come, and those the sampler does not keep are let go unconverted; of the
-kept ones the newest `handoff_frames` wait for the consumer, older ones are dropped and counted. Does not know HTTP.
+Overload policy: frames are read as they come, and only those that the sampler keeps are converted. The newest
+`handoff_frames` kept frames wait for the consumer; older ones are dropped and counted.
 """
 
 import asyncio
@@ -20,13 +20,12 @@ from aiortc.mediastreams import MediaStreamError
 from aiortc.sdp import candidate_from_sdp
 
 from streaming.channel import LABEL, Channel, ChannelSettings, Converse
-from streaming.clock import CaptureClock
+from streaming.clock import CaptureClock, Sampler
 from streaming.errors import MediaError, PictureTooLarge
 from streaming.frame import ClockName, Frame, FrameSettings, SourceStats
 from streaming.handoff import LatestSlot, SlotClosed
 from streaming.loopback import offer_loopback
 from streaming.picture import to_rgb
-from streaming.sampler import Sampler
 from streaming.tap import guard, rtp_origin, stop_decoder, unfinished_bytes, watch_reports
 
 logger = logging.getLogger(__name__)
@@ -35,14 +34,14 @@ CloseReason = Literal[
     "deleted", "replaced", "stalled", "never_connected", "ended", "failed", "too_large", "gave_way", "shutdown"
 ]
 _MAX_REFUSED_CHANNELS = 8
-_MAX_UNFINISHED_BYTES = 2 << 20  # of data channel messages; twice what a peer that keeps the rules can send
+_MAX_UNFINISHED_BYTES = 2 << 20  # of data channel messages; twice what the announced window allows
 _CHECK_UNFINISHED_S = 0.5
-_MAX_CLOSING_S = 5.0  # of each step: the peer is told, the decoder ends
+_MAX_CLOSING_S = 5.0  # for each step: closing the connection, ending the decoder
 
 
 @dataclass(frozen=True, slots=True)
 class _Raw:
-    """A kept frame, not yet RGB."""
+    """A kept frame before its conversion to RGB."""
 
     frame: av.VideoFrame
     time: float
@@ -50,9 +49,9 @@ class _Raw:
 
 
 class WebRtcSession:
-    """A publisher's session, from its offer to its end. It is the camera's Source as long as it lives.
+    """A publisher's session from offer to end, and the camera's Source meanwhile. `negotiate` starts it.
 
-    Made by `negotiate`. `on_closed(session, reason)` is called once, whatever ended it.
+    `on_closed(session, reason)` is called once, whatever ends it.
     """
 
     def __init__(
@@ -60,16 +59,16 @@ class WebRtcSession:
         connect_timeout_s: float = 20.0, after: float | None = None, now: Callable[[], float] = time.time,
         converse: Converse | None = None, messages: Counter[str] | None = None,
     ) -> None:  # fmt: skip
-        """`after`: unix seconds of the camera's last frame in an earlier session; time goes on from there. `converse` has
-        the data channel, one at a time; without it channels are closed as they come. `messages` counts what they carry."""
+        """`after`: unix seconds of the camera's last frame in an earlier session; times go on from there. `converse` gets
+        the data channel, one at a time; without it, data channels are closed. `messages` counts the messages."""
         self.camera = camera
         self.stats = SourceStats()
         self.on_closed: Callable[[WebRtcSession, CloseReason], None] = lambda session, reason: None
         self._settings = settings
         self._connect_timeout_s = connect_timeout_s
         self._now = now
-        # An empty list, not None: aiortc's default would ask a public STUN server on the internet.
         offer_loopback()
+        # an empty list, not None: aiortc's default is a public STUN server on the internet
         self._peer = RTCPeerConnection(RTCConfiguration(iceServers=ice_servers or []))
         self._sampler = Sampler(settings.rate_hz)
         self._clock = CaptureClock(after=after, max_skew_s=settings.max_skew_s)
@@ -83,16 +82,16 @@ class WebRtcSession:
         self._closing: asyncio.Task[None] | None = None
 
     async def negotiate(self, offer_sdp: str) -> str:
-        """The answer to a checked offer (streaming/offer.py), with all candidates. Starts reading.
+        """Return the answer to a checked offer (`sdp.py`), with all candidates, and start reading.
 
-        Raises what aiortc raises for an offer that passed the check and yet cannot be used; the session is then closed.
+        Raises aiortc's errors for an offer that passed the check and still cannot be used; the session is closed then.
         """
-        self._peer.on("datachannel", self._opened)
+        self._peer.on("datachannel", self._channel_opened)
         try:
             await self._peer.setRemoteDescription(RTCSessionDescription(sdp=offer_sdp, type="offer"))
             for transceiver in self._peer.getTransceivers():
                 if transceiver.kind != "video":
-                    transceiver.direction = "inactive"  # sound is declined in the answer: nobody would drain it
+                    transceiver.direction = "inactive"  # decline sound, which nobody would read
                 guard(transceiver.receiver, self.stats, self._refuse_size)
             await self._peer.setLocalDescription(await self._peer.createAnswer())
         except BaseException:
@@ -107,7 +106,7 @@ class WebRtcSession:
         return answer
 
     async def add_candidate(self, candidate: str, mid: str) -> None:
-        """A trickled `candidate:...` value (without the prefix); "" means that there are no more."""
+        """Add a trickled candidate (the value after `candidate:`); "" for the end of candidates."""
         if not candidate:
             await self._peer.addIceCandidate(None)
             return
@@ -116,7 +115,7 @@ class WebRtcSession:
         await self._peer.addIceCandidate(parsed)
 
     async def frames(self) -> AsyncIterator[Frame]:
-        """Kept frames until the session ends. Converted in a worker thread, one at a time."""
+        """Yield kept frames until the session ends, converted one at a time in a worker thread."""
         with suppress(SlotClosed):
             while True:
                 raw = await self._slot.get()
@@ -132,13 +131,13 @@ class WebRtcSession:
                 yield Frame(raw.time, image, raw.clock)
 
     async def close(self, reason: CloseReason = "shutdown") -> None:
-        """Ends the session and waits for the end. Calling it again waits too."""
+        """End the session and wait for it. Idempotent; every call waits."""
         self.end(reason)
         if self._closing is not None:
             await asyncio.shield(self._closing)
 
     def end(self, reason: CloseReason) -> None:
-        """Begins the end of the session; returns at once."""
+        """Start ending the session, and return at once. Idempotent."""
         if self._closing is not None:
             return
         self.stats.state = "stalled" if reason == "stalled" else "closed"
@@ -148,7 +147,7 @@ class WebRtcSession:
         self.on_closed(self, reason)
 
     async def _shut_down(self) -> None:
-        """Bounded in time, and never waits for the decoder on the event loop."""
+        """Close everything, in bounded time and without blocking the event loop on the decoder."""
         tasks = (self._conversation, self._reader, self._channel_guard)
         ending = [task for task in tasks if task is not None and not task.done()]
         for task in ending:
@@ -159,13 +158,13 @@ class WebRtcSession:
         stopping = asyncio.gather(*(stop_decoder(receiver, _MAX_CLOSING_S) for receiver in receivers))
         if not await _in_time(self._peer.close()):
             logger.error("camera %s: the connection did not close within %g s", self.camera, _MAX_CLOSING_S)
-            for receiver in receivers:  # its sockets, at least
+            for receiver in receivers:  # closes the sockets at least
                 await _in_time(receiver.transport.transport.stop())
         if not all(await stopping):
             logger.error("camera %s: the decoder did not end within %g s", self.camera, _MAX_CLOSING_S)
         if self.stats.decode_errors or self.stats.shed:
-            told = (self.camera, self.stats.decode_errors, self.stats.shed)
-            logger.warning("camera %s: %d packets could not be decoded, %d frames were let go undecoded", *told)
+            counts = (self.camera, self.stats.decode_errors, self.stats.shed)
+            logger.warning("camera %s: %d packets could not be decoded, %d frames were dropped undecoded", *counts)
 
     def _connection_changed(self) -> None:
         if self._peer.connectionState in ("failed", "closed"):
@@ -175,13 +174,13 @@ class WebRtcSession:
         if reader.cancelled():
             return
         error = reader.exception()
-        if error is not None:  # a defect here or in aiortc must not leave a session that nobody drains
+        if error is not None:  # a bug must not leave a session that nobody reads
             logger.error("camera %s: reading failed", self.camera, exc_info=error)
         self.end("failed" if error is not None else reader.result())
 
-    def _opened(self, opened: RTCDataChannel) -> None:
-        talking = self._conversation is not None and not self._conversation.done()
-        if self._converse is None or opened.label != LABEL or talking or self._closing is not None:
+    def _channel_opened(self, opened: RTCDataChannel) -> None:
+        busy = self._conversation is not None and not self._conversation.done()
+        if self._converse is None or opened.label != LABEL or busy or self._closing is not None:
             opened.close()
             self._num_refused_channels += 1
             if self._num_refused_channels > _MAX_REFUSED_CHANNELS:
@@ -202,7 +201,7 @@ class WebRtcSession:
         self.end("too_large")
 
     async def _guard_channel(self) -> None:
-        """Ends a peer that sends messages without an end, also before its first frame."""
+        """End the session of a peer that sends messages without ever finishing one."""
         while True:
             await asyncio.sleep(_CHECK_UNFINISHED_S)
             if self._peer.sctp is not None and unfinished_bytes(self._peer.sctp) > _MAX_UNFINISHED_BYTES:
@@ -210,9 +209,9 @@ class WebRtcSession:
                 return
 
     async def _read(self) -> CloseReason:
-        """Reads the track until it ends or stalls. This is the media watchdog: ICE notices a dead peer 30 s later."""
+        """Read the track until it ends or stalls. ICE would notice a dead peer only 30 s later."""
         receiver = next(t.receiver for t in self._peer.getTransceivers() if t.kind == "video")
-        watch_reports(receiver, lambda sender_time, ticks: self._report(sender_time, ticks))
+        watch_reports(receiver, lambda sender_time, ticks: self._clock.report(sender_time, ticks, self._now()))
         timeout_s = self._connect_timeout_s
         while True:
             try:
@@ -224,9 +223,6 @@ class WebRtcSession:
                 return "ended"
             timeout_s = self._settings.stall_timeout_s
             self._take(frame, rtp_origin(receiver))
-
-    def _report(self, sender_time: float, ticks: int) -> None:
-        self._clock.report(sender_time, ticks, self._now())
 
     def _take(self, frame: av.VideoFrame, origin: int | None) -> None:
         if self._closing is not None:
@@ -245,7 +241,7 @@ class WebRtcSession:
 
 
 async def _in_time(closing: Coroutine[Any, Any, None]) -> bool:
-    """False when it took more than `_MAX_CLOSING_S`."""
+    """Return whether it finished within `_MAX_CLOSING_S`."""
     try:
         async with asyncio.timeout(_MAX_CLOSING_S):
             await closing

@@ -1,16 +1,16 @@
-"""The only place that looks inside aiortc: what it knows and has no public way to say, and what it must not do.
+"""The only module that uses private attributes of aiortc, to read what it does not expose and to bound what it does.
 
-Read from aiortc 1.16.0. `tests/streaming/test_tap.py` fails when another version keeps any of this elsewhere.
+Checked against aiortc 1.16.0. `tests/streaming/test_tap.py` fails when another version changes any of this.
 
-- the RTP times of RTCP sender reports, and the RTP time that a receiver's frames count from;
-- the encoded frames that wait for the decoder: its queue is replaced by ours (`encoded.py`), which is bounded;
-- packets that could not be decoded: counted instead of logged one by one;
-- when packets arrive: aiortc reads the system's clock, and counts every millisecond that it was set forward by, which keeps
-  the event loop busy for hours when that is years;
-- its receiver reports, which end for good when a jitter does not fit into 32 bits (a clock that was set, a sender that
-  jumps); closing then waits for ever;
-- the end of the decoder's thread: aiortc joins it on the event loop, which then stands still until a picture is decoded;
-- the pieces of unfinished data channel messages.
+- Reads the times of RTCP sender reports, and the RTP time from which a receiver's frames count.
+- Replaces the decoder's unbounded queue by `EncodedQueue`.
+- Counts packets that cannot be decoded, instead of logging each.
+- Measures arrival by the monotonic clock. aiortc uses the system clock and loops over every millisecond that it jumps
+  forward, which blocks the event loop for hours if it jumps by years.
+- Keeps receiver reports going. They end for good when a jitter does not fit into 32 bits (a clock that was set, a sender
+  that jumps), and closing then waits for ever.
+- Ends the decoder's thread without blocking. aiortc joins it on the event loop, which waits for the current picture.
+- Counts the bytes of unfinished data channel messages.
 """
 
 import asyncio
@@ -44,18 +44,16 @@ OnReport = Callable[[float, int], None]
 
 
 def unix_from_ntp(ntp: int) -> float:
-    """A 64-bit NTP timestamp as unix seconds: `2208988800 << 32` is 0.0."""
+    """Return a 64-bit NTP timestamp as unix seconds: `2208988800 << 32` is 0.0."""
     return (ntp >> 32) - _NTP_EPOCH_S + (ntp % _NTP_FRACTION) / _NTP_FRACTION
 
 
 def watch_reports(receiver: RTCRtpReceiver, on_report: OnReport) -> None:
-    """Calls `on_report(sender's unix seconds, RTP ticks)` for each RTCP sender report that `receiver` gets.
+    """Call `on_report(unix seconds, RTP ticks)` for each RTCP sender report that the receiver gets.
 
-    The transport looks the handler up on the receiver at every packet, so an attribute of the instance is enough.
+    The transport looks up the handler on the receiver for every packet, so replacing the instance's attribute suffices.
     """
-    handle = getattr(receiver, "_handle_rtcp_packet", None)
-    if handle is None:
-        return
+    handle = receiver._handle_rtcp_packet
 
     async def handle_and_report(packet: object) -> None:
         if isinstance(packet, RtcpSrPacket) and packet.sender_info.packet_count:
@@ -66,14 +64,14 @@ def watch_reports(receiver: RTCRtpReceiver, on_report: OnReport) -> None:
 
 
 def rtp_origin(receiver: RTCRtpReceiver) -> int | None:
-    """The RTP time of the frame whose `pts` is 0 (modulo 2**32); None before the first frame."""
+    """Return the RTP time (modulo 2**32) of the frame whose `pts` is 0; None before the first frame."""
     mapper = getattr(receiver, "_RTCRtpReceiver__timestamp_mapper", None)
     origin = getattr(mapper, "_origin", None)
     return origin if isinstance(origin, int) else None
 
 
 class _DecodeErrors(threading.Event):
-    """What aiortc sets when a packet could not be decoded, so that it asks the sender for a key frame."""
+    """The event that aiortc sets when decoding fails, to request a key frame. Counts how often it is set."""
 
     def __init__(self, on_error: Callable[[], None]) -> None:
         super().__init__()
@@ -84,22 +82,22 @@ class _DecodeErrors(threading.Event):
         super().set()
 
     def ask_for_key_frame(self) -> None:
-        """As `set`, where nothing failed to decode."""
+        """Request a key frame without counting an error."""
         super().set()
 
 
 class _NotJoined:
-    """Stands for the decoder's thread where aiortc would wait for it on the event loop."""
+    """Replaces the decoder's thread, so that aiortc does not wait for it on the event loop."""
 
     def join(self) -> None:
         return
 
 
 def guard(receiver: RTCRtpReceiver, stats: SourceStats, on_too_large: Callable[[str], None]) -> None:
-    """Bounds what waits for the decoder of `receiver`, which must not have begun to receive, and what its clock may do.
+    """Install the replacements above on a receiver that has not started to receive.
 
-    `stats` counts what is let go (`shed`) and what cannot be decoded (`decode_errors`). `on_too_large` gets a sentence
-    when a picture's size is refused; it is called on the event loop, again for each such picture.
+    Counts dropped frames in `stats.shed` and decoding errors in `stats.decode_errors`. `on_too_large` is called on the
+    event loop, with a sentence, for each picture whose size is refused.
     """
 
     def count_error() -> None:
@@ -115,7 +113,7 @@ def guard(receiver: RTCRtpReceiver, stats: SourceStats, on_too_large: Callable[[
     setattr(receiver, _ERROR, errors)
     receive = receiver.receive
 
-    async def receive_and_let_go(parameters: RTCRtpReceiveParameters) -> None:
+    async def receive_without_join(parameters: RTCRtpReceiveParameters) -> None:
         await receive(parameters)
         thread = getattr(receiver, _THREAD, None)
         if isinstance(thread, threading.Thread):
@@ -124,7 +122,7 @@ def guard(receiver: RTCRtpReceiver, stats: SourceStats, on_too_large: Callable[[
 
     handle = receiver._handle_rtp_packet
 
-    async def handle_in_time(packet: RtpPacket, arrival_time_ms: int) -> None:
+    async def handle_by_monotonic_clock(packet: RtpPacket, arrival_time_ms: int) -> None:
         await handle(packet, arrival_time_ms=int(time.monotonic() * 1000))
 
     report = receiver._run_rtcp
@@ -134,19 +132,19 @@ def guard(receiver: RTCRtpReceiver, stats: SourceStats, on_too_large: Callable[[
             try:
                 await report()
                 return
-            except struct.error:  # the jitter falls again with each packet that comes in time
+            except struct.error:  # the jitter falls again with every punctual packet
                 logger.debug("a receiver report could not be written")
 
-    receiver.receive = receive_and_let_go
+    receiver.receive = receive_without_join
     receiver._run_rtcp = keep_reporting
-    receiver._handle_rtp_packet = handle_in_time
+    receiver._handle_rtp_packet = handle_by_monotonic_clock
     _count_instead_of_logging()
 
 
 async def stop_decoder(receiver: RTCRtpReceiver, timeout_s: float) -> bool:
-    """Lets go of what is waiting and of what comes out; False if the decoder is still at work after `timeout_s`.
+    """Drop waiting and decoded frames until the decoder's thread ends. Return False if it does not within `timeout_s`.
 
-    Does not keep the event loop waiting. A decoder that is at work ends after its picture.
+    Does not block the event loop. A busy decoder ends after its current picture.
     """
     waiting = getattr(receiver, _QUEUE, None)
     if not isinstance(waiting, EncodedQueue):
@@ -157,15 +155,15 @@ async def stop_decoder(receiver: RTCRtpReceiver, timeout_s: float) -> bool:
     deadline = time.monotonic() + timeout_s
     while thread is not None and thread.is_alive() and time.monotonic() < deadline:
         while decoded is not None and not decoded.empty():
-            decoded.get_nowait()  # a large picture is not kept until the end
+            decoded.get_nowait()  # large pictures are freed at once
         await asyncio.sleep(_POLL_S)
     if decoded is not None:
-        decoded.put_nowait(None)  # whoever else reads the track sees its end
+        decoded.put_nowait(None)  # signals the end to other readers of the track
     return thread is None or not thread.is_alive()
 
 
 class _Counted(logging.Filter):
-    """Passes over what `decode_errors` counts: a hostile or lossy sender makes one line a packet."""
+    """Hides aiortc's line per undecodable packet, as `decode_errors` counts them."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         return _DECODER_MESSAGE not in str(record.msg)
@@ -175,11 +173,12 @@ _counted = _Counted()
 
 
 def _count_instead_of_logging() -> None:
-    logging.getLogger(_DECODER_LOGGER).addFilter(_counted)  # adding it again changes nothing
+    logging.getLogger(_DECODER_LOGGER).addFilter(_counted)  # idempotent
 
 
 def unfinished_bytes(sctp: RTCSctpTransport) -> int:
-    """Bytes held of messages whose end has not come. The window that aiortc announces shrinks by them, below 0 for a peer
-    that sends on regardless."""
-    window = getattr(sctp, "_advertised_rwnd", None)
-    return _SCTP_WINDOW_BYTES - window if isinstance(window, int) else 0
+    """Return the bytes held of unfinished messages, by which aiortc reduces the window that it announces.
+
+    The window is below 0 for a peer that ignores it.
+    """
+    return _SCTP_WINDOW_BYTES - int(sctp._advertised_rwnd)

@@ -1,17 +1,18 @@
-"""WHIP (RFC 9725): publishing video over HTTP and WebRTC.
+"""The WHIP server (RFC 9725), which lets publishers send video over HTTP and WebRTC.
 
-Contract: `WhipServer(on_session, authorize).routes()` are starlette routes; each accepted offer becomes a Source,
-handed to `on_session` at once. Knows neither tokens nor cameras: `authorize` decides both.
-A data channel beside the video is the caller's affair (`converse`).
+`WhipServer(on_session, authorize).routes()` are Starlette routes. Each accepted offer becomes a Source, which is passed
+to `on_session`. The caller decides on tokens and cameras (`authorize`) and serves data channels (`converse`).
 """
 
 import asyncio
+import json
 import logging
 import re
 import secrets
 from collections import Counter, deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from http import HTTPStatus
 
 from aiortc import RTCIceServer
 from aiortc.exceptions import InternalError, InvalidAccessError, InvalidStateError, OperationError
@@ -19,15 +20,13 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from streaming.answer import Bitrates, IceServer, with_bitrates
 from streaming.channel import Converse
-from streaming.fragment import parse_fragment
 from streaming.frame import FrameSettings, Source
-from streaming.problem import Rejected, problem_response
-from streaming.sdp import MAX_CANDIDATES, Offer, OfferMalformed, OfferUnusable, check_offer
+from streaming.sdp import (
+    MAX_CANDIDATES, Bitrates, IceServer, Offer, OfferMalformed, OfferUnusable, check_offer, parse_fragment,
+    with_bitrates,
+)  # fmt: skip
 from streaming.session import CloseReason, WebRtcSession
-
-__all__ = ["Bitrates", "IceServer", "Rejected", "WhipServer", "WhipSettings"]
 
 logger = logging.getLogger(__name__)
 
@@ -46,15 +45,33 @@ OnOffer = Callable[[Request, str], Converse | None]
 OwnerOf = Callable[[Request], str]
 
 
+class Rejected(Exception):
+    """The request is refused with an HTTP status. `detail` tells the user what to do."""
+
+    def __init__(self, status: int, detail: str, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.detail = detail
+        self.headers = dict(headers or {})
+
+    def response(self) -> Response:
+        """Return the response, with an `application/problem+json` body (RFC 9457)."""
+        title = HTTPStatus(self.status).phrase
+        body = {"type": "about:blank", "title": title, "status": self.status, "detail": self.detail}
+        challenge = {"WWW-Authenticate": "Bearer"} if self.status == HTTPStatus.UNAUTHORIZED else {}
+        headers = {**challenge, **self.headers}
+        return Response(json.dumps(body), self.status, headers, media_type="application/problem+json")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WhipSettings:
-    """Limits and what publishers are told. ValueError when made says what is wrong."""
+    """Limits, and what answers contain. Invalid values raise ValueError."""
 
     max_sessions: int = 16
     max_offer_bytes: int = 65_536
     connect_timeout_s: float = 20.0  # from the answer to the first decoded frame
-    ice_servers: tuple[IceServer, ...] = ()  # told to publishers
-    local_ice_servers: tuple[IceServer, ...] = ()  # asked by this server for its own addresses, behind a NAT
+    ice_servers: tuple[IceServer, ...] = ()  # for publishers
+    local_ice_servers: tuple[IceServer, ...] = ()  # for this server, where it is behind a NAT
     bitrates: Bitrates = field(default_factory=Bitrates)
     allow_origin: str = "*"  # CORS; tokens travel in a header, never in a cookie
 
@@ -65,7 +82,7 @@ class WhipSettings:
 
 @dataclass(slots=True)
 class WhipCounters:
-    """Since the start; `closed` by reason, `rejected` by HTTP status, `messages` on data channels: taken, or why not."""
+    """Totals since the start. Keys: the reason (closed), the HTTP status (rejected), taken or why not (messages)."""
 
     opened: int = 0
     takeovers: int = 0
@@ -84,7 +101,7 @@ class _Entry:
 
 @dataclass(slots=True)
 class _Past:
-    """What a camera's next session goes on from."""
+    """What is remembered of a camera's earlier sessions."""
 
     num_sessions: int = 0
     last_frame_time: float | None = None
@@ -93,13 +110,15 @@ class _Past:
 class WhipServer:
     """All WebRTC publishers of this process.
 
-    `authorize(request, camera)` raises Rejected (401, 403, 404) before any work is done. `on_session(camera, source)`
-    is called when an offer is accepted, with a live source; it may raise Rejected too. `locate(camera)` gives the URL
-    of the node that a camera belongs to, or None for this one. `frame_settings(camera)` says how it is sampled.
-    `converse(request, camera)` gives the coroutine function that a session's data channel is handed to, or None.
-    `owner_of(request)` names who publishes (a token), so that nobody's offers keep others out.
-    Overload policy: where all `max_sessions` places are taken, the oldest publisher that has sent no frame gives way, of
-    the owner with most of them. Where all send, publishers get 503 with Retry-After. A takeover needs no free place.
+    authorize(request, camera): raises Rejected (401, 403, 404) before any work is done.
+    on_session(camera, source): called with the live source of each accepted offer; may raise Rejected.
+    locate(camera): returns the URL of the node that serves the camera, None for this one.
+    frame_settings(camera): returns how the camera is sampled.
+    converse(request, camera): returns the coroutine function that serves the session's data channel, or None.
+    owner_of(request): returns who publishes (a token), so that one owner's offers cannot keep others out.
+
+    Overload policy: if `max_sessions` are in use, the oldest publisher without a frame ends, of the owner with most such
+    publishers. If all send frames, new ones get 503 with Retry-After. Taking over a camera needs no free session.
     """
 
     def __init__(
@@ -118,8 +137,8 @@ class WhipServer:
         self._owner_of = owner_of
         self._entries: dict[str, _Entry] = {}  # by session id
         self._current: dict[str, WebRtcSession] = {}  # by camera
-        self._past: dict[str, _Past] = {}  # by camera; authorize bounds their number
-        self._replaced: deque[str] = deque(maxlen=_REMEMBERED_REPLACED)  # ids of sessions that were taken over
+        self._past: dict[str, _Past] = {}  # by camera; `authorize` limits their number
+        self._replaced: deque[str] = deque(maxlen=_REMEMBERED_REPLACED)  # ids of sessions whose camera was taken over
         self._ending: set[asyncio.Task[None]] = set()
         self._num_negotiating = 0
         self._closed = False
@@ -135,7 +154,7 @@ class WhipServer:
         ]
 
     async def close(self) -> None:
-        """Ends every session and refuses new ones."""
+        """End every session and refuse new ones."""
         self._closed = True
         for entry in list(self._entries.values()):
             entry.session.end("shutdown")
@@ -144,7 +163,7 @@ class WhipServer:
     def _handler(
         self, respond: Callable[[Request, str], Awaitable[Response]], methods: str
     ) -> Callable[[Request], Awaitable[Response]]:
-        """`respond` with the camera, CORS headers, and refusals as problem documents."""
+        """Return a handler that calls `respond`, adds CORS headers, and turns refusals into problem responses."""
 
         async def handle(request: Request) -> Response:
             try:
@@ -167,7 +186,7 @@ class WhipServer:
 
     def _refuse(self, rejected: Rejected) -> Response:
         self.counters.rejected[rejected.status] += 1
-        return problem_response(rejected)
+        return rejected.response()
 
     def _allow_origin(self, response: Response, methods: str) -> None:
         response.headers["Access-Control-Allow-Origin"] = self._settings.allow_origin
@@ -194,7 +213,7 @@ class WhipServer:
         return response
 
     async def _negotiate(self, camera: str, offer: Offer, converse: Converse | None) -> tuple[WebRtcSession, str]:
-        """A session that waits for its publisher, and the answer. Leaves nothing behind when it fails."""
+        """Return a session that waits for its publisher, and the answer. Leaves nothing behind on failure."""
         if self._closed or not self._make_place(camera):
             raise Rejected(503, "all places for publishers are taken; try again later", _retry_later())
         session = WebRtcSession(
@@ -219,7 +238,7 @@ class WhipServer:
         return session, with_bitrates(answer, self._settings.bitrates)
 
     def _make_place(self, camera: str) -> bool:
-        """True when there is room for one more publisher; one that has sent nothing gives way where there was none."""
+        """Return whether one more publisher fits, after ending one without frames if needed."""
         while len(self._entries) + self._num_negotiating - (camera in self._current) >= self._settings.max_sessions:
             silent = [entry for entry in self._entries.values() if not entry.session.stats.received]  # oldest first
             if not silent:
@@ -229,14 +248,14 @@ class WhipServer:
         return True
 
     def _last_frame_time(self, camera: str) -> float | None:
-        """Unix seconds; of the publisher that is about to be replaced, or of the last one."""
+        """Return the time of the camera's last frame in unix seconds, from the present publisher or an earlier one."""
         current = self._current.get(camera)
         if current is not None and current.stats.last_frame_time is not None:
             return current.stats.last_frame_time
         return self._past[camera].last_frame_time if camera in self._past else None
 
     def _adopt(self, camera: str, session: WebRtcSession, offer: Offer, owner: str) -> str:
-        """Makes the session the camera's one publisher and hands it on; the old one is closed. Never awaits."""
+        """Make the session the camera's only publisher, end the old one, and return the new id. Never awaits."""
         session_id = secrets.token_urlsafe(24)
         session.on_closed = lambda closed, reason: self._forget(session_id, closed, reason)
         self._entries[session_id] = _Entry(session, offer, offer.num_candidates, owner)
@@ -258,7 +277,7 @@ class WhipServer:
 
     def _forget(self, session_id: str, session: WebRtcSession, reason: CloseReason) -> None:
         self.counters.closed[reason] += 1
-        if reason == "replaced":  # so that its page does not take the camera back, and back again
+        if reason == "replaced":  # its page is told, so that two pages do not take over from each other for ever
             self._replaced.append(session_id)
         del self._entries[session_id]
         if self._current.get(session.camera) is session:
@@ -267,7 +286,7 @@ class WhipServer:
         if session.stats.last_frame_time is not None:
             past.last_frame_time = session.stats.last_frame_time
         elif past.last_frame_time is None and session.camera not in self._current:
-            del self._past[session.camera]  # names alone, which anybody may send, leave nothing behind
+            del self._past[session.camera]  # anybody may send names: they must not accumulate
         ending = asyncio.create_task(session.close(reason), name=f"ending-{session.camera}")
         self._ending.add(ending)
         ending.add_done_callback(self._ending.discard)
@@ -315,7 +334,7 @@ def _camera(request: Request) -> str:
 
 
 def _client(request: Request) -> str | None:
-    """The address that a request comes from; None where it is a proxy's on this machine, or unknown."""
+    """Return the address of the client, None if unknown or behind a proxy."""
     forwarded = "forwarded" in request.headers or "x-forwarded-for" in request.headers
     return None if forwarded or request.client is None else request.client.host
 
@@ -325,7 +344,7 @@ def _retry_later() -> dict[str, str]:
 
 
 async def _body(request: Request, content_type: str, max_bytes: int) -> str:
-    """The request's text. Raises Rejected: 415 before reading, 413 as soon as it is too long, 408, 400."""
+    """Return the request's text. Raises Rejected: 415 before reading, 413 as soon as it is too long, 408, 400."""
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != content_type:
         raise Rejected(415, f"send Content-Type: {content_type}", {"Accept-Post": "application/sdp"})
     body = bytearray()
