@@ -15,8 +15,17 @@ from av.stream import Disposition
 
 from streaming.clock import FileClock, in_seconds
 from streaming.errors import (
-    FAULTS, MediaDamaged, MediaError, MediaLost, MediaNotFound, MediaStalled, MediaUnreadable, PictureTooLarge, in_words,
-    reason, shown,
+    FAULTS,
+    MediaDamaged,
+    MediaError,
+    MediaLost,
+    MediaNotFound,
+    MediaStalled,
+    MediaUnreadable,
+    PictureTooLarge,
+    in_words,
+    reason,
+    shown,
 )  # fmt: skip
 from streaming.http_input import HttpOpener
 from streaming.picture import MAX_PIXELS, PixelAspect

@@ -30,6 +30,7 @@ _MAX_STRETCH = 64.0
 # Map unknown kinds to one that is never used here.
 SideDataType._missing_ = classmethod(lambda cls, value: cls.REPLAYGAIN)  # type: ignore[assignment]
 
+
 @dataclass(frozen=True, slots=True)
 class Orientation:
     """One of the eight ways to store a picture. To show it upright, transpose it, then mirror, then flip."""

@@ -40,7 +40,7 @@ _POLL_S = 0.01
 _DECODER_LOGGER = "aiortc.rtcrtpreceiver"
 _DECODER_MESSAGE = "failed to decode"
 
-OnReport = Callable[[float, int], None]
+OnReport = Callable[[float, int], object]
 
 
 def unix_from_ntp(ntp: int) -> float:

@@ -23,7 +23,14 @@ from starlette.routing import Route
 from streaming.channel import Converse
 from streaming.frame import FrameSettings, Source
 from streaming.sdp import (
-    MAX_CANDIDATES, Bitrates, IceServer, Offer, OfferMalformed, OfferUnusable, check_offer, parse_fragment,
+    MAX_CANDIDATES,
+    Bitrates,
+    IceServer,
+    Offer,
+    OfferMalformed,
+    OfferUnusable,
+    check_offer,
+    parse_fragment,
     with_bitrates,
 )  # fmt: skip
 from streaming.session import CloseReason, WebRtcSession

@@ -34,9 +34,8 @@ from memory.errors import StorageError
 from memory.offline import OfflineMemory
 from model.config import ConfigError
 from streaming.decoder import length_s
-from streaming.errors import MediaError
+from streaming.errors import MediaError, shown
 from streaming.frame import Frame, Source
-from streaming.libav import shown
 from streaming.media import FileSource
 
 LEDGER_FILE = "replays.json"

@@ -16,11 +16,10 @@ from agent.settings.settings import IceServer as IceServerSettings
 from agent.settings.settings import Settings
 from agent.web.guard import Guard, origin_of
 from agent.web.robot import Conversation
-from streaming.answer import IceServer
 from streaming.channel import Converse
 from streaming.frame import Source
-from streaming.problem import Rejected
-from streaming.whip import WhipServer, WhipSettings
+from streaming.sdp import IceServer
+from streaming.whip import Rejected, WhipServer, WhipSettings
 
 MAX_CAMERAS = 1000  # beyond it a publisher can no longer make a camera by naming it: each keeps a history
 MAX_NEW_CAMERAS = 20  # that one token makes within an hour by naming them; those in the configuration do not count

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from streaming.clock import FileTimes
 from streaming.decoder import length_s
-from streaming.filetimes import FileTimes
 from streaming.frame import Frame, FrameSettings
 from streaming.media import FileSource
 from tests.support.clips import encoded, write_raw, write_timed

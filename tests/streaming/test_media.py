@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streaming.backoff import backoff_s
+from streaming.clock import FileTimes
 from streaming.decoder import probe
 from streaming.errors import MediaDamaged, MediaError, MediaNotFound, MediaUnreadable
-from streaming.filetimes import FileTimes
 from streaming.frame import Frame, FrameSettings
 from streaming.media import FileSource, LiveSource, open_source
 from streaming.redact import redact

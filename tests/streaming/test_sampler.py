@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streaming.sampler import Sampler
+from streaming.clock import Sampler
 
 
 def kept(times: list[float], rate_hz: float = 1.0) -> list[float]:

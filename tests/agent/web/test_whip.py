@@ -10,11 +10,18 @@ from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streaming.answer import Bitrates, IceServer, with_bitrates
-from streaming.fragment import parse_fragment
 from streaming.frame import FrameSettings
 from streaming.publisher import publish
-from streaming.sdp import OfferMalformed, OfferUnusable, check_offer, usable_candidate
+from streaming.sdp import (
+    Bitrates,
+    IceServer,
+    OfferMalformed,
+    OfferUnusable,
+    check_offer,
+    parse_fragment,
+    usable_candidate,
+    with_bitrates,
+)
 from streaming.whip import Rejected, WhipServer, WhipSettings
 from tests.support.streams import AUDIO, OFFER, TOKEN, Site, authorize, chunks, take, track, until, whip_site
 
