@@ -1,8 +1,8 @@
-"""All benchmarks, one after another, in a short form of a few minutes; `--full` measures as docs/benchmarks.md shows.
+"""Run all benchmarks one after another, in a short form of a few minutes or (`--full`) as docs/benchmarks.md shows them.
 
     python -m benchmarks [--full] [--out out/benchmarks] [--only selection cameras]
 
-Each runs in a process of its own, so that none inherits the memory, caches or threads of another.
+Each runs in its own process, so that none inherits the memory, caches or threads of another.
 """
 
 import argparse
@@ -20,7 +20,7 @@ ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
 
 @dataclass(frozen=True, slots=True)
 class Benchmark:
-    """One call of one script; `short` is added to `always` unless all of it is wanted."""
+    """One call of one script. `short` holds further arguments of the short form."""
 
     name: str
     module: str
@@ -74,7 +74,7 @@ def main() -> int:
 
 
 def run(benchmark: Benchmark, full: bool, out: Path, console: Console) -> int:
-    """Run one, showing what it prints above the bar; its exit code."""
+    """Run one benchmark and show its output above the progress bar. Returns its exit code."""
     command = [sys.executable, "-m", f"benchmarks.{benchmark.module}", *benchmark.always.split()]
     command += [] if full else benchmark.short.split()
     command += ["--out", str(out)] if benchmark.writes else []

@@ -1,10 +1,10 @@
-"""What each part of the method brings: the same questions, one thing changed at a time.
+"""Measure what each part of the method contributes: the same questions, with one thing changed at a time.
 
     python -m benchmarks.ablations [--cache FOLDER]
 
-Selection (DKS, query top-K, uniform), merging (DFM, mean pooling, keyframes only), K, tau and alpha, on held-out drawn
-worlds. Asked are families that the model has learnt to answer: one answered at the level of a guess would only add noise.
-Every arm gets the same questions, so each is compared with the product where the two differ (exact sign test).
+Variants ("arms") of selection (DKS, query top-K, uniform), merging (DFM, mean pooling, keyframes only), K, tau and alpha, on
+held-out drawn worlds. Only families of questions that the model has learnt are asked; the others would add noise.
+Every arm gets the same questions and is compared with the product by an exact sign test.
 Writes eval-ablations.json and accuracy-cost.png: right answers against tokens given to the language model, and time.
 """
 
@@ -38,7 +38,7 @@ Column = tuple[Clip, Asker, list[Question]]
 
 @dataclass(frozen=True)
 class Setting:
-    """One arm: how keyframes are chosen, how the rest is merged (None: as trained)."""
+    """One arm: how keyframes are chosen and how the other frames are merged (None: as trained)."""
 
     group: str
     arm: Arm
@@ -47,7 +47,7 @@ class Setting:
 
 
 def settings(model: VideoModel) -> dict[str, Setting]:
-    """By name; "product" first."""
+    """Return all arms by name. The first is "product"."""
     base, trained = Arm.product(model.info.defaults), model.merger.temperature
     found = {
         "product": Setting("product", base),
@@ -66,12 +66,12 @@ def settings(model: VideoModel) -> dict[str, Setting]:
 
 
 def of_size(base: Arm, num_keyframes: int) -> Arm:
-    """So many keyframes, at most a quarter of them reserved for the newest frames: a question must get some."""
+    """Return the arm with `count` keyframes, at most a quarter of them reserved for the newest frames."""
     return replace(base, num_keyframes=num_keyframes, recent=min(base.recent, num_keyframes // 4))
 
 
 def chosen_questions(clip: Clip, most: int, rng: np.random.Generator) -> list[Question]:
-    """At most `most` of a clip, the families taken in turn."""
+    """Return at most `most` questions of a clip, taken from each family in turn."""
     left = {
         family: [q for q in rng.permutation(np.array(clip.questions, object)) if q.family == family]
         for family in LEARNT
@@ -83,7 +83,7 @@ def chosen_questions(clip: Clip, most: int, rng: np.random.Generator) -> list[Qu
 
 
 def run(model: VideoModel, setting: Setting, columns: list[Column]) -> Iterator[dict[str, Any]]:
-    """One row for each question."""
+    """Ask every question. Returns one row per question."""
     other = merging_otherwise(model, composer=setting.composer, temperature=setting.temperature)
     for clip, asker, questions in columns:
         for question in questions:
@@ -100,7 +100,7 @@ def run(model: VideoModel, setting: Setting, columns: list[Column]) -> Iterator[
 
 
 def summary(rows: list[dict[str, Any]], product: list[dict[str, Any]]) -> dict[str, Any]:
-    """Right answers, cost, and how the arm differs from the product on the same questions."""
+    """Return right answers, cost, and the differences from the product on the same questions."""
     lost = sum(p["right"] and not r["right"] for p, r in zip(product, rows, strict=True))
     won = sum(r["right"] and not p["right"] for p, r in zip(product, rows, strict=True))
     return share(row["right"] for row in rows) | {
@@ -114,16 +114,16 @@ def summary(rows: list[dict[str, Any]], product: list[dict[str, Any]]) -> dict[s
 
 
 def sign_test(lost: int, won: int) -> float:
-    """Two-sided: how likely so uneven a split of lost and won is if neither arm is better. 0 and 6 -> 0.031."""
+    """Return the two-sided p-value of lost and won answers if neither arm is better. 0 and 6 -> 0.031."""
     total = lost + won
     tail = sum(comb(total, k) for k in range(min(lost, won) + 1)) / 2**total
     return min(1.0, 2 * tail)
 
 
 def recall_by_tau(model: VideoModel, columns: list[Column]) -> list[dict[str, Any]]:
-    """DKS alone, on raw and on background-relative redundancy, for each tau (None: anything goes, which is top-K).
+    """Measure DKS alone for each tau, with raw and background-relative redundancy. tau None is top-K.
 
-    Recall over single events; coverage over questions that several visits prove: share of the visits with a keyframe.
+    Recall is over single events. Coverage is the share of visits with a keyframe, for questions that need several visits.
     """
     rows = []
     base = dks_alone(model.info.defaults)
@@ -149,7 +149,7 @@ def recall_by_tau(model: VideoModel, columns: list[Column]) -> list[dict[str, An
 
 
 def plot(measured: dict[str, Any], out: Path) -> None:
-    """Right answers against tokens and against time, each arm a point."""
+    """Plot right answers against tokens and against time, one point per arm."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 4), layout="constrained")
@@ -175,7 +175,7 @@ def plot(measured: dict[str, Any], out: Path) -> None:
 
 
 def latest(model: VideoModel, columns: list[Column]) -> list[dict[str, Any]]:
-    """The last four frames alone."""
+    """Answer from the last four frames only."""
     arm = Arm.product(model.info.defaults)
     short = [(clip, asker.latest(4), questions) for clip, asker, questions in columns]
     return list(run(model, Setting("latest", arm), short))
@@ -222,14 +222,14 @@ def main() -> None:
 
 
 def print_recall(row: dict[str, Any]) -> None:
-    """One line."""
+    """Print one line."""
     recall, coverage = row["recall"], row["coverage"]
     print(f"{row['redundancy']}, tau {row['tau'] or 'any'}: recall {recall['mean']:.1%} of {recall['count']}, coverage "
           f"{coverage['mean']:.1%} of {coverage['count']}, {row['taken']:.0f} taken", flush=True)  # fmt: skip
 
 
 def print_arm(name: str, each: dict[str, Any]) -> None:
-    """One line."""
+    """Print one line."""
     low, high = each["interval"]
     print(f"{name:24} {each['mean']:6.1%} ({low:.0%} to {high:.0%}) of {each['count']}; against the product lost {each['lost']}, "
           f"won {each['won']}, p {each['p']}; {each['tokens']:.0f} tokens, {each['ms']:.0f} ms", flush=True)  # fmt: skip

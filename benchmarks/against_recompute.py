@@ -1,11 +1,11 @@
-"""One question, two ways, the same weights: from what is remembered, or by encoding every frame when it is asked.
+"""Compare two ways to answer one question with the same weights: from memory, and by encoding every frame.
 
     python -m benchmarks.against_recompute --frames 100 300 600
 
-Remembered: question embedding, window of a real memory, selection, merging. Recomputed, as the published code does for
-each question: resize and encode all frames with both towers, then the same selection and merging over the result.
-Decoding the frames is timed apart and *not* counted, and both stop where the language model would begin. The two
-alternate in one process; medians. Writes docs/pictures/recompute.png.
+From memory: embed the question, take a window of a real memory, select, merge. Recomputed, as the published code does for
+each question: resize and encode all frames with both towers, then select and merge in the same way.
+Decoding the frames is timed separately and *not* counted. Both stop before the language model. The two
+alternate in one process; medians. Writes recompute.png.
 """
 
 import argparse
@@ -53,7 +53,7 @@ def main() -> None:
 
 
 def compare(model: VideoModel, store: MemoryStore, pictures: list[bytes], repeats: int) -> dict[str, Any]:
-    """Both ways in turn, each question once; the first of our way warms up."""
+    """Time both ways in turn, once per question. The first run from memory is a warm-up."""
     remembered(model, store, QUESTIONS[0])
     ours, theirs, decoding = [], [], []
     for number in range(repeats):
@@ -81,14 +81,14 @@ def compare(model: VideoModel, store: MemoryStore, pictures: list[bytes], repeat
 
 
 def remembered(model: VideoModel, store: MemoryStore, question: str) -> VisualContext:
-    """The agent's way."""
+    """Time the question from memory, as the agent does."""
     query = model.embed_text(question)
     window = store.window([features.CAMERA])
     return model.build_context(window, select(model, window, query), query, group_sizes=[window.num_frames])
 
 
 def recomputed(model: VideoModel, pictures: list[bytes], question: str) -> tuple[float, float, VisualContext]:
-    """(seconds, seconds of decoding beside them, context): everything from the frames, for this one question."""
+    """Compute everything from the frames. Returns seconds, seconds of decoding (not included), and the context."""
     started, decode_s = time.perf_counter(), 0.0
     made: list[FrameFeatures] = []
     for start in range(0, len(pictures), features.BATCH):
@@ -114,7 +114,7 @@ def recomputed(model: VideoModel, pictures: list[bytes], question: str) -> tuple
 
 
 def plot(measured: dict[str, Any], path: Path) -> None:
-    """Both ways over N, logarithmic."""
+    """Plot both ways over N, on a logarithmic axis."""
     from matplotlib.figure import Figure
 
     frames = [int(number) for number in measured]

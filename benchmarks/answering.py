@@ -1,13 +1,13 @@
-"""The built-in model on CPU cores: merging, first token, and ingest, along the path that the agent takes.
+"""Time merging, the first token and ingest with the built-in model on CPU cores, on the agent's own path.
 
     python -m benchmarks.answering --frames 1000 10000 --threads 1 2
 
-A question: embed it, take a window of a real memory, select, merge, and stream until the first piece of the answer; a question
-about now takes the newest frames alone, as in the agent. The history is made as benchmarks/features.py says. Ingest: stored
-720p JPEGs are decoded, encoded and attached, as in the agent's encoder. Medians of single calls. --threads is torch's; with more
-than one, a core that is busy with something else slows every operation, so both are shown.
+A question: embed it, take a window of a real memory, select, merge, and stream until the first piece of the answer. A question
+about now uses the newest frames only. benchmarks/features.py makes the history. Ingest: stored 720p JPEGs are decoded, encoded
+and attached. Medians of single calls. --threads sets torch's threads; with more than one, a core that is busy with something
+else slows every operation down.
 
-Last, whole answers by the agent itself, to questions of every kind: until the first piece, until the end, and frames looked at.
+Finally, whole answers of the agent to questions of every kind: time to the first piece, time to the end, frames looked at.
 """
 
 import argparse
@@ -80,7 +80,7 @@ def main() -> None:
 
 
 def ask(model: VideoModel, store: MemoryStore, questions: Sequence[str], threads: int, repeats: int) -> dict[str, Any]:
-    """Times of every stage up to the first piece, over different questions; the first one warms up."""
+    """Time every stage up to the first piece, for different questions after one warm-up."""
     torch.set_num_threads(threads)
     runs = [first_token(model, store, questions[number % len(questions)]) for number in range(repeats + 1)][1:]
     window = store.window([features.CAMERA])
@@ -94,7 +94,7 @@ def ask(model: VideoModel, store: MemoryStore, questions: Sequence[str], threads
 
 
 async def whole_answers(model: VideoModel, store: MemoryStore, folder: Path, repeats: int) -> dict[str, Any]:
-    """Each kind of question in turn, the first round for warming up. The memory is closed with the agent."""
+    """Ask each kind of question in turn; the first round is a warm-up. Closes the memory with the agent."""
     settings = Settings.model_validate({"data_dir": folder, "cameras": {features.CAMERA: {"timezone": "UTC"}}})
     found: dict[str, Any] = {}
     async with Agent(settings, store, model).running() as agent:
@@ -118,7 +118,7 @@ async def whole_answers(model: VideoModel, store: MemoryStore, folder: Path, rep
 
 
 def first_token(model: VideoModel, store: MemoryStore, question: str) -> dict[str, float]:
-    """Seconds of each stage, one after the other."""
+    """Return the seconds of each stage."""
     marks = [time.perf_counter()]
     query = model.embed_text(question)
     marks.append(time.perf_counter())
@@ -138,7 +138,7 @@ def first_token(model: VideoModel, store: MemoryStore, question: str) -> dict[st
 
 
 def select(model: VideoModel, window: Window, query: TextFeatures) -> Keyframes:
-    """The checkpoint's own settings, as the agent applies them."""
+    """Select keyframes with the checkpoint's settings, as the agent does."""
     defaults = model.info.defaults
     return select_keyframes(
         QueryCandidates(window, query.unit),
@@ -153,7 +153,7 @@ def select(model: VideoModel, window: Window, query: TextFeatures) -> Keyframes:
 
 
 def ingest(model: VideoModel, pictures: list[bytes], threads: int) -> dict[str, float]:
-    """Frames a second from stored JPEG to attached features, one worker, by batch size."""
+    """Return frames per second from stored JPEG to attached features, for one worker, by batch size."""
     torch.set_num_threads(threads)
     rates = {}
     for batch in (1, 4, 8):

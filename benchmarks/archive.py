@@ -1,10 +1,10 @@
-"""What frames of the archive should contribute beside the keyframes: answers of the built-in model, four ways.
+"""Compare four contributions of archive frames (frames without patches) to answers of the built-in model.
 
     python -m benchmarks.archive --frames 600 --hot 60 --most 128 --worlds 6
 
-Drawn worlds of the evaluation split; all but the newest `--hot` frames have lost their patches, keyframes among them are encoded
-again. "all": every such frame contributes its summary; "sample": at most `--most` of them, evenly spread; "mean": as many,
-each the mean summary of the stretch up to the next; "none": keyframes alone. Questions are the same in all four.
+Drawn worlds of the evaluation split. All but the newest `--hot` frames have lost their patches; keyframes among them are
+encoded again. "all": every such frame contributes its summary. "sample": at most `--most` of them do, evenly spread. "mean":
+as many do, each with the mean summary up to the next one. "none": only keyframes contribute. All four get the same questions.
 """
 
 import argparse
@@ -28,18 +28,18 @@ LONG = 3000  # of so long histories questions are drawn three times, in other wo
 
 
 class Everything(Thinned):
-    """Is thinned no further, however many frames have nothing but their summary."""
+    """A thinning that keeps every frame that has only a summary."""
 
     def present(self) -> np.ndarray:
-        """(T,) true: what `read` has of each frame is asked of it later."""
+        """Return (T,) booleans, all true: `read` is asked for the rest later."""
         return np.ones(self.num_frames, bool)
 
 
 class Means(Thinned):
-    """Each frame's summary is the mean of all up to the next one here."""
+    """A thinning in which each kept frame has the mean summary of all frames up to the next kept one."""
 
     def summaries(self, start: int, stop: int) -> np.ndarray:
-        """(n, C') float32."""
+        """Return (n, C') float32."""
         edges = [*self.rows.tolist(), self._source.num_frames]
         stretches = (self._source.summaries(edges[n], edges[n + 1]) for n in range(start, stop))
         return np.stack([stretch.mean(axis=0) for stretch in stretches])
@@ -80,14 +80,14 @@ def main() -> None:
 
 
 def clips(args: argparse.Namespace) -> Iterator[Clip]:
-    """Worlds of the seeds that `vilamp eval` takes, one of each in turn."""
+    """Return worlds of the seeds that `vilamp eval` uses, one per seed in turn."""
     for number in range(args.worlds):
         scene_seed = (11 + number % 3) * 1009 + number // 3
         yield world_clip(scene_seed, args.frames, rounds=3 if args.frames >= LONG else 1)
 
 
 def ask(asker: Asker, text: str, most: int, kind: type[Thinned]) -> tuple[str, float]:
-    """The answer, and seconds of CPU for its context; `VideoModel` does the same with `kind` Thinned."""
+    """Return the answer and the CPU seconds of its context. `kind` Thinned is what `VideoModel` does."""
     model, history = asker.model, asker.history
     query = model.embed_text(text)
     keyframes = asker.choose(Arm.product(model.info.defaults), query.unit)
@@ -109,7 +109,7 @@ def ask(asker: Asker, text: str, most: int, kind: type[Thinned]) -> tuple[str, f
 
 
 def summary(right: list[bool], of_all: list[bool], seconds: list[float]) -> dict[str, Any]:
-    """Share answered rightly, in how many questions that differs from "all", and the CPU time of a context."""
+    """Return the share of right answers, the number that differ from "all", and the CPU time of a context."""
     return {
         "right": round(float(np.mean(right)), 3),
         "questions": len(right),

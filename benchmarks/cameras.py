@@ -1,12 +1,11 @@
-"""The whole server under load: `vilamp serve` in its own process, cameras published over WebRTC, questions back to back.
+"""Measure the whole server under load: `vilamp serve` in its own process, cameras over WebRTC, questions back to back.
 
-    python -m benchmarks.cameras                 four cameras 720p30 kept at 1 a second while questions are answered
-    python -m benchmarks.cameras --flood         one camera kept faster than the encoder goes, and questions: does
-                                                 memory stay flat?
+    python -m benchmarks.cameras                 four cameras 720p30, 1 frame a second kept, while questions are answered
+    python -m benchmarks.cameras --flood         one camera kept faster than the encoder works: does memory stay flat?
 
 Publishers run in a process of their own and send a clip encoded beforehand, but they share this machine's cores with the
-server. Numbers are the server's own metrics between two scrapes (event-loop lag: the histogram
-vilamp_event_loop_lag_seconds, so quantiles are bounds of its buckets), and its resident memory as the system counts it.
+server. The numbers are the differences of the server's metrics between two scrapes, and its resident memory. Quantiles of
+the event-loop lag are bounds of the buckets of the histogram vilamp_event_loop_lag_seconds.
 """
 
 import argparse
@@ -64,7 +63,7 @@ def main() -> None:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What the server is put under."""
+    """The load on the server."""
 
     cameras: tuple[str, ...]
     rate_hz: float
@@ -75,7 +74,7 @@ class Load:
 
 @dataclass(slots=True)
 class Asked:
-    """What the questions met with."""
+    """The outcome of the questions."""
 
     replies: list[Reply] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
@@ -108,7 +107,7 @@ async def run(folder: Path, load: Load, threads: int) -> dict[str, Any]:
 
 
 def config(load: Load, threads: int) -> dict[str, object]:
-    """The server's configuration file."""
+    """Return the server's configuration file."""
     camera = {"rate_hz": load.rate_hz, "max_frames": load.max_frames}
     return {
         "port": 0,
@@ -120,7 +119,7 @@ def config(load: Load, threads: int) -> dict[str, object]:
 
 @asynccontextmanager
 async def publishing(server: DemoServer, clip: Path, load: Load) -> AsyncIterator[asyncio.subprocess.Process]:
-    """The publishers' process, for as long as the load lasts and a little longer."""
+    """Run the publishers' process during the load and a little longer."""
     command = ["-m", "benchmarks.publisher", "--url", server.url, "--token", server.publish_token, "--clip", str(clip)]
     command += ["--seconds", str(load.settle_s + load.seconds + 60), "--cameras", *load.cameras]
     process = await asyncio.create_subprocess_exec(sys.executable, *command)
@@ -132,7 +131,7 @@ async def publishing(server: DemoServer, clip: Path, load: Load) -> AsyncIterato
 
 
 def ask(server: DemoServer, load: Load, stop: threading.Event, asked: Asked) -> None:
-    """Question after question, over all cameras, until told to stop."""
+    """Ask one question after another, about all cameras, until stopped."""
     with Client(server.url, server.ask_token) as client:
         while not stop.is_set():
             question = QUESTIONS[len(asked.replies) % len(QUESTIONS)]
@@ -148,7 +147,7 @@ def ask(server: DemoServer, load: Load, stop: threading.Event, asked: Asked) -> 
 
 
 async def scrape(server: DemoServer) -> Scrape:
-    """/metrics as a mapping from (sample, labels) to its value."""
+    """Return /metrics as a mapping from (sample, labels) to value."""
     async with httpx.AsyncClient(headers={"Authorization": f"Bearer {server.ask_token}"}, timeout=30.0) as http:
         text = (await http.get(f"{server.url}/metrics")).text
     return {
@@ -167,13 +166,13 @@ async def sample_resident(process: psutil.Process, samples: list[tuple[float, fl
 
 
 def cpu_seconds(process: psutil.Process) -> float:
-    """User and system time so far."""
+    """Return user and system time so far."""
     times = process.cpu_times()
     return float(times.user + times.system)
 
 
 def memory_growth(samples: list[tuple[float, float]], settle_s: float) -> dict[str, Any]:
-    """A line through the resident memory behind the settling time: its rise over the measurement, and the spread."""
+    """Fit a line through the resident memory after the settling time. Returns its rise and the spread."""
     seconds, mib = np.array([sample for sample in samples if sample[0] >= settle_s]).T
     slope, _ = np.polyfit(seconds, mib, 1)
     return {
@@ -185,7 +184,7 @@ def memory_growth(samples: list[tuple[float, float]], settle_s: float) -> dict[s
 
 
 def plot(samples: list[tuple[float, float]], settle_s: float, path: Path) -> None:
-    """Resident memory over time."""
+    """Plot resident memory over time."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 3), layout="constrained")
@@ -200,7 +199,7 @@ def plot(samples: list[tuple[float, float]], settle_s: float, path: Path) -> Non
 
 
 def summarise(load: Load, before: Scrape, after: Scrape, seconds: float, asked: Asked) -> dict[str, Any]:
-    """What happened between two scrapes."""
+    """Return what happened between two scrapes."""
 
     def rise(name: str, **labels: str) -> float:
         wanted = labels.items()
@@ -232,7 +231,7 @@ def summarise(load: Load, before: Scrape, after: Scrape, seconds: float, asked: 
 
 
 def lag(before: Scrape, after: Scrape) -> dict[str, float]:
-    """Upper bounds of p50, p99 and the worst, from the histogram's buckets."""
+    """Return upper bounds of p50, p99 and the maximum, from the buckets of the histogram."""
     name = "vilamp_event_loop_lag_seconds_bucket"
     buckets = sorted((float(dict(k[1])["le"]), v - before.get(k, 0.0)) for k, v in after.items() if k[0] == name)
     total = buckets[-1][1]
@@ -244,7 +243,7 @@ def lag(before: Scrape, after: Scrape) -> dict[str, float]:
 
 
 def answers(asked: Asked) -> dict[str, Any]:
-    """Latency of the answers, and their stages in the server's own words."""
+    """Return the latency of the answers, and the server's own times of their stages."""
     stages: dict[str, list[float]] = {}
     for reply in asked.replies:
         for stage, milliseconds in reply.timings_ms.items():

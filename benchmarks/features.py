@@ -1,8 +1,8 @@
-"""Frames for the benchmarks: drawn once, kept as JPEG, encoded once, repeated under small noise to fill a memory.
+"""Frames for the benchmarks: drawn once, kept as JPEG, encoded once, and repeated with a little noise to fill a memory.
 
 A few hundred pictures of the drawn world, one per second of video, are encoded by the model under test. A longer history
-walks over them back and forth, adding noise to each embedding (1 % of its length), so that no two rows are the same;
-patches are repeated as they are, since no time depends on their values.
+goes through them back and forth and adds noise to each embedding (1 % of its length), so that no two rows are the same.
+Patches are repeated unchanged, because no time depends on their values.
 """
 
 from collections.abc import Iterator
@@ -25,13 +25,13 @@ CAMERA = "yard"
 
 
 def jpegs(num_frames: int, *, width: int = 1280, height: int = 720, seed: int = 5) -> list[bytes]:
-    """Pictures of one fixed camera, a second apart, as the agent stores them."""
+    """Return pictures of one fixed camera, one second apart, as the agent stores them."""
     scene = Scene.from_seed(seed, duration_s=max(20.0, num_frames), style="fixed", split="eval")
     return [encode_jpeg(draw(scene, float(second), width, height)) for second in range(num_frames)]
 
 
 def encoded(model: VideoModel, pictures: list[bytes]) -> list[FrameFeatures]:
-    """Features of all of them."""
+    """Return the features of all of them."""
     features: list[FrameFeatures] = []
     for start in range(0, len(pictures), BATCH):
         features += model.encode([decode_jpeg(picture) for picture in pictures[start : start + BATCH]])
@@ -39,7 +39,7 @@ def encoded(model: VideoModel, pictures: list[bytes]) -> list[FrameFeatures]:
 
 
 def open_store(folder: Path, model: VideoModel, num_frames: int) -> MemoryStore:
-    """An empty memory for so many frames of this model."""
+    """Open an empty memory for `num_frames` frames of this model."""
     info = model.info
     return MemoryStore(
         folder,
@@ -67,7 +67,7 @@ def fill(store: MemoryStore, pictures: list[bytes], features: list[FrameFeatures
 
 
 def back_and_forth(length: int) -> Iterator[int]:
-    """3 -> 0 1 2 2 1 0 0 1 ..., without end: neighbours stay neighbours."""
+    """Yield indices back and forth without end, so that neighbours stay neighbours: 3 -> 0 1 2 2 1 0 0 1 ..."""
     while True:
         yield from range(length)
         yield from reversed(range(length))

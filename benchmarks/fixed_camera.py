@@ -1,11 +1,11 @@
-"""Selection under a fixed camera, where most frames are alike: what counts as redundant, and relative to what?
+"""Measure keyframe selection for a fixed camera, where most frames are alike: which redundancy rule and which tau?
 
     python -m benchmarks.fixed_camera [--cache FOLDER]
 
 DKS alone (no filling, no reserved frames) on drawn worlds of a fixed camera, for thresholds tau on raw embeddings, as
 published, and on embeddings relative to the camera's background. Recall: single events of at most 20 frames with a keyframe.
-Coverage: visits with a keyframe, of questions that several visits prove, such as counts. No language model takes part.
-Writes docs/measured/eval-fixed-camera.json and eval-fixed-camera.png.
+Coverage: visits with a keyframe, for questions that need several visits, such as counts. No language model is used.
+Writes eval-fixed-camera.json and eval-fixed-camera.png.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from model.video_model import VideoModel
 def fixed_worlds(
     model: VideoModel, seeds: list[int], num_frames: int, worlds: int, empty_every: int, cache: Path | None
 ) -> list[Column]:
-    """Those of the seeds' first `worlds` worlds that a fixed camera sees."""
+    """Return those of the seeds' first `worlds` worlds that have a fixed camera."""
     numbers = [seed * 1009 + number for seed in seeds for number in range(worlds)]
     clips = [world_clip(number, num_frames, rounds=3, empty_every=empty_every) for number in numbers]
     fixed = [clip for clip in clips if clip.scene is not None and clip.scene.style == "fixed"]
@@ -37,7 +37,7 @@ def fixed_worlds(
 
 
 def plot(measured: dict[str, Any], out: Path) -> None:
-    """Recall and coverage against tau, raw and relative, a panel for each length."""
+    """Plot recall and coverage against tau, raw and relative, one panel per length."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(4.6 * len(measured), 3.4), layout="constrained")

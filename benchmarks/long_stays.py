@@ -1,17 +1,16 @@
-"""What redundancy is for: one thing stays for minutes, and a question needs frames of something else as well.
+"""Measure what redundancy is for: one thing stays for minutes, and a question needs frames of something else as well.
 
     python -m benchmarks.long_stays
 
-Worlds of a fixed camera from the evaluation split, 1,000 frames. A visitor of a kind and colour that never comes otherwise comes
-and stays for 10 seconds to 10 minutes. Another such visitor crosses the picture, and the first one crosses it once more, both
-well before it comes to stay or well after it has gone. Two questions. "Was the red truck seen before or after the blue dog?"
-needs a keyframe of each; what is found is measured and not the answer, as this model has not learnt order when asked directly.
-"How often did you see a red truck come?" needs a keyframe of each visit; the answer is "two", and beside it stands what counting
-visit by visit gives, as the product does. Frames with a visitor are drawn again with it and encoded, the others are those of the
-world; a shorter stay is the same pictures, of which the last are drawn anew as it leaves.
+Worlds of a fixed camera from the evaluation split, 1,000 frames. A visitor of a unique kind and colour stays for 10 seconds
+to 10 minutes. Another unique visitor crosses the picture, and the first one crosses it once more, well before or after its
+stay. Two questions are asked. "Was the red truck seen before or after the blue dog?" needs a keyframe of each; only the
+keyframes are measured, because this model has not learnt order when asked directly. "How often did you see a red truck
+come?" needs a keyframe of each visit; the answer is "two", also counted visit by visit as the product does. Frames with a
+visitor are drawn again and encoded; a shorter stay reuses the same pictures, except for those in which it leaves.
 
-The same questions for four ways to choose 32 keyframes: DKS as the product does, DKS with the published tau, query top-K and
-uniform choice. Writes docs/measured/eval-long-stays.json and long-stays.png.
+The same questions for four ways to choose 32 keyframes: DKS as in the product, DKS with the published tau, query top-K and
+uniform choice. Writes eval-long-stays.json and long-stays.png.
 """
 
 import argparse
@@ -47,7 +46,7 @@ PUBLISHED_TAU = 0.85
 
 @dataclass(frozen=True)
 class Trio:
-    """One that stays (a Visitor for each length of the stay), another that passes, and the first one passing once more."""
+    """One visitor that stays (one Visitor per length of the stay), another that passes, and the first one passing again."""
 
     haystack: Haystack
     staying: dict[int, Visitor]
@@ -56,7 +55,7 @@ class Trio:
 
 
 def trio(haystack: Haystack, stays: tuple[int, ...], rng: np.random.Generator) -> Trio:
-    """Three visits well apart from one another; the one that passes is of another kind and colour than the one that stays."""
+    """Return three visits well apart from one another. The passing visitor has another kind and colour than the staying one."""
     scene, length = haystack.clip.scene, len(haystack.features)
     assert scene is not None
     longest = max(stays)
@@ -85,13 +84,13 @@ def trio(haystack: Haystack, stays: tuple[int, ...], rng: np.random.Generator) -
 
 
 def drawn(model: VideoModel, visitor: Visitor, rows: list[int], rng: np.random.Generator) -> dict[int, FrameFeatures]:
-    """Features of these rows of a haystack with the visitor in them."""
+    """Return the features of these rows of a haystack, drawn with the visitor."""
     pictures = [degrade(draw(visitor.scene, float(row), *DRAW_SIZE), rng) for row in rows]
     return dict(zip(rows, model.encode(pictures), strict=True))
 
 
 def histories(model: VideoModel, three: Trio, rng: np.random.Generator) -> Iterator[tuple[int, Asker]]:
-    """(stay, its history), the longest stay first: a shorter one is the same frames until it leaves."""
+    """Yield (stay, its history), the longest stay first. A shorter stay uses the same frames until the visitor leaves."""
     passing = drawn(model, three.passing, list(three.passing.rows), rng)
     passing |= drawn(model, three.again, list(three.again.rows), rng)
     seen: dict[int, FrameFeatures] = {}
@@ -109,7 +108,7 @@ def histories(model: VideoModel, three: Trio, rng: np.random.Generator) -> Itera
 
 
 def asked_for(three: Trio, rng: np.random.Generator) -> dict[str, str]:
-    """The two questions. Of the first, either thing may be named first."""
+    """Return the two questions. The first one may name either thing first."""
     staying = next(iter(three.staying.values()))
     names = [f"{each.colour} {each.kind}" for each in (staying, three.passing)]
     a, b = names if rng.random() < 0.5 else names[::-1]
@@ -121,7 +120,7 @@ def asked_for(three: Trio, rng: np.random.Generator) -> dict[str, str]:
 
 
 def arms(product: Arm) -> dict[str, Arm]:
-    """What is compared."""
+    """Return the arms that are compared."""
     return {
         "DKS": product,
         "DKS, tau 0.85": replace(product, tau=PUBLISHED_TAU),
@@ -131,7 +130,7 @@ def arms(product: Arm) -> dict[str, Arm]:
 
 
 def asked(model: VideoModel, three: Trio, rng: np.random.Generator) -> Iterator[dict[str, Any]]:
-    """One row for each length of the stay, with what every arm finds and says."""
+    """Return one row per length of the stay, with what every arm finds and answers."""
     texts = asked_for(three, rng)
     for stay, asker in histories(model, three, rng):
         row: dict[str, Any] = {"stay_s": stay, "questions": texts}
@@ -153,7 +152,7 @@ def asked(model: VideoModel, three: Trio, rng: np.random.Generator) -> Iterator[
 
 
 def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """By arm and length of the stay: what both questions need is found, counts right, and places that the stay takes."""
+    """By arm and length of the stay: needed visits found, counts right, and keyframes that show the stay."""
     report: dict[str, Any] = {}
     for name in (key for key in rows[0] if isinstance(rows[0][key], dict) and "places" in rows[0][key]):
         report[name] = {}
@@ -165,13 +164,13 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def right_in_steps(rows: list[dict[str, Any]]) -> dict[int, dict[str, Any]]:
-    """Counts made visit by visit, by length of the stay."""
+    """Return right counts made visit by visit, by length of the stay."""
     stays = sorted({row["stay_s"] for row in rows})
     return {stay: share(row["in_steps"] == "two" for row in rows if row["stay_s"] == stay) for stay in stays}
 
 
 def plot(report: dict[str, Any], in_steps: dict[int, dict[str, Any]], out: Path) -> None:
-    """What is found, counts right and places taken, against the length of the stay."""
+    """Plot visits found, counts right and keyframes of the stay, against the length of the stay."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(13, 3.2), layout="constrained")

@@ -1,4 +1,4 @@
-"""What every benchmark needs: the machine in words, times of calls, and the files of results.
+"""Helpers of all benchmarks: a description of the machine, timing of calls, and the files of results.
 
 Results go to docs/measured (with `--out OUT`: OUT/measured) as JSON, plots to docs/pictures (OUT/pictures). The JSON holds
 the date, the machine, the number of threads and the load beside the measured values.
@@ -17,7 +17,7 @@ import numpy as np
 
 
 def cpu_name() -> str:
-    """The CPU's model, as the system calls it."""
+    """Return the CPU's model name."""
     info = Path("/proc/cpuinfo")
     if info.exists():
         for line in info.read_text().splitlines():
@@ -27,7 +27,7 @@ def cpu_name() -> str:
 
 
 def add_out(parser: argparse.ArgumentParser) -> None:
-    """The option that all benchmarks with results have."""
+    """Add the option --out, which every benchmark with results has."""
     parser.add_argument(
         "--out",
         type=Path,
@@ -52,7 +52,7 @@ def _inside(folder: Path, name: str) -> Path:
 
 
 def machine(**more: Any) -> dict[str, Any]:
-    """The hardware and software of a measurement, and what else was running: the load of the last minute."""
+    """Describe hardware, software and the load of the last minute."""
     return {
         "cpu": cpu_name(),
         "cores": os.cpu_count(),
@@ -64,12 +64,12 @@ def machine(**more: Any) -> dict[str, Any]:
 
 
 def show(machine: Mapping[str, Any]) -> None:
-    """One line of it."""
+    """Print it in one line."""
     print(", ".join(f"{name} {value}" for name, value in machine.items()), flush=True)
 
 
 def write_result(path: Path, machine: Mapping[str, Any], measured: Mapping[str, Any]) -> None:
-    """JSON at `path`, with the date of the measurement."""
+    """Write JSON to `path`, with the date of the measurement."""
     path.parent.mkdir(parents=True, exist_ok=True)
     when = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
     path.write_text(json.dumps({"when": when, "machine": machine, "measured": measured}, indent=1) + "\n")
@@ -77,14 +77,14 @@ def write_result(path: Path, machine: Mapping[str, Any], measured: Mapping[str, 
 
 
 def timed(call: Callable[[], Any]) -> float:
-    """Seconds of one call."""
+    """Return the seconds of one call."""
     started = time.perf_counter()
     call()
     return time.perf_counter() - started
 
 
 def summary_ms(seconds: list[float]) -> dict[str, float]:
-    """Median, best and worst of single calls, in milliseconds."""
+    """Return median, best and worst of single calls, in milliseconds."""
     values = 1000 * np.array(seconds)
     return {
         "median_ms": round(float(np.median(values)), 2),
@@ -95,6 +95,6 @@ def summary_ms(seconds: list[float]) -> dict[str, float]:
 
 
 def report(name: str, summary: Mapping[str, float]) -> None:
-    """One line of a `summary_ms`."""
+    """Print one line of a `summary_ms`."""
     best, worst = summary["best_ms"], summary["worst_ms"]
     print(f"  {name:40} {summary['median_ms']:10.2f} ms   (best {best:.2f}, worst {worst:.2f})", flush=True)

@@ -1,13 +1,13 @@
-"""The memory alone at several sizes: start, append, attach, evict, window, ranking, selection, and what a context reads.
+"""Time the memory alone at several sizes: start, append, attach, evict, window, ranking, selection, reading for an answer.
 
     OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 python -m benchmarks.memory --frames 1000 10000 100000 1000000
 
-One camera whose frames are all alike, the worst case: the walk of the selection goes to the end. Pictures are tiny (their
-bytes are the disk's business), embeddings, summaries and patches have the sizes given. Histories are written by
-`stored_history.py`, so none of their frames has patches, as after a restart; each size runs in a process of its own.
+One camera whose frames are all alike, the worst case for selection. Pictures are tiny; embeddings, summaries and patches have
+the given sizes. `stored_history.py` writes the histories, so no frame has patches, as after a restart. Each size runs in a
+process of its own.
 
-Times are of single calls, by the clock and of this thread's CPU: on a machine that others use, the second is what the work
-costs. The page cache is warm: this measures the code and the file system, not the disk behind it.
+Times are of single calls, by the clock and of this thread's CPU: on a shared machine the second is the cost of the work. The
+page cache is warm: this measures the code and the file system, not the disk.
 """
 
 import argparse
@@ -60,7 +60,7 @@ def main() -> None:
 
 
 def in_own_process(num_frames: int) -> dict[str, Any]:
-    """What `--one` measures; shown as it comes."""
+    """Run `--one` in a process of its own and show its output. Returns what it measured."""
     print(f"\nN = {num_frames}", flush=True)
     given = sys.argv[1:]
     command = [sys.executable, "-m", "benchmarks.memory", *given, "--one", "--frames", str(num_frames)]
@@ -108,7 +108,7 @@ def open_store(folder: Path, num_frames: int, args: argparse.Namespace) -> Memor
 def grow(
     store: MemoryStore, shape: Shape, args: argparse.Namespace, count: int, start: int, folder: Path
 ) -> dict[str, Any]:
-    """Appends, attaches and patches, one frame after another, and what each took."""
+    """Append, attach and put back patches, one frame after another. Returns the time of each."""
     oldest = 1  # segment: whether its file is there is asked without touching what the memory holds
     rng = np.random.default_rng(start)
     units, jpeg = embeddings(shape, rng, count), rng.bytes(shape.jpeg_bytes)
@@ -143,7 +143,7 @@ def grow(
 
 
 def ask(store: MemoryStore, dim: int) -> dict[str, Any]:
-    """A question's way: each repeat has a window and a question of its own."""
+    """Time the steps of a question. Each repeat has its own window and question."""
     rng = np.random.default_rng(0)
 
     def question() -> Any:
@@ -174,7 +174,7 @@ def ask(store: MemoryStore, dim: int) -> dict[str, Any]:
 
 
 def read_context(store: MemoryStore) -> None:
-    """All that a context reads of frames without patches: see `model.thinning`."""
+    """Read everything that an answer needs of frames without patches (see `model.thinning`)."""
     window = store.window([CAMERA])
     thinned = Thinned(window, rows_taking_part(window.present(), np.zeros(0, np.int64)))
     thinned.summaries(0, thinned.num_frames)
@@ -182,7 +182,7 @@ def read_context(store: MemoryStore) -> None:
 
 
 def clock(call: Callable[[], Any], repeats: int = 1) -> dict[str, float]:
-    """Median, best and worst time by the clock, and the median of this thread's CPU time."""
+    """Return median, best and worst time by the clock, and the median of this thread's CPU time."""
     wall, cpu = [], []
     for _ in range(repeats):
         began, worked = time.perf_counter(), time.thread_time()
@@ -199,7 +199,7 @@ def in_ms(seconds: list[float]) -> dict[str, float]:
 
 
 def plot(by_frames: dict[str, dict[str, Any]], path: Path) -> None:
-    """How each grows with the frames held, logarithmic both ways."""
+    """Plot the time of each step against the frames held, both axes logarithmic."""
     from matplotlib.figure import Figure
 
     frames = [int(number) for number in by_frames]

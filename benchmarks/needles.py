@@ -1,18 +1,16 @@
-"""VideoNIAH in the small: one visitor hidden in up to 10,000 frames; is it found, and is the question about it answered?
+"""Hide one visitor in up to 10,000 frames ("VideoNIAH"): is it found, and is the question about it answered?
 
     python -m benchmarks.needles [--cache FOLDER]
 
-Haystacks are worlds of a fixed camera from the evaluation split; where nobody is about, one frame in four is drawn and encoded
-and stands for those after it (`--empty-every 1` draws them all). A needle is a visitor of a kind
-and colour that never comes otherwise: the frames in which it crosses the picture are drawn again with it, in the light of that
-moment and with whoever else is there, and encoded; all other frames are those of the haystack. As the towers see one frame at a
-time, this gives the same features as drawing the whole video anew. Shorter haystacks are stretches of the longest, turned round
-where they would begin before it or end after it, on a clock that runs through.
+Haystacks are worlds of a fixed camera from the evaluation split. In empty stretches one frame in four is drawn and encoded
+and replaces those after it (`--empty-every 1` draws them all). A needle is a visitor of a unique kind and colour: the frames
+in which it crosses the picture are drawn again with it and encoded. The towers see one frame at a time, so this gives the
+same features as drawing the whole video again. Shorter haystacks are stretches of the longest one, rotated where they would
+begin before it or end after it, with continuous clock times.
 
-Two results. Recall: DKS alone (no filling, no reserved frames) over the longest haystack, needles spread over ten tenths of it.
-Answers: "when did the red car come?", right within two seconds of the visit, by length and depth, beside query top-K and uniform
-choice with the same number of keyframes and so of tokens. Writes eval-needles.json, needles.png and
-recall-by-depth.png.
+Two results. Recall: DKS alone (no filling, no reserved frames) in the longest haystack, needles in each tenth of it. Answers:
+"when did the red car come?", right within two seconds of the visit, by length and depth, for DKS, query top-K and uniform
+choice with the same number of keyframes and tokens. Writes eval-needles.json, needles.png and recall-by-depth.png.
 """
 
 import argparse
@@ -49,7 +47,7 @@ RECALL_PHRASES = (phrases.EXISTENCE, phrases.WHEN, phrases.LAST_SEEN, phrases.WH
 
 @dataclass(frozen=True)
 class Haystack:
-    """One world, with the features of all of its frames."""
+    """One world, with the features of all its frames."""
 
     clip: Clip
     features: list[FrameFeatures]
@@ -58,7 +56,7 @@ class Haystack:
 
 @dataclass(frozen=True)
 class Hidden:
-    """A needle: pictures of the frames in which it can be seen, by row of its haystack."""
+    """A needle: pictures of the frames that show it, by row of its haystack."""
 
     haystack: Haystack
     visitor: Visitor
@@ -68,7 +66,7 @@ class Hidden:
 def haystacks(
     model: VideoModel, seeds: list[int], num_frames: int, empty_every: int, cache: Path | None
 ) -> list[Haystack]:
-    """The first world of a fixed camera of each seed."""
+    """Return each seed's first world with a fixed camera."""
     found = []
     for seed in seeds:
         clips = (world_clip(seed * 1009 + number, num_frames, empty_every=empty_every) for number in range(20))
@@ -79,7 +77,7 @@ def haystacks(
 
 
 def hide(haystack: Haystack, depth: int, rng: np.random.Generator) -> Hidden:
-    """A new visitor somewhere in this tenth of the haystack."""
+    """Return a new visitor somewhere in this tenth of the haystack."""
     scene, length = haystack.clip.scene, len(haystack.features)
     assert scene is not None
     options = absent(scene)
@@ -93,7 +91,7 @@ def hide(haystack: Haystack, depth: int, rng: np.random.Generator) -> Hidden:
 
 
 def embedded(model: VideoModel, pictures: Iterable[np.ndarray]) -> np.ndarray:
-    """(n, D) unit: what selection looks at, as `VideoModel.encode` gives it, without the patches."""
+    """Return (n, D) unit embeddings, as `VideoModel.encode` gives them, without the patches."""
     config = model.config
     pixels = relevance_pixels(list(pictures), config.dual_encoder.image, whole_frame=config.live.whole_frame)
     with torch.inference_mode():
@@ -103,7 +101,7 @@ def embedded(model: VideoModel, pictures: Iterable[np.ndarray]) -> np.ndarray:
 
 
 def found_alone(model: VideoModel, needle: Hidden, embeddings: np.ndarray, arm: Arm, rng: np.random.Generator) -> bool:
-    """Does selection alone take a frame that shows the visitor well? embeddings (N, D) unit, with the needle in them."""
+    """Return whether selection alone takes a frame that shows the visitor well. embeddings: (N, D) unit, with the needle."""
     choices = RECALL_PHRASES[rng.integers(len(RECALL_PHRASES))]["eval"]
     thing = f"{needle.visitor.colour} {needle.visitor.kind}"
     text = with_articles(choices[rng.integers(len(choices))].format(thing=thing, come="come"))
@@ -121,8 +119,10 @@ def found_alone(model: VideoModel, needle: Hidden, embeddings: np.ndarray, arm: 
 
 
 def called_otherwise(needle: Hidden, rng: np.random.Generator) -> Hidden:
-    """The same frames under the name of something else that never comes, of another kind and colour: whoever finds them for
-    that question found them by chance."""
+    """Return the same frames under the name of something that never comes, of another kind and colour.
+
+    A control: who finds them for that question found them by chance.
+    """
     visitor = needle.visitor
     options = [(k, c) for k, c in absent(visitor.scene) if k != visitor.kind and c != visitor.colour]
     kind, colour = options[rng.integers(len(options))]
@@ -132,7 +132,7 @@ def called_otherwise(needle: Hidden, rng: np.random.Generator) -> Hidden:
 def placed(
     model: VideoModel, needle: Hidden, size: int, depth: int, rng: np.random.Generator
 ) -> tuple[Asker, Question]:
-    """The needle in the middle of this tenth of a haystack of `size` frames, and the question about it."""
+    """Return the needle in the middle of this tenth of a haystack of `size` frames, and the question about it."""
     whole, visitor = needle.haystack, needle.visitor
     length, first = len(whole.features), visitor.clear[0]
     begin = first - int((depth + 0.5) / NUM_BINS * size)
@@ -151,7 +151,7 @@ def placed(
 def answers(
     model: VideoModel, needles: Iterator[Hidden], sizes: tuple[int, ...], repeats: int, rng: np.random.Generator
 ) -> Iterator[dict[str, Any]]:
-    """Every arm on the same needles: one row for each needle, length and depth."""
+    """Ask every arm about the same needles. Returns one row per needle, length and depth."""
     product = Arm.product(model.info.defaults)
     for repeat in range(repeats):
         for size in sizes:
@@ -174,7 +174,7 @@ def answers(
 
 
 def summary(rows: list[dict[str, Any]], sizes: tuple[int, ...]) -> dict[str, Any]:
-    """Right answers by arm: together, by length, by depth, and by both."""
+    """Return right answers by arm: in total, by length, by depth, and by both."""
     report: dict[str, Any] = {}
     for name in ARMS:
         cells = [
@@ -193,7 +193,7 @@ def summary(rows: list[dict[str, Any]], sizes: tuple[int, ...]) -> dict[str, Any
 
 
 def plot_answers(report: dict[str, Any], sizes: tuple[int, ...], out: Path) -> None:
-    """Three heat maps side by side."""
+    """Plot three heat maps side by side."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 3.4), layout="constrained")
@@ -213,7 +213,7 @@ def plot_answers(report: dict[str, Any], sizes: tuple[int, ...], out: Path) -> N
 
 
 def plot_recall(bins: list[dict[str, Any]], uniform: float, out: Path) -> None:
-    """Recall by depth with its intervals."""
+    """Plot recall by depth with its intervals."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6.4, 3.2), layout="constrained")
@@ -236,7 +236,7 @@ def plot_recall(bins: list[dict[str, Any]], uniform: float, out: Path) -> None:
 def recall(
     model: VideoModel, stacks: list[Haystack], per_bin: int, keep: int, rng: np.random.Generator, progress: Progress
 ) -> tuple[dict[str, Any], list[Hidden]]:
-    """(recall by depth, the first `keep` needles)."""
+    """Return recall by depth, and the first `keep` needles."""
     arm = dks_alone(model.info.defaults)
     scores: dict[str, list[Needle]] = {"dks": [], "top_k": []}
     uniform, kept, control = [], [], []
@@ -303,7 +303,7 @@ def main() -> None:
 
 
 def print_recall(found: dict[str, Any]) -> None:
-    """One line for each selection."""
+    """Print one line per selection."""
     for name in ("dks", "top_k"):
         each = found[name]
         bins = " ".join(f"{b['mean']:.1%}" for b in each["by_depth"])

@@ -1,9 +1,9 @@
-"""The page in a real Chromium: time from pressing Enter to the first character of the answer on the screen.
+"""Time the page in Chromium from pressing Enter to the first character of the answer on the screen.
 
     python -m benchmarks.page [--questions 12] [--out out/benchmarks]
 
-In: a drawn world in the memory of an agent with the built-in model. Out: bench-page.json. The clock is the browser's: from
-the key's own time stamp to the animation frame after the text has changed. Needs Chromium.
+A drawn world is in the memory of an agent with the built-in model. Times are the browser's: from the key's own time stamp
+to the animation frame after the text has changed. Writes bench-page.json. Needs Chromium.
 """
 
 import argparse
@@ -40,7 +40,7 @@ WATCH = """() => {
 
 
 async def first_characters(page: Page, count: int) -> list[float]:
-    """Milliseconds, one for each question."""
+    """Return milliseconds, one per question."""
     await page.evaluate(WATCH)
     for number in range(count):
         await page.get_by_label("Question", exact=True).fill(QUESTIONS[number % len(QUESTIONS)])

@@ -1,11 +1,11 @@
-"""Where merging looks: how much of a frame's one token is the thing that is asked about.
+"""Measure where merging looks: how much of a frame's one token is the thing that the question names.
 
     python -m benchmarks.pointing
 
-Held-out worlds, a picture every third second; of each clearly visible thing the evaluation's questions are asked. Measured:
-the share of merging's weights that lies on the patches which show it, the frame compared with itself and with a keyframe some
-seconds earlier; whether something is outlined where it is, and where it is not; and how far the outlines' centre is from its own.
-`--model` measures another checkpoint of the drawn world. Writes docs/measured/eval-pointing.json and pointing.png.
+Held-out worlds, a picture every third second. The evaluation's questions are asked about each clearly visible thing. Measured:
+the share of merging's weights on the patches that show it, with the frame compared with itself and with a keyframe some
+seconds earlier; whether something is outlined where it is, and where it is not; and the distance of the outlines' centre.
+`--model` measures another checkpoint of the drawn world. Writes eval-pointing.json and pointing.png.
 """
 
 import argparse
@@ -35,7 +35,7 @@ NUM_SHOWN = 8
 
 
 def measure(model: VideoModel, seed: int, num_worlds: int, seconds: int) -> list[dict[str, Any]]:
-    """A row for each thing in each picture."""
+    """Return one row for each thing in each picture."""
     rows: list[dict[str, Any]] = []
     for number in range(num_worlds):
         scene = Scene.from_seed(seed * 1009 + number, duration_s=float(seconds), split="eval", density=2.0)
@@ -59,7 +59,7 @@ def measure(model: VideoModel, seed: int, num_worlds: int, seconds: int) -> list
 
 
 def one(model: VideoModel, history: ArrayHistory, row: int, its: np.ndarray, text: str) -> dict[str, Any]:
-    """Weights and outlines of one frame for one question; its (M,) bool: the patches of the thing."""
+    """Return weights and outlines of one frame for one question. its: (M,) bool, the patches of the thing."""
     query = model.embed_text(text).merge_query
     found: dict[str, Any] = {"area": float(its.mean())}
     for name, keyframes in (("itself", []), ("keyframe", [max(0, row - EARLIER)])):
@@ -84,7 +84,7 @@ def _text(thing: Visible | tuple[str, str], rng: np.random.Generator) -> str:
 
 
 def _absent(labels: np.ndarray, rng: np.random.Generator) -> tuple[str, str]:
-    """A kind and colour that no patch shows, one of both often being there."""
+    """Return a kind and colour that no patch shows together, one of them often being there."""
     here = {(int(kind), int(colour)) for kind, colour in labels.T if kind >= 0}
     kinds, colours = ({pair[i] for pair in here} for i in (0, 1))
     near = [(k, c) for k in range(len(KINDS)) for c in range(len(COLOURS)) if (k in kinds) != (c in colours)]
@@ -98,7 +98,7 @@ def _outlined(model: VideoModel, history: ArrayHistory, row: int, text: str) -> 
 
 
 def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Means over things; of outlines, where the checkpoint points, also shares with intervals."""
+    """Return means over things. For checkpoints that point also shares of outlines with intervals."""
     report: dict[str, Any] = {"things": len(rows)}
     for name in ("area", "itself", "keyframe"):
         report[name] = float(np.mean([row[name] for row in rows if name in row]))
@@ -111,7 +111,7 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def plot(rows: list[dict[str, Any]], path: Path) -> None:
-    """Some pictures with what is outlined in them, under the question."""
+    """Plot some pictures with their outlines, under the question."""
     from matplotlib.figure import Figure
     from matplotlib.patches import Rectangle
 

@@ -1,13 +1,13 @@
-"""The published 7B shape with random weights: what a question costs, stage by stage, against the least it could cost.
+"""Time a question with the published 7B shape and random weights, stage by stage, against its theoretical minimum.
 
     python -m benchmarks.published_shape --device cuda --dtype bfloat16                          a GPU, 7B
     python -m benchmarks.published_shape --device cuda --dtype bfloat16 --patch-storage int8 --language-4bit
     python -m benchmarks.published_shape --scale 16 --frames 1024 --threads 1                    1/16 size, a CPU
 
-A memory of N frames is filled with synthetic features of a static camera, which is the worst case of selection. --placement
-host: patches lie in the machine's memory, in the agent's own MemoryStore; device: beside the network. The floor of a stage is
-max(FLOP / rate, bytes / bandwidth), both measured here with one large product and one large copy, so the ratio says how far
-the code is from this very machine. Prompts longer than --most-tokens are not run (a CPU needs minutes for them).
+A memory of N frames is filled with synthetic features of a static camera, the worst case of selection. --placement host:
+patches are in the machine's memory, in the agent's MemoryStore; device: on the device. The minimum ("floor") of a stage is
+max(FLOP / rate, bytes / bandwidth), with both rates measured here by one large product and one large copy. Prompts longer
+than --most-tokens are not run (a CPU needs minutes for them).
 """
 
 import argparse
@@ -95,7 +95,7 @@ class Bench:
     bytes_per_s: float
 
     def encoder(self, batch: int, repeats: int) -> dict[str, float]:
-        """Frames a second through `encode`, pre-processing included."""
+        """Return frames per second of `encode`, with preprocessing."""
         side = self.model.config.vision.image.image_size
         images = list(np.random.default_rng(0).integers(0, 256, (batch, side, side, 3), np.uint8))
         self.model.encode(images[:1])
@@ -107,7 +107,7 @@ class Bench:
         return found
 
     def question(self, source: Any, repeats: int, most_tokens: int) -> dict[str, Any]:
-        """Every stage of one question over this history, the median of some."""
+        """Time every stage of one question over this history. Returns medians."""
         if self.plan.device.startswith("cuda"):
             torch.cuda.reset_peak_memory_stats()
         query = self.model.embed_text(QUESTION)
@@ -135,7 +135,7 @@ class Bench:
         return found
 
     def once(self, source: Any, query: TextFeatures, most_tokens: int) -> dict[str, float]:
-        """Seconds of each stage, one after the other."""
+        """Return the seconds of each stage."""
         marks = [time.perf_counter()]
         self.model.embed_text(QUESTION)
         marks.append(time.perf_counter())
@@ -150,34 +150,34 @@ class Bench:
         return found | (self.answer(context) if context.num_tokens <= most_tokens else {})
 
     def answer(self, context: VisualContext) -> dict[str, float]:
-        """Seconds to the first piece and for each further one."""
+        """Return the seconds to the first piece and for each further one."""
         pieces = self.model.stream(QUESTION, context, max_new_tokens=NEW_TOKENS)
         marks = [time.perf_counter(), *(time.perf_counter() for _ in pieces)]
         gaps = np.diff(marks)
         return {"prefill": float(gaps[0]), "token": float(np.median(gaps[1:]))}
 
     def against(self, work: Work, seconds: float) -> dict[str, float]:
-        """The measured time beside its floor."""
+        """Return the measured time beside its floor."""
         floor = work.seconds(self.flop_per_s, self.bytes_per_s)
         return {"seconds": seconds, "floor_s": floor, "ratio": seconds / floor, "tflop": work.flop / 1e12,
                 "gb": work.num_bytes / 1e9}  # fmt: skip
 
     def peak_bytes(self) -> float:
-        """Most memory so far: of the device since the history was there, of the process on a CPU."""
+        """Return the largest memory so far: of the device since the history was made, on a CPU of the process."""
         if self.plan.device.startswith("cuda"):
             return float(torch.cuda.max_memory_allocated())
         return 1024.0 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def select(model: VideoModel, source: Any, query: TextFeatures) -> Keyframes:
-    """As the published checkpoint wants it."""
+    """Select keyframes with the settings of the published checkpoint."""
     return select_keyframes(
         QueryCandidates(source, query.unit), num_keyframes=model.config.num_keyframes, tau=model.config.tau
     )
 
 
 def rates(device: str, dtype: torch.dtype) -> tuple[float, float]:
-    """(floating-point operations a second, bytes read and written a second), the best of five large ones."""
+    """Return floating-point operations and bytes (read and written) per second, the best of five large ones."""
     side = 8192 if device.startswith("cuda") else 2048
     one = torch.randn(side, side, device=device).to(dtype)
     other = torch.randn(side, side, device=device).to(dtype)
@@ -197,7 +197,7 @@ def rates(device: str, dtype: torch.dtype) -> tuple[float, float]:
 
 @contextmanager
 def history(model: VideoModel, num_frames: int, placement: str) -> Iterator[Any]:
-    """N frames of a static camera: embeddings within a cosine of 0.9 of each other, patches of a small pool."""
+    """Return N frames of a static camera: embeddings within a cosine of 0.9 of each other, patches from a small pool."""
     rng, config = np.random.default_rng(0), model.config
     patches, scales = pack(
         rng.normal(size=(POOL, config.num_patches, config.patch_width)).astype(np.float32),
@@ -236,7 +236,7 @@ class Block:
 
 
 class OnDevice:
-    """A window whose patches lie beside the network."""
+    """A window whose patches are on the device."""
 
     def __init__(self, window: Any, patches: np.ndarray, scalars: np.ndarray, device: torch.device) -> None:
         self._window, self.num_frames = window, window.num_frames

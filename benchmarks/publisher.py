@@ -1,8 +1,8 @@
-"""A process that publishes the same H.264 clip as several cameras: encoded beforehand, so that sending is cheap.
+"""A process that publishes the same H.264 clip as several cameras. The clip is encoded beforehand, so sending is cheap.
 
     python -m benchmarks.publisher --url http://127.0.0.1:8080 --token ... --clip clip.h264 --cameras gate yard
 
-Ends after --seconds, printing one JSON line: frames sent by each camera. `write_clip` makes the clip.
+Ends after --seconds and prints one JSON line: frames sent by each camera. `write_clip` makes the clip.
 """
 
 import argparse
@@ -49,7 +49,7 @@ async def send(args: argparse.Namespace) -> dict[str, int]:
 
 
 class ClipTrack(MediaStreamTrack):
-    """Encoded pictures at RATE_HZ, round and round. aiortc sends packets as they are, without encoding."""
+    """Encoded pictures at RATE_HZ in a loop. aiortc sends the packets unchanged."""
 
     kind = "video"
 
@@ -60,7 +60,7 @@ class ClipTrack(MediaStreamTrack):
         self.num_sent = 0
 
     async def recv(self) -> av.Packet:
-        """The next picture when it is due."""
+        """Return the next picture when it is due."""
         self._started = self._started or time.monotonic()
         await asyncio.sleep(max(0.0, self._started + self.num_sent / RATE_HZ - time.monotonic()))
         packet = av.Packet(self._packets[self.num_sent % len(self._packets)])
@@ -70,13 +70,13 @@ class ClipTrack(MediaStreamTrack):
 
 
 def read_clip(path: Path) -> list[bytes]:
-    """One entry per picture, Annex B."""
+    """Return one entry per picture, in Annex B format."""
     with av.open(str(path), format="h264") as clip:
         return [bytes(packet) for packet in clip.demux(video=0) if packet.size]
 
 
 def write_clip(path: Path, *, seconds: float, width: int = 1280, height: int = 720) -> Path:
-    """A drawn world at RATE_HZ with sensor noise, H.264 at about 2 Mbit/s, key frames within a second. Returns `path`."""
+    """Write a drawn world at RATE_HZ with sensor noise, H.264 at about 2 Mbit/s, a key frame each second. Returns `path`."""
     scene = Scene.from_seed(11, duration_s=600.0, style="fixed", split="eval")
     rng = np.random.default_rng(0)
     with av.open(str(path), "w", format="h264") as clip:

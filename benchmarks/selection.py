@@ -1,11 +1,11 @@
-"""Selection alone, worst case: a static camera, where every frame is alike and the walk has to look at all of them.
+"""Time selection alone in its worst case: a static camera, where all frames are alike and all must be compared.
 
     OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 python -m benchmarks.selection
 
-Embeddings are random, mostly alike, in a real memory window; the time is that of ranking and choosing, as in the agent.
-Each repeat takes a new question on a new window, so no ranking is kept from the one before. "raw" compares frames
-themselves, as published; "background" compares what changed, as the built-in model does, with changes below its floor.
-"31 scenes" is worse than one: 31 keyframes are found, and the search for another compares every frame with all of them.
+Embeddings are random and mostly alike, in a real memory window; the time is that of ranking and choosing, as in the agent.
+Each repeat has a new question and a new window. "raw" compares frames as published; "background" compares what changed, as
+the built-in model does, with changes below its floor. "31 scenes" is worse than one: 31 keyframes are found, and the search
+for another compares every frame with all of them.
 """
 
 import argparse
@@ -61,7 +61,7 @@ def measure(case: str, num_frames: int, dim: int, repeats: int) -> dict[str, flo
 
 
 def fill(store: MemoryStore, num_frames: int, scenes: np.ndarray, noise: float, rng: np.random.Generator) -> None:
-    """scenes (S, D): frame n shows scene n mod S."""
+    """Fill a memory from scenes (S, D): frame n shows scene n mod S."""
     dim = scenes.shape[1]
     one = {"patches": np.ones((1, 1), np.float16), "scalars": np.ones((1, 3), np.float32), "summary": np.ones(1, "f4")}
     for number in range(num_frames):
@@ -71,7 +71,7 @@ def fill(store: MemoryStore, num_frames: int, scenes: np.ndarray, noise: float, 
 
 
 def choose(store: MemoryStore, question: np.ndarray, relative: bool) -> tuple[float, float]:
-    """Seconds by the wall clock, and of this thread's CPU: on a shared machine the second is what the work costs."""
+    """Return seconds by the clock and of this thread's CPU. On a shared machine the second is the cost of the work."""
     window = store.window(["static"])
     unit = (question / np.linalg.norm(question)).astype(np.float32)
     background = window.background() if relative else None

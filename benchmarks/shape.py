@@ -1,7 +1,7 @@
-"""The published 7B shape (and 1/16 of it) with random weights, and what its stages must cost at least.
+"""The published 7B shape (and 1/16 of it) with random weights, and the least work that each stage must do.
 
-1/16: every width is a quarter, so that matrices and weights are a sixteenth; patches, tokens, layers and frames stay as
-they are. Times do not depend on values. This file measures nothing.
+1/16: every width is a quarter, so matrices and weights are a sixteenth; patches, tokens, layers and frames are the same.
+Times do not depend on values. This file measures nothing.
 """
 
 import tempfile
@@ -31,7 +31,7 @@ KEYFRAMES = 32
 
 
 def published_config(scale: int = 1) -> ModelConfig:
-    """SigLIP so400m-384, CLIP ViT-B/32, Qwen2-7B; `scale` 1, or 16 for a sixteenth."""
+    """Return the configuration of SigLIP so400m-384, CLIP ViT-B/32, Qwen2-7B. `scale`: 1, or 16 for a sixteenth."""
     part = {1: 1, 16: 4}[scale]
     return ModelConfig(
         vision=VisionConfig(
@@ -57,7 +57,7 @@ def published_config(scale: int = 1) -> ModelConfig:
 
 
 def random_checkpoint(config: ModelConfig, device: str, dtype: torch.dtype, *, language_4bit: bool) -> Checkpoint:
-    """Weights that keep activations finite: small normal matrices, norms of one, no biases."""
+    """Make weights that keep activations finite: small normal matrices, norms of one, no biases."""
     network = build_empty(config)
     for module in network.modules():
         for name, parameter in list(module.named_parameters(recurse=False)):
@@ -79,20 +79,20 @@ def random_checkpoint(config: ModelConfig, device: str, dtype: torch.dtype, *, l
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What a stage must do at least: floating-point operations (a multiply-add is two) and bytes read."""
+    """The least work of a stage: floating-point operations (a multiply-add is two) and bytes read."""
 
     flop: float
     num_bytes: float
 
     def seconds(self, flop_per_s: float, bytes_per_s: float) -> float:
-        """The floor: whichever of the two takes longer."""
+        """Return the floor: the larger of both times."""
         return max(self.flop / flop_per_s, self.num_bytes / bytes_per_s)
 
 
 def merging(config: ModelConfig, num_frames: int, plan: Plan) -> Work:
-    """h = gelu(W1 v) for every patch and three products of h with a vector; each stored patch is read once.
+    """Return the work of merging: h = gelu(W1 v) for every patch and three products of h with a vector.
 
-    Each keyframe: its projection, and three maps more to be what others are compared with.
+    Each stored patch is read once. A keyframe also needs its projection and three more maps.
     """
     others, keyframes = num_frames - config.num_keyframes, config.num_keyframes
     patches, width, hidden = config.num_patches, config.vision.tower.hidden_size, config.language.hidden_size
@@ -103,7 +103,7 @@ def merging(config: ModelConfig, num_frames: int, plan: Plan) -> Work:
 
 
 def prefill(config: ModelConfig, counts: dict[str, int], num_tokens: int, plan: Plan) -> Work:
-    """Every block for every token, causal attention; each weight is read once."""
+    """Return the work of prefill: every block for every token, causal attention, each weight read once."""
     language = config.language
     blocks = counts["language model"] - 2 * language.vocab_size * language.hidden_size
     attention = 2 * num_tokens**2 * language.hidden_size * language.num_hidden_layers
@@ -112,7 +112,7 @@ def prefill(config: ModelConfig, counts: dict[str, int], num_tokens: int, plan: 
 
 
 def decoding(config: ModelConfig, counts: dict[str, int], num_tokens: int, plan: Plan) -> Work:
-    """One token: every weight but the embedding and the whole cache are read once."""
+    """Return the work of one token: every weight but the embedding, and the whole cache, are read once."""
     one = prefill(config, counts, 1, plan)
     itemsize = 4 if plan.dtype == "float32" else 2
     embedding = config.language.vocab_size * config.language.hidden_size * itemsize
@@ -122,7 +122,7 @@ def decoding(config: ModelConfig, counts: dict[str, int], num_tokens: int, plan:
 
 
 def encoding(config: ModelConfig, counts: dict[str, int], plan: Plan) -> Work:
-    """One frame: the tower on every patch, CLIP's image side, and the projector and maps that scalars are made of."""
+    """Return the work of encoding one frame: the tower on every patch, CLIP's image side, projector and maps."""
     width, hidden, patches = config.vision.tower.hidden_size, config.language.hidden_size, config.num_patches
     layers = config.vision.tower.num_hidden_layers - 1
     tower = 2 * counts["vision tower"] * patches + 4 * patches**2 * width * layers

@@ -1,12 +1,12 @@
-"""Sixteen cameras at one frame a second into one agent, for an hour: do memory, threads and open files stay as they are?
+"""Run sixteen cameras at one frame a second into one agent for an hour: do memory, threads and open files stay constant?
 
     python -m benchmarks.soak --minutes 60
 
-The real agent with the built-in model: journal, encoder, memory at its caps (so that frames leave as fast as they come),
-two rules on every camera, a question every 20 s, an erasure every 5 minutes, the state of health every 5 s.
-Frames of drawn worlds come from sources in this process, since what is
-in question is what the agent keeps, not how WebRTC decodes. Each camera's history is filled before the measurement, to a
-different depth, so that their segments do not begin and end together. Writes bench-soak.json and soak.png.
+The real agent with the built-in model: journal, encoder, memory at its limits (so frames leave as fast as they come), two
+rules per camera, a question every 20 s, an erasure every 5 minutes, the state of health every 5 s. Frames of drawn worlds
+come from sources in this process, because this measures what the agent keeps, not how WebRTC decodes. Each camera's history
+is filled beforehand to a different depth, so that their segments do not begin and end together. Writes bench-soak.json and
+soak.png.
 """
 
 import argparse
@@ -42,7 +42,7 @@ QUESTIONS = ("Did a red car come?", "What was there last?", "How many people cam
 
 
 class Paced:
-    """Frames of a clip at `rate_hz` by the clock, or `count` of them at once."""
+    """A source of frames of a clip at `rate_hz` by the clock, or `count` of them at once."""
 
     def __init__(self, camera: str, clip: list[np.ndarray], *, rate_hz: float | None, start: float, count: int) -> None:
         self.camera = camera
@@ -82,7 +82,7 @@ def main() -> None:
 
 
 async def soak(folder: Path, seconds: float, threads: int) -> dict[str, Any]:
-    """Fill, then measure while frames come, questions are asked and time is erased."""
+    """Fill the memory, then measure while frames come, questions are asked and time is erased."""
     settings = Settings.model_validate(
         {
             "data_dir": folder,
@@ -137,13 +137,13 @@ async def soak(folder: Path, seconds: float, threads: int) -> dict[str, Any]:
 
 
 def endless(camera: str, clip: list[np.ndarray], number: int, seconds: float) -> Paced:
-    """One frame a second, each camera at its own moment of it."""
+    """Yield one frame a second, each camera at its own moment."""
     turned = clip[number * 7 :] + clip[: number * 7]
     return Paced(camera, turned, rate_hz=1.0, start=time.time() + 1 + number / 16, count=int(seconds))
 
 
 async def ask(agent: Agent, counts: dict[str, int]) -> None:
-    """A question over one camera or all of them, one after the other."""
+    """Ask one question after another, about one camera or all."""
     while True:
         await asyncio.sleep(QUESTION_S)
         number = counts["asked"] + counts["refused"]
@@ -156,7 +156,7 @@ async def ask(agent: Agent, counts: dict[str, int]) -> None:
 
 
 async def erase(agent: Agent, counts: dict[str, int]) -> None:
-    """Ten seconds of one camera."""
+    """Erase ten seconds of one camera."""
     while True:
         await asyncio.sleep(ERASE_S)
         now = time.time()
@@ -168,7 +168,7 @@ async def erase(agent: Agent, counts: dict[str, int]) -> None:
 async def sample(
     agent: Agent, resident: list[tuple[float, float]], held: list[tuple[int, int]], lag: list[int]
 ) -> None:
-    """Resident memory, threads and open files, and frames not yet encoded, every SAMPLE_S."""
+    """Record resident memory, threads, open files and frames not yet encoded, every SAMPLE_S."""
     process, began = psutil.Process(), time.monotonic()
     while True:
         resident.append((time.monotonic() - began, process.memory_info().rss / 2**20))
@@ -180,14 +180,14 @@ async def sample(
 
 
 def constant(held: list[tuple[int, int]]) -> dict[str, dict[str, int]]:
-    """Least and most threads and open files after the first fifth."""
+    """Return the least and most threads and open files after the first fifth."""
     settled = np.array(held[len(held) // 5 :])
     named = zip(("threads", "open_files"), settled.T, strict=True)
     return {name: {"least": int(column.min()), "most": int(column.max())} for name, column in named}
 
 
 def growth(resident: list[tuple[float, float]]) -> dict[str, float]:
-    """How memory went after the first fifth: a line through it, and the means of the last two fifths of the time."""
+    """Return the growth of memory after the first fifth: a fitted line, and the means of the second and last fifth."""
     gc.collect()
     times, mib = np.array(resident).T
     settled = times >= times[-1] / 5
@@ -205,7 +205,7 @@ def growth(resident: list[tuple[float, float]]) -> dict[str, float]:
 
 
 def plot(resident: list[tuple[float, float]], path: Path) -> None:
-    """Resident memory over time."""
+    """Plot resident memory over time."""
     import matplotlib as mpl
 
     mpl.use("Agg")

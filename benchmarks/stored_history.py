@@ -1,8 +1,7 @@
-"""A long history on disk in one go: the files and rows that so many appends and attaches would have left.
+"""Write a long history to disk at once: the files and rows that as many appends and attaches would have left.
 
-In: a folder, how many frames, sizes. Out: that folder as `MemoryStore` opens it. Records are packed, checksummed and laid out
-by the memory's own code; only the one commit a frame is left out (rows are committed by the thousand), so that a million
-frames take a minute or two instead of ten.
+The memory's own code packs, checksums and lays out the records. Rows are committed by the thousand instead of one by one, so
+that a million frames take a minute or two instead of ten. `MemoryStore` opens the folder.
 """
 
 from collections.abc import Iterator
@@ -23,7 +22,7 @@ STEP = 16 * SEGMENT_FRAMES
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """Sizes of a history. noise: length of what differs between two frames of the one scene, whose own length is 1."""
+    """Sizes of a history. noise: length of the difference between two frames of the one scene, whose length is 1."""
 
     num_frames: int
     embedding_dim: int
@@ -33,7 +32,7 @@ class Shape:
 
 
 def embeddings(shape: Shape, rng: np.random.Generator, count: int) -> Float32:
-    """(count, D) of a static camera: one scene, the same for every generator, and noise."""
+    """Return (count, D) embeddings of a static camera: one scene, the same for every generator, and noise."""
     dim = shape.embedding_dim
     scene = np.random.default_rng(7).standard_normal(dim, np.float32) / np.float32(dim**0.5)
     noise: Float32 = rng.standard_normal((count, dim), np.float32) * np.float32(shape.noise / dim**0.5)
@@ -42,7 +41,7 @@ def embeddings(shape: Shape, rng: np.random.Generator, count: int) -> Float32:
 
 
 def write_history(folder: Path, shape: Shape) -> None:
-    """Frames 1 to N, one a second from time 1 on, all of them encoded."""
+    """Write frames 1 to N, one a second from time 1 on, all of them encoded."""
     segments = folder / "segments" / CAMERA
     segments.mkdir(parents=True)
     journal = Journal(folder / "journal.sqlite")
@@ -60,7 +59,7 @@ def write_history(folder: Path, shape: Shape) -> None:
 
 
 def _segment(folder: Path, first: int, units: Float32, summaries: Float32, jpeg: bytes) -> Iterator[Row]:
-    """Writes both files of one segment; its rows."""
+    """Write both files of one segment. Returns its rows."""
     frames_path, vectors_path = segment_paths(folder, first)
     tag, frames_end, vectors_end = encoder_tag(""), 0, 0
     with frames_path.open("wb") as frames_file, vectors_path.open("wb") as vectors_file:

@@ -1,10 +1,10 @@
-"""The timeline in a real browser, with 10,000 frames in the memory: how fluently it follows a drag, how soon it is drawn.
+"""Measure the timeline in a real browser with 10,000 frames in the memory: frames per second of a drag, and response times.
 
     python -m benchmarks.timeline [--frames 10000]          needs Chromium
 
 The server runs in a process of its own with the built-in model; browser, server and this script share the machine's cores.
-A drag is real mouse input; the times between its animation frames are taken in the page by requestAnimationFrame, while
-the strip is redrawn for each. Chromium runs without a GPU. Requests are timed from outside, over HTTP on loopback.
+A drag is real mouse input. The page records the times between animation frames with requestAnimationFrame while the strip is
+redrawn. Chromium runs without a GPU. Requests are timed over HTTP on loopback.
 """
 
 import argparse
@@ -45,7 +45,7 @@ def main() -> None:
 
 
 def fill(folder: Path, num_frames: int) -> None:
-    """A memory of `num_frames` frames of one camera, as the server is going to find it."""
+    """Fill a memory with `num_frames` frames of one camera for the server."""
     model = VideoModel.load(features.BUILTIN, num_threads=1)
     pictures = features.jpegs(min(NUM_DRAWN, num_frames), width=640, height=360)
     with features.open_store(folder, model, num_frames) as store:
@@ -53,7 +53,7 @@ def fill(folder: Path, num_frames: int) -> None:
 
 
 async def measure(folder: Path, num_frames: int) -> dict[str, Any]:
-    """All figures of one server and one browser."""
+    """Return all figures of one server and one browser."""
     config: dict[str, object] = {
         "port": 0,
         "cameras": {features.CAMERA: {"max_frames": num_frames}},
@@ -68,7 +68,7 @@ async def measure(folder: Path, num_frames: int) -> dict[str, Any]:
 
 
 async def requests(server: DemoServer) -> dict[str, float]:
-    """Milliseconds of the endpoint: a question's first look at everything, the same again, and zoomed in."""
+    """Return milliseconds of the endpoint: for a new question, the same again, and zoomed in."""
     headers = {"Authorization": f"Bearer {server.ask_token}"}
     measured = {}
     async with httpx.AsyncClient(base_url=server.url, headers=headers, timeout=120) as http:
@@ -86,7 +86,7 @@ async def requests(server: DemoServer) -> dict[str, float]:
 
 
 async def drags(page: Page) -> dict[str, Any]:
-    """Show the history's relevance to a question, then drag it: with most frames in sight, and with a tenth."""
+    """Show the history's relevance to a question, then drag it: with most frames in view, and with a tenth."""
     await page.get_by_label("Relevance to").fill(QUESTION)
     await page.keyboard.press("Enter")
     await page.get_by_text("would see").wait_for(timeout=60_000)
@@ -110,7 +110,7 @@ _STOP = "() => { cancelAnimationFrame(window.beating); return window.beats; }"
 
 
 async def drag(page: Page) -> list[float]:
-    """Times (ms) of the animation frames while the strip is dragged to and fro."""
+    """Return the times (ms) between animation frames while the strip is dragged to and fro."""
     box = await page.locator(".timeline .strip").bounding_box()
     if box is None:
         raise RuntimeError("the strip is not on the page")
@@ -129,7 +129,7 @@ async def drag(page: Page) -> list[float]:
 
 
 def rates(beats_ms: list[float]) -> dict[str, float]:
-    """Frames a second, and how even they are."""
+    """Return frames per second, and how even they are."""
     gaps = np.diff(beats_ms)
     return {
         "fps_mean": round(float(1000 / gaps.mean()), 1),

@@ -1,10 +1,10 @@
-"""What the built-in model does with pictures that it was not trained on, and how often it refuses its own world needlessly.
+"""Count how often the built-in model answers about pictures it was not trained on, and refuses those of its own world.
 
     python -m benchmarks.unknown --footage ../shared/footage --worlds 300
 
-Every piece is a history of `--frames` frames, one a second, asked `QUESTION`: a clip gives as many pieces as it is long.
-Foreign: real clips, photographs (`--photographs`, each a history of one frame), noise, plain grey. Familiar: worlds of
-the evaluation split, which the classifier never saw.
+Each history has `--frames` frames, one a second, and is asked `QUESTION`; a clip is cut into as many as it holds.
+Foreign: real clips, photographs (`--photographs`, one frame each), noise, plain grey. Familiar: worlds of the evaluation
+split, which the classifier never saw.
 """
 
 import argparse
@@ -68,7 +68,7 @@ def main() -> None:
 
 
 def refuses(model: VideoModel, pictures: list[np.ndarray]) -> bool:
-    """Whether the model says that it cannot tell, by the path of a live question."""
+    """Return whether the model says that it cannot tell, on the path of a live question."""
     history = ArrayHistory()
     history.extend(model.encode(pictures))
     query, defaults = model.embed_text(QUESTION), model.info.defaults
@@ -88,7 +88,7 @@ def refuses(model: VideoModel, pictures: list[np.ndarray]) -> bool:
 
 
 def pieces(path: Path, count: int) -> Iterator[list[np.ndarray]]:
-    """Histories of `count` frames of a clip, one frame a second; what is left over at the end is a shorter one."""
+    """Return histories of `count` frames of a clip, one frame a second. The last one may be shorter."""
     kept: list[np.ndarray] = []
     due = 0.0
     with av.open(str(path)) as container:
@@ -105,7 +105,7 @@ def pieces(path: Path, count: int) -> Iterator[list[np.ndarray]]:
 
 
 def world(seed: int, count: int) -> list[np.ndarray]:
-    """`count` consecutive seconds of a world, from anywhere in its ten minutes."""
+    """Return `count` consecutive seconds of a world, from anywhere in its ten minutes."""
     rng = np.random.default_rng([0xBE, seed])
     scene = Scene.from_seed(seed, duration_s=600.0, split="eval", density=1.0)
     start = rng.uniform(0, 600 - count)

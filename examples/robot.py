@@ -1,4 +1,4 @@
-"""A robot: publishes a video file or a webcam, tells where it is, and asks about what it has seen (docs/robots.md).
+"""A robot: publishes a video file or a webcam, sends its pose, and asks about what it has seen (docs/robots.md).
 
     python examples/robot.py http://127.0.0.1:8080 --token ... --camera robot video.mp4 --ask "where did I see a red box?"
 
