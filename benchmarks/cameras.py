@@ -28,7 +28,7 @@ import psutil
 from prometheus_client.parser import text_string_to_metric_families
 
 from agent.cli.client import Client, Reply, ServerError
-from agent.cli.demo_server import DemoServer, running_server
+from agent.cli.demo.server import DemoServer, running_server
 from benchmarks.answering import QUESTIONS
 from benchmarks.machine import add_out, machine, measured_path, picture_path, show, write_result
 from benchmarks.publisher import RATE_HZ, write_clip

@@ -19,7 +19,7 @@ import httpx
 import numpy as np
 from playwright.async_api import Page
 
-from agent.cli.demo_server import DemoServer, running_server
+from agent.cli.demo.server import DemoServer, running_server
 from benchmarks import features
 from benchmarks.machine import add_out, machine, measured_path, show, write_result
 from model.video_model import VideoModel

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from agent.cli.common import CliError
-from agent.cli.rules_options import add_rules
+from agent.cli.parser import add_rules
 from agent.runtime.process import (
     OutputFailed,
     Stopped,
@@ -292,7 +292,7 @@ def _add_demo(commands: "_Commands[argparse.ArgumentParser]") -> None:
 
 
 def _demo(args: argparse.Namespace) -> int:
-    from agent.cli.demo import run
+    from agent.cli.demo.demo import run
 
     return run(args)
 

@@ -18,7 +18,7 @@ pytest.importorskip("playwright", reason="the browser's tests need playwright: p
 from axe_playwright_python.async_playwright import Axe
 from playwright.async_api import Browser, Page, expect
 
-from agent.cli.demo_server import DemoServer, running_server
+from agent.cli.demo.server import DemoServer, running_server
 from agent.web.chat import model_card
 from model.video_model import VideoModel
 from tests.support.agents import Served, checkpoint, remember, served

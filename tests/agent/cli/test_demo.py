@@ -8,8 +8,8 @@ from PIL import Image
 from rich.console import Console
 
 from agent.cli.client import Reply
-from agent.cli.demo import Result, _conclude
-from agent.cli.demo_world import (
+from agent.cli.demo.demo import Result, _conclude
+from agent.cli.demo.world import (
     Show,
     WorldClock,
     judge,

@@ -21,7 +21,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from agent.cli.ask import best, timings_line
 from agent.cli.client import Client, Reply, ServerError
 from agent.cli.common import EXIT_FAILED, EXIT_USAGE, CliError
-from agent.cli.demo_alerts import (
+from agent.cli.demo.alerts import (
     HORIZON_S,
     Ears,
     Told,
@@ -33,8 +33,8 @@ from agent.cli.demo_alerts import (
     told_in_words,
     truth_of,
 )
-from agent.cli.demo_server import DemoServer, demo_config, running_server
-from agent.cli.demo_world import Show, judge, on_our_clock, pick_questions, pick_world, spans_in_words
+from agent.cli.demo.server import DemoServer, demo_config, running_server
+from agent.cli.demo.world import Show, judge, on_our_clock, pick_questions, pick_world, spans_in_words
 from agent.cli.sheet import Section, Tile, write_sheet
 from agent.evaluation.alert_truth import Armed
 from agent.times import format_clock, format_span, local_zone_name

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.cli.demo_alerts import (
+from agent.cli.demo.alerts import (
     WARM_S,
     Ears,
     Told,
@@ -19,7 +19,7 @@ from agent.cli.demo_alerts import (
     told_in_words,
     truth_of,
 )
-from agent.cli.demo_world import pick_world
+from agent.cli.demo.world import pick_world
 from agent.evaluation.alert_truth import Armed
 from agent.settings.settings import Settings
 from model.world.scene import Scene
