@@ -1,4 +1,4 @@
-"""`vilamp model`, `world`, `eval` and `train`: what belongs to the network and its drawn world."""
+"""`vilamp model check` and `vilamp world`: test a checkpoint, and write a video of the drawn world."""
 
 import argparse
 import time
@@ -172,17 +172,3 @@ def run_world(args: argparse.Namespace) -> int:
             raise CliError(f"{args.out}: {error}") from error
     say(f"{args.out} and {truth}")
     return 0
-
-
-def run_eval(args: argparse.Namespace) -> int:
-    """Hand over to `python -m agent.evaluation.run`."""
-    from agent.evaluation.run import main
-
-    return int(main(args.rest) or 0)
-
-
-def run_train(args: argparse.Namespace) -> int:
-    """Hand over to `python -m model.training`."""
-    from model.training.run import main
-
-    return int(main(args.rest) or 0)

@@ -15,7 +15,7 @@ from pydantic.fields import FieldInfo
 from starlette.routing import Route
 
 from agent.ask.request import ChatRequest
-from agent.cli.main import parse
+from agent.cli.parser import parse
 from agent.errors import Problem
 from agent.settings.settings import Settings
 from agent.settings.source import RESERVED, load_settings
