@@ -114,6 +114,15 @@ def test_documented_environment_variables_exist(path: Path) -> None:
 
 
 @each_page
+def test_named_settings_exist(path: Path) -> None:
+    """A dotted name that begins with a group of settings, such as `answering.timeout_s`, is a setting or a group."""
+    known = {name.rsplit(".", count)[0] for name, _ in EVERY_SETTING for count in range(4)}
+    groups = {name.partition(".")[0] for name in known} - {"alerts"}  # alerts.sqlite is a file
+    for name in set(re.findall(r"`([a-z]+(?:[.][a-z_]+)+)(?:: [^`]*)?`", path.read_text())):
+        assert name.partition(".")[0] not in groups or name in known, name
+
+
+@each_page
 def test_configuration_examples_are_valid(path: Path, tmp_path: Path) -> None:
     for example in fenced(path.read_text(), "yaml"):
         (tmp_path / "example.yaml").write_text(example)
