@@ -154,20 +154,18 @@ class CameraLog:
                 yield segment, lo, hi
             number += 1
 
-    def pending(self, *, newest_first: bool = False) -> Iterator[Int64]:
-        """Yield the rising ids of frames without vectors, segment by segment, oldest (newest) first."""
-        for s in reversed(self.segments) if newest_first else self.segments:
-            if s.num_encoded == s.count:
-                continue
-            live = s.live()
-            yield s.frame_ids[live][~(s.encoded[live] | s.abandoned[live] | s.gone[live])]
+    def pending(self) -> Iterator[Int64]:
+        """Yield the ids of frames without vectors, segment by segment, rising."""
+        for s in self.segments:
+            if s.num_encoded < s.count:
+                live = s.live()
+                yield s.frame_ids[live][~(s.encoded[live] | s.abandoned[live] | s.gone[live])]
 
-    def pending_patches(self, *, newest_first: bool = True) -> Iterator[Int64]:
-        """Yield the rising ids of encoded hot frames without patches, segment by segment, newest (oldest) first."""
+    def pending_patches(self) -> Iterator[Int64]:
+        """Yield the rising ids of encoded hot frames without patches, segment by segment, newest segment first."""
         if not self._hot_frames:
             return
-        hot = takewhile(lambda s: s.hot, reversed(self.segments))  # everything older is cold
-        for s in hot if newest_first else reversed(list(hot)):
+        for s in takewhile(lambda s: s.hot, reversed(self.segments)):  # everything older is cold
             live = s.live()
             yield s.frame_ids[live][s.encoded[live] & ~(s.present[live] | s.abandoned[live] | s.gone[live])]
 

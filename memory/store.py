@@ -204,17 +204,15 @@ class MemoryStore:
             if found is not None:
                 found[0].abandoned[found[1]] = True
 
-    def pending(self, limit: int, *, newest_first: bool = False) -> list[int]:
-        """Return the ids of at most `limit` frames without vectors, of all cameras, oldest first by default."""
+    def pending(self, limit: int) -> list[int]:
+        """Return the ids of at most `limit` frames without vectors, of all cameras, oldest first."""
         with self._lock:
-            each = (log.pending(newest_first=newest_first) for log in self._logs)
-            return first_ids(limit, each, newest_first=newest_first)
+            return first_ids(limit, (log.pending() for log in self._logs), newest_first=False)
 
-    def pending_patches(self, limit: int, *, newest_first: bool = True) -> list[int]:
-        """Return the ids of at most `limit` encoded hot frames without patches, as after a restart."""
+    def pending_patches(self, limit: int) -> list[int]:
+        """Return the ids of at most `limit` encoded hot frames without patches (after a restart), newest first."""
         with self._lock:
-            each = (log.pending_patches(newest_first=newest_first) for log in self._logs)
-            return first_ids(limit, each, newest_first=newest_first)
+            return first_ids(limit, (log.pending_patches() for log in self._logs), newest_first=True)
 
     def jpeg(self, frame_id: int) -> bytes:
         """Return the picture as it was appended.

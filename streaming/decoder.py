@@ -53,18 +53,6 @@ class Decoded:
     reference: tuple[float, int] | None  # (unix seconds, ticks) from the sender's clock
 
 
-@dataclass(frozen=True, slots=True)
-class MediaInfo:
-    """What a medium declares; None where it does not."""
-
-    duration_s: float | None
-    rate_hz: float | None
-    num_frames: int | None
-    width: int
-    height: int
-    codec: str
-
-
 class Input:
     """An open medium. Opening it and `frames()`, which may be iterated once, raise MediaErrors."""
 
@@ -139,27 +127,18 @@ class Input:
         taken, self._decode_errors = self._decode_errors, 0
         return taken
 
-    def info(self) -> MediaInfo:
-        """Return what the medium declares. Raises MediaUnreadable."""
+    def declared_s(self) -> float | None:
+        """Return the length that the medium declares in seconds, None if it does not. Raises MediaUnreadable."""
         with in_words(f"{self._shown} cannot be read as video"):
-            stream, container = self._stream, self._container
-            duration_s = float(stream.duration * stream.time_base) if stream.duration and stream.time_base else None
-            if duration_s is None and container.duration:
-                duration_s = container.duration / av.time_base
-            rate = stream.guessed_rate or stream.average_rate
-            return MediaInfo(
-                duration_s=duration_s if duration_s is None or duration_s > 0 else None,
-                rate_hz=float(rate) if rate else None,
-                num_frames=stream.frames or None,
-                width=stream.codec_context.width,
-                height=stream.codec_context.height,
-                codec=stream.codec_context.name,
-            )
+            length_s = in_seconds(self._stream.duration or None, self._stream.time_base)
+            if length_s is None and self._container.duration:
+                length_s = self._container.duration / av.time_base
+        return length_s if length_s is None or length_s > 0 else None
 
     @property
     def knows_its_length(self) -> bool:
         """False for raw streams and recordings of broadcasts, where FFmpeg guesses the length."""
-        return self.info().duration_s is not None and not self._container.format.flags & _MAY_STEP
+        return self.declared_s() is not None and not self._container.format.flags & _MAY_STEP
 
     def measured_s(self) -> float | None:
         """Return the length by the packets, without decoding; None without packets. Reads the medium to its end."""
@@ -230,7 +209,7 @@ class Input:
 
     def _missing_end(self, clock: FileClock) -> str:
         """Return how much is missing of the declared length, or "". Lengths of other tracks are ignored."""
-        declared_s = self.info().duration_s
+        declared_s = self.declared_s()
         if declared_s is None or clock.joined or (not self._stream.duration and len(self._container.streams) > 1):
             return ""
         interval_s = clock.covered_s / max(1, self.num_frames - 1)
@@ -285,21 +264,12 @@ def length_s(path: str) -> float | None:
     """
     medium = Input(path, live=False)
     try:
-        declared_s = medium.info().duration_s
+        declared_s = medium.declared_s()
         if medium.knows_its_length and Path(path).stat().st_size > _SMALL_BYTES:
             return declared_s
         return medium.measured_s() or declared_s
     except OSError as error:
         raise _opening_error(path, False, error) from None
-    finally:
-        medium.close()
-
-
-def probe(path: str) -> MediaInfo:
-    """Return what the file declares. Raises MediaNotFound, MediaUnreadable."""
-    medium = Input(path, live=False)
-    try:
-        return medium.info()
     finally:
         medium.close()
 

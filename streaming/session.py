@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any, Literal
 
 import av
-from aiortc import RTCConfiguration, RTCDataChannel, RTCIceServer, RTCPeerConnection, RTCSessionDescription
+from aiortc import RTCConfiguration, RTCDataChannel, RTCPeerConnection, RTCSessionDescription
 from aiortc.mediastreams import MediaStreamError
 from aiortc.sdp import candidate_from_sdp
 
@@ -55,9 +55,8 @@ class WebRtcSession:
     """
 
     def __init__(
-        self, camera: str, settings: FrameSettings, *, ice_servers: list[RTCIceServer] | None = None,
-        connect_timeout_s: float = 20.0, after: float | None = None, now: Callable[[], float] = time.time,
-        converse: Converse | None = None, messages: Counter[str] | None = None,
+        self, camera: str, settings: FrameSettings, *, connect_timeout_s: float = 20.0, after: float | None = None,
+        now: Callable[[], float] = time.time, converse: Converse | None = None, messages: Counter[str] | None = None,
     ) -> None:  # fmt: skip
         """`after`: unix seconds of the camera's last frame in an earlier session; times go on from there. `converse` gets
         the data channel, one at a time; without it, data channels are closed. `messages` counts the messages."""
@@ -68,8 +67,8 @@ class WebRtcSession:
         self._connect_timeout_s = connect_timeout_s
         self._now = now
         offer_loopback()
-        # an empty list, not None: aiortc's default is a public STUN server on the internet
-        self._peer = RTCPeerConnection(RTCConfiguration(iceServers=ice_servers or []))
+        # not aiortc's default, a public STUN server on the internet
+        self._peer = RTCPeerConnection(RTCConfiguration(iceServers=[]))
         self._sampler = Sampler(settings.rate_hz)
         self._clock = CaptureClock(after=after, max_skew_s=settings.max_skew_s)
         self._slot: LatestSlot[_Raw] = LatestSlot(settings.handoff_frames)

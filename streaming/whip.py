@@ -14,7 +14,6 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
 
-from aiortc import RTCIceServer
 from aiortc.exceptions import InternalError, InvalidAccessError, InvalidStateError, OperationError
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
@@ -78,7 +77,6 @@ class WhipSettings:
     max_offer_bytes: int = 65_536
     connect_timeout_s: float = 20.0  # from the answer to the first decoded frame
     ice_servers: tuple[IceServer, ...] = ()  # for publishers
-    local_ice_servers: tuple[IceServer, ...] = ()  # for this server, where it is behind a NAT
     bitrates: Bitrates = field(default_factory=Bitrates)
     allow_origin: str = "*"  # CORS; tokens travel in a header, never in a cookie
 
@@ -226,7 +224,6 @@ class WhipServer:
         session = WebRtcSession(
             camera,
             self._frame_settings(camera),
-            ice_servers=[RTCIceServer(s.url, s.username, s.credential) for s in self._settings.local_ice_servers],
             connect_timeout_s=self._settings.connect_timeout_s,
             after=self._last_frame_time(camera),
             converse=converse,

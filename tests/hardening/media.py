@@ -25,7 +25,7 @@ from statistics import median
 import psutil
 from PIL import Image
 
-from streaming.decoder import Input, probe
+from streaming.decoder import Input, length_s
 from streaming.errors import MediaError
 from streaming.picture import to_rgb
 from tests.hardening.command import Counts, main
@@ -109,7 +109,7 @@ def _mutate(data: bytearray, rng: random.Random, other: bytes) -> None:
 def read(path: Path) -> str:
     """Read a file as a replay does. Returns "frames" or the name of the expected error; raises any other."""
     try:
-        probe(str(path))
+        length_s(str(path))
         medium = Input(str(path), live=False)
         try:
             last_s = -math.inf

@@ -1,4 +1,4 @@
-"""Beyond the hot window: blocks answer as their segments did, and a question takes from the archive what it needs only."""
+"""Frames behind the hot window: blocks equal their segments, and a question encodes only the frames it needs."""
 
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def remember_some(store: MemoryStore, count: int, seed: int, *, maintain: bool) -> None:
-    """Frames of two cameras in a random order, encoded in another, with a call of `maintain` now and then."""
+    """Append frames of two cameras in random order and attach them in another, with a few calls of `maintain`."""
     rng = np.random.default_rng(seed)
     late: list[int] = []
     for number in range(count):
@@ -65,7 +65,7 @@ def describe(window: Window) -> list[Any]:
 
 @pytest.mark.parametrize("frames", [70, 10_000])
 @pytest.mark.parametrize("seed", range(4))
-def test_blocks_answer_as_their_segments_would(tmp_path: Path, seed: int, frames: int) -> None:
+def test_blocks_and_their_segments_give_the_same_windows(tmp_path: Path, seed: int, frames: int) -> None:
     limits = {"frames": frames, "hot_frames": 8}
     with open_store(tmp_path / "blocks", **limits) as store, open_store(tmp_path / "segments", **limits) as plain:
         remember_some(store, 260, seed, maintain=True)
@@ -100,7 +100,7 @@ def test_an_evicted_segment_leaves_its_block_and_the_disk(tmp_path: Path) -> Non
         np.testing.assert_array_equal(store.window(["a"]).frame_ids, ids[4:])
 
 
-def test_a_segment_that_leaves_while_its_block_is_made_leaves_the_disk(
+def test_a_segment_evicted_while_its_block_is_made_is_removed_from_disk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with open_store(tmp_path, age_s=1000.0, hot_frames=0) as store:
@@ -121,7 +121,7 @@ def test_a_segment_that_leaves_while_its_block_is_made_leaves_the_disk(
         assert not (tmp_path / "segments" / "a" / "000000000001.frames").exists()
 
 
-def test_a_damaged_picture_inside_a_block_is_that_frame_alone(tmp_path: Path) -> None:
+def test_a_damaged_picture_in_a_block_drops_only_its_frame(tmp_path: Path) -> None:
     with open_store(tmp_path, hot_frames=0) as store:
         for number in range(8):
             store.attach(store.append("a", float(number), picture("a", number)), **features(number))
@@ -135,7 +135,7 @@ def test_a_damaged_picture_inside_a_block_is_that_frame_alone(tmp_path: Path) ->
         assert store.window(["a"]).frame_ids.tolist() == [1, 2, 3, 4, 5, 6, 8]
 
 
-def test_erasing_inside_a_block_leaves_its_neighbours(tmp_path: Path) -> None:
+def test_erasing_in_a_block_keeps_the_other_frames(tmp_path: Path) -> None:
     with open_store(tmp_path, hot_frames=0) as store:
         for number in range(16):
             store.attach(store.append("a", float(number), picture("a", number)), **features(number))
@@ -150,8 +150,8 @@ def test_erasing_inside_a_block_leaves_its_neighbours(tmp_path: Path) -> None:
         np.testing.assert_allclose(store.window(["a"]).embeddings(np.arange(14)), expected, atol=1e-3)
 
 
-def test_half_precision_makes_the_choice_that_float32_makes(tmp_path: Path) -> None:
-    """The embeddings as the encoder gave them, in float32, against what the memory keeps of them."""
+def test_float16_embeddings_select_the_same_frames_as_float32(tmp_path: Path) -> None:
+    """Compare the encoder's float32 embeddings with the stored ones."""
     rng = np.random.default_rng(0)
     scenes = rng.normal(size=(6, D))
     given = (scenes[rng.integers(0, 6, 600)] + 0.2 * rng.normal(size=(600, D))).astype(np.float32)
@@ -174,7 +174,7 @@ def test_half_precision_makes_the_choice_that_float32_makes(tmp_path: Path) -> N
 # --- what a context takes from it ---
 
 
-def test_the_worked_example_of_thinning() -> None:
+def test_thinning_worked_example() -> None:
     present = np.arange(10) >= 6
     rows = rows_taking_part(present, np.array([1, 7]), most_summaries=3)
     assert rows.tolist() == [0, 1, 3, 5, 6, 7, 8, 9]
@@ -184,7 +184,7 @@ def test_the_worked_example_of_thinning() -> None:
     assert rows_taking_part(present, everything[:2]).tolist() == everything.tolist()
 
 
-def test_a_thinned_source_is_the_source_of_those_frames(tmp_path: Path) -> None:
+def test_a_thinned_source_equals_a_source_of_the_chosen_frames(tmp_path: Path) -> None:
     with open_store(tmp_path, hot_frames=9) as store:
         remember_some(store, 60, 1, maintain=True)
         window = store.window(["a", "b"])
@@ -255,7 +255,7 @@ async def test_tokens_and_reads_are_bounded_however_long_the_window(
 
 
 def archived(folder: Path, hot_frames: int) -> Any:
-    """An agent that keeps the patches of so many frames, up to a segment of four more."""
+    """An agent that keeps the patches of `hot` frames, up to one segment of four more."""
     model, settings = tiny_model(), settings_in(folder, answering={"max_new_tokens": 4})
     info = model.info
     store = MemoryStore(
@@ -270,9 +270,7 @@ def archived(folder: Path, hot_frames: int) -> Any:
     return Agent(settings, store, model).running()
 
 
-async def test_chosen_frames_of_the_archive_are_encoded_again_and_no_others(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_only_chosen_archive_frames_are_encoded_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     encoded: list[np.ndarray] = []
     encode = VideoModel.encode
 
@@ -293,7 +291,7 @@ async def test_chosen_frames_of_the_archive_are_encoded_again_and_no_others(
         assert any(note.startswith("frames that contributed their summary only: ") for note in answer.finished.notes)
 
 
-def test_how_many_frames_stay_hot_is_a_setting_of_the_camera(tmp_path: Path) -> None:
+def test_hot_frames_can_be_set_per_camera(tmp_path: Path) -> None:
     cameras = {"gate": {"hot_frames": 256}, "few": {"hot_frames": 0}}
     settings, model = settings_in(tmp_path, cameras=cameras), tiny_model()
     [frame] = model.encode([np.zeros((48, 64, 3), np.uint8)])
@@ -311,7 +309,7 @@ def test_how_many_frames_stay_hot_is_a_setting_of_the_camera(tmp_path: Path) -> 
         assert store.stats("few").hot < 256
 
 
-def test_what_a_restart_read_is_given_back_when_it_is_evicted(tmp_path: Path) -> None:
+def test_memory_read_at_a_restart_is_freed_on_eviction(tmp_path: Path) -> None:
     with open_store(tmp_path, frames=8) as store:
         for number in range(8):
             store.append("a", float(number), picture("a", number))

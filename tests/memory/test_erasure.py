@@ -1,4 +1,4 @@
-"""Erasing: after it no file of the folder holds a byte of what was erased, whatever interrupted it, and the rest is as before."""
+"""Erasing: afterwards no file holds a byte of what was erased, whatever interrupted it, and the rest is unchanged."""
 
 import os
 import random
@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[2]
 ROUNDS = int(os.environ.get("CRASH_ROUNDS", "10"))
 
 
-def test_no_file_holds_anything_of_an_erased_range(tmp_path: Path) -> None:
+def test_no_file_holds_a_byte_of_an_erased_range(tmp_path: Path) -> None:
     with open_store(tmp_path) as store:
         ids = {number: put(store, "a", number, attach=number != 7) for number in range(14)}
         others = {number: put(store, "b", number) for number in range(100, 106)}
@@ -50,7 +50,7 @@ def test_no_file_holds_anything_of_an_erased_range(tmp_path: Path) -> None:
 
 
 def check(store: MemoryStore, kept: dict[int, int], others: dict[int, int]) -> None:
-    """Exactly these frames are remembered, as they were appended."""
+    """Check that exactly these frames are stored, as they were appended."""
     for camera, numbers in (("a", kept), ("b", others)):
         window = store.window([camera])
         assert window.frame_ids.tolist() == list(numbers.values())
@@ -69,7 +69,7 @@ def check(store: MemoryStore, kept: dict[int, int], others: dict[int, int]) -> N
 )  # fmt: skip
 @example(lower=-0.0, upper=-0.0, per_segment=4, cap=20, unencoded=set())
 @settings(max_examples=20, deadline=None)
-def test_any_range_leaves_exactly_the_rest(
+def test_erasing_any_range_keeps_exactly_the_other_frames(
     tmp_path_factory: pytest.TempPathFactory,
     lower: float,
     upper: float,
@@ -109,7 +109,7 @@ def check_frames(store: MemoryStore, folder: Path, wanted: list[int], pending: l
             np.testing.assert_array_equal(block.patches[0], features(int(window.frame_ids[row]))["patches"])
 
 
-def test_a_running_window_loses_the_pictures_at_once_and_the_arrays_when_it_ends(tmp_path: Path) -> None:
+def test_a_window_loses_erased_pictures_at_once_and_its_arrays_when_it_ends(tmp_path: Path) -> None:
     with open_store(tmp_path) as store:
         ids = [put(store, "a", number) for number in range(10)]
         window = store.window(["a"])
@@ -146,7 +146,7 @@ def test_evicted_segments_that_a_window_still_holds_are_erased_too(tmp_path: Pat
         assert store.stats("a").frames == 4
 
 
-def test_a_put_aside_journal_goes_with_what_it_may_hold(tmp_path: Path) -> None:
+def test_erasing_removes_a_damaged_journal_that_was_put_aside(tmp_path: Path) -> None:
     with open_store(tmp_path) as store:
         ids = {number: put(store, "a", number) for number in range(6)}
     journal = tmp_path / "journal.sqlite"
@@ -161,7 +161,7 @@ def test_a_put_aside_journal_goes_with_what_it_may_hold(tmp_path: Path) -> None:
         assert traces(tmp_path, of(gone)) == []
 
 
-def test_bad_ranges_are_refused_and_an_empty_one_is_none(tmp_path: Path) -> None:
+def test_bad_ranges_are_refused_and_an_empty_range_erases_nothing(tmp_path: Path) -> None:
     with open_store(tmp_path) as store:
         put(store, "a", 1)
         with pytest.raises(ValueError, match="numbers"):
@@ -232,8 +232,8 @@ with open_store(Path(sys.argv[1])) as store:
 NUM_CALLS = 32  # in that erasure
 
 
-def test_killed_anywhere_in_the_middle_it_is_completed_or_had_not_begun(tmp_path: Path) -> None:
-    """A child is killed at calls of the operating system and of the journal, from the first to the last and at none."""
+def test_an_erasure_killed_anywhere_is_completed_or_has_not_begun(tmp_path: Path) -> None:
+    """Kill a child process at system and journal calls, from the first to the last, and not at all."""
     outcomes = set()
     for calls in sorted({*np.linspace(0, NUM_CALLS - 1, min(NUM_CALLS, ROUNDS), dtype=int).tolist(), 1000}):
         folder = tmp_path / str(calls)
@@ -259,7 +259,7 @@ def test_killed_anywhere_in_the_middle_it_is_completed_or_had_not_begun(tmp_path
 
 
 def test_a_finished_erasure_survives_the_loss_of_the_journal(tmp_path: Path) -> None:
-    """The rows are rebuilt from the segment files, in which nothing of it is left."""
+    """The rows are rebuilt from the segment files, which hold nothing of it."""
     with open_store(tmp_path) as store:
         ids = {number: put(store, "a", number) for number in range(14)}
         store.erase("a", 3, 10)
@@ -271,7 +271,7 @@ def test_a_finished_erasure_survives_the_loss_of_the_journal(tmp_path: Path) -> 
 
 
 def test_free_pages_hold_nothing_after_many_page_splits(tmp_path: Path) -> None:
-    """Thousands of rows with metadata of all sizes, erased in pieces: the pages have been split and joined often."""
+    """Erase thousands of rows with metadata of all sizes in pieces, so that pages are often split and merged."""
     rng = random.Random(5)
     with open_store(tmp_path, segment_frames=64) as store:
         for number in range(3000):
@@ -283,7 +283,7 @@ def test_free_pages_hold_nothing_after_many_page_splits(tmp_path: Path) -> None:
         assert found == [number for number in range(3000) if number % 500 >= 400]
 
 
-def test_rows_are_few_enough_after_an_erase(tmp_path: Path) -> None:
+def test_rows_are_counted_after_an_erasure(tmp_path: Path) -> None:
     with open_store(tmp_path) as store:
         for number in range(30):
             put(store, "a", number)
@@ -296,7 +296,7 @@ def test_rows_are_few_enough_after_an_erase(tmp_path: Path) -> None:
 
 
 def test_segments_of_a_block_are_erased_one_by_one(tmp_path: Path) -> None:
-    """Cold segments lie together in one index; the others answer as before, and the block's rows of the erased are zeroed."""
+    """The other segments of the block are unchanged, and the erased rows of its index are zeroed."""
     with open_store(tmp_path, hot_frames=0) as store:
         ids = [put(store, "a", number) for number in range(4 * 20)]
         store.maintain()
@@ -320,7 +320,7 @@ def test_segments_of_a_block_are_erased_one_by_one(tmp_path: Path) -> None:
 
 
 def test_questions_do_not_wait_for_an_erasure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While the journal is written anew windows, pictures and counts are served; a frame waits and is remembered then."""
+    """While the journal is rewritten, windows, pictures and counts are served; an append waits and then succeeds."""
     inside, go = threading.Event(), threading.Event()
     scrub = Journal.scrub
 
@@ -348,7 +348,7 @@ def test_questions_do_not_wait_for_an_erasure(tmp_path: Path, monkeypatch: pytes
         assert store.window(["a"]).frame_ids.tolist() == left
 
 
-def test_a_record_whose_length_is_damaged_does_not_keep_what_lies_behind_it(tmp_path: Path) -> None:
+def test_a_record_with_a_damaged_length_does_not_protect_the_bytes_behind_it(tmp_path: Path) -> None:
     with open_store(tmp_path) as store:
         ids = {number: put(store, "a", number) for number in range(3)}
         gone = {number: ids[number] for number in (1, 2)}

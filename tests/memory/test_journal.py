@@ -1,4 +1,4 @@
-"""Rows commit one by one, ids are never given twice, damage is noticed."""
+"""Rows commit one by one, ids are never reused, damage is noticed."""
 
 import sqlite3
 from pathlib import Path
@@ -23,7 +23,7 @@ def insert(journal: Journal, num: int) -> list[int]:
 
 
 @pytest.mark.parametrize("synchronous", ["normal", "full"])
-def test_rows_come_back_as_they_were(tmp_path: Path, synchronous: str) -> None:
+def test_rows_are_read_back_unchanged(tmp_path: Path, synchronous: str) -> None:
     journal = Journal(tmp_path / "j", synchronous=synchronous)  # type: ignore[arg-type]
     insert(journal, 3)
     journal.set_vectors(2, 40, 5)
@@ -43,7 +43,7 @@ def test_rows_come_back_as_they_were(tmp_path: Path, synchronous: str) -> None:
     journal.close()
 
 
-def test_a_clean_restart_goes_on_without_a_gap_and_a_crash_skips_the_block(tmp_path: Path) -> None:
+def test_ids_go_on_without_a_gap_after_a_clean_restart_but_not_after_a_crash(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "j")
     assert insert(journal, 2) == [1, 2]
     journal.close()
@@ -59,7 +59,7 @@ def test_a_clean_restart_goes_on_without_a_gap_and_a_crash_skips_the_block(tmp_p
     journal.close()
 
 
-def test_ids_go_on_over_the_end_of_a_block(tmp_path: Path) -> None:
+def test_ids_go_on_over_the_end_of_a_reserved_range(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "j")
     journal.skip_ids_to(ID_BLOCK - 2)
     assert insert(journal, 6) == list(range(ID_BLOCK - 2, ID_BLOCK + 4))
@@ -81,7 +81,7 @@ def test_a_changed_row_is_noticed(tmp_path: Path) -> None:
     journal.close()
 
 
-def test_what_is_no_database_is_named_damaged(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_database_is_damaged(tmp_path: Path) -> None:
     (tmp_path / "j").write_bytes(b"not a database at all" * 500)
     with pytest.raises(JournalDamaged):
         Journal(tmp_path / "j")
@@ -99,7 +99,7 @@ def test_a_changed_setting_is_noticed(tmp_path: Path) -> None:
         Journal(tmp_path / "j")
 
 
-def test_another_schema_is_refused(tmp_path: Path) -> None:
+def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "j")
     journal.set_setting("schema", 99)
     journal.close()

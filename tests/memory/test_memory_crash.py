@@ -70,7 +70,7 @@ def jpeg(camera: str, number: int) -> bytes:
 
 @dataclass
 class Told:
-    """What the children said before they died; frames as number -> (frame_id, round)."""
+    """What the children reported before they were killed; frames as number -> (frame_id, round)."""
 
     frames: dict[str, dict[int, tuple[int, int]]] = field(default_factory=lambda: defaultdict(dict))
     ids: list[int] = field(default_factory=list)
@@ -91,7 +91,7 @@ class Told:
 
 
 def ingest_until_killed(folder: Path, start: int, seconds: float) -> list[str]:
-    """What the child said, in whole lines."""
+    """Return the complete lines that the child wrote."""
     child = subprocess.Popen(
         [sys.executable, "-c", CHILD, str(folder), str(start)],
         cwd=ROOT,
@@ -109,7 +109,7 @@ def ingest_until_killed(folder: Path, start: int, seconds: float) -> list[str]:
 
 
 @pytest.mark.timeout(60 + 20 * ROUNDS)
-def test_nothing_acknowledged_is_lost_by_a_kill(tmp_path: Path) -> None:
+def test_a_kill_loses_no_acknowledged_frame(tmp_path: Path) -> None:
     rng = random.Random(7)
     told = Told()
     start = 0
@@ -126,7 +126,7 @@ def test_nothing_acknowledged_is_lost_by_a_kill(tmp_path: Path) -> None:
 
 
 def check_erased(store: MemoryStore, folder: Path, told: Told) -> None:
-    """All of an erasure that a kill interrupted, or none; of those that are done not a byte."""
+    """Check that an interrupted erasure is complete or has not begun, and that finished ones left not a byte."""
     held = {int(record.time) for record in store.records("wiped")}
     assert not told.gone & held
     left = told.unclear & held

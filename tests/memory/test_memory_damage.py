@@ -1,4 +1,4 @@
-"""Truncated and bit-flipped files: what is damaged is dropped and counted, the rest serves, nothing wrong is served."""
+"""Truncated and bit-flipped files: damaged frames are dropped and counted, the others are served unchanged."""
 
 import random
 import sqlite3
@@ -23,7 +23,7 @@ def flip(path: Path, offset: int, mask: int = 0xFF) -> None:
 
 
 def check_all_served_is_true(store: MemoryStore, camera: str = "a") -> list[int]:
-    """Whatever is served is what was appended (see `fill`); returns the ids whose picture can be had."""
+    """Check that everything served equals what `fill` appended. Return the ids with readable pictures."""
     window = store.window([camera])
     waiting = [i for i in store.pending(10_000) if store.record(i).camera == camera]
     held = sorted([int(i) for i in window.frame_ids] + waiting)
@@ -91,7 +91,7 @@ def test_flipped_vectors_make_their_frame_pending_again(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["frames", "vectors"])
 @pytest.mark.parametrize("keep", [0.0, 0.3, 0.95, None])
-def test_a_truncated_or_missing_file_costs_only_what_it_held(tmp_path: Path, kind: str, keep: float | None) -> None:
+def test_a_truncated_or_missing_file_loses_only_its_own_frames(tmp_path: Path, kind: str, keep: float | None) -> None:
     with open_store(tmp_path) as store:
         ids = fill(store, "a", range(10))
     path = tmp_path / "segments" / "a" / f"000000000005.{kind}"
@@ -135,7 +135,7 @@ def test_a_lost_journal_is_rebuilt_from_the_segments(tmp_path: Path, loss: str) 
         assert store.pending(1000)[0] > ids[-1] + ID_BLOCK - 1
 
 
-def test_a_damaged_row_is_found_again_in_its_segment(tmp_path: Path) -> None:
+def test_a_damaged_row_is_restored_from_its_record(tmp_path: Path) -> None:
     with open_store(tmp_path) as store:
         ids = fill(store, "a", range(10))
     db = sqlite3.connect(tmp_path / "journal.sqlite")

@@ -33,7 +33,7 @@ LIMITS = {"segment_frames": 4, "frames": 14}
 
 
 class Faults:
-    """Counts calls, and makes one of them fail."""
+    """Counts calls and makes one of them fail."""
 
     def __init__(self, place: int, make: Callable[[], Exception], *, after: bool) -> None:
         self.left = place
@@ -87,7 +87,7 @@ def injected(faults: Faults) -> Iterator[None]:
 
 
 def again(call: Callable[[], Any]) -> Any:
-    """As the agent does. Raises StorageError."""
+    """Open a store as the agent does. Raises StorageError."""
     for _ in range(5):
         with suppress(OutOfResources):
             return call()
@@ -95,7 +95,7 @@ def again(call: Callable[[], Any]) -> Any:
 
 
 class Life:
-    """What is done, and what must be there afterwards: time -> frame id."""
+    """Append, attach and erase, and return what must be stored afterwards: time -> frame id."""
 
     def __init__(self) -> None:
         self.held: dict[int, int] = {}
@@ -148,7 +148,7 @@ class Life:
 @given(place=st.integers(1, NUM_CALLS), kind=st.integers(0, len(ERRORS) - 1), after=st.booleans())
 @example(place=10**6, kind=0, after=False)
 @example(place=208, kind=0, after=True)  # a transaction that has begun although BEGIN failed
-def test_one_fault_anywhere_leaves_what_was_acknowledged(
+def test_a_fault_at_any_call_loses_no_acknowledged_frame(
     tmp_path_factory: pytest.TempPathFactory, place: int, kind: int, after: bool
 ) -> None:
     folder = tmp_path_factory.mktemp("faults")

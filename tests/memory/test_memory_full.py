@@ -50,7 +50,7 @@ def file_size_limit(num_bytes: int) -> Iterator[None]:
 
 
 def try_append(store: MemoryStore, time: int) -> int | None:
-    """The id, or None if the store said clearly that there is no space."""
+    """Append a frame; return its id, or None for StorageFull."""
     try:
         return store.append("a", float(time), jpeg(time), {"x": time})
     except StorageFull as error:
@@ -60,7 +60,7 @@ def try_append(store: MemoryStore, time: int) -> int | None:
 
 
 def append_until_full(store: MemoryStore, time: int, most: int = 1000) -> tuple[list[int], int]:
-    """Ids that were acknowledged, and the time that was refused."""
+    """Append frames until one is refused; return the ids and the refused time."""
     ids: list[int] = []
     for now in range(time, time + most):
         frame_id = try_append(store, now)
@@ -82,7 +82,7 @@ def check_serves(store: MemoryStore, ids: list[int]) -> None:
 
 
 def full_and_back(folder: Path, give_space: Callable[[], None]) -> None:
-    """Fills up, asks, gives space back, goes on, restarts."""
+    """Fill the disk, ask, free space, go on, restart."""
     with open_store(folder, frames=10_000) as store:
         ids, refused = append_until_full(store, 0)
         assert len(ids) > 5
@@ -114,7 +114,7 @@ def test_a_real_full_disk(small_disk: Path) -> None:
     full_and_back(small_disk / "memory", ballast.unlink)
 
 
-def test_a_quota(tmp_path: Path) -> None:
+def test_a_full_quota(tmp_path: Path) -> None:
     with open_store(tmp_path, frames=10_000) as store:
         with file_size_limit(78_000):  # of a segment file: the fourth picture of a segment does not fit
             ids, refused = append_until_full(store, 0)
@@ -130,8 +130,8 @@ def check_serves_few(store: MemoryStore, ids: list[int]) -> None:
     assert [window.jpeg(row) for row in range(len(ids))] == [jpeg(int(t)) for t in window.times]
 
 
-def test_a_journal_that_cannot_grow_refuses_and_leaves_no_trace(tmp_path: Path) -> None:
-    """The picture fits, its row does not: after a restart the refused frame must not appear."""
+def test_a_frame_whose_row_finds_no_space_leaves_no_trace(tmp_path: Path) -> None:
+    """The picture fits, its row does not: the refused frame must not appear after a restart."""
     with open_store(tmp_path) as store:
         ids = [store.append("a", float(t), b"small", {"x": "y" * 3000}) for t in range(3)]
         size = max(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file() and path.name != "spare")
@@ -147,7 +147,7 @@ def test_a_journal_that_cannot_grow_refuses_and_leaves_no_trace(tmp_path: Path) 
         assert store.status().frames_damaged == 0
 
 
-def test_vectors_that_find_no_space_serve_until_a_restart(tmp_path: Path) -> None:
+def test_vectors_without_disk_space_are_used_until_a_restart(tmp_path: Path) -> None:
     with open_store(tmp_path) as store:
         frame_id = store.append("a", 1.0, b"x")
         with file_size_limit(10):
@@ -162,7 +162,7 @@ def test_vectors_that_find_no_space_serve_until_a_restart(tmp_path: Path) -> Non
 
 
 def test_evicting_on_a_full_disk_makes_room(small_disk: Path) -> None:
-    """A camera at its cap goes on recording on a disk with no byte to spare: the newest takes the oldest's place."""
+    """A camera at its cap goes on recording on a full disk: the newest frame replaces the oldest."""
     with open_store(small_disk / "memory", frames=40) as store:
         for time in range(60):
             assert try_append(store, time) is not None
@@ -176,11 +176,11 @@ def test_evicting_on_a_full_disk_makes_room(small_disk: Path) -> None:
         assert acknowledged == 140
         assert store.stats("a").frames >= 25
         assert store.stats("a").newest == 199
-        assert store.jpeg(store.pending(1, newest_first=True)[0]) == jpeg(199)
+        assert store.jpeg(store.pending(1000)[-1]) == jpeg(199)
 
 
-def test_a_full_disk_takes_one_segment_at_a_time(small_disk: Path) -> None:
-    """A camera that holds three quarters of its cap gives its oldest segment, and no more than that, for the next ones."""
+def test_a_full_disk_evicts_one_segment_at_a_time(small_disk: Path) -> None:
+    """A camera with three quarters of its cap gives up its oldest segment, and no more, for new frames."""
     with open_store(small_disk / "memory", frames=100) as store:
         for time in range(80):
             assert try_append(store, time) is not None

@@ -1,4 +1,4 @@
-"""Rolling eviction by frames, bytes and age: the caps hold after every append, and files and rows really go."""
+"""Eviction by frames, bytes and age: the caps hold after every append, and files and rows are removed."""
 
 import sqlite3
 from pathlib import Path
@@ -21,7 +21,7 @@ def files_of(folder: Path) -> list[str]:
     return sorted(path.name for path in (folder / "segments").rglob("*.frames"))
 
 
-def test_exactly_the_newest_frames_are_remembered(tmp_path: Path) -> None:
+def test_exactly_the_newest_frames_are_kept(tmp_path: Path) -> None:
     with open_store(tmp_path, frames=6) as store:
         ids = fill(store, "a", range(30))
         assert store.window(["a"]).frame_ids.tolist() == ids[-6:]
@@ -67,7 +67,7 @@ def test_an_append_does_not_wait_until_files_are_removed(tmp_path: Path, monkeyp
         assert len(files_of(tmp_path)) == 1
 
 
-def test_limits_of_one_camera_leave_others_alone(tmp_path: Path) -> None:
+def test_limits_of_one_camera_do_not_affect_others(tmp_path: Path) -> None:
     with open_store(tmp_path, frames=5) as store:
         fill(store, "busy", range(100))
         fill(store, "quiet", range(2))
@@ -91,7 +91,7 @@ def test_bytes_on_disk_stay_below_the_cap(tmp_path: Path) -> None:
         assert store.stats("a").frames == held.frames
 
 
-def test_age_counts_from_the_newest_frame_and_from_a_clock(tmp_path: Path) -> None:
+def test_age_is_measured_from_the_newest_frame_and_from_a_clock(tmp_path: Path) -> None:
     with open_store(tmp_path, age_s=10.0) as store:
         fill(store, "a", range(0, 30, 3))
         assert store.window(["a"]).times.tolist() == [18, 21, 24, 27]
@@ -194,6 +194,6 @@ def test_the_caps_hold_for_any_sequence(
     assert log.stats().frames == len([t for s in log.segments for t in s.times[s.live()]])
 
 
-def test_record_sizes_of_the_helpers_are_those_of_the_format() -> None:
+def test_record_sizes_of_the_test_helpers_match_the_format() -> None:
     assert vector_record_size(D, C) == VECTOR_BYTES
     assert FRAME_HEADER.size == 32

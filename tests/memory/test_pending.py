@@ -1,4 +1,4 @@
-"""What waits for the encoder is listed oldest first, and a batch costs what it has, not what waits."""
+"""Pending frames are listed oldest first, at a cost that depends on the batch, not on the backlog."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +15,7 @@ from tests.support.memories import features, fill, open_store
 
 @pytest.mark.parametrize("newest_first", [False, True])
 def test_a_batch_reads_no_more_than_it_needs(newest_first: bool) -> None:
-    """300,000 frames of three cameras wait: of each camera one segment is looked at, and eight ids are compared."""
+    """With 300,000 pending frames of three cameras, one segment of each camera is read."""
     read: list[int] = []
 
     def segments(camera: int) -> Iterator[Int64]:
@@ -30,14 +30,14 @@ def test_a_batch_reads_no_more_than_it_needs(newest_first: bool) -> None:
 
 
 @given(st.lists(st.sets(st.integers(0, 60)), max_size=4), st.integers(0, 20), st.booleans())
-def test_it_is_the_first_of_all(cameras: list[set[int]], limit: int, newest_first: bool) -> None:
+def test_first_ids_equals_sorting_all_ids(cameras: list[set[int]], limit: int, newest_first: bool) -> None:
     ids = [sorted({7 * i + number for i in each}) for number, each in enumerate(cameras)]
     arrays = [[np.array(each[start : start + 5], np.int64) for start in range(0, len(each), 5)] for each in ids]
     found = first_ids(limit, (iter(each[::-1] if newest_first else each) for each in arrays), newest_first=newest_first)
     assert found == sorted((i for each in ids for i in each), reverse=newest_first)[:limit]
 
 
-def test_a_memory_lists_what_waits(tmp_path: Path) -> None:
+def test_the_store_lists_pending_frames(tmp_path: Path) -> None:
     with open_store(tmp_path, hot_frames=6) as store:
         a = fill(store, "a", range(10), attach=False)
         b = fill(store, "b", range(10), attach=False)
@@ -46,7 +46,6 @@ def test_a_memory_lists_what_waits(tmp_path: Path) -> None:
         waiting = sorted({*a, *b} - {a[1], b[3]})
         assert store.pending(100) == waiting
         assert store.pending(5) == waiting[:5]
-        assert store.pending(5, newest_first=True) == waiting[:-6:-1]
         assert store.pending(0) == []
         for frame_id in waiting:
             store.attach(frame_id, **features(frame_id))
@@ -54,4 +53,4 @@ def test_a_memory_lists_what_waits(tmp_path: Path) -> None:
     with open_store(tmp_path, hot_frames=6) as store:
         hot = sorted(a[4:] + b[4:])  # whole segments of four
         assert store.pending_patches(100) == hot[::-1]
-        assert store.pending_patches(100, newest_first=False) == hot
+        assert store.pending_patches(5) == hot[:-6:-1]

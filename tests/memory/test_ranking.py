@@ -1,4 +1,4 @@
-"""Ranking by FAISS plus exact rescoring equals one stable full sort, bit for bit, wherever the cuts are."""
+"""Ranking by FAISS with exact rescoring equals a stable full sort, bit for bit, for any division into parts."""
 
 import weakref
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from memory.ranking import build_index, index_rows, rank_all, rank_top, score_ro
 
 @dataclass
 class Run:
-    """A run of rows, with or without an index that also holds rows before and after it."""
+    """Consecutive rows, with or without an index that also holds rows before and after them."""
 
     first_row: int
     num_rows: int
@@ -32,7 +32,7 @@ class Run:
 
 
 def units(halves: np.ndarray) -> np.ndarray:
-    """As numpy would make them."""
+    """Decode the rows with numpy."""
     return halves.astype(np.float32) * scale_of(halves)[:, None]
 
 
@@ -72,7 +72,7 @@ def rows_of(kind: str, num: int, dim: int, seed: int) -> np.ndarray:
     st.lists(st.booleans(), min_size=1, max_size=3),
     st.integers(0, 300),
 )
-def test_top_is_the_start_of_one_stable_sort(
+def test_top_equals_the_start_of_a_stable_sort(
     kind: str, num: int, dim: int, seed: int, cuts: list[int], indexed: list[bool], k: int
 ) -> None:
     halves = rows_of(kind, num, dim, seed)
@@ -123,7 +123,7 @@ def test_a_score_depends_on_its_row_alone(dim: int) -> None:
         assert score_rows(unit[chosen], query).tobytes() == whole[chosen].tobytes()
 
 
-def test_index_rows_is_a_view_of_the_same_numbers() -> None:
+def test_index_rows_views_the_index_storage() -> None:
     halves = rows_of("different", 10, 6, 1)
     index = build_index(halves)
     np.testing.assert_array_equal(index_rows(index), halves)
@@ -142,6 +142,6 @@ def test_an_index_lives_as_long_as_a_view_of_its_rows() -> None:
     assert len(others) == 5
 
 
-def test_nothing_to_rank() -> None:
+def test_ranking_no_rows() -> None:
     rows, scores = rank_all([], np.ones(3, np.float32))
     assert (len(rows), len(scores)) == (0, 0)

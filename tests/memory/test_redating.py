@@ -1,4 +1,4 @@
-"""Frames moved in time: order, windows, blocks, a restart, a rebuilt journal, a disk that refuses."""
+"""Redating frames: order, windows, blocks, restarts, a rebuilt journal, a failing disk."""
 
 import json
 from pathlib import Path
@@ -17,14 +17,14 @@ from tests.support.memories import fill, open_store
 COLD: dict[str, Any] = {"segment_frames": 4, "hot_frames": 8}
 
 
-def test_the_worked_example() -> None:
+def test_redating_worked_example() -> None:
     times = np.array([50.0, 210.0, 240.0, 300.0, 301.0])
     assert first_moved(times, 3, -100.0) == 1
     assert first_moved(times, 3, -10.0) == 3
     assert first_moved(times, 3, 100.0) == 3
 
 
-def test_moved_frames_are_found_at_their_new_times_after_a_restart_too(tmp_path: Path) -> None:
+def test_moved_frames_have_their_new_times_after_a_restart(tmp_path: Path) -> None:
     with open_store(tmp_path, **COLD) as store:
         ids = fill(store, "door", range(100))  # a block of sixteen segments, and more
         store.maintain()
@@ -68,7 +68,7 @@ def test_times_rise_whatever_is_moved(
 
 
 def test_a_rebuilt_journal_keeps_the_order(tmp_path: Path) -> None:
-    """The records on disk have the times that they were written with."""
+    """Records on disk keep the times they were written with."""
     with open_store(tmp_path, **COLD) as store:
         ids = fill(store, "door", range(3600, 3610))
         store.redate("door", 3600.0, -3600.0, "corrected")
@@ -83,7 +83,7 @@ def test_a_rebuilt_journal_keeps_the_order(tmp_path: Path) -> None:
             assert store.record(ids[0]).metadata["clock"] == "uncertain"
 
 
-def test_a_disk_that_refuses_moves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_moves_when_the_rows_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with open_store(tmp_path) as store:
         fill(store, "door", range(5))
 

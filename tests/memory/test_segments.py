@@ -1,4 +1,4 @@
-"""Records and segment files: what is written comes back, what is torn or flipped is never taken for it."""
+"""Records and segment files: intact ones are read back unchanged, damaged ones are always recognised."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from memory.segments import Segment
 
 
 @given(st.integers(0, 2**62), st.floats(allow_nan=False), st.text(max_size=40), st.binary(max_size=200))
-def test_frame_records_come_back(frame_id: int, time: float, metadata: str, jpeg: bytes) -> None:
+def test_frame_records_are_read_back_unchanged(frame_id: int, time: float, metadata: str, jpeg: bytes) -> None:
     frame = unpack_frame(pack_frame(frame_id, time, metadata, jpeg))
     assert (frame.frame_id, frame.time, frame.metadata, frame.jpeg) == (frame_id, time, metadata, jpeg)
 
@@ -56,7 +56,7 @@ def test_vectors_of_another_encoder_are_told_apart_from_damage() -> None:
             unpack_vectors(record, sizes, tag)
 
 
-def test_files_are_written_behind_the_committed_end(tmp_path: Path) -> None:
+def test_records_are_written_at_the_committed_end(tmp_path: Path) -> None:
     path = tmp_path / "f"
     assert file_size(path) == 0
     write_record(path, 0, b"first", sync=True)
@@ -77,14 +77,14 @@ def test_files_are_written_behind_the_committed_end(tmp_path: Path) -> None:
         read_record(path, 0, 1)
 
 
-def test_a_folder_in_the_way_is_a_clear_error(tmp_path: Path) -> None:
+def test_a_folder_in_place_of_a_file_is_a_clear_error(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="cannot write"):
         write_record(tmp_path, 0, b"x", sync=False)
     with pytest.raises(StorageError, match="cannot"):
         read_record(tmp_path, 0, 1)
 
 
-def test_a_complete_segment_is_sealed_and_its_rows_are_the_same(tmp_path: Path) -> None:
+def test_sealing_a_segment_keeps_its_rows(tmp_path: Path) -> None:
     segment = Segment(1, "a", tmp_path, capacity=3, embedding_dim=4, summary_dim=2)
     for frame_id in (1, 2):
         slot = segment.add(frame_id, float(frame_id), "", 0, 0)
@@ -101,7 +101,7 @@ def test_a_complete_segment_is_sealed_and_its_rows_are_the_same(tmp_path: Path) 
     np.testing.assert_array_equal(segment.halves, before)
 
 
-def test_halves_are_decoded_as_numpy_does_and_scaled_to_length_one() -> None:
+def test_decoding_float16_equals_numpy_scaled_to_length_one() -> None:
     every = np.arange(2**16, dtype=np.uint16).view(np.float16)
     finite = every[np.isfinite(every)]
     ones = np.ones(len(finite), np.float32)
@@ -112,7 +112,7 @@ def test_halves_are_decoded_as_numpy_does_and_scaled_to_length_one() -> None:
     np.testing.assert_allclose(np.linalg.norm(decode(halves, scales), axis=1), 1, atol=1e-6)
 
 
-def test_patches_that_come_when_a_segment_has_just_cooled_are_not_held() -> None:
+def test_patches_written_while_a_segment_cools_are_dropped() -> None:
     segment = Segment(1, "a", Path(), capacity=2, embedding_dim=2, summary_dim=2)
     patches, scalars = np.ones((3, 2), np.float16), np.ones((3, 3), np.float32)
     for cools_first in (True, False):

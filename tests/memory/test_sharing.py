@@ -1,4 +1,4 @@
-"""Caps of the whole folder: they hold after every append, and no camera is pushed below half of its fair share."""
+"""Caps of the folder hold after every append and leave each camera half of its fair share."""
 
 from pathlib import Path
 
@@ -28,7 +28,7 @@ def held(store: MemoryStore) -> dict[str, int]:
     return {camera: store.stats(camera).frames for camera in store.cameras()}
 
 
-def test_a_busy_camera_leaves_a_quiet_one_half_its_share(tmp_path: Path) -> None:
+def test_a_quiet_camera_keeps_half_of_its_fair_share(tmp_path: Path) -> None:
     with open_shared(tmp_path, frames=40) as store:
         fill(store, "quiet", range(15))
         fill(store, "busy", range(100, 300))
@@ -42,7 +42,7 @@ def test_a_busy_camera_leaves_a_quiet_one_half_its_share(tmp_path: Path) -> None
         assert held(store)["quiet"] == 3
 
 
-def test_above_half_the_share_the_oldest_goes_whosever_it_is(tmp_path: Path) -> None:
+def test_above_half_of_the_fair_share_the_oldest_frames_leave(tmp_path: Path) -> None:
     with open_shared(tmp_path, frames=40) as store:
         for time in range(0, 200, 2):
             fill(store, "a", range(time, time + 1))
@@ -58,7 +58,7 @@ def test_above_half_the_share_the_oldest_goes_whosever_it_is(tmp_path: Path) -> 
     num_bytes=st.none() | st.integers(1200, 6000),
 )
 @settings(max_examples=40, deadline=None)
-def test_the_caps_hold_after_every_append_and_nobody_starves(
+def test_folder_caps_hold_after_every_append_and_protect_each_camera(
     tmp_path_factory: pytest.TempPathFactory,
     arrivals: list[tuple[str, int]],
     frames: int | None,
@@ -98,6 +98,6 @@ def test_worked_example_of_the_giver() -> None:
     assert [log.num_frames for log in logs] == [77, 15, 5]
 
 
-def test_caps_must_make_sense() -> None:
+def test_bad_folder_caps_are_refused() -> None:
     with pytest.raises(ValueError, match="frames must be at least 1"):
         FolderLimits(frames=0)

@@ -1,4 +1,4 @@
-"""A window equals brute force over what was appended, and stays as it was made."""
+"""A window equals brute force over the appended frames, and never changes."""
 
 import tempfile
 import threading
@@ -19,7 +19,7 @@ from tests.support.memories import C, D, M, features, fill, open_store, picture
 
 @dataclass
 class Told:
-    """One appended frame, as the test knows it."""
+    """An appended frame as the test expects it."""
 
     frame_id: int
     camera: str
@@ -29,7 +29,7 @@ class Told:
 
 @dataclass
 class History:
-    """What a store was told, and the store."""
+    """A store and the frames that were appended to it."""
 
     store: MemoryStore
     told: list[Told] = field(default_factory=list)
@@ -39,7 +39,7 @@ DIRECTIONS = np.random.default_rng(3).normal(size=(5, D)).astype(np.float32)
 
 
 def unit(direction: int) -> np.ndarray:
-    """As stored: rounded to fp16 as a unit vector, then made a unit vector again."""
+    """Return the unit vector rounded to float16 and normalised again, as it is stored."""
     given = DIRECTIONS[direction]
     stored = (given / np.float64(np.linalg.norm(given.astype(np.float64)))).astype(np.float16).astype(np.float64)
     return stored.astype(np.float32) * np.float32(1 / np.sqrt((stored**2).sum()))
@@ -137,7 +137,7 @@ def test_read_equals_frame_by_frame(start: int, stop: int, missing: set[int]) ->
                 np.testing.assert_array_equal(block.scalars[row], given["scalars"])
 
 
-def test_the_worked_example_of_the_module(tmp_path: Path) -> None:
+def test_window_worked_example(tmp_path: Path) -> None:
     with open_store(tmp_path) as store:
         for time, camera in enumerate("aaababbaa"):
             frame_id = store.append(camera, float(time), b"x")
@@ -152,7 +152,7 @@ def test_the_worked_example_of_the_module(tmp_path: Path) -> None:
             assert np.shares_memory(window.read(start, stop).patches, window.read(start, stop).patches)
 
 
-def test_a_window_stays_as_it_was_made(tmp_path: Path) -> None:
+def test_a_window_does_not_change(tmp_path: Path) -> None:
     with open_store(tmp_path, frames=10) as store:
         ids = fill(store, "a", range(10))
         late = store.append("a", 10.0, b"late")
@@ -167,7 +167,7 @@ def test_a_window_stays_as_it_was_made(tmp_path: Path) -> None:
     assert describe(window) == first  # also when the store is closed
 
 
-def test_patches_that_come_later_do_not_change_a_window(tmp_path: Path) -> None:
+def test_patches_attached_later_do_not_change_a_window(tmp_path: Path) -> None:
     with open_store(tmp_path) as store:
         frame_id = store.append("a", 1.0, b"x")
         given_ = features(frame_id)
@@ -189,7 +189,7 @@ def describe(window: Window) -> list[object]:
     return [a.tobytes() for a in arrays] + [window.jpeg(r) for r in rows] + [window.metadata(r) for r in rows]
 
 
-def test_files_go_when_the_last_window_goes(tmp_path: Path) -> None:
+def test_files_are_removed_after_the_last_window(tmp_path: Path) -> None:
     with open_store(tmp_path, frames=4) as store:
         fill(store, "a", range(4))
         window, other = store.window(["a"]), store.window(["a"])
@@ -205,7 +205,7 @@ def test_files_go_when_the_last_window_goes(tmp_path: Path) -> None:
         assert not oldest.exists()
 
 
-def test_a_window_may_begin_at_another_time_for_each_camera(tmp_path: Path) -> None:
+def test_a_window_can_start_at_a_different_time_per_camera(tmp_path: Path) -> None:
     with open_store(tmp_path) as store:
         for camera in "abc":
             fill(store, camera, range(6))
@@ -217,7 +217,7 @@ def test_a_window_may_begin_at_another_time_for_each_camera(tmp_path: Path) -> N
             store.window(["c", "a", "b"], after=[1.0, 2.0])
 
 
-def test_windows_refuse_what_makes_no_sense(tmp_path: Path) -> None:
+def test_windows_refuse_bad_arguments(tmp_path: Path) -> None:
     with open_store(tmp_path) as store:
         fill(store, "a", range(3))
         with pytest.raises(ValueError, match="differ"):
@@ -244,7 +244,7 @@ def test_windows_refuse_what_makes_no_sense(tmp_path: Path) -> None:
 
 
 def test_windows_under_appends_attaches_and_evictions(tmp_path: Path) -> None:
-    """Readers check whole windows while one thread appends, one attaches, and old frames leave all the time."""
+    """Readers check windows while one thread appends, another attaches, and old frames are evicted."""
     problems: list[BaseException] = []
     rows_seen: list[int] = []
     done = threading.Event()
@@ -273,7 +273,7 @@ def test_windows_under_appends_attaches_and_evictions(tmp_path: Path) -> None:
 
 
 def append_all(store: MemoryStore, done: threading.Event, rows_seen: list[int]) -> Iterator[None]:
-    """At least 400 frames, and on until the readers have seen enough: on a busy machine their turn comes late."""
+    """Append at least 400 frames, and more until the readers have checked enough windows."""
     for number in range(20_000):
         if done.is_set():
             return
@@ -286,7 +286,7 @@ def append_all(store: MemoryStore, done: threading.Event, rows_seen: list[int]) 
 
 def attach_all(store: MemoryStore, done: threading.Event) -> Iterator[None]:
     while not done.is_set():
-        for frame_id in store.pending(7, newest_first=True):
+        for frame_id in store.pending(10_000)[:-8:-1]:
             store.attach(frame_id, **features(frame_id))
             yield
 

@@ -1,4 +1,4 @@
-"""Frames near a place: the filter applies before ranking, and rows without a place are out."""
+"""Windows near a place: filtered before ranking, without frames that have no place."""
 
 import asyncio
 import json
@@ -17,7 +17,7 @@ from tests.support.memories import features, open_store
 
 
 def walk(store: MemoryStore, count: int) -> list[int]:
-    """A robot that goes along x, one metre a second; every fifth frame has no pose, every seventh is not encoded."""
+    """A robot moves along x at 1 m/s; every fifth frame has no pose, every seventh is not encoded."""
     ids = []
     for number in range(count):
         pose = {} if number % 5 == 4 else {"x": number, "y": 2.0, "heading": 90}
@@ -75,13 +75,13 @@ def test_place_of_metadata(text: str, place: tuple[float, float] | None) -> None
     assert place_of(text) == place or (place is None and np.isnan(place_of(text)).all())
 
 
-def test_places_must_make_sense() -> None:
+def test_bad_places_are_refused() -> None:
     for bad in ((0, 0, 0), (0, 0, -1), (np.nan, 0, 1), (0, np.inf, 1)):
         with pytest.raises(ValueError, match="within"):
             Within(*bad)
 
 
-async def test_a_robot_tells_its_pose_and_is_asked_about_a_place(
+async def test_questions_about_a_place_use_the_poses_a_robot_sent(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     now = START

@@ -1,4 +1,4 @@
-"""Capture times: the sender's clock within bounds, arrival otherwise, rising always."""
+"""Capture times: the sender's clock within bounds, else arrival; always rising."""
 
 import itertools
 
@@ -12,7 +12,7 @@ NOW = 1_700_000_000.0
 SECOND = 90_000
 
 
-def test_without_reports_it_is_the_arrival_time() -> None:
+def test_without_reports_the_capture_time_is_the_arrival_time() -> None:
     clock = CaptureClock()
     assert clock.capture_time(0, NOW) == (NOW, "arrival")
     assert clock.capture_time(3000, NOW + 0.05) == (NOW + 0.05, "arrival")
@@ -25,7 +25,7 @@ def test_a_report_maps_ticks_to_the_senders_clock() -> None:
     assert clock.capture_time(5000 + SECOND, NOW + 1.3) == (NOW + 0.8, "sender")
 
 
-def test_the_map_holds_across_the_wrap_of_ticks() -> None:
+def test_ticks_may_wrap() -> None:
     clock = CaptureClock()
     clock.report(NOW, 2**32 - SECOND, NOW)
     assert clock.capture_time(SECOND, NOW + 2.05) == (NOW + 2.0, "sender")
@@ -33,7 +33,7 @@ def test_the_map_holds_across_the_wrap_of_ticks() -> None:
     assert ticks_between(2**32 - 5, 5) == -10
 
 
-def test_a_wrong_senders_clock_is_not_believed() -> None:
+def test_a_report_far_from_our_clock_is_rejected() -> None:
     clock = CaptureClock(max_skew_s=2.0)
     assert not clock.report(NOW + 3600, 0, NOW)
     assert not clock.report(NOW - 2.5, 0, NOW)
@@ -42,14 +42,14 @@ def test_a_wrong_senders_clock_is_not_believed() -> None:
     assert clock.capture_time(SECOND, NOW + 1) == (NOW + 1, "arrival")
 
 
-def test_a_bad_report_unmakes_a_good_one() -> None:
+def test_a_bad_report_cancels_an_earlier_good_one() -> None:
     clock = CaptureClock()
     clock.report(NOW, 0, NOW)
     clock.report(NOW + 50, SECOND, NOW + 1)
     assert clock.capture_time(SECOND, NOW + 1)[1] == "arrival"
 
 
-def test_a_late_frame_keeps_its_capture_time_within_reason() -> None:
+def test_a_late_frame_keeps_its_capture_time_up_to_a_limit() -> None:
     clock = CaptureClock(max_delay_s=30.0)
     clock.report(NOW, 0, NOW)
     assert clock.capture_time(SECOND, NOW + 11) == (NOW + 1, "sender")  # ten seconds in a stalled network
@@ -57,7 +57,7 @@ def test_a_late_frame_keeps_its_capture_time_within_reason() -> None:
     assert clock.capture_time(60 * SECOND, NOW + 41) == (NOW + 41, "arrival")  # ticks that jumped ahead
 
 
-def test_a_first_report_that_sets_time_back_slows_it_until_caught_up() -> None:
+def test_a_report_that_would_set_time_back_slows_it_down_instead() -> None:
     clock = CaptureClock()
     times = [clock.capture_time(i * 9000, NOW + i * 0.1)[0] for i in range(10)]
     clock.report(NOW + 1.0 - 1.5, 10 * 9000, NOW + 1.0)  # 1.5 s behind our arrival clock
@@ -68,7 +68,7 @@ def test_a_first_report_that_sets_time_back_slows_it_until_caught_up() -> None:
     assert all(0.049 < step < 0.051 for step in slowed)
 
 
-def test_a_new_session_goes_on_after_the_last_frame() -> None:
+def test_times_of_a_new_session_follow_the_last_frame() -> None:
     clock = CaptureClock(after=NOW + 1.0)
     first = clock.capture_time(0, NOW)[0]
     second = clock.capture_time(9000, NOW + 0.1)[0]
@@ -76,7 +76,7 @@ def test_a_new_session_goes_on_after_the_last_frame() -> None:
     assert clock.capture_time(3 * SECOND, NOW + 3.0)[0] == NOW + 3.0
 
 
-def test_a_clock_that_is_set_back_begins_a_new_epoch_and_does_not_crawl() -> None:
+def test_times_restart_when_our_clock_is_set_back() -> None:
     clock = CaptureClock()
     for i in range(3):
         clock.capture_time(None, NOW + 3600 + i)  # an hour ahead

@@ -1,4 +1,4 @@
-"""Encoded frames before the decoder: sizes are refused unseen, waiting is bounded, whatever was decoded before."""
+"""The queue of encoded frames: too large pictures never reach the decoder, and waiting is bounded."""
 
 import fractions
 import threading
@@ -60,7 +60,7 @@ def test_the_size_of_an_h264_picture(order: int, fields: bool) -> None:
         ("libvpx", "VP8", {}),
     ],
 )
-def test_what_real_encoders_write(encoder: str, name: str, options: dict[str, str]) -> None:
+def test_sizes_of_frames_from_real_encoders(encoder: str, name: str, options: dict[str, str]) -> None:
     context = av.CodecContext.create(encoder, "w")
     context.width, context.height, context.pix_fmt, context.time_base = 640, 480, "yuv420p", fractions.Fraction(1, 30)
     context.options = options
@@ -81,7 +81,7 @@ def test_frames_that_announce_no_size() -> None:
 
 
 @given(st.sampled_from(["VP8", "H264"]), st.binary(max_size=60))
-def test_any_bytes_get_a_verdict(name: str, tail: bytes) -> None:
+def test_any_bytes_give_a_size_or_unreadable(name: str, tail: bytes) -> None:
     for data in (tail, b"\x00\x00\x01\x67" + tail, b"\x00\x00\x01\x67\x64\x00\x1f" + tail):
         try:
             size = picture_size(name, data)
@@ -91,7 +91,7 @@ def test_any_bytes_get_a_verdict(name: str, tail: bytes) -> None:
 
 
 class Queue(EncodedQueue):
-    """It, with a clock that the test sets and a record of what was said."""
+    """An EncodedQueue with a settable clock that records its callbacks."""
 
     def __init__(self) -> None:
         self.time, self.shed, self.unreadable = 0.0, 0, 0
@@ -125,7 +125,7 @@ def test_large_pictures_never_reach_the_decoder(codec: SimpleNamespace, make: Ca
     assert (queue.qsize(), queue.unreadable) == (1, 1)
 
 
-def test_what_waits_is_bounded_by_time_though_nothing_is_ever_decoded() -> None:
+def test_the_queue_is_bounded_by_time() -> None:
     queue = Queue()
     for step in range(400):
         queue.time = step * 0.1
@@ -134,7 +134,7 @@ def test_what_waits_is_bounded_by_time_though_nothing_is_ever_decoded() -> None:
     assert queue.shed + queue.qsize() == 400
 
 
-def test_what_waits_is_bounded_by_bytes() -> None:
+def test_the_queue_is_bounded_by_bytes() -> None:
     queue = Queue()
     frame = b"\x11" + bytes(1 << 20)
     for _ in range(50):
@@ -143,7 +143,7 @@ def test_what_waits_is_bounded_by_bytes() -> None:
     assert queue.shed > 0
 
 
-def test_the_order_to_stop_survives() -> None:
+def test_the_end_of_the_queue_survives_dropped_frames() -> None:
     queue = Queue()
     queue.add(VP8, b"\x11a")
     queue.put(None)
@@ -153,7 +153,7 @@ def test_the_order_to_stop_survives() -> None:
     assert queue.get() is None
 
 
-def test_abandoning_wakes_the_decoder_and_lets_go_of_what_waits() -> None:
+def test_abandoning_wakes_the_decoder_and_drops_waiting_frames() -> None:
     queue = Queue()
     got: list[object] = []
     waiting = threading.Thread(target=lambda: got.append(queue.get()))

@@ -1,4 +1,4 @@
-"""Files whose timestamps are missing, wrong, or step: every one gives its own length, in order, and says what was wrong."""
+"""Files with missing, wrong or stepping timestamps: frames in order, the right length, and a remark."""
 
 import fractions
 import itertools
@@ -27,7 +27,7 @@ def seconds(num: int, start: float = 0.0, step_s: float = STEP_S) -> list[float]
 
 
 async def read(path: Path) -> tuple[list[float], list[Frame], str]:
-    """Times of all frames from the first on, the frames, and what is said of the file."""
+    """Return the times of all frames since the first, the frames, and the remarks."""
     source = FileSource(str(path), "door", FrameSettings(rate_hz=math.inf), pace="fast", start_time=0.0)
     frames = [frame async for frame in source.frames()]
     assert all(b.time > a.time for a, b in itertools.pairwise(frames))
@@ -35,7 +35,7 @@ async def read(path: Path) -> tuple[list[float], list[Frame], str]:
 
 
 def in_order(frames: Iterable[Frame], num: int) -> bool:
-    """True when they are `picture(0)`, `picture(1)` and so on; a coarse codec may shift a brightness by one."""
+    """Return whether they are `picture(0)`, `picture(1)` and so on, up to one step of brightness."""
     shown = [index_of(frame.image) for frame in frames]
     return len(shown) == num and all((index - i) % 20 in (0, 1, 19) for i, index in enumerate(shown))
 
@@ -76,7 +76,7 @@ async def test_a_raw_stream_runs_at_its_own_rate(tmp_path: Path, suffix: str, co
     assert suffix == ".m2v" or f"no timestamps: taken as {rate_hz} frames per second" in said
 
 
-async def test_a_raw_stream_that_names_no_rate_is_taken_at_25(tmp_path: Path) -> None:
+async def test_a_raw_stream_without_a_rate_runs_at_25_hz(tmp_path: Path) -> None:
     (tmp_path / "clip.mjpeg").write_bytes(b"".join(jpeg(index) for index in range(30)))
     times, frames, _ = await read(tmp_path / "clip.mjpeg")
     assert times == pytest.approx(seconds(30), abs=0.002)
@@ -85,7 +85,7 @@ async def test_a_raw_stream_that_names_no_rate_is_taken_at_25(tmp_path: Path) ->
 
 @pytest.mark.parametrize("step_s", [-0.5, -7.0, -3600.0, -95_443.7, 5.0, 30.0, 3600.0, 90_000.0])
 async def test_recordings_joined_end_to_end(tmp_path: Path, step_s: float) -> None:
-    """Two transport streams in one file, the second from another time on."""
+    """Two transport streams in one file, with unrelated timestamps."""
     first = write_timed(tmp_path / "a.ts", seconds(50, start=0.0))
     second = write_timed(tmp_path / "b.ts", seconds(50, start=2.0 + step_s if step_s > 0 else 0.0))
     if step_s < 0:
@@ -122,7 +122,7 @@ MILLI = fractions.Fraction(1, 1000)
 
 
 async def test_a_transport_stream_across_the_wrap_of_its_clock(tmp_path: Path) -> None:
-    """33 bits of 90 kHz end after 26.5 hours."""
+    """33 bits at 90 kHz wrap after 26.5 hours."""
     path = write_timed(tmp_path / "clip.ts", seconds(100, start=2**33 / 90_000 - 2.0 - 1.4))
     times, frames, said = await read(path)
     assert times == pytest.approx(seconds(100), abs=0.005)
@@ -139,7 +139,7 @@ async def test_uneven_frames_keep_their_times(tmp_path: Path, suffix: str) -> No
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
-async def test_a_quiet_scene_and_a_slow_show_are_no_steps(tmp_path: Path, suffix: str) -> None:
+async def test_long_gaps_that_are_not_steps(tmp_path: Path, suffix: str) -> None:
     quiet = [*seconds(20), 8.0, 8.04, 8.08]
     slow = [0.0, 30.0, 60.0, 90.0, 150.0]
     for given_s, rate_hz in ((quiet, 25), (slow, fractions.Fraction(1, 30))):
@@ -173,7 +173,7 @@ async def test_frames_shown_before_they_are_decoded(tmp_path: Path) -> None:
 
 
 async def test_an_edit_list_that_begins_later(tmp_path: Path) -> None:
-    """The beginning was cut away in an editor: the file still holds it, and says that it is not to be shown."""
+    """An editor cut the beginning: the file still holds it, with an edit list that hides it."""
     path = write_timed(tmp_path / "clip.mp4", seconds(100), b_frames=2, time_base=TICK, options={"use_editlist": "1"})
     data = bytearray(path.read_bytes())
     place = data.index(b"elst") + 12
@@ -206,14 +206,14 @@ def test_repeated_and_stuck_timestamps() -> None:
     st.lists(st.tuples(st.one_of(st.none(), st.floats()), st.one_of(st.none(), st.floats())), max_size=50),
     st.floats(),
 )
-def test_whatever_a_file_says_times_rise(frames: list[tuple[float | None, float | None]], interval_s: float) -> None:
+def test_times_rise_for_any_timestamps(frames: list[tuple[float | None, float | None]], interval_s: float) -> None:
     times = FileTimes(1_700_000_000.0, interval_s)
     made = [times.next(media_s, duration_s) for media_s, duration_s in frames]
     assert all(b > a for a, b in itertools.pairwise(made))
     assert all(math.isfinite(time) for time in made)
 
 
-async def test_what_was_put_right_is_logged_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_corrections_are_logged_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     recordings = [write_timed(tmp_path / f"{index}.ts", seconds(20)).read_bytes() for index in range(4)]
     (tmp_path / "all.ts").write_bytes(b"".join(recordings))
     _, _, said = await read(tmp_path / "all.ts")

@@ -1,4 +1,4 @@
-"""Cameras over HTTP: a real server on loopback that streams, redirects, asks for passwords and hands out playlists."""
+"""HTTP cameras: a real server on loopback that streams, redirects, asks for passwords and serves playlists."""
 
 import asyncio
 import base64
@@ -27,7 +27,7 @@ Answer = tuple[int, dict[str, str], bytes]
 
 @dataclass
 class Web:
-    """A server: `pages` by path, as (status, headers, body); what it was asked, with all headers."""
+    """A server with `pages` by path, as (status, headers, body), that records the requests with their headers."""
 
     port: int = 0
     pages: dict[str, Answer | Callable[[BaseHTTPRequestHandler], Answer]] = field(default_factory=dict)
@@ -104,7 +104,7 @@ async def frames_of(url: str, num: int = 5, **options: bool) -> list[Frame]:
 
 
 async def why_not(url: str, **options: bool) -> str:
-    """Why nothing comes from there, in words."""
+    """Return the reason why the source yields no frames."""
     source = open_source(url, "door", FrameSettings(stall_timeout_s=3.0), **options)  # type: ignore[arg-type]
     assert isinstance(source, LiveSource)
     waiting = asyncio.create_task(take(source.frames(), 1))
@@ -177,7 +177,7 @@ async def test_redirects_in_a_circle(camera: Web) -> None:
     assert len(camera.asked) <= 12  # two connections
 
 
-async def test_a_playlist_where_the_address_says_so(camera: Web, clip: bytes) -> None:
+async def test_a_playlist_named_by_its_address_is_played(camera: Web, clip: bytes) -> None:
     camera.pages["/live.m3u8"] = (200, {}, playlist("a.ts"))
     for path in ("/live.m3u8?user=a", "/LIVE.M3U8", "/live.m3u8?token=a.b/c&x=1"):
         camera.pages[path] = camera.pages["/live.m3u8"]
@@ -188,7 +188,7 @@ async def test_a_playlist_where_the_address_says_so(camera: Web, clip: bytes) ->
 
 
 @pytest.mark.parametrize("path", ["/video", "/video.mp4", "/x?.m3u8"])
-async def test_a_playlist_where_a_video_was_named(camera: Web, clip: bytes, path: str) -> None:
+async def test_a_playlist_at_an_address_of_a_video_is_refused(camera: Web, clip: bytes, path: str) -> None:
     kind = {"Content-Type": "application/vnd.apple.mpegurl"}
     camera.pages[path] = (200, kind, playlist(camera.url("/a.ts")))
     camera.pages["/a.ts"] = (200, {}, clip)
@@ -275,7 +275,7 @@ def test_a_camera_that_falls_silent(camera: Web) -> None:
     opener.close()
 
 
-def test_the_time_limit_is_for_all_pieces_together(camera: Web) -> None:
+def test_the_time_limit_covers_all_pieces_of_a_response(camera: Web) -> None:
     now = 0.0
     camera.pages["/live"] = (200, {}, bytes(1000))
     opener = HttpOpener(camera.url("/live"), timeout_s=10.0, now=lambda: now)
@@ -289,7 +289,7 @@ def test_the_time_limit_is_for_all_pieces_together(camera: Web) -> None:
     opener.close()
 
 
-def test_requests_are_limited_by_their_rate_once_it_plays(camera: Web) -> None:
+def test_the_rate_of_requests_is_limited_while_playing(camera: Web) -> None:
     slept: list[float] = []
     camera.pages["/a.ts"] = (200, {}, b"x")
     opener = HttpOpener(camera.url("/"), timeout_s=10.0, now=lambda: 0.0, sleep=slept.append)
@@ -323,7 +323,7 @@ async def test_a_live_playlist_that_grows(camera: Web, tmp_path: Path) -> None:
     assert camera.paths().count("/1.ts") <= 1
 
 
-async def test_a_camera_with_a_codec_that_nobody_knows(camera: Web, tmp_path: Path) -> None:
+async def test_a_camera_with_an_unknown_codec(camera: Web, tmp_path: Path) -> None:
     data = write_clip(tmp_path / "clip.mp4", num=5).read_bytes().replace(b"avc1", b"zz01")
     camera.pages["/clip.mp4"] = (200, {"Accept-Ranges": "bytes"}, data)
     assert "the codec of its video is not known here; set the camera to H.264" in await why_not(camera.url("/clip.mp4"))
@@ -332,7 +332,7 @@ async def test_a_camera_with_a_codec_that_nobody_knows(camera: Web, tmp_path: Pa
 @pytest.mark.parametrize(
     "address", ["http://127.0.0.1:99999/x", "http://[::1", "http://\ud800:\ud800@127.0.0.1:1/", "http:///x"]
 )
-async def test_an_address_that_cannot_be_used_is_said(address: str) -> None:
+async def test_an_unusable_address_is_reported(address: str) -> None:
     said = await why_not(address)
     assert said
     said.encode()

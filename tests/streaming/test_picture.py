@@ -1,4 +1,4 @@
-"""From decoded frames to RGB: only those that are kept, no larger than asked, and none that is absurd."""
+"""Conversion to RGB: only of kept frames, at most at the asked size, for any metadata of the frame."""
 
 import asyncio
 import fractions
@@ -27,7 +27,7 @@ from tests.support.streams import picture as picture_of
 
 @pytest.fixture
 def conversions(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
-    """The size of every frame that is converted from here on."""
+    """Record the size of every converted frame."""
     seen: list[tuple[int, int]] = []
 
     def counted(frame: av.VideoFrame, *args: Any) -> np.ndarray:
@@ -102,7 +102,7 @@ def test_every_matrix_and_range_gives_a_picture() -> None:
 CANNOT_BE_CONVERTED = 40  # formats, of about 270; today 37
 
 
-def test_every_pixel_format_gives_a_picture_or_words() -> None:
+def test_every_pixel_format_gives_a_picture_or_a_media_error() -> None:
     refused = []
     for name in sorted(av.video.format.names):
         for size in ((64, 48), (1, 1), (2, 1), (1, 3), (5, 7)):
@@ -148,7 +148,7 @@ async def test_a_file_with_an_unknown_matrix_is_read(tmp_path: Path, matrix: int
 
 
 class PacketsTrack(MediaStreamTrack):
-    """Sends encoded packets as they are, over and over."""
+    """A track that sends the same encoded packets over and over."""
 
     kind = "video"
 
@@ -165,14 +165,14 @@ class PacketsTrack(MediaStreamTrack):
         return packet
 
 
-async def test_a_publisher_with_an_unknown_matrix_is_remembered() -> None:
+async def test_frames_of_a_publisher_with_an_unknown_matrix_are_kept() -> None:
     sent = PacketsTrack(await unusual_colours(10, 8), rate_hz=20.0)
     async with whip_site() as site, publish(site.url(), TOKEN, sent, codec="H264", client=site.client):
         frames = await take(site.sources[0].frames(), 2)
     assert {frame.image.shape for frame in frames} == {(120, 160, 3)}
 
 
-async def test_a_picture_that_cannot_be_converted_ends_its_own_session(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_picture_that_cannot_be_converted_ends_only_its_session(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*args: Any, **kwargs: Any) -> None:
         raise OSError(95, "Operation not supported")
 
@@ -185,7 +185,7 @@ async def test_a_picture_that_cannot_be_converted_ends_its_own_session(monkeypat
 
 
 @pytest.mark.parametrize("fault", [OSError("x"), ValueError("x"), AttributeError("x"), av.error.BugError(1, "x")])
-def test_every_class_of_fault_becomes_words(monkeypatch: pytest.MonkeyPatch, fault: Exception) -> None:
+def test_every_class_of_fault_becomes_a_media_error(monkeypatch: pytest.MonkeyPatch, fault: Exception) -> None:
     def fail(*args: Any) -> None:
         raise fault
 
@@ -215,7 +215,7 @@ def corner_clip(path: Path, prepare: Callable[[av.VideoStream], None]) -> Path:
 
 
 def corners(image: np.ndarray) -> str:
-    """Colours of the four corners, row by row: r(ed), g(reen) or - (black)."""
+    """Return the colours of the four corners, row by row: r(ed), g(reen) or - (black)."""
     height, width = image.shape[0] // 4, image.shape[1] // 4
     quarters = [image[:height, :width], image[:height, -width:], image[-height:, :width], image[-height:, -width:]]
     return "".join("-" if q.max() < 100 else "rg"[int(q[..., 1].mean() > q[..., 0].mean())] for q in quarters)
@@ -253,7 +253,7 @@ NONSENSE = {
 
 
 @pytest.mark.parametrize("name", NONSENSE)
-async def test_a_matrix_that_makes_no_sense_is_ignored_and_said(tmp_path: Path, name: str) -> None:
+async def test_an_invalid_display_matrix_is_ignored_and_reported(tmp_path: Path, name: str) -> None:
     path = corner_clip(tmp_path / "clip.mp4", lambda stream: stream.set_display_matrix(NONSENSE[name]))
     stats: list[SourceStats] = []
     assert corners(await first_picture(path, stats)) == "rg--"
@@ -300,7 +300,7 @@ async def test_pixels_become_square(
     assert max(small.shape[:2]) == 32
 
 
-async def test_pixels_of_an_absurd_shape_are_ignored_and_said(tmp_path: Path) -> None:
+async def test_an_absurd_pixel_aspect_is_ignored_and_reported(tmp_path: Path) -> None:
     def prepare(stream: av.VideoStream) -> None:
         stream.codec_context.sample_aspect_ratio = fractions.Fraction(20, 1)
 
@@ -310,5 +310,5 @@ async def test_pixels_of_an_absurd_shape_are_ignored_and_said(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(("size", "shape"), [((2160, 3840), (3840, 2160)), ((3840, 2160), (2160, 3840))])
-def test_a_large_picture_is_kept_whole_upright_or_lying(size: tuple[int, int], shape: tuple[int, int]) -> None:
+def test_a_picture_at_the_size_limit_is_kept_in_any_orientation(size: tuple[int, int], shape: tuple[int, int]) -> None:
     assert to_rgb(av.VideoFrame(*size, "gray"), 3840, 3840).shape[:2] == shape

@@ -1,4 +1,4 @@
-"""The WHIP client: errors that can be read, sessions that are deleted, redirects that are followed."""
+"""The WHIP client: readable errors, deleted sessions, redirects."""
 
 import asyncio
 import itertools
@@ -59,7 +59,7 @@ async def test_unreachable_server() -> None:
     assert caught.value.status is None
 
 
-async def test_something_that_is_no_whip_endpoint() -> None:
+async def test_a_server_that_is_not_a_whip_endpoint() -> None:
     async def page(request: object) -> PlainTextResponse:
         return PlainTextResponse("welcome", 201)
 
@@ -120,7 +120,7 @@ async def test_a_file_is_published_at_its_own_speed(tmp_path: Path) -> None:
     assert abs(span - steps / 10) < 1.0
 
 
-async def test_a_bad_file_is_told(tmp_path: Path) -> None:
+async def test_a_bad_file_is_reported(tmp_path: Path) -> None:
     bad = tmp_path / "bad.mp4"
     bad.write_bytes(b"not a video")
     async with whip_site() as site:
@@ -129,15 +129,15 @@ async def test_a_bad_file_is_told(tmp_path: Path) -> None:
                 await publication.wait_ended()
 
 
-async def test_a_client_may_be_given(tmp_path: Path) -> None:
+async def test_the_http_client_can_be_passed_in(tmp_path: Path) -> None:
     async with whip_site() as site, httpx.AsyncClient() as client:
         async with publish(site.url(), TOKEN, track(), client=client):
             pass
         assert not client.is_closed
 
 
-async def test_without_any_network_loopback_is_offered(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fails if a new aioice looks its addresses up elsewhere. `make test-anywhere` runs every test in such a place."""
+async def test_loopback_is_offered_without_any_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fails if a new aioice looks up its addresses elsewhere. `make test-anywhere` runs all tests without a network."""
     monkeypatch.setattr(ifaddr, "get_adapters", list)
     async with whip_site() as site, publish(site.url(), TOKEN, track(), client=site.client) as publication:
         await publication.wait_connected()

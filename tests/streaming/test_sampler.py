@@ -1,4 +1,4 @@
-"""The sampler's laws: a rate that does not drift, out of any timestamps."""
+"""The sampler keeps a rate without drift, for any timestamps."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Real video from a real aiortc peer through the real routes: VP8, H.264, sizes that change, peers that vanish."""
+"""Real video from an aiortc peer through the real routes: VP8, H.264, changing sizes, vanishing peers."""
 
 import asyncio
 import datetime
@@ -27,7 +27,7 @@ def receiver_of(session: WebRtcSession):
 
 
 @pytest.mark.parametrize("codec", ["VP8", "H264"])
-async def test_video_arrives_in_order_and_in_wall_clock(codec: str) -> None:
+async def test_video_arrives_in_order_with_wall_clock_times(codec: str) -> None:
     async with whip_site(frames=FrameSettings(rate_hz=5.0)) as site:
         before = time.time()
         async with publish(site.url(), TOKEN, track(rate_hz=15.0), codec=codec, client=site.client) as publication:
@@ -66,7 +66,7 @@ async def test_frames_carry_the_senders_clock_once_it_has_reported() -> None:
 
 
 async def test_resolution_changes_mid_stream() -> None:
-    """Grows, shrinks and turns on its side; larger than the limit is scaled down with its aspect."""
+    """The picture grows, shrinks and rotates; above the size limit it is scaled down."""
     sizes = [(160, 120), (320, 240), (120, 160), (640, 360)]
     settings = FrameSettings(rate_hz=30.0, max_width=320, max_height=320)
     async with whip_site(frames=settings) as site:
@@ -82,7 +82,7 @@ async def test_resolution_changes_mid_stream() -> None:
 
 
 async def test_a_publisher_that_falls_silent_is_closed_and_counted() -> None:
-    """ICE would notice after half a minute; the media watchdog does after `stall_timeout_s`."""
+    """ICE would notice after half a minute; the session does after `stall_timeout_s`."""
     async with whip_site(frames=FrameSettings(rate_hz=30.0, stall_timeout_s=0.5)) as site:
         silent = asyncio.Event()
 
@@ -100,7 +100,7 @@ async def test_a_publisher_that_falls_silent_is_closed_and_counted() -> None:
         assert site.server.num_sessions == 0
 
 
-async def test_a_publisher_that_says_goodbye_ends_the_stream() -> None:
+async def test_a_publisher_that_disconnects_ends_the_stream() -> None:
     async with whip_site(frames=FrameSettings(rate_hz=30.0)) as site:
         peer = RTCPeerConnection(RTCConfiguration(iceServers=[]))
         peer.addTransceiver(track(), direction="sendonly")
@@ -116,7 +116,7 @@ async def test_a_publisher_that_says_goodbye_ends_the_stream() -> None:
         assert site.server.counters.closed == {"ended": 1}
 
 
-async def test_a_slow_consumer_costs_frames_not_memory() -> None:
+async def test_a_slow_consumer_loses_frames_but_uses_no_memory() -> None:
     async with (
         whip_site(frames=FrameSettings(rate_hz=60.0, handoff_frames=1)) as site,
         publish(site.url(), TOKEN, track(rate_hz=30.0), client=site.client),
@@ -193,7 +193,7 @@ async def test_two_cameras_at_once_do_not_mix() -> None:
         assert {frame.image.shape for frame in b} == {(120, 320, 3)}
 
 
-async def test_a_defect_while_reading_leaves_no_session_behind() -> None:
+async def test_an_error_while_reading_ends_the_session() -> None:
     async with whip_site() as site, publish(site.url(), TOKEN, track(), client=site.client):
         session = site.sources[0]
         assert isinstance(session, WebRtcSession)
@@ -202,6 +202,6 @@ async def test_a_defect_while_reading_leaves_no_session_behind() -> None:
         assert site.server.counters.closed == {"failed": 1}
 
 
-def test_this_aiortc_sends_what_the_tests_ask_for() -> None:
+def test_aiortc_sends_the_requested_codec() -> None:
     names = {codec.mimeType for codec in RTCRtpSender.getCapabilities("video").codecs}
     assert {"video/VP8", "video/H264"} <= names

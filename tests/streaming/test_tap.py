@@ -1,4 +1,4 @@
-"""What is changed inside aiortc, with hostile publishers over real connections. Fails if a new aiortc hides it."""
+"""The replaced parts of aiortc, with hostile publishers over real connections. Fails when aiortc changes them."""
 
 import asyncio
 import logging
@@ -20,7 +20,7 @@ from streaming.tap import guard, rtp_origin, stop_decoder
 from tests.support.streams import TOKEN, track, until, whip_site
 
 
-async def test_the_places_that_are_changed_are_there() -> None:
+async def test_aiortc_has_the_private_attributes_that_are_used() -> None:
     peer = RTCPeerConnection()
     receiver = peer.addTransceiver("video", direction="recvonly").receiver
     for name in ("decoder_queue", "decoder_error", "decoder_thread", "timestamp_mapper"):
@@ -35,8 +35,8 @@ async def test_the_places_that_are_changed_are_there() -> None:
     await peer.close()
 
 
-async def test_arrival_is_measured_by_a_clock_that_nobody_sets() -> None:
-    """aiortc counts every millisecond that the system's clock is set forward by: an hour of them, or fourteen years."""
+async def test_arrival_is_measured_by_the_monotonic_clock() -> None:
+    """aiortc loops over every millisecond that the system clock jumps forward: an hour, or fourteen years."""
     async with whip_site() as site, publish(site.url(), TOKEN, track(), client=site.client):
         session = site.sources[0]
         assert isinstance(session, WebRtcSession)
@@ -46,8 +46,8 @@ async def test_arrival_is_measured_by_a_clock_that_nobody_sets() -> None:
         assert abs(counted._origin_ms - time.monotonic() * 1000) < 600_000
 
 
-async def test_a_jitter_beyond_all_bounds_ends_no_reports(caplog: pytest.LogCaptureFixture) -> None:
-    """Of a sender whose times jump, or a clock that was set: a session whose reports have ended never closes."""
+async def test_a_huge_jitter_does_not_end_receiver_reports(caplog: pytest.LogCaptureFixture) -> None:
+    """As after a jump of the sender's times or of a clock. A session whose reports ended would never close."""
     async with whip_site() as site, publish(site.url(), TOKEN, track(), client=site.client) as publication:
         session = site.sources[0]
         assert isinstance(session, WebRtcSession)
@@ -67,7 +67,7 @@ async def test_a_jitter_beyond_all_bounds_ends_no_reports(caplog: pytest.LogCapt
 
 
 def patched(monkeypatch: pytest.MonkeyPatch, change: Any) -> None:
-    """The publisher's VP8 packets pass through `change(payload, index)`."""
+    """Pass the publisher's VP8 packets through `change(payload, index)`."""
     encode = Vp8Encoder.encode
 
     def encode_and_change(self: Vp8Encoder, *args: Any, **kwargs: Any) -> Any:
@@ -77,7 +77,7 @@ def patched(monkeypatch: pytest.MonkeyPatch, change: Any) -> None:
     monkeypatch.setattr(Vp8Encoder, "encode", encode_and_change)
 
 
-async def test_key_frames_that_claim_to_be_huge_end_the_session_undecoded(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_key_frames_of_a_huge_size_end_the_session_undecoded(monkeypatch: pytest.MonkeyPatch) -> None:
     def huge(payload: bytes, index: int) -> bytes:
         at = payload.find(b"\x9d\x01\x2a")
         return payload if at < 0 else payload[: at + 3] + b"\xff\x3f\xff\x3f" + payload[at + 7 :]
@@ -90,7 +90,7 @@ async def test_key_frames_that_claim_to_be_huge_end_the_session_undecoded(monkey
         assert "16383x16383" in site.sources[0].stats.detail
 
 
-async def test_what_cannot_be_decoded_is_counted_and_not_logged_each_time(
+async def test_undecodable_packets_are_counted_but_not_logged_each(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def broken(payload: bytes, index: int) -> bytes:  # the first partition is cut away, the header stays
@@ -108,7 +108,7 @@ async def test_what_cannot_be_decoded_is_counted_and_not_logged_each_time(
 
 @pytest.fixture
 def held_decoder(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
-    """A decoder that is at work until the event is set; one that nobody sets fails the test."""
+    """A decoder that is busy until the event is set."""
     release = threading.Event()
     left_alone: list[bool] = []
 

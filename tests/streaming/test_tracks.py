@@ -1,4 +1,4 @@
-"""Files with several video tracks, or none that can be decoded; files that only name other files."""
+"""Files with several video tracks, with none that can be decoded, or that only refer to other files."""
 
 import io
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ import pytest
 from av.stream import Disposition
 from PIL import Image
 
-from streaming.decoder import probe
+from streaming.decoder import length_s
 from streaming.errors import MediaError, MediaUnreadable, PictureTooLarge
 from streaming.frame import Frame, FrameSettings
 from streaming.media import FileSource, open_source
@@ -66,7 +66,7 @@ async def test_the_track_that_shows_most(tmp_path: Path, suffix: str, tracks: li
 
 
 @pytest.mark.parametrize("aside", [Disposition.timed_thumbnails, Disposition.still_image])
-async def test_a_track_that_is_marked_as_no_video(tmp_path: Path, aside: Disposition) -> None:
+async def test_a_track_marked_as_cover_art_or_thumbnails(tmp_path: Path, aside: Disposition) -> None:
     path = write_tracks(tmp_path / "clip.mkv", [(640, 360, 10, 10), (160, 90, 30, 10)], aside)
     with av.open(str(path)) as container:
         if not container.streams.video[0].disposition & aside:
@@ -76,7 +76,7 @@ async def test_a_track_that_is_marked_as_no_video(tmp_path: Path, aside: Disposi
 
 @pytest.mark.parametrize("suffix", [".mp4", ".m4v"])
 async def test_cover_art_first(tmp_path: Path, suffix: str) -> None:
-    """A large cover in front of a small film: the first stream of the file, as music shops write them."""
+    """A large cover picture is the first stream, before a small film."""
     cover = io.BytesIO()
     Image.fromarray(np.full((600, 600, 3), 90, np.uint8)).save(cover, "JPEG")
     path = tmp_path / f"clip{suffix}"
@@ -97,7 +97,7 @@ async def test_cover_art_first(tmp_path: Path, suffix: str) -> None:
     assert {frame.image.shape for frame in frames} == {(120, 160, 3)}
 
 
-async def test_music_with_a_cover_is_no_video(tmp_path: Path) -> None:
+async def test_music_with_a_cover_is_not_a_video(tmp_path: Path) -> None:
     cover = io.BytesIO()
     Image.fromarray(picture(0)).save(cover, "JPEG")
     with av.open(str(tmp_path / "song.m4a"), "w", format="mp4") as container:
@@ -137,12 +137,12 @@ def with_unknown_codec(path: Path, into: Path) -> Path:
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".mov"])
-async def test_a_codec_that_nobody_knows(tmp_path: Path, suffix: str) -> None:
+async def test_an_unknown_codec(tmp_path: Path, suffix: str) -> None:
     path = with_unknown_codec(write_clip(tmp_path / f"a{suffix}", num=5), tmp_path / f"b{suffix}")
     with pytest.raises(MediaUnreadable, match=r"codec of its video is not known.*convert it: ffmpeg"):
         await read(path)
     with pytest.raises(MediaUnreadable):
-        probe(str(path))
+        length_s(str(path))
 
 
 async def test_the_next_track_where_the_first_cannot_be_decoded(tmp_path: Path) -> None:
@@ -198,17 +198,17 @@ async def test_a_file_that_names_other_files_is_refused(tmp_path: Path, name: st
     with pytest.raises(MediaUnreadable):
         await read(tmp_path / name)
     with pytest.raises(MediaUnreadable):
-        probe(str(tmp_path / name))
+        length_s(str(tmp_path / name))
 
 
-async def test_a_playlist_is_called_by_its_name(tmp_path: Path) -> None:
+async def test_the_error_names_playlists(tmp_path: Path) -> None:
     (tmp_path / "list.m3u8").write_text(indirections(tmp_path)["list.m3u8"])
     with pytest.raises(MediaUnreadable, match="it is a playlist"):
         await read(tmp_path / "list.m3u8")
 
 
 @pytest.mark.parametrize("name", ["notes.txt", "art.ans", "art.xb", "readme.nfo"])
-async def test_a_text_is_no_video(tmp_path: Path, name: str) -> None:
+async def test_a_text_is_not_a_video(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b"XBIN\x1a" + b"\x1b[31mhello world\n" * 200)
     with pytest.raises(MediaUnreadable):
         await read(tmp_path / name)
@@ -221,12 +221,14 @@ NAMES = [
 
 
 @pytest.mark.parametrize("name", NAMES)
-async def test_no_name_of_a_file_is_an_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+async def test_a_file_name_is_never_taken_for_an_address(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
     (tmp_path / name).write_bytes(write_clip(tmp_path / "clip.mp4", num=3).read_bytes())
     assert len(await read(tmp_path / name)) == 3
     monkeypatch.chdir(tmp_path)
     assert len(await read(name)) == 3
-    assert probe(name).width == 160
+    assert length_s(name) is not None
 
 
 def test_addresses_in_capitals() -> None:
@@ -239,13 +241,13 @@ def test_addresses_in_capitals() -> None:
         assert isinstance(open_source(name, "a"), FileSource)
 
 
-def test_an_address_that_is_none_is_a_fault_of_the_medium() -> None:
+def test_an_invalid_address_is_a_media_error() -> None:
     for url in ("gopher://ann:pw@host/live", "rtsp+x://host", "ftp://[::1"):
         with pytest.raises(MediaError, match=r"use rtsp://"):
             open_source(url, "a")
 
 
-async def test_a_name_that_ends_early_is_not_read(tmp_path: Path) -> None:
+async def test_a_name_with_a_null_character_is_not_found(tmp_path: Path) -> None:
     write_clip(tmp_path / "clip.mp4", num=3)
     with pytest.raises(MediaError, match="no such file"):
         await read(f"{tmp_path}/clip.mp4\0.txt")

@@ -1,13 +1,14 @@
-"""The hand-off: bounded, newest wins, drops counted."""
+"""LatestSlot: bounded, the newest win, drops are counted. Worker: values, errors, the end."""
 
 import asyncio
+import threading
 
 import pytest
 
-from streaming.handoff import LatestSlot, SlotClosed
+from streaming.handoff import LatestSlot, SlotClosed, Worker, WorkerStopped
 
 
-async def test_newest_wins_and_the_loss_is_counted() -> None:
+async def test_the_newest_item_wins_and_drops_are_counted() -> None:
     slot: LatestSlot[int] = LatestSlot()
     assert slot.put(1)
     assert not slot.put(2)
@@ -58,6 +59,31 @@ async def test_a_cancelled_get_loses_nothing() -> None:
     assert await slot.get() == 5
 
 
-def test_no_empty_slot() -> None:
+def test_capacity_must_be_at_least_one() -> None:
     with pytest.raises(ValueError, match="capacity"):
         LatestSlot(0)
+
+
+async def test_a_worker_returns_values_and_raises_errors() -> None:
+    worker = Worker("test")
+    assert await worker.run(lambda: threading.current_thread().name) == "test"
+    with pytest.raises(ZeroDivisionError):
+        await worker.run(lambda: 1 // 0)
+    assert await worker.run(lambda: 5) == 5  # it lives on after an error
+    released = threading.Event()
+    worker.stop(released.set)
+    assert await asyncio.to_thread(released.wait, 10)
+    with pytest.raises(WorkerStopped):
+        await worker.run(lambda: 5)
+
+
+async def test_a_cancelled_call_leaves_the_worker_usable() -> None:
+    worker, go = Worker("test"), threading.Event()
+    waiting = asyncio.create_task(worker.run(go.wait))
+    queued = asyncio.create_task(worker.run(lambda: pytest.fail("cancelled before it began")))
+    await asyncio.sleep(0.05)
+    waiting.cancel()
+    queued.cancel()
+    go.set()
+    assert await worker.run(lambda: 5) == 5
+    worker.stop(lambda: None)
