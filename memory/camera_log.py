@@ -101,17 +101,6 @@ class CameraLog:
         self.num_bytes -= oldest.bytes
         return oldest
 
-    def give_to_full_disk(self) -> list[Segment]:
-        """Evict the oldest of at least four segments, if this camera holds three quarters of a cap.
-
-        A camera at its cap must go on recording on a full disk, and single frames free nothing. A disk filled by
-        something else must not consume the history, though.
-        """
-        cap = self.limits
-        if len(self.segments) < 4 or (self.num_frames < 0.75 * cap.frames and self.num_bytes < 0.75 * cap.bytes):
-            return []
-        return [self.give_segment()]
-
     def replace(self, segment: Segment, other: Segment | None) -> None:
         """Put `other`, or nothing, in the place of `segment`."""
         if segment.block is not None:

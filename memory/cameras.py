@@ -68,8 +68,19 @@ class CameraLogs:
         return make_room(self, self._folder_limits, incoming_frames=frames, incoming_bytes=num_bytes)
 
     def give_to_full_disk(self, log: CameraLog) -> list[Segment]:
-        """Evict a segment if this camera or the whole folder is near its caps, so that recording goes on."""
-        return log.give_to_full_disk() or give_to_full_disk(self, self._folder_limits)
+        """Evict a segment if this camera or the whole folder holds three quarters of a cap.
+
+        At its cap, a camera must go on recording on a full disk, and evicting single frames frees nothing. A disk filled
+        by something else must not consume the history, though.
+        """
+        own, folder = log.limits, self._folder_limits
+        if len(log.segments) >= 4 and (log.num_frames >= 0.75 * own.frames or log.num_bytes >= 0.75 * own.bytes):
+            return [log.give_segment()]
+        held = [each for each in self if len(each.segments) > 1]
+        for cap, use in ((folder.bytes, _bytes), (folder.frames, _frames)):
+            if held and cap is not None and sum(map(use, held)) >= 0.75 * cap:
+                return [giver(held, cap, use).give_segment()]
+        return []
 
     def new_segment(self, camera: str, segment_id: int, count: int) -> Segment:
         """Return a segment with room for `count` frames or more. Makes no file."""
@@ -127,15 +138,6 @@ def make_room(
         leaving.append(giver(held, limits.bytes, _bytes).give_segment())
         held = [log for log in held if log.segments]
     return leaving
-
-
-def give_to_full_disk(logs: Iterable[CameraLog], limits: FolderLimits) -> list[Segment]:
-    """Evict the oldest segment if all cameras together hold three quarters of a cap (see `CameraLog`)."""
-    held = [log for log in logs if len(log.segments) > 1]
-    for cap, use in ((limits.bytes, _bytes), (limits.frames, _frames)):
-        if held and cap is not None and sum(map(use, held)) >= 0.75 * cap:
-            return [giver(held, cap, use).give_segment()]
-    return []
 
 
 def giver(held: list[CameraLog], cap: int, use: Callable[[CameraLog], int]) -> CameraLog:

@@ -15,13 +15,11 @@ from functools import partial
 from typing import Literal
 from urllib.parse import unquote
 
-import numpy as np
-
 from streaming.backoff import backoff_s
 from streaming.clock import CaptureClock, Sampler
 from streaming.decoder import Decoded, Input, direct_formats
 from streaming.errors import AddressUnknown, MediaError, MediaStalled
-from streaming.frame import Frame, FrameSettings, SourceStats
+from streaming.frame import ClockName, Frame, FrameSettings, SourceStats
 from streaming.handoff import LatestSlot, SlotClosed, Worker, WorkerStopped
 from streaming.http_input import HttpOpener, is_playlist
 from streaming.picture import to_rgb
@@ -76,7 +74,52 @@ def _rtsp_options(transport: str) -> dict[str, str]:
     return {"rtsp_transport": transport, "fflags": "nobuffer", "protocol_whitelist": "rtsp,rtsps,rtp,udp,tcp,tls"}
 
 
-class FileSource:
+class _DecodedSource:
+    """The common part of files and live cameras: an open `Input` in a worker thread, sampled and converted."""
+
+    def __init__(self, camera: str, settings: FrameSettings | None, stats: SourceStats, worker: str) -> None:
+        self.camera = camera
+        self.stats = stats
+        self._settings = settings or FrameSettings()
+        self._sampler = Sampler(self._settings.rate_hz)
+        self._worker = Worker(f"{worker}-{camera}")
+        self._input: Input | None = None
+        self._kept: Iterator[Frame] = iter(())
+
+    async def _next(self) -> Frame | None:
+        """Return the next kept frame, None at the end."""
+        return await self._worker.run(partial(next, self._kept, None))
+
+    def _release(self) -> None:
+        if self._input is not None:
+            self._input.close()
+            self._input = None
+
+    def _keep(self, medium: Input, time_of: Callable[[Decoded], tuple[float, ClockName]]) -> Iterator[Frame]:
+        """Decode up to each next kept frame. Runs in the worker."""
+        settings, stats = self._settings, self.stats
+        for decoded in medium.frames():
+            frame = decoded.frame
+            frame_time, stats.clock = time_of(decoded)
+            stats.received += 1
+            stats.last_frame_time = frame_time
+            stats.decode_errors += medium.take_decode_errors()
+            stats.width, stats.height = frame.width, frame.height
+            self._note_remarks(medium.remarks)
+            if self._sampler.keep(frame_time):
+                stats.kept += 1
+                size = settings.max_width, settings.max_height
+                yield Frame(frame_time, to_rgb(frame, *size, decoded.pixel_aspect, medium.remarks), stats.clock)
+
+    def _note_remarks(self, remarks: dict[str, str]) -> None:
+        for about, words in remarks.items():
+            if about not in self.stats.remarks:  # once, not for each frame
+                logger.warning("camera %s: %s", self.camera, words)
+        if remarks:
+            self.stats.remarks = {**self.stats.remarks, **remarks}  # replaced, as other threads read it
+
+
+class FileSource(_DecodedSource):
     """A video file. `frames()` raises MediaUnreadable at once, MediaDamaged after the last good frame.
 
     `pace="timestamps"` yields each frame when it is due by the file's timestamps, or later if the consumer is late;
@@ -88,17 +131,12 @@ class FileSource:
         start_time: float | None = None, now: Callable[[], float] = time.time,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:  # fmt: skip
-        self.camera = camera
-        self.stats = SourceStats(clock="file")
+        super().__init__(camera, settings, SourceStats(clock="file"), "file")
         self._path = path
-        self._settings = settings or FrameSettings()
         self._pace = pace
         self._start_time = start_time
         self._now = now
         self._sleep = sleep
-        self._worker = Worker(f"file-{camera}")
-        self._input: Input | None = None
-        self._kept: Iterator[Frame] = iter(())
 
     async def frames(self) -> AsyncIterator[Frame]:
         """Yield kept frames until the end of the file."""
@@ -107,7 +145,7 @@ class FileSource:
         try:
             await self._worker.run(partial(self._open, start))
             self.stats.state = "live"
-            while (frame := await self._worker.run(partial(next, self._kept, None))) is not None:
+            while (frame := await self._next()) is not None:
                 if self._pace == "timestamps":
                     await self._sleep(max(0.0, frame.time - start - (self._now() - opened_at)))
                 yield frame
@@ -126,24 +164,10 @@ class FileSource:
 
     def _open(self, start: float) -> None:
         self._input = Input(self._path, live=False)
-        self._kept = self._keep(self._input, start)
-
-    def _release(self) -> None:
-        if self._input is not None:
-            self._input.close()
-
-    def _keep(self, medium: Input, start: float) -> Iterator[Frame]:
-        """Decode up to each next kept frame. Runs in the worker."""
-        sampler = Sampler(self._settings.rate_hz)
-        for decoded in medium.frames():
-            frame_time = start + (decoded.media_s or 0.0)
-            _note(self.camera, self.stats, decoded, frame_time, medium)
-            if sampler.keep(frame_time):
-                self.stats.kept += 1
-                yield Frame(frame_time, _picture(decoded, self._settings, medium), "file")
+        self._kept = self._keep(self._input, lambda decoded: (start + (decoded.media_s or 0.0), "file"))
 
 
-class LiveSource:
+class LiveSource(_DecodedSource):
     """An RTSP or HTTP camera, or a webcam, that is reconnected to for ever.
 
     A frame's time is that of the camera's clock where it reports one that agrees with ours (RTCP), else its arrival.
@@ -157,21 +181,15 @@ class LiveSource:
         opener: Callable[[], HttpOpener] | None = None,
     ) -> None:  # fmt: skip
         """`opener` is called for each connection, and its result fetches addresses instead of FFmpeg."""
+        super().__init__(camera, settings, SourceStats(), "live")
         self._opener = opener
-        self.camera = camera
-        self.stats = SourceStats()
         self._url = url
-        self._settings = settings or FrameSettings()
         self._format = format
         self._options = options
         self._now = now
         self._sleep = sleep
         self._fraction = fraction
-        self._sampler = Sampler(self._settings.rate_hz)
         self._clock = CaptureClock(max_skew_s=self._settings.max_skew_s)
-        self._worker = Worker(f"live-{camera}")
-        self._input: Input | None = None
-        self._kept: Iterator[Frame] = iter(())
         self._slot: LatestSlot[Frame] = LatestSlot(self._settings.handoff_frames)
         self._pump: asyncio.Task[None] | None = None
 
@@ -205,7 +223,9 @@ class LiveSource:
             try:
                 await self._drain()
             except MediaError as error:
-                self._note_loss(error)
+                self.stats.state, self.stats.detail = "reconnecting", str(error)
+                self.stats.stalls += isinstance(error, MediaStalled)
+                logger.warning("camera %s: %s; connecting again", self.camera, error)
             attempt = 0 if self._now() - connected_at > _HEALTHY_AFTER_S else attempt
             await self._sleep(backoff_s(attempt, self._fraction()))
             attempt += 1
@@ -215,15 +235,10 @@ class LiveSource:
         """Put the kept frames of one connection into the slot until it is lost (MediaError)."""
         await self._worker.run(self._open)
         self.stats.detail = ""
-        while (frame := await self._worker.run(partial(next, self._kept, None))) is not None:
+        while (frame := await self._next()) is not None:
             self.stats.state = "live"
             if not self._slot.put(frame):
                 self.stats.dropped += 1
-
-    def _note_loss(self, error: MediaError) -> None:
-        self.stats.state, self.stats.detail = "reconnecting", str(error)
-        self.stats.stalls += isinstance(error, MediaStalled)
-        logger.warning("camera %s: %s; connecting again", self.camera, error)
 
     def _open(self) -> None:
         self._release()
@@ -233,38 +248,10 @@ class LiveSource:
         )  # fmt: skip
         # ticks restart with every connection, but times must go on rising: keep the clock, forget the report
         self._clock.restart(self._input.clock_rate_hz)
-        self._kept = self._keep(self._input)
+        self._kept = self._keep(self._input, self._time_of)
 
-    def _release(self) -> None:
-        if self._input is not None:
-            self._input.close()
-            self._input = None
-
-    def _keep(self, medium: Input) -> Iterator[Frame]:
-        """Decode up to each next kept frame. Runs in the worker."""
-        for decoded in medium.frames():
-            arrival = self._now()
-            if decoded.reference is not None:
-                self._clock.report(*decoded.reference, arrival)
-            frame_time, clock = self._clock.capture_time(decoded.ticks, arrival)
-            _note(self.camera, self.stats, decoded, frame_time, medium)
-            self.stats.clock = clock
-            if self._sampler.keep(frame_time):
-                self.stats.kept += 1
-                yield Frame(frame_time, _picture(decoded, self._settings, medium), clock)
-
-
-def _picture(decoded: Decoded, settings: FrameSettings, medium: Input) -> np.ndarray:
-    return to_rgb(decoded.frame, settings.max_width, settings.max_height, decoded.pixel_aspect, medium.remarks)
-
-
-def _note(camera: str, stats: SourceStats, decoded: Decoded, frame_time: float, medium: Input) -> None:
-    stats.received += 1
-    stats.last_frame_time = frame_time
-    stats.decode_errors += medium.take_decode_errors()
-    stats.width, stats.height = decoded.frame.width, decoded.frame.height
-    for about, words in medium.remarks.items():
-        if about not in stats.remarks:  # once, not for each frame
-            logger.warning("camera %s: %s", camera, words)
-    if medium.remarks:
-        stats.remarks = {**stats.remarks, **medium.remarks}  # replaced, as other threads read it
+    def _time_of(self, decoded: Decoded) -> tuple[float, ClockName]:
+        arrival = self._now()
+        if decoded.reference is not None:
+            self._clock.report(*decoded.reference, arrival)
+        return self._clock.capture_time(decoded.ticks, arrival)
