@@ -1,13 +1,12 @@
-"""Alerts over HTTP: those that fired, those that were held back and why, their pictures, and a stream of events.
+"""Alerts over HTTP: alerts that fired, alerts that were suppressed and why, their pictures, and a stream of events.
 
     GET /v1/alerts                       newest first; rule, camera, kind, after, before, limit, cursor
     GET /v1/alerts/{id}                  one that fired
     GET /v1/alerts/{id}/snapshot.jpg     its picture
-    GET /v1/alerts/stream                server-sent events, the payloads that MQTT carries
+    GET /v1/alerts/stream                server-sent events with the payloads that MQTT carries
 
-Reading needs the scope `ask`; a picture and the stream open with a signed URL too, as browsers' `<img>` and `EventSource`
-send no headers. Everything is read from the alert store: a stream that
-reads slowly holds nothing up and misses nothing that the store still has.
+All need the scope `ask`. A picture and the stream may have a signed URL instead, because `<img>` and `EventSource` send
+no headers. Streams read from the alert store, so a slow client delays nobody and misses nothing that is still stored.
 """
 
 import asyncio
@@ -37,16 +36,15 @@ class AlertRoutes:
     """Endpoints for alerts."""
 
     def __init__(self, agent: Agent, guard: Guard, responses: LongResponses) -> None:
-        self.agent = agent
         self.guard = guard
         self.responses = responses
-        self._loop: asyncio.AbstractEventLoop | None = None  # once a stream has been asked for
-        self._pulse = asyncio.Event()  # set, and replaced, when something was committed
+        self._store, self._cameras = agent.alert_store, agent.cameras
+        self._loop: asyncio.AbstractEventLoop | None = None  # set by the first stream
+        self._pulse = asyncio.Event()  # set, and replaced, at each commit
         self._ended = False
-        agent.alert_store.listen(self._committed)
+        self._store.listen(self._committed)
 
     def routes(self) -> list[Route]:
-        """Every route of this file."""
         return [
             Route("/v1/alerts", self.alerts),
             Route("/v1/alerts/stream", self.stream),
@@ -55,7 +53,7 @@ class AlertRoutes:
         ]
 
     async def alerts(self, request: Request) -> Response:
-        """A page; `next_cursor`, where given, is the `cursor` of the next one."""
+        """A page of alerts. `next_cursor` is the `cursor` of the next page, null on the last one."""
         self.guard.check(request, "ask")
         check_names(request, "rule", "camera", "kind", "after", "before", "limit", "cursor")
         wanted = self._filter(request)
@@ -67,21 +65,23 @@ class AlertRoutes:
 
     async def alert(self, request: Request) -> Response:
         self.guard.check(request, "ask")
-        found = await pools.alerts(self.agent.alert_store.alert, request.path_params["id"])
+        found = await pools.alerts(self._store.alert, request.path_params["id"])
         if found is None:
             raise _unknown(request)
         return JsonResponse(self._describe(found))
 
     async def snapshot(self, request: Request) -> Response:
         self.guard.check_signed(request, "ask")
-        jpeg = await pools.alerts(self.agent.alert_store.snapshot, request.path_params["id"])
+        jpeg = await pools.alerts(self._store.snapshot, request.path_params["id"])
         if jpeg is None:
             raise _unknown(request)
         return Response(jpeg, media_type="image/jpeg")
 
     async def stream(self, request: Request) -> Response:
-        """Events from now on; with the header `Last-Event-ID` also those after the one of that id. The first lines are
-        an id without an event: where to go on if the line breaks before anything has happened."""
+        """Events from now on. With the header `Last-Event-ID`, first the events after that one.
+
+        The first line is an id without an event, so that a client that is cut off before any event can resume too.
+        """
         self.guard.check_signed(request, "ask")
         check_names(request, "rule", "camera")
         query = request.query_params
@@ -89,18 +89,18 @@ class AlertRoutes:
         last = request.headers.get("last-event-id", "")
         if last and not (last.isascii() and last.isdigit() and len(last) <= 9):
             raise BadRequest("'Last-Event-ID' is the id of an event of this stream.", param="Last-Event-ID")
-        newest = await pools.alerts(self.agent.alert_store.newest_event)
+        newest = await pools.alerts(self._store.newest_event)
         begin = min(int(last), newest) if last else newest
-        if request.method == "HEAD":  # would never end, and hold the connection
+        if request.method == "HEAD":  # a stream would never end
             return Response(media_type="text/event-stream")
         return self.responses.stream(self._events(begin, query.get("rule"), query.get("camera")))
 
-    # --- what is listed ---
+    # --- lists ---
 
     def _filter(self, request: Request) -> Filter:
         query = request.query_params
         camera = query.get("camera")
-        zone = "UTC" if camera is None else self.agent.cameras.zone_of(camera)
+        zone = "UTC" if camera is None else self._cameras.zone_of(camera)
         return Filter(
             rule=query.get("rule"),
             camera=camera,
@@ -111,19 +111,19 @@ class AlertRoutes:
         )
 
     def _fired(self, wanted: Filter) -> dict[str, Any]:
-        found = self.agent.alert_store.alerts(wanted)
+        found = self._store.alerts(wanted)
         return _page([self._describe(alert) for alert in found], found, wanted.limit)
 
     def _suppressed(self, wanted: Filter) -> dict[str, Any]:
-        found = self.agent.alert_store.suppressed(wanted)
+        found = self._store.suppressed(wanted)
         return _page([self._describe_suppressed(each) for each in found], found, wanted.limit)
 
     def _describe(self, alert: Alert) -> dict[str, Any]:
-        """An alert as its last event tells of it, with fresh URLs."""
+        """An alert with the fields of its events and fresh URLs."""
         on: dict[str, Any] = json.loads(alert.on_event)
         off: dict[str, Any] | None = None if alert.off_event is None else json.loads(alert.off_event)
         evidence = [*on["frames"], *(off["frames"] if off else [])]
-        shown = ("condition", "message", "confirmations", "score", "model", "latency_s")
+        copied = ("condition", "message", "confirmations", "score", "model", "latency_s")
         picture = self.guard.sign(f"/v1/alerts/{alert.id}/snapshot.jpg") if alert.has_snapshot else None
         clip = clip_path(alert.camera, alert.start_time, alert.end_time or alert.time)
         return {
@@ -134,14 +134,14 @@ class AlertRoutes:
             "start_time": alert.start_time,
             "time": alert.time,
             "end_time": alert.end_time,
-            **{name: on[name] for name in shown},
-            "frames": [{**frame, "url": self.guard.sign(f"/v1/frames/{frame['id']}.jpg")} for frame in evidence],
+            **{name: on[name] for name in copied},
+            "frames": [{**frame, "url": self.guard.frame_url(frame["id"])} for frame in evidence],
             "snapshot_url": picture,
             "clip_url": self.guard.sign(clip),
         }
 
     def _describe_suppressed(self, each: Suppressed) -> dict[str, Any]:
-        url = None if each.frame_id is None else self.guard.sign(f"/v1/frames/{each.frame_id}.jpg")
+        url = None if each.frame_id is None else self.guard.frame_url(each.frame_id)
         return {
             "object": "suppressed_alert",
             "rule": each.rule,
@@ -156,12 +156,12 @@ class AlertRoutes:
     # --- the stream ---
 
     def _committed(self) -> None:
-        """In the thread that commits."""
+        """Called in the thread that commits an event."""
         if self._loop is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._beat)
 
     def end_streams(self) -> None:
-        """The server shuts down: nobody is to wait for streams that have no end of their own."""
+        """End all streams, which would otherwise go on for ever, because the server is shutting down."""
         self._ended = True
         self._beat()
 
@@ -174,7 +174,7 @@ class AlertRoutes:
         last = begin
         while not self._ended:
             pulse = self._pulse  # taken before the store is read, so that a commit in between sets it
-            events = await pools.alerts(self.agent.alert_store.events, last)
+            events = await pools.alerts(self._store.events, last)
             for event in events:
                 last = event.seq
                 if rule in (None, event.rule) and camera in (None, event.camera):

@@ -1,6 +1,6 @@
-"""What is remembered, over HTTP: cameras, lists of frames, and the frames themselves as JPEG.
+"""Cameras and their stored frames over HTTP: lists, single frames, and pictures as JPEG.
 
-A picture opens with a token or with the signed URL that a citation carries; such a URL expires.
+A picture needs a token or the signed URL that comes with each frame, which expires.
 """
 
 import math
@@ -18,7 +18,7 @@ from agent.runtime import pools
 from agent.untrusted.plain import plain_line
 from agent.untrusted.wire import JsonResponse
 from agent.web.guard import Guard
-from agent.web.url import check_names, moment, place, whole_number
+from agent.web.url import check_names, moment, path_camera, place, whole_number
 from memory.errors import FrameGone, StorageError
 from memory.records import FrameRecord
 from memory.window import Window
@@ -28,14 +28,13 @@ MAX_WIDTH = 7680
 
 
 class CameraRoutes:
-    """The endpoints, over one agent."""
+    """Endpoints for cameras and frames."""
 
     def __init__(self, agent: Agent, guard: Guard) -> None:
-        self.agent = agent
         self.guard = guard
+        self._cameras, self._store, self._settings = agent.cameras, agent.store, agent.settings
 
     def routes(self) -> list[Route]:
-        """Every route of this file."""
         return [
             Route("/v1/cameras", self.cameras),
             Route("/v1/cameras/{camera}", self.camera),
@@ -50,22 +49,22 @@ class CameraRoutes:
 
     async def camera(self, request: Request) -> Response:
         self.guard.check(request, "ask")
-        camera = await self._named(request)
+        camera = await path_camera(self._cameras, request)
         return JsonResponse(await pools.web(self._describe, camera))
 
     async def frames(self, request: Request) -> Response:
-        """Encoded frames inside [after, before], rising time; `next_after`, where given, begins the next page.
+        """A page of encoded frames inside [after, before], oldest first. `next_after` is the `after` of the next page.
 
-        With `order=desc` the newest come first, and `next_before` ends the next page.
+        With `order=desc` the newest come first, and `next_before` is the `before` of the next page.
         """
         self.guard.check(request, "ask")
         check_names(request, "after", "before", "limit", "order", "within")
-        camera = await self._named(request)
-        zone = self.agent.cameras.zone_of(camera)
+        camera = await path_camera(self._cameras, request)
+        zone = self._cameras.zone_of(camera)
         after, before = (moment(request, name, zone) for name in ("after", "before"))
         limit = whole_number(request, "limit", DEFAULT_LIMIT, MAX_LIMIT)
         newest_first = _newest_first(request)
-        window = await pools.web(self.agent.store.window, (camera,), after, before, place(request, "within"))
+        window = await pools.web(self._store.window, (camera,), after, before, place(request, "within"))
         return JsonResponse(await pools.web(self._list, camera, window, limit, newest_first))
 
     def _list(self, camera: str, window: Window, limit: int, newest_first: bool) -> dict[str, Any]:
@@ -83,12 +82,12 @@ class CameraRoutes:
         return JsonResponse(await pools.web(lambda: self._frame(self._record(request))))
 
     async def picture(self, request: Request) -> Response:
-        """The JPEG as it is kept, or at most `width` pixels across."""
+        """The JPEG as it is stored, or scaled down to `width` pixels."""
         self.guard.check_signed(request, "ask")
         check_names(request, "width")
         width = whole_number(request, "width", MAX_WIDTH, MAX_WIDTH)
         try:
-            jpeg = await pools.web(self.agent.store.jpeg, request.path_params["frame_id"])
+            jpeg = await pools.web(self._store.jpeg, request.path_params["frame_id"])
             if "width" in request.query_params:
                 jpeg = await pools.web(smaller_jpeg, jpeg, width)
         except StorageError as error:
@@ -98,57 +97,52 @@ class CameraRoutes:
             raise _gone(request) from None
         return Response(jpeg, media_type="image/jpeg")
 
-    async def _named(self, request: Request) -> str:
-        (camera,) = await pools.web(self.agent.cameras.existing, (request.path_params["camera"],))
-        return camera
-
     def _describe_all(self) -> dict[str, Any]:
-        return {"object": "list", "data": [self._describe(name) for name in self.agent.cameras.names()]}
+        return {"object": "list", "data": [self._describe(name) for name in self._cameras.names()]}
 
     def _record(self, request: Request) -> FrameRecord:
         try:
-            return self.agent.store.record(request.path_params["frame_id"])
+            return self._store.record(request.path_params["frame_id"])
         except FrameGone:
             raise _gone(request) from None
 
     def _frame(self, record: FrameRecord) -> dict[str, Any]:
-        url = self.guard.sign(f"/v1/frames/{record.frame_id}.jpg")
         return {
             "frame_id": record.frame_id,
             "object": "frame",
             "camera": record.camera,
             "time": record.time,
             "metadata": record.metadata,
-            "url": url,
+            "url": self.guard.frame_url(record.frame_id),
         }
 
     def _latest(self, camera: str, newest: float | None) -> dict[str, Any] | None:
-        """The newest frame; after a restart the newest one that is encoded, until another comes."""
-        intake = self.agent.cameras.intakes.get(camera)
+        """The newest frame. After a restart: the newest encoded one, until another arrives."""
+        intake = self._cameras.intakes.get(camera)
         with suppress(FrameGone):
             if intake is not None and intake.newest_id is not None:
-                return self._frame(self.agent.store.record(intake.newest_id))
-            window = self.agent.store.window((camera,), newest)
+                return self._frame(self._store.record(intake.newest_id))
+            window = self._store.window((camera,), newest)
             if newest is not None and window.num_frames:
-                return self._frame(self.agent.store.record(int(window.frame_ids[-1])))
+                return self._frame(self._store.record(int(window.frame_ids[-1])))
         return None
 
     def _describe(self, camera: str) -> dict[str, Any]:
-        stats = self.agent.store.stats(camera)
-        intake = self.agent.cameras.intakes.get(camera)
+        stats = self._store.stats(camera)
+        intake = self._cameras.intakes.get(camera)
         described: dict[str, Any] = {
             "id": camera,
             "object": "camera",
-            "state": self.agent.cameras.state(camera),
-            "timezone": self.agent.cameras.zone_of(camera),
+            "state": self._cameras.state(camera),
+            "timezone": self._cameras.zone_of(camera),
             "frames": stats.frames,
             "encoded": stats.encoded,
             "bytes": stats.bytes,
             "oldest": stats.oldest,
             "newest": stats.newest,
             "latest": self._latest(camera, stats.newest),
-            "recorder_url": self.agent.settings.camera(camera).recorder_url,
-            "problem": self.agent.cameras.problem(camera),
+            "recorder_url": self._settings.camera(camera).recorder_url,
+            "problem": self._cameras.problem(camera),
             "remembered": 0 if intake is None else intake.counters.remembered,
             "lost": 0 if intake is None else intake.counters.lost,
             "sessions": 0 if intake is None else intake.counters.sessions,

@@ -106,8 +106,7 @@ class _Completion:
         return sse({**self._envelope.chunk(delta, finish_reason), **usage, **more})
 
     def _citations(self, seen: Seen) -> list[Json]:
-        link = self._guard.link
-        return [citation(each, link(f"/v1/frames/{each.frame_id}.jpg", self._origin)) for each in seen.evidence]
+        return [citation(each, self._guard.frame_link(each.frame_id, self._origin)) for each in seen.evidence]
 
 
 def model_card(agent: Agent) -> dict[str, Any]:

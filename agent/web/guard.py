@@ -20,7 +20,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from agent.errors import NotAllowed, TooManyGuesses
-from agent.metrics import Reader, Reading
+from agent.metrics import Reader, value_reader
 from agent.web.auth import Auth, Token
 from agent.web.url import route_path
 
@@ -82,6 +82,14 @@ class Guard:
         """`path`, below the prefix of `public_url`, with a signature that opens it without a token until it expires."""
         return self.prefix + self.auth.sign_path(path, self._clock(), self._url_ttl_s)
 
+    def frame_url(self, frame_id: int) -> str:
+        """The signed path of a frame's picture."""
+        return self.sign(f"/v1/frames/{frame_id}.jpg")
+
+    def frame_link(self, frame_id: int, origin: str) -> str:
+        """The signed URL of a frame's picture, as `link` makes it."""
+        return self.link(f"/v1/frames/{frame_id}.jpg", origin)
+
     def link(self, path: str, origin: str) -> str:
         """As `sign`, but a whole URL. `origin`: scheme and host to use when no `public_url` is set."""
         return (self._origin or origin) + self.sign(path)
@@ -129,11 +137,9 @@ class Guesses:
 
     def reader(self) -> Reader:
         """The metric of unknown tokens."""
-
-        def read() -> list[Reading]:
-            return [({}, float(self.num_wrong))]
-
-        return Reader("vilamp_wrong_tokens_total", "Requests with a token that is not known.", (), read)
+        return value_reader(
+            "vilamp_wrong_tokens_total", "Requests with a token that is not known.", lambda: self.num_wrong
+        )
 
 
 class SlowGuessing:

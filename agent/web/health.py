@@ -18,11 +18,9 @@ class HealthRoutes:
     """Endpoints for health and metrics."""
 
     def __init__(self, agent: Agent, guard: Guard) -> None:
-        self.agent = agent
-        self.guard = guard
+        self.guard, self.checks, self.readings = guard, agent.health, agent.metrics
 
     def routes(self) -> list[Route]:
-
         return [
             Route("/healthz", self.healthz),
             Route("/readyz", self.readyz),
@@ -37,11 +35,11 @@ class HealthRoutes:
 
         Names of cameras and rules are included only for a token that covers `ask`.
         """
-        health = await pools.web(self.agent.health.run)
+        health = await pools.web(self.checks.run)
         body = health.private() if self.guard.allows(request, "ask") else health.public()
         return JSONResponse(body, status_code=200 if health.ready else 503)
 
     async def metrics(self, request: Request) -> Response:
         self.guard.check(request, "ask")
-        text = await pools.web(self.agent.metrics.text)
+        text = await pools.web(self.readings.text)
         return Response(text, headers={"Content-Type": CONTENT_TYPE_LATEST})

@@ -49,7 +49,6 @@ class MemoryRoutes:
         self._exports = Turns(1)
 
     def routes(self) -> list[Route]:
-
         return [
             Route("/v1/memory", self.memory),
             Route("/v1/cameras/{camera}/frames", self.erase, methods=["DELETE"]),

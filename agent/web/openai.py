@@ -13,7 +13,7 @@ Json = dict[str, Any]
 
 
 def citation(evidence: Evidence, url: str) -> Json:
-    """One annotation: a frame the answer rests on."""
+    """The annotation for one frame of an answer's evidence."""
     return {"type": "frame_citation", **asdict(evidence), "score": round(evidence.score, 4), "url": url}
 
 
@@ -23,7 +23,7 @@ def _usage(finished: Finished) -> Json:
 
 
 def extension(seen: Seen, finished: Finished) -> Json:
-    """The `vilamp` object: what the format has no place for."""
+    """The `vilamp` object, for fields that OpenAI's format does not have."""
     return {
         "frames": seen.num_frames,
         "oldest": seen.oldest,
@@ -35,7 +35,7 @@ def extension(seen: Seen, finished: Finished) -> Json:
 
 @dataclass(frozen=True, slots=True)
 class Envelope:
-    """What all bodies of one completion share."""
+    """The fields shared by all bodies of one completion, and the bodies made with them."""
 
     id: str
     created: int
@@ -53,12 +53,12 @@ class Envelope:
         }
 
     def chunk(self, delta: Json, finish_reason: str | None = None) -> Json:
-        """One step of a streamed answer."""
+        """One chunk of a streamed answer."""
         choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
         return {**self._head("chat.completion.chunk"), "choices": [choice]}
 
     def usage_chunk(self, finished: Finished) -> Json:
-        """The last chunk, for those who asked for it."""
+        """The chunk with the token counts, the last one of a stream."""
         return {**self._head("chat.completion.chunk"), "choices": [], "usage": _usage(finished)}
 
     def _head(self, kind: str) -> Json:

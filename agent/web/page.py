@@ -1,7 +1,7 @@
-"""The web page at `/`: files of `agent/page/`, who the asker is, and tokens for phones that are to be cameras.
+"""The web page at `/`, the scopes of its token, and tokens for phones that publish as a camera.
 
-The files hold no data, so they need no token; everything the page shows comes over the API, which does. The
-Content-Security-Policy lets the page load its own files and talk to its own server, nothing else, and nothing inline.
+The files of `agent/page/` hold no data and need no token; the data comes from the API, which does. The
+Content-Security-Policy lets the page load files and data from its own server only, and no inline script or style.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ _TYPES = {
     ".svg": "image/svg+xml",
 }
 _HEADERS = {
-    "Cache-Control": "no-cache",  # kept by the browser, asked for again each time: a new version is there at once
+    "Cache-Control": "no-cache",  # browsers revalidate the file each time, so a new version is used at once
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; "
     "media-src 'self' blob:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "Cross-Origin-Opener-Policy": "same-origin",
@@ -40,7 +40,7 @@ PUBLISH_TTL_S = 7 * 86_400.0
 
 @dataclass(frozen=True, slots=True)
 class PageFile:
-    """One file as it is sent."""
+    """The content and headers of one file."""
 
     content: bytes
     media_type: str
@@ -48,7 +48,7 @@ class PageFile:
 
 
 def page_files() -> dict[str, PageFile]:
-    """Every file that may be sent, by name; nothing else of the package is."""
+    """All files of the page, by name. No other file of the package is served."""
     found = {}
     for entry in files("agent.page").iterdir():
         media_type = _TYPES.get("." + entry.name.rpartition(".")[2])
@@ -59,15 +59,13 @@ def page_files() -> dict[str, PageFile]:
 
 
 class PageRoutes:
-    """The endpoints."""
+    """Endpoints for the page's files and tokens."""
 
     def __init__(self, agent: Agent, guard: Guard) -> None:
-        self.agent = agent
-        self.guard = guard
+        self.guard, self.cameras = guard, agent.cameras
         self._files = page_files()
 
     def routes(self) -> list[Route]:
-        """Every route of this file."""
         return [
             Route("/", self.index),
             Route("/page/{file}", self.file),
@@ -92,17 +90,17 @@ class PageRoutes:
         return Response(file.content, media_type=file.media_type, headers=headers)
 
     async def whoami(self, request: Request) -> Response:
-        """The token's name and what it opens, so that a page offers no more than that."""
+        """The token's name and scopes, so that the page offers only what they allow."""
         token = self.guard.who(request)
         if token is None:
             return JsonResponse({"object": "identity", "name": None, "scopes": ["admin"]})
         return JsonResponse({"object": "identity", "name": token.name, "scopes": sorted(token.scopes)})
 
     async def publish_token(self, request: Request) -> Response:
-        """A token with which another device may publish this one camera for a week. Whoever makes it is an admin."""
+        """A token with which another device may publish as this camera for a week."""
         self.guard.check(request, "admin")
         camera = request.path_params["camera"]
-        refusal = self.agent.cameras.may_publish(camera)
+        refusal = self.cameras.may_publish(camera)
         if refusal is not None:
             raise BadRequest(f"{refusal}.", param="camera")
         token = self.guard.issue(f"publish:{camera}", PUBLISH_TTL_S)

@@ -1,10 +1,9 @@
-"""A publisher's data channel: a robot tells its pose and asks, in JSON, on the connection that carries its video.
+"""A publisher's data channel: JSON messages with metadata and questions, on the connection that carries its video.
 
-Messages and their fields are in docs/robots.md. Metadata goes to the camera's intake; a question is the one that
-`POST /v1/chat/completions` takes, its answer comes in pieces. Whether the peer may ask is decided once, when its session
-opens. Overload policy: beyond MAX_QUESTIONS at once a question is refused (`busy`). Ends with the channel, its questions too.
-
-Does not know WebRTC or tokens.
+docs/robots.md describes the messages. Metadata, such as a robot's pose, goes to the camera's intake. A question has the
+fields of `POST /v1/chat/completions`, and its answer is sent in pieces. The session decides once, when it opens, whether
+the publisher may ask. Overload policy: more than MAX_QUESTIONS at once are refused (`busy`). When the channel closes, its
+questions are cancelled.
 """
 
 import asyncio
@@ -15,7 +14,7 @@ from typing import Any
 from agent.app import Agent
 from agent.ask.question import Evidence, Finished, Piece, Question, Seen
 from agent.ask.request import ChatRequest, question_of, request_of
-from agent.errors import BadRequest, NotAllowed, Problem
+from agent.errors import BadRequest, NotAllowed, NotFound, Problem
 from agent.ingest.metadata import check_metadata, is_finite
 from agent.runtime.supervisor import contained
 from agent.untrusted.fields import check_spelling
@@ -26,9 +25,10 @@ from streaming.channel import MAX_SENT_BYTES, Channel, ChannelClosed, ChannelSet
 
 MAX_QUESTIONS = 2  # of one channel at once
 MAX_ID_CHARS = 64
-_NOTE_BYTES = 200  # for what is said of citations left out
+_NOTE_BYTES = 200  # room for the note about citations left out
 _ASKED = {"question", *ChatRequest.model_fields} - {"messages", "model", "stream", "stream_options", "n"}
 _FIELDS = {"metadata": {"time", "data"}, "ask": _ASKED, "cancel": set[str]()}  # beside "type" and "id"
+_FAILED = "The server failed; its log says more."
 _LIMITS = ChannelSettings()
 _REFUSALS = {
     "too_large": (
@@ -43,10 +43,10 @@ Json = dict[str, Any]
 
 
 class Conversation:
-    """What is said on one session's channel."""
+    """The messages on the channel of one session."""
 
     def __init__(self, agent: Agent, camera: str, *, may_ask: bool, link: Callable[[Evidence], str]) -> None:
-        """`link` gives the signed URL of a frame."""
+        """`link` returns the signed URL of a frame."""
         self._agent = agent
         self._camera = camera
         self._may_ask = may_ask
@@ -54,20 +54,20 @@ class Conversation:
         self._questions: dict[str, asyncio.Task[None]] = {}
 
     async def run(self, channel: Channel) -> None:
-        """Until the channel closes."""
+        """Answer messages until the channel closes."""
         with suppress(ChannelClosed):
             await _send(channel, {"type": "ready", "camera": self._camera, "may_ask": self._may_ask})
             async with asyncio.TaskGroup() as group:
                 try:
                     async for message in channel.messages():
-                        await self._hear(message, channel, group)
-                except ChannelClosed:  # while something was being said
+                        await self._receive(message, channel, group)
+                except ChannelClosed:  # while a message was being sent
                     channel.close()
                 finally:
                     for question in self._questions.values():
                         question.cancel()
 
-    async def _hear(self, message: str | Refusal, channel: Channel, group: asyncio.TaskGroup) -> None:
+    async def _receive(self, message: str | Refusal, channel: Channel, group: asyncio.TaskGroup) -> None:
         if isinstance(message, Refusal):
             code, text = _REFUSALS[message.reason]
             await _send(channel, {"type": "error", "id": None, "code": code, "message": text})
@@ -75,24 +75,24 @@ class Conversation:
         request_id: str | None = None
         try:
             with contained("a message of a data channel", Problem, ChannelClosed) as outcome:
-                said = _object_of(parse_json(message))
-                request_id = _id_of(said)
-                match _kind_of(said):
+                fields = _fields_of(parse_json(message))
+                request_id = _id_of(fields)
+                match _type_of(fields):
                     case "metadata":
-                        self._tell(said)
+                        self._add_metadata(fields)
                     case "ask":
-                        self._begin(said, request_id, channel, group)
+                        self._begin(fields, request_id, channel, group)
                     case "cancel":
                         self._cancel(request_id)
-                        await _send(channel, _error(request_id, _Cancelled("The question was cancelled.")))
+                        raise _Cancelled("The question was cancelled.")
             if outcome.error is not None:
-                await _send(channel, _error(request_id, Problem("The server failed; its log says more.")))
+                raise Problem(_FAILED)
         except Problem as problem:
             await _send(channel, _error(request_id, problem))
 
-    def _tell(self, said: Json) -> None:
+    def _add_metadata(self, fields: Json) -> None:
         moment = self._agent.clocks.read()
-        time, metadata = said.get("time", moment.time), check_metadata(said.get("data"))
+        time, metadata = fields.get("time", moment.time), check_metadata(fields.get("data"))
         max_skew_s = self._agent.settings.streaming.max_skew_s
         if isinstance(time, bool) or not isinstance(time, int | float) or not is_finite(time):
             raise BadRequest("'time' must be a number, unix seconds.", param="time")
@@ -101,25 +101,27 @@ class Conversation:
             advice = f"more than {max_skew_s:g} s (streaming.max_skew_s): set this machine's clock, or leave 'time' out"
             raise BadRequest(f"'time' differs from the agent's clock, {moment.time:.3f}, by {advice}.", param="time")
         intake = self._agent.cameras.intakes.get(self._camera)
-        if intake is not None:  # else the session is about to end
+        if intake is not None:  # None: the session is about to end
             intake.add_metadata(metadata, time, moment.time)
 
-    def _begin(self, said: Json, request_id: str | None, channel: Channel, group: asyncio.TaskGroup) -> None:
+    def _begin(self, fields: Json, request_id: str | None, channel: Channel, group: asyncio.TaskGroup) -> None:
         if not self._may_ask:
             message = "The token that opened this session does not cover asking: give it the scope 'ask' too."
             raise NotAllowed(message, status=403)
         if request_id is None or request_id in self._questions:
-            raise BadRequest("A question needs an 'id' that no other question in work has.", param="id")
+            raise BadRequest("A question needs an 'id' that no other question in progress has.", param="id")
         if len(self._questions) >= MAX_QUESTIONS:
-            raise _TooMany(f"{MAX_QUESTIONS} questions of this channel are in work: wait for an answer, or cancel one.")
-        asked = _request_of(said, self._camera)
+            raise _TooMany(
+                f"This channel has {MAX_QUESTIONS} questions in progress: wait for an answer, or cancel one."
+            )
+        asked = _request_of(fields, self._camera)
         task = group.create_task(self._answer(asked, request_id, channel), name=f"answer {self._camera}")
         self._questions[request_id] = task
         task.add_done_callback(lambda _: self._questions.pop(request_id))
 
     def _cancel(self, request_id: str | None) -> None:
         if request_id is None or request_id not in self._questions or not self._questions[request_id].cancel():
-            raise _NotInWork("No question of this 'id' is in work; its answer may have just come.", param="id")
+            raise NotFound("No question with this 'id' is in progress; its answer may have just been sent.", param="id")
 
     async def _answer(self, asked: ChatRequest, request_id: str, channel: Channel) -> None:
         with suppress(ChannelClosed):
@@ -127,7 +129,7 @@ class Conversation:
                 with contained("an answer over a data channel", Problem, ChannelClosed) as outcome:
                     await self._stream(await question_of(self._agent.cameras, asked), request_id, channel)
                 if outcome.error is not None:
-                    await _send(channel, _error(request_id, Problem("The server failed; its log says more.")))
+                    raise Problem(_FAILED)
             except Problem as problem:
                 await _send(channel, _error(request_id, problem))
 
@@ -152,46 +154,40 @@ class Conversation:
 
 
 class _TooMany(Problem):
-    """The peer asked more at once than one channel may."""
+    """The channel has MAX_QUESTIONS questions in progress."""
 
     status, code = 429, "busy"
 
 
-class _NotInWork(Problem):
-    """The peer named a question that is not being answered."""
-
-    status, code = 404, "not_found"
-
-
 class _Cancelled(Problem):
-    """The peer cancelled it."""
+    """The publisher cancelled its question."""
 
     code = "cancelled"
 
 
-def _kind_of(said: Json) -> str:
-    """ "metadata", "ask" or "cancel", with no fields but its own. Raises BadRequest."""
-    kind = said.get("type")
+def _fields_of(message: Any) -> Json:
+    """The fields of a message without those that are null. Null values inside metadata stay."""
+    if not isinstance(message, dict):
+        raise BadRequest(
+            'A message is a JSON object with a type, such as {"type": "metadata", "data": {"x": 1, "y": 2}}.'
+        )
+    return {name: value for name, value in message.items() if value is not None}
+
+
+def _type_of(fields: Json) -> str:
+    """ "metadata", "ask" or "cancel". Raises BadRequest for another type, and for a field that the type does not have."""
+    kind = fields.get("type")
     if not isinstance(kind, str) or kind not in _FIELDS:
         raise BadRequest("'type' must be metadata, ask or cancel.", param="type")
-    unknown = sorted(said.keys() - _FIELDS[kind] - {"type", "id"})
+    unknown = sorted(fields.keys() - _FIELDS[kind] - {"type", "id"})
     if unknown:
         check_spelling(unknown, _FIELDS[kind] | {"type", "id"})
         raise BadRequest(f"{unknown[0][:40]!a} is not a field of {kind}: {', '.join(sorted(_FIELDS[kind]))}.")
     return kind
 
 
-def _object_of(said: Any) -> Json:
-    """The message's fields; null is a field left out, but inside metadata it is a value."""
-    if not isinstance(said, dict):
-        raise BadRequest(
-            'A message is a JSON object with a type, such as {"type": "metadata", "data": {"x": 1, "y": 2}}.'
-        )
-    return {name: value for name, value in said.items() if value is not None}
-
-
-def _id_of(said: Json) -> str | None:
-    request_id = said.get("id")
+def _id_of(fields: Json) -> str | None:
+    request_id = fields.get("id")
     if request_id is None:
         return None
     if not isinstance(request_id, str) or not 1 <= len(request_id) <= MAX_ID_CHARS or not request_id.isprintable():
@@ -199,21 +195,20 @@ def _id_of(said: Json) -> str | None:
     return request_id
 
 
-def _request_of(said: Json, camera: str) -> ChatRequest:
-    """The question as the chat endpoint takes it; about the peer's own camera unless it names others."""
-    fields = {name: value for name, value in said.items() if name not in ("type", "id", "question")}
-    if not isinstance(said.get("question"), str):
+def _request_of(fields: Json, camera: str) -> ChatRequest:
+    """The question as a chat request, about the publisher's own camera unless it names others. Raises BadRequest."""
+    body = {name: value for name, value in fields.items() if name not in ("type", "id", "question")}
+    if not isinstance(fields.get("question"), str):
         raise BadRequest("'question' must be text.", param="question")
-    if "camera" not in fields and "cameras" not in fields:
-        fields["camera"] = camera
-    body = {"messages": [{"role": "user", "content": said["question"]}], **fields}
-    asked = request_of(body)
-    asked.question()  # empty: refused at once
+    if "camera" not in body and "cameras" not in body:
+        body["camera"] = camera
+    asked = request_of({"messages": [{"role": "user", "content": fields["question"]}], **body})
+    asked.question()  # raises BadRequest for an empty question
     return asked
 
 
 def _fitting(answer: Json, citations: list[Json]) -> str:
-    """The answer with as many citations as one message holds, the best ones, in their order."""
+    """The answer with as many citations as fit into one message: those with the best scores, in their order."""
     room = MAX_SENT_BYTES - len(_text(answer).encode()) - _NOTE_BYTES
     kept: list[int] = []
     for place in sorted(range(len(citations)), key=lambda place: -float(citations[place]["score"])):
@@ -222,7 +217,7 @@ def _fitting(answer: Json, citations: list[Json]) -> str:
             break
         kept.append(place)
     left_out = len(citations) - len(kept)
-    note = [f"citations left out, as a message holds no more: {left_out}"] if left_out else []
+    note = [f"citations left out because the message is full: {left_out}"] if left_out else []
     shown = [citations[place] for place in sorted(kept)]
     return _text({**answer, "citations": shown, "notes": [*answer["notes"], *note]})
 

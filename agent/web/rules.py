@@ -1,6 +1,6 @@
-"""Rules over HTTP: reading, making, changing, removing, snoozing them, and trying one on the past.
+"""Rules over HTTP: list, create, change, delete and snooze them, and try one on the stored history (a dry run).
 
-Reading and trying need the scope `ask`, everything else `admin`. The JSON is that of docs/alerts.md.
+Reading and dry runs need the scope `ask`, everything else `admin`. docs/alerts.md describes the JSON.
 """
 
 import asyncio
@@ -32,14 +32,14 @@ from memory.errors import StorageError
 MAX_BODY_BYTES = 64 << 10
 PROGRESS_S = 0.5  # shortest time between two progress events of a dry run
 MAX_SNOOZE_MINUTES = 366 * 24 * 60
-_KNOWN = ("object", "source", "state", "snoozed_until", "problem")  # of a rule as it was read: no settings
+_READ_ONLY = ("object", "source", "state", "snoozed_until", "problem")  # fields of a rule that are no settings
 
 Handler = Callable[[Request], Awaitable[Response]]
 Model = TypeVar("Model", bound=BaseModel)
 
 
 class Snooze(BaseModel):
-    """The body of a snooze: for so many minutes from now, or until a moment (unix seconds); at one camera or at all."""
+    """The body of a snooze: `minutes` from now, or `until` (unix seconds); at one camera, or at all if none is named."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
@@ -57,7 +57,7 @@ class Snooze(BaseModel):
 
 
 class TryOut(BaseModel):
-    """The body of a dry run: a rule's settings or its name, and the past to try it on."""
+    """The body of a dry run: a rule's settings or its name, and the history to try it on."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
@@ -74,13 +74,11 @@ class RuleRoutes:
     """Endpoints for rules."""
 
     def __init__(self, agent: Agent, guard: Guard, responses: LongResponses) -> None:
-        self.agent = agent
         self.guard = guard
         self.responses = responses
-        self.engine = agent.alerts
+        self.engine, self.cameras, self.clock = agent.alerts, agent.cameras, agent.clock
 
     def routes(self) -> list[Route]:
-        """Every route of this file."""
         return [
             Route("/v1/rules", self._by_method(GET=self.list, POST=self.create), methods=["GET", "POST"]),
             Route("/v1/rules/dry-run", self._by_method(write="ask", POST=self.try_out), methods=["POST"]),
@@ -93,8 +91,7 @@ class RuleRoutes:
         ]
 
     def _by_method(self, write: str = "admin", **handlers: Handler) -> Handler:
-        """One endpoint for several methods; a rule that cannot be kept is said to the caller. `write`: the scope of
-        every method but GET."""
+        """One endpoint for several methods. `write`: the scope that every method but GET needs."""
 
         async def handle(request: Request) -> Response:
             method = "GET" if request.method == "HEAD" else request.method
@@ -130,7 +127,7 @@ class RuleRoutes:
         return JsonResponse(await self.engine.describe(name))
 
     async def change(self, request: Request) -> Response:
-        """Only what is sent; `enabled` alone is a switch, which rules of the configuration have too."""
+        """Change the settings that are sent. `enabled` alone also works for rules of the configuration."""
         name, body = request.path_params["name"], await read_json(request)
         rule = await pools.alerts(self.engine.watcher.named, name)
         if set(body) == {"enabled"} and isinstance(body["enabled"], bool):
@@ -146,7 +143,7 @@ class RuleRoutes:
 
     async def snooze(self, request: Request) -> Response:
         name, asked = request.path_params["name"], _valid(Snooze, await read_json(request))
-        until = asked.until if asked.minutes is None else self.agent.clock() + 60 * asked.minutes
+        until = asked.until if asked.minutes is None else self.clock() + 60 * asked.minutes
         until = 0.0 if asked.minutes == 0 else until
         await pools.alerts(self.engine.watcher.snooze, name, asked.camera, until or 0.0)
         return JsonResponse(await self.engine.describe(name))
@@ -158,14 +155,14 @@ class RuleRoutes:
         else:
             rule = settings_from(asked.rule, str(asked.rule.get("name", "")))
         named = tuple(dict.fromkeys(asked.cameras if asked.cameras is not None else rule.cameras))
-        cameras = await pools.web(self.agent.cameras.existing, named)
-        zone = self.agent.cameras.zone_of(cameras[0]) if cameras else "UTC"
+        cameras = await pools.web(self.cameras.existing, named)
+        zone = self.cameras.zone_of(cameras[0]) if cameras else "UTC"
         after, before = parse_span(asked.after, asked.before, zone)
         trial = Trial(rule, cameras, after, before, asked.sweep, asked.max_judgements)
         origin = origin_of(request)
 
         def link(frame_id: int) -> str:
-            return self.guard.link(f"/v1/frames/{frame_id}.jpg", origin)
+            return self.guard.frame_link(frame_id, origin)
 
         if asked.stream:
             return self.responses.stream(self._trial_events(trial, link))
@@ -197,12 +194,12 @@ class RuleRoutes:
 
 
 async def read_json(request: Request) -> dict[str, Any]:
-    """The body as a JSON object. Raises BadRequest or TooLarge."""
+    """The body as a JSON object; an empty body is one without fields. Raises BadRequest or TooLarge."""
     return parse_object(await read_body(request, MAX_BODY_BYTES) or b"{}")
 
 
 def checked_name(name: str) -> str:
-    """`name`, when a rule can have it. Raises BadRequest."""
+    """Return `name` if a rule may have it. Raises BadRequest."""
     try:
         return check_slug(name)
     except ValueError as error:
@@ -210,16 +207,16 @@ def checked_name(name: str) -> str:
 
 
 def settings_from(body: Mapping[str, Any], name: str | None = None) -> RuleSettings:
-    """Settings in a body, which may also be a rule as it was read. Raises BadRequest naming the field."""
+    """The settings in a body, which may be a rule as GET returned it. Raises BadRequest that names the field."""
     body = without_nulls(body)
     if name is not None and body.get("name", name) != name:
         raise BadRequest("A rule cannot change its name: make a new one and remove the old.", param="name")
-    known = (*_KNOWN, "name") if name is not None else _KNOWN
-    return _valid(RuleSettings, {key: value for key, value in body.items() if key not in known})
+    ignored = (*_READ_ONLY, "name") if name is not None else _READ_ONLY
+    return _valid(RuleSettings, {key: value for key, value in body.items() if key not in ignored})
 
 
 def merged(settings: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
-    """`settings` with what `change` says, part by part; null puts a setting back to its default (RFC 7396).
+    """Merge `change` into `settings`. Null resets a setting to its default (RFC 7396).
 
     Worked example: merged({"gate": {"on": 5, "off": 2}, "clear": 3}, {"gate": {"on": 6}, "clear": None}) is
     {"gate": {"on": 6, "off": 2}}.
@@ -235,7 +232,7 @@ def merged(settings: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, 
 
 
 def _valid(kind: type[Model], body: Mapping[str, Any]) -> Model:
-    """`body` as a model; null is a field left out. Raises BadRequest naming the field."""
+    """`body` as a model; null counts as missing. Raises BadRequest that names the field."""
     try:
         return kind.model_validate(without_nulls(body))
     except ValidationError as error:

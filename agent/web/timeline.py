@@ -296,7 +296,7 @@ class TimelineRoutes:
         listed = []
         for row, kind, score in zip(keyframes.rows, keyframes.kinds, keyframes.scores, strict=True):
             frame_id = int(window.frame_ids[row])
-            url = self.guard.sign(f"/v1/frames/{frame_id}.jpg")
+            url = self.guard.frame_url(frame_id)
             time = float(window.times[row])
             listed.append(
                 {"frame_id": frame_id, "time": time, "kind": kind, "score": round(float(score), 4), "url": url}

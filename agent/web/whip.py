@@ -1,4 +1,4 @@
-"""Publishers: the WHIP endpoint and its data channels joined to tokens, settings and the agent."""
+"""The WHIP endpoint of `streaming`, with the agent's tokens, settings, cameras and data channels."""
 
 import hashlib
 import math
@@ -11,34 +11,33 @@ from starlette.requests import Request
 from agent.app import Agent
 from agent.ask.question import Evidence
 from agent.errors import NotAllowed
-from agent.metrics import Reader, Reading
+from agent.metrics import Reader, Reading, value_reader
 from agent.settings.settings import IceServer as IceServerSettings
 from agent.settings.settings import Settings
 from agent.web.guard import Guard, origin_of
 from agent.web.robot import Conversation
 from streaming.channel import Converse
-from streaming.frame import Source
 from streaming.sdp import IceServer
 from streaming.whip import Rejected, WhipServer, WhipSettings
 
-MAX_CAMERAS = 1000  # beyond it a publisher can no longer make a camera by naming it: each keeps a history
-MAX_NEW_CAMERAS = 20  # that one token makes within an hour by naming them; those in the configuration do not count
+MAX_CAMERAS = 1000  # with this many, publishing under a new name is refused: each camera keeps a history
+MAX_NEW_CAMERAS = 20  # new names of one token within an hour; cameras of the configuration do not count
 _HOUR_S = 3600.0
 
 
 class NewCameras:
-    """How many cameras each token has made by naming them, within the last hour.
+    """The new camera names that each token has published under within the last hour.
 
-    Overload policy: beyond MAX_NEW_CAMERAS a token makes no more until an hour after the first of them.
+    Overload policy: after MAX_NEW_CAMERAS names, a token gets no other until an hour after the first of them.
     """
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
-        """`now`: seconds that never fall."""
+        """`now`: a monotonic clock, in seconds."""
         self._now = now
-        self._made: dict[str, dict[str, float]] = {}  # by owner: camera and when it was first named
+        self._made: dict[str, dict[str, float]] = {}  # by owner: camera, and when it was first named
 
     def wait_s(self, owner: str, camera: str) -> float:
-        """Seconds until `owner` may make `camera`; 0.0: now, and it is counted."""
+        """Seconds until `owner` may publish as `camera`. 0.0 means now; the name is then counted."""
         now = self._now()
         recent = {
             each: {name: at for name, at in made.items() if now - at < _HOUR_S} for each, made in self._made.items()
@@ -52,12 +51,11 @@ class NewCameras:
 
 
 def whip_server(agent: Agent, guard: Guard, settings: Settings) -> WhipServer:
-    """The endpoint; what is published goes to the agent."""
-
+    """Build the endpoint, which hands each publisher's frames to the agent."""
     new_cameras = NewCameras()
 
     def owner_of(request: Request) -> str:
-        """Stands for the request's token; tells nothing of it."""
+        """A hash that identifies the request's token without revealing it."""
         token = guard.who(request)
         return "" if token is None else hashlib.sha256(token.secret.encode()).hexdigest()
 
@@ -89,23 +87,19 @@ def whip_server(agent: Agent, guard: Guard, settings: Settings) -> WhipServer:
                 {"Retry-After": str(wait_s)},
             )
 
-    def on_session(camera: str, source: Source) -> None:
-        agent.cameras.publish(camera, source)
-
     def converse(request: Request, camera: str) -> Converse:
         origin = origin_of(request)
 
         def link(evidence: Evidence) -> str:
-            return guard.link(f"/v1/frames/{evidence.frame_id}.jpg", origin)
+            return guard.frame_link(evidence.frame_id, origin)
 
         return Conversation(agent, camera, may_ask=guard.allows(request, "ask"), link=link).run
 
-    told = tuple(_ice_server(server, url) for server in settings.streaming.ice_servers for url in server.urls)
-    limits = WhipSettings(max_sessions=settings.streaming.max_sessions, ice_servers=told)
+    ice_servers = tuple(_ice_server(server, url) for server in settings.streaming.ice_servers for url in server.urls)
     server = WhipServer(
-        on_session,
+        agent.cameras.publish,
         authorize,
-        settings=limits,
+        settings=WhipSettings(max_sessions=settings.streaming.max_sessions, ice_servers=ice_servers),
         frame_settings=agent.cameras.frame_settings,
         converse=converse,
         owner_of=owner_of,
@@ -117,16 +111,13 @@ def whip_server(agent: Agent, guard: Guard, settings: Settings) -> WhipServer:
 def _readers(server: WhipServer) -> list[Reader]:
     counters = server.counters
 
-    def one(value: float) -> list[Reading]:
-        return [({}, value)]
-
     def by_reason(counts: Mapping[Any, int]) -> list[Reading]:
         return [({"reason": str(reason)}, float(count)) for reason, count in counts.items()]
 
     return [
-        Reader("vilamp_whip_sessions", "Publishers now.", (), lambda: one(server.num_sessions)),
-        Reader("vilamp_whip_opened_total", "Publishers accepted.", (), lambda: one(counters.opened)),
-        Reader("vilamp_whip_takeovers_total", "Publishers replaced by another.", (), lambda: one(counters.takeovers)),
+        value_reader("vilamp_whip_sessions", "Publishers now.", lambda: server.num_sessions),
+        value_reader("vilamp_whip_opened_total", "Publishers accepted.", lambda: counters.opened),
+        value_reader("vilamp_whip_takeovers_total", "Publishers replaced by another.", lambda: counters.takeovers),
         Reader("vilamp_whip_closed_total", "Sessions ended.", ("reason",), lambda: by_reason(counters.closed)),
         Reader("vilamp_whip_rejected_total", "Refusals by status.", ("reason",), lambda: by_reason(counters.rejected)),
         Reader("vilamp_whip_messages_total", "Data channels.", ("reason",), lambda: by_reason(counters.messages)),

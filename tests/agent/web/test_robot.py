@@ -129,8 +129,8 @@ WRONG: list[tuple[str, str, str]] = [
     ('{"type": "ask", "id": "a", "question": "what?", "camera": "nowhere"}', "camera_not_found", "nowhere"),
     ('{"type": "ask", "id": "a", "question": "what?", "before": 5}', "no_frames", "widen"),
     ('{"type": "ask", "id": "a", "question": "%s"}' % ("y" * 3000), "question_too_long", "2000"),
-    ('{"type": "cancel", "id": "z"}', "not_found", "in work"),
-    ('{"type": "cancel"}', "not_found", "in work"),
+    ('{"type": "cancel", "id": "z"}', "not_found", "in progress"),
+    ('{"type": "cancel"}', "not_found", "in progress"),
     ("x" * 20_000, "message_too_large", "16384 bytes"),
 ]
 
@@ -232,7 +232,7 @@ def test_an_answer_fits_into_a_message(size: int) -> None:
     assert 10 <= len(kept) < 40
     left_out = [each["score"] for each in citations if each["frame_id"] not in kept]
     assert max(left_out) <= min(each["score"] for each in sent["citations"])
-    assert sent["notes"] == ["a note", f"citations left out, as a message holds no more: {40 - len(kept)}"]
+    assert sent["notes"] == ["a note", f"citations left out because the message is full: {40 - len(kept)}"]
 
 
 @pytest.mark.skipif(LOOPBACK_ALONE, reason="no network but loopback, which aiortc's own client does not offer")
