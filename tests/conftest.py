@@ -40,8 +40,8 @@ def spy(vision_server: Spy, monkeypatch: pytest.MonkeyPatch) -> Spy:
 WAITS = re.compile(r"\b(until|sleep|wait|wait_for|expect|Popen|timeout)\(")
 IMPORTS = re.compile(r"^ *(?:from|import) .*?(?:\n\)|$)", re.MULTILINE | re.DOTALL)
 SERVERS = re.compile(
-    r"\b(subprocess|uvicorn|aiortc|aiomqtt|playwright|processes|served|socket"
-    r"|bridges|brokers|odd_brokers|browser|proxies|robots|rtsp|streams|vlm_server|hardening)\b"
+    r"\b(subprocess|socket|uvicorn|aiortc|aiomqtt|playwright|running|served|agent\.evaluation|model\.training\.run)\b"
+    r"|tests\.hardening|tests\.support\.(bridges|brokers|browser|odd_brokers|processes|proxies|robots|rtsp|rules|streams|vlm_server)\b"
 )
 
 

@@ -24,7 +24,7 @@ def stages_done(folder: Path) -> list[str]:
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run from nothing, interrupted once and continued to the end."""
     folder = tmp_path_factory.mktemp("training") / "out"
-    seconds = ("--tower-seconds", "6", "--answer-seconds", "6")
+    seconds = ("--tower-seconds", "6", "--answer-seconds", "2")
     assert main(["--folder", str(folder), *SHORT, *seconds, "--slice-seconds", "1"]) == 0
     assert (folder / "towers.safetensors").exists()  # the interrupted stage is saved
     assert not (folder / "progress.json").exists()
@@ -54,18 +54,8 @@ def test_finished_run_does_nothing_when_started_again(trained: Path) -> None:
 
 def test_training_from_a_checkpoint_keeps_its_encoders(trained: Path, tmp_path: Path) -> None:
     started = trained / "checkpoint"
-    arguments = [
-        "--folder",
-        str(tmp_path),
-        *SHORT,
-        "--start",
-        str(started),
-        "--answer-seconds",
-        "6",
-        "--answer-rate",
-        "1e-4",
-    ]
-    assert main(arguments) == 0
+    more = ("--start", str(started), "--answer-seconds", "2", "--answer-rate", "1e-4")
+    assert main(["--folder", str(tmp_path), *SHORT, *more]) == 0
     assert stages_done(tmp_path)[:2] == ["towers", "answers"]
     before, after = (load_checkpoint(folder).network.state_dict() for folder in (started, tmp_path / "checkpoint"))
     changed = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
