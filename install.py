@@ -1,9 +1,9 @@
 """Install ViLaMP Live into the virtual environment whose Python runs this file. `make` calls it.
 
-    .venv/bin/python install.py [FLAGS]     FLAGS go to pip's installation of torch alone, for example --index-url ...
+    .venv/bin/python install.py [FLAGS]     FLAGS are for pip's installation of torch only, such as --index-url ...
 
-torch comes first, because its builds differ in size: about 200 MB without CUDA, several gigabytes with it. uv chooses the
-build that suits this machine. Where uv cannot reach the index with these builds, pip installs its own default.
+torch is installed first, because its builds differ in size: about 200 MB without CUDA, several gigabytes with it. uv
+chooses the build for this machine; where uv cannot reach the index of builds, pip installs its default.
 """
 
 import json
@@ -22,15 +22,15 @@ UV_INSTALL = (
     *(str(Path(sys.executable).with_name("uv")), "pip", "install", "--python", sys.executable),
     *(*PINS, "--torch-backend=auto"),
 )
-HASTY = {"UV_HTTP_RETRIES": "0", "UV_HTTP_TIMEOUT": "10"}  # so that an index out of reach costs seconds
-REQUEST_S = 10.0  # limit of one request for a size
+HASTY = {"UV_HTTP_RETRIES": "0", "UV_HTTP_TIMEOUT": "10"}  # an unreachable index costs seconds, not minutes
+REQUEST_S = 10.0  # timeout of one request for a size
 CPU_BUILD = """\
   On a machine without an NVIDIA GPU, CUDA is of no use. To install without it, press Ctrl-C and run make again with the
   index that PyTorch's installation page names for CPU builds:  make TORCH_FLAGS="--index-url <index>" demo"""
 
 
 def call(argv: Sequence[str], capture: bool = False, **environ: str) -> tuple[int, str, str]:
-    """Run a command. Returns its exit status, stdout and stderr; these two are shown instead unless captured."""
+    """Run a command and return its exit status, stdout and stderr. Without `capture` the last two go to the terminal."""
     ran = subprocess.run(argv, env={**os.environ, **environ}, capture_output=capture, text=True, check=False)
     return ran.returncode, ran.stdout or "", ran.stderr or ""
 
@@ -43,7 +43,7 @@ def say(text: str) -> None:
 
 
 def installed_torch() -> str | None:
-    """The installed version of torch, if it is the pinned one; "2.13.0+cpu" is a build of "2.13.0"."""
+    """Return the installed version of torch if it is the pinned one: "2.13.0+cpu" is a build of "2.13.0"."""
     first, *_ = (line for line in (ROOT / "constraints.txt").read_text().splitlines() if line.startswith("torch=="))
     try:
         version = metadata.version("torch")
@@ -53,7 +53,7 @@ def installed_torch() -> str | None:
 
 
 def uv_installs_torch(call: Call) -> bool:
-    """Let uv install the build of torch for this machine. False: it cannot, which has been said."""
+    """Let uv install the build of torch for this machine. Return False, after printing why, when it cannot."""
     status, _, error = call([*PIP_INSTALL, "--quiet", "uv"], capture=True)
     if not status:
         status, _, error = call([*UV_INSTALL, "--dry-run", "torch"], capture=True, **HASTY)
@@ -66,15 +66,16 @@ def uv_installs_torch(call: Call) -> bool:
 
 
 def _gist(error: str) -> str:
+    """Return the line that names the error."""
     lines = [line.strip() for line in error.splitlines() if line.strip()]
     return next((line for line in lines if line.lower().startswith("error")), lines[-1] if lines else "no reason given")
 
 
-def tell_download(call: Call, size_of: Callable[[str], int]) -> None:
-    """Say how much pip is about to download for torch and, if that includes CUDA, how to do without."""
+def print_download_size(call: Call, size_of: Callable[[str], int]) -> None:
+    """Print the size of pip's download for torch and, if that includes CUDA, how to avoid it."""
     status, report, _ = call([*PIP_INSTALL, "--quiet", "--dry-run", "--report", "-", "torch"], capture=True)
     if status:
-        return  # the installation fails in the same way, and shows why
+        return  # the installation will fail in the same way and show why
     packages = json.loads(report)["install"]
     urls = [each["download_info"]["url"] for each in packages]
     try:
@@ -88,14 +89,14 @@ def tell_download(call: Call, size_of: Callable[[str], int]) -> None:
 
 
 def size_of(url: str) -> int:
-    """Bytes behind an http(s) URL, by its Content-Length. Raises OSError or ValueError where that is not told."""
+    """Return the Content-Length of an http(s) URL. Raises OSError or ValueError when the server does not send it."""
     request = urllib.request.Request(url, method="HEAD")  # noqa: S310 - a URL that pip is about to load
     with urllib.request.urlopen(request, timeout=REQUEST_S) as answer:  # noqa: S310
         return int(answer.headers["Content-Length"] or "unknown")
 
 
 def install(flags: Sequence[str], call: Call = call, size_of: Callable[[str], int] = size_of) -> int:
-    """Install torch, then everything else. Returns the exit status."""
+    """Install torch, then everything else. Return the exit status."""
     version = installed_torch()
     if flags:
         say(f"1/2 torch, by pip with {' '.join(flags)}")
@@ -107,7 +108,7 @@ def install(flags: Sequence[str], call: Call = call, size_of: Callable[[str], in
         say("1/2 torch, in the build for this machine")
         status = 0
         if not uv_installs_torch(call):
-            tell_download(call, size_of)
+            print_download_size(call, size_of)
             status, _, _ = call([*PIP_INSTALL, "torch"])
     if status:
         return status
