@@ -29,7 +29,7 @@ from agent.keep.erasing import Erasing
 from agent.keep.housekeeping import Housekeeping
 from agent.keep.memory import open_memory
 from agent.metrics import Metrics, Reader, Reading, memory_readers, value_reader
-from agent.mqtt.desk import open_bridge
+from agent.mqtt.bridge import open_bridge
 from agent.runtime import pools
 from agent.runtime.lanes import Lane
 from agent.runtime.stopwatch import probe_lag

@@ -1,9 +1,14 @@
-"""Alerts at work: encoded frames -> rules -> the judge -> the book. The tasks and hand-offs around `watcher.py`.
+"""The alert engine: the tasks that take an alert from the encoded frame to the committed event.
 
-Nothing here keeps ingest or questions waiting: frames are handed over without a wait, the book is written in a worker
-thread, and the judge takes one turn in the language lane at a time, after every question that waits.
-Overload policy: frames wait in a bounded list, beyond it the oldest are dropped and counted (the gates miss them); frames
-for the judge wait in a bounded list, beyond it the rule is told `judge_busy`.
+    frame()      an encoded frame is queued
+    _see         gate and machine of every rule see it (watcher.py, gate.py, machine.py); some frames are to be judged
+    _judge       the judge decides about each of them (judge.py)
+    record       the machine's decision becomes an event (recorder.py, event.py) and is committed (store.py, outbox.py)
+    delivery     MQTT (agent/mqtt/session.py) and webhooks (webhooks.py) deliver it from the outbox
+
+Ingest and questions never wait for alerts: a frame is queued without waiting, the alert store is written in a worker
+thread, and each verdict waits in the language lane behind all questions. Overload policy: the frame queue is bounded, and the
+oldest frame is dropped and counted (the gates miss it); the judge's queue is bounded, and beyond it the answer is `judge_busy`.
 """
 
 import asyncio
@@ -21,8 +26,7 @@ from agent.alerts.judge import Judge
 from agent.alerts.recorder import Recorder
 from agent.alerts.rules import Rules
 from agent.alerts.store import ALERTS_FILE, AlertStore
-from agent.alerts.watch import Frame, Pending
-from agent.alerts.watcher import LATE_S, Watcher
+from agent.alerts.watcher import LATE_S, Frame, Pending, Watcher
 from agent.ask.answer import Answering
 from agent.errors import DryRunBusy, Problem
 from agent.metrics import Metrics
@@ -40,12 +44,12 @@ log = logging.getLogger(__name__)
 
 MAX_FRAMES = 4096
 BATCH_FRAMES = 256
-FLUSH_S = 5.0
+FLUSH_S = 5.0  # between two writes of changed states
 MAX_WAITING = 16  # frames waiting for a verdict; at a second each, a later one would be old news
 
 
 class Engine:
-    """See the module."""
+    """The rules at work. Methods run on the event loop."""
 
     def __init__(
         self,
@@ -53,17 +57,17 @@ class Engine:
         judge: Judge,
         answering: Answering,
         *,
-        store: MemoryStore,
+        memory: MemoryStore,
         metrics: Metrics,
         clock: Callable[[], float],
         zone_of: Callable[[str], str],
     ) -> None:
         self.watcher = watcher
         self.judge = judge
-        self.num_dropped = 0  # frames that no rule saw
+        self.num_dropped = 0  # frames that the rules did not see
         self._answering, self._metrics, self._clock = answering, metrics, clock
-        self._store, self._zone_of = store, zone_of
-        self._trying = False
+        self._memory, self._zone_of = memory, zone_of
+        self._trying = False  # a dry run is running
         self._begun = False
         self._frames: deque[Frame] = deque()
         self._waiting: deque[Pending] = deque()
@@ -72,11 +76,11 @@ class Engine:
 
     @property
     def num_waiting(self) -> int:
-        """Frames that wait for a verdict."""
+        """The number of frames that wait for a verdict."""
         return len(self._waiting)
 
     def frame(self, camera: str, frame_id: int, time: float, embedding: NDArray[np.float32]) -> None:
-        """A frame has been encoded: embedding (D,) as the encoder gives it. Never waits; from the event loop."""
+        """Queue an encoded frame. embedding: (D,), of any length. Never waits."""
         if len(self._frames) >= MAX_FRAMES:
             self._frames.popleft()
             self.num_dropped += 1
@@ -86,31 +90,33 @@ class Engine:
         self._more_frames.set()
 
     async def settled(self) -> None:
-        """Until every frame handed over so far has been seen, and everything that was asked has been answered."""
-        self._look_whether_settled()
+        """Wait until the rules have seen every queued frame and every verdict is in."""
+        self._check_settled()
         await self._settled.wait()
 
     def tasks(self) -> list[tuple[str, Work]]:
-        """What runs as long as the agent does, by name. Each may be run again after a failure."""
+        """The engine's tasks by name. Each may be run again after a failure."""
         return [
-            ("alerts: rules", self._watch),
+            ("alerts: rules", self._see),
             ("alerts: judge", self._judge),
             ("alerts: states", self._flush),
         ]
 
     async def begin(self) -> None:
-        """Rules of the configuration and of the book begin to watch. One that cannot is tried again (`_flush`)."""
-        with contained("ending alerts of rules that are gone"):
+        """Let all rules watch. One whose condition cannot be embedded is tried again by `_flush`."""
+        with contained("ending alerts of removed rules"):
             await pools.alerts(self.watcher.begin)
         self._begun = True
         await self._arm()
 
     async def _arm(self) -> None:
-        """Give every rule that does not watch yet its condition as a vector."""
+        """Embed the conditions of the rules that do not watch yet."""
         for rule in await pools.alerts(self.watcher.unarmed):
             with contained(f"reading the condition of rule {rule.name}") as outcome:
                 unit = await self._unit(rule.settings.condition)
-                await pools.alerts(self.watcher.arm, rule, unit)  # its lock may be held for as long as an erasure
+                await pools.alerts(
+                    self.watcher.arm, rule, unit
+                )  # in a worker thread: an erasure may hold its lock for long
             if outcome.error is not None:
                 self.watcher.problems[rule.name] = f"its condition cannot be read: {words_of(outcome.error)}"
 
@@ -119,15 +125,15 @@ class Engine:
         return features.unit
 
     def problems(self) -> dict[str, str]:
-        """By rule, in words: why it cannot do its work. Rules that can are not named."""
+        """The problem of every rule that has one, in words, by name."""
         return self.watcher.rule_problems()
 
     # --- the three tasks ---
 
-    async def _watch(self) -> None:
+    async def _see(self) -> None:
         if not self._begun:
             await self.begin()
-        self._more_frames.set()  # of a run before this one that failed
+        self._more_frames.set()  # left over from a run that failed
         while True:
             await self._more_frames.wait()
             self._more_frames.clear()
@@ -143,10 +149,10 @@ class Engine:
                 finally:
                     self._num_in_work -= 1
                 self._more_waiting.set()
-            self._look_whether_settled()
+            self._check_settled()
 
     async def _judge(self) -> None:
-        self._more_waiting.set()  # of a run before this one that failed
+        self._more_waiting.set()  # left over from a run that failed
         while True:
             await self._more_waiting.wait()
             self._more_waiting.clear()
@@ -156,10 +162,10 @@ class Engine:
                     await self._decide_or_refuse(self._waiting.popleft())
                 finally:
                     self._num_in_work -= 1
-            self._look_whether_settled()
+            self._check_settled()
 
     async def _decide_or_refuse(self, pending: Pending) -> None:
-        """The rule is told that there is no verdict when judging fails in a way that nobody foresaw."""
+        """Judge one frame. On an unforeseen failure, tell the rule that there is no verdict."""
         with contained(f"judging for rule {pending.rule}") as outcome:
             await self._decide(pending)
         if outcome.error is not None:
@@ -167,7 +173,7 @@ class Engine:
                 await pools.alerts(self.watcher.refused, pending, "judge_unavailable", words_of(outcome.error))
 
     async def _decide(self, pending: Pending) -> None:
-        """One judgement, whatever comes of it."""
+        """Judge one frame and hand the result to the watcher."""
         rule = await pools.alerts(self.watcher.wanted, pending)
         if rule is None:
             return
@@ -194,42 +200,42 @@ class Engine:
                 await self._arm()
 
     def flush(self) -> None:
-        """Write the states of rules down. A full disk is tried again later."""
+        """Store the states of the rules. When the disk refuses, the next call tries again."""
         try:
             self.watcher.flush()
         except StorageError as error:
             log.error("states of rules not written", extra={"error": str(error)})
 
-    def _look_whether_settled(self) -> None:
+    def _check_settled(self) -> None:
         if not (self._frames or self._waiting or self._num_in_work):
             self._settled.set()
 
     # --- rules ---
 
     async def put(self, name: str, settings: RuleSettings, *, new: bool = False, switched: bool = False) -> None:
-        """Make or change a rule. Raises Problem, or StorageError when it cannot be kept."""
+        """Create or change a rule; see `Rules.put`. Raises Problem, or StorageError when it cannot be stored."""
         unit = await self._unit(settings.condition)
         await pools.alerts(self.watcher.put, name, settings, unit, new=new, switched=switched)
 
     async def try_rule(self, trial: Trial, report: Report) -> Outcome:
-        """What the rule would have done; one at a time. Raises DryRunBusy or another Problem."""
+        """Replay a rule over stored frames, one dry run at a time. Raises DryRunBusy or another Problem."""
         if self._trying:
             raise DryRunBusy
         self._trying = True
         try:
             unit = await self._unit(trial.rule.condition)
-            made = DryRun(trial, unit, store=self._store, judge=self.judge, zone_of=self._zone_of, report=report)
-            return await made.run()
+            run = DryRun(trial, unit, store=self._memory, judge=self.judge, zone_of=self._zone_of, report=report)
+            return await run.run()
         finally:
             self._trying = False
 
     async def describe(self, name: str) -> dict[str, Any]:
-        """A rule as REST shows it. Raises UnknownRule."""
+        """Return a rule as the REST API shows it. Raises UnknownRule."""
         return await pools.alerts(self.watcher.describe, name)
 
 
 def open_alert_store(settings: Settings) -> AlertStore:
-    """The book in the data folder. Raises StorageError."""
+    """Open the alert store of the data folder. Raises StorageError."""
     return AlertStore(
         settings.data_dir / ALERTS_FILE,
         max_alerts=settings.alerts.max_alerts,
@@ -239,7 +245,7 @@ def open_alert_store(settings: Settings) -> AlertStore:
 
 def open_engine(
     alert_store: AlertStore,
-    store: MemoryStore,
+    memory: MemoryStore,
     answering: Answering,
     *,
     settings: Settings,
@@ -249,22 +255,24 @@ def open_engine(
     cameras: Callable[[], Iterable[str]],
     model: str,
 ) -> Engine:
-    """The rules of `settings` and of the book, ready to run. `model`: who judges, as events name it. Raises StorageError."""
+    """Return the engine with the rules of the settings and of the alert store. Raises StorageError.
+
+    model: the judge's name in events.
+    """
     watcher = Watcher(
         alert_store,
         Rules(alert_store, settings.rules),
-        store,
-        Recorder(alert_store, store, metrics=metrics, clock=clock, model=model),
+        memory,
+        Recorder(alert_store, memory, metrics=metrics, clock=clock, model=model),
         clock=clock,
         zone_of=zone_of,
         cameras=cameras,
     )
-    judge = Judge(answering)
     return Engine(
         watcher,
-        judge,
+        Judge(answering),
         answering,
-        store=store,
+        memory=memory,
         metrics=metrics,
         clock=clock,
         zone_of=zone_of,

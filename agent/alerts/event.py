@@ -1,20 +1,24 @@
-"""An alert event as others receive it: over MQTT, webhooks, `/v1/alerts` and its stream.
+"""The alert event that MQTT, webhooks, `/v1/alerts` and its stream carry.
 
-The payload is made once, when the alert is committed, and kept; whoever sends it twice sends the same bytes. Field
-names and units are those of docs/alerts.md. Does not know rules, models, or where an event goes.
+The payload is built once, when the alert is committed, and stored: a duplicate is identical, byte for byte. Field names and
+units are those of docs/alerts.md. Does not know rules, models, or where an event goes.
 """
 
 import json
 import secrets
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+from urllib.parse import urlencode
 
 EventType = Literal["on", "off"]
+
+CLIP_BEFORE_S, CLIP_AFTER_S = 10.0, 5.0
+MAX_CLIP_S = 600.0  # at 30 frames a second still below the limit of one export
 
 
 @dataclass(frozen=True, slots=True)
 class EventFrame:
-    """A frame that the verdict rests on."""
+    """A frame that the verdict is based on."""
 
     id: int
     time: float  # unix seconds
@@ -26,60 +30,51 @@ class AlertEvent:
     """An alert began (`on`) or ended (`off`). Times in unix seconds."""
 
     event_type: EventType
-    id: str  # what a consumer tells duplicates by: see `event_id`
+    id: str  # the same for a duplicate: see `event_id`
     rule: str
     camera: str
     condition: str
     message: str
-    start_time: float  # of the first frame that spoke for the condition
-    time: float  # of the frame with which it was decided
-    end_time: float | None  # None while it lasts
+    start_time: float  # of the first frame judged yes
+    time: float  # of the frame that decided it
+    end_time: float | None  # None while it is active
     confirmations: tuple[int, int]  # n of the last m verdicts
     score: float  # of the gate at `time`
     model: str
     latency_s: float  # from the frame at `time` to the commit of this event
     frames: tuple[EventFrame, ...]
-    clip_url: str  # what the camera showed around it, as a ZIP; signed, expires
-    image_topic: str | None  # where the snapshot goes over MQTT; None: there is none
+    clip_url: str  # ZIP of the camera's frames around the alert; signed, expires
+    image_topic: str | None  # MQTT topic of the snapshot; None: no snapshot
 
     def payload(self) -> bytes:
-        """Canonical JSON: sorted keys, no spaces, UTF-8. The same event gives the same bytes."""
-        plain = {
-            "event_type": self.event_type,
-            "id": self.id,
-            "rule": self.rule,
-            "camera": self.camera,
-            "condition": self.condition,
-            "message": self.message,
-            "start_time": self.start_time,
-            "time": self.time,
-            "end_time": self.end_time,
-            "confirmations": list(self.confirmations),
-            "score": self.score,
-            "model": self.model,
-            "latency_s": self.latency_s,
-            "frames": [{"id": frame.id, "time": frame.time, "url": frame.url} for frame in self.frames],
-            "clip_url": self.clip_url,
-            "image_topic": self.image_topic,
-        }
-        text = json.dumps(plain, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-        return text.encode("utf-8")
+        """Return canonical JSON (sorted keys, no spaces, UTF-8): the same event gives the same bytes."""
+        return _canonical(asdict(self))
 
 
 def new_alert_id() -> str:
-    """An id for an alert, never given before."""
+    """Return a new random id for an alert."""
     return secrets.token_hex(8)
 
 
 def event_id(alert_id: str, event_type: EventType) -> str:
-    """The id of an alert's event: event_id("9f", "on") = "9f-on"."""
+    """Return the id of an alert's event: event_id("9f", "on") is "9f-on"."""
     return f"{alert_id}-{event_type}"
 
 
-def shortened(payload: bytes, max_bytes: int) -> bytes | None:
-    """An event's payload within `max_bytes`: without its links where they do not fit, the oldest frame first, the clip last.
+def clip_path(camera: str, start_time: float, end_time: float) -> str:
+    """Return path and query of the export around an alert; a clip longer than MAX_CLIP_S shows the alert's beginning.
 
-    The same payload and limit give the same bytes. None: it does not fit without them either.
+    clip_path("yard", 1000.0, 1002.0) is "/v1/cameras/yard/export?after=990.000&before=1007.000".
+    """
+    after = start_time - CLIP_BEFORE_S
+    before = min(end_time + CLIP_AFTER_S, after + MAX_CLIP_S)
+    return f"/v1/cameras/{camera}/export?" + urlencode({"after": f"{after:.3f}", "before": f"{before:.3f}"})
+
+
+def shortened(payload: bytes, max_bytes: int) -> bytes | None:
+    """Return an event's payload cut to `max_bytes` by leaving out links: the oldest frame first, the clip last.
+
+    The same arguments give the same bytes. None: it does not fit without any link either.
     """
     plain = json.loads(payload)
     while len(payload) > max_bytes:
@@ -89,5 +84,9 @@ def shortened(payload: bytes, max_bytes: int) -> bytes | None:
             plain["clip_url"] = ""
         else:
             return None
-        payload = json.dumps(plain, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode("utf-8")
+        payload = _canonical(plain)
     return payload
+
+
+def _canonical(plain: dict[str, Any]) -> bytes:
+    return json.dumps(plain, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()

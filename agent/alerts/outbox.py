@@ -1,11 +1,11 @@
-"""The outbox: alert events that are committed and not yet taken by their sink, in order, on disk.
+"""The outbox: alert events that are committed and not yet delivered, in order, on disk.
 
-A sink is "mqtt" or "webhook:<name>". An entry is written in the transaction that commits the alert itself, and leaves when
-its sink has confirmed it: at least once, in order, over outages and restarts. The payload is kept as bytes, so a duplicate
-is the same to the byte. Overload policy: beyond `max_entries` of one sink its oldest entry goes, and is counted.
+A sink is a receiver of every event: "mqtt" or "webhook:<name>". An entry is written in the transaction that commits its
+alert and removed when its sink has confirmed it, so every event is delivered at least once and in order, across outages
+and restarts. The payload is stored as bytes: a duplicate is identical. Overload policy: beyond `max_entries` of one sink
+its oldest entry is dropped and counted.
 
-The connection and its lock belong to the AlertStore (`agent/alerts/store.py`): hold the lock around every call; a `Sink` does.
-Only ages are measured here, by a clock that nobody sets. Nothing here knows how an entry is delivered.
+Uses the connection and the lock of the alert store (`agent/alerts/store.py`). Does not know how an entry is delivered.
 """
 
 import json
@@ -36,7 +36,7 @@ _COLUMNS = "seq, sink, event_id, camera, rule, event_type, payload, snapshot, cr
 
 
 def webhook_sink(name: str) -> str:
-    """The sink of the webhook `name`: "webhook:pager"."""
+    """Return the sink of the webhook `name`: "webhook:pager"."""
     return f"webhook:{name}"
 
 
@@ -44,7 +44,7 @@ def webhook_sink(name: str) -> str:
 class Outgoing:
     """One event on its way to one sink."""
 
-    seq: int  # rising, never used again
+    seq: int  # rising, never reused
     sink: str
     event_id: str
     camera: str
@@ -56,21 +56,27 @@ class Outgoing:
 
 
 class Outbox:
-    """A table of the AlertStore's database."""
+    """The outbox table. Any thread may call; every method takes the lock and raises sqlite3.Error."""
 
     def __init__(
-        self, connection: sqlite3.Connection, *, max_entries: int, steady: Callable[[], float] = time.monotonic
+        self,
+        connection: sqlite3.Connection,
+        lock: RLock,
+        *,
+        max_entries: int,
+        steady: Callable[[], float] = time.monotonic,
     ) -> None:
+        """steady: monotonic seconds, by which ages are measured."""
         if max_entries < 1:
             raise ValueError(f"max_entries must be at least 1, not {max_entries}")
         self.max_entries = max_entries
-        self.num_dropped: Counter[tuple[str, str]] = Counter()  # (sink, reason), since the start of the process
-        self._connection = connection
-        self._steady = steady
-        self._since: dict[int, float] = {}  # seq -> when it was put in, by the steady clock
-        self._guessed: set[int] = set()  # of these the clock on the wall told it, at the start
-        for statement in filter(str.strip, _TABLE.split(";")):  # executescript would commit what is open
+        self.num_dropped: Counter[tuple[str, str]] = Counter()  # by (sink, reason), since the start of the process
+        self._connection, self._lock, self._steady = connection, lock, steady
+        self._finished: set[int] = set()  # delivered or dropped, but the disk refused to remove them
+        self._added: dict[int, float] = {}  # by seq: when it was added, by the steady clock
+        for statement in filter(str.strip, _TABLE.split(";")):  # executescript would commit an open transaction
             connection.execute(statement)
+        self._newest_at_start = int(connection.execute("SELECT coalesce(max(seq), 0) FROM outbox").fetchone()[0])
 
     def put(
         self,
@@ -83,21 +89,21 @@ class Outbox:
         snapshot: bytes | None,
         now: float,
     ) -> None:
-        """Append one entry. It counts when the caller's transaction commits. Only MQTT takes the picture along."""
-        added = self._connection.execute(
-            "INSERT INTO outbox (sink, event_id, camera, rule, event_type, payload, snapshot, created) "
-            "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-            (sink, event_id, camera, rule, event_type, payload, snapshot if sink == MQTT else None, now),
-        )
-        self._forget([added.lastrowid or 0])
-        self._since[added.lastrowid or 0] = self._steady()
-        excess = self._connection.execute(
-            "DELETE FROM outbox WHERE seq IN (SELECT seq FROM outbox WHERE sink = ? ORDER BY seq DESC LIMIT -1 OFFSET ?) "
-            "RETURNING seq",
-            (sink, self.max_entries),
-        ).fetchall()
-        self.num_dropped[sink, "full"] += len(excess)
-        self._forget(seq for (seq,) in excess)
+        """Append one entry; the caller commits. The snapshot is kept for MQTT only: webhooks send none."""
+        with self._lock:
+            added = self._connection.execute(
+                "INSERT INTO outbox (sink, event_id, camera, rule, event_type, payload, snapshot, created) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                (sink, event_id, camera, rule, event_type, payload, snapshot if sink == MQTT else None, now),
+            )
+            self._added[added.lastrowid or 0] = self._steady()
+            excess = self._connection.execute(
+                "DELETE FROM outbox WHERE seq IN "
+                "(SELECT seq FROM outbox WHERE sink = ? ORDER BY seq DESC LIMIT -1 OFFSET ?) RETURNING seq",
+                (sink, self.max_entries),
+            ).fetchall()
+            self.num_dropped[sink, "full"] += len(excess)
+            self._forget(seq for (seq,) in excess)
 
     def pending(
         self,
@@ -107,148 +113,110 @@ class Outbox:
         except_rules: Collection[tuple[str, str]] = (),
         except_seqs: Collection[int] = (),
     ) -> list[Outgoing]:
-        """The oldest entries of `sink`, in order; without those of some (camera, rule), and without some entries."""
-        rows = self._connection.execute(
-            f"SELECT {_COLUMNS} FROM outbox WHERE sink = ? "  # noqa: S608 - a constant
-            "AND camera || '/' || rule NOT IN (SELECT value FROM json_each(?)) "
-            "AND seq NOT IN (SELECT value FROM json_each(?)) ORDER BY seq LIMIT ?",
-            (sink, json.dumps(["/".join(each) for each in except_rules]), json.dumps(list(except_seqs)), limit),
-        )
+        """Return the oldest entries of `sink` in order, without those of some (camera, rule) and without some entries."""
+        with self._lock:
+            rows = self._connection.execute(
+                f"SELECT {_COLUMNS} FROM outbox WHERE sink = ? "  # noqa: S608 - a constant
+                "AND camera || '/' || rule NOT IN (SELECT value FROM json_each(?)) "
+                "AND seq NOT IN (SELECT value FROM json_each(?)) ORDER BY seq LIMIT ?",
+                (
+                    sink,
+                    json.dumps(["/".join(each) for each in except_rules]),
+                    json.dumps([*except_seqs, *self._finished]),
+                    limit,
+                ),
+            ).fetchall()
         return [Outgoing(*row) for row in rows]
 
-    def age_s(self, entry: Outgoing, now: float) -> float:
-        """Seconds since it was put in: by a clock that nobody sets, so that one set to another year makes nothing old.
-
-        Of an entry from before the start of this process the first `now` (unix seconds) tells its age, from then on the
-        same clock does.
-        """
-        if entry.seq not in self._since:
-            self._guess(entry.seq, entry.created, now)
-        return self._steady() - self._since[entry.seq]
-
-    def is_age_certain(self, entry: Outgoing) -> bool:
-        """False for an entry from before the start: a clock set wrong meanwhile would make it old."""
-        return entry.seq in self._since and entry.seq not in self._guessed
-
-    def note_ages(self, sink: str, now: float) -> None:
-        """Take `now` as the moment by which the entries from before the start are as old as they say."""
-        for seq, created in self._connection.execute("SELECT seq, created FROM outbox WHERE sink = ?", (sink,)):
-            if seq not in self._since:
-                self._guess(seq, created, now)
-
-    def _guess(self, seq: int, created: float, now: float) -> None:
-        self._since[seq] = self._steady() - max(0.0, now - created)
-        self._guessed.add(seq)
-
-    def _forget(self, seqs: Iterable[int]) -> None:
-        for seq in seqs:
-            self._since.pop(seq, None)
-            self._guessed.discard(seq)
+    def next(
+        self, sink: str, *, except_rules: Collection[tuple[str, str]] = (), except_seqs: Collection[int] = ()
+    ) -> Outgoing | None:
+        """Return the oldest entry of `sink`, or None. Exceptions as for `pending`."""
+        found = self.pending(sink, 1, except_rules=except_rules, except_seqs=except_seqs)
+        return found[0] if found else None
 
     def count(self, sink: str) -> int:
-        """Entries of `sink` that wait."""
-        (number,) = self._connection.execute("SELECT count(*) FROM outbox WHERE sink = ?", (sink,)).fetchone()
+        """Return how many entries of `sink` wait."""
+        with self._lock:
+            (number,) = self._connection.execute("SELECT count(*) FROM outbox WHERE sink = ?", (sink,)).fetchone()
         return int(number)
 
     def waits(self, sink: str, camera: str, rule: str) -> bool:
-        """True when an event of `rule` at `camera` is there."""
+        """Return True when an event of `rule` at `camera` waits for `sink`."""
         query = "SELECT 1 FROM outbox WHERE sink = ? AND camera = ? AND rule = ? LIMIT 1"
-        return self._connection.execute(query, (sink, camera, rule)).fetchone() is not None
-
-    def existing(self, seqs: Collection[int]) -> set[int]:
-        """Which of these entries are still there."""
-        chosen = (json.dumps(list(seqs)),)
-        found = self._connection.execute("SELECT seq FROM outbox WHERE seq IN (SELECT value FROM json_each(?))", chosen)
-        return {seq for (seq,) in found}
-
-    def done(self, seq: int) -> None:
-        """The sink has confirmed this entry. Commits."""
-        with self._connection:
-            self._connection.execute("DELETE FROM outbox WHERE seq = ?", (seq,))
-        self._forget([seq])
-
-    def drop(self, entry: Outgoing, reason: str) -> None:
-        """Give this entry up, counted by `reason`. Commits."""
-        self.done(entry.seq)
-        self.num_dropped[entry.sink, reason] += 1
-
-    def erase(self, camera: str, after: float, before: float) -> int:
-        """Remove entries of `camera` whose evidence or times touch [after, before]; how many. The caller commits."""
-        rows = self._connection.execute("SELECT seq, payload FROM outbox WHERE camera = ?", (camera,)).fetchall()
-        touched = [(seq,) for seq, payload in rows if _touches(payload, after, before)]
-        self._connection.executemany("DELETE FROM outbox WHERE seq = ?", touched)
-        self._forget(seq for (seq,) in touched)
-        return len(touched)
-
-
-class Sink:
-    """One sink's end of the outbox. Takes the lock itself; raises sqlite3.Error.
-
-    An entry that was delivered while the disk refuses to note it is remembered here, so that it is not delivered again and
-    again: it is removed as soon as the disk lets it.
-    """
-
-    def __init__(self, outbox: Outbox, lock: RLock, name: str) -> None:
-        self.name = name
-        self._outbox = outbox
-        self._lock = lock
-        self._finished: set[int] = set()  # taken or given up, and not removed yet
-
-    def next(
-        self, *, except_rules: Collection[tuple[str, str]] = (), except_seqs: Collection[int] = ()
-    ) -> Outgoing | None:
-        """The oldest entry that is to be delivered; None: there is none."""
         with self._lock:
-            without = {*except_seqs, *self._finished}
-            found = self._outbox.pending(self.name, 1, except_rules=except_rules, except_seqs=without)
-        return found[0] if found else None
+            return self._connection.execute(query, (sink, camera, rule)).fetchone() is not None
 
-    def existing(self, seqs: Collection[int]) -> set[int]:
-        """Which of these entries are still there."""
+    def existing(self, seqs: Iterable[int]) -> set[int]:
+        """Return which of these entries are still stored."""
+        query = "SELECT seq FROM outbox WHERE seq IN (SELECT value FROM json_each(?))"
         with self._lock:
-            return self._outbox.existing(seqs)
+            return {seq for (seq,) in self._connection.execute(query, (json.dumps(list(seqs)),))}
 
-    def waits(self, camera: str, rule: str) -> bool:
-        """True when an event of this rule at this camera is there."""
-        with self._lock:
-            return self._outbox.waits(self.name, camera, rule)
+    # --- removing ---
 
     def done(self, entry: Outgoing) -> None:
-        """It was taken."""
-        self._finished.add(entry.seq)
+        """Remove an entry that its sink has confirmed. Idempotent.
+
+        When the disk refuses, the entry is remembered as finished: `pending` skips it, and `tidy` removes it later.
+        """
+        with self._lock:
+            self._finished.add(entry.seq)
         self.tidy()
 
     def drop(self, entry: Outgoing, reason: str) -> None:
-        """It is given up, counted by `reason`."""
-        with self._lock:
-            self._outbox.num_dropped[self.name, reason] += 1
+        """Remove an entry that is given up, and count it by `reason`."""
+        self.num_dropped[entry.sink, reason] += 1
         self.done(entry)
 
     def tidy(self) -> None:
-        """Remove what is finished."""
-        for seq in list(self._finished):
-            with self._lock:
-                self._outbox.done(seq)
-            self._finished.discard(seq)
+        """Remove the entries that are finished."""
+        with self._lock:
+            for seq in list(self._finished):
+                self._connection.execute("DELETE FROM outbox WHERE seq = ?", (seq,))
+                self._finished.discard(seq)
+                self._forget([seq])
+
+    def erase(self, camera: str, after: float, before: float) -> int:
+        """Remove entries of `camera` whose evidence or times touch [after, before], and return how many.
+
+        The caller commits.
+        """
+        with self._lock:
+            rows = self._connection.execute("SELECT seq, payload FROM outbox WHERE camera = ?", (camera,)).fetchall()
+            touched = [(seq,) for seq, payload in rows if _touches(payload, after, before)]
+            self._connection.executemany("DELETE FROM outbox WHERE seq = ?", touched)
+            self._forget(seq for (seq,) in touched)
+        return len(touched)
+
+    # --- ages, by the steady clock: setting the wall clock to another year makes no entry old ---
 
     def age_s(self, entry: Outgoing, now: float) -> float:
-        """See Outbox."""
+        """Return the seconds since the entry was added. For one from before the start, `now` (unix seconds) at the
+        first call decides; from then on the steady clock counts."""
         with self._lock:
-            return self._outbox.age_s(entry, now)
+            return self._steady() - self._added.setdefault(entry.seq, self._guess(entry.created, now))
 
     def is_age_certain(self, entry: Outgoing) -> bool:
-        """See Outbox."""
-        with self._lock:
-            return self._outbox.is_age_certain(entry)
+        """Return False for an entry from before the start: a wall clock set wrong meanwhile would make it look old."""
+        return entry.seq > self._newest_at_start
 
-    def note_ages(self, now: float) -> None:
-        """See Outbox."""
+    def note_ages(self, sink: str, now: float) -> None:
+        """Fix the ages of all entries of `sink` from before the start, taking `now` (unix seconds) as correct."""
         with self._lock:
-            self._outbox.note_ages(self.name, now)
+            for seq, created in self._connection.execute("SELECT seq, created FROM outbox WHERE sink = ?", (sink,)):
+                self._added.setdefault(seq, self._guess(created, now))
+
+    def _guess(self, created: float, now: float) -> float:
+        return self._steady() - max(0.0, now - created)
+
+    def _forget(self, seqs: Iterable[int]) -> None:
+        for seq in seqs:
+            self._added.pop(seq, None)
 
 
 def _touches(payload: bytes, after: float, before: float) -> bool:
-    """True when the time from the event's first evidence to its own overlaps [after, before]."""
+    """Return True when the time from the event's first evidence to the event itself overlaps [after, before]."""
     event = json.loads(payload)
     times = [event["start_time"], event["time"], *(frame["time"] for frame in event["frames"])]
     return bool(min(times) <= before and after <= max(times))

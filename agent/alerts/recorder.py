@@ -1,17 +1,17 @@
-"""What the machine decides, made into events and committed: only then is it counted, and only then can it be published.
+"""Commit the steps of a rule at a camera: the new state, the alert event with its picture, and what was suppressed.
 
-Does not know when an alert is due. Reads the clock that it is given, for latencies.
+An alert counts, and is published, only once it is committed. Does not decide when an alert is due.
 """
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
-from agent.alerts.clip import clip_path
-from agent.alerts.event import AlertEvent, EventFrame, event_id, new_alert_id
-from agent.alerts.machine import Action, Held, Off, On, RuleState
+from agent.alerts.event import AlertEvent, EventFrame, clip_path, event_id, new_alert_id
+from agent.alerts.machine import Action, Held, Off, On, RuleState, resumed
 from agent.alerts.store import AlertStore, Suppressed
-from agent.alerts.watch import Watch
 from agent.metrics import Metrics
 from agent.settings.rules import RuleSettings
 from memory.errors import FrameGone, StorageError
@@ -20,18 +20,71 @@ from memory.store import MemoryStore
 log = logging.getLogger(__name__)
 
 
+@dataclass(slots=True)
+class Watch:
+    """One rule at one camera: the state of its machine, its active alert and its counters."""
+
+    rule: str
+    camera: str
+    state: RuleState = field(default_factory=RuleState)
+    alert_id: str | None = None  # of the active alert
+    condition: str = ""  # with which that alert fired
+    judge_calls: int = 0
+    suppressed: Counter[str] = field(default_factory=Counter)  # by reason
+    written: bool = False  # True: stored as it is
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON types."""
+        return {
+            "machine": self.state.to_json(),
+            "alert_id": self.alert_id,
+            "condition": self.condition,
+            "judge_calls": self.judge_calls,
+            "suppressed": dict(self.suppressed),
+        }
+
+    @classmethod
+    def read(cls, rule: str, camera: str, value: Mapping[str, Any]) -> "Watch":
+        """Return the watch that `to_json` gave, or a new one when another version wrote it."""
+        try:
+            state = resumed(RuleState.from_json(value["machine"]))
+            counted = Counter(value["suppressed"])
+            return cls(rule, camera, state, value["alert_id"], value["condition"], value["judge_calls"], counted, True)
+        except (TypeError, KeyError, ValueError) as error:
+            log.warning("state not read", extra={"rule": rule, "camera": camera, "error": str(error)})
+            return cls(rule, camera)
+
+    def describe(self, *, enabled: bool, snoozed_until: float) -> dict[str, Any]:
+        """Return the JSON of the REST API (docs/alerts.md)."""
+        state = self.state
+        return {
+            "on": state.phase == "on",
+            "checking": state.phase == "checking",
+            "since": state.since,
+            "last_alert": state.last_alert,
+            "gate_score": round(state.score, 3),
+            "gate_open": state.gate.open,
+            "time": state.time,
+            "enabled": enabled,
+            "snoozed_until": snoozed_until,
+            "judge_calls": self.judge_calls,
+            "suppressed": dict(self.suppressed),
+        }
+
+
 class Recorder:
-    """See the module. Not thread-safe: whoever watches holds the lock."""
+    """Commit steps to the alert store. Not thread-safe: the watcher holds its lock."""
 
     def __init__(
-        self, alert_store: AlertStore, store: MemoryStore, *, metrics: Metrics, clock: Callable[[], float], model: str
+        self, alert_store: AlertStore, memory: MemoryStore, *, metrics: Metrics, clock: Callable[[], float], model: str
     ) -> None:
-        self.link: Callable[[str], str] = lambda path: path  # a path of ours as others can open it
-        self.image_topic: Callable[[str, str], str | None] = lambda camera, rule: None
-        self._alert_store, self._store, self._metrics = alert_store, store, metrics
+        """model: the name of the judge, as events give it."""
+        self.link: Callable[[str], str] = lambda path: path  # from a path of this server to a signed URL
+        self.image_topic: Callable[[str, str], str | None] = lambda camera, rule: None  # of a snapshot over MQTT
+        self._alert_store, self._memory, self._metrics = alert_store, memory, metrics
         self._clock, self._model = clock, model
 
-    def tell(
+    def record(
         self,
         watch: Watch,
         state: RuleState,
@@ -40,23 +93,22 @@ class Recorder:
         *,
         last: bool = False,
     ) -> None:
-        """Commit `state` with what the actions tell. `rule` may be None where no alert begins; `last`: the watch ends.
+        """Commit the new state of `watch` with the alert event and the suppressed alerts among `actions`.
 
-        Raises StorageError, and then `watch` is as it was.
+        rule: None where no alert can begin. last: the watch ends, so its state is deleted.
+        On StorageError `watch` is unchanged.
         """
         now = self._clock()
         event, snapshot = self._event(watch, actions, rule, now)
         held = [action for action in actions if isinstance(action, Held)]
-        new = Watch(watch.rule, watch.camera, state, watch.alert_id, watch.condition, watch.judge_calls)
-        new.suppressed = watch.suppressed + Counter(action.reason for action in held)
-        if event is not None:
-            new.alert_id, new.condition = event.id.rpartition("-")[0], event.condition
-            new.alert_id = new.alert_id if event.event_type == "on" else None
-        with (
-            self._alert_store.lock
-        ):  # an erasure removes frames first, then alerts: it comes wholly before this, or wholly after
+        new = replace(watch, state=state, suppressed=watch.suppressed + Counter(action.reason for action in held))
+        # An erasure deletes frames first and alerts second: under this lock it runs wholly before or wholly after.
+        with self._alert_store.lock:
             if event is not None and self._is_erased(actions):
                 event, snapshot, new.alert_id = None, None, None
+            elif event is not None:
+                new.alert_id = event.id.rpartition("-")[0] if event.event_type == "on" else None
+                new.condition = event.condition
             self._alert_store.commit(
                 watch.rule,
                 watch.camera,
@@ -82,71 +134,55 @@ class Recorder:
     def _event(
         self, watch: Watch, actions: Sequence[Action], rule: RuleSettings | None, now: float
     ) -> tuple[AlertEvent | None, bytes | None]:
-        """The event that the actions hold, if any, and its picture."""
+        """Return the event among the actions, if any, and its picture (JPEG)."""
         for action in actions:
             if isinstance(action, On) and rule is not None:
                 snapshot = self._picture(action.frame_id) if rule.snapshot else None
                 topic = None if snapshot is None else self.image_topic(watch.camera, watch.rule)
-                return self._on(watch, action, rule.condition, topic, now), snapshot
+                return self._made(watch, action, new_alert_id(), rule.condition, now, topic), snapshot
             if isinstance(action, Off) and watch.alert_id is not None:
-                return self._off(watch, action, watch.alert_id, now), None
+                return self._made(watch, action, watch.alert_id, watch.condition, now), None
         return None, None
 
-    def _on(self, watch: Watch, on: On, condition: str, image_topic: str | None, now: float) -> AlertEvent:
+    def _made(
+        self, watch: Watch, action: On | Off, alert_id: str, condition: str, now: float, image_topic: str | None = None
+    ) -> AlertEvent:
+        if isinstance(action, On):
+            votes, end_time, message = (action.num_yes, action.num_votes), None, condition
+        else:
+            votes, end_time, message = (action.num_no, action.num_no), action.end_time, f"no longer: {condition}"
+        clip_end = action.time if end_time is None else end_time
         return AlertEvent(
-            event_type="on",
-            id=event_id(new_alert_id(), "on"),
+            event_type="on" if isinstance(action, On) else "off",
+            id=event_id(alert_id, "on" if isinstance(action, On) else "off"),
             rule=watch.rule,
             camera=watch.camera,
             condition=condition,
-            message=f"{watch.camera}: {condition}",
-            start_time=on.start_time,
-            time=on.time,
-            end_time=None,
-            confirmations=(on.num_yes, on.num_votes),
-            score=round(on.score, 3),
+            message=f"{watch.camera}: {message}",
+            start_time=action.start_time,
+            time=action.time,
+            end_time=end_time,
+            confirmations=votes,
+            score=round(action.score, 3),
             model=self._model,
-            latency_s=round(max(0.0, now - on.time), 3),
-            frames=self._frames(on.frames),
-            clip_url=self.link(clip_path(watch.camera, on.start_time, on.time)),
+            latency_s=round(max(0.0, now - action.time), 3),
+            frames=tuple(EventFrame(i, time, self.link(f"/v1/frames/{i}.jpg")) for i, time in action.frames),
+            clip_url=self.link(clip_path(watch.camera, action.start_time, clip_end)),
             image_topic=image_topic,
         )
 
-    def _off(self, watch: Watch, off: Off, alert_id: str, now: float) -> AlertEvent:
-        return AlertEvent(
-            event_type="off",
-            id=event_id(alert_id, "off"),
-            rule=watch.rule,
-            camera=watch.camera,
-            condition=watch.condition,
-            message=f"{watch.camera}: no longer: {watch.condition}",
-            start_time=off.start_time,
-            time=off.time,
-            end_time=off.end_time,
-            confirmations=(off.num_no, off.num_no),
-            score=round(off.score, 3),
-            model=self._model,
-            latency_s=round(max(0.0, now - off.time), 3),
-            frames=self._frames(off.frames),
-            clip_url=self.link(clip_path(watch.camera, off.start_time, off.end_time)),
-            image_topic=None,
-        )
-
-    def _frames(self, frames: Iterable[tuple[int, float]]) -> tuple[EventFrame, ...]:
-        return tuple(EventFrame(i, time, self.link(f"/v1/frames/{i}.jpg")) for i, time in frames)
-
     def _is_erased(self, actions: Sequence[Action]) -> bool:
-        """The frame that an alert begins with went while its verdict was awaited: nothing is told of it."""
+        """Return True when the frame of a new alert was erased while its verdict was awaited."""
         try:
             for action in actions:
                 if isinstance(action, On):
-                    self._store.record(action.frame_id)
+                    self._memory.record(action.frame_id)
         except FrameGone:
             return True
         return False
 
     def _picture(self, frame_id: int) -> bytes | None:
         try:
-            return self._store.jpeg(frame_id)
+            return self._memory.jpeg(frame_id)
         except (FrameGone, StorageError):  # an alert without its picture is still an alert
             return None

@@ -1,7 +1,7 @@
-"""The rules that there are: those of the configuration, those made over REST, and what an operator has switched.
+"""The rules: those of the configuration, those made over REST, and the switches that an operator has set.
 
-A name that the configuration uses belongs to it. Switches (enabled, snoozed) are kept beside the settings, for one camera
-or for all, and survive restarts. Not thread-safe: the engine holds its lock. Reads no clock.
+A name used in the configuration belongs to the configuration. Switches (enabled, snoozed) are stored beside the rule, for one
+camera or for all, and survive restarts. Not thread-safe: the watcher holds its lock. Reads no clock.
 """
 
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ Source = Literal["config", "api"]
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One rule."""
+    """A standing question with its name and origin."""
 
     name: str
     settings: RuleSettings
@@ -41,27 +41,27 @@ class RuleView:
 
 
 class Rules:
-    """See the module."""
+    """All rules and switches, kept in memory and in the alert store."""
 
     def __init__(self, alert_store: AlertStore, configured: Mapping[str, RuleSettings]) -> None:
-        """Raises StorageError when a kept rule cannot be read."""
+        """Load the rules of the alert store. Raises StorageError when one cannot be read."""
         self._alert_store = alert_store
         self._rules = {name: Rule(name, _kept(name, given), "api") for name, given in alert_store.rules().items()}
         self._rules |= {name: Rule(name, settings, "config") for name, settings in configured.items()}
         self._switches = alert_store.switches()
 
     def all(self) -> list[Rule]:
-        """By name."""
+        """All rules, sorted by name."""
         return [self._rules[name] for name in sorted(self._rules)]
 
     def named(self, name: str) -> Rule:
-        """Raises UnknownRule."""
+        """The rule of that name. Raises UnknownRule."""
         if name not in self._rules:
             raise UnknownRule(name)
         return self._rules[name]
 
     def put(self, name: str, settings: RuleSettings, *, new: bool = False, switched: bool = False) -> Rule:
-        """Keep a rule; `new`: there must be none of that name yet. `switched`: what was switched by hand stays so.
+        """Store a rule. new: refuse a name that exists. switched: keep its switches, otherwise `enabled` is reset.
 
         Raises RuleConflict.
         """
@@ -80,7 +80,7 @@ class Rules:
         return self._rules[name]
 
     def remove(self, name: str) -> None:
-        """Raises UnknownRule, or RuleConflict for a rule of the configuration."""
+        """Delete a rule. Raises UnknownRule, or RuleConflict for a rule of the configuration."""
         if self.named(name).source == "config":
             raise RuleConflict(f"The rule '{name}' stands in the configuration file: remove it there.")
         self._alert_store.remove_rule(name)
@@ -90,7 +90,7 @@ class Rules:
     # --- switches ---
 
     def is_enabled(self, name: str, camera: str = EVERY_CAMERA) -> bool:
-        """In force at this camera: its own switch, else that for all, else the settings."""
+        """Return whether the rule is enabled at this camera: by its own switch, else that for all, else the settings."""
         for place in (camera, EVERY_CAMERA):
             enabled = self._switch(name, place).enabled
             if enabled is not None:
@@ -98,7 +98,7 @@ class Rules:
         return self.named(name).settings.enabled
 
     def snoozed_until(self, name: str, camera: str = EVERY_CAMERA) -> float:
-        """Unix seconds; 0: not snoozed. The later of what the operator set and the settings' own."""
+        """Return the end of the snooze in unix seconds (0: not snoozed): the later of the switch and the settings."""
         for place in (camera, EVERY_CAMERA):
             until = self._switch(name, place).snoozed_until
             if until is not None:
@@ -106,11 +106,11 @@ class Rules:
         return self.named(name).settings.snooze or 0.0
 
     def switch(self, name: str, camera: str | None, enabled: bool) -> None:
-        """Set it at one camera; None: at all, whatever was set for single ones."""
+        """Enable or disable at one camera, or at all (None), which overrides single cameras."""
         self._set(name, camera, enabled=enabled)
 
     def snooze(self, name: str, camera: str | None, until: float) -> None:
-        """No alert begins before `until` (unix seconds); None: at no camera."""
+        """Let no alert begin before `until` (unix seconds), at one camera or at all (None)."""
         self._set(name, camera, snoozed_until=until)
 
     def _switch(self, name: str, camera: str) -> Switch:

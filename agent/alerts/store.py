@@ -1,12 +1,13 @@
-"""Everything durable about alerts, in one SQLite file: rules made over REST, switches, states, alerts, what was held back.
+"""The alert store: one SQLite file with the rules made over REST, switches, rule states, alerts and suppressed alerts.
 
-One transaction commits a rule's new state, its alert and the outbox entries of that alert together; what is published
-was committed before. A committed row survives the death of the process at any instant (WAL, synchronous=NORMAL). The
-tables of alerts and of held-back alerts are bounded: beyond the limit the oldest go.
+One transaction commits a rule's new state, its alert and the outbox entries of that alert; nothing is published before
+it is committed. A committed row survives a kill of the process at any instant (WAL, synchronous=NORMAL). The tables of
+alerts and of suppressed alerts are bounded: beyond the limit the oldest rows are deleted.
 
-Any thread may call, one at a time has the lock. Reads no clock, and knows nothing of models, gates or MQTT.
+Any thread may call; one lock serialises them. Reads no clock, and knows nothing of models, gates or MQTT.
 """
 
+import asyncio
 import json
 import sqlite3
 import threading
@@ -22,7 +23,7 @@ from agent.alerts.outbox import Outbox
 from memory.errors import StorageError, make_private, storage_errors
 
 ALERTS_FILE = "alerts.sqlite"
-EVERY_CAMERA = "*"  # in a switch: all cameras that have none of their own; no camera can be named so
+EVERY_CAMERA = "*"  # in a switch: all cameras without a switch of their own; "*" is no valid camera name
 
 MAX_OUTBOX = 1000  # events waiting for each receiver, a day of alerts of a busy site
 _SCHEMA_VERSION = 1
@@ -58,23 +59,23 @@ _HELP = "move it away to begin with an empty one: rules made over REST and past 
 class Alert:
     """An alert that fired. Times in unix seconds."""
 
-    seq: int  # rising, never used again: what paging goes by
+    seq: int  # rising, never reused: the cursor of paging
     id: str
     rule: str
     camera: str
     start_time: float
     time: float
-    end_time: float | None  # None while it lasts
-    on_event: bytes  # payloads, see AlertEvent
+    end_time: float | None  # None while it is active
+    on_event: bytes  # payload of the AlertEvent
     off_event: bytes | None
     has_snapshot: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One event of an alert, in the order in which events were committed."""
+    """One committed event of an alert."""
 
-    seq: int  # rising, never used again
+    seq: int  # rising in commit order, never reused
     rule: str
     camera: str
     payload: bytes
@@ -82,7 +83,7 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Suppressed:
-    """An alert that did not fire, and why. `seq` is 0 until it is in the book."""
+    """An alert that did not fire, and why. `seq` is 0 until it is stored."""
 
     rule: str
     camera: str
@@ -95,7 +96,7 @@ class Suppressed:
 
 @dataclass(frozen=True, slots=True)
 class Switch:
-    """What an operator set for a rule at a camera (or all of them); None: not set here."""
+    """What an operator set for a rule at one camera, or at all; None: not set here."""
 
     enabled: bool | None = None
     snoozed_until: float | None = None  # unix seconds
@@ -103,7 +104,7 @@ class Switch:
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """Which entries are listed: all that match, newest first, those before the entry `cursor`."""
+    """Which rows to list, newest first. `cursor`: only rows with a lower `seq`."""
 
     rule: str | None = None
     camera: str | None = None
@@ -113,7 +114,7 @@ class Filter:
     limit: int = 100
 
     def sql(self) -> tuple[str, list[Any]]:
-        """The end of a SELECT and its values."""
+        """The WHERE, ORDER BY and LIMIT of a SELECT, and their values."""
         terms = {"rule = ?": self.rule, "camera = ?": self.camera, "time >= ?": self.after, "time <= ?": self.before}
         given = {term: value for term, value in {**terms, "seq < ?": self.cursor}.items() if value is not None}
         where = f" WHERE {' AND '.join(given)}" if given else ""
@@ -121,7 +122,7 @@ class Filter:
 
 
 class AlertStore:
-    """See the module. One process at a time: the agent that owns the data folder."""
+    """The alerts of one data folder. One process at a time may open it."""
 
     def __init__(
         self,
@@ -132,10 +133,13 @@ class AlertStore:
         max_outbox: int = MAX_OUTBOX,
         steady: Callable[[], float] = time.monotonic,
     ):
-        """Opens or creates. Raises StorageError when the file is damaged or of another version."""
+        """Open or create the file. Raises StorageError when it is damaged or of another version.
+
+        steady: monotonic seconds, for the ages of outbox entries.
+        """
         self.path = path
         self.lock = threading.RLock()
-        self.sinks: tuple[str, ...] = ()  # who gets every event: "mqtt", "webhook:<name>"
+        self.sinks: tuple[str, ...] = ()  # receivers of every event: "mqtt", "webhook:<name>"
         self._max_alerts, self._max_suppressed = max_alerts, max_suppressed
         self._listeners: list[Callable[[], None]] = []
         make_private(path)
@@ -143,7 +147,7 @@ class AlertStore:
             self.connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
             try:
                 self._prepare()
-                self.outbox = Outbox(self.connection, max_entries=max_outbox, steady=steady)
+                self.outbox = Outbox(self.connection, self.lock, max_entries=max_outbox, steady=steady)
             except BaseException:
                 self.connection.close()
                 raise
@@ -152,7 +156,7 @@ class AlertStore:
         self.connection.execute("PRAGMA journal_mode = WAL")
         self.connection.execute("PRAGMA synchronous = NORMAL")
         self.connection.execute("PRAGMA foreign_keys = ON")
-        self.connection.execute("PRAGMA secure_delete = ON")  # erased pictures do not linger in free pages
+        self.connection.execute("PRAGMA secure_delete = ON")  # overwrites erased pictures in free pages
         if self.connection.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
             raise StorageError(f"{self.path} is damaged: {_HELP}")
         (version,) = self.connection.execute("PRAGMA user_version").fetchone()
@@ -162,13 +166,13 @@ class AlertStore:
         self.connection.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
 
     def close(self) -> None:
-        """Closing twice is no error."""
+        """Close the database. Idempotent."""
         with self.lock:
             self.connection.close()
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
-        """All or nothing, under the lock. Raises StorageError (StorageFull)."""
+        """Run the block in one transaction, under the lock. Raises StorageError (StorageFull)."""
         with self.lock, _storage_errors(self.path):
             try:
                 self.connection.execute("BEGIN IMMEDIATE")
@@ -182,21 +186,22 @@ class AlertStore:
     # --- rules and switches ---
 
     def rules(self) -> dict[str, dict[str, Any]]:
-        """Settings of every rule made over REST, by name."""
+        """The settings of every rule made over REST, by name."""
         return {name: json.loads(settings) for name, settings in self._read("SELECT name, settings FROM rules")}
 
     def put_rule(self, name: str, settings: Mapping[str, Any]) -> None:
+        """Store or replace a rule."""
         with self.transaction() as db:
             db.execute("INSERT OR REPLACE INTO rules VALUES (?, ?)", (name, json.dumps(settings)))
 
     def remove_rule(self, name: str) -> None:
-        """The rule and its switches. Its alerts stay, and its states until the alerts that are on have been ended."""
+        """Delete the rule and its switches. Its alerts stay, and its states until its active alerts have been ended."""
         with self.transaction() as db:
             db.execute("DELETE FROM rules WHERE name = ?", (name,))
             db.execute("DELETE FROM switches WHERE rule = ?", (name,))
 
     def switches(self) -> dict[tuple[str, str], Switch]:
-        """By rule and camera; the camera may be EVERY_CAMERA."""
+        """All switches by (rule, camera); the camera may be EVERY_CAMERA."""
         found = self._read("SELECT rule, camera, enabled, snoozed_until FROM switches")
         return {
             (rule, camera): Switch(None if enabled is None else bool(enabled), until)
@@ -204,7 +209,7 @@ class AlertStore:
         }
 
     def put_switches(self, switches: Mapping[tuple[str, str], Switch]) -> None:
-        """Replace these; one in which nothing is set is removed."""
+        """Replace these switches; one in which nothing is set is deleted."""
         with self.transaction() as db:
             for (rule, camera), switch in switches.items():
                 if switch == Switch():
@@ -213,14 +218,15 @@ class AlertStore:
                     row = (rule, camera, switch.enabled, switch.snoozed_until)
                     db.execute("INSERT OR REPLACE INTO switches VALUES (?, ?, ?, ?)", row)
 
-    # --- what happens ---
+    # --- states, alerts and suppressed alerts ---
 
     def states(self) -> dict[tuple[str, str], dict[str, Any]]:
-        """By rule and camera, as they were committed."""
+        """The committed states by (rule, camera)."""
         found = self._read("SELECT rule, camera, state FROM states")
         return {(rule, camera): json.loads(state) for rule, camera, state in found}
 
     def put_states(self, states: Mapping[tuple[str, str], Mapping[str, Any]]) -> None:
+        """Store or replace these states."""
         with self.transaction() as db:
             for (rule, camera), state in states.items():
                 self._put_state(db, rule, camera, state)
@@ -236,10 +242,10 @@ class AlertStore:
         suppressed: Sequence[Suppressed] = (),
         now: float,
     ) -> None:
-        """The new state (None: there is none any more), the event with its way into every sink, and what was held back.
+        """Store the state (None: delete it), the event with its outbox entries, and the suppressed alerts.
 
-        An `on` event begins an alert, an `off` event ends it: `event.id` is `<alert id>-on` or `-off`. Listeners are
-        called after the commit. Raises StorageError, and then nothing has changed.
+        An `on` event creates the alert, an `off` event ends it: `event.id` is `<alert id>-on` or `-off`. Listeners are
+        called after the commit. On StorageError nothing has changed.
         """
         with self.transaction() as db:
             if state is None:
@@ -259,13 +265,23 @@ class AlertStore:
             for listener in self._listeners:
                 listener()
 
-    def listen(self, wake: Callable[[], None]) -> None:
-        """`wake` is called after every commit with an event or something held back, in the thread that commits."""
-        self._listeners.append(wake)
+    def listen(self, notify: Callable[[], None]) -> None:
+        """Call `notify` after every commit of an event or a suppressed alert, in the thread that commits."""
+        self._listeners.append(notify)
 
-    def unlisten(self, wake: Callable[[], None]) -> None:
-        """`wake` is called no more."""
-        self._listeners.remove(wake)
+    @contextmanager
+    def waking(self, event: asyncio.Event) -> Iterator[None]:
+        """Inside the block, set `event` of the running event loop after every such commit."""
+        loop = asyncio.get_running_loop()
+
+        def notify() -> None:
+            loop.call_soon_threadsafe(event.set)
+
+        self._listeners.append(notify)
+        try:
+            yield
+        finally:
+            self._listeners.remove(notify)
 
     def _put_state(self, db: sqlite3.Connection, rule: str, camera: str, state: Mapping[str, Any]) -> None:
         db.execute("INSERT OR REPLACE INTO states VALUES (?, ?, ?)", (rule, camera, json.dumps(state)))
@@ -289,29 +305,29 @@ class AlertStore:
         for sink in self.sinks:
             self.outbox.put(sink, event.id, event.camera, event.rule, event.event_type, payload, snapshot, now)
 
-    # --- looking back ---
+    # --- reading ---
 
     def alerts(self, wanted: Filter) -> list[Alert]:
-        """Newest first; `seq` of the last one is the cursor of the next page."""
+        """Alerts, newest first; the `seq` of the last one is the cursor of the next page."""
         end, values = wanted.sql()
         return [_alert(row) for row in self._read(f"SELECT {_ALERT_COLUMNS} FROM alerts{end}", values)]  # noqa: S608
 
     def alert(self, alert_id: str) -> Alert | None:
-        """None when there is none of that id (any more)."""
+        """The alert of that id, or None."""
         found = self._read(f"SELECT {_ALERT_COLUMNS} FROM alerts WHERE id = ?", [alert_id])  # noqa: S608
         return _alert(found[0]) if found else None
 
     def snapshot(self, alert_id: str) -> bytes | None:
-        """JPEG; None when there is no such alert or it has no picture."""
+        """The alert's picture (JPEG), or None."""
         found = self._read("SELECT snapshot FROM alerts WHERE id = ?", [alert_id])
         return found[0][0] if found else None
 
     def newest_snapshots(self) -> dict[tuple[str, str], str]:
-        """By rule and camera: the id of the newest alert that has a picture."""
+        """The id of the newest alert with a picture, by (rule, camera)."""
         return {(rule, camera): alert_id for rule, camera, alert_id, _ in self._read(NEWEST_SNAPSHOTS)}
 
     def events(self, after_seq: int, limit: int = 100) -> list[Event]:
-        """Events committed after the one numbered `after_seq`, in order; those of erased alerts are gone."""
+        """Events committed after the event `after_seq`, in order, without those of erased alerts."""
         joined = (
             "SELECT events.seq, alerts.rule, alerts.camera, CASE event_type WHEN 'on' THEN on_event ELSE off_event END "
             "FROM events JOIN alerts ON alerts.seq = events.alert WHERE events.seq > ? ORDER BY events.seq LIMIT ?"
@@ -319,18 +335,18 @@ class AlertStore:
         return [Event(*row) for row in self._read(joined, [after_seq, limit])]
 
     def newest_event(self) -> int:
-        """The number of the newest event; 0: none yet."""
+        """The `seq` of the newest event; 0: none yet."""
         return int(self._read("SELECT coalesce(max(seq), 0) FROM events")[0][0])
 
     def suppressed(self, wanted: Filter) -> list[Suppressed]:
-        """Newest first, as `alerts`."""
+        """Suppressed alerts, newest first; paged as `alerts`."""
         end, values = wanted.sql()
         columns = "rule, camera, time, reason, score, frame_id, seq"
         return [Suppressed(*row) for row in self._read(f"SELECT {columns} FROM suppressed{end}", values)]  # noqa: S608
 
     def erase(self, camera: str, after: float, before: float) -> int:
-        """Remove what tells of `camera` between `after` and `before` (both included): alerts and their pictures, what
-        was held back, and what waits in the outbox. How many alerts."""
+        """Delete alerts with their pictures, suppressed alerts and outbox entries of `camera` between `after` and `before`
+        (both included), and return how many alerts."""
         with self.transaction() as db:
             gone = db.execute(
                 "DELETE FROM alerts WHERE camera = ? AND start_time <= ? AND coalesce(end_time, time) >= ?",
@@ -350,7 +366,7 @@ def _alert(row: tuple[Any, ...]) -> Alert:
 
 
 def _cut(db: sqlite3.Connection, table: str, limit: int) -> None:
-    """Keep the newest `limit` rows."""
+    """Delete all but the newest `limit` rows."""
     db.execute(
         f"DELETE FROM {table} WHERE seq <= (SELECT seq FROM {table} ORDER BY seq DESC LIMIT 1 OFFSET ?)",  # noqa: S608
         (limit,),
@@ -362,7 +378,7 @@ def _storage_errors(path: Path) -> Iterator[None]:
     try:
         with storage_errors(path, "read or write it", damage_help=_HELP):
             yield
-    except sqlite3.Error as error:  # a row that contradicts another, a closed book
+    except sqlite3.Error as error:  # a constraint, or a closed store
         raise StorageError(f"{path}: {error}") from error
 
 

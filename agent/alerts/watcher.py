@@ -1,14 +1,15 @@
-"""Every rule at every camera it watches: frames and verdicts in, alerts and frames for the judge out.
+"""All rules at all their cameras: frames and verdicts go in, alerts and frames to judge come out.
 
-The state of each lives in memory and is written to the book: with an alert or something held back in the same
-transaction, else now and then (`flush`), so that a kill costs the gates' last seconds and no alert. When the book cannot be
-written nothing fires: the state stays as it was, and the judge is asked again.
+The state of each rule at each camera is kept in memory and stored in the alert store: together with an alert or a suppressed
+alert in one transaction, otherwise every few seconds (`flush`), so a kill loses seconds of the gates' background and no
+alert. When the alert store cannot be written nothing fires: the state stays as it was, and the judge is asked again.
 
-Any thread may call, one at a time has the lock. Awaits nothing; the clock is an argument of the constructor.
+Any thread may call; one lock serialises them. Awaits nothing.
 """
 
 import logging
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from threading import RLock
 from typing import Any
 
@@ -34,10 +35,9 @@ from agent.alerts.machine import (
     saw,
     spend,
 )
-from agent.alerts.recorder import Recorder
+from agent.alerts.recorder import Recorder, Watch
 from agent.alerts.rules import Rule, Rules, RuleView
 from agent.alerts.store import AlertStore
-from agent.alerts.watch import Frame, Pending, Watch
 from agent.errors import BadRequest, UnknownCamera
 from agent.runtime.supervisor import contained, words_of
 from agent.settings.rules import RuleSettings
@@ -47,20 +47,40 @@ from memory.store import MemoryStore
 log = logging.getLogger(__name__)
 
 LATE_S = 300.0  # a frame encoded later than this after its capture fires nothing: it is old news
-WARM_S = 900.0  # a rule that is new to a camera learns its background from so much of the past
+WARM_S = 900.0  # a rule that is new to a camera learns its background from this much of the past
 WARM_FRAMES = 2000
-MAX_UNJUDGED = 3  # verdicts that fail or cannot be read, one after the other: then the rule has a problem
+MAX_UNJUDGED = 3  # missed verdicts in a row before the rule has a problem
 _UNREAD = "what its judge says is none of yes, no and unclear"
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Frame:
+    """An encoded frame: its embedding as a unit vector (D,) float32."""
+
+    camera: str
+    frame_id: int
+    time: float  # unix seconds
+    unit: NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """A frame that waits for the verdict of a rule's judge."""
+
+    rule: str
+    camera: str
+    frame_id: int
+    time: float
+
+
 class Watcher:
-    """See the module."""
+    """The rules, and one `Watch` for each rule at each camera."""
 
     def __init__(
         self,
         alert_store: AlertStore,
         rules: Rules,
-        store: MemoryStore,
+        memory: MemoryStore,
         recorder: Recorder,
         *,
         clock: Callable[[], float],
@@ -68,31 +88,33 @@ class Watcher:
         cameras: Callable[[], Iterable[str]],
     ) -> None:
         self.recorder = recorder
-        self.problems: dict[str, str] = {}  # by rule, in words: why it watches nothing; `problem` knows all reasons
-        self._alert_store, self._rules, self._store = alert_store, rules, store
+        self.problems: dict[str, str] = {}  # by rule: why it watches nothing; `problem` gives every reason
+        self._alert_store, self._rules, self._memory = alert_store, rules, memory
         self._clock, self._zone_of, self._cameras = clock, zone_of, cameras
         self._lock = RLock()
-        self._units: dict[str, NDArray[np.float32]] = {}  # by rule: its condition (D,)
+        self._units: dict[str, NDArray[np.float32]] = {}  # by rule: the unit vector (D,) of its condition
         self._budgets: dict[str, Budget] = {}
         self._watches = {key: Watch.read(*key, value) for key, value in alert_store.states().items()}
-        self._unjudged: dict[tuple[str, str], tuple[int, str]] = {}  # verdicts missed since the last one, and why
-        self._seen: dict[str, int] = {}  # by camera: id of the newest frame looked at
+        self._unjudged: dict[tuple[str, str], tuple[int, str]] = {}  # missed verdicts in a row, and why
+        self._seen: dict[str, int] = {}  # by camera: id of the newest frame seen
         for watch in self._watches.values():
             self._seen[watch.camera] = max(self._seen.get(watch.camera, 0), watch.state.frame_id)
 
     def begin(self) -> None:
-        """End alerts of rules that went or were disabled while nobody watched. The book knows its sinks by now."""
+        """End active alerts of rules that were removed or disabled while the agent was down. The sinks are known by now."""
         try:
             with self._lock:
-                self._let_go()
-        except StorageError as error:  # a full disk is no reason not to start: the next start tries again
-            log.error("leftovers of rules stay", extra={"error": str(error)})
+                self._end_stale()
+        except StorageError as error:  # the agent starts all the same; the next start tries again
+            log.error("alerts of removed rules stay active", extra={"error": str(error)})
 
     # --- frames and verdicts ---
 
     def arm(self, rule: Rule, unit: NDArray[np.float32]) -> None:
-        """One of `unarmed`, and its condition as a unit vector: from now on it watches. Nothing where the rule was changed,
-        removed or armed meanwhile."""
+        """Let a rule of `unarmed` watch from now on. unit (D,): its condition as a unit vector.
+
+        Does nothing when the rule was changed, removed or armed meanwhile.
+        """
         with self._lock:
             if rule in self.unarmed():
                 self._arm(rule.name, unit)
@@ -102,30 +124,27 @@ class Watcher:
         self.problems.pop(name, None)
 
     def unarmed(self) -> list[Rule]:
-        """Rules whose condition has not become a vector yet: they watch nothing."""
+        """Rules that watch nothing yet because their condition is not embedded."""
         with self._lock:
             return [rule for rule in self._rules.all() if rule.name not in self._units]
 
     def frames(self, frames: Iterable[Frame], room: int) -> list[Pending]:
-        """Let every rule see these; what is to be judged, at most `room` of it."""
+        """Show these frames to every rule, and return the frames to judge, at most `room`."""
         pending: list[Pending] = []
         with self._lock:
             for frame in frames:
                 if frame.frame_id <= self._seen.get(frame.camera, 0):
-                    continue  # patches made again after a restart, or a picture that failed at first
+                    continue  # encoded again: after a restart, or because it failed at first
                 self._seen[frame.camera] = frame.frame_id
                 for rule in self._rules.all():
                     if rule.name in self._units and rule.settings.watches(frame.camera):
                         with contained(f"showing a frame to rule {rule.name}") as outcome:
                             pending += self._show(rule, frame, room - len(pending))
-                        self._note_shown(rule.name, outcome.error)
+                        if outcome.error is not None:
+                            self.problems[rule.name] = f"it cannot look at frames: {words_of(outcome.error)}"
+                        else:
+                            self.problems.pop(rule.name, None)
         return pending
-
-    def _note_shown(self, rule: str, error: BaseException | None) -> None:
-        if error is not None:
-            self.problems[rule] = f"it cannot look at frames: {words_of(error)}"
-        elif self.problems:  # nearly always there is none
-            self.problems.pop(rule, None)
 
     def _show(self, rule: Rule, frame: Frame, room: int) -> list[Pending]:
         watch = self._watches.get((rule.name, frame.camera)) or self._new_watch(rule, frame)
@@ -157,7 +176,7 @@ class Watcher:
         )
 
     def wanted(self, pending: Pending) -> RuleSettings | None:
-        """The rule's settings while it still waits for this verdict, else None."""
+        """Return the rule's settings, or None when it no longer waits for this verdict."""
         with self._lock:
             watch = self._watches.get((pending.rule, pending.camera))
             if watch is None or watch.state.asked != pending.time:
@@ -165,7 +184,7 @@ class Watcher:
             return self._rules.named(pending.rule).settings
 
     def judged(self, pending: Pending, vote: Vote) -> None:
-        """The judge's answer. A rule that no longer waits for it lets it pass."""
+        """Take the judge's verdict. It is ignored when the rule no longer waits for it."""
         with self._lock:
             watch = self._watches.get((pending.rule, pending.camera))
             if watch is not None:
@@ -176,7 +195,7 @@ class Watcher:
                 self._take(watch, judged(rule.settings, watch.state, vote, held_by))
 
     def refused(self, pending: Pending, reason: Refusal, error: str = "") -> None:
-        """There will be no answer. `error`: why the judge failed, in words."""
+        """Note that there will be no verdict. error: why the judge failed, in words."""
         with self._lock:
             if reason == "judge_unavailable":
                 self._note_verdict(pending, error or "its judge failed")
@@ -186,7 +205,7 @@ class Watcher:
                 self._take(watch, refused(settings, watch.state, pending.time, reason))
 
     def _note_verdict(self, pending: Pending, missed: str | None) -> None:
-        """Count a verdict that was missed, and why; None: this one was given."""
+        """Count a missed verdict with its reason, or reset the count (None) when one was given."""
         key = (pending.rule, pending.camera)
         if missed is None:
             self._unjudged.pop(key, None)
@@ -194,7 +213,7 @@ class Watcher:
             self._unjudged[key] = (self._unjudged.get(key, (0, ""))[0] + 1, missed)
 
     def problem(self, name: str) -> str | None:
-        """In words, why this rule watches nothing or cannot be judged; None: it works."""
+        """Return why this rule watches nothing or cannot be judged, in words, or None."""
         with self._lock:
             if name in self.problems:
                 return self.problems[name]
@@ -204,14 +223,14 @@ class Watcher:
         return None
 
     def rule_problems(self) -> dict[str, str]:
-        """Every rule that has a problem, with its words."""
+        """Return the problem of every rule that has one, by name."""
         named = {rule.name: self.problem(rule.name) for rule in self.rules()}
         return {name: problem for name, problem in named.items() if problem is not None}
 
     def _new_watch(self, rule: Rule, frame: Frame) -> Watch:
-        """With a gate that knows the camera's recent past, so that a new rule need not learn it first."""
+        """Create a watch whose gate has learnt the background from the camera's recent past."""
         gate = GateState()
-        window = self._store.window((frame.camera,), frame.time - WARM_S, float(np.nextafter(frame.time, 0.0)))
+        window = self._memory.window((frame.camera,), frame.time - WARM_S, float(np.nextafter(frame.time, 0.0)))
         rows = np.arange(max(0, window.num_frames - WARM_FRAMES), window.num_frames)
         similarities = window.embeddings(rows) @ self._units[rule.name]
         for row, similarity in zip(rows, similarities, strict=True):
@@ -222,13 +241,13 @@ class Watcher:
         return watch
 
     def _take(self, watch: Watch, step: tuple[RuleState, Actions]) -> list[Ask]:
-        """The new state, through the book when there is something to tell; what is to be asked."""
+        """Adopt a step of the machine, committing it when it has an alert or a suppressed alert; return what to ask."""
         state, actions = step
         if all(isinstance(action, Ask) for action in actions):
             watch.state, watch.written = state, False
         else:
             try:
-                self.recorder.tell(watch, state, actions, self._rules.named(watch.rule).settings)
+                self.recorder.record(watch, state, actions, self._rules.named(watch.rule).settings)
             except StorageError as error:
                 log.error("alert not written", extra={"rule": watch.rule, "camera": watch.camera, "error": str(error)})
                 watch.state = resumed(watch.state)
@@ -236,7 +255,7 @@ class Watcher:
         return [action for action in actions if isinstance(action, Ask)]
 
     def flush(self) -> None:
-        """Write the states that have changed since they were last written. Raises StorageError."""
+        """Store the states that have changed. Raises StorageError."""
         with self._lock:
             changed = {key: watch for key, watch in self._watches.items() if not watch.written}
             if changed:
@@ -247,51 +266,57 @@ class Watcher:
     # --- rules and switches ---
 
     def rules(self) -> list[Rule]:
-        """By name."""
+        """All rules, sorted by name."""
         with self._lock:
             return self._rules.all()
 
     def named(self, name: str) -> Rule:
-        """Raises UnknownRule."""
+        """The rule of that name. Raises UnknownRule."""
         with self._lock:
             return self._rules.named(name)
 
     def put(
         self, name: str, settings: RuleSettings, unit: NDArray[np.float32], *, new: bool = False, switched: bool = False
     ) -> None:
-        """Make or change a rule. With another condition or gate it begins anew. Raises RuleConflict or StorageError."""
+        """Create or change a rule; see `Rules.put`. Another condition or gate resets its state.
+
+        Raises RuleConflict or StorageError.
+        """
         with self._lock:
             old = next((rule.settings for rule in self._rules.all() if rule.name == name), None)
             self._rules.put(name, settings, new=new, switched=switched)
             self._arm(name, unit)
             if old is not None and (old.condition, old.gate) != (settings.condition, settings.gate):
                 self._drop(watch for watch in self._watches.values() if watch.rule == name)
-            self._let_go()
+            self._end_stale()
 
     def remove(self, name: str) -> None:
-        """An alert that is on ends. Raises UnknownRule, RuleConflict or StorageError."""
+        """Remove a rule and end its active alerts. Raises UnknownRule, RuleConflict or StorageError."""
         with self._lock:
             self._rules.remove(name)
             self._units.pop(name, None)
             self._budgets.pop(name, None)
             self.problems.pop(name, None)
-            self._let_go()
+            self._end_stale()
 
     def set_enabled(self, rule: str, camera: str | None, enabled: bool) -> None:
-        """Switch it at one camera, or (None) at all. Raises UnknownRule, UnknownCamera, BadRequest or StorageError."""
+        """Enable or disable a rule at one camera, or at all (None).
+
+        Raises UnknownRule, UnknownCamera, BadRequest or StorageError.
+        """
         self._check_camera(rule, camera)
         with self._lock:
             self._rules.switch(rule, camera, enabled)
-            self._let_go()
+            self._end_stale()
 
     def snooze(self, rule: str, camera: str | None, until: float) -> None:
-        """No alert begins before `until`; a time that has passed ends the snooze. Raises as `set_enabled`."""
+        """Let no alert begin before `until` (unix seconds); a past time ends the snooze. Raises as `set_enabled`."""
         self._check_camera(rule, camera)
         with self._lock:
             self._rules.snooze(rule, camera, until)
 
     def _check_camera(self, rule: str, camera: str | None) -> None:
-        """Whoever switches may name a camera in a topic: only those that the rule watches are kept."""
+        """Refuse a camera that does not exist or that the rule does not watch: MQTT topics may name any."""
         if camera is None:
             return
         known = tuple(self._cameras())
@@ -300,8 +325,8 @@ class Watcher:
         if not self.named(rule).settings.watches(camera):
             raise BadRequest(f"The rule '{rule}' does not watch the camera '{camera}'.", param="camera")
 
-    def _let_go(self) -> None:
-        """End alerts of what has been disabled, and forget what no rule watches any more."""
+    def _end_stale(self) -> None:
+        """End the alerts of disabled rules, and delete the watches of removed rules and cameras."""
         rules = {rule.name: rule.settings for rule in self._rules.all()}
         gone = [w for w in self._watches.values() if w.rule not in rules or not rules[w.rule].watches(w.camera)]
         self._drop(gone)
@@ -312,17 +337,17 @@ class Watcher:
     def _drop(self, watches: Iterable[Watch]) -> None:
         for watch in list(watches):
             state, actions = ended(watch.state, self._now(watch))
-            self.recorder.tell(watch, state, actions, None, last=True)
+            self.recorder.record(watch, state, actions, None, last=True)
             del self._watches[watch.rule, watch.camera]
             self._unjudged.pop((watch.rule, watch.camera), None)
 
     def _now(self, watch: Watch) -> float:
         return max(self._clock(), watch.state.time or 0.0)
 
-    # --- looking ---
+    # --- descriptions ---
 
     def describe(self, name: str) -> dict[str, Any]:
-        """A rule as REST shows it. Raises UnknownRule."""
+        """Return the rule as the REST API shows it (docs/alerts.md). Raises UnknownRule."""
         with self._lock:
             rule = self._rules.named(name)
             state = {
@@ -345,7 +370,7 @@ class Watcher:
             }
 
     def views(self) -> list[RuleView]:
-        """Every rule at every camera that it watches, as MQTT shows it."""
+        """Every rule at every camera it watches, as MQTT shows it."""
         cameras = list(self._cameras())
         with self._lock:
             return [

@@ -1,41 +1,56 @@
-"""The connection to the broker, kept for ever: connect, work, and when it ends try again after a growing, jittered pause.
+"""The MQTT bridge: connect to the broker, work, and reconnect after a growing pause.
 
-A broker that is absent, slow or refuses costs nothing but the wait: events stay in the outbox, frames go their way. What
-is wrong is said in `status`. Does not know what is published (`agent/mqtt/session.py`).
+A broker that is absent, slow or refuses costs nothing but the wait: events stay in the outbox. What is wrong is said in
+`Bridge.problem`. Does not know what is published (`agent/mqtt/session.py`).
 """
 
 import asyncio
+import json
 import logging
 import random
+import secrets
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from importlib.metadata import PackageNotFoundError, version
 
 import aiomqtt
 from aiomqtt.exceptions import MqttConnectError
 from paho.mqtt.reasoncodes import ReasonCode
 
-from agent.mqtt.causes import in_words
-from agent.mqtt.client import Called, SettingsWrong, connected, new_client_id
-from agent.mqtt.embedded import BrokerFailed, embedded_broker
-from agent.mqtt.session import REANNOUNCE_S, Desk, Session
+from agent.alerts.store import AlertStore
+from agent.alerts.watcher import Watcher
+from agent.ask.answer import Answering
+from agent.health import HealthChecks
+from agent.ingest.cameras import Cameras
+from agent.metrics import Metrics, Reader, Reading
+from agent.mqtt.asking import Asking
+from agent.mqtt.causes import BrokerFailed, SettingsWrong, in_words
+from agent.mqtt.client import Identity, connected
+from agent.mqtt.context import CameraView, Context, MemoryView, RetainedTopics
+from agent.mqtt.session import REANNOUNCE_S, Session
 from agent.mqtt.topics import OFFLINE, Topics
 from agent.mqtt.wire import Client, HungUp, Limits
 from agent.settings.mqtt import EMBEDDED
+from agent.settings.settings import Settings
+from memory.store import MemoryStore
+from streaming.backoff import backoff_s
 
 log = logging.getLogger(__name__)
 
-TWIN_S = 120.0  # so long it is said that another client has our name
+PAUSES_S = (0.5, 60.0)  # between tries: the first, and the longest
+STABLE_S = 10.0  # a connection that lasted this long resets the pause
+TWIN_S = 120.0  # how long a problem says that another client uses our name
 _TWIN = (
     "another client connects to the broker with the same name, and the two take turns: give each its own mqtt.client_id"
 )
-STABLE_S = 10.0  # a connection that stood so long is no failure: the next pause is the first again
+_WILLS = ((True, 1), (False, 1), (True, 0), (False, 0))  # (retained, QoS) of the last will, in the order of tries
 
 
 @dataclass(slots=True)
 class Status:
-    """How it stands with the broker."""
+    """The state of the connection."""
 
     connected: bool = False
     problem: str | None = "not connected yet"  # in words for an operator
@@ -43,129 +58,114 @@ class Status:
     num_connections: int = 0
 
 
-_WILLS = ((True, 1), (False, 1), (True, 0), (False, 0))  # retained, QoS: the last wills to try, the best first
-
-
-@dataclass(frozen=True, slots=True)
-class Pauses:
-    """Seconds between tries: first, doubling up to last, each shortened by up to a half at random."""
-
-    first_s: float = 0.5
-    last_s: float = 60.0
-
-    def after(self, num_failures: int) -> float:
-        """The pause after so many failures in a row: after(3) lies between 1 and 2."""
-        return float(min(self.first_s * 2 ** min(num_failures - 1, 20), self.last_s)) * random.uniform(0.5, 1.0)
-
-
 class Bridge:
-    """See the module."""
+    """The connection, kept up until cancelled. pauses_s: the first and the longest pause between tries, in seconds."""
 
     def __init__(
-        self, desk: Desk, pauses: Pauses | None = None, reannounce_s: tuple[float, float] = REANNOUNCE_S
+        self,
+        context: Context,
+        pauses_s: tuple[float, float] = PAUSES_S,
+        reannounce_s: tuple[float, float] = REANNOUNCE_S,
     ) -> None:
-        self.desk = desk
+        self.context = context
         self.status = Status()
-        self._pauses = pauses or Pauses()
-        self._reannounce_s = reannounce_s
+        self._pauses_s, self._reannounce_s = pauses_s, reannounce_s
         self._num_failures = 0
-        self._twin_until = float("-inf")
-        # the same at every connection: the broker then ends an old one at once, whose last will would come after our "online"
-        self._client_id = desk.settings.client_id or new_client_id()
-        self._will_retain, self._will_qos = True, 1  # learnt, where the broker does not take it so
+        self._twin_until = float("-inf")  # monotonic
+        # The same at every connection: the broker then ends an old connection at once, and its last will, which says
+        # "offline", does not come after our "online". Not every broker assigns a name; all accept 23 letters and digits.
+        self._client_id = context.settings.client_id or f"vilamp{secrets.token_hex(8)}"
+        self._will_retain, self._will_qos = True, 1  # lowered for brokers that do not accept it
 
     @property
     def problem(self) -> str | None:
-        """What an operator should know, in words; None: all is well."""
+        """What an operator should know, in words; None when all is well."""
         if time.monotonic() < self._twin_until:
             return _TWIN
-        return self.status.problem or self.desk.problem
+        return self.status.problem or self.context.problem
 
     async def run(self) -> None:
-        """For ever. When cancelled, the broker is told "offline" first. May be run again after an error."""
-        loop = asyncio.get_running_loop()
+        """Work until cancelled, then publish "offline". May be run again after an error."""
+        with self.context.alert_store.waking(self.context.wake):
+            try:
+                while True:
+                    try:
+                        async with self._broker() as address:
+                            self.status.address = address
+                            while True:
+                                await self._connection(address)
+                                await asyncio.sleep(self._pause_s())
+                    except (BrokerFailed, SettingsWrong) as error:  # until the operator acts: no hurry
+                        self._failed(str(error))
+                        await asyncio.sleep(self._pauses_s[1])
+            finally:
+                self.status.connected = False
 
-        def wake() -> None:
-            loop.call_soon_threadsafe(self.desk.wake.set)
-
-        self.desk.alert_store.listen(wake)
-        try:
-            while True:
-                try:
-                    async with self._broker() as address:
-                        self.status.address = address
-                        while True:
-                            await self._connection(address)
-                            await asyncio.sleep(self._pauses.after(self._num_failures))
-                except (BrokerFailed, SettingsWrong) as error:  # the operator's to mend: no hurry
-                    self._failed(str(error))
-                    await asyncio.sleep(self._pauses.last_s)
-        finally:
-            self.desk.alert_store.unlisten(wake)
-            self.status.connected = False
+    def _pause_s(self) -> float:
+        first_s, longest_s = self._pauses_s
+        return backoff_s(max(0, self._num_failures - 1), random.random(), first_s=first_s, longest_s=longest_s)
 
     @asynccontextmanager
     async def _broker(self) -> AsyncIterator[tuple[str, int]]:
-        """Where the broker listens."""
-        if self.desk.settings.url != EMBEDDED:
-            yield self.desk.settings.address()
+        """Yield the broker's host and port; the embedded broker runs inside the block."""
+        if self.context.settings.url != EMBEDDED:
+            yield self.context.settings.address()
             return
-        async with embedded_broker(self.desk.settings) as address:
+        from agent.mqtt.embedded import embedded_broker  # amqtt is large
+
+        async with embedded_broker(self.context.settings) as address:
             yield address
 
     async def _connection(self, address: tuple[str, int]) -> None:
-        """One try, until it ends. Returns; what went wrong is in `status`. Raises SettingsWrong."""
+        """Connect and work until the connection ends; `status` then says why. Raises SettingsWrong."""
         loop, client = asyncio.get_running_loop(), None
         began = float("inf")
+        settings = self.context.settings
+        will = aiomqtt.Will(Topics(settings.prefix).status, OFFLINE, qos=self._will_qos, retain=self._will_retain)
         try:
-            async with connected(self.desk.settings, address, self._called(), self._dropped) as client:
+            async with connected(settings, address, Identity(self._client_id, will), self._dropped) as client:
                 began = loop.time()
                 client.limits = self._learnt(client.limits)
                 self._connected(address)
-                await Session(client, self.desk, self._reannounce_s, self._will_retain).run()
+                await Session(client, self.context, self._reannounce_s, self._will_retain).run()
         except SettingsWrong:
             raise
         except aiomqtt.MqttError as error:
             if loop.time() - began >= STABLE_S:
                 self._num_failures = 0
             self._learn(error, client, loop.time())
-            self._failed(in_words(error, self.desk.settings, address, client))
+            self._failed(in_words(error, settings, address, client))
             task = asyncio.current_task()
             if task is not None and task.cancelling():  # the connection broke while we were leaving
                 raise asyncio.CancelledError from None
         finally:
             self.status.connected = False
 
-    def _called(self) -> Called:
-        topic = Topics(self.desk.settings.prefix).status
-        return Called(self._client_id, aiomqtt.Will(topic, OFFLINE, qos=self._will_qos, retain=self._will_retain))
-
     def _learnt(self, limits: Limits) -> Limits:
-        """What the broker takes, with what it took of our last will: MQTT 3.1.1 does not say, nor confirms QoS 0."""
+        """Lower the broker's limits to what it accepted of our last will: MQTT 3.1.1 announces none."""
         retain = limits.retain and (self._will_retain or self._will_qos == 1)
         return replace(limits, max_qos=min(limits.max_qos, self._will_qos), retain=retain)
 
     def _dropped(self) -> None:
-        """The broker sends faster than it is listened to."""
-        self.desk.counts["message_dropped"] += 1
+        self.context.counts["message_dropped"] += 1
         log.warning("mqtt: messages come faster than they are taken, and are dropped")
 
     def _learn(self, error: aiomqtt.MqttError, client: Client | None, now: float) -> None:
-        """What to leave out at the next try."""
-        desk = self.desk
+        """Decide what to leave out at the next try. client: None when the broker did not accept the connection."""
+        refusals = self.context.refusals
         if client is not None:
             sent = client.in_hand
-            if sent is not None and sent.name and desk.refusals.lost(sent, now):
+            if sent is not None and sent.name and refusals.lost(sent, now):
                 words = f"the broker ends the connection over {sent.name[:200]} ({sent.num_bytes} bytes): set aside for a while"
                 log.warning("mqtt", extra={"error": words})
             if str(client.farewell) == "Session taken over":
                 self._twin_until = time.monotonic() + TWIN_S
-            self._will_retain = self._will_retain or desk.refusals.retained_confirmed
+            self._will_retain = self._will_retain or refusals.retained_confirmed
         elif isinstance(error, MqttConnectError) and isinstance(error.rc, ReasonCode):
             self._will_retain = self._will_retain and error.rc.getName() != "Retain not supported"
             self._will_qos = 0 if error.rc.getName() == "QoS not supported" else self._will_qos
-        elif isinstance(error, HungUp) and desk.settings.version != "5" and not desk.refusals.retained_confirmed:
-            # MQTT 3.1.1 has no words for it: perhaps it was the last will, being retained or having QoS 1
+        elif isinstance(error, HungUp) and self.context.settings.version != "5" and not refusals.retained_confirmed:
+            # An MQTT 3.1.1 broker gives no reason: perhaps it was the last will, being retained or having QoS 1.
             next_will = _WILLS.index((self._will_retain, self._will_qos)) + 1
             self._will_retain, self._will_qos = _WILLS[next_will % len(_WILLS)]
 
@@ -176,6 +176,112 @@ class Bridge:
 
     def _failed(self, problem: str) -> None:
         self._num_failures += 1
-        if problem != self.status.problem:  # said once, not at every try
+        if problem != self.status.problem:  # log it once, not at every try
             log.warning("mqtt not connected", extra={"error": problem})
         self.status.connected, self.status.problem = False, problem
+
+
+# --- the bridge of an agent ---
+
+
+def open_bridge(
+    settings: Settings,
+    store: MemoryStore,
+    alert_store: AlertStore,
+    watcher: Watcher,
+    cameras: Cameras,
+    answering: Answering,
+    health: HealthChecks,
+    metrics: Metrics,
+    *,
+    clock: Callable[[], float],
+    model: str,
+) -> Bridge | None:
+    """Return the bridge, not connected yet, or None when no broker is configured. model: its name in answers."""
+    if settings.mqtt.url is None:
+        return None
+    topics = Topics(settings.mqtt.prefix)
+    asking = Asking(
+        topics,
+        answering,
+        existing=cameras.existing,
+        zone_of=cameras.zone_of,
+        sign=lambda path: watcher.recorder.link(path),
+        model=model,
+    )
+    views = _Views(settings, store, cameras)
+    bridge = Bridge(
+        Context(
+            settings=settings.mqtt,
+            alert_store=alert_store,
+            retained=RetainedTopics(alert_store.connection, alert_store.lock),
+            rules=watcher,
+            cameras=views.cameras,
+            memories=views.memories,
+            clock=clock,
+            version=_version(),
+            health=lambda: json.dumps(health.run().private(), sort_keys=True).encode(),
+            asking=asking if settings.mqtt.allow_ask else None,
+        )
+    )
+    if settings.mqtt.snapshots:
+        watcher.recorder.image_topic = topics.snapshot
+    metrics.watch(_readers(bridge))
+    return bridge
+
+
+class _Views:
+    """What the broker is shown of cameras and memory."""
+
+    def __init__(self, settings: Settings, store: MemoryStore, cameras: Cameras) -> None:
+        self._settings = settings
+        self._store = store
+        self._cameras = cameras
+        self._rates: dict[str, tuple[float, int]] = {}  # by camera: unix seconds, and frames remembered until then
+
+    def cameras(self) -> Iterator[CameraView]:
+        """Yield the view of every camera."""
+        for camera in self._cameras.names():
+            if not self._settings.camera(camera).enabled:
+                yield CameraView(camera, "disabled")
+            else:
+                yield CameraView(camera, "online" if self._cameras.state(camera) == "live" else "offline")
+
+    def memories(self, now: float) -> Iterator[MemoryView]:
+        """Yield the memory of every camera, with the frame rate since the last call. now: unix seconds."""
+        cameras = self._cameras.names()
+        for gone in set(self._rates) - set(cameras):
+            del self._rates[gone]
+        for camera in cameras:
+            stats, intake = self._store.stats(camera), self._cameras.intakes.get(camera)
+            remembered = 0 if intake is None else intake.counters.remembered
+            since, before = self._rates.get(camera, (now, remembered))
+            self._rates[camera] = (now, remembered)
+            rate = (remembered - before) / (now - since) if now > since else 0.0
+            yield MemoryView(camera, stats.frames, stats.oldest, stats.newest, round(rate, 3))
+
+
+def _readers(bridge: Bridge) -> list[Reader]:
+    def connected() -> list[Reading]:
+        return [({}, float(bridge.status.connected))]
+
+    def connections() -> list[Reading]:
+        return [({}, float(bridge.status.num_connections))]
+
+    def refused() -> list[Reading]:
+        asking, counts = bridge.context.asking, bridge.context.counts
+        counts = counts if asking is None else counts + asking.num_ignored
+        return [({"reason": reason}, float(count)) for reason, count in dict(counts).items()]
+
+    return [
+        Reader("vilamp_mqtt_connected", "1 while the broker has accepted the connection.", (), connected),
+        Reader("vilamp_mqtt_connections_total", "Connections that the broker accepted.", (), connections),
+        Reader("vilamp_mqtt_refused_total", "MQTT requests that were not carried out.", ("reason",), refused),
+    ]
+
+
+def _version() -> str:
+    try:
+        return version("vilamp-live")
+    except PackageNotFoundError:  # run from a folder, not installed
+        return "0"

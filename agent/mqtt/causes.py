@@ -1,4 +1,4 @@
-"""Why there is no connection to the broker, in words for an operator: what is wrong and what to do. Pure."""
+"""Why there is no connection to the broker, in words for an operator: the cause and what to do about it. Pure."""
 
 import ssl
 
@@ -6,7 +6,6 @@ import aiomqtt
 from aiomqtt.exceptions import MqttConnectError
 from paho.mqtt.reasoncodes import ReasonCode
 
-from agent.mqtt.client import SettingsWrong
 from agent.mqtt.wire import Client, HungUp, Unanswered
 from agent.runtime.unreachable import CLOSED, why_unreachable
 from agent.settings.mqtt import MqttSettings
@@ -46,13 +45,21 @@ _TLS_RECORDS = (0x14, 0x15, 0x16)
 _CONNACK = 0x20
 
 
+class SettingsWrong(aiomqtt.MqttError):
+    """The configuration, or a file that it names, cannot be used (the operator's to change)."""
+
+
+class BrokerFailed(Exception):
+    """The embedded broker cannot be started (the operator's to change)."""
+
+
 def in_words(
     error: BaseException,
     settings: MqttSettings,
     address: tuple[str, int],
     client: Client | None = None,
 ) -> str:
-    """`client`: the connection that has ended, if there was one; it knows more."""
+    """Return the cause of `error`. client: the connection that has ended, if the broker had accepted one."""
     if isinstance(error, SettingsWrong):
         return str(error)
     where = f"the broker at {address[0]}:{address[1]}"
@@ -88,7 +95,7 @@ def _end(error: BaseException, settings: MqttSettings, client: Client | None) ->
 
 
 def _tls_advice(words: str) -> str:
-    """Which setting it is."""
+    """Return which setting to change."""
     if "authority that is not trusted" in words:
         return ", or give its PEM file (mqtt.ca)"
     if "client certificate" in words:
@@ -97,7 +104,7 @@ def _tls_advice(words: str) -> str:
 
 
 def _hung_up(error: HungUp, settings: MqttSettings) -> str:
-    """The connection ended before the broker had answered: what it sent, if anything, shows what it is."""
+    """The connection ended before the broker had answered: the first byte it sent, if any, shows what it is."""
     if isinstance(error.failure, ssl.SSLError):
         words = why_unreachable(error.failure) or str(error.failure)
         return f"{words}{_tls_advice(words)}"

@@ -1,8 +1,7 @@
-"""A connection to the broker as the settings say, bounded in time. Knows settings and the protocol, not what is published."""
+"""One connection to the broker, as the settings say, bounded in time. Does not know what is published."""
 
 import asyncio
 import os
-import secrets
 import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -10,44 +9,36 @@ from dataclasses import dataclass
 
 import aiomqtt
 
+from agent.mqtt.causes import SettingsWrong
 from agent.mqtt.wire import Client, what_we_take
 from agent.runtime import pools
 from agent.settings.mqtt import EMBEDDED, MqttSettings
 
 CONNECT_TIMEOUT_S = 5.0
-ANSWER_TIMEOUT_S = 10.0  # for the broker's word on anything; then the connection counts as lost
+ANSWER_TIMEOUT_S = 10.0  # for the broker's answer to anything; then the connection counts as lost
 LEAVE_TIMEOUT_S = 2.0
 KEEPALIVE_S = 20  # a lost connection is noticed within 30 s: brokers wait one and a half times as long
-MAX_WAITING_MESSAGES = 256  # beyond it what arrives is dropped and counted
-
-
-class SettingsWrong(aiomqtt.MqttError):
-    """What is configured, or a file that it names, cannot be used: the operator's to mend."""
+MAX_WAITING_MESSAGES = 256  # incoming messages beyond it are dropped and counted
 
 
 @dataclass(frozen=True, slots=True)
-class Called:
-    """Who connects: the broker tells clients apart by `client_id`; `will` is said for us when we are gone."""
+class Identity:
+    """Who connects. The broker tells clients apart by `client_id`, and publishes `will` when the connection is lost."""
 
     client_id: str
     will: aiomqtt.Will
 
 
-def new_client_id() -> str:
-    """A name of our own: not every broker hands one out. Letters and digits, at most 23, which every broker takes."""
-    return f"vilamp{secrets.token_hex(8)}"
-
-
 @asynccontextmanager
 async def connected(
-    settings: MqttSettings, address: tuple[str, int], called: Called, dropped: Callable[[], None]
+    settings: MqttSettings, address: tuple[str, int], identity: Identity, dropped: Callable[[], None]
 ) -> AsyncIterator[Client]:
-    """A connection that the broker has accepted, closed with the block. Raises aiomqtt.MqttError.
+    """Yield a connection that the broker has accepted, and close it after the block. Raises aiomqtt.MqttError.
 
-    Connecting runs in a thread that cannot be interrupted: when cancelled it is waited for, at most until it gives up
-    by itself (CONNECT_TIMEOUT_S each for the connection and for TLS, ANSWER_TIMEOUT_S for the broker's word).
+    Connecting runs in a thread that cannot be interrupted. When cancelled, wait for it until it gives up by itself:
+    CONNECT_TIMEOUT_S each for the connection and for TLS, ANSWER_TIMEOUT_S for the broker's answer.
     """
-    client = await _prepared(settings, address, called, dropped)
+    client = await _prepared(settings, address, identity, dropped)
     connecting = asyncio.ensure_future(client.enter())
     try:
         await asyncio.shield(connecting)
@@ -63,20 +54,20 @@ async def connected(
 
 
 async def _prepared(
-    settings: MqttSettings, address: tuple[str, int], called: Called, dropped: Callable[[], None]
+    settings: MqttSettings, address: tuple[str, int], identity: Identity, dropped: Callable[[], None]
 ) -> Client:
-    """Raises SettingsWrong."""
-    newer = _version(settings) is aiomqtt.ProtocolVersion.V5
+    """Return a client that is not connected yet. Raises SettingsWrong."""
+    is_v5 = settings.version == "5" and settings.url != EMBEDDED  # the embedded broker speaks 3.1.1 only
     try:
         return Client(
             *address,
             username=settings.user,
             password=await pools.alerts(settings.secret),
-            identifier=called.client_id,
-            protocol=_version(settings),
-            clean_session=None if newer else True,
-            properties=what_we_take() if newer else None,
-            will=called.will,
+            identifier=identity.client_id,
+            protocol=aiomqtt.ProtocolVersion.V5 if is_v5 else aiomqtt.ProtocolVersion.V311,
+            clean_session=None if is_v5 else True,
+            properties=what_we_take() if is_v5 else None,
+            will=identity.will,
             keepalive=KEEPALIVE_S,
             timeout=ANSWER_TIMEOUT_S,
             connect_timeout_s=CONNECT_TIMEOUT_S,
@@ -103,14 +94,8 @@ def _unreadable(settings: MqttSettings, error: OSError) -> str:
     return f"{named} cannot be read ({error.strerror or error}): mqtt needs this file"
 
 
-def _version(settings: MqttSettings) -> aiomqtt.ProtocolVersion:
-    # the embedded broker speaks 3.1.1 only
-    newer = settings.version == "5" and settings.url != EMBEDDED
-    return aiomqtt.ProtocolVersion.V5 if newer else aiomqtt.ProtocolVersion.V311
-
-
 def _tls(settings: MqttSettings) -> ssl.SSLContext:
-    """Raises OSError (ssl.SSLError) for files that cannot be read."""
+    """Return the TLS context of the settings. Raises OSError (ssl.SSLError) for files that cannot be read."""
     context = ssl.create_default_context(cafile=None if settings.ca is None else str(settings.ca))
     if settings.cert is not None:
         context.load_cert_chain(str(settings.cert), None if settings.key is None else str(settings.key))

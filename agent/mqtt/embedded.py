@@ -1,45 +1,67 @@
-"""A broker inside the process (amqtt, MQTT 3.1.1), for trying things out without installing one.
+"""A broker inside the agent's process (amqtt, MQTT 3.1.1), to try things out without installing one.
 
-It keeps retained messages in memory only and knows no access lists; on loopback, unless a user and a password are set.
-Overload policy: connections beyond MAX_CONNECTIONS are closed at once, and so is one that announces a packet larger than the
-largest picture that the agent sends.
+It keeps retained messages in memory only and has no access lists; it listens on loopback, unless a user and a password are
+set. Overload policy: connections beyond MAX_CONNECTIONS are closed at once, and so is one that announces a packet larger than
+the largest picture that the agent sends.
 """
 
 import asyncio
+import hmac
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
-from agent.mqtt.session import MAX_SNAPSHOT_BYTES
+from amqtt.adapters import StreamReaderAdapter, StreamWriterAdapter
+from amqtt.broker import Broker
+from amqtt.contexts import BaseContext
+from amqtt.plugins.base import BaseAuthPlugin
+from amqtt.session import Session
+
+from agent.mqtt.causes import BrokerFailed
+from agent.mqtt.state import MAX_SNAPSHOT_BYTES
 from agent.runtime import pools
 from agent.settings.mqtt import MqttSettings
 
 MAX_CONNECTIONS = 64
-MIN_PACKET_BYTES = 1 << 20  # that may be sent, beside the largest picture
+MIN_PACKET_BYTES = 1 << 20  # accepted on top of the largest picture
 _LISTENER = "default"
 
 
-class BrokerFailed(Exception):
-    """The embedded broker cannot be started (the operator's to change)."""
+class OneUser(BaseAuthPlugin):
+    """The authentication plugin, loaded by name by amqtt: accept the configured user and password only."""
+
+    @dataclass
+    class Config:
+        """The plugin's configuration."""
+
+        user: str
+        password: str = field(repr=False)
+
+    def __init__(self, context: BaseContext) -> None:
+        super().__init__(context)
+        self._expected = f"{self.config.user}\0{self.config.password}".encode()
+
+    async def authenticate(self, *, session: Session) -> bool | None:
+        """Return True for the right user and password, compared in constant time."""
+        given = f"{session.username or ''}\0{session.password or ''}".encode()
+        return hmac.compare_digest(given, self._expected)
 
 
 @asynccontextmanager
 async def embedded_broker(settings: MqttSettings) -> AsyncIterator[tuple[str, int]]:
-    """The broker at work; host and port where it listens. Raises BrokerFailed."""
-    from amqtt.adapters import StreamReaderAdapter, StreamWriterAdapter
-    from amqtt.broker import Broker
-
-    logging.getLogger("amqtt").setLevel(logging.ERROR)  # a client that goes away is no news
+    """Run the broker inside the block, which gets the host and port where it listens. Raises BrokerFailed."""
+    logging.getLogger("amqtt").setLevel(logging.ERROR)  # it logs every client that goes away
     logging.getLogger("transitions").setLevel(logging.ERROR)
-    # connections are taken here and handed over: so they can be counted, and the port may be any free one
+    # accepted here, not by amqtt: so connections can be counted, and the port may be any free one
     plugins = await pools.alerts(_plugins, settings)
     broker = Broker({"listeners": {_LISTENER: {"type": "external"}}, "plugins": plugins})
     most_bytes = MIN_PACKET_BYTES + MAX_SNAPSHOT_BYTES
     connections: set[asyncio.Task[Any]] = set()
 
     class Bounded(StreamReaderAdapter):
-        """Reads nothing that was announced too large."""
+        """Reads no packet that is announced too large."""
 
         def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             super().__init__(reader)
@@ -47,7 +69,7 @@ async def embedded_broker(settings: MqttSettings) -> AsyncIterator[tuple[str, in
 
         async def read(self, n: int = -1) -> bytes:
             if not 0 <= n <= most_bytes:
-                self._writer.transport.abort()  # amqtt itself would go on reading
+                self._writer.transport.abort()  # amqtt alone would go on reading
                 raise ConnectionResetError(f"a packet of {n} bytes")
             return bytes(await super().read(n))
 
@@ -93,6 +115,6 @@ def _plugins(settings: MqttSettings) -> dict[str, dict[str, Any]]:
     if not settings.has_password:
         return {"amqtt.plugins.authentication.AnonymousAuthPlugin": {"allow_anonymous": True}}
     try:
-        return {"agent.mqtt.embedded_login.OneUser": {"user": settings.user, "password": settings.secret()}}
+        return {"agent.mqtt.embedded.OneUser": {"user": settings.user, "password": settings.secret()}}
     except (OSError, UnicodeDecodeError) as error:
         raise BrokerFailed(f"mqtt.password_file cannot be read: {error}") from error

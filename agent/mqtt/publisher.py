@@ -1,40 +1,112 @@
-"""Publishing within what the broker takes: its own limits, and what connections have ended over before.
+"""Publish within what the broker accepts: the limits it announces, and what earlier connections have ended over.
 
-`Notes` keeps in words what it does not take, until it does. Does not know what is published, or why.
+An MQTT 3.1.1 broker cannot refuse a message in words: it closes the connection. `Refusals` learns from that. A message that
+is unconfirmed when the connection ends gets the blame; after a few such ends in a row it is set aside for a while, so that
+the others get through, and then tried once more. The blame can be wrong (the broker was restarted), so nothing is deleted
+here. `Notes` keeps in words what the broker does not accept. Does not know what is published, or why.
 """
 
 import logging
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from paho.mqtt.properties import Properties
 
-from agent.mqtt.refusals import Refusals
 from agent.mqtt.wire import Client, Refused, Sent, packet_bytes
 
 log = logging.getLogger(__name__)
 
+TRIES = 2
+EVENT_TRIES = 3
+RETRY_S = 3600.0
+EVENT_RETRY_S = 600.0
+MAX_NAMES = 4096
+EVENT = "event "  # the name of an alert event begins with it: it gets more tries
 MAX_NOTES = 100
 MAX_SHOWN = 200  # characters of a topic
 
 
 class TooLarge(Refused):
-    """The broker has said that it takes no packets of this size."""
+    """The packet is larger than the broker's announced limit."""
 
 
 class SetAside(Refused):
-    """Connections have ended over this: the others go first."""
+    """Connections have ended over this message: it is not sent for a while."""
+
+
+@dataclass(slots=True)
+class _Loss:
+    count: int
+    num_bytes: int  # of the smallest message that was lost
+    until: float  # set aside until then
+
+
+class Refusals:
+    """What the broker seems to refuse, learnt from connections that ended. Pure: monotonic seconds are arguments.
+
+    Worked example with two tries: lost(announcement of 3000 bytes) twice; `sets_aside` is then True for 3000 and for 1600
+    bytes under that name, and False for 1500, which may be small enough; after RETRY_S it is False once.
+    Overload policy: beyond MAX_NAMES the oldest blame is forgotten.
+    """
+
+    def __init__(self) -> None:
+        self._losses: dict[str, _Loss] = {}
+        self._retained_lost = 0  # in a row, before any retained message was confirmed
+        self.retained_confirmed = False  # a retained message was confirmed
+        self._unretained_until = float("-inf")
+
+    def lost(self, sent: Sent, now: float) -> bool:
+        """Note that the connection ended over this message. Return True when that sets it aside."""
+        if sent.retain and not self.retained_confirmed:
+            self._retained_lost += 1
+            if self._retained_lost >= TRIES:  # perhaps the broker accepts no retained message at all
+                self._unretained_until = now + RETRY_S
+                self._losses.pop(sent.name, None)
+                return False
+        event = sent.name.startswith(EVENT)
+        loss = self._losses.setdefault(sent.name, _Loss(0, sent.num_bytes, now))
+        loss.count, loss.num_bytes = loss.count + 1, min(loss.num_bytes, sent.num_bytes)
+        if loss.count < (EVENT_TRIES if event else TRIES):
+            return False
+        loss.until = now + (EVENT_RETRY_S if event else RETRY_S)
+        while len(self._losses) > MAX_NAMES:
+            del self._losses[next(iter(self._losses))]
+        return True
+
+    def confirmed(self, sent: Sent) -> None:
+        """Note that the broker accepted the message, or refused it in words: it and smaller ones are no longer blamed."""
+        loss = self._losses.get(sent.name)
+        if loss is not None and sent.num_bytes >= loss.num_bytes:
+            del self._losses[sent.name]
+        if sent.retain:
+            self.retained_confirmed, self._retained_lost = True, 0
+            self._unretained_until = float("-inf")
+
+    def sets_aside(self, sent: Sent, now: float) -> bool:
+        """Return True while the message is not to be sent."""
+        loss = self._losses.get(sent.name)
+        return loss is not None and now < loss.until and sent.num_bytes > loss.num_bytes // 2
+
+    def size_to_try(self, name: str, now: float) -> int | None:
+        """Return the size in bytes at which a message of this name is worth a try; None: any size."""
+        loss = self._losses.get(name)
+        return loss.num_bytes // 4 if loss is not None and now < loss.until else None
+
+    def retains(self, now: float) -> bool:
+        """Return False while the broker seems to accept no retained messages."""
+        return now >= self._unretained_until
 
 
 class Notes:
-    """What an operator should know of what the broker does not take. Overload policy: beyond MAX_NOTES only counted."""
+    """What the broker does not accept, in words for an operator. Overload policy: beyond MAX_NOTES only counted."""
 
     def __init__(self, counts: Counter[str]) -> None:
         self.counts = counts  # what was not done, by reason
-        self._words: dict[str, str] = {}  # by what it is about, the oldest first
+        self._words: dict[str, str] = {}  # by subject, the oldest first
 
     def say(self, about: str, words: str, reason: str) -> None:
-        """Count it; log it unless that was done already."""
+        """Count a refusal by `reason`, and log its words once."""
         self.counts[reason] += 1
         if self._words.get(about) == words or (about not in self._words and len(self._words) >= MAX_NOTES):
             return
@@ -42,12 +114,12 @@ class Notes:
         log.warning("mqtt", extra={"error": words})
 
     def clear(self, about: str) -> None:
-        """It is well now."""
+        """Forget the note: the broker accepts it now."""
         self._words.pop(about, None)
 
     @property
     def first(self) -> str | None:
-        """The oldest in words, and how many there are besides; None: all is well."""
+        """The oldest note and the number of others, or None."""
         if not self._words:
             return None
         more = f" (and {len(self._words) - 1} more)" if len(self._words) > 1 else ""
@@ -55,9 +127,10 @@ class Notes:
 
 
 class Publisher:
-    """Publishes over one connection. `now`: monotonic seconds."""
+    """Publish and subscribe over one connection."""
 
     def __init__(self, client: Client, refusals: Refusals, notes: Notes, now: Callable[[], float]) -> None:
+        """now: monotonic seconds."""
         self._client = client
         self._refusals = refusals
         self._notes = notes
@@ -65,16 +138,16 @@ class Publisher:
 
     @property
     def retains(self) -> bool:
-        """True while the broker keeps retained messages, as far as is known."""
+        """True while the broker keeps retained messages, as far as known."""
         return self._client.limits.retain and self._refusals.retains(self._now())
 
     @property
     def wildcards(self) -> bool:
-        """True when one subscription may match many topics."""
+        """True when the broker accepts wildcards in subscriptions."""
         return self._client.limits.wildcards
 
     def room(self, topic: str) -> int | None:
-        """Bytes that a payload may have; None: as many as it likes."""
+        """Return the largest payload in bytes that fits; None: no limit."""
         limit = self._client.limits.max_packet_bytes
         return None if limit is None else max(0, limit - packet_bytes(topic, b""))
 
@@ -87,9 +160,10 @@ class Publisher:
         name: str | None = None,
         properties: Properties | None = None,
     ) -> None:
-        """Publish and wait for the broker's word. `name`: what is blamed when the connection ends; the topic, if not given.
+        """Publish and wait for the broker's confirmation.
 
-        Raises Refused (TooLarge and SetAside among them), after which the connection goes on, or another MqttError.
+        name: what to blame when the connection ends; the topic, if not given. Raises Refused (TooLarge, SetAside), after
+        which the connection goes on, or another MqttError.
         """
         limits = self._client.limits
         sent = Sent(topic if name is None else name, packet_bytes(topic, payload, properties), retain and self.retains)
@@ -116,12 +190,40 @@ class Publisher:
         else:
             self._notes.clear("qos")
 
-    async def follow(self, topic_filter: str) -> None:
-        """Subscribe. Raises as `put`."""
+    async def try_put(
+        self,
+        topic: str,
+        payload: bytes,
+        *,
+        retain: bool,
+        name: str | None = None,
+        properties: Properties | None = None,
+    ) -> bool:
+        """Publish as `put`; return False, with a note, when the broker refuses."""
+        try:
+            await self.put(topic, payload, retain=retain, name=name, properties=properties)
+        except Refused as refused:
+            self.note(topic, refused)
+            return False
+        self._notes.clear(topic)
+        return True
+
+    def note(self, about: str, refused: Refused) -> None:
+        """Note a refusal."""
+        reason = {TooLarge: "too_large", SetAside: "set_aside"}.get(type(refused), "refused")
+        self._notes.say(about, str(refused), reason)
+
+    async def subscribe(self, topic_filter: str) -> None:
+        """Subscribe; a refusal is noted. Raises another MqttError."""
         sent = Sent(f"the subscription to {topic_filter}", packet_bytes(topic_filter, b""))
-        self._raise_if_aside(sent, sent.name)
-        await self._client.follow(sent, topic_filter)
-        self._refusals.confirmed(sent)
+        about = f"subscription {topic_filter}"
+        try:
+            self._raise_if_aside(sent, sent.name)
+            await self._client.follow(sent, topic_filter)
+            self._refusals.confirmed(sent)
+            self._notes.clear(about)
+        except Refused as refused:
+            self.note(about, refused)
 
     def _raise_if_aside(self, sent: Sent, what: str) -> None:
         if self._refusals.sets_aside(sent, self._now()):

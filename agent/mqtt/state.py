@@ -1,102 +1,211 @@
-"""What the broker is to hold: every retained message as a function of the present, and which may lie there from before.
+"""The retained messages: keep what the broker holds equal to the present.
 
-`wanted` is pure. `Marks` remembers on disk every topic that may hold one of our retained messages, so that what is no
-longer wanted (a deleted rule, an erased picture, a camera that is gone) is cleared even when the broker was away, or the
-agent was restarted, in between.
+Retained messages show the present only: states, numbers, the newest picture of every rule, and the announcements to Home
+Assistant. A message of something that is gone is cleared. What the broker does not accept is left out and noted.
 """
 
 import json
+import logging
 import sqlite3
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from threading import RLock
-from typing import Literal
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 from agent.alerts.rules import RuleView
-from agent.mqtt.topics import OFF, ON, Topics
+from agent.ask.remote import fitted
+from agent.mqtt.context import CameraView, Context, MemoryView
+from agent.mqtt.discovery import agent_payload, agent_topic, config_payload, config_topic, platforms
+from agent.mqtt.publisher import Publisher, TooLarge
+from agent.mqtt.topics import OFF, OFFLINE, ON, ONLINE, Topics
+from agent.mqtt.wire import Refused
+from agent.runtime import pools
+from memory.errors import StorageError
 
-CameraStatus = Literal["online", "offline", "disabled"]
+log = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True, slots=True)
-class CameraView:
-    """One camera."""
-
-    camera: str
-    status: CameraStatus
-
-
-@dataclass(frozen=True, slots=True)
-class MemoryView:
-    """What is remembered of one camera. Times in unix seconds, None while there is no frame."""
-
-    camera: str
-    frames: int
-    oldest: float | None
-    newest: float | None
-    ingest_fps: float
-
-    def payload(self) -> bytes:
-        """The JSON of the memory topic."""
-        plain = {"frames": self.frames, "oldest": self.oldest, "newest": self.newest, "ingest_fps": self.ingest_fps}
-        return json.dumps(plain).encode()
+HEALTH_S = 5.0  # between two looks at the health of the whole agent
+STATS_INTERVAL_S = 30.0  # between two messages on how much a camera's memory holds: it changes slowly
+MAX_SNAPSHOT_WIDTH = 1920
+MAX_SNAPSHOT_BYTES = 256 * 2**10  # larger pictures of alerts are scaled down: a phone shows no more
+PICTURES = "pictures"  # all pictures are blamed together for the end of a connection: it is their size
+MIN_PICTURE_BYTES = 2048  # below this limit pictures are left out
 
 
-def wanted(
+def states(
     topics: Topics,
     cameras: Iterable[CameraView],
     rules: Iterable[RuleView],
     memories: Iterable[MemoryView],
     now: float,
 ) -> dict[str, bytes]:
-    """Topic -> payload of what the present asks for, without pictures and announcements."""
-    return {topic: payload.encode() for topic, payload in _texts(topics, cameras, rules, now)} | {
-        topics.memory(memory.camera): memory.payload() for memory in memories
-    }
-
-
-def _texts(
-    topics: Topics, cameras: Iterable[CameraView], rules: Iterable[RuleView], now: float
-) -> Iterator[tuple[str, str]]:
-    for camera in cameras:
-        yield topics.camera_status(camera.camera), camera.status
+    """Return the states and numbers of the present, by topic. now: unix seconds."""
+    texts = {topics.camera_status(camera.camera): str(camera.status) for camera in cameras}
     for rule in rules:
         place = (rule.camera, rule.rule)
-        yield topics.state(*place), ON if rule.on else OFF
-        yield topics.enabled(*place), ON if rule.enabled else OFF
-        yield topics.snooze(*place), f"{rule.snoozed_until:.0f}" if rule.snoozed_until > now else "0"
+        texts[topics.state(*place)] = ON if rule.on else OFF
+        texts[topics.enabled(*place)] = ON if rule.enabled else OFF
+        texts[topics.snooze(*place)] = f"{rule.snoozed_until:.0f}" if rule.snoozed_until > now else "0"
+    payloads = {topic: text.encode() for topic, text in texts.items()}
+    return payloads | {topics.memory(memory.camera): memory.payload() for memory in memories}
 
 
-class Marks:
-    """The table of topics. Its connection and lock belong to the AlertStore. Raises sqlite3.Error."""
+class RetainedState:
+    """The retained messages as one connection has published them. now: monotonic seconds."""
 
-    def __init__(self, connection: sqlite3.Connection, lock: RLock) -> None:
-        self._connection = connection
-        self._lock = lock
-        with lock:
-            connection.execute(
-                "CREATE TABLE IF NOT EXISTS mqtt_retained (topic TEXT PRIMARY KEY, note TEXT NOT NULL) STRICT, WITHOUT ROWID"
+    def __init__(self, out: Publisher, context: Context, now: Callable[[], float]) -> None:
+        self.rules: set[tuple[str, str]] = set()  # (camera, rule), as of the last `read`
+        self._out, self._context, self._now = out, context, now
+        self._topics = Topics(context.settings.prefix)
+        self._present: dict[str, bytes] = {}  # by topic, as of the last `read`
+        self._shown: dict[str, bytes] = {}  # by topic, as published on this connection
+        self._pictures: dict[str, str] = {}  # by topic: id of the alert whose picture it shows
+        self._uncleared: set[str] = set()  # topics that the broker does not let us clear
+        self._memories: list[MemoryView] = []
+        self._health: bytes | None = None
+        self._memories_due = self._health_due = float("-inf")  # monotonic
+
+    async def online(self) -> None:
+        """Say that the agent is connected. It is the smallest retained message: by it the broker shows whether it accepts
+        any."""
+        await self._retain(self._topics.status, ONLINE.encode())
+
+    async def offline(self) -> None:
+        """Say that the agent and its cameras are gone."""
+        cameras = [self._topics.camera_status(camera.camera) for camera in self._context.cameras()]
+        for topic in [self._topics.status, *(topic for topic in cameras if topic in self._shown)]:
+            await self._out.try_put(topic, OFFLINE.encode(), retain=True)
+
+    def announce_again(self) -> None:
+        """Publish everything again in the next turn."""
+        self._shown.clear()
+        self._pictures.clear()
+
+    async def read(self) -> None:
+        """Read the present from the agent. Raises StorageError or sqlite3.Error."""
+        self._present = await pools.alerts(self._read)
+
+    async def publish(self, first: Callable[[], Awaitable[None]]) -> None:
+        """Publish what has changed and clear what is gone. `first` runs before each message when an event may have come.
+
+        Raises StorageError or sqlite3.Error beside MqttError.
+        """
+        for topic, payload in self._present.items():
+            if self._shown.get(topic) != payload:
+                if self._context.wake.is_set():
+                    self._context.wake.clear()
+                    await first()
+                await self._retain(topic, payload)
+        await self._clear_leftovers(await self._show_pictures())
+
+    # --- states and announcements ---
+
+    def _read(self) -> dict[str, bytes]:
+        context, now = self._context, self._context.clock()
+        if self._now() >= self._memories_due:
+            self._memories = list(context.memories(now))
+            self._memories_due = self._now() + STATS_INTERVAL_S
+        if context.health is not None and self._now() >= self._health_due:
+            self._health, self._health_due = context.health(), self._now() + HEALTH_S
+        cameras, rules = list(context.cameras()), list(context.rules.views())
+        self.rules = {(view.camera, view.rule) for view in rules}
+        names = {camera.camera for camera in cameras}
+        present = states(self._topics, cameras, rules, [each for each in self._memories if each.camera in names], now)
+        if self._health is not None:
+            present[self._topics.health] = self._health
+        if context.settings.discovery:
+            present |= self._announcements([camera.camera for camera in cameras])
+        return present
+
+    def _announcements(self, cameras: Sequence[str]) -> dict[str, bytes]:
+        settings, version = self._context.settings, self._context.version
+        payloads = {}
+        if self._context.health is not None:
+            payloads[agent_topic(settings.discovery_prefix, self._topics)] = agent_payload(
+                self._topics, version=version
             )
-            self._notes: dict[str, str] = dict(connection.execute("SELECT topic, note FROM mqtt_retained"))
+        for camera in cameras:
+            topic = config_topic(settings.discovery_prefix, self._topics, camera)
+            payloads[topic] = config_payload(
+                self._topics,
+                camera,
+                [rule for at, rule in self.rules if at == camera],
+                version=version,
+                snapshots=settings.snapshots,
+                announced=json.loads(self._context.retained.note(topic) or "{}"),
+            )
+        return payloads
 
-    def topics(self) -> list[str]:
-        """Topics that may hold a retained message of ours."""
-        return list(self._notes)
-
-    def note(self, topic: str) -> str:
-        """What was noted beside `topic`; "" if nothing."""
-        return self._notes.get(topic, "")
-
-    def add(self, topic: str, note: str = "") -> None:
-        """Before a retained message is published there."""
-        if self._notes.get(topic) == note:
+    async def _retain(self, topic: str, payload: bytes) -> None:
+        """Publish a retained message unless it is shown. One that the broker refuses is not tried again."""
+        if self._shown.get(topic) == payload:
             return
-        with self._lock, self._connection:
-            self._connection.execute("INSERT OR REPLACE INTO mqtt_retained VALUES (?, ?)", (topic, note))
-        self._notes[topic] = note
+        retained = self._context.retained
+        try:
+            await pools.alerts(retained.add, topic, retained.note(topic))
+        except (StorageError, sqlite3.Error) as error:  # a message that is not in the table could not be cleared later
+            self._context.disk_refuses(error)
+            return
+        self._shown[topic] = payload
+        published = await self._out.try_put(topic, payload, retain=True)
+        if published and topic.startswith(f"{self._context.settings.discovery_prefix}/device/"):
+            await pools.alerts(retained.add, topic, json.dumps(platforms(payload), sort_keys=True))
 
-    def remove(self, topic: str) -> None:
-        """After the broker has confirmed that it is cleared."""
-        with self._lock, self._connection:
-            self._connection.execute("DELETE FROM mqtt_retained WHERE topic = ?", (topic,))
-        self._notes.pop(topic, None)
+    async def _clear_leftovers(self, pictures: set[str]) -> None:
+        """Clear the retained messages of what is gone; a topic is forgotten once the broker has confirmed it."""
+        for topic in self._context.retained.topics():
+            if topic in self._present or topic in pictures or topic in self._uncleared or topic == self._topics.status:
+                continue
+            if not await self._out.try_put(topic, b"", retain=True):
+                self._uncleared.add(topic)  # until the next connection
+                continue
+            self._shown.pop(topic, None)
+            self._pictures.pop(topic, None)
+            await pools.alerts(self._context.retained.remove, topic)
+
+    # --- pictures ---
+
+    async def _show_pictures(self) -> set[str]:
+        """Publish the newest picture of every rule where it is not shown, and return the topics of all."""
+        newest = await pools.alerts(self._newest_pictures)
+        for topic, alert_id in newest.items():
+            if self._pictures.get(topic) != alert_id:
+                jpeg = await pools.alerts(self._context.alert_store.snapshot, alert_id)
+                if jpeg is not None:
+                    await self.show_picture(topic, alert_id, jpeg)
+        return set(newest)
+
+    def _newest_pictures(self) -> dict[str, str]:
+        if not self._context.settings.snapshots:
+            return {}
+        return {
+            self._topics.snapshot(camera, rule): alert_id
+            for (rule, camera), alert_id in self._context.alert_store.newest_snapshots().items()
+            if (camera, rule) in self.rules
+        }
+
+    async def show_picture(self, topic: str, alert_id: str, jpeg: bytes) -> None:
+        """Publish one picture, scaled down to what the broker accepts."""
+        context = self._context
+        self._pictures[topic] = alert_id
+        room = self._picture_room(topic)
+        try:
+            if room < MIN_PICTURE_BYTES:
+                raise TooLarge(f"pictures are left out: the broker takes {room} bytes at most; raise its limit")
+            small = await pools.alerts(fitted, jpeg, MAX_SNAPSHOT_WIDTH, room)
+            if len(small) > room:
+                raise TooLarge(f"a picture on {topic} is left out: the broker takes {room} bytes at most")
+            await pools.alerts(context.retained.add, topic)
+            await self._out.put(topic, small, retain=True, name=PICTURES)
+        except Refused as refused:
+            self._out.note(PICTURES, refused)
+            context.counts["picture_left_out"] += 1
+        except OSError as error:
+            log.warning("picture of an alert is damaged", extra={"error": str(error)})
+        except (StorageError, sqlite3.Error) as error:
+            context.disk_refuses(error)
+        else:
+            context.notes.clear(PICTURES)
+
+    def _picture_room(self, topic: str) -> int:
+        """Return the bytes that a picture may have: by the settings, by the broker's limit, and by what was learnt."""
+        learnt = self._context.refusals.size_to_try(PICTURES, self._now())
+        limits = (MAX_SNAPSHOT_BYTES, self._out.room(topic), learnt)
+        return min(each for each in limits if each is not None)

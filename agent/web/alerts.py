@@ -18,7 +18,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from agent.alerts.clip import clip_path
+from agent.alerts.event import clip_path
 from agent.alerts.store import Alert, Filter, Suppressed
 from agent.app import Agent
 from agent.errors import BadRequest, NotFound, shown

@@ -19,7 +19,7 @@ from pathlib import Path
 from agent.ask.question import Question
 from agent.errors import BadRequest, Busy
 from agent.mqtt.asking import Asking
-from agent.mqtt.bridge import Bridge, Pauses
+from agent.mqtt.bridge import Bridge
 from agent.mqtt.topics import Topics
 from agent.settings.mqtt import MqttSettings
 from tests.hardening.command import Counts, main
@@ -168,8 +168,8 @@ async def working(version: str) -> AsyncIterator[At]:
     with tempfile.TemporaryDirectory() as folder:
         scene = Scene(Path(folder))
         async with odd_broker(script) as broker:
-            desk = scene.desk(MqttSettings(url=broker.url, version=version, discovery=True))
-            desk.asking = Asking(
+            context = scene.context(MqttSettings(url=broker.url, version=version, discovery=True))
+            context.asking = Asking(
                 Topics("vilamp"),
                 Nobody(),  # type: ignore[arg-type]
                 existing=lambda named: named,
@@ -177,7 +177,7 @@ async def working(version: str) -> AsyncIterator[At]:
                 sign=lambda path: path,
                 model="none",
             )
-            bridge = Bridge(desk, Pauses(0.001, 0.01), reannounce_s=(0.0, 0.01))
+            bridge = Bridge(context, (0.001, 0.01), reannounce_s=(0.0, 0.01))
             task = asyncio.create_task(bridge.run())
             try:
                 yield At(scene, bridge, broker)
@@ -225,8 +225,8 @@ async def _part(at: At, rng: random.Random, numbers: range, outcome: Outcome, gr
 
 
 def _reasons(at: At) -> Counter[str]:
-    asking = at.bridge.desk.asking
-    return at.bridge.desk.counts + (asking.num_ignored if asking is not None else Counter())
+    asking = at.bridge.context.asking
+    return at.bridge.context.counts + (asking.num_ignored if asking is not None else Counter())
 
 
 async def _messages(at: At, rng: random.Random, size: int, outcome: Outcome) -> None:
@@ -266,8 +266,8 @@ async def _obeyed(at: At) -> None:
 
 
 async def _still_works(at: At, outcome: Outcome) -> None:
-    at.bridge.desk.aside.clear()
-    at.bridge.desk.held.clear()
+    at.bridge.context.aside.clear()
+    at.bridge.context.held.clear()
     commit(at.scene.alert_store, event(10_000 + outcome.counts["messages"]))
     await until(lambda: at.scene.alert_store.outbox.count("mqtt") == 0, timeout_s=60)
 

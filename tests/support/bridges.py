@@ -20,16 +20,15 @@ from agent.alerts.event import AlertEvent, EventFrame, EventType
 from agent.alerts.rules import RuleView
 from agent.alerts.store import AlertStore
 from agent.errors import NotFound
-from agent.mqtt.bridge import Bridge, Pauses
-from agent.mqtt.session import Desk
-from agent.mqtt.state import CameraView, Marks, MemoryView
+from agent.mqtt.bridge import Bridge
+from agent.mqtt.context import CameraView, Context, MemoryView, RetainedTopics
 from agent.settings.mqtt import MqttSettings
 from tests.support.agents import START
 from tests.support.events import EVENT
 
 ROOT = Path(__file__).parents[2]
 RULE = "vilamp/yard/alert/bag"  # begins the topics of the rule that is there from the start
-QUICK = Pauses(first_s=0.05, last_s=0.2)
+QUICK = (0.05, 0.2)
 
 
 def jpeg(width: int = 64, height: int = 48, seed: int = 0) -> bytes:
@@ -93,11 +92,11 @@ class Scene:
         self.cameras = [CameraView("yard", "online"), CameraView("gate", "offline")]
         self.memories = [MemoryView("yard", 3, START, START + 2, 1.0)]
 
-    def desk(self, settings: MqttSettings) -> Desk:
-        return Desk(
+    def context(self, settings: MqttSettings) -> Context:
+        return Context(
             settings=settings,
             alert_store=self.alert_store,
-            marks=Marks(self.alert_store.connection, self.alert_store.lock),
+            retained=RetainedTopics(self.alert_store.connection, self.alert_store.lock),
             rules=self.shelf,
             cameras=lambda: self.cameras,
             memories=lambda now: self.memories,
@@ -111,8 +110,8 @@ async def bridged(
     scene: Scene, url: str, *, reannounce_s: tuple[float, float] = (0.0, 0.05), **settings: Any
 ) -> AsyncIterator[Bridge]:
     """Run a bridge; cancel it at the end, as the agent does."""
-    desk = scene.desk(MqttSettings.model_validate({"url": url, **settings}))
-    bridge = Bridge(desk, QUICK, reannounce_s=reannounce_s)
+    context = scene.context(MqttSettings.model_validate({"url": url, **settings}))
+    bridge = Bridge(context, QUICK, reannounce_s=reannounce_s)
     task = asyncio.create_task(bridge.run())
     try:
         yield bridge

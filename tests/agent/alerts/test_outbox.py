@@ -3,6 +3,7 @@
 import json
 import sqlite3
 from pathlib import Path
+from threading import RLock
 
 import pytest
 
@@ -12,6 +13,10 @@ from agent.alerts.outbox import MQTT, Outbox, webhook_sink
 @pytest.fixture
 def connection(tmp_path: Path) -> sqlite3.Connection:
     return sqlite3.connect(tmp_path / "outbox.sqlite", isolation_level=None)
+
+
+def opened(connection: sqlite3.Connection, max_entries: int) -> Outbox:
+    return Outbox(connection, RLock(), max_entries=max_entries)
 
 
 def payload(time: float, start: float | None = None, frames: tuple[float, ...] = ()) -> bytes:
@@ -33,30 +38,30 @@ def ids(outbox: Outbox, sink: str = MQTT) -> list[str]:
 
 
 def test_entries_leave_in_the_order_in_which_they_came(connection: sqlite3.Connection) -> None:
-    outbox = Outbox(connection, max_entries=100)
+    outbox = opened(connection, 100)
     fill(outbox, 5)
     first, second = outbox.pending(MQTT, 2)
     assert (first.event_id, second.event_id) == ("a0-on", "a1-on")
     assert (first.camera, first.rule, first.event_type, first.created) == ("yard", "bag", "on", 100.0)
     assert (first.payload, first.snapshot) == (payload(100.0), b"jpeg")
-    outbox.done(first.seq)
-    outbox.done(first.seq)  # a second time is no error: it was confirmed twice
+    outbox.done(first)
+    outbox.done(first)  # confirmed twice
     assert ids(outbox) == ["a1-on", "a2-on", "a3-on", "a4-on"]
     assert outbox.count(MQTT) == 4
 
 
 def test_numbers_are_not_used_again(connection: sqlite3.Connection) -> None:
-    outbox = Outbox(connection, max_entries=100)
+    outbox = opened(connection, 100)
     fill(outbox, 2)
-    seqs = [entry.seq for entry in outbox.pending(MQTT)]
-    for seq in seqs:
-        outbox.done(seq)
+    entries = outbox.pending(MQTT)
+    for entry in entries:
+        outbox.done(entry)
     fill(outbox, 1)
-    assert outbox.pending(MQTT)[0].seq > max(seqs)
+    assert outbox.pending(MQTT)[0].seq > max(entry.seq for entry in entries)
 
 
 def test_sinks_do_not_see_each_other(connection: sqlite3.Connection) -> None:
-    outbox = Outbox(connection, max_entries=3)
+    outbox = opened(connection, 3)
     pager = webhook_sink("pager")
     fill(outbox, 2, pager)
     fill(outbox, 5)
@@ -67,7 +72,7 @@ def test_sinks_do_not_see_each_other(connection: sqlite3.Connection) -> None:
 
 
 def test_an_entry_counts_only_with_its_transaction(connection: sqlite3.Connection) -> None:
-    outbox = Outbox(connection, max_entries=10)
+    outbox = opened(connection, 10)
     connection.execute("BEGIN IMMEDIATE")
     fill(outbox, 1)
     connection.execute("ROLLBACK")
@@ -77,16 +82,17 @@ def test_an_entry_counts_only_with_its_transaction(connection: sqlite3.Connectio
 def test_what_was_committed_is_there_after_a_restart(tmp_path: Path) -> None:
     path = tmp_path / "outbox.sqlite"
     before = sqlite3.connect(path, isolation_level=None)
-    fill(Outbox(before, max_entries=10), 3)
-    Outbox(before, max_entries=10).done(1)
+    fill(opened(before, 10), 3)
+    outbox = opened(before, 10)
+    outbox.done(outbox.pending(MQTT)[0])
     before.close()
-    after = Outbox(sqlite3.connect(path, isolation_level=None), max_entries=10)
+    after = opened(sqlite3.connect(path, isolation_level=None), 10)
     assert ids(after) == ["a1-on", "a2-on"]
     assert after.pending(MQTT)[0].payload == payload(101.0)
 
 
 def test_giving_up_is_counted(connection: sqlite3.Connection) -> None:
-    outbox = Outbox(connection, max_entries=10)
+    outbox = opened(connection, 10)
     fill(outbox, 2)
     outbox.drop(outbox.pending(MQTT)[0], "expired")
     assert ids(outbox) == ["a1-on"]
@@ -94,7 +100,7 @@ def test_giving_up_is_counted(connection: sqlite3.Connection) -> None:
 
 
 def test_erasing_takes_what_shows_or_tells_of_the_stretch(connection: sqlite3.Connection) -> None:
-    outbox = Outbox(connection, max_entries=10)
+    outbox = opened(connection, 10)
     for event_id, camera, event in (
         ("before", "yard", payload(99.0)),
         ("inside", "yard", payload(100.0)),
@@ -110,4 +116,4 @@ def test_erasing_takes_what_shows_or_tells_of_the_stretch(connection: sqlite3.Co
 
 def test_a_bound_below_one_is_a_mistake(connection: sqlite3.Connection) -> None:
     with pytest.raises(ValueError, match="at least 1"):
-        Outbox(connection, max_entries=0)
+        opened(connection, 0)

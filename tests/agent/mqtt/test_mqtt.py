@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from agent.alerts.rules import RuleView
-from agent.mqtt.state import CameraView, MemoryView
+from agent.mqtt.context import CameraView, MemoryView
 from tests.support.bridges import ROOT, RULE, START, Scene, bridged, check_documented, commit, documented, event, jpeg
 from tests.support.brokers import Heard, listening, mosquitto, needs_mosquitto, until
 from tests.support.certificates import authority
@@ -93,7 +93,7 @@ async def test_what_is_erased_while_it_waits_is_not_published(tmp_path: Path, sc
 
 
 async def test_large_pictures_are_scaled_down(tmp_path: Path, scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("agent.mqtt.session.MAX_SNAPSHOT_BYTES", 16 << 10)
+    monkeypatch.setattr("agent.mqtt.state.MAX_SNAPSHOT_BYTES", 16 << 10)
     large = jpeg(800, 600)
     with mosquitto(tmp_path) as broker:
         bridge = bridged(scene, broker.url)
@@ -251,7 +251,9 @@ async def test_what_is_no_more_is_cleared_even_after_a_restart(tmp_path: Path, s
         async with bridged(again, broker.url) as bridge, listening(broker.port) as heard:
             await heard.until(lambda h: h.newest().get("vilamp/status") == b"online")
             gone = ("cat", "gate", f"{RULE}/snapshot")
-            await until(lambda: not [each for each in bridge.desk.marks.topics() if any(part in each for part in gone)])
+            await until(
+                lambda: not [each for each in bridge.context.retained.topics() if any(part in each for part in gone)]
+            )
         async with listening(broker.port) as later:
             await later.until(all_there)
             await later.fence()
@@ -267,20 +269,20 @@ async def test_commands_that_make_no_sense_change_nothing(tmp_path: Path, scene:
             for minutes in ("nan", "-1", "1e99", "x"):
                 await heard.client.publish(f"{RULE}/snooze/set", minutes, qos=1)
             await heard.client.publish("vilamp/yard/alert/none/enabled/set", "OFF", qos=1)
-            await until(lambda: bridge.desk.counts["command_failed"] == 6)
+            await until(lambda: bridge.context.counts["command_failed"] == 6)
         async with listening(broker.port) as heard:
             await heard.client.publish(f"{RULE}/enabled/set", "OFF", qos=1, retain=True)
         async with listening(broker.port) as heard, bridged(scene, broker.url) as bridge:
             # it lies there retained, and is not obeyed: what comes after it is
             await heard.until(lambda h: h.newest().get("vilamp/status") == b"online")
             await heard.client.publish(f"{RULE}/snooze/set", "x", qos=1)
-            await until(lambda: bridge.desk.counts["command_failed"])
+            await until(lambda: bridge.context.counts["command_failed"])
         view = scene.shelf.rules["bag", "yard"]
         assert (view.enabled, view.snoozed_until) == (True, 0.0)
 
 
 async def test_the_present_is_followed(tmp_path: Path, scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("agent.mqtt.session.STATS_INTERVAL_S", 1.0)
+    monkeypatch.setattr("agent.mqtt.state.STATS_INTERVAL_S", 1.0)
     with mosquitto(tmp_path) as broker:
         async with listening(broker.port) as heard, bridged(scene, broker.url):
             await heard.until(all_there)

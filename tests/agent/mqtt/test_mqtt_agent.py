@@ -53,7 +53,7 @@ def agent_at(url: str, **mqtt: Any) -> dict[str, Any]:
 
 @needs_mosquitto
 async def test_cameras_are_online_while_frames_flow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("agent.mqtt.session.STATS_INTERVAL_S", 1.0)
+    monkeypatch.setattr("agent.mqtt.state.STATS_INTERVAL_S", 1.0)
     with mosquitto(tmp_path) as broker:
         async with listening(broker.port) as heard:
             async with running(tmp_path, **agent_at(broker.url)) as agent:
@@ -97,7 +97,7 @@ async def test_only_cameras_that_a_rule_watches_can_be_switched(tmp_path: Path) 
             for camera in ("*", "off", "unheard-of"):
                 await heard.client.publish(f"vilamp/{camera}/alert/bag/enabled/set", "OFF", qos=1)
                 await heard.client.publish(f"vilamp/{camera}/alert/bag/snooze/set", "60", qos=1)
-            await until(lambda: agent.bridge.desk.counts["command_failed"] == 6)
+            await until(lambda: agent.bridge.context.counts["command_failed"] == 6)
             assert agent.alert_store.switches() == {}
             assert heard.newest()[f"{RULE}/enabled/state"] == b"ON"
 
@@ -142,7 +142,7 @@ async def test_what_cannot_be_asked_is_answered_with_an_error(tmp_path: Path) ->
             running(tmp_path, **agent_at(broker.url, allow_ask=True)) as agent,
         ):
             await remember(agent, "yard", 2)
-            asking = agent.bridge.desk.asking
+            asking = agent.bridge.context.asking
             await until(lambda: agent.bridge.status.connected)
             for question, _ in wrong:
                 await ask(heard, question)
@@ -162,7 +162,7 @@ async def test_what_cannot_be_asked_is_answered_with_an_error(tmp_path: Path) ->
             await ask(heard, {"id": "r", "question": "x"}, retain=True)
             await until(lambda: asking.num_ignored["no_reply_topic"] == 6)
         async with running(tmp_path, **agent_at(broker.url, allow_ask=True)) as agent:  # it lies there, retained
-            await until(lambda: agent.bridge.desk.asking.num_ignored["retained"] == 1)
+            await until(lambda: agent.bridge.context.asking.num_ignored["retained"] == 1)
 
 
 @needs_mosquitto
@@ -183,7 +183,7 @@ async def test_a_response_topic_of_mqtt_5_is_used_with_its_correlation_data(tmp_
             (message,) = [each for each in heard.messages if str(each.topic) == "vilamp/answer/robot/7"]
             assert message.properties.CorrelationData == b"\x00mine"
             assert answers(heard)[0]["answer"]
-            assert agent.bridge.desk.asking.num_ignored["no_reply_topic"] == 2
+            assert agent.bridge.context.asking.num_ignored["no_reply_topic"] == 2
             assert not heard.payloads("elsewhere/answer")
             assert set(heard.payloads("vilamp/yard/status")) <= {b"online", b"offline"}
 
@@ -197,12 +197,12 @@ async def test_a_fault_of_ours_ends_one_question_and_nothing_else(tmp_path: Path
         ):
             bridge = agent.bridge
             await until(lambda: bridge.status.connected)
-            whole = bridge.desk.asking._existing
-            bridge.desk.asking._existing = lambda named: {}[named]
+            whole = bridge.context.asking._existing
+            bridge.context.asking._existing = lambda named: {}[named]
             await ask(heard, {"id": "q1", "question": "what is there?"})
             await heard.until(lambda h: h.payloads("vilamp/answer/q1"))
             assert answers(heard)[0]["error"]["type"] == "server_error"
-            bridge.desk.asking._existing = whole
+            bridge.context.asking._existing = whole
             await ask(heard, {"id": "q2", "question": "what is there?"})
             await heard.until(lambda h: h.payloads("vilamp/answer/q2"))
             assert answers(heard)[1]["error"]["code"] != "model_failed"
@@ -235,7 +235,7 @@ async def test_questions_are_off_unless_configured(tmp_path: Path) -> None:
             await until(lambda: agent.bridge.status.connected)
             await ask(heard, {"id": "q1", "question": "what is there?"})
             await heard.client.publish(f"{RULE}/enabled/set", "maybe", qos=1)
-            await until(lambda: agent.bridge.desk.counts["command_failed"])  # which came after the question
+            await until(lambda: agent.bridge.context.counts["command_failed"])  # which came after the question
             await heard.fence()
     assert not [each for each in heard.messages if "answer" in str(each.topic)]
 

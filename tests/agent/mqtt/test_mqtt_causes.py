@@ -211,7 +211,7 @@ async def test_settings_that_cannot_be_used_are_said_once_and_not_hammered(
 ) -> None:
     (tmp_path / "secret").write_bytes(b"\xff\xfe")
     settings = MqttSettings(url="mqtt://127.0.0.1:1", user="joe", password_file=tmp_path / "secret")
-    bridge = Bridge(scene.desk(settings), QUICK)
+    bridge = Bridge(scene.context(settings), QUICK)
     reads = 0
 
     def secret(self: MqttSettings) -> str:

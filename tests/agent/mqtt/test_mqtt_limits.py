@@ -9,7 +9,7 @@ from paho.mqtt.properties import Properties
 
 from agent.alerts.event import shortened
 from agent.alerts.rules import RuleView
-from agent.mqtt.refusals import EVENT, EVENT_RETRY_S, EVENT_TRIES, RETRY_S, Refusals
+from agent.mqtt.publisher import EVENT, EVENT_RETRY_S, EVENT_TRIES, RETRY_S, Refusals
 from agent.mqtt.topics import Topics
 from agent.mqtt.wire import Sent
 from tests.support.bridges import RULE, START, Scene, bridged, commit, event, jpeg
@@ -86,7 +86,7 @@ async def test_an_event_that_never_fits_waits_and_the_next_one_goes(tmp_path: Pa
             assert "1 alert events wait" in (bridge.problem or "")
             assert scene.alert_store.outbox.pending("mqtt")[0].event_id == "a1-on"
             scene.alert_store.erase("yard", START, START + 1.5)
-            bridge.desk.wake.set()
+            bridge.context.wake.set()
             await until(lambda: "event" not in (bridge.problem or ""))  # nothing waits: nothing is wrong
 
 
@@ -118,7 +118,7 @@ async def test_a_broker_that_takes_qos_0_only_is_told_so(
         async with listening(broker.port) as heard, bridged(scene, broker.url, version=version) as bridge:
             commit(scene.alert_store, event(1))
             await heard.until(lambda h: ids(h) == ["a1-on"])
-            await until(lambda: "QoS 0 only" in " ".join(bridge.desk.notes._words.values()))
+            await until(lambda: "QoS 0 only" in " ".join(bridge.context.notes._words.values()))
 
 
 # --- access lists ---
@@ -153,7 +153,7 @@ async def test_topics_that_are_forbidden_hold_up_no_others(tmp_path: Path, scene
             access.write_text("topic readwrite vilamp/#\ntopic readwrite homeassistant/#\n")
             assert broker.process is not None
             broker.process.send_signal(1)  # reads it again
-            bridge.desk.held.clear()  # as if HOLD_S had passed
+            bridge.context.held.clear()  # as if HOLD_S had passed
             await heard.until(lambda h: ids(h) == ["a0-on", "a1-on", "a2-on"])
             assert f"{RULE}/event" not in (bridge.problem or "")
 
@@ -166,7 +166,7 @@ async def test_forgotten_cameras_and_rules_leave_nothing_behind(
     tmp_path: Path, scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Their retained topics and announcements go at once, also the numbers that are published seldom."""
-    monkeypatch.setattr("agent.mqtt.session.STATS_INTERVAL_S", 3600.0)
+    monkeypatch.setattr("agent.mqtt.state.STATS_INTERVAL_S", 3600.0)
     with mosquitto(tmp_path) as broker:
         async with listening(broker.port) as heard, bridged(scene, broker.url) as bridge:
             commit(scene.alert_store, event(1), jpeg())
@@ -174,7 +174,7 @@ async def test_forgotten_cameras_and_rules_leave_nothing_behind(
             await heard.until(lambda h: wanted <= set(h.newest()))
             del scene.cameras[0], scene.shelf.rules["bag", "yard"]
             await heard.until(lambda h: {h.newest()[topic] for topic in wanted} == {b""})
-            await until(lambda: not [topic for topic in bridge.desk.marks.topics() if "yard" in topic])
+            await until(lambda: not [topic for topic in bridge.context.retained.topics() if "yard" in topic])
         async with listening(broker.port) as later:
             await later.fence()
     assert not [topic for topic in later.newest() if "yard" in topic]

@@ -14,7 +14,7 @@ import paho.mqtt.client
 import pytest
 
 from agent.mqtt.bridge import Bridge
-from agent.mqtt.state import CameraView
+from agent.mqtt.context import CameraView
 from agent.mqtt.wire import MAX_PACKET_BYTES, MAX_SKIPPED
 from agent.runtime.log_repeats import CountedLines
 from tests.support.bridges import Scene, bridged, commit, event
@@ -169,7 +169,7 @@ async def test_a_flood_of_messages_is_counted_not_logged(scene: Scene) -> None:
     logging.getLogger().addHandler(counting)
     try:
         async with odd_broker(after_subscribing(act)) as broker, bridged(scene, broker.url) as bridge:
-            counts = bridge.desk.counts
+            counts = bridge.context.counts
             await until(lambda: counts["message_dropped"] + counts["command_failed"] == 2000)
             assert counts["message_dropped"] > 0
             assert len(broker.clients) == 1
@@ -261,7 +261,7 @@ async def test_an_error_of_ours_ends_the_run_and_it_may_be_run_again(scene: Scen
             await until(lambda: bridge.status.connected)
         whole = scene.shelf.views
         scene.shelf.views = lambda: [][1]  # type: ignore[method-assign]
-        again = Bridge(bridge.desk)
+        again = Bridge(bridge.context)
         with pytest.raises(IndexError):
             await asyncio.wait_for(again.run(), 10)
         assert not again.status.connected
@@ -298,15 +298,15 @@ async def test_a_disk_that_refuses_makes_no_flood_of_duplicates(scene: Scene) ->
             scene.alert_store.outbox.put("mqtt", "a2-on", "yard", "bag", "on", event(2).payload(), None, 0.0)
             scene.alert_store.outbox.put("mqtt", "a3-on", "yard", "bag", "on", event(3).payload(), None, 0.0)
             scene.alert_store.connection.execute("PRAGMA query_only = ON")
-        bridge.desk.wake.set()
+        bridge.context.wake.set()
         await until(lambda: len(told()) == 3 and "cannot be written down" in (bridge.problem or ""))
         for word in ("offline", "online", "offline"):  # a round each
             scene.cameras[0] = CameraView("yard", word)
-            bridge.desk.wake.set()
+            bridge.context.wake.set()
             await until(lambda word=word: shown() == word.encode())
         with commit_lock:
             scene.alert_store.connection.execute("PRAGMA query_only = OFF")
-        bridge.desk.wake.set()
+        bridge.context.wake.set()
         await until(lambda: scene.alert_store.outbox.count("mqtt") == 0 and bridge.problem is None)
         assert told() == [event(number).payload() for number in (1, 2, 3)]
         assert bridge.status.num_connections == 1

@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from agent.alerts.clip import MAX_CLIP_S, clip_path
+from agent.alerts.event import MAX_CLIP_S, clip_path
 from agent.alerts.store import Suppressed
 from agent.keep.export import MAX_FRAMES
 from tests.support.agents import Served, remember, served
