@@ -1,6 +1,7 @@
 """A failure inside any task of a whole agent: that part says so and works again; frames, rules and answers of others go on."""
 
 import asyncio
+import copy
 import errno
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -170,8 +171,10 @@ async def test_a_webhook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     hooks = {"a": {"url": "http://127.0.0.1:9/a"}, "b": {"url": "http://127.0.0.1:9/b"}}
     async with running(tmp_path, webhooks=hooks) as agent:
         first = agent.webhooks[0]
-        failing = Failing(first._outbox.next)
-        monkeypatch.setattr(first._outbox, "next", failing)
+        outbox = copy.copy(first._outbox)  # the other webhook keeps a sound one
+        failing = Failing(outbox.next)
+        monkeypatch.setattr(outbox, "next", failing)
+        monkeypatch.setattr(first, "_outbox", outbox)
         await until(lambda: not failing.left)
         await until(lambda: agent.supervisor.num_failures.get(first.sink, 0) >= len(failures()) - 1)
         assert set(agent.supervisor.num_failures) == {first.sink}
