@@ -24,6 +24,7 @@ from agent.mqtt.bridge import Bridge
 from agent.mqtt.context import CameraView, Context, MemoryView, RetainedTopics
 from agent.settings.mqtt import MqttSettings
 from tests.support.agents import START
+from tests.support.brokers import until
 from tests.support.events import EVENT
 
 ROOT = Path(__file__).parents[2]
@@ -119,6 +120,11 @@ async def bridged(
         task.cancel()
         with suppress(asyncio.CancelledError):
             await task
+
+
+async def until_subscribed(bridge: Bridge) -> None:
+    """Wait until the bridge is connected and has done its first turn, in which it subscribes."""
+    await until(lambda: bridge.status.connected and not bridge.context.ended_early)
 
 
 # --- the documented payloads ---

@@ -20,7 +20,7 @@ from agent.app import Agent
 from agent.keep.erasing import Request
 from agent.mqtt.asking import MAX_BYTES
 from tests.support.agents import START, ListSource, frames, remember, running, served, tiny_model
-from tests.support.bridges import ROOT, RULE, Scene, bridged, check_documented, commit, event, jpeg
+from tests.support.bridges import ROOT, RULE, Scene, bridged, check_documented, commit, event, jpeg, until_subscribed
 from tests.support.brokers import Heard, listening, mosquitto, needs_mosquitto, until
 
 RULES = {"bag": {"condition": "a bag", "cameras": ["yard"]}}
@@ -143,7 +143,7 @@ async def test_what_cannot_be_asked_is_answered_with_an_error(tmp_path: Path) ->
         ):
             await remember(agent, "yard", 2)
             asking = agent.bridge.context.asking
-            await until(lambda: agent.bridge.status.connected)
+            await until_subscribed(agent.bridge)
             for question, _ in wrong:
                 await ask(heard, question)
             await heard.until(lambda h: len(h.messages) == len(wrong))
@@ -173,7 +173,7 @@ async def test_a_response_topic_of_mqtt_5_is_used_with_its_correlation_data(tmp_
             running(tmp_path, **agent_at(broker.url, allow_ask=True)) as agent,
         ):
             await remember(agent, "yard", 2)
-            await until(lambda: agent.bridge.status.connected)
+            await until_subscribed(agent.bridge)
             for topic in ("elsewhere/answer", "vilamp/yard/status", "vilamp/answer/robot/7"):
                 properties = Properties(PacketTypes.PUBLISH)
                 properties.ResponseTopic = topic
@@ -196,7 +196,7 @@ async def test_a_fault_of_ours_ends_one_question_and_nothing_else(tmp_path: Path
             running(tmp_path, **agent_at(broker.url, allow_ask=True)) as agent,
         ):
             bridge = agent.bridge
-            await until(lambda: bridge.status.connected)
+            await until_subscribed(bridge)
             whole = bridge.context.asking._existing
             bridge.context.asking._existing = lambda named: {}[named]
             await ask(heard, {"id": "q1", "question": "what is there?"})
@@ -216,7 +216,7 @@ async def test_too_many_questions_are_told_that_it_is_busy(tmp_path: Path) -> No
         changes = {**agent_at(broker.url, allow_ask=True), **one_at_a_time}
         async with listening(broker.port, "vilamp/answer/#") as heard, running(tmp_path, **changes) as agent:
             await remember(agent, "yard", 2)
-            await until(lambda: agent.bridge.status.connected)
+            await until_subscribed(agent.bridge)
             async with asyncio.TaskGroup() as tasks:
                 for number in range(12):
                     tasks.create_task(ask(heard, {"id": f"q{number}", "question": "what is there?"}))
@@ -232,7 +232,7 @@ async def test_questions_are_off_unless_configured(tmp_path: Path) -> None:
     with mosquitto(tmp_path) as broker:
         async with listening(broker.port) as heard, running(tmp_path, **agent_at(broker.url)) as agent:
             await remember(agent, "yard", 2)
-            await until(lambda: agent.bridge.status.connected)
+            await until_subscribed(agent.bridge)
             await ask(heard, {"id": "q1", "question": "what is there?"})
             await heard.client.publish(f"{RULE}/enabled/set", "maybe", qos=1)
             await until(lambda: agent.bridge.context.counts["command_failed"])  # which came after the question
@@ -329,7 +329,7 @@ async def test_the_embedded_broker_takes_no_packet_that_is_announced_too_large(t
         with suppress(ConnectionResetError):
             assert await asyncio.wait_for(reader.read(), 10) == b""
         writer.close()
-        await until(lambda: agent.bridge.status.connected)
+        await until_subscribed(agent.bridge)
 
 
 async def test_a_port_in_use_is_said(tmp_path: Path) -> None:
@@ -407,7 +407,7 @@ async def test_leaving_does_not_hang_when_the_broker_has_fallen_silent(tmp_path:
         scene = Scene(tmp_path)
         async with asyncio.timeout(30):
             async with bridged(scene, broker.url) as bridge:
-                await until(lambda: bridge.status.connected)
+                await until_subscribed(bridge)
                 assert broker.process is not None
                 broker.process.send_signal(signal.SIGSTOP)
                 commit(scene.alert_store, event(1))
