@@ -191,6 +191,16 @@ def test_named_commands_and_targets_exist(path: Path) -> None:
 
 
 @each_page
+def test_options_of_documented_benchmarks_exist(path: Path) -> None:
+    shared = (ROOT / "benchmarks" / "machine.py").read_text()
+    text = path.read_text().replace("\\\n", " ")
+    for module, options in re.findall(r"python -m benchmarks[.](\w+)([^`\n]*)", text):
+        source = (ROOT / "benchmarks" / f"{module}.py").read_text() + shared
+        for option in re.findall(r"--[a-z0-9-]+", options):
+            assert f'"{option}"' in source, f"{module} {option}"
+
+
+@each_page
 def test_python_examples_compile(path: Path) -> None:
     for example in fenced(path.read_text(), "python"):
         compile(example, path.name, "exec")
