@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from model.config import Fill
 from model.places import fair_share, fill_gaps, newest_rows
 from model.select import Candidates, EmbeddingRedundancy, Keyframes, Kind, Redundancy, walk_rows
-from model.visits import RankedPeaks, Visit, find_visits, rank_peaks
+from model.visits import RankedPeaks, Visit, find_visits, rank_peaks, strength_of
 
 _ONCE = 1.0
 
@@ -67,7 +67,8 @@ def select_by_visits(
         share = fair_share(sizes, num_keyframes)
         minimum = (share + 1) // 2 if min_per_group is None else min(min_per_group, share)
         _guarantee(chosen, peaks, relevance, sizes, minimum, num_keyframes)
-    _take(chosen, peaks.rows[peaks.chances < _ONCE].tolist(), num_keyframes)
+    limits = np.array([strength_of(_ONCE, size) for size in sizes])
+    _take(chosen, peaks.rows[peaks.strengths > limits[peaks.cameras]].tolist(), num_keyframes)
     if visits and len(chosen) < num_keyframes:
         redundancy = EmbeddingRedundancy(
             candidates,

@@ -41,7 +41,6 @@ class RankedPeaks:
     """Peaks of relevance of all cameras, by falling strength, ties by lower row; all arrays (p,).
 
     rows; cameras: index of each one's camera; prominences: in units of relevance; strengths: in units of the camera's noise;
-    chances: peaks at least so strong that are expected in a camera that shows nothing relevant, in as many frames;
     whole: relevance came and went while nothing was recorded, so that the recording does not show how far it rose.
     """
 
@@ -49,7 +48,6 @@ class RankedPeaks:
     cameras: Int64
     prominences: Float64
     strengths: Float64
-    chances: Float64
     whole: NDArray[np.bool_]
 
 
@@ -57,7 +55,8 @@ class RankedPeaks:
 class Visit:
     """One visit. start, peak, end: its first, its most relevant and its last row.
 
-    `prominence`, `strength` and `chance` as in RankedPeaks, the latter two of what rises or falls within a few frames.
+    `prominence` as in RankedPeaks; `strength` too, but of what rises or falls within a few frames; `chance`: peaks at least so
+    strong that are expected in a camera that shows nothing relevant, in as many frames.
     """
 
     camera: int
@@ -77,9 +76,9 @@ def rank_peaks(relevance: Signal, times: Float64, group_sizes: Sequence[int]) ->
     """
     found = [_peaks_of(camera, *part) for camera, part in enumerate(_by_camera(relevance, times, group_sizes))]
     if not found:
-        return RankedPeaks(*(np.empty(0, np.int64),) * 2, *(np.empty(0),) * 3, np.empty(0, bool))
+        return RankedPeaks(*(np.empty(0, np.int64),) * 2, *(np.empty(0),) * 2, np.empty(0, bool))
     columns = [np.concatenate(column) for column in zip(*found, strict=True)]
-    rows, _, _, strengths, *_ = columns
+    rows, _, _, strengths, _ = columns
     order = np.lexsort((rows, -strengths))
     return RankedPeaks(*(column[order] for column in columns))
 
@@ -102,7 +101,8 @@ def find_visits(
     visits = []
     first = 0
     for camera, (signal, seen, _) in enumerate(_by_camera(relevance, times, group_sizes)):
-        which = np.flatnonzero((peaks.cameras == camera) & (peaks.chances < most_by_chance))
+        limit = strength_of(most_by_chance, len(signal))
+        which = np.flatnonzero((peaks.cameras == camera) & (peaks.strengths > limit))
         which = which[np.argsort(peaks.rows[which])]
         bounds = _bounds(signal, segment_starts(seen), peaks.rows[which] - first)
         for each, (lowest, highest) in zip(which.tolist(), bounds, strict=True):
@@ -110,7 +110,7 @@ def find_visits(
             level = signal[peak] - prominence / 2
             rise = prominence if peaks.whole[each] else _rise(signal[lowest:highest])
             strength = float(peaks.strengths[each]) * min(1.0, rise / prominence)
-            if chance_of(strength, len(signal)) >= most_by_chance:
+            if strength <= limit:
                 continue
             before = np.flatnonzero(signal[lowest:peak] < level)
             after = np.flatnonzero(signal[peak:highest] < level)
@@ -188,22 +188,25 @@ def chance_of(strength: float, num_frames: int) -> float:
     return num_frames * erfc(strength / 2 / sqrt(2)) / 2
 
 
+def strength_of(chance: float, num_frames: int) -> float:
+    """The inverse of `chance_of`: the strength that `chance` peaks are expected to reach; 0 where more are expected."""
+    return -2 * _NORMAL.inv_cdf(min(0.5, chance / max(1, num_frames)))
+
+
 def _peaks_of(camera: int, signal: Signal, times: Float64, first: int) -> tuple[NDArray[Any], ...]:
     """One camera's columns of RankedPeaks, in no order; `first`: its first row in the window."""
     starts = segment_starts(times)
     if not len(signal):
-        return *(np.empty(0, np.int64),) * 2, *(np.empty(0),) * 3, np.empty(0, bool)
+        return *(np.empty(0, np.int64),) * 2, *(np.empty(0),) * 2, np.empty(0, bool)
     # a signal without noise is one of drawn or repeated pictures: any change in it stands out, and none is infinitely strong
     noise = max(noise_of(signal, starts), float(np.ptp(signal)) * 1e-3) or 1.0
-    least = -2 * _NORMAL.inv_cdf(min(0.5, _NOISE_PEAKS / len(signal)))
-    peaks = find_peaks(signal, starts, least=least * noise)
+    peaks = find_peaks(signal, starts, least=strength_of(_NOISE_PEAKS, len(signal)) * noise)
     quiet = float(np.quantile(signal[:: 1 + len(signal) // _SAMPLED], _QUIET))
     rises = np.where(peaks.highest, signal[peaks.rows] - quiet, 0.0)
     whole = rises > peaks.prominences
     prominences = np.maximum(peaks.prominences, rises)
     strengths = prominences / noise
-    chances = np.array([chance_of(each, len(signal)) for each in strengths.tolist()])
-    return first + peaks.rows, np.full(len(peaks.rows), camera), prominences, strengths, chances, whole
+    return first + peaks.rows, np.full(len(peaks.rows), camera), prominences, strengths, whole
 
 
 def _rise(signal: Signal) -> float:
