@@ -172,7 +172,7 @@ def test_every_request_field_is_documented(name: str) -> None:
 def test_documented_commands_are_parsed(path: Path) -> None:
     for block in fenced(path.read_text(), "sh"):
         for line in block.replace("\\\n", " ").splitlines():
-            if re.match(r"(\.venv/bin/)?vilamp (?!--help)", line):
+            if re.match(r"(\.venv/bin/)?vilamp (?!--(help|version))", line):
                 parse(shlex.split(line, comments=True)[1:])
 
 
