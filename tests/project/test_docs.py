@@ -248,8 +248,6 @@ def test_all_pages_together_are_short_enough_to_read() -> None:
 
 @each_page
 def test_lines_are_at_most_120_characters(path: Path) -> None:
-    if path.stem in UNWRAPPED:
-        return
     long = [number for number, line in enumerate(path.read_text().splitlines(), 1) if len(line) > 120]
     assert not long, f"{path.name}: lines {long}"
 
@@ -260,7 +258,7 @@ def test_the_readme_fits_on_two_screens() -> None:
 
 @each_page
 def test_pages_open_with_a_purpose_and_an_example(path: Path) -> None:
-    if path.parent == ROOT or path.stem in ("decisions", *UNWRAPPED):
+    if path.parent == ROOT or path.stem == "decisions":
         return
     opening = path.read_text().split("\n## ")[0]
     assert re.match(r"# \S.*\n\n[A-Z]", opening), "a heading, then what the page is for"
