@@ -169,7 +169,7 @@ def run_quiet(model: VideoModel, seed: int, cache: Path | None) -> dict[str, Any
 
 
 def quiet_relevance(quiet: np.ndarray, num_frames: int, rng: np.random.Generator) -> np.ndarray:
-    """Relevance of a camera before which nothing happens: values of quiet frames, their noise once more, a slow drift of light."""
+    """Relevance of a camera with nothing happening: values of quiet frames, their noise once more, a slow drift of light."""
     noise = float(np.median(np.abs(np.diff(quiet)))) * 1.48
     drift = np.cumsum(rng.normal(size=num_frames)) * noise * 0.02
     made: np.ndarray = rng.choice(quiet, num_frames) + rng.normal(size=num_frames) * noise + drift
