@@ -37,7 +37,7 @@ from model.select import Keyframes, QueryCandidates, select_keyframes
 from model.video_model import VideoModel
 
 QUESTIONS = ("What did the red car do?", "How many people came by?", "When was the door open?", "Where is the dog now?")
-KINDS = {  # of what the pictures show, again and again
+KINDS = {  # questions about what the pictures show repeatedly
     "as it is": "When did the white dog come?",
     "about now": "What is here now?",
     "order": "Did the white dog come before or after the pink person?",

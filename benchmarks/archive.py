@@ -24,7 +24,7 @@ from model.thinning import Thinned, rows_taking_part
 from model.video_model import VideoModel
 from model.world.questions import is_correct
 
-LONG = 3000  # of so long histories questions are drawn three times, in other words
+LONG = 3000  # frames; from this length on, questions are drawn three times, in different words
 
 
 class Everything(Thinned):

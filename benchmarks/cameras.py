@@ -68,7 +68,7 @@ class Load:
     cameras: tuple[str, ...]
     rate_hz: float
     max_frames: int
-    settle_s: float  # questions are asked in it too
+    settle_s: float  # questions are asked during this time too
     seconds: float
 
 
@@ -214,7 +214,7 @@ def summarise(load: Load, before: Scrape, after: Scrape, seconds: float, asked: 
         "kept_a_second": load.rate_hz,
         "received_frames_a_second": [round(count / seconds, 1) for count in received],
         "sent_frames_a_second": RATE_HZ,
-        "frames_expected": sum(round(span * load.rate_hz) for span in spans_s),  # by their own capture times
+        "frames_expected": sum(round(span * load.rate_hz) for span in spans_s),  # from the capture times
         "frames_expected_by_the_wall_clock": round(seconds * load.rate_hz) * len(load.cameras),
         "frames_kept": rise("vilamp_session_kept_frames"),
         "frames_remembered": rise("vilamp_frames_remembered_total"),

@@ -38,7 +38,7 @@ from model.world.needle import Visitor, absent, add_visitor
 from model.world.questions import with_articles
 
 NUM_FRAMES = 1000
-STAYS = (10, 60, 200, 600)  # seconds, which are frames
+STAYS = (10, 60, 200, 600)  # seconds; one frame a second
 APART_S = 15.0
 MOST_STAY_S = 800
 PUBLISHED_TAU = 0.85
@@ -68,7 +68,7 @@ def trio(haystack: Haystack, stays: tuple[int, ...], rng: np.random.Generator) -
         state = rng.bit_generator.state
         found = {}
         for stay in stays:
-            rng.bit_generator.state = state  # the same visit, but for its length
+            rng.bit_generator.state = state  # the same visit with another length
             found[stay] = add_visitor(scene, *staying_as, comes, rng, stay_s=float(stay))
         free = [t for t in range(2, length - 14) if t + 9 + APART_S < comes or t > comes + longest + 8 + APART_S]
         starts = [float(t) for t in rng.permutation(free)[:2]]

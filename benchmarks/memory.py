@@ -33,7 +33,7 @@ from model.select import QueryCandidates, select_keyframes
 from model.thinning import Thinned, rows_taking_part
 
 NUM_KEYFRAMES = 32
-EXTRA = 3000  # frames appended beyond what a history holds: a dozen segments leave
+EXTRA = 3000  # frames appended to a full history, which evicts a dozen segments
 
 
 def main() -> None:
@@ -109,7 +109,7 @@ def grow(
     store: MemoryStore, shape: Shape, args: argparse.Namespace, count: int, start: int, folder: Path
 ) -> dict[str, Any]:
     """Append, attach and put back patches, one frame after another. Returns the time of each."""
-    oldest = 1  # segment: whether its file is there is asked without touching what the memory holds
+    oldest = 1  # segment; its file shows whether it was evicted, without asking the memory
     rng = np.random.default_rng(start)
     units, jpeg = embeddings(shape, rng, count), rng.bytes(shape.jpeg_bytes)
     patches = rng.standard_normal((args.patches, args.width), np.float32).astype(np.float16)
@@ -137,7 +137,7 @@ def grow(
             store.maintain()
     found = {"append": in_ms(appends), "attach": in_ms(attaches), "rebuild": in_ms(rebuilds)}
     found["append"]["cpu_ms"] = in_ms(appends_cpu)["median_ms"]
-    if evicting:  # of these appends, those with which a segment left
+    if evicting:  # only appends that evicted a segment
         found["segment"] = {**in_ms(evicting), "worst_cpu_ms": in_ms(evicting_cpu)["worst_ms"], "count": len(evicting)}
     return found
 

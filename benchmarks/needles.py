@@ -248,7 +248,7 @@ def recall(
             embeddings[list(needle.pictures)] = embedded(model, needle.pictures.values())
             state = rng.bit_generator.state
             for name in scores:
-                rng.bit_generator.state = state  # both are asked in the same words
+                rng.bit_generator.state = state  # the same wording for both
                 how = replace(arm, tau=2.0) if name == "top_k" else arm
                 scores[name].append(
                     Needle((depth + 0.5) / NUM_BINS, found_alone(model, needle, embeddings, how, rng), 0, 0)

@@ -29,7 +29,7 @@ from model.world.scene import Scene, patch_labels
 from model.world.things import COLOURS, KINDS, Visible
 
 EVERY_S = 3
-EARLIER = 4  # pictures before a frame its keyframe lies
+EARLIER = 4  # pictures from a frame back to the keyframe it is compared with
 ASKED = [*phrases.EXISTENCE["eval"], *phrases.WHEN["eval"], *phrases.WHERE["eval"]]
 NUM_SHOWN = 8
 

@@ -34,7 +34,7 @@ from model.storage import NUM_SCALARS, pack, unpack
 from model.video_model import DTYPES, VideoModel
 
 QUESTION = "Which way did the red car go?"
-POOL = 8  # different frames; a history repeats them
+POOL = 8  # distinct frames, which a history repeats
 CAMERA = "yard"
 NEW_TOKENS = 17
 WARM_UP_FRAMES = 64
@@ -62,7 +62,7 @@ def main() -> None:
     for num_frames in args.frames:
         with history(model, num_frames, args.placement) as source:
             measured[f"N {num_frames}"] = bench.question(source, args.repeats, args.most_tokens)
-        del source  # else it is still held while the next one is filled
+        del source  # frees it before the next one is filled
     write_result(measured_path(args.out, f"{args.name}.json"), here, measured)
 
 
@@ -101,7 +101,7 @@ class Bench:
         self.model.encode(images[:1])
         seconds = float(np.median([timed(lambda: self.model.encode(images)) for _ in range(repeats)])) / batch
         work = encoding(self.model.config, self.counts, self.plan)
-        floor = work.seconds(self.flop_per_s, self.bytes_per_s)  # the matrices bound it: they are read once a batch
+        floor = work.seconds(self.flop_per_s, self.bytes_per_s)  # weights are read once per batch, so FLOP are the limit
         found = {"frames_s": 1 / seconds, "floor_frames_s": 1 / floor, "ratio": seconds / floor}
         print(f"encoder: {found}", flush=True)
         return found
@@ -128,7 +128,7 @@ class Bench:
         if "token" in found:
             first = [sum(run[stage] for stage in ("embed", "select", "merge", "prefill")) for run in runs]
             found |= {"first_token_s": float(np.median(first)), "tokens_s": 1 / found["token"]["seconds"]}
-        if self.plan.device == "cpu":  # on a shared machine the clock also counts what others do
+        if self.plan.device == "cpu":  # on a shared machine the clock also counts other programs
             found["merge"]["cpu_s"] = float(np.median([run["merge_cpu"] for run in runs]))
         found["peak_gb"] = self.peak_bytes() / 1e9
         print(f"N {source.num_frames}: {found}", flush=True)
@@ -142,7 +142,7 @@ class Bench:
         keyframes = select(self.model, source, query)
         marks.append(time.perf_counter())
         cpu_before = time.process_time()
-        context = self.model.build_context(source, keyframes, query)  # ends on the CPU: nothing is left running
+        context = self.model.build_context(source, keyframes, query)  # returns a CPU value, so all device work has ended
         cpu_s = time.process_time() - cpu_before
         marks.append(time.perf_counter())
         found = dict(zip(("embed", "select", "merge"), np.diff(marks).tolist(), strict=True))

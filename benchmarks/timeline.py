@@ -26,7 +26,7 @@ from model.video_model import VideoModel
 from tests.support.browser import browser, visit
 
 QUESTION = "a red car"
-NUM_DRAWN = 64  # pictures that are encoded; a longer history repeats them under noise
+NUM_DRAWN = 64  # pictures that are encoded; a longer history repeats them with noise
 DRAG_S, MOVES_HZ = 6.0, 120.0
 
 
