@@ -101,7 +101,7 @@ class Bench:
         self.model.encode(images[:1])
         seconds = float(np.median([timed(lambda: self.model.encode(images)) for _ in range(repeats)])) / batch
         work = encoding(self.model.config, self.counts, self.plan)
-        floor = work.seconds(self.flop_per_s, self.bytes_per_s)  # weights are read once per batch, so FLOP are the limit
+        floor = work.seconds(self.flop_per_s, self.bytes_per_s)  # weights are read once per batch
         found = {"frames_s": 1 / seconds, "floor_frames_s": 1 / floor, "ratio": seconds / floor}
         print(f"encoder: {found}", flush=True)
         return found
@@ -142,7 +142,7 @@ class Bench:
         keyframes = select(self.model, source, query)
         marks.append(time.perf_counter())
         cpu_before = time.process_time()
-        context = self.model.build_context(source, keyframes, query)  # returns a CPU value, so all device work has ended
+        context = self.model.build_context(source, keyframes, query)  # waits for the device
         cpu_s = time.process_time() - cpu_before
         marks.append(time.perf_counter())
         found = dict(zip(("embed", "select", "merge"), np.diff(marks).tolist(), strict=True))
