@@ -1,8 +1,8 @@
-"""A rule tried on the past: what would have fired, when, on what evidence, and how many verdicts it would have cost.
+"""A dry run: try a rule on stored frames, and return the alerts, their evidence and the number of judge calls.
 
-Frames and embeddings come from a window of the memory, verdicts from the real judge, each frame judged once at most
-however often it is asked about. Overload policy: one dry run at a time, its verdicts wait behind all others in the language
-lane, and `max_judgements` bounds them; what lies beyond is not guessed but said (`complete`).
+Frames and embeddings come from the memory, verdicts from the real judge; each frame is judged at most once. Overload policy:
+one dry run at a time, its verdicts wait behind all others in the language lane, and `max_judgements` bounds them. What lies
+beyond that bound is not guessed: the result says that it is not `complete`.
 """
 
 import math
@@ -26,16 +26,16 @@ from memory.errors import StorageError
 from memory.store import MemoryStore
 from memory.window import Window
 
-Report = Callable[[float, int], None]  # the share that is done, 0..1, and the verdicts made so far
+Report = Callable[[float, int], None]  # progress 0..1, and the judge calls so far
 
-FACTORS = (0.5, 0.7, 1.0, 1.4, 2.0, 2.8)  # of the gate's thresholds, tried by a sweep
-_BLOCK = 4096  # rows whose embeddings are looked at at once
-_MAX_HELD = 1000  # entries shown; all are counted
+FACTORS = (0.5, 0.7, 1.0, 1.4, 2.0, 2.8)  # by which a sweep multiplies the gate's thresholds
+_BLOCK = 4096  # rows whose embeddings are read at once
+_MAX_HELD = 1000  # suppressed alerts listed; all are counted
 
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """What is to be tried."""
+    """The rule to try, and the frames to try it on."""
 
     rule: RuleSettings
     cameras: tuple[str, ...]
@@ -47,7 +47,7 @@ class Trial:
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """One row of a sweep; None: not known, for want of judgements."""
+    """One row of a sweep. None: unknown, because the judge calls ran out."""
 
     on: float
     off: float
@@ -58,7 +58,7 @@ class Setting:
 
 @dataclass(slots=True)
 class Outcome:
-    """What came of it."""
+    """The result of a dry run. after, before: times of the first and the last frame."""
 
     trial: Trial
     after: float
@@ -67,12 +67,12 @@ class Outcome:
     result: Replayed
     complete: bool
     num_openings: int
-    num_asked: int = 0  # verdicts that were really made for all of this
+    num_asked: int = 0  # judge calls made, the sweep included
     sweep: list[Setting] = field(default_factory=list)
 
 
 class _Past:
-    """Frames of a window by rising time, each made when it is come to: a million of them are three arrays."""
+    """The frames of a window by rising time, created one at a time: a million frames are three arrays."""
 
     def __init__(self, window: Window, similarities: NDArray[np.float32]) -> None:
         self.times = window.times
@@ -89,11 +89,11 @@ class _Past:
 
 
 class _Exhausted(Exception):
-    """As many judgements as allowed have been made."""
+    """`max_judgements` calls have been made."""
 
 
 class DryRun:
-    """One trial over one memory."""
+    """One dry run."""
 
     def __init__(
         self,
@@ -105,14 +105,14 @@ class DryRun:
         zone_of: Callable[[str], str],
         report: Report = lambda done, num_asked: None,
     ) -> None:
-        """unit (D,): the condition."""
+        """unit: (D,), the condition as a unit vector."""
         self._trial, self._unit, self._store, self._judge = trial, unit, store, judge
         self._zone_of, self._report = zone_of, report
         self._verdicts: dict[tuple[str, int], Vote | Refusal] = {}
         self._span = (0.0, 1.0)
 
     async def run(self) -> Outcome:
-        """Raises NoFrames when there is nothing to try it on."""
+        """Run it. Raises NoFrames when there is no frame in the window."""
         trial = self._trial
         frames = await pools.upkeep(self._past)
         armed_from = -math.inf if trial.after is None else trial.after
@@ -129,7 +129,7 @@ class DryRun:
         return outcome
 
     def _past(self) -> _Past:
-        """Every frame of the window, with those before it that the gates learn from."""
+        """Return the frames of the window and those before it that the gates learn from."""
         trial = self._trial
         after = None if trial.after is None else trial.after - WARM_S
         window = self._store.window(trial.cameras, after, trial.before)
@@ -163,7 +163,7 @@ class DryRun:
             return "judge_unavailable"
 
     async def _sweep(self, frames: _Past, armed_from: float, base: Outcome) -> list[Setting]:
-        """Higher thresholds first: they ask less, and most of that has been judged already."""
+        """Try other thresholds, the higher ones first: they ask less, and most of their frames are judged already."""
         settings = []
         for factor in sorted(FACTORS, key=lambda each: (each < 1, -each)):
             rule = with_gate(self._trial.rule, factor)
@@ -177,7 +177,7 @@ class DryRun:
 
 
 def describe(outcome: Outcome, link: Callable[[int], str]) -> dict[str, Any]:
-    """As REST shows it (docs/alerts.md). link: the address of a frame's picture."""
+    """Return the JSON of the REST API (docs/alerts.md). link: returns the URL of a frame's picture."""
     result = outcome.result
     hours = max((result.time - outcome.after) / 3600, 1 / 3600)
     held = [

@@ -1,11 +1,10 @@
 """The gate: does a camera's picture look more like a rule's condition than it usually does?
 
-In: one number per frame, the cosine of the frame's embedding with the condition's, and the frame's time. Out: a score
-in units of that camera's own spread about its own running background, and whether the gate is open, with hysteresis.
-Because the unit is the camera's own, a rule needs no calibration by hand: not for the place, the light or the encoder.
+In: one number per frame, the cosine of the frame's embedding with the condition's, and the frame's time. Out: a score in
+units of the camera's own spread around its own running background, and whether the gate is open, with hysteresis. Because
+the unit is the camera's own, a rule needs no calibration for the place, the light or the encoder.
 
-Pure: time comes in as an argument, the state is a value that can be written as JSON. It knows no pictures, no model and
-no rules; what an open gate means is the machine's to say.
+Pure: time comes in as an argument, the state is a value that can be written as JSON. Knows no pictures and no model.
 """
 
 import math
@@ -24,10 +23,10 @@ MIN_SPREAD = 0.002  # cosine; a smaller spread is noise of the embedding
 
 @dataclass(frozen=True, slots=True)
 class GateState:
-    """What is remembered of one rule at one camera."""
+    """The gate of one rule at one camera."""
 
     level: float = 0.0  # running background of the similarity, a cosine
-    spread: float = 0.0  # running distance from it, a cosine
+    spread: float = 0.0  # running mean distance from the level, a cosine
     first: tuple[float, ...] = ()  # similarities of the warm-up, while it lasts
     warm: bool = False
     time: float | None = None  # unix seconds of the last frame
@@ -35,19 +34,19 @@ class GateState:
     peak: float = 0.0  # score at which it opened, or at the last surge since
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON types; `from_json` gives the same state back."""
+        """Return plain JSON types, from which `from_json` restores the state."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> "GateState":
-        """Raises TypeError or KeyError for anything that `to_json` did not make."""
+        """Restore a state. Raises TypeError or KeyError for anything but the result of `to_json`."""
         return cls(**{**value, "first": tuple(value["first"])})
 
 
 @dataclass(frozen=True, slots=True)
 class GateReading:
-    """What the gate says of one frame. `rose`: it has just opened. `surged`: it stands open, and the picture has become
-    much more like the condition still: what was half in view has come in, or something else has come."""
+    """The gate at one frame. `rose`: it has just opened. `surged`: it was open, and the score has grown much further:
+    something half in view has come in, or something else has come."""
 
     score: float
     open: bool
@@ -56,7 +55,7 @@ class GateReading:
 
 
 def step(settings: GateSettings, state: GateState, *, time: float, similarity: float) -> tuple[GateState, GateReading]:
-    """The next state, and what the gate says of the frame seen at `time` (unix seconds).
+    """Return the next state and the reading for the frame at `time` (unix seconds).
 
     similarity: cosine in -1..1. A frame that is not newer than the last changes nothing but is still read.
     """
@@ -73,7 +72,9 @@ def step(settings: GateSettings, state: GateState, *, time: float, similarity: f
     reading = GateReading(score, is_open, rose, surged)
     if not newer or state.time is None:
         return state, reading
-    away = min(max(away, -settings.on * unit), settings.on * unit)  # an event is no background, however strong
+    away = min(
+        max(away, -settings.on * unit), settings.on * unit
+    )  # an event, however strong, barely moves the background
     seconds = settings.background_s * (OPEN_FACTOR if is_open else 1.0)
     share = min(-math.expm1((state.time - time) / seconds), 1 / WARM_UP_FRAMES)
     spread = state.spread if is_open else state.spread + share * (abs(away) - state.spread)
@@ -82,9 +83,10 @@ def step(settings: GateSettings, state: GateState, *, time: float, similarity: f
 
 
 def _warmed(state: GateState, time: float, similarity: float) -> GateState:
-    """One more frame of the warm-up. The background is where the similarities lie closest: the narrowest third of them, so
-    that events may fill half of the warm-up and more. Of normal noise, that third is about as wide as the mean distance
-    from the middle is long.
+    """Add one frame to the warm-up; at its end set the background to where the similarities lie closest together.
+
+    That is the narrowest third of them, so events may fill half of the warm-up and more. For normal noise, the width of
+    that third is about the mean distance from the middle.
 
     Worked example, six frames: .20 .50 .21 .61 .22 .48 -> the narrowest two are .20 .21: level .205, spread .01.
     """

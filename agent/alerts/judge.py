@@ -1,10 +1,10 @@
-"""The judge: a condition, and the last seconds of one camera, to a verdict.
+"""The judge: a rule's condition and the last seconds of one camera become a verdict.
 
-The question goes through the same path as a person's (window, keyframes, merging, language model), greedy, a few tokens.
-What the model writes becomes one of three words or nothing: a text that a camera sees can at most make it the wrong one.
-A server's model whose words cannot be read, and which used up its tokens, may have been thinking: it gets room to, next time.
+The question goes through the same path as a user's (window, keyframes, merging, language model), greedy, with few tokens. The
+answer becomes yes, no or unclear and nothing else, so text that a camera sees can at most cause a wrong verdict. A remote
+model that used up its tokens without a readable answer may have been thinking: it gets room to think next time.
 
-Does not know when to ask, nor what a verdict leads to.
+Does not decide when to ask, nor what a verdict leads to.
 """
 
 import re
@@ -22,19 +22,19 @@ QUESTION = (
     'Answer with exactly one word: "yes", "no", or "unclear" if the pictures do not show it well enough.'
 )
 MAX_NEW_TOKENS = 8
-NUM_EVIDENCE = 4  # frames named with a verdict, beside the one asked about
+NUM_EVIDENCE = 4  # frames given with a verdict, beside the judged one
 _ANSWER = re.compile(r'[\s"\'*_`.:]*(yes|no|unclear)\b["\'*_`]*(?=\s*$|\s*[.,;:!\n])', re.IGNORECASE)
 _UNCLEAR = re.compile(r'[\s"\'*_`.:]*unclear\b', re.IGNORECASE)
 _ANY = re.compile(r"\b(yes|no|unclear)\b", re.IGNORECASE)
 
 
 def question_for(condition: str, wording: str = QUESTION) -> str:
-    """What the model is asked."""
+    """Return the question about a condition, for models that follow instructions."""
     return wording.replace("{condition}", condition.strip().rstrip("."))
 
 
 def verdict_of(text: str) -> Verdict:
-    """The verdict in the model's words: its first word, alone or before a punctuation mark; everything else is unclear.
+    """Return the verdict in the model's answer: its first word, alone or before punctuation; unclear otherwise.
 
     "Yes." -> yes; "No, the door is shut" -> no; "Yes and no", "Yes. No.", "I think yes", "" -> unclear.
     """
@@ -44,14 +44,11 @@ def verdict_of(text: str) -> Verdict:
     word = found[1].lower()
     if any(other.lower() != word for other in _ANY.findall(text)):
         return "unclear"
-    match word:
-        case "yes" | "no":
-            return word
-    return "unclear"
+    return "yes" if word == "yes" else "no" if word == "no" else "unclear"
 
 
 class Judge:
-    """Asks the model that answers questions."""
+    """Ask the model that answers questions."""
 
     def __init__(self, answering: Answering, wording: str = QUESTION) -> None:
         self._answering = answering
@@ -61,7 +58,7 @@ class Judge:
     async def vote(
         self, rule: RuleSettings, camera: str, frame_id: int, time: float, priority: Priority = Priority.JUDGE
     ) -> Vote:
-        """The verdict on the seconds of `camera` that end with this frame. Raises Problem when the model cannot say."""
+        """Return the verdict on the seconds of `camera` that end with this frame. Raises Problem when the model fails."""
         plain = self._answering.making.judge_manner == "question"
         answer = await self._answering.judge(
             Question(
@@ -78,13 +75,13 @@ class Judge:
         )
         verdict = read_answer(answer.text, rule.condition) if plain else verdict_of(answer.text)
         was_read = verdict != "unclear" or _UNCLEAR.match(answer.text) is not None
-        # not twice running: what is no verdict with room to think is prose, which costs tokens for nothing
+        # not twice in a row: an unreadable answer with room to think is prose, which only costs tokens
         was_cut = answer.finished.finish_reason == "length"
         self._may_think = was_cut and not was_read and not self._may_think
         return Vote(frame_id, time, verdict, _evidence(answer.seen.evidence), was_read)
 
 
 def _evidence(frames: tuple[Evidence, ...]) -> tuple[tuple[int, float], ...]:
-    """The best of the keyframes, as (id, time), by rising time."""
+    """Return the best keyframes as (id, time), by rising time."""
     ranked = sorted(frames, key=lambda each: (each.kind == "filling", -each.score))[:NUM_EVIDENCE]
     return tuple(sorted(((each.frame_id, each.time) for each in ranked), key=lambda frame: frame[1]))

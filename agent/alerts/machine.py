@@ -1,15 +1,15 @@
-"""The logic of one rule at one camera: sightings and verdicts in, actions out.
+"""The state machine of one rule at one camera: frames and verdicts go in, actions come out.
 
     idle      --- the gate opens ------------------>  checking     the judge is asked about single frames
     checking  --- n of the last m verdicts yes ---->  on           `On`
-    checking  --- the gate closes, no yes pends --->  idle         `Held` (unconfirmed)
+    checking  --- the gate closes, no yes pending ->  idle         `Held` (unconfirmed)
     on        --- `clear` verdicts no in a row ---->  idle         `Off`, then cool-down
 
-An unclear verdict counts as one of the m, is never a yes, and does not end an alert. What keeps an alert from beginning
-(snooze, schedule, cool-down, a frame that comes too late) asks the judge nothing, and is said once per opening of the
-gate. An alert that is on is followed to its end whatever keeps others from beginning; only disabling ends it at once.
+An unclear verdict counts among the m, is never a yes, and does not end an alert. While something keeps an alert from
+beginning (snooze, schedule, cool-down, a late frame) the judge is not asked, and one `Held` is returned per opening of the
+gate. An active alert is followed to its end in any case; only disabling the rule ends it at once.
 
-Pure: values in, values out, time as an argument. It knows no pictures, no model, no clock and no ids of alerts.
+Pure: values in, values out, time as an argument. Knows no pictures, no model, no clock and no alert ids.
 """
 
 from collections.abc import Sequence
@@ -22,18 +22,20 @@ from agent.settings.rules import RuleSettings
 
 Verdict = Literal["yes", "no", "unclear"]
 Phase = Literal["idle", "checking", "on"]
-Hindrance = Literal["disabled", "snoozed", "off_schedule", "late"]  # from outside
+Hindrance = Literal[
+    "disabled", "snoozed", "off_schedule", "late"
+]  # what keeps an alert from beginning, apart from the cool-down
 Refusal = Literal["rate_limited", "judge_busy", "judge_unavailable"]
 Reason = Literal[
     "snoozed", "off_schedule", "late", "cooldown", "unconfirmed", "rate_limited", "judge_busy", "judge_unavailable"
 ]
-_STEP_S = 1.0  # from the last frame before the clock was set back to the first one after
+_STEP_S = 1.0  # assumed time between the last frame before the clock was set back and the first one after
 REASONS: tuple[Reason, ...] = Reason.__args__  # type: ignore[attr-defined]
 
 
 @dataclass(frozen=True, slots=True)
 class Sighting:
-    """One encoded frame: the cosine of its embedding with the rule's condition."""
+    """An encoded frame and the cosine of its embedding with the rule's condition."""
 
     frame_id: int
     time: float  # unix seconds
@@ -42,18 +44,18 @@ class Sighting:
 
 @dataclass(frozen=True, slots=True)
 class Vote:
-    """What the judge said of the frame at `time`, and the frames (id, time) that it rests on."""
+    """The verdict on the frame at `time`, and the frames (id, time) it is based on."""
 
     frame_id: int
     time: float
     verdict: Verdict
     frames: tuple[tuple[int, float], ...] = ()
-    was_read: bool = True  # False: its words were none of the three verdicts, which counts as unclear
+    was_read: bool = True  # False: the answer was none of the three verdicts, which counts as unclear
 
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """Ask the judge about this frame; answer with `judged` or `refused`."""
+    """Ask the judge about this frame; then call `judged` or `refused`."""
 
     frame_id: int
     time: float
@@ -61,7 +63,7 @@ class Ask:
 
 @dataclass(frozen=True, slots=True)
 class On:
-    """An alert begins. `num_yes` of `num_votes` verdicts; `start_time` is the first yes among them."""
+    """An alert begins with `num_yes` of `num_votes` verdicts; `start_time` is the time of the first yes."""
 
     frame_id: int
     start_time: float
@@ -74,7 +76,7 @@ class On:
 
 @dataclass(frozen=True, slots=True)
 class Off:
-    """The alert ends; it was over at `end_time`, which was certain at `time`."""
+    """The alert ends: at `end_time`, as was certain at `time`."""
 
     start_time: float
     end_time: float
@@ -86,7 +88,7 @@ class Off:
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """An alert that may have been due did not begin."""
+    """An alert that may have been due was suppressed."""
 
     reason: Reason
     frame_id: int
@@ -100,31 +102,31 @@ Actions = tuple[Action, ...]
 
 @dataclass(frozen=True, slots=True)
 class RuleState:
-    """All that is remembered of one rule at one camera. Times in unix seconds."""
+    """The state of one rule at one camera. Times in unix seconds."""
 
     gate: GateState = field(default_factory=GateState)
     phase: Phase = "idle"
     frame_id: int = 0  # of the newest frame seen
     time: float | None = None
-    score: float = 0.0  # of the gate at it
-    began: float = 0.0  # when this opening of the gate was first looked into
+    score: float = 0.0  # of the gate at that frame
+    began: float = 0.0  # when this opening of the gate was first checked
     votes: tuple[Vote, ...] = ()  # checking: the last m; on: the run of no
-    noted: tuple[Reason, ...] = ()  # said of this opening
+    noted: tuple[Reason, ...] = ()  # reasons already returned for this opening
     asked: float | None = None  # time of the frame that is with the judge
-    asked_score: float = 0.0  # of the gate at it
-    next_ask: float = 0.0  # no earlier frame is sent to it
+    asked_score: float = 0.0  # of the gate at that frame
+    next_ask: float = 0.0  # earlier frames are not sent to the judge
     pause_s: float = 0.0  # between the last verdict and the next
-    since: float | None = None  # start of the alert that is on
+    since: float | None = None  # start of the active alert
     last_alert: float | None = None  # when the last one fired
     cool_until: float | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON types; `from_json` gives the same state back."""
+        """Return plain JSON types, from which `from_json` restores the state."""
         return {**asdict(self), "gate": self.gate.to_json()}
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> "RuleState":
-        """Raises TypeError or KeyError for anything that `to_json` did not make."""
+        """Restore a state. Raises TypeError or KeyError for anything but the result of `to_json`."""
         votes = tuple(
             Vote(**{**vote, "frames": tuple((frame_id, time) for frame_id, time in vote["frames"])})
             for vote in value["votes"]
@@ -134,12 +136,12 @@ class RuleState:
 
 
 def resumed(state: RuleState) -> RuleState:
-    """The state after a restart: a verdict that was on its way never comes."""
+    """Return the state after a restart: the verdict that was awaited never comes."""
     return replace(state, asked=None)
 
 
 def set_back(state: RuleState, by_s: float) -> RuleState:
-    """The state with every time earlier: the camera's times are, too. A verdict on its way is given up."""
+    """Return the state with every time moved back `by_s`, because the camera's clock was. An awaited verdict is given up."""
 
     def back(time: float | None) -> float | None:
         return None if time is None else time - by_s
@@ -165,7 +167,7 @@ def set_back(state: RuleState, by_s: float) -> RuleState:
 def hindrance(
     rule: RuleSettings, *, time: float, zone: str, enabled: bool, snoozed_until: float, late: bool
 ) -> Hindrance | None:
-    """What keeps an alert from beginning with the frame at `time`, apart from the cool-down; the weightiest first."""
+    """Return what keeps an alert from beginning at `time`, apart from the cool-down, or None. Disabled comes first."""
     if not enabled:
         return "disabled"
     if time < max(snoozed_until, rule.snooze or 0.0):
@@ -178,9 +180,9 @@ def hindrance(
 def saw(
     rule: RuleSettings, state: RuleState, seen: Sighting, hindered: Hindrance | None = None
 ) -> tuple[RuleState, Actions]:
-    """A frame was encoded. One that is not newer than the last changes nothing.
+    """Return the state and the actions after an encoded frame. A frame that is not newer than the last changes nothing.
 
-    A newer frame with an earlier time: the clock was set back, and the rule goes on in the time after.
+    A newer frame with an earlier time means that the clock was set back: the state's times are moved back with it.
     """
     if state.time is not None and seen.time <= state.time:
         if seen.frame_id <= state.frame_id:
@@ -202,7 +204,7 @@ def saw(
 def _kept_quiet(
     state: RuleState, reading: GateReading, quiet: Reason | Literal["disabled"]
 ) -> tuple[RuleState, Actions]:
-    """Nothing may begin. Said when the gate opens, or when it interrupts a check."""
+    """No alert may begin: return one `Held` when the gate opens, or when this interrupts a check."""
     interrupted = state.phase == "checking"
     state = replace(state, phase="idle", votes=(), noted=())
     if quiet == "disabled" or not (reading.rose or interrupted):
@@ -214,7 +216,7 @@ def _look_into(rule: RuleSettings, state: RuleState, seen: Sighting, reading: Ga
     if state.phase == "idle":
         if not reading.open:
             return state, ()
-        # `open`, not `rose`: what kept the rule quiet may have ended while the gate stood open
+        # `open`, not `rose`: what kept the rule quiet may have ended while the gate was open
         state = replace(
             state,
             phase="checking",
@@ -227,13 +229,13 @@ def _look_into(rule: RuleSettings, state: RuleState, seen: Sighting, reading: Ga
     elif not reading.open and not _may_confirm(rule, state, seen.time):
         held = () if state.noted else (_held(state, "unconfirmed"),)
         return replace(state, phase="idle", votes=(), noted=()), held
-    elif reading.rose or reading.surged:  # it closed, and opened again before it was given up; or there is more to see
+    elif reading.rose or reading.surged:  # it closed and opened again during the check; or the score rose further
         state = replace(state, next_ask=min(state.next_ask, seen.time), pause_s=rule.judge.every_s)
     return _ask(state, seen)
 
 
 def _may_confirm(rule: RuleSettings, state: RuleState, time: float) -> bool:
-    """The gate has closed: a verdict is on its way, or the last one was a yes that others may still join."""
+    """Return True when an alert may still follow although the gate has closed: a verdict is awaited, or the last was yes."""
     if state.asked is not None:
         return True
     recent = bool(state.votes) and time - state.votes[-1].time <= rule.judge.window_s
@@ -247,7 +249,7 @@ def _saw_while_on(
         return ended(state, seen.time)
     if hindered == "late":
         return state, ()
-    if fell:  # what had opened the gate has gone: likely so has what the alert is about
+    if fell:  # what opened the gate is gone: the alert is probably over
         held_until = (state.last_alert or 0.0) + rule.hold_s
         state = replace(state, next_ask=min(state.next_ask, max(seen.time, held_until)), pause_s=rule.judge.every_s)
     return _ask(state, seen)
@@ -262,7 +264,7 @@ def _ask(state: RuleState, seen: Sighting) -> tuple[RuleState, Actions]:
 def judged(
     rule: RuleSettings, state: RuleState, vote: Vote, hindered: Hindrance | None = None
 ) -> tuple[RuleState, Actions]:
-    """The judge has answered an `Ask`. An answer that nobody waits for changes nothing."""
+    """Return the state and the actions after the answer to an `Ask`. An answer that is not awaited changes nothing."""
     if state.asked != vote.time:
         return state, ()
     state = replace(state, asked=None)
@@ -307,7 +309,7 @@ def _judged_while_on(rule: RuleSettings, state: RuleState, vote: Vote) -> tuple[
 
 
 def refused(rule: RuleSettings, state: RuleState, time: float, reason: Refusal) -> tuple[RuleState, Actions]:
-    """The judge could not be asked about the frame at `time`, or has failed."""
+    """Return the state and the actions when the judge could not be asked about the frame at `time`, or failed."""
     if state.asked != time:
         return state, ()
     state = replace(state, asked=None, next_ask=time + rule.judge.recheck_s)
@@ -317,7 +319,7 @@ def refused(rule: RuleSettings, state: RuleState, time: float, reason: Refusal) 
 
 
 def ended(state: RuleState, time: float) -> tuple[RuleState, Actions]:
-    """The rule is switched off, changed or gone: an alert that is on ends now."""
+    """Return the state and the actions when the rule is disabled, changed or removed: an active alert ends now."""
     if state.phase != "on":
         return replace(state, phase="idle", votes=(), noted=()), ()
     off = Off(state.since or time, time, time, 0, state.score, ())
@@ -325,13 +327,13 @@ def ended(state: RuleState, time: float) -> tuple[RuleState, Actions]:
 
 
 def _paused(rule: RuleSettings, state: RuleState, time: float, *, afresh: bool) -> RuleState:
-    """When to ask next: soon after a verdict that leads somewhere, ever later after others."""
+    """Set the next time to ask: soon after a verdict that changes something, later and later after others."""
     pause_s = rule.judge.every_s if afresh else min(2 * state.pause_s, rule.judge.recheck_s)
     return replace(state, pause_s=pause_s, next_ask=time + pause_s)
 
 
 def _evidence(votes: Sequence[Vote]) -> tuple[tuple[int, float], ...]:
-    """The frames that were asked about and those the verdicts rest on, each once, by rising time."""
+    """Return the judged frames and those the verdicts are based on, each once, by rising time."""
     frames = {frame_id: time for vote in votes for frame_id, time in (*vote.frames, (vote.frame_id, vote.time))}
     return tuple(sorted(frames.items(), key=lambda frame: frame[1]))
 
@@ -340,19 +342,19 @@ def _held(state: RuleState, reason: Reason) -> Held:
     return Held(reason, state.frame_id, state.time or 0.0, state.score)
 
 
-# --- how often one rule may ask, on all its cameras together ---
+# --- the limit of judge calls of one rule, over all its cameras ---
 
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """A token bucket that holds one minute's worth."""
+    """A token bucket that holds one minute of judge calls."""
 
     tokens: float
     time: float  # unix seconds
 
 
 def spend(rule: RuleSettings, budget: Budget | None, time: float) -> tuple[Budget, bool]:
-    """The budget after one judgement at `time`, and whether it could be afforded; None: a full one.
+    """Return the budget after one judgement at `time`, and whether it was affordable. None: a full budget.
 
     Worked example, 2 per minute: at 0 s yes, at 1 s yes, at 2 s no, at 30 s yes.
     """

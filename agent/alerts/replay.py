@@ -1,9 +1,7 @@
-"""A rule over frames that have been seen already: the same gate and the same machine as live, with the times of the frames.
+"""Replay a rule over stored frames: the same gate and machine as live, with the frames' own times.
 
-A verdict counts `latency_s` after the frame that was asked about (0: before the next frame). What an operator switched is
-left out: the question is what the rule would have done.
-
-Pure but for the judge, which is a function of the caller's.
+A verdict counts `latency_s` after the frame it is about (0: before the next frame). Switches that an operator has set are
+ignored: the question is what the rule itself would have done. Pure but for the judge, which the caller passes in.
 """
 
 import asyncio
@@ -36,7 +34,7 @@ from agent.alerts.machine import (
 )
 from agent.settings.rules import RuleSettings
 
-BREATH_FRAMES = 256  # so many frames at once, then others have their turn in the event loop
+BREATH_FRAMES = 256  # frames between two yields to the event loop
 
 Camera = str
 Judging = Callable[[Camera, Ask], Awaitable[Vote | Refusal]]
@@ -44,31 +42,33 @@ Judging = Callable[[Camera, Ask], Awaitable[Vote | Refusal]]
 
 @dataclass(slots=True)
 class Fired:
-    """An alert that would have been."""
+    """An alert the rule would have raised."""
 
     camera: str
     on: On
-    off: Off | None = None  # None: it lasts at the end
+    off: Off | None = None  # None: it is active at the end
 
 
 @dataclass(slots=True)
 class Replayed:
-    """What a rule would have done."""
+    """What the rule would have done."""
 
     alerts: list[Fired] = field(default_factory=list)
     held: list[tuple[Camera, Held]] = field(default_factory=list)
-    verdicts: Counter[str] = field(default_factory=Counter)  # yes, no, unclear, or why there was none
+    verdicts: Counter[str] = field(
+        default_factory=Counter
+    )  # by verdict (yes, no, unclear) or by the reason why there was none
     num_frames: int = 0
     time: float = -math.inf  # of the newest frame seen
 
     @property
     def num_judged(self) -> int:
-        """Calls of the judge."""
+        """The number of judge calls."""
         return sum(self.verdicts[word] for word in ("yes", "no", "unclear"))
 
 
 class Replay:
-    """One rule over the frames of some cameras, in rising time. `result` is up to date after every frame."""
+    """The replay of one rule at some cameras. `result` is up to date after every frame."""
 
     def __init__(
         self,
@@ -79,7 +79,7 @@ class Replay:
         armed_from: float = -math.inf,
         latency_s: float = 0.0,
     ) -> None:
-        """Frames before `armed_from` teach the gate and nothing else."""
+        """armed_from: frames before it (unix seconds) only teach the gate."""
         self.result = Replayed()
         self._rule, self._judge, self._zone_of = rule, judge, zone_of
         self._armed_from, self._latency_s = armed_from, latency_s
@@ -90,7 +90,7 @@ class Replay:
         self._order = count()
 
     async def run(self, frames: Iterable[tuple[Camera, Sighting]]) -> Replayed:
-        """All frames. Raises what the judge raises."""
+        """Replay all frames, in rising time. Raises what the judge raises."""
         for number, (camera, seen) in enumerate(frames):
             if number % BREATH_FRAMES == 0:
                 await asyncio.sleep(0)
@@ -99,7 +99,7 @@ class Replay:
         return self.result
 
     async def see(self, camera: Camera, seen: Sighting) -> None:
-        """One frame."""
+        """Replay one frame."""
         self._hear(seen.time)
         state = self._states.get(camera) or RuleState()
         if seen.time < self._armed_from:
@@ -124,7 +124,7 @@ class Replay:
         return await self._judge(camera, ask) if affordable else "rate_limited"
 
     def _hear(self, until: float) -> None:
-        """Take the verdicts that are due."""
+        """Hand over the verdicts that are due."""
         while self._due and self._due[0][0] <= until:
             _, _, camera, ask, answer = heapq.heappop(self._due)
             state = self._states[camera]
@@ -149,7 +149,7 @@ class Replay:
 
 
 def openings(rule: RuleSettings, frames: Iterable[tuple[Camera, Sighting]], armed_from: float = -math.inf) -> int:
-    """How often the gate opens, from `armed_from` on: what a threshold costs, without a judge."""
+    """Return how often the gate opens from `armed_from` on: the cost of a threshold, without a judge."""
     states: dict[Camera, GateState] = {}
     number = 0
     for camera, seen in frames:
@@ -160,7 +160,7 @@ def openings(rule: RuleSettings, frames: Iterable[tuple[Camera, Sighting]], arme
 
 
 def with_gate(rule: RuleSettings, factor: float) -> RuleSettings:
-    """The rule with both thresholds of its gate multiplied, as far as the gate allows."""
+    """Return the rule with both thresholds of its gate multiplied by `factor`, at most up to 100."""
     most = 100.0 / max(rule.gate.on, rule.gate.off)
     factor = min(factor, most)
     gate = rule.gate.model_copy(update={"on": rule.gate.on * factor, "off": rule.gate.off * factor})

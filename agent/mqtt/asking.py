@@ -1,8 +1,8 @@
-"""Questions over MQTT: `<prefix>/ask` in, one JSON answer out, on `<prefix>/answer/<id>` or the asker's response topic.
+"""Questions over MQTT: `<prefix>/ask` in, one JSON answer out on `<prefix>/answer/<id>` or on the asker's response topic.
 
-Off unless configured: the broker's access list is the guard. Overload policy: the agent's own limit of open questions, and
-at most MAX_OPEN here; beyond either the answer is an error with code "busy". A retained question is not answered, or it would be
-asked again at every connection. What cannot be answered anywhere (no usable id, no usable response topic) is counted.
+Off unless configured: the broker's access list decides who may ask. Overload policy: the agent's own limit of open questions,
+and at most MAX_OPEN here; beyond either the answer is an error with code "busy". A retained question is ignored, or it would
+be asked again at every connection. A question without a usable id or response topic is counted and ignored.
 
 Does not know the connection: it is given a function that publishes.
 """
@@ -54,7 +54,7 @@ class Asked(BaseModel):
     before: Moment | None = None
 
     def named(self) -> tuple[str, ...]:
-        """Cameras asked about, each once; empty: none is named. Raises BadRequest."""
+        """Return the cameras asked about, each once; empty: all. Raises BadRequest."""
         if self.camera is not None and self.cameras is not None:
             raise BadRequest("Send either 'camera' or 'cameras', not both.", param="cameras")
         return tuple(dict.fromkeys(self.cameras or ([self.camera] if self.camera is not None else [])))
@@ -62,14 +62,14 @@ class Asked(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class ReplyTo:
-    """Where an answer goes."""
+    """The topic of an answer, and its MQTT 5 properties."""
 
     topic: str
     properties: Properties | None = None
 
 
 class Asking:
-    """Answers what arrives on the topic."""
+    """Answer the questions that arrive on the topic."""
 
     def __init__(
         self,
@@ -82,16 +82,12 @@ class Asking:
         model: str,
     ) -> None:
         self.num_ignored: Counter[str] = Counter()  # by reason
-        self._topics = topics
-        self._answering = answering
-        self._existing = existing
-        self._zone_of = zone_of
-        self._sign = sign
-        self._model = model
+        self._topics, self._answering = topics, answering
+        self._existing, self._zone_of, self._sign, self._model = existing, zone_of, sign, model
         self._num_open = 0
 
     async def handle(self, message: aiomqtt.Message, publish: Publish) -> None:
-        """Answer one message, or say why not. Raises only what `publish` raises."""
+        """Answer one message, with an error where it cannot be answered. Raises only what `publish` raises."""
         payload = bytes(message.payload) if isinstance(message.payload, bytes | bytearray) else b""
         reply_to = self._reply_to(message, payload)
         if message.retain or reply_to is None:
@@ -101,30 +97,25 @@ class Asking:
             return
         given = {"id": _id_of(payload)}
         with contained("question over MQTT") as outcome:
-            body = await self._answered(payload)
-        if outcome.error is not None:  # a fault of ours: it ends this question only
+            try:
+                body = await self._answered(payload)
+            except Problem as problem:
+                body = dict(problem.body())
+        if outcome.error is not None:  # a bug: it ends this question only
             body = dict(ModelFailed("The question could not be answered; the log says why.").body())
         await publish(reply_to.topic, json_bytes({**given, **body}), reply_to.properties)
 
     async def _answered(self, payload: bytes) -> Json:
-        try:
-            return await self._bounded(payload)
-        except Problem as problem:
-            return dict(problem.body())
-
-    async def _bounded(self, payload: bytes) -> Json:
         if self._num_open >= MAX_OPEN:
             raise Busy(_BUSY_S)
         self._num_open += 1
         try:
-            return await self._answer(parse(payload))
+            asked = parse(payload)
+            cameras = await pools.questions(self._existing, asked.named())
+            after, before = parse_span(asked.after, asked.before, self._zone_of(cameras[0]) if cameras else "UTC")
+            answer = await self._answering.answer(Question(asked.question.strip(), cameras, after, before))
         finally:
             self._num_open -= 1
-
-    async def _answer(self, asked: Asked) -> Json:
-        cameras = await pools.questions(self._existing, asked.named())
-        after, before = parse_span(asked.after, asked.before, self._zone_of(cameras[0]) if cameras else "UTC")
-        answer = await self._answering.answer(Question(asked.question.strip(), cameras, after, before))
         return self._body(answer, cameras)
 
     def _body(self, answer: Answer, cameras: tuple[str, ...]) -> Json:
@@ -146,7 +137,7 @@ class Asking:
         }
 
     def _reply_to(self, message: aiomqtt.Message, payload: bytes) -> ReplyTo | None:
-        """The response topic that MQTT 5 names, if it is one of ours; else the topic of the question's id."""
+        """Return the MQTT 5 response topic if it is below our prefix, else the topic of the question's id, else None."""
         named = getattr(message.properties, "ResponseTopic", None)
         if named is not None:
             return ReplyTo(named, _correlated(message.properties)) if self._topics.may_answer_on(named) else None
@@ -155,7 +146,7 @@ class Asking:
 
 
 def parse(payload: bytes) -> Asked:
-    """The question in a payload. Raises BadRequest with the name of the first field that is wrong."""
+    """Parse the payload of a question. Raises BadRequest, which names the first field that is wrong."""
     if len(payload) > MAX_BYTES:
         raise BadRequest(f"The question has {len(payload)} bytes; at most {MAX_BYTES} are taken.")
     try:
@@ -165,7 +156,7 @@ def parse(payload: bytes) -> Asked:
 
 
 def _id_of(payload: bytes) -> str | None:
-    """The question's id, when it can name a topic; also of a question that is otherwise wrong."""
+    """Return the question's id if it can name a topic, even when the question is otherwise invalid."""
     try:
         given = json.loads(payload[:MAX_BYTES])
     except (ValueError, RecursionError):
@@ -175,7 +166,7 @@ def _id_of(payload: bytes) -> str | None:
 
 
 def _correlated(given: Properties | None) -> Properties | None:
-    """The asker's correlation data, to be sent back."""
+    """Return the properties that send the asker's correlation data back."""
     data = getattr(given, "CorrelationData", None)
     if data is None or len(data) > MAX_CORRELATION_BYTES:
         return None

@@ -16,7 +16,7 @@ _REFUSED = {
     "Not authorized": "check mqtt.user and mqtt.password, and the broker's access list",
     "Client identifier not valid": "set mqtt.client_id to a name that the broker takes",
     "Banned": "the broker has shut this client out: look at its settings",
-    "Bad authentication method": "the broker wants another way to log in than user and password",
+    "Bad authentication method": "the broker wants another login than user and password",
     "Server unavailable": "the broker is up but does not serve: look at its log",
     "Server busy": "the broker has too much to do: it is tried again",
     "Quota exceeded": "the broker allows no more: look at its limits",

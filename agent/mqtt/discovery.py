@@ -1,7 +1,7 @@
-"""Home Assistant's discovery: one device per camera, with its numbers and, for every rule, what shows and steers it.
+"""Home Assistant discovery: one device per camera, with its numbers and, for every rule, its state, event, switch and picture.
 
 Pure: topics and names in, the JSON of `<discovery_prefix>/device/<object_id>/config` out. A component that was announced
-before and is no more is announced once with its platform alone, which is how Home Assistant is told to remove it.
+before and is gone is announced once with its platform alone: this makes Home Assistant remove it.
 """
 
 import json
@@ -13,78 +13,68 @@ from agent.mqtt.topics import DISABLED, OFF, OFFLINE, ON, ONLINE, Topics
 
 Component = dict[str, Any]
 
+_ON_OFF = {"payload_on": ON, "payload_off": OFF}
+_DIAGNOSTIC = {"entity_category": "diagnostic"}
+
 
 def config_topic(discovery_prefix: str, topics: Topics, camera: str) -> str:
-    """Where the device of `camera` is announced: "homeassistant/device/vilamp_yard/config"."""
+    """Return the topic that announces `camera`: "homeassistant/device/vilamp_yard/config"."""
     return f"{discovery_prefix}/device/{_node(topics)}_{camera}/config"
 
 
 def config_payload(
     topics: Topics, camera: str, rules: Iterable[str], *, version: str, snapshots: bool, announced: Mapping[str, str]
 ) -> bytes:
-    """The announcement of `camera` with `rules`.
+    """Return the announcement of `camera` with `rules`.
 
-    `announced`: platforms by key of what was announced last time; what is missing now is removed.
+    announced: the components of the last announcement, as `platforms` returns them; those that are gone are removed.
     """
     components: dict[str, Component] = _camera_components(topics, camera)
     for rule in sorted(rules):
         components |= _rule_components(topics, camera, rule, snapshots)
     gone = {key: {"platform": platform} for key, platform in announced.items() if key not in components}
-    payload = {
-        "device": {
-            "identifiers": [f"{topics.prefix}/{camera}"],
-            "name": f"ViLaMP {camera}",
-            "manufacturer": "ViLaMP Live",
-            "model": "camera",
-            "sw_version": version,
-        },
-        "origin": {"name": "vilamp-live", "sw_version": version},
-        "components": components | gone,
-        "availability": [_available(topics.status)],
-        "qos": 1,
-    }
-    return json.dumps(payload, sort_keys=True).encode()
+    identity = {"identifiers": [f"{topics.prefix}/{camera}"], "name": f"ViLaMP {camera}", "model": "camera"}
+    return _payload(topics, identity, version, components | gone)
 
 
 def agent_topic(discovery_prefix: str, topics: Topics) -> str:
-    """Where the agent itself is announced: "homeassistant/device/vilamp/config"."""
+    """Return the topic that announces the agent: "homeassistant/device/vilamp/config"."""
     return f"{discovery_prefix}/device/{_node(topics)}/config"
 
 
 def agent_payload(topics: Topics, *, version: str) -> bytes:
-    """The announcement of the agent: whether something does not work, with what it is among the attributes."""
+    """Return the announcement of the agent: a sensor that is on while something does not work, with the problems as
+    attributes."""
     problem: Component = {
         "platform": "binary_sensor",
         "unique_id": topics.health,
         "name": "Problem",
         "device_class": "problem",
-        "entity_category": "diagnostic",
         "state_topic": topics.health,
         "value_template": f"{{{{ '{ON}' if value_json.degraded else '{OFF}' }}}}",
-        "payload_on": ON,
-        "payload_off": OFF,
         "json_attributes_topic": topics.health,
+        **_ON_OFF,
+        **_DIAGNOSTIC,
     }
+    identity = {"identifiers": [topics.prefix], "name": "ViLaMP Live", "model": "agent"}
+    return _payload(topics, identity, version, {"problem": problem})
+
+
+def platforms(payload: bytes) -> dict[str, str]:
+    """Return the platforms, by key, of the components that `payload` announces, without those it removes."""
+    components: dict[str, Component] = json.loads(payload)["components"]
+    return {key: component["platform"] for key, component in components.items() if len(component) > 1}
+
+
+def _payload(topics: Topics, identity: Component, version: str, components: Mapping[str, Component]) -> bytes:
     payload = {
-        "device": {
-            "identifiers": [topics.prefix],
-            "name": "ViLaMP Live",
-            "manufacturer": "ViLaMP Live",
-            "model": "agent",
-            "sw_version": version,
-        },
+        "device": {"manufacturer": "ViLaMP Live", "sw_version": version, **identity},
         "origin": {"name": "vilamp-live", "sw_version": version},
-        "components": {"problem": problem},
+        "components": components,
         "availability": [_available(topics.status)],
         "qos": 1,
     }
     return json.dumps(payload, sort_keys=True).encode()
-
-
-def platforms(payload: bytes) -> dict[str, str]:
-    """Platforms by key of the components that `payload` announces, without those that it removes."""
-    components: dict[str, Component] = json.loads(payload)["components"]
-    return {key: component["platform"] for key, component in components.items() if len(component) > 1}
 
 
 def _node(topics: Topics) -> str:
@@ -95,39 +85,40 @@ def _available(topic: str) -> dict[str, str]:
     return {"topic": topic, "payload_available": ONLINE, "payload_not_available": OFFLINE}
 
 
+def _component(platform: str, topic: str, name: str, topic_key: str = "state_topic", **more: Any) -> Component:
+    """Return a component whose unique id is its topic."""
+    return {"platform": platform, "unique_id": topic, "name": name, topic_key: topic, **more}
+
+
 def _camera_components(topics: Topics, camera: str) -> dict[str, Component]:
-    memory = topics.memory(camera)
+    memory, status = topics.memory(camera), topics.camera_status(camera)
 
     def sensor(field: str, name: str, **more: str) -> Component:
-        shown = f"{{{{ value_json.{field} }}}}"
-        given = {"platform": "sensor", "state_topic": memory, "value_template": shown, "entity_category": "diagnostic"}
-        return {**given, "unique_id": f"{memory}/{field}", "name": name, **more}
+        template = f"{{{{ value_json.{field} }}}}"
+        return {
+            **_component("sensor", memory, name, value_template=template, **_DIAGNOSTIC),
+            "unique_id": f"{memory}/{field}",
+            **more,
+        }
 
     def moment(field: str, name: str) -> Component:
         template = f"{{{{ value_json.{field} | as_datetime if value_json.{field} else none }}}}"
         return sensor(field, name, device_class="timestamp", value_template=template)
 
-    status = topics.camera_status(camera)
+    measured = {"state_class": "measurement"}
+    video = f"{{{{ '{ON}' if value == '{ONLINE}' else '{OFF}' }}}}"
     return {
-        "status": {
-            "platform": "binary_sensor",
-            "unique_id": status,
-            "name": "Video",
-            "device_class": "connectivity",
-            "entity_category": "diagnostic",
-            "state_topic": status,
-            "value_template": f"{{{{ '{ON}' if value == '{ONLINE}' else '{OFF}' }}}}",
-            "payload_on": ON,
-            "payload_off": OFF,
-        },
-        "frames": sensor("frames", "Frames remembered", state_class="measurement"),
-        "rate": sensor(
-            "ingest_fps",
-            "Frames per second",
-            state_class="measurement",
-            unit_of_measurement="fps",
-            icon="mdi:filmstrip",
+        "status": _component(
+            "binary_sensor",
+            status,
+            "Video",
+            device_class="connectivity",
+            value_template=video,
+            **_ON_OFF,
+            **_DIAGNOSTIC,
         ),
+        "frames": sensor("frames", "Frames remembered", **measured),
+        "rate": sensor("ingest_fps", "Frames per second", unit_of_measurement="fps", icon="mdi:filmstrip", **measured),
         "oldest": moment("oldest", "Oldest frame"),
         "newest": moment("newest", "Newest frame"),
     }
@@ -135,55 +126,30 @@ def _camera_components(topics: Topics, camera: str) -> dict[str, Component]:
 
 def _rule_components(topics: Topics, camera: str, rule: str, snapshots: bool) -> dict[str, Component]:
     place = (camera, rule)
-    state, event = topics.state(*place), topics.event(*place)
-    picture, enabled, snooze = topics.snapshot(*place), topics.enabled(*place), topics.snooze(*place)
-    # without media the state of the world is not known, while the rule can still be switched
-    seeing = [_available(topics.status), {**_available(topics.camera_status(camera)), "payload_not_available": OFFLINE}]
-    seeing[1]["value_template"] = f"{{{{ '{OFFLINE}' if value == '{DISABLED}' else value }}}}"
-    switched = {"command_topic": topics.set_enabled(*place), "payload_on": ON, "payload_off": OFF, "icon": "mdi:bell"}
+    # Without video the state of the world is unknown; the rule can still be switched.
+    video = {
+        **_available(topics.camera_status(camera)),
+        "value_template": f"{{{{ '{OFFLINE}' if value == '{DISABLED}' else value }}}}",
+    }
+    seeing: Component = {"availability": [_available(topics.status), video], "availability_mode": "all"}
+    switch = {"command_topic": topics.set_enabled(*place), "entity_category": "config", "icon": "mdi:bell"}
     until = "{{ value | float | as_datetime if value | float(0) > 0 else none }}"
-    shown: dict[str, Component] = {
-        f"state_{rule}": {
-            "platform": "binary_sensor",
-            "unique_id": state,
-            "name": rule,
-            "state_topic": state,
-            "payload_on": ON,
-            "payload_off": OFF,
-            "availability": seeing,
-            "availability_mode": "all",
-        },
-        f"event_{rule}": {
-            "platform": "event",
-            "unique_id": event,
-            "name": f"{rule} alert",
-            "state_topic": event,
-            "event_types": ["on", "off"],
-        },
-        f"enabled_{rule}": {
-            "platform": "switch",
-            "unique_id": enabled,
-            "name": f"{rule} enabled",
-            "entity_category": "config",
-            "state_topic": enabled,
-            **switched,
-        },
-        f"snooze_{rule}": {
-            "platform": "sensor",
-            "unique_id": snooze,
-            "name": f"{rule} snoozed until",
-            "entity_category": "diagnostic",
-            "state_topic": snooze,
-            "device_class": "timestamp",
-            "value_template": until,
-        },
+    shown = {
+        f"state_{rule}": _component("binary_sensor", topics.state(*place), rule, **_ON_OFF, **seeing),
+        f"event_{rule}": _component("event", topics.event(*place), f"{rule} alert", event_types=["on", "off"]),
+        f"enabled_{rule}": _component("switch", topics.enabled(*place), f"{rule} enabled", **_ON_OFF, **switch),
+        f"snooze_{rule}": _component(
+            "sensor",
+            topics.snooze(*place),
+            f"{rule} snoozed until",
+            device_class="timestamp",
+            value_template=until,
+            **_DIAGNOSTIC,
+        ),
     }
     if snapshots:
-        shown[f"image_{rule}"] = {
-            "platform": "image",
-            "unique_id": picture,
-            "name": f"{rule} picture",
-            "image_topic": picture,
-            "content_type": "image/jpeg",
-        }
+        picture = topics.snapshot(*place)
+        shown[f"image_{rule}"] = _component(
+            "image", picture, f"{rule} picture", "image_topic", content_type="image/jpeg"
+        )
     return shown

@@ -1,4 +1,4 @@
-"""The names of all topics, and what a command topic commands. Pure; the only place where topics are put together."""
+"""The names of all MQTT topics. Pure; topics are built and parsed only here."""
 
 import re
 from dataclasses import dataclass
@@ -10,17 +10,17 @@ ON, OFF = "ON", "OFF"
 _ID = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _NAME = re.compile(r"[a-z0-9_*-]{1,64}")  # of a camera or rule, as commands may name it
 _MAX_TOPIC_BYTES = 256
-_MAX_LEVELS = 16  # brokers end the connection at topics that are too deep
+_MAX_LEVELS = 16  # brokers close the connection over deeper topics
 
 
 def usable_id(text: object) -> bool:
-    """True when `text` can be the last level of an answer's topic."""
+    """Return True when `text` can be the last level of an answer's topic."""
     return isinstance(text, str) and _ID.fullmatch(text) is not None
 
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """What arrived on a command topic: to switch a rule, or to snooze it."""
+    """The command of a topic: enable or disable a rule at a camera, or snooze it."""
 
     camera: str
     rule: str
@@ -29,70 +29,70 @@ class Command:
 
 @dataclass(frozen=True, slots=True)
 class Topics:
-    """Every topic under one prefix."""
+    """All topics under one prefix."""
 
     prefix: str
 
     @property
     def status(self) -> str:
-        """The agent's availability, and its last will."""
+        """Topic of the agent's availability; the last will goes there, too."""
         return f"{self.prefix}/status"
 
     @property
     def health(self) -> str:
-        """What works and what does not."""
+        """Topic of the agent's health."""
         return f"{self.prefix}/health"
 
     @property
     def ask(self) -> str:
-        """Questions."""
+        """Topic of questions."""
         return f"{self.prefix}/ask"
 
     def answer(self, question_id: str) -> str:
-        """The answer to one question."""
+        """Topic of the answer to one question."""
         return f"{self.prefix}/answer/{question_id}"
 
     def may_answer_on(self, topic: str) -> bool:
-        """True for a response topic that a questioner may choose: below <prefix>/answer/, without wildcards or control
-        characters, over which a broker would end our connection."""
+        """Return True for a response topic that an asker may choose: below <prefix>/answer/, without wildcards or control
+        characters, over which a broker would close our connection."""
         below = topic.startswith(f"{self.prefix}/answer/") and not topic.endswith("/")
         plain = topic.isprintable() and not set("+#") & set(topic) and topic.count("/") < _MAX_LEVELS
         return below and plain and len(topic.encode("utf-8", "replace")) <= _MAX_TOPIC_BYTES
 
     def camera_status(self, camera: str) -> str:
-        """Whether media flows."""
+        """Topic of the camera's status."""
         return f"{self.prefix}/{camera}/status"
 
     def memory(self, camera: str) -> str:
-        """What is remembered, as numbers."""
+        """Topic of the numbers of the camera's memory."""
         return f"{self.prefix}/{camera}/memory"
 
     def state(self, camera: str, rule: str) -> str:
-        """Whether the rule's condition holds."""
+        """Topic that says whether an alert is active."""
         return self._alert(camera, rule, "state")
 
     def event(self, camera: str, rule: str) -> str:
-        """Alert events."""
+        """Topic of alert events."""
         return self._alert(camera, rule, "event")
 
     def snapshot(self, camera: str, rule: str) -> str:
-        """The picture of the newest alert."""
+        """Topic of the newest alert's picture."""
         return self._alert(camera, rule, "snapshot")
 
     def enabled(self, camera: str, rule: str) -> str:
-        """Whether the rule is switched on."""
+        """Topic that says whether the rule is enabled."""
         return self._alert(camera, rule, "enabled/state")
 
     def snooze(self, camera: str, rule: str) -> str:
-        """Until when the rule is silent."""
+        """Topic of the end of the snooze."""
         return self._alert(camera, rule, "snooze/state")
 
     def set_enabled(self, camera: str, rule: str) -> str:
-        """Where to switch the rule."""
+        """Command topic that enables or disables the rule."""
         return self._alert(camera, rule, "enabled/set")
 
     def set_snooze(self, camera: str, rule: str) -> str:
-        """Where to silence the rule."""
+        """Command topic that snoozes the rule."""
         return self._alert(camera, rule, "snooze/set")
 
     def _alert(self, camera: str, rule: str, end: str) -> str:
@@ -100,11 +100,11 @@ class Topics:
 
     @property
     def commands(self) -> tuple[str, str]:
-        """Filters that match every command topic."""
+        """Topic filters that match every command topic."""
         return self.set_enabled("+", "+"), self.set_snooze("+", "+")
 
     def command(self, topic: str) -> Command | None:
-        """What `topic` commands; None when it is no command topic.
+        """Return the command of `topic`, or None when it is no command topic.
 
         "vilamp/yard/alert/bag/snooze/set" is Command("yard", "bag", "snooze").
         """

@@ -1,12 +1,10 @@
-"""aiomqtt's client, guarded against brokers that misbehave: the only file that uses what aiomqtt and paho keep private.
+"""aiomqtt's client, hardened against brokers that misbehave. Only this file uses private names of aiomqtt and paho.
 
-Checked against aiomqtt 2.5.1 and paho-mqtt 2.2.0; tests/agent/mqtt/test_mqtt_wire.py fails when one of the names used here goes.
+Checked against aiomqtt 2.5.1 and paho-mqtt 2.2.0; tests/agent/mqtt/test_mqtt_wire.py fails when one of these names is gone.
 
-What the guard adds: a packet that breaks the protocol ends the connection (paho would meet it again for ever); the announced
-length is looked at before anything is kept; every wait ends with the connection; the socket is closed whatever happens; and
-what the broker said about its limits, or about the end, is kept in words.
-
-Does not know settings, topics or what is published.
+Added: a packet that breaks the protocol ends the connection (paho would meet it again for ever); the announced length of a
+packet is checked before anything is kept; every wait ends with the connection; the socket is always closed; and what the
+broker says about its limits, or about the end, is kept in words. Does not know settings, topics or what is published.
 """
 
 import asyncio
@@ -29,9 +27,9 @@ from paho.mqtt.reasoncodes import ReasonCode
 
 log = logging.getLogger(__name__)
 
-MAX_PACKET_BYTES = 256 << 10  # of one packet from the broker; questions are at most a quarter of it
-MAX_SKIPPED = 16  # larger packets that are passed over; then the connection is made anew, so that the broker frees them
-MAX_UNSENT = 1000  # packets that wait because the broker does not read
+MAX_PACKET_BYTES = 256 << 10  # of one packet from the broker; questions have at most a quarter
+MAX_SKIPPED = 16  # larger packets skipped before the connection is closed, so that the broker drops them
+MAX_UNSENT = 1000  # packets waiting because the broker does not read
 _CHUNK_BYTES = 64 << 10
 _MAX_SAID = 200  # characters of a broker's own words
 _CONNACK, _PUBLISH, _PINGREQ, _PACKET_TYPE, _QOS_2 = 0x20, 0x30, 0xC0, 0xF0, 0x04
@@ -41,12 +39,14 @@ T = TypeVar("T")
 
 
 class Refused(aiomqtt.MqttError):
-    """The broker says that it did not take one message or subscription; the connection goes on."""
+    """The broker refuses one message or subscription; the connection goes on."""
 
 
 class HungUp(aiomqtt.MqttError):
-    """The connection ended before the broker had answered it. `first`: the first byte it sent; None: it sent nothing.
-    `failure`: what the socket said."""
+    """The connection ended before the broker had accepted it.
+
+    first: the first byte the broker sent, or None. failure: the error of the socket, if any.
+    """
 
     def __init__(self, message: str, first: int | None, failure: OSError | None) -> None:
         super().__init__(message)
@@ -55,22 +55,22 @@ class HungUp(aiomqtt.MqttError):
 
 
 class Unanswered(aiomqtt.MqttError):
-    """The broker keeps the connection and says nothing."""
+    """The broker keeps the connection and does not answer."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What the broker takes, as it says on connecting (MQTT 5); with 3.1.1 it says nothing, and these are the defaults."""
+    """What the broker accepts, as it says on connecting (MQTT 5). The defaults hold for 3.1.1, which announces nothing."""
 
     max_packet_bytes: int | None = None
-    max_qos: int = 1  # of those used here
+    max_qos: int = 1  # the broker may accept 2, which is not used
     retain: bool = True
     wildcards: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """What is on its way to the broker: one message or subscription, by a name that stays the same when it is tried again."""
+    """A message or subscription on its way to the broker. `name` stays the same when it is tried again."""
 
     name: str
     num_bytes: int
@@ -78,16 +78,16 @@ class Sent:
 
 
 class _Guarded(paho.Client):
-    """paho's client, reading with care."""
+    """paho's client with checks on everything it reads."""
 
     first: int | None = None  # the first byte that arrived
     num_skipped = 0
-    broken: str | None = None  # what was wrong with what the broker sent
+    broken: str | None = None  # what was wrong with a packet from the broker
     failure: OSError | None = None  # of the socket
     home: tuple[asyncio.AbstractEventLoop, int]  # the loop, and its thread
 
     def _sock_close(self) -> None:
-        """In the loop's thread: whoever closes elsewhere has the loop watch a number that soon is another's."""
+        """Close the socket in the loop's thread: otherwise the loop goes on watching a descriptor that is soon reused."""
         loop, thread = self.home
         if threading.get_ident() == thread:
             super()._sock_close()
@@ -106,7 +106,7 @@ class _Guarded(paho.Client):
             data: bytes = super()._sock_recv(bufsize)
         except BlockingIOError:
             raise
-        except OSError as error:  # paho logs it and forgets it
+        except OSError as error:  # paho only logs it
             self.failure = error
             raise
         if self.first is None and data:
@@ -114,7 +114,7 @@ class _Guarded(paho.Client):
         return data
 
     def _skip(self, packet: dict[str, Any]) -> bytes:
-        """Read on over a packet that is too large, keeping nothing. b"": the connection has ended."""
+        """Read over a packet that is too large without keeping it. Returns b"" when the connection has ended."""
         data: bytes = super()._sock_recv(min(packet["to_process"], _CHUNK_BYTES))
         if not data:
             return data
@@ -125,7 +125,7 @@ class _Guarded(paho.Client):
             if self.num_skipped >= MAX_SKIPPED:
                 self.broken = f"it sends packets larger than {MAX_PACKET_BYTES >> 10} KiB"
                 raise ConnectionError(self.broken)
-        raise BlockingIOError  # for paho: nothing to handle yet
+        raise BlockingIOError  # tells paho that there is nothing to handle yet
 
     def _packet_handle(self) -> Any:
         try:
@@ -136,12 +136,12 @@ class _Guarded(paho.Client):
             return paho.MQTT_ERR_PROTOCOL
 
     def _fault(self) -> str | None:
-        """What is wrong with the packet in hand, beyond what paho looks at; None: nothing."""
+        """Return what is wrong with the current packet beyond paho's own checks, or None."""
         command, accepted = self._in_packet["command"], self.is_connected()
         kind = command & _PACKET_TYPE
         if accepted == (kind == _CONNACK):
             return "it answers twice" if accepted else "it sends packets before it has answered"
-        if kind == _PUBLISH and command & _QOS_2:  # nothing is subscribed to with it; paho would keep such messages
+        if kind == _PUBLISH and command & _QOS_2:  # we never subscribe with it, and paho would keep such messages
             return "it sends with QoS 2, which was not asked for"
         if kind == _PINGREQ:
             return "it sends what only clients may send"
@@ -150,7 +150,7 @@ class _Guarded(paho.Client):
         return None
 
     def _ssl_wrap_socket(self, tcp_sock: Any) -> Any:
-        """As paho's own, but the socket is closed when the handshake fails."""
+        """As in paho, but close the socket when the handshake fails."""
         wrapped = self._ssl_context.wrap_socket(tcp_sock, server_hostname=self._host, do_handshake_on_connect=False)
         try:
             wrapped.settimeout(self._connect_timeout)
@@ -162,7 +162,7 @@ class _Guarded(paho.Client):
 
 
 class Client(aiomqtt.Client):
-    """One connection. `dropped` is called for every message that found the queue full."""
+    """One connection. dropped: called for every message that finds the queue full."""
 
     def __init__(self, *args: Any, connect_timeout_s: float, dropped: Callable[[], None], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -170,19 +170,19 @@ class Client(aiomqtt.Client):
         self._client.home = (self._loop, threading.get_ident())
         self._client.connect_timeout = connect_timeout_s
         self.limits = Limits()
-        self.in_hand: Sent | None = None  # what the connection ended over, if it has ended
-        self.said: str | None = None  # the broker's own words about a refusal or the end
-        self.farewell: ReasonCode | None = None  # with which the broker ended the connection (MQTT 5)
+        self.in_hand: Sent | None = None  # not confirmed yet: what the connection ended over, if it has ended
+        self.said: str | None = None  # the broker's own words about a refusal or the end of the connection
+        self.farewell: ReasonCode | None = None  # the broker's reason for ending the connection (MQTT 5)
         self._dropped = dropped
         self._turn = asyncio.Lock()
-        self._reasons: list[ReasonCode] = []  # of the publication in hand
+        self._reasons: list[ReasonCode] = []  # the broker's answers to the current publication
         self._watch_end()
 
     # --- connecting and leaving ---
 
     async def enter(self) -> None:
-        """Connect. When that fails nothing stays open. Raises aiomqtt.MqttError, HungUp and Unanswered among them; the broker's
-        own words are a note of the error."""
+        """Connect; on failure nothing stays open. Raises aiomqtt.MqttError (HungUp, Unanswered), with the broker's own words
+        as a note."""
         try:
             await self.__aenter__()
             if self._client.socket() is None:
@@ -193,10 +193,10 @@ class Client(aiomqtt.Client):
             self._client.disconnect()
             self._client._sock_close()
             raise
-        self._watch_end()  # the library may have begun a new future
+        self._watch_end()  # aiomqtt may have created a new future
 
     async def leave(self, timeout_s: float) -> None:
-        """Say goodbye and close, whatever the broker does."""
+        """Disconnect and close the socket, whatever the broker does."""
         self.timeout = timeout_s
         try:
             with suppress(aiomqtt.MqttError):
@@ -206,7 +206,7 @@ class Client(aiomqtt.Client):
 
     @property
     def why(self) -> BaseException | str | None:
-        """Why the connection ended, as far as is known."""
+        """Why the connection ended, as far as known."""
         if self._client.broken:
             return str(self._client.broken)
         failure: OSError | None = self._client.failure
@@ -217,8 +217,8 @@ class Client(aiomqtt.Client):
     def _watch_end(self) -> None:
         def ended(end: asyncio.Future[None]) -> None:
             if not end.cancelled():
-                end.exception()  # looked at, so that nobody warns
-            self._client._sock_close()  # the library leaves it open, and is called for its data for ever
+                end.exception()  # marks the exception as retrieved
+            self._client._sock_close()  # aiomqtt leaves it open, and would be called for its data for ever
 
         self._disconnected.add_done_callback(ended)
 
@@ -235,7 +235,7 @@ class Client(aiomqtt.Client):
         self._note(properties)
         if flags.is_disconnect_packet_from_server and self.farewell is None:
             self.farewell = reason_code
-        if not self._connected.done():  # the library would go on waiting; this may be another thread
+        if not self._connected.done():  # aiomqtt would go on waiting; this may be another thread
             self._loop.call_soon_threadsafe(self._hung_up, str(reason_code))
             return
         super()._on_disconnect(client, userdata, flags, reason_code, properties)
@@ -255,7 +255,7 @@ class Client(aiomqtt.Client):
     # --- the socket in the event loop ---
 
     def _on_socket_open(self, client: Any, userdata: Any, sock: Any) -> None:
-        """Called by the thread that connects, as the library's own; but what has been closed meanwhile is not watched."""
+        """Watch the new socket, unless it has been closed meanwhile. Called by the thread that connects."""
 
         def start() -> None:
             if client.socket() is sock:
@@ -274,11 +274,10 @@ class Client(aiomqtt.Client):
     def _on_socket_register_write(self, client: Any, userdata: Any, sock: Any) -> None:
         self._loop.call_soon_threadsafe(self._watch_writing, sock)
 
-    def _on_socket_unregister_write(self, client: Any, userdata: Any, sock: Any) -> None:
-        self._loop.call_soon_threadsafe(self._watch_writing, sock)
+    _on_socket_unregister_write = _on_socket_register_write
 
     def _watch_writing(self, sock: Any) -> None:
-        """As paho wants it now: it may have changed its mind."""
+        """Watch for writing as paho wants it by now: this runs later than its call."""
         if self._client.socket() is not sock:
             return
         if self._client._registered_write:
@@ -287,10 +286,10 @@ class Client(aiomqtt.Client):
             self._loop.remove_writer(sock.fileno())
 
     def _work(self, some: Callable[[], Any]) -> None:
-        """Read or write; an error ends the connection."""
+        """Read or write. An error ends the connection."""
         try:
             some()
-            while self._decrypted():  # what TLS has read already, no selector tells of
+            while self._decrypted():  # data that TLS has already read: the selector does not report it
                 self._client.loop_read()
         except (OSError, *_BROKEN) as error:
             if not self._disconnected.done():
@@ -302,17 +301,14 @@ class Client(aiomqtt.Client):
 
     # --- waiting ---
 
-    async def _wait_for(self, fut: Awaitable[T], timeout: float | None) -> T:  # noqa: ASYNC109 - the library's own
-        """As the library's own, but it ends with the connection, and loses no cancellation."""
+    async def _wait_for(self, fut: Awaitable[T], timeout: float | None) -> T:  # noqa: ASYNC109 - as in aiomqtt
+        """As in aiomqtt, but also ends with the connection, and never swallows a cancellation."""
         limit_s = self.timeout if timeout is None else timeout
         waiting, end = asyncio.ensure_future(fut), self._disconnected
         both: set[asyncio.Future[Any]] = {waiting, end}
         try:
-            await asyncio.wait(
-                both,
-                timeout=None if limit_s == math.inf else limit_s,
-                return_when=asyncio.FIRST_COMPLETED,
-            )
+            timeout_s = None if limit_s == math.inf else limit_s
+            await asyncio.wait(both, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
         finally:
             if waiting is not fut and not waiting.done():
                 waiting.cancel()
@@ -327,7 +323,7 @@ class Client(aiomqtt.Client):
     async def put(
         self, sent: Sent, topic: str, payload: bytes, *, qos: int, retain: bool, properties: Properties | None = None
     ) -> None:
-        """Publish, and with QoS 1 wait for the broker's word. Raises Refused or another MqttError."""
+        """Publish, and with QoS 1 wait for the confirmation. Raises Refused or another MqttError."""
         async with self._turn:
             self.in_hand = sent
             self._reasons.clear()
@@ -358,7 +354,7 @@ class Client(aiomqtt.Client):
     # --- in ---
 
     def _on_message(self, client: Any, userdata: Any, message: Any) -> None:
-        if self._queue.full():  # the library would log each
+        if self._queue.full():  # aiomqtt would log each one
             self._dropped()
             return
         super()._on_message(client, userdata, message)
@@ -366,7 +362,7 @@ class Client(aiomqtt.Client):
     def _on_subscribe(
         self, client: Any, userdata: Any, mid: int, reason_codes: list[ReasonCode], properties: Properties | None = None
     ) -> None:
-        if mid not in self._pending_subscribes:  # the library would log each with a traceback
+        if mid not in self._pending_subscribes:  # aiomqtt would log each one with a traceback
             raise ValueError("an answer to a subscription that was not made")
         super()._on_subscribe(client, userdata, mid, reason_codes, properties)
 
@@ -379,7 +375,7 @@ class Client(aiomqtt.Client):
 
 
 def what_we_take() -> Properties:
-    """What an MQTT 5 broker is told on connecting: larger packets are not for us."""
+    """Return the properties of CONNECT (MQTT 5): they limit what the broker may send."""
     properties = Properties(PacketTypes.CONNECT)
     properties.MaximumPacketSize = MAX_PACKET_BYTES
     properties.ReceiveMaximum = 64
@@ -387,7 +383,7 @@ def what_we_take() -> Properties:
 
 
 def packet_bytes(topic: str, payload: bytes, properties: Properties | None = None) -> int:
-    """How large the packet becomes at most: the longest header is reckoned with."""
+    """Return an upper bound of the packet's size in bytes."""
     return 16 + len(topic.encode()) + len(payload) + (0 if properties is None else len(properties.pack()))
 
 
