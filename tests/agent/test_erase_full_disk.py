@@ -1,7 +1,6 @@
 """Erasing on a full disk: it is what frees space, so it must not need any. On a real small tmpfs, to the last byte."""
 
 import errno
-import subprocess
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -15,23 +14,13 @@ from memory.errors import StorageFull
 from memory.files import SPARE_BYTES
 from memory.journal import Journal
 from memory.offline import OfflineMemory
-from tests.support.memories import features, fill_up, of, open_store, put, traces
+from tests.support.memories import features, fill_up, of, open_store, put, small_disk, traces
 
 
-@pytest.fixture
-def disk(tmp_path: Path) -> Iterator[Path]:
-    """A mounted tmpfs of 12 MiB."""
-    mounted = tmp_path / "disk"
-    mounted.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", str(mounted)]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-    except FileNotFoundError:
-        pytest.skip("no mount command")
-    if done.returncode:
-        pytest.skip(f"cannot mount a tmpfs here: {done.stderr.strip()}")
-    yield mounted
-    subprocess.run(["umount", str(mounted)], check=True)
+@pytest.fixture(name="disk")
+def mounted_disk(tmp_path: Path) -> Iterator[Path]:
+    with small_disk(tmp_path, 12) as disk:
+        yield disk
 
 
 def fill_disk(disk: Path) -> None:

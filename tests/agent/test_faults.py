@@ -14,10 +14,10 @@ from agent.ask.question import Question
 from agent.errors import Problem
 from streaming.frame import Frame
 from tests.support.agents import START, ListSource, frames, remember, running, served
-from tests.support.brokers import until
 from tests.support.failing import Failing, failures
 from tests.support.robots import robot
 from tests.support.rules import HIGH, LOW, RULE, scene
+from tests.support.waiting import until
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from agent.keep.memory import open_memory
 from agent.metrics import Metrics, Reader
 from agent.settings.settings import Settings
 from tests.support.agents import checkpoint, remember, served, settings_in
-from tests.support.brokers import until
+from tests.support.waiting import until
 
 
 async def test_ready_says_why_not(tmp_path: Path) -> None:

@@ -14,10 +14,10 @@ from agent.health import CHECKS, Health, Trouble
 from agent.keep.erasing import Request
 from agent.runtime.pools import erasing
 from tests.support.agents import START, ListSource, frames, remember, running, served
-from tests.support.brokers import until
 from tests.support.rules import RULE
 from tests.support.streams import write_clip
 from tests.support.vlm_server import spying
+from tests.support.waiting import until
 
 
 def troubles(agent: Agent) -> dict[str, str]:

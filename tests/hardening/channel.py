@@ -15,7 +15,7 @@ from tests.hardening.command import Counts, main
 from tests.hardening.fuzzing import ODD_TEXTS, Errors, Growth, Outcome, mangled, odd_json
 from tests.support.agents import Served, served
 from tests.support.robots import Robot, robot
-from tests.support.streams import until
+from tests.support.waiting import until
 
 MOST_GROWN_BYTES = 96 << 20  # frames are stored meanwhile
 BATCH = 50

@@ -25,8 +25,8 @@ from agent.settings.mqtt import MqttSettings
 from tests.hardening.command import Counts, main
 from tests.hardening.fuzzing import ODD_TEXTS, Errors, Growth, Outcome, odd_json
 from tests.support.bridges import Scene, commit, event
-from tests.support.brokers import until
 from tests.support.odd_brokers import PUBLISH, Client, OddBroker, length, odd_broker, packet, text
+from tests.support.waiting import until
 
 MOST_GROWN_BYTES = 24 << 20
 BATCH = 100

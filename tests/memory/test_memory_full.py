@@ -4,7 +4,6 @@ Once on a real small tmpfs (skipped where mounting is not allowed), once with th
 """
 
 import resource
-import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +13,7 @@ import pytest
 
 from memory.errors import StorageFull
 from memory.store import MemoryStore
-from tests.support.memories import features, fill_up, open_store
+from tests.support.memories import features, fill_up, open_store, small_disk
 
 PICTURE = 20_000
 
@@ -23,20 +22,10 @@ def jpeg(time: int) -> bytes:
     return bytes([time % 251]) * PICTURE
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A mounted tmpfs of 3 MiB."""
-    mounted = tmp_path / "disk"
-    mounted.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(mounted)]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-    except FileNotFoundError:
-        pytest.skip("no mount command")
-    if done.returncode:
-        pytest.skip(f"cannot mount a tmpfs here: {done.stderr.strip()}")
-    yield mounted
-    subprocess.run(["umount", str(mounted)], check=True)
+@pytest.fixture(name="small_disk")
+def mounted_disk(tmp_path: Path) -> Iterator[Path]:
+    with small_disk(tmp_path, 3) as disk:
+        yield disk
 
 
 @contextmanager

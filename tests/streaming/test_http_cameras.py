@@ -20,7 +20,8 @@ from streaming.frame import Frame, FrameSettings
 from streaming.http_input import MAX_REQUESTS_TO_OPEN, HttpOpener, is_playlist
 from streaming.media import LiveSource, open_source
 from tests.support.clips import write_timed
-from tests.support.streams import index_of, jpeg, take, until, write_clip
+from tests.support.streams import index_of, jpeg, take, write_clip
+from tests.support.waiting import until
 
 Answer = tuple[int, dict[str, str], bytes]
 

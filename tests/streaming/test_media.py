@@ -21,7 +21,8 @@ from streaming.frame import Frame, FrameSettings
 from streaming.media import FileSource, LiveSource, open_source
 from streaming.redact import redact
 from tests.support.rtsp import rtsp_server
-from tests.support.streams import index_of, take, until, write_clip
+from tests.support.streams import index_of, take, write_clip
+from tests.support.waiting import until
 
 FOOTAGE = Path(__file__).resolve().parents[3] / "shared" / "footage"
 START = 1_700_000_000.0

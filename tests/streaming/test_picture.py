@@ -21,8 +21,9 @@ from streaming.media import FileSource
 from streaming.picture import fitted_size, to_rgb
 from streaming.publisher import publish
 from tests.support.clips import encoded, write_raw
-from tests.support.streams import TOKEN, index_of, take, track, until, whip_site, write_clip
+from tests.support.streams import TOKEN, index_of, take, track, whip_site, write_clip
 from tests.support.streams import picture as picture_of
+from tests.support.waiting import until
 
 
 @pytest.fixture

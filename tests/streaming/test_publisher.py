@@ -13,7 +13,8 @@ from starlette.routing import Route
 
 from streaming.frame import FrameSettings
 from streaming.publisher import PublishError, file_track, publish
-from tests.support.streams import TOKEN, index_of, serve, take, track, until, whip_site, write_clip
+from tests.support.streams import TOKEN, index_of, serve, take, track, whip_site, write_clip
+from tests.support.waiting import until
 
 
 async def test_session_is_deleted_at_the_end() -> None:

@@ -19,7 +19,8 @@ from cryptography.x509.oid import NameOID
 from streaming.frame import Frame, FrameSettings
 from streaming.publisher import FramesTrack, publish
 from streaming.session import WebRtcSession
-from tests.support.streams import TOKEN, index_of, pictures, take, track, until, whip_site
+from tests.support.streams import TOKEN, index_of, pictures, take, track, whip_site
+from tests.support.waiting import until
 
 
 def receiver_of(session: WebRtcSession):

@@ -17,7 +17,8 @@ from streaming.frame import FrameSettings, SourceStats
 from streaming.publisher import publish
 from streaming.session import WebRtcSession
 from streaming.tap import guard, rtp_origin, stop_decoder
-from tests.support.streams import TOKEN, track, until, whip_site
+from tests.support.streams import TOKEN, track, whip_site
+from tests.support.waiting import until
 
 
 async def test_aiortc_has_the_private_attributes_that_are_used() -> None:

@@ -24,8 +24,8 @@ from agent.mqtt.bridge import Bridge
 from agent.mqtt.context import CameraView, Context, MemoryView, RetainedTopics
 from agent.settings.mqtt import MqttSettings
 from tests.support.agents import START
-from tests.support.brokers import until
 from tests.support.events import EVENT
+from tests.support.waiting import until
 
 ROOT = Path(__file__).parents[2]
 RULE = "vilamp/yard/alert/bag"  # begins the topics of the rule that is there from the start

@@ -134,10 +134,3 @@ async def listening(port: int, *filters: str, **options: Any) -> AsyncIterator[H
         finally:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
-
-
-async def until(condition: Callable[[], Any], timeout_s: float = 10.0) -> None:
-    """Wait until `condition` is true. Raises TimeoutError."""
-    async with asyncio.timeout(timeout_s):
-        while not condition():
-            await asyncio.sleep(0.02)

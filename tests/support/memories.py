@@ -3,11 +3,14 @@
 import errno
 import io
 import random
-from collections.abc import Iterable
+import subprocess
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from memory.limits import Limits
 from memory.store import MemoryStore
@@ -108,3 +111,21 @@ def fill_up(file: io.RawIOBase) -> None:
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
+
+
+@contextmanager
+def small_disk(folder: Path, mebibytes: int) -> Iterator[Path]:
+    """Mount a tmpfs of this size below `folder`. Skips the test where mounting is not allowed."""
+    mounted = folder / "disk"
+    mounted.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", f"size={mebibytes}m", "tmpfs", str(mounted)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        pytest.skip("no mount command")
+    if done.returncode:
+        pytest.skip(f"cannot mount a tmpfs here: {done.stderr.strip()}")
+    try:
+        yield mounted
+    finally:
+        subprocess.run(["umount", str(mounted)], check=True)

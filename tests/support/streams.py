@@ -177,12 +177,6 @@ async def take(frames: AsyncIterator[Frame], num: int) -> list[Frame]:
     return taken
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    """Wait until `condition` is true; the time limit of the test ends the wait."""
-    while not condition():
-        await asyncio.sleep(0.01)
-
-
 def chunks(data: bytes, size: int) -> Iterator[bytes]:
     for start in range(0, len(data), size):
         yield data[start : start + size]

@@ -22,8 +22,8 @@ from agent.keep.erasing import Request
 from agent.runtime.lanes import Priority
 from agent.settings.rules import RuleSettings
 from tests.support.agents import START, remember, running
-from tests.support.brokers import until
 from tests.support.rules import HIGH, LOW, RULE, WARM_UP, Scene, scene
+from tests.support.waiting import until
 
 ROOT = Path(__file__).parents[3]
 

@@ -15,8 +15,8 @@ from agent.keep.memory import open_memory
 from agent.runtime.lanes import Priority
 from agent.settings.rules import RuleSettings
 from tests.support.agents import settings_in, tiny_model
-from tests.support.brokers import until
 from tests.support.rules import HIGH, RULE, Says, scene
+from tests.support.waiting import until
 
 
 class Mumbles(Says):

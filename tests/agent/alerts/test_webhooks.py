@@ -20,8 +20,8 @@ from agent.alerts.store import AlertStore
 from agent.alerts.webhooks import Webhook, _judged, _Outcome
 from agent.settings.webhooks import WebhookSettings
 from tests.support.bridges import START, commit, event
-from tests.support.brokers import until
 from tests.support.certificates import authority
+from tests.support.waiting import until
 
 SECRET = "0123456789abcdef"
 NOW = START + 60.0  # a minute after the first event, on whatever day the tests run

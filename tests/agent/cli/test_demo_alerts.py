@@ -25,7 +25,7 @@ from agent.settings.settings import Settings
 from model.world.scene import Scene
 from tests.support.agents import running
 from tests.support.bridges import RULE, commit, event, jpeg
-from tests.support.brokers import until
+from tests.support.waiting import until
 
 
 @pytest.fixture(scope="module")

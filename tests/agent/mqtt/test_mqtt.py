@@ -16,8 +16,9 @@ from PIL import Image
 from agent.alerts.rules import RuleView
 from agent.mqtt.context import CameraView, MemoryView
 from tests.support.bridges import ROOT, RULE, START, Scene, bridged, check_documented, commit, documented, event, jpeg
-from tests.support.brokers import Heard, listening, mosquitto, needs_mosquitto, until
+from tests.support.brokers import Heard, listening, mosquitto, needs_mosquitto
 from tests.support.certificates import authority
+from tests.support.waiting import until
 
 pytestmark = needs_mosquitto
 

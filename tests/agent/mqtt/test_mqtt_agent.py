@@ -21,7 +21,8 @@ from agent.keep.erasing import Request
 from agent.mqtt.asking import MAX_BYTES
 from tests.support.agents import START, ListSource, frames, remember, running, served, tiny_model
 from tests.support.bridges import ROOT, RULE, Scene, bridged, check_documented, commit, event, jpeg, until_subscribed
-from tests.support.brokers import Heard, listening, mosquitto, needs_mosquitto, until
+from tests.support.brokers import Heard, listening, mosquitto, needs_mosquitto
+from tests.support.waiting import until
 
 RULES = {"bag": {"condition": "a bag", "cameras": ["yard"]}}
 ANSWER = json.loads((ROOT / "docs" / "schemas" / "answer.json").read_text())

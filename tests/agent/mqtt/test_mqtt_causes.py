@@ -11,9 +11,10 @@ from agent.mqtt.bridge import Bridge
 from agent.runtime.unreachable import why_unreachable
 from agent.settings.mqtt import MqttSettings
 from tests.support.bridges import QUICK, Scene, bridged
-from tests.support.brokers import free_port, mosquitto, needs_mosquitto, until
+from tests.support.brokers import free_port, mosquitto, needs_mosquitto
 from tests.support.certificates import Pair, authority
 from tests.support.odd_brokers import CONNECT, Client, odd_broker, packet
+from tests.support.waiting import until
 
 
 @pytest.fixture

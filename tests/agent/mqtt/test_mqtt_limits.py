@@ -13,7 +13,8 @@ from agent.mqtt.publisher import EVENT, EVENT_RETRY_S, EVENT_TRIES, RETRY_S, Ref
 from agent.mqtt.topics import Topics
 from agent.mqtt.wire import Sent
 from tests.support.bridges import RULE, START, Scene, bridged, commit, event, jpeg
-from tests.support.brokers import Heard, listening, mosquitto, needs_mosquitto, until
+from tests.support.brokers import Heard, listening, mosquitto, needs_mosquitto
+from tests.support.waiting import until
 
 
 @pytest.fixture

@@ -18,8 +18,8 @@ from agent.mqtt.context import CameraView
 from agent.mqtt.wire import MAX_PACKET_BYTES, MAX_SKIPPED
 from agent.runtime.log_repeats import CountedLines
 from tests.support.bridges import Scene, bridged, commit, event
-from tests.support.brokers import until
 from tests.support.odd_brokers import CONNECT, SUBSCRIBE, Client, after_subscribing, length, odd_broker, packet, text
+from tests.support.waiting import until
 
 MIB = 1 << 20
 

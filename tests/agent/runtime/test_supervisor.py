@@ -6,8 +6,8 @@ from collections.abc import Callable
 import pytest
 
 from agent.runtime.supervisor import Supervisor, contained
-from tests.support.brokers import until
 from tests.support.failing import failures
+from tests.support.waiting import until
 
 FAILURES = [*failures(), ExceptionGroup("several", [ValueError("one"), KeyError("two")])]
 

@@ -20,7 +20,8 @@ from streaming.sdp import OfferMalformed, OfferUnusable, check_offer
 from streaming.tap import unfinished_bytes
 from streaming.whip import WhipServer
 from tests.support.robots import Robot, robot
-from tests.support.streams import DATA, TOKEN, WITH_DATA, authorize, serve, take, until
+from tests.support.streams import DATA, TOKEN, WITH_DATA, authorize, serve, take
+from tests.support.waiting import until
 
 
 @dataclass

@@ -22,7 +22,8 @@ from tests.support.agents import START, Served, remember, served
 from tests.support.brokers import free_port
 from tests.support.browser import browser, needs_chromium, visit
 from tests.support.proxies import documented_location, needs_nginx, nginx
-from tests.support.streams import track, until
+from tests.support.streams import track
+from tests.support.waiting import until
 
 PREFIX = "/cams/vilamp"
 

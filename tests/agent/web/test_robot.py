@@ -17,7 +17,8 @@ from streaming.channel import MAX_SENT_BYTES
 from tests.support.agents import Served, remember, served
 from tests.support.browser import browser, needs_chromium, visit
 from tests.support.robots import Robot, robot
-from tests.support.streams import LOOPBACK_ALONE, until, write_clip
+from tests.support.streams import LOOPBACK_ALONE, write_clip
+from tests.support.waiting import until
 
 ROOT = Path(__file__).parents[3]
 SECRET, OTHER = "a-robot-that-asks-and-publishes", "a-robot-that-may-only-publish"

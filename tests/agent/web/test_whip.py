@@ -23,7 +23,8 @@ from streaming.sdp import (
     with_bitrates,
 )
 from streaming.whip import Rejected, WhipServer, WhipSettings
-from tests.support.streams import AUDIO, OFFER, TOKEN, Site, authorize, chunks, take, track, until, whip_site
+from tests.support.streams import AUDIO, OFFER, TOKEN, Site, authorize, chunks, take, track, whip_site
+from tests.support.waiting import until
 
 SDP = {"Content-Type": "application/sdp"}
 FRAGMENT = {"Content-Type": "application/trickle-ice-sdpfrag"}
