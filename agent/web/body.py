@@ -1,4 +1,4 @@
-"""Reading a request's body without trusting its size, its speed, its type or its packing."""
+"""Reads request bodies, with limits on size, time, content type and compression."""
 
 import asyncio
 import zlib
@@ -11,11 +11,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from agent.errors import BadRequest, TooLarge, TooSlow, UnsupportedMedia
 
 BODY_TIMEOUT_S = 20.0
-MAX_PACKED_BYTES = 2 << 20  # of a packed body, whatever it unpacks to
+MAX_PACKED_BYTES = 2 << 20  # of a compressed body as it is sent
 _PART_BYTES = 64 << 10
 _GZIP, _DEFLATE = ("gzip", "x-gzip"), "deflate"
-_GZIP_BITS, _ZLIB_BITS, _RAW_BITS = 31, 15, -15  # zlib's names for what is around the packed bytes
-# `curl -d` says the second of these unless it is told better.
+_GZIP_BITS, _ZLIB_BITS, _RAW_BITS = 31, 15, -15  # zlib's `wbits` for the three formats
+# `curl -d` sends the second of these unless a header says otherwise
 _JSON_TYPES = ("application/json", "application/x-www-form-urlencoded", "application/octet-stream")
 _ACCEPTED = {"Accept-Encoding": "gzip, deflate"}
 
@@ -23,7 +23,7 @@ _ACCEPTED = {"Accept-Encoding": "gzip, deflate"}
 async def read_body(request: Request, limit_bytes: int, timeout_s: float = BODY_TIMEOUT_S) -> bytes:
     """The body of a request that sends JSON.
 
-    Raises UnsupportedMedia, TooLarge as soon as it is known to exceed `limit_bytes`, TooSlow, BadRequest.
+    Raises UnsupportedMedia, TooLarge as soon as more than `limit_bytes` are announced or received, TooSlow, BadRequest.
     """
     check_content_type(request.headers)
     declared = request.headers.get("content-length", "0")
@@ -37,20 +37,20 @@ async def read_body(request: Request, limit_bytes: int, timeout_s: float = BODY_
                 if len(body) > limit_bytes:
                     raise _too_large(limit_bytes)
     except ClientDisconnect:
-        raise BadRequest("The connection ended before the whole request had come.") from None
+        raise BadRequest("The connection ended before the whole request had arrived.") from None
     except TimeoutError:
         raise TooSlow(timeout_s) from None
     return bytes(body)
 
 
 def check_content_type(headers: Headers) -> None:
-    """Raises UnsupportedMedia unless the body is said to be JSON, or nothing is said of it."""
-    told = headers.getlist("content-type")
-    if not told:
+    """Raises UnsupportedMedia for a Content-Type other than JSON. A request without one is accepted."""
+    types = headers.getlist("content-type")
+    if not types:
         return
-    kind, *parameters = (part.strip().lower() for part in told[0].split(";"))
+    kind, *parameters = (part.strip().lower() for part in types[0].split(";"))
     charsets = [part.removeprefix("charset=").strip('"') for part in parameters if part.startswith("charset=")]
-    if len(set(told)) > 1:
+    if len(set(types)) > 1:
         raise UnsupportedMedia("The request has two Content-Types: send application/json.")
     if kind not in _JSON_TYPES and not kind.endswith(("+json", "/json")) and not kind.startswith("text/"):
         raise UnsupportedMedia("Send the body as Content-Type: application/json.")
@@ -59,18 +59,18 @@ def check_content_type(headers: Headers) -> None:
 
 
 class Unpacking:
-    """Unpacks request bodies with `Content-Encoding: gzip` or `deflate` for the application behind it.
+    """Middleware that decompresses request bodies with `Content-Encoding: gzip` or `deflate`.
 
-    At most _PART_BYTES are unpacked at a time, so that who reads decides how much. What is wrong with a packed body is
-    raised to who reads it: UnsupportedMedia, TooLarge, BadRequest.
+    At most _PART_BYTES are decompressed at a time, so that the reader's size limit holds. Reading a body that cannot be
+    decompressed raises UnsupportedMedia, TooLarge or BadRequest.
     """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        told = ",".join(Headers(scope=scope).getlist("content-encoding")) if scope["type"] == "http" else ""
-        codings = [coding for each in told.lower().split(",") if (coding := each.strip()) not in ("", "identity")]
+        listed = ",".join(Headers(scope=scope).getlist("content-encoding")) if scope["type"] == "http" else ""
+        codings = [coding for each in listed.lower().split(",") if (coding := each.strip()) not in ("", "identity")]
         if codings:
             scope = {**scope, "headers": list(scope["headers"])}
             headers = MutableHeaders(scope=scope)
@@ -81,17 +81,17 @@ class Unpacking:
 
 
 class _Unpacked:
-    """One packed body."""
+    """One compressed body."""
 
     def __init__(self, receive: Receive, codings: list[str]) -> None:
         self._receive = receive
         self._codings = codings
         self._parts = self._unpacked()
-        self._gone: Message | None = None  # the client left before all had come
+        self._gone: Message | None = None  # the disconnect message, when the client left early
         self._ended = False
 
     async def receive(self) -> Message:
-        """As the server's `receive`, with the next part of the body unpacked."""
+        """The server's `receive`, with the next decompressed part of the body."""
         part = None if self._ended else await anext(self._parts, None)
         if part is not None:
             return {"type": "http.request", "body": part, "more_body": True}
@@ -102,7 +102,7 @@ class _Unpacked:
 
     async def _unpacked(self) -> AsyncIterator[bytes]:
         if len(self._codings) > 1 or self._codings[0] not in (*_GZIP, _DEFLATE):
-            raise UnsupportedMedia("Send the body plain, or packed once with gzip or deflate.", headers=_ACCEPTED)
+            raise UnsupportedMedia("Send the body plain, or compressed once with gzip or deflate.", headers=_ACCEPTED)
         decoder: zlib._Decompress | None = None
         num_packed, more = 0, True
         while more:
@@ -121,21 +121,21 @@ class _Unpacked:
                     yield part
                 packed = decoder.unused_data
         if decoder is None or not decoder.eof:
-            raise BadRequest("The packed body ends early.")
+            raise BadRequest("The compressed body ends early.")
 
     def _decoder(self, packed: bytes, before: "zlib._Decompress | None") -> "zlib._Decompress":
-        """For what begins with `packed`: the body, or in gzip one more file behind the one `before`."""
+        """The decoder for data that begins with `packed`. `before`: the finished decoder of a previous gzip member."""
         if self._codings[0] in _GZIP:
             return zlib.decompressobj(_GZIP_BITS)
         if before is not None:
-            raise BadRequest("The packed body has more behind its end.")
-        # deflate is meant to be zlib's format; some clients send it bare
+            raise BadRequest("The compressed body has more data after its end.")
+        # "deflate" means the zlib format (RFC 9110), but some clients send raw deflate data
         is_zlib = packed[0] & 15 == 8 and (len(packed) < 2 or int.from_bytes(packed[:2]) % 31 == 0)
         return zlib.decompressobj(_ZLIB_BITS if is_zlib else _RAW_BITS)
 
 
 def _parts(decoder: "zlib._Decompress", packed: bytes) -> Iterator[bytes]:
-    """What `packed` unpacks to, at most _PART_BYTES at a time, as far as this decoder's end."""
+    """Decompress `packed` in parts of at most _PART_BYTES, up to the end of the decoder's stream."""
     try:
         while not decoder.eof:
             part = decoder.decompress(packed, _PART_BYTES)
@@ -145,7 +145,7 @@ def _parts(decoder: "zlib._Decompress", packed: bytes) -> Iterator[bytes]:
             if not packed and len(part) < _PART_BYTES:
                 return
     except zlib.error:
-        raise BadRequest("The packed body is damaged, or is not what Content-Encoding says.") from None
+        raise BadRequest("The compressed body is damaged, or is not what Content-Encoding says.") from None
 
 
 def _too_large(limit_bytes: int) -> TooLarge:

@@ -1,10 +1,10 @@
-"""Connections of strangers, bounded in number and in time, so that descriptors are left for pictures and memory.
+"""Limits the number of HTTP connections and the time they may wait, so that cameras and memory keep their descriptors.
 
-A request's head must come within HEAD_S and its body within BODY_S; a connection that does not take what is sent to it is
-dropped after STALL_S. Answers themselves may last: streams of events, long answers. When all places are taken, the
-connection that has waited longest for a request gives way to the new one; where none waits, the new one is refused.
+The head of a request must arrive within HEAD_S and its body within BODY_S. A client that does not read is dropped after
+STALL_S. Responses have no time limit, because streams are long. When the limit is reached, the connection that has waited
+longest for a request is closed for the new one; when none is waiting, the new one gets a 503.
 
-uvicorn bounds none of this: its `limit_concurrency` comes after a whole head. Linux and macOS (`resource`).
+uvicorn has none of these limits: its `limit_concurrency` counts complete requests. Linux and macOS (`resource`).
 """
 
 import asyncio
@@ -25,15 +25,15 @@ log = logging.getLogger(__name__)
 
 HEAD_S = 10.0
 BODY_S = 30.0
-IDLE_S = 60.0  # between two requests; uvicorn's own limit is shorter, but any byte stops it
+IDLE_S = 60.0  # between two requests; uvicorn's own timeout is shorter, but a single byte stops it
 STALL_S = 120.0
 CLOSING_S = 10.0
 HANDSHAKE_S = 10.0
 MAX_DESCRIPTORS = 65_536
 MAX_CONNECTIONS = 1024
 _ACCEPTED_AT_ONCE = 64
-_PAUSE_S = 0.05  # without descriptors
-_SAID_EVERY_S = 60.0
+_PAUSE_S = 0.05  # when no descriptor is free
+_WARN_EVERY_S = 60.0
 _NO_DESCRIPTOR = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _MAPPED = "::ffff:"  # before an IPv4 address written as an IPv6 address
 _FULL = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
@@ -46,7 +46,7 @@ _WAITING: frozenset[Phase] = frozenset({"head", "idle", "closing"})
 
 
 def raise_descriptor_limit() -> int:
-    """Let this process open as many files as the system allows it, up to MAX_DESCRIPTORS. Returns the limit."""
+    """Raise this process's limit on open files as far as the system allows, up to MAX_DESCRIPTORS. Returns the limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = MAX_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, MAX_DESCRIPTORS)
     if soft != resource.RLIM_INFINITY and soft < most:
@@ -56,25 +56,25 @@ def raise_descriptor_limit() -> int:
 
 
 def connection_limit(num_descriptors: int) -> int:
-    """Connections at once: a quarter of what may be open, the rest is for cameras, memory and brokers."""
+    """The connections allowed at once: a quarter of the descriptors; the rest is for cameras, memory and brokers."""
     return max(8, min(MAX_CONNECTIONS, num_descriptors // 4))
 
 
 class Connection(H11Protocol):
-    """One of uvicorn's connections, which knows what it waits for and since when."""
+    """A uvicorn connection that knows what it is waiting for, and since when."""
 
     since: float = 0.0  # loop time at which the phase was first seen
     _seen: tuple[Phase, object] | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        if self.client is not None and self.client[0].startswith(_MAPPED):  # where one socket listens on both families
+        if self.client is not None and self.client[0].startswith(_MAPPED):  # IPv4 on a socket for both families
             self.client = (self.client[0].removeprefix(_MAPPED), self.client[1])
         self.look(self.loop.time())
 
     @property
     def phase(self) -> Phase:
-        """What happens on it now."""
+        """What the connection is doing or waiting for now."""
         if self.transport.is_closing():
             return "closing"
         if self.flow.write_paused:
@@ -86,14 +86,14 @@ class Connection(H11Protocol):
         return "head" if self.cycle is None or self.conn.trailing_data[0] else "idle"
 
     def look(self, now: float) -> float:
-        """Seconds left for what it waits for, below 0 when it has waited too long; `now` is loop time."""
+        """Seconds left in the current phase, below 0 when it has lasted too long. `now`: loop time."""
         seen = (self.phase, self.cycle)
         if self._seen is None or seen[0] != self._seen[0] or seen[1] is not self._seen[1]:
             self._seen, self.since = seen, now
         return LIMITS_S.get(seen[0], float("inf")) - (now - self.since)
 
     def send_400_response(self, msg: str) -> None:
-        """As uvicorn; what cannot be parsed may also come while an answer is being made or sent, which then has no reader."""
+        """As in uvicorn. Malformed data may also arrive while a response is in progress, which is then cancelled."""
         try:
             super().send_400_response(msg)
         except h11.LocalProtocolError:
@@ -103,13 +103,13 @@ class Connection(H11Protocol):
             self.cycle.message_event.set()
 
     def _unsupported_upgrade_warning(self) -> None:
-        """Whoever asks for WebSockets gets the plain answer, and no line in the log each time."""
+        """Do not log each request for a WebSocket; it gets a plain HTTP response."""
 
 
 class Acceptor:
-    """Takes connections from a listening socket, as the server that asyncio would make, within `limit` places.
+    """Accepts connections from a listening socket in place of asyncio's server, at most `limit` at once.
 
-    Overload policy: the connection that has waited longest gives way; where none waits the new one gets a 503.
+    Overload policy: the connection that has waited longest is closed; when none is waiting, the new one gets a 503.
     """
 
     def __init__(
@@ -121,32 +121,32 @@ class Acceptor:
         limit: int,
         tls: ssl.SSLContext | None,
     ) -> None:
-        """`connections`: those open now, kept by uvicorn."""
+        """`connections`: uvicorn's set of open connections."""
         self._listener = listener
         self._make = make
         self._connections = connections
         self._limit = limit
         self._tls = tls
         self._loop = asyncio.get_running_loop()
-        self._opening: dict[asyncio.Task[None], socket.socket] = {}  # in the order in which they came
-        self._said = 0.0
+        self._opening: dict[asyncio.Task[None], socket.socket] = {}  # oldest first
+        self._warned: float | None = None  # monotonic time of the last warning
         self._closed = False
         listener.setblocking(False)
         self._resume()
 
     def close(self) -> None:
-        """Take no more."""
+        """Accept no more connections."""
         self._closed = True
         self._loop.remove_reader(self._listener)
         for task in self._opening:
             task.cancel()
 
     async def wait_closed(self) -> None:
-        """Until no handshake is under way."""
+        """Wait until no handshake is in progress."""
         await asyncio.gather(*self._opening, return_exceptions=True)
 
     def sweep(self) -> None:
-        """Drop whatever has waited too long. To be called about once a second."""
+        """Close connections that have waited too long. Call it about once a second."""
         now = self._loop.time()
         for connection in list(self._connections):
             if connection.look(now) < 0:
@@ -157,12 +157,12 @@ class Acceptor:
             self._loop.add_reader(self._listener, self._accept)
 
     def _accept(self) -> None:
-        if self._closed:  # called already when it was
+        if self._closed:  # closed after this call was scheduled
             return
         for _ in range(_ACCEPTED_AT_ONCE):
             was_full = self._is_full()
             if was_full and self._tls is None and self._opening:
-                return  # they are open at the next turn of the loop, and may then give way
+                return  # these are open, and may be closed for a new one, at the loop's next iteration
             try:
                 accepted, _address = self._listener.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
@@ -170,14 +170,14 @@ class Acceptor:
             except OSError as error:
                 if error.errno not in _NO_DESCRIPTOR:
                     raise
-                self._say(f"no connection can be taken: {error.strerror}")
+                self._warn(f"no connection can be accepted: {error.strerror}")
                 self._make_room()
-                self._loop.remove_reader(self._listener)  # it would be ready again at once
+                self._loop.remove_reader(self._listener)  # otherwise the loop would call this again at once
                 self._loop.call_later(_PAUSE_S, self._resume)
                 return
             self._take(accepted)
             if was_full:
-                return  # what gave way is gone at the next turn
+                return  # the connection closed for this one is gone at the loop's next iteration
 
     def _is_full(self) -> bool:
         return len(self._opening) + sum(1 for _ in self._connections) >= self._limit
@@ -185,7 +185,7 @@ class Acceptor:
     def _take(self, accepted: socket.socket) -> None:
         accepted.setblocking(False)
         if self._is_full():
-            self._say(f"all {self._limit} places for connections are taken")
+            self._warn(f"all {self._limit} connections are in use")
             if not self._make_room():
                 with suppress(OSError), accepted:
                     if self._tls is None:
@@ -196,7 +196,7 @@ class Acceptor:
         task.add_done_callback(lambda done: self._opening.pop(done, None))
 
     async def _open(self, accepted: socket.socket) -> None:
-        """The TLS handshake where there is one; whoever fails it, or is too slow, is gone without a word."""
+        """Open the connection, with a TLS handshake if TLS is on. A handshake that fails or is too slow is not logged."""
         limit_s = None if self._tls is None else HANDSHAKE_S
         try:
             await self._loop.connect_accepted_socket(self._make, accepted, ssl=self._tls, ssl_handshake_timeout=limit_s)
@@ -204,7 +204,7 @@ class Acceptor:
             accepted.close()
 
     def _make_room(self) -> bool:
-        """End what has waited longest: a handshake, a head, or between two requests. False: nothing waits."""
+        """Close the handshake or connection that has waited longest for a request. False when none is waiting."""
         if self._tls is not None and self._opening:
             oldest = next(iter(self._opening))
             with suppress(OSError):
@@ -219,8 +219,8 @@ class Acceptor:
         min(waiting, key=lambda each: each.since).transport.abort()
         return True
 
-    def _say(self, what: str) -> None:
-        """Once a minute at most: whoever floods must not fill the log too."""
-        if time.monotonic() - self._said > _SAID_EVERY_S or not self._said:
-            self._said = time.monotonic()
-            log.warning("connections are refused or dropped", extra={"reason": what})
+    def _warn(self, reason: str) -> None:
+        """Log a warning, at most one a minute: a flood of connections must not fill the log."""
+        if self._warned is None or time.monotonic() - self._warned > _WARN_EVERY_S:
+            self._warned = time.monotonic()
+            log.warning("connections are refused or dropped", extra={"reason": reason})

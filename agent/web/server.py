@@ -1,7 +1,7 @@
-"""Serving: the agent, its HTTP application and uvicorn, from the first log line to the last.
+"""Runs the agent and its HTTP application under uvicorn until it is interrupted.
 
-Prints the URL and, at first start, the tokens; then serves until interrupted. What cannot be mended here (a port in
-use, a damaged checkpoint, a folder owned by another process) is raised with words for the person at the terminal.
+Prints the URL and, at the first start, the tokens. A start that fails (port in use, damaged checkpoint, data folder in
+use) raises an exception whose message is for the person at the terminal.
 """
 
 import asyncio
@@ -34,11 +34,11 @@ SHUTDOWN_GRACE_S = 5
 BACKLOG = 256
 KEEP_ALIVE_S = 30
 
-Started = Callable[[str], Awaitable[None]]  # gets the URL under which the agent answers
+Started = Callable[[str], Awaitable[None]]  # called with the URL
 
 
 class CannotListen(Exception):
-    """The address or port cannot be used (the operator's to change)."""
+    """The address or port cannot be used; the message tells the operator what to do."""
 
 
 def run(settings: Settings) -> None:
@@ -50,7 +50,7 @@ def run(settings: Settings) -> None:
 
 
 async def _until_stopped(settings: Settings) -> None:
-    """Serve; a signal that comes before the server listens to signals itself ends the start in peace."""
+    """Serve. Until the server handles signals itself, SIGINT, SIGTERM or SIGHUP cancels the start cleanly."""
     loop, serving = asyncio.get_running_loop(), asyncio.ensure_future(serve(settings))
     for number in stops():
         loop.add_signal_handler(number, serving.cancel)
@@ -58,7 +58,7 @@ async def _until_stopped(settings: Settings) -> None:
 
 
 def _keep_private(folder: Path) -> None:
-    """What others could read in the data folder they cannot any more, and it is said."""
+    """Make the data folder readable by its owner only, log what was not, and remove unfinished files."""
     try:
         narrowed = make_private(folder)
     except OSError as error:
@@ -72,7 +72,7 @@ def _keep_private(folder: Path) -> None:
 
 
 async def serve(settings: Settings, *, started: Started | None = None) -> None:
-    """Everything, in one event loop. `started` is called once the first request could be answered."""
+    """Run the agent and its server in this event loop. `started` is called when the first request can be answered."""
     raise_descriptor_limit()  # before cameras and segments are opened
     auth = Auth.open(settings.data_dir, enabled=settings.security.enabled, extra=settings.security.tokens)
     tls = prepare_tls(settings.tls, settings.data_dir, now=time.time())
@@ -86,10 +86,9 @@ async def serve(settings: Settings, *, started: Started | None = None) -> None:
 
 
 class Server(uvicorn.Server):
-    """uvicorn, which says when it has begun, and which an interrupt ends without ending the process.
+    """uvicorn with bounded connections, a callback at the start, and signal handlers that let the agent close its memory.
 
-    uvicorn itself raises the signal again once it has shut down; a SIGTERM would then kill the process before the agent
-    has closed its memory.
+    uvicorn's own handlers raise the signal again after the shutdown, which would kill the process too early.
     """
 
     url = ""
@@ -97,14 +96,13 @@ class Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, started: Started | None, max_connections: int | None = None) -> None:
         super().__init__(config)
         self._when_started = started
-        self.max_connections = max_connections  # None: by the descriptors that this process may have
+        self.max_connections = max_connections  # None: derived from the limit on open files
         self.acceptors: list[Acceptor] = []
-        # the set in which uvicorn keeps them
         self._connections = cast("set[Connection]", self.server_state.connections)
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """The first SIGINT, SIGTERM or SIGHUP shuts down in peace, the second at once."""
+        """The first SIGINT, SIGTERM or SIGHUP starts a graceful shutdown, a second one ends it at once."""
         loop, numbers = asyncio.get_running_loop(), stops()
         for number in numbers:
             loop.add_signal_handler(number, self.handle_exit, number, None)
@@ -115,14 +113,14 @@ class Server(uvicorn.Server):
                 loop.remove_signal_handler(number)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """As uvicorn, but connections are taken by `Acceptor`, which bounds them."""
+        """As in uvicorn, but an `Acceptor`, which limits connections, takes the place of asyncio's server."""
         await self.lifespan.startup()
         limit = connection_limit(raise_descriptor_limit()) if self.max_connections is None else self.max_connections
         self.acceptors = [
             Acceptor(each, self._connection, self._connections, limit=limit, tls=self.config.ssl)
             for each in sockets or []
         ]
-        self.servers = self.acceptors  # type: ignore[assignment]  # closed and waited for by uvicorn
+        self.servers = self.acceptors  # type: ignore[assignment]  # uvicorn closes them and waits for them
         self.started = True
         if self._when_started is not None:
             await self._when_started(self.url)
@@ -131,32 +129,32 @@ class Server(uvicorn.Server):
         return Connection(self.config, self.server_state, self.lifespan.state)
 
     async def on_tick(self, counter: int) -> bool:
-        """Ten times a second."""
+        """Called ten times a second by uvicorn."""
         if counter % 10 == 0:
             for acceptor in self.acceptors:
                 acceptor.sweep()
         return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Streams that have no end of their own are ended first, as every open page holds one; answers a little later."""
+        """End alert streams first, because every open page holds one; answers in progress may go on for a short while."""
         self.config.app.state.end_streams()  # type: ignore[union-attr]
         await super().shutdown(sockets)
 
 
 def configuration(app: Starlette, settings: Settings, tls: TlsFiles | None) -> uvicorn.Config:
-    """uvicorn's settings."""
+    """The settings for uvicorn."""
     return uvicorn.Config(
         app,
         host=settings.host,
         port=settings.port,
         log_config=None,
-        access_log=False,  # its lines hold signed URLs
+        access_log=False,  # its lines would contain signed URLs
         lifespan="off",
         http=Connection,
         ws="none",
         server_header=False,
         timeout_keep_alive=KEEP_ALIVE_S,
-        # uvicorn would believe X-Forwarded-For and -Proto of whatever connects from this machine
+        # by default, uvicorn trusts X-Forwarded-For and -Proto of every connection from this machine
         proxy_headers=bool(settings.trusted_proxies),
         forwarded_allow_ips=settings.trusted_proxies,
         timeout_graceful_shutdown=SHUTDOWN_GRACE_S,
@@ -166,7 +164,10 @@ def configuration(app: Starlette, settings: Settings, tls: TlsFiles | None) -> u
 
 
 def listening(settings: Settings) -> socket.socket:
-    """The socket, bound before the model is loaded, so that a port in use is told at once. "::" is both families."""
+    """A listening socket; for "::" it takes IPv4 too. Opened before the model is loaded, so that a port in use fails early.
+
+    Raises CannotListen.
+    """
     host = settings.host.removeprefix("[").removesuffix("]")
     both = host == "::" and socket.has_dualstack_ipv6()
     try:
@@ -192,9 +193,9 @@ def _is_ipv6_only(listener: socket.socket) -> bool:
 
 
 def reach_of(listener: socket.socket) -> str:
-    """Which addresses of this machine are listened on, in words; "" for a single one."""
+    """The addresses that are listened on, in words; "" for a single one."""
     host = listener.getsockname()[0]
-    if host == "0.0.0.0":  # noqa: S104 - what is said, not what is bound
+    if host == "0.0.0.0":  # noqa: S104 - compared, not bound
         return "listening on every IPv4 address of this machine; --host :: adds IPv6"
     if host != "::":
         return ""
@@ -204,7 +205,7 @@ def reach_of(listener: socket.socket) -> str:
 
 
 def _announce(url: str, auth: Auth, tls: TlsFiles | None, settings: Settings, reach: str) -> None:
-    """The URL and where the tokens lie, always; the tokens themselves only at the start that made them."""
+    """Print the URL and the path of the token file, and the tokens themselves at the start that made them."""
     lines = [f"ViLaMP Live answers at {url}", *([reach] if reach else [])]
     if settings.public_url is not None:
         lines.append(f"others reach it at {settings.public_url}/")
@@ -226,5 +227,5 @@ def _announce(url: str, auth: Auth, tls: TlsFiles | None, settings: Settings, re
 
 
 def _owner(auth: Auth) -> str:
-    """The token made at the first start that opens everything."""
+    """The secret of the token that covers everything."""
     return next(token.secret for token in auth.tokens if "admin" in token.scopes)

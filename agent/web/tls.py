@@ -1,13 +1,12 @@
-"""HTTPS: the certificate the server shows, the operator's own or one made here.
+"""The certificate for HTTPS: the operator's own, or a self-signed one made here.
 
-A self-signed certificate names this machine's host names and addresses, is kept beside the tokens, and is made anew
-when it nears its end or the names have changed. Times are arguments. It does not know the server.
+A self-signed certificate lists this machine's host names and addresses and is stored in the data folder. It is replaced
+when it is about to expire or the names have changed. Times are arguments (unix seconds).
 """
 
 import ipaddress
 import socket
 import ssl
-from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -28,29 +27,26 @@ RENEW_DAYS = 30
 
 
 class TlsError(Exception):
-    """The certificate or key cannot be used (the operator's to mend)."""
+    """The certificate or key cannot be used; the message tells the operator what to do."""
 
 
 @dataclass(frozen=True, slots=True)
 class TlsFiles:
-    """PEM files for the server."""
+    """The server's certificate and key, as PEM files."""
 
     cert: Path
     key: Path
-    fingerprint: str  # SHA-256 of the certificate, "AB:CD:...", to compare with what a browser shows
+    fingerprint: str  # SHA-256 of the certificate, "AB:CD:...", to compare with the browser's
 
 
-def prepare_tls(settings: TlsSettings, data_dir: Path, *, now: float, hosts: Iterable[str] = ()) -> TlsFiles | None:
-    """Files to serve HTTPS with, checked to belong together; None when TLS is off.
-
-    `hosts` are further names and addresses for a self-signed certificate. Raises TlsError.
-    """
+def prepare_tls(settings: TlsSettings, data_dir: Path, *, now: float) -> TlsFiles | None:
+    """The certificate and key to use, checked to match; None when TLS is off. Raises TlsError."""
     if not settings.enabled:
         return None
     if settings.self_signed:
-        names = [*local_names(), *settings.hosts, *hosts]
+        names = [*local_names(), *settings.hosts]
         cert, key = data_dir / CERT_FILE, data_dir / KEY_FILE
-        if not _still_good(cert, key, names, now):
+        if not _is_usable(cert, key, names, now):
             _make(cert, key, names, now)
     else:
         if settings.cert is None or settings.key is None:
@@ -64,7 +60,7 @@ def prepare_tls(settings: TlsSettings, data_dir: Path, *, now: float, hosts: Ite
 
 
 def local_names() -> list[str]:
-    """Names and addresses under which this machine can be reached, as far as it can tell without asking anyone."""
+    """Names and addresses of this machine, found without sending a packet."""
     names = ["localhost", "127.0.0.1", "::1"]
     host = socket.gethostname()
     names.append(host)
@@ -74,19 +70,19 @@ def local_names() -> list[str]:
         names += [str(entry[4][0]) for entry in socket.getaddrinfo(host, None)]
     except OSError:
         pass  # the host name need not resolve
-    # a connected UDP socket sends nothing, but shows the address that packets to the outside would leave from
+    # connecting a UDP socket sends nothing, but shows the address that outgoing packets would have
     for family, outside in ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1")):
         try:
             with socket.socket(family, socket.SOCK_DGRAM) as probe:
                 probe.connect((outside, 9))
                 names.append(str(probe.getsockname()[0]))
         except OSError:
-            continue  # no route by this family
+            continue  # no route for this address family
     return list(dict.fromkeys(name.partition("%")[0] for name in names if name))
 
 
 def client_context(data_dir: Path) -> ssl.SSLContext | None:
-    """How the command line on this machine trusts the self-signed certificate of `data_dir`; None without one."""
+    """A context that trusts the self-signed certificate of `data_dir`, for clients on this machine; None without one."""
     cert = data_dir / CERT_FILE
     return ssl.create_default_context(cafile=str(cert)) if cert.exists() else None
 
@@ -102,7 +98,7 @@ def _general_name(name: str) -> x509.GeneralName:
         raise TlsError(f'"{name}" is neither a host name nor an address') from error
 
 
-def _still_good(cert: Path, key: Path, names: list[str], now: float) -> bool:
+def _is_usable(cert: Path, key: Path, names: list[str], now: float) -> bool:
     try:
         certificate = _load(cert)
         _check_pair(cert, key)
@@ -127,7 +123,7 @@ def _make(cert: Path, key: Path, names: list[str], now: float) -> None:
         .issuer_name(subject)
         .public_key(private.public_key())
         .serial_number(x509.random_serial_number())
-        .not_valid_before(start - timedelta(hours=1))  # clients' clocks differ a little
+        .not_valid_before(start - timedelta(hours=1))  # clocks of clients may be behind
         .not_valid_after(end)
         .add_extension(x509.SubjectAlternativeName([_general_name(name) for name in dict.fromkeys(names)]), False)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), True)
@@ -138,7 +134,7 @@ def _make(cert: Path, key: Path, names: list[str], now: float) -> None:
     secret = private.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     try:
         cert.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        # a crash between the two leaves a pair that does not match, which the next start makes anew
+        # after a crash between the two they do not match, and the next start makes a new pair
         replace_private(key, secret)
         replace_private(cert, certificate.public_bytes(pem))
     except OSError as error:
@@ -156,7 +152,7 @@ def _load(cert: Path) -> x509.Certificate:
 
 def _check_pair(cert: Path, key: Path) -> None:
     try:
-        # an encrypted key would make OpenSSL ask on the terminal: an empty password refuses it instead
+        # for an encrypted key OpenSSL would prompt on the terminal; the empty password makes it fail instead
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(cert, key, password="")
     except ssl.SSLError as error:
         advice = "give the unencrypted PEM key that this certificate was made with"

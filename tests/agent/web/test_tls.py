@@ -18,7 +18,7 @@ SELF_SIGNED = TlsSettings(self_signed=True)
 
 
 def made(folder: Path, *, now: float | None = None, hosts: tuple[str, ...] = ()) -> TlsFiles:
-    files = prepare_tls(SELF_SIGNED, folder, now=time.time() if now is None else now, hosts=hosts)
+    files = prepare_tls(SELF_SIGNED.model_copy(update={"hosts": tuple(hosts)}), folder, now=now or time.time())
     assert files is not None
     return files
 
