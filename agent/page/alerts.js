@@ -1,16 +1,16 @@
-// Alerts: those that fired, as they come, and those that were held back, with the reason.
+// The list of alerts: those that fired, updated as they happen, and those that were held back, with the reason.
 
 import { clock, h, put, span } from "./dom.js";
 import { openFrame } from "./frame.js";
 
 export const SNOOZES = [["15 min", 15], ["1 hour", 60], ["8 hours", 480], ["1 day", 1440]];
 const PAGE = 30;
-const MANY = 5; // more at once than this: the list anew rather than each by itself
-const LONGEST = 300; // entries after which the list begins anew: it may stay open for weeks
+const MANY = 5; // with more new alerts at once, the whole list is loaded again
+const LONGEST = 300; // entries after which the list is loaded again: the page may stay open for weeks
 const REASONS = {
   unconfirmed: "the model did not say yes often enough", cooldown: "too soon after the last alert", snoozed: "the rule was snoozed",
-  off_schedule: "outside the rule's times", late: "the frame came too late", rate_limited: "the rule had used its share of the model",
-  judge_busy: "too many frames were waiting for the model", judge_unavailable: "the model could not be asked",
+  off_schedule: "outside the rule's times", late: "the frame came too late", rate_limited: "the rule had used up its calls of the model",
+  judge_busy: "too many frames were waiting for the model", judge_unavailable: "the model was not available",
 };
 
 /** "judge_busy" -> "judge busy". @param {string} reason */
@@ -20,15 +20,15 @@ export class Alerts {
   /**
    * @param {import("./app.js").App} app
    * @param {(rule: string, minutes: number, camera: string) => void} snooze
-   * @param {() => void} changed an alert began or ended
+   * @param {() => void} changed called when an alert begins or ends
    */
   constructor(app, snooze, changed) {
     this.app = app;
     this.snooze = snooze;
     this.changed = changed;
     this.ended = new AbortController();
-    this.shown = new Map(); // of alerts that fired: id -> entry
-    this.news = []; // events not yet shown
+    this.shown = new Map(); // alerts that fired: id -> entry
+    this.news = []; // events that are not shown yet
     this.turn = Promise.resolve();
     const option = (value, text) => h("option", { value }, text);
     this.kind = h("select", { "aria-label": "Which alerts", onchange: () => this.#reload() }, option("fired", "Fired"), option("suppressed", "Held back"));
@@ -37,7 +37,7 @@ export class Alerts {
     this.said = h("p", { class: "unseen", role: "status" });
     this.problem = h("p", { class: "problem", role: "alert", hidden: true });
     this.list = h("ul", { class: "alerts-list" });
-    this.more = h("button", { type: "button", hidden: true, onclick: () => this.#inTurn(() => this.#load(this.cursor)) }, "Older ones");
+    this.more = h("button", { type: "button", hidden: true, onclick: () => this.#inTurn(() => this.#load(this.cursor)) }, "Show older");
     this.node = h("section", { class: "panel stack alerts", "aria-label": "Alerts" },
       h("div", { class: "head" }, h("h2", {}, "Alerts"), h("div", { class: "row" }, this.kind, this.rule, this.live)),
       this.said, this.problem, this.list, this.more);
@@ -46,7 +46,7 @@ export class Alerts {
     this.#reload();
   }
 
-  /** Names to choose from. @param {string[]} names */
+  /** Set the rules to choose from. @param {string[]} names */
   offer(names) {
     if ([...this.rule.options].slice(1).map(option => option.value).join() === names.join()) return;
     const chosen = this.rule.value;
@@ -59,7 +59,7 @@ export class Alerts {
     this.ended.abort();
   }
 
-  /** Show those of one rule. @param {string} rule @param {"fired"|"suppressed"} kind */
+  /** Show the alerts of one rule. @param {string} rule @param {"fired"|"suppressed"} kind */
   look(rule, kind) {
     this.kind.value = kind;
     this.rule.value = rule;
@@ -69,7 +69,7 @@ export class Alerts {
 
   #liveChanged() {
     this.#tell();
-    if (this.app.alertsLive && !this.problem.hidden) this.#reload(); // what failed while the agent was away
+    if (this.app.alertsLive && !this.problem.hidden) this.#reload(); // the last load failed while the agent was unreachable
   }
 
   #tell() {
@@ -84,7 +84,7 @@ export class Alerts {
     if (this.news.length === 1) this.#inTurn(() => this.#takeNews());
   }
 
-  /** The list is changed by one at a time, in the order in which it was asked. @param {() => Promise<void>} act */
+  /** Run changes of the list one after the other. @param {() => Promise<void>} act */
   #inTurn(act) {
     this.turn = this.turn.then(async () => {
       if (this.ended.signal.aborted) return;
@@ -99,7 +99,7 @@ export class Alerts {
   }
 
   async #takeNews() {
-    const began = new Map(); // by id: is it new, or known and now over?
+    const began = new Map(); // id -> true for a new alert, false for one that ended
     for (const { id, event_type: type, rule } of this.news.splice(0)) {
       const alert = id.replace(/-(on|off)$/, "");
       if (["", rule].includes(this.rule.value)) began.set(alert, type === "on" || Boolean(began.get(alert)));
@@ -110,7 +110,7 @@ export class Alerts {
     for (const [id, isNew] of began) if (isNew || this.shown.has(id)) await this.#renew(id, isNew);
   }
 
-  /** One alert, as it is now: in its place, or first if it is new. @param {string} id @param {boolean} isNew point it out */
+  /** Fetch one alert and show it in its place, or at the top. @param {string} id @param {boolean} isNew highlight it */
   async #renew(id, isNew) {
     const entry = this.#fired(await this.#get(`/${id}`), isNew), old = this.shown.get(id);
     const held = old?.contains(document.activeElement) ? document.activeElement.tagName : null;
@@ -125,7 +125,7 @@ export class Alerts {
 
   #reload() { this.#inTurn(() => this.#load(null)); }
 
-  /** A page of the list. @param {number|null} cursor where it begins; null: the newest, in place of what is shown */
+  /** Load a page of the list. @param {number|null} cursor where it begins; null: load the newest and replace the list */
   async #load(cursor) {
     const kind = this.kind.value, rule = this.rule.value;
     const page = await this.#get(`?${new URLSearchParams({ kind, limit: String(PAGE), ...(rule ? { rule } : {}), ...(cursor ? { cursor } : {}) })}`);
@@ -138,7 +138,7 @@ export class Alerts {
       if (kind === "fired") this.shown.set(each.id, entry);
       this.list.append(entry);
     }
-    if (!this.list.children.length) put(this.list, h("li", { class: "hint" }, kind === "fired" ? "No alert so far." : "Nothing was held back."));
+    if (!this.list.children.length) put(this.list, h("li", { class: "hint" }, kind === "fired" ? "No alert so far." : "No alert was held back."));
     this.cursor = page.next_cursor ?? null;
     this.more.hidden = this.cursor === null;
   }

@@ -1,7 +1,7 @@
-// Alerts as they happen, for the whole page: the stream of GET /v1/alerts/stream becomes the event "alert".
+// Turns the stream of GET /v1/alerts/stream into the event "alert" for the whole page.
 //
-// A hidden tab holds no connection (browsers allow six to one server, for all tabs together) and catches up when it is
-// looked at again; so does a page whose connection broke off.
+// A hidden tab keeps no connection open, because browsers allow six to one server for all tabs together. It catches up
+// when it becomes visible, as does a page that lost its connection.
 
 import { sleep } from "./dom.js";
 
@@ -26,7 +26,7 @@ async function follow(app, ended) {
       for await (const { id, data } of app.api.events("/v1/alerts/stream", { signal, headers })) {
         last = id;
         if (data) app.emit("alert", data);
-        else tell(true); // it has begun, after the event of that id
+        else tell(true); // the stream has begun, after the event with this id
       }
     } catch (error) {
       if (error.status === 401) return;
@@ -38,7 +38,7 @@ async function follow(app, ended) {
   }
 }
 
-/** Wait until somebody can see the page. @param {AbortSignal} signal */
+/** Wait until the page is visible. @param {AbortSignal} signal */
 async function visible(signal) {
   while (document.hidden && !signal.aborted) {
     await new Promise(next => {

@@ -1,20 +1,20 @@
-// The agent's HTTP API as the page uses it: the token, errors in words, JSON, and server-sent events over fetch.
-// The token lives in this tab's session storage and travels in a header, never in a URL after the first load.
+// The client for the agent's HTTP API: the token, errors, JSON, and server-sent events over fetch.
+// The token is kept in this tab's session storage and sent in a header; only the first URL may contain it.
 
 const KEY = "vilamp-token";
-const BASE = new URL("../", import.meta.url); // where the agent is: a proxy may have it below a path
+const BASE = new URL("../", import.meta.url); // the agent's URL, which may have a path when it is behind a proxy
 
-/** One of the agent's URLs: "/v1/cameras" below a prefix is "/vilamp/v1/cameras", whether it was given with it or not. @param {string} given */
+/** A path on the agent with the proxy's prefix: "/v1/cameras" and "/vilamp/v1/cameras" both become "/vilamp/v1/cameras". @param {string} given */
 export function address(given) {
   const { pathname, search } = new URL(given, BASE);
   const known = ["v1/", "whip/"].some(part => pathname.startsWith(BASE.pathname + part));
   return (known ? pathname : BASE.pathname + pathname.slice(1)) + search;
 }
 
-/** The agent's address, for other devices and programs: scheme, host and prefix, without a slash at the end. */
+/** The agent's URL for other devices and programs, without a slash at the end. */
 export const base = () => BASE.href.replace(/\/$/, "");
 
-/** The agent refused or failed; `message` says what to do. */
+/** An error response of the agent; `message` says what to do. */
 export class ApiError extends Error {
   /** @param {string} message @param {number} status @param {string|null} [code] @param {number} [retryAfter] seconds */
   constructor(message, status, code = null, retryAfter = 0) {
@@ -25,7 +25,7 @@ export class ApiError extends Error {
   }
 }
 
-/** The agent does not answer at all. */
+/** The agent cannot be reached. */
 export class Away extends Error {
   constructor() {
     super("The agent does not answer. Is it running, and is this device on its network? This page tries again by itself.");
@@ -36,16 +36,16 @@ export class Away extends Error {
 
 export class Api {
   /**
-   * @param {(error: ApiError) => void} onRefused called for every 401: the token is missing, wrong or gone
-   * @param {(reached: boolean) => void} onReached called after every request: did the agent answer?
+   * @param {(error: ApiError) => void} onRefused called for every 401: the token is missing or not valid
+   * @param {(reached: boolean) => void} onReached called after every request: whether the agent answered
    */
   constructor(onRefused, onReached) {
     this.onRefused = onRefused;
     this.onReached = onReached;
-    this.waiting = []; // those who wait for the agent to answer
+    this.waiting = []; // resolvers of the promises of `answered`
   }
 
-  /** Resolves when the agent answers a request, whosever it is. @returns {Promise<void>} */
+  /** Resolves when the agent answers any request. @returns {Promise<void>} */
   answered() { return new Promise(next => this.waiting.push(next)); }
 
   get token() { return sessionStorage.getItem(KEY) ?? ""; }
@@ -55,10 +55,10 @@ export class Api {
     else sessionStorage.removeItem(KEY);
   }
 
-  /** Headers that carry the token. @returns {Record<string, string>} */
+  /** The header with the token. @returns {Record<string, string>} */
   headers() { return this.token ? { Authorization: `Bearer ${this.token}` } : {}; }
 
-  /** Take `#token=...` out of the address, if it is there, before anything can copy the address. @returns {boolean} */
+  /** Move `#token=...` from the URL into the session storage. True if there was one. @returns {boolean} */
   takeToken() {
     const given = new URLSearchParams(location.hash.slice(1));
     const secret = given.get("token");
@@ -103,25 +103,25 @@ export class Api {
       const body = JSON.parse(text);
       message = body.error?.message ?? body.detail ?? message; // OpenAI's form, or a problem document (WHIP)
       code = body.error?.code ?? null;
-    } catch { /* a proxy's own page: its status is all we know */ }
+    } catch { /* an error page of a proxy: only its status is known */ }
     const error = new ApiError(message, response.status, code, Number(response.headers.get("Retry-After")) || 0);
     if (response.status === 401) this.onRefused(error);
     return error;
   }
 
-  /** What `path` answers, as JSON. @param {string} path @param {object} [options] as for `send` @returns {Promise<any>} */
+  /** The JSON body of a response. @param {string} path @param {object} [options] as for `send` @returns {Promise<any>} */
   async json(path, options) {
     const response = await this.send(path, options);
     if (response.status === 204) return null;
     return response.json().catch(error => {
       if (error.name === "AbortError") throw error;
-      if (error instanceof TypeError) throw new Away(); // it broke off
+      if (error instanceof TypeError) throw new Away(); // the connection was lost
       throw new ApiError("What answers at this address is not a ViLaMP agent: a proxy or another program is in between.", 502);
     });
   }
 
   /**
-   * Server-sent events, as they come. Ends when the server ends the stream; throws Away when it breaks off.
+   * Yields server-sent events as they arrive, until the server ends the stream. Throws Away when the connection is lost.
    * @param {string} path @param {object} [options] as for `send`
    * @returns {AsyncGenerator<ServerEvent>}
    */
@@ -148,7 +148,7 @@ export class Api {
     }
   }
 
-  /** The path of a picture's signed URL on this server; `width`: scaled down to so many pixels. @param {string} url @param {number} [width] */
+  /** The path of a picture from its signed URL; `width` scales it down to that many pixels. @param {string} url @param {number} [width] */
   picture(url, width) {
     return address(url) + (width ? `&width=${width}` : "");
   }

@@ -1,8 +1,8 @@
-// The shell: tabs by address, the token dialog, the list of cameras, and what the views share.
+// The shell of the page: tabs, the token dialog, the list of cameras, and the state that the views share.
 //
-// A view is a module with `mount(root, app)`, which returns { unmount(), show?(), hide?() }. It is mounted at its first
-// visit and stays, hidden, while another is shown: a conversation or a half-written rule is not lost. A new token mounts
-// everything anew.
+// A view is a module with `mount(root, app)`, which returns { unmount(), show?(), hide?() }. It is mounted on its first
+// visit and then only hidden, so that a conversation or a half-written rule is not lost. A new token mounts every view
+// again.
 
 import { followAlerts } from "./alertstream.js";
 import { Api, Away } from "./api.js";
@@ -12,21 +12,21 @@ import { Notice } from "./notice.js";
 import { State } from "./state.js";
 
 /**
- * What the views share.
+ * The state and functions that the views share.
  * @typedef {object} App
  * @property {Api} api
  * @property {{id: string, [field: string]: any}[]} cameras as GET /v1/cameras lists them, renewed every second or so
  * @property {{name: string|null, scopes: string[]}} who the token's name and scopes
  * @property {{cameras: string[], window: Window, question: string}} state `cameras` empty: all of them
  * @property {(scope: string) => boolean} may
- * @property {() => {after: number|null, before: number|null}} window the chosen window now, in unix seconds
+ * @property {() => {after: number|null, before: number|null}} window the chosen time range, in unix seconds
  * @property {(camera?: string) => string|undefined} zone IANA zone of a camera (of the first chosen one)
  * @property {(hash: string) => void} navigate
- * @property {(event: string, fn: (detail: any) => void) => () => void} on returns a function that ends it; events:
- *   "cameras" (list renewed), "state" (something in `state` changed: whoever changes it emits this), "alert" (an event of
- *   GET /v1/alerts/stream), "alerts-live" (`alertsLive` changed), "erased" (frames of the camera of that name, by this page)
- * @property {import("./state.js").Health} health what works, as GET /readyz says; renewed every few seconds (event "health")
- * @property {boolean} alertsLive are alerts heard as they happen?
+ * @property {(event: string, fn: (detail: any) => void) => () => void} on returns a function that unsubscribes; events:
+ *   "cameras" (list renewed), "state" (`state` changed; emitted by the code that changes it), "alert" (an event of
+ *   GET /v1/alerts/stream), "alerts-live" (`alertsLive` changed), "erased" (this page erased frames of the named camera)
+ * @property {import("./state.js").Health} health the result of GET /readyz, renewed every few seconds (event "health")
+ * @property {boolean} alertsLive whether the stream of alerts is connected
  * @property {(event: string, detail?: any) => void} emit
  */
 
@@ -84,7 +84,7 @@ function windowNow({ kind, seconds = 0, after = null, before = null }) {
 
 const allowed = () => VIEWS.filter(view => view.scope === null || app.may(view.scope));
 
-/** Show the view that the address names ("#publish=gate" is the cameras' view too). */
+/** Show the view that the URL's hash names ("#publish=gate" opens the cameras' view). */
 async function route() {
   if (api.takeToken()) return start();
   const views = allowed();
@@ -102,7 +102,7 @@ async function route() {
   else await mountView(view);
 }
 
-/** The links stay the same ones: who has just pressed Enter on one is still on it. */
+/** Keep the links where possible, so that the focused one keeps the focus. */
 function showTabs(views, view) {
   const links = () => [...$("tabs").children];
   if (links().map(link => link.hash).join("") !== views.map(each => `#${each.id}`).join("")) {
@@ -137,25 +137,25 @@ async function mountView(view) {
 
 // --- token ---
 
-/** A request was refused: the first time this asks for a token, then it says what is wrong with the one entered. */
+/** A request was refused (401): ask for a token, or say what is wrong with the one just entered. */
 function refused({ message }) {
   if (!$("token-dialog").open) return askForToken(message);
-  if (!api.token) return; // refused for having none, which the dialog says already
+  if (!api.token) return; // the open dialog asks for one already
   api.token = "";
-  $("token-problem").textContent = `This token does not do: ${message}.`;
+  $("token-problem").textContent = `This token does not work: ${message}.`;
   $("token-problem").hidden = false;
 }
 
-/** @param {string} reason why a token is needed, as the server said it */
+/** @param {string} reason the server's message */
 function askForToken(reason) {
-  $("token-reason").textContent = api.token ? `The token does not open this: ${reason}. Enter one that does.` : "Enter a token to see the cameras.";
+  $("token-reason").textContent = api.token ? `This needs another token: ${reason}.` : "Enter a token to see the cameras.";
   api.token = "";
   $("token").value = "";
   $("token-problem").hidden = true;
   $("token-dialog").showModal();
 }
 
-$("token-dialog").addEventListener("cancel", event => event.preventDefault()); // nothing behind it works without
+$("token-dialog").addEventListener("cancel", event => event.preventDefault()); // the page does not work without a token
 $("token-form").addEventListener("submit", event => {
   event.preventDefault();
   api.token = $("token").value.trim();
@@ -183,15 +183,15 @@ function clear() {
   current = "";
 }
 
-/** Who are we? Then show the view. With no server this tries again until there is one. */
+/** Ask the agent what the token allows, then show the view. Retries until the agent answers. */
 async function start() {
   const mine = starts += 1;
-  app.who = { name: null, scopes: [] }; // until the agent has said whose token this is, nothing is asked for with it
+  app.who = { name: null, scopes: [] }; // allow nothing until the agent has said what the token covers
   clear();
   while (mine === starts) {
     try {
       app.who = await api.json("/v1/whoami");
-      if (app.may("ask")) await renew(); // views begin with the cameras and their zones at hand
+      if (app.may("ask")) await renew(); // views need the cameras and their time zones
       break;
     } catch (error) {
       if (error.status === 401) return;
@@ -199,7 +199,7 @@ async function start() {
       await sleep(POLL_S.away);
     }
   }
-  if (mine !== starts) return; // another token has been entered meanwhile
+  if (mine !== starts) return; // another token was entered in the meantime
   if ($("token-dialog").open) $("token-dialog").close();
   $("who").hidden = app.who.name === null;
   $("who").textContent = `${app.who.name ?? ""} · change`;
@@ -220,7 +220,7 @@ function showTrouble() {
   if ($("banner").textContent !== words) $("banner").textContent = words;
 }
 
-/** What the agent answered is an error, and not one that a token would mend. */
+/** Show an error that another token would not solve. */
 function complain(error) {
   trouble.refusal = error instanceof Away || error.status === 401 ? "" : `The cameras cannot be listed: ${error.message} Trying again…`;
   showTrouble();

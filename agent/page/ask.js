@@ -1,16 +1,16 @@
-// Asking: what is asked about, the conversation, and the evidence. One question at a time; it can be stopped.
+// The view for questions: cameras and time range, the conversation, and the frames each answer cites.
 
 import { Away } from "./api.js";
 import { clock, h, number, put } from "./dom.js";
 import { openFrame, outline } from "./frame.js";
 import { inWords, scopePicker } from "./scope.js";
 
-const SHOWN = 12; // of an answer's frames, until all are asked for
+const SHOWN = 12; // frames of an answer shown before "Show all"
 const THUMB = 320; // pixels across
-const MAX_TURNS = 4; // earlier questions sent along
+const MAX_TURNS = 4; // earlier questions sent with a follow-up
 const EXAMPLES = ["What can you see at the moment?", "Did a person ever come?", "How many cars came?"];
-const STAGES = { queue: "waiting for its turn", embed: "reading the question", window: "opening the memory", select: "choosing frames", reencode: "encoding again",
-  merge: "merging frames", pictures: "preparing pictures", first_token: "first word", generate: "the other words", total: "in all" };
+const STAGES = { queue: "waiting for its turn", embed: "reading the question", window: "opening the memory", select: "choosing frames", reencode: "encoding frames",
+  merge: "merging frames", pictures: "preparing pictures", first_token: "first word", generate: "rest of the answer", total: "total" };
 
 /** @param {HTMLElement} root @param {import("./app.js").App} app */
 export function mount(root, app) {
@@ -21,13 +21,13 @@ export function mount(root, app) {
 class Ask {
   constructor(root, app) {
     this.app = app;
-    this.turns = []; // {question, answer}, of whole answers
+    this.turns = []; // {question, answer} of complete answers
     this.erased = app.on("erased", camera => this.shown.forEach(turn => turn.recheck(camera)));
-    this.shown = []; // turns on the page
-    this.running = null; // AbortController of the answer being written
+    this.shown = []; // turns that are on the page
+    this.running = null; // AbortController of the answer in progress
     this.scope = scopePicker(app);
     this.empty = h("div", { class: "empty" }, h("strong", {}, "Ask about what the cameras saw"),
-      h("p", {}, "The answer comes with the frames it rests on."),
+      h("p", {}, "The answer shows the frames it is based on."),
       h("div", { class: "row examples" }, EXAMPLES.map(text => h("button", { type: "button", onclick: () => this.ask(text) }, text))));
     this.list = h("div", { class: "stack turns" });
     this.input = h("textarea", { id: "question", rows: 1, maxlength: 2000, required: true, placeholder: "Did a red car come?" });
@@ -70,9 +70,9 @@ class Ask {
   }
 
   #hint() {
-    const alone = "This model reads one question at a time: write each so that it can be understood alone.";
-    this.hint.textContent = !this.turns.length ? "Enter asks, Shift+Enter begins a new line."
-      : this.conversations ? "A follow-up: the questions and answers above are sent along." : alone;
+    const alone = "This model reads each question alone, without the conversation: write it so that it can be understood by itself.";
+    this.hint.textContent = !this.turns.length ? "Enter sends the question, Shift+Enter starts a new line."
+      : this.conversations ? "The questions and answers above are sent with a follow-up." : alone;
   }
 
   async ask(question) {
@@ -103,7 +103,7 @@ class Ask {
     this.stop.hidden = !controller;
     this.fresh.hidden = Boolean(controller) || !this.list.children.length;
     const at = document.activeElement;
-    if (!controller && (at === document.body || !at?.checkVisibility())) this.input.focus({ preventScroll: true }); // it was on "Stop"
+    if (!controller && (at === document.body || !at?.checkVisibility())) this.input.focus({ preventScroll: true }); // "Stop" had it
   }
 
   #body(question) {
@@ -132,7 +132,7 @@ class Turn {
       h("p", { class: "hint" }, `${where} · ${inWords(window, app.zone())}`)), this.answer, this.status, this.evidence, this.notes, this.timings);
   }
 
-  /** Ask and show what comes. Errors are shown, not thrown. @param {object} body @param {AbortSignal} signal */
+  /** Ask, and show the answer as it arrives. Shows errors; throws none. @param {object} body @param {AbortSignal} signal */
   async run(body, signal) {
     const began = performance.now();
     try {
@@ -140,7 +140,7 @@ class Turn {
         if (data === null) this.whole = true;
         else this.#take(data, began);
       }
-      if (!this.whole && !this.failed) this.#fail("The answer broke off: the agent was stopped or restarted. Ask again.");
+      if (!this.whole && !this.failed) this.#fail("The answer is incomplete: the agent was stopped or restarted. Ask again.");
       else if (!this.failed) this.status.hidden = true;
     } catch (error) {
       this.#fail(signal.aborted ? "Stopped." : this.#advice(error));
@@ -150,8 +150,8 @@ class Turn {
   }
 
   #advice(error) {
-    if (error instanceof Away) return this.text ? "The answer broke off: the connection was lost. Ask again." : error.message;
-    if (error.status === 401) return "The token is not known to the agent (any more). Enter one that is, and ask again.";
+    if (error instanceof Away) return this.text ? "The answer is incomplete: the connection was lost. Ask again." : error.message;
+    if (error.status === 401) return "The agent does not accept this token (any more). Enter another one and ask again.";
     return `${error.message}${error.retryAfter ? ` Try again in ${error.retryAfter} s.` : ""}`;
   }
 
@@ -190,15 +190,15 @@ class Turn {
     this.thumbs.push({ image, frame });
     return h("li", {}, h("button", { type: "button", class: "picture", "aria-label": `${frame.kind} frame of ${frame.camera} at ${at}`, onclick: () => openFrame(this.app, frame) }, image, outline(image, frame.boxes)),
       h("p", { class: "caption" }, h("span", { class: `chip ${frame.kind}` }, frame.kind), h("span", {}, `${this.app.cameras.length > 1 ? `${frame.camera} ` : ""}${at}`),
-        h("span", { class: "soft", title: "cosine with the question" }, frame.score.toFixed(2))));
+        h("span", { class: "soft", title: "similarity to the question (cosine)" }, frame.score.toFixed(2))));
   }
 
-  /** Frames of a camera have been erased: their pictures go from the page. @param {string} camera */
+  /** Check the shown pictures of a camera whose frames were erased. @param {string} camera */
   recheck(camera) {
     for (const { image, frame } of this.thumbs) if (frame.camera === camera && image.isConnected) this.#again(image, frame);
   }
 
-  /** A picture that did not come: its address has expired, or the frame is no more. */
+  /** Reload a picture: its URL has expired, or its frame was deleted. */
   async #again(image, { frame_id: id }) {
     const gone = words => image.replaceWith(h("span", { class: "gone" }, words));
     image.addEventListener("error", () => gone("No picture"));

@@ -1,11 +1,11 @@
-// The wall: the newest kept frame of every camera with its state, and the panel that makes this device a camera.
+// The view with the newest frame and the state of every camera, and the panel that makes this device a camera.
 
 import { base } from "./api.js";
 import { bytes, clock, h, number, put, span } from "./dom.js";
 import { openFrame } from "./frame.js";
 import { publishPanel } from "./publish.js";
 
-const WARM_S = 60; // with less video than this answers say how little there is
+const WARM_S = 60; // with less video than this, answers say how little there is
 const THUMB = 640;
 
 /** @param {HTMLElement} root @param {import("./app.js").App} app */
@@ -19,7 +19,7 @@ export function mount(root, app) {
   put(empty, app.may("ask")
     ? [h("strong", {}, "No camera yet"), h("p", {}, "Use this device's camera, publish from OBS or FFmpeg to ", h("code", {}, `${base()}/whip/<name>`),
       ", or list cameras in the configuration.")]
-    : [h("strong", {}, "This token publishes"), h("p", {}, "It opens no pictures: to see the cameras, enter another token.")]);
+    : [h("strong", {}, "This token publishes only"), h("p", {}, "To see the cameras, enter another token.")]);
 
   const show = () => {
     if (root.hidden) return;
@@ -39,16 +39,16 @@ export function mount(root, app) {
   return { unmount: off, show: open };
 }
 
-/** What a camera is doing, in one word and with a class for its colour. @param {any} camera */
-export function stateOf(camera) {
+/** The state of a camera in words, and the class for its colour. @param {any} camera */
+function stateOf(camera) {
   const held = camera.oldest === null ? 0 : camera.newest - camera.oldest;
-  if (camera.state === "live" && camera.problem) return { kind: "stalled", words: "live, but" };
+  if (camera.state === "live" && camera.problem) return { kind: "stalled", words: "live, with a problem" };
   if (camera.state === "live" && held < WARM_S) return { kind: "warming", words: `warming up: ${span(held)} of video so far` };
   return { kind: camera.state, words: camera.state };
 }
 
-/** Frames that did not make it, in all. @param {any} camera */
-export const drops = camera => camera.lost + (camera.source?.dropped ?? 0);
+/** Frames dropped or lost, in total. @param {any} camera */
+const drops = camera => camera.lost + (camera.source?.dropped ?? 0);
 
 function card(id, app) {
   const image = h("img", { alt: "", loading: "lazy" });
@@ -56,9 +56,9 @@ function card(id, app) {
   const chip = h("span", { class: "chip" }), facts = h("p", { class: "facts" }), problem = h("p", { class: "problem" });
   const fluent = h("a", { target: "_blank", rel: "noopener noreferrer" }, "Fluent video");
   const ask = h("a", { href: "#ask", onclick: () => { app.state.cameras = [id]; app.emit("state"); } }, "Ask about it");
-  let frame = null, missing = false; // missing: its picture could not be had
+  let frame = null, missing = false; // missing: the picture could not be loaded
   open.addEventListener("click", () => frame && openFrame(app, frame));
-  const seen = is => { missing = !is; image.style.visibility = is ? "" : "hidden"; }; // hidden for good it would never load
+  const seen = is => { missing = !is; image.style.visibility = is ? "" : "hidden"; }; // not `hidden`: a lazy image without a box is never loaded
   image.addEventListener("error", () => seen(false));
   image.addEventListener("load", () => seen(true));
   return {
@@ -80,7 +80,7 @@ function card(id, app) {
       chip.className = `chip ${kind}`;
       chip.textContent = words;
       const now = Date.now() / 1000, lost = drops(camera);
-      put(facts, camera.frames === 0 ? "Nothing remembered yet" : [
+      put(facts, camera.frames === 0 ? "No frames yet" : [
         `${number(camera.frames)} frames`, ` · ${bytes(camera.bytes)}`, ` · oldest ${span(now - camera.oldest)} ago`,
         kind !== "live" && kind !== "warming" && ` · newest ${span(now - camera.newest)} ago`],
         ` · ${lost ? `${number(lost)} dropped` : "no drops"}`, camera.source?.width ? ` · ${camera.source.width}×${camera.source.height}` : "");

@@ -1,9 +1,9 @@
-// Small helpers: making elements, and times and numbers as people read them. Knows nothing of the agent.
+// Helpers that make elements and format times and numbers.
 
 /**
- * An element: `h("button", { class: "primary", onclick: f }, "Ask")`. Text is always text, never markup.
+ * Make an element: `h("button", { class: "primary", onclick: f }, "Ask")`. Strings become text, never markup.
  * @param {string} tag
- * @param {Record<string, any>} [props] `class`, `on...` handlers, and attributes; null and false leave one out
+ * @param {Record<string, any>} [props] `class`, `on...` handlers, and attributes; null and false are left out
  * @param {...(Node|string|number|null|false|undefined)} children
  * @returns {any}
  */
@@ -11,7 +11,7 @@ export function h(tag, props = {}, ...children) {
   return fill(document.createElement(tag), props, children);
 }
 
-/** As `h`, for SVG. @param {string} tag @param {Record<string, any>} [props] @param {...any} children */
+/** As `h`, for SVG elements. @param {string} tag @param {Record<string, any>} [props] @param {...any} children */
 export function svg(tag, props = {}, ...children) {
   return fill(document.createElementNS("http://www.w3.org/2000/svg", tag), props, children);
 }
@@ -26,7 +26,7 @@ function fill(node, props, children) {
   return node;
 }
 
-/** Put `children` in place of what `node` holds. @param {Element} node @param {...any} children */
+/** Replace the children of `node`. @param {Element} node @param {...any} children */
 export function put(node, ...children) {
   node.replaceChildren(...children.flat().filter(each => each !== null && each !== undefined && each !== false));
 }
@@ -48,8 +48,8 @@ const HALF_DAY = 43200;
 const offset = (time, zone) => Date.parse(`${wall(Math.floor(time), zone)}Z`) / 1000 - Math.floor(time);
 
 /**
- * Unix seconds at which clocks in a zone show `text`: the inverse of `wall`. When they are set back they show an hour twice:
- * the first time counts, or the last if `latest`. A time that is passed over in spring is the moment of the change.
+ * Unix seconds of local time `text`, the inverse of `wall`. When clocks are set back, an hour occurs twice:
+ * the earlier time is returned, or the later one if `latest`. A time that clocks skip in spring is the moment of the change.
  * @param {string} text "2026-10-25T02:40:00" @param {string} [zone] @param {boolean} [latest]
  */
 export function unix(text, zone, latest = false) {
@@ -60,7 +60,7 @@ export function unix(text, zone, latest = false) {
   return change(Math.min(early, late), Math.max(early, late), zone);
 }
 
-/** The moment between two at which a zone's clocks are set. @param {number} low @param {number} high @param {string} [zone] */
+/** The moment between `low` and `high` at which the zone's offset changes. @param {number} low @param {number} high @param {string} [zone] */
 function change(low, high, zone) {
   const old = offset(low, zone);
   while (high - low > 1) {
@@ -73,7 +73,7 @@ function change(low, high, zone) {
 
 const zoneNames = new Map();
 
-/** The zone's short name where clocks show this local time twice ("CEST"), else "". @param {number} time @param {string} [zone] */
+/** The zone's short name ("CEST") when this local time occurs twice, else "". @param {number} time @param {string} [zone] */
 export function ambiguity(time, zone) {
   const own = offset(time, zone);
   const others = [offset(time - HALF_DAY, zone), offset(time + HALF_DAY, zone)].filter(other => other !== own);
@@ -86,8 +86,8 @@ export function ambiguity(time, zone) {
 }
 
 /**
- * Date and clock time in a zone, with the zone's name where it is shown twice: "2026-10-25 02:40:05 CEST".
- * @param {number} time unix seconds @param {string} [zone] @param {number} [digits] of the second: 1 for tenths, 3 for thousandths
+ * Local date and time, with the zone's name when it occurs twice: "2026-10-25 02:40:05 CEST".
+ * @param {number} time unix seconds @param {string} [zone] @param {number} [digits] decimals of the second
  */
 export function stamp(time, zone, digits = 0) {
   const part = digits ? `.${String(Math.floor(time * 10 ** digits % 10 ** digits)).padStart(digits, "0")}` : "";
@@ -95,7 +95,7 @@ export function stamp(time, zone, digits = 0) {
   return `${wall(Math.floor(time), zone).replace("T", " ")}${part}${name && ` ${name}`}`;
 }
 
-/** As `stamp`, without the date if it is today there. @param {number} time @param {string} [zone] @param {number} [digits] */
+/** As `stamp`, without today's date. @param {number} time @param {string} [zone] @param {number} [digits] */
 export function clock(time, zone, digits = 0) {
   const told = stamp(time, zone, digits);
   return told.startsWith(wall(Date.now() / 1000, zone).split("T")[0]) ? told.slice(11) : told;
@@ -120,13 +120,13 @@ export function bytes(count) {
 /** "12,345". @param {number} value */
 export const number = value => value.toLocaleString("en");
 
-/** Wait, or until the signal aborts. @param {number} seconds @param {AbortSignal} [signal] @returns {Promise<void>} */
+/** Wait until the time is over or the signal aborts. @param {number} seconds @param {AbortSignal} [signal] @returns {Promise<void>} */
 export function sleep(seconds, signal) {
   return new Promise(done => {
     if (signal?.aborted) return done();
     const end = () => {
       clearTimeout(timer);
-      signal?.removeEventListener("abort", end); // a signal may outlive thousands of waits
+      signal?.removeEventListener("abort", end); // the same signal is used for thousands of waits
       done();
     };
     const timer = setTimeout(end, seconds * 1000);

@@ -1,37 +1,37 @@
-// Paints a strip of time on a canvas: relevance as an area, keyframes as marks by kind, gaps hatched, alerts as flags.
-// Pure but for the canvas it is given: all it knows comes in `scene`. Colours are the page's own custom properties.
+// Paints a timeline on a canvas: relevance as an area, keyframes as marks by kind, gaps hatched, alerts as flags.
+// Everything it draws is in `scene`. Colours are the page's custom properties.
 
 import { inSight, ticks, toX } from "./ticks.js";
 
 /**
- * Bins of one stretch, as the timeline endpoint gives them.
+ * The bins of one time range, as the timeline endpoint returns them.
  * @typedef {{after: number, before: number, bin_s: number, gap_s: number, gaps: [number, number][],
  *   points: {t: number, count: number, max: number|null, mean: number|null, frame_id: number, time: number}[]}} Layer
  * @typedef {{frame_id: number, time: number, kind: string, score: number, url: string}} Keyframe
  * @typedef {{start: number, end: number|null, suppressed?: boolean, [field: string]: any}} Flag
  * @typedef {object} Scene
- * @property {Layer[]} layers coarse first; where a later one reaches it is drawn instead
+ * @property {Layer[]} layers the coarse one, then a finer one that is drawn instead where it has data
  * @property {Keyframe[]} keyframes
  * @property {Flag[]} flags
- * @property {number|null} oldest nothing is remembered before
- * @property {{low: number, high: number}|null} scale of the scores; null: how many frames, not how relevant
+ * @property {number|null} oldest time of the oldest stored frame
+ * @property {{low: number, high: number}|null} scale range of the scores; null: draw the number of frames instead
  * @property {string} [zone]
  * @property {import("./ticks.js").Stretch} view
- * @property {import("./ticks.js").Stretch|null} range what is chosen
+ * @property {import("./ticks.js").Stretch|null} range the chosen range
  * @property {number|null} cursor
  */
 
-export const AXIS = 24, FLAGS = 22, MARKS = 20; // heights of the lanes
+export const AXIS = 24, FLAGS = 22, MARKS = 20; // heights of the lanes, px
 const NAMES = ["surface", "raised", "line", "text", "soft", "accent", "bad", "warn", "tint", "relevant", "recent", "filling"];
-const REST = "#888"; // where the sheet has not loaded
+const REST = "#888"; // used until the style sheet is loaded
 
-/** The page's colours at this moment: they change with the light. @param {Element} element */
+/** The page's current colours, which differ between light and dark mode. @param {Element} element */
 export function palette(element) {
   const style = getComputedStyle(element);
   return Object.fromEntries(NAMES.map(name => [name, style.getPropertyValue(`--${name}`).trim() || REST]));
 }
 
-/** The scale that all scores of a layer fit into. @param {Layer} layer */
+/** The range of all scores of a layer, with some room. @param {Layer} layer */
 export function scaleOf(layer) {
   const scored = layer.points.filter(point => point.max !== null);
   if (!scored.length) return null;
@@ -56,7 +56,7 @@ export function paint(ctx, width, height, scene, colours) {
   paintCursor(frame);
 }
 
-/** Each layer where no later one reaches; the canvas is clipped meanwhile. */
+/** Draw each layer, clipped to the part where no finer one is drawn. */
 function eachLayer({ ctx, width, height, scene, x }, draw) {
   let from = 0, to = width;
   const cover = (left, right, layer) => {
@@ -144,14 +144,14 @@ function paintArea({ ctx, width, top, bottom, scene, colours, x }, layer) {
   if (inView.length && width / inView.length > 14) for (const point of inView) dot(ctx, x(point.time), levels[0][1](point));
 }
 
-/** A frame on its own, once there is room to tell frames apart. */
+/** A dot for a single frame, when there is room for them. */
 function dot(ctx, x, y) {
   ctx.beginPath();
   ctx.arc(x, y, 2.6, 0, 2 * Math.PI);
   ctx.fill();
 }
 
-/** One run of points without a gap, as a closed outline; returns where the next run begins. */
+/** Trace a run of points without a gap as a closed outline. Returns the index of the next run. */
 function trace(ctx, { points, bin_s, gap_s }, n, end, x, y, bottom) {
   const reach = gap_s + 1.5 * bin_s;
   let left = x(points[n].t);
@@ -162,7 +162,7 @@ function trace(ctx, { points, bin_s, gap_s }, n, end, x, y, bottom) {
     ctx.lineTo(x(points[n].t + bin_s / 2), y(points[n]));
     last = n;
   }
-  const right = Math.max(x(points[last].t + bin_s), left + 1.5); // a lone frame is seen, too
+  const right = Math.max(x(points[last].t + bin_s), left + 1.5); // keep a single frame visible
   ctx.lineTo(right, y(points[last]));
   ctx.lineTo(right, bottom);
   ctx.closePath();
@@ -192,7 +192,7 @@ function paintRange({ ctx, height, scene, colours, x }) {
   }
 }
 
-/** A keyframe: its kind's shape in the lane below, and for what the question chose a stem up to its score. */
+/** A keyframe: the shape of its kind in the lane below, and for a relevant one a stem up to its score. */
 function paintMark({ ctx, width, top, bottom, scene, colours, x }, keyframe) {
   const at = x(keyframe.time), middle = bottom + MARKS / 2;
   if (at < -8 || at > width + 8) return;
@@ -207,7 +207,7 @@ function paintMark({ ctx, width, top, bottom, scene, colours, x }, keyframe) {
   shape(ctx, keyframe.kind, at, middle);
 }
 
-/** A disc (relevant), a triangle (recent) or a ring (filling): told apart without colour. */
+/** A disc (relevant), a triangle (recent) or a ring (filling), so that kinds differ without colour. */
 export function shape(ctx, kind, x, y) {
   ctx.beginPath();
   if (kind === "recent") {

@@ -1,4 +1,4 @@
-// The rules' editor with the dry run beside it: what the rule would have done with the stored history, before it is armed.
+// The editor for a rule, with a dry run beside it that shows what the rule would have done with the stored history.
 
 import { clock, h, number, put, sleep, span } from "./dom.js";
 import { scaleOf } from "./draw.js";
@@ -7,14 +7,14 @@ import { FrameCard } from "./framecard.js";
 import { RuleForm } from "./ruleform.js";
 import { Strip } from "./strip.js";
 
-const REST_MS = 500; // the dry run begins when nothing has been typed for so long
+const REST_MS = 500; // pause in typing after which the dry run starts
 const POINTS = 900;
-const MAX_VERDICTS = 200; // asked of the model for one dry run
-const BUSY = 429, TRIES = 20, AGAIN_S = 0.5; // one dry run at a time: the one just given up may still be ending
-const STRETCHES = [["Last hour", 3600], ["Last day", 86400], ["Last week", 604800], ["All that is remembered", null]];
+const MAX_VERDICTS = 200; // model calls of one dry run
+const BUSY = 429, TRIES = 20, AGAIN_S = 0.5; // the agent runs one dry run at a time, and the one just cancelled may still be ending
+const STRETCHES = [["Last hour", 3600], ["Last day", 86400], ["Last week", 604800], ["All stored frames", null]];
 
 export class Editor {
-  /** @param {import("./app.js").App} app @param {() => void} done the rule was kept, or the editor closed */
+  /** @param {import("./app.js").App} app @param {() => void} done called when the rule was saved or the editor closed */
   constructor(app, done) {
     this.app = app;
     this.done = done;
@@ -38,10 +38,10 @@ export class Editor {
     const form = h("form", { class: "editor-form stack", onsubmit: event => { event.preventDefault(); this.#save(); } }, this.form.node, this.problem,
       h("div", { class: "row" }, this.arm, h("button", { type: "button", onclick: () => this.close() }, "Cancel")));
     const trial = h("div", { class: "stack trial" },
-      h("div", { class: "row" }, h("h3", {}, "On the past"),
+      h("div", { class: "row" }, h("h3", {}, "Dry run"),
         h("label", { class: "unseen", for: "dry-camera" }, "Camera"), this.camera, h("label", { class: "unseen", for: "dry-stretch" }, "How far back"), this.stretch),
       h("div", { class: "strip-box" }, this.strip.node, this.card.node),
-      h("p", { class: "hint" }, "Red flags: it would have fired. Grey flags: the gate opened, and it would have been held back."), this.result, this.sweep, this.found);
+      h("p", { class: "hint" }, "Red flags: alerts that would have fired. Grey flags: alerts that would have been held back."), this.result, this.sweep, this.found);
     this.node = h("section", { class: "panel stack editor", hidden: true, "aria-label": "Rule editor" }, this.title, h("div", { class: "editor-columns" }, form, trial));
   }
 
@@ -64,14 +64,14 @@ export class Editor {
     if (rule) this.#try();
   }
 
-  /** Put it away. */
+  /** Close the editor. */
   close() {
     this.#rest();
     this.node.hidden = true;
     this.done();
   }
 
-  /** For good: the view goes. */
+  /** Release everything: the view is being removed. */
   end() {
     this.#rest();
     this.strip.close();
@@ -108,12 +108,12 @@ export class Editor {
 
   #forget() {
     this.strip.set({ layers: [], flags: [], scale: null, oldest: null });
-    put(this.result, h("span", { class: "hint" }, "Type what to watch for, and see here when it would have come up."));
+    put(this.result, h("span", { class: "hint" }, "Type what to watch for to see when it would have fired."));
     put(this.sweep);
     put(this.found);
   }
 
-  /** First what the gate alone says, at once; then what the model says to it. @param {boolean} [everyGate] for each of the sweep */
+  /** Show the result of the gate alone, then with the model. @param {boolean} [everyGate] ask the model for every gate of the sweep */
   async #try(everyGate = false) {
     this.trying?.abort();
     const { signal } = this.trying = new AbortController();
@@ -124,7 +124,7 @@ export class Editor {
     this.strip.node.setAttribute("aria-busy", "true");
     try {
       if (!everyGate) {
-        put(this.result, h("span", { class: "hint" }, "Trying it on the past…"));
+        put(this.result, h("span", { class: "hint" }, "Trying the rule on the stored history…"));
         this.progress.textContent = "Asking the model…";
         await this.#drawRelevance(rule.condition, camera, after, signal);
         const gate = await this.#dryRun({ ...body, sweep: true, max_judgements: 0 }, signal);
@@ -140,7 +140,7 @@ export class Editor {
     if (!signal.aborted) this.strip.node.removeAttribute("aria-busy");
   }
 
-  /** @returns {Promise<any>} what POST /v1/rules/dry-run says in the end */
+  /** @returns {Promise<any>} the result of POST /v1/rules/dry-run */
   async #dryRun(body, signal) {
     for (let tries = 0; ; tries += 1) {
       try {
@@ -149,7 +149,7 @@ export class Editor {
           if (data?.result) return data.result;
           if (data?.progress?.judge_calls_made) this.progress.textContent = `Asking the model… ${number(data.progress.judge_calls_made)} verdicts, ${Math.round(100 * data.progress.done)} %`;
         }
-        throw new Error("The dry run broke off.");
+        throw new Error("The dry run did not finish: the connection was lost.");
       } catch (error) {
         if (error.status !== BUSY || tries >= TRIES) throw error;
         await sleep(AGAIN_S, signal);
@@ -167,7 +167,7 @@ export class Editor {
     this.strip.look(this.strip.home);
   }
 
-  /** @param {any} dry what POST /v1/rules/dry-run answers @param {boolean} gateOnly the model has not been asked yet */
+  /** @param {any} dry the result of POST /v1/rules/dry-run @param {boolean} gateOnly the model has not been asked yet */
   #show(dry, gateOnly) {
     const length = span(dry.before - dry.after);
     const openings = dry.gate_openings ? `the gate would have opened ${times(dry.gate_openings)}` : "the gate would never have opened";
@@ -192,7 +192,7 @@ export class Editor {
       return node;
     };
     const unknown = value => value === null ? "?" : number(value);
-    put(this.sweep, h("table", {}, h("caption", { class: "hint" }, "Another gate"),
+    put(this.sweep, h("table", {}, h("caption", { class: "hint" }, "Other gates"),
       h("thead", {}, h("tr", {}, ["Gate", "Opens", "Fires", "Verdicts"].map(text => h("th", { scope: "col" }, text)), h("td"))),
       h("tbody", {}, sweep.map(row => h("tr", { "aria-current": row.on === rule.gate.on && "true" },
         h("th", { scope: "row" }, h("button", { type: "button", class: "quiet", title: "Set the gate to this", onclick: () => this.#useGate(row.on) }, row.on.toFixed(1))),
@@ -216,7 +216,7 @@ export class Editor {
   }
 }
 
-/** A row of the sweep, with what the model said to this very gate. */
+/** A row of the sweep, completed with the model's verdicts when it is the rule's own gate. */
 const withVerdicts = (row, { rule, complete, alerts, judge_calls: calls }) =>
   complete && row.on === rule.gate.on ? { ...row, alerts: alerts.length, judge_calls: calls } : row;
 

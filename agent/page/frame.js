@@ -1,24 +1,24 @@
-// One frame, large: its time, its metadata, where the robot stood, the frames before and after it, and download.
+// The dialog that shows one frame large, with its time, metadata, position, neighbours and a download.
 
 import { clock, h, put, stamp, svg } from "./dom.js";
 
 const STEP_S = 0.0005; // frames of a camera are at least a millisecond apart
-const PATH_S = 60, PATH_POINTS = 400; // how much of a robot's way is drawn around the frame
+const PATH_S = 60, PATH_POINTS = 400; // seconds and points of the robot's path drawn before and after the frame
 
 /** @type {FrameDialog|null} */
 let dialog = null;
 
 /**
- * Open a frame large.
+ * Open the dialog.
  * @param {import("./app.js").App} app
- * @param {{frame_id: number, [field: string]: any}} frame as the API lists it, or its id alone
+ * @param {{frame_id: number, [field: string]: any}} frame as the API returns it, or only its id
  */
 export function openFrame(app, frame) {
   dialog ??= new FrameDialog();
   dialog.open(app, frame);
 }
 
-/** Close the frame that is open: another token must not see it. */
+/** Close the dialog, because another token must not see the frame. */
 export function closeFrame() { dialog?.node.close(); }
 
 class FrameDialog {
@@ -53,12 +53,12 @@ class FrameDialog {
     await this.show(frame.frame_id, frame);
   }
 
-  /** @param {number} id @param {any} [known] as what an answer chose it: `kind`, `score` */
+  /** @param {number} id @param {any} [known] `kind`, `score` and `boxes` from an answer */
   async show(id, known) {
     this.wanted = id;
     this.problem.hidden = true;
     try {
-      const frame = await this.app.api.json(`/v1/frames/${id}`); // what is known may be hours old, its address expired
+      const frame = await this.app.api.json(`/v1/frames/${id}`); // `known` may be hours old and its URL expired
       if (this.wanted !== id) return;
       this.shown = { ...frame, kind: known?.kind, score: known?.score, boxes: known?.boxes };
       this.#draw();
@@ -66,7 +66,7 @@ class FrameDialog {
     } catch (error) {
       if (this.wanted !== id) return;
       this.#blank();
-      this.problem.textContent = error.status === 404 ? "This frame has been forgotten meanwhile: the memory keeps the newest frames." : error.message;
+      this.problem.textContent = error.status === 404 ? "This frame was deleted: the memory keeps only the newest frames." : error.message;
       this.problem.hidden = false;
     }
   }
@@ -76,7 +76,7 @@ class FrameDialog {
     if (next) this.show(next.frame_id);
   }
 
-  /** No frame: what was shown last is not taken for this one. */
+  /** Show no frame, so that the last one is not taken for the next. */
   #blank() {
     this.shown = this.previous = this.next = null;
     this.before.disabled = this.after.disabled = true;
@@ -101,13 +101,13 @@ class FrameDialog {
     this.previous = this.next = null;
     this.before.disabled = this.after.disabled = true;
     const rows = [["Local time", `${stamp(time, zone, 3)} (${zone})`],
-      kind && ["Chosen as", `${kind}, cosine ${score.toFixed(3)}`], ["Frame", String(id)],
+      kind && ["Keyframe", `${kind}, similarity ${score.toFixed(3)}`], ["Frame", String(id)],
       ...Object.entries(metadata ?? {}).map(([name, value]) => [name, typeof value === "string" ? value : JSON.stringify(value)])];
     put(this.facts, rows.filter(Boolean).map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value))));
     put(this.map);
   }
 
-  /** Find the frames before and after, and draw the way of a robot. */
+  /** Find the frames before and after, and draw the robot's path. */
   async #lookAround(frame) {
     const list = query => this.app.api.json(`/v1/cameras/${frame.camera}/frames?${new URLSearchParams(query)}`).then(page => page.data);
     const [before, after] = await Promise.all([
@@ -118,13 +118,13 @@ class FrameDialog {
     this.after.disabled = !this.next;
     if (!position(frame)) return;
     const around = await list({ after: (frame.time - PATH_S).toFixed(3), before: (frame.time + PATH_S).toFixed(3), limit: String(PATH_POINTS) });
-    if (this.wanted === frame.frame_id) put(this.map, drawWay(around.map(position).filter(Boolean), position(frame)), h("figcaption", { class: "hint" }, "Position a minute before and after; metres"));
+    if (this.wanted === frame.frame_id) put(this.map, drawWay(around.map(position).filter(Boolean), position(frame)), h("figcaption", { class: "hint" }, "Path from a minute before to a minute after, in metres"));
   }
 }
 
 /**
- * What the question names in a picture, outlined; the picture keeps its shape inside whatever holds it, and so do the outlines.
- * @param {HTMLImageElement} image @param {[number, number, number, number][]} [boxes] left, top, right, bottom, as shares of it
+ * Outlines of what the question names in a picture. They scale with the picture.
+ * @param {HTMLImageElement} image @param {[number, number, number, number][]} [boxes] left, top, right, bottom, as fractions of its size
  */
 export function outline(image, boxes) {
   if (!boxes?.length) return null;
@@ -141,13 +141,13 @@ export function outline(image, boxes) {
   return node;
 }
 
-/** Where the camera stood: metadata {x, y, heading}, metres and degrees counter-clockwise from x. */
+/** The position in a frame's metadata {x, y, heading}: metres, and degrees counter-clockwise from x. */
 function position({ metadata }) {
   const { x, y, heading } = metadata ?? {};
   return Number.isFinite(x) && Number.isFinite(y) ? { x, y, heading: Number.isFinite(heading) ? heading : null } : null;
 }
 
-/** A small map, y upwards: the way as a line, the place as an arrow (or a dot when the heading is not known). */
+/** A small map, y upwards: the path as a line, the position as an arrow, or as a dot when the heading is unknown. */
 function drawWay(way, here) {
   const all = [...way, here], xs = all.map(p => p.x), ys = all.map(p => p.y);
   const size = Math.max(1, Math.max(...xs) - Math.min(...xs), Math.max(...ys) - Math.min(...ys));

@@ -1,12 +1,12 @@
-// The card beside the cursor of a strip: the frame there, when it was, and how relevant it is.
+// The card at the cursor of a timeline: the frame there, its time and its relevance.
 
 import { clock, h, put } from "./dom.js";
 import { openFrame } from "./frame.js";
 import { nearest } from "./ticks.js";
 
-const HOVER_MS = 70; // a picture is fetched once the pointer has rested so long
-const HELD = 200; // addresses of pictures kept
-const EXPIRES_MS = 20 * 60_000; // signed addresses are asked for again long before they expire
+const HOVER_MS = 70; // the pointer rests this long before a picture is fetched
+const HELD = 200; // picture URLs kept
+const EXPIRES_MS = 20 * 60_000; // signed URLs are fetched again long before they expire
 
 export class FrameCard {
   /** @param {import("./app.js").App} app @param {() => string} camera */
@@ -20,7 +20,7 @@ export class FrameCard {
     this.known = new Map(); // frame id -> { url, at }
   }
 
-  /** Pictures may have been erased: none that was shown is shown again. */
+  /** Drop all pictures, because some may have been erased. */
   forget() {
     this.known.clear();
     this.frameId = null;
@@ -44,7 +44,7 @@ export class FrameCard {
     this.resting = setTimeout(() => this.#load(point.frame_id), HOVER_MS);
   }
 
-  /** Open the frame at that moment large. @param {number} time @param {import("./draw.js").Layer[]} layers */
+  /** Open the frame at `time` large. @param {number} time @param {import("./draw.js").Layer[]} layers */
   open(time, layers) {
     const point = pointAt(time, layers, Infinity);
     if (point) this.#openFrame(point.frame_id);
@@ -78,7 +78,7 @@ export class FrameCard {
   }
 }
 
-/** The entry at a moment in the finest layer there; none inside a gap. */
+/** The point at a moment in the finest layer that has it; null inside a gap. */
 function pointAt(time, layers, reach) {
   const layer = layers.findLast(each => time >= each.after && time <= each.before) ?? layers[0];
   const point = layer && nearest(layer.points, time);

@@ -1,5 +1,5 @@
-// Health and settings: is the agent ready, what does its model know, the numbers that matter, and what each camera's
-// memory holds, with export and (for admins) erasing.
+// The view for health and settings: readiness, the model, the main metrics, and the memory of each camera with export
+// and (for admins) erasing.
 
 import { bytes, clock, h, number, put, sleep, span, unix, wall } from "./dom.js";
 
@@ -52,8 +52,8 @@ export function mount(root, app) {
   return { unmount() { ended.abort(); ends.forEach(end => end()); dialog.root.remove(); }, show: showMemory };
 }
 
-const CHECKS = { model: "Model loaded", encoder: "Encoder tells pictures apart", disk: "Disk can be written", memory: "Memory", cameras: "Cameras", rules: "Rules",
-  answerer: "Server that answers", clock: "Clock", tasks: "Tasks", mqtt: "MQTT broker" };
+const CHECKS = { model: "Model loaded", encoder: "Encoder works", disk: "Disk can be written", memory: "Memory", cameras: "Cameras", rules: "Rules",
+  answerer: "Answering server", clock: "Clock", tasks: "Tasks", mqtt: "MQTT broker" };
 
 /** @param {import("./state.js").Health} health */
 function showReadiness(place, { known, failure, ready, degraded, checks }) {
@@ -66,10 +66,10 @@ function showReadiness(place, { known, failure, ready, degraded, checks }) {
 }
 
 function showModel(place, { id, vilamp }) {
-  const facts = { "Answers": vilamp.answerer, "Patches a frame": vilamp.patches_per_frame, "Tokens a keyframe": vilamp.keyframe_tokens,
-    "Embedding": `${vilamp.embedding_dim} numbers`, "Reads at most": vilamp.context_tokens && `${number(vilamp.context_tokens)} tokens`,
+  const facts = { "Answered by": vilamp.answerer, "Patches per frame": vilamp.patches_per_frame, "Tokens per keyframe": vilamp.keyframe_tokens,
+    "Embedding": `${vilamp.embedding_dim} numbers`, "Context": vilamp.context_tokens && `${number(vilamp.context_tokens)} tokens`,
     "Follow-ups": vilamp.conversations ? "reads the conversation" : "reads one question at a time" };
-  put(place, h("h3", {}, `Model: ${id}`), h("p", {}, vilamp.card || "This checkpoint says nothing about what it knows."),
+  put(place, h("h3", {}, `Model: ${id}`), h("p", {}, vilamp.card || "This checkpoint has no model card."),
     h("dl", { class: "facts-list" }, Object.entries(facts).filter(([, value]) => value).map(([name, value]) =>
       h("div", {}, h("dt", {}, name), h("dd", {}, typeof value === "number" ? number(value) : value)))));
 }
@@ -118,18 +118,18 @@ function showMetrics(all, place, body, details) {
       h("td", { class: "num" }, `≤ ${seconds(quantile(of("bucket"), .95))}`));
   });
   put(place, tiles.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, number(value)))),
-    lag !== null && h("div", {}, h("dt", {}, "Event loop late, 95 %"), h("dd", {}, `≤ ${seconds(lag)}`)));
+    lag !== null && h("div", {}, h("dt", {}, "Event loop delay, 95 %"), h("dd", {}, `≤ ${seconds(lag)}`)));
   put(body, rows);
   details.hidden = !rows.length;
 }
 
-const seconds = value => value === null ? "–" : !Number.isFinite(value) ? "more than the last step" : value < 1 ? `${Number((value * 1000).toPrecision(3))} ms` : `${Number(value.toPrecision(3))} s`;
+const seconds = value => value === null ? "–" : !Number.isFinite(value) ? "more than the largest bucket" : value < 1 ? `${Number((value * 1000).toPrecision(3))} ms` : `${Number(value.toPrecision(3))} s`;
 
 // --- memory ---
 
 function memoryTable(app, use, erase) {
-  if (!app.cameras.length) return h("p", { class: "soft" }, "Nothing is remembered yet.");
-  const head = ["Camera", "Frames", "Encoded", "On disk", "A day", "Full", "From", "To", ""].map(name => h("th", { scope: "col" }, name || h("span", { class: "unseen" }, "Actions")));
+  if (!app.cameras.length) return h("p", { class: "soft" }, "No frames are stored yet.");
+  const head = ["Camera", "Frames", "Encoded", "On disk", "Per day", "Full", "From", "To", ""].map(name => h("th", { scope: "col" }, name || h("span", { class: "unseen" }, "Actions")));
   return h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Memory by camera" }, h("table", {}, h("thead", {}, h("tr", {}, head)), h("tbody", {}, app.cameras.map(camera => h("tr", {},
     h("td", {}, camera.id), h("td", {}, number(camera.frames)), h("td", {}, number(camera.encoded)), h("td", {}, bytes(camera.bytes)), h("td", {}, perDay(use.get(camera.id))), h("td", {}, full(use.get(camera.id))),
     h("td", {}, camera.oldest === null ? "–" : clock(camera.oldest, camera.timezone)), h("td", {}, camera.newest === null ? "–" : clock(camera.newest, camera.timezone)),
@@ -137,9 +137,9 @@ function memoryTable(app, use, erase) {
 }
 
 const perDay = held => held?.bytes_per_day ? bytes(held.bytes_per_day) : "–";
-const full = held => held ? `${Math.round(100 * held.cap_use)} %` : "–"; // of the cap that is reached first
+const full = held => held ? `${Math.round(100 * held.cap_use)} %` : "–"; // of the limit that is reached first
 
-/** A dialog for a stretch of one camera's history. */
+/** The dialog that exports or erases a time range of one camera. */
 function eraseDialog(app) {
   const title = h("h2", { id: "erase-title" }), message = h("p", { role: "status" });
   const from = h("input", { id: "erase-from", type: "datetime-local", step: 1, required: true });

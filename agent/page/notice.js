@@ -1,8 +1,8 @@
-// The newest alert, told on every view but that of the rules, which lists them: one line, until it is put away.
+// The line that announces the newest alert on every view except that of the rules, which lists them all.
 
 import { clock, h, put } from "./dom.js";
 
-const REST_MS = 150; // a picture is fetched when no newer alert has come for so long
+const REST_MS = 150; // a picture is fetched when no newer alert arrives for this long
 const RULES = "#rules";
 
 export class Notice {
@@ -41,7 +41,7 @@ export class Notice {
     try {
       const { snapshot_url: url, camera } = await this.app.api.json(`/v1/alerts/${id.replace(/-on$/, "")}`);
       if (url && this.shown === id) put(place, h("img", { src: this.app.api.picture(url), alt: `What ${camera} showed` }));
-    } catch { /* it is told without its picture */ }
+    } catch { /* show it without its picture */ }
   }
 }
 

@@ -1,5 +1,5 @@
-// The panel "Use this device's camera": choose a camera and a name, see the picture, publish it; and a link with which
-// another device does the same. The publishing itself is publisher.js; it goes on while other views are shown.
+// The panel "Use this device's camera": choose a camera and a name, preview and publish it, or make a link with which
+// another device does the same. publisher.js publishes, and goes on while other views are shown.
 
 import { base } from "./api.js";
 import { h, put } from "./dom.js";
@@ -12,7 +12,7 @@ const NAME = "[a-z0-9_\\-]{1,64}";
 let publisher = null;
 
 /**
- * The panel, closed. `open(name)` opens it.
+ * Make the panel, closed. `open(name)` opens it.
  * @param {import("./app.js").App} app
  * @returns {{root: HTMLElement, open: (name?: string) => void, close: () => void}}
  */
@@ -78,13 +78,13 @@ export function publishPanel(app) {
       if (given && !publisher.running && !name.readOnly) name.value = given;
       root.hidden = false;
       root.querySelector("h2").focus();
-      if (!publisher.running) listDevices(device).then(allow); // not show: what is said of a failure meanwhile must stay
+      if (!publisher.running) listDevices(device).then(allow); // not `show`, which would remove the message of a failure
     },
     close() { root.hidden = true; },
   };
 }
 
-/** Names of cameras are known once this page may use one. @param {HTMLSelectElement} select @param {string} [used] its id */
+/** List the device's cameras. Browsers reveal their names once the page may use one. @param {HTMLSelectElement} select @param {string} [used] its id */
 async function listDevices(select, used) {
   const devices = await navigator.mediaDevices?.enumerateDevices() ?? [];
   const cameras = devices.filter(each => each.kind === "videoinput" && each.label);
@@ -103,19 +103,19 @@ function linkMaker(app, name, place) {
         await navigator.clipboard?.writeText(url).then(() => { copy.textContent = "Copied"; }).catch(() => {});
       } }, "Copy");
       put(place, h("label", { for: "publish-link" }, `Link for “${name.value}”`), h("div", { class: "row link" }, field, copy),
-        h("p", { class: "hint" }, "Valid for a week. Whoever has it may publish as this camera, and can see nothing. ", reachable()));
+        h("p", { class: "hint" }, "Valid for a week. Anyone with the link can publish as this camera, but cannot see anything. ", reachable()));
     } catch (error) {
       put(place, h("p", { class: "problem", role: "alert" }, error.message));
     }
   };
   return h("div", { class: "stack" },
-    h("p", { class: "hint" }, "Or make another device a camera: a phone needs nothing but a link."),
+    h("p", { class: "hint" }, "Or use another device as a camera: a phone needs only a link."),
     h("div", { class: "actions" }, h("button", { type: "button", onclick: make }, "Make a link for another device")));
 }
 
-/** What stands between another device and this address. */
+/** Why another device cannot use this address, or "". */
 function reachable() {
   const local = ["localhost", "127.0.0.1", "[::1]"].includes(location.hostname);
-  if (local) return "This address opens on this machine only: start the agent with --host 0.0.0.0 --tls self-signed and open the page under the machine's own address.";
-  return location.protocol === "https:" ? "" : "A phone gives its camera to a page only over HTTPS: start the agent with --tls self-signed.";
+  if (local) return "This address works on this machine only: start the agent with --host 0.0.0.0 --tls self-signed and open the page under the machine's own address.";
+  return location.protocol === "https:" ? "" : "Phones allow a page to use the camera only over HTTPS: start the agent with --tls self-signed.";
 }

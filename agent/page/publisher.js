@@ -1,12 +1,12 @@
-// This device's camera, published over WHIP (RFC 9725). It goes on until it is stopped: after a restart of the server or
-// a loss of the network it publishes again by itself, waiting a little longer each time. Knows no page elements.
+// Publishes this device's camera over WHIP (RFC 9725) until it is stopped. After a restart of the server or a loss of the
+// network it connects again by itself, with growing pauses. It uses no page elements.
 
 import { address, ApiError, Away } from "./api.js";
 import { sleep } from "./dom.js";
 
 const FIRST_WAIT_S = 1, LONGEST_WAIT_S = 15, CONNECT_TIMEOUT_S = 20;
 
-/** The camera could not be had; `message` says what to do. */
+/** The camera cannot be used; `message` says what to do. */
 export class NoCamera extends Error {}
 
 const CAMERA_ERRORS = {
@@ -16,13 +16,13 @@ const CAMERA_ERRORS = {
 };
 
 /**
- * The device's picture: 720p at 15 a second where it can. Throws NoCamera.
- * @param {string} [deviceId] "": the one that looks away from the user, or any
+ * Open the device's camera, at 720p and 15 frames a second if possible. Throws NoCamera.
+ * @param {string} [deviceId] "": the rear camera, or any
  * @returns {Promise<MediaStream>}
  */
 export async function openCamera(deviceId = "") {
   if (!navigator.mediaDevices) {
-    throw new NoCamera("Browsers give their camera only to pages over HTTPS or on localhost. "
+    throw new NoCamera("Browsers allow the camera only to pages over HTTPS or on localhost. "
       + "Start the agent with `--tls self-signed` and open its https:// address.");
   }
   const which = deviceId ? { deviceId: { exact: deviceId } } : { facingMode: { ideal: "environment" } };
@@ -60,7 +60,7 @@ export class Publisher {
     this.#stayAwake();
     let wait = FIRST_WAIT_S;
     while (!signal.aborted) {
-      let back = null; // resolves as soon as there is reason to try again
+      let back = null; // resolves when the agent answers again
       try {
         this.#say("connecting");
         if (await this.#once(signal)) wait = FIRST_WAIT_S;
@@ -97,7 +97,7 @@ export class Publisher {
     this.onChange();
   }
 
-  /** One session, until it is lost or `signal` aborts. Resolves to: was it ever connected? */
+  /** Run one session until it is lost or `signal` aborts. True if it was ever connected. */
   async #once(signal) {
     const peer = new RTCPeerConnection();
     const ended = new AbortController();
@@ -106,7 +106,7 @@ export class Publisher {
     try {
       const track = this.stream.getVideoTracks()[0];
       const gone = () => this.#end("failed", "The camera was disconnected or taken away. Start again.");
-      if (track.readyState === "ended") return gone(); // while there was no connection
+      if (track.readyState === "ended") return gone(); // it ended while there was no connection
       track.addEventListener("ended", gone, { signal: ended.signal });
       peer.addTransceiver(track, { direction: "sendonly", streams: [this.stream] });
       await peer.setLocalDescription(await peer.createOffer());
@@ -133,7 +133,7 @@ export class Publisher {
     return connected;
   }
 
-  /** The status of our session on the server; 0 when the server does not answer. */
+  /** The HTTP status of the session on the server; 0 when the server does not answer. */
   async #status() {
     if (!this.session) return 404;
     try {
@@ -153,14 +153,14 @@ export class Publisher {
     this.session = "";
   }
 
-  /** A phone's screen stays on while it publishes: with the screen off it would stop. */
+  /** Keep a phone's screen on, because publishing stops when it turns off. */
   async #stayAwake() {
     if (!this.running || document.hidden) return;
     this.wakeLock = await navigator.wakeLock?.request("screen").catch(() => undefined);
   }
 }
 
-/** The offer goes out with all of its addresses. @param {RTCPeerConnection} peer */
+/** Wait until the offer has all its network addresses. @param {RTCPeerConnection} peer */
 async function gathered(peer) {
   while (peer.iceGatheringState !== "complete") {
     await new Promise(next => peer.addEventListener("icegatheringstatechange", next, { once: true }));

@@ -1,8 +1,8 @@
-// The form of a rule: its settings as fields, and back. Knows nothing of the network.
+// The form of a rule: fills its fields from the settings, and reads them back.
 
 import { h, put } from "./dom.js";
 
-export const GATE = { least: 2, most: 30, step: 0.5, usual: 8 }; // spreads above the camera's own background
+const GATE = { least: 2, most: 30, step: 0.5, usual: 8 }; // in units of the camera's own noise ("spreads")
 const USUAL = { condition: "", cameras: [], gate: { on: GATE.usual, off: GATE.usual / 2 }, confirm: { n: 2, m: 3 }, clear: 2, hold_s: 10, cooldown_s: 60, schedule: [], snapshot: true };
 const DAYS = ["mon", "tue", "wed", "thu", "fri", "sat", "sun"];
 const NAME_LENGTH = 40;
@@ -27,22 +27,22 @@ export class RuleForm {
     this.end = input("end", { type: "time", required: true });
     this.times = h("fieldset", { class: "stack" }, h("div", { class: "row" }, this.days),
       h("div", { class: "row" }, field("from", this.start), field("to", this.end, "The same day, or the next.")));
-    this.kept = h("p", { class: "hint" }, "Its schedule has several parts and stays as it is.");
+    this.kept = h("p", { class: "hint" }, "The schedule has several parts and is kept as it is.");
     this.node = h("div", { class: "stack"},
-      field("Watch for", this.condition, "In plain words, as you would say it."),
+      field("Watch for", this.condition, "In plain words."),
       field("Name", this.name, "a-z, 0-9, _ and -: it is part of MQTT topics."),
       this.cameras,
       h("div", { class: "field" }, h("div", { class: "head" }, h("label", { for: "rule-gate" }, "Gate"), this.gateText), this.gate,
-        h("p", { class: "hint" }, "How unusual a picture must be for this camera before the model is asked. Left: asked more often.")),
+        h("p", { class: "hint" }, "How much a picture must differ from this camera's usual ones before the model is asked. Further left asks more often.")),
       this.more = h("details", {}, h("summary", {}, "More"), h("div", { class: "stack more" },
         h("div", { class: "row" }, field("Yes needed", this.numbers.n), field("of the last", this.numbers.m), field("No to end", this.numbers.clear)),
         h("div", { class: "row" }, field("Lasts at least (s)", this.numbers.hold_s), field("Pause after it (s)", this.numbers.cooldown_s)),
         h("label", { class: "check" }, this.snapshot, "Keep and send a picture"),
         h("label", { class: "check" }, this.timed, "Only at certain times"), this.times, this.kept)));
-    this.more.addEventListener("invalid", () => { this.more.open = true; }, { capture: true }); // a field in there is wrong: show it
+    this.more.addEventListener("invalid", () => { this.more.open = true; }, { capture: true }); // a hidden field is invalid: show it
   }
 
-  /** @param {any|null} rule as the API gives it; null: a new one @param {string[]} cameras all there are */
+  /** @param {any|null} rule as the API gives it; null: a new one @param {string[]} cameras names of all cameras */
   fill(rule, cameras) {
     const from = rule ?? USUAL;
     this.given = from;
@@ -63,7 +63,7 @@ export class RuleForm {
     this.#show();
   }
 
-  /** What the form says. The gate closes at the share of its opening that it had before. */
+  /** The settings in the form. The ratio of the gate's closing to its opening threshold stays as it was. */
   settings() {
     const on = Number(this.gate.value), { n, m, clear, hold_s: hold, cooldown_s: cooldown } = this.numbers;
     return {
@@ -99,7 +99,7 @@ export class RuleForm {
 
   #show() {
     const several = this.given.schedule.length > 1;
-    this.times.hidden = this.times.disabled = several || !this.timed.checked; // disabled: not asked for while out of sight
+    this.times.hidden = this.times.disabled = several || !this.timed.checked; // disabled: hidden fields are not required
     this.timed.parentElement.hidden = several;
     this.kept.hidden = !several;
   }

@@ -1,4 +1,4 @@
-// Rules: the list with what each has done lately, the editor with its dry run, and the alerts as they come.
+// The view for rules: the list with the state of each, the editor with its dry run, and the alerts as they happen.
 
 import { Alerts, SNOOZES, words } from "./alerts.js";
 import { clock, h, number, put, span } from "./dom.js";
@@ -45,7 +45,7 @@ class Rules {
       this.rules = (await this.app.api.json("/v1/rules")).data;
       this.alerts.offer(this.rules.map(rule => rule.name));
       const held = this.list.contains(document.activeElement) ? document.activeElement.dataset.act : null;
-      if (this.list.querySelector("select:focus")) return; // not while somebody chooses in it
+      if (this.list.querySelector("select:focus")) return; // a menu of the list is open
       put(this.list, this.rules.length ? this.rules.map(rule => this.#entry(rule)) : this.#none());
       if (held) this.list.querySelector(`[data-act="${CSS.escape(held)}"]`)?.focus();
     });
@@ -53,7 +53,7 @@ class Rules {
 
   #none() {
     return h("li", { class: "empty" }, h("strong", {}, "No rules yet."),
-      this.app.may("admin") ? "Make one: say what to watch for, see when it would have come up, then arm it." : "A token with the scope admin can make one.");
+      this.app.may("admin") ? "Create one: say what to watch for, see when it would have fired, then arm it." : "Creating one needs a token with the scope admin.");
   }
 
   #entry(rule) {
@@ -68,7 +68,7 @@ class Rules {
       h("div", { class: "head" }, h("h3", {}, rule.name), phase(rule, states)),
       h("p", {}, rule.condition),
       rule.problem && h("p", { class: "problem" }, rule.problem),
-      h("p", { class: "hint" }, `${where} · ${when} · ${number(calls)} judge calls`),
+      h("p", { class: "hint" }, `${where} · ${when} · ${number(calls)} model calls`),
       Object.keys(held).length > 0 && h("p", { class: "row" }, h("span", { class: "hint" }, "Held back:"),
         Object.entries(held).map(([reason, count]) => h("button", { type: "button", class: "chip", "data-act": `${rule.name} ${reason}`,
           onclick: () => this.alerts.look(rule.name, "suppressed") }, `${words(reason)} ${number(count)}`))),
@@ -122,7 +122,7 @@ class Rules {
 
 const snoozed = rule => rule.snoozed_until > Date.now() / 1000;
 
-/** What a rule is doing, as a chip. */
+/** The state of a rule, as a chip. */
 function phase(rule, states) {
   const on = states.filter(([, state]) => state.on).map(([camera]) => camera);
   if (on.length) return h("span", { class: "chip bad" }, `alert: ${on.join(", ")}`);

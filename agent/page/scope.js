@@ -1,15 +1,15 @@
-// What is asked about: which cameras, and which stretch of time. Reads and writes `app.state`; others may change it too.
+// The choice of cameras and time range for questions. Reads and writes `app.state`, which other code may change too.
 
 import { clock, h, put, unix, wall } from "./dom.js";
 
-const CHOICES = [["all", "All that is remembered"], ["600", "Last 10 minutes"], ["3600", "Last hour"], ["today", "Today"], ["since", "Since…"], ["range", "From the timeline"]];
+const CHOICES = [["all", "All stored frames"], ["600", "Last 10 minutes"], ["3600", "Last hour"], ["today", "Today"], ["since", "Since…"], ["range", "From the timeline"]];
 
-/** The chosen stretch in words. @param {import("./app.js").Window} window @param {string} [zone] */
+/** The chosen time range in words. @param {import("./app.js").Window} window @param {string} [zone] */
 export function inWords({ kind, seconds, after, before }, zone) {
   if (kind === "last") return CHOICES.find(each => each[0] === String(seconds))?.[1].toLowerCase() ?? `last ${seconds} s`;
   if (kind === "today") return "today";
-  if (kind === "all") return "all that is remembered";
-  return `${after ? `from ${clock(after, zone)}` : ""}${before ? ` to ${clock(before, zone)}` : ""}`.trim() || "all that is remembered";
+  if (kind === "all") return "all stored frames";
+  return `${after ? `from ${clock(after, zone)}` : ""}${before ? ` to ${clock(before, zone)}` : ""}`.trim() || "all stored frames";
 }
 
 /** @param {import("./app.js").App} app @returns {{root: HTMLElement, close: () => void}} */
@@ -34,7 +34,7 @@ export function scopePicker(app) {
     const custom = window.kind === "range" ? (window.before ? "range" : "since") : null;
     const value = custom ?? (window.kind === "last" ? String(window.seconds) : window.kind);
     if (!(value === "all" && select.value === "since" && document.activeElement === since)) select.value = value;
-    select.querySelector("[value=range]").disabled = custom !== "range"; // it is dragged on the timeline
+    select.querySelector("[value=range]").disabled = custom !== "range"; // ranges are chosen on the timeline
     since.hidden = select.value !== "since";
     if (custom === "since" && document.activeElement !== since) since.value = wall(window.after, app.zone());
     range.textContent = custom === "range" ? inWords(window, app.zone()) : "";
@@ -42,7 +42,7 @@ export function scopePicker(app) {
   const set = window => { app.state.window = window; app.emit("state"); };
   const chosen = () => {
     const named = [...boxes.querySelectorAll("input:checked")].map(box => box.value);
-    app.state.cameras = named.length === app.cameras.length ? [] : named; // none is as good as all
+    app.state.cameras = named.length === app.cameras.length ? [] : named; // none means all
     app.emit("state");
   };
   select.addEventListener("change", () => {

@@ -1,5 +1,5 @@
-// What works and what does not: a badge in the header, and below it each problem in words, on every view. Green means that
-// the agent itself says that nothing is wrong; an agent that does not answer is not green.
+// The agent's health on every view: a badge in the header and below it each problem in words. Green means that the agent
+// reports no problem; an agent that does not answer is not green.
 
 import { address, Away } from "./api.js";
 import { h, put } from "./dom.js";
@@ -7,7 +7,7 @@ import { h, put } from "./dom.js";
 const POLL_MS = 4000;
 const FINE = ["ok", "off", "connected"];
 
-/** `failure`: why nothing is known. @typedef {{known: boolean, failure: string, ready: boolean, degraded: boolean, checks: Record<string, string>, problems: {part: string, problem: string, stops?: boolean}[]}} Health */
+/** `failure`: why the health is unknown. @typedef {{known: boolean, failure: string, ready: boolean, degraded: boolean, checks: Record<string, string>, problems: {part: string, problem: string, stops?: boolean}[]}} Health */
 
 /** @type {Health} */
 const UNKNOWN = { known: false, failure: "", ready: false, degraded: false, checks: {}, problems: [] };
@@ -23,14 +23,14 @@ export class State {
     this.clear();
   }
 
-  /** Nothing is known: of another token's agent, or of one that is away. */
+  /** Forget the health, after a change of token or when the agent does not answer. */
   clear() {
     this.turn += 1;
     this.asked = 0;
     this.#show(UNKNOWN);
   }
 
-  /** Ask, unless that was done just now. */
+  /** Fetch the health, unless that was done in the last POLL_MS. */
   async renew() {
     if (Date.now() - this.asked < POLL_MS) return;
     this.asked = Date.now();
@@ -49,10 +49,10 @@ export class State {
     if (this.badge.textContent !== words) this.badge.textContent = words;
     this.list.hidden = !count;
     const told = JSON.stringify(health.problems);
-    if (count && told !== this.told) { // the list stays as it is, and as it was opened, until something changes
+    if (count && told !== this.told) { // rebuild the list only when it changes, so that it stays open or closed
       put(this.list, h("summary", {}, `${health.ready ? "Not everything works" : "The agent is not ready"}: ${several}`),
         h("ul", {}, health.problems.map(({ part, problem, stops }) =>
-          h("li", {}, h("strong", {}, part), `: ${problem}`, stops && " (nothing can be kept or asked meanwhile)"))));
+          h("li", {}, h("strong", {}, part), `: ${problem}`, stops && " (until this is solved, no frames are stored and no questions answered)"))));
     }
     this.told = told;
     this.list.classList.toggle("bad", health.known && !health.ready);
@@ -60,11 +60,11 @@ export class State {
   }
 }
 
-/** 503 has a body too, which says what is wrong. @param {Record<string, string>} headers @returns {Promise<Health>} */
+/** GET /readyz; a response with status 503 has a body too. @param {Record<string, string>} headers @returns {Promise<Health>} */
 async function ask(headers) {
   const response = await fetch(address("/readyz"), { headers, cache: "no-store", credentials: "omit" });
   const { ready, degraded, checks, problems } = await response.json();
-  if (typeof ready !== "boolean" || typeof checks !== "object") throw new Away(); // a proxy's words
+  if (typeof ready !== "boolean" || typeof checks !== "object") throw new Away(); // an error page of a proxy
   const listed = problems ?? Object.entries(checks).filter(([, state]) => !FINE.includes(state)).map(([part, problem]) => ({ part, problem }));
   return { known: true, failure: "", ready, degraded: Boolean(degraded) || listed.length > 0, checks, problems: listed };
 }

@@ -1,5 +1,5 @@
-// A strip of time to look at and move in: wheel, pinch, drag and keys change the view; shift-drag or the handles choose
-// a range. It draws from what it was given and never waits for the network: whoever owns it fetches when the view rests.
+// An interactive timeline: wheel, pinch, drag and keys change the view; shift-drag or the handles choose a range. It draws
+// what it was given and never waits for the network; its owner fetches data when the view rests.
 
 import { h } from "./dom.js";
 import { paint, palette } from "./draw.js";
@@ -7,7 +7,7 @@ import { kept, panned, toTime, toX, zoomed } from "./ticks.js";
 
 /** @typedef {import("./ticks.js").Stretch} Stretch */
 
-const GRIP = { mouse: 7, touch: 18 }; // how near a handle counts as on it, px
+const GRIP = { mouse: 7, touch: 18 }; // distance at which a handle is grabbed, px
 const CLICK = 4; // a drag shorter than this is a click, px
 const ZOOM = 1.6; // one press of a key or button
 const HELP = "Arrow keys move, plus and minus zoom, Home shows everything, Shift with arrows moves the cursor, comma and "
@@ -16,7 +16,7 @@ const HELP = "Arrow keys move, plus and minus zoom, Home shows everything, Shift
 /**
  * @typedef {object} Listeners
  * @property {(view: Stretch) => void} [view] the view has changed
- * @property {(at: {time: number, x: number}|null) => void} [cursor] the pointer or the keyboard's cursor is here
+ * @property {(at: {time: number, x: number}|null) => void} [cursor] the pointer or the keyboard's cursor has moved
  * @property {(time: number) => void} [open] a click or Enter
  * @property {(range: Stretch|null) => void} [range] a range was chosen (when the drag ends)
  */
@@ -25,9 +25,9 @@ export class Strip {
   /** @param {string} label @param {Listeners} listeners */
   constructor(label, listeners = {}) {
     this.listeners = listeners;
-    this.choosing = false; // a plain drag chooses a range: for fingers
+    this.choosing = false; // a plain drag chooses a range, for touch screens
     this.limits = { after: 0, before: 1 }; // how far it can be moved
-    this.home = this.limits; // what Home shows
+    this.home = this.limits; // the view of the Home key
     /** @type {import("./draw.js").Scene} */
     this.scene = { layers: [], keyframes: [], flags: [], oldest: null, scale: null, view: { after: 0, before: 1 }, range: null, cursor: null };
     this.canvas = h("canvas");
@@ -40,7 +40,7 @@ export class Strip {
     this.#listen();
   }
 
-  /** Change what is drawn. @param {Partial<import("./draw.js").Scene>} changes */
+  /** Change the scene and redraw. @param {Partial<import("./draw.js").Scene>} changes */
   set(changes) {
     Object.assign(this.scene, changes);
     this.redraw();
@@ -48,7 +48,7 @@ export class Strip {
 
   get width() { return this.canvas.clientWidth || 1; }
 
-  /** Move to another view, as far as the limits let. @param {Stretch} view */
+  /** Show another view, kept inside the limits. @param {Stretch} view */
   look(view) {
     this.scene.view = kept(view, this.limits);
     this.redraw();
@@ -118,7 +118,7 @@ export class Strip {
     on("pointercancel", event => this.#release(event));
     on("pointerleave", event => { if (event.pointerType !== "touch" && !this.pointers.size) this.point(null); });
     on("wheel", event => this.#wheel(event), { passive: false });
-    document.addEventListener("pointerdown", event => { // a tap elsewhere takes the card away
+    document.addEventListener("pointerdown", event => { // a tap elsewhere hides the card
       if (this.scene.cursor !== null && !(node.parentElement ?? node).contains(event.target)) this.point(null);
     }, { signal });
     node.addEventListener("keydown", event => this.#key(event), { signal });
@@ -133,7 +133,7 @@ export class Strip {
 
   #time(x) { return toTime(x, this.scene.view, this.width); }
 
-  /** The end of the range that a pointer at `x` holds. */
+  /** The end of the range that a pointer at `x` grabs: "after", "before" or null. */
   #handle(x, type) {
     const { range, view } = this.scene;
     if (!range) return null;
@@ -182,7 +182,7 @@ export class Strip {
   #spread(drag) {
     const [a, b] = [...this.pointers.values()];
     const factor = drag.apart / Math.max(Math.abs(a - b), 1), span = (drag.view.before - drag.view.after) * factor;
-    const after = drag.at - (a + b) / 2 / this.width * span; // the moment between the fingers stays between them
+    const after = drag.at - (a + b) / 2 / this.width * span; // keep the moment between the fingers in its place
     this.look({ after, before: after + span });
   }
 
@@ -192,13 +192,13 @@ export class Strip {
     this.pointers.delete(event.pointerId);
     if (!drag || x === undefined) return;
     const [left] = this.pointers.values();
-    this.drag = left === undefined ? null : { kind: "pan", x: left, view: this.scene.view, moved: true }; // one finger stays
+    this.drag = left === undefined ? null : { kind: "pan", x: left, view: this.scene.view, moved: true }; // one finger is still down
     if (this.drag) return;
     if (event.type === "pointercancel") return;
     if (drag.kind === "range" && drag.moved) return this.choose(this.scene.range);
     if (drag.moved) return;
     this.point(this.#time(x));
-    if (event.pointerType !== "touch") this.listeners.open?.(this.#time(x)); // a tap shows the frame; its card opens it
+    if (event.pointerType !== "touch") this.listeners.open?.(this.#time(x)); // a tap shows the card, which has a button to open the frame
   }
 
   #wheel(event) {

@@ -1,11 +1,11 @@
-// Geometry of the timeline: moments to pixels and back, zooming, ticks in a camera's local time, bins in sight.
-// Pure: no canvas, no network, no clock. Times are unix seconds, pixels are CSS pixels.
+// Geometry of the timeline: times to pixels and back, zooming, ticks in a camera's local time, visible bins.
+// Pure functions. Times are unix seconds, pixels are CSS pixels.
 
 import { ambiguity, unix, wall } from "./dom.js";
 
-/** A stretch of time. @typedef {{after: number, before: number}} Stretch */
+/** A time range. @typedef {{after: number, before: number}} Stretch */
 
-export const MIN_SPAN_S = 1;
+const MIN_SPAN_S = 1;
 
 /** @param {number} time @param {Stretch} view @param {number} width */
 export const toX = (time, view, width) => (time - view.after) / (view.before - view.after) * width;
@@ -14,7 +14,7 @@ export const toX = (time, view, width) => (time - view.after) / (view.before - v
 export const toTime = (x, view, width) => view.after + x / width * (view.before - view.after);
 
 /**
- * The view moved into the limits, its span kept between a second and all there is.
+ * The view moved inside the limits, its length between a second and that of the limits.
  * @param {Stretch} view @param {Stretch} limits @returns {Stretch}
  */
 export function kept(view, limits) {
@@ -25,7 +25,7 @@ export function kept(view, limits) {
 }
 
 /**
- * Zoom by `factor` (below 1: closer) with the moment `at` staying where it is on the screen.
+ * Zoom by `factor` (below 1: closer) and keep the moment `at` where it is on the screen.
  * @param {Stretch} view @param {number} factor @param {number} at @param {Stretch} limits
  */
 export function zoomed(view, factor, at, limits) {
@@ -47,8 +47,8 @@ const STEPS = [0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, MINUTE, 2 * MINUTE, 5 * MINUT
  * Ticks at round local times, at least `room` pixels apart; a new day shows its date.
  *
  * 16:58:20 to 17:03:20 in UTC on 600 px: one each minute, "16:59", "17:00", ... at 40, 160, ...
- * On the night of a clock change ticks follow the clock on the wall: 00:00 and 06:00 may lie 5 or 7 hours apart, and what is
- * shown twice has the zone's name: "02:00 CEST", "02:00 CET".
+ * Ticks follow local time: on the night of a clock change, 00:00 and 06:00 are 5 or 7 hours apart, and a time that occurs
+ * twice has the zone's name: "02:00 CEST", "02:00 CET".
  * @param {Stretch} view @param {number} width @param {string} [zone] IANA @param {number} [room]
  * @returns {{time: number, x: number, label: string, major: boolean}[]}
  */
@@ -56,7 +56,7 @@ export function ticks(view, width, zone, room = 84) {
   const least = (view.before - view.after) / width * room;
   const step = STEPS.find(each => each >= least) ?? Math.ceil(least / (364 * DAY)) * 364 * DAY;
   const found = [];
-  // Wall time as if it were UTC: steps of it are round on the clock, and `unix` takes each back to its instant.
+  // Local time treated as UTC: its steps are round on the clock, and `unix` converts each one back.
   const begin = shown(view.after, zone), origin = step >= 7 * DAY ? MONDAY : 0;
   for (let n = Math.floor((begin - origin) / step) - 1; found.length <= width; n += 1) {
     const round = origin + n * step;
@@ -64,14 +64,14 @@ export function ticks(view, width, zone, room = 84) {
     const times = step < HOUR ? [view.after + (round - begin)] : [unix(text, zone), ...(step < DAY ? [unix(text, zone, true)] : [])];
     if (times[0] > view.before) break;
     for (const [place, time] of times.entries()) {
-      const apart = toX(time, view, width) - (found.at(-1)?.x ?? -Infinity); // 0: in an hour that is passed over
+      const apart = toX(time, view, width) - (found.at(-1)?.x ?? -Infinity); // 0: in an hour that clocks skip
       if (time >= view.after && time <= view.before && apart > (place ? 0.8 * room : 0)) found.push(tick(time, step, view, width, zone));
     }
   }
   return found;
 }
 
-/** What the clock on the wall shows, as seconds. */
+/** Local time as seconds. */
 const shown = (time, zone) => Date.parse(`${wall(Math.floor(time), zone)}Z`) / 1000 + (time - Math.floor(time));
 
 function tick(time, step, view, width, zone) {
@@ -99,7 +99,7 @@ function date(day, step) {
 }
 
 /**
- * Places [first, end) of the entries in sight, with one more on either side so that a line runs off the edge.
+ * Indices [first, end) of the visible entries, plus one on either side so that lines reach the edge.
  * @param {{t: number}[]} points rising `t` @param {Stretch} view
  */
 export function inSight(points, view) {
@@ -119,7 +119,7 @@ export function place(points, time) {
 }
 
 /**
- * The entry nearest to `time`, by the moment of its frame. @template {{t: number, time: number}} P
+ * The entry whose frame is nearest to `time`. @template {{t: number, time: number}} P
  * @param {P[]} points @param {number} time @returns {P|null}
  */
 export function nearest(points, time) {

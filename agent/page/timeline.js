@@ -1,13 +1,13 @@
-// The timeline: a camera's whole history against the question, with the keyframes an answer would see.
+// The view with the timeline of a camera: relevance to a question, and the keyframes an answer would use.
 
 import { clock, h, number, put, span } from "./dom.js";
 import { scaleOf } from "./draw.js";
 import { FrameCard } from "./framecard.js";
 import { Strip } from "./strip.js";
 
-const REST_MS = 140; // the view is fetched in detail when it has rested so long
+const REST_MS = 140; // details are fetched when the view has rested this long
 const OVERVIEW_POINTS = 1200, MAX_POINTS = 4000;
-const MARGIN = 1; // so many views on either side are fetched along, to drag into
+const MARGIN = 1; // views fetched on either side, so that dragging shows data at once
 const KEYFRAMES_EVERY_S = 30; // while new frames come in
 const SPANS = [["1 min", 60], ["1 h", 3600], ["1 day", 86400], ["1 week", 604800]];
 
@@ -23,7 +23,7 @@ class Timeline {
     this.app = app;
     this.camera = "";
     this.question = app.state.question;
-    this.history = null; // the answer that covers everything
+    this.history = null; // the response for the whole history
     this.shown = false;
     this.strip = new Strip("Relevance over time", {
       view: () => this.#viewChanged(),
@@ -95,7 +95,7 @@ class Timeline {
     if (!names.length) return this.#say("No camera has sent anything yet.", "Its history will appear here.");
     if (!names.includes(this.camera)) return this.#pick(this.app.state.cameras.find(name => names.includes(name)) ?? names[0]);
     const newest = this.app.cameras.find(camera => camera.id === this.camera)?.newest ?? null;
-    const behind = newest !== (this.history?.newest ?? null) || !this.problem.hidden; // what failed is tried again
+    const behind = newest !== (this.history?.newest ?? null) || !this.problem.hidden; // try again after a failure
     if (this.shown && !this.busy && behind) this.#load();
   }
 
@@ -141,7 +141,7 @@ class Timeline {
     return this.app.api.json(`/v1/cameras/${this.camera}/timeline?${new URLSearchParams(given)}`, { signal });
   }
 
-  /** Everything anew. The first time all of it is shown, later the view stays. */
+  /** Load the whole history. The first time it is all shown; later the view stays. */
   async #load() {
     this.loading?.abort();
     this.refining?.abort();
@@ -154,7 +154,7 @@ class Timeline {
       const fresh = this.history === null, edge = this.history?.newest ?? null, zoomedOut = this.strip.scene.view === this.strip.home;
       this.history = history.oldest === null ? null : history;
       this.problem.hidden = true;
-      if (history.oldest === null) return this.#say(`Nothing is remembered of ${this.camera}.`, "Frames appear here as soon as they arrive.");
+      if (history.oldest === null) return this.#say(`No frames of ${this.camera} are stored.`, "Frames appear here as soon as they arrive.");
       this.empty.hidden = true;
       this.body.hidden = this.listed.hidden = false;
       this.#setLimits(history);
@@ -171,7 +171,7 @@ class Timeline {
     }
   }
 
-  /** The newest request counts: an answer to an earlier one, or about another camera, is not shown. */
+  /** Load the keyframes; a newer request cancels this one. */
   async #loadKeyframes() {
     this.marking?.abort();
     const { signal } = this.marking = new AbortController();
@@ -204,7 +204,7 @@ class Timeline {
   #setLimits({ oldest, newest }) {
     const now = Date.now() / 1000, length = Math.max(newest - oldest, 10);
     this.strip.limits = { after: oldest - 0.1 * length, before: Math.max(newest, now) + 0.1 * length };
-    const silent = Math.max(0, now - newest); // show how long nothing came, unless that would dwarf what did
+    const silent = Math.max(0, now - newest); // show the silence since the newest frame, unless it is much longer than the history
     this.home = { after: oldest - 0.02 * length, before: newest + Math.max(0.02 * length, silent < 0.15 * length ? silent : 0) };
   }
 
@@ -214,7 +214,7 @@ class Timeline {
     this.strip.home = this.strip.scene.view;
   }
 
-  /** While the newest frame is in sight, it stays where it is on the screen. */
+  /** Keep the newest frame, while it is visible, where it is on the screen. */
   #followEdge(edge) {
     const { view } = this.strip.scene;
     this.strip.home = this.home;
@@ -266,14 +266,14 @@ class Timeline {
     const chosen = kind === "all" ? "the whole history" : scene.range ? "the chosen range" : "the time chosen for questions";
     const about = this.question
       ? `An answer over ${chosen} would see ${number(scene.keyframes.length)} keyframes.`
-      : "Type something above to see when it was in view.";
+      : "Type something above to see when a camera saw it.";
     const waiting = history.unencoded ? ` ${number(history.unencoded)} frames are not encoded yet.` : "";
     this.summary.textContent = `${number(history.frames)} frames over ${span(history.newest - history.oldest)}. ${about}${waiting}`;
     if (!this.list.contains(document.activeElement)) put(this.list, entries(scene, history, zone, time => { this.strip.point(null); this.card.open(time, scene.layers); }));
   }
 }
 
-/** Marks as a table, for those who read rather than look. */
+/** The marks of the timeline as a table. */
 function entries(scene, history, zone, open) {
   const rows = [
     ...scene.keyframes.map(each => [each.time, h("span", { class: `chip ${each.kind}` }, each.kind), each.score.toFixed(3)]),

@@ -386,7 +386,7 @@ async def test_health_shows_what_the_metrics_say(site: Served, seen: Visit) -> N
     tile = page.locator(".tiles div", has=page.get_by_text("Frames encoded"))
     await expect(tile).to_contain_text("12")
     card = model_card(site.agent)["vilamp"]["card"]
-    await expect(page.locator(".health")).to_contain_text(card or "says nothing about what it knows")
+    await expect(page.locator(".health")).to_contain_text(card or "no model card")
     seen.unharmed()
 
 
@@ -466,7 +466,7 @@ async def test_the_page_recovers_when_the_server_is_killed(tmp_path: Path, seen:
         await ask(page, "Who came?")
         await expect(page.locator(".answer")).not_to_be_empty()
         server.process.kill()
-        await expect(page.get_by_text("The answer broke off")).to_be_visible()
+        await expect(page.get_by_text("The answer is incomplete")).to_be_visible()
         await expect(page.get_by_text("The agent does not answer. Trying again…")).to_be_visible()
         await expect(page.locator("#state")).to_have_text("state unknown")
     async with running_server(tmp_path, config) as again:

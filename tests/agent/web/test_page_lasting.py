@@ -107,7 +107,7 @@ async def test_older_alerts_stay_when_another_one_comes(site: Served, seen: Visi
     await fire(site, *range(35))
     page = await seen.open(site.url, site.token("owner"), "rules")
     await listening(page)
-    await page.get_by_role("button", name="Older ones").click()
+    await page.get_by_role("button", name="Show older").click()
     await expect(page.locator(".alert")).to_have_count(35)
     await fire(site, 50)
     await expect(page.locator(".alert")).to_have_count(36)

@@ -302,7 +302,7 @@ async def test_no_camera_and_no_frames_are_said(chromium: Browser, tmp_path: Pat
     async with served(tmp_path) as site, timeline(chromium, site) as page:
         await page.get_by_text("No camera has sent anything yet.").wait_for()
     async with served(tmp_path / "2", cameras={"new": {}}) as site, timeline(chromium, site) as page:
-        await page.get_by_text("Nothing is remembered of new.").wait_for()
+        await page.get_by_text("No frames of new are stored.").wait_for()
 
 
 async def test_new_frames_appear_by_themselves(chromium: Browser, site: Served) -> None:

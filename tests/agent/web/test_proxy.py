@@ -140,7 +140,7 @@ async def test_page_works_below_a_prefix(tmp_path: Path, stripped: bool, told: b
         await page.evaluate("location.hash = 'rules'")
         await expect(page.locator(".alerts .chip").first).to_have_text("live")
         await page.evaluate("location.hash = 'health'")
-        await expect(page.get_by_text("Encoder tells pictures apart")).to_be_visible()
+        await expect(page.get_by_text("Encoder works")).to_be_visible()
         seen.unharmed(requests=False)
         # the connection may be gone before the request that ends its session comes
         assert [each for each in seen.refused if "/whip/desk/" not in each] == []
