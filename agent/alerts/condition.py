@@ -1,16 +1,16 @@
-"""A condition as a plain question, for models that were taught questions about what was seen, and nothing else.
+"""A rule's condition as a plain question, for models that were trained on questions about what was seen and nothing else.
 
-A small grammar turns the condition round; it knows English verbs, not rules. What comes or happens is counted, because a
-count of none is as natural an answer as any other, where a bare yes or no can be a habit of the model's:
+A small grammar turns the condition into a question; it knows English verbs, not rules. What comes or happens is counted,
+because "none" is as natural an answer as any number, while a bare yes can be a habit of the model:
 
     "any red truck comes"       -> "how many times did a red truck come?"      zero: no; one, two: yes
-    "a dog", "a dog walks by"   -> "how many times did a dog come?"            such models know one word for it
+    "a dog", "a dog walks by"   -> "how many times did a dog come?"            such models know one verb for it
     "a bag is left behind"      -> "was a bag left behind?"                    no, nothing: no; yes, "a red bag": yes
     "two people fight"          -> "how many times did two people fight?"
-    "the lights went out"       -> "the lights went out?"                      not surely understood: asked as it is
+    "the lights went out"       -> "the lights went out?"                      not understood for sure: unchanged
 
-Which manner a checkpoint wants stands in its config.json (`judge` in the section `vilamp_live`); models that follow
-instructions get the condition verbatim (`agent/alerts/judge.py`).
+A checkpoint's config.json says which manner it needs (`judge` in the section `vilamp_live`). Models that follow instructions
+get the condition verbatim (`agent/alerts/judge.py`).
 """
 
 import itertools
@@ -49,7 +49,7 @@ _BETWEEN = _words(
     with in on at of by near from into over under behind inside outside through along past to towards across
     """
 )
-# Words of another grammar than the one here, or that end a sentence of their own: "not", "who", "went", "asleep".
+# Words that this grammar does not handle: a condition with one of them is not understood for sure.
 _STRANGE = _words(
     """
     not no nobody none nothing never without nor neither who whose whom which what when where why how while
@@ -73,7 +73,7 @@ _VERDICTS: dict[str, Verdict] = {**dict.fromkeys(_NO.split(), "no"), **dict.from
 
 @dataclass(frozen=True, slots=True)
 class _Clause:
-    """A condition that is understood: who or what, the verb as it is written ("": none), and what follows."""
+    """The parts of an understood condition: subject, verb as written ("": none), and the rest."""
 
     subject: list[str]
     verb: str = ""
@@ -81,8 +81,10 @@ class _Clause:
 
 
 def as_question(condition: str) -> str:
-    """ "a red truck comes in" -> "how many times did a red truck come in?"; what is a question already stays one, and so does
-    what is not surely understood."""
+    """Return the condition as a question. A question, or a condition that is not understood for sure, stays as it is.
+
+    "a red truck comes in" -> "how many times did a red truck come in?"
+    """
     condition = " ".join(condition.split())
     if condition.endswith("?"):
         return condition
@@ -104,7 +106,7 @@ def as_question(condition: str) -> str:
 
 
 def read_answer(answer: str, condition: str) -> Verdict:
-    """The verdict in a short answer: yes or no, a number, or what was seen.
+    """Return the verdict in a short answer: yes or no, a number, or what was seen.
 
     "yes", "two" -> yes; "no", "zero", "nothing" -> no; "a red bag" -> yes for "a bag is left behind", no for "a box is
     left behind"; everything else is unclear.
@@ -120,13 +122,13 @@ def read_answer(answer: str, condition: str) -> Verdict:
 
 
 def _plain(condition: str) -> str:
-    """In lower case, without "tell me when", without "any": "Any dog comes." -> "a dog comes"."""
+    """Return it in lower case, without "tell me when" and "any": "Any dog comes." -> "a dog comes"."""
     plain = _PREAMBLE.sub("", " ".join(condition.split()).rstrip(" .!?").lower())
     return re.sub(r"^(any|some) ", lambda _: "an " if re.match(r"\w+ [aeio]", plain) else "a ", plain)
 
 
 def _understood(condition: str) -> _Clause | None:
-    """Its parts, where every word has its place in the grammar; else None."""
+    """Return its parts if the grammar covers every word, else None."""
     words = _plain(condition).split()
     if not words or not all(re.fullmatch(r"[a-z]+(?:[-'][a-z]+)*", word) for word in words):
         return None
@@ -142,7 +144,7 @@ def _understood(condition: str) -> _Clause | None:
 
 
 def _doing(words: list[str], be: str) -> _Clause | None:
-    """ "a man running", as "a man is running"; None where no such word is surely a verb."""
+    """Return the parts of "a man running" as those of "a man is running", or None."""
     for place in range(1, len(words)):
         verb, after = words[place], words[place + 1 :]
         if verb in _DOING and _is_thing(words[:place]) and (not after or after[0] in _BETWEEN | _DETERMINERS):
@@ -151,7 +153,7 @@ def _doing(words: list[str], be: str) -> _Clause | None:
 
 
 def _is_verb(word: str, subject: list[str]) -> bool:
-    """Is this word, after this subject, surely a verb?"""
+    """Return True when this word, after this subject, is certainly a verb."""
     if word in _BE or word in _HAVE or word in _COMMON:
         return True
     if subject[-1] in _DETERMINERS | _NUMBERS | _BETWEEN:
@@ -165,25 +167,25 @@ def _is_verb(word: str, subject: list[str]) -> bool:
 
 
 def _is_plural(word: str, words: list[str]) -> bool:
-    """ "people", "dogs"; not "bus", and not what stands after "a"."""
+    """Return True for "people" and "dogs"; not for "bus", and not after "a"."""
     plural = len(word) > 3 and word.endswith("s") and not word.endswith(("ss", "us", "is"))
     return word in _PLURALS or (plural and words[0] not in ("a", "an", "one", "another"))
 
 
 def _is_thing(words: list[str]) -> bool:
-    """ "a red truck", "two people", "somebody with a dog", "smoke": words that name something, and nothing else."""
+    """Return True when the words only name something: "a red truck", "two people", "somebody with a dog", "smoke"."""
     if not words or len(words) > 8 or words[0] in _BETWEEN or words[-1] in _BETWEEN | _DETERMINERS | _NUMBERS:
         return False
     if len(words) == 1:
         return words[0] not in _STRANGE
     known = not set(words[1:]) & _SOMEBODY - _PLURALS and not set(words) & _STRANGE
     is_verb = any(word in _DOING or word in _FORMS or word in _BASES for word in words[-1:])
-    # "a parked car", but not "a car parked": it may be the sentence's verb
+    # "a parked car", but not "a car parked": that may be the sentence's verb
     return known and not is_verb and not _is_done(words[-1]) and not _has_inner_verb(words)
 
 
 def _has_inner_verb(words: list[str]) -> bool:
-    """ "two cars collide", "a car parked by the gate", "water leaks", "un hombre corre": a word in it may be a verb."""
+    """Return True when a word may be a verb: "two cars collide", "a car parked by the gate", "water leaks"."""
     for word, following in itertools.pairwise(words):
         if (word in _DOING or _is_done(word)) and following in _BETWEEN | _DETERMINERS:
             return True
@@ -200,12 +202,12 @@ def _is_done(word: str) -> bool:
 
 
 def _is_plain_rest(after: list[str]) -> bool:
-    """What may follow a verb: "in", "to the gate", "a box and a bag"."""
+    """Return True for what may follow a verb: "in", "to the gate", "a box and a bag"."""
     return not set(after) & (_STRANGE - {"and", "or", "here", "there", "up", "down", "out", "off", "away", "open"})
 
 
 def _has_clause(after: list[str]) -> bool:
-    """Does another sentence begin: "and sits down", "who wears a hat"?"""
+    """Return True when another clause begins: "and sits down", "who wears a hat"."""
     for place, word in enumerate(after):
         following = after[place + 1 : place + 2]
         if word in ("and", "or") and following and following[0] not in _DETERMINERS | _NUMBERS:
@@ -219,7 +221,7 @@ def _has_clause(after: list[str]) -> bool:
 
 
 def _is_third_person(word: str) -> bool:
-    """May be a verb that the list does not know: "somebody juggles"."""
+    """Return True for a possible verb that is not listed: "somebody juggles"."""
     return len(word) > 3 and word.endswith("s") and not word.endswith(("ss", "us", "is"))
 
 
@@ -230,7 +232,7 @@ def _third(base: str) -> str:
 
 
 def _doing_form(base: str) -> str:
-    """ "run" -> "running", "come" -> "coming", "fight" -> "fighting"."""
+    """Return the -ing form: "run" -> "running", "come" -> "coming", "fight" -> "fighting"."""
     if base.endswith("ie"):
         return f"{base[:-2]}ying"
     if base.endswith("e") and not base.endswith("ee"):
@@ -239,14 +241,14 @@ def _doing_form(base: str) -> str:
     return f"{base}{base[-1]}ing" if doubled else f"{base}ing"
 
 
-_COMMON = frozenset(("come", "arrive", "appear", "enter"))  # also after one thing, as many write
+_COMMON = frozenset(("come", "arrive", "appear", "enter"))  # also after a singular, as many people write
 _FORMS = {_third(base): base for base in _BASES} | {base: base for base in _COMMON}
 _DOING = frozenset(map(_doing_form, _BASES))
-_THIRD_NOUNS = _words("blocks rings waves works drops plays shows stops turns covers")  # as often a noun
+_THIRD_NOUNS = _words("blocks rings waves works drops plays shows stops turns covers")  # often nouns
 
 
 def _base(verb: str) -> str:
-    """ "comes" -> "come"; of a verb that the list does not know the s is taken away."""
+    """Return the base form: "comes" -> "come". An unlisted verb just loses its s."""
     if verb in _BASES or verb in _COMMON or verb == "have":
         return verb
     return _FORMS.get(verb) or (f"{verb[:-3]}y" if verb.endswith("ies") else verb.removesuffix("s"))

@@ -8,8 +8,7 @@ Pure: time comes in as an argument, the state is a value that can be written as 
 """
 
 import math
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 from agent.settings.rules import GateSettings
 
@@ -32,15 +31,6 @@ class GateState:
     time: float | None = None  # unix seconds of the last frame
     open: bool = False
     peak: float = 0.0  # score at which it opened, or at the last surge since
-
-    def to_json(self) -> dict[str, Any]:
-        """Return plain JSON types, from which `from_json` restores the state."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, value: dict[str, Any]) -> "GateState":
-        """Restore a state. Raises TypeError or KeyError for anything but the result of `to_json`."""
-        return cls(**{**value, "first": tuple(value["first"])})
 
 
 @dataclass(frozen=True, slots=True)

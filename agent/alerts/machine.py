@@ -12,9 +12,11 @@ gate. An active alert is followed to its end in any case; only disabling the rul
 Pure: values in, values out, time as an argument. Knows no pictures, no model, no clock and no alert ids.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
+
+from pydantic import TypeAdapter
 
 from agent.alerts.gate import GateReading, GateState
 from agent.alerts.gate import step as gate_step
@@ -122,17 +124,15 @@ class RuleState:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON types, from which `from_json` restores the state."""
-        return {**asdict(self), "gate": self.gate.to_json()}
+        return asdict(self)
 
     @classmethod
-    def from_json(cls, value: dict[str, Any]) -> "RuleState":
-        """Restore a state. Raises TypeError or KeyError for anything but the result of `to_json`."""
-        votes = tuple(
-            Vote(**{**vote, "frames": tuple((frame_id, time) for frame_id, time in vote["frames"])})
-            for vote in value["votes"]
-        )
-        gate = GateState.from_json(value["gate"])
-        return cls(**{**value, "gate": gate, "votes": votes, "noted": tuple(value["noted"])})
+    def from_json(cls, value: Mapping[str, Any]) -> "RuleState":
+        """Restore a state. Raises ValueError for one of another version."""
+        return _STATE.validate_python(value)
+
+
+_STATE = TypeAdapter(RuleState)
 
 
 def resumed(state: RuleState) -> RuleState:
@@ -206,7 +206,7 @@ def _kept_quiet(
 ) -> tuple[RuleState, Actions]:
     """No alert may begin: return one `Held` when the gate opens, or when this interrupts a check."""
     interrupted = state.phase == "checking"
-    state = replace(state, phase="idle", votes=(), noted=())
+    state = _idle(state)
     if quiet == "disabled" or not (reading.rose or interrupted):
         return state, ()
     return state, (_held(state, quiet),)
@@ -228,7 +228,7 @@ def _look_into(rule: RuleSettings, state: RuleState, seen: Sighting, reading: Ga
         )
     elif not reading.open and not _may_confirm(rule, state, seen.time):
         held = () if state.noted else (_held(state, "unconfirmed"),)
-        return replace(state, phase="idle", votes=(), noted=()), held
+        return _idle(state), held
     elif reading.rose or reading.surged:  # it closed and opened again during the check; or the score rose further
         state = replace(state, next_ask=min(state.next_ask, seen.time), pause_s=rule.judge.every_s)
     return _ask(state, seen)
@@ -278,7 +278,7 @@ def judged(
         return state, ()
     if hindered is not None:
         held = () if hindered == "disabled" else (_held(state, hindered),)
-        return replace(state, phase="idle", votes=(), noted=()), held
+        return _idle(state), held
     return _fire(rule, state, vote)
 
 
@@ -321,7 +321,7 @@ def refused(rule: RuleSettings, state: RuleState, time: float, reason: Refusal) 
 def ended(state: RuleState, time: float) -> tuple[RuleState, Actions]:
     """Return the state and the actions when the rule is disabled, changed or removed: an active alert ends now."""
     if state.phase != "on":
-        return replace(state, phase="idle", votes=(), noted=()), ()
+        return _idle(state), ()
     off = Off(state.since or time, time, time, 0, state.score, ())
     return replace(state, phase="idle", votes=(), since=None), (off,)
 
@@ -336,6 +336,10 @@ def _evidence(votes: Sequence[Vote]) -> tuple[tuple[int, float], ...]:
     """Return the judged frames and those the verdicts are based on, each once, by rising time."""
     frames = {frame_id: time for vote in votes for frame_id, time in (*vote.frames, (vote.frame_id, vote.time))}
     return tuple(sorted(frames.items(), key=lambda frame: frame[1]))
+
+
+def _idle(state: RuleState) -> RuleState:
+    return replace(state, phase="idle", votes=(), noted=())
 
 
 def _held(state: RuleState, reason: Reason) -> Held:

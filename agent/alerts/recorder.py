@@ -50,7 +50,7 @@ class Watch:
             state = resumed(RuleState.from_json(value["machine"]))
             counted = Counter(value["suppressed"])
             return cls(rule, camera, state, value["alert_id"], value["condition"], value["judge_calls"], counted, True)
-        except (TypeError, KeyError, ValueError) as error:
+        except (KeyError, ValueError) as error:
             log.warning("state not read", extra={"rule": rule, "camera": camera, "error": str(error)})
             return cls(rule, camera)
 

@@ -2,12 +2,14 @@
 
 import json
 from collections.abc import Iterable
+from dataclasses import asdict
 from unittest.mock import patch
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import TypeAdapter
 
 from agent.alerts.gate import SURGE, WARM_UP_FRAMES, GateReading, GateState, step
 from agent.settings.rules import GateSettings
@@ -50,7 +52,7 @@ def test_the_warm_up_never_opens(similarities: list[float]) -> None:
 @given(st.lists(cosines, max_size=80), st.lists(cosines, max_size=20))
 def test_a_state_written_as_json_goes_on_as_if_nothing_had_happened(before: list[float], after: list[float]) -> None:
     state, _ = run(before)
-    read = GateState.from_json(json.loads(json.dumps(state.to_json())))
+    read = TypeAdapter(GateState).validate_json(json.dumps(asdict(state)))
     assert read == state
     assert run(after, state=read, start=2000.0) == run(after, state=state, start=2000.0)
 
