@@ -1,4 +1,4 @@
-"""`python -m agent.cli` is `vilamp`."""
+"""Run `vilamp` as `python -m agent.cli`."""
 
 import sys
 

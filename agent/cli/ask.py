@@ -1,4 +1,4 @@
-"""`vilamp ask`: put a question to a running agent, show the answer as it is written, then what it rests on."""
+"""`vilamp ask`: ask a running agent, print the answer as it is written, then its evidence."""
 
 import argparse
 import ipaddress
@@ -27,7 +27,7 @@ NUM_LISTED = 12
 
 
 def run(args: argparse.Namespace) -> int:
-    """Ask, print, list. Raises CliError."""
+    """Ask, print the answer and its evidence. Raises CliError."""
     settings = settings_of(args)
     zone = zone_of(args)
     after, before = window_of(args, zone, time.time())
@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _place_of(args: argparse.Namespace) -> dict[str, float] | None:
-    """`--within x,y,radius`. Raises CliError."""
+    """Return the place of `--within x,y,radius`. Raises CliError."""
     try:
         return None if args.within is None else asdict(parse_place(args.within))
     except ValueError as error:
@@ -56,7 +56,7 @@ def _place_of(args: argparse.Namespace) -> dict[str, float] | None:
 
 
 def zone_of(args: argparse.Namespace) -> str:
-    """The zone that times are given and shown in. Raises CliError."""
+    """Return the time zone for input and output. Raises CliError."""
     try:
         return load_zone(args.timezone).key if args.timezone else local_zone_name()
     except TimeError as error:
@@ -64,7 +64,7 @@ def zone_of(args: argparse.Namespace) -> str:
 
 
 def window_of(args: argparse.Namespace, zone: str, now: float) -> tuple[float | None, float | None]:
-    """`--after` and `--before` in unix seconds. Raises CliError."""
+    """Return `--after` and `--before` in unix seconds. Raises CliError."""
     after, before = time_of("--after", args.after, zone, now), time_of("--before", args.before, zone, now)
     if after is not None and before is not None and after >= before:
         times = f"{format_time(after, zone)} and {format_time(before, zone)}"
@@ -73,7 +73,7 @@ def window_of(args: argparse.Namespace, zone: str, now: float) -> tuple[float | 
 
 
 def time_of(option: str, text: str | None, zone: str, now: float) -> float | None:
-    """The time given with `option` in unix seconds; None when it was not given. Raises CliError."""
+    """Return the time given with `option` in unix seconds, None when it was not given. Raises CliError."""
     try:
         return None if text is None else parse_time(text, now=now, zone=zone, latest=option == "--before")
     except TimeError as error:
@@ -81,19 +81,19 @@ def time_of(option: str, text: str | None, zone: str, now: float) -> float | Non
 
 
 def server_of(settings: Settings) -> str:
-    """Where an agent with these settings listens, seen from its own machine."""
+    """Return the URL of an agent with these settings, as seen from its own machine."""
     host = settings.host.removeprefix("[").removesuffix("]")
     try:
         address = ipaddress.ip_address(host)
         if address.is_unspecified:
             host = "127.0.0.1" if address.version == 4 or socket.has_dualstack_ipv6() else "::1"
     except ValueError:
-        pass  # a host name stays as it is
+        pass  # a host name
     return f"{'https' if settings.tls.enabled else 'http'}://{f'[{host}]' if ':' in host else host}:{settings.port}"
 
 
 def connect(server: str, settings: Settings, scope: str = "ask") -> Client:
-    """A client with $VILAMP_TOKEN, or with this machine's own token for `scope`. Raises CliError."""
+    """Return a client with $VILAMP_TOKEN, or with this machine's token for `scope`. Raises CliError."""
     try:
         parts = urlsplit(server)
         usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0 and server.isprintable()
@@ -103,7 +103,7 @@ def connect(server: str, settings: Settings, scope: str = "ask") -> Client:
         raise CliError(f'"{redact(server)}" is not a server: give a URL such as http://127.0.0.1:8080', EXIT_USAGE)
     token = os.environ.get("VILAMP_TOKEN")
     if not token and (is_loopback(parts.hostname or "") or server == server_of(settings)):
-        # the tokens of this machine's data folder are never sent to another machine
+        # tokens of this machine's data folder are not sent to other machines
         try:
             token = local_token(settings.data_dir, scope)
         except TokenFileError as error:
@@ -113,7 +113,7 @@ def connect(server: str, settings: Settings, scope: str = "ask") -> Client:
 
 
 def advise(error: ServerError, server: str) -> str:
-    """The server's message, and what to do about a token that will not do."""
+    """Return the server's message, with advice when the token was refused."""
     if error.status in (401, 403):
         advice = "set VILAMP_TOKEN, or --data-dir to the agent's data folder on its own machine"
         return f"{redact(server)}: {plain_line(error)} ({advice})"
@@ -121,7 +121,7 @@ def advise(error: ServerError, server: str) -> str:
 
 
 def print_answer(stream: Iterator[str | Reply], *, quiet: bool) -> Reply:
-    """Write the text pieces as they come; the complete reply. Raises what `stream` raises."""
+    """Print the pieces of an answer as they come and return the complete reply. Raises ServerError."""
     written = PlainText()
     for part in stream:
         if isinstance(part, Reply):
@@ -134,7 +134,7 @@ def print_answer(stream: Iterator[str | Reply], *, quiet: bool) -> Reply:
 
 
 def print_reply(reply: Reply, zone: str, *, as_json: bool, question: str, everything: bool) -> None:
-    """What the answer rests on, as lines for a person or as one JSON object."""
+    """Print notes, evidence and timings as lines, or all as one JSON object."""
     if as_json:
         named = [{**asdict(each), "local_time": format_time(each.time, zone)} for each in reply.citations]
         say(plain_json({"question": question, **asdict(reply), "citations": named}))
@@ -156,7 +156,7 @@ def print_reply(reply: Reply, zone: str, *, as_json: bool, question: str, everyt
 
 
 def best(citations: Sequence[Citation], count: int) -> list[Citation]:
-    """The `count` that tell most, in time order: relevant and recent ones before filling, then by score."""
+    """Return the `count` best citations in time order: relevant and recent ones before filling, then by score."""
     ranked = sorted(citations, key=lambda each: (each.kind == "filling", -each.score))
     return sorted(ranked[:count], key=lambda each: (each.camera, each.time))
 

@@ -1,4 +1,4 @@
-"""A camera's name out of a file's name: readable in any script, and no other camera's. Pure."""
+"""Make a camera name from a file name in any script."""
 
 import re
 from collections.abc import Collection
@@ -8,13 +8,13 @@ from anyascii import anyascii
 from agent.settings.types import check_slug
 
 MAX_CHARS = 64
-_OTHERWISE = "video"  # where no letter and no digit is left
+_OTHERWISE = "video"  # for a name without letters and digits
 
 
 def camera_name(stem: str, taken: Collection[str] = ()) -> str:
-    """A slug for the file called `stem`, numbered from 2 on where it is taken.
+    """Return a valid camera name for a file called `stem`, numbered from 2 on when it is taken.
 
-    "My Gate" -> "my-gate"; "Камера у ворот" -> "kamera-u-vorot"; "1" -> "1-2" when there is a camera "1" already.
+    "My Gate" -> "my-gate"; "Камера у ворот" -> "kamera-u-vorot"; "1" -> "1-2" when "1" is taken.
     """
     slug = re.sub(r"[^a-z0-9_-]+", "-", anyascii(stem).lower()).strip("-_")[:MAX_CHARS].strip("-_") or _OTHERWISE
     if not _may_name_a_camera(slug):

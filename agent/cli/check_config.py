@@ -1,4 +1,4 @@
-"""`vilamp check-config FILE`: the effective settings, or all mistakes."""
+"""`vilamp check-config FILE`: print the effective settings, or all mistakes."""
 
 import argparse
 import os

@@ -1,7 +1,6 @@
-"""A small client of the agent's own HTTP API, for the command line and the demo.
+"""A client of the agent's HTTP API, for the commands and the demo.
 
-In: questions and windows (unix seconds). Out: text pieces as they are written, then one Reply. It speaks the
-OpenAI-style API and its documented extensions, and knows nothing of how answers are made.
+It sends questions to the OpenAI-style endpoint and reads its extensions: evidence frames, notes and timings.
 """
 
 import json
@@ -17,17 +16,16 @@ from urllib.parse import urlsplit
 import httpx
 
 CONNECT_TIMEOUT_S = 5.0
-# The server writes a comment line every 15 s while it works, so silence this long means that it is gone.
-SILENCE_TIMEOUT_S = 45.0
+SILENCE_TIMEOUT_S = 45.0  # the server writes a comment line every 15 s while it works
+UNLIMITED = httpx.Timeout(None, connect=CONNECT_TIMEOUT_S)  # exports and erasures take as long as they take
 
-
-# What reading an answer of another form raises
+# Raised while reading an answer of another form than the agent's
 STRANGE = (KeyError, TypeError, AttributeError, IndexError, ValueError, RecursionError)
 _NO_AGENT = "what answers there is not a ViLaMP agent, or one of another version"
 
 
 class ServerError(Exception):
-    """The agent refused or failed, or cannot be reached; the message says what it said."""
+    """The agent refused or failed, or cannot be reached. The message is the agent's own where there is one."""
 
     def __init__(self, message: str, *, status: int | None = None, code: str | None = None) -> None:
         super().__init__(message)
@@ -37,7 +35,7 @@ class ServerError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Citation:
-    """A frame that an answer rests on."""
+    """A frame that supports an answer."""
 
     frame_id: int
     camera: str
@@ -56,13 +54,13 @@ class Reply:
     text: str = ""
     finish_reason: str | None = None
     citations: list[Citation] = field(default_factory=list)
-    num_frames: int = 0  # remembered in the window that was asked about
+    num_frames: int = 0  # stored in the window that was asked about
     notes: list[str] = field(default_factory=list)
     timings_ms: dict[str, float] = field(default_factory=dict)
 
 
 class Client:
-    """One connection to an agent. A context manager; not for several threads at once."""
+    """One connection to an agent: a context manager, for one thread at a time. All methods raise ServerError."""
 
     def __init__(self, server: str, token: str | None, *, verify: ssl.SSLContext | bool = True) -> None:
         headers = {"Authorization": f"Bearer {token}"} if token else {}
@@ -81,74 +79,59 @@ class Client:
         self, question: str, *, cameras: Sequence[str] = (), after: float | None = None, before: float | None = None,
         within: Mapping[str, float] | None = None,
     ) -> Iterator[str | Reply]:  # fmt: skip
-        """Text pieces as they come, then the whole Reply. within: x, y, radius_m. Raises ServerError."""
-        body: dict[str, Any] = {"messages": [{"role": "user", "content": question}], "stream": True}
-        body |= {name: value for name, value in (("after", after), ("before", before)) if value is not None}
-        if cameras:
-            body["cameras"] = list(cameras)
-        if within is not None:
-            body["within"] = dict(within)
+        """Yield the answer's text as it is written, then the whole Reply. `within`: x, y and radius_m."""
+        body: dict[str, Any] = {"messages": [{"role": "user", "content": question}]}
+        options = {"cameras": list(cameras) or None, "after": after, "before": before, "within": within}
+        body |= {name: value for name, value in options.items() if value is not None}
         reply = Reply()
-        complete = False
-        with _failures(), self._http.stream("POST", "/v1/chat/completions", json=body) as response:
-            _check(response)
-            for chunk in _events(response.iter_lines()):
-                if chunk is None:
-                    complete = True
-                    break
+        for chunk in self.events("/v1/chat/completions", {**body, "stream": True}):
+            with understood():
                 piece = _fold(chunk, reply)
-                if piece:
-                    yield piece
-        if not complete:
-            raise ServerError("the answer broke off: the server closed the stream early")
+            if piece:
+                yield piece
         yield reply
 
-    def get_json(self, path: str) -> Any:
-        """What `path` answers. Raises ServerError."""
-        with _failures():
-            response = self._http.get(path)
-            _check(response)
-            return response.json()
-
-    def send_json(self, method: str, path: str, body: Any = None) -> Any:
-        """What the request answers; None when it answers nothing. Raises ServerError."""
-        with _failures():
-            response = self._http.request(method, path, json=body)
-            _check(response)
-            return response.json() if response.content else None
-
     def events(self, path: str, body: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-        """The server-sent events that a POST answers, up to `[DONE]`. Raises ServerError, also for one among them."""
+        """Yield the server-sent events of a POST up to `[DONE]`. An error among them raises ServerError."""
         with _failures(), self._http.stream("POST", path, json=body) as response:
             _check(response)
-            for event in _events(response.iter_lines()):
-                if event is None:
+            for line in response.iter_lines():
+                if not line.startswith("data:"):
+                    continue  # a comment or an empty line
+                data = line.removeprefix("data:").strip()
+                if data == "[DONE]":
                     return
+                event = json.loads(data)
                 if "error" in event:
                     raise ServerError(str(event["error"].get("message", "it failed")), code=event["error"].get("code"))
                 yield event
+        raise ServerError("the answer broke off: the server closed the stream early")
 
-    def delete_json(self, path: str) -> Any:
-        """What `DELETE path` answers, however long it takes. Raises ServerError."""
+    def get_json(self, path: str) -> Any:
+        """Return what `path` answers."""
+        return self.send_json("GET", path)
+
+    def send_json(self, method: str, path: str, body: Any = None) -> Any:
+        """Return what a request answers, None for an empty answer. A DELETE may take any time."""
         with _failures():
-            response = self._http.delete(path, timeout=httpx.Timeout(None, connect=CONNECT_TIMEOUT_S))
+            timeout = UNLIMITED if method == "DELETE" else self._http.timeout
+            response = self._http.request(method, path, json=body, timeout=timeout)
             _check(response)
-            return response.json()
+            return response.json() if response.content else None
 
     def download(self, path: str, target: Path) -> None:
-        """What `path` answers, however long it takes, into a file. Raises ServerError, OSError."""
-        timeout = httpx.Timeout(None, connect=CONNECT_TIMEOUT_S)
-        with _failures(), self._http.stream("GET", path, timeout=timeout) as response:
+        """Write what `path` answers to a file. Takes any time. Raises OSError as well."""
+        with _failures(), self._http.stream("GET", path, timeout=UNLIMITED) as response:
             _check(response)
             with target.open("wb") as file:
                 for chunk in response.iter_bytes():
                     file.write(chunk)
 
     def get_bytes(self, url: str) -> bytes:
-        """A picture by its signed URL. Raises ServerError.
+        """Return the picture at a signed URL.
 
-        Only the path and query are used: the token goes to the server it was meant for and to no other. A prefix at
-        which a proxy has the agent may be in both the server's address and `url`.
+        Only its path and query are used, so that the token is sent to this server only. A path prefix of a proxy may be
+        in the server's address and in `url`.
         """
         parts = urlsplit(url)
         prefix = self._http.base_url.path.rstrip("/")
@@ -161,7 +144,7 @@ class Client:
 
 @contextmanager
 def _failures() -> Iterator[None]:
-    """Turns what httpx raises into ServerError."""
+    """Raise what httpx raises as ServerError."""
     try:
         yield
     except httpx.ConnectError as error:
@@ -183,7 +166,7 @@ def _failures() -> Iterator[None]:
 
 @contextmanager
 def understood() -> Iterator[None]:
-    """Around code that reads what a server has answered: an answer of another form raises ServerError."""
+    """Raise ServerError when code that reads an answer finds another form than the agent's."""
     try:
         yield
     except STRANGE as error:
@@ -203,19 +186,8 @@ def _check(response: httpx.Response) -> None:
     raise ServerError(message, status=response.status_code, code=code)
 
 
-def _events(lines: Iterator[str]) -> Iterator[dict[str, Any] | None]:
-    """The JSON of each server-sent event; None for the closing `[DONE]`. Comments are skipped."""
-    for line in lines:
-        if not line.startswith("data:"):
-            continue
-        data = line.removeprefix("data:").strip()
-        yield None if data == "[DONE]" else json.loads(data)
-
-
 def _fold(chunk: Mapping[str, Any], reply: Reply) -> str:
-    """Take one chunk into `reply`; the text in it. Raises ServerError for an error in mid-stream."""
-    if "error" in chunk:
-        raise ServerError(str(chunk["error"].get("message", "it failed")), code=chunk["error"].get("code"))
+    """Add one chunk to `reply` and return its text."""
     text = ""
     for choice in chunk.get("choices", []):
         delta = choice.get("delta", {})

@@ -1,4 +1,4 @@
-"""What the commands share: the error that ends one, and the settings they run with. Imports nothing heavy."""
+"""Shared by all commands: their error, their output and their settings. Imports nothing heavy."""
 
 import argparse
 import os
@@ -17,7 +17,7 @@ EXIT_USAGE = 2  # the command or the configuration is wrong
 
 
 class CliError(Exception):
-    """Ends the command with one message for the person at the terminal, and an exit code."""
+    """End the command with one message on stderr and an exit code."""
 
     def __init__(self, message: str, exit_code: int = EXIT_FAILED) -> None:
         super().__init__(message)
@@ -25,7 +25,7 @@ class CliError(Exception):
 
 
 def say(text: object = "", *, end: str = "\n", file: TextIO | None = None, flush: bool = False) -> None:
-    """Print `text` without anything that steers the terminal, whoever wrote it. Every command prints with this."""
+    """Print `text` without terminal control sequences. Every command prints with this."""
     print(plain(str(text)), end=end, file=sys.stdout if file is None else file, flush=flush)
 
 
@@ -35,7 +35,7 @@ def warn(text: object) -> None:
 
 
 def settings_of(args: argparse.Namespace, overrides: Mapping[str, Any] | None = None) -> "Settings":
-    """Settings from `--config` (or $VILAMP_CONFIG), the environment, `--data-dir` and `overrides`. Raises CliError."""
+    """Return the settings of `--config` (or $VILAMP_CONFIG), the environment, `--data-dir` and `overrides`. Raises CliError."""
     from agent.settings.source import ConfigError, load_settings
 
     named = args.config or os.environ.get("VILAMP_CONFIG")

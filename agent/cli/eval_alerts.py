@@ -1,4 +1,4 @@
-"""`vilamp eval-alerts`: how well rules do on drawn worlds, as a table, as JSON and as a picture."""
+"""`vilamp eval-alerts`: measure alert rules on drawn worlds and print tables, write JSON or draw a chart."""
 
 import argparse
 import asyncio
@@ -21,7 +21,7 @@ ARM_NAMES = {"gate": "gate only", "judge": "judge only", "both": "both"}
 
 
 def run(args: argparse.Namespace) -> int:
-    """Evaluate, print, write."""
+    """Evaluate, print and write. Raises CliError."""
     from rich.console import Console
 
     seeds = _seeds(args.seeds)
@@ -90,7 +90,7 @@ def _model(args: argparse.Namespace) -> "VideoModel":
 
 
 def _machine() -> dict[str, Any]:
-    """What the times were measured on, and how busy it was."""
+    """Return the machine the times were measured on, and its load."""
     from model.machine import torch_threads
 
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
@@ -103,7 +103,7 @@ def _machine() -> dict[str, Any]:
 
 
 def print_report(console: "Console", report: dict[str, Any]) -> None:
-    """The table of the arms, then gate and judge together by type of rule."""
+    """Print a table by arm, then one by type of rule for gate and judge together."""
     from rich.table import Table
 
     title = f"{report['minutes']:g} minutes of worlds {', '.join(map(str, report['seeds']))}, one rule at a time"
@@ -133,7 +133,7 @@ def _row(figures: dict[str, Any]) -> list[str]:
 
 
 def plot(report: dict[str, Any], path: Path) -> None:
-    """Above: the gate's score over time with the true events; below: what a threshold costs. Raises CliError."""
+    """Draw the gate's score over time with the true events, and the effect of its threshold. Raises CliError."""
     try:
         from matplotlib.figure import Figure
     except ModuleNotFoundError:

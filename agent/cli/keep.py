@@ -1,4 +1,4 @@
-"""`vilamp memory`, `vilamp erase`, `vilamp export`: over a running agent, or on its folder when none runs."""
+"""`vilamp memory`, `erase` and `export`, on a running agent or, when none runs, on its data folder."""
 
 import argparse
 import json
@@ -30,7 +30,7 @@ from memory.offline import OfflineMemory
 
 @contextmanager
 def opened(args: argparse.Namespace, settings: Settings, scope: str) -> Iterator[Client | OfflineMemory]:
-    """The running agent; its folder, where none runs and none was named. Raises CliError."""
+    """Yield a client of the running agent, or its memory on disk when none runs and none was named. Raises CliError."""
     named = args.server or os.environ.get("VILAMP_SERVER")
     server = named or server_of(settings)
     with connect(server, settings, scope) as client:
@@ -56,7 +56,7 @@ def opened(args: argparse.Namespace, settings: Settings, scope: str) -> Iterator
 
 
 def run_memory(args: argparse.Namespace) -> int:
-    """Print what is held. Raises CliError."""
+    """Print what is stored for each camera. Raises CliError."""
     settings, zone = settings_of(args), zone_of(args)
     with opened(args, settings, "ask") as source:
         if isinstance(source, Client):
@@ -72,7 +72,7 @@ def run_memory(args: argparse.Namespace) -> int:
 
 
 def print_held(held: dict[str, Any], zone: str) -> None:
-    """One line for each camera, one for all."""
+    """Print a table with a line per camera and one for all."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -109,7 +109,7 @@ def size_text(num_bytes: float) -> str:
 
 
 def run_erase(args: argparse.Namespace) -> int:
-    """Ask, then erase. Raises CliError."""
+    """Ask for confirmation, then erase. Raises CliError."""
     settings, zone = settings_of(args), zone_of(args)
     after, before = window_of(args, zone, time.time())
     if args.all == (after is not None or before is not None) or (not args.all and None in (after, before)):
@@ -133,9 +133,9 @@ def _named(args: argparse.Namespace) -> str:
 
 
 def confirm(question: str) -> None:
-    """Returns if the answer is yes. Raises CliError."""
+    """Ask a question on the terminal. Raises CliError unless the answer is yes."""
     if not sys.stdin.isatty():
-        raise CliError("nobody can be asked here whether it may be erased: give --yes", EXIT_USAGE)
+        raise CliError("there is no terminal to ask for confirmation: give --yes", EXIT_USAGE)
     if input(question).strip().lower() not in ("y", "yes"):
         raise CliError("nothing was erased")
 
@@ -145,7 +145,7 @@ def _erase(source: Client | OfflineMemory, settings: Settings, request: Request)
         bounds = {"after": request.after, "before": request.before}
         given = {name: value for name, value in bounds.items() if value is not None}
         query = urlencode(given or {"all": "true"})
-        answer = source.delete_json(f"/v1/cameras/{quote(request.camera)}/frames?{query}")
+        answer = source.send_json("DELETE", f"/v1/cameras/{quote(request.camera)}/frames?{query}")
         return dict(answer["erased"])
     if request.camera not in source.cameras():
         raise CliError(f'nothing of a camera "{request.camera}" is remembered')
@@ -155,7 +155,7 @@ def _erase(source: Client | OfflineMemory, settings: Settings, request: Request)
     try:
         if alert_store is not None:
             erasing.add("alerts", erase_from_alerts(alert_store))
-        # what only a running agent can take back (retained MQTT messages) it takes back at its next start
+        # retained MQTT messages are cleared by the agent at its next start
         return erasing.erase(request, again=True)
     except NotErasedYet as error:
         raise CliError(f"{error} (at the next start, or by running this again)") from error
@@ -165,7 +165,7 @@ def _erase(source: Client | OfflineMemory, settings: Settings, request: Request)
 
 
 def run_export(args: argparse.Namespace) -> int:
-    """Write the clip and its log. Raises CliError."""
+    """Write the video and its JSON log. Raises CliError."""
     settings, zone, now = settings_of(args), zone_of(args), time.time()
     after, before = window_of(args, zone, now)
     if after is None:
@@ -195,7 +195,7 @@ def _export(
     video: Path,
     now: float,
 ) -> str:
-    """Writes the video; the text of the log."""
+    """Write the video and return the text of its log."""
     if isinstance(source, OfflineMemory):
         zone = settings.camera(camera).timezone
         try:

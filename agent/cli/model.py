@@ -15,7 +15,7 @@ TEST_QUESTION = "Is there a person now?"
 
 
 def run_check(args: argparse.Namespace) -> int:
-    """Say what a checkpoint is and what it needs, then load it and try it. Raises CliError."""
+    """Print sizes and memory of a checkpoint, then load it and run it once. Raises CliError."""
     from model.checkpoint import read_config
     from model.clip_encoder import is_clip
     from model.hub import resolve
@@ -39,7 +39,7 @@ def run_check(args: argparse.Namespace) -> int:
 
 
 def try_clip(name: str, folder: Path, plan: "Plan") -> None:
-    """CLIP alone, for `answerer: openai`: load it and tell two pictures and two texts apart."""
+    """Load a CLIP encoder, as used with an `openai` answerer, and test it."""
     from model.clip_encoder import ClipEncoder
 
     encoder = ClipEncoder.load(folder, name=name, device=plan.device, dtype=plan.dtype)
@@ -51,7 +51,7 @@ def try_clip(name: str, folder: Path, plan: "Plan") -> None:
 
 
 def print_sizes(name: str, config: "ModelConfig", counts: dict[str, int]) -> None:
-    """What it is: where from, sizes, weights by part, defaults."""
+    """Print the parts of a checkpoint with their sizes and weights."""
     vision, language, dual = config.vision, config.language, config.dual_encoder
     lines = {
         "checkpoint": f"{name} ({sum(counts.values()) / 1e6:,.1f} M weights)",
@@ -74,7 +74,7 @@ def print_sizes(name: str, config: "ModelConfig", counts: dict[str, int]) -> Non
 
 
 def print_memory(config: "ModelConfig", counts: dict[str, int], plan: "Plan", frames: list[int]) -> None:
-    """Bytes by part for histories of several lengths, and what would hold them."""
+    """Print the memory each part needs for histories of several lengths, and which graphics card holds it."""
     from model.sizing import footprint, smallest_card
 
     needs = [footprint(config, counts, num_frames, plan) for num_frames in frames]
@@ -103,12 +103,12 @@ def print_memory(config: "ModelConfig", counts: dict[str, int], plan: "Plan", fr
 
 
 def print_bytes(title: str, sizes: list[int]) -> None:
-    """One line of the table, in GB."""
+    """Print one line of the table, in GB."""
     say(f"  {title:<34}" + "".join(f"{size / 1e9:>12.3f}" for size in sizes))
 
 
 def this_machine(need: "Footprint", plan: "Plan") -> str:
-    """Whether it fits here."""
+    """Return one line: does it fit on this machine?"""
     from model.machine import device_bytes, host_bytes
 
     host, card = host_bytes(), device_bytes(plan.device)
@@ -122,7 +122,7 @@ def this_machine(need: "Footprint", plan: "Plan") -> str:
 
 
 def try_out(folder: Path, plan: "Plan") -> None:
-    """Load it, tell two pictures and two texts apart, answer one question greedily. Raises ValueError, RuntimeError."""
+    """Load a checkpoint, test it and answer one question. Raises ValueError, RuntimeError."""
     import numpy as np
 
     from model.history import ArrayHistory
@@ -149,7 +149,7 @@ def try_out(folder: Path, plan: "Plan") -> None:
 
 
 def run_world(args: argparse.Namespace) -> int:
-    """Write a video of the drawn world. Raises CliError."""
+    """Write a video of the drawn world and its truth. Raises CliError."""
     if not 0 < args.minutes <= 24 * 60:
         raise CliError("--minutes: must be above 0 and at most 1440", EXIT_USAGE)
     from rich.console import Console

@@ -1,7 +1,7 @@
-"""`vilamp replay`: index a video file into a camera's history as fast as the encoder goes, then ask about it.
+"""`vilamp replay`: index a video file as a camera's history, as fast as the encoder can, then ask about it.
 
-A small ledger in the data folder says which file is in which camera's history, so that asking again does not index
-again and an interrupted run goes on where it stopped.
+A ledger in the data folder notes which file is in which camera's history. A file is indexed once, and an interrupted
+run continues where it stopped.
 """
 
 import argparse
@@ -43,22 +43,22 @@ LEDGER_FILE = "replays.json"
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What the ledger says about one camera."""
+    """The ledger's entry for one camera."""
 
     path: str
     size_bytes: int
-    written: float  # the file's own time of last change, unix seconds
+    written: float  # when the file was last changed, unix seconds
     rate_hz: float
-    start: float  # time given to the first frame, unix seconds
+    start: float  # time of the first frame, unix seconds
     complete: bool = False
 
     def same_video(self, other: "Entry") -> bool:
-        """True when both name the same, unchanged file."""
+        """Return True when both are the same, unchanged file."""
         return (self.path, self.size_bytes, self.written) == (other.path, other.size_bytes, other.written)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Index and ask. Raises CliError."""
+    """Index the file, then ask. Raises CliError."""
     if args.camera is not None:
         _check_camera_name(args.camera)
     zone = zone_of(args)
@@ -89,14 +89,14 @@ async def _run(
 
 
 def _base_settings(args: argparse.Namespace) -> Settings:
-    """The configuration, and the model as the command names it."""
+    """Return the configuration with the model options of the command line."""
     model = {"path": args.model, "device": args.device, "dtype": args.dtype, "num_threads": args.num_threads}
     given = {name: value for name, value in model.items() if value is not None}
     return settings_of(args, {"model": given} if given else {})
 
 
 def _settings(args: argparse.Namespace, base: Settings, camera: str) -> Settings:
-    """The configuration with this one camera only: a replay connects to no other."""
+    """Return the configuration with this camera only: a replay connects to no other."""
     its = {**base.camera(camera).model_dump(), "url": None}
     if args.rate is not None:
         its["rate_hz"] = args.rate
@@ -114,7 +114,7 @@ def _check_camera_name(name: str) -> None:
 
 
 def _own_camera(file: Path, settings: Settings) -> str:
-    """The camera that this video has been indexed into, or a new one named after the file."""
+    """Return the camera that this video is indexed into, or a new name made from the file's."""
     ledger = _read_ledger(settings.data_dir / LEDGER_FILE)
     video = _video(file)
     held = [name for name, entry in ledger.items() if entry.same_video(video)]
@@ -125,7 +125,7 @@ def _own_camera(file: Path, settings: Settings) -> str:
 
 
 def _remembered(settings: Settings) -> list[str]:
-    """Cameras that have a history; none where it cannot be looked at, which opening it will say better."""
+    """Return the cameras that have a history; none when the memory cannot be opened, which is reported later."""
     try:
         with OfflineMemory(settings.data_dir / "memory") as memory:
             return memory.cameras()
@@ -134,7 +134,7 @@ def _remembered(settings: Settings) -> list[str]:
 
 
 def _probe(path: Path) -> float | None:
-    """The video's length in seconds, None where it does not say. Raises CliError when it is no video."""
+    """Return the video's length in seconds, None when it is unknown. Raises CliError for a file that is not a video."""
     try:
         return length_s(str(path))
     except MediaError as error:
@@ -184,7 +184,7 @@ async def _index(agent: Agent, camera: str, wanted: Entry, duration_s: float | N
 async def _feed(
     agent: Agent, camera: str, entry: Entry, duration_s: float | None, progress: Progress
 ) -> tuple[str | None, list[str]]:
-    """Every kept frame through intake and encoder. Returns what was damaged, and what was put right, in words."""
+    """Store and encode every kept frame. Return a message about damage, and messages about repaired timestamps."""
     settings = replace(agent.cameras.frame_settings(camera), rate_hz=entry.rate_hz)
     source = FileSource(entry.path, camera, settings, pace="fast", start_time=entry.start)
     expected = None if duration_s is None else max(1, round(duration_s * entry.rate_hz))
@@ -200,7 +200,7 @@ async def _feed(
 
 
 async def _show(agent: Agent, camera: str, work: "asyncio.Task[None]", progress: Progress, bar: Any) -> None:
-    """Move the bar until `work` is done; its errors are the caller's."""
+    """Move the progress bar until `work` is done, and raise what it raises."""
     while not work.done():
         progress.update(bar, completed=agent.store.stats(camera).encoded)
         await asyncio.wait([work], timeout=0.1)
@@ -209,7 +209,7 @@ async def _show(agent: Agent, camera: str, work: "asyncio.Task[None]", progress:
 
 
 class Remaining:
-    """A source without the frames that are remembered already: times up to `newest` are passed over."""
+    """A source without the frames up to the time `newest`, which are stored already."""
 
     def __init__(self, source: Source, newest: float | None) -> None:
         self.camera = source.camera
@@ -218,7 +218,7 @@ class Remaining:
         self._newest = newest
 
     async def frames(self) -> AsyncIterator[Frame]:
-        """The frames that are new."""
+        """Yield the new frames."""
         async with aclosing(self._source.frames()) as frames:  # type: ignore[type-var]
             async for frame in frames:
                 if self._newest is None or frame.time > self._newest:
@@ -264,7 +264,7 @@ def _citation(evidence: Evidence) -> Citation:
 
 
 def _read_ledger(path: Path) -> dict[str, Entry]:
-    """Entries by camera; a ledger that cannot be read counts as empty (the memory is the truth, this is a note)."""
+    """Return the entries by camera. An unreadable ledger counts as empty: the memory itself decides."""
     try:
         return {camera: Entry(**entry) for camera, entry in json.loads(path.read_text()).items()}
     except (OSError, ValueError, TypeError, AttributeError):

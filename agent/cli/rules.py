@@ -1,4 +1,4 @@
-"""`vilamp rules`: list, add, remove, switch and snooze the rules of a running agent, and try one on the past."""
+"""`vilamp rules`: manage the alert rules of a running agent, and try one on the stored history."""
 
 import argparse
 import json
@@ -22,7 +22,7 @@ Json = dict[str, Any]
 
 
 def run(args: argparse.Namespace) -> int:
-    """One action. Raises CliError."""
+    """Run one action. Raises CliError."""
     settings = settings_of(args)
     server = args.server or os.environ.get("VILAMP_SERVER") or server_of(settings)
     actions: dict[str, Callable[[Client, argparse.Namespace], None]] = {
@@ -106,14 +106,14 @@ def _snooze(client: Client, args: argparse.Namespace) -> None:
     body = {"minutes": args.minutes, **({"camera": args.camera} if args.camera else {})}
     rule = client.send_json("POST", f"{_path(args.name)}/snooze", body)
     until = rule["snoozed_until"]
-    if args.camera:  # one that has sent nothing yet has no state
+    if args.camera:  # a camera without frames has no state
         until = rule["state"].get(args.camera, {"snoozed_until": time.time() + 60 * args.minutes})["snoozed_until"]
     snoozed = until > time.time()
     say(f"{args.name} is snoozed until {format_time(until, zone_of(args))}" if snoozed else f"{args.name} is awake")
 
 
 def _settings(given: list[str]) -> Json:
-    """{"gate": {"on": 6}} for ["gate.on=6"]. Raises CliError."""
+    """Return nested settings: {"gate": {"on": 6}} for ["gate.on=6"]. Raises CliError."""
     settings: Json = {}
     for each in given:
         name, equals, text = each.partition("=")
@@ -122,7 +122,7 @@ def _settings(given: list[str]) -> Json:
         try:
             node = bounded_node(text)
             value = None if node is None else plain_value(node)
-            json.dumps(value)  # a date has no form there
+            json.dumps(value)  # a YAML date cannot be sent
         except (yaml.YAMLError, TypeError, ValueError) as error:
             raise CliError(f"--set {each}: the value cannot be read", EXIT_USAGE) from error
         *parts, last = name.split(".")
@@ -171,7 +171,7 @@ def _progress(progress: Json) -> None:
 
 
 def report(result: Json, zone: str) -> list[str]:
-    """The lines that a person reads."""
+    """Return the result of a dry run as lines of text."""
     span, cameras = format_span(result["until"] - result["after"]), ", ".join(result["cameras"])
     lines = [
         f'"{plain_line(result["rule"]["condition"])}" on {plain_line(cameras)}: {result["frames"]:,} frames in {span}',

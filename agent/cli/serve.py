@@ -1,4 +1,4 @@
-"""`vilamp serve`: settings from file, environment and options, then the server."""
+"""`vilamp serve`: run the server with the settings of file, environment and options."""
 
 import argparse
 from typing import Any
@@ -23,7 +23,7 @@ def run(args: argparse.Namespace) -> int:
         raise CliError(str(error)) from error
     except ModelUnusable as error:
         raise CliError(f"{settings.model.path}: {error}") from error
-    except OutputFailed as error:  # where the address and, once, the tokens are told: without a reader nobody gets in
+    except OutputFailed as error:  # the address and the new tokens could not be printed
         raise CliError(str(error)) from error
     except (OSError, ValueError) as error:
         raise CliError(f"it cannot go on: {error}") from error
@@ -31,7 +31,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def overrides_of(args: argparse.Namespace) -> dict[str, Any]:
-    """The options that were given, as settings."""
+    """Return the given options as settings. Raises CliError."""
     flat = {"host": args.host, "port": args.port, "log_level": args.log_level}
     model = {"path": args.model, "device": args.device, "dtype": args.dtype, "num_threads": args.num_threads}
     over: dict[str, Any] = {name: value for name, value in flat.items() if value is not None}
@@ -39,7 +39,7 @@ def overrides_of(args: argparse.Namespace) -> dict[str, Any]:
     if args.tls == "self-signed":
         if args.tls_cert or args.tls_key:
             raise CliError("give either --tls self-signed or --tls-cert and --tls-key", EXIT_USAGE)
-        # what the file says of a certificate of one's own must not stand beside it
+        # a certificate in the file would contradict it
         over["tls"] = {"self_signed": True, "cert": None, "key": None}
     elif args.tls_cert or args.tls_key:
         over["tls"] = {"self_signed": False, "cert": _text(args.tls_cert), "key": _text(args.tls_key)}

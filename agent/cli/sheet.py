@@ -1,7 +1,4 @@
-"""A contact sheet: evidence frames with captions under their question and answer, as one PNG.
-
-In: JPEG bytes and words. Out: a file. It does not know where the frames come from.
-"""
+"""Write a contact sheet: one PNG with questions, answers and their evidence frames."""
 
 import io
 import textwrap
@@ -11,7 +8,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont, UnidentifiedImageError
 
-TILE_WIDTH, TILE_HEIGHT = 240, 180  # pixels; pictures are fitted into this, their shape kept
+TILE_WIDTH, TILE_HEIGHT = 240, 180  # pixels; pictures keep their aspect ratio
 GAP = 12
 CAPTION_HEIGHT = 20
 LINE_HEIGHT = 24
@@ -24,7 +21,7 @@ _Font = ImageFont.ImageFont | ImageFont.FreeTypeFont
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """One frame and the words under it."""
+    """One frame and its caption."""
 
     jpeg: bytes
     caption: str
@@ -33,7 +30,7 @@ class Tile:
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """One question: its answer (may hold line breaks) and the frames it rests on."""
+    """One question, its answer (may have line breaks) and its evidence frames."""
 
     title: str
     text: str
@@ -41,7 +38,7 @@ class Section:
 
 
 def write_sheet(path: Path, sections: Sequence[Section]) -> None:
-    """Draw `sections` under one another into the PNG `path`. Raises OSError when it cannot be written."""
+    """Draw `sections` below one another into the PNG `path`. Raises OSError when it cannot be written."""
     width = NUM_COLUMNS * (TILE_WIDTH + GAP) + GAP
     sheet = Image.new("RGB", (width, GAP + sum(map(_height, sections))), _PAPER)
     draw = ImageDraw.Draw(sheet)
@@ -66,7 +63,7 @@ def _height(section: Section) -> int:
 
 
 def _draw_section(sheet: Image.Image, draw: ImageDraw.ImageDraw, section: Section, y: int) -> None:
-    """Lines of text, then rows of tiles: tile 5 of 4 columns is in row 1, column 1."""
+    """Draw lines of text, then rows of tiles: with 4 columns, tile 5 is in row 1, column 1."""
     title_font, text_font, caption_font = _font(17), _font(15), _font(12)
     for text, font, ink in ((section.title, title_font, _INK), (section.text, text_font, _GREY)):
         for line in _lines(text):
@@ -84,7 +81,7 @@ def _font(size: int) -> _Font:
 
 
 def _fitted(tile: Tile) -> Image.Image:
-    """The picture at tile size on a dark ground, boxes drawn; the ground alone where the bytes are no picture any more."""
+    """Return the picture at tile size with its boxes; a dark tile when the bytes are not a picture."""
     ground = Image.new("RGB", (TILE_WIDTH, TILE_HEIGHT), (40, 40, 40))
     try:
         with Image.open(io.BytesIO(tile.jpeg)) as image:

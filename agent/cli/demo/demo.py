@@ -1,7 +1,7 @@
-"""`vilamp demo`: real WebRTC video into a real server, and questions over its whole history through the HTTP API.
+"""`vilamp demo`: publish a drawn world to a real server over WebRTC, ask about it over HTTP, compare with the truth.
 
-The video is a drawn world whose clock runs faster than ours, so that minutes of it fit into one; the camera is sampled
-at a higher rate to match. The truth is known because the world is drawn, and is shown beside each answer.
+The world's clock runs fast, so that minutes of it pass in one; the camera is sampled at a higher rate to match. The
+truth is known because the world is drawn.
 """
 
 import argparse
@@ -23,14 +23,14 @@ from agent.cli.client import Client, Reply, ServerError
 from agent.cli.common import EXIT_FAILED, EXIT_USAGE, CliError
 from agent.cli.demo.alerts import (
     HORIZON_S,
-    Ears,
-    Told,
+    Received,
+    Subscriber,
+    alert_line,
     alerts_config,
-    armed_in_words,
     free_port,
     listen,
     pick_rules,
-    told_in_words,
+    rules_line,
     truth_of,
 )
 from agent.cli.demo.server import DemoServer, demo_config, running_server
@@ -43,10 +43,10 @@ from model.world.answers import Question
 from streaming.publisher import FramesTrack, PublishError, publish
 
 CAMERA = "world"
-RATE_HZ = 12.0  # pictures published a second
+RATE_HZ = 12.0  # pictures published per second
 NUM_QUESTIONS = 9
 MIN_QUESTIONS = 6
-ASKING_S = 300.0  # seconds that the world goes on for while questions are asked
+ASKING_S = 300.0  # world seconds after the fast part, while questions are asked
 STAY_S = 6 * 3600.0
 CATCH_UP_S = 40.0
 POLL_S = 0.4
@@ -55,7 +55,7 @@ NUM_SHOWN = 4
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """One question of the world and what came of it; `reply` is None when there was no answer."""
+    """One question, its answer (None: there was none), and the truth."""
 
     question: Question
     reply: Reply | None
@@ -64,7 +64,7 @@ class Result:
 
 
 def run(args: argparse.Namespace) -> int:
-    """0: every question got an answer. 1: one did not. Raises CliError when the demo itself cannot run."""
+    """Return 0 when every question was answered, else 1. Raises CliError when the demo cannot run."""
     if args.seconds <= 0 or not 0 < args.speed <= 2 * RATE_HZ:
         raise CliError(f"--seconds must be above 0, --speed above 0 and at most {2 * RATE_HZ:.0f}", EXIT_USAGE)
     started = time.monotonic()
@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
     _prepare(args.out)
     try:
         code = asyncio.run(_demo(args, console))
-    except asyncio.CancelledError:  # by SIGTERM; the server has been stopped
+    except asyncio.CancelledError:  # SIGTERM; the server has been stopped
         return EXIT_FAILED
     except (PublishError, ServerError) as error:
         raise CliError(f"{error} (see {args.out / 'server.log'})") from error
@@ -81,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _prepare(out: Path) -> None:
-    """A fresh `out/data`: the demo's own memory and tokens, nothing else."""
+    """Remove memory and tokens of an earlier demo."""
     try:
         out.mkdir(parents=True, exist_ok=True)
         if (out / "data").exists():
@@ -106,8 +106,11 @@ async def _demo(args: argparse.Namespace, console: Console) -> int:
         async with publish(f"{server.url}/whip/{CAMERA}", server.publish_token, track) as publication:
             await publication.wait_connected()
             console.print(_explanation(args, show, server))
-            console.print(armed_in_words(rules, broker))
-            with Client(server.url, server.ask_token) as client, _ears(args.out, broker, rules, show, console) as ears:
+            console.print(rules_line(rules, broker))
+            with (
+                Client(server.url, server.ask_token) as client,
+                _subscribed(args.out, broker, rules, show, console) as subscriber,
+            ):
                 if args.stay:
                     console.print(_invitation(args, show, server))
                     await publication.wait_ended()
@@ -118,33 +121,35 @@ async def _demo(args: argparse.Namespace, console: Console) -> int:
                 for number, each in enumerate(picked, 1):
                     console.print(f"\n[{number}/{len(picked)}] {each.family}: {each.text}")
                     results.append(await _put(console, client, each, show, zone))
-                    show.go_on.set()  # the question about the present has been asked
+                    show.go_on.set()  # the question about the present was the first
                 await asyncio.to_thread(_save_sheet, args.out / "evidence.png", client, results, zone)
-    console.print(f"\n{ears.summary()}")
+    console.print(f"\n{subscriber.summary()}")
     return _conclude(console, results, args.out / "evidence.png")
 
 
 @contextmanager
-def _ears(out: Path, broker: int, rules: Mapping[str, Armed], show: Show, console: Console) -> Iterator[Ears]:
-    """A subscriber of the embedded broker, which prints every alert as it arrives."""
-    ears = Ears(out)
+def _subscribed(
+    out: Path, broker: int, rules: Mapping[str, Armed], show: Show, console: Console
+) -> Iterator[Subscriber]:
+    """Print every alert of the embedded broker as it arrives."""
+    subscriber = Subscriber(out)
 
-    def tell(told: Told) -> None:
-        world = show.clock.world(told.time)
+    def on_alert(alert: Received) -> None:
+        world = show.clock.world(alert.time)
         known = world < show.fast_until + HORIZON_S
-        truth = truth_of(rules[told.rule], world) if known else None
-        ears.num_right += truth is not None and truth[0]
-        console.print(told_in_words(told, truth, world))
+        truth = truth_of(rules[alert.rule], world) if known else None
+        subscriber.num_correct += truth is not None and truth[0]
+        console.print(alert_line(alert, truth, world))
 
-    listening = asyncio.create_task(listen(broker, ears, tell))
+    listening = asyncio.create_task(listen(broker, subscriber, on_alert))
     try:
-        yield ears
+        yield subscriber
     finally:
         listening.cancel()
 
 
 def _show(args: argparse.Namespace) -> Show:
-    """The scene, fast up to a moment with something in view, then at our pace."""
+    """Return the scene: fast until something is in view near the wanted time, then at normal speed."""
     fast_s = args.seconds * args.speed
     after_s = STAY_S if args.stay else ASKING_S
     scene, until = pick_world(args.seed, fast_s=fast_s, after_s=after_s, enough=MIN_QUESTIONS)
@@ -167,7 +172,7 @@ def _explanation(args: argparse.Namespace, show: Show, server: DemoServer) -> st
 
 
 def _invitation(args: argparse.Namespace, show: Show, server: DemoServer) -> str:
-    started_as = Path(sys.argv[0])  # `make run` has the command in .venv/bin, which is on nobody's PATH
+    started_as = Path(sys.argv[0])  # `make run` starts .venv/bin/vilamp, which is not on the PATH
     vilamp = started_as if started_as.name == "vilamp" else "vilamp"
     return (
         f"\nwatch and ask it in a browser:\n  {server.url}/#token={server.owner_token}\n"
@@ -178,7 +183,7 @@ def _invitation(args: argparse.Namespace, show: Show, server: DemoServer) -> str
 
 
 async def _watch(console: Console, client: Client, show: Show) -> None:
-    """A progress bar of what the server remembers, until the fast part is over and encoded."""
+    """Show how many frames the server has stored, until the fast part is over and encoded."""
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[frames]}"), TimeElapsedColumn())
     with Progress(*columns, console=console) as progress:
         bar = progress.add_task("watching", total=show.fast_until, frames="")
@@ -189,7 +194,7 @@ async def _watch(console: Console, client: Client, show: Show) -> None:
             frames = f"{camera['frames']} frames remembered, {camera['encoded']} encoded"
             progress.update(bar, completed=min(world, show.fast_until), frames=frames)
             if show.standing.is_set():
-                # three rounds at least: the last fast frames are still on their way when the world stands still
+                # at least three rounds: the last fast frames are still on their way
                 rounds += 1
                 behind = camera["frames"] - camera["encoded"]
                 if (rounds > 3 and behind <= 1) or rounds * POLL_S > CATCH_UP_S:
@@ -198,7 +203,7 @@ async def _watch(console: Console, client: Client, show: Show) -> None:
 
 
 async def _put(console: Console, client: Client, question: Question, show: Show, zone: str) -> Result:
-    """Ask one question and print what came: the words as they are written, evidence, truth, milliseconds."""
+    """Ask one question and print the answer as it is written, then truth, evidence and timings."""
     try:
         reply = await asyncio.to_thread(_ask, console, client, question.text)
     except ServerError as error:
@@ -213,7 +218,7 @@ async def _put(console: Console, client: Client, question: Question, show: Show,
 
 
 def _ask(console: Console, client: Client, text: str) -> Reply:
-    """Stream one answer. Runs in a thread. Raises ServerError."""
+    """Print one answer as it is written. Blocks. Raises ServerError."""
     console.print("  answer    ", end="")
     for part in client.ask(text, cameras=[CAMERA]):
         if isinstance(part, Reply):
@@ -229,7 +234,7 @@ def _cited(reply: Reply, zone: str) -> str:
 
 
 def _save_sheet(path: Path, client: Client, results: Sequence[Result], zone: str) -> None:
-    """The best evidence of every answer. A frame that has gone meanwhile stays grey. Raises CliError, ServerError."""
+    """Save the best evidence of every answer as one picture. Raises CliError, ServerError."""
     sections = []
     for result in results:
         reply = result.reply or Reply(text="no answer")

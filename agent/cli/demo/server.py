@@ -1,4 +1,4 @@
-"""A real server for the demo: its own process, its own data folder, a free port, ended with the block."""
+"""The demo's server: `vilamp serve` in a process of its own, with its own data folder."""
 
 import asyncio
 import os
@@ -21,7 +21,7 @@ _GREETING = "ViLaMP Live answers at "
 
 @dataclass(frozen=True, slots=True)
 class DemoServer:
-    """Where it answers, and the tokens to talk to it with."""
+    """A running server: its address and tokens."""
 
     url: str
     ask_token: str
@@ -31,8 +31,7 @@ class DemoServer:
 
 
 def demo_config(camera: str, rate_hz: float, zone: str, model: str, port: int) -> dict[str, object]:
-    """The configuration of the demo's server: one camera that publishes, sampled faster than once a second, as a kept frame is a
-    second of its world."""
+    """Return the server's configuration: one camera that publishes, sampled so that a kept frame is a world second."""
     return {
         "port": port,
         "cameras": {camera: {"rate_hz": rate_hz, "timezone": zone}},
@@ -44,9 +43,9 @@ def demo_config(camera: str, rate_hz: float, zone: str, model: str, port: int) -
 
 @asynccontextmanager
 async def running_server(out: Path, config: dict[str, object]) -> AsyncIterator[DemoServer]:
-    """Start `vilamp serve` over `out/data`, logging to `out/server.log`. Raises CliError when it does not come up."""
+    """Run `vilamp serve` with the data in `out/data` and the log in `out/server.log`. Raises CliError when it does not start."""
     (out / "demo.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
-    # the demo is what it says, whatever the shell around it configures
+    # the settings of the user's shell are not the demo's
     environ = {name: value for name, value in os.environ.items() if not name.startswith("VILAMP_")}
     command = ["-m", "agent.cli", "serve", "--config", str(out / "demo.yaml"), "--data-dir", str(out / "data")]
     with (out / "server.log").open("wb") as log:
@@ -66,7 +65,7 @@ async def running_server(out: Path, config: dict[str, object]) -> AsyncIterator[
 
 
 async def _greeting(process: asyncio.subprocess.Process, log: Path) -> str:
-    """The URL in the server's first lines. Raises CliError with the end of its log."""
+    """Return the URL in the server's first lines. Raises CliError with the end of its log."""
     lines = _stdout(process)
     try:
         async with asyncio.timeout(START_TIMEOUT_S):
@@ -90,7 +89,7 @@ def _stdout(process: asyncio.subprocess.Process) -> asyncio.StreamReader:
 
 
 async def _drain(process: asyncio.subprocess.Process) -> None:
-    """Read what the server goes on printing, or its pipe would fill and stop it."""
+    """Read and drop what the server prints: a full pipe would stop it."""
     while await _stdout(process).read(4096):
         pass
 

@@ -1,7 +1,7 @@
-"""The demo's world: a drawn scene whose clock runs faster than ours, what is asked about it, and what is true.
+"""The demo's world: a drawn scene with a fast clock, the questions about it, and their true answers.
 
-The scene is drawn as it is published; each picture's moment of the world is noted beside ours, so that "when did it
-come?" has a true answer on the wall clock. The server sees pictures only.
+The scene is drawn while it is published. The world time of each picture is noted with the wall time, so that "when did
+it come?" has a true answer in wall time. The server sees pictures only.
 """
 
 import asyncio
@@ -23,42 +23,41 @@ from model.world.things import VISIBLE_FRACTION
 from streaming.frame import Frame
 
 WIDTH, HEIGHT = 320, 180
-SLOW_RATE_HZ = 2.0  # pictures a second once the world's clock has slowed down to ours
-STEADY_S = 4.0  # a moment is worth asking about when it looks the same for so long
+SLOW_RATE_HZ = 2.0  # pictures per second after the fast part
+STEADY_S = 4.0  # a moment to ask about looks the same for this long
 NUM_TRIES = 12
-MIN_SPAN_S = 3.0  # what was in view for less may fall between two frames of the camera
+MIN_SPAN_S = 3.0  # shorter visits may fall between two frames
 OTHER_FAMILIES = ("colour", "count", "where", "when", "order", "last_seen", "left_behind")
 
 
 @dataclass(slots=True)
 class WorldClock:
-    """Pairs (wall, world): unix seconds at which a moment of the world was shown. Both rise.
+    """Rising pairs of wall time (unix seconds) and the world second shown then.
 
-    Shown at walls 100, 101, 102 were world seconds 0, 6, 7 (the clock slowed down after 101): `world(100.5)` is 3,
-    `wall(6.5)` is 101.5.
+    Worked example: world seconds 0, 6, 7 shown at 100, 101, 102: `world(100.5)` is 3, `wall(6.5)` is 101.5.
     """
 
     walls: list[float] = field(default_factory=list)
     worlds: list[float] = field(default_factory=list)
 
     def note(self, wall: float, world: float) -> None:
-        """The picture of `world` goes out at `wall`."""
+        """Note that the picture of `world` is published at `wall`."""
         self.walls.append(wall)
         self.worlds.append(world)
 
     def wall(self, world: float) -> float:
-        """Unix seconds at which `world` was shown; the nearest shown moment's beyond the ends."""
+        """Return the wall time at which `world` was shown, or of the nearest moment shown."""
         return float(np.interp(world, self.worlds, self.walls))
 
     def world(self, wall: float) -> float:
-        """The world's second that was shown at `wall`."""
+        """Return the world second that was shown at `wall`."""
         return float(np.interp(wall, self.walls, self.worlds))
 
 
 class Show:
-    """Pictures of a scene: `rate_hz` a second of ours, `speed` world seconds in each, until world second `fast_until`.
+    """Pictures of a scene, `rate_hz` per second, at `speed` world seconds per second until world second `fast_until`.
 
-    There the world stands still, so that "now" can be asked about, and goes on at our pace after `go_on.set()`.
+    Then the world stands still, so that "now" can be asked about, and continues at normal speed after `go_on.set()`.
     """
 
     def __init__(
@@ -74,7 +73,7 @@ class Show:
         self._now = now
 
     async def pictures(self) -> AsyncIterator[Frame]:
-        """Pictures with the time at which they are due, until the scene ends. The consumer waits for it."""
+        """Yield pictures with the time at which each is due, until the scene ends. The consumer waits for that time."""
         world, due = 0.0, 0.0
         while world < self.scene.duration_s:
             picture = await asyncio.to_thread(draw, self.scene, world, WIDTH, HEIGHT)
@@ -89,7 +88,7 @@ class Show:
 
 
 def steady_moment(scene: Scene, earliest: float, latest: float) -> float | None:
-    """The first world second in between with something clearly in view that stays for a while; None: there is none."""
+    """Return the first world second in the range with something clearly in view that stays; None: there is none."""
     for t in np.arange(earliest, latest, 0.5).tolist():
         views = {_view(scene, t + ahead) for ahead in np.arange(0, STEADY_S, 0.5).tolist()}
         if len(views) == 1 and views.isdisjoint({(), None}):
@@ -98,7 +97,7 @@ def steady_moment(scene: Scene, earliest: float, latest: float) -> float | None:
 
 
 def _view(scene: Scene, t: float) -> tuple[int, ...] | None:
-    """Who is in view at world second `t`, from left to right; None when somebody is there only in part."""
+    """Return the actors in view at world second `t`, from left to right; None when one is only partly in view."""
     here = [each for each in scene.visible_at(t, min_fraction=0.1) if each.action != "closed"]
     if len(here) > 2 or any(each.fraction < VISIBLE_FRACTION for each in here):
         return None
@@ -106,9 +105,9 @@ def _view(scene: Scene, t: float) -> tuple[int, ...] | None:
 
 
 def pick_world(seed: int, *, fast_s: float, after_s: float, enough: int) -> tuple[Scene, float]:
-    """A scene never trained on, and the world second near `fast_s` at which it is to stand still.
+    """Return a scene the model was not trained on, and the world second near `fast_s` at which to stand still.
 
-    The first seed from `seed` on whose history can answer `enough` questions, the last of NUM_TRIES if none can.
+    Takes the first of NUM_TRIES seeds from `seed` on whose history answers `enough` questions, else the last.
     """
     for number in range(seed, seed + NUM_TRIES):
         scene = Scene.from_seed(number, duration_s=1.2 * fast_s + after_s, style="fixed", split="eval")
@@ -119,10 +118,9 @@ def pick_world(seed: int, *, fast_s: float, after_s: float, enough: int) -> tupl
 
 
 def pick_questions(scene: Scene, until: float, most: int) -> list[Question]:
-    """At most `most` questions, one of each kind that the history up to `until` can answer; the scene decides which.
+    """Return at most `most` questions, one of each kind that the history up to `until` can answer.
 
-    The one about the present comes first, then one about what came the longest ago and one about what never came. The
-    others are about things not asked about yet, where there are such.
+    First the present, then what came longest ago and what never came; then things not asked about yet.
     """
     times = np.append(np.arange(0.5, until, 1.0), until)
     options: dict[str, list[Question]] = {"present": [], "existence": [], **{family: [] for family in OTHER_FAMILIES}}
@@ -133,7 +131,7 @@ def pick_questions(scene: Scene, until: float, most: int) -> list[Question]:
     for family in OTHER_FAMILIES:
         if options[family]:
             named = {about(each) for each in picked}
-            # the smallest is taken: not asked about before, then the most sights to count, then the first
+            # prefer what was not asked about, then most visits, then the first
             picked.append(min(options[family], key=lambda each: (about(each) in named, -len(each.spans))))
     return picked[:most]
 
@@ -145,12 +143,12 @@ def _long_ago_and_never(existence: Sequence[Question]) -> list[Question]:
 
 
 def about(question: Question) -> tuple[str | None, str | None] | None:
-    """The kind and colour that a question names."""
+    """Return the kind and colour that a question names."""
     return None if question.query is None else (question.query.kind, question.query.colour)
 
 
 def on_our_clock(question: Question, clock: WorldClock, zone: str) -> Question:
-    """The same question with the times that prove it in unix seconds, as shown by clocks in `zone`."""
+    """Return the question with its times in unix seconds and local time of `zone`."""
     spans = tuple((clock.wall(first), clock.wall(last)) for first, last in question.spans)
     answer = question.answer
     if question.family in TIME_FAMILIES:
@@ -161,11 +159,11 @@ def on_our_clock(question: Question, clock: WorldClock, zone: str) -> Question:
 
 
 def judge(question: Question, reply: Reply) -> tuple[bool, str]:
-    """Is the answer right, and what would be. `question` is on our clock."""
-    said = reply.text.partition("\n\n(")[0]  # an almost empty history says so after the answer
+    """Return whether the answer is correct, and the true one. `question` is from `on_our_clock`."""
+    said = reply.text.partition("\n\n(")[0]  # a note on a short history follows the answer
     return is_correct(question, verdict_of(said) if plan_of(question.text) else said), true_answer(question)
 
 
 def spans_in_words(spans: Sequence[tuple[float, float]]) -> str:
-    """When in the world the proof was to be seen: "world 203-213 s, 519-524 s"."""
+    """Return the world times of the evidence: "world 203-213 s, 519-524 s"."""
     return "world " + ", ".join(f"{first:.0f}-{last:.0f}" for first, last in spans) + " s" if spans else ""

@@ -9,14 +9,14 @@ import pytest
 
 from agent.cli.demo.alerts import (
     WARM_S,
-    Ears,
-    Told,
+    Received,
+    Subscriber,
+    alert_line,
     alerts_config,
-    armed_in_words,
     free_port,
     listen,
     pick_rules,
-    told_in_words,
+    rules_line,
     truth_of,
 )
 from agent.cli.demo.world import pick_world
@@ -53,7 +53,7 @@ def test_the_configuration_is_one_that_a_server_takes(rules: dict[str, Armed]) -
             assert settings.rules[name].condition == armed.condition
             assert settings.rules[name].hold_s == pytest.approx(10.0 / speed)
         assert (settings.mqtt.url, settings.mqtt.embedded_port) == ("embedded", 1884)
-    assert "none" in armed_in_words({}, 1884)
+    assert "none" in rules_line({}, 1884)
 
 
 def test_an_alert_is_judged_by_what_was_there(rules: dict[str, Armed]) -> None:
@@ -61,15 +61,15 @@ def test_an_alert_is_judged_by_what_was_there(rules: dict[str, Armed]) -> None:
     first = armed.truth.events[0]
     assert truth_of(armed, first.start_s + 1)[0]
     assert truth_of(armed, 1.0) == (False, "not in view")
-    told = Told("truck", "world: a truck comes", 0.0, 0.5, Path("alert-1.jpg"))
-    assert "not in view -> wrong" in told_in_words(told, truth_of(armed, 1.0), 1.0)
-    assert "truth" not in told_in_words(told, None, 1e6)
+    received = Received("truck", "world: a truck comes", 0.0, 0.5, Path("alert-1.jpg"))
+    assert "not in view -> wrong" in alert_line(received, truth_of(armed, 1.0), 1.0)
+    assert "truth" not in alert_line(received, None, 1e6)
 
 
 async def test_alerts_are_received_from_the_embedded_broker(tmp_path: Path) -> None:
-    port, heard = free_port(), list[Told]()
-    ears = Ears(tmp_path)
-    listening = asyncio.create_task(listen(port, ears, heard.append))  # before there is a broker
+    port, heard = free_port(), list[Received]()
+    subscriber = Subscriber(tmp_path)
+    listening = asyncio.create_task(listen(port, subscriber, heard.append))  # before there is a broker
     changes = {"mqtt": {"url": "embedded", "embedded_port": port}, "rules": {"bag": {"condition": "a bag"}}}
     async with running(tmp_path / "data", cameras={"yard": {}}, **changes) as agent:
         await until(lambda: agent.bridge.status.connected)
@@ -80,17 +80,17 @@ async def test_alerts_are_received_from_the_embedded_broker(tmp_path: Path) -> N
                 break
     listening.cancel()
     await asyncio.gather(listening, return_exceptions=True)
-    told = heard[0]
-    assert (told.rule, told.latency_s, told.picture) == ("bag", 0.5, tmp_path / "alert-1.jpg")
+    received = heard[0]
+    assert (received.rule, received.latency_s, received.picture) == ("bag", 0.5, tmp_path / "alert-1.jpg")
     assert (tmp_path / "alert-1.jpg").read_bytes() == jpeg()
-    assert ears.summary().startswith(f"alerts received over MQTT: {len(heard)}, with their picture: {len(heard)}")
+    assert subscriber.summary().startswith(f"alerts received over MQTT: {len(heard)}, with their picture: {len(heard)}")
 
 
 def test_without_a_picture_the_alert_is_told_all_the_same(tmp_path: Path) -> None:
-    ears = Ears(tmp_path)
-    assert ears.summary() == "no alert was received over MQTT"
-    told = ears.hear(f"{RULE}/event", event(1).payload())
-    assert told is not None
-    assert told.picture is None
-    assert ears.hear(f"{RULE}/event", event(1, "off").payload()) is None
-    assert json.loads(event(1).payload())["message"] == told.message
+    subscriber = Subscriber(tmp_path)
+    assert subscriber.summary() == "no alert was received over MQTT"
+    received = subscriber.receive(f"{RULE}/event", event(1).payload())
+    assert received is not None
+    assert received.picture is None
+    assert subscriber.receive(f"{RULE}/event", event(1, "off").payload()) is None
+    assert json.loads(event(1).payload())["message"] == received.message
