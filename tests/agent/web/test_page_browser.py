@@ -189,7 +189,7 @@ async def test_a_follow_up_says_what_the_model_reads(site: Served, seen: Visit) 
     page = await seen.open(site.url, site.token(), "ask")
     await ask(page, "Who came?")
     await expect(page.locator(".turn details")).to_have_count(1)
-    await expect(page.get_by_text("reads one question at a time: write each")).to_be_visible()
+    await expect(page.get_by_text("reads each question alone")).to_be_visible()
     async with page.expect_request("**/v1/chat/completions") as sent:
         await ask(page, "And when?")
     messages = (await sent.value).post_data_json["messages"]

@@ -173,7 +173,7 @@ async def test_a_frame_that_is_gone_shows_no_other_in_its_place(site: Served, se
     await page.keyboard.press("Escape")
     await asyncio.to_thread(site.agent.store.erase, "yard", START + 3, START + NUM_FRAMES)
     await page.locator(".evidence button").last.click()
-    await expect(dialog.get_by_role("alert")).to_contain_text("forgotten")
+    await expect(dialog.get_by_role("alert")).to_contain_text("was deleted")
     await expect(dialog.locator("img")).to_be_hidden()
     await expect(dialog.get_by_role("link", name="Download")).to_be_hidden()
     assert await dialog.get_by_role("heading").inner_text() == "Frame"
