@@ -56,14 +56,14 @@ def test_a_condition_as_a_question(condition: str, question: str) -> None:
         "a man is here while nobody watches", "犬が来る",
     ],
 )  # fmt: skip
-def test_what_is_not_surely_understood_is_asked_as_it_is(condition: str) -> None:
+def test_a_condition_that_is_not_understood_for_sure_stays_unchanged(condition: str) -> None:
     assert as_question(f"{condition}.") == f"{condition}?"
     assert read_answer("a red bag", condition) == "unclear"
     assert read_answer("yes", condition) == "yes"
 
 
 @given(st.text(min_size=1, max_size=60))
-def test_every_condition_is_one_question(condition: str) -> None:
+def test_every_condition_becomes_one_question(condition: str) -> None:
     question = as_question(condition)
     assert question.endswith("?")
     assert "\n" not in question
@@ -97,5 +97,7 @@ def test_everything_else_is_unclear(answer: str) -> None:
         ("an orange box and a red bag", "a red bag is left behind", "yes"),
     ],
 )
-def test_what_is_named_is_compared_with_what_the_condition_speaks_of(answer: str, condition: str, verdict: str) -> None:
+def test_a_named_object_is_compared_with_the_subject_of_the_condition(
+    answer: str, condition: str, verdict: str
+) -> None:
     assert read_answer(answer, condition) == verdict

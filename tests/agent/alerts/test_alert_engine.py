@@ -37,7 +37,7 @@ async def fire(at: Scene) -> dict[str, Any]:
     return at.events()[-1]
 
 
-async def test_an_alert_from_the_frame_to_the_book(tmp_path: Path) -> None:
+async def test_an_alert_from_the_frame_to_the_alert_store(tmp_path: Path) -> None:
     async with scene(tmp_path) as at:
         first = at.now[0] + 1
         on = await fire(at)
@@ -88,14 +88,14 @@ async def test_an_erasure_between_the_verdict_and_the_commit_leaves_nothing_of_t
         assert [event["event_type"] for event in at.events()] == ["on"]
 
 
-async def test_a_gate_that_stays_shut_costs_no_judgement(tmp_path: Path) -> None:
+async def test_a_closed_gate_costs_no_judge_call(tmp_path: Path) -> None:
     async with scene(tmp_path) as at:
         await at.show(LOW, 20)
         assert at.judge.asked == []
         assert (await at.rule())["state"]["yard"]["gate_open"] is False
 
 
-async def test_cameras_are_watched_apart_and_only_those_named(tmp_path: Path) -> None:
+async def test_only_named_cameras_are_watched_each_on_its_own(tmp_path: Path) -> None:
     async with scene(tmp_path, rules={"car": {**RULE, "cameras": ["yard", "gate"]}}) as at:
         for _ in range(WARM_UP):
             await at.show(LOW, camera="gate")
@@ -106,7 +106,7 @@ async def test_cameras_are_watched_apart_and_only_those_named(tmp_path: Path) ->
         assert set((await at.rule())["state"]) == {"yard", "gate"}
 
 
-async def test_a_failing_judge_is_said_counted_and_tried_again(tmp_path: Path) -> None:
+async def test_a_failing_judge_is_reported_counted_and_tried_again(tmp_path: Path) -> None:
     async with scene(tmp_path) as at:
         at.judge.verdict = None
         await at.show(HIGH, 2)
@@ -121,7 +121,7 @@ async def test_a_failing_judge_is_said_counted_and_tried_again(tmp_path: Path) -
         assert 'vilamp_alerts_suppressed_total{reason="judge_unavailable",rule="car"} 1.0' in metrics
 
 
-async def test_old_frames_teach_the_gate_and_fire_nothing(tmp_path: Path) -> None:
+async def test_late_frames_train_the_gate_and_fire_nothing(tmp_path: Path) -> None:
     async with scene(tmp_path) as at:
         at.now[0] += 1000
         await at.show(HIGH, 3, late_s=LATE_S + 30)
@@ -141,14 +141,14 @@ async def test_frames_seen_before_are_not_seen_again(tmp_path: Path) -> None:
         assert (await at.rule())["state"] == state
 
 
-async def test_a_new_rule_knows_the_cameras_past_at_once(tmp_path: Path) -> None:
+async def test_a_new_rule_learns_the_background_from_stored_frames(tmp_path: Path) -> None:
     async with scene(tmp_path, rules={}) as at:
         await at.agent.alerts.put("car", rule())
         await at.show(HIGH, 2)
         assert [event["rule"] for event in at.events()] == ["car"]
 
 
-async def test_more_frames_than_may_wait_are_refused_and_a_rule_has_its_rate(
+async def test_judge_calls_are_limited_per_rule_and_by_the_queue(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("agent.alerts.engine.MAX_WAITING", 1)
@@ -165,7 +165,7 @@ async def test_more_frames_than_may_wait_are_refused_and_a_rule_has_its_rate(
         assert len(at.judge.asked) == 1
 
 
-async def test_disabling_ends_the_alert_and_snoozing_keeps_the_next_from_beginning(tmp_path: Path) -> None:
+async def test_disabling_ends_an_alert_and_snoozing_prevents_the_next(tmp_path: Path) -> None:
     async with scene(tmp_path) as at:
         watcher = at.agent.alerts.watcher
         await fire(at)
@@ -197,7 +197,7 @@ async def test_switches_and_alerts_survive_a_restart(tmp_path: Path) -> None:
         assert at.events()[-1]["id"] == on["id"].replace("-on", "-off")
 
 
-async def test_an_alert_of_a_rule_that_is_gone_ends_at_the_next_start(tmp_path: Path) -> None:
+async def test_an_alert_of_a_removed_rule_ends_at_the_next_start(tmp_path: Path) -> None:
     async with scene(tmp_path) as at:
         await fire(at)
         later = at.now[0]
@@ -210,7 +210,7 @@ async def test_an_alert_of_a_rule_that_is_gone_ends_at_the_next_start(tmp_path: 
             assert [each.event_id for each in at.agent.alert_store.outbox.pending("webhook:pager")] == [off["id"]]
 
 
-async def test_an_alert_of_a_rule_whose_removal_was_cut_short_ends_at_the_next_start(tmp_path: Path) -> None:
+async def test_an_alert_ends_at_the_next_start_when_the_removal_of_its_rule_was_interrupted(tmp_path: Path) -> None:
     async with scene(tmp_path, rules={}) as at:
         await at.agent.alerts.put("car", rule())
         on = await fire(at)
@@ -251,7 +251,7 @@ async def test_rules_are_kept_changed_and_removed(tmp_path: Path) -> None:
     alert_store.close()
 
 
-async def test_what_cannot_be_written_does_not_fire_and_is_tried_again(tmp_path: Path) -> None:
+async def test_an_alert_that_cannot_be_stored_does_not_fire_and_is_tried_again(tmp_path: Path) -> None:
     async with scene(tmp_path) as at:
         alert_store = at.agent.alert_store
         alert_store.sinks = ("mqtt",)
@@ -270,7 +270,7 @@ async def test_what_cannot_be_written_does_not_fire_and_is_tried_again(tmp_path:
 # --- the real judge ---
 
 
-async def test_the_real_judge_is_asked_after_waiting_questions_about_the_last_seconds(tmp_path: Path) -> None:
+async def test_the_real_judge_runs_after_waiting_questions_and_sees_the_last_seconds(tmp_path: Path) -> None:
     async with scene(tmp_path) as at:
         answering = at.agent.answering
         at.agent.alerts.judge = Judge(answering)
@@ -325,7 +325,7 @@ asyncio.run(main())
 """
 
 
-async def test_an_alert_is_on_after_kill_9_and_ends_with_its_own_id(tmp_path: Path) -> None:
+async def test_an_active_alert_survives_kill_9_and_ends_under_its_own_id(tmp_path: Path) -> None:
     child = subprocess.Popen([sys.executable, "-c", CHILD, str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE, text=True)
     assert child.stdout is not None
     fired = (await asyncio.to_thread(child.stdout.readline)).strip()

@@ -9,7 +9,7 @@ from agent.alerts.event import event_id, new_alert_id
 from tests.support.events import EVENT
 
 
-def test_a_payload_has_every_field_of_the_convention_and_no_space() -> None:
+def test_a_payload_is_canonical_json_with_every_documented_field() -> None:
     payload = EVENT.payload()
     assert set(json.loads(payload)) == {
         *("event_type", "id", "rule", "camera", "condition", "message", "start_time", "time", "end_time"),
@@ -20,7 +20,7 @@ def test_a_payload_has_every_field_of_the_convention_and_no_space() -> None:
     assert list(json.loads(payload)) == sorted(json.loads(payload))
 
 
-def test_a_number_that_json_does_not_know_is_refused() -> None:
+def test_nan_is_refused() -> None:
     with pytest.raises(ValueError, match="JSON"):
         replace(EVENT, score=float("nan")).payload()
 

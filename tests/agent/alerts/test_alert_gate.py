@@ -50,7 +50,7 @@ def test_the_warm_up_never_opens(similarities: list[float]) -> None:
 
 
 @given(st.lists(cosines, max_size=80), st.lists(cosines, max_size=20))
-def test_a_state_written_as_json_goes_on_as_if_nothing_had_happened(before: list[float], after: list[float]) -> None:
+def test_a_state_restored_from_json_continues_unchanged(before: list[float], after: list[float]) -> None:
     state, _ = run(before)
     read = TypeAdapter(GateState).validate_json(json.dumps(asdict(state)))
     assert read == state
@@ -67,7 +67,7 @@ def test_scores_do_not_depend_on_the_level(steps: list[int], shift: int) -> None
 
 
 @given(st.lists(st.integers(-100, 100), min_size=31, max_size=120), st.sampled_from([0.25, 0.5, 2.0, 4.0]))
-def test_scores_do_not_depend_on_the_scale_above_the_least_spread(steps: list[int], scale: float) -> None:
+def test_scores_do_not_depend_on_the_scale_above_the_minimum_spread(steps: list[int], scale: float) -> None:
     here = np.array(steps) / 1024
     with patch("agent.alerts.gate.MIN_SPREAD", 2**-7):
         _, one = run(here)
@@ -88,7 +88,7 @@ def test_hysteresis(similarities: list[float]) -> None:
 
 
 @given(st.lists(cosines, min_size=1, max_size=60), cosines, st.floats(0, 100))
-def test_a_frame_that_is_not_newer_teaches_nothing(similarities: list[float], late: float, ago_s: float) -> None:
+def test_an_older_frame_does_not_change_the_background(similarities: list[float], late: float, ago_s: float) -> None:
     state, _ = run(similarities)
     assert state.time is not None
     assert step(SETTINGS, state, time=state.time - ago_s, similarity=late)[0] == state
@@ -102,7 +102,7 @@ def test_an_event_opens_it_and_its_end_closes_it() -> None:
     assert not any(reading.open for reading in readings[310:])
 
 
-def test_more_of_it_is_a_surge_and_a_little_more_is_not() -> None:
+def test_a_much_higher_score_is_a_surge_and_a_slightly_higher_one_is_not() -> None:
     """A truck comes in: first its bonnet, then all of it; later there is hardly more to see."""
     state, _ = run(background(300))
     _, readings = run([0.4, 0.45, 0.7, 0.75, 0.74], state=state, start=2000.0)
@@ -120,13 +120,13 @@ def test_surges_are_few(similarities: list[float]) -> None:
         peak = reading.score if reading.rose or reading.surged else peak
 
 
-def test_an_event_during_the_warm_up_hides_no_later_one() -> None:
+def test_an_event_during_the_warm_up_does_not_hide_later_ones() -> None:
     started_inside = [*(background(12, 3) + 0.3), *background(60, 4), *(background(10, 5) + 0.3)]
     _, readings = run(started_inside)
     assert [number for number, reading in enumerate(readings) if reading.rose] == [72]
 
 
-def test_a_busy_warm_up_makes_no_wide_unit() -> None:
+def test_events_during_the_warm_up_do_not_widen_the_spread() -> None:
     """Two events fill nearly half of the first half minute; the next one is seen all the same."""
     busy = [*(background(4, 1) + 0.3), *background(16, 2), *(background(14, 3) + 0.2), *background(10, 4)]
     _, readings = run([*busy, *(background(8, 5) + 0.3)])
@@ -138,7 +138,7 @@ def test_an_event_of_ten_minutes_stays_open() -> None:
     assert all(reading.open for reading in readings[300:])
 
 
-def test_what_stays_becomes_background() -> None:
+def test_an_object_that_stays_becomes_background() -> None:
     """A parked car: after some hours it is what the camera usually shows, and the next one opens the gate again."""
     parked = background(3 * 3600, 1) + 0.1
     _, readings = run([*background(300), *parked, *(background(10, 2) + 0.4)])
@@ -153,7 +153,7 @@ def test_dusk_does_not_open_it_and_does_not_hide_an_event() -> None:
     assert readings[-1].rose
 
 
-def test_a_restless_camera_has_a_wider_unit() -> None:
+def test_a_restless_camera_has_a_wider_spread() -> None:
     _, calm = run([*background(600, noise=0.005), 0.3])
     _, restless = run([*background(600, noise=0.05), 0.3])
     assert calm[-1].rose
@@ -167,7 +167,7 @@ def test_after_a_long_gap_one_frame_is_not_the_background() -> None:
     assert state.level < 0.25
 
 
-def test_uneven_frames_learn_by_time() -> None:
+def test_the_background_is_learnt_by_time_not_by_frames() -> None:
     """Ten frames a second and one a second reach the same background after the same time."""
     begun, _ = run(background(300))
     slow, _ = run(background(200, 6, level=0.22), state=begun, start=2000.0)

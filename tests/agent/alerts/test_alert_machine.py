@@ -124,7 +124,7 @@ many = settings(max_examples=150, deadline=None)
 
 @many
 @history
-def test_it_never_fires_without_n_of_the_last_m_verdicts_yes(rule: RuleSettings, steps: Sequence[Any]) -> None:
+def test_no_alert_fires_without_n_yes_among_the_last_m_verdicts(rule: RuleSettings, steps: Sequence[Any]) -> None:
     run = Run(rule)
     for similarity, verdict, hindered, dt in steps:
         for action in run.see(similarity, verdict, hindered, dt):
@@ -137,7 +137,7 @@ def test_it_never_fires_without_n_of_the_last_m_verdicts_yes(rule: RuleSettings,
 
 @many
 @history
-def test_unclear_never_fires_and_never_ends(rule: RuleSettings, steps: Sequence[Any]) -> None:
+def test_unclear_verdicts_neither_fire_nor_end_an_alert(rule: RuleSettings, steps: Sequence[Any]) -> None:
     run = Run(rule)
     for similarity, _, hindered, dt in steps:
         run.see(similarity, "unclear", hindered, dt)
@@ -153,7 +153,7 @@ def test_unclear_never_fires_and_never_ends(rule: RuleSettings, steps: Sequence[
 
 @many
 @history
-def test_alerts_alternate_last_at_least_hold_s_and_keep_the_cool_down(rule: RuleSettings, steps: Sequence[Any]) -> None:
+def test_alerts_alternate_last_hold_s_and_respect_the_cool_down(rule: RuleSettings, steps: Sequence[Any]) -> None:
     run = Run(rule)
     for similarity, verdict, hindered, dt in steps:
         run.see(similarity, verdict, hindered, dt)
@@ -177,7 +177,7 @@ def test_alerts_alternate_last_at_least_hold_s_and_keep_the_cool_down(rule: Rule
 
 @many
 @history
-def test_the_judge_is_asked_about_rising_times_at_its_pace_and_never_while_held_back(
+def test_the_judge_is_asked_at_its_pace_in_rising_time_and_never_while_hindered(
     rule: RuleSettings, steps: Sequence[Any]
 ) -> None:
     run = Run(rule)
@@ -193,7 +193,7 @@ def test_the_judge_is_asked_about_rising_times_at_its_pace_and_never_while_held_
 
 @many
 @history
-def test_at_most_one_question_is_out_and_a_frame_that_is_not_newer_changes_nothing(
+def test_only_one_verdict_is_awaited_and_an_older_frame_changes_nothing(
     rule: RuleSettings, steps: Sequence[Any]
 ) -> None:
     run = Run(rule)
@@ -207,7 +207,9 @@ def test_at_most_one_question_is_out_and_a_frame_that_is_not_newer_changes_nothi
 
 @many
 @history
-def test_a_state_written_and_read_at_any_moment_goes_on_the_same(rule: RuleSettings, steps: Sequence[Any]) -> None:
+def test_a_state_stored_and_restored_at_any_moment_continues_unchanged(
+    rule: RuleSettings, steps: Sequence[Any]
+) -> None:
     kept, written = Run(rule), Run(rule)
     for similarity, verdict, hindered, dt in steps:
         written.state = RuleState.from_json(json.loads(json.dumps(written.state.to_json())))
@@ -262,7 +264,7 @@ def test_an_alert_from_beginning_to_end() -> None:
     assert run.state.cool_until == off.time + 20
 
 
-def test_the_newest_verdicts_alone_count() -> None:
+def test_only_the_newest_m_verdicts_count() -> None:
     run = Run(a_rule(confirm={"n": 2, "m": 2}, judge={"every_s": 1, "recheck_s": 1}))
     for verdict in ("yes", "no", "yes", "unclear", "yes", "no"):
         run.see(HIGH, verdict)
@@ -272,7 +274,7 @@ def test_the_newest_verdicts_alone_count() -> None:
     assert len(run.of(On)) == 1
 
 
-def test_a_gate_that_opens_and_closes_unconfirmed_is_said_once() -> None:
+def test_an_unconfirmed_opening_is_reported_once() -> None:
     run = Run(a_rule())
     for _ in range(5):
         run.see(HIGH, "no")
@@ -281,7 +283,7 @@ def test_a_gate_that_opens_and_closes_unconfirmed_is_said_once() -> None:
     assert [held.reason for held in run.of(Held)] == ["unconfirmed"]
 
 
-def test_more_to_see_is_asked_about_without_waiting() -> None:
+def test_a_surge_of_the_gate_is_judged_without_waiting() -> None:
     """Half of it in view is judged no, and the pause grows; when all of it has come in, the next frame is asked about."""
     run = Run(a_rule())
     half = LOW + (HIGH - LOW) / 3
@@ -315,7 +317,7 @@ def test_the_pause_grows_while_nothing_changes_and_is_short_again_after_a_yes() 
     assert isinstance(run.see(HIGH, "yes")[-1], On)
 
 
-def test_in_the_cool_down_an_opening_is_said_and_what_lasts_longer_is_asked_about_after_it() -> None:
+def test_an_opening_in_the_cool_down_is_reported_and_judged_after_it_if_it_lasts() -> None:
     run = fired()
     while not run.of(Off):
         run.see(LOW, "no")
@@ -329,7 +331,7 @@ def test_in_the_cool_down_an_opening_is_said_and_what_lasts_longer_is_asked_abou
     assert len(run.of(On)) == 2
 
 
-def test_a_snooze_in_the_middle_of_a_check_stops_it_and_is_said() -> None:
+def test_a_snooze_during_a_check_stops_the_check_and_is_reported() -> None:
     run = Run(a_rule())
     run.see(HIGH, "yes")
     run.see(HIGH, None, "snoozed")
@@ -340,7 +342,7 @@ def test_a_snooze_in_the_middle_of_a_check_stops_it_and_is_said() -> None:
     assert run.of(On) == []  # the yes from before the snooze counts no longer
 
 
-def test_a_verdict_that_comes_into_a_snooze_does_not_fire() -> None:
+def test_a_verdict_that_arrives_during_a_snooze_does_not_fire() -> None:
     run = Run(a_rule(confirm={"n": 1, "m": 1}))
     (ask,) = run.see(HIGH, None)
     assert isinstance(ask, Ask)
@@ -349,7 +351,7 @@ def test_a_verdict_that_comes_into_a_snooze_does_not_fire() -> None:
     assert run.state.phase == "idle"
 
 
-def test_a_verdict_of_an_opening_that_is_over_does_not_count_in_the_next() -> None:
+def test_a_verdict_about_an_earlier_opening_does_not_count() -> None:
     run = Run(a_rule(confirm={"n": 1, "m": 1}))
     (ask,) = run.see(HIGH, None)
     run.see(HIGH, None, "snoozed")
@@ -372,7 +374,7 @@ def test_a_snooze_does_not_keep_an_alert_from_ending_but_disabling_ends_it_at_on
     assert ended(run.state, run.time)[1] == ()
 
 
-def test_late_frames_teach_the_gate_and_fire_nothing() -> None:
+def test_late_frames_update_the_gate_and_fire_nothing() -> None:
     run = Run(a_rule())
     learnt = run.state.gate
     for _ in range(3):
@@ -411,12 +413,12 @@ def test_after_a_restart_the_verdict_that_never_came_is_asked_for_again() -> Non
         ({}, None),
     ],
 )
-def test_the_weightiest_hindrance_is_named(changes: dict[str, Any], expected: str | None) -> None:
+def test_disabled_takes_precedence_over_other_hindrances(changes: dict[str, Any], expected: str | None) -> None:
     given: dict[str, Any] = {"enabled": True, "snoozed_until": 0.0, "late": False}
     assert hindrance(a_rule(), time=START, zone="UTC", **{**given, **changes}) == expected
 
 
-def test_schedule_and_snooze_of_the_settings_hinder() -> None:
+def test_schedule_and_snooze_of_the_settings_prevent_alerts() -> None:
     given: dict[str, Any] = {"zone": "UTC", "enabled": True, "snoozed_until": 0.0, "late": False}
     assert hindrance(a_rule(snooze=START + 1), time=START, **given) == "snoozed"
     night = a_rule(schedule=[{"start": "22:00", "end": "06:00"}])
@@ -424,7 +426,7 @@ def test_schedule_and_snooze_of_the_settings_hinder() -> None:
     assert hindrance(night, time=START + 6 * 3600, **given) is None
 
 
-def test_a_budget_refills_with_time_and_holds_a_minute() -> None:
+def test_the_judge_budget_refills_and_holds_at_most_one_minute() -> None:
     rule = a_rule(judge={"per_minute": 2})
     budget: Budget | None = None
     answers = []
@@ -438,7 +440,7 @@ def test_a_budget_refills_with_time_and_holds_a_minute() -> None:
 
 @many
 @history
-def test_a_rule_goes_on_when_the_clock_is_set_back(rule: RuleSettings, steps: Sequence[Any]) -> None:
+def test_a_rule_continues_after_the_clock_is_set_back(rule: RuleSettings, steps: Sequence[Any]) -> None:
     """An hour earlier, the next frame is one second later to the rule, and no frame after it is passed over."""
     run = Run(rule)
     for similarity, verdict, hindered, dt in steps:

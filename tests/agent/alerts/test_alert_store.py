@@ -60,7 +60,7 @@ def test_an_alert_its_state_and_its_outbox_are_one_transaction(alert_store: Aler
     assert woken == [1]
 
 
-def test_what_fails_changes_nothing(alert_store: AlertStore) -> None:
+def test_a_failed_commit_changes_nothing(alert_store: AlertStore) -> None:
     alert_store.sinks = ("mqtt",)
     fire(alert_store, 1)
     with pytest.raises(StorageError, match="UNIQUE"):
@@ -79,7 +79,7 @@ def test_an_off_event_ends_its_alert(alert_store: AlertStore) -> None:
     assert alert_store.alert("2") is None
 
 
-def test_tables_are_bounded_and_the_oldest_go(alert_store: AlertStore) -> None:
+def test_tables_are_bounded_and_drop_the_oldest_rows(alert_store: AlertStore) -> None:
     for number in range(1, 9):
         fire(alert_store, number)
         held = Suppressed("bag", "yard", START + number, "cooldown", 5.0, number)
@@ -99,7 +99,7 @@ def test_lists_are_filtered_and_paged_newest_first(alert_store: AlertStore) -> N
     assert [alert.id for alert in alert_store.alerts(Filter(limit=2, cursor=page[-1].seq))] == ["3", "2"]
 
 
-def test_erasing_takes_alerts_pictures_records_and_the_outbox(alert_store: AlertStore) -> None:
+def test_erasing_deletes_alerts_pictures_suppressed_alerts_and_outbox_entries(alert_store: AlertStore) -> None:
     alert_store.sinks = ("mqtt",)
     held = [Suppressed("bag", "yard", START + n, "cooldown", 5.0) for n in range(1, 4)]
     alert_store.commit("bag", "yard", {}, suppressed=held, now=START)
@@ -113,7 +113,7 @@ def test_erasing_takes_alerts_pictures_records_and_the_outbox(alert_store: Alert
     assert "2-on" not in {entry.event_id for entry in alert_store.outbox.pending("mqtt")}
 
 
-def test_rules_and_switches_survive_and_go_together(tmp_path: Path) -> None:
+def test_rules_and_switches_survive_a_restart_and_are_removed_together(tmp_path: Path) -> None:
     path = tmp_path / ALERTS_FILE
     first = AlertStore(path)
     first.put_rule("bag", {"condition": "a bag"})
@@ -131,7 +131,7 @@ def test_rules_and_switches_survive_and_go_together(tmp_path: Path) -> None:
     second.close()
 
 
-def test_a_book_that_is_closed_says_so(tmp_path: Path) -> None:
+def test_a_closed_store_raises_storage_error(tmp_path: Path) -> None:
     alert_store = AlertStore(tmp_path / ALERTS_FILE)
     alert_store.close()
     for use in (alert_store.rules, lambda: alert_store.put_states({("bag", "yard"): {}})):

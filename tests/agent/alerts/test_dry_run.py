@@ -57,7 +57,7 @@ def quiet(done: float, num_asked: int) -> None:
     pass
 
 
-async def test_a_dry_run_over_what_has_been_gives_what_the_rule_did(tmp_path: Path) -> None:
+async def test_a_dry_run_over_the_past_repeats_what_the_rule_did_live(tmp_path: Path) -> None:
     async with scene(tmp_path) as at:
         judge = Sees()
         await live(at, judge)
@@ -92,7 +92,7 @@ async def test_a_sweep_opens_the_gate_less_often_as_it_rises_and_judges_each_fra
         assert (middle.num_alerts, middle.num_judged) == (2, outcome.result.num_judged)
 
 
-async def test_what_lies_beyond_the_allowed_judgements_is_not_guessed(tmp_path: Path) -> None:
+async def test_a_dry_run_beyond_max_judgements_is_incomplete(tmp_path: Path) -> None:
     async with scene(tmp_path) as at:
         await live(at, Sees())
         outcome = await at.agent.alerts.try_rule(Trial(rule(), ("yard",), sweep=True, max_judgements=3), quiet)
@@ -126,7 +126,7 @@ async def test_dry_run_without_frames_is_refused(tmp_path: Path) -> None:
 # --- the replay itself ---
 
 
-async def test_a_slow_judge_makes_alerts_later_not_other_ones() -> None:
+async def test_a_slow_judge_only_delays_alerts() -> None:
     async def yes(camera: str, ask: Ask) -> Vote | Refusal:
         return Vote(ask.frame_id, ask.time, "yes")
 
@@ -156,7 +156,7 @@ async def test_cameras_have_their_own_gates_and_share_the_rate() -> None:
     assert openings(limited, both, armed_from=START + WARM_UP + 1) == 0
 
 
-def test_a_gate_is_never_raised_beyond_its_range() -> None:
+def test_a_gate_threshold_is_capped_at_its_maximum() -> None:
     assert with_gate(rule(gate={"on": 60, "off": 30}), 2.0).gate.on == 100
     assert with_gate(rule(gate={"on": 6, "off": 3}), 2.0).gate.off == 6
 
@@ -200,7 +200,9 @@ async def test_a_dry_run_over_http_whole_and_streamed(tmp_path: Path) -> None:
         ({"rule": "car", "max_judgements": -1}, 400, "invalid_request"),
     ],
 )
-async def test_what_cannot_be_tried_says_why(tmp_path: Path, body: dict[str, Any], status: int, code: str) -> None:
+async def test_invalid_dry_runs_are_refused_with_a_reason(
+    tmp_path: Path, body: dict[str, Any], status: int, code: str
+) -> None:
     async with (
         served(tmp_path, rules={"car": RULE}) as server,
         httpx.AsyncClient(base_url=server.url, headers=server.headers("owner")) as http,

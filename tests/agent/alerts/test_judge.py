@@ -46,7 +46,7 @@ def test_words_become_one_of_three_verdicts(text: str, verdict: str) -> None:
 
 
 @given(st.text() | st.tuples(st.text(max_size=3), st.sampled_from(["yes", "Yes.", "no"]), st.text()).map("".join))
-def test_whatever_is_written_is_yes_only_when_it_begins_so(text: str) -> None:
+def test_only_an_answer_that_begins_with_yes_is_yes(text: str) -> None:
     verdict = verdict_of(text)
     assert verdict in ("yes", "no", "unclear")
     if verdict == "yes":
@@ -54,11 +54,11 @@ def test_whatever_is_written_is_yes_only_when_it_begins_so(text: str) -> None:
         assert first == "yes"
 
 
-def test_the_condition_stands_in_the_question_as_it_was_written() -> None:
+def test_the_question_quotes_the_condition_verbatim() -> None:
     assert '"A bag is left by the {door}"' in question_for("A bag is left by the {door}. ")
 
 
-async def test_the_checkpoint_judges_the_seconds_that_end_with_the_frame(tmp_path: Path) -> None:
+async def test_the_judge_sees_the_seconds_that_end_with_the_frame(tmp_path: Path) -> None:
     async with running(tmp_path) as agent:
         await remember(agent, "door", 30)
         vote = await Judge(agent.answering).vote(rule(window_s=10, num_keyframes=5, recent=2), "door", 21, START + 20)
@@ -73,7 +73,7 @@ async def test_the_checkpoint_judges_the_seconds_that_end_with_the_frame(tmp_pat
             await Judge(agent.answering).vote(rule(), "door", 1, START - 100)
 
 
-async def test_a_server_that_answers_judges_too(tmp_path: Path, spy: Spy) -> None:
+async def test_a_remote_answerer_judges_too(tmp_path: Path, spy: Spy) -> None:
     async with asking(tmp_path, openai(spy, "yes")) as agent:
         vote = await Judge(agent.answering).vote(rule(window_s=40), "door", 12, START + 110)
         assert vote.verdict == "yes"
@@ -85,7 +85,7 @@ async def test_a_server_that_answers_judges_too(tmp_path: Path, spy: Spy) -> Non
         assert sent["body"]["temperature"] == 0
 
 
-async def test_pictures_that_stay_here_are_not_judged_elsewhere(tmp_path: Path, spy: Spy) -> None:
+async def test_pictures_that_must_stay_local_are_not_sent_to_a_remote_judge(tmp_path: Path, spy: Spy) -> None:
     async with asking(tmp_path, openai(spy, "yes", "vlm.example"), resolve=Names([PUBLIC])) as agent:
         with pytest.raises(PicturesStayHere):
             await Judge(agent.answering).vote(rule(window_s=40), "door", 12, START + 110)

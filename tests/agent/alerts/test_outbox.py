@@ -37,7 +37,7 @@ def ids(outbox: Outbox, sink: str = MQTT) -> list[str]:
     return [entry.event_id for entry in outbox.pending(sink, 1000)]
 
 
-def test_entries_leave_in_the_order_in_which_they_came(connection: sqlite3.Connection) -> None:
+def test_entries_keep_their_order(connection: sqlite3.Connection) -> None:
     outbox = opened(connection, 100)
     fill(outbox, 5)
     first, second = outbox.pending(MQTT, 2)
@@ -50,7 +50,7 @@ def test_entries_leave_in_the_order_in_which_they_came(connection: sqlite3.Conne
     assert outbox.count(MQTT) == 4
 
 
-def test_numbers_are_not_used_again(connection: sqlite3.Connection) -> None:
+def test_sequence_numbers_are_never_reused(connection: sqlite3.Connection) -> None:
     outbox = opened(connection, 100)
     fill(outbox, 2)
     entries = outbox.pending(MQTT)
@@ -60,7 +60,7 @@ def test_numbers_are_not_used_again(connection: sqlite3.Connection) -> None:
     assert outbox.pending(MQTT)[0].seq > max(entry.seq for entry in entries)
 
 
-def test_sinks_do_not_see_each_other(connection: sqlite3.Connection) -> None:
+def test_sinks_are_independent(connection: sqlite3.Connection) -> None:
     outbox = opened(connection, 3)
     pager = webhook_sink("pager")
     fill(outbox, 2, pager)
@@ -71,7 +71,7 @@ def test_sinks_do_not_see_each_other(connection: sqlite3.Connection) -> None:
     assert outbox.pending(pager)[0].snapshot is None  # a webhook carries no picture
 
 
-def test_an_entry_counts_only_with_its_transaction(connection: sqlite3.Connection) -> None:
+def test_a_rolled_back_entry_does_not_exist(connection: sqlite3.Connection) -> None:
     outbox = opened(connection, 10)
     connection.execute("BEGIN IMMEDIATE")
     fill(outbox, 1)
@@ -79,7 +79,7 @@ def test_an_entry_counts_only_with_its_transaction(connection: sqlite3.Connectio
     assert ids(outbox) == []
 
 
-def test_what_was_committed_is_there_after_a_restart(tmp_path: Path) -> None:
+def test_committed_entries_survive_a_restart(tmp_path: Path) -> None:
     path = tmp_path / "outbox.sqlite"
     before = sqlite3.connect(path, isolation_level=None)
     fill(opened(before, 10), 3)
@@ -91,7 +91,7 @@ def test_what_was_committed_is_there_after_a_restart(tmp_path: Path) -> None:
     assert after.pending(MQTT)[0].payload == payload(101.0)
 
 
-def test_giving_up_is_counted(connection: sqlite3.Connection) -> None:
+def test_dropped_entries_are_counted(connection: sqlite3.Connection) -> None:
     outbox = opened(connection, 10)
     fill(outbox, 2)
     outbox.drop(outbox.pending(MQTT)[0], "expired")
@@ -99,7 +99,7 @@ def test_giving_up_is_counted(connection: sqlite3.Connection) -> None:
     assert outbox.num_dropped[MQTT, "expired"] == 1
 
 
-def test_erasing_takes_what_shows_or_tells_of_the_stretch(connection: sqlite3.Connection) -> None:
+def test_erasing_removes_events_whose_evidence_or_times_touch_the_period(connection: sqlite3.Connection) -> None:
     outbox = opened(connection, 10)
     for event_id, camera, event in (
         ("before", "yard", payload(99.0)),
@@ -114,6 +114,6 @@ def test_erasing_takes_what_shows_or_tells_of_the_stretch(connection: sqlite3.Co
     assert ids(outbox) == ["before", "after", "elsewhere"]
 
 
-def test_a_bound_below_one_is_a_mistake(connection: sqlite3.Connection) -> None:
+def test_a_limit_below_one_is_refused(connection: sqlite3.Connection) -> None:
     with pytest.raises(ValueError, match="at least 1"):
         opened(connection, 0)

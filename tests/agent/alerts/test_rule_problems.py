@@ -46,7 +46,7 @@ async def test_a_judge_that_fails_again_and_again_is_a_problem_of_the_rule(tmp_p
         assert (await at.rule())["problem"] is None
 
 
-async def test_a_judge_whose_words_cannot_be_read_is_a_problem_of_the_rule(tmp_path: Path) -> None:
+async def test_a_judge_with_unreadable_answers_is_a_problem_of_the_rule(tmp_path: Path) -> None:
     async with scene(tmp_path, rules={"car": {**RULE, "judge": {**RULE["judge"], "every_s": 1, "recheck_s": 1}}}) as at:
         judge = at.agent.alerts.judge = at.judge = Mumbles()
         await at.show(HIGH, 2)
@@ -58,9 +58,7 @@ async def test_a_judge_whose_words_cannot_be_read_is_a_problem_of_the_rule(tmp_p
         assert (await at.rule())["problem"] is None
 
 
-async def test_a_condition_that_cannot_be_read_at_first_is_read_later(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_condition_that_fails_to_embed_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine, "FLUSH_S", 0.05)
     model, fails = tiny_model(), [True]
     whole = model.embed_text
@@ -79,7 +77,7 @@ async def test_a_condition_that_cannot_be_read_at_first_is_read_later(
         await until(lambda: watcher.problem("car") is None and not watcher.unarmed())
 
 
-async def test_a_rule_that_is_changed_while_its_condition_is_read_watches_for_the_new_one(tmp_path: Path) -> None:
+async def test_a_rule_changed_during_embedding_uses_the_new_condition(tmp_path: Path) -> None:
     async with scene(tmp_path, rules={}) as at:
         watcher = at.agent.alerts.watcher
         await at.agent.alerts.put("bus", RuleSettings(condition="a red car"))
@@ -94,7 +92,7 @@ async def test_a_rule_that_is_changed_while_its_condition_is_read_watches_for_th
         assert watcher._units == {}
 
 
-async def test_a_condition_that_is_read_waits_for_no_lock_on_the_event_loop(tmp_path: Path) -> None:
+async def test_arming_a_rule_does_not_block_the_event_loop(tmp_path: Path) -> None:
     async with scene(tmp_path) as at:
         watcher = at.agent.alerts.watcher
         held, go = threading.Event(), threading.Event()
@@ -117,9 +115,7 @@ async def test_a_condition_that_is_read_waits_for_no_lock_on_the_event_loop(tmp_
         assert "car" in watcher._units
 
 
-async def test_a_rule_that_fails_keeps_no_other_from_its_frames(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_failing_rule_does_not_affect_other_rules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with scene(tmp_path, rules={"bus": RULE, "car": RULE}) as at:
         watcher = at.agent.alerts.watcher
         real = watcher._hindrance

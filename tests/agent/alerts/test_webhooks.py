@@ -136,7 +136,7 @@ async def test_an_event_is_posted_signed(alert_store: AlertStore) -> None:
     assert webhook.problem is None
 
 
-async def test_a_receiver_that_fails_is_asked_again_and_order_is_kept(alert_store: AlertStore) -> None:
+async def test_failed_deliveries_are_retried_in_order(alert_store: AlertStore) -> None:
     async with receiving(500, 0, 429, 302) as receiver, delivering(alert_store, receiver.url) as webhook:
         for number in range(3):
             commit(alert_store, event(number))
@@ -147,7 +147,7 @@ async def test_a_receiver_that_fails_is_asked_again_and_order_is_kept(alert_stor
     assert all(signed_by(request, SECRET.encode()) for request in receiver.requests)
 
 
-async def test_an_absent_receiver_is_waited_for_also_over_a_restart(alert_store: AlertStore, tmp_path: Path) -> None:
+async def test_events_wait_for_an_absent_receiver_across_a_restart(alert_store: AlertStore, tmp_path: Path) -> None:
     async with receiving() as receiver:
         pass
     async with delivering(alert_store, receiver.url) as webhook:
@@ -174,12 +174,12 @@ async def test_an_absent_receiver_is_waited_for_also_over_a_restart(alert_store:
         ("Wed, 21 Oct 2015 07:28:00 GMT", 0.0),
     ],
 )
-def test_a_receiver_may_ask_for_time(wish: str, seconds: float) -> None:
+def test_retry_after_is_respected(wish: str, seconds: float) -> None:
     outcome = _judged(httpx.Response(503, headers={"Retry-After": wish}), NOW)
     assert outcome == _Outcome("the receiver answers 503", never=False, after_s=seconds)
 
 
-async def test_an_event_that_is_not_understood_is_given_up(alert_store: AlertStore) -> None:
+async def test_an_event_that_the_receiver_rejects_is_dropped(alert_store: AlertStore) -> None:
     async with receiving(422) as receiver, delivering(alert_store, receiver.url) as webhook:
         commit(alert_store, event(1))
         commit(alert_store, event(2))
@@ -188,7 +188,7 @@ async def test_an_event_that_is_not_understood_is_given_up(alert_store: AlertSto
     assert alert_store.outbox.num_dropped[webhook.sink, "refused"] == 1
 
 
-async def test_an_event_that_is_too_old_is_given_up(tmp_path: Path) -> None:
+async def test_an_event_that_is_too_old_is_dropped(tmp_path: Path) -> None:
     steady = [1000.0]
     alert_store = AlertStore(tmp_path / "aged.sqlite", steady=lambda: steady[0])
     async with receiving(*[500] * 1000) as receiver, delivering(alert_store, receiver.url, max_age_s=60) as webhook:
@@ -228,7 +228,7 @@ async def test_after_a_restart_with_a_clock_set_wrong_an_event_gets_a_try(
     assert receiver.ids == ["a0-on", "a1-on", "a2-on"]
 
 
-async def test_after_a_restart_what_is_too_old_goes_when_the_receiver_is_away(
+async def test_after_a_restart_old_events_are_dropped_when_the_receiver_is_away(
     alert_store: AlertStore, tmp_path: Path
 ) -> None:
     alert_store.sinks = ("webhook:pager",)
@@ -245,7 +245,7 @@ async def test_after_a_restart_what_is_too_old_goes_when_the_receiver_is_away(
     assert again.outbox.num_dropped[webhook.sink, "expired"] == 3
 
 
-async def test_a_silent_receiver_is_given_up_on_in_time(alert_store: AlertStore) -> None:
+async def test_a_silent_receiver_times_out(alert_store: AlertStore) -> None:
     gone = asyncio.Event()
 
     async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -270,7 +270,7 @@ async def test_without_a_secret_nothing_is_signed(alert_store: AlertStore) -> No
     assert "webhook-signature" not in receiver.requests[0].headers
 
 
-async def test_a_secret_file_that_is_gone_is_said(alert_store: AlertStore, tmp_path: Path) -> None:
+async def test_a_missing_secret_file_is_reported(alert_store: AlertStore, tmp_path: Path) -> None:
     async with (
         receiving() as receiver,
         delivering(alert_store, receiver.url, secret={"secret_file": tmp_path / "gone"}) as webhook,
@@ -317,7 +317,7 @@ async def answering(head: bytes, *, endless: bool = False, context: ssl.SSLConte
     ],
 )
 @pytest.mark.parametrize("endless", [True, False])
-async def test_what_the_receiver_says_besides_is_not_read(alert_store: AlertStore, head: bytes, endless: bool) -> None:
+async def test_response_bodies_are_not_read(alert_store: AlertStore, head: bytes, endless: bool) -> None:
     """Gigabytes, bodies that never come, packed ones: the head of the answer counts."""
     async with answering(head, endless=endless) as url, delivering(alert_store, url) as webhook:
         commit(alert_store, event(1))
@@ -325,14 +325,14 @@ async def test_what_the_receiver_says_besides_is_not_read(alert_store: AlertStor
         await until(lambda: webhook.num_delivered == 2)
 
 
-async def test_no_packed_answers_are_asked_for(alert_store: AlertStore) -> None:
+async def test_no_compressed_responses_are_requested(alert_store: AlertStore) -> None:
     async with receiving() as receiver, delivering(alert_store, receiver.url) as webhook:
         commit(alert_store, event(1))
         await until(lambda: webhook.num_delivered == 1)
     assert receiver.requests[0].headers["accept-encoding"] == "identity"
 
 
-async def test_a_head_without_end_is_given_up_on(alert_store: AlertStore) -> None:
+async def test_an_endless_response_head_is_abandoned(alert_store: AlertStore) -> None:
     async with answering(b"HTTP/1.1 200 X\r\nA: ", endless=True) as url, delivering(alert_store, url) as webhook:
         commit(alert_store, event(1))
         await until(lambda: "cannot be reached" in (webhook.problem or ""))
@@ -386,7 +386,7 @@ async def test_a_dead_receiver_delays_no_other(alert_store: AlertStore) -> None:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def test_what_no_request_can_carry_is_given_up(alert_store: AlertStore) -> None:
+async def test_an_event_that_no_request_can_carry_is_dropped(alert_store: AlertStore) -> None:
     async with receiving() as receiver, delivering(alert_store, receiver.url) as webhook:
         with alert_store.lock:
             alert_store.outbox.put(
@@ -401,9 +401,7 @@ async def test_what_no_request_can_carry_is_given_up(alert_store: AlertStore) ->
 # --- the disk, and errors of ours ---
 
 
-async def test_a_disk_that_refuses_makes_no_flood_of_duplicates(
-    alert_store: AlertStore, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_a_failing_disk_causes_no_duplicates(alert_store: AlertStore, caplog: pytest.LogCaptureFixture) -> None:
     """What was taken while it could not be noted is not sent again, and is removed once the disk lets it."""
     async with receiving() as receiver, delivering(alert_store, receiver.url) as webhook:
         commit(alert_store, event(1))
@@ -429,7 +427,7 @@ async def test_a_disk_that_refuses_makes_no_flood_of_duplicates(
     assert receiver.ids == ["a1-on", "a2-on", "a3-on", "a4-on"]
 
 
-async def test_an_error_of_ours_ends_the_run_and_it_may_be_run_again(alert_store: AlertStore) -> None:
+async def test_run_can_be_repeated_after_a_bug(alert_store: AlertStore) -> None:
     async with receiving() as receiver:
         hook = Webhook("pager", WebhookSettings.model_validate({"url": receiver.url}), alert_store, lambda: NOW)
         alert_store.sinks = (hook.sink,)

@@ -37,7 +37,7 @@ def all_there(heard: Heard) -> bool:
 
 
 @pytest.mark.parametrize("version", ["5", "3.1.1"])
-async def test_everything_that_is_heard_is_documented(tmp_path: Path, scene: Scene, version: str) -> None:
+async def test_every_published_message_is_documented(tmp_path: Path, scene: Scene, version: str) -> None:
     with mosquitto(tmp_path) as broker:
         async with listening(broker.port) as heard:
             async with bridged(scene, broker.url, version=version):
@@ -63,7 +63,7 @@ async def test_everything_that_is_heard_is_documented(tmp_path: Path, scene: Sce
         assert kept[f"{RULE}/snapshot"] == jpeg()
 
 
-async def test_events_come_after_their_picture_and_carry_the_committed_bytes(tmp_path: Path, scene: Scene) -> None:
+async def test_events_follow_their_picture_with_the_committed_payload(tmp_path: Path, scene: Scene) -> None:
     with mosquitto(tmp_path) as broker:
         async with listening(broker.port, f"{RULE}/#") as heard, bridged(scene, broker.url):
             await heard.until(lambda h: f"{RULE}/state" in h.newest())
@@ -77,7 +77,7 @@ async def test_events_come_after_their_picture_and_carry_the_committed_bytes(tmp
         assert heard.payloads(f"{RULE}/snapshot")[:2] == [jpeg(seed=1), jpeg(seed=2)]
 
 
-async def test_what_is_erased_while_it_waits_is_not_published(tmp_path: Path, scene: Scene) -> None:
+async def test_an_event_erased_while_it_waits_is_not_published(tmp_path: Path, scene: Scene) -> None:
     with mosquitto(tmp_path) as broker:
         async with listening(broker.port) as heard, bridged(scene, broker.url):
             await heard.until(all_there)
@@ -108,7 +108,7 @@ async def test_large_pictures_are_scaled_down(tmp_path: Path, scene: Scene, monk
 
 
 @pytest.mark.parametrize(("version", "connections"), [("5", 1), ("3.1.1", 3)])
-async def test_pictures_are_as_large_as_the_broker_takes_them(
+async def test_pictures_are_scaled_to_the_brokers_limit(
     tmp_path: Path, scene: Scene, version: str, connections: int
 ) -> None:
     """MQTT 5 says how large a packet may be; with 3.1.1 it shows by the connections that end."""
@@ -188,7 +188,7 @@ async def test_a_persistent_subscriber_gets_every_event_in_order(tmp_path: Path,
     assert set(heard.payloads(f"{RULE}/event")) == {event(number).payload() for number in range(60)}
 
 
-async def test_a_restart_takes_up_what_was_not_published(tmp_path: Path, scene: Scene) -> None:
+async def test_unpublished_events_are_published_after_a_restart(tmp_path: Path, scene: Scene) -> None:
     commit(scene.alert_store, event(1), jpeg())
     commit(scene.alert_store, event(1, "off"))
     scene.alert_store.close()
@@ -198,7 +198,7 @@ async def test_a_restart_takes_up_what_was_not_published(tmp_path: Path, scene: 
     assert event_ids(heard) == ["a1-on", "a1-off"]
 
 
-async def test_refused_credentials_are_said(tmp_path: Path, scene: Scene) -> None:
+async def test_refused_credentials_are_reported(tmp_path: Path, scene: Scene) -> None:
     (tmp_path / "passwords").write_text("")
     with mosquitto(tmp_path, "allow_anonymous false", f"password_file {tmp_path / 'passwords'}") as broker:
         for version in ("5", "3.1.1"):
@@ -211,7 +211,7 @@ async def test_refused_credentials_are_said(tmp_path: Path, scene: Scene) -> Non
                 assert bridge.status.num_connections == 0
 
 
-async def test_an_absent_broker_is_waited_for(tmp_path: Path, scene: Scene) -> None:
+async def test_an_absent_broker_is_tried_until_it_is_there(tmp_path: Path, scene: Scene) -> None:
     commit(scene.alert_store, event(1))
     with mosquitto(tmp_path) as broker:
         broker.stop()
@@ -222,7 +222,7 @@ async def test_an_absent_broker_is_waited_for(tmp_path: Path, scene: Scene) -> N
             assert bridge.problem is None
 
 
-async def test_an_event_that_the_access_list_forbids_waits_and_is_said(tmp_path: Path, scene: Scene) -> None:
+async def test_an_event_that_the_access_list_forbids_waits_and_is_reported(tmp_path: Path, scene: Scene) -> None:
     access = tmp_path / "acl"
     access.write_text(f"topic readwrite vilamp/#\ntopic deny {RULE}/event\ntopic write homeassistant/#\n")
     with mosquitto(tmp_path, "allow_anonymous true", f"acl_file {access}") as broker:
@@ -235,7 +235,7 @@ async def test_an_event_that_the_access_list_forbids_waits_and_is_said(tmp_path:
             assert scene.alert_store.outbox.pending("mqtt")[0].event_id == "a1-on"
 
 
-async def test_what_is_no_more_is_cleared_even_after_a_restart(tmp_path: Path, scene: Scene) -> None:
+async def test_retained_messages_of_removed_rules_are_cleared_after_a_restart(tmp_path: Path, scene: Scene) -> None:
     scene.shelf.rules["cat", "yard"] = RuleView("cat", "yard", True, True, 0.0)
     with mosquitto(tmp_path) as broker:
         async with listening(broker.port) as heard, bridged(scene, broker.url):
@@ -262,7 +262,7 @@ async def test_what_is_no_more_is_cleared_even_after_a_restart(tmp_path: Path, s
         assert not [topic for topic in later.newest() if "snapshot" in topic or "cat" in topic or "gate" in topic]
 
 
-async def test_commands_that_make_no_sense_change_nothing(tmp_path: Path, scene: Scene) -> None:
+async def test_invalid_commands_change_nothing(tmp_path: Path, scene: Scene) -> None:
     with mosquitto(tmp_path) as broker:
         async with listening(broker.port) as heard, bridged(scene, broker.url) as bridge:
             await heard.until(all_there)
@@ -282,7 +282,7 @@ async def test_commands_that_make_no_sense_change_nothing(tmp_path: Path, scene:
         assert (view.enabled, view.snoozed_until) == (True, 0.0)
 
 
-async def test_the_present_is_followed(tmp_path: Path, scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_retained_messages_follow_changes(tmp_path: Path, scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("agent.mqtt.state.STATS_INTERVAL_S", 1.0)
     with mosquitto(tmp_path) as broker:
         async with listening(broker.port) as heard, bridged(scene, broker.url):
@@ -300,7 +300,7 @@ async def test_the_present_is_followed(tmp_path: Path, scene: Scene, monkeypatch
 # --- Home Assistant ---
 
 
-async def test_home_assistant_is_told_field_by_field(tmp_path: Path, scene: Scene) -> None:
+async def test_announcements_have_the_documented_fields(tmp_path: Path, scene: Scene) -> None:
     with mosquitto(tmp_path) as broker:
         async with listening(broker.port, "homeassistant/#") as heard, bridged(scene, broker.url):
             await heard.until(lambda h: len(h.newest()) == 2)
@@ -337,7 +337,7 @@ async def test_home_assistant_is_told_field_by_field(tmp_path: Path, scene: Scen
     assert not [key for key in told["homeassistant/device/vilamp_gate/config"]["components"] if "bag" in key]
 
 
-async def test_a_rule_that_goes_is_removed_from_its_device(tmp_path: Path, scene: Scene) -> None:
+async def test_a_removed_rule_is_removed_from_its_device(tmp_path: Path, scene: Scene) -> None:
     config = "homeassistant/device/vilamp_yard/config"
     with mosquitto(tmp_path) as broker:
         async with listening(broker.port, config) as heard, bridged(scene, broker.url):
@@ -351,7 +351,7 @@ async def test_a_rule_that_goes_is_removed_from_its_device(tmp_path: Path, scene
     check_documented(heard.messages)
 
 
-async def test_home_assistant_starting_is_told_again(tmp_path: Path, scene: Scene) -> None:
+async def test_everything_is_announced_again_when_home_assistant_starts(tmp_path: Path, scene: Scene) -> None:
     config = "homeassistant/device/vilamp_yard/config"
     with mosquitto(tmp_path) as broker:
         async with listening(broker.port) as heard, bridged(scene, broker.url, reannounce_s=(1.0, 2.0)):
@@ -367,7 +367,7 @@ async def test_home_assistant_starting_is_told_again(tmp_path: Path, scene: Scen
                 await heard.client.publish("homeassistant/status", "online", qos=1)
 
 
-async def test_without_discovery_home_assistant_hears_nothing(tmp_path: Path, scene: Scene) -> None:
+async def test_without_discovery_nothing_is_announced(tmp_path: Path, scene: Scene) -> None:
     with mosquitto(tmp_path) as broker:
         async with listening(broker.port) as heard, bridged(scene, broker.url, discovery=False):
             await heard.until(all_there)

@@ -127,7 +127,7 @@ async def test_questions_are_answered_on_the_topic_of_their_id(tmp_path: Path) -
 
 
 @needs_mosquitto
-async def test_what_cannot_be_asked_is_answered_with_an_error(tmp_path: Path) -> None:
+async def test_invalid_questions_are_answered_with_an_error(tmp_path: Path) -> None:
     wrong: list[tuple[dict[str, Any], str]] = [
         ({"id": "a"}, "invalid_request"),
         ({"id": "b", "question": "x", "camera": "none"}, "camera_not_found"),
@@ -167,7 +167,7 @@ async def test_what_cannot_be_asked_is_answered_with_an_error(tmp_path: Path) ->
 
 
 @needs_mosquitto
-async def test_a_response_topic_of_mqtt_5_is_used_with_its_correlation_data(tmp_path: Path) -> None:
+async def test_mqtt_5_response_topic_and_correlation_data_are_used(tmp_path: Path) -> None:
     with mosquitto(tmp_path) as broker:
         async with (
             listening(broker.port, "#", protocol=aiomqtt.ProtocolVersion.V5) as heard,
@@ -190,7 +190,7 @@ async def test_a_response_topic_of_mqtt_5_is_used_with_its_correlation_data(tmp_
 
 
 @needs_mosquitto
-async def test_a_fault_of_ours_ends_one_question_and_nothing_else(tmp_path: Path) -> None:
+async def test_a_bug_ends_one_question_and_nothing_else(tmp_path: Path) -> None:
     with mosquitto(tmp_path) as broker:
         async with (
             listening(broker.port, "vilamp/answer/#") as heard,
@@ -211,7 +211,7 @@ async def test_a_fault_of_ours_ends_one_question_and_nothing_else(tmp_path: Path
 
 
 @needs_mosquitto
-async def test_too_many_questions_are_told_that_it_is_busy(tmp_path: Path) -> None:
+async def test_too_many_questions_get_the_error_busy(tmp_path: Path) -> None:
     one_at_a_time = {"answering": {"max_questions": 1, "max_new_tokens": 8}}
     with mosquitto(tmp_path) as broker:
         changes = {**agent_at(broker.url, allow_ask=True), **one_at_a_time}
@@ -229,7 +229,7 @@ async def test_too_many_questions_are_told_that_it_is_busy(tmp_path: Path) -> No
 
 
 @needs_mosquitto
-async def test_questions_are_off_unless_configured(tmp_path: Path) -> None:
+async def test_questions_are_ignored_unless_configured(tmp_path: Path) -> None:
     with mosquitto(tmp_path) as broker:
         async with listening(broker.port) as heard, running(tmp_path, **agent_at(broker.url)) as agent:
             await remember(agent, "yard", 2)
@@ -255,7 +255,7 @@ async def test_erasing_clears_the_picture_at_the_broker(tmp_path: Path) -> None:
             await heard.until(lambda h: h.newest()[f"{RULE}/snapshot"] == b"")
 
 
-async def test_health_says_that_the_broker_is_away(tmp_path: Path) -> None:
+async def test_health_reports_an_absent_broker(tmp_path: Path) -> None:
     changes = agent_at("mqtt://127.0.0.1:9")  # nothing listens there
     async with served(tmp_path, **changes) as server, httpx.AsyncClient(trust_env=False) as http:
         await until(lambda: "no connection" in (server.agent.bridge.problem or ""))
@@ -273,7 +273,7 @@ async def test_health_says_that_the_broker_is_away(tmp_path: Path) -> None:
 
 
 @needs_mosquitto
-async def test_what_does_not_work_is_shown_to_the_broker(tmp_path: Path) -> None:
+async def test_the_health_topic_shows_problems(tmp_path: Path) -> None:
     with mosquitto(tmp_path) as broker:
         async with listening(broker.port) as heard, running(tmp_path, **agent_at(broker.url)):
             await heard.until(lambda h: b"nobody publishes" in h.newest().get("vilamp/health", b""))
@@ -308,7 +308,7 @@ async def test_the_embedded_broker_carries_everything(tmp_path: Path) -> None:
             check_documented(heard.messages)
 
 
-async def test_the_embedded_broker_wants_the_password_that_is_configured(tmp_path: Path) -> None:
+async def test_the_embedded_broker_requires_the_configured_password(tmp_path: Path) -> None:
     login = {"user": "joe", "password": "s3cret"}
     async with running(tmp_path, **agent_at("embedded", embedded_port=0, **login)) as agent:
         await until(lambda: embedded(agent) and agent.bridge.status.connected)
@@ -320,7 +320,7 @@ async def test_the_embedded_broker_wants_the_password_that_is_configured(tmp_pat
             await heard.until(lambda h: "vilamp/status" in h.newest())
 
 
-async def test_the_embedded_broker_takes_no_packet_that_is_announced_too_large(tmp_path: Path) -> None:
+async def test_the_embedded_broker_refuses_packets_announced_as_too_large(tmp_path: Path) -> None:
     async with running(tmp_path, **agent_at("embedded", embedded_port=0)) as agent:
         await until(lambda: embedded(agent) and agent.bridge.status.connected)
         reader, writer = await asyncio.open_connection("127.0.0.1", embedded(agent))
@@ -333,7 +333,7 @@ async def test_the_embedded_broker_takes_no_packet_that_is_announced_too_large(t
         await until_subscribed(agent.bridge)
 
 
-async def test_a_port_in_use_is_said(tmp_path: Path) -> None:
+async def test_a_port_in_use_is_reported(tmp_path: Path) -> None:
     taken = await asyncio.start_server(lambda reader, writer: writer.close(), "127.0.0.1", 0)
     port = taken.sockets[0].getsockname()[1]
     async with running(tmp_path, **agent_at("embedded", embedded_port=port)) as agent:
@@ -341,7 +341,7 @@ async def test_a_port_in_use_is_said(tmp_path: Path) -> None:
     taken.close()
 
 
-async def test_a_password_file_that_is_gone_is_said(tmp_path: Path) -> None:
+async def test_a_missing_password_file_is_reported(tmp_path: Path) -> None:
     login = {"user": "joe", "password_file": str(tmp_path / "gone")}
     async with running(tmp_path, **agent_at("embedded", embedded_port=0, **login)) as agent:
         await until(lambda: "password_file" in (agent.bridge.problem or ""))
@@ -403,7 +403,7 @@ def ids(heard: Heard) -> list[str]:
 
 
 @needs_mosquitto
-async def test_leaving_does_not_hang_when_the_broker_has_fallen_silent(tmp_path: Path) -> None:
+async def test_shutdown_does_not_hang_on_a_silent_broker(tmp_path: Path) -> None:
     with mosquitto(tmp_path) as broker:
         scene = Scene(tmp_path)
         async with asyncio.timeout(30):

@@ -41,7 +41,7 @@ def tls(ca: Path, server: Pair) -> tuple[str, ...]:
     ("valid_days", "words"),
     [((-9, -2), "its certificate has expired: renew it"), ((2, 9), "is not valid yet: set this machine's clock")],
 )
-async def test_certificates_out_of_their_time(
+async def test_expired_and_future_certificates(
     tmp_path: Path, scene: Scene, valid_days: tuple[int, int], words: str
 ) -> None:
     ca, server, _ = authority(tmp_path, "127.0.0.1", valid_days)
@@ -68,7 +68,7 @@ async def test_an_authority_that_is_not_trusted(tmp_path: Path, scene: Scene) ->
 
 @needs_mosquitto
 @pytest.mark.parametrize("version", ["5", "3.1.1"])
-async def test_plain_words_to_a_tls_port(tmp_path: Path, scene: Scene, version: str) -> None:
+async def test_a_plain_connection_to_a_tls_port(tmp_path: Path, scene: Scene, version: str) -> None:
     ca, server, _ = authority(tmp_path, "127.0.0.1")
     with mosquitto(tmp_path, *tls(ca, server)) as broker:
         async with bridged(scene, broker.url, version=version) as bridge:
@@ -76,7 +76,7 @@ async def test_plain_words_to_a_tls_port(tmp_path: Path, scene: Scene, version: 
 
 
 @needs_mosquitto
-async def test_tls_to_a_plain_port(tmp_path: Path, scene: Scene) -> None:
+async def test_a_tls_connection_to_a_plain_port(tmp_path: Path, scene: Scene) -> None:
     with mosquitto(tmp_path) as broker:
         async with bridged(scene, f"mqtts://127.0.0.1:{broker.port}") as bridge:
             await said(bridge, "TLS port")
@@ -120,7 +120,7 @@ async def test_another_protocol(scene: Scene) -> None:
         ("3.1.1", 5, "access list"),
     ],
 )
-async def test_refusals_are_named(scene: Scene, version: str, code: int, words: str) -> None:
+async def test_refusals_are_explained(scene: Scene, version: str, code: int, words: str) -> None:
     async def script(client: Client, first: int, body: bytes) -> bool:
         client.connack(code)
         return True
@@ -141,7 +141,7 @@ async def test_the_brokers_own_words_are_repeated_without_control_characters(sce
 
 
 @pytest.mark.parametrize(("code", "byte"), [(0x9A, "retain"), (0x9B, "qos")])
-async def test_a_last_will_that_is_refused_is_made_smaller(scene: Scene, code: int, byte: str) -> None:
+async def test_a_refused_last_will_is_tried_with_less(scene: Scene, code: int, byte: str) -> None:
     async def script(client: Client, first: int, body: bytes) -> bool:
         mask = 0x20 if byte == "retain" else 0x18
         if first >> 4 == CONNECT and body[7] & mask:
@@ -154,7 +154,7 @@ async def test_a_last_will_that_is_refused_is_made_smaller(scene: Scene, code: i
         assert "not supported" not in (bridge.problem or "")
 
 
-async def test_who_hangs_up_is_asked_whether_it_wants_tls(scene: Scene) -> None:
+async def test_a_broker_that_hangs_up_may_want_tls(scene: Scene) -> None:
     async def script(client: Client, first: int, body: bytes) -> bool:
         client.writer.close()
         return True
@@ -163,7 +163,7 @@ async def test_who_hangs_up_is_asked_whether_it_wants_tls(scene: Scene) -> None:
         await said(bridge, "it may want TLS (mqtts:// in mqtt.url)")
 
 
-async def test_farewells_are_named(scene: Scene) -> None:
+async def test_disconnect_reasons_are_explained(scene: Scene) -> None:
     async def script(client: Client, first: int, body: bytes) -> bool:
         if first >> 4 != CONNECT:
             client.send(packet(0xE0, b"\x8b\x00"))  # server shutting down
@@ -191,7 +191,7 @@ async def test_a_port_where_nothing_listens(scene: Scene) -> None:
         (OSError(errno.EMFILE, "x"), "too many files open"),
     ],
 )
-def test_causes_of_the_system_are_found_behind_a_librarys_error(error: OSError, words: str) -> None:
+def test_system_errors_behind_library_errors_are_explained(error: OSError, words: str) -> None:
     def failing() -> None:
         try:
             raise error
@@ -203,11 +203,11 @@ def test_causes_of_the_system_are_found_behind_a_librarys_error(error: OSError, 
     assert words in (why_unreachable(raised.value) or "")
 
 
-def test_what_is_no_error_of_the_network_has_no_such_cause() -> None:
+def test_other_errors_have_no_network_cause() -> None:
     assert why_unreachable(ValueError("x")) is None
 
 
-async def test_settings_that_cannot_be_used_are_said_once_and_not_hammered(
+async def test_unusable_settings_are_reported_once_and_retried_slowly(
     scene: Scene, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "secret").write_bytes(b"\xff\xfe")
@@ -238,9 +238,7 @@ async def test_settings_that_cannot_be_used_are_said_once_and_not_hammered(
         ({"cert": "junk.pem", "key": "junk.pem"}, "the certificates cannot be used"),
     ],
 )
-async def test_files_that_cannot_be_used_are_named(
-    scene: Scene, tmp_path: Path, settings: dict[str, str], words: str
-) -> None:
+async def test_unusable_files_are_named(scene: Scene, tmp_path: Path, settings: dict[str, str], words: str) -> None:
     (tmp_path / "junk.pem").write_text("-----BEGIN CERTIFICATE-----\nx\n-----END CERTIFICATE-----\n")
     given = {name: tmp_path / value for name, value in settings.items()}
     async with bridged(scene, "mqtts://127.0.0.1:1", **given) as bridge:

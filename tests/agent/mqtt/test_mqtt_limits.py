@@ -31,7 +31,7 @@ def ids(heard: Heard, rule: str = RULE) -> list[str]:
 
 @needs_mosquitto
 @pytest.mark.parametrize(("version", "connections"), [("5", 1), ("3.1.1", 6)])
-async def test_announcements_that_are_too_large_hold_up_no_event(
+async def test_too_large_announcements_do_not_delay_events(
     tmp_path: Path, scene: Scene, version: str, connections: int
 ) -> None:
     scene.shelf.rules["cat", "yard"] = RuleView("cat", "yard", False, True, 0.0)
@@ -53,7 +53,7 @@ async def test_announcements_that_are_too_large_hold_up_no_event(
 
 
 @needs_mosquitto
-async def test_an_event_that_is_too_large_goes_without_its_links(tmp_path: Path, scene: Scene) -> None:
+async def test_a_too_large_event_is_sent_without_its_links(tmp_path: Path, scene: Scene) -> None:
     with mosquitto(tmp_path, "allow_anonymous true", "max_packet_size 560") as broker:
         async with listening(broker.port, f"{RULE}/#") as heard, bridged(scene, broker.url) as bridge:
             commit(scene.alert_store, event(1), jpeg())
@@ -76,7 +76,7 @@ def test_shortening_keeps_as_much_as_fits() -> None:
 
 
 @needs_mosquitto
-async def test_an_event_that_never_fits_waits_and_the_next_one_goes(tmp_path: Path, scene: Scene) -> None:
+async def test_an_event_that_never_fits_does_not_delay_the_next(tmp_path: Path, scene: Scene) -> None:
     with mosquitto(tmp_path, "allow_anonymous true", "max_packet_size 500") as broker:
         async with listening(broker.port, f"{RULE}/#") as heard, bridged(scene, broker.url) as bridge:
             long = event(1)
@@ -96,7 +96,7 @@ async def test_an_event_that_never_fits_waits_and_the_next_one_goes(tmp_path: Pa
 
 @needs_mosquitto
 @pytest.mark.parametrize("version", ["5", "3.1.1"])
-async def test_a_broker_without_retained_messages_gets_events_and_it_is_said(
+async def test_a_broker_without_retained_messages_gets_events_and_is_reported(
     tmp_path: Path, scene: Scene, version: str
 ) -> None:
     with mosquitto(tmp_path, "allow_anonymous true", "retain_available false") as broker:
@@ -112,7 +112,7 @@ async def test_a_broker_without_retained_messages_gets_events_and_it_is_said(
 @needs_mosquitto
 @pytest.mark.parametrize("version", ["5", "3.1.1"])
 @pytest.mark.parametrize("more", [(), ("retain_available false",)])
-async def test_a_broker_that_takes_qos_0_only_is_told_so(
+async def test_a_broker_that_accepts_only_qos_0_is_used_and_reported(
     tmp_path: Path, scene: Scene, version: str, more: tuple[str, ...]
 ) -> None:
     with mosquitto(tmp_path, "allow_anonymous true", "max_qos 0", *more) as broker:
@@ -126,7 +126,7 @@ async def test_a_broker_that_takes_qos_0_only_is_told_so(
 
 
 @needs_mosquitto
-async def test_topics_that_are_forbidden_hold_up_no_others(tmp_path: Path, scene: Scene) -> None:
+async def test_forbidden_topics_do_not_delay_others(tmp_path: Path, scene: Scene) -> None:
     """Publishing to some topics and subscribing to some are refused; the rest works, over one connection."""
     scene.shelf.rules["cat", "yard"] = RuleView("cat", "yard", False, True, 0.0)
     cat = "vilamp/yard/alert/cat"
@@ -163,7 +163,7 @@ async def test_topics_that_are_forbidden_hold_up_no_others(tmp_path: Path, scene
 
 
 @needs_mosquitto
-async def test_forgotten_cameras_and_rules_leave_nothing_behind(
+async def test_removed_cameras_and_rules_leave_no_retained_messages(
     tmp_path: Path, scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Their retained topics and announcements go at once, also the numbers that are published seldom."""
@@ -186,7 +186,7 @@ async def test_forgotten_cameras_and_rules_leave_nothing_behind(
 
 @needs_mosquitto
 @pytest.mark.parametrize("version", ["5", "3.1.1"])
-async def test_a_broker_that_wants_names_gets_one(tmp_path: Path, scene: Scene, version: str) -> None:
+async def test_a_broker_that_requires_a_client_id_gets_one(tmp_path: Path, scene: Scene, version: str) -> None:
     with mosquitto(tmp_path, "allow_anonymous true", "allow_zero_length_clientid false") as broker:
         async with bridged(scene, broker.url, version=version) as bridge:
             await until(lambda: bridge.status.connected)
@@ -207,11 +207,11 @@ async def test_a_broker_that_wants_names_gets_one(tmp_path: Path, scene: Scene, 
         ("vilamp/answer/+", False),
     ],
 )
-def test_no_response_topic_ends_the_connection(topic: str, may: bool) -> None:
+def test_response_topics_that_brokers_reject_are_refused(topic: str, may: bool) -> None:
     assert Topics("vilamp").may_answer_on(topic) is may
 
 
-def test_commands_come_from_below_the_prefix_only() -> None:
+def test_only_topics_below_the_prefix_are_commands() -> None:
     topics = Topics("vilamp")
     assert topics.command("yard/alert/bag/enabled/set") is None
     assert topics.command("vilamp/Yard!/alert/bag/enabled/set") is None
@@ -221,7 +221,7 @@ def test_commands_come_from_below_the_prefix_only() -> None:
 # --- what is learnt from connections that end ---
 
 
-def test_blame_sets_aside_for_a_while() -> None:
+def test_a_blamed_message_is_set_aside_for_a_while() -> None:
     refusals, sent = Refusals(), Sent("homeassistant/x", 3000)
     assert not refusals.lost(sent, 0.0)
     assert not refusals.sets_aside(sent, 0.0)
@@ -243,7 +243,7 @@ def test_events_get_more_tries_and_sooner() -> None:
     assert not refusals.sets_aside(sent, EVENT_RETRY_S)
 
 
-def test_two_ends_at_retained_messages_mean_none_is_taken_unless_one_was() -> None:
+def test_two_lost_retained_messages_mean_that_none_is_accepted() -> None:
     refusals, sent = Refusals(), Sent("vilamp/status", 30, retain=True)
     refusals.lost(sent, 0.0)
     assert refusals.retains(0.0)
@@ -256,7 +256,7 @@ def test_two_ends_at_retained_messages_mean_none_is_taken_unless_one_was() -> No
     assert taken.retains(0.0)
 
 
-def test_confirmed_small_ones_say_nothing_of_large_ones() -> None:
+def test_a_confirmed_small_message_does_not_clear_a_large_one() -> None:
     refusals = Refusals()
     for _ in range(2):
         refusals.lost(Sent("pictures", 40_000), 0.0)
@@ -266,7 +266,7 @@ def test_confirmed_small_ones_say_nothing_of_large_ones() -> None:
     assert refusals.size_to_try("pictures", 1.0) is None
 
 
-def test_properties_count_into_the_size() -> None:
+def test_properties_count_towards_the_packet_size() -> None:
     from agent.mqtt.wire import packet_bytes
 
     properties = Properties(PacketTypes.PUBLISH)

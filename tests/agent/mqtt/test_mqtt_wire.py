@@ -29,7 +29,7 @@ def scene(tmp_path: Path) -> Scene:
     return Scene(tmp_path)
 
 
-def test_what_the_libraries_keep_private_is_still_there() -> None:
+def test_private_names_of_the_libraries_still_exist() -> None:
     """agent/mqtt/wire.py uses it. When this fails: read both libraries again, mend wire.py, then change the versions here."""
     assert importlib.metadata.version("aiomqtt").startswith("2.5.")
     assert importlib.metadata.version("paho-mqtt").startswith("2.2.")
@@ -58,7 +58,7 @@ def test_what_the_libraries_keep_private_is_still_there() -> None:
     assert set(theirs._in_packet) == fields
 
 
-async def test_the_library_has_the_fields_that_a_client_uses() -> None:
+async def test_private_fields_of_the_aiomqtt_client_still_exist() -> None:
     made = aiomqtt.Client("127.0.0.1")
     for name in (
         "_client", "_loop", "_connected", "_disconnected", "_queue", "_pending_publishes", "_pending_subscribes",
@@ -87,7 +87,7 @@ BREAKING: dict[str, Callable[[Client], None]] = {
 
 @pytest.mark.parametrize("what", BREAKING)
 @pytest.mark.parametrize("version", ["5", "3.1.1"])
-async def test_what_breaks_the_protocol_ends_the_connection_once(
+async def test_a_packet_that_breaks_the_protocol_ends_the_connection(
     scene: Scene, caplog: pytest.LogCaptureFixture, what: str, version: str
 ) -> None:
     """Whatever follows it; and the events get through all the same."""
@@ -109,7 +109,7 @@ async def test_what_breaks_the_protocol_ends_the_connection_once(
     assert sum(topic.endswith("/event") for topic, _, _ in broker.published()) >= 1
 
 
-async def test_packets_that_are_too_large_are_passed_over(scene: Scene) -> None:
+async def test_packets_that_are_too_large_are_skipped(scene: Scene) -> None:
     """MQTT 3.1.1 cannot tell the broker: nothing of them is kept, and the connection lives."""
 
     peaks: list[int] = []
@@ -136,7 +136,7 @@ async def test_packets_that_are_too_large_are_passed_over(scene: Scene) -> None:
     assert peaks[0] < 4 * MIB
 
 
-async def test_a_broker_that_sends_only_too_large_packets_is_left(scene: Scene) -> None:
+async def test_the_connection_is_closed_after_many_too_large_packets(scene: Scene) -> None:
     def act(client: Client) -> None:
         for _ in range(MAX_SKIPPED):
             client.send(b"\x30" + length(MAX_PACKET_BYTES + 1) + b"x" * (MAX_PACKET_BYTES + 1))
@@ -146,7 +146,7 @@ async def test_a_broker_that_sends_only_too_large_packets_is_left(scene: Scene) 
         await until(lambda: len(broker.clients) > 1)
 
 
-async def test_the_broker_is_told_how_much_we_take(scene: Scene) -> None:
+async def test_connect_announces_the_maximum_packet_size(scene: Scene) -> None:
     connects: list[bytes] = []
 
     async def script(client: Client, first: int, body: bytes) -> bool:
@@ -181,7 +181,7 @@ async def test_a_flood_of_messages_is_counted_not_logged(scene: Scene) -> None:
     assert "more times" in written.getvalue()
 
 
-async def test_a_name_taken_by_another_is_said(scene: Scene) -> None:
+async def test_a_client_id_used_by_another_client_is_reported(scene: Scene) -> None:
     act = lambda client: client.send(packet(0xE0, b"\x8e\x00"))  # noqa: E731 - DISCONNECT: session taken over
     async with odd_broker(after_subscribing(act)) as broker, bridged(scene, broker.url) as bridge:
         await until(lambda: "mqtt.client_id" in (bridge.problem or ""))
@@ -204,7 +204,7 @@ async def test_a_subscription_over_which_the_connection_ends_is_left_out(scene: 
         assert len(broker.clients[-1].filters) == 2
 
 
-async def test_without_wildcards_every_rule_is_subscribed_to(scene: Scene) -> None:
+async def test_without_wildcards_every_rule_has_its_own_subscriptions(scene: Scene) -> None:
     async def script(client: Client, first: int, body: bytes) -> bool:
         if first >> 4 == CONNECT:
             client.connack(properties=b"\x28\x00")  # Wildcard Subscription Available: no
@@ -216,7 +216,7 @@ async def test_without_wildcards_every_rule_is_subscribed_to(scene: Scene) -> No
     assert broker.clients[0].filters == ["vilamp/yard/alert/bag/enabled/set", "vilamp/yard/alert/bag/snooze/set"]
 
 
-async def test_an_event_over_which_the_connection_ends_waits_and_the_others_go(scene: Scene) -> None:
+async def test_an_event_over_which_the_connection_ends_is_set_aside(scene: Scene) -> None:
     """MQTT 3.1.1 has no other way to refuse it."""
 
     async def script(client: Client, first: int, body: bytes) -> bool:
@@ -237,7 +237,7 @@ async def test_an_event_over_which_the_connection_ends_waits_and_the_others_go(s
 
 
 @pytest.mark.parametrize("version", ["5", "3.1.1"])
-async def test_a_broker_that_falls_silent_is_left_and_tried_again(
+async def test_a_silent_broker_is_disconnected_and_tried_again(
     scene: Scene, monkeypatch: pytest.MonkeyPatch, version: str
 ) -> None:
     monkeypatch.setattr("agent.mqtt.client.ANSWER_TIMEOUT_S", 0.2)
@@ -250,7 +250,7 @@ async def test_a_broker_that_falls_silent_is_left_and_tried_again(
         await until(lambda: broker.gone >= 2)
 
 
-async def test_an_error_of_ours_ends_the_run_and_it_may_be_run_again(scene: Scene) -> None:
+async def test_run_can_be_repeated_after_a_bug(scene: Scene) -> None:
     """As the supervisor does it: nothing is lost, nothing is subscribed to or listened to twice."""
 
     async def script(client: Client, first: int, body: bytes) -> bool:
@@ -277,7 +277,7 @@ async def test_an_error_of_ours_ends_the_run_and_it_may_be_run_again(scene: Scen
     assert scene.alert_store._listeners == []
 
 
-async def test_a_disk_that_refuses_makes_no_flood_of_duplicates(scene: Scene) -> None:
+async def test_a_failing_disk_causes_no_duplicates(scene: Scene) -> None:
     """The broker is shown the present all the same; what it took is removed once the disk lets it."""
 
     async def script(client: Client, first: int, body: bytes) -> bool:
