@@ -16,10 +16,8 @@ from agent.alerts.outbox import MQTT, webhook_sink
 from agent.alerts.store import erase_from_alerts
 from agent.alerts.webhooks import Webhook, delivery_readers
 from agent.ask.answer import Answering
-from agent.ask.egress import Egress, Resolver, system_resolver
-from agent.ask.model import load_model
-from agent.ask.probe import AnswererWatch
-from agent.ask.remote import RemoteAnswerer
+from agent.ask.egress import Resolver, system_resolver
+from agent.ask.model import load_model, make_answerer
 from agent.health import HealthChecks, disk_problem
 from agent.ingest.backlog import Backlog
 from agent.ingest.cameras import Cameras, newest_if_aging
@@ -67,26 +65,32 @@ class Agent:
         self.backlog = Backlog(BACKLOG_FRAMES)
         self.cameras = Cameras(settings, store, self.backlog, self.metrics, self.supervisor, self.clocks)
         self.vision, self.language = Lane("vision"), Lane("language")
+        self.answerer = make_answerer(
+            settings,
+            store,
+            model,
+            vision=self.vision,
+            language=self.language,
+            zone_of=self.cameras.zone_of,
+            resolve=resolve,
+        )
         self.encoding = Encoding(
             store,
             model,
             self.vision,
             self.backlog,
             self.metrics,
-            needs_patches=settings.answerer.kind == "local",
+            needs_patches=self.answerer.needs_patches,
             sighted=lambda *frame: self.alerts.frame(*frame),
         )
-        self.remote = self._remote(resolve)
-        self.answerer = self._watch_answerer(resolve)
         self.answering = Answering(
             store,
             model,
-            vision=self.vision,
+            self.answerer,
             language=self.language,
             settings=settings.answering,
             metrics=self.metrics,
             zone_of=self.cameras.zone_of,
-            remote=self.remote,
         )
         self.alert_store = open_alert_store(settings)
         self.alerts = self._engine()
@@ -122,25 +126,8 @@ class Agent:
             clock=self.clocks.now,
             zone_of=self.cameras.zone_of,
             cameras=self.cameras.names,
-            model=settings.answerer.model or self.model.info.name,
+            model=self.answerer.model_name,
         )
-
-    def _egress_of(self, camera: str) -> Egress:
-        return self.settings.camera(camera).egress
-
-    def _remote(self, resolve: Resolver) -> RemoteAnswerer | None:
-        answerer = self.settings.answerer
-        if answerer.kind == "local":
-            return None
-        return RemoteAnswerer(answerer, egress_of=self._egress_of, zone_of=self.cameras.zone_of, resolve=resolve)
-
-    def _watch_answerer(self, resolve: Resolver) -> AnswererWatch | None:
-        base_url = self.settings.answerer.base_url
-        if self.remote is None or base_url is None:
-            return None
-        allowed = any(self._egress_of(camera) == "allowed" for camera in self.settings.cameras)
-        egress: Egress = "allowed" if allowed else self._egress_of("")
-        return AnswererWatch(base_url, headers=self.remote.headers, egress=egress, resolve=resolve)
 
     def _add_checks(self) -> None:
         add, encoding, answerer, bridge = self.health.add, self.encoding, self.answerer, self.bridge
@@ -168,8 +155,7 @@ class Agent:
         add("disk", "disk", lambda: self.housekeeping.filling_problem)
         self.health.add_all("cameras", self.cameras.problems)
         self.health.add_all("rules", lambda: {f"rule {name}": why for name, why in self.alerts.problems().items()})
-        if answerer is not None:
-            add("answerer", "answerer", lambda: answerer.problem)
+        add("answerer", "answerer", lambda: answerer.problem)
         add("clock", "clock", lambda: self.clocks.problem)
         if bridge is not None:
             add(MQTT, MQTT, lambda: bridge.problem)
@@ -178,7 +164,7 @@ class Agent:
         self.health.add_all("tasks", failed_tasks)
 
     def _add_metrics(self) -> None:
-        watch, backlog, turns, alerts = self.metrics.watch, self.backlog, self.answering.turns, self.alerts
+        watch, backlog, turns, alerts = self.metrics.watch, self.backlog, self.answering.queue.turns, self.alerts
         watch(self.health.readers())
 
         def failures() -> list[Reading]:
@@ -211,8 +197,7 @@ class Agent:
             yield MQTT, self.bridge.run
         for webhook in self.webhooks:
             yield webhook.sink, webhook.run
-        if self.answerer is not None:
-            yield "answerer", self.answerer.run
+        yield from self.answerer.tasks()
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator["Agent"]:

@@ -48,7 +48,7 @@ class Setting:
 
 def settings(model: VideoModel) -> dict[str, Setting]:
     """Return all arms by name. The first is "product"."""
-    base, trained = Arm.product(model.info.defaults), model.merger.temperature
+    base, trained = Arm.of(model.info.defaults), model.merger.temperature
     found = {
         "product": Setting("product", base),
         "top-K": Setting("selection", replace(base, selection="top_k")),
@@ -136,7 +136,7 @@ def recall_by_tau(model: VideoModel, columns: list[Column]) -> list[dict[str, An
                 for question in clip.questions:
                     if not (is_needle(question) or len(question.spans) > 1):
                         continue
-                    chosen = seconds[asker.choose(arm, model.embed_text(question.text).unit).rows]
+                    chosen = seconds[arm(asker.window, model.embed_text(question.text).unit).rows]
                     shown = [bool(((chosen >= a) & (chosen <= b)).any()) for a, b in question.spans]
                     taken.append(len(chosen))
                     if is_needle(question):
@@ -176,7 +176,7 @@ def plot(measured: dict[str, Any], out: Path) -> None:
 
 def latest(model: VideoModel, columns: list[Column]) -> list[dict[str, Any]]:
     """Answer from the last four frames only."""
-    arm = Arm.product(model.info.defaults)
+    arm = Arm.of(model.info.defaults)
     short = [(clip, asker.latest(4), questions) for clip, asker, questions in columns]
     return list(run(model, Setting("latest", arm), short))
 

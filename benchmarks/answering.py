@@ -22,18 +22,16 @@ import numpy as np
 import torch
 
 from agent.app import Agent
-from agent.ask.keyframes import newest_from
+from agent.ask.keyframes import Selection
 from agent.ask.question import Piece, Question
+from agent.ask.reader import about_now
+from agent.ask.scope import scope_of, window_of
 from agent.ingest.jpeg import decode_jpeg
-from agent.settings.settings import Settings
+from agent.settings.settings import AnsweringSettings, Settings
 from agent.times import format_clock
 from benchmarks import features
 from benchmarks.machine import add_out, machine, measured_path, report, show, summary_ms, timed, write_result
 from memory.store import MemoryStore
-from memory.window import Window
-from model.about_now import NUM_NEWEST, about_now
-from model.features import TextFeatures
-from model.select import Keyframes, QueryCandidates, select_keyframes
 from model.video_model import VideoModel
 
 QUESTIONS = ("What did the red car do?", "How many people came by?", "When was the door open?", "Where is the dog now?")
@@ -122,11 +120,10 @@ def first_token(model: VideoModel, store: MemoryStore, question: str) -> dict[st
     marks = [time.perf_counter()]
     query = model.embed_text(question)
     marks.append(time.perf_counter())
-    window = store.window([features.CAMERA])
-    if about_now(question):
-        window = store.window([features.CAMERA], newest_from(window, NUM_NEWEST))
+    now_frames = AnsweringSettings().now_frames if about_now(question) else 0
+    window = window_of(store, scope_of(store, Question(question, (features.CAMERA,)), now_frames))
     marks.append(time.perf_counter())
-    keyframes = select(model, window, query)
+    keyframes = Selection.of(model.info.defaults)(window, query.unit)
     marks.append(time.perf_counter())
     context = model.build_context(window, keyframes, query, group_sizes=[window.num_frames])
     marks.append(time.perf_counter())
@@ -135,21 +132,6 @@ def first_token(model: VideoModel, store: MemoryStore, question: str) -> dict[st
     marks.append(time.perf_counter())
     stages = dict(zip(("embed", "window", "select", "merge", "prefill"), np.diff(marks).tolist(), strict=True))
     return {**stages, "total": marks[-1] - marks[0], "tokens": context.num_tokens}
-
-
-def select(model: VideoModel, window: Window, query: TextFeatures) -> Keyframes:
-    """Select keyframes with the checkpoint's settings, as the agent does."""
-    defaults = model.info.defaults
-    return select_keyframes(
-        QueryCandidates(window, query.unit),
-        num_keyframes=defaults.num_keyframes,
-        tau=defaults.tau,
-        floor=defaults.floor,
-        recent=defaults.recent,
-        fill=defaults.fill,
-        background=window.background() if defaults.redundancy == "background" else None,
-        background_floor=defaults.background_floor,
-    )
 
 
 def ingest(model: VideoModel, pictures: list[bytes], threads: int) -> dict[str, float]:

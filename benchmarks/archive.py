@@ -67,7 +67,7 @@ def main() -> None:
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for clip in clips(args):
         asker = Asker(model, features_of(model, clip, args.cache), clip.times)
-        asker.history.forget(range(len(clip.times) - args.hot))
+        asker.window.history.forget(range(len(clip.times) - args.hot))
         for question in clip.questions[: args.questions]:
             for name, (most, kind) in ways.items():
                 answer, took = ask(asker, question.text, most, kind)
@@ -88,19 +88,19 @@ def clips(args: argparse.Namespace) -> Iterator[Clip]:
 
 def ask(asker: Asker, text: str, most: int, kind: type[Thinned]) -> tuple[str, float]:
     """Return the answer and the CPU seconds of its context. `kind` Thinned is what `VideoModel` does."""
-    model, history = asker.model, asker.history
+    model, window = asker.model, asker.window
     query = model.embed_text(text)
-    keyframes = asker.choose(Arm.product(model.info.defaults), query.unit)
-    present = history.present()
-    fresh = {int(row): asker.features[int(row)] for row in keyframes.rows if not present[row]}
+    keyframes = Arm.of(model.info.defaults)(window, query.unit)
+    present = window.present()
+    fresh = {int(row): window.features[int(row)] for row in keyframes.rows if not present[row]}
     began = time.thread_time()
-    thinned = kind(history, rows_taking_part(present, keyframes.rows, most_summaries=most))
+    thinned = kind(window, rows_taking_part(present, keyframes.rows, most_summaries=most))
     places = thinned.places(keyframes.rows)
     overrides = {int(thinned.places(np.array(row))): frame for row, frame in fresh.items()}
     context = model.build_context(thinned, type(keyframes)(places, keyframes.kinds, keyframes.scores), query,
                                   overrides=overrides)  # fmt: skip
     took = time.thread_time() - began
-    clocks = asker.times[thinned.rows[context.keyframes.rows]]
+    clocks = window.times[thinned.rows[context.keyframes.rows]]
     stamps = [datetime.fromtimestamp(t, UTC).strftime("%H:%M:%S") for t in clocks]
     pieces = model.stream(
         text, context, timestamps=stamps if model.info.defaults.timestamps else None, max_new_tokens=ANSWER_TOKENS

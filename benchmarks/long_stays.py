@@ -22,7 +22,6 @@ from typing import Any
 import numpy as np
 from rich.progress import Progress
 
-from agent.ask.reader import plan_of
 from agent.evaluation.arms import Arm, Asker
 from agent.evaluation.clips import DRAW_SIZE
 from agent.evaluation.scores import share
@@ -134,10 +133,10 @@ def asked(model: VideoModel, three: Trio, rng: np.random.Generator) -> Iterator[
     texts = asked_for(three, rng)
     for stay, asker in histories(model, three, rng):
         row: dict[str, Any] = {"stay_s": stay, "questions": texts}
-        for name, arm in arms(Arm.product(model.info.defaults)).items():
-            order = asker.choose(arm, model.embed_text(texts["order"]).unit).rows
+        for name, arm in arms(Arm.of(model.info.defaults)).items():
+            order = arm(asker.window, model.embed_text(texts["order"]).unit).rows
             count = asker.ask(texts["count"], arm)
-            stayed, rows = three.staying[stay].clear, count.keyframes.rows
+            stayed, rows = three.staying[stay].clear, count.rows
             row[name] = {
                 "places": int(np.isin(order, stayed).sum()),
                 "order_found": bool(np.isin(order, stayed).any() and np.isin(order, three.passing.clear).any()),
@@ -145,9 +144,7 @@ def asked(model: VideoModel, three: Trio, rng: np.random.Generator) -> Iterator[
                 "answer": count.text,
                 "right": is_correct(Question("count", texts["count"], "two", None), count.text),
             }
-        plan = plan_of(texts["count"])
-        assert plan is not None
-        row["in_steps"] = asker.ask_in_steps(plan, Arm.product(model.info.defaults))
+        row["in_steps"] = asker.ask_in_steps(texts["count"], Arm.of(model.info.defaults))
         yield row
 
 

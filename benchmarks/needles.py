@@ -152,7 +152,7 @@ def answers(
     model: VideoModel, needles: Iterator[Hidden], sizes: tuple[int, ...], repeats: int, rng: np.random.Generator
 ) -> Iterator[dict[str, Any]]:
     """Ask every arm about the same needles. Returns one row per needle, length and depth."""
-    product = Arm.product(model.info.defaults)
+    product = Arm.of(model.info.defaults)
     for repeat in range(repeats):
         for size in sizes:
             for depth in range(NUM_BINS):
@@ -166,7 +166,7 @@ def answers(
                     row[name] = {
                         "answer": answer.text,
                         "right": is_correct(question, answer.text),
-                        "found": bool(np.isin(answer.keyframes.rows, shown).any()),
+                        "found": bool(np.isin(answer.rows, shown).any()),
                         "tokens": answer.num_tokens,
                         "ms": round(answer.total_ms),
                     }

@@ -143,6 +143,16 @@ class CameraLog:
                 yield segment, lo, hi
             number += 1
 
+    def newest_times(self, count: int) -> Float64:
+        """Return the times of the newest `count` encoded frames, rising."""
+        found: list[Float64] = []
+        for segment in reversed(self.segments):
+            if (missing := count - sum(map(len, found))) <= 0:
+                break
+            held = segment.live()
+            found.append(segment.times[held][segment.encoded[held] & ~segment.gone[held]][-missing:])
+        return np.concatenate([np.zeros(0), *reversed(found)])
+
     def pending(self) -> Iterator[Int64]:
         """Yield the ids of frames without vectors, segment by segment, rising."""
         for s in self.segments:

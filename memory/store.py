@@ -42,11 +42,11 @@ from memory.eviction import Eviction
 from memory.files import RESERVE, SpareSpace, lock_folder, sync_segments
 from memory.limits import FolderLimits, Limits, check_camera_name
 from memory.ranking import prepare
-from memory.records import CameraStats, Float32, FrameRecord, Json, StoreStatus
+from memory.records import CameraStats, Float32, Float64, FrameRecord, Json, StoreStatus
 from memory.recovery import Layout, open_and_recover, release_freed
 from memory.redating import put_in_order, redate
 from memory.segments import Block, Segment, Shared, next_run
-from memory.window import Window, Within, lower_bounds, parts_of, read_places, records_of, time_range
+from memory.window import Part, Window, Within, lower_bounds, parts_of, read_places, records_of, time_range
 from memory.writer import Writer
 
 
@@ -239,6 +239,30 @@ class MemoryStore:
         after: one bound, or one for each camera. Cameras without frames contribute no rows. ValueError for a bad or
         repeated name, NaN, or another number of bounds than cameras.
         """
+        parts, unencoded, background = self._parts(cameras, after, before, where)
+        return Window(
+            tuple(cameras), parts, unencoded=unencoded, background=background,
+            patch_shape=self._patch_shape, patch_dtype=self._patch_dtype, num_scalars=self._scalar_shape[1],
+        )  # fmt: skip
+
+    def count(
+        self, cameras: Sequence[str], after: float | Sequence[float] | None = None, before: float | None = None,
+        where: Within | None = None,
+    ) -> tuple[int, int]:  # fmt: skip
+        """Return how many rows `window` would have, and how many frames it would lack because they are not encoded yet."""
+        parts, unencoded, _ = self._parts(cameras, after, before, where)
+        return sum(part.num_rows for part in parts), unencoded
+
+    def newest_times(self, camera: str, count: int) -> Float64:
+        """Return the times of the camera's newest `count` encoded frames, rising."""
+        with self._lock:
+            log = self._logs.get(camera)
+            return log.newest_times(count) if log else np.zeros(0)
+
+    def _parts(
+        self, cameras: Sequence[str], after: float | Sequence[float] | None, before: float | None, where: Within | None
+    ) -> tuple[list[Part], int, Float32]:
+        """Return the parts of a window, the number of frames not encoded, and (num_cameras, D) mean embeddings."""
         if len(set(cameras)) != len(cameras):
             raise ValueError(f"cameras must differ: {list(cameras)}")
         lowers, upper = lower_bounds(after, len(cameras)), time_range(None, before)[1]
@@ -254,10 +278,7 @@ class MemoryStore:
                 if log is not None:
                     background[number] = log.background(self._sizes[0])
             parts, unencoded = parts_of(logs, lowers, upper, where)
-        return Window(
-            tuple(cameras), parts, unencoded=unencoded, background=background,
-            patch_shape=self._patch_shape, patch_dtype=self._patch_dtype, num_scalars=self._scalar_shape[1],
-        )  # fmt: skip
+        return parts, unencoded, background
 
     def records(
         self, camera: str, after: float | None = None, before: float | None = None, *, limit: int = 2**31

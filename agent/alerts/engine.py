@@ -121,7 +121,7 @@ class Engine:
                 self.watcher.problems[rule.name] = f"its condition cannot be read: {words_of(outcome.error)}"
 
     async def _unit(self, condition: str) -> NDArray[np.float32]:
-        features: TextFeatures = await self._answering.making.embed(condition)
+        features: TextFeatures = await self._answering.embed(condition)
         return features.unit
 
     def problems(self) -> dict[str, str]:

@@ -59,7 +59,7 @@ class Judge:
         self, rule: RuleSettings, camera: str, frame_id: int, time: float, priority: Priority = Priority.JUDGE
     ) -> Vote:
         """Return the verdict on the seconds of `camera` that end with this frame. Raises Problem when the model fails."""
-        plain = self._answering.making.judge_manner == "question"
+        plain = self._answering.answerer.judge_manner == "question"
         answer = await self._answering.judge(
             Question(
                 as_question(rule.condition) if plain else question_for(rule.condition, self._wording),

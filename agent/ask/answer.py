@@ -1,80 +1,149 @@
-"""Answering: who may ask, in which order and for how long; the events of each answer, which `agent.ask.local` makes.
+"""Answer questions: find the frames a question is about, choose keyframes, and let the answerer put them into words.
 
-One question at a time has the language lane. Overload policy: questions beyond the limit are refused at once (`Busy`), nothing
-queues without bound. Leaving `ask` early stops between two tokens and frees everything.
-
-Does not know HTTP, tokens or the clock's time of day.
+Frames keep arriving meanwhile, as a window never changes. Leaving `ask` early stops between two tokens and frees everything.
 """
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager
-from typing import TYPE_CHECKING
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from contextlib import aclosing, asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from agent.ask.local import Making
-from agent.ask.prepared import Begun
-from agent.ask.question import Answer, Event, Finished, Piece, Question, collect
-from agent.ask.remote import RemoteAnswerer
+from agent.ask.keyframes import Chooser, Chosen, Selection, Sought
+from agent.ask.question import Answer, Event, Evidence, Finished, FinishReason, Piece, Question, Seen, collect
+from agent.ask.queue import Queue
+from agent.ask.reader import about_now
 from agent.ask.remote_text import is_visible
-from agent.errors import AnswerTimeout, Busy, ModelFailed, NoAnswer, Problem, QuestionTooLong, StorageFailed
+from agent.ask.scope import Scope, check_not_empty, scope_notes, scope_of, short_history, window_of
+from agent.errors import AnswerTimeout, ModelFailed, Problem, QuestionTooLong, StorageFailed
 from agent.metrics import Metrics
-from agent.runtime.lanes import Lane, Priority, TooManyWaiting, Turns
+from agent.runtime import pools
+from agent.runtime.lanes import Lane, Priority
 from agent.runtime.stopwatch import Stopwatch
 from agent.runtime.supervisor import is_cancelling, words_of
 from agent.settings.settings import AnsweringSettings
+from agent.times import repeated_hour
 from agent.untrusted.plain import PlainText
 from memory.store import MemoryStore
+from memory.window import Window
+from model.select import Keyframes
 
 if TYPE_CHECKING:
     from model.clip_encoder import ClipEncoder
+    from model.config import JudgeManner
+    from model.features import TextFeatures
     from model.video_model import VideoModel
 
 log = logging.getLogger(__name__)
 
-NO_WORDS = "(The model found no words: ask again, in other words or with more tokens.)"
-_FIRST_GUESS_S = 5.0  # how long an answer takes, before one has been timed
+MAX_QUESTION_CHARS = 2000  # a page of text; the built-in checkpoint's language model reads less
+ONE_AT_A_TIME = "this model reads one question at a time; what was said before it was not read"
+QUERY_CUT = "the question is longer than the text encoder reads; frames were chosen by its beginning"
+
+
+@dataclass(slots=True)
+class Tally:
+    """How an answer went. The answerer fills it in while it streams."""
+
+    finish_reason: FinishReason = "stop"
+    prompt_tokens: int = 0
+    completion_tokens: int | None = None  # None: unknown
+    notes: list[str] = field(default_factory=list)  # known only at the end
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What an answerer has prepared before its first word."""
+
+    seen: Seen
+    notes: tuple[str, ...]
+    tally: Tally
+
+
+C = TypeVar("C", bound=Context)
+Task = tuple[str, Callable[[], Awaitable[None]]]
+
+
+class Answerer(Protocol[C]):
+    """Puts what chosen frames show into words: the checkpoint's language model, or a server."""
+
+    @property
+    def model_name(self) -> str:
+        """The model that answers, as `/v1/models` and alert events name it."""
+
+    @property
+    def reads_conversations(self) -> bool:
+        """Whether it reads what was said before the question."""
+
+    @property
+    def needs_patches(self) -> bool:
+        """Whether patch features of new frames have to be kept for it."""
+
+    @property
+    def max_keyframes(self) -> int | None:
+        """How many keyframes it takes at most. None: no limit."""
+
+    @property
+    def judge_manner(self) -> "JudgeManner":
+        """How it is asked whether the condition of an alert rule is true."""
+
+    @property
+    def problem(self) -> str | None:
+        """Why it could not answer now. None: it can, as far as is known."""
+
+    def tasks(self) -> Iterable[Task]:
+        """Its background tasks, by name, to run as long as the agent runs."""
+
+    async def check(self, cameras: Iterable[str]) -> None:
+        """Raise the Problem, if there is one, that keeps it from answering about these cameras."""
+
+    def sought(self, question: Question) -> Sought:
+        """What frames are to be chosen by for this question."""
+
+    async def prepare(self, window: Window, chosen: Sequence[Chosen], question: Question, watch: Stopwatch) -> C:
+        """Everything before the first word. chosen: one for each text of `sought`."""
+
+    def stream(self, question: Question, context: C) -> AsyncGenerator[str, None]:
+        """The answer in pieces of text. Closing the stream stops the work."""
+
+    def no_words(self) -> str:
+        """What to say if the answer has no visible text. Raises NoAnswer if that is a fault."""
 
 
 class Answering:
-    """Answers questions from memory with the model."""
+    """Answers questions from memory."""
 
     def __init__(
         self,
         store: MemoryStore,
         model: "VideoModel | ClipEncoder",
+        answerer: Answerer[Any],
         *,
-        vision: Lane,
         language: Lane,
         settings: AnsweringSettings,
         metrics: Metrics,
         zone_of: Callable[[str], str],
-        remote: RemoteAnswerer | None = None,
     ) -> None:
-        self.turns = Turns(settings.max_questions)
-        self.making = Making(
-            store, model, vision=vision, language=language, settings=settings, zone_of=zone_of, remote=remote
-        )
+        self.answerer = answerer
+        self.queue = Queue(settings.max_questions)
+        self._store = store
+        self._chooser = Chooser(model, language)
+        self._defaults = model.info.defaults
         self._settings = settings
         self._metrics = metrics
-        self._remote = remote  # None: the checkpoint's own language model answers
-        self._typical_s = _FIRST_GUESS_S
+        self._zone_of = zone_of
 
     @asynccontextmanager
     async def ask(self, question: Question) -> AsyncIterator[AsyncIterator[Event]]:
-        """Admit the question, or raise the Problem that keeps it out; inside, iterate over the answer's events."""
-        try:
-            self.making.check_length(question.text)
-            async with AsyncExitStack() as stack:
-                await self._admit(question, stack)
-                yield await stack.enter_async_context(aclosing(self._answer(question)))
-        except Problem as problem:
-            self._metrics.questions.labels(reason=problem.code or "error").inc()
-            raise
-        except (asyncio.CancelledError, GeneratorExit):
-            self._metrics.questions.labels(reason="cancelled").inc()
-            raise
-        self._metrics.questions.labels(reason="answered").inc()
+        """Admit a user's question and yield the events of its answer. Raises the Problem that keeps it out."""
+        with self._counted():
+            self.check_length(question.text)
+            async with self.queue.place():
+                await pools.questions(check_not_empty, self._store, scope_of(self._store, question, 0))
+                await self.answerer.check(question.cameras)
+                async with aclosing(self._answer(question)) as events:
+                    yield events
 
     async def answer(self, question: Question) -> Answer:
         """The whole answer at once."""
@@ -82,97 +151,172 @@ class Answering:
             return await collect(events)
 
     async def judge(self, question: Question) -> Answer:
-        """The answer to a machine's question: it takes no place of a person's, `question.priority` says who goes before it,
-        and the text is the model's alone. Raises Problem."""
-        if self._remote is not None:
-            await self._remote.check(question.cameras)
+        """The answer to a question of an alert rule. Does not use a user's place in the queue. Raises Problem."""
+        await self.answerer.check(question.cameras)
         async with aclosing(self._answer(question)) as events:
             return await collect(events)
 
-    async def _admit(self, question: Question, stack: AsyncExitStack) -> None:
-        try:
-            await stack.enter_async_context(self.turns.place())
-        except TooManyWaiting:
-            raise Busy(self._typical_s) from None
-        await self.making.window(question)  # an empty window is refused before a stream begins
-        if self._remote is not None:
-            await self._remote.check(question.cameras)
-
     async def _answer(self, question: Question) -> AsyncGenerator[Event, None]:
-        from model.video_model import PromptTooLongError  # torch is imported only where a model has been loaded
-
         watch = Stopwatch()
         deadline = asyncio.get_running_loop().time() + self._settings.timeout_s
-        try:
-            async with AsyncExitStack() as stack:
-                with watch.stage("queue"):
-                    async with asyncio.timeout_at(deadline):
-                        await stack.enter_async_context(self.turns.turn(question.priority))
+        with self._failures_as_problems():
+            async with self.queue.turn(question, watch, deadline):
                 async with asyncio.timeout_at(deadline):
-                    begun = await self.making.begin(question, watch)
-                yield begun.seen
-                async with aclosing(self._speak(question, begun, watch, deadline)) as events:
-                    async for event in events:
-                        yield event
+                    with watch.stage("window"):
+                        scope = await self.scope(question)
+                        window = await self.window(scope)
+                    chosen = await self.choose(window, question, watch)
+                    context = await self.answerer.prepare(window, chosen, question, watch)
+                    short = await self._short_history(window, question)
+                yield context.seen
+                num_pieces = 0
+                async with (
+                    aclosing(self.answerer.stream(question, context)) as pieces,
+                    aclosing(self._visible(pieces, watch, deadline)) as visible,
+                ):
+                    async for piece in visible:
+                        num_pieces += 1
+                        if piece:
+                            yield Piece(piece)
+                if short is not None:
+                    yield Piece(f"\n\n({short}.)")
+                notes = (*self._notes(question, scope, window, chosen, context.seen.evidence), *context.notes)
+                yield _finished(context.tally, (*([short] if short else []), *notes), watch, num_pieces)
+            self._time(question, watch)
+
+    # --- the steps ---
+
+    async def scope(self, question: Question) -> Scope:
+        """The stretch of memory that the question is about."""
+        now_frames = self._settings.now_frames if self._is_about_now(question) else 0
+        return await pools.questions(scope_of, self._store, question, now_frames)
+
+    async def window(self, scope: Scope) -> Window:
+        """The frames of the scope. Raises NoFrames, NotEncodedYet."""
+        return await pools.questions(window_of, self._store, scope)
+
+    async def choose(self, window: Window, question: Question, watch: Stopwatch) -> list[Chosen]:
+        """The frames of the window that the answer is to rest on, for each step of the answer."""
+        return await self._chooser.choose(window, self.answerer.sought(question), self._selection(question), watch)
+
+    async def embed(self, text: str) -> "TextFeatures":
+        """The text as it is compared with frames. Raises QuestionTooLong."""
+        self.check_length(text)
+        return await self._chooser.embed(text)
+
+    async def select(self, window: Window, query: "TextFeatures", question: Question) -> Keyframes:
+        """The keyframes of the window for an embedded text."""
+        return await self._chooser.select(window, query, self._selection(question))
+
+    def check_length(self, text: str) -> None:
+        """Raise QuestionTooLong if the text is longer than MAX_QUESTION_CHARS."""
+        if len(text) > MAX_QUESTION_CHARS:
+            message = f"The question has {len(text)} characters; at most {MAX_QUESTION_CHARS} are taken."
+            raise QuestionTooLong(message, param="messages")
+
+    def _selection(self, question: Question) -> Selection:
+        return Selection.of(
+            self._defaults,
+            self._settings,
+            num_keyframes=question.num_keyframes,
+            recent=question.recent,
+            most=self.answerer.max_keyframes,
+        )
+
+    def _is_about_now(self, question: Question) -> bool:
+        """Whether only the newest frames matter: not if the asker named a place or an end, nor if words may refer to a
+        conversation."""
+        if question.priority is not Priority.QUESTION or question.before is not None or question.within is not None:
+            return False
+        in_conversation = bool(question.earlier) and self.answerer.reads_conversations
+        return not in_conversation and about_now(question.text)
+
+    async def _short_history(self, window: Window, question: Question) -> str | None:
+        if question.priority is not Priority.QUESTION:
+            return None
+        return await pools.questions(short_history, self._store, window)
+
+    async def _visible(
+        self, pieces: AsyncGenerator[str, None], watch: Stopwatch, deadline: float
+    ) -> AsyncGenerator[str, None]:
+        """The pieces without terminal escape sequences, each timed; in the end, words instead of an empty answer."""
+        text, has_spoken, stage = PlainText(), False, "first_token"
+        while True:
+            with watch.stage(stage):
+                async with asyncio.timeout_at(deadline):
+                    piece = await anext(pieces, None)
+            if piece is None:
+                break
+            stage, piece = "generate", text.feed(piece)
+            has_spoken = has_spoken or is_visible(piece)
+            yield piece
+        if not has_spoken:
+            yield self.answerer.no_words()
+
+    def _notes(
+        self, question: Question, scope: Scope, window: Window, chosen: Sequence[Chosen], evidence: Iterable[Evidence]
+    ) -> Iterator[str]:
+        """What the asker should know about how the frames were found."""
+        if question.earlier and not self.answerer.reads_conversations:
+            yield ONE_AT_A_TIME
+        if any(each.query.truncated for each in chosen):
+            yield QUERY_CUT
+        yield from scope_notes(scope, window, self._zone_of)
+        for each in evidence:
+            if (note := repeated_hour([each.time], self._zone_of(each.camera))) is not None:
+                yield note
+                break
+
+    # --- what goes wrong ---
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        """Count how the question ends."""
+        reason = "cancelled"
+        try:
+            yield
+            reason = "answered"
+        except Problem as problem:
+            reason = problem.code or "error"
+            raise
+        finally:
+            self._metrics.questions.labels(reason=reason).inc()
+
+    @contextmanager
+    def _failures_as_problems(self) -> Iterator[None]:
+        """Turn whatever fails into a Problem, so that the asker hears of it."""
+        try:
+            yield
         except TimeoutError:
             raise AnswerTimeout(f"The answer took longer than {self._settings.timeout_s:g} s.") from None
-        except PromptTooLongError as error:
-            raise QuestionTooLong(str(error), param="messages") from None
         except (Problem, GeneratorExit):
             raise
-        except (Exception, asyncio.CancelledError) as error:  # whatever it was, whoever asked must hear of it
+        except (Exception, asyncio.CancelledError) as error:
             if isinstance(error, asyncio.CancelledError) and is_cancelling():
                 raise
             log.exception("answer failed")
             raise _failed(error) from error
 
-    async def _speak(
-        self, question: Question, begun: Begun, watch: Stopwatch, deadline: float
-    ) -> AsyncGenerator[Event, None]:
-        num_pieces, has_spoken, text = 0, False, PlainText()
-        async with aclosing(begun.pieces) as pieces:
-            while True:
-                with watch.stage("generate" if num_pieces else "first_token"):
-                    async with asyncio.timeout_at(deadline):
-                        piece = await anext(pieces, None)
-                if piece is None:
-                    break
-                num_pieces += 1
-                piece = text.feed(piece)
-                has_spoken = has_spoken or is_visible(piece)
-                if piece:
-                    yield Piece(piece)
-        if not has_spoken and self._remote is not None:  # escape sequences alone: other silences have failed before
-            raise NoAnswer("The server that answers gave no text that can be read.")
-        if not has_spoken:
-            yield Piece(NO_WORDS)
-        if begun.little is not None:
-            yield Piece(f"\n\n({begun.little}.)")
+    def _time(self, question: Question, watch: Stopwatch) -> None:
         if question.priority is Priority.QUESTION:
-            self._time(watch)
-        yield _finished(begun, watch, num_pieces)
-
-    def _time(self, watch: Stopwatch) -> None:
-        self._typical_s += 0.3 * (watch.total_ms() / 1000 - self._typical_s)
-        for stage, milliseconds in watch.timings_ms.items():
-            self._metrics.stage_seconds.labels(stage=stage).observe(milliseconds / 1000)
+            for stage, milliseconds in watch.timings_ms.items():
+                self._metrics.stage_seconds.labels(stage=stage).observe(milliseconds / 1000)
 
 
 def _failed(error: BaseException) -> Problem:
-    """What the asker is told of a failure that nobody foresaw."""
+    """The Problem for a failure that nobody foresaw."""
     if isinstance(error, OSError):
         return StorageFailed(f"What is remembered cannot be read at the moment ({words_of(error)}); ask again.")
-    if isinstance(error, RuntimeError | ValueError | MemoryError):  # what torch raises, out of memory included
+    if isinstance(error, RuntimeError | ValueError | MemoryError):  # torch raises these, also when out of memory
         return ModelFailed(f"The model failed: {type(error).__name__}. The server's log says more.")
     return ModelFailed(f"The answer failed: {type(error).__name__}. The server's log says more.")
 
 
-def _finished(begun: Begun, watch: Stopwatch, num_pieces: int) -> Finished:
+def _finished(tally: Tally, notes: Iterable[str], watch: Stopwatch, num_pieces: int) -> Finished:
     timings_ms = {**watch.timings_ms, "total": watch.total_ms()}
-    tally = begun.tally
     return Finished(
         finish_reason=tally.finish_reason,
-        notes=(*(() if begun.little is None else (begun.little,)), *begun.notes, *tally.notes),
+        notes=tuple(dict.fromkeys((*notes, *tally.notes))),
         timings_ms={stage: round(milliseconds, 3) for stage, milliseconds in timings_ms.items()},
         prompt_tokens=tally.prompt_tokens,
         completion_tokens=num_pieces if tally.completion_tokens is None else tally.completion_tokens,

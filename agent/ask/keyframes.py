@@ -1,100 +1,165 @@
-"""Frames of a window: which are chosen for a question, the newest, their pictures, and what is said of them as evidence.
+"""Choose the keyframes of a window for a question, and describe them as evidence.
 
-Blocking where it reads; knows no model.
+Ranking blocks; it runs in the language lane.
 """
 
-import logging
-import math
-from collections.abc import Mapping
-from itertools import pairwise
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from agent.ask.question import Evidence, Seen
-from agent.ingest.jpeg import decode_jpeg
+from agent.runtime.lanes import Lane
+from agent.runtime.stopwatch import Stopwatch
 from agent.settings.settings import AnsweringSettings
-from memory.errors import FrameGone
 from memory.window import Window
+from model.config import Fill, Redundancy
 from model.pointing import Box
-from model.select import Keyframes, QueryCandidates, select_keyframes
+from model.select import Keyframes, Kind, QueryCandidates, select_keyframes
 
 if TYPE_CHECKING:
-    from model.features import Defaults
+    from model.features import Defaults, TextFeatures
 
-log = logging.getLogger(__name__)
-
-SENDS_NO_MORE_S = 60.0
-RHYTHM_FRAMES = 16
 CHUNK_ROWS = 8192
+_IMPORTANCE = ("relevant", "recent", "filling")  # of several reasons to show a frame, the first is kept
+
+Select = Callable[[Window, NDArray[np.float32]], Keyframes]
+"""Chooses keyframes of a window for a query (D,), a unit vector."""
 
 
-def choose(
-    window: Window,
-    query: NDArray[np.float32],
-    settings: AnsweringSettings,
-    defaults: "Defaults",
-    *,
-    num_keyframes: int | None,
-    recent: int | None,
-    most: int | None,
-) -> Keyframes:
-    """The keyframes of a question, query (D,) unit: as asked for, else as configured, else as the checkpoint wants; `most`:
-    pictures that a server takes."""
-    relative = (settings.redundancy or defaults.redundancy) == "background"
-    num_keyframes = num_keyframes or settings.num_keyframes or defaults.num_keyframes
-    if recent is None:
-        recent = defaults.recent
-    if most is not None and num_keyframes > most:
-        num_keyframes = most
-        recent = min(recent, num_keyframes // 2)  # few pictures, and still room for what was asked about
-    return select_keyframes(
-        QueryCandidates(window, query),
-        num_keyframes=num_keyframes,
-        tau=defaults.tau,
-        floor=defaults.floor,
-        recent=recent,
-        fill=defaults.fill,
-        background=window.background() if relative else None,
-        background_floor=defaults.background_floor,
-        group_sizes=np.bincount(window.camera_index, minlength=len(window.cameras)).tolist(),
-    )
+class TextEncoder(Protocol):
+    """Encodes a question for comparison with frames."""
+
+    def embed_text(self, text: str) -> "TextFeatures":
+        """Features of the text."""
 
 
-def relevance(window: Window, query: NDArray[np.float32]) -> NDArray[np.float32]:
-    """(N,) cosine of every frame with query (D,) unit."""
+@dataclass(frozen=True, slots=True)
+class Sought:
+    """What frames are chosen by: texts, one for each step of the answer. `every_frame`: rank all frames and choose none."""
+
+    texts: tuple[str, ...]
+    every_frame: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """The keyframes that were chosen by one text."""
+
+    query: "TextFeatures"
+    keyframes: Keyframes
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Choose keyframes by differential keyframe selection. The fields are the arguments of `select_keyframes`."""
+
+    num_keyframes: int = 32
+    tau: float = 0.85
+    floor: float = -1.0
+    recent: int = 0
+    fill: Fill = "gaps"
+    redundancy: Redundancy = "raw"
+    background_floor: float = 0.1
+
+    @classmethod
+    def of(
+        cls,
+        defaults: "Defaults",
+        settings: AnsweringSettings | None = None,
+        *,
+        num_keyframes: int | None = None,
+        recent: int | None = None,
+        most: int | None = None,
+    ) -> Self:
+        """`num_keyframes` and `recent` if given, else as configured, else as the checkpoint was trained; `most` keyframes
+        at most."""
+        settings = settings or AnsweringSettings()
+        num_keyframes = num_keyframes or settings.num_keyframes or defaults.num_keyframes
+        recent = defaults.recent if recent is None else recent
+        if most is not None and num_keyframes > most:
+            num_keyframes, recent = most, min(recent, most // 2)  # with few places, keep half for relevant frames
+        return cls(
+            num_keyframes=num_keyframes,
+            tau=defaults.tau,
+            floor=defaults.floor,
+            recent=recent,
+            fill=defaults.fill,
+            redundancy=settings.redundancy or defaults.redundancy,
+            background_floor=defaults.background_floor,
+        )
+
+    def __call__(self, window: Window, query: NDArray[np.float32]) -> Keyframes:
+        """The keyframes of the window for a query (D,), a unit vector."""
+        return select_keyframes(
+            QueryCandidates(window, query),
+            num_keyframes=self.num_keyframes,
+            tau=self.tau,
+            floor=self.floor,
+            recent=self.recent,
+            fill=self.fill,
+            background=window.background() if self.redundancy == "background" else None,
+            background_floor=self.background_floor,
+            group_sizes=frames_per_camera(window),
+        )
+
+
+def every_frame(window: Window, query: NDArray[np.float32]) -> Keyframes:
+    """All rows of the window, each with its cosine with the query."""
     scores = np.empty(window.num_frames, np.float32)
     for start in range(0, window.num_frames, CHUNK_ROWS):
         rows = np.arange(start, min(start + CHUNK_ROWS, window.num_frames))
         scores[rows] = window.embeddings(rows) @ query
-    return scores
+    return relevant(np.arange(window.num_frames), scores)
 
 
-def without_patches(window: Window, rows: NDArray[np.int64]) -> list[int]:
-    """Those of the rows whose patches are not in memory."""
-    return [int(row) for row in rows if not window.read(int(row), int(row) + 1).present[0]]
+def relevant(rows: NDArray[np.int64], scores: NDArray[np.float32]) -> Keyframes:
+    """These rows as keyframes, all of the kind "relevant"."""
+    kind: Kind = "relevant"
+    return Keyframes(rows, (kind,) * len(rows), scores)
 
 
-def pictures_of(window: Window, rows: list[int]) -> dict[int, NDArray[np.uint8]]:
-    """By row; one that is damaged, or erased meanwhile, is left out."""
-    images = {}
-    for row in rows:
-        try:
-            images[row] = decode_jpeg(window.jpeg(row))
-        except (FrameGone, OSError) as error:
-            log.warning("keyframe cannot be read", extra={"frame_id": int(window.frame_ids[row]), "error": str(error)})
-    return images
+class Chooser:
+    """Embeds questions and chooses their keyframes, in the language lane."""
+
+    def __init__(self, encoder: TextEncoder, language: Lane) -> None:
+        self._encoder, self._language = encoder, language
+
+    async def embed(self, text: str) -> "TextFeatures":
+        """The text's features."""
+        return await self._language.run(self._encoder.embed_text, text)
+
+    async def choose(self, window: Window, sought: Sought, select: Select, watch: Stopwatch) -> list[Chosen]:
+        """The keyframes of the window for each text."""
+        found = []
+        for text in sought.texts:
+            with watch.stage("embed"):
+                query = await self.embed(text)
+            with watch.stage("select"):
+                keyframes = await self.select(window, query, every_frame if sought.every_frame else select)
+            found.append(Chosen(query, keyframes))
+        return found
+
+    async def select(self, window: Window, query: "TextFeatures", select: Select) -> Keyframes:
+        """The keyframes of the window for one embedded text."""
+        return await self._language.run(select, window, query.unit)
 
 
-def some_of(keyframes: Keyframes, places: list[int]) -> Keyframes:
-    """Those at these places among them."""
+def frames_per_camera(window: Window) -> list[int]:
+    """Number of rows of each camera, in the order of `window.cameras`."""
+    return [int(count) for count in np.bincount(window.camera_index, minlength=len(window.cameras))]
+
+
+def some_of(keyframes: Keyframes, places: Sequence[int]) -> Keyframes:
+    """The keyframes at these places in the list."""
     kinds = tuple(keyframes.kinds[place] for place in places)
-    return Keyframes(keyframes.rows[places], kinds, keyframes.scores[places])
+    return Keyframes(keyframes.rows[list(places)], kinds, keyframes.scores[list(places)])
 
 
 def seen(window: Window, keyframes: Keyframes, boxes: Mapping[int, tuple[Box, ...]] | None = None) -> Seen:
-    """What the answer is going to rest on. boxes: by row, around what is asked about."""
+    """The keyframes as evidence. boxes: for each row, where the picture shows what was asked about."""
     evidence = tuple(
         Evidence(
             frame_id=int(window.frame_ids[row]),
@@ -110,17 +175,18 @@ def seen(window: Window, keyframes: Keyframes, boxes: Mapping[int, tuple[Box, ..
     return Seen(evidence, window.num_frames, float(window.times.min()), float(window.times.max()))
 
 
-def newest_from(window: Window, count: int) -> list[float]:
-    """For each camera of the window the time of its last frame but count - 1; infinity for one that sends no more.
+def seen_in_all(parts: Iterable[Seen]) -> Seen:
+    """The evidence of several steps over one window: each frame once, as the step in which it is most important has it."""
+    parts = list(parts)
+    best: dict[int, Evidence] = {}
+    for each in (each for part in parts for each in part.evidence):
+        other = best.get(each.frame_id)
+        if other is None or _importance(each) < _importance(other):
+            best[each.frame_id] = each
+    cameras = list(dict.fromkeys(each.camera for each in best.values()))
+    evidence = sorted(best.values(), key=lambda each: (cameras.index(each.camera), each.time))
+    return Seen(tuple(evidence), parts[0].num_frames, parts[0].oldest, parts[0].newest)
 
-    A camera sends no more when the newest frame of all is further ahead of its own than a minute and than thrice the usual
-    distance of its last frames: it shows nothing of now. N >= 1.
-    """
-    ends = np.cumsum(np.bincount(window.camera_index, minlength=len(window.cameras)))
-    latest, begins = float(window.times.max()), []
-    for first, end in pairwise([0, *ends.tolist()]):
-        times = window.times[first:end]  # rising, within one camera
-        usual_s = float(np.median(np.diff(times[-RHYTHM_FRAMES:]))) if len(times) > 1 else 0.0
-        sends = len(times) > 0 and times[-1] >= latest - max(SENDS_NO_MORE_S, 3 * usual_s)
-        begins.append(float(times[-min(count, len(times))]) if sends else math.inf)
-    return begins
+
+def _importance(evidence: Evidence) -> tuple[int, float]:
+    return _IMPORTANCE.index(evidence.kind), -evidence.score

@@ -1,10 +1,15 @@
-"""Load the configured model."""
+"""Load the configured checkpoint and make the configured answerer. No other file asks which kind of answerer it is."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from agent.ask.answer import Answerer
+from agent.ask.egress import Egress, Resolver
+from agent.runtime.lanes import Lane
 from agent.settings.settings import Settings
+from memory.store import MemoryStore
 
 if TYPE_CHECKING:
     from model.clip_encoder import ClipEncoder
@@ -45,3 +50,45 @@ def load_model(settings: Settings) -> "VideoModel | ClipEncoder":
         return ClipEncoder.load(folder, name=name, device=chosen.device, dtype=chosen.dtype, num_threads=threads)
     except (OSError, ValueError) as error:  # the folder is absent, or its files contradict one another
         raise ModelUnusable(str(error)) from error
+
+
+def make_answerer(
+    settings: Settings,
+    store: MemoryStore,
+    model: "VideoModel | ClipEncoder",
+    *,
+    vision: Lane,
+    language: Lane,
+    zone_of: Callable[[str], str],
+    resolve: Resolver,
+) -> Answerer[Any]:
+    """The answerer that `settings.answerer` names. Imports torch only for one that runs on this machine."""
+    if settings.answerer.kind == "local":
+        from agent.ask.local import LocalAnswerer
+        from model.video_model import VideoModel
+
+        if not isinstance(model, VideoModel):
+            raise ValueError("this checkpoint has no language model")
+        return LocalAnswerer(
+            model,
+            vision=vision,
+            language=language,
+            settings=settings.answering,
+            zone_of=zone_of,
+            frame_at=lambda camera, time: store.window((camera,), time, time),
+        )
+    from agent.ask.remote import RemoteAnswerer
+
+    def egress_of(camera: str) -> Egress:
+        return settings.camera(camera).egress
+
+    # the probe carries no pictures: one camera that allows any address is enough
+    probe_egress = "allowed" if "allowed" in map(egress_of, settings.cameras) else egress_of("")
+    return RemoteAnswerer(
+        settings.answerer,
+        max_new_tokens=settings.answering.max_new_tokens,
+        egress_of=egress_of,
+        probe_egress=probe_egress,
+        zone_of=zone_of,
+        resolve=resolve,
+    )

@@ -1,6 +1,6 @@
-"""Whether the configured server that answers can be reached: looked at now and then, also while nobody asks.
+"""Check now and then that the server that answers can be reached, also while nobody asks.
 
-No picture and no question is sent: the list of models is asked for. A server without one says 404, and is there as well.
+Requests the list of models; no picture and no question is sent. A server that says 404 can be reached as well.
 """
 
 import asyncio
@@ -19,26 +19,26 @@ TIMEOUT_S = 5.0
 _REFUSALS = {401: "it refuses the key (see answerer.api_key)", 403: "it refuses the key (see answerer.api_key)"}
 
 
-class AnswererWatch:
-    """One server. `problem`: why a question asked now would not be answered, in words; None: nothing known against it."""
+class Probe:
+    """`problem`: why a question would not be answered now. None: it would, as far as is known."""
 
     def __init__(
         self, base_url: str, *, headers: Callable[[], Mapping[str, str]], egress: Egress, resolve: Resolver
     ) -> None:
-        """`headers` blocks, and raises Problem when there is no key to send."""
+        """headers: of every request. Blocks, and raises Problem if there is no key."""
         self.problem: str | None = None
         self._url = f"{base_url}/models"
         self._headers, self._egress, self._resolve = headers, egress, resolve
         self._verify = ssl.create_default_context()
 
     async def run(self) -> None:
-        """Look for ever."""
+        """Check for ever."""
         while True:
             self.problem = await self.look()
             await asyncio.sleep(EVERY_S if self.problem is None else WHILE_AWAY_S)
 
     async def look(self) -> str | None:
-        """One look: None when the server answers."""
+        """Check once. None: the server can be reached."""
         problem: str | None = None
         with contained("looking for the server that answers") as outcome:
             problem = await self._look()

@@ -1,14 +1,11 @@
-"""Questions that are answered in steps: whether and when a thing came first or last, what came before what, where (in which
-room, by which camera, on which side of the picture) it was seen, and how often it came.
+"""Read the words of a question in English: is it about the present, and is it to be answered in steps?
 
-A small language model tells reliably whether and when a thing came, asked in words it was trained on, and guesses at the rest;
-and a time it names is that of a frame it was shown (`model.clocks`). So each thing is asked about by itself, "when did the red
-car come?", and the frames of those times tell the rest: which is earlier, what their metadata says of the place, which of
-their patches the question names (`model.pointing`). For a count, and for the first and the last time, it is asked of single
-frames, the most relevant first, whether they show the thing (`model.visit_search`).
+A small language model tells reliably whether and when a thing came, if asked in words it was trained on, and guesses at other
+questions; and a time it names is always that of a frame it was shown (`model.clocks`). So a question about order, place, count,
+or the first or last time becomes a `Plan`: short questions about one thing each, such as "when did the red car come?". The
+frames of these times then give the answer (`agent.ask.strategies`).
 
-In: a question in English. Out: a `Plan` of questions to ask instead, or None; which frame an answer names; the words of an
-answer. Told by its words, and meant to miss rather than to be wrong. Pure; it asks nothing itself.
+All rules are patterns of words. They rather miss a question than misread it. Pure.
 """
 
 import re
@@ -18,19 +15,55 @@ from typing import Literal
 
 from model.select import Keyframes
 
+_ASKS = re.compile(
+    r"(?:(?:please|can you|could you)\s+)*(?:(?:tell me|say|describe|show me)\s+)?"
+    r"(?:what|who|which|whose|how many|is|are|can|do)\b"
+)
+_PRESENT = re.compile(r"\b(?:is|are|am|can|do you see|you see)\b|'s\b|'re\b")
+_NOW = re.compile(r"\b(?:(?:right )?now|at (?:the|this)(?: very)? moment|at present|currently)\b")
+# What may follow "now": nothing, or a place
+_PLACE = re.compile(r"\s*(?:(?:at|in|on|by|near|inside|outside|before|behind)(?:\s+[\w'-]+){1,4})?\s*[?.!]*")
+# Words of questions that need the past although they say "now": other times, change, comparison, last places
+_MORE = re.compile(
+    r"\b(?:ago|again|after|afternoon|all|already|anymore|back|been|between|by now|changes?|days?|did(?:n'?t)?|difference|"
+    r"different|during|earlier|ever|every\w*|evening|far|first|from|gone|ha[ds](?:n'?t)?|have(?:n'?t)?|history|hours?|just|"
+    r"last|less|long|longer|minutes?|missing|more|morning|new|next|night|noon|often|recently|same|since|so|still|than|then|"
+    r"till|times?|today|tonight|until|up to|usual|usually|was(?:n'?t)?|weeks?|were(?:n'?t)?|when|where|while|whole|"
+    r"yesterday|yet)\b"
+)
+_PAST = re.compile(
+    r"\b(?!(?:closed|crowded|locked|parked|seated)\b)\w{2,}ed\b|\b(?:came|fell|left|ran|said|stood|took|went)\b"
+)
+_INSIDE = re.compile(r"[.?!:;](?=\s*\w)")  # more than one sentence
+
+
+def about_now(question: str) -> bool:
+    """Whether the newest frames alone answer the question: one short question in the present tense that says "now".
+
+    True: "what can you see right now?", "who is at the door at the moment?". False: "did a dog come?", "what has changed until
+    now?", and "where is the red box now?", which means where it was seen last.
+    """
+    words = _plain(question)
+    if _ASKS.match(words) is None or _PRESENT.search(words) is None or _INSIDE.search(words) is not None:
+        return False
+    if _MORE.search(words) is not None or _PAST.search(words) is not None:
+        return False
+    return any(found[0] == "currently" or _PLACE.fullmatch(words, found.end()) for found in _NOW.finditer(words))
+
+
 Kind = Literal[
     "before or after", "before", "after", "first", "last", "zone", "camera", "where", "side", "count", "first time",
     "last time", "ever",
 ]  # fmt: skip
 _OF_ANY: tuple[Kind | None, ...] = ("ever", "first time", "last time")
-VISITS: tuple[Kind, ...] = ("count", "first time", "last time")  # what visits tell
+VISITS: tuple[Kind, ...] = ("count", "first time", "last time")  # kinds that are answered from visits
 
 _VERB = (
     r"(?:(?:come|came|here|there|seen|been|arrived?|appear(?:ed)?|pass(?:ed)?|opened|enter(?:ed)?|show(?:ed|n)? up)"
     r"(?: by| in| past| along)?|(?:go|went|drive|drove|driven|walk(?:ed)?|run|ran|ride|rode|ridden) (?:by|past))"
 )
-# Words that name no thing by themselves, or one among several, or a state, a time or a number of it, or are no part of a name:
-# where one stands, more is asked than when a thing came.
+# Words that are not part of a thing's name (verbs, times, numbers, states, "another"): a question with one of them in the place
+# of a name asks for more than when a thing came.
 _NO_NAME = (
     r"about|accident|accidents|activity|after|afternoon|again|ago|alarm|all|alone|already|also|always|and|any|anywhere|"
     r"april|are|around|asleep|at|ate|august|average|away|back|bark|barks|be|been|before|behind|between|both|break|broke|"
@@ -57,7 +90,7 @@ _DONE = r"(?!(?:red|bed|shed|sled|moped)\b)[a-z]+[^e]ed"  # "the bag dropped"
 
 
 def _thing(name: str, article: str = "(?:the|an?) ") -> str:
-    """Up to three words, which may be followed by "with a" (the) and up to two more: "red car", "person with an orange bag"."""
+    """Pattern of a thing's name: up to three words, and maybe "with a" and up to two more. "red car", "person with a bag"."""
     word = rf"(?!(?:{_NO_NAME}|the|an?|with|[a-z]+ing|{_DONE})\b)[a-z][a-z'-]*"
     return rf"{article}(?P<{name}>{word}(?: {word}){{0,2}}?(?: with (?:the|an?) {word}(?: {word})??)?)"
 
@@ -126,7 +159,7 @@ _PLURALS = {"people": "person", "children": "child", "mice": "mouse", "geese": "
             "leaves": "leaf", "shelves": "shelf", "feet": "foot"}  # fmt: skip
 _SINGULARS = {"gas", "lens", "series", "glasses", "scissors"}
 MOST_LISTED = 12
-# "did you see a man argue": what follows such a word there may be what it did, in a verb that is not known
+# In "did you see a man argue" the word after such a noun may be an unknown verb
 _DOERS = frozenset(
     {
         *("person", "man", "woman", "child", "boy", "girl", "kid", "baby", "people", "guard", "postman", "mailman"),
@@ -140,47 +173,47 @@ _POLITE = re.compile(r"^(?:(?:please|can you|could you|tell me|say)\s+)*")
 
 @dataclass(frozen=True)
 class Plan:
-    """`things` as the question names them ("red car"): two in the order of the question, or one."""
+    """How a question is answered. things: one or two, as the question names them ("red car"), in its order."""
 
     kind: Kind
     things: tuple[str, ...]
 
     @property
     def is_order(self) -> bool:
-        """Are the times of two things compared?"""
+        """Whether the times of two things are compared."""
         return len(self.things) > 1
 
     @property
     def end(self) -> Literal["first", "last"] | None:
-        """Which of all visits alone is asked about."""
+        """The one visit that is asked about. None: all."""
         return {"first time": "first", "last time": "last"}.get(self.kind)  # type: ignore[return-value]
 
     @property
     def whens(self) -> tuple[str, ...]:
-        """What is asked instead: "when did the red car come?"; frames are chosen by these words."""
+        """The questions to ask instead, one for each thing: "when did the red car come?". Frames are chosen by them."""
         return tuple(f"when did the {thing} {_comes(thing)}?" for thing in self.things)
 
     @property
     def evers(self) -> tuple[str, ...]:
-        """What is asked first, of the same frames: a thing that never came has no time."""
+        """The questions to ask first: "did any red car ever come?". A thing that never came has no time."""
         return tuple(f"did any {thing} ever {_comes(thing)}?" for thing in self.things)
 
     def came(self, number: int, time: str) -> str:
-        """Words of one step: "the red car came at 14:03:22", or "was seen" where its place is asked."""
+        """The words of one step: "the red car came at 14:03:22", or "was seen at" if its place is asked."""
         thing = self.things[number]
         did = "was seen" if not self.is_order else "opened" if _comes(thing) == "open" else "came"
         return f"the {thing} {did} at {time}"
 
     def untold(self, number: int) -> str:
-        """Words of a step whose answer names no time."""
+        """The words of a step in which no time was named."""
         return f"I cannot tell when the {self.things[number]} {'opened' if _comes(self.things[number]) == 'open' else 'came'}"
 
     def never_came(self, number: int) -> str:
-        """Words of a step that found nothing."""
+        """The words of a step that found nothing."""
         return f"I saw no {self.things[number]}"
 
     def count(self, times: Sequence[str], *, at_least: bool = False) -> str:
-        """Words of a count, its verdict last: "A dog came at 14:03:22 and 15:10:01: two times"."""
+        """The words of a count: "A dog came at 14:03:22 and 15:10:01: two times"."""
         if not times:
             return f"I saw no {self.things[0]}: {number_word(0)} times"
         listed = (
@@ -191,11 +224,11 @@ class Plan:
         return f"{_with_article(self.things[0]).capitalize()} {self._did} at {told}: {total}"
 
     def ever_came(self, time: str | None) -> str:
-        """Words of one that was seen: "Yes, a red car came at 14:03:22"."""
+        """The words for a thing that was seen: "Yes, a red car came at 14:03:22"."""
         return "Yes" if time is None else f"Yes, {_with_article(self.things[0])} {self._did} at {time}"
 
     def seen_at(self, time: str) -> str:
-        """Words of the first or last time that is asked about: "A red car was last seen at 14:03:22"."""
+        """The words for the first or last time: "A red car was last seen at 14:03:22"."""
         which = "first" if self.kind == "first time" else "last"
         return f"{_with_article(self.things[0]).capitalize()} was {which} seen at {time}"
 
@@ -204,7 +237,7 @@ class Plan:
         return "opened" if _comes(self.things[0]) == "open" else "came"
 
     def verdict(self, times: Sequence[float]) -> str:
-        """What the times of both things come to: "before", "yes", "the red car"; of one moment: "at the same time"."""
+        """The result of comparing the times of both things: "before", "yes", "the red car", or "at the same time"."""
         first, second = times
         if first == second:
             return "at the same time"
@@ -217,9 +250,11 @@ class Plan:
 
 
 def plan_of(question: str) -> Plan | None:
-    """ "was the red car here before or after the dog?" -> Plan("before or after", ("red car", "dog")); "is it here?" -> None."""
-    words = " ".join(question.lower().replace("\N{RIGHT SINGLE QUOTATION MARK}", "'").split())
-    words = _POLITE.sub("", words).rstrip(" ?.!")
+    """The plan for a question; None if it is to be asked as it is.
+
+    "was the red car here before or after the dog?" -> Plan("before or after", ("red car", "dog")); "is it here?" -> None.
+    """
+    words = _POLITE.sub("", _plain(question)).rstrip(" ?.!")
     for kind, form in _FORMS:
         if found := form.fullmatch(words):
             named = found.groupdict()
@@ -235,16 +270,16 @@ def plan_of(question: str) -> Plan | None:
 
 
 def _may_do(thing: str) -> bool:
-    """ "man argue", "old dog yawn"; not "man with a hat", "car door"."""
+    """Whether the name may end with a verb: "man argue", "old dog yawn"; not "man with a hat", "car door"."""
     named = thing.split(" with ")[0].split()
     doing = named[next((place for place, word in enumerate(named) if word in _DOERS), len(named)) + 1 :]
     return bool(doing) and _comes(thing) != "open"
 
 
 def named_row(words: str, clocks: Sequence[str], keyframes: Keyframes) -> int | None:
-    """The row of the keyframe whose time an answer names; of several with one clock time the one with the highest score.
+    """The row of the keyframe whose time an answer names, None if it names none. clocks: the time shown with each keyframe.
 
-    "it came at 12:34:56" with that clock before the second keyframe -> its row; None where no time is named.
+    "it came at 12:34:56" -> the row of the keyframe at 12:34:56; of several at that time the one with the highest score.
     """
     named = [place for place, clock in enumerate(clocks) if clock in words]
     if not named:
@@ -254,8 +289,10 @@ def named_row(words: str, clocks: Sequence[str], keyframes: Keyframes) -> int | 
 
 
 def verdict_of(answer: str) -> str:
-    """What an answer in steps comes to: "The red car came at 14:03:22, the dog came at 13:58:10: after." -> "after"; of
-    a count the number alone, of a side the side, of a first or last time the time; "Yes, a red car came at 14:03." -> "yes"."""
+    """The result in an answer in steps: "The red car came at 14:03:22, the dog came at 13:58:10: after." -> "after".
+
+    Of a count it is the number, of a side the side, of a first or last time the time; "Yes, a dog came at 14:03." -> "yes".
+    """
     if found := re.match(r"(yes|no)\b", answer.lower()):
         return found[1]
     verdict = re.sub(r" \(camera [^)]*\)$", "", answer.rpartition(": ")[2].rstrip(". "))
@@ -265,13 +302,18 @@ def verdict_of(answer: str) -> str:
 
 
 def means_no(answer: str) -> bool:
-    """Is this the answer "no"? "No.", "no, I did not" """
+    """Whether an answer begins with "no"."""
     return re.match(r"\s*no\b", answer.lower()) is not None
 
 
 def means_yes(answer: str) -> bool:
-    """Is this the answer "yes"?"""
+    """Whether an answer begins with "yes"."""
     return re.match(r"\s*yes\b", answer.lower()) is not None
+
+
+def _plain(question: str) -> str:
+    """In lower case, with single spaces and straight apostrophes."""
+    return " ".join(question.lower().replace("\N{RIGHT SINGLE QUOTATION MARK}", "'").split())
 
 
 def number_word(number: int) -> str:
@@ -280,7 +322,7 @@ def number_word(number: int) -> str:
 
 
 def singular(things: str) -> str:
-    """ "red cars" -> "red car", "boxes" -> "box", "people" -> "person"; of English, the usual cases."""
+    """The usual cases of English: "red cars" -> "red car", "boxes" -> "box", "people" -> "person"."""
     things, *others = re.split(r"(?= with )", things, maxsplit=1)
     *before, last = things.split()
     if last in _SINGULARS:

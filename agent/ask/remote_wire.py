@@ -1,13 +1,17 @@
-"""The OpenAI chat format as a client speaks it: pictures and a question -> request body; lines of a stream -> steps.
+"""The OpenAI chat-completions format as a client uses it: a question with pictures -> request body; event stream -> steps.
 
-Pure: values in, values out. Does not know sockets, cameras or files. Unknown fields of a server are ignored.
+Bytes and lines of a stream are limited. Fields that are not known are ignored.
 """
 
+import asyncio
 import base64
 import json
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
+
+import httpx
 
 from agent.ask.question import FinishReason, Said
 from agent.untrusted.plain import plain_line
@@ -15,6 +19,10 @@ from agent.untrusted.wire import whole_text
 
 Json = dict[str, Any]
 
+MAX_LINE_BYTES = 1 << 20
+MAX_ANSWER_BYTES = 32 << 20
+MAX_LINES = 1 << 18
+MAX_COMPLAINT_BYTES = 64 << 10
 MAX_COMPLAINT_CHARS = 200
 MAX_COUNT = 10**12  # of tokens; a larger number counts nothing
 _MAX_DIGITS = 20
@@ -28,7 +36,7 @@ INSTRUCTIONS = (
 
 
 class Misunderstood(ValueError):
-    """The server sent what is no chat-completion stream, or an error inside one (the server's fault)."""
+    """The server sent something other than a chat-completion stream, or an error inside one."""
 
 
 LimitName = Literal["max_tokens", "max_completion_tokens"]
@@ -37,7 +45,7 @@ _THOUGHTS = ("reasoning", "reasoning_content", "reasoning_details", "thinking", 
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """One picture as it is sent: the words before it, and its JPEG bytes."""
+    """One picture as it is sent: the text before it, and its JPEG."""
 
     label: str
     jpeg: bytes
@@ -45,12 +53,12 @@ class Shown:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What one line of the stream adds; None and "": nothing."""
+    """What one line of the stream adds to the reply. None and "" add nothing."""
 
     text: str = ""
-    thought: bool = False  # it holds something that the model thought
-    tool: bool = False  # the model calls a tool, and none was offered
-    refusal: str = ""  # why the model does not answer, in its words
+    thought: bool = False  # the line has thoughts of the model
+    tool: bool = False  # the model calls a tool, though none was offered
+    refusal: str = ""  # the model's reason not to answer
     finish_reason: FinishReason | None = None
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
@@ -67,9 +75,9 @@ def request_body(
     earlier: Sequence[Said] = (),
     limit_name: LimitName = "max_tokens",
 ) -> Json:
-    """The body of a streamed `POST /chat/completions`: what was said before, each picture after its label, the question.
+    """The body of a streamed `POST /chat/completions`: earlier messages, each picture after its label, the question.
 
-    Models that want `max_completion_tokens` take no temperature but their own: it is sent when somebody asked for one.
+    Models that want `max_completion_tokens` accept only their own temperature, so it is sent only if the asker set one.
     """
     content: list[Json] = []
     for each in shown:
@@ -91,8 +99,62 @@ def request_body(
     }
 
 
+async def lines(response: httpx.Response) -> AsyncGenerator[str, None]:
+    """The non-empty lines of the body, which end with LF or CRLF only (httpx also splits at U+2028, which JSON may contain).
+
+    Raises Misunderstood beyond MAX_LINE_BYTES or MAX_LINES.
+    """
+    rest = bytearray()
+    num_lines = 0
+    async with aclosing(_raw(response)) as chunks:
+        async for chunk in chunks:
+            first, *others = chunk.split(b"\n")
+            rest += first
+            num_lines += len(others)
+            if len(rest) > MAX_LINE_BYTES:
+                raise Misunderstood(f"it sent a line of more than {MAX_LINE_BYTES} bytes")
+            if num_lines > MAX_LINES:
+                raise Misunderstood(f"it sent an answer of more than {MAX_LINES} lines")
+            if not others:
+                continue
+            for line in (bytes(rest), *others[:-1]):
+                if text := line.decode("utf-8", "replace").rstrip("\r"):
+                    yield text
+            rest = bytearray(others[-1])
+    yield rest.decode("utf-8", "replace")
+
+
+async def _raw(response: httpx.Response) -> AsyncGenerator[bytes, None]:
+    """The body as sent. Raises Misunderstood beyond MAX_ANSWER_BYTES, or if it is compressed (it could unpack to any size)."""
+    encoding = response.headers.get("content-encoding", "identity").strip().lower()
+    if encoding not in ("", "identity"):
+        raise Misunderstood("it sent a compressed answer, though none was asked for: switch compression off there")
+    num_bytes = 0
+    async with aclosing(cast(AsyncGenerator[bytes, None], response.aiter_raw())) as chunks:
+        async for chunk in chunks:
+            num_bytes += len(chunk)
+            if num_bytes > MAX_ANSWER_BYTES:
+                raise Misunderstood(f"it sent an answer of more than {MAX_ANSWER_BYTES} bytes")
+            yield chunk
+            await asyncio.sleep(0)  # let other tasks run during a flood of chunks
+
+
+async def complaint_of(response: httpx.Response) -> str:
+    """The server's own words in an error body; "" if there are none."""
+    body = bytearray()
+    try:
+        async with aclosing(_raw(response)) as chunks:
+            async for chunk in chunks:
+                body += chunk
+                if len(body) > MAX_COMPLAINT_BYTES:
+                    return ""
+        return complaint(parse(bytes(body)))
+    except (ValueError, RecursionError):  # Misunderstood is a ValueError
+        return ""
+
+
 def read_line(line: str) -> Step | None:
-    """What one line of an event stream says; None for comments, blank lines and other fields. Raises Misunderstood."""
+    """Parse one line of an event stream. None: a comment or a field other than data. Raises Misunderstood."""
     if not line.startswith("data:"):
         return None
     data = line.removeprefix("data:").strip()
@@ -126,13 +188,12 @@ def read_line(line: str) -> Step | None:
 
 
 def parse(text: str | bytes) -> Any:
-    """The value in a JSON text from a server; a number of more digits than any count has is 0. Raises ValueError,
-    RecursionError."""
+    """Parse JSON from a server. Integers with too many digits become 0. Raises ValueError, RecursionError."""
     return json.loads(text, parse_int=lambda digits: int(digits) if len(digits) <= _MAX_DIGITS else 0)
 
 
 def _text_of(content: object) -> tuple[str, bool]:
-    """The text of a delta's content, and whether it holds thoughts: content is a text, or a list of parts by type."""
+    """(text, whether there are thoughts) of a delta's content, which is a string or a list of parts."""
     if isinstance(content, str):
         return content, False
     parts = [part for part in content if isinstance(part, dict)] if isinstance(content, list) else []
@@ -159,7 +220,7 @@ def _count(said: object) -> int | None:
 
 
 def complaint(body: object) -> str:
-    """The words of an error body, whichever of the usual forms it has; "" when it has none. At most 200 characters."""
+    """The message in an error body of any usual form, at most 200 characters; "" if there is none."""
     if not isinstance(body, dict):
         return ""
     error = body.get("error") or body.get("message") or body.get("detail")

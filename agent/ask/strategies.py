@@ -1,39 +1,65 @@
-"""Answers in steps (`agent.ask.reader`): whether and when each thing came, what the frames of these times say, and how often.
+"""Answers that are put together from several questions to a language model: in steps, or visit by visit.
 
-In: the plan, what each of its things is looked for in, and a way to ask. Out: the pieces of the answer, each as soon as it is
-known. Knows no model.
+In: the plan (`agent.ask.reader`), pictures to ask about, and functions that ask. Out: the words of the answer.
 """
 
 from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from agent.ask.pictures import whereabouts
-from agent.ask.prepared import SOME_FOREIGN, Prepared, clocks_of
 from agent.ask.reader import Plan, means_no, means_yes, named_row
 from agent.times import format_clock, format_day, format_time
 from memory.window import Window
 from model.familiarity import CANNOT_TELL
+from model.select import Keyframes
 from model.visit_search import Visit, VisitSearch
 
-Ask = Callable[[str], Awaitable[str]]
+if TYPE_CHECKING:
+    from model.features import VisualContext
+
+Ask = Callable[[str], Awaitable[str]]  # a question about given pictures -> the model's answer
 ZoneOf = Callable[[str], str]
-SideAt = Callable[[Prepared, int], Awaitable[str]]
-LONG_VISIT_S = 60.0
+SideAt = Callable[["Part", int], Awaitable[str]]
+
+LONG_VISIT_S = 60.0  # from this length on the end of a visit is named as well
+SOME_FOREIGN = "some of these cameras show what this model was not trained on; nothing said of them is reliable"
 GAVE_UP = {"first time": "before it", "last time": "after it"}
 
 
-async def speak_in_steps(
-    plan: Plan, parts: Sequence[Prepared], asker_of: Callable[[Prepared], Ask], side_at: SideAt, zone_of: ZoneOf
-) -> AsyncGenerator[str, None]:
-    """ "The red car came at 14:03:22", ", the dog came at 13:58:10", ": after."
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What the language model is shown for one step."""
 
-    `asker_of`: puts several questions, in turn, to the language model about the pictures of one part; `side_at`: on which side
-    of the picture a thing was around a row of one part. A thing that never came ends the answer, and so does one whose time
-    it cannot tell.
+    window: Window
+    visual: "VisualContext"
+
+    @property
+    def keyframes(self) -> Keyframes:
+        return self.visual.keyframes
+
+    def as_familiar(self) -> "Part":
+        """The same pictures without the verdict that they are foreign to the model."""
+        return replace(self, visual=replace(self.visual, foreign_groups=()))
+
+    def clocks(self, zone_of: ZoneOf) -> list[str]:
+        """Local time of each keyframe in the one form that models are trained on: "17:04:05"."""
+        zones = [zone_of(camera) for camera in self.window.cameras]
+        cameras, times = self.window.camera_index, self.window.times
+        return [format_clock(float(times[row]), zones[int(cameras[row])])[:8] for row in self.keyframes.rows]
+
+
+async def speak_in_steps(
+    plan: Plan, parts: Sequence[Part], asker_of: Callable[[Part], Ask], side_at: SideAt, zone_of: ZoneOf
+) -> AsyncGenerator[str, None]:
+    """ "The red car came at 14:03:22", ", the dog came at 13:58:10", ": after.": each piece as soon as it is known.
+
+    parts: for each thing of the plan, what it is looked for in. asker_of: asks the model about one part. side_at: on which
+    side of the picture the thing is around a row. A thing that never came, or whose time is not known, ends the answer.
     """
     times: list[float] = []
     for number, part in enumerate(parts):
@@ -47,11 +73,11 @@ async def speak_in_steps(
             yield ever
             return
         words = await ask(plan.whens[number])
-        row = named_row(words, clocks_of(part, zone_of), part.context.keyframes)
+        row = named_row(words, part.clocks(zone_of), part.keyframes)
         if plan.kind == "ever":
             yield _sentence(plan.ever_came(None if row is None else _at(part.window, row, zone_of)))
             return
-        if row is None:  # words about something else would be taken for the answer
+        if row is None:  # words about something else would pass for the answer
             yield f"{'. ' if times else ''}{words if words == CANNOT_TELL else _sentence(plan.untold(number))}"
             return
         step = plan.came(number, _time_of(part.window, row, zone_of))
@@ -65,8 +91,8 @@ async def speak_in_steps(
 
 @dataclass(frozen=True, slots=True)
 class Counted:
-    """An answer, the rows it rests on (of each visit the first frame and the one that was seen to show it; of no visit those
-    that were looked at in vain), and what the asker should know."""
+    """An answer from visits, and the rows that prove it: the first and the best frame of each visit. Without visits, all
+    rows that were looked at."""
 
     text: str
     rows: NDArray[np.int64]
@@ -76,17 +102,20 @@ class Counted:
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What one frame shows."""
+    """What the model says of a single frame."""
 
     shows_it: bool
-    is_foreign: bool = False  # a picture of a world that the model was not trained on
+    is_foreign: bool = False  # the model was not trained on such pictures
 
 
 async def count_visits(
     plan: Plan, window: Window, search: VisitSearch, look: Callable[[int], Awaitable[Look | None]], zone_of: ZoneOf
 ) -> Counted:
-    """`search` over the window's frames, for their number or the first or last of them; `look`: what one of them shows, None
-    if nobody can say. Where most of what a camera shows is foreign to the model, the answer says so."""
+    """Search the window for visits and say how many there were, or when the first or the last one was.
+
+    look: what the frame of a row shows, None if it cannot be read any more. If most frames of every camera are foreign to the
+    model, the answer is that it cannot tell.
+    """
     looks: dict[int, Look] = {}
     while (row := search.next_row()) is not None:
         if (seen := await look(row)) is None:
@@ -95,16 +124,7 @@ async def count_visits(
             looks[row] = seen
             search.tell(row, seen.shows_it)
     visits = _asked_about(plan, window, search.visits())
-    told = {
-        row
-        for visit in visits
-        for row in (
-            visit.first,
-            visit.best,
-            *([visit.last] if _is_long(window, visit) or plan.kind == "last time" else []),
-        )
-    }
-    rows = np.array(sorted(told or looks), np.int64)
+    rows = np.array(sorted({row for visit in visits for row in _proof(plan, window, visit)} or looks), np.int64)
     foreign = Counter(int(window.camera_index[row]) for row, seen in looks.items() if seen.is_foreign)
     looked_at = Counter(int(window.camera_index[row]) for row in looks)
     num_foreign = sum(2 * foreign[camera] > looked_at[camera] for camera in looked_at)
@@ -124,13 +144,14 @@ async def count_visits(
     return Counted(f"{text}.", rows, tuple(notes), bool(visits))
 
 
-async def pieces_of(text: str) -> AsyncGenerator[str, None]:
-    """A text that is known already."""
-    yield text
+def _proof(plan: Plan, window: Window, visit: Visit) -> list[int]:
+    """The frames to cite for a visit; the last one only if its time is named."""
+    names_end = _is_long(window, visit) or plan.kind == "last time"
+    return [visit.first, visit.best, *([visit.last] if names_end else [])]
 
 
 def _asked_about(plan: Plan, window: Window, visits: Sequence[Visit]) -> list[Visit]:
-    """In time order, all of them, or the one that the question is about."""
+    """All visits by time, or only the one that the question is about."""
     if plan.kind == "last time":
         return sorted(visits, key=lambda visit: float(window.times[visit.last]))[-1:]
     ordered = sorted(visits, key=lambda visit: float(window.times[visit.first]))
@@ -138,7 +159,7 @@ def _asked_about(plan: Plan, window: Window, visits: Sequence[Visit]) -> list[Vi
 
 
 def _at(window: Window, row: int, zone_of: ZoneOf) -> str:
-    """When, and of several cameras by which."""
+    """Local time of the row, with its camera if several were asked."""
     return _with_camera(window, row, _time_of(window, row, zone_of))
 
 
@@ -147,11 +168,11 @@ def _with_camera(window: Window, row: int, words: str) -> str:
 
 
 def _span_of(window: Window, visit: Visit, zone_of: ZoneOf) -> str:
-    """When a visit began; of a long one until when, too; of several cameras which saw it."""
-    told = _time_of(window, visit.first, zone_of)
+    """When the visit began, and of a long visit when it ended; with its camera if several were asked."""
+    span = _time_of(window, visit.first, zone_of)
     if _is_long(window, visit):
-        told += f" to {_time_of(window, visit.last, zone_of)}"
-    return _with_camera(window, visit.first, told)
+        span += f" to {_time_of(window, visit.last, zone_of)}"
+    return _with_camera(window, visit.first, span)
 
 
 def _is_long(window: Window, visit: Visit) -> bool:
@@ -159,15 +180,14 @@ def _is_long(window: Window, visit: Visit) -> bool:
 
 
 def _time_of(window: Window, row: int, zone_of: ZoneOf) -> str:
-    """The clock alone, with the date where the window has several."""
+    """Local time of the row, with the date if the window has several days."""
     zone = zone_of(window.cameras[int(window.camera_index[row])])
     days = {format_day(float(moment), zone) for moment in (window.times.min(), window.times.max())}
     return (format_clock if len(days) == 1 else format_time)(float(window.times[row]), zone)
 
 
-async def _place_of(plan: Plan, part: Prepared, row: int, side_at: SideAt) -> str:
-    """What was sent with the frame of where that was; its camera where nothing was, or where that is asked; or the side of the
-    picture, if that is asked, or "where?" of a camera that sent nothing."""
+async def _place_of(plan: Plan, part: Part, row: int, side_at: SideAt) -> str:
+    """Where the thing was seen: the camera, the place in the frame's metadata, or the side of the picture."""
     window = part.window
     camera = window.cameras[int(window.camera_index[row])]
     if plan.kind == "camera":

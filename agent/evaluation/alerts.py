@@ -26,6 +26,8 @@ from agent.alerts.judge import Judge
 from agent.alerts.machine import Ask, Refusal, Sighting, Vote
 from agent.alerts.replay import Replay, Replayed
 from agent.ask.answer import Answering
+from agent.ask.egress import system_resolver
+from agent.ask.model import make_answerer
 from agent.evaluation.alert_truth import Armed, Score, arm, score
 from agent.ingest.jpeg import decode_jpeg, encode_jpeg
 from agent.keep.memory import open_memory
@@ -93,10 +95,19 @@ def world_in_memory(model: "VideoModel", seed: int, num_frames: int, on_step: St
         settings = Settings(data_dir=Path(folder))
         store = open_memory(settings, model)
         try:
-            answering = Answering(
+            answerer = make_answerer(
+                settings,
                 store,
                 model,
                 vision=vision,
+                language=language,
+                zone_of=lambda camera: "UTC",
+                resolve=system_resolver,
+            )
+            answering = Answering(
+                store,
+                model,
+                answerer,
                 language=language,
                 settings=settings.answering,
                 metrics=Metrics(),

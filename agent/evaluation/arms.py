@@ -1,76 +1,69 @@
-"""One question, answered in one of several ways: the product's, and those it is compared with.
+"""Ask one history the way the product does, or with one thing changed: the arms of an ablation.
 
-In: a model, the features of a history with its clock, and an `Arm`, which says how keyframes are chosen. Out: the answer with
-what it cost. How other frames are merged is the model's (`merging_otherwise`). This file scores nothing.
+Questions go the product's own path: `agent.ask.keyframes` chooses, `agent.ask.local` merges and answers. Nothing is scored.
 """
 
+import asyncio
 import copy
 import time
 from collections.abc import Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
-from functools import cached_property
+from functools import cache
 from typing import Literal
 
 import numpy as np
 
-from agent.ask.reader import VISITS, Plan, means_no, means_yes, named_row, number_word, plan_of, verdict_of
-from model.config import Composer, Fill, Redundancy
-from model.features import Defaults, FrameFeatures, VisualContext
-from model.history import ArrayHistory
+from agent.ask.keyframes import Chooser, Selection
+from agent.ask.local import LocalAnswerer
+from agent.ask.question import Question
+from agent.ask.reader import Plan, verdict_of
+from agent.evaluation.window import CAMERA, ArrayWindow
+from agent.runtime.lanes import Lane
+from agent.runtime.stopwatch import Stopwatch
+from agent.settings.settings import AnsweringSettings
+from memory.window import Window
+from model.config import Composer
+from model.features import FrameFeatures
 from model.merge import Merger
 from model.places import newest_rows
-from model.pointing import AROUND_ROWS, side_during_stay
-from model.select import ArrayCandidates, Keyframes, Kind, select_keyframes
+from model.select import Keyframes, Kind
 from model.video_model import VideoModel
-from model.visit_search import VisitSearch
 
-Selection = Literal["dks", "top_k", "uniform"]
-NEVER = 2.0  # no cosine is above it: nothing is redundant
+NEVER = 2.0  # no cosine is larger: no frame is redundant
 ANSWER_TOKENS = 24
 
 
 @dataclass(frozen=True)
-class Arm:
-    """How keyframes are chosen. "top_k" is DKS without its redundancy rule, "uniform" looks at no question; in all of them
-    `recent` of the places go to the newest frames, so that arms differ in one thing."""
+class Arm(Selection):
+    """How keyframes are chosen. "top_k": without the redundancy rule. "uniform": at equal distances, whatever the question.
 
-    selection: Selection = "dks"
-    num_keyframes: int = 32
-    tau: float = 0.85
-    floor: float = -1.0
-    recent: int = 0
-    fill: Fill = "gaps"
-    redundancy: Redundancy = "raw"
-    background_floor: float = 0.1
+    In all of them `recent` of the places go to the newest frames, so that arms differ in one thing.
+    """
 
-    @classmethod
-    def product(cls, defaults: Defaults) -> "Arm":
-        """What the product does with this checkpoint."""
-        return cls(
-            "dks",
-            defaults.num_keyframes,
-            defaults.tau,
-            defaults.floor,
-            defaults.recent,
-            defaults.fill,
-            defaults.redundancy,
-            defaults.background_floor,
-        )
+    selection: Literal["dks", "top_k", "uniform"] = "dks"
+
+    def __call__(self, window: Window, query: np.ndarray) -> Keyframes:
+        if self.selection == "top_k":
+            return replace(self, selection="dks", tau=NEVER)(window, query)
+        if self.selection == "uniform":
+            rows, kinds = uniform_rows(window.num_frames, self.num_keyframes, self.recent)
+            return Keyframes(rows, kinds, window.embeddings(rows) @ query)
+        return super().__call__(window, query)
 
 
 @dataclass(frozen=True)
 class Answer:
-    """Words, keyframes, the visual tokens that the language model read, and milliseconds from the question to the last word."""
+    """rows: the frames the answer rests on. num_tokens: visual tokens the language model read. total_ms: up to the last word."""
 
     text: str
-    keyframes: Keyframes
+    rows: np.ndarray
     num_tokens: int
     total_ms: float
 
 
 class Asker:
-    """One history, asked any number of times. times (N,) unix seconds; zones: what was sent of the place of each frame."""
+    """One history, asked any number of times."""
 
     def __init__(
         self,
@@ -79,127 +72,67 @@ class Asker:
         times: np.ndarray,
         zones: Sequence[str | None] | None = None,
     ) -> None:
-        if len(features) != len(times):
-            raise ValueError(f"{len(features)} frames, {len(times)} times")
-        self.model, self.features, self.times = model, list(features), times
-        self.zones = [None] * len(times) if zones is None else list(zones)
-        self.history = ArrayHistory(self.features)
-
-    @cached_property
-    def embeddings(self) -> np.ndarray:
-        """(N, D) float32 unit vectors."""
-        return self.history.unit_embeddings()
+        """times (N,) unix seconds. zones: for each frame the zone in its metadata."""
+        self.model = model
+        self.window = ArrayWindow(features, times, zones)
 
     def latest(self, count: int) -> "Asker":
         """The newest frames alone, as if there were no memory."""
-        return Asker(self.model, self.features[-count:], self.times[-count:], self.zones[-count:])
+        newest = self.window.part(slice(-count, None))
+        return Asker(self.model, newest.features, newest.times, newest.zones)
 
     def as_of(self, row: int) -> "Asker":
-        """The same frames turned round so that `row` is the newest, on the clock as it was: N is the same at every moment."""
-        features, zones = ([*kept[row + 1 :], *kept[: row + 1]] for kept in (self.features, self.zones))
-        return Asker(self.model, features, self.times, zones)
-
-    def choose(self, arm: Arm, query: np.ndarray) -> Keyframes:
-        """query (D,) unit."""
-        candidates = ArrayCandidates(self.embeddings, query)
-        if arm.selection == "uniform":
-            rows, kinds = uniform_rows(len(self.times), arm.num_keyframes, arm.recent)
-            return Keyframes(rows, kinds, candidates.scores(rows))
-        relative = arm.redundancy == "background"
-        return select_keyframes(
-            candidates,
-            num_keyframes=arm.num_keyframes,
-            tau=NEVER if arm.selection == "top_k" else arm.tau,
-            floor=arm.floor,
-            recent=arm.recent,
-            fill=arm.fill,
-            background=self.embeddings.mean(0, keepdims=True) if relative else None,
-            background_floor=arm.background_floor,
-        )
-
-    def ask(self, text: str, arm: Arm, model: VideoModel | None = None) -> Answer:
-        """The product's path for one question, greedy. `model`: the same weights, merging otherwise."""
-        model = model or self.model
-        began = time.perf_counter()
-        context, clocks = self._context(text, arm, model)
-        words = "".join(model.stream(text, context, timestamps=clocks, max_new_tokens=ANSWER_TOKENS)).strip()
-        return Answer(words, context.keyframes, context.num_tokens, 1000 * (time.perf_counter() - began))
-
-    def ask_in_steps(self, plan: Plan, arm: Arm) -> str:
-        """The product's path for a question that is answered in steps, and its verdict alone: "before", "hall", "two", "yes"."""
-        if plan.kind in VISITS:
-            return self._told_by_visits(plan)
-        model, rows = self.model, []
-        for number, (ever, when) in enumerate(zip(plan.evers, plan.whens, strict=True)):
-            context, clocks = self._context(when, arm, model)
-            reading = model.reading()
-            said = [
-                "".join(model.stream(text, context, timestamps=clocks, max_new_tokens=ANSWER_TOKENS, reading=reading))
-                for text in ((ever,) if plan.kind == "ever" else (ever, when))
-            ]
-            if plan.kind == "ever":
-                return said[0]
-            row = named_row(said[1], clocks or (), context.keyframes)
-            if means_no(said[0]) or row is None:
-                return plan.never_came(number)
-            rows.append(row)
-        if plan.is_order:
-            return plan.verdict(self.times[rows].tolist())
-        zone = self.zones[rows[0]]
-        asks_side = plan.kind == "side" or (plan.kind == "where" and not zone)
-        told = self._side(plan.whens[0], rows[0]) if asks_side else zone
-        return verdict_of(f"{plan.came(0, '')}: {told or ''}")
-
-    def _side(self, when: str, row: int) -> str:
-        around = np.arange(max(0, row - AROUND_ROWS), min(len(self.times), row + AROUND_ROWS + 1))
-        presences = self.model.merger.presence(self.history, around, self.model.embed_text(when).merge_query)
-        if presences is None:
-            return ""
-        return side_during_stay(presences, int(np.searchsorted(around, row)), self.times[around])
-
-    def _told_by_visits(self, plan: Plan) -> str:
-        query = self.model.embed_text(plan.evers[0])
-        scores = np.asarray(self.embeddings @ query.unit)
-        search = VisitSearch(self.times, scores, only=plan.end)
-        while (row := search.next_row()) is not None:
-            frame = Keyframes(np.zeros(1, np.int64), ("relevant",), scores[[row]])
-            context = self.model.build_context(ArrayHistory([self.features[row]]), frame, query)
-            context = replace(context, foreign_groups=())  # a single picture is judged less surely than many
-            words = "".join(
-                self.model.stream(plan.evers[0], context, timestamps=[self._clock(row)], max_new_tokens=ANSWER_TOKENS)
-            )
-            search.tell(row, means_yes(words))
-        visits = search.visits()
-        if plan.kind == "count":
-            return number_word(len(visits))
-        if not visits:
-            return plan.never_came(0)
-        return self._clock(visits[0].first if plan.kind == "first time" else visits[-1].last)
-
-    def _clock(self, row: int) -> str:
-        return f"{datetime.fromtimestamp(self.times[row], UTC):%H:%M:%S}"
+        """The same frames rotated so that `row` is the newest, at the same times: N is the same at every moment."""
+        whole = self.window
+        features, zones = ([*kept[row + 1 :], *kept[: row + 1]] for kept in (whole.features, whole.zones))
+        return Asker(self.model, features, whole.times, zones)
 
     def plan(self, text: str) -> Plan | None:
-        """The steps in which the product answers this; a place is told where places were sent, times by models that read them,
-        a side of the picture by those that point."""
-        plan = plan_of(text) if self.model.info.defaults.timestamps else None
-        if plan is None or (plan.kind == "zone" and not any(self.zones)):
-            return None
-        return plan if plan.kind not in ("where", "side") or self.model.config.live.pointing else None
+        """The steps in which the product answers this question. Questions about a zone need histories that have zones."""
+        plan = self._answerer(self.model).plan(Question(text, (CAMERA,)))
+        return None if plan is not None and plan.kind == "zone" and not any(self.window.zones) else plan
 
-    def _context(self, text: str, arm: Arm, model: VideoModel) -> tuple[VisualContext, list[str] | None]:
-        """(what the language model is shown, the clock times before its keyframes)."""
-        query = model.embed_text(text)
-        context = model.build_context(self.history, self.choose(arm, query.unit), query)
-        if not model.info.defaults.timestamps:
-            return context, None
-        return context, [self._clock(row) for row in context.keyframes.rows]
+    def ask(self, text: str, arm: Arm, model: VideoModel | None = None, *, in_steps: bool = False) -> Answer:
+        """The product's answer, without sampling. model: the same weights with another way to merge."""
+        return asyncio.run(self.answer(text, arm, model, in_steps=in_steps))
+
+    def ask_in_steps(self, text: str, arm: Arm) -> str:
+        """The verdict alone of the answer in steps: "before", "hall", "two", "yes"."""
+        return verdict_of(self.ask(text, arm, in_steps=True).text)
+
+    async def answer(self, text: str, arm: Arm, model: VideoModel | None = None, *, in_steps: bool = False) -> Answer:
+        """`ask` for callers with an event loop."""
+        began, watch = time.perf_counter(), Stopwatch()
+        question = Question(text, (CAMERA,))
+        answerer = self._answerer(model or self.model, in_steps=in_steps)
+        chooser = Chooser(model or self.model, _lane("language"))
+        chosen = await chooser.choose(self.window, answerer.sought(question), arm, watch)
+        context = await answerer.prepare(self.window, chosen, question, watch)
+        async with aclosing(answerer.stream(question, context)) as pieces:
+            words = "".join([piece async for piece in pieces]).strip()
+        rows = np.array([each.frame_id for each in context.seen.evidence], np.int64)
+        return Answer(words, rows, context.tally.prompt_tokens, 1000 * (time.perf_counter() - began))
+
+    def _answerer(self, model: VideoModel, *, in_steps: bool = True) -> LocalAnswerer:
+        return LocalAnswerer(
+            model,
+            vision=_lane("vision"),
+            language=_lane("language"),
+            settings=AnsweringSettings(max_new_tokens=ANSWER_TOKENS, in_steps=in_steps),
+            zone_of=lambda camera: "UTC",
+            frame_at=self.window.frame_at,
+        )
+
+
+@cache
+def _lane(name: str) -> Lane:
+    return Lane(name)
 
 
 def merging_otherwise(
     model: VideoModel, *, composer: Composer | None = None, temperature: float | None = None
 ) -> VideoModel:
-    """The same weights and features with another way to merge frames; nothing is copied."""
+    """The same weights with another way to merge frames. Nothing is copied."""
     live, other = model.config.live, copy.copy(model)
     other.merger = Merger(
         model.network,

@@ -11,16 +11,17 @@ import argparse
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from agent.ask.reader import about_now
 from agent.evaluation.arms import Arm, Asker
 from agent.evaluation.clips import Clip, features_of, labelled_videos, video_clip, world_clip
 from agent.evaluation.scores import HARD_GUESS, Asked, Needle, Tally, bins_below, summarise
-from model.about_now import NUM_NEWEST, about_now
+from agent.settings.settings import AnsweringSettings
 from model.features import Defaults
 from model.hub import BUILTIN
 from model.video_model import VideoModel
@@ -29,7 +30,7 @@ from model.world.questions import Question, is_correct, questions
 from model.world.scene import Scene
 
 MOST_NEEDLE_FRAMES = 20
-NUM_LATEST = NUM_NEWEST  # frames that the baseline without memory sees, and the product where a question is about now
+NUM_LATEST = AnsweringSettings().now_frames  # frames of the baseline without memory, and of questions about now
 LONG = 5000  # frames from which on questions are drawn three times of each world: there are few worlds
 
 
@@ -44,22 +45,13 @@ def shown_rows(clip: Clip, question: Question) -> np.ndarray:
 
 def dks_alone(defaults: Defaults) -> Arm:
     """The selection whose recall is measured: no filling and no reserved frames."""
-    return Arm(
-        "dks",
-        defaults.num_keyframes,
-        defaults.tau,
-        defaults.floor,
-        0,
-        "none",
-        defaults.redundancy,
-        defaults.background_floor,
-    )
+    return replace(Arm.of(defaults), recent=0, fill="none")
 
 
 def needle_hits(asker: Asker, clip: Clip, question: Question, arm: Arm) -> Needle:
     """Found by DKS alone? Beside it, the chances of uniform choice (tried at every phase) and of random choice (closed form)."""
     num_frames = len(clip.times)
-    chosen = asker.choose(arm, asker.model.embed_text(question.text).unit)
+    chosen = arm(asker.window, asker.model.embed_text(question.text).unit)
     shown = shown_rows(clip, question)
     places = min(arm.num_keyframes, num_frames)
     step = num_frames / places
@@ -115,11 +107,11 @@ def _ask_all(asker: Asker, clip: Clip) -> Iterator[tuple[str, Asked]]:
 
 
 def _ask_one(asker: Asker, question: Question) -> Asked:
-    arm = Arm.product(asker.model.info.defaults)
+    arm = Arm.of(asker.model.info.defaults)
     whole = asker.ask(question.text, arm).text
     newest = asker.latest(NUM_LATEST)
-    if plan := asker.plan(question.text):
-        answer, latest = asker.ask_in_steps(plan, arm), newest.ask_in_steps(plan, arm)
+    if asker.plan(question.text):
+        answer, latest = (each.ask_in_steps(question.text, arm) for each in (asker, newest))
     else:
         latest = newest.ask(question.text, arm).text
         answer = latest if about_now(question.text) else whole

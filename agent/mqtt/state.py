@@ -10,7 +10,7 @@ import sqlite3
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 from agent.alerts.rules import RuleView
-from agent.ask.remote import fitted
+from agent.ask.pictures import fitted
 from agent.mqtt.context import CameraView, Context, MemoryView
 from agent.mqtt.discovery import agent_payload, agent_topic, config_payload, config_topic, platforms
 from agent.mqtt.publisher import Publisher, TooLarge

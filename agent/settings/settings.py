@@ -31,7 +31,6 @@ from agent.settings.types import (
 )
 from agent.settings.webhooks import WebhookSettings
 from agent.times import local_zone_name
-from model.about_now import NUM_NEWEST
 from model.visit_search import SAME_VISIT_GAP_S
 from streaming.redact import redact
 
@@ -90,7 +89,7 @@ class AnsweringSettings(Part):
         default=None, description="compare frames directly, or against the background"
     )
     now_frames: int = Field(
-        default=NUM_NEWEST,
+        default=4,
         ge=0,
         le=10_000,
         description='frames per camera used for "now" questions; 0 uses the whole history',

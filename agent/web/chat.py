@@ -111,7 +111,7 @@ class _Completion:
 
 def model_card(agent: Agent) -> dict[str, Any]:
     """Return the model as `/v1/models` shows it."""
-    info, answerer = agent.model.info, agent.settings.answerer
+    info, answerer = agent.model.info, agent.answerer
     return {
         "id": info.name,
         "object": "model",
@@ -119,8 +119,8 @@ def model_card(agent: Agent) -> dict[str, Any]:
         "owned_by": "vilamp",
         "vilamp": {
             "card": plain(info.card),
-            "answerer": answerer.model if answerer.kind == "openai" else info.name,
-            "conversations": answerer.kind == "openai",  # earlier turns are read
+            "answerer": answerer.model_name,
+            "conversations": answerer.reads_conversations,
             "patches_per_frame": info.patches_per_frame,
             "keyframe_tokens": info.keyframe_tokens,
             "embedding_dim": info.embedding_dim,

@@ -225,7 +225,7 @@ class TimelineRoutes:
         )
 
     async def _query(self, text: str) -> "TextFeatures":
-        query = self._queries.pop(text, None) or await self.agent.answering.making.embed(text)
+        query = self._queries.pop(text, None) or await self.agent.answering.embed(text)
         self._queries[text] = query
         if len(self._queries) > _MAX_QUESTIONS:
             self._queries.popitem(last=False)
@@ -236,11 +236,13 @@ class TimelineRoutes:
         drawn["keyframes"] = []
         if query is not None and view.keyframes and window.num_frames:
             question = Question(view.question, (view.camera,), view.after, view.before)
-            seen = await self.agent.answering.making.looked_at(question, window)
+            answering = self.agent.answering
+            scope = await answering.scope(question)
+            searched = await answering.window(scope) if scope.is_now else window
             chosen: dict[int, dict[str, Any]] = {}  # by frame: several searches may choose the same one
-            for text in self.agent.answering.making.sought(question):
+            for text in answering.answerer.sought(question).texts:
                 sought = query if text == view.question else await self._query(text)
-                for each in self._keyframes(seen, await self.agent.answering.making.choose(seen, sought)):
+                for each in self._keyframes(searched, await answering.select(searched, sought, question)):
                     chosen.setdefault(each["frame_id"], each)
             drawn["keyframes"] = sorted(chosen.values(), key=lambda each: float(each["time"]))
         return drawn

@@ -157,7 +157,7 @@ async def test_a_client_that_vanishes_in_mid_answer(tmp_path: Path) -> None:
         async with http.stream("POST", "/v1/chat/completions", json={**QUESTION, "stream": True}) as response:
             assert response.status_code == 200
             await anext(response.aiter_lines())
-        while site.agent.answering.turns.num_inside:  # freed although thousands of tokens were still to come
+        while site.agent.answering.queue.turns.num_inside:  # freed although thousands of tokens were still to come
             await asyncio.sleep(0.005)
         answer = await http.post("/v1/chat/completions", json={**QUESTION, "max_tokens": 2})
         assert answer.status_code == 200

@@ -148,17 +148,17 @@ async def test_rules_and_their_judge(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 @pytest.mark.usefixtures("quick")
 async def test_a_rule_whose_condition_cannot_be_read_at_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from agent.ask.local import Making
+    from agent.ask.answer import Answering
 
-    inner = Making.embed
+    inner = Answering.embed
     failing = iter(failures())
 
-    async def embed(self: Making, text: str) -> Any:
+    async def embed(self: Answering, text: str) -> Any:
         for failure in failing:
             raise failure
         return await inner(self, text)
 
-    monkeypatch.setattr(Making, "embed", embed)
+    monkeypatch.setattr(Answering, "embed", embed)
     async with running(tmp_path, rules={"car": RULE}) as agent:
         await until(lambda: agent.alerts.problems())
         assert agent.health.run().public()["checks"]["rules"] == "1 rule does not work"
@@ -190,10 +190,10 @@ async def test_a_question_whatever_fails_gets_an_error_in_words(
         asked = Question("What is there?", ("door",))
         for failure in failures():
             with monkeypatch.context() as patch:
-                patch.setattr(agent.answering.making, "begin", Failing(agent.answering.making.begin, [failure]))
+                patch.setattr(agent.answering, "choose", Failing(agent.answering.choose, [failure]))
                 with pytest.raises(Problem, match=r"failed|cannot be read"):
                     await agent.answering.answer(asked)
-        assert agent.answering.turns.num_inside == 0
+        assert agent.answering.queue.turns.num_inside == 0
         assert (await agent.answering.answer(asked)).seen.num_frames == 3
 
 

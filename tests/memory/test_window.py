@@ -310,3 +310,17 @@ def read_all(store: MemoryStore, done: threading.Event, rows_seen: list[int]) ->
         assert ranked.tolist() == expected
         assert window.embeddings(rows).tobytes() == first.tobytes()
         yield
+
+
+def test_counts_and_newest_times_are_those_of_the_window(tmp_path: Path) -> None:
+    store = open_store(tmp_path, frames=9)
+    fill(store, "a", [float(time) for time in range(10)])
+    fill(store, "a", [10.0, 11.0], attach=False)
+    for after, before in ((None, None), (5.0, 8.0), (8.0, None), (20.0, None)):
+        window = store.window(["a", "b"], after, before)
+        assert store.count(["a", "b"], after, before) == (window.num_frames, window.unencoded)
+    times = store.window(["a"]).times
+    for count in (1, 3, 6, 100):
+        assert store.newest_times("a", count).tolist() == times[-count:].tolist()
+    assert len(store.newest_times("b", 3)) == 0
+    store.close()

@@ -284,11 +284,11 @@ async def test_the_real_judge_runs_after_waiting_questions_and_sees_the_last_sec
             vote = await at.agent.alerts.judge.vote(rule(), "yard", 1, at.now[0])
             order.append(("judge", len(vote.frames)))
 
-        async with answering.turns.turn(Priority.QUESTION):
+        async with answering.queue.turns.turn(Priority.QUESTION):
             tasks = [asyncio.create_task(judge()), asyncio.create_task(judge())]
-            await until(lambda: len(answering.turns._waiting) == 2)
+            await until(lambda: len(answering.queue.turns._waiting) == 2)
             tasks.append(asyncio.create_task(ask()))
-            await until(lambda: len(answering.turns._waiting) == 3)
+            await until(lambda: len(answering.queue.turns._waiting) == 3)
         await asyncio.gather(*tasks)
         assert [who for who, _ in order] == ["question", "judge", "judge"]
         assert order[0][1] == WARM_UP

@@ -108,7 +108,7 @@ async def test_second_dry_run_is_refused_while_one_runs(tmp_path: Path) -> None:
         await at.show(HIGH)
         at.agent.alerts.judge = Judge(at.agent.answering)
         trial = Trial(rule(), ("yard",))
-        async with at.agent.answering.turns.turn():  # so that the first one waits for its judge
+        async with at.agent.answering.queue.turns.turn():  # so that the first one waits for its judge
             first = asyncio.create_task(at.agent.alerts.try_rule(trial, quiet))
             await asyncio.sleep(0)
             with pytest.raises(DryRunBusy):

@@ -67,7 +67,7 @@ async def test_events_come_in_order_and_every_stage_is_timed(tmp_path: Path) -> 
         assert isinstance(told[-1], Finished)
         assert all(isinstance(event, Piece) for event in told[1:-1])
         finished = told[-1]
-        assert list(finished.timings_ms)[:6] == ["queue", "embed", "window", "select", "reencode", "merge"]
+        assert list(finished.timings_ms)[:6] == ["queue", "window", "embed", "select", "reencode", "merge"]
         assert finished.timings_ms["total"] >= sum(v for k, v in finished.timings_ms.items() if k != "total") * 0.5
         assert finished.completion_tokens <= 5
         assert finished.prompt_tokens > 0
@@ -107,10 +107,10 @@ async def test_a_question_longer_than_the_text_encoder_reads_is_answered_with_a_
 async def test_a_deadline_ends_a_question_that_waits(tmp_path: Path) -> None:
     async with running(tmp_path, answering={"timeout_s": 0.05}) as agent:
         await remember(agent, "door", 3)
-        async with agent.answering.turns.turn():
+        async with agent.answering.queue.turns.turn():
             with pytest.raises(AnswerTimeout):
                 await agent.answering.answer(Question("Who?", ("door",)))
-        assert agent.answering.turns.num_inside == 0
+        assert agent.answering.queue.turns.num_inside == 0
 
 
 async def test_leaving_early_frees_the_lane_for_the_next_question(tmp_path: Path) -> None:

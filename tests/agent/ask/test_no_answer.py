@@ -40,7 +40,7 @@ async def test_silence_is_an_error_with_its_reason(tmp_path: Path, spy: Spy, mod
             await agent.answering.answer(WHO)
         assert (failed.value.status, failed.value.code) == (502, "no_answer")
         assert "no dog" not in str(failed.value)
-        assert agent.answering.turns.num_inside == 0
+        assert agent.answering.queue.turns.num_inside == 0
 
 
 @pytest.mark.parametrize(
@@ -136,8 +136,8 @@ async def test_every_way_of_asking_gets_the_reason(tmp_path: Path, spy: Spy) -> 
 async def test_floods_are_cut_off_and_nothing_waits_for_them(
     tmp_path: Path, spy: Spy, model: str, words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("agent.ask.remote.MAX_LINES", 1 << 17)
-    monkeypatch.setattr("agent.ask.remote.MAX_ANSWER_BYTES", 4 << 20)
+    monkeypatch.setattr("agent.ask.remote_wire.MAX_LINES", 1 << 17)
+    monkeypatch.setattr("agent.ask.remote_wire.MAX_ANSWER_BYTES", 4 << 20)
     async with asking(tmp_path, openai(spy, model)) as agent:
         longest_s = 0.0
         loop = asyncio.get_running_loop()

@@ -15,8 +15,9 @@ import pytest
 from openai import AsyncOpenAI
 from PIL import Image
 
+from agent.ask.pictures import fitted
 from agent.ask.question import Piece, Question, Said
-from agent.ask.remote import fitted, pause
+from agent.ask.remote import pause
 from agent.ask.remote_wire import Misunderstood, Shown, Step, complaint, read_line, request_body
 from agent.errors import AnswererAway, AnswererRefused, AnswerTimeout, PicturesStayHere, Problem
 from agent.ingest.jpeg import encode_jpeg
@@ -51,7 +52,7 @@ async def test_keyframes_go_out_with_their_times_and_words_come_back(tmp_path: P
     finished = answer.finished
     assert (finished.finish_reason, finished.prompt_tokens, finished.completion_tokens) == ("stop", 104, 4)
     assert "the answer rests on 4 pictures alone" in finished.notes
-    assert list(finished.timings_ms)[:5] == ["queue", "embed", "window", "select", "pictures"]
+    assert list(finished.timings_ms)[:5] == ["queue", "window", "embed", "select", "pictures"]
     assert "merge" not in finished.timings_ms
 
 
@@ -182,7 +183,7 @@ async def test_what_is_not(
             await agent.answering.answer(WHO)
         assert failed.value.status == (503 if kind is AnswererAway else 502)
         assert [sent["path"] for sent in spy.seen()] == ["/v1/chat/completions"] * tries
-        assert agent.answering.turns.num_inside == 0
+        assert agent.answering.queue.turns.num_inside == 0
 
 
 async def test_a_server_that_ignores_the_limit_is_cut_off(tmp_path: Path, spy: Spy) -> None:
@@ -242,7 +243,7 @@ async def test_leaving_early_ends_the_request_there(tmp_path: Path, spy: Spy) ->
                 if isinstance(event, Piece):
                     break
         await cancelled(spy)
-        assert agent.answering.turns.num_inside == 0
+        assert agent.answering.queue.turns.num_inside == 0
 
 
 async def test_a_client_that_goes_away_ends_the_request_there(tmp_path: Path, spy: Spy) -> None:

@@ -14,11 +14,12 @@ import numpy as np
 import pytest
 
 from agent.app import Agent
+from agent.ask.answer import ONE_AT_A_TIME
+from agent.ask.local import LocalAnswerer
 from agent.ask.model import load_model
-from agent.ask.prepared import ONE_AT_A_TIME, Prepared
 from agent.ask.question import Evidence, Question, Said
 from agent.ask.reader import Plan, number_word, plan_of, verdict_of
-from agent.ask.strategies import Ask, Look, count_visits, speak_in_steps
+from agent.ask.strategies import Ask, Look, Part, count_visits, speak_in_steps
 from agent.evaluation.arms import Arm, Asker
 from agent.evaluation.clips import Clip, world_clip
 from agent.evaluation.run import zones_of
@@ -159,16 +160,19 @@ async def test_where_in_the_picture_needs_pictures_that_can_be_read(
     async with rover(tmp_path, poses=False) as agent:
         asked = replace(ROOM, text="On which side did you see the green box?")
         whole = (await agent.answering.answer(asked)).text
-        making = agent.answering.making
+        answerer = agent.answerer
+        assert isinstance(answerer, LocalAnswerer)
         window = agent.store.window(("rover",))
         monkeypatch.setattr("agent.ask.local.without_patches", lambda window, rows: [int(row) for row in rows])
-        [part] = [await making._prepare(replace(asked, text="when did the green box come?"), Stopwatch())]
+        text = "when did the green box come?"
+        chosen = await agent.answering.choose(window, replace(asked, text=text), Stopwatch())
+        [part] = (await answerer.prepare(window, chosen, asked, Stopwatch())).parts
         row = int(np.searchsorted(window.times, START + 41.5))
-        side = await making._side_at("when did the green box come?", part, row)
+        side = await answerer.side_at(text, part, row)
         assert side
         assert side in whole
-        monkeypatch.setattr("agent.ask.local.pictures_of", lambda window, rows: {})
-        assert await making._side_at("when did the green box come?", part, row) == ""
+        monkeypatch.setattr("agent.ask.local.decoded", lambda window, rows: {})
+        assert await answerer.side_at(text, part, row) == ""
 
 
 async def test_whether_it_came_is_told_with_its_time(tmp_path: Path) -> None:
@@ -330,16 +334,15 @@ async def test_it_says_what_the_evaluation_scores(tmp_path: Path) -> None:
         START + clip.times - clip.start_unix,
         zones_of(clip),
     )
-    arm, asked = Arm.product(model.info.defaults), 0
+    arm, asked = Arm.of(model.info.defaults), 0
     async with rover(tmp_path) as agent:
         for question in clip.questions:
             plan = asker.plan(question.text)
             if plan is not None:
                 answer = await agent.answering.answer(replace(ROOM, text=question.text))
                 said = verdict_of(answer.text)
-                assert (said.split(",")[0] if plan.kind == "zone" else said) == asker.ask_in_steps(plan, arm), (
-                    question.text
-                )
+                scored = verdict_of((await asker.answer(question.text, arm, in_steps=True)).text)
+                assert (said.split(",")[0] if plan.kind == "zone" else said) == scored, question.text
                 asked += 1
     assert asked >= 6
 
@@ -348,20 +351,20 @@ async def test_a_time_that_cannot_be_told_is_not_made_up(tmp_path: Path) -> None
     plan = plan_of(ORDER.text)
     assert plan is not None
 
-    def asker_of(part: Prepared) -> Ask:
+    def asker_of(part: Part) -> Ask:
         async def ask(text: str) -> str:
             return "yes"  # to "when?", too
 
         return ask
 
-    async def nowhere(part: Prepared, row: int) -> str:
+    async def nowhere(part: Part, row: int) -> str:
         raise AssertionError("no side was asked for")
 
     async with rover(tmp_path) as agent:
         window = agent.store.window(("rover",))
         keyframes = Keyframes(np.array([3]), ("relevant",), np.array([0.3], np.float32))
         query = builtin().embed_text("?")
-        part = Prepared(window, builtin().build_context(window, keyframes, query), None, ())
+        part = Part(window, builtin().build_context(window, keyframes, query))
         sentences = speak_in_steps(plan, [part, part], asker_of, nowhere, lambda camera: "UTC")
         pieces = [piece async for piece in sentences]
     assert pieces == ["I cannot tell when the purple dog came."]
@@ -447,16 +450,16 @@ async def test_what_is_asked_as_it_is(tmp_path: Path) -> None:
     async with rover(tmp_path, answering={"max_new_tokens": 24, "in_steps": False}) as agent:
         assert not (await agent.answering.answer(ORDER)).text.startswith("The purple dog came")
     async with running(tmp_path / "tiny") as agent:  # a model that reads no times
-        assert agent.answering.making.plan(ORDER) is None
+        assert agent.answerer.sought(ORDER).texts == (ORDER.text,)
 
 
 async def test_a_machines_question_is_asked_as_it_is(tmp_path: Path) -> None:
     settings = settings_in(tmp_path, model={"num_threads": 1})
     async with Agent(settings, open_memory(settings, builtin()), builtin()).running() as agent:
-        assert agent.answering.making.plan(ORDER) is not None
-        assert agent.answering.making.plan(replace(ORDER, priority=Priority.JUDGE)) is None
-        assert agent.answering.making.sought(ORDER) == ("when did the purple dog come?", "when did the green box come?")
-        assert agent.answering.making.sought(replace(ORDER, text="Is a dog here?")) == ("Is a dog here?",)
+        whens = ("when did the purple dog come?", "when did the green box come?")
+        assert agent.answerer.sought(ORDER).texts == whens
+        assert agent.answerer.sought(replace(ORDER, priority=Priority.JUDGE)).texts == (ORDER.text,)
+        assert agent.answerer.sought(replace(ORDER, text="Is a dog here?")).texts == ("Is a dog here?",)
 
 
 async def test_the_timeline_marks_the_frames_of_all_steps(tmp_path: Path) -> None:

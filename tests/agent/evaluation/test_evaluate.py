@@ -83,7 +83,7 @@ def test_a_question_about_now_is_put_to_the_newest_frames(tiny_model: VideoModel
     asked = [Question("present", text, "nothing", None, ((2.0, 2.0),)) for text in texts]
     clip, tally = clip_of(30, *asked), Tally()
     evaluate(tiny_model, [clip], tally)
-    asker, arm = asker_of(tiny_model, clip), Arm.product(tiny_model.info.defaults)
+    asker, arm = asker_of(tiny_model, clip), Arm.of(tiny_model.info.defaults)
     whole, newest = ([each.ask(text, arm).text for text in texts] for each in (asker, asker.latest(4)))
     assert all(a != b for a, b in zip(whole, newest, strict=True))
     assert [each.answer for each in tally.asked] == [newest[0], whole[1]]
@@ -98,9 +98,8 @@ def test_order_and_place_are_asked_in_steps() -> None:
         asker = Asker(model, features_of(model, clip), clip.times, zones_of(clip))
         for question in clip.questions:
             if question.family in right:
-                plan = asker.plan(question.text)
-                assert plan is not None
-                said = asker.ask_in_steps(plan, Arm.product(model.info.defaults))
+                assert asker.plan(question.text) is not None
+                said = asker.ask_in_steps(question.text, Arm.of(model.info.defaults))
                 right[question.family].append(is_correct(question, said))
     assert len(right["order"]) >= 6
     assert len(right["room"]) >= 1
@@ -118,17 +117,17 @@ def test_what_never_came_has_neither_order_nor_place(tiny_model: VideoModel) -> 
     asker = Asker(builtin, features_of(builtin, scene_clip), scene_clip.times, ["hall"] * 40)
     kinds = {(event.kind, event.colour) for event in scene_clip.scene.events} if scene_clip.scene else set()
     kind, colour = next((k, c) for k in ("truck", "bicycle") for c in ("purple", "white") if (k, c) not in kinds)
-    plan = asker.plan(f"in which room was the {colour} {kind}?")
-    assert plan is not None
-    assert asker.ask_in_steps(plan, Arm.product(builtin.info.defaults)) == f"I saw no {colour} {kind}"
+    text = f"in which room was the {colour} {kind}?"
+    assert asker.plan(text) is not None
+    assert asker.ask_in_steps(text, Arm.of(builtin.info.defaults)) == f"I saw no {colour} {kind}"
 
 
 def test_at_a_moment_its_frame_is_the_newest(tiny_model: VideoModel) -> None:
     asker = asker_of(tiny_model, clip_of(6))
     turned = asker.as_of(2)
-    places = {id(frame): place for place, frame in enumerate(asker.features)}
-    assert [places[id(frame)] for frame in turned.features] == [3, 4, 5, 0, 1, 2]
-    assert np.array_equal(turned.times, asker.times)
+    places = {id(frame): place for place, frame in enumerate(asker.window.features)}
+    assert [places[id(frame)] for frame in turned.window.features] == [3, 4, 5, 0, 1, 2]
+    assert np.array_equal(turned.window.times, asker.window.times)
 
 
 def test_wilson_is_the_interval_of_the_tables() -> None:
@@ -150,13 +149,13 @@ def test_arms_differ_in_one_thing(tiny_model: VideoModel) -> None:
     asker = asker_of(tiny_model, clip_of(40))
     query = tiny_model.embed_text("red car").unit
     arm = Arm(num_keyframes=6, recent=2, tau=0.5)
-    top = asker.choose(replace(arm, selection="top_k"), query)
-    best = np.argsort(-(asker.embeddings[:38] @ query), kind="stable")[:4]
+    top = replace(arm, selection="top_k")(asker.window, query)
+    best = np.argsort(-(asker.window.unit[:38] @ query), kind="stable")[:4]
     assert set(top.rows) == {*best.tolist(), 38, 39}
     other = tiny_model.embed_text("two dogs at night").unit
     uniform = replace(arm, selection="uniform")
-    assert np.array_equal(asker.choose(uniform, query).rows, asker.choose(uniform, other).rows)
-    for chosen in (top, asker.choose(uniform, query), asker.choose(arm, query)):
+    assert np.array_equal(uniform(asker.window, query).rows, uniform(asker.window, other).rows)
+    for chosen in (top, uniform(asker.window, query), arm(asker.window, query)):
         assert len(chosen.rows) == len(chosen.kinds) == 6
         assert chosen.kinds.count("recent") == 2
 

@@ -74,11 +74,11 @@ def test_three_visits_well_apart_and_the_frames_that_show_them(builtin: VideoMod
     for stay, asker in found.items():
         visits = [set(each.rows) for each in (three.staying[stay], three.passing, three.again)]
         assert all(min(abs(a - b) for a in one for b in other) > 10 for one, other in combinations(visits, 2))
-        changed = {row for row, frame in enumerate(asker.features) if frame is not kept[row]}
+        changed = {row for row, frame in enumerate(asker.window.features) if frame is not kept[row]}
         assert changed == set.union(*visits)
     gone = three.staying[10].scene.actors[-1].times[2]
     for row in three.staying[10].rows:
-        assert (found[10].features[row] is found[40].features[row]) == (row < gone)
+        assert (found[10].window.features[row] is found[40].window.features[row]) == (row < gone)
     staying, again = three.staying[10], three.again
     assert (staying.kind, staying.colour) == (again.kind, again.colour)
     texts = long_stays.asked_for(three, rng)
@@ -113,14 +113,14 @@ def test_a_needle_lands_at_its_depth_on_a_clock_that_runs_through(builtin: Video
     hidden = needles.hide(stack, 7, rng)
     for depth in (0, 4, 9):
         asker, question = needles.placed(builtin, hidden, 80, depth, rng)
-        assert len(asker.features) == len(asker.times) == 80
-        assert np.array_equal(np.diff(asker.times), np.ones(79))
+        assert len(asker.window.features) == len(asker.window.times) == 80
+        assert np.array_equal(np.diff(asker.window.times), np.ones(79))
         first = int(question.spans[0][0])
         assert first == int((depth + 0.5) / 10 * 80)
-        inserted = [row for row, frame in enumerate(asker.features) if not any(frame is f for f in kept)]
+        inserted = [row for row, frame in enumerate(asker.window.features) if not any(frame is f for f in kept)]
         shown = {first + clear - hidden.visitor.clear[0] for clear in hidden.visitor.clear}
         assert shown & set(range(80)) <= set(inserted)
-        clock = np.datetime64(int(asker.times[first]), "s").astype(str)[-8:]
+        clock = np.datetime64(int(asker.window.times[first]), "s").astype(str)[-8:]
         assert is_correct(question, clock)
         assert not is_correct(question, "00:00:00" if clock > "01" else "12:00:00")
     unit = needles.embedded(builtin, hidden.pictures.values())

@@ -53,7 +53,7 @@ async def test_the_openai_client_gets_a_whole_answer(site: Served, http: httpx.A
     assert picture.status_code == 200
     assert picture.content[:2] == b"\xff\xd8"
     assert set(answer.model_extra["vilamp"]["timings_ms"]) >= {
-        "queue", "embed", "window", "select", "reencode", "merge", "first_token", "total",
+        "queue", "window", "embed", "select", "reencode", "merge", "first_token", "total",
     }  # fmt: skip
 
 
@@ -181,7 +181,7 @@ async def test_questions_beyond_the_limit_are_told_to_come_back(tmp_path: Path) 
 async def test_a_client_that_vanishes_frees_the_lane(tmp_path: Path, stream: bool) -> None:
     async with served(tmp_path, answering={"max_questions": 1, "max_new_tokens": 3000}) as site:
         await remember(site.agent, "door", 4)
-        turns = site.agent.answering.turns
+        turns = site.agent.answering.queue.turns
         async with httpx.AsyncClient(base_url=site.url, headers=site.headers(), timeout=60) as http:
             going = asyncio.create_task(_read_a_little(http, stream))
             while turns.num_inside == 0:
@@ -214,7 +214,7 @@ async def test_a_silent_stream_is_kept_alive_by_comments(tmp_path: Path) -> None
         await remember(site.agent, "door", 4)
         async with (
             httpx.AsyncClient(base_url=site.url, headers=site.headers(), timeout=60) as http,
-            site.agent.answering.turns.turn(),
+            site.agent.answering.queue.turns.turn(),
             http.stream("POST", "/v1/chat/completions", json={**ASK, "stream": True}) as response,
         ):
             assert response.status_code == 200
@@ -228,7 +228,7 @@ async def test_an_error_in_mid_stream_ends_it_without_done(tmp_path: Path) -> No
         await remember(site.agent, "door", 4)
         async with (
             httpx.AsyncClient(base_url=site.url, headers=site.headers(), timeout=60) as http,
-            site.agent.answering.turns.turn(),  # so that the question's turn never comes
+            site.agent.answering.queue.turns.turn(),  # so that the question's turn never comes
         ):
             response = await http.post("/v1/chat/completions", json={**ASK, "stream": True})
             whole = await http.post("/v1/chat/completions", json=ASK)

@@ -114,7 +114,7 @@ async def test_streams_and_answers_outlast_the_limits(tmp_path: Path) -> None:
         loop = asyncio.get_running_loop()
         body = b'{"stream": true, "messages": [{"role": "user", "content": "What came?"}]}'
         head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {site.token()}\r\n"
-        async with site.agent.answering.turns.turn():  # so that the answer cannot begin
+        async with site.agent.answering.queue.turns.turn():  # so that the answer cannot begin
             with await told(site, f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body) as opened:
                 began, heard = loop.time(), b""
                 while loop.time() < began + 2.5:  # longer than two looks at every connection

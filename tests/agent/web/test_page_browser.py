@@ -177,7 +177,7 @@ async def test_an_answer_can_be_stopped_and_followed_up(tmp_path: Path, seen: Vi
         await expect(page.locator(".answer")).not_to_be_empty()
         await page.get_by_role("button", name="Stop").click()
         await expect(page.get_by_text("Stopped.")).to_be_visible()
-        while site.agent.answering.turns.num_inside:  # the answer has ended on the server too
+        while site.agent.answering.queue.turns.num_inside:  # the answer has ended on the server too
             await asyncio.sleep(0.01)
         await expect(page.get_by_label("Question", exact=True)).to_be_focused()
         await page.get_by_role("button", name="New conversation").click()

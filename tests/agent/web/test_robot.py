@@ -169,7 +169,7 @@ async def test_questions_beyond_the_limit_are_refused_and_one_can_be_cancelled(t
     async with served(tmp_path, **QUICK) as at, robot(whip(at), SECRET) as it:
         await it.hear("ready")
         await seen(at, 2)
-        async with at.agent.answering.turns.turn():  # somebody else is being answered
+        async with at.agent.answering.queue.turns.turn():  # somebody else is being answered
             for number in range(MAX_QUESTIONS + 1):
                 it.say(type="ask", id=str(number), question="what is there?")
             error = await it.hear()
@@ -179,14 +179,14 @@ async def test_questions_beyond_the_limit_are_refused_and_one_can_be_cancelled(t
             it.say(type="cancel", id="0")
             error = await it.hear()
             assert (error["id"], error["code"]) == ("0", "cancelled")
-            await until(lambda: at.agent.answering.turns.num_inside == 1)
+            await until(lambda: at.agent.answering.queue.turns.num_inside == 1)
         assert (await ended(it, "1"))[-1]["type"] == "answer"
 
 
 async def test_an_answer_ends_with_the_connection(tmp_path: Path) -> None:
     """Between two pieces, so that nothing of it stays behind; the memory goes on with the next session."""
     async with served(tmp_path, **QUICK, answering={"max_new_tokens": 4000}) as at:
-        turns: Turns = at.agent.answering.turns
+        turns: Turns = at.agent.answering.queue.turns
         async with robot(whip(at), SECRET) as first:
             await first.hear("ready")
             await seen(at, 3)

@@ -1,0 +1,145 @@
+"""One reply of the server: its event stream as pieces of the answer, or the Problem that says why there is none.
+
+What the model thinks is never passed on (`agent.ask.remote_text`). A reply in which a reader sees nothing is a failure.
+"""
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+
+import httpx
+
+from agent.ask.answer import Tally
+from agent.ask.remote_text import HELD_CHARS, Speech
+from agent.ask.remote_wire import Misunderstood, Step, lines, read_line
+from agent.errors import NoAnswer
+from streaming.redact import redact_text
+
+CHARS_PER_TOKEN = 32  # far above any tokenizer's mean: a server that ignores max_tokens is cut off here
+_MAX_REFUSAL_CHARS = 200
+
+
+class UsedForThinking(NoAnswer):
+    """The model was still thinking at its last token. With more tokens it may answer."""
+
+
+@dataclass(slots=True)
+class RemoteTally(Tally):
+    """`has_begun`: the server has said something, which may still be held back."""
+
+    called_tool: bool = False
+    has_begun: bool = False
+
+
+@dataclass(slots=True)
+class Manner:
+    """What the replies so far have shown of the server's model: whether it thinks first, and whether it marks only the end
+    of its thoughts (`aloud`)."""
+
+    thinks: bool = False
+    aloud: bool = False
+    is_known: bool = False  # it has answered in full
+
+    def speech(self, *, may_think: bool) -> Speech:
+        """How to read the next reply."""
+        held_chars = float("inf") if may_think else 0 if self.is_known else HELD_CHARS
+        return Speech(held_chars=held_chars, aloud=self.aloud)
+
+    def learn(self, speech: Speech) -> None:
+        """Remember how a reply went."""
+        self.thinks |= speech.thought
+        self.aloud |= speech.aloud
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """The most tokens of a reply: for the answer, and for thoughts before it."""
+
+    answer: int
+    thoughts: int
+    may_think: bool  # it may be thinking without a mark
+
+    @property
+    def tokens(self) -> int:
+        """Both together."""
+        return self.answer + self.thoughts
+
+
+async def pieces_of(
+    response: httpx.Response, tally: RemoteTally, room: Room, manner: Manner
+) -> AsyncGenerator[str, None]:
+    """The answer's text. Raises NoAnswer if a reader would see nothing, httpx.RemoteProtocolError if the stream breaks off."""
+    speech = manner.speech(may_think=room.may_think)
+    refusal, num_shown, max_shown = "", 0, room.answer * CHARS_PER_TOKEN
+    num_tokens = 0
+    try:
+        async with aclosing(_steps(response, tally, room.tokens * CHARS_PER_TOKEN)) as steps:
+            async for step in steps:
+                refusal = (refusal + step.refusal)[:_MAX_REFUSAL_CHARS]
+                speech.thought |= step.thought
+                num_tokens += bool(step.text)
+                tally.called_tool |= step.tool
+                piece = speech.hear(step.text)[: max_shown - num_shown]
+                tally.has_begun |= speech.has_begun
+                num_shown += len(piece)
+                if piece:
+                    yield piece
+                if num_shown >= max_shown:
+                    tally.finish_reason = "length"
+                    return
+        if piece := speech.end(was_cut=tally.finish_reason == "length")[: max_shown - num_shown]:
+            num_shown += len(piece)
+            yield piece
+        # some servers do not send thoughts at all
+        speech.thought |= tally.finish_reason == "length" and not num_tokens
+        manner.is_known |= tally.finish_reason == "stop"
+        tally.completion_tokens = num_tokens if tally.completion_tokens is None else tally.completion_tokens
+    finally:
+        manner.learn(speech)
+    if not num_shown or refusal:
+        raise _silence(tally, speech, room, refusal)
+    if tally.finish_reason == "content_filter":
+        tally.notes.append("the server's content filter cut this answer short")
+
+
+async def _steps(response: httpx.Response, tally: RemoteTally, max_chars: int) -> AsyncGenerator[Step, None]:
+    """The steps of the stream, up to `max_chars` of text. Token counts and the finish reason go into `tally`."""
+    heard, ended, num_chars = False, False, 0
+    async with aclosing(lines(response)) as received:
+        async for line in received:
+            step = read_line(line)
+            if step is None:
+                continue
+            heard = True
+            if step.done:
+                return
+            if step.finish_reason is not None:
+                tally.finish_reason, ended = step.finish_reason, True
+            tally.prompt_tokens = step.prompt_tokens or tally.prompt_tokens
+            tally.completion_tokens = step.completion_tokens or tally.completion_tokens
+            num_chars += len(step.text)
+            yield replace(step, text=step.text[:max_chars]) if num_chars > max_chars else step
+            if num_chars > max_chars:
+                tally.finish_reason = "length"
+                return
+    if not heard:
+        raise Misunderstood("it sent no event stream")
+    if not ended:
+        raise httpx.RemoteProtocolError("it stopped in the middle of the answer")
+
+
+def _silence(tally: RemoteTally, speech: Speech, room: Room, refusal: str) -> NoAnswer:
+    """The error for a reply without an answer."""
+    if refusal:
+        return NoAnswer(f"The server that answers refuses: {redact_text(' '.join(refusal.split()))}")
+    if tally.finish_reason == "content_filter":
+        return NoAnswer("The content filter of the server that answers withheld its answer: ask in other words.")
+    if speech.thought and tally.finish_reason == "length":
+        said = f"The server's model used all its {room.tokens} tokens for thinking and gave no answer"
+        return UsedForThinking(f"{said}: raise answerer.thinking_tokens, or switch its thinking off at the server.")
+    if speech.thought:
+        return NoAnswer("The server's model thought, and then gave no answer: ask again, or in other words.")
+    if tally.called_tool:
+        return NoAnswer("The server's model called a tool instead of answering: switch tools off at the server.")
+    advice = "ask again; if it stays so, see the server's log, and whether its chat template is that of the model."
+    return NoAnswer(f"The server that answers gave no text that can be read: {advice}")

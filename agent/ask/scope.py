@@ -1,0 +1,113 @@
+"""The scope of a question: which stretch of memory it is about. Every question builds one window, from its scope.
+
+When a question is admitted its frames are only counted, so that a question about nothing is refused before its stream begins.
+The window is built when the question's turn comes: it has the frames that arrived in the meantime, and none that were erased.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agent.ask.keyframes import frames_per_camera
+from agent.ask.question import Question
+from agent.errors import NoFrames, NotEncodedYet
+from agent.times import format_span, format_time
+from memory.store import MemoryStore
+from memory.window import Window, Within
+
+STALE_S = 60.0
+RHYTHM_FRAMES = 16
+ALMOST_EMPTY_S = 60.0  # with less video than this the answer says how much there is
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """Frames of some cameras; times in unix seconds, None: unbounded."""
+
+    cameras: tuple[str, ...]
+    after: float | tuple[float, ...] | None = None  # for all cameras, or one for each
+    before: float | None = None
+    within: Within | None = None
+    is_now: bool = False  # only the newest frames of each camera
+
+
+def scope_of(store: MemoryStore, question: Question, now_frames: int) -> Scope:
+    """The scope of a question. now_frames: only so many newest frames of each camera; 0: all. Blocks."""
+    whole = Scope(question.cameras, question.after, question.before, question.within)
+    if not now_frames:
+        return whole
+    count = max(now_frames, RHYTHM_FRAMES)
+    times = [store.newest_times(camera, count) for camera in question.cameras]
+    if question.after is not None:
+        times = [each[each >= question.after] for each in times]
+    if not any(map(len, times)):
+        return whole  # which says why it is empty
+    return Scope(question.cameras, tuple(now_begins(times, now_frames)), is_now=True)
+
+
+def now_begins(times: list[NDArray[np.float64]], now_frames: int) -> list[float]:
+    """When the newest `now_frames` frames of each camera begin; infinity for a camera that has stopped sending.
+
+    times: for each camera the times of its newest frames, rising. A camera has stopped if its last frame is older than that
+    of another camera by more than a minute, and by more than three times its own usual interval.
+    """
+    latest, begins = max(float(each[-1]) for each in times if len(each)), []
+    for each in times:
+        usual_s = float(np.median(np.diff(each[-RHYTHM_FRAMES:]))) if len(each) > 1 else 0.0
+        sends = len(each) > 0 and each[-1] >= latest - max(STALE_S, 3 * usual_s)
+        begins.append(float(each[-min(now_frames, len(each))]) if sends else math.inf)
+    return begins
+
+
+def check_not_empty(store: MemoryStore, scope: Scope) -> None:
+    """Raise NoFrames or NotEncodedYet if the scope has no encoded frame. Blocks, but builds no window."""
+    encoded, unencoded = store.count(scope.cameras, scope.after, scope.before, scope.within)
+    if not encoded:
+        raise _nothing(scope, unencoded)
+
+
+def window_of(store: MemoryStore, scope: Scope) -> Window:
+    """The encoded frames of the scope. Raises NoFrames, NotEncodedYet. Blocks."""
+    window = store.window(scope.cameras, scope.after, scope.before, scope.within)
+    if not window.num_frames:
+        raise _nothing(scope, window.unencoded)
+    return window
+
+
+def _nothing(scope: Scope, unencoded: int) -> NoFrames | NotEncodedYet:
+    if unencoded:
+        return NotEncodedYet(unencoded)
+    place, radius = (" near that place", ", or radius_m") if scope.within else ("", "")
+    return NoFrames(
+        f"Nothing is remembered in that window{place}: widen after/before{radius}, or wait for the camera to send."
+    )
+
+
+def scope_notes(scope: Scope, window: Window, zone_of: Callable[[str], str]) -> list[str]:
+    """What the asker should know about the frames that were searched."""
+    notes = []
+    if scope.is_now:
+        first = int(np.argmin(window.times))
+        begins = format_time(float(window.times[first]), zone_of(window.cameras[int(window.camera_index[first])]))
+        silent = [name for name, size in zip(window.cameras, frames_per_camera(window), strict=True) if size == 0]
+        without = f"; cameras without a frame of now: {', '.join(silent)}" if silent else ""
+        notes.append(
+            f"the question is about now: only frames from {begins} on were looked at (answering.now_frames){without}"
+        )
+    if window.unencoded:
+        notes.append(f"frames of this window that are not yet encoded, and had no part: {window.unencoded}")
+    return notes
+
+
+def short_history(store: MemoryStore, window: Window) -> str | None:
+    """ "12 s of video so far" if the window is short because nothing older is remembered, else None. Blocks."""
+    oldest, newest = float(window.times.min()), float(window.times.max())
+    if newest - oldest >= ALMOST_EMPTY_S:
+        return None
+    known = [stats.oldest for stats in map(store.stats, window.cameras) if stats.oldest is not None]
+    if known and min(known) < oldest:
+        return None  # the asker chose a short window
+    return f"{format_span(newest - oldest)} of video so far"
