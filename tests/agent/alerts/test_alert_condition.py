@@ -1,4 +1,4 @@
-"""Conditions as questions, and answers as verdicts."""
+"""Conditions become questions, and answers become verdicts."""
 
 import pytest
 from hypothesis import given

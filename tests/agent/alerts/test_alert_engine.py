@@ -1,4 +1,4 @@
-"""Rules inside a whole agent, from the encoded frame to the committed event."""
+"""Rules in a running agent, from the encoded frame to the committed event."""
 
 import asyncio
 import io
@@ -67,7 +67,7 @@ async def test_an_erasure_between_the_verdict_and_the_commit_leaves_nothing_of_t
         taken: list[bytes] = []
 
         def erase_first(path: str) -> str:
-            """Called while the event is made: its picture has been read, nothing is committed."""
+            """Erase while the event is built: its picture has been read, nothing is committed."""
             if not taken:
                 taken.append(at.agent.store.jpeg(int(path.split("/")[-1].removesuffix(".jpg"))))
                 at.agent.erasing.erase(Request("yard", None, at.now[0]))
@@ -82,7 +82,7 @@ async def test_an_erasure_between_the_verdict_and_the_commit_leaves_nothing_of_t
         assert not any(taken[0][-60:-2] in path.read_bytes() for path in files)
         recorder.link = lambda path: path
         at.judge.verdict = "no"
-        await at.show(LOW, 12)  # that alert ends unheard, as it began
+        await at.show(LOW, 12)  # that alert ends without an event, as it began
         at.judge.verdict = "yes"
         await at.show(HIGH, 3)
         assert [event["event_type"] for event in at.events()] == ["on"]
@@ -201,7 +201,7 @@ async def test_an_alert_of_a_removed_rule_ends_at_the_next_start(tmp_path: Path)
     async with scene(tmp_path) as at:
         await fire(at)
         later = at.now[0]
-    webhooks = {"pager": {"url": "http://127.0.0.1:9/"}}  # nobody is there
+    webhooks = {"pager": {"url": "http://127.0.0.1:9/"}}  # nothing listens there
     async with scene(tmp_path, rules={}, warm_up=0, start=later, webhooks=webhooks) as at:
         await until(lambda: at.agent.alert_store.states() == {})
         off = at.events()[-1]
@@ -215,7 +215,7 @@ async def test_an_alert_ends_at_the_next_start_when_the_removal_of_its_rule_was_
         await at.agent.alerts.put("car", rule())
         on = await fire(at)
         at.agent.alerts.flush()
-        at.agent.alert_store.remove_rule("car")  # and there it was killed
+        at.agent.alert_store.remove_rule("car")  # the process was killed here
         later = at.now[0]
     async with scene(tmp_path, rules={}, warm_up=0, start=later) as at:
         await until(lambda: at.agent.alert_store.states() == {})
@@ -297,7 +297,7 @@ async def test_the_real_judge_runs_after_waiting_questions_and_sees_the_last_sec
         metrics = at.agent.metrics.text().decode()
         assert 'vilamp_judgements_total{reason="' in metrics
         assert 'reason="failed"' not in metrics
-        assert 'vilamp_questions_total{reason="answered"} 1.0' in metrics  # the judge's are not among them
+        assert 'vilamp_questions_total{reason="answered"} 1.0' in metrics  # the judge's questions are not counted
 
 
 async def test_frames_of_a_camera_reach_the_rules_through_the_encoder(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Laws of the gate, on made-up similarities; the numbers it has to live with are measured in docs/alerts-evaluation.md."""
+"""Properties of the gate on synthetic similarities. Real ones are measured in docs/alerts-evaluation.md."""
 
 import json
 from collections.abc import Iterable
@@ -78,7 +78,7 @@ def test_scores_do_not_depend_on_the_scale_above_the_minimum_spread(steps: list[
 
 @given(st.lists(cosines, max_size=120))
 def test_hysteresis(similarities: list[float]) -> None:
-    """Open is: opened at `on` and not below `off` since. `rose` is said once for each opening."""
+    """The gate opens at `on` and closes below `off`. `rose` is True once for each opening."""
     _, readings = run(similarities)
     was_open = False
     for reading in readings:
@@ -103,7 +103,7 @@ def test_an_event_opens_it_and_its_end_closes_it() -> None:
 
 
 def test_a_much_higher_score_is_a_surge_and_a_slightly_higher_one_is_not() -> None:
-    """A truck comes in: first its bonnet, then all of it; later there is hardly more to see."""
+    """A truck comes into view: first its bonnet, then all of it; later the score hardly grows."""
     state, _ = run(background(300))
     _, readings = run([0.4, 0.45, 0.7, 0.75, 0.74], state=state, start=2000.0)
     assert [reading.rose for reading in readings] == [True, False, False, False, False]
@@ -112,7 +112,7 @@ def test_a_much_higher_score_is_a_surge_and_a_slightly_higher_one_is_not() -> No
 
 @given(st.lists(cosines, max_size=120))
 def test_surges_are_few(similarities: list[float]) -> None:
-    """Only while it stands open, and each far above the last: no more of them than fit under the highest score there is."""
+    """A surge needs an open gate and a score far above the last peak, so few fit below the highest possible score."""
     _, readings = run(similarities)
     peak = 0.0
     for reading in readings:
@@ -127,7 +127,7 @@ def test_an_event_during_the_warm_up_does_not_hide_later_ones() -> None:
 
 
 def test_events_during_the_warm_up_do_not_widen_the_spread() -> None:
-    """Two events fill nearly half of the first half minute; the next one is seen all the same."""
+    """Two events fill nearly half of the warm-up; the next event still opens the gate."""
     busy = [*(background(4, 1) + 0.3), *background(16, 2), *(background(14, 3) + 0.2), *background(10, 4)]
     _, readings = run([*busy, *(background(8, 5) + 0.3)])
     assert readings[len(busy)].rose
@@ -139,7 +139,7 @@ def test_an_event_of_ten_minutes_stays_open() -> None:
 
 
 def test_an_object_that_stays_becomes_background() -> None:
-    """A parked car: after some hours it is what the camera usually shows, and the next one opens the gate again."""
+    """A parked car is background after some hours, and the next car opens the gate again."""
     parked = background(3 * 3600, 1) + 0.1
     _, readings = run([*background(300), *parked, *(background(10, 2) + 0.4)])
     assert not readings[300 + len(parked) - 1].open
@@ -162,7 +162,7 @@ def test_a_restless_camera_has_a_wider_spread() -> None:
 
 def test_after_a_long_gap_one_frame_is_not_the_background() -> None:
     state, _ = run(background(300))
-    state, reading = step(SETTINGS, state, time=1e6, similarity=0.6)  # the camera comes back in the middle of an event
+    state, reading = step(SETTINGS, state, time=1e6, similarity=0.6)  # the camera returns during an event
     assert reading.rose
     assert state.level < 0.25
 
@@ -181,7 +181,7 @@ def test_off_above_on_is_refused() -> None:
 
 
 def test_the_background_of_a_warm_up_is_its_narrowest_third() -> None:
-    """The worked example of the docstring."""
+    """The worked example of `_warmed`."""
     with patch("agent.alerts.gate.WARM_UP_FRAMES", 6):
         state, _ = run([0.20, 0.50, 0.21, 0.61, 0.22, 0.48])
     assert state.level == pytest.approx(0.205)

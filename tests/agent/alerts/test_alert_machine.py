@@ -1,4 +1,4 @@
-"""The logic of a rule: laws over drawn histories, and the stories that the laws are about."""
+"""The state machine of a rule: properties over random histories, and single scenarios."""
 
 import json
 from collections.abc import Sequence
@@ -46,14 +46,14 @@ def a_rule(**changes: Any) -> RuleSettings:
 
 @dataclass
 class Run:
-    """A rule at a camera, driven frame by frame; the judge answers at once unless told otherwise."""
+    """A rule at a camera, driven frame by frame; the judge answers at once by default."""
 
     rule: RuleSettings
     state: RuleState = field(default_factory=RuleState)
     time: float = START
     frame_id: int = 0
     actions: list[Action] = field(default_factory=list)
-    votes: list[Verdict] = field(default_factory=list)  # all that the machine took
+    votes: list[Verdict] = field(default_factory=list)  # all verdicts the machine accepted
 
     def __post_init__(self) -> None:
         for _ in range(WARM_UP):
@@ -67,7 +67,7 @@ class Run:
         hindered: Hindrance | None = None,
         dt: float = 1,
     ) -> list[Action]:
-        """One frame, `dt` after the last; what the judge is asked about it is answered with `verdict` (None: later)."""
+        """Show a frame, `dt` after the last. If it is to be judged, answer with `verdict` (None: later)."""
         self.time += dt
         self.frame_id += 1
         before = len(self.actions)
@@ -92,7 +92,7 @@ class Run:
         return [action for action in self.actions if isinstance(action, kind)]
 
 
-# --- laws ---
+# --- properties ---
 
 STEPS = st.lists(
     st.tuples(
@@ -169,7 +169,7 @@ def test_alerts_alternate_last_hold_s_and_respect_the_cool_down(rule: RuleSettin
             assert on is not None
             assert action.start_time == on.start_time
             assert action.end_time <= action.time
-            assert action.num_no in (0, rule.clear)  # 0: it was disabled
+            assert action.num_no in (0, rule.clear)  # 0: the rule was disabled
             if action.num_no:
                 assert action.end_time >= on.time + rule.hold_s
             on, off = None, action
@@ -229,7 +229,7 @@ def test_a_reason_is_given_at_most_once_per_opening(rule: RuleSettings, steps: S
     assert [held.reason for held in run.of(Held)] == ["judge_unavailable"] * num_openings
 
 
-# --- stories ---
+# --- scenarios ---
 
 
 def fired(rule: RuleSettings | None = None) -> Run:
@@ -284,7 +284,7 @@ def test_an_unconfirmed_opening_is_reported_once() -> None:
 
 
 def test_a_surge_of_the_gate_is_judged_without_waiting() -> None:
-    """Half of it in view is judged no, and the pause grows; when all of it has come in, the next frame is asked about."""
+    """An object half in view is judged no, and the pause grows; when all of it is in view, the next frame is judged."""
     run = Run(a_rule())
     half = LOW + (HIGH - LOW) / 3
     asked = [[isinstance(action, Ask) for action in run.see(half, "no")] == [True] for _ in range(5)]
@@ -339,7 +339,7 @@ def test_a_snooze_during_a_check_stops_the_check_and_is_reported() -> None:
     run.see(HIGH, None)
     ask = run.of(Ask)[-1]
     run.answer(ask, "yes")
-    assert run.of(On) == []  # the yes from before the snooze counts no longer
+    assert run.of(On) == []  # the yes from before the snooze no longer counts
 
 
 def test_a_verdict_that_arrives_during_a_snooze_does_not_fire() -> None:
@@ -383,7 +383,7 @@ def test_late_frames_update_the_gate_and_fire_nothing() -> None:
     assert run.state.gate != learnt
     run.see(HIGH, "yes")
     run.see(HIGH, "yes")
-    assert len(run.of(On)) == 1  # what is still there in a fresh frame is news
+    assert len(run.of(On)) == 1  # it is still there in a frame that is on time
 
 
 def test_a_judge_that_cannot_be_asked_is_tried_again_after_recheck_s() -> None:
@@ -441,7 +441,7 @@ def test_the_judge_budget_refills_and_holds_at_most_one_minute() -> None:
 @many
 @history
 def test_a_rule_continues_after_the_clock_is_set_back(rule: RuleSettings, steps: Sequence[Any]) -> None:
-    """An hour earlier, the next frame is one second later to the rule, and no frame after it is passed over."""
+    """After the clock is set back an hour, the next frame counts as one second later, and no frame is skipped."""
     run = Run(rule)
     for similarity, verdict, hindered, dt in steps:
         run.see(similarity, verdict, hindered, dt)

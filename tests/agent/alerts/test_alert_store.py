@@ -1,4 +1,4 @@
-"""The book of alerts: all or nothing, bounded, erasable, and whole after kill -9. Real SQLite, a real killed child."""
+"""The alert store: transactional, bounded, erasable, and intact after kill -9. Uses real SQLite and kills a real child."""
 
 import json
 import signal
@@ -34,7 +34,7 @@ while True:
 
 
 def fire(alert_store: AlertStore, number: int, camera: str = "yard", snapshot: bytes | None = b"jpeg") -> None:
-    """Alert `number`, a second after the one before."""
+    """Commit alert `number`; alerts are one second apart."""
     event = replace(EVENT, id=f"{number}-on", camera=camera, start_time=START + number, time=START + number)
     alert_store.commit("bag", camera, {"number": number}, event=event, snapshot=snapshot, now=START + number)
 
@@ -127,7 +127,7 @@ def test_rules_and_switches_survive_a_restart_and_are_removed_together(tmp_path:
     assert set(second.switches()) == {("bag", "*")}
     second.remove_rule("bag")
     assert (second.rules(), second.switches()) == ({}, {})
-    assert set(second.states()) == {("bag", "yard"), ("cat", "yard")}  # whoever watches ends what is on
+    assert set(second.states()) == {("bag", "yard"), ("cat", "yard")}  # kept: the watcher ends active alerts
     second.close()
 
 
@@ -164,7 +164,7 @@ def test_after_kill_9_every_acknowledged_alert_is_there_with_its_state_and_outbo
     assert child.stdout.readline() == "open\n"
     said = [child.stdout.readline() for _ in range(5)]
     child.send_signal(signal.SIGKILL)
-    lines = ("".join(said) + child.stdout.read()).split("\n")[:-1]  # a torn last line was not acknowledged
+    lines = ("".join(said) + child.stdout.read()).split("\n")[:-1]  # a partial last line was not acknowledged
     child.stdout.close()
     child.wait()
     acknowledged = len(lines)

@@ -1,4 +1,4 @@
-"""Trying a rule on the past: the same as what it did live, at the price that is said; over HTTP too."""
+"""Dry runs: the same alerts as live, the number of judge calls, and the HTTP API."""
 
 import asyncio
 import json
@@ -31,7 +31,7 @@ def frames(*stretches: tuple[float, int], camera: str = "yard") -> list[tuple[st
 
 
 class Sees(Judge):
-    """A judge that sees what the frames were remembered with: yes where the similarity is HIGH."""
+    """A judge that says yes for frames stored with the similarity HIGH."""
 
     def __init__(self) -> None:
         self.high: set[float] = set()
@@ -75,7 +75,7 @@ async def test_a_dry_run_over_the_past_repeats_what_the_rule_did_live(tmp_path: 
         assert [held.reason for _, held in outcome.result.held] == at.reasons() == ["unconfirmed"]
         assert outcome.num_openings == 3
         assert outcome.result.num_frames == sum(count for _, count in DAY) + 1  # `after` itself is included
-        assert len(at.events()) == 4  # nothing is written by trying
+        assert len(at.events()) == 4  # a dry run stores no alerts
 
 
 async def test_a_sweep_opens_the_gate_less_often_as_it_rises_and_judges_each_frame_once(tmp_path: Path) -> None:
@@ -108,7 +108,7 @@ async def test_second_dry_run_is_refused_while_one_runs(tmp_path: Path) -> None:
         await at.show(HIGH)
         at.agent.alerts.judge = Judge(at.agent.answering)
         trial = Trial(rule(), ("yard",))
-        async with at.agent.answering.queue.turns.turn():  # so that the first one waits for its judge
+        async with at.agent.answering.queue.turns.turn():  # the first dry run waits for its judge
             first = asyncio.create_task(at.agent.alerts.try_rule(trial, quiet))
             await asyncio.sleep(0)
             with pytest.raises(DryRunBusy):
@@ -123,7 +123,7 @@ async def test_dry_run_without_frames_is_refused(tmp_path: Path) -> None:
             await at.agent.alerts.try_rule(Trial(rule(), ("yard",), after=at.now[0] + 10), quiet)
 
 
-# --- the replay itself ---
+# --- the replay ---
 
 
 async def test_a_slow_judge_only_delays_alerts() -> None:

@@ -1,4 +1,4 @@
-"""The judge: words to verdicts, and the window it is shown, by the checkpoint and by a server."""
+"""The judge: answers become verdicts, and the window it sees, with the local checkpoint and a remote server."""
 
 import re
 from pathlib import Path

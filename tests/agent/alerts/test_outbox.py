@@ -66,9 +66,9 @@ def test_sinks_are_independent(connection: sqlite3.Connection) -> None:
     fill(outbox, 2, pager)
     fill(outbox, 5)
     assert ids(outbox, pager) == ["a0-on", "a1-on"]
-    assert ids(outbox) == ["a2-on", "a3-on", "a4-on"]  # beyond three the oldest went
+    assert ids(outbox) == ["a2-on", "a3-on", "a4-on"]  # the oldest were dropped beyond three
     assert outbox.num_dropped == {(MQTT, "full"): 2, (pager, "full"): 0}
-    assert outbox.pending(pager)[0].snapshot is None  # a webhook carries no picture
+    assert outbox.pending(pager)[0].snapshot is None  # webhooks send no picture
 
 
 def test_a_rolled_back_entry_does_not_exist(connection: sqlite3.Connection) -> None:

@@ -1,4 +1,4 @@
-"""A rule that cannot be judged, or that watches nothing, says so, until it works again."""
+"""A rule that cannot be judged, or that watches nothing, reports a problem until it works again."""
 
 import asyncio
 import threading
@@ -20,7 +20,7 @@ from tests.support.waiting import until
 
 
 class Mumbles(Says):
-    """Its words are no verdict, until it is told to speak."""
+    """A judge whose answers are unreadable while `mumbles` is True."""
 
     mumbles = True
 
@@ -35,7 +35,7 @@ async def test_a_judge_that_fails_again_and_again_is_a_problem_of_the_rule(tmp_p
     async with scene(tmp_path) as at:
         at.judge.verdict = None
         await at.show(HIGH, 2)
-        assert (await at.rule())["problem"] is None  # once is no habit
+        assert (await at.rule())["problem"] is None  # once is not enough
         await at.show(HIGH, 12)
         problem = str((await at.rule())["problem"])
         assert "could not be judged" in problem
@@ -53,7 +53,7 @@ async def test_a_judge_with_unreadable_answers_is_a_problem_of_the_rule(tmp_path
         assert (await at.rule())["problem"] is None
         await at.show(HIGH, 6)
         assert "none of yes, no and unclear" in str((await at.rule())["problem"])
-        judge.mumbles, judge.verdict = False, "unclear"  # a verdict like any other
+        judge.mumbles, judge.verdict = False, "unclear"  # a valid verdict
         await at.show(HIGH, 3)
         assert (await at.rule())["problem"] is None
 
@@ -97,7 +97,7 @@ async def test_arming_a_rule_does_not_block_the_event_loop(tmp_path: Path) -> No
         watcher = at.agent.alerts.watcher
         held, go = threading.Event(), threading.Event()
 
-        def hold() -> bool:  # as an erasure does that rewrites the book
+        def hold() -> bool:  # as an erasure does while it rewrites the alert store
             with watcher._lock:
                 held.set()
                 return go.wait(10)
@@ -108,7 +108,7 @@ async def test_arming_a_rule_does_not_block_the_event_loop(tmp_path: Path) -> No
         holding = asyncio.create_task(asyncio.to_thread(hold))
         await until(held.is_set)
         arming = asyncio.create_task(at.agent.alerts._arm())
-        await asyncio.sleep(0.1)  # the loop goes on
+        await asyncio.sleep(0.1)  # the event loop is not blocked
         go.set()
         assert await holding
         await arming

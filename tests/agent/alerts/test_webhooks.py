@@ -1,4 +1,4 @@
-"""Webhooks against a real HTTP server: signatures, order, retries, what is given up."""
+"""Webhooks against a real HTTP server: signatures, order, retries and dropped events."""
 
 import asyncio
 import base64
@@ -24,7 +24,7 @@ from tests.support.certificates import authority
 from tests.support.waiting import until
 
 SECRET = "0123456789abcdef"
-NOW = START + 60.0  # a minute after the first event, on whatever day the tests run
+NOW = START + 60.0  # a minute after the first event
 
 
 @dataclass
@@ -35,7 +35,7 @@ class Request:
 
 @dataclass
 class Receiver:
-    """Answers with the statuses it is given, one after the other, then with 204. 0: it hangs up without a word."""
+    """A receiver that answers with the given statuses in turn, then with 204. 0: it closes the connection."""
 
     statuses: list[int] = field(default_factory=list)
     requests: list[Request] = field(default_factory=list)
@@ -140,7 +140,7 @@ async def test_failed_deliveries_are_retried_in_order(alert_store: AlertStore) -
     async with receiving(500, 0, 429, 302) as receiver, delivering(alert_store, receiver.url) as webhook:
         for number in range(3):
             commit(alert_store, event(number))
-        await until(lambda: alert_store.outbox.count(webhook.sink) == 0)  # which comes after num_delivered
+        await until(lambda: alert_store.outbox.count(webhook.sink) == 0)  # changes after num_delivered
     assert webhook.num_delivered == 3
     assert receiver.ids == ["a0-on"] * 5 + ["a1-on", "a2-on"]
     assert len({request.body for request in receiver.requests[:5]}) == 1
@@ -249,7 +249,7 @@ async def test_a_silent_receiver_times_out(alert_store: AlertStore) -> None:
     gone = asyncio.Event()
 
     async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.read()  # to the end, which is when the client gives up
+        await reader.read()  # until the client gives up
         writer.close()
         gone.set()
 
@@ -285,7 +285,7 @@ async def test_a_missing_secret_file_is_reported(alert_store: AlertStore, tmp_pa
 
 @asynccontextmanager
 async def answering(head: bytes, *, endless: bool = False, context: ssl.SSLContext | None = None) -> AsyncIterator[str]:
-    """A receiver that answers every request with these bytes, and then sends for ever if it is `endless`."""
+    """Run a receiver that answers every request with these bytes, and sends more for ever if `endless`."""
     writers: list[asyncio.StreamWriter] = []
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -296,7 +296,7 @@ async def answering(head: bytes, *, endless: bool = False, context: ssl.SSLConte
             while endless:
                 writer.write(b"x" * 65_536)
                 await writer.drain()
-            await reader.read()  # until the other side is done
+            await reader.read()  # until the client closes
         writer.close()
 
     server = await asyncio.start_server(answer, "127.0.0.1", 0, ssl=context)
@@ -318,7 +318,7 @@ async def answering(head: bytes, *, endless: bool = False, context: ssl.SSLConte
 )
 @pytest.mark.parametrize("endless", [True, False])
 async def test_response_bodies_are_not_read(alert_store: AlertStore, head: bytes, endless: bool) -> None:
-    """Gigabytes, bodies that never come, packed ones: the head of the answer counts."""
+    """A huge, missing or compressed body does not matter: only the head of the response counts."""
     async with answering(head, endless=endless) as url, delivering(alert_store, url) as webhook:
         commit(alert_store, event(1))
         commit(alert_store, event(2))
@@ -368,7 +368,7 @@ async def test_failures_of_tls_are_explained(alert_store: AlertStore, tmp_path: 
 
 
 async def test_a_dead_receiver_delays_no_other(alert_store: AlertStore) -> None:
-    """A receiver that hangs and one that refuses, beside one that takes everything."""
+    """One receiver hangs, one refuses, one accepts everything."""
     async with receiving() as good, receiving(*[500] * 1000) as bad, answering(b"") as silent:
         urls = {"good": good.url, "bad": bad.url, "silent": silent}
         hooks = [
@@ -398,11 +398,11 @@ async def test_an_event_that_no_request_can_carry_is_dropped(alert_store: AlertS
     assert alert_store.outbox.num_dropped[webhook.sink, "refused"] == 1
 
 
-# --- the disk, and errors of ours ---
+# --- the disk and bugs ---
 
 
 async def test_a_failing_disk_causes_no_duplicates(alert_store: AlertStore, caplog: pytest.LogCaptureFixture) -> None:
-    """What was taken while it could not be noted is not sent again, and is removed once the disk lets it."""
+    """An event delivered while the disk fails is not sent again, and is removed once the disk works."""
     async with receiving() as receiver, delivering(alert_store, receiver.url) as webhook:
         commit(alert_store, event(1))
         commit(alert_store, event(2))
@@ -416,7 +416,7 @@ async def test_a_failing_disk_causes_no_duplicates(alert_store: AlertStore, capl
             alert_store.connection.execute("PRAGMA query_only = ON")
         webhook._wake.set()
         await until(lambda: "cannot be written down" in (webhook.problem or ""))
-        for _ in range(3):  # a round each, in which the disk refuses again
+        for _ in range(3):  # one round each; the disk refuses again
             caplog.clear()
             webhook._wake.set()
             await until(lambda: "the disk refuses" in caplog.text)

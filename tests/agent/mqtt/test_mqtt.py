@@ -53,7 +53,7 @@ async def test_every_published_message_is_documented(tmp_path: Path, scene: Scen
         assert set(documented()) - seen == {"P/ask", "P/answer/<id>", "P/health"}
         snooze = float(heard.newest()[f"{RULE}/snooze/state"])
         assert 0 < snooze - time.time() <= 600.5
-        async with listening(broker.port) as later:  # what is retained, and nothing else
+        async with listening(broker.port) as later:  # gets retained messages only
             await later.fence()
         kept = later.newest()
         assert {topic for topic in kept if topic.startswith(RULE)} == {
@@ -82,7 +82,7 @@ async def test_an_event_erased_while_it_waits_is_not_published(tmp_path: Path, s
         async with listening(broker.port) as heard, bridged(scene, broker.url):
             await heard.until(all_there)
             assert broker.process is not None
-            broker.process.send_signal(signal.SIGSTOP)  # the first event is on its way, the second waits behind it
+            broker.process.send_signal(signal.SIGSTOP)  # the first event is in flight, the second waits behind it
             for number in (1, 2):
                 commit(scene.alert_store, event(number))
             await until(lambda: broker.num_unread() >= len(event(1).payload()))
@@ -111,7 +111,7 @@ async def test_large_pictures_are_scaled_down(tmp_path: Path, scene: Scene, monk
 async def test_pictures_are_scaled_to_the_brokers_limit(
     tmp_path: Path, scene: Scene, version: str, connections: int
 ) -> None:
-    """MQTT 5 says how large a packet may be; with 3.1.1 it shows by the connections that end."""
+    """MQTT 5 announces the limit; with 3.1.1 it is learnt from connections that end."""
     large = jpeg(400, 300)
     with mosquitto(tmp_path, "allow_anonymous true", "max_packet_size 40000") as broker:
         async with (
@@ -121,7 +121,7 @@ async def test_pictures_are_scaled_to_the_brokers_limit(
             commit(scene.alert_store, event(1), large)
             commit(scene.alert_store, event(2), jpeg())
             await heard.until(lambda h: event_ids(h) == ["a1-on", "a2-on"])
-            commit(scene.alert_store, event(3), large)  # learnt: no connection is lost to it
+            commit(scene.alert_store, event(3), large)  # the limit is learnt: no connection is lost
             await heard.until(lambda h: event_ids(h) == ["a1-on", "a2-on", "a3-on"])
             assert bridge.problem is None
             assert bridge.status.num_connections == connections
@@ -162,13 +162,13 @@ async def test_nothing_is_lost_while_the_broker_is_away(tmp_path: Path, scene: S
             ready = asyncio.Event()
             await hear(40)
             await until(lambda: scene.alert_store.outbox.count("mqtt") == 0)
-        # a subscriber that was itself away may have missed what was delivered before it came back: the outbox has not
+        # the subscriber may have missed events delivered before it reconnected; the outbox lost none
         assert sorted(set(heard_ids), key=lambda each: int(each[1:-3])) == list(dict.fromkeys(heard_ids))
         assert all(len(same) == 1 for same in payloads.values())
 
 
 async def test_a_persistent_subscriber_gets_every_event_in_order(tmp_path: Path, scene: Scene) -> None:
-    """As Home Assistant would: its session outlives the broker's restart."""
+    """A session like Home Assistant's survives the broker's restart."""
     keeps = {"identifier": "keeper", "clean_session": False}
     with mosquitto(tmp_path) as broker:
         async with listening(broker.port, f"{RULE}/event", **keeps):
@@ -229,7 +229,7 @@ async def test_an_event_that_the_access_list_forbids_waits_and_is_reported(tmp_p
         async with bridged(scene, broker.url) as bridge:
             commit(scene.alert_store, event(1))
             await until(lambda: f"refuses {RULE}/event: Not authorized" in (bridge.problem or ""))
-            commit(scene.alert_store, event(2, rule="cat"))  # another topic: it does not wait behind the first
+            commit(scene.alert_store, event(2, rule="cat"))  # another topic does not wait behind the first
             await until(lambda: scene.alert_store.outbox.count("mqtt") == 1)
             assert bridge.status.num_connections == 1
             assert scene.alert_store.outbox.pending("mqtt")[0].event_id == "a1-on"
@@ -274,7 +274,7 @@ async def test_invalid_commands_change_nothing(tmp_path: Path, scene: Scene) -> 
         async with listening(broker.port) as heard:
             await heard.client.publish(f"{RULE}/enabled/set", "OFF", qos=1, retain=True)
         async with listening(broker.port) as heard, bridged(scene, broker.url) as bridge:
-            # it lies there retained, and is not obeyed: what comes after it is
+            # a retained command is ignored; the next one is obeyed
             await heard.until(lambda h: h.newest().get("vilamp/status") == b"online")
             await heard.client.publish(f"{RULE}/snooze/set", "x", qos=1)
             await until(lambda: bridge.context.counts["command_failed"])
@@ -293,7 +293,7 @@ async def test_retained_messages_follow_changes(tmp_path: Path, scene: Scene, mo
             await heard.until(lambda h: h.newest()["vilamp/yard/status"] == b"disabled")
             await heard.until(lambda h: h.newest()[f"{RULE}/state"] == b"ON")
             await heard.until(lambda h: json.loads(h.newest()["vilamp/yard/memory"])["frames"] == 4)
-            await heard.until(lambda h: h.payloads(f"{RULE}/snooze/state")[-1] == b"0")  # it has passed
+            await heard.until(lambda h: h.payloads(f"{RULE}/snooze/state")[-1] == b"0")  # the snooze has ended
             assert len(heard.payloads(f"{RULE}/snooze/state")) == 3
 
 
@@ -358,8 +358,8 @@ async def test_everything_is_announced_again_when_home_assistant_starts(tmp_path
             await heard.until(all_there)
             await heard.client.publish("homeassistant/status", "offline", qos=1)
             said = (heard.client.publish("homeassistant/status", "online", qos=1) for _ in range(8))
-            await asyncio.gather(*said)  # however often it says so meanwhile
-            for times in (2, 3):  # whatever else the eight had called for would come before the next
+            await asyncio.gather(*said)  # however often that happens meanwhile
+            for times in (2, 3):  # more announcements, if any, would come before the next
                 await heard.until(
                     lambda h, n=times: len(h.payloads(config)) >= n and len(h.payloads(f"{RULE}/state")) >= n
                 )
@@ -384,10 +384,10 @@ async def test_tls_with_a_client_certificate(tmp_path: Path, scene: Scene) -> No
     )  # fmt: skip
     with mosquitto(tmp_path, *lines) as broker:
         url = f"mqtts://127.0.0.1:{broker.port}"
-        async with bridged(scene, url, ca=ca) as bridge:  # without its certificate
+        async with bridged(scene, url, ca=ca) as bridge:  # without a client certificate
             await until(lambda: "client certificate (mqtt.cert, mqtt.key)" in (bridge.status.problem or ""))
             assert not bridge.status.connected
-        async with bridged(scene, url) as bridge:  # without trusting the authority
+        async with bridged(scene, url) as bridge:  # without the CA
             await until(lambda: "authority that is not trusted" in (bridge.status.problem or ""))
         context = ssl.create_default_context(cafile=str(ca))
         context.load_cert_chain(str(client.cert), str(client.key))
@@ -396,4 +396,4 @@ async def test_tls_with_a_client_certificate(tmp_path: Path, scene: Scene) -> No
             bridged(scene, url, ca=ca, cert=client.cert, key=client.key),
         ):
             await heard.until(all_there)
-    gc.collect()  # a socket left open would be warned about here
+    gc.collect()  # reports sockets that were left open

@@ -1,4 +1,4 @@
-"""A whole agent at a broker: availability, questions, health, erasing, the embedded broker, and sudden death."""
+"""A running agent at a broker: availability, questions, health, erasing, the embedded broker, and kill -9."""
 
 import asyncio
 import json
@@ -30,7 +30,7 @@ ANSWER = json.loads((ROOT / "docs" / "schemas" / "answer.json").read_text())
 
 @pytest.fixture(autouse=True, scope="module")
 def model() -> None:
-    """Loaded before anybody waits for anything."""
+    """Load it before a test waits with a time limit."""
     tiny_model()
 
 
@@ -121,7 +121,7 @@ async def test_questions_are_answered_on_the_topic_of_their_id(tmp_path: Path) -
             assert answer["answer"]
             url = answer["evidence"][0]["url"]
             assert url.startswith(f"{server.url}/v1/frames/")
-            picture = await asyncio.to_thread(httpx.get, url, trust_env=False)  # signed: no token
+            picture = await asyncio.to_thread(httpx.get, url, trust_env=False)  # a signed URL needs no token
             assert (picture.status_code, picture.headers["content-type"]) == (200, "image/jpeg")
         assert str(heard.messages[0].topic) == "vilamp/answer/q1"
 
@@ -157,12 +157,12 @@ async def test_invalid_questions_are_answered_with_an_error(tmp_path: Path) -> N
                 b'{"question": "x"}',
                 b'{"id": "a/b", "question": "x"}',
                 b"\xff" * MAX_BYTES,
-                b"[" * MAX_BYTES,  # deeper than Python's own parser goes
+                b"[" * MAX_BYTES,  # nested deeper than Python's parser allows
             ):
                 await ask(heard, unanswerable)
             await ask(heard, {"id": "r", "question": "x"}, retain=True)
             await until(lambda: asking.num_ignored["no_reply_topic"] == 6)
-        async with running(tmp_path, **agent_at(broker.url, allow_ask=True)) as agent:  # it lies there, retained
+        async with running(tmp_path, **agent_at(broker.url, allow_ask=True)) as agent:  # the question is retained
             await until(lambda: agent.bridge.context.asking.num_ignored["retained"] == 1)
 
 
@@ -236,7 +236,7 @@ async def test_questions_are_ignored_unless_configured(tmp_path: Path) -> None:
             await until_subscribed(agent.bridge)
             await ask(heard, {"id": "q1", "question": "what is there?"})
             await heard.client.publish(f"{RULE}/enabled/set", "maybe", qos=1)
-            await until(lambda: agent.bridge.context.counts["command_failed"])  # which came after the question
+            await until(lambda: agent.bridge.context.counts["command_failed"])  # sent after the question
             await heard.fence()
     assert not [each for each in heard.messages if "answer" in str(each.topic)]
 
@@ -268,7 +268,7 @@ async def test_health_reports_an_absent_broker(tmp_path: Path) -> None:
         assert "vilamp_mqtt_connected 0.0" in metrics
         metrics = (await http.get(f"{server.url}/metrics", headers=server.headers())).text
         assert 'vilamp_outbox_entries{stage="mqtt"} 1.0' in metrics
-        await remember(server.agent, "yard", 5)  # no frame waits for it
+        await remember(server.agent, "yard", 5)  # frames do not wait for the broker
         assert server.agent.store.stats("yard").encoded == 5
 
 
@@ -347,7 +347,7 @@ async def test_a_missing_password_file_is_reported(tmp_path: Path) -> None:
         await until(lambda: "password_file" in (agent.bridge.problem or ""))
 
 
-# --- sudden death ---
+# --- kill -9 ---
 
 DOOMED = """
 import asyncio, sys
@@ -394,7 +394,7 @@ async def test_a_kill_between_commit_and_publication_loses_nothing(tmp_path: Pat
             await heard.until(lambda h: f"a{committed[-1]}-on" in ids(h))
     told = list(dict.fromkeys(ids(heard)))
     assert told[: len(committed)] == [f"a{number}-on" for number in committed]  # all of them, in order
-    assert len(told) - len(committed) in (0, 1)  # one more may have been committed and not yet said so
+    assert len(told) - len(committed) in (0, 1)  # one more may be committed but not printed yet
     assert set(heard.payloads(f"{RULE}/event")) == {event(number).payload() for number in range(len(told))}
 
 

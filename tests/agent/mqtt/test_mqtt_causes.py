@@ -1,4 +1,4 @@
-"""Why there is no connection, in words: the right cause, and what to do. Against real brokers where they can be had."""
+"""Explanations of failed connections: the cause and what to do, against real brokers where possible."""
 
 import asyncio
 import errno
@@ -196,7 +196,7 @@ def test_system_errors_behind_library_errors_are_explained(error: OSError, words
         try:
             raise error
         except OSError:
-            raise RuntimeError("cannot connect") from None  # as aiomqtt does
+            raise RuntimeError("cannot connect") from None  # as in aiomqtt
 
     with pytest.raises(RuntimeError) as raised:
         failing()

@@ -1,4 +1,4 @@
-"""What a broker does not take holds up nothing else, and is said: sizes, retained messages, access lists, wildcards, names."""
+"""Limits of brokers delay nothing else and are reported: sizes, retained messages, access lists, wildcards, client ids."""
 
 import json
 from pathlib import Path
@@ -88,7 +88,7 @@ async def test_an_event_that_never_fits_does_not_delay_the_next(tmp_path: Path, 
             assert scene.alert_store.outbox.pending("mqtt")[0].event_id == "a1-on"
             scene.alert_store.erase("yard", START, START + 1.5)
             bridge.context.wake.set()
-            await until(lambda: "event" not in (bridge.problem or ""))  # nothing waits: nothing is wrong
+            await until(lambda: "event" not in (bridge.problem or ""))  # no event waits, so there is no problem
 
 
 # --- retained messages ---
@@ -127,7 +127,7 @@ async def test_a_broker_that_accepts_only_qos_0_is_used_and_reported(
 
 @needs_mosquitto
 async def test_forbidden_topics_do_not_delay_others(tmp_path: Path, scene: Scene) -> None:
-    """Publishing to some topics and subscribing to some are refused; the rest works, over one connection."""
+    """The broker refuses some topics; the others work over the same connection."""
     scene.shelf.rules["cat", "yard"] = RuleView("cat", "yard", False, True, 0.0)
     cat = "vilamp/yard/alert/cat"
     access = tmp_path / "acl"
@@ -153,20 +153,20 @@ async def test_forbidden_topics_do_not_delay_others(tmp_path: Path, scene: Scene
             assert bridge.status.num_connections == 1
             access.write_text("topic readwrite vilamp/#\ntopic readwrite homeassistant/#\n")
             assert broker.process is not None
-            broker.process.send_signal(1)  # reads it again
+            broker.process.send_signal(1)  # rereads the access list
             bridge.context.held.clear()  # as if HOLD_S had passed
             await heard.until(lambda h: ids(h) == ["a0-on", "a1-on", "a2-on"])
             assert f"{RULE}/event" not in (bridge.problem or "")
 
 
-# --- forgotten cameras ---
+# --- removed cameras ---
 
 
 @needs_mosquitto
 async def test_removed_cameras_and_rules_leave_no_retained_messages(
     tmp_path: Path, scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Their retained topics and announcements go at once, also the numbers that are published seldom."""
+    """Retained messages and announcements are cleared at once, including numbers that are rarely published."""
     monkeypatch.setattr("agent.mqtt.state.STATS_INTERVAL_S", 3600.0)
     with mosquitto(tmp_path) as broker:
         async with listening(broker.port) as heard, bridged(scene, broker.url) as bridge:
@@ -181,7 +181,7 @@ async def test_removed_cameras_and_rules_leave_no_retained_messages(
     assert not [topic for topic in later.newest() if "yard" in topic]
 
 
-# --- who we are ---
+# --- client id ---
 
 
 @needs_mosquitto
@@ -218,7 +218,7 @@ def test_only_topics_below_the_prefix_are_commands() -> None:
     assert topics.command("vilamp/yard/alert/bag/snooze/set") is not None
 
 
-# --- what is learnt from connections that end ---
+# --- learning from connections that end ---
 
 
 def test_a_blamed_message_is_set_aside_for_a_while() -> None:
@@ -231,7 +231,7 @@ def test_a_blamed_message_is_set_aside_for_a_while() -> None:
     assert not refusals.sets_aside(Sent("homeassistant/x", 1500), 2.0)  # may be small enough
     assert not refusals.sets_aside(Sent("homeassistant/y", 3000), 2.0)
     assert not refusals.sets_aside(sent, 1.0 + RETRY_S)
-    assert refusals.lost(sent, 1.0 + RETRY_S)  # once more was enough
+    assert refusals.lost(sent, 1.0 + RETRY_S)  # one more loss is enough
     refusals.confirmed(sent)
     assert not refusals.sets_aside(sent, 2.0 + RETRY_S)
 

@@ -1,4 +1,4 @@
-"""A broker that misbehaves ends its connection and nothing else: bounded memory, bounded log, tried again in peace."""
+"""A broker that misbehaves only ends its connection: memory and log stay bounded, and the bridge reconnects."""
 
 import asyncio
 import importlib.metadata
@@ -30,7 +30,7 @@ def scene(tmp_path: Path) -> Scene:
 
 
 def test_private_names_of_the_libraries_still_exist() -> None:
-    """agent/mqtt/wire.py uses it. When this fails: read both libraries again, mend wire.py, then change the versions here."""
+    """agent/mqtt/wire.py uses them. When this fails, check wire.py against the new version, then change the versions here."""
     assert importlib.metadata.version("aiomqtt").startswith("2.5.")
     assert importlib.metadata.version("paho-mqtt").startswith("2.2.")
     ours = aiomqtt.Client
@@ -90,7 +90,7 @@ BREAKING: dict[str, Callable[[Client], None]] = {
 async def test_a_packet_that_breaks_the_protocol_ends_the_connection(
     scene: Scene, caplog: pytest.LogCaptureFixture, what: str, version: str
 ) -> None:
-    """Whatever follows it; and the events get through all the same."""
+    """The connection ends whatever follows the packet, and events are still delivered."""
 
     def act(client: Client) -> None:
         BREAKING[what](client)
@@ -103,14 +103,14 @@ async def test_a_packet_that_breaks_the_protocol_ends_the_connection(
         number = broker.gone
         await until(lambda: broker.gone > number and not bridge.status.connected)
         assert "no connection to the broker" in (bridge.problem or "")
-        assert broker.gone >= len(broker.clients) - 1  # every other connection was closed
+        assert broker.gone >= len(broker.clients) - 1  # at most one connection is open
     lines = len([each for each in caplog.records if each.levelno >= logging.WARNING])
     assert lines <= 4 * len(broker.clients) + 8
     assert sum(topic.endswith("/event") for topic, _, _ in broker.published()) >= 1
 
 
 async def test_packets_that_are_too_large_are_skipped(scene: Scene) -> None:
-    """MQTT 3.1.1 cannot tell the broker: nothing of them is kept, and the connection lives."""
+    """MQTT 3.1.1 has no limit to announce: the packets are read over, and the connection stays."""
 
     peaks: list[int] = []
 
@@ -186,7 +186,7 @@ async def test_a_client_id_used_by_another_client_is_reported(scene: Scene) -> N
     async with odd_broker(after_subscribing(act)) as broker, bridged(scene, broker.url) as bridge:
         await until(lambda: "mqtt.client_id" in (bridge.problem or ""))
         await until(lambda: bridge.status.connected)
-        assert "mqtt.client_id" in (bridge.problem or "")  # also while we have it
+        assert "mqtt.client_id" in (bridge.problem or "")  # also while connected
 
 
 async def test_a_subscription_over_which_the_connection_ends_is_left_out(scene: Scene) -> None:
@@ -217,7 +217,7 @@ async def test_without_wildcards_every_rule_has_its_own_subscriptions(scene: Sce
 
 
 async def test_an_event_over_which_the_connection_ends_is_set_aside(scene: Scene) -> None:
-    """MQTT 3.1.1 has no other way to refuse it."""
+    """An MQTT 3.1.1 broker cannot refuse it in another way."""
 
     async def script(client: Client, first: int, body: bytes) -> bool:
         if b'"a1-on"' in body:
@@ -251,7 +251,7 @@ async def test_a_silent_broker_is_disconnected_and_tried_again(
 
 
 async def test_run_can_be_repeated_after_a_bug(scene: Scene) -> None:
-    """As the supervisor does it: nothing is lost, nothing is subscribed to or listened to twice."""
+    """As the supervisor does: nothing is lost, and nothing is subscribed twice."""
 
     async def script(client: Client, first: int, body: bytes) -> bool:
         return False
@@ -278,7 +278,7 @@ async def test_run_can_be_repeated_after_a_bug(scene: Scene) -> None:
 
 
 async def test_a_failing_disk_causes_no_duplicates(scene: Scene) -> None:
-    """The broker is shown the present all the same; what it took is removed once the disk lets it."""
+    """Retained messages are still published; delivered events are removed once the disk works."""
 
     async def script(client: Client, first: int, body: bytes) -> bool:
         return False
@@ -300,7 +300,7 @@ async def test_a_failing_disk_causes_no_duplicates(scene: Scene) -> None:
             scene.alert_store.connection.execute("PRAGMA query_only = ON")
         bridge.context.wake.set()
         await until(lambda: len(told()) == 3 and "cannot be written down" in (bridge.problem or ""))
-        for word in ("offline", "online", "offline"):  # a round each
+        for word in ("offline", "online", "offline"):  # one turn each
             scene.cameras[0] = CameraView("yard", word)
             bridge.context.wake.set()
             await until(lambda word=word: shown() == word.encode())
