@@ -1,4 +1,4 @@
-"""The command line as a person meets it: real processes, exit codes, one-line errors."""
+"""The command line in real processes: help, exit codes and one-line errors."""
 
 import importlib.metadata
 import re
@@ -43,7 +43,7 @@ def test_help_names_every_command() -> None:
 
 
 @pytest.mark.parametrize("command", [name for name in COMMANDS if name not in ("eval", "train")])
-def test_each_command_has_help_with_an_example_that_parses_and_code_that_exists(
+def test_each_command_has_an_example_that_parses_and_a_function(
     command: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as ended:
@@ -56,7 +56,7 @@ def test_each_command_has_help_with_an_example_that_parses_and_code_that_exists(
     assert callable(target(args.run))
 
 
-def test_the_version_is_the_installed_one() -> None:
+def test_version_is_the_installed_one() -> None:
     ran = vilamp("--version")
     assert (ran.returncode, ran.stdout) == (0, f"vilamp {importlib.metadata.version('vilamp-live')}\n")
 
@@ -105,7 +105,7 @@ def test_check_config_lists_every_mistake(tmp_path: Path) -> None:
         (["world", "out.mp4", "--minutes", "0"], 2, "--minutes"),
     ],
 )
-def test_mistakes_are_one_message_and_an_exit_code(
+def test_mistakes_give_one_message_and_an_exit_code(
     args: list[str], code: int, complaint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
@@ -133,13 +133,13 @@ def test_eval_and_train_parse_their_own_options() -> None:
     assert parse(["ask", "a car?", "--after", "-24h"]).after == "-24h"
 
 
-def test_a_closed_pipe_is_no_error() -> None:
+def test_closed_pipe_is_not_an_error() -> None:
     code = f"{sys.executable} -m agent.cli check-config vilamp.example.yaml | head -1; exit ${{PIPESTATUS[0]}}"
     ran = subprocess.run(["bash", "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert (ran.returncode, ran.stderr) == (0, "")
 
 
-def test_the_local_server_is_found_from_the_settings() -> None:
+def test_local_server_url_comes_from_the_settings() -> None:
     assert server_of(Settings()) == "http://127.0.0.1:8080"
     assert server_of(Settings(host="0.0.0.0", port=9000)) == "http://127.0.0.1:9000"
     assert server_of(Settings(host="::1")) == "http://[::1]:8080"
@@ -158,7 +158,7 @@ def test_serve_options_become_settings() -> None:
         overrides_of(build_parser().parse_args(["serve", "--tls", "self-signed", "--tls-key", "k"]))
 
 
-def test_tokens_stay_on_this_machine(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_tokens_are_not_sent_to_other_machines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from agent.cli.ask import connect
 
     Auth.open(tmp_path)
@@ -168,7 +168,7 @@ def test_tokens_stay_on_this_machine(tmp_path: Path, capsys: pytest.CaptureFixtu
         assert "authorization" not in remote._http.headers
 
 
-def test_the_best_evidence_comes_first_and_in_time_order() -> None:
+def test_best_evidence_is_chosen_and_in_time_order() -> None:
     def cited(time: float, score: float, kind: str) -> Citation:
         return Citation(int(time), "gate", time, score, kind, "")
 

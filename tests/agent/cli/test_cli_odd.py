@@ -1,4 +1,4 @@
-"""The command line against odd arguments and servers that are no agents: words and an exit code, never a traceback."""
+"""Odd arguments, and servers that are not agents, give a message and an exit code, never a traceback."""
 
 import threading
 from collections.abc import Iterator
@@ -66,7 +66,7 @@ def tried(args: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str
         ["erase", "door", "--all", "--yes"],
     ],
 )  # fmt: skip
-def test_what_answers_is_no_agent(
+def test_servers_that_are_not_agents_give_one_message(
     odd: str, args: list[str], body: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("VILAMP_TOKEN", "t")
@@ -101,7 +101,9 @@ def test_what_answers_is_no_agent(
         (["serve", "--num-threads", "0"], 2, "model.num_threads"),
     ],
 )
-def test_odd_arguments(args: list[str], code: int, words: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_odd_arguments_give_a_message(
+    args: list[str], code: int, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     ended, said = tried(args, capsys)
     assert ended == code
     assert words in said

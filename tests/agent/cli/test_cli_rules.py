@@ -1,4 +1,4 @@
-"""`vilamp rules` against a real server, as it is typed."""
+"""`vilamp rules` against a real server."""
 
 import asyncio
 import json
@@ -36,7 +36,7 @@ def _no_other_server(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
-async def test_a_rule_is_added_listed_switched_snoozed_and_removed(
+async def test_rules_can_be_added_listed_switched_snoozed_and_removed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     async with typed(tmp_path, capsys) as (server, run):
@@ -74,7 +74,7 @@ async def test_a_rule_is_added_listed_switched_snoozed_and_removed(
         assert (await run("rm", "bag"))[1] == "bag is removed; its alerts are kept\n"
 
 
-async def test_a_rule_is_tried(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+async def test_rules_can_be_tried_on_the_history(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     async with typed(tmp_path, capsys) as (server, run):
         await remember(server.agent, "yard", 40)
         before = str(START + 100)
@@ -89,7 +89,7 @@ async def test_a_rule_is_tried(tmp_path: Path, capsys: pytest.CaptureFixture[str
         assert json.loads(out)["rule"]["condition"] == "a red car"
 
 
-async def test_mistakes_are_said_in_words(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+async def test_mistakes_give_a_message(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     async with typed(tmp_path, capsys) as (_, run):
         for words, code, expected in (
             (("rm", "car"), 1, "configuration file"),
@@ -108,7 +108,7 @@ async def test_mistakes_are_said_in_words(tmp_path: Path, capsys: pytest.Capture
             assert (found, expected in err) == (code, True), (words, err)
 
 
-def test_a_report_says_what_would_have_fired_and_what_was_not_tried() -> None:
+def test_report_of_a_dry_run() -> None:
     frames = [{"id": 7, "time": START, "url": "/7"}]
     alert = {"camera": "yard", "start_time": START, "time": START + 1, "end_time": START + 30, "score": 6.25}
     result = {

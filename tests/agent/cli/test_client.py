@@ -1,4 +1,4 @@
-"""The HTTP client against real sockets that misbehave: what it says when a server refuses, breaks off or is none."""
+"""The HTTP client against real servers that refuse, break off or are not agents."""
 
 import json
 import threading
@@ -56,7 +56,7 @@ def delta(**fields: object) -> dict[str, object]:
 CITED = {"type": "frame_citation", "frame_id": 7, "camera": "gate", "time": 1e9, "score": 0.3, "url": "http://x/7"}
 
 
-def test_a_streamed_answer_is_put_together() -> None:
+def test_streamed_answers_are_assembled() -> None:
     end = {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}
     extension = {"vilamp": {"frames": 9, "notes": ["a note"], "timings_ms": {"total": 5.0}}}
     body = sse(delta(role="assistant", content=""), delta(content="a red"), delta(content=" car")) + ": still here\n\n"
@@ -81,20 +81,20 @@ def test_a_streamed_answer_is_put_together() -> None:
         (200, sse("{broken"), "not a ViLaMP agent", None),
     ],
 )  # fmt: skip
-def test_failures_say_what_the_server_said(status: int, body: str, complaint: str, code: str | None) -> None:
+def test_failures_carry_the_message_of_the_server(status: int, body: str, complaint: str, code: str | None) -> None:
     with answering(status, body) as client, pytest.raises(ServerError, match=complaint) as failed:
         list(client.ask("what?"))
     assert failed.value.code == code
 
 
-def test_the_token_goes_to_the_asked_server_only() -> None:
+def test_token_is_sent_to_its_server_only() -> None:
     seen: list[str] = []
     with answering(200, "jpeg", seen=seen) as client:
         assert client.get_bytes("http://elsewhere.example/v1/frames/7.jpg?exp=1&sig=x") == b"jpeg"
     assert seen == ["/v1/frames/7.jpg?exp=1&sig=x Bearer secret"]
 
 
-def test_nobody_there() -> None:
+def test_unreachable_server() -> None:
     with (
         Client("http://127.0.0.1:9", None) as client,
         pytest.raises(ServerError, match="start one with `vilamp serve`"),
@@ -102,6 +102,6 @@ def test_nobody_there() -> None:
         client.get_json("/v1/cameras")
 
 
-def test_what_is_no_json() -> None:
+def test_answers_that_are_not_json() -> None:
     with answering(200, "hello") as client, pytest.raises(ServerError, match="not a ViLaMP agent"):
         client.get_json("/v1/cameras")

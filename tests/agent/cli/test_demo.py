@@ -1,4 +1,4 @@
-"""The demo: its clock and questions as pure logic, then the whole of it, small, with real processes and WebRTC."""
+"""The demo: clock and questions as pure logic, then a short run with real processes and WebRTC."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -43,7 +43,7 @@ def shown(scene: Scene, *, fast_until: float = 300.0, speed: float = 6.0) -> Sho
     return show
 
 
-def test_the_world_clock_goes_both_ways() -> None:
+def test_world_clock_converts_both_ways() -> None:
     clock = WorldClock()
     for wall, world in ((100.0, 0.0), (101.0, 6.0), (102.0, 7.0)):
         clock.note(wall, world)
@@ -52,7 +52,7 @@ def test_the_world_clock_goes_both_ways() -> None:
     assert (clock.wall(-1.0), clock.wall(99.0)) == (100.0, 102.0)
 
 
-async def test_the_show_runs_fast_stands_still_and_goes_on(scene: Scene) -> None:
+async def test_show_runs_fast_stops_and_continues(scene: Scene) -> None:
     show = Show(scene, rate_hz=4.0, speed=8.0, fast_until=5.0, now=lambda: WALL)
     pictures = show.pictures()
     frames = []
@@ -68,7 +68,7 @@ async def test_the_show_runs_fast_stands_still_and_goes_on(scene: Scene) -> None
     assert frames[0].image.shape == (180, 320, 3)
 
 
-def test_a_world_is_found_that_can_answer_enough() -> None:
+def test_picked_world_answers_enough_questions() -> None:
     scene, until = pick_world(7, fast_s=300.0, after_s=60.0, enough=6)
     assert (scene.style, scene.split) == ("fixed", "eval")
     assert 270.0 <= until <= 360.0
@@ -76,7 +76,7 @@ def test_a_world_is_found_that_can_answer_enough() -> None:
     assert pick_world(7, fast_s=20.0, after_s=20.0, enough=99)[0].seed > 7  # the last one tried, when none can
 
 
-def test_questions_are_of_many_kinds_and_repeatable() -> None:
+def test_questions_are_diverse_and_repeatable() -> None:
     scene, until = pick_world(7, fast_s=300.0, after_s=60.0, enough=6)
     picked = pick_questions(scene, until, 9)
     assert picked == pick_questions(scene, until, 9)
@@ -85,7 +85,7 @@ def test_questions_are_of_many_kinds_and_repeatable() -> None:
     assert len(pick_questions(scene, until, 3)) == 3
 
 
-def test_times_are_judged_on_our_clock(scene: Scene) -> None:
+def test_times_are_judged_in_wall_time(scene: Scene) -> None:
     show = shown(scene)
     question = Question("when", "when did the red car come?", "@66.0", None, ((60.0, 72.0),))
     for zone in ("UTC", "Asia/Tokyo"):
@@ -101,7 +101,7 @@ def test_times_are_judged_on_our_clock(scene: Scene) -> None:
     assert spans_in_words(()) == ""
 
 
-def test_the_present_is_where_the_world_stands_still(scene: Scene) -> None:
+def test_present_is_where_the_world_stops(scene: Scene) -> None:
     moment = steady_moment(scene, 0.0, 300.0)
     assert moment is not None
     present = pick_questions(scene, moment, 1)[0]
@@ -113,7 +113,7 @@ def test_the_present_is_where_the_world_stands_still(scene: Scene) -> None:
     assert steady_moment(scene, 10.0, 10.0) is None
 
 
-def test_a_contact_sheet_holds_every_section(tmp_path: Path) -> None:
+def test_contact_sheet_has_every_section(tmp_path: Path) -> None:
     jpeg = tmp_path / "a.jpg"
     Image.new("RGB", (64, 36), (200, 0, 0)).save(jpeg)
     tile = Tile(jpeg.read_bytes(), "16:24:05 relevant 0.31")
@@ -131,7 +131,7 @@ def test_a_contact_sheet_holds_every_section(tmp_path: Path) -> None:
         write_sheet(tmp_path, [section])
 
 
-def test_the_demo_streams_asks_and_ends(tmp_path: Path) -> None:
+def test_demo_streams_asks_and_ends(tmp_path: Path) -> None:
     checkpoint, out = make_checkpoint(tmp_path / "tiny"), tmp_path / "out"
     ran = vilamp("demo", "--out", str(out), "--model", str(checkpoint), "--seconds", "5")
     assert ran.returncode == 0, ran.stdout + ran.stderr
@@ -142,7 +142,7 @@ def test_the_demo_streams_asks_and_ends(tmp_path: Path) -> None:
         assert sheet.format == "PNG"
 
 
-def test_a_question_without_an_answer_is_a_failure(tmp_path: Path) -> None:
+def test_unanswered_question_is_a_failure(tmp_path: Path) -> None:
     console, question = Console(quiet=True), Question("count", "How many cars came?", "two", None)
     answered = Result(question, Reply(text="two"), True, "two")
     assert _conclude(console, [answered, answered], tmp_path) == 0
@@ -151,7 +151,7 @@ def test_a_question_without_an_answer_is_a_failure(tmp_path: Path) -> None:
     assert _conclude(console, [], tmp_path) == 1
 
 
-def test_the_demo_says_why_it_cannot(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_demo_prints_why_it_cannot_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as usage:
         main(["demo", "--out", str(tmp_path), "--speed", "0"])
     assert usage.value.code == 2

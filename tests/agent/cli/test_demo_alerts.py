@@ -1,4 +1,4 @@
-"""The demo's standing questions: what they are about, and what its subscriber makes of what it hears."""
+"""The demo's alert rules and its MQTT subscriber."""
 
 import asyncio
 import itertools
@@ -38,7 +38,7 @@ def rules(scene: Scene) -> dict[str, Armed]:
     return pick_rules(scene, 300.0)
 
 
-def test_rules_are_about_what_will_come(scene: Scene, rules: dict[str, Armed]) -> None:
+def test_rules_are_about_what_will_come_by(scene: Scene, rules: dict[str, Armed]) -> None:
     assert 1 <= len(rules) <= 2
     for armed in rules.values():
         assert any(WARM_S < each.start_s < 300 for each in armed.truth.events)
@@ -46,7 +46,7 @@ def test_rules_are_about_what_will_come(scene: Scene, rules: dict[str, Armed]) -
         assert named, armed.condition
 
 
-def test_the_configuration_is_one_that_a_server_takes(rules: dict[str, Armed]) -> None:
+def test_configuration_is_valid(rules: dict[str, Armed]) -> None:
     for speed in (1.0, 6.0, 24.0):
         settings = Settings.model_validate(alerts_config(rules, speed, 1884))
         for name, armed in rules.items():
@@ -56,7 +56,7 @@ def test_the_configuration_is_one_that_a_server_takes(rules: dict[str, Armed]) -
     assert "none" in rules_line({}, 1884)
 
 
-def test_an_alert_is_judged_by_what_was_there(rules: dict[str, Armed]) -> None:
+def test_alerts_are_judged_by_the_truth(rules: dict[str, Armed]) -> None:
     armed = next(iter(rules.values()))
     first = armed.truth.events[0]
     assert truth_of(armed, first.start_s + 1)[0]
@@ -86,7 +86,7 @@ async def test_alerts_are_received_from_the_embedded_broker(tmp_path: Path) -> N
     assert subscriber.summary().startswith(f"alerts received over MQTT: {len(heard)}, with their picture: {len(heard)}")
 
 
-def test_without_a_picture_the_alert_is_told_all_the_same(tmp_path: Path) -> None:
+def test_alerts_without_a_picture_are_received(tmp_path: Path) -> None:
     subscriber = Subscriber(tmp_path)
     assert subscriber.summary() == "no alert was received over MQTT"
     received = subscriber.receive(f"{RULE}/event", event(1).payload())

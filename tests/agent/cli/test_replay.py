@@ -1,4 +1,4 @@
-"""`vilamp replay`, `serve` and `ask` end to end: real processes, a tiny real checkpoint, a real video."""
+"""`vilamp replay`, `serve` and `ask` end to end with a tiny checkpoint and a real video."""
 
 import json
 import os
@@ -82,7 +82,7 @@ def serving(checkpoint: Path, data: Path, *args: str) -> Iterator[str]:
         process.communicate(timeout=30)
 
 
-def test_replay_indexes_asks_and_does_not_index_again(replay: Replay, tmp_path: Path) -> None:
+def test_replay_indexes_once_and_asks(replay: Replay, tmp_path: Path) -> None:
     video, data = write_video(tmp_path / "My Gate.mp4"), tmp_path / "data"
     start = "2026-11-22T10:00:00Z"
     first = replay(data, video, "--ask", "a red car?", "--json", "--start", start, "--timezone", "UTC")
@@ -97,7 +97,7 @@ def test_replay_indexes_asks_and_does_not_index_again(replay: Replay, tmp_path: 
     assert f"my-gate: already indexed, {NUM_SECONDS} frames from 2026-11-22 11:00:00 CET" in again.stdout
 
 
-def test_an_interrupted_replay_goes_on(replay: Replay, tmp_path: Path) -> None:
+def test_interrupted_replay_continues(replay: Replay, tmp_path: Path) -> None:
     video, data = write_video(tmp_path / "gate.mp4"), tmp_path / "data"
     assert replay(data, video).returncode == 0
     ledger = json.loads((data / LEDGER_FILE).read_text())
@@ -108,7 +108,7 @@ def test_an_interrupted_replay_goes_on(replay: Replay, tmp_path: Path) -> None:
     assert f"gate: {NUM_SECONDS} frames" in again.stdout
 
 
-def test_replay_in_a_process_of_its_own(checkpoint: Path, tmp_path: Path) -> None:
+def test_replay_in_its_own_process(checkpoint: Path, tmp_path: Path) -> None:
     video = write_video(tmp_path / "gate.mp4")
     ran = vilamp("replay", str(video), "--model", str(checkpoint), "--data-dir", str(tmp_path / "d"), "--ask", "a car?")
     assert ran.returncode == 0
@@ -118,7 +118,7 @@ def test_replay_in_a_process_of_its_own(checkpoint: Path, tmp_path: Path) -> Non
     assert "indexing" in ran.stderr  # the progress bar
 
 
-def test_a_drawn_world_can_be_written_and_replayed(replay: Replay, tmp_path: Path) -> None:
+def test_drawn_world_can_be_written_and_replayed(replay: Replay, tmp_path: Path) -> None:
     video = tmp_path / "world.mp4"
     written = vilamp("world", str(video), "--seed", "7", "--minutes", "0.4", "--fps", "2", "--style", "fixed")
     assert written.returncode == 0, written.stderr
@@ -129,7 +129,7 @@ def test_a_drawn_world_can_be_written_and_replayed(replay: Replay, tmp_path: Pat
     assert (refused.returncode, "must end in .mp4" in refused.stderr) == (1, True)
 
 
-def test_one_history_per_video(replay: Replay, tmp_path: Path) -> None:
+def test_each_history_belongs_to_one_video(replay: Replay, tmp_path: Path) -> None:
     data = tmp_path / "data"
     assert replay(data, write_video(tmp_path / "a.mp4"), "--camera", "gate").returncode == 0
     other = replay(data, write_video(tmp_path / "b.mp4"), "--camera", "gate")
@@ -137,7 +137,7 @@ def test_one_history_per_video(replay: Replay, tmp_path: Path) -> None:
     assert "give another --camera" in other.stderr
 
 
-def test_a_truncated_video_says_so_and_keeps_what_there_is(replay: Replay, tmp_path: Path) -> None:
+def test_truncated_video_is_kept_with_a_warning(replay: Replay, tmp_path: Path) -> None:
     video = write_video(tmp_path / "cut.avi", num_seconds=12)
     whole = video.read_bytes()
     video.write_bytes(whole[: len(whole) // 2])
@@ -148,7 +148,7 @@ def test_a_truncated_video_says_so_and_keeps_what_there_is(replay: Replay, tmp_p
     assert "Traceback" not in ran.stderr
 
 
-def test_ask_finds_server_token_and_certificate(replay: Replay, checkpoint: Path, tmp_path: Path) -> None:
+def test_ask_uses_the_local_server_token_and_certificate(replay: Replay, checkpoint: Path, tmp_path: Path) -> None:
     video, data = write_video(tmp_path / "gate.mp4"), tmp_path / "data"
     assert replay(data, video).returncode == 0
     with serving(checkpoint, data, "--tls", "self-signed") as url:
@@ -177,7 +177,7 @@ def test_ask_finds_server_token_and_certificate(replay: Replay, checkpoint: Path
         assert "in use by another process" in busy.stderr
 
 
-def test_serve_says_why_it_cannot(checkpoint: Path, tmp_path: Path) -> None:
+def test_serve_prints_why_it_cannot_start(checkpoint: Path, tmp_path: Path) -> None:
     data = ["--data-dir", str(tmp_path / "data")]
     absent = vilamp("serve", "--port", "0", "--model", str(tmp_path / "absent"), *data)
     assert (absent.returncode, "absent" in absent.stderr, "Traceback" in absent.stderr) == (1, True, False)
@@ -202,19 +202,19 @@ def test_serve_says_why_it_cannot(checkpoint: Path, tmp_path: Path) -> None:
         ("x" * 80, "x" * 64),
     ],
 )
-def test_a_camera_is_named_after_its_file(stem: str, camera: str) -> None:
+def test_camera_names_from_file_names(stem: str, camera: str) -> None:
     assert camera_name(stem) == camera
 
 
 @given(st.text(max_size=100), st.sets(st.sampled_from(["video", "a", "a-2", "1", "x" * 64]), max_size=5))
-def test_every_name_of_a_file_gives_a_camera_of_its_own(stem: str, taken: set[str]) -> None:
+def test_camera_names_are_valid_and_unique(stem: str, taken: set[str]) -> None:
     name = camera_name(stem, taken)
     assert check_slug(name) == name
     assert name not in taken
     assert camera_name(stem, {*taken, name}) not in {*taken, name}
 
 
-def test_two_files_of_one_name_become_two_cameras(replay: Replay, tmp_path: Path) -> None:
+def test_files_of_the_same_name_become_two_cameras(replay: Replay, tmp_path: Path) -> None:
     data = tmp_path / "data"
     for folder in ("monday", "tuesday"):
         (tmp_path / folder).mkdir()
@@ -228,7 +228,7 @@ def test_two_files_of_one_name_become_two_cameras(replay: Replay, tmp_path: Path
 
 
 @pytest.mark.parametrize("name", ["12:30.mp4", "rtsp:x.mp4", "-x.mp4", "a%20b.mp4", "b\udcff.mp4", "file:y.mp4"])
-def test_files_of_any_name_are_replayed(
+def test_files_with_odd_names_are_replayed(
     replay: Replay, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     write_video(tmp_path / "plain.mp4").rename(tmp_path / name)
@@ -241,7 +241,7 @@ def test_files_of_any_name_are_replayed(
     assert (broken.returncode, "cannot be read as video" in broken.stderr) == (1, True)
 
 
-def test_what_was_put_right_in_a_file_is_said(replay: Replay, tmp_path: Path) -> None:
+def test_repaired_timestamps_are_reported(replay: Replay, tmp_path: Path) -> None:
     """Two recordings in one file, the second a day later by its timestamps."""
     first = write_timed(tmp_path / "a.ts", [index / 4 for index in range(16)])
     second = write_timed(tmp_path / "b.ts", [86_400 + index / 4 for index in range(16)])

@@ -1,4 +1,4 @@
-"""Settings of rules: ranges, names, and parts of the week."""
+"""Settings of alert rules: ranges, names and schedules."""
 
 from datetime import datetime
 from pathlib import Path
@@ -20,7 +20,7 @@ def covers(text: str, **part: Any) -> bool:
     return ScheduleSettings.model_validate(part).covers(at(text), "Europe/Zurich")
 
 
-def test_a_part_of_the_day_on_some_days() -> None:
+def test_schedule_covers_hours_on_given_days() -> None:
     office = {"days": ["mon", "fri"], "start": "08:00", "end": "18:30"}
     assert covers("2026-11-20T08:00", **office)  # a Friday
     assert covers("2026-11-20T18:29", **office)
@@ -29,7 +29,7 @@ def test_a_part_of_the_day_on_some_days() -> None:
     assert not covers("2026-11-21T12:00", **office)
 
 
-def test_a_night_belongs_to_the_day_on_which_it_starts() -> None:
+def test_schedule_over_midnight_belongs_to_its_first_day() -> None:
     night = {"days": ["fri"], "start": "22:00", "end": "06:00"}
     assert covers("2026-11-20T23:00", **night)
     assert covers("2026-11-21T05:59", **night)
@@ -39,14 +39,14 @@ def test_a_night_belongs_to_the_day_on_which_it_starts() -> None:
 
 
 @pytest.mark.parametrize(("evening", "hours"), [("2026-03-28", 7), ("2026-10-24", 9), ("2026-11-20", 8)])
-def test_a_night_in_which_the_clock_changes_is_covered_from_its_start_to_its_end(evening: str, hours: int) -> None:
+def test_schedule_covers_a_night_with_a_clock_change(evening: str, hours: int) -> None:
     noon = at(f"{evening}T12:00")
     night = ScheduleSettings.model_validate({"start": "22:00", "end": "06:00"})
     covered = [minute for minute in range(24 * 60) if night.covers(noon + 60 * minute, "Europe/Zurich")]
     assert covered == list(range(10 * 60, (10 + hours) * 60))
 
 
-def test_whole_days_and_the_cameras_own_clock() -> None:
+def test_schedule_of_whole_days_uses_the_camera_clock() -> None:
     sunday = ScheduleSettings(days=("sun",))
     assert sunday.covers(at("2026-11-22T00:00"), "Europe/Zurich")
     assert sunday.covers(at("2026-11-22T23:59"), "Europe/Zurich")
@@ -54,7 +54,7 @@ def test_whole_days_and_the_cameras_own_clock() -> None:
     assert sunday.covers(at("2026-11-23T00:00"), "America/New_York")
 
 
-def test_a_time_that_yaml_took_for_a_number_is_read_as_meant() -> None:
+def test_unquoted_yaml_times_are_accepted() -> None:
     part = ScheduleSettings.model_validate({"start": 1320, "end": "06:00"})
     assert (part.start, part.end) == ("22:00", "06:00")
     for wrong in ("25:00", "8:00", 1441, True, None, "24:01"):
@@ -73,12 +73,12 @@ def test_a_time_that_yaml_took_for_a_number_is_read_as_meant() -> None:
         ({"schedule": [{"days": ["monday"]}]}, "Input should be 'mon'"),
     ],
 )
-def test_what_cannot_work_is_refused_in_words(changes: dict[str, Any], words: str) -> None:
+def test_invalid_rules_are_refused_with_advice(changes: dict[str, Any], words: str) -> None:
     with pytest.raises(ValidationError, match=words):
         RuleSettings.model_validate({"condition": "a bag", **changes})
 
 
-def test_on_and_off_of_the_gate_are_named_as_they_are_written(tmp_path: Path) -> None:
+def test_unquoted_on_and_off_are_accepted_as_keys(tmp_path: Path) -> None:
     file = tmp_path / "vilamp.yaml"
     file.write_text("rules: {bag: {condition: a bag, gate: {on: 7, off: 3}, schedule: [{start: 22:00, end: 06:00}]}}")
     rule = load_settings(file, environ={}).rules["bag"]
@@ -86,11 +86,11 @@ def test_on_and_off_of_the_gate_are_named_as_they_are_written(tmp_path: Path) ->
     assert (rule.schedule[0].start, rule.schedule[0].end) == ("22:00", "06:00")
 
 
-def test_a_rule_without_cameras_watches_all() -> None:
+def test_rule_without_cameras_watches_all() -> None:
     assert RuleSettings(condition="a bag").watches("yard")
     assert not RuleSettings(condition="a bag", cameras=("gate",)).watches("yard")
 
 
-def test_settings_are_the_same_after_json() -> None:
+def test_rules_survive_json() -> None:
     rule = RuleSettings.model_validate({"condition": "a bag", "schedule": [{"days": ["mon"], "start": "08:00"}]})
     assert RuleSettings.model_validate(rule.model_dump(mode="json")) == rule

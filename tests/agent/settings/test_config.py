@@ -1,4 +1,4 @@
-"""Settings: where they come from, what they refuse, and what they say then."""
+"""Settings: precedence of sources, refused values and their messages, removed settings."""
 
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ def complaints(path: Path | None, environ: dict[str, str] | None = None, **overr
     return [str(problem).replace(f"{path}:", "FILE:") for problem in refused.value.mistakes]
 
 
-def test_defaults_are_valid_and_closed() -> None:
+def test_defaults_are_valid_and_secure() -> None:
     settings = load_settings(None, environ={})
     assert settings == Settings()
     assert settings.security.enabled
@@ -43,7 +43,7 @@ def test_settings_are_frozen() -> None:
         Settings().port = 1  # type: ignore[misc]
 
 
-def test_the_environment_wins_over_the_file_and_the_command_line_over_both(tmp_path: Path) -> None:
+def test_command_line_wins_over_environment_over_file(tmp_path: Path) -> None:
     path = write(tmp_path, "port: 1\nhost: 127.0.0.2\nmodel: {dtype: bfloat16}\n")
     environ = {"VILAMP_PORT": "2", "VILAMP_MODEL__NUM_THREADS": "1", "HOME": "/", "VILAMP_TOKEN": "x"}
     settings = load_settings(path, environ=environ, overrides={"port": 3})
@@ -53,7 +53,7 @@ def test_the_environment_wins_over_the_file_and_the_command_line_over_both(tmp_p
     assert load_settings(path, environ={}).port == 1
 
 
-def test_environment_values_of_every_kind() -> None:
+def test_environment_values_of_all_types() -> None:
     settings = load_settings(
         None,
         environ={
@@ -71,13 +71,13 @@ def test_environment_values_of_every_kind() -> None:
     assert (settings.allow_new_cameras, settings.log_level) == (False, "info")
 
 
-def test_the_environment_reaches_cameras_with_a_dash(tmp_path: Path) -> None:
+def test_environment_names_cameras_with_a_dash(tmp_path: Path) -> None:
     path = write(tmp_path, "cameras: {front-door: {url: 'rtsp://a/1'}}\n")
     settings = load_settings(path, environ={"VILAMP_CAMERAS__FRONT_DOOR__URL": "rtsp://b/1"})
     assert {name: camera.url for name, camera in settings.cameras.items()} == {"front-door": "rtsp://b/1"}
 
 
-def test_unknown_settings_name_the_nearest_and_the_place(tmp_path: Path) -> None:
+def test_unknown_settings_are_reported_with_place_and_suggestion(tmp_path: Path) -> None:
     path = write(tmp_path, "prot: 1\ncameras:\n  gate:\n    rate: 2\nstreaming:\n  max_sesions: 3\nxyzzy: 1\n")
     found = complaints(path, {"VILAMP_MODEL__DTYP": "float32"})
     assert 'FILE:1: prot: unknown setting; did you mean "port"?' in found
@@ -119,11 +119,11 @@ def test_unknown_settings_name_the_nearest_and_the_place(tmp_path: Path) -> None
         ("port: !!python/object:os.system x", "is not valid YAML"),
     ],
 )
-def test_bad_values_say_what_to_do(tmp_path: Path, text: str, complaint: str) -> None:
+def test_invalid_values_are_reported_with_advice(tmp_path: Path, text: str, complaint: str) -> None:
     assert any(complaint in each for each in complaints(write(tmp_path, text)))
 
 
-def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+def test_unreadable_files_are_reported(tmp_path: Path) -> None:
     assert "cannot be read: No such file" in complaints(tmp_path / "absent.yaml")[0]
     assert "cannot be read: Is a directory" in complaints(tmp_path)[0]
     binary = tmp_path / "binary.yaml"
@@ -133,16 +133,16 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     assert "larger than" in complaints(binary)[0]
 
 
-def test_an_empty_file_is_the_defaults(tmp_path: Path) -> None:
+def test_empty_file_gives_the_defaults(tmp_path: Path) -> None:
     assert load_settings(write(tmp_path, "# nothing\n"), environ={}) == Settings()
 
 
-def test_environment_mistakes() -> None:
+def test_invalid_environment_values_are_reported() -> None:
     assert "write lists and mappings as JSON" in complaints(None, {"VILAMP_CAMERAS": "{gate: "})[0]
     assert "not a mapping" in complaints(None, {"VILAMP_PORT": "1", "VILAMP_PORT__X": "2"})[0]
 
 
-def test_secrets_stay_out_of_errors_and_of_what_is_shown(tmp_path: Path) -> None:
+def test_secrets_are_not_shown(tmp_path: Path) -> None:
     path = write(tmp_path, "security: {tokens: [{name: x, token: [hunter2hunter2], scopes: [ask]}]}")
     assert not any("hunter2" in each for each in complaints(path))
     settings = load_settings(
@@ -158,24 +158,24 @@ def test_secrets_stay_out_of_errors_and_of_what_is_shown(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("name", ["a", "front-door_2", "x" * 64])
-def test_slugs(name: str) -> None:
+def test_valid_names(name: str) -> None:
     assert check_slug(name) == name
 
 
 @pytest.mark.parametrize("name", ["", "A", "a b", "a/b", "..", "x" * 65, "ask", "answer", "status", "gate\n"])
-def test_no_slugs(name: str) -> None:
+def test_invalid_names(name: str) -> None:
     with pytest.raises(ValueError, match="name"):
         check_slug(name)
 
 
-def test_the_example_file_is_valid_and_is_the_defaults() -> None:
+def test_example_file_equals_the_defaults() -> None:
     settings = load_settings(ROOT / "vilamp.example.yaml", environ={})
     bare = settings.model_copy(update={"cameras": {}, "webhooks": {}, "rules": {}, "data_dir": Settings().data_dir})
     assert bare == Settings()
     assert set(settings.cameras) == {"gate", "front-door"}
 
 
-def test_the_example_file_names_every_setting() -> None:
+def test_example_file_names_every_setting() -> None:
     text = (ROOT / "vilamp.example.yaml").read_text()
     for part in (Settings, CameraSettings, *(field.annotation for field in Settings.model_fields.values())):
         for name in getattr(part, "model_fields", {}):
@@ -198,7 +198,7 @@ def written(name: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", REMOVED)
-def test_a_removed_setting_is_a_warning_with_its_line(tmp_path: Path, name: str) -> None:
+def test_removed_settings_give_a_warning_with_their_line(tmp_path: Path, name: str) -> None:
     warnings: list[str] = []
     tree = written(name)
     path = write(tmp_path, yaml.safe_dump(tree))
@@ -216,7 +216,7 @@ def test_a_removed_setting_is_a_warning_with_its_line(tmp_path: Path, name: str)
         )
 
 
-def test_removed_settings_in_the_environment_are_warned_of() -> None:
+def test_removed_settings_in_the_environment_give_a_warning() -> None:
     warnings: list[str] = []
     environ = {"VILAMP_ANSWERER__RETRIES": "5"}
     assert load_settings(None, environ=environ, warn=lambda mistake: warnings.append(str(mistake))) == Settings()
@@ -225,7 +225,7 @@ def test_removed_settings_in_the_environment_are_warned_of() -> None:
     ]
 
 
-def test_rules_that_were_stored_with_removed_settings_still_work(caplog: pytest.LogCaptureFixture) -> None:
+def test_stored_rules_with_removed_settings_still_work(caplog: pytest.LogCaptureFixture) -> None:
     given = {"condition": "a bag", "gate": {"on": 7, "surge": 2, "warm_up_frames": 30}}
     rule = RuleSettings.model_validate(given)
     assert (rule.gate.on, rule.gate.off) == (7, 4)
@@ -233,7 +233,7 @@ def test_rules_that_were_stored_with_removed_settings_still_work(caplog: pytest.
     assert {record.setting for record in caplog.records} == {"gate.surge", "gate.warm_up_frames"}  # type: ignore[attr-defined]
 
 
-def test_check_config_and_commands_say_what_replaced_a_setting(tmp_path: Path) -> None:
+def test_commands_print_what_replaced_a_removed_setting(tmp_path: Path) -> None:
     path = write(tmp_path, "port: 9000\nalerts:\n  late_s: 60\n")
     warning = f"warning: {path}:3: alerts.late_s: was removed: it is always 300; delete this setting\n"
     checked = vilamp("check-config", str(path))

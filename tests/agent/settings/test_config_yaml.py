@@ -1,4 +1,4 @@
-"""Configuration files that are meant to hurt: refused in words, quickly, and never with a traceback."""
+"""Hostile configuration files are refused quickly, with a message and without a traceback."""
 
 from pathlib import Path
 
@@ -38,7 +38,7 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_a_hostile_file_is_refused_in_words(tmp_path: Path, name: str) -> None:
+def test_hostile_files_are_refused_with_a_short_message(tmp_path: Path, name: str) -> None:
     text, words = HOSTILE[name]
     path = tmp_path / "vilamp.yaml"
     path.write_bytes(text.encode("utf-8", "surrogateescape"))
@@ -51,7 +51,7 @@ def test_a_hostile_file_is_refused_in_words(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["aliases that multiply", "levels"])
-def test_check_config_says_so(tmp_path: Path, name: str) -> None:
+def test_check_config_prints_that_message(tmp_path: Path, name: str) -> None:
     path = tmp_path / "vilamp.yaml"
     path.write_text(HOSTILE[name][0])
     ran = vilamp("check-config", str(path))
@@ -67,13 +67,13 @@ def test_aliases_that_repeat_a_setting_work(tmp_path: Path) -> None:
     assert [(each.rate_hz, each.max_width) for each in cameras.values()] == [(2, 1280), (2, 1280), (2, 640)]
 
 
-def test_hostile_environment_variables_are_refused_in_words() -> None:
+def test_hostile_environment_variables_are_refused() -> None:
     for text in ("[" * 10_000, "{a: &a [*a]}", "[" + "1," * 21_000 + "]"):
         with pytest.raises(ConfigError, match="environment VILAMP_CAMERAS"):
             load_settings(None, environ={"VILAMP_CAMERAS": text})
 
 
 @pytest.mark.parametrize("named", ["a\0b", ".", "absent/vilamp.yaml"])
-def test_a_file_that_is_none(named: str) -> None:
+def test_paths_that_are_not_files_are_refused(named: str) -> None:
     with pytest.raises(ConfigError, match="cannot be read"):
         load_settings(Path(named), environ={})

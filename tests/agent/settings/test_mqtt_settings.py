@@ -1,11 +1,10 @@
-"""What MQTT and webhook settings accept, and what they say otherwise; the names of topics."""
+"""Settings of MQTT and webhooks: accepted and refused values."""
 
 from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 
-from agent.mqtt.topics import Command, Topics, usable_id
 from agent.settings.mqtt import MqttSettings
 from agent.settings.settings import Settings, effective
 from agent.settings.webhooks import WebhookSettings
@@ -20,18 +19,18 @@ from agent.settings.webhooks import WebhookSettings
         ("mqtts://[::1]:9", ("::1", 9), True),
     ],
 )
-def test_addresses(url: str, address: tuple[str, int], tls: bool) -> None:
+def test_broker_addresses(url: str, address: tuple[str, int], tls: bool) -> None:
     settings = MqttSettings(url=url)
     assert (settings.address(), settings.tls) == (address, tls)
 
 
 @pytest.mark.parametrize("url", ["broker:1883", "http://broker", "mqtt://", "mqtt://broker:0", "mqtt://broker:99999"])
-def test_no_addresses(url: str) -> None:
+def test_invalid_broker_addresses(url: str) -> None:
     with pytest.raises(ValidationError, match="mqtt://host:1883"):
         MqttSettings(url=url)
 
 
-def test_credentials_stand_beside_the_address() -> None:
+def test_credentials_in_the_address_are_refused() -> None:
     with pytest.raises(ValidationError, match="user and password beside it"):
         MqttSettings(url="mqtt://joe:secret@broker")
 
@@ -50,23 +49,23 @@ def test_credentials_stand_beside_the_address() -> None:
         ({"version": 4}, "'5' or '3.1.1'"),
     ],
 )
-def test_contradictions_are_named(given: dict[str, object], said: str) -> None:
+def test_contradictory_settings_are_refused(given: dict[str, object], said: str) -> None:
     with pytest.raises(ValidationError, match=said):
         MqttSettings.model_validate(given)
 
 
-def test_versions_may_be_numbers_in_the_file() -> None:
+def test_version_may_be_a_number() -> None:
     assert MqttSettings.model_validate({"version": 5}).version == "5"
 
 
-def test_the_password_comes_from_a_file_or_the_settings(tmp_path: Path) -> None:
+def test_password_from_file_or_settings(tmp_path: Path) -> None:
     (tmp_path / "secret").write_text("s3cret\n")
     assert MqttSettings(user="joe", password_file=tmp_path / "secret").secret() == "s3cret"
     assert MqttSettings(user="joe", password="other").secret() == "other"  # type: ignore[arg-type]
     assert MqttSettings().secret() is None
 
 
-def test_secrets_do_not_show() -> None:
+def test_secrets_are_not_shown() -> None:
     given = {
         "mqtt": {"user": "joe", "password": "s3cret"},
         "webhooks": {"pager": {"url": "https://hooks.example/T0KEN", "secret": "0123456789abcdef"}},
@@ -89,54 +88,15 @@ def test_secrets_do_not_show() -> None:
         ({"url": "https://h", "secret": "0123456789abcdef", "secret_file": "f"}, "not both"),
     ],
 )
-def test_webhooks_that_cannot_be(given: dict[str, str], said: str) -> None:
+def test_invalid_webhooks(given: dict[str, str], said: str) -> None:
     with pytest.raises(ValidationError, match=said):
         WebhookSettings.model_validate(given)
 
 
-def test_keys_of_webhooks(tmp_path: Path) -> None:
+def test_webhook_keys(tmp_path: Path) -> None:
     (tmp_path / "key").write_text("whsec_AAECAwQFBgcICQoLDA0ODw==\n")
     from_file = WebhookSettings.model_validate({"url": "https://h", "secret_file": tmp_path / "key"})
     assert from_file.key() == bytes(range(16))
     plain = WebhookSettings.model_validate({"url": "https://h", "secret": "0123456789abcdef"})
     assert plain.key() == b"0123456789abcdef"
     assert WebhookSettings.model_validate({"url": "https://h"}).key() is None
-
-
-# --- topics ---
-
-TOPICS = Topics("home/vilamp")
-
-
-def test_commands_are_found_in_topics() -> None:
-    assert TOPICS.command("home/vilamp/yard/alert/bag/snooze/set") == Command("yard", "bag", "snooze")
-    assert TOPICS.command(TOPICS.set_enabled("yard", "bag")) == Command("yard", "bag", "enabled")
-    for other in (TOPICS.enabled("yard", "bag"), TOPICS.status, TOPICS.ask, "yard/alert/bag/snooze/set/x"):
-        assert TOPICS.command(other) is None
-
-
-def test_topics_never_collide() -> None:
-    names = [TOPICS.status, TOPICS.ask, TOPICS.answer("x"), TOPICS.camera_status("a"), TOPICS.memory("a")]
-    names += [make("a", "b") for make in (TOPICS.state, TOPICS.event, TOPICS.snapshot, TOPICS.enabled, TOPICS.snooze)]
-    names += [TOPICS.set_enabled("a", "b"), TOPICS.set_snooze("a", "b")]
-    assert len(set(names)) == len(names)
-    assert all(name.startswith("home/vilamp/") for name in names)
-
-
-@pytest.mark.parametrize("topic", ["home/vilamp/answer/x", "home/vilamp/answer/ha/7"])
-def test_response_topics(topic: str) -> None:
-    assert TOPICS.may_answer_on(topic)
-
-
-@pytest.mark.parametrize(
-    "topic",
-    ["home/vilamp/answer/", "home/vilamp/answer", "home/vilamp/status", "home/vilamp/answer/+", "other/answer/x",
-     "home/vilamp/answer/" + "x" * 300],
-)  # fmt: skip
-def test_no_response_topics(topic: str) -> None:
-    assert not TOPICS.may_answer_on(topic)
-
-
-def test_ids_that_can_name_a_topic() -> None:
-    assert usable_id("q-1_A.b")
-    assert not any(map(usable_id, ["", "a/b", "+", "x" * 65, 7, None]))
