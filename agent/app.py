@@ -81,7 +81,6 @@ class Agent:
             self.backlog,
             self.metrics,
             needs_patches=self.answerer.needs_patches,
-            sighted=lambda *frame: self.alerts.frame(*frame),
         )
         self.answering = Answering(
             store,
@@ -94,6 +93,7 @@ class Agent:
         )
         self.alert_store = open_alert_store(settings)
         self.alerts = self._engine()
+        self.encoding.sighted = self.alerts.frame
         self.erasing = Erasing(settings.data_dir, clock=self.clocks.now, newest=lambda name: store.stats(name).newest)
         self.erasing.add("frames", self.cameras.erase)
         self.erasing.add("alerts", erase_from_alerts(self.alert_store))

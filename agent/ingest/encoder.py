@@ -70,12 +70,11 @@ class Encoding:
         backlog: Backlog,
         metrics: Metrics,
         needs_patches: bool = True,
-        sighted: Sighted = lambda camera, frame_id, time, embedding: None,
     ) -> None:
-        """`sighted` is called with every frame that has been encoded, including those encoded again after a restart."""
         self.test_problem: str | None = "the encoder has not been tested yet"
         self.problem: str | None = None  # why the encoder fails, in words for an operator
         self.waiting_problem: str | None = None  # why some frames cannot be read or stored while it works
+        self.sighted: Sighted = lambda camera, frame_id, time, embedding: None  # called with every encoded frame
         self.idle = asyncio.Event()  # set while nothing is left to encode
         self._store = store
         self._model = model
@@ -83,7 +82,6 @@ class Encoding:
         self._backlog = backlog
         self._metrics = metrics
         self._needs_patches = needs_patches  # False when a remote answerer looks at the pictures
-        self._sighted = sighted
         self._given_up: set[int] = set()  # stays small: JPEGs are damaged only where the disk is
         self._num_refused: Counter[int] = Counter()
         self._waiting: set[int] = set()  # could not be read or stored at the last try
@@ -191,7 +189,7 @@ class Encoding:
                 self._set_aside({picture.frame_id: error})
             else:
                 if remembered:
-                    self._sighted(picture.camera, picture.frame_id, picture.time, features.embedding)
+                    self.sighted(picture.camera, picture.frame_id, picture.time, features.embedding)
                     self._metrics.frames_encoded.labels(camera=picture.camera).inc()
         self._metrics.stage_seconds.labels(stage="encode").observe(perf_counter() - started)
 

@@ -1,0 +1,272 @@
+"""The walk: run a real agent and print the files that one frame, one question and one alert pass.
+
+`python -m agent.walk` prints the three lists; `python -m agent.walk --svg PATH` draws them. The agent runs with the
+built-in model and a temporary data folder; the camera is a video file of a drawn street.
+"""
+
+import argparse
+import asyncio
+import dis
+import itertools
+import sys
+import tempfile
+import textwrap
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from functools import cache
+from html import escape
+from pathlib import Path
+from types import CodeType, FrameType
+
+import httpx
+from starlette.types import ASGIApp
+
+from agent.app import Agent, opened
+from agent.settings.settings import Settings
+from agent.web.app import build_app
+from agent.web.auth import Auth
+from model.world.draw import draw
+from model.world.scene import Scene
+from streaming.clip import ClipWriter
+from streaming.frame import Frame, FrameSettings
+from streaming.media import FileSource
+
+ROOT = Path(__file__).resolve().parents[1]
+PARTS = ("agent", "streaming", "memory", "model")
+
+CAMERA = "street"
+SEED = 7  # of the drawn street
+SIZE = (320, 180)  # of its pictures
+EMPTY_S = range(36, 56)  # seconds in which nothing moves there
+BALL_S = 60  # second in which a yellow ball lies there
+CONDITION = "a yellow ball comes"
+QUESTION = "How many times did a yellow ball come?"
+
+# Beginnings of the names of the agent's tasks and threads that work on each of the three.
+FRAME_WORK = ("camera", "encoding", "file", "storage", "pictures", "vision")
+QUESTION_WORK = ("question", "answer", "Task-", "web", "vision", "language")
+ALERT_WORK = ("encoding", "alerts: rules", "alerts: judge", "alerts_", "questions", "vision", "language")
+
+COLOURS = {"agent": "#dbeafe", "streaming": "#dcfce7", "memory": "#fef3c7", "model": "#fce7f3"}
+WIDTH_PX, LINE_PX, CHARACTERS = 300, 16, 44  # of a column of the picture
+
+Walk = list[str]  # product files in order of first entry, such as "memory/store.py"
+
+
+class Recorder:
+    """Records which files of the product are entered, and in which order, while a walk is being recorded.
+
+    Counts calls of functions, not the resumption of coroutines that were called before the walk began, and only in the
+    tasks and threads that work on what is being walked.
+    """
+
+    def __init__(self) -> None:
+        self._walk: Walk = []
+        self._files: dict[str, None] | None = None
+        self._first = ""
+        self._only: tuple[str, ...] = ()
+
+    @contextmanager
+    def installed(self) -> Iterator[None]:
+        """Watch this thread and all threads started inside the block."""
+        threading.setprofile(self._profile)
+        sys.setprofile(self._profile)
+        try:
+            yield
+        finally:
+            sys.setprofile(None)
+            threading.setprofile(None)
+
+    @contextmanager
+    def walk(self, only: tuple[str, ...], first: str = "") -> Iterator[Walk]:
+        """Record a walk; the list is filled when it ends.
+
+        `only`: beginnings of the names of the tasks and threads that work on it. `first`: the function it begins with;
+        "" begins at once.
+        """
+        walk: Walk = []
+        self._first, self._only, self._files = first, only, {}
+        self._walk = walk
+        yield walk
+        self.stop()
+
+    def stop(self) -> None:
+        """End the walk before the end of its block."""
+        self._walk += self._files or {}
+        self._files = None
+
+    def _profile(self, frame: FrameType, event: str, arg: object) -> None:
+        files = self._files
+        if files is None or event != "call":
+            return
+        file = _product_file(frame.f_code)
+        if file is None or file in files or frame.f_lasti > _entry(frame.f_code):
+            return
+        if (files or self._first in ("", frame.f_code.co_qualname)) and self._belongs():
+            files[file] = None
+
+    def _belongs(self) -> bool:
+        thread = threading.current_thread()
+        if thread is not threading.main_thread():
+            return thread.name.startswith(self._only)
+        try:
+            task = asyncio.current_task()
+        except RuntimeError:
+            return False
+        return task is not None and task.get_name().startswith(self._only)
+
+
+@cache
+def _product_file(code: CodeType) -> str | None:
+    """Return the path of the code's file below the project; None for files of others and for code run at import."""
+    path = Path(code.co_filename)
+    if code.co_name == "<module>" or not path.is_relative_to(ROOT):
+        return None
+    name = path.relative_to(ROOT).as_posix()
+    return name if name.startswith(tuple(f"{part}/" for part in PARTS)) and name != "agent/walk.py" else None
+
+
+@cache
+def _entry(code: CodeType) -> int:
+    """Return the offset of the instruction at which a call of this code begins; a resumption has a larger one."""
+    return next((each.offset for each in dis.get_instructions(code) if each.opname == "RESUME"), -1)
+
+
+async def record() -> dict[str, Walk]:
+    """Run an agent, show it a street, ask it a question, and return the walk of each of the three."""
+    recorder = Recorder()
+    with tempfile.TemporaryDirectory(prefix="vilamp-walk-") as folder, recorder.installed():
+        rule = {"condition": CONDITION, "gate": {"warm_up_frames": 5}, "confirm": {"n": 1, "m": 1}}
+        settings = Settings.model_validate({"data_dir": folder, "rules": {"ball": rule}})
+        async with opened(settings) as agent:
+            app = build_app(agent, Auth.open(settings.data_dir, enabled=False), settings)
+            async with showing(agent, folder, EMPTY_S):
+                pass
+            with recorder.walk(FRAME_WORK, first="Input.__init__") as frame:
+                async with showing(agent, folder, range(EMPTY_S.stop, EMPTY_S.stop + 1)):
+                    recorder.stop()
+            with recorder.walk(QUESTION_WORK) as question:
+                await asyncio.create_task(ask(app), name="question")
+            with recorder.walk(ALERT_WORK, first="Engine.frame") as alert:
+                async with showing(agent, folder, range(BALL_S, BALL_S + 1)):
+                    recorder.stop()
+            if not agent.alert_store.events(0):
+                raise RuntimeError("the rule raised no alert: choose another SEED or CONDITION in agent/walk.py")
+    return {"One frame": frame, "One question": question, "One alert": alert}
+
+
+class HeldFile:
+    """A video file as a camera's source that stays open after its last frame, because its end is no part of a walk."""
+
+    def __init__(self, path: Path, settings: FrameSettings, start: float) -> None:
+        self.camera = CAMERA
+        self._file = FileSource(str(path), CAMERA, settings, pace="fast", start_time=start)
+        self.stats = self._file.stats
+        self._closed = asyncio.Event()
+
+    async def frames(self) -> AsyncIterator[Frame]:
+        """Yield every frame of the file, then wait for `close`."""
+        async for frame in self._file.frames():
+            yield frame
+        await self._closed.wait()
+
+    async def close(self) -> None:
+        """Close the file."""
+        self._closed.set()
+        await self._file.close()
+
+
+@asynccontextmanager
+async def showing(agent: Agent, folder: str, seconds: range) -> AsyncIterator[None]:
+    """Let the camera play these seconds of the drawn street; the block begins when they are encoded and judged."""
+    path = Path(folder, f"{seconds.start}.mp4")
+    await asyncio.to_thread(_film, path, seconds)
+    wanted = agent.store.stats(CAMERA).encoded + len(seconds)
+    source = HeldFile(path, agent.cameras.frame_settings(CAMERA), agent.clock() - 120.0 + seconds.start)
+    watching = asyncio.create_task(agent.cameras.watch(CAMERA, source), name=f"camera {CAMERA}")
+    while agent.store.stats(CAMERA).encoded < wanted:  # noqa: ASYNC110 - nothing announces it
+        await asyncio.sleep(0.05)
+    await agent.encoded()
+    await agent.alerts.settled()
+    yield
+    await source.close()
+    await watching
+
+
+def _film(path: Path, seconds: range) -> None:
+    street = Scene.from_seed(SEED, duration_s=120.0, style="fixed", split="eval")
+    with ClipWriter(path) as writer:
+        for second in seconds:
+            writer.add(draw(street, float(second), *SIZE), float(second))
+
+
+async def ask(app: ASGIApp) -> None:
+    """Ask over the HTTP API, inside this process."""
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://agent", timeout=300) as client:
+        body = {"messages": [{"role": "user", "content": QUESTION}]}
+        (await client.post("/v1/chat/completions", json=body)).raise_for_status()
+
+
+def grouped(walk: Walk) -> list[tuple[str, list[str]]]:
+    """Return the walk as folders with the files entered there one after the other.
+
+    Example: ["memory/store.py", "memory/codec.py", "model/merge.py"] -> [("memory", ["store", "codec"]), ("model",
+    ["merge"])].
+    """
+    return [
+        (folder, [Path(file).stem for file in files])
+        for folder, files in itertools.groupby(walk, lambda file: str(Path(file).parent))
+    ]
+
+
+def as_text(walks: dict[str, Walk]) -> str:
+    """Return the walks as lists, as docs/architecture.md has them."""
+    blocks = []
+    for name, walk in walks.items():
+        lines = [f"- `{folder}/` {', '.join(files)}" for folder, files in grouped(walk)]
+        blocks.append("\n".join([f"**{name}** passes {len(walk)} files:", "", *map(_wrapped, lines)]))
+    return "\n\n".join(blocks)
+
+
+def _wrapped(line: str) -> str:
+    return textwrap.fill(line, 120, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+
+
+def as_svg(walks: dict[str, Walk]) -> str:
+    """Return a picture of the walks, a column each: boxes are folders in order of entry, coloured by part."""
+    parts, height = [], 0
+    for column, (name, walk) in enumerate(walks.items()):
+        x, y = 10 + column * (WIDTH_PX + 20), 24
+        parts.append(f'<text x="{x}" y="{y}" font-weight="bold">{escape(name)}</text>')
+        y += 12
+        for folder, files in grouped(walk):
+            lines = textwrap.wrap(", ".join(files), CHARACTERS)
+            box = LINE_PX * (len(lines) + 1) + 8
+            colour = COLOURS[folder.partition("/")[0]]
+            parts.append(f'<rect x="{x}" y="{y}" width="{WIDTH_PX}" height="{box}" rx="5" fill="{colour}"/>')
+            for number, text in enumerate([folder + "/", *lines]):
+                weight = ' font-weight="bold"' if number == 0 else ""
+                parts.append(f'<text x="{x + 8}" y="{y + LINE_PX * (number + 1)}"{weight}>{escape(text)}</text>')
+            y += box + 6
+        height = max(height, y)
+    width = 10 + len(walks) * (WIDTH_PX + 20)
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" font-family="sans-serif" font-size="12">'
+    ground = f'<rect width="{width}" height="{height}" fill="#ffffff"/>'
+    return "\n".join([head, ground, *parts, "</svg>", ""])
+
+
+def main() -> None:
+    """Print the walks, or write their picture."""
+    parser = argparse.ArgumentParser(prog="python -m agent.walk", description=__doc__)
+    parser.add_argument("--svg", type=Path, help="write a picture to this path instead of printing the lists")
+    options = parser.parse_args()
+    walks = asyncio.run(record())
+    if options.svg is None:
+        sys.stdout.write(as_text(walks) + "\n")
+    else:
+        options.svg.write_text(as_svg(walks), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
