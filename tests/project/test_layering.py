@@ -4,6 +4,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,39 @@ def test_the_server_is_built_without_torch() -> None:
     code = "import sys, agent.web.server; print([name for name in ('torch', 'transformers') if name in sys.modules])"
     ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == "[]"
+
+
+def imports_between_files() -> dict[str, set[str]]:
+    """Return for each module of the product the modules of the product that it imports."""
+    paths = [path for part in PARTS for path in (ROOT / part).rglob("*.py")]
+    modules = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in paths}
+    found: dict[str, set[str]] = {}
+    for module, path in modules.items():
+        names = {alias for name in imported(path) for alias in (name, f"{name}.__init__")}
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom):
+                names |= {f"{node.module}.{alias.name}" for alias in node.names}
+        found[module] = names & modules.keys() - {module}
+    return found
+
+
+def test_no_circle_between_files() -> None:
+    try:
+        list(TopologicalSorter(imports_between_files()).static_order())
+    except CycleError as error:
+        pytest.fail(f"files import one another in a circle: {' -> '.join(error.args[1])}")
+
+
+def test_agent_has_at_most_20_parts_and_80_imports_between_them() -> None:
+    parts = {path.name.removesuffix(".py") for path in (ROOT / "agent").iterdir() if path.name != "__pycache__"}
+    assert len(parts) <= 20
+    pairs = {
+        (module.split(".")[1], other.split(".")[1])
+        for module, others in imports_between_files().items()
+        for other in others
+        if module.startswith("agent.") and other.startswith("agent.")
+    }
+    assert len({(a, b) for a, b in pairs if a != b}) <= 80
 
 
 def test_no_test_module_imports_another() -> None:
