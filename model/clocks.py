@@ -1,11 +1,9 @@
-"""Clock times in an answer: only those that stand before the frames the language model was shown.
+"""Restrict clock times in an answer to those that the language model was shown.
 
-A small language model knows well which frame a question means, and still slips in copying its time digit by digit
-("29:39:22"). So where an answer begins a clock time, all the times it was shown are weighed whole: the one with the highest
-likelihood (the product over its tokens) is written. One forward pass weighs them, as a tree of tokens in which each sees
-its own beginning only.
-
-In: the times' texts and a tokenizer. Out: a tree, and which of its texts. It knows neither frames nor models.
+A small language model knows which frame a question means, but makes mistakes in copying its time digit by digit
+("29:39:22"). So when an answer begins a clock time, all times it was shown are compared as a whole, and the one with the highest
+likelihood (the product over its tokens) is written. One forward pass scores them all, as a tree of tokens in which each token
+sees only its own beginning.
 """
 
 import re
@@ -34,24 +32,26 @@ class ClockTree:
     symbols: Mapping[int, str]  # the tokens that times are written with
 
     def begins(self, tokens: Sequence[int]) -> bool:
-        """May a clock time begin with these? 1, 12, 12:, 12:3"""
+        """Whether a clock time may begin with these tokens: 1, 12, 12:, 12:3."""
         return _BEGINNING.fullmatch(self._text(tokens)) is not None
 
     def is_clock(self, tokens: Sequence[int]) -> bool:
-        """Is this, beyond doubt, the beginning of a clock time? 12:34"""
+        """Whether these tokens are certainly the beginning of a clock time: 12:34."""
         return _CLOCK.fullmatch(self._text(tokens)) is not None
 
     def _text(self, tokens: Sequence[int]) -> str:
         return "".join(self.symbols.get(token, " ") for token in tokens)
 
     def log_likelihoods(self, log_odds: Tensor) -> Tensor:
-        """log_odds (T,): of each token of the tree behind its parent -> of each text (texts,)."""
+        """Log-likelihood of each text, (texts,), from that of each token after its parent, (T,)."""
         return torch.where(self.visible, log_odds, 0.0).sum(1)[list(self.ends)]
 
 
 def clock_tree(clocks: Iterable[str], encode: Callable[[str], list[int]]) -> ClockTree | None:
-    """The tree of these times ("12:34:56"); None where there are none, or where the tokenizer does not write them
-    character by character: then answers are left as they come."""
+    """The tree of these times ("12:34:56").
+
+    None if there are no times, or if the tokenizer does not split them into characters: answers are then left as they are.
+    """
     ids = {symbol: encode(symbol) for symbol in _SYMBOLS}
     if any(len(tokens) != 1 for tokens in ids.values()):
         return None
@@ -63,7 +63,7 @@ def clock_tree(clocks: Iterable[str], encode: Callable[[str], list[int]]) -> Clo
 
 
 def tree_of(texts: Sequence[tuple[int, ...]], symbols: Mapping[int, str]) -> ClockTree:
-    """Texts that begin alike share their beginning: (1, 2), (1, 3) -> tokens 1, 2, 3 with parents -1, 0, 0."""
+    """The tree of token lists, sharing common beginnings: (1, 2), (1, 3) -> tokens 1, 2, 3 with parents -1, 0, 0."""
     nodes: dict[tuple[int, ...], int] = {}
     parents: list[int] = []
     for text in texts:

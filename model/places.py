@@ -1,4 +1,4 @@
-"""Places among the rows of a window that need no question: gaps in time, the newest frames, fair shares. Pure."""
+"""Rows of a window that are chosen without a question: the newest frames, and frames that fill gaps. Pure."""
 
 from collections.abc import Sequence
 
@@ -6,12 +6,12 @@ import numpy as np
 
 
 def fair_share(group_sizes: Sequence[int], num_keyframes: int) -> int:
-    """Places for each group that holds frames, if all have the same number: K = 32 and sizes (900, 0, 5) -> 16."""
+    """Keyframes for each group that has frames, in equal shares: 32 keyframes, sizes (900, 0, 5) -> 16."""
     return num_keyframes // max(1, int(np.count_nonzero(group_sizes)))
 
 
 def newest_rows(group_sizes: Sequence[int], count: int) -> np.ndarray:
-    """The newest `count` rows, rising, taken in turn from the end of every group.
+    """The newest `count` rows, rising, taken in turn from the end of each group.
 
     group_sizes (5, 2), count 3 -> [3, 4, 6]: the last of each group (4 and 6), then the next of the first (3).
     """

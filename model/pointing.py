@@ -1,9 +1,8 @@
-"""Where in the picture is what a question names? Merging's own first term, read as a map.
+"""Where in the picture is the thing that a question names?
 
-Merging weighs every patch by its cosine with the question (`Merger.presence`). A checkpoint that was taught where things are
-(`vilamp_live.pointing`) says so well enough to point: which patches show the thing, on which side of the picture it stands.
-In: cosines (n, M) of the patches of n frames in time order, row-major on a square grid. Out: probabilities, rows, words.
-Pure.
+Merging weighs each patch by its cosine with the question (`Merger.presence`). In a checkpoint that was trained to point
+(`vilamp_live.pointing`) these cosines show which patches show the thing, and so on which side of the picture it is. Arrays are
+(n, M): n frames in time order, M patches, row by row of a square grid. Pure.
 """
 
 from collections import Counter
@@ -17,26 +16,26 @@ from model.visit_search import SAME_VISIT_GAP_S, longest_gap
 Box = tuple[float, float, float, float]  # left, top, right, bottom as shares of the picture
 
 SIDES = ("left", "middle", "right")
-SHOWN = 0.5  # probability from which a patch is taken to show the thing
-AROUND_ROWS = 16  # of a stay are looked at, on each side of the frame that was named
-STANDS = 0.6  # of the frames on one side: it stood there
+SHOWN = 0.5  # a patch with at least this probability shows the thing
+AROUND_ROWS = 16  # frames looked at on each side of the frame that was named
+STANDS = 0.6  # with this share of the frames on one side, the thing stood there
 
 
 def presence_of(cosines: NDArray[np.float32], pointing: Mapping[str, float]) -> NDArray[np.float32]:
-    """(n, M) probability that a patch shows what is asked about; 0 where nothing is known (NaN)."""
+    """(n, M) probability that a patch shows what is asked about; 0 for unknown cosines (NaN)."""
     log_odds = pointing["scale"] * cosines + pointing["bias"]
     return np.where(np.isnan(cosines), 0, 1 / (1 + np.exp(-log_odds))).astype(np.float32)
 
 
 def shown(presences: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """(n,) bool: which frames show it at all."""
+    """(n,) bool: the frames that show the thing."""
     return np.asarray(presences.max(axis=1) > SHOWN)
 
 
 def stay(shows: NDArray[np.bool_], place: int, times: NDArray[np.float64], gap_s: float) -> NDArray[np.int64]:
-    """The frames of one stay: those that show the thing around `place`, out of sight for no longer than a visit allows.
+    """Indices of the frames that show the thing during its stay around index `place`. Empty if no frame shows it.
 
-    shows (n,), times (n,) unix seconds of one camera's frames; none where no frame shows it.
+    shows (n,) bool and times (n,) unix seconds of one camera's frames. gap_s: seconds out of sight that end a stay.
     """
     rows = np.flatnonzero(shows)
     if not len(rows):
@@ -50,13 +49,13 @@ def stay(shows: NDArray[np.bool_], place: int, times: NDArray[np.float64], gap_s
 def side_during_stay(
     presences: NDArray[np.float32], place: int, times: NDArray[np.float64], gap_s: float = SAME_VISIT_GAP_S
 ) -> str:
-    """`side_of` of the stay around row `place`; "" where none of the frames shows it."""
+    """`side_of` for the stay around index `place`; "" if no frame shows the thing."""
     rows = stay(shown(presences), place, times, gap_s)
     return side_of(presences[rows]) if len(rows) else ""
 
 
 def side_of(presences: NDArray[np.float32]) -> str:
-    """Where the thing stood during a stay, or how it went: "on the left of the picture", "from the left to the right of ..."."""
+    """Where the thing was, or how it moved: "on the left of the picture", "from the left to the right of the picture"."""
     sides = [SIDES[min(2, int(centre * 3))] for centre in centres(presences)]
     [(most, count)] = Counter(sides).most_common(1)
     if count < STANDS * len(sides) and sides[0] != sides[-1]:
@@ -65,7 +64,7 @@ def side_of(presences: NDArray[np.float32]) -> str:
 
 
 def boxes_of(presence: NDArray[np.float32]) -> tuple[Box, ...]:
-    """Around each group of adjoining patches that show what is asked about, from left to right. presence (M,)."""
+    """Boxes around each group of adjacent patches that show the thing, from left to right. presence (M,)."""
     side = round(len(presence) ** 0.5)
     left = {divmod(int(patch), side) for patch in np.flatnonzero(presence > SHOWN)}
     boxes = []
@@ -84,7 +83,7 @@ def boxes_of(presence: NDArray[np.float32]) -> tuple[Box, ...]:
 
 
 def centres(presences: NDArray[np.float32]) -> NDArray[np.float32]:
-    """(n,) horizontal centre of the thing in each frame, 0 (left) to 1."""
+    """(n,) horizontal centre of the thing in each frame, 0 (left) to 1 (right)."""
     side = round(presences.shape[1] ** 0.5)
     across = (np.arange(presences.shape[1]) % side + 0.5) / side
     return np.asarray((presences @ across) / np.maximum(presences.sum(axis=1), 1e-12), np.float32)

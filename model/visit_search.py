@@ -1,13 +1,12 @@
-"""How often was a thing seen, and when? Looks at frames one by one, the most relevant first; somebody says what each shows.
+"""Find the visits of a thing by looking at single frames, the most relevant first.
 
-In: times and relevance of all frames of a history, camera by camera, and verdicts. Out: which frame to look at next, and the
-visits. A visit is a run of frames: around a frame that shows the thing all those that are about as relevant belong to it, and
-what is out of sight for longer than a few seconds has gone and come again. Between every two visits the least relevant frame
-is looked at: if that shows it too, they are one; if not, the frames a little before and after it are, as something may only
-have passed in front of what stayed. The search ends after several places in a row without the thing, as all that remain are
-less relevant.
+The caller looks: `VisitSearch` only says which frame is next, and is told whether it shows the thing. A visit is a run of
+frames about as relevant as one that shows the thing. If the thing is out of sight for longer than a few seconds, its return is a
+new visit. Between two visits the least relevant frame is looked at. If it shows the thing, the two are one visit. If not, the
+frames shortly before and after it are looked at as well, because something may only have passed in front of it. The search
+ends after several places in a row without the thing, as all other frames are less relevant.
 
-Pure: it sees no picture and asks nobody. Sorting N relevances is the one step that takes long.
+Pure. Sorting the N relevances is the only step that takes long.
 """
 
 from bisect import bisect_left
@@ -20,18 +19,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 SAME_VISIT_GAP_S = 6.0
-GAP_INTERVALS = 3.0  # or so many distances between the frames of a slow camera
+GAP_INTERVALS = 3.0  # or so many frame intervals, if the camera is slow
 MOST_LOOKS = 128
-PATIENCE = 8  # places in a row without it
-LOOKS_IN_VAIN = 2  # at one place
-BACKGROUND = 0.1  # quantile of relevance around a frame: frames without the thing
-AROUND_ROWS = 1000  # on each side; relevance without the thing differs by camera and by the light of the day
-NEAR = 0.6  # as relevant: so far of the way from the background to the frame that was looked at
+PATIENCE = 8  # places in a row without the thing, after which the search ends
+LOOKS_IN_VAIN = 2  # at one place, before it counts as a place without the thing
+BACKGROUND = 0.1  # this quantile of the relevance around a frame is taken as the relevance without the thing
+AROUND_ROWS = 1000  # on each side; relevance without the thing varies with camera and daylight
+NEAR = 0.6  # a frame is as relevant if it is so far from the background towards the frame that was looked at
 
 
 @dataclass(frozen=True, slots=True)
 class Visit:
-    """Rows of its first and last frame, as relevance tells, and of the most relevant frame that was seen to show it."""
+    """Rows of the visit's first and last frame, by relevance, and of the most relevant frame that was seen to show the thing."""
 
     first: int
     last: int
@@ -41,16 +40,15 @@ class Visit:
 End = Literal["first", "last"]
 _Asked = (
     tuple[Visit, Visit] | Literal["beside"] | None
-)  # why the next look: to join these; to tell how long it was gone
+)  # the purpose of the next look: to join two visits, or to see how long the thing was gone
 
 
 class VisitSearch:
-    """Ask `next_row`, look, `tell` or `skip`; until it is None.
+    """A search over one history. Call `next_row`, look at the frame, and `tell` or `skip`, until it returns None.
 
-    only: the first or the last visit is wanted: nothing is looked at that lies behind (before) one already found.
-
-    times (N,) unix seconds, rising within each group; scores (N,); group_sizes: frames of each camera, in row order; gap_s: out
-    of sight for longer, a thing has gone.
+    times (N,) unix seconds, rising within each group. scores (N,) relevance. group_sizes: frames of each camera, in row order.
+    gap_s: seconds out of sight that end a visit. only: find the first (last) visit alone, and look at no frame after (before)
+    one already found.
     """
 
     def __init__(
@@ -77,20 +75,20 @@ class VisitSearch:
 
     @property
     def num_looks(self) -> int:
-        """Frames asked for."""
+        """How many frames were looked at."""
         return len(self._looked)
 
     @property
     def gave_up(self) -> bool:
-        """After so many looks that there may be more visits."""
+        """Whether the search ended at its limit of looks, so that there may be more visits."""
         return self.num_looks >= MOST_LOOKS and self._misses < PATIENCE
 
     def visits(self) -> list[Visit]:
-        """So far, in row order."""
+        """The visits found so far, in row order."""
         return list(self._visits)
 
     def next_row(self) -> int | None:
-        """One between two visits, or the most relevant frame that nothing is known of yet; None: the search is over."""
+        """The row to look at next: one between two visits, or the most relevant open one. None: the search is over."""
         if self.num_looks >= MOST_LOOKS:
             return None
         if self._only is None and (row := self._between()) is not None:
@@ -107,11 +105,11 @@ class VisitSearch:
         return bool(self._times[row] <= max(self._times[visit.last] for visit in self._visits))
 
     def skip(self, row: int) -> None:
-        """Nobody can say what this frame shows."""
+        """Note that the frame cannot be read."""
         self._looked[row], self._closed[row], self._asked = None, True, None
 
     def tell(self, row: int, shows_it: bool) -> None:
-        """What the frame shows."""
+        """Note whether the frame shows the thing."""
         asked, self._asked = self._asked, None
         self._looked[row], self._closed[row] = shows_it, True
         if shows_it:
@@ -123,7 +121,7 @@ class VisitSearch:
             self._note_in_vain(row)
 
     def _note_in_vain(self, row: int) -> None:
-        """One wrong verdict must not hide a visit, nor one other thing use up all patience."""
+        """Note a look without the thing. A place gets two looks, as one may be wrong, and counts once, however long it is."""
         first, last = self._alike(row, through=True)
         same = [place for place in self._in_vain if place[0] <= last and first <= place[1]]
         looks = 1 + sum(self._in_vain.pop(place) for place in same)
@@ -131,7 +129,7 @@ class VisitSearch:
         self._in_vain[place] = looks
         self._misses += looks == 1
         near_s = self._gaps_s[self._group_of(row)] / 2
-        if looks < LOOKS_IN_VAIN:  # the next look is a little further off
+        if looks < LOOKS_IN_VAIN:  # look again, a little further away
             times = self._times[first : last + 1]
             first, last = (
                 first + int(np.searchsorted(times, self._times[row] - near_s)),
@@ -140,7 +138,7 @@ class VisitSearch:
         self._closed[first : last + 1] = True
 
     def _add(self, first: int, last: int, row: int) -> None:
-        """A visit, joined with those that it touches or nearly so."""
+        """Add a visit, joined with those it touches or nearly touches."""
         self._misses = 0
         self._closed[first : last + 1] = True
         best, apart = row, []
@@ -155,13 +153,15 @@ class VisitSearch:
         self._visits = [*apart[:place], Visit(first, last, best), *apart[place:]]
 
     def _is_one(self, last: int, first: int) -> bool:
-        """May a visit that ends at `last` go on at `first`? Of one camera, and soon after."""
+        """Whether frames that end at row `last` and begin at row `first` can be one visit: same camera, and a short gap."""
         group = self._group_of(last)
         return first < self._groups[group][1] and bool(self._times[first] - self._times[last] <= self._gaps_s[group])
 
     def _alike(self, row: int, *, through: bool = False) -> tuple[int, int]:
-        """The run around a row of frames about as relevant, over dips as short as a visit allows; of one camera, and never past
-        a frame that was looked at in vain (unless `through`)."""
+        """(first, last) of the run of frames around a row that are about as relevant, with gaps as short as a visit allows.
+
+        It stays within one camera, and ends at frames that were seen not to show the thing (unless `through`).
+        """
         group = self._group_of(row)
         begin, end = self._groups[group]
         around = self._scores[max(begin, row - AROUND_ROWS) : min(end, row + AROUND_ROWS + 1)]
@@ -183,7 +183,7 @@ class VisitSearch:
         )
 
     def _between(self) -> int | None:
-        """A frame between two visits of one camera that has to be looked at to tell them apart."""
+        """The next frame to look at between two visits of one camera, to see whether they are one. None: all are clear."""
         for before, after in pairwise(self._visits):
             group = self._group_of(before.last)
             if (
@@ -209,6 +209,6 @@ class VisitSearch:
 
 
 def longest_gap(times: NDArray[np.float64], gap_s: float) -> float:
-    """How long a thing of this camera may be out of sight within one visit."""
+    """How many seconds a thing may be out of sight within one visit. times: of this camera's frames."""
     usual_s = float(np.median(np.diff(times))) if len(times) > 1 else 0.0
     return max(gap_s, GAP_INTERVALS * usual_s)

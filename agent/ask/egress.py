@@ -1,4 +1,4 @@
-"""The one way out: where pictures may be sent, decided for every connection that could carry them.
+"""The only HTTP client that pictures are sent with. It refuses servers that a camera's `egress` setting does not allow.
 
 A camera is `local_only` (loopback and private addresses) or `allowed` (any address). Every request of `guarded_client`
 resolves its host name, checks every address the name has, and connects to one of the checked addresses by number: what
@@ -29,21 +29,21 @@ _LOCAL_NETWORKS = tuple(
 
 
 class EgressRefused(Exception):
-    """A camera's rule does not let its pictures go to this host (the operator's choice)."""
+    """The camera's `egress` setting does not allow this host."""
 
 
 class HostUnknown(Exception):
-    """The host name has no address (the network's fault, or a typing error)."""
+    """The host name has no address."""
 
 
 def strictest(rules: Iterable[Egress]) -> Egress:
-    """The rule for several cameras together; for none of them: local_only."""
+    """The rule that all these rules allow: local_only unless every one is `allowed`."""
     named = list(rules)
     return "allowed" if named and all(rule == "allowed" for rule in named) else "local_only"
 
 
 def is_local(address: str) -> bool:
-    """True for a loopback or private address: "192.168.1.9", "::1", "::ffff:10.0.0.1". Anything else is not."""
+    """Whether this is a loopback or private address, such as "192.168.1.9", "::1" or "::ffff:10.0.0.1"."""
     try:
         number = ipaddress.ip_address(address)
     except ValueError:
@@ -54,7 +54,7 @@ def is_local(address: str) -> bool:
 
 
 async def system_resolver(host: str, port: int) -> Sequence[str]:
-    """Addresses of `host` as this machine resolves it, the preferred one first. Raises HostUnknown."""
+    """Resolve a host name on this machine, the preferred address first. Raises HostUnknown."""
     try:
         async with asyncio.timeout(RESOLVE_TIMEOUT_S):
             found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
@@ -66,7 +66,7 @@ async def system_resolver(host: str, port: int) -> Sequence[str]:
 
 
 async def checked_addresses(host: str, port: int, rule: Egress, resolve: Resolver) -> Sequence[str]:
-    """Addresses of `host` that may be connected to. One that is not local refuses the whole name under local_only.
+    """Resolve a host name and check the rule: under local_only all its addresses must be local.
 
     Raises EgressRefused or HostUnknown.
     """
@@ -79,7 +79,7 @@ async def checked_addresses(host: str, port: int, rule: Egress, resolve: Resolve
 
 
 class _CheckedTransport(httpx.AsyncBaseTransport):
-    """Sends a request to a checked address of its host; the next one is tried where nothing answers."""
+    """Sends each request to a checked address of its host, and tries the next one if nothing answers."""
 
     def __init__(self, rule: Egress, resolve: Resolver, verify: ssl.SSLContext) -> None:
         self._rule: Egress = rule
@@ -90,7 +90,7 @@ class _CheckedTransport(httpx.AsyncBaseTransport):
         url = request.url
         port = url.port or (443 if url.scheme == "https" else 80)
         addresses = await checked_addresses(url.host, port, self._rule, self._resolve)
-        # the certificate must still be that of the name, and the server must still see the name
+        # TLS still verifies the certificate against the host name, and the server still receives the name
         request.extensions = {**request.extensions, "sni_hostname": url.raw_host.decode("ascii")}
         for address in addresses[:-1]:
             try:
@@ -110,6 +110,6 @@ class _CheckedTransport(httpx.AsyncBaseTransport):
 def guarded_client(
     rule: Egress, *, resolve: Resolver, verify: ssl.SSLContext, timeout: httpx.Timeout
 ) -> httpx.AsyncClient:
-    """The only HTTP client that pictures may be given to."""
+    """An HTTP client whose every connection is checked. It follows no redirects and uses no proxies."""
     transport = _CheckedTransport(rule, resolve, verify)
     return httpx.AsyncClient(transport=transport, timeout=timeout, trust_env=False, follow_redirects=False)

@@ -1,4 +1,4 @@
-"""The nouns of answering: what is asked, and what comes back piece by piece."""
+"""A question, and the events of its answer."""
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ FinishReason = Literal["stop", "length", "content_filter"]
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """Something said earlier in the conversation."""
+    """One earlier message of the conversation."""
 
     role: Literal["user", "assistant"]
     text: str
@@ -21,41 +21,41 @@ class Said:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One question about some cameras' pasts; times in unix seconds, None: unbounded."""
+    """A question about what some cameras saw between `after` and `before`, unix seconds (None: no bound)."""
 
     text: str
     cameras: tuple[str, ...]
     after: float | None = None
     before: float | None = None
-    max_new_tokens: int | None = None  # None: the configured number
+    max_new_tokens: int | None = None  # None: as configured
     temperature: float = 0.0
     within: Within | None = None  # only frames near a place
-    earlier: tuple[Said, ...] = ()  # oldest first; only a server that reads conversations is given it
-    num_keyframes: int | None = None  # None: the configured numbers
-    recent: int | None = None
+    earlier: tuple[Said, ...] = ()  # oldest first; only some answerers read it
+    num_keyframes: int | None = None  # None: as configured
+    recent: int | None = None  # of these, how many are the newest frames
     priority: Priority = Priority.QUESTION
-    may_think: bool = False  # a server's model gets room to think, also where it has not been seen to
+    may_think: bool = False  # give a server's model tokens to think, even if it has never been seen thinking
 
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """A keyframe: a frame whose patches the language model saw whole."""
+    """A frame that the answer rests on: a keyframe."""
 
     frame_id: int
     camera: str
     time: float  # unix seconds
-    score: float  # cosine with the question
+    score: float  # cosine similarity with the question
     kind: EvidenceKind
-    metadata: dict[str, Any] = field(default_factory=dict)  # pose and whatever else came with the frame
-    # around what the question names: left, top, right, bottom as shares of the picture; empty where nothing is pointed at
+    metadata: dict[str, Any] = field(default_factory=dict)  # the pose and other data sent with the frame
+    # where the frame shows what was asked about: left, top, right, bottom as shares of the picture
     boxes: tuple[tuple[float, float, float, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """Comes first: what the answer is going to rest on."""
+    """The first event: the frames that the answer rests on, and how many were searched."""
 
-    evidence: tuple[Evidence, ...]  # rising time within each camera
+    evidence: tuple[Evidence, ...]  # by camera, then by time
     num_frames: int
     oldest: float
     newest: float
@@ -63,18 +63,18 @@ class Seen:
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Some more text of the answer."""
+    """The next piece of the answer's text."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """Comes last."""
+    """The last event."""
 
     finish_reason: FinishReason
     notes: tuple[str, ...]  # what the asker should know about this answer
-    timings_ms: dict[str, float]  # per stage, in order
+    timings_ms: dict[str, float]  # by stage, in the order in which the stages ended
     prompt_tokens: int
     completion_tokens: int
 
@@ -84,7 +84,7 @@ Event = Seen | Piece | Finished
 
 @dataclass(slots=True)
 class Answer:
-    """All events of one answer, folded together."""
+    """A whole answer."""
 
     seen: Seen
     finished: Finished
@@ -96,7 +96,7 @@ class Answer:
 
 
 async def collect(events: AsyncIterator[Event]) -> Answer:
-    """Fold all events of one answer into it."""
+    """The whole answer from its events. Raises ValueError if the first or the last event is missing."""
     seen: Seen | None = None
     finished: Finished | None = None
     pieces: list[str] = []

@@ -1,4 +1,4 @@
-"""What of a server's text is an answer: without what its model thought, and without the marks of its chat template.
+"""Extract the answer from a server's text: drop what its model thought, and the control marks of its chat template.
 
 Models that think first write their thoughts between marks (`<think>...</think>`), and some write the closing mark alone, as
 their template has written the other one. A template that does not fit the model lets its control tokens through
@@ -9,7 +9,7 @@ import re
 
 from agent.untrusted.wire import whole_text
 
-HELD_CHARS = 1000  # of a server's first answer: its model may turn out to have been thinking
+HELD_CHARS = 1000  # held back of a server's first answer, which may turn out to be a thought
 _MAX_MARK_CHARS = 48
 _THOUGHT = "(?:think|thinking|thought|reasoning)"
 _MARK = re.compile(
@@ -22,29 +22,32 @@ _MARK = re.compile(
 )
 _MAYBE_MARK = re.compile(r"[<\[◁][/|｜\w▁-]{0,44}\Z")
 _HALVES = re.compile("[\ud800-\udfff]")
-# Anything but spaces, controls, and what has no shape: joiners, directions, fillers, variations, tags
+# Any character but spaces, control characters and invisible ones: joiners, directions, fillers, variation selectors, tags
 _VISIBLE = re.compile(
     "[^\\s\x00-\x1f\x7f-\xa0\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u2028-\u202f\u205f-\u206f"
     "\u2800\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff9-\ufffb\U000e0000-\U000e0fff]"
 )
-_BEGINS = re.compile(f"{_VISIBLE.pattern}|[\x1b\x80-\x9f]")  # an escape sequence is left whole, for whoever removes it
+_BEGINS = re.compile(f"{_VISIBLE.pattern}|[\x1b\x80-\x9f]")  # escape sequences are kept whole: they are removed later
 
 
 class ThoughtsShown(ValueError):
-    """What has been passed on was not the answer: the mark that ends thoughts came after it."""
+    """The text passed on so far was a thought, not the answer: the mark that ends thoughts came after it."""
 
 
 class Speech:
-    """One answer. `thought`: its model thought; `aloud`: it wrote only the mark that ends its thoughts."""
+    """Reads the text of one answer.
+
+    thought: the model has thought. aloud: it marked only the end of its thoughts, so the beginning looked like an answer.
+    """
 
     def __init__(self, *, held_chars: float = 0, aloud: bool = False) -> None:
-        """`held_chars`: so much is kept back until it is known whether it is a thought; `aloud`: everything is."""
+        """held_chars: hold back so many characters, as they may be a thought. aloud: hold back everything."""
         self.thought = False
         self.aloud = False
         self._held_chars = float("inf") if aloud else held_chars
         self._expects_thoughts = aloud
-        self._half = ""  # of a character whose other half comes with the next piece
-        self._rest = ""  # may be the beginning of a mark
+        self._half = ""  # half of a character; the other half comes with the next piece
+        self._rest = ""  # text that may be the beginning of a mark
         self._held: list[str] = []
         self._num_held = 0
         self._is_speaking = False  # something has been passed on
@@ -52,11 +55,11 @@ class Speech:
 
     @property
     def has_begun(self) -> bool:
-        """Has anything been heard that may be an answer?"""
+        """Whether there is any text that may be an answer."""
         return bool(self._held)
 
     def hear(self, text: str) -> str:
-        """What may be passed on now. Raises ThoughtsShown."""
+        """Add a piece of text and return what can be passed on now. Raises ThoughtsShown."""
         self._rest += self._whole(text)
         shown: list[str] = []
         while not self._has_ended and (mark := _MARK.search(self._rest)):
@@ -75,7 +78,7 @@ class Speech:
         return self._release("".join(shown))
 
     def end(self, *, was_cut: bool = False) -> str:
-        """The last piece. `was_cut`: the server stopped at its limit, so that what never ended as a thought may be one."""
+        """End the answer and return its last piece. was_cut: the server reached its token limit, maybe within a thought."""
         if was_cut and self._expects_thoughts and not self.thought:
             self.thought = True
             return ""
@@ -118,7 +121,7 @@ class Speech:
         return "".join(self._held)
 
     def _whole(self, text: str) -> str:
-        """Text without half characters: a half at the end waits for its other half."""
+        """The text without half characters (lone surrogates). A half at the end waits for its other half."""
         text, self._half = self._half + text, ""
         if not _HALVES.search(text):
             return text
@@ -128,5 +131,5 @@ class Speech:
 
 
 def is_visible(text: str) -> bool:
-    """Does it hold anything that a reader sees? Spaces, line breaks and zero-width characters are nothing."""
+    """Whether a reader would see anything: spaces, line breaks and zero-width characters do not count."""
     return _VISIBLE.search(text) is not None

@@ -1,7 +1,6 @@
-"""What a rule should have fired on in a drawn world: twelve types of rules, and their true events from the world's truth.
+"""The correct alerts in a drawn world: rules of twelve types, each with the events on which it should fire.
 
-In: a scene and the seconds of its frames. Out: `Armed` rules, each with its events. Everything comes from what the painter
-painted and from the scene's log. This is the examiner's side: nothing that watches a camera imports it.
+The events come from what was drawn, never from the model. Only evaluations import this.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,10 +14,10 @@ from model.world.questions import with_articles
 from model.world.scene import Scene
 from model.world.things import COLOURS, THINGS, VISIBLE_FRACTION
 
-SAME_EVENT_GAP_S = 12.0  # what comes again sooner is the same event to an operator
-GLIMPSE_FRACTION = 0.05  # less of a thing than this in the picture is nothing
-MIN_FRAMES = 2  # what is in clear view for less is nothing that two verdicts could confirm
-AFTER_S = 5.0  # so long after an event an alert may still be about it
+SAME_EVENT_GAP_S = 12.0  # a thing that comes back sooner is still the same event
+GLIMPSE_FRACTION = 0.05  # smaller shares of a thing in the picture are ignored
+MIN_FRAMES = 2  # in clear view; fewer cannot be confirmed by two verdicts
+AFTER_S = 5.0  # an alert up to so long after an event still counts for it
 STEP_S = 0.25
 
 Span = tuple[float, float]
@@ -26,7 +25,7 @@ Span = tuple[float, float]
 
 @dataclass(frozen=True, slots=True)
 class TrueEvent:
-    """Seconds of the scene: an alert in `first_s`..`last_s` is about it; its delay counts from `start_s`."""
+    """An event, in seconds of the scene. Alerts from `first_s` to `last_s` count for it; delays are measured from `start_s`."""
 
     start_s: float
     first_s: float
@@ -35,7 +34,7 @@ class TrueEvent:
 
 @dataclass(frozen=True, slots=True)
 class Truth:
-    """`doubtful`: spans in which something that matches is half in view; an alert there is neither right nor wrong."""
+    """The events of one rule. doubtful: spans with a matching thing half in view, in which alerts are not counted."""
 
     events: tuple[TrueEvent, ...]
     doubtful: tuple[Span, ...]
@@ -43,7 +42,7 @@ class Truth:
 
 @dataclass(frozen=True, slots=True)
 class RuleType:
-    """`condition` has {thing}: "red truck". kinds: any of these, the scene decides which; none: it is about things left."""
+    """A type of rule. condition: with a place for the {thing}. kinds: one is drawn from the scene; none: about things left."""
 
     name: str
     condition: str
@@ -53,7 +52,7 @@ class RuleType:
 
 @dataclass(frozen=True, slots=True)
 class Armed:
-    """A rule of one type as it is set in one world."""
+    """A rule of one type in one world."""
 
     type: RuleType
     condition: str
@@ -77,7 +76,7 @@ RULE_TYPES = (
 
 
 def arm(scene: Scene, times: np.ndarray, rng: np.random.Generator) -> list[Armed]:
-    """One rule of each type. Kind and colour are drawn from what comes by, where anything of the type does."""
+    """One rule of each type. Kind and colour are those of a thing that comes by in this scene, if there is one of the type."""
     may_show = scene.may_show(times)
     views = [
         scene.visible_at(float(t), GLIMPSE_FRACTION) if may else [] for t, may in zip(times, may_show, strict=True)
@@ -110,7 +109,10 @@ def _seen(scene: Scene, query: Query) -> Callable[[float], bool]:
 
 
 def _visits(times: np.ndarray, sure: Sequence[bool], part: Sequence[bool], seen: Callable[[float], bool]) -> Truth:
-    """Stays in clear view, and what else of it was in the picture. `seen`: in clear view between frames too?"""
+    """Events and doubtful spans. sure, part: for each frame, whether the thing is in clear view, and in view at all.
+
+    seen: whether the thing is in clear view at a second between frames.
+    """
     events, doubtful = [], [(first, last + AFTER_S) for first, last, _ in _stays(times, part)]
     for first, last, num_frames in _stays(times, sure):
         if num_frames < MIN_FRAMES:
@@ -133,7 +135,7 @@ def _stays(times: np.ndarray, here: Sequence[bool]) -> list[tuple[float, float, 
 
 
 def _left_behind(scene: Scene, times: np.ndarray) -> Truth:
-    """From when the owner has left the picture until somebody takes it; an alert may come once it has been put down."""
+    """Events from the moment the owner has left until somebody takes the thing. Alerts count once it has been put down."""
     events, doubtful = [], []
     for event in scene.events:
         if event.owner_gone_s is None:
@@ -150,18 +152,18 @@ def _left_behind(scene: Scene, times: np.ndarray) -> Truth:
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """How alerts compare with the truth."""
+    """Alerts compared with the truth."""
 
     num_events: int
     found: tuple[bool, ...]  # per event
     delays_s: tuple[float, ...]  # from the start of each event found to the message
-    false_s: tuple[float, ...]  # seconds of the scene at which an alert was about nothing
-    num_repeats: int  # further alerts about an event already told
+    false_s: tuple[float, ...]  # second of the scene of each false alert
+    num_repeats: int  # further alerts for an event that had one
     num_doubtful: int
 
 
 def score(truth: Truth, alerts: Sequence[tuple[float, float]]) -> Score:
-    """alerts: (second of the scene of the frame that confirmed it, second at which the message was ready)."""
+    """Compare alerts with the truth. alerts: (second of the frame that confirmed it, second at which its message was ready)."""
     delays: dict[int, float] = {}
     false: list[float] = []
     num_repeats = num_doubtful = 0

@@ -1,11 +1,11 @@
-"""How well rules do on drawn worlds that the model was never trained on: one rule armed at a time, truth from the world.
+"""Evaluate alert rules on drawn worlds that the model was not trained on.
 
-In: a model, seeds, minutes. Out: one report (JSON types). A world is drawn, stored and encoded once, as live frames are; then
-each of twelve rules (`truth.RULE_TYPES`) goes over it with the real gate, machine and judge, on the memory's own windows.
-Three arms: the gate alone, the judge alone (on a stretch of each world only: it asks about every frame), and both.
+A world is drawn, stored and encoded once, as live frames are. Then each of twelve rules (`alert_truth.RULE_TYPES`) runs over
+it with the product's gate, machine and judge. Three arms: the gate alone, the judge alone (on a stretch of each world, as it
+judges every frame), and both.
 
-The delay of an alert is simulated time (when the frame that confirmed it was taken) plus measured time: encoding one
-frame, and the verdict. What a broker adds comes on top. Nothing here is told to the gate or the judge.
+The delay of an alert is simulated time (until the frame that confirmed it) plus measured time (to encode that frame and to
+judge it). The time of a message broker is not included.
 """
 
 import statistics
@@ -46,16 +46,16 @@ CAMERA = "world"
 START_UNIX = 1_767_254_400.0  # 2026-01-01 08:00:00 UTC
 DRAW_SIZE = (320, 180)
 ARMS = ("gate", "judge", "both")
-SWEPT = (2.0, 4.0, 8.0, 16.0, 32.0, 64.0)  # thresholds of the gate
-TRACED = "car of a colour"  # the type of rule whose scores the report keeps
-PROMPT_S = 2.0  # the gate is in time when it opens this soon after an event begins
+SWEPT = (2.0, 4.0, 8.0, 16.0, 32.0, 64.0)  # thresholds of the gate that are tried
+TRACED = "car of a colour"  # the report keeps the gate's scores of this type of rule
+PROMPT_S = 2.0  # the gate opens in time if it is open within so many seconds after an event begins
 
 Steps = Callable[[str, int, int], None]
 
 
 @dataclass(slots=True)
 class World:
-    """One world in a memory: frame n was taken at second n."""
+    """One world, stored and encoded. Frame n was taken at second n."""
 
     seed: int
     scene: Scene
@@ -73,7 +73,7 @@ class World:
 
 @dataclass(slots=True)
 class Run:
-    """One rule over one world in one arm."""
+    """The result of one rule in one world and one arm."""
 
     seed: int
     rule: str
@@ -141,19 +141,19 @@ def _fill(world: World, model: "VideoModel", num_frames: int, on_step: Steps) ->
 
 
 def settings_for(armed: Armed, gate: GateSettings) -> RuleSettings:
-    """The defaults, but that an alert may follow another at once: every event counts."""
+    """The default rule settings, but without pauses between alerts, as every event counts."""
     return RuleSettings(condition=armed.condition, gate=gate, hold_s=0.0, cooldown_s=0.0)
 
 
 def sightings(world: World, unit: NDArray[np.float32], start: int = 0, stop: int | None = None) -> list[Sighting]:
-    """What the gate sees of each frame."""
+    """The frames with their similarity to the rule's condition, (D,) `unit`."""
     similarities = world.units @ unit
     rows = range(start, len(world.frame_ids) if stop is None else stop)
     return [Sighting(world.frame_ids[n], START_UNIX + n, float(similarities[n])) for n in rows]
 
 
 class _Asked:
-    """The judge, timed. took: seconds by frame."""
+    """Asks the judge and measures how long it takes. took: seconds by frame."""
 
     def __init__(self, world: World, rule: RuleSettings) -> None:
         self.judge_s: list[float] = []
@@ -169,7 +169,7 @@ class _Asked:
 
 
 async def both(world: World, armed: Armed, unit: NDArray[np.float32], gate: GateSettings) -> Run:
-    """Gate and judge, as live."""
+    """Run the rule as a live agent does: the judge is asked while the gate is open."""
     rule = settings_for(armed, gate)
     judge = _Asked(world, rule)
     replay = Replay(rule, judge, zone_of=lambda camera: "UTC")
@@ -178,7 +178,7 @@ async def both(world: World, armed: Armed, unit: NDArray[np.float32], gate: Gate
 
 
 async def gate_alone(world: World, armed: Armed, unit: NDArray[np.float32], gate: GateSettings) -> Run:
-    """An open gate is a yes, a closed one a no."""
+    """Run the rule with the gate's state as the verdict: yes while it is open."""
     seen = sightings(world, unit)
     is_open = {each.frame_id: reading.open for each, reading in zip(seen, readings(gate, seen), strict=True)}
 
@@ -191,7 +191,7 @@ async def gate_alone(world: World, armed: Armed, unit: NDArray[np.float32], gate
 
 
 async def judge_alone(world: World, armed: Armed, span: tuple[int, int]) -> Run:
-    """Every frame of `span` is judged: the gate is fed with a picture that has just become like nothing before."""
+    """Run the rule with a gate that is always open, on the frames of `span`: its similarities jump from -1 to 1."""
     rule = _eager(settings_for(armed, GateSettings()))
     judge = _Asked(world, rule)
     start, stop = span
@@ -204,7 +204,7 @@ async def judge_alone(world: World, armed: Armed, span: tuple[int, int]) -> Run:
 
 
 def _eager(rule: RuleSettings) -> RuleSettings:
-    """Asks at every frame."""
+    """The rule with a verdict for every frame."""
     every = JudgeSettings.model_validate(
         {**rule.judge.model_dump(), "recheck_s": rule.judge.every_s, "per_minute": 600}
     )
@@ -212,7 +212,7 @@ def _eager(rule: RuleSettings) -> RuleSettings:
 
 
 def readings(gate: GateSettings, seen: Sequence[Sighting]) -> list[GateReading]:
-    """What the gate says of each frame."""
+    """The gate's reading of each frame."""
     state, found = GateState(), []
     for each in seen:
         state, reading = gate_step(gate, state, time=each.time, similarity=each.similarity)
@@ -242,14 +242,14 @@ def _run(
 
 
 def stretch(armed: Armed, num_frames: int, length: int) -> tuple[int, int]:
-    """Frames for the judge alone: `length` of them about the rule's first event, or the first of all."""
+    """(start, stop) of `length` frames around the rule's first event, or the first frames if it has none."""
     begin = armed.truth.events[0].start_s - length / 3 if armed.truth.events else 0.0
     start = int(min(max(begin, 0), max(num_frames - length, 0)))
     return start, min(start + length, num_frames)
 
 
 def sweep(world: World, armed: Armed, unit: NDArray[np.float32], gate: GateSettings) -> list[dict[str, float]]:
-    """Per threshold: events at which the gate is open in time, how often it opens, and the share of frames it is open."""
+    """For each threshold: events for which the gate opens in time, how often it opens, and its share of frames open."""
     seen, rows = sightings(world, unit), []
     for on in SWEPT:
         found = readings(gate.model_copy(update={"on": on, "off": on / 2}), seen)
@@ -264,7 +264,7 @@ def sweep(world: World, armed: Armed, unit: NDArray[np.float32], gate: GateSetti
 
 
 def trace(world: World, armed: Armed, unit: NDArray[np.float32], gate: GateSettings) -> dict[str, Any]:
-    """The gate's score at every frame, and when the condition was true: for a picture of it."""
+    """The gate's score at every frame and the true events, to be plotted."""
     scores = [round(reading.score, 2) for reading in readings(gate, sightings(world, unit))]
     events = [(event.start_s, event.last_s) for event in armed.truth.events]
     return {"seed": world.seed, "condition": armed.condition, "scores": scores, "events": events}
@@ -274,7 +274,7 @@ def trace(world: World, armed: Armed, unit: NDArray[np.float32], gate: GateSetti
 
 
 def summarise(runs: Sequence[Run]) -> dict[str, Any]:
-    """All runs of one arm, and by type of rule."""
+    """Totals of all runs of one arm, and by type of rule."""
     names = list(dict.fromkeys(run.rule for run in runs))
     return {**_totals(runs), "by_rule": {name: _totals([run for run in runs if run.rule == name]) for name in names}}
 
@@ -317,7 +317,7 @@ async def evaluate(
     judge_alone_frames: int,
     on_step: Steps = lambda what, done, total: None,
 ) -> dict[str, Any]:
-    """The report. judge_alone_frames: of each rule and world, for the arm without a gate; 0 leaves it out."""
+    """Run all rules in all worlds and return the report. judge_alone_frames: frames of each rule for the judge alone; 0: none."""
     runs: list[Run] = []
     swept: list[dict[str, Any]] = []
     traces: list[dict[str, Any]] = []

@@ -1,8 +1,6 @@
-"""Labelled histories to evaluate on: drawn worlds by seed, or video files with their logs; and their features, kept on disk.
+"""Labelled histories to evaluate on: drawn worlds, or video files with their logs. Their features can be cached on disk.
 
-In: seeds, or a folder of videos. Out: `Clip`s, and lists of `FrameFeatures`, which may be cut, joined and put in another order:
-the towers see one frame at a time, so a frame's features are the same wherever in a history it stands.
-This file knows neither selection nor answers.
+Each frame is encoded by itself, so lists of features may be cut, joined and reordered.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -26,7 +24,7 @@ BATCH = 64
 
 @dataclass(frozen=True)
 class Moment:
-    """A question about the present, asked when frame `row` is the newest."""
+    """A question about the present, asked while frame `row` is the newest."""
 
     row: int
     question: Question
@@ -34,10 +32,10 @@ class Moment:
 
 @dataclass(frozen=True)
 class Clip:
-    """One labelled history. `pictures` is called once and yields (H, W, 3) uint8, one for each of `times` (unix seconds).
+    """One labelled history. times (N,) unix seconds. pictures: yields (H, W, 3) uint8 frames; called once.
 
-    `name` says what the pictures are: features kept on disk are found by it. `scene`: what drew it, if anything did.
-    picture_of (N,): where fewer pictures than frames are there, which one each frame is.
+    name: identifies the pictures in the cache of features. scene: the drawn scene, if it is one. picture_of (N,): which
+    picture each frame shows, if there are fewer pictures than frames.
     """
 
     name: str
@@ -61,9 +59,9 @@ def world_clip(
 ) -> Clip:
     """One world of the evaluation split, one frame a second, with its questions. The same seed gives the same clip.
 
-    rounds: how often questions are drawn of the same events, in several phrasings, none twice. `codec`: frames of a camera
-    whose faults do not change (but for fresh noise), then of a codec, instead of faults drawn anew for every frame.
-    empty_every: of a fixed camera's frames while nobody is about, only every so manieth is drawn; it stands for those after it.
+    rounds: how often questions about the same events are drawn, each in a new phrasing. codec: one set of camera faults for
+    all frames (with fresh noise), then this codec; otherwise faults are drawn anew for every frame. empty_every: while nobody
+    is about, draw only every n-th frame of a fixed camera and repeat it.
     """
     rng = np.random.default_rng([0xE7A1, scene_seed, num_frames])
     scene = Scene.from_seed(scene_seed, duration_s=float(max(num_frames, 20)), split="eval", density=1.0)
@@ -87,7 +85,7 @@ def world_clip(
 
 
 def drawn_rows(scene: Scene, times: np.ndarray, empty_every: int) -> np.ndarray:
-    """Rows to be drawn: all while somebody is about or the camera drives, of each empty stretch the first and every so manieth.
+    """The rows to draw: all while somebody is about or the camera moves, and every n-th of each empty stretch.
 
     Somebody about from row 3 to 5 of 10, every 3rd: 0, 3, 4, 5, 6, 9.
     """
@@ -98,7 +96,7 @@ def drawn_rows(scene: Scene, times: np.ndarray, empty_every: int) -> np.ndarray:
 
 
 def world_pictures(scene: Scene, times: np.ndarray, codec: Codec | None = None) -> Iterator[np.ndarray]:
-    """Frames of a scene with a camera's faults, see `world_clip`."""
+    """Frames of a scene with the faults of a camera (see `world_clip`)."""
     noise = np.random.default_rng([0x0D15, scene.seed])
     drawn = (draw(scene, float(t), *DRAW_SIZE) for t in times)
     if codec is None:
@@ -110,7 +108,7 @@ def world_pictures(scene: Scene, times: np.ndarray, codec: Codec | None = None) 
 def world_moments(
     scene: Scene, times: np.ndarray, start_unix: float, count: int, rng: np.random.Generator
 ) -> Iterator[Moment]:
-    """At most `count` moments of a scene whose present can be asked about, a quarter of them with nothing to be seen."""
+    """At most `count` moments for questions about the present; in a quarter of them nothing is to be seen."""
     busy = scene.may_show(times)
     for rows, most in ((np.flatnonzero(busy), count - count // 4), (np.flatnonzero(~busy), count // 4)):
         found = 0
@@ -129,7 +127,7 @@ def world_clips(seed: int, num_frames: int, count: int, *, rounds: int = 1, mome
 
 
 def video_clip(path: Path, rate_hz: float = 1.0) -> Clip:
-    """A video with its log beside it (the form that `vilamp world` writes), seen at `rate_hz`. Raises ValueError, OSError."""
+    """A video sampled at `rate_hz`, with the log beside it that `vilamp world` writes. Raises ValueError, OSError."""
     start_unix, asked = read_truth(path.with_suffix(".json"))
     seconds = np.array([second for second, _ in read_frames(path, rate_hz)])
     if not len(seconds):
@@ -142,7 +140,7 @@ def video_clip(path: Path, rate_hz: float = 1.0) -> Clip:
 
 
 def labelled_videos(folder: Path) -> list[Path]:
-    """Videos of a folder that have a log, by name. Raises ValueError if there are none."""
+    """The videos of a folder that have a log, sorted by name. Raises ValueError if there are none."""
     found = [path for path in sorted(folder.glob("*")) if path.suffix in VIDEO_SUFFIXES]
     labelled = [path for path in found if path.with_suffix(".json").exists()]
     if not labelled:
@@ -151,7 +149,7 @@ def labelled_videos(folder: Path) -> list[Path]:
 
 
 def encode_pictures(model: VideoModel, pictures: Iterator[np.ndarray]) -> Iterator[FrameFeatures]:
-    """Every frame encoded once, as live frames are."""
+    """Features of each picture, encoded in batches."""
     waiting: list[np.ndarray] = []
     for picture in pictures:
         waiting.append(picture)
@@ -162,7 +160,7 @@ def encode_pictures(model: VideoModel, pictures: Iterator[np.ndarray]) -> Iterat
 
 
 def features_of(model: VideoModel, clip: Clip, cache: Path | None = None) -> list[FrameFeatures]:
-    """Features of a clip's frames; with `cache`, a folder, read from there if this model encoded this clip before."""
+    """Features of a clip's frames. cache: a folder that keeps them for each model and clip."""
     file = None if cache is None else cache / f"{model.info.fingerprint}-{clip.name}.npz"
     if file is not None and file.exists():
         kept = _load(file)

@@ -1,4 +1,4 @@
-"""How well a checkpoint selects and answers, on labelled video: recall of keyframe selection and exact-match accuracy.
+"""Measure how well a checkpoint selects keyframes and answers questions about labelled video (`vilamp eval`).
 
 In: a model and labelled clips (`agent.evaluation.clips`: drawn worlds of the evaluation split, or videos with logs).
 Out: one report (a dict, written as JSON). The steps are those of a live question (`agent.evaluation.arms`): each frame is encoded
@@ -35,7 +35,7 @@ LONG = 5000  # frames from which on questions are drawn three times of each worl
 
 
 def shown_rows(clip: Clip, question: Question) -> np.ndarray:
-    """(N,) bool: frames within a span that proves the answer."""
+    """(N,) bool: the frames that prove the answer."""
     seconds = clip.times - clip.start_unix
     shown = np.zeros(len(seconds), bool)
     for start, end in question.spans:
@@ -44,12 +44,12 @@ def shown_rows(clip: Clip, question: Question) -> np.ndarray:
 
 
 def dks_alone(defaults: Defaults) -> Arm:
-    """The selection whose recall is measured: no filling and no reserved frames."""
+    """The arm whose recall is measured: no filling and no reserved frames."""
     return replace(Arm.of(defaults), recent=0, fill="none")
 
 
 def needle_hits(asker: Asker, clip: Clip, question: Question, arm: Arm) -> Needle:
-    """Found by DKS alone? Beside it, the chances of uniform choice (tried at every phase) and of random choice (closed form)."""
+    """Whether DKS alone finds the event, and the chances of uniform choice (mean over 8 phases) and of random choice."""
     num_frames = len(clip.times)
     chosen = arm(asker.window, asker.model.embed_text(question.text).unit)
     shown = shown_rows(clip, question)
@@ -64,7 +64,7 @@ def needle_hits(asker: Asker, clip: Clip, question: Question, arm: Arm) -> Needl
 
 
 def is_needle(question: Question) -> bool:
-    """One event, at most 20 frames long, asked for by what was seen."""
+    """Whether the question is about one event of at most 20 frames, described by what was seen."""
     return (
         len(question.spans) == 1
         and question.spans[0][1] - question.spans[0][0] <= MOST_NEEDLE_FRAMES
@@ -83,7 +83,7 @@ def evaluate(
     cache: Path | None = None,
     on_question: Callable[[Clip, int], None] = lambda clip, done: None,
 ) -> None:
-    """Ask every question of every clip and count. `on_question` is told of the clip and of how many of its questions are done."""
+    """Ask all questions of all clips and add the results to `tally`. on_question: called with a clip and its questions done."""
     for clip in clips:
         began = time.perf_counter()
         asker = Asker(model, features_of(model, clip, cache), clip.times, zones_of(clip))
@@ -99,7 +99,7 @@ def evaluate(
 
 
 def _ask_all(asker: Asker, clip: Clip) -> Iterator[tuple[str, Asked]]:
-    """("asked" or "present", what came of it), for each question and each moment of a clip."""
+    """("asked" or "present", result) for each question and each moment of a clip."""
     for question in clip.questions:
         yield "asked", _ask_one(asker, question)
     for moment in clip.moments:
@@ -120,7 +120,7 @@ def _ask_one(asker: Asker, question: Question) -> Asked:
 
 
 def zones_of(clip: Clip) -> list[str | None] | None:
-    """What the robot of a drawn world sends of its place, frame by frame; None where nothing is sent."""
+    """The zone that the robot of a drawn world sends with each frame. None: the clip is not drawn."""
     if clip.scene is None:
         return None
     seconds = clip.times - clip.start_unix
@@ -128,7 +128,7 @@ def zones_of(clip: Clip) -> list[str | None] | None:
 
 
 def training_questions(count: int = 20) -> list[Question]:
-    """Questions of training worlds: what a guesser that never sees the video may learn from."""
+    """Questions of training worlds, from which the guess without video learns."""
     found: list[Question] = []
     for number in range(count):
         rng = np.random.default_rng([0x60E5, number])
@@ -168,7 +168,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 
 def clip_groups(args: argparse.Namespace) -> tuple[dict[str, Any], list[list[Callable[[], Clip]]]]:
-    """(what the report says of them, for each seed or video its clips, made when called)."""
+    """(description for the report, for each seed or video a list of functions that make its clips)."""
     if args.videos is not None:
         paths = labelled_videos(args.videos)
         about = {"videos": [path.name for path in paths], "rate_hz": args.rate}
@@ -224,7 +224,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _shown(progress: Any) -> Callable[[Clip, int], None]:
-    """A bar for the questions of one clip at a time."""
+    """Show a progress bar for the questions of the current clip."""
     bar = progress.add_task("questions", total=None)
 
     def show(clip: Clip, done: int) -> None:
@@ -235,7 +235,7 @@ def _shown(progress: Any) -> Callable[[Clip, int], None]:
 
 
 def print_report(console: Any, report: dict[str, Any]) -> None:
-    """The table of one evaluation."""
+    """Print one evaluation as a table."""
     from rich.table import Table
 
     title = f"N = {report['frames']}" if "frames" in report else ", ".join(report["videos"])

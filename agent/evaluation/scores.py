@@ -1,4 +1,4 @@
-"""Counting: intervals, needles by depth, and the report of one evaluation. Pure; it knows neither models nor files."""
+"""Count right answers and found events, with confidence intervals, and summarise them in a report. Pure."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -13,12 +13,12 @@ from model.world.questions import Question, majority_accuracy, question_only_gue
 
 Z_95 = 1.959964
 NUM_BINS = 10
-HARD_GUESS = 0.25  # families that the best guess from the question alone gets right at most so often
+HARD_GUESS = 0.25  # a family is hard if the best guess from the question alone is right at most so often
 
 
 @dataclass(frozen=True)
 class Asked:
-    """One question, what the product said, and what it would have said of the last frames alone and of all; right or wrong."""
+    """A question and the product's answer: whether it is right, and would be from the last frames alone, or from all frames."""
 
     question: Question
     answer: str
@@ -29,7 +29,7 @@ class Asked:
 
 @dataclass(frozen=True)
 class Needle:
-    """Share of the history before the event; was it found by DKS; how likely it is by uniform and by random choice."""
+    """One event to be found. depth: share of the history before it. found: by DKS. uniform, random: chance of other choices."""
 
     depth: float
     found: bool
@@ -39,7 +39,7 @@ class Needle:
 
 @dataclass
 class Tally:
-    """Everything counted of one seed. `present`: asked at many moments, each with the history up to it."""
+    """All results of one seed. present: questions about the present, each at another moment of the history."""
 
     asked: list[Asked] = field(default_factory=list)
     present: list[Asked] = field(default_factory=list)
@@ -48,7 +48,7 @@ class Tally:
 
 
 def wilson(right: int, count: int) -> tuple[float, float]:
-    """95 % interval of a share: 9 of 10 -> (0.60, 0.98). Nothing counted -> (0, 1)."""
+    """The 95 % Wilson interval of a share: 9 of 10 -> (0.60, 0.98); 0 of 0 -> (0, 1)."""
     if not count:
         return 0.0, 1.0
     share, z2 = right / count, Z_95**2
@@ -58,26 +58,26 @@ def wilson(right: int, count: int) -> tuple[float, float]:
 
 
 def share(values: Iterable[bool]) -> dict[str, Any]:
-    """{"mean", "interval", "count"} of right and wrong."""
+    """{"mean", "interval", "count"} of a list of right (True) and wrong."""
     values = list(values)
     low, high = wilson(sum(values), len(values))
     return {"mean": mean(values), "interval": [round(low, 4), round(high, 4)], "count": len(values)}
 
 
 def mean(values: Sequence[float]) -> float:
-    """0 of nothing."""
+    """The mean; 0 of an empty list."""
     return float(np.mean(values)) if len(values) else 0.0
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:
-    """Mean over seeds, and half the distance between the worst and the best seed."""
+    """The mean over seeds, and half the difference between the best and the worst seed."""
     if not values:
         return {"mean": 0.0, "spread": 0.0}
     return {"mean": fmean(values), "spread": (max(values) - min(values)) / 2}
 
 
 def over_seeds(groups: Sequence[Sequence[bool]]) -> dict[str, Any]:
-    """Mean and spread over the seeds that have any, and the interval of all of them together."""
+    """Mean and spread over the seeds that have any results, and the interval of all results together."""
     together = [value for group in groups for value in group]
     return spread([mean(group) for group in groups if group]) | {"interval": share(together)["interval"]}
 
@@ -91,14 +91,14 @@ def by_depth(needles: Iterable[Needle]) -> list[dict[str, Any]]:
 
 
 def bins_below(bins: Sequence[dict[str, Any]]) -> list[int]:
-    """Bins whose whole interval is below the mean of all."""
+    """Numbers of the bins whose interval lies wholly below the overall mean."""
     count = sum(each["count"] for each in bins)
     overall = sum(each["mean"] * each["count"] for each in bins) / max(count, 1)
     return [place for place, each in enumerate(bins) if each["interval"][1] < overall]
 
 
 def summarise(tallies: Sequence[Tally], trained_on: Sequence[Question]) -> dict[str, Any]:
-    """Mean and spread over seeds of everything counted, with the guesses that need no video or no memory beside it."""
+    """Mean and spread over seeds of all results, next to the scores of guesses without video or without memory."""
     every = [[each.right for each in tally.asked] for tally in tallies]
     asked = [each for tally in tallies for each in tally.asked]
     guess = question_only_guess(trained_on, [each.question for each in asked])
@@ -144,7 +144,7 @@ def _row(tallies: Sequence[Tally], family: str, guess: dict[str, float], majorit
 
 
 def present(tallies: Sequence[Tally]) -> dict[str, Any]:
-    """Questions about the present, together and by how many things were there to be named; beside it, of the whole history."""
+    """Results of questions about the present, in all and by how many things were in view, next to those from all frames."""
     asked = [each for tally in tallies for each in tally.present]
     return over_seeds([[each.right for each in tally.present] for tally in tallies]) | {
         "questions": len(asked),
