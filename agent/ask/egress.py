@@ -1,10 +1,8 @@
 """The only HTTP client that pictures are sent with. It refuses servers that a camera's `egress` setting does not allow.
 
 A camera is `local_only` (loopback and private addresses) or `allowed` (any address). Every request of `guarded_client`
-resolves its host name, checks every address the name has, and connects to one of the checked addresses by number: what
-the name means a moment later changes nothing. Proxies of the environment and redirects are not followed.
-
-Does not know cameras, pictures, or what is sent.
+resolves its host name, checks every address, and connects to one of the checked addresses by number, so that a later change of
+the name has no effect. Proxies of the environment and redirects are not followed.
 """
 
 import asyncio

@@ -1,10 +1,9 @@
 """Measure how well a checkpoint selects keyframes and answers questions about labelled video (`vilamp eval`).
 
-In: a model and labelled clips (`agent.evaluation.clips`: drawn worlds of the evaluation split, or videos with logs).
-Out: one report (a dict, written as JSON). The steps are those of a live question (`agent.evaluation.arms`): each frame is encoded
-once, then the question is embedded, keyframes are selected, the rest is merged, and the language model answers, greedily. A
-question about now is put to the newest frames alone, and what came first is asked in steps, as the agent does;
-beside it stands what the question itself gives of the whole history.
+Clips are drawn worlds of the evaluation split, or videos with logs (`agent.evaluation.clips`). Each frame is encoded once.
+Questions are asked through the product's own path, without sampling (`agent.evaluation.arms`): those about now of the newest
+frames only, and those that the agent answers in steps in steps. Each is also asked directly of the whole history, to compare.
+The report is a dict, written as JSON.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""One question from memory to words: evidence, notes, stages, and what keeps a question out."""
+"""Answers of one agent: evidence, notes, timings, and the errors for questions that cannot be answered."""
 
 import asyncio
 from pathlib import Path
@@ -41,7 +41,7 @@ async def test_recent_frames_are_reserved_when_asked_for(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("redundancy", ["raw", "background"])
 @pytest.mark.parametrize("count", [1, 2, 5])
-async def test_short_histories_say_so(tmp_path: Path, count: int, redundancy: str) -> None:
+async def test_answer_says_how_short_the_history_is(tmp_path: Path, count: int, redundancy: str) -> None:
     async with running(tmp_path, answering={"redundancy": redundancy, "max_new_tokens": 3}) as agent:
         await remember(agent, "door", count)
         answer = await agent.answering.answer(Question("Who?", ("door",)))
@@ -50,7 +50,7 @@ async def test_short_histories_say_so(tmp_path: Path, count: int, redundancy: st
         assert len(answer.seen.evidence) == min(count, 4)
 
 
-async def test_a_short_window_of_a_long_history_is_the_askers_choice(tmp_path: Path) -> None:
+async def test_short_window_of_a_long_history_gets_no_note(tmp_path: Path) -> None:
     async with running(tmp_path) as agent:
         await remember(agent, "door", 12, step_s=10.0)
         whole = await agent.answering.answer(Question("Who?", ("door",)))
@@ -73,7 +73,7 @@ async def test_events_come_in_order_and_every_stage_is_timed(tmp_path: Path) -> 
         assert finished.prompt_tokens > 0
 
 
-async def test_what_keeps_a_question_out(tmp_path: Path) -> None:
+async def test_questions_without_frames_too_long_or_too_many_are_refused(tmp_path: Path) -> None:
     async with running(tmp_path, answering={"max_questions": 1}) as agent:
         answering = agent.answering
         with pytest.raises(NoFrames):
@@ -89,7 +89,7 @@ async def test_what_keeps_a_question_out(tmp_path: Path) -> None:
         assert (await answering.answer(Question("Who?", ("door",)))).seen.num_frames == 3
 
 
-async def test_frames_that_are_not_encoded_yet(tmp_path: Path) -> None:
+async def test_question_about_frames_not_encoded_yet_is_refused(tmp_path: Path) -> None:
     async with running(tmp_path) as agent:
         for frame in frames(3):
             agent.store.append("door", frame.time, b"\xff\xd8 not a picture")
@@ -104,7 +104,7 @@ async def test_a_question_longer_than_the_text_encoder_reads_is_answered_with_a_
         assert any("longer than the text encoder reads" in note for note in answer.finished.notes)
 
 
-async def test_a_deadline_ends_a_question_that_waits(tmp_path: Path) -> None:
+async def test_waiting_question_ends_at_its_deadline(tmp_path: Path) -> None:
     async with running(tmp_path, answering={"timeout_s": 0.05}) as agent:
         await remember(agent, "door", 3)
         async with agent.answering.queue.turns.turn():
@@ -113,7 +113,7 @@ async def test_a_deadline_ends_a_question_that_waits(tmp_path: Path) -> None:
         assert agent.answering.queue.turns.num_inside == 0
 
 
-async def test_leaving_early_frees_the_lane_for_the_next_question(tmp_path: Path) -> None:
+async def test_closing_an_answer_early_frees_the_lane(tmp_path: Path) -> None:
     async with running(tmp_path, answering={"max_new_tokens": 2000, "max_questions": 1}) as agent:
         await remember(agent, "door", 3)
         async with agent.answering.ask(Question("Who?", ("door",))) as events:

@@ -1,4 +1,4 @@
-"""Where pictures may go: addresses, names, and a spy that must see nothing."""
+"""Which servers pictures may be sent to, by address and by name."""
 
 import asyncio
 import re
@@ -22,7 +22,7 @@ from tests.support.remote import PUBLIC, Names
     "address", ["127.0.0.1", "127.8.8.8", "10.1.2.3", "172.16.0.1", "172.31.255.255", "192.168.1.9", "::1", "fd00::7",
                 "::ffff:10.0.0.1"]
 )  # fmt: skip
-def test_local(address: str) -> None:
+def test_local_addresses(address: str) -> None:
     assert is_local(address)
 
 
@@ -31,31 +31,31 @@ def test_local(address: str) -> None:
                 "255.255.255.255", "::", "2001:db8::1", "fe80::1", "::ffff:8.8.8.8", "64:ff9b::7f00:1", "2002:7f00:1::",
                 "::127.0.0.1", "localhost", "127.1", "", "10.0.0.1.example"]
 )  # fmt: skip
-def test_not_local(address: str) -> None:
+def test_other_addresses_are_not_local(address: str) -> None:
     assert not is_local(address)
 
 
-def test_the_strictest_rule_counts() -> None:
+def test_strictest_rule_of_several_cameras_applies() -> None:
     assert strictest(["allowed", "allowed"]) == "allowed"
     assert strictest(["allowed", "local_only", "allowed"]) == "local_only"
     assert strictest([]) == "local_only"
 
 
 @pytest.mark.parametrize("addresses", [[PUBLIC], ["127.0.0.1", PUBLIC], [PUBLIC, "10.0.0.1"], ["::1", "2001:db8::1"]])
-async def test_one_public_address_refuses_the_name(addresses: list[str]) -> None:
+async def test_name_with_one_public_address_is_refused(addresses: list[str]) -> None:
     with pytest.raises(EgressRefused, match=r"vlm\.example"):
         await checked_addresses("vlm.example", 80, "local_only", Names(addresses))
     assert await checked_addresses("vlm.example", 80, "allowed", Names(addresses)) == addresses
 
 
-async def test_names_without_an_address() -> None:
+async def test_name_without_an_address_is_unknown() -> None:
     with pytest.raises(HostUnknown, match="no address"):
         await checked_addresses("vlm.example", 80, "allowed", Names([]))
     with pytest.raises(HostUnknown, match="not known"):
         await system_resolver("a" * 70 + ".invalid", 80)  # a label that no name server is asked about
 
 
-async def test_name_servers_that_are_silent_are_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_silent_name_server_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
     async def silent(*_: object, **__: object) -> None:
         await asyncio.sleep(60)
 
@@ -66,12 +66,12 @@ async def test_name_servers_that_are_silent_are_not_waited_for(monkeypatch: pyte
 
 
 @pytest.mark.parametrize("written", ["127.0.0.1", "127.1", "0x7f000001", "2130706433", "localhost"])
-async def test_however_this_machine_is_written(written: str) -> None:
+async def test_every_spelling_of_localhost_is_local(written: str) -> None:
     assert await checked_addresses(written, 80, "local_only", system_resolver)
 
 
-def test_pictures_have_one_way_out() -> None:
-    """Nothing else in the agent makes a client that could send them."""
+def test_only_egress_makes_http_clients() -> None:
+    """No other file of the agent makes a client that could send pictures."""
     makes = re.compile(r"\bhttpx\.(AsyncClient|AsyncHTTPTransport|Client|HTTPTransport|get|post|put|stream|request)\(")
     found = {
         path.name for path in (Path(__file__).parents[3] / "agent").rglob("*.py") if makes.search(path.read_text())

@@ -1,4 +1,4 @@
-"""A vision server that says nothing, thinks, refuses, or floods: never passed off as an answer, whichever way it is asked."""
+"""A server that is silent, thinks, refuses or floods: an error with its reason, never a wrong answer, on every channel."""
 
 import asyncio
 import json
@@ -34,7 +34,7 @@ SILENT = {
 
 
 @pytest.mark.parametrize("model", SILENT)
-async def test_silence_is_an_error_with_its_reason(tmp_path: Path, spy: Spy, model: str) -> None:
+async def test_empty_answer_is_an_error_with_its_reason(tmp_path: Path, spy: Spy, model: str) -> None:
     async with asking(tmp_path, openai(spy, model)) as agent:
         with pytest.raises(NoAnswer, match=SILENT[model]) as failed:
             await agent.answering.answer(WHO)
@@ -47,7 +47,7 @@ async def test_silence_is_an_error_with_its_reason(tmp_path: Path, spy: Spy, mod
     ("model", "words"),
     [("broken-off", "broke the answer off"), ("object-error", "out of memory"), ("detail", "400: no such adapter")],
 )
-async def test_an_answer_that_the_server_breaks_off_is_none(tmp_path: Path, spy: Spy, model: str, words: str) -> None:
+async def test_answer_the_server_breaks_off_is_an_error(tmp_path: Path, spy: Spy, model: str, words: str) -> None:
     async with asking(tmp_path, openai(spy, model)) as agent:
         with pytest.raises(AnswererRefused, match=words):
             await agent.answering.answer(WHO)
@@ -84,7 +84,7 @@ async def test_a_model_that_used_its_tokens_for_thinking_is_asked_once_more(tmp_
         ("silly-counts", "yes", "stop"),
     ],
 )
-async def test_what_is_an_answer_all_the_same(tmp_path: Path, spy: Spy, model: str, text: str, reason: str) -> None:
+async def test_odd_but_valid_answers_are_accepted(tmp_path: Path, spy: Spy, model: str, text: str, reason: str) -> None:
     async with served(tmp_path, answerer=openai(spy, model)) as site:
         await remember(site.agent, "door", 3)
         body: dict[str, Any] = {
@@ -101,7 +101,7 @@ async def test_what_is_an_answer_all_the_same(tmp_path: Path, spy: Spy, model: s
             assert streamed.endswith("data: [DONE]\n\n")
 
 
-async def test_every_way_of_asking_gets_the_reason(tmp_path: Path, spy: Spy) -> None:
+async def test_every_channel_reports_the_reason(tmp_path: Path, spy: Spy) -> None:
     async with served(tmp_path, answerer=openai(spy, "blank")) as site:
         await remember(site.agent, "door", 3)
         message: Any = [{"role": "user", "content": "Who came?"}]
@@ -133,7 +133,7 @@ async def test_every_way_of_asking_gets_the_reason(tmp_path: Path, spy: Spy) -> 
         ("deep", "not JSON"),
     ],
 )
-async def test_floods_are_cut_off_and_nothing_waits_for_them(
+async def test_floods_are_cut_off_without_blocking_the_agent(
     tmp_path: Path, spy: Spy, model: str, words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("agent.ask.remote_wire.MAX_LINES", 1 << 17)
@@ -156,7 +156,7 @@ async def test_floods_are_cut_off_and_nothing_waits_for_them(
         assert longest_s < 5  # half a minute when a large one was unpacked
 
 
-async def test_the_checkpoint_that_finds_no_words_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_local_answer_without_words_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its end of text is the likeliest first token of some questions."""
     async with running(tmp_path) as agent:
         await remember(agent, "door", 3)
@@ -173,24 +173,24 @@ async def vote(agent: Any) -> Any:
 
 
 @pytest.mark.parametrize("model", [*THINKING, "thinks-long"])
-async def test_a_judge_that_thinks_is_read(tmp_path: Path, spy: Spy, model: str) -> None:
+async def test_verdict_of_a_thinking_judge_is_read(tmp_path: Path, spy: Spy, model: str) -> None:
     async with asking(tmp_path, openai(spy, model)) as agent:
         assert (await vote(agent)).verdict == "yes"
 
 
-async def test_a_judge_whose_words_break_off_gets_room_to_think(tmp_path: Path, spy: Spy) -> None:
+async def test_judge_cut_off_is_given_tokens_to_think(tmp_path: Path, spy: Spy) -> None:
     async with asking(tmp_path, openai(spy, "prose-first")) as agent:
         judge = Judge(agent.answering)
         votes = [await judge.vote(RULE, "door", 12, START + 110) for _ in range(3)]
         assert [(each.verdict, each.was_read) for each in votes] == [("unclear", False), ("yes", True), ("yes", True)]
 
 
-async def test_prose_is_no_verdict(tmp_path: Path, spy: Spy) -> None:
+async def test_prose_is_not_a_verdict(tmp_path: Path, spy: Spy) -> None:
     async with asking(tmp_path, openai(spy, "prose")) as agent:
         given = await vote(agent)
         assert (given.verdict, given.was_read) == ("unclear", False)
 
 
-def test_every_behaviour_is_tried() -> None:
+def test_every_behaviour_of_the_test_server_is_used() -> None:
     others = {"leaking", "half-filtered", "prose", "surrogates", "silly-counts", "deep", "broken-off", "object-error"}
     assert others | set(SILENT) == set(SAYING)

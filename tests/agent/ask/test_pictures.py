@@ -1,4 +1,4 @@
-"""What a frame's metadata says of where it was taken."""
+"""The place in a frame's metadata as words."""
 
 from typing import Any
 
@@ -26,5 +26,5 @@ from agent.ask.pictures import whereabouts
         ({}, ""),
     ],
 )
-def test_whereabouts(metadata: dict[str, Any], said: str) -> None:
+def test_place_in_metadata_as_words(metadata: dict[str, Any], said: str) -> None:
     assert whereabouts(metadata) == said

@@ -1,4 +1,4 @@
-"""Which questions are about now, which are answered in steps, what is asked instead, and what the times come to."""
+"""Questions about now and questions answered in steps are recognised; plans have the right questions and verdicts."""
 
 import numpy as np
 import pytest
@@ -33,12 +33,12 @@ PLACES = {
 
 
 @pytest.mark.parametrize(("question", "kind"), ORDERS.items())
-def test_orders(question: str, kind: str | None) -> None:
+def test_questions_about_order(question: str, kind: str | None) -> None:
     assert plan_of(question) == (None if kind is None else Plan(kind, ("red car", "blue dog")))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("question", "kind"), PLACES.items())
-def test_places(question: str, kind: str) -> None:
+def test_questions_about_places(question: str, kind: str) -> None:
     assert plan_of(question) == Plan(kind, ("red ball",))  # type: ignore[arg-type]
 
 
@@ -79,17 +79,17 @@ ENDS = {
 
 
 @pytest.mark.parametrize(("question", "kind"), SIDES.items())
-def test_sides(question: str, kind: str) -> None:
+def test_questions_about_sides(question: str, kind: str) -> None:
     assert plan_of(question) == Plan(kind, ("red ball",))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("question", "thing"), EVER.items())
-def test_whether_it_came(question: str, thing: str) -> None:
+def test_questions_whether_a_thing_came(question: str, thing: str) -> None:
     assert plan_of(question) == Plan("ever", (thing,))
 
 
 @pytest.mark.parametrize(("question", "kind"), ENDS.items())
-def test_first_and_last_times(question: str, kind: str) -> None:
+def test_questions_about_first_and_last_times(question: str, kind: str) -> None:
     assert plan_of(question) == Plan(kind, ("red car",))  # type: ignore[arg-type]
 
 
@@ -114,7 +114,7 @@ COUNTS = {
 
 
 @pytest.mark.parametrize(("question", "thing"), COUNTS.items())
-def test_counts(question: str, thing: str | None) -> None:
+def test_questions_about_counts(question: str, thing: str | None) -> None:
     assert plan_of(question) == (None if thing is None else Plan("count", (thing,)))
 
 
@@ -141,7 +141,7 @@ def test_singulars() -> None:
 
 
 @pytest.mark.parametrize("split", ["train", "eval"])
-def test_all_phrasings_of_the_drawn_world(split: str) -> None:
+def test_all_phrasings_of_the_drawn_world_are_read(split: str) -> None:
     for form in phrases.ORDER[split]:  # type: ignore[index]
         assert plan_of(form.format(a="red car", b="dog")) == Plan("before or after", ("red car", "dog")), form
     for form in phrases.COUNT[split]:  # type: ignore[index]
@@ -233,11 +233,11 @@ def test_all_phrasings_of_the_drawn_world(split: str) -> None:
         "how many people wearing hats came by the shop?",
     ],
 )
-def test_everything_else_is_asked_as_it_is(question: str) -> None:
+def test_other_questions_have_no_plan(question: str) -> None:
     assert plan_of(question) is None
 
 
-def test_what_is_asked_instead() -> None:
+def test_questions_of_a_plan() -> None:
     plan = plan_of("Did the person with the orange bag come before or after the green door opened?")
     assert plan is not None
     assert plan.whens == ("when did the person with the orange bag come?", "when did the green door open?")
@@ -264,7 +264,7 @@ def test_what_is_asked_instead() -> None:
         ("last", "the dog", "the car"),
     ],
 )
-def test_what_the_times_come_to(kind: str, earlier: str, later: str) -> None:
+def test_verdict_from_two_times(kind: str, earlier: str, later: str) -> None:
     plan = Plan(kind, ("car", "dog"))  # type: ignore[arg-type]
     assert (plan.verdict((1.0, 2.0)), plan.verdict((2.0, 1.0))) == (earlier, later)
     assert plan.verdict((2.0, 2.0)) == "at the same time"
@@ -272,13 +272,13 @@ def test_what_the_times_come_to(kind: str, earlier: str, later: str) -> None:
     assert not Plan("zone", ("car",)).is_order
 
 
-def test_no_is_told_from_what_begins_like_it() -> None:
+def test_answers_that_mean_no() -> None:
     assert [means_no(text) for text in ("no", " No.", "no, never", "nothing", "yes", "", "I cannot tell")] == [
         True, True, True, False, False, False, False,
     ]  # fmt: skip
 
 
-def test_a_time_names_a_keyframe() -> None:
+def test_named_time_gives_its_keyframe() -> None:
     keyframes = Keyframes(np.array([3, 8, 20, 41]), ("relevant",) * 4, np.array([0.1, 0.2, 0.4, 0.3], np.float32))
     clocks = ["10:00:00", "11:30:00", "10:00:00", "12:00:00"]  # the third a day later, or of another camera
     assert named_row("at 12:00:00.", clocks, keyframes) == 41
@@ -288,7 +288,7 @@ def test_a_time_names_a_keyframe() -> None:
     assert named_row("12:00:00", [], keyframes) is None
 
 
-def test_the_verdict_is_what_comes_last() -> None:
+def test_verdict_is_the_end_of_an_answer() -> None:
     assert verdict_of("The red car came at 14:03:22, the dog came at 13:58:10: after.") == "after"
     assert verdict_of("after") == "after"
     assert verdict_of("The ball was seen at 14:03:22: on the left of the picture.") == "left"
@@ -303,7 +303,7 @@ def test_the_verdict_is_what_comes_last() -> None:
     assert verdict_of("I saw no dog.") == "I saw no dog"
 
 
-def test_what_somebody_did_is_no_part_of_a_name() -> None:
+def test_verb_after_a_name_is_not_part_of_it() -> None:
     for question in (
         "Did you see a man argue?", "Did you see the dog yawn?", "Have you seen an old car swerve?",
         "How many times did you see the red truck overtake?", "When did you last see a person juggle?",

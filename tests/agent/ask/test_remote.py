@@ -1,4 +1,4 @@
-"""Answers from a vision-language server: a real one, in a process of its own, that behaves well and badly."""
+"""Answers from a vision-language server that behaves well or badly, in a process of its own."""
 
 import asyncio
 import io
@@ -32,7 +32,7 @@ from tests.support.vlm_server import Spy, spying
 # --- what is sent, what comes back ---
 
 
-async def test_keyframes_go_out_with_their_times_and_words_come_back(tmp_path: Path, spy: Spy) -> None:
+async def test_keyframes_are_sent_with_times_and_the_answer_comes_back(tmp_path: Path, spy: Spy) -> None:
     answerer = openai(spy, api_key="sk-of-mine")
     async with asking(tmp_path, answerer, cameras={"door": {"timezone": "Europe/Zurich"}}) as agent:
         answer = await agent.answering.answer(WHO)
@@ -56,7 +56,7 @@ async def test_keyframes_go_out_with_their_times_and_words_come_back(tmp_path: P
     assert "merge" not in finished.timings_ms
 
 
-async def test_a_picture_says_where_it_was_taken(tmp_path: Path, spy: Spy) -> None:
+async def test_label_of_a_picture_has_its_place(tmp_path: Path, spy: Spy) -> None:
     placed = {"zone": "porch", "x": 1.5, "y": -2, "heading": 270, "serial": "A-7"}
     async with asking(tmp_path, openai(spy), cameras={"door": {"timezone": "UTC", "metadata": placed}}) as agent:
         await agent.answering.answer(WHO)
@@ -65,7 +65,7 @@ async def test_a_picture_says_where_it_was_taken(tmp_path: Path, spy: Spy) -> No
         assert all(text.endswith(" UTC, porch, x 1.5 m, y -2 m, heading 270 degrees:") for text in texts[:-1])
 
 
-async def test_in_a_conversation_now_may_mean_what_was_said_before(tmp_path: Path, spy: Spy) -> None:
+async def test_now_in_a_conversation_searches_all_frames(tmp_path: Path, spy: Spy) -> None:
     now, said = replace(WHO, text="Who is there now?"), (Said("user", "Who came at noon?"), Said("assistant", "Two."))
     async with asking(tmp_path, openai(spy)) as agent:
         assert (await agent.answering.answer(now)).seen.num_frames == 4
@@ -149,7 +149,7 @@ async def test_the_official_client_sees_citations_whoever_answers(tmp_path: Path
         ("cut", "I see 4 pictures.", 1),
     ],
 )
-async def test_what_is_overcome(tmp_path: Path, spy: Spy, model: str, text: str, tries: int) -> None:
+async def test_passing_failures_are_retried(tmp_path: Path, spy: Spy, model: str, text: str, tries: int) -> None:
     async with asking(tmp_path, openai(spy, model)) as agent:
         answer = await agent.answering.answer(WHO)
         assert answer.text == text
@@ -174,7 +174,7 @@ async def test_what_is_overcome(tmp_path: Path, spy: Spy, model: str, text: str,
         ("broken", AnswererRefused, "reports: out of memory", 1),
     ],
 )
-async def test_what_is_not(
+async def test_other_failures_are_reported_at_once(
     tmp_path: Path, spy: Spy, model: str, kind: type[Problem], words: str, tries: int
 ) -> None:  # fmt: skip
     answerer = openai(spy, model, timeout_s=0.5, api_key="sk-secret")
@@ -194,7 +194,7 @@ async def test_a_server_that_ignores_the_limit_is_cut_off(tmp_path: Path, spy: S
     await cancelled(spy)
 
 
-async def test_a_server_that_is_away_is_a_503_and_may_come_back(tmp_path: Path, spy: Spy) -> None:
+async def test_unreachable_server_is_a_503_until_it_is_back(tmp_path: Path, spy: Spy) -> None:
     with spying() as other:
         async with served(tmp_path, answerer=openai(other)) as site, httpx.AsyncClient() as client:
             await remember(site.agent, "door", 12, step_s=10.0)
@@ -236,7 +236,7 @@ async def cancelled(spy: Spy) -> None:
         await asyncio.sleep(0.02)
 
 
-async def test_leaving_early_ends_the_request_there(tmp_path: Path, spy: Spy) -> None:
+async def test_closing_an_answer_early_closes_the_request(tmp_path: Path, spy: Spy) -> None:
     async with asking(tmp_path, openai(spy, "endless"), answering={"max_new_tokens": 8000}) as agent:
         async with agent.answering.ask(WHO) as events:
             async for event in events:
@@ -246,7 +246,7 @@ async def test_leaving_early_ends_the_request_there(tmp_path: Path, spy: Spy) ->
         assert agent.answering.queue.turns.num_inside == 0
 
 
-async def test_a_client_that_goes_away_ends_the_request_there(tmp_path: Path, spy: Spy) -> None:
+async def test_client_that_disconnects_closes_the_request(tmp_path: Path, spy: Spy) -> None:
     answering = {"max_new_tokens": 8000}
     async with served(tmp_path, answerer=openai(spy, "endless"), answering=answering) as site:
         await remember(site.agent, "door", 3)
@@ -261,7 +261,7 @@ async def test_a_client_that_goes_away_ends_the_request_there(tmp_path: Path, sp
         await cancelled(spy)
 
 
-async def test_the_deadline_of_the_answer_counts_too(tmp_path: Path, spy: Spy) -> None:
+async def test_remote_answer_ends_at_the_deadline(tmp_path: Path, spy: Spy) -> None:
     answering = {"max_new_tokens": 8000, "timeout_s": 1.0}
     async with asking(tmp_path, openai(spy, "endless"), answering=answering) as agent:
         with pytest.raises(AnswerTimeout):
@@ -272,7 +272,7 @@ async def test_the_deadline_of_the_answer_counts_too(tmp_path: Path, spy: Spy) -
 # --- egress ---
 
 
-async def test_pictures_leave_only_where_the_camera_allows_it(tmp_path: Path, spy: Spy) -> None:
+async def test_pictures_are_sent_only_if_the_camera_allows_it(tmp_path: Path, spy: Spy) -> None:
     """0.0.0.0 is no private address, and reaches the spy all the same: only the rule makes the difference."""
     cameras = {"open": {"egress": "allowed"}, "door": {"egress": "local_only"}, "wall": {}}
     async with asking(tmp_path, openai(spy, host="0.0.0.0"), cameras=cameras) as agent:
@@ -301,7 +301,7 @@ async def test_pictures_leave_only_where_the_camera_allows_it(tmp_path: Path, sp
         [["127.0.0.1"], ["::ffff:0.0.0.0", "127.0.0.1"]],
     ],
 )
-async def test_names_that_lead_out_are_refused(tmp_path: Path, spy: Spy, answers: list[Sequence[str]]) -> None:
+async def test_names_with_public_addresses_are_refused(tmp_path: Path, spy: Spy, answers: list[Sequence[str]]) -> None:
     async with asking(tmp_path, openai(spy, host="vlm.example"), resolve=Names(*answers)) as agent:
         with pytest.raises(PicturesStayHere):
             await agent.answering.answer(WHO)
@@ -375,7 +375,7 @@ async def test_the_key_is_read_from_its_file_at_every_question(tmp_path: Path, s
 # --- the pure parts ---
 
 
-def test_lines_of_a_stream() -> None:
+def test_lines_of_a_stream_are_parsed() -> None:
     assert read_line("") is read_line(": comment") is read_line("event: x") is None
     assert read_line("data: [DONE]") == Step(done=True)
     assert read_line('data:{"choices":[{"delta":{"content":"a"},"finish_reason":null}]}') == Step("a")
@@ -398,14 +398,14 @@ def test_lines_of_a_stream() -> None:
             read_line(line)
 
 
-def test_complaints_of_all_forms() -> None:
+def test_messages_in_error_bodies_of_all_forms() -> None:
     assert complaint({"error": {"message": "too\n many"}}) == "too many"
     assert complaint({"error": "no model"}) == "no model"
     assert len(complaint({"error": "x" * 1000})) == 200
     assert complaint([]) == complaint({"error": None}) == complaint({"error": {"message": 3}}) == ""
 
 
-def test_the_body_is_what_servers_take() -> None:
+def test_request_body() -> None:
     body = request_body("m", "Who?", [Shown("t1:", b"a"), Shown("t2:", b"b")], max_tokens=5, temperature=0.5)
     texts = [part.get("text") or part["image_url"]["url"] for part in body["messages"][1]["content"]]
     assert texts == ["t1:", "data:image/jpeg;base64,YQ==", "t2:", "data:image/jpeg;base64,Yg==", "Who?"]
@@ -434,7 +434,7 @@ async def test_models_with_another_name_for_the_limit(tmp_path: Path, spy: Spy) 
     assert warm["temperature"] == 0.5
 
 
-def test_pauses() -> None:
+def test_pauses_between_tries() -> None:
     assert [pause(0, 0, 0), pause(2, 0, 1), pause(0, 3, 0), pause(9, 0, 1), pause(0, 1e9, 0)] == [0.25, 2, 3, 8, 8]
 
 

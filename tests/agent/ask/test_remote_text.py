@@ -1,4 +1,4 @@
-"""What of a server's text is an answer."""
+"""Thoughts and control marks are removed from a server's text."""
 
 import pytest
 from hypothesis import given
@@ -34,7 +34,7 @@ def said(*pieces: str, was_cut: bool = False, **manner: float | bool) -> str:
         ("half \ud83d", "half \ufffd"),
     ],
 )
-def test_an_answer_however_it_is_cut_into_pieces(text: str, answer: str) -> None:
+def test_answer_does_not_depend_on_its_pieces(text: str, answer: str) -> None:
     assert said(text) == answer
     assert said(*text) == answer
     assert said(*(text[place : place + 3] for place in range(0, len(text), 3))) == answer
@@ -50,7 +50,7 @@ def test_thoughts_of_which_only_the_end_is_marked() -> None:
     assert said("A car.", aloud=True) == "A car."
 
 
-def test_what_is_kept_back_comes_when_there_is_enough_of_it() -> None:
+def test_text_held_back_is_released_when_long_enough() -> None:
     speech = Speech(held_chars=10)
     assert [speech.hear("four"), speech.hear("four"), speech.hear("four"), speech.hear("!")] == [
         "",
@@ -66,6 +66,6 @@ def test_pieces_do_not_matter(pieces: list[str]) -> None:
     said(*pieces).encode()  # no half characters
 
 
-def test_what_a_reader_sees() -> None:
+def test_visible_text() -> None:
     assert all(map(is_visible, ("a", " .", "はい", "\N{GRINNING FACE}")))
     assert not any(map(is_visible, ("", " \n\t", "\u200b\ufeff", "\x00\x1b", "\u00a0\u2028")))

@@ -62,7 +62,7 @@ def test_a_wrong_field_is_named(fields: dict[str, object], param: str) -> None:
 
 
 @pytest.mark.parametrize("raw", [b"", b"{", b"[]", b"\xff\xfe", b"null"])
-def test_a_body_that_is_no_request_is_refused(raw: bytes) -> None:
+def test_body_that_is_not_a_request_is_refused(raw: bytes) -> None:
     with pytest.raises(BadRequest):
         parse_request(raw)
 
@@ -82,7 +82,7 @@ def test_an_empty_question_is_refused(content: object) -> None:
         parse_request(body(messages=[{"role": "user", "content": content}])).question()
 
 
-def test_cameras_are_named_once_and_one_way() -> None:
+def test_cameras_are_named_in_one_field_without_repetitions() -> None:
     assert parse_request(body()).named_cameras() == ()
     assert parse_request(body(camera="door")).named_cameras() == ("door",)
     assert parse_request(body(cameras=["b", "a", "b"])).named_cameras() == ("b", "a")
@@ -91,7 +91,7 @@ def test_cameras_are_named_once_and_one_way() -> None:
             parse_request(body(**fields)).named_cameras()
 
 
-def test_moments() -> None:
+def test_moments_are_parsed() -> None:
     assert parse_moment(None, "UTC", "after") is None
     assert parse_moment(1795364645, "UTC", "after") == 1795364645
     assert parse_moment("2026-11-22T17:04:05+01:00", "UTC", "after") == 1795363445

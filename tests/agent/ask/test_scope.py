@@ -1,14 +1,17 @@
-"""A question about now looks at the newest frames; every other question, and every other asker, at all of them."""
+"""A question about now searches the newest frames, every other question all frames; each builds one window."""
 
+import asyncio
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from agent.ask.question import Question, Said
 from agent.runtime.lanes import Priority
-from memory.window import Within
+from memory.window import Window, Within
 from tests.support.agents import START, remember, running
+from tests.support.waiting import until
 
 NOW = Question("What can you see right now?", ("door",))
 
@@ -26,7 +29,7 @@ async def test_a_question_about_now_looks_at_the_newest_frames(tmp_path: Path) -
         assert later.seen.num_frames == 2
 
 
-async def test_every_camera_that_sends_shows_its_newest_frames(tmp_path: Path) -> None:
+async def test_now_covers_every_camera_that_still_sends(tmp_path: Path) -> None:
     async with running(tmp_path) as agent:
         await remember(agent, "door", 900)
         await remember(agent, "yard", 85, step_s=10.0)  # the newest is 59 s behind the door's
@@ -44,7 +47,7 @@ async def test_every_camera_that_sends_shows_its_newest_frames(tmp_path: Path) -
         assert [each.time - START for each in alone.seen.evidence] == [816, 817, 818, 819]
 
 
-async def test_what_was_said_before_means_nothing_to_a_model_that_does_not_read_it(tmp_path: Path) -> None:
+async def test_earlier_messages_are_ignored_by_a_model_that_does_not_read_them(tmp_path: Path) -> None:
     async with running(tmp_path) as agent:
         await remember(agent, "door", 70)
         said = (Said("user", "Did a dog come?"), Said("assistant", "yes"))
@@ -62,12 +65,35 @@ async def test_what_was_said_before_means_nothing_to_a_model_that_does_not_read_
         (NOW, {"now_frames": 0}),
     ],
 )
-async def test_everything_else_looks_at_all_frames(
-    tmp_path: Path, question: Question, answering: dict[str, int]
-) -> None:
+async def test_other_questions_search_all_frames(tmp_path: Path, question: Question, answering: dict[str, int]) -> None:
     here = {"door": {"metadata": {"x": 1.0, "y": 2.0}}}
     async with running(tmp_path, answering={"max_new_tokens": 3, **answering}, cameras=here) as agent:
         await remember(agent, "door", 70)
         answer = await agent.answering.answer(question)
         assert answer.seen.num_frames == 70
         assert not any("about now" in note for note in answer.finished.notes)
+
+
+@pytest.mark.parametrize("text", ["What can you see right now?", "Is a dog here?"])
+async def test_each_question_builds_one_window(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    async with running(tmp_path) as agent:
+        await remember(agent, "door", 70)
+        window, built = agent.store.window, []
+
+        def counted(*args: Any) -> Window:
+            built.append(args)
+            return window(*args)
+
+        monkeypatch.setattr(agent.store, "window", counted)
+        assert (await agent.answering.answer(replace(NOW, text=text))).seen.num_frames in (4, 70)
+        assert len(built) == 1
+
+
+async def test_waiting_question_sees_frames_that_arrive_before_its_turn(tmp_path: Path) -> None:
+    async with running(tmp_path) as agent:
+        await remember(agent, "door", 3)
+        async with agent.answering.queue.turns.turn():
+            waiting = asyncio.create_task(agent.answering.answer(replace(NOW, text="Is a dog here?")))
+            await until(lambda: agent.answering.queue.turns.num_inside == 1)
+            await remember(agent, "door", 2, start=START + 3)
+        assert (await waiting).seen.num_frames == 5

@@ -1,4 +1,4 @@
-"""What came first, and where a thing was seen: a real agent with the built-in model, over a drawn robot's drive."""
+"""Answers in steps and from visits, by an agent with the built-in model, about a drawn robot's drive."""
 
 import functools
 import re
@@ -88,7 +88,7 @@ async def rover(folder: Path, *, poses: bool = True, start: float = START, **cha
         yield agent
 
 
-async def test_what_came_first_is_told_from_two_times(tmp_path: Path) -> None:
+async def test_order_is_answered_from_two_times(tmp_path: Path) -> None:
     async with rover(tmp_path) as agent:
         answer = await agent.answering.answer(ORDER)
         assert answer.text.startswith("The purple dog came at 16:05:")
@@ -111,7 +111,7 @@ async def test_what_came_first_is_told_from_two_times(tmp_path: Path) -> None:
         assert verdict_of(first.text) == "the green box"
 
 
-async def test_where_a_thing_was_seen_is_told_from_the_pose_of_its_frame(tmp_path: Path) -> None:
+async def test_place_is_answered_from_the_pose_of_the_frame(tmp_path: Path) -> None:
     async with rover(tmp_path) as agent:
         answer = await agent.answering.answer(ROOM)
         assert answer.text.startswith("The green person was seen at 16:04:")
@@ -129,7 +129,7 @@ async def test_where_a_thing_was_seen_is_told_from_the_pose_of_its_frame(tmp_pat
         assert verdict_of(answer.text) == "camera rover"
 
 
-async def test_where_in_the_picture_is_told_from_the_patches(tmp_path: Path) -> None:
+async def test_side_is_answered_from_the_patches(tmp_path: Path) -> None:
     async with rover(tmp_path, poses=False) as agent:
         for text in ("On which side did you see the green box?", "Where was the green box?"):
             answer = await agent.answering.answer(replace(ROOM, text=text))
@@ -146,16 +146,14 @@ async def test_where_in_the_picture_is_told_from_the_patches(tmp_path: Path) -> 
         assert (await agent.answering.answer(both)).text.endswith(" of the picture (camera rover).")
 
 
-async def test_where_a_robot_saw_it_is_a_place_of_the_building(tmp_path: Path) -> None:
+async def test_where_for_a_robot_is_a_place_in_the_building(tmp_path: Path) -> None:
     async with rover(tmp_path) as agent:
         assert ": hall, x " in (await agent.answering.answer(replace(ROOM, text="Where was the green person?"))).text
         side = await agent.answering.answer(replace(ROOM, text="On which side of the picture was the green person?"))
         assert side.text.endswith(" of the picture.")
 
 
-async def test_where_in_the_picture_needs_pictures_that_can_be_read(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_side_is_found_from_pictures_encoded_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Patches that were let go are made anew from the JPEGs; without these nothing is said of the place."""
     async with rover(tmp_path, poses=False) as agent:
         asked = replace(ROOM, text="On which side did you see the green box?")
@@ -175,7 +173,7 @@ async def test_where_in_the_picture_needs_pictures_that_can_be_read(
         assert await answerer.side_at(text, part, row) == ""
 
 
-async def test_whether_it_came_is_told_with_its_time(tmp_path: Path) -> None:
+async def test_existence_is_answered_with_the_time(tmp_path: Path) -> None:
     async with rover(tmp_path) as agent:
         for text in (
             "Have you seen a purple dog?",
@@ -194,8 +192,8 @@ async def test_whether_it_came_is_told_with_its_time(tmp_path: Path) -> None:
         assert (await agent.answering.answer(both)).text.endswith(" (camera rover).")
 
 
-async def test_the_first_and_the_last_time(tmp_path: Path) -> None:
-    """Of the visits that the count finds, the ends."""
+async def test_first_and_last_time_are_ends_of_visits(tmp_path: Path) -> None:
+    """They are the first and the last frame of the visits that a count finds."""
     async with rover(tmp_path) as agent:
         several = [(text, thing, spans) for text, thing, spans in visits_of_the_drive() if spans]
         for _, thing, spans in several:
@@ -277,7 +275,7 @@ async def test_a_count_over_several_cameras_says_which(tmp_path: Path) -> None:
         assert verdict_of((await agent.answering.answer(after)).text) == "zero"
 
 
-async def test_a_count_of_what_it_was_not_trained_on_is_refused(tmp_path: Path) -> None:
+async def test_foreign_pictures_are_not_counted(tmp_path: Path) -> None:
     settings = settings_in(tmp_path, model={"num_threads": 1}, cameras={"yard": {}})
     async with Agent(settings, open_memory(settings, builtin()), builtin()).running() as agent:
         await agent.cameras.watch(
@@ -324,7 +322,7 @@ def apart(spans: list[tuple[float, float]]) -> bool:
     return all(after[0] - before[1] > 6 for before, after in pairwise(spans))
 
 
-async def test_it_says_what_the_evaluation_scores(tmp_path: Path) -> None:
+async def test_evaluation_scores_what_the_product_says(tmp_path: Path) -> None:
     """The verdicts of `vilamp eval` are those of the product, on every question of this drive that is answered in steps."""
     clip, pictures = drive()
     model = builtin()
@@ -347,7 +345,7 @@ async def test_it_says_what_the_evaluation_scores(tmp_path: Path) -> None:
     assert asked >= 6
 
 
-async def test_a_time_that_cannot_be_told_is_not_made_up(tmp_path: Path) -> None:
+async def test_unknown_time_is_not_made_up(tmp_path: Path) -> None:
     plan = plan_of(ORDER.text)
     assert plan is not None
 
@@ -370,7 +368,7 @@ async def test_a_time_that_cannot_be_told_is_not_made_up(tmp_path: Path) -> None
     assert pieces == ["I cannot tell when the purple dog came."]
 
 
-async def test_an_asker_may_limit_the_words(tmp_path: Path) -> None:
+async def test_asker_can_limit_the_tokens_of_a_composed_answer(tmp_path: Path) -> None:
     async with rover(tmp_path, answering={"max_new_tokens": 1}) as agent:
         whole = await agent.answering.answer(ORDER)
         assert whole.text.endswith(": after.")  # words that cost nothing have no limit of their own
@@ -382,7 +380,7 @@ async def test_an_asker_may_limit_the_words(tmp_path: Path) -> None:
             assert cut.text.strip()[:4] in ("The ", "A pu")
 
 
-async def test_frames_that_are_gone_are_nobodys_verdict(tmp_path: Path) -> None:
+async def test_unreadable_frames_do_not_count(tmp_path: Path) -> None:
     plan = Plan("count", ("dog",))
     async with rover(tmp_path) as agent:
         window = agent.store.window(("rover",))
@@ -417,7 +415,7 @@ async def test_the_last_time_is_that_of_the_camera_that_saw_it_last(tmp_path: Pa
             assert row in counted.rows
 
 
-async def test_a_search_that_was_given_up_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_search_that_reached_its_limit_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("model.visit_search.MOST_LOOKS", 10)
     async with running(tmp_path) as agent:
         await remember(agent, "gate", 100)
@@ -433,7 +431,7 @@ async def test_a_search_that_was_given_up_says_so(tmp_path: Path, monkeypatch: p
     assert any("there may be one before it" in note for note in counted.notes)
 
 
-async def test_a_count_notes_what_others_note(tmp_path: Path) -> None:
+async def test_count_has_the_common_notes(tmp_path: Path) -> None:
     async with rover(tmp_path) as agent:
         said = (Said("user", "Is a dog here?"), Said("assistant", "no"))
         answer = await agent.answering.answer(replace(ROOM, text="How many dogs came?", earlier=said))
@@ -446,14 +444,14 @@ async def test_without_a_pose_the_camera_is_named(tmp_path: Path) -> None:
         assert answer.text.endswith(": camera rover, which sent nothing of where it was.")
 
 
-async def test_what_is_asked_as_it_is(tmp_path: Path) -> None:
+async def test_steps_need_the_setting_and_a_model_that_reads_times(tmp_path: Path) -> None:
     async with rover(tmp_path, answering={"max_new_tokens": 24, "in_steps": False}) as agent:
         assert not (await agent.answering.answer(ORDER)).text.startswith("The purple dog came")
     async with running(tmp_path / "tiny") as agent:  # a model that reads no times
         assert agent.answerer.sought(ORDER).texts == (ORDER.text,)
 
 
-async def test_a_machines_question_is_asked_as_it_is(tmp_path: Path) -> None:
+async def test_judges_questions_have_no_steps(tmp_path: Path) -> None:
     settings = settings_in(tmp_path, model={"num_threads": 1})
     async with Agent(settings, open_memory(settings, builtin()), builtin()).running() as agent:
         whens = ("when did the purple dog come?", "when did the green box come?")

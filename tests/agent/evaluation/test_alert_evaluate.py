@@ -1,4 +1,4 @@
-"""The evaluation of rules, on a world of a minute and a half, with the built-in model itself."""
+"""The evaluation of alert rules, on 90 seconds of a drawn world with the built-in model."""
 
 import json
 from collections.abc import Iterator
@@ -35,15 +35,13 @@ def red_truck(world: World) -> Armed:
     return next(armed for armed in draws if armed.condition == "a red truck comes")
 
 
-def test_the_world_is_in_the_memory_frame_by_frame(world: World) -> None:
+def test_world_is_stored_frame_by_frame(world: World) -> None:
     assert len(world.frame_ids) == SECONDS == len(world.units)
     assert np.linalg.norm(world.units, axis=1) == pytest.approx(1, abs=1e-5)
     assert world.encode_s > 0
 
 
-async def test_gate_and_judge_tell_the_red_truck_and_not_the_orange_one(
-    model: VideoModel, world: World, red_truck: Armed
-) -> None:
+async def test_gate_and_judge_report_the_red_truck_only(model: VideoModel, world: World, red_truck: Armed) -> None:
     done = await both(world, red_truck, model.embed_text(red_truck.condition).unit, GATE)
     assert done.result.found == (True,)
     assert done.result.false_s == ()
@@ -53,7 +51,7 @@ async def test_gate_and_judge_tell_the_red_truck_and_not_the_orange_one(
     )  # in view at 45.25 s; the second of two verdicts is about second 46 at the earliest
 
 
-async def test_the_gate_alone_takes_the_orange_truck_for_the_red_one(
+async def test_gate_alone_confuses_the_orange_truck_with_the_red_one(
     model: VideoModel, world: World, red_truck: Armed
 ) -> None:
     done = await gate_alone(world, red_truck, model.embed_text(red_truck.condition).unit, GATE)
@@ -98,6 +96,6 @@ def test_wrong_usage(wrong: list[str], capsys: pytest.CaptureFixture[str]) -> No
     assert wrong[0] in capsys.readouterr().err
 
 
-def test_a_model_that_is_not_there(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_missing_model_is_an_error(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert main(["eval-alerts", "--model", str(tmp_path / "none")]) == 1
     assert "none" in capsys.readouterr().err

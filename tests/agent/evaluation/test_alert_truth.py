@@ -1,4 +1,4 @@
-"""True events of rules, from drawn worlds; and how alerts are scored against them."""
+"""The true events of rules in drawn worlds, and how alerts are scored against them."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ def armed(seed: int, duration_s: float = 600.0) -> tuple[Scene, list[Armed]]:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_every_type_is_armed_and_its_truth_is_in_the_log(seed: int) -> None:
+def test_every_rule_type_has_its_events_from_the_log(seed: int) -> None:
     """Each event begins when the log says that a thing of this kind (and colour) came into view, or was left alone."""
     scene, rules = armed(seed)
     assert [rule.type for rule in rules] == list(RULE_TYPES)
@@ -33,7 +33,7 @@ def test_every_type_is_armed_and_its_truth_is_in_the_log(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_what_came_into_clear_view_is_an_event_or_part_of_one(seed: int) -> None:
+def test_things_in_clear_view_are_events(seed: int) -> None:
     scene, rules = armed(seed)
     rule = next(each for each in rules if each.type.name == "any car")
     for t in np.arange(600.0):
@@ -63,7 +63,7 @@ def test_left_behind_begins_when_the_owner_has_gone() -> None:
         assert logged.taken_s - event.start_s > MIN_FRAMES - 1
 
 
-def test_scoring() -> None:
+def test_alerts_are_scored() -> None:
     """Two events; found, told twice, half in view, about nothing; the second event is missed."""
     truth = Truth((TrueEvent(10.0, 9.0, 20.0), TrueEvent(50.0, 50.0, 60.0)), ((8.0, 25.0), (80.0, 90.0)))
     result = score(truth, [(11.0, 11.5), (15.0, 15.5), (22.0, 22.5), (85.0, 85.5), (70.0, 70.5)])

@@ -1,4 +1,4 @@
-"""Evaluation counts right: needles, guesses, spread; and the built-in checkpoint answers far better than chance."""
+"""The evaluation counts correctly, and the built-in checkpoint answers far better than chance."""
 
 import json
 from dataclasses import replace
@@ -107,7 +107,7 @@ def test_order_and_place_are_asked_in_steps() -> None:
     assert sum(right["room"]) >= len(right["room"]) - 1
 
 
-def test_what_never_came_has_neither_order_nor_place(tiny_model: VideoModel) -> None:
+def test_thing_that_never_came_is_reported_so(tiny_model: VideoModel) -> None:
     clip = clip_of(20)
     asker = asker_of(tiny_model, clip)
     assert asker.plan("in which room was the red ball?") is None  # nothing was sent of places
@@ -122,7 +122,7 @@ def test_what_never_came_has_neither_order_nor_place(tiny_model: VideoModel) -> 
     assert asker.ask_in_steps(text, Arm.of(builtin.info.defaults)) == f"I saw no {colour} {kind}"
 
 
-def test_at_a_moment_its_frame_is_the_newest(tiny_model: VideoModel) -> None:
+def test_history_is_rotated_to_end_at_a_moment(tiny_model: VideoModel) -> None:
     asker = asker_of(tiny_model, clip_of(6))
     turned = asker.as_of(2)
     places = {id(frame): place for place, frame in enumerate(asker.window.features)}
@@ -130,7 +130,7 @@ def test_at_a_moment_its_frame_is_the_newest(tiny_model: VideoModel) -> None:
     assert np.array_equal(turned.window.times, asker.window.times)
 
 
-def test_wilson_is_the_interval_of_the_tables() -> None:
+def test_wilson_interval_equals_published_values() -> None:
     assert wilson(9, 10) == pytest.approx((0.5958, 0.9821), abs=1e-3)
     assert wilson(0, 20) == pytest.approx((0.0, 0.1611), abs=1e-3)
     assert wilson(0, 0) == (0.0, 1.0)
@@ -191,7 +191,7 @@ def test_more_rounds_add_phrasings_and_repeat_none() -> None:
     assert len(once.questions) < len(thrice.questions) == len({q.text for q in thrice.questions})
 
 
-def test_moments_are_mostly_of_something() -> None:
+def test_a_quarter_of_the_moments_show_nothing() -> None:
     clip = world_clip(4036, 400, moments=12)
     answers = [moment.question.answer for moment in clip.moments]
     assert answers.count("nothing") == 3
@@ -202,7 +202,7 @@ def test_moments_are_mostly_of_something() -> None:
         assert len(seen) == (0 if moment.question.answer == "nothing" else moment.question.answer.count(" and ") + 1)
 
 
-def test_empty_stretches_can_be_thinned_and_nothing_else(tiny_model: VideoModel) -> None:
+def test_only_empty_stretches_are_thinned(tiny_model: VideoModel) -> None:
     clip, whole = (world_clip(4036, 120, empty_every=every) for every in (5, 1))
     assert clip.scene is not None
     assert clip.scene.style == "fixed"
@@ -220,7 +220,7 @@ def test_empty_stretches_can_be_thinned_and_nothing_else(tiny_model: VideoModel)
     assert all(kept[row] is kept[stands_for[row]] for row in range(120))
 
 
-def test_features_are_read_again_and_not_for_other_frames(tiny_model: VideoModel, tmp_path: Path) -> None:
+def test_features_are_cached_by_clip(tiny_model: VideoModel, tmp_path: Path) -> None:
     clip = clip_of(5)
     first = features_of(tiny_model, clip, tmp_path)
     one_picture = tiny.make_pictures(1)
@@ -251,7 +251,7 @@ def test_folders_without_logs_are_refused(tmp_path: Path, capsys: pytest.Capture
     assert "with a log of the same name" in capsys.readouterr().out
 
 
-def test_the_built_in_model_is_far_from_chance(tmp_path: Path) -> None:
+def test_built_in_model_is_far_better_than_chance(tmp_path: Path) -> None:
     """64 frames, two held-out worlds: the smallest run that tells a trained checkpoint from a broken one."""
     out = tmp_path / "report.json"
     assert main(["--frames", "64", "--seeds", "31", "--worlds", "2", "--moments", "4", "--json", str(out)]) == 0

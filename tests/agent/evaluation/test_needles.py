@@ -1,4 +1,4 @@
-"""Needles are drawn where they are said to be, land at the depth they are put at, and comparisons count what differs."""
+"""Needles appear in the right frames at the right depth, and comparisons of arms count differences correctly."""
 
 from itertools import combinations
 from pathlib import Path
@@ -86,7 +86,7 @@ def test_three_visits_well_apart_and_the_frames_that_show_them(builtin: VideoMod
     assert f"{three.passing.colour} {three.passing.kind}" in texts["order"]
 
 
-def test_stays_are_summed_up_by_arm_and_length() -> None:
+def test_stays_are_summarised_by_arm_and_length() -> None:
     def row(stay: int, right: bool) -> dict[str, object]:
         arm = {"right": right, "order_found": True, "count_found": not right, "places": 4 if right else 6}
         return {"stay_s": stay, "questions": {"order": "", "count": ""}, "DKS": arm}
@@ -130,7 +130,7 @@ def test_a_needle_lands_at_its_depth_on_a_clock_that_runs_through(builtin: Video
     assert needles.found_alone(builtin, hidden, stack.embeddings, dks_alone(builtin.info.defaults), rng)
 
 
-def test_cells_and_margins_of_the_heat_map() -> None:
+def test_needle_summary_has_cells_and_totals() -> None:
     def row(depth: int, right: bool) -> dict[str, object]:
         arm = {"right": right, "found": right, "tokens": 100}
         return {"frames": 2000, "depth": depth, "dks": arm, "top_k": arm, "uniform": arm | {"right": False}}
@@ -193,7 +193,7 @@ def test_pictures_of_the_results_are_made(tmp_path: Path) -> None:
     assert len(list(tmp_path.glob("*.png"))) == 5
 
 
-def test_counts_visit_by_visit_are_right_where_they_say_two() -> None:
+def test_counts_in_steps_are_right_if_two() -> None:
     rows = [{"stay_s": 10, "in_steps": "two"}, {"stay_s": 10, "in_steps": "three"}, {"stay_s": 60, "in_steps": "two"}]
     found = long_stays.right_in_steps(rows)
     assert (found[10]["mean"], found[10]["count"], found[60]["mean"]) == (0.5, 2, 1.0)
