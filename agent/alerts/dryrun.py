@@ -9,7 +9,6 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -176,7 +175,7 @@ class DryRun:
         return sorted(settings, key=lambda each: each.on)
 
 
-def describe(outcome: Outcome, link: Callable[[int], str]) -> dict[str, Any]:
+def describe(outcome: Outcome, link: Callable[[int], str]) -> dict[str, object]:
     """Return the JSON of the REST API (docs/alerts.md). link: returns the URL of a frame's picture."""
     result = outcome.result
     hours = max((result.time - outcome.after) / 3600, 1 / 3600)
@@ -216,7 +215,7 @@ def describe(outcome: Outcome, link: Callable[[int], str]) -> dict[str, Any]:
     }
 
 
-def _alert(fired: Fired, link: Callable[[int], str]) -> dict[str, Any]:
+def _alert(fired: Fired, link: Callable[[int], str]) -> dict[str, object]:
     on, off = fired.on, fired.off
     return {
         "camera": fired.camera,

@@ -16,7 +16,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterable
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -229,7 +229,7 @@ class Engine:
         finally:
             self._trying = False
 
-    async def describe(self, name: str) -> dict[str, Any]:
+    async def describe(self, name: str) -> dict[str, object]:
         """Return a rule as the REST API shows it. Raises UnknownRule."""
         return await pools.alerts(self.watcher.describe, name)
 

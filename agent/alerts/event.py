@@ -7,7 +7,7 @@ units are those of docs/alerts.md. Does not know rules, models, or where an even
 import json
 import secrets
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Literal
 from urllib.parse import urlencode
 
 EventType = Literal["on", "off"]
@@ -88,5 +88,5 @@ def shortened(payload: bytes, max_bytes: int) -> bytes | None:
     return payload
 
 
-def _canonical(plain: dict[str, Any]) -> bytes:
+def _canonical(plain: dict[str, object]) -> bytes:
     return json.dumps(plain, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()

@@ -12,11 +12,9 @@ gate. An active alert is followed to its end in any case; only disabling the rul
 Pure: values in, values out, time as an argument. Knows no pictures, no model, no clock and no alert ids.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal
-
-from pydantic import TypeAdapter
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
 
 from agent.alerts.gate import GateReading, GateState
 from agent.alerts.gate import step as gate_step
@@ -121,18 +119,6 @@ class RuleState:
     since: float | None = None  # start of the active alert
     last_alert: float | None = None  # when the last one fired
     cool_until: float | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """Return plain JSON types, from which `from_json` restores the state."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> "RuleState":
-        """Restore a state. Raises ValueError for one of another version."""
-        return _STATE.validate_python(value)
-
-
-_STATE = TypeAdapter(RuleState)
 
 
 def resumed(state: RuleState) -> RuleState:

@@ -6,8 +6,9 @@ An alert counts, and is published, only once it is committed. Does not decide wh
 import logging
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import asdict, dataclass, field, replace
+
+from pydantic import TypeAdapter
 
 from agent.alerts.event import AlertEvent, EventFrame, clip_path, event_id, new_alert_id
 from agent.alerts.machine import Action, Held, Off, On, RuleState, resumed
@@ -33,10 +34,10 @@ class Watch:
     suppressed: Counter[str] = field(default_factory=Counter)  # by reason
     written: bool = False  # True: stored as it is
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Return plain JSON types."""
         return {
-            "machine": self.state.to_json(),
+            "machine": asdict(self.state),
             "alert_id": self.alert_id,
             "condition": self.condition,
             "judge_calls": self.judge_calls,
@@ -44,17 +45,19 @@ class Watch:
         }
 
     @classmethod
-    def read(cls, rule: str, camera: str, value: Mapping[str, Any]) -> "Watch":
+    def read(cls, rule: str, camera: str, value: Mapping[str, object]) -> "Watch":
         """Return the watch that `to_json` gave, or a new one when another version wrote it."""
         try:
-            state = resumed(RuleState.from_json(value["machine"]))
-            counted = Counter(value["suppressed"])
-            return cls(rule, camera, state, value["alert_id"], value["condition"], value["judge_calls"], counted, True)
+            watch = _WATCH.validate_python(
+                {**value, "rule": rule, "camera": camera, "state": value["machine"], "written": True}
+            )
         except (KeyError, ValueError) as error:
             log.warning("state not read", extra={"rule": rule, "camera": camera, "error": str(error)})
             return cls(rule, camera)
+        watch.state = resumed(watch.state)
+        return watch
 
-    def describe(self, *, enabled: bool, snoozed_until: float) -> dict[str, Any]:
+    def describe(self, *, enabled: bool, snoozed_until: float) -> dict[str, object]:
         """Return the JSON of the REST API (docs/alerts.md)."""
         state = self.state
         return {
@@ -70,6 +73,9 @@ class Watch:
             "judge_calls": self.judge_calls,
             "suppressed": dict(self.suppressed),
         }
+
+
+_WATCH = TypeAdapter(Watch)
 
 
 class Recorder:

@@ -128,7 +128,7 @@ class Rules:
         self._switches |= changed
 
 
-def _kept(name: str, given: Mapping[str, Any]) -> RuleSettings:
+def _kept(name: str, given: Mapping[str, object]) -> RuleSettings:
     try:
         return RuleSettings.model_validate(given)
     except ValidationError as error:

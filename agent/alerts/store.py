@@ -113,7 +113,7 @@ class Filter:
     cursor: int | None = None
     limit: int = 100
 
-    def sql(self) -> tuple[str, list[Any]]:
+    def sql(self) -> tuple[str, list[object]]:
         """The WHERE, ORDER BY and LIMIT of a SELECT, and their values."""
         terms = {"rule = ?": self.rule, "camera = ?": self.camera, "time >= ?": self.after, "time <= ?": self.before}
         given = {term: value for term, value in {**terms, "seq < ?": self.cursor}.items() if value is not None}
@@ -185,11 +185,11 @@ class AlertStore:
 
     # --- rules and switches ---
 
-    def rules(self) -> dict[str, dict[str, Any]]:
+    def rules(self) -> dict[str, dict[str, object]]:
         """The settings of every rule made over REST, by name."""
         return {name: json.loads(settings) for name, settings in self._read("SELECT name, settings FROM rules")}
 
-    def put_rule(self, name: str, settings: Mapping[str, Any]) -> None:
+    def put_rule(self, name: str, settings: Mapping[str, object]) -> None:
         """Store or replace a rule."""
         with self.transaction() as db:
             db.execute("INSERT OR REPLACE INTO rules VALUES (?, ?)", (name, json.dumps(settings)))
@@ -220,12 +220,12 @@ class AlertStore:
 
     # --- states, alerts and suppressed alerts ---
 
-    def states(self) -> dict[tuple[str, str], dict[str, Any]]:
+    def states(self) -> dict[tuple[str, str], dict[str, object]]:
         """The committed states by (rule, camera)."""
         found = self._read("SELECT rule, camera, state FROM states")
         return {(rule, camera): json.loads(state) for rule, camera, state in found}
 
-    def put_states(self, states: Mapping[tuple[str, str], Mapping[str, Any]]) -> None:
+    def put_states(self, states: Mapping[tuple[str, str], Mapping[str, object]]) -> None:
         """Store or replace these states."""
         with self.transaction() as db:
             for (rule, camera), state in states.items():
@@ -235,7 +235,7 @@ class AlertStore:
         self,
         rule: str,
         camera: str,
-        state: Mapping[str, Any] | None,
+        state: Mapping[str, object] | None,
         *,
         event: AlertEvent | None = None,
         snapshot: bytes | None = None,
@@ -283,7 +283,7 @@ class AlertStore:
         finally:
             self._listeners.remove(notify)
 
-    def _put_state(self, db: sqlite3.Connection, rule: str, camera: str, state: Mapping[str, Any]) -> None:
+    def _put_state(self, db: sqlite3.Connection, rule: str, camera: str, state: Mapping[str, object]) -> None:
         db.execute("INSERT OR REPLACE INTO states VALUES (?, ?, ?)", (rule, camera, json.dumps(state)))
 
     def _put_event(self, db: sqlite3.Connection, event: AlertEvent, snapshot: bytes | None, now: float) -> None:
@@ -356,7 +356,7 @@ class AlertStore:
             self.outbox.erase(camera, after, before)
             return gone.rowcount
 
-    def _read(self, query: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+    def _read(self, query: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
         with self.lock, _storage_errors(self.path):
             return self.connection.execute(query, values).fetchall()
 

@@ -11,7 +11,6 @@ import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from threading import RLock
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -346,7 +345,7 @@ class Watcher:
 
     # --- descriptions ---
 
-    def describe(self, name: str) -> dict[str, Any]:
+    def describe(self, name: str) -> dict[str, object]:
         """Return the rule as the REST API shows it (docs/alerts.md). Raises UnknownRule."""
         with self._lock:
             rule = self._rules.named(name)

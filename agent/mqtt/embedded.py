@@ -8,10 +8,9 @@ the largest picture that the agent sends.
 import asyncio
 import hmac
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
 from amqtt.adapters import StreamReaderAdapter, StreamWriterAdapter
 from amqtt.broker import Broker
@@ -58,7 +57,7 @@ async def embedded_broker(settings: MqttSettings) -> AsyncIterator[tuple[str, in
     plugins = await pools.alerts(_plugins, settings)
     broker = Broker({"listeners": {_LISTENER: {"type": "external"}}, "plugins": plugins})
     most_bytes = MIN_PACKET_BYTES + MAX_SNAPSHOT_BYTES
-    connections: set[asyncio.Task[Any]] = set()
+    connections: set[asyncio.Task[None]] = set()
 
     class Bounded(StreamReaderAdapter):
         """Reads no packet that is announced too large."""
@@ -101,7 +100,9 @@ async def embedded_broker(settings: MqttSettings) -> AsyncIterator[tuple[str, in
         await asyncio.gather(*connections, return_exceptions=True)
 
 
-async def _listen(connected: Any, settings: MqttSettings) -> asyncio.Server:
+async def _listen(
+    connected: Callable[[asyncio.StreamReader, asyncio.StreamWriter], None], settings: MqttSettings
+) -> asyncio.Server:
     where = f"{settings.embedded_host}:{settings.embedded_port}"
     try:
         return await asyncio.start_server(connected, settings.embedded_host, settings.embedded_port)
@@ -111,7 +112,7 @@ async def _listen(connected: Any, settings: MqttSettings) -> asyncio.Server:
         ) from error
 
 
-def _plugins(settings: MqttSettings) -> dict[str, dict[str, Any]]:
+def _plugins(settings: MqttSettings) -> dict[str, dict[str, object]]:
     if not settings.has_password:
         return {"amqtt.plugins.authentication.AnonymousAuthPlugin": {"allow_anonymous": True}}
     try:

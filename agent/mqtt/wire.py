@@ -10,17 +10,19 @@ broker says about its limits, or about the end, is kept in words. Does not know 
 import asyncio
 import logging
 import math
+import socket
 import ssl
 import struct
 import threading
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import aiomqtt
 import paho.mqtt.client as paho
 from paho.mqtt import MQTTException
+from paho.mqtt.client import ConnectFlags, DisconnectFlags
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
@@ -36,6 +38,8 @@ _CONNACK, _PUBLISH, _PINGREQ, _PACKET_TYPE, _QOS_2 = 0x20, 0x30, 0xC0, 0xF0, 0x0
 _BROKEN = (ValueError, LookupError, TypeError, AttributeError, AssertionError, struct.error, MQTTException)
 
 T = TypeVar("T")
+_Props: TypeAlias = Properties | None
+_Codes: TypeAlias = list[ReasonCode]
 
 
 class Refused(aiomqtt.MqttError):
@@ -94,7 +98,7 @@ class _Guarded(paho.Client):
         elif self._sock is not None:
             loop.call_soon_threadsafe(self._close_that, self._sock)
 
-    def _close_that(self, sock: Any) -> None:
+    def _close_that(self, sock: socket.socket) -> None:
         if self._sock is sock:
             super()._sock_close()
 
@@ -127,7 +131,7 @@ class _Guarded(paho.Client):
                 raise ConnectionError(self.broken)
         raise BlockingIOError  # tells paho that there is nothing to handle yet
 
-    def _packet_handle(self) -> Any:
+    def _packet_handle(self) -> paho.MQTTErrorCode:
         try:
             self.broken = self._fault()
             return paho.MQTT_ERR_PROTOCOL if self.broken else super()._packet_handle()
@@ -149,7 +153,7 @@ class _Guarded(paho.Client):
             return "it does not read what it is sent"
         return None
 
-    def _ssl_wrap_socket(self, tcp_sock: Any) -> Any:
+    def _ssl_wrap_socket(self, tcp_sock: socket.socket) -> Any:
         """As in paho, but close the socket when the handshake fails."""
         wrapped = self._ssl_context.wrap_socket(tcp_sock, server_hostname=self._host, do_handshake_on_connect=False)
         try:
@@ -207,12 +211,8 @@ class Client(aiomqtt.Client):
     @property
     def why(self) -> BaseException | str | None:
         """Why the connection ended, as far as known."""
-        if self._client.broken:
-            return str(self._client.broken)
-        failure: OSError | None = self._client.failure
-        if failure is not None:
-            return failure
-        return self._disconnected.exception() if self._disconnected.done() else None
+        known: str | OSError | None = self._client.broken or self._client.failure
+        return known or (self._disconnected.exception() if self._disconnected.done() else None)
 
     def _watch_end(self) -> None:
         def ended(end: asyncio.Future[None]) -> None:
@@ -223,28 +223,27 @@ class Client(aiomqtt.Client):
         self._disconnected.add_done_callback(ended)
 
     def _on_connect(
-        self, client: Any, userdata: Any, flags: Any, reason_code: ReasonCode, properties: Properties | None = None
+        self, client: paho.Client, userdata: object, flags: ConnectFlags, code: ReasonCode, props: _Props = None
     ) -> None:
-        self.limits = _limits(properties)
-        self._note(properties)
-        super()._on_connect(client, userdata, flags, reason_code, properties)
+        self.limits = _limits(props)
+        self._note(props)
+        super()._on_connect(client, userdata, flags, code, props)
 
     def _on_disconnect(
-        self, client: Any, userdata: Any, flags: Any, reason_code: ReasonCode, properties: Properties | None = None
+        self, client: paho.Client, userdata: object, flags: DisconnectFlags, code: ReasonCode, props: _Props = None
     ) -> None:
-        self._note(properties)
+        self._note(props)
         if flags.is_disconnect_packet_from_server and self.farewell is None:
-            self.farewell = reason_code
+            self.farewell = code
         if not self._connected.done():  # aiomqtt would go on waiting; this may be another thread
-            self._loop.call_soon_threadsafe(self._hung_up, str(reason_code))
+            self._loop.call_soon_threadsafe(self._hung_up, str(code))
             return
-        super()._on_disconnect(client, userdata, flags, reason_code, properties)
+        super()._on_disconnect(client, userdata, flags, code, props)
 
     def _hung_up(self, reason: str) -> None:
         if not self._connected.done():
-            self._connected.set_exception(
-                HungUp(self._client.broken or reason, self._client.first, self._client.failure)
-            )
+            paho_client = self._client
+            self._connected.set_exception(HungUp(paho_client.broken or reason, paho_client.first, paho_client.failure))
             self._connected.exception()
 
     def _note(self, properties: Properties | None) -> None:
@@ -254,7 +253,7 @@ class Client(aiomqtt.Client):
 
     # --- the socket in the event loop ---
 
-    def _on_socket_open(self, client: Any, userdata: Any, sock: Any) -> None:
+    def _on_socket_open(self, client: paho.Client, userdata: object, sock: socket.socket) -> None:
         """Watch the new socket, unless it has been closed meanwhile. Called by the thread that connects."""
 
         def start() -> None:
@@ -264,19 +263,19 @@ class Client(aiomqtt.Client):
 
         self._loop.call_soon_threadsafe(start)
 
-    def _on_socket_close(self, client: Any, userdata: Any, sock: Any) -> None:
+    def _on_socket_close(self, client: paho.Client, userdata: object, sock: socket.socket) -> None:
         if sock.fileno() >= 0:
             self._loop.remove_reader(sock.fileno())
             self._loop.remove_writer(sock.fileno())
         if self._misc_task is not None:
             self._misc_task.cancel()
 
-    def _on_socket_register_write(self, client: Any, userdata: Any, sock: Any) -> None:
+    def _on_socket_register_write(self, client: paho.Client, userdata: object, sock: socket.socket) -> None:
         self._loop.call_soon_threadsafe(self._watch_writing, sock)
 
     _on_socket_unregister_write = _on_socket_register_write
 
-    def _watch_writing(self, sock: Any) -> None:
+    def _watch_writing(self, sock: socket.socket) -> None:
         """Watch for writing as paho wants it by now: this runs later than its call."""
         if self._client.socket() is not sock:
             return
@@ -285,7 +284,7 @@ class Client(aiomqtt.Client):
         else:
             self._loop.remove_writer(sock.fileno())
 
-    def _work(self, some: Callable[[], Any]) -> None:
+    def _work(self, some: Callable[[], object]) -> None:
         """Read or write. An error ends the connection."""
         try:
             some()
@@ -345,7 +344,7 @@ class Client(aiomqtt.Client):
                 raise Refused(f"the broker does not let us subscribe to {topic_filter}{reason}")
 
     def _on_publish(
-        self, client: Any, userdata: Any, mid: int, reason_code: ReasonCode, properties: Properties
+        self, client: paho.Client, userdata: object, mid: int, reason_code: ReasonCode, properties: Properties
     ) -> None:
         if mid in self._pending_publishes:
             self._reasons.append(reason_code)
@@ -353,25 +352,25 @@ class Client(aiomqtt.Client):
 
     # --- in ---
 
-    def _on_message(self, client: Any, userdata: Any, message: Any) -> None:
+    def _on_message(self, client: paho.Client, userdata: object, message: paho.MQTTMessage) -> None:
         if self._queue.full():  # aiomqtt would log each one
             self._dropped()
             return
         super()._on_message(client, userdata, message)
 
     def _on_subscribe(
-        self, client: Any, userdata: Any, mid: int, reason_codes: list[ReasonCode], properties: Properties | None = None
+        self, client: paho.Client, userdata: object, mid: int, codes: _Codes, props: _Props = None
     ) -> None:
         if mid not in self._pending_subscribes:  # aiomqtt would log each one with a traceback
             raise ValueError("an answer to a subscription that was not made")
-        super()._on_subscribe(client, userdata, mid, reason_codes, properties)
+        super()._on_subscribe(client, userdata, mid, codes, props)
 
     def _on_unsubscribe(
-        self, client: Any, userdata: Any, mid: int, reason_codes: list[ReasonCode], properties: Properties | None = None
+        self, client: paho.Client, userdata: object, mid: int, codes: _Codes, props: _Props = None
     ) -> None:
         if mid not in self._pending_unsubscribes:
             raise ValueError("an answer to a subscription that was not ended")
-        super()._on_unsubscribe(client, userdata, mid, reason_codes, properties)
+        super()._on_unsubscribe(client, userdata, mid, codes, props)
 
 
 def what_we_take() -> Properties:

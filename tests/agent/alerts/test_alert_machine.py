@@ -3,13 +3,14 @@
 import json
 from collections.abc import Sequence
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import TypeAdapter
 
 from agent.alerts.machine import (
     Action,
@@ -212,7 +213,7 @@ def test_a_state_stored_and_restored_at_any_moment_continues_unchanged(
 ) -> None:
     kept, written = Run(rule), Run(rule)
     for similarity, verdict, hindered, dt in steps:
-        written.state = RuleState.from_json(json.loads(json.dumps(written.state.to_json())))
+        written.state = TypeAdapter(RuleState).validate_json(json.dumps(asdict(written.state)))
         assert kept.see(similarity, verdict, hindered, dt) == written.see(similarity, verdict, hindered, dt)
         assert kept.state == written.state
 
