@@ -1,8 +1,8 @@
-"""A robot: publishes a video file or a webcam, sends its pose, and asks about what it has seen (docs/robots.md).
+"""A robot that publishes a video file or a webcam, sends its pose and asks about what it saw (docs/robots.md).
 
     python examples/robot.py http://127.0.0.1:8080 --token ... --camera robot video.mp4 --ask "where did I see a red box?"
 
-Needs no part of this project, only `pip install aiortc httpx`. A webcam is named by its device, such as /dev/video0.
+It needs only `pip install aiortc httpx`. A webcam is named by its device, such as /dev/video0.
 """
 
 import argparse
@@ -25,7 +25,7 @@ async def main(args: argparse.Namespace) -> None:
     opened, answered = asyncio.Event(), asyncio.Event()
 
     @channel.on("message")
-    def heard(text: str) -> None:
+    def on_message(text: str) -> None:
         message = json.loads(text)
         if message["type"] == "ready":
             opened.set()
@@ -50,7 +50,7 @@ async def main(args: argparse.Namespace) -> None:
 
         began, asked = time.time(), False
         while not answered.is_set():
-            angle = (time.time() - began) / 10  # put the robot's own odometry here: metres, degrees
+            angle = (time.time() - began) / 10  # replace by the robot's odometry: metres, degrees
             pose = {"x": 3 * math.cos(angle), "y": 3 * math.sin(angle), "heading": math.degrees(angle) + 90}
             channel.send(json.dumps({"type": "metadata", "time": time.time(), "data": pose}))
             if args.ask and not asked and time.time() > began + args.seconds:
@@ -61,11 +61,11 @@ async def main(args: argparse.Namespace) -> None:
     await peer.close()
 
 
-parser = argparse.ArgumentParser(description="Publishes a video, tells a pose and asks.")
+parser = argparse.ArgumentParser(description="Publish a video with poses, and ask about it.")
 parser.add_argument("server", help="such as http://127.0.0.1:8080")
 parser.add_argument("video", help="a file, or a webcam such as /dev/video0")
 parser.add_argument("--token", required=True, help="with the scopes publish:<camera> and, to ask, ask")
 parser.add_argument("--camera", default="robot")
-parser.add_argument("--ask", help="asked after --seconds; the program ends with the answer, else with Ctrl-C")
+parser.add_argument("--ask", help="question to ask after --seconds; the program ends with the answer, without one with Ctrl-C")
 parser.add_argument("--seconds", type=float, default=10.0)
 asyncio.run(main(parser.parse_args()))

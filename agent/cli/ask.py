@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from agent.cli.client import Citation, Client, Reply, ServerError
 from agent.cli.common import EXIT_USAGE, CliError, say, settings_of
 from agent.settings.settings import Settings
-from agent.settings.types import is_loopback
+from agent.settings.types import check_slug, is_loopback
 from agent.times import TimeError, format_time, load_zone, local_zone_name, parse_time
 from agent.untrusted.plain import PlainText, plain_json, plain_line
 from agent.web.auth import TokenFileError, local_token
@@ -33,7 +33,7 @@ def run(args: argparse.Namespace) -> int:
     after, before = window_of(args, zone, time.time())
     if not args.question.strip():
         raise CliError("the question is empty", EXIT_USAGE)
-    server = args.server or os.environ.get("VILAMP_SERVER") or server_of(settings)
+    server = server_named(args) or server_of(settings)
     with connect(server, settings) as client:
         try:
             place = _place_of(args)
@@ -78,6 +78,19 @@ def time_of(option: str, text: str | None, zone: str, now: float) -> float | Non
         return None if text is None else parse_time(text, now=now, zone=zone, latest=option == "--before")
     except TimeError as error:
         raise CliError(f"{option}: {error}", EXIT_USAGE) from error
+
+
+def server_named(args: argparse.Namespace) -> str | None:
+    """Return the agent's URL from `--server` or $VILAMP_SERVER."""
+    return args.server or os.environ.get("VILAMP_SERVER")
+
+
+def checked_camera(name: str) -> str:
+    """Return the name of a camera. Raises CliError."""
+    try:
+        return check_slug(name)
+    except ValueError as error:
+        raise CliError(str(error), EXIT_USAGE) from error
 
 
 def server_of(settings: Settings) -> str:

@@ -34,6 +34,12 @@ def warn(text: object) -> None:
     say(f"warning: {text}", file=sys.stderr)
 
 
+def model_options(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the given options of the network as settings of `model`."""
+    options = {"path": args.model, "device": args.device, "dtype": args.dtype, "num_threads": args.num_threads}
+    return {name: value for name, value in options.items() if value is not None}
+
+
 def settings_of(args: argparse.Namespace, overrides: Mapping[str, Any] | None = None) -> "Settings":
     """Return the settings of `--config` (or $VILAMP_CONFIG), the environment, `--data-dir` and `overrides`. Raises CliError."""
     from agent.settings.source import ConfigError, load_settings

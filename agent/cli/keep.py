@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import os
 import sys
 import tempfile
 import time
@@ -14,14 +13,13 @@ from typing import Any
 from urllib.parse import quote, urlencode
 
 from agent.alerts.store import ALERTS_FILE, AlertStore, erase_from_alerts
-from agent.cli.ask import advise, connect, server_of, window_of, zone_of
+from agent.cli.ask import advise, checked_camera, connect, server_named, server_of, window_of, zone_of
 from agent.cli.client import Client, ServerError, understood
 from agent.cli.common import EXIT_USAGE, CliError, say, settings_of
 from agent.keep.erasing import Erasing, NotErasedYet, Request
 from agent.keep.export import NothingToExport, TooManyFrames, export, log_text
 from agent.keep.holdings import folder_holdings, holdings
 from agent.settings.settings import Settings
-from agent.settings.types import check_slug
 from agent.times import format_time
 from agent.untrusted.plain import plain_json, plain_line
 from memory.errors import StorageBusy, StorageError
@@ -31,7 +29,7 @@ from memory.offline import OfflineMemory
 @contextmanager
 def opened(args: argparse.Namespace, settings: Settings, scope: str) -> Iterator[Client | OfflineMemory]:
     """Yield a client of the running agent, or its memory on disk when none runs and none was named. Raises CliError."""
-    named = args.server or os.environ.get("VILAMP_SERVER")
+    named = server_named(args)
     server = named or server_of(settings)
     with connect(server, settings, scope) as client:
         try:
@@ -114,7 +112,7 @@ def run_erase(args: argparse.Namespace) -> int:
     after, before = window_of(args, zone, time.time())
     if args.all == (after is not None or before is not None) or (not args.all and None in (after, before)):
         raise CliError("give both --after and --before, or --all for everything of this camera", EXIT_USAGE)
-    request = Request(_named(args), after, before)
+    request = Request(checked_camera(args.camera), after, before)
     span = "everything" if args.all else f"what was seen from {_when(after, zone)} to {_when(before, zone)}"
     if not args.yes:
         confirm(f"Erase {span} of camera {request.camera}, for good? [y/N] ")
@@ -123,13 +121,6 @@ def run_erase(args: argparse.Namespace) -> int:
     counts = ", ".join(f"{plain_line(name)} {plain_line(count)}" for name, count in erased.items())
     say(plain_json({"camera": request.camera, "erased": erased}) if args.json else f"erased: {counts}")
     return 0
-
-
-def _named(args: argparse.Namespace) -> str:
-    try:
-        return check_slug(args.camera)
-    except ValueError as error:
-        raise CliError(str(error), EXIT_USAGE) from error
 
 
 def confirm(question: str) -> None:
@@ -176,7 +167,7 @@ def run_export(args: argparse.Namespace) -> int:
     window = (after, now if before is None else before)
     try:
         with opened(args, settings, "ask") as source:
-            log = _export(source, settings, _named(args), window, video, now)
+            log = _export(source, settings, checked_camera(args.camera), window, video, now)
         video.with_suffix(".json").write_text(log, encoding="utf-8")
     except OSError as error:
         raise CliError(f"{video} cannot be written: {error.strerror or error}") from error

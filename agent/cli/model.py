@@ -83,13 +83,10 @@ def print_memory(config: "ModelConfig", counts: dict[str, int], plan: "Plan", fr
     say(f"  {'frames':<34}" + "".join(f"{need.num_frames:>12,}" for need in needs))
     for title in counts:
         print_bytes(f"weights: {title}", [need.weights[title] for need in needs])
-    print_bytes("KV cache", [need.kv_cache for need in needs])
-    print_bytes("work (estimate)", [need.work for need in needs])
-    print_bytes(f"on the device ({plan.device})", [need.device for need in needs])
-    print_bytes("patches", [need.patches for need in needs])
-    print_bytes("scalars", [need.scalars for need in needs])
-    print_bytes("embeddings, summaries", [need.embeddings for need in needs])
-    print_bytes("history, in the machine's memory", [need.history for need in needs])
+    parts = {"KV cache": "kv_cache", "work (estimate)": "work", f"on the device ({plan.device})": "device"}
+    parts |= {"patches": "patches", "scalars": "scalars", "embeddings, summaries": "embeddings"}
+    for title, part in {**parts, "history, in the machine's memory": "history"}.items():
+        print_bytes(title, [getattr(need, part) for need in needs])
     say("  pictures: as the camera sends them; 20 to 100 kB a frame on disk")
     for need in needs:
         card = smallest_card(need.device)

@@ -9,8 +9,8 @@ import asyncio
 import json
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import aclosing, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import aclosing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,15 +20,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from agent.app import Agent, opened
 from agent.ask.model import ModelUnusable
-from agent.ask.question import Evidence, Finished, Piece, Question, Seen
-from agent.cli.ask import print_reply, time_of, window_of, zone_of
+from agent.ask.question import Finished, Piece, Question, Seen
+from agent.cli.ask import checked_camera, print_reply, time_of, window_of, zone_of
 from agent.cli.camera_names import camera_name
 from agent.cli.client import Citation, Reply
-from agent.cli.common import EXIT_USAGE, CliError, say, settings_of
+from agent.cli.common import EXIT_USAGE, CliError, model_options, say, settings_of
 from agent.errors import Problem
 from agent.runtime.files import replace_private
 from agent.settings.settings import CameraSettings, Settings
-from agent.settings.types import check_slug
 from agent.times import format_span, format_time
 from memory.errors import StorageError
 from memory.offline import OfflineMemory
@@ -52,6 +51,15 @@ class Entry:
     start: float  # time of the first frame, unix seconds
     complete: bool = False
 
+    @classmethod
+    def of(
+        cls, file: Path, rate_hz: float = 1.0, start: float | None = None, duration_s: float | None = None
+    ) -> "Entry":
+        """Return the entry of a file. Without `start`, the video ends when the file was last changed."""
+        state = file.stat()
+        begins = state.st_mtime - (duration_s or 0.0) if start is None else start
+        return cls(str(file.resolve()), state.st_size, state.st_mtime, rate_hz, begins)
+
     def same_video(self, other: "Entry") -> bool:
         """Return True when both are the same, unchanged file."""
         return (self.path, self.size_bytes, self.written) == (other.path, other.size_bytes, other.written)
@@ -60,17 +68,18 @@ class Entry:
 def run(args: argparse.Namespace) -> int:
     """Index the file, then ask. Raises CliError."""
     if args.camera is not None:
-        _check_camera_name(args.camera)
+        checked_camera(args.camera)
     zone = zone_of(args)
     window = window_of(args, zone, time.time())
-    base = _base_settings(args)
-    duration_s = _probe(args.file)
-    camera = args.camera or _own_camera(args.file, base)
-    settings = _settings(args, base, camera)
-    entry = _wanted(args, settings.camera(camera).rate_hz, duration_s, zone)
+    start = time_of("--start", args.start, zone, time.time())
+    base = settings_of(args, {"model": model_options(args)})
     try:
+        duration_s = length_s(str(args.file))
+        camera = args.camera or _own_camera(args.file, base)
+        settings = _settings(args, base, camera)
+        entry = Entry.of(args.file, settings.camera(camera).rate_hz, start, duration_s)
         return asyncio.run(_run(args, settings, camera, entry, duration_s, zone, window))
-    except (OSError, ModelUnusable, ConfigError, Problem) as error:  # StorageError is an OSError
+    except (MediaError, OSError, ModelUnusable, ConfigError, Problem) as error:  # StorageError is an OSError
         raise CliError(str(error)) from error
 
 
@@ -88,13 +97,6 @@ async def _run(
     return 0
 
 
-def _base_settings(args: argparse.Namespace) -> Settings:
-    """Return the configuration with the model options of the command line."""
-    model = {"path": args.model, "device": args.device, "dtype": args.dtype, "num_threads": args.num_threads}
-    given = {name: value for name, value in model.items() if value is not None}
-    return settings_of(args, {"model": given} if given else {})
-
-
 def _settings(args: argparse.Namespace, base: Settings, camera: str) -> Settings:
     """Return the configuration with this camera only: a replay connects to no other."""
     its = {**base.camera(camera).model_dump(), "url": None}
@@ -106,17 +108,10 @@ def _settings(args: argparse.Namespace, base: Settings, camera: str) -> Settings
         raise CliError("--rate: must be above 0 and at most 30 frames per second", EXIT_USAGE) from None
 
 
-def _check_camera_name(name: str) -> None:
-    try:
-        check_slug(name)
-    except ValueError as error:
-        raise CliError(f"--camera: {error}", EXIT_USAGE) from error
-
-
 def _own_camera(file: Path, settings: Settings) -> str:
     """Return the camera that this video is indexed into, or a new name made from the file's."""
     ledger = _read_ledger(settings.data_dir / LEDGER_FILE)
-    video = _video(file)
+    video = Entry.of(file)
     held = [name for name, entry in ledger.items() if entry.same_video(video)]
     if held:
         return min(held, key=lambda name: name != camera_name(file.stem))
@@ -133,27 +128,8 @@ def _remembered(settings: Settings) -> list[str]:
         return []
 
 
-def _probe(path: Path) -> float | None:
-    """Return the video's length in seconds, None when it is unknown. Raises CliError for a file that is not a video."""
-    try:
-        return length_s(str(path))
-    except MediaError as error:
-        raise CliError(str(error)) from error
-
-
-def _video(file: Path, rate_hz: float = 1.0, start: float = 0.0) -> Entry:
-    state = file.stat()
-    return Entry(str(file.resolve()), state.st_size, state.st_mtime, rate_hz, start)
-
-
-def _wanted(args: argparse.Namespace, rate_hz: float, duration_s: float | None, zone: str) -> Entry:
-    start = time_of("--start", args.start, zone, time.time())
-    if start is None:
-        start = args.file.stat().st_mtime - (duration_s or 0.0)
-    return _video(args.file, rate_hz, start)
-
-
 async def _index(agent: Agent, camera: str, wanted: Entry, duration_s: float | None, zone: str, *, quiet: bool) -> None:
+    """Index the file, or what an earlier run has left, and note it in the ledger. Raises CliError."""
     ledger = agent.settings.data_dir / LEDGER_FILE
     known = _read_ledger(ledger).get(camera)
     stats = agent.store.stats(camera)
@@ -229,14 +205,13 @@ class Remaining:
         await self._source.close()
 
 
-@contextmanager
-def _progress(quiet: bool) -> Iterator[Progress]:
+def _progress(quiet: bool) -> Progress:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), disable=quiet, transient=False) as progress:
-        yield progress
+    return Progress(*columns, console=Console(stderr=True), disable=quiet)
 
 
 async def _ask(agent: Agent, question: Question, *, quiet: bool) -> Reply:
+    """Ask one question and print the answer as it is written."""
     reply = Reply()
     async with agent.answering.ask(question) as events:
         async for event in events:
@@ -247,20 +222,13 @@ async def _ask(agent: Agent, question: Question, *, quiet: bool) -> Reply:
                         say(text, end="", flush=True)
                 case Seen():
                     reply.num_frames = event.num_frames
-                    reply.citations = [_citation(each) for each in event.evidence]
+                    reply.citations = [Citation(**asdict(each), url="") for each in event.evidence]
                 case Finished():
                     reply.finish_reason = event.finish_reason
                     reply.notes, reply.timings_ms = list(event.notes), dict(event.timings_ms)
     if not quiet:
         say()
     return reply
-
-
-def _citation(evidence: Evidence) -> Citation:
-    boxes = [list(box) for box in evidence.boxes]
-    return Citation(
-        evidence.frame_id, evidence.camera, evidence.time, evidence.score, evidence.kind, "", evidence.metadata, boxes
-    )
 
 
 def _read_ledger(path: Path) -> dict[str, Entry]:

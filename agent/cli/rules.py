@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import os
 import sys
 import time
 from collections.abc import Callable
@@ -11,7 +10,7 @@ from urllib.parse import quote
 
 import yaml
 
-from agent.cli.ask import advise, connect, server_of, window_of, zone_of
+from agent.cli.ask import advise, connect, server_named, server_of, window_of, zone_of
 from agent.cli.client import Client, ServerError, understood
 from agent.cli.common import EXIT_USAGE, CliError, say, settings_of
 from agent.settings.yaml import bounded_node, plain_value
@@ -24,7 +23,7 @@ Json = dict[str, Any]
 def run(args: argparse.Namespace) -> int:
     """Run one action. Raises CliError."""
     settings = settings_of(args)
-    server = args.server or os.environ.get("VILAMP_SERVER") or server_of(settings)
+    server = server_named(args) or server_of(settings)
     actions: dict[str, Callable[[Client, argparse.Namespace], None]] = {
         "list": _list,
         "add": _add,

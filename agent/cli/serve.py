@@ -4,7 +4,7 @@ import argparse
 from typing import Any
 
 from agent.ask.model import ModelUnusable
-from agent.cli.common import EXIT_USAGE, CliError, settings_of
+from agent.cli.common import EXIT_USAGE, CliError, model_options, settings_of
 from agent.runtime.pools import NoThreads
 from agent.runtime.process import OutputFailed
 from agent.web.auth import TokenFileError
@@ -19,12 +19,10 @@ def run(args: argparse.Namespace) -> int:
     settings = settings_of(args, overrides_of(args))
     try:
         serve(settings)
-    except (CannotListen, NoThreads, TokenFileError, TlsError, StorageError) as error:
-        raise CliError(str(error)) from error
+    except (CannotListen, NoThreads, TokenFileError, TlsError, StorageError, OutputFailed) as error:
+        raise CliError(str(error)) from error  # OutputFailed: the address and the new tokens could not be printed
     except ModelUnusable as error:
         raise CliError(f"{settings.model.path}: {error}") from error
-    except OutputFailed as error:  # the address and the new tokens could not be printed
-        raise CliError(str(error)) from error
     except (OSError, ValueError) as error:
         raise CliError(f"it cannot go on: {error}") from error
     return 0
@@ -33,18 +31,14 @@ def run(args: argparse.Namespace) -> int:
 def overrides_of(args: argparse.Namespace) -> dict[str, Any]:
     """Return the given options as settings. Raises CliError."""
     flat = {"host": args.host, "port": args.port, "log_level": args.log_level}
-    model = {"path": args.model, "device": args.device, "dtype": args.dtype, "num_threads": args.num_threads}
     over: dict[str, Any] = {name: value for name, value in flat.items() if value is not None}
-    over["model"] = {name: value for name, value in model.items() if value is not None}
+    over["model"] = model_options(args)
     if args.tls == "self-signed":
         if args.tls_cert or args.tls_key:
             raise CliError("give either --tls self-signed or --tls-cert and --tls-key", EXIT_USAGE)
         # a certificate in the file would contradict it
         over["tls"] = {"self_signed": True, "cert": None, "key": None}
     elif args.tls_cert or args.tls_key:
-        over["tls"] = {"self_signed": False, "cert": _text(args.tls_cert), "key": _text(args.tls_key)}
+        files = {"cert": args.tls_cert, "key": args.tls_key}
+        over["tls"] = {"self_signed": False, **{name: path and str(path) for name, path in files.items()}}
     return over
-
-
-def _text(path: object) -> str | None:
-    return None if path is None else str(path)
