@@ -117,7 +117,7 @@ class DryRun:
         armed_from = -math.inf if trial.after is None else trial.after
         times = frames.times[frames.times >= armed_from]
         if not len(times):
-            raise NoFrames("Nothing is remembered in that window: widen after/before.")
+            raise NoFrames("No frames are stored in that window: widen after/before.")
         self._span = (float(times.min()), float(times.max()))
         result, complete = await self._replay(trial.rule, frames, armed_from)
         outcome = Outcome(trial, *self._span, frames.num_unencoded, result, complete, 0)

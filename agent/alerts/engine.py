@@ -112,13 +112,13 @@ class Engine:
     async def _arm(self) -> None:
         """Embed the conditions of the rules that do not watch yet."""
         for rule in await pools.alerts(self.watcher.unarmed):
-            with contained(f"reading the condition of rule {rule.name}") as outcome:
+            with contained(f"embedding the condition of rule {rule.name}") as outcome:
                 unit = await self._unit(rule.settings.condition)
                 await pools.alerts(
                     self.watcher.arm, rule, unit
                 )  # in a worker thread: an erasure may hold its lock for long
             if outcome.error is not None:
-                self.watcher.problems[rule.name] = f"its condition cannot be read: {words_of(outcome.error)}"
+                self.watcher.problems[rule.name] = f"its condition cannot be embedded: {words_of(outcome.error)}"
 
     async def _unit(self, condition: str) -> NDArray[np.float32]:
         features: TextFeatures = await self._answering.embed(condition)

@@ -67,7 +67,7 @@ class Rules:
         """
         found = self._rules.get(name)
         if found is not None and found.source == "config":
-            raise RuleConflict(f"The rule '{name}' stands in the configuration file: change it there.")
+            raise RuleConflict(f"The rule '{name}' is defined in the configuration file: change it there.")
         if found is not None and new:
             raise RuleConflict(f"There is a rule '{name}' already: choose another name, or PUT to replace it.")
         num_made = sum(rule.source == "api" for rule in self._rules.values())
@@ -82,7 +82,7 @@ class Rules:
     def remove(self, name: str) -> None:
         """Delete a rule. Raises UnknownRule, or RuleConflict for a rule of the configuration."""
         if self.named(name).source == "config":
-            raise RuleConflict(f"The rule '{name}' stands in the configuration file: remove it there.")
+            raise RuleConflict(f"The rule '{name}' is defined in the configuration file: remove it there.")
         self._alert_store.remove_rule(name)
         del self._rules[name]
         self._switches = {key: switch for key, switch in self._switches.items() if key[0] != name}

@@ -49,7 +49,7 @@ LATE_S = 300.0  # a frame encoded later than this after its capture fires nothin
 WARM_S = 900.0  # a rule that is new to a camera learns its background from this much of the past
 WARM_FRAMES = 2000
 MAX_UNJUDGED = 3  # missed verdicts in a row before the rule has a problem
-_UNREAD = "what its judge says is none of yes, no and unclear"
+_UNREAD = "its judge's answers are none of yes, no and unclear"
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -38,14 +38,14 @@ FIRST_PAUSE_S, LAST_PAUSE_S = 1.0, 300.0  # between two tries of one event
 TIMEOUT_S = 10.0  # of one try
 MAX_AGE_S = 86_400.0  # an event that was refused for a day is dropped
 IDLE_S = 5.0  # between two looks at the outbox; a new alert wakes earlier
-_CHECK_KEY = "look at its url: it often holds a key"
+_CHECK_KEY = "check its url: it often holds a key"
 _ADVICE = {
     401: _CHECK_KEY,
     403: _CHECK_KEY,
-    404: "look at its url",
-    405: "look at its url",
-    410: "it is no longer there: look at its url",
-    413: "it takes no requests of this size",
+    404: "check its url",
+    405: "check its url",
+    410: "it is no longer there: check its url",
+    413: "it accepts no requests of this size",
 }
 _NEVER = frozenset({400, 413, 414, 415, 422})  # the receiver will not accept this event at any later time
 
@@ -127,7 +127,7 @@ class Webhook:
         self._storage_problem = self._refused
 
     def _disk_refuses(self, error: Exception) -> None:
-        self._refused = self._storage_problem = f"what was delivered cannot be written down: {error}"
+        self._refused = self._storage_problem = f"deliveries cannot be recorded: {error}"
         log.warning("webhook: the disk refuses", extra={"sink": self.sink, "error": str(error)})
 
     async def _deliver(self, client: httpx.AsyncClient) -> None:
@@ -166,7 +166,7 @@ class Webhook:
                 await pools.alerts(self._outbox.done, entry)
             else:
                 extra = {"sink": self.sink, "event": entry.event_id}
-                log.warning(f"webhook: events are given up ({dropped})", extra=extra)
+                log.warning(f"webhook: events are dropped ({dropped})", extra=extra)
                 await pools.alerts(self._outbox.drop, entry, dropped)
         except sqlite3.Error as error:
             self._disk_refuses(error)
@@ -243,6 +243,6 @@ def delivery_readers(alert_store: AlertStore, webhooks: Sequence[Webhook]) -> li
 
     return [
         Reader("vilamp_outbox_entries", "Events waiting for their sink.", ("stage",), waiting),
-        Reader("vilamp_outbox_dropped_total", "Events given up.", ("stage", "reason"), dropped),
+        Reader("vilamp_outbox_dropped_total", "Events dropped undelivered.", ("stage", "reason"), dropped),
         Reader("vilamp_webhook_delivered_total", "Events that a webhook accepted.", ("stage",), delivered),
     ]

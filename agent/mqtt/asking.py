@@ -148,7 +148,7 @@ class Asking:
 def parse(payload: bytes) -> Asked:
     """Parse the payload of a question. Raises BadRequest, which names the first field that is wrong."""
     if len(payload) > MAX_BYTES:
-        raise BadRequest(f"The question has {len(payload)} bytes; at most {MAX_BYTES} are taken.")
+        raise BadRequest(f"The question has {len(payload)} bytes; at most {MAX_BYTES} are accepted.")
     try:
         return Asked.model_validate(without_nulls(parse_object(payload)))
     except ValidationError as error:

@@ -42,9 +42,7 @@ log = logging.getLogger(__name__)
 PAUSES_S = (0.5, 60.0)  # between tries: the first, and the longest
 STABLE_S = 10.0  # a connection that lasted this long resets the pause
 TWIN_S = 120.0  # how long a problem says that another client uses our name
-_TWIN = (
-    "another client connects to the broker with the same name, and the two take turns: give each its own mqtt.client_id"
-)
+_TWIN = "another client uses the same client id, and each disconnects the other: give each its own mqtt.client_id"
 _WILLS = ((True, 1), (False, 1), (True, 0), (False, 0))  # (retained, QoS) of the last will, in the order of tries
 
 
@@ -148,7 +146,7 @@ class Bridge:
 
     def _dropped(self) -> None:
         self.context.counts["message_dropped"] += 1
-        log.warning("mqtt: messages come faster than they are taken, and are dropped")
+        log.warning("mqtt: messages arrive faster than they are handled, and are dropped")
 
     def _learn(self, error: aiomqtt.MqttError, client: Client | None, now: float) -> None:
         """Decide what to leave out at the next try. client: None when the broker did not accept the connection."""
@@ -156,7 +154,7 @@ class Bridge:
         if client is not None:
             sent = client.in_hand
             if sent is not None and sent.name and refusals.lost(sent, now):
-                words = f"the broker ends the connection over {sent.name[:200]} ({sent.num_bytes} bytes): set aside for a while"
+                words = f"the broker closes the connection over {sent.name[:200]} ({sent.num_bytes} bytes): set aside for a while"
                 log.warning("mqtt", extra={"error": words})
             if str(client.farewell) == "Session taken over":
                 self._twin_until = time.monotonic() + TWIN_S

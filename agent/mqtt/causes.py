@@ -14,32 +14,32 @@ _REFUSED = {
     "Unsupported protocol version": 'set mqtt.version to "3.1.1" or "5", whichever it is not',
     "Bad user name or password": "check mqtt.user and mqtt.password",
     "Not authorized": "check mqtt.user and mqtt.password, and the broker's access list",
-    "Client identifier not valid": "set mqtt.client_id to a name that the broker takes",
-    "Banned": "the broker has shut this client out: look at its settings",
+    "Client identifier not valid": "set mqtt.client_id to a name that the broker accepts",
+    "Banned": "the broker has banned this client: check its settings",
     "Bad authentication method": "the broker wants another login than user and password",
-    "Server unavailable": "the broker is up but does not serve: look at its log",
-    "Server busy": "the broker has too much to do: it is tried again",
-    "Quota exceeded": "the broker allows no more: look at its limits",
-    "Connection rate exceeded": "the broker takes no more connections for now: it is tried again",
-    "Retain not supported": "it is tried again without retained messages",
-    "QoS not supported": "it is tried again with QoS 0",
+    "Server unavailable": "the broker is up but unavailable: check its log",
+    "Server busy": "the broker is overloaded: the agent tries again",
+    "Quota exceeded": "the broker's quota is used up: check its limits",
+    "Connection rate exceeded": "the broker accepts no more connections for now: the agent tries again",
+    "Retain not supported": "the agent tries again without retained messages",
+    "QoS not supported": "the agent tries again with QoS 0",
     "Topic name invalid": "check mqtt.prefix",
-    "Packet too large": "raise the broker's limit of the packet size",
+    "Packet too large": "raise the broker's packet size limit",
     "Use another server": "check mqtt.url",
     "Server moved": "check mqtt.url",
 }
 _ENDED = {
-    "Session taken over": "another client connects with the same name: give each its own mqtt.client_id",
-    "Packet too large": "raise the broker's limit of the packet size",
-    "Server shutting down": "it is tried again",
+    "Session taken over": "another client uses the same client id: give each its own mqtt.client_id",
+    "Packet too large": "raise the broker's packet size limit",
+    "Server shutting down": "the agent tries again",
     "Not authorized": "check the broker's access list",
     "Keep alive timeout": "the network is slow",
-    "Administrative action": "somebody ended it at the broker",
-    "Quota exceeded": "the broker allows no more: look at its limits",
-    "Retain not supported": "it is tried again without retained messages",
-    "QoS not supported": "it is tried again with QoS 0",
+    "Administrative action": "an administrator closed it at the broker",
+    "Quota exceeded": "the broker's quota is used up: check its limits",
+    "Retain not supported": "the agent tries again without retained messages",
+    "QoS not supported": "the agent tries again with QoS 0",
     "Topic name invalid": "check mqtt.prefix",
-    "Message rate too high": "the broker allows fewer messages a second: look at its limits",
+    "Message rate too high": "the broker allows fewer messages per second: check its limits",
 }
 _TLS_RECORDS = (0x14, 0x15, 0x16)
 _CONNACK = 0x20
@@ -80,15 +80,15 @@ def _end(error: BaseException, settings: MqttSettings, client: Client | None) ->
         return _hung_up(error, settings)
     why = None if client is None else client.why
     if client is not None and client.farewell is not None:
-        return f"it ended the connection: {client.farewell}{_advice(_ENDED, str(client.farewell))}"
+        return f"it closed the connection: {client.farewell}{_advice(_ENDED, str(client.farewell))}"
     if isinstance(why, str):
         return why
     if isinstance(error, Unanswered):
-        return f"it takes connections but gives {error}: is this the port of an MQTT broker, and is it healthy?"
+        return f"it accepts connections but gives {error}: is this the port of an MQTT broker, and is it healthy?"
     words = why_unreachable(why) if why is not None else None
     words = words or why_unreachable(error)
     if words is None:
-        return "it ended the connection" if isinstance(error, aiomqtt.MqttError) and why is not None else str(error)
+        return "it closed the connection" if isinstance(error, aiomqtt.MqttError) and why is not None else str(error)
     if client is None and settings.tls and words == CLOSED:
         return f"{words} during the TLS handshake: is this its TLS port? (mqtt.url)"
     return f"{words}{_tls_advice(words)}"
@@ -113,7 +113,7 @@ def _hung_up(error: HungUp, settings: MqttSettings) -> str:
     if error.first == ord("H"):
         return "this is an HTTP or WebSocket port: use the broker's MQTT port in mqtt.url"
     if error.first == _CONNACK:
-        return f"it refuses MQTT {settings.version}, or answers what cannot be understood: try another mqtt.version"
+        return f"it refuses MQTT {settings.version}, or answers in an unknown format: try another mqtt.version"
     if error.first is not None:
         return "what answers there does not speak MQTT: check the port in mqtt.url"
     if settings.tls:
@@ -121,6 +121,6 @@ def _hung_up(error: HungUp, settings: MqttSettings) -> str:
     else:
         wish = "it may want TLS (mqtts:// in mqtt.url), or this is a WebSocket port"
     return (
-        f"it hangs up without an answer: {wish}; or it does not take this client: "
-        f"check user, password and mqtt.version, and look at its log"
+        f"it closes the connection without an answer: {wish}; or it rejects this client: "
+        f"check user, password and mqtt.version, and its log"
     )

@@ -129,13 +129,13 @@ class Context:
     @property
     def problem(self) -> str | None:
         """What is wrong besides the connection, in words, or None."""
-        late = f"{len(self.aside)} alert events wait: the broker does not take them; " if self.aside else ""
+        late = f"{len(self.aside)} alert events wait: the broker does not accept them; " if self.aside else ""
         first = self.storage_problem or self.notes.first
         return late + first if first else late.removesuffix("; ") or None
 
     def disk_refuses(self, error: Exception) -> None:
         """Note that the disk refused to write in this turn."""
-        self._refused = f"what mqtt has done cannot be written down: {error}"
+        self._refused = f"MQTT deliveries cannot be recorded: {error}"
         log.warning("mqtt: the disk refuses", extra={"error": str(error)})
 
     @contextmanager

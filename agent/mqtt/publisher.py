@@ -169,8 +169,8 @@ class Publisher:
         sent = Sent(topic if name is None else name, packet_bytes(topic, payload, properties), retain and self.retains)
         if limits.max_packet_bytes is not None and sent.num_bytes > limits.max_packet_bytes:
             raise TooLarge(
-                f"{topic[:MAX_SHOWN]} is left out: it has {sent.num_bytes} bytes, and the broker takes "
-                f"{limits.max_packet_bytes} at most: raise its limit of the packet size"
+                f"{topic[:MAX_SHOWN]} is left out: it has {sent.num_bytes} bytes, and the broker accepts "
+                f"at most {limits.max_packet_bytes}: raise its packet size limit"
             )
         self._raise_if_aside(sent, topic)
         await self._client.put(sent, topic, payload, qos=limits.max_qos, retain=sent.retain, properties=properties)
@@ -178,14 +178,14 @@ class Publisher:
         if retain and not sent.retain:
             self._notes.say(
                 "retain",
-                "the broker keeps no retained messages: states are seen only by those who listen when they change; "
+                "the broker keeps no retained messages: clients that subscribe later do not see the current states; "
                 "allow retained messages there",
                 "not_retained",
             )
         elif retain:
             self._notes.clear("retain")
         if limits.max_qos == 0:
-            words = "the broker takes QoS 0 only: an event can be lost when the connection ends; allow QoS 1 there"
+            words = "the broker accepts only QoS 0: an event can be lost when the connection ends; allow QoS 1 there"
             self._notes.say("qos", words, "unconfirmed")
         else:
             self._notes.clear("qos")
@@ -228,6 +228,6 @@ class Publisher:
     def _raise_if_aside(self, sent: Sent, what: str) -> None:
         if self._refusals.sets_aside(sent, self._now()):
             raise SetAside(
-                f"{what[:MAX_SHOWN]} is set aside for a while: the broker ends the connection over it "
-                f"({sent.num_bytes} bytes); look at its limits and access list"
+                f"{what[:MAX_SHOWN]} is set aside for a while: the broker closes the connection over it "
+                f"({sent.num_bytes} bytes); check its limits and access list"
             )

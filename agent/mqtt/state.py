@@ -188,10 +188,10 @@ class RetainedState:
         room = self._picture_room(topic)
         try:
             if room < MIN_PICTURE_BYTES:
-                raise TooLarge(f"pictures are left out: the broker takes {room} bytes at most; raise its limit")
+                raise TooLarge(f"pictures are left out: the broker accepts at most {room} bytes; raise its limit")
             small = await pools.alerts(fitted, jpeg, MAX_SNAPSHOT_WIDTH, room)
             if len(small) > room:
-                raise TooLarge(f"a picture on {topic} is left out: the broker takes {room} bytes at most")
+                raise TooLarge(f"a picture on {topic} is left out: the broker accepts at most {room} bytes")
             await pools.alerts(context.retained.add, topic)
             await self._out.put(topic, small, retain=True, name=PICTURES)
         except Refused as refused:

@@ -136,7 +136,7 @@ class _Guarded(paho.Client):
             self.broken = self._fault()
             return paho.MQTT_ERR_PROTOCOL if self.broken else super()._packet_handle()
         except _BROKEN as error:
-            self.broken = f"it sends what breaks the protocol ({type(error).__name__}: {str(error)[:_MAX_SAID]})"
+            self.broken = f"it breaks the protocol ({type(error).__name__}: {str(error)[:_MAX_SAID]})"
             return paho.MQTT_ERR_PROTOCOL
 
     def _fault(self) -> str | None:
@@ -144,13 +144,17 @@ class _Guarded(paho.Client):
         command, accepted = self._in_packet["command"], self.is_connected()
         kind = command & _PACKET_TYPE
         if accepted == (kind == _CONNACK):
-            return "it answers twice" if accepted else "it sends packets before it has answered"
+            return (
+                "it accepts the connection twice"
+                if accepted
+                else "it sends packets before it has accepted the connection"
+            )
         if kind == _PUBLISH and command & _QOS_2:  # we never subscribe with it, and paho would keep such messages
-            return "it sends with QoS 2, which was not asked for"
+            return "it sends with QoS 2, which was not requested"
         if kind == _PINGREQ:
             return "it sends what only clients may send"
         if len(self._out_packet) > MAX_UNSENT:
-            return "it does not read what it is sent"
+            return "it does not read the packets it gets"
         return None
 
     def _ssl_wrap_socket(self, tcp_sock: socket.socket) -> Any:
@@ -341,7 +345,7 @@ class Client(aiomqtt.Client):
         for code in codes:
             if code.is_failure if isinstance(code, ReasonCode) else code >= 0x80:
                 reason = f": {code}" if isinstance(code, ReasonCode) else ""
-                raise Refused(f"the broker does not let us subscribe to {topic_filter}{reason}")
+                raise Refused(f"the broker refuses the subscription to {topic_filter}{reason}")
 
     def _on_publish(
         self, client: paho.Client, userdata: object, mid: int, reason_code: ReasonCode, properties: Properties
@@ -362,14 +366,14 @@ class Client(aiomqtt.Client):
         self, client: paho.Client, userdata: object, mid: int, codes: _Codes, props: _Props = None
     ) -> None:
         if mid not in self._pending_subscribes:  # aiomqtt would log each one with a traceback
-            raise ValueError("an answer to a subscription that was not made")
+            raise ValueError("an answer to a subscription that was not requested")
         super()._on_subscribe(client, userdata, mid, codes, props)
 
     def _on_unsubscribe(
         self, client: paho.Client, userdata: object, mid: int, codes: _Codes, props: _Props = None
     ) -> None:
         if mid not in self._pending_unsubscribes:
-            raise ValueError("an answer to a subscription that was not ended")
+            raise ValueError("an answer to an unsubscription that was not requested")
         super()._on_unsubscribe(client, userdata, mid, codes, props)
 
 

@@ -415,7 +415,7 @@ async def test_a_failing_disk_causes_no_duplicates(alert_store: AlertStore, capl
                 )
             alert_store.connection.execute("PRAGMA query_only = ON")
         webhook._wake.set()
-        await until(lambda: "cannot be written down" in (webhook.problem or ""))
+        await until(lambda: "cannot be recorded" in (webhook.problem or ""))
         for _ in range(3):  # one round each; the disk refuses again
             caplog.clear()
             webhook._wake.set()

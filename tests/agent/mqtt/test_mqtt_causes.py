@@ -171,7 +171,7 @@ async def test_disconnect_reasons_are_explained(scene: Scene) -> None:
         return False
 
     async with odd_broker(script) as broker, bridged(scene, broker.url) as bridge:
-        await said(bridge, "Server shutting down (it is tried again)")
+        await said(bridge, "Server shutting down (the agent tries again)")
 
 
 # --- the network and the settings ---

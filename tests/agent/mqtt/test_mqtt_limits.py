@@ -119,7 +119,7 @@ async def test_a_broker_that_accepts_only_qos_0_is_used_and_reported(
         async with listening(broker.port) as heard, bridged(scene, broker.url, version=version) as bridge:
             commit(scene.alert_store, event(1))
             await heard.until(lambda h: ids(h) == ["a1-on"])
-            await until(lambda: "QoS 0 only" in " ".join(bridge.context.notes._words.values()))
+            await until(lambda: "accepts only QoS 0" in " ".join(bridge.context.notes._words.values()))
 
 
 # --- access lists ---

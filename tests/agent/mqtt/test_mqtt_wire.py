@@ -299,7 +299,7 @@ async def test_a_failing_disk_causes_no_duplicates(scene: Scene) -> None:
             scene.alert_store.outbox.put("mqtt", "a3-on", "yard", "bag", "on", event(3).payload(), None, 0.0)
             scene.alert_store.connection.execute("PRAGMA query_only = ON")
         bridge.context.wake.set()
-        await until(lambda: len(told()) == 3 and "cannot be written down" in (bridge.problem or ""))
+        await until(lambda: len(told()) == 3 and "cannot be recorded" in (bridge.problem or ""))
         for word in ("offline", "online", "offline"):  # one turn each
             scene.cameras[0] = CameraView("yard", word)
             bridge.context.wake.set()
