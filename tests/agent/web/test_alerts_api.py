@@ -1,4 +1,4 @@
-"""Alerts over HTTP: filters, paging, pictures, what was held back, and the stream."""
+"""Alerts over HTTP: filters, paging, pictures, suppressed alerts, and the stream."""
 
 import asyncio
 import io
@@ -107,7 +107,7 @@ def test_the_clip_of_a_long_alert_shows_its_beginning() -> None:
     assert MAX_CLIP_S * 30 < MAX_FRAMES  # at the highest rate that a camera may have
 
 
-async def test_what_was_held_back_says_why(tmp_path: Path) -> None:
+async def test_suppressed_alerts_have_a_reason(tmp_path: Path) -> None:
     async with served(tmp_path) as server:
         held = [Suppressed("bag", "yard", START + n, "cooldown", 5.0 + n, 7) for n in range(3)]
         server.agent.alert_store.commit("bag", "yard", {}, suppressed=held, now=START)
@@ -129,7 +129,7 @@ async def test_what_was_held_back_says_why(tmp_path: Path) -> None:
         ("/v1/alerts?after=yesterdayish", 400),
     ],
 )
-async def test_what_cannot_be_answered(tmp_path: Path, path: str, status: int) -> None:
+async def test_bad_queries_and_unknown_alerts_are_refused(tmp_path: Path, path: str, status: int) -> None:
     async with served(tmp_path) as server:
         response = await asyncio.to_thread(get, server, path)
         assert response.status_code == status
@@ -149,7 +149,7 @@ async def test_alerts_need_a_token(tmp_path: Path) -> None:
 
 
 async def read(lines: Any, count: int) -> list[tuple[int, dict[str, Any]]]:
-    """(id, event) of the next `count` events."""
+    """Read the next `count` events as (id, event)."""
     events, number = [], 0
     async for line in lines:
         if line.startswith("id: "):
@@ -161,7 +161,7 @@ async def read(lines: Any, count: int) -> list[tuple[int, dict[str, Any]]]:
     return events
 
 
-async def test_the_stream_tells_events_as_they_are_committed(tmp_path: Path) -> None:
+async def test_the_stream_sends_events_when_they_are_committed(tmp_path: Path) -> None:
     async with served(tmp_path) as server, httpx.AsyncClient(headers=server.headers(), trust_env=False) as client:
         commit(server.agent.alert_store, event(1))
         async with client.stream("GET", f"{server.url}/v1/alerts/stream") as response:
@@ -180,7 +180,7 @@ async def test_the_stream_tells_events_as_they_are_committed(tmp_path: Path) -> 
         assert [each["id"] for _, each in again] == ["a2-off", "a3-on"]
 
 
-async def test_a_stream_that_was_told_nothing_yet_goes_on_from_its_beginning(tmp_path: Path) -> None:
+async def test_a_stream_without_events_can_be_resumed(tmp_path: Path) -> None:
     async with served(tmp_path) as server, httpx.AsyncClient(headers=server.headers(), trust_env=False) as client:
         async with client.stream("GET", f"{server.url}/v1/alerts/stream") as response:
             begin = (await anext(response.aiter_lines())).removeprefix("id: ")
@@ -196,7 +196,7 @@ async def test_a_stream_that_was_told_nothing_yet_goes_on_from_its_beginning(tmp
             assert told[0][1]["id"] == ("a1-on" if last == begin else "a2-on")
 
 
-async def test_only_the_head_of_the_stream_ends(tmp_path: Path) -> None:
+async def test_a_head_request_for_the_stream_ends(tmp_path: Path) -> None:
     async with served(tmp_path) as server, httpx.AsyncClient(headers=server.headers(), trust_env=False) as client:
         head = await client.head(f"{server.url}/v1/alerts/stream")
         assert head.headers["content-type"].startswith("text/event-stream")
@@ -226,7 +226,7 @@ async def test_the_stream_opens_with_its_signed_url(tmp_path: Path) -> None:
         assert (await client.get(url.replace("/stream", ""))).status_code == 401  # it opens the stream alone
 
 
-async def test_the_stream_is_filtered_and_keeps_the_line_open(tmp_path: Path) -> None:
+async def test_the_stream_is_filtered_and_sends_comments_in_silences(tmp_path: Path) -> None:
     async with (
         served(tmp_path, keep_alive_s=0.05) as server,
         httpx.AsyncClient(headers=server.headers(), trust_env=False) as client,
@@ -240,7 +240,7 @@ async def test_the_stream_is_filtered_and_keeps_the_line_open(tmp_path: Path) ->
         assert [each["id"] for _, each in await asyncio.wait_for(read(lines, 1), 20)] == ["a3-on"]
 
 
-async def test_a_strange_last_event_id_is_refused(tmp_path: Path) -> None:
+async def test_an_invalid_last_event_id_is_refused(tmp_path: Path) -> None:
     async with served(tmp_path) as server:
         headers = {**server.headers(), "Last-Event-ID": "a2-on"}
         assert (await asyncio.to_thread(get, server, "/v1/alerts/stream", headers=headers)).status_code == 400

@@ -78,7 +78,7 @@ async def test_the_openai_client_streams(site: Served) -> None:
     assert text == whole.choices[0].message.content
 
 
-async def test_the_stream_as_bytes(http: httpx.AsyncClient) -> None:
+async def test_the_bytes_of_a_stream(http: httpx.AsyncClient) -> None:
     response = await http.post("/v1/chat/completions", json={**ASK, "stream": True})
     assert response.status_code == 200
     assert response.headers["content-type"].startswith("text/event-stream")
@@ -106,7 +106,7 @@ async def test_the_stream_as_bytes(http: httpx.AsyncClient) -> None:
     ],
 )
 @pytest.mark.parametrize("stream", [False, True])
-async def test_errors_have_real_codes(
+async def test_errors_have_their_status_and_code(
     http: httpx.AsyncClient, fields: dict[str, Any], status: int, code: str, stream: bool
 ) -> None:
     response = await http.post("/v1/chat/completions", json={**ASK, **fields, "stream": stream})
@@ -117,7 +117,7 @@ async def test_errors_have_real_codes(
     assert "http" not in error["message"]
 
 
-async def test_what_the_openai_client_raises(site: Served) -> None:
+async def test_the_openai_client_raises_its_own_exceptions(site: Served) -> None:
     async with client(site) as ai:
         with pytest.raises(openai.UnprocessableEntityError) as caught:
             await ai.chat.completions.create(model="vilamp", extra_body={"after": START + 1e6}, **ASK)  # type: ignore[call-overload]
@@ -164,7 +164,7 @@ async def test_signed_urls_open_one_picture_for_a_while(site: Served) -> None:
         assert (await http.get(signed.replace("/1.jpg", "/1"))).status_code == 401
 
 
-async def test_questions_beyond_the_limit_are_told_to_come_back(tmp_path: Path) -> None:
+async def test_questions_beyond_the_limit_get_a_429_with_retry_after(tmp_path: Path) -> None:
     answering = {"max_questions": 2, "max_new_tokens": 500}
     async with served(tmp_path, answering=answering) as site:
         await remember(site.agent, "door", 4)
@@ -178,7 +178,7 @@ async def test_questions_beyond_the_limit_are_told_to_come_back(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("stream", [True, False])
-async def test_a_client_that_vanishes_frees_the_lane(tmp_path: Path, stream: bool) -> None:
+async def test_a_client_that_disconnects_frees_the_lane(tmp_path: Path, stream: bool) -> None:
     async with served(tmp_path, answering={"max_questions": 1, "max_new_tokens": 3000}) as site:
         await remember(site.agent, "door", 4)
         turns = site.agent.answering.queue.turns

@@ -165,7 +165,7 @@ def test_a_damaged_file_says_what_to_do(tmp_path: Path, content: str) -> None:
         Auth.open(tmp_path)
 
 
-def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
+def test_a_data_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(TokenFileError, match="cannot be made"):
         Auth.open(tmp_path / "file" / "data")
@@ -193,15 +193,15 @@ def test_the_local_command_line_finds_the_narrowest_token(tmp_path: Path) -> Non
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads every file")
-def test_a_file_of_someone_else(tmp_path: Path) -> None:
+def test_a_token_file_of_another_user_is_refused(tmp_path: Path) -> None:
     Auth.open(tmp_path)
     (tmp_path / "tokens.json").chmod(0o000)
     with pytest.raises(TokenFileError, match="must belong to you"):
         Auth.open(tmp_path)
 
 
-def test_a_configured_token_may_begin_as_issued_ones_do(tmp_path: Path) -> None:
-    """Such a token was accepted in the configuration and then refused for ever."""
+def test_a_configured_token_may_have_the_prefix_of_issued_ones(tmp_path: Path) -> None:
+    """Such a token was once accepted in the configuration and then always refused."""
     settings = TokenSettings(name="gate", token=SecretStr("vt_0123456789abcdef"), scopes=("ask",))
     opened = Auth.open(tmp_path, extra=[settings])
     assert opened.check("Bearer vt_0123456789abcdef", "ask", now=1000.0) is not None
@@ -212,14 +212,14 @@ def test_a_configured_token_may_begin_as_issued_ones_do(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("scope", ['publish:"x"', "publish:a\r\nX: y", "publish:日本", "publish:" + "a" * 500])
-def test_a_challenge_holds_no_words_of_strangers(scope: str) -> None:
+def test_a_challenge_repeats_no_text_of_the_request(scope: str) -> None:
     with pytest.raises(NotAllowed) as refused:
         auth().check(f"Bearer {ASKER.secret}", scope)
     assert "scope=" not in refused.value.headers["WWW-Authenticate"]
 
 
 @pytest.mark.parametrize("kind", ["file", "dangling link", "circle"])
-def test_a_data_folder_that_is_no_folder_is_named(tmp_path: Path, kind: str) -> None:
+def test_a_data_folder_that_is_not_a_folder_is_refused(tmp_path: Path, kind: str) -> None:
     folder = tmp_path / "data"
     match kind:
         case "file":

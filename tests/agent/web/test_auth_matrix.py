@@ -47,7 +47,7 @@ async def site(tmp_path: Path) -> AsyncIterator[Served]:
 
 
 class Asker:
-    """Puts requests to one site, each from an address of its own: guesses are slowed by address."""
+    """Sends requests to one site, each from its own address, because guesses are slowed by address."""
 
     def __init__(self, site: Served) -> None:
         self.site = site
@@ -68,7 +68,7 @@ class Asker:
 
 
 def routes_of(site: Served) -> list[tuple[str, str]]:
-    """Every method that some route takes, with the route's path as it is written."""
+    """Every method and path of every route."""
     found = []
     for route in site.app.routes:
         assert isinstance(route, Route), "what is no plain route needs a check of its own here"
@@ -77,7 +77,7 @@ def routes_of(site: Served) -> list[tuple[str, str]]:
 
 
 def taken(method: str, path: str) -> bool:
-    """Is it more than a preflight or a refusal of the method?"""
+    """True unless the response only answers a preflight or refuses the method."""
     if path.startswith("/whip/"):
         return (method, path) in NEEDED
     return True
@@ -91,7 +91,7 @@ def needed(method: str, path: str) -> str:
     return NEEDED.get((method, path), "ask" if method in ("GET", "HEAD") else "admin")
 
 
-async def test_without_a_token_nothing_but_what_is_open(site: Served) -> None:
+async def test_without_a_token_only_public_routes_answer(site: Served) -> None:
     asker = Asker(site)
     expired = site.auth.issue("publish:door", site.agent.clock() - 100, 10).secret
     forged = site.auth.issue("publish:door", site.agent.clock(), 1000).secret[:-2] + "AA"
@@ -109,7 +109,7 @@ async def test_without_a_token_nothing_but_what_is_open(site: Served) -> None:
     assert asker.num_asked > 200
 
 
-async def test_every_scope_opens_what_it_should_and_no_more(site: Served) -> None:
+async def test_every_scope_allows_its_routes_and_no_others(site: Served) -> None:
     asker = Asker(site)
     tokens = {scope: token for token in site.auth.tokens for scope in token.scopes if token.name.startswith("token")}
     assert set(tokens) == set(SCOPES)
@@ -123,7 +123,7 @@ async def test_every_scope_opens_what_it_should_and_no_more(site: Served) -> Non
             assert may or status == 403, (method, path, scope, status)
 
 
-async def test_issued_tokens_open_one_camera(site: Served) -> None:
+async def test_issued_tokens_allow_publishing_one_camera(site: Served) -> None:
     asker = Asker(site)
     door = site.auth.issue("publish:door", site.agent.clock(), 1000).secret
     for method, path in routes_of(site):
@@ -135,7 +135,7 @@ async def test_issued_tokens_open_one_camera(site: Served) -> None:
             assert (await asker(method, target_of(path).replace("/door", "/yard"), door)).status == 403
 
 
-async def test_signed_urls_open_what_they_name_until_they_expire(site: Served) -> None:
+async def test_signed_urls_open_their_own_path_until_they_expire(site: Served) -> None:
     asker, now = Asker(site), site.agent.clock()
     stranger = Auth([], b"another key")
     for method, path in routes_of(site):
@@ -159,7 +159,7 @@ async def test_signed_urls_open_what_they_name_until_they_expire(site: Served) -
 
 
 async def test_odd_paths_open_nothing(site: Served) -> None:
-    """Slashes doubled, encoded or at the end; other cases; dots; NUL; what is no text."""
+    """Double, encoded and trailing slashes; upper case; dots; NUL; bytes that are not text."""
     asker = Asker(site)
     for method, path in routes_of(site):
         if path in OPEN or not taken(method, path):
@@ -176,7 +176,7 @@ async def test_odd_paths_open_nothing(site: Served) -> None:
             assert (await asker(method, odd)).status in (401, 404, 405), (method, odd)
 
 
-async def test_methods_that_a_route_does_not_have(site: Served) -> None:
+async def test_other_methods_of_a_route_are_refused(site: Served) -> None:
     asker = Asker(site)
     for path in sorted({path for _, path in routes_of(site)}):
         has = {method for method, each in routes_of(site) if each == path}
@@ -188,8 +188,8 @@ async def test_methods_that_a_route_does_not_have(site: Served) -> None:
             assert (await asker("PUT", target_of(path))).status == 405
 
 
-async def test_a_slash_at_the_end_changes_nothing_and_leads_nowhere(site: Served) -> None:
-    """The Host header has no part in it: a redirect made of it would lead wherever it says."""
+async def test_a_slash_at_the_end_is_ignored_without_a_redirect(site: Served) -> None:
+    """A redirect built from the Host header would lead wherever the client says."""
     token = [("Authorization", f"Bearer {site.token('owner')}"), ("Host", "evil.example")]
     for method, path in routes_of(site):
         if path == "/" or path.endswith("/stream"):

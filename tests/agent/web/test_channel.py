@@ -1,4 +1,4 @@
-"""The data channel of a publisher's session, with real peers over the real routes; the agent has no part."""
+"""The data channel of a publisher's session, with real peers over the real routes, without an agent."""
 
 import asyncio
 import json
@@ -26,7 +26,7 @@ from tests.support.waiting import until
 
 @dataclass
 class Place:
-    """A WHIP server whose channels answer each text in capitals; "leave" makes it hang up, "fail" is a defect."""
+    """A WHIP server whose channels echo text in capitals; "leave" closes the channel, "fail" raises an exception."""
 
     url: str
     server: WhipServer
@@ -84,7 +84,7 @@ async def test_messages_both_ways_beside_the_video() -> None:
         assert at.server.counters.messages == {"taken": 3}
 
 
-async def test_too_large_and_binary_messages_are_refused_and_said() -> None:
+async def test_too_large_and_binary_messages_are_refused() -> None:
     async with place() as at, robot(at.url, TOKEN) as it:
         await opened(it)
         assert await echo(it, "x" * 20_000) == "too_large"
@@ -95,7 +95,7 @@ async def test_too_large_and_binary_messages_are_refused_and_said() -> None:
         assert at.server.counters.messages == {"too_large": 2, "not_text": 1, "taken": 1}
 
 
-async def test_a_flood_is_cut_and_said_once() -> None:
+async def test_messages_beyond_the_rate_are_dropped_and_reported_once() -> None:
     async with place() as at, robot(at.url, TOKEN) as it:
         await opened(it)
         for number in range(1500):
@@ -138,7 +138,7 @@ async def test_a_conversation_ends_with_its_channel_and_another_can_begin() -> N
         assert at.server.num_sessions == 1
 
 
-async def test_a_defect_ends_the_channel_and_not_the_video(caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_exception_ends_the_channel_and_not_the_video(caplog: pytest.LogCaptureFixture) -> None:
     async with place() as at, robot(at.url, TOKEN) as it:
         await opened(it)
         it.channel.send("fail")
@@ -163,9 +163,9 @@ async def test_a_session_that_ends_or_is_taken_over_cancels_its_conversation() -
         assert at.server.num_sessions == 0
 
 
-async def test_a_peer_that_takes_nothing_loses_its_channel() -> None:
+async def test_a_peer_that_stops_reading_loses_its_channel() -> None:
     class Deaf:
-        """Stands for a transport whose peer acknowledges nothing: real ones take half a minute to say so."""
+        """Replaces a transport whose peer acknowledges nothing, which real ones notice after half a minute."""
 
         readyState, bufferedAmount, bufferedAmountLowThreshold = "open", 1 << 20, 0  # noqa: N815
 
@@ -182,7 +182,7 @@ async def test_a_peer_that_takes_nothing_loses_its_channel() -> None:
     assert [message async for message in channel.messages()] == []
 
 
-async def test_unfinished_messages_are_seen() -> None:
+async def test_bytes_of_unfinished_messages_are_counted() -> None:
     """Fails if a new aiortc hides its receive window from streaming/tap.py."""
     async with place() as at, robot(at.url, TOKEN) as it:
         await opened(it)

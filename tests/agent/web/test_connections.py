@@ -1,4 +1,4 @@
-"""Connections are bounded in number and in time, with real sockets; streams and answers outlast every limit."""
+"""Limits on the number and duration of connections, with real sockets. Responses have no time limit."""
 
 import asyncio
 import resource
@@ -24,7 +24,7 @@ HALF = b"GET /healthz HTTP/1.1\r\nHost: a\r\nX-Half: "
 
 
 def connected(site: Served) -> socket.socket:
-    """A plain connection to the site, nothing sent."""
+    """Open a plain connection and send nothing."""
     address = urlsplit(site.url)
     opened = socket.create_connection((address.hostname, address.port), timeout=30)
     opened.setblocking(False)
@@ -38,7 +38,7 @@ async def told(site: Served, text: bytes) -> socket.socket:
 
 
 async def rest_of(opened: socket.socket) -> bytes:
-    """What comes until the server closes."""
+    """Read until the server closes the connection."""
     heard = b""
     while True:
         try:
@@ -52,13 +52,13 @@ async def rest_of(opened: socket.socket) -> bytes:
 
 @pytest.fixture
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every limit of time is a tenth of a second."""
+    """Set every time limit to a tenth of a second."""
     for phase in LIMITS_S:
         monkeypatch.setitem(LIMITS_S, phase, 0.1)
 
 
-async def test_half_heads_take_no_place_from_others(tmp_path: Path) -> None:
-    """A flood of connections that never say what they want: others are answered, frames are remembered."""
+async def test_connections_with_unfinished_heads_make_room_for_others(tmp_path: Path) -> None:
+    """During a flood of connections without a request, other clients are answered and frames are stored."""
     async with served(tmp_path, max_connections=16) as site:
         with ExitStack() as flood:
             for _ in range(100):
@@ -70,7 +70,7 @@ async def test_half_heads_take_no_place_from_others(tmp_path: Path) -> None:
             assert len(site.server.server_state.connections) <= 17
 
 
-async def test_where_every_place_is_at_work_the_new_one_is_refused(tmp_path: Path) -> None:
+async def test_a_new_connection_is_refused_when_all_others_are_busy(tmp_path: Path) -> None:
     async with served(tmp_path, max_connections=2) as site:
         stream = f"GET /v1/alerts/stream HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {site.token()}\r\n\r\n".encode()
         with await told(site, stream) as one, await told(site, stream) as two:
@@ -91,8 +91,8 @@ async def test_where_every_place_is_at_work_the_new_one_is_refused(tmp_path: Pat
     ],
 )
 @pytest.mark.usefixtures("short")
-async def test_what_does_not_come_ends_the_connection(tmp_path: Path, begun: bytes) -> None:
-    """A head, a body, or another request; whatever dribbles in meanwhile does not help."""
+async def test_a_request_that_does_not_arrive_in_time_is_dropped(tmp_path: Path, begun: bytes) -> None:
+    """The limits for a head, a body and the next request hold however slowly bytes trickle in."""
     async with served(tmp_path) as site:
         with await told(site, begun.replace(b"{token}", site.token().encode())) as opened:
             ended = asyncio.create_task(rest_of(opened))
@@ -125,7 +125,7 @@ async def test_streams_and_answers_outlast_the_limits(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("short")
-async def test_who_does_not_take_what_is_sent_is_dropped(tmp_path: Path) -> None:
+async def test_a_client_that_does_not_read_is_dropped(tmp_path: Path) -> None:
     async with served(tmp_path) as site:
         opened = socket.socket()
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -147,7 +147,7 @@ async def _ask_for_ever(opened: socket.socket) -> None:
         await asyncio.get_running_loop().sock_sendall(opened, b"GET /page/app.js HTTP/1.1\r\nHost: a\r\n\r\n")
 
 
-async def test_silent_handshakes_give_way_too(tmp_path: Path) -> None:
+async def test_unfinished_tls_handshakes_make_room_for_others(tmp_path: Path) -> None:
     async with served(tmp_path, max_connections=8, tls={"self_signed": True}) as site:
         with ExitStack() as flood:
             for _ in range(40):
@@ -158,8 +158,8 @@ async def test_silent_handshakes_give_way_too(tmp_path: Path) -> None:
             assert len(site.server.acceptors[0]._opening) <= 9
 
 
-async def test_without_descriptors_room_is_made(tmp_path: Path) -> None:
-    """The limit of the process is hit by connections: the oldest goes, the next request is answered."""
+async def test_the_oldest_connection_is_closed_when_descriptors_run_out(tmp_path: Path) -> None:
+    """Connections use up the process's descriptors; the oldest is closed and the next request is answered."""
     async with served(tmp_path, max_connections=10_000) as site:
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         with ExitStack() as flood:
@@ -181,7 +181,7 @@ async def test_without_descriptors_room_is_made(tmp_path: Path) -> None:
                 resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-async def test_the_limit_of_descriptors_is_raised_and_mostly_left_to_others() -> None:
+async def test_connections_may_use_a_quarter_of_the_raised_descriptor_limit() -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, 512), hard))
     try:
@@ -235,10 +235,10 @@ def test_shown_url_reaches_the_server_in_a_network_without_ipv6(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/healthz", "/v1/alerts/stream"])
-async def test_a_body_that_is_none_ends_its_request_quietly(
+async def test_a_malformed_chunked_body_gets_one_response_and_no_traceback(
     tmp_path: Path, path: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The head is sound, the chunks are not: one answer, and no traceback of another that finds no place."""
+    """The head is valid and the chunks are not. A second response would raise an exception inside uvicorn."""
     async with served(tmp_path) as site:
         head = f"POST {path} HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {site.token()}\r\nTransfer-Encoding: chunked"
         head = head.replace("POST", "POST" if "chat" in path else "GET")
@@ -250,7 +250,7 @@ async def test_a_body_that_is_none_ends_its_request_quietly(
     assert [record for record in caplog.records if record.exc_info] == []
 
 
-async def test_an_upgrade_is_answered_plainly(tmp_path: Path) -> None:
+async def test_a_websocket_upgrade_gets_a_plain_response(tmp_path: Path) -> None:
     async with served(tmp_path) as site:
         upgrade = (
             "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: eA==\r\n"

@@ -1,4 +1,4 @@
-"""Pages of other origins: off unless the setting lists them, and preflights need no token."""
+"""CORS: off unless the setting lists origins; preflights need no token."""
 
 from pathlib import Path
 
@@ -62,6 +62,6 @@ async def test_below_a_path_of_a_proxy(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "origin", ["panel.example", "https://panel.example/", "https://panel.example/x", "null", "https://A.b"]
 )
-def test_what_is_no_origin(origin: str) -> None:
+def test_invalid_origins_are_refused(origin: str) -> None:
     with pytest.raises(ValidationError, match="is not an origin"):
         Settings.model_validate({"security": {"cors_origins": [origin]}})

@@ -42,7 +42,7 @@ async def test_files_need_no_token_and_carry_the_policy(site: Served) -> None:
             assert (await http.get(path)).status_code == 404
 
 
-async def test_what_is_private_is_kept_by_no_cache(site: Served) -> None:
+async def test_private_responses_are_not_cached(site: Served) -> None:
     await remember(site.agent, "door", 1)
     async with httpx.AsyncClient(base_url=site.url, headers=site.headers()) as http:
         for path in ("/v1/cameras", "/v1/whoami", "/v1/cameras/door/timeline", "/metrics", "/v1/nothing", "/healthz"):
@@ -75,7 +75,7 @@ def test_every_import_of_the_page_is_served() -> None:
             assert imported in files, f"{name} imports {imported}"
 
 
-async def test_whoami_tells_what_a_token_opens(site: Served) -> None:
+async def test_whoami_returns_the_scopes_of_a_token(site: Served) -> None:
     async with httpx.AsyncClient(base_url=site.url) as http:
         for name, scopes in (("owner", ["admin"]), ("asker", ["ask"]), ("publisher", ["publish:*"])):
             body = (await http.get("/v1/whoami", headers=site.headers(name))).json()
@@ -83,7 +83,7 @@ async def test_whoami_tells_what_a_token_opens(site: Served) -> None:
         assert (await http.get("/v1/whoami")).status_code == 401
 
 
-async def test_a_link_for_a_phone_opens_one_camera_to_publishing(site: Served) -> None:
+async def test_a_publish_token_allows_one_camera(site: Served) -> None:
     async with httpx.AsyncClient(base_url=site.url) as http:
         assert (await http.post("/v1/cameras/door/publish-token", headers=site.headers())).status_code == 403
         assert (await http.post("/v1/cameras/No!/publish-token", headers=site.headers("owner"))).status_code == 400
@@ -95,7 +95,7 @@ async def test_a_link_for_a_phone_opens_one_camera_to_publishing(site: Served) -
         assert (await http.get("/v1/cameras", headers=phone)).status_code == 403
 
 
-def test_an_issued_token_expires_and_cannot_be_made_up() -> None:
+def test_an_issued_token_expires_and_cannot_be_forged() -> None:
     auth = Auth([], b"key")
     token = auth.issue("publish:door", NOW, 60).secret
     assert auth.check(f"Bearer {token}", "publish:door", NOW + 59) is not None
@@ -118,7 +118,7 @@ def test_an_issued_token_expires_and_cannot_be_made_up() -> None:
         assert caught.value.status == 401
 
 
-async def test_frames_from_the_newest_on_and_smaller_pictures(site: Served) -> None:
+async def test_frames_newest_first_and_scaled_pictures(site: Served) -> None:
     await remember(site.agent, "door", 9)
     async with httpx.AsyncClient(base_url=site.url, headers=site.headers()) as http:
         seen: list[float] = []
@@ -136,7 +136,7 @@ async def test_frames_from_the_newest_on_and_smaller_pictures(site: Served) -> N
         assert (await http.get(f"{url}&width=0")).status_code == 400
 
 
-def test_a_smaller_picture_is_never_larger() -> None:
+def test_scaling_never_enlarges_a_picture() -> None:
     jpeg = encode_jpeg(picture(3, width=640, height=480))
     assert smaller_jpeg(jpeg, 640) is jpeg
     with Image.open(io.BytesIO(smaller_jpeg(jpeg, 100))) as small:
@@ -145,7 +145,7 @@ def test_a_smaller_picture_is_never_larger() -> None:
         smaller_jpeg(jpeg[: len(jpeg) // 2], 100)
 
 
-async def test_readiness_asked_for_twice_at_once(site: Served) -> None:
+async def test_two_readiness_requests_at_once(site: Served) -> None:
     async with httpx.AsyncClient(base_url=site.url) as http:
         answers = await asyncio.gather(*(http.get("/readyz") for _ in range(20)))
     assert [answer.status_code for answer in answers] == [200] * 20

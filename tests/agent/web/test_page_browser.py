@@ -1,4 +1,4 @@
-"""The page in a real Chromium, whose camera sees the drawn world: publishing, asking, stopping, losing the server.
+"""The page in a real Chromium, whose camera shows the drawn world: publishing, asking, stopping, losing the server.
 
 Every test fails on a console error, an uncaught exception or a violation of the page's policy.
 """
@@ -121,7 +121,7 @@ async def until_offline(site: Served, name: str) -> None:
         await asyncio.sleep(0.05)
 
 
-async def test_the_evidence_is_what_the_api_cites(site: Served, seen: Visit) -> None:
+async def test_the_page_shows_the_frames_that_the_api_cites(site: Served, seen: Visit) -> None:
     page = await seen.open(site.url, site.token(), "ask")
     async with page.expect_response("**/v1/chat/completions") as answered:
         await ask(page, "Who came?")
@@ -148,7 +148,7 @@ SHOWN_AND_OUTLINED = """image => {
 
 
 async def test_what_a_question_names_is_outlined(tmp_path: Path, seen: Visit, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a model that takes every patch for what is asked about: the outline is that of the picture, small and large."""
+    """The model marks every patch, so the outline is the border of the picture, in the small and the large one."""
     pointing = {"vilamp_live": {"pointing": {"scale": 0.0, "bias": 5.0}}}
     model = VideoModel.load(checkpoint(), num_threads=1, overwrite=pointing)
     monkeypatch.setattr("tests.support.agents.tiny_model", lambda: model)
@@ -198,7 +198,7 @@ async def test_a_follow_up_says_what_the_model_reads(site: Served, seen: Visit) 
     seen.unharmed()
 
 
-async def test_windows_are_in_the_time_of_the_camera(tmp_path: Path, seen: Visit) -> None:
+async def test_time_ranges_use_the_time_zone_of_the_camera(tmp_path: Path, seen: Visit) -> None:
     async with served(tmp_path, cameras={"gate": {"timezone": "Asia/Tokyo"}}) as site:
         long_ago = 1_606_061_045.0  # 2020-11-22 16:04:05 UTC, 01:04:05 on the next day in Tokyo
         await remember(site.agent, "gate", 12, start=long_ago)
@@ -215,7 +215,7 @@ async def test_windows_are_in_the_time_of_the_camera(tmp_path: Path, seen: Visit
     seen.unharmed(requests=False)
 
 
-async def test_tokens_are_asked_for_and_refused_in_words(site: Served, seen: Visit) -> None:
+async def test_the_page_asks_for_a_token_and_explains_a_refusal(site: Served, seen: Visit) -> None:
     page = seen.page
     await page.goto(site.url)
     dialog = page.get_by_role("dialog", name="Token")
@@ -236,7 +236,7 @@ async def test_tokens_are_asked_for_and_refused_in_words(site: Served, seen: Vis
     assert all("401" in refused for refused in seen.refused)
 
 
-async def test_a_token_that_is_no_longer_known(tmp_path: Path, seen: Visit) -> None:
+async def test_a_token_that_is_no_longer_valid(tmp_path: Path, seen: Visit) -> None:
     port = free_port()
     async with served(tmp_path / "one", port=port) as site:
         page = await seen.open(site.url, site.token())
@@ -290,7 +290,7 @@ SLOW_DEVICES = """if (navigator.mediaDevices) navigator.mediaDevices.enumerateDe
   new Promise(done => setTimeout(done, 2000, []));"""
 
 
-async def test_no_camera_and_no_secure_page_are_told_in_words(site: Served) -> None:
+async def test_a_missing_camera_and_an_insecure_page_are_explained(site: Served) -> None:
     async with browser(camera=False) as chromium:
         async with visit(chromium) as seen:
             await seen.page.add_init_script(SLOW_DEVICES)
@@ -357,7 +357,7 @@ async def test_every_view_fits_a_phone(site: Served, chromium: Browser) -> None:
         seen.unharmed()
 
 
-async def test_everything_is_reached_by_keyboard(site: Served, seen: Visit) -> None:
+async def test_every_view_can_be_used_by_keyboard(site: Served, seen: Visit) -> None:
     page = await seen.open(site.url, site.token())
     await expect(page.get_by_role("heading", name="gate")).to_be_visible()
     for _ in range(12):
@@ -380,7 +380,7 @@ async def test_everything_is_reached_by_keyboard(site: Served, seen: Visit) -> N
     seen.unharmed()
 
 
-async def test_health_shows_what_the_metrics_say(site: Served, seen: Visit) -> None:
+async def test_the_health_view_shows_the_metrics(site: Served, seen: Visit) -> None:
     page = await seen.open(site.url, site.token("owner"), "health")
     await expect(page.get_by_text("ready", exact=True)).to_be_visible()
     tile = page.locator(".tiles div", has=page.get_by_text("Frames encoded"))
@@ -390,7 +390,7 @@ async def test_health_shows_what_the_metrics_say(site: Served, seen: Visit) -> N
     seen.unharmed()
 
 
-async def test_a_stretch_of_memory_is_exported_and_erased(site: Served, seen: Visit) -> None:
+async def test_a_time_range_is_exported_and_erased(site: Served, seen: Visit) -> None:
     page = await seen.open(site.url, site.token("owner"), "health")
     await page.get_by_role("button", name="Export or erase…").click()
     dialog = page.get_by_role("dialog")
@@ -412,7 +412,7 @@ async def test_a_stretch_of_memory_is_exported_and_erased(site: Served, seen: Vi
     seen.unharmed()
 
 
-async def test_what_is_erased_is_on_no_page_and_in_no_cache(site: Served, seen: Visit) -> None:
+async def test_erased_frames_disappear_from_pages_and_caches(site: Served, seen: Visit) -> None:
     page = await seen.open(site.url, site.token("owner"))
     thumb = page.locator(".card img")
     await expect(thumb).to_be_visible()
@@ -438,7 +438,7 @@ async def test_what_is_erased_is_on_no_page_and_in_no_cache(site: Served, seen: 
     seen.unharmed(requests=False)
 
 
-async def test_a_frame_that_is_open_is_not_left_to_the_next_token(site: Served, seen: Visit) -> None:
+async def test_changing_the_token_closes_an_open_frame(site: Served, seen: Visit) -> None:
     page = await seen.open(site.url, site.token("owner"))
     await page.get_by_role("button", name="Open the newest frame of gate").click()
     large = page.locator("dialog.frame img.large")

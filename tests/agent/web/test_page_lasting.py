@@ -1,5 +1,5 @@
-"""The page left open: alerts told on every view, what was missed while it was hidden, pictures and addresses that fail,
-errors in words, and waits that leave nothing behind."""
+"""A page that stays open: alerts on every view, catching up after being hidden, expired pictures and URLs, error
+messages, and no leaking listeners."""
 
 import asyncio
 import re
@@ -52,7 +52,7 @@ async def fire(site: Served, *numbers: int) -> None:
 
 
 async def listening(page: Page) -> None:
-    """Until the page hears of alerts."""
+    """Wait until the stream of alerts is connected."""
     await page.goto(page.url.split("#")[0] + "#rules")
     await expect(page.locator(".alerts .chip.live")).to_be_visible()
 
@@ -60,7 +60,7 @@ async def listening(page: Page) -> None:
 # --- alerts ---
 
 
-async def test_an_alert_is_told_on_every_view(site: Served, chromium: Browser) -> None:
+async def test_an_alert_is_announced_on_every_view(site: Served, chromium: Browser) -> None:
     async with visit(chromium, size=PHONE) as seen:
         async with seen.page.expect_response("**/v1/alerts/stream"):
             page = await seen.open(site.url, site.token(), "health")
@@ -87,7 +87,7 @@ async def test_an_alert_is_told_on_every_view(site: Served, chromium: Browser) -
         seen.unharmed()
 
 
-async def test_a_hidden_tab_holds_no_stream_and_catches_up(site: Served, seen: Visit) -> None:
+async def test_a_hidden_tab_closes_its_stream_and_catches_up_later(site: Served, seen: Visit) -> None:
     page = await seen.open(site.url, site.token(), "rules")
     await listening(page)
     await page.evaluate(HIDDEN, True)
@@ -103,7 +103,7 @@ async def test_a_hidden_tab_holds_no_stream_and_catches_up(site: Served, seen: V
     seen.unharmed()
 
 
-async def test_older_alerts_stay_when_another_one_comes(site: Served, seen: Visit) -> None:
+async def test_older_alerts_stay_when_a_new_one_arrives(site: Served, seen: Visit) -> None:
     await fire(site, *range(35))
     page = await seen.open(site.url, site.token("owner"), "rules")
     await listening(page)
@@ -124,7 +124,7 @@ async def test_older_alerts_stay_when_another_one_comes(site: Served, seen: Visi
 # --- pictures ---
 
 
-async def test_the_picture_of_a_camera_comes_back(site: Served, seen: Visit) -> None:
+async def test_a_camera_picture_that_failed_is_loaded_again(site: Served, seen: Visit) -> None:
     async def fail(route: Route) -> None:
         await route.abort()
 
@@ -138,7 +138,7 @@ async def test_the_picture_of_a_camera_comes_back(site: Served, seen: Visit) -> 
     seen.unharmed(requests=False)
 
 
-async def test_addresses_that_expired_are_asked_for_again(tmp_path: Path, seen: Visit) -> None:
+async def test_expired_picture_urls_are_fetched_again(tmp_path: Path, seen: Visit) -> None:
     async with served(tmp_path, security={"url_ttl_s": 3}) as site:
         await remember(site.agent, "yard", NUM_FRAMES)
         page = await seen.open(site.url, site.token(), "ask")
@@ -164,7 +164,7 @@ async def ask(page: Page) -> None:
     await expect(page.locator(".turn details")).to_be_visible()
 
 
-async def test_a_frame_that_is_gone_shows_no_other_in_its_place(site: Served, seen: Visit) -> None:
+async def test_a_deleted_frame_shows_a_message_and_no_picture(site: Served, seen: Visit) -> None:
     page = await seen.open(site.url, site.token("owner"), "ask")
     await ask(page)
     dialog = page.get_by_role("dialog")
@@ -183,7 +183,7 @@ async def test_a_frame_that_is_gone_shows_no_other_in_its_place(site: Served, se
 # --- tokens, errors ---
 
 
-async def test_without_a_token_nothing_is_asked_for(site: Served, seen: Visit) -> None:
+async def test_without_a_token_the_page_sends_no_requests_for_data(site: Served, seen: Visit) -> None:
     page = seen.page
     asked: list[str] = []
     page.on("request", lambda request: asked.append(request.url) if "/v1/" in request.url else None)
@@ -211,7 +211,7 @@ async def test_a_link_that_has_expired_says_so(site: Served, seen: Visit) -> Non
     seen.unharmed(requests=False)
 
 
-async def test_what_the_server_cannot_do_is_said(site: Served, seen: Visit) -> None:
+async def test_errors_of_the_server_are_shown(site: Served, seen: Visit) -> None:
     async def fail(route: Route) -> None:
         await route.fulfill(status=500, json={"error": {"message": "The disk is full."}})
 
@@ -226,7 +226,7 @@ async def test_what_the_server_cannot_do_is_said(site: Served, seen: Visit) -> N
     seen.unharmed(requests=False)
 
 
-async def test_a_camera_that_is_taken_away_while_it_waits(site: Served, chromium: Browser) -> None:
+async def test_a_device_camera_that_is_disconnected_while_waiting(site: Served, chromium: Browser) -> None:
     async def fail(route: Route) -> None:
         await route.abort()
 
@@ -250,7 +250,7 @@ async def test_a_camera_that_is_taken_away_while_it_waits(site: Served, chromium
 # --- keys, forms, waits ---
 
 
-async def test_the_skip_link_and_the_tabs_keep_the_place(site: Served, seen: Visit) -> None:
+async def test_the_skip_link_and_the_tabs_keep_the_view(site: Served, seen: Visit) -> None:
     page = await seen.open(site.url, site.token())
     await page.get_by_role("link", name="Skip to content").focus()
     await page.keyboard.press("Enter")
@@ -270,7 +270,7 @@ async def test_the_skip_link_and_the_tabs_keep_the_place(site: Served, seen: Vis
     seen.unharmed()
 
 
-async def test_a_wrong_field_out_of_sight_is_shown(site: Served, seen: Visit) -> None:
+async def test_an_invalid_hidden_field_is_revealed(site: Served, seen: Visit) -> None:
     page = await seen.open(site.url, site.token("owner"), "rules")
     await page.get_by_role("button", name="New rule").click()
     await page.get_by_label("Watch for").fill("a bag")
@@ -290,7 +290,7 @@ async def test_a_wrong_field_out_of_sight_is_shown(site: Served, seen: Visit) ->
     seen.unharmed(requests=False)
 
 
-async def test_waits_leave_nothing_with_their_signal(site: Served, seen: Visit) -> None:
+async def test_sleep_removes_its_listener_from_the_signal(site: Served, seen: Visit) -> None:
     page = await seen.open(site.url, site.token())
     held = await page.evaluate(
         """async () => {

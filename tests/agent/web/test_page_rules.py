@@ -1,4 +1,4 @@
-"""Rules in a real browser: tried on the past, armed, and their alert received as it comes; snoozing, what was held back."""
+"""Rules in a real browser: dry run, arming, the alert as it happens, snoozing, and suppressed alerts."""
 
 import asyncio
 import time
@@ -29,7 +29,7 @@ PAST = ((LOW, 36), (MEDIUM, 5), (LOW, 45), (HIGH, 5), (LOW, 10))  # similarity, 
 
 
 class Sees(Says):
-    """A judge that says yes to what is more like the condition than usual."""
+    """A judge that says yes when a frame is more similar to the condition than usual."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -42,7 +42,7 @@ class Sees(Says):
 
 
 class Yard(Scene):
-    """Its frames are never quite alike, so that the gate has a spread to measure by."""
+    """Frames with some noise, from which the gate measures its spread."""
 
     async def show(self, similarity: float, count: int = 1, **_: Any) -> None:
         for _ in range(count):
@@ -62,7 +62,7 @@ async def site(tmp_path: Path) -> AsyncIterator[Served]:
 
 @pytest_asyncio.fixture(loop_scope="module")
 async def yard(site: Served) -> Yard:
-    """A past in which it came twice, the first time hard to see."""
+    """A history in which the condition was met twice, the first time barely."""
     yard = Yard(site.agent, Sees(), [round(time.time()) - STEP_S * sum(count for _, count in PAST)])
     site.agent.alerts.judge = yard.judge
     for similarity, count in PAST:
@@ -78,7 +78,7 @@ async def chromium() -> AsyncIterator[Browser]:
 
 @asynccontextmanager
 async def rules(chromium: Browser, site: Served, token: str = "owner", **options: Any) -> AsyncIterator[Page]:
-    """The rules, open; nothing may go wrong on them."""
+    """Open the view for rules, and fail on any error in the browser."""
     async with visit(chromium, **options) as seen:
         yield await seen.open(site.url, site.token(token), "rules")
         seen.unharmed()
@@ -93,7 +93,7 @@ async def api(site: Served, path: str, **body: Any) -> dict[str, Any]:
 
 
 async def write(page: Page, condition: str = "a red car") -> None:
-    """A new rule, as far as its dry run."""
+    """Start a new rule and wait for its dry run."""
     await page.get_by_role("button", name="New rule").click()
     await page.get_by_label("Watch for").fill(condition)
     await expect(page.get_by_text("Would have fired 2 times")).to_be_visible()
@@ -144,7 +144,7 @@ async def test_the_gate_changes_the_count(chromium: Browser, site: Served, yard:
         await expect(page.locator("output")).to_have_text("15.0 spreads")
 
 
-async def test_the_strip_shows_when_it_would_have_fired(chromium: Browser, site: Served, yard: Yard) -> None:
+async def test_the_dry_run_marks_when_the_rule_would_have_fired(chromium: Browser, site: Served, yard: Yard) -> None:
     async with rules(chromium, site) as page:
         await write(page)
         dry = await api(site, "/v1/rules/dry-run", rule={"condition": "a red car"}, cameras=["yard"])
@@ -172,7 +172,9 @@ FLAGS = """async () => {
 }"""
 
 
-async def test_snoozed_from_the_alert_and_why_nothing_came(chromium: Browser, site: Served, yard: Yard) -> None:
+async def test_snoozing_from_an_alert_and_the_reason_for_a_suppressed_one(
+    chromium: Browser, site: Served, yard: Yard
+) -> None:
     await api(site, "/v1/rules", name="red-car", condition="a red car", hold_s=1, cooldown_s=1)
     await yard.show(HIGH, 3)
     await yard.show(LOW, 20)
@@ -217,7 +219,7 @@ async def test_a_rule_is_switched_snoozed_changed_and_deleted(chromium: Browser,
         assert [each["name"] for each in (await api(site, "/v1/rules"))["data"]] == ["night-van"]
 
 
-async def test_what_the_server_refuses_is_said(chromium: Browser, site: Served, yard: Yard) -> None:
+async def test_a_refused_rule_shows_the_message_of_the_server(chromium: Browser, site: Served, yard: Yard) -> None:
     async with visit(chromium) as seen:
         page = await seen.open(site.url, site.token("owner"), "rules")
         await write(page)
@@ -227,7 +229,7 @@ async def test_what_the_server_refuses_is_said(chromium: Browser, site: Served, 
         seen.unharmed(requests=False)
 
 
-async def test_who_may_only_ask_sees_and_does_not_touch(chromium: Browser, site: Served) -> None:
+async def test_the_ask_scope_can_read_rules_but_not_change_them(chromium: Browser, site: Served) -> None:
     async with rules(chromium, site, token="asker") as page:
         await expect(page.locator(".rule", has_text="night-van")).to_be_visible()
         assert await page.get_by_role("switch").count() == 0
@@ -235,7 +237,7 @@ async def test_who_may_only_ask_sees_and_does_not_touch(chromium: Browser, site:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-async def test_it_can_be_used_without_seeing_it(chromium: Browser, site: Served, yard: Yard, scheme: Any) -> None:
+async def test_axe_finds_no_accessibility_problem(chromium: Browser, site: Served, yard: Yard, scheme: Any) -> None:
     await api(site, "/v1/rules", name="red-car", condition="a red car")
     await yard.show(HIGH, 3)
     async with rules(chromium, site, scheme=scheme, size=PHONE) as page:

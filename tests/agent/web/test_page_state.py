@@ -1,4 +1,4 @@
-"""The page tells what works and what does not: a badge in the header, each problem in words, green only when all is well."""
+"""The health badge: each problem in words on every view, and green only when there is none."""
 
 import asyncio
 import re
@@ -38,7 +38,7 @@ async def seen(chromium: Browser) -> AsyncIterator[Visit]:
         yield seen
 
 
-async def test_each_problem_is_told_on_every_view(tmp_path: Path, seen: Visit) -> None:
+async def test_each_problem_is_shown_on_every_view(tmp_path: Path, seen: Visit) -> None:
     cameras = {"gate": {"url": f"rtsp://127.0.0.1:9/{MARKUP}"}, LONG: {}}
     rules = {"r" * 64: {**RULE, "condition": "x" * 300}}
     async with served(tmp_path, cameras=cameras, rules=rules) as site:
@@ -73,7 +73,7 @@ async def test_each_problem_is_told_on_every_view(tmp_path: Path, seen: Visit) -
 
 
 async def test_no_text_becomes_markup(tmp_path: Path, seen: Visit) -> None:
-    """Answers, metadata and its names, rules, models' names, problems."""
+    """Markup in answers, metadata, rules, model names and problems is shown as text."""
     with spying() as spy:
         answerer = {"kind": "openai", "base_url": spy.url(), "model": "hostile"}
         cameras = {"door": {"metadata": {MARKUP: MARKUP, "deep": [MARKUP]}}}
@@ -100,7 +100,7 @@ async def test_no_text_becomes_markup(tmp_path: Path, seen: Visit) -> None:
             seen.unharmed()
 
 
-async def test_green_when_all_is_well_and_only_then(tmp_path: Path, seen: Visit) -> None:
+async def test_the_badge_is_green_only_when_there_is_no_problem(tmp_path: Path, seen: Visit) -> None:
     async with served(tmp_path, cameras={"door": {}}) as site:
         page = await seen.open(site.url, site.token("owner"))
         badge = page.locator("#state")
@@ -122,8 +122,8 @@ async def test_green_when_all_is_well_and_only_then(tmp_path: Path, seen: Visit)
 
 
 @needs_nginx
-async def test_what_a_proxy_says_of_an_agent_that_is_away_is_not_green(tmp_path: Path, seen: Visit) -> None:
-    """The agent goes away behind a proxy, which answers 502 with a page of its own; then it comes back."""
+async def test_the_badge_is_not_green_when_a_proxy_answers_for_the_agent(tmp_path: Path, seen: Visit) -> None:
+    """The agent stops behind a proxy, which then answers 502 with its own page; later the agent returns."""
     port, own = free_port(), free_port()
     location = documented_location(f"http://127.0.0.1:{own}", "/vilamp", stripped=True)
     with nginx(tmp_path, port, location):

@@ -1,4 +1,4 @@
-"""The timeline in a real browser: its marks against the API, moving in it by mouse, wheel, keys and fingers, ranges."""
+"""The timeline in a real browser: its marks against the API; mouse, wheel, keyboard and touch; ranges."""
 
 import asyncio
 import re
@@ -28,13 +28,13 @@ pytestmark = [needs_chromium, pytest.mark.asyncio(loop_scope="module")]
 
 
 def relevance(n: int) -> float:
-    """Two moments at which it was in view."""
+    """Relevance with two moments at which the thing asked about was visible."""
     return 0.1 + 0.3 * np.exp(-(((n - 60) / 5) ** 2)) + 0.4 * np.exp(-(((n - 180) / 3) ** 2))
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def site(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Served]:
-    """One for all: no test but the last of those that look at it changes what it remembers."""
+    """One site for all tests; only the last test that uses it changes its memory."""
     info = tiny_model().info
     changed = replace(info, defaults=replace(info.defaults, recent=2))
     answering = {"num_keyframes": 12, "max_new_tokens": 1}
@@ -57,7 +57,7 @@ async def chromium() -> AsyncIterator[Browser]:
 
 @asynccontextmanager
 async def timeline(chromium: Browser, site: Served, **options: Any) -> AsyncIterator[Page]:
-    """The timeline, open; nothing may go wrong on it."""
+    """Open the timeline, and fail on any error in the browser."""
     async with visit(chromium, **options) as seen:
         yield await seen.open(site.url, site.token(), "timeline")
         seen.unharmed()
@@ -70,7 +70,7 @@ async def api(site: Served, **query: Any) -> dict[str, Any]:
 
 
 async def ask(page: Page, question: str = QUESTION) -> Locator:
-    """Type a question; the strip, once the keyframes are there."""
+    """Type a question and return the strip when its keyframes are shown."""
     await page.get_by_label("Relevance to").fill(question)
     await page.keyboard.press("Enter")
     await page.get_by_text("would see").wait_for()
@@ -78,7 +78,7 @@ async def ask(page: Page, question: str = QUESTION) -> Locator:
 
 
 async def view(strip: Locator) -> tuple[float, float]:
-    """What it shows, once it stands still."""
+    """Return the visible time range when it has stopped changing."""
     seen, before = (0.0, 0.0), (1.0, 1.0)
     while seen != before:
         before = seen
@@ -88,7 +88,7 @@ async def view(strip: Locator) -> tuple[float, float]:
     return seen
 
 
-async def test_marks_are_those_of_the_api(chromium: Browser, site: Served) -> None:
+async def test_the_timeline_shows_the_marks_of_the_api(chromium: Browser, site: Served) -> None:
     async with timeline(chromium, site) as page:
         strip = await ask(page)
         await page.get_by_text("as a list").click()
@@ -164,7 +164,7 @@ async def test_detail_is_fetched_when_the_view_rests(chromium: Browser, site: Se
         assert {point["count"] for point in detail["points"]} == {1}
 
 
-async def test_keys_do_all_that_a_mouse_does(chromium: Browser, site: Served) -> None:
+async def test_the_keyboard_can_do_what_the_mouse_does(chromium: Browser, site: Served) -> None:
     async with timeline(chromium, site) as page:
         strip = await ask(page)
         whole = await view(strip)
@@ -207,7 +207,7 @@ async def test_the_frame_under_the_pointer_is_shown(chromium: Browser, site: Ser
         await shown.wait_for(state="hidden")
 
 
-async def test_a_dragged_range_is_what_is_asked_about(chromium: Browser, site: Served) -> None:
+async def test_a_dragged_range_becomes_the_range_of_questions(chromium: Browser, site: Served) -> None:
     async with timeline(chromium, site) as page:
         strip = await ask(page)
         box = await strip.bounding_box()
@@ -240,7 +240,7 @@ async def test_a_dragged_range_is_what_is_asked_about(chromium: Browser, site: S
         assert page.url.endswith("#ask")
 
 
-async def test_a_late_answer_about_another_range_is_not_shown(chromium: Browser, site: Served) -> None:
+async def test_a_late_response_about_another_range_is_ignored(chromium: Browser, site: Served) -> None:
     held: asyncio.Future[Route] = asyncio.get_running_loop().create_future()
 
     async def hold(route: Route) -> None:
@@ -270,7 +270,7 @@ async def test_a_late_answer_about_another_range_is_not_shown(chromium: Browser,
         await expect(scores).to_have_text(expected)
 
 
-async def test_fingers_on_a_phone(chromium: Browser, site: Served) -> None:
+async def test_touch_gestures_on_a_phone(chromium: Browser, site: Served) -> None:
     async with timeline(chromium, site, size=PHONE, has_touch=True, is_mobile=True) as page:
         strip = await ask(page)
         await strip.scroll_into_view_if_needed()
@@ -291,14 +291,14 @@ async def test_fingers_on_a_phone(chromium: Browser, site: Served) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-async def test_it_can_be_used_without_seeing_it(chromium: Browser, site: Served, scheme: Any) -> None:
+async def test_axe_finds_no_accessibility_problem(chromium: Browser, site: Served, scheme: Any) -> None:
     async with timeline(chromium, site, scheme=scheme) as page:
         await ask(page)
         await page.get_by_text("as a list").click()
         assert await serious_problems(page) == []
 
 
-async def test_no_camera_and_no_frames_are_said(chromium: Browser, tmp_path: Path) -> None:
+async def test_an_empty_timeline_says_why(chromium: Browser, tmp_path: Path) -> None:
     async with served(tmp_path) as site, timeline(chromium, site) as page:
         await page.get_by_text("No camera has sent anything yet.").wait_for()
     async with served(tmp_path / "2", cameras={"new": {}}) as site, timeline(chromium, site) as page:
@@ -342,7 +342,7 @@ async def test_ticks_are_round_in_local_time(geometry: Page) -> None:
     assert 2 <= len(year) <= 7
 
 
-async def test_the_night_in_which_clocks_are_set_back(geometry: Page) -> None:
+async def test_ticks_in_the_night_when_clocks_are_set_back(geometry: Page) -> None:
     ticks = """async ([after, before, width, zone]) =>
       (await import("/page/ticks.js")).ticks({ after, before }, width, zone).map(({ x, label }) => [Math.round(x), label])"""
     autumn = 1792879200.0  # 2026-10-25 00:00 in Berlin, a day of 25 hours
@@ -363,7 +363,7 @@ async def test_the_night_in_which_clocks_are_set_back(geometry: Page) -> None:
     ]  # fmt: skip
 
 
-async def test_the_page_reads_and_tells_times_as_the_agent_does(geometry: Page) -> None:
+async def test_the_page_converts_local_times_as_the_agent_does(geometry: Page) -> None:
     read = """async ([texts, zone]) => { const { unix } = await import("/page/dom.js");
       return texts.map(text => [unix(text, zone), unix(text, zone, true)]) }"""
     told = """async ([times, zone]) => { const { ambiguity } = await import("/page/dom.js");

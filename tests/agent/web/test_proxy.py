@@ -30,7 +30,7 @@ PREFIX = "/cams/vilamp"
 
 @asynccontextmanager
 async def behind(folder: Path, *, stripped: bool = True, told: bool = True) -> AsyncIterator[tuple[Served, str]]:
-    """An agent that remembers a few frames of "door", and its URL behind nginx. told: it knows its `public_url`."""
+    """An agent with a few frames of "door", and its URL behind nginx. told: whether `public_url` is set."""
     port = free_port()
     public = f"http://127.0.0.1:{port}{PREFIX}"
     async with served(folder, **({"public_url": public} if told else {})) as site:
@@ -41,7 +41,7 @@ async def behind(folder: Path, *, stripped: bool = True, told: bool = True) -> A
 
 @needs_nginx
 @pytest.mark.parametrize("stripped", [True, False], ids=["stripped", "passed-on"])
-async def test_everything_given_out_opens_below_the_prefix(tmp_path: Path, stripped: bool) -> None:
+async def test_every_url_that_is_returned_works_below_the_prefix(tmp_path: Path, stripped: bool) -> None:
     async with behind(tmp_path, stripped=stripped) as (site, public), httpx.AsyncClient() as http:
         page = await http.get(f"{public}/")
         assert page.status_code == 200
@@ -146,7 +146,7 @@ async def test_page_works_below_a_prefix(tmp_path: Path, stripped: bool, told: b
         assert [each for each in seen.refused if "/whip/desk/" not in each] == []
 
 
-async def test_forwarded_headers_are_believed_from_trusted_proxies_only(tmp_path: Path) -> None:
+async def test_forwarded_headers_count_only_from_trusted_proxies(tmp_path: Path) -> None:
     forged = {"X-Forwarded-Proto": "https", "X-Forwarded-For": "192.0.2.1", "X-Forwarded-Host": "evil.example",
               "X-Forwarded-Prefix": "/evil", "Forwarded": "host=evil.example;proto=https"}  # fmt: skip
     asked = {"messages": [{"role": "user", "content": "a car?"}]}

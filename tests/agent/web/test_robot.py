@@ -1,4 +1,4 @@
-"""A robot on its video's own connection: real peers, a real agent behind a real server, and the example program."""
+"""A robot's data channel: real peers, a real agent behind a real server, and the example program."""
 
 import asyncio
 import json
@@ -36,7 +36,7 @@ def whip(at: Served) -> str:
 
 
 async def seen(at: Served, count: int) -> None:
-    """Until so many frames of the robot are remembered and encoded."""
+    """Wait until this many frames of the robot are encoded."""
     await until(lambda: "robot" in at.agent.cameras.intakes and at.agent.store.stats("robot").frames >= count)
     await at.agent.encoded()
 
@@ -47,7 +47,7 @@ async def stored(at: Served, query: str = "") -> list[dict[str, Any]]:
 
 
 async def ended(it: Robot, question: str) -> list[dict[str, Any]]:
-    """All that comes of one question."""
+    """Collect all messages that answer one question."""
     said: list[dict[str, Any]] = []
     while not said or said[-1]["type"] not in ("answer", "error"):
         message = await it.hear()
@@ -56,7 +56,7 @@ async def ended(it: Robot, question: str) -> list[dict[str, Any]]:
     return said
 
 
-async def test_a_pose_goes_with_its_frames_and_is_asked_about(tmp_path: Path) -> None:
+async def test_a_pose_is_stored_with_its_frames_and_used_in_answers(tmp_path: Path) -> None:
     async with served(tmp_path, **QUICK) as at, robot(whip(at), SECRET) as it:
         assert await it.hear() == {"type": "ready", "camera": "robot", "may_ask": True}
         it.say(type="metadata", data={"x": 1, "y": 2, "labels": ["door"]})
@@ -89,7 +89,7 @@ async def test_a_pose_goes_with_its_frames_and_is_asked_about(tmp_path: Path) ->
             assert (await http.get(answer["citations"][0]["url"])).headers["content-type"] == "image/jpeg"
 
 
-async def test_an_old_pose_goes_with_no_frame(tmp_path: Path) -> None:
+async def test_an_old_pose_is_stored_with_no_frame(tmp_path: Path) -> None:
     brief = {**QUICK, "streaming": {"metadata_max_age_s": 0.5}}
     async with served(tmp_path, **brief) as at, robot(whip(at), OTHER) as it:
         assert (await it.hear())["may_ask"] is False
@@ -136,7 +136,7 @@ WRONG: list[tuple[str, str, str]] = [
 ]
 
 
-async def test_whatever_is_wrong_is_said_and_ends_nothing(tmp_path: Path) -> None:
+async def test_bad_messages_get_an_error_and_the_channel_stays_open(tmp_path: Path) -> None:
     async with served(tmp_path, **QUICK) as at, robot(whip(at), SECRET) as it:
         await it.hear("ready")
         for text, code, words in WRONG:
@@ -155,7 +155,7 @@ async def test_whatever_is_wrong_is_said_and_ends_nothing(tmp_path: Path) -> Non
         assert 'vilamp_whip_messages_total{reason="not_text"} 1.0' in text
 
 
-async def test_a_token_that_only_publishes_tells_and_does_not_ask(tmp_path: Path) -> None:
+async def test_a_token_that_only_publishes_sends_metadata_but_cannot_ask(tmp_path: Path) -> None:
     async with served(tmp_path, **QUICK) as at, robot(whip(at), OTHER) as it:
         assert (await it.hear())["may_ask"] is False
         it.say(type="ask", id="q", question="what is there?")
@@ -184,7 +184,7 @@ async def test_questions_beyond_the_limit_are_refused_and_one_can_be_cancelled(t
 
 
 async def test_an_answer_ends_with_the_connection(tmp_path: Path) -> None:
-    """Between two pieces, so that nothing of it stays behind; the memory goes on with the next session."""
+    """The connection ends between two pieces of an answer; the camera goes on with its next session."""
     async with served(tmp_path, **QUICK, answering={"max_new_tokens": 4000}) as at:
         turns: Turns = at.agent.answering.queue.turns
         async with robot(whip(at), SECRET) as first:
@@ -237,7 +237,7 @@ def test_an_answer_fits_into_a_message(size: int) -> None:
 
 
 @pytest.mark.skipif(LOOPBACK_ALONE, reason="no network but loopback, which aiortc's own client does not offer")
-async def test_the_example_publishes_a_file_tells_its_pose_and_asks(tmp_path: Path) -> None:
+async def test_the_example_publishes_a_file_sends_poses_and_asks(tmp_path: Path) -> None:
     clip = write_clip(tmp_path / "walk.mp4", num=30)
     async with served(tmp_path / "data", **QUICK) as at:
         command = [sys.executable, "-W", "error", str(ROOT / "examples" / "robot.py"), at.url, str(clip)]

@@ -23,7 +23,7 @@ async def client(folder: Path, token: str = "owner", **changes: Any) -> AsyncIte
         yield http, server
 
 
-async def test_a_rule_is_made_read_changed_and_removed(tmp_path: Path) -> None:
+async def test_a_rule_is_created_read_changed_and_deleted(tmp_path: Path) -> None:
     async with client(tmp_path) as (http, _):
         made = await http.post("/v1/rules", json=BAG)
         assert (made.status_code, made.headers["Location"]) == (201, "/v1/rules/bag")
@@ -66,7 +66,7 @@ async def test_a_rule_of_the_file_can_be_switched_and_snoozed_but_not_changed(tm
         assert (await http.post("/v1/rules/car/snooze", json={"until": 1e9})).json()["snoozed_until"] == 1e9
 
 
-async def test_one_camera_is_snoozed_alone(tmp_path: Path) -> None:
+async def test_a_rule_can_be_snoozed_at_one_camera(tmp_path: Path) -> None:
     async with client(tmp_path) as (http, server):
         for camera in ("yard", "gate"):
             await remember(server.agent, camera, 2)
@@ -114,7 +114,7 @@ async def test_mistakes_name_their_field(tmp_path: Path, body: dict[str, Any], p
         assert words in answer.json()["error"]["message"]
 
 
-async def test_what_is_no_json_object_is_refused(tmp_path: Path) -> None:
+async def test_a_body_that_is_not_a_json_object_is_refused(tmp_path: Path) -> None:
     async with client(tmp_path) as (http, _):
         for raw in (b"{", b"[]", b'{"name": "x", "condition": "y", "snooze": Infinity}', b"\xff", b"[" * 50_000):
             assert (await http.post("/v1/rules", content=raw)).status_code == 400

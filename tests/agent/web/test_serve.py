@@ -1,4 +1,4 @@
-"""Serving as `vilamp serve` does: the greeting, HTTPS, a port in use, and an end without noise."""
+"""Serving as `vilamp serve` does: the greeting, HTTPS, a port in use, and a quiet end."""
 
 import asyncio
 import os
@@ -42,12 +42,12 @@ async def test_https_with_a_certificate_made_here(tmp_path: Path, capsys: pytest
 
 
 def tokens_in(said: str) -> list[str]:
-    """Whole tokens: a token's random part may hold its prefix again."""
+    """Find whole tokens; the random part of a token may contain its prefix again."""
     return re.findall(r"\bvl_[\w-]{43}", said)
 
 
 async def greeting(settings: Settings, capsys: pytest.CaptureFixture[str]) -> str:
-    """What one start says, from the first line to the last."""
+    """The output of one start."""
 
     async def started(url: str) -> None:
         os.kill(os.getpid(), signal.SIGINT)
@@ -67,14 +67,14 @@ async def test_tokens_are_shown_once(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "security is off" in await greeting(settings_in(tmp_path, security={"enabled": False}), capsys)
 
 
-async def test_a_port_in_use_is_told_before_anything_is_loaded(tmp_path: Path) -> None:
+async def test_a_port_in_use_is_reported_before_anything_is_loaded(tmp_path: Path) -> None:
     with listening(settings_in(tmp_path)) as taken:
         settings = settings_in(tmp_path, port=taken.getsockname()[1], model={"path": str(tmp_path / "absent")})
         with pytest.raises(CannotListen, match="choose another"):
             await serve(settings)
 
 
-async def test_a_checkpoint_that_is_not_there(tmp_path: Path) -> None:
+async def test_a_missing_checkpoint_is_reported(tmp_path: Path) -> None:
     settings = settings_in(tmp_path, model={"path": str(tmp_path / "absent")})
     with pytest.raises((ValueError, OSError), match="absent"):
         await serve(settings)

@@ -36,7 +36,7 @@ def test_the_worked_example() -> None:
     st.integers(1, 70),
     st.integers(0, 2**31),
 )
-def test_bins_are_what_a_loop_gives(moments: list[int], num_bins: int, seed: int) -> None:
+def test_bins_match_a_plain_loop(moments: list[int], num_bins: int, seed: int) -> None:
     times = np.array(sorted(moments), np.float64)
     scores = np.random.default_rng(seed).integers(-3, 4, len(times)).astype(np.float32)  # with ties
     bins = bin_frames(times, scores, 0.0, 1000.0, num_bins)
@@ -65,7 +65,7 @@ def test_without_scores_a_bin_shows_its_first_frame() -> None:
 TIMES = np.array([0.0, 1, 2, 3, 20, 21, 22, 60])
 
 
-def test_gaps_are_the_silences() -> None:
+def test_gaps_are_the_long_silences() -> None:
     assert find_gaps(TIMES, 0, 60, 60, 3.0) == [(3, 20), (22, 60)]
     assert find_gaps(TIMES, 10, 40, 60, 3.0) == [(10, 20), (22, 40)]  # cut to the view
     assert find_gaps(TIMES, 5, 10, 60, 3.0) == [(5, 10)]  # a view inside a gap
@@ -92,7 +92,7 @@ def test_a_slow_camera_has_longer_gaps() -> None:
 
 
 class Frames:
-    """Frames by id, which counts how many embeddings were read."""
+    """Frames by id, and a count of the embeddings that were read."""
 
     def __init__(self, ids: list[int]) -> None:
         self.frame_ids = np.array(ids, np.int64)
@@ -104,7 +104,7 @@ class Frames:
         return np.stack([np.random.default_rng(n).normal(size=8) for n in self.frame_ids[rows]]).astype(np.float32)
 
 
-def test_a_zoom_scores_only_what_is_new() -> None:
+def test_a_zoom_scores_only_new_frames() -> None:
     query = np.ones(8, np.float32)
     relevance = Relevance()
     expected = {n: float(Frames([n]).embeddings(np.array([0]))[0] @ query) for n in range(40)}
@@ -115,7 +115,7 @@ def test_a_zoom_scores_only_what_is_new() -> None:
         assert frames.num_read == num_new
 
 
-def test_scores_of_old_questions_make_room() -> None:
+def test_scores_of_old_questions_are_dropped() -> None:
     relevance = Relevance(max_scores=25)
     query = np.ones(8, np.float32)
     for key, num_new in (("a", 10), ("b", 10), ("a", 0), ("c", 10), ("a", 0), ("b", 10)):
@@ -148,7 +148,7 @@ async def drawn(http: httpx.AsyncClient, **query: Any) -> dict[str, Any]:
     return result
 
 
-async def test_points_and_gaps_are_those_of_the_memory(site: Served, http: httpx.AsyncClient) -> None:
+async def test_points_and_gaps_match_the_memory(site: Served, http: httpx.AsyncClient) -> None:
     shown = await drawn(http, question=QUESTION, points=89)
     assert (shown["after"], shown["before"], shown["bin_s"]) == (START, START + 89, 1.0)
     assert shown["frames"] == 50
@@ -167,7 +167,7 @@ async def test_points_and_gaps_are_those_of_the_memory(site: Served, http: httpx
     ("question", "window"),
     [(QUESTION, {"after": START + 5, "before": START + 80}), ("What can you see right now?", {"after": START + 5})],
 )
-async def test_keyframes_are_those_of_an_answer(
+async def test_keyframes_match_those_of_an_answer(
     http: httpx.AsyncClient, question: str, window: dict[str, float]
 ) -> None:
     shown = await drawn(http, question=question, **window)
@@ -188,14 +188,14 @@ async def test_a_zoom_may_leave_the_keyframes_out(http: httpx.AsyncClient) -> No
     assert shown["gaps"] == [[START + 25, START + 30]]
 
 
-async def test_without_a_question_there_is_how_much_and_nothing_else(http: httpx.AsyncClient) -> None:
+async def test_without_a_question_points_have_counts_only(http: httpx.AsyncClient) -> None:
     shown = await drawn(http, points=4)
     assert sum(point["count"] for point in shown["points"]) == 50
     assert {point["max"] for point in shown["points"]} == {None}
     assert shown["keyframes"] == []
 
 
-async def test_frames_that_wait_for_the_encoder_are_no_gap(site: Served, http: httpx.AsyncClient) -> None:
+async def test_frames_waiting_for_the_encoder_are_not_a_gap(site: Served, http: httpx.AsyncClient) -> None:
     store = site.agent.store
     jpeg = store.jpeg(int(store.window(("door",)).frame_ids[0]))
     for n in range(1, 11):
@@ -205,7 +205,7 @@ async def test_frames_that_wait_for_the_encoder_are_no_gap(site: Served, http: h
     assert [gap for gap in shown["gaps"] if gap[0] > START + 61 and gap[0] < START + 99] == []
 
 
-async def test_alerts_are_those_of_the_book(site: Served, http: httpx.AsyncClient) -> None:
+async def test_alerts_match_the_alert_store(site: Served, http: httpx.AsyncClient) -> None:
     for n, (event_type, end) in enumerate([("on", None), ("off", START + 12), ("on", None)]):
         alert_id = ("first", "first", "second")[n]
         start = START + 10 if alert_id == "first" else START + 70
@@ -243,13 +243,13 @@ async def test_a_camera_without_memory_is_an_empty_timeline(tmp_path: Path) -> N
         ({"question": "x" * 3000}, 413, "3000"),
     ],
 )
-async def test_bad_values_are_named(http: httpx.AsyncClient, query: dict[str, Any], status: int, says: str) -> None:
+async def test_bad_parameters_are_named(http: httpx.AsyncClient, query: dict[str, Any], status: int, says: str) -> None:
     answer = await http.get("/v1/cameras/door/timeline", params=query)
     assert answer.status_code == status
     assert says in answer.json()["error"]["message"]
 
 
-async def test_it_needs_a_token_and_a_camera(site: Served, http: httpx.AsyncClient) -> None:
+async def test_the_timeline_needs_a_token_and_a_camera(site: Served, http: httpx.AsyncClient) -> None:
     async with httpx.AsyncClient(base_url=site.url) as stranger:
         assert (await stranger.get("/v1/cameras/door/timeline")).status_code == 401
     publisher = site.headers("publisher")

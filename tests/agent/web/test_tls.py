@@ -1,4 +1,4 @@
-"""Certificates: made, kept, renewed, refused; and one real handshake."""
+"""Certificates: making, keeping, renewing and refusing them, and one real handshake."""
 
 import ipaddress
 import socket
@@ -28,13 +28,13 @@ def names_in(files: TlsFiles) -> x509.SubjectAlternativeName:
     return certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
 
 
-def test_off_means_no_files(tmp_path: Path) -> None:
+def test_no_certificate_is_made_when_tls_is_off(tmp_path: Path) -> None:
     assert prepare_tls(TlsSettings(), tmp_path, now=time.time()) is None
     assert list(tmp_path.iterdir()) == []
     assert client_context(tmp_path) is None
 
 
-def test_it_names_this_machine_and_the_given_hosts(tmp_path: Path) -> None:
+def test_a_certificate_names_this_machine_and_the_configured_hosts(tmp_path: Path) -> None:
     names = names_in(made(tmp_path, hosts=("cam.example", "10.1.2.3")))
     assert {"localhost", "cam.example"} <= set(names.get_values_for_type(x509.DNSName))
     addresses = set(names.get_values_for_type(x509.IPAddress))
@@ -48,27 +48,27 @@ def test_only_the_owner_reads_the_key(tmp_path: Path) -> None:
     assert (tmp_path / "data").stat().st_mode & 0o777 == 0o700
 
 
-def test_it_is_kept_until_it_nears_its_end(tmp_path: Path) -> None:
+def test_a_certificate_is_kept_until_it_is_about_to_expire(tmp_path: Path) -> None:
     now = time.time()
     first = made(tmp_path, now=now)
     assert made(tmp_path, now=now + (VALID_DAYS - RENEW_DAYS - 1) * DAY_S) == first
     assert made(tmp_path, now=now + (VALID_DAYS - RENEW_DAYS + 1) * DAY_S).fingerprint != first.fingerprint
 
 
-def test_a_new_name_makes_a_new_one(tmp_path: Path) -> None:
+def test_a_new_host_name_makes_a_new_certificate(tmp_path: Path) -> None:
     first = made(tmp_path)
     second = made(tmp_path, hosts=("new.example",))
     assert second.fingerprint != first.fingerprint
     assert made(tmp_path) == second  # the old names are all in the new one
 
 
-def test_a_torn_pair_is_made_anew(tmp_path: Path) -> None:
+def test_a_key_that_does_not_match_is_replaced(tmp_path: Path) -> None:
     first = made(tmp_path)
     first.key.write_bytes(made(tmp_path / "other").key.read_bytes())
     assert made(tmp_path).fingerprint != first.fingerprint
 
 
-def test_a_real_client_trusts_it_by_the_data_folder(tmp_path: Path) -> None:
+def test_a_client_trusts_the_certificate_in_the_data_folder(tmp_path: Path) -> None:
     files = made(tmp_path)
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     server.load_cert_chain(files.cert, files.key)
@@ -99,7 +99,7 @@ def test_own_files_are_used_and_checked(tmp_path: Path) -> None:
         prepare_tls(own, tmp_path, now=time.time() + 400 * DAY_S)
 
 
-def test_files_that_are_absent_or_no_pem(tmp_path: Path) -> None:
+def test_missing_and_invalid_files_are_refused(tmp_path: Path) -> None:
     files = made(tmp_path)
     absent, text = tmp_path / "absent.pem", tmp_path / "text.pem"
     text.write_text("hello")
@@ -113,6 +113,6 @@ def test_files_that_are_absent_or_no_pem(tmp_path: Path) -> None:
             prepare_tls(TlsSettings(cert=cert, key=key), tmp_path, now=time.time())
 
 
-def test_a_name_that_cannot_be_one(tmp_path: Path) -> None:
+def test_an_invalid_host_name_is_refused(tmp_path: Path) -> None:
     with pytest.raises(TlsError, match="neither a host name nor an address"):
         made(tmp_path, hosts=("a..b",))

@@ -127,14 +127,14 @@ async def test_malformed_sdp(body: str) -> None:
         (OFFER.replace("sha-256", "sha-1"), "sha-256"),
     ],
 )
-async def test_unusable_offers_are_refused_whole(body: str, words: str) -> None:
+async def test_unusable_offers_are_refused(body: str, words: str) -> None:
     async with whip_site() as site:
         assert_problem(await post(site, body), 422, words)
         assert site.server.num_sessions == 0
         assert site.sources == []
 
 
-async def test_direction_may_be_left_out_or_stand_above_and_sound_is_declined() -> None:
+async def test_direction_is_optional_or_at_session_level_and_audio_is_declined() -> None:
     async with whip_site() as site:
         assert (await post(site, OFFER.replace("a=sendonly\r\n", ""))).status_code == 201
         assert_problem(await post(site, OFFER.replace("a=sendonly\r\n", "").replace("s=-", "s=-\r\na=recvonly")), 422)
@@ -144,7 +144,7 @@ async def test_direction_may_be_left_out_or_stand_above_and_sound_is_declined() 
         assert "a=inactive" in audio
 
 
-async def test_candidates_by_host_name_are_passed_over() -> None:
+async def test_candidates_with_host_names_are_ignored() -> None:
     async with whip_site() as site:
         offer = OFFER + "a=candidate:1 1 udp 1 printer.example 4000 typ host\r\n"
         assert (await post(site, offer)).status_code == 201
@@ -192,8 +192,8 @@ async def test_too_many_sessions() -> None:
         assert site.server.num_sessions == 2
 
 
-async def test_offers_that_never_connect_keep_nobody_out() -> None:
-    """The oldest of whoever has most of them gives way."""
+async def test_offers_that_never_connect_do_not_block_others() -> None:
+    """The oldest session of the token with the most sessions is closed."""
     owners = {"owner_of": lambda request: request.headers.get("x-owner", "")}
     async with whip_site(WhipSettings(max_sessions=4), **owners) as site:
         assert (await post(site, camera="honest", **{"x-owner": "honest"})).status_code == 201
@@ -223,7 +223,7 @@ USUAL = ("192.0.2.7", "10.1.2.3", "192.168.1.9", "2001:db8::7", "fd00::7", "0a1b
         ("fe80::9", USUAL + ON_A_LINK),
     ],
 )
-def test_candidates_lead_to_the_publisher_or_nowhere(client: str | None, allowed: tuple[str, ...]) -> None:
+def test_candidates_must_be_addresses_of_the_publisher(client: str | None, allowed: tuple[str, ...]) -> None:
     addresses = HERE_ONLY + ON_A_LINK + NEVER + USUAL
     used = {address for address in addresses if usable_candidate(f"1 1 udp 1 {address} 4000 typ host", client)}
     assert used == set(allowed)
@@ -252,7 +252,7 @@ async def test_a_client_behind_a_proxy_of_this_machine_is_not_local() -> None:
             assert entry.num_candidates == num
 
 
-async def test_limit_holds_for_offers_that_come_together() -> None:
+async def test_the_session_limit_holds_for_simultaneous_offers() -> None:
     async with whip_site(WhipSettings(max_sessions=2)) as site:
         answers = await asyncio.gather(*(post(site, camera=f"c{i}") for i in range(5)))
         assert sorted(answer.status_code for answer in answers) == [201, 201, 503, 503, 503]
@@ -392,7 +392,7 @@ async def test_refusal_by_the_consumer_leaves_no_session() -> None:
         assert site.server.num_sessions == 0
 
 
-async def test_closed_server_takes_no_more() -> None:
+async def test_a_closed_server_accepts_no_sessions() -> None:
     async with whip_site() as site:
         await post(site)
         await site.server.close()
@@ -400,7 +400,7 @@ async def test_closed_server_takes_no_more() -> None:
         assert_problem(await post(site), 503)
 
 
-async def test_a_publisher_that_never_connects_is_given_up() -> None:
+async def test_a_session_that_never_connects_ends() -> None:
     async with whip_site(WhipSettings(connect_timeout_s=0.2)) as site:
         await post(site)
         assert await take(site.sources[0].frames(), 1) == []
@@ -408,7 +408,7 @@ async def test_a_publisher_that_never_connects_is_given_up() -> None:
 
 
 async def test_candidates_that_are_only_trickled_connect() -> None:
-    """Half of the browsers POST first and PATCH their candidates."""
+    """Some browsers POST first and send their candidates by PATCH."""
     async with whip_site() as site:
         peer = RTCPeerConnection(RTCConfiguration(iceServers=[]))
         peer.addTransceiver(track(), direction="sendonly")
@@ -451,8 +451,8 @@ def test_settings_are_checked() -> None:
 
 @settings(max_examples=300, deadline=None)
 @given(st.data())
-def test_mangled_offers_get_a_verdict(data: st.DataObject) -> None:
-    """No text makes the check fail in any other way than by its two errors."""
+def test_mangled_offers_are_accepted_or_refused_cleanly(data: st.DataObject) -> None:
+    """For any text, the check raises nothing but its two exceptions."""
     lines = (OFFER.replace("BUNDLE 0", "BUNDLE 0 1") + AUDIO).split("\r\n")
     for _ in range(data.draw(st.integers(1, 4))):
         position = data.draw(st.integers(0, len(lines) - 1))
@@ -475,7 +475,7 @@ def test_mangled_offers_get_a_verdict(data: st.DataObject) -> None:
 
 @settings(max_examples=100, deadline=None)
 @given(st.text(max_size=200))
-def test_mangled_fragments_get_a_verdict(text: str) -> None:
+def test_mangled_fragments_are_accepted_or_refused_cleanly(text: str) -> None:
     for fragment in (text, "a=candidate:" + text, "a=ice-ufrag:" + text):
         with suppress(OfferMalformed):
             assert parse_fragment(fragment).candidates is not None
