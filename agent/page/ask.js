@@ -70,7 +70,7 @@ class Ask {
   }
 
   #hint() {
-    const alone = "This model reads each question alone, without the conversation: write it so that it can be understood by itself.";
+    const alone = "This model reads each question alone, without the conversation.";
     this.hint.textContent = !this.turns.length ? "Enter sends the question, Shift+Enter starts a new line."
       : this.conversations ? "The questions and answers above are sent with a follow-up." : alone;
   }

@@ -33,7 +33,7 @@ export class RuleForm {
       field("Name", this.name, "a-z, 0-9, _ and -: it is part of MQTT topics."),
       this.cameras,
       h("div", { class: "field" }, h("div", { class: "head" }, h("label", { for: "rule-gate" }, "Gate"), this.gateText), this.gate,
-        h("p", { class: "hint" }, "How much a picture must differ from this camera's usual ones before the model is asked. Further left asks more often.")),
+        h("p", { class: "hint" }, "How much better than usual a picture must match before the model is asked. Further left asks more often.")),
       this.more = h("details", {}, h("summary", {}, "More"), h("div", { class: "stack more" },
         h("div", { class: "row" }, field("Yes needed", this.numbers.n), field("of the last", this.numbers.m), field("No to end", this.numbers.clear)),
         h("div", { class: "row" }, field("Lasts at least (s)", this.numbers.hold_s), field("Pause after it (s)", this.numbers.cooldown_s)),
