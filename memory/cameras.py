@@ -20,7 +20,6 @@ import numpy.typing as npt
 
 from memory.camera_log import CameraLog
 from memory.errors import FrameGone, storage_error
-from memory.files import sync_folder
 from memory.limits import FolderLimits, Limits, check_camera_name
 from memory.segments import Block, Segment, Shared
 
@@ -30,16 +29,15 @@ class CameraLogs:
 
     def __init__(
         self, folder: Path, sizes: tuple[int, int], patch_bytes: int, *, limits: Limits,
-        camera_limits: Mapping[str, Limits], folder_limits: FolderLimits, sync: bool, shared: Shared,
+        camera_limits: Mapping[str, Limits], folder_limits: FolderLimits, shared: Shared,
     ) -> None:  # fmt: skip
-        """folder: of all segments. sizes: (D, C). patch_bytes: memory of one frame's patches. sync: wait for the disk."""
+        """folder: of all segments. sizes: (D, C). patch_bytes: memory of one frame's patches."""
         self._folder = folder
         self._sizes = sizes
         self._patch_bytes = patch_bytes
         self._limits = limits
         self._camera_limits = dict(camera_limits)
         self._folder_limits = folder_limits
-        self._sync = sync
         self._shared = shared
         self._logs: dict[str, CameraLog] = {}
 
@@ -94,8 +92,6 @@ class CameraLogs:
         segment = self.new_segment(camera, frame_id, 0)
         try:
             segment.frames_path.parent.mkdir(mode=0o700, exist_ok=True)
-            if self._sync:
-                sync_folder(segment.frames_path.parent.parent)
         except OSError as error:
             raise storage_error(error, f"cannot make a folder for camera {camera}") from error
         return segment

@@ -146,11 +146,8 @@ def segment_paths(folder: Path, segment_id: int) -> tuple[Path, Path]:
     return folder / f"{segment_id:012d}.frames", folder / f"{segment_id:012d}.vectors"
 
 
-def write_record(path: Path, end: int, record: bytes, *, sync: bool) -> None:
-    """Write the whole record at offset `end`, or nothing. Raises StorageFull, StorageError.
-
-    sync: wait until it is on the disk, so that after a power cut no row outlives its picture.
-    """
+def write_record(path: Path, end: int, record: bytes) -> None:
+    """Write the whole record at offset `end`, or nothing. Raises StorageFull, StorageError."""
     try:
         with opened(path, os.O_RDWR | os.O_CREAT) as fd:
             try:
@@ -158,10 +155,6 @@ def write_record(path: Path, end: int, record: bytes, *, sync: bool) -> None:
                 while view:
                     written = os.pwrite(fd, view, offset)
                     view, offset = view[written:], offset + written
-                if sync:
-                    os.fdatasync(fd)
-                    if end == 0:
-                        sync_folder(path.parent)
             except OSError:
                 with suppress(OSError):  # the committed end is what counts
                     os.ftruncate(fd, end)

@@ -1,12 +1,8 @@
 """The journal: one SQLite file (WAL mode) with a row for each stored frame. It decides which frames are stored.
 
-A frame is stored when its row commits. Durability:
-
-- `synchronous="normal"` (default): a committed row survives the death of the process at any instant. After a power cut
-  or kernel crash, rows since the last checkpoint may be missing. The file stays consistent, and a row whose picture did
-  not reach the disk fails its checksum and is dropped.
-- `synchronous="full"`: every commit, and the picture before it, waits for the disk, so a power cut loses nothing either,
-  as far as the disk keeps its promises. Costs one or two fsyncs a frame.
+A frame is stored when its row commits. A committed row survives the death of the process at any instant. After a power
+cut or kernel crash, rows since the last checkpoint may be missing; the file stays consistent, and a row whose picture
+did not reach the disk fails its checksum and is dropped.
 
 Frame ids come from ranges reserved with a full sync: no id is ever reused, even if a power cut takes rows back.
 Not thread-safe: the store holds its lock.
@@ -19,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from memory.errors import NO_WAL_HELP, JournalDamaged, StorageError, StorageFull, make_private, storage_errors
 
@@ -92,10 +88,9 @@ class Erasure:
 class Journal:
     """The rows of all cameras. A method that raises StorageFull or StorageError has changed nothing."""
 
-    def __init__(self, path: Path, *, synchronous: Literal["normal", "full"] = "normal") -> None:
+    def __init__(self, path: Path) -> None:
         """Open or create the file. Raises JournalDamaged if it is not an intact database (see `recovery.py`)."""
         self._path = path
-        self._synchronous = synchronous
         self._doubtful: list[int] = []  # rows whose insert failed, but which may exist all the same
         make_private(path)
         with self._errors("open"):
@@ -114,7 +109,7 @@ class Journal:
             (mode,) = self._db.execute("PRAGMA journal_mode = WAL").fetchone()
             if mode != "wal":
                 raise StorageError(f"{self._path.name}: cannot open: {NO_WAL_HELP}")
-            self._db.execute(f"PRAGMA synchronous = {self._synchronous}")
+            self._db.execute("PRAGMA synchronous = NORMAL")
             self._db.execute("PRAGMA secure_delete = ON")  # evicted rows do not stay in free pages
             # `checkpoint` is called from outside. This only bounds the WAL (16 MiB) where nobody calls it; SQLite's
             # default would checkpoint inside an append every few hundred frames.
@@ -326,7 +321,7 @@ class Journal:
     def checkpoint(self) -> None:
         """Move the WAL into the main file without blocking writers. Uses its own connection, so it needs no lock."""
         with self._errors("checkpoint"), closing(sqlite3.connect(self._path, timeout=1.0)) as db:
-            db.execute(f"PRAGMA synchronous = {self._synchronous}")
+            db.execute("PRAGMA synchronous = NORMAL")
             db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
 
     def close(self) -> None:
@@ -354,7 +349,7 @@ class Journal:
             yield
         finally:
             with self._errors("write"):
-                self._db.execute(f"PRAGMA synchronous = {self._synchronous}")
+                self._db.execute("PRAGMA synchronous = NORMAL")
 
     @contextmanager
     def _transaction(self, what: str) -> Iterator[None]:

@@ -24,7 +24,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
 
 from memory.codec import (
     FRAME_HEADER,
@@ -85,23 +84,19 @@ class _Repairs:
                 journal.repair(delete=self.delete, clear_vectors=self.clear_vectors, adopt=list(self.adopt.values()))
 
 
-def open_and_recover(
-    path: Path, layout: Layout, *, synchronous: Literal["normal", "full"]
-) -> tuple[Journal, Recovered]:
+def open_and_recover(path: Path, layout: Layout) -> tuple[Journal, Recovered]:
     """Open the journal, rebuilt if damaged, and return it with all stored frames. Raises StorageFull, StorageError."""
     lost = file_size(path) == 0
     try:
-        return _open(path, layout, synchronous, rebuilding=lost)
+        return _open(path, layout, rebuilding=lost)
     except JournalDamaged:
         path.replace(path.with_name(path.name + ".damaged"))
         unlink_files(f"{path}-wal", f"{path}-shm")
-    return _open(path, layout, synchronous, rebuilding=True)
+    return _open(path, layout, rebuilding=True)
 
 
-def _open(
-    path: Path, layout: Layout, synchronous: Literal["normal", "full"], *, rebuilding: bool
-) -> tuple[Journal, Recovered]:
-    journal = Journal(path, synchronous=synchronous)
+def _open(path: Path, layout: Layout, *, rebuilding: bool) -> tuple[Journal, Recovered]:
+    journal = Journal(path)
     try:
         return journal, _recover(journal, layout, rebuilding=rebuilding)
     except BaseException:

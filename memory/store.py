@@ -15,7 +15,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -56,8 +56,7 @@ class MemoryStore:
     def __init__(
         self, folder: Path, *, embedding_dim: int, limits: Limits, patch_shape: tuple[int, int],
         patch_dtype: npt.DTypeLike = "float16", num_scalars: int = 3, encoder: str = "",
-        synchronous: Literal["normal", "full"] = "normal", camera_limits: Mapping[str, Limits] | None = None,
-        folder_limits: FolderLimits | None = None,
+        camera_limits: Mapping[str, Limits] | None = None, folder_limits: FolderLimits | None = None,
     ) -> None:  # fmt: skip
         """Open or create the folder.
 
@@ -80,11 +79,11 @@ class MemoryStore:
         patch_bytes = patch_shape[0] * (patch_shape[1] * self._patch_dtype.itemsize + 4 * num_scalars)
         self._logs = CameraLogs(
             self._folder / "segments", self._sizes, patch_bytes, limits=limits, camera_limits=camera_limits or {},
-            folder_limits=folder_limits or FolderLimits(), sync=synchronous == "full", shared=Shared(self._lock, self._health),
+            folder_limits=folder_limits or FolderLimits(), shared=Shared(self._lock, self._health),
         )  # fmt: skip
-        self._open(synchronous)
+        self._open()
 
-    def _open(self, synchronous: Literal["normal", "full"]) -> None:
+    def _open(self) -> None:
         prepare()
         RESERVE.fill()
         segments = self._folder / "segments"
@@ -98,7 +97,7 @@ class MemoryStore:
         self._spare = SpareSpace(self._folder)
         path = self._folder / "journal.sqlite"
         try:
-            self._journal, found = self._spare.lend(lambda: open_and_recover(path, layout, synchronous=synchronous))
+            self._journal, found = self._spare.lend(lambda: open_and_recover(path, layout))
         except BaseException:
             os.close(self._owner)
             raise
@@ -110,13 +109,7 @@ class MemoryStore:
         if found.erasure_problem is not None:
             self._health.failed("erasing", found.erasure_problem)
         self._eviction = Eviction(self._journal)
-        self._writer = Writer(
-            self._journal,
-            self._logs,
-            self._eviction,
-            vector_bytes=vector_record_size(*self._sizes),
-            sync=synchronous == "full",
-        )
+        self._writer = Writer(self._journal, self._logs, self._eviction, vector_record_size(*self._sizes))
         self._erasing = Erasing(self._journal, segments, self._eviction, self._lock, self._logs.get, self._spare)
         while found.segments:  # popped, as a reference to a segment keeps its files
             self._adopt(*found.segments.popitem())
@@ -348,7 +341,7 @@ class MemoryStore:
     def maintain(self) -> None:
         """Remove files of evicted segments, sync what was written, and checkpoint. Call every few seconds from a thread.
 
-        This bounds what a power cut can take (`synchronous="normal"`) and the size of the WAL, so that no append waits
+        This bounds what a power cut can take and the size of the WAL, so that no append waits
         for a checkpoint. After a StorageError the next call tries again.
         """
         with out_of_memory("tidy up"):

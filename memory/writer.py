@@ -18,15 +18,12 @@ from memory.segments import Segment
 class Writer:
     """Appends frames and vectors, and makes room for them by the limits. Counts what it wrote and refused."""
 
-    def __init__(
-        self, journal: Journal, logs: CameraLogs, eviction: Eviction, *, vector_bytes: int, sync: bool
-    ) -> None:
-        """vector_bytes: size of one vector record. sync: wait until each record is on the disk."""
+    def __init__(self, journal: Journal, logs: CameraLogs, eviction: Eviction, vector_bytes: int) -> None:
+        """vector_bytes: size of one vector record."""
         self._journal = journal
         self._logs = logs
         self._eviction = eviction
         self._vector_bytes = vector_bytes
-        self._sync = sync
         self.written: set[Path] = set()  # files written since `take_written`
         self.full = False  # the last append found no space
         self.num_appended = self.num_refused = self.num_not_durable = 0
@@ -71,7 +68,7 @@ class Writer:
         record = pack_frame(frame_id, time, metadata, jpeg)
         segment = log.open_segment() or self._logs.start_segment(log.camera, frame_id)
         offset = segment.frames_end
-        write_record(segment.frames_path, offset, record, sync=self._sync)
+        write_record(segment.frames_path, offset, record)
         self.written.add(segment.frames_path)
         row = Row(frame_id, log.camera, segment.segment_id, time, metadata, offset, len(record), record_crc(record))
         try:
@@ -91,7 +88,7 @@ class Writer:
         Raises OutOfResources, as the same call may succeed in a moment.
         """
         try:
-            write_record(segment.vectors_path, segment.vectors_end, record, sync=self._sync)
+            write_record(segment.vectors_path, segment.vectors_end, record)
             self.written.add(segment.vectors_path)
             try:
                 self._journal.set_vectors(frame_id, segment.vectors_end, record_crc(record))

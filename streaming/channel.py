@@ -1,8 +1,8 @@
 """The data channel of a publisher's session: text messages in both directions, beside the video.
 
 Overload policy: a message that is too large, not text, or above the rate limit is refused, and the consumer gets a
-`Refusal` instead (for the rate limit at most one a second). The newest `max_waiting` messages wait for a late consumer.
-Sending waits for the peer; a peer that takes nothing for `send_timeout_s` loses its channel.
+`Refusal` instead (for the rate limit at most one a second). The newest MAX_WAITING messages wait for a late consumer.
+Sending waits for the peer; a peer that takes nothing for SEND_TIMEOUT_S loses its channel.
 """
 
 import asyncio
@@ -19,6 +19,10 @@ from streaming.handoff import LatestSlot, SlotClosed
 
 LABEL = "vilamp"  # channels with other labels are closed
 MAX_SENT_BYTES = 60_000  # a peer that declares no limit accepts 65,536 (RFC 8841 section 6.1)
+MAX_MESSAGE_BYTES = 16_384  # of a received message
+RATE_HZ, BURST = 100.0, 200  # received messages a second, and at once
+MAX_WAITING = 64
+SEND_TIMEOUT_S = 10.0
 _SEND_AHEAD_BYTES = 131_072  # buffered by the transport, not yet acknowledged
 
 RefusalReason = Literal["too_large", "not_text", "too_fast"]
@@ -33,17 +37,6 @@ class Refusal:
     """Takes the place of a refused message."""
 
     reason: RefusalReason
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ChannelSettings:
-    """What a peer may send."""
-
-    max_message_bytes: int = 16_384
-    rate_hz: float = 100.0  # messages a second
-    burst: int = 200
-    max_waiting: int = 64
-    send_timeout_s: float = 10.0
 
 
 class RateLimit:
@@ -69,17 +62,14 @@ class RateLimit:
 class Channel:
     """An open channel for one consumer. `counts`: messages taken, and refused or lost by reason."""
 
-    def __init__(
-        self, channel: RTCDataChannel, settings: ChannelSettings, counts: Counter[str], now: Callable[[], float]
-    ) -> None:
+    def __init__(self, channel: RTCDataChannel, counts: Counter[str], now: Callable[[], float]) -> None:
         """`now`: a monotonic clock."""
         self._channel = channel
-        self._settings = settings
         self._counts = counts
         self._now = now
-        self._rate = RateLimit(settings.rate_hz, settings.burst)
+        self._rate = RateLimit(RATE_HZ, BURST)
         self._complaints = RateLimit(1.0, 1)
-        self._inbox: LatestSlot[str | Refusal] = LatestSlot(settings.max_waiting)
+        self._inbox: LatestSlot[str | Refusal] = LatestSlot(MAX_WAITING)
         self._room = asyncio.Event()
         channel.bufferedAmountLowThreshold = _SEND_AHEAD_BYTES // 2
         channel.on("message", self._receive)
@@ -95,7 +85,7 @@ class Channel:
     async def send(self, text: str) -> None:
         """Send at most MAX_SENT_BYTES of UTF-8. Raises ChannelClosed."""
         try:
-            async with asyncio.timeout(self._settings.send_timeout_s):
+            async with asyncio.timeout(SEND_TIMEOUT_S):
                 while self._channel.readyState == "open" and self._channel.bufferedAmount > _SEND_AHEAD_BYTES:
                     self._room.clear()
                     await self._room.wait()
@@ -129,8 +119,8 @@ class Channel:
             return "too_fast"
         if not isinstance(message, str):
             return "not_text"
-        most = self._settings.max_message_bytes
-        return "too_large" if len(message) > most or len(message.encode()) > most else None
+        too_large = len(message) > MAX_MESSAGE_BYTES or len(message.encode()) > MAX_MESSAGE_BYTES
+        return "too_large" if too_large else None
 
 
 Converse = Callable[[Channel], Coroutine[Any, Any, None]]

@@ -52,20 +52,16 @@ class CaptureClock:
         self._report: tuple[float, int] | None = None  # (unix seconds, ticks)
         self._last = after
         self._last_wanted: float | None = None
-        self.rejected_reports = 0
 
     def restart(self, clock_rate_hz: float) -> None:
         """Forget the report, as ticks restart with a new connection. Times go on rising."""
         self._rate_hz, self._report = clock_rate_hz, None
 
     def report(self, sender_time: float, ticks: int, arrival: float) -> bool:
-        """Note that the sender's clock said `sender_time` at `ticks`. Return False if that is too far from ours."""
-        if abs(sender_time - arrival) > self._max_skew_s:
-            self.rejected_reports += 1
-            self._report = None
-            return False
-        self._report = (sender_time, ticks)
-        return True
+        """Note that the sender's clock said `sender_time` at `ticks`. Return whether that is close enough to ours."""
+        believed = abs(sender_time - arrival) <= self._max_skew_s
+        self._report = (sender_time, ticks) if believed else None
+        return believed
 
     def capture_time(self, ticks: int | None, arrival: float) -> tuple[float, ClockName]:
         """Return the frame's time in unix seconds and the clock it came from."""

@@ -13,7 +13,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Literal
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import urljoin
 
 import av
 import httpx
@@ -21,7 +21,7 @@ import numpy as np
 from aiortc import MediaStreamTrack, RTCConfiguration, RTCPeerConnection, RTCRtpSender, RTCSessionDescription
 from aiortc.mediastreams import MediaStreamError
 
-from streaming.errors import MediaError
+from streaming.errors import MediaError, shown
 from streaming.frame import Frame, FrameSettings
 from streaming.loopback import offer_loopback
 from streaming.media import FileSource
@@ -155,7 +155,7 @@ async def publish(
         try:
             await peer.setRemoteDescription(RTCSessionDescription(sdp=answer, type="answer"))
         except (ValueError, AssertionError) as error:
-            raise PublishError(f"{url} answered something that is not a usable SDP answer ({error})") from error
+            raise PublishError(f"{shown(url)} answered something that is not a usable SDP answer ({error})") from error
         yield publication
     finally:
         if publication is not None:
@@ -171,16 +171,16 @@ async def _post_offer(http: httpx.AsyncClient, url: str, headers: dict[str, str]
         try:
             response = await http.post(url, content=offer, headers={**headers, "Content-Type": "application/sdp"})
         except httpx.HTTPError as error:
-            raise PublishError(f"{_shown(url)} cannot be reached ({type(error).__name__}: {error})") from error
+            raise PublishError(f"{shown(url)} cannot be reached ({type(error).__name__}: {error})") from error
         if response.status_code in (307, 308) and "location" in response.headers:
             url = urljoin(url, response.headers["location"])
             continue
         if response.status_code != 201:
-            raise PublishError(f"{_shown(url)} refused: {_explanation(response)}", response.status_code)
+            raise PublishError(f"{shown(url)} refused: {_explanation(response)}", response.status_code)
         if "location" not in response.headers:
-            raise PublishError(f"{_shown(url)} gave no session URL; is it a WHIP endpoint?", response.status_code)
+            raise PublishError(f"{shown(url)} gave no session URL; is it a WHIP endpoint?", response.status_code)
         return response.text, urljoin(url, response.headers["location"])
-    raise PublishError(f"{_shown(url)}: more than {_MAX_REDIRECTS} redirects")
+    raise PublishError(f"{shown(url)}: more than {_MAX_REDIRECTS} redirects")
 
 
 async def _delete(http: httpx.AsyncClient, session_url: str, headers: dict[str, str]) -> None:
@@ -197,11 +197,6 @@ def _explanation(response: httpx.Response) -> str:
     except (json.JSONDecodeError, UnicodeDecodeError, AttributeError):
         detail = response.text[:200]
     return f"{response.status_code} {response.reason_phrase}. {detail}".strip()
-
-
-def _shown(url: str) -> str:
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.hostname}{f':{parts.port}' if parts.port else ''}{parts.path}"
 
 
 def _video_frame(image: np.ndarray, due_s: float) -> av.VideoFrame:

@@ -16,6 +16,8 @@ from aiortc.sdp import DIRECTIONS, MediaDescription, SessionDescription, candida
 MAX_CANDIDATES = 16  # used of a session; each is paired with each of our addresses
 MAX_OFFERED_CANDIDATES = 64  # browsers with many addresses send more than are used, but not this many
 _MAX_SECTIONS = 8
+BITRATES = "x-google-min-bitrate=1000;x-google-start-bitrate=2500;x-google-max-bitrate=4000"
+"""Kilobits a second for Chrome, as SDP format parameters. Without them it starts near 400, at 640x360."""
 _THIS_NETWORK = ipaddress.IPv4Network("0.0.0.0/8")  # Linux delivers some of it to itself
 _TRANSLATED = ipaddress.IPv6Network("64:ff9b::/96")  # RFC 6052: the last four bytes are an IPv4 address
 _COMPATIBLE = ipaddress.IPv6Network("::/96")
@@ -274,32 +276,12 @@ class IceServer:
         return "; ".join(parts)
 
 
-@dataclass(frozen=True, slots=True)
-class Bitrates:
-    """Bitrates for Chrome, in kilobits a second. Without them it starts near 400, at 640x360."""
-
-    min_kbps: int = 1000
-    start_kbps: int = 2500
-    max_kbps: int = 4000
-
-    def __post_init__(self) -> None:
-        if not 0 < self.min_kbps <= self.start_kbps <= self.max_kbps:
-            raise ValueError(f"bitrates must be 0 < min <= start <= max, not {self}")
-
-    def parameters(self) -> str:
-        """Return the bitrates as SDP format parameters."""
-        return (
-            f"x-google-min-bitrate={self.min_kbps};x-google-start-bitrate={self.start_kbps};"
-            f"x-google-max-bitrate={self.max_kbps}"
-        )
+def with_bitrates(answer_sdp: str) -> str:
+    """Return the answer with BITRATES added to every video codec but the retransmission formats."""
+    return "".join(f"{line}\r\n" for line in _with_bitrates(answer_sdp.splitlines()))
 
 
-def with_bitrates(answer_sdp: str, bitrates: Bitrates) -> str:
-    """Return the answer with the bitrates added to every video codec but the retransmission formats."""
-    return "".join(f"{line}\r\n" for line in _with_bitrates(answer_sdp.splitlines(), bitrates.parameters()))
-
-
-def _with_bitrates(lines: list[str], parameters: str) -> Iterator[str]:
+def _with_bitrates(lines: list[str]) -> Iterator[str]:
     has_fmtp = {line[7:].split(" ", 1)[0] for line in lines if line.startswith("a=fmtp:")}
     video = False
     for line in lines:
@@ -307,10 +289,10 @@ def _with_bitrates(lines: list[str], parameters: str) -> Iterator[str]:
             video = line.startswith("m=video")
         payload_type, _, rest = line.partition(":")[2].partition(" ")
         if video and line.startswith("a=fmtp:") and "apt=" not in rest:
-            line = f"{line};{parameters}"
+            line = f"{line};{BITRATES}"
         yield line
         if video and line.startswith("a=rtpmap:") and payload_type not in has_fmtp and "rtx/" not in rest.lower():
-            yield f"a=fmtp:{payload_type} {parameters}"
+            yield f"a=fmtp:{payload_type} {BITRATES}"
 
 
 def _quoted(text: str) -> str:

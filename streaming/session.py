@@ -19,7 +19,7 @@ from aiortc import RTCConfiguration, RTCDataChannel, RTCPeerConnection, RTCSessi
 from aiortc.mediastreams import MediaStreamError
 from aiortc.sdp import candidate_from_sdp
 
-from streaming.channel import LABEL, Channel, ChannelSettings, Converse
+from streaming.channel import LABEL, Channel, Converse
 from streaming.clock import CaptureClock, Sampler
 from streaming.errors import MediaError, PictureTooLarge
 from streaming.frame import ClockName, Frame, FrameSettings, SourceStats
@@ -185,7 +185,7 @@ class WebRtcSession:
             if self._num_refused_channels > _MAX_REFUSED_CHANNELS:
                 self.end("failed")
             return
-        channel = Channel(opened, ChannelSettings(), self._messages, time.monotonic)
+        channel = Channel(opened, self._messages, time.monotonic)
         self._conversation = asyncio.create_task(self._converse(channel), name=f"converse-{self.camera}")
         self._conversation.add_done_callback(lambda conversation: self._conversation_done(conversation, channel))
 

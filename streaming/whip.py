@@ -23,7 +23,6 @@ from streaming.channel import Converse
 from streaming.frame import FrameSettings, Source
 from streaming.sdp import (
     MAX_CANDIDATES,
-    Bitrates,
     IceServer,
     Offer,
     OfferMalformed,
@@ -77,8 +76,6 @@ class WhipSettings:
     max_offer_bytes: int = 65_536
     connect_timeout_s: float = 20.0  # from the answer to the first decoded frame
     ice_servers: tuple[IceServer, ...] = ()  # for publishers
-    bitrates: Bitrates = field(default_factory=Bitrates)
-    allow_origin: str = "*"  # CORS; tokens travel in a header, never in a cookie
 
     def __post_init__(self) -> None:
         if self.max_sessions < 1 or self.max_offer_bytes < 1024 or not self.connect_timeout_s > 0:
@@ -184,7 +181,7 @@ class WhipServer:
                 response = self._refuse(Rejected(422, str(error)))
             except Rejected as rejected:
                 response = self._refuse(rejected)
-            self._allow_origin(response, methods)
+            _allow_any_origin(response, methods)
             return response
 
         return handle
@@ -192,13 +189,6 @@ class WhipServer:
     def _refuse(self, rejected: Rejected) -> Response:
         self.counters.rejected[rejected.status] += 1
         return rejected.response()
-
-    def _allow_origin(self, response: Response, methods: str) -> None:
-        response.headers["Access-Control-Allow-Origin"] = self._settings.allow_origin
-        response.headers["Access-Control-Allow-Methods"] = methods
-        response.headers["Access-Control-Allow-Headers"] = "Authorization, Content-Type, If-Match"
-        response.headers["Access-Control-Expose-Headers"] = "Location, Link"
-        response.headers["Access-Control-Max-Age"] = "86400"
 
     async def _endpoint(self, request: Request, camera: str) -> Response:
         self._authorize(request, camera)
@@ -239,7 +229,7 @@ class WhipServer:
             raise Rejected(503, "this server has no free network port; try again later", _retry_later()) from error
         finally:
             self._num_negotiating -= 1
-        return session, with_bitrates(answer, self._settings.bitrates)
+        return session, with_bitrates(answer)
 
     def _make_place(self, camera: str) -> bool:
         """Return whether one more publisher fits, after ending one without frames if needed."""
@@ -328,6 +318,15 @@ class WhipServer:
         except _NEGOTIATION_ERRORS as error:
             raise Rejected(400, f"the candidates cannot be added: {error}") from error
         return Response(status_code=204)
+
+
+def _allow_any_origin(response: Response, methods: str) -> None:
+    """Add CORS headers. Any page may ask, as tokens are sent in a header, never in a cookie."""
+    response.headers["Access-Control-Allow-Origin"] = "*"
+    response.headers["Access-Control-Allow-Methods"] = methods
+    response.headers["Access-Control-Allow-Headers"] = "Authorization, Content-Type, If-Match"
+    response.headers["Access-Control-Expose-Headers"] = "Location, Link"
+    response.headers["Access-Control-Max-Age"] = "86400"
 
 
 def _camera(request: Request) -> str:

@@ -21,7 +21,7 @@ from agent.untrusted.fields import check_spelling
 from agent.untrusted.strict_json import parse_json
 from agent.untrusted.wire import json_bytes
 from agent.web.openai import citation, extension
-from streaming.channel import MAX_SENT_BYTES, Channel, ChannelClosed, ChannelSettings, Refusal
+from streaming.channel import MAX_MESSAGE_BYTES, MAX_SENT_BYTES, RATE_HZ, Channel, ChannelClosed, Refusal
 
 MAX_QUESTIONS = 2  # of one channel at once
 MAX_ID_CHARS = 64
@@ -29,14 +29,13 @@ _NOTE_BYTES = 200  # room for the note about citations left out
 _ASKED = {"question", *ChatRequest.model_fields} - {"messages", "model", "stream", "stream_options", "n"}
 _FIELDS = {"metadata": {"time", "data"}, "ask": _ASKED, "cancel": set[str]()}  # beside "type" and "id"
 _FAILED = "The server failed; its log says more."
-_LIMITS = ChannelSettings()
 _REFUSALS = {
     "too_large": (
         "message_too_large",
-        f"The message has more than {_LIMITS.max_message_bytes} bytes and was not read.",
+        f"The message has more than {MAX_MESSAGE_BYTES} bytes and was not read.",
     ),
     "not_text": ("invalid_request", "The message is binary: send JSON as text."),
-    "too_fast": ("too_fast", f"More than {_LIMITS.rate_hz:g} messages a second: some were not read."),
+    "too_fast": ("too_fast", f"More than {RATE_HZ:g} messages a second: some were not read."),
 }
 
 Json = dict[str, Any]

@@ -59,9 +59,9 @@ def test_vectors_of_another_encoder_are_told_apart_from_damage() -> None:
 def test_records_are_written_at_the_committed_end(tmp_path: Path) -> None:
     path = tmp_path / "f"
     assert file_size(path) == 0
-    write_record(path, 0, b"first", sync=True)
-    write_record(path, 5, b"never committed, long", sync=False)
-    write_record(path, 5, b"second", sync=False)
+    write_record(path, 0, b"first")
+    write_record(path, 5, b"never committed, long")
+    write_record(path, 5, b"second")
     assert read_record(path, 5, 6) == b"second"
     cut_to(path, 11)
     assert path.read_bytes() == b"firstsecond"
@@ -79,7 +79,7 @@ def test_records_are_written_at_the_committed_end(tmp_path: Path) -> None:
 
 def test_a_folder_in_place_of_a_file_is_a_clear_error(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="cannot write"):
-        write_record(tmp_path, 0, b"x", sync=False)
+        write_record(tmp_path, 0, b"x")
     with pytest.raises(StorageError, match="cannot"):
         read_record(tmp_path, 0, 1)
 

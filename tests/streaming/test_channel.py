@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from starlette.applications import Starlette
 
-from streaming.channel import LABEL, Channel, ChannelClosed, ChannelSettings, RateLimit, Refusal
+from streaming.channel import LABEL, Channel, ChannelClosed, RateLimit, Refusal
 from streaming.frame import FrameSettings, Source
 from streaming.sdp import OfferMalformed, OfferUnusable, check_offer
 from streaming.tap import unfinished_bytes
@@ -163,7 +163,7 @@ async def test_a_session_that_ends_or_is_taken_over_cancels_its_conversation() -
         assert at.server.num_sessions == 0
 
 
-async def test_a_peer_that_stops_reading_loses_its_channel() -> None:
+async def test_a_peer_that_stops_reading_loses_its_channel(monkeypatch: pytest.MonkeyPatch) -> None:
     class Deaf:
         """Replaces a transport whose peer acknowledges nothing, which real ones notice after half a minute."""
 
@@ -175,7 +175,8 @@ async def test_a_peer_that_stops_reading_loses_its_channel() -> None:
             self.readyState = "closing"
 
     deaf = Deaf()
-    channel = Channel(deaf, ChannelSettings(send_timeout_s=0.05), Counter(), lambda: 0.0)  # type: ignore[arg-type]
+    monkeypatch.setattr("streaming.channel.SEND_TIMEOUT_S", 0.05)
+    channel = Channel(deaf, Counter(), lambda: 0.0)  # type: ignore[arg-type]
     with pytest.raises(ChannelClosed, match="takes no messages"):
         await channel.send("hello")
     assert deaf.readyState == "closing"

@@ -38,7 +38,6 @@ def test_a_report_far_from_our_clock_is_rejected() -> None:
     assert not clock.report(NOW + 3600, 0, NOW)
     assert not clock.report(NOW - 2.5, 0, NOW)
     assert not clock.report(-2_208_988_800.0, 0, NOW)  # NTP zero: a sender without a clock
-    assert clock.rejected_reports == 3
     assert clock.capture_time(SECOND, NOW + 1) == (NOW + 1, "arrival")
 
 

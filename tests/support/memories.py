@@ -23,7 +23,6 @@ def open_store(
     folder: Path,
     *,
     encoder: str = "tiny",
-    synchronous: Any = "normal",
     camera_limits: dict[str, Limits] | None = None,
     **limits: Any,
 ) -> MemoryStore:
@@ -34,7 +33,6 @@ def open_store(
         limits=Limits(**settings),
         patch_shape=(M, C),
         encoder=encoder,
-        synchronous=synchronous,
         camera_limits=camera_limits,
     )
 
