@@ -1,4 +1,4 @@
-"""All cameras' logs, and the caps on all of them together. Used under the store's lock.
+"""All cameras' logs, and the caps on all of them together. Used under the store's lock unless noted.
 
 Above a cap of the folder, the oldest segment leaves, whichever camera it belongs to, but never from a camera that holds
 at most half of its fair share (the cap divided by the number of cameras with frames). So a busy camera cannot push out
@@ -19,9 +19,9 @@ import numpy as np
 import numpy.typing as npt
 
 from memory.camera_log import CameraLog
-from memory.errors import FrameGone, storage_error
+from memory.errors import FrameGone, StorageError, storage_error
 from memory.limits import FolderLimits, Limits, check_camera_name
-from memory.segments import Block, Segment, Shared
+from memory.segments import Block, Segment, Shared, next_run
 
 
 class CameraLogs:
@@ -109,6 +109,37 @@ class CameraLogs:
         if found is None:
             raise FrameGone(f"frame {frame_id} is not remembered")
         return found
+
+    def join_blocks(self, log: CameraLog) -> None:
+        """Join sealed cold segments into blocks. Takes the store's lock itself, but not for the copying."""
+        with self._shared.lock:
+            for segment in log.segments:
+                segment.seal_if_complete()  # again, where memory was short before
+        while True:
+            with self._shared.lock:
+                run = next_run(log.segments)
+            if not run:
+                return
+            block = Block(run)
+            with self._shared.lock:
+                if next_run(log.segments) != run:  # evicted or erased meanwhile: the next call leaves it out
+                    return
+                block.adopt()
+
+    def retry_unread(self) -> None:
+        """Read the unreadable pictures again, so that their problem clears even if nobody asks for them.
+
+        Takes the store's lock itself.
+        """
+        with self._shared.lock:
+            unread = [(segment, segment.unread) for segment in self.segments() if segment.unread is not None]
+        for segment, slot in unread:
+            try:
+                segment.read_jpeg(slot)
+            except FrameGone:
+                continue
+            except StorageError:
+                return  # until the next call: each try may take seconds on a failing disk
 
     def between(self, camera: str, lower: float, upper: float) -> list[tuple[Segment | Block, int, int]]:
         """Return the same as `CameraLog.between`; [] for an unknown camera."""

@@ -68,9 +68,7 @@ class Erasing:
         try:
             self.finish()
         except StorageError as error:
-            raise StorageError(
-                f"erased from the memory, not yet from the disk, which is tried again: {error}"
-            ) from error
+            raise StorageError(f"erased from memory, but not yet from disk; it will be retried: {error}") from error
         return erasure.num_frames
 
     def finish(self) -> None:

@@ -110,7 +110,7 @@ def out_of_memory(what: str) -> Iterator[None]:
     try:
         yield
     except MemoryError as error:
-        raise OutOfResources(errno.ENOMEM, f"cannot {what}: out of memory; it is tried again") from error
+        raise OutOfResources(errno.ENOMEM, f"cannot {what}: out of memory; it will be retried") from error
 
 
 def storage_error(error: OSError, what: str) -> StorageError:
@@ -118,9 +118,9 @@ def storage_error(error: OSError, what: str) -> StorageError:
     if isinstance(error, StorageError):
         return error
     if error.errno in FULL:
-        return StorageFull(error.errno, f"{what}: no space left; free some, recording goes on by itself")
+        return StorageFull(error.errno, f"{what}: no space left; free some, and recording resumes by itself")
     if error.errno in _SHORT:
-        return OutOfResources(error.errno, f"{what}: {error.strerror}; it is tried again")
+        return OutOfResources(error.errno, f"{what}: {error.strerror}; it will be retried")
     return StorageError(error.errno, f"{what}: {_HELP.get(error.errno or 0, error.strerror or error)}")
 
 
@@ -147,7 +147,7 @@ def _explained(error: sqlite3.Error, path: Path, what: str, damage_help: str) ->
     if code == sqlite3.SQLITE_FULL:
         return storage_error(OSError(errno.ENOSPC, ""), said)
     if code == sqlite3.SQLITE_IOERR_NOMEM:
-        return OutOfResources(errno.ENOMEM, f"{said}: out of memory; it is tried again")
+        return OutOfResources(errno.ENOMEM, f"{said}: out of memory; it will be retried")
     if primary in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
         return JournalDamaged(f"{path} is damaged ({error}): {damage_help}")
     if primary in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):

@@ -205,7 +205,7 @@ def file_size(path: Path) -> int:
     except FileNotFoundError:
         return 0
     except OSError as error:
-        raise storage_error(error, f"cannot look at {path.name}") from error
+        raise storage_error(error, f"cannot access {path.name}") from error
 
 
 def cut_to(path: Path, end: int) -> None:

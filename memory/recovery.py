@@ -35,7 +35,7 @@ from memory.codec import (
     unpack_frame,
     unpack_vectors,
     vector_record_size,
-)  # fmt: skip
+)
 from memory.erasure import finish_erasures
 from memory.errors import JournalDamaged, OtherEncoder, RecordDamaged, StorageError, StorageFull, storage_error
 from memory.files import cut_to, file_size, read_file, segment_paths, unlink_files
@@ -111,7 +111,7 @@ def _recover(journal: Journal, layout: Layout, *, rebuilding: bool) -> Recovered
     except JournalDamaged:
         raise
     except StorageError as error:  # `maintain` tries again; no erased frame is adopted below
-        result.erasure_problem = f"an erasure is not complete, it is tried again: {error}"
+        result.erasure_problem = f"an erasure is not complete; it will be retried: {error}"
     erasures = journal.erasures()
     rows, bad_ids = _read_rows(journal)
     on_disk = _segment_files(layout.folder, result.problems)

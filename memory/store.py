@@ -20,24 +20,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from memory.camera_log import CameraLog
 from memory.cameras import CameraLogs, first_ids
-from memory.codec import (
-    encoder_tag,
-    load_metadata,
-    metadata_text,
-    pack_vectors,
-    unpack_vectors,
-    vector_record_size,
-)  # fmt: skip
+from memory.codec import encoder_tag, load_metadata, metadata_text, pack_vectors, unpack_vectors, vector_record_size
 from memory.erasure import Erasing
-from memory.errors import (
-    FrameGone,
-    Health,
-    StorageError,
-    out_of_memory,
-    storage_error,
-)  # fmt: skip
+from memory.errors import Health, StorageError, out_of_memory, storage_error
 from memory.eviction import Eviction
 from memory.files import RESERVE, SpareSpace, lock_folder, sync_segments
 from memory.limits import FolderLimits, Limits, check_camera_name
@@ -45,7 +31,7 @@ from memory.ranking import prepare
 from memory.records import CameraStats, Float32, Float64, FrameRecord, Json, StoreStatus
 from memory.recovery import Layout, open_and_recover, release_freed
 from memory.redating import put_in_order, redate
-from memory.segments import Block, Segment, Shared, next_run
+from memory.segments import Segment, Shared
 from memory.window import Part, Window, Within, lower_bounds, parts_of, read_places, records_of, time_range
 from memory.writer import Writer
 
@@ -129,7 +115,7 @@ class MemoryStore:
             log.grown(segment, segment.count, segment.frames_end + segment.vectors_end + room)
         put_in_order(log, self._journal, "uncertain")
         self._eviction.evict(log.trim())  # not by age, which needs a clock
-        self._make_blocks(log)
+        self._logs.join_blocks(log)
 
     def append(
         self, camera: str, time: float, jpeg: bytes, metadata: Mapping[str, Json] | None = None,
@@ -364,8 +350,8 @@ class MemoryStore:
         self._sync_files(written)
         self._journal.checkpoint()
         for log in self._logs:
-            self._make_blocks(log)
-        self._retry_unread()
+            self._logs.join_blocks(log)
+        self._logs.retry_unread()
 
     def _sync_files(self, written: set[Path]) -> None:
         try:
@@ -377,18 +363,6 @@ class MemoryStore:
                 raise storage_error(error, "cannot sync") from error
             raise
 
-    def _retry_unread(self) -> None:
-        """Read the unreadable pictures again, so that `problem` clears even if nobody asks for them."""
-        with self._lock:
-            unread = [(segment, segment.unread) for segment in self._logs.segments() if segment.unread is not None]
-        for segment, slot in unread:
-            try:
-                segment.read_jpeg(slot)
-            except FrameGone:
-                continue
-            except StorageError:
-                return  # until the next call: each try may take seconds on a failing disk
-
     def _check_folder(self) -> None:
         """Report a problem if the open files are not those in the folder any more."""
         try:
@@ -397,31 +371,15 @@ class MemoryStore:
         except FileNotFoundError:
             same = False
         except OSError as error:
-            self._health.failed("folder", f"{self._folder} cannot be looked at: {error.strerror}")
+            self._health.failed("folder", f"{self._folder} cannot be accessed: {error.strerror}")
             return
         if same:
             self._health.works("folder")
         else:
             self._health.failed(
                 "folder",
-                f"{self._folder} was removed or replaced while it is in use: what is remembered now will be lost; restart",
+                f"{self._folder} was removed or replaced while in use: frames stored from now on will be lost; restart",
             )
-
-    def _make_blocks(self, log: CameraLog) -> None:
-        """Join sealed cold segments into blocks, copying without the lock."""
-        with self._lock:
-            for segment in log.segments:
-                segment.seal_if_complete()  # again, where memory was short before
-        while True:
-            with self._lock:
-                run = next_run(log.segments)
-            if not run:
-                return
-            block = Block(run)
-            with self._lock:
-                if next_run(log.segments) != run:  # evicted or erased meanwhile: the next call leaves it out
-                    return
-                block.adopt()
 
     def close(self) -> None:
         """Close the store. Idempotent; earlier windows stay readable."""

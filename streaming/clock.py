@@ -187,17 +187,17 @@ class FileClock:
             self.reached_s = max(self.reached_s, media_s)
         elif self.covered_s == 0.0:
             rate_hz = 1.0 / sane_interval(duration_s)
-            self._remarks["times"] = f"it has no timestamps: taken as {rate_hz:.4g} frames per second"
+            self._remarks["times"] = f"it has no timestamps: {rate_hz:.4g} frames per second assumed"
         num_joined = self._times.num_joined
         self.covered_s = self._times.next(media_s, duration_s)
         self.shown_s = self.covered_s + sane_interval(duration_s)
         if self._times.num_joined > num_joined:
             self._remarks["times"] = (
-                f"its timestamps step forward or back ({self._times.num_joined} times, by up to "
-                f"{self._times.longest_step_s:.3g} s): the parts follow one another without a gap"
+                f"its timestamps jump ({self._times.num_joined} times, by up to "
+                f"{self._times.longest_step_s:.3g} s): the parts were joined without gaps"
             )
         elif num_joined and not self._times.num_joined:
-            self._remarks["times"] = "its pictures are far apart, which at first looked like a step of its timestamps"
+            self._remarks["times"] = "its pictures are far apart, which first looked like a jump of its timestamps"
         return self.covered_s
 
 

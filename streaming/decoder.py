@@ -26,7 +26,7 @@ from streaming.errors import (
     in_words,
     reason,
     shown,
-)  # fmt: skip
+)
 from streaming.http_input import HttpOpener
 from streaming.picture import MAX_PIXELS, PixelAspect
 from streaming.redact import hint
@@ -313,7 +313,7 @@ def _opening_error(url: str, live: bool, error: BaseException) -> MediaError:
     if isinstance(error, PermissionError | IsADirectoryError):
         return MediaUnreadable(f"{name}: {why}; name a video file this user may read")
     if isinstance(error, av.ArgumentError):
-        why = "it is a playlist, another list of files or a text, which are not read, or damaged"
+        why = "it is a playlist, another list of files or a text, which are not supported, or damaged"
     elif _is_empty(url):
         why = "the file is empty"
     return MediaUnreadable(

@@ -58,7 +58,7 @@ FAULTS = (
 def reason(error: BaseException) -> str:
     """Return the error as text, without the address that FFmpeg puts into it."""
     if isinstance(error, av.ExitError):  # PyAV's own time limit
-        return "nothing came within the time limit"
+        return "no data arrived within the time limit"
     if isinstance(error, MediaError):
         return str(error)
     if isinstance(error, av.FFmpegError | OSError):

@@ -85,7 +85,7 @@ class HttpOpener:
         """Return the seconds until the time limit. Raises MediaStalled after it."""
         left_s = self._deadline - self._now()
         if left_s <= 0:
-            raise MediaStalled(f"{shown(url)}: nothing came within the time limit")
+            raise MediaStalled(f"{shown(url)}: no data arrived within the time limit")
         return left_s
 
     def _open(self, url: str, options: Mapping[str, str]) -> "HttpFile":
@@ -142,7 +142,7 @@ class HttpOpener:
                 self._auth = httpx.DigestAuth(*(_user(self._url) or ("", "")))
                 response = self._client.send(request, auth=self._auth, stream=True)
         except httpx.TimeoutException:
-            raise MediaStalled(f"{shown(url)}: nothing came within the time limit") from None
+            raise MediaStalled(f"{shown(url)}: no data arrived within the time limit") from None
         except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, ValueError, RuntimeError) as error:
             raise MediaLost(f"{shown(url)}: {error}") from None
         return response
@@ -174,7 +174,7 @@ class HttpFile:
                     return b""
                 self._rest = piece
         except httpx.TimeoutException:
-            raise MediaStalled(f"{shown(self._url)}: nothing came within the time limit") from None
+            raise MediaStalled(f"{shown(self._url)}: no data arrived within the time limit") from None
         except (httpx.HTTPError, httpx.StreamError, RuntimeError) as error:
             raise MediaLost(f"{shown(self._url)}: {error}") from None
         taken, self._rest = self._rest[:size], self._rest[size:]

@@ -9,7 +9,7 @@ import ipaddress
 import re
 from urllib.parse import unquote
 
-HINT = "if its password holds @ / ? # or %, write %40 %2F %3F %23 %25 instead"
+HINT = "if the password contains @ / ? # or %, write %40 %2F %3F %23 %25 instead"
 STARS = "***"
 
 _NETWORK = r"(?i:rtsps?|https?|rtmps?|mqtts?|ftp)"

@@ -150,7 +150,7 @@ def _check_sections(parsed: SessionDescription) -> None:
         if media.kind not in ("audio", "video", "application"):
             raise OfferUnusable(f"{media.kind[:20]!r} sections are not accepted; offer video")
     if sum(media.kind == "application" for media in parsed.media) > 1:
-        raise OfferUnusable("several sections for data channels; one carries all of them")
+        raise OfferUnusable("several data channel sections; send one, which carries all channels")
     num_video = sum(media.kind == "video" for media in parsed.media)
     if num_video != 1:
         raise OfferUnusable(f"{num_video} video tracks; offer exactly one (one camera per session)")
@@ -174,7 +174,7 @@ def _check_transport(media: MediaDescription) -> None:
     if media.dtls is None or not media.dtls.fingerprints:
         raise OfferMalformed("a=setup or a=fingerprint is missing; unencrypted video is not accepted")
     if not any(fingerprint.algorithm.lower() in _FINGERPRINTS for fingerprint in media.dtls.fingerprints):
-        raise OfferUnusable("no a=fingerprint of a kind we can check; send sha-256")
+        raise OfferUnusable("no a=fingerprint with a supported hash; send sha-256")
     if not media.rtcp_mux and media.kind != "application":
         raise OfferUnusable("a=rtcp-mux is required")
 

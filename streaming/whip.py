@@ -30,7 +30,7 @@ from streaming.sdp import (
     check_offer,
     parse_fragment,
     with_bitrates,
-)  # fmt: skip
+)
 from streaming.session import CloseReason, WebRtcSession
 
 logger = logging.getLogger(__name__)
@@ -210,7 +210,7 @@ class WhipServer:
     async def _negotiate(self, camera: str, offer: Offer, converse: Converse | None) -> tuple[WebRtcSession, str]:
         """Return a session that waits for its publisher, and the answer. Leaves nothing behind on failure."""
         if self._closed or not self._make_place(camera):
-            raise Rejected(503, "all places for publishers are taken; try again later", _retry_later())
+            raise Rejected(503, "the maximum number of publishers is reached; try again later", _retry_later())
         session = WebRtcSession(
             camera,
             self._frame_settings(camera),
@@ -292,7 +292,7 @@ class WhipServer:
         if request.path_params["id"] in self._replaced and request.method in ("GET", "HEAD"):
             raise Rejected(410, "another publisher has taken this camera over")
         if entry is None or entry.session.camera != camera:
-            raise Rejected(404, "no such session; it has ended or never was")
+            raise Rejected(404, "no such session; it has ended or never existed")
         if request.method in ("GET", "HEAD"):
             return Response(status_code=204)
         if request.method == "DELETE":

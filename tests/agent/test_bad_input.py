@@ -180,7 +180,7 @@ async def test_a_full_disk_for_evidence(tmp_path: Path) -> None:
             await site.agent.cameras.watch("door", ListSource("door", frames(3, start=START + 10)))
             door, ready = await camera_of(http, "door"), await http.get("/readyz")
             assert (door["frames"], door["lost"]) == (6, 3)
-            assert "free some, recording goes on by itself" in door["problem"]
+            assert "free some, and recording resumes by itself" in door["problem"]
             assert ready.status_code == 503
             assert "disk is full" in ready.json()["checks"]["disk"]
             await check_goes_on(http)

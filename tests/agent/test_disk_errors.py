@@ -200,7 +200,7 @@ def test_an_erasure_that_a_start_could_not_complete_is_no_problem_once_it_is(
 ) -> None:
     with open_store(tmp_path) as store:
         fill(store, "a", range(6))
-        with failing(monkeypatch, "ftruncate", errno.EIO), pytest.raises(StorageError, match="tried again"):
+        with failing(monkeypatch, "ftruncate", errno.EIO), pytest.raises(StorageError, match="retried"):
             store.erase("a", 1, 2)
     with failing(monkeypatch, "ftruncate", errno.EIO):
         store = open_store(tmp_path)

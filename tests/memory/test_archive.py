@@ -112,7 +112,7 @@ def test_a_segment_evicted_while_its_block_is_made_is_removed_from_disk(
                 super().__init__(segments)
                 store.expire(1003.5)
 
-        monkeypatch.setattr("memory.store.Block", Meanwhile)
+        monkeypatch.setattr("memory.cameras.Block", Meanwhile)
         store.maintain()
         assert len(store.window(["a"]).spans()) == 3  # nothing has joined what left
         store.maintain()
