@@ -1,8 +1,8 @@
-"""A real child process ingests at full speed, evicts and erases, and is killed with SIGKILL at random instants.
+"""A child process ingests at full speed, evicts and erases, and is killed with SIGKILL at random instants.
 
-What must hold after each restart: every acknowledged frame is there as it was, nothing torn is served, no id repeats, an
-erasure is complete or had not begun. `CRASH_ROUNDS` in the environment sets the number of kills; `make hardening PARTS=kills`
-makes 200.
+After each restart every acknowledged frame must be unchanged, nothing torn may be served, no id may repeat, and each
+erasure must be complete or not begun. The environment variable CRASH_ROUNDS sets the number of kills (`make hardening
+PARTS=kills`: 200).
 """
 
 import os

@@ -1,9 +1,9 @@
-"""One fault at any call of the system or of SQLite: whatever was under way is done or not done, and nothing else is touched.
+"""One fault at any call of the system or of SQLite: the operation is done or not done, and nothing else changes.
 
-A short life of a memory (append, attach, evict, erase, maintain) is lived again and again; each time one of its calls fails,
-before or after it has had its effect. The caller does what the agent does: what is refused for want of resources is tried
-again, everything else is lost. Afterwards the memory must hold exactly what was acknowledged, and so after a restart.
-CRASH_ROUNDS in the environment sets the number of lives (`make hardening`: 200).
+Repeats a short sequence of append, attach, evict, erase and maintain; each time, one of its calls fails before or after
+it has its effect. As the agent does, the caller retries after OutOfResources and gives up after other errors. Afterwards
+the memory must hold exactly what was acknowledged, also after a restart. The environment variable CRASH_ROUNDS sets the
+number of repetitions (`make hardening`: 200).
 """
 
 import errno

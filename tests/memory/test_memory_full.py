@@ -1,6 +1,6 @@
-"""A disk that is full: the frame is refused clearly and counted, questions go on, recovery needs no hand.
+"""A full disk: frames are refused with a clear error and counted, questions go on, recording resumes by itself.
 
-Once on a real small tmpfs (skipped where mounting is not allowed), once with the kernel's file size limit as a quota.
+Tested on a small tmpfs (skipped where mounting is not allowed), and with the kernel's file size limit as a quota.
 """
 
 import resource
