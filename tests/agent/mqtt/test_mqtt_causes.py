@@ -112,7 +112,7 @@ async def test_another_protocol(scene: Scene) -> None:
         ("5", 0x85, "mqtt.client_id"),
         ("5", 0x86, "check mqtt.user and mqtt.password"),
         ("5", 0x87, "access list"),
-        ("5", 0x8A, "shut this client out"),
+        ("5", 0x8A, "banned this client"),
         ("5", 0x97, "limits"),
         ("3.1.1", 1, "mqtt.version"),
         ("3.1.1", 2, "mqtt.client_id"),
