@@ -34,6 +34,7 @@ from agent.untrusted.plain import plain_line
 from memory.window import Window
 from model.config import JudgeManner
 from model.select import Keyframes
+from streaming.backoff import backoff_s
 from streaming.redact import redact_text
 
 log = logging.getLogger(__name__)
@@ -281,9 +282,5 @@ def _seconds(text: str) -> float:
 
 
 def pause(attempt: int, after_s: float, chance: float) -> float:
-    """Seconds before the next try: doubling from 0.5 s, or what the server asks for, at most 8 s. chance: jitter in [0, 1).
-
-    Worked example: pause(0, 0, 0) = 0.25; pause(2, 0, 1) = 2; pause(0, 3, 0) = 3; pause(9, 0, 1) = 8.
-    """
-    own_s = FIRST_PAUSE_S * 2.0**attempt * (0.5 + 0.5 * chance)
-    return min(LAST_PAUSE_S, max(own_s, after_s))
+    """Seconds before the next try: growing (`backoff_s`), but at least what the server asks for, and at most 8 s."""
+    return min(LAST_PAUSE_S, max(after_s, backoff_s(attempt, chance, first_s=FIRST_PAUSE_S, longest_s=LAST_PAUSE_S)))

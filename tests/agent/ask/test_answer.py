@@ -1,6 +1,7 @@
 """Answers of one agent: evidence, notes, timings, and the errors for questions that cannot be answered."""
 
 import asyncio
+import re
 from pathlib import Path
 
 import numpy as np
@@ -150,3 +151,11 @@ async def test_frames_keep_arriving_while_a_question_is_answered(tmp_path: Path)
         assert counts == sorted(counts)
         window = agent.store.window(("door",))
         assert np.all(np.diff(window.times) > 0)
+
+
+def test_only_one_file_asks_which_answerer_is_configured() -> None:
+    """All others use the `Answerer` protocol, so that a new answerer needs no change elsewhere in the agent."""
+    agent = Path(__file__).parents[3] / "agent"
+    asks = re.compile(r"answerer\.kind|isinstance\([^)]*Answerer\b|import (?:LocalAnswerer|RemoteAnswerer)")
+    found = {str(path.relative_to(agent)) for path in agent.rglob("*.py") if asks.search(path.read_text())}
+    assert found == {"ask/model.py", "evaluation/arms.py"}  # an evaluation is always of the local one
