@@ -12,7 +12,7 @@ from tests.support.surroundings import CannotMake, surrounded
 ROOT = Path(__file__).parents[2]
 
 
-def vilamp(*args: str, cwd: Path = ROOT, timeout_s: float = 100, **environ: str) -> subprocess.CompletedProcess[str]:
+def vilamp(*args: str, cwd: Path = ROOT, timeout_s: float = 240, **environ: str) -> subprocess.CompletedProcess[str]:
     """Run the command line in a process of its own, without VILAMP_ settings except those given."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("VILAMP_")}
     env = {**clean, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **environ}
