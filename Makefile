@@ -40,8 +40,7 @@ lint: $(STAMP) ## ruff and mypy
 check: lint ## lint, types and the tests that start no server; about a minute
 	$(BIN)/pytest $(PARALLEL) -m "not server"
 
-# Installs mosquitto, Chromium and nginx where that is allowed; elsewhere the tests that need them skip and say so.
-tools:
+tools: ## install mosquitto, Chromium and nginx where that is allowed; without them some tests skip
 	@sh tests/support/tools.sh
 
 # With CI=true in the surroundings that the commit's hash draws (tests/support/surroundings.py --list).

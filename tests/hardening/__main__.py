@@ -1,6 +1,6 @@
 """Run the tests that are too long for the suite, one after the other, and print their results.
 
-    python -m tests.hardening               all parts: about three hours on two cores
+    python -m tests.hardening               all parts: about two and a half hours on two cores
     python -m tests.hardening http media    only these parts
 
 Each fuzzer prints its counts as one JSON object. Its exit status is 1 if something crashed, answered with status 500 or kept

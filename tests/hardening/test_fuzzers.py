@@ -3,7 +3,9 @@
 from pathlib import Path
 
 from tests.hardening import channel, http, media, mqtt, sdp
+from tests.hardening.__main__ import KILLS
 from tests.support.in_process import Reply
+from tests.support.processes import ROOT
 
 
 def test_mutated_offers_are_refused_or_answered() -> None:
@@ -55,3 +57,7 @@ def test_seed_files_of_the_media_fuzzer_are_readable(tmp_path: Path) -> None:
     assert len(seeds) >= 20
     assert {media.read(path) for path in (tmp_path / "seeds").iterdir()} == {"frames"}
     assert media.mutated(seeds, 1, 5) == media.mutated(seeds, 1, 5) != media.mutated(seeds, 2, 5)
+
+
+def test_modules_of_the_kills_exist() -> None:
+    assert [path for path in KILLS if not (ROOT / path).is_file()] == []
