@@ -27,7 +27,7 @@ from agent.keep.erasing import Erasing
 from agent.keep.housekeeping import Housekeeping
 from agent.keep.memory import open_memory
 from agent.metrics import Metrics, Reader, Reading, memory_readers, value_reader
-from agent.mqtt.bridge import open_bridge
+from agent.mqtt.bridge import Bridge, open_bridge
 from agent.runtime import pools
 from agent.runtime.lanes import Lane
 from agent.runtime.stopwatch import probe_lag
@@ -99,18 +99,7 @@ class Agent:
         self.erasing.add("alerts", erase_from_alerts(self.alert_store))
         self.housekeeping = Housekeeping(settings, store, self.cameras, self.clocks, self.erasing)
         self.webhooks = [Webhook(name, each, self.alert_store, clock) for name, each in settings.webhooks.items()]
-        self.bridge = open_bridge(
-            settings,
-            store,
-            self.alert_store,
-            self.alerts.watcher,
-            self.cameras,
-            self.answering,
-            self.health,
-            self.metrics,
-            clock=clock,
-            model=model.info.name,
-        )
+        self.bridge = self._bridge()
         self.alert_store.sinks = (*((MQTT,) if self.bridge else ()), *map(webhook_sink, settings.webhooks))
         self._add_checks()
         self._add_metrics()
@@ -127,6 +116,20 @@ class Agent:
             zone_of=self.cameras.zone_of,
             cameras=self.cameras.names,
             model=self.answerer.model_name,
+        )
+
+    def _bridge(self) -> Bridge | None:
+        return open_bridge(
+            self.settings,
+            self.store,
+            self.alert_store,
+            self.alerts.watcher,
+            self.cameras,
+            self.answering,
+            self.health,
+            self.metrics,
+            clock=self.clock,
+            model=self.model.info.name,
         )
 
     def _add_checks(self) -> None:

@@ -7,11 +7,10 @@ line that cannot be written is counted too: logging never raises and never waits
 
 import logging
 import sys
-from datetime import UTC
+from datetime import UTC, datetime
 from typing import Any
 
 from agent.runtime.log_repeats import CountedLines
-from agent.times import local_moment
 from agent.untrusted.plain import plain_json
 from streaming.redact import redact_text
 
@@ -24,7 +23,7 @@ class JsonLines(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         fields: dict[str, Any] = {
-            "time": local_moment(record.created, UTC).isoformat(timespec="milliseconds"),
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": _message_of(record),
