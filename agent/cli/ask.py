@@ -10,12 +10,11 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from agent.cli.client import Citation, Client, Reply, ServerError
 from agent.cli.common import EXIT_USAGE, CliError, say, settings_of
 from agent.settings.settings import Settings
-from agent.settings.types import check_slug, is_loopback
+from agent.settings.types import address_parts, check_slug, is_loopback
 from agent.times import TimeError, format_time, load_zone, local_zone_name, parse_time
 from agent.untrusted.plain import PlainText, plain_json, plain_line
 from agent.web.auth import TokenFileError, local_token
@@ -107,12 +106,8 @@ def server_of(settings: Settings) -> str:
 
 def connect(server: str, settings: Settings, scope: str = "ask") -> Client:
     """Return a client with $VILAMP_TOKEN, or with this machine's token for `scope`. Raises CliError."""
-    try:
-        parts = urlsplit(server)
-        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0 and server.isprintable()
-    except ValueError:
-        usable = False
-    if not usable or " " in server:
+    parts = address_parts(server)
+    if parts is None or not server.isprintable() or " " in server:
         raise CliError(f'"{redact(server)}" is not a server: give a URL such as http://127.0.0.1:8080', EXIT_USAGE)
     token = os.environ.get("VILAMP_TOKEN")
     if not token and (is_loopback(parts.hostname or "") or server == server_of(settings)):

@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from agent.cli.common import EXIT_USAGE, CliError, say
+from agent.cli.common import CliError, say
 
 if TYPE_CHECKING:
     from model.config import ModelConfig
@@ -147,8 +147,6 @@ def try_out(folder: Path, plan: "Plan") -> None:
 
 def run_world(args: argparse.Namespace) -> int:
     """Write a video of the drawn world and its truth. Raises CliError."""
-    if not 0 < args.minutes <= 24 * 60:
-        raise CliError("--minutes: must be above 0 and at most 1440", EXIT_USAGE)
     from rich.console import Console
     from rich.progress import Progress
 

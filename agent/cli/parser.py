@@ -6,7 +6,6 @@ from pathlib import Path
 
 AddParser = Callable[..., argparse.ArgumentParser]  # `add_parser` of the subparsers
 
-MAX_SECONDS = 366 * 86_400
 TIMES = '"10 minutes ago", "yesterday 22:00", "-24h", ISO 8601 or unix seconds'
 
 
@@ -77,20 +76,24 @@ def _command(
 # --- options that several commands have ---
 
 
-def _seconds(text: str) -> float:
-    """Read a positive number of seconds, at most a year."""
-    number = float(text)
-    if not 0 < number <= MAX_SECONDS:
-        raise argparse.ArgumentTypeError(f"{text} is not above 0, or too large")
+def _between(low: float, high: float, read: Callable[[str], float] = float) -> Callable[[str], float]:
+    """Return a type of options: numbers from `low` to `high`."""
+
+    def number(text: str) -> float:
+        value = read(text)
+        if not low <= value <= high:  # false for nan as well
+            raise argparse.ArgumentTypeError(f"{text} is not between {low:g} and {high:g}")
+        return value
+
     return number
 
 
-def _count(text: str) -> int:
-    """Read a positive whole number."""
-    number = int(text)
-    if not 0 < number <= 10**9:
-        raise argparse.ArgumentTypeError(f"{text} is not above 0, or too large")
-    return number
+def _seeds(text: str) -> list[int]:
+    """Read seeds such as "21,22"."""
+    seeds = [int(part) for part in text.split(",")]
+    if min(seeds) < 0:
+        raise argparse.ArgumentTypeError(f"{text} has a negative number")
+    return seeds
 
 
 def _common(parser: argparse.ArgumentParser) -> None:
@@ -169,7 +172,7 @@ def _replay(add: AddParser) -> None:
     parser.add_argument("file", type=Path)
     parser.add_argument("--ask", action="append", metavar="QUESTION", default=[], help="may be given several times")
     parser.add_argument("--camera", metavar="NAME", help="camera the history belongs to (default: from the file name)")
-    parser.add_argument("--rate", type=float, metavar="HZ", help="frames kept per second (default: 1)")
+    parser.add_argument("--rate", type=_between(1e-6, 30), metavar="HZ", help="frames kept per second (default: 1)")
     parser.add_argument("--start", metavar="TIME", help="time of the first frame (default: from the file's date)")
     _common(parser)
     _network(parser)
@@ -276,8 +279,10 @@ def _demo(add: AddParser) -> None:
     parser.add_argument("--out", type=Path, default=Path("demo-out"), metavar="DIR", help="(default: demo-out)")
     parser.add_argument("--run", action="store_true", dest="stay", help="keep publishing until interrupted")
     parser.add_argument("--seed", type=int, default=7, help="which world (default: 7)")
-    parser.add_argument("--seconds", type=_seconds, default=100.0, help="how long to publish (default: 100)")
-    parser.add_argument("--speed", type=_seconds, default=6.0, help="world seconds per second (default: 6)")
+    parser.add_argument(
+        "--seconds", type=_between(0.1, 86_400), default=100.0, help="how long to publish (default: 100)"
+    )
+    parser.add_argument("--speed", type=_between(0.01, 24), default=6.0, help="world seconds per second (default: 6)")
     parser.add_argument("--model", default="builtin", metavar="FOLDER", help='checkpoint folder (default: "builtin")')
     parser.add_argument("--port", type=int, default=0, help="TCP port (default: any free one; with --run 8080)")
 
@@ -303,7 +308,9 @@ def _model(add: AddParser) -> None:
     check.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"])
     check.add_argument("--patch-storage", default="float16", choices=["float16", "int8"])
     check.add_argument("--language-4bit", action="store_true", help="language model in 4 bits (needs CUDA)")
-    check.add_argument("--frames", type=_count, default=10_000, metavar="N", help="length of the history")
+    check.add_argument(
+        "--frames", type=_between(1, 10**9, int), default=10_000, metavar="N", help="length of the history"
+    )
     check.add_argument("--sizes-only", action="store_true", help="do not load it: only config.json is needed")
 
 
@@ -314,7 +321,7 @@ def _world(add: AddParser) -> None:
     )  # fmt: skip
     parser.add_argument("out", type=Path, metavar="OUT.mp4")
     parser.add_argument("--seed", type=int, default=0, help="which world (default: 0)")
-    parser.add_argument("--minutes", type=float, default=10.0, help="length (default: 10)")
+    parser.add_argument("--minutes", type=_between(0.1, 1440), default=10.0, help="length (default: 10)")
     parser.add_argument("--fps", type=float, default=4.0, help="pictures per second (default: 4)")
     parser.add_argument("--style", choices=["fixed", "robot"], help="(default: the seed decides)")
 
@@ -326,11 +333,11 @@ def _eval_alerts(add: AddParser) -> None:
         "Rules of twelve types watch worlds the model was not trained on. Their alerts are compared with the truth: "
         "gate only, judge only, and both.",
     )  # fmt: skip
-    parser.add_argument("--minutes", type=float, default=60.0, help="length of each world (default: 60)")
-    parser.add_argument("--seeds", default="21,22", help="which worlds (default: 21,22)")
+    parser.add_argument("--minutes", type=_between(1, 10_000), default=60.0, help="length of each world (default: 60)")
+    parser.add_argument("--seeds", type=_seeds, default="21,22", help="which worlds (default: 21,22)")
     parser.add_argument(
         "--judge-only-minutes",
-        type=float,
+        type=_between(0, 10_000),
         default=2.0,
         help="part in which every frame is judged (default: 2; 0: none)",
     )

@@ -99,13 +99,10 @@ async def _run(
 
 def _settings(args: argparse.Namespace, base: Settings, camera: str) -> Settings:
     """Return the configuration with this camera only: a replay connects to no other."""
-    its = {**base.camera(camera).model_dump(), "url": None}
+    own = {**base.camera(camera).model_dump(), "url": None}
     if args.rate is not None:
-        its["rate_hz"] = args.rate
-    try:
-        return base.model_copy(update={"cameras": {camera: CameraSettings.model_validate(its)}})
-    except ValueError:
-        raise CliError("--rate: must be above 0 and at most 30 frames per second", EXIT_USAGE) from None
+        own["rate_hz"] = args.rate
+    return base.model_copy(update={"cameras": {camera: CameraSettings.model_validate(own)}})
 
 
 def _own_camera(file: Path, settings: Settings) -> str:

@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, model_validator
 
-from agent.settings.types import Part, UserPath, is_loopback
+from agent.settings.types import Part, UserPath, address_parts, is_loopback
 
 EMBEDDED = "embedded"
 _DEFAULT_PORTS = {"mqtt": 1883, "mqtts": 8883}
@@ -19,12 +19,8 @@ def check_broker(url: str) -> str:
     if url == EMBEDDED:
         return url
     advice = "use mqtt://host:1883, mqtts://host:8883 or embedded"
-    try:
-        parts = urlsplit(url)
-        usable = parts.scheme in _DEFAULT_PORTS and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        usable = False
-    if not usable:
+    parts = address_parts(url, _DEFAULT_PORTS)
+    if parts is None:
         raise ValueError(f"this is not the address of a broker: {advice}")
     if parts.username is not None or parts.path.strip("/") or parts.query or parts.fragment:
         raise ValueError(f"only host and port belong into the address ({advice}); give user and password beside it")

@@ -7,9 +7,10 @@ import ipaddress
 import json
 import math
 import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, SecretStr
 
@@ -71,15 +72,19 @@ def check_source(url: str) -> str:
     return url
 
 
-def check_base_url(url: str) -> str:
-    """Check a base address and return it without a final slash."""
+def address_parts(url: str, schemes: Collection[str] = ("http", "https")) -> SplitResult | None:
+    """Return the parts of an address, None unless it has one of the schemes, a host and a valid port."""
     try:
         parts = urlsplit(url)
-        written = re.fullmatch(r"https?://[\w.\-\[\]:]+(/[\w./~-]*)?", url, re.ASCII)
-        usable = written is not None and bool(parts.hostname) and parts.port != 0
+        usable = parts.scheme in schemes and bool(parts.hostname) and parts.port != 0
     except ValueError:
-        usable = False
-    if not usable:
+        return None
+    return parts if usable else None
+
+
+def check_base_url(url: str) -> str:
+    """Check a base address and return it without a final slash."""
+    if not address_parts(url) or not re.fullmatch(r"https?://[\w.\-\[\]:]+(/[\w./~-]*)?", url, re.ASCII):
         advice = "without user or query (a key belongs into api_key or api_key_file)"
         raise ValueError(f"must be an address such as http://127.0.0.1:11434/v1, {advice}")
     return url.rstrip("/")
@@ -96,8 +101,8 @@ def check_network(text: str) -> str:
 
 def check_link(url: str) -> str:
     """Check an address that the page links to."""
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.username is not None:
+    parts = address_parts(url)
+    if parts is None or parts.username is not None:
         raise ValueError("must be an address such as https://recorder.example/gate, without user or password")
     return url
 

@@ -4,11 +4,10 @@ import base64
 import binascii
 from pathlib import Path
 from typing import Annotated
-from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, SecretStr, model_validator
 
-from agent.settings.types import Part, UserPath
+from agent.settings.types import Part, UserPath, address_parts
 
 _SECRET_PREFIX = "whsec_"
 _MIN_SECRET_CHARS = 16
@@ -17,17 +16,9 @@ _MIN_SECRET_CHARS = 16
 def check_webhook_url(given: SecretStr) -> SecretStr:
     """Check an address that events are posted to."""
     url = given.get_secret_value()
-    try:
-        parts = urlsplit(url)
-        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        usable = False
-    if (
-        not usable
-        or parts.username is not None
-        or parts.fragment
-        or any(c.isspace() or not c.isprintable() for c in url)
-    ):
+    parts = address_parts(url)
+    is_plain = all(character.isprintable() and not character.isspace() for character in url)
+    if parts is None or parts.username is not None or parts.fragment or not is_plain:
         raise ValueError("must be an address such as https://example.org/alerts, without user and password in it")
     return given
 

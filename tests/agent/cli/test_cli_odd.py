@@ -96,8 +96,8 @@ def test_servers_that_are_not_agents_give_one_message(
         (["model", "check", "--frames", "9" * 30], 2, "--frames"),
         (["demo", "--seconds", "nan"], 2, "--seconds"),
         (["demo", "--speed", "inf"], 2, "--speed"),
-        (["eval-alerts", "--minutes", "nan"], 2, "--minutes must be"),
-        (["eval-alerts", "--judge-only-minutes", "nan"], 2, "--judge-only-minutes must"),
+        (["eval-alerts", "--minutes", "nan"], 2, "--minutes: nan is not between"),
+        (["eval-alerts", "--judge-only-minutes", "nan"], 2, "--judge-only-minutes: nan is not between"),
         (["serve", "--num-threads", "0"], 2, "model.num_threads"),
     ],
 )

@@ -157,6 +157,6 @@ def test_demo_prints_why_it_cannot_run(tmp_path: Path, capsys: pytest.CaptureFix
     assert usage.value.code == 2
     assert main(["demo", "--out", str(tmp_path / "out"), "--model", str(tmp_path / "absent")]) == 1
     complaints = capsys.readouterr().err
-    assert "--speed: 0 is not above 0" in complaints
+    assert "--speed: 0 is not between 0.01 and 24" in complaints
     assert "the server ended with code 1" in complaints
     assert "absent" in complaints

@@ -92,7 +92,9 @@ def test_the_command_prints_and_writes_its_figures(tmp_path: Path, capsys: pytes
 )
 def test_wrong_usage(wrong: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     given = [f"{wrong[0]}={wrong[1]}"]
-    assert main(["eval-alerts", *given]) == 2
+    with pytest.raises(SystemExit) as ended:
+        main(["eval-alerts", *given])
+    assert ended.value.code == 2
     assert wrong[0] in capsys.readouterr().err
 
 
