@@ -1,6 +1,6 @@
 """Answer questions: find the frames a question is about, choose keyframes, and let the answerer put them into words.
 
-Frames keep arriving meanwhile, as a window never changes. Leaving `ask` early stops between two tokens and frees everything.
+New frames do not disturb an answer, because a window never changes. Leaving `ask` early stops the model between two tokens.
 """
 
 import asyncio
@@ -10,7 +10,7 @@ from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from agent.ask.keyframes import Chooser, Chosen, Selection, Sought
+from agent.ask.keyframes import Chooser, Chosen, Search, Selection
 from agent.ask.question import Answer, Event, Evidence, Finished, FinishReason, Piece, Question, Seen, collect
 from agent.ask.queue import Queue
 from agent.ask.reader import about_now
@@ -86,23 +86,23 @@ class Answerer(Protocol[C]):
 
     @property
     def judge_manner(self) -> "JudgeManner":
-        """How it is asked whether the condition of an alert rule is true."""
+        """How to ask it whether the condition of an alert rule is true."""
 
     @property
     def problem(self) -> str | None:
-        """Why it could not answer now. None: it can, as far as is known."""
+        """Why it cannot answer at the moment. None: nothing is wrong, as far as is known."""
 
     def tasks(self) -> Iterable[Task]:
         """Its background tasks, by name, to run as long as the agent runs."""
 
     async def check(self, cameras: Iterable[str]) -> None:
-        """Raise the Problem, if there is one, that keeps it from answering about these cameras."""
+        """Raise a Problem if it may not or cannot answer about these cameras."""
 
-    def sought(self, question: Question) -> Sought:
-        """What frames are to be chosen by for this question."""
+    def search(self, question: Question) -> Search:
+        """How to search for the frames of this question."""
 
     async def prepare(self, window: Window, chosen: Sequence[Chosen], question: Question, watch: Stopwatch) -> C:
-        """Everything before the first word. chosen: one for each text of `sought`."""
+        """Prepare the answer up to its first word. chosen: the keyframes for each text of `search`."""
 
     def stream(self, question: Question, context: C) -> AsyncGenerator[str, None]:
         """The answer in pieces of text. Closing the stream stops the work."""
@@ -196,11 +196,11 @@ class Answering:
         return await pools.questions(window_of, self._store, scope)
 
     async def choose(self, window: Window, question: Question, watch: Stopwatch) -> list[Chosen]:
-        """The frames of the window that the answer is to rest on, for each step of the answer."""
-        return await self._chooser.choose(window, self.answerer.sought(question), self._selection(question), watch)
+        """Choose the keyframes for each step of the answer."""
+        return await self._chooser.choose(window, self.answerer.search(question), self._selection(question), watch)
 
     async def embed(self, text: str) -> "TextFeatures":
-        """The text as it is compared with frames. Raises QuestionTooLong."""
+        """The features by which the text is compared with frames. Raises QuestionTooLong."""
         self.check_length(text)
         return await self._chooser.embed(text)
 
@@ -224,8 +224,10 @@ class Answering:
         )
 
     def _is_about_now(self, question: Question) -> bool:
-        """Whether only the newest frames matter: not if the asker named a place or an end, nor if words may refer to a
-        conversation."""
+        """Whether only the newest frames matter.
+
+        They do not if the asker named a place or an end time, or if the words may refer to earlier messages.
+        """
         if question.priority is not Priority.QUESTION or question.before is not None or question.within is not None:
             return False
         in_conversation = bool(question.earlier) and self.answerer.reads_conversations
@@ -239,7 +241,7 @@ class Answering:
     async def _visible(
         self, pieces: AsyncGenerator[str, None], watch: Stopwatch, deadline: float
     ) -> AsyncGenerator[str, None]:
-        """The pieces without terminal escape sequences, each timed; in the end, words instead of an empty answer."""
+        """The pieces without terminal escape sequences, each timed. If none is visible, `no_words` of the answerer is added."""
         text, has_spoken, stage = PlainText(), False, "first_token"
         while True:
             with watch.stage(stage):
@@ -271,7 +273,7 @@ class Answering:
 
     @contextmanager
     def _counted(self) -> Iterator[None]:
-        """Count how the question ends."""
+        """Count the question in the metrics, by how it ends."""
         reason = "cancelled"
         try:
             yield
@@ -284,7 +286,7 @@ class Answering:
 
     @contextmanager
     def _failures_as_problems(self) -> Iterator[None]:
-        """Turn whatever fails into a Problem, so that the asker hears of it."""
+        """Turn every failure into a Problem with a message for the asker."""
         try:
             yield
         except TimeoutError:
@@ -304,7 +306,7 @@ class Answering:
 
 
 def _failed(error: BaseException) -> Problem:
-    """The Problem for a failure that nobody foresaw."""
+    """The Problem for an unexpected failure."""
     if isinstance(error, OSError):
         return StorageFailed(f"What is remembered cannot be read at the moment ({words_of(error)}); ask again.")
     if isinstance(error, RuntimeError | ValueError | MemoryError):  # torch raises these, also when out of memory

@@ -1,6 +1,6 @@
 """Choose the keyframes of a window for a question, and describe them as evidence.
 
-Ranking blocks; it runs in the language lane.
+The work blocks, so it runs in the language lane.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from model.features import Defaults, TextFeatures
 
 CHUNK_ROWS = 8192
-_IMPORTANCE = ("relevant", "recent", "filling")  # of several reasons to show a frame, the first is kept
+_IMPORTANCE = ("relevant", "recent", "filling")  # kinds of evidence, the most important first
 
 Select = Callable[[Window, NDArray[np.float32]], Keyframes]
 """Chooses keyframes of a window for a query (D,), a unit vector."""
@@ -37,8 +37,8 @@ class TextEncoder(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Sought:
-    """What frames are chosen by: texts, one for each step of the answer. `every_frame`: rank all frames and choose none."""
+class Search:
+    """Search for frames by texts, one for each step of the answer. every_frame: rank all frames instead of choosing some."""
 
     texts: tuple[str, ...]
     every_frame: bool = False
@@ -74,8 +74,10 @@ class Selection:
         recent: int | None = None,
         most: int | None = None,
     ) -> Self:
-        """`num_keyframes` and `recent` if given, else as configured, else as the checkpoint was trained; `most` keyframes
-        at most."""
+        """The selection for a checkpoint. Arguments override the settings, and these the checkpoint's defaults.
+
+        most: limit on the number of keyframes.
+        """
         settings = settings or AnsweringSettings()
         num_keyframes = num_keyframes or settings.num_keyframes or defaults.num_keyframes
         recent = defaults.recent if recent is None else recent
@@ -107,7 +109,7 @@ class Selection:
 
 
 def every_frame(window: Window, query: NDArray[np.float32]) -> Keyframes:
-    """All rows of the window, each with its cosine with the query."""
+    """All rows of the window as keyframes, scored by their cosine similarity with the query."""
     scores = np.empty(window.num_frames, np.float32)
     for start in range(0, window.num_frames, CHUNK_ROWS):
         rows = np.arange(start, min(start + CHUNK_ROWS, window.num_frames))
@@ -131,14 +133,14 @@ class Chooser:
         """The text's features."""
         return await self._language.run(self._encoder.embed_text, text)
 
-    async def choose(self, window: Window, sought: Sought, select: Select, watch: Stopwatch) -> list[Chosen]:
+    async def choose(self, window: Window, search: Search, select: Select, watch: Stopwatch) -> list[Chosen]:
         """The keyframes of the window for each text."""
         found = []
-        for text in sought.texts:
+        for text in search.texts:
             with watch.stage("embed"):
                 query = await self.embed(text)
             with watch.stage("select"):
-                keyframes = await self.select(window, query, every_frame if sought.every_frame else select)
+                keyframes = await self.select(window, query, every_frame if search.every_frame else select)
             found.append(Chosen(query, keyframes))
         return found
 
@@ -152,8 +154,8 @@ def frames_per_camera(window: Window) -> list[int]:
     return [int(count) for count in np.bincount(window.camera_index, minlength=len(window.cameras))]
 
 
-def some_of(keyframes: Keyframes, places: Sequence[int]) -> Keyframes:
-    """The keyframes at these places in the list."""
+def subset(keyframes: Keyframes, places: Sequence[int]) -> Keyframes:
+    """The keyframes at these positions."""
     kinds = tuple(keyframes.kinds[place] for place in places)
     return Keyframes(keyframes.rows[list(places)], kinds, keyframes.scores[list(places)])
 
@@ -176,7 +178,7 @@ def seen(window: Window, keyframes: Keyframes, boxes: Mapping[int, tuple[Box, ..
 
 
 def seen_in_all(parts: Iterable[Seen]) -> Seen:
-    """The evidence of several steps over one window: each frame once, as the step in which it is most important has it."""
+    """The evidence of several steps over one window. A frame of several steps keeps its most important kind."""
     parts = list(parts)
     best: dict[int, Evidence] = {}
     for each in (each for part in parts for each in part.evidence):

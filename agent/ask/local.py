@@ -1,7 +1,7 @@
 """The answerer of this machine: the checkpoint's own language model.
 
-Whatever is no keyframe is merged. Some questions are answered in steps, from several short questions to the model
-(`agent.ask.strategies`). The model's work runs in the lanes.
+It reads the keyframes in full and all other frames merged. Some questions are answered in steps: the model is asked several
+short questions (`agent.ask.strategies`). The model's work runs in the lanes.
 """
 
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.ask.answer import Context, Tally, Task
-from agent.ask.keyframes import Chosen, Sought, frames_per_camera, relevant, seen, seen_in_all, some_of
+from agent.ask.keyframes import Chosen, Search, frames_per_camera, relevant, seen, seen_in_all, subset
 from agent.ask.pictures import decoded
 from agent.ask.question import Question
 from agent.ask.reader import VISITS, Plan, means_yes, plan_of
@@ -38,7 +38,7 @@ NO_WORDS = "(The model found no words: ask again, in other words or with more to
 
 @dataclass(frozen=True, slots=True)
 class LocalContext(Context):
-    """`parts`: the pictures of each step. `counted`: the whole answer, if it comes from visits."""
+    """parts: the pictures for each step. counted: the whole answer, if it comes from visits."""
 
     plan: Plan | None
     parts: tuple[Part, ...] = ()
@@ -63,7 +63,7 @@ class LocalAnswerer:
         zone_of: Callable[[str], str],
         frame_at: Callable[[str, float], Window],
     ) -> None:
-        """frame_at: a window with a camera's frame of this time alone, or with none. Blocks."""
+        """frame_at: returns a window of one frame, by camera and time; it is empty if the frame is gone. Blocks."""
         self._model = model
         self._vision = vision
         self._language = language
@@ -88,11 +88,11 @@ class LocalAnswerer:
     def no_words(self) -> str:
         return NO_WORDS
 
-    def sought(self, question: Question) -> Sought:
+    def search(self, question: Question) -> Search:
         plan = self.plan(question)
         if plan is None:
-            return Sought((question.text,))
-        return Sought(plan.evers, every_frame=True) if plan.kind in VISITS else Sought(plan.whens)
+            return Search((question.text,))
+        return Search(plan.evers, every_frame=True) if plan.kind in VISITS else Search(plan.whens)
 
     def plan(self, question: Question) -> Plan | None:
         """The steps in which a user's question is answered. None: it is put to the model as it is."""
@@ -145,7 +145,7 @@ class LocalAnswerer:
         return Part(window, visual)
 
     async def _reencode(self, window: Window, keyframes: Keyframes) -> tuple[Keyframes, dict[int, FrameFeatures]]:
-        """(readable keyframes, by row the fresh features of those whose patches are not in memory any more).
+        """(readable keyframes, by row the new features of those whose patches are no longer in memory).
 
         A keyframe without patches whose JPEG is damaged or erased is left out.
         """
@@ -155,12 +155,12 @@ class LocalAnswerer:
         images = await pools.questions(decoded, window, missing)
         features = await self._vision.run(self._model.encode, list(images.values())) if images else []
         readable = [place for place, row in enumerate(keyframes.rows) if int(row) in images or int(row) not in missing]
-        return some_of(keyframes, readable), dict(zip(images, features, strict=True))
+        return subset(keyframes, readable), dict(zip(images, features, strict=True))
 
     # --- visits ---
 
     async def _search(self, plan: Plan, window: Window, chosen: Chosen, watch: Stopwatch) -> LocalContext:
-        """Ask of single frames, the most relevant first, whether they show the thing."""
+        """Answer from visits: ask of single frames, the most relevant first, whether they show the thing."""
         tally, scores = Tally(), chosen.keyframes.scores
         [ever] = plan.evers
 
@@ -206,7 +206,7 @@ class LocalAnswerer:
     # --- words ---
 
     async def side_at(self, text: str, part: Part, row: int) -> str:
-        """On which side of the picture the thing was around this row, as merging points to it; "" if it cannot tell."""
+        """On which side of the picture the thing was around this row, from its patches; "" if they do not show it."""
         window = part.window
         query = await self._language.run(self._model.embed_text, text)
         same = np.flatnonzero(window.camera_index == window.camera_index[row])
@@ -223,7 +223,7 @@ class LocalAnswerer:
         return side_during_stay(presences, place, window.times[frames.rows], self._settings.visit_gap_s)
 
     def _asker_of(self, part: Part) -> Ask:
-        """Puts several questions about the same pictures, which are read once. Always the likeliest answer, no sampling."""
+        """A function that asks questions about these pictures. The model reads the pictures once; nothing is sampled."""
         reading = self._model.reading()
 
         async def ask(text: str) -> str:
@@ -270,8 +270,10 @@ class LocalAnswerer:
     async def _cut(
         self, pieces: AsyncGenerator[str, None], limit: int | None, tally: Tally
     ) -> AsyncGenerator[str, None]:
-        """Pieces that are composed, not generated, up to the asker's own limit of tokens; the configured limit is not
-        applied, as they cost nothing."""
+        """Cut an answer that is composed of sentences at the asker's limit of tokens.
+
+        The configured limit does not apply, because composed sentences cost nothing.
+        """
         tokenizer = self._model.tokenizer
         tally.completion_tokens = 0
         async with aclosing(pieces):

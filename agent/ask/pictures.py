@@ -1,4 +1,4 @@
-"""Pictures of a window's rows: decoded, scaled down to a budget, and labelled with where they were taken."""
+"""Pictures of a window's rows: decode them, scale them down, and label them with camera, time and place."""
 
 import io
 import logging
@@ -29,7 +29,7 @@ def decoded(window: Window, rows: Iterable[int]) -> dict[int, NDArray[np.uint8]]
 
 
 def read_each(window: Window, rows: Iterable[int], read: Callable[[bytes], T]) -> Iterator[tuple[int, T]]:
-    """(row, what `read` makes of its JPEG) for each row whose picture can still be read. Blocks."""
+    """(row, `read` of its JPEG) for each row whose picture can still be read. Blocks."""
     for row in rows:
         try:
             yield int(row), read(window.jpeg(int(row)))
@@ -86,7 +86,7 @@ def _zone(value: object) -> str:
 
 
 def _number(value: object) -> str:
-    """With at most two decimals: "12.5", "3"; "" for what is not a number of a sensible size."""
+    """The number with at most two decimals: "12.5", "3"; "" for other values and huge numbers."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < MAX_NUMBER:
         return ""
     return f"{round(value, 2) + 0.0:.2f}".rstrip("0").rstrip(".")  # + 0.0: no minus before a zero

@@ -1,6 +1,6 @@
-"""Check now and then that the server that answers can be reached, also while nobody asks.
+"""Check regularly that the server that answers can be reached.
 
-Requests the list of models; no picture and no question is sent. A server that says 404 can be reached as well.
+Requests the list of models; no picture and no question is sent. A server that answers 404 counts as reachable.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ _REFUSALS = {401: "it refuses the key (see answerer.api_key)", 403: "it refuses 
 
 
 class Probe:
-    """`problem`: why a question would not be answered now. None: it would, as far as is known."""
+    """Checks one server. problem: why it cannot answer at the moment; None: nothing is wrong, as far as is known."""
 
     def __init__(
         self, base_url: str, *, headers: Callable[[], Mapping[str, str]], egress: Egress, resolve: Resolver

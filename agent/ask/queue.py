@@ -1,4 +1,4 @@
-"""The queue of questions: one at a time has the model, a few wait, and any more are refused at once."""
+"""The queue of questions: one is answered, a few wait, and any more are refused immediately."""
 
 import asyncio
 from collections.abc import AsyncIterator

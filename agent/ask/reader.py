@@ -1,11 +1,11 @@
-"""Read the words of a question in English: is it about the present, and is it to be answered in steps?
+"""Read a question in English: is it about the present, and can it be answered in steps?
 
 A small language model tells reliably whether and when a thing came, if asked in words it was trained on, and guesses at other
 questions; and a time it names is always that of a frame it was shown (`model.clocks`). So a question about order, place, count,
 or the first or last time becomes a `Plan`: short questions about one thing each, such as "when did the red car come?". The
 frames of these times then give the answer (`agent.ask.strategies`).
 
-All rules are patterns of words. They rather miss a question than misread it. Pure.
+The rules are patterns of words. A question that fits none is asked as it is. Pure.
 """
 
 import re
@@ -90,7 +90,7 @@ _DONE = r"(?!(?:red|bed|shed|sled|moped)\b)[a-z]+[^e]ed"  # "the bag dropped"
 
 
 def _thing(name: str, article: str = "(?:the|an?) ") -> str:
-    """Pattern of a thing's name: up to three words, and maybe "with a" and up to two more. "red car", "person with a bag"."""
+    """Pattern of a thing's name: up to three words, and maybe "with a" and up to two more: "person with a bag"."""
     word = rf"(?!(?:{_NO_NAME}|the|an?|with|[a-z]+ing|{_DONE})\b)[a-z][a-z'-]*"
     return rf"{article}(?P<{name}>{word}(?: {word}){{0,2}}?(?: with (?:the|an?) {word}(?: {word})??)?)"
 
@@ -101,7 +101,7 @@ _YOU_SAW = r"(?:did|have|had|has) (?:you|i|we|the robot)(?: ever)? (?:see|seen|n
 
 
 def _came(article: str = "(?:the|an?) ", afterwards: str = _AFTERWARDS) -> str:
-    """ "did you see the A", "was the A here", "did the A come", "has the A been here"."""
+    """Pattern of "did you see the A", "was the A here", "did the A come" and "has the A been here"."""
     return "|".join(
         (
             rf"{_YOU_SAW} {_thing('a', article)}{_SEEN_TO}",

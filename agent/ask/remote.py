@@ -1,7 +1,8 @@
-"""The answerer on an OpenAI-compatible server: it is sent the keyframes with their times and places, and the question.
+"""The answerer on an OpenAI-compatible server, which is sent the question and the keyframes with their times and places.
 
-Pictures beyond the byte budget are left out, the least important first. A failure before the first token is tried again, after
-growing pauses, if that may help; after it never, so that no answer begins twice. Closing the stream closes the request.
+Pictures beyond the byte budget are left out, the least important first. A request that fails before its first token is
+repeated if that may help, after growing pauses. After the first token it is not, so that no answer begins twice. Closing the
+stream closes the request.
 Where pictures may be sent is decided by `agent.ask.egress`.
 """
 
@@ -19,7 +20,7 @@ import httpx
 
 from agent.ask.answer import Context, Task
 from agent.ask.egress import Egress, EgressRefused, HostUnknown, Resolver, checked_addresses, guarded_client, strictest
-from agent.ask.keyframes import Chosen, Sought, seen, some_of
+from agent.ask.keyframes import Chosen, Search, seen, subset
 from agent.ask.pictures import fitted, label, read_each
 from agent.ask.probe import Probe
 from agent.ask.question import Question
@@ -55,7 +56,7 @@ class RemoteContext(Context):
 
 
 class _Passing(Exception):
-    """This try failed, but another may not. `problem`: the error if there is no other try."""
+    """This try failed, but another may succeed. problem: the error to raise if there is no other try."""
 
     def __init__(self, problem: Problem, after_s: float = 0.0) -> None:
         super().__init__(problem.message)
@@ -80,7 +81,7 @@ class RemoteAnswerer:
         zone_of: Callable[[str], str],
         resolve: Resolver,
     ) -> None:
-        """max_new_tokens: of any answer, at most. probe_egress: where the server may be if only its health is looked at."""
+        """max_new_tokens: limit for any answer. probe_egress: rule for health checks, which carry no pictures."""
         if settings.base_url is None or settings.model is None:
             raise ValueError("answerer: base_url and model are needed")
         self.model_name = settings.model
@@ -110,7 +111,7 @@ class RemoteAnswerer:
         raise NoAnswer("The server that answers gave no text that can be read.")
 
     async def check(self, cameras: Iterable[str]) -> None:
-        """Raise the Problem that keeps these cameras' pictures from the server, or the server out of reach."""
+        """Raise PicturesStayHere if these cameras' pictures may not be sent there, AnswererAway if the host is unknown."""
         port = self._url.port or (443 if self._url.scheme == "https" else 80)
         try:
             await checked_addresses(self._url.host, port, self._rule(cameras), self._resolve)
@@ -119,10 +120,10 @@ class RemoteAnswerer:
         except HostUnknown as error:
             raise AnswererAway(f"The server that answers cannot be reached: {error}.") from None
 
-    def sought(self, question: Question) -> Sought:
-        """A follow-up ("and what colour was it?") is looked for together with the question before it."""
+    def search(self, question: Question) -> Search:
+        """Search by the question together with the user's message before it ("and what colour was it?")."""
         before = [said.text for said in question.earlier if said.role == "user"][-1:]
-        return Sought((" ".join((*before, question.text)),))
+        return Search((" ".join((*before, question.text)),))
 
     async def prepare(
         self, window: Window, chosen: Sequence[Chosen], question: Question, watch: Stopwatch
@@ -143,7 +144,7 @@ class RemoteAnswerer:
         limits = self._settings
         fit = partial(fitted, max_width=limits.max_image_width, max_bytes=MAX_IMAGE_BYTES)
         jpegs = dict(read_each(window, keyframes.rows, fit))
-        readable = some_of(keyframes, [place for place, row in enumerate(keyframes.rows) if int(row) in jpegs])
+        readable = subset(keyframes, [place for place, row in enumerate(keyframes.rows) if int(row) in jpegs])
         kept = best_keyframes(readable, limits.max_images)
         while sum(len(jpegs[int(row)]) for row in kept.rows) > MAX_IMAGE_BYTES:
             kept = best_keyframes(kept, len(kept.rows) - 1)

@@ -1,6 +1,6 @@
-"""One reply of the server: its event stream as pieces of the answer, or the Problem that says why there is none.
+"""Read one reply of the server: its event stream becomes pieces of the answer, or a Problem that says why there is none.
 
-What the model thinks is never passed on (`agent.ask.remote_text`). A reply in which a reader sees nothing is a failure.
+Thoughts of the model are removed (`agent.ask.remote_text`). A reply without visible text is a failure.
 """
 
 from collections.abc import AsyncGenerator
@@ -25,7 +25,7 @@ class UsedForThinking(NoAnswer):
 
 @dataclass(slots=True)
 class RemoteTally(Tally):
-    """`has_begun`: the server has said something, which may still be held back."""
+    """has_begun: the server has sent text, which may still be held back."""
 
     called_tool: bool = False
     has_begun: bool = False
@@ -33,15 +33,17 @@ class RemoteTally(Tally):
 
 @dataclass(slots=True)
 class Manner:
-    """What the replies so far have shown of the server's model: whether it thinks first, and whether it marks only the end
-    of its thoughts (`aloud`)."""
+    """What earlier replies have shown about the server's model.
+
+    thinks: it thinks before it answers. aloud: it marks only the end of its thoughts.
+    """
 
     thinks: bool = False
     aloud: bool = False
     is_known: bool = False  # it has answered in full
 
     def speech(self, *, may_think: bool) -> Speech:
-        """How to read the next reply."""
+        """A `Speech` that reads the next reply accordingly."""
         held_chars = float("inf") if may_think else 0 if self.is_known else HELD_CHARS
         return Speech(held_chars=held_chars, aloud=self.aloud)
 
@@ -61,7 +63,7 @@ class Room:
 
     @property
     def tokens(self) -> int:
-        """Both together."""
+        """The total."""
         return self.answer + self.thoughts
 
 

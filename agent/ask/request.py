@@ -1,9 +1,8 @@
-"""Questions as requests of any channel carry them: the fields of an OpenAI chat completion, and `camera` or `cameras`, `after`,
-`before` and `within`.
+"""Parse questions from requests: the fields of an OpenAI chat completion plus `camera` or `cameras`, `after`, `before`, `within`.
 
-The last user message is the question. What was said before it comes with the request: the agent keeps no conversations. A null
-field counts as left out. OpenAI fields that would change the answer and are not supported are refused
-(`agent/untrusted/fields.py`); all others are ignored.
+All channels use these fields. The last user message is the question. Earlier messages come with the request, because the
+agent stores no conversations. A null field counts as left out. OpenAI fields that would change the answer and are not
+supported are refused (`agent/untrusted/fields.py`); all others are ignored.
 """
 
 import math

@@ -1,7 +1,7 @@
-"""The scope of a question: which stretch of memory it is about. Every question builds one window, from its scope.
+"""The scope of a question: the cameras, times and place it is about. Each question builds one window, from its scope.
 
-When a question is admitted its frames are only counted, so that a question about nothing is refused before its stream begins.
-The window is built when the question's turn comes: it has the frames that arrived in the meantime, and none that were erased.
+When a question is admitted, its frames are only counted, so that a question without frames is refused before its stream begins.
+The window is built when the question's turn comes. So it has the frames that arrived in the meantime, and no erased ones.
 """
 
 import math
@@ -35,7 +35,7 @@ class Scope:
 
 
 def scope_of(store: MemoryStore, question: Question, now_frames: int) -> Scope:
-    """The scope of a question. now_frames: only so many newest frames of each camera; 0: all. Blocks."""
+    """The scope of a question. now_frames: how many of the newest frames of each camera to search; 0: all. Blocks."""
     whole = Scope(question.cameras, question.after, question.before, question.within)
     if not now_frames:
         return whole
@@ -63,7 +63,7 @@ def now_begins(times: list[NDArray[np.float64]], now_frames: int) -> list[float]
 
 
 def check_not_empty(store: MemoryStore, scope: Scope) -> None:
-    """Raise NoFrames or NotEncodedYet if the scope has no encoded frame. Blocks, but builds no window."""
+    """Raise NoFrames or NotEncodedYet if the scope has no encoded frame. Builds no window. Blocks."""
     encoded, unencoded = store.count(scope.cameras, scope.after, scope.before, scope.within)
     if not encoded:
         raise _nothing(scope, unencoded)

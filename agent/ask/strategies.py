@@ -1,6 +1,6 @@
-"""Answers that are put together from several questions to a language model: in steps, or visit by visit.
+"""Answers composed from several questions to a language model: in steps, or from visits.
 
-In: the plan (`agent.ask.reader`), pictures to ask about, and functions that ask. Out: the words of the answer.
+A plan (`agent.ask.reader`) says what is asked. The functions here ask through functions they are given.
 """
 
 from collections import Counter
@@ -43,11 +43,11 @@ class Part:
         return self.visual.keyframes
 
     def as_familiar(self) -> "Part":
-        """The same pictures without the verdict that they are foreign to the model."""
+        """The same pictures, not marked as foreign to the model."""
         return replace(self, visual=replace(self.visual, foreign_groups=()))
 
     def clocks(self, zone_of: ZoneOf) -> list[str]:
-        """Local time of each keyframe in the one form that models are trained on: "17:04:05"."""
+        """Local time of each keyframe in the form that models are trained on: "17:04:05"."""
         zones = [zone_of(camera) for camera in self.window.cameras]
         cameras, times = self.window.camera_index, self.window.times
         return [format_clock(float(times[row]), zones[int(cameras[row])])[:8] for row in self.keyframes.rows]
@@ -56,10 +56,10 @@ class Part:
 async def speak_in_steps(
     plan: Plan, parts: Sequence[Part], asker_of: Callable[[Part], Ask], side_at: SideAt, zone_of: ZoneOf
 ) -> AsyncGenerator[str, None]:
-    """ "The red car came at 14:03:22", ", the dog came at 13:58:10", ": after.": each piece as soon as it is known.
+    """Answer in steps: "The red car came at 14:03:22", ", the dog came at 13:58:10", ": after.".
 
-    parts: for each thing of the plan, what it is looked for in. asker_of: asks the model about one part. side_at: on which
-    side of the picture the thing is around a row. A thing that never came, or whose time is not known, ends the answer.
+    parts: the pictures for each thing of the plan. asker_of: returns a function that asks about a part. side_at: returns the
+    side of the picture on which the thing is. A thing that never came, or whose time is not known, ends the answer.
     """
     times: list[float] = []
     for number, part in enumerate(parts):
@@ -91,8 +91,7 @@ async def speak_in_steps(
 
 @dataclass(frozen=True, slots=True)
 class Counted:
-    """An answer from visits, and the rows that prove it: the first and the best frame of each visit. Without visits, all
-    rows that were looked at."""
+    """An answer from visits. rows: the first and the best frame of each visit; without visits, all frames looked at."""
 
     text: str
     rows: NDArray[np.int64]
@@ -113,8 +112,8 @@ async def count_visits(
 ) -> Counted:
     """Search the window for visits and say how many there were, or when the first or the last one was.
 
-    look: what the frame of a row shows, None if it cannot be read any more. If most frames of every camera are foreign to the
-    model, the answer is that it cannot tell.
+    look: returns what the frame of a row shows, None if it can no longer be read. If most frames of each camera are foreign to
+    the model, the answer is that it cannot tell.
     """
     looks: dict[int, Look] = {}
     while (row := search.next_row()) is not None:

@@ -1,6 +1,6 @@
 """Ask one history the way the product does, or with one thing changed: the arms of an ablation.
 
-Questions go the product's own path: `agent.ask.keyframes` chooses, `agent.ask.local` merges and answers. Nothing is scored.
+Questions use the product's own code: `agent.ask.keyframes` chooses, `agent.ask.local` merges and answers.
 """
 
 import asyncio
@@ -36,9 +36,9 @@ ANSWER_TOKENS = 24
 
 @dataclass(frozen=True)
 class Arm(Selection):
-    """How keyframes are chosen. "top_k": without the redundancy rule. "uniform": at equal distances, whatever the question.
+    """How keyframes are chosen. "top_k": without the redundancy rule. "uniform": evenly spaced, ignoring the question.
 
-    In all of them `recent` of the places go to the newest frames, so that arms differ in one thing.
+    In all of them `recent` of the keyframes are the newest frames, so that arms differ in one thing only.
     """
 
     selection: Literal["dks", "top_k", "uniform"] = "dks"
@@ -54,7 +54,7 @@ class Arm(Selection):
 
 @dataclass(frozen=True)
 class Answer:
-    """rows: the frames the answer rests on. num_tokens: visual tokens the language model read. total_ms: up to the last word."""
+    """An answer. rows: its keyframes. num_tokens: visual tokens the model read. total_ms: time until the last word."""
 
     text: str
     rows: np.ndarray
@@ -63,7 +63,7 @@ class Answer:
 
 
 class Asker:
-    """One history, asked any number of times."""
+    """Asks questions about one history."""
 
     def __init__(
         self,
@@ -97,7 +97,7 @@ class Asker:
         return asyncio.run(self.answer(text, arm, model, in_steps=in_steps))
 
     def ask_in_steps(self, text: str, arm: Arm) -> str:
-        """The verdict alone of the answer in steps: "before", "hall", "two", "yes"."""
+        """The result alone of the answer in steps: "before", "hall", "two", "yes"."""
         return verdict_of(self.ask(text, arm, in_steps=True).text)
 
     async def answer(self, text: str, arm: Arm, model: VideoModel | None = None, *, in_steps: bool = False) -> Answer:
@@ -106,7 +106,7 @@ class Asker:
         question = Question(text, (CAMERA,))
         answerer = self._answerer(model or self.model, in_steps=in_steps)
         chooser = Chooser(model or self.model, _lane("language"))
-        chosen = await chooser.choose(self.window, answerer.sought(question), arm, watch)
+        chosen = await chooser.choose(self.window, answerer.search(question), arm, watch)
         context = await answerer.prepare(self.window, chosen, question, watch)
         async with aclosing(answerer.stream(question, context)) as pieces:
             words = "".join([piece async for piece in pieces]).strip()

@@ -1,8 +1,8 @@
 """Measure how well a checkpoint selects keyframes and answers questions about labelled video (`vilamp eval`).
 
 Clips are drawn worlds of the evaluation split, or videos with logs (`agent.evaluation.clips`). Each frame is encoded once.
-Questions are asked through the product's own path, without sampling (`agent.evaluation.arms`): those about now of the newest
-frames only, and those that the agent answers in steps in steps. Each is also asked directly of the whole history, to compare.
+Questions go through the product's own code, without sampling (`agent.evaluation.arms`): those about now see the newest frames
+only, and some are answered in steps, as in the agent. Each is also asked directly about the whole history, to compare.
 The report is a dict, written as JSON.
 """
 

@@ -1,4 +1,4 @@
-"""A window over features that are held in arrays: what the product's path reads of a history that no store has."""
+"""A window over features in arrays, so that the product's code can answer about a history that is in no store."""
 
 from collections.abc import Sequence
 from functools import cached_property

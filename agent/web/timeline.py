@@ -240,7 +240,7 @@ class TimelineRoutes:
             scope = await answering.scope(question)
             searched = await answering.window(scope) if scope.is_now else window
             chosen: dict[int, dict[str, Any]] = {}  # by frame: several searches may choose the same one
-            for text in answering.answerer.sought(question).texts:
+            for text in answering.answerer.search(question).texts:
                 sought = query if text == view.question else await self._query(text)
                 for each in self._keyframes(searched, await answering.select(searched, sought, question)):
                     chosen.setdefault(each["frame_id"], each)

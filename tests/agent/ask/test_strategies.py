@@ -448,16 +448,16 @@ async def test_steps_need_the_setting_and_a_model_that_reads_times(tmp_path: Pat
     async with rover(tmp_path, answering={"max_new_tokens": 24, "in_steps": False}) as agent:
         assert not (await agent.answering.answer(ORDER)).text.startswith("The purple dog came")
     async with running(tmp_path / "tiny") as agent:  # a model that reads no times
-        assert agent.answerer.sought(ORDER).texts == (ORDER.text,)
+        assert agent.answerer.search(ORDER).texts == (ORDER.text,)
 
 
 async def test_judges_questions_have_no_steps(tmp_path: Path) -> None:
     settings = settings_in(tmp_path, model={"num_threads": 1})
     async with Agent(settings, open_memory(settings, builtin()), builtin()).running() as agent:
         whens = ("when did the purple dog come?", "when did the green box come?")
-        assert agent.answerer.sought(ORDER).texts == whens
-        assert agent.answerer.sought(replace(ORDER, priority=Priority.JUDGE)).texts == (ORDER.text,)
-        assert agent.answerer.sought(replace(ORDER, text="Is a dog here?")).texts == ("Is a dog here?",)
+        assert agent.answerer.search(ORDER).texts == whens
+        assert agent.answerer.search(replace(ORDER, priority=Priority.JUDGE)).texts == (ORDER.text,)
+        assert agent.answerer.search(replace(ORDER, text="Is a dog here?")).texts == ("Is a dog here?",)
 
 
 async def test_the_timeline_marks_the_frames_of_all_steps(tmp_path: Path) -> None:
