@@ -1,6 +1,7 @@
 """Allowed imports: three independent leaf packages, torch in one of them, and nothing heavy before it is needed."""
 
 import ast
+import functools
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,9 +15,14 @@ LEAVES = ("streaming", "memory", "model")
 PARTS = (*LEAVES, "agent")
 
 
+@functools.cache
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
 def imported(path: Path) -> Iterator[str]:
     """Yield every module that a file imports, also inside functions and under TYPE_CHECKING."""
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(tree_of(path)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -24,6 +30,7 @@ def imported(path: Path) -> Iterator[str]:
             yield node.module or ""
 
 
+@functools.cache
 def tops(part: str) -> set[str]:
     """Return the top-level modules that a part imports, except itself."""
     files = list((ROOT / part).rglob("*.py"))
@@ -53,7 +60,7 @@ def test_nothing_unpickles_or_evaluates() -> None:
     for part in PARTS:
         assert tops(part) & {"pickle", "dill", "joblib", "shelve", "marshal"} == set()
         for path in (ROOT / part).rglob("*.py"):
-            calls = [node.func for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+            calls = [node.func for node in ast.walk(tree_of(path)) if isinstance(node, ast.Call)]
             assert {call.id for call in calls if isinstance(call, ast.Name)} & {"eval", "exec"} == set(), path
 
 
@@ -64,6 +71,7 @@ def test_the_server_is_built_without_torch() -> None:
     assert ran.stdout.strip() == "[]"
 
 
+@functools.cache
 def imports_between_files() -> dict[str, set[str]]:
     """Return for each module of the product the modules of the product that it imports."""
     paths = [path for part in PARTS for path in (ROOT / part).rglob("*.py")]
@@ -71,7 +79,7 @@ def imports_between_files() -> dict[str, set[str]]:
     found: dict[str, set[str]] = {}
     for module, path in modules.items():
         names = {alias for name in imported(path) for alias in (name, f"{name}.__init__")}
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in ast.walk(tree_of(path)):
             if isinstance(node, ast.ImportFrom):
                 names |= {f"{node.module}.{alias.name}" for alias in node.names}
         found[module] = names & modules.keys() - {module}
