@@ -45,7 +45,7 @@ class Trial:
 
 
 @dataclass(frozen=True, slots=True)
-class Setting:
+class SweepRow:
     """One row of a sweep. None: unknown, because the judge calls ran out."""
 
     on: float
@@ -67,7 +67,7 @@ class Outcome:
     complete: bool
     num_openings: int
     num_asked: int = 0  # judge calls made, the sweep included
-    sweep: list[Setting] = field(default_factory=list)
+    sweep: list[SweepRow] = field(default_factory=list)
 
 
 class _Past:
@@ -161,9 +161,9 @@ class DryRun:
         except (Problem, StorageError):
             return "judge_unavailable"
 
-    async def _sweep(self, frames: _Past, armed_from: float, base: Outcome) -> list[Setting]:
+    async def _sweep(self, frames: _Past, armed_from: float, base: Outcome) -> list[SweepRow]:
         """Try other thresholds, the higher ones first: they ask less, and most of their frames are judged already."""
-        settings = []
+        rows = []
         for factor in sorted(FACTORS, key=lambda each: (each < 1, -each)):
             rule = with_gate(self._trial.rule, factor)
             result, complete = base.result, base.complete
@@ -171,8 +171,8 @@ class DryRun:
                 result, complete = await self._replay(rule, frames, armed_from)
             known = (len(result.alerts), result.num_judged) if complete else (None, None)
             number = await pools.upkeep(openings, rule, frames, armed_from)
-            settings.append(Setting(rule.gate.on, rule.gate.off, number, *known))
-        return sorted(settings, key=lambda each: each.on)
+            rows.append(SweepRow(rule.gate.on, rule.gate.off, number, *known))
+        return sorted(rows, key=lambda each: each.on)
 
 
 def describe(outcome: Outcome, link: Callable[[int], str]) -> dict[str, object]:

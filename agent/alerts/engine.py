@@ -114,9 +114,8 @@ class Engine:
         for rule in await pools.alerts(self.watcher.unarmed):
             with contained(f"embedding the condition of rule {rule.name}") as outcome:
                 unit = await self._unit(rule.settings.condition)
-                await pools.alerts(
-                    self.watcher.arm, rule, unit
-                )  # in a worker thread: an erasure may hold its lock for long
+                # in a worker thread: an erasure may hold the watcher's lock for long
+                await pools.alerts(self.watcher.arm, rule, unit)
             if outcome.error is not None:
                 self.watcher.problems[rule.name] = f"its condition cannot be embedded: {words_of(outcome.error)}"
 
@@ -133,7 +132,7 @@ class Engine:
     async def _see(self) -> None:
         if not self._begun:
             await self.begin()
-        self._more_frames.set()  # left over from a run that failed
+        self._more_frames.set()  # see the frames that a failed run left over
         while True:
             await self._more_frames.wait()
             self._more_frames.clear()
@@ -152,7 +151,7 @@ class Engine:
             self._check_settled()
 
     async def _judge(self) -> None:
-        self._more_waiting.set()  # left over from a run that failed
+        self._more_waiting.set()  # judge the frames that a failed run left over
         while True:
             await self._more_waiting.wait()
             self._more_waiting.clear()

@@ -14,9 +14,9 @@ from agent.settings.rules import GateSettings
 
 # Measured in docs/alerts-evaluation.md on worlds the model was not trained on; they suit every camera, because scores
 # are in spreads of the camera's own background.
-SURGE = 1.5  # a surge of an open gate: so many times its last peak
-OPEN_FACTOR = 4.0  # the background is learnt so much slower while the gate is open
-WARM_UP_FRAMES = 30  # before the gate may open; later none counts for more than one of them
+SURGE = 1.5  # an open gate surges at this multiple of its last peak
+OPEN_FACTOR = 4.0  # how much slower the background is learnt while the gate is open
+WARM_UP_FRAMES = 30  # before the gate may open; later no frame weighs more than 1/30
 MIN_SPREAD = 0.002  # cosine; a smaller spread is noise of the embedding
 
 
@@ -62,9 +62,8 @@ def step(settings: GateSettings, state: GateState, *, time: float, similarity: f
     reading = GateReading(score, is_open, rose, surged)
     if not newer or state.time is None:
         return state, reading
-    away = min(
-        max(away, -settings.on * unit), settings.on * unit
-    )  # an event, however strong, barely moves the background
+    # an event, however strong, moves the background no more than one at the threshold
+    away = min(max(away, -settings.on * unit), settings.on * unit)
     seconds = settings.background_s * (OPEN_FACTOR if is_open else 1.0)
     share = min(-math.expm1((state.time - time) / seconds), 1 / WARM_UP_FRAMES)
     spread = state.spread if is_open else state.spread + share * (abs(away) - state.spread)

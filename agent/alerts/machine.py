@@ -76,7 +76,7 @@ class On:
 
 @dataclass(frozen=True, slots=True)
 class Off:
-    """The alert ends: at `end_time`, as was certain at `time`."""
+    """The alert ended at `end_time`; the verdict at `time` confirmed it."""
 
     start_time: float
     end_time: float
@@ -110,9 +110,9 @@ class RuleState:
     time: float | None = None
     score: float = 0.0  # of the gate at that frame
     began: float = 0.0  # when this opening of the gate was first checked
-    votes: tuple[Vote, ...] = ()  # checking: the last m; on: the run of no
+    votes: tuple[Vote, ...] = ()  # checking: the last m; on: the latest no in a row
     noted: tuple[Reason, ...] = ()  # reasons already returned for this opening
-    asked: float | None = None  # time of the frame that is with the judge
+    asked: float | None = None  # time of the frame whose verdict is awaited
     asked_score: float = 0.0  # of the gate at that frame
     next_ask: float = 0.0  # earlier frames are not sent to the judge
     pause_s: float = 0.0  # between the last verdict and the next
@@ -127,7 +127,7 @@ def resumed(state: RuleState) -> RuleState:
 
 
 def set_back(state: RuleState, by_s: float) -> RuleState:
-    """Return the state with every time moved back `by_s`, because the camera's clock was. An awaited verdict is given up."""
+    """Return the state with every time moved back `by_s`, as the camera's clock was. Stop waiting for a verdict."""
 
     def back(time: float | None) -> float | None:
         return None if time is None else time - by_s

@@ -95,12 +95,12 @@ class Replay:
             if number % BREATH_FRAMES == 0:
                 await asyncio.sleep(0)
             await self.see(camera, seen)
-        self._hear(math.inf)
+        self._deliver_due(math.inf)
         return self.result
 
     async def see(self, camera: Camera, seen: Sighting) -> None:
         """Replay one frame."""
-        self._hear(seen.time)
+        self._deliver_due(seen.time)
         state = self._states.get(camera) or RuleState()
         if seen.time < self._armed_from:
             gate, _ = gate_step(self._rule.gate, state.gate, time=seen.time, similarity=seen.similarity)
@@ -117,13 +117,13 @@ class Replay:
                 due = action.time + self._latency_s
                 heapq.heappush(self._due, (due, next(self._order), camera, action, answer))
         if self._latency_s == 0:
-            self._hear(seen.time)
+            self._deliver_due(seen.time)
 
     async def _answer(self, camera: Camera, ask: Ask) -> Vote | Refusal:
         self._budget, affordable = spend(self._rule, self._budget, ask.time)
         return await self._judge(camera, ask) if affordable else "rate_limited"
 
-    def _hear(self, until: float) -> None:
+    def _deliver_due(self, until: float) -> None:
         """Hand over the verdicts that are due."""
         while self._due and self._due[0][0] <= until:
             _, _, camera, ask, answer = heapq.heappop(self._due)

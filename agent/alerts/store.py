@@ -114,7 +114,7 @@ class Filter:
     limit: int = 100
 
     def sql(self) -> tuple[str, list[object]]:
-        """The WHERE, ORDER BY and LIMIT of a SELECT, and their values."""
+        """Return the WHERE, ORDER BY and LIMIT of a SELECT, and their values."""
         terms = {"rule = ?": self.rule, "camera = ?": self.camera, "time >= ?": self.after, "time <= ?": self.before}
         given = {term: value for term, value in {**terms, "seq < ?": self.cursor}.items() if value is not None}
         where = f" WHERE {' AND '.join(given)}" if given else ""

@@ -41,7 +41,7 @@ log = logging.getLogger(__name__)
 
 PAUSES_S = (0.5, 60.0)  # between tries: the first, and the longest
 STABLE_S = 10.0  # a connection that lasted this long resets the pause
-TWIN_S = 120.0  # how long a problem says that another client uses our name
+TWIN_S = 120.0  # how long the problem "another client uses the same client id" is shown
 _TWIN = "another client uses the same client id, and each disconnects the other: give each its own mqtt.client_id"
 _WILLS = ((True, 1), (False, 1), (True, 0), (False, 0))  # (retained, QoS) of the last will, in the order of tries
 

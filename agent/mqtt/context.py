@@ -140,7 +140,7 @@ class Context:
 
     @contextmanager
     def turn(self) -> Iterator[None]:
-        """After the block, let `storage_problem` say how the disk did inside it."""
+        """After the block, set `storage_problem` to what the disk refused inside it, or None."""
         self._refused = None
         yield
         self.storage_problem = self._refused

@@ -101,7 +101,7 @@ class Session:
 
     async def _turn(self) -> None:
         """Do everything that is due, the most important first. Raises StorageError or sqlite3.Error beside MqttError."""
-        if not self._cautious:  # whoever hears "online" may ask at once
+        if not self._cautious:  # subscribe before saying "online": clients may then ask at once
             await self._subscribe()
         await self._state.online()
         await self._deliver()

@@ -280,7 +280,7 @@ class Client(aiomqtt.Client):
     _on_socket_unregister_write = _on_socket_register_write
 
     def _watch_writing(self, sock: socket.socket) -> None:
-        """Watch for writing as paho wants it by now: this runs later than its call."""
+        """Watch the socket for writing if paho still has something to write."""
         if self._client.socket() is not sock:
             return
         if self._client._registered_write:
