@@ -111,7 +111,7 @@ async def test_questions_are_answered_on_the_topic_of_their_id(tmp_path: Path) -
             served(tmp_path, **agent_at(broker.url, allow_ask=True)) as server,
         ):
             await remember(server.agent, "yard", 3)
-            await until(lambda: server.agent.bridge.status.connected)
+            await until_subscribed(server.agent.bridge)
             await ask(
                 heard, {"id": "q1", "camera": "yard", "question": "what is there?", "after": START, "before": START + 1}
             )
