@@ -138,7 +138,7 @@ def print_answer(stream: Iterator[str | Reply], *, quiet: bool) -> Reply:
             return part
         if not quiet:
             say(written.feed(part), end="", flush=True)
-    raise ServerError("the answer broke off")
+    raise ServerError("the answer is incomplete")
 
 
 def print_reply(reply: Reply, zone: str, *, as_json: bool, question: str, everything: bool) -> None:

@@ -21,7 +21,7 @@ UNLIMITED = httpx.Timeout(None, connect=CONNECT_TIMEOUT_S)  # exports and erasur
 
 # Raised while reading an answer of another form than the agent's
 STRANGE = (KeyError, TypeError, AttributeError, IndexError, ValueError, RecursionError)
-_NO_AGENT = "what answers there is not a ViLaMP agent, or one of another version"
+_NO_AGENT = "the server is not a ViLaMP agent, or one of another version"
 
 
 class ServerError(Exception):
@@ -105,7 +105,7 @@ class Client:
                 if "error" in event:
                     raise ServerError(str(event["error"].get("message", "it failed")), code=event["error"].get("code"))
                 yield event
-        raise ServerError("the answer broke off: the server closed the stream early")
+        raise ServerError("the answer is incomplete: the server closed the stream early")
 
     def get_json(self, path: str) -> Any:
         """Return what `path` answers."""
@@ -155,11 +155,11 @@ def _failures() -> Iterator[None]:
             f"no agent answers there ({error}): start one with `vilamp serve`, or name it with --server"
         ) from error
     except httpx.TimeoutException as error:
-        raise ServerError("the agent has gone silent") from error
+        raise ServerError("the agent does not respond") from error
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise ServerError(f"the connection failed: {str(error) or type(error).__name__}") from error
     except UnicodeEncodeError as error:
-        raise ServerError("what was typed is not text in UTF-8") from error
+        raise ServerError("the question is not text in UTF-8") from error
     except STRANGE as error:
         raise ServerError(_NO_AGENT) from error
 

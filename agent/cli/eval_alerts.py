@@ -66,7 +66,7 @@ def _model(args: argparse.Namespace) -> "VideoModel":
     except (OSError, ValueError) as error:
         raise CliError(f"{args.model}: {error}") from error
     if not isinstance(model, VideoModel):
-        raise CliError(f"{args.model} has no language model: there would be no judge")
+        raise CliError(f"{args.model} has no language model that could judge")
     return model
 
 

@@ -139,7 +139,7 @@ def _erase(source: Client | OfflineMemory, settings: Settings, request: Request)
         answer = source.send_json("DELETE", f"/v1/cameras/{quote(request.camera)}/frames?{query}")
         return dict(answer["erased"])
     if request.camera not in source.cameras():
-        raise CliError(f'nothing of a camera "{request.camera}" is remembered')
+        raise CliError(f'no frames of a camera "{request.camera}" are stored')
     erasing = Erasing(settings.data_dir, newest=lambda camera: source.stats(camera).newest)
     erasing.add("frames", source.erase)
     alert_store = AlertStore(settings.data_dir / ALERTS_FILE) if (settings.data_dir / ALERTS_FILE).exists() else None
@@ -160,10 +160,10 @@ def run_export(args: argparse.Namespace) -> int:
     settings, zone, now = settings_of(args), zone_of(args), time.time()
     after, before = window_of(args, zone, now)
     if after is None:
-        raise CliError("give --after, and --before unless it is now", EXIT_USAGE)
+        raise CliError("give --after, and --before unless the span ends now", EXIT_USAGE)
     video: Path = args.out
     if video.suffix != ".mp4":
-        raise CliError(f'"{video}" must end in .mp4: the clip is one, and the log goes beside it as .json', EXIT_USAGE)
+        raise CliError(f'"{video}" must end in .mp4; the log is written beside it as .json', EXIT_USAGE)
     window = (after, now if before is None else before)
     try:
         with opened(args, settings, "ask") as source:
@@ -172,9 +172,9 @@ def run_export(args: argparse.Namespace) -> int:
     except OSError as error:
         raise CliError(f"{video} cannot be written: {error.strerror or error}") from error
     written = json.loads(log)
-    say(f"{video}: {len(written['frames'])} frames; their record: {video.with_suffix('.json')}")
+    say(f"{video}: {len(written['frames'])} frames; log: {video.with_suffix('.json')}")
     if written["missing"]:
-        say(f"{len(written['missing'])} frames could not be read, the record names them", file=sys.stderr)
+        say(f"{len(written['missing'])} frames could not be read; the log names them", file=sys.stderr)
     return 0
 
 

@@ -139,9 +139,9 @@ def _settings(given: list[str]) -> Json:
 
 def _try(client: Client, args: argparse.Namespace) -> None:
     if (args.condition is None) == (args.rule is None):
-        raise CliError("say what to watch for, or name a rule with --rule", EXIT_USAGE)
+        raise CliError("give a condition, or an existing rule with --rule", EXIT_USAGE)
     if args.rule is not None and args.set:
-        raise CliError("--set goes with a condition; PATCH the rule, or write its condition out", EXIT_USAGE)
+        raise CliError("--set needs a condition: it cannot change an existing rule", EXIT_USAGE)
     zone = zone_of(args)
     after, before = window_of(args, zone, time.time())
     rule = args.rule or {"condition": args.condition, **_settings(args.set)}
@@ -155,7 +155,7 @@ def _try(client: Client, args: argparse.Namespace) -> None:
         if "progress" in event:
             _progress(event["progress"])
     if result is None:
-        raise ServerError("the dry run broke off: the server closed the stream early")
+        raise ServerError("the dry run is incomplete: the server closed the stream early")
     if args.json:
         say(plain_json(result))
     else:

@@ -24,7 +24,7 @@ def run(args: argparse.Namespace) -> int:
     except ModelUnusable as error:
         raise CliError(f"{settings.model.path}: {error}") from error
     except (OSError, ValueError) as error:
-        raise CliError(f"it cannot go on: {error}") from error
+        raise CliError(f"the server cannot continue: {error}") from error
     return 0
 
 

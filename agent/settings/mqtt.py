@@ -23,7 +23,7 @@ def check_broker(url: str) -> str:
     if parts is None:
         raise ValueError(f"this is not the address of a broker: {advice}")
     if parts.username is not None or parts.path.strip("/") or parts.query or parts.fragment:
-        raise ValueError(f"only host and port belong into the address ({advice}); give user and password beside it")
+        raise ValueError(f"the address has only host and port ({advice}); set user and password separately")
     return url
 
 

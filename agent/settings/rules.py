@@ -112,7 +112,7 @@ def check_words(text: str) -> str:
     """Return `text` on one line without control characters. Raises ValueError when nothing is left."""
     words = plain_line(text)
     if not words:
-        raise ValueError("say in words what to watch for")
+        raise ValueError("describe in words what to watch for")
     return words
 
 

@@ -66,9 +66,9 @@ def check_source(url: str) -> str:
         raise ValueError(f'cannot open "{scheme[:20]}://": use rtsp://, http://, a file path or webcam:0')
     if colon and scheme.lower() != "file":
         if any(character.isspace() or not character.isprintable() for character in url):
-            raise ValueError("an address holds no spaces: write %20 for one in a password")
+            raise ValueError("an address has no spaces: write %20 for a space in a password")
         if not has_host(url):
-            raise ValueError(f"this address has no host that can be read: {HINT}")
+            raise ValueError(f"this address has no valid host: {HINT}")
     return url
 
 
@@ -85,7 +85,7 @@ def address_parts(url: str, schemes: Collection[str] = ("http", "https")) -> Spl
 def check_base_url(url: str) -> str:
     """Check a base address and return it without a final slash."""
     if not address_parts(url) or not re.fullmatch(r"https?://[\w.\-\[\]:]+(/[\w./~-]*)?", url, re.ASCII):
-        advice = "without user or query (a key belongs into api_key or api_key_file)"
+        advice = "without user or query (set the key with api_key or api_key_file)"
         raise ValueError(f"must be an address such as http://127.0.0.1:11434/v1, {advice}")
     return url.rstrip("/")
 
@@ -95,7 +95,7 @@ def check_network(text: str) -> str:
     try:
         ipaddress.ip_network(text)
     except ValueError:
-        raise ValueError(f'"{text}" must be an address or a network, such as 127.0.0.1 or 10.0.0.0/8') from None
+        raise ValueError(f'"{text}" is not an address or a network such as 127.0.0.1 or 10.0.0.0/8') from None
     return text
 
 
@@ -103,7 +103,7 @@ def check_link(url: str) -> str:
     """Check an address that the page links to."""
     parts = address_parts(url)
     if parts is None or parts.username is not None:
-        raise ValueError("must be an address such as https://recorder.example/gate, without user or password")
+        raise ValueError("must be an address such as https://recorder.example/gate without user or password")
     return url
 
 
@@ -117,7 +117,7 @@ def check_origin(origin: str) -> str:
 def check_token(token: SecretStr) -> SecretStr:
     """Check the secret of a token."""
     if not re.fullmatch(r"[\x21-\x7e]{16,}", token.get_secret_value()):
-        raise ValueError("a token is at least 16 printable characters without spaces: leave it out to have one made")
+        raise ValueError("a token has at least 16 printable characters and no spaces")
     return token
 
 
@@ -128,7 +128,7 @@ def check_metadata(metadata: dict[str, JsonValue]) -> dict[str, JsonValue]:
         num_bytes = len(json.dumps(metadata, allow_nan=False))
     except (ValueError, RecursionError):
         raise ValueError(
-            "metadata is plain JSON: no NaN, no infinity, no half characters, not nested endlessly"
+            "metadata is plain JSON: no NaN, no infinity, no lone surrogates, not nested too deeply"
         ) from None
     if num_bytes > MAX_METADATA_BYTES:
         raise ValueError(

@@ -30,7 +30,7 @@ def signing_key(secret: str) -> bytes:
     try:
         return base64.b64decode(secret.removeprefix(_SECRET_PREFIX), validate=True)
     except binascii.Error:
-        raise ValueError(f"after {_SECRET_PREFIX} comes base64") from None
+        raise ValueError(f"the part after {_SECRET_PREFIX} must be base64") from None
 
 
 def check_secret(secret: SecretStr) -> SecretStr:

@@ -223,7 +223,7 @@ def _ask(console: Console, client: Client, text: str) -> Reply:
             console.print()
             return part
         console.print(plain(part).replace("\n", " "), end="", markup=False)
-    raise ServerError("the answer broke off")
+    raise ServerError("the answer is incomplete")
 
 
 def _cited(reply: Reply, zone: str) -> str:

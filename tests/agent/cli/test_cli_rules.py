@@ -98,11 +98,11 @@ async def test_mistakes_give_a_message(tmp_path: Path, capsys: pytest.CaptureFix
             (("add", "bag", "x", "--set", "gate"), 2, "SETTING=VALUE"),
             (("add", "bag", "x", "--set", "clear=[1"), 2, "cannot be read"),
             (("add", "bag", "x", "--set", "clear=2", "--set", "clear.x=2"), 2, "has a value already"),
-            (("try",), 2, "say what to watch for"),
-            (("try", "x", "--rule", "car"), 2, "say what to watch for"),
-            (("try", "--rule", "car", "--set", "clear=2"), 2, "--set goes with a condition"),
-            (("try", "--rule", "car"), 1, "Nothing is remembered"),
-            (("try", "x", "--after", "-24h"), 1, "Nothing is remembered"),
+            (("try",), 2, "give a condition"),
+            (("try", "x", "--rule", "car"), 2, "give a condition"),
+            (("try", "--rule", "car", "--set", "clear=2"), 2, "--set needs a condition"),
+            (("try", "--rule", "car"), 1, "No frames are stored"),
+            (("try", "x", "--after", "-24h"), 1, "No frames are stored"),
         ):
             found, _, err = await run(*words)
             assert (found, expected in err) == (code, True), (words, err)

@@ -75,9 +75,9 @@ def test_streamed_answers_are_assembled() -> None:
     [
         (422, '{"error": {"message": "nothing there", "code": "no_frames"}}', "nothing there", "no_frames"),
         (502, "<html>bad gateway</html>", "502 Bad Gateway", None),
-        (200, sse(delta(content="a")), "broke off", None),
+        (200, sse(delta(content="a")), "is incomplete", None),
         (200, sse(delta(content="a"), FAILED), "it failed", "model_failed"),
-        (200, "<html>welcome</html>", "broke off", None),
+        (200, "<html>welcome</html>", "is incomplete", None),
         (200, sse("{broken"), "not a ViLaMP agent", None),
     ],
 )  # fmt: skip

@@ -31,7 +31,7 @@ def test_invalid_broker_addresses(url: str) -> None:
 
 
 def test_credentials_in_the_address_are_refused() -> None:
-    with pytest.raises(ValidationError, match="user and password beside it"):
+    with pytest.raises(ValidationError, match="set user and password separately"):
         MqttSettings(url="mqtt://joe:secret@broker")
 
 
