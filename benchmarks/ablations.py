@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 from rich.progress import Progress
 
-from agent.evaluation.arms import Arm, Asker, merging_otherwise
+from agent.ask.keyframes import Selection
+from agent.evaluation.arms import Asker, merging_otherwise
 from agent.evaluation.clips import Clip, features_of, world_clips
 from agent.evaluation.run import dks_alone, is_needle
 from agent.evaluation.scores import share
@@ -41,18 +42,18 @@ class Setting:
     """One arm: how keyframes are chosen and how the other frames are merged (None: as trained)."""
 
     group: str
-    arm: Arm
+    arm: Selection
     composer: Composer | None = None
     temperature: float | None = None
 
 
 def settings(model: VideoModel) -> dict[str, Setting]:
     """Return all arms by name. The first is "product"."""
-    base, trained = Arm.of(model.info.defaults), model.merger.temperature
+    base, trained = Selection.of(model.info.defaults), model.merger.temperature
     found = {
         "product": Setting("product", base),
-        "top-K": Setting("selection", replace(base, selection="top_k")),
-        "uniform": Setting("selection", replace(base, selection="uniform")),
+        "top-K": Setting("selection", replace(base, rule="top_k")),
+        "uniform": Setting("selection", replace(base, rule="uniform")),
         "mean pooling": Setting("merging", base, "average_pooling"),
         "keyframes only": Setting("merging", base, "none"),
         "keyframes only, K = 8": Setting("merging", of_size(base, 8), "none"),
@@ -65,7 +66,7 @@ def settings(model: VideoModel) -> dict[str, Setting]:
     return found
 
 
-def of_size(base: Arm, num_keyframes: int) -> Arm:
+def of_size(base: Selection, num_keyframes: int) -> Selection:
     """Return the arm with `count` keyframes, at most a quarter of them reserved for the newest frames."""
     return replace(base, num_keyframes=num_keyframes, recent=min(base.recent, num_keyframes // 4))
 
@@ -176,7 +177,7 @@ def plot(measured: dict[str, Any], out: Path) -> None:
 
 def latest(model: VideoModel, columns: list[Column]) -> list[dict[str, Any]]:
     """Answer from the last four frames only."""
-    arm = Arm.of(model.info.defaults)
+    arm = Selection.of(model.info.defaults)
     short = [(clip, asker.latest(4), questions) for clip, asker, questions in columns]
     return list(run(model, Setting("latest", arm), short))
 

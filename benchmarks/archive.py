@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from agent.evaluation.arms import ANSWER_TOKENS, Arm, Asker
+from agent.ask.keyframes import Selection
+from agent.evaluation.arms import ANSWER_TOKENS, Asker
 from agent.evaluation.clips import Clip, features_of, world_clip
 from benchmarks.machine import add_out, machine, measured_path, show, write_result
 from model import video_model
@@ -90,7 +91,7 @@ def ask(asker: Asker, text: str, most: int, kind: type[Thinned]) -> tuple[str, f
     """Return the answer and the CPU seconds of its context. `kind` Thinned is what `VideoModel` does."""
     model, window = asker.model, asker.window
     query = model.embed_text(text)
-    keyframes = Arm.of(model.info.defaults)(window, query.unit)
+    keyframes = Selection.of(model.info.defaults)(window, query.unit)
     present = window.present()
     fresh = {int(row): window.features[int(row)] for row in keyframes.rows if not present[row]}
     began = time.thread_time()

@@ -22,7 +22,8 @@ from typing import Any
 import numpy as np
 from rich.progress import Progress
 
-from agent.evaluation.arms import Arm, Asker
+from agent.ask.keyframes import Selection
+from agent.evaluation.arms import Asker
 from agent.evaluation.clips import DRAW_SIZE
 from agent.evaluation.scores import share
 from benchmarks import features
@@ -118,13 +119,13 @@ def asked_for(three: Trio, rng: np.random.Generator) -> dict[str, str]:
     }
 
 
-def arms(product: Arm) -> dict[str, Arm]:
+def arms(product: Selection) -> dict[str, Selection]:
     """Return the arms that are compared."""
     return {
         "DKS": product,
         "DKS, tau 0.85": replace(product, tau=PUBLISHED_TAU),
-        "query top-K": replace(product, selection="top_k"),
-        "uniform": replace(product, selection="uniform"),
+        "query top-K": replace(product, rule="top_k"),
+        "uniform": replace(product, rule="uniform"),
     }
 
 
@@ -133,7 +134,7 @@ def asked(model: VideoModel, three: Trio, rng: np.random.Generator) -> Iterator[
     texts = asked_for(three, rng)
     for stay, asker in histories(model, three, rng):
         row: dict[str, Any] = {"stay_s": stay, "questions": texts}
-        for name, arm in arms(Arm.of(model.info.defaults)).items():
+        for name, arm in arms(Selection.of(model.info.defaults)).items():
             order = arm(asker.window, model.embed_text(texts["order"]).unit).rows
             count = asker.ask(texts["count"], arm)
             stayed, rows = three.staying[stay].clear, count.rows
@@ -144,7 +145,7 @@ def asked(model: VideoModel, three: Trio, rng: np.random.Generator) -> Iterator[
                 "answer": count.text,
                 "right": is_correct(Question("count", texts["count"], "two", None), count.text),
             }
-        row["in_steps"] = asker.ask_in_steps(texts["count"], Arm.of(model.info.defaults))
+        row["in_steps"] = asker.ask_in_steps(texts["count"], Selection.of(model.info.defaults))
         yield row
 
 

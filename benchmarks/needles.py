@@ -23,7 +23,8 @@ import numpy as np
 import torch
 from rich.progress import Progress
 
-from agent.evaluation.arms import Arm, Asker
+from agent.ask.keyframes import Selection
+from agent.evaluation.arms import Asker
 from agent.evaluation.clips import DRAW_SIZE, Clip, features_of, world_clip
 from agent.evaluation.run import dks_alone
 from agent.evaluation.scores import NUM_BINS, Needle, bins_below, by_depth, share
@@ -100,7 +101,9 @@ def embedded(model: VideoModel, pictures: Iterable[np.ndarray]) -> np.ndarray:
     return unit
 
 
-def found_alone(model: VideoModel, needle: Hidden, embeddings: np.ndarray, arm: Arm, rng: np.random.Generator) -> bool:
+def found_alone(
+    model: VideoModel, needle: Hidden, embeddings: np.ndarray, arm: Selection, rng: np.random.Generator
+) -> bool:
     """Return whether selection alone takes a frame that shows the visitor well. embeddings: (N, D) unit, with the needle."""
     choices = RECALL_PHRASES[rng.integers(len(RECALL_PHRASES))]["eval"]
     thing = f"{needle.visitor.colour} {needle.visitor.kind}"
@@ -152,7 +155,7 @@ def answers(
     model: VideoModel, needles: Iterator[Hidden], sizes: tuple[int, ...], repeats: int, rng: np.random.Generator
 ) -> Iterator[dict[str, Any]]:
     """Ask every arm about the same needles. Returns one row per needle, length and depth."""
-    product = Arm.of(model.info.defaults)
+    product = Selection.of(model.info.defaults)
     for repeat in range(repeats):
         for size in sizes:
             for depth in range(NUM_BINS):

@@ -51,7 +51,7 @@ def visits(history: History, num_keyframes: int) -> np.ndarray:
         fill="none",
         background=history.embeddings.mean(axis=0, keepdims=True),
     )
-    return chosen.keyframes.rows
+    return chosen.rows
 
 
 def dks(history: History, num_keyframes: int) -> np.ndarray:

@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from memory.camera_log import CameraLog
 from memory.codec import decode, load_metadata
-from memory.ranking import chunks, rank_all, rank_top
+from memory.ranking import chunks, rank_all, rank_top, score_all
 from memory.records import Bool, Float16, Float32, Float64, FrameRecord, Int32, Int64, PatchBlock
 from memory.segments import Block, Segment
 
@@ -217,6 +217,10 @@ class Window:
                 return rank_top(self._parts, query, k)
             ranking = self._ranking = (key, *rank_all(self._parts, query))
         return ranking[1][:k].copy(), ranking[2][:k].copy()
+
+    def scores(self, query: Float32) -> Float32:
+        """Return the cosine of every row (N,) with `query` (D,), a unit vector; up to rounding as `top` gives them."""
+        return score_all(self._parts, np.ascontiguousarray(query, np.float32))
 
     def embeddings(self, rows: npt.ArrayLike) -> Float32:
         """Return copies of the unit embeddings (n, D) of the given rows. Fastest for consecutive rows."""

@@ -135,6 +135,7 @@ def _info(name: str, config: DualEncoderConfig, fingerprint: str) -> ModelInfo:
             tau=0.85,
             floor=-1.0,
             recent=_RECENT,
+            selection="visits",
             fill="gaps",
             redundancy="raw",
             background_floor=live.background_floor,

@@ -14,6 +14,8 @@ Reference = Literal["keyframe", "released"]
 Redundancy = Literal["raw", "background"]
 PatchFeatures = Literal["vision", "hidden"]
 Fill = Literal["gaps", "none"]
+# how keyframes are chosen; see model/select_visits.py and model/select.py
+SelectionRule = Literal["visits", "dks", "top_k", "uniform"]
 JudgeManner = Literal["instruct", "question"]  # how an alert's condition is put to it; see agent/alerts/condition.py
 
 # Text, chat markers and the answer need room beside the pictures: this many tokens, or a quarter of a small context.
@@ -140,6 +142,7 @@ class LiveConfig:
     num_keyframes: int | None = None
     tau: float | None = None
     floor: float | None = None
+    selection: SelectionRule = "dks"
     fill: Fill = "gaps"
     redundancy: Redundancy = "raw"
     background_floor: float = 1e-3
@@ -164,6 +167,7 @@ class LiveConfig:
     judge: JudgeManner = "instruct"
 
     def __post_init__(self) -> None:
+        require_one_of("selection", self.selection, SelectionRule)
         require_one_of("fill", self.fill, Fill)
         require_one_of("redundancy", self.redundancy, Redundancy)
         require_one_of("patch_features", self.patch_features, PatchFeatures)

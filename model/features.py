@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from model.config import Fill, ModelConfig, Redundancy, Reference
+from model.config import Fill, ModelConfig, Redundancy, Reference, SelectionRule
 from model.merge import PatchSource
 from model.select import Keyframes
 
@@ -44,6 +44,7 @@ class Defaults:
     tau: float
     floor: float
     recent: int
+    selection: SelectionRule
     fill: Fill
     redundancy: Redundancy
     background_floor: float
@@ -59,6 +60,7 @@ class Defaults:
             tau=config.tau,
             floor=config.floor,
             recent=live.recent,
+            selection=live.selection,
             fill=live.fill,
             redundancy=live.redundancy,
             background_floor=live.background_floor,
@@ -128,7 +130,7 @@ def best_keyframes(keyframes: Keyframes, most: int) -> Keyframes:
     rank = {"recent": 0, "relevant": 1, "filling": 2}
     order = np.lexsort((keyframes.rows, -keyframes.scores, np.array([rank[kind] for kind in keyframes.kinds])))
     kept = np.sort(order[: max(most, 0)])
-    return Keyframes(keyframes.rows[kept], tuple(keyframes.kinds[place] for place in kept), keyframes.scores[kept])
+    return keyframes.at(kept.tolist())
 
 
 def neighbour_change(

@@ -12,13 +12,14 @@ A *row* is the place of a frame in one window. The rows of one camera are togeth
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 import numpy as np
 
 from model.config import Fill
 from model.places import fair_share, fill_gaps, newest_rows
+from model.visits import Visit
 
 Kind = Literal["relevant", "recent", "filling"]
 # Candidates are ranked in stages: so many first, then so many times more; what is behind them is sifted.
@@ -57,11 +58,20 @@ class Redundancy(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Keyframes:
-    """rows (k,) int64 rising; kinds: why each was chosen; scores (k,) float32 cosine of each with the question."""
+    """rows (k,) int64 rising; kinds: why each was chosen; scores (k,) float32 cosine of each with the question.
+
+    visits: every visit that selection by visits found, shown or not, by camera and rising time; () for other rules.
+    """
 
     rows: np.ndarray
     kinds: tuple[Kind, ...]
     scores: np.ndarray
+    visits: tuple[Visit, ...] = ()
+
+    def at(self, places: Sequence[int]) -> "Keyframes":
+        """The keyframes at these places in the list, and all visits."""
+        kinds = tuple(self.kinds[place] for place in places)
+        return replace(self, rows=self.rows[list(places)], kinds=kinds, scores=self.scores[list(places)])
 
 
 class ArrayCandidates:

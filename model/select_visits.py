@@ -5,7 +5,6 @@ a frame is worth showing when relevance had to fall before it rose to it. numpy 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,14 +15,6 @@ from model.select import Candidates, EmbeddingRedundancy, Keyframes, Kind, Redun
 from model.visits import RankedPeaks, Visit, find_visits, rank_peaks, strength_of
 
 _ONCE = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class VisitKeyframes:
-    """The chosen frames, and every visit that was found, shown or not, by camera and rising time."""
-
-    keyframes: Keyframes
-    visits: tuple[Visit, ...]
 
 
 def select_by_visits(
@@ -39,7 +30,7 @@ def select_by_visits(
     background_floor: float = 1e-3,
     group_sizes: Sequence[int] | None = None,
     min_per_group: int | None = None,
-) -> VisitKeyframes:
+) -> Keyframes:
     """Choose at most `num_keyframes` rows (with fill="gaps": exactly min(num_keyframes, N)).
 
     relevance (N,): cosine of every frame with the question; times (N,) unix seconds; the other arguments as in
@@ -83,7 +74,8 @@ def select_by_visits(
             chosen.setdefault(int(row), "filling")
     rows = np.array(sorted(chosen), np.int64)
     kinds = tuple(chosen[int(row)] for row in rows)
-    return VisitKeyframes(Keyframes(rows, kinds, np.asarray(relevance[rows], np.float32)), tuple(visits))
+    scores = np.asarray(candidates.scores(rows), np.float32) if len(rows) else np.empty(0, np.float32)
+    return Keyframes(rows, kinds, scores, tuple(visits))
 
 
 def _take(chosen: dict[int, Kind], rows: Sequence[int], num_keyframes: int) -> None:

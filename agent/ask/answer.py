@@ -220,6 +220,7 @@ class Answering:
             self._settings,
             num_keyframes=question.num_keyframes,
             recent=question.recent,
+            rule=question.selection,
             most=self.answerer.max_keyframes,
         )
 

@@ -3,26 +3,31 @@
 The work blocks, so it runs in the language lane.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from itertools import groupby
 from typing import TYPE_CHECKING, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from agent.ask.question import Evidence, Seen
+from agent.ask.question import Evidence, Seen, SeenVisit
 from agent.runtime.lanes import Lane
 from agent.runtime.stopwatch import Stopwatch
 from agent.settings.settings import AnsweringSettings
 from memory.window import Window
-from model.config import Fill, Redundancy
+from model.config import Fill, Redundancy, SelectionRule
+from model.places import newest_rows
 from model.pointing import Box
 from model.select import Keyframes, Kind, QueryCandidates, select_keyframes
+from model.select_visits import select_by_visits
+from model.visits import clear_visits
 
 if TYPE_CHECKING:
     from model.features import Defaults, TextFeatures
 
-CHUNK_ROWS = 8192
+NEVER = 2.0  # no cosine is larger: no frame is redundant
+MOST_VISITS = 100  # of an answer: the strongest
 _IMPORTANCE = ("relevant", "recent", "filling")  # kinds of evidence, the most important first
 
 Select = Callable[[Window, NDArray[np.float32]], Keyframes]
@@ -54,8 +59,13 @@ class Chosen:
 
 @dataclass(frozen=True)
 class Selection:
-    """Choose keyframes by differential keyframe selection. The fields are the arguments of `select_keyframes`."""
+    """Choose keyframes by one rule. The other fields are the arguments of `select_by_visits` and `select_keyframes`.
 
+    rule: "visits", "dks" (the paper's), "top_k" (dks without its redundancy rule), or "uniform" (at equal distances, whatever
+    the question). With all of them `recent` of the places go to the newest frames.
+    """
+
+    rule: SelectionRule = "dks"
     num_keyframes: int = 32
     tau: float = 0.85
     floor: float = -1.0
@@ -73,17 +83,22 @@ class Selection:
         num_keyframes: int | None = None,
         recent: int | None = None,
         most: int | None = None,
+        rule: SelectionRule | None = None,
     ) -> Self:
         """The selection for a checkpoint. Arguments override the settings, and these the checkpoint's defaults.
 
-        most: limit on the number of keyframes.
+        most: limit on the number of keyframes. Selection by visits reserves no places for the newest frames unless
+        `recent` is given.
         """
         settings = settings or AnsweringSettings()
+        rule = rule or settings.selection or defaults.selection
         num_keyframes = num_keyframes or settings.num_keyframes or defaults.num_keyframes
-        recent = defaults.recent if recent is None else recent
+        if recent is None:
+            recent = 0 if rule == "visits" else defaults.recent
         if most is not None and num_keyframes > most:
             num_keyframes, recent = most, min(recent, most // 2)  # with few places, keep half for relevant frames
         return cls(
+            rule=rule,
             num_keyframes=num_keyframes,
             tau=defaults.tau,
             floor=defaults.floor,
@@ -95,14 +110,30 @@ class Selection:
 
     def __call__(self, window: Window, query: NDArray[np.float32]) -> Keyframes:
         """The keyframes of the window for a query (D,), a unit vector."""
+        if self.rule == "uniform":
+            rows, kinds = uniform_rows(window.num_frames, self.num_keyframes, self.recent)
+            return Keyframes(rows, kinds, window.embeddings(rows) @ query)
+        background = window.background() if self.redundancy == "background" else None
+        if self.rule == "visits":
+            return select_by_visits(
+                QueryCandidates(window, query),
+                window.scores(query),
+                window.times,
+                num_keyframes=self.num_keyframes,
+                recent=self.recent,
+                fill=self.fill,
+                background=window.background(),
+                background_floor=self.background_floor,
+                group_sizes=frames_per_camera(window),
+            )
         return select_keyframes(
             QueryCandidates(window, query),
             num_keyframes=self.num_keyframes,
-            tau=self.tau,
+            tau=NEVER if self.rule == "top_k" else self.tau,
             floor=self.floor,
             recent=self.recent,
             fill=self.fill,
-            background=window.background() if self.redundancy == "background" else None,
+            background=background,
             background_floor=self.background_floor,
             group_sizes=frames_per_camera(window),
         )
@@ -110,11 +141,7 @@ class Selection:
 
 def every_frame(window: Window, query: NDArray[np.float32]) -> Keyframes:
     """All rows of the window as keyframes, scored by their cosine similarity with the query."""
-    scores = np.empty(window.num_frames, np.float32)
-    for start in range(0, window.num_frames, CHUNK_ROWS):
-        rows = np.arange(start, min(start + CHUNK_ROWS, window.num_frames))
-        scores[rows] = window.embeddings(rows) @ query
-    return relevant(np.arange(window.num_frames), scores)
+    return relevant(np.arange(window.num_frames), window.scores(query))
 
 
 def relevant(rows: NDArray[np.int64], scores: NDArray[np.float32]) -> Keyframes:
@@ -154,10 +181,40 @@ def frames_per_camera(window: Window) -> list[int]:
     return [int(count) for count in np.bincount(window.camera_index, minlength=len(window.cameras))]
 
 
-def subset(keyframes: Keyframes, places: Sequence[int]) -> Keyframes:
-    """The keyframes at these positions."""
-    kinds = tuple(keyframes.kinds[place] for place in places)
-    return Keyframes(keyframes.rows[list(places)], kinds, keyframes.scores[list(places)])
+def uniform_rows(num_frames: int, num_keyframes: int, recent: int) -> tuple[NDArray[np.int64], tuple[Kind, ...]]:
+    """(rows rising, kinds): the newest `recent`, and the middles of equal parts of the rest.
+
+    12 frames, 5 places, 2 recent: 10 and 11, and the middles 1, 5, 8 of three parts of 0..9.
+    """
+    newest = newest_rows([num_frames], min(recent, num_keyframes))
+    rest, places = num_frames - len(newest), num_keyframes - len(newest)
+    spread = np.unique(((np.arange(places) + 0.5) * rest / max(places, 1)).astype(np.int64)) if rest else newest[:0]
+    kinds: list[Kind] = ["filling" for _ in spread]
+    kinds += ["recent" for _ in newest]
+    return np.concatenate((spread, newest)), tuple(kinds)
+
+
+def visits_of(window: Window, keyframes: Keyframes) -> tuple[SeenVisit, ...]:
+    """The strongest visits, by camera and time, as the asker sees them."""
+    clear = {
+        visit.peak
+        for _, same in groupby(keyframes.visits, key=lambda visit: visit.camera)
+        for visit in clear_visits(list(same))
+    }
+    strongest = sorted(keyframes.visits, key=lambda visit: -visit.strength)[:MOST_VISITS]
+    return tuple(
+        SeenVisit(
+            camera=window.cameras[visit.camera],
+            start=float(window.times[visit.start]),
+            peak=float(window.times[visit.peak]),
+            end=float(window.times[visit.end]),
+            prominence=visit.prominence,
+            strength=visit.strength,
+            is_clear=visit.peak in clear,
+            frame_id=int(window.frame_ids[visit.peak]),
+        )
+        for visit in sorted(strongest, key=lambda visit: visit.peak)
+    )
 
 
 def seen(window: Window, keyframes: Keyframes, boxes: Mapping[int, tuple[Box, ...]] | None = None) -> Seen:
@@ -174,7 +231,8 @@ def seen(window: Window, keyframes: Keyframes, boxes: Mapping[int, tuple[Box, ..
         )
         for row, kind, score in zip(keyframes.rows, keyframes.kinds, keyframes.scores, strict=True)
     )
-    return Seen(evidence, window.num_frames, float(window.times.min()), float(window.times.max()))
+    span = float(window.times.min()), float(window.times.max())
+    return Seen(evidence, window.num_frames, *span, visits_of(window, keyframes))
 
 
 def seen_in_all(parts: Iterable[Seen]) -> Seen:
@@ -187,7 +245,8 @@ def seen_in_all(parts: Iterable[Seen]) -> Seen:
             best[each.frame_id] = each
     cameras = list(dict.fromkeys(each.camera for each in best.values()))
     evidence = sorted(best.values(), key=lambda each: (cameras.index(each.camera), each.time))
-    return Seen(tuple(evidence), parts[0].num_frames, parts[0].oldest, parts[0].newest)
+    visits = parts[0].visits if len(parts) == 1 else ()  # of several texts they would be visits of different things
+    return Seen(tuple(evidence), parts[0].num_frames, parts[0].oldest, parts[0].newest, visits)
 
 
 def _importance(evidence: Evidence) -> tuple[int, float]:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.ask.answer import Context, Tally, Task
-from agent.ask.keyframes import Chosen, Search, frames_per_camera, relevant, seen, seen_in_all, subset
+from agent.ask.keyframes import Chosen, Search, frames_per_camera, relevant, seen, seen_in_all
 from agent.ask.pictures import decoded
 from agent.ask.question import Question
 from agent.ask.reader import VISITS, Plan, means_yes, plan_of
@@ -155,7 +155,7 @@ class LocalAnswerer:
         images = await pools.questions(decoded, window, missing)
         features = await self._vision.run(self._model.encode, list(images.values())) if images else []
         readable = [place for place, row in enumerate(keyframes.rows) if int(row) in images or int(row) not in missing]
-        return subset(keyframes, readable), dict(zip(images, features, strict=True))
+        return keyframes.at(readable), dict(zip(images, features, strict=True))
 
     # --- visits ---
 

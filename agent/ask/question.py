@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from agent.runtime.lanes import Priority
 from memory.window import Within
+from model.config import SelectionRule
 
 EvidenceKind = Literal["relevant", "recent", "filling"]
 FinishReason = Literal["stop", "length", "content_filter"]
@@ -33,6 +34,7 @@ class Question:
     earlier: tuple[Said, ...] = ()  # oldest first; only some answerers read it
     num_keyframes: int | None = None  # None: as configured
     recent: int | None = None  # of these, how many are the newest frames
+    selection: SelectionRule | None = None  # None: as configured
     priority: Priority = Priority.QUESTION
     may_think: bool = False  # give a server's model tokens to think, even if it has never been seen thinking
 
@@ -52,6 +54,24 @@ class Evidence:
 
 
 @dataclass(frozen=True, slots=True)
+class SeenVisit:
+    """A stretch of time in which a camera's frames were relevant to the question. Times in unix seconds.
+
+    `prominence`: how far relevance (a cosine) rose; `strength`: that in units of the camera's noise; `is_clear`: it stands
+    apart from what else came by; `frame_id`: the frame at its peak.
+    """
+
+    camera: str
+    start: float
+    peak: float
+    end: float
+    prominence: float
+    strength: float
+    is_clear: bool
+    frame_id: int
+
+
+@dataclass(frozen=True, slots=True)
 class Seen:
     """The first event: the frames that the answer rests on, and how many were searched."""
 
@@ -59,6 +79,7 @@ class Seen:
     num_frames: int
     oldest: float
     newest: float
+    visits: tuple[SeenVisit, ...] = ()  # by camera and time; () if keyframes were not chosen by visits
 
 
 @dataclass(frozen=True, slots=True)

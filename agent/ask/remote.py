@@ -20,7 +20,7 @@ import httpx
 
 from agent.ask.answer import Context, Task
 from agent.ask.egress import Egress, EgressRefused, HostUnknown, Resolver, checked_addresses, guarded_client, strictest
-from agent.ask.keyframes import Chosen, Search, seen, subset
+from agent.ask.keyframes import Chosen, Search, seen
 from agent.ask.pictures import fitted, label, read_each
 from agent.ask.probe import Probe
 from agent.ask.question import Question
@@ -144,7 +144,7 @@ class RemoteAnswerer:
         limits = self._settings
         fit = partial(fitted, max_width=limits.max_image_width, max_bytes=MAX_IMAGE_BYTES)
         jpegs = dict(read_each(window, keyframes.rows, fit))
-        readable = subset(keyframes, [place for place, row in enumerate(keyframes.rows) if int(row) in jpegs])
+        readable = keyframes.at([place for place, row in enumerate(keyframes.rows) if int(row) in jpegs])
         kept = best_keyframes(readable, limits.max_images)
         while sum(len(jpegs[int(row)]) for row in kept.rows) > MAX_IMAGE_BYTES:
             kept = best_keyframes(kept, len(kept.rows) - 1)

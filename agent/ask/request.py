@@ -20,6 +20,7 @@ from agent.times import MAX_UNIX_S, instant_of, load_zone, unit_hint
 from agent.untrusted.fields import OPENAI_FIELDS, check_spelling, refuse_unsupported, wrong_field
 from agent.untrusted.strict_json import parse_object, without_nulls
 from memory.window import Within
+from model.config import SelectionRule
 
 MAX_EARLIER = 8  # messages before the question
 MAX_EARLIER_CHARS = 8000
@@ -96,6 +97,7 @@ class ChatRequest(BaseModel):
     after: Moment | None = None
     before: Moment | None = None
     within: Near | None = None
+    selection: SelectionRule | None = None  # how keyframes are chosen; None: as configured
 
     def question(self) -> str:
         """The text of the last user message. Raises BadRequest if there is none or it is empty."""
@@ -215,4 +217,6 @@ async def question_of(cameras: Cameras, asked: ChatRequest) -> Question:
     names = await pools.questions(cameras.existing, asked.named_cameras())
     after, before = parse_span(asked.after, asked.before, cameras.zone_of(names[0]) if names else "UTC")
     limit, temperature = asked.max_new_tokens(), asked.temperature or 0.0
-    return Question(text, names, after, before, limit, temperature, asked.place(), asked.earlier())
+    return Question(
+        text, names, after, before, limit, temperature, asked.place(), asked.earlier(), selection=asked.selection
+    )

@@ -8,9 +8,8 @@ import copy
 import time
 from collections.abc import Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
-from typing import Literal
 
 import numpy as np
 
@@ -22,34 +21,12 @@ from agent.evaluation.window import CAMERA, ArrayWindow
 from agent.runtime.lanes import Lane
 from agent.runtime.stopwatch import Stopwatch
 from agent.settings.settings import AnsweringSettings
-from memory.window import Window
 from model.config import Composer
 from model.features import FrameFeatures
 from model.merge import Merger
-from model.places import newest_rows
-from model.select import Keyframes, Kind
 from model.video_model import VideoModel
 
-NEVER = 2.0  # no cosine is larger: no frame is redundant
 ANSWER_TOKENS = 24
-
-
-@dataclass(frozen=True)
-class Arm(Selection):
-    """How keyframes are chosen. "top_k": without the redundancy rule. "uniform": evenly spaced, ignoring the question.
-
-    In all of them `recent` of the keyframes are the newest frames, so that arms differ in one thing only.
-    """
-
-    selection: Literal["dks", "top_k", "uniform"] = "dks"
-
-    def __call__(self, window: Window, query: np.ndarray) -> Keyframes:
-        if self.selection == "top_k":
-            return replace(self, selection="dks", tau=NEVER)(window, query)
-        if self.selection == "uniform":
-            rows, kinds = uniform_rows(window.num_frames, self.num_keyframes, self.recent)
-            return Keyframes(rows, kinds, window.embeddings(rows) @ query)
-        return super().__call__(window, query)
 
 
 @dataclass(frozen=True)
@@ -92,15 +69,17 @@ class Asker:
         plan = self._answerer(self.model).plan(Question(text, (CAMERA,)))
         return None if plan is not None and plan.kind == "zone" and not any(self.window.zones) else plan
 
-    def ask(self, text: str, arm: Arm, model: VideoModel | None = None, *, in_steps: bool = False) -> Answer:
+    def ask(self, text: str, arm: Selection, model: VideoModel | None = None, *, in_steps: bool = False) -> Answer:
         """The product's answer, without sampling. model: the same weights with another way to merge."""
         return asyncio.run(self.answer(text, arm, model, in_steps=in_steps))
 
-    def ask_in_steps(self, text: str, arm: Arm) -> str:
+    def ask_in_steps(self, text: str, arm: Selection) -> str:
         """The result alone of the answer in steps: "before", "hall", "two", "yes"."""
         return verdict_of(self.ask(text, arm, in_steps=True).text)
 
-    async def answer(self, text: str, arm: Arm, model: VideoModel | None = None, *, in_steps: bool = False) -> Answer:
+    async def answer(
+        self, text: str, arm: Selection, model: VideoModel | None = None, *, in_steps: bool = False
+    ) -> Answer:
         """`ask` for callers with an event loop."""
         began, watch = time.perf_counter(), Stopwatch()
         question = Question(text, (CAMERA,))
@@ -144,16 +123,3 @@ def merging_otherwise(
         pointing=live.pointing,
     )
     return other
-
-
-def uniform_rows(num_frames: int, num_keyframes: int, recent: int) -> tuple[np.ndarray, tuple[Kind, ...]]:
-    """(rows rising, kinds): the newest `recent`, and the middles of equal parts of the rest.
-
-    12 frames, 5 places, 2 recent: 10 and 11, and the middles 1, 5, 8 of three parts of 0..9.
-    """
-    newest = newest_rows([num_frames], min(recent, num_keyframes))
-    rest, places = num_frames - len(newest), num_keyframes - len(newest)
-    spread = np.unique(((np.arange(places) + 0.5) * rest / max(places, 1)).astype(np.int64)) if rest else newest[:0]
-    kinds: list[Kind] = ["filling" for _ in spread]
-    kinds += ["recent" for _ in newest]
-    return np.concatenate((spread, newest)), tuple(kinds)

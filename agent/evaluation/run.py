@@ -16,8 +16,9 @@ from typing import Any
 
 import numpy as np
 
+from agent.ask.keyframes import Selection
 from agent.ask.reader import about_now
-from agent.evaluation.arms import Arm, Asker
+from agent.evaluation.arms import Asker
 from agent.evaluation.clips import Clip, features_of, labelled_videos, video_clip, world_clip
 from agent.evaluation.scores import HARD_GUESS, Asked, Needle, Tally, bins_below, summarise
 from agent.settings.settings import AnsweringSettings
@@ -42,12 +43,12 @@ def shown_rows(clip: Clip, question: Question) -> np.ndarray:
     return shown
 
 
-def dks_alone(defaults: Defaults) -> Arm:
+def dks_alone(defaults: Defaults) -> Selection:
     """The arm whose recall is measured: no filling and no reserved frames."""
-    return replace(Arm.of(defaults), recent=0, fill="none")
+    return replace(Selection.of(defaults), recent=0, fill="none")
 
 
-def needle_hits(asker: Asker, clip: Clip, question: Question, arm: Arm) -> Needle:
+def needle_hits(asker: Asker, clip: Clip, question: Question, arm: Selection) -> Needle:
     """Whether DKS alone finds the event, and the chances of uniform choice (mean over 8 phases) and of random choice."""
     num_frames = len(clip.times)
     chosen = arm(asker.window, asker.model.embed_text(question.text).unit)
@@ -106,7 +107,7 @@ def _ask_all(asker: Asker, clip: Clip) -> Iterator[tuple[str, Asked]]:
 
 
 def _ask_one(asker: Asker, question: Question) -> Asked:
-    arm = Arm.of(asker.model.info.defaults)
+    arm = Selection.of(asker.model.info.defaults)
     whole = asker.ask(question.text, arm).text
     newest = asker.latest(NUM_LATEST)
     if asker.plan(question.text):

@@ -57,6 +57,9 @@ class ArrayWindow(Window):
             self._ranked = key, ArrayCandidates(self.unit, query)
         return self._ranked[1].top(k)
 
+    def scores(self, query: np.ndarray) -> np.ndarray:
+        return np.asarray(self.unit @ query)
+
     def embeddings(self, rows: npt.ArrayLike) -> np.ndarray:
         return np.asarray(self.unit[np.asarray(rows)])
 

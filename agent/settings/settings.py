@@ -85,6 +85,9 @@ class AnsweringSettings(Part):
     """How a question is answered; null leaves a value to the checkpoint."""
 
     num_keyframes: int | None = Field(default=None, ge=1, le=512, description="frames kept with all patches (K)")
+    selection: Literal["visits", "dks", "top_k", "uniform"] | None = Field(
+        default=None, description="how keyframes are chosen: `visits`, `dks` (the paper), `top_k` or `uniform`"
+    )
     redundancy: Literal["raw", "background"] | None = Field(
         default=None, description="compare frames directly, or against the background"
     )

@@ -30,6 +30,7 @@ def extension(seen: Seen, finished: Finished) -> Json:
         "newest": seen.newest,
         "notes": list(finished.notes),
         "timings_ms": finished.timings_ms,
+        "visits": [asdict(visit) for visit in seen.visits],
     }
 
 

@@ -15,12 +15,13 @@ import pytest
 
 from agent.app import Agent
 from agent.ask.answer import ONE_AT_A_TIME
+from agent.ask.keyframes import Selection
 from agent.ask.local import LocalAnswerer
 from agent.ask.model import load_model
 from agent.ask.question import Evidence, Question, Said
 from agent.ask.reader import Plan, number_word, plan_of, verdict_of
 from agent.ask.strategies import Ask, Look, Part, count_visits, speak_in_steps
-from agent.evaluation.arms import Arm, Asker
+from agent.evaluation.arms import Asker
 from agent.evaluation.clips import Clip, world_clip
 from agent.evaluation.run import zones_of
 from agent.keep.memory import open_memory
@@ -332,7 +333,7 @@ async def test_evaluation_scores_what_the_product_says(tmp_path: Path) -> None:
         START + clip.times - clip.start_unix,
         zones_of(clip),
     )
-    arm, asked = Arm.of(model.info.defaults), 0
+    arm, asked = Selection.of(model.info.defaults), 0
     async with rover(tmp_path) as agent:
         for question in clip.questions:
             plan = asker.plan(question.text)

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from agent.evaluation.arms import Arm, Asker, merging_otherwise, uniform_rows
+from agent.ask.keyframes import Selection, uniform_rows
+from agent.evaluation.arms import Asker, merging_otherwise
 from agent.evaluation.clips import (
     Clip,
     Moment,
@@ -55,7 +56,7 @@ def test_uniform_and_random_choice_have_their_closed_forms(tiny_model: VideoMode
     # 20 frames, 4 places, an event on 5 of them: uniform steps of 5 always meet it; random misses with 15*14*13*12/(20*19*18*17)
     question = Question("when", "when did the red car come?", "@8", Query("car", "red"), ((6.0, 10.0),))
     clip = clip_of(20, question)
-    needle = needle_hits(asker_of(tiny_model, clip), clip, question, Arm(num_keyframes=4))
+    needle = needle_hits(asker_of(tiny_model, clip), clip, question, Selection(num_keyframes=4))
     assert needle.depth == pytest.approx(6 / 20)
     assert needle.uniform == 1.0
     assert needle.random == pytest.approx(1 - (15 * 14 * 13 * 12) / (20 * 19 * 18 * 17))
@@ -83,7 +84,7 @@ def test_a_question_about_now_is_put_to_the_newest_frames(tiny_model: VideoModel
     asked = [Question("present", text, "nothing", None, ((2.0, 2.0),)) for text in texts]
     clip, tally = clip_of(30, *asked), Tally()
     evaluate(tiny_model, [clip], tally)
-    asker, arm = asker_of(tiny_model, clip), Arm.of(tiny_model.info.defaults)
+    asker, arm = asker_of(tiny_model, clip), Selection.of(tiny_model.info.defaults)
     whole, newest = ([each.ask(text, arm).text for text in texts] for each in (asker, asker.latest(4)))
     assert all(a != b for a, b in zip(whole, newest, strict=True))
     assert [each.answer for each in tally.asked] == [newest[0], whole[1]]
@@ -99,7 +100,7 @@ def test_order_and_place_are_asked_in_steps() -> None:
         for question in clip.questions:
             if question.family in right:
                 assert asker.plan(question.text) is not None
-                said = asker.ask_in_steps(question.text, Arm.of(model.info.defaults))
+                said = asker.ask_in_steps(question.text, Selection.of(model.info.defaults))
                 right[question.family].append(is_correct(question, said))
     assert len(right["order"]) >= 6
     assert len(right["room"]) >= 1
@@ -119,7 +120,7 @@ def test_thing_that_never_came_is_reported_so(tiny_model: VideoModel) -> None:
     kind, colour = next((k, c) for k in ("truck", "bicycle") for c in ("purple", "white") if (k, c) not in kinds)
     text = f"in which room was the {colour} {kind}?"
     assert asker.plan(text) is not None
-    assert asker.ask_in_steps(text, Arm.of(builtin.info.defaults)) == f"I saw no {colour} {kind}"
+    assert asker.ask_in_steps(text, Selection.of(builtin.info.defaults)) == f"I saw no {colour} {kind}"
 
 
 def test_history_is_rotated_to_end_at_a_moment(tiny_model: VideoModel) -> None:
@@ -148,12 +149,12 @@ def test_arms_differ_in_one_thing(tiny_model: VideoModel) -> None:
     """top-K takes the best whatever they are like, uniform asks no question; all keep the newest and the same number."""
     asker = asker_of(tiny_model, clip_of(40))
     query = tiny_model.embed_text("red car").unit
-    arm = Arm(num_keyframes=6, recent=2, tau=0.5)
-    top = replace(arm, selection="top_k")(asker.window, query)
+    arm = Selection(num_keyframes=6, recent=2, tau=0.5)
+    top = replace(arm, rule="top_k")(asker.window, query)
     best = np.argsort(-(asker.window.unit[:38] @ query), kind="stable")[:4]
     assert set(top.rows) == {*best.tolist(), 38, 39}
     other = tiny_model.embed_text("two dogs at night").unit
-    uniform = replace(arm, selection="uniform")
+    uniform = replace(arm, rule="uniform")
     assert np.array_equal(uniform(asker.window, query).rows, uniform(asker.window, other).rows)
     for chosen in (top, uniform(asker.window, query), arm(asker.window, query)):
         assert len(chosen.rows) == len(chosen.kinds) == 6
@@ -168,7 +169,7 @@ def test_uniform_rows_are_the_middles_of_equal_parts() -> None:
 
 
 def test_merging_otherwise_leaves_weights_and_features_alone(tiny_model: VideoModel) -> None:
-    asker, arm = asker_of(tiny_model, clip_of(12)), Arm(num_keyframes=2)
+    asker, arm = asker_of(tiny_model, clip_of(12)), Selection(num_keyframes=2)
     without = merging_otherwise(tiny_model, composer="none")
     assert without.network is tiny_model.network
     kept = asker.ask("what is here?", arm)

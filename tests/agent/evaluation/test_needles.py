@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from agent.evaluation.arms import Arm, Asker
+from agent.ask.keyframes import Selection
+from agent.evaluation.arms import Asker
 from agent.evaluation.clips import features_of, world_clip
 from agent.evaluation.run import dks_alone
 from benchmarks import ablations, fixed_camera, long_stays, needles
@@ -168,7 +169,7 @@ def test_ablations_count_lost_and_won_against_the_product(tmp_path: Path) -> Non
     asked = ablations.chosen_questions(clip, 4, np.random.default_rng(0))
     assert len({q.text for q in asked}) == len(asked) == 4
     assert {q.family for q in asked} <= set(ablations.LEARNT)
-    rows = list(ablations.run(model, ablations.Setting("K", Arm(num_keyframes=3)), [(clip, asker, asked)]))
+    rows = list(ablations.run(model, ablations.Setting("K", Selection(num_keyframes=3)), [(clip, asker, asked)]))
     better = [row | {"right": True} for row in rows]
     wrong = [row | {"right": False} for row in rows]
     assert ablations.summary(better, wrong)["won"] == 4
