@@ -81,6 +81,7 @@ def patterns(number: int, frame_id: int) -> list[bytes]:
 
 
 def put(store: MemoryStore, camera: str, number: int, *, attach: bool = True) -> int:
+    """Append a frame that contains `patterns(number, frame_id)`; return its id."""
     frame_id = store.append(camera, float(number), secret(number), {"note": f"secret-{number}-"})
     if attach:
         store.attach(frame_id, **features(frame_id))
@@ -98,6 +99,7 @@ def traces(folder: Path, wanted: list[bytes]) -> list[tuple[str, bytes]]:
 
 
 def of(numbers: dict[int, int]) -> list[bytes]:
+    """Return the patterns of several frames, given as number -> frame id."""
     return [pattern for number, frame_id in numbers.items() for pattern in patterns(number, frame_id)]
 
 

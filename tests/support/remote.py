@@ -1,4 +1,4 @@
-"""Agents whose answers come from a vision server, what they send to it, and name servers with chosen answers."""
+"""Agents whose answers come from a vision server, and a name resolver with chosen answers."""
 
 import base64
 from collections.abc import AsyncIterator, Sequence
@@ -14,13 +14,11 @@ from tests.support.agents import remember, settings_in, tiny_model
 from tests.support.vlm_server import Spy
 
 WHO = Question("Who came?", ("door",))
-
-
-PUBLIC = "203.0.113.7"
+PUBLIC = "203.0.113.7"  # an address outside of private networks
 
 
 class Names:
-    """A resolver with answers of its own, given one after the other; the last one stays."""
+    """A name resolver that gives the chosen answers in order and repeats the last one."""
 
     def __init__(self, *answers: Sequence[str]) -> None:
         self.answers = list(answers)
@@ -32,6 +30,7 @@ class Names:
 
 
 def openai(spy: Spy, model: str = "good", host: str = "127.0.0.1", **more: Any) -> dict[str, Any]:
+    """Return answerer settings for the vision server; the model name chooses its behaviour."""
     return {"kind": "openai", "base_url": spy.url(host), "model": model, **more}
 
 
@@ -39,7 +38,7 @@ def openai(spy: Spy, model: str = "good", host: str = "127.0.0.1", **more: Any) 
 async def asking(
     folder: Path, answerer: dict[str, Any], resolve: Resolver = system_resolver, **changes: Any
 ) -> AsyncIterator[Agent]:
-    """An agent at work whose words come from the server; "door" remembers 12 frames, 10 s apart."""
+    """Run an agent that lets a server answer. Its camera "door" has 12 frames, 10 s apart."""
     settings = settings_in(folder, answerer=answerer, **changes)
     model = tiny_model()
     async with Agent(settings, open_memory(settings, model), model, resolve=resolve).running() as agent:
@@ -48,7 +47,7 @@ async def asking(
 
 
 def parts_of(sent: dict[str, Any]) -> tuple[list[str], list[bytes]]:
-    """Texts and JPEGs of the user's message."""
+    """Return the texts and the JPEG pictures of the user message in a request."""
     content = sent["body"]["messages"][-1]["content"]
     urls = [part["image_url"]["url"] for part in content if part["type"] == "image_url"]
     assert all(url.startswith("data:image/jpeg;base64,") for url in urls)
