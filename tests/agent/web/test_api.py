@@ -57,6 +57,20 @@ async def test_the_openai_client_gets_a_whole_answer(site: Served, http: httpx.A
     }  # fmt: skip
 
 
+async def test_a_request_chooses_how_keyframes_are_selected(http: httpx.AsyncClient) -> None:
+    asked = {**ASK, "camera": "door"}
+    found = (await http.post("/v1/chat/completions", json={**asked, "selection": "visits"})).json()
+    for visit in found["vilamp"]["visits"]:
+        assert visit["start"] <= visit["peak"] <= visit["end"]
+        assert visit["camera"] == "door"
+    paper = (await http.post("/v1/chat/completions", json={**asked, "selection": "dks"})).json()
+    assert paper["vilamp"]["visits"] == []
+    refused = await http.post("/v1/chat/completions", json={**asked, "selection": "best"})
+    assert refused.status_code == 400
+    assert refused.json()["error"]["param"] == "selection"
+    assert "'visits', 'dks', 'top_k' or 'uniform'" in refused.json()["error"]["message"]
+
+
 async def test_the_openai_client_streams(site: Served) -> None:
     async with client(site) as ai:
         stream = await ai.chat.completions.create(  # type: ignore[call-overload]
