@@ -43,6 +43,12 @@ def test_leaves_import_no_other_part(leaf: str) -> None:
     assert tops(leaf) & {*PARTS, "tests", "benchmarks"} == set()
 
 
+def test_settings_know_no_part_that_uses_them() -> None:
+    names = {name for path in (ROOT / "agent" / "settings").rglob("*.py") for name in imported(path)}
+    ours = {name for name in names if name.startswith("agent.")}
+    assert {name for name in ours if not name.startswith(("agent.settings.", "agent.untrusted."))} == {"agent.times"}
+
+
 def test_torch_stays_inside_the_model() -> None:
     assert "torch" in tops("model")
     for part in ("streaming", "memory", "agent"):
