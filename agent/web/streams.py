@@ -93,7 +93,9 @@ class _EventStream(Response):
     media_type = "text/event-stream"
 
     def __init__(self, responses: LongResponses, events: AsyncGenerator[bytes, None], keep_alive_s: float) -> None:
-        super().__init__(headers={"X-Accel-Buffering": "no"})  # nginx: pass events on at once
+        super().__init__(
+            headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+        )  # nginx: pass events on at once
         del self.headers["content-length"]
         self._responses, self._events, self._keep_alive_s = responses, events, keep_alive_s
         self._comments: asyncio.Task[None] | None = None  # from the first event on
