@@ -5,7 +5,7 @@ New frames do not disturb an answer, because a window never changes. Leaving `as
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -21,7 +21,7 @@ from agent.metrics import Metrics
 from agent.runtime import pools
 from agent.runtime.lanes import Lane, Priority
 from agent.runtime.stopwatch import Stopwatch
-from agent.runtime.supervisor import is_cancelling, words_of
+from agent.runtime.supervisor import Work, is_cancelling, words_of
 from agent.settings.settings import AnsweringSettings
 from agent.times import repeated_hour
 from agent.untrusted.plain import PlainText
@@ -62,7 +62,7 @@ class Context:
 
 
 C = TypeVar("C", bound=Context)
-Task = tuple[str, Callable[[], Awaitable[None]]]
+Task = tuple[str, Work]
 
 
 class Answerer(Protocol[C]):

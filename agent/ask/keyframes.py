@@ -6,7 +6,7 @@ The work blocks, so it runs in the language lane.
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import groupby
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +24,9 @@ from model.select_visits import select_by_visits
 from model.visits import clear_visits
 
 if TYPE_CHECKING:
+    from model.clip_encoder import ClipEncoder
     from model.features import Defaults, TextFeatures
+    from model.video_model import VideoModel
 
 NEVER = 2.0  # no cosine is larger: no frame is redundant
 MOST_VISITS = 100  # of an answer: the strongest
@@ -32,13 +34,6 @@ _IMPORTANCE = ("relevant", "recent", "filling")  # kinds of evidence, the most i
 
 Select = Callable[[Window, NDArray[np.float32]], Keyframes]
 """Chooses keyframes of a window for a query (D,), a unit vector."""
-
-
-class TextEncoder(Protocol):
-    """Encodes a question for comparison with frames."""
-
-    def embed_text(self, text: str) -> "TextFeatures":
-        """Features of the text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,12 +148,12 @@ def relevant(rows: NDArray[np.int64], scores: NDArray[np.float32]) -> Keyframes:
 class Chooser:
     """Embeds questions and chooses their keyframes, in the language lane."""
 
-    def __init__(self, encoder: TextEncoder, language: Lane) -> None:
-        self._encoder, self._language = encoder, language
+    def __init__(self, model: "VideoModel | ClipEncoder", language: Lane) -> None:
+        self._model, self._language = model, language
 
     async def embed(self, text: str) -> "TextFeatures":
         """The text's features."""
-        return await self._language.run(self._encoder.embed_text, text)
+        return await self._language.run(self._model.embed_text, text)
 
     async def choose(self, window: Window, search: Search, select: Select, watch: Stopwatch) -> list[Chosen]:
         """The keyframes of the window for each text."""
