@@ -1,10 +1,4 @@
-"""Times as people write them, to unix seconds and back.
-
-In: a piece of text, the present (`now`, unix seconds) and a time zone. Out: unix seconds.
-Nothing here reads a clock, so the same words always mean the same instant in a test.
-
-It does not know cameras, and it does not know which zone a camera stands in: the caller passes one.
-"""
+"""Convert times between text, as people write them, and unix seconds. Pure: the present and the zone are arguments."""
 
 import math
 import os
@@ -17,7 +11,9 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 _UNIT_S = {"s": 1.0, "sec": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
 _OFFSET_PART = re.compile(r"(\d+(?:\.\d+)?)\s*(sec|min|[smhdw])")
 _OFFSET = re.compile(rf"[-−]\s*(?:{_OFFSET_PART.pattern}\s*)+", re.IGNORECASE)
-_DAY = re.compile(r"today|(the day before )?yesterday", re.IGNORECASE)  # to dateparser this hour of that day
+_DAY = re.compile(
+    r"today|(the day before )?yesterday", re.IGNORECASE
+)  # dateparser takes these as the present hour of that day
 _TIME_OF_DAY = re.compile(r"\d{1,2}:\d{2}(:\d{2})?(\s*[ap]m)?", re.IGNORECASE)
 _NUMBER = re.compile(r"\d+(?:\.\d+)?")
 _HELP = 'say "10 minutes ago", "yesterday 22:00", "-24h", 2026-11-22T16:00 or unix seconds'
@@ -27,16 +23,16 @@ _FIRST_S, _LAST_S = -6.2e10, 2.534e11  # 0005 and 9999: what can be shown in eve
 
 
 class TimeError(ValueError):
-    """The text names no time we understand (the writer's mistake)."""
+    """The text is not a time that can be parsed."""
 
 
 def parse_time(text: str, *, now: float, zone: str, latest: bool = False) -> float:
-    """Unix seconds of `text`, read in the IANA time zone `zone` unless it names an offset of its own.
+    """Return the unix seconds of `text`, in the IANA time zone `zone` unless the text has its own offset.
 
-    Understood: unix seconds, ISO 8601, "-90s" / "-1h 30m" (that long before `now`), and English such as
-    "10 minutes ago" or "yesterday 22:00". A time of day alone is its latest occurrence not after `now`; a day alone is
-    its first moment. A local time that the clocks show twice is its first occurrence, with `latest` its last (see
-    `instant_of`). What lies before 1970 or after 5138 becomes that edge: nothing is remembered beyond.
+    Accepted: unix seconds, ISO 8601, "-90s" / "-1h 30m" (that long before `now`), and English such as
+    "10 minutes ago" or "yesterday 22:00". A time of day alone means its latest occurrence not after `now`; a day alone
+    means its first moment. A local time that clocks show twice means its first occurrence, with `latest` its last (see
+    `instant_of`). Times before 1970 or after 5138 are clamped.
     Raises TimeError.
     """
     return min(max(_parse(text, now, zone, latest), 0.0), MAX_UNIX_S)
@@ -58,13 +54,13 @@ def _parse(text: str, now: float, zone: str, latest: bool) -> float:
 
 
 def instant_of(moment: datetime, zone: ZoneInfo, *, latest: bool = False) -> float:
-    """Unix seconds of a moment, which is local time in `zone` unless it has an offset of its own.
+    """Return the unix seconds of a moment, which is local time in `zone` unless it has its own offset.
 
-    When the clocks are set back they show an hour twice: the first occurrence counts, or the last one if `latest`. So the
-    window from an `after` to a `before` (`latest`) holds both. When they are set forward they pass over an hour: a time
-    in it becomes the moment of the change.
+    When clocks are set back, an hour occurs twice: its first occurrence counts, or its last if `latest`, so that the window
+    from an `after` to a `before` (`latest`) covers both. When clocks are set forward, an hour is skipped: a time in it
+    becomes the moment of the change.
 
-    Worked example in Berlin: 2026-10-25T02:40 is 00:40 UTC, `latest` 01:40 UTC; 2026-03-29T02:40 is 01:00 UTC, when the
+    Example in Berlin: 2026-10-25T02:40 is 00:40 UTC, `latest` 01:40 UTC; 2026-03-29T02:40 is 01:00 UTC, when the
     clocks went from 02:00 to 03:00.
     """
     if moment.tzinfo is not None:
@@ -76,7 +72,7 @@ def instant_of(moment: datetime, zone: ZoneInfo, *, latest: bool = False) -> flo
 
 
 def _change_between(before: float, after: float, zone: ZoneInfo) -> float:
-    """The instant, to the second, at which the offset of `zone` changes."""
+    """Return the instant, to the second, at which the offset of `zone` changes."""
     old = datetime.fromtimestamp(before, zone).utcoffset()
     low, high = math.floor(before), math.ceil(after)
     while high - low > 1:
@@ -86,12 +82,12 @@ def _change_between(before: float, after: float, zone: ZoneInfo) -> float:
 
 
 def _shown_twice(moment: datetime) -> bool:
-    """Do clocks there show this local time a second time, before or after?"""
+    """Return whether clocks in its zone show this local time twice."""
     return moment.replace(fold=0).utcoffset() != moment.replace(fold=1).utcoffset()
 
 
 def _zone_name(moment: datetime) -> str:
-    """The zone's abbreviation, "CEST"; "UTC+04:00" where the clocks were set back and it did not change."""
+    """Return the zone's abbreviation, such as "CEST"; "UTC+04:00" if clocks were set back without changing it."""
     name = moment.tzname() or ""
     if _shown_twice(moment) and moment.replace(fold=0).tzname() == moment.replace(fold=1).tzname():
         return f"UTC{moment.isoformat()[-6:]}"
@@ -107,7 +103,7 @@ def _unix_seconds(words: str) -> float:
 
 
 def unit_hint(number: float) -> str | None:
-    """Says so when `number` looks like a moment that was counted in a smaller unit than seconds."""
+    """Return a hint if `number` looks like a time in a smaller unit than seconds; else None."""
     for unit, per_second in (("milliseconds", 1e3), ("microseconds", 1e6), ("nanoseconds", 1e9)):
         if MIN_UNIX_S <= number / per_second < MAX_UNIX_S:
             return f"it looks like {unit}: divide by {per_second:.0f} for unix seconds"
@@ -123,7 +119,7 @@ def _iso(words: str) -> datetime | None:
 
 
 def _english(words: str, now: float, local: ZoneInfo) -> datetime | None:
-    import dateparser  # half a second of tables: only when words must be understood
+    import dateparser  # takes half a second to import
 
     base = local_moment(now, local).replace(tzinfo=None)
     moment = dateparser.parse(
@@ -147,7 +143,7 @@ def _english(words: str, now: float, local: ZoneInfo) -> datetime | None:
 
 
 def _with_zone(moment: datetime, words: str, now: float, local: ZoneInfo) -> datetime:
-    """A moment whose zone the text names. "CST" is that of `local` where clocks there show it: several zones share the name."""
+    """Return a moment whose zone the text names. Several zones are called "CST": that of `local` is preferred."""
     for fold in (0, 1):
         shown = moment.replace(tzinfo=local, fold=fold)
         if shown.tzname() == moment.tzname():
@@ -156,13 +152,13 @@ def _with_zone(moment: datetime, words: str, now: float, local: ZoneInfo) -> dat
     clock = _TIME_OF_DAY.match(words)
     if (
         clock and len(words[clock.end() :].split()) == 1
-    ):  # alone: its latest occurrence, which dateparser tells by `local`
+    ):  # alone: its latest occurrence, which dateparser finds by `local`
         moment -= timedelta(days=math.ceil((moment.timestamp() - now) / 86400.0))
     return moment
 
 
 def _latest_day(moment: datetime, now: float, local: ZoneInfo) -> datetime:
-    """That time of today or of the day before. After the clocks were set back, 02:40 may have been although they show 02:10."""
+    """Return that time of today or yesterday. After clocks were set back, 02:40 may be past although they show 02:10."""
     tomorrow = moment + timedelta(days=1)
     return tomorrow if instant_of(tomorrow, local) <= now else moment
 
@@ -172,7 +168,7 @@ def _is_relative(words: str) -> bool:
 
 
 def load_zone(name: str) -> ZoneInfo:
-    """The IANA zone `name`. Raises TimeError when there is none of that name."""
+    """Return the IANA zone `name`. Raises TimeError if there is none."""
     try:
         return ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError, OSError):
@@ -181,7 +177,7 @@ def load_zone(name: str) -> ZoneInfo:
 
 
 def local_zone_name() -> str:
-    """The IANA name of this machine's time zone; "UTC" where it cannot be told."""
+    """Return the IANA name of this machine's time zone; "UTC" if it cannot be found."""
     for candidate in (os.environ.get("TZ", "").removeprefix(":"), _zone_of_link(Path("/etc/localtime"))):
         try:
             if candidate:
@@ -197,30 +193,29 @@ def _zone_of_link(link: Path) -> str:
 
 
 def local_moment(time: float, zone: tzinfo) -> datetime:
-    """The moment `time` (unix seconds) as `zone` shows it; the nearest moment that can be shown, where a wild clock says
-    a year that no calendar has."""
+    """Return the local moment of `time` (unix seconds), clamped to the years that a datetime can hold."""
     return datetime.fromtimestamp(min(max(time, _FIRST_S), _LAST_S), zone)
 
 
 def format_time(time: float, zone: str) -> str:
-    """Local date and time to the second with the zone's abbreviation: "2026-11-22 17:04:05 CET"."""
+    """Return local date and time with the zone's abbreviation: "2026-11-22 17:04:05 CET"."""
     moment = local_moment(time, load_zone(zone))
     return f"{moment:%Y-%m-%d %H:%M:%S} {_zone_name(moment)}"
 
 
 def format_day(time: float, zone: str) -> str:
-    """Local date: "2026-11-22"."""
+    """Return the local date: "2026-11-22"."""
     return f"{local_moment(time, load_zone(zone)):%Y-%m-%d}"
 
 
 def format_clock(time: float, zone: str) -> str:
-    """Local time of day to the second: "17:04:05"; "02:40:05 CEST" where the clocks show it twice."""
+    """Return the local time of day: "17:04:05"; "02:40:05 CEST" if clocks show it twice."""
     moment = local_moment(time, load_zone(zone))
     return f"{moment:%H:%M:%S} {_zone_name(moment)}" if _shown_twice(moment) else f"{moment:%H:%M:%S}"
 
 
 def repeated_hour(times: Iterable[float], zone: str) -> str | None:
-    """What a reader must know when clocks in `zone` showed one of `times` twice; None: they showed none twice."""
+    """Return a note for the reader if clocks in `zone` showed one of `times` twice; else None."""
     local = load_zone(zone)
     for each in times:
         moment = local_moment(each, local)
@@ -233,14 +228,14 @@ def repeated_hour(times: Iterable[float], zone: str) -> str | None:
 
 
 def format_stamp(time: float, zone: str) -> str:
-    """Local date and time for the name of a file: "20261122-170405"; "20261025-024005-CEST" where that is shown twice."""
+    """Return local date and time for a file name: "20261122-170405"; "20261025-024005-CEST" if shown twice."""
     moment = local_moment(time, load_zone(zone))
     name = re.sub(r"\W", "", _zone_name(moment), flags=re.ASCII)
     return f"{moment:%Y%m%d-%H%M%S}" + (f"-{name}" if _shown_twice(moment) else "")
 
 
 def format_span(seconds: float) -> str:
-    """A length of time in its two largest units: "12 s", "3 min 20 s", "2 h 5 min", "4 d 1 h"."""
+    """Return a duration in its two largest units: "12 s", "3 min 20 s", "2 h 5 min", "4 d 1 h"."""
     whole = max(0, round(seconds))
     units = [(86400, "d"), (3600, "h"), (60, "min"), (1, "s")]
     for place, (size, name) in enumerate(units):

@@ -12,7 +12,7 @@ import sys
 import tempfile
 import textwrap
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from functools import cache
 from html import escape
@@ -38,8 +38,8 @@ PARTS = ("agent", "streaming", "memory", "model")
 CAMERA = "street"
 SEED = 7  # of the drawn street
 SIZE = (320, 180)  # of its pictures
-EMPTY_S = range(36, 56)  # seconds in which nothing moves there
-BALL_S = 60  # second in which a yellow ball lies there
+EMPTY_S = [36.0 + 0.6 * number for number in range(34)]  # moments at which nothing moves there
+BALL_S = 60.0  # moment at which a yellow ball lies there
 CONDITION = "a yellow ball comes"
 QUESTION = "How many times did a yellow ball come?"
 
@@ -137,19 +137,19 @@ async def record() -> dict[str, Walk]:
     """Run an agent, show it a street, ask it a question, and return the walk of each of the three."""
     recorder = Recorder()
     with tempfile.TemporaryDirectory(prefix="vilamp-walk-") as folder, recorder.installed():
-        rule = {"condition": CONDITION, "gate": {"warm_up_frames": 5}, "confirm": {"n": 1, "m": 1}}
+        rule = {"condition": CONDITION, "confirm": {"n": 1, "m": 1}}
         settings = Settings.model_validate({"data_dir": folder, "rules": {"ball": rule}})
         async with opened(settings) as agent:
             app = build_app(agent, Auth.open(settings.data_dir, enabled=False), settings)
             async with showing(agent, folder, EMPTY_S):
                 pass
             with recorder.walk(FRAME_WORK, first="Input.__init__") as frame:
-                async with showing(agent, folder, range(EMPTY_S.stop, EMPTY_S.stop + 1)):
+                async with showing(agent, folder, EMPTY_S[:1]):
                     recorder.stop()
             with recorder.walk(QUESTION_WORK) as question:
                 await asyncio.create_task(ask(app), name="question")
             with recorder.walk(ALERT_WORK, first="Engine.frame") as alert:
-                async with showing(agent, folder, range(BALL_S, BALL_S + 1)):
+                async with showing(agent, folder, [BALL_S]):
                     recorder.stop()
             if not agent.alert_store.events(0):
                 raise RuntimeError("the rule raised no alert: choose another SEED or CONDITION in agent/walk.py")
@@ -178,14 +178,15 @@ class HeldFile:
 
 
 @asynccontextmanager
-async def showing(agent: Agent, folder: str, seconds: range) -> AsyncIterator[None]:
-    """Let the camera play these seconds of the drawn street; the block begins when they are encoded and judged."""
-    path = Path(folder, f"{seconds.start}.mp4")
-    await asyncio.to_thread(_film, path, seconds)
-    wanted = agent.store.stats(CAMERA).encoded + len(seconds)
-    source = HeldFile(path, agent.cameras.frame_settings(CAMERA), agent.clock() - 120.0 + seconds.start)
+async def showing(agent: Agent, folder: str, moments_s: Sequence[float]) -> AsyncIterator[None]:
+    """Show the camera these moments of the drawn street, one a second; the block begins when they are encoded and judged."""
+    stats = agent.store.stats(CAMERA)
+    start = agent.clock() - 90.0 if stats.newest is None else stats.newest + 1.0
+    path = Path(folder, f"{stats.frames}.mp4")
+    await asyncio.to_thread(_film, path, moments_s)
+    source = HeldFile(path, agent.cameras.frame_settings(CAMERA), start)
     watching = asyncio.create_task(agent.cameras.watch(CAMERA, source), name=f"camera {CAMERA}")
-    while agent.store.stats(CAMERA).encoded < wanted:  # noqa: ASYNC110 - nothing announces it
+    while agent.store.stats(CAMERA).encoded < stats.encoded + len(moments_s):  # noqa: ASYNC110 - nothing announces it
         await asyncio.sleep(0.05)
     await agent.encoded()
     await agent.alerts.settled()
@@ -194,11 +195,11 @@ async def showing(agent: Agent, folder: str, seconds: range) -> AsyncIterator[No
     await watching
 
 
-def _film(path: Path, seconds: range) -> None:
+def _film(path: Path, moments_s: Sequence[float]) -> None:
     street = Scene.from_seed(SEED, duration_s=120.0, style="fixed", split="eval")
     with ClipWriter(path) as writer:
-        for second in seconds:
-            writer.add(draw(street, float(second), *SIZE), float(second))
+        for second, moment_s in enumerate(moments_s):
+            writer.add(draw(street, moment_s, *SIZE), float(second))
 
 
 async def ask(app: ASGIApp) -> None:

@@ -1,8 +1,7 @@
-"""Privacy masks: parts of the picture that are blackened before it is stored or encoded.
+"""Privacy masks: polygons of the picture that are blackened before it is stored or encoded. Pure.
 
-Pure: polygons in relative coordinates (0..1 of width and height, from the top left) and RGB pictures in, pictures out.
-Every pixel that a polygon touches is covered, and MARGIN_PX more around it: scaling and the camera's own compression
-have mixed what lies under a mask into the pixels beside it. What is stored does not depend on what was covered.
+Coordinates are relative: 0 to 1 of width and height, from the top left. Every pixel that a polygon touches is covered, and
+MARGIN_PX more around it, because scaling and the camera's compression mix what lies under a mask into neighbouring pixels.
 """
 
 import math
@@ -18,14 +17,14 @@ MARGIN_PX = 4
 
 
 class Masks:
-    """The masks of one camera. Drawn once for each size of picture."""
+    """The masks of one camera, drawn once for each size of picture."""
 
     def __init__(self, polygons: Polygons) -> None:
         self._polygons = polygons
         self._covered: NDArray[np.bool_] = np.zeros((0, 0), np.bool_)
 
     def apply(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """The picture (H, W, 3) with every mask black; `image` itself when there is none."""
+        """Return the picture, uint8 (H, W, 3), with every mask black; `image` itself if there is no mask."""
         if not self._polygons:
             return image
         if self._covered.shape != image.shape[:2]:
@@ -36,17 +35,17 @@ class Masks:
 
 
 def covered(polygons: Polygons, height: int, width: int) -> NDArray[np.bool_]:
-    """(height, width): the pixels that a polygon or its margin touches.
+    """Return a (height, width) mask of the pixels that a polygon or its margin touches.
 
-    A square from 0.25 to 0.75 in a picture of 40 x 40 touches columns 10 to 30; covered are 5 to 35.
+    Example: a square from 0.25 to 0.75 in a picture of 40 x 40 touches columns 10 to 30; covered are 5 to 35.
     """
-    grow = MARGIN_PX + 1  # PIL draws slanted lines to the pixel before or behind
-    edge = 2 * grow  # room to draw on the border itself; and a filter leaves the edge of its picture alone
+    grow = MARGIN_PX + 1  # PIL draws slanted lines up to a pixel off
+    edge = 2 * grow  # room to draw on the border; a filter does not change the edge of its picture
     drawing = Image.new("L", (width + 2 * edge, height + 2 * edge))
     pen = ImageDraw.Draw(drawing)
     for polygon in polygons:
         corners = [(math.floor(x * width) + edge, math.floor(y * height) + edge) for x, y in polygon]
         pen.polygon(corners, fill=255, outline=255)
-        pen.line([*corners, corners[0]], fill=255)  # a polygon as thin as a line is drawn with gaps
+        pen.line([*corners, corners[0]], fill=255)  # PIL leaves gaps in polygons as thin as a line
     grown = drawing.filter(ImageFilter.MaxFilter(2 * grow + 1))
     return np.asarray(grown.crop((edge, edge, edge + width, edge + height))) > 0

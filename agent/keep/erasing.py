@@ -1,10 +1,9 @@
-"""Erasing a stretch of one camera's time everywhere: the one place that knows all that may hold something of it.
+"""Erase a period of one camera everywhere: frames, alerts, and whatever else adds an eraser. Blocking.
 
-Each part of the agent that keeps something of what cameras saw adds an eraser. A request is written to `erasures.json`
-in the data folder before the first of them runs, and taken out after the last: if the process dies or a disk refuses in
-between, `resume` goes on with it, at the next start and at every housekeeping. All erasers run again then: erasing what
-is gone already is no error. What comes after a request stays, however often it is tried again. A disk too full for the
-request is no reason not to begin: the memory goes first and frees space. Blocking; for worker threads. Does not know HTTP.
+A request is written to `erasures.json` in the data folder before the first eraser runs, and removed after the last. If the
+process dies or the disk fails in between, `resume` completes it at the next start or housekeeping; all erasers then run
+again, which does no harm. A repeated request never erases what came after it. If the disk is too full to write the request
+down, erasing begins all the same, because it frees space.
 """
 
 import json
@@ -25,16 +24,16 @@ log = logging.getLogger(__name__)
 ERASURES_FILE = "erasures.json"
 
 Eraser = Callable[[str, float, float], int]
-"""(camera, after, before), both bounds included, maybe infinite -> how many things were erased. Raises OSError."""
+"""(camera, after, before) -> number of things erased. Both bounds are included and may be infinite. Raises OSError."""
 
 
 class NotErasedYet(Exception):
-    """The erasure has begun and will be completed; until then something of it may still be on disk."""
+    """The erasure has begun and will be completed later; until then some of the data may still be on disk."""
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What is to be erased; None: unbounded."""
+    """What to erase. Bounds in unix seconds; None: unbounded."""
 
     camera: str
     after: float | None
@@ -50,7 +49,7 @@ class Request:
 
 
 class Erasing:
-    """The erasers of one data folder, in the order they run."""
+    """The erasers of one data folder, in the order in which they run."""
 
     def __init__(
         self,
@@ -59,26 +58,26 @@ class Erasing:
         clock: Callable[[], float] = time.time,
         newest: Callable[[str], float | None] = lambda camera: None,
     ) -> None:
-        """`newest`: time of a camera's newest frame, which a clock that was set back puts after now."""
+        """`newest`: time of a camera's newest frame, which lies after now if the clock was set back."""
         self._clock, self._newest = clock, newest
         self._path = data_dir / ERASURES_FILE
         self._erasers: list[tuple[str, Eraser]] = []
         self._one_at_a_time = threading.Lock()
-        self._not_noted: list[Request] = []  # the disk was too full to write them down
-        self.problem: str | None = None  # in words for an operator, while something is still to be erased
+        self._not_noted: list[Request] = []  # the disk was too full to write these down
+        self.problem: str | None = None  # what is still to be erased, in words for an operator
 
     def add(self, name: str, eraser: Eraser) -> None:
-        """`name` is the key of its count in the answer."""
+        """Add an eraser. `name`: the key of its count in the result of `erase`."""
         self._erasers.append((name, eraser))
 
     def erase(self, request: Request, *, again: bool = False) -> dict[str, int]:
-        """How many things of each kind are gone. Raises NotErasedYet; OSError: nothing has begun.
+        """Erase and return the number of erased things by eraser. Raises NotErasedYet, or OSError if nothing has begun.
 
-        again: `resume` does it once more, for the sake of erasers that are not here.
+        `again`: keep the request for `resume`, for erasers that only the running agent has.
         """
         with self._one_at_a_time:
             now = max(self._clock(), self._newest(request.camera) or -math.inf)
-            request = replace(request, before=min(request.upper, now))  # what is still to come is never meant
+            request = replace(request, before=min(request.upper, now))  # never erases what is still to come
             self._note(request)
             try:
                 counts = self._run(request)
@@ -90,7 +89,7 @@ class Erasing:
         return counts
 
     def resume(self) -> None:
-        """Goes on with what could not be completed; errors are logged, the next call tries again."""
+        """Complete unfinished erasures. An error is logged, and the next call tries again."""
         with self._one_at_a_time:
             try:
                 waiting = [*read_requests(self._path), *self._not_noted]
@@ -105,7 +104,7 @@ class Erasing:
                 self.problem = None
 
     def _note(self, request: Request) -> None:
-        """Writes the request down. On a full disk it is kept in mind instead: erasing is what frees space."""
+        """Write the request down; on a full disk keep it in this process only, because erasing frees space."""
         try:
             write_requests(self._path, [*read_requests(self._path), request])
         except OSError as error:
@@ -125,17 +124,19 @@ class Erasing:
 
 
 def read_requests(path: Path) -> list[Request]:
-    """Those that have not been completed. OSError for a file that cannot be read or understood: it must not be passed over."""
+    """Return the unfinished requests. Raises OSError for a damaged file, which must not be ignored."""
     try:
         return [Request(**each) for each in json.loads(path.read_text(encoding="utf-8"))]
     except FileNotFoundError:
         return []
     except (ValueError, TypeError) as error:
-        raise OSError(f"{path} is damaged: what it asks for cannot be erased; see it and delete it") from error
+        raise OSError(
+            f"{path} is damaged: the erasures it lists cannot be completed; read it, then delete it"
+        ) from error
 
 
 def write_requests(path: Path, requests: list[Request]) -> None:
-    """The file appears complete or not at all, and is on the disk when this returns; none: no file. Raises OSError."""
+    """Replace the file and sync it to the disk; without requests, delete it. Raises OSError."""
     if requests:
         replace_private(path, json.dumps([asdict(each) for each in requests]).encode())
     else:

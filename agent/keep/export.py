@@ -1,8 +1,7 @@
-"""The evidence clip: a stretch of one camera's time as a video, with a log that says exactly what each frame is.
+"""Export a period of one camera as a video, with a log that identifies each frame. Blocking.
 
-The video is for eyes: the stored pictures, shown at their true times. The log is the record: for every frame its id,
-capture time, metadata, and the SHA-256 of the JPEG as it was stored, which is what the memory holds and can show again.
-Nothing is burnt into the pictures. Blocking; works over a running store and over a folder without an agent alike.
+The video shows the stored pictures at their true times, with nothing drawn into them. The log lists for every frame its id,
+capture time, metadata, and the SHA-256 of the stored JPEG. Works with a running agent and with a data folder alone.
 """
 
 import hashlib
@@ -22,21 +21,21 @@ MAX_FRAMES = 20_000
 
 
 class NothingToExport(Exception):
-    """No frame of that window can be shown."""
+    """No frame of the period can be exported."""
 
 
 class TooManyFrames(Exception):
-    """More frames than one clip may have."""
+    """The period has more frames than MAX_FRAMES."""
 
 
 class Frames(Protocol):
     """Where frames are read from."""
 
     def records(self, camera: str, after: float | None, before: float | None, *, limit: int) -> list[FrameRecord]:
-        """The first `limit`, by rising time, whether encoded or not."""
+        """Return the first `limit` frames by rising time, encoded or not."""
 
     def jpeg(self, frame_id: int) -> bytes:
-        """As stored. FrameGone."""
+        """Return the JPEG as stored. Raises FrameGone."""
 
 
 def export(
@@ -50,10 +49,10 @@ def export(
     video: Path,
     cancelled: Callable[[], bool] = lambda: False,
 ) -> dict[str, Any]:
-    """Writes the video and returns the log. Raises NothingToExport, TooManyFrames, OSError.
+    """Write the video and return the log. Raises NothingToExport, TooManyFrames, OSError.
 
-    A frame that has gone meanwhile, is damaged, or cannot be read now is named in the log's `missing`. cancelled: asked
-    between two frames.
+    Frames that are gone, damaged or unreadable are listed in the log's `missing`. `cancelled` is called before each frame;
+    once it returns True, the export ends there.
     """
     records = frames.records(camera, after, before, limit=MAX_FRAMES + 1)
     if len(records) > MAX_FRAMES:
@@ -118,5 +117,5 @@ def _sha256_of(path: Path) -> str:
 
 
 def log_text(log: dict[str, Any]) -> str:
-    """The log as it is handed over."""
+    """Return the log as the text of its file."""
     return json.dumps(log, indent=1, ensure_ascii=False) + "\n"

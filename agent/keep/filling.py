@@ -1,4 +1,4 @@
-"""Will the disk be full before the caps hold the memory? An estimate from how fast each camera has been writing. Pure."""
+"""Estimate whether the disk will be full before the limits of the memory apply, from each camera's growth. Pure."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,25 +9,25 @@ from agent.times import format_span
 
 DAY_S = 86_400.0
 HORIZON_S = 7 * DAY_S
-"""Further ahead than this nothing is said."""
+"""No warning is given further ahead than this."""
 LEAST_SPAN_S = 600.0
-"""A camera that holds less time than this says nothing about a day."""
+"""A camera with a shorter history is left out of the estimate."""
 
 
 @dataclass(frozen=True, slots=True)
 class Growth:
-    """How fast one camera's memory grows, and how much it still may."""
+    """How fast one camera's memory grows, and how much further it may grow."""
 
     camera: str
     bytes_per_s: float
-    room_bytes: float  # until one of its own caps holds it
+    room_bytes: float  # until one of its own limits applies
 
 
 def full_in_s(growths: Sequence[Growth], free_bytes: float, folder_room_bytes: float | None) -> float | None:
-    """Seconds until the disk is full; None: the caps hold the memory before.
+    """Return the seconds until the disk is full; None if the limits of the memory apply before.
 
-    Each camera grows at its own rate until its own caps hold it, all together until the folder's cap does.
-    Worked example: 100 bytes free; a grows by 10 a second and may grow by 50, b by 5 and may grow by 1000: after 5 s 25
+    Each camera grows at its own rate until one of its limits applies, all together until the folder's limit does.
+    Example: 100 bytes free; a grows by 10 a second and may grow by 50, b by 5 and may grow by 1000: after 5 s 25
     bytes are left for b alone, so the disk is full in 10 s.
     """
     left = free_bytes
@@ -48,7 +48,7 @@ def _lasts_s(growth: Growth) -> float:
 
 
 def growth_of(held: dict[str, Any], settings: Settings) -> Growth | None:
-    """From what `holdings` says of a camera; None where it is too little to go by."""
+    """Return the growth of a camera, from its `holdings`; None if its history is too short."""
     if held["bytes_per_day"] is None or held["newest"] - held["oldest"] < LEAST_SPAN_S:
         return None
     limits = settings.camera(held["camera"])
@@ -59,7 +59,7 @@ def growth_of(held: dict[str, Any], settings: Settings) -> Growth | None:
 
 
 def filling_problem(cameras: Sequence[dict[str, Any]], settings: Settings, free_bytes: float) -> str | None:
-    """In words what to change when the disk will be full before the caps are reached; else None. cameras: `holdings`."""
+    """Return what to change, in words, if the disk will be full too early; else None. `cameras`: their `holdings`."""
     growths = [growth for each in cameras if (growth := growth_of(each, settings)) is not None]
     cap, held = settings.memory.max_bytes, sum(each["bytes"] for each in cameras)
     seconds = full_in_s(growths, free_bytes, None if cap is None else cap - held)

@@ -1,7 +1,7 @@
-"""Files of the data folder: private to their owner, and complete or not there at all, whatever goes wrong.
+"""Files of the data folder: readable by their owner alone, and either complete or absent.
 
-A file is written aside, synced, and only then given its name. Where that fails nothing stays behind; what a process that
-was killed left is removed by `remove_leftovers` at the next start.
+A file is written under a temporary name, synced, and then renamed. If that fails, nothing stays behind; leftovers of a
+killed process are removed by `remove_leftovers` at the next start.
 """
 
 import os
@@ -14,16 +14,16 @@ from pathlib import Path
 
 from memory.files import sync_folder
 
-LEFTOVER_AGE_S = 60.0  # a younger one may be another process's, at work
+LEFTOVER_AGE_S = 60.0  # a younger file may belong to a process that is writing it
 _ASIDE = re.compile(r"\..+\.[0-9a-f]{16}")
 _OURS = re.compile(r"(tokens|erasures|replays)\.json|alerts\.sqlite(-wal|-shm)?|self-signed\.(pem|key)|memory")
-"""What the agent keeps at the top of a data folder."""
+"""Names of the agent's files at the top of a data folder."""
 
 
 def replace_private(path: Path, content: bytes) -> None:
-    """Put a file readable by its owner alone at `path`, in place of what is there, and wait until it is on the disk.
+    """Write a file readable by its owner alone, replacing what is there, and sync it to the disk.
 
-    Raises OSError, and then `path` is as it was.
+    Raises OSError; the old file is then still in place.
     """
     with _aside(path, content) as aside:
         aside.replace(path)
@@ -31,7 +31,7 @@ def replace_private(path: Path, content: bytes) -> None:
 
 
 def create_private(path: Path, content: bytes) -> bool:
-    """As `replace_private`, but only where there is nothing yet; False when another process was first."""
+    """Like `replace_private`, but only if the file does not exist yet. Return False if another process was first."""
     with _aside(path, content) as aside:
         try:
             os.link(aside, path)
@@ -43,7 +43,7 @@ def create_private(path: Path, content: bytes) -> bool:
 
 @contextmanager
 def _aside(path: Path, content: bytes) -> Iterator[Path]:
-    """A file beside `path` with this content, synced; gone afterwards unless it was renamed."""
+    """Yield a synced file beside `path` with this content; it is deleted afterwards unless it was renamed."""
     aside = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
         descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
@@ -58,7 +58,7 @@ def _aside(path: Path, content: bytes) -> Iterator[Path]:
 
 
 def remove_leftovers(folder: Path, now: float) -> list[str]:
-    """Removes what killed processes left aside in `folder`; their names. `now`: unix seconds."""
+    """Delete temporary files that killed processes left in `folder`. Return their names. `now`: unix seconds."""
     removed = []
     with suppress(OSError):
         for path in folder.iterdir():
@@ -75,9 +75,9 @@ def remove_leftovers(folder: Path, now: float) -> list[str]:
 
 
 def make_private(folder: Path) -> list[str]:
-    """Narrows what the agent keeps in `folder` to its owner; the names of what others could read until now.
+    """Make the agent's files in `folder` readable by their owner alone. Return the names of those that were not.
 
-    The folder itself is narrowed too, unless it holds other things than the agent's. Raises OSError.
+    The folder itself is changed too, unless it also holds files of others. Raises OSError.
     """
     if not folder.is_dir():
         return []
@@ -95,7 +95,7 @@ def make_private(folder: Path) -> list[str]:
 
 
 def _narrow(path: Path, folder: Path) -> list[str]:
-    """Links are left alone, as what they lead to is somebody's choice."""
+    """Remove the permissions of group and others. Symbolic links are left alone."""
     found = path.lstat()
     if stat.S_ISLNK(found.st_mode) or not found.st_mode & 0o077:
         return []

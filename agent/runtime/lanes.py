@@ -1,10 +1,8 @@
-"""A lane: one thread in which one kind of blocking model work runs, call after call.
+"""Lanes: worker threads for the blocking work of the model, one call at a time in each.
 
-There are two, vision and language, so that a long answer never stops the seeing. Work crosses the thread boundary by
-being pulled: an iterator is advanced one item at a time, so a cancelled question stops between two tokens.
-`Turns` decides who may use the language lane next, and refuses at once when too many wait.
-
-This file does not know what the work is, and does not read a clock.
+There are two, vision and language, so that a long answer does not stop the encoding of frames. An iterator is advanced in
+the lane one item at a time, so that a cancelled question stops between two tokens. `Turns` decides who uses the language
+lane next, and refuses at once when too many wait.
 """
 
 import asyncio
@@ -24,7 +22,7 @@ _END: Final[Any] = object()
 
 
 class Lane:
-    """One worker thread; calls run in the order in which they were made, one at a time."""
+    """One worker thread. Calls run one at a time, in the order in which they were made."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -33,12 +31,14 @@ class Lane:
 
     @property
     def depth(self) -> int:
-        """Calls running or waiting."""
+        """Number of calls that run or wait."""
         return self._num_open
 
     async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run one call in the lane. A cancelled caller stops waiting; a call that has begun runs to its end, and one
-        that has not begun never starts."""
+        """Run a call in the lane and return its result.
+
+        If the caller is cancelled, a call that has begun still runs to its end; one that has not begun never starts.
+        """
         loop = asyncio.get_running_loop()
         self._num_open += 1
         future = self._thread.submit(lambda: function(*args, **kwargs))
@@ -53,10 +53,10 @@ class Lane:
         self._num_open -= 1
 
     async def pull(self, make: Callable[[], Iterator[T]]) -> AsyncGenerator[T, None]:
-        """Items of the iterator that `make` returns, each one advanced in the lane only when it is asked for.
+        """Yield the items of the iterator that `make` returns. Each is computed in the lane when it is asked for.
 
-        When the consumer stops early (break, `aclose`, cancellation) the iterator's own `close` runs in the lane, so a
-        generator frees what it holds. Wrap in `contextlib.aclosing` to have that happen at once.
+        If the consumer stops early (break, `aclose`, cancellation), the iterator's `close` runs in the lane, so that a
+        generator frees what it holds. Wrap the call in `contextlib.aclosing` to have that happen at once.
         """
         iterator = await self.run(make)
         try:
@@ -68,12 +68,12 @@ class Lane:
                 self._thread.submit(close)
 
     def close(self) -> None:
-        """Finish the running call, drop the waiting ones, and end the thread."""
+        """Wait for the running call, drop the waiting ones, and end the thread."""
         self._thread.shutdown(wait=True, cancel_futures=True)
 
 
 class Priority(IntEnum):
-    """Who goes first when several wait: people before machines."""
+    """Order of those who wait: people before rules, rules before dry runs."""
 
     QUESTION = 0
     JUDGE = 1
@@ -81,16 +81,16 @@ class Priority(IntEnum):
 
 
 class TooManyWaiting(Exception):
-    """The queue is full; the caller should come back later."""
+    """The queue is full: try again later."""
 
 
 class Turns:
-    """One holder at a time; the others wait, at most `limit` of them together with the holder, in order of priority
-    and then of arrival.
+    """A queue with one turn at a time. At most `limit` callers are inside, including the one whose turn it is.
 
-    Overload policy: whoever comes when `limit` are inside is refused at once (`TooManyWaiting`); nobody is pushed out.
+    Those who wait go in order of priority, then of arrival. Overload policy: when `limit` are inside, the next caller is
+    refused at once with TooManyWaiting.
 
-    Worked example, limit 3: q1 holds; a judge and q2 wait; q3 is refused. When q1 is done q2 goes, then the judge.
+    Example, limit 3: q1 has the turn; a judge and q2 wait; q3 is refused. After q1 comes q2, then the judge.
     """
 
     def __init__(self, limit: int) -> None:
@@ -104,7 +104,7 @@ class Turns:
 
     @asynccontextmanager
     async def place(self) -> AsyncIterator[None]:
-        """Reserve a place inside, or raise TooManyWaiting. Take the turn itself with `turn`."""
+        """Reserve a place inside; take the turn itself with `turn`. Raises TooManyWaiting."""
         if self.num_inside >= self.limit:
             raise TooManyWaiting
         self.num_inside += 1
@@ -115,7 +115,7 @@ class Turns:
 
     @asynccontextmanager
     async def turn(self, priority: Priority = Priority.QUESTION) -> AsyncIterator[None]:
-        """Wait until it is this caller's turn; the next one goes when the block is left, however it is left."""
+        """Wait for this caller's turn, which lasts until the block is left."""
         if self._held:
             await self._wait(priority)
         self._held = True
@@ -130,12 +130,12 @@ class Turns:
         try:
             await called
         except asyncio.CancelledError:
-            if called.done() and not called.cancelled():  # called and cancelled in one step: the turn goes on
+            if called.done() and not called.cancelled():  # cancelled in the moment of its turn: pass it on
                 self._hand_on()
             raise
 
     def _hand_on(self) -> None:
-        """Call the first who still waits. The turn stays held in between, so nobody slips in before them."""
+        """Give the turn to the first who still waits. It stays taken meanwhile, so that no newcomer takes it."""
         while self._waiting:
             called = heapq.heappop(self._waiting)[2]
             if not called.done():

@@ -1,7 +1,7 @@
-"""Log lines that repeat: the first few of a minute are written, the others counted, and the counts written once a minute.
+"""Repeated log lines: the first few in a minute are written, the others counted; the counts are written once a minute.
 
-Lines are the same when their logger, level and text before formatting are, numbers in it aside, and the camera, rule, sink or
-task they name. Overload policy: beyond MAX_KINDS kinds of lines in a minute the others of a logger count as one kind.
+Two lines are of the same kind if they agree in logger, level, unformatted text (apart from numbers), and in the camera,
+rule, sink or task they name. Overload policy: beyond MAX_KINDS kinds in a minute, all others of a logger are one kind.
 """
 
 import logging
@@ -25,25 +25,25 @@ Kind = tuple[str, int, str, tuple[tuple[str, str], ...]]  # logger, level, templ
 
 @dataclass(slots=True)
 class Window:
-    """What has been said since `began`, by kind. Pure; not for several threads at once."""
+    """Lines since `began`, counted by kind. Pure; not thread-safe."""
 
     began: float
     counts: dict[Kind, int]
 
     def passes(self, kind: Kind) -> bool:
-        """Count one line; True: it is to be written."""
+        """Count one line. Return True if it is to be written."""
         if kind not in self.counts and len(self.counts) >= MAX_KINDS:
             kind = (kind[0], kind[1], "(lines of many kinds)", ())
         self.counts[kind] = self.counts.get(kind, 0) + 1
         return self.counts[kind] <= MOST
 
     def held(self) -> dict[Kind, int]:
-        """Lines that were not written, by kind."""
+        """Return the number of lines that were not written, by kind."""
         return {kind: number - MOST for kind, number in self.counts.items() if number > MOST}
 
 
 class CountedLines(logging.StreamHandler[TextIO]):
-    """Writes to a stream what does not repeat. `num_lost`: lines that could not be written."""
+    """Writes lines that do not repeat to a stream. `num_lost`: number of lines that could not be written."""
 
     def __init__(self, stream: TextIO, *, window_s: float = WINDOW_S, clock: Callable[[], float] = monotonic) -> None:
         super().__init__(stream)
@@ -53,15 +53,15 @@ class CountedLines(logging.StreamHandler[TextIO]):
         self._timer: threading.Timer | None = None
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Called with the handler's lock."""
+        """Write or count one record. The caller holds the handler's lock."""
         if self._clock() - self._window.began >= self._window_s:
             self.summarise()
         if self._window.passes(kind_of(record)):
             super().emit(record)
-        elif self._timer is None:  # nobody may say anything for long: the counts are written all the same
+        elif self._timer is None:  # writes the counts even if no other line follows
             timer = threading.Timer(self._window_s, self._on_time)
             timer.daemon = True
-            with suppress(RuntimeError):  # no thread to spare: the next line after the window writes the counts
+            with suppress(RuntimeError):  # no thread to spare: the next line writes the counts
                 timer.start()
                 self._timer = timer
 
@@ -71,7 +71,7 @@ class CountedLines(logging.StreamHandler[TextIO]):
             self.summarise()
 
     def summarise(self) -> None:
-        """Write how often each line was not written, and begin a new window."""
+        """Write how often each kind was left out, and begin a new window."""
         held = self._window.held()
         self._window = Window(self._clock(), {})
         for (name, level, template, named), number in held.items():
@@ -82,7 +82,7 @@ class CountedLines(logging.StreamHandler[TextIO]):
             super().emit(record)
 
     def close(self) -> None:
-        """The last counts, then the end."""
+        """Write the last counts, then close."""
         with self.lock or threading.RLock():
             if self._timer is not None:
                 self._timer.cancel()
@@ -90,12 +90,12 @@ class CountedLines(logging.StreamHandler[TextIO]):
         super().close()
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the name is logging's
-        """A full disk, a closed stream: what cannot be written is counted, and nobody is told on that same stream."""
+        """Count a line that cannot be written (full disk, closed stream)."""
         self.num_lost += 1
 
 
 def kind_of(record: logging.LogRecord) -> Kind:
-    """Which line this is, whatever its numbers are."""
+    """Return the kind of a line."""
     text = record.msg if isinstance(record.msg, str) else str(record.msg)
     template = _NUMBERS.sub("#", text.partition("\n")[0][:_MAX_TEMPLATE_CHARS])
     named = tuple((name, str(getattr(record, name))[:80]) for name in _NAMED if hasattr(record, name))

@@ -1,8 +1,8 @@
 """Structured logs: one JSON object a line on stderr.
 
-What is given as `extra` becomes fields. Addresses in them are redacted; apart from that nothing filters secrets: callers never
-log question text or tokens. A line that repeats is counted instead of written (`agent/runtime/log_repeats.py`). A
-line that cannot be written is counted too: logging never raises and never waits for a disk to have room.
+Values of `extra` become fields. Passwords in addresses are redacted; nothing else filters secrets, so callers never log
+question text or tokens. Lines that repeat are counted instead of written (`agent/runtime/log_repeats.py`). Lines that
+cannot be written are counted too: logging never raises and never waits for disk space.
 """
 
 import logging
@@ -19,7 +19,7 @@ _MAX_DEPTH = 8
 
 
 class JsonLines(logging.Formatter):
-    """A record as one line of JSON: time, level, logger, message, then its extra fields."""
+    """Formats a record as one line of JSON: time, level, logger, message, then its extra fields."""
 
     def format(self, record: logging.LogRecord) -> str:
         fields: dict[str, Any] = {
@@ -35,7 +35,7 @@ class JsonLines(logging.Formatter):
 
 
 def _message_of(record: logging.LogRecord) -> str:
-    """The message; where a library's arguments do not fit its text, both as they are."""
+    """Return the message; if a library's arguments do not fit its text, both unformatted."""
     try:
         return record.getMessage()
     except (TypeError, ValueError, KeyError):
@@ -43,7 +43,7 @@ def _message_of(record: logging.LogRecord) -> str:
 
 
 def _plain(value: Any, depth: int) -> Any:
-    """What JSON can hold, with every address redacted and without half characters."""
+    """Return `value` as JSON types, with passwords redacted and without lone surrogates."""
     match value:
         case None | bool() | int() | float():
             return value
@@ -55,7 +55,7 @@ def _plain(value: Any, depth: int) -> Any:
 
 
 def set_up_logs(level: str) -> None:
-    """Send everything from `level` up to stderr as JSON lines; the libraries' chatter only from warnings up."""
+    """Write log lines from `level` up to stderr as JSON; those of libraries only from warnings up."""
     handler = CountedLines(sys.stderr)
     handler.setFormatter(JsonLines())
     root = logging.getLogger()

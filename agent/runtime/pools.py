@@ -1,12 +1,7 @@
-"""The worker threads for blocking work: one bounded pool for each kind, so that no kind waits for another.
+"""Pools of worker threads for blocking work: one bounded pool for each kind, so that no kind waits for another.
 
-`storage` writes frames and features; `pictures` reads and decodes them for the encoder; `questions` builds windows and ranks
-them; `web` serves lists, pictures and metrics; `alerts` has the alert store, MQTT and webhooks; `erasing` erases, one request
-after the other; `upkeep` has all else that may take minutes: expiry, exports, loading. A model's work has threads of its own
-(`agent/runtime/lanes.py`).
-
-All threads of a pool start with its first call. A system that refuses threads is thus met at the start of the agent, in
-words, and never while a frame is in hand.
+The model's work has threads of its own (`agent/runtime/lanes.py`). All threads of a pool start with its first call. If the
+system refuses threads, the agent therefore fails at its start with an explanation, and not later with a frame in hand.
 """
 
 import asyncio
@@ -27,11 +22,11 @@ CORES: Final = os.cpu_count() or 1
 
 
 class NoThreads(Exception):
-    """The system gives the agent fewer threads than it needs (the operator's to change)."""
+    """The system gives the agent fewer threads than it needs. The message tells the operator what to change."""
 
 
 class Pool:
-    """At most `size` threads, shared by all callers; calls beyond that wait in order."""
+    """At most `size` threads, shared by all callers. Further calls wait in order."""
 
     def __init__(self, name: str, size: int) -> None:
         self.name, self.size = name, size
@@ -39,14 +34,14 @@ class Pool:
         self._threads: ThreadPoolExecutor | None = None
 
     async def __call__(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run one call in the pool. A caller that is cancelled stops waiting; a call that has begun runs to its end.
+        """Run a call in the pool and return its result. A call that has begun runs to its end even if the caller is cancelled.
 
-        Raises NoThreads when this is the pool's first call and its threads cannot be started.
+        Raises NoThreads if this is the pool's first call and its threads cannot be started.
         """
         return await asyncio.wrap_future(self.started().submit(function, *args, **kwargs))
 
     def started(self) -> ThreadPoolExecutor:
-        """The pool with all its threads running. Raises NoThreads."""
+        """Return the executor with all its threads running. Raises NoThreads."""
         with self._lock:
             if self._threads is None:
                 self._threads = start_threads(self.name, self.size)
@@ -54,11 +49,11 @@ class Pool:
 
 
 def start_threads(name: str, size: int) -> ThreadPoolExecutor:
-    """An executor whose `size` threads all run already, so that no later call has to start one. Raises NoThreads."""
+    """Return an executor whose threads all run already, so that no later call has to start one. Raises NoThreads."""
     threads = ThreadPoolExecutor(size, thread_name_prefix=name)
     go = threading.Event()
     try:
-        for _ in range(size):  # each of these keeps one thread until all have been started
+        for _ in range(size):  # each keeps one thread busy until all are started
             threads.submit(go.wait)
     except RuntimeError as error:
         raise NoThreads(
@@ -70,13 +65,13 @@ def start_threads(name: str, size: int) -> ThreadPoolExecutor:
     return threads
 
 
-storage: Final = Pool("storage", 8)
-pictures: Final = Pool("pictures", max(2, CORES))
-questions: Final = Pool("questions", 4)
-web: Final = Pool("web", 8)
-alerts: Final = Pool("alerts", 4)
-erasing: Final = Pool("erasing", 1)
-upkeep: Final = Pool("upkeep", 4)
+storage: Final = Pool("storage", 8)  # writes frames and features
+pictures: Final = Pool("pictures", max(2, CORES))  # reads and decodes frames for the encoder
+questions: Final = Pool("questions", 4)  # builds windows and ranks frames
+web: Final = Pool("web", 8)  # serves lists, pictures and metrics
+alerts: Final = Pool("alerts", 4)  # alert store, MQTT and webhooks
+erasing: Final = Pool("erasing", 1)  # one request after the other
+upkeep: Final = Pool("upkeep", 4)  # what may take minutes: expiry, exports, loading
 
 ALL: Final = (storage, pictures, questions, web, alerts, erasing, upkeep)
 
@@ -89,10 +84,10 @@ def start_all() -> None:
 
 
 def share_heaps() -> None:
-    """Let all threads allocate from few heaps, where the C library is glibc.
+    """Let all threads allocate from MAX_HEAPS heaps, if the C library is glibc.
 
-    It gives each thread a heap of its own, and each keeps the most that its thread ever used: with some thirty threads that
-    take turns at the same work, resident memory would creep up for hours to thirty times the need of one.
+    By default glibc gives each thread a heap, which keeps the most that its thread ever used. With thirty threads taking
+    turns at the same work, resident memory would grow for hours to thirty times what one needs.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:

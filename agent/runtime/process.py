@@ -1,4 +1,4 @@
-"""The process around a command: its standard streams, and the signals that end it. Imports nothing heavy."""
+"""The process of a command: its standard streams, and the signals that end it. Imports nothing heavy."""
 
 import errno
 import io
@@ -15,7 +15,7 @@ STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class OutputFailed(Exception):
-    """stdout cannot be written. Not an OSError: no handler of another file's errors is to take it for its own."""
+    """stdout cannot be written. Not an OSError, so that handlers of file errors do not catch it."""
 
     def __init__(self, error: OSError) -> None:
         super().__init__(f"stdout cannot be written: {error.strerror or error}")
@@ -23,7 +23,7 @@ class OutputFailed(Exception):
 
 
 class Stopped(KeyboardInterrupt):
-    """SIGTERM or SIGHUP, which end a command as an interrupt does."""
+    """SIGTERM or SIGHUP, which end a command like an interrupt."""
 
     def __init__(self, number: int) -> None:
         super().__init__(f"signal {number}")
@@ -31,13 +31,13 @@ class Stopped(KeyboardInterrupt):
 
 
 def stops() -> list[signal.Signals]:
-    """The signals that end the agent in peace; not SIGHUP where whoever started it wants it ignored (nohup)."""
+    """Return the signals that stop the agent cleanly; without SIGHUP if it is ignored (nohup)."""
     hangup_is_ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     return [number for number in STOPS if number != signal.SIGHUP or not hangup_is_ignored]
 
 
 def open_standard_streams() -> None:
-    """/dev/null for each of stdin, stdout and stderr that is closed, before a file or socket gets its number."""
+    """Open /dev/null for each closed stream of stdin, stdout and stderr, before another file gets its number."""
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         try:
             os.fstat(number)
@@ -49,7 +49,7 @@ def open_standard_streams() -> None:
 
 @contextmanager
 def stopping_on_signals() -> Iterator[None]:
-    """SIGTERM and SIGHUP raise Stopped inside."""
+    """Raise Stopped inside the block on SIGTERM and SIGHUP."""
     if current_thread() is not main_thread():
         yield
         return
@@ -66,7 +66,7 @@ def stopping_on_signals() -> Iterator[None]:
 
 
 class _Output(io.TextIOWrapper):
-    """stdout whose failures are OutputFailed."""
+    """stdout that raises OutputFailed instead of OSError."""
 
     def write(self, text: str, /) -> int:
         try:
@@ -83,9 +83,9 @@ class _Output(io.TextIOWrapper):
 
 @contextmanager
 def checked_output() -> Iterator[None]:
-    """Inside, what cannot be written to stdout raises OutputFailed, and characters that its encoding lacks are escaped.
+    """Inside the block, failed writes to stdout raise OutputFailed, and characters outside its encoding are escaped.
 
-    Whatever is left at the end is written; where that fails, the exit code is 1 (0 where its reader has gone).
+    The rest is written at the end. If that fails, the exit code is 1, or 0 if the reader of the pipe has gone.
     """
     real: Any = sys.stdout
     if real is not sys.__stdout__ or not isinstance(real, io.TextIOWrapper):  # a test's
@@ -110,7 +110,7 @@ def checked_output() -> Iterator[None]:
 
 
 def give_up_output(error: OutputFailed) -> int:
-    """Nothing is written any more, at the end of the process neither; the exit code."""
+    """Stop all output, also at the end of the process. Return the exit code."""
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 1)
     os.close(null)
@@ -121,7 +121,7 @@ def give_up_output(error: OutputFailed) -> int:
 
 
 def complain(text: str) -> None:
-    """A message for the person at the terminal, if anybody can read it."""
+    """Write a message to stderr, if it can be written."""
     with suppress(OSError, ValueError):
         sys.stderr.write(f"{text}\n")
         sys.stderr.flush()

@@ -1,4 +1,4 @@
-"""Telling an error that passes by itself (no descriptor, memory or thread to spare) from one that does not."""
+"""Recognise errors that pass by themselves: the system has no file descriptor, memory or thread to spare."""
 
 import errno
 
@@ -6,11 +6,11 @@ from memory.errors import OutOfResources
 
 _SHORT = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.ENOBUFS})
 _WORDS = ("can't start new thread", "can't allocate memory", "cannot allocate memory", "out of memory", "bad_alloc")
-"""What Python and torch say in a RuntimeError."""
+"""Texts of such RuntimeErrors of Python and torch."""
 
 
 def is_shortage(error: BaseException) -> bool:
-    """True when the same call may succeed in a moment, as the system merely had nothing to spare."""
+    """Return True if the same call may succeed in a moment."""
     if isinstance(error, MemoryError | OutOfResources):
         return True
     if isinstance(error, OSError):

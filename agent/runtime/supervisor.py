@@ -1,11 +1,11 @@
-"""The supervisor: every long task of the agent runs here, and the failure of one ends no other.
+"""The supervisor runs every long task of the agent, so that the failure of one task ends no other.
 
-`keep` restarts a task that fails, after a pause that grows; `start` runs a task once. What failed, and why, stands in
-`problems()` until the task has worked again for a while. `contained` is the same for a single item of work (one frame, one
-verdict), so that one item that cannot be handled does not end the task that handles the others.
+`keep` restarts a task that fails, after a growing pause; `start` runs a task once. `problems` says which tasks failed and
+why, until they have worked again for a while. `contained` does the same for one item of work (a frame, a verdict), so that
+an item that fails does not end the task that handles the others.
 
-This is the only place that catches every exception. A cancellation that the agent itself asked for always goes through;
-a CancelledError that a library raised by itself counts as a failure.
+Only this file catches every exception. A cancellation that the agent asked for always passes through; a CancelledError
+that a library raised by itself counts as a failure.
 """
 
 import asyncio
@@ -32,7 +32,7 @@ Failed = Callable[[BaseException], None]
 
 
 class Supervisor:
-    """See the module. Make the tasks inside `running`; leaving it cancels them all and waits for their end."""
+    """Runs tasks by name. Start them inside `running`; leaving it cancels all tasks and waits for their end."""
 
     def __init__(self, *, first_pause_s: float = FIRST_PAUSE_S, healthy_after_s: float = HEALTHY_AFTER_S) -> None:
         self.num_failures: dict[str, int] = {}  # by task, since the start
@@ -44,7 +44,7 @@ class Supervisor:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator["Supervisor"]:
-        """The block in which tasks may be started. An exception of the block itself goes through as it is."""
+        """The block in which tasks may be started. An exception raised in the block itself passes through unchanged."""
         try:
             async with asyncio.TaskGroup() as self._group:
                 try:
@@ -60,11 +60,11 @@ class Supervisor:
             self._group = None
 
     def keep(self, name: str, work: Work, *, failed: Failed | None = None) -> asyncio.Task[None]:
-        """Run `work` until it returns; after a failure run it again, for ever. `failed` hears of each failure."""
+        """Run `work` until it returns, again after each failure, for ever. `failed` is called with each failure."""
         return self._start(self._restart(name, work, failed), name)
 
     def start(self, name: str, work: Work, *, failed: Failed | None = None) -> asyncio.Task[None]:
-        """Run `work` once. A failure is logged and given to `failed`; it does not stay in `problems`."""
+        """Run `work` once. `failed` is called with a failure, which is logged but not listed in `problems`."""
 
         async def once() -> None:
             with contained(name) as outcome:
@@ -74,7 +74,7 @@ class Supervisor:
         return self._start(once(), name)
 
     def problems(self) -> dict[str, str]:
-        """By task: why it failed last, in words, until it has worked again for a while."""
+        """Return why each task failed last, in words, until it has worked again for a while."""
         now = monotonic()
         return {
             name: words
@@ -120,15 +120,15 @@ def _tell(name: str, failed: Failed | None, error: BaseException | None) -> None
 class Outcome:
     """How a contained piece of work ended."""
 
-    error: BaseException | None = None  # None: well, or not yet
+    error: BaseException | None = None  # None: it succeeded, or still runs
 
 
 @contextmanager
 def contained(what: str, *expected: type[Exception]) -> Iterator[Outcome]:
-    """Any failure inside ends here: it is logged with its traceback, and stands in the outcome.
+    """Catch any failure of the block, log it with its traceback, and put it into the outcome.
 
-    Exceptions that are `expected`, what ends the process (KeyboardInterrupt, SystemExit) and a cancellation of this task go
-    through.
+    `expected` exceptions, those that end the process (KeyboardInterrupt, SystemExit) and the cancellation of this task
+    pass through.
     """
     outcome = Outcome()
     try:
@@ -146,15 +146,15 @@ def contained(what: str, *expected: type[Exception]) -> Iterator[Outcome]:
 
 
 def is_cancelling() -> bool:
-    """True when somebody has asked the current task to end; False for a CancelledError that came from elsewhere."""
+    """Return True if the current task was asked to end; False for a CancelledError that a library raised by itself."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
 
 
 def words_of(error: BaseException) -> str:
-    """The failure in one line: its kind, and its own words where it has any."""
+    """Return the error in one line: its type, and its message if it has one."""
     try:
         said = redact_text(" ".join(str(error).split()))
-    except Exception:  # noqa: BLE001 - a library's error that cannot say what it is
+    except Exception:  # noqa: BLE001 - a library's error whose text cannot be made
         said = ""
     return f"{type(error).__name__}: {said}" if said else type(error).__name__

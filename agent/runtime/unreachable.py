@@ -1,7 +1,4 @@
-"""Why a server cannot be reached, in words: what is wrong and what to do. Pure.
-
-Knows the errors of sockets, names and TLS; not who connects, nor by which protocol.
-"""
+"""Explain why a server cannot be reached, and what to do: errors of sockets, host names and TLS. Pure."""
 
 import errno
 import socket
@@ -50,7 +47,7 @@ _BY_REASON: Mapping[str, str] = {
 
 
 def why_unreachable(error: BaseException) -> str | None:
-    """The cause in words, looked for in `error` and in the errors that led to it; None: it is none of these."""
+    """Return the cause in words, found in `error` or in the errors that caused it; None if it is another kind."""
     for each in _chain(error):
         if isinstance(each, ssl.SSLCertVerificationError):
             return _of_certificate(each)
@@ -66,7 +63,7 @@ def why_unreachable(error: BaseException) -> str | None:
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """`error`, then what led to it; also where a library hides it."""
+    """Yield `error`, then the errors that caused it, including suppressed ones."""
     seen: set[int] = set()
     following: BaseException | None = error
     while following is not None and id(following) not in seen:

@@ -1,6 +1,6 @@
-"""Names of request fields: those of OpenAI's API that the agent cannot honour, and those that nearly match its own.
+"""Check the names of request fields: unsupported fields of OpenAI's API, and misspelt fields of our own. Pure.
 
-A field that would change the answer and is not supported is refused, never accepted and ignored. Pure.
+A field that would change the answer but is not supported is rejected, never ignored.
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -21,7 +21,7 @@ OPENAI_FIELDS = frozenset({
     "temperature", "tool_choice", "tools", "top_logprobs", "top_p", "user", "verbosity", "web_search_options",
 })  # fmt: skip
 _TEXT_FORMAT = {"type": "text"}
-# Each with the values that ask for nothing; null is a field left out.
+# Each with the values that change nothing; null counts as left out.
 _REFUSED: Mapping[str, Callable[[Any], bool]] = {
     "audio": lambda value: False,
     "function_call": lambda value: value in ("none", "auto"),
@@ -36,7 +36,7 @@ _REFUSED: Mapping[str, Callable[[Any], bool]] = {
     "web_search_options": lambda value: False,
     "extra_body": lambda value: value == {},
 }
-# What others call the same thing, without case, "_" and "-".
+# Other names for our fields, without case, "_" and "-".
 _SYNONYMS = {
     **dict.fromkeys(("cam", "camid", "camname", "cameraid", "cameraname", "camerasids", "cameraids", "cams"), "camera"),
     **dict.fromkeys(("since", "from", "start", "starttime", "begin", "fromtime", "aftertime"), "after"),
@@ -46,7 +46,7 @@ _SYNONYMS = {
 
 
 def refuse_unsupported(body: Mapping[str, Any]) -> None:
-    """Raises BadRequest for a field of OpenAI's API in `body` that would change the answer and cannot be honoured."""
+    """Raise BadRequest if `body` has a field of OpenAI's API that would change the answer but is not supported."""
     if body.get("n", 1) != 1:
         raise BadRequest("'n' must be 1: a question gets one answer here.", param="n")
     for name, is_harmless in _REFUSED.items():
@@ -76,7 +76,7 @@ def check_spelling(names: Iterable[str], ours: Collection[str], others: Collecti
 
 
 def nearest(name: str, ours: Collection[str]) -> str | None:
-    """The one of `ours` that `name` was probably meant to be; None: it is like none of them."""
+    """Return the name in `ours` that `name` probably means; None if it resembles none."""
     plain = _plain(name)
     synonym = _SYNONYMS.get(plain)
     if synonym in ours:
@@ -93,7 +93,7 @@ def nearest(name: str, ours: Collection[str]) -> str | None:
 
 
 def wrong_field(error: ValidationError, ours: Collection[str], whole: str = "body") -> BadRequest:
-    """The first mistake that pydantic found, as a refusal that names the field; `whole` is what has no field."""
+    """Return the first mistake that pydantic found as an error that names the field, or `whole` if it has no field."""
     first = error.errors(include_url=False)[0]
     place = shown(".".join(str(part) for part in first["loc"]))
     message = first["msg"].removeprefix("Value error, ")
@@ -111,7 +111,7 @@ def _plain(name: str) -> str:
 
 
 def _distance(one: str, other: str) -> int:
-    """Letters to insert, remove, change or swap with their neighbour to get from one to the other."""
+    """Return the edit distance with transpositions (optimal string alignment)."""
     before: list[int] = []
     last = list(range(len(other) + 1))
     for i, letter in enumerate(one, 1):

@@ -1,10 +1,8 @@
-"""Text from elsewhere without what steers a terminal or deceives a reader: a model's answer, a server's error, metadata.
+"""Clean text from others (a model's answer, a server's error, metadata), so that it cannot control a terminal. Pure.
 
-Removed: escape sequences whole (colours, titles, the clipboard), other control characters, controls of writing
-direction, and characters that nobody sees. Kept: line ends, tabs, every script, and the joiners that emoji and some
-scripts need. Half a character (a lone surrogate) becomes U+FFFD.
-
-Pure. Does not know where the text comes from or goes to.
+Removed: whole escape sequences (colours, titles, the clipboard), other control characters, controls of writing direction,
+and invisible characters. Kept: line ends, tabs, every script, and the joiners that emoji and some scripts need. A lone
+surrogate becomes U+FFFD.
 """
 
 import json
@@ -29,9 +27,9 @@ _State = Literal["text", "escape", "control", "string", "string_escape"]
 
 
 class PlainText:
-    """Cleans text that comes in pieces; an escape sequence may be split over several.
+    """Cleans text that arrives in pieces; an escape sequence may be split over several.
 
-    Worked example: feed("a\\x1b[3") gives "a", feed("1mb") then gives "b".
+    Example: feed("a\\x1b[3") gives "a", feed("1mb") then gives "b".
     """
 
     def __init__(self) -> None:
@@ -41,7 +39,7 @@ class PlainText:
         self._joiner = ""  # held until the next character shows whether it joins anything
 
     def feed(self, piece: str) -> str:
-        """What is left of the next piece."""
+        """Return the next piece, cleaned."""
         if self._state == "text" and not self._joiner and _TRANSPARENT.fullmatch(piece):
             self._last = piece[-1:] or self._last
             return piece
@@ -114,23 +112,23 @@ class PlainText:
 
 
 def plain(text: str) -> str:
-    """`text` as `PlainText` leaves it."""
+    """Return `text`, cleaned."""
     return PlainText().feed(text)
 
 
 def plain_line(text: object) -> str:
-    """As `plain`, on one line: for names and messages, which must not begin a line that looks like one of ours."""
+    """Return `text`, cleaned and on one line: a name must not start a line that looks like one of ours."""
     return " ".join(plain(str(text)).split())
 
 
 def plain_json(value: Any, *, default: Callable[[Any], Any] | None = None) -> str:
-    """`value` as JSON on one line, complete: what `plain` would remove is written as an escape. default: as of `json.dumps`."""
+    """Return `value` as JSON on one line. What `plain` would remove is escaped. `default`: as in `json.dumps`."""
     text = json.dumps(value, ensure_ascii=False, default=default)
     return text if _TRANSPARENT.fullmatch(text) else "".join(map(_escaped, text))
 
 
 def plain_value(value: Any) -> Any:
-    """JSON with every text in it, keys too, as `plain` leaves it."""
+    """Return a JSON value with every text in it cleaned, including keys."""
     if isinstance(value, str):
         return plain(value)
     if isinstance(value, dict):
@@ -147,7 +145,7 @@ def _escaped(char: str) -> str:
 
 
 def _visible(char: str, last: str) -> str:
-    """`char`, what stands for it, or "". last: the character before it."""
+    """Return `char`, its replacement, or "". `last`: the character before it."""
     if "\x20" <= char <= "\x7e" or char in "\n\t":
         return char
     match unicodedata.category(char):
@@ -165,7 +163,7 @@ def _visible(char: str, last: str) -> str:
 
 
 def _joins(char: str) -> bool:
-    """Can a joiner beside this character change how it looks? Never beside Latin, Greek and Cyrillic letters."""
+    """Return whether a joiner beside `char` can change how it looks: never beside Latin, Greek and Cyrillic letters."""
     if not char:
         return False
     marked = char in _VARIATION or unicodedata.category(char) in ("Mn", "Mc", "So", "Sk")

@@ -1,7 +1,6 @@
-"""JSON as it is read from strangers: what two readers may understand differently is refused.
+"""Read JSON from clients strictly. Pure. `agent/untrusted/wire.py` writes JSON.
 
-Refused are two values for one key, NaN and infinity, half characters (lone surrogates), and numbers or nesting without end.
-Pure. `agent/untrusted/wire.py` writes JSON.
+Rejected are duplicate keys, NaN and infinity, lone surrogates, and numbers or nesting without limit.
 """
 
 import json
@@ -14,12 +13,12 @@ from agent.errors import BadRequest
 
 MAX_DEPTH = 64
 MAX_DIGITS = 400  # more than any float has before its point
-_HALF = re.compile(r"\\u[dD][89a-fA-F]|[\ud800-\udfff]")  # where half a character may come from
+_HALF = re.compile(r"\\u[dD][89a-fA-F]|[\ud800-\udfff]")  # where lone surrogates come from
 _NO_TEXT = "The JSON holds half a character (a lone surrogate), which is no text."
 
 
 def parse_json(text: bytes | str) -> Any:
-    """The value that `text` stands for. Raises BadRequest that says what is wrong with it."""
+    """Return the value of a JSON text. Raises BadRequest, which says what is wrong."""
     try:
         decoded = text.decode("utf-8-sig") if isinstance(text, bytes) else text
         value = json.loads(
@@ -37,7 +36,7 @@ def parse_json(text: bytes | str) -> Any:
 
 
 def parse_object(text: bytes | str) -> dict[str, Any]:
-    """As `parse_json`, of a JSON object."""
+    """Return the value of a JSON text that must be an object. Raises BadRequest."""
     value = parse_json(text)
     if not isinstance(value, dict):
         raise BadRequest("The body must be a JSON object.")
@@ -45,9 +44,9 @@ def parse_object(text: bytes | str) -> dict[str, Any]:
 
 
 def without_nulls(value: Any) -> Any:
-    """`value` without the keys whose value is null, at any depth: a field that is null counts as left out.
+    """Return `value` without keys whose value is null, at any depth: a null field counts as left out.
 
-    Worked example: {"stream": None, "within": {"x": 1, "y": None}, "stop": [None]} -> {"within": {"x": 1}, "stop": [None]}.
+    Example: {"stream": None, "within": {"x": 1, "y": None}, "stop": [None]} -> {"within": {"x": 1}, "stop": [None]}.
     """
     if isinstance(value, dict):
         return {key: without_nulls(inner) for key, inner in value.items() if inner is not None}
@@ -83,7 +82,7 @@ def _fraction(digits: str) -> float:
 
 
 def _check(value: Any, depth: int) -> None:
-    """Raises RecursionError below `depth`, BadRequest on half a character."""
+    """Raise RecursionError if nested deeper than `depth`, BadRequest for a lone surrogate."""
     if depth < 0:
         raise RecursionError
     if isinstance(value, str):

@@ -1,6 +1,6 @@
-"""JSON as it is written to others: it can always be written, whatever a model, a server or a camera put into it.
+"""Write JSON for clients, whatever text or numbers a model, a server or a camera put into it. Pure.
 
-Half a character (a lone surrogate) becomes U+FFFD, a number that is not finite becomes null. Pure.
+Lone surrogates become U+FFFD, numbers that are not finite become null.
 """
 
 import json
@@ -11,7 +11,7 @@ from starlette.responses import JSONResponse
 
 
 def whole_text(text: str) -> str:
-    """`text` with U+FFFD for each lone surrogate; two that belong together become their character."""
+    """Return `text` with U+FFFD for each lone surrogate. Surrogate pairs become their character."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -20,7 +20,7 @@ def whole_text(text: str) -> str:
 
 
 def json_bytes(value: Any) -> bytes:
-    """`value` as compact JSON in UTF-8."""
+    """Return `value` as compact JSON in UTF-8."""
     try:
         text = _dumps(value)
     except ValueError:
@@ -40,7 +40,7 @@ def _dumps(value: Any) -> str:
 
 
 def _finite(value: Any) -> Any:
-    """`value` with None for each number that is not finite."""
+    """Return `value` with None for each number that is not finite."""
     if isinstance(value, dict):
         return {key: _finite(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
