@@ -252,7 +252,8 @@ def as_svg(walks: dict[str, Walk]) -> str:
             y += box + 6
         height = max(height, y)
     width = 10 + len(walks) * (WIDTH_PX + 20)
-    head = f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" font-family="sans-serif" font-size="12">'
+    size = f'width="{width}" height="{height}" viewBox="0 0 {width} {height}"'
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" {size} font-family="sans-serif" font-size="12">'
     ground = f'<rect width="{width}" height="{height}" fill="#ffffff"/>'
     return "\n".join([head, ground, *parts, "</svg>", ""])
 
