@@ -246,9 +246,10 @@ async def test_after_a_restart_old_events_are_dropped_when_the_receiver_is_away(
 
 
 async def test_a_silent_receiver_times_out(alert_store: AlertStore) -> None:
-    gone = asyncio.Event()
+    gone, writers = asyncio.Event(), []
 
     async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writers.append(writer)
         await reader.read()  # until the client gives up
         writer.close()
         gone.set()
@@ -260,6 +261,8 @@ async def test_a_silent_receiver_times_out(alert_store: AlertStore) -> None:
         await until(lambda: "within 0.2 s" in (webhook.problem or ""))
     await gone.wait()
     server.close()
+    for writer in writers:  # the next try may have just begun
+        writer.transport.abort()
     await server.wait_closed()
 
 
