@@ -10,7 +10,7 @@ import fcntl
 import os
 import shutil
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
@@ -139,6 +139,19 @@ def lock_folder(folder: Path) -> int:
             raise StorageError(error.errno, f"cannot lock {folder}: {NO_LOCKS_HELP}") from error
         raise storage_error(error, f"cannot lock {folder}") from error
     return fd
+
+
+def replaced(folder: Path, files: Mapping[str, os.stat_result]) -> str | None:
+    """Return a problem for an operator if these open files are not those in the folder any more, else None."""
+    try:
+        same = all(os.path.samestat((folder / name).stat(), opened_as) for name, opened_as in files.items())
+    except FileNotFoundError:
+        same = False
+    except OSError as error:
+        return f"{folder} cannot be accessed: {error.strerror}"
+    if same:
+        return None
+    return f"{folder} was removed or replaced while in use: frames stored from now on will be lost; restart"
 
 
 def segment_paths(folder: Path, segment_id: int) -> tuple[Path, Path]:

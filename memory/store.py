@@ -25,7 +25,7 @@ from memory.codec import encoder_tag, load_metadata, metadata_text, pack_vectors
 from memory.erasure import Erasing
 from memory.errors import Health, StorageError, out_of_memory, storage_error
 from memory.eviction import Eviction
-from memory.files import RESERVE, SpareSpace, lock_folder, sync_segments
+from memory.files import RESERVE, SpareSpace, lock_folder, replaced, sync_segments
 from memory.limits import FolderLimits, Limits, check_camera_name
 from memory.ranking import prepare
 from memory.records import CameraStats, Float32, Float64, FrameRecord, Json, StoreStatus
@@ -87,7 +87,7 @@ class MemoryStore:
         except BaseException:
             os.close(self._owner)
             raise
-        self._journal_file = path.stat()
+        self._files = {"lock": os.fstat(self._owner), path.name: path.stat()}
         self._recovered = found
         if found.problems:
             more = f"; and {len(found.problems) - 1} more" if len(found.problems) > 1 else ""
@@ -339,7 +339,10 @@ class MemoryStore:
         with self._attaching, self._rows:  # `_attaching`, as `finish` may replace segments
             if self._owner < 0:
                 return
-            self._check_folder()
+            if (problem := replaced(self._folder, self._files)) is not None:
+                self._health.failed("folder", problem)
+            else:
+                self._health.works("folder")
             with self._lock:
                 self._eviction.retry()
                 self._eviction.purge_damaged(self._logs.segments())
@@ -362,24 +365,6 @@ class MemoryStore:
             if isinstance(error, OSError):
                 raise storage_error(error, "cannot sync") from error
             raise
-
-    def _check_folder(self) -> None:
-        """Report a problem if the open files are not those in the folder any more."""
-        try:
-            there = [(self._folder / name).stat() for name in ("lock", "journal.sqlite")]
-            same = os.path.samestat(there[0], os.fstat(self._owner)) and os.path.samestat(there[1], self._journal_file)
-        except FileNotFoundError:
-            same = False
-        except OSError as error:
-            self._health.failed("folder", f"{self._folder} cannot be accessed: {error.strerror}")
-            return
-        if same:
-            self._health.works("folder")
-        else:
-            self._health.failed(
-                "folder",
-                f"{self._folder} was removed or replaced while in use: frames stored from now on will be lost; restart",
-            )
 
     def close(self) -> None:
         """Close the store. Idempotent; earlier windows stay readable."""
