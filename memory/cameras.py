@@ -25,7 +25,7 @@ from memory.segments import Block, Segment, Shared, next_run
 
 
 class CameraLogs:
-    """The logs by camera, made as cameras appear, and the segments they consist of."""
+    """The log of each camera, created when the camera first appears."""
 
     def __init__(
         self, folder: Path, sizes: tuple[int, int], patch_bytes: int, *, limits: Limits,

@@ -19,7 +19,7 @@ MOST_FREED = 64
 
 
 class Eviction:
-    """The evicted segments that are not off the disk yet, and counters of evicted frames."""
+    """Removes evicted segments from disk and counts the evicted frames."""
 
     def __init__(self, journal: Journal) -> None:
         self._journal = journal

@@ -18,6 +18,18 @@ _LEAST, _SHARES = 32, 8  # candidates of each part: 32 + 8 times its share of k
 CHUNK_ROWS = 256  # decoded at once: half a megabyte at D = 512 fits the CPU cache
 
 
+class Index(Protocol):
+    """What is used of a FAISS index."""
+
+    ntotal: int
+    d: int
+    code_size: int
+    codes: Any
+
+    def search(self, queries: Float32, k: int, /, *, params: Any = ...) -> tuple[Float32, Int64]:
+        """Return the inner products and positions (queries, k) of the nearest rows."""
+
+
 class Ranked(Protocol):
     """Consecutive rows of a window."""
 
@@ -26,7 +38,7 @@ class Ranked(Protocol):
     @property
     def num_rows(self) -> int: ...
     @property
-    def index(self) -> Any:
+    def index(self) -> Index | None:
         """FAISS index with the rows, or None: they are scored one by one."""
 
     @property
@@ -45,19 +57,19 @@ def prepare() -> None:
     build_index(np.zeros((1, 1), np.float16))
 
 
-def build_index(halves: Float16) -> Any:
+def build_index(halves: Float16) -> Index:
     """Return an exact inner-product index with a bit-identical copy of halves (n, D)."""
     import faiss  # here, so that the command line answers --help at once
 
     count, dim = halves.shape
-    index = faiss.IndexScalarQuantizer(dim, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT)
+    index: Index = faiss.IndexScalarQuantizer(dim, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT)
     # not `add`, which takes float32 and rounds again
     faiss.copy_array_to_vector(np.ascontiguousarray(halves, "<f2").view(np.uint8).reshape(-1), index.codes)
     index.ntotal = count
     return index
 
 
-def index_rows(index: Any) -> Float16:
+def index_rows(index: Index) -> Float16:
     """Return a view (n, D) of the index's storage. The view, and any view of it, keeps the index alive."""
     import faiss
 
@@ -69,7 +81,7 @@ def index_rows(index: Any) -> Float16:
 class _Owned:
     """The storage of an index as the base of an array."""
 
-    def __init__(self, rows: Float16, index: Any) -> None:
+    def __init__(self, rows: Float16, index: Index) -> None:
         self.__array_interface__ = rows.__array_interface__
         self._index = index
 
@@ -81,7 +93,7 @@ def score_rows(unit: Float32, query: Float32) -> Float32:
 
 
 def score_all(parts: Sequence[Ranked], query: Float32) -> Float32:
-    """Return the score of every row (N,), in row order. In the last bits FAISS may round other than `score_rows`."""
+    """Return the scores (N,) of all rows, in row order. Their last bits may differ from those of `score_rows`."""
     if not parts:
         return np.zeros(0, np.float32)
     return np.concatenate([_scan_part(part, query) for part in parts])

@@ -162,9 +162,9 @@ def _read_rows(journal: Journal) -> tuple[dict[Key, list[Row]], list[int]]:
 def _sound_rows(
     key: Key, path: Path, rows: list[Row], journal: Journal, repairs: _Repairs, erasures: Sequence[Erasure]
 ) -> tuple[list[Row], bool]:
-    """Return the rows whose records lie inside the file, and the adopted ones, by rising frame id (and so time).
+    """Return the rows whose records lie inside the file and the adopted ones, by rising frame id (and so time).
 
-    False beside them if the file could not be read; then these are all rows.
+    The second value is False if the file could not be read; then all rows are returned.
     """
 
     def erased(row: Row) -> bool:
@@ -211,7 +211,7 @@ def _scan_frames(key: Key, path: Path, start: int) -> Iterator[Row]:
 
 
 def _load_vectors(segment: Segment, rows: list[Row], layout: Layout, repairs: _Repairs) -> int:
-    """Fill the segment's vectors from its file. Return how many were damaged."""
+    """Read the segment's vectors from its file. Return how many were damaged."""
     size = vector_record_size(*layout.sizes)
     try:
         data = read_file(segment.vectors_path)

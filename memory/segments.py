@@ -25,7 +25,7 @@ import numpy.typing as npt
 from memory.codec import StoredVectors, decode, place_of, scale_of, unpack_frame
 from memory.errors import FrameGone, Health, OutOfResources, RecordDamaged, StorageError, out_of_memory
 from memory.files import read_record, segment_paths
-from memory.ranking import build_index, chunks, index_rows
+from memory.ranking import Index, build_index, chunks, index_rows
 from memory.records import Bool, Float16, Float32, Float64, Int64
 
 SUM_UNIT = 2.0**-36
@@ -83,7 +83,7 @@ class Segment:
         self.summaries: Float16 = np.zeros((capacity, summary_dim), np.float16)
         self.patches: npt.NDArray[Any] | None = None  # (capacity, M, C)
         self.scalars: Float32 | None = None  # (capacity, M, S)
-        self.index: Any = None  # FAISS index, once sealed: its own, or that of its block
+        self.index: Index | None = None  # FAISS index, once sealed: its own, or that of its block
         self.index_start = 0  # its first row there
         self.block: Block | None = None
         self._sum: tuple[tuple[int, int, int], Int64, int] | None = None
@@ -279,7 +279,7 @@ class Block:
         self.segments = tuple(segments)
         self.starts: Int64 = np.cumsum([0, *(s.count for s in segments[:-1])])
         self.count = self.capacity = sum(s.count for s in segments)
-        self.index: Any = build_index(np.concatenate([s.halves[: s.count] for s in segments]))
+        self.index = build_index(np.concatenate([s.halves[: s.count] for s in segments]))
         self.halves: Float16 = index_rows(self.index)
         self.scales: Float32 = self._joined("scales")
         self.norms: Float32 = self._joined("norms")

@@ -5,6 +5,9 @@
     window                        an immutable view for a question                              (any thread)
     maintain, expire, stats, ...                                                                (any thread)
 
+A frame is pending until its vectors are attached. It is hot while it is among the newest frames of its camera, whose
+patches are kept in memory.
+
 `append` and `attach` may wait for each other for one small write, and for an erasure; readers wait for neither.
 Durability is described in `journal.py`, a start in `recovery.py`.
 """
@@ -37,7 +40,7 @@ from memory.writer import Writer
 
 
 class MemoryStore:
-    """The frames of all cameras in one folder, which it locks: StorageBusy if another process has it."""
+    """Stores the frames of all cameras in one folder, which only one process can open at a time."""
 
     def __init__(
         self, folder: Path, *, embedding_dim: int, limits: Limits, patch_shape: tuple[int, int],

@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from memory.camera_log import CameraLog
 from memory.codec import decode, load_metadata
-from memory.ranking import chunks, rank_all, rank_top, score_all
+from memory.ranking import Index, chunks, rank_all, rank_top, score_all
 from memory.records import Bool, Float16, Float32, Float64, FrameRecord, Int32, Int64, PatchBlock
 from memory.segments import Block, Segment
 
@@ -76,7 +76,7 @@ class Part:
     first_row: int
     num_rows: int
     slots: slice | Int64  # a slice wherever the rows are consecutive
-    index: Any
+    index: Index | None
     index_start: int
     unit_halves: Float16  # (capacity, D)
     unit_scales: Float32  # (capacity,)
@@ -219,7 +219,7 @@ class Window:
         return ranking[1][:k].copy(), ranking[2][:k].copy()
 
     def scores(self, query: Float32) -> Float32:
-        """Return the cosine of every row (N,) with `query` (D,), a unit vector; up to rounding as `top` gives them."""
+        """Return the scores (N,) of all rows for `query` (D,), a unit vector; up to rounding those of `top`."""
         return score_all(self._parts, np.ascontiguousarray(query, np.float32))
 
     def embeddings(self, rows: npt.ArrayLike) -> Float32:

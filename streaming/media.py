@@ -75,7 +75,7 @@ def _rtsp_options(transport: str) -> dict[str, str]:
 
 
 class _DecodedSource:
-    """The common part of files and live cameras: an open `Input` in a worker thread, sampled and converted."""
+    """Base of both sources: reads an `Input` in a worker thread, samples its frames and converts the kept ones."""
 
     def __init__(self, camera: str, settings: FrameSettings | None, stats: SourceStats, worker: str) -> None:
         self.camera = camera

@@ -58,8 +58,10 @@ class WebRtcSession:
         self, camera: str, settings: FrameSettings, *, connect_timeout_s: float = 20.0, after: float | None = None,
         now: Callable[[], float] = time.time, converse: Converse | None = None, messages: Counter[str] | None = None,
     ) -> None:  # fmt: skip
-        """`after`: unix seconds of the camera's last frame in an earlier session; times go on from there. `converse` gets
-        the data channel, one at a time; without it, data channels are closed. `messages` counts the messages."""
+        """`after`: unix seconds of the camera's last frame in an earlier session; all times are later.
+
+        `converse` serves data channels, one at a time; without it they are closed. `messages` counts their messages.
+        """
         self.camera = camera
         self.stats = SourceStats()
         self.on_closed: Callable[[WebRtcSession, CloseReason], None] = lambda session, reason: None

@@ -94,7 +94,7 @@ class _NotJoined:
 
 
 def guard(receiver: RTCRtpReceiver, stats: SourceStats, on_too_large: Callable[[str], None]) -> None:
-    """Install the replacements above on a receiver that has not started to receive.
+    """Install the bounded queue, the counters and the monotonic clock on a receiver that has not started to receive.
 
     Counts dropped frames in `stats.shed` and decoding errors in `stats.decode_errors`. `on_too_large` is called on the
     event loop, with a sentence, for each picture whose size is refused.

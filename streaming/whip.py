@@ -103,7 +103,7 @@ class _Entry:
 
 @dataclass(slots=True)
 class _Past:
-    """What is remembered of a camera's earlier sessions."""
+    """Facts about a camera's earlier sessions."""
 
     num_sessions: int = 0
     last_frame_time: float | None = None
