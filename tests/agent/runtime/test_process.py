@@ -120,7 +120,8 @@ def test_a_signal_while_it_starts_ends_it_in_peace(tmp_path: Path, number: signa
         time.sleep(after_s)
         process.send_signal(number)
         code, said = ended(process)
-        assert code in (0, -number) if after_s < 1 else code == 0  # Python itself may not have begun
+        # At first Python may not have begun (-15), and then the command line may not have been read (143).
+        assert code in ((0, -number, 128 + number) if after_s < 1 else (0,))
         assert "Traceback" not in said
 
 
