@@ -4,6 +4,8 @@ import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from agent.cli.common import say
+
 AddParser = Callable[..., argparse.ArgumentParser]  # `add_parser` of the subparsers
 
 TIMES = '"10 minutes ago", "yesterday 22:00", "-24h", ISO 8601 or unix seconds'
@@ -39,7 +41,7 @@ class _Version(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *rest: object) -> None:
         from importlib.metadata import version
 
-        print(f"vilamp {version('vilamp-live')}")
+        say(f"vilamp {version('vilamp-live')}")
         parser.exit()
 
 
