@@ -252,6 +252,14 @@ def test_lines_are_at_most_120_characters(path: Path) -> None:
     assert not long, f"{path.name}: lines {long}"
 
 
+@each_page
+def test_every_table_has_a_header(path: Path) -> None:
+    """A blank line inside a table ends it, and the rows behind it are shown as text."""
+    text = re.sub(r"^```.*?^```", "", path.read_text(), flags=re.MULTILINE | re.DOTALL)
+    for table in re.findall(r"(?:^[|].*\n?)+", text, re.MULTILINE):
+        assert re.match(r"[|].*\n[|](-+[|])+(\n|$)", table), table
+
+
 def test_the_readme_fits_on_two_screens() -> None:
     assert len((ROOT / "README.md").read_text().splitlines()) <= 110
 
