@@ -1,7 +1,7 @@
 """Files of the data folder: readable by their owner alone, and either complete or absent.
 
-A file is written under a temporary name, synced, and then renamed. If that fails, nothing stays behind; leftovers of a
-killed process are removed by `remove_leftovers` at the next start.
+A file is written under a temporary name, synced to the disk, and then renamed. If writing fails, the temporary file is
+deleted. If the process is killed, the temporary file stays, and `remove_leftovers` deletes it at the next start.
 """
 
 import os
@@ -17,7 +17,7 @@ from memory.files import sync_folder
 LEFTOVER_AGE_S = 60.0  # a younger file may belong to a process that is writing it
 _ASIDE = re.compile(r"\..+\.[0-9a-f]{16}")
 _OURS = re.compile(r"(tokens|erasures|replays)\.json|alerts\.sqlite(-wal|-shm)?|self-signed\.(pem|key)|memory")
-"""Names of the agent's files at the top of a data folder."""
+"""Matches the names of the agent's files and folders at the top of a data folder."""
 
 
 def replace_private(path: Path, content: bytes) -> None:
@@ -31,7 +31,7 @@ def replace_private(path: Path, content: bytes) -> None:
 
 
 def create_private(path: Path, content: bytes) -> bool:
-    """Like `replace_private`, but only if the file does not exist yet. Return False if another process was first."""
+    """Write a file as `replace_private` does, unless it exists already. Return whether this call created it."""
     with _aside(path, content) as aside:
         try:
             os.link(aside, path)
@@ -43,7 +43,10 @@ def create_private(path: Path, content: bytes) -> bool:
 
 @contextmanager
 def _aside(path: Path, content: bytes) -> Iterator[Path]:
-    """Yield a synced file beside `path` with this content; it is deleted afterwards unless it was renamed."""
+    """Context manager: write `content` to a temporary file beside `path`, sync it, and yield its path.
+
+    On exit the temporary file is deleted, unless the block renamed it.
+    """
     aside = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
         descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
@@ -75,9 +78,9 @@ def remove_leftovers(folder: Path, now: float) -> list[str]:
 
 
 def make_private(folder: Path) -> list[str]:
-    """Make the agent's files in `folder` readable by their owner alone. Return the names of those that were not.
+    """Make the agent's files in `folder` readable by their owner alone. Return the names of the files it changed.
 
-    The folder itself is changed too, unless it also holds files of others. Raises OSError.
+    The folder's own permissions are changed too, unless it also holds files of other programs. Raises OSError.
     """
     if not folder.is_dir():
         return []
@@ -95,7 +98,10 @@ def make_private(folder: Path) -> list[str]:
 
 
 def _narrow(path: Path, folder: Path) -> list[str]:
-    """Remove the permissions of group and others. Symbolic links are left alone."""
+    """Remove the permissions of group and others. Return the name of `path` in a list, empty if nothing changed.
+
+    Symbolic links are not changed.
+    """
     found = path.lstat()
     if stat.S_ISLNK(found.st_mode) or not found.st_mode & 0o077:
         return []

@@ -1,8 +1,8 @@
-"""Lanes: worker threads for the blocking work of the model, one call at a time in each.
+"""Lanes: a lane is one worker thread that runs blocking calls of the model, one at a time.
 
-There are two, vision and language, so that a long answer does not stop the encoding of frames. An iterator is advanced in
-the lane one item at a time, so that a cancelled question stops between two tokens. `Turns` decides who uses the language
-lane next, and refuses at once when too many wait.
+There are two lanes, vision and language, so that a long answer does not stop the encoding of frames. A lane advances an
+iterator one item at a time, so that a cancelled question stops between two tokens. `Turns` is the queue for the
+language lane: it decides who goes next, and refuses a caller immediately when too many are waiting.
 """
 
 import asyncio
@@ -31,7 +31,7 @@ class Lane:
 
     @property
     def depth(self) -> int:
-        """Number of calls that run or wait."""
+        """The number of calls that are running or waiting."""
         return self._num_open
 
     async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -53,10 +53,11 @@ class Lane:
         self._num_open -= 1
 
     async def pull(self, make: Callable[[], Iterator[T]]) -> AsyncGenerator[T, None]:
-        """Yield the items of the iterator that `make` returns. Each is computed in the lane when it is asked for.
+        """Yield the items of the iterator that `make` returns. The lane computes each item when it is requested.
 
         If the consumer stops early (break, `aclose`, cancellation), the iterator's `close` runs in the lane, so that a
-        generator frees what it holds. Wrap the call in `contextlib.aclosing` to have that happen at once.
+        generator frees its resources. After a `break` this happens immediately only if the call is wrapped in
+        `contextlib.aclosing`.
         """
         iterator = await self.run(make)
         try:
@@ -68,12 +69,12 @@ class Lane:
                 self._thread.submit(close)
 
     def close(self) -> None:
-        """Wait for the running call, drop the waiting ones, and end the thread."""
+        """Wait for the running call, cancel the waiting calls, and end the thread."""
         self._thread.shutdown(wait=True, cancel_futures=True)
 
 
 class Priority(IntEnum):
-    """Order of those who wait: people before rules, rules before dry runs."""
+    """Who goes first: a user's question, then the judging of live alert rules, then dry runs of rules on history."""
 
     QUESTION = 0
     JUDGE = 1
@@ -81,16 +82,17 @@ class Priority(IntEnum):
 
 
 class TooManyWaiting(Exception):
-    """The queue is full: try again later."""
+    """The queue is full. The caller may try again later."""
 
 
 class Turns:
-    """A queue with one turn at a time. At most `limit` callers are inside, including the one whose turn it is.
+    """A queue in which one caller at a time has the turn. It admits at most `limit` callers, counting that one.
 
-    Those who wait go in order of priority, then of arrival. Overload policy: when `limit` are inside, the next caller is
-    refused at once with TooManyWaiting.
+    The others wait, ordered by priority and then by arrival. Overload policy: when `limit` callers are admitted, the
+    next one is refused immediately with TooManyWaiting.
 
-    Example, limit 3: q1 has the turn; a judge and q2 wait; q3 is refused. After q1 comes q2, then the judge.
+    Example, limit 3: question q1 has the turn; a rule's judge and question q2 wait; question q3 is refused. When q1
+    ends, q2 goes next, then the judge.
     """
 
     def __init__(self, limit: int) -> None:
@@ -104,7 +106,10 @@ class Turns:
 
     @asynccontextmanager
     async def place(self) -> AsyncIterator[None]:
-        """Reserve a place inside; take the turn itself with `turn`. Raises TooManyWaiting."""
+        """Context manager: occupy one of the `limit` places during the block. Raises TooManyWaiting if none is free.
+
+        Inside the block, wait for the turn itself with `turn`.
+        """
         if self.num_inside >= self.limit:
             raise TooManyWaiting
         self.num_inside += 1
@@ -115,7 +120,7 @@ class Turns:
 
     @asynccontextmanager
     async def turn(self, priority: Priority = Priority.QUESTION) -> AsyncIterator[None]:
-        """Wait for this caller's turn, which lasts until the block is left."""
+        """Context manager: wait for this caller's turn on entry, and end the turn on exit."""
         if self._held:
             await self._wait(priority)
         self._held = True
@@ -130,12 +135,15 @@ class Turns:
         try:
             await called
         except asyncio.CancelledError:
-            if called.done() and not called.cancelled():  # cancelled in the moment of its turn: pass it on
+            if called.done() and not called.cancelled():  # cancelled just after it got the turn: pass it on
                 self._hand_on()
             raise
 
     def _hand_on(self) -> None:
-        """Give the turn to the first who still waits. It stays taken meanwhile, so that no newcomer takes it."""
+        """Give the turn to the first caller who still waits.
+
+        `_held` stays True until that caller runs, so that a caller who arrives in between cannot take the turn.
+        """
         while self._waiting:
             called = heapq.heappop(self._waiting)[2]
             if not called.done():

@@ -1,8 +1,9 @@
-"""Structured logs: one JSON object a line on stderr.
+"""Structured logs: each line on stderr is one JSON object.
 
-Values of `extra` become fields. Passwords in addresses are redacted; nothing else filters secrets, so callers never log
-question text or tokens. Lines that repeat are counted instead of written (`agent/runtime/log_repeats.py`). Lines that
-cannot be written are counted too: logging never raises and never waits for disk space.
+The values of a log call's `extra` become fields of the object. Passwords in URLs are redacted. Nothing else filters
+secrets, so callers must never log the text of questions or tokens. Repeated lines are counted instead of written
+(`agent/runtime/log_repeats.py`). Logging never raises and never waits for disk space: a line that cannot be written is
+only counted.
 """
 
 import logging
@@ -35,7 +36,7 @@ class JsonLines(logging.Formatter):
 
 
 def _message_of(record: logging.LogRecord) -> str:
-    """Return the message; if a library's arguments do not fit its text, both unformatted."""
+    """Return the formatted message. If the arguments do not fit the format string, return both unformatted."""
     try:
         return record.getMessage()
     except (TypeError, ValueError, KeyError):
@@ -43,7 +44,10 @@ def _message_of(record: logging.LogRecord) -> str:
 
 
 def _plain(value: Any, depth: int) -> Any:
-    """Return `value` as JSON types, with passwords redacted and without lone surrogates."""
+    """Return `value` as JSON types, with passwords redacted and without lone surrogates.
+
+    Containers nested deeper than `depth` levels, and other types, become their text.
+    """
     match value:
         case None | bool() | int() | float():
             return value
@@ -55,7 +59,7 @@ def _plain(value: Any, depth: int) -> Any:
 
 
 def set_up_logs(level: str) -> None:
-    """Write log lines from `level` up to stderr as JSON; those of libraries only from warnings up."""
+    """Write log lines of `level` and above to stderr as JSON. Of libraries, write only warnings and errors."""
     handler = CountedLines(sys.stderr)
     handler.setFormatter(JsonLines())
     root = logging.getLogger()

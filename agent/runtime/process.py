@@ -1,4 +1,4 @@
-"""The process of a command: its standard streams, and the signals that end it. Imports nothing heavy."""
+"""The process that runs a command: its standard streams, and the signals that end it. Imports no large library."""
 
 import errno
 import io
@@ -19,11 +19,11 @@ class OutputFailed(Exception):
 
     def __init__(self, error: OSError) -> None:
         super().__init__(f"stdout cannot be written: {error.strerror or error}")
-        self.is_closed = error.errno == errno.EPIPE  # its reader has gone
+        self.is_closed = error.errno == errno.EPIPE  # the reader of the pipe has closed it
 
 
 class Stopped(KeyboardInterrupt):
-    """SIGTERM or SIGHUP, which end a command like an interrupt."""
+    """SIGTERM or SIGHUP was received. It ends a command as Ctrl-C does, hence a KeyboardInterrupt."""
 
     def __init__(self, number: int) -> None:
         super().__init__(f"signal {number}")
@@ -31,25 +31,31 @@ class Stopped(KeyboardInterrupt):
 
 
 def stops() -> list[signal.Signals]:
-    """Return the signals that stop the agent cleanly; without SIGHUP if it is ignored (nohup)."""
+    """Return the signals that stop the agent cleanly. SIGHUP is left out if the process ignores it, as under nohup."""
     hangup_is_ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     return [number for number in STOPS if number != signal.SIGHUP or not hangup_is_ignored]
 
 
 def open_standard_streams() -> None:
-    """Open /dev/null for each closed stream of stdin, stdout and stderr, before another file gets its number."""
+    """Open /dev/null in place of stdin, stdout or stderr where it is closed.
+
+    Otherwise the next file that is opened would get the stream's descriptor, and prints would be written into it.
+    """
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDONLY if number == 0 else os.O_WRONLY)  # the lowest number that is free
+            os.open(os.devnull, os.O_RDONLY if number == 0 else os.O_WRONLY)  # gets the lowest free number: this
         if getattr(sys, name) is None:
             setattr(sys, name, open(number, "r" if number == 0 else "w", closefd=False))  # noqa: SIM115
 
 
 @contextmanager
 def stopping_on_signals() -> Iterator[None]:
-    """Raise Stopped inside the block on SIGTERM and SIGHUP."""
+    """Context manager: on SIGTERM or SIGHUP, raise Stopped inside the block.
+
+    Does nothing outside the main thread, where Python handles no signals.
+    """
     if current_thread() is not main_thread():
         yield
         return
@@ -83,12 +89,13 @@ class _Output(io.TextIOWrapper):
 
 @contextmanager
 def checked_output() -> Iterator[None]:
-    """Inside the block, failed writes to stdout raise OutputFailed, and characters outside its encoding are escaped.
+    """Context manager: in the block, a write to stdout that fails raises OutputFailed.
 
-    The rest is written at the end. If that fails, the exit code is 1, or 0 if the reader of the pipe has gone.
+    Characters that stdout's encoding lacks are escaped. On exit the buffered rest is written. If that fails while the
+    block ends with SystemExit, the exit code becomes 1, or 0 if the reader of the pipe has closed it.
     """
     real: Any = sys.stdout
-    if real is not sys.__stdout__ or not isinstance(real, io.TextIOWrapper):  # a test's
+    if real is not sys.__stdout__ or not isinstance(real, io.TextIOWrapper):  # replaced by a test
         yield
         return
     output = _Output(real.buffer, encoding=real.encoding, errors="backslashreplace", line_buffering=real.line_buffering)
@@ -110,18 +117,21 @@ def checked_output() -> Iterator[None]:
 
 
 def give_up_output(error: OutputFailed) -> int:
-    """Stop all output, also at the end of the process. Return the exit code."""
+    """Discard all further output to stdout, including what is flushed when the process ends. Return the exit code.
+
+    The code is 0 if the reader of the pipe has closed it, else 1 with a message on stderr.
+    """
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 1)
     os.close(null)
-    if error.is_closed:  # `| head`
+    if error.is_closed:  # as in `vilamp ... | head`, which is no failure
         return 0
     complain(f"vilamp: {error}")
     return 1
 
 
 def complain(text: str) -> None:
-    """Write a message to stderr, if it can be written."""
+    """Write a message to stderr. Does nothing if stderr cannot be written."""
     with suppress(OSError, ValueError):
         sys.stderr.write(f"{text}\n")
         sys.stderr.flush()

@@ -9,7 +9,7 @@ LAG_PROBE_S = 0.1
 
 
 class Stopwatch:
-    """Milliseconds per named stage, in the order in which the stages ended. A stage entered twice adds up."""
+    """Measures milliseconds per named stage, in the order in which the stages ended. Repeated stages are added up."""
 
     def __init__(self) -> None:
         self.started = perf_counter()
@@ -17,7 +17,7 @@ class Stopwatch:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Time the block as stage `name`, even if it raises."""
+        """Context manager: add the block's duration to stage `name`, even if the block raises."""
         begun = perf_counter()
         try:
             yield
@@ -30,7 +30,7 @@ class Stopwatch:
 
 
 async def probe_lag(observe: Callable[[float], object]) -> None:
-    """Call `observe` with the delay of the event loop in seconds, every LAG_PROBE_S, for ever."""
+    """Every LAG_PROBE_S, call `observe` with the event loop's delay in seconds. Never returns."""
     loop = asyncio.get_running_loop()
     while True:
         due = loop.time() + LAG_PROBE_S

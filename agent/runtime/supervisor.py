@@ -1,11 +1,11 @@
 """The supervisor runs every long task of the agent, so that the failure of one task ends no other.
 
-`keep` restarts a task that fails, after a growing pause; `start` runs a task once. `problems` says which tasks failed and
-why, until they have worked again for a while. `contained` does the same for one item of work (a frame, a verdict), so that
-an item that fails does not end the task that handles the others.
+`Supervisor.keep` restarts a task that fails, after a growing pause; `start` runs a task once. `problems` lists the
+tasks that failed, until they have run again for `healthy_after_s`. `contained` catches the failure of a single item of
+work (a frame, a judge's verdict), so that the task that handles the items goes on with the next one.
 
-Only this file catches every exception. A cancellation that the agent asked for always passes through; a CancelledError
-that a library raised by itself counts as a failure.
+Only this file catches every exception. Cancelling a task always works: its CancelledError is never caught. A
+CancelledError that a library raised although the task was not cancelled counts as a failure.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 FIRST_PAUSE_S, LAST_PAUSE_S = 0.5, 30.0
 HEALTHY_AFTER_S = (
-    60.0  # a task that ran so long after a failure works again: its problem is over, its pauses begin anew
+    60.0  # a task that ran this long after a failure is healthy: it leaves `problems`, its next pause is the shortest
 )
 
 Work = Callable[[], Awaitable[None]]
@@ -32,19 +32,22 @@ Failed = Callable[[BaseException], None]
 
 
 class Supervisor:
-    """Runs tasks by name. Start them inside `running`; leaving it cancels all tasks and waits for their end."""
+    """Runs named tasks. They are started in the block of `running`, and cancelled when that block ends."""
 
     def __init__(self, *, first_pause_s: float = FIRST_PAUSE_S, healthy_after_s: float = HEALTHY_AFTER_S) -> None:
-        self.num_failures: dict[str, int] = {}  # by task, since the start
+        self.num_failures: dict[str, int] = {}  # by task, since the agent started
         self._first_pause_s = first_pause_s
         self._healthy_after_s = healthy_after_s
-        self._failed: dict[str, tuple[str, float | None]] = {}  # by task: words; monotonic time of the restart
+        self._failed: dict[str, tuple[str, float | None]] = {}  # by task: why; monotonic time of its restart
         self._group: asyncio.TaskGroup | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator["Supervisor"]:
-        """The block in which tasks may be started. An exception raised in the block itself passes through unchanged."""
+        """Context manager: tasks may be started in the block. On exit, cancel all tasks and wait for their end.
+
+        An exception raised in the block is raised as it is, not wrapped in an ExceptionGroup.
+        """
         try:
             async with asyncio.TaskGroup() as self._group:
                 try:
@@ -60,11 +63,17 @@ class Supervisor:
             self._group = None
 
     def keep(self, name: str, work: Work, *, failed: Failed | None = None) -> asyncio.Task[None]:
-        """Run `work` until it returns, again after each failure, for ever. `failed` is called with each failure."""
+        """Return a task that runs `work`, and runs it again after each failure until it returns normally.
+
+        `failed` is called with the exception of each failure.
+        """
         return self._start(self._restart(name, work, failed), name)
 
     def start(self, name: str, work: Work, *, failed: Failed | None = None) -> asyncio.Task[None]:
-        """Run `work` once. `failed` is called with a failure, which is logged but not listed in `problems`."""
+        """Return a task that runs `work` once. A failure is logged, but not listed in `problems`.
+
+        `failed` is called with its exception.
+        """
 
         async def once() -> None:
             with contained(name) as outcome:
@@ -74,7 +83,7 @@ class Supervisor:
         return self._start(once(), name)
 
     def problems(self) -> dict[str, str]:
-        """Return why each task failed last, in words, until it has worked again for a while."""
+        """Return, by task name, why a task last failed. A task that has since run for `healthy_after_s` is left out."""
         now = monotonic()
         return {
             name: words
@@ -118,17 +127,17 @@ def _tell(name: str, failed: Failed | None, error: BaseException | None) -> None
 
 @dataclass(slots=True)
 class Outcome:
-    """How a contained piece of work ended."""
+    """The result of a `contained` block."""
 
-    error: BaseException | None = None  # None: it succeeded, or still runs
+    error: BaseException | None = None  # None: the block succeeded, or is still running
 
 
 @contextmanager
 def contained(what: str, *expected: type[Exception]) -> Iterator[Outcome]:
-    """Catch any failure of the block, log it with its traceback, and put it into the outcome.
+    """Context manager: catch any failure of the block, log it with its traceback, and store it in the yielded Outcome.
 
-    `expected` exceptions, those that end the process (KeyboardInterrupt, SystemExit) and the cancellation of this task
-    pass through.
+    what: name of the work, for the log. Not caught are exceptions of the types in `expected`, those that end the
+    process (KeyboardInterrupt, SystemExit), and the cancellation of this task.
     """
     outcome = Outcome()
     try:
@@ -146,15 +155,15 @@ def contained(what: str, *expected: type[Exception]) -> Iterator[Outcome]:
 
 
 def is_cancelling() -> bool:
-    """Return True if the current task was asked to end; False for a CancelledError that a library raised by itself."""
+    """Return True if the current task has been cancelled. If not, a CancelledError in it comes from a library."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
 
 
 def words_of(error: BaseException) -> str:
-    """Return the error in one line: its type, and its message if it has one."""
+    """Return a one-line description of the error: its type, and its message (passwords redacted) if it has one."""
     try:
         said = redact_text(" ".join(str(error).split()))
-    except Exception:  # noqa: BLE001 - a library's error whose text cannot be made
+    except Exception:  # noqa: BLE001 - a library's error may fail to format its message
         said = ""
     return f"{type(error).__name__}: {said}" if said else type(error).__name__

@@ -1,4 +1,4 @@
-"""Explain why a server cannot be reached, and what to do: errors of sockets, host names and TLS. Pure."""
+"""Explain why a server cannot be reached, and what to do about it. Covers errors of sockets, host names and TLS."""
 
 import errno
 import socket
@@ -19,11 +19,11 @@ _BY_NUMBER = {
     errno.EACCES: "this machine does not let us connect there: look at its firewall",
     errno.EPERM: "this machine does not let us connect there: look at its firewall",
 }
-# by what OpenSSL says about a certificate (x509_vfy.h)
+# OpenSSL's error codes for certificates (x509_vfy.h)
 _EXPIRED, _NOT_YET, _SELF_SIGNED, _SELF_SIGNED_CHAIN, _NO_ISSUER, _NO_FIRST, _WRONG_HOST, _WRONG_ADDRESS = (
     10, 9, 18, 19, 20, 21, 62, 64,
 )  # fmt: skip
-# alerts with which the server ends a handshake, or the first words after it
+# Ends of the reasons that OpenSSL gives for a TLS handshake that failed -> advice for the operator
 _BY_REASON: Mapping[str, str] = {
     "WRONG_VERSION_NUMBER": "it does not speak TLS on this port: use the TLS port, or an address without TLS",
     "RECORD_LAYER_FAILURE": "it does not speak TLS on this port: use the TLS port, or an address without TLS",
@@ -47,7 +47,7 @@ _BY_REASON: Mapping[str, str] = {
 
 
 def why_unreachable(error: BaseException) -> str | None:
-    """Return the cause in words, found in `error` or in the errors that caused it; None if it is another kind."""
+    """Return why the server cannot be reached, from `error` or the errors that caused it. None for any other error."""
     for each in _chain(error):
         if isinstance(each, ssl.SSLCertVerificationError):
             return _of_certificate(each)
@@ -63,7 +63,7 @@ def why_unreachable(error: BaseException) -> str | None:
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """Yield `error`, then the errors that caused it, including suppressed ones."""
+    """Yield `error`, then the errors that caused it, including those hidden by `raise ... from None`."""
     seen: set[int] = set()
     following: BaseException | None = error
     while following is not None and id(following) not in seen:

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from agent.errors import MAX_SHOWN, BadRequest, shown
 from agent.times import MAX_UNIX_S, unit_hint
 
-# Fields of the chat-completions API; what is not refused below and is no field of ours has no effect on an answer here.
+# Fields of OpenAI's chat-completions API. Those that are neither in `_REFUSED` nor read by us do not affect an answer.
 OPENAI_FIELDS = frozenset({
     "audio", "frequency_penalty", "function_call", "functions", "logit_bias", "logprobs", "max_completion_tokens",
     "max_tokens", "messages", "metadata", "modalities", "model", "moderation", "n", "parallel_tool_calls", "prediction",
@@ -21,7 +21,7 @@ OPENAI_FIELDS = frozenset({
     "temperature", "tool_choice", "tools", "top_logprobs", "top_p", "user", "verbosity", "web_search_options",
 })  # fmt: skip
 _TEXT_FORMAT = {"type": "text"}
-# Each with the values that change nothing; null counts as left out.
+# Fields that are refused -> whether a value would change nothing and is accepted. A null field counts as left out.
 _REFUSED: Mapping[str, Callable[[Any], bool]] = {
     "audio": lambda value: False,
     "function_call": lambda value: value in ("none", "auto"),
@@ -36,7 +36,7 @@ _REFUSED: Mapping[str, Callable[[Any], bool]] = {
     "web_search_options": lambda value: False,
     "extra_body": lambda value: value == {},
 }
-# Other names for our fields, without case, "_" and "-".
+# Other names that clients use for our fields, in lower case and without "_" and "-" -> our name.
 _SYNONYMS = {
     **dict.fromkeys(("cam", "camid", "camname", "cameraid", "cameraname", "camerasids", "cameraids", "cams"), "camera"),
     **dict.fromkeys(("since", "from", "start", "starttime", "begin", "fromtime", "aftertime"), "after"),
@@ -57,13 +57,15 @@ def refuse_unsupported(body: Mapping[str, Any]) -> None:
                 '\'response_format\' must be {"type": "text"}: answers are text here, other formats are not supported.',
                 param=name,
             )
-        if name == "extra_body":  # of OpenAI's Python client, which puts what it holds into the body
+        if name == "extra_body":  # not a field: OpenAI's Python client merges this argument into the body
             raise BadRequest("'extra_body' is not read: send its fields beside 'messages'.", param=name)
         raise BadRequest(f"'{name}' is not supported here: leave it out.", param=name)
 
 
 def check_spelling(names: Iterable[str], ours: Collection[str], others: Collection[str] = ()) -> None:
-    """Raises BadRequest for a name that is neither in `ours` nor in `others` but nearly one of `ours`.
+    """Raise BadRequest if one of `names` looks like a misspelling of a name in `ours`.
+
+    Names in `ours` or `others` are correct. Any other name is accepted unless it resembles one of `ours`.
 
     Worked example: with ours {"camera", "before"}, "camra" and "Befor" are refused, "top_k" is not.
     """
@@ -76,7 +78,7 @@ def check_spelling(names: Iterable[str], ours: Collection[str], others: Collecti
 
 
 def nearest(name: str, ours: Collection[str]) -> str | None:
-    """Return the name in `ours` that `name` probably means; None if it resembles none."""
+    """Return the name in `ours` that `name` is probably a misspelling or a synonym of; None if it resembles none."""
     plain = _plain(name)
     synonym = _SYNONYMS.get(plain)
     if synonym in ours:
@@ -93,7 +95,10 @@ def nearest(name: str, ours: Collection[str]) -> str | None:
 
 
 def wrong_field(error: ValidationError, ours: Collection[str], whole: str = "body") -> BadRequest:
-    """Return the first mistake that pydantic found as an error that names the field, or `whole` if it has no field."""
+    """Return a BadRequest for the first mistake that pydantic found.
+
+    Its message names the wrong field, or `whole` if the mistake is in no single field. ours: the valid field names.
+    """
     first = error.errors(include_url=False)[0]
     place = shown(".".join(str(part) for part in first["loc"]))
     message = first["msg"].removeprefix("Value error, ")
@@ -111,7 +116,10 @@ def _plain(name: str) -> str:
 
 
 def _distance(one: str, other: str) -> int:
-    """Return the edit distance with transpositions (optimal string alignment)."""
+    """Return the edit distance between two texts, in which swapping two adjacent letters counts as one edit.
+
+    This is the optimal string alignment distance.
+    """
     before: list[int] = []
     last = list(range(len(other) + 1))
     for i, letter in enumerate(one, 1):

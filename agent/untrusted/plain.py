@@ -1,8 +1,9 @@
-"""Clean text from others (a model's answer, a server's error, metadata), so that it cannot control a terminal. Pure.
+"""Clean untrusted text (a model's answer, a server's error, metadata), so that it cannot control a terminal. Pure.
 
-Removed: whole escape sequences (colours, titles, the clipboard), other control characters, controls of writing direction,
-and invisible characters. Kept: line ends, tabs, every script, and the joiners that emoji and some scripts need. A lone
-surrogate becomes U+FFFD.
+Removed are whole escape sequences (which set colours, titles or the clipboard), other control characters, characters
+that change the writing direction, and invisible characters. Kept are line ends, tabs, visible characters of every
+language, and the joiners (invisible characters that connect two others) where emoji and some scripts need them. A lone
+surrogate (half of a UTF-16 pair) becomes U+FFFD.
 """
 
 import json
@@ -11,23 +12,22 @@ import unicodedata
 from collections.abc import Callable
 from typing import Any, Literal
 
-MAX_STRING = (
-    1024  # characters of one escape sequence that are dropped: an unended one must not swallow the whole answer
-)
+MAX_STRING = 1024  # longest escape sequence that is removed: one that never ends must not swallow the whole answer
 _JOINERS = "\u200c\u200d"
-_VARIATION = "\ufe0e\ufe0f"  # text or emoji
-_UNSEEN = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u3164\uffa0")  # fillers: blank, though no format characters
+_VARIATION = "\ufe0e\ufe0f"  # variation selectors: show the character before as text, or as emoji
+_UNSEEN = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u3164\uffa0")  # blank characters outside the category "format"
 _PREPENDED = frozenset(
     "\u0600\u0601\u0602\u0603\u0604\u0605\u06dd\u070f\u0890\u0891\u08e2"
-)  # format characters with a shape
+)  # visible characters, though in the category "format"
 _TRANSPARENT = re.compile(r"[\n\t\x20-\x7e]*")
-_STRINGS = {"\x90": "P", "\x98": "X", "\x9d": "]", "\x9e": "^", "\x9f": "_"}  # C1 controls that begin a string
+# Control characters that begin a string -> the character after ESC that does the same
+_STRINGS = {"\x90": "P", "\x98": "X", "\x9d": "]", "\x9e": "^", "\x9f": "_"}
 
 _State = Literal["text", "escape", "control", "string", "string_escape"]
 
 
 class PlainText:
-    """Cleans text that arrives in pieces; an escape sequence may be split over several.
+    """Cleans text that arrives in pieces. An escape sequence may be split over several pieces.
 
     Example: feed("a\\x1b[3") gives "a", feed("1mb") then gives "b".
     """
@@ -35,11 +35,11 @@ class PlainText:
     def __init__(self) -> None:
         self._state: _State = "text"
         self._num_dropped = 0
-        self._last = ""  # the last character that was kept
-        self._joiner = ""  # held until the next character shows whether it joins anything
+        self._last = ""  # the last character that was returned
+        self._joiner = ""  # a joiner, held back until the next character shows whether it is needed
 
     def feed(self, piece: str) -> str:
-        """Return the next piece, cleaned."""
+        """Clean the next piece. Return the text that can be shown so far."""
         if self._state == "text" and not self._joiner and _TRANSPARENT.fullmatch(piece):
             self._last = piece[-1:] or self._last
             return piece
@@ -85,7 +85,7 @@ class PlainText:
         elif char in "PX]^_":
             self._state = "string"
         elif "\x20" <= char <= "\x2f":
-            self._state = "escape"  # more of it follows
+            self._state = "escape"  # the sequence goes on
             return self._drop(char)
         else:
             self._state = "text"
@@ -112,23 +112,26 @@ class PlainText:
 
 
 def plain(text: str) -> str:
-    """Return `text`, cleaned."""
+    """Return `text` without what could control a terminal; see the module."""
     return PlainText().feed(text)
 
 
 def plain_line(text: object) -> str:
-    """Return `text`, cleaned and on one line: a name must not start a line that looks like one of ours."""
+    """Return `text`, cleaned and on one line, so that it cannot forge a further line of output."""
     return " ".join(plain(str(text)).split())
 
 
 def plain_json(value: Any, *, default: Callable[[Any], Any] | None = None) -> str:
-    """Return `value` as JSON on one line. What `plain` would remove is escaped. `default`: as in `json.dumps`."""
+    """Return `value` as JSON on one line. Characters that `plain` would remove are written as escapes.
+
+    default: as in `json.dumps`.
+    """
     text = json.dumps(value, ensure_ascii=False, default=default)
     return text if _TRANSPARENT.fullmatch(text) else "".join(map(_escaped, text))
 
 
 def plain_value(value: Any) -> Any:
-    """Return a JSON value with every text in it cleaned, including keys."""
+    """Return a copy of a JSON value in which every string is cleaned, including keys."""
     if isinstance(value, str):
         return plain(value)
     if isinstance(value, dict):
@@ -145,7 +148,10 @@ def _escaped(char: str) -> str:
 
 
 def _visible(char: str, last: str) -> str:
-    """Return `char`, its replacement, or "". `last`: the character before it."""
+    """Return the visible form of `char`: itself, a replacement, or "" if it must be removed.
+
+    last: the character before it.
+    """
     if "\x20" <= char <= "\x7e" or char in "\n\t":
         return char
     match unicodedata.category(char):
@@ -163,7 +169,11 @@ def _visible(char: str, last: str) -> str:
 
 
 def _joins(char: str) -> bool:
-    """Return whether a joiner beside `char` can change how it looks: never beside Latin, Greek and Cyrillic letters."""
+    """Return whether a joiner beside `char` can change how it looks.
+
+    It can in emoji and in scripts such as Arabic. In Latin, Greek and Cyrillic it cannot, so it would only be
+    invisible.
+    """
     if not char:
         return False
     marked = char in _VARIATION or unicodedata.category(char) in ("Mn", "Mc", "So", "Sk")

@@ -1,6 +1,7 @@
-"""Read JSON from clients strictly. Pure. `agent/untrusted/wire.py` writes JSON.
+"""Parse JSON from clients strictly. Pure. `agent/untrusted/wire.py` writes JSON.
 
-Rejected are duplicate keys, NaN and infinity, lone surrogates, and numbers or nesting without limit.
+Duplicate keys, NaN, infinity, lone surrogates (halves of a UTF-16 pair), and numbers or nesting that are too long or
+too deep are rejected.
 """
 
 import json
@@ -12,13 +13,13 @@ from typing import Any, NoReturn
 from agent.errors import BadRequest
 
 MAX_DEPTH = 64
-MAX_DIGITS = 400  # more than any float has before its point
-_HALF = re.compile(r"\\u[dD][89a-fA-F]|[\ud800-\udfff]")  # where lone surrogates come from
+MAX_DIGITS = 400  # of a whole number; more than any float has before its decimal point
+_HALF = re.compile(r"\\u[dD][89a-fA-F]|[\ud800-\udfff]")  # text with a match may hold a lone surrogate
 _NO_TEXT = "The JSON holds half a character (a lone surrogate), which is no text."
 
 
 def parse_json(text: bytes | str) -> Any:
-    """Return the value of a JSON text. Raises BadRequest, which says what is wrong."""
+    """Return the value of a JSON text. Raises BadRequest with a message that says what is wrong."""
     try:
         decoded = text.decode("utf-8-sig") if isinstance(text, bytes) else text
         value = json.loads(
@@ -82,7 +83,7 @@ def _fraction(digits: str) -> float:
 
 
 def _check(value: Any, depth: int) -> None:
-    """Raise RecursionError if nested deeper than `depth`, BadRequest for a lone surrogate."""
+    """Raise RecursionError if `value` is nested deeper than `depth`, or BadRequest if it has a lone surrogate."""
     if depth < 0:
         raise RecursionError
     if isinstance(value, str):

@@ -1,6 +1,7 @@
-"""Write JSON for clients, whatever text or numbers a model, a server or a camera put into it. Pure.
+"""Write JSON for clients, also from text and numbers that JSON cannot represent. Pure.
 
-Lone surrogates become U+FFFD, numbers that are not finite become null.
+Such values may come from a model, a server or a camera. Lone surrogates (halves of a UTF-16 pair) become U+FFFD; NaN
+and infinity become null.
 """
 
 import json
@@ -11,7 +12,7 @@ from starlette.responses import JSONResponse
 
 
 def whole_text(text: str) -> str:
-    """Return `text` with U+FFFD for each lone surrogate. Surrogate pairs become their character."""
+    """Return `text` with each lone surrogate replaced by U+FFFD, and each surrogate pair by its character."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -40,7 +41,7 @@ def _dumps(value: Any) -> str:
 
 
 def _finite(value: Any) -> Any:
-    """Return `value` with None for each number that is not finite."""
+    """Return a copy of `value` in which NaN and infinity are replaced by None."""
     if isinstance(value, dict):
         return {key: _finite(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
