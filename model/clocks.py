@@ -1,9 +1,9 @@
 """Restrict clock times in an answer to those that the language model was shown.
 
 A small language model knows which frame a question means, but makes mistakes in copying its time digit by digit
-("29:39:22"). So when an answer begins a clock time, all times it was shown are compared as a whole, and the one with the highest
-likelihood (the product over its tokens) is written. One forward pass scores them all, as a tree of tokens in which each token
-sees only its own beginning.
+("29:39:22"). So when an answer begins a clock time, every time in the prompt is scored as a whole, by the product of
+the likelihoods of its tokens, and the most likely one is written. One forward pass scores them all: the times form a
+tree of tokens that share common beginnings, and the attention mask lets each token attend only to its own ancestors.
 """
 
 import re
@@ -20,8 +20,12 @@ _BEGINNING = re.compile(r"\d{1,2}(?::\d?)?")
 
 @dataclass(frozen=True)
 class ClockTree:
-    """`texts`: the tokens of each time, none twice. The tree has T tokens: `tokens` (T,), `depths` (T,) from 0, `parents` (T,)
-    with -1 for the first token of a time, `visible` (T, T) bool: does row see column; `ends`: where a text has its last."""
+    """The times of the prompt as a tree of T tokens, in which common beginnings are stored once.
+
+    texts: the tokens of each time, without duplicates; tokens (T,); depths (T,), from 0; parents (T,), -1 for the first
+    token of a time; visible (T, T) bool, whether the row's token attends to the column's; ends: index of each text's
+    last token.
+    """
 
     texts: tuple[tuple[int, ...], ...]
     tokens: Tensor
@@ -29,28 +33,31 @@ class ClockTree:
     parents: Tensor
     visible: Tensor
     ends: tuple[int, ...]
-    symbols: Mapping[int, str]  # the tokens that times are written with
+    symbols: Mapping[int, str]  # character of each token that can be part of a time
 
     def begins(self, tokens: Sequence[int]) -> bool:
-        """Whether a clock time may begin with these tokens: 1, 12, 12:, 12:3."""
+        """Return whether a clock time may begin with these tokens: 1, 12, 12:, 12:3."""
         return _BEGINNING.fullmatch(self._text(tokens)) is not None
 
     def is_clock(self, tokens: Sequence[int]) -> bool:
-        """Whether these tokens are certainly the beginning of a clock time: 12:34."""
+        """Return whether these tokens can only be a clock time or its beginning, as 12:34 is."""
         return _CLOCK.fullmatch(self._text(tokens)) is not None
 
     def _text(self, tokens: Sequence[int]) -> str:
         return "".join(self.symbols.get(token, " ") for token in tokens)
 
     def log_likelihoods(self, log_odds: Tensor) -> Tensor:
-        """Log-likelihood of each text, (texts,), from that of each token after its parent, (T,)."""
+        """Return the log-likelihood of each text, (texts,). log_odds (T,): log-likelihood of each token given its
+        ancestors.
+        """
         return torch.where(self.visible, log_odds, 0.0).sum(1)[list(self.ends)]
 
 
 def clock_tree(clocks: Iterable[str], encode: Callable[[str], list[int]]) -> ClockTree | None:
-    """The tree of these times ("12:34:56").
+    """Return the tree of these times ("12:34:56").
 
-    None if there are no times, or if the tokenizer does not split them into characters: answers are then left as they are.
+    Returns None if there are no times, or if the tokenizer does not split them into characters; answers are then not
+    restricted.
     """
     ids = {symbol: encode(symbol) for symbol in _SYMBOLS}
     if any(len(tokens) != 1 for tokens in ids.values()):
@@ -63,7 +70,9 @@ def clock_tree(clocks: Iterable[str], encode: Callable[[str], list[int]]) -> Clo
 
 
 def tree_of(texts: Sequence[tuple[int, ...]], symbols: Mapping[int, str]) -> ClockTree:
-    """The tree of token lists, sharing common beginnings: (1, 2), (1, 3) -> tokens 1, 2, 3 with parents -1, 0, 0."""
+    """Return the tree of these token lists, with common beginnings shared: (1, 2), (1, 3) -> tokens 1, 2, 3, parents
+    -1, 0, 0.
+    """
     nodes: dict[tuple[int, ...], int] = {}
     parents: list[int] = []
     for text in texts:

@@ -1,7 +1,7 @@
-"""What a checkpoint is, as frozen and checked settings: `ModelConfig`.
+"""The settings of a checkpoint, frozen and checked: `ModelConfig`.
 
-Every size of the network comes from here; nothing else in this package holds a constant size.
-This file does not know tensors, tokenizers, files, or how config.json spells any of it (`model.config_json` does).
+Every size of the network comes from here; no other file in this package holds a constant size. This file knows no
+tensors, tokenizers or files, and not the keys of config.json, which `model.config_json` reads.
 """
 
 from collections.abc import Mapping
@@ -14,21 +14,27 @@ Reference = Literal["keyframe", "released"]
 Redundancy = Literal["raw", "background"]
 PatchFeatures = Literal["vision", "hidden"]
 Fill = Literal["gaps", "none"]
-# how keyframes are chosen; see model/select_visits.py and model/select.py
+# How keyframes are chosen: by visits (model/select_visits.py), by the paper's differential keyframe selection
+# (model/select.py), the most relevant frames, or evenly spread ones.
 SelectionRule = Literal["visits", "dks", "top_k", "uniform"]
-JudgeManner = Literal["instruct", "question"]  # how an alert's condition is put to it; see agent/alerts/condition.py
+JudgeManner = Literal["instruct", "question"]  # prompt for an alert's condition; see agent/alerts/condition.py
 
-# Text, chat markers and the answer need room beside the pictures: this many tokens, or a quarter of a small context.
+# Tokens kept free for the text, the chat markers and the answer; a quarter of the context if that is less.
 TEXT_RESERVE_TOKENS = 1024
 
 
 class ConfigError(ValueError):
-    """The checkpoint's configuration contradicts itself or asks for something this program does not do."""
+    """Raised for a checkpoint whose configuration contradicts itself or needs something that this program does not
+    support.
+    """
 
 
 @dataclass(frozen=True, slots=True)
 class TowerSizes:
-    """The sizes every transformer tower shares. `num_hidden_layers` is the number as the file writes it."""
+    """The sizes that every transformer tower (the encoder of one modality) has.
+
+    num_hidden_layers is the number written in the file, even if the last layer is not used (see VisionConfig).
+    """
 
     hidden_size: int
     intermediate_size: int
@@ -45,7 +51,9 @@ class TowerSizes:
 
 @dataclass(frozen=True, slots=True)
 class ImageConfig:
-    """The square picture a tower takes: side and patch side in pixels, and the statistics it was trained with."""
+    """The square input picture of a tower: side and patch side in pixels, and the mean and deviation used to normalise
+    it.
+    """
 
     image_size: int
     patch_size: int
@@ -59,7 +67,7 @@ class ImageConfig:
 
     @property
     def side(self) -> int:
-        """Patches along one side; 384 px with patches of 14 give 27 (the rest of 6 px is not seen)."""
+        """Number of patches along one side. 384 px with patches of 14 px give 27; the remaining 6 px are ignored."""
         return self.image_size // self.patch_size
 
 
@@ -69,7 +77,9 @@ CLIP_STATISTICS = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258,
 
 @dataclass(frozen=True, slots=True)
 class VisionConfig:
-    """The SigLIP tower. The published model drops the last of `tower.num_hidden_layers` layers."""
+    """Sizes of the SigLIP tower. As in the published model, the last of its `tower.num_hidden_layers` layers is not
+    used.
+    """
 
     tower: TowerSizes
     image: ImageConfig
@@ -81,7 +91,9 @@ class VisionConfig:
 
 @dataclass(frozen=True, slots=True)
 class DualEncoderConfig:
-    """The CLIP pair that measures relevance; both sides end in `projection_dim` numbers (D)."""
+    """Sizes of the CLIP image and text towers, which measure relevance. Both end in a vector of projection_dim (D)
+    numbers.
+    """
 
     vision: TowerSizes
     text: TowerSizes
@@ -99,7 +111,7 @@ class DualEncoderConfig:
 
 @dataclass(frozen=True, slots=True)
 class LanguageConfig:
-    """The Qwen2 language model; the names are those of its published configuration."""
+    """Sizes of the Qwen2 language model, named as in its published configuration."""
 
     hidden_size: int
     intermediate_size: int
@@ -136,7 +148,8 @@ class LanguageConfig:
 class LiveConfig:
     """The optional section `vilamp_live` of config.json: this program's own defaults for one checkpoint.
 
-    Absent, all of it is the published behaviour. `None` means: what the published keys of config.json say.
+    Without the section, everything behaves as published. A value of None means that the published keys of config.json
+    decide.
     """
 
     num_keyframes: int | None = None
@@ -149,11 +162,12 @@ class LiveConfig:
     recent: int = 0
     timestamps: bool = False
     relevance_marks: bool = False
-    lower_case: bool = False  # it has seen no capital letter: questions are put to it without
+    lower_case: bool = False  # trained on lower-case text only: questions are converted to lower case
     spelling: Mapping[str, str] = field(
         default_factory=dict
-    )  # words it has not learnt, by one it has: "color": "colour"
-    # Its merging was taught where a thing is: the log odds that a patch shows what is asked about are scale * cosine + bias.
+    )  # replacements for words missing from its training: {"color": "colour"}
+    # Set if merging was also trained to locate things. scale and bias: scale * (cosine of patch and question) + bias is the
+    # log odds that the patch shows what the question asks about.
     pointing: Mapping[str, float] | None = None
     max_visual_tokens: int | None = None
     patch_features: PatchFeatures = "vision"
@@ -187,7 +201,7 @@ class LiveConfig:
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
-    """Everything about one checkpoint. Built by `model.config_json` or by hand (training, tests)."""
+    """All settings of one checkpoint. Read by `model.config_json`, or built directly in training and tests."""
 
     vision: VisionConfig
     dual_encoder: DualEncoderConfig
@@ -214,55 +228,61 @@ class ModelConfig:
 
     @property
     def side(self) -> int:
-        """Patches along one side of a frame."""
+        """Number of patches along one side of a frame."""
         return self.vision.image.side
 
     @property
     def num_patches(self) -> int:
-        """M: patches per frame."""
+        """M: number of patches of a frame."""
         return self.side**2
 
     @property
     def pooled_side(self) -> int:
-        """Tokens along one side of a keyframe. Side 27: bilinear 14 (the stride is ignored), average or max 13."""
+        """Number of tokens along one side of a keyframe.
+
+        For 27 patches a side: 14 with bilinear pooling, which always halves whatever the stride; 13 with average or max
+        pooling and stride 2.
+        """
         if self.pooling == "none":
             return self.side
         return -(-self.side // 2) if self.pooling == "bilinear" else self.side // self.pool_stride
 
     @property
     def keyframe_tokens(self) -> int:
-        """M': tokens a keyframe contributes."""
+        """M': number of visual tokens of a keyframe."""
         return self.pooled_side**2
 
     @property
     def patch_width(self) -> int:
-        """Numbers stored per patch: C of the vision tower, or H when the hidden layer of the projector is stored."""
+        """Length of a stored patch vector: the width C of the vision tower, or H if the projector's hidden layer is
+        stored instead.
+        """
         return self.vision.tower.hidden_size if self.live.patch_features == "vision" else self.language.hidden_size
 
     @property
     def context_tokens(self) -> int:
-        """Longest sequence the language model is given, answer included."""
+        """Longest sequence for the language model in tokens, answer included."""
         return min(self.max_sequence_tokens, self.language.max_position_embeddings)
 
     @property
     def max_visual_tokens(self) -> int:
-        """Most tokens the pictures of one question may take."""
+        """Largest number of visual tokens in the prompt of one question."""
         room = self.context_tokens - min(TEXT_RESERVE_TOKENS, self.context_tokens // 4)
         return room if self.live.max_visual_tokens is None else min(self.live.max_visual_tokens, room)
 
     @property
     def num_keyframes(self) -> int:
-        """K, by default."""
+        """K: default number of keyframes."""
         return self.max_frame_num if self.live.num_keyframes is None else self.live.num_keyframes
 
     @property
     def tau(self) -> float:
-        """Redundancy threshold of the selection, by default."""
+        """Default redundancy threshold: a frame more similar than this to a selected keyframe is not selected."""
         return self.f2f_thrd if self.live.tau is None else self.live.tau
 
     @property
     def floor(self) -> float:
-        """Relevance below which the walk stops, by default."""
+        """Default relevance floor: a frame whose cosine with the question is lower is not selected for its relevance."""
         return self.f2t_thrd if self.live.floor is None else self.live.floor
 
 
@@ -272,13 +292,15 @@ def _are_numbers(section: Any, *names: str) -> bool:
 
 
 def require_positive(settings: object, *names: str) -> None:
-    """Raise ConfigError if one of these counts is less than one."""
+    """Raise ConfigError if one of the named attributes of `settings` is less than 1."""
     for name in names:
         if getattr(settings, name) < 1:
             raise ConfigError(f"{name} must be at least 1, not {getattr(settings, name)}")
 
 
 def require_one_of(name: str, value: object, allowed: Any) -> None:
-    """Raise ConfigError if the value is not one of the Literal's."""
+    """Raise ConfigError if `value` is not one of the values of the Literal type `allowed`. `name` is used in the
+    message.
+    """
     if value not in get_args(allowed):
         raise ConfigError(f"{name} is {value!r}; it can be {', '.join(map(repr, get_args(allowed)))}")

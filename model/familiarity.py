@@ -1,11 +1,11 @@
-"""Whether pictures come from the world that a checkpoint was trained on, judged by their patches.
+"""Judge from their patches whether pictures look like those that a checkpoint was trained on.
 
-A model trained on a small world answers about any other with the same confidence. This is the other opinion: a small
-classifier over coarse layout statistics of a picture's patches, trained on that world's pictures against pictures that are
-not (`model.training.familiarity`; outlier exposure: Hendrycks et al., arXiv 1812.04606). A checkpoint has it or not: it
-is the file `familiarity.safetensors` in its folder. numpy only.
+A model trained on a small world of pictures answers about any other with the same confidence. This classifier warns of
+that. It uses coarse layout statistics of a picture's patches, and was trained on pictures of that world against other
+pictures (`model.training.familiarity`; outlier exposure: Hendrycks et al., arXiv 1812.04606). It is optional, and
+stored in the file `familiarity.safetensors` of the checkpoint folder. numpy only.
 
-Does not know cameras or questions: it scores pictures, and says from which score on they are foreign.
+It scores pictures and has a limit above which they count as foreign. It knows no cameras and no questions.
 """
 
 from dataclasses import dataclass, fields
@@ -18,16 +18,17 @@ from safetensors.numpy import load_file, save_file
 from model.config import ConfigError
 
 FILE_NAME = "familiarity.safetensors"
-BANDS = 4  # horizontal: a scene has its sky above its ground
+BANDS = 4  # horizontal bands of the picture, as sky is above ground
 CANNOT_TELL = (
     "I cannot tell: these pictures are unlike anything this model was trained on, so whatever it said would be a guess."
 )
 
 
 def layout_statistics(values: np.ndarray) -> np.ndarray:
-    """values (n, M, C) patches in row order of the grid -> (n, (BANDS + 1) * C) float32: mean of each band, deviation.
+    """Return the mean of each horizontal band of patches, and the deviation: (n, (BANDS + 1) * C) float32.
 
-    M = 8 x 8 patches of C = 256: bands of 16 patches, 1,280 numbers a picture.
+    values (n, M, C): patches row by row of the grid. M = 8 x 8 patches with C = 256: 4 bands of 16 patches, 1,280
+    numbers.
     """
     values = values.astype(np.float32, copy=False)
     bands = [band.mean(axis=1) for band in np.array_split(values, BANDS, axis=1)]
@@ -36,20 +37,23 @@ def layout_statistics(values: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True, slots=True)
 class Familiarity:
-    """The classifier. F statistics, R directions, W hidden units; all float32, numbers are (1,)."""
+    """The classifier's weights: F statistics, R principal directions, W hidden units. All arrays are float32."""
 
     mean: np.ndarray  # (F,)
     directions: np.ndarray  # (F, R) principal directions, each divided by its length in `lengths`
-    lengths: np.ndarray  # (R,) deviation along each direction
-    rest: np.ndarray  # (1,) variance of everything outside the directions
+    lengths: np.ndarray  # (R,) standard deviation along each direction
+    rest: np.ndarray  # (1,) variance of what the directions do not explain
     hidden_weight: np.ndarray  # (W, R + 1)
     hidden_bias: np.ndarray  # (W,)
     out_weight: np.ndarray  # (W,)
     out_bias: np.ndarray  # (1,)
-    limit: np.ndarray  # (1,) a score above it is foreign
+    limit: np.ndarray  # (1,) a picture with a higher score is foreign
 
     def inputs(self, statistics: np.ndarray) -> np.ndarray:
-        """(n, F) -> (n, R + 1): where a picture lies along each direction, squashed, and log of how far out in all."""
+        """Return the classifier's input (n, R + 1) for statistics (n, F).
+
+        It holds the squashed position along each direction, and the logarithm of the distance from the training data.
+        """
         centred = statistics - self.mean
         along = centred @ self.directions
         outside = np.square(centred).sum(axis=1) - np.square(along * self.lengths).sum(axis=1)
@@ -57,18 +61,22 @@ class Familiarity:
         return np.concatenate([np.tanh(along / 3), np.log(distance + 1e-6)[:, None]], axis=1).astype(np.float32)
 
     def scores(self, values: np.ndarray) -> np.ndarray:
-        """(n,) float32 log odds that a picture is foreign, of patch values (n, M, C)."""
+        """Return the log odds that each picture is foreign, (n,) float32. values (n, M, C): its patches."""
         hidden = np.maximum(self.inputs(layout_statistics(values)) @ self.hidden_weight.T + self.hidden_bias, 0)
         scores: np.ndarray = hidden @ self.out_weight + self.out_bias
         return scores
 
     def is_foreign(self, scores: np.ndarray) -> bool:
-        """The verdict on several pictures of one camera: their median counts, so that one odd picture does not."""
+        """Return whether several pictures of one camera are foreign. Their median score decides, so that one odd
+        picture cannot.
+        """
         return len(scores) > 0 and float(np.median(scores)) > float(self.limit[0])
 
 
 def read_familiarity(folder: Path, patch_width: int) -> Familiarity | None:
-    """The checkpoint's own, or None. ConfigError if the file is damaged or belongs to another network."""
+    """Read the checkpoint's classifier; None if it has none. Raises ConfigError if its file is damaged or of another
+    network.
+    """
     path = folder / FILE_NAME
     if not path.is_file():
         return None
@@ -83,7 +91,7 @@ def read_familiarity(folder: Path, patch_width: int) -> Familiarity | None:
 
 
 def write_familiarity(folder: Path, familiarity: Familiarity) -> None:
-    """Beside the checkpoint's other files; in half precision where that is enough."""
+    """Write the classifier to the checkpoint folder, in half precision where that is enough."""
     arrays = {field.name: getattr(familiarity, field.name) for field in fields(Familiarity)}
     arrays["directions"] = arrays["directions"].astype(np.float16)
     save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, folder / FILE_NAME)

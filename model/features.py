@@ -1,6 +1,9 @@
-"""What the model hands out: features of frames and questions, its own description, and the context of one question.
+"""What the model returns to its callers: features of frames and questions, a description of itself, a question's
+context.
 
-numpy at the border; the tensors inside a `VisualContext` are nobody else's business. This file does not know networks.
+Everything is numpy except the tensors in `VisualContext`, which only the model uses. This file does not know networks.
+
+Shapes: D embedding width, M patches of a frame, C' width of a stored patch, H width of the language model.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,8 +20,11 @@ from model.select import Keyframes
 
 @dataclass(frozen=True, slots=True)
 class FrameFeatures:
-    """What is kept of one frame: embedding (D,) float32 not normalised, patches (M, C') as stored (float16 or int8),
-    scalars (M, 3 or 4) float32 computed from the stored patches, summary (C',) float32: the mean patch."""
+    """The features stored of one frame.
+
+    embedding (D,) float32, not normalised; patches (M, C') as stored (float16 or int8); scalars (M, 3 or 4) float32,
+    computed from the stored patches (`model.storage`); summary (C',) float32, the mean patch.
+    """
 
     embedding: np.ndarray
     patches: np.ndarray
@@ -28,7 +34,11 @@ class FrameFeatures:
 
 @dataclass(frozen=True, slots=True)
 class TextFeatures:
-    """A question: unit (D,) and raw (D,) float32; merge_query, what merging asks patches with; whether it was cut."""
+    """The features of a question.
+
+    unit (D,) float32: its normalised embedding; raw (D,) float32: before normalisation; merge_query: the vector that
+    merging compares patches with; truncated: whether the question was cut to CLIP's length.
+    """
 
     unit: np.ndarray
     raw: np.ndarray
@@ -38,7 +48,7 @@ class TextFeatures:
 
 @dataclass(frozen=True, slots=True)
 class Defaults:
-    """What this checkpoint wants where the user says nothing."""
+    """A checkpoint's values for settings that the user leaves unset."""
 
     num_keyframes: int
     tau: float
@@ -53,7 +63,7 @@ class Defaults:
 
     @classmethod
     def of(cls, config: ModelConfig) -> "Defaults":
-        """As the checkpoint's own configuration has them."""
+        """Return the defaults in this configuration."""
         live = config.live
         return cls(
             num_keyframes=config.num_keyframes,
@@ -71,9 +81,10 @@ class Defaults:
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """Sizes and defaults. `fingerprint` changes whenever stored features of another model would not fit.
+    """Name, sizes and defaults of the loaded model.
 
-    patch_dtype and num_scalars say how a frame's patches are stored: `model.storage`.
+    fingerprint: identifies the stored features; models with different fingerprints cannot use each other's features.
+    patch_dtype and num_scalars say how a frame's patches are stored (`model.storage`).
     """
 
     name: str
@@ -92,21 +103,23 @@ class ModelInfo:
 
 @dataclass(frozen=True, slots=True)
 class VisualContext:
-    """What the pictures say to one question. Opaque to callers but for the counts.
+    """The visual input of the language model for one question. Callers may read the fields named here; the others are
+    internal.
 
-    keyframes: those used (fewer than asked for if the token budget is small); num_tokens: visual tokens, of which
-    num_shared_tokens stand for more than one frame; num_summary_frames: frames whose patches were gone; num_left_out:
-    frames that contributed nothing (`model.thinning`); foreign_groups: for each camera with keyframes, whether these
-    show a world unknown to the checkpoint (empty: it cannot say).
+    keyframes: those used, fewer than requested if the token budget is small; num_tokens: visual tokens, of which
+    num_shared_tokens stand for more than one frame; num_summary_frames: frames of which only the mean patch was left;
+    num_left_out: frames that contribute nothing (`model.thinning`); foreign_groups: for each camera with keyframes,
+    whether they look unlike the checkpoint's training data (`model.familiarity`; empty if the checkpoint cannot judge
+    that).
     """
 
     keyframes: Keyframes
     keyframe_tokens: Tensor  # (K, M', H) float32
     merged_rows: np.ndarray  # (F,)
-    merged: Tensor  # (F, H) float32
-    change: np.ndarray  # (F,) float32, see share_tokens
+    merged: Tensor  # (F, H) float32, the merged token of each frame in merged_rows
+    change: np.ndarray  # (F,) float32, see neighbour_change
     may_join: np.ndarray  # (F,) bool
-    runs: np.ndarray  # (F,) int64
+    runs: np.ndarray  # (F,) int64, number of the token that each frame contributes to
     num_tokens: int
     num_shared_tokens: int
     num_summary_frames: int
@@ -114,17 +127,19 @@ class VisualContext:
     timings_ms: Mapping[str, float] = field(default_factory=dict)
     num_left_out: int = 0
     presence: np.ndarray | None = (
-        None  # (K, M) float32: what of each keyframe is asked about, where the checkpoint points
+        None  # (K, M) float32: probability that each patch shows what is asked about; None unless trained for it (model.pointing)
     )
 
     @property
     def is_foreign(self) -> bool:
-        """Nothing in here comes from a world that the checkpoint knows."""
+        """Whether the keyframes of every camera look unlike the checkpoint's training data."""
         return bool(self.foreign_groups) and all(self.foreign_groups)
 
 
 def best_keyframes(keyframes: Keyframes, most: int) -> Keyframes:
-    """At most `most` of them: recent before relevant before filling, then by score, then the earlier one."""
+    """Return the best `most` keyframes: kind "recent" before "relevant" before "filling", then by score, then the
+    earlier one.
+    """
     if len(keyframes.rows) <= most:
         return keyframes
     rank = {"recent": 0, "relevant": 1, "filling": 2}
@@ -136,9 +151,11 @@ def best_keyframes(keyframes: Keyframes, most: int) -> Keyframes:
 def neighbour_change(
     source: PatchSource, rows: np.ndarray, group_sizes: Sequence[int], block: int = 1024
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(change (F,) float32, may_join (F,) bool) of the rows F that are no keyframes, each against the row before it.
+    """Compare each of these rows (non-keyframes) with the row before it. Return (change, may_join), each (F,) for F
+    rows.
 
-    change is one minus the cosine of their embeddings; a row may join only the row just before it, in its own group.
+    change, float32: one minus the cosine of the two embeddings. may_join, bool: whether the frame may share a token
+    with the one before it, which must be among `rows`, adjacent and in the same group. `block`: rows compared at once.
     """
     change = np.ones(len(rows), np.float32)
     may_join = np.zeros(len(rows), bool)
@@ -152,7 +169,9 @@ def neighbour_change(
 
 
 def mean_of_runs(tokens: Tensor, runs: np.ndarray) -> Tensor:
-    """tokens (F, H), runs (F,) rising from 0 -> (number of runs, H): the mean token of each run."""
+    """Return the mean token of each run, (number of runs, H). tokens (F, H); runs (F,): number of each token's run,
+    rising from 0.
+    """
     if not len(runs) or int(runs[-1]) + 1 == len(runs):
         return tokens
     index = torch.from_numpy(runs)

@@ -1,4 +1,7 @@
-"""What tells the features of one network from those of another. Does not know where features are kept."""
+"""Compute the fingerprint of a network: features of networks with different fingerprints must not be mixed.
+
+This file does not know where features are stored.
+"""
 
 import hashlib
 
@@ -11,7 +14,7 @@ TOWERS = ("vision_tower.", "mm_projector.", "dual_encoder.", "composer.")
 
 
 def fingerprint(network: VilampNetwork, dtype: torch.dtype, patch_dtype: np.dtype) -> str:
-    """Of everything that decides what `encode` returns: settings, and a sample of every weight that takes part."""
+    """Return a hash of everything that decides what `encode` returns: settings and a sample of every weight involved."""
     config, live = network.config, network.config.live
     settings = (
         config.vision,

@@ -1,6 +1,6 @@
-"""A history held in plain arrays: what a memory window is to the agent, for evaluation, one-shot runs and tests.
+"""A history of frame features in plain arrays, for evaluation, one-shot runs and tests.
 
-In: `FrameFeatures`, as encoded. Out: the reading side of merging and selection. Nothing is ever evicted.
+It offers what a window of the agent's memory offers to selection and merging, but never evicts anything by itself.
 """
 
 from collections.abc import Iterable, Sequence
@@ -11,28 +11,32 @@ import numpy as np
 
 
 class Features(Protocol):
-    """What the encoder gives for one frame; see FrameFeatures."""
+    """The encoder's output for one frame; see `model.features.FrameFeatures`."""
 
     @property
     def embedding(self) -> np.ndarray:
-        """(D,) not normalised."""
+        """(D,), not normalised."""
 
     @property
     def patches(self) -> np.ndarray:
-        """(M, C')."""
+        """(M, C'), as stored."""
 
     @property
     def scalars(self) -> np.ndarray:
-        """(M, 3)."""
+        """(M, 3), or (M, 4) with 8-bit patches."""
 
     @property
     def summary(self) -> np.ndarray:
-        """(C',)."""
+        """(C',), the mean patch."""
 
 
 @dataclass(frozen=True, slots=True)
 class ArrayBlock:
-    """patches (n, M, C'), scalars (n, M, 3), present (n,); the first two may be tensors."""
+    """Patches of n consecutive frames: patches (n, M, C'), scalars (n, M, 3 or 4), present (n,) bool: which have their
+    patches.
+
+    patches and scalars may be arrays or tensors.
+    """
 
     patches: Any
     scalars: Any
@@ -40,31 +44,31 @@ class ArrayBlock:
 
 
 class ArrayHistory:
-    """Frames in time order; rows count from 0. `forget` drops the patches of rows, keeping their summaries."""
+    """A list of frames in time order. A row is a frame's index in it, from 0."""
 
     def __init__(self, features: Iterable[Features] = ()) -> None:
         self._frames: list[Features] = list(features)
         self._gone: set[int] = set()
 
     def extend(self, features: Iterable[Features]) -> None:
-        """Add frames at the end."""
+        """Append frames, in time order."""
         self._frames.extend(features)
 
     def forget(self, rows: Iterable[int]) -> None:
-        """Behave as if the patches of these rows had been evicted."""
+        """Drop the patches of these rows but keep their summaries, as if the memory had evicted them."""
         self._gone.update(int(row) for row in rows)
 
     @property
     def num_frames(self) -> int:
-        """N."""
+        """N: number of frames."""
         return len(self._frames)
 
     def present(self) -> np.ndarray:
-        """(N,) bool: which rows have patches."""
+        """Return (N,) bool: which rows still have patches."""
         return np.array([row not in self._gone for row in range(self.num_frames)], bool)
 
     def read(self, start: int, stop: int) -> ArrayBlock:
-        """Patches of the rows start..stop."""
+        """Return the patches of the rows from `start` up to, not including, `stop`."""
         frames = self._frames[start:stop]
         return ArrayBlock(
             np.stack([frame.patches for frame in frames]),
@@ -73,20 +77,20 @@ class ArrayHistory:
         )
 
     def summaries(self, start: int, stop: int) -> np.ndarray:
-        """(n, C') float32 mean patches."""
+        """Return the mean patches of the rows from `start` up to, not including, `stop`: (n, C') float32."""
         return np.stack([frame.summary for frame in self._frames[start:stop]])
 
     def embeddings(self, rows: np.ndarray | Sequence[int]) -> np.ndarray:
-        """(n, D) float32 unit vectors."""
+        """Return the normalised embeddings of these rows, (n, D) float32."""
         raw = self._raw(rows)
         return raw / np.maximum(np.linalg.norm(raw, axis=1, keepdims=True), np.float32(1e-12))
 
     def norms(self, rows: np.ndarray | Sequence[int]) -> np.ndarray:
-        """(n,) float32 lengths of the raw embeddings."""
+        """Return the lengths of the embeddings before normalisation, (n,) float32."""
         return np.linalg.norm(self._raw(rows), axis=1)
 
     def unit_embeddings(self) -> np.ndarray:
-        """(N, D) float32 unit vectors of every row."""
+        """Return the normalised embeddings of all rows, (N, D) float32."""
         return self.embeddings(range(self.num_frames))
 
     def _raw(self, rows: np.ndarray | Sequence[int]) -> np.ndarray:

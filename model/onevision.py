@@ -1,9 +1,10 @@
-"""The transformers format of LLaVA-OneVision (`model_type: llava_onevision`), read as if it were the published one.
+"""Read LLaVA-OneVision checkpoints in transformers' format (`model_type: llava_onevision`) as if in the published one.
 
-Same towers, other names. What it lacks: a relevance encoder (a CLIP folder with its weights must lie in or beside the
-checkpoint, named by `clip_model_path`, by default "clip-vit-base-patch32") and trained merging maps. Merging is
-therefore "plain": the paper's formula with cosines of the projected patches themselves, the question being the mean
-input embedding of its words, because projected patches and words are the two things that model has put in one space.
+They have the same towers under other names, but lack two things. The relevance encoder: a CLIP folder with weights must
+lie in or beside the checkpoint, named by `clip_model_path`, by default "clip-vit-base-patch32". And trained maps for
+merging, which is therefore "plain": the paper's formula with cosines of the projected patches themselves. The question
+is then the mean input embedding of its words, as projected patches and words are what that model was trained to put in
+one space.
 """
 
 from collections.abc import Mapping
@@ -14,7 +15,7 @@ from model.config import ConfigError
 ONEVISION = "llava_onevision"
 DEFAULT_CLIP = "clip-vit-base-patch32"
 
-# (prefix in such a checkpoint, prefix in a published one); older files nest the parts in another order.
+# (tensor name prefix in such a checkpoint, prefix in a published one). Older files nest the parts in another order.
 _PREFIXES = (
     ("model.vision_tower.", "model.vision_tower.vision_tower."),
     ("vision_tower.", "model.vision_tower.vision_tower."),
@@ -33,7 +34,9 @@ _TOWER = "model.vision_tower.vision_tower."
 
 
 def from_onevision(config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(config.json, vision tower's config) in the published keys. Raises ConfigError for variants that differ."""
+    """Return (config.json, the vision tower's config.json) with the published keys. Raises ConfigError for unsupported
+    variants.
+    """
     text, vision = config.get("text_config", {}), config.get("vision_config", {})
     if text.get("model_type", "qwen2") != "qwen2" or vision.get("model_type") != "siglip_vision_model":
         raise ConfigError("this llava_onevision checkpoint is not SigLIP + Qwen2, which is what can be read")
@@ -60,12 +63,12 @@ def from_onevision(config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str,
         "clip_model_path": config.get("clip_model_path", DEFAULT_CLIP),
         "vilamp_live": config.get("vilamp_live", {}),
     }
-    # The published format writes one layer more than it uses; here the chosen layer says how many are used.
+    # The published format counts one layer more than are used. Here, vision_feature_layer tells how many are used.
     return top, {**vision, "num_hidden_layers": vision["num_hidden_layers"] + 2 + layer}
 
 
 def published_from_onevision(name: str) -> str:
-    """Name of a tensor in such a checkpoint -> its published name; names of neither form stay as they are."""
+    """Return the published name of a tensor of such a checkpoint. A name of neither format is returned unchanged."""
     for prefix, published in _PREFIXES:
         if name.startswith(prefix):
             name = published + name[len(prefix) :]

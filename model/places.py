@@ -1,4 +1,4 @@
-"""Rows of a window that are chosen without a question: the newest frames, and frames that fill gaps. Pure."""
+"""Choose rows (frames of a window) without a question: the newest frames, and frames that fill gaps. Pure functions."""
 
 from collections.abc import Sequence
 
@@ -6,14 +6,15 @@ import numpy as np
 
 
 def fair_share(group_sizes: Sequence[int], num_keyframes: int) -> int:
-    """Keyframes for each group that has frames, in equal shares: 32 keyframes, sizes (900, 0, 5) -> 16."""
+    """Return the equal share of keyframes of each group that has frames: 32 keyframes, group sizes (900, 0, 5) -> 16."""
     return num_keyframes // max(1, int(np.count_nonzero(group_sizes)))
 
 
 def newest_rows(group_sizes: Sequence[int], count: int) -> np.ndarray:
-    """The newest `count` rows, rising, taken in turn from the end of each group.
+    """Return the newest `count` rows in rising order, taking one from the end of each group in turn.
 
-    group_sizes (5, 2), count 3 -> [3, 4, 6]: the last of each group (4 and 6), then the next of the first (3).
+    group_sizes (5, 2), count 3 -> [3, 4, 6]: the last row of each group (4 and 6), then the one before in the first
+    (3).
     """
     ends = np.cumsum(group_sizes)
     rows: list[int] = []
@@ -25,11 +26,14 @@ def newest_rows(group_sizes: Sequence[int], count: int) -> np.ndarray:
 
 
 def fill_gaps(taken: np.ndarray, num_frames: int, num_keyframes: int) -> np.ndarray:
-    """Rows added to `taken` (rising) so that min(num_keyframes, num_frames) are chosen; the published distribution.
+    """Return the rows to add to those already chosen, `taken` (rising), so that min(num_keyframes, num_frames) are
+    chosen.
 
-    The gaps between taken rows are cut into pieces of at most D frames, D as small as the free places allow; a gap of n
-    frames gets ceil(n / D) - 1 rows, evenly; what is left over goes to the last free rows of the video.
-    48 frames, nothing taken, 32 places: D = 1 would need 47 rows, D = 2 needs 23 (2, 4, ..., 46); the other 9 places go
+    They are spread as in the published code. D is the smallest piece length for which there are enough places: a gap of
+    n frames between chosen rows is cut into ceil(n / D) pieces of at most D frames, and the ceil(n / D) - 1 rows at the
+    cuts are added. Places that remain go to the last rows of the video that are not yet chosen.
+
+    48 frames, none chosen, 32 places: D = 1 would need 47 rows, D = 2 needs 23 (2, 4, ..., 46). The other 9 places go
     to the last free rows (31, 33, ..., 47).
     """
     free = min(num_keyframes, num_frames) - len(taken)

@@ -1,8 +1,9 @@
-"""Where in the picture is the thing that a question names?
+"""Tell where in the picture the thing is that a question names.
 
-Merging weighs each patch by its cosine with the question (`Merger.presence`). In a checkpoint that was trained to point
-(`vilamp_live.pointing`) these cosines show which patches show the thing, and so on which side of the picture it is. Arrays are
-(n, M): n frames in time order, M patches, row by row of a square grid. Pure.
+Merging compares each patch with the question (`Merger.presence`). In a checkpoint trained to locate things
+(`vilamp_live.pointing` in its config.json), these cosines give the probability that a patch shows the thing, and so the
+side of the picture where it is. Arrays are (n, M): n frames in time order, M patches, row by row of a square grid.
+Pure.
 """
 
 from collections import Counter
@@ -17,25 +18,29 @@ Box = tuple[float, float, float, float]  # left, top, right, bottom as shares of
 
 SIDES = ("left", "middle", "right")
 SHOWN = 0.5  # a patch with at least this probability shows the thing
-AROUND_ROWS = 16  # frames looked at on each side of the frame that was named
-STANDS = 0.6  # with this share of the frames on one side, the thing stood there
+AROUND_ROWS = 16  # frames on each side of the given frame whose patches are used
+STANDS = 0.6  # if the thing is on one side in this share of the frames, it did not move
 
 
 def presence_of(cosines: NDArray[np.float32], pointing: Mapping[str, float]) -> NDArray[np.float32]:
-    """(n, M) probability that a patch shows what is asked about; 0 for unknown cosines (NaN)."""
+    """Return the probability that each patch shows what is asked about, (n, M); 0 where the cosine is unknown (NaN).
+
+    pointing: the checkpoint's "scale" and "bias"; the log odds are scale * cosine + bias.
+    """
     log_odds = pointing["scale"] * cosines + pointing["bias"]
     return np.where(np.isnan(cosines), 0, 1 / (1 + np.exp(-log_odds))).astype(np.float32)
 
 
 def shown(presences: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """(n,) bool: the frames that show the thing."""
+    """Return which frames show the thing, (n,) bool: those with a patch of at least the probability SHOWN."""
     return np.asarray(presences.max(axis=1) > SHOWN)
 
 
 def stay(shows: NDArray[np.bool_], place: int, times: NDArray[np.float64], gap_s: float) -> NDArray[np.int64]:
-    """Indices of the frames that show the thing during its stay around index `place`. Empty if no frame shows it.
+    """Return the indices of the frames that show the thing during its stay around index `place`; empty if none does.
 
-    shows (n,) bool and times (n,) unix seconds of one camera's frames. gap_s: seconds out of sight that end a stay.
+    shows (n,) bool; times (n,): unix seconds of one camera's frames. gap_s: if the thing is out of sight for longer,
+    the stay ends.
     """
     rows = np.flatnonzero(shows)
     if not len(rows):
@@ -49,13 +54,15 @@ def stay(shows: NDArray[np.bool_], place: int, times: NDArray[np.float64], gap_s
 def side_during_stay(
     presences: NDArray[np.float32], place: int, times: NDArray[np.float64], gap_s: float = SAME_VISIT_GAP_S
 ) -> str:
-    """`side_of` for the stay around index `place`; "" if no frame shows the thing."""
+    """Return `side_of` for the frames of the stay around index `place`; "" if no frame shows the thing."""
     rows = stay(shown(presences), place, times, gap_s)
     return side_of(presences[rows]) if len(rows) else ""
 
 
 def side_of(presences: NDArray[np.float32]) -> str:
-    """Where the thing was, or how it moved: "on the left of the picture", "from the left to the right of the picture"."""
+    """Say where the thing was or how it moved, e.g. "on the left of the picture", "from the left to the right of the
+    picture".
+    """
     sides = [SIDES[min(2, int(centre * 3))] for centre in centres(presences)]
     [(most, count)] = Counter(sides).most_common(1)
     if count < STANDS * len(sides) and sides[0] != sides[-1]:
@@ -64,7 +71,7 @@ def side_of(presences: NDArray[np.float32]) -> str:
 
 
 def boxes_of(presence: NDArray[np.float32]) -> tuple[Box, ...]:
-    """Boxes around each group of adjacent patches that show the thing, from left to right. presence (M,)."""
+    """Return a box around each group of adjacent patches that show the thing, from left to right. presence (M,)."""
     side = round(len(presence) ** 0.5)
     left = {divmod(int(patch), side) for patch in np.flatnonzero(presence > SHOWN)}
     boxes = []
@@ -83,7 +90,7 @@ def boxes_of(presence: NDArray[np.float32]) -> tuple[Box, ...]:
 
 
 def centres(presences: NDArray[np.float32]) -> NDArray[np.float32]:
-    """(n,) horizontal centre of the thing in each frame, 0 (left) to 1 (right)."""
+    """Return the horizontal centre of the thing in each frame, (n,): 0 is left, 1 is right."""
     side = round(presences.shape[1] ** 0.5)
     across = (np.arange(presences.shape[1]) % side + 0.5) / side
     return np.asarray((presences @ across) / np.maximum(presences.sum(axis=1), 1e-12), np.float32)

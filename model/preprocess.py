@@ -1,7 +1,7 @@
-"""Pictures to the pixel values the two towers were trained on.
+"""Convert pictures to the pixel values that the vision towers were trained on.
 
-In: uint8 RGB arrays of any size. Out: float32 arrays (B, 3, S, S), normalised. Resizing is PIL's bicubic, which is what
-the published processors use; another resampler gives other features. This file does not know torch.
+Input: uint8 RGB arrays (H, W, 3) of any size. Output: normalised float32 arrays (B, 3, S, S). Pictures are resized with
+PIL's bicubic filter, as the published processors do; another filter would give different features. Does not use torch.
 """
 
 from collections.abc import Sequence
@@ -15,29 +15,30 @@ BICUBIC = Image.Resampling.BICUBIC
 
 
 def vision_pixels(images: Sequence[np.ndarray], config: ImageConfig) -> np.ndarray:
-    """For SigLIP: the whole frame squashed to S x S (aspect not kept) -> float32 (B, 3, S, S)."""
+    """Return SigLIP's input, float32 (B, 3, S, S): each whole frame resized to S x S, whatever its aspect ratio."""
     return _normalise([squash(image, config.image_size) for image in images], config)
 
 
 def relevance_pixels(images: Sequence[np.ndarray], config: ImageConfig, *, whole_frame: bool) -> np.ndarray:
-    """For CLIP -> float32 (B, 3, S, S). Published: shorter side to S, centre cut out, which loses 44 % of a 16:9 frame.
+    """Return CLIP's input, float32 (B, 3, S, S).
 
-    `whole_frame`: squash the whole frame instead, for models trained that way.
+    As published, the shorter side is resized to S and the centre is cut out, which loses 44 % of a 16:9 frame. With
+    `whole_frame`, the whole frame is resized to S x S instead, for models trained that way.
     """
     shrink = squash if whole_frame else centre_crop
     return _normalise([shrink(image, config.image_size) for image in images], config)
 
 
 def squash(image: np.ndarray, side: int) -> np.ndarray:
-    """uint8 (H, W, 3) -> uint8 (side, side, 3)."""
+    """Resize a picture to a square, ignoring its aspect ratio: uint8 (H, W, 3) -> uint8 (side, side, 3)."""
     picture = _picture(image)
     return image if picture.size == (side, side) else np.asarray(picture.resize((side, side), BICUBIC))
 
 
 def centre_crop(image: np.ndarray, side: int) -> np.ndarray:
-    """uint8 (H, W, 3) -> uint8 (side, side, 3): shorter side resized to `side`, the middle of the longer one kept.
+    """Resize the shorter side to `side` and cut out the centre: uint8 (H, W, 3) -> uint8 (side, side, 3).
 
-    96 x 128 to side 224: resized to 224 x 298 (the fraction dropped), columns 37..261 kept.
+    96 x 128 with side 224: resized to 224 x 298 (rounded down), then columns 37 to 260 are kept.
     """
     picture = _picture(image)
     width, height = picture.size
@@ -51,9 +52,10 @@ def centre_crop(image: np.ndarray, side: int) -> np.ndarray:
 
 
 def published_frame_indices(num_frames: int, fps: float, most: int) -> np.ndarray:
-    """(n,) int64: which frames of a file the published evaluation looks at: one per whole `int(fps)`, at most `most`.
+    """Return which frames of a file the published evaluation uses, (n,) int64: every int(fps)-th one, at most `most`.
 
-    300 frames at 29.97: every 29th, 0, 29, ..., 290. For comparisons only; live video is sampled by its timestamps.
+    300 frames at 29.97 fps: every 29th, 0, 29, ..., 290. Used only for comparison; live video is sampled by its
+    timestamps.
     """
     kept = np.arange(0, num_frames, max(1, int(fps)))
     return kept if len(kept) <= most else kept[np.linspace(0, len(kept) - 1, most, dtype=int)]

@@ -1,10 +1,11 @@
-"""Prominence of the peaks of a signal over time (topological persistence of its superlevel sets).
+"""Find the peaks of a signal over time and their prominence.
 
-The prominence of a peak is how far the signal must fall from it before it rises to a higher peak. It does not change when a
-constant is added to the signal, and it scales with the signal. numpy only; O(n log n) for ordinary signals and never quadratic.
+The prominence of a peak is how far the signal must fall from it before it rises to a higher peak. It does not change
+when a constant is added to the signal, and it scales with the signal. numpy only; O(n log n) for ordinary signals and
+never quadratic.
 
-Edelsbrunner, Letscher, Zomorodian: Topological persistence and simplification (2002); on a line it is the pairing that
-rainflow counting makes.
+Prominence is the topological persistence of the signal's superlevel sets: Edelsbrunner, Letscher, Zomorodian:
+Topological persistence and simplification (2002). On a line it is the pairing that rainflow counting makes.
 """
 
 from dataclasses import dataclass
@@ -15,9 +16,9 @@ from numpy.typing import NDArray
 Int64 = NDArray[np.int64]
 Float64 = NDArray[np.float64]
 
-# Rounds over whole arrays remove at least this share of the peaks, or the rest is left to a loop that is linear in any case.
+# If a round over whole arrays removes a smaller share of the peaks, a Python loop, always linear, does the rest.
 _LEAST_SHARE = 0.1
-_FEW_PEAKS = 512  # below this the loop is faster than another round
+_FEW_PEAKS = 512  # with fewer peaks the loop is faster than another round
 
 
 _BLOCK_ROWS = 16
@@ -25,10 +26,11 @@ _BLOCK_ROWS = 16
 
 @dataclass(frozen=True, slots=True)
 class Peaks:
-    """Peaks of a signal, rows rising.
+    """The p peaks of a signal, by rising row.
 
-    rows (p,): the first row of the peak. prominences (p,): in units of the signal. highest (p,): whether it is the highest
-    peak of its segment (the first of several). No higher peak bounds it: its prominence is down to the segment's minimum.
+    rows (p,): the first row of each peak. prominences (p,): in units of the signal. highest (p,) bool: whether it is
+    the highest peak of its segment (the first of equally high ones). As no higher peak bounds that one, its prominence
+    is its height above the minimum of the segment.
     """
 
     rows: Int64
@@ -39,9 +41,9 @@ class Peaks:
 def find_peaks(signal: NDArray[np.floating], starts: Int64 | None = None, *, least: float = 0.0) -> Peaks:
     """Find the highest peak of each segment, and every other peak whose prominence is above 0 and at least `least`.
 
-    `signal` (n,); `starts` (s,): first row of each segment, rising, from 0; None: one segment. A peak is compared with
-    those of its segment alone. Of two equally high peaks the first counts as the higher one. A plateau is one peak.
-    The larger `least` is, the faster. Raises ValueError for a signal that is not finite.
+    signal (n,). starts (s,): first row of each segment, rising, from 0; None: one segment. A peak is compared only with
+    peaks of its own segment. Of two equally high peaks the first counts as the higher one. A plateau is one peak. A
+    larger `least` makes the search faster. Raises ValueError if the signal is not finite.
 
     signal 0 3 1 2 0: rows 1 and 3, prominences 3 (down to 0) and 1 (down to the 1 before the higher peak).
     """
@@ -65,10 +67,13 @@ def find_peaks(signal: NDArray[np.floating], starts: Int64 | None = None, *, lea
 
 
 def _candidates(signal: NDArray[np.floating], starts: Int64, least: float) -> Int64:
-    """Rows (c,) that hold every peak with a prominence of at least `least`, and every peak that bounds such a one.
+    """Return rows (c,), rising, that include every peak with a prominence of at least `least` and the peaks that bound
+    these.
 
-    Of a block of rows in which the signal varies by less than `least`, the highest row is enough: a lower peak in it falls by
-    less than `least` on the way to it, and whoever would join the lower one joins the highest row at the same level.
+    The signal is cut into short blocks of rows. Where it varies by less than `least` within a block, only the highest
+    row of the block is kept. A lower peak there cannot be prominent enough, because the signal falls by less than
+    `least` on the way from it to the highest row; and a peak bounded by it is bounded by the highest row at the same
+    level.
     """
     blocks = np.union1d(np.arange(0, len(signal), _BLOCK_ROWS), starts)
     lengths = np.diff(blocks, append=len(signal))
@@ -79,10 +84,12 @@ def _candidates(signal: NDArray[np.floating], starts: Int64, least: float) -> In
 
 
 def _bases(heights: Float64, valleys: Float64) -> Float64:
-    """(p,) the level at which each peak joins a higher one; -inf for one that joins none.
+    """Return the base of each peak, (p,): the highest level down to which the signal must fall to reach a higher peak.
 
-    Each round looks at the higher one of the two valleys beside a peak. If the neighbour behind it is higher, the peak joins
-    it there: nothing further away is reached at a higher level. What has joined is left out of the next round.
+    The base is -inf for a peak without a higher one. heights (p,); valleys (p - 1,): the lowest level between
+    neighbours. Each round takes the higher of the two valleys beside each peak. If the peak behind that valley is
+    higher, the valley is the base, because every other way to a higher peak leads through a lower valley. Peaks with a
+    base are left out of the next round, and their neighbours then have the lower of the two valleys between them.
     """
     bases = np.full(len(heights), -np.inf)
     places = np.arange(len(heights))
@@ -104,11 +111,11 @@ def _bases(heights: Float64, valleys: Float64) -> Float64:
 
 
 def _bases_in_turn(heights: list[float], valleys: list[float]) -> list[float]:
-    """The same, peak after peak; linear in their number whatever the signal."""
+    """Return the same as `_bases`, computed peak by peak with a stack. Takes linear time for any signal."""
     bases = [-np.inf] * len(heights)
     open_: list[
         tuple[int, float]
-    ] = []  # peaks of falling height, each with the lowest valley between it and the one before
+    ] = []  # peaks without a base so far, falling in height, each with the lowest valley between it and the previous one
     for place, height in enumerate(heights):
         valley = valleys[place - 1] if place else -np.inf
         while open_ and heights[open_[-1][0]] < height:

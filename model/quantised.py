@@ -1,9 +1,10 @@
-"""The language model in 4 bits, through bitsandbytes (the extra `quantized`): NF4 with double quantisation.
+"""Run the language model with 4-bit weights, through bitsandbytes (the extra `quantized`): NF4 with double
+quantisation.
 
-The linear layers of its transformer blocks become `bitsandbytes.nn.Linear4bit`: 4 bits a weight and 0.127 more for the
-scales. Embeddings, norms, output matrix and everything that is not the language model keep their precision: towers and
-merging decide what is seen, and they are small. Weights are packed while they move to the device, one layer at a time.
-This file does not know checkpoints.
+The linear layers of its transformer blocks become `bitsandbytes.nn.Linear4bit`, with 4 bits per weight and 0.127 more
+for the scales. Embeddings, norms, output matrix and all other parts of the network keep their precision: they are
+small, and towers and merging decide what the language model sees. Weights are packed layer by layer while they move to
+the device. This file does not know checkpoints.
 """
 
 from typing import Any
@@ -13,19 +14,21 @@ from torch import nn
 
 from model.config import ConfigError
 
-BITS_PER_WEIGHT = 4 + 8 / 64 + 32 / (64 * 256)  # a byte of scale for 64 weights, a float32 for 256 of those
+BITS_PER_WEIGHT = 4 + 8 / 64 + 32 / (64 * 256)  # one byte of scale per 64 weights, one float32 per 256 of those scales
 INSTALL = "pip install 'vilamp-live[quantized]'"
 
 
 def require_4bit(device: str | torch.device) -> Any:
-    """bitsandbytes, if a language model in 4 bits can run on this device. Raises ConfigError in words."""
+    """Return the bitsandbytes module. Raises ConfigError, saying why, if this device cannot run a language model in 4
+    bits.
+    """
     if torch.device(device).type != "cuda":
         raise ConfigError(f"language_4bit needs a CUDA device, not {str(device)!r}: set device: cuda, or leave it out")
     return load_library()
 
 
 def load_library() -> Any:
-    """The module bitsandbytes. Raises ConfigError if it is not installed or does not load."""
+    """Import and return bitsandbytes. Raises ConfigError if it is not installed or fails to load."""
     try:
         import bitsandbytes
     except ImportError as error:
@@ -34,9 +37,10 @@ def load_library() -> Any:
 
 
 def to_4bit(module: nn.Module, library: Any, compute_dtype: torch.dtype) -> int:
-    """Replace every nn.Linear below `module` by a 4-bit one holding its weights; returns how many.
+    """Replace every nn.Linear inside `module` by a 4-bit layer with its weights. Return the number of layers replaced.
 
-    They are still unpacked; `module.to(device)` packs them. The originals are let go one by one.
+    The weights are still unpacked; `module.to(device)` packs them. Each original layer is freed before the next is
+    converted.
     """
     num_replaced = 0
     for name, child in list(module.named_children()):

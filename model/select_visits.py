@@ -1,7 +1,8 @@
-"""Keyframes by visits: one frame of each visit first, then what changed within the visits, then lesser peaks and gaps.
+"""Select keyframes by visits, stretches of time with relevant frames (`model/visits.py`), one keyframe of each visit first.
 
-The paper keeps keyframes apart by what they look like (`model/select.py`). This keeps them apart by when they were relevant:
-a frame is worth showing when relevance had to fall before it rose to it. numpy only.
+The paper's rule makes keyframes differ in what they look like (`model/select.py`). This rule makes them differ in when they
+were relevant: between two keyframes, relevance must have fallen and risen again. What changed within the visits, weaker
+peaks and gaps follow, while there are places left. numpy only.
 """
 
 from collections.abc import Sequence
@@ -33,15 +34,15 @@ def select_by_visits(
 ) -> Keyframes:
     """Choose at most `num_keyframes` rows (with fill="gaps": exactly min(num_keyframes, N)).
 
-    relevance (N,): cosine of every frame with the question; times (N,) unix seconds; the other arguments as in
-    `select.select_keyframes`. In this order, while places are left:
+    relevance (N,): cosine of every frame with the question; times (N,): unix seconds; the other arguments are those of
+    `select.select_keyframes`. Rows are chosen in this order until num_keyframes are reached:
 
-    1. the newest `recent` frames, shared out among the cameras; the frame with the highest relevance;
-    2. with several cameras: each one's strongest peaks, up to `min_per_group` frames (None: half of its fair share);
-    3. every peak that noise alone would hardly make once in the window, the strongest first;
-    4. what changed within the visits: their frames by falling relevance, left out when more similar than `tau` to one taken;
-    5. lesser peaks, the strongest first;
-    6. if asked, the gaps.
+    1. the newest `recent` frames, divided among the cameras, and the frame with the highest relevance;
+    2. with several cameras: the strongest peaks of each, up to `min_per_group` frames (None: half of its fair share);
+    3. the peaks that are visits, too strong to be expected from noise in this window, the strongest first;
+    4. changes within the visits: their frames by falling relevance, except those more similar than `tau` to a chosen one;
+    5. weaker peaks, the strongest first;
+    6. with fill="gaps": frames that fill the longest gaps.
     """
     if num_keyframes < 0 or recent < 0:
         raise ValueError(f"num_keyframes and recent must be at least 0, not {num_keyframes} and {recent}")
@@ -93,7 +94,11 @@ def _guarantee(
     minimum: int,
     num_keyframes: int,
 ) -> None:
-    """Fill each camera up to `minimum` frames (or all it has) with its strongest peaks, then with its most relevant frames."""
+    """Choose frames of each camera until it has `minimum` (or all of its frames): first peaks by strength, then by
+    relevance.
+
+    chosen: the row of each chosen frame with why it was chosen; it is added to.
+    """
     ends = np.cumsum(sizes).tolist()
     for camera, (end, size) in enumerate(zip(ends, sizes, strict=True)):
         had = sum(end - size <= row < end for row in chosen)
@@ -111,7 +116,9 @@ def _show_changes(
     tau: float,
     num_keyframes: int,
 ) -> None:
-    """The paper's walk over the frames of the visits alone, apart from all that has been taken."""
+    """Add frames of the visits to `chosen` by the paper's rule: by falling relevance, if unlike every frame chosen so
+    far.
+    """
     taken = np.array(sorted(chosen), np.int64)
     redundancy.open(taken)
     for place in range(len(taken)):

@@ -1,11 +1,11 @@
-"""Which frames take part in merging when a window holds more of them than a language model could ever be told apart.
+"""Choose which frames take part in merging when a window has too many for the language model to make use of.
 
-Keyframes are chosen from all frames of a window, however long. Of the others, those with patches are merged, at most
-MOST_MERGED; of those that have only their summary left (the archive), at most MOST_SUMMARIES contribute it, evenly
-spread. The rest is seen through its keyframes alone. So the time and the memory that a context takes are bounded.
+Keyframes are chosen from all frames of a window, however long it is. Of the other frames, at most MOST_MERGED of those
+that still have patches are merged, and at most MOST_SUMMARIES of those that only have their summary (mean patch) left
+contribute it, evenly spread. The rest contributes nothing. This bounds the time and memory of a question's context.
 
-Worked example: 10 rows, patches of 6 to 9, keyframes 1 and 7, most_summaries 3:
-    others without patches 0 2 3 4 5 -> 0, 3 and 5 stay; with patches 6 8 9 stay     rows 0 1 3 5 6 7 8 9
+Example: 10 rows, patches for 6 to 9, keyframes 1 and 7, most_summaries 3. Of the others, 0 2 3 4 5 have no patches, and
+0 3 5 are kept; 6 8 9 have patches and are all kept. Result: 0 1 3 5 6 7 8 9.
 """
 
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ def rows_taking_part(
     most_merged: int = MOST_MERGED,
     most_summaries: int = MOST_SUMMARIES,
 ) -> np.ndarray:
-    """Rising rows of the keyframes and of those that contribute beside them. present (N,) bool: which have patches."""
+    """Return the rows that take part, keyframes included, in rising order. present (N,) bool: which rows have patches."""
     is_other = np.ones(len(present), bool)
     is_other[keyframe_rows] = False
     parts = [
@@ -39,7 +39,7 @@ def rows_taking_part(
 
 
 def evenly(rows: np.ndarray, most: int) -> np.ndarray:
-    """At most `most` of the rows, first and last included: 0 2 3 4 5, 3 -> 0 3 5."""
+    """Return at most `most` of the rows, evenly spread, first and last included: 0 2 3 4 5 with most 3 -> 0 3 5."""
     if len(rows) <= most:
         return rows
     chosen: np.ndarray = rows[np.linspace(0, len(rows) - 1, most).round().astype(np.int64)]
@@ -47,7 +47,7 @@ def evenly(rows: np.ndarray, most: int) -> np.ndarray:
 
 
 class Thinned:
-    """Some rows of a source as a source of their own: row i of it is row rows[i] of the other. rows (T,) rising."""
+    """A patch source with only some rows of another source: its row i is row rows[i] of that one. rows (T,), rising."""
 
     def __init__(self, source: PatchSource, rows: np.ndarray) -> None:
         self._source = source
@@ -55,24 +55,24 @@ class Thinned:
 
     @property
     def num_frames(self) -> int:
-        """T."""
+        """T: number of frames."""
         return len(self.rows)
 
     def places(self, rows: np.ndarray) -> np.ndarray:
-        """Rows of the other source, all of them here -> rows of this one."""
+        """Convert row numbers of the other source to row numbers of this one. All of them must be in this one."""
         return np.searchsorted(self.rows, rows)
 
     def group_sizes(self, group_sizes: Sequence[int]) -> list[int]:
-        """Of the other source's groups, the frames that are here."""
+        """Return how many frames of each group (camera) of the other source are in this one."""
         return np.diff(np.searchsorted(self.rows, np.cumsum([0, *group_sizes]))).tolist()
 
     def present(self) -> np.ndarray:
-        """(T,) which rows have patches."""
+        """Return (T,) bool: which rows have patches."""
         found: np.ndarray = self._source.present()[self.rows]
         return found
 
     def read(self, start: int, stop: int) -> PatchBlock:
-        """Patches of the rows start..stop."""
+        """Return the patches of the rows from `start` up to, not including, `stop`."""
         blocks = [self._source.read(first, last) for first, last in self._stretches(start, stop)]
         if len(blocks) == 1:
             return blocks[0]
@@ -83,19 +83,19 @@ class Thinned:
         )
 
     def summaries(self, start: int, stop: int) -> np.ndarray:
-        """(n, C') float32: mean patch of each row."""
+        """Return the mean patches of the rows from `start` up to, not including, `stop`: (n, C') float32."""
         return np.concatenate([self._source.summaries(first, last) for first, last in self._stretches(start, stop)])
 
     def embeddings(self, rows: np.ndarray) -> np.ndarray:
-        """(n, D) float32 unit vectors."""
+        """Return the normalised embeddings of these rows, (n, D) float32."""
         return self._source.embeddings(self.rows[rows])
 
     def norms(self, rows: np.ndarray) -> np.ndarray:
-        """(n,) float32 lengths the embeddings had."""
+        """Return the lengths of the embeddings before normalisation, (n,) float32."""
         return self._source.norms(self.rows[rows])
 
     def _stretches(self, start: int, stop: int) -> list[tuple[int, int]]:
-        """Rows start..stop as ranges of neighbours in the other source."""
+        """Return the rows from `start` to `stop` as ranges (start, stop) of adjacent rows in the other source."""
         rows = self.rows[start:stop]
         return [(int(rows[lo]), int(rows[hi - 1]) + 1) for lo, hi, _ in runs_of_equal(rows - np.arange(len(rows)))]
 

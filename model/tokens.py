@@ -1,6 +1,6 @@
-"""Text to token ids and back, for the language model and for CLIP, straight from `tokenizer.json`.
+"""Convert text to token ids and back, for the language model and for CLIP, using `tokenizer.json`.
 
-In: strings. Out: lists of ids. This file does not know prompts, pictures or torch.
+Input: strings. Output: lists of ids. This file knows no prompts, pictures or torch.
 """
 
 from collections.abc import Iterable, Sequence
@@ -8,17 +8,17 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
-IMAGE_TOKEN_ID = -200  # where the pictures go; no tokenizer ever makes it
+IMAGE_TOKEN_ID = -200  # placeholder where the visual tokens go; no tokenizer produces this id
 IMAGE_MARK = "<image>"
 TURN_END = "<|im_end|>"
 
 
 class TokenizerMissingError(FileNotFoundError):
-    """A checkpoint folder holds no tokenizer that can be read."""
+    """Raised if a checkpoint folder has no readable tokenizer."""
 
 
 class LanguageTokenizer:
-    """Qwen2's byte-level BPE. `stop_ids` end an answer."""
+    """Qwen2's byte-level BPE tokenizer. stop_ids: the token ids that end an answer."""
 
     def __init__(self, tokenizer: Tokenizer, stop_ids: Iterable[int] = ()) -> None:
         self.backend = tokenizer
@@ -29,29 +29,33 @@ class LanguageTokenizer:
         return self.backend.get_vocab_size(with_added_tokens=True)
 
     def encode(self, text: str) -> list[int]:
-        """Ids of the text; chat markers inside it become their single ids."""
+        """Return the ids of the text. A chat marker in it becomes its single special id."""
         return list(self.backend.encode(text, add_special_tokens=False).ids)
 
     def encode_prompt(self, prompt: str) -> list[int]:
-        """Ids of a prompt, IMAGE_TOKEN_ID at each "<image>": "a<image>b" -> [*ids("a"), -200, *ids("b")]."""
+        """Return the ids of a prompt, with IMAGE_TOKEN_ID for each "<image>": "a<image>b" -> [*ids("a"), -200,
+        *ids("b")].
+        """
         ids: list[int] = []
         for index, part in enumerate(prompt.split(IMAGE_MARK)):
             ids += ([IMAGE_TOKEN_ID] if index else []) + self.encode(part)
         return ids
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of the ids without chat markers; bytes that are no UTF-8 come out as U+FFFD."""
+        """Return the text of the ids, without chat markers. Bytes that are not valid UTF-8 become U+FFFD."""
         return str(self.backend.decode(list(ids), skip_special_tokens=True))
 
     def without_markers(self, text: str) -> str:
-        """The text with every chat marker in it broken up, so that a question cannot end its own turn."""
+        """Return the text with every chat marker in it broken up, so that a user's question cannot end its own chat
+        turn.
+        """
         for mark in (IMAGE_MARK, *(token.content for token in self.backend.get_added_tokens_decoder().values())):
             text = text.replace(mark, f"{mark[0]} {mark[1:]}")
         return text
 
 
 class ClipTokenizer:
-    """CLIP's lower-cased BPE with begin and end, cut at `max_tokens` (the end token stays)."""
+    """CLIP's lower-cased BPE tokenizer. Adds the begin and end tokens, and cuts at max_tokens, keeping the end token."""
 
     def __init__(self, tokenizer: Tokenizer, max_tokens: int) -> None:
         self.backend = tokenizer
@@ -60,15 +64,15 @@ class ClipTokenizer:
         self.backend.enable_truncation(max_tokens)
 
     def encode(self, text: str) -> tuple[list[int], bool]:
-        """(ids with begin and end, whether the text had to be cut)."""
+        """Return (ids with the begin and end tokens, whether the text was cut)."""
         encoding = self.backend.encode(text)
         return list(encoding.ids), bool(encoding.overflowing)
 
 
 def read_tokenizer(folder: Path) -> Tokenizer:
-    """Read tokenizer.json; where only vocab.json and merges.txt exist, let transformers convert them.
+    """Read tokenizer.json. If only vocab.json and merges.txt exist, let transformers convert them.
 
-    Raises TokenizerMissingError.
+    Raises TokenizerMissingError if neither can be read.
     """
     path = folder / "tokenizer.json"
     if path.is_file():

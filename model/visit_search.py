@@ -1,12 +1,15 @@
-"""Find the visits of a thing by looking at single frames, the most relevant first.
+"""Find the visits of a thing to a camera by checking single frames, the most relevant first.
 
-The caller looks: `VisitSearch` only says which frame is next, and is told whether it shows the thing. A visit is a run of
-frames about as relevant as one that shows the thing. If the thing is out of sight for longer than a few seconds, its return is a
-new visit. Between two visits the least relevant frame is looked at. If it shows the thing, the two are one visit. If not, the
-frames shortly before and after it are looked at as well, because something may only have passed in front of it. The search
-ends after several places in a row without the thing, as all other frames are less relevant.
+`VisitSearch` does not look at frames itself: it names the next frame to check, and its caller reports whether that
+frame shows the thing. When it does, the frames around it whose relevance is close to its own become a visit, without
+being checked. If the thing is out of sight for longer than a few seconds, its return is a new visit.
 
-Pure. Sorting the N relevances is the only step that takes long.
+Between two neighbouring visits, the least relevant frame is checked. If it shows the thing, the two are joined. If not,
+the frames shortly before and after it are checked too, as the thing may only have been hidden for a moment; if one of
+these shows it, it becomes part of a visit and the same is done again for what is left between.
+
+The search ends after several stretches of frames in a row that do not show the thing, because all other frames are even
+less relevant. Pure; sorting the N relevances is the only slow step.
 """
 
 from bisect import bisect_left
@@ -19,18 +22,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 SAME_VISIT_GAP_S = 6.0
-GAP_INTERVALS = 3.0  # or so many frame intervals, if the camera is slow
+GAP_INTERVALS = 3.0  # a slow camera: this many frame intervals, if that is longer than SAME_VISIT_GAP_S
 MOST_LOOKS = 128
-PATIENCE = 8  # places in a row without the thing, after which the search ends
-LOOKS_IN_VAIN = 2  # at one place, before it counts as a place without the thing
-BACKGROUND = 0.1  # this quantile of the relevance around a frame is taken as the relevance without the thing
-AROUND_ROWS = 1000  # on each side; relevance without the thing varies with camera and daylight
-NEAR = 0.6  # a frame is as relevant if it is so far from the background towards the frame that was looked at
+PATIENCE = 8  # the search ends after this many stretches of similar frames in a row without the thing
+LOOKS_IN_VAIN = 2  # frames checked in a stretch without success, after which its others are not checked
+BACKGROUND = 0.1  # this quantile of the relevance around a frame estimates the relevance without the thing
+AROUND_ROWS = 1000  # frames on each side for that quantile, which varies with camera and daylight
+NEAR = 0.6  # frames are similar if they are at least this share of the way from background to the checked frame's relevance
 
 
 @dataclass(frozen=True, slots=True)
 class Visit:
-    """Rows of the visit's first and last frame, by relevance, and of the most relevant frame that was seen to show the thing."""
+    """One visit of the thing. first, last: its rows, estimated by relevance; best: its most relevant frame checked to
+    show it.
+    """
 
     first: int
     last: int
@@ -40,15 +45,15 @@ class Visit:
 End = Literal["first", "last"]
 _Asked = (
     tuple[Visit, Visit] | Literal["beside"] | None
-)  # the purpose of the next look: to join two visits, or to see how long the thing was gone
+)  # purpose of the next check: to join two visits, or to see how long the thing was out of sight; None: to find a visit
 
 
 class VisitSearch:
-    """A search over one history. Call `next_row`, look at the frame, and `tell` or `skip`, until it returns None.
+    """A search over one history. Repeat until `next_row` returns None: check that frame, then call `tell` or `skip`.
 
-    times (N,) unix seconds, rising within each group. scores (N,) relevance. group_sizes: frames of each camera, in row order.
-    gap_s: seconds out of sight that end a visit. only: find the first (last) visit alone, and look at no frame after (before)
-    one already found.
+    times (N,): unix seconds, rising within each group. scores (N,): relevance. group_sizes: number of frames of each
+    camera, in row order. gap_s: a thing out of sight for longer begins a new visit. only: "first" or "last" finds that
+    visit alone, and checks no frame later (earlier) than one already found.
     """
 
     def __init__(
@@ -65,30 +70,35 @@ class VisitSearch:
         self._groups = [(first, end) for first, end in pairwise([0, *ends]) if end > first]
         self._gaps_s = [longest_gap(times[first:end], gap_s) for first, end in self._groups]
         self._order = np.argsort(-scores, kind="stable")
-        self._place = 0  # in it
-        self._closed = np.zeros(len(times), bool)  # needs no look of its own
-        self._looked: dict[int, bool | None] = {}  # None: nobody could say
-        self._visits: list[Visit] = []  # rising, apart
-        self._in_vain: dict[tuple[int, int], int] = {}  # looks by place
+        self._place = 0  # index in _order
+        self._closed = np.zeros(len(times), bool)  # frames that need no check of their own
+        self._looked: dict[int, bool | None] = {}  # by row: does it show the thing; None: not readable
+        self._visits: list[Visit] = []  # in time order, not touching
+        self._in_vain: dict[
+            tuple[int, int], int
+        ] = {}  # (first, last) row of a stretch without the thing -> frames checked in it
         self._misses = 0
         self._asked: _Asked = None
 
     @property
     def num_looks(self) -> int:
-        """How many frames were looked at."""
+        """Number of frames checked so far, unreadable ones included."""
         return len(self._looked)
 
     @property
     def gave_up(self) -> bool:
-        """Whether the search ended at its limit of looks, so that there may be more visits."""
+        """Whether the search ended because of the limit on checked frames, so that visits may be missing."""
         return self.num_looks >= MOST_LOOKS and self._misses < PATIENCE
 
     def visits(self) -> list[Visit]:
-        """The visits found so far, in row order."""
+        """Return the visits found so far, in row order."""
         return list(self._visits)
 
     def next_row(self) -> int | None:
-        """The row to look at next: one between two visits, or the most relevant open one. None: the search is over."""
+        """Return the row to check next, or None if the search is over.
+
+        A row between two visits comes first, then the most relevant row that still needs a check.
+        """
         if self.num_looks >= MOST_LOOKS:
             return None
         if self._only is None and (row := self._between()) is not None:
@@ -105,11 +115,11 @@ class VisitSearch:
         return bool(self._times[row] <= max(self._times[visit.last] for visit in self._visits))
 
     def skip(self, row: int) -> None:
-        """Note that the frame cannot be read."""
+        """Record that the frame at `row` cannot be read."""
         self._looked[row], self._closed[row], self._asked = None, True, None
 
     def tell(self, row: int, shows_it: bool) -> None:
-        """Note whether the frame shows the thing."""
+        """Record whether the frame at `row` shows the thing, and update the visits."""
         asked, self._asked = self._asked, None
         self._looked[row], self._closed[row] = shows_it, True
         if shows_it:
@@ -121,7 +131,11 @@ class VisitSearch:
             self._note_in_vain(row)
 
     def _note_in_vain(self, row: int) -> None:
-        """Note a look without the thing. A place gets two looks, as one may be wrong, and counts once, however long it is."""
+        """Record that the frame at `row` does not show the thing, and close the frames like it.
+
+        Two frames of a stretch of similar frames are checked, as one check may be wrong. The stretch counts as one
+        miss.
+        """
         first, last = self._alike(row, through=True)
         same = [place for place in self._in_vain if place[0] <= last and first <= place[1]]
         looks = 1 + sum(self._in_vain.pop(place) for place in same)
@@ -129,7 +143,7 @@ class VisitSearch:
         self._in_vain[place] = looks
         self._misses += looks == 1
         near_s = self._gaps_s[self._group_of(row)] / 2
-        if looks < LOOKS_IN_VAIN:  # look again, a little further away
+        if looks < LOOKS_IN_VAIN:  # close only the frames nearby, so that the second check is a little further away
             times = self._times[first : last + 1]
             first, last = (
                 first + int(np.searchsorted(times, self._times[row] - near_s)),
@@ -138,7 +152,7 @@ class VisitSearch:
         self._closed[first : last + 1] = True
 
     def _add(self, first: int, last: int, row: int) -> None:
-        """Add a visit, joined with those it touches or nearly touches."""
+        """Add a visit, and join it with those that it overlaps or that are at most a short gap away."""
         self._misses = 0
         self._closed[first : last + 1] = True
         best, apart = row, []
@@ -153,14 +167,18 @@ class VisitSearch:
         self._visits = [*apart[:place], Visit(first, last, best), *apart[place:]]
 
     def _is_one(self, last: int, first: int) -> bool:
-        """Whether frames that end at row `last` and begin at row `first` can be one visit: same camera, and a short gap."""
+        """Return whether frames that end at row `last` and others that begin at row `first` can be one visit.
+
+        They can if they are of the same camera and the thing may be out of sight for as long.
+        """
         group = self._group_of(last)
         return first < self._groups[group][1] and bool(self._times[first] - self._times[last] <= self._gaps_s[group])
 
     def _alike(self, row: int, *, through: bool = False) -> tuple[int, int]:
-        """(first, last) of the run of frames around a row that are about as relevant, with gaps as short as a visit allows.
+        """Return (first, last) row of the run of frames around `row` whose relevance is close to its own.
 
-        It stays within one camera, and ends at frames that were seen not to show the thing (unless `through`).
+        The run stays within one camera, may have the gaps that a visit may have, and ends before frames that were
+        checked not to show the thing (unless `through`).
         """
         group = self._group_of(row)
         begin, end = self._groups[group]
@@ -175,7 +193,7 @@ class VisitSearch:
         place = int(np.searchsorted(alike, row))
         apart = np.flatnonzero(
             np.diff(self._times[alike]) > self._gaps_s[group]
-        )  # after these of `alike` a gap follows
+        )  # indices in `alike` that a gap follows
         first, last = np.searchsorted(apart, place) - 1, np.searchsorted(apart, place)
         return (
             int(alike[apart[first] + 1 if first >= 0 else 0]),
@@ -183,12 +201,13 @@ class VisitSearch:
         )
 
     def _between(self) -> int | None:
-        """The next frame to look at between two visits of one camera, to see whether they are one. None: all are clear."""
+        """Return the next row to check between two visits of one camera, to find out whether they are one; None if none
+        is left.
+        """
         for before, after in pairwise(self._visits):
             group = self._group_of(before.last)
-            if (
-                after.first >= self._groups[group][1] or after.first - before.last < 2
-            ):  # of another camera; no frame between
+            # The next visit is of another camera, or there is no frame between the two.
+            if after.first >= self._groups[group][1] or after.first - before.last < 2:
                 continue
             rows = range(before.last + 1, after.first)
             least = rows[int(np.argmin(self._scores[before.last + 1 : after.first]))]
@@ -209,6 +228,6 @@ class VisitSearch:
 
 
 def longest_gap(times: NDArray[np.float64], gap_s: float) -> float:
-    """How many seconds a thing may be out of sight within one visit. times: of this camera's frames."""
+    """Return how many seconds a thing may be out of sight within one visit. times: of all frames of the camera."""
     usual_s = float(np.median(np.diff(times))) if len(times) > 1 else 0.0
     return max(gap_s, GAP_INTERVALS * usual_s)

@@ -1,10 +1,10 @@
-"""Visits: stretches of time in which a camera's frames were relevant to a question.
+"""Find visits: stretches of time in which a camera's frames were relevant to a question.
 
-A visit is a prominent peak of relevance over time (`model/prominence.py`). Its prominence is measured in units of the camera's
-own noise, so that cameras compare. It tells how often a camera that shows nothing of the kind has such a peak by chance.
-No visit reaches across a gap in the recording. numpy only; no files, no clock.
+A visit is a prominent peak of relevance over time (`model/prominence.py`). Its strength is its prominence divided by
+the camera's own noise, which makes cameras comparable: the strength decides how many such peaks are expected by chance
+in a camera that shows nothing relevant. No visit spans a gap in the recording. numpy only; no files, no clock.
 
-A *row* is the place of a frame in one window. The rows of one camera are together and in rising time.
+A *row* is the index of a frame in one window. The rows of one camera are adjacent and in time order.
 """
 
 from collections.abc import Iterator, Sequence
@@ -22,26 +22,29 @@ Int64 = NDArray[np.int64]
 Float64 = NDArray[np.float64]
 Signal = NDArray[np.floating]
 
-GAP_INTERVALS = 3.0  # a silence longer than so many usual intervals ends a visit
-MOST_BY_CHANCE = 0.05  # a peak is a visit when a quiet camera would have fewer of its kind in the whole window
-CLEAR_STEP = 1.5  # visits stand apart from others of which the most prominent is so many times less prominent
+GAP_INTERVALS = 3.0  # a pause longer than this many usual frame intervals is a gap, which ends a visit
+MOST_BY_CHANCE = 0.05  # a peak is a visit if fewer peaks as strong are expected by chance in the whole window
+# clear_visits: least ratio between the prominence of the last clear visit and of the next one; and least prominence of a
+# clear visit, as a share of the highest.
+CLEAR_STEP = 1.5
 CLEAR_SHARE = 0.4
 MIN_STRENGTH = 7.0
-_NOISE_PEAKS = 64  # peaks so low that a quiet camera has more of them are not looked for
-_SAMPLED = 1 << 16  # frames that the noise is estimated from
+_NOISE_PEAKS = 64  # peaks so weak that more than this many are expected by chance are not searched for
+_SAMPLED = 1 << 16  # about the most frames used to estimate noise
 _NORMAL = NormalDist()
 _MAD = _NORMAL.inv_cdf(0.75)  # median of |x| for x of variance 1
-_QUIET = 0.25  # quantile of relevance that is a camera's quiet level
-_RISES_WITHIN = (1, 2, 4, 8, 16)  # frames within which relevance rises or falls at a visit
-_NEIGHBOURS = 8  # intervals on each side that tell how fast a camera sends there
+_QUIET = 0.25  # this quantile of a camera's relevance is its level when nothing relevant is visible
+_RISES_WITHIN = (1, 2, 4, 8, 16)  # lags, in frames, over which a rise or fall of relevance is measured
+_NEIGHBOURS = 8  # intervals on each side whose median is the usual interval at that time
 
 
 @dataclass(frozen=True, slots=True)
 class RankedPeaks:
-    """Peaks of relevance of all cameras, by falling strength, ties by lower row; all arrays (p,).
+    """Peaks of relevance of all cameras, sorted by falling strength, ties by lower row. All arrays have shape (p,).
 
-    rows; cameras: index of each one's camera; prominences: in units of relevance; strengths: in units of the camera's noise;
-    whole: relevance came and went while nothing was recorded, so that the recording does not show how far it rose.
+    rows: row of each peak; cameras: index of its camera; prominences: in units of relevance; strengths: in units of the
+    camera's noise; whole: the rise or fall happened in a gap of the recording, so it cannot be measured from the frames
+    and the whole prominence counts as the rise.
     """
 
     rows: Int64
@@ -55,8 +58,8 @@ class RankedPeaks:
 class Visit:
     """One visit. start, peak, end: its first, its most relevant and its last row.
 
-    `prominence` as in RankedPeaks; `strength` too, but of what rises or falls within a few frames; `chance`: peaks at least so
-    strong that are expected in a camera that shows nothing relevant, in as many frames.
+    prominence: as in RankedPeaks. strength: as there, but counting only what rises or falls within a few frames.
+    chance: expected number of peaks at least this strong in as many frames of a camera that shows nothing relevant.
     """
 
     camera: int
@@ -69,10 +72,13 @@ class Visit:
 
 
 def rank_peaks(relevance: Signal, times: Float64, group_sizes: Sequence[int]) -> RankedPeaks:
-    """Rank the peaks of `relevance` (N,), seen at `times` (N,) unix seconds; `group_sizes`: frames per camera, in row order.
+    """Find the peaks of relevance and rank them by strength.
 
-    The highest peak of a segment (a stretch without a gap) has no higher one beside it. Its prominence is down to the
-    segment's minimum or to the camera's quiet level, whichever is lower: what stays for a whole recording is a peak, too.
+    relevance (N,); times (N,): unix seconds; group_sizes: number of frames of each camera, in row order.
+
+    The highest peak of a segment (a stretch without a gap) has no higher peak to bound it. Its prominence is its height
+    above the segment's minimum or above the camera's quiet level, whichever is lower. So something that is in view
+    during a whole segment gives a peak, too.
     """
     found = [_peaks_of(camera, *part) for camera, part in enumerate(_by_camera(relevance, times, group_sizes))]
     if not found:
@@ -91,11 +97,12 @@ def find_visits(
     peaks: RankedPeaks | None = None,
     most_by_chance: float = MOST_BY_CHANCE,
 ) -> list[Visit]:
-    """Find the visits, by camera and rising time; `peaks`: what `rank_peaks` gave for the same arguments.
+    """Find the visits, sorted by camera and time.
 
-    A peak is a visit when fewer than `most_by_chance` of its kind are expected in a quiet camera. Only what rises or falls within
-    a few frames counts for that: what comes and goes with the light of the day is no visit. A visit lasts while relevance
-    stays above half of its prominence, and ends at the latest in the valley before the next one.
+    peaks: the result of `rank_peaks` for the same arguments, if known. A peak is a visit if fewer than `most_by_chance`
+    peaks of its strength are expected by chance. Only what rises or falls within a few frames counts here, which
+    excludes slow changes such as daylight. A visit lasts while relevance stays above half of the peak's prominence, and
+    ends at the latest in the valley before the next visit.
     """
     peaks = rank_peaks(relevance, times, group_sizes) if peaks is None else peaks
     visits = []
@@ -130,11 +137,12 @@ def find_visits(
 
 
 def clear_visits(visits: Sequence[Visit]) -> list[Visit]:
-    """Those of one camera's visits that stand apart from all others by their prominence; [] when none do.
+    """Return the visits of one camera that stand clearly above all its others in prominence; [] if none do.
 
-    What was asked about makes relevance rise by much, other things by little: the visits before the widest step between one
-    prominence and the next smaller one, if that step is at least CLEAR_STEP. What is below CLEAR_SHARE of the most prominent one
-    is no such visit. Prominences 6, 5, 2, 1.9 give the first two.
+    What the question asks about raises relevance much more than other things do. So the visits are sorted by falling
+    prominence and cut at the largest ratio between neighbours. The visits before the cut are returned, if that ratio is
+    at least CLEAR_STEP. Visits below CLEAR_SHARE of the highest prominence are never returned. Prominences 6, 5, 2, 1.9
+    give the first two.
     """
     ranked = sorted(visits, key=lambda visit: -visit.prominence)
     if not ranked:
@@ -148,10 +156,10 @@ def clear_visits(visits: Sequence[Visit]) -> list[Visit]:
 
 
 def segment_starts(times: Float64) -> Int64:
-    """First row of each stretch without a gap; times (n,) rising, of one camera.
+    """Return the first row of each segment, a stretch of time without a gap. times (n,): rising, of one camera.
 
-    A gap is longer than GAP_INTERVALS usual intervals: those of the whole history or, where the camera sent more slowly,
-    of the frames around.
+    A gap is an interval longer than GAP_INTERVALS times the median interval, both that of the whole history and that of
+    the intervals around it (which is longer where the camera sent more slowly).
     """
     intervals = np.diff(times)
     if not len(intervals):
@@ -167,10 +175,11 @@ def segment_starts(times: Float64) -> Int64:
 
 
 def noise_of(signal: Signal, starts: Int64) -> float:
-    """Standard deviation of a camera's relevance from frame to frame; 0 where it never changes.
+    """Return the standard deviation of a camera's relevance from frame to frame; 0 if it never changes.
 
-    The median step between neighbours, as that of Gaussian noise. Visits hardly touch it: most steps are within or between
-    them. Steps across the gaps (`starts`) and repeated pictures do not count.
+    It is computed from the median difference between neighbouring frames, assuming Gaussian noise. Visits hardly change
+    the median, as few of these differences are at the start or end of one. Differences across gaps (`starts`: first
+    rows of the segments) and between identical pictures are left out.
     """
     steps = np.abs(np.diff(signal.astype(np.float64)))
     steps = np.delete(steps, starts[1:] - 1)
@@ -180,25 +189,28 @@ def noise_of(signal: Signal, starts: Int64) -> float:
 
 
 def chance_of(strength: float, num_frames: int) -> float:
-    """Expected peaks of at least `strength` standard deviations among `num_frames` frames of Gaussian noise: an upper bound.
+    """Return the expected number of peaks of at least `strength` standard deviations in `num_frames` frames of Gaussian
+    noise.
 
-    A pair of values that far apart has one of them at least half as far from the mean; measured, 0.78 to 0.9 of this for
-    strengths from 6 to 9.
+    This is an upper bound: of two values that far apart, at least one is half as far from the mean. The measured number
+    is 0.78 to 0.9 of it for strengths from 6 to 9.
     """
     return num_frames * erfc(strength / 2 / sqrt(2)) / 2
 
 
 def strength_of(chance: float, num_frames: int) -> float:
-    """The inverse of `chance_of`: the strength that `chance` peaks are expected to reach; 0 where more are expected."""
+    """Return the strength that `chance` peaks are expected to reach, the inverse of `chance_of`; 0 if more are
+    expected.
+    """
     return -2 * _NORMAL.inv_cdf(min(0.5, chance / max(1, num_frames)))
 
 
 def _peaks_of(camera: int, signal: Signal, times: Float64, first: int) -> tuple[NDArray[Any], ...]:
-    """One camera's columns of RankedPeaks, in no order; `first`: its first row in the window."""
+    """Return one camera's columns of RankedPeaks, not sorted. first: the camera's first row in the window."""
     starts = segment_starts(times)
     if not len(signal):
         return *(np.empty(0, np.int64),) * 2, *(np.empty(0),) * 2, np.empty(0, bool)
-    # a signal without noise is one of drawn or repeated pictures: any change in it stands out, and none is infinitely strong
+    # A signal of drawn or repeated pictures has no noise. The lower limit keeps strengths finite there.
     noise = max(noise_of(signal, starts), float(np.ptp(signal)) * 1e-3) or 1.0
     peaks = find_peaks(signal, starts, least=strength_of(_NOISE_PEAKS, len(signal)) * noise)
     quiet = float(np.quantile(signal[:: 1 + len(signal) // _SAMPLED], _QUIET))
@@ -210,7 +222,7 @@ def _peaks_of(camera: int, signal: Signal, times: Float64, first: int) -> tuple[
 
 
 def _rise(signal: Signal) -> float:
-    """The largest change of relevance within a few frames."""
+    """Return the largest change of relevance within a few frames (the largest lag in _RISES_WITHIN)."""
     return max(
         (float(np.abs(signal[lag:] - signal[:-lag]).max()) for lag in _RISES_WITHIN if lag < len(signal)), default=0.0
     )
@@ -224,7 +236,9 @@ def _by_camera(relevance: Signal, times: Float64, group_sizes: Sequence[int]) ->
 
 
 def _bounds(signal: Signal, starts: Int64, rows: Int64) -> list[tuple[int, int]]:
-    """For each peak (rows rising): the first row that can be part of its visit, and the row after the last one."""
+    """Return for each peak the first row that can be part of its visit, and the row after the last one. rows: of peaks,
+    rising.
+    """
     segments = np.searchsorted(starts, rows, side="right") - 1
     ends = np.append(starts[1:], len(signal))
     bounds = [[int(starts[segment]), int(ends[segment])] for segment in segments]
