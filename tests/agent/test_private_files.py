@@ -127,8 +127,8 @@ def test_serving_makes_everything_private(tmp_path: Path) -> None:
     (data / "replays.json").chmod(0o644)
     code = (
         "import asyncio, os, sys; os.umask(0o022)\n"
-        "import agent.serve, agent.cli\n"
-        "real = agent.serve.serve\n"
+        "import agent.web.server, agent.cli.main\n"
+        "real = agent.web.server.serve\n"
         "async def once(settings):\n"
         "    done = asyncio.Event()\n"
         "    async def started(url): done.set()\n"
