@@ -65,9 +65,9 @@ def make_answerer(
     """The answerer that `settings.answerer` names. Imports torch only for one that runs on this machine."""
     if settings.answerer.kind == "local":
         from agent.ask.local import LocalAnswerer
-        from model.video_model import VideoModel
+        from model.clip_encoder import ClipEncoder
 
-        if not isinstance(model, VideoModel):
+        if isinstance(model, ClipEncoder):
             raise ValueError("this checkpoint has no language model")
         return LocalAnswerer(
             model,
