@@ -1,12 +1,14 @@
-"""Alerts over HTTP: alerts that fired, alerts that were suppressed and why, their pictures, and a stream of events.
+"""Alerts over HTTP: lists of alerts that fired or were suppressed, their pictures, and a stream of alert events.
 
-    GET /v1/alerts                       newest first; rule, camera, kind, after, before, limit, cursor
-    GET /v1/alerts/{id}                  one that fired
-    GET /v1/alerts/{id}/snapshot.jpg     its picture
-    GET /v1/alerts/stream                server-sent events with the payloads that MQTT carries
+    GET /v1/alerts                       list of alerts, newest first, filtered by the query
+    GET /v1/alerts/{id}                  one alert that fired
+    GET /v1/alerts/{id}/snapshot.jpg     the picture of that alert
+    GET /v1/alerts/stream                server-sent events with the same payloads as over MQTT
 
-All need the scope `ask`. A picture and the stream may have a signed URL instead, because `<img>` and `EventSource` send
-no headers. Streams read from the alert store, so a slow client delays nobody and misses nothing that is still stored.
+A suppressed alert is an alert that a rule began to consider but did not raise; its `reason` says why. All
+requests need a token with the scope `ask`. A picture and the stream may be requested with a signed URL instead, because
+a browser's `<img>` and `EventSource` send no headers. Streams read from the alert store, so a slow client delays nobody
+and misses no event that is still stored.
 """
 
 import asyncio
@@ -40,7 +42,7 @@ class AlertRoutes:
         self.responses = responses
         self._store, self._cameras = agent.alert_store, agent.cameras
         self._loop: asyncio.AbstractEventLoop | None = None  # set by the first stream
-        self._pulse = asyncio.Event()  # set, and replaced, at each commit
+        self._pulse = asyncio.Event()  # set, and replaced by a new one, whenever an event is stored
         self._ended = False
         self._store.listen(self._committed)
 
@@ -53,7 +55,10 @@ class AlertRoutes:
         ]
 
     async def alerts(self, request: Request) -> Response:
-        """A page of alerts. `next_cursor` is the `cursor` of the next page, null on the last one."""
+        """Respond with one page of alerts.
+
+        `next_cursor` in the response is the `cursor` to send for the next page; it is null on the last page.
+        """
         self.guard.check(request, "ask")
         check_names(request, "rule", "camera", "kind", "after", "before", "limit", "cursor")
         wanted = self._filter(request)
@@ -78,9 +83,11 @@ class AlertRoutes:
         return Response(jpeg, media_type="image/jpeg")
 
     async def stream(self, request: Request) -> Response:
-        """Events from now on. With the header `Last-Event-ID`, first the events after that one.
+        """Respond with a stream of the events stored from now on.
 
-        The first line is an id without an event, so that a client that is cut off before any event can resume too.
+        If the client sends `Last-Event-ID`, the stream begins after that event instead. The first line is the id of the
+        newest event without the event itself, so that a client that is disconnected before any event arrives can
+        resume.
         """
         self.guard.check_signed(request, "ask")
         check_names(request, "rule", "camera")
@@ -91,7 +98,7 @@ class AlertRoutes:
             raise BadRequest("'Last-Event-ID' is the id of an event of this stream.", param="Last-Event-ID")
         newest = await pools.alerts(self._store.newest_event)
         begin = min(int(last), newest) if last else newest
-        if request.method == "HEAD":  # a stream would never end
+        if request.method == "HEAD":  # HEAD gets the headers only, as the stream itself never ends
             return Response(media_type="text/event-stream")
         return self.responses.stream(self._events(begin, query.get("rule"), query.get("camera")))
 
@@ -119,7 +126,7 @@ class AlertRoutes:
         return _page([self._describe_suppressed(each) for each in found], found, wanted.limit)
 
     def _describe(self, alert: Alert) -> dict[str, Any]:
-        """An alert with the fields of its events and fresh URLs."""
+        """Return an alert as JSON, with the fields of its on and off events and newly signed URLs."""
         on: dict[str, Any] = json.loads(alert.on_event)
         off: dict[str, Any] | None = None if alert.off_event is None else json.loads(alert.off_event)
         evidence = [*on["frames"], *(off["frames"] if off else [])]
@@ -156,12 +163,12 @@ class AlertRoutes:
     # --- the stream ---
 
     def _committed(self) -> None:
-        """Called in the thread that commits an event."""
+        """Wake the streams because an event was stored. Called in the thread that stored it."""
         if self._loop is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._beat)
 
     def end_streams(self) -> None:
-        """End all streams, which would otherwise go on for ever, because the server is shutting down."""
+        """End all streams. Called when the server shuts down, because streams never end by themselves."""
         self._ended = True
         self._beat()
 
@@ -173,7 +180,7 @@ class AlertRoutes:
         yield b"id: %d\n\n" % begin
         last = begin
         while not self._ended:
-            pulse = self._pulse  # taken before the store is read, so that a commit in between sets it
+            pulse = self._pulse  # read before the store, so that an event stored in between sets this one
             events = await pools.alerts(self._store.events, last)
             for event in events:
                 last = event.seq

@@ -40,9 +40,10 @@ PREFLIGHT_MAX_AGE_S = 600
 def build_app(
     agent: Agent, auth: Auth, settings: Settings, *, keep_alive_s: float = KEEP_ALIVE_S, url: str = ""
 ) -> Starlette:
-    """Build the application of a running agent.
+    """Return the HTTP application of a running agent.
 
-    keep_alive_s: a stream that is silent for this long sends a comment. url: used in links when no `public_url` is set.
+    keep_alive_s: a stream that has sent nothing for this long sends a comment line, so that the connection stays open.
+    url: the server's own address, used in links when no `public_url` is set.
     """
     guard = Guard(auth, settings.security.url_ttl_s, agent.clock, public_url=settings.public_url)
     responses = LongResponses(keep_alive_s)
@@ -72,7 +73,7 @@ def build_app(
         Middleware(Unpacking),
     ]
     app = Starlette(routes=routes, exception_handlers=handlers, middleware=middleware)
-    app.router.redirect_slashes = False  # a redirect would repeat the Host header, which the client chooses
+    app.router.redirect_slashes = False  # a redirect would contain the Host header, which the client can forge
 
     def end_streams() -> None:
         alerts.end_streams()
@@ -83,9 +84,9 @@ def build_app(
 
 
 class Private:
-    """Adds `Cache-Control: no-store`, unless the route set it, and `X-Content-Type-Options: nosniff`.
+    """Middleware that adds `X-Content-Type-Options: nosniff`, and `Cache-Control: no-store` if the route set no other.
 
-    A cache could otherwise show an erased picture, or show a picture to someone whose token does not cover it.
+    A cache could otherwise show an erased picture, or show a picture to someone whose token does not allow it.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -103,9 +104,10 @@ class Private:
 
 
 class Below:
-    """Serves the application below the path of `public_url`, whether or not the proxy in front removes that prefix.
+    """Middleware that serves the application below a path prefix, the path of the setting `public_url`.
 
-    The prefix becomes ASGI's `root_path`. `X-Forwarded-Prefix` and similar headers are ignored.
+    It works whether or not a reverse proxy has already removed the prefix. The prefix becomes ASGI's `root_path`.
+    `X-Forwarded-Prefix` and similar headers are ignored.
     """
 
     def __init__(self, app: ASGIApp, prefix: str) -> None:
@@ -116,7 +118,7 @@ class Below:
         prefix = self._prefix
         if not prefix or scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
-        elif scope["path"] == prefix and scope["type"] == "http":  # the page's URLs are relative to this folder
+        elif scope["path"] == prefix and scope["type"] == "http":  # the page's relative URLs need the slash
             await Response(status_code=308, headers={"Location": prefix + "/"})(scope, receive, send)
         else:
             path = scope["path"] if scope["path"].startswith(prefix + "/") else prefix + scope["path"]
@@ -124,9 +126,10 @@ class Below:
 
 
 class CrossOrigin:
-    """CORS headers on `/v1` for pages of the listed origins. Their preflight requests need no token.
+    """Middleware that lets web pages of the listed origins call `/v1` (CORS). Their preflight requests need no token.
 
-    `/whip` answers CORS requests of every origin itself, as RFC 9725 asks (`streaming/whip.py`).
+    `/whip` is left out, because it answers CORS requests of every origin itself, as RFC 9725 requires
+    (`streaming/whip.py`).
     """
 
     def __init__(self, app: ASGIApp, origins: Sequence[str]) -> None:
@@ -147,7 +150,7 @@ class CrossOrigin:
 
 
 class OneSlashLess:
-    """Removes one slash at the end of a path, so `/v1/cameras/` is `/v1/cameras`, without a redirect."""
+    """Middleware that removes one slash at the end of a path: `/v1/cameras/` is served as `/v1/cameras`."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -159,7 +162,7 @@ class OneSlashLess:
 
 
 async def _http_error(request: Request, error: Exception) -> Response:
-    """The response to a path or method that no route has."""
+    """Return the response to a request whose path or method no route handles."""
     if not isinstance(error, HTTPException):
         raise error
     if error.status_code == 404:

@@ -1,7 +1,8 @@
 """Bearer tokens with scopes, and signed URLs that expire.
 
-The first start makes the tokens and writes them to `<data_dir>/tokens.json`, unencrypted and readable by its owner only:
-the command line on this machine takes its token from there. Times are arguments (unix seconds); no clock is read here.
+A scope names what a token allows: `ask` (read and ask), `publish:<camera>`, or `admin` (everything). The agent's first
+start creates tokens and writes them to `<data_dir>/tokens.json`, unencrypted and readable by its owner only, from where
+commands on the same machine read them. Times are arguments in unix seconds; no clock is read here.
 """
 
 import base64
@@ -27,7 +28,7 @@ TOKENS_FILE = "tokens.json"
 _VERSION = 1
 _QUOTABLE = re.compile(r"[\w :*-]{1,80}", re.ASCII)
 _ISSUED = "vt_"  # prefix of tokens that expire
-# The tokens of a first start. Cameras get their own, which opens no pictures.
+# The tokens that the first start creates. The one for cameras can publish, but cannot open pictures.
 _FIRST_TOKENS: tuple[tuple[str, frozenset[str]], ...] = (
     ("owner", frozenset({"admin"})),
     ("publisher", frozenset({"publish:*"})),
@@ -36,7 +37,7 @@ _FIRST_TOKENS: tuple[tuple[str, frozenset[str]], ...] = (
 
 
 class Expired(NotAllowed):
-    """The token was valid once."""
+    """The request's token was valid once, but has expired."""
 
 
 class TokenFileError(Exception):
@@ -45,7 +46,7 @@ class TokenFileError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """A secret and the scopes it covers."""
+    """A named secret, and the scopes that it allows."""
 
     name: str
     secret: str
@@ -55,27 +56,28 @@ class Token:
         return f"Token({self.name}, {sorted(self.scopes)})"
 
     def allows(self, scope: str) -> bool:
-        """True when one of the token's scopes covers `scope`; "admin" covers everything."""
+        """Return True when the token allows `scope`. The scope "admin" allows everything."""
         if scope in self.scopes or "admin" in self.scopes:
             return True
         return scope.startswith("publish:") and "publish:*" in self.scopes
 
 
 class Auth:
-    """Checks tokens and signatures. Every check passes when `enabled` is False."""
+    """Checks tokens and signed URLs, and makes new ones. Every check passes when `enabled` is False."""
 
     def __init__(self, tokens: Iterable[Token], signing_key: bytes, *, enabled: bool = True) -> None:
         self.tokens = tuple(tokens)
         self.enabled = enabled
-        self.created = False  # True when this start made the tokens: print them once
+        self.created = False  # True when this start created the tokens, so that they are printed once
         self._signing_key = signing_key
         self._digests = [(hashlib.sha256(token.secret.encode()).digest(), token) for token in self.tokens]
 
     @classmethod
     def open(cls, data_dir: Path, *, enabled: bool = True, extra: Iterable[TokenSettings] = ()) -> "Auth":
-        """Load the tokens of `data_dir`, made now if there are none, and add `extra` from the configuration.
+        """Return an Auth with the tokens stored in `data_dir` and those in `extra`, which come from the configuration.
 
-        Raises TokenFileError when the file is damaged or cannot be written.
+        If no tokens are stored yet, they are created first. Raises TokenFileError when the file is damaged or cannot be
+        written.
         """
         path = data_dir / TOKENS_FILE
         created = _create(path)
@@ -86,9 +88,10 @@ class Auth:
         return auth
 
     def check(self, authorization: str | None, scope: str, now: float | None = None) -> Token | None:
-        """The token in an `Authorization` header; None when security is off. Without `now`, tokens that expire are unknown.
+        """Return the token in an `Authorization` header if it allows `scope`; None when security is off.
 
-        Raises NotAllowed: 401 without a valid token, 403 when the token does not cover `scope`.
+        Raises NotAllowed: with status 401 without a valid token, with 403 when the token does not allow `scope`.
+        Without `now`, tokens that expire are refused as unknown.
         """
         found = self.identify(authorization, now)
         if found is not None and not found.allows(scope):
@@ -97,9 +100,10 @@ class Auth:
         return found
 
     def identify(self, authorization: str | None, now: float | None = None) -> Token | None:
-        """The token in an `Authorization` header, whatever its scopes; None when security is off.
+        """Return the token in an `Authorization` header, whatever its scopes; None when security is off.
 
-        Compares every known token in constant time, so that timing reveals nothing. Raises NotAllowed (401).
+        Raises NotAllowed (401) without a valid token. Without `now`, tokens that expire are refused as unknown. The
+        secret is compared with every known token in constant time, so that the duration reveals nothing about them.
         """
         if not self.enabled:
             return None
@@ -115,7 +119,7 @@ class Auth:
         return found
 
     def is_guess(self, authorization: str, now: float) -> bool:
-        """True for a token that was never valid here; False for one that has expired."""
+        """Return True if the token was never valid here. False for a valid token, and for one that has expired."""
         try:
             self.identify(authorization, now)
         except NotAllowed as error:
@@ -123,16 +127,18 @@ class Auth:
         return False
 
     def issue(self, scope: str, now: float, ttl_s: float) -> Token:
-        """A token for one scope that expires. It is not stored, so it cannot be revoked before that.
+        """Return a new token for one scope, which expires after `ttl_s`.
 
-        The secret holds its scope, its expiry and a signature: "vt_publish:gate.1795364705.<signature>".
+        It is not stored, so it cannot be revoked earlier.
+
+        Its secret contains the scope, the time of expiry and a signature: "vt_publish:gate.1795364705.<signature>".
         """
         expires = int(now + ttl_s)
         claim = f"{_ISSUED}{check_scope(scope)}.{expires}"
         return Token("link", f"{claim}.{self._signature(claim, expires)}", frozenset({scope}))
 
     def _find_issued(self, secret: str, now: float) -> Token | None:
-        """The token that `issue` made; None for a forged one. Raises Expired."""
+        """Return the token that `issue` made with this secret; None if the secret is forged. Raises Expired."""
         claim, _, signature = secret.rpartition(".")
         scope, _, expires = claim.removeprefix(_ISSUED).rpartition(".")
         if not self._is_signature(signature, claim, expires):
@@ -150,9 +156,9 @@ class Auth:
         return found
 
     def sign_path(self, path: str, now: float, ttl_s: float) -> str:
-        """`path` with an expiry and a signature: "/v1/frames/7.jpg?exp=1795364705&sig=...".
+        """Return `path` with an expiry and a signature added: "/v1/frames/7.jpg?exp=1795364705&sig=...".
 
-        The signature covers the query that `path` already has.
+        If `path` already has a query, the signature protects that query as well.
         """
         expires = int(now + ttl_s)
         parts = urlsplit(path)
@@ -161,7 +167,10 @@ class Auth:
         return f"{parts.path}?{urlencode(query)}"
 
     def verify_path(self, path: str, exp: str | None, sig: str | None, now: float) -> None:
-        """Check the `exp` and `sig` of a URL's query against its `path`. Raises NotAllowed."""
+        """Raise NotAllowed unless `sig` is a valid signature of `path` and `exp`, and `exp` has not passed.
+
+        `path`, `exp` and `sig` are the parts of a URL made by `sign_path`.
+        """
         if not self.enabled:
             return
         if not exp or not sig:
@@ -183,9 +192,10 @@ class Auth:
 
 
 def local_token(data_dir: Path, scope: str) -> str | None:
-    """The secret of the narrowest token in `data_dir` that covers `scope`; None when there is no such file or token.
+    """Return the secret of a token stored in `data_dir` that allows `scope`; None when there is no such file or token.
 
-    For the command line on the same machine. Raises TokenFileError for a damaged file.
+    A token without the scope "admin" is preferred. Used by commands on the agent's own machine. Raises TokenFileError
+    for a damaged file.
     """
     path = data_dir / TOKENS_FILE
     try:
@@ -198,15 +208,18 @@ def local_token(data_dir: Path, scope: str) -> str | None:
 
 
 def _challenge(**parameters: str) -> dict[str, str]:
-    """The `WWW-Authenticate` header (RFC 6750). Values with characters that a header cannot hold are left out."""
+    """Return the `WWW-Authenticate` header (RFC 6750) with these parameters.
+
+    A parameter is left out if its value has characters that a header cannot contain.
+    """
     listed = "".join(f', {name}="{value}"' for name, value in parameters.items() if _QUOTABLE.fullmatch(value))
     return {"WWW-Authenticate": 'Bearer realm="vilamp"' + listed}
 
 
 def _create(path: Path) -> bool:
-    """Write a first token file unless there is one. True when this call made it.
+    """Write a first token file unless there is one. Return True when this call wrote it.
 
-    The file appears complete or not at all, so two servers that start at the same time use the same one.
+    The file appears complete or not at all, so that two servers that start at the same time use the same file.
     """
     if os.path.lexists(path):
         return False
@@ -235,7 +248,7 @@ def _create(path: Path) -> bool:
 
 
 def _read(path: Path) -> tuple[list[Token], bytes]:
-    """Tokens and signing key of a token file. Raises TokenFileError, or FileNotFoundError."""
+    """Return the tokens and the signing key in a token file. Raises TokenFileError, or FileNotFoundError."""
     try:
         if path.stat().st_mode & 0o077:
             path.chmod(0o600)

@@ -11,19 +11,20 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from agent.errors import BadRequest, TooLarge, TooSlow, UnsupportedMedia
 
 BODY_TIMEOUT_S = 20.0
-MAX_PACKED_BYTES = 2 << 20  # of a compressed body as it is sent
+MAX_PACKED_BYTES = 2 << 20  # largest compressed body, before it is decompressed
 _PART_BYTES = 64 << 10
 _GZIP, _DEFLATE = ("gzip", "x-gzip"), "deflate"
 _GZIP_BITS, _ZLIB_BITS, _RAW_BITS = 31, 15, -15  # zlib's `wbits` for the three formats
-# `curl -d` sends the second of these unless a header says otherwise
+# Content types accepted as JSON. `curl -d` sends the second one unless the user sets the header.
 _JSON_TYPES = ("application/json", "application/x-www-form-urlencoded", "application/octet-stream")
 _ACCEPTED = {"Accept-Encoding": "gzip, deflate"}
 
 
 async def read_body(request: Request, limit_bytes: int, timeout_s: float = BODY_TIMEOUT_S) -> bytes:
-    """The body of a request that sends JSON.
+    """Return the body of a request that sends JSON.
 
-    Raises UnsupportedMedia, TooLarge as soon as more than `limit_bytes` are announced or received, TooSlow, BadRequest.
+    Raises UnsupportedMedia for another content type, TooLarge as soon as more than `limit_bytes` are announced or
+    received, TooSlow after `timeout_s`, and BadRequest when the connection ends early.
     """
     check_content_type(request.headers)
     declared = request.headers.get("content-length", "0")
@@ -44,7 +45,7 @@ async def read_body(request: Request, limit_bytes: int, timeout_s: float = BODY_
 
 
 def check_content_type(headers: Headers) -> None:
-    """Raises UnsupportedMedia for a Content-Type other than JSON. A request without one is accepted."""
+    """Raise UnsupportedMedia for a Content-Type that cannot be JSON in UTF-8. A request without one is accepted."""
     types = headers.getlist("content-type")
     if not types:
         return
@@ -61,8 +62,9 @@ def check_content_type(headers: Headers) -> None:
 class Unpacking:
     """Middleware that decompresses request bodies with `Content-Encoding: gzip` or `deflate`.
 
-    At most _PART_BYTES are decompressed at a time, so that the reader's size limit holds. Reading a body that cannot be
-    decompressed raises UnsupportedMedia, TooLarge or BadRequest.
+    At most _PART_BYTES are decompressed at a time, so that a small body that expands to a huge one is stopped at the
+    size limit of `read_body`. Reading a body that cannot be decompressed raises UnsupportedMedia, TooLarge or
+    BadRequest.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -81,17 +83,17 @@ class Unpacking:
 
 
 class _Unpacked:
-    """One compressed body."""
+    """Decompresses the body of one request while it is received."""
 
     def __init__(self, receive: Receive, codings: list[str]) -> None:
         self._receive = receive
         self._codings = codings
         self._parts = self._unpacked()
-        self._gone: Message | None = None  # the disconnect message, when the client left early
+        self._gone: Message | None = None  # the disconnect message, if the client disconnected early
         self._ended = False
 
     async def receive(self) -> Message:
-        """The server's `receive`, with the next decompressed part of the body."""
+        """Return the next ASGI message for the application, with a decompressed part of the body."""
         part = None if self._ended else await anext(self._parts, None)
         if part is not None:
             return {"type": "http.request", "body": part, "more_body": True}
@@ -124,7 +126,10 @@ class _Unpacked:
             raise BadRequest("The compressed body ends early.")
 
     def _decoder(self, packed: bytes, before: "zlib._Decompress | None") -> "zlib._Decompress":
-        """The decoder for data that begins with `packed`. `before`: the finished decoder of a previous gzip member."""
+        """Return a decoder for compressed data that begins with `packed`. Raises BadRequest.
+
+        before: the finished decoder of the data before, if any. Only gzip may have several streams in a row.
+        """
         if self._codings[0] in _GZIP:
             return zlib.decompressobj(_GZIP_BITS)
         if before is not None:
@@ -135,7 +140,7 @@ class _Unpacked:
 
 
 def _parts(decoder: "zlib._Decompress", packed: bytes) -> Iterator[bytes]:
-    """Decompress `packed` in parts of at most _PART_BYTES, up to the end of the decoder's stream."""
+    """Yield `packed` decompressed, in parts of at most _PART_BYTES, up to the end of the compressed stream."""
     try:
         while not decoder.eof:
             part = decoder.decompress(packed, _PART_BYTES)

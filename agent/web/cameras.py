@@ -1,6 +1,6 @@
 """Cameras and their stored frames over HTTP: lists, single frames, and pictures as JPEG.
 
-A picture needs a token or the signed URL that comes with each frame, which expires.
+A picture can be requested with a token, or with the signed URL in the frame's JSON until that URL expires.
 """
 
 import math
@@ -53,9 +53,10 @@ class CameraRoutes:
         return JsonResponse(await pools.web(self._describe, camera))
 
     async def frames(self, request: Request) -> Response:
-        """A page of encoded frames inside [after, before], oldest first. `next_after` is the `after` of the next page.
+        """Respond with one page of frames with times in [after, before], oldest first. Only encoded frames are listed.
 
-        With `order=desc` the newest come first, and `next_before` is the `before` of the next page.
+        `next_after` in the response is the `after` to send for the next page, null on the last page. With `order=desc`
+        the newest come first, and `next_before` is the `before` to send for the next page.
         """
         self.guard.check(request, "ask")
         check_names(request, "after", "before", "limit", "order", "within")
@@ -82,7 +83,7 @@ class CameraRoutes:
         return JsonResponse(await pools.web(lambda: self._frame(self._record(request))))
 
     async def picture(self, request: Request) -> Response:
-        """The JPEG as it is stored, or scaled down to `width` pixels."""
+        """Respond with the JPEG of a frame as it is stored, or scaled down to at most `width` pixels."""
         self.guard.check_signed(request, "ask")
         check_names(request, "width")
         width = whole_number(request, "width", MAX_WIDTH, MAX_WIDTH)
@@ -117,7 +118,10 @@ class CameraRoutes:
         }
 
     def _latest(self, camera: str, newest: float | None) -> dict[str, Any] | None:
-        """The newest frame. After a restart: the newest encoded one, until another arrives."""
+        """Return the camera's newest frame as JSON; None if no frame is stored.
+
+        After a restart, this is the newest encoded frame (at time `newest`) until the camera sends another frame.
+        """
         intake = self._cameras.intakes.get(camera)
         with suppress(FrameGone):
             if intake is not None and intake.newest_id is not None:

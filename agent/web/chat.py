@@ -1,7 +1,8 @@
 """`POST /v1/chat/completions` and `GET /v1/models`: questions from any OpenAI client.
 
-A refused question gets its own status. An error after the stream has begun is sent as one event, `data: {"error": ...}`,
-and ends the stream without `[DONE]`. A client that disconnects cancels its answer.
+A refused question gets an HTTP status that says why, also when a stream was requested. An error after the stream has
+begun is sent as one last event, `data: {"error": ...}`, and the stream ends without `[DONE]`. If the client
+disconnects, its answer is cancelled.
 """
 
 import secrets
@@ -29,7 +30,7 @@ PUBLIC_NAME = "vilamp"  # a model name that always works, whichever model is loa
 
 
 class ChatRoutes:
-    """Endpoints for questions and for the model that answers them."""
+    """Endpoints that answer questions and describe the model that answers them."""
 
     def __init__(self, agent: Agent, guard: Guard, responses: LongResponses) -> None:
         self.agent = agent
@@ -69,7 +70,7 @@ class ChatRoutes:
 
 
 class _Completion:
-    """One answer in OpenAI's format, whole or as a stream of events."""
+    """One answer in OpenAI's chat-completions format, as a single JSON body or as a stream of events."""
 
     def __init__(self, agent: Agent, guard: Guard, origin: str, asked: ChatRequest, question: Question) -> None:
         self._agent, self._guard, self._origin = agent, guard, origin
@@ -79,12 +80,12 @@ class _Completion:
         self._envelope = Envelope(f"chatcmpl-{secrets.token_hex(12)}", int(time.time()), name)
 
     async def body(self) -> Json:
-        """The body of an answer that is not streamed."""
+        """Wait for the answer and return it as one JSON body."""
         answer = await self._agent.answering.answer(self._question)
         return self._envelope.completion(answer, self._citations(answer.seen))
 
     async def events(self) -> AsyncGenerator[bytes, None]:
-        """The answer as server-sent events. Raises the Problem that keeps the question out before the first event."""
+        """Yield the answer as server-sent events. A refused question raises a Problem before the first event."""
         async with self._agent.answering.ask(self._question) as events:
             yield self._chunk({"role": "assistant", "content": ""})
             seen: Seen | None = None
@@ -110,7 +111,7 @@ class _Completion:
 
 
 def model_card(agent: Agent) -> dict[str, Any]:
-    """Return the model as `/v1/models` shows it."""
+    """Return the JSON that `/v1/models` shows for the loaded model."""
     info, answerer = agent.model.info, agent.answerer
     return {
         "id": info.name,

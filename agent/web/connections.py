@@ -1,10 +1,13 @@
-"""Limits the number of HTTP connections and the time they may wait, so that cameras and memory keep their descriptors.
+"""Limits how many HTTP connections are open and how long each may be inactive.
 
-The head of a request must arrive within HEAD_S and its body within BODY_S. A client that does not read is dropped after
-STALL_S. Responses have no time limit, because streams are long. When the limit is reached, the connection that has waited
-longest for a request is closed for the new one; when none is waiting, the new one gets a 503.
+Each open connection needs a file descriptor, and cameras and the memory need descriptors too. The headers of a request
+must arrive within HEAD_S and its body within BODY_S. A client that does not read its response is disconnected after
+STALL_S. Responses have no time limit, because streams are long. When the limit is reached and a new client connects,
+the connection that has waited longest for a request is closed; if none is waiting for a request, the new client gets a
+503.
 
-uvicorn has none of these limits: its `limit_concurrency` counts complete requests. Linux and macOS (`resource`).
+uvicorn has none of these limits: its `limit_concurrency` counts complete requests. Works on Linux and macOS, which have
+the module `resource`.
 """
 
 import asyncio
@@ -25,14 +28,14 @@ log = logging.getLogger(__name__)
 
 HEAD_S = 10.0
 BODY_S = 30.0
-IDLE_S = 60.0  # between two requests; uvicorn's own timeout is shorter, but a single byte stops it
+IDLE_S = 60.0  # between two requests; uvicorn's own timeout is shorter, but a client that sends one byte stops it
 STALL_S = 120.0
 CLOSING_S = 10.0
 HANDSHAKE_S = 10.0
 MAX_DESCRIPTORS = 65_536
 MAX_CONNECTIONS = 1024
 _ACCEPTED_AT_ONCE = 64
-_PAUSE_S = 0.05  # when no descriptor is free
+_PAUSE_S = 0.05  # before connections are accepted again after no descriptor was free
 _WARN_EVERY_S = 60.0
 _NO_DESCRIPTOR = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _MAPPED = "::ffff:"  # before an IPv4 address written as an IPv6 address
@@ -46,7 +49,7 @@ _WAITING: frozenset[Phase] = frozenset({"head", "idle", "closing"})
 
 
 def raise_descriptor_limit() -> int:
-    """Raise this process's limit on open files as far as the system allows, up to MAX_DESCRIPTORS. Returns the limit."""
+    """Raise this process's limit on open files, as far as the system allows, to MAX_DESCRIPTORS. Return the limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = MAX_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, MAX_DESCRIPTORS)
     if soft != resource.RLIM_INFINITY and soft < most:
@@ -56,12 +59,15 @@ def raise_descriptor_limit() -> int:
 
 
 def connection_limit(num_descriptors: int) -> int:
-    """The connections allowed at once: a quarter of the descriptors; the rest is for cameras, memory and brokers."""
+    """Return how many connections may be open: a quarter of the descriptors, within fixed limits.
+
+    The other descriptors are for cameras, the memory and MQTT brokers.
+    """
     return max(8, min(MAX_CONNECTIONS, num_descriptors // 4))
 
 
 class Connection(H11Protocol):
-    """A uvicorn connection that knows what it is waiting for, and since when."""
+    """A uvicorn connection that also records its phase (what it is waiting for) and since when."""
 
     since: float = 0.0  # loop time at which the phase was first seen
     _seen: tuple[Phase, object] | None = None
@@ -74,7 +80,7 @@ class Connection(H11Protocol):
 
     @property
     def phase(self) -> Phase:
-        """What the connection is doing or waiting for now."""
+        """The phase of the connection: what it is doing or waiting for now."""
         if self.transport.is_closing():
             return "closing"
         if self.flow.write_paused:
@@ -86,14 +92,17 @@ class Connection(H11Protocol):
         return "head" if self.cycle is None or self.conn.trailing_data[0] else "idle"
 
     def look(self, now: float) -> float:
-        """Seconds left in the current phase, below 0 when it has lasted too long. `now`: loop time."""
+        """Return how many seconds the current phase may still last, below 0 when it has lasted too long.
+
+        now: time of the event loop, in seconds.
+        """
         seen = (self.phase, self.cycle)
         if self._seen is None or seen[0] != self._seen[0] or seen[1] is not self._seen[1]:
             self._seen, self.since = seen, now
         return LIMITS_S.get(seen[0], float("inf")) - (now - self.since)
 
     def send_400_response(self, msg: str) -> None:
-        """As in uvicorn. Malformed data may also arrive while a response is in progress, which is then cancelled."""
+        """Respond with status 400, as uvicorn does. If another response is already in progress, cancel it instead."""
         try:
             super().send_400_response(msg)
         except h11.LocalProtocolError:
@@ -103,13 +112,14 @@ class Connection(H11Protocol):
             self.cycle.message_event.set()
 
     def _unsupported_upgrade_warning(self) -> None:
-        """Do not log each request for a WebSocket; it gets a plain HTTP response."""
+        """Do nothing, where uvicorn logs a warning. A request for a WebSocket gets a plain HTTP response."""
 
 
 class Acceptor:
-    """Accepts connections from a listening socket in place of asyncio's server, at most `limit` at once.
+    """Accepts connections from a listening socket, of which at most `limit` are open. Used instead of asyncio's server.
 
-    Overload policy: the connection that has waited longest is closed; when none is waiting, the new one gets a 503.
+    Overload policy: at the limit, the connection that has waited longest for a request is closed for the new one. If
+    none is waiting for a request, the new one gets a 503.
     """
 
     def __init__(
@@ -121,7 +131,10 @@ class Acceptor:
         limit: int,
         tls: ssl.SSLContext | None,
     ) -> None:
-        """`connections`: uvicorn's set of open connections."""
+        """Begin to accept connections.
+
+        make: returns a new Connection. connections: uvicorn's set of open connections. tls: None for plain HTTP.
+        """
         self._listener = listener
         self._make = make
         self._connections = connections
@@ -142,11 +155,11 @@ class Acceptor:
             task.cancel()
 
     async def wait_closed(self) -> None:
-        """Wait until no handshake is in progress."""
+        """Wait until no TLS handshake is in progress."""
         await asyncio.gather(*self._opening, return_exceptions=True)
 
     def sweep(self) -> None:
-        """Close connections that have waited too long. Call it about once a second."""
+        """Close connections that have been in one phase for too long. Must be called about once a second."""
         now = self._loop.time()
         for connection in list(self._connections):
             if connection.look(now) < 0:
@@ -162,7 +175,7 @@ class Acceptor:
         for _ in range(_ACCEPTED_AT_ONCE):
             was_full = self._is_full()
             if was_full and self._tls is None and self._opening:
-                return  # these are open, and may be closed for a new one, at the loop's next iteration
+                return  # in the loop's next iteration, those in `_opening` are connections, one of which can be closed
             try:
                 accepted, _address = self._listener.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
@@ -172,12 +185,12 @@ class Acceptor:
                     raise
                 self._warn(f"no connection can be accepted: {error.strerror}")
                 self._make_room()
-                self._loop.remove_reader(self._listener)  # otherwise the loop would call this again at once
+                self._loop.remove_reader(self._listener)  # otherwise the loop would call `_accept` again immediately
                 self._loop.call_later(_PAUSE_S, self._resume)
                 return
             self._take(accepted)
             if was_full:
-                return  # the connection closed for this one is gone at the loop's next iteration
+                return  # the connection that was closed for this one is removed in the loop's next iteration
 
     def _is_full(self) -> bool:
         return len(self._opening) + sum(1 for _ in self._connections) >= self._limit
@@ -196,7 +209,10 @@ class Acceptor:
         task.add_done_callback(lambda done: self._opening.pop(done, None))
 
     async def _open(self, accepted: socket.socket) -> None:
-        """Open the connection, with a TLS handshake if TLS is on. A handshake that fails or is too slow is not logged."""
+        """Make an HTTP connection of an accepted socket, after a TLS handshake if TLS is on.
+
+        A handshake that fails or takes too long is not logged.
+        """
         limit_s = None if self._tls is None else HANDSHAKE_S
         try:
             await self._loop.connect_accepted_socket(self._make, accepted, ssl=self._tls, ssl_handshake_timeout=limit_s)
@@ -204,7 +220,7 @@ class Acceptor:
             accepted.close()
 
     def _make_room(self) -> bool:
-        """Close the handshake or connection that has waited longest for a request. False when none is waiting."""
+        """Close the handshake or connection that has waited longest for a request. Return False if none is waiting."""
         if self._tls is not None and self._opening:
             oldest = next(iter(self._opening))
             with suppress(OSError):
@@ -220,7 +236,7 @@ class Acceptor:
         return True
 
     def _warn(self, reason: str) -> None:
-        """Log a warning, at most one a minute: a flood of connections must not fill the log."""
+        """Log a warning with this reason, at most once a minute, so that many connections do not fill the log."""
         if self._warned is None or time.monotonic() - self._warned > _WARN_EVERY_S:
             self._warned = time.monotonic()
             log.warning("connections are refused or dropped", extra={"reason": reason})

@@ -1,9 +1,10 @@
-"""Checks every request against `Auth`, signs URLs for clients, and slows clients that guess tokens.
+"""Checks the token or signed URL of every request, signs URLs for clients, and slows down clients that guess tokens.
 
-After MAX_WRONG unknown tokens within a minute, each further refusal of that address takes DELAY_S. A valid token is let
-through at once, whoever else guesses from the same address. Only while MAX_DELAYED refusals of an address are being
-delayed is a token that was never used from there refused without a look at it, so that parallel guesses gain nothing.
-IPv6 addresses count by /64. Every table is bounded.
+After more than MAX_WRONG unknown tokens from one address within a minute, each further refusal of that address takes
+DELAY_S. A valid token is accepted immediately, even if somebody else is guessing from the same address. There is one
+exception: while MAX_DELAYED refusals of an address are being delayed, a token that was never used from that address is
+refused without checking it, so that guessing in parallel is not faster. IPv6 addresses count by their /64 network.
+Every table has a maximum size.
 """
 
 import asyncio
@@ -28,14 +29,15 @@ log = logging.getLogger(__name__)
 
 MAX_WRONG, WINDOW_S = 20, 60.0
 DELAY_S = 1.0
-MAX_DELAYED = 8  # refusals of one address delayed at once
+MAX_DELAYED = 8  # refusals of one address that are delayed at the same time
 _MAX_ADDRESSES, _MAX_USED = 4096, 4096
 
 
 class Guard:
-    """Checks the token or the signature of a request.
+    """Checks the token or the signed URL of a request, and signs URLs.
 
-    URLs are signed without the path prefix of `public_url`, so a signature holds whether a proxy removes the prefix or not.
+    What is signed leaves out the path prefix of the setting `public_url`. The signature is therefore valid whether or
+    not a reverse proxy removes the prefix.
     """
 
     def __init__(
@@ -49,11 +51,11 @@ class Guard:
         self._clock = clock
 
     def check(self, request: Request, scope: str) -> None:
-        """Raises NotAllowed unless the request's token covers `scope`."""
+        """Raise NotAllowed unless the request's token allows `scope`."""
         self.auth.check(request.headers.get("authorization"), scope, self._clock())
 
     def allows(self, request: Request, scope: str) -> bool:
-        """True when the request's token covers `scope`."""
+        """Return True when the request's token allows `scope`."""
         try:
             self.check(request, scope)
         except NotAllowed:
@@ -61,11 +63,17 @@ class Guard:
         return True
 
     def who(self, request: Request) -> Token | None:
-        """The request's token, whatever its scopes; None when security is off. Raises NotAllowed."""
+        """Return the request's token, whatever its scopes; None when security is off.
+
+        Raises NotAllowed without a token.
+        """
         return self.auth.identify(request.headers.get("authorization"), self._clock())
 
     def check_signed(self, request: Request, scope: str, covered: Collection[str] = ()) -> None:
-        """As `check`; a request without a token may have a signed URL. `covered`: query parameters that were signed too."""
+        """Raise NotAllowed unless the request has a token that allows `scope`, or a valid signed URL and no token.
+
+        covered: names of the query parameters that are part of what was signed.
+        """
         if "authorization" in request.headers:
             self.check(request, scope)
             return
@@ -75,42 +83,45 @@ class Guard:
         self.auth.verify_path(path, query.get("exp"), query.get("sig"), self._clock())
 
     def issue(self, scope: str, ttl_s: float) -> Token:
-        """A token for one scope that expires after `ttl_s`."""
+        """Return a new token for one scope, which expires after `ttl_s`."""
         return self.auth.issue(scope, self._clock(), ttl_s)
 
     def sign(self, path: str) -> str:
-        """`path`, below the prefix of `public_url`, with a signature that opens it without a token until it expires."""
+        """Return `path` with the prefix of `public_url` and a signature, which replaces a token until it expires."""
         return self.prefix + self.auth.sign_path(path, self._clock(), self._url_ttl_s)
 
     def frame_url(self, frame_id: int) -> str:
-        """The signed path of a frame's picture."""
+        """Return the signed path of a frame's picture, without scheme and host."""
         return self.sign(f"/v1/frames/{frame_id}.jpg")
 
     def frame_link(self, frame_id: int, origin: str) -> str:
-        """The signed URL of a frame's picture, as `link` makes it."""
+        """Return the complete signed URL of a frame's picture. origin: as in `link`."""
         return self.link(f"/v1/frames/{frame_id}.jpg", origin)
 
     def link(self, path: str, origin: str) -> str:
-        """As `sign`, but a whole URL. `origin`: scheme and host to use when no `public_url` is set."""
+        """Return the complete signed URL of `path`. origin: scheme and host to use when no `public_url` is set."""
         return (self._origin or origin) + self.sign(path)
 
 
 def origin_of(request: Request) -> str:
-    """Scheme and host as the client named them: "http://127.0.0.1:8080"."""
+    """Return the scheme and host that the client used in its request, such as "http://127.0.0.1:8080"."""
     return f"{request.url.scheme}://{request.url.netloc}"
 
 
 class Guesses:
-    """Unknown tokens of the last minute by address, and the valid tokens used from each. Times are monotonic seconds."""
+    """Counts unknown tokens of the last minute by address, and remembers which valid tokens each address used.
+
+    Times are monotonic seconds.
+    """
 
     def __init__(self) -> None:
         self.num_wrong = 0
-        self.delayed: Counter[str] = Counter()  # refusals being delayed now, by address
+        self.delayed: Counter[str] = Counter()  # number of refusals that are being delayed now, by address
         self._wrong: OrderedDict[str, deque[float]] = OrderedDict()
         self._used: OrderedDict[tuple[str, bytes], None] = OrderedDict()
 
     def add_wrong(self, address: str, now: float) -> bool:
-        """Count an unknown token. True when the address has sent too many; logged when that begins."""
+        """Count an unknown token. Return True if the address has sent too many. Log a warning when that begins."""
         self.num_wrong += 1
         times = self._wrong.pop(address, deque(maxlen=MAX_WRONG + 1))
         was_over = len(times) > MAX_WRONG and now - times[0] < WINDOW_S
@@ -132,18 +143,18 @@ class Guesses:
             self._used.popitem(last=False)
 
     def refuses(self, address: str, authorization: str) -> bool:
-        """True when the request is refused without a look at its token."""
+        """Return True if a request must be refused without checking its token; see the module for when."""
         return self.delayed[address] >= MAX_DELAYED and (address, _digest(authorization)) not in self._used
 
     def reader(self) -> Reader:
-        """The metric of unknown tokens."""
+        """Return the metric that counts requests with an unknown token."""
         return value_reader(
             "vilamp_wrong_tokens_total", "Requests with a token that is not known.", lambda: self.num_wrong
         )
 
 
 class SlowGuessing:
-    """Middleware that delays refusals of addresses that guess tokens. `clock`: unix seconds."""
+    """Middleware that delays the refusals sent to addresses that guess tokens. clock: returns unix seconds."""
 
     def __init__(self, app: ASGIApp, *, auth: Auth, guesses: Guesses, clock: Callable[[], float]) -> None:
         self._app, self._auth, self._guesses, self._clock = app, auth, guesses, clock
@@ -163,7 +174,10 @@ class SlowGuessing:
             await self._app(scope, receive, send)
 
     async def _refuse_slowly(self, address: str, scope: Scope, receive: Receive, send: Send) -> None:
-        """Let the application answer. A 401 counts as a guess; beyond the limit a late 429 replaces it."""
+        """Pass on a request with an unknown token. If the response is 401, count it as a guess.
+
+        If the address has guessed too often, the client gets a 429 after DELAY_S instead of the 401.
+        """
         is_slowed = False
 
         async def watch(message: Message) -> None:
@@ -188,13 +202,13 @@ class SlowGuessing:
 
 
 def address_of(scope: Scope) -> str:
-    """The address by which a client's requests are counted: IPv4, or the /64 network of an IPv6 address."""
+    """Return the address under which a client's requests are counted: IPv4, or the /64 network of an IPv6 address."""
     client = scope.get("client")
     host = str(client[0])[:64] if client else ""
     try:
         address = ipaddress.ip_address(host.partition("%")[0])
     except ValueError:
-        return host  # a proxy may name its client by something else
+        return host  # a proxy may send something else than an IP address
     if isinstance(address, ipaddress.IPv6Address):
         if address.ipv4_mapped is not None:
             return str(address.ipv4_mapped)

@@ -1,7 +1,8 @@
 """`/healthz`, `/readyz` and `/metrics`: health for supervisors and load balancers, and metrics for Prometheus.
 
-The first two need no token. Healthy means that the event loop runs. Ready means that the models are loaded, the encoder
-works, and the disk can be written. Other failures make the agent `degraded` (`agent/state.py`).
+The first two need no token. `/healthz` responds with 200 whenever the event loop runs. `/readyz` responds with 200 when
+the models are loaded, the encoder works, and the disk can be written. Other failures do not make it 503; they only make
+the agent's state `degraded` (`agent/state.py`).
 """
 
 from prometheus_client import CONTENT_TYPE_LATEST
@@ -31,9 +32,10 @@ class HealthRoutes:
         return PlainTextResponse("ok\n")
 
     async def readyz(self, request: Request) -> Response:
-        """200 while frames can be stored and questions asked, else 503. The body lists each failure and its cause.
+        """Respond with 200 while frames can be stored and questions asked, else with 503.
 
-        Names of cameras and rules are included only for a token that covers `ask`.
+        The body lists each failure and its cause. It includes names of cameras and rules only for a token that allows
+        `ask`.
         """
         health = await pools.web(self.checks.run)
         body = health.private() if self.guard.allows(request, "ask") else health.public()

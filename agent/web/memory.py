@@ -1,9 +1,9 @@
-"""The memory over HTTP: its size, erasing and exporting frames, and metadata for the frames to come.
+"""The memory over HTTP: its size, erasing and exporting frames, and metadata for frames that are not yet stored.
 
-GET    /v1/memory                                       frames and bytes, per camera and in total
-DELETE /v1/cameras/{camera}/frames?after=&before=       erases for good; both bounds, or all=true
-PUT    /v1/cameras/{camera}/metadata                    a JSON object stored with the next frames, such as a robot's pose
-GET    /v1/cameras/{camera}/export?after=&before=       a ZIP with the frames as a video and a JSON log
+GET    /v1/memory                                       frames and bytes, per camera and in total DELETE
+/v1/cameras/{camera}/frames?after=&before=       erases frames for good; needs both bounds, or all=true PUT
+/v1/cameras/{camera}/metadata                    sends a JSON object to store with the next frames, such as a pose GET
+/v1/cameras/{camera}/export?after=&before=       a ZIP with the frames as a video and a JSON log
 """
 
 import asyncio
@@ -67,7 +67,7 @@ class MemoryRoutes:
         return {"object": "memory", "folder": folder_holdings(cameras, settings), "data": cameras}
 
     async def erase(self, request: Request) -> Response:
-        """Erase frames. Responds when nothing of them is left on the disk."""
+        """Erase frames. The response is sent when nothing of them is left on the disk."""
         self.guard.check(request, "admin")
         check_names(request, "after", "before", "all")
         camera = await path_camera(self.agent.cameras, request)
@@ -87,7 +87,7 @@ class MemoryRoutes:
         return JsonResponse({"object": "erasure", "camera": camera, "after": after, "before": before, "erased": erased})
 
     async def metadata(self, request: Request) -> Response:
-        """Take a JSON object from a publisher, to be stored with the frames of the next seconds."""
+        """Store the JSON object in the body with the camera's frames of the next few seconds."""
         self.guard.check(request, f"publish:{request.path_params['camera']}")
         camera = await path_camera(self.agent.cameras, request)
         metadata = check_metadata(parse_json(await read_body(request, MAX_METADATA_BYTES)))
@@ -96,7 +96,7 @@ class MemoryRoutes:
         return Response(status_code=204)
 
     async def export(self, request: Request) -> Response:
-        """Export frames as a ZIP. One export runs at a time; another request is refused (429)."""
+        """Respond with a ZIP of the frames. Only one export runs at a time; further requests get a 429."""
         self.guard.check_signed(request, "ask", ("after", "before"))
         check_names(request, "after", "before")
         camera = await path_camera(self.agent.cameras, request)
@@ -115,7 +115,11 @@ class MemoryRoutes:
             return FileResponse(path, media_type="application/zip", filename=path.name, background=cleanup)
 
     async def _export(self, camera: str, after: float, before: float, folder: Path) -> Path:
-        """The ZIP. When cancelled, waits until its thread has stopped writing, which takes one frame at most."""
+        """Write the ZIP into `folder` and return its path.
+
+        If the task is cancelled, wait until the writing thread has stopped too, which takes the time of one frame at
+        most.
+        """
         cancelled = threading.Event()
         making = asyncio.create_task(pools.upkeep(self._zip, camera, after, before, folder, cancelled.is_set))
         try:

@@ -1,6 +1,7 @@
-"""Response bodies of the OpenAI chat-completions format: an answer -> one JSON body, or the chunks of a stream.
+"""Builds response bodies in OpenAI's chat-completions format: one JSON body for an answer, or the chunks of a stream.
 
-Extension fields: `annotations` (the frames that an answer cites) and `vilamp` (frames searched, notes, timings).
+Two fields are additions to that format: `annotations` lists the frames that an answer cites, and `vilamp` has the
+number of frames searched, notes about the answer, and timings.
 """
 
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ Json = dict[str, Any]
 
 
 def citation(evidence: Evidence, url: str) -> Json:
-    """The annotation for one frame of an answer's evidence."""
+    """Return the annotation that cites one frame of an answer's evidence. url: address of the frame's picture."""
     return {"type": "frame_citation", **asdict(evidence), "score": round(evidence.score, 4), "url": url}
 
 
@@ -23,7 +24,7 @@ def _usage(finished: Finished) -> Json:
 
 
 def extension(seen: Seen, finished: Finished) -> Json:
-    """The `vilamp` object, for fields that OpenAI's format does not have."""
+    """Return the `vilamp` object, which holds the fields that OpenAI's format does not have."""
     return {
         "frames": seen.num_frames,
         "oldest": seen.oldest,
@@ -36,14 +37,14 @@ def extension(seen: Seen, finished: Finished) -> Json:
 
 @dataclass(frozen=True, slots=True)
 class Envelope:
-    """The fields shared by all bodies of one completion, and the bodies made with them."""
+    """Builds the bodies of one completion. Its attributes are the fields that all of them share."""
 
     id: str
     created: int
     model: str
 
     def completion(self, answer: Answer, annotations: Sequence[Json]) -> Json:
-        """The body of an answer that is not streamed."""
+        """Return the body of an answer that is not streamed."""
         message = {"role": "assistant", "content": answer.text, "refusal": None, "annotations": list(annotations)}
         reason = answer.finished.finish_reason
         return {
@@ -54,12 +55,12 @@ class Envelope:
         }
 
     def chunk(self, delta: Json, finish_reason: str | None = None) -> Json:
-        """One chunk of a streamed answer."""
+        """Return one chunk of a streamed answer. delta: what the chunk adds to the message."""
         choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
         return {**self._head("chat.completion.chunk"), "choices": [choice]}
 
     def usage_chunk(self, finished: Finished) -> Json:
-        """The chunk with the token counts, the last one of a stream."""
+        """Return the last chunk of a stream, which has the token counts."""
         return {**self._head("chat.completion.chunk"), "choices": [], "usage": _usage(finished)}
 
     def _head(self, kind: str) -> Json:

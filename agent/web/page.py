@@ -1,7 +1,8 @@
-"""The web page at `/`, the scopes of its token, and tokens for phones that publish as a camera.
+"""Serves the web page at `/`, tells the page which scopes its token has, and issues tokens for phones used as cameras.
 
-The files of `agent/page/` hold no data and need no token; the data comes from the API, which does. The
-Content-Security-Policy lets the page load files and data from its own server only, and no inline script or style.
+The files of `agent/page/` contain no data, so they need no token. The page gets its data from the API, which needs one.
+The Content-Security-Policy allows the page to load files and data from its own server only, and forbids inline scripts
+and styles.
 """
 
 import hashlib
@@ -25,7 +26,7 @@ _TYPES = {
     ".svg": "image/svg+xml",
 }
 _HEADERS = {
-    "Cache-Control": "no-cache",  # browsers revalidate the file each time, so a new version is used at once
+    "Cache-Control": "no-cache",  # browsers revalidate the file each time, so they use a new version immediately
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; "
     "media-src 'self' blob:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "Cross-Origin-Opener-Policy": "same-origin",
@@ -48,7 +49,7 @@ class PageFile:
 
 
 def page_files() -> dict[str, PageFile]:
-    """All files of the page, by name. No other file of the package is served."""
+    """Return all files of the page by name. No other file of the package is served."""
     found = {}
     for entry in files("agent.page").iterdir():
         media_type = _TYPES.get("." + entry.name.rpartition(".")[2])
@@ -90,14 +91,14 @@ class PageRoutes:
         return Response(file.content, media_type=file.media_type, headers=headers)
 
     async def whoami(self, request: Request) -> Response:
-        """The token's name and scopes, so that the page offers only what they allow."""
+        """Respond with the name and scopes of the request's token, so that the page offers only what it allows."""
         token = self.guard.who(request)
         if token is None:
             return JsonResponse({"object": "identity", "name": None, "scopes": ["admin"]})
         return JsonResponse({"object": "identity", "name": token.name, "scopes": sorted(token.scopes)})
 
     async def publish_token(self, request: Request) -> Response:
-        """A token with which another device may publish as this camera for a week."""
+        """Respond with a new token that allows another device (a phone) to publish as this camera for a week."""
         self.guard.check(request, "admin")
         camera = request.path_params["camera"]
         refusal = self.cameras.may_publish(camera)

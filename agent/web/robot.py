@@ -1,9 +1,9 @@
-"""A publisher's data channel: JSON messages with metadata and questions, on the connection that carries its video.
+"""Handles a publisher's WebRTC data channel: JSON messages with metadata and questions, sent beside its video.
 
-docs/robots.md describes the messages. Metadata, such as a robot's pose, goes to the camera's intake. A question has the
-fields of `POST /v1/chat/completions`, and its answer is sent in pieces. The session decides once, when it opens, whether
-the publisher may ask. Overload policy: more than MAX_QUESTIONS at once are refused (`busy`). When the channel closes, its
-questions are cancelled.
+docs/robots.md describes the messages. Metadata, such as a robot's pose, is stored with the frames that the camera
+sends. A question has the fields of `POST /v1/chat/completions`, and its answer is sent in pieces. Whether the publisher
+may ask is decided when its session opens. Overload policy: a question is refused (`busy`) while MAX_QUESTIONS are in
+progress. When the channel closes, its questions are cancelled.
 """
 
 import asyncio
@@ -23,11 +23,11 @@ from agent.untrusted.wire import json_bytes
 from agent.web.openai import citation, extension
 from streaming.channel import MAX_MESSAGE_BYTES, MAX_SENT_BYTES, RATE_HZ, Channel, ChannelClosed, Refusal
 
-MAX_QUESTIONS = 2  # of one channel at once
+MAX_QUESTIONS = 2  # in progress at the same time on one channel
 MAX_ID_CHARS = 64
-_NOTE_BYTES = 200  # room for the note about citations left out
+_NOTE_BYTES = 200  # reserved for the note that says how many citations were left out
 _ASKED = {"question", *ChatRequest.model_fields} - {"messages", "model", "stream", "stream_options", "n"}
-_FIELDS = {"metadata": {"time", "data"}, "ask": _ASKED, "cancel": set[str]()}  # beside "type" and "id"
+_FIELDS = {"metadata": {"time", "data"}, "ask": _ASKED, "cancel": set[str]()}  # allowed besides "type" and "id"
 _FAILED = "The server failed; its log says more."
 _REFUSALS = {
     "too_large": (
@@ -42,10 +42,10 @@ Json = dict[str, Any]
 
 
 class Conversation:
-    """The messages on the channel of one session."""
+    """Receives and answers the messages on the data channel of one session."""
 
     def __init__(self, agent: Agent, camera: str, *, may_ask: bool, link: Callable[[Evidence], str]) -> None:
-        """`link` returns the signed URL of a frame."""
+        """may_ask: whether questions are answered. link: returns the signed URL of a frame's picture."""
         self._agent = agent
         self._camera = camera
         self._may_ask = may_ask
@@ -53,14 +53,14 @@ class Conversation:
         self._questions: dict[str, asyncio.Task[None]] = {}
 
     async def run(self, channel: Channel) -> None:
-        """Answer messages until the channel closes."""
+        """Receive and answer messages until the channel closes."""
         with suppress(ChannelClosed):
             await _send(channel, {"type": "ready", "camera": self._camera, "may_ask": self._may_ask})
             async with asyncio.TaskGroup() as group:
                 try:
                     async for message in channel.messages():
                         await self._receive(message, channel, group)
-                except ChannelClosed:  # while a message was being sent
+                except ChannelClosed:  # it closed while a message was being sent
                     channel.close()
                 finally:
                     for question in self._questions.values():
@@ -165,7 +165,10 @@ class _Cancelled(Problem):
 
 
 def _fields_of(message: Any) -> Json:
-    """The fields of a message without those that are null. Null values inside metadata stay."""
+    """Return the fields of a message without those that are null. Null values inside metadata are kept.
+
+    Raises BadRequest if the message is not a JSON object.
+    """
     if not isinstance(message, dict):
         raise BadRequest(
             'A message is a JSON object with a type, such as {"type": "metadata", "data": {"x": 1, "y": 2}}.'
@@ -174,7 +177,10 @@ def _fields_of(message: Any) -> Json:
 
 
 def _type_of(fields: Json) -> str:
-    """ "metadata", "ask" or "cancel". Raises BadRequest for another type, and for a field that the type does not have."""
+    """Return the message's type: "metadata", "ask" or "cancel".
+
+    Raises BadRequest for any other type, and for a field that messages of this type do not have.
+    """
     kind = fields.get("type")
     if not isinstance(kind, str) or kind not in _FIELDS:
         raise BadRequest("'type' must be metadata, ask or cancel.", param="type")
@@ -195,7 +201,7 @@ def _id_of(fields: Json) -> str | None:
 
 
 def _request_of(fields: Json, camera: str) -> ChatRequest:
-    """The question as a chat request, about the publisher's own camera unless it names others. Raises BadRequest."""
+    """Return the question as a chat request. It is about `camera` unless it names cameras. Raises BadRequest."""
     body = {name: value for name, value in fields.items() if name not in ("type", "id", "question")}
     if not isinstance(fields.get("question"), str):
         raise BadRequest("'question' must be text.", param="question")
@@ -207,7 +213,10 @@ def _request_of(fields: Json, camera: str) -> ChatRequest:
 
 
 def _fitting(answer: Json, citations: list[Json]) -> str:
-    """The answer with as many citations as fit into one message: those with the best scores, in their order."""
+    """Return the answer as JSON text with as many citations as fit into one message.
+
+    Those with the best scores are kept, in the order of `citations`.
+    """
     room = MAX_SENT_BYTES - len(_text(answer).encode()) - _NOTE_BYTES
     kept: list[int] = []
     for place in sorted(range(len(citations)), key=lambda place: -float(citations[place]["score"])):

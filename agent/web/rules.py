@@ -1,6 +1,6 @@
-"""Rules over HTTP: list, create, change, delete and snooze them, and try one on the stored history (a dry run).
+"""Alert rules over HTTP: list, create, change, delete and snooze them, or try one on the stored history (a dry run).
 
-Reading and dry runs need the scope `ask`, everything else `admin`. docs/alerts.md describes the JSON.
+Reading rules and dry runs need the scope `ask`, everything else the scope `admin`. docs/alerts.md describes the JSON.
 """
 
 import asyncio
@@ -30,16 +30,20 @@ from agent.web.url import check_names
 from memory.errors import StorageError
 
 MAX_BODY_BYTES = 64 << 10
-PROGRESS_S = 0.5  # shortest time between two progress events of a dry run
+PROGRESS_S = 0.5  # shortest time between two progress events that a dry run sends
 MAX_SNOOZE_MINUTES = 366 * 24 * 60
-_READ_ONLY = ("object", "source", "state", "snoozed_until", "problem")  # fields of a rule that are no settings
+# Fields of a rule's JSON that are not settings; they are ignored when a client sends them
+_READ_ONLY = ("object", "source", "state", "snoozed_until", "problem")
 
 Handler = Callable[[Request], Awaitable[Response]]
 Model = TypeVar("Model", bound=BaseModel)
 
 
 class Snooze(BaseModel):
-    """The body of a snooze: `minutes` from now, or `until` (unix seconds); at one camera, or at all if none is named."""
+    """The body of a request to snooze a rule, which silences it for a time.
+
+    The time is either `minutes` from now or ends at `until` (unix seconds). Without `camera`, all cameras are meant.
+    """
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
@@ -57,7 +61,7 @@ class Snooze(BaseModel):
 
 
 class TryOut(BaseModel):
-    """The body of a dry run: a rule's settings or its name, and the history to try it on."""
+    """The body of a request for a dry run: a rule, as its settings or its name, and the history to try it on."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
@@ -91,7 +95,10 @@ class RuleRoutes:
         ]
 
     def _by_method(self, write: str = "admin", **handlers: Handler) -> Handler:
-        """One endpoint for several methods. `write`: the scope that every method but GET needs."""
+        """Return one endpoint that calls the handler of the request's method.
+
+        GET needs the scope `ask`, every other method the scope `write`.
+        """
 
         async def handle(request: Request) -> Response:
             method = "GET" if request.method == "HEAD" else request.method
@@ -127,7 +134,7 @@ class RuleRoutes:
         return JsonResponse(await self.engine.describe(name))
 
     async def change(self, request: Request) -> Response:
-        """Change the settings that are sent. `enabled` alone also works for rules of the configuration."""
+        """Change only the settings in the body. Of rules in the configuration file, only `enabled` can be changed."""
         name, body = request.path_params["name"], await read_json(request)
         rule = await pools.alerts(self.engine.watcher.named, name)
         if set(body) == {"enabled"} and isinstance(body["enabled"], bool):
@@ -172,7 +179,7 @@ class RuleRoutes:
         return JsonResponse(await pools.alerts(describe, outcome, link))
 
     async def _trial_events(self, trial: Trial, link: Callable[[int], str]) -> AsyncGenerator[bytes, None]:
-        """Progress whenever it has changed, then the result."""
+        """Yield the server-sent events of a dry run: its progress whenever that has changed, then its result."""
         progress = (0.0, 0)
 
         def report(done: float, num_asked: int) -> None:
@@ -194,12 +201,12 @@ class RuleRoutes:
 
 
 async def read_json(request: Request) -> dict[str, Any]:
-    """The body as a JSON object; an empty body is one without fields. Raises BadRequest or TooLarge."""
+    """Return the body as a JSON object, {} if the body is empty. Raises BadRequest or TooLarge."""
     return parse_object(await read_body(request, MAX_BODY_BYTES) or b"{}")
 
 
 def checked_name(name: str) -> str:
-    """Return `name` if a rule may have it. Raises BadRequest."""
+    """Return `name` unchanged. Raises BadRequest if a rule cannot have this name."""
     try:
         return check_slug(name)
     except ValueError as error:
@@ -207,7 +214,11 @@ def checked_name(name: str) -> str:
 
 
 def settings_from(body: Mapping[str, Any], name: str | None = None) -> RuleSettings:
-    """The settings in a body, which may be a rule as GET returned it. Raises BadRequest that names the field."""
+    """Return the rule's settings from a request body. Raises BadRequest, which names the wrong field.
+
+    The body may be the JSON of a rule as GET returned it; fields that are not settings are then ignored. name: the
+    rule's name if the body must not contain another one.
+    """
     body = without_nulls(body)
     if name is not None and body.get("name", name) != name:
         raise BadRequest("A rule cannot change its name: make a new one and remove the old.", param="name")
@@ -216,7 +227,7 @@ def settings_from(body: Mapping[str, Any], name: str | None = None) -> RuleSetti
 
 
 def merged(settings: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
-    """Merge `change` into `settings`. Null resets a setting to its default (RFC 7396).
+    """Return `settings` with `change` merged into it (RFC 7396). None removes a setting, so that its default applies.
 
     Worked example: merged({"gate": {"on": 5, "off": 2}, "clear": 3}, {"gate": {"on": 6}, "clear": None}) is
     {"gate": {"on": 6, "off": 2}}.
@@ -232,7 +243,7 @@ def merged(settings: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, 
 
 
 def _valid(kind: type[Model], body: Mapping[str, Any]) -> Model:
-    """`body` as a model; null counts as missing. Raises BadRequest that names the field."""
+    """Return `body` as a model of type `kind`. A null field counts as missing. Raises BadRequest for a wrong field."""
     try:
         return kind.model_validate(without_nulls(body))
     except ValidationError as error:

@@ -1,7 +1,7 @@
 """Runs the agent and its HTTP application under uvicorn until it is interrupted.
 
-Prints the URL and, at the first start, the tokens. A start that fails (port in use, damaged checkpoint, data folder in
-use) raises an exception whose message is for the person at the terminal.
+Prints the URL and, at the first start, the tokens. If the start fails (port in use, damaged checkpoint, data folder in
+use), an exception is raised whose message tells the operator what to do.
 """
 
 import asyncio
@@ -34,7 +34,7 @@ SHUTDOWN_GRACE_S = 5
 BACKLOG = 256
 KEEP_ALIVE_S = 30
 
-Started = Callable[[str], Awaitable[None]]  # called with the URL
+Started = Callable[[str], Awaitable[None]]  # called with the server's URL when it has started
 
 
 class CannotListen(Exception):
@@ -42,7 +42,10 @@ class CannotListen(Exception):
 
 
 def run(settings: Settings) -> None:
-    """Serve until interrupted. Raises CannotListen, TokenFileError, TlsError, StorageError, ValueError (model)."""
+    """Run the server until it is interrupted.
+
+    Raises CannotListen, TokenFileError, TlsError, StorageError, or ValueError if the model cannot be used.
+    """
     set_up_logs(settings.log_level)
     _keep_private(settings.data_dir)
     with suppress(KeyboardInterrupt, asyncio.CancelledError):
@@ -50,7 +53,10 @@ def run(settings: Settings) -> None:
 
 
 async def _until_stopped(settings: Settings) -> None:
-    """Serve. Until the server handles signals itself, SIGINT, SIGTERM or SIGHUP cancels the start cleanly."""
+    """Run the server. A SIGINT, SIGTERM or SIGHUP that arrives during the start cancels the start.
+
+    Later signals are handled by `Server.capture_signals`.
+    """
     loop, serving = asyncio.get_running_loop(), asyncio.ensure_future(serve(settings))
     for number in stops():
         loop.add_signal_handler(number, serving.cancel)
@@ -58,7 +64,7 @@ async def _until_stopped(settings: Settings) -> None:
 
 
 def _keep_private(folder: Path) -> None:
-    """Make the data folder readable by its owner only, log what was not, and remove unfinished files."""
+    """Make the data folder readable by its owner only, and delete temporary files of killed processes. Log both."""
     try:
         narrowed = make_private(folder)
     except OSError as error:
@@ -72,7 +78,7 @@ def _keep_private(folder: Path) -> None:
 
 
 async def serve(settings: Settings, *, started: Started | None = None) -> None:
-    """Run the agent and its server in this event loop. `started` is called when the first request can be answered."""
+    """Run the agent and its server in this event loop. `started` is called as soon as requests can be answered."""
     raise_descriptor_limit()  # before cameras and segments are opened
     auth = Auth.open(settings.data_dir, enabled=settings.security.enabled, extra=settings.security.tokens)
     tls = prepare_tls(settings.tls, settings.data_dir, now=time.time())
@@ -86,9 +92,10 @@ async def serve(settings: Settings, *, started: Started | None = None) -> None:
 
 
 class Server(uvicorn.Server):
-    """uvicorn with bounded connections, a callback at the start, and signal handlers that let the agent close its memory.
+    """A uvicorn server with a limited number of connections, a callback at the start, and its own signal handlers.
 
-    uvicorn's own handlers raise the signal again after the shutdown, which would kill the process too early.
+    uvicorn's own handlers raise the signal again after the server's shutdown. That would kill the process before the
+    agent has closed its memory.
     """
 
     url = ""
@@ -96,13 +103,16 @@ class Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, started: Started | None, max_connections: int | None = None) -> None:
         super().__init__(config)
         self._when_started = started
-        self.max_connections = max_connections  # None: derived from the limit on open files
+        self.max_connections = max_connections  # None: computed from the limit on open files
         self.acceptors: list[Acceptor] = []
         self._connections = cast("set[Connection]", self.server_state.connections)
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """The first SIGINT, SIGTERM or SIGHUP starts a graceful shutdown, a second one ends it at once."""
+        """Context manager: in the block, the first SIGINT, SIGTERM or SIGHUP starts a graceful shutdown.
+
+        A second signal ends the server without waiting for requests in progress.
+        """
         loop, numbers = asyncio.get_running_loop(), stops()
         for number in numbers:
             loop.add_signal_handler(number, self.handle_exit, number, None)
@@ -113,7 +123,7 @@ class Server(uvicorn.Server):
                 loop.remove_signal_handler(number)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """As in uvicorn, but an `Acceptor`, which limits connections, takes the place of asyncio's server."""
+        """Start as uvicorn does, but use an `Acceptor`, which limits connections, instead of asyncio's server."""
         await self.lifespan.startup()
         limit = connection_limit(raise_descriptor_limit()) if self.max_connections is None else self.max_connections
         self.acceptors = [
@@ -129,26 +139,29 @@ class Server(uvicorn.Server):
         return Connection(self.config, self.server_state, self.lifespan.state)
 
     async def on_tick(self, counter: int) -> bool:
-        """Called ten times a second by uvicorn."""
+        """Close connections that wait too long, once a second. uvicorn calls this ten times a second."""
         if counter % 10 == 0:
             for acceptor in self.acceptors:
                 acceptor.sweep()
         return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """End alert streams first, because every open page holds one; answers in progress may go on for a short while."""
+        """End the alert streams, then shut down as uvicorn does, which waits SHUTDOWN_GRACE_S for requests in progress.
+
+        Every open web page has an alert stream, which would otherwise use up all of that time.
+        """
         self.config.app.state.end_streams()  # type: ignore[union-attr]
         await super().shutdown(sockets)
 
 
 def configuration(app: Starlette, settings: Settings, tls: TlsFiles | None) -> uvicorn.Config:
-    """The settings for uvicorn."""
+    """Return uvicorn's configuration for the agent's settings."""
     return uvicorn.Config(
         app,
         host=settings.host,
         port=settings.port,
         log_config=None,
-        access_log=False,  # its lines would contain signed URLs
+        access_log=False,  # an access log would contain signed URLs
         lifespan="off",
         http=Connection,
         ws="none",
@@ -164,9 +177,9 @@ def configuration(app: Starlette, settings: Settings, tls: TlsFiles | None) -> u
 
 
 def listening(settings: Settings) -> socket.socket:
-    """A listening socket; for "::" it takes IPv4 too. Opened before the model is loaded, so that a port in use fails early.
+    """Return a socket that listens on the configured address; for "::" it accepts IPv4 too. Raises CannotListen.
 
-    Raises CannotListen.
+    Call this before the model is loaded, so that the start fails early if the port is in use.
     """
     host = settings.host.removeprefix("[").removesuffix("]")
     both = host == "::" and socket.has_dualstack_ipv6()
@@ -181,7 +194,7 @@ def listening(settings: Settings) -> socket.socket:
 
 
 def url_of(listener: socket.socket, tls: TlsFiles | None) -> str:
-    """Return the URL that reaches the server from this machine: over IPv4 unless only IPv6 is listened on."""
+    """Return the URL at which this machine reaches the server. It uses IPv4 unless the server listens on IPv6 only."""
     host, port = listener.getsockname()[:2]
     local = {"0.0.0.0": "127.0.0.1", "::": "::1" if _is_ipv6_only(listener) else "127.0.0.1"}  # noqa: S104
     shown = local.get(host, host)
@@ -193,7 +206,7 @@ def _is_ipv6_only(listener: socket.socket) -> bool:
 
 
 def reach_of(listener: socket.socket) -> str:
-    """The addresses that are listened on, in words; "" for a single one."""
+    """Return a sentence that says on which addresses the server listens; "" if it is a single one."""
     host = listener.getsockname()[0]
     if host == "0.0.0.0":  # noqa: S104 - compared, not bound
         return "listening on every IPv4 address of this machine; --host :: adds IPv6"
@@ -205,7 +218,7 @@ def reach_of(listener: socket.socket) -> str:
 
 
 def _announce(url: str, auth: Auth, tls: TlsFiles | None, settings: Settings, reach: str) -> None:
-    """Print the URL and the path of the token file, and the tokens themselves at the start that made them."""
+    """Print the URL and the path of the token file. If this start created the tokens, print them too."""
     lines = [f"ViLaMP Live answers at {url}", *([reach] if reach else [])]
     if settings.public_url is not None:
         lines.append(f"others reach it at {settings.public_url}/")
@@ -227,5 +240,5 @@ def _announce(url: str, auth: Auth, tls: TlsFiles | None, settings: Settings, re
 
 
 def _owner(auth: Auth) -> str:
-    """The secret of the token that covers everything."""
+    """Return the secret of the token with the scope "admin", which allows everything."""
     return next(token.secret for token in auth.tokens if "admin" in token.scopes)

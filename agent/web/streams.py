@@ -1,4 +1,4 @@
-"""Responses that take long: ended early when the client disconnects or the agent stops, and sent as server-sent events."""
+"""Responses that take long. They are ended early when the client disconnects or the agent stops."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterator
@@ -20,7 +20,7 @@ SSE_COMMENT = b": still here\n\n"  # keeps proxies and clients from closing a si
 
 
 class ClientLeft(Problem):
-    """The client disconnected before its response was ready; nobody reads this one."""
+    """The client disconnected before its response was ready. It ends the request; nobody receives it as a response."""
 
     status, type, code = 499, "invalid_request_error", "client_left"
 
@@ -29,7 +29,10 @@ class ClientLeft(Problem):
 
 
 class LongResponses:
-    """Runs the work behind long responses. `keep_alive_s`: a stream silent for this long sends a comment."""
+    """Runs the work behind long responses, and ends it when the agent stops.
+
+    keep_alive_s: a stream that has sent nothing for this long sends a comment line, so that the connection stays open.
+    """
 
     def __init__(self, keep_alive_s: float) -> None:
         self._keep_alive_s = keep_alive_s
@@ -38,7 +41,10 @@ class LongResponses:
         self._ended: set[asyncio.Task[Any]] = set()
 
     async def result(self, request: Request, work: Callable[[], Awaitable[T]]) -> T:
-        """The result of `work`. Raises ClientLeft when the client disconnects first, AgentStopping when the agent stops."""
+        """Await `work` and return its result.
+
+        Raises ClientLeft when the client disconnects first, or AgentStopping when the agent stops first.
+        """
 
         async def run() -> T:
             with self.in_progress():
@@ -47,7 +53,7 @@ class LongResponses:
         return await unless_gone(request.receive, run())
 
     def stream(self, events: AsyncGenerator[bytes, None]) -> Response:
-        """A response that sends `events`, each one encoded server-sent event, as they are made."""
+        """Return a response that sends each item of `events`, an encoded server-sent event, as soon as it is ready."""
         return _EventStream(self, events, self._keep_alive_s)
 
     def stop(self) -> None:
@@ -57,9 +63,10 @@ class LongResponses:
 
     @contextmanager
     def in_progress(self) -> Iterator[None]:
-        """Work of the current task. Raises AgentStopping at the start, or inside the block when the grace is over.
+        """Context manager: count the block as work that may go on for STOP_GRACE_S once the agent stops.
 
-        Any other cancellation of the task passes through.
+        Raises AgentStopping on entry if the agent is already stopping. When the time is over, the block is cancelled,
+        and AgentStopping is raised in place of the cancellation. Other cancellations of the task are not changed.
         """
         task = asyncio.current_task()
         if self._is_stopping or task is None:
@@ -83,11 +90,11 @@ class LongResponses:
 
 
 class _EventStream(Response):
-    """Server-sent events.
+    """A response that sends server-sent events from a generator.
 
-    The status line goes out with the first event, so a Problem raised before it becomes a response with its own status.
-    A later Problem is sent as the last event, `data: {"error": ...}`. A slow client slows the generator down: no event
-    is made before the one before it was sent.
+    The status line is sent together with the first event. A Problem raised before the first event can therefore still
+    become a response with its own status. A later Problem is sent as the last event, `data: {"error": ...}`. The
+    generator is asked for the next event only after the previous one was sent, so a slow client slows it down.
     """
 
     media_type = "text/event-stream"
@@ -95,11 +102,11 @@ class _EventStream(Response):
     def __init__(self, responses: LongResponses, events: AsyncGenerator[bytes, None], keep_alive_s: float) -> None:
         super().__init__(
             headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-        )  # nginx: pass events on at once
+        )  # nginx must pass on events immediately
         del self.headers["content-length"]
         self._responses, self._events, self._keep_alive_s = responses, events, keep_alive_s
-        self._comments: asyncio.Task[None] | None = None  # from the first event on
-        self._last_sent = 0.0  # loop time
+        self._comments: asyncio.Task[None] | None = None  # the task that sends comments; runs from the first event on
+        self._last_sent = 0.0  # time of the event loop
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -131,7 +138,7 @@ class _EventStream(Response):
         await send({"type": "http.response.body", "body": event, "more_body": True})
 
     async def _send_comments(self, send: Send) -> None:
-        """A comment whenever nothing has been sent for `keep_alive_s`."""
+        """Send a comment line whenever nothing has been sent for `keep_alive_s`. Runs until it is cancelled."""
         while True:
             silence_s = asyncio.get_running_loop().time() - self._last_sent
             if silence_s >= self._keep_alive_s:
@@ -141,9 +148,9 @@ class _EventStream(Response):
 
 
 async def unless_gone(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
-    """The result of `work`, which is cancelled as soon as the client disconnects. Raises ClientLeft then.
+    """Await `work` and return its result. If the client disconnects first, cancel `work` and raise ClientLeft.
 
-    The request's body must have been read.
+    The body of the request must have been read before.
     """
     working = asyncio.create_task(work, name="answer a client")
     watching = asyncio.create_task(_disconnected(receive), name="watch a client")
@@ -164,5 +171,5 @@ async def _disconnected(receive: Receive) -> None:
 
 
 def sse(data: Any) -> bytes:
-    """One server-sent event with `data` as JSON."""
+    """Return one encoded server-sent event whose data is `data` as JSON."""
     return b"data: " + json_bytes(data) + b"\n\n"

@@ -1,7 +1,7 @@
-"""The certificate for HTTPS: the operator's own, or a self-signed one made here.
+"""Provides the certificate for HTTPS: the operator's own, or a self-signed one that the agent creates.
 
-A self-signed certificate lists this machine's host names and addresses and is stored in the data folder. It is replaced
-when it is about to expire or the names have changed. Times are arguments (unix seconds).
+The self-signed certificate lists this machine's host names and addresses, and is stored in the data folder. It is
+replaced when it is about to expire or when the names have changed. Times are arguments in unix seconds.
 """
 
 import ipaddress
@@ -40,7 +40,10 @@ class TlsFiles:
 
 
 def prepare_tls(settings: TlsSettings, data_dir: Path, *, now: float) -> TlsFiles | None:
-    """The certificate and key to use, checked to match; None when TLS is off. Raises TlsError."""
+    """Return the certificate and key to use; None when TLS is off. Creates a self-signed one if that is configured.
+
+    Raises TlsError if they cannot be read, have expired, or do not belong together.
+    """
     if not settings.enabled:
         return None
     if settings.self_signed:
@@ -60,7 +63,7 @@ def prepare_tls(settings: TlsSettings, data_dir: Path, *, now: float) -> TlsFile
 
 
 def local_names() -> list[str]:
-    """Names and addresses of this machine, found without sending a packet."""
+    """Return the host names and addresses of this machine, found without sending a packet."""
     names = ["localhost", "127.0.0.1", "::1"]
     host = socket.gethostname()
     names.append(host)
@@ -69,7 +72,7 @@ def local_names() -> list[str]:
     try:
         names += [str(entry[4][0]) for entry in socket.getaddrinfo(host, None)]
     except OSError:
-        pass  # the host name need not resolve
+        pass  # not every host name can be resolved
     # connecting a UDP socket sends nothing, but shows the address that outgoing packets would have
     for family, outside in ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1")):
         try:
@@ -82,7 +85,10 @@ def local_names() -> list[str]:
 
 
 def client_context(data_dir: Path) -> ssl.SSLContext | None:
-    """A context that trusts the self-signed certificate of `data_dir`, for clients on this machine; None without one."""
+    """Return an SSL context for clients on this machine, which trusts the self-signed certificate in `data_dir`.
+
+    None if there is no such certificate.
+    """
     cert = data_dir / CERT_FILE
     return ssl.create_default_context(cafile=str(cert)) if cert.exists() else None
 
@@ -123,7 +129,7 @@ def _make(cert: Path, key: Path, names: list[str], now: float) -> None:
         .issuer_name(subject)
         .public_key(private.public_key())
         .serial_number(x509.random_serial_number())
-        .not_valid_before(start - timedelta(hours=1))  # clocks of clients may be behind
+        .not_valid_before(start - timedelta(hours=1))  # a client's clock may be slow
         .not_valid_after(end)
         .add_extension(x509.SubjectAlternativeName([_general_name(name) for name in dict.fromkeys(names)]), False)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), True)
@@ -134,7 +140,7 @@ def _make(cert: Path, key: Path, names: list[str], now: float) -> None:
     secret = private.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     try:
         cert.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        # after a crash between the two they do not match, and the next start makes a new pair
+        # after a crash between the two writes the files do not match, and the next start creates a new pair
         replace_private(key, secret)
         replace_private(cert, certificate.public_bytes(pem))
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Reads the URL of a request: its path, and the values of its query, with an error that says what to send instead."""
+"""Reads the path and the query parameters of a request. Its errors say what to send instead."""
 
 from starlette.convertors import Convertor, register_url_convertor
 from starlette.requests import Request
@@ -15,7 +15,7 @@ _FLAGS = {"true": True, "1": True, "false": False, "0": False}
 
 
 class FrameNumber(Convertor[int]):
-    """`{frame_id:frame}` in a route: a frame's number, of at most 15 digits."""
+    """Path convertor for routes: `{frame_id:frame}` matches a frame's number of at most 15 digits."""
 
     regex = "[0-9]{1,15}"
 
@@ -30,22 +30,22 @@ register_url_convertor("frame", FrameNumber())
 
 
 def route_path(scope: Scope) -> str:
-    """The request's path without the prefix under which the application is mounted."""
+    """Return the request's path without the prefix under which the application is mounted."""
     path: str = scope["path"]
     prefix: str = scope.get("root_path", "").rstrip("/")
     return path[len(prefix) :] if prefix and (path == prefix or path.startswith(prefix + "/")) else path
 
 
 def shown_path(scope: Scope) -> str:
-    """The path as an error message may repeat it."""
+    """Return the path shortened and cleaned for an error message."""
     return shown(route_path(scope), 200)
 
 
 def check_names(request: Request, *names: str) -> None:
-    """Check the query's parameters against `names`, those that the route reads.
+    """Check the names of the query's parameters. names: the parameters that the route reads.
 
-    Raises BadRequest for a misspelt name, for one that comes twice, and for a filter of other routes that has no effect
-    here. Any other parameter is ignored.
+    Raises BadRequest for a misspelling of one of them, for one that is sent twice, and for a parameter such as `after`
+    that only other routes read. Any other parameter is ignored.
     """
     check_spelling(request.query_params, names, ("exp", "sig"))
     for name in request.query_params:
@@ -56,23 +56,26 @@ def check_names(request: Request, *names: str) -> None:
 
 
 async def path_camera(cameras: Cameras, request: Request) -> str:
-    """The camera that the path names. Raises UnknownCamera."""
+    """Return the camera that the path names. Raises UnknownCamera if there is none with this name."""
     (camera,) = await pools.web(cameras.existing, (request.path_params["camera"],))
     return camera
 
 
 def span(request: Request, zone: str) -> tuple[float | None, float | None]:
-    """`after` and `before` of the query, in unix seconds. Raises BadRequest, also when `after` is not the earlier one."""
+    """Return `after` and `before` of the query in unix seconds. Raises BadRequest, also if `after` is not earlier."""
     return parse_span(request.query_params.get("after"), request.query_params.get("before"), zone)
 
 
 def moment(request: Request, name: str, zone: str) -> float | None:
-    """Unix seconds of a parameter that is a number or an ISO 8601 text, local time in `zone`; None when it is missing."""
+    """Return the time in the parameter `name` as unix seconds; None when it is missing. Raises BadRequest.
+
+    The parameter is a number of unix seconds, or an ISO 8601 text, which is local time in `zone` if it has no offset.
+    """
     return parse_moment(request.query_params.get(name), zone, name)
 
 
 def place(request: Request, name: str) -> Within | None:
-    """The place in a parameter "x,y,radius"; None when it is missing."""
+    """Return the circle in a parameter "x,y,radius"; None when it is missing. Raises BadRequest."""
     text = request.query_params.get(name)
     try:
         return None if text is None else parse_place(text)
@@ -81,7 +84,10 @@ def place(request: Request, name: str) -> Within | None:
 
 
 def parse_place(text: str) -> Within:
-    """Parse "2.5,-1,3" as the circle of 3 m around x = 2.5, y = -1. Raises ValueError."""
+    """Return the circle that a text describes: "2.5,-1,3" is the circle of radius 3 m around x = 2.5, y = -1.
+
+    Raises ValueError.
+    """
     try:
         x, y, radius_m = (float(part) for part in text.split(","))
     except ValueError:
@@ -90,7 +96,7 @@ def parse_place(text: str) -> Within:
 
 
 def whole_number(request: Request, name: str, default: int, most: int) -> int:
-    """The value of a parameter that is a whole number from 1 to `most`."""
+    """Return a parameter that is a whole number from 1 to `most`; `default` when it is missing. Raises BadRequest."""
     text = request.query_params.get(name)
     if text is None:
         return default
@@ -100,7 +106,7 @@ def whole_number(request: Request, name: str, default: int, most: int) -> int:
 
 
 def flag(request: Request, name: str, default: bool) -> bool:
-    """The value of a parameter that is true or false."""
+    """Return a parameter that is "true" or "false"; `default` when it is missing. Raises BadRequest."""
     text = request.query_params.get(name)
     if text is None:
         return default

@@ -1,4 +1,4 @@
-"""The WHIP endpoint of `streaming`, with the agent's tokens, settings, cameras and data channels."""
+"""Connects the WHIP endpoint of `streaming` (video over WebRTC, RFC 9725) with the agent."""
 
 import hashlib
 import math
@@ -20,24 +20,27 @@ from streaming.channel import Converse
 from streaming.sdp import IceServer
 from streaming.whip import Rejected, WhipServer, WhipSettings
 
-MAX_CAMERAS = 1000  # with this many, publishing under a new name is refused: each camera keeps a history
-MAX_NEW_CAMERAS = 20  # new names of one token within an hour; cameras of the configuration do not count
+MAX_CAMERAS = 1000  # with so many cameras, no new name is accepted, because each camera keeps a history
+MAX_NEW_CAMERAS = 20  # new names for one token in an hour; cameras in the configuration do not count
 _HOUR_S = 3600.0
 
 
 class NewCameras:
-    """The new camera names that each token has published under within the last hour.
+    """Limits how many new camera names each token may create within an hour.
 
-    Overload policy: after MAX_NEW_CAMERAS names, a token gets no other until an hour after the first of them.
+    Overload policy: after MAX_NEW_CAMERAS new names, a token may use no other new name until one hour after the first.
     """
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
-        """`now`: a monotonic clock, in seconds."""
+        """Begin with no names. now: a monotonic clock, in seconds."""
         self._now = now
-        self._made: dict[str, dict[str, float]] = {}  # by owner: camera, and when it was first named
+        self._made: dict[str, dict[str, float]] = {}  # by owner: each new camera, and when it was first used
 
     def wait_s(self, owner: str, camera: str) -> float:
-        """Seconds until `owner` may publish as `camera`. 0.0 means now; the name is then counted."""
+        """Return how many seconds `owner` must wait before it may publish as the new camera `camera`.
+
+        If the result is 0.0, the name is counted as used. owner: a hash that stands for the token.
+        """
         now = self._now()
         recent = {
             each: {name: at for name, at in made.items() if now - at < _HOUR_S} for each, made in self._made.items()
@@ -51,11 +54,11 @@ class NewCameras:
 
 
 def whip_server(agent: Agent, guard: Guard, settings: Settings) -> WhipServer:
-    """Build the endpoint, which hands each publisher's frames to the agent."""
+    """Return the WHIP endpoint, which passes each publisher's frames to the agent."""
     new_cameras = NewCameras()
 
     def owner_of(request: Request) -> str:
-        """A hash that identifies the request's token without revealing it."""
+        """Return a hash that identifies the request's token without revealing it; "" if security is off."""
         token = guard.who(request)
         return "" if token is None else hashlib.sha256(token.secret.encode()).hexdigest()
 
