@@ -1,8 +1,8 @@
-"""Checkpoint folders of the published format: read them, check them, write them.
+"""Read, check and write checkpoint folders in the published format.
 
-In: a folder with config.json, safetensors (one file or shards with an index), tokenizer files, and the two towers'
-configurations inside it or beside it. Out: `Checkpoint`. Weights are only ever read from safetensors, never unpickled.
-This file does not know what the network computes.
+A folder has config.json, safetensors (one file, or shards with an index), tokenizer files, and the configurations of
+the two towers inside it or beside it. Weights are only ever read from safetensors, never unpickled. This file does not
+know what the network computes.
 """
 
 import json
@@ -27,10 +27,10 @@ from model.tokens import ClipTokenizer, LanguageTokenizer, TokenizerMissingError
 
 INDEX_NAME = "model.safetensors.index.json"
 SINGLE_NAME = "model.safetensors"
-# Not ours to compute with: buffers and heads that some exporters leave in the file.
+# Ignored: buffers and heads that some exporters write to the file and that this program does not use.
 IGNORED_ENDINGS = (".position_ids", ".rotary_emb.inv_freq")
 IGNORED_PARTS = (".vision_tower.vision_model.head.",)
-# Stored by the published model and used by nothing: a file may leave them out.
+# Optional: the published model stores these, but nothing uses them.
 OPTIONAL_NAMES = ("vision_tower.post_layernorm.weight", "vision_tower.post_layernorm.bias", "dual_encoder.logit_scale")
 PART_TITLES = {
     "vision_tower.": "vision tower",
@@ -43,12 +43,12 @@ PART_TITLES = {
 
 
 class CheckpointError(ConfigError):
-    """The checkpoint folder is incomplete, of another format, or does not fit its own config.json."""
+    """Raised for a checkpoint folder that is incomplete, has another format, or does not fit its own config.json."""
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A loaded checkpoint folder."""
+    """The contents of a checkpoint folder, loaded."""
 
     config: ModelConfig
     network: VilampNetwork
@@ -64,12 +64,12 @@ def load_checkpoint(
     overwrite: Mapping[str, Any] | None = None,
     language_4bit: bool = False,
 ) -> Checkpoint:
-    """Load a folder. `overwrite` is put over config.json before anything is built.
+    """Load a checkpoint folder. overwrite: keys that replace those of config.json.
 
     Raises CheckpointError or ConfigError with a message that says what is wrong and where.
     """
     folder = Path(folder)
-    library = require_4bit(device) if language_4bit else None  # before minutes of reading
+    library = require_4bit(device) if language_4bit else None  # fail before minutes of reading
     config = read_config(folder, overwrite)
     try:
         backend = read_tokenizer(folder)
@@ -81,7 +81,7 @@ def load_checkpoint(
         raise CheckpointError(
             f"{folder}: the tokenizer has {len(tokenizer)} tokens but the model only {config.language.vocab_size}"
         )
-    # The published loader cuts the padded vocabulary down to the tokenizer's length.
+    # Cut the padded vocabulary down to the tokenizer's length, as the published loader does.
     config = replace(config, language=replace(config.language, vocab_size=len(tokenizer)))
     network = build_empty(config)
     fill_network(network, read_tensors(folder, config), folder, dtype)
@@ -100,7 +100,10 @@ def save_checkpoint(
     dtype: torch.dtype | None = None,
     max_shard_bytes: int = 5_000_000_000,
 ) -> None:
-    """Write a folder that `load_checkpoint` reads, both towers' configurations inside. `dtype` None keeps each."""
+    """Write a folder that `load_checkpoint` can read, with both towers' configurations inside.
+
+    dtype: precision of all weights; None keeps that of each. Weights are split into files of at most max_shard_bytes.
+    """
     folder = Path(folder)
     config = replace(
         network.config,
@@ -138,7 +141,7 @@ def save_checkpoint(
 
 
 def read_config(folder: Path, overwrite: Mapping[str, Any] | None = None) -> ModelConfig:
-    """config.json and the configurations of the two towers it names. Raises CheckpointError, ConfigError."""
+    """Read config.json and the configurations of the two towers that it names. Raises CheckpointError or ConfigError."""
     top = read_json(folder / "config.json")
     if top.get("model_type") == ONEVISION:
         top, vision = from_onevision(top)
@@ -162,7 +165,9 @@ def read_config(folder: Path, overwrite: Mapping[str, Any] | None = None) -> Mod
 
 
 def find_tower(folder: Path, name: str, what: str) -> Path:
-    """Where the configuration of a tower lies: under the checkpoint, beside it, at a path of its own, or cached."""
+    """Return the folder of a tower's configuration: inside the checkpoint, beside it, at a path of its own, or in the
+    cache.
+    """
     places = [folder / name, folder.parent / name, folder / Path(name).name, folder.parent / Path(name).name]
     for place in places:
         if (place / "config.json").is_file():
@@ -178,7 +183,7 @@ def find_tower(folder: Path, name: str, what: str) -> Path:
 
 
 def read_tensors(folder: Path, config: ModelConfig) -> Iterator[tuple[str, Tensor]]:
-    """(published name, tensor on the CPU) of every tensor, one at a time, whatever format the folder has."""
+    """Yield (published name, tensor on the CPU) of every tensor, one at a time, in whichever format the folder is."""
     if read_json(folder / "config.json").get("model_type") != ONEVISION:
         yield from read_files(folder)
         return
@@ -192,7 +197,7 @@ def read_tensors(folder: Path, config: ModelConfig) -> Iterator[tuple[str, Tenso
 
 
 def read_files(folder: Path) -> Iterator[tuple[str, Tensor]]:
-    """(name as stored, tensor on the CPU) of every tensor in the folder, one at a time. Raises CheckpointError."""
+    """Yield (name as stored, tensor on the CPU) of every tensor in the folder, one at a time. Raises CheckpointError."""
     for path in _weight_files(folder):
         try:
             with safe_open(path, framework="pt") as file:
@@ -204,7 +209,7 @@ def read_files(folder: Path) -> Iterator[tuple[str, Tensor]]:
 
 
 def build_empty(config: ModelConfig) -> VilampNetwork:
-    """The network without weights: parameters on torch's meta device, buffers real."""
+    """Build the network without weights: parameters on torch's meta device, buffers with their values."""
     with torch.device("meta"):
         network = VilampNetwork(config)
     for module in network.modules():
@@ -216,7 +221,10 @@ def build_empty(config: ModelConfig) -> VilampNetwork:
 def fill_network(
     network: VilampNetwork, tensors: Iterator[tuple[str, Tensor]], folder: Path, dtype: torch.dtype
 ) -> None:
-    """Put tensors with published names into the network. Raises CheckpointError with a report by part."""
+    """Load tensors with published names into the network.
+
+    Raises CheckpointError, listing by part what is missing, unknown or of another shape.
+    """
     own_names = {published_name(name): name for name in network.state_dict()}
     expected = network.state_dict()
     state: dict[str, Tensor] = {}
@@ -234,7 +242,7 @@ def fill_network(
             )
         state[own] = tensor.to(dtype)
     if network.config.language.tie_word_embeddings:
-        # One matrix for both ends; a file may still hold its copy.
+        # Input and output share one matrix, but a file may still hold a copy of it.
         state.pop("language_model.lm_head.weight", None)
         expected.pop("language_model.lm_head.weight")
     for own in expected:
@@ -256,7 +264,9 @@ def _cut_vocabulary(own: str, tensor: Tensor, expected: Tensor) -> Tensor:
 
 
 def _fresh_buffer(module: nn.Module, name: str, buffer: Tensor) -> Tensor:
-    """The value of a buffer that transformers computes when a module is built, which on the meta device it was not."""
+    """Compute the value of a buffer that transformers sets when it builds a module, which has no effect on the meta
+    device.
+    """
     if name == "position_ids":
         return torch.arange(buffer.shape[-1]).expand(1, -1)
     if name in ("inv_freq", "original_inv_freq"):
@@ -323,7 +333,7 @@ def _write_shards(folder: Path, tensors: dict[str, Tensor], max_shard_bytes: int
 
 
 def _stop_ids(folder: Path) -> list[int]:
-    """Every id that ends an answer: generation_config.json, which may name one or several."""
+    """Return every token id that ends an answer. generation_config.json may name one or several."""
     stop = read_json(folder / "generation_config.json", optional=True).get("eos_token_id")
     if stop is None:
         return []
@@ -331,7 +341,7 @@ def _stop_ids(folder: Path) -> list[int]:
 
 
 def read_json(path: Path, *, optional: bool = False) -> dict[str, Any]:
-    """A JSON object; {} for a file that may be absent and is. Raises CheckpointError."""
+    """Return the JSON object in a file; {} if the file is `optional` and missing. Raises CheckpointError."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:

@@ -1,8 +1,9 @@
-"""A CLIP checkpoint alone: frames and questions to embeddings, for memory and keyframe selection without a language model.
+"""Use a CLIP checkpoint alone: embeddings of frames and questions, for memory and keyframe selection.
 
-In: a folder in transformers' CLIP format (`model_type: clip`), weights as safetensors. It has the part of `VideoModel` that
-memory and selection need, so that another program can put the answer into words. It sees whole frames, squashed: CLIP's own
-cut out of the centre loses 44 % of a 16:9 frame. There are no patches: what is stored in their place is one zero a frame.
+There is no language model; another program has to write the answer. Input: a folder in transformers' CLIP format
+(`model_type: clip`) with safetensors weights. `ClipEncoder` has the part of `VideoModel` that memory and selection use.
+It uses whole frames resized to a square, as CLIP's own crop of the centre loses 44 % of a 16:9 frame. It makes no
+patches; one zero per frame is stored in their place.
 """
 
 import hashlib
@@ -24,16 +25,16 @@ from model.tokens import ClipTokenizer, TokenizerMissingError, read_tokenizer
 MODEL_TYPE = "clip"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _OPTIONAL = {"logit_scale"}
-_RECENT = 4  # places for the newest frames: questions about the present need the present
+_RECENT = 4  # keyframes reserved for the newest frames, for questions about the present
 
 
 def is_clip(folder: Path) -> bool:
-    """True for a folder that holds CLIP and nothing else. Raises CheckpointError when it holds no readable config.json."""
+    """Return whether the folder holds CLIP and nothing else. Raises CheckpointError without a readable config.json."""
     return read_json(folder / "config.json").get("model_type") == MODEL_TYPE
 
 
 class ClipEncoder:
-    """One loaded CLIP."""
+    """A loaded CLIP checkpoint."""
 
     def __init__(self, config: DualEncoderConfig, folder: Path, *, name: str, device: str, dtype: torch.dtype) -> None:
         self.config = config
@@ -48,7 +49,10 @@ class ClipEncoder:
     def load(
         cls, folder: Path, *, name: str, device: str = "cpu", dtype: str = "float32", num_threads: int | None = None
     ) -> "ClipEncoder":
-        """Load a folder. `num_threads`: torch's, for the whole process. Raises ConfigError with words for the user."""
+        """Load a folder. Raises ConfigError with a message for the user.
+
+        num_threads: torch's threads per operation, for the whole process.
+        """
         if device.startswith("cuda") and not torch.cuda.is_available():
             raise ConfigError(f"device {device!r}: this machine has no usable CUDA device; use device: cpu")
         if num_threads is not None:
@@ -62,7 +66,7 @@ class ClipEncoder:
 
     @torch.inference_mode()
     def encode(self, images: Sequence[np.ndarray]) -> list[FrameFeatures]:
-        """Features of uint8 (H, W, 3) RGB pictures of any sizes, as one batch."""
+        """Return the features of pictures, uint8 (H, W, 3) RGB of any sizes, computed as one batch."""
         if not images:
             return []
         pixels = torch.from_numpy(relevance_pixels(images, self.config.image, whole_frame=True))
@@ -73,7 +77,7 @@ class ClipEncoder:
 
     @torch.inference_mode()
     def embed_text(self, text: str) -> TextFeatures:
-        """The question, cut to what the text encoder reads."""
+        """Return the features of a question, cut to the text encoder's length."""
         ids, truncated = self._tokenizer.encode(text)
         pooled = self._network.text_model(input_ids=torch.tensor([ids], device=self._device)).pooler_output
         raw = self._network.text_projection(pooled)[0].float().cpu().numpy()
@@ -81,7 +85,7 @@ class ClipEncoder:
         return TextFeatures(unit, raw, raw, truncated)
 
     def self_test(self) -> None:
-        """Encode two different pictures and two texts; raises RuntimeError if they are not told apart."""
+        """Encode two different pictures and texts. Raise RuntimeError if their features are equal or not finite."""
         side = self.config.image.image_size
         grey = np.full((side, side, 3), 128, np.uint8)
         noise = np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8)
@@ -94,7 +98,7 @@ class ClipEncoder:
                 raise RuntimeError(f"self-test: two different inputs give the same {what}")
 
     def _fingerprint(self) -> str:
-        """Of everything that decides what `encode` returns: settings, and a sample of every weight."""
+        """Return a hash of everything that decides what `encode` returns: settings and a sample of every weight."""
         digest = hashlib.sha256(repr((MODEL_TYPE, self.config, str(self._dtype))).encode())
         for name, tensor in self._network.state_dict().items():
             flat = tensor.flatten()

@@ -1,8 +1,8 @@
-"""The published config.json files to `ModelConfig` and back.
+"""Convert the published config.json files to `ModelConfig` and back.
 
-In: the parsed `config.json` of the published format (`model_type: llava_qwen`) and of the two towers it names.
-What the published code knows and this program refuses is refused here, by name and with a sentence.
-This file does not know where on disk anything lies.
+Input: the parsed config.json of the published format (`model_type: llava_qwen`) and of the two towers it names. An
+option that the published code has and this program does not support is refused with an error that names it. This file
+does not know where the files are.
 """
 
 from collections.abc import Mapping
@@ -34,9 +34,10 @@ def config_from_json(
     vision_image: Mapping[str, Any] | None = None,
     clip_image: Mapping[str, Any] | None = None,
 ) -> ModelConfig:
-    """Read the published keys. `vision` and `clip` are the towers' own config.json; `*_image` their processors'.
+    """Return the ModelConfig for parsed config.json files with the published keys.
 
-    Raises ConfigError, by name and with a sentence, for what the published code knows and this program refuses.
+    vision, clip: each tower's config.json; vision_image, clip_image: their processors' configurations. Raises
+    ConfigError that names the option for what the published code supports and this program does not.
     """
     _refuse(config)
     tower = vision.get("vision_config", vision)
@@ -58,9 +59,9 @@ def config_from_json(
 
 
 def config_to_json(config: ModelConfig) -> dict[str, dict[str, Any]]:
-    """The files of the published format: {"config", "vision", "clip", "vision_image", "clip_image"}.
+    """Return the files of the published format: {"config", "vision", "clip", "vision_image", "clip_image"}.
 
-    `config_from_json` of the result is equal to `config`.
+    `config_from_json` of the result equals `config`.
     """
     vision, dual = config.vision.image, config.dual_encoder
     tower = asdict(config.vision.tower) | {"image_size": vision.image_size, "patch_size": vision.patch_size}
@@ -178,7 +179,7 @@ def _refuse(config: Mapping[str, Any]) -> None:
 
 
 def _composer(config: Mapping[str, Any]) -> Composer:
-    # An absent key means single_token, as in the published configuration class; null means none.
+    # A missing key means "single_token", as in the published configuration class; null means "none".
     name: Composer = config.get("composer_type", "single_token") or "none"
     require_one_of("composer_type", name, Composer)
     return name
@@ -224,7 +225,7 @@ def _image(
     return ImageConfig(int(section["image_size"]), int(section["patch_size"]), _triple(mean), _triple(std))
 
 
-# The sizes of CLIP ViT-B/32, for the keys its published config.json leaves to the library's defaults.
+# The sizes of CLIP ViT-B/32, for keys that its published config.json omits because they are transformers' defaults.
 _CLIP_TEXT = {
     "hidden_size": 512,
     "intermediate_size": 2048,
@@ -244,7 +245,7 @@ _CLIP_VISION = {
 
 
 def dual_encoder_from_json(clip: Mapping[str, Any], processor: Mapping[str, Any] | None) -> DualEncoderConfig:
-    """CLIP's own config.json and its processor's; what they leave out is as in CLIP ViT-B/32."""
+    """Return CLIP's sizes from its config.json and its processor's. Missing keys have the values of CLIP ViT-B/32."""
     text = {**_CLIP_TEXT, **clip.get("text_config", {})}
     vision = {**_CLIP_VISION, **clip.get("vision_config", {})}
     return DualEncoderConfig(

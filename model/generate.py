@@ -1,7 +1,9 @@
-"""Token by token from the language model, with its key-value cache; and bytes to text without broken characters.
+"""Generate token by token with the language model and its key-value cache, and turn bytes into text without broken
+characters.
 
-In: embeddings of the whole prompt. Out: an iterator of token ids, one forward pass each (a clock time is weighed as a whole:
-`model.clocks`), which may be closed between any two. This file does not know pictures or prompts.
+Input: embeddings of the whole prompt. Output: an iterator of token ids, one forward pass each, which may be closed at
+any time. Clock times are the exception: a whole time is chosen in one pass (`model.clocks`). This file does not know
+pictures or prompts.
 """
 
 import codecs
@@ -16,14 +18,15 @@ from transformers.cache_utils import DynamicCache
 
 from model.clocks import ClockTree
 
-_ROWS_OF_LOGITS = 32  # formed at once
-_COLDEST = 1e-3  # a temperature below it is 0
+_ROWS_OF_LOGITS = 32  # computed at once; a vocabulary has up to 150,000 entries
+_COLDEST = 1e-3  # a lower temperature counts as 0
 
 
 class Decoding:
-    """One answer being made. `prefill`, then `step` with each token; each returns the next token's logits (V,).
+    """The language model's state while it writes an answer: call `prefill`, then `step` with each token.
 
-    `prefill` again begins another answer; what both prompts begin with, the pictures mostly, is not read twice.
+    Each returns the next token's logits (V,). Calling `prefill` again begins another answer; the part that both prompts
+    begin with, mostly the visual tokens, is taken from the cache.
     """
 
     def __init__(self, language_model: Qwen2ForCausalLM) -> None:
@@ -33,7 +36,9 @@ class Decoding:
 
     @torch.inference_mode()
     def prefill(self, embeddings: Tensor) -> Tensor:
-        """embeddings (L, H) -> logits (V,) float32 of the last position, the only ones that are formed."""
+        """Process a prompt's embeddings (L, H). Return the logits (V,) float32 of its last position, the only ones
+        computed.
+        """
         known = 0 if self._prompt is None else _num_alike(self._prompt, embeddings[:-1])
         self.rewind(self._cache.get_seq_length() - known)
         self._prompt = embeddings
@@ -45,22 +50,23 @@ class Decoding:
 
     @torch.inference_mode()
     def step(self, *tokens: int) -> Tensor:
-        """What comes after these tokens -> logits (V,) float32."""
+        """Append these tokens. Return the logits (V,) float32 of what follows."""
         ids = torch.tensor([tokens], device=self._model.lm_head.weight.device)
         hidden = self._model.model(input_ids=ids, past_key_values=self._cache, use_cache=True).last_hidden_state
         logits: Tensor = self._model.lm_head(hidden[0, -1]).float()
         return logits
 
     def rewind(self, count: int) -> None:
-        """Forget the last `count` tokens."""
+        """Drop the last `count` tokens from the cache."""
         if count:
             self._cache.crop(-count)
 
     @torch.inference_mode()
     def weigh(self, tree: ClockTree, first: Tensor) -> Tensor:
-        """Log-likelihood of each text of the tree as what comes next (texts,), in one pass; nothing is kept of it.
+        """Return the log-likelihood of each text of the tree as a continuation, (texts,), in one pass. Leaves the cache
+        unchanged.
 
-        first (V,): the logits here.
+        first (V,): the logits of the next token.
         """
         weight = self._model.lm_head.weight
         past, size = self._cache.get_seq_length(), len(tree.tokens)
@@ -75,7 +81,7 @@ class Decoding:
         ).last_hidden_state
         self.rewind(size)
         odds = []
-        for rows in torch.arange(size).split(_ROWS_OF_LOGITS):  # a vocabulary has up to 150,000 words
+        for rows in torch.arange(size).split(_ROWS_OF_LOGITS):  # in parts, to save memory
             parents = tree.parents[rows]
             logits = self._model.lm_head(states[0, parents.clamp(min=0)]).float()
             logits[parents < 0] = first
@@ -84,7 +90,7 @@ class Decoding:
 
 
 def _num_alike(first: Tensor, second: Tensor) -> int:
-    """How many rows both begin with."""
+    """Return how many rows at the beginning are equal in both."""
     length = min(len(first), len(second))
     differs = (first[:length] != second[:length]).any(dim=1).nonzero()
     return int(differs[0]) if len(differs) else length
@@ -100,9 +106,10 @@ def generate(
     seed: int | None = None,
     clocks: ClockTree | None = None,
 ) -> Iterator[int]:
-    """Yield token ids until one of `stop_ids`, which is not yielded, or `max_new_tokens`. Temperature 0 is greedy.
+    """Yield the answer's token ids, at most `max_new_tokens`. Stops before the first of `stop_ids`.
 
-    `clocks`: the only clock times that may be written, see `model.clocks`; None allows any.
+    temperature: 0 always chooses the most likely token. clocks: the only clock times that may be written
+    (`model.clocks`); None allows any.
     """
     generator = torch.Generator()
     if seed is None:
@@ -121,10 +128,14 @@ def _tokens(
     stop_ids: Collection[int],
     clocks: ClockTree | None,
 ) -> Iterator[int]:
-    """Tokens without end. What may be the beginning of a clock time is held back until it is certain."""
+    """Yield tokens up to the first of `stop_ids`, without another limit.
+
+    Tokens that may begin a clock time are held back until it is certain whether they do. If so, a time of `clocks`
+    replaces them.
+    """
     logits = before = decoding.prefill(embeddings)
-    held: list[int] = []  # and `before`: the logits where they begin
-    in_number = False  # behind a digit or a colon that has been given out
+    held: list[int] = []  # tokens that may begin a clock time; `before`: the logits before the first of them
+    in_number = False  # the last token yielded was a digit or colon, so no clock time can begin here
     while True:
         token = choose(logits, temperature, generator)
         if clocks is not None and not in_number and clocks.begins([*held, token]):
@@ -147,8 +158,10 @@ def _tokens(
 
 
 def choose(logits: Tensor, temperature: float, generator: torch.Generator) -> int:
-    """The likeliest token at temperature 0 (or so near it that logits would overflow), otherwise one drawn from
-    softmax(logits / temperature)."""
+    """Return a token drawn from softmax(logits / temperature).
+
+    At temperature 0, or so near it that the division would overflow, return the most likely token.
+    """
     if temperature < _COLDEST:
         return int(logits.argmax())
     with torch.inference_mode():
@@ -157,7 +170,7 @@ def choose(logits: Tensor, temperature: float, generator: torch.Generator) -> in
 
 
 class TextPieces:
-    """Token ids in, text out, as early as it is certain: bytes of an unfinished character wait for the next token."""
+    """Turns token ids into text as early as possible. Bytes of an incomplete UTF-8 character wait for the next token."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
@@ -165,7 +178,7 @@ class TextPieces:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     def push(self, token: int) -> str:
-        """The text this token completes; often empty, never half a character."""
+        """Return the text that this token completes: often "", never part of a character."""
         symbols = self._tokenizer.id_to_token(token)
         if symbols is None or token in self._special:
             return ""
@@ -176,12 +189,15 @@ class TextPieces:
         return self._decoder.decode(raw)
 
     def finish(self) -> str:
-        """What is left at the end: U+FFFD for a character that never became whole."""
+        """Return the rest at the end of the answer: U+FFFD for an incomplete character, else ""."""
         return self._decoder.decode(b"", final=True)
 
 
 def _byte_of_symbol() -> dict[str, int]:
-    """Byte-level BPE writes printable Latin-1 bytes as themselves and the other 68 as U+0100, U+0101, ... in order."""
+    """Return the byte of each symbol of byte-level BPE.
+
+    Printable Latin-1 bytes stand for themselves, the other 68 are written as U+0100, U+0101, ... in order.
+    """
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     table = {chr(byte): byte for byte in printable}
     others = [byte for byte in range(256) if byte not in printable]

@@ -1,7 +1,7 @@
-"""Checkpoints named as "org/name": from the Hugging Face cache, or downloaded into it when they are asked for by that name.
+"""Find checkpoints named by a hub id ("org/name"), in the Hugging Face cache or by downloading them into it.
 
-In: a folder, "builtin" or a hub id. Out: a local folder. Only safetensors, JSON and tokenizer files are ever fetched, never
-pickles or code. The network is used in `resolve` alone and only for what the cache lacks; HF_HUB_OFFLINE=1 forbids it
+Input: a folder, "builtin" or a hub id. Output: a local folder. Only safetensors, JSON and tokenizer files are fetched,
+never pickles or code. Only `resolve` uses the network, and only for what the cache lacks; HF_HUB_OFFLINE=1 forbids it
 altogether. Loading a folder never downloads anything. This file does not know what a checkpoint contains.
 """
 
@@ -21,14 +21,14 @@ _HELP = "run `hf download` with this name where there is a network and copy the 
 
 
 class NotOnDiskError(ConfigError):
-    """A checkpoint is neither a folder nor in the cache, and could not be downloaded."""
+    """Raised for a checkpoint that is neither a folder nor in the cache and could not be downloaded."""
 
 
 def resolve(name: str) -> Path:
-    """The folder of a checkpoint: "builtin", a folder, or a hub id such as "orange-sk/ViLAMP-llava-qwen".
+    """Return the local folder of a checkpoint: "builtin", a folder, or a hub id such as "orange-sk/ViLAMP-llava-qwen".
 
-    A hub id comes from the cache if it is complete there, else over the network, and with it the configuration of the
-    towers that its config.json names by hub id. Raises NotOnDiskError with a sentence for the user.
+    A hub id is taken from the cache if it is complete there, and downloaded otherwise, together with the configuration
+    of the towers that its config.json names by hub id. Raises NotOnDiskError with a message for the user.
     """
     if name == "builtin":
         return BUILTIN
@@ -38,18 +38,20 @@ def resolve(name: str) -> Path:
     found = _fetched(name, (*_DESCRIPTION, *_WEIGHTS))
     config = _config(found)
     for tower in towers_of(config):
-        # A published checkpoint holds its towers' weights; a LLaVA-OneVision one has no CLIP of its own.
+        # A published checkpoint contains its towers' weights. A LLaVA-OneVision one lacks CLIP, whose weights are needed too.
         _fetched(tower, _DESCRIPTION if config.get("model_type") == "llava_qwen" else (*_DESCRIPTION, *_WEIGHTS))
     return found
 
 
 def is_hub_id(name: str) -> bool:
-    """True for "org/name"; paths with more parts, a leading dot, slash or tilde are folders."""
+    """Return whether `name` has the form "org/name". Names with more parts or a leading dot, slash or tilde are
+    folders.
+    """
     return _HUB_ID.fullmatch(name) is not None
 
 
 def cached(name: str) -> Path | None:
-    """The folder of a hub id in the local cache, or None. Never uses the network."""
+    """Return the folder of a hub id in the local cache, or None. Never uses the network."""
     if not is_hub_id(name):
         return None
     from huggingface_hub import snapshot_download
@@ -57,12 +59,12 @@ def cached(name: str) -> Path | None:
 
     try:
         return Path(snapshot_download(name, local_files_only=True))
-    except (OSError, HFValidationError):  # what is not there is reported as an OSError
+    except (OSError, HFValidationError):  # the library reports missing files as an OSError
         return None
 
 
 def towers_of(config: dict[str, Any]) -> list[str]:
-    """Hub ids among the towers that a config.json names."""
+    """Return those of the towers named in a config.json that are hub ids."""
     named = (str(config.get(key, "")) for key in TOWER_KEYS)
     return [name for name in dict.fromkeys(named) if is_hub_id(name)]
 
@@ -73,7 +75,9 @@ def _fetched(name: str, patterns: tuple[str, ...]) -> Path:
     if found is not None and _is_complete(found, weights=weights):
         return found
     found = _download(name, patterns)
-    if not _is_complete(found, weights=weights):  # what the library returns too when it cannot reach the hub
+    if not _is_complete(
+        found, weights=weights
+    ):  # the library returns an incomplete folder, too, if it cannot reach the hub
         raise NotOnDiskError(
             f"{name!r} is not complete in the Hugging Face cache, and the hub cannot be reached (or HF_HUB_OFFLINE is "
             f"set) or has no {'safetensors (nothing else is read)' if weights else 'config.json'} of that name; {_HELP}"
@@ -100,7 +104,9 @@ def _download(name: str, patterns: tuple[str, ...]) -> Path:
 
 
 def _is_complete(folder: Path, *, weights: bool) -> bool:
-    """config.json is there, and if weights are wanted every file of them. An interrupted download is not complete."""
+    """Return whether the folder has config.json and, with `weights`, every weight file. An interrupted download has
+    not.
+    """
     if not (folder / "config.json").is_file():
         return False
     index = folder / "model.safetensors.index.json"
@@ -119,5 +125,5 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return {}  # whoever loads the folder says what is wrong with it
+        return {}  # loading the folder will report what is wrong with it
     return content if isinstance(content, dict) else {}

@@ -1,16 +1,17 @@
-"""Differential feature merging (DFM): every frame that is no keyframe becomes one token, chosen by the question.
+"""Differential feature merging (DFM): reduce each frame that is no keyframe to one token, the weighted mean of its patches.
 
-In: stored patches with their three scalars, keyframe rows, the question's vector. Out: tokens (F, H) for the F frames
-that are no keyframes, and pooled patches (K, M', H) for the keyframes. Nothing of size N x M x H is ever held.
+A patch weighs more if it is similar to the question, and less if it is similar to the same patch of the keyframe before.
+Output: tokens (F, H) of the F other frames, and pooled patches (K, M', H) of the K keyframes. Memory stays below N x M x H.
 
-The exact, weight-absorbed form. x = W2 h + b2 is a projected patch, h = gelu(W1 v + b1), a = linear_q(question):
+The paper's formula, with its matrices multiplied out in advance ("absorbed"), which gives the same result. v is the patch
+of the vision tower, h = gelu(W1 v + b1), x = W2 h + b2 the projected patch, a = linear_q(question):
 
     cos(a, linear_iq(x))                = (h . u_q + c_q) / n_iq     u_q = W2^T W_iq^T a/|a|   (H,)
     cos(linear_k(x_key), linear_ik(x))  = (h . u_k + c_k) / n_ik     u_k = W2^T W_ik^T b_k     (M, H)
     token = W2 (sum_m w_m h_m) + b2,    w = softmax((first - lambda * second) / tau),    b_k = linear_k(x_key) / |.|
 
-n_iq, n_ik and the self-cosine are the scalars stored with each patch. Without trained maps ("plain") the maps are the
-identity: a is the mean input embedding of the question's words, and cosines are between projected patches.
+The scalars stored with each patch are n_iq = |linear_iq(x)|, n_ik = |linear_ik(x)| and the second cosine of the patch with
+itself. Without trained maps ("plain") the maps are the identity: a is the mean input embedding of the question's words.
 This file does not know how keyframes were chosen, files, or prompts.
 """
 
@@ -28,69 +29,73 @@ from model.network import SigPooling, VilampNetwork
 from model.pointing import presence_of
 from model.storage import unpack
 
-OWN = -1  # reference of a frame that is compared with itself
+OWN = -1  # reference of a frame without a keyframe before it, which is compared with itself
 SKIP = -2  # a row that is not merged
-# Bytes of hidden features worked on at once: on a CPU they should stay in the cache, on a GPU they should fill it.
+# Bytes of hidden features (h) computed at once: few enough for a CPU's cache, or enough to keep a GPU busy.
 CPU_CHUNK_BYTES, GPU_CHUNK_BYTES = 4 << 20, 512 << 20
 
 
 class PatchBlock(Protocol):
-    """Frames start..stop of a source: patches (n, M, C') as stored, scalars (n, M, S) float32, present (n,) bool.
+    """n consecutive frames of a source: patches (n, M, C') as stored, scalars (n, M, S) float32, present (n,) bool.
 
-    S is 3, or 4 where patches are stored in 8 bits (`model.storage`). Both may be tensors, best on the device.
+    S is 3, or 4 if patches are stored in 8 bits (`model.storage`). patches and scalars may be tensors, best on the
+    device.
     """
 
     @property
     def patches(self) -> np.ndarray | Tensor:
-        """Patches as they were encoded."""
+        """(n, M, C'), in their storage type."""
 
     @property
     def scalars(self) -> np.ndarray | Tensor:
-        """n_iq, n_ik and self-cosine of every patch, and its scale if it is stored in 8 bits."""
+        """(n, M, S): n_iq, n_ik and self-cosine of every patch, and its scale if patches are stored in 8 bits."""
 
     @property
     def present(self) -> np.ndarray:
-        """False where the patches are gone and only the summary is left."""
+        """(n,) bool: whether a frame still has its patches; False if only its summary, the mean patch, is left."""
 
 
 class PatchSource(Protocol):
-    """Where merging reads from: a memory window, or arrays."""
+    """The frames that merging reads: a window of the memory, or arrays."""
 
     @property
     def num_frames(self) -> int:
-        """N."""
+        """N: number of frames."""
 
     def present(self) -> np.ndarray:
-        """(N,) bool: which rows have patches."""
+        """Return (N,) bool: which rows have patches."""
 
     def read(self, start: int, stop: int) -> PatchBlock:
-        """Patches of the rows start..stop."""
+        """Return the patches of the rows from `start` up to, not including, `stop`."""
 
     def summaries(self, start: int, stop: int) -> np.ndarray:
-        """(n, C') float32: mean patch of each row."""
+        """Return the mean patch of each row from `start` up to, not including, `stop`: (n, C') float32."""
 
     def embeddings(self, rows: np.ndarray) -> np.ndarray:
-        """(n, D) float32 unit vectors."""
+        """Return the normalised embeddings of these rows, (n, D) float32."""
 
     def norms(self, rows: np.ndarray) -> np.ndarray:
-        """(n,) float32 lengths the embeddings had."""
+        """Return the lengths of the embeddings before normalisation, (n,) float32."""
 
 
 class StoredFrame(Protocol):
-    """Features of one frame, freshly encoded: patches (M, C'), scalars (M, S)."""
+    """Features of one newly encoded frame: patches (M, C'), scalars (M, S)."""
 
     @property
     def patches(self) -> np.ndarray:
-        """Patches, in the form in which they are stored."""
+        """(M, C'), in their storage type."""
 
     @property
     def scalars(self) -> np.ndarray:
-        """n_iq, n_ik and self-cosine of every patch, and its scale if it is stored in 8 bits."""
+        """(M, S): n_iq, n_ik and self-cosine of every patch, and its scale if patches are stored in 8 bits."""
 
 
 @dataclass(frozen=True, slots=True)
 class Merged:
-    """rows (F,) rising and tokens (F, H) of the other frames; keyframes (K, M', H); weights (F, M) if asked for."""
+    """The result of `merge`: rows (F,) rising and tokens (F, H) of the merged frames; keyframes (K, M', H), pooled.
+
+    num_summary_frames: merged frames without patches; weights (F, M): weight of each patch, with `keep_weights`.
+    """
 
     rows: np.ndarray
     tokens: Tensor
@@ -100,7 +105,7 @@ class Merged:
 
 
 class Merger:
-    """Merging with one network. Its absorbed matrices are made once; `merge` keeps nothing, any thread may run it."""
+    """Merges with one network's weights. `merge` changes nothing in this object, so threads can share it."""
 
     def __init__(
         self,
@@ -114,7 +119,9 @@ class Merger:
         pointing: Mapping[str, float] | None = None,
         chunk_bytes: int | None = None,
     ) -> None:
-        """`temperature` of the softmax over patches: for experiments, instead of the trained one or `merge_alpha`."""
+        """temperature: of the softmax over patches, for experiments; None: the trained one, or merge_alpha if
+        untrained.
+        """
         self._network = network
         self._composer = composer
         self._patch_features = patch_features
@@ -133,12 +140,12 @@ class Merger:
 
     @property
     def temperature(self) -> float:
-        """Of the softmax over patches (alpha in the paper)."""
+        """Temperature of the softmax over patches (alpha in the paper)."""
         return self._temperature
 
     @torch.inference_mode()
     def scalars(self, patches: Tensor) -> Tensor:
-        """Patches (B, M, C'), the values that are stored -> (B, M, 3) float32: n_iq, n_ik, cos(linear_k(x), linear_ik(x))."""
+        """Return n_iq, n_ik and self-cosine of each patch, (B, M, 3) float32. patches (B, M, C'): values as stored."""
         if self._composer not in ("sig_pooling", "plain"):
             return torch.zeros(*patches.shape[:2], 3)
         x = self._network.project_out(self.hidden(patches)).float()
@@ -152,7 +159,7 @@ class Merger:
         return torch.stack([iq.norm(dim=-1), n_ik, own], dim=-1).cpu()
 
     def hidden(self, patches: Tensor) -> Tensor:
-        """Values of patches as stored (..., C') -> h (..., H) in the network's own precision."""
+        """Return the hidden features h (..., H), in the network's precision, of patch values (..., C') as stored."""
         patches = patches.to(self._device, self._dtype)
         return self._network.project_hidden(patches) if self._patch_features == "vision" else patches
 
@@ -171,9 +178,10 @@ class Merger:
     ) -> Merged:
         """Pool the keyframes and merge every other frame.
 
-        keyframe_rows (K,) rising; query: raw text features (D,), or (H,) for "plain"; `overrides` replaces what the
-        source holds for some rows (keyframes encoded again because their patches are gone).
-        `merge_keyframes` merges keyframes too (nobody reads those tokens; the published code computes them).
+        keyframe_rows (K,): rising. query: text embedding before normalisation (D,), or (H,) for "plain". reference and
+        group_sizes: see `reference_rows`. overrides: frames used instead of the source's, by row, such as keyframes
+        encoded again because their patches were evicted. keep_weights: return the weights as well. merge_keyframes:
+        merge keyframes, too, as the published code does, although nothing uses these tokens.
         """
         work = _Work(source, overrides or {}, self._device)
         keyframes = self._keyframes(work, keyframe_rows)
@@ -202,9 +210,10 @@ class Merger:
         query: np.ndarray,
         overrides: Mapping[int, StoredFrame] | None = None,
     ) -> np.ndarray | None:
-        """(n, M) float32: how likely each patch of these rows shows what is asked about, by the first cosine alone.
+        """Return the probability that each patch of these rows shows what is asked about, (n, M) float32.
 
-        0 where a row's patches are gone; None for a network that was not taught to point. query as for `merge`.
+        It follows from the first cosine alone, and is 0 where a row has no patches. Returns None if the network was not
+        trained to locate things (`model.pointing`). query, overrides: as in `merge`.
         """
         if self._pointing is None or self._composer not in ("sig_pooling", "plain"):
             return None
@@ -218,7 +227,7 @@ class Merger:
         return presence_of(cosines, self._pointing)
 
     def _keyframes(self, work: "_Work", rows: np.ndarray) -> Tensor:
-        """(K, M', H) pooled projected patches, one frame at a time."""
+        """Return the projected and pooled patches of the keyframes, (K, M', H), computed one frame at a time."""
         config = self._network.config
         pooled = torch.empty(len(rows), config.keyframe_tokens, self._b2.shape[0])
         for place, row in enumerate(rows.tolist()):
@@ -231,7 +240,7 @@ class Merger:
     def _merge_runs(
         self, work: "_Work", references: np.ndarray, query: np.ndarray, tokens: Tensor, weights: Tensor | None
     ) -> int:
-        """Fill `tokens` (and `weights`) of every row to be merged; returns how many had nothing but a summary."""
+        """Write the token of each row to be merged into `tokens`, and its weights. Return how many rows had no patches."""
         u_q, c_q = self._question(query)
         step = max(1, self._chunk_bytes // (4 * self._network.config.num_patches * self._b2.shape[0]))
         num_summary, opened = 0, OWN
@@ -263,7 +272,7 @@ class Merger:
     def _weights(
         self, h: Tensor, scalars: Tensor, u_q: Tensor, c_q: Tensor, key: tuple[Tensor, Tensor] | None
     ) -> Tensor:
-        """h (n, M, H), scalars (n, M, S) -> softmax over patches (n, M). `key` None: own reference."""
+        """Return the softmax over patches, (n, M). h (n, M, H), scalars (n, M, S); key None: each is its own reference."""
         asked = self._asked(h, scalars, u_q, c_q)
         if key is None:
             alike = scalars[..., 2]
@@ -278,7 +287,7 @@ class Merger:
         return ((h @ u_q.to(h.dtype)).float() + c_q) / scalars[..., 0]
 
     def _question(self, query: np.ndarray) -> tuple[Tensor, Tensor]:
-        """u_q (H,), c_q () for this question; zeros where no question is asked of the patches."""
+        """Return u_q (H,) and c_q () for this question; zeros for average pooling, which ignores the question."""
         if self._composer == "average_pooling":
             return torch.zeros_like(self._b2), torch.zeros((), device=self._device)
         asked = torch.tensor(np.asarray(query, np.float32), device=self._device)
@@ -292,7 +301,7 @@ class Merger:
         return back @ self._w2, back @ self._b2 + offset
 
     def _reference(self, work: "_Work", row: int) -> tuple[Tensor, Tensor]:
-        """u_k (M, H), c_k (M,) of the frame others are compared with; of its summary where its patches are gone."""
+        """Return u_k (M, H) and c_k (M,) of the keyframe at `row`; without patches, those of its mean patch."""
         patches, _, present = work.frames(row, row + 1)
         if not present[0]:
             patches = work.summaries(row, row + 1)[:, None].expand(1, self._network.config.num_patches, -1)
@@ -305,7 +314,7 @@ class Merger:
         return b_k @ self._absorbed_ik, b_k @ (weight @ self._b2 + bias)
 
     def _absorb(self, linear: nn.Linear | None) -> Tensor:
-        """W_map W2 (H, H): from hidden features straight to the mapped patch, bias apart."""
+        """Return W_map W2 (H, H), which maps hidden features directly to the mapped patch, without bias."""
         return self._w2 if linear is None else linear.weight.detach().float() @ self._w2
 
     def _apply(self, linear: nn.Linear, x: Tensor) -> Tensor:
@@ -316,7 +325,7 @@ class Merger:
         return F.linear(hidden, self._w2, self._b2)
 
     def _put_summaries(self, work: "_Work", first: int, present: np.ndarray, tokens: Tensor) -> int:
-        """Replace the tokens of rows without patches by their projected summary; returns how many there were."""
+        """Replace the tokens of rows without patches by their projected mean patch. Return the number of such rows."""
         gone = np.flatnonzero(~present)
         if len(gone):
             means = work.summaries(first, first + len(present))
@@ -325,7 +334,7 @@ class Merger:
         return len(gone)
 
     def _from_embeddings(self, source: PatchSource, rows: np.ndarray) -> Tensor:
-        """single_token: an MLP of the raw relevance embedding. (F, H) float32."""
+        """Return the tokens for composer "single_token", (F, H) float32: an MLP of the embedding before normalisation."""
         if self._network.composer is None:
             raise ValueError("single_token needs the composer's weights")
         raw = source.embeddings(rows) * source.norms(rows)[:, None]
@@ -334,13 +343,13 @@ class Merger:
 
 
 def _weights_of(linear: nn.Module) -> tuple[Tensor, Tensor]:
-    """(weight, bias) of a linear layer in float32."""
+    """Return (weight, bias) of a linear layer in float32."""
     weight, bias = linear.get_parameter("weight"), linear.get_parameter("bias")
     return weight.detach().float(), bias.detach().float()
 
 
 class _Work:
-    """One merge's reading: the source with its overrides, as tensors on the device."""
+    """Reads from the source for one call of `merge`, with overrides applied, as tensors on the device."""
 
     def __init__(self, source: PatchSource, overrides: Mapping[int, StoredFrame], device: torch.device) -> None:
         self._source = source
@@ -348,7 +357,7 @@ class _Work:
         self._device = device
 
     def frames(self, start: int, stop: int) -> tuple[Tensor, Tensor, np.ndarray]:
-        """Values of the patches (n, M, C') as stored, scalars (n, M, S), present (n,) of rows start..stop."""
+        """Return patch values (n, M, C'), scalars (n, M, S) and present (n,) of the rows from `start` to `stop`."""
         block = self._source.read(start, stop)
         patches, scalars, present = self._tensor(block.patches), self._tensor(block.scalars), block.present
         replaced = [row for row in range(start, stop) if row in self._overrides] if self._overrides else []
@@ -358,22 +367,23 @@ class _Work:
                 frame = self._overrides[row]
                 patches[row - start], scalars[row - start] = self._tensor(frame.patches), self._tensor(frame.scalars)
                 present[row - start] = True
-        return unpack(patches, scalars), scalars, present  # 8 bits travelled to the device, not 32
+        return unpack(patches, scalars), scalars, present  # after the transfer, so that 8-bit patches move as 8 bits
 
     def summaries(self, start: int, stop: int) -> Tensor:
-        """(n, C') float32."""
+        """Return the mean patches of the rows from `start` to `stop`, (n, C') float32."""
         return self._tensor(self._source.summaries(start, stop))
 
     def _tensor(self, array: np.ndarray | Tensor) -> Tensor:
-        # A copy of arrays: the source's may be read-only (mapped files), which torch does not share.
+        # Copies arrays: the source's may be read-only (mapped files), and torch cannot share these.
         return (array if isinstance(array, Tensor) else torch.tensor(array)).to(self._device)
 
 
 def reference_rows(keyframe_rows: np.ndarray, group_sizes: Sequence[int], reference: Reference) -> np.ndarray:
-    """(N,) int64: the row each row is compared with, OWN before the first keyframe of its group.
+    """Return the row that each row is compared with, (N,) int64; OWN before the first keyframe of its group (camera).
 
-    One group of 6, keyframes [1, 4]: keyframe -> [OWN, 1, 1, 1, 4, 4];
-    released -> [OWN, 0, 0, 0, 1, 1]: behind the i-th keyframe comes frame i, which is what the published code does.
+    reference "keyframe": the keyframe before it, as in the paper. "released": as in the published code, which uses row i
+    of the group after the i-th keyframe. One group of 6 frames with keyframes [1, 4]:
+    "keyframe" -> [OWN, 1, 1, 1, 4, 4], "released" -> [OWN, 0, 0, 0, 1, 1].
     """
     references = np.full(sum(group_sizes), OWN, np.int64)
     start = 0
@@ -386,7 +396,7 @@ def reference_rows(keyframe_rows: np.ndarray, group_sizes: Sequence[int], refere
 
 
 def runs_of_equal(values: np.ndarray) -> Iterator[tuple[int, int, int]]:
-    """(start, stop, value) of each run of equal neighbours: [5, 5, 7] -> (0, 2, 5), (2, 3, 7)."""
+    """Yield (start, stop, value) of each run of equal neighbours: [5, 5, 7] -> (0, 2, 5), (2, 3, 7)."""
     edges = np.flatnonzero(np.diff(values)) + 1
     for start, stop in zip([0, *edges.tolist()], [*edges.tolist(), len(values)], strict=True):
         if start < stop:

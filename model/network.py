@@ -1,9 +1,9 @@
-"""The network as plain torch modules: SigLIP tower, projector, CLIP pair, composer maps, newline, Qwen2.
+"""The network as plain torch modules: SigLIP tower, projector, CLIP, composer maps (for merging), newline, Qwen2.
 
-In: pixel values and token ids as tensors. Out: features, with gradients where the caller wants them.
-This file does not know files, tokenizers, selection or merging; names on disk are a fixed map (`published_name`).
+Input: pixel values and token ids as tensors. Output: features, with gradients where the caller wants them. This file
+does not know files, tokenizers, selection or merging; `published_name` gives each tensor's name in a checkpoint file.
 
-Letters used everywhere: B pictures, M patches, C vision width, H language width, D relevance width.
+Letters used everywhere: B pictures, M patches, C vision width, H language width, D relevance (CLIP) width.
 """
 
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from transformers import CLIPConfig, CLIPModel, Qwen2Config, Qwen2ForCausalLM, S
 
 from model.config import DualEncoderConfig, LanguageConfig, ModelConfig, Pooling, VisionConfig
 
-# (prefix here, prefix in a published checkpoint); the first that fits is used.
+# (tensor name prefix here, prefix in a published checkpoint). The first match is used.
 PUBLISHED_PREFIXES = (
     ("vision_tower.", "model.vision_tower.vision_tower.vision_model."),
     ("mm_projector.", "model.mm_projector."),
@@ -28,7 +28,9 @@ PUBLISHED_PREFIXES = (
 
 
 class VisionTower(nn.Module):
-    """SigLIP without its last layer. `post_layernorm` is carried for the file format only and never applied."""
+    """SigLIP without its last layer. `post_layernorm` exists only because checkpoint files contain it; it is never
+    applied.
+    """
 
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
@@ -42,13 +44,13 @@ class VisionTower(nn.Module):
         self.post_layernorm = whole.post_layernorm.requires_grad_(False)
 
     def forward(self, pixel_values: Tensor) -> Tensor:
-        """pixel_values (B, 3, S, S) -> patches (B, M, C), row by row of the picture."""
+        """Return patches (B, M, C), row by row of the picture, for pixel_values (B, 3, S, S)."""
         features: Tensor = self.encoder(inputs_embeds=self.embeddings(pixel_values)).last_hidden_state
         return features
 
 
 class SigPooling(nn.Module):
-    """The learned maps of feature merging: D -> H for the question, H -> H for patches; `tau` is the temperature."""
+    """The trained maps of merging: D -> H for the question, H -> H for patches. tau: temperature of its softmax."""
 
     def __init__(self, query_dim: int, hidden_size: int, tau: float = 0.07) -> None:
         super().__init__()
@@ -60,7 +62,7 @@ class SigPooling(nn.Module):
 
 
 class VilampNetwork(nn.Module):
-    """All weights of one checkpoint. Built with random weights; `model.checkpoint` fills and saves them."""
+    """All weights of one checkpoint. Built with random weights, which `model.checkpoint` replaces and saves."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -79,51 +81,52 @@ class VilampNetwork(nn.Module):
         self.language_model = build_language_model(config.language)
 
     def vision_features(self, pixel_values: Tensor) -> Tensor:
-        """pixel_values (B, 3, S, S), normalised for SigLIP -> v (B, M, C)."""
+        """Return the vision tower's patches v (B, M, C) for pixel_values (B, 3, S, S), normalised for SigLIP."""
         features: Tensor = self.vision_tower(pixel_values)
         return features
 
     def project_hidden(self, features: Tensor) -> Tensor:
-        """h = gelu(W1 v + b1): (..., C) -> (..., H)."""
+        """Return h = gelu(W1 v + b1), the first half of the projector: (..., C) -> (..., H)."""
         hidden: Tensor = self.mm_projector[1](self.mm_projector[0](features))
         return hidden
 
     def project_out(self, hidden: Tensor) -> Tensor:
-        """x = W2 h + b2: (..., H) -> (..., H)."""
+        """Return x = W2 h + b2, the second half of the projector: (..., H) -> (..., H)."""
         projected: Tensor = self.mm_projector[2](hidden)
         return projected
 
     def project(self, features: Tensor) -> Tensor:
-        """x = W2 gelu(W1 v + b1) + b2: (..., C) -> (..., H)."""
+        """Return x = W2 gelu(W1 v + b1) + b2, the projected patches: (..., C) -> (..., H)."""
         return self.project_out(self.project_hidden(features))
 
     def pool(self, projected: Tensor) -> Tensor:
-        """Projected patches (B, M, H) of keyframes -> (B, M', H)."""
+        """Pool the projected patches of keyframes to fewer tokens: (B, M, H) -> (B, M', H)."""
         return pool_patches(projected, self.config.pooling, self.config.pool_stride)
 
     def embed_images(self, pixel_values: Tensor) -> Tensor:
-        """pixel_values (B, 3, S, S), normalised for CLIP -> (B, D), not normalised."""
+        """Return CLIP's picture embeddings (B, D), not normalised. pixel_values (B, 3, S, S): normalised for CLIP."""
         pooled = self.dual_encoder.vision_model(pixel_values=pixel_values).pooler_output
         embeddings: Tensor = self.dual_encoder.visual_projection(pooled)
         return embeddings
 
     def embed_texts(self, input_ids: Tensor) -> Tensor:
-        """CLIP token ids (B, L), begin and end included, padded behind the end -> (B, D), not normalised.
+        """Return CLIP's text embeddings (B, D), not normalised.
 
-        Attention is causal and the text is read off at its end token, so what is behind it cannot matter.
+        input_ids (B, L): CLIP token ids with begin and end, padded after the end. Attention is causal and the embedding
+        is the output at the end token, so padding has no effect.
         """
         pooled = self.dual_encoder.text_model(input_ids=input_ids).pooler_output
         embeddings: Tensor = self.dual_encoder.text_projection(pooled)
         return embeddings
 
     def embed_tokens(self, input_ids: Tensor) -> Tensor:
-        """Language token ids (...,) -> (..., H)."""
+        """Return the language model's input embeddings (..., H) of its token ids (...,)."""
         embedded: Tensor = self.language_model.model.embed_tokens(input_ids)
         return embedded
 
 
 def build_dual_encoder(config: DualEncoderConfig) -> CLIPModel:
-    """transformers' CLIPModel of these sizes, random weights."""
+    """Build transformers' CLIPModel with these sizes and random weights."""
     text = asdict(config.text) | {
         "projection_dim": config.projection_dim,
         "vocab_size": config.vocab_size,
@@ -141,17 +144,18 @@ def build_dual_encoder(config: DualEncoderConfig) -> CLIPModel:
 
 
 def build_language_model(config: LanguageConfig) -> Qwen2ForCausalLM:
-    """transformers' Qwen2 of these sizes, random weights."""
+    """Build transformers' Qwen2 model with these sizes and random weights."""
     values = asdict(config)
     rope = {"rope_type": "default", "rope_theta": values.pop("rope_theta")}
     return Qwen2ForCausalLM(Qwen2Config(**values, rope_parameters=rope, use_sliding_window=False))
 
 
 def pool_patches(patches: Tensor, mode: Pooling, stride: int) -> Tensor:
-    """Shrink the square grid of patches (B, side * side, H) to (B, side' * side', H).
+    """Pool the square grid of patches: (B, side * side, H) -> (B, side' * side', H).
 
-    bilinear: side' = ceil(side / 2) whatever the stride is; average, max: side' = side // stride, the last row and
-    column being dropped where it does not divide; none: as it is. (27 x 27 -> 14 x 14 bilinear, 13 x 13 otherwise.)
+    bilinear: side' = ceil(side / 2), whatever the stride. average, max: side' = side // stride, dropping the last rows
+    and columns if side is no multiple of it. none: unchanged. 27 x 27 -> 14 x 14 bilinear, 13 x 13 average or max with
+    stride 2.
     """
     if mode == "none":
         return patches
@@ -170,7 +174,7 @@ def pool_patches(patches: Tensor, mode: Pooling, stride: int) -> Tensor:
 
 
 def published_name(name: str) -> str:
-    """Name of a tensor of `VilampNetwork.state_dict()` -> its name in a published checkpoint.
+    """Return the name in a published checkpoint of a tensor of `VilampNetwork.state_dict()`.
 
     "vision_tower.post_layernorm.bias" -> "model.vision_tower.vision_tower.vision_model.post_layernorm.bias",
     "language_model.model.norm.weight" -> "model.norm.weight".
@@ -182,7 +186,7 @@ def published_name(name: str) -> str:
 
 
 def published_tensors(network: VilampNetwork) -> Iterator[tuple[str, Tensor]]:
-    """(published name, tensor) of everything a checkpoint stores; a tied output matrix is stored once."""
+    """Yield (published name, tensor) of everything that a checkpoint stores. A tied output matrix is not stored twice."""
     for name, tensor in network.state_dict().items():
         if network.config.language.tie_word_embeddings and name == "language_model.lm_head.weight":
             continue

@@ -1,7 +1,9 @@
-"""The words around the pictures, and the order of everything the language model reads.
+"""Build the prompt: the text around the visual tokens, and the order of everything that the language model reads.
 
-In: a question, token ids, keyframe tokens, merged tokens. Out: prompt strings, and a sequence of embeddings.
-This file does not know how keyframes were chosen or tokens merged.
+Input: a question, token ids, keyframe tokens, merged tokens. Output: prompt strings, and the order of the visual
+tokens. The visual tokens of one question, together, are its visual block: in time order, a keyframe contributes all its
+tokens, and the other frames one merged token each, or one for a run of similar neighbours. This file does not know how
+keyframes were chosen or tokens merged.
 """
 
 from collections.abc import Sequence
@@ -16,7 +18,9 @@ Role = Literal["keyframe", "merged", "newline", "timestamp"]
 
 
 def prompt_text(question: str, system_prompt: str) -> str:
-    """The published chat form, with "<image>" where the pictures go; the answer follows it."""
+    """Return the prompt in the published chat format, with "<image>" in place of the visual tokens. The answer follows
+    it.
+    """
     return (
         f"<|im_start|>system\n{system_prompt}<|im_end|>\n"
         f"<|im_start|>user\n{IMAGE_MARK}\n{question}<|im_end|>\n<|im_start|>assistant\n"
@@ -24,25 +28,28 @@ def prompt_text(question: str, system_prompt: str) -> str:
 
 
 def timestamp_text(clock: str, mark: str = "") -> str:
-    """What stands before a keyframe's tokens: "12:34:56" -> "12:34:56 "; with a relevance mark "h12:34:56 "."""
+    """Return the text before a keyframe's tokens: "12:34:56" -> "12:34:56 ", with relevance mark "h" -> "h12:34:56 "."""
     return f"{mark}{clock} "
 
 
 MARKS = "abcdefghij"
-MARK_STEP = 0.05  # cosine per letter
+MARK_STEP = 0.05  # width of one letter's range of cosines
 
 
 def relevance_mark(score: float) -> str:
-    """A letter for a keyframe's cosine with the question: "a" up to 0.05, then one letter every 0.05, "j" from 0.45.
+    """Return a letter for a keyframe's cosine with the question: "a" up to 0.05, then one letter every 0.05, "j" from
+    0.45.
 
-    The language model is told what the selection already knows. 0.02 -> "a", 0.31 -> "g", 0.6 -> "j".
+    It lets the language model know how relevant the selection found the keyframe. 0.02 -> "a", 0.31 -> "g", 0.6 -> "j".
     """
     return MARKS[min(max(int(score / MARK_STEP), 0), len(MARKS) - 1)]
 
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """One piece of the visual block: `index` of a keyframe or of a run of merged frames; `num_tokens` long."""
+    """One piece of the visual block, num_tokens long. index: the number of the keyframe, or of the run of merged
+    frames.
+    """
 
     role: Role
     index: int
@@ -58,10 +65,12 @@ def layout(
     *,
     final_newline: bool = True,
 ) -> list[Slot]:
-    """The visual block in time order, then at most one newline.
+    """Return the pieces of the visual block in time order, with a newline at the end if `final_newline`.
 
-    keyframe_rows (K,) and merged_rows (F,) rising and disjoint; runs (F,) rising from 0: frames with one number share a
-    token. Keyframes [1], others [0, 2, 3] with runs [0, 1, 1], M' = 4 -> merged 0 (1), keyframe 0 (4), merged 1 (1).
+    keyframe_rows (K,) and merged_rows (F,): rising, without a common row. runs (F,): number of each merged frame's run,
+    rising from 0; frames of one run share a token. keyframe_tokens: M', tokens of a keyframe. timestamp_tokens: tokens
+    of the text before each keyframe. Keyframes [1], others [0, 2, 3] with runs [0, 1, 1], M' = 4 -> merged 0 (1 token),
+    keyframe 0 (4), merged 1 (1).
     """
     first_of_run = np.flatnonzero(np.diff(runs, prepend=-1)) if len(runs) else np.empty(0, np.int64)
     pieces = [(int(merged_rows[place]), Slot("merged", int(runs[place]), 1)) for place in first_of_run]
@@ -75,19 +84,20 @@ def layout(
 
 
 def share_tokens(change: np.ndarray, may_join: np.ndarray, budget: int) -> np.ndarray:
-    """Number the runs of frames that share a token, so that at most `budget` runs remain where that is possible.
+    """Return runs (F,) int64: the number of each frame's run, rising from 0. The frames of a run share one token.
 
-    change (F,) float: how much each frame differs from the one before it; may_join (F,) bool: whether it may share a
-    token with it (False behind a keyframe, and at the start of a camera). The least changed are joined first; among
-    equals they are spread evenly over time, so that a picture without any change does not become one single run.
-    Returns runs (F,) int64 rising from 0. change [9, 1, 5, 2], all but the first may join, budget 2 -> [0, 0, 1, 1].
+    There are at most `budget` runs, or more if may_join does not allow so few. change (F,): how much each frame differs
+    from the one before it. may_join (F,) bool: whether it may share a token with that one; False after a keyframe and
+    at the start of a camera. The least changed frames are joined first. Equal ones are joined evenly over time, so that
+    a picture without any change does not become one single run. change [9, 1, 5, 2], all but the first may join, budget
+    2 -> [0, 0, 1, 1].
     """
     num_frames = len(change)
     num_joins = min(num_frames - budget, int(may_join.sum()))
     if num_joins <= 0:
         return np.arange(num_frames)
     places = np.flatnonzero(may_join)
-    # A cut at the places with the lowest bit-reversed index falls first in the middle, then at the quarters, and so on.
+    # Among equal changes, the lowest bit-reversed indices are cut: first in the middle, then at the quarters, and so on.
     order = np.lexsort((bit_reversed(len(places)), -change[places]))
     cuts = np.ones(num_frames, bool)
     cuts[places] = False
@@ -97,7 +107,9 @@ def share_tokens(change: np.ndarray, may_join: np.ndarray, budget: int) -> np.nd
 
 
 def bit_reversed(count: int) -> np.ndarray:
-    """(count,) the index read with its bits backwards: 4 -> [0, 2, 1, 3]; low numbers are spread evenly."""
+    """Return each index with its bits in reverse order, (count,): 4 -> [0, 2, 1, 3]. The positions of the lowest are
+    evenly spread.
+    """
     bits = max(1, (count - 1).bit_length())
     index = np.arange(count)
     reverse = np.zeros(count, np.int64)

@@ -1,14 +1,13 @@
-"""Differential keyframe selection (DKS): the frames a question gets to see in full.
+"""Differential keyframe selection (DKS): select the frames that a question gets all visual tokens of.
 
-In: frames ranked by their cosine with the question, and their unit embeddings. Out: rows of the window, rising.
-numpy only; no files, no torch, no clock. Time: O(walked * K * D), never a matrix of all frames by all frames.
+The paper's Algorithm 1 goes through the frames by falling relevance (cosine with the question). It selects a frame unless it
+is redundant: more similar than tau to one already selected. Output: rows of the window, rising. numpy only.
 
-The walk goes down the ranking while that is short. A camera whose frames are mostly alike would make it go on to the
-last frame, picking embeddings from all over the memory; so when the first thousand did not suffice, the rest is sifted:
-read in the order in which it lies, compared with what has been taken, and only frames that are still candidates are
-ranked. The result is that of the one walk down the one ranking.
+With a camera whose frames are mostly alike, this would visit nearly all frames in an order that is slow to read. So only the
+first thousand or so are ranked. If they do not suffice, the rest is filtered: read in memory order, with redundant frames
+dropped, and only what remains is ranked. The result is the same. Time: O(frames visited * K * D).
 
-A *row* is the place of a frame in one window. The rows of one camera are together and in rising time.
+A *row* is the index of a frame in one window. The rows of one camera are adjacent and in time order; they are a *group*.
 """
 
 from collections.abc import Sequence
@@ -22,45 +21,46 @@ from model.places import fair_share, fill_gaps, newest_rows
 from model.visits import Visit
 
 Kind = Literal["relevant", "recent", "filling"]
-# Candidates are ranked in stages: so many first, then so many times more; what is behind them is sifted.
+# Ranked in stages: first FIRST_STAGE candidates, then STAGE_GROWTH times as many. The others are filtered (`_sift`).
 FIRST_STAGE, STAGE_GROWTH = 128, 8
-LEAST_SHARE = 64  # a further stage only for so many times its frames: sifting fewer costs no more than ranking again
-BLOCK_ROWS = 512  # rows whose embeddings are gathered and compared at once: 1 MB at D = 512 stays in the cache
-MOST_BLOCK_ROWS = 8192  # on a long walk over what was sifted: rows from all over are cheaper to gather in numbers
+LEAST_SHARE = 64  # second stage only if the window has this many times its frames: else filtering is as fast
+BLOCK_ROWS = 512  # rows whose embeddings are read and compared at once: 1 MB at D = 512 fits the CPU cache
+MOST_BLOCK_ROWS = 8192  # for filtered rows, which are scattered: reading more of them at once is faster
 
 
 class Candidates(Protocol):
-    """The frames of a window with the question already bound."""
+    """The frames of a window that may become keyframes, scored for one fixed question."""
 
     @property
     def num_frames(self) -> int:
-        """N."""
+        """N: number of frames."""
 
     def top(self, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """(rows (k,), scores (k,) float32): the first k of one stable sort by falling score, ties by lower row."""
+        """Return the k most relevant rows (k,) and their scores (k,) float32, by falling score, ties by lower row."""
 
     def scores(self, rows: np.ndarray) -> np.ndarray:
-        """(n,) float32 cosines of these rows with the question."""
+        """Return the cosine of each of these rows with the question, (n,) float32."""
 
     def embeddings(self, rows: np.ndarray) -> np.ndarray:
-        """(n, D) float32 unit vectors."""
+        """Return the normalised embeddings of these rows, (n, D) float32."""
 
 
 class Redundancy(Protocol):
-    """What the walk compares: one block of candidates at a time against the frames already taken."""
+    """Compares candidates with the selected frames, one batch of n candidate rows (the current block) at a time."""
 
     def open(self, rows: np.ndarray) -> np.ndarray:
-        """Make these rows the current block; (n,) float32 largest similarity to any taken frame, -inf while none is."""
+        """Make `rows` the current block. Return the largest similarity of each to a selected frame, (n,), or -inf."""
 
     def take(self, position: int) -> np.ndarray:
-        """Take the frame at this position of the block; (n,) float32 similarity of the whole block to it."""
+        """Select the frame at `position` in the block. Return the similarity of each row of the block to it, (n,)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Keyframes:
-    """rows (k,) int64 rising; kinds: why each was chosen; scores (k,) float32 cosine of each with the question.
+    """rows (k,) int64 rising; kinds: why each was selected; scores (k,) float32: cosine of each with the question.
 
-    visits: every visit that selection by visits found, shown or not, by camera and rising time; () for other rules.
+    visits: with selection by visits, all visits found, whether a keyframe shows them or not, by camera and time; else
+    ().
     """
 
     rows: np.ndarray
@@ -69,13 +69,13 @@ class Keyframes:
     visits: tuple[Visit, ...] = ()
 
     def at(self, places: Sequence[int]) -> "Keyframes":
-        """The keyframes at these places in the list, and all visits."""
+        """Return only the keyframes at these indices of the list, with all visits."""
         kinds = tuple(self.kinds[place] for place in places)
         return replace(self, rows=self.rows[list(places)], kinds=kinds, scores=self.scores[list(places)])
 
 
 class ArrayCandidates:
-    """Candidates over one array: embeddings (N, D) float32 unit rows, query (D,) unit."""
+    """Candidates from arrays: embeddings (N, D) float32, normalised, and query (D,), normalised."""
 
     def __init__(self, embeddings: np.ndarray, query: np.ndarray) -> None:
         self._embeddings = np.ascontiguousarray(embeddings, np.float32)
@@ -84,75 +84,75 @@ class ArrayCandidates:
 
     @property
     def num_frames(self) -> int:
-        """N."""
+        """N: number of frames."""
         return len(self._scores)
 
     def top(self, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """The first k of one stable sort."""
+        """See Candidates."""
         if self._order is None:
             self._order = np.argsort(-self._scores, kind="stable")
         rows = self._order[:k]
         return rows, self._scores[rows]
 
     def scores(self, rows: np.ndarray) -> np.ndarray:
-        """Cosines with the question."""
+        """See Candidates."""
         scores: np.ndarray = self._scores[rows]
         return scores
 
     def embeddings(self, rows: np.ndarray) -> np.ndarray:
-        """Unit vectors."""
+        """See Candidates."""
         return self._embeddings[rows]
 
 
 class SearchableFrames(Protocol):
-    """What a memory window offers: exact ranking for a query, and embeddings by row."""
+    """The part of a memory window that selection uses: exact ranking for a query, and embeddings by row."""
 
     @property
     def num_frames(self) -> int:
-        """N."""
+        """N: number of frames."""
 
     def top(self, query: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """The k best rows and their scores, as one stable full sort would give them."""
+        """Return the k rows most similar to `query` and their scores, by falling score, ties by lower row."""
 
     def embeddings(self, rows: np.ndarray) -> np.ndarray:
-        """(n, D) float32 unit vectors."""
+        """Return the normalised embeddings of these rows, (n, D) float32."""
 
 
 class QueryCandidates:
-    """Candidates over a memory window, for one question: query (D,) float32 unit."""
+    """Candidates from a memory window, for one question. query: its normalised embedding, (D,) float32."""
 
     def __init__(self, frames: SearchableFrames, query: np.ndarray) -> None:
         self._frames = frames
         self._query = np.asarray(query, np.float32)
-        self._last: tuple[np.ndarray, np.ndarray] | None = None  # rows and their embeddings, as asked for last
+        self._last: tuple[np.ndarray, np.ndarray] | None = None  # rows and embeddings of the last call of `embeddings`
 
     @property
     def num_frames(self) -> int:
-        """N."""
+        """N: number of frames."""
         return self._frames.num_frames
 
     def top(self, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """The window's own ranking."""
+        """See Candidates. The window itself does the ranking."""
         return self._frames.top(self._query, k)
 
     def scores(self, rows: np.ndarray) -> np.ndarray:
-        """Cosines with the question, each computed from its row alone, as `top` does."""
+        """See Candidates. Computed from each row alone, as in `top`, so that both give exactly the same numbers."""
         unit = self._last[1] if self._last and self._last[0] is rows else self._frames.embeddings(rows)
         scores: np.ndarray = np.vecdot(unit, self._query)
         return scores
 
     def embeddings(self, rows: np.ndarray) -> np.ndarray:
-        """Unit vectors."""
+        """See Candidates."""
         self._last = rows, self._frames.embeddings(rows)
         return self._last[1]
 
 
 class EmbeddingRedundancy:
-    """Cosine between embeddings, raw or relative to each camera's background.
+    """Redundancy as the cosine between embeddings, either raw or relative to each camera's background.
 
-    Relative: the background (mean unit embedding of the camera) is subtracted, and the vector renormalised together
-    with one more coordinate of fixed size `background_floor`. A frame that shows a change larger than the floor is
-    compared by what changed; frames that show the background alone are alike (cosine 1), not a division by zero.
+    Relative: the background, the camera's mean embedding, is subtracted, a coordinate of fixed size `background_floor` is
+    appended, and the result is normalised. So frames with changes larger than the floor are compared by what changed, and
+    frames that show only the background are equal (cosine 1) instead of a division by zero.
     """
 
     def __init__(
@@ -166,7 +166,7 @@ class EmbeddingRedundancy:
         self._candidates = candidates
         self._background = None if background is None else np.atleast_2d(np.asarray(background, np.float32))
         self._group_starts = group_starts
-        # Without a background nothing is subtracted, every norm is one and the extra coordinate is not there.
+        # Without a background nothing is subtracted, every norm is one and there is no extra coordinate.
         self._floor = np.float32(0.0 if background is None else background_floor)
         self._block = np.empty((0, 0), np.float32)
         self._norms = np.empty(0, np.float32)
@@ -193,7 +193,7 @@ class EmbeddingRedundancy:
         return self._cosines((self._block @ taken)[:, None], self._norms[position, None])[:, 0]
 
     def _cosines(self, products: np.ndarray, norms: np.ndarray) -> np.ndarray:
-        """products (n, k) of block and taken rows, norms (k,) -> cosines (n, k), the extra coordinate included."""
+        """Return cosines (n, k). products (n, k): scalar products with the selected rows; norms (k,): of these."""
         if self._background is None:
             return products
         cosines: np.ndarray = (products + self._floor**2) / self._norms[:, None] / norms
@@ -223,11 +223,11 @@ def select_keyframes(
 ) -> Keyframes:
     """Choose at most `num_keyframes` rows (with fill="gaps": exactly min(num_keyframes, N)).
 
-    First the newest `recent` frames (shared out among the groups); then the walk by falling relevance, which takes a
-    frame unless it is more similar than `tau` to one already taken, and ends below `floor`; then, if asked, the gaps.
-    `group_sizes`: frames per camera, in row order; `background` (cameras, D): compare relative to it. With several of
-    them, each has its `min_per_group` best before the common walk (None: half of its fair share; see `_guarantee`).
-    All comparisons are in float32, as in the published code: more than tau is redundant, less than floor ends the walk.
+    First the newest `recent` frames, divided among the cameras. With several cameras, then `min_per_group` frames of each
+    (None: half of its equal share; see `_guarantee`). Then frames by falling relevance down to `floor`, except those more
+    similar than `tau` to a selected one. With fill="gaps", frames that fill the longest gaps come last. group_sizes: frames
+    per camera, in row order. background (cameras, D): mean embeddings, see EmbeddingRedundancy; None: raw embeddings.
+    redundancy: another comparison than that. All comparisons are in float32, as in the published code.
     """
     if num_keyframes < 0 or recent < 0:
         raise ValueError(f"num_keyframes and recent must be at least 0, not {num_keyframes} and {recent}")
@@ -268,10 +268,10 @@ def _guarantee(
     minimum: int,
     tau: float,
 ) -> None:
-    """Fills each group up to `minimum` rows (or all it has), frames already chosen included, by its own relevance.
+    """Select frames of each group until it has `minimum` (or all of its frames), those already in `chosen` included.
 
-    Its most relevant row in any case, then what the paper's rule would take of this group; where everything else in it
-    is redundant, its most relevant rows all the same: a camera that shows one still scene is seen too.
+    The most relevant row comes first, then rows by the paper's rule within the group. If all others are redundant, the most
+    relevant of them are selected all the same, so that a camera with a still scene is represented, too.
     """
     ends = np.cumsum(group_sizes).tolist()
     first = np.sort(candidates.top(min(FIRST_STAGE * STAGE_GROWTH, candidates.num_frames))[0])
@@ -296,7 +296,7 @@ def _guarantee(
 def _take_best(
     candidates: Candidates, redundancy: Redundancy, chosen: dict[int, Kind], rows: np.ndarray, count: int
 ) -> None:
-    """Takes the `count` most relevant of these rows, redundant or not."""
+    """Select the `count` most relevant of these rows, redundant or not; add them to `chosen`."""
     best = _sift(candidates, redundancy, rows, np.float32(np.inf), np.float32(-np.inf))[:count]
     redundancy.open(best)
     for position, row in enumerate(best):
@@ -312,7 +312,7 @@ def _walk(
     tau: np.float32,
     floor: np.float32,
 ) -> None:
-    """Algorithm 1 of the paper; adds to `chosen` until it holds `num_keyframes`."""
+    """Run Algorithm 1 of the paper: add rows to `chosen` until it holds `num_keyframes` or no candidate is left."""
     num_frames = candidates.num_frames
     waiting = np.ones(num_frames, bool)
     for stage in (FIRST_STAGE, FIRST_STAGE * STAGE_GROWTH):
@@ -336,7 +336,7 @@ def _walk(
 def _sift(
     candidates: Candidates, redundancy: Redundancy, rows: np.ndarray, tau: np.float32, floor: np.float32
 ) -> np.ndarray:
-    """Those of the rows (rising) that nothing taken so far makes redundant, by falling relevance, ties by lower row."""
+    """Return those of the rows (rising) that no selected frame makes redundant, by falling relevance, ties by row."""
     kept_rows, kept_scores = [rows[:0]], [np.empty(0, np.float32)]
     for start in range(0, len(rows), BLOCK_ROWS):
         block = rows[start : start + BLOCK_ROWS]
@@ -354,9 +354,8 @@ def _sift(
 def _walk_down(
     ranked: np.ndarray, redundancy: Redundancy, chosen: dict[int, Kind], num_keyframes: int, tau: np.float32
 ) -> np.ndarray:
-    """Walk over sifted rows until it is cheaper to sift again: after a barren stretch half as long as what is left.
-
-    Returns what is left, rising. The first of the sifted rows is always taken, so every round makes progress.
+    """Select from filtered rows until filtering again is cheaper: when the last rows without a selection, in number, reach
+    half of the rows left. Return the rows left, rising. The first row is always selected, so that every round progresses.
     """
     start = barren = 0
     size = BLOCK_ROWS
@@ -376,7 +375,7 @@ def _walk_down(
 def walk_rows(
     ranked: np.ndarray, redundancy: Redundancy, chosen: dict[int, Kind], num_keyframes: int, tau: np.float32
 ) -> None:
-    """Take, of these rows in this order, each that is not more similar than `tau` to one taken; adds to `chosen`."""
+    """Go through these rows in this order and add each one not more similar than `tau` to a selected frame to `chosen`."""
     for start in range(0, len(ranked), BLOCK_ROWS):
         _walk_block(ranked[start : start + BLOCK_ROWS], redundancy, chosen, num_keyframes, tau)
 
@@ -384,7 +383,7 @@ def walk_rows(
 def _walk_block(
     rows: np.ndarray, redundancy: Redundancy, chosen: dict[int, Kind], num_keyframes: int, tau: np.float32
 ) -> None:
-    """Take what the paper's loop would take of these rows, in order; each take is one product with the block."""
+    """Do what `walk_rows` does for one block of rows, with one matrix product per selected frame."""
     if not len(rows) or len(chosen) >= num_keyframes:
         return
     closest = redundancy.open(rows)

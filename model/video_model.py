@@ -1,8 +1,10 @@
-"""The model as the rest of the program sees it: pictures and words in, features, context and words out.
+"""The model as the rest of the program uses it: pictures and questions in; features, a context and an answer's text
+out.
 
-Left to right: encode (once per frame, at ingest) -> embed_text -> [selection, outside] -> build_context -> stream.
-numpy at the border, torch inside. One thread may encode while another answers: nothing here is changed after loading.
-This file does not know cameras, clocks, files of memory, or where frames come from.
+In this order: encode (each frame once, when it arrives), embed_text, [keyframe selection, elsewhere], build_context,
+stream. Arguments and results are numpy, torch is used inside. Threads may encode and answer at the same time, as
+nothing here changes after loading. This file does not know cameras, clocks, the memory's files, or where frames come
+from.
 """
 
 import re
@@ -41,15 +43,15 @@ from model.thinning import Thinned, rows_taking_part
 from model.tokens import IMAGE_TOKEN_ID
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-PATCH_DTYPES = ("float16", "int8", "float32")  # float32 is for tests: it doubles the memory and improves nothing
+PATCH_DTYPES = ("float16", "int8", "float32")  # float32 is for tests: twice the memory, no better answers
 
 
 class PromptTooLongError(ValueError):
-    """The question alone does not fit into what the language model reads."""
+    """Raised if question, pictures and answer do not fit into the language model's context."""
 
 
 class VideoModel:
-    """One loaded checkpoint."""
+    """A loaded checkpoint."""
 
     def __init__(
         self,
@@ -92,10 +94,10 @@ class VideoModel:
         language_4bit: bool = False,
         name: str | None = None,
     ) -> "VideoModel":
-        """Load a checkpoint folder. `num_threads`: torch's threads per operation, for the whole process.
-        `language_4bit`: the language model's blocks packed to 4 bits (`model.quantised`). `name`: else the folder's.
+        """Load a checkpoint folder. Raises ConfigError or its subclass CheckpointError with a message for the user.
 
-        Raises ConfigError (CheckpointError is one) with a message for the user.
+        num_threads: torch's threads per operation, for the whole process. overwrite: keys put over config.json.
+        language_4bit: pack the language model's weights to 4 bits (`model.quantised`). name: default the folder's name.
         """
         if dtype not in DTYPES:
             raise ConfigError(f"dtype {dtype!r} is unknown; known: {', '.join(DTYPES)}")
@@ -118,20 +120,20 @@ class VideoModel:
 
     @torch.inference_mode()
     def encode(self, images: Sequence[np.ndarray]) -> list[FrameFeatures]:
-        """Features of uint8 (H, W, 3) RGB pictures of any sizes, as one batch of both towers."""
+        """Return the features of pictures, uint8 (H, W, 3) RGB of any sizes, computed as one batch per tower."""
         if not images:
             return []
         config = self.config
         side = config.vision.image.image_size
         if config.live.whole_frame and config.dual_encoder.image.image_size == side:
-            images = [squash(image, side) for image in images]  # once for both towers
+            images = [squash(image, side) for image in images]  # once for both towers, which then need no resizing
         pixels = relevance_pixels(images, config.dual_encoder.image, whole_frame=config.live.whole_frame)
         embeddings = self.network.embed_images(self._tensor(pixels)).float().cpu().numpy()
         patches = self.network.vision_features(self._tensor(vision_pixels(images, config.vision.image)))
         if config.live.patch_features == "hidden":
             patches = self.network.project_hidden(patches)
         stored, scales = pack(patches.float().cpu().numpy(), self._patch_dtype)
-        # `unpack` looks at the last columns only: from here on nothing but what is stored is looked at
+        # Scalars and summaries are computed from the stored values. `unpack` needs only the scale, the last column.
         scalars = np.concatenate([np.zeros((*scales.shape[:2], NUM_SCALARS), np.float32), scales], axis=-1)
         values = unpack(torch.from_numpy(stored), torch.from_numpy(scalars))
         scalars[..., :NUM_SCALARS] = self.merger.scalars(values).numpy()
@@ -140,7 +142,7 @@ class VideoModel:
 
     @torch.inference_mode()
     def embed_text(self, text: str) -> TextFeatures:
-        """The question alone, without answer options, cut to what the text encoder reads."""
+        """Return the features of a question (without answer options), cut to the text encoder's length."""
         text = self._as_read(text)
         ids, truncated = self.clip_tokenizer.encode(text)
         raw = self.network.embed_texts(torch.tensor([ids], device=self._device))[0].float().cpu().numpy()
@@ -161,10 +163,10 @@ class VideoModel:
         group_sizes: Sequence[int] | None = None,
         max_visual_tokens: int | None = None,
     ) -> VisualContext:
-        """Merge everything that is no keyframe and fit the result into the token budget.
+        """Merge every frame that is no keyframe and fit the result into the token budget.
 
-        `overrides`: fresh features of rows whose patches are gone; keyframes without patches must be in it.
-        `group_sizes`: frames per camera in row order; frames are never compared or joined across cameras.
+        overrides: features, by row, of frames encoded again because their patches were evicted; needed for such
+        keyframes. group_sizes: frames per camera, in row order; frames are never compared or joined across cameras.
         """
         started = time.perf_counter()
         budget = self.config.max_visual_tokens if max_visual_tokens is None else max_visual_tokens
@@ -209,7 +211,7 @@ class VideoModel:
         group_sizes: Sequence[int] | None,
         budget: int,
     ) -> VisualContext:
-        """The context of these rows of the source alone, keyframes among them; row numbers in it are the source's."""
+        """Return the context made from these rows alone, which include the keyframes. Its row numbers are the source's."""
         thinned = Thinned(source, rows)
         context = self.build_context(
             thinned,
@@ -231,7 +233,7 @@ class VideoModel:
     def _foreign_groups(
         self, source: PatchSource, rows: np.ndarray, group_sizes: Sequence[int], overrides: Mapping[int, FrameFeatures]
     ) -> tuple[bool, ...]:
-        """For each group with keyframes: whether they show a world that this checkpoint was not trained on."""
+        """Return for each camera with keyframes whether these look unlike the training data; () if it cannot be judged."""
         if self.familiarity is None or not len(rows):
             return ()
         blocks = [overrides.get(int(row)) or source.read(int(row), int(row) + 1) for row in rows]
@@ -252,13 +254,13 @@ class VideoModel:
         seed: int | None = None,
         reading: Decoding | None = None,
     ) -> Iterator[str]:
-        """The answer, piece by piece, one piece per token (some empty). Close it at any time: all of it is freed.
+        """Yield the answer's text, one piece per token (some empty). May be closed at any time, which frees its memory.
 
-        `timestamps`: one clock text per keyframe, put before its tokens. Where all of it would be longer than the
-        language model reads, neighbouring frames share more tokens; question and answer always fit.
-        A clock time in the answer is always one of them (`model.clocks`). `reading`: one for several questions about the
-        same pictures, in turn, reads these once.
-        Of pictures that are all foreign to this checkpoint (`model.familiarity`) it says one thing: CANNOT_TELL.
+        timestamps: a clock time for each keyframe, written before its tokens; clock times in the answer are always one of
+        these (`model.clocks`). If the prompt is too long for the language model, neighbouring frames share more tokens.
+        reading: a `Decoding` to reuse for several questions about the same pictures, so that these are processed once.
+        If every camera's pictures are unlike the training data (`model.familiarity`), the answer is CANNOT_TELL. Raises
+        PromptTooLongError if even that does not fit, ValueError for another number of timestamps than keyframes.
         """
         if context.is_foreign:
             yield CANNOT_TELL
@@ -279,11 +281,11 @@ class VideoModel:
             yield rest
 
     def reading(self) -> Decoding:
-        """What `stream` reads with."""
+        """Return a new `Decoding` to pass to `stream` for several questions about the same pictures."""
         return Decoding(self.network.language_model)
 
     def self_test(self) -> None:
-        """Encode two different pictures and two texts; raises RuntimeError if the encoders do not tell them apart."""
+        """Encode two different pictures and texts. Raise RuntimeError if their features are equal or not finite."""
         side = self.config.dual_encoder.image.image_size
         grey = np.full((side, side, 3), 128, np.uint8)
         noise = np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8)
@@ -302,7 +304,7 @@ class VideoModel:
     def visual_block(
         self, context: VisualContext, timestamps: Sequence[str] | None = None
     ) -> tuple[Tensor, list[Slot]]:
-        """(embeddings (V, H), what each piece of it is)."""
+        """Return the embeddings of all visual tokens (V, H), timestamps included, and the pieces that they consist of."""
         ids = None if timestamps is None else self._timestamp_ids(context.keyframes, timestamps)
         slots = layout(
             context.keyframes.rows,
@@ -328,9 +330,9 @@ class VideoModel:
 
     @torch.inference_mode()
     def splice(self, ids: Sequence[int], visual: Tensor, *, cut_to: int | None = None) -> Tensor:
-        """Embeddings (L, H) of ids with the visual block in place of IMAGE_TOKEN_ID.
+        """Return the embeddings (L, H) of `ids`, with the visual block `visual` in place of IMAGE_TOKEN_ID.
 
-        `cut_to`: keep the first so many, dropping the question first, as the published code does; None keeps all.
+        cut_to: keep only this many, which drops the question first, as in the published code; None keeps all.
         """
         place = list(ids).index(IMAGE_TOKEN_ID)
         before, after = (
@@ -345,14 +347,16 @@ class VideoModel:
         return re.sub(r"\w+", lambda word: spelling.get(word[0], word[0]), text) if spelling else text
 
     def _timestamp_ids(self, keyframes: Keyframes, clocks: Sequence[str]) -> list[list[int]]:
-        """Token ids of what stands before each keyframe: its clock and, if the model was trained with them, its mark."""
+        """Return the token ids before each keyframe: its clock time, with a relevance mark if the model was trained
+        with it.
+        """
         marks = [relevance_mark(float(score)) if self.config.live.relevance_marks else "" for score in keyframes.scores]
         return [self.tokenizer.encode(timestamp_text(clock, mark)) for clock, mark in zip(clocks, marks, strict=False)]
 
     def _prompt(
         self, question: str, context: VisualContext, timestamps: Sequence[str] | None, max_new_tokens: int
     ) -> tuple[Tensor, int]:
-        """(embeddings of the whole prompt, tokens left for the answer)."""
+        """Return the embeddings of the whole prompt and the number of tokens left for the answer."""
         if timestamps is not None and len(timestamps) != len(context.keyframes.rows):
             raise ValueError(f"{len(timestamps)} timestamps for {len(context.keyframes.rows)} keyframes")
         text = self.tokenizer.without_markers(self._as_read(question))
@@ -372,7 +376,7 @@ class VideoModel:
         return embeddings, self.config.context_tokens - len(embeddings)
 
     def _shared(self, context: VisualContext, budget: int) -> VisualContext:
-        """The context with as many runs of frames sharing a token as the budget of visual tokens demands."""
+        """Return the context with tokens shared by as many frames as the budget of visual tokens requires."""
         fixed = context.keyframe_tokens.shape[0] * self.config.keyframe_tokens + int(self.config.live.final_newline)
         runs = share_tokens(context.change, context.may_join, budget - fixed)
         lengths = np.bincount(runs) if len(runs) else np.empty(0, np.int64)
