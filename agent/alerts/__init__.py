@@ -1,1 +1,1 @@
-"""Standing questions: rules, the gate, the judge, what fired and what did not."""
+"""Standing questions: rules, the gate and the judge that decide about alerts, and the store and delivery of alerts."""

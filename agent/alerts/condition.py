@@ -1,16 +1,17 @@
-"""A rule's condition as a plain question, for models that were trained on questions about what was seen and nothing else.
+"""Turn a rule's condition into a plain question, for models that were trained only on questions about what was seen.
 
-A small grammar turns the condition into a question; it knows English verbs, not rules. What comes or happens is counted,
-because "none" is as natural an answer as any number, while a bare yes can be a habit of the model:
+A small English grammar finds the subject and the verb of the condition. The question about something that comes or
+happens asks for its number, because "none" is as natural an answer as any other number, while a model may answer "yes"
+out of habit. Examples, with how an answer is read:
 
-    "any red truck comes"       -> "how many times did a red truck come?"      zero: no; one, two: yes
-    "a dog", "a dog walks by"   -> "how many times did a dog come?"            such models know one verb for it
-    "a bag is left behind"      -> "was a bag left behind?"                    no, nothing: no; yes, "a red bag": yes
+    "any red truck comes"       -> "how many times did a red truck come?"      "zero": no; "one", "two": yes
+    "a dog", "a dog walks by"   -> "how many times did a dog come?"            these models know only the verb "come"
+    "a bag is left behind"      -> "was a bag left behind?"                    "no", "nothing": no; "a red bag": yes
     "two people fight"          -> "how many times did two people fight?"
-    "the lights went out"       -> "the lights went out?"                      not understood for sure: unchanged
+    "the lights went out"       -> "the lights went out?"                      not covered by the grammar: kept
 
-A checkpoint's config.json says which manner it needs (`judge` in the section `vilamp_live`). Models that follow instructions
-get the condition verbatim (`agent/alerts/judge.py`).
+A checkpoint's config.json says which form of question its model needs (`judge` in the section `vilamp_live`). Models
+that follow instructions get the condition verbatim (`agent/alerts/judge.py`).
 """
 
 import itertools
@@ -49,7 +50,7 @@ _BETWEEN = _words(
     with in on at of by near from into over under behind inside outside through along past to towards across
     """
 )
-# Words that this grammar does not handle: a condition with one of them is not understood for sure.
+# Words that this grammar does not handle: a condition with one of them counts as not covered.
 _STRANGE = _words(
     """
     not no nobody none nothing never without nor neither who whose whom which what when where why how while
@@ -73,7 +74,8 @@ _VERDICTS: dict[str, Verdict] = {**dict.fromkeys(_NO.split(), "no"), **dict.from
 
 @dataclass(frozen=True, slots=True)
 class _Clause:
-    """The parts of an understood condition: subject, verb as written ("": none), and the rest."""
+    """The parts of a condition that the grammar covers: subject, verb as written ("" if there is none), words after
+    it."""
 
     subject: list[str]
     verb: str = ""
@@ -81,9 +83,9 @@ class _Clause:
 
 
 def as_question(condition: str) -> str:
-    """Return the condition as a question. A question, or a condition that is not understood for sure, stays as it is.
+    """Return the condition as a question, for example "how many times did a red truck come?" for "a red truck comes".
 
-    "a red truck comes in" -> "how many times did a red truck come in?"
+    A condition that is already a question is returned unchanged; one that the grammar does not cover only gets a "?".
     """
     condition = " ".join(condition.split())
     if condition.endswith("?"):
@@ -106,7 +108,7 @@ def as_question(condition: str) -> str:
 
 
 def read_answer(answer: str, condition: str) -> Verdict:
-    """Return the verdict in a short answer: yes or no, a number, or what was seen.
+    """Return the verdict that a short answer means. The answer may be yes or no, a number, or what was seen.
 
     "yes", "two" -> yes; "no", "zero", "nothing" -> no; "a red bag" -> yes for "a bag is left behind", no for "a box is
     left behind"; everything else is unclear.
@@ -122,13 +124,13 @@ def read_answer(answer: str, condition: str) -> Verdict:
 
 
 def _plain(condition: str) -> str:
-    """Return it in lower case, without "tell me when" and "any": "Any dog comes." -> "a dog comes"."""
+    """Return the condition in lower case, without "tell me when" and "any": "Any dog comes." -> "a dog comes"."""
     plain = _PREAMBLE.sub("", " ".join(condition.split()).rstrip(" .!?").lower())
     return re.sub(r"^(any|some) ", lambda _: "an " if re.match(r"\w+ [aeio]", plain) else "a ", plain)
 
 
 def _understood(condition: str) -> _Clause | None:
-    """Return its parts if the grammar covers every word, else None."""
+    """Return the parts of the condition if the grammar covers every word of it, else None."""
     words = _plain(condition).split()
     if not words or not all(re.fullmatch(r"[a-z]+(?:[-'][a-z]+)*", word) for word in words):
         return None
@@ -144,7 +146,7 @@ def _understood(condition: str) -> _Clause | None:
 
 
 def _doing(words: list[str], be: str) -> _Clause | None:
-    """Return the parts of "a man running" as those of "a man is running", or None."""
+    """Return the parts of words such as "a man running", read as "a man is running". None: they have another form."""
     for place in range(1, len(words)):
         verb, after = words[place], words[place + 1 :]
         if verb in _DOING and _is_thing(words[:place]) and (not after or after[0] in _BETWEEN | _DETERMINERS):
@@ -153,7 +155,7 @@ def _doing(words: list[str], be: str) -> _Clause | None:
 
 
 def _is_verb(word: str, subject: list[str]) -> bool:
-    """Return True when this word, after this subject, is certainly a verb."""
+    """Return True when `word`, after the words of `subject`, is certainly a verb."""
     if word in _BE or word in _HAVE or word in _COMMON:
         return True
     if subject[-1] in _DETERMINERS | _NUMBERS | _BETWEEN:
@@ -167,7 +169,8 @@ def _is_verb(word: str, subject: list[str]) -> bool:
 
 
 def _is_plural(word: str, words: list[str]) -> bool:
-    """Return True for "people" and "dogs"; not for "bus", and not after "a"."""
+    """Return True for a plural such as "people" or "dogs"; False for "bus", and when `words` begin with "a" or
+    "one"."""
     plural = len(word) > 3 and word.endswith("s") and not word.endswith(("ss", "us", "is"))
     return word in _PLURALS or (plural and words[0] not in ("a", "an", "one", "another"))
 
@@ -185,7 +188,8 @@ def _is_thing(words: list[str]) -> bool:
 
 
 def _has_inner_verb(words: list[str]) -> bool:
-    """Return True when a word may be a verb: "two cars collide", "a car parked by the gate", "water leaks"."""
+    """Return True when one of the words may be a verb: "two cars collide", "a car parked by the gate", "water
+    leaks"."""
     for word, following in itertools.pairwise(words):
         if (word in _DOING or _is_done(word)) and following in _BETWEEN | _DETERMINERS:
             return True
@@ -202,12 +206,12 @@ def _is_done(word: str) -> bool:
 
 
 def _is_plain_rest(after: list[str]) -> bool:
-    """Return True for what may follow a verb: "in", "to the gate", "a box and a bag"."""
+    """Return True when the grammar covers these words after a verb: "in", "to the gate", "a box and a bag"."""
     return not set(after) & (_STRANGE - {"and", "or", "here", "there", "up", "down", "out", "off", "away", "open"})
 
 
 def _has_clause(after: list[str]) -> bool:
-    """Return True when another clause begins: "and sits down", "who wears a hat"."""
+    """Return True when another clause begins in the words after the verb: "and sits down", "who wears a hat"."""
     for place, word in enumerate(after):
         following = after[place + 1 : place + 2]
         if word in ("and", "or") and following and following[0] not in _DETERMINERS | _NUMBERS:
@@ -221,7 +225,7 @@ def _has_clause(after: list[str]) -> bool:
 
 
 def _is_third_person(word: str) -> bool:
-    """Return True for a possible verb that is not listed: "somebody juggles"."""
+    """Return True when a word that is in no list may be a verb by its ending: "juggles" in "somebody juggles"."""
     return len(word) > 3 and word.endswith("s") and not word.endswith(("ss", "us", "is"))
 
 
@@ -248,7 +252,7 @@ _THIRD_NOUNS = _words("blocks rings waves works drops plays shows stops turns co
 
 
 def _base(verb: str) -> str:
-    """Return the base form: "comes" -> "come". An unlisted verb just loses its s."""
+    """Return the base form of a verb: "comes" -> "come". An unlisted verb only loses its final s."""
     if verb in _BASES or verb in _COMMON or verb == "have":
         return verb
     return _FORMS.get(verb) or (f"{verb[:-3]}y" if verb.endswith("ies") else verb.removesuffix("s"))

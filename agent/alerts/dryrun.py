@@ -1,8 +1,8 @@
 """A dry run: try a rule on stored frames, and return the alerts, their evidence and the number of judge calls.
 
-Frames and embeddings come from the memory, verdicts from the real judge; each frame is judged at most once. Overload policy:
-one dry run at a time, its verdicts wait behind all others in the language lane, and `max_judgements` bounds them. What lies
-beyond that bound is not guessed: the result says that it is not `complete`.
+Frames and embeddings come from the memory; verdicts come from the real judge, which is called at most once for a frame.
+Overload policy: one dry run at a time; its judge calls wait behind all other uses of the language model; after
+`max_judgements` calls the dry run stops early, and its outcome has `complete` False.
 """
 
 import math
@@ -25,16 +25,19 @@ from memory.errors import StorageError
 from memory.store import MemoryStore
 from memory.window import Window
 
-Report = Callable[[float, int], None]  # progress 0..1, and the judge calls so far
+Report = Callable[[float, int], None]  # called with the progress (0..1) and the number of judge calls so far
 
 FACTORS = (0.5, 0.7, 1.0, 1.4, 2.0, 2.8)  # by which a sweep multiplies the gate's thresholds
 _BLOCK = 4096  # rows whose embeddings are read at once
-_MAX_HELD = 1000  # suppressed alerts listed; all are counted
+_MAX_HELD = 1000  # suppressed alerts in the list; the counts include all of them
 
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """The rule to try, and the frames to try it on."""
+    """A request for a dry run: the rule to try, and the frames to try it on.
+
+    sweep: also try other gate thresholds. max_judgements: limit of judge calls, those of the sweep included.
+    """
 
     rule: RuleSettings
     cameras: tuple[str, ...]
@@ -46,7 +49,11 @@ class Trial:
 
 @dataclass(frozen=True, slots=True)
 class SweepRow:
-    """One row of a sweep. None: unknown, because the judge calls ran out."""
+    """What the rule would have done with the gate thresholds `on` and `off`.
+
+    num_openings: how often the gate opened. num_alerts, num_judged: None if `max_judgements` was reached before the
+    end.
+    """
 
     on: float
     off: float
@@ -57,7 +64,12 @@ class SweepRow:
 
 @dataclass(slots=True)
 class Outcome:
-    """The result of a dry run. after, before: times of the first and the last frame."""
+    """The result of a dry run.
+
+    after, before: times of the first and the last frame. num_unencoded: frames without an embedding, which were left
+    out.
+    complete: False if `max_judgements` was reached before the last frame. num_openings: how often the gate opened.
+    """
 
     trial: Trial
     after: float
@@ -71,7 +83,8 @@ class Outcome:
 
 
 class _Past:
-    """The frames of a window by rising time, created one at a time: a million frames are three arrays."""
+    """The frames of a window in time order. Iterating creates one Sighting at a time, as a window may hold a
+    million."""
 
     def __init__(self, window: Window, similarities: NDArray[np.float32]) -> None:
         self.times = window.times
@@ -88,11 +101,11 @@ class _Past:
 
 
 class _Exhausted(Exception):
-    """`max_judgements` calls have been made."""
+    """Raised when another judge call is needed but `max_judgements` calls have been made."""
 
 
 class DryRun:
-    """One dry run."""
+    """The run of one trial. Create a new one for each trial."""
 
     def __init__(
         self,
@@ -104,14 +117,14 @@ class DryRun:
         zone_of: Callable[[str], str],
         report: Report = lambda done, num_asked: None,
     ) -> None:
-        """unit: (D,), the condition as a unit vector."""
+        """unit: (D,), the rule's condition as a unit vector. zone_of: returns a camera's time zone."""
         self._trial, self._unit, self._store, self._judge = trial, unit, store, judge
         self._zone_of, self._report = zone_of, report
         self._verdicts: dict[tuple[str, int], Vote | Refusal] = {}
         self._span = (0.0, 1.0)
 
     async def run(self) -> Outcome:
-        """Run it. Raises NoFrames when there is no frame in the window."""
+        """Replay the rule and return the outcome. Raises NoFrames when no frame is stored in the window."""
         trial = self._trial
         frames = await pools.upkeep(self._past)
         armed_from = -math.inf if trial.after is None else trial.after
@@ -128,7 +141,7 @@ class DryRun:
         return outcome
 
     def _past(self) -> _Past:
-        """Return the frames of the window and those before it that the gates learn from."""
+        """Return the frames of the window, and the frames before it from which the gates learn the background."""
         trial = self._trial
         after = None if trial.after is None else trial.after - WARM_S
         window = self._store.window(trial.cameras, after, trial.before)
@@ -162,7 +175,11 @@ class DryRun:
             return "judge_unavailable"
 
     async def _sweep(self, frames: _Past, armed_from: float, base: Outcome) -> list[SweepRow]:
-        """Try other thresholds, the higher ones first: they ask less, and most of their frames are judged already."""
+        """Replay the rule with other gate thresholds. Return one row for each, by rising threshold.
+
+        The higher thresholds are tried first, because they need fewer judge calls, most of which have been made
+        already.
+        """
         rows = []
         for factor in sorted(FACTORS, key=lambda each: (each < 1, -each)):
             rule = with_gate(self._trial.rule, factor)
@@ -176,7 +193,7 @@ class DryRun:
 
 
 def describe(outcome: Outcome, link: Callable[[int], str]) -> dict[str, object]:
-    """Return the JSON of the REST API (docs/alerts.md). link: returns the URL of a frame's picture."""
+    """Return the outcome as the REST API shows it (docs/alerts.md). link: returns the URL of a frame's picture."""
     result = outcome.result
     hours = max((result.time - outcome.after) / 3600, 1 / 3600)
     held = [

@@ -1,14 +1,17 @@
 """The alert engine: the tasks that take an alert from the encoded frame to the committed event.
 
     frame()      an encoded frame is queued
-    _see         gate and machine of every rule see it (watcher.py, gate.py, machine.py); some frames are to be judged
-    _judge       the judge decides about each of them (judge.py)
-    record       the machine's decision becomes an event (recorder.py, event.py) and is committed (store.py, outbox.py)
+    _see         gate and state machine of every rule process it (watcher.py, gate.py, machine.py) and may ask for a
+    verdict
+    _judge       the judge gives the verdict on each such frame (judge.py)
+    record       an alert that begins or ends becomes an event (recorder.py, event.py), committed (store.py, outbox.py)
     delivery     MQTT (agent/mqtt/session.py) and webhooks (webhooks.py) deliver it from the outbox
 
 Ingest and questions never wait for alerts: a frame is queued without waiting, the alert store is written in a worker
-thread, and each verdict waits in the language lane behind all questions. Overload policy: the frame queue is bounded, and the
-oldest frame is dropped and counted (the gates miss it); the judge's queue is bounded, and beyond it the answer is `judge_busy`.
+thread, and each judge call waits behind all users' questions for the language model. Overload policy: when the frame
+queue
+is full, its oldest frame is dropped and counted, and no gate gets it; when the judge's queue is full, a frame gets no
+verdict, for the reason `judge_busy`.
 """
 
 import asyncio
@@ -49,7 +52,10 @@ MAX_WAITING = 16  # frames waiting for a verdict; at a second each, a later one 
 
 
 class Engine:
-    """The rules at work. Methods run on the event loop."""
+    """Runs the rules: takes encoded frames, has some of them judged, and records alerts.
+
+    Call every method on the event loop, except `flush`, which writes to disk.
+    """
 
     def __init__(
         self,
@@ -64,7 +70,7 @@ class Engine:
     ) -> None:
         self.watcher = watcher
         self.judge = judge
-        self.num_dropped = 0  # frames that the rules did not see
+        self.num_dropped = 0  # frames that no rule has processed
         self._answering, self._metrics, self._clock = answering, metrics, clock
         self._memory, self._zone_of = memory, zone_of
         self._trying = False  # a dry run is running
@@ -76,11 +82,11 @@ class Engine:
 
     @property
     def num_waiting(self) -> int:
-        """The number of frames that wait for a verdict."""
+        """Number of frames that wait for a verdict."""
         return len(self._waiting)
 
     def frame(self, camera: str, frame_id: int, time: float, embedding: NDArray[np.float32]) -> None:
-        """Queue an encoded frame. embedding: (D,), of any length. Never waits."""
+        """Queue an encoded frame for the rules, without waiting. embedding: (D,), of any norm. time: unix seconds."""
         if len(self._frames) >= MAX_FRAMES:
             self._frames.popleft()
             self.num_dropped += 1
@@ -90,12 +96,12 @@ class Engine:
         self._more_frames.set()
 
     async def settled(self) -> None:
-        """Wait until the rules have seen every queued frame and every verdict is in."""
+        """Wait until the rules have processed every queued frame and every verdict."""
         self._check_settled()
         await self._settled.wait()
 
     def tasks(self) -> list[tuple[str, Work]]:
-        """The engine's tasks by name. Each may be run again after a failure."""
+        """Return the engine's tasks with their names, for the supervisor. Each may be started again after a failure."""
         return [
             ("alerts: rules", self._see),
             ("alerts: judge", self._judge),
@@ -103,14 +109,17 @@ class Engine:
         ]
 
     async def begin(self) -> None:
-        """Let all rules watch. One whose condition cannot be embedded is tried again by `_flush`."""
+        """End the alerts of removed rules, embed the conditions of all rules, and start them.
+
+        A condition that cannot be embedded is tried again by the task `_flush`.
+        """
         with contained("ending alerts of removed rules"):
             await pools.alerts(self.watcher.begin)
         self._begun = True
         await self._arm()
 
     async def _arm(self) -> None:
-        """Embed the conditions of the rules that do not watch yet."""
+        """Embed the conditions of the rules that have not started yet, and start them."""
         for rule in await pools.alerts(self.watcher.unarmed):
             with contained(f"embedding the condition of rule {rule.name}") as outcome:
                 unit = await self._unit(rule.settings.condition)
@@ -124,7 +133,7 @@ class Engine:
         return features.unit
 
     def problems(self) -> dict[str, str]:
-        """The problem of every rule that has one, in words, by name."""
+        """Return the problem of every rule that has one, as text for the operator, by rule name."""
         return self.watcher.rule_problems()
 
     # --- the three tasks ---
@@ -132,7 +141,7 @@ class Engine:
     async def _see(self) -> None:
         if not self._begun:
             await self.begin()
-        self._more_frames.set()  # see the frames that a failed run left over
+        self._more_frames.set()  # process the frames that a failed run left over
         while True:
             await self._more_frames.wait()
             self._more_frames.clear()
@@ -164,7 +173,7 @@ class Engine:
             self._check_settled()
 
     async def _decide_or_refuse(self, pending: Pending) -> None:
-        """Judge one frame. On an unforeseen failure, tell the rule that there is no verdict."""
+        """Judge one frame. On an unforeseen failure, record for the rule that there will be no verdict."""
         with contained(f"judging for rule {pending.rule}") as outcome:
             await self._decide(pending)
         if outcome.error is not None:
@@ -172,7 +181,7 @@ class Engine:
                 await pools.alerts(self.watcher.refused, pending, "judge_unavailable", words_of(outcome.error))
 
     async def _decide(self, pending: Pending) -> None:
-        """Judge one frame and hand the result to the watcher."""
+        """Judge one frame and pass the verdict, or the reason why there is none, to the watcher."""
         rule = await pools.alerts(self.watcher.wanted, pending)
         if rule is None:
             return
@@ -199,7 +208,7 @@ class Engine:
                 await self._arm()
 
     def flush(self) -> None:
-        """Store the states of the rules. When the disk refuses, the next call tries again."""
+        """Store the states of the rules. When the disk fails, log the error: the next call tries again."""
         try:
             self.watcher.flush()
         except StorageError as error:
@@ -256,7 +265,8 @@ def open_engine(
 ) -> Engine:
     """Return the engine with the rules of the settings and of the alert store. Raises StorageError.
 
-    model: the judge's name in events.
+    clock: returns unix seconds. zone_of: returns a camera's time zone. cameras: returns the names of all cameras.
+    model: name of the model that judges, written into every event.
     """
     watcher = Watcher(
         alert_store,

@@ -1,7 +1,8 @@
-"""The alert event that MQTT, webhooks, `/v1/alerts` and its stream carry.
+"""The event of an alert that begins or ends, as MQTT, webhooks, `/v1/alerts` and its event stream deliver it.
 
-The payload is built once, when the alert is committed, and stored: a duplicate is identical, byte for byte. Field names and
-units are those of docs/alerts.md. Does not know rules, models, or where an event goes.
+The payload is built once, when the alert is committed, and stored, so an event that is delivered twice has the same
+bytes
+both times. Field names and units are those of docs/alerts.md. Does not depend on rules, models or receivers.
 """
 
 import json
@@ -18,7 +19,7 @@ MAX_CLIP_S = 600.0  # at 30 frames a second still below the limit of one export
 
 @dataclass(frozen=True, slots=True)
 class EventFrame:
-    """A frame that the verdict is based on."""
+    """A frame that a verdict of the alert is based on."""
 
     id: int
     time: float  # unix seconds
@@ -30,7 +31,7 @@ class AlertEvent:
     """An alert began (`on`) or ended (`off`). Times in unix seconds."""
 
     event_type: EventType
-    id: str  # the same for a duplicate: see `event_id`
+    id: str  # as `event_id` returns it; the same when the event is delivered twice
     rule: str
     camera: str
     condition: str
@@ -62,7 +63,8 @@ def event_id(alert_id: str, event_type: EventType) -> str:
 
 
 def clip_path(camera: str, start_time: float, end_time: float) -> str:
-    """Return path and query of the export around an alert; a clip longer than MAX_CLIP_S shows the alert's beginning.
+    """Return the URL path and query that export the frames around an alert. A longer clip is cut to its first
+    MAX_CLIP_S.
 
     clip_path("yard", 1000.0, 1002.0) is "/v1/cameras/yard/export?after=990.000&before=1007.000".
     """
@@ -72,9 +74,9 @@ def clip_path(camera: str, start_time: float, end_time: float) -> str:
 
 
 def shortened(payload: bytes, max_bytes: int) -> bytes | None:
-    """Return an event's payload cut to `max_bytes` by leaving out links: the oldest frame first, the clip last.
+    """Return an event's payload, cut to `max_bytes` by leaving out frames, the oldest first, and last the clip's URL.
 
-    The same arguments give the same bytes. None: it does not fit without any link either.
+    The same arguments give the same bytes. None: the payload is too long even without frames and clip.
     """
     plain = json.loads(payload)
     while len(payload) > max_bytes:

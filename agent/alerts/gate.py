@@ -1,10 +1,12 @@
 """The gate: does a camera's picture look more like a rule's condition than it usually does?
 
-In: one number per frame, the cosine of the frame's embedding with the condition's, and the frame's time. Out: a score in
-units of the camera's own spread around its own running background, and whether the gate is open, with hysteresis. Because
-the unit is the camera's own, a rule needs no calibration for the place, the light or the encoder.
+Input: the time of each frame, and its similarity, which is the cosine of the frame's embedding with the condition's.
+Output: whether the gate is open, and a score. The score is how far the similarity is above the camera's running average
+(the background), divided by its usual deviation from that average (the spread). So a rule needs no calibration for the
+place, the light or the encoder. The gate opens at one threshold and closes at a lower one (hysteresis).
 
-Pure: time comes in as an argument, the state is a value that can be written as JSON. Knows no pictures and no model.
+Pure functions: time is an argument, and the state is a value that can be written as JSON. Uses no pictures and no
+model.
 """
 
 import math
@@ -15,14 +17,14 @@ from agent.settings.rules import GateSettings
 # Measured in docs/alerts-evaluation.md on worlds the model was not trained on; they suit every camera, because scores
 # are in spreads of the camera's own background.
 SURGE = 1.5  # an open gate surges at this multiple of its last peak
-OPEN_FACTOR = 4.0  # how much slower the background is learnt while the gate is open
-WARM_UP_FRAMES = 30  # before the gate may open; later no frame weighs more than 1/30
+OPEN_FACTOR = 4.0  # the background is learnt this many times slower while the gate is open
+WARM_UP_FRAMES = 30  # before the gate may open; later no frame counts for more than 1/30 of the background
 MIN_SPREAD = 0.002  # cosine; a smaller spread is noise of the embedding
 
 
 @dataclass(frozen=True, slots=True)
 class GateState:
-    """The gate of one rule at one camera."""
+    """The state of the gate of one rule at one camera."""
 
     level: float = 0.0  # running background of the similarity, a cosine
     spread: float = 0.0  # running mean distance from the level, a cosine
@@ -35,8 +37,11 @@ class GateState:
 
 @dataclass(frozen=True, slots=True)
 class GateReading:
-    """The gate at one frame. `rose`: it has just opened. `surged`: it was open, and the score has grown much further:
-    something half in view has come in, or something else has come."""
+    """What the gate says about one frame.
+
+    rose: the gate opened at this frame. surged: it was open before, and the score has grown much further (SURGE times),
+    as when something that was half in view comes in, or when another thing comes.
+    """
 
     score: float
     open: bool
@@ -47,7 +52,8 @@ class GateReading:
 def step(settings: GateSettings, state: GateState, *, time: float, similarity: float) -> tuple[GateState, GateReading]:
     """Return the next state and the reading for the frame at `time` (unix seconds).
 
-    similarity: cosine in -1..1. A frame that is not newer than the last changes nothing but is still read.
+    similarity: cosine in -1..1. A frame that is not newer than the last one gets a reading but does not change the
+    state.
     """
     newer = state.time is None or time > state.time
     if not state.warm:
@@ -62,7 +68,7 @@ def step(settings: GateSettings, state: GateState, *, time: float, similarity: f
     reading = GateReading(score, is_open, rose, surged)
     if not newer or state.time is None:
         return state, reading
-    # an event, however strong, moves the background no more than one at the threshold
+    # an event, however strong, moves the background no more than an event at the threshold does
     away = min(max(away, -settings.on * unit), settings.on * unit)
     seconds = settings.background_s * (OPEN_FACTOR if is_open else 1.0)
     share = min(-math.expm1((state.time - time) / seconds), 1 / WARM_UP_FRAMES)
@@ -72,12 +78,15 @@ def step(settings: GateSettings, state: GateState, *, time: float, similarity: f
 
 
 def _warmed(state: GateState, time: float, similarity: float) -> GateState:
-    """Add one frame to the warm-up; at its end set the background to where the similarities lie closest together.
+    """Return the state with one more frame of the warm-up. The last one sets the first level and spread of the
+    background.
 
-    That is the narrowest third of them, so events may fill half of the warm-up and more. For normal noise, the width of
-    that third is about the mean distance from the middle.
+    They come from the third of the similarities that lie closest together: the level is the middle of that third, and
+    the
+    spread is its width, which for normal noise is about the mean distance from the middle. So the background is right
+    even when half of the warm-up frames show events.
 
-    Worked example, six frames: .20 .50 .21 .61 .22 .48 -> the narrowest two are .20 .21: level .205, spread .01.
+    Worked example, six frames: .20 .50 .21 .61 .22 .48 -> the closest two are .20 .21: level .205, spread .01.
     """
     first = (*state.first, similarity)
     if len(first) < WARM_UP_FRAMES:

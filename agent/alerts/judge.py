@@ -1,10 +1,13 @@
-"""The judge: a rule's condition and the last seconds of one camera become a verdict.
+"""The judge: decides whether a rule's condition is true of the last seconds of one camera.
 
-The question goes through the same path as a user's (window, keyframes, merging, language model), greedy, with few tokens. The
-answer becomes yes, no or unclear and nothing else, so text that a camera sees can at most cause a wrong verdict. A remote
-model that used up its tokens without a readable answer may have been thinking: it gets room to think next time.
+The question takes the same path as a user's (window, keyframes, merging, language model), with greedy decoding and few
+tokens. Of the answer only the verdict is kept: yes, no or unclear. So text in a camera's picture can at most cause a
+wrong
+verdict. A remote model that used up its tokens without a readable answer may have been thinking: its next question
+allows
+more tokens for that.
 
-Does not decide when to ask, nor what a verdict leads to.
+Does not decide when to ask, nor what follows from a verdict.
 """
 
 import re
@@ -22,19 +25,19 @@ QUESTION = (
     'Answer with exactly one word: "yes", "no", or "unclear" if the pictures do not show it well enough.'
 )
 MAX_NEW_TOKENS = 8
-NUM_EVIDENCE = 4  # frames given with a verdict, beside the judged one
+NUM_EVIDENCE = 4  # frames returned with a verdict, besides the judged one
 _ANSWER = re.compile(r'[\s"\'*_`.:]*(yes|no|unclear)\b["\'*_`]*(?=\s*$|\s*[.,;:!\n])', re.IGNORECASE)
 _UNCLEAR = re.compile(r'[\s"\'*_`.:]*unclear\b', re.IGNORECASE)
 _ANY = re.compile(r"\b(yes|no|unclear)\b", re.IGNORECASE)
 
 
 def question_for(condition: str, wording: str = QUESTION) -> str:
-    """Return the question about a condition, for models that follow instructions."""
+    """Return the question about a condition, for models that follow instructions. wording: contains "{condition}"."""
     return wording.replace("{condition}", condition.strip().rstrip("."))
 
 
 def verdict_of(text: str) -> Verdict:
-    """Return the verdict in the model's answer: its first word, alone or before punctuation; unclear otherwise.
+    """Return the verdict in the model's answer: its first word if alone or followed by punctuation, otherwise unclear.
 
     "Yes." -> yes; "No, the door is shut" -> no; "Yes and no", "Yes. No.", "I think yes", "" -> unclear.
     """
@@ -48,7 +51,7 @@ def verdict_of(text: str) -> Verdict:
 
 
 class Judge:
-    """Ask the model that answers questions."""
+    """Judges conditions with the model that also answers users' questions."""
 
     def __init__(self, answering: Answering, wording: str = QUESTION) -> None:
         self._answering = answering
@@ -58,7 +61,10 @@ class Judge:
     async def vote(
         self, rule: RuleSettings, camera: str, frame_id: int, time: float, priority: Priority = Priority.JUDGE
     ) -> Vote:
-        """Return the verdict on the seconds of `camera` that end with this frame. Raises Problem when the model fails."""
+        """Return the verdict on the last seconds of `camera` up to this frame (`judge.window_s` of the rule).
+
+        time: of the frame, in unix seconds. Raises Problem when the model fails.
+        """
         plain = self._answering.answerer.judge_manner == "question"
         answer = await self._answering.judge(
             Question(
@@ -82,6 +88,6 @@ class Judge:
 
 
 def _evidence(frames: tuple[Evidence, ...]) -> tuple[tuple[int, float], ...]:
-    """Return the best keyframes as (id, time), by rising time."""
+    """Return the best NUM_EVIDENCE keyframes as (id, time), in time order."""
     ranked = sorted(frames, key=lambda each: (each.kind == "filling", -each.score))[:NUM_EVIDENCE]
     return tuple(sorted(((each.frame_id, each.time) for each in ranked), key=lambda frame: frame[1]))

@@ -1,15 +1,19 @@
 """The state machine of one rule at one camera: frames and verdicts go in, actions come out.
 
-    idle      --- the gate opens ------------------>  checking     the judge is asked about single frames
+    idle      --- the gate is open ---------------->  checking     the judge is asked about single frames
     checking  --- n of the last m verdicts yes ---->  on           `On`
-    checking  --- the gate closes, no yes pending ->  idle         `Held` (unconfirmed)
+    checking  --- the gate closes ---------------->  idle         `Held` (unconfirmed), unless the last verdict was yes
     on        --- `clear` verdicts no in a row ---->  idle         `Off`, then cool-down
 
+`On`, `Off` and `Held` are actions: an alert begins, ends, or is suppressed. n, m and `clear` are settings of the rule.
 An unclear verdict counts among the m, is never a yes, and does not end an alert. While something keeps an alert from
-beginning (snooze, schedule, cool-down, a late frame) the judge is not asked, and one `Held` is returned per opening of the
-gate. An active alert is followed to its end in any case; only disabling the rule ends it at once.
+beginning (snooze, schedule, cool-down, a late frame) the judge is not asked, and one `Held` is returned each time the
+gate
+opens. The judge is asked about an active alert until it ends, even during a snooze; only disabling the rule ends it at
+once.
 
-Pure: values in, values out, time as an argument. Knows no pictures, no model, no clock and no alert ids.
+Pure functions: they return new values, and time is an argument. They use no pictures, no model, no clock and no alert
+ids.
 """
 
 from collections.abc import Sequence
@@ -63,7 +67,8 @@ class Ask:
 
 @dataclass(frozen=True, slots=True)
 class On:
-    """An alert begins with `num_yes` of `num_votes` verdicts; `start_time` is the time of the first yes."""
+    """An alert begins: `num_yes` of the last `num_votes` verdicts were yes. start_time: of the first frame judged
+    yes."""
 
     frame_id: int
     start_time: float
@@ -76,7 +81,11 @@ class On:
 
 @dataclass(frozen=True, slots=True)
 class Off:
-    """The alert ended at `end_time`; the verdict at `time` confirmed it."""
+    """An alert ended at `end_time`, the first of `num_no` frames judged no in a row; the last of them is the frame at
+    `time`.
+
+    num_no is 0 when the rule was disabled, changed or removed.
+    """
 
     start_time: float
     end_time: float
@@ -88,7 +97,7 @@ class Off:
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """An alert that may have been due was suppressed."""
+    """An alert that would have begun, or might have, was suppressed for `reason`."""
 
     reason: Reason
     frame_id: int
@@ -122,12 +131,15 @@ class RuleState:
 
 
 def resumed(state: RuleState) -> RuleState:
-    """Return the state after a restart: the verdict that was awaited never comes."""
+    """Return the state without the wait for a verdict, which never comes after a restart."""
     return replace(state, asked=None)
 
 
 def set_back(state: RuleState, by_s: float) -> RuleState:
-    """Return the state with every time moved back `by_s`, as the camera's clock was. Stop waiting for a verdict."""
+    """Return the state with every time moved back by `by_s` seconds, as the camera's clock was set back.
+
+    It no longer waits for a verdict.
+    """
 
     def back(time: float | None) -> float | None:
         return None if time is None else time - by_s
@@ -153,7 +165,10 @@ def set_back(state: RuleState, by_s: float) -> RuleState:
 def hindrance(
     rule: RuleSettings, *, time: float, zone: str, enabled: bool, snoozed_until: float, late: bool
 ) -> Hindrance | None:
-    """Return what keeps an alert from beginning at `time`, apart from the cool-down, or None. Disabled comes first."""
+    """Return what keeps an alert from beginning at `time`, apart from the cool-down, or None.
+
+    zone: time zone of the rule's schedule. late: the frame was encoded long after its capture.
+    """
     if not enabled:
         return "disabled"
     if time < max(snoozed_until, rule.snooze or 0.0):
@@ -190,7 +205,11 @@ def saw(
 def _kept_quiet(
     state: RuleState, reading: GateReading, quiet: Reason | Literal["disabled"]
 ) -> tuple[RuleState, Actions]:
-    """No alert may begin: return one `Held` when the gate opens, or when this interrupts a check."""
+    """Return the idle state for a frame at which no alert may begin, with one `Held` if the gate opened or a check
+    stopped.
+
+    quiet: the reason. A disabled rule returns no `Held`.
+    """
     interrupted = state.phase == "checking"
     state = _idle(state)
     if quiet == "disabled" or not (reading.rose or interrupted):
@@ -305,7 +324,8 @@ def refused(rule: RuleSettings, state: RuleState, time: float, reason: Refusal) 
 
 
 def ended(state: RuleState, time: float) -> tuple[RuleState, Actions]:
-    """Return the state and the actions when the rule is disabled, changed or removed: an active alert ends now."""
+    """Return the state and the actions when the rule is disabled, changed or removed: an active alert ends at
+    `time`."""
     if state.phase != "on":
         return _idle(state), ()
     off = Off(state.since or time, time, time, 0, state.score, ())
@@ -313,13 +333,18 @@ def ended(state: RuleState, time: float) -> tuple[RuleState, Actions]:
 
 
 def _paused(rule: RuleSettings, state: RuleState, time: float, *, afresh: bool) -> RuleState:
-    """Set the next time to ask: soon after a verdict that changes something, later and later after others."""
+    """Return the state with the next time to ask the judge.
+
+    afresh: the verdict at `time` brought something new, so the pause is short. Otherwise the pause doubles, up to
+    recheck_s.
+    """
     pause_s = rule.judge.every_s if afresh else min(2 * state.pause_s, rule.judge.recheck_s)
     return replace(state, pause_s=pause_s, next_ask=time + pause_s)
 
 
 def _evidence(votes: Sequence[Vote]) -> tuple[tuple[int, float], ...]:
-    """Return the judged frames and those the verdicts are based on, each once, by rising time."""
+    """Return the judged frames and the frames that the verdicts are based on, each once, as (id, time) in time
+    order."""
     frames = {frame_id: time for vote in votes for frame_id, time in (*vote.frames, (vote.frame_id, vote.time))}
     return tuple(sorted(frames.items(), key=lambda frame: frame[1]))
 
@@ -332,7 +357,7 @@ def _held(state: RuleState, reason: Reason) -> Held:
     return Held(reason, state.frame_id, state.time or 0.0, state.score)
 
 
-# --- the limit of judge calls of one rule, over all its cameras ---
+# --- the limit on judge calls of one rule, for all its cameras together ---
 
 
 @dataclass(frozen=True, slots=True)
@@ -344,7 +369,7 @@ class Budget:
 
 
 def spend(rule: RuleSettings, budget: Budget | None, time: float) -> tuple[Budget, bool]:
-    """Return the budget after one judgement at `time`, and whether it was affordable. None: a full budget.
+    """Return the budget after a judge call at `time`, and whether the budget allows that call. budget None: a full one.
 
     Worked example, 2 per minute: at 0 s yes, at 1 s yes, at 2 s no, at 30 s yes.
     """

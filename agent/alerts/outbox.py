@@ -1,11 +1,12 @@
-"""The outbox: alert events that are committed and not yet delivered, in order, on disk.
+"""The outbox: a table of the alert events that are committed but not yet delivered, in order.
 
 A sink is a receiver of every event: "mqtt" or "webhook:<name>". An entry is written in the transaction that commits its
 alert and removed when its sink has confirmed it, so every event is delivered at least once and in order, across outages
-and restarts. The payload is stored as bytes: a duplicate is identical. Overload policy: beyond `max_entries` of one sink
-its oldest entry is dropped and counted.
+and restarts. The payload is stored as bytes, so an event that is delivered twice is the same both times. Overload
+policy:
+when a sink has more than `max_entries` entries, its oldest entry is dropped and counted.
 
-Uses the connection and the lock of the alert store (`agent/alerts/store.py`). Does not know how an entry is delivered.
+Uses the connection and the lock of the alert store (`agent/alerts/store.py`). Does not deliver anything itself.
 """
 
 import json
@@ -36,13 +37,13 @@ _COLUMNS = "seq, sink, event_id, camera, rule, event_type, payload, snapshot, cr
 
 
 def webhook_sink(name: str) -> str:
-    """Return the sink of the webhook `name`: "webhook:pager"."""
+    """Return the name of the sink for the webhook `name`: "webhook:pager" for "pager"."""
     return f"webhook:{name}"
 
 
 @dataclass(frozen=True, slots=True)
 class Outgoing:
-    """One event on its way to one sink."""
+    """An entry of the outbox: one event that is to be delivered to one sink."""
 
     seq: int  # rising, never reused
     sink: str
@@ -56,7 +57,7 @@ class Outgoing:
 
 
 class Outbox:
-    """The outbox table. Any thread may call; every method takes the lock and raises sqlite3.Error."""
+    """The outbox table. Thread-safe: every method takes the lock. Every method may raise sqlite3.Error."""
 
     def __init__(
         self,
@@ -66,14 +67,14 @@ class Outbox:
         max_entries: int,
         steady: Callable[[], float] = time.monotonic,
     ) -> None:
-        """steady: monotonic seconds, by which ages are measured."""
+        """steady: returns monotonic seconds; the ages of entries are measured with it."""
         if max_entries < 1:
             raise ValueError(f"max_entries must be at least 1, not {max_entries}")
         self.max_entries = max_entries
         self.num_dropped: Counter[tuple[str, str]] = Counter()  # by (sink, reason), since the start of the process
         self._connection, self._lock, self._steady = connection, lock, steady
-        self._finished: set[int] = set()  # delivered or dropped, but the disk refused to remove them
-        self._added: dict[int, float] = {}  # by seq: when it was added, by the steady clock
+        self._finished: set[int] = set()  # entries (seq) delivered or dropped, but not yet deleted from the table
+        self._added: dict[int, float] = {}  # by seq: when the entry was added, by the steady clock
         for statement in filter(str.strip, _TABLE.split(";")):  # executescript would commit an open transaction
             connection.execute(statement)
         self._newest_at_start = int(connection.execute("SELECT coalesce(max(seq), 0) FROM outbox").fetchone()[0])
@@ -89,7 +90,10 @@ class Outbox:
         snapshot: bytes | None,
         now: float,
     ) -> None:
-        """Append one entry; the caller commits. The snapshot is kept for MQTT only: webhooks send none."""
+        """Append one entry, and drop the oldest of `sink` if there are too many. The caller commits.
+
+        The snapshot is stored only for MQTT, as webhooks send none. now: unix seconds.
+        """
         with self._lock:
             added = self._connection.execute(
                 "INSERT INTO outbox (sink, event_id, camera, rule, event_type, payload, snapshot, created) "
@@ -113,7 +117,10 @@ class Outbox:
         except_rules: Collection[tuple[str, str]] = (),
         except_seqs: Collection[int] = (),
     ) -> list[Outgoing]:
-        """Return the oldest entries of `sink` in order, without those of some (camera, rule) and without some entries."""
+        """Return the oldest entries of `sink`, in order, at most `limit`.
+
+        Leaves out the entries of the (camera, rule) pairs in `except_rules` and the entries in `except_seqs`.
+        """
         with self._lock:
             rows = self._connection.execute(
                 f"SELECT {_COLUMNS} FROM outbox WHERE sink = ? "  # noqa: S608 - a constant
@@ -131,24 +138,24 @@ class Outbox:
     def next(
         self, sink: str, *, except_rules: Collection[tuple[str, str]] = (), except_seqs: Collection[int] = ()
     ) -> Outgoing | None:
-        """Return the oldest entry of `sink`, or None. Exceptions as for `pending`."""
+        """Return the oldest entry of `sink`, or None. The except_ arguments are those of `pending`."""
         found = self.pending(sink, 1, except_rules=except_rules, except_seqs=except_seqs)
         return found[0] if found else None
 
     def count(self, sink: str) -> int:
-        """Return how many entries of `sink` wait."""
+        """Return the number of entries that wait for delivery to `sink`."""
         with self._lock:
             (number,) = self._connection.execute("SELECT count(*) FROM outbox WHERE sink = ?", (sink,)).fetchone()
         return int(number)
 
     def waits(self, sink: str, camera: str, rule: str) -> bool:
-        """Return True when an event of `rule` at `camera` waits for `sink`."""
+        """Return True when an event of `rule` at `camera` waits for delivery to `sink`."""
         query = "SELECT 1 FROM outbox WHERE sink = ? AND camera = ? AND rule = ? LIMIT 1"
         with self._lock:
             return self._connection.execute(query, (sink, camera, rule)).fetchone() is not None
 
     def existing(self, seqs: Iterable[int]) -> set[int]:
-        """Return which of these entries are still stored."""
+        """Return those of the given entry numbers whose entries are still stored."""
         query = "SELECT seq FROM outbox WHERE seq IN (SELECT value FROM json_each(?))"
         with self._lock:
             return {seq for (seq,) in self._connection.execute(query, (json.dumps(list(seqs)),))}
@@ -158,19 +165,20 @@ class Outbox:
     def done(self, entry: Outgoing) -> None:
         """Remove an entry that its sink has confirmed. Idempotent.
 
-        When the disk refuses, the entry is remembered as finished: `pending` skips it, and `tidy` removes it later.
+        If the disk fails, the entry stays marked as finished in memory: `pending` skips it, and `tidy` removes it
+        later.
         """
         with self._lock:
             self._finished.add(entry.seq)
         self.tidy()
 
     def drop(self, entry: Outgoing, reason: str) -> None:
-        """Remove an entry that is given up, and count it by `reason`."""
+        """Remove an entry that will not be delivered, and count it under `reason`."""
         self.num_dropped[entry.sink, reason] += 1
         self.done(entry)
 
     def tidy(self) -> None:
-        """Remove the entries that are finished."""
+        """Remove the finished entries that `done` could not remove because the disk failed."""
         with self._lock:
             for seq in list(self._finished):
                 self._connection.execute("DELETE FROM outbox WHERE seq = ?", (seq,))
@@ -178,7 +186,7 @@ class Outbox:
                 self._forget([seq])
 
     def erase(self, camera: str, after: float, before: float) -> int:
-        """Remove entries of `camera` whose evidence or times touch [after, before], and return how many.
+        """Remove the entries of `camera` whose evidence or times overlap [after, before]. Return how many were removed.
 
         The caller commits.
         """
@@ -189,20 +197,30 @@ class Outbox:
             self._forget(seq for (seq,) in touched)
         return len(touched)
 
-    # --- ages, by the steady clock: setting the wall clock to another year makes no entry old ---
+    # --- ages, measured with the steady clock: an entry does not get old when the wall clock is set to another year ---
 
     def age_s(self, entry: Outgoing, now: float) -> float:
-        """Return the seconds since the entry was added. For one from before the start, `now` (unix seconds) at the
-        first call decides; from then on the steady clock counts."""
+        """Return the seconds since the entry was added.
+
+        For an entry from before this start of the process, the age at the first call is computed with the wall clock,
+        `now` (unix seconds); from then on the steady clock counts.
+        """
         with self._lock:
             return self._steady() - self._added.setdefault(entry.seq, self._guess(entry.created, now))
 
     def is_age_certain(self, entry: Outgoing) -> bool:
-        """Return False for an entry from before the start: a wall clock set wrong meanwhile would make it look old."""
+        """Return False for an entry from before this start of the process.
+
+        Its age depends on the wall clock, and a wrong one can make it look old.
+        """
         return entry.seq > self._newest_at_start
 
     def note_ages(self, sink: str, now: float) -> None:
-        """Fix the ages of all entries of `sink` from before the start, taking `now` (unix seconds) as correct."""
+        """Compute the ages of the entries of `sink` from before this start, with `now` (unix seconds) as the current
+        time.
+
+        From then on the steady clock counts, so a later change of the wall clock does not matter.
+        """
         with self._lock:
             for seq, created in self._connection.execute("SELECT seq, created FROM outbox WHERE sink = ?", (sink,)):
                 self._added.setdefault(seq, self._guess(created, now))

@@ -1,6 +1,6 @@
-"""Commit the steps of a rule at a camera: the new state, the alert event with its picture, and what was suppressed.
+"""Commit what a rule's state machine returned for a camera: its new state, the alert event, and suppressed alerts.
 
-An alert counts, and is published, only once it is committed. Does not decide when an alert is due.
+An alert event is published only after it is committed. Does not decide when an alert begins or ends.
 """
 
 import logging
@@ -29,13 +29,13 @@ class Watch:
     camera: str
     state: RuleState = field(default_factory=RuleState)
     alert_id: str | None = None  # of the active alert
-    condition: str = ""  # with which that alert fired
+    condition: str = ""  # the rule's condition when that alert began
     judge_calls: int = 0
     suppressed: Counter[str] = field(default_factory=Counter)  # by reason
-    written: bool = False  # True: stored as it is
+    written: bool = False  # True: the alert store holds this state
 
     def to_json(self) -> dict[str, object]:
-        """Return plain JSON types."""
+        """Return the watch as JSON types, for the alert store; `read` reverses it."""
         return {
             "machine": asdict(self.state),
             "alert_id": self.alert_id,
@@ -46,7 +46,8 @@ class Watch:
 
     @classmethod
     def read(cls, rule: str, camera: str, value: Mapping[str, object]) -> "Watch":
-        """Return the watch that `to_json` gave, or a new one when another version wrote it."""
+        """Return the watch that `to_json` wrote, or a new one if the value cannot be read (another version wrote
+        it)."""
         try:
             watch = _WATCH.validate_python(
                 {**value, "rule": rule, "camera": camera, "state": value["machine"], "written": True}
@@ -58,7 +59,7 @@ class Watch:
         return watch
 
     def describe(self, *, enabled: bool, snoozed_until: float) -> dict[str, object]:
-        """Return the JSON of the REST API (docs/alerts.md)."""
+        """Return the watch as the REST API shows it (docs/alerts.md)."""
         state = self.state
         return {
             "on": state.phase == "on",
@@ -79,14 +80,15 @@ _WATCH = TypeAdapter(Watch)
 
 
 class Recorder:
-    """Commit steps to the alert store. Not thread-safe: the watcher holds its lock."""
+    """Writes states, alert events and suppressed alerts to the alert store. Not thread-safe: the watcher holds its
+    lock."""
 
     def __init__(
         self, alert_store: AlertStore, memory: MemoryStore, *, metrics: Metrics, clock: Callable[[], float], model: str
     ) -> None:
-        """model: the name of the judge, as events give it."""
-        self.link: Callable[[str], str] = lambda path: path  # from a path of this server to a signed URL
-        self.image_topic: Callable[[str, str], str | None] = lambda camera, rule: None  # of a snapshot over MQTT
+        """model: name of the model that judges, written into every event. clock: returns unix seconds."""
+        self.link: Callable[[str], str] = lambda path: path  # returns the signed URL for a path of this server
+        self.image_topic: Callable[[str, str], str | None] = lambda camera, rule: None  # the snapshot's MQTT topic
         self._alert_store, self._memory, self._metrics = alert_store, memory, metrics
         self._clock, self._model = clock, model
 
@@ -101,8 +103,8 @@ class Recorder:
     ) -> None:
         """Commit the new state of `watch` with the alert event and the suppressed alerts among `actions`.
 
-        rule: None where no alert can begin. last: the watch ends, so its state is deleted.
-        On StorageError `watch` is unchanged.
+        rule: may be None if no alert begins. last: the watch ends, so its stored state is deleted.
+        Raises StorageError, and then `watch` is unchanged.
         """
         now = self._clock()
         event, snapshot = self._event(watch, actions, rule, now)
@@ -140,7 +142,8 @@ class Recorder:
     def _event(
         self, watch: Watch, actions: Sequence[Action], rule: RuleSettings | None, now: float
     ) -> tuple[AlertEvent | None, bytes | None]:
-        """Return the event among the actions, if any, and its picture (JPEG)."""
+        """Return the event for an alert that begins or ends in `actions`, and its picture (JPEG). None: there is
+        none."""
         for action in actions:
             if isinstance(action, On) and rule is not None:
                 snapshot = self._picture(action.frame_id) if rule.snapshot else None

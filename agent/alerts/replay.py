@@ -1,7 +1,10 @@
-"""Replay a rule over stored frames: the same gate and machine as live, with the frames' own times.
+"""Replay a rule over stored frames, with the gate and the state machine of the live path and the times of the frames.
 
-A verdict counts `latency_s` after the frame it is about (0: before the next frame). Switches that an operator has set are
-ignored: the question is what the rule itself would have done. Pure but for the judge, which the caller passes in.
+A verdict takes effect `latency_s` after its frame (0: before the next frame). Whether an operator disabled or snoozed
+the
+rule is ignored: the replay shows what the rule itself would have done. Has no side effects except those of the judge,
+which
+the caller passes in.
 """
 
 import asyncio
@@ -51,7 +54,7 @@ class Fired:
 
 @dataclass(slots=True)
 class Replayed:
-    """What the rule would have done."""
+    """What the rule would have done: the alerts, the suppressed alerts (`held`) and the verdicts."""
 
     alerts: list[Fired] = field(default_factory=list)
     held: list[tuple[Camera, Held]] = field(default_factory=list)
@@ -63,7 +66,7 @@ class Replayed:
 
     @property
     def num_judged(self) -> int:
-        """The number of judge calls."""
+        """Number of judge calls that returned a verdict."""
         return sum(self.verdicts[word] for word in ("yes", "no", "unclear"))
 
 
@@ -79,7 +82,11 @@ class Replay:
         armed_from: float = -math.inf,
         latency_s: float = 0.0,
     ) -> None:
-        """armed_from: frames before it (unix seconds) only teach the gate."""
+        """judge: returns the verdict on a frame, or the reason why there is none. zone_of: returns a camera's time
+        zone.
+
+        armed_from: unix seconds. From earlier frames the gate only learns the background: they cause no alert.
+        """
         self.result = Replayed()
         self._rule, self._judge, self._zone_of = rule, judge, zone_of
         self._armed_from, self._latency_s = armed_from, latency_s
@@ -90,7 +97,7 @@ class Replay:
         self._order = count()
 
     async def run(self, frames: Iterable[tuple[Camera, Sighting]]) -> Replayed:
-        """Replay all frames, in rising time. Raises what the judge raises."""
+        """Replay all frames, which must be in time order, and return the result. Raises what the judge raises."""
         for number, (camera, seen) in enumerate(frames):
             if number % BREATH_FRAMES == 0:
                 await asyncio.sleep(0)
@@ -99,7 +106,7 @@ class Replay:
         return self.result
 
     async def see(self, camera: Camera, seen: Sighting) -> None:
-        """Replay one frame."""
+        """Replay one frame: update gate and state machine, and call the judge if they ask for a verdict."""
         self._deliver_due(seen.time)
         state = self._states.get(camera) or RuleState()
         if seen.time < self._armed_from:
@@ -124,7 +131,7 @@ class Replay:
         return await self._judge(camera, ask) if affordable else "rate_limited"
 
     def _deliver_due(self, until: float) -> None:
-        """Hand over the verdicts that are due."""
+        """Apply the verdicts that take effect at or before `until` (unix seconds)."""
         while self._due and self._due[0][0] <= until:
             _, _, camera, ask, answer = heapq.heappop(self._due)
             state = self._states[camera]
@@ -149,7 +156,10 @@ class Replay:
 
 
 def openings(rule: RuleSettings, frames: Iterable[tuple[Camera, Sighting]], armed_from: float = -math.inf) -> int:
-    """Return how often the gate opens from `armed_from` on: the cost of a threshold, without a judge."""
+    """Return how often the rule's gate opens from `armed_from` on.
+
+    This estimates how many judge calls a threshold causes, without calling the judge.
+    """
     states: dict[Camera, GateState] = {}
     number = 0
     for camera, seen in frames:
@@ -160,7 +170,7 @@ def openings(rule: RuleSettings, frames: Iterable[tuple[Camera, Sighting]], arme
 
 
 def with_gate(rule: RuleSettings, factor: float) -> RuleSettings:
-    """Return the rule with both thresholds of its gate multiplied by `factor`, at most up to 100."""
+    """Return the rule with both thresholds of its gate multiplied by `factor`. No threshold becomes more than 100."""
     most = 100.0 / max(rule.gate.on, rule.gate.off)
     factor = min(factor, most)
     gate = rule.gate.model_copy(update={"on": rule.gate.on * factor, "off": rule.gate.off * factor})

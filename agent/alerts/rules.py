@@ -1,7 +1,9 @@
-"""The rules: those of the configuration, those made over REST, and the switches that an operator has set.
+"""The rules: those of the configuration and those made over REST, with the switches that an operator has set.
 
-A name used in the configuration belongs to the configuration. Switches (enabled, snoozed) are stored beside the rule, for one
-camera or for all, and survive restarts. Not thread-safe: the watcher holds its lock. Reads no clock.
+A rule of the configuration replaces one made over REST with the same name. A switch is what an operator set for a rule
+at
+one camera or at all of them: enabled or disabled, and snoozed until when. Switches are stored apart from the rule and
+survive restarts. Not thread-safe: the watcher holds its lock. Reads no clock.
 """
 
 from collections.abc import Mapping
@@ -41,7 +43,7 @@ class RuleView:
 
 
 class Rules:
-    """All rules and switches, kept in memory and in the alert store."""
+    """All rules and switches, held in memory and in the alert store."""
 
     def __init__(self, alert_store: AlertStore, configured: Mapping[str, RuleSettings]) -> None:
         """Load the rules of the alert store. Raises StorageError when one cannot be read."""
@@ -51,19 +53,21 @@ class Rules:
         self._switches = alert_store.switches()
 
     def all(self) -> list[Rule]:
-        """All rules, sorted by name."""
+        """Return all rules, sorted by name."""
         return [self._rules[name] for name in sorted(self._rules)]
 
     def named(self, name: str) -> Rule:
-        """The rule of that name. Raises UnknownRule."""
+        """Return the rule called `name`. Raises UnknownRule."""
         if name not in self._rules:
             raise UnknownRule(name)
         return self._rules[name]
 
     def put(self, name: str, settings: RuleSettings, *, new: bool = False, switched: bool = False) -> Rule:
-        """Store a rule. new: refuse a name that exists. switched: keep its switches, otherwise `enabled` is reset.
+        """Create or replace a rule made over REST, and return it.
 
-        Raises RuleConflict.
+        new: refuse a name that exists. switched: keep what an operator has set; otherwise the switch that enables or
+        disables the rule is removed, so that its settings decide. Raises RuleConflict for a refused name, for a rule of
+        the configuration and when there are MAX_RULES rules already; raises StorageError.
         """
         found = self._rules.get(name)
         if found is not None and found.source == "config":
@@ -80,7 +84,7 @@ class Rules:
         return self._rules[name]
 
     def remove(self, name: str) -> None:
-        """Delete a rule. Raises UnknownRule, or RuleConflict for a rule of the configuration."""
+        """Delete a rule with its switches. Raises UnknownRule, or RuleConflict for a rule of the configuration."""
         if self.named(name).source == "config":
             raise RuleConflict(f"The rule '{name}' is defined in the configuration file: remove it there.")
         self._alert_store.remove_rule(name)
@@ -90,7 +94,10 @@ class Rules:
     # --- switches ---
 
     def is_enabled(self, name: str, camera: str = EVERY_CAMERA) -> bool:
-        """Return whether the rule is enabled at this camera: by its own switch, else that for all, else the settings."""
+        """Return whether the rule is enabled at this camera.
+
+        The camera's own switch decides; if there is none, the switch for all cameras; if there is none, the settings.
+        """
         for place in (camera, EVERY_CAMERA):
             enabled = self._switch(name, place).enabled
             if enabled is not None:
@@ -98,7 +105,8 @@ class Rules:
         return self.named(name).settings.enabled
 
     def snoozed_until(self, name: str, camera: str = EVERY_CAMERA) -> float:
-        """Return the end of the snooze in unix seconds (0: not snoozed): the later of the switch and the settings."""
+        """Return the end of the snooze in unix seconds; 0: not snoozed. Of switch and settings, the later end
+        counts."""
         for place in (camera, EVERY_CAMERA):
             until = self._switch(name, place).snoozed_until
             if until is not None:
@@ -106,11 +114,12 @@ class Rules:
         return self.named(name).settings.snooze or 0.0
 
     def switch(self, name: str, camera: str | None, enabled: bool) -> None:
-        """Enable or disable at one camera, or at all (None), which overrides single cameras."""
+        """Enable or disable the rule at one camera, or at all (None), which also removes the switches of single
+        cameras."""
         self._set(name, camera, enabled=enabled)
 
     def snooze(self, name: str, camera: str | None, until: float) -> None:
-        """Let no alert begin before `until` (unix seconds), at one camera or at all (None)."""
+        """Snooze the rule at one camera, or at all (None): no alert begins before `until` (unix seconds)."""
         self._set(name, camera, snoozed_until=until)
 
     def _switch(self, name: str, camera: str) -> Switch:

@@ -1,10 +1,11 @@
 """The alert store: one SQLite file with the rules made over REST, switches, rule states, alerts and suppressed alerts.
 
-One transaction commits a rule's new state, its alert and the outbox entries of that alert; nothing is published before
-it is committed. A committed row survives a kill of the process at any instant (WAL, synchronous=NORMAL). The tables of
+One transaction commits a rule's new state, its alert and the outbox entries of that alert; an alert is published only
+after that commit. A committed row survives a kill of the process at any instant (WAL, synchronous=NORMAL). The tables
+of
 alerts and of suppressed alerts are bounded: beyond the limit the oldest rows are deleted.
 
-Any thread may call; one lock serialises them. Reads no clock, and knows nothing of models, gates or MQTT.
+Thread-safe: one lock serialises all calls. Reads no wall clock. Does not depend on models, gates or MQTT.
 """
 
 import asyncio
@@ -23,7 +24,7 @@ from agent.alerts.outbox import Outbox
 from memory.errors import StorageError, make_private, storage_errors
 
 ALERTS_FILE = "alerts.sqlite"
-EVERY_CAMERA = "*"  # in a switch: all cameras without a switch of their own; "*" is no valid camera name
+EVERY_CAMERA = "*"  # camera of a switch for all cameras without a switch of their own; "*" is no valid camera name
 
 MAX_OUTBOX = 1000  # events waiting for each receiver, a day of alerts of a busy site
 _SCHEMA_VERSION = 1
@@ -57,7 +58,7 @@ _HELP = "move it away to begin with an empty one: rules made over REST and past 
 
 @dataclass(frozen=True, slots=True)
 class Alert:
-    """An alert that fired. Times in unix seconds."""
+    """An alert that has begun, and perhaps ended. Times in unix seconds."""
 
     seq: int  # rising, never reused: the cursor of paging
     id: str
@@ -73,7 +74,7 @@ class Alert:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One committed event of an alert."""
+    """A committed event: an alert began or ended."""
 
     seq: int  # rising in commit order, never reused
     rule: str
@@ -83,7 +84,7 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Suppressed:
-    """An alert that did not fire, and why. `seq` is 0 until it is stored."""
+    """A suppressed alert, and why it was suppressed. `seq` is 0 until it is stored."""
 
     rule: str
     camera: str
@@ -96,7 +97,7 @@ class Suppressed:
 
 @dataclass(frozen=True, slots=True)
 class Switch:
-    """What an operator set for a rule at one camera, or at all; None: not set here."""
+    """What an operator set for a rule at one camera, or at all cameras. None: not set here."""
 
     enabled: bool | None = None
     snoozed_until: float | None = None  # unix seconds
@@ -104,7 +105,7 @@ class Switch:
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """Which rows to list, newest first. `cursor`: only rows with a lower `seq`."""
+    """Which rows of a table to list, newest first. cursor: only rows with a lower `seq`, for the next page."""
 
     rule: str | None = None
     camera: str | None = None
@@ -114,7 +115,7 @@ class Filter:
     limit: int = 100
 
     def sql(self) -> tuple[str, list[object]]:
-        """Return the WHERE, ORDER BY and LIMIT of a SELECT, and their values."""
+        """Return the WHERE, ORDER BY and LIMIT clauses of a SELECT, and the values of their placeholders."""
         terms = {"rule = ?": self.rule, "camera = ?": self.camera, "time >= ?": self.after, "time <= ?": self.before}
         given = {term: value for term, value in {**terms, "seq < ?": self.cursor}.items() if value is not None}
         where = f" WHERE {' AND '.join(given)}" if given else ""
@@ -122,7 +123,7 @@ class Filter:
 
 
 class AlertStore:
-    """The alerts of one data folder. One process at a time may open it."""
+    """The alert store of one data folder. Only one process may have it open."""
 
     def __init__(
         self,
@@ -135,7 +136,7 @@ class AlertStore:
     ):
         """Open or create the file. Raises StorageError when it is damaged or of another version.
 
-        steady: monotonic seconds, for the ages of outbox entries.
+        steady: returns monotonic seconds, for the ages of outbox entries.
         """
         self.path = path
         self.lock = threading.RLock()
@@ -172,7 +173,10 @@ class AlertStore:
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
-        """Run the block in one transaction, under the lock. Raises StorageError (StorageFull)."""
+        """Context manager: run the block in one transaction, holding the lock. Yields the connection.
+
+        An exception in the block rolls back. Raises StorageError; StorageFull if the disk is full.
+        """
         with self.lock, _storage_errors(self.path):
             try:
                 self.connection.execute("BEGIN IMMEDIATE")
@@ -186,22 +190,23 @@ class AlertStore:
     # --- rules and switches ---
 
     def rules(self) -> dict[str, dict[str, object]]:
-        """The settings of every rule made over REST, by name."""
+        """Return the settings of every rule made over REST, by name."""
         return {name: json.loads(settings) for name, settings in self._read("SELECT name, settings FROM rules")}
 
     def put_rule(self, name: str, settings: Mapping[str, object]) -> None:
-        """Store or replace a rule."""
+        """Store a rule, replacing one of the same name."""
         with self.transaction() as db:
             db.execute("INSERT OR REPLACE INTO rules VALUES (?, ?)", (name, json.dumps(settings)))
 
     def remove_rule(self, name: str) -> None:
-        """Delete the rule and its switches. Its alerts stay, and its states until its active alerts have been ended."""
+        """Delete the rule and its switches, but not its alerts and states: the watcher deletes a state when it ends the
+        watch."""
         with self.transaction() as db:
             db.execute("DELETE FROM rules WHERE name = ?", (name,))
             db.execute("DELETE FROM switches WHERE rule = ?", (name,))
 
     def switches(self) -> dict[tuple[str, str], Switch]:
-        """All switches by (rule, camera); the camera may be EVERY_CAMERA."""
+        """Return all switches by (rule, camera); the camera may be EVERY_CAMERA."""
         found = self._read("SELECT rule, camera, enabled, snoozed_until FROM switches")
         return {
             (rule, camera): Switch(None if enabled is None else bool(enabled), until)
@@ -209,7 +214,7 @@ class AlertStore:
         }
 
     def put_switches(self, switches: Mapping[tuple[str, str], Switch]) -> None:
-        """Replace these switches; one in which nothing is set is deleted."""
+        """Store these switches, replacing those with the same keys. A switch in which nothing is set is deleted."""
         with self.transaction() as db:
             for (rule, camera), switch in switches.items():
                 if switch == Switch():
@@ -221,12 +226,12 @@ class AlertStore:
     # --- states, alerts and suppressed alerts ---
 
     def states(self) -> dict[tuple[str, str], dict[str, object]]:
-        """The committed states by (rule, camera)."""
+        """Return the committed states of the rules by (rule, camera)."""
         found = self._read("SELECT rule, camera, state FROM states")
         return {(rule, camera): json.loads(state) for rule, camera, state in found}
 
     def put_states(self, states: Mapping[tuple[str, str], Mapping[str, object]]) -> None:
-        """Store or replace these states."""
+        """Store these states by (rule, camera), replacing those with the same keys."""
         with self.transaction() as db:
             for (rule, camera), state in states.items():
                 self._put_state(db, rule, camera, state)
@@ -271,7 +276,10 @@ class AlertStore:
 
     @contextmanager
     def waking(self, event: asyncio.Event) -> Iterator[None]:
-        """Inside the block, set `event` of the running event loop after every such commit."""
+        """Context manager: inside the block, every commit of an event or a suppressed alert sets `event`.
+
+        Enter the block in a coroutine of the event loop that waits for `event`; any thread may commit.
+        """
         loop = asyncio.get_running_loop()
 
         def notify() -> None:
@@ -308,26 +316,27 @@ class AlertStore:
     # --- reading ---
 
     def alerts(self, wanted: Filter) -> list[Alert]:
-        """Alerts, newest first; the `seq` of the last one is the cursor of the next page."""
+        """Return the wanted alerts, newest first; the `seq` of the last one is the cursor of the next page."""
         end, values = wanted.sql()
         return [_alert(row) for row in self._read(f"SELECT {_ALERT_COLUMNS} FROM alerts{end}", values)]  # noqa: S608
 
     def alert(self, alert_id: str) -> Alert | None:
-        """The alert of that id, or None."""
+        """Return the alert with that id, or None."""
         found = self._read(f"SELECT {_ALERT_COLUMNS} FROM alerts WHERE id = ?", [alert_id])  # noqa: S608
         return _alert(found[0]) if found else None
 
     def snapshot(self, alert_id: str) -> bytes | None:
-        """The alert's picture (JPEG), or None."""
+        """Return the alert's picture (JPEG), or None."""
         found = self._read("SELECT snapshot FROM alerts WHERE id = ?", [alert_id])
         return found[0][0] if found else None
 
     def newest_snapshots(self) -> dict[tuple[str, str], str]:
-        """The id of the newest alert with a picture, by (rule, camera)."""
+        """Return the id of the newest alert with a picture, by (rule, camera)."""
         return {(rule, camera): alert_id for rule, camera, alert_id, _ in self._read(NEWEST_SNAPSHOTS)}
 
     def events(self, after_seq: int, limit: int = 100) -> list[Event]:
-        """Events committed after the event `after_seq`, in order, without those of erased alerts."""
+        """Return the events with a `seq` above `after_seq`, in order, at most `limit`. Those of erased alerts are
+        gone."""
         joined = (
             "SELECT events.seq, alerts.rule, alerts.camera, CASE event_type WHEN 'on' THEN on_event ELSE off_event END "
             "FROM events JOIN alerts ON alerts.seq = events.alert WHERE events.seq > ? ORDER BY events.seq LIMIT ?"
@@ -335,18 +344,20 @@ class AlertStore:
         return [Event(*row) for row in self._read(joined, [after_seq, limit])]
 
     def newest_event(self) -> int:
-        """The `seq` of the newest event; 0: none yet."""
+        """Return the `seq` of the newest event; 0 if there is none."""
         return int(self._read("SELECT coalesce(max(seq), 0) FROM events")[0][0])
 
     def suppressed(self, wanted: Filter) -> list[Suppressed]:
-        """Suppressed alerts, newest first; paged as `alerts`."""
+        """Return the wanted suppressed alerts, newest first; paged like `alerts`."""
         end, values = wanted.sql()
         columns = "rule, camera, time, reason, score, frame_id, seq"
         return [Suppressed(*row) for row in self._read(f"SELECT {columns} FROM suppressed{end}", values)]  # noqa: S608
 
     def erase(self, camera: str, after: float, before: float) -> int:
-        """Delete alerts with their pictures, suppressed alerts and outbox entries of `camera` between `after` and `before`
-        (both included), and return how many alerts."""
+        """Delete what overlaps [after, before] (unix seconds) at `camera`. Return the number of deleted alerts.
+
+        Deletes alerts with their pictures, suppressed alerts and outbox entries.
+        """
         with self.transaction() as db:
             gone = db.execute(
                 "DELETE FROM alerts WHERE camera = ? AND start_time <= ? AND coalesce(end_time, time) >= ?",
@@ -366,7 +377,7 @@ def _alert(row: tuple[Any, ...]) -> Alert:
 
 
 def _cut(db: sqlite3.Connection, table: str, limit: int) -> None:
-    """Delete all but the newest `limit` rows."""
+    """Delete all rows of the table but the newest `limit`."""
     db.execute(
         f"DELETE FROM {table} WHERE seq <= (SELECT seq FROM {table} ORDER BY seq DESC LIMIT 1 OFFSET ?)",  # noqa: S608
         (limit,),
@@ -383,7 +394,10 @@ def _storage_errors(path: Path) -> Iterator[None]:
 
 
 def erase_from_alerts(alert_store: AlertStore) -> Callable[[str, float, float], int]:
-    """Return the eraser of alerts, their pictures and their outbox entries, for `agent.keep.erasing.Erasing`."""
+    """Return a function for `agent.keep.erasing.Erasing` that erases alerts, their pictures and their outbox entries.
+
+    It takes (camera, after, before), overwrites the rows in the file, and returns the number of erased alerts.
+    """
 
     def erase(camera: str, after: float, before: float) -> int:
         count = alert_store.erase(camera, after, before)

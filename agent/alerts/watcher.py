@@ -1,10 +1,12 @@
-"""All rules at all their cameras: frames and verdicts go in, alerts and frames to judge come out.
+"""Runs all rules at all their cameras: takes frames and verdicts, records alerts, and returns the frames to judge.
 
-The state of each rule at each camera is kept in memory and stored in the alert store: together with an alert or a suppressed
-alert in one transaction, otherwise every few seconds (`flush`), so a kill loses seconds of the gates' background and no
-alert. When the alert store cannot be written nothing fires: the state stays as it was, and the judge is asked again.
+The state of each rule at each camera is held in memory. It is stored in the alert store in one transaction with each
+alert
+or suppressed alert, and otherwise every few seconds (`flush`), so a kill loses no alert and only seconds of the gates'
+background. When the alert store cannot be written, no alert begins or ends: the state stays as it was, and the judge is
+asked again.
 
-Any thread may call; one lock serialises them. Awaits nothing.
+Thread-safe: one lock serialises all calls. Awaits nothing.
 """
 
 import logging
@@ -45,16 +47,16 @@ from memory.store import MemoryStore
 
 log = logging.getLogger(__name__)
 
-LATE_S = 300.0  # a frame encoded later than this after its capture fires nothing: it is old news
-WARM_S = 900.0  # a rule that is new to a camera learns its background from this much of the past
+LATE_S = 300.0  # a frame encoded later than this after its capture causes no alert: it is old news
+WARM_S = 900.0  # seconds of past frames from which the gate of a rule that starts at a camera learns the background
 WARM_FRAMES = 2000
-MAX_UNJUDGED = 3  # missed verdicts in a row before the rule has a problem
+MAX_UNJUDGED = 3  # missed verdicts in a row before the rule reports a problem
 _UNREAD = "its judge's answers are none of yes, no and unclear"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Frame:
-    """An encoded frame: its embedding as a unit vector (D,) float32."""
+    """An encoded frame. unit: its embedding as a unit vector, (D,) float32."""
 
     camera: str
     frame_id: int
@@ -64,7 +66,7 @@ class Frame:
 
 @dataclass(frozen=True, slots=True)
 class Pending:
-    """A frame that waits for the verdict of a rule's judge."""
+    """A frame that waits for the judge's verdict on one rule."""
 
     rule: str
     camera: str
@@ -87,7 +89,7 @@ class Watcher:
         cameras: Callable[[], Iterable[str]],
     ) -> None:
         self.recorder = recorder
-        self.problems: dict[str, str] = {}  # by rule: why it watches nothing; `problem` gives every reason
+        self.problems: dict[str, str] = {}  # by rule: why it cannot watch; `problem` also knows of missed verdicts
         self._alert_store, self._rules, self._memory = alert_store, rules, memory
         self._clock, self._zone_of, self._cameras = clock, zone_of, cameras
         self._lock = RLock()
@@ -100,7 +102,10 @@ class Watcher:
             self._seen[watch.camera] = max(self._seen.get(watch.camera, 0), watch.state.frame_id)
 
     def begin(self) -> None:
-        """End active alerts of rules that were removed or disabled while the agent was down. The sinks are known by now."""
+        """End the active alerts of rules that were removed or disabled while the agent was not running.
+
+        Set the alert store's `sinks` before the call, so that they receive the events of these alerts.
+        """
         try:
             with self._lock:
                 self._end_stale()
@@ -110,7 +115,7 @@ class Watcher:
     # --- frames and verdicts ---
 
     def arm(self, rule: Rule, unit: NDArray[np.float32]) -> None:
-        """Let a rule of `unarmed` watch from now on. unit (D,): its condition as a unit vector.
+        """Start a rule that `unarmed` returned. unit: (D,), its condition as a unit vector.
 
         Does nothing when the rule was changed, removed or armed meanwhile.
         """
@@ -123,12 +128,13 @@ class Watcher:
         self.problems.pop(name, None)
 
     def unarmed(self) -> list[Rule]:
-        """Rules that watch nothing yet because their condition is not embedded."""
+        """Return the rules that have not started because their condition is not embedded yet."""
         with self._lock:
             return [rule for rule in self._rules.all() if rule.name not in self._units]
 
     def frames(self, frames: Iterable[Frame], room: int) -> list[Pending]:
-        """Show these frames to every rule, and return the frames to judge, at most `room`."""
+        """Process these frames with every rule that watches their camera. Return the frames to judge, at most
+        `room`."""
         pending: list[Pending] = []
         with self._lock:
             for frame in frames:
@@ -175,7 +181,7 @@ class Watcher:
         )
 
     def wanted(self, pending: Pending) -> RuleSettings | None:
-        """Return the rule's settings, or None when it no longer waits for this verdict."""
+        """Return the settings of the rule of `pending`, or None when the rule no longer waits for this verdict."""
         with self._lock:
             watch = self._watches.get((pending.rule, pending.camera))
             if watch is None or watch.state.asked != pending.time:
@@ -183,7 +189,7 @@ class Watcher:
             return self._rules.named(pending.rule).settings
 
     def judged(self, pending: Pending, vote: Vote) -> None:
-        """Take the judge's verdict. It is ignored when the rule no longer waits for it."""
+        """Apply the judge's verdict to its rule. It is ignored when the rule no longer waits for it."""
         with self._lock:
             watch = self._watches.get((pending.rule, pending.camera))
             if watch is not None:
@@ -194,7 +200,7 @@ class Watcher:
                 self._take(watch, judged(rule.settings, watch.state, vote, held_by))
 
     def refused(self, pending: Pending, reason: Refusal, error: str = "") -> None:
-        """Note that there will be no verdict. error: why the judge failed, in words."""
+        """Record that no verdict will come for `pending`. error: the judge's error message if it failed."""
         with self._lock:
             if reason == "judge_unavailable":
                 self._note_verdict(pending, error or "its judge failed")
@@ -204,7 +210,7 @@ class Watcher:
                 self._take(watch, refused(settings, watch.state, pending.time, reason))
 
     def _note_verdict(self, pending: Pending, missed: str | None) -> None:
-        """Count a missed verdict with its reason, or reset the count (None) when one was given."""
+        """Count one more missed verdict, with its reason `missed`. None: a verdict came, so the count begins anew."""
         key = (pending.rule, pending.camera)
         if missed is None:
             self._unjudged.pop(key, None)
@@ -212,7 +218,10 @@ class Watcher:
             self._unjudged[key] = (self._unjudged.get(key, (0, ""))[0] + 1, missed)
 
     def problem(self, name: str) -> str | None:
-        """Return why this rule watches nothing or cannot be judged, in words, or None."""
+        """Return why this rule does not work, as text for the operator. None: it works.
+
+        It may not have started, or fail on frames, or have missed MAX_UNJUDGED verdicts in a row.
+        """
         with self._lock:
             if name in self.problems:
                 return self.problems[name]
@@ -227,7 +236,8 @@ class Watcher:
         return {name: problem for name, problem in named.items() if problem is not None}
 
     def _new_watch(self, rule: Rule, frame: Frame) -> Watch:
-        """Create a watch whose gate has learnt the background from the camera's recent past."""
+        """Create and return the watch of `rule` at the frame's camera. Its gate first learns from the last WARM_S
+        seconds."""
         gate = GateState()
         window = self._memory.window((frame.camera,), frame.time - WARM_S, float(np.nextafter(frame.time, 0.0)))
         rows = np.arange(max(0, window.num_frames - WARM_FRAMES), window.num_frames)
@@ -240,7 +250,11 @@ class Watcher:
         return watch
 
     def _take(self, watch: Watch, step: tuple[RuleState, Actions]) -> list[Ask]:
-        """Adopt a step of the machine, committing it when it has an alert or a suppressed alert; return what to ask."""
+        """Apply what the state machine returned, and return the frames that the judge is to be asked about.
+
+        An alert or suppressed alert is committed together with the state. If that fails, the state stays as it was and
+        nothing is returned.
+        """
         state, actions = step
         if all(isinstance(action, Ask) for action in actions):
             watch.state, watch.written = state, False
@@ -254,7 +268,7 @@ class Watcher:
         return [action for action in actions if isinstance(action, Ask)]
 
     def flush(self) -> None:
-        """Store the states that have changed. Raises StorageError."""
+        """Store the states that have changed since they were last stored. Raises StorageError."""
         with self._lock:
             changed = {key: watch for key, watch in self._watches.items() if not watch.written}
             if changed:
@@ -265,19 +279,22 @@ class Watcher:
     # --- rules and switches ---
 
     def rules(self) -> list[Rule]:
-        """All rules, sorted by name."""
+        """Return all rules, sorted by name."""
         with self._lock:
             return self._rules.all()
 
     def named(self, name: str) -> Rule:
-        """The rule of that name. Raises UnknownRule."""
+        """Return the rule called `name`. Raises UnknownRule."""
         with self._lock:
             return self._rules.named(name)
 
     def put(
         self, name: str, settings: RuleSettings, unit: NDArray[np.float32], *, new: bool = False, switched: bool = False
     ) -> None:
-        """Create or change a rule; see `Rules.put`. Another condition or gate resets its state.
+        """Create or change a rule; see `Rules.put`. A change of condition or gate ends its active alerts and its
+        states.
+
+        unit: (D,), the condition as a unit vector.
 
         Raises RuleConflict or StorageError.
         """
@@ -309,13 +326,19 @@ class Watcher:
             self._end_stale()
 
     def snooze(self, rule: str, camera: str | None, until: float) -> None:
-        """Let no alert begin before `until` (unix seconds); a past time ends the snooze. Raises as `set_enabled`."""
+        """Snooze a rule at one camera, or at all (None): no alert begins before `until` (unix seconds).
+
+        A past time ends the snooze. Raises the errors of `set_enabled`.
+        """
         self._check_camera(rule, camera)
         with self._lock:
             self._rules.snooze(rule, camera, until)
 
     def _check_camera(self, rule: str, camera: str | None) -> None:
-        """Refuse a camera that does not exist or that the rule does not watch: MQTT topics may name any."""
+        """Raise UnknownCamera or BadRequest for a camera that does not exist or that the rule does not watch.
+
+        Needed because anyone may publish to an MQTT topic with any camera name.
+        """
         if camera is None:
             return
         known = tuple(self._cameras())
@@ -369,7 +392,7 @@ class Watcher:
             }
 
     def views(self) -> list[RuleView]:
-        """Every rule at every camera it watches, as MQTT shows it."""
+        """Return the state of every rule at every camera that it watches, as MQTT shows it."""
         cameras = list(self._cameras())
         with self._lock:
             return [

@@ -1,12 +1,16 @@
-"""Webhooks: every alert event as an HTTP POST, signed, in order, delivered at least once.
+"""Webhooks: deliver every alert event as a signed HTTP POST, in order and at least once.
 
-The request follows standardwebhooks.com: `webhook-id` is the event's id (a duplicate has the same), `webhook-timestamp` the
-time of this try, `webhook-signature` "v1," and the base64 of HMAC-SHA256 over "<id>.<timestamp>.<body>". The body is the
-payload that MQTT carries, byte for byte: it links to pictures and contains none.
+The request follows standardwebhooks.com: `webhook-id` is the event's id, the same if the event is delivered twice;
+`webhook-timestamp` is the time of this try; `webhook-signature` is "v1," and the base64 of HMAC-SHA256 over
+"<id>.<timestamp>.<body>". The body is the payload that MQTT carries, byte for byte: it links to pictures and contains
+none.
 
-Overload policy: one event at a time. An event that is not accepted is tried again with growing pauses while later ones
-wait behind it; it is dropped and counted when it is too old or the receiver says that it will never accept it. URLs come
-from the configuration only; redirects and proxies from the environment are not followed.
+Overload policy: each receiver gets one event at a time. An event that it does not accept is tried again with growing
+pauses
+while later events wait; the event is dropped and counted when it is too old, or when the status of the response means
+that
+it will never be accepted. URLs come only from the configuration; redirects and proxies of the environment are not
+followed.
 """
 
 import asyncio
@@ -34,10 +38,10 @@ from streaming.backoff import backoff_s
 
 log = logging.getLogger(__name__)
 
-FIRST_PAUSE_S, LAST_PAUSE_S = 1.0, 300.0  # between two tries of one event
+FIRST_PAUSE_S, LAST_PAUSE_S = 1.0, 300.0  # shortest and longest pause between two tries of one event
 TIMEOUT_S = 10.0  # of one try
-MAX_AGE_S = 86_400.0  # an event that was refused for a day is dropped
-IDLE_S = 5.0  # between two looks at the outbox; a new alert wakes earlier
+MAX_AGE_S = 86_400.0  # an event that could not be delivered for a day is dropped
+IDLE_S = 5.0  # between two reads of the outbox; a new alert triggers an earlier one
 _CHECK_KEY = "check its url: it often holds a key"
 _ADVICE = {
     401: _CHECK_KEY,
@@ -51,14 +55,14 @@ _NEVER = frozenset({400, 413, 414, 415, 422})  # the receiver will not accept th
 
 
 def signature(key: bytes, event_id: str, timestamp: int, body: bytes) -> str:
-    """Return the value of the header `webhook-signature`."""
+    """Return the value of the header `webhook-signature`. timestamp: unix seconds."""
     digest = hmac.new(key, f"{event_id}.{timestamp}.".encode() + body, hashlib.sha256).digest()
     return "v1," + base64.b64encode(digest).decode()
 
 
 @dataclass(frozen=True, slots=True)
 class _Outcome:
-    """The result of one try."""
+    """The result of one try to deliver an event."""
 
     problem: str | None = None  # None: accepted
     never: bool = False  # True: no later try can succeed
@@ -66,7 +70,7 @@ class _Outcome:
 
 
 class Webhook:
-    """Deliver every alert event to one receiver."""
+    """Delivers every alert event to one receiver."""
 
     def __init__(
         self,
@@ -86,16 +90,16 @@ class Webhook:
         self._first_pause_s, self._timeout_s, self._max_age_s = first_pause_s, timeout_s, max_age_s
         self._receiver_problem: str | None = None
         self._storage_problem: str | None = None
-        self._refused: str | None = None  # by the disk, in this round
+        self._refused: str | None = None  # the disk's error in this round of deliveries
         self._wake = asyncio.Event()
 
     @property
     def problem(self) -> str | None:
-        """What an operator should know, in words; None when all is well."""
+        """Why deliveries fail, as text for the operator; None if they work."""
         return self._storage_problem or self._receiver_problem
 
     async def run(self) -> None:
-        """Deliver until cancelled. May be run again after an error."""
+        """Deliver events until cancelled. May be called again after an error."""
         with self._alert_store.waking(self._wake):
             async with await pools.alerts(self._client) as client:
                 while True:
@@ -106,14 +110,15 @@ class Webhook:
                             await self._wake.wait()
 
     def _client(self) -> httpx.AsyncClient:
-        """Return a client that trusts httpx's certificate authorities and those of this machine. Reads files."""
+        """Return a client that trusts httpx's certificate authorities and those of this machine. Reads files, so it
+        blocks."""
         trusted = httpx.create_ssl_context(trust_env=False)
         trusted.load_default_certs()
         timeout = httpx.Timeout(self._timeout_s)
         return httpx.AsyncClient(verify=trusted, timeout=timeout, trust_env=False, follow_redirects=False)
 
     async def _round(self, client: httpx.AsyncClient) -> None:
-        """Deliver until the outbox is empty."""
+        """Deliver the events of the outbox until none is left for this receiver."""
         self._refused = None
         try:
             await pools.alerts(self._outbox.note_ages, self.sink, self._clock())
@@ -153,14 +158,19 @@ class Webhook:
                 await asyncio.sleep(max(pause_s, outcome.after_s))
 
     def _is_too_old(self, entry: Outgoing) -> bool:
-        """Return True when the event is to be dropped. Where only the wall clock, which may be wrong, tells the age (after
-        a restart), the event gets one try first."""
+        """Return True when the event is to be dropped because of its age.
+
+        After a restart the age depends on the wall clock, which may be wrong: then the event is tried once before.
+        """
         if self._outbox.age_s(entry, self._clock()) <= self._max_age_s:
             return False
         return self._receiver_problem is not None or self._outbox.is_age_certain(entry)
 
     async def _remove(self, entry: Outgoing, dropped: str | None = None) -> None:
-        """Remove a delivered entry, or a dropped one with its reason. When the disk refuses, the outbox skips it."""
+        """Remove an entry that was delivered or dropped. If the disk fails, the outbox skips the entry from now on.
+
+        dropped: the reason, None if it was delivered.
+        """
         try:
             if dropped is None:
                 await pools.alerts(self._outbox.done, entry)
@@ -189,7 +199,7 @@ class Webhook:
         return await self._send(client, entry.payload, headers)
 
     async def _send(self, client: httpx.AsyncClient, body: bytes, headers: dict[str, str]) -> _Outcome:
-        """Try once. Only the head of the response is read, however large its body is."""
+        """Send the event once, and return the outcome. Reads only status and headers of the response, not its body."""
         url, limit_s, outcome = self._settings.url.get_secret_value(), self._timeout_s, None
         try:
             async with asyncio.timeout(limit_s):
@@ -206,7 +216,7 @@ class Webhook:
 
 
 def _judged(response: httpx.Response, now: float) -> _Outcome:
-    """Return the outcome that the status and the headers mean. The body is not read."""
+    """Return the outcome that the status and the headers of the response mean."""
     status = response.status_code
     if response.is_success:
         return _Outcome()
@@ -217,7 +227,7 @@ def _judged(response: httpx.Response, now: float) -> _Outcome:
 
 
 def retry_after_s(value: str, now: float) -> float:
-    """Return the seconds that a Retry-After header asks for, a number or a date: at most LAST_PAUSE_S, 0 if unreadable."""
+    """Return the seconds that a Retry-After header (number or date) asks for, at most LAST_PAUSE_S; 0 if unreadable."""
     if value.isascii() and value.isdigit():
         return min(float(value), LAST_PAUSE_S)
     try:
@@ -228,7 +238,7 @@ def retry_after_s(value: str, now: float) -> float:
 
 
 def delivery_readers(alert_store: AlertStore, webhooks: Sequence[Webhook]) -> list[Reader]:
-    """Return the metrics of the outbox and of what `webhooks` delivered."""
+    """Return the metrics of the outbox, and the number of events that each of `webhooks` delivered."""
 
     def waiting() -> list[Reading]:
         with alert_store.lock:
