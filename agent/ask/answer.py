@@ -1,6 +1,7 @@
 """Answer questions: find the frames a question is about, choose keyframes, and let the answerer put them into words.
 
-New frames do not disturb an answer, because a window never changes. Leaving `ask` early stops the model between two tokens.
+A question searches a window: an immutable view of the stored frames (`memory.window`). So frames that arrive during an
+answer do not affect it. Leaving `ask` early stops the model between two tokens.
 """
 
 import asyncio
@@ -44,7 +45,7 @@ QUERY_CUT = "the question is longer than the text encoder reads; frames were cho
 
 @dataclass(slots=True)
 class Tally:
-    """How an answer went. The answerer fills it in while it streams."""
+    """Why an answer ended, its token counts and its notes. The answerer fills it in while it streams."""
 
     finish_reason: FinishReason = "stop"
     prompt_tokens: int = 0
@@ -54,7 +55,7 @@ class Tally:
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What an answerer has prepared before its first word."""
+    """What an answerer has prepared before its first token. seen: the frames that the answer rests on."""
 
     seen: Seen
     notes: tuple[str, ...]
@@ -66,7 +67,7 @@ Task = tuple[str, Work]
 
 
 class Answerer(Protocol[C]):
-    """Puts what chosen frames show into words: the checkpoint's language model, or a server."""
+    """Answers a question in words from the chosen keyframes: the checkpoint's language model, or a remote server."""
 
     @property
     def model_name(self) -> str:
@@ -74,41 +75,41 @@ class Answerer(Protocol[C]):
 
     @property
     def reads_conversations(self) -> bool:
-        """Whether it reads what was said before the question."""
+        """Whether it reads the earlier messages of the conversation."""
 
     @property
     def needs_patches(self) -> bool:
-        """Whether patch features of new frames have to be kept for it."""
+        """Whether the memory must keep the patch features of new frames for this answerer."""
 
     @property
     def max_keyframes(self) -> int | None:
-        """How many keyframes it takes at most. None: no limit."""
+        """The largest number of keyframes that it accepts. None: no limit."""
 
     @property
     def judge_manner(self) -> "JudgeManner":
-        """How to ask it whether the condition of an alert rule is true."""
+        """How the question is phrased when an alert rule asks whether its condition is true."""
 
     @property
     def problem(self) -> str | None:
-        """Why it cannot answer at the moment. None: nothing is wrong, as far as is known."""
+        """Why it cannot answer at the moment, for an operator. None: no problem is known."""
 
     def tasks(self) -> Iterable[Task]:
-        """Its background tasks, by name, to run as long as the agent runs."""
+        """Return its background tasks with their names. They run as long as the agent runs."""
 
     async def check(self, cameras: Iterable[str]) -> None:
-        """Raise a Problem if it may not or cannot answer about these cameras."""
+        """Raise a Problem if this answerer is not allowed to answer about these cameras, or cannot at the moment."""
 
     def search(self, question: Question) -> Search:
-        """How to search for the frames of this question."""
+        """Return the texts by which to search for the frames of this question."""
 
     async def prepare(self, window: Window, chosen: Sequence[Chosen], question: Question, watch: Stopwatch) -> C:
-        """Prepare the answer up to its first word. chosen: the keyframes for each text of `search`."""
+        """Do all work that precedes the first token. chosen: the keyframes for each text of `search`, in that order."""
 
     def stream(self, question: Question, context: C) -> AsyncGenerator[str, None]:
-        """The answer in pieces of text. Closing the stream stops the work."""
+        """Return a generator of the answer's pieces of text. Closing it stops the model."""
 
     def no_words(self) -> str:
-        """What to say if the answer has no visible text. Raises NoAnswer if that is a fault."""
+        """Return the text to send if the answer has no visible text. Raises NoAnswer if that counts as an error."""
 
 
 class Answering:
@@ -136,7 +137,11 @@ class Answering:
 
     @asynccontextmanager
     async def ask(self, question: Question) -> AsyncIterator[AsyncIterator[Event]]:
-        """Admit a user's question and yield the events of its answer. Raises the Problem that keeps it out."""
+        """Context manager: admit a user's question and yield an iterator over the events of its answer.
+
+        Raises a Problem on entry if the question is refused: too long, no frames, a full queue, or an answerer that
+        cannot answer.
+        """
         with self._counted():
             self.check_length(question.text)
             async with self.queue.place():
@@ -146,12 +151,15 @@ class Answering:
                     yield events
 
     async def answer(self, question: Question) -> Answer:
-        """The whole answer at once."""
+        """Return the whole answer at once."""
         async with self.ask(question) as events:
             return await collect(events)
 
     async def judge(self, question: Question) -> Answer:
-        """The answer to a question of an alert rule. Does not use a user's place in the queue. Raises Problem."""
+        """Return the answer to a question that an alert rule asks. Raises Problem.
+
+        It does not count against the limit on users' waiting questions.
+        """
         await self.answerer.check(question.cameras)
         async with aclosing(self._answer(question)) as events:
             return await collect(events)
@@ -187,25 +195,25 @@ class Answering:
     # --- the steps ---
 
     async def scope(self, question: Question) -> Scope:
-        """The stretch of memory that the question is about."""
+        """Return the cameras, times and place that the question is about."""
         now_frames = self._settings.now_frames if self._is_about_now(question) else 0
         return await pools.questions(scope_of, self._store, question, now_frames)
 
     async def window(self, scope: Scope) -> Window:
-        """The frames of the scope. Raises NoFrames, NotEncodedYet."""
+        """Return the frames of the scope as a window. Raises NoFrames, or NotEncodedYet if none is encoded yet."""
         return await pools.questions(window_of, self._store, scope)
 
     async def choose(self, window: Window, question: Question, watch: Stopwatch) -> list[Chosen]:
-        """Choose the keyframes for each step of the answer."""
+        """Return the chosen keyframes for each text by which the answerer searches."""
         return await self._chooser.choose(window, self.answerer.search(question), self._selection(question), watch)
 
     async def embed(self, text: str) -> "TextFeatures":
-        """The features by which the text is compared with frames. Raises QuestionTooLong."""
+        """Return the text's embedding, which is compared with those of frames. Raises QuestionTooLong."""
         self.check_length(text)
         return await self._chooser.embed(text)
 
     async def select(self, window: Window, query: "TextFeatures", question: Question) -> Keyframes:
-        """The keyframes of the window for an embedded text."""
+        """Return the keyframes of the window for an embedded text."""
         return await self._chooser.select(window, query, self._selection(question))
 
     def check_length(self, text: str) -> None:
@@ -225,9 +233,10 @@ class Answering:
         )
 
     def _is_about_now(self, question: Question) -> bool:
-        """Whether only the newest frames matter.
+        """Return whether to search only the newest frames, as the question is about the present.
 
-        They do not if the asker named a place or an end time, or if the words may refer to earlier messages.
+        False for alert rules, if the asker gave a place or an end time, and if the question may refer to earlier
+        messages.
         """
         if question.priority is not Priority.QUESTION or question.before is not None or question.within is not None:
             return False
@@ -242,7 +251,10 @@ class Answering:
     async def _visible(
         self, pieces: AsyncGenerator[str, None], watch: Stopwatch, deadline: float
     ) -> AsyncGenerator[str, None]:
-        """The pieces without terminal escape sequences, each timed. If none is visible, `no_words` of the answerer is added."""
+        """Yield the pieces without terminal escape sequences, and time them. Raises TimeoutError at `deadline`.
+
+        If no piece has visible text, the answerer's `no_words` follows.
+        """
         text, has_spoken, stage = PlainText(), False, "first_token"
         while True:
             with watch.stage(stage):
@@ -259,7 +271,7 @@ class Answering:
     def _notes(
         self, question: Question, scope: Scope, window: Window, chosen: Sequence[Chosen], evidence: Iterable[Evidence]
     ) -> Iterator[str]:
-        """What the asker should know about how the frames were found."""
+        """Yield notes for the asker on how the frames were searched, such as a question that had to be cut."""
         if question.earlier and not self.answerer.reads_conversations:
             yield ONE_AT_A_TIME
         if any(each.query.truncated for each in chosen):
@@ -274,7 +286,7 @@ class Answering:
 
     @contextmanager
     def _counted(self) -> Iterator[None]:
-        """Count the question in the metrics, by how it ends."""
+        """Context manager: count the question in the metrics when it ends, by outcome."""
         reason = "cancelled"
         try:
             yield
@@ -287,7 +299,7 @@ class Answering:
 
     @contextmanager
     def _failures_as_problems(self) -> Iterator[None]:
-        """Turn every failure into a Problem with a message for the asker."""
+        """Context manager: raise every failure in the block as a Problem with a message for the asker."""
         try:
             yield
         except TimeoutError:
@@ -307,7 +319,7 @@ class Answering:
 
 
 def _failed(error: BaseException) -> Problem:
-    """The Problem for an unexpected failure."""
+    """Return the Problem to report for an unexpected exception."""
     if isinstance(error, OSError):
         return StorageFailed(f"What is remembered cannot be read at the moment ({words_of(error)}); ask again.")
     if isinstance(error, RuntimeError | ValueError | MemoryError):  # torch raises these, also when out of memory

@@ -1,8 +1,9 @@
-"""The only HTTP client that pictures are sent with. It refuses servers that a camera's `egress` setting does not allow.
+"""The only HTTP client with which pictures are sent. It refuses servers that a camera's settings do not allow.
 
-A camera is `local_only` (loopback and private addresses) or `allowed` (any address). Every request of `guarded_client`
-resolves its host name, checks every address, and connects to one of the checked addresses by number, so that a later change of
-the name has no effect. Proxies of the environment and redirects are not followed.
+A camera's `egress` setting is `local_only` (loopback and private addresses) or `allowed` (any address). Every request
+of `guarded_client` resolves the host name, checks all its addresses, and then connects to one of these addresses. The
+name is not resolved again in between, so a DNS change cannot redirect the request. Proxies set by environment variables
+are not used, and redirects are not followed.
 """
 
 import asyncio
@@ -15,11 +16,12 @@ from typing import Literal
 import httpx
 
 Egress = Literal["local_only", "allowed"]
-Resolver = Callable[[str, int], Awaitable[Sequence[str]]]  # (host, port) -> its addresses, as numbers
+Resolver = Callable[[str, int], Awaitable[Sequence[str]]]  # (host, port) -> its IP addresses
 
 RESOLVE_TIMEOUT_S = 5.0
 
-# An allow list: link-local, shared (100.64.0.0/10), "this network" and embedded forms of IPv6 are not among them.
+# An allow list. It leaves out link-local, shared (100.64.0.0/10) and "this network" addresses, and IPv6 addresses with
+# an embedded IPv4 address.
 _LOCAL_NETWORKS = tuple(
     ipaddress.ip_network(network)
     for network in ("127.0.0.0/8", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "::1/128", "fc00::/7")
@@ -27,7 +29,7 @@ _LOCAL_NETWORKS = tuple(
 
 
 class EgressRefused(Exception):
-    """The camera's `egress` setting does not allow this host."""
+    """The cameras' `egress` settings do not allow this host."""
 
 
 class HostUnknown(Exception):
@@ -35,13 +37,13 @@ class HostUnknown(Exception):
 
 
 def strictest(rules: Iterable[Egress]) -> Egress:
-    """The rule that all these rules allow: local_only unless every one is `allowed`."""
+    """Return the strictest of these rules: `allowed` if all are, else `local_only`. No rules: `local_only`."""
     named = list(rules)
     return "allowed" if named and all(rule == "allowed" for rule in named) else "local_only"
 
 
 def is_local(address: str) -> bool:
-    """Whether this is a loopback or private address, such as "192.168.1.9", "::1" or "::ffff:10.0.0.1"."""
+    """Return whether this is a loopback or private address, such as "192.168.1.9", "::1" or "::ffff:10.0.0.1"."""
     try:
         number = ipaddress.ip_address(address)
     except ValueError:
@@ -52,7 +54,7 @@ def is_local(address: str) -> bool:
 
 
 async def system_resolver(host: str, port: int) -> Sequence[str]:
-    """Resolve a host name on this machine, the preferred address first. Raises HostUnknown."""
+    """Return a host's IP addresses by this machine's resolver, the preferred one first. Raises HostUnknown."""
     try:
         async with asyncio.timeout(RESOLVE_TIMEOUT_S):
             found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
@@ -64,7 +66,7 @@ async def system_resolver(host: str, port: int) -> Sequence[str]:
 
 
 async def checked_addresses(host: str, port: int, rule: Egress, resolve: Resolver) -> Sequence[str]:
-    """Resolve a host name and check the rule: under local_only all its addresses must be local.
+    """Return the IP addresses of a host, checked: under `local_only`, all of them must be local.
 
     Raises EgressRefused or HostUnknown.
     """
@@ -108,6 +110,9 @@ class _CheckedTransport(httpx.AsyncBaseTransport):
 def guarded_client(
     rule: Egress, *, resolve: Resolver, verify: ssl.SSLContext, timeout: httpx.Timeout
 ) -> httpx.AsyncClient:
-    """An HTTP client whose every connection is checked. It follows no redirects and uses no proxies."""
+    """Return an HTTP client that checks the addresses of every request against `rule`.
+
+    It follows no redirects and uses no proxies. Requests raise EgressRefused or HostUnknown.
+    """
     transport = _CheckedTransport(rule, resolve, verify)
     return httpx.AsyncClient(transport=transport, timeout=timeout, trust_env=False, follow_redirects=False)

@@ -1,6 +1,7 @@
 """Choose the keyframes of a window for a question, and describe them as evidence.
 
-The work blocks, so it runs in the language lane.
+A window is an immutable view of stored frames; a row is a frame's number in it. Choosing takes long and blocks, so
+`Chooser` runs it in the language lane, a thread that runs one call at a time (`agent.runtime.lanes`).
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -28,17 +29,20 @@ if TYPE_CHECKING:
     from model.features import Defaults, TextFeatures
     from model.video_model import VideoModel
 
-NEVER = 2.0  # no cosine is larger: no frame is redundant
-MOST_VISITS = 100  # of an answer: the strongest
+NEVER = 2.0  # as `tau`: no cosine similarity is larger, so no frame is rejected as redundant
+MOST_VISITS = 100  # an answer lists at most so many visits, the strongest ones
 _IMPORTANCE = ("relevant", "recent", "filling")  # kinds of evidence, the most important first
 
 Select = Callable[[Window, NDArray[np.float32]], Keyframes]
-"""Chooses keyframes of a window for a query (D,), a unit vector."""
+"""Returns the keyframes of a window for a query (D,), a unit vector."""
 
 
 @dataclass(frozen=True, slots=True)
 class Search:
-    """Search for frames by texts, one for each step of the answer. every_frame: rank all frames instead of choosing some."""
+    """The texts by which to search for frames, one for each step of the answer.
+
+    every_frame: score all frames of the window instead of choosing keyframes.
+    """
 
     texts: tuple[str, ...]
     every_frame: bool = False
@@ -46,7 +50,7 @@ class Search:
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """The keyframes that were chosen by one text."""
+    """The keyframes that were chosen by one text. query: the embedded text."""
 
     query: "TextFeatures"
     keyframes: Keyframes
@@ -54,10 +58,12 @@ class Chosen:
 
 @dataclass(frozen=True)
 class Selection:
-    """Choose keyframes by one rule. The other fields are the arguments of `select_by_visits` and `select_keyframes`.
+    """A rule for choosing keyframes, with its arguments; calling it chooses.
 
-    rule: "visits", "dks" (the paper's), "top_k" (dks without its redundancy rule), or "uniform" (at equal distances, whatever
-    the question). With all of them `recent` of the places go to the newest frames.
+    rule: "visits" (from stretches of time in which relevance is high), "dks" (the paper's differential keyframe
+    selection), "top_k" (dks without its redundancy check), or "uniform" (at equal distances, whatever the question).
+    Each rule reserves `recent` of the `num_keyframes` for the newest frames. The other fields are arguments of
+    `select_by_visits` and `select_keyframes`.
     """
 
     rule: SelectionRule = "dks"
@@ -80,10 +86,10 @@ class Selection:
         most: int | None = None,
         rule: SelectionRule | None = None,
     ) -> Self:
-        """The selection for a checkpoint. Arguments override the settings, and these the checkpoint's defaults.
+        """Return the selection for a checkpoint.
 
-        most: limit on the number of keyframes. Selection by visits reserves no places for the newest frames unless
-        `recent` is given.
+        Arguments override the settings, and the settings override the checkpoint's defaults. most: limit on the number
+        of keyframes. With the rule "visits", no keyframes are reserved for the newest frames unless `recent` is given.
         """
         settings = settings or AnsweringSettings()
         rule = rule or settings.selection or defaults.selection
@@ -91,7 +97,7 @@ class Selection:
         if recent is None:
             recent = 0 if rule == "visits" else defaults.recent
         if most is not None and num_keyframes > most:
-            num_keyframes, recent = most, min(recent, most // 2)  # with few places, keep half for relevant frames
+            num_keyframes, recent = most, min(recent, most // 2)  # of few keyframes, keep half for relevant frames
         return cls(
             rule=rule,
             num_keyframes=num_keyframes,
@@ -104,7 +110,7 @@ class Selection:
         )
 
     def __call__(self, window: Window, query: NDArray[np.float32]) -> Keyframes:
-        """The keyframes of the window for a query (D,), a unit vector."""
+        """Return the keyframes of the window for a query (D,), a unit vector."""
         if self.rule == "uniform":
             rows, kinds = uniform_rows(window.num_frames, self.num_keyframes, self.recent)
             return Keyframes(rows, kinds, window.embeddings(rows) @ query)
@@ -135,12 +141,12 @@ class Selection:
 
 
 def every_frame(window: Window, query: NDArray[np.float32]) -> Keyframes:
-    """All rows of the window as keyframes, scored by their cosine similarity with the query."""
+    """Return all rows of the window as keyframes, scored by their cosine similarity with the query."""
     return relevant(np.arange(window.num_frames), window.scores(query))
 
 
 def relevant(rows: NDArray[np.int64], scores: NDArray[np.float32]) -> Keyframes:
-    """These rows as keyframes, all of the kind "relevant"."""
+    """Return these rows as keyframes of the kind "relevant"."""
     kind: Kind = "relevant"
     return Keyframes(rows, (kind,) * len(rows), scores)
 
@@ -152,11 +158,11 @@ class Chooser:
         self._model, self._language = model, language
 
     async def embed(self, text: str) -> "TextFeatures":
-        """The text's features."""
+        """Return the embedded text."""
         return await self._language.run(self._model.embed_text, text)
 
     async def choose(self, window: Window, search: Search, select: Select, watch: Stopwatch) -> list[Chosen]:
-        """The keyframes of the window for each text."""
+        """Return the keyframes of the window for each text of `search`. watch: measures both stages."""
         found = []
         for text in search.texts:
             with watch.stage("embed"):
@@ -167,7 +173,7 @@ class Chooser:
         return found
 
     async def select(self, window: Window, query: "TextFeatures", select: Select) -> Keyframes:
-        """The keyframes of the window for one embedded text."""
+        """Return the keyframes of the window for one embedded text."""
         return await self._language.run(select, window, query.unit)
 
 
@@ -190,7 +196,7 @@ def uniform_rows(num_frames: int, num_keyframes: int, recent: int) -> tuple[NDAr
 
 
 def visits_of(window: Window, keyframes: Keyframes) -> tuple[SeenVisit, ...]:
-    """The strongest visits, by camera and time, as the asker sees them."""
+    """Return the strongest visits, at most MOST_VISITS, by camera and time."""
     clear = {
         visit.peak
         for _, same in groupby(keyframes.visits, key=lambda visit: visit.camera)
@@ -213,7 +219,10 @@ def visits_of(window: Window, keyframes: Keyframes) -> tuple[SeenVisit, ...]:
 
 
 def seen(window: Window, keyframes: Keyframes, boxes: Mapping[int, tuple[Box, ...]] | None = None) -> Seen:
-    """The keyframes as evidence. boxes: for each row, where the picture shows what was asked about."""
+    """Return the first event of an answer, with the keyframes as evidence.
+
+    boxes: for each row, where the picture shows what was asked about.
+    """
     evidence = tuple(
         Evidence(
             frame_id=int(window.frame_ids[row]),
@@ -231,7 +240,10 @@ def seen(window: Window, keyframes: Keyframes, boxes: Mapping[int, tuple[Box, ..
 
 
 def seen_in_all(parts: Iterable[Seen]) -> Seen:
-    """The evidence of several steps over one window. A frame of several steps keeps its most important kind."""
+    """Return the first event of an answer in several steps: the evidence of all its steps, over the same window.
+
+    A frame that is a keyframe of several steps is listed once, with its most important kind.
+    """
     parts = list(parts)
     best: dict[int, Evidence] = {}
     for each in (each for part in parts for each in part.evidence):
@@ -240,7 +252,7 @@ def seen_in_all(parts: Iterable[Seen]) -> Seen:
             best[each.frame_id] = each
     cameras = list(dict.fromkeys(each.camera for each in best.values()))
     evidence = sorted(best.values(), key=lambda each: (cameras.index(each.camera), each.time))
-    visits = parts[0].visits if len(parts) == 1 else ()  # of several texts they would be visits of different things
+    visits = parts[0].visits if len(parts) == 1 else ()  # the visits of several steps are of different things
     return Seen(tuple(evidence), parts[0].num_frames, parts[0].oldest, parts[0].newest, visits)
 
 

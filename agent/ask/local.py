@@ -1,7 +1,8 @@
-"""The answerer of this machine: the checkpoint's own language model.
+"""Answer on this machine, with the checkpoint's own language model.
 
-It reads the keyframes in full and all other frames merged. Some questions are answered in steps: the model is asked several
-short questions (`agent.ask.strategies`). The model's work runs in the lanes.
+The model reads the keyframes at full resolution, and all other frames merged into few tokens. Some questions are
+answered in steps: the model is asked several short questions (`agent.ask.strategies`). All work of the model runs in
+two lanes, `vision` and `language`: threads that run one call at a time, in order of priority (`agent.runtime.lanes`).
 """
 
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
@@ -32,13 +33,16 @@ from model.select import Keyframes
 from model.video_model import PromptTooLongError, VideoModel
 from model.visit_search import VisitSearch
 
-STEP_TOKENS = 24  # for the model's answer to one step
+STEP_TOKENS = 24  # limit for the model's answer to one short question
 NO_WORDS = "(The model found no words: ask again, in other words or with more tokens.)"
 
 
 @dataclass(frozen=True, slots=True)
 class LocalContext(Context):
-    """parts: the pictures for each step. counted: the whole answer, if it comes from visits."""
+    """The prepared answer. plan: its steps; None: the question is put to the model unchanged.
+
+    parts: the pictures for each step. counted: the text of the whole answer, if it was found by searching visits.
+    """
 
     plan: Plan | None
     parts: tuple[Part, ...] = ()
@@ -46,7 +50,7 @@ class LocalContext(Context):
 
 
 class LocalAnswerer:
-    """Answers with a checkpoint that has a language model."""
+    """Answers questions with a checkpoint that has a language model; see `Answerer` for the methods."""
 
     reads_conversations = False
     needs_patches = True
@@ -63,7 +67,11 @@ class LocalAnswerer:
         zone_of: Callable[[str], str],
         frame_at: Callable[[str, float], Window],
     ) -> None:
-        """frame_at: returns a window of one frame, by camera and time; it is empty if the frame is gone. Blocks."""
+        """zone_of: returns the time zone of a camera.
+
+        frame_at: returns a window with the one frame of a camera at a time; it has no frames if that one is gone. It
+        blocks.
+        """
         self._model = model
         self._vision = vision
         self._language = language
@@ -83,7 +91,7 @@ class LocalAnswerer:
         return ()
 
     async def check(self, cameras: Iterable[str]) -> None:
-        """Nothing leaves this machine, so any camera may be asked about."""
+        """Accept all cameras, as nothing is sent to another machine."""
 
     def no_words(self) -> str:
         return NO_WORDS
@@ -95,7 +103,7 @@ class LocalAnswerer:
         return Search(plan.evers, every_frame=True) if plan.kind in VISITS else Search(plan.whens)
 
     def plan(self, question: Question) -> Plan | None:
-        """The steps in which a user's question is answered. None: it is put to the model as it is."""
+        """Return the steps in which a user's question is answered, or None if it is put to the model unchanged."""
         reads_times = self._model.info.defaults.timestamps
         if not (self._settings.in_steps and reads_times and question.priority is Priority.QUESTION):
             return None
@@ -134,7 +142,7 @@ class LocalAnswerer:
     # --- pictures ---
 
     async def _merge(self, window: Window, chosen: Chosen, watch: Stopwatch) -> Part:
-        """The window's frames as the language model reads them: keyframes whole, all others merged."""
+        """Return the window's frames as input of the language model: keyframes at full resolution, others merged."""
         with watch.stage("reencode"):
             keyframes, overrides = await self._reencode(window, chosen.keyframes)
         with watch.stage("merge"):
@@ -145,9 +153,10 @@ class LocalAnswerer:
         return Part(window, visual)
 
     async def _reencode(self, window: Window, keyframes: Keyframes) -> tuple[Keyframes, dict[int, FrameFeatures]]:
-        """(readable keyframes, by row the new features of those whose patches are no longer in memory).
+        """Encode again the keyframes whose patch features are no longer in memory, from their JPEGs.
 
-        A keyframe without patches whose JPEG is damaged or erased is left out.
+        Return the usable keyframes, and the new features by row. A keyframe is left out if it has no patch features and
+        its JPEG is damaged or erased.
         """
         missing = await pools.questions(without_patches, window, keyframes.rows)
         if not missing:
@@ -160,7 +169,11 @@ class LocalAnswerer:
     # --- visits ---
 
     async def _search(self, plan: Plan, window: Window, chosen: Chosen, watch: Stopwatch) -> LocalContext:
-        """Answer from visits: ask of single frames, the most relevant first, whether they show the thing."""
+        """Answer by searching visits: stretches of time in which the thing was in view.
+
+        The model is asked about single frames, the most relevant first, whether they show the thing. The search uses
+        its answers to find where visits begin and end.
+        """
         tally, scores = Tally(), chosen.keyframes.scores
         [ever] = plan.evers
 
@@ -175,7 +188,7 @@ class LocalAnswerer:
                 return None
             tally.prompt_tokens += part.visual.num_tokens
             with watch.stage("look"):
-                # one picture is not enough to tell whether its world is foreign: `count_visits` decides that for all looks
+                # `count_visits` decides over all pictures whether they are foreign, as one alone cannot show it
                 answer = await self._asker_of(part.as_familiar())(ever)
             return Look(means_yes(answer), part.visual.is_foreign)
 
@@ -196,7 +209,7 @@ class LocalAnswerer:
     async def _boxes_of_visits(
         self, window: Window, counted: Counted, query: TextFeatures
     ) -> dict[int, tuple[Box, ...]]:
-        """For each row of the visits, where the picture shows the thing."""
+        """Return the boxes in which the picture shows the thing, for each row of the visits; {} without visits."""
         if not counted.found:
             return {}
         presence = self._model.merger.presence
@@ -206,7 +219,10 @@ class LocalAnswerer:
     # --- words ---
 
     async def side_at(self, text: str, part: Part, row: int) -> str:
-        """On which side of the picture the thing was around this row, from its patches; "" if they do not show it."""
+        """Return on which side of the picture the thing was around this row; "" if the patch features do not show it.
+
+        text: the question that names the thing.
+        """
         window = part.window
         query = await self._language.run(self._model.embed_text, text)
         same = np.flatnonzero(window.camera_index == window.camera_index[row])
@@ -223,7 +239,10 @@ class LocalAnswerer:
         return side_during_stay(presences, place, window.times[frames.rows], self._settings.visit_gap_s)
 
     def _asker_of(self, part: Part) -> Ask:
-        """A function that asks questions about these pictures. The model reads the pictures once; nothing is sampled."""
+        """Return a function that asks the model questions about these pictures, with greedy decoding.
+
+        The pictures are processed only once for all questions.
+        """
         reading = self._model.reading()
 
         async def ask(text: str) -> str:
@@ -242,7 +261,10 @@ class LocalAnswerer:
         temperature: float = 0.0,
         reading: Decoding | None = None,
     ) -> AsyncGenerator[str, None]:
-        """The model's own words, token by token."""
+        """Yield the model's answer, token by token. Raises QuestionTooLong if the prompt exceeds the model's context.
+
+        limit: of tokens. tally: gets the number of tokens and the finish reason.
+        """
         timestamps = part.clocks(self._zone_of) if self._model.info.defaults.timestamps else None
         pieces = self._language.pull(
             lambda: self._model.stream(
@@ -270,9 +292,9 @@ class LocalAnswerer:
     async def _cut(
         self, pieces: AsyncGenerator[str, None], limit: int | None, tally: Tally
     ) -> AsyncGenerator[str, None]:
-        """Cut an answer that is composed of sentences at the asker's limit of tokens.
+        """Yield the pieces of a composed answer up to the asker's token limit (None: no limit).
 
-        The configured limit does not apply, because composed sentences cost nothing.
+        The configured limit does not apply: it bounds the model's work, and composed sentences need none.
         """
         tokenizer = self._model.tokenizer
         tally.completion_tokens = 0
@@ -293,7 +315,7 @@ async def _one_piece(text: str) -> AsyncGenerator[str, None]:
 
 
 def without_patches(window: Window, rows: NDArray[np.int64]) -> list[int]:
-    """Those of the rows whose patches are not in memory. Blocks."""
+    """Return those of the rows whose patch features are not in memory. Blocks."""
     return [int(row) for row in rows if not window.read(int(row), int(row) + 1).present[0]]
 
 
@@ -302,7 +324,10 @@ def _steps_note(asked: Iterable[str]) -> str:
 
 
 def _boxes(part: Part) -> dict[int, tuple[Box, ...]]:
-    """For each keyframe, where it shows what was asked about. Cameras that the model was not trained on have none."""
+    """Return the boxes in which each keyframe shows what was asked about, by row.
+
+    Cameras whose pictures are unlike the training pictures get none.
+    """
     visual, rows = part.visual, part.keyframes.rows
     if visual.presence is None:
         return {}
@@ -317,7 +342,7 @@ def _boxes_by_row(rows: NDArray[np.int64], presences: NDArray[np.float32]) -> di
 
 
 def _notes(visual: VisualContext) -> Iterable[str]:
-    """What the asker should know about how the pictures were merged."""
+    """Return what the asker should know about how the pictures were merged."""
     if any(visual.foreign_groups) and not visual.is_foreign:
         yield SOME_FOREIGN
     if visual.num_summary_frames:

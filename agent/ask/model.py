@@ -1,4 +1,7 @@
-"""Load the configured checkpoint and make the configured answerer. No other file asks which kind of answerer it is."""
+"""Load the configured checkpoint, and make the configured answerer: this machine's language model or a remote server.
+
+All other files use the `Answerer` protocol and do not depend on which of the two it is.
+"""
 
 import os
 from collections.abc import Callable
@@ -62,7 +65,7 @@ def make_answerer(
     zone_of: Callable[[str], str],
     resolve: Resolver,
 ) -> Answerer[Any]:
-    """The answerer that `settings.answerer` names. Imports torch only for one that runs on this machine."""
+    """Return the answerer that `settings.answerer` names. Imports torch only for one that runs on this machine."""
     if settings.answerer.kind == "local":
         from agent.ask.local import LocalAnswerer
         from model.clip_encoder import ClipEncoder

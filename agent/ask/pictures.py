@@ -1,4 +1,7 @@
-"""Pictures of a window's rows: decode them, scale them down, and label them with camera, time and place."""
+"""Decode the pictures of a window's frames, scale them down, and label them with camera, time and place.
+
+A row is a frame's number in its window.
+"""
 
 import io
 import logging
@@ -24,12 +27,12 @@ _MIN_WIDTH = 16
 
 
 def decoded(window: Window, rows: Iterable[int]) -> dict[int, NDArray[np.uint8]]:
-    """(H, W, 3) RGB pictures by row. A picture that is damaged or erased is left out. Blocks."""
+    """Return the pictures of these rows, (H, W, 3) RGB, by row. Damaged and erased ones are left out. Blocks."""
     return dict(read_each(window, rows, decode_jpeg))
 
 
 def read_each(window: Window, rows: Iterable[int], read: Callable[[bytes], T]) -> Iterator[tuple[int, T]]:
-    """(row, `read` of its JPEG) for each row whose picture can still be read. Blocks."""
+    """Yield (row, `read(jpeg)`) for each row. Rows whose picture is damaged or erased are left out. Blocks."""
     for row in rows:
         try:
             yield int(row), read(window.jpeg(int(row)))
@@ -39,7 +42,7 @@ def read_each(window: Window, rows: Iterable[int], read: Callable[[bytes], T]) -
 
 
 def fitted(jpeg: bytes, max_width: int, max_bytes: int) -> bytes:
-    """`jpeg` itself if it is small enough, else scaled down until it is. Raises OSError if it is no picture."""
+    """Return `jpeg`, scaled down if it exceeds `max_width` or `max_bytes`. Raises OSError if it is not a picture."""
     with Image.open(io.BytesIO(jpeg)) as picture:
         if picture.width <= max_width and len(jpeg) <= max_bytes:
             picture.load()  # damaged data must not be sent
@@ -57,17 +60,21 @@ def fitted(jpeg: bytes, max_width: int, max_bytes: int) -> bytes:
 
 
 def label(window: Window, row: int, zone_of: Callable[[str], str]) -> str:
-    """ "door, 2026-11-22 17:04:05 CET, hall:": the camera, the local time, and the place if it is known."""
+    """Return the text before a picture: the camera, the local time, and the place if it is known.
+
+    For example "door, 2026-11-22 17:04:05 CET, hall:".
+    """
     camera = window.cameras[int(window.camera_index[row])]
     parts = [camera, format_time(float(window.times[row]), zone_of(camera)), whereabouts(window.metadata(row))]
     return ", ".join(part for part in parts if part) + ":"
 
 
 def whereabouts(metadata: Mapping[str, object]) -> str:
-    """Where a frame was taken, from its metadata: {"zone": "hall", "x": 12.5, "y": 3, "heading": 90} ->
+    """Return where a frame was taken, from its metadata: {"zone": "hall", "x": 12.5, "y": 3, "heading": 90} ->
     "hall, x 12.5 m, y 3 m, heading 90 degrees".
 
-    x and y count only together. A zone is put on one line and cut at 60 characters. Other fields stay out of the prompt.
+    x is used only with y, and y only with x. The zone is put on one line and cut to 60 characters. Other metadata is
+    not shown to the model. Returns "" if there is none of these.
     """
     found = [zone] if (zone := _zone(metadata.get("zone"))) else []
     x, y, heading = (_number(metadata.get(name)) for name in ("x", "y", "heading"))
@@ -86,7 +93,7 @@ def _zone(value: object) -> str:
 
 
 def _number(value: object) -> str:
-    """The number with at most two decimals: "12.5", "3"; "" for other values and huge numbers."""
+    """Return the number with at most two decimals: "12.5", "3"; "" for other values and huge numbers."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < MAX_NUMBER:
         return ""
     return f"{round(value, 2) + 0.0:.2f}".rstrip("0").rstrip(".")  # + 0.0: no minus before a zero

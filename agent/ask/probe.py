@@ -1,6 +1,6 @@
-"""Check regularly that the server that answers can be reached.
+"""Check regularly that the remote server that answers questions can be reached.
 
-Requests the list of models; no picture and no question is sent. A server that answers 404 counts as reachable.
+A check requests the server's list of models; it sends no picture and no question. Status 404 counts as reachable.
 """
 
 import asyncio
@@ -20,25 +20,25 @@ _REFUSALS = {401: "it refuses the key (see answerer.api_key)", 403: "it refuses 
 
 
 class Probe:
-    """Checks one server. problem: why it cannot answer at the moment; None: nothing is wrong, as far as is known."""
+    """Checks one server. problem: why it could not answer at the last check; None: no problem is known."""
 
     def __init__(
         self, base_url: str, *, headers: Callable[[], Mapping[str, str]], egress: Egress, resolve: Resolver
     ) -> None:
-        """headers: of every request. Blocks, and raises Problem if there is no key."""
+        """headers: returns the headers of a request. It may block, and raises Problem if the API key is missing."""
         self.problem: str | None = None
         self._url = f"{base_url}/models"
         self._headers, self._egress, self._resolve = headers, egress, resolve
         self._verify = ssl.create_default_context()
 
     async def run(self) -> None:
-        """Check for ever."""
+        """Check for ever, and store each result in `problem`."""
         while True:
             self.problem = await self.look()
             await asyncio.sleep(EVERY_S if self.problem is None else WHILE_AWAY_S)
 
     async def look(self) -> str | None:
-        """Check once. None: the server can be reached."""
+        """Check once. Return why the server cannot answer, or None if it can be reached."""
         problem: str | None = None
         with contained("looking for the server that answers") as outcome:
             problem = await self._look()

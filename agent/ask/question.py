@@ -1,4 +1,4 @@
-"""A question, and the events of its answer."""
+"""The types of a question, and of the events of which its answer consists: Seen first, then Pieces, then Finished."""
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
@@ -33,15 +33,15 @@ class Question:
     within: Within | None = None  # only frames near a place
     earlier: tuple[Said, ...] = ()  # oldest first; only some answerers read it
     num_keyframes: int | None = None  # None: as configured
-    recent: int | None = None  # of these, how many are the newest frames
+    recent: int | None = None  # how many of the keyframes are reserved for the newest frames
     selection: SelectionRule | None = None  # None: as configured
     priority: Priority = Priority.QUESTION
-    may_think: bool = False  # give a server's model tokens to think, even if it has never been seen thinking
+    may_think: bool = False  # add a remote model's token limit for reasoning, even if it has not been seen to reason
 
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """A frame that the answer rests on: a keyframe."""
+    """A keyframe, that is, a frame that was chosen to answer the question."""
 
     frame_id: int
     camera: str
@@ -57,8 +57,8 @@ class Evidence:
 class SeenVisit:
     """A stretch of time in which a camera's frames were relevant to the question. Times in unix seconds.
 
-    `prominence`: how far relevance (a cosine) rose; `strength`: that in units of the camera's noise; `is_clear`: it stands
-    apart from what else came by; `frame_id`: the frame at its peak.
+    `prominence`: by how much relevance (cosine similarity) rose; `strength`: the prominence divided by the camera's
+    noise level; `is_clear`: it is clearly stronger than the camera's other visits; `frame_id`: the most relevant frame.
     """
 
     camera: str
@@ -73,7 +73,7 @@ class SeenVisit:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """The first event: the frames that the answer rests on, and how many were searched."""
+    """The first event of an answer: its evidence, and the number and time range of the frames searched."""
 
     evidence: tuple[Evidence, ...]  # by camera, then by time
     num_frames: int
@@ -84,14 +84,14 @@ class Seen:
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """The next piece of the answer's text."""
+    """An event with the next piece of the answer's text."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """The last event."""
+    """The last event of an answer: why it ended, notes for the asker, timings and token counts."""
 
     finish_reason: FinishReason
     notes: tuple[str, ...]  # what the asker should know about this answer
@@ -105,7 +105,7 @@ Event = Seen | Piece | Finished
 
 @dataclass(slots=True)
 class Answer:
-    """A whole answer."""
+    """A whole answer, collected from its events."""
 
     seen: Seen
     finished: Finished
@@ -117,7 +117,7 @@ class Answer:
 
 
 async def collect(events: AsyncIterator[Event]) -> Answer:
-    """The whole answer from its events. Raises ValueError if the first or the last event is missing."""
+    """Read all events of an answer and return it. Raises ValueError if the first or the last event is missing."""
     seen: Seen | None = None
     finished: Finished | None = None
     pieces: list[str] = []

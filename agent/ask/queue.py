@@ -14,16 +14,19 @@ NEWEST_SHARE = 0.3  # weight of the newest answer in the typical duration
 
 
 class Queue:
-    """Admits users' questions, and gives each question its turn in order of priority."""
+    """Limits the number of users' questions, and answers questions one at a time in order of priority."""
 
     def __init__(self, limit: int) -> None:
-        """limit: users' questions that are answered or wait at the same time."""
+        """limit: the largest number of users' questions at the same time, the answered one included."""
         self.turns = Turns(limit)
         self._typical_s = FIRST_GUESS_S
 
     @asynccontextmanager
     async def place(self) -> AsyncIterator[None]:
-        """Hold a user's place in the queue. Raises Busy, with the time after which to ask again, if none is free."""
+        """Context manager: hold one of the queue's places for users' questions.
+
+        Raises Busy, which says after how long to ask again, if no place is free.
+        """
         async with AsyncExitStack() as stack:
             try:
                 await stack.enter_async_context(self.turns.place())
@@ -33,7 +36,10 @@ class Queue:
 
     @asynccontextmanager
     async def turn(self, question: Question, watch: Stopwatch, deadline: float) -> AsyncIterator[None]:
-        """Wait for the question's turn and hold it. Raises TimeoutError at `deadline`, on the event loop's clock."""
+        """Context manager: wait until no other question is being answered, and hold the turn while in the block.
+
+        Raises TimeoutError if the turn does not come before `deadline`, a time of the event loop's clock.
+        """
         async with AsyncExitStack() as stack:
             with watch.stage("queue"):
                 async with asyncio.timeout_at(deadline):

@@ -1,11 +1,13 @@
-"""Read a question in English: is it about the present, and can it be answered in steps?
+"""Parse a question in English: decide whether it is about the present, and whether it can be answered in steps.
 
-A small language model tells reliably whether and when a thing came, if asked in words it was trained on, and guesses at other
-questions; and a time it names is always that of a frame it was shown (`model.clocks`). So a question about order, place, count,
-or the first or last time becomes a `Plan`: short questions about one thing each, such as "when did the red car come?". The
-frames of these times then give the answer (`agent.ask.strategies`).
+A small language model answers reliably whether and when a thing came, if it is asked in words that it was trained on.
+At other questions it guesses. A time that it names is always the time of a frame that it was shown (`model.clocks`). So
+a question about order, place, count, or the first or last time is replaced by a `Plan`: short questions about one thing
+each, such as "when did the red car come?". The times in their answers identify frames, and the answer is composed from
+these frames (`agent.ask.strategies`).
 
-The rules are patterns of words. A question that fits none is asked as it is. Pure.
+The rules are regular expressions. A question that matches none is put to the model unchanged. This module does no input
+or output.
 """
 
 import re
@@ -38,10 +40,12 @@ _INSIDE = re.compile(r"[.?!:;](?=\s*\w)")  # more than one sentence
 
 
 def about_now(question: str) -> bool:
-    """Whether the newest frames alone answer the question: one short question in the present tense that says "now".
+    """Return whether the newest frames are enough to answer the question.
 
-    True: "what can you see right now?", "who is at the door at the moment?". False: "did a dog come?", "what has changed until
-    now?", and "where is the red box now?", which means where it was seen last.
+    They are for a single question in the present tense that says "now" or the like.
+
+    True: "what can you see right now?", "who is at the door at the moment?". False: "did a dog come?", "what has
+    changed until now?", and "where is the red box now?", which asks where the box was last seen.
     """
     words = _plain(question)
     if _ASKS.match(words) is None or _PRESENT.search(words) is None or _INSIDE.search(words) is not None:
@@ -56,14 +60,15 @@ Kind = Literal[
     "last time", "ever",
 ]  # fmt: skip
 _OF_ANY: tuple[Kind | None, ...] = ("ever", "first time", "last time")
-VISITS: tuple[Kind, ...] = ("count", "first time", "last time")  # kinds that are answered from visits
+# Kinds that are answered from visits (`model.visit_search`): stretches of time in which the thing was in view
+VISITS: tuple[Kind, ...] = ("count", "first time", "last time")
 
 _VERB = (
     r"(?:(?:come|came|here|there|seen|been|arrived?|appear(?:ed)?|pass(?:ed)?|opened|enter(?:ed)?|show(?:ed|n)? up)"
     r"(?: by| in| past| along)?|(?:go|went|drive|drove|driven|walk(?:ed)?|run|ran|ride|rode|ridden) (?:by|past))"
 )
-# Words that are not part of a thing's name (verbs, times, numbers, states, "another"): a question with one of them in the place
-# of a name asks for more than when a thing came.
+# Words that are not part of a thing's name (verbs, times, numbers, states, "another"). A question that has one of them
+# where a name is expected asks for more than when a thing came, so it gets no plan.
 _NO_NAME = (
     r"about|accident|accidents|activity|after|afternoon|again|ago|alarm|all|alone|already|also|always|and|any|anywhere|"
     r"april|are|around|asleep|at|ate|august|average|away|back|bark|barks|be|been|before|behind|between|both|break|broke|"
@@ -90,7 +95,10 @@ _DONE = r"(?!(?:red|bed|shed|sled|moped)\b)[a-z]+[^e]ed"  # "the bag dropped"
 
 
 def _thing(name: str, article: str = "(?:the|an?) ") -> str:
-    """Pattern of a thing's name: up to three words, and maybe "with a" and up to two more: "person with a bag"."""
+    """Return the pattern of a thing's name as the group `name`, such as "red car" or "person with a bag".
+
+    It has up to three words, which "with a" and up to two more may follow.
+    """
     word = rf"(?!(?:{_NO_NAME}|the|an?|with|[a-z]+ing|{_DONE})\b)[a-z][a-z'-]*"
     return rf"{article}(?P<{name}>{word}(?: {word}){{0,2}}?(?: with (?:the|an?) {word}(?: {word})??)?)"
 
@@ -101,7 +109,10 @@ _YOU_SAW = r"(?:did|have|had|has) (?:you|i|we|the robot)(?: ever)? (?:see|seen|n
 
 
 def _came(article: str = "(?:the|an?) ", afterwards: str = _AFTERWARDS) -> str:
-    """Pattern of "did you see the A", "was the A here", "did the A come" and "has the A been here"."""
+    """Return the pattern of "did you see the A", "was the A here", "did the A come" and "has the A been here".
+
+    afterwards: the pattern of what may follow "was the A".
+    """
     return "|".join(
         (
             rf"{_YOU_SAW} {_thing('a', article)}{_SEEN_TO}",
@@ -126,7 +137,7 @@ _BY_WORD: dict[str, Kind] = {
     "before or after": "before or after", "after or before": "before or after", "before": "before", "after": "after",
     "first": "first", "last": "last", "room": "zone", "zone": "zone", "area": "zone", "camera": "camera",
 }  # fmt: skip
-_BY_KIND: tuple[tuple[Kind | None, str], ...] = (  # None: as its word says
+_BY_KIND: tuple[tuple[Kind | None, str], ...] = (  # None: the kind is that of the group "word" in _BY_WORD
     (None, rf"{_CAME} (?P<word>before or after|after or before|before|after) {_B}{_AFTERWARDS}(?: did| was)?"),
     (None, rf"(?P<word>before or after|after or before) {_B},? (?:when )?{_CAME}"),
     (None, rf"{_WHICH}(?: of (?:the two|them))? {_CAME_WHICH} (?P<word>first|last),? {_A} or {_B}"),
@@ -173,47 +184,61 @@ _POLITE = re.compile(r"^(?:(?:please|can you|could you|tell me|say)\s+)*")
 
 @dataclass(frozen=True)
 class Plan:
-    """How a question is answered. things: one or two, as the question names them ("red car"), in its order."""
+    """How to answer a question in steps: its kind, and the things that it is about.
+
+    things: one or two names ("red car") in the question's words and order. The methods return the short questions to
+    ask the model, and the sentences of the answer. number: the position in `things`.
+    """
 
     kind: Kind
     things: tuple[str, ...]
 
     @property
     def is_order(self) -> bool:
-        """Whether the times of two things are compared."""
+        """Whether the question compares the times of two things."""
         return len(self.things) > 1
 
     @property
     def end(self) -> Literal["first", "last"] | None:
-        """The one visit that is asked about. None: all."""
+        """Which visit (stretch of time with the thing in view) the question is about. None: all of them."""
         return {"first time": "first", "last time": "last"}.get(self.kind)  # type: ignore[return-value]
 
     @property
     def whens(self) -> tuple[str, ...]:
-        """The questions to ask instead, one for each thing: "when did the red car come?". Frames are chosen by them."""
+        """For each thing, the question when it came: "when did the red car come?". Keyframes are chosen by it."""
         return tuple(f"when did the {thing} {_comes(thing)}?" for thing in self.things)
 
     @property
     def evers(self) -> tuple[str, ...]:
-        """The questions to ask first: "did any red car ever come?". A thing that never came has no time."""
+        """For each thing, the question whether it came at all: "did any red car ever come?".
+
+        It is asked before the question when the thing came: the model would name a time even for a thing that never
+        came.
+        """
         return tuple(f"did any {thing} ever {_comes(thing)}?" for thing in self.things)
 
     def came(self, number: int, time: str) -> str:
-        """The words of one step: "the red car came at 14:03:22", or "was seen at" if its place is asked."""
+        """Return the clause that says when a thing came: "the red car came at 14:03:22".
+
+        It has "was seen at" instead of "came at" if the question asks for a place.
+        """
         thing = self.things[number]
         did = "was seen" if not self.is_order else "opened" if _comes(thing) == "open" else "came"
         return f"the {thing} {did} at {time}"
 
     def untold(self, number: int) -> str:
-        """The words of a step in which no time was named."""
+        """Return the clause for a thing whose time the model did not name: "I cannot tell when the red car came"."""
         return f"I cannot tell when the {self.things[number]} {'opened' if _comes(self.things[number]) == 'open' else 'came'}"
 
     def never_came(self, number: int) -> str:
-        """The words of a step that found nothing."""
+        """Return the clause for a thing that never came."""
         return f"I saw no {self.things[number]}"
 
     def count(self, times: Sequence[str], *, at_least: bool = False) -> str:
-        """The words of a count: "A dog came at 14:03:22 and 15:10:01: two times"."""
+        """Return the answer to "how often": "A dog came at 14:03:22 and 15:10:01: two times".
+
+        times: the local time of each visit. at_least: the search was not complete, so there may be more.
+        """
         if not times:
             return f"I saw no {self.things[0]}: {number_word(0)} times"
         listed = (
@@ -224,11 +249,11 @@ class Plan:
         return f"{_with_article(self.things[0]).capitalize()} {self._did} at {told}: {total}"
 
     def ever_came(self, time: str | None) -> str:
-        """The words for a thing that was seen: "Yes, a red car came at 14:03:22"."""
+        """Return the answer for a thing that came: "Yes, a red car came at 14:03:22". time: None if unknown."""
         return "Yes" if time is None else f"Yes, {_with_article(self.things[0])} {self._did} at {time}"
 
     def seen_at(self, time: str) -> str:
-        """The words for the first or last time: "A red car was last seen at 14:03:22"."""
+        """Return the answer for the first or last time: "A red car was last seen at 14:03:22"."""
         which = "first" if self.kind == "first time" else "last"
         return f"{_with_article(self.things[0]).capitalize()} was {which} seen at {time}"
 
@@ -237,7 +262,10 @@ class Plan:
         return "opened" if _comes(self.things[0]) == "open" else "came"
 
     def verdict(self, times: Sequence[float]) -> str:
-        """The result of comparing the times of both things: "before", "yes", "the red car", or "at the same time"."""
+        """Return the result of comparing the times of both things, in unix seconds.
+
+        It answers the question: "before", "yes", "the red car", or "at the same time".
+        """
         first, second = times
         if first == second:
             return "at the same time"
@@ -250,9 +278,10 @@ class Plan:
 
 
 def plan_of(question: str) -> Plan | None:
-    """The plan for a question; None if it is to be asked as it is.
+    """Return the plan for a question, or None if the question is put to the model unchanged.
 
-    "was the red car here before or after the dog?" -> Plan("before or after", ("red car", "dog")); "is it here?" -> None.
+    "was the red car here before or after the dog?" -> Plan("before or after", ("red car", "dog"))
+    "is it here?" -> None
     """
     words = _POLITE.sub("", _plain(question)).rstrip(" ?.!")
     for kind, form in _FORMS:
@@ -270,16 +299,20 @@ def plan_of(question: str) -> Plan | None:
 
 
 def _may_do(thing: str) -> bool:
-    """Whether the name may end with a verb: "man argue", "old dog yawn"; not "man with a hat", "car door"."""
+    """Return whether the last word of the name may be a verb: "man argue", "old dog yawn".
+
+    False for "man with a hat" and "car door".
+    """
     named = thing.split(" with ")[0].split()
     doing = named[next((place for place, word in enumerate(named) if word in _DOERS), len(named)) + 1 :]
     return bool(doing) and _comes(thing) != "open"
 
 
 def named_row(words: str, clocks: Sequence[str], keyframes: Keyframes) -> int | None:
-    """The row of the keyframe whose time an answer names, None if it names none. clocks: the time shown with each keyframe.
+    """Return the row of the keyframe whose time an answer names, None if it names none.
 
-    "it came at 12:34:56" -> the row of the keyframe at 12:34:56; of several at that time the one with the highest score.
+    "it came at 12:34:56" -> the row of the keyframe at 12:34:56. If several keyframes have that time, the one with the
+    highest score counts. clocks: the local time of each keyframe, as the model was shown it.
     """
     named = [place for place, clock in enumerate(clocks) if clock in words]
     if not named:
@@ -289,9 +322,10 @@ def named_row(words: str, clocks: Sequence[str], keyframes: Keyframes) -> int | 
 
 
 def verdict_of(answer: str) -> str:
-    """The result in an answer in steps: "The red car came at 14:03:22, the dog came at 13:58:10: after." -> "after".
+    """Return the result alone from an answer that was composed in steps.
 
-    Of a count it is the number, of a side the side, of a first or last time the time; "Yes, a dog came at 14:03." -> "yes".
+    "The red car came at 14:03:22, the dog came at 13:58:10: after." -> "after"; "Yes, a dog came at 14:03." -> "yes".
+    For a count the result is the number, for a side of the picture the side, for a first or last time the time.
     """
     if found := re.match(r"(yes|no)\b", answer.lower()):
         return found[1]
@@ -302,27 +336,27 @@ def verdict_of(answer: str) -> str:
 
 
 def means_no(answer: str) -> bool:
-    """Whether an answer begins with "no"."""
+    """Return whether an answer begins with "no"."""
     return re.match(r"\s*no\b", answer.lower()) is not None
 
 
 def means_yes(answer: str) -> bool:
-    """Whether an answer begins with "yes"."""
+    """Return whether an answer begins with "yes"."""
     return re.match(r"\s*yes\b", answer.lower()) is not None
 
 
 def _plain(question: str) -> str:
-    """In lower case, with single spaces and straight apostrophes."""
+    """Return the question in lower case, with single spaces and straight apostrophes."""
     return " ".join(question.lower().replace("\N{RIGHT SINGLE QUOTATION MARK}", "'").split())
 
 
 def number_word(number: int) -> str:
-    """0 -> "zero", 12 -> "twelve", 13 -> "13"."""
+    """Return the number as a word up to twelve, else in digits: 0 -> "zero", 12 -> "twelve", 13 -> "13"."""
     return _NUMBERS[number] if number < len(_NUMBERS) else str(number)
 
 
 def singular(things: str) -> str:
-    """The usual cases of English: "red cars" -> "red car", "boxes" -> "box", "people" -> "person"."""
+    """Return the singular of a thing's name by the usual rules: "red cars" -> "red car", "people" -> "person"."""
     things, *others = re.split(r"(?= with )", things, maxsplit=1)
     *before, last = things.split()
     if last in _SINGULARS:

@@ -1,9 +1,9 @@
-"""The answerer on an OpenAI-compatible server, which is sent the question and the keyframes with their times and places.
+"""Answer with an OpenAI-compatible server: send it the question and the keyframes with their times and places.
 
-Pictures beyond the byte budget are left out, the least important first. A request that fails before its first token is
-repeated if that may help, after growing pauses. After the first token it is not, so that no answer begins twice. Closing the
-stream closes the request.
-Where pictures may be sent is decided by `agent.ask.egress`.
+All pictures of a request together have at most MAX_IMAGE_BYTES; the least important ones beyond that are left out. A
+request that fails before its first token is repeated after a pause that grows from try to try, unless another try
+cannot help. A request that fails after its first token is not repeated, so that no answer begins twice. Closing the
+stream closes the request. `agent.ask.egress` decides where pictures may be sent.
 """
 
 import asyncio
@@ -42,21 +42,21 @@ log = logging.getLogger(__name__)
 
 CONNECT_TIMEOUT_S = 5.0
 FIRST_PAUSE_S, LAST_PAUSE_S = 0.5, 8.0
-RETRIES = 2  # before the first token; with the pauses between them still within what a person waits
+RETRIES = 2  # before the first token; with more, their pauses would last longer than a person waits
 MAX_IMAGE_BYTES = 4 * 2**20  # of all pictures of a question: servers often refuse bodies of more than 5 to 20 MB
-_PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})  # statuses that another try may not get
+_PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})  # temporary errors: another try may succeed
 
 
 @dataclass(frozen=True, slots=True)
 class RemoteContext(Context):
-    """The pictures to send, in order of time."""
+    """The prepared answer, with the pictures to send in order of time."""
 
     tally: RemoteTally
     shown: tuple[Shown, ...]
 
 
 class _Passing(Exception):
-    """This try failed, but another may succeed. problem: the error to raise if there is no other try."""
+    """This try failed, but another may succeed. problem: the error to raise if no tries are left."""
 
     def __init__(self, problem: Problem, after_s: float = 0.0) -> None:
         super().__init__(problem.message)
@@ -65,7 +65,7 @@ class _Passing(Exception):
 
 
 class RemoteAnswerer:
-    """Answers with the configured server."""
+    """Answers questions with the configured server; see `Answerer` for the methods."""
 
     reads_conversations = True
     needs_patches = False
@@ -81,7 +81,10 @@ class RemoteAnswerer:
         zone_of: Callable[[str], str],
         resolve: Resolver,
     ) -> None:
-        """max_new_tokens: limit for any answer. probe_egress: rule for health checks, which carry no pictures."""
+        """max_new_tokens: limit for any answer. egress_of: returns the rule where a camera's pictures may be sent.
+
+        probe_egress: the rule for health checks, which carry no pictures. resolve: looks up host names.
+        """
         if settings.base_url is None or settings.model is None:
             raise ValueError("answerer: base_url and model are needed")
         self.model_name = settings.model
@@ -111,7 +114,10 @@ class RemoteAnswerer:
         raise NoAnswer("The server that answers gave no text that can be read.")
 
     async def check(self, cameras: Iterable[str]) -> None:
-        """Raise PicturesStayHere if these cameras' pictures may not be sent there, AnswererAway if the host is unknown."""
+        """Raise PicturesStayHere if pictures of these cameras may not be sent to the server.
+
+        Raises AnswererAway if the server's host name cannot be resolved.
+        """
         port = self._url.port or (443 if self._url.scheme == "https" else 80)
         try:
             await checked_addresses(self._url.host, port, self._rule(cameras), self._resolve)
@@ -121,7 +127,10 @@ class RemoteAnswerer:
             raise AnswererAway(f"The server that answers cannot be reached: {error}.") from None
 
     def search(self, question: Question) -> Search:
-        """Search by the question together with the user's message before it ("and what colour was it?")."""
+        """Return a search by the question and the user's previous message, joined into one text.
+
+        A question such as "and what colour was it?" does not name its subject; the previous message often does.
+        """
         before = [said.text for said in question.earlier if said.role == "user"][-1:]
         return Search((" ".join((*before, question.text)),))
 
@@ -138,7 +147,10 @@ class RemoteAnswerer:
         return RemoteContext(seen(window, keyframes), tuple(notes), RemoteTally(), tuple(shown))
 
     def _pictures(self, window: Window, keyframes: Keyframes) -> tuple[Keyframes, list[Shown], int]:
-        """(readable keyframes within the budget, their pictures by time, how many exceeded the budget). Blocks."""
+        """Return the keyframes to send, their pictures by time, and how many more exceeded MAX_IMAGE_BYTES. Blocks.
+
+        Keyframes whose picture is damaged or erased are left out and not counted.
+        """
         from model.features import best_keyframes  # imports torch, which the agent has loaded by now
 
         limits = self._settings
@@ -153,9 +165,10 @@ class RemoteAnswerer:
         return kept, shown, len(readable.rows) - len(kept.rows)
 
     async def stream(self, question: Question, context: RemoteContext) -> AsyncGenerator[str, None]:
-        """The answer's pieces. Raises AnswererAway, AnswererRefused, NoAnswer or PicturesStayHere.
+        """Yield the answer's pieces of text. Raises AnswererAway, AnswererRefused, NoAnswer or PicturesStayHere.
 
-        A model that used all its tokens for thinking is asked once more, with answerer.thinking_tokens beside them.
+        If the model spends its whole token limit on reasoning, it is asked once more with the limit raised by
+        answerer.thinking_tokens.
         """
         headers, rule = await pools.questions(self._headers), self._rule(question.cameras)
         limit = min(question.max_new_tokens or self._max_new_tokens, self._max_new_tokens)
@@ -186,7 +199,7 @@ class RemoteAnswerer:
                 await asyncio.sleep(pause_s)
 
     def _content(self, question: Question, shown: Sequence[Shown], room: Room) -> bytes:
-        """The request's body. Blocks for tens of milliseconds if pictures are large."""
+        """Return the request's body as JSON. Blocks for tens of milliseconds if pictures are large."""
         body = request_body(
             self.model_name,
             question.text,
@@ -202,7 +215,10 @@ class RemoteAnswerer:
         return strictest(map(self._egress_of, cameras))
 
     def _headers(self) -> dict[str, str]:
-        """Headers of every request, with the key. Blocks. Raises AnswererRefused if the key cannot be read."""
+        """Return the headers of every request, which include the API key, if one is configured. Blocks.
+
+        Raises AnswererRefused if the key cannot be read.
+        """
         headers = {"Content-Type": "application/json", "Accept": "text/event-stream", "Accept-Encoding": "identity"}
         settings = self._settings
         key = settings.api_key.get_secret_value() if settings.api_key is not None else ""
@@ -218,7 +234,10 @@ class RemoteAnswerer:
     async def _try(
         self, client: httpx.AsyncClient, content: bytes, headers: dict[str, str], tally: RemoteTally, room: Room
     ) -> AsyncGenerator[str, None]:
-        """One request. Raises _Passing if another try may help, else the Problem."""
+        """Send one request and yield the answer's pieces of text.
+
+        Raises _Passing if it fails and another try might succeed, else the Problem.
+        """
         try:
             async with client.stream("POST", self._url, content=content, headers=headers) as response:
                 if response.status_code != httpx.codes.OK:
@@ -247,7 +266,7 @@ class RemoteAnswerer:
             raise AnswererRefused(f"The server that answers cannot be understood: {_words(error)}.") from error
 
     async def _refusal(self, response: httpx.Response) -> Exception:
-        """The error for a status other than 200."""
+        """Return the exception to raise for a response with a status other than 200."""
         status = response.status_code
         said = without_key(await complaint_of(response), response.request.headers)
         words = f"The server that answers says {status}{': ' if said else ''}{said}"
@@ -259,7 +278,7 @@ class RemoteAnswerer:
 
 
 def without_key(said: str, headers: Mapping[str, str]) -> str:
-    """The server's words without the key, which some servers repeat, and without passwords in addresses."""
+    """Return the server's error text without the API key, which some servers repeat, and without passwords in URLs."""
     key = next((value for name, value in headers.items() if name.lower() == "authorization"), "").removeprefix(
         "Bearer "
     )
@@ -278,10 +297,13 @@ def _words(error: Exception) -> str:
 
 
 def _seconds(text: str) -> float:
-    """A Retry-After header in seconds; 0 if it is absent or a date."""
+    """Return the value of a Retry-After header in seconds; 0 if it is "" or a date."""
     return float(text) if text.isascii() and text.isdigit() else 0.0
 
 
 def pause(attempt: int, after_s: float, chance: float) -> float:
-    """Seconds before the next try: growing (`backoff_s`), but at least what the server asks for, and at most 8 s."""
+    """Return the seconds to wait before the next try: growing with `attempt`, at most 8 s (`streaming.backoff`).
+
+    after_s: the pause that the server asks for, which is the minimum. chance: a random number from [0, 1).
+    """
     return min(LAST_PAUSE_S, max(after_s, backoff_s(attempt, chance, first_s=FIRST_PAUSE_S, longest_s=LAST_PAUSE_S)))

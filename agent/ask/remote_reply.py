@@ -1,6 +1,7 @@
-"""Read one reply of the server: its event stream becomes pieces of the answer, or a Problem that says why there is none.
+"""Read one reply of the server that answers: turn its event stream into text, or raise NoAnswer with the reason.
 
-Thoughts of the model are removed (`agent.ask.remote_text`). A reply without visible text is a failure.
+A model may write its reasoning ("thoughts") before the answer; it is removed (`agent.ask.remote_text`). A reply without
+visible text is an error.
 """
 
 from collections.abc import AsyncGenerator
@@ -20,12 +21,12 @@ _MAX_REFUSAL_CHARS = 200
 
 
 class UsedForThinking(NoAnswer):
-    """The model was still thinking at its last token. With more tokens it may answer."""
+    """The model spent its whole token limit on reasoning. With a higher limit it may answer."""
 
 
 @dataclass(slots=True)
 class RemoteTally(Tally):
-    """has_begun: the server has sent text, which may still be held back."""
+    """The tally of a server's answer. has_begun: text of the answer has arrived, though it may still be held back."""
 
     called_tool: bool = False
     has_begun: bool = False
@@ -33,9 +34,9 @@ class RemoteTally(Tally):
 
 @dataclass(slots=True)
 class Manner:
-    """What earlier replies have shown about the server's model.
+    """What earlier replies have shown about how the server's model writes its reasoning.
 
-    thinks: it thinks before it answers. aloud: it marks only the end of its thoughts.
+    thinks: it writes reasoning before the answer. aloud: it marks only the end of the reasoning, not its beginning.
     """
 
     thinks: bool = False
@@ -43,19 +44,19 @@ class Manner:
     is_known: bool = False  # it has answered in full
 
     def speech(self, *, may_think: bool) -> Speech:
-        """A `Speech` that reads the next reply accordingly."""
+        """Return the parser for the next reply, set up for this model."""
         held_chars = float("inf") if may_think else 0 if self.is_known else HELD_CHARS
         return Speech(held_chars=held_chars, aloud=self.aloud)
 
     def learn(self, speech: Speech) -> None:
-        """Remember how a reply went."""
+        """Update what is known about the model from a reply that has been parsed."""
         self.thinks |= speech.thought
         self.aloud |= speech.aloud
 
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """The most tokens of a reply: for the answer, and for thoughts before it."""
+    """The token limit of a reply: so many for the answer, and so many for reasoning before it."""
 
     answer: int
     thoughts: int
@@ -63,14 +64,17 @@ class Room:
 
     @property
     def tokens(self) -> int:
-        """The total."""
+        """The limit for answer and reasoning together."""
         return self.answer + self.thoughts
 
 
 async def pieces_of(
     response: httpx.Response, tally: RemoteTally, room: Room, manner: Manner
 ) -> AsyncGenerator[str, None]:
-    """The answer's text. Raises NoAnswer if a reader would see nothing, httpx.RemoteProtocolError if the stream breaks off."""
+    """Yield the answer's text in pieces.
+
+    Raises NoAnswer if the answer has no visible text, httpx.RemoteProtocolError if the stream breaks off.
+    """
     speech = manner.speech(may_think=room.may_think)
     refusal, num_shown, max_shown = "", 0, room.answer * CHARS_PER_TOKEN
     num_tokens = 0
@@ -105,7 +109,10 @@ async def pieces_of(
 
 
 async def _steps(response: httpx.Response, tally: RemoteTally, max_chars: int) -> AsyncGenerator[Step, None]:
-    """The steps of the stream, up to `max_chars` of text. Token counts and the finish reason go into `tally`."""
+    """Yield the parsed lines of the event stream, up to `max_chars` of text.
+
+    Token counts and the finish reason are stored in `tally`.
+    """
     heard, ended, num_chars = False, False, 0
     async with aclosing(lines(response)) as received:
         async for line in received:
@@ -131,7 +138,7 @@ async def _steps(response: httpx.Response, tally: RemoteTally, max_chars: int) -
 
 
 def _silence(tally: RemoteTally, speech: Speech, room: Room, refusal: str) -> NoAnswer:
-    """The error for a reply without an answer."""
+    """Return the NoAnswer to raise for a reply without an answer; its message says why and what to do."""
     if refusal:
         return NoAnswer(f"The server that answers refuses: {redact_text(' '.join(refusal.split()))}")
     if tally.finish_reason == "content_filter":

@@ -1,15 +1,16 @@
-"""Extract the answer from a server's text: drop what its model thought, and the control marks of its chat template.
+"""Extract the answer from the text that a server streams: remove the model's reasoning and its control tokens.
 
-Models that think first write their thoughts between marks (`<think>...</think>`), and some write the closing mark alone, as
-their template has written the other one. A template that does not fit the model lets its control tokens through
-(`<|im_end|>`). Pure: pieces of text in, pieces of the answer out.
+A reasoning model writes its reasoning, here called thoughts, before the answer, between marks (`<think>...</think>`).
+Some models write the closing mark alone, because their chat template has already written the opening one. If the server
+uses a chat template that does not fit the model, control tokens such as `<|im_end|>` appear in the text. This module
+does no input or output.
 """
 
 import re
 
 from agent.untrusted.wire import whole_text
 
-HELD_CHARS = 1000  # held back of a server's first answer, which may turn out to be a thought
+HELD_CHARS = 1000  # so much of a server's first answer is held back, as it may turn out to be a thought
 _MAX_MARK_CHARS = 48
 _THOUGHT = "(?:think|thinking|thought|reasoning)"
 _MARK = re.compile(
@@ -22,7 +23,7 @@ _MARK = re.compile(
 )
 _MAYBE_MARK = re.compile(r"[<\[◁][/|｜\w▁-]{0,44}\Z")
 _HALVES = re.compile("[\ud800-\udfff]")
-# Any character but spaces, control characters and invisible ones: joiners, directions, fillers, variation selectors, tags
+# Any character but spaces, control characters and invisible ones (joiners, directions, fillers, variation selectors...)
 _VISIBLE = re.compile(
     "[^\\s\x00-\x1f\x7f-\xa0\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u2028-\u202f\u205f-\u206f"
     "\u2800\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff9-\ufffb\U000e0000-\U000e0fff]"
@@ -31,17 +32,21 @@ _BEGINS = re.compile(f"{_VISIBLE.pattern}|[\x1b\x80-\x9f]")  # escape sequences 
 
 
 class ThoughtsShown(ValueError):
-    """The text passed on so far was a thought, not the answer: the mark that ends thoughts came after it."""
+    """A mark that ends thoughts came, so the text passed on before it was a thought and not the answer."""
 
 
 class Speech:
-    """Reads the text of one answer.
+    """Extracts the answer from the text of one reply, piece by piece.
 
-    thought: the model has thought. aloud: it marked only the end of its thoughts, so the beginning looked like an answer.
+    thought: the reply contains thoughts. aloud: it marked only the end of its thoughts, so that they looked like an
+    answer at first.
     """
 
     def __init__(self, *, held_chars: float = 0, aloud: bool = False) -> None:
-        """held_chars: hold back so many characters, as they may be a thought. aloud: hold back everything."""
+        """held_chars: hold back so many characters at first, as they may be a thought.
+
+        aloud: the model is known to mark only the end of its thoughts, so hold back everything until that mark.
+        """
         self.thought = False
         self.aloud = False
         self._held_chars = float("inf") if aloud else held_chars
@@ -55,11 +60,14 @@ class Speech:
 
     @property
     def has_begun(self) -> bool:
-        """Whether there is any text that may be an answer."""
+        """Whether any text has come that may belong to the answer."""
         return bool(self._held)
 
     def hear(self, text: str) -> str:
-        """Add a piece of text and return what can be passed on now. Raises ThoughtsShown."""
+        """Add a piece of the reply and return the part of the answer that can be passed on now, "" if none can.
+
+        Raises ThoughtsShown if what was passed on before was a thought.
+        """
         self._rest += self._whole(text)
         shown: list[str] = []
         while not self._has_ended and (mark := _MARK.search(self._rest)):
@@ -78,7 +86,10 @@ class Speech:
         return self._release("".join(shown))
 
     def end(self, *, was_cut: bool = False) -> str:
-        """End the answer and return its last piece. was_cut: the server reached its token limit, maybe within a thought."""
+        """End the reply and return the last piece of the answer.
+
+        was_cut: the reply ended at the token limit, maybe in the middle of a thought.
+        """
         if was_cut and self._expects_thoughts and not self.thought:
             self.thought = True
             return ""
@@ -121,7 +132,7 @@ class Speech:
         return "".join(self._held)
 
     def _whole(self, text: str) -> str:
-        """The text without half characters (lone surrogates). A half at the end waits for its other half."""
+        """Return the text without lone surrogates (half characters). One at the end is kept for the next piece."""
         text, self._half = self._half + text, ""
         if not _HALVES.search(text):
             return text
@@ -131,5 +142,5 @@ class Speech:
 
 
 def is_visible(text: str) -> bool:
-    """Whether a reader would see anything: spaces, line breaks and zero-width characters do not count."""
+    """Return whether the text has a visible character: any but spaces, line breaks and zero-width characters."""
     return _VISIBLE.search(text) is not None

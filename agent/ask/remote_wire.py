@@ -1,6 +1,6 @@
-"""The OpenAI chat-completions format as a client uses it: a question with pictures -> request body; event stream -> steps.
+"""The OpenAI chat-completions format, from the client's side: build request bodies, and parse the stream of a reply.
 
-Bytes and lines of a stream are limited. Fields that are not known are ignored.
+The number of bytes and lines of a stream is limited. Unknown fields are ignored.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ MAX_ANSWER_BYTES = 32 << 20
 MAX_LINES = 1 << 18
 MAX_COMPLAINT_BYTES = 64 << 10
 MAX_COMPLAINT_CHARS = 200
-MAX_COUNT = 10**12  # of tokens; a larger number counts nothing
+MAX_COUNT = 10**12  # largest number of tokens that is believed; larger ones are ignored
 _MAX_DIGITS = 20
 INSTRUCTIONS = (
     "You answer questions about what cameras saw. You are shown some frames of their recordings in time order; before "
@@ -40,12 +40,13 @@ class Misunderstood(ValueError):
 
 
 LimitName = Literal["max_tokens", "max_completion_tokens"]
-_THOUGHTS = ("reasoning", "reasoning_content", "reasoning_details", "thinking", "thinking_blocks")  # servers differ
+# Fields in which servers send the model's reasoning ("thoughts"), which is not part of the answer
+_THOUGHTS = ("reasoning", "reasoning_content", "reasoning_details", "thinking", "thinking_blocks")
 
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """One picture as it is sent: the text before it, and its JPEG."""
+    """A picture in a request: the text that precedes it, and its JPEG."""
 
     label: str
     jpeg: bytes
@@ -53,11 +54,11 @@ class Shown:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What one line of the stream adds to the reply. None and "" add nothing."""
+    """The content of one line of the event stream. A field that is None or "" was not in the line."""
 
     text: str = ""
-    thought: bool = False  # the line has thoughts of the model
-    tool: bool = False  # the model calls a tool, though none was offered
+    thought: bool = False  # the line carries reasoning of the model
+    tool: bool = False  # the model calls a tool, though the request offered none
     refusal: str = ""  # the model's reason not to answer
     finish_reason: FinishReason | None = None
     prompt_tokens: int | None = None
@@ -75,9 +76,11 @@ def request_body(
     earlier: Sequence[Said] = (),
     limit_name: LimitName = "max_tokens",
 ) -> Json:
-    """The body of a streamed `POST /chat/completions`: earlier messages, each picture after its label, the question.
+    """Return the body of a streamed `POST /chat/completions`.
 
-    Models that want `max_completion_tokens` accept only their own temperature, so it is sent only if the asker set one.
+    It has the earlier messages, then each picture after its label, then the question. limit_name: the field for
+    max_tokens. Models that require `max_completion_tokens` accept only their default temperature, so a temperature of 0
+    is not sent to them.
     """
     content: list[Json] = []
     for each in shown:
@@ -100,9 +103,10 @@ def request_body(
 
 
 async def lines(response: httpx.Response) -> AsyncGenerator[str, None]:
-    """The non-empty lines of the body, which end with LF or CRLF only (httpx also splits at U+2028, which JSON may contain).
+    """Yield the non-empty lines of the body, split at LF and CRLF only.
 
-    Raises Misunderstood beyond MAX_LINE_BYTES or MAX_LINES.
+    httpx's own `aiter_lines` also splits at U+2028, which JSON may contain. Raises Misunderstood if a line exceeds
+    MAX_LINE_BYTES or the body MAX_LINES.
     """
     rest = bytearray()
     num_lines = 0
@@ -125,7 +129,10 @@ async def lines(response: httpx.Response) -> AsyncGenerator[str, None]:
 
 
 async def _raw(response: httpx.Response) -> AsyncGenerator[bytes, None]:
-    """The body as sent. Raises Misunderstood beyond MAX_ANSWER_BYTES, or if it is compressed (it could unpack to any size)."""
+    """Yield the body in chunks, as sent. Raises Misunderstood if it exceeds MAX_ANSWER_BYTES or is compressed.
+
+    A compressed body is refused because it could unpack to any size.
+    """
     encoding = response.headers.get("content-encoding", "identity").strip().lower()
     if encoding not in ("", "identity"):
         raise Misunderstood("it sent a compressed answer, though none was asked for: switch compression off there")
@@ -140,7 +147,7 @@ async def _raw(response: httpx.Response) -> AsyncGenerator[bytes, None]:
 
 
 async def complaint_of(response: httpx.Response) -> str:
-    """The server's own words in an error body; "" if there are none."""
+    """Return the error message in the body of a response (see `complaint`); "" if it has none or is too long."""
     body = bytearray()
     try:
         async with aclosing(_raw(response)) as chunks:
@@ -154,7 +161,10 @@ async def complaint_of(response: httpx.Response) -> str:
 
 
 def read_line(line: str) -> Step | None:
-    """Parse one line of an event stream. None: a comment or a field other than data. Raises Misunderstood."""
+    """Parse one line of an event stream. Return None for comments and for fields other than `data`.
+
+    Raises Misunderstood if the line is not a valid chunk, or reports an error.
+    """
     if not line.startswith("data:"):
         return None
     data = line.removeprefix("data:").strip()
@@ -193,7 +203,7 @@ def parse(text: str | bytes) -> Any:
 
 
 def _text_of(content: object) -> tuple[str, bool]:
-    """(text, whether there are thoughts) of a delta's content, which is a string or a list of parts."""
+    """Return the text of a delta's content (a string or a list of parts), and whether the content has reasoning."""
     if isinstance(content, str):
         return content, False
     parts = [part for part in content if isinstance(part, dict)] if isinstance(content, list) else []
@@ -220,7 +230,7 @@ def _count(said: object) -> int | None:
 
 
 def complaint(body: object) -> str:
-    """The message in an error body of any usual form, at most 200 characters; "" if there is none."""
+    """Return the message in an error body of any common format, at most 200 characters; "" if there is none."""
     if not isinstance(body, dict):
         return ""
     error = body.get("error") or body.get("message") or body.get("detail")

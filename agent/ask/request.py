@@ -1,8 +1,9 @@
-"""Parse questions from requests: the fields of an OpenAI chat completion plus `camera` or `cameras`, `after`, `before`, `within`.
+"""Parse questions from requests.
 
-All channels use these fields. The last user message is the question. Earlier messages come with the request, because the
-agent stores no conversations. A null field counts as left out. OpenAI fields that would change the answer and are not
-supported are refused (`agent/untrusted/fields.py`); all others are ignored.
+The fields are those of an OpenAI chat completion, and `camera` or `cameras`, `after`, `before`, `within` and
+`selection`. They are the same over HTTP, MQTT and WebRTC. The last user message is the question. The request contains
+the earlier messages, because the agent stores no conversations. A null field counts as absent. OpenAI fields that would
+change the answer but are not supported are refused (`agent/untrusted/fields.py`); other unknown fields are ignored.
 """
 
 import math
@@ -24,11 +25,11 @@ from model.config import SelectionRule
 
 MAX_EARLIER = 8  # messages before the question
 MAX_EARLIER_CHARS = 8000
-_SECONDS = re.compile(r"\d{10,19}(\.\d+)?", re.ASCII)  # with fewer digits it is more likely a year or a date
+_SECONDS = re.compile(r"\d{10,19}(\.\d+)?", re.ASCII)  # a number with fewer digits is more likely a year or a date
 
 
 class Part(BaseModel):
-    """One part of a message's content. Only parts of type text are read."""
+    """One part of a message's content. Only parts of type "text" are used."""
 
     type: str
     text: str = ""
@@ -41,20 +42,20 @@ class Message(BaseModel):
     content: str | list[Part] | None = None
 
     def text(self) -> str:
-        """The message's text: its parts joined by line breaks, stripped."""
+        """Return the message's text, stripped. Several parts are joined by line breaks."""
         if isinstance(self.content, list):
             return "\n".join(part.text for part in self.content).strip()
         return (self.content or "").strip()
 
     def other_parts(self) -> list[str]:
-        """Types of the parts that are not text, such as "image_url"."""
+        """Return the types of the parts that are not text, such as "image_url"."""
         return (
             [part.type[:40] for part in self.content if part.type != "text"] if isinstance(self.content, list) else []
         )
 
 
 def _no_flag(value: object) -> object:
-    """Refuse true and false, which pydantic would read as the seconds 1 and 0."""
+    """Return the value; raise ValueError for true and false, which pydantic would accept as the seconds 1 and 0."""
     if isinstance(value, bool):
         raise ValueError("Input should be unix seconds or an ISO 8601 text")
     return value
@@ -64,13 +65,13 @@ Moment = Annotated[float | str, BeforeValidator(_no_flag)]
 
 
 class StreamOptions(BaseModel):
-    """What a streamed answer sends besides the text."""
+    """The OpenAI field `stream_options`: what to send in a stream besides the text."""
 
     include_usage: bool = False
 
 
 class Near(BaseModel):
-    """A circle around (x, y), in the coordinates of the frames' metadata."""
+    """A circle around (x, y): only frames whose metadata has coordinates inside it are searched."""
 
     model_config = ConfigDict(allow_inf_nan=False, extra="forbid")
 
@@ -100,7 +101,7 @@ class ChatRequest(BaseModel):
     selection: SelectionRule | None = None  # how keyframes are chosen; None: as configured
 
     def question(self) -> str:
-        """The text of the last user message. Raises BadRequest if there is none or it is empty."""
+        """Return the text of the last user message. Raises BadRequest if there is none or it is empty."""
         asked = [message for message in self.messages if message.role == "user"]
         if asked and (others := asked[-1].other_parts()):
             advice = "send the question as text; it is asked about what the cameras saw."
@@ -110,7 +111,10 @@ class ChatRequest(BaseModel):
         return asked[-1].text()
 
     def earlier(self) -> tuple[Said, ...]:
-        """The newest messages before the question, at most MAX_EARLIER of them and MAX_EARLIER_CHARS characters."""
+        """Return the newest user and assistant messages before the question, oldest first.
+
+        At most MAX_EARLIER messages, with at most MAX_EARLIER_CHARS characters together.
+        """
         asked = max(place for place, message in enumerate(self.messages) if message.role == "user")
         said: list[Said] = []
         room = MAX_EARLIER_CHARS
@@ -124,7 +128,10 @@ class ChatRequest(BaseModel):
         return tuple(reversed(said))
 
     def named_cameras(self) -> tuple[str, ...]:
-        """Names of the cameras asked about, without repetitions. Empty if the request names none."""
+        """Return the names of the cameras asked about, without repetitions; () if the request names none.
+
+        Raises BadRequest if both `camera` and `cameras` are given, or `cameras` is empty.
+        """
         if self.camera is not None and self.cameras is not None:
             raise BadRequest("Send either 'camera' or 'cameras', not both.", param="cameras")
         if self.cameras is not None and not self.cameras:
@@ -132,12 +139,12 @@ class ChatRequest(BaseModel):
         return tuple(dict.fromkeys(self.cameras or ([self.camera] if self.camera is not None else [])))
 
     def place(self) -> Within | None:
-        """The place in which the frames were taken, if the request names one."""
+        """Return the place to which the search is restricted, None if the request names none."""
         near = self.within
         return None if near is None else Within(near.x, near.y, near.radius_m)
 
     def max_new_tokens(self) -> int | None:
-        """The requested limit: `max_completion_tokens`, or the older `max_tokens`."""
+        """Return the requested token limit: `max_completion_tokens`, or the older `max_tokens`; None without both."""
         return self.max_completion_tokens or self.max_tokens
 
 
@@ -160,10 +167,11 @@ def request_of(body: Mapping[str, Any]) -> ChatRequest:
 
 
 def parse_moment(value: float | str | None, zone: str, param: str) -> float | None:
-    """Unix seconds of a number or an ISO 8601 text. A text without an offset is local time in `zone`.
+    """Return a time in unix seconds, given as a number of unix seconds or as an ISO 8601 text; None for None.
 
-    A local time that occurs twice (when clocks are set back) means the later one for `before` and the earlier one
-    otherwise, so that a window includes both. Times before 1970 or after the year 5138 are clipped. Raises BadRequest.
+    A text without a UTC offset is local time in `zone`. A local time that occurs twice (when clocks are set back) means
+    the later one for `before` and the earlier one otherwise, so that the range includes both. Times before 1970 or
+    after the year 5138 are clipped. param: the field's name. Raises BadRequest.
     """
     if value is None:
         return None
@@ -177,7 +185,10 @@ def parse_moment(value: float | str | None, zone: str, param: str) -> float | No
 
 
 def parse_span(after: float | str | None, before: float | str | None, zone: str) -> tuple[float | None, float | None]:
-    """`after` and `before` as `parse_moment` reads them. Raises BadRequest, also if `after` is not the earlier one."""
+    """Return `after` and `before` in unix seconds (see `parse_moment`).
+
+    Raises BadRequest if one is invalid or `after` is not earlier than `before`.
+    """
     start, end = parse_moment(after, zone, "after"), parse_moment(before, zone, "before")
     if start is not None and end is not None and start >= end:
         raise BadRequest("'after' must be earlier than 'before'.", param="after")
@@ -196,7 +207,7 @@ def _moment_of(text: str, zone: str, param: str) -> float:
 
 
 def _too_late(value: float, param: str) -> NoReturn:
-    """Raise BadRequest for a number too large to be unix seconds; it is often in milliseconds."""
+    """Raise BadRequest for a number that is too large to be unix seconds. The message names the likely unit."""
     advice = unit_hint(value) or f"it must be below {MAX_UNIX_S:.0f}"
     raise BadRequest(f"'{param}' is a number of unix seconds, and {advice}.", param=param)
 
@@ -205,14 +216,14 @@ class Cameras(Protocol):
     """The cameras that can be asked about."""
 
     def existing(self, named: tuple[str, ...]) -> tuple[str, ...]:
-        """`named`, or all cameras if none is named. Raises UnknownCamera."""
+        """Return `named`, or all cameras if `named` is empty. Raises UnknownCamera."""
 
     def zone_of(self, camera: str) -> str:
-        """The time zone of the camera, such as "Europe/Zurich"."""
+        """Return the time zone of the camera, such as "Europe/Zurich"."""
 
 
 async def question_of(cameras: Cameras, asked: ChatRequest) -> Question:
-    """The question in a request, checked. Raises BadRequest or UnknownCamera."""
+    """Return the question of a request, after checking all fields. Raises BadRequest or UnknownCamera."""
     text = asked.question()
     names = await pools.questions(cameras.existing, asked.named_cameras())
     after, before = parse_span(asked.after, asked.before, cameras.zone_of(names[0]) if names else "UTC")

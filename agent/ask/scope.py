@@ -1,7 +1,8 @@
 """The scope of a question: the cameras, times and place it is about. Each question builds one window, from its scope.
 
-When a question is admitted, its frames are only counted, so that a question without frames is refused before its stream begins.
-The window is built when the question's turn comes. So it has the frames that arrived in the meantime, and no erased ones.
+A window is an immutable view of stored frames. When a question is admitted, its frames are only counted: a question
+without frames is refused before its stream begins. The window is built later, when the question's turn comes, so that
+it includes frames that arrived while the question waited, and excludes those erased since.
 """
 
 import math
@@ -25,7 +26,7 @@ ALMOST_EMPTY_S = 60.0  # with less video than this the answer says how much ther
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """Frames of some cameras; times in unix seconds, None: unbounded."""
+    """The cameras, times (unix seconds; None: unbounded) and place of the frames to search."""
 
     cameras: tuple[str, ...]
     after: float | tuple[float, ...] | None = None  # for all cameras, or one for each
@@ -35,7 +36,10 @@ class Scope:
 
 
 def scope_of(store: MemoryStore, question: Question, now_frames: int) -> Scope:
-    """The scope of a question. now_frames: how many of the newest frames of each camera to search; 0: all. Blocks."""
+    """Return the scope of a question. Blocks.
+
+    now_frames: search only so many of the newest frames of each camera; 0: all frames.
+    """
     whole = Scope(question.cameras, question.after, question.before, question.within)
     if not now_frames:
         return whole
@@ -49,10 +53,12 @@ def scope_of(store: MemoryStore, question: Question, now_frames: int) -> Scope:
 
 
 def now_begins(times: list[NDArray[np.float64]], now_frames: int) -> list[float]:
-    """When the newest `now_frames` frames of each camera begin; infinity for a camera that has stopped sending.
+    """Return, for each camera, the time of the first of its newest `now_frames` frames.
 
-    times: for each camera the times of its newest frames, rising. A camera has stopped if its last frame is older than that
-    of another camera by more than a minute, and by more than three times its own usual interval.
+    The time is infinity for a camera that has stopped sending, so that none of its frames is searched.
+
+    times: for each camera the times of its newest frames, rising. A camera counts as stopped if its last frame is older
+    than that of another camera by more than a minute, and by more than three times the median interval of its frames.
     """
     latest, begins = max(float(each[-1]) for each in times if len(each)), []
     for each in times:
@@ -70,7 +76,7 @@ def check_not_empty(store: MemoryStore, scope: Scope) -> None:
 
 
 def window_of(store: MemoryStore, scope: Scope) -> Window:
-    """The encoded frames of the scope. Raises NoFrames, NotEncodedYet. Blocks."""
+    """Return the scope's frames as a window. Raises NoFrames, or NotEncodedYet if none is encoded yet. Blocks."""
     window = store.window(scope.cameras, scope.after, scope.before, scope.within)
     if not window.num_frames:
         raise _nothing(scope, window.unencoded)
@@ -87,7 +93,7 @@ def _nothing(scope: Scope, unencoded: int) -> NoFrames | NotEncodedYet:
 
 
 def scope_notes(scope: Scope, window: Window, zone_of: Callable[[str], str]) -> list[str]:
-    """What the asker should know about the frames that were searched."""
+    """Return notes for the asker on which frames were searched, such as frames that are not encoded yet."""
     notes = []
     if scope.is_now:
         first = int(np.argmin(window.times))
@@ -103,7 +109,10 @@ def scope_notes(scope: Scope, window: Window, zone_of: Callable[[str], str]) -> 
 
 
 def short_history(store: MemoryStore, window: Window) -> str | None:
-    """ "12 s of video so far" if the window is short because nothing older is remembered, else None. Blocks."""
+    """Return a note such as "12 s of video so far" if the window is short because the memory has nothing older.
+
+    Returns None otherwise. Blocks.
+    """
     oldest, newest = float(window.times.min()), float(window.times.max())
     if newest - oldest >= ALMOST_EMPTY_S:
         return None

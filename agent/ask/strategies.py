@@ -1,6 +1,8 @@
-"""Answers composed from several questions to a language model: in steps, or from visits.
+"""Compose an answer from several short questions to the language model: in steps, or from visits.
 
-A plan (`agent.ask.reader`) says what is asked. The functions here ask through functions they are given.
+In steps, the model is asked whether and when each thing of the question came. A visit is a stretch of time in which a
+thing was in view; questions about counts and about the first or last time are answered by finding visits. The plan
+(`agent.ask.reader`) says what to ask. Callers pass in the functions that ask the model.
 """
 
 from collections import Counter
@@ -22,18 +24,21 @@ from model.visit_search import Visit, VisitSearch
 if TYPE_CHECKING:
     from model.features import VisualContext
 
-Ask = Callable[[str], Awaitable[str]]  # a question about given pictures -> the model's answer
+Ask = Callable[[str], Awaitable[str]]  # a question -> the model's answer, from pictures that are fixed beforehand
 ZoneOf = Callable[[str], str]
 SideAt = Callable[["Part", int], Awaitable[str]]
 
-LONG_VISIT_S = 60.0  # from this length on the end of a visit is named as well
+LONG_VISIT_S = 60.0  # for visits of at least this length, the answer names the end as well as the beginning
 SOME_FOREIGN = "some of these cameras show what this model was not trained on; nothing said of them is reliable"
 GAVE_UP = {"first time": "before it", "last time": "after it"}
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """What the language model is shown for one step."""
+    """The frames that the language model is shown for one step.
+
+    visual: the tokens of the window's frames, with keyframes at full resolution and the others merged.
+    """
 
     window: Window
     visual: "VisualContext"
@@ -43,11 +48,11 @@ class Part:
         return self.visual.keyframes
 
     def as_familiar(self) -> "Part":
-        """The same pictures, not marked as foreign to the model."""
+        """Return a copy in which no picture is marked as foreign: unlike the pictures that the model was trained on."""
         return replace(self, visual=replace(self.visual, foreign_groups=()))
 
     def clocks(self, zone_of: ZoneOf) -> list[str]:
-        """Local time of each keyframe in the form that models are trained on: "17:04:05"."""
+        """Return the local time of each keyframe in the form that models are trained on: "17:04:05"."""
         zones = [zone_of(camera) for camera in self.window.cameras]
         cameras, times = self.window.camera_index, self.window.times
         return [format_clock(float(times[row]), zones[int(cameras[row])])[:8] for row in self.keyframes.rows]
@@ -56,10 +61,12 @@ class Part:
 async def speak_in_steps(
     plan: Plan, parts: Sequence[Part], asker_of: Callable[[Part], Ask], side_at: SideAt, zone_of: ZoneOf
 ) -> AsyncGenerator[str, None]:
-    """Answer in steps: "The red car came at 14:03:22", ", the dog came at 13:58:10", ": after.".
+    """Yield an answer in steps: "The red car came at 14:03:22", ", the dog came at 13:58:10", ": after.".
 
-    parts: the pictures for each thing of the plan. asker_of: returns a function that asks about a part. side_at: returns the
-    side of the picture on which the thing is. A thing that never came, or whose time is not known, ends the answer.
+    The answer ends early at a thing that never came or whose time is not known.
+
+    parts: the pictures for each thing of the plan. asker_of: returns a function that asks the model about the pictures
+    of a part. side_at: returns on which side of the picture the thing is.
     """
     times: list[float] = []
     for number, part in enumerate(parts):
@@ -77,7 +84,7 @@ async def speak_in_steps(
         if plan.kind == "ever":
             yield _sentence(plan.ever_came(None if row is None else _at(part.window, row, zone_of)))
             return
-        if row is None:  # words about something else would pass for the answer
+        if row is None:  # the model named no time that it was shown: do not pass its words off as the answer
             yield f"{'. ' if times else ''}{words if words == CANNOT_TELL else _sentence(plan.untold(number))}"
             return
         step = plan.came(number, _time_of(part.window, row, zone_of))
@@ -91,29 +98,34 @@ async def speak_in_steps(
 
 @dataclass(frozen=True, slots=True)
 class Counted:
-    """An answer from visits. rows: the first and the best frame of each visit; without visits, all frames looked at."""
+    """An answer from visits. rows: the window rows of the frames to cite as evidence.
+
+    These are the first and the most relevant frame of each visit, and the last one if the answer names its time. If
+    there was no visit, they are all frames that the model was asked about.
+    """
 
     text: str
     rows: NDArray[np.int64]
     notes: tuple[str, ...] = ()
-    found: bool = False  # there were visits
+    found: bool = False  # whether there were visits
 
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What the model says of a single frame."""
+    """The model's answer about a single frame."""
 
     shows_it: bool
-    is_foreign: bool = False  # the model was not trained on such pictures
+    is_foreign: bool = False  # the picture is unlike those that the model was trained on
 
 
 async def count_visits(
     plan: Plan, window: Window, search: VisitSearch, look: Callable[[int], Awaitable[Look | None]], zone_of: ZoneOf
 ) -> Counted:
-    """Search the window for visits and say how many there were, or when the first or the last one was.
+    """Search the window for visits, and return an answer: how many there were, or when the first or the last one was.
 
-    look: returns what the frame of a row shows, None if it can no longer be read. If most frames of each camera are foreign to
-    the model, the answer is that it cannot tell.
+    look: asks the model about the frame of a row; returns None if the frame can no longer be read. If, for every
+    camera, most of the frames asked about are foreign (unlike the training pictures), the answer is that the model
+    cannot tell.
     """
     looks: dict[int, Look] = {}
     while (row := search.next_row()) is not None:
@@ -144,13 +156,13 @@ async def count_visits(
 
 
 def _proof(plan: Plan, window: Window, visit: Visit) -> list[int]:
-    """The frames to cite for a visit; the last one only if its time is named."""
+    """Return the rows to cite for a visit: its first and best frame, and its last one if the answer names its time."""
     names_end = _is_long(window, visit) or plan.kind == "last time"
     return [visit.first, visit.best, *([visit.last] if names_end else [])]
 
 
 def _asked_about(plan: Plan, window: Window, visits: Sequence[Visit]) -> list[Visit]:
-    """All visits by time, or only the one that the question is about."""
+    """Return the visits that the question is about, by time: the first one, the last one, or all."""
     if plan.kind == "last time":
         return sorted(visits, key=lambda visit: float(window.times[visit.last]))[-1:]
     ordered = sorted(visits, key=lambda visit: float(window.times[visit.first]))
@@ -158,7 +170,7 @@ def _asked_about(plan: Plan, window: Window, visits: Sequence[Visit]) -> list[Vi
 
 
 def _at(window: Window, row: int, zone_of: ZoneOf) -> str:
-    """Local time of the row, with its camera if several were asked."""
+    """Return the local time of the row, with its camera if the question is about several."""
     return _with_camera(window, row, _time_of(window, row, zone_of))
 
 
@@ -167,7 +179,10 @@ def _with_camera(window: Window, row: int, words: str) -> str:
 
 
 def _span_of(window: Window, visit: Visit, zone_of: ZoneOf) -> str:
-    """When the visit began, and of a long visit when it ended; with its camera if several were asked."""
+    """Return the local time at which the visit began; for a long visit, also the time at which it ended.
+
+    The camera is named if the question is about several.
+    """
     span = _time_of(window, visit.first, zone_of)
     if _is_long(window, visit):
         span += f" to {_time_of(window, visit.last, zone_of)}"
@@ -179,14 +194,17 @@ def _is_long(window: Window, visit: Visit) -> bool:
 
 
 def _time_of(window: Window, row: int, zone_of: ZoneOf) -> str:
-    """Local time of the row, with the date if the window has several days."""
+    """Return the local time of the row, with the date if the window covers several days."""
     zone = zone_of(window.cameras[int(window.camera_index[row])])
     days = {format_day(float(moment), zone) for moment in (window.times.min(), window.times.max())}
     return (format_clock if len(days) == 1 else format_time)(float(window.times[row]), zone)
 
 
 async def _place_of(plan: Plan, part: Part, row: int, side_at: SideAt) -> str:
-    """Where the thing was seen: the camera, the place in the frame's metadata, or the side of the picture."""
+    """Return where the thing was seen: the camera, the place in the frame's metadata, or the side of the picture.
+
+    row: the frame that shows it.
+    """
     window = part.window
     camera = window.cameras[int(window.camera_index[row])]
     if plan.kind == "camera":

@@ -1,6 +1,7 @@
-"""The correct alerts in a drawn world: rules of twelve types, each with the events on which it should fire.
+"""The correct alerts in a drawn world: rules of twelve types, each with the events for which it should raise an alert.
 
-The events come from what was drawn, never from the model. Only evaluations import this.
+A world is an artificial video whose things and times are known, as the program draws them; a scene is its description.
+The events come from the scene, never from the model. Only evaluations import this module.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,7 +26,10 @@ Span = tuple[float, float]
 
 @dataclass(frozen=True, slots=True)
 class TrueEvent:
-    """An event, in seconds of the scene. Alerts from `first_s` to `last_s` count for it; delays are measured from `start_s`."""
+    """An event for which a rule should raise an alert, in seconds of the scene.
+
+    An alert from `first_s` to `last_s` counts for the event; its delay is measured from `start_s`.
+    """
 
     start_s: float
     first_s: float
@@ -34,7 +38,10 @@ class TrueEvent:
 
 @dataclass(frozen=True, slots=True)
 class Truth:
-    """The events of one rule. doubtful: spans with a matching thing half in view, in which alerts are not counted."""
+    """The events of one rule. doubtful: spans (start, end) in which a matching thing is only partly in view.
+
+    An alert in a doubtful span is neither right nor wrong.
+    """
 
     events: tuple[TrueEvent, ...]
     doubtful: tuple[Span, ...]
@@ -42,7 +49,11 @@ class Truth:
 
 @dataclass(frozen=True, slots=True)
 class RuleType:
-    """A type of rule. condition: with a place for the {thing}. kinds: one is drawn from the scene; none: about things left."""
+    """A type of rule. condition: its text, with "{thing}" where the name of a thing goes.
+
+    kinds: the kinds of things that it may be about; one of them is chosen for each scene. () for the rule about things
+    that somebody leaves behind.
+    """
 
     name: str
     condition: str
@@ -52,7 +63,7 @@ class RuleType:
 
 @dataclass(frozen=True, slots=True)
 class Armed:
-    """A rule of one type in one world."""
+    """A rule of one type in one world, with the correct alerts."""
 
     type: RuleType
     condition: str
@@ -76,7 +87,11 @@ RULE_TYPES = (
 
 
 def arm(scene: Scene, times: np.ndarray, rng: np.random.Generator) -> list[Armed]:
-    """One rule of each type. Kind and colour are those of a thing that comes by in this scene, if there is one of the type."""
+    """Return one rule of each type for this scene, with the correct alerts.
+
+    A rule is about a thing that appears in the scene, if there is one of the type's kinds, else about a random one.
+    times: the seconds of the frames.
+    """
     may_show = scene.may_show(times)
     views = [
         scene.visible_at(float(t), GLIMPSE_FRACTION) if may else [] for t, may in zip(times, may_show, strict=True)
@@ -109,9 +124,10 @@ def _seen(scene: Scene, query: Query) -> Callable[[float], bool]:
 
 
 def _visits(times: np.ndarray, sure: Sequence[bool], part: Sequence[bool], seen: Callable[[float], bool]) -> Truth:
-    """Events and doubtful spans. sure, part: for each frame, whether the thing is in clear view, and in view at all.
+    """Return the events and doubtful spans of a rule about a thing in view.
 
-    seen: whether the thing is in clear view at a second between frames.
+    sure, part: for each frame, whether the thing is in clear view, and whether it is in view at all. seen: returns
+    whether the thing is in clear view at any second, also between frames.
     """
     events, doubtful = [], [(first, last + AFTER_S) for first, last, _ in _stays(times, part)]
     for first, last, num_frames in _stays(times, sure):
@@ -125,7 +141,10 @@ def _visits(times: np.ndarray, sure: Sequence[bool], part: Sequence[bool], seen:
 
 
 def _stays(times: np.ndarray, here: Sequence[bool]) -> list[tuple[float, float, int]]:
-    """(first, last, number of frames) of each run of True, joined over gaps shorter than SAME_EVENT_GAP_S."""
+    """Return (first second, last second, number of frames) of each run of True in `here`.
+
+    Runs are joined if the gap between them is at most SAME_EVENT_GAP_S.
+    """
     at = [float(t) for t, is_here in zip(times, here, strict=True) if is_here]
     if not at:
         return []
@@ -135,7 +154,11 @@ def _stays(times: np.ndarray, here: Sequence[bool]) -> list[tuple[float, float, 
 
 
 def _left_behind(scene: Scene, times: np.ndarray) -> Truth:
-    """Events from the moment the owner has left until somebody takes the thing. Alerts count once it has been put down."""
+    """Return the events and doubtful spans of the rule about things left behind.
+
+    An event starts when the owner has gone and ends when somebody picks the thing up. Alerts count from the moment at
+    which the thing is put down.
+    """
     events, doubtful = [], []
     for event in scene.events:
         if event.owner_gone_s is None:
@@ -152,18 +175,21 @@ def _left_behind(scene: Scene, times: np.ndarray) -> Truth:
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """Alerts compared with the truth."""
+    """The alerts of one rule compared with the correct ones."""
 
     num_events: int
     found: tuple[bool, ...]  # per event
     delays_s: tuple[float, ...]  # from the start of each event found to the message
-    false_s: tuple[float, ...]  # second of the scene of each false alert
+    false_s: tuple[float, ...]  # the second of the scene at which each false alert was raised
     num_repeats: int  # further alerts for an event that had one
     num_doubtful: int
 
 
 def score(truth: Truth, alerts: Sequence[tuple[float, float]]) -> Score:
-    """Compare alerts with the truth. alerts: (second of the frame that confirmed it, second at which its message was ready)."""
+    """Return the alerts compared with the correct ones.
+
+    alerts: for each alert, the second of the frame that confirmed it, and the second at which its message was ready.
+    """
     delays: dict[int, float] = {}
     false: list[float] = []
     num_repeats = num_doubtful = 0

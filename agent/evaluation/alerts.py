@@ -1,11 +1,13 @@
 """Evaluate alert rules on drawn worlds that the model was not trained on.
 
-A world is drawn, stored and encoded once, as live frames are. Then each of twelve rules (`alert_truth.RULE_TYPES`) runs over
-it with the product's gate, machine and judge. Three arms: the gate alone, the judge alone (on a stretch of each world, as it
-judges every frame), and both.
+A world is an artificial video whose events are known. It is drawn, stored and encoded once, as live frames are. Then
+each of twelve rules (`alert_truth.RULE_TYPES`) runs over it with the product's code: the gate, which opens while frames
+are similar to the rule's condition; the judge, the language model that is asked whether the condition is true of a
+frame; and the machine, which turns the judge's verdicts into alerts. Each rule runs in three variants ("arms"): the
+gate alone, the judge alone (on a part of each world, as it judges every frame), and both.
 
-The delay of an alert is simulated time (until the frame that confirmed it) plus measured time (to encode that frame and to
-judge it). The time of a message broker is not included.
+The delay of an alert is simulated time (until the frame that confirmed it) plus measured time (to encode that frame and
+to judge it). The time that a message broker needs is not included.
 """
 
 import statistics
@@ -55,7 +57,7 @@ Steps = Callable[[str, int, int], None]
 
 @dataclass(slots=True)
 class World:
-    """One world, stored and encoded. Frame n was taken at second n."""
+    """One world, stored in a memory and encoded. Frame n shows second n of the scene."""
 
     seed: int
     scene: Scene
@@ -67,7 +69,7 @@ class World:
 
     @property
     def times(self) -> NDArray[np.float64]:
-        """(N,) seconds of the scene."""
+        """The second of the scene that each frame shows, (N,)."""
         return np.arange(len(self.frame_ids), dtype=np.float64)
 
 
@@ -88,7 +90,10 @@ class Run:
 
 @contextmanager
 def world_in_memory(model: "VideoModel", seed: int, num_frames: int, on_step: Steps) -> Iterator[World]:
-    """Draw, store and encode the world of this seed (a fixed camera, one lens, fresh noise), one frame a second."""
+    """Context manager: draw, store and encode the world of this seed, one frame a second, in a temporary memory.
+
+    The camera is fixed; its lens faults are the same in all frames, and its noise is drawn anew for each.
+    """
     scene = Scene.from_seed(seed, duration_s=float(num_frames), style="fixed", split="eval")
     vision, language = Lane("vision"), Lane("language")
     with tempfile.TemporaryDirectory(prefix="vilamp-eval-alerts-") as folder:
@@ -141,19 +146,22 @@ def _fill(world: World, model: "VideoModel", num_frames: int, on_step: Steps) ->
 
 
 def settings_for(armed: Armed, gate: GateSettings) -> RuleSettings:
-    """The default rule settings, but without pauses between alerts, as every event counts."""
+    """Return the rule's settings: the defaults, without pauses between alerts, so that no event is suppressed."""
     return RuleSettings(condition=armed.condition, gate=gate, hold_s=0.0, cooldown_s=0.0)
 
 
 def sightings(world: World, unit: NDArray[np.float32], start: int = 0, stop: int | None = None) -> list[Sighting]:
-    """The frames with their similarity to the rule's condition, (D,) `unit`."""
+    """Return the world's frames from start to stop, each with its cosine similarity to the rule's condition.
+
+    unit: the condition's embedding, a (D,) unit vector.
+    """
     similarities = world.units @ unit
     rows = range(start, len(world.frame_ids) if stop is None else stop)
     return [Sighting(world.frame_ids[n], START_UNIX + n, float(similarities[n])) for n in rows]
 
 
 class _Asked:
-    """Asks the judge and measures how long it takes. took: seconds by frame."""
+    """Asks the judge about frames and measures how long it takes. took: seconds, by frame id."""
 
     def __init__(self, world: World, rule: RuleSettings) -> None:
         self.judge_s: list[float] = []
@@ -169,7 +177,7 @@ class _Asked:
 
 
 async def both(world: World, armed: Armed, unit: NDArray[np.float32], gate: GateSettings) -> Run:
-    """Run the rule as a live agent does: the judge is asked while the gate is open."""
+    """Run the rule as a live agent does: ask the judge while the gate is open. Return the result."""
     rule = settings_for(armed, gate)
     judge = _Asked(world, rule)
     replay = Replay(rule, judge, zone_of=lambda camera: "UTC")
@@ -178,7 +186,7 @@ async def both(world: World, armed: Armed, unit: NDArray[np.float32], gate: Gate
 
 
 async def gate_alone(world: World, armed: Armed, unit: NDArray[np.float32], gate: GateSettings) -> Run:
-    """Run the rule with the gate's state as the verdict: yes while it is open."""
+    """Run the rule without the judge: the verdict is "yes" while the gate is open, else "no". Return the result."""
     seen = sightings(world, unit)
     is_open = {each.frame_id: reading.open for each, reading in zip(seen, readings(gate, seen), strict=True)}
 
@@ -191,7 +199,11 @@ async def gate_alone(world: World, armed: Armed, unit: NDArray[np.float32], gate
 
 
 async def judge_alone(world: World, armed: Armed, span: tuple[int, int]) -> Run:
-    """Run the rule with a gate that is always open, on the frames of `span`: its similarities jump from -1 to 1."""
+    """Run the rule on the frames of `span` with a gate that is always open. Return the result.
+
+    To open the gate, it first gets frames with similarity -1, from which it learns the background, and then 1 for each
+    frame of `span`.
+    """
     rule = _eager(settings_for(armed, GateSettings()))
     judge = _Asked(world, rule)
     start, stop = span
@@ -204,7 +216,7 @@ async def judge_alone(world: World, armed: Armed, span: tuple[int, int]) -> Run:
 
 
 def _eager(rule: RuleSettings) -> RuleSettings:
-    """The rule with a verdict for every frame."""
+    """Return the rule with settings that ask for a verdict on every frame."""
     every = JudgeSettings.model_validate(
         {**rule.judge.model_dump(), "recheck_s": rule.judge.every_s, "per_minute": 600}
     )
@@ -212,7 +224,7 @@ def _eager(rule: RuleSettings) -> RuleSettings:
 
 
 def readings(gate: GateSettings, seen: Sequence[Sighting]) -> list[GateReading]:
-    """The gate's reading of each frame."""
+    """Run the gate over the frames, and return for each whether it is open, with its score."""
     state, found = GateState(), []
     for each in seen:
         state, reading = gate_step(gate, state, time=each.time, similarity=each.similarity)
@@ -242,14 +254,17 @@ def _run(
 
 
 def stretch(armed: Armed, num_frames: int, length: int) -> tuple[int, int]:
-    """(start, stop) of `length` frames around the rule's first event, or the first frames if it has none."""
+    """Return the range (start, stop) of `length` frames around the rule's first event, or at the start without events."""
     begin = armed.truth.events[0].start_s - length / 3 if armed.truth.events else 0.0
     start = int(min(max(begin, 0), max(num_frames - length, 0)))
     return start, min(start + length, num_frames)
 
 
 def sweep(world: World, armed: Armed, unit: NDArray[np.float32], gate: GateSettings) -> list[dict[str, float]]:
-    """For each threshold: events for which the gate opens in time, how often it opens, and its share of frames open."""
+    """Return, for each threshold in SWEPT, how the gate behaves with it.
+
+    Counted are the events for which it opens in time, how often it opens, and the share of frames with an open gate.
+    """
     seen, rows = sightings(world, unit), []
     for on in SWEPT:
         found = readings(gate.model_copy(update={"on": on, "off": on / 2}), seen)
@@ -264,7 +279,7 @@ def sweep(world: World, armed: Armed, unit: NDArray[np.float32], gate: GateSetti
 
 
 def trace(world: World, armed: Armed, unit: NDArray[np.float32], gate: GateSettings) -> dict[str, Any]:
-    """The gate's score at every frame and the true events, to be plotted."""
+    """Return the gate's score at every frame and the correct events, for a plot."""
     scores = [round(reading.score, 2) for reading in readings(gate, sightings(world, unit))]
     events = [(event.start_s, event.last_s) for event in armed.truth.events]
     return {"seed": world.seed, "condition": armed.condition, "scores": scores, "events": events}
@@ -274,7 +289,7 @@ def trace(world: World, armed: Armed, unit: NDArray[np.float32], gate: GateSetti
 
 
 def summarise(runs: Sequence[Run]) -> dict[str, Any]:
-    """Totals of all runs of one arm, and by type of rule."""
+    """Return the totals of all runs of one arm: over all rules, and by type of rule."""
     names = list(dict.fromkeys(run.rule for run in runs))
     return {**_totals(runs), "by_rule": {name: _totals([run for run in runs if run.rule == name]) for name in names}}
 
@@ -317,7 +332,11 @@ async def evaluate(
     judge_alone_frames: int,
     on_step: Steps = lambda what, done, total: None,
 ) -> dict[str, Any]:
-    """Run all rules in all worlds and return the report. judge_alone_frames: frames of each rule for the judge alone; 0: none."""
+    """Run all rules in all worlds and return the report.
+
+    judge_alone_frames: on how many frames each rule runs with the judge alone; 0 leaves this variant out. on_step:
+    called with the progress.
+    """
     runs: list[Run] = []
     swept: list[dict[str, Any]] = []
     traces: list[dict[str, Any]] = []

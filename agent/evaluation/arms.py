@@ -1,6 +1,7 @@
-"""Ask one history the way the product does, or with one thing changed: the arms of an ablation.
+"""Ask questions about one recorded history as the product does, or with one thing changed.
 
-Questions use the product's own code: `agent.ask.keyframes` chooses, `agent.ask.local` merges and answers.
+Each variant is called an arm, as in an experiment: another rule for choosing keyframes, or another way to merge frames.
+Questions use the product's own code: `agent.ask.keyframes` chooses keyframes, `agent.ask.local` merges and answers.
 """
 
 import asyncio
@@ -31,7 +32,7 @@ ANSWER_TOKENS = 24
 
 @dataclass(frozen=True)
 class Answer:
-    """An answer. rows: its keyframes. num_tokens: visual tokens the model read. total_ms: time until the last word."""
+    """An answer. rows: its keyframes. num_tokens: the visual tokens in the prompt. total_ms: time to the last token."""
 
     text: str
     rows: np.ndarray
@@ -49,38 +50,50 @@ class Asker:
         times: np.ndarray,
         zones: Sequence[str | None] | None = None,
     ) -> None:
-        """times (N,) unix seconds. zones: for each frame the zone in its metadata."""
+        """times (N,) unix seconds. zones: for each frame the name of the place in its metadata, if any."""
         self.model = model
         self.window = ArrayWindow(features, times, zones)
 
     def latest(self, count: int) -> "Asker":
-        """The newest frames alone, as if there were no memory."""
+        """Return an Asker over the newest `count` frames only, as if there were no memory."""
         newest = self.window.part(slice(-count, None))
         return Asker(self.model, newest.features, newest.times, newest.zones)
 
     def as_of(self, row: int) -> "Asker":
-        """The same frames rotated so that `row` is the newest, at the same times: N is the same at every moment."""
+        """Return an Asker for which frame `row` is the newest: the frames are rotated, and the times stay in place.
+
+        So the number of frames is the same for every `row`.
+        """
         whole = self.window
         features, zones = ([*kept[row + 1 :], *kept[: row + 1]] for kept in (whole.features, whole.zones))
         return Asker(self.model, features, whole.times, zones)
 
     def plan(self, text: str) -> Plan | None:
-        """The steps in which the product answers this question. Questions about a zone need histories that have zones."""
+        """Return the steps in which the product answers this question, or None if it asks the model directly.
+
+        None also for a question about a zone (a place name in the frames' metadata) if the history has no zones.
+        """
         plan = self._answerer(self.model).plan(Question(text, (CAMERA,)))
         return None if plan is not None and plan.kind == "zone" and not any(self.window.zones) else plan
 
     def ask(self, text: str, arm: Selection, model: VideoModel | None = None, *, in_steps: bool = False) -> Answer:
-        """The product's answer, without sampling. model: the same weights with another way to merge."""
+        """Return the product's answer, with greedy decoding. arm: how keyframes are chosen.
+
+        model: the same weights with another way to merge frames (see `merging_otherwise`).
+        """
         return asyncio.run(self.answer(text, arm, model, in_steps=in_steps))
 
     def ask_in_steps(self, text: str, arm: Selection) -> str:
-        """The result alone of the answer in steps: "before", "hall", "two", "yes"."""
+        """Ask in steps as the product does, and return only the result in the answer: "before", "hall", "two", "yes".
+
+        arm: how keyframes are chosen.
+        """
         return verdict_of(self.ask(text, arm, in_steps=True).text)
 
     async def answer(
         self, text: str, arm: Selection, model: VideoModel | None = None, *, in_steps: bool = False
     ) -> Answer:
-        """`ask` for callers with an event loop."""
+        """Return the product's answer, as `ask` does, for callers in an event loop."""
         began, watch = time.perf_counter(), Stopwatch()
         question = Question(text, (CAMERA,))
         answerer = self._answerer(model or self.model, in_steps=in_steps)
@@ -111,7 +124,10 @@ def _lane(name: str) -> Lane:
 def merging_otherwise(
     model: VideoModel, *, composer: Composer | None = None, temperature: float | None = None
 ) -> VideoModel:
-    """The same weights with another way to merge frames. Nothing is copied."""
+    """Return a model with the same weights (not copied) that merges frames in another way.
+
+    composer: makes the tokens of merged frames. temperature: of the merging weights. None: as in `model`.
+    """
     live, other = model.config.live, copy.copy(model)
     other.merger = Merger(
         model.network,

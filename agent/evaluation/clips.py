@@ -1,6 +1,7 @@
-"""Labelled histories to evaluate on: drawn worlds, or video files with their logs. Their features can be cached on disk.
+"""Labelled histories to evaluate on: drawn worlds, or video files with the logs of `vilamp world`.
 
-Each frame is encoded by itself, so lists of features may be cut, joined and reordered.
+A world is an artificial video whose events are known; a scene is its description. The features of a history's frames
+can be cached on disk. Each frame is encoded by itself, so lists of features may be cut, joined and reordered.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -32,10 +33,11 @@ class Moment:
 
 @dataclass(frozen=True)
 class Clip:
-    """One labelled history. times (N,) unix seconds. pictures: yields (H, W, 3) uint8 frames; called once.
+    """One labelled history: times of N frames, their pictures, and questions with known answers.
 
-    name: identifies the pictures in the cache of features. scene: the drawn scene, if it is one. picture_of (N,): which
-    picture each frame shows, if there are fewer pictures than frames.
+    times (N,) unix seconds. pictures: returns an iterator over (H, W, 3) uint8 pictures; called at most once. name:
+    identifies the pictures in the cache of features. scene: of a drawn world, None for a video. picture_of (N,): the
+    number of the picture that each frame shows, if there are fewer pictures than frames.
     """
 
     name: str
@@ -57,11 +59,14 @@ def world_clip(
     codec: Codec | None = None,
     empty_every: int = 1,
 ) -> Clip:
-    """One world of the evaluation split, one frame a second, with its questions. The same seed gives the same clip.
+    """Return a world of the evaluation split, one frame a second, with its questions.
 
-    rounds: how often questions about the same events are drawn, each in a new phrasing. codec: one set of camera faults for
-    all frames (with fresh noise), then this codec; otherwise faults are drawn anew for every frame. empty_every: while nobody
-    is about, draw only every n-th frame of a fixed camera and repeat it.
+    The same seed gives the same clip.
+
+    rounds: how often questions about the same events are drawn, each time in a new phrasing. moments: the number of
+    questions about the present. codec: all frames get the same camera faults (with noise drawn for each frame) and are
+    compressed with this codec; without it, each frame gets faults of its own. empty_every: while nothing is in view of
+    a fixed camera, draw only every n-th frame and repeat it.
     """
     rng = np.random.default_rng([0xE7A1, scene_seed, num_frames])
     scene = Scene.from_seed(scene_seed, duration_s=float(max(num_frames, 20)), split="eval", density=1.0)
@@ -85,9 +90,9 @@ def world_clip(
 
 
 def drawn_rows(scene: Scene, times: np.ndarray, empty_every: int) -> np.ndarray:
-    """The rows to draw: all while somebody is about or the camera moves, and every n-th of each empty stretch.
+    """Return the numbers of the frames to draw: all while something is in view or the camera moves, else every n-th.
 
-    Somebody about from row 3 to 5 of 10, every 3rd: 0, 3, 4, 5, 6, 9.
+    Ten frames, something in view in frames 3 to 5, every 3rd: 0, 3, 4, 5, 6, 9.
     """
     keep = scene.may_show(times) if scene.style == "fixed" else np.ones(len(times), bool)
     last_busy = np.maximum.accumulate(np.where(keep, np.arange(len(times)), -1))
@@ -96,7 +101,7 @@ def drawn_rows(scene: Scene, times: np.ndarray, empty_every: int) -> np.ndarray:
 
 
 def world_pictures(scene: Scene, times: np.ndarray, codec: Codec | None = None) -> Iterator[np.ndarray]:
-    """Frames of a scene with the faults of a camera (see `world_clip`)."""
+    """Return an iterator over the drawn frames of a scene, with the faults of a camera (see `world_clip`)."""
     noise = np.random.default_rng([0x0D15, scene.seed])
     drawn = (draw(scene, float(t), *DRAW_SIZE) for t in times)
     if codec is None:
@@ -108,7 +113,7 @@ def world_pictures(scene: Scene, times: np.ndarray, codec: Codec | None = None) 
 def world_moments(
     scene: Scene, times: np.ndarray, start_unix: float, count: int, rng: np.random.Generator
 ) -> Iterator[Moment]:
-    """At most `count` moments for questions about the present; in a quarter of them nothing is to be seen."""
+    """Yield at most `count` moments with questions about the present; in a quarter of them nothing is in view."""
     busy = scene.may_show(times)
     for rows, most in ((np.flatnonzero(busy), count - count // 4), (np.flatnonzero(~busy), count // 4)):
         found = 0
@@ -122,12 +127,15 @@ def world_moments(
 
 
 def world_clips(seed: int, num_frames: int, count: int, *, rounds: int = 1, moments: int = 0) -> Iterator[Clip]:
-    """`count` worlds of the evaluation split. The same seed gives the same clips."""
+    """Yield `count` worlds of the evaluation split. The same seed gives the same clips."""
     return (world_clip(seed * 1009 + number, num_frames, rounds=rounds, moments=moments) for number in range(count))
 
 
 def video_clip(path: Path, rate_hz: float = 1.0) -> Clip:
-    """A video sampled at `rate_hz`, with the log beside it that `vilamp world` writes. Raises ValueError, OSError."""
+    """Return a clip of a video sampled at `rate_hz`, with questions from the log that `vilamp world` wrote beside it.
+
+    Raises ValueError if the video or its log is unusable, OSError if they cannot be read.
+    """
     start_unix, asked = read_truth(path.with_suffix(".json"))
     seconds = np.array([second for second, _ in read_frames(path, rate_hz)])
     if not len(seconds):
@@ -140,7 +148,7 @@ def video_clip(path: Path, rate_hz: float = 1.0) -> Clip:
 
 
 def labelled_videos(folder: Path) -> list[Path]:
-    """The videos of a folder that have a log, sorted by name. Raises ValueError if there are none."""
+    """Return the videos of a folder that have a log, sorted by name. Raises ValueError if there are none."""
     found = [path for path in sorted(folder.glob("*")) if path.suffix in VIDEO_SUFFIXES]
     labelled = [path for path in found if path.with_suffix(".json").exists()]
     if not labelled:
@@ -149,7 +157,7 @@ def labelled_videos(folder: Path) -> list[Path]:
 
 
 def encode_pictures(model: VideoModel, pictures: Iterator[np.ndarray]) -> Iterator[FrameFeatures]:
-    """Features of each picture, encoded in batches."""
+    """Yield the features of each picture. Pictures are encoded in batches."""
     waiting: list[np.ndarray] = []
     for picture in pictures:
         waiting.append(picture)
@@ -160,7 +168,7 @@ def encode_pictures(model: VideoModel, pictures: Iterator[np.ndarray]) -> Iterat
 
 
 def features_of(model: VideoModel, clip: Clip, cache: Path | None = None) -> list[FrameFeatures]:
-    """Features of a clip's frames. cache: a folder that keeps them for each model and clip."""
+    """Return the features of a clip's frames. cache: a folder in which they are kept, by model and clip."""
     file = None if cache is None else cache / f"{model.info.fingerprint}-{clip.name}.npz"
     if file is not None and file.exists():
         kept = _load(file)

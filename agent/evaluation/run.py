@@ -1,9 +1,12 @@
 """Measure how well a checkpoint selects keyframes and answers questions about labelled video (`vilamp eval`).
 
-Clips are drawn worlds of the evaluation split, or videos with logs (`agent.evaluation.clips`). Each frame is encoded once.
-Questions go through the product's own code, without sampling (`agent.evaluation.arms`): those about now see the newest frames
-only, and some are answered in steps, as in the agent. Each is also asked directly about the whole history, to compare.
-The report is a dict, written as JSON.
+Clips are drawn worlds of the evaluation split, or videos with logs (`agent.evaluation.clips`). Each frame is encoded
+once. Questions go through the product's own code, with greedy decoding (`agent.evaluation.arms`). As in the agent,
+questions about the present search the newest frames only, and some questions are answered in steps. For comparison,
+each question is also asked directly about the whole history. The report is a dict, written as JSON.
+
+DKS is the paper's differential keyframe selection. A needle is a short event in a long history that a question is
+about.
 """
 
 import argparse
@@ -35,7 +38,7 @@ LONG = 5000  # frames from which on questions are drawn three times of each worl
 
 
 def shown_rows(clip: Clip, question: Question) -> np.ndarray:
-    """(N,) bool: the frames that prove the answer."""
+    """Return a (N,) bool mask of the frames that show the answer to the question."""
     seconds = clip.times - clip.start_unix
     shown = np.zeros(len(seconds), bool)
     for start, end in question.spans:
@@ -44,12 +47,15 @@ def shown_rows(clip: Clip, question: Question) -> np.ndarray:
 
 
 def dks_alone(defaults: Defaults) -> Selection:
-    """The arm whose recall is measured: no filling and no reserved frames."""
+    """Return the keyframe selection whose recall is measured: DKS without filling and without reserved frames."""
     return replace(Selection.of(defaults), recent=0, fill="none")
 
 
 def needle_hits(asker: Asker, clip: Clip, question: Question, arm: Selection) -> Needle:
-    """Whether DKS alone finds the event, and the chances of uniform choice (mean over 8 phases) and of random choice."""
+    """Return whether the keyframes of `arm` show the event that the question is about.
+
+    Also return the probabilities that frames at equal distances (mean over 8 offsets) and random frames show it.
+    """
     num_frames = len(clip.times)
     chosen = arm(asker.window, asker.model.embed_text(question.text).unit)
     shown = shown_rows(clip, question)
@@ -64,7 +70,7 @@ def needle_hits(asker: Asker, clip: Clip, question: Question, arm: Selection) ->
 
 
 def is_needle(question: Question) -> bool:
-    """Whether the question is about one event of at most 20 frames, described by what was seen."""
+    """Return whether the question is about one event of at most 20 frames, described by the look of a thing."""
     return (
         len(question.spans) == 1
         and question.spans[0][1] - question.spans[0][0] <= MOST_NEEDLE_FRAMES
@@ -83,7 +89,10 @@ def evaluate(
     cache: Path | None = None,
     on_question: Callable[[Clip, int], None] = lambda clip, done: None,
 ) -> None:
-    """Ask all questions of all clips and add the results to `tally`. on_question: called with a clip and its questions done."""
+    """Ask all questions of all clips and add the results to `tally`.
+
+    on_question: called with a clip and the number of its questions that have been asked.
+    """
     for clip in clips:
         began = time.perf_counter()
         asker = Asker(model, features_of(model, clip, cache), clip.times, zones_of(clip))
@@ -99,7 +108,7 @@ def evaluate(
 
 
 def _ask_all(asker: Asker, clip: Clip) -> Iterator[tuple[str, Asked]]:
-    """("asked" or "present", result) for each question and each moment of a clip."""
+    """Ask all questions of a clip, and yield ("asked", result), or ("present", result) for those about the present."""
     for question in clip.questions:
         yield "asked", _ask_one(asker, question)
     for moment in clip.moments:
@@ -120,7 +129,7 @@ def _ask_one(asker: Asker, question: Question) -> Asked:
 
 
 def zones_of(clip: Clip) -> list[str | None] | None:
-    """The zone that the robot of a drawn world sends with each frame. None: the clip is not drawn."""
+    """Return the zone (place name) in each frame's metadata, None if the clip is not a drawn world."""
     if clip.scene is None:
         return None
     seconds = clip.times - clip.start_unix
@@ -128,7 +137,7 @@ def zones_of(clip: Clip) -> list[str | None] | None:
 
 
 def training_questions(count: int = 20) -> list[Question]:
-    """Questions of training worlds, from which the guess without video learns."""
+    """Return questions of training worlds, from which the baseline that guesses without video learns."""
     found: list[Question] = []
     for number in range(count):
         rng = np.random.default_rng([0x60E5, number])
@@ -138,7 +147,7 @@ def training_questions(count: int = 20) -> list[Question]:
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    """Arguments of `vilamp eval`."""
+    """Return the parsed arguments of `vilamp eval`."""
     parser = argparse.ArgumentParser(prog="vilamp eval", description="Recall and accuracy on labelled video.")
     parser.add_argument("--model", default="builtin", help="checkpoint folder, or 'builtin'")
     parser.add_argument("--frames", type=int, default=600, help="frames per history (N) of drawn worlds")
@@ -168,7 +177,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 
 def clip_groups(args: argparse.Namespace) -> tuple[dict[str, Any], list[list[Callable[[], Clip]]]]:
-    """(description for the report, for each seed or video a list of functions that make its clips)."""
+    """Return a description of the clips for the report, and functions that make them, grouped by seed or video."""
     if args.videos is not None:
         paths = labelled_videos(args.videos)
         about = {"videos": [path.name for path in paths], "rate_hz": args.rate}
@@ -196,7 +205,7 @@ def clip_groups(args: argparse.Namespace) -> tuple[dict[str, Any], list[list[Cal
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Command line of `vilamp eval`."""
+    """Run `vilamp eval` and return its exit status."""
     from rich.console import Console
     from rich.progress import Progress
 
@@ -224,7 +233,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _shown(progress: Any) -> Callable[[Clip, int], None]:
-    """Show a progress bar for the questions of the current clip."""
+    """Return a callback that shows a progress bar for the questions of the current clip."""
     bar = progress.add_task("questions", total=None)
 
     def show(clip: Clip, done: int) -> None:

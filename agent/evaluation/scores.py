@@ -1,4 +1,9 @@
-"""Count right answers and found events, with confidence intervals, and summarise them in a report. Pure."""
+"""Count right answers and found events, with confidence intervals, and summarise them in a report.
+
+Questions of the same type ("how often did it come?") form a family. A needle is a short event in a long history that a
+question is about; it is found if a keyframe shows it. DKS is the paper's differential keyframe selection. Results come
+from several seeds, that is, several independently drawn sets of worlds. This module does no input or output.
+"""
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -18,7 +23,10 @@ HARD_GUESS = 0.25  # a family is hard if the best guess from the question alone 
 
 @dataclass(frozen=True)
 class Asked:
-    """A question and the product's answer: whether it is right, and would be from the last frames alone, or from all frames."""
+    """A question, and whether the product's answer is right.
+
+    Also whether the answer would be right from the newest frames alone, and asked directly about all frames.
+    """
 
     question: Question
     answer: str
@@ -29,7 +37,11 @@ class Asked:
 
 @dataclass(frozen=True)
 class Needle:
-    """One event to be found. depth: share of the history before it. found: by DKS. uniform, random: chance of other choices."""
+    """A short event that keyframes should show. depth: the share of the history that lies before it.
+
+    found: whether a keyframe chosen by DKS shows it. uniform, random: the probability that frames at equal distances,
+    and random frames, show it.
+    """
 
     depth: float
     found: bool
@@ -39,7 +51,7 @@ class Needle:
 
 @dataclass
 class Tally:
-    """All results of one seed. present: questions about the present, each at another moment of the history."""
+    """All results of one seed. present: the questions about the present, asked at moments within the history."""
 
     asked: list[Asked] = field(default_factory=list)
     present: list[Asked] = field(default_factory=list)
@@ -48,7 +60,7 @@ class Tally:
 
 
 def wilson(right: int, count: int) -> tuple[float, float]:
-    """The 95 % Wilson interval of a share: 9 of 10 -> (0.60, 0.98); 0 of 0 -> (0, 1)."""
+    """Return the 95 % Wilson interval of a share: 9 of 10 -> (0.60, 0.98); 0 of 0 -> (0, 1)."""
     if not count:
         return 0.0, 1.0
     share, z2 = right / count, Z_95**2
@@ -58,32 +70,35 @@ def wilson(right: int, count: int) -> tuple[float, float]:
 
 
 def share(values: Iterable[bool]) -> dict[str, Any]:
-    """{"mean", "interval", "count"} of a list of right (True) and wrong."""
+    """Return {"mean", "interval", "count"}: the share of True among the values, its 95 % interval, and their number."""
     values = list(values)
     low, high = wilson(sum(values), len(values))
     return {"mean": mean(values), "interval": [round(low, 4), round(high, 4)], "count": len(values)}
 
 
 def mean(values: Sequence[float]) -> float:
-    """The mean; 0 of an empty list."""
+    """Return the mean; 0 of an empty list."""
     return float(np.mean(values)) if len(values) else 0.0
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:
-    """The mean over seeds, and half the difference between the best and the worst seed."""
+    """Return the mean of the seeds' values, and half the difference between the best and the worst one."""
     if not values:
         return {"mean": 0.0, "spread": 0.0}
     return {"mean": fmean(values), "spread": (max(values) - min(values)) / 2}
 
 
 def over_seeds(groups: Sequence[Sequence[bool]]) -> dict[str, Any]:
-    """Mean and spread over the seeds that have any results, and the interval of all results together."""
+    """Return the mean and spread over the seeds that have results, and the interval of all results together.
+
+    groups: for each seed, which of its answers were right.
+    """
     together = [value for group in groups for value in group]
     return spread([mean(group) for group in groups if group]) | {"interval": share(together)["interval"]}
 
 
 def by_depth(needles: Iterable[Needle]) -> list[dict[str, Any]]:
-    """Recall of DKS in ten equal parts of the history, oldest first."""
+    """Return the recall of DKS in ten equal parts of the history, oldest first."""
     bins: list[list[bool]] = [[] for _ in range(NUM_BINS)]
     for needle in needles:
         bins[min(int(needle.depth * NUM_BINS), NUM_BINS - 1)].append(needle.found)
@@ -91,14 +106,18 @@ def by_depth(needles: Iterable[Needle]) -> list[dict[str, Any]]:
 
 
 def bins_below(bins: Sequence[dict[str, Any]]) -> list[int]:
-    """Numbers of the bins whose interval lies wholly below the overall mean."""
+    """Return the numbers of the parts of the history (see `by_depth`) whose interval lies below the overall mean."""
     count = sum(each["count"] for each in bins)
     overall = sum(each["mean"] * each["count"] for each in bins) / max(count, 1)
     return [place for place, each in enumerate(bins) if each["interval"][1] < overall]
 
 
 def summarise(tallies: Sequence[Tally], trained_on: Sequence[Question]) -> dict[str, Any]:
-    """Mean and spread over seeds of all results, next to the scores of guesses without video or without memory."""
+    """Return the report: mean and spread over seeds of all results, with two baselines beside them.
+
+    The baselines are guesses from the question alone, learned from `trained_on`, and answers from the newest frames
+    alone.
+    """
     every = [[each.right for each in tally.asked] for tally in tallies]
     asked = [each for tally in tallies for each in tally.asked]
     guess = question_only_guess(trained_on, [each.question for each in asked])
@@ -144,7 +163,10 @@ def _row(tallies: Sequence[Tally], family: str, guess: dict[str, float], majorit
 
 
 def present(tallies: Sequence[Tally]) -> dict[str, Any]:
-    """Results of questions about the present, in all and by how many things were in view, next to those from all frames."""
+    """Return the results of questions about the present: overall, and by the number of things in view.
+
+    Beside them are the results of asking the same questions about all frames.
+    """
     asked = [each for tally in tallies for each in tally.present]
     return over_seeds([[each.right for each in tally.present] for tally in tallies]) | {
         "questions": len(asked),

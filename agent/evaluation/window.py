@@ -1,4 +1,7 @@
-"""A window over features in arrays, so that the product's code can answer about a history that is in no store."""
+"""A window over features in arrays, so that the product's code can answer about frames that are not in a store.
+
+A window is what a question searches: frames as rows, with their times and features (`memory.window.Window`).
+"""
 
 from collections.abc import Sequence
 from functools import cached_property
@@ -18,12 +21,15 @@ CAMERA = "camera"
 
 
 class ArrayWindow(Window):
-    """All frames of one camera. Row and frame id are the same number, and there are no pictures."""
+    """A window of all frames of one camera, with the methods of `memory.window.Window`.
+
+    A frame's id is its row number. There are no pictures.
+    """
 
     def __init__(
         self, features: Sequence[FrameFeatures], times: np.ndarray, zones: Sequence[str | None] | None = None
     ) -> None:
-        """times (N,) unix seconds, rising. zones: for each frame the zone in its metadata."""
+        """times (N,) unix seconds, rising. zones: for each frame the name of the place in its metadata, if any."""
         if len(features) != len(times):
             raise ValueError(f"{len(features)} frames, {len(times)} times")
         self.features = list(features)
@@ -39,15 +45,15 @@ class ArrayWindow(Window):
 
     @cached_property
     def unit(self) -> np.ndarray:
-        """(N, D) float32 unit vectors."""
+        """The frames' embeddings, (N, D) float32 unit vectors."""
         return self.history.unit_embeddings()
 
     def part(self, rows: slice) -> "ArrayWindow":
-        """The window of these rows alone."""
+        """Return a window of these rows only."""
         return ArrayWindow(self.features[rows], self.times[rows], self.zones[rows])
 
     def frame_at(self, camera: str, time: float) -> "ArrayWindow":
-        """The window of the frame of this time alone."""
+        """Return a window of the one frame at this time."""
         row = int(np.searchsorted(self.times, time))
         return self.part(slice(row, row + 1))
 
