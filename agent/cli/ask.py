@@ -1,4 +1,4 @@
-"""`vilamp ask`: ask a running agent, print the answer as it is written, then its evidence."""
+"""`vilamp ask`: ask a running agent a question. Prints the answer while it is written, then its evidence frames."""
 
 import argparse
 import ipaddress
@@ -26,7 +26,7 @@ NUM_LISTED = 12
 
 
 def run(args: argparse.Namespace) -> int:
-    """Ask, print the answer and its evidence. Raises CliError."""
+    """Ask the question and print the answer and its evidence frames. Return the exit code. Raises CliError."""
     settings = settings_of(args)
     zone = zone_of(args)
     after, before = window_of(args, zone, time.time())
@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _place_of(args: argparse.Namespace) -> dict[str, float] | None:
-    """Return the place of `--within x,y,radius`. Raises CliError."""
+    """Return the circle given with `--within x,y,radius` as JSON; None without the option. Raises CliError."""
     try:
         return None if args.within is None else asdict(parse_place(args.within))
     except ValueError as error:
@@ -55,7 +55,7 @@ def _place_of(args: argparse.Namespace) -> dict[str, float] | None:
 
 
 def zone_of(args: argparse.Namespace) -> str:
-    """Return the time zone for input and output. Raises CliError."""
+    """Return the IANA time zone for times read and printed: `--timezone`, or this machine's. Raises CliError."""
     try:
         return load_zone(args.timezone).key if args.timezone else local_zone_name()
     except TimeError as error:
@@ -63,7 +63,7 @@ def zone_of(args: argparse.Namespace) -> str:
 
 
 def window_of(args: argparse.Namespace, zone: str, now: float) -> tuple[float | None, float | None]:
-    """Return `--after` and `--before` in unix seconds. Raises CliError."""
+    """Return the times given with `--after` and `--before` in unix seconds, None where not given. Raises CliError."""
     after, before = time_of("--after", args.after, zone, now), time_of("--before", args.before, zone, now)
     if after is not None and before is not None and after >= before:
         times = f"{format_time(after, zone)} and {format_time(before, zone)}"
@@ -80,12 +80,12 @@ def time_of(option: str, text: str | None, zone: str, now: float) -> float | Non
 
 
 def server_named(args: argparse.Namespace) -> str | None:
-    """Return the agent's URL from `--server` or $VILAMP_SERVER."""
+    """Return the agent's URL if it was given with `--server` or $VILAMP_SERVER, else None."""
     return args.server or os.environ.get("VILAMP_SERVER")
 
 
 def checked_camera(name: str) -> str:
-    """Return the name of a camera. Raises CliError."""
+    """Return `name` unchanged. Raises CliError if a camera cannot have this name."""
     try:
         return check_slug(name)
     except ValueError as error:
@@ -93,25 +93,28 @@ def checked_camera(name: str) -> str:
 
 
 def server_of(settings: Settings) -> str:
-    """Return the URL of an agent with these settings, as seen from its own machine."""
+    """Return the URL at which an agent with these settings can be reached from its own machine."""
     host = settings.host.removeprefix("[").removesuffix("]")
     try:
         address = ipaddress.ip_address(host)
         if address.is_unspecified:
             host = "127.0.0.1" if address.version == 4 or socket.has_dualstack_ipv6() else "::1"
     except ValueError:
-        pass  # a host name
+        pass  # `host` is a name, not an address
     return f"{'https' if settings.tls.enabled else 'http'}://{f'[{host}]' if ':' in host else host}:{settings.port}"
 
 
 def connect(server: str, settings: Settings, scope: str = "ask") -> Client:
-    """Return a client with $VILAMP_TOKEN, or with this machine's token for `scope`. Raises CliError."""
+    """Return a client of the agent at the URL `server`. Raises CliError.
+
+    Its token is $VILAMP_TOKEN, or else, for an agent on this machine, a token from the data folder that allows `scope`.
+    """
     parts = address_parts(server)
     if parts is None or not server.isprintable() or " " in server:
         raise CliError(f'"{redact(server)}" is not a server: give a URL such as http://127.0.0.1:8080', EXIT_USAGE)
     token = os.environ.get("VILAMP_TOKEN")
     if not token and (is_loopback(parts.hostname or "") or server == server_of(settings)):
-        # tokens of this machine's data folder are not sent to other machines
+        # a token from this machine's data folder is never sent to another machine
         try:
             token = local_token(settings.data_dir, scope)
         except TokenFileError as error:
@@ -121,7 +124,7 @@ def connect(server: str, settings: Settings, scope: str = "ask") -> Client:
 
 
 def advise(error: ServerError, server: str) -> str:
-    """Return the server's message, with advice when the token was refused."""
+    """Return the error's message for the user. If the agent refused the token, advice on how to give one is added."""
     if error.status in (401, 403):
         advice = "set VILAMP_TOKEN, or --data-dir to the agent's data folder on its own machine"
         return f"{redact(server)}: {plain_line(error)} ({advice})"
@@ -129,7 +132,7 @@ def advise(error: ServerError, server: str) -> str:
 
 
 def print_answer(stream: Iterator[str | Reply], *, quiet: bool) -> Reply:
-    """Print the pieces of an answer as they come and return the complete reply. Raises ServerError."""
+    """Print the pieces of an answer as they arrive, unless `quiet`. Return the complete reply. Raises ServerError."""
     written = PlainText()
     for part in stream:
         if isinstance(part, Reply):
@@ -142,7 +145,11 @@ def print_answer(stream: Iterator[str | Reply], *, quiet: bool) -> Reply:
 
 
 def print_reply(reply: Reply, zone: str, *, as_json: bool, question: str, everything: bool) -> None:
-    """Print notes, evidence and timings as lines, or all as one JSON object."""
+    """Print the notes, evidence frames and timings of an answer, each on its line.
+
+    as_json: print one JSON object instead, which includes the question and the answer. everything: print all evidence
+    frames, not only the best ones.
+    """
     if as_json:
         named = [{**asdict(each), "local_time": format_time(each.time, zone)} for each in reply.citations]
         say(plain_json({"question": question, **asdict(reply), "citations": named}))
@@ -164,13 +171,17 @@ def print_reply(reply: Reply, zone: str, *, as_json: bool, question: str, everyt
 
 
 def best(citations: Sequence[Citation], count: int) -> list[Citation]:
-    """Return the `count` best citations in time order: relevant and recent ones before filling, then by score."""
+    """Return the `count` best citations, ordered by camera and time.
+
+    Citations of the kind "filling" (frames that only fill gaps in time) are worse than all others. Among the rest,
+    those with a higher score are better.
+    """
     ranked = sorted(citations, key=lambda each: (each.kind == "filling", -each.score))
     return sorted(ranked[:count], key=lambda each: (each.camera, each.time))
 
 
 def timings_line(reply: Reply) -> str:
-    """ "ms: embed 3.1, select 0.8, ..." """
+    """Return one line with the duration of each stage of the answer: "ms: embed 3.1, select 0.8"."""
     return "ms: " + ", ".join(f"{plain_line(stage)} {ms:.1f}" for stage, ms in reply.timings_ms.items())
 
 

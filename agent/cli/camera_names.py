@@ -1,4 +1,4 @@
-"""Make a camera name from a file name in any script."""
+"""Makes camera names from file names, whatever alphabet they are written in."""
 
 import re
 from collections.abc import Collection
@@ -8,11 +8,13 @@ from anyascii import anyascii
 from agent.settings.types import check_slug
 
 MAX_CHARS = 64
-_OTHERWISE = "video"  # for a name without letters and digits
+_OTHERWISE = "video"  # the camera name for a file name without letters and digits
 
 
 def camera_name(stem: str, taken: Collection[str] = ()) -> str:
-    """Return a valid camera name for a file called `stem`, numbered from 2 on when it is taken.
+    """Return a valid camera name for a file. stem: its name without the extension. taken: names in use already.
+
+    If the name is in use, a number is added, from 2 on.
 
     "My Gate" -> "my-gate"; "Камера у ворот" -> "kamera-u-vorot"; "1" -> "1-2" when "1" is taken.
     """

@@ -11,7 +11,10 @@ from agent.settings.source import ConfigError, load_settings
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print "OK" and the settings as YAML, secrets starred. Raises CliError with one mistake per line."""
+    """Print "OK" and the settings as YAML, with secrets replaced by stars. Return the exit code.
+
+    Raises CliError, whose message has one line for each mistake in the configuration.
+    """
     try:
         settings = load_settings(args.file, environ=os.environ, warn=warn)
     except ConfigError as error:

@@ -1,6 +1,7 @@
 """A client of the agent's HTTP API, for the commands and the demo.
 
-It sends questions to the OpenAI-style endpoint and reads its extensions: evidence frames, notes and timings.
+It sends questions to the endpoint that is compatible with OpenAI's API, and also reads the fields that the agent adds
+to that format: evidence frames, notes and timings.
 """
 
 import json
@@ -17,15 +18,15 @@ import httpx
 
 CONNECT_TIMEOUT_S = 5.0
 SILENCE_TIMEOUT_S = 45.0  # the server writes a comment line every 15 s while it works
-UNLIMITED = httpx.Timeout(None, connect=CONNECT_TIMEOUT_S)  # exports and erasures take as long as they take
+UNLIMITED = httpx.Timeout(None, connect=CONNECT_TIMEOUT_S)  # for exports and erasures, which may take any time
 
-# Raised while reading an answer of another form than the agent's
+# Exceptions raised by code that reads a response which does not have the format of the agent's responses
 STRANGE = (KeyError, TypeError, AttributeError, IndexError, ValueError, RecursionError)
 _NO_AGENT = "the server is not a ViLaMP agent, or one of another version"
 
 
 class ServerError(Exception):
-    """The agent refused or failed, or cannot be reached. The message is the agent's own where there is one."""
+    """The agent refused the request, failed, or cannot be reached. The message is the agent's own if it sent one."""
 
     def __init__(self, message: str, *, status: int | None = None, code: str | None = None) -> None:
         super().__init__(message)
@@ -35,32 +36,32 @@ class ServerError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Citation:
-    """A frame that supports an answer."""
+    """A frame that an answer is based on."""
 
     frame_id: int
     camera: str
     time: float  # unix seconds
-    score: float  # cosine with the question
+    score: float  # cosine similarity of the frame and the question
     kind: str  # "relevant", "recent" or "filling"
-    url: str  # signed
-    metadata: dict[str, Any] = field(default_factory=dict)  # pose and whatever else came with the frame
+    url: str  # signed URL of the picture
+    metadata: dict[str, Any] = field(default_factory=dict)  # what the publisher sent with the frame, such as a pose
     boxes: list[list[float]] = field(default_factory=list)  # [left, top, right, bottom] as shares of the picture
 
 
 @dataclass(slots=True)
 class Reply:
-    """A complete answer."""
+    """An answer with its evidence."""
 
     text: str = ""
     finish_reason: str | None = None
     citations: list[Citation] = field(default_factory=list)
-    num_frames: int = 0  # stored in the window that was asked about
+    num_frames: int = 0  # number of stored frames in the time window of the question
     notes: list[str] = field(default_factory=list)
     timings_ms: dict[str, float] = field(default_factory=dict)
 
 
 class Client:
-    """One connection to an agent: a context manager, for one thread at a time. All methods raise ServerError."""
+    """A client of one agent. A context manager; one thread at a time may use it. All methods raise ServerError."""
 
     def __init__(self, server: str, token: str | None, *, verify: ssl.SSLContext | bool = True) -> None:
         headers = {"Authorization": f"Bearer {token}"} if token else {}
@@ -79,7 +80,7 @@ class Client:
         self, question: str, *, cameras: Sequence[str] = (), after: float | None = None, before: float | None = None,
         within: Mapping[str, float] | None = None,
     ) -> Iterator[str | Reply]:  # fmt: skip
-        """Yield the answer's text as it is written, then the whole Reply. `within`: x, y and radius_m."""
+        """Yield the pieces of the answer's text as they arrive, then the complete Reply. within: x, y and radius_m."""
         body: dict[str, Any] = {"messages": [{"role": "user", "content": question}]}
         options = {"cameras": list(cameras) or None, "after": after, "before": before, "within": within}
         body |= {name: value for name, value in options.items() if value is not None}
@@ -92,12 +93,15 @@ class Client:
         yield reply
 
     def events(self, path: str, body: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-        """Yield the server-sent events of a POST up to `[DONE]`. An error among them raises ServerError."""
+        """Send a POST and yield the server-sent events of its response, up to `[DONE]`.
+
+        An error event raises ServerError.
+        """
         with _failures(), self._http.stream("POST", path, json=body) as response:
             _check(response)
             for line in response.iter_lines():
                 if not line.startswith("data:"):
-                    continue  # a comment or an empty line
+                    continue  # a comment or an empty line has no event
                 data = line.removeprefix("data:").strip()
                 if data == "[DONE]":
                     return
@@ -108,11 +112,14 @@ class Client:
         raise ServerError("the answer is incomplete: the server closed the stream early")
 
     def get_json(self, path: str) -> Any:
-        """Return what `path` answers."""
+        """Send a GET for `path` and return the JSON of the response."""
         return self.send_json("GET", path)
 
     def send_json(self, method: str, path: str, body: Any = None) -> Any:
-        """Return what a request answers, None for an empty answer. A DELETE may take any time."""
+        """Send a request with a JSON body and return the JSON of the response; None if it is empty.
+
+        A DELETE has no timeout, because erasing may take any time.
+        """
         with _failures():
             timeout = UNLIMITED if method == "DELETE" else self._http.timeout
             response = self._http.request(method, path, json=body, timeout=timeout)
@@ -120,7 +127,10 @@ class Client:
             return response.json() if response.content else None
 
     def download(self, path: str, target: Path) -> None:
-        """Write what `path` answers to a file. Takes any time. Raises OSError as well."""
+        """Download the response for `path` into the file `target`. Has no timeout.
+
+        Raises OSError if the file cannot be written.
+        """
         with _failures(), self._http.stream("GET", path, timeout=UNLIMITED) as response:
             _check(response)
             with target.open("wb") as file:
@@ -128,10 +138,10 @@ class Client:
                     file.write(chunk)
 
     def get_bytes(self, url: str) -> bytes:
-        """Return the picture at a signed URL.
+        """Return the bytes of the picture at a signed URL.
 
-        Only its path and query are used, so that the token is sent to this server only. A path prefix of a proxy may be
-        in the server's address and in `url`.
+        Only the path and the query of `url` are used, so that the token is never sent to another server. If the
+        server's address has a path prefix (behind a proxy), `url` may contain that prefix too.
         """
         parts = urlsplit(url)
         prefix = self._http.base_url.path.rstrip("/")
@@ -144,7 +154,7 @@ class Client:
 
 @contextmanager
 def _failures() -> Iterator[None]:
-    """Raise what httpx raises as ServerError."""
+    """Context manager: replace the errors that httpx raises in the block by ServerErrors that advise the user."""
     try:
         yield
     except httpx.ConnectError as error:
@@ -166,7 +176,7 @@ def _failures() -> Iterator[None]:
 
 @contextmanager
 def understood() -> Iterator[None]:
-    """Raise ServerError when code that reads an answer finds another form than the agent's."""
+    """Context manager: raise ServerError if the block fails to read a response because it has an unknown format."""
     try:
         yield
     except STRANGE as error:
@@ -174,7 +184,7 @@ def understood() -> Iterator[None]:
 
 
 def _check(response: httpx.Response) -> None:
-    """Raise ServerError with the server's own message unless the status is 2xx."""
+    """Raise ServerError with the server's own message unless the response has a 2xx status."""
     if response.is_success:
         return
     response.read()
@@ -187,7 +197,7 @@ def _check(response: httpx.Response) -> None:
 
 
 def _fold(chunk: Mapping[str, Any], reply: Reply) -> str:
-    """Add one chunk to `reply` and return its text."""
+    """Add one chunk of a streamed answer to `reply`, and return the chunk's text."""
     text = ""
     for choice in chunk.get("choices", []):
         delta = choice.get("delta", {})

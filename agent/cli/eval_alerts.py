@@ -1,4 +1,8 @@
-"""`vilamp eval-alerts`: measure alert rules on drawn worlds and print tables, write JSON or draw a chart."""
+"""`vilamp eval-alerts`: measure how well alert rules work on simulated video, and print tables, write JSON or plot.
+
+The video shows a simulated world, in which every event is known. Each rule is measured in three variants: with only its
+gate (the cheap score of each frame), with only its judge (the language model), and with both.
+"""
 
 import argparse
 import asyncio
@@ -19,7 +23,7 @@ ARM_NAMES = {"gate": "gate only", "judge": "judge only", "both": "both"}
 
 
 def run(args: argparse.Namespace) -> int:
-    """Evaluate, print and write. Raises CliError."""
+    """Measure, print the tables, and write the JSON and the chart if requested. Return 0. Raises CliError."""
     from rich.console import Console
 
     model = _model(args)
@@ -71,7 +75,7 @@ def _model(args: argparse.Namespace) -> "VideoModel":
 
 
 def _machine() -> dict[str, Any]:
-    """Return the machine the times were measured on, and its load."""
+    """Return the processor, cores, threads and load of this machine, on which the times were measured."""
     from model.machine import torch_threads
 
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
@@ -84,7 +88,7 @@ def _machine() -> dict[str, Any]:
 
 
 def print_report(console: "Console", report: dict[str, Any]) -> None:
-    """Print a table by arm, then one by type of rule for gate and judge together."""
+    """Print a table with one line per variant, then one with a line per type of rule, for gate and judge together."""
     from rich.table import Table
 
     title = f"{report['minutes']:g} minutes of worlds {', '.join(map(str, report['seeds']))}, one rule at a time"
@@ -114,7 +118,10 @@ def _row(figures: dict[str, Any]) -> list[str]:
 
 
 def plot(report: dict[str, Any], path: Path) -> None:
-    """Draw the gate's score over time with the true events, and the effect of its threshold. Raises CliError."""
+    """Draw a chart into the file `path`. Raises CliError.
+
+    It shows the gate's score over time beside the true events, and how results depend on the gate's threshold.
+    """
     try:
         from matplotlib.figure import Figure
     except ModuleNotFoundError:

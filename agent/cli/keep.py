@@ -1,4 +1,4 @@
-"""`vilamp memory`, `erase` and `export`, on a running agent or, when none runs, on its data folder."""
+"""`vilamp memory`, `vilamp erase` and `vilamp export`. They use a running agent, or its data folder if none runs."""
 
 import argparse
 import json
@@ -28,7 +28,10 @@ from memory.offline import OfflineMemory
 
 @contextmanager
 def opened(args: argparse.Namespace, settings: Settings, scope: str) -> Iterator[Client | OfflineMemory]:
-    """Yield a client of the running agent, or its memory on disk when none runs and none was named. Raises CliError."""
+    """Context manager: yield a client of the running agent, or its memory on disk if no agent runs. Raises CliError.
+
+    If the user named an agent that cannot be reached, that is an error, and the memory on disk is not opened.
+    """
     named = server_named(args)
     server = named or server_of(settings)
     with connect(server, settings, scope) as client:
@@ -54,7 +57,7 @@ def opened(args: argparse.Namespace, settings: Settings, scope: str) -> Iterator
 
 
 def run_memory(args: argparse.Namespace) -> int:
-    """Print what is stored for each camera. Raises CliError."""
+    """Print what is stored for each camera. Return the exit code. Raises CliError."""
     settings, zone = settings_of(args), zone_of(args)
     with opened(args, settings, "ask") as source:
         if isinstance(source, Client):
@@ -70,7 +73,7 @@ def run_memory(args: argparse.Namespace) -> int:
 
 
 def print_held(held: dict[str, Any], zone: str) -> None:
-    """Print a table with a line per camera and one for all."""
+    """Print a table of what is stored, with one line per camera and a total."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -98,7 +101,7 @@ def _when(moment: float | None, zone: str) -> str:
 
 
 def size_text(num_bytes: float) -> str:
-    """1536 -> "1.5 KiB"."""
+    """Return a size as text with a unit: "1.5 KiB" for 1536."""
     for unit in ("B", "KiB", "MiB", "GiB"):
         if num_bytes < 1024:
             return f"{num_bytes:.0f} {unit}" if unit == "B" else f"{num_bytes:.1f} {unit}"
@@ -107,7 +110,7 @@ def size_text(num_bytes: float) -> str:
 
 
 def run_erase(args: argparse.Namespace) -> int:
-    """Ask for confirmation, then erase. Raises CliError."""
+    """Ask the user to confirm, then erase the frames. Return the exit code. Raises CliError."""
     settings, zone = settings_of(args), zone_of(args)
     after, before = window_of(args, zone, time.time())
     if args.all == (after is not None or before is not None) or (not args.all and None in (after, before)):
@@ -124,7 +127,7 @@ def run_erase(args: argparse.Namespace) -> int:
 
 
 def confirm(question: str) -> None:
-    """Ask a question on the terminal. Raises CliError unless the answer is yes."""
+    """Ask the user a yes-or-no question on the terminal. Raise CliError unless the answer is yes."""
     if not sys.stdin.isatty():
         raise CliError("there is no terminal to ask for confirmation: give --yes", EXIT_USAGE)
     if input(question).strip().lower() not in ("y", "yes"):
@@ -146,7 +149,7 @@ def _erase(source: Client | OfflineMemory, settings: Settings, request: Request)
     try:
         if alert_store is not None:
             erasing.add("alerts", erase_from_alerts(alert_store))
-        # retained MQTT messages are cleared by the agent at its next start
+        # the agent clears retained MQTT messages about these frames at its next start
         return erasing.erase(request, again=True)
     except NotErasedYet as error:
         raise CliError(f"{error} (at the next start, or by running this again)") from error
@@ -156,7 +159,7 @@ def _erase(source: Client | OfflineMemory, settings: Settings, request: Request)
 
 
 def run_export(args: argparse.Namespace) -> int:
-    """Write the video and its JSON log. Raises CliError."""
+    """Write the frames as a video, and beside it a JSON log that lists them. Return the exit code. Raises CliError."""
     settings, zone, now = settings_of(args), zone_of(args), time.time()
     after, before = window_of(args, zone, now)
     if after is None:
@@ -186,7 +189,7 @@ def _export(
     video: Path,
     now: float,
 ) -> str:
-    """Write the video and return the text of its log."""
+    """Write the frames of the time window to `video`, and return the text of the JSON log that lists them."""
     if isinstance(source, OfflineMemory):
         zone = settings.camera(camera).timezone
         try:

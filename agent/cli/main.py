@@ -1,7 +1,8 @@
-"""The entry point of `vilamp`: parse the command line, run the command, return its exit code.
+"""The entry point of `vilamp`: parses the command line, runs the command and returns its exit code.
 
-Mistakes of the user are one message on stderr, never a traceback. Exit codes: 1 failed, 2 wrong usage or configuration,
-130 interrupted, 143 and 129 ended by SIGTERM and SIGHUP (`serve`: 0, because that is how it ends).
+A mistake of the user is reported as one message on stderr, never as a traceback. Exit codes: 1 for a failure, 2 for
+wrong usage or configuration, 130 if interrupted with Ctrl-C, 143 if ended by SIGTERM, and 129 by SIGHUP. `vilamp serve`
+ends with 0 in these three cases, because signals are the normal way to stop it.
 """
 
 import argparse
@@ -23,11 +24,11 @@ from agent.runtime.process import (
 )
 from agent.untrusted.plain import plain
 
-_PUBLIC = frozenset({"world", "model", "eval", "eval-alerts", "train"})  # write nothing private and no data folder
+_PUBLIC = frozenset({"world", "model", "eval", "eval-alerts", "train"})  # commands that write no private files
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code."""
+    """Run the command that `argv` describes, and return its exit code."""
     open_standard_streams()
     command = ""
     try:
@@ -35,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             args = parse(sys.argv[1:] if argv is None else argv)
             command = args.command
             if command not in _PUBLIC:
-                os.umask(0o077)  # files may show what cameras saw: only their owner may read them
+                os.umask(0o077)  # new files may contain camera pictures, so only their owner may read them
             return _run(args)
     except CliError as error:
         complain(plain(f"vilamp {command}: {error}"))
@@ -49,13 +50,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
-    """Import the command's module and call its function."""
+    """Import the command's module, call its function, and return the exit code."""
     run = target(args.run)
     return run(args.rest if args.passes_on else args) or 0
 
 
 def target(name: str) -> Callable[[object], int | None]:
-    """Return the function "module:function"."""
+    """Import and return the function that `name` describes as "module:function"."""
     module, _, function = name.partition(":")
     found: Callable[[object], int | None] = getattr(import_module(module), function)
     return found

@@ -1,4 +1,4 @@
-"""`vilamp model check` and `vilamp world`: test a checkpoint, and write a video of the drawn world."""
+"""`vilamp model check` and `vilamp world`: test a model checkpoint, and write a video of the simulated world."""
 
 import argparse
 import time
@@ -15,7 +15,10 @@ TEST_QUESTION = "Is there a person now?"
 
 
 def run_check(args: argparse.Namespace) -> int:
-    """Print sizes and memory of a checkpoint, then load it and run it once. Raises CliError."""
+    """Print the size of a checkpoint and the memory it needs, then load and run it once. Return the exit code.
+
+    Raises CliError.
+    """
     from model.checkpoint import read_config
     from model.clip_encoder import is_clip
     from model.hub import resolve
@@ -39,7 +42,10 @@ def run_check(args: argparse.Namespace) -> int:
 
 
 def try_clip(name: str, folder: Path, plan: "Plan") -> None:
-    """Load a CLIP encoder, as used with an `openai` answerer, and test it."""
+    """Load a CLIP encoder, test it and print the result.
+
+    Such an encoder is used without a local language model, when `answerer.kind` is `openai`.
+    """
     from model.clip_encoder import ClipEncoder
 
     encoder = ClipEncoder.load(folder, name=name, device=plan.device, dtype=plan.dtype)
@@ -51,7 +57,7 @@ def try_clip(name: str, folder: Path, plan: "Plan") -> None:
 
 
 def print_sizes(name: str, config: "ModelConfig", counts: dict[str, int]) -> None:
-    """Print the parts of a checkpoint with their sizes and weights."""
+    """Print the parts of a checkpoint, with their dimensions and their numbers of weights."""
     vision, language, dual = config.vision, config.language, config.dual_encoder
     lines = {
         "checkpoint": f"{name} ({sum(counts.values()) / 1e6:,.1f} M weights)",
@@ -74,7 +80,10 @@ def print_sizes(name: str, config: "ModelConfig", counts: dict[str, int]) -> Non
 
 
 def print_memory(config: "ModelConfig", counts: dict[str, int], plan: "Plan", frames: list[int]) -> None:
-    """Print the memory each part needs for histories of several lengths, and which graphics card holds it."""
+    """Print how much memory each part needs, and which graphics card is large enough.
+
+    frames: numbers of stored frames to compute this for, one column each.
+    """
     from model.sizing import footprint, smallest_card
 
     needs = [footprint(config, counts, num_frames, plan) for num_frames in frames]
@@ -100,12 +109,12 @@ def print_memory(config: "ModelConfig", counts: dict[str, int], plan: "Plan", fr
 
 
 def print_bytes(title: str, sizes: list[int]) -> None:
-    """Print one line of the table, in GB."""
+    """Print one line of the table of memory sizes. sizes: bytes, printed in GB."""
     say(f"  {title:<34}" + "".join(f"{size / 1e9:>12.3f}" for size in sizes))
 
 
 def this_machine(need: "Footprint", plan: "Plan") -> str:
-    """Return one line: does it fit on this machine?"""
+    """Return a line that says whether this machine has enough memory for the model and its history."""
     from model.machine import device_bytes, host_bytes
 
     host, card = host_bytes(), device_bytes(plan.device)
@@ -119,7 +128,7 @@ def this_machine(need: "Footprint", plan: "Plan") -> str:
 
 
 def try_out(folder: Path, plan: "Plan") -> None:
-    """Load a checkpoint, test it and answer one question. Raises ValueError, RuntimeError."""
+    """Load a checkpoint, test it, answer one question, and print the results. Raises ValueError, RuntimeError."""
     import numpy as np
 
     from model.history import ArrayHistory
@@ -146,7 +155,7 @@ def try_out(folder: Path, plan: "Plan") -> None:
 
 
 def run_world(args: argparse.Namespace) -> int:
-    """Write a video of the drawn world and its truth. Raises CliError."""
+    """Write a video of the simulated world, and a file with its true events. Return the exit code. Raises CliError."""
     from rich.console import Console
     from rich.progress import Progress
 

@@ -1,4 +1,4 @@
-"""The commands of `vilamp` and their options. Nothing heavy is imported, so that `vilamp --help` answers at once."""
+"""Defines the commands of `vilamp` and their options. Imports no large library, so that `vilamp --help` is fast."""
 
 import argparse
 from collections.abc import Callable, Sequence
@@ -6,13 +6,16 @@ from pathlib import Path
 
 from agent.cli.common import say
 
-AddParser = Callable[..., argparse.ArgumentParser]  # `add_parser` of the subparsers
+AddParser = Callable[..., argparse.ArgumentParser]  # the method `add_parser` of argparse's subparsers
 
 TIMES = '"10 minutes ago", "yesterday 22:00", "-24h", ISO 8601 or unix seconds'
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
-    """Return the command and its options; `rest` has the words passed on to `eval` and `train`."""
+    """Parse a command line and return the command with its options.
+
+    Arguments that `eval` and `train` parse themselves are in the attribute `rest`.
+    """
     parser = build_parser()
     args, rest = parser.parse_known_args(_joined(argv))
     if rest and not args.passes_on:
@@ -22,7 +25,10 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def _joined(argv: Sequence[str]) -> list[str]:
-    """Write `--after -24h` as `--after=-24h`, and the file `-x.mp4` as `./-x.mp4`: argparse takes both for options."""
+    """Return the arguments with `--after -24h` written as `--after=-24h`, and the file `-x.mp4` as `./-x.mp4`.
+
+    Otherwise argparse would read `-24h` and `-x.mp4` as options.
+    """
     joined: list[str] = []
     for word in argv:
         follows_time = bool(joined) and joined[-1] in ("--after", "--before", "--start", "--within")
@@ -36,7 +42,7 @@ def _joined(argv: Sequence[str]) -> list[str]:
 
 
 class _Version(argparse.Action):
-    """Print the installed version."""
+    """The option `--version`, which prints the installed version and exits."""
 
     def __call__(self, parser: argparse.ArgumentParser, *rest: object) -> None:
         from importlib.metadata import version
@@ -46,7 +52,7 @@ class _Version(argparse.Action):
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """Return the parser of all commands. `run` of a parsed command names its function as "module:function"."""
+    """Return the parser for all commands. A parsed command has its function in `run`, written "module:function"."""
     parser = argparse.ArgumentParser(
         prog="vilamp",
         description="A streaming video agent. It takes video over WebRTC, RTSP or from files, remembers what the "
@@ -67,7 +73,10 @@ def build_parser() -> argparse.ArgumentParser:
 def _command(
     add: AddParser, name: str, run: str, summary: str, example: str, details: str = ""
 ) -> argparse.ArgumentParser:
-    """Add a command: one line for the list of commands, details and an example for its own help."""
+    """Add a command and return its parser. run: its function, written "module:function".
+
+    summary: one line for the list of commands. details, example: shown in the command's own help.
+    """
     parser = add(
         name, help=summary, description=f"{summary[0].upper()}{summary[1:]}. {details}", epilog=f"example: {example}"
     )
@@ -79,11 +88,11 @@ def _command(
 
 
 def _between(low: float, high: float, read: Callable[[str], float] = float) -> Callable[[str], float]:
-    """Return a type of options: numbers from `low` to `high`."""
+    """Return a function for argparse's `type` that accepts numbers from `low` to `high`. read: parses the text."""
 
     def number(text: str) -> float:
         value = read(text)
-        if not low <= value <= high:  # false for nan as well
+        if not low <= value <= high:  # rejects NaN too
             raise argparse.ArgumentTypeError(f"{text} is not between {low:g} and {high:g}")
         return value
 
@@ -91,7 +100,7 @@ def _between(low: float, high: float, read: Callable[[str], float] = float) -> C
 
 
 def _seeds(text: str) -> list[int]:
-    """Read seeds such as "21,22"."""
+    """Return the random seeds in a text such as "21,22"."""
     seeds = [int(part) for part in text.split(",")]
     if min(seeds) < 0:
         raise argparse.ArgumentTypeError(f"{text} has a negative number")
@@ -110,7 +119,7 @@ def _zone(parser: argparse.ArgumentParser) -> None:
 
 
 def _agent(parser: argparse.ArgumentParser) -> None:
-    """Where the agent is: its address, or its data folder."""
+    """Add the options that say which agent is meant: its address, or its configuration and data folder."""
     _common(parser)
     parser.add_argument("--server", metavar="URL", help="the agent (default: $VILAMP_SERVER, else as configured)")
     _zone(parser)

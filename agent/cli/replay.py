@@ -1,7 +1,7 @@
-"""`vilamp replay`: index a video file as a camera's history, as fast as the encoder can, then ask about it.
+"""`vilamp replay`: store and encode the frames of a video file as the history of a camera, then ask about it.
 
-A ledger in the data folder notes which file is in which camera's history. A file is indexed once, and an interrupted
-run continues where it stopped.
+This is called indexing, and runs as fast as the encoder can. A file in the data folder, the ledger, records which video
+is in which camera's history. A video is therefore indexed only once, and an interrupted run continues where it stopped.
 """
 
 import argparse
@@ -42,7 +42,7 @@ LEDGER_FILE = "replays.json"
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """The ledger's entry for one camera."""
+    """The ledger's entry for one camera: which video is in its history, and how it was indexed."""
 
     path: str
     size_bytes: int
@@ -55,18 +55,22 @@ class Entry:
     def of(
         cls, file: Path, rate_hz: float = 1.0, start: float | None = None, duration_s: float | None = None
     ) -> "Entry":
-        """Return the entry of a file. Without `start`, the video ends when the file was last changed."""
+        """Return a new entry for a video file.
+
+        start: time of the first frame in unix seconds; if None, the video is assumed to end when the file was last
+        changed.
+        """
         state = file.stat()
         begins = state.st_mtime - (duration_s or 0.0) if start is None else start
         return cls(str(file.resolve()), state.st_size, state.st_mtime, rate_hz, begins)
 
     def same_video(self, other: "Entry") -> bool:
-        """Return True when both are the same, unchanged file."""
+        """Return True when both entries are for the same file, and it was not changed in between."""
         return (self.path, self.size_bytes, self.written) == (other.path, other.size_bytes, other.written)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Index the file, then ask. Raises CliError."""
+    """Index the video file, then ask the given questions. Return the exit code. Raises CliError."""
     if args.camera is not None:
         checked_camera(args.camera)
     zone = zone_of(args)
@@ -98,7 +102,7 @@ async def _run(
 
 
 def _settings(args: argparse.Namespace, base: Settings, camera: str) -> Settings:
-    """Return the configuration with this camera only: a replay connects to no other."""
+    """Return the configuration with only this camera, so that a replay connects to no other camera."""
     own = {**base.camera(camera).model_dump(), "url": None}
     if args.rate is not None:
         own["rate_hz"] = args.rate
@@ -106,7 +110,7 @@ def _settings(args: argparse.Namespace, base: Settings, camera: str) -> Settings
 
 
 def _own_camera(file: Path, settings: Settings) -> str:
-    """Return the camera that this video is indexed into, or a new name made from the file's."""
+    """Return the camera whose history has this video already, or else a new camera name made from the file name."""
     ledger = _read_ledger(settings.data_dir / LEDGER_FILE)
     video = Entry.of(file)
     held = [name for name, entry in ledger.items() if entry.same_video(video)]
@@ -117,7 +121,7 @@ def _own_camera(file: Path, settings: Settings) -> str:
 
 
 def _remembered(settings: Settings) -> list[str]:
-    """Return the cameras that have a history; none when the memory cannot be opened, which is reported later."""
+    """Return the cameras that have stored frames. Empty if the memory cannot be opened; the error is reported later."""
     try:
         with OfflineMemory(settings.data_dir / "memory") as memory:
             return memory.cameras()
@@ -126,7 +130,7 @@ def _remembered(settings: Settings) -> list[str]:
 
 
 async def _index(agent: Agent, camera: str, wanted: Entry, duration_s: float | None, zone: str, *, quiet: bool) -> None:
-    """Index the file, or what an earlier run has left, and note it in the ledger. Raises CliError."""
+    """Index the video, or the part that an earlier run did not reach, and record it in the ledger. Raises CliError."""
     ledger = agent.settings.data_dir / LEDGER_FILE
     known = _read_ledger(ledger).get(camera)
     stats = agent.store.stats(camera)
@@ -157,7 +161,10 @@ async def _index(agent: Agent, camera: str, wanted: Entry, duration_s: float | N
 async def _feed(
     agent: Agent, camera: str, entry: Entry, duration_s: float | None, progress: Progress
 ) -> tuple[str | None, list[str]]:
-    """Store and encode every kept frame. Return a message about damage, and messages about repaired timestamps."""
+    """Store and encode the video's frames at the configured rate.
+
+    Return a message about damage to the file (or None), and messages about timestamps that had to be repaired.
+    """
     settings = replace(agent.cameras.frame_settings(camera), rate_hz=entry.rate_hz)
     source = FileSource(entry.path, camera, settings, pace="fast", start_time=entry.start)
     expected = None if duration_s is None else max(1, round(duration_s * entry.rate_hz))
@@ -173,7 +180,7 @@ async def _feed(
 
 
 async def _show(agent: Agent, camera: str, work: "asyncio.Task[None]", progress: Progress, bar: Any) -> None:
-    """Move the progress bar until `work` is done, and raise what it raises."""
+    """Update the progress bar until `work` is done. Raise the exception of `work` if it fails."""
     while not work.done():
         progress.update(bar, completed=agent.store.stats(camera).encoded)
         await asyncio.wait([work], timeout=0.1)
@@ -182,7 +189,7 @@ async def _show(agent: Agent, camera: str, work: "asyncio.Task[None]", progress:
 
 
 class Remaining:
-    """A source without the frames up to the time `newest`, which are stored already."""
+    """A source that skips the frames of another source up to the time `newest`, because they are stored already."""
 
     def __init__(self, source: Source, newest: float | None) -> None:
         self.camera = source.camera
@@ -191,14 +198,14 @@ class Remaining:
         self._newest = newest
 
     async def frames(self) -> AsyncIterator[Frame]:
-        """Yield the new frames."""
+        """Yield the frames that are not stored yet."""
         async with aclosing(self._source.frames()) as frames:  # type: ignore[type-var]
             async for frame in frames:
                 if self._newest is None or frame.time > self._newest:
                     yield frame
 
     async def close(self) -> None:
-        """Close the source."""
+        """Close the other source."""
         await self._source.close()
 
 
@@ -208,7 +215,7 @@ def _progress(quiet: bool) -> Progress:
 
 
 async def _ask(agent: Agent, question: Question, *, quiet: bool) -> Reply:
-    """Ask one question and print the answer as it is written."""
+    """Ask one question and return the reply. Print the answer while it is written, unless `quiet`."""
     reply = Reply()
     async with agent.answering.ask(question) as events:
         async for event in events:
@@ -229,7 +236,10 @@ async def _ask(agent: Agent, question: Question, *, quiet: bool) -> Reply:
 
 
 def _read_ledger(path: Path) -> dict[str, Entry]:
-    """Return the entries by camera. An unreadable ledger counts as empty: the memory itself decides."""
+    """Return the ledger's entries by camera. An unreadable ledger counts as empty.
+
+    No frames are stored twice then, because a camera whose memory has frames but no entry is refused.
+    """
     try:
         return {camera: Entry(**entry) for camera, entry in json.loads(path.read_text()).items()}
     except (OSError, ValueError, TypeError, AttributeError):

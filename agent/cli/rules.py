@@ -1,4 +1,4 @@
-"""`vilamp rules`: manage the alert rules of a running agent, and try one on the stored history."""
+"""`vilamp rules`: manage the alert rules of a running agent, or try one on the stored history (a dry run)."""
 
 import argparse
 import json
@@ -21,7 +21,7 @@ Json = dict[str, Any]
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run one action. Raises CliError."""
+    """Run the given action on the agent's rules. Return the exit code. Raises CliError."""
     settings = settings_of(args)
     server = server_named(args) or server_of(settings)
     actions: dict[str, Callable[[Client, argparse.Namespace], None]] = {
@@ -105,7 +105,7 @@ def _snooze(client: Client, args: argparse.Namespace) -> None:
     body = {"minutes": args.minutes, **({"camera": args.camera} if args.camera else {})}
     rule = client.send_json("POST", f"{_path(args.name)}/snooze", body)
     until = rule["snoozed_until"]
-    if args.camera:  # a camera without frames has no state
+    if args.camera:  # a camera that has sent no frames has no state
         until = rule["state"].get(args.camera, {"snoozed_until": time.time() + 60 * args.minutes})["snoozed_until"]
     snoozed = until > time.time()
     say(f"{args.name} is snoozed until {format_time(until, zone_of(args))}" if snoozed else f"{args.name} is awake")
@@ -121,7 +121,7 @@ def _settings(given: list[str]) -> Json:
         try:
             node = bounded_node(text)
             value = None if node is None else plain_value(node)
-            json.dumps(value)  # a YAML date cannot be sent
+            json.dumps(value)  # raises for a YAML date, which JSON cannot represent
         except (yaml.YAMLError, TypeError, ValueError) as error:
             raise CliError(f"--set {each}: the value cannot be read", EXIT_USAGE) from error
         *parts, last = name.split(".")
@@ -134,7 +134,7 @@ def _settings(given: list[str]) -> Json:
     return settings
 
 
-# --- trying ---
+# --- dry runs ---
 
 
 def _try(client: Client, args: argparse.Namespace) -> None:
@@ -170,7 +170,7 @@ def _progress(progress: Json) -> None:
 
 
 def report(result: Json, zone: str) -> list[str]:
-    """Return the result of a dry run as lines of text."""
+    """Return the lines of text that describe the result of a dry run. zone: time zone for the times in them."""
     span, cameras = format_span(result["until"] - result["after"]), ", ".join(result["cameras"])
     lines = [
         f'"{plain_line(result["rule"]["condition"])}" on {plain_line(cameras)}: {result["frames"]:,} frames in {span}',

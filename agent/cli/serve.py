@@ -1,4 +1,4 @@
-"""`vilamp serve`: run the server with the settings of file, environment and options."""
+"""`vilamp serve`: run the agent's server with the settings from the file, the environment and the options."""
 
 import argparse
 from typing import Any
@@ -15,7 +15,7 @@ from memory.errors import StorageError
 
 
 def run(args: argparse.Namespace) -> int:
-    """Serve until interrupted. Raises CliError."""
+    """Run the server until it is interrupted. Return the exit code. Raises CliError."""
     settings = settings_of(args, overrides_of(args))
     try:
         serve(settings)
@@ -29,14 +29,14 @@ def run(args: argparse.Namespace) -> int:
 
 
 def overrides_of(args: argparse.Namespace) -> dict[str, Any]:
-    """Return the given options as settings. Raises CliError."""
+    """Return the options that were given as nested settings. Raises CliError."""
     flat = {"host": args.host, "port": args.port, "log_level": args.log_level}
     over: dict[str, Any] = {name: value for name, value in flat.items() if value is not None}
     over["model"] = model_options(args)
     if args.tls == "self-signed":
         if args.tls_cert or args.tls_key:
             raise CliError("give either --tls self-signed or --tls-cert and --tls-key", EXIT_USAGE)
-        # a certificate in the file would contradict it
+        # a certificate from the configuration file would contradict this option
         over["tls"] = {"self_signed": True, "cert": None, "key": None}
     elif args.tls_cert or args.tls_key:
         files = {"cert": args.tls_cert, "key": args.tls_key}

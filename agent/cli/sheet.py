@@ -1,4 +1,4 @@
-"""Write a contact sheet: one PNG with questions, answers and their evidence frames."""
+"""Writes a contact sheet: one PNG picture with questions, their answers and the evidence frames of each."""
 
 import io
 import textwrap
@@ -21,7 +21,7 @@ _Font = ImageFont.ImageFont | ImageFont.FreeTypeFont
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """One frame and its caption."""
+    """One frame on the sheet, with its caption."""
 
     jpeg: bytes
     caption: str
@@ -30,7 +30,7 @@ class Tile:
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """One question, its answer (may have line breaks) and its evidence frames."""
+    """One question on the sheet, with its answer (which may have line breaks) and its evidence frames."""
 
     title: str
     text: str
@@ -38,7 +38,7 @@ class Section:
 
 
 def write_sheet(path: Path, sections: Sequence[Section]) -> None:
-    """Draw `sections` below one another into the PNG `path`. Raises OSError when it cannot be written."""
+    """Write a PNG to `path` with the sections one below the other. Raises OSError when it cannot be written."""
     width = NUM_COLUMNS * (TILE_WIDTH + GAP) + GAP
     sheet = Image.new("RGB", (width, GAP + sum(map(_height, sections))), _PAPER)
     draw = ImageDraw.Draw(sheet)
@@ -63,7 +63,9 @@ def _height(section: Section) -> int:
 
 
 def _draw_section(sheet: Image.Image, draw: ImageDraw.ImageDraw, section: Section, y: int) -> None:
-    """Draw lines of text, then rows of tiles: with 4 columns, tile 5 is in row 1, column 1."""
+    """Draw a section at height `y`: its lines of text, then its tiles in rows.
+
+    Rows and columns count from 0: with 4 columns, tile 5 is in row 1, column 1."""
     title_font, text_font, caption_font = _font(17), _font(15), _font(12)
     for text, font, ink in ((section.title, title_font, _INK), (section.text, text_font, _GREY)):
         for line in _lines(text):
@@ -81,7 +83,7 @@ def _font(size: int) -> _Font:
 
 
 def _fitted(tile: Tile) -> Image.Image:
-    """Return the picture at tile size with its boxes; a dark tile when the bytes are not a picture."""
+    """Return the tile's picture at tile size with its boxes drawn. If its bytes are no picture, return a dark tile."""
     ground = Image.new("RGB", (TILE_WIDTH, TILE_HEIGHT), (40, 40, 40))
     try:
         with Image.open(io.BytesIO(tile.jpeg)) as image:

@@ -15,7 +15,7 @@ _TOPIC = re.compile(r"[^/+#$\0][^+#\0]{0,127}")
 
 
 def check_broker(url: str) -> str:
-    """Check the address of a broker."""
+    """Return `url` unchanged if it is the address of an MQTT broker or "embedded". Raises ValueError."""
     if url == EMBEDDED:
         return url
     advice = "use mqtt://host:1883, mqtts://host:8883 or embedded"
@@ -28,14 +28,14 @@ def check_broker(url: str) -> str:
 
 
 def check_prefix(prefix: str) -> str:
-    """Check a topic prefix, such as "vilamp" or "home/vilamp"."""
+    """Return `prefix` unchanged if MQTT topics can begin with it, as with "home/vilamp". Raises ValueError."""
     if not _TOPIC.fullmatch(prefix) or prefix.endswith("/") or "//" in prefix:
         raise ValueError(f'"{prefix}" cannot begin a topic: leave out "+", "#", "$" and slashes at the ends')
     return prefix
 
 
 class MqttSettings(Part):
-    """The broker and what is published there. Off without `url`."""
+    """The MQTT broker, and what is published to it. MQTT is off when `url` is None."""
 
     url: Annotated[str, AfterValidator(check_broker)] | None = Field(
         default=None, description="mqtt://host:1883, mqtts://host:8883 or `embedded`; null: off"
@@ -83,21 +83,21 @@ class MqttSettings(Part):
 
     @property
     def has_password(self) -> bool:
-        """True when a password or a password file is configured."""
+        """Whether a password or a password file is configured."""
         return self.password is not None or self.password_file is not None
 
     def secret(self) -> str | None:
-        """Return the password, from the settings or its file. Raises OSError."""
+        """Return the password, read from its file if one is configured; None without a password. Raises OSError."""
         if self.password_file is not None:
             return Path(self.password_file).read_text(encoding="utf-8").strip()
         return None if self.password is None else self.password.get_secret_value()
 
     def address(self) -> tuple[str, int]:
-        """Return host and port of an external broker."""
+        """Return the host and the port in `url`. Must not be called for the embedded broker."""
         parts = urlsplit(self.url or "")
         return parts.hostname or "", parts.port or _DEFAULT_PORTS[parts.scheme]
 
     @property
     def tls(self) -> bool:
-        """True when the connection is encrypted."""
+        """Whether the connection to the broker is encrypted."""
         return (self.url or "").startswith("mqtts:")

@@ -1,4 +1,4 @@
-"""Settings of earlier versions, and what replaced each: a file that still has one works, with a warning."""
+"""Settings that earlier versions had, and what replaced each. Such a setting is ignored with a warning."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -28,13 +28,16 @@ REMOVED = {
     "alerts.max_waiting": "it is always 16",
     "alerts.late_s": "it is always 300",
 }
-"""What replaced each setting, by its dotted name; "*" stands for any name."""
+"""Dotted name of a removed setting -> what replaced it. "*" stands for any name."""
 
 Place = tuple[str | int, ...]
 
 
 def take_removed(tree: dict[str, Any]) -> tuple[dict[str, Any], dict[Place, str]]:
-    """Split removed settings off: return a copy of `tree` without them, and what replaced each by its place."""
+    """Return `tree` without its removed settings, and for each of them its place -> what replaced it.
+
+    tree: nested settings, which are not changed. A place is a path of keys: ("rules", "door", "gate", "surge").
+    """
     removed: dict[Place, str] = {}
     for name, replacement in REMOVED.items():
         for place in list(_places(tree, name.split("."), ())):
@@ -44,7 +47,7 @@ def take_removed(tree: dict[str, Any]) -> tuple[dict[str, Any], dict[Place, str]
 
 
 def _places(tree: Any, keys: Sequence[str], above: Place) -> Iterator[Place]:
-    """Yield the places in `tree` that `keys` lead to."""
+    """Yield the places in `tree` that match `keys`, in which "*" matches any key. above: the place of `tree` itself."""
     if not isinstance(tree, dict):
         return
     for key in tree if keys[0] == "*" else [keys[0]] if keys[0] in tree else []:
@@ -55,7 +58,7 @@ def _places(tree: Any, keys: Sequence[str], above: Place) -> Iterator[Place]:
 
 
 def _without(tree: dict[Any, Any], place: Place) -> dict[Any, Any]:
-    """Return a copy of `tree` without the key at `place`; the rest is shared."""
+    """Return a copy of `tree` without the key at `place`. The copy shares the other values with `tree`."""
     first, *rest = place
     if not rest:
         return {key: value for key, value in tree.items() if key != first}

@@ -1,4 +1,9 @@
-"""Settings of alert rules. REST and the YAML file share them; the name of a rule is its key."""
+"""Settings of alert rules, the same in the YAML file and over REST. The rule's name is its key, not one of them.
+
+How a rule decides: its gate scores every frame, and is open while the camera shows something unusual that resembles the
+rule's condition. While it is open, a language model (the judge) is asked whether the condition is true. Each of the
+judge's answers is a verdict, yes or no; several yes raise an alert.
+"""
 
 import logging
 import re
@@ -19,7 +24,10 @@ _CLOCK = re.compile(r"([01]\d|2[0-3]):[0-5]\d|24:00")
 
 
 def check_clock(value: object) -> object:
-    """Check a time of day, "HH:MM". YAML reads an unquoted 22:00 as the number 1320: accept that too."""
+    """Return a time of day as "HH:MM". Raises ValueError.
+
+    Whole minutes since midnight are accepted too, because YAML reads an unquoted 22:00 as the number 1320.
+    """
     if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 24 * 60:
         value = f"{value // 60:02}:{value % 60:02}"
     if not isinstance(value, str) or not _CLOCK.fullmatch(value):
@@ -31,14 +39,21 @@ Clock = Annotated[str, BeforeValidator(check_clock)]
 
 
 def name_switches(value: object) -> object:
-    """Return a mapping with the keys "on" and "off", which YAML reads as true and false when they are not quoted."""
+    """Return a mapping in which the keys True and False are replaced by "on" and "off". Other values are not changed.
+
+    YAML reads these two keys as true and false when they are not quoted.
+    """
     if not isinstance(value, dict):
         return value
     return {{True: "on", False: "off"}.get(key, key) if isinstance(key, bool) else key: v for key, v in value.items()}
 
 
 class GateSettings(Part):
-    """When a frame is unusual enough for the judge. Scores are in spreads of the camera's own background."""
+    """When a frame is unusual enough to ask the judge.
+
+    A frame's score is how much more it resembles the condition than the camera's frames usually do, divided by the
+    usual spread of that resemblance at this camera.
+    """
 
     on: float = Field(default=8.0, gt=0, le=100, description="score that opens the gate")
     off: float = Field(default=4.0, gt=0, le=100, description="score below which it closes")
@@ -52,7 +67,7 @@ class GateSettings(Part):
 
 
 class ConfirmSettings(Part):
-    """n of the last m verdicts must be yes."""
+    """How many verdicts raise an alert: at least n of the last m must be yes."""
 
     n: int = Field(default=2, ge=1, le=32, description="verdicts that must be yes")
     m: int = Field(default=3, ge=1, le=32, description="of the last so many")
@@ -65,7 +80,7 @@ class ConfirmSettings(Part):
 
 
 class JudgeSettings(Part):
-    """What the language model is shown, and how often it is asked."""
+    """Which frames the judge is shown, and how often it is asked."""
 
     window_s: float = Field(default=8.0, ge=1, le=3600, description="seconds of video shown to the judge")
     num_keyframes: int = Field(default=8, ge=1, le=512, description="frames of them shown in full")
@@ -82,17 +97,17 @@ class JudgeSettings(Part):
 
 
 class ScheduleSettings(Part):
-    """A part of the week on the camera's clock. An end at or before the start lies on the next day."""
+    """A part of the week, in the camera's time zone. If `end` is not after `start`, it is a time on the next day."""
 
     days: tuple[Day, ...] = Field(default=(), description="days it starts on, mon to sun; none: every day")
     start: Clock = Field(default="00:00", description="local time of day")
     end: Clock = Field(default="24:00", description="local time of day, exclusive")
 
     def covers(self, time: float, zone: str) -> bool:
-        """Return True when `time` (unix seconds), seen in the IANA zone `zone`, lies in this part of the week.
+        """Return True when `time` (unix seconds) lies in this part of the week in the IANA time zone `zone`.
 
-        Worked example: days [fri], 22:00 to 06:00 covers Friday 23:00 and Saturday 05:59, not Friday 05:00. The night
-        in which the clock is set back has nine hours, the one in which it is set forward seven.
+        Worked example: days [fri], 22:00 to 06:00 covers Friday 23:00 and Saturday 05:59, not Friday 05:00. This span
+        has nine hours in the night in which clocks are set back, and seven when they are set forward.
         """
         local = local_moment(time, load_zone(zone))
         days = self.days or DAYS
@@ -104,7 +119,7 @@ class ScheduleSettings(Part):
 
 
 def _minute(clock: str) -> int:
-    """ "06:30" -> 390."""
+    """Return the minutes since midnight: 390 for "06:30"."""
     return int(clock[:2]) * 60 + int(clock[3:])
 
 
@@ -117,7 +132,7 @@ def check_words(text: str) -> str:
 
 
 class RuleSettings(Part):
-    """One alert rule: a standing question, and when its answer becomes an alert."""
+    """One alert rule: a condition that cameras are watched for, and when it raises an alert."""
 
     condition: Annotated[str, AfterValidator(check_words)] = Field(
         min_length=1, max_length=300, description="what to watch for, in plain words"
@@ -139,7 +154,10 @@ class RuleSettings(Part):
     @model_validator(mode="before")
     @classmethod
     def _without_removed(cls, given: Any) -> Any:
-        """Accept rules that were stored, or are sent, with settings of an earlier version; say in the log what they lack."""
+        """Return the given settings without those that this version has removed, and log a warning for each.
+
+        Rules that an earlier version stored, or that old clients send, are therefore still accepted.
+        """
         if not isinstance(given, dict):
             return given
         kept, removed = take_removed({"rules": {"rule": given}})
@@ -150,11 +168,11 @@ class RuleSettings(Part):
         return kept["rules"]["rule"]
 
     def watches(self, camera: str) -> bool:
-        """Return True when the rule covers this camera."""
+        """Return True when the rule watches this camera."""
         return not self.cameras or camera in self.cameras
 
     def scheduled(self, time: float, zone: str) -> bool:
-        """Return True when an alert may begin at `time`."""
+        """Return True when the schedule lets an alert begin at `time` (unix seconds) in the IANA time zone `zone`."""
         return not self.schedule or any(part.covers(time, zone) for part in self.schedule)
 
 

@@ -1,7 +1,7 @@
-"""The configuration: every setting with its default, its limits and what it means.
+"""Defines the configuration: every setting with its default, its limits and its meaning.
 
-`agent/settings/source.py` reads the YAML file and the environment into one frozen `Settings`. An unknown key is an
-error. Importing this module opens no file, camera or model.
+`agent/settings/source.py` reads the YAML file, the environment and the command line into one immutable `Settings`. A
+key that is not defined here is an error. Importing this module opens no file, camera or model.
 """
 
 import os
@@ -36,7 +36,7 @@ from streaming.redact import redact
 
 
 class CameraSettings(Part):
-    """One camera: where its frames come from and how many are kept."""
+    """One camera: where its frames come from, how they are stored and how long they are kept."""
 
     url: SourceUrl | None = Field(
         default=None, description="RTSP or HTTP address, video file or webcam:0; null: it publishes over WebRTC"
@@ -61,7 +61,7 @@ class CameraSettings(Part):
 
 
 class MemorySettings(Part):
-    """Limits of all cameras together; each camera has its own as well."""
+    """Limits on the stored frames of all cameras together. Each camera has its own limits in addition."""
 
     max_frames: int | None = Field(default=None, ge=1, description="frames of all cameras; null: no limit")
     max_bytes: ByteSize | None = Field(default=None, ge=2**20, description="bytes of all cameras; null: no limit")
@@ -69,7 +69,7 @@ class MemorySettings(Part):
 
 
 class ModelSettings(Part):
-    """The network and what it runs on."""
+    """The neural network, and the device and precision it runs with."""
 
     path: str = Field(default="builtin", min_length=1, description="checkpoint folder, Hugging Face id or `builtin`")
     device: str = Field(default="cpu", pattern=r"^(cpu|cuda(:\d+)?)$", description="`cpu`, `cuda` or `cuda:1`")
@@ -82,7 +82,7 @@ class ModelSettings(Part):
 
 
 class AnsweringSettings(Part):
-    """How a question is answered; null leaves a value to the checkpoint."""
+    """How a question is answered. A value of null means that the model's checkpoint decides."""
 
     num_keyframes: int | None = Field(default=None, ge=1, le=512, description="frames kept with all patches (K)")
     selection: Literal["visits", "dks", "top_k", "uniform"] | None = Field(
@@ -107,7 +107,7 @@ class AnsweringSettings(Part):
 
 
 class AnswererSettings(Part):
-    """The language model that writes the answer: the checkpoint's own, or a server's."""
+    """The language model that writes the answer: the one in the checkpoint, or one on a server."""
 
     kind: Literal["local", "openai"] = Field(default="local", description="`local` checkpoint or `openai` server")
     base_url: BaseUrl | None = Field(default=None, description="server, such as http://127.0.0.1:11434/v1")
@@ -132,7 +132,7 @@ class AnswererSettings(Part):
 
 
 class IceServer(Part):
-    """A STUN or TURN server whose address is sent to publishers."""
+    """A STUN or TURN server, whose address is sent to WebRTC publishers so that they can connect through firewalls."""
 
     urls: tuple[Annotated[str, Field(pattern=r"^(stun|stuns|turn|turns):")], ...] = Field(
         min_length=1, description="such as `stun:host:3478`"
@@ -148,7 +148,7 @@ class IceServer(Part):
 
 
 class StreamingSettings(Part):
-    """Live sources: sessions, stalls and clocks."""
+    """Live video: limits on WebRTC sessions, silent cameras and wrong clocks."""
 
     max_sessions: int = Field(default=16, ge=1, le=1000, description="WebRTC publishers at once; beyond it: 503")
     stall_timeout_s: float = Field(default=10.0, gt=0, le=600, description="seconds without a frame that end a session")
@@ -160,7 +160,7 @@ class StreamingSettings(Part):
 
 
 class TokenSettings(Part):
-    """A token given in the configuration, beside those created at the first start."""
+    """A token defined in the configuration, in addition to those that the first start creates."""
 
     name: Slug = Field(description="unique name for messages")
     token: Token = Field(description="16 or more printable characters, no spaces")
@@ -168,7 +168,7 @@ class TokenSettings(Part):
 
 
 class SecuritySettings(Part):
-    """Access control. Enabled by default; tokens are created at the first start."""
+    """Access control. It is enabled by default, and the first start creates tokens."""
 
     enabled: bool = Field(default=True, description="false is accepted on a loopback host only")
     tokens: tuple[TokenSettings, ...] = Field(default=(), description="further tokens")
@@ -186,7 +186,7 @@ class SecuritySettings(Part):
 
 
 class TlsSettings(Part):
-    """HTTPS: a certificate and its key, or a self-signed certificate."""
+    """HTTPS: either a certificate with its key, or a self-signed certificate. Off if neither is set."""
 
     cert: UserPath | None = Field(default=None, description="PEM certificate with its chain")
     key: UserPath | None = Field(default=None, description="its private key, unencrypted")
@@ -203,7 +203,7 @@ class TlsSettings(Part):
 
     @property
     def enabled(self) -> bool:
-        """True when the server speaks HTTPS."""
+        """Whether the server uses HTTPS."""
         return self.cert is not None or self.self_signed
 
 
@@ -246,7 +246,7 @@ class Settings(Part):
         return self
 
     def camera(self, name: str) -> CameraSettings:
-        """Return the camera's own settings, or the defaults for an unlisted camera."""
+        """Return the settings of a camera. A camera that is not in the configuration has the defaults."""
         return self.cameras.get(name) or CameraSettings()
 
 
@@ -262,12 +262,12 @@ def effective(settings: Settings) -> dict[str, Any]:
     return plain
 
 
-# "user:password@host", with the scheme missing or misspelt
+# Matches text that may be "user:password@host", an address whose scheme is missing or misspelt
 _MAYBE_ADDRESS = re.compile(r"\S*:\S*@\S")
 
 
 def redacted(value: Any) -> Any:
-    """Return a plain value with every address in it redacted."""
+    """Return a copy of a plain value in which the passwords in addresses are replaced by stars."""
     match value:
         case str():
             return redact(value) if "://" in value or _MAYBE_ADDRESS.match(value) else value

@@ -1,7 +1,10 @@
 """Read settings from a YAML file, the environment and the command line, and report every mistake with its place.
 
-Precedence: command line > environment (`VILAMP_STREAMING__MAX_SESSIONS=4`) > file > defaults. pydantic-settings is not
-used: it ignores an unknown VILAMP_ variable, and cannot say which line of the file a mistake is in.
+Precedence: the command line overrides the environment (`VILAMP_STREAMING__MAX_SESSIONS=4`), which overrides the file,
+which overrides the defaults. pydantic-settings is not used, because it ignores an unknown VILAMP_ variable and cannot
+say in which line of the file a mistake is.
+
+In this module a place is a setting's path of keys, such as ("streaming", "max_sessions").
 """
 
 import difflib
@@ -22,19 +25,19 @@ from agent.settings.yaml import bounded_node, plain_value
 from streaming.redact import redact, redact_text
 
 PREFIX = "VILAMP_"
-# Read by the command line itself; never settings.
+# Variables that the command line itself reads; they are not settings.
 RESERVED = frozenset({"VILAMP_CONFIG", "VILAMP_SERVER", "VILAMP_TOKEN"})
 MAX_FILE_BYTES = 1 << 20
-_MAX_SHOWN_CHARS = 100  # of a wrong value
+_MAX_SHOWN_CHARS = 100  # of a wrong value in an error message
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Mistake:
-    """One mistake in the configuration."""
+    """One mistake in the configuration, and what to do about it."""
 
-    place: str  # "vilamp.yaml:12: streaming.max_sesions"
+    place: str  # where it is: "vilamp.yaml:12: streaming.max_sesions"
     advice: str  # what to do about it
 
     def __str__(self) -> str:
@@ -56,9 +59,10 @@ def load_settings(
     overrides: Mapping[str, Any] | None = None,
     warn: Callable[[Mistake], None] = log.warning,
 ) -> Settings:
-    """Return the settings in the file `path` (None: no file), `environ` and `overrides` (nested, of the command line).
+    """Return the settings from the file `path`, the environment and the command line. Raises ConfigError.
 
-    `warn` is called for each setting that was removed in this version. Raises ConfigError with all mistakes.
+    path: None for no file. overrides: nested settings from the command line. warn: called for each setting that earlier
+    versions had and this one has not.
     """
     draft = _Draft(path)
     draft.read_environment(environ)
@@ -77,13 +81,13 @@ def load_settings(
 
 
 class _Draft:
-    """Settings before they are checked: nested plain values, where each was written, and the mistakes so far."""
+    """Settings while they are read: nested plain values, where each was written, and the mistakes found so far."""
 
     def __init__(self, path: Path | None) -> None:
         self.tree: dict[str, Any] = {}
         self.mistakes: list[Mistake] = []
         self._path = path
-        self._origins: dict[Place, str] = {}  # "vilamp.yaml:12", "environment VILAMP_PORT" or "command line"
+        self._origins: dict[Place, str] = {}  # such as "vilamp.yaml:12" or "environment VILAMP_PORT"
         if path is not None:
             self._read_file(path)
 
@@ -92,7 +96,7 @@ class _Draft:
             with path.open("rb") as file:
                 content = file.read(MAX_FILE_BYTES + 1)
             text = content.decode("utf-8-sig")
-        except (OSError, ValueError) as error:  # a path with a NUL in it is a ValueError
+        except (OSError, ValueError) as error:  # a path that contains NUL raises ValueError
             reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
             self._mistake(str(path), f"cannot be read: {reason}")
             return
@@ -113,7 +117,7 @@ class _Draft:
                 self._mistake(*_yaml_mistake(path, error))
 
     def _note_lines(self, node: yaml.Node, place: Place) -> None:
-        """Note the line of each key, and report keys that are given twice (YAML would use the last one)."""
+        """Record the line of each key below `place`. Report a key that is given twice: YAML would use the last one."""
         if isinstance(node, yaml.MappingNode):
             seen: set[str] = set()
             for key, value in node.value:
@@ -133,7 +137,10 @@ class _Draft:
                 self._note_lines(value, (*place, index))
 
     def read_environment(self, environ: Mapping[str, str]) -> None:
-        """Set what VILAMP_ variables name. An empty variable counts as not set, as compose files write it."""
+        """Set the settings that VILAMP_ variables name.
+
+        An empty variable counts as not set, because that is how compose files pass on a variable that is not set.
+        """
         for name in sorted(environ):
             text = environ[name].strip()
             if not name.startswith(PREFIX) or name in RESERVED or not text:
@@ -150,7 +157,10 @@ class _Draft:
                 self._mistake(origin, "names a setting inside one that is not a mapping")
 
     def _variable_place(self, name: str) -> Place:
-        """VILAMP_CAMERAS__FRONT_DOOR__URL means the camera "front-door" when the file has one of that name."""
+        """Return the place that a variable names: ("cameras", "front_door", "url") for VILAMP_CAMERAS__FRONT_DOOR__URL.
+
+        If the file has a camera "front-door", that one is meant, because a variable's name cannot contain "-".
+        """
         keys = name.removeprefix(PREFIX).lower().split("__")
         cameras = self.tree.get("cameras")
         if len(keys) > 1 and keys[0] == "cameras" and isinstance(cameras, dict):
@@ -158,14 +168,14 @@ class _Draft:
         return tuple(keys)
 
     def override(self, overrides: Mapping[str, Any]) -> None:
-        """Set what the command line gives."""
+        """Set the settings that the command line gives."""
         for place, value in _leaves(overrides, ()):
             self._origins[place] = "command line"
-            if not self._put(place, value):  # something else than a mapping stands there: replace it
+            if not self._put(place, value):  # a value above it is not a mapping: replace the value
                 self.tree[str(place[0])] = overrides[str(place[0])]
 
     def _put(self, place: Place, value: Any) -> bool:
-        """Set one value. False: something else than a mapping stands above it."""
+        """Set the value at `place`. Return False if that is impossible because a value above it is not a mapping."""
         tree = self.tree
         for key in place[:-1]:
             if tree.get(str(key)) is None:
@@ -177,18 +187,21 @@ class _Draft:
         return True
 
     def explain(self, error: ValidationError) -> Iterator[Mistake]:
-        """Yield what is wrong, in the words of a configuration file."""
+        """Yield the mistakes that pydantic found, in words that suit a configuration file."""
         details = error.errors(include_url=False)
         places = [each["loc"] for each in details]
         for each in details:
             loc = each["loc"]
             if each["type"] == "too_short" and any(other[: len(loc)] == loc != other for other in places):
-                continue  # a list whose entries are all refused: the entries are reported
-            place = tuple(key for key in loc if key != "[key]")  # "[key]" follows the wrong name of a camera
+                continue  # the list counts as empty because all its entries are wrong: only these are reported
+            place = tuple(key for key in loc if key != "[key]")  # pydantic adds "[key]" after a wrong camera name
             yield Mistake(self.locate(place), _advice(each, place))
 
     def locate(self, place: Place) -> str:
-        """Return where a setting stands, "vilamp.yaml:12: streaming.max_sessions"; for a missing one, its parent."""
+        """Return where the setting at `place` was written: "vilamp.yaml:12: streaming.max_sessions".
+
+        For a setting that was not written, the line is that of the nearest setting above it.
+        """
         dotted = ""
         for key in place:
             dotted += f"[{key}]" if isinstance(key, int) else f".{key}" if dotted else str(key)
@@ -202,7 +215,7 @@ class _Draft:
 
 
 def _yaml_mistake(path: Path, error: yaml.YAMLError) -> tuple[str, str]:
-    """Return the place and the advice."""
+    """Return where the YAML is wrong ("vilamp.yaml:12"), and what is wrong with it."""
     problem = getattr(error, "problem", None) or str(error).partition("\n")[0]
     # PyYAML quotes the text it cannot read, which may be a password that begins with * & ! % @ or `
     advice = re.sub(r"'[^']{2,}'|\"[^\"]{2,}\"", "'***'", str(problem))
@@ -213,7 +226,11 @@ def _yaml_mistake(path: Path, error: yaml.YAMLError) -> tuple[str, str]:
 
 
 def _variable_value(text: str) -> Any:
-    """Return the value of an environment variable: JSON or YAML for lists and mappings, "null" or plain text."""
+    """Return the value in an environment variable's text.
+
+    Text that begins with "[" or "{" is parsed as JSON or YAML, "null" and "none" are None, and anything else is plain
+    text.
+    """
     if text[0] in "[{":
         node = bounded_node(text)
         return None if node is None else plain_value(node)
@@ -221,7 +238,7 @@ def _variable_value(text: str) -> Any:
 
 
 def _leaves(tree: Mapping[str, Any], place: Place) -> Iterator[tuple[Place, Any]]:
-    """Yield the place and value of everything in `tree` that is not a mapping."""
+    """Yield the place and the value of everything in `tree` that is not a mapping. place: that of `tree` itself."""
     for key, value in tree.items():
         if isinstance(value, Mapping):
             yield from _leaves(value, (*place, key))
@@ -230,7 +247,7 @@ def _leaves(tree: Mapping[str, Any], place: Place) -> Iterator[tuple[Place, Any]
 
 
 def _advice(details: ErrorDetails, place: Place) -> str:
-    """Return what to do about one validation error."""
+    """Return what to do about one validation error of pydantic."""
     kind, given = details["type"], details["input"]
     if kind == "extra_forbidden":
         valid = _valid_names(place[:-1])
@@ -257,7 +274,7 @@ def _advice(details: ErrorDetails, place: Place) -> str:
 
 
 def _shown(given: object, place: Place) -> str:
-    """Return a wrong value as it may be printed: secrets hidden, addresses redacted, long text cut."""
+    """Return a wrong value for an error message: secrets and passwords in addresses are hidden, long text is cut."""
     if re.search(r"token|credential|key|password|secret", ".".join(map(str, place))):
         return "kept secret here"
     shown = redact(given) if isinstance(given, str) else str(given)
@@ -266,7 +283,7 @@ def _shown(given: object, place: Place) -> str:
 
 
 def _valid_names(place: Place) -> list[str]:
-    """Return the settings valid at `place`: for ("cameras", "gate") the fields of CameraSettings."""
+    """Return the names of the settings valid below `place`: for ("cameras", "gate") the fields of CameraSettings."""
     part: Any = Settings
     for key in place:
         if isinstance(part, type) and issubclass(part, BaseModel):

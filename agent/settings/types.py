@@ -1,6 +1,7 @@
-"""Types of settings: the base class, and names, addresses, paths, zones and masks that check themselves.
+"""Types that settings are made of: their base class, and types for names, addresses, paths, zones and masks.
 
-Each check returns its argument, or raises ValueError with a message that says what to write instead.
+pydantic calls a `check_` function for each value of such a type. Unless its docstring says otherwise, it returns a
+valid value unchanged and raises ValueError for any other, with a message that says what to write instead.
 """
 
 import ipaddress
@@ -17,7 +18,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, Se
 from agent.times import TimeError, load_zone
 from streaming.redact import HINT, has_host
 
-MAX_METADATA_BYTES = 32_768  # half of what memory keeps with a frame; the rest is for metadata of publishers
+# Half of the metadata that the memory can store with a frame. The other half is for what publishers send.
+MAX_METADATA_BYTES = 32_768
 
 _SLUG = re.compile(r"[a-z0-9_-]{1,64}")
 _RESERVED_SLUGS = frozenset({"ask", "answer", "status"})
@@ -26,7 +28,7 @@ _URL_SCHEMES = frozenset({"rtsp", "rtsps", "http", "https", "file"})
 
 
 def check_slug(name: str) -> str:
-    """Check the name of a camera, rule, webhook or token."""
+    """Check the name of a camera, rule, webhook or token. Such a name can be part of a URL and of an MQTT topic."""
     if not _SLUG.fullmatch(name):
         raise ValueError(f'"{name}" cannot be a name: use 1 to 64 of a-z, 0-9, "_" and "-"')
     if name in _RESERVED_SLUGS:
@@ -35,14 +37,14 @@ def check_slug(name: str) -> str:
 
 
 def check_scope(scope: str) -> str:
-    """Check a scope of a token."""
+    """Check a scope of a token: "ask", "admin", "publish:*" or "publish:<camera>"."""
     if not _SCOPE.fullmatch(scope):
         raise ValueError(f'"{scope}" is not a scope: use "ask", "admin", "publish:*" or "publish:<camera>"')
     return scope
 
 
 def is_loopback(host: str) -> bool:
-    """Return True when only this machine can connect to `host`."""
+    """Return True when `host` is a loopback address, to which only this machine can connect."""
     if host == "localhost":
         return True
     try:
@@ -52,7 +54,7 @@ def is_loopback(host: str) -> bool:
 
 
 def check_zone(name: str) -> str:
-    """Check the name of an IANA time zone."""
+    """Check the name of an IANA time zone, such as "Europe/Berlin"."""
     try:
         return load_zone(name).key
     except TimeError as error:
@@ -73,7 +75,7 @@ def check_source(url: str) -> str:
 
 
 def address_parts(url: str, schemes: Collection[str] = ("http", "https")) -> SplitResult | None:
-    """Return the parts of an address, None unless it has one of the schemes, a host and a valid port."""
+    """Return the parts of an address. None unless it has one of `schemes`, a host, and no invalid port."""
     try:
         parts = urlsplit(url)
         usable = parts.scheme in schemes and bool(parts.hostname) and parts.port != 0
@@ -83,7 +85,7 @@ def address_parts(url: str, schemes: Collection[str] = ("http", "https")) -> Spl
 
 
 def check_base_url(url: str) -> str:
-    """Check a base address and return it without a final slash."""
+    """Check an address that paths are appended to. Return it without slashes at its end."""
     if not address_parts(url) or not re.fullmatch(r"https?://[\w.\-\[\]:]+(/[\w./~-]*)?", url, re.ASCII):
         advice = "without user or query (set the key with api_key or api_key_file)"
         raise ValueError(f"must be an address such as http://127.0.0.1:11434/v1, {advice}")
@@ -100,7 +102,7 @@ def check_network(text: str) -> str:
 
 
 def check_link(url: str) -> str:
-    """Check an address that the page links to."""
+    """Check an address that the web page links to."""
     parts = address_parts(url)
     if parts is None or parts.username is not None:
         raise ValueError("must be an address such as https://recorder.example/gate without user or password")
@@ -108,21 +110,21 @@ def check_link(url: str) -> str:
 
 
 def check_origin(origin: str) -> str:
-    """Check an origin as browsers send it, or "*"."""
+    """Check an origin in the form that browsers send ("https://panel.example"), or "*" for every origin."""
     if origin != "*" and not re.fullmatch(r"https?://[a-z0-9.\-\[\]:]+", origin):
         raise ValueError(f'"{origin}" is not an origin: write it as https://panel.example or http://localhost:3000')
     return origin
 
 
 def check_token(token: SecretStr) -> SecretStr:
-    """Check the secret of a token."""
+    """Check the secret of a token: at least 16 printable characters, no spaces."""
     if not re.fullmatch(r"[\x21-\x7e]{16,}", token.get_secret_value()):
         raise ValueError("a token has at least 16 printable characters and no spaces")
     return token
 
 
 def check_metadata(metadata: dict[str, JsonValue]) -> dict[str, JsonValue]:
-    """Check metadata that is stored with every frame of a camera."""
+    """Check metadata that is stored with every frame of a camera: JSON of at most MAX_METADATA_BYTES."""
     try:
         json.dumps(metadata, ensure_ascii=False).encode()  # a lone surrogate has no UTF-8
         num_bytes = len(json.dumps(metadata, allow_nan=False))
@@ -138,11 +140,11 @@ def check_metadata(metadata: dict[str, JsonValue]) -> dict[str, JsonValue]:
 
 
 Point = tuple[float, float]
-MIN_AREA = 1e-6  # of the picture; a smaller polygon is a line or a mistake
+MIN_AREA = 1e-6  # as a share of the picture; a smaller polygon is a line or a mistake
 
 
 def check_polygon(points: tuple[Point, ...]) -> tuple[Point, ...]:
-    """Check a privacy mask: points (x, y) as shares of the picture's width and height."""
+    """Check a privacy mask: a polygon of points (x, y), in shares (0 to 1) of the picture's width and height."""
     if not 3 <= len(points) <= 100:
         raise ValueError(f"a mask is a polygon of 3 to 100 points [x, y], not of {len(points)}")
     for x, y in points:
@@ -156,7 +158,7 @@ def check_polygon(points: tuple[Point, ...]) -> tuple[Point, ...]:
 
 
 def area(points: tuple[Point, ...]) -> float:
-    """Return the area of a polygon by the shoelace formula: 1 for the unit square."""
+    """Return the area of a polygon, computed with the shoelace formula: 1 for the unit square."""
     following = (*points[1:], points[0])
     return abs(sum(x * v - u * y for (x, y), (u, v) in zip(points, following, strict=True))) / 2
 
@@ -176,6 +178,6 @@ UserPath = Annotated[Path, AfterValidator(Path.expanduser)]
 
 
 class Part(BaseModel):
-    """Base class of all settings: frozen, and an unknown key is an error."""
+    """Base class of all settings. Its instances are immutable, and an unknown key is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, protected_namespaces=())

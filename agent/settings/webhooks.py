@@ -14,7 +14,7 @@ _MIN_SECRET_CHARS = 16
 
 
 def check_webhook_url(given: SecretStr) -> SecretStr:
-    """Check an address that events are posted to."""
+    """Return a webhook's URL unchanged if it is valid. Raises ValueError."""
     url = given.get_secret_value()
     parts = address_parts(url)
     is_plain = all(character.isprintable() and not character.isspace() for character in url)
@@ -24,7 +24,10 @@ def check_webhook_url(given: SecretStr) -> SecretStr:
 
 
 def signing_key(secret: str) -> bytes:
-    """Return the key in a secret: "whsec_" and base64, or any other text as it is. Raises ValueError."""
+    """Return the signing key that a secret stands for. Raises ValueError.
+
+    After "whsec_" the key follows in base64. In any other secret, the key is the text itself.
+    """
     if not secret.startswith(_SECRET_PREFIX):
         return secret.encode()
     try:
@@ -34,7 +37,7 @@ def signing_key(secret: str) -> bytes:
 
 
 def check_secret(secret: SecretStr) -> SecretStr:
-    """Check a secret that signs events."""
+    """Return a secret for signing events unchanged if it is valid. Raises ValueError."""
     text = secret.get_secret_value()
     if text.startswith(_SECRET_PREFIX):
         signing_key(text)
@@ -44,7 +47,7 @@ def check_secret(secret: SecretStr) -> SecretStr:
 
 
 class WebhookSettings(Part):
-    """One receiver of alert events."""
+    """One webhook: a URL that receives alert events, and the secret that signs them."""
 
     url: Annotated[SecretStr, AfterValidator(check_webhook_url)] = Field(
         description="address events are posted to; never logged"
@@ -61,7 +64,10 @@ class WebhookSettings(Part):
         return self
 
     def key(self) -> bytes | None:
-        """Return the signing key, None for unsigned events. Raises OSError or ValueError."""
+        """Return the signing key, read from its file if one is configured. None if events are not signed.
+
+        Raises OSError if the file cannot be read, or ValueError if its content is no key.
+        """
         if self.secret_file is not None:
             return signing_key(Path(self.secret_file).read_text(encoding="utf-8").strip())
         return None if self.secret is None else signing_key(self.secret.get_secret_value())

@@ -1,7 +1,7 @@
 """Parse YAML with limits on size and depth.
 
-Aliases (`*name`) are allowed, and what they repeat is counted each time, so that a small file cannot expand into a
-large one. Tags (`!!python/...`) are refused.
+Aliases (`*name`) are allowed. The values that an alias repeats count again each time, so that a small file cannot
+expand into a huge one. Tags (`!!python/...`) are refused.
 """
 
 from typing import Any
@@ -13,11 +13,11 @@ MAX_DEPTH = 64
 
 
 class TooMuch(yaml.YAMLError):
-    """The text is nested too deeply, has too many values, or a value that contains itself."""
+    """The text is nested too deeply, or has too many values, a value that contains itself, or an unreadable value."""
 
 
 class _Loader(yaml.SafeLoader):
-    """A loader of at most MAX_NODES nodes and MAX_DEPTH levels."""
+    """A YAML loader that raises TooMuch for more than MAX_NODES nodes or MAX_DEPTH levels."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
@@ -38,7 +38,7 @@ class _Loader(yaml.SafeLoader):
 
 
 def bounded_node(text: str) -> yaml.Node | None:
-    """Return the root node of a text, None for an empty one. Raises yaml.YAMLError or its subclass TooMuch."""
+    """Parse a text and return its root node; None for an empty text. Raises yaml.YAMLError or its subclass TooMuch."""
     loader = _Loader(text)
     try:
         node: yaml.Node | None = loader.get_single_node()
@@ -56,12 +56,15 @@ def plain_value(node: yaml.Node) -> Any:
     constructor = yaml.constructor.SafeConstructor()
     try:
         return constructor.construct_document(node)
-    except (ValueError, OverflowError, RecursionError) as error:  # such as February 31, or a number of 5000 digits
+    except (ValueError, OverflowError, RecursionError) as error:  # raised for February 31, or a number of 5000 digits
         raise TooMuch(f"a value cannot be read: {error}") from None
 
 
 def _measure(node: yaml.Node, measured: dict[int, tuple[int, int]], depth: int) -> tuple[int, int]:
-    """Return the number of nodes and of levels with every alias written out. Raises TooMuch."""
+    """Return how many nodes and how many levels `node` has if every alias is replaced by its value. Raises TooMuch.
+
+    measured: results so far, by the id of the node. depth: the level of `node`.
+    """
     if depth > MAX_DEPTH:
         raise TooMuch("a value contains itself, or aliases nest too deeply")
     if id(node) not in measured:
