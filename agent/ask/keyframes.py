@@ -4,7 +4,7 @@ A window is an immutable view of stored frames; a row is a frame's number in it.
 `Chooser` runs it in the language lane, a thread that runs one call at a time (`agent.runtime.lanes`).
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING, Self
@@ -22,7 +22,7 @@ from model.places import newest_rows
 from model.pointing import Box
 from model.select import Keyframes, Kind, QueryCandidates, select_keyframes
 from model.select_visits import select_by_visits
-from model.visits import clear_visits
+from model.visits import Visit, clear_visits
 
 if TYPE_CHECKING:
     from model.clip_encoder import ClipEncoder
@@ -195,14 +195,12 @@ def uniform_rows(num_frames: int, num_keyframes: int, recent: int) -> tuple[NDAr
     return np.concatenate((spread, newest)), tuple(kinds)
 
 
-def visits_of(window: Window, keyframes: Keyframes) -> tuple[SeenVisit, ...]:
-    """Return the strongest visits, at most MOST_VISITS, by camera and time."""
+def visits_of(window: Window, visits: Sequence[Visit]) -> tuple[SeenVisit, ...]:
+    """Return the strongest of `visits` (as from `find_visits`), at most MOST_VISITS, by camera and time."""
     clear = {
-        visit.peak
-        for _, same in groupby(keyframes.visits, key=lambda visit: visit.camera)
-        for visit in clear_visits(list(same))
+        visit.peak for _, same in groupby(visits, key=lambda visit: visit.camera) for visit in clear_visits(list(same))
     }
-    strongest = sorted(keyframes.visits, key=lambda visit: -visit.strength)[:MOST_VISITS]
+    strongest = sorted(visits, key=lambda visit: -visit.strength)[:MOST_VISITS]
     return tuple(
         SeenVisit(
             camera=window.cameras[visit.camera],
@@ -236,7 +234,7 @@ def seen(window: Window, keyframes: Keyframes, boxes: Mapping[int, tuple[Box, ..
         for row, kind, score in zip(keyframes.rows, keyframes.kinds, keyframes.scores, strict=True)
     )
     span = float(window.times.min()), float(window.times.max())
-    return Seen(evidence, window.num_frames, *span, visits_of(window, keyframes))
+    return Seen(evidence, window.num_frames, *span, visits_of(window, keyframes.visits))
 
 
 def seen_in_all(parts: Iterable[Seen]) -> Seen:

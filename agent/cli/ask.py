@@ -11,11 +11,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from agent.cli.client import Citation, Client, Reply, ServerError
+from agent.cli.client import Citation, Client, Reply, ServerError, Visit
 from agent.cli.common import EXIT_USAGE, CliError, say, settings_of
 from agent.settings.settings import Settings
 from agent.settings.types import address_parts, check_slug, is_loopback
-from agent.times import TimeError, format_time, load_zone, local_zone_name, parse_time
+from agent.times import TimeError, format_clock, format_day, format_time, load_zone, local_zone_name, parse_time
 from agent.untrusted.plain import PlainText, plain_json, plain_line
 from agent.web.auth import TokenFileError, local_token
 from agent.web.tls import client_context
@@ -23,6 +23,7 @@ from agent.web.url import parse_place
 from streaming.redact import redact
 
 NUM_LISTED = 12
+NUM_VISITS = 8  # named after an answer
 
 
 def run(args: argparse.Namespace) -> int:
@@ -154,6 +155,8 @@ def print_reply(reply: Reply, zone: str, *, as_json: bool, question: str, everyt
         named = [{**asdict(each), "local_time": format_time(each.time, zone)} for each in reply.citations]
         say(plain_json({"question": question, **asdict(reply), "citations": named}))
         return
+    if line := visits_line(reply.visits, zone):
+        say(line)
     for note in reply.notes:
         if note not in reply.text:
             say(f"note: {plain_line(note)}")
@@ -178,6 +181,29 @@ def best(citations: Sequence[Citation], count: int) -> list[Citation]:
     """
     ranked = sorted(citations, key=lambda each: (each.kind == "filling", -each.score))
     return sorted(ranked[:count], key=lambda each: (each.camera, each.time))
+
+
+def visits_line(visits: Sequence[Visit], zone: str) -> str:
+    """ "Stood out: 14:02:10-14:02:31, 15:30:05-15:30:20": the strongest clear visits in time order; "" without any.
+
+    Times have their date unless all are of one day. Visits of several cameras have the camera's name.
+    """
+    clear = [visit for visit in visits if visit.is_clear]
+    shown = sorted(sorted(clear, key=lambda each: -each.strength)[:NUM_VISITS], key=lambda each: each.start)
+    if not shown:
+        return ""
+    one_day = len({format_day(time, zone) for each in shown for time in (each.start, each.end)}) == 1
+    one_camera = len({visit.camera for visit in clear}) == 1
+    parts = []
+    for each in shown:
+        start, end = format_clock(each.start, zone), format_clock(each.end, zone)
+        first_day, last_day = format_day(each.start, zone), format_day(each.end, zone)
+        end = end if last_day == first_day else f"{last_day} {end}"
+        words = [] if one_camera else [plain_line(each.camera)]
+        words += [] if one_day else [first_day]
+        parts.append(" ".join([*words, start if start == end else f"{start}-{end}"]))
+    more = f" and {len(clear) - len(shown)} more" if len(clear) > len(shown) else ""
+    return f"Stood out: {', '.join(parts)}{more}"
 
 
 def timings_line(reply: Reply) -> str:

@@ -48,6 +48,20 @@ class Citation:
     boxes: list[list[float]] = field(default_factory=list)  # [left, top, right, bottom] as shares of the picture
 
 
+@dataclass(frozen=True, slots=True)
+class Visit:
+    """A stretch of time in which a camera's frames were relevant to the question. Times in unix seconds."""
+
+    camera: str
+    start: float
+    peak: float
+    end: float
+    prominence: float  # how far relevance (a cosine) rose
+    strength: float  # the same in units of the camera's noise
+    is_clear: bool  # it stands apart from what else came by
+    frame_id: int  # the frame at its peak
+
+
 @dataclass(slots=True)
 class Reply:
     """An answer with its evidence."""
@@ -57,6 +71,7 @@ class Reply:
     citations: list[Citation] = field(default_factory=list)
     num_frames: int = 0  # number of stored frames in the time window of the question
     notes: list[str] = field(default_factory=list)
+    visits: list[Visit] = field(default_factory=list)  # by camera and time
     timings_ms: dict[str, float] = field(default_factory=dict)
 
 
@@ -207,6 +222,7 @@ def _fold(chunk: Mapping[str, Any], reply: Reply) -> str:
     extension = chunk.get("vilamp") or {}
     reply.num_frames = extension.get("frames", reply.num_frames)
     reply.notes += extension.get("notes", [])
+    reply.visits += [_visit(each) for each in extension.get("visits", [])]
     reply.timings_ms |= extension.get("timings_ms", {})
     reply.text += text
     return text
@@ -222,4 +238,17 @@ def _citation(given: Mapping[str, Any]) -> Citation:
         url=str(given["url"]),
         metadata=dict(given.get("metadata") or {}),
         boxes=list(given.get("boxes") or []),
+    )
+
+
+def _visit(given: Mapping[str, Any]) -> Visit:
+    return Visit(
+        camera=str(given["camera"]),
+        start=float(given["start"]),
+        peak=float(given["peak"]),
+        end=float(given["end"]),
+        prominence=float(given["prominence"]),
+        strength=float(given["strength"]),
+        is_clear=bool(given["is_clear"]),
+        frame_id=int(given["frame_id"]),
     )

@@ -23,7 +23,7 @@ from agent.ask.model import ModelUnusable
 from agent.ask.question import Finished, Piece, Question, Seen
 from agent.cli.ask import checked_camera, print_reply, time_of, window_of, zone_of
 from agent.cli.camera_names import camera_name
-from agent.cli.client import Citation, Reply
+from agent.cli.client import Citation, Reply, Visit
 from agent.cli.common import EXIT_USAGE, CliError, model_options, say, settings_of
 from agent.errors import Problem
 from agent.runtime.files import replace_private
@@ -227,6 +227,7 @@ async def _ask(agent: Agent, question: Question, *, quiet: bool) -> Reply:
                 case Seen():
                     reply.num_frames = event.num_frames
                     reply.citations = [Citation(**asdict(each), url="") for each in event.evidence]
+                    reply.visits = [Visit(**asdict(each)) for each in event.visits]
                 case Finished():
                     reply.finish_reason = event.finish_reason
                     reply.notes, reply.timings_ms = list(event.notes), dict(event.timings_ms)

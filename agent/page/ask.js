@@ -1,11 +1,12 @@
 // The view for questions: cameras and time range, the conversation, and the frames each answer cites.
 
 import { Away } from "./api.js";
-import { clock, h, number, put } from "./dom.js";
+import { clock, h, number, period, put } from "./dom.js";
 import { openFrame, outline } from "./frame.js";
 import { inWords, scopePicker } from "./scope.js";
 
 const SHOWN = 12; // frames of an answer shown before "Show all"
+const VISITS = 8; // visits named below an answer
 const THUMB = 320; // pixels across
 const MAX_TURNS = 4; // earlier questions sent with a follow-up
 const EXAMPLES = ["What can you see at the moment?", "Did a person ever come?", "How many cars came?"];
@@ -125,11 +126,12 @@ class Turn {
     const where = cameras.length ? cameras.join(", ") : "all cameras";
     this.answer = h("p", { class: "answer", "aria-busy": "true" });
     this.status = h("p", { class: "soft", role: "status" }, "Looking…");
+    this.visits = h("p", { class: "visits", hidden: true });
     this.evidence = h("div", { class: "stack" });
     this.notes = h("ul", { class: "notes hint" });
     this.timings = h("div", {});
     this.root = h("article", { class: "panel turn stack" }, h("div", {}, h("h3", {}, question),
-      h("p", { class: "hint" }, `${where} · ${inWords(window, app.zone())}`)), this.answer, this.status, this.evidence, this.notes, this.timings);
+      h("p", { class: "hint" }, `${where} · ${inWords(window, app.zone())}`)), this.answer, this.status, this.visits, this.evidence, this.notes, this.timings);
   }
 
   /** Ask, and show the answer as it arrives. Shows errors; throws none. @param {object} body @param {AbortSignal} signal */
@@ -171,7 +173,9 @@ class Turn {
       this.answer.textContent = this.text;
     }
     if (delta.annotations) this.#showEvidence(delta.annotations);
-    if (chunk.vilamp) this.#showNotes(chunk.vilamp);
+    if (!chunk.vilamp) return;
+    this.#showVisits(chunk.vilamp.visits);
+    this.#showNotes(chunk.vilamp);
   }
 
   #showEvidence(frames) {
@@ -191,6 +195,18 @@ class Turn {
     return h("li", {}, h("button", { type: "button", class: "picture", "aria-label": `${frame.kind} frame of ${frame.camera} at ${at}`, onclick: () => openFrame(this.app, frame) }, image, outline(image, frame.boxes)),
       h("p", { class: "caption" }, h("span", { class: `chip ${frame.kind}` }, frame.kind), h("span", {}, `${this.app.cameras.length > 1 ? `${frame.camera} ` : ""}${at}`),
         h("span", { class: "soft", title: "similarity to the question (cosine)" }, frame.score.toFixed(2))));
+  }
+
+  /** Name the strongest of the visits that stand out, each as a button that opens the frame at its peak. */
+  #showVisits(visits) {
+    const clear = visits.filter(visit => visit.is_clear);
+    const shown = clear.toSorted((a, b) => b.strength - a.strength).slice(0, VISITS).sort((a, b) => a.start - b.start);
+    const severalCameras = new Set(clear.map(visit => visit.camera)).size > 1;
+    const name = ({ camera, start, end }) => `${severalCameras ? `${camera} ` : ""}${period(start, end, this.app.zone(camera), "-")}`;
+    const button = visit => h("button", { type: "button", class: "quiet", title: "Open the frame at its peak",
+      onclick: () => openFrame(this.app, { frame_id: visit.frame_id }) }, name(visit));
+    this.visits.hidden = !shown.length;
+    put(this.visits, "Stood out: ", shown.flatMap((visit, n) => [n > 0 && ", ", button(visit)]), clear.length > shown.length && ` and ${clear.length - shown.length} more`);
   }
 
   /** Check the shown pictures of a camera whose frames were erased. @param {string} camera */

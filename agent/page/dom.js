@@ -101,6 +101,16 @@ export function clock(time, zone, digits = 0) {
   return told.startsWith(wall(Date.now() / 1000, zone).split("T")[0]) ? told.slice(11) : told;
 }
 
+/**
+ * A time range, its second date left out when it is the first: "14:02:10 to 14:02:31"; one time when both look alike.
+ * @param {number} start @param {number} end @param {string} [zone] @param {string} [joint] the text between
+ */
+export function period(start, end, zone, joint = " to ") {
+  const first = stamp(start, zone), last = stamp(end, zone);
+  if (first === last) return clock(start, zone);
+  return `${clock(start, zone)}${joint}${first.slice(0, 10) === last.slice(0, 10) ? last.slice(11) : clock(end, zone)}`;
+}
+
 /** "8 s", "12 min", "3.4 h", "2.1 days". @param {number} seconds */
 export function span(seconds) {
   if (seconds < 90) return `${Math.max(0, Math.round(seconds))} s`;

@@ -1,4 +1,4 @@
-// Paints a timeline on a canvas: relevance as an area, keyframes as marks by kind, gaps hatched, alerts as flags.
+// Paints a timeline on a canvas: relevance as an area, visits as bands, keyframes as marks by kind, gaps hatched, alerts as flags.
 // Everything it draws is in `scene`. Colours are the page's custom properties.
 
 import { inSight, ticks, toX } from "./ticks.js";
@@ -8,10 +8,12 @@ import { inSight, ticks, toX } from "./ticks.js";
  * @typedef {{after: number, before: number, bin_s: number, gap_s: number, gaps: [number, number][],
  *   points: {t: number, count: number, max: number|null, mean: number|null, frame_id: number, time: number}[]}} Layer
  * @typedef {{frame_id: number, time: number, kind: string, score: number, url: string}} Keyframe
+ * @typedef {{start: number, peak: number, end: number, is_clear: boolean, frame_id: number, [field: string]: any}} Visit
  * @typedef {{start: number, end: number|null, suppressed?: boolean, [field: string]: any}} Flag
  * @typedef {object} Scene
  * @property {Layer[]} layers the coarse one, then a finer one that is drawn instead where it has data
  * @property {Keyframe[]} keyframes
+ * @property {Visit[]} visits
  * @property {Flag[]} flags
  * @property {number|null} oldest time of the oldest stored frame
  * @property {{low: number, high: number}|null} scale range of the scores; null: draw the number of frames instead
@@ -22,7 +24,7 @@ import { inSight, ticks, toX } from "./ticks.js";
  */
 
 export const AXIS = 24, FLAGS = 22, MARKS = 20; // heights of the lanes, px
-const NAMES = ["surface", "raised", "line", "text", "soft", "accent", "bad", "warn", "tint", "relevant", "recent", "filling"];
+const NAMES = ["surface", "raised", "line", "text", "soft", "accent", "bad", "warn", "tint", "relevant", "recent", "filling", "visit"];
 const REST = "#888"; // used until the style sheet is loaded
 
 /** The page's current colours, which differ between light and dark mode. @param {Element} element */
@@ -48,9 +50,11 @@ export function paint(ctx, width, height, scene, colours) {
   paintUnknown(frame);
   eachLayer(frame, layer => paintGaps(frame, layer));
   paintTicks(frame);
+  scene.visits.forEach(each => paintBand(frame, each));
   eachLayer(frame, layer => paintArea(frame, layer));
   paintScale(frame);
   paintRange(frame);
+  scene.visits.forEach(each => paintPeak(frame, each));
   scene.keyframes.forEach(each => paintMark(frame, each));
   scene.flags.forEach(each => paintFlag(frame, each));
   paintCursor(frame);
@@ -190,6 +194,35 @@ function paintRange({ ctx, height, scene, colours, x }) {
     ctx.roundRect(edge - 4, floor / 2 - 14, 8, 28, 4);
     ctx.fill();
   }
+}
+
+/** A visit: a band from its start to its end behind the relevance; faint when it does not stand out. */
+function paintBand({ ctx, width, top, bottom, colours, x }, visit) {
+  const left = x(visit.start), right = Math.max(x(visit.end), left + 2); // keep a short one visible
+  if (right < 0 || left > width) return;
+  ctx.fillStyle = colours.visit;
+  ctx.globalAlpha = visit.is_clear ? 0.26 : 0.09;
+  ctx.fillRect(left, top, right - left, bottom - top);
+  ctx.globalAlpha = visit.is_clear ? 1 : 0.5;
+  ctx.fillRect(left, top, right - left, visit.is_clear ? 2 : 1);
+  ctx.globalAlpha = 1;
+}
+
+/** The peak of a visit: a diamond above its band, hollow when it does not stand out. */
+function paintPeak({ ctx, width, colours, x }, visit) {
+  const at = x(visit.peak), middle = FLAGS - 6;
+  if (at < -8 || at > width + 8) return;
+  ctx.beginPath();
+  ctx.moveTo(at, middle - 5);
+  ctx.lineTo(at + 5, middle);
+  ctx.lineTo(at, middle + 5);
+  ctx.lineTo(at - 5, middle);
+  ctx.closePath();
+  ctx.fillStyle = visit.is_clear ? colours.visit : colours.surface;
+  ctx.fill();
+  ctx.strokeStyle = colours.visit;
+  ctx.lineWidth = 1.2;
+  ctx.stroke();
 }
 
 /** A keyframe: the shape of its kind in the lane below, and for a relevant one a stem up to its score. */

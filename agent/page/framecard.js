@@ -1,6 +1,6 @@
 // The card at the cursor of a timeline: the frame there, its time and its relevance.
 
-import { clock, h, put } from "./dom.js";
+import { clock, h, period, put } from "./dom.js";
 import { openFrame } from "./frame.js";
 import { nearest } from "./ticks.js";
 
@@ -28,15 +28,17 @@ export class FrameCard {
     this.show(null);
   }
 
-  /** @param {{time: number, x: number, layers: import("./draw.js").Layer[]}|null} at null: nothing to show */
+  /** @param {{time: number, x: number, layers: import("./draw.js").Layer[], visits?: import("./draw.js").Visit[]}|null} at null: nothing to show */
   show(at) {
     clearTimeout(this.resting);
-    const point = at && pointAt(at.time, at.layers);
+    const visit = at && visitAt(at.time, at.visits ?? []);
+    const point = at && (peakOf(visit, at.time, at.layers) ?? pointAt(at.time, at.layers));
     this.node.hidden = !point;
     if (!point) return;
     const zone = this.app.zone(this.camera());
     const score = point.max === null ? null : h("span", { class: "score" }, point.max.toFixed(3));
-    put(this.text, h("span", {}, precise(point.time, zone)), score, point.count > 1 && h("span", { class: "soft" }, `best of ${point.count}`));
+    put(this.text, h("span", {}, precise(point.time, zone)), score, point.count > 1 && h("span", { class: "soft" }, `best of ${point.count}`),
+      visit && h("span", { class: "visit" }, `visit ${period(visit.start, visit.end, zone)}`));
     this.#place(at.x);
     if (point.frame_id === this.frameId) return;
     this.frameId = point.frame_id;
@@ -44,9 +46,9 @@ export class FrameCard {
     this.resting = setTimeout(() => this.#load(point.frame_id), HOVER_MS);
   }
 
-  /** Open the frame at `time` large. @param {number} time @param {import("./draw.js").Layer[]} layers */
-  open(time, layers) {
-    const point = pointAt(time, layers, Infinity);
+  /** Open the frame at `time` large. @param {number} time @param {import("./draw.js").Layer[]} layers @param {import("./draw.js").Visit[]} [visits] */
+  open(time, layers, visits = []) {
+    const point = visits.find(visit => visit.peak === time) ?? pointAt(time, layers, Infinity);
     if (point) this.#openFrame(point.frame_id);
   }
 
@@ -83,6 +85,16 @@ function pointAt(time, layers, reach) {
   const layer = layers.findLast(each => time >= each.after && time <= each.before) ?? layers[0];
   const point = layer && nearest(layer.points, time);
   return point && Math.abs(point.time - time) <= (reach ?? layer.gap_s + layer.bin_s) ? point : null;
+}
+
+/** The visit during which `time` is; of those, the one with the nearest peak. */
+const visitAt = (time, visits) => visits.filter(visit => time >= visit.start && time <= visit.end)
+  .reduce((best, each) => !best || Math.abs(each.peak - time) < Math.abs(best.peak - time) ? each : best, null);
+
+/** The point of a visit's peak when `time` is that peak, else null. */
+function peakOf(visit, time, layers) {
+  const point = visit?.peak === time ? pointAt(time, layers, Infinity) : null;
+  return point && (point.frame_id === visit.frame_id ? point : { ...point, frame_id: visit.frame_id, time, count: 1, max: null });
 }
 
 /** Local time, to the tenth of a second. */

@@ -2,7 +2,7 @@
 // what it was given and never waits for the network; its owner fetches data when the view rests.
 
 import { h } from "./dom.js";
-import { paint, palette } from "./draw.js";
+import { FLAGS, paint, palette } from "./draw.js";
 import { kept, panned, toTime, toX, zoomed } from "./ticks.js";
 
 /** @typedef {import("./ticks.js").Stretch} Stretch */
@@ -11,7 +11,7 @@ const GRIP = { mouse: 7, touch: 18 }; // distance at which a handle is grabbed, 
 const CLICK = 4; // a drag shorter than this is a click, px
 const ZOOM = 1.6; // one press of a key or button
 const HELP = "Arrow keys move, plus and minus zoom, Home shows everything, Shift with arrows moves the cursor, comma and "
-  + "full stop go from keyframe to keyframe, square brackets set the ends of a range, Escape clears it, Enter opens the frame.";
+  + "full stop go to the next keyframe or visit, square brackets set the ends of a range, Escape clears it, Enter opens the frame.";
 
 /**
  * @typedef {object} Listeners
@@ -29,7 +29,7 @@ export class Strip {
     this.limits = { after: 0, before: 1 }; // how far it can be moved
     this.home = this.limits; // the view of the Home key
     /** @type {import("./draw.js").Scene} */
-    this.scene = { layers: [], keyframes: [], flags: [], oldest: null, scale: null, view: { after: 0, before: 1 }, range: null, cursor: null };
+    this.scene = { layers: [], keyframes: [], visits: [], flags: [], oldest: null, scale: null, view: { after: 0, before: 1 }, range: null, cursor: null };
     this.canvas = h("canvas");
     const help = h("span", { class: "unseen" }, HELP);
     help.id = `help-${Math.random().toString(36).slice(2)}`;
@@ -133,6 +133,16 @@ export class Strip {
 
   #time(x) { return toTime(x, this.scene.view, this.width); }
 
+  /** The time at the pointer; on the mark of a visit, the time of its peak. */
+  #pointed(event) {
+    const x = this.#at(event), time = this.#time(x), { view, visits } = this.scene;
+    const y = event.clientY - this.canvas.getBoundingClientRect().top;
+    const grip = event.pointerType === "touch" ? GRIP.touch : GRIP.mouse;
+    const apart = visit => Math.abs(toX(visit.peak, view, this.width) - x);
+    const near = visits.filter(visit => apart(visit) <= grip || (y < FLAGS && time >= visit.start && time <= visit.end));
+    return near.length ? near.reduce((best, each) => apart(each) < apart(best) ? each : best).peak : time;
+  }
+
   /** The end of the range that a pointer at `x` grabs: "after", "before" or null. */
   #handle(x, type) {
     const { range, view } = this.scene;
@@ -166,7 +176,7 @@ export class Strip {
     const { drag } = this;
     if (!drag) {
       this.canvas.style.cursor = this.#handle(x, event.pointerType) ? "ew-resize" : "";
-      return this.point(this.#time(x));
+      return this.point(this.#pointed(event));
     }
     if (drag.kind === "pinch") return this.#spread(drag);
     drag.moved ||= Math.abs(x - drag.x) > CLICK;
@@ -197,8 +207,9 @@ export class Strip {
     if (event.type === "pointercancel") return;
     if (drag.kind === "range" && drag.moved) return this.choose(this.scene.range);
     if (drag.moved) return;
-    this.point(this.#time(x));
-    if (event.pointerType !== "touch") this.listeners.open?.(this.#time(x)); // a tap shows the card, which has a button to open the frame
+    const time = this.#pointed(event);
+    this.point(time);
+    if (event.pointerType !== "touch") this.listeners.open?.(time); // a tap shows the card, which has a button to open the frame
   }
 
   #wheel(event) {
@@ -227,7 +238,7 @@ export class Strip {
       "+": () => this.zoom(1 / ZOOM), "=": () => this.zoom(1 / ZOOM), "-": () => this.zoom(ZOOM), _: () => this.zoom(ZOOM),
       Home: () => this.look(this.home),
       End: () => this.look({ after: this.home.before - span, before: this.home.before }),
-      ",": () => this.#toKeyframe(here, -1), ".": () => this.#toKeyframe(here, 1),
+      ",": () => this.#toMark(here, -1), ".": () => this.#toMark(here, 1),
       "[": () => this.choose(ordered(here, range?.before ?? view.before)),
       "]": () => this.choose(ordered(range?.after ?? view.after, here)),
       Escape: range || cursor !== null ? () => { this.choose(null); this.point(null); } : undefined,
@@ -235,8 +246,9 @@ export class Strip {
     }[event.key];
   }
 
-  #toKeyframe(here, direction) {
-    const times = this.scene.keyframes.map(each => each.time).filter(time => (time - here) * direction > 0.001);
+  #toMark(here, direction) {
+    const { keyframes, visits } = this.scene;
+    const times = [...keyframes.map(each => each.time), ...visits.map(each => each.peak)].filter(time => (time - here) * direction > 0.001);
     if (times.length) this.#follow(direction > 0 ? Math.min(...times) : Math.max(...times));
   }
 

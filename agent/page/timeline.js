@@ -1,6 +1,6 @@
-// The view with the timeline of a camera: relevance to a question, and the keyframes an answer would use.
+// The view with the timeline of a camera: relevance to a question, its visits, and the keyframes an answer would use.
 
-import { clock, h, number, put, span } from "./dom.js";
+import { clock, h, number, period, put, span } from "./dom.js";
 import { scaleOf } from "./draw.js";
 import { FrameCard } from "./framecard.js";
 import { Strip } from "./strip.js";
@@ -27,8 +27,8 @@ class Timeline {
     this.shown = false;
     this.strip = new Strip("Relevance over time", {
       view: () => this.#viewChanged(),
-      cursor: at => this.card.show(at && { ...at, layers: this.strip.scene.layers }),
-      open: time => this.card.open(time, this.strip.scene.layers),
+      cursor: at => this.card.show(at && { ...at, layers: this.strip.scene.layers, visits: this.strip.scene.visits }),
+      open: time => this.#open(time),
       range: range => this.#rangeChosen(range),
     });
     this.card = new FrameCard(app, () => this.camera);
@@ -65,7 +65,7 @@ class Timeline {
     this.empty = h("p", { class: "empty", hidden: true });
     this.summary = h("p", { class: "hint", role: "status" });
     this.list = h("div", { class: "scroll" });
-    this.listed = h("details", { class: "panel" }, h("summary", {}, "Keyframes, gaps and alerts as a list"), this.list);
+    this.listed = h("details", { class: "panel" }, h("summary", {}, "Keyframes, visits, gaps and alerts as a list"), this.list);
     this.body = h("div", { class: "panel stack", hidden: true }, this.#tools(), h("div", { class: "strip-box" }, this.strip.node, this.card.node), legend(), this.summary);
     put(root, form, this.problem, this.empty, this.body, this.listed);
   }
@@ -117,7 +117,7 @@ class Timeline {
   #pick(camera) {
     this.camera = this.select.value = camera;
     this.marking?.abort();
-    this.strip.set({ layers: [], keyframes: [], flags: [], zone: this.app.zone(camera) });
+    this.strip.set({ layers: [], keyframes: [], visits: [], flags: [], zone: this.app.zone(camera) });
     this.history = null;
     this.#load();
   }
@@ -125,9 +125,11 @@ class Timeline {
   #ask(question) {
     this.question = question;
     this.marking?.abort();
-    this.strip.set({ keyframes: [] });
+    this.strip.set({ keyframes: [], visits: [] });
     this.#load();
   }
+
+  #open(time) { this.card.open(time, this.strip.scene.layers, this.strip.scene.visits); }
 
   #newest(seconds) {
     const { before } = this.strip.home;
@@ -171,15 +173,15 @@ class Timeline {
     }
   }
 
-  /** Load the keyframes; a newer request cancels this one. */
+  /** Load the keyframes and the visits; a newer request cancels this one. */
   async #loadKeyframes() {
     this.marking?.abort();
     const { signal } = this.marking = new AbortController();
     this.keyframesOf = { question: this.question, at: Date.now() };
     try {
       const { after, before } = this.app.window();
-      const found = this.question ? await this.#get({ points: 1, after, before }, signal) : { keyframes: [] };
-      this.strip.set({ keyframes: found.keyframes });
+      const found = this.question ? await this.#get({ points: 1, after, before }, signal) : { keyframes: [], visits: [] };
+      this.strip.set({ keyframes: found.keyframes, visits: found.visits });
       this.#describe();
     } catch (error) { this.#fail(error); }
   }
@@ -269,7 +271,7 @@ class Timeline {
       : "Type something above to see when a camera saw it.";
     const waiting = history.unencoded ? ` ${number(history.unencoded)} frames are not encoded yet.` : "";
     this.summary.textContent = `${number(history.frames)} frames over ${span(history.newest - history.oldest)}. ${about}${waiting}`;
-    if (!this.list.contains(document.activeElement)) put(this.list, entries(scene, history, zone, time => { this.strip.point(null); this.card.open(time, scene.layers); }));
+    if (!this.list.contains(document.activeElement)) put(this.list, entries(scene, history, zone, time => { this.strip.point(null); this.#open(time); }));
   }
 }
 
@@ -277,6 +279,7 @@ class Timeline {
 function entries(scene, history, zone, open) {
   const rows = [
     ...scene.keyframes.map(each => [each.time, h("span", { class: `chip ${each.kind}` }, each.kind), each.score.toFixed(3)]),
+    ...scene.visits.map(each => [each.peak, "visit", `${period(each.start, each.end, zone)}${each.is_clear ? ", stands out" : ""}`]),
     ...history.gaps.map(([start, end]) => [start, "gap", `nothing received for ${span(end - start)}`]),
     ...scene.flags.map(each => [each.start, h("span", { class: "chip bad" }, "alert"), each.message ?? each.rule]),
   ].sort((a, b) => a[0] - b[0]);
@@ -288,6 +291,6 @@ function entries(scene, history, zone, open) {
 }
 
 function legend() {
-  const items = [["area", "relevance: best and mean"], ["relevant", "relevant keyframe"], ["recent", "recent keyframe"], ["filling", "filling keyframe"], ["gap", "nothing received"], ["flag", "alert"]];
+  const items = [["area", "relevance: best and mean"], ["visit", "visit, faint unless it stands out"], ["relevant", "relevant keyframe"], ["recent", "recent keyframe"], ["filling", "filling keyframe"], ["gap", "nothing received"], ["flag", "alert"]];
   return h("ul", { class: "legend" }, items.map(([kind, text]) => h("li", { class: `key-${kind}` }, text)));
 }

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from agent.ask.question import Answer, Evidence, Finished, Seen
+from agent.ask.question import Answer, Evidence, Finished, Seen, SeenVisit
 
 Json = dict[str, Any]
 
@@ -16,6 +16,11 @@ Json = dict[str, Any]
 def citation(evidence: Evidence, url: str) -> Json:
     """Return the annotation that cites one frame of an answer's evidence. url: address of the frame's picture."""
     return {"type": "frame_citation", **asdict(evidence), "score": round(evidence.score, 4), "url": url}
+
+
+def visits_json(visits: Sequence[SeenVisit]) -> list[Json]:
+    """The field `visits` of an answer and of a timeline."""
+    return [asdict(visit) for visit in visits]
 
 
 def _usage(finished: Finished) -> Json:
@@ -31,7 +36,7 @@ def extension(seen: Seen, finished: Finished) -> Json:
         "newest": seen.newest,
         "notes": list(finished.notes),
         "timings_ms": finished.timings_ms,
-        "visits": [asdict(visit) for visit in seen.visits],
+        "visits": visits_json(seen.visits),
     }
 
 

@@ -1,9 +1,10 @@
-"""The timeline of a camera: relevance to a question, the keyframes an answer would use, gaps, and alerts.
+"""The timeline of a camera: relevance to a question, its visits, the keyframes an answer would use, gaps, and alerts.
 
     GET /v1/cameras/{camera}/timeline?after=&before=&question=&points=&keyframes=
     {"after", "before", "bin_s", "gap_s", "oldest", "newest", "frames", "unencoded", "timezone",
      "points": [{"t", "count", "max", "mean", "frame_id", "time"}],        one for each bin with frames
      "keyframes": [{"frame_id", "time", "kind", "score", "url"}],
+     "visits": [{"camera", "start", "peak", "end", "prominence", "strength", "is_clear", "frame_id"}],
      "gaps": [[t0, t1]], "alerts": [{"id", "rule", "start", "end", "message"}]}
 
 At most `points` points are returned, however long the history. Overload policy: timelines are computed one at a time,
@@ -24,15 +25,18 @@ from starlette.routing import Route
 
 from agent.alerts.store import Alert, Filter
 from agent.app import Agent
+from agent.ask.keyframes import visits_of
 from agent.ask.question import Question
 from agent.errors import Busy
 from agent.runtime import pools
 from agent.runtime.lanes import TooManyWaiting, Turns
 from agent.untrusted.wire import JsonResponse
 from agent.web.guard import Guard
+from agent.web.openai import visits_json
 from agent.web.url import check_names, flag, path_camera, span, whole_number
 from memory.errors import FrameGone
 from memory.window import Window
+from model.visits import find_visits
 
 if TYPE_CHECKING:
     from model.features import TextFeatures
@@ -257,6 +261,7 @@ class TimelineRoutes:
         after, before = _bounds(view, times)
         threshold_s = gap_threshold_s(times, self.agent.settings.camera(view.camera).rate_hz)
         scores = None if query is None else self._relevance.scores((view.camera, view.question), window, query.unit)
+        visits = [] if scores is None else find_visits(scores, window.times, [window.num_frames])
         bins = bin_frames(window.times, scores, after, before, view.num_points)
         gaps = find_gaps(times, after, before, self.agent.clocks.now(), threshold_s)
         bin_s = (before - after) / view.num_points
@@ -273,6 +278,7 @@ class TimelineRoutes:
             "frames": window.num_frames,
             "unencoded": window.unencoded,
             "points": _points(window, bins, after, bin_s),
+            "visits": visits_json(visits_of(window, visits)),
             "gaps": [[start, end] for start, end in gaps if end - start >= bin_s],
             "alerts": [_flag(alert) for alert in self._alerts(view.camera, after, before)],
         }

@@ -34,7 +34,7 @@ def history() -> tuple[ArrayWindow, np.ndarray]:
 def test_selection_by_visits_reports_the_visits_of_the_window(history: tuple[ArrayWindow, np.ndarray]) -> None:
     window, query = history
     keyframes = Selection(rule="visits", num_keyframes=3, fill="none")(window, query)
-    visits = visits_of(window, keyframes)
+    visits = visits_of(window, keyframes.visits)
     assert [(each.camera, each.start, each.end, each.is_clear) for each in visits] == [
         (CAMERA, 1040.0, 1049.0, True),
         (CAMERA, 1120.0, 1122.0, True),

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from agent.cli.ask import best, server_of
-from agent.cli.client import Citation
+from agent.cli.ask import best, server_of, visits_line
+from agent.cli.client import Citation, Visit
 from agent.cli.common import CliError
 from agent.cli.main import main, target
 from agent.cli.parser import build_parser, parse
@@ -176,3 +176,20 @@ def test_best_evidence_is_chosen_and_in_time_order() -> None:
     assert [each.time for each in best(given, 2)] == [2, 3]
     assert [each.time for each in best(given, 3)] == [2, 3, 4]
     assert [each.time for each in best(given, 9)] == [1, 2, 3, 4]
+
+
+def test_visits_that_stand_out_are_named_in_one_line() -> None:
+    def stay(start: float, length: float, strength: float, camera: str = "gate", is_clear: bool = True) -> Visit:
+        return Visit(camera, start, start, start + length, 0.1, strength, is_clear, int(start))
+
+    ten = 1795341600.0  # 2026-11-22 10:00:00 UTC
+    two = [stay(ten, 5, 9), stay(ten + 60, 0, 8), stay(ten + 90, 5, 3, is_clear=False)]
+    assert visits_line(two, "UTC") == "Stood out: 10:00:00-10:00:05, 10:01:00"
+    assert visits_line(two[2:], "UTC") == ""
+    several = [*two, stay(ten - 36000 - 5, 10, 9, "yard")]
+    assert visits_line(several, "UTC") == (
+        "Stood out: yard 2026-11-21 23:59:55-2026-11-22 00:00:05, gate 2026-11-22 10:00:00-10:00:05, "
+        "gate 2026-11-22 10:01:00"
+    )
+    many = [stay(ten + 60 * n, 5, 20 - n) for n in range(10)]
+    assert visits_line(many, "UTC").endswith("10:07:00-10:07:05 and 2 more")

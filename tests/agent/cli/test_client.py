@@ -4,6 +4,7 @@ import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
@@ -55,10 +56,15 @@ def delta(**fields: object) -> dict[str, object]:
 
 CITED = {"type": "frame_citation", "frame_id": 7, "camera": "gate", "time": 1e9, "score": 0.3, "url": "http://x/7"}
 
+VISIT = {
+    "camera": "gate", "start": 1e9, "peak": 1e9 + 2, "end": 1e9 + 5, "prominence": 0.2, "strength": 9.0,
+    "is_clear": True, "frame_id": 7,
+}  # fmt: skip
+
 
 def test_streamed_answers_are_assembled() -> None:
     end = {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}
-    extension = {"vilamp": {"frames": 9, "notes": ["a note"], "timings_ms": {"total": 5.0}}}
+    extension = {"vilamp": {"frames": 9, "notes": ["a note"], "timings_ms": {"total": 5.0}, "visits": [VISIT]}}
     body = sse(delta(role="assistant", content=""), delta(content="a red"), delta(content=" car")) + ": still here\n\n"
     body += sse(delta(content="", annotations=[{**CITED, "kind": "relevant"}]), {**end, **extension}, "[DONE]")
     with answering(200, body) as client:
@@ -67,6 +73,7 @@ def test_streamed_answers_are_assembled() -> None:
     assert isinstance(reply, Reply)
     assert (reply.text, reply.finish_reason, reply.num_frames) == ("a red car", "stop", 9)
     assert (reply.notes, reply.timings_ms) == (["a note"], {"total": 5.0})
+    assert [asdict(each) for each in reply.visits] == [VISIT]
     assert [(each.frame_id, each.kind) for each in reply.citations] == [(7, "relevant")]
 
 

@@ -127,6 +127,71 @@ MARKS = """async () => {
 }"""
 
 
+# For each of some points of the strip, the colour there.
+COLOURS = """points => {
+  const canvas = document.querySelector(".timeline .strip canvas"), ratio = canvas.width / canvas.clientWidth;
+  const copy = new OffscreenCanvas(canvas.width, canvas.height).getContext("2d", { willReadFrequently: true });
+  copy.drawImage(canvas, 0, 0);
+  return points.map(([x, y]) => [...copy.getImageData(Math.round(x * ratio), Math.round(y * ratio), 1, 1).data]);
+}"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+async def test_visits_are_bands_whose_mark_opens_the_peak(chromium: Browser, site: Served, scheme: Any) -> None:
+    async with timeline(chromium, site, scheme=scheme) as page:
+        strip = await ask(page)
+        visits = (await api(site, question=QUESTION))["visits"]
+        assert [each["is_clear"] for each in visits] == [True, True]
+        box = await strip.bounding_box()
+        assert box is not None
+        after, before = await view(strip)
+
+        def x_of(time: float) -> float:
+            return (time - after) / (before - after) * box["width"]
+
+        await page.mouse.move(0, 0)
+        beside = await page.evaluate(COLOURS, [[x_of(visits[0]["start"]) - 8, 30], [x_of(visits[0]["peak"]), 16]])
+        for visit in visits:
+            spots = [[x_of((visit["start"] + visit["peak"]) / 2) - 2, 24], [x_of(visit["peak"]), 16]]
+            band, mark = await page.evaluate(COLOURS, spots)
+            assert band != beside[0], visit
+            assert mark == beside[1], visit
+        visit = visits[1]
+        await page.mouse.move(box["x"] + x_of(visit["peak"]) + 5, box["y"] + 16)
+        card = page.locator(".timeline .frame-card")
+        await expect(card).to_contain_text(re.compile(r"visit .*\d\d:\d\d:\d\d to \d\d:\d\d:\d\d"))
+        async with page.expect_response(re.compile(rf"/v1/frames/{visit['frame_id']}\b")):
+            await page.mouse.down()
+            await page.mouse.up()
+        await expect(page.locator("dialog.frame")).to_be_visible()
+        await page.keyboard.press("Escape")
+        await page.get_by_text("as a list").click()
+        rows = page.locator(".marks tr", has_text="stands out")
+        assert await rows.count() == 2
+        await rows.first.get_by_role("button").click()
+        await expect(page.locator("dialog.frame")).to_be_visible()
+
+
+async def test_an_answer_names_the_visits_that_stand_out(chromium: Browser, site: Served) -> None:
+    async with timeline(chromium, site) as page:
+        visits = (await api(site, question=QUESTION))["visits"]
+        await page.route("**/v1/chat/completions", choose_by_visits)
+        await page.evaluate("location.hash = 'ask'")
+        await page.get_by_label("Question", exact=True).fill(QUESTION)
+        await page.keyboard.press("Enter")
+        named = page.locator(".turn .visits")
+        await expect(named).to_contain_text("Stood out: ")
+        await expect(named.get_by_role("button")).to_have_count(len(visits))
+        assert await serious_problems(page) == []
+        async with page.expect_response(re.compile(rf"/v1/frames/{visits[1]['frame_id']}\b")):
+            await named.get_by_role("button").nth(1).click()
+        await expect(page.locator("dialog.frame")).to_be_visible()
+
+
+async def choose_by_visits(route: Route) -> None:
+    await route.continue_(post_data={**(route.request.post_data_json or {}), "selection": "visits"})
+
+
 async def test_wheel_drag_and_buttons_move_the_view(chromium: Browser, site: Served) -> None:
     async with timeline(chromium, site) as page:
         strip = await ask(page)

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from agent.alerts.event import AlertEvent
 from agent.web.timeline import Relevance, bin_frames, find_gaps, gap_threshold_s
 from tests.support.agents import START, Served, remember, served
+from tests.support.histories import QUESTION, write_history
 
-QUESTION = "When did a red car come?"
 NOW = START + 100_000.0
 
 
@@ -192,7 +192,27 @@ async def test_without_a_question_points_have_counts_only(http: httpx.AsyncClien
     shown = await drawn(http, points=4)
     assert sum(point["count"] for point in shown["points"]) == 50
     assert {point["max"] for point in shown["points"]} == {None}
-    assert shown["keyframes"] == []
+    assert (shown["keyframes"], shown["visits"]) == ([], [])
+
+
+async def test_visits_are_those_of_the_span_whatever_chooses_keyframes(site: Served, http: httpx.AsyncClient) -> None:
+    noise = np.random.default_rng(1).normal(0.1, 0.01, 400)
+    noise[100:110] += 0.5
+    noise[300:303] += 0.4
+    times = START + 1000 + np.arange(400.0)
+    write_history(site.agent, "gate", times, lambda n: float(noise[n]))
+    asked = {"question": QUESTION, "keyframes": "false"}
+    path = "/v1/cameras/gate/timeline"
+    whole = (await http.get(path, params=asked)).json()["visits"]
+    assert [(each["start"], each["end"], each["is_clear"]) for each in whole] == [
+        (times[100], times[109], True),
+        (times[300], times[302], True),
+    ]
+    body = {"messages": [{"role": "user", "content": QUESTION}], "camera": "gate", "selection": "visits"}
+    answer = (await http.post("/v1/chat/completions", json=body)).json()
+    assert [each["frame_id"] for each in answer["vilamp"]["visits"]] == [each["frame_id"] for each in whole]
+    part = (await http.get(path, params={**asked, "after": times[250]})).json()["visits"]
+    assert [(each["start"], each["frame_id"]) for each in part] == [(times[300], whole[1]["frame_id"])]
 
 
 async def test_frames_waiting_for_the_encoder_are_not_a_gap(site: Served, http: httpx.AsyncClient) -> None:
@@ -229,7 +249,8 @@ async def test_a_camera_without_memory_is_an_empty_timeline(tmp_path: Path) -> N
         httpx.AsyncClient(base_url=site.url, headers=site.headers()) as http,
     ):
         shown = (await http.get("/v1/cameras/new/timeline", params={"question": QUESTION})).json()
-    assert (shown["points"], shown["keyframes"], shown["gaps"], shown["oldest"]) == ([], [], [], None)
+    assert (shown["points"], shown["keyframes"], shown["visits"]) == ([], [], [])
+    assert (shown["gaps"], shown["oldest"]) == ([], None)
 
 
 @pytest.mark.parametrize(
