@@ -36,7 +36,7 @@ CPU_CHUNK_BYTES, GPU_CHUNK_BYTES = 4 << 20, 512 << 20
 
 
 class PatchBlock(Protocol):
-    """n consecutive frames of a source: patches (n, M, C') as stored, scalars (n, M, S) float32, present (n,) bool.
+    """n frames of a source: patches (n, M, C') as stored, scalars (n, M, S) float32, present (n,) bool.
 
     S is 3, or 4 if patches are stored in 8 bits (`model.storage`). patches and scalars may be tensors, best on the
     device.
@@ -92,9 +92,8 @@ class StoredFrame(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Merged:
-    """The result of `merge`: rows (F,) rising and tokens (F, H) of the merged frames; keyframes (K, M', H), pooled.
-
-    num_summary_frames: merged frames without patches; weights (F, M): weight of each patch, with `keep_weights`.
+    """Result of `merge`: rows (F,) and tokens (F, H) of merged frames, pooled keyframes (K, M', H), weights (F, M) if
+    kept.
     """
 
     rows: np.ndarray
@@ -210,10 +209,10 @@ class Merger:
         query: np.ndarray,
         overrides: Mapping[int, StoredFrame] | None = None,
     ) -> np.ndarray | None:
-        """Return the probability that each patch of these rows shows what is asked about, (n, M) float32.
+        """Return the probability that each patch of these rows shows what is asked about, (n, M), from the first cosine
+        alone.
 
-        It follows from the first cosine alone, and is 0 where a row has no patches. Returns None if the network was not
-        trained to locate things (`model.pointing`). query, overrides: as in `merge`.
+        0 where a row has no patches. None if the network was not trained to locate things (`model.pointing`).
         """
         if self._pointing is None or self._composer not in ("sig_pooling", "plain"):
             return None

@@ -211,7 +211,7 @@ class VideoModel:
         group_sizes: Sequence[int] | None,
         budget: int,
     ) -> VisualContext:
-        """Return the context made from these rows alone, which include the keyframes. Its row numbers are the source's."""
+        """Return the context of these rows alone, keyframes among them, with the source's row numbers."""
         thinned = Thinned(source, rows)
         context = self.build_context(
             thinned,
@@ -256,11 +256,10 @@ class VideoModel:
     ) -> Iterator[str]:
         """Yield the answer's text, one piece per token (some empty). May be closed at any time, which frees its memory.
 
-        timestamps: a clock time for each keyframe, written before its tokens; clock times in the answer are always one of
-        these (`model.clocks`). If the prompt is too long for the language model, neighbouring frames share more tokens.
-        reading: a `Decoding` to reuse for several questions about the same pictures, so that these are processed once.
-        If every camera's pictures are unlike the training data (`model.familiarity`), the answer is CANNOT_TELL. Raises
-        PromptTooLongError if even that does not fit, ValueError for another number of timestamps than keyframes.
+        timestamps: clock time of each keyframe; clock times in the answer are always some of these (`model.clocks`).
+        Neighbouring frames share more tokens if the prompt is too long. reading: a `Decoding`, to process pictures once
+        for several questions. The answer is CANNOT_TELL if every camera's pictures are unlike the training data
+        (`model.familiarity`).
         """
         if context.is_foreign:
             yield CANNOT_TELL

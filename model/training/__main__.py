@@ -1,4 +1,4 @@
-"""python -m model.training"""
+"""Run the training: `python -m model.training`."""
 
 from model.training.run import main
 

@@ -1,7 +1,8 @@
-"""Stages 2 and 3: projector, merging maps and language model, end to end on histories, the towers frozen.
+"""Train projector, merging maps and language model end to end on histories (stage 2), with the towers frozen.
 
-One step takes questions about windows of similar length, selects keyframes for each as the product does, merges every
-other frame with gradients through the merging, interleaves, and teaches the answer's tokens.
+One step takes questions about windows of similar length. It selects keyframes for each as the product does, merges
+every other frame so that gradients reach the merging maps, interleaves keyframes and merged tokens, and trains the
+model to predict the answer's tokens.
 """
 
 from collections.abc import Sequence
@@ -32,15 +33,21 @@ from model.world.questions import TIME_FAMILIES, clock_text
 
 DAY_S = 86400
 MERGE_GRADIENT_SHARE = 0.25
-PLACES = (8, 16, 32, 32, 32, 48)  # numbers of keyframes: the model should not count on one
+PLACES = (8, 16, 32, 32, 32, 48)  # numbers of keyframes, varied so that the model does not rely on a fixed one
 
 
 def answer_text(item: Item, taken: Tensor) -> str:
-    """The answer to teach. A time is that of a keyframe which shows the event, so that it can be read off; taken (N,) bool."""
+    """Return the answer to train on. taken (N,) bool: the frames of the window that were selected as keyframes.
+
+    A time in it is the clock time of a selected keyframe that shows the event, so that the model can copy it from its
+    input.
+    """
     question = item.question
     if question.family not in TIME_FAMILIES:
         return question.answer
-    first, last = (second - item.start for second in question.spans[-1])  # one frame a second in the drawn world
+    first, last = (
+        second - item.start for second in question.spans[-1]
+    )  # frames of the window; the drawn world has one frame a second
     frames = torch.nonzero(taken)[:, 0]
     showing = frames[(frames >= first) & (frames <= last)].tolist() or [(first + last) / 2]
     return clock_text(item.clock(showing[-1] if question.family == "last_seen" else showing[0]))
@@ -48,14 +55,16 @@ def answer_text(item: Item, taken: Tensor) -> str:
 
 @dataclass(frozen=True)
 class AnswerBatch:
-    """embeds (B, L, H); targets (B, L) with IGNORE where nothing is taught: the token that follows each position."""
+    """A padded batch: embeds (B, L, H); targets (B, L), the token to predict after each position, IGNORE outside the
+    answer.
+    """
 
     embeds: Tensor
     targets: Tensor
 
 
 class AnswerTrainer:
-    """Assembles batches from a feature store and takes optimiser steps on everything but the towers."""
+    """Assembles batches from a feature store and takes optimiser steps on everything except the towers."""
 
     def __init__(self, checkpoint: Checkpoint, store: FeatureStore, learning_rate: float, seed: int) -> None:
         self.network, self.store = checkpoint.network, store
@@ -80,7 +89,9 @@ class AnswerTrainer:
         self.stamp = self._stamp_template()
 
     def _stamp_template(self) -> Tensor:
-        """Ids of a keyframe's text with mark "a" and all digits 0; marks and the clock's digits are put over them."""
+        """Return the token ids of the text before a keyframe, with mark "a" and zeros, which `_stamps` replaces by real
+        values.
+        """
         self.marks = torch.tensor([self.tokenizer.encode(mark)[0] for mark in MARKS], device=self.device)
         ids = self.tokenizer.encode(timestamp_text("00:00:00", MARKS[0] if self.live.relevance_marks else ""))
         self.digits = torch.tensor([self.tokenizer.encode(str(d))[0] for d in range(10)], device=self.device)
@@ -90,7 +101,7 @@ class AnswerTrainer:
         return torch.tensor(ids, device=self.device)
 
     def text_features(self, texts: Sequence[str]) -> Tensor:
-        """(B, D) raw text embeddings."""
+        """Return the text embeddings (B, D), not normalised."""
         ids = [torch.tensor(self.clip_ids(text)) for text in texts]
         end = self.network.config.dual_encoder.eos_token_id
         with torch.no_grad():
@@ -98,7 +109,7 @@ class AnswerTrainer:
         return embedded.float()
 
     def batch(self, items: Sequence[Item]) -> AnswerBatch:
-        """Everything from store rows to padded embeddings."""
+        """Return the batch for these questions: select keyframes, merge the other frames, and assemble the sequences."""
         rows, valid = self.rows(items)
         query = self.text_features([item.question.text for item in items])
         taken, scores = self._select(rows, valid, query)
@@ -106,7 +117,7 @@ class AnswerTrainer:
         return self.assemble(items, rows, valid, taken, scores, query, asked)
 
     def rows(self, items: Sequence[Item]) -> tuple[Tensor, Tensor]:
-        """(rows of the store (B, N), which of them are real (B, N))."""
+        """Return the rows of the store that the windows cover (B, N), and which of them are not padding (B, N) bool."""
         offsets = torch.arange(max(item.count for item in items), device=self.device)
         counts = torch.tensor([item.count for item in items], device=self.device)
         firsts = torch.tensor([item.first for item in items], device=self.device)
@@ -125,7 +136,11 @@ class AnswerTrainer:
 
     @torch.no_grad()
     def _runs(self, rows: Tensor, valid: Tensor, taken: Tensor) -> Tensor | None:
-        """Where the budget is short, adjacent frames that resemble each other share a token; None if everything fits."""
+        """Return the number of each frame's run (B, N), frames of a run sharing a token, or None if all tokens fit the
+        budget.
+
+        Cuts each window between the most different neighbours, so that similar adjacent frames share a token.
+        """
         budget = self.network.config.max_visual_tokens
         room = budget - 1 - self.network.config.keyframe_tokens * int(taken.sum(1).max())
         if int((valid & ~taken).sum(1).max()) <= room:
@@ -138,7 +153,9 @@ class AnswerTrainer:
         return (change >= cut).long().cumsum(1)
 
     def _stamps(self, items: Sequence[Item], scores: Tensor) -> Tensor:
-        """(B, N, T) ids of what would stand before every frame: its mark and its clock."""
+        """Return the token ids (B, N, T) of the text before each frame, if it were a keyframe: relevance mark and clock
+        time.
+        """
         offsets = torch.arange(scores.shape[1], device=self.device)
         start = torch.tensor([item.clock(0) for item in items], device=self.device, dtype=torch.float64)
         interval = torch.tensor([item.interval_s for item in items], device=self.device)
@@ -161,9 +178,10 @@ class AnswerTrainer:
         query: Tensor,
         asked: Sequence[str],
     ) -> AnswerBatch:
-        """The padded sequences for keyframes already chosen: taken (B, N) bool, scores (B, N) cosines with the question.
+        """Return the padded sequences for keyframes already selected.
 
-        asked: the B questions in the words that the language model reads.
+        rows, valid: as from `rows`; taken (B, N) bool: the keyframes; scores (B, N): cosines with the question; query
+        (B, D): text embeddings; asked: the B questions as the language model reads them.
         """
         network, per_keyframe = self.network, self.network.config.keyframe_tokens + len(self.stamp)
         layout = layout_batch(taken, valid, per_keyframe, self._runs(rows, valid, taken))
@@ -177,10 +195,10 @@ class AnswerTrainer:
         flat = torch.zeros(len(items) * length, width, device=self.device)
         base = torch.arange(len(items), device=self.device) * length
         start = base + len(self.prefix)
-        # merged tokens of all windows; frames that share a token add their shares
+        # Merged tokens of all windows. Frames that share a token each add their share of it.
         b, n = torch.nonzero(layout.merged >= 0, as_tuple=True)
         nearest = reference_rows(taken)[b, n]
-        # most steps leave the merging maps alone: their gradient costs more than all the rest
+        # Most steps skip the merging maps' gradient, which costs more than everything else.
         with nullcontext() if self.rng.random() < MERGE_GRADIENT_SHARE else torch.no_grad():
             merged = merge_chunked(network, self.store.patches, rows[b, n], rows[b, nearest], query[b])
         slots = start[b] + layout.merged[b, n]
@@ -199,12 +217,12 @@ class AnswerTrainer:
         return self._with_text(flat.view(len(items), length, width), tails, visual)
 
     def _tail(self, item: Item, taken: Tensor, asked: str) -> tuple[list[int], int]:
-        """(ids after the pictures, answer included; how many of them are the answer)."""
+        """Return the token ids after the visual tokens, answer included, and how many of them are the answer."""
         answer = [*self.answer_ids(answer_text(item, taken)), min(self.tokenizer.stop_ids)]
         return self.tail_ids(asked) + answer, len(answer)
 
     def _question_ids(self, question: str) -> list[int]:
-        """Ids behind the pictures, up to where the answer begins."""
+        """Return the token ids from after the visual tokens to where the answer begins."""
         ids = self.tokenizer.encode_prompt(prompt_text(question, self.live.system_prompt))
         return ids[ids.index(IMAGE_TOKEN_ID) + 1 :]
 
@@ -226,7 +244,9 @@ class AnswerTrainer:
         return AnswerBatch(embeds + text, targets)
 
     def loss(self, batch: AnswerBatch) -> tuple[Tensor, Tensor]:
-        """(mean cross entropy over answer tokens, share of answers whose every token is the most likely one)."""
+        """Return the mean cross entropy of the answers' tokens, and the share of answers with every token the most
+        likely one.
+        """
         hidden = self.network.language_model.model(inputs_embeds=batch.embeds, use_cache=False).last_hidden_state
         b, at = torch.nonzero(batch.targets != IGNORE, as_tuple=True)
         logits = self.network.language_model.lm_head(hidden[b, at]).float()

@@ -1,4 +1,4 @@
-"""The curves of a training run as a picture: `curves.jsonl` in, one PNG out."""
+"""Plot the curves of a training run: reads `curves.jsonl` and writes a PNG."""
 
 import argparse
 import json
@@ -11,7 +11,11 @@ FAMILIES = ("present", "existence", "colour", "count", "where", "when", "last_se
 
 
 def plot_curves(lines: Sequence[dict[str, Any]], path: Path) -> None:
-    """Left: losses and average precision of the encoders; right: share of right answers by family. x: reports in order."""
+    """Plot a run's reports and write the picture to `path`.
+
+    Left: losses and average precision of the encoders. Right: share of right answers by question family. x: number of
+    the report.
+    """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 4.2), layout="constrained")
@@ -34,7 +38,7 @@ def plot_curves(lines: Sequence[dict[str, Any]], path: Path) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """`python -m model.training.curves curves.jsonl curves.png`"""
+    """Run `python -m model.training.curves curves.jsonl curves.png`. Return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("curves", type=Path)
     parser.add_argument("picture", type=Path)

@@ -1,7 +1,7 @@
-"""Training data, drawn as it is needed by worker processes: single labelled frames, and whole histories with questions.
+"""Draw training data on demand in worker processes: single labelled frames, and whole histories with questions.
 
-Workers draw and degrade on CPU cores and hand over uint8 pictures; everything else happens on the device. Every worker's
-stream is a function of (seed, worker number), so a run with the same seed and the same number of workers sees the same data.
+Workers draw and degrade pictures on CPU cores and hand over uint8 arrays; everything else happens on the device. A
+worker's data depends only on (seed, worker number), so runs with the same seed and number of workers see the same data.
 """
 
 from collections.abc import Iterator, Sequence
@@ -21,29 +21,33 @@ from model.world.questions import Query, Question, clear_view, present_question,
 from model.world.scene import Scene, patch_labels
 from model.world.things import COLOURS, KINDS
 
-# Frames are drawn at camera-like sizes and squashed to the square the encoders see, as live frames are.
+# Frames are drawn at the shape of camera pictures and resized to the encoders' square input, as live frames are.
 DRAW_SIZES = ((192, 108), (176, 99), (224, 126), (160, 120))
 CODEC_SHARE = 0.5
 WINDOW_FRAMES = (
     1, 2, 3, 4, 5, 6, 6, 8, 10, 12, 16, 16, 24, 32, 40, 50, 64, 64, 80, 100, 120, 150, 200, 240, 300, 360, 400, 500, 600, 600,
 )  # fmt: skip
 LONG_WINDOW_FRAMES = (900, 1500, 2500, 3000, 3000)
-# How often a window ends at a moment with so many things clear to see, so that the present is worth asking about: left to
-# chance, nearly all moments are empty, and of two things at once a model sees too few to learn to name them.
+# Number of clearly visible things -> share of windows that end at such a moment, for questions about the present. Left to
+# chance, nearly all moments would be empty, and too few would show two things for a model to learn to name them.
 ENDINGS = {2: 0.45, 1: 0.2}
-# Glimpses: a few frames each of many scenes, ending with one or two things in view. One long scene shows few such pairs.
-# Of what MixedHistories draws. They bring 120 short windows where a history brings 7, so that two thirds of all short
-# windows are glimpses and the rest are asked of everything.
+# A glimpse is a few frames of a scene that end with one or two things in view. Many glimpses of many scenes show more such
+# pairs than one long scene. GLIMPSE_SHARE: share of the histories from MixedHistories that consist of glimpses. Such a
+# history has 120 short windows where another has 7, so two thirds of all short windows are glimpses.
 GLIMPSE_SHARE = 0.1
-GLIMPSES = 120  # together about as long as a history
+GLIMPSES = 120  # glimpses in one history, about as long together as another history
 GLIMPSE_FRAMES = 5
 GLIMPSE_APART_S = 12
-GLIMPSES_OF_ONE_SCENE = {2: 3, 1: 2}  # by things in view
+GLIMPSES_OF_ONE_SCENE = {2: 3, 1: 2}  # things in view -> most glimpses of one scene
 
 
 @dataclass(frozen=True)
 class FrameBatch:
-    """pairs (B, kinds, colours) bool: is such a thing visible; kinds, colours (B, M) int64, -1 background."""
+    """Labels of B frames with M patches.
+
+    pairs (B, kinds, colours) bool: whether such a thing is visible; kinds, colours (B, M) int64: of each patch, -1
+    background.
+    """
 
     pairs: Tensor
     kinds: Tensor
@@ -52,19 +56,26 @@ class FrameBatch:
 
 @dataclass(frozen=True)
 class TextBatch:
-    """ids, mask (T, L) int64; wanted (T, kinds, colours) bool: the pairs any of which makes text t true."""
+    """T texts. ids, mask (T, L) int64; wanted (T, kinds, colours) bool: text t is true of an image with one of these
+    things.
+    """
 
     ids: Tensor
     mask: Tensor
     wanted: Tensor
 
     def truth(self, pairs: Tensor) -> Tensor:
-        """(B, kinds, colours) -> (B, T): is a thing that the text names visible in the image."""
+        """Return (B, T): whether image b shows a thing that text t names. pairs (B, kinds, colours): the things
+        visible.
+        """
         return torch.einsum("bkc,tkc->bt", pairs.float(), self.wanted.float()) > 0
 
 
 def wanted_pairs(query: Query) -> np.ndarray:
-    """(kinds, colours) bool: the things a query names. A red car: one cell; "the truck": a row; an order of two: both."""
+    """Return (kinds, colours) bool: the things that a query names.
+
+    "red car" gives one cell, "the truck" a row; a question about the order of two things gives both.
+    """
     wanted = np.zeros((len(KINDS), len(COLOURS)), bool)
     kinds = range(len(KINDS)) if query.kind is None else [KINDS.index(query.kind)]
     colours = range(len(COLOURS)) if query.colour is None else [COLOURS.index(query.colour)]
@@ -73,26 +84,29 @@ def wanted_pairs(query: Query) -> np.ndarray:
 
 
 def squash(picture: np.ndarray) -> np.ndarray:
-    """(H, W, 3) uint8 -> (S, S, 3) uint8 by bicubic resampling: the vision tower's preprocessing."""
+    """Resize as the vision tower's preprocessing does, with a bicubic filter: (H, W, 3) uint8 -> (S, S, 3) uint8."""
     return np.asarray(Image.fromarray(picture).resize((IMAGE_SIDE, IMAGE_SIDE), Image.Resampling.BICUBIC))
 
 
 def pictures_at(
     scene: Scene, times: Sequence[float], size: tuple[int, int], rng: np.random.Generator, codec: Codec | None
 ) -> Iterator[np.ndarray]:
-    """What the encoders see of a scene at rising times: drawn, through camera, codec and JPEG, squashed. (S, S, 3) uint8 each."""
+    """Yield the encoders' input for a scene at rising times, (S, S, 3) uint8.
+
+    Each picture is drawn, passed through camera faults, the codec (None: no codec) and JPEG, and resized.
+    """
     seen = (camera_faults(draw(scene, t, *size), rng) for t in times)
     sent = seen if codec is None else through_codec(seen, codec)
     return (squash(jpeg(picture, rng)) for picture in sent)
 
 
 def drawn_codec(rng: np.random.Generator) -> Codec | None:
-    """Half of all scenes are sent as video: H.264 or VP8 at some rate."""
+    """Return a random codec and bit rate for half of all scenes, None (no codec) for the others."""
     return random_codec(rng) if rng.random() < CODEC_SHARE else None
 
 
 class Frames(IterableDataset[dict[str, Tensor]]):
-    """Endless batches of labelled single frames, mostly of moments when something can be seen."""
+    """Yields labelled batches of single frames without end, mostly of moments when something is visible."""
 
     def __init__(self, seed: int, batch: int, *, empty_share: float = 0.08, per_scene: int = 128) -> None:
         self.seed, self.batch = seed, batch
@@ -104,7 +118,7 @@ class Frames(IterableDataset[dict[str, Tensor]]):
         while True:
             rows += self._scene_rows(rng)
             while len(rows) >= self.batch:
-                # one batch mixes scenes: the rows of several are shuffled together before they are cut
+                # rows of several scenes were shuffled together, so a batch mixes scenes
                 yield _stack(rows[: self.batch])
                 rows = rows[self.batch :]
             rng.shuffle(rows)
@@ -112,7 +126,7 @@ class Frames(IterableDataset[dict[str, Tensor]]):
     def _scene_rows(self, rng: np.random.Generator) -> list[tuple[np.ndarray, ...]]:
         scene = Scene.from_seed(int(rng.integers(1 << 40)), duration_s=240.0, density=2.5)
         size = DRAW_SIZES[rng.integers(len(DRAW_SIZES))]
-        # in order: the painter keeps its light, and a codec sees time go forwards
+        # in time order, for the painter's cache and for the codec
         times = np.sort(rng.uniform(0, scene.duration_s, self.per_scene)).tolist()
         pairs = [visible_pairs(scene, t) for t in times]
         kept = [i for i in range(len(times)) if pairs[i].any() or rng.random() < self.empty_share]
@@ -125,7 +139,9 @@ class Frames(IterableDataset[dict[str, Tensor]]):
 
 
 def visible_pairs(scene: Scene, t: float) -> np.ndarray:
-    """(kinds, colours) bool: which things can be seen at t. A door is part of the place; an open one is something to see."""
+    """Return (kinds, colours) bool: the things visible at t. An open door counts, a closed one is part of the
+    background.
+    """
     pairs = np.zeros((len(KINDS), len(COLOURS)), bool)
     for v in scene.visible_at(t):
         if v.action != "closed":
@@ -140,7 +156,11 @@ def _stack(rows: Sequence[tuple[np.ndarray, ...]]) -> dict[str, Tensor]:
 
 @dataclass(frozen=True)
 class Window:
-    """Frames start..stop of a history, the clock time of its frame 0, and questions that are true of just start..stop."""
+    """Frames from `start` up to, not including, `stop` of a history, with questions whose answers hold for just these
+    frames.
+
+    start_unix: clock time of the history's frame 0.
+    """
 
     start: int
     stop: int
@@ -150,8 +170,10 @@ class Window:
 
 @dataclass(frozen=True)
 class History:
-    """images (N, S, S, 3) uint8, one a second of the drawn world (of `glimpses`: of many), windows over them, and labels
-    (N, 2, M) int8: kind and colour of each patch, -1 for the background."""
+    """N frames, one a second of one scene (or of many scenes, see `glimpses`), with windows and labels.
+
+    images (N, S, S, 3) uint8; labels (N, 2, M) int8: kind and colour of each patch, -1 for the background.
+    """
 
     images: Tensor
     windows: tuple[Window, ...]
@@ -159,7 +181,7 @@ class History:
 
 
 class Histories(IterableDataset[History]):
-    """Endless histories of one scene each, with questions about several windows of each."""
+    """Yields histories without end, each of one scene, with questions about several windows."""
 
     def __init__(
         self, seed: int, num_frames: int, window_frames: Sequence[int], *, per_window: int, density: float
@@ -190,15 +212,16 @@ class Histories(IterableDataset[History]):
 
 
 def labels_at(scene: Scene, times: Sequence[float]) -> Tensor:
-    """(n, 2, M) int8: kind and colour of each patch at these seconds, -1 for the background."""
+    """Return kind and colour of each patch at these seconds, (n, 2, M) int8, -1 for the background."""
     labels = [np.stack(patch_labels(scene, t, GRID_SIDE)).reshape(2, -1) for t in times]
     return torch.from_numpy(np.stack(labels))
 
 
 def glimpses(rng: np.random.Generator) -> History:
-    """The last seconds of GLIMPSES moments of many scenes, each asked what is there now, behind one another.
+    """Return a history of GLIMPSES glimpses, one after another, each with a question about what is visible at its end.
 
-    A question's spans stay seconds of its scene, which rows of this history are not: only the present may be asked.
+    The spans of a question are seconds of its own scene, not of this history, so only questions about the present are
+    used.
     """
     images: list[np.ndarray] = []
     windows: list[Window] = []
@@ -219,7 +242,9 @@ def glimpses(rng: np.random.Generator) -> History:
 
 
 def glimpse_seconds(rng: np.random.Generator, counts: np.ndarray) -> list[int]:
-    """Seconds of one scene with one or two things in view, few, at most one of each in GLIMPSE_APART_S. counts (N,)."""
+    """Return a few seconds of a scene, at least GLIMPSE_APART_S apart, with one or two things in view. counts (N,): of
+    things.
+    """
     found: list[int] = []
     for number, most in GLIMPSES_OF_ONE_SCENE.items():
         seconds = rng.permutation(np.flatnonzero(counts == number))
@@ -230,7 +255,7 @@ def glimpse_seconds(rng: np.random.Generator, counts: np.ndarray) -> list[int]:
 
 
 class MixedHistories(Histories):
-    """Mostly ten-minute histories, some of fifty minutes with long windows, and some of glimpses."""
+    """Yields mostly histories of ten minutes, some of fifty minutes with long windows, and some of glimpses."""
 
     def __init__(self, seed: int) -> None:
         super().__init__(seed, 600, WINDOW_FRAMES, per_window=24, density=1.0)
@@ -246,7 +271,7 @@ class MixedHistories(Histories):
 
 
 def things_in_view(scene: Scene, num_frames: int) -> np.ndarray:
-    """(N,) int64: how many things can be seen clearly at each second; 0 where the view is empty or unclear."""
+    """Return the number of clearly visible things at each second, (N,) int64; 0 if the view is empty or unclear."""
     seconds = np.arange(num_frames, dtype=np.float64)
     shows = scene.may_show(seconds)
     return np.array(
@@ -255,7 +280,7 @@ def things_in_view(scene: Scene, num_frames: int) -> np.ndarray:
 
 
 def window_stop(rng: np.random.Generator, counts: np.ndarray, length: int) -> int:
-    """Where a window of `length` frames stops: often behind a moment with things in view, else anywhere. counts (N,)."""
+    """Return where a window of `length` frames stops: often after a moment with things in view. counts (N,): of things."""
     wanted = rng.choice([*ENDINGS, -1], p=[*ENDINGS.values(), 1 - sum(ENDINGS.values())])
     stops = np.flatnonzero(counts == wanted) + 1
     stops = stops[stops >= length]
@@ -263,7 +288,7 @@ def window_stop(rng: np.random.Generator, counts: np.ndarray, length: int) -> in
 
 
 def loader(dataset: IterableDataset[Any], num_workers: int) -> Iterator[Any]:
-    """Items as the workers make them; each dataset item is already a batch."""
+    """Yield the dataset's items as the workers make them. Each item is a whole batch already."""
     return iter(
         DataLoader(
             dataset,

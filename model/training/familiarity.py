@@ -1,10 +1,11 @@
-"""Trains what tells the drawn world from anything else, on top of finished encoders: the last stage of `make train`.
+"""Train the classifier that tells the drawn world from other pictures (`model.familiarity`), the last stage of `make train`.
 
     python -m model.training.familiarity model/builtin
 
-Familiar: pictures of worlds of the training split. Foreign: the same pictures turned into something that the world
-never shows (a small part enlarged, upside down, on its side, inverted, other colours), and pictures of nothing: dead
-leaves, clouds of noise, plain walls. No photograph takes part, so photographs and real clips are a fair test.
+It uses the finished encoders. Familiar pictures are of worlds of the training split. Foreign pictures are the same, changed
+into something that the world never shows (a small part enlarged, upside down, on its side, inverted, other colours), and
+synthetic ones: random overlapping shapes, clouds of noise, plain walls. Photographs are not used, so that photographs and
+real clips are a fair test.
 """
 
 import argparse
@@ -24,12 +25,12 @@ from model.video_model import VideoModel
 from model.world.draw import degrade, draw
 from model.world.scene import Scene
 
-FIRST_SEED = 3_000_000  # worlds that no other stage draws
+FIRST_SEED = 3_000_000  # seeds of worlds that no other stage uses
 SIZE = (320, 180)
 PER_WORLD = 4
 NUM_DIRECTIONS, HIDDEN = 256, 32
-SHRINK = 0.05  # share of the mean variance added to each direction's
-LIMIT = 5.0  # log odds: foreign only where the classifier is sure
+SHRINK = 0.05  # share of the mean variance that is added to the variance of each direction
+LIMIT = 5.0  # log odds above which a picture is foreign: the classifier must be sure
 EPOCHS, BATCH, LEARNING_RATE, WEIGHT_DECAY = 60, 256, 3e-3, 0.1
 World = tuple[np.ndarray, np.ndarray]  # statistics (PER_WORLD, F): familiar, foreign
 
@@ -48,7 +49,7 @@ def main() -> int:
 
 
 def train(model: VideoModel, num_worlds: int, seed: int) -> Familiarity:
-    """Draw, encode, fit. A tenth of the worlds is kept back to say how well it went."""
+    """Draw and encode pictures and fit the classifier. Prints its accuracy on a tenth of the worlds, which is held out."""
     seeds = range(FIRST_SEED + seed * num_worlds, FIRST_SEED + (seed + 1) * num_worlds)
     worlds = [world(model, each) for each in track(seeds, "drawing and encoding")]
     kept = max(1, num_worlds // 10)
@@ -69,13 +70,13 @@ def _scores(familiarity: Familiarity, statistics: list[np.ndarray]) -> np.ndarra
 
 
 def world(model: VideoModel, seed: int) -> World:
-    """Statistics of PER_WORLD pictures of one world, and of as many foreign ones."""
+    """Return the statistics of PER_WORLD pictures of one world, and of as many foreign pictures."""
     rng = np.random.default_rng([0xFA, seed])
     scene = Scene.from_seed(seed, duration_s=600.0, split="train", density=1.0)
     plain = [draw(scene, float(t), *SIZE) for t in rng.uniform(0, 600, PER_WORLD)]
     kinds = rng.permutation(len(FOREIGN))[:PER_WORLD]
     foreign = [FOREIGN[kind](picture, rng) for kind, picture in zip(kinds, plain, strict=True)]
-    # half of the foreign pictures as clean as a computer draws them: noise must not be what tells them
+    # leave half of the foreign pictures without camera noise, so that noise cannot be the difference
     soiled = [degrade(picture, rng) if rng.random() < 0.5 else picture for picture in foreign]
     features = model.encode([*(degrade(picture, rng) for picture in plain), *soiled])
     statistics = layout_statistics(np.stack([stored_values(each).numpy() for each in features]))
@@ -83,7 +84,7 @@ def world(model: VideoModel, seed: int) -> World:
 
 
 def fit(worlds: list[World], seed: int) -> Familiarity:
-    """Directions from the familiar pictures, then a small network that tells the two apart."""
+    """Compute principal directions of the familiar pictures, then train a small network to tell foreign ones from them."""
     torch.manual_seed(seed)
     familiar, foreign = (np.concatenate([each[side] for each in worlds]) for side in (0, 1))
     base = _directions(familiar)
@@ -121,7 +122,7 @@ def _directions(familiar: np.ndarray) -> Familiarity:
     empty, one = np.zeros(0, np.float32), np.ones(1, np.float32)
     return Familiarity(
         mean=mean.astype(np.float32),
-        # as stored, so that what is trained is what is loaded
+        # train with the values as they are stored, as these are what will be loaded
         directions=(vectors[:, :count] / lengths).astype(np.float16).astype(np.float32),
         lengths=lengths.astype(np.float32),
         rest=one * np.float32(variances[count:].mean() + added),
@@ -141,7 +142,7 @@ def _resized(picture: np.ndarray) -> np.ndarray:
 
 
 def _part(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """12 to 45 % of each side, enlarged: a wall or a road without a scene around it."""
+    """Return a part of the picture, 12 to 45 % of each side, enlarged: a wall or a road without a scene around it."""
     share, (height, width) = rng.uniform(0.12, 0.45), picture.shape[:2]
     rows, columns = int(share * height), int(share * width)
     top, left = rng.integers(0, height - rows), rng.integers(0, width - columns)
@@ -167,7 +168,9 @@ def _other_colours(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _dead_leaves(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Overlapping discs and boxes of power-law sizes: the statistics of natural pictures (Lee et al., 2001)."""
+    """Return overlapping discs and boxes of power-law sizes, with the statistics of natural pictures (Lee et al.,
+    2001).
+    """
     base, spread = rng.integers(0, 256, 3), rng.uniform(10, 80)
     image = Image.new("RGB", SIZE, tuple(int(value) for value in rng.integers(0, 256, 3)))
     pen = ImageDraw.Draw(image)
@@ -181,7 +184,7 @@ def _dead_leaves(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _clouds(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Noise of several sizes, from fine grain to soft clouds."""
+    """Return noise of several sizes, from fine grain to soft clouds."""
     width, height = SIZE
     slope, total = rng.uniform(0.3, 1.1), np.zeros((height, width, 3))
     for octave in range(7):
@@ -192,7 +195,7 @@ def _clouds(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _plain(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """One colour, or grey of one brightness, with a little noise or none."""
+    """Return one colour, or one shade of grey, with a little noise or none."""
     colour = rng.integers(0, 256, 3) if rng.random() < 0.5 else np.full(3, rng.integers(0, 256))
     grain = rng.normal(0, rng.uniform(0, 10), picture.shape) if rng.random() < 0.7 else 0.0
     return np.clip(colour + np.zeros(picture.shape) + grain, 0, 255).astype(np.uint8)

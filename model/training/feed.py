@@ -1,4 +1,4 @@
-"""Threads that carry what the workers draw to where training can sample it."""
+"""Move what the worker processes draw to where training samples it, in threads."""
 
 import threading
 from collections import deque
@@ -12,7 +12,9 @@ from model.training.data import History
 
 
 class FramePool:
-    """A ring of labelled frames on the device, sampled at random, so that the device never waits for a drawing."""
+    """A ring buffer of labelled frames on the device, sampled at random, so that the device never waits for the
+    workers.
+    """
 
     def __init__(self, capacity: int, device: torch.device) -> None:
         self.capacity, self.device = capacity, device
@@ -20,7 +22,7 @@ class FramePool:
         self._columns: dict[str, Tensor] = {}
 
     def add(self, batch: dict[str, Tensor]) -> None:
-        """Store a batch over the oldest ones."""
+        """Store a batch in place of the oldest frames."""
         count = len(batch["images"])
         if not self._columns:
             self._columns = {
@@ -33,27 +35,27 @@ class FramePool:
         self.received += count
 
     def sample(self, size: int, generator: torch.Generator) -> dict[str, Tensor]:
-        """`size` frames drawn with replacement."""
+        """Return `size` frames drawn at random with replacement."""
         filled = min(self.received, self.capacity)
         rows = torch.randint(filled, (size,), device=self.device, generator=generator)
         return {name: column[rows] for name, column in self._columns.items()}
 
 
 class HistoryShelf:
-    """Histories that have been drawn and not yet encoded, oldest dropped beyond `capacity`."""
+    """A queue of histories that are drawn but not yet encoded. Beyond `capacity` the oldest is dropped."""
 
     def __init__(self, capacity: int) -> None:
         self.waiting: deque[History] = deque(maxlen=capacity)
         self.received = 0
 
     def add(self, history: History) -> None:
-        """Put one on the shelf."""
+        """Append a history."""
         self.waiting.append(history)
         self.received += 1
 
 
 class Feed:
-    """A thread that moves items from a worker pool to `add` until `stop`."""
+    """A thread that passes items from the worker processes to `add` until `stop` is called."""
 
     def __init__(self, items: Iterator[Any], add: Callable[[Any], None]) -> None:
         self._items, self._add = items, add
@@ -68,7 +70,7 @@ class Feed:
             self._add(item)
 
     def stop(self) -> None:
-        """Stop taking items; the workers end with their iterator."""
+        """Stop passing items. The workers end with their iterator."""
         if not self._stopping.is_set():
             self._stopping.set()
             self._thread.join(timeout=5)

@@ -1,9 +1,9 @@
-"""The weights of two checkpoints of one origin, mixed: keeps what the first knew while taking what the second learnt.
+"""Interpolate the weights of a checkpoint and of one trained further from it, to keep abilities of both.
 
     python -m model.training.mix BEFORE AFTER OUT --share 0.6
 
-Weights trained on from others lie near enough to them that a straight line between the two stays good (Wortsman et al.,
-Robust fine-tuning of zero-shot models, 2022). Encoders that are equal in both stay as they are.
+After further training, weights are still so near to the original ones that models on the straight line between them work
+well (Wortsman et al., Robust fine-tuning of zero-shot models, 2022). Encoders that are equal in both remain equal.
 """
 
 import argparse
@@ -16,7 +16,9 @@ from model.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_
 
 
 def mixed(before: Checkpoint, after: Checkpoint, share: float) -> Checkpoint:
-    """`share` of the second's weights and the rest of the first's, in the first. CheckpointError where shapes differ."""
+    """Return `before` with its weights set to share * after + (1 - share) * before. Raises CheckpointError if shapes
+    differ.
+    """
     ours, theirs = before.network.state_dict(), after.network.state_dict()
     odd = sorted(name for name in ours.keys() | theirs.keys() if _shape(ours, name) != _shape(theirs, name))
     if odd:
@@ -30,7 +32,7 @@ def _shape(tensors: dict[str, Tensor], name: str) -> torch.Size | None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Command line."""
+    """Run the command line. Return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("before", type=Path, help="checkpoint folder")
     parser.add_argument("after", type=Path, help="the same, trained on")

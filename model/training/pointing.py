@@ -1,10 +1,11 @@
-"""Teaches merging where things are: of a frame's patches, those that show what the question names should have the weight.
+"""Train merging to locate things: the patches that show what a question names should get the weight.
 
-The language model alone does not teach it: it reads a mean of all patches nearly as well, and maps trained by its gradient
-alone put hardly more weight on the thing that is asked about than chance would. The drawn world knows what each patch shows.
+The answers alone do not teach this. The language model reads a mean of all patches nearly as well, and maps trained
+only by its gradient put hardly more weight on the thing than chance would. But the drawn world knows what each patch
+shows.
 
-In: the store's frames with their labels. Out: a loss whose gradient reaches the merging maps and their temperature only, so
-that they follow the projector as it changes.
+Input: the store's frames with their labels. Output: a loss whose gradient reaches only the merging maps and their
+temperature, so that these follow the projector as it changes.
 """
 
 from collections import defaultdict
@@ -26,26 +27,26 @@ from model.world.questions import captions
 from model.world.things import COLOURS, KINDS
 
 TEMPERATURE_FLOOR = 0.02
-COMPARED_SHARE = 0.6  # of steps: frames are compared with another one, as merging does behind a keyframe
+COMPARED_SHARE = 0.6  # share of steps in which frames are compared with another frame, as merging does after a keyframe
 NEAR_ROWS = 5
 NOTHING = -1
-# What a text names of a thing in view, and how often: its kind and colour, its kind, its colour, or just anything.
+# (names the kind, names the colour) of the texts about a thing in view, and how often each is used.
 NAMED = ((True, True), (True, False), (False, True), (False, False))
 NAMED_SHARES = (0.7, 0.12, 0.08, 0.1)
 
-Named = tuple[int, int]  # numbers of a kind and a colour; NOTHING: any
+Named = tuple[int, int]  # indices of a kind and a colour that a text names; NOTHING: any
 
 
 @dataclass(frozen=True)
 class Pointed:
-    """A loss to add, and the share of the weights that lay on what was asked about."""
+    """The loss, and the mean share of a frame's weights on patches that show what was asked about."""
 
     total: Tensor
     weight_on_it: float
 
 
 class Pointing:
-    """Losses over random frames of a store, `size` at a time."""
+    """Computes the loss on `size` random frames of the store at a time."""
 
     def __init__(self, checkpoint: Checkpoint, store: FeatureStore, seed: Sequence[int], size: int) -> None:
         self.network, self.store, self.size = checkpoint.network, store, size
@@ -62,14 +63,16 @@ class Pointing:
 
     @torch.no_grad()
     def _embed(self, checkpoint: Checkpoint, texts: Sequence[str]) -> Tensor:
-        """(T, D) raw text embeddings; the text encoder is frozen."""
+        """Return the text embeddings (T, D), not normalised. The text encoder is frozen."""
         end = self.network.config.dual_encoder.eos_token_id
         ids = [torch.tensor(checkpoint.clip_tokenizer.encode(text)[0], device=self.device) for text in texts]
         chunks = (pad_sequence(ids[i : i + 256], True, end) for i in range(0, len(ids), 256))
         return torch.cat([self.network.embed_texts(chunk).float() for chunk in chunks])
 
     def loss(self) -> Pointed:
-        """Of frames with a thing in view and a text that names it, and of any frames and texts, which mostly do not fit."""
+        """Return the loss for two kinds of frames: frames with a text that names something in view, and any frames with
+        any texts.
+        """
         rows = self.rng.integers(self.store.filled, size=4 * self.size)
         shows = (self.store.labels[torch.from_numpy(rows), 0] >= 0).any(1).numpy()
         showing, others = rows[shows][: self.size], rows[: self.size]
@@ -93,7 +96,7 @@ class Pointing:
         return Pointed(total + 0.5 * balanced - on_it.mean(), float(on_it.detach().exp().mean()))
 
     def _projected(self, rows: np.ndarray) -> Tensor:
-        """(n, M, H); the projector learns from answers alone."""
+        """Return the projected patches (n, M, H), without gradient, as only answers train the projector."""
         with torch.no_grad():
             return self.network.project(self.store.patches[torch.from_numpy(rows).to(self.device)].float())
 
@@ -102,7 +105,7 @@ class Pointing:
         return torch.einsum("nmh,nh->nm", F.normalize(self.maps.linear_iq(x), dim=-1), named)
 
     def _alike(self, x: Tensor, rows: np.ndarray) -> Tensor:
-        """Cosine of each patch with that of the frame it is compared with: its own, or one near it."""
+        """Return the cosine of each patch with the same patch of the compared frame: the frame itself or one near it."""
         other = x
         if self.rng.random() < COMPARED_SHARE:
             near = rows + self.rng.integers(-NEAR_ROWS, NEAR_ROWS + 1, size=len(rows))
@@ -116,7 +119,9 @@ class Pointing:
         return F.binary_cross_entropy_with_logits(self._log_odds(asked), truth, reduction="none")
 
     def _fitting(self, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """(texts (n,), truth (n, M)): for each frame a text that names something in it. labels (n, 2, M)."""
+        """Return for each frame a text that names something in it, (n,), and which patches show that, (n, M). labels
+        (n, 2, M).
+        """
         names = []
         for kinds, colours in labels:
             patches = torch.nonzero(kinds >= 0)[:, 0]
@@ -126,7 +131,7 @@ class Pointing:
         return self._texts_of(names), truth_of(names, labels)
 
     def _unfitting(self, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """As `_fitting`, of anything at all: mostly not there."""
+        """Return the same as `_fitting` for texts about anything, mostly not in the frame."""
         names = [self.names[i] for i in self.rng.integers(len(self.names), size=len(labels))]
         return self._texts_of(names), truth_of(names, labels)
 
@@ -135,14 +140,16 @@ class Pointing:
 
 
 def truth_of(names: Sequence[Named], labels: Tensor) -> Tensor:
-    """(n, M) float: which patches of each frame show what is named. labels (n, 2, M), -1 for the background."""
+    """Return which patches of each frame show what is named, (n, M) float. labels (n, 2, M), -1 for the background."""
     wanted = torch.tensor(names)[:, :, None]
     fits = (labels == wanted) | (wanted == NOTHING)
     return (fits.all(1) & (labels[:, 0] >= 0)).float()
 
 
 def texts_by_name() -> dict[Named, list[str]]:
-    """Descriptions and questions in the training phrasings, by what they name; those about now name anything."""
+    """Return descriptions and questions in the training phrasings, by what they name. Those about the present name
+    anything.
+    """
     found: defaultdict[Named, list[str]] = defaultdict(list)
     for texts, query in captions():
         if query.second is None:

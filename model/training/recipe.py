@@ -1,7 +1,7 @@
-"""Sizes and schedule of the built-in model, in one place.
+"""The sizes and the training schedule of the built-in model.
 
-The sizes are the published checkpoint's configuration keys (`config.json`, and beside it one for each tower), so that the
-trained folder is loaded by the code that loads a published one.
+The sizes are given as the published checkpoint's configuration (`config.json`, and beside it one for each tower), so
+that the trained folder is loaded by the same code as a published one.
 """
 
 from typing import Any
@@ -20,7 +20,7 @@ RECENT = 4
 PUBLISHED_TAU = 0.85
 TAU = 0.98  # chosen for this world: docs/evaluation.md
 
-# Log odds that a patch shows what is asked about, from their cosine; fixed, and the merging maps are taught to fit them.
+# scale * cosine + bias is the log odds that a patch shows what is asked about. Fixed; the merging maps are trained to fit.
 POINTING = {"scale": 24.0, "bias": -7.8}
 SPELLING = {
     "bike": "bicycle",
@@ -39,7 +39,7 @@ CARD = (
 
 
 def clip_config(vocab_size: int, start_id: int, end_id: int) -> dict[str, Any]:
-    """The dual encoder's `config.json` (CLIP)."""
+    """Return CLIP's `config.json`."""
     text = {
         "model_type": "clip_text_model",
         "hidden_size": 192,
@@ -76,7 +76,7 @@ def clip_config(vocab_size: int, start_id: int, end_id: int) -> dict[str, Any]:
 
 
 def tower_config() -> dict[str, Any]:
-    """The vision tower's `config.json` (SigLIP); the published format counts one layer more than it uses."""
+    """Return SigLIP's `config.json`. The published format counts one layer more than it uses."""
     vision = {
         "model_type": "siglip_vision_model",
         "hidden_size": VISION_WIDTH,
@@ -90,7 +90,9 @@ def tower_config() -> dict[str, Any]:
 
 
 def language_config(vocab_size: int, end_id: int) -> dict[str, Any]:
-    """The checkpoint's own `config.json`: language model (Qwen2), composer, selection, and our defaults for it."""
+    """Return the checkpoint's own `config.json`: language model (Qwen2), composer, selection, and the section
+    `vilamp_live`.
+    """
     return {
         "architectures": ["LlavaQwenForCausalLM"],
         "model_type": "llava_qwen",

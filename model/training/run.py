@@ -1,9 +1,9 @@
-"""`make train`: from nothing to a checkpoint folder, in stages with a time limit each.
+"""Train the built-in model from nothing to a checkpoint folder (`make train`), in stages with a time limit each.
 
 Stage 1 trains the encoders, stage 2 the projector, merging maps and language model on histories of growing length, and
-the last what tells this world from any other (`model.training.familiarity`). Each stage ends by writing the checkpoint
-and a line of figures per report into `curves.jsonl`; a stage that is already marked done in `progress.json` is skipped,
-and one that was cut off (by --slice-seconds, or by whatever ended the process) goes on where its state was last written.
+the last the classifier that tells this world from other pictures (`model.training.familiarity`). Each stage ends with
+writing the checkpoint. Reports go to `curves.jsonl`, one per line. A stage marked as done in `progress.json` is
+skipped; one that was interrupted (by --slice-seconds or because the process ended) continues from its last saved state.
 """
 
 import argparse
@@ -42,7 +42,7 @@ from model.video_model import VideoModel
 from model.world.questions import Query, vocabulary_texts
 from model.world.things import COLOURS, KINDS
 
-# (shortest, longest, questions per step) windows of stage 2, and the share of its time from which each is used
+# Windows of stage 2: shortest and longest, questions per step, and the share of the stage's time after which they are used.
 LENGTHS = (
     (1, 6, 96, 0.0),
     (7, 16, 96, 0.0),
@@ -58,31 +58,31 @@ SAVE_EVERY_S = 120.0
 
 @dataclass
 class Run:
-    """Where things go and what the machine is."""
+    """The options of a training run: where its files go, on which device, how much and how long."""
 
     folder: Path
     device: torch.device
     workers: int
     seed: int
-    histories: int  # stage 2 stops drawing after so many
-    familiarity_worlds: int = 0  # worlds for the last stage; 0 leaves it out
-    slice_s: float = math.inf  # a run stops after so long, to be called again
-    start: Path | None = None  # a checkpoint whose encoders are kept and whose other parts are trained on
-    answer_rate: float = 1e-3  # peak of the learning rate of stage 2
+    histories: int  # most histories drawn for stage 2
+    familiarity_worlds: int = 0  # worlds for the last stage; 0 skips it
+    slice_s: float = math.inf  # seconds after which the run stops, to be continued by another call
+    start: Path | None = None  # a checkpoint to start from: encoders unchanged, other parts trained further
+    answer_rate: float = 1e-3  # peak learning rate of stage 2
     console: Console = field(default_factory=Console)
     started: float = field(default_factory=time.monotonic)
 
     @property
     def over(self) -> bool:
-        """This slice has had its time."""
+        """Whether the time of this slice is over."""
         return time.monotonic() - self.started > self.slice_s
 
     def state(self, stage: str) -> Path:
-        """Where an unfinished stage is kept."""
+        """Return the path of the file with the saved state of an unfinished stage."""
         return self.folder / f"{stage}.safetensors"
 
     def report(self, stage: str, **figures: float) -> None:
-        """One line on the screen and one in curves.jsonl."""
+        """Print a line with these figures and append it to curves.jsonl."""
         line = {"stage": stage, "t": round(time.monotonic() - self.started, 1)} | {
             k: round(v, 4) for k, v in figures.items()
         }
@@ -92,7 +92,7 @@ class Run:
 
 
 def new_checkpoint(seed: int) -> Checkpoint:
-    """Random weights at the recipe's sizes, tokenizers trained on the world's texts."""
+    """Return a checkpoint with random weights at the recipe's sizes, and tokenizers trained on the world's texts."""
     torch.manual_seed(seed)
     texts = [text for text in vocabulary_texts() for _ in range(4)]
     with tempfile.TemporaryDirectory() as name:
@@ -112,12 +112,17 @@ def new_checkpoint(seed: int) -> Checkpoint:
 
 
 def learning_rate(peak: float, step: int, share: float, warmup_steps: int = 300) -> float:
-    """Linear warm-up by steps, then a cosine over the share of the stage's time, down to 2 % of the peak."""
+    """Return the learning rate: linear warm-up by step, then a cosine over `share` of the stage's time, down to 2 % of
+    `peak`.
+    """
     return peak * min(1.0, (step + 1) / warmup_steps) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(share, 1.0))))
 
 
 def pixels(network: VilampNetwork, images: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
-    """uint8 (B, S, S, 3) -> normalised (CLIP pixels, tower pixels), augmented where a generator is given."""
+    """Return the normalised input of CLIP and of the vision tower for images, uint8 (B, S, S, 3).
+
+    generator: for random augmentation; None: no augmentation.
+    """
     scaled = images.permute(0, 3, 1, 2).float() / 255
     if generator is not None:
         scaled = augment(scaled, generator)
@@ -129,7 +134,9 @@ def pixels(network: VilampNetwork, images: Tensor, generator: torch.Generator | 
 
 
 def train_towers(run: Run, checkpoint: Checkpoint, seconds: float, shelf: HistoryShelf) -> bool:
-    """Stage 1; False while there is more to do. Histories for stage 2 are drawn meanwhile by a third of the workers."""
+    """Run stage 1. Return False if it is not finished. A third of the workers draw histories for stage 2 in the
+    meantime.
+    """
     network, device = checkpoint.network, run.device
     heads = TowerHeads(recipe.VISION_WIDTH, recipe.VISION_WIDTH, len(KINDS), len(COLOURS)).to(device)
     trainer = TowerTrainer(network.dual_encoder, network.vision_tower, heads, learning_rate=1e-3)
@@ -153,7 +160,9 @@ def train_towers(run: Run, checkpoint: Checkpoint, seconds: float, shelf: Histor
     )
     saved = time.monotonic()
     while (share := (time.monotonic() - began) / seconds) < 1 and not run.over:
-        if (step - first) * batch > 8 * pool.received:  # each drawing is used eight times at most, on average
+        if (
+            step - first
+        ) * batch > 8 * pool.received:  # wait for more drawings, so that each is used at most eight times on average
             time.sleep(0.01)
             continue
         sample = pool.sample(batch, generator)
@@ -186,7 +195,9 @@ def train_towers(run: Run, checkpoint: Checkpoint, seconds: float, shelf: Histor
 def tower_figures(
     network: VilampNetwork, texts: Texts, pool: FramePool, generator: torch.Generator
 ) -> dict[str, float]:
-    """Retrieval average precision over colour-kind names, on frames of the pool (a progress figure, not an evaluation)."""
+    """Return the average precision of retrieving pool frames by names such as "red car". Shows progress; not an
+    evaluation.
+    """
     sample = pool.sample(2048 if run_is_gpu(pool.device) else 64, generator)
     names = [(f"a {c} {k}", Query(kind=k, colour=c)) for k in KINDS for c in COLOURS]
     batch = texts.encode(names)
@@ -200,13 +211,13 @@ def tower_figures(
 
 
 def run_is_gpu(device: torch.device) -> bool:
-    """Sizes of pools and batches follow this, nothing else does."""
+    """Return whether to use the sizes of pools and batches that suit a GPU."""
     return device.type == "cuda"
 
 
 @torch.no_grad()
 def encode_history(network: VilampNetwork, history: History, device: torch.device) -> tuple[Tensor, Tensor]:
-    """(unit embeddings (N, D), patches (N, M, C)) of a history's pictures."""
+    """Return the normalised embeddings (N, D) and patches (N, M, C) of a history's pictures."""
     embeddings, patches = [], []
     for chunk in history.images.split(1024):
         clip_pixels, tower_pixels = pixels(network, chunk.to(device), None)
@@ -217,7 +228,7 @@ def encode_history(network: VilampNetwork, history: History, device: torch.devic
 
 
 def train_answers(run: Run, checkpoint: Checkpoint, seconds: float, shelf: HistoryShelf) -> bool:
-    """Stage 2, on what the shelf holds and what the workers go on drawing; False while there is more to do."""
+    """Run stage 2 on the histories of the shelf, to which the workers keep adding. Return False if it is not finished."""
     network, device = checkpoint.network, run.device
     capacity = 1_300_000 if run_is_gpu(device) else 120_000
     store = FeatureStore(capacity, (network.config.num_patches, recipe.VISION_WIDTH), recipe.EMBEDDING_DIM, device)
@@ -262,20 +273,25 @@ def train_answers(run: Run, checkpoint: Checkpoint, seconds: float, shelf: Histo
 def report_answers(
     run: Run, step: int, shelf: HistoryShelf, window: list[tuple[float, list[Any], list[float]]], on_it: list[float]
 ) -> None:
-    """What the steps since the last report came to. on_it: share of a merge's weights that lie on what is asked about."""
+    """Report the mean results of the steps since the last report.
+
+    window: losses and answers of those steps; on_it: share of merging weights on patches that show what is asked about.
+    """
     loss, points = float(np.mean([each[0] for each in window])), float(np.mean(on_it))
     run.report("answers", step=step, histories=shelf.received, loss=loss, on_it=points, **by_family(window))
 
 
 def take_in(network: VilampNetwork, shelf: HistoryShelf, store: FeatureStore, device: torch.device, limit: int) -> None:
-    """Encode up to `limit` waiting histories into the store."""
+    """Encode up to `limit` waiting histories and add them to the store."""
     for _ in range(min(limit, len(shelf.waiting))):
         history = shelf.waiting.popleft()
         store.add(history, *encode_history(network, history, device))
 
 
 def next_items(trainer: AnswerTrainer, store: FeatureStore, share: float) -> list[Any]:
-    """Questions of one length class, among those that this part of the stage uses."""
+    """Return the questions of the next step, about windows of similar length, of the lengths in use after `share` of
+    the stage.
+    """
     open_classes = [c for c in LENGTHS if share >= c[3]]
     for _ in range(20):
         shortest, longest, size, _ = open_classes[trainer.rng.integers(len(open_classes))]
@@ -286,7 +302,7 @@ def next_items(trainer: AnswerTrainer, store: FeatureStore, share: float) -> lis
 
 
 def by_family(window: list[tuple[float, list[Any], list[float]]]) -> dict[str, float]:
-    """Share of right answers (every token the most likely one) by family and by length."""
+    """Return the share of right answers (every token the most likely one), by question family and by window length."""
     groups: dict[str, list[float]] = {}
     for _, items, right in window:
         for item, value in zip(items, right, strict=True):
@@ -296,7 +312,7 @@ def by_family(window: list[tuple[float, list[Any], list[float]]]) -> dict[str, f
 
 
 def save(run: Run, checkpoint: Checkpoint) -> None:
-    """Write the checkpoint folder; half precision halves what is shipped."""
+    """Write the checkpoint folder, in half precision to halve its size."""
     save_checkpoint(
         run.folder / "checkpoint", checkpoint.network, checkpoint.tokenizer, checkpoint.clip_tokenizer,
         dtype=torch.float16, max_shard_bytes=14_000_000,
@@ -304,10 +320,12 @@ def save(run: Run, checkpoint: Checkpoint) -> None:
 
 
 def stages(run: Run, seconds: tuple[float, float]) -> Iterator[str]:
-    """Run what is not done yet, as far as the slice goes; yields the name of each stage as it ends."""
+    """Run the stages that are not done yet, until the slice's time is over. Yield the name of each stage as it ends."""
     progress_path = run.folder / "progress.json"
     done = json.loads(progress_path.read_text()) if progress_path.exists() else []
-    shelf = HistoryShelf(2500 if run_is_gpu(run.device) else 200)  # a history's pictures are 17 MB, and CPUs take hours
+    shelf = HistoryShelf(
+        2500 if run_is_gpu(run.device) else 200
+    )  # a history is 17 MB of pictures; CPUs are slow to use them up
     if run.start is not None and not done:
         checkpoint = load_checkpoint(run.start, device=run.device)
         done.append("towers")
@@ -340,7 +358,7 @@ def stages(run: Run, seconds: tuple[float, float]) -> Iterator[str]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Command line of `make train` and `vilamp train`."""
+    """Run the command line of `make train` and `vilamp train`. Return the exit status."""
     parser = argparse.ArgumentParser(prog="vilamp train", description=__doc__)
     parser.add_argument(
         "--folder", type=Path, default=Path("out/training"), help="checkpoint, curves and progress go here"

@@ -1,7 +1,8 @@
-"""The whole answering path on a batch of windows, differentiable: selection, merging, interleaving, padded on the device.
+"""The answering path for a batch of windows, differentiable: selection, merging, interleaving, padding.
 
-The same mathematics as `model.select`, `model.merge` and `model.prompt`, but batched over windows and with gradients through
-the merging. Tests hold the two against each other. Letters: B windows, N frames (padded), M patches, K keyframes, H width.
+The same computation as in `model.select`, `model.merge` and `model.prompt`, but batched over windows and with gradients
+through the merging; tests compare the two. Letters: B windows, N frames (padded), M patches, K keyframes, H width. The
+visual block is all visual tokens of one window, in time order; a slot is a position in it.
 """
 
 from dataclasses import dataclass
@@ -17,9 +18,10 @@ IGNORE = -100
 
 
 def background_relative(embeddings: Tensor, valid: Tensor, floor: float) -> Tensor:
-    """(B, N, D) unit vectors -> (B, N, D + 1): relative to each window's mean, with one more coordinate of size `floor`.
+    """Make embeddings relative to the mean of their window, so that frames showing only the background are alike.
 
-    Renormalised together, so that frames that show nothing but the background are alike.
+    (B, N, D) normalised -> (B, N, D + 1): the mean is subtracted, a coordinate of size `floor` appended, and the result
+    normalised.
     """
     count = valid.sum(1).clamp(min=1)[:, None, None]
     mean = (embeddings * valid[..., None]).sum(1, keepdim=True) / count
@@ -28,11 +30,12 @@ def background_relative(embeddings: Tensor, valid: Tensor, floor: float) -> Tens
 
 
 def select_batch(scores: Tensor, vectors: Tensor, valid: Tensor, num_keyframes: int, tau: float, recent: int) -> Tensor:
-    """Differential keyframe selection of every window at once -> (B, N) bool.
+    """Run differential keyframe selection for all windows at once. Return the keyframes, (B, N) bool.
 
-    Taking the best remaining frame and striking out all that resemble it more than tau is the paper's walk, turned round.
-    scores (B, N); vectors (B, N, D) unit; valid (B, N). The newest `recent` frames are taken first; places that no frame
-    earns are filled with the best of what was struck out.
+    scores (B, N); vectors (B, N, D) normalised; valid (B, N): not padding. The newest `recent` frames come first. Then,
+    again and again, the best frame left is selected and all frames more similar to it than tau are excluded, which
+    gives the same result as the paper's loop over ranked frames. Places that remain get the best of the excluded
+    frames.
     """
     batch, num_frames, _ = vectors.shape
     rows = torch.arange(batch, device=scores.device)
@@ -53,9 +56,9 @@ def select_batch(scores: Tensor, vectors: Tensor, valid: Tensor, num_keyframes: 
 
 
 def reference_rows(taken: Tensor) -> Tensor:
-    """(B, N) bool -> (B, N) row of the nearest keyframe at or before each frame; before the first one, the frame itself.
+    """Return the row of the last keyframe at or before each frame, (B, N); for frames before the first, their own row.
 
-    taken 0 1 0 0 1 0 -> 0 1 1 1 4 4.
+    taken (B, N) bool: the keyframes. 0 1 0 0 1 0 -> 0 1 1 1 4 4.
     """
     rows = torch.arange(taken.shape[1], device=taken.device).expand_as(taken)
     last = torch.where(taken, rows, torch.full_like(rows, -1)).cummax(1).values
@@ -63,7 +66,11 @@ def reference_rows(taken: Tensor) -> Tensor:
 
 
 def merge_frames(network: VilampNetwork, patches: Tensor, references: Tensor, query: Tensor) -> Tensor:
-    """patches, references (F, M, C) vision features; query (F, D) raw text features -> merged tokens (F, H), direct form."""
+    """Return the merged tokens (F, H), computed directly by the paper's formula.
+
+    patches, references (F, M, C): patches of each frame and of the keyframe it is compared with; query (F, D): text
+    embeddings, not normalised.
+    """
     composer = network.composer
     assert isinstance(composer, SigPooling)
     x = network.project(patches)
@@ -78,7 +85,11 @@ def merge_frames(network: VilampNetwork, patches: Tensor, references: Tensor, qu
 def merge_chunked(
     network: VilampNetwork, store: Tensor, rows: Tensor, references: Tensor, query: Tensor, chunk: int = 4096
 ) -> Tensor:
-    """`merge_frames` of rows (F,) of a store (R, M, C), in pieces that keep nothing for the backward pass but row numbers."""
+    """Apply `merge_frames` in chunks, which saves memory: activations are computed again in the backward pass.
+
+    store (R, M, C): all patches; rows, references (F,): rows in it of the frames and of those compared with; query (F,
+    D).
+    """
 
     def piece(start: int) -> Tensor:
         part = slice(start, start + chunk)
@@ -93,18 +104,19 @@ def merge_chunked(
 
 @dataclass(frozen=True)
 class Layout:
-    """Where everything goes in the padded sequences. All (B, ...) int64; -1 where there is nothing."""
+    """The position of each frame's tokens in the padded visual block. All int64."""
 
-    merged: Tensor  # (B, N) slot of each non-keyframe's token, -1 where none; frames of one run share a slot
+    merged: Tensor  # (B, N) slot of each merged frame's token, -1 for other frames; frames of one run share a slot
     keyframes: Tensor  # (B, K) row of each keyframe, -1 where there are fewer
-    keyframe_slots: Tensor  # (B, K) slot of the first token (of its timestamp, if any)
-    visual_tokens: Tensor  # (B,)
+    keyframe_slots: Tensor  # (B, K) slot of each keyframe's first token (that of its timestamp, if any)
+    visual_tokens: Tensor  # (B,) length of each window's visual block
 
 
 def layout_batch(taken: Tensor, valid: Tensor, tokens_per_keyframe: int, runs: Tensor | None = None) -> Layout:
-    """Slots counted from the start of the visual block, frames in time order.
+    """Return the slots of each frame's tokens, counted from the first visual token, in time order.
 
-    `runs` (B, N): frames with equal numbers (rising, adjacent) share one token; None: every non-keyframe has its own.
+    taken, valid (B, N) bool: keyframes, and frames that are not padding. runs (B, N): non-decreasing run numbers;
+    adjacent merged frames with the same number share one token. None: each merged frame has its own.
     """
     singles = valid & ~taken
     first = singles.clone()

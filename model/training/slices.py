@@ -1,8 +1,8 @@
-"""Training in slices: everything a stage needs to go on where it was cut off, in one safetensors file.
+"""Save and load an unfinished training stage, so that it can continue in another process (another slice of time).
 
-In and out: named modules in full precision, the moments of AdamW, and how far the stage has come. Written beside the
-old file and renamed, so that a run killed while it writes loses one slice and not the stage. What was drawn is not kept: a
-slice draws new worlds.
+One safetensors file holds the named modules in full precision, AdamW's moments, and the progress of the stage. A new
+file is written beside the old one and renamed, so a process killed while writing loses at most its own slice. Drawn
+worlds are not saved; the next slice draws new ones.
 """
 
 import json
@@ -20,7 +20,7 @@ MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
 @dataclass(slots=True)
 class Progress:
-    """How far a stage has come: seconds trained, optimiser steps, slices begun before this one."""
+    """Progress of a stage: seconds trained, optimiser steps, and slices started before this one."""
 
     seconds: float = 0.0
     step: int = 0
@@ -30,10 +30,10 @@ class Progress:
 def save_state(
     path: Path, modules: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer, progress: Progress
 ) -> None:
-    """Write all of it to `path`."""
+    """Write modules, optimiser and progress to `path`."""
     tensors: dict[str, Tensor] = {}
     for name, module in modules.items():
-        # tied weights share their memory, and safetensors wants each tensor to have its own
+        # tied weights share memory, but safetensors needs separate tensors
         tensors |= {f"{name}/{key}": value.detach().cpu().clone() for key, value in module.state_dict().items()}
     for number, moments in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer/{number}/{key}": moments[key].detach().cpu().clone() for key in MOMENTS}
@@ -42,11 +42,11 @@ def save_state(
         save_file(tensors, written, metadata={"progress": json.dumps(asdict(progress))})
         written.replace(path)
     finally:
-        written.unlink(missing_ok=True)  # where that failed
+        written.unlink(missing_ok=True)  # if writing failed
 
 
 def load_state(path: Path, modules: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer) -> Progress:
-    """Put what `save_state` wrote back in its place; a fresh Progress where there is no such file."""
+    """Load the file of `save_state` into modules and optimiser, and return the progress; a new Progress without a file."""
     if not path.exists():
         return Progress()
     with safe_open(path, "pt") as file:

@@ -1,6 +1,7 @@
-"""Features of many histories on one device, and the questions about windows of them.
+"""Store the features of many histories on one device, with the questions about their windows.
 
-A ring: when it is full, the oldest history makes room for the newest. The towers are frozen by then, so a frame is encoded once.
+It is a ring buffer: the newest history replaces the oldest. The towers are frozen in this stage, so each frame is
+encoded once.
 """
 
 from collections import deque
@@ -13,10 +14,10 @@ from torch import Tensor
 from model.training.data import History, Window
 from model.world.questions import Question
 
-# cameras are sampled at many rates, and in a long history keyframes lie hours apart; the clock is only read off
+# Seconds between frames as the clock shows them. They vary because cameras are sampled at many rates.
 INTERVALS_S = (1.0, 1.0, 1.0, 1.0, 0.2, 0.5, 2.0, 10.0, 30.0, 60.0)
-# How often a family is asked for where a window has it. Clock times and counts are what is lost first where phrasings are
-# new; order has not moved however often it was asked, room not on new worlds (docs/evaluation.md).
+# Weight of a question family when a window has questions of several. Clock times and counts get more, as they suffer most
+# from new phrasings. More questions about order, or about rooms on new worlds, did not help (docs/evaluation.md).
 FAMILY_WEIGHTS = {
     "present": 4.5, "when": 3.0, "count": 3.0, "last_seen": 2.5, "where": 2.0, "colour": 2.0, "existence": 2.0,
     "left_behind": 0.7, "room": 0.5, "order": 0.2,
@@ -25,9 +26,10 @@ FAMILY_WEIGHTS = {
 
 @dataclass(frozen=True)
 class Item:
-    """One question about rows first..first + count of the store, which are frames start, start + 1, ... of its history.
+    """One question about `count` rows of the store from row `first` on, which are frames start, start + 1, ... of a
+    history.
 
-    `interval_s` is what the clock shows between frames; it need not be the second that passed in the drawn world.
+    interval_s: seconds between frames as the clock shows them, which may differ from the one second of the drawn world.
     """
 
     first: int
@@ -38,28 +40,33 @@ class Item:
     question: Question
 
     def clock(self, frame: float) -> float:
-        """Seconds of the day that the clock shows at a frame of the window."""
+        """Return the time of day in seconds that the clock shows at a frame of the window."""
         return (self.start_unix + (self.start + frame) * self.interval_s) % 86400
 
 
 class FeatureStore:
-    """embeddings (capacity, D) and patches (capacity, M, C), float16, on `device`; labels (capacity, 2, M) int8, on the CPU."""
+    """Features of many frames. On `device`, float16: embeddings (capacity, D) and patches (capacity, M, C).
+
+    On the CPU: labels (capacity, 2, M) int8.
+    """
 
     def __init__(self, capacity: int, patch_shape: tuple[int, int], embedding_dim: int, device: torch.device) -> None:
         self.capacity = capacity
         self.embeddings = torch.zeros(capacity, embedding_dim, dtype=torch.float16, device=device)
         self.patches = torch.zeros(capacity, *patch_shape, dtype=torch.float16, device=device)
         self.labels = torch.full((capacity, 2, patch_shape[0]), -1, dtype=torch.int8)
-        self.filled = 0  # rows that hold something
+        self.filled = 0  # rows in use
         self._histories: deque[tuple[int, int, tuple[Window, ...]]] = deque()  # (first row, rows, windows)
         self._next = 0
-        self._windows: dict[int, list[tuple[int, Window]]] = {}  # by length in frames; the row of their history
+        self._windows: dict[
+            int, list[tuple[int, Window]]
+        ] = {}  # length in frames -> (first row of the history, window)
 
     def __len__(self) -> int:
         return len(self._histories)
 
     def place(self, count: int) -> int:
-        """Free `count` rows in a row and return the first."""
+        """Free `count` consecutive rows and return the first."""
         first = self._next if self._next + count <= self.capacity else 0
         while self._histories and self._overlaps(self._histories[0], first, count):
             gone, _, windows = self._histories.popleft()
@@ -73,7 +80,7 @@ class FeatureStore:
         return held[0] < first + count and first < held[0] + held[1]
 
     def add(self, history: History, embeddings: Tensor, patches: Tensor) -> None:
-        """Take in one encoded history; embeddings (N, D) unit, patches (N, M, C)."""
+        """Add an encoded history. embeddings (N, D), normalised; patches (N, M, C)."""
         first = self.place(len(embeddings))
         self.embeddings[first : first + len(embeddings)] = embeddings.half()
         self.patches[first : first + len(patches)] = patches.half()
@@ -84,7 +91,9 @@ class FeatureStore:
                 self._windows.setdefault(window.stop - window.start, []).append((first, window))
 
     def sample(self, rng: np.random.Generator, size: int, shortest: int, longest: int) -> list[Item]:
-        """`size` questions about windows of shortest..longest frames, families as evenly as the windows allow."""
+        """Return `size` questions about windows of `shortest` to `longest` frames, families as evenly as the windows
+        allow.
+        """
         lengths = [length for length in self._windows if shortest <= length <= longest]
         if not lengths:
             return []

@@ -1,4 +1,4 @@
-"""Descriptions and questions of the drawn world, with what each of them names, as the text encoder reads them."""
+"""Sample descriptions and questions of the drawn world, with the things that each names, as input of the text encoder."""
 
 import numpy as np
 import torch
@@ -10,7 +10,7 @@ from model.world.questions import Query, captions
 
 
 class Texts:
-    """Samples descriptions and questions with what each of them names."""
+    """Samples descriptions and questions, with the things that each names."""
 
     def __init__(self, tokenizer: ClipTokenizer, device: torch.device, seed: int) -> None:
         self.pool: list[tuple[str, Query]] = [(text, query) for texts, query in captions() for text in texts]
@@ -18,12 +18,12 @@ class Texts:
         self.rng = np.random.default_rng(seed)
 
     def sample(self, size: int) -> TextBatch:
-        """`size` texts and the things each of them names."""
+        """Return `size` random texts with the things that each names."""
         chosen = [self.pool[i] for i in self.rng.integers(len(self.pool), size=size)]
         return self.encode(chosen)
 
     def encode(self, chosen: list[tuple[str, Query]]) -> TextBatch:
-        """Token ids, padded, and the named things, on the device."""
+        """Return the texts as padded token ids on the device, with the things that each names."""
         ids = [torch.tensor(self.tokenizer.encode(text)[0]) for text, _ in chosen]
         padded = torch.nn.utils.rnn.pad_sequence(ids, True, self.tokenizer.backend.token_to_id(CLIP_SPECIAL[1]) or 0)
         wanted = torch.from_numpy(np.stack([wanted_pairs(query) for _, query in chosen]))

@@ -1,8 +1,8 @@
-"""The two small tokenizers of the built-in model, in the published checkpoint's file formats.
+"""Train the two small tokenizers of the built-in model, in the published checkpoint's file formats.
 
-In: texts of the drawn world. Out: a folder that `Qwen2Tokenizer` loads (language model) and one that `CLIPTokenizer`
-loads (text encoder). Both are byte-level BPE, so any text can be written with them, known to the world or not; digits
-are single tokens, so that clock times can be copied digit by digit.
+Input: texts of the drawn world. Output: a folder that `Qwen2Tokenizer` loads (for the language model) and one that
+`CLIPTokenizer` loads (for the text encoder). Both are byte-level BPE, so that they can encode any text. Digits are
+single tokens, so that clock times can be copied digit by digit.
 """
 
 import json
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-# The pre-tokenizers of Qwen2 and of CLIP: part of the formats, not a choice.
+# The pre-tokenizers of Qwen2 and of CLIP, as the formats require.
 QWEN_PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
@@ -21,7 +21,9 @@ CLIP_SPECIAL = ("<|startoftext|>", "<|endoftext|>")
 
 
 def train_language_tokenizer(texts: Iterable[str], folder: Path, vocab_size: int, context_tokens: int) -> int:
-    """Write tokenizer.json, vocab.json, merges.txt and tokenizer_config.json; return the number of ids, specials included."""
+    """Write tokenizer.json, vocab.json, merges.txt and tokenizer_config.json. Return the number of ids, special ones
+    included.
+    """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -50,7 +52,7 @@ def train_language_tokenizer(texts: Iterable[str], folder: Path, vocab_size: int
 
 
 def train_clip_tokenizer(texts: Iterable[str], folder: Path, vocab_size: int, context_tokens: int) -> int:
-    """The same for the text encoder (lower-cased, `</w>` ends a word, start and end tokens added by the tokenizer)."""
+    """Do the same for the text encoder: lower-cased, `</w>` ends a word, the tokenizer adds start and end tokens."""
     tokenizer = Tokenizer(models.BPE(unk_token="<|endoftext|>", end_of_word_suffix="</w>"))
     tokenizer.normalizer = normalizers.Sequence(
         [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
@@ -87,8 +89,8 @@ def _train(tokenizer: Tokenizer, texts: Iterable[str], vocab_size: int, end_of_w
         trainer = trainers.BpeTrainer(vocab_size=vocab_size, initial_alphabet=letters, show_progress=False)
         tokenizer.train_from_iterator(texts, trainer)
         return
-    # CLIP needs every byte both inside and at the end of a word, or rare text would become the unknown token. They are
-    # given to a scratch tokenizer beforehand: left to the trainer, their ids, and so its merges, differ from run to run.
+    # CLIP needs a token for every byte inside and at the end of a word, or rare text would become the unknown token. They
+    # are added before training: if the trainer adds them, their ids, and so the merges, differ from run to run.
     scratch = Tokenizer.from_str(tokenizer.to_str())
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,

@@ -1,8 +1,8 @@
-"""Stage 1: the image-text encoder (CLIP) and the vision tower (SigLIP), on labelled frames of the drawn world.
+"""Train the CLIP encoder and the vision tower (SigLIP) on labelled frames of the drawn world (stage 1).
 
-Every image is scored against many descriptions at once, each known to be true or false of it (multi-label sigmoid loss):
-in a closed world that is far more signal per image than one caption. Patches of both encoders also learn what is drawn
-on them and in which colour, through heads that are thrown away afterwards.
+Each image is scored against many descriptions at once, each known to be true or false of it (multi-label sigmoid loss).
+In a closed world, that is much more signal per image than one caption. Patches of both encoders also learn the kind and
+colour of what they show, through heads that are dropped after training.
 """
 
 import math
@@ -18,7 +18,7 @@ from model.training.data import FrameBatch, TextBatch
 
 
 class TowerHeads(nn.Module):
-    """What stage 1 needs beside the network and drops afterwards: patch classifiers, logit scale and bias."""
+    """The parts that only stage 1 needs, dropped afterwards: patch classifiers, logit scale and bias."""
 
     def __init__(self, clip_width: int, tower_width: int, num_kinds: int, num_colours: int) -> None:
         super().__init__()
@@ -32,7 +32,7 @@ class TowerHeads(nn.Module):
 
 @dataclass(frozen=True)
 class TowerLoss:
-    """One step's loss and its parts: scalars, the parts without gradient."""
+    """The loss of one step (total, with gradient) and its parts (without)."""
 
     total: Tensor
     image_text: Tensor
@@ -41,7 +41,7 @@ class TowerLoss:
 
 
 def augment(images: Tensor, generator: torch.Generator) -> Tensor:
-    """(B, 3, S, S) in [0, 1] -> the same, each image with its own gain, offset, tint and noise (light and sensor differ)."""
+    """Give each image, (B, 3, S, S) in [0, 1], its own gain, offset, tint and noise, as light and sensors differ."""
     batch = images.shape[0]
 
     def uniform(low: float, high: float, *shape: int) -> Tensor:
@@ -55,7 +55,9 @@ def augment(images: Tensor, generator: torch.Generator) -> Tensor:
 def flip_some(
     images: Tensor, kinds: Tensor, colours: Tensor, generator: torch.Generator
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Mirror half of the pictures (B, S, S, 3) with their patch labels (B, M): left and right mean nothing yet."""
+    """Mirror half of the pictures (B, S, S, 3) with their patch labels (B, M). No text of this stage names left or
+    right.
+    """
     side = round(kinds.shape[1] ** 0.5)
     flip = torch.rand(len(images), device=images.device, generator=generator) < 0.5
     labels = [torch.where(flip[:, None], x.view(-1, side, side).flip(2).flatten(1), x) for x in (kinds, colours)]
@@ -63,14 +65,16 @@ def flip_some(
 
 
 def image_text_loss(image: Tensor, text: Tensor, truth: Tensor, heads: TowerHeads) -> Tensor:
-    """Sigmoid loss over all pairs. image (B, D), text (T, D) unit vectors; truth (B, T) bool."""
+    """Return the sigmoid loss over all pairs. image (B, D), text (T, D): normalised; truth (B, T) bool."""
     logits = heads.scale.exp() * image @ text.T + heads.bias
     weight = torch.where(truth, 4.0, 1.0)  # true pairs are rare
     return F.binary_cross_entropy_with_logits(logits, truth.float(), weight=weight)
 
 
 def patch_loss(logits: Tensor, kinds: Tensor, colours: Tensor, num_kinds: int) -> Tensor:
-    """logits (B, M, kinds + colours); kinds, colours (B, M) with -1 for background."""
+    """Return the classification loss of patches. logits (B, M, kinds + colours); kinds, colours (B, M), -1 for
+    background.
+    """
     background = kinds < 0
     target = torch.where(background, num_kinds - 1, kinds)
     weight = torch.ones(num_kinds, device=logits.device)
@@ -81,7 +85,7 @@ def patch_loss(logits: Tensor, kinds: Tensor, colours: Tensor, num_kinds: int) -
 
 
 class TowerTrainer:
-    """Holds both encoders, the heads and the optimiser; `step` takes one batch of frames and one of texts."""
+    """Holds both encoders, the heads and the optimiser. `step` trains on one batch of frames and one of texts."""
 
     def __init__(self, clip: CLIPModel, tower: nn.Module, heads: TowerHeads, *, learning_rate: float) -> None:
         self.clip, self.tower, self.heads = clip, tower, heads
@@ -117,7 +121,9 @@ class TowerTrainer:
 
 
 def average_precision(scores: Tensor, truth: Tensor) -> float:
-    """Mean over texts (columns) with at least one true image of the average precision of ranking images by score."""
+    """Return the average precision of ranking images by score, averaged over texts (columns) true of at least one
+    image.
+    """
     values = list(_precisions(scores, truth))
     return sum(values) / max(len(values), 1)
 

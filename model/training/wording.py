@@ -1,7 +1,8 @@
-"""Questions said a little otherwise, so that a model learns what a question is about and not its exact words.
+"""Vary the wording of questions, so that a model learns what a question is about and not its exact words.
 
-Small words fall out, an opening is put before. The language model alone reads this; the encoders get the question as it was.
-No phrasing that evaluation asks may come about so: a test tries thousands of each.
+Some small words are dropped, and an opening such as "please say" may be put before. Only the language model reads the
+result; the encoders get the original question. A test with thousands of variants checks that no evaluation phrasing is
+among them.
 """
 
 import numpy as np
@@ -11,11 +12,13 @@ SMALL_WORDS = frozenset(
     ("a", "an", "the", "did", "is", "was", "has", "have", "been", "you", "do", "ever", "any", "by", "there", "here", "of", "it",
      "me", "tell", "to", "that", "in", "at", "which", "what")
 )  # fmt: skip
-REWORDED, DROPPED = 0.75, 0.3  # share of questions that are changed; of their small words that fall out
+REWORDED, DROPPED = 0.75, 0.3  # share of questions changed; share of their small words dropped
 
 
 def reworded(text: str, rng: np.random.Generator) -> str:
-    """ "what colour was the bag?" -> itself, or for example "please say what colour was bag?"."""
+    """Return a random variant: "what colour was the bag?" may become "please say what colour was bag?" or stay as it
+    is.
+    """
     if rng.random() > REWORDED:
         return text
     words = text.split()

@@ -1,6 +1,6 @@
-"""Questions with their true answers as data; right or wrong; and how far one gets without looking.
+"""Define questions with their true answers as data, judge answers, and measure how far guessing without the video gets.
 
-Exact match of words, clock times within a span of proof, the guesses that need no video. It knows no scenes, no models.
+Words must match exactly, clock times must fall into a span that proves the answer. Knows no scenes and no models.
 """
 
 import re
@@ -17,7 +17,7 @@ DAY_S = 86400
 
 @dataclass(frozen=True)
 class Query:
-    """What a text names: any thing of this kind and colour (None: any), or any that `second` names."""
+    """What a text names: things of this kind and colour (None: any), and also those that `second` names."""
 
     kind: str | None = None
     colour: str | None = None
@@ -26,7 +26,11 @@ class Query:
 
 @dataclass(frozen=True)
 class Question:
-    """`spans`: seconds of the scene that prove it; `start_unix` + `utc_offset_s`: the local clock at second 0."""
+    """A question with its true answer.
+
+    family: its type, such as "count"; query: the things it names, None if none; spans: seconds of the scene that prove
+    the answer; start_unix + utc_offset_s: local clock time at second 0 of the scene.
+    """
 
     family: str
     text: str
@@ -38,7 +42,7 @@ class Question:
 
 
 def matches(query: Query, visible: Visible) -> bool:
-    """Is this what the text names? A closed door is never meant."""
+    """Return whether a visible thing is one that the query names. A closed door never is."""
     if visible.action == "closed":
         return False
     here = query.kind in (None, visible.kind) and query.colour in (None, visible.colour)
@@ -46,28 +50,30 @@ def matches(query: Query, visible: Visible) -> bool:
 
 
 def clock_slot(first_s: float, last_s: float) -> str:
-    """Placeholder answer of the time families, seconds of the scene: "@12.0"; see `clock_answer`."""
+    """Return the placeholder "@12.0" (a second of the scene) for the answer to a question about a time; see
+    `true_answer`.
+    """
     return f"@{(first_s + last_s) / 2:.1f}"
 
 
 def clock_answer(question: Question, scene_s: float) -> str:
-    """The local clock at a second of the scene: "14:03:22"."""
+    """Return the local clock time at a second of the scene, such as "14:03:22"."""
     return clock_text(question.start_unix + question.utc_offset_s + scene_s)
 
 
 def clock_text(seconds: float) -> str:
-    """Seconds of any day -> "14:03:22"."""
+    """Return the clock time of a number of seconds, counted from any midnight, such as "14:03:22"."""
     s = int(seconds) % DAY_S
     return f"{s // 3600:02d}:{s // 60 % 60:02d}:{s % 60:02d}"
 
 
 def true_answer(question: Question) -> str:
-    """The answer as a person would give it."""
+    """Return the answer in words, with a clock time in place of the placeholder."""
     return clock_answer(question, float(question.answer[1:])) if question.family in TIME_FAMILIES else question.answer
 
 
 def is_correct(question: Question, answer: str) -> bool:
-    """Exact match of the words; a clock time is right inside a span that proves it, 2 s more on both sides."""
+    """Return whether an answer is right: the same words, or a clock time inside a proving span, give or take 2 seconds."""
     if question.family not in TIME_FAMILIES:
         return _words(answer) == _words(question.answer)
     found = re.fullmatch(r"\D*(\d{1,2}):(\d\d):(\d\d)\D*", answer.strip())
@@ -78,7 +84,7 @@ def is_correct(question: Question, answer: str) -> bool:
         begin = question.start_unix + question.utc_offset_s + first - TIME_TOLERANCE_S
         since = (
             hours * 3600 + minutes * 60 + seconds + 1 - begin
-        ) % DAY_S  # until the end of the second that the clock shows
+        ) % DAY_S  # plus 1: until the end of the second that the clock shows
         if 0 < since < last - first + 2 * TIME_TOLERANCE_S + 1.001:
             return True
     return False
@@ -89,7 +95,9 @@ def _words(text: str) -> list[str]:
 
 
 def majority_accuracy(asked: Sequence[Question]) -> dict[str, float]:
-    """By family, and "all": how often the most frequent answer of the family is right, on the questions themselves."""
+    """Return, by family and for "all", the accuracy of always giving the family's most frequent answer to these
+    questions.
+    """
     groups: dict[str, list[Question]] = defaultdict(list)
     for question in asked:
         groups[question.family].append(question)
@@ -98,9 +106,11 @@ def majority_accuracy(asked: Sequence[Question]) -> dict[str, float]:
 
 
 def question_only_guess(known: Sequence[Question], asked: Sequence[Question]) -> dict[str, float]:
-    """By family, and "all": accuracy of the best guess from the question's words alone, learnt from `known`.
+    """Return, by family and for "all", the accuracy on `asked` of guessing from the question's words, without the
+    video.
 
-    Three guessers learn the most frequent answer by family, then by kind too, then by colour too; the best counts.
+    Three guessers learn the most frequent answer from `known`: by family; by family and kind of thing; by family, kind
+    and colour. The best of the three counts.
     """
     best: dict[str, float] = {}
     counts = Counter(question.family for question in asked)

@@ -1,7 +1,7 @@
-"""The unmoving part of a scene: wall, ground, fixtures and their texture, drawn once in daylight.
+"""Draw the unmoving part of a scene in daylight: wall, ground, fixtures and their texture.
 
-Muted on purpose: no fixture wears one of the eight colours, so whatever is colourful is something that came.
-Doors are not here: they move.
+Its colours are muted, and no fixture has one of the eight colours of things, so anything colourful is a visitor. Doors
+are drawn elsewhere, because they move.
 """
 
 from functools import lru_cache
@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 from model.world.things import Layout
 
 Rgb = tuple[int, int, int]
-# (wall, ground): ten palettes for training, then four that only evaluation sees
+# (wall, ground): ten palettes for training, then four used only in evaluation
 PALETTES: tuple[tuple[Rgb, Rgb], ...] = (
     ((168, 162, 150), (118, 116, 112)), ((150, 156, 160), (96, 98, 100)), ((180, 170, 152), (140, 130, 116)),
     ((138, 146, 138), (110, 106, 98)), ((160, 150, 146), (86, 84, 84)), ((190, 188, 182), (132, 134, 136)),
@@ -28,7 +28,9 @@ def _shade(colour: Rgb, gain: float) -> Rgb:
 
 
 class Backdrop:
-    """Pen and measures for one backdrop; positions in frame fractions, x over the whole width of the world."""
+    """Drawing tools and measures for one backdrop. Positions are fractions of a frame; x covers the whole width of the
+    world.
+    """
 
     def __init__(self, layout: Layout, width: int, height: int):
         self.rng = np.random.default_rng(layout.seed)
@@ -133,7 +135,7 @@ class Backdrop:
         self.rect(x0, y + 0.04, x1, y + 0.052, (106, 106, 110))
 
     def texture(self) -> Image.Image:
-        """Grain at two sizes, and darker corners of the room."""
+        """Return the backdrop with grain of two sizes and darker corners."""
         image = np.asarray(self.image, np.float32)
         h, w = image.shape[:2]
         coarse = self.rng.normal(0, 1, (max(2, h // 24 + 2), max(2, w // 24 + 2))).astype(np.float32)
@@ -143,7 +145,7 @@ class Backdrop:
 
 
 def _free_spots(layout: Layout, x0: float, x1: float) -> list[float]:
-    """Left edges of 0.14-wide pieces of wall where no door is."""
+    """Return the left edges of the pieces of wall, 0.14 wide, that have no door."""
     spots = np.arange(x0 + 0.03, x1 - 0.15, 0.16)
     return [float(x) for x in spots if all(abs(x + 0.07 - door.x) > 0.16 for door in layout.doors)]
 
@@ -194,7 +196,7 @@ def _store(b: Backdrop) -> None:
 
 
 def _zone(b: Backdrop, name: str, x0: float, x1: float) -> None:
-    """One room of the robot's building: each has a wall, a floor and furniture of its own."""
+    """Draw one room of the robot's building, with its own wall, floor and furniture."""
     b.wall, b.ground = {
         "hall": (b.wall, b.ground), "kitchen": ((196, 196, 190), (150, 146, 140)),
         "office": ((150, 154, 166), (92, 94, 104)), "garage": ((128, 116, 108), (84, 84, 86)),
@@ -233,7 +235,7 @@ def _furnish(b: Backdrop, name: str, x: float) -> None:
 
 
 def _extras(b: Backdrop) -> None:
-    """Fixture sets: variant 3 (an arcade of arches) belongs to evaluation alone."""
+    """Draw a fixture set. Variant 3, an arcade of arches, is used only in evaluation."""
     spots = _free_spots(b.layout, 0, b.layout.width)
     for x in spots:
         if b.layout.variant == 1 and b.rng.random() < 0.2:
@@ -247,7 +249,9 @@ def _extras(b: Backdrop) -> None:
 
 @lru_cache(maxsize=4)
 def backdrop(layout: Layout, width: int, height: int) -> Image.Image:
-    """The layout in daylight at height `height`; `width` is one frame's, the picture is layout.width times as wide."""
+    """Return the backdrop in daylight, `height` pixels high and layout.width times `width` pixels wide (one frame's
+    width).
+    """
     finer = 2 if height <= 400 else 1
     b = Backdrop(layout, width * finer, height * finer)
     if layout.name == "robot":

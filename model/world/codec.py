@@ -1,7 +1,7 @@
-"""Pictures through a video codec and back: what a camera's stream has lost before anything looks at it.
+"""Encode pictures with a video codec and decode them again, to get the losses of a camera's video stream.
 
-In: pictures of one size, in order. Out: as many, decoded. One picture in, one out: nothing is reordered or held back.
-The rate is meant per picture: a stream of 30 pictures a second at 2 Mbit/s has 0.07 bits per pixel at 720p.
+Input: pictures of one size, in order. Output: as many decoded pictures, in the same order. The bit rate is given per
+pixel: a stream of 30 pictures a second at 2 Mbit/s has 0.07 bits per pixel at 720p.
 """
 
 from collections.abc import Iterable, Iterator
@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-RATE_HZ = 30  # a rate for the codec's bookkeeping; only bits per picture matter here
+RATE_HZ = 30  # nominal frame rate; only bits per picture matter here
 MIN_BIT_RATE = 20_000
 OPTIONS = {
     "h264": {"preset": "veryfast", "tune": "zerolatency", "profile": "baseline", "threads": "1"},
@@ -22,26 +22,29 @@ ENCODERS = {"h264": "libx264", "vp8": "libvpx"}
 
 @dataclass(frozen=True)
 class Codec:
-    """Which one, at how many bits per pixel."""
+    """A video codec and its bit rate in bits per pixel."""
 
     kind: Literal["h264", "vp8"] = "h264"
     bits_per_pixel: float = 0.07
 
     @property
     def name(self) -> str:
-        """ "h264-0.07"."""
+        """Name for reports, such as "h264-0.07"."""
         return f"{self.kind}-{self.bits_per_pixel:g}"
 
 
 def random_codec(rng: np.random.Generator) -> Codec:
-    """H.264 or VP8 from 0.02 (a stream short of bandwidth) to 0.3 bits per pixel."""
+    """Return H.264 or VP8 at a random rate from 0.02 (a connection short of bandwidth) to 0.3 bits per pixel."""
     kind: Literal["h264", "vp8"] = "h264" if rng.random() < 0.7 else "vp8"
     return Codec(kind, round(float(np.exp(rng.uniform(np.log(0.02), np.log(0.3)))), 4))
 
 
 def through_codec(pictures: Iterable[np.ndarray], codec: Codec) -> Iterator[np.ndarray]:
-    """(H, W, 3) uint8 of one size -> the same number of pictures of that size, decoded. The same input gives the same output."""
-    import av  # only here: drawing works where there is no PyAV
+    """Yield the decoded pictures, (H, W, 3) uint8, as many as given and in the same order. Deterministic.
+
+    Raises ValueError if the pictures have different sizes.
+    """
+    import av  # imported only here, so that drawing works without PyAV
 
     encoder: Any = None
     decoder: Any = av.CodecContext.create(codec.kind, "r")
@@ -72,7 +75,7 @@ def _encoder(av: Any, codec: Codec, height: int, width: int) -> Any:
 
 
 def _even(picture: np.ndarray) -> np.ndarray:
-    """Codecs want even sizes: the last row and column are repeated where needed."""
+    """Return the picture with even height and width, which codecs need, by repeating the last row or column."""
     height, width = picture.shape[:2]
     return np.ascontiguousarray(np.pad(picture, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge"))
 

@@ -1,7 +1,7 @@
-"""Draws a scene at a moment: the cached backdrop in the light of the hour, and the sprites of whoever is there.
+"""Draw a scene at a given time: the backdrop in the light of the hour, and the sprites of the visitors.
 
-In: a scene, a time, a size. Out: uint8 (height, width, 3) RGB. What it paints is exactly `scene.placements(t)`.
-Camera faults (noise, blur, lens, compression) are `degrade`'s and come afterwards.
+Output: uint8 (height, width, 3) RGB. It paints exactly what `scene.placements(t)` lists. `degrade` adds camera faults
+(noise, blur, lens, compression) afterwards.
 """
 
 from functools import lru_cache
@@ -15,15 +15,15 @@ from model.world.backdrop import backdrop
 from model.world.scene import Scene
 from model.world.things import Placement
 
-LIGHT_LEVELS = 40  # the light of the hour is quantised so that lit pictures can be kept
-# gains (r, g, b) at night, dusk and day, for what stands around and for what comes: lamps light the latter
+LIGHT_LEVELS = 40  # the light of the hour has this many levels, so that lit backdrops can be cached
+# Gains (r, g, b) at night, dusk and day, for the backdrop and for visitors, which are also lit by lamps.
 BACKDROP_LIGHT = np.array([[0.26, 0.30, 0.42], [0.74, 0.62, 0.60], [1.0, 1.0, 1.0]])
 ACTOR_LIGHT = np.array([[0.58, 0.60, 0.66], [0.88, 0.79, 0.75], [1.0, 1.0, 1.0]])
 MAX_SPRITES = 600
 
 
 def gains(table: np.ndarray, daylight: float) -> np.ndarray:
-    """(3,) gains at daylight 0..1 from a (3, 3) table of night, dusk and day."""
+    """Return the (3,) colour gains at `daylight` (0 to 1), interpolated in a (3, 3) table for night, dusk and day."""
     return np.array([np.interp(daylight, [0, 0.5, 1], table[:, c]) for c in range(3)])
 
 
@@ -36,7 +36,7 @@ def _lit(image: Image.Image, gain: np.ndarray) -> Image.Image:
 
 
 class Painter:
-    """One scene at one size, with its caches: lit backdrops and sprites."""
+    """Paints one scene at one size. Caches lit backdrops and sprites."""
 
     def __init__(self, scene: Scene, width: int, height: int):
         self.scene = scene
@@ -46,7 +46,7 @@ class Painter:
         self.sprites: dict[tuple[object, ...], Image.Image] = {}
 
     def paint(self, t: float) -> np.ndarray:
-        """uint8 (height, width, 3)."""
+        """Return the picture at time t, uint8 (height, width, 3)."""
         level = round(self.scene.daylight_at(t) * LIGHT_LEVELS)
         x = round(self.scene.camera.x_at(t) * self.width)
         image = self._backdrop(level).crop((x, 0, x + self.width, self.height))
@@ -108,19 +108,20 @@ class Painter:
 
 @lru_cache(maxsize=8)
 def painter(scene: Scene, width: int, height: int) -> Painter:
-    """The painter of a scene at a size, kept for the next frame (the eight used last)."""
+    """Return the painter of a scene at a size. The eight used last are cached."""
     return Painter(scene, width, height)
 
 
 def draw(scene: Scene, t: float, width: int = 160, height: int = 90) -> np.ndarray:
-    """The scene at time t, uint8 (height, width, 3) RGB."""
+    """Return the scene at time t as uint8 (height, width, 3) RGB."""
     return painter(scene, width, height).paint(t)
 
 
 def degrade(image: np.ndarray, rng: np.random.Generator, noise_rng: np.random.Generator | None = None) -> np.ndarray:
-    """What a real camera and a stored JPEG do to a picture. Same shape and type.
+    """Return the picture with the losses of a real camera and a stored JPEG. Shape and type stay the same.
 
-    One camera's faults are those of an `rng` in the same state at every call; its noise may have its own generator.
+    The same state of `rng` gives the same camera faults. noise_rng draws the noise, so that it can differ from frame to
+    frame; None: `rng`.
     """
     return jpeg(camera_faults(image, rng, noise_rng), rng)
 
@@ -128,10 +129,13 @@ def degrade(image: np.ndarray, rng: np.random.Generator, noise_rng: np.random.Ge
 def camera_faults(
     image: np.ndarray, rng: np.random.Generator, noise_rng: np.random.Generator | None = None
 ) -> np.ndarray:
-    """Low resolution, blur, vignette, exposure, noise: what happens before the codec. See `degrade`."""
+    """Return the picture with the faults that arise before the codec: low resolution, blur, vignette, exposure, noise.
+
+    rng, noise_rng: as in `degrade`.
+    """
     height, width = image.shape[:2]
     picture = Image.fromarray(image)
-    if rng.random() < 0.15:  # a publisher short of bandwidth sends smaller pictures
+    if rng.random() < 0.15:  # a WebRTC publisher short of bandwidth sends smaller pictures
         smaller = float(rng.uniform(0.45, 0.9))
         reduced = picture.resize((round(width * smaller), round(height * smaller)), Image.Resampling.BILINEAR)
         picture = reduced.resize((width, height), Image.Resampling.BILINEAR)
@@ -150,7 +154,7 @@ def camera_faults(
 
 
 def jpeg(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Seven in ten pictures through a JPEG of quality 35 to 91."""
+    """Compress seven in ten pictures as JPEG with quality 35 to 91 and return the decoded picture."""
     if rng.random() >= 0.7:
         return image
     buffer = BytesIO()

@@ -1,7 +1,7 @@
-"""A needle for a haystack: one more visitor in a drawn scene, of a kind and colour that nobody else in it has.
+"""Add one more visitor to a drawn scene, of a kind and colour that no other visitor has, as a needle in a haystack.
 
-In: a scene of a fixed camera, who, when. Out: the scene with that one more visit; the rest of it is as it was. Frames in
-which the visitor is not about are therefore those of the scene without it.
+Input: a scene with a fixed camera, what comes, and when. Output: the scene with that visit, otherwise unchanged. So
+frames without the visitor are identical to those of the original scene.
 """
 
 from dataclasses import dataclass, replace
@@ -12,14 +12,18 @@ from model.world.plan import MOVERS
 from model.world.scene import Scene
 from model.world.things import COLOURS, THINGS, VISIBLE_FRACTION, Actor, depth_scale, size_of
 
-MIN_S, MAX_S = 6.5, 9.0  # a crossing
-MIN_CLEAR = 3  # frames in which it must be seen well, one a second
-WAY_S = 4.0  # of one that stays: to its place, and away from it
+MIN_S, MAX_S = 6.5, 9.0  # duration of a crossing
+MIN_CLEAR = 3  # frames (one a second) in which the visitor must be clearly visible
+WAY_S = 4.0  # a visitor that stays: duration of its way to its place, and of its way out
 
 
 @dataclass(frozen=True)
 class Visitor:
-    """scene with the visitor in it; rows: frames (seconds) in which anything of it is in the picture; clear: seen well."""
+    """A scene with the added visitor.
+
+    rows: frames (seconds of the scene) in which any part of it is in the picture; clear: those in which it is clearly
+    visible.
+    """
 
     scene: Scene
     kind: str
@@ -29,7 +33,7 @@ class Visitor:
 
 
 def absent(scene: Scene) -> list[tuple[str, str]]:
-    """(kind, colour) of everything that could come and does not."""
+    """Return the (kind, colour) of each visitor that could occur but does not occur in this scene."""
     here = {(actor.kind, actor.colour) for actor in scene.actors}
     return [(kind, colour) for kind in MOVERS for colour in COLOURS if (kind, colour) not in here]
 
@@ -37,10 +41,11 @@ def absent(scene: Scene) -> list[tuple[str, str]]:
 def add_visitor(
     scene: Scene, kind: str, colour: str, start_s: float, rng: np.random.Generator, *, stay_s: float = 0.0
 ) -> Visitor | None:
-    """Let one cross the picture from `start_s` on, or come to about the middle and stay there. None if others hide it too much.
+    """Add a visitor that crosses the picture from `start_s` on, or with `stay_s` stays near the middle for so many
+    seconds.
 
-    Two visitors from generators of one state, who stay for different times, are alike until the first of them leaves. Raises
-    ValueError for a robot's scene.
+    Returns None if other things cover it too much to be found. With generators in the same state, visitors that stay
+    for different times are identical until the first of them leaves. Raises ValueError for a robot's scene.
     """
     if scene.style != "fixed":
         raise ValueError("visitors are added to scenes of a fixed camera only")

@@ -1,7 +1,7 @@
-"""The words of questions. Training and evaluation share words, never a phrasing.
+"""The wording of questions. Training and evaluation use the same words, but never the same sentence.
 
-`{thing}` is "red car" or "car"; `{come}` is "come", or "open" for a door; `{a}` and `{b}` are two things; `{at}` is
-where the camera is ("at the gate", "in the kitchen").
+Placeholders: `{thing}` is "red car" or "car"; `{come}` is "come", or "open" for a door; `{a}` and `{b}` are two things;
+`{at}` is where the camera is ("at the gate", "in the kitchen").
 """
 
 from model.world.things import LAYOUTS, ZONES, Split

@@ -1,7 +1,8 @@
-"""Plans one scene from a random generator: who comes when, along which way, and what they leave behind.
+"""Plan a scene with a random generator: which visitors come when, along which way, and what they leave behind.
 
-In: the wanted duration, style, split and density. Out: layout, camera path, actors and their ways, openings of doors.
-It does not know what the camera ends up seeing (`scene.py` measures that) nor how anything looks.
+Input: duration, style (fixed camera or robot), split (train or eval) and density of visits. Output: layout, camera
+path, actors (visitors) with their ways, door openings. What the camera then sees is computed in `scene.py`, looks
+elsewhere.
 """
 
 from dataclasses import dataclass, replace
@@ -29,25 +30,25 @@ ZONE_WIDTH = 1.3  # frames
 DRIVE_SPEED = 0.09  # frames per second
 MOVERS = ("person", "car", "truck", "bicycle", "dog", "bag", "box", "ball", "cone")
 PLACE_X = (0.19, 0.5, 0.81)
-APART_S = 12.0  # between two visits of the same kind and colour
-DOOR_SHARE = 0.08  # of all visits
+APART_S = 12.0  # least time between two visits of the same kind and colour
+DOOR_SHARE = 0.08  # share of all visits that are door openings
 
 
 @dataclass(frozen=True, slots=True)
 class CameraPath:
-    """Left edge of the frame in the world at given times, frames. A fixed camera has one knot."""
+    """Left edge `xs` of the frame, in frame widths of the world, at `times`. A fixed camera has one point."""
 
     times: tuple[float, ...]
     xs: tuple[float, ...]
 
     def x_at(self, t: float) -> float:
-        """Left edge of the frame at time t."""
+        """Return the left edge of the frame at time t, interpolated."""
         return float(np.interp(t, self.times, self.xs))
 
 
 @dataclass(slots=True)
 class Plan:
-    """What a planner has decided so far."""
+    """A planned scene: backdrop, camera path and visitors."""
 
     layout: Layout
     camera: CameraPath
@@ -55,12 +56,14 @@ class Plan:
 
 
 def num_visits(duration_s: float, density: float) -> int:
-    """Visits in a scene: 15 in 600 s, 70 in 10,000 s, 4 in 64 s at density 1, never more than one in five seconds."""
+    """Return the number of visits in a scene, at most one in five seconds. Density 1: 4 in 64 s, 15 in 600 s, 70 in
+    10,000 s.
+    """
     return max(1, round(min(15 * (duration_s / 600) ** 0.55 * density, duration_s / 5)))
 
 
 def plan_layout(rng: np.random.Generator, style: Style, split: Split) -> Layout:
-    """Backdrop and doors. Most backdrops of the eval split have palettes and fixtures never used in training."""
+    """Return a random backdrop with doors. Most of the eval split have palettes and fixtures never used in training."""
     palette = int(rng.integers(NUM_TRAIN_PALETTES))
     variant = int(rng.integers(NUM_TRAIN_VARIANTS))
     if split == "eval" and rng.random() < 0.6:
@@ -87,7 +90,7 @@ def plan_layout(rng: np.random.Generator, style: Style, split: Split) -> Layout:
 
 
 def plan_camera(rng: np.random.Generator, layout: Layout, duration_s: float) -> CameraPath:
-    """The robot drives to a random spot, waits, drives on; a fixed camera stays at 0."""
+    """Return the camera path. The robot drives to a random spot, waits, drives on; a fixed camera stays at 0."""
     if layout.name != "robot":
         return CameraPath((0.0,), (0.0,))
     last = layout.width - 1
@@ -106,7 +109,9 @@ def plan_camera(rng: np.random.Generator, layout: Layout, duration_s: float) -> 
 
 
 def choose_combos(rng: np.random.Generator, count: int, doors: tuple[DoorFixture, ...]) -> list[tuple[str, str]]:
-    """(kind, colour) of each visit: mostly new, like an earlier one in kind or colour; some come up to four times."""
+    """Return (kind, colour) of each visit: mostly new, often like an earlier one in kind or colour, some up to four
+    times.
+    """
     fresh = [(kind, colour) for kind in MOVERS for colour in COLOURS]
     chosen: list[tuple[str, str]] = []
     while len(chosen) < count:
@@ -115,7 +120,7 @@ def choose_combos(rng: np.random.Generator, count: int, doors: tuple[DoorFixture
             continue
         near = rng.random()
         pool = fresh
-        if chosen and near < 0.7:  # one of the last few, so that no kind or colour takes over the scene
+        if chosen and near < 0.7:  # similar to one of the last few, so that no kind or colour dominates the scene
             near_kind, near_colour = chosen[-1 - int(rng.integers(min(3, len(chosen))))]
             like = [c for c in fresh if (c[0] == near_kind if near < 0.35 else c[1] == near_colour)]
             pool = like if len(like) > 0 and sum(c[0] == near_kind for c in chosen) <= 2 + len(chosen) // 5 else fresh
@@ -131,7 +136,7 @@ def choose_combos(rng: np.random.Generator, count: int, doors: tuple[DoorFixture
 
 
 def start_times(rng: np.random.Generator, count: int, duration_s: float) -> list[float]:
-    """Rising start times; about a quarter of the visits begin while another is going on."""
+    """Return rising start times. About a quarter of the visits begin during another visit."""
     latest = max(1.0, duration_s - 12)
     starts = np.sort(rng.uniform(0, latest, count))
     for i in range(1, count):
@@ -143,13 +148,13 @@ def start_times(rng: np.random.Generator, count: int, duration_s: float) -> list
 
 
 class Planner:
-    """Makes the actors of one scene, one visit after another."""
+    """Plans the actors of one scene, visit by visit."""
 
     def __init__(
         self, rng: np.random.Generator, layout: Layout, camera: CameraPath, duration_s: float, density: float = 1.0
     ) -> None:
         self.rng = rng
-        self.num_left = 0  # things left behind so far; few, so that often there is just one to ask about
+        self.num_left = 0  # things left behind so far; kept low, as questions need scenes with exactly one
         self.most_left = int(rng.choice([0, 1, 1, 1, 2])) + int(density > 1.5)
         self.layout = layout
         self.camera = camera
@@ -159,7 +164,9 @@ class Planner:
         self.busy: list[tuple[str, str, float, float]] = []  # (kind, colour, from, to) of every visit so far
 
     def add_visit(self, kind: str, colour: str, start_s: float) -> None:
-        """One visit of this kind and colour, as whatever action suits it."""
+        """Add a visit of this kind and colour, with an action that suits it: passing by, standing, being left behind,
+        opening.
+        """
         if kind == "door":
             self._open_door(colour, start_s)
             return
@@ -177,7 +184,7 @@ class Planner:
     def _open_door(self, colour: str, start_s: float) -> None:
         door = next(door for door in self.layout.doors if door.colour == colour)
         end_s = start_s + float(self.rng.uniform(5, 14))
-        if self.layout.name == "robot":  # only an opening that the robot can see is an event: look for such a time
+        if self.layout.name == "robot":  # search for a time at which the robot can see the door
             for _ in range(40):
                 if -0.05 < door.x - self.camera.x_at((start_s + end_s) / 2) - 0.08 < 0.9:
                     break
@@ -190,7 +197,9 @@ class Planner:
     def _frame_way(
         self, kind: str, scale: float, start_s: float, stop_x: float | None
     ) -> tuple[list[float], list[float]]:
-        """Times and frame positions of one visit: in at one side, perhaps a stop, out at either side."""
+        """Return times and positions in the frame of one visit: it enters on one side, may stop, and leaves on either
+        side.
+        """
         rng = self.rng
         reach = size_of(kind, scale)[0] / 2 + 0.03
         side = int(rng.integers(2))
@@ -236,7 +245,7 @@ class Planner:
         offset: float,
         foot_y: float,
     ) -> None:
-        """Somebody of another colour comes from the other side, and the two meet."""
+        """Add a person of another colour who comes from the other side and meets person `number`."""
         others = [c for c in COLOURS if c != colour and self._is_free("person", c, times[0], times[-1])]
         reach = size_of("person", depth_scale(foot_y))[0] / 2 + 0.03
         from_left = world[0] - offset > 0.5
@@ -249,7 +258,9 @@ class Planner:
         self._add("person", others[int(self.rng.integers(len(others)))], times, xs, foot_y, "meeting")
 
     def _stand(self, kind: str, colour: str, start_s: float) -> bool:
-        """Robot only: the thing stands in the building and the robot drives past it. False if no drive fits."""
+        """Let the thing stand in the building where the robot drives past (robot scenes only). Return False if it never
+        does.
+        """
         for attempt in range(25):
             mid = float(self.rng.uniform(5, self.duration_s - 5)) if attempt else start_s
             x = self.camera.x_at(mid) + float(self.rng.uniform(0.2, 0.8))
@@ -265,7 +276,9 @@ class Planner:
         return False
 
     def _leave_behind(self, kind: str, colour: str, start_s: float) -> bool:
-        """Somebody brings the thing, goes without it, and somebody else fetches it. False if that does not fit here."""
+        """Plan a person who brings the thing and leaves without it, and another who takes it. Return False if they do
+        not fit.
+        """
         rng = self.rng
         foot_y = float(rng.uniform(0.74, 0.92))
         reach = size_of("person", depth_scale(foot_y))[0] / 2 + 0.05
@@ -297,7 +310,9 @@ class Planner:
         return True
 
     def _is_free(self, kind: str, colour: str, start_s: float, end_s: float) -> bool:
-        """No other of this kind and colour is about then or shortly before or after: visits can be counted."""
+        """Return whether no thing of this kind and colour comes within APART_S of this time, so that visits can be
+        counted.
+        """
         return all(
             (k, c) != (kind, colour) or end_s + APART_S < begin or start_s > end + APART_S
             for k, c, begin, end in self.busy
@@ -330,7 +345,7 @@ class Planner:
 
 
 def plan(rng: np.random.Generator, duration_s: float, style: Style, split: Split, density: float) -> Plan:
-    """The whole scene."""
+    """Plan a whole scene."""
     layout = plan_layout(rng, style, split)
     camera = plan_camera(rng, layout, duration_s)
     planner = Planner(rng, layout, camera, duration_s, density)

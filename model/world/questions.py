@@ -1,7 +1,8 @@
-"""Questions about a scene with true answers, derived from what could be seen in the frames that were kept.
+"""Make questions about a scene with true answers, derived from what is visible in the given frames.
 
-In: a scene and the times of its frames. Out: `Question`s in ten families, with the answer, what the question names, and
-the spans of time that prove it. Nothing that was only half visible is asked about. Pure: the randomness is passed in.
+Input: a scene and the times of its frames. Output: `Question`s of ten families, each with its answer, the things it
+names, and the spans of time that prove it. Nothing that is only partly visible is asked about. Pure: the randomness is
+passed in.
 """
 
 import re
@@ -48,7 +49,11 @@ def questions(
     split: Split,
     utc_offset_s: float = 0.0,
 ) -> list[Question]:
-    """What these frames can answer, of all families. frame_times: seconds of the scene; start_unix: its second 0."""
+    """Return the questions of all families that these frames can answer.
+
+    frame_times: seconds of the scene; start_unix: time of second 0; split: "train" or "eval", which decides the
+    phrasings.
+    """
     seen = look(scene, frame_times)
     found: list[Question] = []
     for family, make in _MAKERS.items():
@@ -66,7 +71,7 @@ def _say(choices: Phrases, split: Split, rng: np.random.Generator, **words: str)
 
 
 def with_articles(text: str) -> str:
-    """ "a orange car" -> "an orange car"."""
+    """Replace "a" by "an" where needed: "a orange car" -> "an orange car"."""
     return re.sub(r"\ba (?=[aeio])", "an ", text)
 
 
@@ -89,7 +94,7 @@ def _sample(rng: np.random.Generator, items: Sequence[T], most: int) -> list[T]:
 def present_question(
     scene: Scene, t: float, start_unix: float, rng: np.random.Generator, split: Split, utc_offset_s: float = 0.0
 ) -> Question | None:
-    """A question about the present of second t. None where the picture is unclear: half hidden things, or more than two."""
+    """Return a question about what is visible at second t; None if things are half hidden or more than two."""
     here = clear_view(scene, t)
     if here is None:
         return None
@@ -98,7 +103,9 @@ def present_question(
 
 
 def clear_view(scene: Scene, t: float) -> list[Visible] | None:
-    """What can be seen at t, from left to right; None if somebody might see it otherwise."""
+    """Return what is visible at t, from left to right; None if things are half hidden or more than two, and so
+    debatable.
+    """
     here = [v for v in scene.visible_at(t, min_fraction=0.1) if v.action != "closed"]
     if any(v.fraction < VISIBLE_FRACTION for v in here) or len(here) > 2:
         return None
@@ -115,7 +122,7 @@ def _present(seen: Seen, rng: np.random.Generator, split: Split) -> Iterator[Mad
     t = float(seen.times[-1])
     here = clear_view(seen.scene, t)
     if here is None or (not here and rng.random() > 0.35):
-        return  # most moments of most cameras are empty; they should not be most of the questions
+        return  # ask about few of the empty moments, or they would be most of the questions
     yield _ask_present(seen.scene, t, here, rng, split)
 
 
@@ -137,7 +144,9 @@ def _ask_existence(
 
 
 def _absent_pair(seen: Seen, like: Visit, rng: np.random.Generator) -> tuple[str, str] | None:
-    """Never seen, but close: the same kind in another colour, or the same colour on another kind."""
+    """Return a (kind, colour) never seen but similar to `like`: its kind in another colour, or its colour on another
+    kind.
+    """
     same_kind = [(like.kind, c) for c in COLOURS if not seen.of(like.kind, c)]
     same_colour = [(k, like.colour) for k in KINDS if not seen.of(k, like.colour)]
     options = [p for p in (same_kind if rng.random() < 0.5 else same_colour) if seen.is_sure(*p)]
@@ -169,7 +178,7 @@ def _count(seen: Seen, rng: np.random.Generator, split: Split) -> Iterator[Made]
 
 
 def _once(seen: Seen) -> list[Visit]:
-    """Visits of things that came exactly once and were seen well."""
+    """Return the visits of things that came exactly once and were clearly visible."""
     return [v for v in seen.visits if len(seen.of(v.kind, v.colour)) == 1 and seen.is_sure(v.kind, v.colour)]
 
 
@@ -206,7 +215,7 @@ def _order(seen: Seen, rng: np.random.Generator, split: Split) -> Iterator[Made]
 def _left_behind(seen: Seen, rng: np.random.Generator, split: Split) -> Iterator[Made]:
     left = []
     if seen.scene.style != "fixed":
-        return  # things stand about in the robot's building without an owner
+        return  # in the robot's building, things stand around that nobody left behind
     for event in seen.scene.events:
         if event.owner_gone_s is None:
             continue
@@ -215,7 +224,7 @@ def _left_behind(seen: Seen, rng: np.random.Generator, split: Split) -> Iterator
         if len(alone) >= 3:
             left.append((event, (float(alone[0]), float(alone[-1]))))
         elif len(alone) or (seen.times[0] <= event.end_s and seen.times[-1] >= event.start_s):
-            return  # cut off in the middle of it: no fair question
+            return  # the frames begin or end in the middle of it, so a question would not be fair
     if len(left) > 1 or (not left and rng.random() > 0.3):
         return
     things = [with_articles(f"a {e.colour} {e.kind}") for e, _ in left]
@@ -223,7 +232,7 @@ def _left_behind(seen: Seen, rng: np.random.Generator, split: Split) -> Iterator
 
 
 def _any_thing() -> Query:
-    """Whatever can be left behind."""
+    """Return the query that names all things that can be left behind."""
     query = Query(THINGS[0])
     for kind in THINGS[1:]:
         query = Query(kind, None, query)
@@ -247,7 +256,7 @@ _MAKERS = {
 
 
 def captions(seed: int = 0) -> list[tuple[tuple[str, ...], Query]]:
-    """Texts that name something, with what they name: descriptions, and the training phrasings of questions."""
+    """Return texts that name things, with what they name: descriptions, and questions in the training phrasings."""
     rng = np.random.default_rng(seed)
     pairs_and_kinds = [(kind, colour) for kind in KINDS for colour in (None, *COLOURS)]
     found = [(_texts_about(kind, colour), Query(kind, colour)) for kind, colour in pairs_and_kinds]
@@ -274,7 +283,7 @@ def _texts_about(kind: str, colour: str | None) -> tuple[str, ...]:
 
 
 def vocabulary_texts() -> list[str]:
-    """Every text a tokenizer should know: questions in the training phrasings, and all answers."""
+    """Return the texts to train a tokenizer on: questions in the training phrasings, and all answers."""
     texts = [text for group, _ in captions() for text in group]
     texts += [text.format(at=at) for text in phrases.PRESENT["train"] for at in phrases.AT.values()]
     things = [with_articles(f"a {c} {k}") for c in COLOURS for k in KINDS]

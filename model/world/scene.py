@@ -1,7 +1,7 @@
-"""One seeded scene: where everything is at any moment, what the camera can see of it, and the log of what happened.
+"""A scene made from a seed: where everything is at any time, what the camera can see of it, and a log of what happened.
 
-Pure: the same seed and arguments give the same scene, and nothing here reads a clock or draws.
-The painter and the truth both come from `Scene.placements`, so they cannot disagree.
+Pure: the same seed and arguments give the same scene, no clock is read and nothing is drawn. The picture and the true
+answers are both made from `Scene.placements`, so they always agree.
 """
 
 from dataclasses import dataclass
@@ -31,15 +31,15 @@ from model.world.things import (
 
 SALTS = {"train": 0x7EA1, "eval": 0xE7A1}
 METRES_PER_FRAME = 6.0
-MIN_EVENT_S = 3.0  # what is seen for less is no event
+MIN_EVENT_S = 3.0  # a thing visible for less is not in the log
 DOOR_SWING_S = 0.8
-POST = 0.06  # frames on either side of the post between two rooms
-STEP_S = 0.25  # resolution of the log's first and last sight
+POST = 0.06  # half width of the post between two rooms, in frames, within which the room is unclear
+STEP_S = 0.25  # the log's resolution of when a thing becomes visible and invisible
 
 
 @dataclass(frozen=True, eq=False)
 class Scene:
-    """A world, its visitors and its camera. Made by `from_seed`."""
+    """A world with its visitors and its camera. Use `from_seed` to make one."""
 
     seed: int
     split: Split
@@ -52,7 +52,7 @@ class Scene:
 
     @cached_property
     def events(self) -> tuple[Event, ...]:
-        """The log: what happened, in order of time. Made when first asked for; drawing does not need it."""
+        """The log: what happened, in time order. Computed at first use, as drawing does not need it."""
         return tuple(_log(self))
 
     @classmethod
@@ -65,7 +65,8 @@ class Scene:
         split: Split = "train",
         density: float = 1.0,
     ) -> "Scene":
-        """The scene of this seed; the splits share no stream of random numbers. Style None: three in four are fixed.
+        """Return the scene of this seed. The splits use different random numbers. style None: three in four are fixed
+        cameras.
 
         Raises ValueError for a duration under 20 s.
         """
@@ -79,12 +80,12 @@ class Scene:
         return cls(seed, split, style, duration_s, made.layout, made.camera, tuple(made.actors), light)
 
     def daylight_at(self, t: float) -> float:
-        """0 night, 0.5 dusk, 1 day."""
+        """Return the daylight at time t: 0 is night, 0.5 dusk, 1 day."""
         times, levels = zip(*self.light_knots, strict=True)
         return float(np.interp(t, times, levels))
 
     def pose_at(self, t: float) -> Pose:
-        """Where the camera is. A fixed one stays at 0, 0."""
+        """Return where the camera is. A fixed one stays at 0, 0."""
         if self.style == "fixed":
             return Pose(0.0, 0.0, 0.0)
         x = self.camera.x_at(t)
@@ -92,24 +93,24 @@ class Scene:
         return Pose(round((x + 0.5) * METRES_PER_FRAME, 2), 2.0, 90.0 + (10.0 * float(np.sign(moving))))
 
     def zone_at(self, t: float) -> str | None:
-        """The room in the middle of the robot's view; None for a fixed camera."""
+        """Return the room in the middle of the robot's view; None for a fixed camera."""
         middle = self.camera.x_at(t) + 0.5
         return next((name for name, a, b in self.layout.zones if a <= middle < b), None)
 
     def room_of(self, t: float, box: Box) -> str | None:
-        """The room in which a thing with this box is at t; None next to the post between rooms, or without rooms."""
+        """Return the room of a thing with this box at time t; None near the post between two rooms, or without rooms."""
         x = self.camera.x_at(t) + (box[0] + box[2]) / 2
         return next((name for name, a, b in self.layout.zones if a + POST < x < b - POST), None)
 
     def metadata_at(self, t: float) -> dict[str, Any]:
-        """What a robot sends beside its picture: pose in metres and degrees, and the room."""
+        """Return what a robot sends with its picture: pose in metres and degrees, and the room."""
         if self.style == "fixed":
             return {}
         pose = self.pose_at(t)
         return {"x": pose.x, "y": pose.y, "heading": pose.heading, "zone": self.zone_at(t)}
 
     def may_show(self, times: np.ndarray) -> np.ndarray:
-        """(n,) bool for times (n,): False where nobody is about and no door is open, whatever the camera looks at."""
+        """Return (n,) bool for times (n,): False if there is no visitor and no open door anywhere, in view or not."""
         about = np.zeros(len(times), bool)
         stays = [(actor.times[0], actor.times[-1]) for actor in self.actors]
         stays += [opening for door in self.layout.doors for opening in door.openings]
@@ -118,7 +119,7 @@ class Scene:
         return about
 
     def placements(self, t: float) -> list[Placement]:
-        """Everything in or near the frame at t, in painting order: doors, then visitors from the back to the front."""
+        """Return everything in or near the frame at t, in painting order: doors, then visitors from back to front."""
         camera_x = self.camera.x_at(t)
         placed = [_place_door(door, camera_x, t) for door in self.layout.doors]
         active = [actor for actor in self.actors if actor.times[0] <= t <= actor.times[-1]]
@@ -127,7 +128,10 @@ class Scene:
         return [p for p in placed if p.box[0] < 1 and p.box[2] > 0]
 
     def visible_at(self, t: float, min_fraction: float = VISIBLE_FRACTION) -> list[Visible]:
-        """What can be seen at t, from the back to the front. Closed doors are listed too, with action "closed"."""
+        """Return the things visible at t, from back to front. Closed doors are included, with action "closed".
+
+        min_fraction: least part of a thing's box that must be in the frame and not covered.
+        """
         placed = self.placements(t)
         found = []
         for i, p in enumerate(placed):
@@ -156,7 +160,9 @@ class Scene:
 
 
 def _plan_light(rng: np.random.Generator, duration_s: float) -> tuple[tuple[float, float], ...]:
-    """Short scenes keep their hour, drifting a little; long ones go through day, dusk and night."""
+    """Return (time, daylight) points. Short scenes keep their hour, drifting a little; long ones go through day, dusk,
+    night.
+    """
     hour = float(rng.choice([1.0, 0.5, 0.0], p=[0.5, 0.25, 0.25]))
     if duration_s <= 1500:
         low, high = np.clip(hour + rng.uniform(-0.1, 0.1, 2), 0, 1)
@@ -184,7 +190,7 @@ def _clip(box: Box) -> Box:
 
 
 def _uncovered(box: Box, nearer: list[Box]) -> float:
-    """The part of `box` inside the frame and under no nearer box (measured on a 12 x 12 grid of points)."""
+    """Return the share of `box` that is in the frame and not covered by nearer boxes, measured at 12 x 12 points."""
     x0, y0, x1, y1 = box
     if not nearer and x0 >= 0 and x1 <= 1:
         return 1.0
@@ -197,7 +203,7 @@ def _uncovered(box: Box, nearer: list[Box]) -> float:
 
 
 def _log(scene: Scene) -> list[Event]:
-    """One event per visit and per door opening that the camera saw for at least three seconds in all."""
+    """Return one event for each visit and each door opening that was visible for at least MIN_EVENT_S in all."""
     events = []
     for actor in scene.actors:
         seen = _sightings(scene, actor.number, actor.times[0], actor.times[-1])
@@ -244,9 +250,11 @@ def _visit_event(scene: Scene, actor: Actor, seen: list[tuple[float, Visible]]) 
 
 
 def patch_labels(scene: Scene, t: float, side: int = 8) -> tuple[np.ndarray, np.ndarray]:
-    """(kind, colour) of each patch of a side x side grid, int8, indices into KINDS and COLOURS, -1 for the background.
+    """Return (kind, colour) of each patch of a side x side grid: int8 indices into KINDS and COLOURS, -1 for
+    background.
 
-    A patch belongs to the nearest thing whose box covers 35 % of it; the patch at a thing's centre is always its own.
+    A patch belongs to the nearest thing whose box covers 35 % of it. The patch at the centre of a thing always belongs
+    to it.
     """
     kinds = np.full((side, side), -1, np.int8)
     colours = np.full((side, side), -1, np.int8)

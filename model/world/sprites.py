@@ -1,8 +1,8 @@
-"""How each kind of thing looks: a list of vector shapes in a unit square, rendered once into an RGBA sprite.
+"""Define the look of each kind of thing as vector shapes in a unit square, and render it as an RGBA sprite.
 
-Shapes are (form, points, colour, width): "poly" and "line" with points in 0..1 (x right, y down), "ellipse" and "ring"
-with two corners.
-It does not know positions or the scene.
+A shape is (form, points, colour, width): "poly" and "line" have points in 0..1 (x right, y down), "ellipse" and "ring"
+have two corners. In the functions named after kinds, c is the colour, look a seed for the individual's details, phase
+the position in a walk or roll, 0..1. Knows no positions and no scene.
 """
 
 import colorsys
@@ -32,7 +32,7 @@ NUM_PHASES = 6
 
 
 def body_colour(name: str, look: int) -> Rgb:
-    """The named colour, a little different for every individual."""
+    """Return the named colour, slightly varied for each individual by the seed `look`."""
     rng = np.random.default_rng(look)
     h, s, v = colorsys.rgb_to_hsv(*(c / 255 for c in RGB[name]))
     h = (h + rng.uniform(-0.012, 0.012)) % 1
@@ -76,7 +76,7 @@ def _line(colour: Rgb, width: float, *points: tuple[float, float]) -> Shape:
 
 
 def person(c: Rgb, look: int, phase: float) -> list[Shape]:
-    """Coloured top, dark trousers, arms and legs that swing."""
+    """Return the shapes of a person: coloured top, dark trousers, arms and legs that swing."""
     skin = SKINS[look % len(SKINS)]
     hair = ((30, 24, 22), (92, 58, 30), (70, 70, 74))[look // 7 % 3]
     trousers = ((44, 46, 58), (62, 56, 50), (36, 36, 38))[look // 31 % 3]
@@ -109,7 +109,7 @@ def _wheel(x: float, y: float, radius_y: float, aspect: float, phase: float) -> 
 
 
 def car(c: Rgb, look: int, phase: float) -> list[Shape]:
-    """A saloon: low, with a rounded glass cabin and two wheels."""
+    """Return the shapes of a low saloon car, with a rounded glass cabin and two wheels."""
     body = (
         (0.0, 0.78), (0.005, 0.52), (0.05, 0.44), (0.2, 0.4), (0.32, 0.1), (0.40, 0.03), (0.62, 0.03),
         (0.70, 0.09), (0.82, 0.41), (0.95, 0.48), (0.995, 0.6), (1.0, 0.78), (0.95, 0.86), (0.04, 0.86),
@@ -129,7 +129,7 @@ def car(c: Rgb, look: int, phase: float) -> list[Shape]:
 
 
 def truck(c: Rgb, look: int, phase: float) -> list[Shape]:
-    """A tall cargo body, a separate cab in front, three wheels."""
+    """Return the shapes of a truck: a tall cargo body, a separate cab in front, three wheels."""
     return [
         _rect((52, 52, 56), 0.02, 0.78, 0.98, 0.88),
         _rect(c, 0.0, 0.0, 0.68, 0.8),
@@ -147,7 +147,7 @@ def truck(c: Rgb, look: int, phase: float) -> list[Shape]:
 
 
 def bicycle(c: Rgb, look: int, phase: float) -> list[Shape]:
-    """Two large open wheels, a filled frame, handlebar and saddle; nobody on it, so that it is no person."""
+    """Return the shapes of a bicycle: two open wheels, a filled frame, handlebar and saddle, but no rider (a person)."""
     rx, ry = 0.235, 0.235 * 1.55
     y = 1.0 - ry
     shapes: list[Shape] = []
@@ -173,7 +173,7 @@ def bicycle(c: Rgb, look: int, phase: float) -> list[Shape]:
 
 
 def dog(c: Rgb, look: int, phase: float) -> list[Shape]:
-    """A long body on four short legs, a head with snout and ear, a raised tail."""
+    """Return the shapes of a dog: a long body on four short legs, a head with snout and ear, a raised tail."""
     swing = 0.05 * float(np.sin(2 * np.pi * phase))
     back, front = 0.16, 0.56
     legs = [
@@ -200,7 +200,7 @@ def dog(c: Rgb, look: int, phase: float) -> list[Shape]:
 
 
 def bag(c: Rgb, look: int, phase: float) -> list[Shape]:
-    """A carrier with an open handle above: wide at the bottom, a flap and a buckle."""
+    """Return the shapes of a carrier bag: wide at the bottom, an open handle above, a flap and a buckle."""
     return [
         _ring(_dark(c, 0.45), 0.25, 0.0, 0.75, 0.8, 0.075),
         _poly(c, (0.14, 0.4), (0.86, 0.4), (1.0, 0.92), (0.94, 1.0), (0.06, 1.0), (0.0, 0.92)),
@@ -211,7 +211,7 @@ def bag(c: Rgb, look: int, phase: float) -> list[Shape]:
 
 
 def box(c: Rgb, look: int, phase: float) -> list[Shape]:
-    """A cube with a lit top, a shaded side and a strip of tape."""
+    """Return the shapes of a cube with a lit top, a shaded side and a strip of tape."""
     return [
         _rect(c, 0.0, 0.28, 0.74, 1.0),
         _poly(_light(c, 0.4), (0.0, 0.28), (0.24, 0.0), (1.0, 0.0), (0.74, 0.28)),
@@ -223,7 +223,7 @@ def box(c: Rgb, look: int, phase: float) -> list[Shape]:
 
 
 def ball(c: Rgb, look: int, phase: float) -> list[Shape]:
-    """A disc with a highlight, a shaded rim and a turning pale seam."""
+    """Return the shapes of a ball: a disc with a highlight, a shaded rim and a turning pale seam."""
     a = 2 * np.pi * phase
     ca, sa = float(np.cos(a)) * 0.46, float(np.sin(a)) * 0.46
     return [
@@ -238,7 +238,7 @@ def ball(c: Rgb, look: int, phase: float) -> list[Shape]:
 
 
 def cone(c: Rgb, look: int, phase: float) -> list[Shape]:
-    """A pointed cone on a flat square foot, two bands round it."""
+    """Return the shapes of a pointed cone on a flat square foot, with two bands round it."""
     band = (245, 245, 245) if min(c) < 150 else (70, 70, 76)
     return [
         _poly(_dark(c, 0.25), (0.0, 0.9), (0.14, 0.82), (0.86, 0.82), (1.0, 0.9), (1.0, 1.0), (0.0, 1.0)),
@@ -250,9 +250,13 @@ def cone(c: Rgb, look: int, phase: float) -> list[Shape]:
 
 
 def door(c: Rgb, opening: float) -> list[Shape]:
-    """Closed: a coloured leaf with panels. Open: a bright, deep room behind, the leaf swung aside."""
+    """Return the shapes of a door. Closed: a coloured leaf with panels. Open: a bright room behind, the leaf swung
+    aside.
+    """
     frame: Rgb = (92, 88, 84)
-    hinge = 0.1 + 0.8 * (1 - opening) + 0.36 * opening  # the free edge; even open, the leaf shows its colour
+    hinge = (
+        0.1 + 0.8 * (1 - opening) + 0.36 * opening
+    )  # x of the free edge; an open door still shows the colour of its leaf
     drop = 0.07 * opening
     shapes = [_rect(frame, 0.0, 0.0, 1.0, 1.0), _rect((28, 26, 30), 0.1, 0.06, 0.9, 1.0)]
     if opening > 0.1:
@@ -272,7 +276,7 @@ def door(c: Rgb, opening: float) -> list[Shape]:
 
 
 def cart(c: Rgb, look: int, phase: float) -> list[Shape]:
-    """The grey platform things ride on; it is no kind of its own."""
+    """Return the shapes of the grey platform that things ride on. It is not one of the kinds."""
     return [
         _rect((98, 100, 104), 0.0, 0.0, 1.0, 0.45),
         _oval((30, 30, 32), 0.08, 0.3, 0.3, 1.0),
@@ -287,7 +291,7 @@ DRAWINGS = {
 
 
 def render(shapes: list[Shape], width: int, height: int) -> Image.Image:
-    """The shapes as a width x height RGBA picture with smooth edges."""
+    """Render the shapes as a width x height RGBA picture with smooth edges."""
     scale = SUPERSAMPLING if height < 200 else 2
     w, h = max(1, width) * scale, max(1, height) * scale
     image = Image.new("RGBA", (w, h), (0, 0, 0, 0))

@@ -1,8 +1,8 @@
-"""The nouns of the drawn world: what exists, how large it is, and what a log says about it.
+"""The things of the drawn world: what exists, how large it is, and how a log describes it.
 
-Coordinates are fractions of the frame (x to the right, y downwards), times are seconds since the scene began.
-A robot's world is wider than one frame: its x runs over several frame widths and the camera subtracts its own position.
-Nothing here knows how things move (`plan.py`) or look (`sprites.py`).
+Coordinates are fractions of the frame (x to the right, y downwards), times are seconds since the scene began. A robot's
+world is wider than one frame: x runs over several frame widths, and the camera's own x is subtracted. How things move
+is in `plan.py`, how they look in `sprites.py`.
 """
 
 from dataclasses import dataclass, field
@@ -10,13 +10,13 @@ from typing import Literal
 
 KINDS = ("person", "car", "truck", "bicycle", "dog", "bag", "box", "ball", "cone", "door")
 COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "white")
-THINGS = ("bag", "box", "ball", "cone")  # can be carried, left behind and taken away
+THINGS = ("bag", "box", "ball", "cone")  # things that can be carried, left behind and taken away
 LAYOUTS = ("gate", "yard", "corridor", "store")
 ZONES = ("hall", "kitchen", "office", "garage", "garden", "library")
 PLACES = ("left", "middle", "right")
 
-FRAME_ASPECT = 16 / 9  # the world is laid out for this; other frame shapes squash it
-VISIBLE_FRACTION = 0.6  # a thing counts as seen when at least this much of its box is in the frame and not covered
+FRAME_ASPECT = 16 / 9  # the world is designed for this aspect ratio; others distort it
+VISIBLE_FRACTION = 0.6  # a thing is clearly visible if this share of its box is in the frame and not covered
 
 Split = Literal["train", "eval"]
 Style = Literal["fixed", "robot"]
@@ -38,21 +38,21 @@ SIZES: dict[str, tuple[float, float]] = {
 
 
 def size_of(kind: str, scale: float) -> tuple[float, float]:
-    """(width, height) in fractions of a 16:9 frame. A car at scale 1: (0.25 * 2.1 * 9/16, 0.25) = (0.295, 0.25)."""
+    """Return (width, height) in fractions of a 16:9 frame. Car at scale 1: (0.25 * 2.1 * 9/16, 0.25) = (0.295, 0.25)."""
     height, aspect = SIZES[kind]
     return height * scale * aspect / FRAME_ASPECT, height * scale
 
 
 def depth_scale(foot_y: float) -> float:
-    """How large things are that stand at `foot_y`: 0.85 at the back (0.66), 1.15 at the front (0.96)."""
+    """Return the size factor of things that stand at foot_y: 0.85 at the back (0.66), 1.15 at the front (0.96)."""
     return 0.85 + (foot_y - 0.66)
 
 
 @dataclass(frozen=True, slots=True)
 class Actor:
-    """One thing and its way through the world during one visit."""
+    """One visitor, a thing or person, with its way through the world during one visit."""
 
-    number: int  # its place in the scene's list of actors
+    number: int  # its index in the scene's list of actors
     kind: str
     colour: str
     times: tuple[float, ...]  # rising, seconds
@@ -61,15 +61,15 @@ class Actor:
     scale: float
     look: int  # seeds skin, hair, exact hue
     action: str  # "crossing", "stopping", "left", "standing", "meeting", "open"
-    cart: bool = False  # rides on a grey cart
+    cart: bool = False  # whether it rides on a grey cart
     carried: tuple[tuple[float, float, int], ...] = ()  # (from_s, to_s, carrier's number)
-    owner: int | None = None  # who left it behind
+    owner: int | None = None  # number of the person who left it behind
     zone: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class DoorFixture:
-    """A door in the back wall; `openings` are (start_s, end_s) and never overlap."""
+    """A door in the back wall. openings: (start_s, end_s), which never overlap."""
 
     number: int
     colour: str
@@ -82,7 +82,7 @@ class DoorFixture:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One visit as the camera saw it, or one opening of a door. Times are those between which it was in the picture."""
+    """One visit, or one opening of a door, as the camera saw it, from start_s (first visible) to end_s (last visible)."""
 
     kind: str
     colour: str
@@ -91,20 +91,22 @@ class Event:
     end_s: float
     actor: int
     place: str  # "left", "middle" or "right": where it stopped, or was in the middle of its visit
-    stopped: bool  # it stood still long enough for `place` to be asked about
+    stopped: bool  # whether it stood still long enough for questions about `place`
     zone: str | None = None  # robot: the room it was seen in
     owner_gone_s: float | None = None  # left behind: when its owner had left the picture
     taken_s: float | None = None  # left behind: when somebody picked it up again
 
     @property
     def duration_s(self) -> float:
-        """Seconds between first and last sight."""
+        """Seconds from first to last visible."""
         return self.end_s - self.start_s
 
 
 @dataclass(frozen=True, slots=True)
 class Visible:
-    """One thing seen at one moment: `box` is clipped to the frame, `fraction` of it is in the frame and uncovered."""
+    """One thing visible at one moment. box: clipped to the frame; fraction: share of the thing in the frame and not
+    covered.
+    """
 
     kind: str
     colour: str
@@ -116,7 +118,7 @@ class Visible:
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """What the painter needs of one thing at one moment. `box` may leave the frame."""
+    """One thing at one moment, with what the painter needs to draw it. `box` may extend beyond the frame."""
 
     kind: str
     colour: str
@@ -125,14 +127,14 @@ class Placement:
     action: str
     look: int
     facing_left: bool = False
-    phase: float = 0.0  # of the walk or the roll, 0..1
+    phase: float = 0.0  # position in the walking or rolling cycle, 0..1
     opening: float = 0.0  # doors: 0 closed .. 1 open
     cart: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Everything the backdrop is drawn from."""
+    """Everything needed to draw the backdrop."""
 
     name: str  # one of LAYOUTS, or "robot"
     seed: int

@@ -1,7 +1,8 @@
-"""Writes a scene as a video file with its truth beside it: what happened, where the robot was, questions with answers.
+"""Write a scene as a video file, with a log of the truth beside it: what happened, where the robot was, questions and
+answers.
 
-The log is JSON of the same name: `events`, `poses` (robot), `questions`, the clock; times are seconds of the video.
-`read_truth` gives the questions of such a log back, so any video with a log of this form can be asked about and scored.
+The log is a JSON file of the same name with `events`, `poses` (of a robot), `questions` and the clock; times are
+seconds of the video. `read_truth` reads its questions, so that any video with such a log can be used to score a model.
 """
 
 import json
@@ -18,7 +19,7 @@ from model.world.questions import Query, Question, questions, true_answer
 from model.world.scene import Scene
 from model.world.things import Split, Style
 
-START_UNIX = 1_767_254_400.0  # 2026-01-01 08:00:00 UTC, when every written world begins
+START_UNIX = 1_767_254_400.0  # 2026-01-01 08:00:00 UTC, the start of every video
 MIN_RATE_HZ, MAX_RATE_HZ = 0.1, 60.0
 FORMAT = "vilamp-world/1"
 
@@ -35,10 +36,10 @@ def write_video(
     camera_faults: bool = True,
     on_frame: Callable[[int, int], None] = lambda done, total: None,
 ) -> Path:
-    """Write the world of `seed` to `path` (H.264) and its truth to the returned path (the same name, `.json`).
+    """Write the scene of `seed` to `path` (H.264) and its log to the same name with `.json`. Return the log's path.
 
-    size: (width, height), even. on_frame is called with (frames written, frames in all). Raises ValueError for a size,
-    rate or length that makes no video, OSError where the file cannot be written.
+    size: (width, height), even. on_frame: called with (frames written, frames in all). Raises ValueError if size, rate
+    or length make no video, OSError if a file cannot be written.
     """
     width, height = size
     if width % 2 or height % 2 or min(size) < 32:
@@ -56,7 +57,7 @@ def write_video(
 
 
 def truth(scene: Scene, rate_hz: float) -> dict[str, Any]:
-    """The log of a scene as JSON types. Its questions can be answered from one frame a second."""
+    """Return the log of a scene as JSON types. Its questions can be answered from one frame a second."""
     seconds = np.arange(0, scene.duration_s, 1.0)
     rng = np.random.default_rng([scene.seed, 0x106])
     asked = questions(scene, START_UNIX, seconds, rng, "eval")
@@ -76,7 +77,7 @@ def truth(scene: Scene, rate_hz: float) -> dict[str, Any]:
 
 
 def read_truth(path: str | Path) -> tuple[float, list[Question]]:
-    """(start in unix seconds, questions) of a log. Raises ValueError for a file that is no such log."""
+    """Return (start in unix seconds, questions) of a log. Raises ValueError if the file is no such log."""
     try:
         log = json.loads(Path(path).read_text(encoding="utf-8"))
         if log["format"] != FORMAT:
@@ -87,9 +88,9 @@ def read_truth(path: str | Path) -> tuple[float, list[Question]]:
 
 
 def read_frames(path: str | Path, rate_hz: float) -> Iterator[tuple[float, np.ndarray]]:
-    """(seconds since the first frame, (H, W, 3) uint8) of a video, at most `rate_hz` of its frames a second.
+    """Yield (seconds since the first frame, (H, W, 3) uint8) of a video, at most rate_hz frames a second of video.
 
-    Raises ValueError for a file that cannot be read as a video.
+    Raises ValueError if the file cannot be read as a video.
     """
     import av
 
@@ -125,7 +126,7 @@ def _encode(
     camera_faults: bool,
     on_frame: Callable[[int, int], None],
 ) -> None:
-    import av  # only here: drawing works where there is no PyAV
+    import av  # imported only here, so that drawing works without PyAV
 
     num_frames = max(1, round(scene.duration_s * rate_hz))
     noise = np.random.default_rng([scene.seed, 0x015E])
@@ -137,7 +138,9 @@ def _encode(
         for number in range(num_frames):
             image = draw(scene, number / rate_hz, *size)
             if camera_faults:
-                image = degrade(image, np.random.default_rng([scene.seed, 0xFA]), noise)  # one lens, fresh noise
+                image = degrade(
+                    image, np.random.default_rng([scene.seed, 0xFA]), noise
+                )  # the same lens in every frame, new noise in each
             container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
             on_frame(number + 1, num_frames)
         container.mux(stream.encode(None))

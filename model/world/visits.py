@@ -1,6 +1,8 @@
-"""What a careful viewer of the kept frames saw: who was in the picture from when to when, and what was too unclear.
+"""Find what a careful viewer of the given frames can tell: what was in the picture from when to when, and what is
+unclear.
 
-In: a scene and the times of its frames. Out: `Seen`. Derived from what the painter painted, never from the plan.
+Input: a scene and the times of its frames. Output: `Seen`. It is derived from what the painter painted, not from the
+plan.
 """
 
 from collections import Counter, defaultdict
@@ -13,48 +15,48 @@ import numpy as np
 from model.world.scene import Scene
 from model.world.things import PLACES, VISIBLE_FRACTION, Visible
 
-SAME_VISIT_GAP_S = 6.0  # a thing out of sight for longer has gone and come again
-MIN_FRAMES = 2  # what was seen on fewer frames is not asked about
+SAME_VISIT_GAP_S = 6.0  # a thing that returns after a longer time out of sight makes a new visit
+MIN_FRAMES = 2  # no questions are asked about things visible in fewer frames
 
 
 @dataclass(frozen=True)
 class Visit:
-    """One stay of a kind and colour in the picture: times of its first and last frame, where, and how often seen."""
+    """One visit of a thing of some kind and colour: first and last time in the picture, where, and in how many frames."""
 
     kind: str
     colour: str
     first_s: float
     last_s: float
     num_frames: int
-    place: str | None  # None: it moved through
+    place: str | None  # None: it moved across the picture
     room: str | None
 
     @property
     def name(self) -> str:
-        """ "red car"."""
+        """Colour and kind: "red car"."""
         return f"{self.colour} {self.kind}"
 
 
 @dataclass(frozen=True)
 class Seen:
-    """Everything the frames of one window show."""
+    """Everything that the frames of one window show."""
 
     scene: Scene
     times: np.ndarray
     visits: tuple[Visit, ...]
-    unsure: frozenset[tuple[str, str]]  # seen too briefly or too little to be asked about
+    unsure: frozenset[tuple[str, str]]  # (kind, colour) not visible clearly enough for a question
 
     def of(self, kind: str | None, colour: str | None) -> list[Visit]:
-        """Visits that match, in order of time."""
+        """Return the visits of this kind and colour (None: any), in time order."""
         return [v for v in self.visits if kind in (None, v.kind) and colour in (None, v.colour)]
 
     def is_sure(self, kind: str | None, colour: str | None) -> bool:
-        """Nothing that matches was only half seen."""
+        """Return whether everything of this kind and colour (None: any) was clearly visible."""
         return not any(kind in (None, k) and colour in (None, c) for k, c in self.unsure)
 
 
 def look(scene: Scene, frame_times: np.ndarray) -> Seen:
-    """Go through the frames once and note who stayed from when to when."""
+    """Go through the frames once and return the visits seen."""
     sightings: dict[tuple[str, str], list[tuple[float, Visible]]] = defaultdict(list)
     glimpses: dict[tuple[str, str], list[float]] = defaultdict(list)
     for t in frame_times[scene.may_show(frame_times)].tolist():
@@ -93,7 +95,10 @@ def _stays(rows: list[tuple[float, Visible]]) -> Iterator[list[tuple[float, Visi
 
 
 def _is_one_twice(pair: tuple[str, str], stays: list[list[tuple[float, Visible]]]) -> bool:
-    """Did one go out of sight for long and come back, or were there two of them at once? A viewer cannot count that."""
+    """Return whether one thing came back after a long absence, or two of a kind were present at once.
+
+    A viewer cannot count the things in either case.
+    """
     if pair[0] == "door":
         return False
     actors = [{v.actor for _, v in stay} for stay in stays]
