@@ -146,7 +146,7 @@ def print_answer(stream: Iterator[str | Reply], *, quiet: bool) -> Reply:
 
 
 def print_reply(reply: Reply, zone: str, *, as_json: bool, question: str, everything: bool) -> None:
-    """Print the notes, evidence frames and timings of an answer, each on its line.
+    """Print the notes, evidence frames and timings of an answer, one per line.
 
     as_json: print one JSON object instead, which includes the question and the answer. everything: print all evidence
     frames, not only the best ones.

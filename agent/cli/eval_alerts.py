@@ -88,7 +88,7 @@ def _machine() -> dict[str, Any]:
 
 
 def print_report(console: "Console", report: dict[str, Any]) -> None:
-    """Print a table with one line per variant, then one with a line per type of rule, for gate and judge together."""
+    """Print two tables of the results: by variant (gate only, judge only, both), and by type of rule for both."""
     from rich.table import Table
 
     title = f"{report['minutes']:g} minutes of worlds {', '.join(map(str, report['seeds']))}, one rule at a time"
@@ -120,7 +120,7 @@ def _row(figures: dict[str, Any]) -> list[str]:
 def plot(report: dict[str, Any], path: Path) -> None:
     """Draw a chart into the file `path`. Raises CliError.
 
-    It shows the gate's score over time beside the true events, and how results depend on the gate's threshold.
+    The chart shows the gate's score over time beside the true events, and how results depend on the gate's threshold.
     """
     try:
         from matplotlib.figure import Figure

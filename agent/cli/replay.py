@@ -42,7 +42,7 @@ LEDGER_FILE = "replays.json"
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """The ledger's entry for one camera: which video is in its history, and how it was indexed."""
+    """The ledger's entry for one camera: the video in its history, and how the video was stored."""
 
     path: str
     size_bytes: int
@@ -70,7 +70,7 @@ class Entry:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Index the video file, then ask the given questions. Return the exit code. Raises CliError."""
+    """Store and encode the video file, then ask the given questions. Return the exit code. Raises CliError."""
     if args.camera is not None:
         checked_camera(args.camera)
     zone = zone_of(args)
@@ -130,7 +130,10 @@ def _remembered(settings: Settings) -> list[str]:
 
 
 async def _index(agent: Agent, camera: str, wanted: Entry, duration_s: float | None, zone: str, *, quiet: bool) -> None:
-    """Index the video, or the part that an earlier run did not reach, and record it in the ledger. Raises CliError."""
+    """Store and encode the part of the video that no earlier run has stored, and record this in the ledger.
+
+    Raises CliError.
+    """
     ledger = agent.settings.data_dir / LEDGER_FILE
     known = _read_ledger(ledger).get(camera)
     stats = agent.store.stats(camera)
@@ -237,9 +240,9 @@ async def _ask(agent: Agent, question: Question, *, quiet: bool) -> Reply:
 
 
 def _read_ledger(path: Path) -> dict[str, Entry]:
-    """Return the ledger's entries by camera. An unreadable ledger counts as empty.
+    """Return the ledger's entries by camera; {} if the ledger cannot be read.
 
-    No frames are stored twice then, because a camera whose memory has frames but no entry is refused.
+    Even without the ledger no video is stored twice, because a camera that has frames but no entry is refused.
     """
     try:
         return {camera: Entry(**entry) for camera, entry in json.loads(path.read_text()).items()}

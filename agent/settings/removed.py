@@ -28,13 +28,13 @@ REMOVED = {
     "alerts.max_waiting": "it is always 16",
     "alerts.late_s": "it is always 300",
 }
-"""Dotted name of a removed setting -> what replaced it. "*" stands for any name."""
+"""Maps the dotted name of each removed setting to what replaced it. "*" stands for any name."""
 
 Place = tuple[str | int, ...]
 
 
 def take_removed(tree: dict[str, Any]) -> tuple[dict[str, Any], dict[Place, str]]:
-    """Return `tree` without its removed settings, and for each of them its place -> what replaced it.
+    """Return `tree` without its removed settings, and a dict from the place of each to what replaced it.
 
     tree: nested settings, which are not changed. A place is a path of keys: ("rules", "door", "gate", "surge").
     """

@@ -49,7 +49,7 @@ def name_switches(value: object) -> object:
 
 
 class GateSettings(Part):
-    """When a frame is unusual enough to ask the judge.
+    """The gate of a rule: when a frame is unusual enough to ask the judge, a language model.
 
     A frame's score is how much more it resembles the condition than the camera's frames usually do, divided by the
     usual spread of that resemblance at this camera.
@@ -67,7 +67,7 @@ class GateSettings(Part):
 
 
 class ConfirmSettings(Part):
-    """How many verdicts raise an alert: at least n of the last m must be yes."""
+    """How many of the judge's verdicts raise an alert: at least n of the last m must be yes."""
 
     n: int = Field(default=2, ge=1, le=32, description="verdicts that must be yes")
     m: int = Field(default=3, ge=1, le=32, description="of the last so many")
@@ -80,7 +80,7 @@ class ConfirmSettings(Part):
 
 
 class JudgeSettings(Part):
-    """Which frames the judge is shown, and how often it is asked."""
+    """The judge of a rule, a language model: which frames it is shown, and how often it is asked."""
 
     window_s: float = Field(default=8.0, ge=1, le=3600, description="seconds of video shown to the judge")
     num_keyframes: int = Field(default=8, ge=1, le=512, description="frames of them shown in full")

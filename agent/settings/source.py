@@ -171,11 +171,11 @@ class _Draft:
         """Set the settings that the command line gives."""
         for place, value in _leaves(overrides, ()):
             self._origins[place] = "command line"
-            if not self._put(place, value):  # a value above it is not a mapping: replace the value
+            if not self._put(place, value):  # it would be inside a plain value: replace that value
                 self.tree[str(place[0])] = overrides[str(place[0])]
 
     def _put(self, place: Place, value: Any) -> bool:
-        """Set the value at `place`. Return False if that is impossible because a value above it is not a mapping."""
+        """Set the value at `place`. Return False if that is impossible because it would be inside a plain value."""
         tree = self.tree
         for key in place[:-1]:
             if tree.get(str(key)) is None:
@@ -200,7 +200,7 @@ class _Draft:
     def locate(self, place: Place) -> str:
         """Return where the setting at `place` was written: "vilamp.yaml:12: streaming.max_sessions".
 
-        For a setting that was not written, the line is that of the nearest setting above it.
+        For a setting that was not written, the line is that of the nearest mapping around it.
         """
         dotted = ""
         for key in place:

@@ -75,7 +75,7 @@ def check_source(url: str) -> str:
 
 
 def address_parts(url: str, schemes: Collection[str] = ("http", "https")) -> SplitResult | None:
-    """Return the parts of an address. None unless it has one of `schemes`, a host, and no invalid port."""
+    """Return the parts of an address; None unless it has one of `schemes` and a host. A given port must be valid."""
     try:
         parts = urlsplit(url)
         usable = parts.scheme in schemes and bool(parts.hostname) and parts.port != 0
@@ -85,7 +85,7 @@ def address_parts(url: str, schemes: Collection[str] = ("http", "https")) -> Spl
 
 
 def check_base_url(url: str) -> str:
-    """Check an address that paths are appended to. Return it without slashes at its end."""
+    """Check the base address of a server. Return it without slashes at its end, so that paths can be appended."""
     if not address_parts(url) or not re.fullmatch(r"https?://[\w.\-\[\]:]+(/[\w./~-]*)?", url, re.ASCII):
         advice = "without user or query (set the key with api_key or api_key_file)"
         raise ValueError(f"must be an address such as http://127.0.0.1:11434/v1, {advice}")

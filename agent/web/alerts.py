@@ -5,10 +5,10 @@
     GET /v1/alerts/{id}/snapshot.jpg     the picture of that alert
     GET /v1/alerts/stream                server-sent events with the same payloads as over MQTT
 
-A suppressed alert is an alert that a rule began to consider but did not raise; its `reason` says why. All
-requests need a token with the scope `ask`. A picture and the stream may be requested with a signed URL instead, because
-a browser's `<img>` and `EventSource` send no headers. Streams read from the alert store, so a slow client delays nobody
-and misses no event that is still stored.
+A suppressed alert is an alert that a rule began to consider but did not raise; its `reason` says why. All requests need
+a token with the scope `ask`. A picture and the stream may be requested with a signed URL instead, because a browser's
+`<img>` and `EventSource` send no headers. Streams read from the alert store, so a slow client delays nobody and misses
+no event that is still stored.
 """
 
 import asyncio
@@ -126,7 +126,7 @@ class AlertRoutes:
         return _page([self._describe_suppressed(each) for each in found], found, wanted.limit)
 
     def _describe(self, alert: Alert) -> dict[str, Any]:
-        """Return an alert as JSON, with the fields of its on and off events and newly signed URLs."""
+        """Return an alert as JSON: the fields of the events for its begin and its end, and newly signed URLs."""
         on: dict[str, Any] = json.loads(alert.on_event)
         off: dict[str, Any] | None = None if alert.off_event is None else json.loads(alert.off_event)
         evidence = [*on["frames"], *(off["frames"] if off else [])]

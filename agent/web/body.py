@@ -128,7 +128,8 @@ class _Unpacked:
     def _decoder(self, packed: bytes, before: "zlib._Decompress | None") -> "zlib._Decompress":
         """Return a decoder for compressed data that begins with `packed`. Raises BadRequest.
 
-        before: the finished decoder of the data before, if any. Only gzip may have several streams in a row.
+        before: the decoder of the previous compressed stream in the same body, if there was one; only gzip allows
+        several.
         """
         if self._codings[0] in _GZIP:
             return zlib.decompressobj(_GZIP_BITS)

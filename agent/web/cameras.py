@@ -53,7 +53,9 @@ class CameraRoutes:
         return JsonResponse(await pools.web(self._describe, camera))
 
     async def frames(self, request: Request) -> Response:
-        """Respond with one page of frames with times in [after, before], oldest first. Only encoded frames are listed.
+        """Respond with one page of frames with times in [after, before], oldest first.
+
+        Only frames that the model has already encoded are listed.
 
         `next_after` in the response is the `after` to send for the next page, null on the last page. With `order=desc`
         the newest come first, and `next_before` is the `before` to send for the next page.
@@ -120,7 +122,8 @@ class CameraRoutes:
     def _latest(self, camera: str, newest: float | None) -> dict[str, Any] | None:
         """Return the camera's newest frame as JSON; None if no frame is stored.
 
-        After a restart, this is the newest encoded frame (at time `newest`) until the camera sends another frame.
+        After a restart of the agent, this is the newest frame that the model has encoded, until the camera sends
+        another. newest: the time of that encoded frame.
         """
         intake = self._cameras.intakes.get(camera)
         with suppress(FrameGone):

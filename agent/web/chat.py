@@ -85,7 +85,10 @@ class _Completion:
         return self._envelope.completion(answer, self._citations(answer.seen))
 
     async def events(self) -> AsyncGenerator[bytes, None]:
-        """Yield the answer as server-sent events. A refused question raises a Problem before the first event."""
+        """Yield the answer as server-sent events.
+
+        If the question is refused, a Problem (an error with an HTTP status) is raised before the first event.
+        """
         async with self._agent.answering.ask(self._question) as events:
             yield self._chunk({"role": "assistant", "content": ""})
             seen: Seen | None = None

@@ -69,7 +69,7 @@ def connection_limit(num_descriptors: int) -> int:
 class Connection(H11Protocol):
     """A uvicorn connection that also records its phase (what it is waiting for) and since when."""
 
-    since: float = 0.0  # loop time at which the phase was first seen
+    since: float = 0.0  # time of the event loop at which the current phase was first recorded
     _seen: tuple[Phase, object] | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -92,7 +92,7 @@ class Connection(H11Protocol):
         return "head" if self.cycle is None or self.conn.trailing_data[0] else "idle"
 
     def look(self, now: float) -> float:
-        """Return how many seconds the current phase may still last, below 0 when it has lasted too long.
+        """Record the connection's phase. Return how many seconds it may still last, below 0 if it has lasted too long.
 
         now: time of the event loop, in seconds.
         """

@@ -36,8 +36,8 @@ _MAX_ADDRESSES, _MAX_USED = 4096, 4096
 class Guard:
     """Checks the token or the signed URL of a request, and signs URLs.
 
-    What is signed leaves out the path prefix of the setting `public_url`. The signature is therefore valid whether or
-    not a reverse proxy removes the prefix.
+    A URL is signed without the path prefix of the setting `public_url`, so that its signature is valid whether or not
+    a reverse proxy removes the prefix.
     """
 
     def __init__(

@@ -1,9 +1,9 @@
 """The memory over HTTP: its size, erasing and exporting frames, and metadata for frames that are not yet stored.
 
-GET    /v1/memory                                       frames and bytes, per camera and in total DELETE
-/v1/cameras/{camera}/frames?after=&before=       erases frames for good; needs both bounds, or all=true PUT
-/v1/cameras/{camera}/metadata                    sends a JSON object to store with the next frames, such as a pose GET
-/v1/cameras/{camera}/export?after=&before=       a ZIP with the frames as a video and a JSON log
+GET    /v1/memory                                    frames and bytes, per camera and in total
+DELETE /v1/cameras/{camera}/frames?after=&before=    erases frames for good; needs both bounds, or all=true
+PUT    /v1/cameras/{camera}/metadata                 JSON to store with the next frames, such as a robot's pose
+GET    /v1/cameras/{camera}/export?after=&before=    a ZIP with the frames as a video and a JSON log
 """
 
 import asyncio
@@ -87,7 +87,7 @@ class MemoryRoutes:
         return JsonResponse({"object": "erasure", "camera": camera, "after": after, "before": before, "erased": erased})
 
     async def metadata(self, request: Request) -> Response:
-        """Store the JSON object in the body with the camera's frames of the next few seconds."""
+        """Accept a JSON object (such as a pose), to be stored with the camera's frames of the next few seconds."""
         self.guard.check(request, f"publish:{request.path_params['camera']}")
         camera = await path_camera(self.agent.cameras, request)
         metadata = check_metadata(parse_json(await read_body(request, MAX_METADATA_BYTES)))

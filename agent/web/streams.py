@@ -20,7 +20,7 @@ SSE_COMMENT = b": still here\n\n"  # keeps proxies and clients from closing a si
 
 
 class ClientLeft(Problem):
-    """The client disconnected before its response was ready. It ends the request; nobody receives it as a response."""
+    """The client disconnected before its response was ready. Nobody receives the response made from this error."""
 
     status, type, code = 499, "invalid_request_error", "client_left"
 
@@ -92,9 +92,10 @@ class LongResponses:
 class _EventStream(Response):
     """A response that sends server-sent events from a generator.
 
-    The status line is sent together with the first event. A Problem raised before the first event can therefore still
-    become a response with its own status. A later Problem is sent as the last event, `data: {"error": ...}`. The
-    generator is asked for the next event only after the previous one was sent, so a slow client slows it down.
+    The status line is sent together with the first event. If the generator raises a Problem (an error with an HTTP
+    status) before its first event, the response can therefore still have that status. A later Problem is sent as the
+    last event, `data: {"error": ...}`. The generator is asked for the next event only after the previous one was sent,
+    so a slow client slows it down.
     """
 
     media_type = "text/event-stream"

@@ -32,7 +32,7 @@ class NewCameras:
     """
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
-        """Begin with no names. now: a monotonic clock, in seconds."""
+        """Begin without any names. now: a function that returns monotonic seconds."""
         self._now = now
         self._made: dict[str, dict[str, float]] = {}  # by owner: each new camera, and when it was first used
 
