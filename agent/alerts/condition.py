@@ -74,8 +74,7 @@ _VERDICTS: dict[str, Verdict] = {**dict.fromkeys(_NO.split(), "no"), **dict.from
 
 @dataclass(frozen=True, slots=True)
 class _Clause:
-    """The parts of a condition that the grammar covers: subject, verb as written ("" if there is none), words after
-    it."""
+    """The parts of a condition that the grammar covers: subject, verb as written ("" if there is none), words after it."""
 
     subject: list[str]
     verb: str = ""
@@ -169,8 +168,7 @@ def _is_verb(word: str, subject: list[str]) -> bool:
 
 
 def _is_plural(word: str, words: list[str]) -> bool:
-    """Return True for a plural such as "people" or "dogs"; False for "bus", and when `words` begin with "a" or
-    "one"."""
+    """Return True for a plural such as "people" or "dogs"; False for "bus", and when `words` begin with "a" or "one"."""
     plural = len(word) > 3 and word.endswith("s") and not word.endswith(("ss", "us", "is"))
     return word in _PLURALS or (plural and words[0] not in ("a", "an", "one", "another"))
 
@@ -188,8 +186,7 @@ def _is_thing(words: list[str]) -> bool:
 
 
 def _has_inner_verb(words: list[str]) -> bool:
-    """Return True when one of the words may be a verb: "two cars collide", "a car parked by the gate", "water
-    leaks"."""
+    """Return True when one of the words may be a verb: "two cars collide", "a car parked by the gate", "water leaks"."""
     for word, following in itertools.pairwise(words):
         if (word in _DOING or _is_done(word)) and following in _BETWEEN | _DETERMINERS:
             return True

@@ -51,8 +51,7 @@ class Trial:
 class SweepRow:
     """What the rule would have done with the gate thresholds `on` and `off`.
 
-    num_openings: how often the gate opened. num_alerts, num_judged: None if `max_judgements` was reached before the
-    end.
+    num_openings: how often the gate opened. num_alerts, num_judged: None if `max_judgements` was reached before the end.
     """
 
     on: float
@@ -67,8 +66,7 @@ class Outcome:
     """The result of a dry run.
 
     after, before: times of the first and the last frame. num_unencoded: frames without an embedding, which were left
-    out.
-    complete: False if `max_judgements` was reached before the last frame. num_openings: how often the gate opened.
+    out. complete: False if `max_judgements` was reached before the last frame. num_openings: how often the gate opened.
     """
 
     trial: Trial
@@ -83,8 +81,7 @@ class Outcome:
 
 
 class _Past:
-    """The frames of a window in time order. Iterating creates one Sighting at a time, as a window may hold a
-    million."""
+    """The frames of a window in time order. Iterating creates one Sighting at a time, as a window may hold a million."""
 
     def __init__(self, window: Window, similarities: NDArray[np.float32]) -> None:
         self.times = window.times
@@ -177,8 +174,7 @@ class DryRun:
     async def _sweep(self, frames: _Past, armed_from: float, base: Outcome) -> list[SweepRow]:
         """Replay the rule with other gate thresholds. Return one row for each, by rising threshold.
 
-        The higher thresholds are tried first, because they need fewer judge calls, most of which have been made
-        already.
+        The higher thresholds are tried first, because they need fewer judge calls, most of which have been made already.
         """
         rows = []
         for factor in sorted(FACTORS, key=lambda each: (each < 1, -each)):

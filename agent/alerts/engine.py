@@ -9,9 +9,8 @@
 
 Ingest and questions never wait for alerts: a frame is queued without waiting, the alert store is written in a worker
 thread, and each judge call waits behind all users' questions for the language model. Overload policy: when the frame
-queue
-is full, its oldest frame is dropped and counted, and no gate gets it; when the judge's queue is full, a frame gets no
-verdict, for the reason `judge_busy`.
+queue is full, its oldest frame is dropped and counted, and no gate gets it; when the judge's queue is full, a frame
+gets no verdict, for the reason `judge_busy`.
 """
 
 import asyncio

@@ -1,8 +1,7 @@
 """The event of an alert that begins or ends, as MQTT, webhooks, `/v1/alerts` and its event stream deliver it.
 
 The payload is built once, when the alert is committed, and stored, so an event that is delivered twice has the same
-bytes
-both times. Field names and units are those of docs/alerts.md. Does not depend on rules, models or receivers.
+bytes both times. Field names and units are those of docs/alerts.md. Does not depend on rules, models or receivers.
 """
 
 import json
@@ -63,8 +62,7 @@ def event_id(alert_id: str, event_type: EventType) -> str:
 
 
 def clip_path(camera: str, start_time: float, end_time: float) -> str:
-    """Return the URL path and query that export the frames around an alert. A longer clip is cut to its first
-    MAX_CLIP_S.
+    """Return the URL path and query that export the frames around an alert. A longer clip is cut to its first MAX_CLIP_S.
 
     clip_path("yard", 1000.0, 1002.0) is "/v1/cameras/yard/export?after=990.000&before=1007.000".
     """

@@ -5,8 +5,7 @@ Output: whether the gate is open, and a score. The score is how far the similari
 (the background), divided by its usual deviation from that average (the spread). So a rule needs no calibration for the
 place, the light or the encoder. The gate opens at one threshold and closes at a lower one (hysteresis).
 
-Pure functions: time is an argument, and the state is a value that can be written as JSON. Uses no pictures and no
-model.
+Pure functions: time is an argument, and the state is a value that can be written as JSON. Uses no pictures and no model.
 """
 
 import math
@@ -52,8 +51,7 @@ class GateReading:
 def step(settings: GateSettings, state: GateState, *, time: float, similarity: float) -> tuple[GateState, GateReading]:
     """Return the next state and the reading for the frame at `time` (unix seconds).
 
-    similarity: cosine in -1..1. A frame that is not newer than the last one gets a reading but does not change the
-    state.
+    similarity: cosine in -1..1. A frame that is not newer than the last one gets a reading but does not change the state.
     """
     newer = state.time is None or time > state.time
     if not state.warm:
@@ -78,13 +76,11 @@ def step(settings: GateSettings, state: GateState, *, time: float, similarity: f
 
 
 def _warmed(state: GateState, time: float, similarity: float) -> GateState:
-    """Return the state with one more frame of the warm-up. The last one sets the first level and spread of the
-    background.
+    """Return the state with one more frame of the warm-up. The last one sets the first level and spread of the background.
 
     They come from the third of the similarities that lie closest together: the level is the middle of that third, and
-    the
-    spread is its width, which for normal noise is about the mean distance from the middle. So the background is right
-    even when half of the warm-up frames show events.
+    the spread is its width, which for normal noise is about the mean distance from the middle. So the background is
+    right even when half of the warm-up frames show events.
 
     Worked example, six frames: .20 .50 .21 .61 .22 .48 -> the closest two are .20 .21: level .205, spread .01.
     """

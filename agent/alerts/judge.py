@@ -2,10 +2,8 @@
 
 The question takes the same path as a user's (window, keyframes, merging, language model), with greedy decoding and few
 tokens. Of the answer only the verdict is kept: yes, no or unclear. So text in a camera's picture can at most cause a
-wrong
-verdict. A remote model that used up its tokens without a readable answer may have been thinking: its next question
-allows
-more tokens for that.
+wrong verdict. A remote model that used up its tokens without a readable answer may have been thinking: its next
+question allows more tokens for that.
 
 Does not decide when to ask, nor what follows from a verdict.
 """

@@ -8,12 +8,10 @@
 `On`, `Off` and `Held` are actions: an alert begins, ends, or is suppressed. n, m and `clear` are settings of the rule.
 An unclear verdict counts among the m, is never a yes, and does not end an alert. While something keeps an alert from
 beginning (snooze, schedule, cool-down, a late frame) the judge is not asked, and one `Held` is returned each time the
-gate
-opens. The judge is asked about an active alert until it ends, even during a snooze; only disabling the rule ends it at
-once.
+gate opens. The judge is asked about an active alert until it ends, even during a snooze; only disabling the rule ends
+it at once.
 
-Pure functions: they return new values, and time is an argument. They use no pictures, no model, no clock and no alert
-ids.
+Pure functions: they return new values, and time is an argument. They use no pictures, no model, no clock and no alert ids.
 """
 
 from collections.abc import Sequence
@@ -67,8 +65,7 @@ class Ask:
 
 @dataclass(frozen=True, slots=True)
 class On:
-    """An alert begins: `num_yes` of the last `num_votes` verdicts were yes. start_time: of the first frame judged
-    yes."""
+    """An alert begins: `num_yes` of the last `num_votes` verdicts were yes. start_time: of the first frame judged yes."""
 
     frame_id: int
     start_time: float
@@ -81,8 +78,7 @@ class On:
 
 @dataclass(frozen=True, slots=True)
 class Off:
-    """An alert ended at `end_time`, the first of `num_no` frames judged no in a row; the last of them is the frame at
-    `time`.
+    """An alert ended at `end_time`, the first of `num_no` frames judged no in a row; the last of them is the frame at `time`.
 
     num_no is 0 when the rule was disabled, changed or removed.
     """
@@ -205,8 +201,7 @@ def saw(
 def _kept_quiet(
     state: RuleState, reading: GateReading, quiet: Reason | Literal["disabled"]
 ) -> tuple[RuleState, Actions]:
-    """Return the idle state for a frame at which no alert may begin, with one `Held` if the gate opened or a check
-    stopped.
+    """Return the idle state for a frame at which no alert may begin, with one `Held` if the gate opened or a check stopped.
 
     quiet: the reason. A disabled rule returns no `Held`.
     """
@@ -324,8 +319,7 @@ def refused(rule: RuleSettings, state: RuleState, time: float, reason: Refusal) 
 
 
 def ended(state: RuleState, time: float) -> tuple[RuleState, Actions]:
-    """Return the state and the actions when the rule is disabled, changed or removed: an active alert ends at
-    `time`."""
+    """Return the state and the actions when the rule is disabled, changed or removed: an active alert ends at `time`."""
     if state.phase != "on":
         return _idle(state), ()
     off = Off(state.since or time, time, time, 0, state.score, ())
@@ -335,16 +329,14 @@ def ended(state: RuleState, time: float) -> tuple[RuleState, Actions]:
 def _paused(rule: RuleSettings, state: RuleState, time: float, *, afresh: bool) -> RuleState:
     """Return the state with the next time to ask the judge.
 
-    afresh: the verdict at `time` brought something new, so the pause is short. Otherwise the pause doubles, up to
-    recheck_s.
+    afresh: the verdict at `time` brought something new, so the pause is short. Otherwise the pause doubles, up to recheck_s.
     """
     pause_s = rule.judge.every_s if afresh else min(2 * state.pause_s, rule.judge.recheck_s)
     return replace(state, pause_s=pause_s, next_ask=time + pause_s)
 
 
 def _evidence(votes: Sequence[Vote]) -> tuple[tuple[int, float], ...]:
-    """Return the judged frames and the frames that the verdicts are based on, each once, as (id, time) in time
-    order."""
+    """Return the judged frames and the frames that the verdicts are based on, each once, as (id, time) in time order."""
     frames = {frame_id: time for vote in votes for frame_id, time in (*vote.frames, (vote.frame_id, vote.time))}
     return tuple(sorted(frames.items(), key=lambda frame: frame[1]))
 

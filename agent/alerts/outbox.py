@@ -3,8 +3,7 @@
 A sink is a receiver of every event: "mqtt" or "webhook:<name>". An entry is written in the transaction that commits its
 alert and removed when its sink has confirmed it, so every event is delivered at least once and in order, across outages
 and restarts. The payload is stored as bytes, so an event that is delivered twice is the same both times. Overload
-policy:
-when a sink has more than `max_entries` entries, its oldest entry is dropped and counted.
+policy: when a sink has more than `max_entries` entries, its oldest entry is dropped and counted.
 
 Uses the connection and the lock of the alert store (`agent/alerts/store.py`). Does not deliver anything itself.
 """
@@ -165,8 +164,7 @@ class Outbox:
     def done(self, entry: Outgoing) -> None:
         """Remove an entry that its sink has confirmed. Idempotent.
 
-        If the disk fails, the entry stays marked as finished in memory: `pending` skips it, and `tidy` removes it
-        later.
+        If the disk fails, the entry stays marked as finished in memory: `pending` skips it, and `tidy` removes it later.
         """
         with self._lock:
             self._finished.add(entry.seq)
@@ -216,8 +214,7 @@ class Outbox:
         return entry.seq > self._newest_at_start
 
     def note_ages(self, sink: str, now: float) -> None:
-        """Compute the ages of the entries of `sink` from before this start, with `now` (unix seconds) as the current
-        time.
+        """Compute the ages of the entries of `sink` from before this start, with `now` (unix seconds) as the current time.
 
         From then on the steady clock counts, so a later change of the wall clock does not matter.
         """

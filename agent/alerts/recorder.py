@@ -46,8 +46,7 @@ class Watch:
 
     @classmethod
     def read(cls, rule: str, camera: str, value: Mapping[str, object]) -> "Watch":
-        """Return the watch that `to_json` wrote, or a new one if the value cannot be read (another version wrote
-        it)."""
+        """Return the watch that `to_json` wrote, or a new one if the value cannot be read (another version wrote it)."""
         try:
             watch = _WATCH.validate_python(
                 {**value, "rule": rule, "camera": camera, "state": value["machine"], "written": True}
@@ -80,8 +79,7 @@ _WATCH = TypeAdapter(Watch)
 
 
 class Recorder:
-    """Writes states, alert events and suppressed alerts to the alert store. Not thread-safe: the watcher holds its
-    lock."""
+    """Writes states, alert events and suppressed alerts to the alert store. Not thread-safe: the watcher holds its lock."""
 
     def __init__(
         self, alert_store: AlertStore, memory: MemoryStore, *, metrics: Metrics, clock: Callable[[], float], model: str
@@ -142,8 +140,7 @@ class Recorder:
     def _event(
         self, watch: Watch, actions: Sequence[Action], rule: RuleSettings | None, now: float
     ) -> tuple[AlertEvent | None, bytes | None]:
-        """Return the event for an alert that begins or ends in `actions`, and its picture (JPEG). None: there is
-        none."""
+        """Return the event for an alert that begins or ends in `actions`, and its picture (JPEG). None: there is none."""
         for action in actions:
             if isinstance(action, On) and rule is not None:
                 snapshot = self._picture(action.frame_id) if rule.snapshot else None

@@ -1,10 +1,8 @@
 """Replay a rule over stored frames, with the gate and the state machine of the live path and the times of the frames.
 
 A verdict takes effect `latency_s` after its frame (0: before the next frame). Whether an operator disabled or snoozed
-the
-rule is ignored: the replay shows what the rule itself would have done. Has no side effects except those of the judge,
-which
-the caller passes in.
+the rule is ignored: the replay shows what the rule itself would have done. Has no side effects except those of the
+judge, which the caller passes in.
 """
 
 import asyncio
@@ -82,8 +80,7 @@ class Replay:
         armed_from: float = -math.inf,
         latency_s: float = 0.0,
     ) -> None:
-        """judge: returns the verdict on a frame, or the reason why there is none. zone_of: returns a camera's time
-        zone.
+        """judge: returns the verdict on a frame, or the reason why there is none. zone_of: returns a camera's time zone.
 
         armed_from: unix seconds. From earlier frames the gate only learns the background: they cause no alert.
         """

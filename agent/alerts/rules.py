@@ -1,9 +1,8 @@
 """The rules: those of the configuration and those made over REST, with the switches that an operator has set.
 
 A rule of the configuration replaces one made over REST with the same name. A switch is what an operator set for a rule
-at
-one camera or at all of them: enabled or disabled, and snoozed until when. Switches are stored apart from the rule and
-survive restarts. Not thread-safe: the watcher holds its lock. Reads no clock.
+at one camera or at all of them: enabled or disabled, and snoozed until when. Switches are stored apart from the rule
+and survive restarts. Not thread-safe: the watcher holds its lock. Reads no clock.
 """
 
 from collections.abc import Mapping
@@ -105,8 +104,7 @@ class Rules:
         return self.named(name).settings.enabled
 
     def snoozed_until(self, name: str, camera: str = EVERY_CAMERA) -> float:
-        """Return the end of the snooze in unix seconds; 0: not snoozed. Of switch and settings, the later end
-        counts."""
+        """Return the end of the snooze in unix seconds; 0: not snoozed. Of switch and settings, the later end counts."""
         for place in (camera, EVERY_CAMERA):
             until = self._switch(name, place).snoozed_until
             if until is not None:
@@ -114,8 +112,7 @@ class Rules:
         return self.named(name).settings.snooze or 0.0
 
     def switch(self, name: str, camera: str | None, enabled: bool) -> None:
-        """Enable or disable the rule at one camera, or at all (None), which also removes the switches of single
-        cameras."""
+        """Enable or disable the rule at one camera, or at all (None), which also removes the switches of single cameras."""
         self._set(name, camera, enabled=enabled)
 
     def snooze(self, name: str, camera: str | None, until: float) -> None:

@@ -2,8 +2,7 @@
 
 One transaction commits a rule's new state, its alert and the outbox entries of that alert; an alert is published only
 after that commit. A committed row survives a kill of the process at any instant (WAL, synchronous=NORMAL). The tables
-of
-alerts and of suppressed alerts are bounded: beyond the limit the oldest rows are deleted.
+of alerts and of suppressed alerts are bounded: beyond the limit the oldest rows are deleted.
 
 Thread-safe: one lock serialises all calls. Reads no wall clock. Does not depend on models, gates or MQTT.
 """
@@ -173,10 +172,7 @@ class AlertStore:
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
-        """Context manager: run the block in one transaction, holding the lock. Yields the connection.
-
-        An exception in the block rolls back. Raises StorageError; StorageFull if the disk is full.
-        """
+        """Context manager: run the block in one transaction, under the lock. Yields the connection. Raises StorageError."""
         with self.lock, _storage_errors(self.path):
             try:
                 self.connection.execute("BEGIN IMMEDIATE")
@@ -276,10 +272,7 @@ class AlertStore:
 
     @contextmanager
     def waking(self, event: asyncio.Event) -> Iterator[None]:
-        """Context manager: inside the block, every commit of an event or a suppressed alert sets `event`.
-
-        Enter the block in a coroutine of the event loop that waits for `event`; any thread may commit.
-        """
+        """Context manager: inside the block, each commit of an event or suppressed alert sets `event` of the running loop."""
         loop = asyncio.get_running_loop()
 
         def notify() -> None:
@@ -335,8 +328,7 @@ class AlertStore:
         return {(rule, camera): alert_id for rule, camera, alert_id, _ in self._read(NEWEST_SNAPSHOTS)}
 
     def events(self, after_seq: int, limit: int = 100) -> list[Event]:
-        """Return the events with a `seq` above `after_seq`, in order, at most `limit`. Those of erased alerts are
-        gone."""
+        """Return the events with a `seq` above `after_seq`, in order, at most `limit`. Those of erased alerts are gone."""
         joined = (
             "SELECT events.seq, alerts.rule, alerts.camera, CASE event_type WHEN 'on' THEN on_event ELSE off_event END "
             "FROM events JOIN alerts ON alerts.seq = events.alert WHERE events.seq > ? ORDER BY events.seq LIMIT ?"
@@ -354,10 +346,8 @@ class AlertStore:
         return [Suppressed(*row) for row in self._read(f"SELECT {columns} FROM suppressed{end}", values)]  # noqa: S608
 
     def erase(self, camera: str, after: float, before: float) -> int:
-        """Delete what overlaps [after, before] (unix seconds) at `camera`. Return the number of deleted alerts.
-
-        Deletes alerts with their pictures, suppressed alerts and outbox entries.
-        """
+        """Delete the alerts (with pictures), suppressed alerts and outbox entries of `camera` that overlap [after,
+        before]. Return the number of deleted alerts."""
         with self.transaction() as db:
             gone = db.execute(
                 "DELETE FROM alerts WHERE camera = ? AND start_time <= ? AND coalesce(end_time, time) >= ?",
@@ -394,10 +384,8 @@ def _storage_errors(path: Path) -> Iterator[None]:
 
 
 def erase_from_alerts(alert_store: AlertStore) -> Callable[[str, float, float], int]:
-    """Return a function for `agent.keep.erasing.Erasing` that erases alerts, their pictures and their outbox entries.
-
-    It takes (camera, after, before), overwrites the rows in the file, and returns the number of erased alerts.
-    """
+    """Return a function for `agent.keep.erasing.Erasing` that erases a camera's alerts and overwrites them in the file.
+    It takes (camera, after, before) and returns the number of erased alerts."""
 
     def erase(camera: str, after: float, before: float) -> int:
         count = alert_store.erase(camera, after, before)

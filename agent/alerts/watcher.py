@@ -1,10 +1,9 @@
 """Runs all rules at all their cameras: takes frames and verdicts, records alerts, and returns the frames to judge.
 
 The state of each rule at each camera is held in memory. It is stored in the alert store in one transaction with each
-alert
-or suppressed alert, and otherwise every few seconds (`flush`), so a kill loses no alert and only seconds of the gates'
-background. When the alert store cannot be written, no alert begins or ends: the state stays as it was, and the judge is
-asked again.
+alert or suppressed alert, and otherwise every few seconds (`flush`), so a kill loses no alert and only seconds of the
+gates' background. When the alert store cannot be written, no alert begins or ends: the state stays as it was, and the
+judge is asked again.
 
 Thread-safe: one lock serialises all calls. Awaits nothing.
 """
@@ -103,9 +102,7 @@ class Watcher:
 
     def begin(self) -> None:
         """End the active alerts of rules that were removed or disabled while the agent was not running.
-
-        Set the alert store's `sinks` before the call, so that they receive the events of these alerts.
-        """
+        Call after setting the alert store's `sinks`, which receive the events of these alerts."""
         try:
             with self._lock:
                 self._end_stale()
@@ -133,8 +130,7 @@ class Watcher:
             return [rule for rule in self._rules.all() if rule.name not in self._units]
 
     def frames(self, frames: Iterable[Frame], room: int) -> list[Pending]:
-        """Process these frames with every rule that watches their camera. Return the frames to judge, at most
-        `room`."""
+        """Process these frames with every rule that watches their camera. Return the frames to judge, at most `room`."""
         pending: list[Pending] = []
         with self._lock:
             for frame in frames:
@@ -218,10 +214,7 @@ class Watcher:
             self._unjudged[key] = (self._unjudged.get(key, (0, ""))[0] + 1, missed)
 
     def problem(self, name: str) -> str | None:
-        """Return why this rule does not work, as text for the operator. None: it works.
-
-        It may not have started, or fail on frames, or have missed MAX_UNJUDGED verdicts in a row.
-        """
+        """Return why this rule does not work (no start, failing frames, missed verdicts), as text. None: it works."""
         with self._lock:
             if name in self.problems:
                 return self.problems[name]
@@ -236,8 +229,7 @@ class Watcher:
         return {name: problem for name, problem in named.items() if problem is not None}
 
     def _new_watch(self, rule: Rule, frame: Frame) -> Watch:
-        """Create and return the watch of `rule` at the frame's camera. Its gate first learns from the last WARM_S
-        seconds."""
+        """Create and return the watch of `rule` at the frame's camera. Its gate first learns from the last WARM_S seconds."""
         gate = GateState()
         window = self._memory.window((frame.camera,), frame.time - WARM_S, float(np.nextafter(frame.time, 0.0)))
         rows = np.arange(max(0, window.num_frames - WARM_FRAMES), window.num_frames)
@@ -252,8 +244,7 @@ class Watcher:
     def _take(self, watch: Watch, step: tuple[RuleState, Actions]) -> list[Ask]:
         """Apply what the state machine returned, and return the frames that the judge is to be asked about.
 
-        An alert or suppressed alert is committed together with the state. If that fails, the state stays as it was and
-        nothing is returned.
+        Alerts and suppressed alerts are committed with the state. If that fails, the state stays and nothing is returned.
         """
         state, actions = step
         if all(isinstance(action, Ask) for action in actions):
@@ -291,8 +282,7 @@ class Watcher:
     def put(
         self, name: str, settings: RuleSettings, unit: NDArray[np.float32], *, new: bool = False, switched: bool = False
     ) -> None:
-        """Create or change a rule; see `Rules.put`. A change of condition or gate ends its active alerts and its
-        states.
+        """Create or change a rule; see `Rules.put`. A change of condition or gate ends its active alerts and its states.
 
         unit: (D,), the condition as a unit vector.
 
@@ -327,18 +317,14 @@ class Watcher:
 
     def snooze(self, rule: str, camera: str | None, until: float) -> None:
         """Snooze a rule at one camera, or at all (None): no alert begins before `until` (unix seconds).
-
-        A past time ends the snooze. Raises the errors of `set_enabled`.
-        """
+        A past time ends the snooze. Raises the errors of `set_enabled`."""
         self._check_camera(rule, camera)
         with self._lock:
             self._rules.snooze(rule, camera, until)
 
     def _check_camera(self, rule: str, camera: str | None) -> None:
-        """Raise UnknownCamera or BadRequest for a camera that does not exist or that the rule does not watch.
-
-        Needed because anyone may publish to an MQTT topic with any camera name.
-        """
+        """Refuse a camera that does not exist or that the rule does not watch: an MQTT topic may contain any name.
+        Raises UnknownCamera or BadRequest."""
         if camera is None:
             return
         known = tuple(self._cameras())

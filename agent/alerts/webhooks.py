@@ -2,15 +2,12 @@
 
 The request follows standardwebhooks.com: `webhook-id` is the event's id, the same if the event is delivered twice;
 `webhook-timestamp` is the time of this try; `webhook-signature` is "v1," and the base64 of HMAC-SHA256 over
-"<id>.<timestamp>.<body>". The body is the payload that MQTT carries, byte for byte: it links to pictures and contains
-none.
+"<id>.<timestamp>.<body>". The body is the payload that MQTT carries, byte for byte: it links to pictures and contains none.
 
 Overload policy: each receiver gets one event at a time. An event that it does not accept is tried again with growing
-pauses
-while later events wait; the event is dropped and counted when it is too old, or when the status of the response means
-that
-it will never be accepted. URLs come only from the configuration; redirects and proxies of the environment are not
-followed.
+pauses while later events wait; the event is dropped and counted when it is too old, or when the status of the response
+means that it will never be accepted. URLs come only from the configuration; redirects and proxies of the environment
+are not followed.
 """
 
 import asyncio
@@ -110,8 +107,7 @@ class Webhook:
                             await self._wake.wait()
 
     def _client(self) -> httpx.AsyncClient:
-        """Return a client that trusts httpx's certificate authorities and those of this machine. Reads files, so it
-        blocks."""
+        """Return a client that trusts httpx's certificate authorities and those of this machine. Reads files, so it blocks."""
         trusted = httpx.create_ssl_context(trust_env=False)
         trusted.load_default_certs()
         timeout = httpx.Timeout(self._timeout_s)

@@ -1,10 +1,12 @@
-"""Questions over MQTT: `<prefix>/ask` in, one JSON answer out on `<prefix>/answer/<id>` or on the asker's response topic.
+"""Questions over MQTT: takes a question from `<prefix>/ask` and publishes one JSON answer.
 
-Off unless configured: the broker's access list decides who may ask. Overload policy: the agent's own limit of open questions,
-and at most MAX_OPEN here; beyond either the answer is an error with code "busy". A retained question is ignored, or it would
-be asked again at every connection. A question without a usable id or response topic is counted and ignored.
+The answer goes to `<prefix>/answer/<id>`, or to the response topic of the question (MQTT 5). Off unless configured,
+because whoever may publish to the broker may ask. Overload policy: at most MAX_OPEN questions over MQTT at a time,
+besides the limit for all questions to the agent; beyond either limit the answer is an error with code "busy". A
+retained question is ignored, because the broker would deliver it again at every connection. A question without a usable
+id or response topic is counted and ignored.
 
-Does not know the connection: it is given a function that publishes.
+Does not hold the connection: the caller passes a function that publishes.
 """
 
 import json
@@ -54,7 +56,7 @@ class Asked(BaseModel):
     before: Moment | None = None
 
     def named(self) -> tuple[str, ...]:
-        """Return the cameras asked about, each once; empty: all. Raises BadRequest."""
+        """Return the names of the cameras asked about, without repeats; empty: all cameras. Raises BadRequest."""
         if self.camera is not None and self.cameras is not None:
             raise BadRequest("Send either 'camera' or 'cameras', not both.", param="cameras")
         return tuple(dict.fromkeys(self.cameras or ([self.camera] if self.camera is not None else [])))
@@ -69,7 +71,7 @@ class ReplyTo:
 
 
 class Asking:
-    """Answer the questions that arrive on the topic."""
+    """Answers the questions that arrive on `<prefix>/ask`."""
 
     def __init__(
         self,
@@ -87,7 +89,7 @@ class Asking:
         self._num_open = 0
 
     async def handle(self, message: aiomqtt.Message, publish: Publish) -> None:
-        """Answer one message, with an error where it cannot be answered. Raises only what `publish` raises."""
+        """Answer one question, or publish an error if it cannot be answered. Raises only what `publish` raises."""
         payload = bytes(message.payload) if isinstance(message.payload, bytes | bytearray) else b""
         reply_to = self._reply_to(message, payload)
         if message.retain or reply_to is None:
@@ -137,7 +139,10 @@ class Asking:
         }
 
     def _reply_to(self, message: aiomqtt.Message, payload: bytes) -> ReplyTo | None:
-        """Return the MQTT 5 response topic if it is below our prefix, else the topic of the question's id, else None."""
+        """Return where to publish the answer: the MQTT 5 response topic, or else the topic of the question's id.
+
+        None: there is neither, or the response topic is not below `<prefix>/answer/`.
+        """
         named = getattr(message.properties, "ResponseTopic", None)
         if named is not None:
             return ReplyTo(named, _correlated(message.properties)) if self._topics.may_answer_on(named) else None
@@ -156,7 +161,7 @@ def parse(payload: bytes) -> Asked:
 
 
 def _id_of(payload: bytes) -> str | None:
-    """Return the question's id if it can name a topic, even when the question is otherwise invalid."""
+    """Return the question's id, even if the rest of the question is invalid. None if there is none usable in a topic."""
     try:
         given = json.loads(payload[:MAX_BYTES])
     except (ValueError, RecursionError):
@@ -166,7 +171,7 @@ def _id_of(payload: bytes) -> str | None:
 
 
 def _correlated(given: Properties | None) -> Properties | None:
-    """Return the properties that send the asker's correlation data back."""
+    """Return properties that repeat the question's correlation data (MQTT 5). None if it has none, or too much of it."""
     data = getattr(given, "CorrelationData", None)
     if data is None or len(data) > MAX_CORRELATION_BYTES:
         return None

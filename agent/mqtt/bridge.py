@@ -1,7 +1,7 @@
-"""The MQTT bridge: connect to the broker, work, and reconnect after a growing pause.
+"""The MQTT bridge: keep the agent connected to the broker, and reconnect after a growing pause.
 
-A broker that is absent, slow or refuses costs nothing but the wait: events stay in the outbox. What is wrong is said in
-`Bridge.problem`. Does not know what is published (`agent/mqtt/session.py`).
+When the broker is absent, slow or refuses the connection, events wait in the outbox and nothing is lost.
+`Bridge.problem` says what is wrong. What is published over a connection is up to `agent/mqtt/session.py`.
 """
 
 import asyncio
@@ -48,16 +48,20 @@ _WILLS = ((True, 1), (False, 1), (True, 0), (False, 0))  # (retained, QoS) of th
 
 @dataclass(slots=True)
 class Status:
-    """The state of the connection."""
+    """The state of the connection to the broker."""
 
     connected: bool = False
-    problem: str | None = "not connected yet"  # in words for an operator
+    problem: str | None = "not connected yet"  # text for the operator
     address: tuple[str, int] | None = None
     num_connections: int = 0
 
 
 class Bridge:
-    """The connection, kept up until cancelled. pauses_s: the first and the longest pause between tries, in seconds."""
+    """Keeps up the connection to the broker.
+
+    pauses_s: the first and the longest pause between tries to connect. reannounce_s: the range of the random pause
+    after Home Assistant has started. Both in seconds.
+    """
 
     def __init__(
         self,
@@ -77,13 +81,13 @@ class Bridge:
 
     @property
     def problem(self) -> str | None:
-        """What an operator should know, in words; None when all is well."""
+        """What is wrong with the connection or its deliveries, as text for the operator. None: nothing."""
         if time.monotonic() < self._twin_until:
             return _TWIN
         return self.status.problem or self.context.problem
 
     async def run(self) -> None:
-        """Work until cancelled, then publish "offline". May be run again after an error."""
+        """Stay connected until cancelled, then publish "offline". May be called again after an error."""
         with self.context.alert_store.waking(self.context.wake):
             try:
                 while True:
@@ -105,7 +109,7 @@ class Bridge:
 
     @asynccontextmanager
     async def _broker(self) -> AsyncIterator[tuple[str, int]]:
-        """Yield the broker's host and port; the embedded broker runs inside the block."""
+        """Context manager: yield the broker's host and port. If the settings ask for it, run the embedded broker."""
         if self.context.settings.url != EMBEDDED:
             yield self.context.settings.address()
             return
@@ -115,7 +119,7 @@ class Bridge:
             yield address
 
     async def _connection(self, address: tuple[str, int]) -> None:
-        """Connect and work until the connection ends; `status` then says why. Raises SettingsWrong."""
+        """Connect, and run a session until the connection ends; `status` then says why. Raises SettingsWrong."""
         loop, client = asyncio.get_running_loop(), None
         began = float("inf")
         settings = self.context.settings
@@ -140,7 +144,10 @@ class Bridge:
             self.status.connected = False
 
     def _learnt(self, limits: Limits) -> Limits:
-        """Lower the broker's limits to what it accepted of our last will: MQTT 3.1.1 announces none."""
+        """Return `limits`, lowered to the QoS and retain flag of the last will that the broker accepted.
+
+        This is needed for MQTT 3.1.1, where a broker does not announce its limits.
+        """
         retain = limits.retain and (self._will_retain or self._will_qos == 1)
         return replace(limits, max_qos=min(limits.max_qos, self._will_qos), retain=retain)
 
@@ -149,7 +156,10 @@ class Bridge:
         log.warning("mqtt: messages arrive faster than they are handled, and are dropped")
 
     def _learn(self, error: aiomqtt.MqttError, client: Client | None, now: float) -> None:
-        """Decide what to leave out at the next try. client: None when the broker did not accept the connection."""
+        """Decide, from the way the connection ended, what to leave out of the next one.
+
+        client: None when the broker did not accept the connection. now: seconds on the event loop's clock.
+        """
         refusals = self.context.refusals
         if client is not None:
             sent = client.in_hand
@@ -195,7 +205,7 @@ def open_bridge(
     clock: Callable[[], float],
     model: str,
 ) -> Bridge | None:
-    """Return the bridge, not connected yet, or None when no broker is configured. model: its name in answers."""
+    """Return the bridge, not connected yet, or None when no broker is configured. model: the model's name in answers."""
     if settings.mqtt.url is None:
         return None
     topics = Topics(settings.mqtt.prefix)
@@ -229,7 +239,7 @@ def open_bridge(
 
 
 class _Views:
-    """What the broker is shown of cameras and memory."""
+    """Reads the states of cameras and their memories that are published."""
 
     def __init__(self, settings: Settings, store: MemoryStore, cameras: Cameras) -> None:
         self._settings = settings
@@ -238,7 +248,7 @@ class _Views:
         self._rates: dict[str, tuple[float, int]] = {}  # by camera: unix seconds, and frames remembered until then
 
     def cameras(self) -> Iterator[CameraView]:
-        """Yield the view of every camera."""
+        """Yield every camera with its status."""
         for camera in self._cameras.names():
             if not self._settings.camera(camera).enabled:
                 yield CameraView(camera, "disabled")
@@ -246,7 +256,7 @@ class _Views:
                 yield CameraView(camera, "online" if self._cameras.state(camera) == "live" else "offline")
 
     def memories(self, now: float) -> Iterator[MemoryView]:
-        """Yield the memory of every camera, with the frame rate since the last call. now: unix seconds."""
+        """Yield the numbers of every camera's memory, with the frame rate since the last call. now: unix seconds."""
         cameras = self._cameras.names()
         for gone in set(self._rates) - set(cameras):
             del self._rates[gone]

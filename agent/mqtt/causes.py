@@ -1,4 +1,4 @@
-"""Why there is no connection to the broker, in words for an operator: the cause and what to do about it. Pure."""
+"""Explain to the operator why there is no connection to the broker: the cause, and what to do. Pure functions."""
 
 import ssl
 
@@ -46,11 +46,11 @@ _CONNACK = 0x20
 
 
 class SettingsWrong(aiomqtt.MqttError):
-    """The configuration, or a file that it names, cannot be used (the operator's to change)."""
+    """The settings under `mqtt`, or a file that they name, cannot be used. The operator must change them."""
 
 
 class BrokerFailed(Exception):
-    """The embedded broker cannot be started (the operator's to change)."""
+    """The embedded broker cannot start, for example because its port is in use. The operator must change the settings."""
 
 
 def in_words(
@@ -59,7 +59,7 @@ def in_words(
     address: tuple[str, int],
     client: Client | None = None,
 ) -> str:
-    """Return the cause of `error`. client: the connection that has ended, if the broker had accepted one."""
+    """Return a sentence on the cause of `error`, with advice. client: the connection that ended, if it had been accepted."""
     if isinstance(error, SettingsWrong):
         return str(error)
     where = f"the broker at {address[0]}:{address[1]}"
@@ -95,7 +95,7 @@ def _end(error: BaseException, settings: MqttSettings, client: Client | None) ->
 
 
 def _tls_advice(words: str) -> str:
-    """Return which setting to change."""
+    """Return advice on which setting to change, for the text of a TLS error. "": there is none."""
     if "authority that is not trusted" in words:
         return ", or give its PEM file (mqtt.ca)"
     if "client certificate" in words:
@@ -104,7 +104,10 @@ def _tls_advice(words: str) -> str:
 
 
 def _hung_up(error: HungUp, settings: MqttSettings) -> str:
-    """The connection ended before the broker had answered: the first byte it sent, if any, shows what it is."""
+    """Return the cause when the connection ended before the broker accepted it.
+
+    The first byte that it sent, if any, shows what kind of server it is.
+    """
     if isinstance(error.failure, ssl.SSLError):
         words = why_unreachable(error.failure) or str(error.failure)
         return f"{words}{_tls_advice(words)}"

@@ -1,4 +1,4 @@
-"""One connection to the broker, as the settings say, bounded in time. Does not know what is published."""
+"""Connect to the broker of the settings, with a timeout on every step. Does not decide what is published."""
 
 import asyncio
 import os
@@ -15,15 +15,15 @@ from agent.runtime import pools
 from agent.settings.mqtt import EMBEDDED, MqttSettings
 
 CONNECT_TIMEOUT_S = 5.0
-ANSWER_TIMEOUT_S = 10.0  # for the broker's answer to anything; then the connection counts as lost
+ANSWER_TIMEOUT_S = 10.0  # for each answer of the broker; after it the connection counts as lost
 LEAVE_TIMEOUT_S = 2.0
-KEEPALIVE_S = 20  # a lost connection is noticed within 30 s: brokers wait one and a half times as long
+KEEPALIVE_S = 20  # the broker notices a lost connection within 30 s, one and a half times as long
 MAX_WAITING_MESSAGES = 256  # incoming messages beyond it are dropped and counted
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Who connects. The broker tells clients apart by `client_id`, and publishes `will` when the connection is lost."""
+    """The MQTT client id, and the last will that the broker publishes when the connection is lost."""
 
     client_id: str
     will: aiomqtt.Will
@@ -33,10 +33,11 @@ class Identity:
 async def connected(
     settings: MqttSettings, address: tuple[str, int], identity: Identity, dropped: Callable[[], None]
 ) -> AsyncIterator[Client]:
-    """Yield a connection that the broker has accepted, and close it after the block. Raises aiomqtt.MqttError.
+    """Context manager: yield a connection that the broker has accepted, and close it afterwards.
 
-    Connecting runs in a thread that cannot be interrupted. When cancelled, wait for it until it gives up by itself:
-    CONNECT_TIMEOUT_S each for the connection and for TLS, ANSWER_TIMEOUT_S for the broker's answer.
+    dropped: called for each incoming message that is dropped. Raises aiomqtt.MqttError. Connecting runs in a thread
+    that cannot be interrupted, so a cancelled call waits for that thread: at most CONNECT_TIMEOUT_S each for the
+    connection and for TLS, and ANSWER_TIMEOUT_S for the broker's answer.
     """
     client = await _prepared(settings, address, identity, dropped)
     connecting = asyncio.ensure_future(client.enter())
@@ -56,7 +57,7 @@ async def connected(
 async def _prepared(
     settings: MqttSettings, address: tuple[str, int], identity: Identity, dropped: Callable[[], None]
 ) -> Client:
-    """Return a client that is not connected yet. Raises SettingsWrong."""
+    """Return a client with the settings' credentials and TLS, not connected yet. Raises SettingsWrong."""
     is_v5 = settings.version == "5" and settings.url != EMBEDDED  # the embedded broker speaks 3.1.1 only
     try:
         return Client(

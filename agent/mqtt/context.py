@@ -1,4 +1,4 @@
-"""What all connections to the broker share: what is shown there, who answers, and what was learnt about the broker."""
+"""What the MQTT sessions of one agent share: access to cameras, rules and answers, and what was learnt about the broker."""
 
 import asyncio
 import json
@@ -24,7 +24,7 @@ CameraStatus = Literal["online", "offline", "disabled"]
 
 @dataclass(frozen=True, slots=True)
 class CameraView:
-    """A camera and its status."""
+    """A camera and its status, as published."""
 
     camera: str
     status: CameraStatus
@@ -41,29 +41,30 @@ class MemoryView:
     ingest_fps: float
 
     def payload(self) -> bytes:
-        """Return the JSON of the memory topic."""
+        """Return the numbers as JSON, for the topic of the camera's memory."""
         plain = {"frames": self.frames, "oldest": self.oldest, "newest": self.newest, "ingest_fps": self.ingest_fps}
         return json.dumps(plain).encode()
 
 
 class Rules(Protocol):
-    """The rules, as MQTT shows and switches them. Every call may block, and may raise Problem or StorageError."""
+    """The part of the rules that MQTT uses. Every call may block, and may raise Problem or StorageError."""
 
     def views(self) -> Sequence[RuleView]:
-        """Every rule at every camera it watches."""
+        """Return the state of every rule at every camera that it watches."""
 
     def set_enabled(self, rule: str, camera: str, enabled: bool) -> None:
         """Enable or disable a rule at a camera."""
 
     def snooze(self, rule: str, camera: str, until: float) -> None:
-        """Let no alert begin before `until` (unix seconds); a past time ends the snooze."""
+        """Snooze a rule at a camera: no alert begins before `until` (unix seconds). A past time ends the snooze."""
 
 
 class RetainedTopics:
-    """The topics that may hold a retained message of ours, with a note each, in the alert store's database.
+    """A table, in the alert store's database, of the topics on which the broker may hold a retained message of this agent.
 
-    With this table a retained message that is no longer wanted (a removed rule, an erased picture, a camera that is gone)
-    is cleared even after the broker was away or the agent restarted. Raises sqlite3.Error.
+    It lets the agent clear a retained message that no longer applies (a removed rule, an erased picture, a removed
+    camera) even after the broker was unreachable or the agent restarted. A note may be stored with each topic. Methods
+    raise sqlite3.Error.
     """
 
     def __init__(self, connection: sqlite3.Connection, lock: RLock) -> None:
@@ -81,11 +82,11 @@ class RetainedTopics:
         return list(self._notes)
 
     def note(self, topic: str) -> str:
-        """Return the note of `topic`, or ""."""
+        """Return the note stored with `topic`, or ""."""
         return self._notes.get(topic, "")
 
     def add(self, topic: str, note: str = "") -> None:
-        """Add a topic; call it before a retained message is published there."""
+        """Add a topic, or change its note. Call this before publishing a retained message on the topic."""
         if self._notes.get(topic) == note:
             return
         with self._lock, self._connection:
@@ -93,7 +94,7 @@ class RetainedTopics:
         self._notes[topic] = note
 
     def remove(self, topic: str) -> None:
-        """Remove a topic; call it after the broker has confirmed that the message is cleared."""
+        """Remove a topic. Call this after the broker has confirmed that the retained message is cleared."""
         with self._lock, self._connection:
             self._connection.execute("DELETE FROM mqtt_retained WHERE topic = ?", (topic,))
         self._notes.pop(topic, None)
@@ -101,46 +102,47 @@ class RetainedTopics:
 
 @dataclass(slots=True)
 class Context:
-    """The agent's side of the MQTT connection. It outlives every single connection."""
+    """What the agent passes to every MQTT session, and what has to outlive a session."""
 
     settings: MqttSettings
     alert_store: AlertStore
     retained: RetainedTopics
     rules: Rules
     cameras: Callable[[], Iterable[CameraView]]
-    memories: Callable[[float], Iterable[MemoryView]]  # at unix seconds
+    memories: Callable[[float], Iterable[MemoryView]]  # its argument is the time in unix seconds
     clock: Callable[[], float]
     version: str
     asking: Asking | None = None
     health: Callable[[], bytes] | None = None  # returns the JSON of the health topic; reads files
-    counts: Counter[str] = field(default_factory=Counter)  # what was not done, by reason
+    counts: Counter[str] = field(default_factory=Counter)  # commands, questions and messages not carried out, by reason
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     refusals: Refusals = field(default_factory=Refusals)
-    held: dict[tuple[str, str], float] = field(default_factory=dict)  # (camera, rule) -> not tried until (monotonic)
-    aside: dict[int, tuple[float, str]] = field(default_factory=dict)  # seq -> not tried until (monotonic), its note
-    ended_early: bool = False  # the last connection ended during its first turn, perhaps over a message that came in
-    storage_problem: str | None = None  # in words for an operator
+    # events that the broker did not accept are not sent again before a time (monotonic seconds):
+    held: dict[tuple[str, str], float] = field(default_factory=dict)  # all events of a (camera, rule)
+    aside: dict[int, tuple[float, str]] = field(default_factory=dict)  # single events by seq, with their note's subject
+    ended_early: bool = False  # the last session ended in its first turn, perhaps because of an incoming message
+    storage_problem: str | None = None  # text for the operator
     notes: Notes = field(init=False)
-    _refused: str | None = None  # by the disk, in this turn
+    _refused: str | None = None  # the disk's error in this turn
 
     def __post_init__(self) -> None:
         self.notes = Notes(self.counts)
 
     @property
     def problem(self) -> str | None:
-        """What is wrong besides the connection, in words, or None."""
+        """What is wrong besides the connection, as text for the operator. None: nothing."""
         late = f"{len(self.aside)} alert events wait: the broker does not accept them; " if self.aside else ""
         first = self.storage_problem or self.notes.first
         return late + first if first else late.removesuffix("; ") or None
 
     def disk_refuses(self, error: Exception) -> None:
-        """Note that the disk refused to write in this turn."""
+        """Record that the disk failed to write in this turn, for `storage_problem`."""
         self._refused = f"MQTT deliveries cannot be recorded: {error}"
         log.warning("mqtt: the disk refuses", extra={"error": str(error)})
 
     @contextmanager
     def turn(self) -> Iterator[None]:
-        """After the block, set `storage_problem` to what the disk refused inside it, or None."""
+        """Context manager for one turn of a session. Afterwards `storage_problem` is the disk's last error in it, or None."""
         self._refused = None
         yield
         self.storage_problem = self._refused

@@ -1,7 +1,9 @@
-"""Home Assistant discovery: one device per camera, with its numbers and, for every rule, its state, event, switch and picture.
+"""Home Assistant discovery: announce a device for the agent and one for each camera.
 
-Pure: topics and names in, the JSON of `<discovery_prefix>/device/<object_id>/config` out. A component that was announced
-before and is gone is announced once with its platform alone: this makes Home Assistant remove it.
+A camera's device has sensors for the numbers of its memory and, for every rule, a state, events, a switch and a picture
+(these are its components). Pure functions: they take topics and names and return the JSON for
+`<discovery_prefix>/device/<object_id>/config`. A component that was announced before and no longer exists is announced
+once more with only its platform, which makes Home Assistant remove it.
 """
 
 import json
@@ -27,7 +29,8 @@ def config_payload(
 ) -> bytes:
     """Return the announcement of `camera` with `rules`.
 
-    announced: the components of the last announcement, as `platforms` returns them; those that are gone are removed.
+    announced: the components of the last announcement, as `platforms` returns them. Home Assistant is made to remove
+    those that no longer exist.
     """
     components: dict[str, Component] = _camera_components(topics, camera)
     for rule in sorted(rules):
@@ -43,8 +46,7 @@ def agent_topic(discovery_prefix: str, topics: Topics) -> str:
 
 
 def agent_payload(topics: Topics, *, version: str) -> bytes:
-    """Return the announcement of the agent: a sensor that is on while something does not work, with the problems as
-    attributes."""
+    """Return the announcement of the agent: one sensor that is on while something does not work. Its attributes say what."""
     problem: Component = {
         "platform": "binary_sensor",
         "unique_id": topics.health,
@@ -61,7 +63,7 @@ def agent_payload(topics: Topics, *, version: str) -> bytes:
 
 
 def platforms(payload: bytes) -> dict[str, str]:
-    """Return the platforms, by key, of the components that `payload` announces, without those it removes."""
+    """Return the platform of each component that the announcement `payload` contains, by key, without removed ones."""
     components: dict[str, Component] = json.loads(payload)["components"]
     return {key: component["platform"] for key, component in components.items() if len(component) > 1}
 

@@ -1,8 +1,8 @@
-"""A broker inside the agent's process (amqtt, MQTT 3.1.1), to try things out without installing one.
+"""A broker inside the agent's process (amqtt, MQTT 3.1.1), to try the agent without installing a broker.
 
-It keeps retained messages in memory only and has no access lists; it listens on loopback, unless a user and a password are
-set. Overload policy: connections beyond MAX_CONNECTIONS are closed at once, and so is one that announces a packet larger than
-the largest picture that the agent sends.
+It keeps retained messages only in memory and has no access lists, so it listens on loopback unless a user and a
+password are set. Overload policy: connections beyond MAX_CONNECTIONS are closed at once, and so is a connection that
+announces a packet much larger than the largest picture that the agent sends.
 """
 
 import asyncio
@@ -29,7 +29,7 @@ _LISTENER = "default"
 
 
 class OneUser(BaseAuthPlugin):
-    """The authentication plugin, loaded by name by amqtt: accept the configured user and password only."""
+    """Authentication plugin of amqtt, which loads it by name. It accepts only the configured user and password."""
 
     @dataclass
     class Config:
@@ -50,17 +50,17 @@ class OneUser(BaseAuthPlugin):
 
 @asynccontextmanager
 async def embedded_broker(settings: MqttSettings) -> AsyncIterator[tuple[str, int]]:
-    """Run the broker inside the block, which gets the host and port where it listens. Raises BrokerFailed."""
+    """Context manager: run the broker inside the block. Yields its host and port. Raises BrokerFailed."""
     logging.getLogger("amqtt").setLevel(logging.ERROR)  # it logs every client that goes away
     logging.getLogger("transitions").setLevel(logging.ERROR)
-    # accepted here, not by amqtt: so connections can be counted, and the port may be any free one
+    # connections are accepted here, not by amqtt, to count them and to allow port 0 (any free port)
     plugins = await pools.alerts(_plugins, settings)
     broker = Broker({"listeners": {_LISTENER: {"type": "external"}}, "plugins": plugins})
     most_bytes = MIN_PACKET_BYTES + MAX_SNAPSHOT_BYTES
     connections: set[asyncio.Task[None]] = set()
 
     class Bounded(StreamReaderAdapter):
-        """Reads no packet that is announced too large."""
+        """Closes the connection instead of reading a packet that is announced too large."""
 
         def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             super().__init__(reader)

@@ -1,9 +1,10 @@
-"""Publish within what the broker accepts: the limits it announces, and what earlier connections have ended over.
+"""Publish only what the broker accepts, as far as its announced limits and earlier connections show.
 
-An MQTT 3.1.1 broker cannot refuse a message in words: it closes the connection. `Refusals` learns from that. A message that
-is unconfirmed when the connection ends gets the blame; after a few such ends in a row it is set aside for a while, so that
-the others get through, and then tried once more. The blame can be wrong (the broker was restarted), so nothing is deleted
-here. `Notes` keeps in words what the broker does not accept. Does not know what is published, or why.
+An MQTT 3.1.1 broker cannot answer that it refuses a message: it closes the connection. `Refusals` learns from that. A
+message that is unconfirmed when the connection ends is blamed for it. After a few such ends in a row the message is not
+sent for a while ("set aside"), so that the others get through, and is then tried once more. The blame can be wrong, for
+example when the broker was restarted, so nothing is deleted here. `Notes` holds what the broker does not accept, as
+text for the operator. Does not decide what is published.
 """
 
 import logging
@@ -32,32 +33,32 @@ class TooLarge(Refused):
 
 
 class SetAside(Refused):
-    """Connections have ended over this message: it is not sent for a while."""
+    """The message is not sent for a while, because earlier connections ended when it was sent."""
 
 
 @dataclass(slots=True)
 class _Loss:
     count: int
     num_bytes: int  # of the smallest message that was lost
-    until: float  # set aside until then
+    until: float  # the message is set aside until then (monotonic seconds)
 
 
 class Refusals:
-    """What the broker seems to refuse, learnt from connections that ended. Pure: monotonic seconds are arguments.
+    """What the broker seems to refuse, learnt from connections that ended. `now` is an argument, in monotonic seconds.
 
     Worked example with two tries: lost(announcement of 3000 bytes) twice; `sets_aside` is then True for 3000 and for 1600
     bytes under that name, and False for 1500, which may be small enough; after RETRY_S it is False once.
-    Overload policy: beyond MAX_NAMES the oldest blame is forgotten.
+    Overload policy: at most MAX_NAMES messages are remembered; beyond that the oldest is forgotten.
     """
 
     def __init__(self) -> None:
         self._losses: dict[str, _Loss] = {}
-        self._retained_lost = 0  # in a row, before any retained message was confirmed
+        self._retained_lost = 0  # retained messages blamed in a row, before any was confirmed
         self.retained_confirmed = False  # a retained message was confirmed
         self._unretained_until = float("-inf")
 
     def lost(self, sent: Sent, now: float) -> bool:
-        """Note that the connection ended over this message. Return True when that sets it aside."""
+        """Record that the connection ended with this message unconfirmed. Return True if the message is now set aside."""
         if sent.retain and not self.retained_confirmed:
             self._retained_lost += 1
             if self._retained_lost >= TRIES:  # perhaps the broker accepts no retained message at all
@@ -75,7 +76,10 @@ class Refusals:
         return True
 
     def confirmed(self, sent: Sent) -> None:
-        """Note that the broker accepted the message, or refused it in words: it and smaller ones are no longer blamed."""
+        """Record that the broker answered the message, even with a refusal, so the message is no longer blamed.
+
+        A smaller message than the blamed one proves nothing and changes nothing.
+        """
         loss = self._losses.get(sent.name)
         if loss is not None and sent.num_bytes >= loss.num_bytes:
             del self._losses[sent.name]
@@ -84,7 +88,7 @@ class Refusals:
             self._unretained_until = float("-inf")
 
     def sets_aside(self, sent: Sent, now: float) -> bool:
-        """Return True while the message is not to be sent."""
+        """Return True while the message is set aside. A message of at most half the blamed size may be sent."""
         loss = self._losses.get(sent.name)
         return loss is not None and now < loss.until and sent.num_bytes > loss.num_bytes // 2
 
@@ -99,14 +103,14 @@ class Refusals:
 
 
 class Notes:
-    """What the broker does not accept, in words for an operator. Overload policy: beyond MAX_NOTES only counted."""
+    """What the broker does not accept, as text for the operator. Overload policy: beyond MAX_NOTES it is only counted."""
 
     def __init__(self, counts: Counter[str]) -> None:
-        self.counts = counts  # what was not done, by reason
+        self.counts = counts  # refusals by reason
         self._words: dict[str, str] = {}  # by subject, the oldest first
 
     def say(self, about: str, words: str, reason: str) -> None:
-        """Count a refusal by `reason`, and log its words once."""
+        """Count a refusal under `reason`, and store and log its text `words`, once for each subject `about`."""
         self.counts[reason] += 1
         if self._words.get(about) == words or (about not in self._words and len(self._words) >= MAX_NOTES):
             return
@@ -114,7 +118,7 @@ class Notes:
         log.warning("mqtt", extra={"error": words})
 
     def clear(self, about: str) -> None:
-        """Forget the note: the broker accepts it now."""
+        """Delete the note on the subject `about`, because the broker accepts it now."""
         self._words.pop(about, None)
 
     @property
@@ -127,10 +131,10 @@ class Notes:
 
 
 class Publisher:
-    """Publish and subscribe over one connection."""
+    """Publishes and subscribes over one connection, within what the broker accepts."""
 
     def __init__(self, client: Client, refusals: Refusals, notes: Notes, now: Callable[[], float]) -> None:
-        """now: monotonic seconds."""
+        """now: returns monotonic seconds."""
         self._client = client
         self._refusals = refusals
         self._notes = notes
@@ -147,7 +151,7 @@ class Publisher:
         return self._client.limits.wildcards
 
     def room(self, topic: str) -> int | None:
-        """Return the largest payload in bytes that fits; None: no limit."""
+        """Return the size in bytes of the largest payload that the broker accepts on `topic`; None: no limit."""
         limit = self._client.limits.max_packet_bytes
         return None if limit is None else max(0, limit - packet_bytes(topic, b""))
 
@@ -160,10 +164,10 @@ class Publisher:
         name: str | None = None,
         properties: Properties | None = None,
     ) -> None:
-        """Publish and wait for the broker's confirmation.
+        """Publish a message and wait for the broker's confirmation.
 
-        name: what to blame when the connection ends; the topic, if not given. Raises Refused (TooLarge, SetAside), after
-        which the connection goes on, or another MqttError.
+        name: under which `Refusals` blames the message if the connection ends; by default the topic. Raises Refused
+        (TooLarge, SetAside), after which the connection can still be used, or another MqttError.
         """
         limits = self._client.limits
         sent = Sent(topic if name is None else name, packet_bytes(topic, payload, properties), retain and self.retains)
@@ -199,7 +203,7 @@ class Publisher:
         name: str | None = None,
         properties: Properties | None = None,
     ) -> bool:
-        """Publish as `put`; return False, with a note, when the broker refuses."""
+        """Publish like `put`. Return False, and note it for the operator, when the broker refuses the message."""
         try:
             await self.put(topic, payload, retain=retain, name=name, properties=properties)
         except Refused as refused:
@@ -209,12 +213,12 @@ class Publisher:
         return True
 
     def note(self, about: str, refused: Refused) -> None:
-        """Note a refusal."""
+        """Store and count a refusal as a note on the subject `about`."""
         reason = {TooLarge: "too_large", SetAside: "set_aside"}.get(type(refused), "refused")
         self._notes.say(about, str(refused), reason)
 
     async def subscribe(self, topic_filter: str) -> None:
-        """Subscribe; a refusal is noted. Raises another MqttError."""
+        """Subscribe. A refusal is noted for the operator and not raised; other errors raise MqttError."""
         sent = Sent(f"the subscription to {topic_filter}", packet_bytes(topic_filter, b""))
         about = f"subscription {topic_filter}"
         try:

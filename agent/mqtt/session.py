@@ -1,9 +1,9 @@
-"""One connection to the broker, from the first subscription to the final "offline".
+"""A session: what is done over one connection to the broker, from the first subscription to the final "offline".
 
-One task listens for commands and questions. The other repeats a turn: subscribe, deliver the outbox, then publish the
-retained state (`agent/mqtt/state.py`); an event that comes meanwhile goes first. Messages are published one by one, each
-confirmed before the next, so events keep their order. What the broker does not accept is left out and noted, and delays
-nothing else. Does not know how to connect: when the connection ends it raises aiomqtt.MqttError.
+One task listens for commands and questions. Another repeats a turn: subscribe, deliver the outbox, then publish the retained
+state (`agent/mqtt/state.py`); an event that is committed meanwhile is published first. Messages are published one by one, each
+confirmed before the next, so events keep their order. A message that the broker does not accept is left out and noted for the
+operator, and the others go on. When the connection ends, the session raises aiomqtt.MqttError.
 """
 
 import asyncio
@@ -32,18 +32,21 @@ from memory.errors import StorageError
 
 log = logging.getLogger(__name__)
 
-TICK_S = 1.0  # between two turns; a new alert wakes earlier
+TICK_S = 1.0  # between two turns; a new alert event begins one at once
 GOODBYE_S = 2.0
-REANNOUNCE_S = (0.5, 3.0)  # random pause after Home Assistant has started, so that not all devices come at once
+REANNOUNCE_S = (
+    0.5,
+    3.0,
+)  # random pause after Home Assistant has started, so that its devices do not answer at once
 MAX_SNOOZE_MINUTES = 366 * 24 * 60
 DELIVERIES = 16  # events published in one turn
-MAX_ANSWERS = 64  # questions in work, refused ones included; beyond it they are dropped
-UNBLAMED = ""  # name of answers: they are sent once, so blaming one for the end of a connection gains nothing
+MAX_ANSWERS = 64  # questions being answered, busy errors included; beyond it questions are dropped
+UNBLAMED = ""  # name of answers: they are sent only once, so it is useless to blame one for the end of a connection
 HOLD_S = 60.0  # pause before events of a topic that the broker refused are tried again
 
 
 class Session:
-    """The work of one connection."""
+    """The session of one connection."""
 
     def __init__(
         self,
@@ -53,19 +56,19 @@ class Session:
         will_retained: bool = True,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
-        """will_retained: the last will of this connection is retained. now: monotonic seconds."""
+        """will_retained: whether the connection's last will is retained. now: returns monotonic seconds."""
         self._client, self._context, self._now = client, context, now
         self._topics = Topics(context.settings.prefix)
         self._reannounce_s, self._will_retained = reannounce_s, will_retained
         self._cautious, context.ended_early = context.ended_early, True
         self._out = Publisher(client, context.refusals, context.notes, now)
         self._state = RetainedState(self._out, context, now)
-        self._subscribed: set[str] = set()  # filters, refused ones included
+        self._subscribed: set[str] = set()  # topic filters tried, refused ones included
         self._answers: set[asyncio.Task[None]] = set()
-        self._announcing = False  # everything is announced again soon, however often that is asked for
+        self._announcing = False  # a task is waiting to announce everything again
 
     async def run(self) -> None:
-        """Work until cancelled, then say "offline". Raises aiomqtt.MqttError."""
+        """Run until cancelled, then publish "offline". Raises aiomqtt.MqttError when the connection ends."""
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._listen(tasks), name="mqtt listens")
@@ -100,7 +103,7 @@ class Session:
         await pools.alerts(self._context.alert_store.outbox.tidy)
 
     async def _turn(self) -> None:
-        """Do everything that is due, the most important first. Raises StorageError or sqlite3.Error beside MqttError."""
+        """Do everything that is due, the most important first. Raises StorageError, sqlite3.Error or MqttError."""
         if not self._cautious:  # subscribe before saying "online": clients may then ask at once
             await self._subscribe()
         await self._state.online()
@@ -115,7 +118,7 @@ class Session:
     # --- events ---
 
     async def _deliver(self) -> None:
-        """Publish the oldest entries of the outbox. Each is read when its turn comes, so an erased one is not published."""
+        """Publish the oldest entries of the outbox. Each is read just before, so that no erased one is published."""
         for _ in range(DELIVERIES):
             entry = await pools.alerts(self._next)
             if entry is None:
@@ -124,7 +127,7 @@ class Session:
         self._context.wake.set()  # there may be more: the next turn comes at once
 
     def _next(self) -> Outgoing | None:
-        """Return the oldest entry that the broker may accept now."""
+        """Return the oldest entry of the outbox that is to be tried now, or None."""
         context, outbox, now = self._context, self._context.alert_store.outbox, self._now()
         for place in [place for place, until in context.held.items() if until <= now]:
             del context.held[place]
@@ -140,7 +143,7 @@ class Session:
         return outbox.next(MQTT, except_rules=context.held, except_seqs=context.aside)
 
     async def _deliver_one(self, entry: Outgoing) -> None:
-        """Publish the picture, then the event. An event that the broker does not accept waits, with a note."""
+        """Publish the event of an entry, and before it its picture. An event that the broker refuses is tried later."""
         context, topic = self._context, self._topics.event(entry.camera, entry.rule)
         if entry.snapshot is not None and context.settings.snapshots:
             place = self._topics.snapshot(entry.camera, entry.rule)
@@ -150,7 +153,7 @@ class Session:
             payload = shortened(payload, room) or payload
         try:
             await self._out.put(topic, payload, retain=False, name=name)
-        except (TooLarge, SetAside) as refused:  # only this event waits: those behind it go on
+        except (TooLarge, SetAside) as refused:  # only this event waits; later ones are sent
             self._out.note(name, refused)
             context.aside[entry.seq] = self._now() + EVENT_RETRY_S, name
         except Refused as refused:  # all events of this topic wait, in their order
@@ -167,7 +170,7 @@ class Session:
     # --- commands and questions ---
 
     def _filters(self) -> list[str]:
-        """Return the topic filters to subscribe to; one for every rule where the broker knows no wildcards."""
+        """Return the topic filters to subscribe to. If the broker accepts no wildcards, there are two for every rule."""
         topics, settings = self._topics, self._context.settings
         filters = list(topics.commands)
         if not self._out.wildcards:
@@ -180,7 +183,7 @@ class Session:
         return filters
 
     async def _subscribe(self) -> None:
-        """Subscribe to new filters, one after the other: it then shows which one the broker refuses."""
+        """Subscribe to the new filters, one by one, so that a refusal can be attributed to its filter."""
         for each in self._filters():
             if each not in self._subscribed:
                 self._subscribed.add(each)
@@ -224,7 +227,7 @@ class Session:
         await asking.handle(message, publish)
 
     async def _obey(self, command: Command, payload: object) -> None:
-        """Carry out one command. One that is invalid or fails is counted and logged, and changes nothing."""
+        """Carry out one command. An invalid or failed command is counted and logged, and changes nothing."""
         text = payload.decode("utf-8", "replace").strip() if isinstance(payload, bytes | bytearray) else ""
         try:
             with contained("command over MQTT", Problem, ValueError, StorageError, sqlite3.Error):
@@ -236,7 +239,7 @@ class Session:
         self._context.wake.set()
 
     def _do(self, command: Command, text: str) -> None:
-        """Raises ValueError for an invalid payload."""
+        """Carry out a command with the payload `text`. Raises ValueError for an invalid payload."""
         rules = self._context.rules
         if command.action == "enabled":
             if text.upper() not in (ON, OFF):

@@ -1,7 +1,8 @@
-"""The retained messages: keep what the broker holds equal to the present.
+"""The retained messages: keep those that the broker holds equal to the agent's current state.
 
-Retained messages show the present only: states, numbers, the newest picture of every rule, and the announcements to Home
-Assistant. A message of something that is gone is cleared. What the broker does not accept is left out and noted.
+The current state is: states of cameras and rules, numbers of the memories, the newest picture of every rule, and the
+announcements to Home Assistant. The message of a rule, camera or picture that no longer exists is cleared. A message
+that the broker does not accept is left out and noted for the operator.
 """
 
 import json
@@ -21,12 +22,12 @@ from memory.errors import StorageError
 
 log = logging.getLogger(__name__)
 
-HEALTH_S = 5.0  # between two looks at the health of the whole agent
-STATS_INTERVAL_S = 30.0  # between two messages on how much a camera's memory holds: it changes slowly
+HEALTH_S = 5.0  # between two checks of the agent's health
+STATS_INTERVAL_S = 30.0  # between two messages on the numbers of a camera's memory, which change slowly
 MAX_SNAPSHOT_WIDTH = 1920
-MAX_SNAPSHOT_BYTES = 256 * 2**10  # larger pictures of alerts are scaled down: a phone shows no more
-PICTURES = "pictures"  # all pictures are blamed together for the end of a connection: it is their size
-MIN_PICTURE_BYTES = 2048  # below this limit pictures are left out
+MAX_SNAPSHOT_BYTES = 256 * 2**10  # larger pictures of alerts are scaled down; enough for a phone's screen
+PICTURES = "pictures"  # one name for all pictures: if a broker closes the connection over one, its size is the reason
+MIN_PICTURE_BYTES = 2048  # if the limit is lower than this, pictures are left out
 
 
 def states(
@@ -36,7 +37,7 @@ def states(
     memories: Iterable[MemoryView],
     now: float,
 ) -> dict[str, bytes]:
-    """Return the states and numbers of the present, by topic. now: unix seconds."""
+    """Return the payloads of the current states and numbers, by topic. now: unix seconds."""
     texts = {topics.camera_status(camera.camera): str(camera.status) for camera in cameras}
     for rule in rules:
         place = (rule.camera, rule.rule)
@@ -48,44 +49,45 @@ def states(
 
 
 class RetainedState:
-    """The retained messages as one connection has published them. now: monotonic seconds."""
+    """Publishes the retained messages over one connection. now: returns monotonic seconds."""
 
     def __init__(self, out: Publisher, context: Context, now: Callable[[], float]) -> None:
         self.rules: set[tuple[str, str]] = set()  # (camera, rule), as of the last `read`
         self._out, self._context, self._now = out, context, now
         self._topics = Topics(context.settings.prefix)
-        self._present: dict[str, bytes] = {}  # by topic, as of the last `read`
-        self._shown: dict[str, bytes] = {}  # by topic, as published on this connection
+        self._present: dict[str, bytes] = {}  # by topic: the payload to publish, as of the last `read`
+        self._shown: dict[str, bytes] = {}  # by topic: the payload published on this connection
         self._pictures: dict[str, str] = {}  # by topic: id of the alert whose picture it shows
-        self._uncleared: set[str] = set()  # topics that the broker does not let us clear
+        self._uncleared: set[str] = set()  # topics that the broker refuses to clear
         self._memories: list[MemoryView] = []
         self._health: bytes | None = None
         self._memories_due = self._health_due = float("-inf")  # monotonic
 
     async def online(self) -> None:
-        """Say that the agent is connected. It is the smallest retained message: by it the broker shows whether it accepts
-        any."""
+        """Publish that the agent is online. As this is the smallest retained message, it also tests whether the broker
+        accepts retained messages at all."""
         await self._retain(self._topics.status, ONLINE.encode())
 
     async def offline(self) -> None:
-        """Say that the agent and its cameras are gone."""
+        """Publish that the agent and its cameras are offline."""
         cameras = [self._topics.camera_status(camera.camera) for camera in self._context.cameras()]
         for topic in [self._topics.status, *(topic for topic in cameras if topic in self._shown)]:
             await self._out.try_put(topic, OFFLINE.encode(), retain=True)
 
     def announce_again(self) -> None:
-        """Publish everything again in the next turn."""
+        """Have everything published again in the session's next turn."""
         self._shown.clear()
         self._pictures.clear()
 
     async def read(self) -> None:
-        """Read the present from the agent. Raises StorageError or sqlite3.Error."""
+        """Read the current state from the agent, for `publish`. Raises StorageError or sqlite3.Error."""
         self._present = await pools.alerts(self._read)
 
     async def publish(self, first: Callable[[], Awaitable[None]]) -> None:
-        """Publish what has changed and clear what is gone. `first` runs before each message when an event may have come.
+        """Publish the state that has changed, and clear the messages of what no longer exists.
 
-        Raises StorageError or sqlite3.Error beside MqttError.
+        first: delivers new alert events; called before a message if there may be some. Raises StorageError,
+        sqlite3.Error or MqttError.
         """
         for topic, payload in self._present.items():
             if self._shown.get(topic) != payload:
@@ -134,7 +136,7 @@ class RetainedState:
         return payloads
 
     async def _retain(self, topic: str, payload: bytes) -> None:
-        """Publish a retained message unless it is shown. One that the broker refuses is not tried again."""
+        """Publish a retained message unless this connection already has. One that the broker refuses is not tried again."""
         if self._shown.get(topic) == payload:
             return
         retained = self._context.retained
@@ -149,7 +151,10 @@ class RetainedState:
             await pools.alerts(retained.add, topic, json.dumps(platforms(payload), sort_keys=True))
 
     async def _clear_leftovers(self, pictures: set[str]) -> None:
-        """Clear the retained messages of what is gone; a topic is forgotten once the broker has confirmed it."""
+        """Clear the retained messages of what no longer exists, and remove their topics from the table afterwards.
+
+        pictures: the topics of pictures to keep.
+        """
         for topic in self._context.retained.topics():
             if topic in self._present or topic in pictures or topic in self._uncleared or topic == self._topics.status:
                 continue
@@ -163,7 +168,7 @@ class RetainedState:
     # --- pictures ---
 
     async def _show_pictures(self) -> set[str]:
-        """Publish the newest picture of every rule where it is not shown, and return the topics of all."""
+        """Publish the newest picture of every rule, if not done on this connection. Return the topics of all pictures."""
         newest = await pools.alerts(self._newest_pictures)
         for topic, alert_id in newest.items():
             if self._pictures.get(topic) != alert_id:
@@ -182,7 +187,7 @@ class RetainedState:
         }
 
     async def show_picture(self, topic: str, alert_id: str, jpeg: bytes) -> None:
-        """Publish one picture, scaled down to what the broker accepts."""
+        """Publish one picture of an alert, scaled down to a size that the broker accepts."""
         context = self._context
         self._pictures[topic] = alert_id
         room = self._picture_room(topic)
@@ -205,7 +210,7 @@ class RetainedState:
             context.notes.clear(PICTURES)
 
     def _picture_room(self, topic: str) -> int:
-        """Return the bytes that a picture may have: by the settings, by the broker's limit, and by what was learnt."""
+        """Return the largest picture to send, in bytes, by MAX_SNAPSHOT_BYTES, the broker's limit and earlier refusals."""
         learnt = self._context.refusals.size_to_try(PICTURES, self._now())
         limits = (MAX_SNAPSHOT_BYTES, self._out.room(topic), learnt)
         return min(each for each in limits if each is not None)

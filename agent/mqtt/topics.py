@@ -1,4 +1,4 @@
-"""The names of all MQTT topics. Pure; topics are built and parsed only here."""
+"""Build and parse the names of all MQTT topics. Pure functions; no other module does it."""
 
 import re
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ def usable_id(text: object) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """The command of a topic: enable or disable a rule at a camera, or snooze it."""
+    """A command that a topic names: enable or disable a rule at a camera, or snooze it. The payload says which."""
 
     camera: str
     rule: str
@@ -29,13 +29,13 @@ class Command:
 
 @dataclass(frozen=True, slots=True)
 class Topics:
-    """All topics under one prefix."""
+    """The topics of an agent, all below `prefix`."""
 
     prefix: str
 
     @property
     def status(self) -> str:
-        """Topic of the agent's availability; the last will goes there, too."""
+        """Topic of the agent's availability, which is also that of the last will."""
         return f"{self.prefix}/status"
 
     @property
@@ -49,50 +49,53 @@ class Topics:
         return f"{self.prefix}/ask"
 
     def answer(self, question_id: str) -> str:
-        """Topic of the answer to one question."""
+        """Return the topic of the answer to one question."""
         return f"{self.prefix}/answer/{question_id}"
 
     def may_answer_on(self, topic: str) -> bool:
-        """Return True for a response topic that an asker may choose: below <prefix>/answer/, without wildcards or control
-        characters, over which a broker would close our connection."""
+        """Return True for a response topic that an asker may choose.
+
+        It must be below `<prefix>/answer/` and without wildcards and control characters, because a broker would close
+        the agent's connection over them.
+        """
         below = topic.startswith(f"{self.prefix}/answer/") and not topic.endswith("/")
         plain = topic.isprintable() and not set("+#") & set(topic) and topic.count("/") < _MAX_LEVELS
         return below and plain and len(topic.encode("utf-8", "replace")) <= _MAX_TOPIC_BYTES
 
     def camera_status(self, camera: str) -> str:
-        """Topic of the camera's status."""
+        """Return the topic of the camera's status."""
         return f"{self.prefix}/{camera}/status"
 
     def memory(self, camera: str) -> str:
-        """Topic of the numbers of the camera's memory."""
+        """Return the topic of the numbers of the camera's memory."""
         return f"{self.prefix}/{camera}/memory"
 
     def state(self, camera: str, rule: str) -> str:
-        """Topic that says whether an alert is active."""
+        """Return the topic that shows whether an alert is active."""
         return self._alert(camera, rule, "state")
 
     def event(self, camera: str, rule: str) -> str:
-        """Topic of alert events."""
+        """Return the topic of the rule's alert events."""
         return self._alert(camera, rule, "event")
 
     def snapshot(self, camera: str, rule: str) -> str:
-        """Topic of the newest alert's picture."""
+        """Return the topic of the newest alert's picture."""
         return self._alert(camera, rule, "snapshot")
 
     def enabled(self, camera: str, rule: str) -> str:
-        """Topic that says whether the rule is enabled."""
+        """Return the topic that shows whether the rule is enabled."""
         return self._alert(camera, rule, "enabled/state")
 
     def snooze(self, camera: str, rule: str) -> str:
-        """Topic of the end of the snooze."""
+        """Return the topic of the end of the snooze."""
         return self._alert(camera, rule, "snooze/state")
 
     def set_enabled(self, camera: str, rule: str) -> str:
-        """Command topic that enables or disables the rule."""
+        """Return the topic of commands that enable or disable the rule."""
         return self._alert(camera, rule, "enabled/set")
 
     def set_snooze(self, camera: str, rule: str) -> str:
-        """Command topic that snoozes the rule."""
+        """Return the topic of commands that snooze the rule."""
         return self._alert(camera, rule, "snooze/set")
 
     def _alert(self, camera: str, rule: str, end: str) -> str:

@@ -2,9 +2,9 @@
 
 Checked against aiomqtt 2.5.1 and paho-mqtt 2.2.0; tests/agent/mqtt/test_mqtt_wire.py fails when one of these names is gone.
 
-Added: a packet that breaks the protocol ends the connection (paho would meet it again for ever); the announced length of a
-packet is checked before anything is kept; every wait ends with the connection; the socket is always closed; and what the
-broker says about its limits, or about the end, is kept in words. Does not know settings, topics or what is published.
+Added: a packet that breaks the protocol ends the connection (paho would handle it again and again); the announced length of a
+packet is checked before the packet is stored; every wait ends when the connection ends; the socket is always closed; the
+broker's limits and its reason for ending the connection are stored. Does not depend on settings or topics.
 """
 
 import asyncio
@@ -29,9 +29,9 @@ from paho.mqtt.reasoncodes import ReasonCode
 
 log = logging.getLogger(__name__)
 
-MAX_PACKET_BYTES = 256 << 10  # of one packet from the broker; questions have at most a quarter
-MAX_SKIPPED = 16  # larger packets skipped before the connection is closed, so that the broker drops them
-MAX_UNSENT = 1000  # packets waiting because the broker does not read
+MAX_PACKET_BYTES = 256 << 10  # largest packet accepted from the broker; questions have at most a quarter of that
+MAX_SKIPPED = 16  # larger packets that are skipped; then the connection is closed, so that the broker drops them
+MAX_UNSENT = 1000  # packets waiting to be sent because the broker does not read
 _CHUNK_BYTES = 64 << 10
 _MAX_SAID = 200  # characters of a broker's own words
 _CONNACK, _PUBLISH, _PINGREQ, _PACKET_TYPE, _QOS_2 = 0x20, 0x30, 0xC0, 0xF0, 0x04
@@ -43,7 +43,7 @@ _Codes: TypeAlias = list[ReasonCode]
 
 
 class Refused(aiomqtt.MqttError):
-    """The broker refuses one message or subscription; the connection goes on."""
+    """The broker refuses one message or subscription. The connection can still be used."""
 
 
 class HungUp(aiomqtt.MqttError):
@@ -59,12 +59,12 @@ class HungUp(aiomqtt.MqttError):
 
 
 class Unanswered(aiomqtt.MqttError):
-    """The broker keeps the connection and does not answer."""
+    """The broker keeps the connection open but does not answer in time."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What the broker accepts, as it says on connecting (MQTT 5). The defaults hold for 3.1.1, which announces nothing."""
+    """What the broker accepts, as it announces on connecting (MQTT 5). The defaults are for 3.1.1, which announces nothing."""
 
     max_packet_bytes: int | None = None
     max_qos: int = 1  # the broker may accept 2, which is not used
@@ -74,7 +74,7 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """A message or subscription on its way to the broker. `name` stays the same when it is tried again."""
+    """A message or subscription that is being sent. `name` identifies it, and stays the same when it is sent again."""
 
     name: str
     num_bytes: int
@@ -88,10 +88,10 @@ class _Guarded(paho.Client):
     num_skipped = 0
     broken: str | None = None  # what was wrong with a packet from the broker
     failure: OSError | None = None  # of the socket
-    home: tuple[asyncio.AbstractEventLoop, int]  # the loop, and its thread
+    home: tuple[asyncio.AbstractEventLoop, int]  # the event loop, and the id of its thread
 
     def _sock_close(self) -> None:
-        """Close the socket in the loop's thread: otherwise the loop goes on watching a descriptor that is soon reused."""
+        """Close the socket in the loop's thread. Closed elsewhere, the loop would go on watching a reused descriptor."""
         loop, thread = self.home
         if threading.get_ident() == thread:
             super()._sock_close()
@@ -118,7 +118,11 @@ class _Guarded(paho.Client):
         return data
 
     def _skip(self, packet: dict[str, Any]) -> bytes:
-        """Read over a packet that is too large without keeping it. Returns b"" when the connection has ended."""
+        """Read a part of a packet that is too large, and discard it.
+
+        Returns b"" when the connection has ended, and otherwise raises BlockingIOError, as if there were nothing to
+        read. Raises ConnectionError at the MAX_SKIPPED-th such packet.
+        """
         data: bytes = super()._sock_recv(min(packet["to_process"], _CHUNK_BYTES))
         if not data:
             return data
@@ -158,7 +162,7 @@ class _Guarded(paho.Client):
         return None
 
     def _ssl_wrap_socket(self, tcp_sock: socket.socket) -> Any:
-        """As in paho, but close the socket when the handshake fails."""
+        """Do the TLS handshake like paho's method, but close the socket when it fails. Returns the TLS socket."""
         wrapped = self._ssl_context.wrap_socket(tcp_sock, server_hostname=self._host, do_handshake_on_connect=False)
         try:
             wrapped.settimeout(self._connect_timeout)
@@ -170,7 +174,7 @@ class _Guarded(paho.Client):
 
 
 class Client(aiomqtt.Client):
-    """One connection. dropped: called for every message that finds the queue full."""
+    """One connection to the broker. dropped: called for every incoming message that is dropped because the queue is full."""
 
     def __init__(self, *args: Any, connect_timeout_s: float, dropped: Callable[[], None], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -178,7 +182,7 @@ class Client(aiomqtt.Client):
         self._client.home = (self._loop, threading.get_ident())
         self._client.connect_timeout = connect_timeout_s
         self.limits = Limits()
-        self.in_hand: Sent | None = None  # not confirmed yet: what the connection ended over, if it has ended
+        self.in_hand: Sent | None = None  # what is not confirmed yet; if the connection has ended, probably the cause
         self.said: str | None = None  # the broker's own words about a refusal or the end of the connection
         self.farewell: ReasonCode | None = None  # the broker's reason for ending the connection (MQTT 5)
         self._dropped = dropped
@@ -189,8 +193,8 @@ class Client(aiomqtt.Client):
     # --- connecting and leaving ---
 
     async def enter(self) -> None:
-        """Connect; on failure nothing stays open. Raises aiomqtt.MqttError (HungUp, Unanswered), with the broker's own words
-        as a note."""
+        """Connect; on failure the socket is closed. Raises aiomqtt.MqttError (HungUp, Unanswered), to which the text
+        that the broker sent is added as a note."""
         try:
             await self.__aenter__()
             if self._client.socket() is None:
@@ -204,7 +208,7 @@ class Client(aiomqtt.Client):
         self._watch_end()  # aiomqtt may have created a new future
 
     async def leave(self, timeout_s: float) -> None:
-        """Disconnect and close the socket, whatever the broker does."""
+        """Disconnect and close the socket, within `timeout_s` even if the broker does not answer."""
         self.timeout = timeout_s
         try:
             with suppress(aiomqtt.MqttError):
@@ -214,7 +218,7 @@ class Client(aiomqtt.Client):
 
     @property
     def why(self) -> BaseException | str | None:
-        """Why the connection ended, as far as known."""
+        """Why the connection ended: a text, an exception, or None if unknown."""
         known: str | OSError | None = self._client.broken or self._client.failure
         return known or (self._disconnected.exception() if self._disconnected.done() else None)
 
@@ -258,7 +262,7 @@ class Client(aiomqtt.Client):
     # --- the socket in the event loop ---
 
     def _on_socket_open(self, client: paho.Client, userdata: object, sock: socket.socket) -> None:
-        """Watch the new socket, unless it has been closed meanwhile. Called by the thread that connects."""
+        """Let the event loop watch the new socket, unless it is closed meanwhile. Called by the thread that connects."""
 
         def start() -> None:
             if client.socket() is sock:
@@ -289,7 +293,7 @@ class Client(aiomqtt.Client):
             self._loop.remove_writer(sock.fileno())
 
     def _work(self, some: Callable[[], object]) -> None:
-        """Read or write. An error ends the connection."""
+        """Call paho's function `some`, which reads or writes. An error in it ends the connection."""
         try:
             some()
             while self._decrypted():  # data that TLS has already read: the selector does not report it
@@ -305,7 +309,8 @@ class Client(aiomqtt.Client):
     # --- waiting ---
 
     async def _wait_for(self, fut: Awaitable[T], timeout: float | None) -> T:  # noqa: ASYNC109 - as in aiomqtt
-        """As in aiomqtt, but also ends with the connection, and never swallows a cancellation."""
+        """Return the result of `fut`, like aiomqtt's method, but stop waiting when the connection ends, and never
+        swallow a cancellation. Raises Unanswered after the timeout."""
         limit_s = self.timeout if timeout is None else timeout
         waiting, end = asyncio.ensure_future(fut), self._disconnected
         both: set[asyncio.Future[Any]] = {waiting, end}
@@ -326,7 +331,7 @@ class Client(aiomqtt.Client):
     async def put(
         self, sent: Sent, topic: str, payload: bytes, *, qos: int, retain: bool, properties: Properties | None = None
     ) -> None:
-        """Publish, and with QoS 1 wait for the confirmation. Raises Refused or another MqttError."""
+        """Publish, and with QoS 1 wait for the broker's confirmation. Raises Refused or another MqttError."""
         async with self._turn:
             self.in_hand = sent
             self._reasons.clear()
@@ -378,7 +383,7 @@ class Client(aiomqtt.Client):
 
 
 def what_we_take() -> Properties:
-    """Return the properties of CONNECT (MQTT 5): they limit what the broker may send."""
+    """Return the properties of the CONNECT packet (MQTT 5), which limit what the broker may send."""
     properties = Properties(PacketTypes.CONNECT)
     properties.MaximumPacketSize = MAX_PACKET_BYTES
     properties.ReceiveMaximum = 64
@@ -386,7 +391,7 @@ def what_we_take() -> Properties:
 
 
 def packet_bytes(topic: str, payload: bytes, properties: Properties | None = None) -> int:
-    """Return an upper bound of the packet's size in bytes."""
+    """Return an upper bound of the size in bytes of the PUBLISH packet."""
     return 16 + len(topic.encode()) + len(payload) + (0 if properties is None else len(properties.pack()))
 
 
