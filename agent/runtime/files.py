@@ -61,7 +61,7 @@ def _aside(path: Path, content: bytes) -> Iterator[Path]:
 
 
 def remove_leftovers(folder: Path, now: float) -> list[str]:
-    """Delete temporary files that killed processes left in `folder`. Return their names. `now`: unix seconds."""
+    """Delete temporary files that killed processes left in `folder`. Return their names. now: unix seconds."""
     removed = []
     with suppress(OSError):
         for path in folder.iterdir():

@@ -99,7 +99,7 @@ class CountedLines(logging.StreamHandler[TextIO]):
 
 
 def kind_of(record: logging.LogRecord) -> Kind:
-    """Return the kind that a line is counted under; see the module."""
+    """Return the kind of a line: two lines with the same kind count as repeats of each other."""
     text = record.msg if isinstance(record.msg, str) else str(record.msg)
     template = _NUMBERS.sub("#", text.partition("\n")[0][:_MAX_TEMPLATE_CHARS])
     named = tuple((name, str(getattr(record, name))[:80]) for name in _NAMED if hasattr(record, name))

@@ -72,7 +72,7 @@ def stopping_on_signals() -> Iterator[None]:
 
 
 class _Output(io.TextIOWrapper):
-    """stdout that raises OutputFailed instead of OSError."""
+    """A text stream for stdout that raises OutputFailed where others raise OSError."""
 
     def write(self, text: str, /) -> int:
         try:
@@ -91,8 +91,9 @@ class _Output(io.TextIOWrapper):
 def checked_output() -> Iterator[None]:
     """Context manager: in the block, a write to stdout that fails raises OutputFailed.
 
-    Characters that stdout's encoding lacks are escaped. On exit the buffered rest is written. If that fails while the
-    block ends with SystemExit, the exit code becomes 1, or 0 if the reader of the pipe has closed it.
+    Characters that stdout's encoding lacks are escaped. On exit the buffered rest is written, which may also raise
+    OutputFailed. If the block ends with SystemExit, such a failure changes the exit code instead: to 1, or to 0 if the
+    reader of the pipe has closed it.
     """
     real: Any = sys.stdout
     if real is not sys.__stdout__ or not isinstance(real, io.TextIOWrapper):  # replaced by a test

@@ -1,4 +1,4 @@
-"""Check the names of request fields: unsupported fields of OpenAI's API, and misspelt fields of our own. Pure.
+"""Check the names of request fields: unsupported fields of OpenAI's API, and misspelt fields of our own.
 
 A field that would change the answer but is not supported is rejected, never ignored.
 """

@@ -1,4 +1,4 @@
-"""Clean untrusted text (a model's answer, a server's error, metadata), so that it cannot control a terminal. Pure.
+"""Clean untrusted text (a model's answer, a server's error, metadata), so that it cannot control a terminal.
 
 Removed are whole escape sequences (which set colours, titles or the clipboard), other control characters, characters
 that change the writing direction, and invisible characters. Kept are line ends, tabs, visible characters of every

@@ -1,7 +1,7 @@
-"""Parse JSON from clients strictly. Pure. `agent/untrusted/wire.py` writes JSON.
+"""Parse JSON from clients strictly. `agent/untrusted/wire.py` writes JSON.
 
-Duplicate keys, NaN, infinity, lone surrogates (halves of a UTF-16 pair), and numbers or nesting that are too long or
-too deep are rejected.
+Rejected are duplicate keys, NaN, infinity, lone surrogates (halves of a UTF-16 pair), numbers that are too long, and
+nesting that is too deep.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Write JSON for clients, also from text and numbers that JSON cannot represent. Pure.
+"""Write JSON for clients, also from text and numbers that JSON cannot represent.
 
 Such values may come from a model, a server or a camera. Lone surrogates (halves of a UTF-16 pair) become U+FFFD; NaN
 and infinity become null.
