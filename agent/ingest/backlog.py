@@ -1,7 +1,7 @@
-"""The bounded list of frames that wait for the encoder, oldest first. Used from the event loop only.
+"""The bounded list of frames that wait for the encoder, oldest first. Not thread-safe: use it only on the event loop.
 
-It holds ids of frames that are stored already. Overload policy: a full backlog rejects the new id and counts it as
-deferred; the frame is pending on disk, and is found there once the backlog is empty. A slow encoder thus delays frames but
+It holds the ids of frames that are stored but not encoded. Overload policy: a full backlog rejects a new id and counts
+it as deferred. The encoder finds that frame on disk once the backlog is empty, so a slow encoder delays frames but
 loses none.
 """
 
@@ -17,8 +17,8 @@ class Backlog:
             raise ValueError(f"capacity must be at least 1, not {capacity}")
         self.capacity = capacity
         self.num_deferred = 0
-        self.behind = True  # frames may be pending on disk that are not listed, as after every start
-        self.mark = 0  # rises whenever the disk must be searched again
+        self.behind = True  # frames that are not listed may wait on disk, as after every start
+        self.mark = 0  # increased whenever the disk must be searched again
         self._frame_ids: deque[int] = deque()
         self._more = asyncio.Event()
 
@@ -26,9 +26,9 @@ class Backlog:
         return len(self._frame_ids)
 
     def put(self, frame_id: int) -> bool:
-        """Add the newest frame. Return False if it is deferred, to be found on disk later.
+        """Add the newest frame. Return False if it is deferred: the encoder finds it on disk later.
 
-        Nothing is added while unlisted frames are pending on disk, so that the oldest stays first.
+        While frames that are not listed wait on disk, every new frame is deferred, so that the oldest is encoded first.
         """
         self._more.set()
         if len(self._frame_ids) < self.capacity and not self.behind:
@@ -43,20 +43,20 @@ class Backlog:
         return [self._frame_ids.popleft() for _ in range(min(limit, len(self._frame_ids)))]
 
     def look_again(self) -> None:
-        """Search the disk again: frames may be pending there that are not listed."""
+        """Have the encoder search the disk again, for frames that wait but are not listed."""
         self.behind = True
         self.mark += 1
         self._more.set()
 
     def caught_up(self, mark: int) -> None:
-        """Note that the encoder searched the disk and found nothing pending.
+        """Record that the encoder searched the disk and found no frame that waits.
 
-        `mark`: its value before the search. A frame deferred during the search may have been missed, which calls for
-        another search.
+        mark: the value of the attribute `mark` before the search. If it has changed since, the search may have missed a
+        frame, and the disk is searched again.
         """
         self.behind = self.mark != mark
 
     async def wait(self) -> None:
-        """Wait until something was put in since the last wait."""
+        """Wait until `put` or `look_again` is called, if neither was since the last wait."""
         await self._more.wait()
         self._more.clear()

@@ -1,4 +1,8 @@
-"""The cameras of one agent: which there are, who may publish as one, and the intake of each."""
+"""The cameras of one agent: their names and problems, who may publish as a camera, and the intake of each.
+
+An intake stores the frames of one camera (`agent/ingest/intake.py`); a source delivers them, such as a connection to an
+RTSP camera, a WebRTC publisher or a file.
+"""
 
 import asyncio
 import logging
@@ -22,7 +26,7 @@ from streaming.media import FileSource, open_source
 
 log = logging.getLogger(__name__)
 
-STALE_S = 3600.0  # how long the broken session of a camera that is not configured counts as a problem
+STALE_S = 3600.0  # how long the failed session of a camera that is not configured counts as a problem
 
 _COUNTED = {
     "vilamp_frames_remembered_total": ("Frames remembered.", "remembered"),
@@ -77,12 +81,12 @@ class Cameras:
         return "offline" if intake is None else intake.state
 
     def problems(self) -> dict[str, str]:
-        """Return the problem of each camera that has one, under the name "camera NAME"."""
+        """Return the problem of each camera that has one, as text for the operator, by "camera NAME"."""
         found = ((camera, self.problem(camera)) for camera in self.names())
         return {f"camera {camera}": problem for camera, problem in found if problem is not None}
 
     def problem(self, camera: str) -> str | None:
-        """Return why answers about this camera miss the present, in words; None if no reason is known."""
+        """Return why no current frames of this camera are stored, as text for the operator; None if there is no problem."""
         intake = self.intakes.get(camera)
         configured = camera in self._settings.cameras
         if not self._settings.camera(camera).enabled:
@@ -118,7 +122,7 @@ class Cameras:
         return self._settings.camera(camera).timezone
 
     def frame_settings(self, camera: str) -> FrameSettings:
-        """Return how often and how large this camera's frames are kept."""
+        """Return at which rate and size this camera's frames are stored."""
         settings = self._settings.camera(camera)
         return FrameSettings(
             rate_hz=settings.rate_hz,
@@ -129,7 +133,7 @@ class Cameras:
         )
 
     def intake_of(self, camera: str) -> Intake:
-        """Return the camera's intake; the first call makes it."""
+        """Return the camera's intake. The first call creates it."""
         if camera not in self.intakes:
             settings = self._settings.camera(camera)
             self.intakes[camera] = Intake(
@@ -146,7 +150,7 @@ class Cameras:
         return self.intakes[camera]
 
     def may_publish(self, camera: str) -> str | None:
-        """Return why nobody may publish as `camera`, in words; None if publishing is allowed."""
+        """Return why nobody may publish as `camera`, as text for the publisher; None if publishing is allowed."""
         try:
             check_slug(camera)
         except ValueError as error:
@@ -161,13 +165,13 @@ class Cameras:
         return None
 
     def connect_all(self) -> None:
-        """Connect to every enabled camera that has a url, for as long as the agent runs."""
+        """Start a task for every enabled camera that has a url. It keeps the connection while the agent runs."""
         for name, camera in self._settings.cameras.items():
             if camera.url is not None and camera.enabled:
                 self._connect(name, camera.url)
 
     def _connect(self, camera: str, url: str) -> None:
-        """Connect to the camera, again after each failure. A file is played once: playing it again would repeat it."""
+        """Start the task that connects to the camera, again after each failure. A file is played only once."""
         url = f"webcam:{url}" if url.startswith("/dev/") else url
         intake = self.intake_of(camera)
 
@@ -183,12 +187,12 @@ class Cameras:
         self._supervisor.keep(f"camera {camera}", follow, failed=intake.failed)
 
     def publish(self, camera: str, source: Source) -> None:
-        """Start a task that remembers what `source` sends, until it ends or another source takes over the camera."""
+        """Start a task that stores the frames of `source`, until it ends or another source replaces it."""
         failed = self.intake_of(camera).failed
         self._supervisor.start(f"camera {camera}", partial(self.watch, camera, source), failed=failed)
 
     async def watch(self, camera: str, source: Source) -> None:
-        """Remember every frame of `source`. An unusable medium is logged and shown as the camera's problem."""
+        """Store every frame of `source`, until it ends. A source that cannot be read becomes the camera's problem."""
         intake = self.intake_of(camera)
         try:
             await intake.run(source)
@@ -200,7 +204,7 @@ class Cameras:
                 self.intakes.pop(camera, None)
 
     async def close(self) -> None:
-        """Close all sources at the same time, so that a slow one (decoding a large picture) delays no other."""
+        """Close all sources concurrently, so that one that is decoding a large picture does not delay the others."""
 
         async def close(camera: str, source: Source) -> None:
             with contained(f"closing camera {camera}"):
@@ -210,7 +214,10 @@ class Cameras:
         await asyncio.gather(*(close(camera, source) for camera, source in sources if source is not None))
 
     def erase(self, camera: str, after: float, before: float) -> int:
-        """Erase stored frames of this period, and those still on their way. Return how many were stored. Thread-safe."""
+        """Erase the camera's frames in [after, before], and do not store those that have not been stored yet.
+
+        Returns how many stored frames were erased. Thread-safe.
+        """
         intake = self.intakes.get(camera)
         if intake is not None:
             intake.refuse(after, min(before, self._clock.now()))
@@ -243,7 +250,7 @@ class Cameras:
 
 
 def newest_if_aging(settings: Settings, store: MemoryStore) -> float | None:
-    """Return the time of the newest stored frame; None if there is none, or if no age limit is set."""
+    """Return the unix time of the newest stored frame; None if there is none, or if no age limit is set."""
     if settings.memory.max_age_s is None and all(each.max_age_s is None for each in settings.cameras.values()):
         return None
     newest = [store.stats(camera).newest for camera in store.cameras()]

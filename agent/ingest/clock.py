@@ -1,11 +1,12 @@
-"""The time of frames: how far the system clock is believed, and under which time each frame is stored.
+"""The times of frames: decide when a change of the system clock is believed, and under which time each frame is stored.
 
-The system clock may be set while the agent runs (NTP after the start, by hand, by a fault); it then steps against the
-monotonic clock. Until it has kept pace with the monotonic clock for a while after a step, the agent continues as if
-there had been no step. A glitch of a few seconds thus changes nothing, and a correction is followed once, in full.
+The system clock may be set while the agent runs (by NTP after the start, by hand, by a fault). This is called a step:
+the difference between the system clock and the monotonic clock jumps. After a step the agent first continues in the old
+time. The step is believed when the system clock has run as fast as the monotonic clock for a while; then the agent
+adopts the new time. So a wrong time of a few seconds changes nothing, and a correction is adopted once, in full.
 
-Example with `settle_s` 10: the clock is right until 100 s, then an hour ahead for 6 s, then right again; `now` never
-shows that hour. At 200 s it is set an hour ahead for good: from 210 s on `now` shows the hour too.
+Example with `settle_s` 10: the clock is right until 100 s, then an hour ahead for 6 s, then right again. `now` never
+includes that hour. At 200 s the clock is set an hour ahead for good. From 210 s on, `now` is an hour ahead too.
 """
 
 import logging
@@ -23,29 +24,29 @@ STEP_S = 2.0  # smaller differences come from NTP slewing, or from reading two c
 EARLIEST = 1_704_067_200.0  # 2024-01-01: a clock that shows an earlier time was never set
 STAMPS_SETTLE_S = 10.0  # for the times of frames, which can be corrected later
 AGES_SETTLE_S = 3600.0  # for the age limit, because forgotten frames cannot be brought back
-LONG_AGO_S = 30 * 86_400.0  # newest frame this old at the start: a long pause, or a wrong clock
+LONG_AGO_S = 30 * 86_400.0  # a newest frame this old at the start means a long pause or a wrong clock
 
 _MIN_STEP_S = 0.001  # between two frames of one camera
 _FRAME_STEP_S = 1.0  # between the last frame of an earlier run and the first of this one
-_MAX_AHEAD_S = 3.0  # beyond `max_skew_s`: only a wrong clock stamps a frame later than that
-_MAX_AGE_S = 60.0  # an older frame comes from a recording, whose times are its own
+_MAX_AHEAD_S = 3.0  # on top of `max_skew_s`: a frame stamped later than that was stamped by a wrong clock
+_MAX_AGE_S = 60.0  # an older frame comes from a recording, so its time does not depend on the system clock
 
 
 def running_s() -> float:
-    """Return the seconds of a clock that nobody sets and that also runs while the machine sleeps."""
+    """Return the seconds of a monotonic clock, which nobody can set and which also runs while the machine sleeps."""
     return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
 @dataclass(slots=True)
 class _Step:
-    """A difference between the system clock and the believed one."""
+    """A step of the system clock that is not believed yet."""
 
     offset: float  # system clock minus monotonic clock
     since: float  # monotonic seconds
 
 
 class SteadyClock:
-    """Believed time from two clocks. `settle_s`: how long a stepped clock must keep pace before it is believed."""
+    """A clock that adopts a step of the system clock only after `settle_s` seconds. Its time is the "believed" time."""
 
     def __init__(self, settle_s: float) -> None:
         self._settle_s = settle_s
@@ -54,7 +55,10 @@ class SteadyClock:
         self._step: _Step | None = None
 
     def now(self, monotonic: float, wall: float) -> float:
-        """Return the believed unix time. Call it at least every few seconds, because it is what notices steps."""
+        """Return the believed unix time. monotonic, wall: the current readings of the monotonic and the system clock.
+
+        Call it at least every few seconds, because only these calls detect steps.
+        """
         offset = wall - monotonic
         if self.offset is None or self._first is None:
             self.offset, self._first = offset, monotonic
@@ -69,7 +73,7 @@ class SteadyClock:
         return monotonic + self.offset
 
     def settled(self, monotonic: float) -> bool:
-        """Return whether the clock has kept pace for long enough since the first reading or its last step."""
+        """Return whether the system clock is believed and at least `settle_s` have passed since the first reading."""
         return self._step is None and self._first is not None and monotonic - self._first >= self._settle_s
 
     @property
@@ -80,27 +84,35 @@ class SteadyClock:
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """A reading of all clocks. Unix seconds."""
+    """A reading of all clocks."""
 
-    time: float  # believed, used for frames
+    time: float  # believed unix time, used for frames
     running: float  # monotonic seconds
     step_s: float  # system clock minus `time`, 0.0 while they agree
-    settled: bool  # the clock has kept pace for long enough
-    age_from: float  # the age limit counts from this time
+    settled: bool  # the system clock is believed, and has been read for long enough
+    age_from: float  # unix seconds from which the ages of frames are counted, for the age limit
 
     @property
     def offset(self) -> float:
-        """Believed time minus monotonic time. Changes only when a step is believed."""
+        """Believed time minus monotonic time. It changes by more than STEP_S only when a step is believed."""
         return self.time - self.running
 
     def believed(self, time: float) -> float:
-        """Return `time` in believed time if the system clock stamped it after a step; else `time` itself."""
+        """Return a frame's time without a step that is not believed yet.
+
+        time: unix seconds. Returned unchanged if it is nearer to the believed time than to the system clock, because
+        then it was stamped before the step.
+        """
         before_step = time - self.step_s
         return before_step if abs(before_step - self.time) < abs(time - self.time) else time
 
 
 class WallClock:
-    """Two steady clocks: one for the times of frames, and a slower one for their age. Pure: both readings are arguments."""
+    """Two clocks that adopt a step of the system clock only later: one for the times of frames, one for their ages.
+
+    The one for ages waits longer (`ages_settle_s`), because frames deleted by age cannot be brought back. Reads no
+    clock: the readings of the system clock and of the monotonic clock are arguments.
+    """
 
     def __init__(
         self,
@@ -109,18 +121,18 @@ class WallClock:
         stamps_settle_s: float = STAMPS_SETTLE_S,
         ages_settle_s: float = AGES_SETTLE_S,
     ) -> None:
-        """`newest`: time of the newest stored frame. A clock far from it at the start is not believed at once, since that
-        could make the age limit forget everything."""
+        """newest: unix time of the newest stored frame. A system clock that is far later at the start is not believed
+        at once for ages, because the age limit could then delete all frames."""
         self._newest = newest
-        self._from_start = False  # the clock was far from the newest frame at the start and is still in doubt
+        self._from_start = False  # the clock was far later than the newest frame at the start, and is not believed yet
         self._stamps = SteadyClock(stamps_settle_s)
         self._ages = SteadyClock(ages_settle_s)
-        self._shown_s = ages_settle_s  # how long a glitch is reported after its end
+        self._shown_s = ages_settle_s  # how long a short wrong time (glitch) is reported after its end
         self._wall: float | None = None
         self._glitch: tuple[float, float] | None = None  # monotonic time of its end; its size in seconds
 
     def now(self, monotonic: float, wall: float) -> Moment:
-        """Take a reading. `monotonic`: seconds of `running_s`; `wall`: the system clock."""
+        """Return the moment for these readings. monotonic: seconds of `running_s`. wall: the system clock, unix seconds."""
         self._wall = wall
         believed = self._stamps.now(monotonic, wall)
         if self._newest is not None and wall - self._newest > LONG_AGO_S:
@@ -167,10 +179,10 @@ class WallClock:
 
 
 class Clock:
-    """The agent's clock: unix time as `WallClock` believes it. Thread-safe."""
+    """The agent's clock: reads the system and the monotonic clock, and returns times believed by `WallClock`. Thread-safe."""
 
     def __init__(self, wall: Callable[[], float], running: Callable[[], float], newest: float | None = None) -> None:
-        """`wall`: the system clock, unix seconds; `running`: monotonic seconds; `newest`: as of `WallClock`."""
+        """wall: returns the system clock's unix seconds. running: returns monotonic seconds. newest: see `WallClock`."""
         self._wall, self._running = wall, running
         self._lock = threading.Lock()
         self._believed = WallClock(newest)
@@ -181,7 +193,7 @@ class Clock:
         return self._believed.problem
 
     def read(self) -> Moment:
-        """Take a reading of all clocks."""
+        """Read all clocks. A problem that begins is logged."""
         with self._lock:
             before = self.problem
             moment = self._believed.now(self._running(), self._wall())
@@ -190,15 +202,15 @@ class Clock:
             return moment
 
     def now(self) -> float:
-        """Return the unix time by which frames are dated."""
+        """Return the believed unix time, which is used for the times of frames."""
         return self.read().time
 
 
 def rising(time: float, last: float) -> float:
     """Return `time`, or 1 ms after `last` when `time` is not later than that.
 
-    A second publisher whose clock runs behind the first one's would otherwise break the order in which frames are
-    stored. Example: rising(10.0, 12.0) = 12.001; rising(13.0, 12.0) = 13.0.
+    The memory needs rising times, and a second publisher's clock may be behind the first one's.
+    Example: rising(10.0, 12.0) = 12.001; rising(13.0, 12.0) = 13.0.
     """
     return time if time > last else last + _MIN_STEP_S
 
@@ -208,32 +220,36 @@ class Stamp:
     """The time under which one frame is stored. Unix seconds."""
 
     time: float
-    clock: str  # stored in the frame's metadata: whose clock `time` comes from, or "uncertain"
-    age_from: float  # the age limit counts from this time or an earlier one
+    clock: str  # stored in the frame's metadata: the clock that `time` comes from, or "uncertain"
+    age_from: float  # unix seconds from which the ages of frames are counted, for the age limit
     last_time: float = -math.inf  # time of the camera's newest stored frame
 
 
 @dataclass(slots=True)
 class _Epoch:
-    """Live frames of this run that were stamped under one setting of the system clock."""
+    """The live frames, stamped since the start, between two believed steps forward of the system clock."""
 
-    first_time: float  # of its frames; an epoch lasts until the next one begins
-    offset: float  # clock that stamped them minus monotonic clock
-    moved_back_s: float = 0.0  # how far its frames were moved back, in case that was the mistake
+    first_time: float  # of its first frame; an epoch lasts until the next one begins
+    offset: float  # the clock that stamped its frames minus the monotonic clock
+    moved_back_s: float = 0.0  # how far its frames were moved back, to move them forward again if that was wrong
 
 
 class Stamper:
-    """Stamps the frames of one camera, and moves stored frames when the system clock turns out to have been wrong.
+    """Stamps the frames of one camera, and corrects the times of stored frames when the system clock was ahead.
 
-    Frames of a camera are stored in the order of their arrival with rising times. While the system clock is in doubt,
-    frames continue in the old time, marked "uncertain". Once the clock has kept pace for long enough, frames stamped
-    since the start are moved by the size of the step, marked "corrected". Frames that an earlier run of the agent
-    stamped in the future are moved to before now and marked "uncertain", because the size of that error is unknown.
+    Frames of a camera are stored in the order of their arrival, with rising times. While a step of the system clock is
+    not believed, frames get the old time and are marked "uncertain". When a step forward is believed, new frames get
+    the new time and begin a new epoch; older frames keep theirs. When a step back is believed, the clock had been
+    ahead: the frames of the epochs that were ahead are moved back by the size of the step, and marked "corrected". If a
+    step forward follows instead, that step back was the mistake, and the frames are moved forward again. Frames that an
+    earlier run of the agent stamped in the future are moved to before now and marked "uncertain", because the size of
+    that error is unknown.
 
     Blocking: writes to the memory. One caller at a time.
 
-    Example: the clock is right for an hour, a day ahead for a minute, and right again. That makes two epochs; when the
-    second step is believed, the minute's frames move back by a day and join the first epoch, whose frames stay.
+    Example: the clock is right for an hour, a day ahead for a minute, and right again. The step forward, once believed,
+    begins a second epoch. When the step back is believed, the second epoch's frames are moved back by a day and join
+    the first epoch, whose frames keep their times.
     """
 
     def __init__(self, camera: str, store: MemoryStore, read_clock: Callable[[], Moment], max_skew_s: float) -> None:
@@ -245,7 +261,11 @@ class Stamper:
         self._last_running: float | None = None  # monotonic time of the last live frame
 
     def stamp(self, time: float, clock: str, last_time: float) -> Stamp:
-        """Return the stamp of a frame that its source dates `time`. The newest stored frame, at `last_time`, may move."""
+        """Return the stamp of a new frame. May correct the times of stored frames first.
+
+        time: unix seconds that the source gives the frame. clock: where that time comes from ("file": a recording).
+        last_time: of the camera's newest stored frame; the returned stamp has its value after a correction.
+        """
         moment = self._read_clock()
         if clock != "file":
             time = moment.believed(time)
@@ -263,7 +283,7 @@ class Stamper:
         return Stamp(time, clock, moment.age_from, last_time)
 
     def settle(self, last_time: float) -> float:
-        """Move stored frames if a step of the clock has come to be believed. Return the newest stored frame's time."""
+        """Correct the times of stored frames if a step is believed by now. Return the newest stored frame's time."""
         return self._settled(self._read_clock(), last_time, live=False)
 
     def _settled(self, moment: Moment, last_time: float, *, live: bool) -> float:
@@ -283,7 +303,7 @@ class Stamper:
         return last_time
 
     def _move_back(self, offset: float) -> float:
-        """Move the newest epoch towards `offset`, at most until it joins the epoch before it."""
+        """Move the newest epoch's frames back, to `offset` or until they join the epoch before. Return the newest time."""
         newest = self._epochs[-1]
         before = self._epochs[-2].offset if len(self._epochs) > 1 else -math.inf
         if before < offset:
@@ -292,7 +312,8 @@ class Stamper:
         return self._move(newest.first_time, before - newest.offset, "corrected")
 
     def _undo(self, shift_s: float, last_time: float) -> float:
-        """Move the newest epoch forward again, because it had been moved back by mistake."""
+        """Move the newest epoch's frames forward by `shift_s`, because they had been moved back wrongly.
+        Return the newest stored frame's time."""
         return last_time if shift_s <= STEP_S else self._shift_newest(shift_s)
 
     def _shift_newest(self, shift_s: float) -> float:

@@ -1,8 +1,9 @@
-"""The encoder task: encodes stored frames in batches over all cameras and attaches the features to the memory.
+"""The encoder task: computes the features of stored frames, in batches over all cameras, and stores them in the memory.
 
-It encodes the stored JPEG, so that features can be recomputed at any time. A slow encoder delays answers but loses no
-frame. New frames (the backlog) go first, then frames that are pending on disk, then frames whose patches were lost in a
-restart; each of these oldest first.
+Features are the embedding of a frame and its patches (embeddings of parts of the picture). They are computed from the
+stored JPEG, so they can be computed again at any time. A slow encoder delays answers but loses no frame. New frames
+(the backlog) are encoded first, then frames that wait on disk, then frames whose patches were lost in a restart; of
+each, the oldest first.
 """
 
 import asyncio
@@ -36,11 +37,11 @@ log = logging.getLogger(__name__)
 
 Sighted = Callable[[str, int, float, NDArray[np.float32]], None]  # camera, frame_id, time, embedding (D,) as encoded
 
-BATCH_SIZE = 8  # frames of all cameras; larger batches are hardly faster, and a question waits for the one at work
+BATCH_SIZE = 8  # frames of all cameras; larger batches are hardly faster, and a question waits for the current batch
 _FIRST_RETRY_S, _LAST_RETRY_S = 0.5, 30.0
-_MAX_TRIES = 3  # of a frame that fails while others succeed
+_MAX_TRIES = 3  # for a frame that fails although the encoder works
 RETEST_S = 30.0
-MAX_BEHIND_S = 60.0  # older frames waiting for the encoder are reported: answers miss them
+MAX_BEHIND_S = 60.0  # if a frame has waited longer for the encoder, a problem is reported: answers miss it
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +53,7 @@ class _Picture:
 
 
 class EncoderBroken(Exception):
-    """The model cannot encode any frame at the moment."""
+    """The model can encode no frame at the moment."""
 
 
 class NotNow(Exception):
@@ -60,7 +61,7 @@ class NotNow(Exception):
 
 
 class Encoding:
-    """Keeps the memory encoded: `run` is a task for as long as the agent runs."""
+    """Encodes the frames of the memory. Its task `run` never ends by itself."""
 
     def __init__(
         self,
@@ -72,7 +73,7 @@ class Encoding:
         needs_patches: bool = True,
     ) -> None:
         self.test_problem: str | None = "the encoder has not been tested yet"
-        self.problem: str | None = None  # why the encoder fails, in words for an operator
+        self.problem: str | None = None  # why the encoder fails, as text for the operator
         self.waiting_problem: str | None = None  # why some frames cannot be read or stored while it works
         self.sighted: Sighted = lambda camera, frame_id, time, embedding: None  # called with every encoded frame
         self.idle = asyncio.Event()  # set while nothing is left to encode
@@ -81,11 +82,11 @@ class Encoding:
         self._vision = vision
         self._backlog = backlog
         self._metrics = metrics
-        self._needs_patches = needs_patches  # False when a remote answerer looks at the pictures
-        self._given_up: set[int] = set()  # stays small: JPEGs are damaged only where the disk is
+        self._needs_patches = needs_patches  # False when a remote model answers, which gets the pictures themselves
+        self._given_up: set[int] = set()  # frames that cannot be encoded; few, as a JPEG is damaged only with the disk
         self._num_refused: Counter[int] = Counter()
         self._waiting: set[int] = set()  # could not be read or stored at the last try
-        self._aside: set[int] = set()  # those of `_waiting` that are not tried again yet
+        self._aside: set[int] = set()  # the frames of `_waiting` that are not tried again before the pause is over
         self._pause_s = _FIRST_RETRY_S
 
     async def finish(self) -> None:
@@ -95,17 +96,20 @@ class Encoding:
         await self.idle.wait()
 
     async def test(self) -> None:
-        """Make the self-test of the model; `test_problem` holds its result."""
+        """Run the model's self-test, and set `test_problem` to its result."""
         self.test_problem = await self._test()
 
     async def test_again(self) -> None:
-        """Repeat a failed self-test until it passes: its cause (such as no free memory) may go away."""
+        """Repeat a failed self-test every RETEST_S until it passes, because its cause (such as no free memory) may end."""
         while self.test_problem is not None:
             await asyncio.sleep(RETEST_S)
             await self.test()
 
     def delay_problem(self, now: float) -> str | None:
-        """Return why answers miss frames although the encoder works, in words. `now`: unix seconds. Blocking."""
+        """Return why answers miss frames although the encoder works, as text for the operator. None: they miss none.
+
+        now: unix seconds. Blocking.
+        """
         if self.waiting_problem is not None:
             return self.waiting_problem
         for frame_id in self._store.pending(1):
@@ -118,7 +122,8 @@ class Encoding:
         return None
 
     async def run(self) -> None:
-        """Encode for ever. A failing encoder is tried again after growing pauses; the frames wait on disk."""
+        """Encode frames until cancelled. When the encoder fails, it is tried again after growing pauses; frames wait on
+        disk."""
         retry_s = _FIRST_RETRY_S
         self._backlog.look_again()  # finds the batch that a failed run had in hand
         while True:
@@ -160,7 +165,10 @@ class Encoding:
         return frame_ids
 
     def _on_disk(self) -> list[int]:
-        """Return frames that were never encoded, oldest first; if there are none, those whose patches a restart lost."""
+        """Return the ids of the oldest frames that were never encoded, at most a batch.
+
+        If there are none, return the oldest whose patches were lost in a restart.
+        """
         aside = self._aside.copy()
         pending = self._store.pending(BATCH_SIZE + len(aside))
         if wanted := [frame_id for frame_id in pending if frame_id not in aside]:
@@ -194,9 +202,9 @@ class Encoding:
         self._metrics.stage_seconds.labels(stage="encode").observe(perf_counter() - started)
 
     def _read(self, frame_ids: Sequence[int]) -> tuple[list[_Picture], dict[int, BaseException]]:
-        """Return the decoded pictures, and the error of each frame that cannot be read now.
+        """Return the decoded pictures, and by frame id the error of each frame that cannot be read now.
 
-        Frames evicted meanwhile are left out; damaged JPEGs are never tried again.
+        Frames deleted meanwhile are in neither. A frame with a damaged JPEG is in neither and is never tried again.
         """
         pictures: list[_Picture] = []
         unread: dict[int, BaseException] = {}
@@ -219,7 +227,7 @@ class Encoding:
         return pictures, unread
 
     def _set_aside(self, failed: Mapping[int, BaseException]) -> None:
-        """Try these frames again after a growing pause, for ever. Other frames continue meanwhile."""
+        """Schedule another try for these frames after a pause that grows each time. Other frames are encoded meanwhile."""
         self._metrics.encode_failures.labels(reason="not_now").inc(len(failed))
         if not self._aside:
             asyncio.get_running_loop().call_later(self._pause_s, self._try_again)
@@ -242,9 +250,11 @@ class Encoding:
         self._backlog.look_again()
 
     async def _features(self, pictures: list[_Picture]) -> list[tuple[_Picture, "FrameFeatures"]]:
-        """Encode as one batch; if that fails, one by one, so that one bad picture does not stop the others.
+        """Return the pictures that can be encoded, with their features.
 
-        Raises EncoderBroken when none can be encoded. Frames count as bad only if others succeed or the self-test does.
+        They are encoded as one batch; if that fails, one by one, so that one bad picture does not stop the others. A
+        frame counts as bad only if other frames can be encoded or the self-test passes. Raises EncoderBroken when none
+        can be.
         """
         features: list[FrameFeatures] = []
         with contained("encoding a batch") as batch:
@@ -276,7 +286,7 @@ class Encoding:
         return features
 
     def _refused(self, frame_id: int, error: BaseException) -> None:
-        """Try a frame again that failed while the encoder works, but at most _MAX_TRIES times."""
+        """Schedule another try for a frame that failed although the encoder works; after _MAX_TRIES failures, give it up."""
         self._num_refused[frame_id] += 1
         if self._num_refused[frame_id] < _MAX_TRIES:
             self._backlog.look_again()
@@ -300,7 +310,10 @@ class Encoding:
         )
 
     async def _test(self) -> str | None:
-        """Return None if the model tells two pictures and two texts apart by finite numbers; else what is wrong."""
+        """Run the model's self-test. Return what is wrong, as text for the operator; None if it passes.
+
+        It checks that two pictures, and two texts, get different embeddings of finite numbers.
+        """
         with contained("the encoder's self-test") as outcome:
             await self._vision.run(self._model.self_test)
         match outcome.error:

@@ -1,9 +1,9 @@
-"""One camera's way into the memory: stamp each frame, mask it, encode it as JPEG, append it, list it for the encoder.
+"""The intake of a camera: stamp each frame, apply the masks, write it as JPEG to the memory, and list it for the encoder.
 
-A frame is remembered once `append` returns; from then on only retention takes it away. A frame that cannot be stored
-(a full disk) is lost, counted and logged, and the camera goes on. If the system merely lacks a file descriptor or
-memory for a moment, the frame is tried again. JPEG work and disk writes run in worker threads, one frame at a time per
-camera. Frames that arrive meanwhile wait in the source, which keeps the newest and counts the others.
+A frame counts as remembered once it is stored; later only the memory's limits or an erasure delete it. A frame that
+cannot be stored (a full disk) is lost, counted and logged, and the next one is tried. If the system lacks a file
+descriptor or memory for a moment, the frame is tried again. JPEG work and disk writes run in worker threads, one frame
+at a time for each camera. Meanwhile the source keeps the newest frame that arrives, and drops and counts the others.
 """
 
 import asyncio
@@ -40,7 +40,10 @@ _FIRST_RETRY_S, _LAST_RETRY_S = 0.05, 1.0  # while the system lacks descriptors 
 
 
 def camera_state(source: SourceState | None) -> CameraState:
-    """Return live while frames flow, stalled while connected without frames, offline otherwise."""
+    """Return the state of a camera from that of its source (None: it has none).
+
+    live: frames arrive. stalled: connected, but no frames arrive. offline: everything else.
+    """
     return source if source == "live" or source == "stalled" else "offline"
 
 
@@ -54,7 +57,7 @@ class IntakeCounters:
 
 
 class Intake:
-    """One camera, over any number of sources one after the other. Its history continues across them."""
+    """Stores the frames of one camera, from any number of sources one after the other."""
 
     def __init__(
         self,
@@ -69,12 +72,15 @@ class Intake:
         clock: Clock | None = None,
         max_skew_s: float = 2.0,
     ) -> None:
-        """`metadata`: stored with every frame. `max_skew_s`: how far a publisher's clock may be ahead of `clock`."""
+        """metadata: stored with every frame. max_skew_s: how many seconds a publisher's clock may be ahead of `clock`.
+
+        metadata_max_age_s: for how long metadata that a publisher sends is stored with the frames that follow.
+        """
         self.camera = camera
         self.counters = IntakeCounters()
         self.source: Source | None = None
         self.newest_id: int | None = None  # of the last frame remembered since the agent started
-        self.problem: str | None = None  # why frames are being lost, in words for an operator
+        self.problem: str | None = None  # why no frames are stored, as text for the operator
         self.problem_since: float | None = None  # unix seconds
         self._clock = clock or Clock(time.time, running_s)
         self._store = store
@@ -85,7 +91,7 @@ class Intake:
         self._published = MetadataHistory(metadata_max_age_s)
         self._erased: deque[tuple[float, float]] = deque(maxlen=256)  # periods erased since the start
         self._max_skew_s = max_skew_s
-        self._order = asyncio.Lock()  # at a takeover two sources may each have a frame in hand
+        self._order = asyncio.Lock()  # when a source replaces another, both may have a frame to store
         newest = store.stats(camera).newest
         self._last_time = -math.inf if newest is None else newest
         self._stamper = Stamper(camera, store, self._clock.read, max_skew_s)
@@ -102,7 +108,7 @@ class Intake:
         return self.counters.remembered > 0 or (source is not None and source.stats.received > 0)
 
     async def run(self, source: Source) -> None:
-        """Remember every frame of `source` until it ends. A later call with another source takes over the camera."""
+        """Store every frame of `source` until it ends. A later call with another source closes and replaces this one."""
         replaced, self.source = self.source, source
         if replaced is not None:
             await replaced.close()
@@ -126,7 +132,7 @@ class Intake:
         async with self._order:
             try:
                 stamp = await self._retry(self._stamper.stamp, frame.time, frame.clock, self._last_time)
-                self._last_time = stamp.last_time  # stored frames may have moved, whatever becomes of this one
+                self._last_time = stamp.last_time  # stored frames may have new times, even if this one is not stored
                 time = rising(stamp.time, self._last_time)
                 frame_id = await self._retry(self._write, frame, time, stamp)
             except StorageError as error:  # a full or failing disk: this frame is lost, the next may not be
@@ -141,7 +147,10 @@ class Intake:
         self._backlog.put(frame_id)
 
     async def _retry(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Call `function` in the storage pool, again and again while the system lacks descriptors or memory for it."""
+        """Return the result of `function`, called in the storage thread pool.
+
+        It is called again, after pauses, while the system lacks file descriptors or memory.
+        """
         pause_s = _FIRST_RETRY_S
         while True:
             try:
@@ -156,7 +165,7 @@ class Intake:
             pause_s = min(2 * pause_s, _LAST_RETRY_S)
 
     def _write(self, frame: Frame, time: float, stamp: Stamp) -> int | None:
-        """Store the frame and return its id; None if its time was erased meanwhile."""
+        """Store the frame and return its id. None: it lies in a period that was erased, so it is not stored."""
         if self._is_erased(time):
             return None
         metadata = {**self._metadata, **self._published.at(time), "clock": stamp.clock}
@@ -168,25 +177,29 @@ class Intake:
         return frame_id
 
     async def settle(self) -> None:
-        """Correct the times of stored frames, if the system clock was set and is believed by now."""
+        """Correct the times of stored frames if the system clock was set and its new time is believed by now."""
         if self._order.locked():  # the frame in hand does it
             return
         async with self._order:
             self._last_time = await pools.storage(self._stamper.settle, self._last_time)
 
     def add_metadata(self, metadata: Mapping[str, Json], time: float, now: float) -> None:
-        """Store `metadata`, published as true at `time`, with the frames of that time and shortly after."""
+        """Have `metadata`, which a publisher sent for `time`, stored with the frames of that time and shortly after.
+
+        time, now: unix seconds.
+        """
         self._published.add(time, metadata, latest=now + self._max_skew_s)
 
     def refuse(self, after: float, before: float) -> None:
-        """Do not store frames of this period that are still on their way, because it was erased. Thread-safe."""
+        """Do not store frames in [after, before] (unix seconds) that arrive or are written later: the period was
+        erased. Thread-safe."""
         self._erased.append((after, before))
 
     def _is_erased(self, time: float) -> bool:
         return any(after <= time <= before for after, before in list(self._erased))
 
     def failed(self, error: BaseException) -> None:
-        """Show `error`, which ended the source, as the camera's problem until a frame is remembered again."""
+        """Make `error`, which ended the source, the camera's problem until the next frame is stored."""
         self._report(str(error) if isinstance(error, MediaError) else f"its source failed: {words_of(error)}")
 
     def _report(self, problem: str) -> None:

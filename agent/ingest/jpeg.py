@@ -23,7 +23,10 @@ def decode_jpeg(jpeg: bytes) -> NDArray[np.uint8]:
 
 
 def smaller_jpeg(jpeg: bytes, width: int) -> bytes:
-    """Return the picture at most `width` pixels wide. Raises OSError (from PIL) when the bytes are damaged."""
+    """Return the JPEG bytes of the picture, scaled down to `width` pixels if it is wider.
+
+    Raises OSError (from PIL) when the bytes are damaged.
+    """
     with Image.open(io.BytesIO(jpeg)) as picture:
         if picture.width <= width:
             return jpeg

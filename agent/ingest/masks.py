@@ -1,7 +1,8 @@
-"""Privacy masks: polygons of the picture that are blackened before it is stored or encoded. Pure.
+"""Privacy masks: parts of the picture, given as polygons, that are made black before it is stored or encoded.
 
-Coordinates are relative: 0 to 1 of width and height, from the top left. Every pixel that a polygon touches is covered, and
-MARGIN_PX more around it, because scaling and the camera's compression mix what lies under a mask into neighbouring pixels.
+Coordinates are fractions of width and height, 0 to 1, from the top left. Every pixel that a polygon touches is covered,
+and so are MARGIN_PX pixels around it, because scaling and the camera's compression mix what is under a mask into
+neighbouring pixels.
 """
 
 import math
@@ -17,7 +18,7 @@ MARGIN_PX = 4
 
 
 class Masks:
-    """The masks of one camera, drawn once for each size of picture."""
+    """The masks of one camera. Keeps the covered pixels of the last picture size, as they are slow to compute."""
 
     def __init__(self, polygons: Polygons) -> None:
         self._polygons = polygons
@@ -35,9 +36,9 @@ class Masks:
 
 
 def covered(polygons: Polygons, height: int, width: int) -> NDArray[np.bool_]:
-    """Return a (height, width) mask of the pixels that a polygon or its margin touches.
+    """Return a bool array (height, width): True for the pixels that a polygon or its margin touches.
 
-    Example: a square from 0.25 to 0.75 in a picture of 40 x 40 touches columns 10 to 30; covered are 5 to 35.
+    Example: a square from 0.25 to 0.75 in a picture of 40 x 40 touches columns 10 to 30, and columns 5 to 35 are covered.
     """
     grow = MARGIN_PX + 1  # PIL draws slanted lines up to a pixel off
     edge = 2 * grow  # room to draw on the border; a filter does not change the edge of its picture

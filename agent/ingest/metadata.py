@@ -1,6 +1,6 @@
-"""Metadata that a publisher sends beside its pictures, such as a robot's pose, and which of it belongs to a frame.
+"""Metadata that a publisher sends with its video, such as a robot's pose: check it, and find what belongs to a frame.
 
-Pure: times are unix seconds and come in as arguments.
+Reads no clock: times are arguments, in unix seconds.
 """
 
 import json
@@ -19,7 +19,7 @@ MAX_KEPT = 1024  # entries of one camera: 10 s of messages at the rate limit of 
 
 
 def check_metadata(value: Any) -> dict[str, Json]:
-    """Return `value` with terminal control characters removed. Raises BadRequest if it cannot be kept with a frame."""
+    """Return `value` without terminal control characters. Raises BadRequest if it cannot be stored with a frame."""
     if not isinstance(value, dict):
         raise BadRequest('Metadata must be a JSON object, such as {"x": 1.5, "y": 0.2, "heading": 90}.')
     _check_value(value, MAX_DEPTH)
@@ -54,10 +54,10 @@ def is_finite(number: float) -> bool:
 
 
 class MetadataHistory:
-    """The newest metadata of one camera, sorted by time. The oldest entry goes when there are more than MAX_KEPT.
+    """The newest metadata of one camera, sorted by time. When there are more than MAX_KEPT entries, the oldest is deleted.
 
-    Example with `max_age_s` 3, after entries a at 10 and b at 12: `at` returns {} for 9, a for 11, b for 12 and 15,
-    and {} for 15.1.
+    Example with `max_age_s` 3, entry a at time 10 and entry b at time 12: `at` returns {} for 9, a for 11, b for 12 and
+    15, and {} for 15.1.
     """
 
     def __init__(self, max_age_s: float) -> None:
@@ -65,13 +65,16 @@ class MetadataHistory:
         self._entries: list[tuple[float, Mapping[str, Json]]] = []  # rising time; replaced whole, for other threads
 
     def add(self, time: float, metadata: Mapping[str, Json], *, latest: float = math.inf) -> None:
-        """Add what was true at `time`, in any order. Entries later than `latest` are removed: a wrong clock dated them."""
+        """Add the metadata for `time`. Calls may come in any order of times.
+
+        Entries later than `latest` are removed, because a wrong clock must have dated them.
+        """
         entries = self._entries[: bisect_right(self._entries, latest, key=lambda entry: entry[0])]
         place = bisect_right(entries, time, key=lambda entry: entry[0])
         self._entries = [*entries[:place], (time, dict(metadata)), *entries[place:]][-MAX_KEPT:]
 
     def at(self, time: float) -> Mapping[str, Json]:
-        """Return the newest entry at `time` or at most `max_age_s` before it; {} if there is none. Thread-safe."""
+        """Return the newest entry whose time is `time` or at most `max_age_s` before; {} if there is none. Thread-safe."""
         entries = self._entries
         place = bisect_right(entries, time, key=lambda entry: entry[0])
         if place == 0 or time - entries[place - 1][0] > self._max_age_s:

@@ -1,9 +1,10 @@
-"""Erase a period of one camera everywhere: frames, alerts, and whatever else adds an eraser. Blocking.
+"""Erase a period of one camera everywhere: frames, alerts, and all other data for which an eraser is added. Blocking.
 
-A request is written to `erasures.json` in the data folder before the first eraser runs, and removed after the last. If the
-process dies or the disk fails in between, `resume` completes it at the next start or housekeeping; all erasers then run
-again, which does no harm. A repeated request never erases what came after it. If the disk is too full to write the request
-down, erasing begins all the same, because it frees space.
+An eraser is a function that erases one kind of data. A request is written to `erasures.json` in the data folder before
+the first eraser runs, and removed after the last. If the process dies or the disk fails in between, `resume` completes
+the request at the next start or the next housekeeping: it runs all erasers again, which does no harm. Frames that are
+stored after the request are never erased by it, even if its period is open-ended. If the disk is too full to write the
+request, the erasers run nevertheless, because they free space.
 """
 
 import json
@@ -49,7 +50,7 @@ class Request:
 
 
 class Erasing:
-    """The erasers of one data folder, in the order in which they run."""
+    """Runs the erasers of one data folder, in the order in which they were added."""
 
     def __init__(
         self,
@@ -58,22 +59,23 @@ class Erasing:
         clock: Callable[[], float] = time.time,
         newest: Callable[[str], float | None] = lambda camera: None,
     ) -> None:
-        """`newest`: time of a camera's newest frame, which lies after now if the clock was set back."""
+        """newest: returns the time of a camera's newest frame, which is later than now if the clock was set back."""
         self._clock, self._newest = clock, newest
         self._path = data_dir / ERASURES_FILE
         self._erasers: list[tuple[str, Eraser]] = []
         self._one_at_a_time = threading.Lock()
-        self._not_noted: list[Request] = []  # the disk was too full to write these down
-        self.problem: str | None = None  # what is still to be erased, in words for an operator
+        self._not_noted: list[Request] = []  # requests that the disk was too full to write
+        self.problem: str | None = None  # why an erasure is not complete, as text for the operator
 
     def add(self, name: str, eraser: Eraser) -> None:
-        """Add an eraser. `name`: the key of its count in the result of `erase`."""
+        """Add an eraser. name: the key of its count in the result of `erase`."""
         self._erasers.append((name, eraser))
 
     def erase(self, request: Request, *, again: bool = False) -> dict[str, int]:
-        """Erase and return the number of erased things by eraser. Raises NotErasedYet, or OSError if nothing has begun.
+        """Run all erasers. Return how many things each has erased, by its name.
 
-        `again`: keep the request for `resume`, for erasers that only the running agent has.
+        again: keep the request afterwards, so that `resume` of the running agent, which has more erasers, runs it
+        again. Raises NotErasedYet if the erasure will be completed later, or OSError if it has not begun.
         """
         with self._one_at_a_time:
             now = max(self._clock(), self._newest(request.camera) or -math.inf)
@@ -89,7 +91,7 @@ class Erasing:
         return counts
 
     def resume(self) -> None:
-        """Complete unfinished erasures. An error is logged, and the next call tries again."""
+        """Complete all unfinished erasures. An error is logged, and the next call tries again."""
         with self._one_at_a_time:
             try:
                 waiting = [*read_requests(self._path), *self._not_noted]
@@ -104,7 +106,7 @@ class Erasing:
                 self.problem = None
 
     def _note(self, request: Request) -> None:
-        """Write the request down; on a full disk keep it in this process only, because erasing frees space."""
+        """Write the request to the file. If the disk is full, hold it only in memory, because erasing frees space."""
         try:
             write_requests(self._path, [*read_requests(self._path), request])
         except OSError as error:
@@ -124,7 +126,7 @@ class Erasing:
 
 
 def read_requests(path: Path) -> list[Request]:
-    """Return the unfinished requests. Raises OSError for a damaged file, which must not be ignored."""
+    """Return the unfinished requests of the file. Raises OSError if it is damaged, which must not be ignored."""
     try:
         return [Request(**each) for each in json.loads(path.read_text(encoding="utf-8"))]
     except FileNotFoundError:
@@ -136,7 +138,7 @@ def read_requests(path: Path) -> list[Request]:
 
 
 def write_requests(path: Path, requests: list[Request]) -> None:
-    """Replace the file and sync it to the disk; without requests, delete it. Raises OSError."""
+    """Write these requests in place of the file's, and sync it to disk. Without requests, delete it. Raises OSError."""
     if requests:
         replace_private(path, json.dumps([asdict(each) for each in requests]).encode())
     else:

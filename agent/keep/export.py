@@ -1,7 +1,8 @@
 """Export a period of one camera as a video, with a log that identifies each frame. Blocking.
 
-The video shows the stored pictures at their true times, with nothing drawn into them. The log lists for every frame its id,
-capture time, metadata, and the SHA-256 of the stored JPEG. Works with a running agent and with a data folder alone.
+The video shows the stored pictures at their true times, with nothing drawn into them. The log is a JSON file that lists
+for every frame its id, capture time, metadata, and the SHA-256 of the stored JPEG. Works with a running agent, and with
+a data folder without one.
 """
 
 import hashlib
@@ -29,10 +30,10 @@ class TooManyFrames(Exception):
 
 
 class Frames(Protocol):
-    """Where frames are read from."""
+    """Where frames are read from: a memory, or an agent."""
 
     def records(self, camera: str, after: float | None, before: float | None, *, limit: int) -> list[FrameRecord]:
-        """Return the first `limit` frames by rising time, encoded or not."""
+        """Return the first `limit` frames in [after, before] in time order, encoded or not."""
 
     def jpeg(self, frame_id: int) -> bytes:
         """Return the JPEG as stored. Raises FrameGone."""
@@ -49,10 +50,10 @@ def export(
     video: Path,
     cancelled: Callable[[], bool] = lambda: False,
 ) -> dict[str, Any]:
-    """Write the video and return the log. Raises NothingToExport, TooManyFrames, OSError.
+    """Write the video to `video`, and return the log as JSON types. Raises NothingToExport, TooManyFrames, OSError.
 
-    Frames that are gone, damaged or unreadable are listed in the log's `missing`. `cancelled` is called before each frame;
-    once it returns True, the export ends there.
+    after, before, now: unix seconds. zone: the time zone of local times in the log. cancelled: called before each frame; when
+    it returns True, the video ends there. Frames that are deleted, damaged or unreadable are listed under `missing`.
     """
     records = frames.records(camera, after, before, limit=MAX_FRAMES + 1)
     if len(records) > MAX_FRAMES:
@@ -117,5 +118,5 @@ def _sha256_of(path: Path) -> str:
 
 
 def log_text(log: dict[str, Any]) -> str:
-    """Return the log as the text of its file."""
+    """Return the text of the log's file: the log as JSON."""
     return json.dumps(log, indent=1, ensure_ascii=False) + "\n"

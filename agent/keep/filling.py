@@ -1,4 +1,4 @@
-"""Estimate whether the disk will be full before the limits of the memory apply, from each camera's growth. Pure."""
+"""Estimate from each camera's growth whether the disk will be full before the limits of the memory are reached. Pure."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ LEAST_SPAN_S = 600.0
 
 @dataclass(frozen=True, slots=True)
 class Growth:
-    """How fast one camera's memory grows, and how much further it may grow."""
+    """How fast one camera's memory grows, and how many more bytes it may grow."""
 
     camera: str
     bytes_per_s: float
@@ -24,11 +24,11 @@ class Growth:
 
 
 def full_in_s(growths: Sequence[Growth], free_bytes: float, folder_room_bytes: float | None) -> float | None:
-    """Return the seconds until the disk is full; None if the limits of the memory apply before.
+    """Return the seconds until the disk is full; None if the limits of the memory are reached before.
 
-    Each camera grows at its own rate until one of its limits applies, all together until the folder's limit does.
-    Example: 100 bytes free; a grows by 10 a second and may grow by 50, b by 5 and may grow by 1000: after 5 s 25
-    bytes are left for b alone, so the disk is full in 10 s.
+    Each camera grows at its own rate until it has used its `room_bytes`. All together may grow by `folder_room_bytes`
+    (None: no limit). Example: 100 bytes are free. Camera a grows by 10 bytes a second and may grow by 50; b grows by 5
+    a second and may grow by 1000. After 5 s, 25 bytes are left, which b fills in 5 s more: the disk is full in 10 s.
     """
     left = free_bytes
     if folder_room_bytes is not None and folder_room_bytes <= left:
@@ -48,7 +48,7 @@ def _lasts_s(growth: Growth) -> float:
 
 
 def growth_of(held: dict[str, Any], settings: Settings) -> Growth | None:
-    """Return the growth of a camera, from its `holdings`; None if its history is too short."""
+    """Return the growth of a camera; None if its history is too short. held: its summary, as `holdings` returns it."""
     if held["bytes_per_day"] is None or held["newest"] - held["oldest"] < LEAST_SPAN_S:
         return None
     limits = settings.camera(held["camera"])
@@ -59,7 +59,10 @@ def growth_of(held: dict[str, Any], settings: Settings) -> Growth | None:
 
 
 def filling_problem(cameras: Sequence[dict[str, Any]], settings: Settings, free_bytes: float) -> str | None:
-    """Return what to change, in words, if the disk will be full too early; else None. `cameras`: their `holdings`."""
+    """Return advice for the operator if the disk will be full within HORIZON_S, before the memory's limits are reached.
+
+    None: it will not. cameras: their summaries, as `holdings` returns them.
+    """
     growths = [growth for each in cameras if (growth := growth_of(each, settings)) is not None]
     cap, held = settings.memory.max_bytes, sum(each["bytes"] for each in cameras)
     seconds = full_in_s(growths, free_bytes, None if cap is None else cap - held)

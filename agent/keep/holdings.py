@@ -1,4 +1,4 @@
-"""Summarise what a memory holds, for `GET /v1/memory` and `vilamp memory`. Pure."""
+"""Summarise what a memory holds, for `GET /v1/memory` and `vilamp memory`. Pure functions."""
 
 from typing import Any
 
@@ -9,7 +9,11 @@ DAY_S = 86_400.0
 
 
 def holdings(camera: str, stats: CameraStats, settings: Settings) -> dict[str, Any]:
-    """Return the summary of one camera. Rates per day cover its whole history; `cap_use` is its fullest limit, 0 to 1."""
+    """Return the summary of one camera as JSON types.
+
+    Rates per day are averages over its whole history. `cap` is the limit that is used most, and `cap_use` how much of
+    it is used, 0 to 1.
+    """
     limits = settings.camera(camera)
     span_s = 0.0 if stats.oldest is None or stats.newest is None else stats.newest - stats.oldest
     per_day = DAY_S / span_s if stats.frames > 1 and span_s > 0 else None
@@ -33,7 +37,7 @@ def holdings(camera: str, stats: CameraStats, settings: Settings) -> dict[str, A
 
 
 def folder_holdings(cameras: list[dict[str, Any]], settings: Settings) -> dict[str, Any]:
-    """Return the sums over all cameras, and the limits of the folder."""
+    """Return the sums over all cameras and the limits of the data folder. cameras: their summaries from `holdings`."""
     frames, held_bytes = (sum(each[name] for each in cameras) for name in ("frames", "bytes"))
     caps = settings.memory
     return {

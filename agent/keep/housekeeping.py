@@ -1,7 +1,7 @@
-"""Housekeeping: what the agent does every few seconds to keep its data folder in order.
+"""Housekeeping: the regular work on the data folder, done every few seconds.
 
-Deletes frames by age, syncs what was written, corrects the times of frames after the system clock was set, estimates
-when the disk will be full, and completes erasures that a disk had refused.
+Deletes frames by age, syncs written data to disk, corrects the times of frames after the system clock was set,
+estimates when the disk will be full, and completes erasures that were interrupted.
 """
 
 import asyncio
@@ -23,12 +23,12 @@ PERIOD_S = 5.0
 
 
 class Housekeeping:
-    """Two tasks, `run` and `finish_erasures`. A step that fails (a full or failing disk) is tried again next time."""
+    """Has two tasks, `run` and `finish_erasures`. A step that fails (a full or failing disk) is tried again next time."""
 
     def __init__(
         self, settings: Settings, store: MemoryStore, cameras: Cameras, clock: Clock, erasing: Erasing
     ) -> None:
-        self.problem: str | None = None  # why the last round failed, in words for an operator
+        self.problem: str | None = None  # why the last round failed, as text for the operator
         self.filling_problem: str | None = None  # that the disk will be full before the limits of the memory apply
         self._settings = settings
         self._store = store
@@ -37,7 +37,7 @@ class Housekeeping:
         self._erasing = erasing
 
     async def run(self) -> None:
-        """Work through all steps every PERIOD_S, for ever. A step that fails does not stop the others."""
+        """Run all steps every PERIOD_S until cancelled. A step that fails does not stop the others."""
         while True:
             await asyncio.sleep(PERIOD_S)
             steps: list[tuple[str, Callable[[], Awaitable[object]]]] = [
@@ -57,7 +57,7 @@ class Housekeeping:
             self.problem = problem
 
     async def finish_erasures(self) -> None:
-        """Complete erasures that have begun, for ever. A task of its own because an erasure may take minutes."""
+        """Complete unfinished erasures every PERIOD_S until cancelled. A separate task, as an erasure may take minutes."""
         while True:
             await asyncio.sleep(PERIOD_S)
             with contained("erasing"):  # `Erasing.problem` says why it failed

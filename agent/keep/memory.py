@@ -1,4 +1,4 @@
-"""Open the memory of a data folder with the configured limits, in the shape of the model's features."""
+"""Open the memory of a data folder with the configured limits and the feature sizes of the model."""
 
 from typing import TYPE_CHECKING
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def open_memory(settings: Settings, model: "VideoModel | ClipEncoder") -> MemoryStore:
-    """Return the memory in `settings.data_dir`. Raises memory.errors.StorageError."""
+    """Open or create the memory in `settings.data_dir`, and return it. Raises memory.errors.StorageError."""
     info = model.info
     return MemoryStore(
         settings.data_dir / "memory",
@@ -28,7 +28,8 @@ def open_memory(settings: Settings, model: "VideoModel | ClipEncoder") -> Memory
 
 
 def _limits(camera: CameraSettings, memory: MemorySettings) -> Limits:
-    """Return what one camera may store; its frames beyond `hot_frames` are kept as an archive."""
+    """Return the limits of one camera. The patches of frames before its newest `hot_frames` are recomputed when
+    needed."""
     hot_frames = min(camera.max_frames, camera.hot_frames)
     age_s = min((age for age in (camera.max_age_s, memory.max_age_s) if age is not None), default=None)
     return Limits(frames=camera.max_frames, bytes=camera.max_bytes, age_s=age_s, hot_frames=hot_frames)

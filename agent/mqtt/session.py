@@ -34,10 +34,7 @@ log = logging.getLogger(__name__)
 
 TICK_S = 1.0  # between two turns; a new alert event begins one at once
 GOODBYE_S = 2.0
-REANNOUNCE_S = (
-    0.5,
-    3.0,
-)  # random pause after Home Assistant has started, so that its devices do not answer at once
+REANNOUNCE_S = (0.5, 3.0)  # bounds of a random pause after a start of Home Assistant, which announces all devices
 MAX_SNOOZE_MINUTES = 366 * 24 * 60
 DELIVERIES = 16  # events published in one turn
 MAX_ANSWERS = 64  # questions being answered, busy errors included; beyond it questions are dropped

@@ -59,7 +59,7 @@ class HungUp(aiomqtt.MqttError):
 
 
 class Unanswered(aiomqtt.MqttError):
-    """The broker keeps the connection open but does not answer in time."""
+    """The broker does not answer in time, but keeps the connection open."""
 
 
 @dataclass(frozen=True, slots=True)
