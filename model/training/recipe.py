@@ -90,9 +90,7 @@ def tower_config() -> dict[str, Any]:
 
 
 def language_config(vocab_size: int, end_id: int) -> dict[str, Any]:
-    """Return the checkpoint's own `config.json`: language model (Qwen2), composer, selection, and the section
-    `vilamp_live`.
-    """
+    """Return the checkpoint's `config.json`: language model (Qwen2), composer, selection, and section `vilamp_live`."""
     return {
         "architectures": ["LlavaQwenForCausalLM"],
         "model_type": "llava_qwen",
