@@ -1,11 +1,13 @@
-"""The segments of one camera, oldest first, and their eviction by the camera's limits. No files, no clock, no lock.
+"""The frames of one camera in memory, and their eviction by the camera's limits.
 
-Single frames are evicted first, by raising the `floor` of the oldest segment, so that the caps on frames and age are
-exact. The segment leaves once all of it is evicted, or when its bytes are needed.
+Frames are kept in segments: up to some hundred consecutive frames that share two files (`memory.segments`). Frames are
+evicted singly, so that the limits on frames and age are exact: the `floor` of the oldest segment, its number of evicted
+frames, is raised. The segment is removed once all its frames are evicted, or as a whole when the limit on bytes is
+exceeded. This module touches no files, reads no clock and takes no lock.
 
 Segments of 4 frames, a cap of 6 frames, with frames 1..7 appended:
     segment 1 = [1 2 3 4], segment 5 = [5 6 7]: frames 2..7 are stored, and the floor of segment 1 is 1.
-    Frame 10 evicts frame 4, the last of segment 1: `trim` returns that segment, and its files can go.
+    Frame 10 evicts frame 4, the last of segment 1: `trim` returns that segment, and its files can be removed.
 """
 
 from bisect import bisect_left, bisect_right
@@ -22,10 +24,10 @@ _SEGMENT_BYTES = 256 * 2**20  # recovery reads a segment file at once
 
 
 class CameraLog:
-    """One camera's segments. The store appends them and removes from disk those that `trim` returns."""
+    """One camera's segments, oldest first. The caller appends frames, and deletes the files of evicted segments."""
 
     def __init__(self, camera: str, limits: Limits, patch_bytes: int) -> None:
-        """patch_bytes: memory used by one frame's patches and scalars."""
+        """patch_bytes: the bytes of memory for one frame's patch features and their scalars."""
         self.camera = camera
         self.limits = limits
         self._hot_frames = min(limits.hot_frames, limits.hot_bytes // max(1, patch_bytes))
@@ -43,11 +45,15 @@ class CameraLog:
         return None if not self.segments else float(self.segments[0].times[self.segments[0].floor])
 
     def open_segment(self) -> Segment | None:
-        """Return the segment that takes the next frame, or None if a new one is needed."""
+        """Return the segment to which the next frame is appended, or None if a new one is needed."""
         return None if not self.segments or self.segments[-1].closed else self.segments[-1]
 
     def grown(self, segment: Segment, num_frames: int, num_bytes: int) -> None:
-        """Count frames added to `segment`, the newest; close it when full and drop patches behind the hot window."""
+        """Update the counts after frames were added to `segment`, which must be the newest.
+
+        Closes the segment if it is full. Drops the patch features of frames that no longer are among the newest ones,
+        for which they are kept (the hot window).
+        """
         segment.bytes += num_bytes
         self.num_bytes += num_bytes
         self.num_frames += num_frames
@@ -64,9 +70,10 @@ class CameraLog:
             newer += each.count
 
     def trim(self, *, newest: float | None = None, incoming_frames: int = 0, incoming_bytes: int = 0) -> list[Segment]:
-        """Evict what exceeds the limits once `incoming` is added. Return the segments that leave, oldest first.
+        """Evict the frames that would exceed the limits after `incoming` frames and bytes are added.
 
-        newest: the time to measure ages from; None ignores the age limit.
+        Return the segments without remaining frames, which are removed from the log, oldest first. newest: the time
+        from which ages are measured; None ignores the age limit.
         """
         excess = self.num_frames + incoming_frames - self.limits.frames
         cutoff = -np.inf if newest is None or self.limits.age_s is None else newest - self.limits.age_s
@@ -84,7 +91,10 @@ class CameraLog:
         return leaving
 
     def give(self, num_frames: int) -> list[Segment]:
-        """Evict the oldest `num_frames`, at most those of the oldest segment. Return it if it leaves."""
+        """Evict up to `num_frames` frames of the oldest segment.
+
+        Return a list with that segment if it has no frames left and was removed from the log, else an empty list.
+        """
         oldest = self.segments[0]
         if oldest.floor + num_frames >= oldest.count:
             return [self.give_segment()]
@@ -93,7 +103,7 @@ class CameraLog:
         return []
 
     def give_segment(self) -> Segment:
-        """Evict the oldest segment and return it."""
+        """Remove the oldest segment from the log with all its frames, and return it."""
         oldest = self.segments.pop(0)
         if oldest.block is not None:
             oldest.block.dissolve()  # or the block would keep the segment, and with it its files
@@ -102,7 +112,7 @@ class CameraLog:
         return oldest
 
     def replace(self, segment: Segment, other: Segment | None) -> None:
-        """Put `other`, or nothing, in the place of `segment`."""
+        """Replace `segment` by `other` in the log, or remove it if `other` is None."""
         if segment.block is not None:
             segment.block.dissolve()
         place = self.segments.index(segment)
@@ -113,7 +123,7 @@ class CameraLog:
                 self.num_bytes += sign * each.bytes
 
     def find(self, frame_id: int) -> tuple[Segment, int] | None:
-        """Return the segment and slot of a stored frame."""
+        """Return the segment and slot (position in the segment) of a stored frame, or None."""
         place = bisect_right(self.segments, frame_id, key=lambda s: s.segment_id) - 1
         if place < 0:
             return None
@@ -121,9 +131,9 @@ class CameraLog:
         return None if slot is None else (self.segments[place], slot)
 
     def between(self, lower: float, upper: float) -> Iterator[tuple[Segment | Block, int, int]]:
-        """Yield each segment with its non-empty range [lo, hi) of stored slots where lower <= time <= upper.
+        """Yield (segment, lo, hi) for each segment with frames of lower <= time <= upper, which are its slots [lo, hi).
 
-        A whole block that lies inside the range comes instead of its segments.
+        If all segments of a block (segments with a common index) lie inside the range, the block is yielded instead.
         """
         number = bisect_left(self.segments, lower, key=lambda s: s.times[s.count - 1])
         while number < len(self.segments) and self.segments[number].times[0] <= upper:
@@ -154,14 +164,17 @@ class CameraLog:
         return np.concatenate([np.zeros(0), *reversed(found)])
 
     def pending(self) -> Iterator[Int64]:
-        """Yield the ids of frames without vectors, segment by segment, rising."""
+        """Yield arrays of rising ids, one per segment: the frames that are not encoded yet."""
         for s in self.segments:
             if s.num_encoded < s.count:
                 live = s.live()
                 yield s.frame_ids[live][~(s.encoded[live] | s.abandoned[live] | s.gone[live])]
 
     def pending_patches(self) -> Iterator[Int64]:
-        """Yield the rising ids of encoded hot frames without patches, segment by segment, newest segment first."""
+        """Yield arrays of rising ids, one per segment, newest segment first: encoded frames that lack patch features.
+
+        Only frames of the hot window count, the newest ones, for which patch features are kept in memory.
+        """
         if not self._hot_frames:
             return
         for s in takewhile(lambda s: s.hot, reversed(self.segments)):  # everything older is cold

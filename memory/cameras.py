@@ -1,11 +1,11 @@
-"""All cameras' logs, and the caps on all of them together. Used under the store's lock unless noted.
+"""The logs of all cameras, and the limits on all cameras together. Used under the store's lock unless noted.
 
-Above a cap of the folder, the oldest segment leaves, whichever camera it belongs to, but never from a camera that holds
-at most half of its fair share (the cap divided by the number of cameras with frames). So a busy camera cannot push out
-everything a quiet one saw.
+When a limit of the folder is exceeded, the oldest segment (a file of consecutive frames) is evicted, whichever camera
+it belongs to. An exception protects cameras that hold at most half of their fair share, which is the limit divided by
+the number of cameras with frames. So a busy camera cannot push out everything that a quiet camera recorded.
 
-A cap of 100 frames, cameras a (80 frames, oldest at 10:00), b (15, oldest at 09:00) and c (5): the fair share is 33, so
-b and c hold at most 16 and keep what they have; a gives its oldest.
+A limit of 100 frames, cameras a (80 frames, oldest at 10:00), b (15, oldest at 09:00) and c (5): the fair share is 33.
+b and c hold at most 16 (half of it), so they keep their frames, and the oldest segment of a is evicted.
 """
 
 import heapq
@@ -31,7 +31,10 @@ class CameraLogs:
         self, folder: Path, sizes: tuple[int, int], patch_bytes: int, *, limits: Limits,
         camera_limits: Mapping[str, Limits], folder_limits: FolderLimits, shared: Shared,
     ) -> None:  # fmt: skip
-        """folder: of all segments. sizes: (D, C). patch_bytes: memory of one frame's patches."""
+        """folder: holds the segment files of all cameras. sizes: (D, C), the widths of embeddings and summaries.
+
+        patch_bytes: the bytes of memory for one frame's patch features.
+        """
         self._folder = folder
         self._sizes = sizes
         self._patch_bytes = patch_bytes
@@ -45,11 +48,11 @@ class CameraLogs:
         return iter(list(self._logs.values()))
 
     def get(self, camera: str) -> CameraLog | None:
-        """Return the camera's log, if it has one. ValueError for an invalid name."""
+        """Return the camera's log, or None if it has none yet. Raises ValueError for an invalid name."""
         return self._logs.get(check_camera_name(camera))
 
     def of(self, camera: str) -> CameraLog:
-        """Return the camera's log, made now if needed."""
+        """Return the camera's log, and create it if there is none yet."""
         log = self._logs.get(camera)
         if log is None:
             log = self._logs[camera] = CameraLog(camera, self._limits_of(camera), self._patch_bytes)
@@ -62,14 +65,18 @@ class CameraLogs:
         return replace(own, frames=min(own.frames, frames), bytes=min(own.bytes, num_bytes))
 
     def make_room(self, frames: int = 0, num_bytes: int = 0) -> list[Segment]:
-        """Evict what exceeds the folder's caps once so much is added. Return the segments that leave."""
+        """Evict segments that would exceed the folder's limits after so many frames and bytes are added.
+
+        Return the evicted segments.
+        """
         return make_room(self, self._folder_limits, incoming_frames=frames, incoming_bytes=num_bytes)
 
     def give_to_full_disk(self, log: CameraLog) -> list[Segment]:
-        """Evict a segment if this camera or the whole folder holds three quarters of a cap.
+        """On a full disk, evict one segment and return it in a list, else return an empty list.
 
-        At its cap, a camera must go on recording on a full disk, and evicting single frames frees nothing. A disk filled
-        by something else must not consume the history, though.
+        A segment is evicted only if this camera or the whole folder has reached three quarters of a limit. Then
+        recording must go on, and evicting single frames would free no space. Below that, the disk was filled by
+        something else, for which no history is given up.
         """
         own, folder = log.limits, self._folder_limits
         if len(log.segments) >= 4 and (log.num_frames >= 0.75 * own.frames or log.num_bytes >= 0.75 * own.bytes):
@@ -81,14 +88,14 @@ class CameraLogs:
         return []
 
     def new_segment(self, camera: str, segment_id: int, count: int) -> Segment:
-        """Return a segment with room for `count` frames or more. Makes no file."""
+        """Return a new segment with room for at least `count` frames. Creates no files."""
         return Segment(
             segment_id, camera, self._folder / camera, capacity=max(count, self._limits_of(camera).segment_frames),
             embedding_dim=self._sizes[0], summary_dim=self._sizes[1], shared=self._shared,
         )  # fmt: skip
 
     def start_segment(self, camera: str, frame_id: int) -> Segment:
-        """Return an empty segment, with the folder for its files made. Raises StorageError."""
+        """Return a new, empty segment, and create the folder for its files. Raises StorageError."""
         segment = self.new_segment(camera, frame_id, 0)
         try:
             segment.frames_path.parent.mkdir(mode=0o700, exist_ok=True)
@@ -100,21 +107,24 @@ class CameraLogs:
         return (segment for log in self._logs.values() for segment in log.segments)
 
     def find(self, frame_id: int) -> tuple[Segment, int] | None:
-        """Return the segment and slot of a stored frame."""
+        """Return the segment and slot (position in the segment) of a stored frame, or None."""
         return next((found for log in self._logs.values() if (found := log.find(frame_id)) is not None), None)
 
     def held(self, frame_id: int) -> tuple[Segment, int]:
-        """Return the same as `find`; raise FrameGone if the frame is not stored."""
+        """Return the segment and slot of a stored frame. Raises FrameGone if it is not stored."""
         found = self.find(frame_id)
         if found is None:
             raise FrameGone(f"frame {frame_id} is not remembered")
         return found
 
     def join_blocks(self, log: CameraLog) -> None:
-        """Join sealed cold segments into blocks. Takes the store's lock itself, but not for the copying."""
+        """Join complete segments without patch features into blocks, whose rows share one search index.
+
+        Takes the store's lock itself, but releases it while it copies.
+        """
         with self._shared.lock:
             for segment in log.segments:
-                segment.seal_if_complete()  # again, where memory was short before
+                segment.seal_if_complete()  # again: an earlier try may have run out of memory
         while True:
             with self._shared.lock:
                 run = next_run(log.segments)
@@ -127,9 +137,9 @@ class CameraLogs:
                 block.adopt()
 
     def retry_unread(self) -> None:
-        """Read the unreadable pictures again, so that their problem clears even if nobody asks for them.
+        """Read pictures again that could not be read, and clear the reported problem of those that now can be.
 
-        Takes the store's lock itself.
+        Otherwise the problem would be reported until somebody asks for the same picture. Takes the store's lock itself.
         """
         with self._shared.lock:
             unread = [(segment, segment.unread) for segment in self.segments() if segment.unread is not None]
@@ -142,7 +152,7 @@ class CameraLogs:
                 return  # until the next call: each try may take seconds on a failing disk
 
     def between(self, camera: str, lower: float, upper: float) -> list[tuple[Segment | Block, int, int]]:
-        """Return the same as `CameraLog.between`; [] for an unknown camera."""
+        """Return what `CameraLog.between` yields for this camera as a list; [] for an unknown camera."""
         log = self.get(camera)
         return [] if log is None else list(log.between(lower, upper))
 
@@ -150,7 +160,7 @@ class CameraLogs:
 def make_room(
     logs: Iterable[CameraLog], limits: FolderLimits, *, incoming_frames: int = 0, incoming_bytes: int = 0
 ) -> list[Segment]:
-    """Evict what exceeds the caps once `incoming` is added. Return the segments that leave."""
+    """Evict segments that would exceed the limits after `incoming` frames and bytes are added. Return them."""
     leaving: list[Segment] = []
     held = [log for log in logs if log.segments]
     while held and limits.frames is not None:
@@ -168,7 +178,11 @@ def make_room(
 
 
 def giver(held: list[CameraLog], cap: int, use: Callable[[CameraLog], int]) -> CameraLog:
-    """Return the camera with the oldest segment among those above half of their fair share."""
+    """Return the camera that must give up its oldest segment (see the module's description).
+
+    It is the one with the oldest segment among the cameras above half of their fair share. held: the cameras with
+    frames. cap: the limit. use: returns how much of it a camera uses.
+    """
     able = [log for log in held if use(log) > _protected(held, cap)] or [max(held, key=use)]
     return min(able, key=lambda log: log.segments[0].times[log.segments[0].count - 1])
 
@@ -186,9 +200,10 @@ def _bytes(log: CameraLog) -> int:
 
 
 def first_ids(limit: int, cameras: Iterable[Iterator[npt.NDArray[np.int64]]], *, newest_first: bool) -> list[int]:
-    """Return the lowest (highest) `limit` ids, in that order, reading no more arrays than needed.
+    """Return the lowest `limit` ids, rising; with `newest_first`, the highest ones, falling.
 
-    cameras: of each camera, arrays of rising ids, the arrays themselves in the wanted order.
+    cameras: for each camera, an iterator over arrays of rising ids; the arrays come in the wanted order. No more arrays
+    are consumed than needed.
     """
     merged = heapq.merge(*(_flattened(arrays, newest_first) for arrays in cameras), reverse=newest_first)
     return list(islice(merged, max(0, limit)))

@@ -1,14 +1,15 @@
 """Encode and decode what the memory stores: frame records, vector records, half-precision vectors, metadata.
 
-Every record carries its checksum and frame id, so that bytes from the wrong place, torn or flipped are recognised, and
-the rows can be rebuilt from the segment files alone. All numbers are little-endian; the crc covers everything after it.
+Every record carries a checksum and its frame id. So bytes that are damaged, incomplete or from the wrong position are
+recognised, and the journal (the table of stored frames) can be rebuilt from the segment files that hold the records.
+All numbers are little-endian; the crc covers everything after it.
 
     frame record     "VLF1" | crc32 | frame_id i64 | time f64 | metadata bytes u32 | JPEG bytes u32 | metadata | JPEG
     vector record    "VLV1" | crc32 | frame_id i64 | norm f32 | D u32 | C u32 | encoder u32 | unit f16 | summary f16
 
-`encoder` is a tag of the network that made the unit embedding (D,) and the summary (C,). Both are kept in float16, on
-disk and in memory. One float32 scale per row makes the embedding's length 1 again after rounding:
-`unit = float32(half) * scale`. So every reader gets the same float32 rows, decoded one at a time or a million at once.
+`encoder` identifies the network that computed the unit embedding (D,) and the summary (C,). Both are kept in float16,
+on disk and in memory. One float32 scale per row restores the embedding's length 1 after rounding: `unit = float32(half)
+* scale`. This gives the same float32 rows whether they are decoded one at a time or together.
 """
 
 import json
@@ -74,7 +75,7 @@ def pack_frame(frame_id: int, time: float, metadata: str, jpeg: bytes) -> bytes:
 
 
 def unpack_frame(record: bytes, expected_id: int | None = None) -> StoredFrame:
-    """Decode a frame record. Raises RecordDamaged, also when it is of another frame than `expected_id`."""
+    """Decode a frame record. Raises RecordDamaged, also if it belongs to another frame than `expected_id`."""
     _check(record, FRAME_MAGIC, FRAME_HEADER.size)
     _, _, found, time, metadata_bytes, jpeg_bytes = FRAME_HEADER.unpack_from(record)
     if len(record) != frame_record_size(jpeg_bytes, metadata_bytes):
@@ -86,15 +87,15 @@ def unpack_frame(record: bytes, expected_id: int | None = None) -> StoredFrame:
 
 
 def encoder_tag(encoder: str) -> int:
-    """Return the 32-bit tag of an encoder's name."""
+    """Return the 32-bit number that stands for an encoder's name in vector records."""
     return zlib.crc32(encoder.encode())
 
 
 def pack_vectors(frame_id: int, embedding: Float32, summary: Float32, tag: int) -> bytes:
-    """Encode an embedding (D,) of any length and a summary (C,). ValueError if they are not finite in float16.
+    """Return the vector record of an embedding (D,) and a summary (C,). tag: of the encoder (`encoder_tag`).
 
-    The embedding is stored as a float16 unit vector with its float32 length beside it, so no scale of an encoder can
-    overflow float16. A zero embedding stays zero.
+    The embedding is stored as a float16 unit vector and its float32 length, so that long embeddings do not overflow
+    float16. A zero embedding stays zero. Raises ValueError if a stored number is not finite.
     """
     norm = float(np.sqrt(np.vecdot(embedding.astype(np.float64), embedding.astype(np.float64))))
     unit = (embedding / norm if norm > 0 else embedding).astype("<f2")
@@ -107,9 +108,10 @@ def pack_vectors(frame_id: int, embedding: Float32, summary: Float32, tag: int) 
 
 
 def unpack_vectors(record: bytes, sizes: tuple[int, int], tag: int) -> StoredVectors:
-    """Decode a vector record of sizes (D, C). Raises RecordDamaged, or OtherEncoder if another network made it.
+    """Decode a vector record with an embedding (D,) and a summary (C,), where sizes = (D, C).
 
-    Vectors enter memory only through here, when attached and at a restart, so both give the same bits.
+    Raises RecordDamaged, or OtherEncoder if the record's tag differs from `tag`. New vectors also pass through this
+    function before they are used, so that a restart yields exactly the same numbers.
     """
     _check(record, VECTOR_MAGIC, VECTOR_HEADER.size)
     _, _, found, norm, dim, width, found_tag = VECTOR_HEADER.unpack_from(record)
@@ -122,7 +124,7 @@ def unpack_vectors(record: bytes, sizes: tuple[int, int], tag: int) -> StoredVec
 
 
 def sound_vectors_at(data: bytes, offset: int) -> int:
-    """Return the size of the intact vector record at `offset`, whichever encoder made it; 0 if there is none."""
+    """Return the size of the intact vector record at `offset`, from any encoder; 0 if there is none."""
     header = data[offset : offset + VECTOR_HEADER.size]
     if len(header) < VECTOR_HEADER.size:
         return 0
@@ -148,7 +150,7 @@ def _check(record: bytes, magic: bytes, least_bytes: int) -> None:
 
 
 def scale_of(halves: Float16) -> Float32:
-    """Return the scales (...) that make the rows (..., D) unit vectors; 1 for a zero row, which stays zero."""
+    """Return the scales (...) by which the rows (..., D) become unit vectors. The scale of a zero row is 1."""
     exact = halves.astype(np.float64)
     lengths = np.sqrt(np.vecdot(exact, exact))
     scales: Float32 = np.divide(1.0, lengths, out=np.ones_like(lengths), where=lengths > 0).astype(np.float32)
@@ -156,11 +158,11 @@ def scale_of(halves: Float16) -> Float32:
 
 
 def decode(halves: Float16, scales: Float32, out: Float32 | None = None) -> Float32:
-    """Return the float32 unit vectors of finite halves (n, D) and scales (n,), written into `out` if given.
+    """Return the float32 unit vectors (n, D) of float16 rows (n, D), all finite, and their scales (n,).
 
-    Moves the bits itself, in half the time of numpy's conversion. A half (sign, 5 bits of exponent, 10 of fraction)
-    shifted left by 13 is a float32 whose exponent is too small by 112; multiplying by 2^112 corrects that, subnormals
-    included: 0x3c00 (1.0) -> 0x07800000 (2^-112) -> 1.0.
+    out: the array to write them into. The conversion by bit shifts takes half the time of numpy's: a float16 (sign, 5
+    bits of exponent, 10 of fraction) shifted left by 13 bits is a float32 whose exponent is too small by 112.
+    Multiplying by 2^112 corrects that, also for subnormal numbers: 0x3c00 (1.0) -> 0x07800000 (2^-112) -> 1.0.
     """
     unit: Float32 = np.empty(halves.shape, np.float32) if out is None else out
     bits = unit.view(np.int32)
@@ -172,7 +174,7 @@ def decode(halves: Float16, scales: Float32, out: Float32 | None = None) -> Floa
 
 
 def metadata_text(metadata: Mapping[str, Json] | None) -> str:
-    """Return the metadata as ASCII JSON, "" for none. ValueError if it is not JSON or too large."""
+    """Return the metadata as ASCII JSON, "" for none. Raises ValueError if it is not valid JSON or is too large."""
     if not metadata:
         return ""
     try:
@@ -185,12 +187,12 @@ def metadata_text(metadata: Mapping[str, Json] | None) -> str:
 
 
 def load_metadata(text: str) -> dict[str, Any]:
-    """Return the metadata stored as `text`."""
+    """Return the metadata that `metadata_text` stored as `text`; {} for ""."""
     return dict(json.loads(text)) if text else {}
 
 
 def place_of(text: str) -> tuple[float, float]:
-    """Return the numbers x and y of stored metadata, NaN without them: '{"x": 1, "y": 2.5}' -> (1.0, 2.5)."""
+    """Return the coordinates x and y in stored metadata: '{"x": 1, "y": 2.5}' -> (1.0, 2.5). NaN if they are absent."""
     if '"x"' not in text or '"y"' not in text:
         return math.nan, math.nan
     metadata = load_metadata(text)

@@ -1,18 +1,24 @@
 """Erase the frames of a time range from memory and disk, so that no file keeps a byte of them.
 
-    1. One synced commit deletes the rows and records the erasure, which will be completed from here on.
+A segment is a run of consecutive frames of a camera, in two files; the journal is a database with one row for each
+stored frame. Erasing has four steps:
+
+    1. One commit, waited for until it is on disk, deletes the rows and records the erasure. From then on the erasure
+       is certain to be completed, even after a crash.
     2. The segments in memory are replaced by ones without the frames: no new window and no read returns them.
-    3. Bytes that no row names are overwritten with zeros in place and synced; files without rows are removed.
-    4. The journal is scrubbed (`Journal.scrub`), and the record of the erasure is deleted.
+    3. Bytes in files that belong to no row are overwritten with zeros in place; files without rows are removed.
+    4. All traces are removed from the journal (`Journal.scrub`), and the record of the erasure is deleted.
 
 Erasing frees space, so it must work on a full disk. There step 1 only records the erasure, in space kept in reserve
-(`SpareSpace`), and step 3 first removes the files that are erased as a whole, then deletes the rows in small steps.
+(`SpareSpace`). Step 3 first removes the files that are erased as a whole, then deletes the rows in small steps.
 
-A process that dies before 1 has erased nothing. After it, the next start or `maintain` goes on with 3. Kept frames do
-not move, so readers of them notice nothing. The erased bytes inside a kept file stay zeros until its segment leaves.
-Earlier windows keep the numbers they hold, but reading an erased picture raises FrameGone; once the last of them is
-gone, the arrays are overwritten. Copies that a file system or a disk keeps of old blocks are out of reach.
-Not thread-safe: the store holds its locks of attaching and of rows.
+If the process dies before step 1 is complete, nothing is erased. If it dies later, the next start or `maintain`
+continues with step 3. Frames that are kept do not move in their file, so readers are not disturbed. The zeros inside
+such a file remain until its segment is evicted. Windows made before the erasure keep the arrays they hold, but reading
+an erased picture raises FrameGone. When the last of these windows is freed, the arrays are overwritten. Copies of old
+data that a file system or a disk keeps internally cannot be erased.
+
+Not thread-safe: the caller holds the store's locks for attaching and for rows.
 """
 
 import math
@@ -39,16 +45,16 @@ _RECORD_SUFFIXES = (".frames", ".vectors")
 
 
 class Erasing:
-    """Runs erasures over one journal and one folder of segments, and counts the erased frames."""
+    """Performs erasures in one memory folder, and counts the erased frames."""
 
     def __init__(
         self, journal: Journal, folder: Path, eviction: Eviction, lock: AbstractContextManager[object],
         log_of: Callable[[str], CameraLog | None], spare: SpareSpace,
     ) -> None:  # fmt: skip
-        """lock: of the logs, taken for step 2 alone, so that questions do not wait for the disk."""
+        """lock: guards the logs. It is held during step 2 only, so that questions do not wait for the disk."""
         self._log_of = log_of
         self._spare = spare
-        self._forgotten: set[int] = set()  # erasures past step 2
+        self._forgotten: set[int] = set()  # erasures that have completed step 2
         self._journal = journal
         self._eviction = eviction
         self._folder = folder
@@ -56,9 +62,10 @@ class Erasing:
         self.num_erased = 0
 
     def erase(self, camera: str, lower: float, upper: float) -> int:
-        """Erase frames with lower <= time <= upper. Return how many.
+        """Erase frames with lower <= time <= upper. Return their number.
 
-        Raises StorageError if it did not begin, or began and will be completed by `finish`; the message says which.
+        Raises StorageError if the erasure failed to begin, or began and will be completed by `finish`. The message says
+        which of the two.
         """
         log = self._log_of(camera)
         oldest = None if log is None else log.oldest_time
@@ -72,9 +79,9 @@ class Erasing:
         return erasure.num_frames
 
     def finish(self) -> None:
-        """Complete the erasures that have begun. After a StorageError, the next call goes on.
+        """Complete the erasures that have begun. After a StorageError, the next call continues.
 
-        An erasure may have begun although its call failed, so step 2 is done here for every one that lacks it.
+        Includes step 2 if necessary: an erasure may have begun although the call of `erase` failed.
         """
         for erasure in self._journal.erasures():
             log = self._log_of(erasure.camera)
@@ -89,7 +96,10 @@ class Erasing:
 def begin(
     journal: Journal, spare: SpareSpace, camera: str, lower: float, upper: float, evicted_before: float = -math.inf
 ) -> Erasure:
-    """Do step 1; on a full disk, without deleting the rows."""
+    """Perform step 1 and return the recorded erasure. On a full disk, the rows are not deleted yet.
+
+    evicted_before: also delete rows older than this, as their frames were evicted.
+    """
     try:
         return journal.begin_erasure(camera, lower, upper, evicted_before)
     except StorageFull:
@@ -99,7 +109,7 @@ def begin(
 
 
 def finish_erasures(journal: Journal, folder: Path) -> None:
-    """Do steps 3 and 4 of every erasure that has begun. folder: of all segments."""
+    """Perform steps 3 and 4 of every erasure that has begun. folder: holds the segment files of all cameras."""
     begun = journal.erasures()
     for erasure in begun:
         try:
@@ -117,7 +127,10 @@ def finish_erasures(journal: Journal, folder: Path) -> None:
 
 
 def sweep(journal: Journal, folder: Path, segments: Iterable[int]) -> None:
-    """Zero what no row names in these segments of a camera's folder, and remove all files there without rows."""
+    """Perform step 3 for these segments: zero all bytes that belong to no row, and remove files without rows.
+
+    folder: the camera's.
+    """
     if not folder.is_dir():
         return
     try:
@@ -159,7 +172,10 @@ def keep_only(path: Path, ranges: Sequence[tuple[int, int]]) -> None:
 
 
 def _vector_ranges(path: Path, offsets: Sequence[int | None]) -> list[tuple[int, int]]:
-    """Return the ranges of the intact vector records at these offsets. Others go: their frames are encoded again."""
+    """Return the byte ranges of the intact vector records at these offsets.
+
+    Damaged records are left out and so erased; their frames are encoded again.
+    """
     wanted = [offset for offset in offsets if offset is not None]
     data = path.read_bytes() if wanted and path.exists() else b""
     sizes = [(offset, sound_vectors_at(data, offset)) for offset in wanted]
@@ -167,9 +183,10 @@ def _vector_ranges(path: Path, offsets: Sequence[int | None]) -> list[tuple[int,
 
 
 def forget_between(log: CameraLog, lower: float, upper: float) -> int:
-    """Replace the camera's segments that hold frames of the range, or evicted ones, by segments without them.
+    """Perform step 2: replace the camera's segments that hold erased frames by segments without them.
 
-    Evicted frames go, too: with rows erased behind them, a restart could otherwise bring them back. Returns how many.
+    Evicted frames are left out as well, as a restart could otherwise bring them back when rows behind them are erased.
+    Return the number of evicted frames.
     """
     num_evicted = 0
     for segment in list(log.segments):
@@ -188,6 +205,6 @@ def forget_between(log: CameraLog, lower: float, upper: float) -> int:
 
 
 def _wipe(arrays: list[npt.NDArray[Any]], owner: Any) -> None:
-    """Zero the arrays. owner: holds the memory of some of them, so it must live until then."""
+    """Zero the arrays. owner: owns the memory of some of the arrays; passing it keeps it alive until then."""
     for array in arrays:
         array.fill(0)

@@ -1,7 +1,8 @@
 """Exceptions of the memory, and the translation of operating-system and SQLite errors into them.
 
 SQLite hides the system's error: "disk I/O error" may be a full disk, a read-only one or a file system without locks.
-Where its code does not tell, `storage_errors` writes a few bytes beside the database to see what the system says.
+If SQLite's error code does not identify the cause, `storage_errors` writes a few bytes to a file beside the database,
+to get the error of the operating system.
 """
 
 import errno
@@ -74,18 +75,18 @@ class RecordDamaged(ValueError):
 
 
 class OtherEncoder(RecordDamaged):
-    """The vectors are intact but another network made them, so the frame must be encoded again."""
+    """The vectors are intact, but another network computed them. The frame must be encoded again."""
 
 
 class Health:
-    """Current problems by component or file, in sentences for an operator. Thread-safe."""
+    """The current problems, by component or file, as sentences for an operator. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._problems: dict[str, str] = {}
 
     def failed(self, part: str, problem: str) -> None:
-        """Record the problem of `part`, replacing its earlier one."""
+        """Record the current problem of `part` (a component or file). It replaces an earlier one of the same part."""
         with self._lock:
             self._problems[part] = problem
 
@@ -97,7 +98,7 @@ class Health:
 
     @property
     def problem(self) -> str | None:
-        """The two oldest problems and the number of the others, or None."""
+        """The two oldest problems and the number of further ones, in one sentence; None without problems."""
         with self._lock:
             found = list(dict.fromkeys(self._problems.values()))
         more = f"; and {len(found) - 2} more" if len(found) > 2 else ""
@@ -106,7 +107,7 @@ class Health:
 
 @contextmanager
 def out_of_memory(what: str) -> Iterator[None]:
-    """Raise OutOfResources for a MemoryError in the block. `what`: the operation, for the message."""
+    """Context manager: raise a MemoryError in the block as OutOfResources. `what`: the operation, for the message."""
     try:
         yield
     except MemoryError as error:
@@ -114,7 +115,10 @@ def out_of_memory(what: str) -> Iterator[None]:
 
 
 def storage_error(error: OSError, what: str) -> StorageError:
-    """Return the StorageError for an operating-system error, with its cause and the remedy."""
+    """Return a StorageError for an operating-system error. Its message names the cause and what to do.
+
+    what: the operation that failed, for the message.
+    """
     if isinstance(error, StorageError):
         return error
     if error.errno in FULL:
@@ -128,9 +132,10 @@ def storage_error(error: OSError, what: str) -> StorageError:
 def storage_errors(
     path: Path, what: str, *, damage_help: str = "a restart rebuilds it from the segments"
 ) -> Iterator[None]:
-    """Translate sqlite3 errors about the database at `path`. `what`: the operation, for the message.
+    """Context manager: translate sqlite3 errors about the database at `path`. `what`: the operation, for the message.
 
-    Raises StorageFull, OutOfResources, JournalDamaged (the message ends with `damage_help`) or StorageError.
+    They are raised as StorageFull, OutOfResources, JournalDamaged (whose message ends with `damage_help`) or
+    StorageError.
     """
     try:
         with out_of_memory(what):
@@ -170,7 +175,10 @@ def _explained(error: sqlite3.Error, path: Path, what: str, damage_help: str) ->
 
 
 def _probe(path: Path, said: str) -> StorageError | None:
-    """Write a file beside the database and open the database. Return what the system refuses, or None."""
+    """Write a file beside the database and open the database. Return the error of the first that fails, or None.
+
+    said: SQLite's message, which the error quotes.
+    """
     try:
         sizes = [each.stat().st_size for each in (path, Path(f"{path}-wal"), Path(f"{path}-shm")) if each.exists()]
         with tempfile.TemporaryFile(dir=path.parent) as file:
@@ -186,6 +194,6 @@ def _probe(path: Path, said: str) -> StorageError | None:
 
 
 def make_private(path: Path) -> None:
-    """Create the database file with mode 0600. SQLite gives its other files the same mode."""
+    """Create the database file with mode 0600, readable by its owner only. SQLite's other files get the same mode."""
     with suppress(OSError):  # opening the database reports the cause
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))

@@ -1,8 +1,9 @@
-"""Remove evicted segments and damaged frames from disk: rows first, then files.
+"""Remove evicted segments and damaged frames from disk: first their rows in the journal, then their files.
 
-Files go once the last window that holds their segment is gone, with the next `unlink_freed`: removing large files is
-slow on some disks, and neither an append nor the end of a window should wait for it. After a crash in between, the next
-start removes the files that no row names. Used under the store's lock, except for `unlink_freed`.
+A segment is a run of consecutive frames of a camera, in two files. Its files are kept while a window (a view of the
+frames for a question) still uses the segment. Then the next `unlink_freed` removes them. Removing large files is slow
+on some disks, and neither an append nor the end of a window should wait for it. After a crash in between, the next
+start removes all files that have no rows. Used under the store's lock, except for `unlink_freed`.
 """
 
 import weakref
@@ -30,7 +31,10 @@ class Eviction:
         self.num_damaged = 0  # of the evicted
 
     def evict(self, segments: Iterable[Segment]) -> None:
-        """Remove segments that have left their camera's log. Raises StorageError if the journal cannot be written."""
+        """Delete the rows of segments that were removed from their camera's log, and schedule removal of their files.
+
+        Raises StorageError if the journal cannot be written.
+        """
         for segment in segments:
             self.num_evicted += segment.count - segment.num_gone
             self.num_damaged += segment.num_gone
@@ -57,7 +61,7 @@ class Eviction:
             self.unlink_freed()
 
     def unlink_freed(self) -> bool:
-        """Remove the files that nobody reads any more. Return whether there were any. Needs no lock."""
+        """Remove the files that no window uses any more. Return whether there were any. Needs no lock."""
         found = False
         while True:
             try:
@@ -68,7 +72,7 @@ class Eviction:
             found = True
 
     def purge_damaged(self, segments: Iterable[Segment]) -> None:
-        """Delete the rows of frames found damaged, so that the next start does not find them again."""
+        """Delete the rows of frames in these segments that were found damaged, so that the next start skips them."""
         ids = {int(i) for s in segments if s.num_gone for i in s.frame_ids[: s.count][s.gone[: s.count]]} - self._purged
         if not ids:
             return

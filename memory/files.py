@@ -1,8 +1,9 @@
-"""File operations of the memory: whole records, descriptors in reserve, disk space in reserve.
+"""File operations of the memory: read and write whole records, and keep file descriptors and disk space in reserve.
 
-A record counts once the journal has committed its row. Until then the committed end of the file stays where it is, and
-the next write overwrites what an interrupted one left. Files are closed between calls, so cameras hold no descriptors.
-A system error is never taken for damage: RecordDamaged means that the bytes were read and are wrong.
+A record is stored once the journal has committed its row. Until then the committed end of its file does not change, and
+the next write overwrites what an interrupted write left behind. Files are closed between calls, so the number of
+cameras does not affect the number of open files. RecordDamaged is raised only if the bytes were read and are wrong,
+never for an error of the operating system.
 """
 
 import errno
@@ -27,10 +28,11 @@ _NO_LOCKS = frozenset({errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOS
 
 
 class Reserve:
-    """File descriptors of /dev/null kept open, so that a process at its limit can still store frames. Thread-safe.
+    """Spare file descriptors, so that a process that has reached its limit can still store frames. Thread-safe.
 
-    When an open fails because no descriptor is left, one of the reserve is closed and the open repeated. When that file
-    is closed, its descriptor becomes /dev/null again in one step, so no other thread can take it in between.
+    They keep /dev/null open. If opening a file fails because no descriptor is left, a spare one is closed and the file
+    is opened again. When that file is closed, its descriptor is atomically reopened as /dev/null, so that no other
+    thread can get it in between.
     """
 
     def __init__(self, size: int = RESERVED) -> None:
@@ -39,13 +41,13 @@ class Reserve:
         self._spare: list[int] = []
 
     def fill(self) -> None:
-        """Open the missing descriptors, as many as the system allows."""
+        """Open missing spare descriptors, as many as the system allows."""
         with self._lock, suppress(OSError):
             while len(self._spare) < self._size:
                 self._spare.append(os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC))
 
     def open(self, path: Path, flags: int, mode: int = 0o600) -> int:
-        """`os.open`, using the reserve where the process has no descriptor left."""
+        """Open a file as `os.open` does. If the process has no descriptor left, use a spare one."""
         while True:
             try:
                 return os.open(path, flags | os.O_CLOEXEC, mode)
@@ -61,7 +63,7 @@ class Reserve:
             return True
 
     def close(self, fd: int) -> None:
-        """`os.close`, or return the descriptor to the reserve if one is missing."""
+        """Close a file. If a spare descriptor is missing, keep this one as a spare."""
         with self._lock:
             if self._spare and len(self._spare) < self._size:
                 os.dup2(self._spare[0], fd, inheritable=False)
@@ -75,7 +77,10 @@ RESERVE = Reserve()
 
 @contextmanager
 def opened(path: Path, flags: int) -> Iterator[int]:
-    """Open a file through the reserve and yield its descriptor. New files get mode 0600. Raises OSError."""
+    """Context manager: open a file, with a spare descriptor if necessary, and yield its descriptor.
+
+    New files get mode 0600. Raises OSError.
+    """
     fd = RESERVE.open(path, flags)
     try:
         yield fd
@@ -84,13 +89,13 @@ def opened(path: Path, flags: int) -> Iterator[int]:
 
 
 class SpareSpace:
-    """A file of zeros, removed when the disk is full so that an erasure can still be recorded: erasing frees space."""
+    """A file of zeros that reserves disk space. On a full disk it is removed, to make room to record an erasure."""
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / "spare"
 
     def keep(self) -> None:
-        """Allocate the file, smaller where the disk is nearly full. Errors are ignored."""
+        """Create the file if it is missing, smaller if the disk is nearly full. Errors are ignored."""
         try:
             if self._path.exists():
                 return
@@ -103,7 +108,7 @@ class SpareSpace:
             self.release()
 
     def release(self) -> bool:
-        """Remove the file. Return whether it was there. Errors are ignored."""
+        """Remove the file, so that its space can be used. Return whether there was one. Errors are ignored."""
         try:
             self._path.unlink()
         except OSError:
@@ -111,7 +116,7 @@ class SpareSpace:
         return True
 
     def lend(self, function: Callable[[], T]) -> T:
-        """Return `function()`. If it raises StorageFull, release the space and call it once more."""
+        """Call the function and return its result. If it raises StorageFull, remove the file and call it once more."""
         try:
             return function()
         except StorageFull:
@@ -121,7 +126,7 @@ class SpareSpace:
 
 
 def lock_folder(folder: Path) -> int:
-    """Lock the folder for this process; return the descriptor, whose closing unlocks it.
+    """Lock the folder for this process. Return a file descriptor; closing it unlocks the folder.
 
     Raises StorageBusy if another process holds the lock, StorageFull or StorageError if it cannot be taken.
     """
@@ -142,7 +147,10 @@ def lock_folder(folder: Path) -> int:
 
 
 def replaced(folder: Path, files: Mapping[str, os.stat_result]) -> str | None:
-    """Return a problem for an operator if these open files are not those in the folder any more, else None."""
+    """Return a sentence for an operator if files of the folder were replaced since they were opened, else None.
+
+    files: for each name, the `os.fstat` of the open file.
+    """
     try:
         same = all(os.path.samestat((folder / name).stat(), opened_as) for name, opened_as in files.items())
     except FileNotFoundError:
@@ -155,12 +163,15 @@ def replaced(folder: Path, files: Mapping[str, os.stat_result]) -> str | None:
 
 
 def segment_paths(folder: Path, segment_id: int) -> tuple[Path, Path]:
-    """Return the paths of a segment's frame records and vector records. `folder`: the camera's."""
+    """Return the paths of a segment's two files: frame records and vector records. `folder`: the camera's."""
     return folder / f"{segment_id:012d}.frames", folder / f"{segment_id:012d}.vectors"
 
 
 def write_record(path: Path, end: int, record: bytes) -> None:
-    """Write the whole record at offset `end`, or nothing. Raises StorageFull, StorageError."""
+    """Write the record at offset `end`, the committed end of the file. If it fails, the file is cut back to `end`.
+
+    Raises StorageFull, StorageError.
+    """
     try:
         with opened(path, os.O_RDWR | os.O_CREAT) as fd:
             try:
@@ -192,7 +203,7 @@ def read_record(path: Path, offset: int, length: int) -> bytes:
 
 
 def read_file(path: Path, start: int = 0) -> bytes:
-    """Return the file's bytes from `start` on, b"" if there is no file. Raises StorageError."""
+    """Return the bytes of the file from `start` on, b"" if there is no file. Raises StorageError."""
     try:
         with opened(path, os.O_RDONLY) as fd:
             return read_all(fd, start, max(0, os.fstat(fd).st_size - start))
@@ -203,7 +214,7 @@ def read_file(path: Path, start: int = 0) -> bytes:
 
 
 def read_all(fd: int, offset: int, length: int) -> bytes:
-    """Return `length` bytes from `offset` on, fewer at the end of the file. Raises OSError."""
+    """Read `length` bytes from `offset` on and return them; fewer if the file ends before. Raises OSError."""
     pieces: list[bytes] = []
     while length > 0 and (piece := os.pread(fd, length, offset)):
         pieces.append(piece)
@@ -222,20 +233,20 @@ def file_size(path: Path) -> int:
 
 
 def cut_to(path: Path, end: int) -> None:
-    """Truncate the file to its committed end. Errors are ignored: the next write overwrites the rest anyway."""
+    """Truncate the file to `end`, its committed end. Errors are ignored, as the next write overwrites the rest."""
     with suppress(OSError):
         if path.stat().st_size > end:
             os.truncate(path, end)
 
 
 def sync_file(path: Path) -> None:
-    """Wait until the file's bytes are on the disk. A missing file is not an error."""
+    """Wait until the file's bytes are on the disk (fsync). A missing file is not an error."""
     with suppress(FileNotFoundError), opened(path, os.O_RDONLY) as fd:
         os.fdatasync(fd)
 
 
 def sync_segments(paths: Iterable[Path]) -> None:
-    """Wait until these segment files and their names are on the disk."""
+    """Wait until the contents of these segment files and their directory entries are on the disk."""
     folders: set[Path] = set()
     for path in paths:
         sync_file(path)
@@ -245,13 +256,13 @@ def sync_segments(paths: Iterable[Path]) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Wait until the names in the folder are on the disk."""
+    """Wait until the folder's directory entries are on the disk, so that new files survive a power cut."""
     with opened(folder, os.O_RDONLY | os.O_DIRECTORY) as fd:
         os.fsync(fd)
 
 
 def unlink_files(*paths: str) -> None:
-    """Remove files. One that cannot be removed now is removed at the next start."""
+    """Remove files. Errors are ignored, as the next start removes the remaining ones."""
     for path in paths:
         with suppress(OSError):
             os.unlink(path)  # noqa: PTH108 - strings, as finalizers call this

@@ -1,11 +1,14 @@
 """The journal: one SQLite file (WAL mode) with a row for each stored frame. It decides which frames are stored.
 
-A frame is stored when its row commits. A committed row survives the death of the process at any instant. After a power
-cut or kernel crash, rows since the last checkpoint may be missing; the file stays consistent, and a row whose picture
-did not reach the disk fails its checksum and is dropped.
+A frame is stored once its row is committed. A committed row survives if the process dies at any moment. After a power
+cut or kernel crash, rows since the last checkpoint may be missing, but the file stays consistent. If a picture did not
+reach the disk, its checksum is wrong, and its row is dropped when the picture is read.
 
-Frame ids come from ranges reserved with a full sync: no id is ever reused, even if a power cut takes rows back.
-Not thread-safe: the store holds its lock.
+Frame ids come from ranges that are reserved in advance, with a commit that waits for the disk. So no id is ever reused,
+even if a power cut loses rows. A camera's consecutive frames lie in segments, each of which has two files: frame
+records and vector records (embeddings).
+
+Not thread-safe: callers hold the store's lock.
 """
 
 import math
@@ -43,7 +46,7 @@ _ERASED = "camera = ? AND time >= ? AND time <= ?"
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A stored frame: the position and checksum of its record. `segment`: the segment's id."""
+    """The row of a stored frame: position and checksum of its records. `segment`: the id of its segment."""
 
     frame_id: int
     camera: str
@@ -57,19 +60,25 @@ class Row:
     vector_crc: int | None = None
 
     def checksum(self) -> int:
-        """Return the checksum of everything fixed at append, as SQLite does not notice flipped bits in a row."""
+        """Return the checksum of the values that are fixed when the frame is stored.
+
+        SQLite does not notice flipped bits in a row, so this checksum is stored with it.
+        """
         fixed = (self.frame_id, self.camera, self.segment, self.time, self.metadata, self.offset, self.length, self.crc)
         return zlib.crc32(repr(fixed).encode())
 
     def values(self) -> tuple[Any, ...]:
-        """Return the values of _COLUMNS."""
+        """Return the values of the table's columns, in the order of _COLUMNS."""
         fixed = (self.frame_id, self.camera, self.segment, self.time, self.metadata, self.offset, self.length, self.crc)
         return (*fixed, self.checksum(), self.vector_offset, self.vector_crc)
 
 
 @dataclass(frozen=True, slots=True)
 class Erasure:
-    """A time range of a camera that is being erased: lower <= time <= upper. `segments`: those that lost rows."""
+    """An erasure in progress: the frames of a camera with lower <= time <= upper.
+
+    `segments`: the ids of the segments whose rows are deleted.
+    """
 
     number: int
     camera: str
@@ -89,7 +98,7 @@ class Journal:
     """The rows of all cameras. A method that raises StorageFull or StorageError has changed nothing."""
 
     def __init__(self, path: Path) -> None:
-        """Open or create the file. Raises JournalDamaged if it is not an intact database (see `recovery.py`)."""
+        """Open or create the database file. Raises JournalDamaged if it is not intact (see `recovery.py`)."""
         self._path = path
         self._doubtful: list[int] = []  # rows whose insert failed, but which may exist all the same
         make_private(path)
@@ -150,19 +159,22 @@ class Journal:
         self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, text))
 
     def next_id(self) -> int:
-        """Return the id that the next inserted frame must have."""
+        """Return the id that the next inserted row must have. Reserves more ids if none is left."""
         if self._next >= self._reserved:
             self._reserve(self._next + ID_BLOCK)
         return self._next
 
     def skip_ids_to(self, frame_id: int) -> None:
-        """Never give out an id below `frame_id`."""
+        """Make `next_id` return at least `frame_id` from now on."""
         if frame_id > self._next:
             self._reserve(frame_id)
             self._next = frame_id
 
     def insert(self, row: Row) -> None:
-        """Commit the row; `row.frame_id` must be `next_id()`. After StorageFull the same id can be tried again."""
+        """Insert and commit the row. `row.frame_id` must be `next_id()`.
+
+        Raises StorageFull or StorageError; after StorageFull, the same id can be used again.
+        """
         self._delete_doubtful()
         try:
             with self._errors("write a row"):
@@ -183,14 +195,17 @@ class Journal:
             self._doubtful.clear()
 
     def repair(self, *, delete: Sequence[int], clear_vectors: Sequence[int], adopt: Sequence[Row]) -> None:
-        """Delete rows, mark frames as not encoded, and insert rows with their old ids, all or nothing."""
+        """Correct the table in one transaction: delete rows, mark frames as not encoded, and insert recovered rows.
+
+        delete, clear_vectors: frame ids. adopt: the recovered rows, which keep their ids.
+        """
         with self._transaction("repair rows"):
             self._db.executemany(_DELETE, [(i,) for i in delete])
             self._db.executemany(_CLEAR_VECTORS, [(i,) for i in clear_vectors])
             self._db.executemany(_INSERT, [row.values() for row in adopt])
 
     def set_vectors(self, frame_id: int, offset: int, crc: int) -> None:
-        """Store where the frame's vector record lies."""
+        """Store the offset and checksum of a frame's vector record in its row."""
         with self._errors("write a row"):
             self._db.execute(
                 "UPDATE frames SET vector_offset = ?, vector_crc = ? WHERE frame_id = ?", (offset, crc, frame_id)
@@ -199,9 +214,10 @@ class Journal:
     def redate(
         self, camera: str, first_id: int, last_id: int, moved: Callable[[float, str], tuple[float, str]]
     ) -> None:
-        """Give a camera's intact rows from `first_id` to `last_id` new times and metadata, all or nothing.
+        """Change the times and metadata of a camera's intact rows from `first_id` to `last_id`, in one transaction.
 
-        `moved` returns them from the old ones. Waits for the disk, as later frames rely on the new times.
+        moved: called with a row's time and metadata, returns the new ones. Returns once the change is on disk, because
+        the order of later frames depends on the new times.
         """
         query = f"{_SELECT} WHERE camera = ? AND frame_id BETWEEN ? AND ?"
         with self._synced(), self._transaction("re-date rows"):
@@ -214,7 +230,10 @@ class Journal:
             self._db.executemany("UPDATE frames SET time = ?, metadata = ?, row_crc = ? WHERE frame_id = ?", changed)
 
     def delete_segment(self, camera: str, segment: int, last_id: int) -> None:
-        """Delete a segment's rows. No frame of this camera up to `last_id` will be recovered from files again."""
+        """Delete a segment's rows, and record that frames of this camera up to `last_id` are evicted.
+
+        So recovery does not bring them back from the segment files.
+        """
         with self._transaction("delete rows"):
             self._db.execute("DELETE FROM frames WHERE segment = ?", (segment,))
             self._put_setting(f"forgotten/{camera}", last_id)
@@ -226,10 +245,11 @@ class Journal:
     def begin_erasure(
         self, camera: str, lower: float, upper: float, evicted_before: float = -math.inf, *, delete_rows: bool = True
     ) -> Erasure:
-        """Delete the rows with lower <= time <= upper and record the erasure, in one synced commit.
+        """Delete the rows with lower <= time <= upper and record the erasure, in one commit that waits for the disk.
 
-        Rows older than `evicted_before` are deleted, too, but not counted. `delete_rows=False` writes a few pages only,
-        for a full disk; the rows are deleted later by `delete_erased`.
+        Return the erasure. Rows older than `evicted_before` are deleted, too, but not counted as erased.
+        `delete_rows=False` is for a full disk: it only records the erasure, which needs little space, and
+        `delete_erased` deletes the rows later.
         """
         lower, upper = lower + 0.0, upper + 0.0  # SQLite turns -0.0 into 0.0, and the checksum would be wrong
         where = f"({_ERASED}) OR (camera = ? AND time < ?)"
@@ -247,7 +267,7 @@ class Journal:
         return replace(erasure, number=int(cursor.lastrowid or 0))
 
     def delete_erased(self, erasure: Erasure) -> None:
-        """Delete the remaining rows of an erasure, segment by segment, in small steps where the disk is full."""
+        """Delete the remaining rows of an erasure, segment by segment; in smaller steps if the disk is full."""
         query = f"SELECT frame_id FROM frames WHERE segment = ? AND {_ERASED} ORDER BY frame_id LIMIT ?"  # noqa: S608
         for segment in erasure.segments:
             limit = 1 << 20
@@ -267,14 +287,14 @@ class Journal:
                     self.empty_wal()
 
     def wholly_erased(self, erasure: Erasure) -> list[int]:
-        """Return the erasure's segments that keep no row."""
+        """Return the ids of the segments of which the erasure deletes all rows."""
         kept = f"SELECT 1 FROM frames WHERE segment = ? AND NOT ({_ERASED}) LIMIT 1"  # noqa: S608
         bounds = (erasure.camera, erasure.lower, erasure.upper)
         with self._errors("read"):
             return [each for each in erasure.segments if not self._db.execute(kept, (each, *bounds)).fetchone()]
 
     def erasures(self) -> list[Erasure]:
-        """Return the erasures that have begun and not ended. Damaged records are left out."""
+        """Return the erasures in progress. Damaged records of erasures are left out."""
         with self._errors("read"):
             rows = self._db.execute("SELECT number, camera, lower, upper, segments, row_crc FROM erasures").fetchall()
         found = []
@@ -286,12 +306,15 @@ class Journal:
         return found
 
     def end_erasure(self, number: int) -> None:
-        """Delete the record of an erasure of which nothing is left on disk."""
+        """Delete the record of a completed erasure."""
         with self._errors("write a row"):
             self._db.execute("DELETE FROM erasures WHERE number = ?", (number,))
 
     def places(self, segment: int) -> list[tuple[int, int, int | None]]:
-        """Return (offset, length, vector offset) of each frame of a segment, by rising offset."""
+        """Return (offset, length, vector offset) of each frame of a segment, by rising offset.
+
+        The vector offset is None for frames without a vector record.
+        """
         with self._errors("read"):
             query = "SELECT offset, length, vector_offset FROM frames WHERE segment = ? ORDER BY offset"
             return self._db.execute(query, (segment,)).fetchall()
@@ -302,15 +325,15 @@ class Journal:
             yield from map(_row, self._db.execute(f"{_SELECT} ORDER BY frame_id"))
 
     def empty_wal(self) -> None:
-        """Move the WAL into the main file and truncate it, as far as possible now. Errors are ignored."""
+        """Move the content of the WAL (write-ahead log) into the main file and truncate it. Errors are ignored."""
         with suppress(StorageError), self._errors("checkpoint"):
             self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
 
     def scrub(self) -> None:
         """Remove all traces of deleted rows from free pages, partly filled pages and the WAL.
 
-        `secure_delete` zeroes deleted rows in place; VACUUM rewrites the file without the copies that page splits left
-        behind. It needs as much space as the file: StorageFull.
+        SQLite's `secure_delete` zeroes deleted rows in place. VACUUM rewrites the file, without the copies of rows that
+        page splits left behind. It needs as much free space as the file has bytes. Raises StorageFull or StorageError.
         """
         with self._errors("scrub"):
             self._db.execute("VACUUM")
@@ -319,13 +342,13 @@ class Journal:
             raise StorageError(f"{self._path.name}: cannot scrub: another connection is reading")
 
     def checkpoint(self) -> None:
-        """Move the WAL into the main file without blocking writers. Uses its own connection, so it needs no lock."""
+        """Move the WAL into the main file without blocking writers. Needs no lock, as it opens its own connection."""
         with self._errors("checkpoint"), closing(sqlite3.connect(self._path, timeout=1.0)) as db:
             db.execute("PRAGMA synchronous = NORMAL")
             db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
 
     def close(self) -> None:
-        """Close the file. Returns unused reserved ids, so that a clean restart leaves no gap."""
+        """Close the database. Reserved ids that were not used become free, so that a clean restart leaves no gap."""
         with suppress(StorageError):  # it would only leave a gap
             self._delete_doubtful()
             if self._reserved > self._next:
@@ -342,7 +365,7 @@ class Journal:
 
     @contextmanager
     def _synced(self) -> Iterator[None]:
-        """Make commits in the block, and all before them, wait for the disk."""
+        """Context manager: a commit in the block returns only when it and all earlier commits are on disk."""
         with self._errors("write"):
             self._db.execute("PRAGMA synchronous = FULL")
         try:
@@ -369,6 +392,6 @@ def _setting_crc(key: str, value: str) -> str:
 
 
 def _row(found: tuple[Any, ...]) -> tuple[Row, bool]:
-    """Return the row of selected _COLUMNS, and whether it is intact."""
+    """Return a row that was selected as _COLUMNS, and whether its checksum is right."""
     row = Row(*found[:8], *found[9:])
     return row, row.checksum() == found[8] and isinstance(row.vector_offset, int | None)

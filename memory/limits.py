@@ -8,7 +8,7 @@ _CAMERA = re.compile(r"[a-z0-9_-]{1,64}")
 
 
 def check_camera_name(camera: str) -> str:
-    """Return the name, which becomes a folder name. ValueError unless it matches `[a-z0-9_-]{1,64}`."""
+    """Return the name if it matches `[a-z0-9_-]{1,64}`, as it becomes a folder name. Raises ValueError otherwise."""
     if not _CAMERA.fullmatch(camera):
         raise ValueError(f"camera name {camera[:80]!r}: use 1 to 64 of a-z, 0-9, '_' and '-'")
     return camera
@@ -16,7 +16,7 @@ def check_camera_name(camera: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Caps of one camera. Every append enforces all of them by evicting the oldest frames."""
+    """Limits on what is stored of one camera. Each append enforces them by evicting the oldest frames."""
 
     frames: int = 10_000
     """Frames stored, exactly."""
@@ -48,7 +48,7 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class FolderLimits:
-    """Caps of all cameras together; None: no cap."""
+    """Limits on what is stored of all cameras together. None: no limit."""
 
     frames: int | None = None
     bytes: int | None = None

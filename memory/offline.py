@@ -1,7 +1,7 @@
 """Read or erase a memory folder without a running agent.
 
-A `MemoryStore` needs the sizes of a model, and drops vectors of another one. `OfflineMemory` needs no model and touches
-no vectors. It holds the folder's lock while it is open.
+A `MemoryStore` must be opened with a model's sizes, and drops vectors that another model made. `OfflineMemory` needs no
+model and does not change vectors. It holds the folder's lock while it is open, so that no agent can use the folder.
 """
 
 import math
@@ -18,7 +18,10 @@ from memory.records import CameraStats, FrameRecord
 
 
 class OfflineMemory:
-    """A closed agent's memory, as a context manager. StorageBusy if an agent uses it, StorageError if there is none."""
+    """The memory folder of an agent that is not running. Use as a context manager; leaving it unlocks the folder.
+
+    Raises StorageBusy if an agent uses the folder, StorageError if it holds no memory.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = Path(folder)
@@ -48,7 +51,7 @@ class OfflineMemory:
         return sorted({row.camera for row in self._rows.values()})
 
     def stats(self, camera: str) -> CameraStats:
-        """Return the same as `MemoryStore.stats`; no frame is hot."""
+        """Return what is stored of a camera, as `MemoryStore.stats` does. No patch features count as in memory."""
         rows = [row for row in self._rows.values() if row.camera == camera]
         if not rows:
             return CameraStats()
@@ -68,7 +71,7 @@ class OfflineMemory:
         return [FrameRecord(row.frame_id, row.camera, row.time, load_metadata(row.metadata)) for row in found[:limit]]
 
     def jpeg(self, frame_id: int) -> bytes:
-        """Return the picture as it was appended. Raises FrameGone if it is not stored or damaged."""
+        """Return the stored JPEG of a frame. Raises FrameGone if the frame is not stored or its picture is damaged."""
         row = self._rows.get(frame_id)
         if row is None:
             raise FrameGone(f"frame {frame_id} is not remembered")
@@ -79,7 +82,7 @@ class OfflineMemory:
             raise FrameGone(f"frame {frame_id} is damaged on disk: {error}") from error
 
     def erase(self, camera: str, after: float, before: float) -> int:
-        """Erase the frames with after <= time <= before for good. Return how many. Raises StorageError."""
+        """Erase the frames with after <= time <= before for good, and return their number. Raises StorageError."""
         erasure = begin(self._journal, self._spare, check_camera_name(camera), after, before)
         self._rows = {i: row for i, row in self._rows.items() if not erasure.covers(row.camera, row.time)}
         finish_erasures(self._journal, self._folder / "segments")

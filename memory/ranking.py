@@ -1,9 +1,11 @@
-"""Exact ranking by inner product over the parts of a window: the first k rows of one stable full sort.
+"""Rank the rows of a window exactly by inner product with a query: find the k rows with the highest scores.
 
-A row's score is `np.vecdot(unit row, query)`. It depends on that row and the query alone, not on k, on how rows are
-divided into segments, or on filters. FAISS only finds candidates, on the stored float16 rows: its sums may differ in the
-last bits and its order of ties is unspecified, so candidates within the rounding bound of the k-th score are scored
-again.
+A window is an immutable view of stored frames, made of parts that lie in different arrays. A row's score is
+`np.vecdot(unit row, query)`, where the unit row is the frame's normalised embedding. The score depends on nothing else:
+not on k, not on how rows are divided into parts, and not on filters. The result is the beginning of a stable full sort.
+
+FAISS only finds candidates, by searching the stored float16 rows. Its sums may differ in the last bits, and it orders
+equal scores arbitrarily. So all candidates that could be among the first k within the rounding error are scored again.
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,7 +21,7 @@ CHUNK_ROWS = 256  # decoded at once: half a megabyte at D = 512 fits the CPU cac
 
 
 class Index(Protocol):
-    """What is used of a FAISS index."""
+    """The methods and attributes of a FAISS index that are used here."""
 
     ntotal: int
     d: int
@@ -31,7 +33,7 @@ class Index(Protocol):
 
 
 class Ranked(Protocol):
-    """Consecutive rows of a window."""
+    """Consecutive rows of a window that can be ranked: `num_rows` of them, from row `first_row` on."""
 
     @property
     def first_row(self) -> int: ...
@@ -39,26 +41,26 @@ class Ranked(Protocol):
     def num_rows(self) -> int: ...
     @property
     def index(self) -> Index | None:
-        """FAISS index with the rows, or None: they are scored one by one."""
+        """The FAISS index that contains the rows. None: there is no index, so all rows are scored."""
 
     @property
     def index_start(self) -> int:
-        """Position of the first row in the index."""
+        """The position of the first row in the index."""
 
     def halves(self) -> Float16:
-        """Return the stored rows (num_rows, D)."""
+        """Return the rows as they are stored, (num_rows, D) float16."""
 
     def scales(self) -> Float32:
-        """Return their scales (num_rows,)."""
+        """Return the factors (num_rows,) by which the stored rows become unit vectors."""
 
 
 def prepare() -> None:
-    """Load FAISS now (0.1 s) rather than in the first append that seals a segment."""
+    """Import FAISS now (0.1 s), so that it does not delay the first append that builds an index."""
     build_index(np.zeros((1, 1), np.float16))
 
 
 def build_index(halves: Float16) -> Index:
-    """Return an exact inner-product index with a bit-identical copy of halves (n, D)."""
+    """Return an exact inner-product index that holds a bit-identical copy of the float16 rows (n, D)."""
     import faiss  # here, so that the command line answers --help at once
 
     count, dim = halves.shape
@@ -70,7 +72,7 @@ def build_index(halves: Float16) -> Index:
 
 
 def index_rows(index: Index) -> Float16:
-    """Return a view (n, D) of the index's storage. The view, and any view of it, keeps the index alive."""
+    """Return the rows (n, D) of an index as a view of its storage. The view and its views keep the index alive."""
     import faiss
 
     codes = faiss.rev_swig_ptr(index.codes.data(), index.ntotal * index.code_size)
@@ -79,7 +81,7 @@ def index_rows(index: Index) -> Float16:
 
 
 class _Owned:
-    """The storage of an index as the base of an array."""
+    """The base object of the array that `index_rows` returns. It holds a reference to the index."""
 
     def __init__(self, rows: Float16, index: Index) -> None:
         self.__array_interface__ = rows.__array_interface__
@@ -87,7 +89,10 @@ class _Owned:
 
 
 def score_rows(unit: Float32, query: Float32) -> Float32:
-    """Return scores (n,), each computed from its row alone; in a matrix product, BLAS would mix rows."""
+    """Return the scores (n,) of unit rows (n, D), each computed independently of the other rows.
+
+    A matrix product is not used, as in BLAS the rounding of one row's score may depend on the number of rows.
+    """
     scores: Float32 = np.vecdot(unit, query)
     return scores
 
@@ -100,7 +105,7 @@ def score_all(parts: Sequence[Ranked], query: Float32) -> Float32:
 
 
 def rank_all(parts: Sequence[Ranked], query: Float32) -> tuple[Int64, Float32]:
-    """Return all rows and their scores by falling score, ties by lower row."""
+    """Return all row numbers and their scores, by falling score. Of equal scores, the lower row comes first."""
     if not parts:
         return np.zeros(0, np.int64), np.zeros(0, np.float32)
     scores = np.concatenate([_score_part(part, query) for part in parts])
@@ -109,7 +114,7 @@ def rank_all(parts: Sequence[Ranked], query: Float32) -> tuple[Int64, Float32]:
 
 
 def rank_top(parts: Sequence[Ranked], query: Float32, k: int) -> tuple[Int64, Float32]:
-    """Return the first k of `rank_all`, faster where k is well below the number of rows."""
+    """Return the first k entries of `rank_all`. Faster than it if k is well below the number of rows."""
     num_rows = sum(part.num_rows for part in parts)
     # several times each part's share: where that is not enough, all of the part is scored
     found = [_candidates(part, query, _LEAST + _SHARES * k * part.num_rows // num_rows) for part in parts]
@@ -132,7 +137,10 @@ def rank_top(parts: Sequence[Ranked], query: Float32, k: int) -> tuple[Int64, Fl
 
 
 def _candidates(part: Ranked, query: Float32, k: int) -> tuple[Int64, Float32, float]:
-    """Return offsets in the part, their scores, and a bound for the scores of all other rows, each up to rounding."""
+    """Return the candidates for the first k rows: offsets in the part, and approximate scores.
+
+    The third value is an upper bound of the scores of all other rows, also up to rounding.
+    """
     if part.index is None or k >= part.num_rows:
         return np.arange(part.num_rows), _score_part(part, query), -np.inf
     import faiss
@@ -149,7 +157,10 @@ def _candidates(part: Ranked, query: Float32, k: int) -> tuple[Int64, Float32, f
 
 
 def _scan_part(part: Ranked, query: Float32) -> Float32:
-    """Return the scores (num_rows,) of the whole part; FAISS reads the stored halves twice as fast as numpy."""
+    """Return the approximate scores (num_rows,) of all rows of the part.
+
+    Uses FAISS, which reads the stored float16 rows twice as fast as numpy.
+    """
     if part.index is None or part.num_rows != part.index.ntotal:
         return _score_part(part, query)
     import faiss
@@ -162,7 +173,7 @@ def _scan_part(part: Ranked, query: Float32) -> Float32:
 
 
 def _score_part(part: Ranked, query: Float32) -> Float32:
-    """Return the scores (num_rows,) of the whole part."""
+    """Return the exact scores (num_rows,) of all rows of the part."""
     scores: Float32 = np.empty(part.num_rows, np.float32)
     halves, scales = part.halves(), part.scales()
     for chunk in chunks(part.num_rows):

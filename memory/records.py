@@ -1,4 +1,4 @@
-"""Array types and the values that the memory returns."""
+"""Array types, and the types of the values that the memory returns."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ class FrameRecord:
 
 @dataclass(frozen=True, slots=True)
 class CameraStats:
-    """What is stored of one camera. Counts are frames; `bytes` is on disk; times are unix seconds."""
+    """Statistics of what is stored of one camera. Numbers count frames, `bytes` is on disk, times are unix seconds."""
 
     frames: int = 0
     encoded: int = 0
@@ -57,9 +57,9 @@ class StoreStatus:
 
 @dataclass(frozen=True, slots=True)
 class PatchBlock:
-    """Patches (n, M, C) and scalars (n, M, S) of consecutive window rows, valid where present (n,) is true.
+    """Patch features of n consecutive window rows: M patches of width C, (n, M, C), with S scalars each, (n, M, S).
 
-    They may be views of the memory itself: never write to them.
+    A row is valid only where `present` (n,) is true. The arrays may be views of the memory itself: never write to them.
     """
 
     patches: npt.NDArray[Any]

@@ -1,20 +1,23 @@
-"""Open a memory folder: read the rows, compare them with the files, keep what is intact, count what is not.
+"""Open a memory folder: read the journal's rows, compare them with the files, keep what is intact, and count the rest.
 
-The journal's rows decide which frames are stored, with these corrections:
+The journal is a database with one row for each frame; the frames of a segment lie in two files of records, frame
+records (the pictures) and vector records (the embeddings). The rows decide which frames are stored, with these
+corrections:
 
-- A row whose own checksum fails is dropped. Its record is looked for in the segment files and adopted if intact.
-- Intact records behind the committed end are adopted: a power cut or a damaged WAL took their rows back, or they never
-  committed. Showing a frame that was not acknowledged is harmless, losing one that was is not.
+- A row whose own checksum is wrong is dropped. If an intact record of its frame is found in the segment files, the frame
+  is adopted: it gets a new row.
+- Intact records behind the last one that a row names are adopted. Their rows were lost by a power cut or a damaged WAL,
+  or were never committed. A frame whose storing was not confirmed does no harm; losing a confirmed one would.
 - A row whose record does not lie inside its file (truncated, missing) is dropped.
 - Vectors that fail their checksum, or come from another encoder, are dropped: the frame is encoded again.
 - Files without any stored frame are removed.
 - Interrupted erasures are completed before anything else (`erasure.py`).
 
-A file that cannot be read now (a failing cable, a permission) is not damaged: its rows are kept, nothing is written to
-it or removed, and `Recovered.problems` names it. Its vectors count as missing until the next start.
+A file that cannot be read at the moment (a failing cable, a missing permission) does not count as damaged. Its rows are
+kept, it is not changed or removed, and `Recovered.problems` names it. Its vectors are missing until the next start.
 
-A journal that is not an intact database is renamed `journal.sqlite.damaged` and rebuilt from the records, which hold
-all that a row does. Pictures are not read at a normal start; each is verified when it is read.
+A journal that is not an intact database is renamed `journal.sqlite.damaged` and rebuilt from the records, which contain
+everything that a row does. Pictures are not read at a normal start; each one is verified when it is read.
 """
 
 import ctypes
@@ -48,7 +51,7 @@ Key = tuple[str, int]  # camera, segment
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Where segment files lie, how segments are made, and which encoder's vectors are expected."""
+    """Where the segment files are, how segments are created, and which encoder's vectors are expected."""
 
     folder: Path  # with one folder per camera
     new_segment: Callable[[str, int, int], Segment]  # camera, segment_id, number of frames
@@ -58,7 +61,7 @@ class Layout:
 
 @dataclass(slots=True)
 class Recovered:
-    """Segments by camera, oldest first, and what was wrong."""
+    """The result of opening a folder: segments by camera, oldest first, and the damage that was found."""
 
     segments: dict[str, list[Segment]] = field(default_factory=lambda: defaultdict(list))
     frames_damaged: int = 0
@@ -70,7 +73,7 @@ class Recovered:
 
 @dataclass(slots=True)
 class _Repairs:
-    """Changes to the rows, applied together at the end."""
+    """Corrections of the rows, collected during recovery and applied together at its end."""
 
     known: set[int]  # ids of intact rows, adopted ones included
     delete: list[int]
@@ -85,7 +88,10 @@ class _Repairs:
 
 
 def open_and_recover(path: Path, layout: Layout) -> tuple[Journal, Recovered]:
-    """Open the journal, rebuilt if damaged, and return it with all stored frames. Raises StorageFull, StorageError."""
+    """Open the journal, after rebuilding it if it is damaged. Return it and all stored frames.
+
+    Raises StorageFull, StorageError.
+    """
     lost = file_size(path) == 0
     try:
         return _open(path, layout, rebuilding=lost)
@@ -148,7 +154,7 @@ def _recover(journal: Journal, layout: Layout, *, rebuilding: bool) -> Recovered
 
 
 def _read_rows(journal: Journal) -> tuple[dict[Key, list[Row]], list[int]]:
-    """Return the intact rows by segment, and the ids of the others."""
+    """Return the intact rows by segment, and the frame ids of the damaged rows."""
     rows: dict[Key, list[Row]] = defaultdict(list)
     bad_ids: list[int] = []
     for row, sound in journal.rows():
@@ -162,9 +168,10 @@ def _read_rows(journal: Journal) -> tuple[dict[Key, list[Row]], list[int]]:
 def _sound_rows(
     key: Key, path: Path, rows: list[Row], journal: Journal, repairs: _Repairs, erasures: Sequence[Erasure]
 ) -> tuple[list[Row], bool]:
-    """Return the rows whose records lie inside the file and the adopted ones, by rising frame id (and so time).
+    """Return the rows of a segment after recovery, by rising frame id (and so time), and whether its file was readable.
 
-    The second value is False if the file could not be read; then all rows are returned.
+    These are the rows whose records lie inside the file, and those adopted from it. If the file could not be read, all
+    `rows` are returned.
     """
 
     def erased(row: Row) -> bool:
@@ -194,7 +201,10 @@ def _sound_rows(
 
 
 def _scan_frames(key: Key, path: Path, start: int) -> Iterator[Row]:
-    """Yield rows of the intact frame records from `start` on, skipping damage. Raises StorageError."""
+    """Yield a row for each intact frame record in the file from `start` on. Damaged bytes are skipped.
+
+    Raises StorageError if the file cannot be read.
+    """
     data = read_file(path, start)
     position = data.find(FRAME_MAGIC)
     while 0 <= position <= len(data) - FRAME_HEADER.size:
@@ -211,7 +221,7 @@ def _scan_frames(key: Key, path: Path, start: int) -> Iterator[Row]:
 
 
 def _load_vectors(segment: Segment, rows: list[Row], layout: Layout, repairs: _Repairs) -> int:
-    """Read the segment's vectors from its file. Return how many were damaged."""
+    """Read the vectors of the segment's frames from its file into memory. Return how many of them were damaged."""
     size = vector_record_size(*layout.sizes)
     try:
         data = read_file(segment.vectors_path)
@@ -244,7 +254,10 @@ def _load_vectors(segment: Segment, rows: list[Row], layout: Layout, repairs: _R
 
 
 def _find_vectors(rows: list[Row], data: bytes, layout: Layout, repairs: _Repairs) -> list[Row]:
-    """Return the rows, adopted ones with the position of their vector record if the file has an intact one."""
+    """Return the rows. Adopted ones get the position of their vector record if `data` has an intact one.
+
+    data: the content of the segment's file of vector records.
+    """
     size, places = vector_record_size(*layout.sizes), dict[int, tuple[int, int]]()
     position = data.find(VECTOR_MAGIC)
     while position >= 0:
@@ -263,7 +276,10 @@ def _find_vectors(rows: list[Row], data: bytes, layout: Layout, repairs: _Repair
 
 
 def _segment_files(folder: Path, problems: list[str]) -> set[Key]:
-    """Return (camera, segment) of every segment file. StorageError if `folder` itself cannot be read."""
+    """Return (camera, segment id) of every segment file. Raises StorageError if `folder` itself cannot be read.
+
+    problems: gets a sentence for each camera folder that cannot be read.
+    """
     found: set[Key] = set()
     try:
         cameras = [entry for entry in folder.iterdir() if entry.is_dir()]
@@ -280,9 +296,10 @@ def _segment_files(folder: Path, problems: list[str]) -> set[Key]:
 
 
 def release_freed() -> None:
-    """Return freed memory to the system (glibc only; a no-op with other C libraries).
+    """Give freed memory back to the operating system. Works with glibc only; does nothing with other C libraries.
 
-    A start makes every segment before blocks replace them, and glibc kept a kilobyte a frame of that in its heap.
+    At a start, arrays are allocated for every segment and then replaced by those of blocks. Without this call, glibc
+    would keep about a kilobyte per frame of freed memory.
     """
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:

@@ -1,13 +1,13 @@
-"""Move frames of a camera in time when the clock that stamped them turns out to have been wrong.
+"""Change the times of a camera's frames when the clock that gave them their times turns out to have been wrong.
 
-Frames keep their order, which is that of their ids, and their times must rise with it. So moving the newest frames back
-also moves the frames before them that would otherwise come after.
+Frames keep their order, which is that of their ids, and times must rise in this order. So if the newest frames are
+moved back, earlier frames that would then have later times are moved as well.
 
 Moved back by 100 from the time 300 on:
     times 50 210 240 300 301  ->  50 110 140 200 201
 
-Rows change first, in one synced commit, then memory; records in the segment files keep the time they were written
-with. Used under the store's locks.
+The rows of the journal are changed first, in one commit that waits for the disk, then the frames in memory. The records
+in the segment files keep their original times. Used under the store's locks.
 """
 
 import json
@@ -29,16 +29,17 @@ def times_of(log: CameraLog) -> Float64:
 
 
 def first_moved(times: Float64, start: int, shift_s: float) -> int:
-    """Return the first frame that must move when those from `start` on move by `shift_s` and order is kept."""
+    """Return the index of the first frame that must move so that order is kept if those from `start` on move."""
     while start > 0 and times[start - 1] >= times[start] + shift_s:
         start -= 1
     return start
 
 
 def redate(log: CameraLog, journal: Journal, first_time: float, shift_s: float, clock: str) -> int:
-    """Move the frames from `first_time` on, and those that must move with them. Return how many.
+    """Move the frames from `first_time` on by `shift_s`, and those before that must move with them.
 
-    clock: written into their metadata. Raises StorageError if the rows cannot be written; then nothing has moved.
+    Return the number of moved frames. clock: written into their metadata as the value of "clock". Raises
+    StorageError if the rows cannot be written; then no frame has moved.
     """
     times = times_of(log)
     start = int(np.searchsorted(times, first_time))
@@ -50,9 +51,9 @@ def redate(log: CameraLog, journal: Journal, first_time: float, shift_s: float, 
 
 
 def put_in_order(log: CameraLog, journal: Journal, clock: str) -> int:
-    """Move back every frame that lies after a later one. Return how many frames moved, usually 0.
+    """Move back in time every frame whose time is after that of a later frame. Return how many moved, usually 0.
 
-    After the journal was rebuilt, frames have the times they were written with.
+    Needed after the journal was rebuilt from the segment files, where frames have their original times.
     """
     num_moved = 0
     while True:

@@ -1,14 +1,17 @@
 """Segments: up to `capacity` consecutive frames of one camera, in two files on disk and in arrays in memory.
 
-A frame gets a slot when it is appended. Its vectors and patches are written into that slot once, later, and marked only
-then. Readers copy the marks and take views of the arrays, so what a reader may use is never written again. A full
-segment whose frames are all encoded is sealed: its embeddings move into a FAISS index. The first `floor` slots are
-evicted.
+A frame gets a slot (a position in the arrays) when it is appended. It is encoded later: its vectors (embedding and
+summary) and patch features are written into the slot once, and then the frame is marked as encoded. Readers copy the
+marks, and read only what was marked, so nothing that a reader uses is ever written again. Patch features are kept for
+the newest frames only, those of hot segments; the other segments are cold.
 
-A million frames are 4,000 segments, and searching each costs 30 microseconds. So sealed segments without patches are
-joined into blocks of 16, whose rows share one index. A window uses a block where it wants all of it.
+A full segment is sealed when all its frames are encoded: its embeddings move into a FAISS index. The first `floor`
+slots of a segment are evicted.
 
-Thread safety: the store's lock guards marks and counts; only the attaching thread writes array contents.
+A million frames are 4,000 segments, and searching each takes 30 microseconds. So sealed cold segments are joined into
+blocks of 16, whose rows share one index. A window that covers all frames of a block searches the block as a whole.
+
+Thread safety: the store's lock guards marks and counts; only the thread that attaches vectors writes into the arrays.
 """
 
 import errno
@@ -29,7 +32,7 @@ from memory.ranking import Index, build_index, chunks, index_rows
 from memory.records import Bool, Float16, Float32, Float64, Int64
 
 SUM_UNIT = 2.0**-36
-"""Sums of embeddings are integer multiples of this, so their total does not depend on how they are grouped."""
+"""Sums of embeddings are rounded to integer multiples of this. So their total does not depend on the order of adding."""
 BLOCK_SEGMENTS = 16
 """With 256 frames a segment and D = 512, a block holds 4 MiB of embeddings, copied in 1-2 ms."""
 _VECTOR_ARRAYS = ("halves", "scales", "norms", "summaries")
@@ -39,14 +42,14 @@ _SLOT_ARRAYS = (*_BLOCK_ARRAYS, "offsets", "lengths", "encoded", "abandoned", "g
 
 @dataclass(frozen=True, slots=True)
 class Shared:
-    """What all segments of a store share: the lock of marks and counts, and the list of problems."""
+    """Objects that all segments of a store share: the lock for marks and counts, and the current problems."""
 
     lock: AbstractContextManager[object] = field(default_factory=threading.Lock)
     health: Health = field(default_factory=Health)
 
 
 class Segment:
-    """One segment. `segment_id` is the id of its first frame and names its files."""
+    """A segment of a camera's frames. `segment_id` is the id of its first frame; its files are named after it."""
 
     def __init__(
         self, segment_id: int, camera: str, folder: Path, *, capacity: int, embedding_dim: int, summary_dim: int,
@@ -59,11 +62,11 @@ class Segment:
         self.capacity = capacity
         self.count = 0
         self.floor = 0  # evicted slots at the start
-        self.closed = False  # takes no more frames
-        self.hot = True  # may hold patches
-        self.evicted = False  # a window may still hold it, but its files may go at any time
+        self.closed = False  # no more frames are appended
+        self.hot = True  # patch features are kept
+        self.evicted = False  # a window may still use it, but its files may be removed at any time
         self.unread: int | None = None  # slot of the last unreadable picture, which `maintain` reads again
-        self.bytes = 0  # counted against the cap: frame records, and room for vector records
+        self.bytes = 0  # counted for the camera's limit: frame records, and room for vector records
         self.frames_end = 0  # committed ends of the two files
         self.vectors_end = 0
         self.frame_ids: Int64 = np.zeros(capacity, np.int64)
@@ -90,7 +93,7 @@ class Segment:
         self._places: Float64 = np.zeros((0, 2))
 
     def add(self, frame_id: int, time: float, metadata: str, offset: int, length: int) -> int:
-        """Take the next slot for a committed frame. Return the slot."""
+        """Add a frame whose row is committed, in the next free slot. Return the slot."""
         slot = self.count
         self.frame_ids[slot], self.times[slot] = frame_id, time
         self.offsets[slot], self.lengths[slot] = offset, length
@@ -106,11 +109,11 @@ class Segment:
         return slot if held else None
 
     def live(self) -> slice:
-        """Return the slots that are not evicted."""
+        """Return the range of slots whose frames are not evicted."""
         return slice(self.floor, self.count)
 
     def put_vectors(self, vectors: Mapping[int, StoredVectors]) -> None:
-        """Write the vectors by slot. `mark_encoded` makes them visible."""
+        """Write vectors into their slots. Readers see them after `mark_encoded`."""
         slots = list(vectors)
         for slot, stored in vectors.items():
             self.halves[slot], self.norms[slot], self.summaries[slot] = stored.half, stored.norm, stored.summary
@@ -121,10 +124,10 @@ class Segment:
         self.num_encoded += 1
 
     def seal_if_complete(self) -> None:
-        """Move the embeddings into a FAISS index once nothing can change any more.
+        """Seal the segment if it is full and all its frames are encoded: move the embeddings into a FAISS index.
 
-        `halves` then is a view of the index, so rows are held once; earlier views keep the old array. A segment with
-        frames that cannot be encoded is never sealed, and is ranked row by row.
+        Then `halves` is a view of the index, so that the embeddings are in memory once; earlier views keep the old
+        array. A segment with a frame that cannot be encoded is never sealed. It is searched without an index.
         """
         if self.index is not None or not self.closed or self.num_encoded != self.count:
             return
@@ -137,13 +140,16 @@ class Segment:
             self.embedding_sum()  # cached now, so that no window has to compute all of them
 
     def place(self, slot: int) -> tuple["Segment", int]:
-        """Return the segment and slot of row `slot`, as `Block.place` does."""
+        """Return this segment and `slot`, as `Block.place` does for the rows of a block."""
         return self, slot
 
     def put_patches(
         self, slot: int, patches: npt.NDArray[Any], scalars: Float32, dtype: np.dtype[Any]
     ) -> npt.NDArray[Any]:
-        """Write patches into their array, allocated on first use. Return that array, for `mark_present`."""
+        """Write a frame's patch features into their array, which is allocated on first use.
+
+        Return the array, which the caller passes to `mark_present`.
+        """
         all_patches, all_scalars = self.patches, self.scalars  # `cool` may drop them meanwhile
         if all_patches is None or all_scalars is None:
             # zeros: the system provides pages when first touched, and absent rows read as zero
@@ -153,20 +159,23 @@ class Segment:
         return all_patches
 
     def mark_present(self, slot: int, patches: npt.NDArray[Any]) -> None:
-        """Make patches visible, unless `cool` was called while they were written into `patches`."""
+        """Mark the slot's patch features as present, unless `cool` was called since they were written to `patches`."""
         if not self.hot:
             self.patches = self.scalars = None  # `put_patches` allocated them after `cool`
         elif self.patches is patches:
             self.present[slot] = True
 
     def cool(self) -> None:
-        """Drop the patches. Windows that hold them keep them."""
+        """Make the segment cold: drop its patch features. Windows that use them keep their arrays."""
         self.hot = False
         self.patches = self.scalars = None
         self.present = np.zeros(self.capacity, np.bool_)
 
     def embedding_sum(self) -> tuple[Int64, int]:
-        """Return the sum (D,) of the stored unit embeddings in SUM_UNIT, and their number. The same after a restart."""
+        """Return the sum (D,) of the stored unit embeddings in multiples of SUM_UNIT, and their number.
+
+        The sum is exactly the same after a restart.
+        """
         key = (self.floor, self.num_encoded, self.num_gone)
         if self._sum is None or self._sum[0] != key:
             rows = np.flatnonzero(self.encoded[self.live()] & ~self.gone[self.live()]) + self.floor
@@ -177,7 +186,7 @@ class Segment:
         return self._sum[1], self._sum[2]
 
     def places(self) -> Float64:
-        """Return the (count, 2) metadata numbers x and y, NaN where a frame has none. Parsed once."""
+        """Return the coordinates x and y in the frames' metadata, (count, 2); NaN for frames without. Parsed once."""
         places = self._places  # read once: another thread may be doing the same
         missing = self.metadata[len(places) : self.count]
         if missing:
@@ -193,9 +202,10 @@ class Segment:
         return int(held.sum()), int(encoded.sum()), int(present.sum())
 
     def without(self, erased: Bool) -> "Segment":
-        """Return a closed segment of the slots that are not `erased` (count,): same id, files and file positions.
+        """Return a copy of the segment without the frames marked in `erased` (count,). It is closed to new frames.
 
-        Slots 0-5 with floor 2, erased 1 and 3: the new one has slots 0-3 (formerly 0 2 4 5) and floor 1.
+        It has the same id and files, and the records keep their positions in them. Slots 0-5 with floor 2, of which 1
+        and 3 are erased: the copy has slots 0-3 (formerly 0 2 4 5) and floor 1.
         """
         kept = np.flatnonzero(~erased)
         other = Segment(
@@ -216,11 +226,11 @@ class Segment:
         return other
 
     def content(self) -> list[npt.NDArray[Any]]:
-        """Return every array computed from the pictures. `halves` is valid while `index` lives."""
+        """Return all arrays that were computed from the pictures, to be overwritten. Keep `index` alive meanwhile."""
         return [a for a in (self.halves, self.norms, self.summaries, self.patches, self.scalars) if a is not None]
 
     def lose(self, slots: Int64) -> None:
-        """Mark frames as erased, so that no window reads their pictures or metadata any more."""
+        """Mark the frames in these slots as erased, so that no window can read their pictures or metadata any more."""
         self.gone[slots] = True
         self.num_gone = int(self.gone.sum())
         self._is_readable()
@@ -229,10 +239,10 @@ class Segment:
         self._places = np.zeros((0, 2))
 
     def read_jpeg(self, slot: int) -> bytes:
-        """Return the stored picture. Not to be called under the store's lock.
+        """Return the stored JPEG. Do not call under the store's lock, which this method takes.
 
-        Raises FrameGone if it is damaged (the frame is then dropped for good), StorageError or OutOfResources if it
-        cannot be read now, when a later call may succeed.
+        Raises FrameGone if the picture was erased or is damaged; a damaged frame is dropped for good. Raises
+        StorageError or OutOfResources if the picture cannot be read at the moment; a later call may succeed.
         """
         frame_id = int(self.frame_ids[slot])
         if self.gone[slot]:
@@ -260,22 +270,23 @@ class Segment:
         return jpeg
 
     def _is_readable(self, slot: int | None = None) -> None:
-        """Clear the reading problem; with a slot, only if it was about that slot."""
+        """Clear the reported problem that pictures cannot be read; with a slot, only if it concerned that slot."""
         if slot is None or self.unread == slot:
             self.unread = None
             self.shared.health.works(str(self.frames_path))
 
 
 class Block:
-    """Sealed, cold segments whose rows lie in one index. Arrays (count, ...) are in the order of the frames.
+    """Sealed cold segments whose embeddings lie in one search index. Arrays (count, ...) have the frames' order.
 
-    Segments of 4 frames, two a block: segments [1 2 3 4] and [5 6 7 8] become one block of 8 rows, whose row 6 is slot
-    2 of the second. Segments stay the unit of limits, files and marks; their arrays become views of the block's. Once
-    a frame is evicted or erased, the block is not whole any more, and its segments are searched one by one.
+    Segments of 4 frames, two per block: segments [1 2 3 4] and [5 6 7 8] become one block of 8 rows, whose row 6 is
+    slot 2 of the second segment. Limits, files and marks stay with the segments, whose arrays become views of the
+    block's arrays. Once a frame is evicted or erased, the block is not whole any more, and its segments are searched
+    one by one.
     """
 
     def __init__(self, segments: Sequence[Segment]) -> None:
-        """Copy the rows. `adopt` then makes the segments' arrays views of the copy."""
+        """Copy the rows of the segments into common arrays. Call `adopt` to make the segments use the copy."""
         self.segments = tuple(segments)
         self.starts: Int64 = np.cumsum([0, *(s.count for s in segments[:-1])])
         self.count = self.capacity = sum(s.count for s in segments)
@@ -293,36 +304,42 @@ class Block:
         return np.concatenate([getattr(s, name)[: s.count] for s in self.segments])
 
     def adopt(self) -> None:
-        """Make the segments' arrays views of this block, which must be whole. Earlier views keep the old arrays."""
+        """Make the segments' arrays views of this block's arrays. The block must be whole.
+
+        Views that were taken before keep the old arrays.
+        """
         for segment, start in zip(self.segments, self.starts.tolist(), strict=True):
             for name in _BLOCK_ARRAYS:
                 setattr(segment, name, getattr(self, name)[start : start + segment.count])
             segment.index, segment.index_start, segment.block = self.index, start, self
 
     def dissolve(self) -> None:
-        """Let the segments be searched one by one again. Their arrays stay views of the block's."""
+        """Undo the joining, so that the segments are searched one by one again.
+
+        Their arrays stay views of the block's arrays, so no memory is freed.
+        """
         for segment in self.segments:
             segment.block = None
 
     @property
     def whole(self) -> bool:
-        """True while no frame of it was evicted, erased or found damaged."""
+        """Whether no frame of the block was evicted, erased or found damaged."""
         return not any(s.floor or s.num_gone for s in self.segments)
 
     def place(self, slot: int) -> tuple[Segment, int]:
-        """Return the segment and slot of row `slot`."""
+        """Return the segment, and the slot in it, of the block's row `slot`."""
         number = int(np.searchsorted(self.starts, slot, side="right")) - 1
         return self.segments[number], slot - int(self.starts[number])
 
     def embedding_sum(self) -> tuple[Int64, int]:
-        """Return the same as `Segment.embedding_sum`. Valid while the block is whole."""
+        """Return the sum and number of the embeddings (see `Segment.embedding_sum`). Valid while the block is whole."""
         return self._sum
 
 
 def next_run(segments: Sequence[Segment]) -> list[Segment]:
-    """Return the oldest BLOCK_SEGMENTS neighbours that can become a block, or [].
+    """Return the oldest BLOCK_SEGMENTS consecutive segments that can become a block, or [] if there are none.
 
-    segments: one camera's, oldest first. A segment with frames that cannot be encoded never joins a block.
+    segments: the camera's, oldest first. A segment with a frame that cannot be encoded never becomes part of a block.
     """
     run: list[Segment] = []
     for segment in segments:

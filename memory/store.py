@@ -1,15 +1,15 @@
 """The frame store: frames in, windows out.
 
-    append                        store a frame: picture written, row committed, id returned   (ingest thread)
+    append                        store a frame: write its picture, commit its row, return its id (ingest thread)
     attach                        add its vectors and patches once it is encoded; any order     (vision lane)
     window                        an immutable view for a question                              (any thread)
     maintain, expire, stats, ...                                                                (any thread)
 
-A frame is pending until its vectors are attached. It is hot while it is among the newest frames of its camera, whose
-patches are kept in memory.
+A frame is pending until its vectors (embedding and summary) are attached. It is hot while it is among the newest frames
+of its camera, whose patch features are kept in memory.
 
-`append` and `attach` may wait for each other for one small write, and for an erasure; readers wait for neither.
-Durability is described in `journal.py`, a start in `recovery.py`.
+`append` and `attach` may have to wait for each other's write, which is short, and for an erasure. Readers never wait
+for either. `journal.py` describes what survives a crash, `recovery.py` what happens at a start.
 """
 
 import math
@@ -49,9 +49,10 @@ class MemoryStore:
     ) -> None:  # fmt: skip
         """Open or create the folder.
 
-        embedding_dim: D. patch_shape: (M, C), the number and width of a frame's patches, with num_scalars S beside each.
-        encoder: name of the network; frames with vectors of another one become pending again. camera_limits: replace
-        `limits` for single cameras. folder_limits: for all cameras together, see `cameras.py`.
+        embedding_dim: D. patch_shape: (M, C), the number and width of a frame's patch features. num_scalars: S, the
+        number of scalars stored with each patch. encoder: name of the network that makes the vectors; frames with
+        vectors of another network become pending again. camera_limits: replace `limits` for single cameras.
+        folder_limits: limits on all cameras together, see `cameras.py`.
 
         Raises StorageBusy, StorageFull or StorageError if the folder cannot be opened.
         """
@@ -61,9 +62,9 @@ class MemoryStore:
         self._scalar_shape = (patch_shape[0], num_scalars)
         self._patch_dtype = np.dtype(patch_dtype)
         self._tag = encoder_tag(encoder)
-        self._attaching = threading.Lock()  # one attach at a time; taken before the other two
-        self._rows = threading.Lock()  # of the journal and the files; taken before `_lock`
-        self._lock = threading.Lock()  # of the logs: all marks and counts
+        self._attaching = threading.Lock()  # allows one `attach` at a time; acquired before the other two
+        self._rows = threading.Lock()  # guards the journal and the files; acquired before `_lock`
+        self._lock = threading.Lock()  # guards the logs: all marks and counts of segments
         self._health = Health()
         patch_bytes = patch_shape[0] * (patch_shape[1] * self._patch_dtype.itemsize + 4 * num_scalars)
         self._logs = CameraLogs(
@@ -108,7 +109,7 @@ class MemoryStore:
         self._spare.keep()
 
     def _adopt(self, camera: str, segments: list[Segment]) -> None:
-        """Take over recovered segments under the present limits."""
+        """Add a camera's recovered segments to its log, and apply the present limits to them."""
         log = self._logs.of(camera)
         for segment in segments:
             segment.closed = segment.closed or segment is not segments[-1]
@@ -124,13 +125,14 @@ class MemoryStore:
         self, camera: str, time: float, jpeg: bytes, metadata: Mapping[str, Json] | None = None,
         *, age_from: float = math.inf,
     ) -> int:  # fmt: skip
-        """Store a frame and return its id. Committed on return. Ids rise over all cameras and are never reused.
+        """Store a frame and return its id. It is committed on return. Ids rise over all cameras and never repeat.
 
-        time: capture time in unix seconds, later than the camera's newest frame, else TimeNotRising. age_from: measure
-        the age limit from here if it is earlier than `time`.
+        time: capture time in unix seconds. It must be later than that of the camera's newest frame, else TimeNotRising
+        is raised. age_from: the time from which the ages of old frames are measured, if it is earlier than `time`.
 
-        Raises ValueError for a bad name, time or metadata, or a frame larger than the byte cap; StorageFull if there is
-        no space and OutOfResources if memory or descriptors are short. Nothing is stored then; try the call again.
+        Raises ValueError for an invalid name, time or metadata, or a frame larger than the limit on bytes. Raises
+        StorageFull without disk space, and OutOfResources without memory or file descriptors; then nothing is stored,
+        and the call can be repeated.
         """
         check_camera_name(camera)
         if not math.isfinite(time):
@@ -145,12 +147,12 @@ class MemoryStore:
         self, frame_id: int, *, embedding: Float32, summary: Float32, patches: npt.NDArray[Any] | None = None,
         scalars: Float32 | None = None,
     ) -> bool:  # fmt: skip
-        """Add a frame's vectors, and its patches while it is hot. Return False if the frame is not stored any more.
+        """Add a frame's vectors, and its patch features if it is hot. Return False if the frame is not stored any more.
 
-        embedding (D,) as encoded; summary (C,); patches (M, C) with scalars (M, S), or neither. Vectors are kept from
-        the first call, so rebuilding patches changes no score. On a full disk the vectors stay in memory only, and are
-        computed again after a restart. Raises ValueError for wrong shapes or numbers that are not finite,
-        OutOfResources as `append` does.
+        embedding (D,), not normalised; summary (C,); patches (M, C) with scalars (M, S), or neither. If the frame has
+        vectors already, only the patch features are added, so that attaching them again changes no score. On a full
+        disk, the vectors are kept in memory only and must be computed again after a restart. Raises ValueError for
+        wrong shapes or numbers that are not finite, OutOfResources as `append` does.
         """
         _check_shape("embedding", embedding, self._sizes[:1])
         _check_shape("summary", summary, self._sizes[1:])
@@ -180,7 +182,10 @@ class MemoryStore:
             return True
 
     def abandon(self, frame_id: int) -> None:
-        """Mark a frame whose picture cannot be decoded: it is not pending any more, until the next start."""
+        """Mark a frame as impossible to encode, such as one with an invalid picture.
+
+        Until the next start, it does not count as pending any more.
+        """
         with self._lock:
             found = self._logs.find(frame_id)
             if found is not None:
@@ -197,9 +202,10 @@ class MemoryStore:
             return first_ids(limit, (log.pending_patches() for log in self._logs), newest_first=True)
 
     def jpeg(self, frame_id: int) -> bytes:
-        """Return the picture as it was appended.
+        """Return the stored JPEG of a frame.
 
-        Raises FrameGone (a KeyError) if it is not stored or damaged, StorageError if it cannot be read now.
+        Raises FrameGone (a KeyError) if the frame is not stored or its picture is damaged, StorageError if the picture
+        cannot be read at the moment.
         """
         with self._lock:
             segment, slot = self._logs.held(frame_id)
@@ -218,8 +224,8 @@ class MemoryStore:
     ) -> Window:  # fmt: skip
         """Return the encoded frames of these cameras with after <= time <= before, near `where`, as an immutable view.
 
-        after: one bound, or one for each camera. Cameras without frames contribute no rows. ValueError for a bad or
-        repeated name, NaN, or another number of bounds than cameras.
+        after: one bound for all cameras, or one for each. Cameras without frames contribute no rows. Raises ValueError
+        for an invalid or repeated name, for NaN, and if there are several bounds but not one for each camera.
         """
         parts, unencoded, background = self._parts(cameras, after, before, where)
         return Window(
@@ -231,7 +237,7 @@ class MemoryStore:
         self, cameras: Sequence[str], after: float | Sequence[float] | None = None, before: float | None = None,
         where: Within | None = None,
     ) -> tuple[int, int]:  # fmt: skip
-        """Return how many rows `window` would have, and how many frames it would lack because they are not encoded yet."""
+        """Return how many rows the same `window` would have, and how many of its frames are not encoded yet."""
         parts, unencoded, _ = self._parts(cameras, after, before, where)
         return sum(part.num_rows for part in parts), unencoded
 
@@ -244,7 +250,10 @@ class MemoryStore:
     def _parts(
         self, cameras: Sequence[str], after: float | Sequence[float] | None, before: float | None, where: Within | None
     ) -> tuple[list[Part], int, Float32]:
-        """Return the parts of a window, the number of frames not encoded, and (num_cameras, D) mean embeddings."""
+        """Return the parts of a window, the number of frames not encoded, and each camera's mean embedding.
+
+        The mean embeddings have the shape (num_cameras, D).
+        """
         if len(set(cameras)) != len(cameras):
             raise ValueError(f"cameras must differ: {list(cameras)}")
         lowers, upper = lower_bounds(after, len(cameras)), time_range(None, before)[1]
@@ -276,18 +285,18 @@ class MemoryStore:
             return sorted(log.camera for log in self._logs if log.segments)
 
     def stats(self, camera: str) -> CameraStats:
-        """Return what is stored of a camera, zeros for an unknown one."""
+        """Return statistics of what is stored of a camera; all are zero for an unknown camera."""
         with self._lock:
             log = self._logs.get(camera)
             return log.stats() if log else CameraStats()
 
     @property
     def problem(self) -> str | None:
-        """The current problems in a sentence for an operator, or None. Thread-safe."""
+        """The current problems in one sentence for an operator, None without problems. Thread-safe."""
         return self._health.problem
 
     def status(self) -> StoreStatus:
-        """Return the counters since the store was opened."""
+        """Return counters of what has happened since the store was opened."""
         with self._lock:
             found = self._recovered
             gone = self._eviction.num_damaged + sum(s.num_gone for s in self._logs.segments())
@@ -299,9 +308,10 @@ class MemoryStore:
             )  # fmt: skip
 
     def erase(self, camera: str, after: float, before: float) -> int:
-        """Erase a camera's frames with after <= time <= before, from memory and disk, for good. Return how many.
+        """Erase a camera's frames with after <= time <= before, from memory and disk, for good. Return their number.
 
-        Appends wait, windows do not. Raises StorageError, whose message says whether it will be completed.
+        Appends have to wait meanwhile; making and reading windows does not. Raises StorageError, whose message says
+        whether the erasure will be completed later.
         """
         lower, upper = time_range(float(after), float(before))
         with out_of_memory("erase"), self._attaching, self._rows:
@@ -310,10 +320,11 @@ class MemoryStore:
             return self._erasing.erase(camera, lower, upper)
 
     def redate(self, camera: str, first_time: float, shift_s: float, clock: str) -> int:
-        """Move the frames from `first_time` on by `shift_s` after a clock was wrong (`redating.py`). Return how many.
+        """Move a camera's frames from `first_time` on by `shift_s`, after a clock was wrong (`redating.py`).
 
-        clock: written into their metadata. Frames before `first_time` move, too, where their order requires it. Raises
-        StorageError if nothing was moved.
+        Return the number of moved frames. clock: written into their metadata as the value of "clock". Frames before
+        `first_time` are moved, too, if the order of frames requires it. Raises StorageError if the change cannot be
+        written; then no frame has moved.
         """
         with self._rows, self._lock:
             log = self._logs.get(camera)
@@ -322,16 +333,20 @@ class MemoryStore:
             return redate(log, self._journal, first_time, shift_s, clock)
 
     def expire(self, now: float) -> None:
-        """Apply the age limits from a wall clock (unix seconds), also to cameras that send nothing any more."""
+        """Evict frames that are older than the age limits at the time `now` (unix seconds).
+
+        `append` does this for cameras that send frames; this method also does it for the others.
+        """
         with self._rows, self._lock:
             for log in self._logs if self._owner >= 0 else ():
                 self._eviction.evict(log.trim(newest=now))
 
     def maintain(self) -> None:
-        """Remove files of evicted segments, sync what was written, and checkpoint. Call every few seconds from a thread.
+        """Remove files of evicted segments, sync written files to disk, and checkpoint the journal.
 
-        This bounds what a power cut can take and the size of the WAL, so that no append waits
-        for a checkpoint. After a StorageError the next call tries again.
+        Call it every few seconds from a thread. It limits how many frames a power cut can lose, and the size of the WAL
+        (SQLite's write-ahead log), so that no append has to wait for a checkpoint. After a StorageError, the next call
+        tries again.
         """
         with out_of_memory("tidy up"):
             self._maintain()
@@ -370,7 +385,7 @@ class MemoryStore:
             raise
 
     def close(self) -> None:
-        """Close the store. Idempotent; earlier windows stay readable."""
+        """Close the store. Idempotent. Windows that were made before stay readable."""
         with self._attaching, self._rows, self._lock:
             if self._owner < 0:
                 return

@@ -1,8 +1,10 @@
 """An immutable view of the stored frames, made for one question.
 
-Rows are the encoded frames of the chosen cameras inside [after, before], grouped by camera in the order asked, by rising
-time inside each group. A window stays valid while frames arrive and leave: it holds its segments, whose rows are never
-written again and whose files stay as long as a window holds them. It needs no lock.
+Rows are the encoded frames of the chosen cameras inside [after, before], grouped by camera in the order asked, by
+rising time inside each group. The frames lie in segments: consecutive frames of a camera, in arrays and files of their
+own. A block joins several segments under one search index. A window stays valid while frames arrive and are evicted, as
+it holds references to its segments. Their rows are never written again, and their files are kept as long as a window
+holds them. A window needs no lock.
 
 Segments of 4 frames; camera "a" has frames 1 2 3 5 | 8 9, camera "b" 4 6 7; frame 9 is not encoded:
     window(["b", "a"]):  row       0 1 2   3 4 5 6   7
@@ -33,7 +35,10 @@ Held = tuple[Segment | Block, int, int]
 
 @dataclass(frozen=True, slots=True)
 class Within:
-    """Frames whose metadata numbers x and y are at most `radius_m` from here. Frames without them are excluded."""
+    """A circle that selects frames by the coordinates x and y in their metadata. Frames without them are not selected.
+
+    x, y: the centre.
+    """
 
     x: float
     y: float
@@ -46,13 +51,13 @@ class Within:
             raise ValueError(f"within: radius_m must be above 0, not {self.radius_m:g}")
 
     def near(self, places: Float64) -> Bool:
-        """Return whether each place (n, 2) is inside; NaN is not."""
+        """Return whether each of the points (n, 2) is inside the circle. NaN is outside."""
         inside: Bool = np.hypot(places[:, 0] - self.x, places[:, 1] - self.y) <= self.radius_m
         return inside
 
 
 def time_range(after: float | None, before: float | None) -> tuple[float, float]:
-    """Return the bounds as numbers. ValueError for NaN."""
+    """Return the bounds as numbers, with infinity for None. Raises ValueError for NaN."""
     lower, upper = -math.inf if after is None else after, math.inf if before is None else before
     if math.isnan(lower) or math.isnan(upper):
         raise ValueError("after and before must be numbers")
@@ -60,7 +65,10 @@ def time_range(after: float | None, before: float | None) -> tuple[float, float]
 
 
 def lower_bounds(after: float | Sequence[float] | None, count: int) -> list[float]:
-    """Return the lower bound of each of `count` cameras. ValueError for NaN or another number of bounds."""
+    """Return the lower bound for each of `count` cameras, minus infinity for None.
+
+    Raises ValueError for NaN, and if there are several bounds but not `count`.
+    """
     each = after if isinstance(after, Sequence) else [after] * count
     if len(each) != count:
         raise ValueError(f"{count} cameras, but {len(each)} times")
@@ -69,7 +77,10 @@ def lower_bounds(after: float | Sequence[float] | None, count: int) -> list[floa
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Part:
-    """The rows of one segment or block in a window: its `slots`, from row `first_row` on, with the arrays of that time."""
+    """The rows of a window that lie in one segment or block: its `slots`, as the rows from `first_row` on.
+
+    It holds the arrays that the segment had when the window was made, as the segment may replace them later.
+    """
 
     segment: Segment | Block
     camera_index: int
@@ -94,9 +105,9 @@ class Part:
 def parts_of(
     logs: Sequence[CameraLog | None], lowers: Sequence[float], upper: float, where: Within | None
 ) -> tuple[list[Part], int]:
-    """Return a window's parts over these cameras, in their order, and its number of unencoded frames.
+    """Return the parts of a window over these cameras, in their order, and the number of frames not encoded yet.
 
-    Used under the store's lock.
+    lowers: the lower bound of each camera. Used under the store's lock.
     """
     parts: list[Part] = []
     num_rows = num_unencoded = 0
@@ -126,9 +137,10 @@ def _filtered(
 def _snapshot(
     held: Segment | Block, camera_index: int, first_row: int, lo: int, hi: int, wanted: Bool | None = None
 ) -> tuple[Part | None, int]:
-    """Return the part of the encoded slots in [lo, hi), None if there are none, and the number of unencoded ones.
+    """Return a part with the encoded frames in the slots [lo, hi), and the number of frames there that are not encoded.
 
-    wanted (hi - lo,): which slots to include; None for all, as always with a block.
+    The part is None if no frame is encoded. wanted (hi - lo,): which slots to include; None for all, as for every
+    block.
     """
     if isinstance(held, Block):  # all of it is encoded and none of it has patches
         part = Part(
@@ -156,7 +168,7 @@ def _snapshot(
 
 
 def records_of(held: Iterable[Held], camera: str) -> Iterator[FrameRecord]:
-    """Yield the frames of these slots, encoded or not, by rising time. Needs no lock."""
+    """Yield records of the frames in these slots, encoded or not, by rising time. Needs no lock."""
     for part, lo, hi in held:
         for slot in range(lo, hi):
             segment, own = part.place(slot)
@@ -166,7 +178,7 @@ def records_of(held: Iterable[Held], camera: str) -> Iterator[FrameRecord]:
 
 
 def read_places(held: Iterable[Held]) -> None:
-    """Parse the places of these segments in advance, so that `parts_of` need not do it under the lock."""
+    """Parse the coordinates of these segments' frames in advance, so that `parts_of` need not do it under the lock."""
     for part, _, _ in held:
         for segment in part.segments if isinstance(part, Block) else (part,):
             segment.places()
@@ -175,8 +187,8 @@ def read_places(held: Iterable[Held]) -> None:
 class Window:
     """Stored frames as rows, made by `MemoryStore.window`.
 
-    num_frames N; frame_ids (N,) int64; times (N,) float64 unix seconds; camera_index (N,) int32 into `cameras`;
-    unencoded: stored frames of the range that are not encoded yet, so have no rows.
+    num_frames N; frame_ids (N,) int64; times (N,) float64 unix seconds; camera_index (N,) int32, positions in
+    `cameras`; unencoded: the number of stored frames in the range that have no row, as they are not encoded yet.
     """
 
     def __init__(
@@ -198,10 +210,11 @@ class Window:
         self._ranking: tuple[bytes, Int64, Float32] | None = None  # of the last query ranked in full
 
     def top(self, query: Float32, k: int) -> tuple[Int64, Float32]:
-        """Return the k rows (int64) nearest to `query` (D,), a float32 unit vector, and their scores (float32).
+        """Return the k rows (int64) with the highest scores for `query` (D,), a float32 unit vector, and these scores.
 
-        Exactly the first k of one stable full sort (falling score, ties by lower row); fewer if N < k. A k above N / 8
-        ranks all rows, and keeps that ranking for further calls with the same query. ValueError for a bad query or k.
+        A score (float32) is a cosine similarity. The result is exactly the beginning of a full sort by falling score,
+        where the lower of rows with equal scores comes first. It has N rows if N < k. A k above N / 8 ranks all rows,
+        and keeps the ranking for further calls with the same query. Raises ValueError for an invalid query or k.
         """
         query = np.ascontiguousarray(query, np.float32)
         if query.shape != self._background.shape[1:] or not np.isfinite(query).all():
@@ -219,11 +232,11 @@ class Window:
         return ranking[1][:k].copy(), ranking[2][:k].copy()
 
     def scores(self, query: Float32) -> Float32:
-        """Return the scores (N,) of all rows for `query` (D,), a unit vector; up to rounding those of `top`."""
+        """Return the scores (N,) of all rows for `query` (D,), a unit vector; up to rounding, they are those of `top`."""
         return score_all(self._parts, np.ascontiguousarray(query, np.float32))
 
     def embeddings(self, rows: npt.ArrayLike) -> Float32:
-        """Return copies of the unit embeddings (n, D) of the given rows. Fastest for consecutive rows."""
+        """Return copies of the unit embeddings (n, D) of the n given rows. Fastest for consecutive rows."""
         wanted = self._checked(rows)
         unit: Float32 = np.empty((len(wanted), self._background.shape[1]), np.float32)
         if _consecutive(wanted):
@@ -251,17 +264,23 @@ class Window:
         return gathered
 
     def background(self) -> Float32:
-        """Return each camera's mean unit embedding (num_cameras, D) over all it had stored when the window was made."""
+        """Return each camera's mean unit embedding, (num_cameras, D).
+
+        The mean is over all frames of the camera that were stored when the window was made, inside the window or not.
+        """
         return self._background
 
     def spans(self) -> tuple[tuple[int, int], ...]:
-        """Return consecutive (start, stop) that cover all rows. Inside each, `read` copies nothing."""
+        """Return consecutive row ranges (start, stop) that cover all rows. Inside each, `read` copies no data."""
         return tuple((p.first_row, p.first_row + p.num_rows) for p in self._parts)
 
     def read(self, start: int, stop: int) -> PatchBlock:
-        """Return the patches of rows [start, stop): views inside one span of consecutive slots, else copies.
+        """Return the patch features of the rows [start, stop).
 
-        Rows whose patches are not in memory (behind the hot window, or not rebuilt since a restart) have present False.
+        They are views if the rows lie in consecutive slots of one part (see `spans`), else copies.
+
+        `present` is False for rows whose patch features are not in memory: those of older frames, and those that were
+        not computed again since a restart.
         """
         pieces = [_patches(part, lo, hi, self) for part, lo, hi in self._pieces(start, stop)]
         if len(pieces) == 1:
@@ -273,18 +292,21 @@ class Window:
         )
 
     def summaries(self, start: int, stop: int) -> Float32:
-        """Return the query-free summaries (n, C) of rows [start, stop), from float16."""
+        """Return the frames' summaries (n, C) of the rows [start, stop), as they were stored in float16.
+
+        A summary describes a frame by one vector that does not depend on a question.
+        """
         pieces = [p.segment.summaries[_sub(p.slots, lo, hi)] for p, lo, hi in self._pieces(start, stop)]
         return _joined(pieces, np.float32, (self._patch_shape[1],))
 
     def present(self) -> Bool:
-        """Return whether the patches of each row (N,) are in memory."""
+        """Return a (N,) mask of the rows whose patch features are in memory."""
         return _joined([p.present for p in self._parts], np.bool_)
 
     def jpeg(self, row: int) -> bytes:
-        """Return the stored picture, even if the frame was evicted since.
+        """Return the stored JPEG of a row, even if the frame was evicted since the window was made.
 
-        Raises FrameGone if it was erased or is damaged, StorageError if it cannot be read now.
+        Raises FrameGone if it was erased or is damaged, StorageError if it cannot be read at the moment.
         """
         segment, slot = self._place(row)
         return segment.read_jpeg(slot)
@@ -294,14 +316,14 @@ class Window:
         return load_metadata(segment.metadata[slot])
 
     def _place(self, row: int) -> tuple[Segment, int]:
-        """Return the segment that holds the row, and its slot."""
+        """Return the segment that holds the row, and the row's slot in it."""
         if not 0 <= row < self.num_frames:
             raise IndexError(f"row {row} of {self.num_frames}")
         part = self._parts[int(np.searchsorted(self._first_rows, row, side="right")) - 1]
         return part.segment.place(int(_slots_of(part, np.array([row - part.first_row]))[0]))
 
     def _pieces(self, start: int, stop: int) -> Iterator[tuple[Part, int, int]]:
-        """Yield the parts of rows [start, stop), each with the range inside the part."""
+        """Yield (part, lo, hi) for each part with some of the rows [start, stop). lo, hi count from the part's start."""
         if not 0 <= start <= stop <= self.num_frames:
             raise IndexError(f"rows {start} to {stop} of {self.num_frames}")
         first = max(0, int(np.searchsorted(self._first_rows, start, side="right")) - 1)
@@ -319,7 +341,7 @@ class Window:
         return wanted
 
     def _places(self, wanted: Int64) -> Iterator[tuple[Part, Int64, Int64]]:
-        """Yield the parts of the rows, each with their slots there and their positions in `wanted`."""
+        """Yield each part that has some of the wanted rows, with their slots in it and their positions in `wanted`."""
         order = np.argsort(wanted, kind="stable")
         numbers = np.searchsorted(self._first_rows, wanted[order], side="right") - 1
         edges = [0, *(np.flatnonzero(np.diff(numbers)) + 1).tolist(), len(order)]
@@ -334,7 +356,7 @@ def _consecutive(rows: Int64) -> bool:
 
 
 def _slots_of(part: Part, offsets: Int64) -> Int64:
-    """Return the slots of rows counted from the first row of the part."""
+    """Return the slots of rows that are given as offsets from the part's first row."""
     return offsets + part.slots.start if isinstance(part.slots, slice) else part.slots[offsets]
 
 

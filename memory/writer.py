@@ -1,6 +1,6 @@
-"""Write frames and vectors: records into the segment files first, then rows into the journal.
+"""Write frames and vectors: first their records into the segment files, then their rows into the journal.
 
-Used under the store's locks of rows and logs.
+Used under the store's locks for rows and for logs.
 """
 
 from pathlib import Path
@@ -16,7 +16,7 @@ from memory.segments import Segment
 
 
 class Writer:
-    """Appends frames and vectors, and makes room for them by the limits. Counts what it wrote and refused."""
+    """Appends frames and vectors, and evicts old frames to stay within the limits. Counts what it wrote and refused."""
 
     def __init__(self, journal: Journal, logs: CameraLogs, eviction: Eviction, vector_bytes: int) -> None:
         """vector_bytes: size of one vector record."""
@@ -29,12 +29,12 @@ class Writer:
         self.num_appended = self.num_refused = self.num_not_durable = 0
 
     def take_written(self) -> set[Path]:
-        """Return the files written since the last call."""
+        """Return the files that were written since the last call."""
         written, self.written = self.written, set()
         return written
 
     def append(self, log: CameraLog, time: float, jpeg: bytes, metadata: str, age_from: float) -> int:
-        """Store a frame and return its id, as `MemoryStore.append` does. A full disk gives up old segments first."""
+        """Store a frame and return its id, as `MemoryStore.append` does. On a full disk, evict old segments first."""
         while True:
             try:
                 frame_id = self._append(log, time, jpeg, metadata, age_from)
@@ -83,9 +83,9 @@ class Writer:
         return frame_id
 
     def write_vectors(self, segment: Segment, frame_id: int, record: bytes) -> None:
-        """Store a vector record. If the disk refuses it, only count that: it can be computed again from the picture.
+        """Store a frame's vector record. A failure of the disk is only counted, as vectors can be computed again.
 
-        Raises OutOfResources, as the same call may succeed in a moment.
+        Raises OutOfResources if the system is short of memory or file descriptors, as the call may soon succeed.
         """
         try:
             write_record(segment.vectors_path, segment.vectors_end, record)
