@@ -1,7 +1,8 @@
-"""The agent: composes cameras, memory, model, answers and alerts, and runs them. It computes nothing itself.
+"""The agent: connects cameras, memory, model, answers and alerts with each other, and runs them.
 
-Every task runs under the supervisor, so that none can end the agent or another task. Leaving the `async with` block of
-`Agent.running` ends all tasks, then closes the lanes and the memory.
+Every task runs under the supervisor, which restarts it after a failure, so no task can end the agent or another task.
+Leaving the `async with` block of `Agent.running` ends all tasks, then closes the memory and the lanes (the queues of
+work for the vision and the language model).
 """
 
 import asyncio
@@ -43,7 +44,7 @@ BACKLOG_FRAMES = 4096
 
 
 class Agent:
-    """Everything that runs, over one memory and one model."""
+    """All parts of the running agent, which share one memory and one model."""
 
     def __init__(
         self,
@@ -54,7 +55,8 @@ class Agent:
         resolve: Resolver = system_resolver,
         running_s: Callable[[], float] = running_s,
     ) -> None:
-        """`clock`: the system clock, unix seconds; `running_s`: seconds of a clock that nobody sets."""
+        """clock: returns the system clock's unix seconds. running_s: returns monotonic seconds. resolve: resolves the
+        host name of a remote answerer."""
         self.settings, self.store, self.model = settings, store, model
         self.clock = clock
         self.started = clock()
@@ -188,7 +190,7 @@ class Agent:
         watch(value_reader(*value) for value in values)
 
     def _tasks(self) -> Iterator[tuple[str, Work]]:
-        """Yield the tasks that run as long as the agent does, by name."""
+        """Yield the name and the function of each task that runs as long as the agent."""
         yield "encoding", self.encoding.run
         yield "housekeeping", self.housekeeping.run
         yield "erasing", self.housekeeping.finish_erasures
@@ -204,7 +206,10 @@ class Agent:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator["Agent"]:
-        """Run the agent inside the block. Raises NoThreads if the system refuses the threads it needs."""
+        """Context manager: run the agent inside the block, and yield it.
+
+        Raises NoThreads if the system refuses the threads that it needs.
+        """
         try:
             pools.start_all()
             asyncio.get_running_loop().set_default_executor(pools.start_threads("convert", pools.CORES))
@@ -222,7 +227,7 @@ class Agent:
             await pools.upkeep(self._close)
 
     def _close(self) -> None:
-        with ExitStack() as closing:  # the last one first; one that fails does not stop the others
+        with ExitStack() as closing:  # closes the last of the list first; one that fails does not stop the others
             for close in (
                 self.store.close,
                 self.alert_store.close,
@@ -233,15 +238,15 @@ class Agent:
                 closing.callback(close)
 
     async def encoded(self) -> None:
-        """Wait until every frame stored so far is encoded or given up."""
+        """Wait until every frame stored so far is encoded, or found to be impossible to encode."""
         await self.encoding.finish()
 
 
 @asynccontextmanager
 async def opened(settings: Settings) -> AsyncIterator[Agent]:
-    """Load the model, open the memory and run the agent inside the block. Does not block the event loop.
+    """Context manager: load the model, open the memory, run the agent inside the block, and yield it.
 
-    Raises ModelUnusable, memory.errors.StorageError, NoThreads.
+    Does not block the event loop. Raises ModelUnusable, memory.errors.StorageError, NoThreads.
     """
     model = await pools.upkeep(load_model, settings)
     store = await pools.upkeep(open_memory, settings, model)

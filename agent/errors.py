@@ -11,11 +11,11 @@ from starlette.responses import JSONResponse, Response
 from streaming.redact import redact_text
 
 MAX_LISTED = 50  # camera names in an error message
-MAX_SHOWN = 60  # characters of a caller's word that an error message repeats
+MAX_SHOWN = 60  # characters of a caller's text that an error message repeats
 
 
 def shown(word: str, most: int = MAX_SHOWN) -> str:
-    """Return a caller's word as an error message may repeat it: printable, on one line, at most `most` characters."""
+    """Return a caller's text as an error message may repeat it: printable, on one line, cut to `most` characters."""
     cut = word if len(word) <= most else word[:most] + "..."
     return "".join(character if character.isprintable() else "?" for character in cut)
 
@@ -55,7 +55,7 @@ class QuestionTooLong(Problem):
 
 
 class NotAllowed(Problem):
-    """The token is missing, unknown, or lacks the scope."""
+    """The token is missing or unknown (status 401), or does not have the required scope (403)."""
 
     status, type, code = 401, "authentication_error", "invalid_token"
 
@@ -75,7 +75,7 @@ class NotFound(Problem):
 
 
 class UnknownCamera(NotFound):
-    """No camera has this name: none is configured, none has sent or stored a frame."""
+    """No camera with this name is configured, has sent a frame, or has stored frames."""
 
     code = "camera_not_found"
 
@@ -92,7 +92,7 @@ class UnknownModel(NotFound):
 
 
 class NoFrames(Problem):
-    """No frame is stored in the period that was asked about."""
+    """No frame is stored in the period of the request."""
 
     status, type, code = 422, "invalid_request_error", "no_frames"
 
@@ -132,7 +132,7 @@ class TooSlow(Problem):
 
 
 class Busy(Problem):
-    """The limit of simultaneous requests of one kind is reached."""
+    """As many requests of one kind are in progress as the limit allows."""
 
     status, type, code = 429, "rate_limit_error", "busy"
 
@@ -142,7 +142,7 @@ class Busy(Problem):
 
 
 class TooManyGuesses(Problem):
-    """Too many unknown tokens came from one address."""
+    """One address has sent too many unknown tokens, which may be an attempt to guess one."""
 
     status, type, code = 429, "rate_limit_error", "too_many_wrong_tokens"
 
@@ -170,7 +170,7 @@ class RuleConflict(Problem):
 
 
 class StorageFailed(Problem):
-    """Data cannot be written or read: the disk is full or failing."""
+    """Data cannot be written or read, because the disk is full or failing."""
 
     status, type, code = 503, "server_error", "storage_failed"
 
@@ -197,7 +197,7 @@ class ModelFailed(Problem):
 
 
 class PicturesStayHere(Problem):
-    """A camera's egress setting forbids sending its pictures to the remote answerer."""
+    """A camera's egress setting forbids sending its pictures to the remote answerer (a model on another server)."""
 
     status, type, code = 403, "permission_error", "egress_refused"
 
@@ -233,7 +233,7 @@ class NoAnswer(Problem):
 
 
 class EraseUnfinished(Problem):
-    """An erasure has begun but the disk failed. It is completed automatically later."""
+    """An erasure has begun, but the disk failed. The agent completes it later without another request."""
 
     status, type, code = 503, "server_error", "erase_unfinished"
 
@@ -242,7 +242,7 @@ class EraseUnfinished(Problem):
 
 
 async def respond(request: Request, problem: Exception) -> Response:
-    """Return the error response for any exception. Starlette's exception handler."""
+    """Return the error response for any exception. Registered as Starlette's exception handler."""
     return (
         problem.response()
         if isinstance(problem, Problem)

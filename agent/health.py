@@ -1,7 +1,7 @@
-"""Health: what does not work at the moment, in words. The one source for `/readyz`, `/v1/cameras`, MQTT and metrics.
+"""Health: what does not work at the moment, as text for the operator. Used by `/readyz`, `/v1/cameras`, MQTT and metrics.
 
-The agent is ready while frames can be stored and questions asked; it is degraded while anything does not work. Each part
-describes its own problem; this file only collects the descriptions.
+The agent is ready while frames can be stored and questions asked; it is degraded while anything does not work. Each
+part of the agent describes its own problem; this module only collects the descriptions.
 """
 
 import os
@@ -24,31 +24,31 @@ CHECKS = ("model", "encoder", "disk", "memory", "cameras", "rules", "answerer", 
 class Trouble:
     """One thing that does not work."""
 
-    check: str  # its kind: one of CHECKS, or the name of a sink
-    part: str  # its name, such as "camera door"
-    problem: str  # in words, for an operator
-    stops: bool = False  # True: no frame can be stored, or no question asked, until it is solved
+    check: str  # kind of the part: one of CHECKS, "mqtt" or "webhook:<name>"
+    part: str  # name of the part, such as "camera door"
+    problem: str  # text for the operator
+    stops: bool = False  # True: until it is solved, no frame can be stored or no question asked
 
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """All troubles at one moment, and which checks were made."""
+    """The result of all checks at one moment: the troubles found, and the names of the checks made."""
 
     troubles: tuple[Trouble, ...]
     checks: tuple[str, ...]
 
     @property
     def ready(self) -> bool:
-        """False while no frame can be stored or no question asked."""
+        """Whether frames can be stored and questions asked."""
         return not any(trouble.stops for trouble in self.troubles)
 
     @property
     def degraded(self) -> bool:
-        """True while anything does not work."""
+        """Whether anything does not work."""
         return bool(self.troubles)
 
     def public(self) -> dict[str, Any]:
-        """Return a summary for anybody, without the names of cameras and rules."""
+        """Return the summary for any caller, even without a token, as JSON types. It contains no names of cameras and rules."""
         checks = dict.fromkeys(self.checks, "ok")
         for check, group in groupby(sorted(self.troubles, key=lambda each: each.check), lambda each: each.check):
             troubles = list(group)
@@ -62,7 +62,7 @@ class Health:
         return {"ready": self.ready, "degraded": self.degraded, "checks": checks}
 
     def private(self) -> dict[str, Any]:
-        """Return the summary and each trouble with the name of its part, for callers who may ask questions."""
+        """Return the summary for callers who may ask questions, as JSON types. It lists each trouble with its part."""
         listed = [{"part": each.part, "problem": each.problem, "stops": each.stops} for each in self.troubles]
         return {**self.public(), "problems": listed}
 
@@ -75,7 +75,10 @@ class HealthChecks:
         self._checks: list[Callable[[], Iterator[Trouble]]] = []
 
     def add(self, check: str, part: str, problem: Callable[[], str | None], *, stops: bool = False) -> None:
-        """Add a part. `problem` returns what is wrong with it, or None; it may read the disk."""
+        """Add the check of one part.
+
+        problem: returns what is wrong with the part, or None; it may read the disk. stops: see `Trouble`.
+        """
 
         def troubles() -> Iterator[Trouble]:
             if (found := problem()) is not None:
@@ -86,11 +89,11 @@ class HealthChecks:
         self._checks.append(troubles)
 
     def add_all(self, check: str, problems: Callable[[], Mapping[str, str]]) -> None:
-        """Add parts whose number varies. `problems` returns those that do not work, with what is wrong."""
+        """Add the check of parts whose number varies. problems: returns what is wrong, by the name of the part."""
         self._checks.append(lambda: (Trouble(check, part, problem) for part, problem in problems().items()))
 
     def run(self) -> Health:
-        """Make all checks. Blocking: some read the disk, one writes a small file."""
+        """Make all checks, and return the result. Blocking: some read the disk, and one writes a small file."""
         return Health(tuple(trouble for troubles in self._checks for trouble in troubles()), tuple(self._names))
 
     def readers(self) -> list[Reader]:
@@ -105,7 +108,10 @@ class HealthChecks:
 
 
 def disk_problem(folder: Path, min_free_bytes: int = MIN_FREE_BYTES) -> str | None:
-    """Return why frames cannot be stored in `folder`, in words; None if it can be written and has room."""
+    """Return why frames cannot be stored in `folder`, as text for the operator. None: they can.
+
+    Writes a small file to find out, and reads the free space.
+    """
     probe = folder / ".ready"
     try:
         with opened(probe, os.O_WRONLY | os.O_CREAT | os.O_TRUNC) as fd:  # from the descriptors reserved for frames

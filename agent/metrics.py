@@ -1,7 +1,7 @@
-"""The agent's Prometheus metrics: one registry per agent, prefix `vilamp_`, base units.
+"""The agent's Prometheus metrics: one registry per agent, names with the prefix `vilamp_`, base units.
 
-Labels are `camera`, `rule`, `stage` and `reason` only; never question text, ids or URLs. Events are counted as they
-happen; what parts of the agent count themselves is read at the moment of a scrape (`watch`).
+The only labels are `camera`, `rule`, `stage` and `reason`; never question text, ids or URLs. Some metrics are updated when
+something happens. The others are read, at each scrape, from parts of the agent that count for themselves (`watch`).
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -34,7 +34,7 @@ Reading = tuple[dict[str, str], float]  # labels and value
 
 
 class Reader:
-    """One metric whose values are read at the moment of a scrape. A counter if its name ends in `_total`, else a gauge."""
+    """A metric whose values are read at each scrape. It is a counter if its name ends in `_total`, otherwise a gauge."""
 
     def __init__(
         self, name: str, help_text: str, labels: tuple[str, ...], read: Callable[[], Iterable[Reading]]
@@ -54,12 +54,12 @@ class Reader:
 
 
 def value_reader(name: str, help_text: str, read: Callable[[], float]) -> Reader:
-    """Return the reader of a metric without labels."""
+    """Return the reader of a metric that has one value and no labels."""
     return Reader(name, help_text, (), lambda: [({}, float(read()))])
 
 
 def memory_readers(store: MemoryStore) -> Iterator[Reader]:
-    """Yield the readers of what `store` holds, per camera and in all."""
+    """Yield the readers of the metrics about the memory `store`, some for each camera and some for all together."""
 
     def stored(field: str) -> Iterator[Reading]:
         for camera in store.cameras():
@@ -86,7 +86,7 @@ class _Readers(Collector):
 
 
 class Metrics:
-    """Everything `/metrics` shows."""
+    """All metrics that `/metrics` returns."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry(auto_describe=True)
@@ -132,7 +132,7 @@ class Metrics:
         self.registry.register(self._readers)
 
     def watch(self, readers: Iterable[Reader]) -> None:
-        """Add metrics that are read at the moment of a scrape."""
+        """Add metrics whose values are read at each scrape."""
         self._readers.readers.extend(readers)
 
     def text(self) -> bytes:

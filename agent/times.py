@@ -1,4 +1,4 @@
-"""Convert times between text, as people write them, and unix seconds. Pure: the present and the zone are arguments."""
+"""Convert times between unix seconds and text as people write it. Reads no clock: current time and zone are arguments."""
 
 import math
 import os
@@ -23,17 +23,17 @@ _FIRST_S, _LAST_S = -6.2e10, 2.534e11  # 0005 and 9999: what can be shown in eve
 
 
 class TimeError(ValueError):
-    """The text is not a time that can be parsed."""
+    """The text cannot be parsed as a time, or the name is no time zone."""
 
 
 def parse_time(text: str, *, now: float, zone: str, latest: bool = False) -> float:
-    """Return the unix seconds of `text`, in the IANA time zone `zone` unless the text has its own offset.
+    """Return the unix seconds that `text` means, in the IANA time zone `zone` unless the text names its own zone.
 
-    Accepted: unix seconds, ISO 8601, "-90s" / "-1h 30m" (that long before `now`), and English such as
-    "10 minutes ago" or "yesterday 22:00". A time of day alone means its latest occurrence not after `now`; a day alone
-    means its first moment. A local time that clocks show twice means its first occurrence, with `latest` its last (see
-    `instant_of`). Times before 1970 or after 5138 are clamped.
-    Raises TimeError.
+    Accepted are unix seconds, ISO 8601, "-90s" or "-1h 30m" (that long before `now`), and English such as "10 minutes
+    ago" or "yesterday 22:00". A time of day without a day means its latest occurrence that is not after `now`. A day
+    without a time of day means its first moment. A local time that occurs twice, because clocks were set back, means
+    its first occurrence, or its last if `latest` (see `instant_of`). A time before 1970 or after 5138 becomes the
+    nearest time in that range. Raises TimeError.
     """
     return min(max(_parse(text, now, zone, latest), 0.0), MAX_UNIX_S)
 
@@ -54,14 +54,14 @@ def _parse(text: str, now: float, zone: str, latest: bool) -> float:
 
 
 def instant_of(moment: datetime, zone: ZoneInfo, *, latest: bool = False) -> float:
-    """Return the unix seconds of a moment, which is local time in `zone` unless it has its own offset.
+    """Return the unix seconds of `moment`, which is a local time in `zone` unless it has its own UTC offset.
 
-    When clocks are set back, an hour occurs twice: its first occurrence counts, or its last if `latest`, so that the window
-    from an `after` to a `before` (`latest`) covers both. When clocks are set forward, an hour is skipped: a time in it
-    becomes the moment of the change.
+    When clocks are set back, local times of one hour occur twice. The first occurrence is returned, or the last if
+    `latest`; so a window whose end is parsed with `latest` covers both. When clocks are set forward, the local times of
+    one hour do not occur. For these the moment of the change is returned.
 
-    Example in Berlin: 2026-10-25T02:40 is 00:40 UTC, `latest` 01:40 UTC; 2026-03-29T02:40 is 01:00 UTC, when the
-    clocks went from 02:00 to 03:00.
+    Example in Berlin: 2026-10-25T02:40 is 00:40 UTC, and 01:40 UTC with `latest`. 2026-03-29T02:40 is 01:00 UTC, when
+    the clocks went from 02:00 to 03:00.
     """
     if moment.tzinfo is not None:
         return moment.timestamp()
@@ -72,7 +72,7 @@ def instant_of(moment: datetime, zone: ZoneInfo, *, latest: bool = False) -> flo
 
 
 def _change_between(before: float, after: float, zone: ZoneInfo) -> float:
-    """Return the instant, to the second, at which the offset of `zone` changes."""
+    """Return the unix time, to the second, at which the UTC offset of `zone` changes between `before` and `after`."""
     old = datetime.fromtimestamp(before, zone).utcoffset()
     low, high = math.floor(before), math.ceil(after)
     while high - low > 1:
@@ -82,12 +82,15 @@ def _change_between(before: float, after: float, zone: ZoneInfo) -> float:
 
 
 def _shown_twice(moment: datetime) -> bool:
-    """Return whether clocks in its zone show this local time twice."""
+    """Return whether the local time of `moment` occurs twice in its zone, because clocks are set back."""
     return moment.replace(fold=0).utcoffset() != moment.replace(fold=1).utcoffset()
 
 
 def _zone_name(moment: datetime) -> str:
-    """Return the zone's abbreviation, such as "CEST"; "UTC+04:00" if clocks were set back without changing it."""
+    """Return the abbreviation of the moment's zone, such as "CEST".
+
+    Return "UTC+04:00" or the like if clocks are set back at that time and the abbreviation stays the same.
+    """
     name = moment.tzname() or ""
     if _shown_twice(moment) and moment.replace(fold=0).tzname() == moment.replace(fold=1).tzname():
         return f"UTC{moment.isoformat()[-6:]}"
@@ -143,7 +146,10 @@ def _english(words: str, now: float, local: ZoneInfo) -> datetime | None:
 
 
 def _with_zone(moment: datetime, words: str, now: float, local: ZoneInfo) -> datetime:
-    """Return a moment whose zone the text names. Several zones are called "CST": that of `local` is preferred."""
+    """Return the moment that dateparser found in a text which names a zone, such as "22:00 CST".
+
+    Several zones share an abbreviation like "CST": if the zone `local` has it, the moment is returned in `local`.
+    """
     for fold in (0, 1):
         shown = moment.replace(tzinfo=local, fold=fold)
         if shown.tzname() == moment.tzname():
@@ -158,7 +164,11 @@ def _with_zone(moment: datetime, words: str, now: float, local: ZoneInfo) -> dat
 
 
 def _latest_day(moment: datetime, now: float, local: ZoneInfo) -> datetime:
-    """Return that time of today or yesterday. After clocks were set back, 02:40 may be past although they show 02:10."""
+    """Return the latest occurrence, not after `now`, of the time of day that dateparser put on `moment`'s day.
+
+    dateparser compares local times: after clocks were set back to 02:10, it takes 02:40 for a time to come and returns
+    yesterday's.
+    """
     tomorrow = moment + timedelta(days=1)
     return tomorrow if instant_of(tomorrow, local) <= now else moment
 
@@ -168,7 +178,7 @@ def _is_relative(words: str) -> bool:
 
 
 def load_zone(name: str) -> ZoneInfo:
-    """Return the IANA zone `name`. Raises TimeError if there is none."""
+    """Return the time zone with the IANA name `name`. Raises TimeError if there is none."""
     try:
         return ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError, OSError):
@@ -193,7 +203,7 @@ def _zone_of_link(link: Path) -> str:
 
 
 def local_moment(time: float, zone: tzinfo) -> datetime:
-    """Return the local moment of `time` (unix seconds), clamped to the years that a datetime can hold."""
+    """Return the local date and time of `time` (unix seconds), limited to the years that a datetime can hold."""
     return datetime.fromtimestamp(min(max(time, _FIRST_S), _LAST_S), zone)
 
 
@@ -209,13 +219,13 @@ def format_day(time: float, zone: str) -> str:
 
 
 def format_clock(time: float, zone: str) -> str:
-    """Return the local time of day: "17:04:05"; "02:40:05 CEST" if clocks show it twice."""
+    """Return the local time of day: "17:04:05"; "02:40:05 CEST" if it occurs twice because clocks are set back."""
     moment = local_moment(time, load_zone(zone))
     return f"{moment:%H:%M:%S} {_zone_name(moment)}" if _shown_twice(moment) else f"{moment:%H:%M:%S}"
 
 
 def repeated_hour(times: Iterable[float], zone: str) -> str | None:
-    """Return a note for the reader if clocks in `zone` showed one of `times` twice; else None."""
+    """Return a note for the user if the local time of one of `times` occurs twice in `zone`; else None."""
     local = load_zone(zone)
     for each in times:
         moment = local_moment(each, local)
@@ -228,7 +238,7 @@ def repeated_hour(times: Iterable[float], zone: str) -> str | None:
 
 
 def format_stamp(time: float, zone: str) -> str:
-    """Return local date and time for a file name: "20261122-170405"; "20261025-024005-CEST" if shown twice."""
+    """Return local date and time for a file name: "20261122-170405"; "20261025-024005-CEST" if the time occurs twice."""
     moment = local_moment(time, load_zone(zone))
     name = re.sub(r"\W", "", _zone_name(moment), flags=re.ASCII)
     return f"{moment:%Y%m%d-%H%M%S}" + (f"-{name}" if _shown_twice(moment) else "")

@@ -1,7 +1,7 @@
-"""The walk: run a real agent and print the files that one frame, one question and one alert pass.
+"""Run a real agent, and list the source files that one frame, one question and one alert pass through (a "walk" each).
 
 `python -m agent.walk` prints the three lists; `python -m agent.walk --svg PATH` draws them. The agent runs with the
-built-in model and a temporary data folder; the camera is a video file of a drawn street.
+built-in model and a temporary data folder. Its camera is a video file of a drawn street.
 """
 
 import argparse
@@ -43,7 +43,7 @@ BALL_S = 60.0  # moment at which a yellow ball lies there
 CONDITION = "a yellow ball comes"
 QUESTION = "How many times did a yellow ball come?"
 
-# Beginnings of the names of the agent's tasks and threads that work on each of the three.
+# Beginnings of the names of the agent's tasks and threads that work on a frame, on a question and on an alert.
 FRAME_WORK = ("camera", "encoding", "file", "storage", "pictures", "vision")
 QUESTION_WORK = ("question", "answer", "Task-", "web", "vision", "language")
 ALERT_WORK = ("encoding", "alerts: rules", "alerts: judge", "alerts_", "questions", "vision", "language")
@@ -55,10 +55,10 @@ Walk = list[str]  # product files in order of first entry, such as "memory/store
 
 
 class Recorder:
-    """Records which files of the product are entered, and in which order, while a walk is being recorded.
+    """Records the source files whose functions are called during a walk, in the order of the first call.
 
-    Counts calls of functions, not the resumption of coroutines that were called before the walk began, and only in the
-    tasks and threads that work on what is being walked.
+    Only calls in the tasks and threads named for the walk count. The resumption of a coroutine that was called before
+    the walk does not count.
     """
 
     def __init__(self) -> None:
@@ -69,7 +69,7 @@ class Recorder:
 
     @contextmanager
     def installed(self) -> Iterator[None]:
-        """Watch this thread and all threads started inside the block."""
+        """Context manager: profile this thread and all threads started inside the block, so that walks can be recorded."""
         threading.setprofile(self._profile)
         sys.setprofile(self._profile)
         try:
@@ -80,10 +80,10 @@ class Recorder:
 
     @contextmanager
     def walk(self, only: tuple[str, ...], first: str = "") -> Iterator[Walk]:
-        """Record a walk; the list is filled when it ends.
+        """Context manager: record a walk inside the block. Yields its list, which is filled when the walk ends.
 
-        `only`: beginnings of the names of the tasks and threads that work on it. `first`: the function it begins with;
-        "" begins at once.
+        only: beginnings of the names of the tasks and threads that count. first: qualified name of the function whose
+        call begins the walk; "" begins it at once.
         """
         walk: Walk = []
         self._first, self._only, self._files = first, only, {}
@@ -92,7 +92,7 @@ class Recorder:
         self.stop()
 
     def stop(self) -> None:
-        """End the walk before the end of its block."""
+        """End the current walk, if it has not ended, and fill its list."""
         self._walk += self._files or {}
         self._files = None
 
@@ -119,7 +119,10 @@ class Recorder:
 
 @cache
 def _product_file(code: CodeType) -> str | None:
-    """Return the path of the code's file below the project; None for files of others and for code run at import."""
+    """Return the path, from the project's root, of the file that contains `code`.
+
+    None: the code belongs to a library, to this file, or to a module's top level, which runs at import.
+    """
     path = Path(code.co_filename)
     if code.co_name == "<module>" or not path.is_relative_to(ROOT):
         return None
@@ -129,12 +132,12 @@ def _product_file(code: CodeType) -> str | None:
 
 @cache
 def _entry(code: CodeType) -> int:
-    """Return the offset of the instruction at which a call of this code begins; a resumption has a larger one."""
+    """Return the offset of the instruction at which a call of `code` begins. A resumed coroutine is at a larger offset."""
     return next((each.offset for each in dis.get_instructions(code) if each.opname == "RESUME"), -1)
 
 
 async def record() -> dict[str, Walk]:
-    """Run an agent, show it a street, ask it a question, and return the walk of each of the three."""
+    """Run an agent that watches the drawn street, ask it a question, and return the three walks by title."""
     recorder = Recorder()
     with tempfile.TemporaryDirectory(prefix="vilamp-walk-") as folder, recorder.installed():
         rule = {"condition": CONDITION, "confirm": {"n": 1, "m": 1}}
@@ -157,7 +160,7 @@ async def record() -> dict[str, Walk]:
 
 
 class HeldFile:
-    """A video file as a camera's source that stays open after its last frame, because its end is no part of a walk."""
+    """A source that plays a video file and stays open after the last frame, so that its end is not part of a walk."""
 
     def __init__(self, path: Path, settings: FrameSettings, start: float) -> None:
         self.camera = CAMERA
@@ -179,7 +182,10 @@ class HeldFile:
 
 @asynccontextmanager
 async def showing(agent: Agent, folder: str, moments_s: Sequence[float]) -> AsyncIterator[None]:
-    """Show the camera these moments of the drawn street, one a second; the block begins when they are encoded and judged."""
+    """Context manager: let the camera send pictures of the drawn street at these moments, one picture a second.
+
+    The block begins when all of them are encoded and the rules have judged them.
+    """
     stats = agent.store.stats(CAMERA)
     start = agent.clock() - 90.0 if stats.newest is None else stats.newest + 1.0
     path = Path(folder, f"{stats.frames}.mp4")
@@ -203,17 +209,16 @@ def _film(path: Path, moments_s: Sequence[float]) -> None:
 
 
 async def ask(app: ASGIApp) -> None:
-    """Ask over the HTTP API, inside this process."""
+    """Ask QUESTION over the HTTP API of `app`, without a network connection."""
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://agent", timeout=300) as client:
         body = {"messages": [{"role": "user", "content": QUESTION}]}
         (await client.post("/v1/chat/completions", json=body)).raise_for_status()
 
 
 def grouped(walk: Walk) -> list[tuple[str, list[str]]]:
-    """Return the walk as folders with the files entered there one after the other.
+    """Return the walk as a list of folders, each with the names of the files entered there one after the other.
 
-    Example: ["memory/store.py", "memory/codec.py", "model/merge.py"] -> [("memory", ["store", "codec"]), ("model",
-    ["merge"])].
+    Example: ["memory/store.py", "memory/codec.py", "model/merge.py"] -> [("memory", ["store", "codec"]), ("model", ["merge"])].
     """
     return [
         (folder, [Path(file).stem for file in files])
@@ -222,7 +227,7 @@ def grouped(walk: Walk) -> list[tuple[str, list[str]]]:
 
 
 def as_text(walks: dict[str, Walk]) -> str:
-    """Return the walks as lists, as docs/architecture.md has them."""
+    """Return the walks as Markdown lists, in the form used in docs/architecture.md."""
     blocks = []
     for name, walk in walks.items():
         lines = [f"- `{folder}/` {', '.join(files)}" for folder, files in grouped(walk)]
@@ -235,7 +240,7 @@ def _wrapped(line: str) -> str:
 
 
 def as_svg(walks: dict[str, Walk]) -> str:
-    """Return a picture of the walks, a column each: boxes are folders in order of entry, coloured by part."""
+    """Return an SVG picture with a column for each walk. A box is a folder with its files, coloured by its part of PARTS."""
     parts, height = [], 0
     for column, (name, walk) in enumerate(walks.items()):
         x, y = 10 + column * (WIDTH_PX + 20), 24
@@ -259,7 +264,7 @@ def as_svg(walks: dict[str, Walk]) -> str:
 
 
 def main() -> None:
-    """Print the walks, or write their picture."""
+    """Print the walks, or write their picture if --svg is given."""
     parser = argparse.ArgumentParser(prog="python -m agent.walk", description=__doc__)
     parser.add_argument("--svg", type=Path, help="write a picture to this path instead of printing the lists")
     options = parser.parse_args()

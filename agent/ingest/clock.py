@@ -151,7 +151,7 @@ class WallClock:
 
     @property
     def problem(self) -> str | None:
-        """Why times are uncertain, in words for an operator; None while the clock is fine."""
+        """Why times are uncertain, as text for the operator; None while the clock is fine."""
         if self._wall is not None and self._wall < EARLIEST:
             return "the system clock has not been set: frames have wrong times. Set it, or switch NTP on"
         step_s = self._stamps.step_s
@@ -189,7 +189,7 @@ class Clock:
 
     @property
     def problem(self) -> str | None:
-        """Why times are uncertain, in words for an operator; None while the clock is fine."""
+        """Why times are uncertain, as text for the operator; None while the clock is fine."""
         return self._believed.problem
 
     def read(self) -> Moment:

@@ -1,6 +1,6 @@
 """aiomqtt's client, hardened against brokers that misbehave. Only this file uses private names of aiomqtt and paho.
 
-Checked against aiomqtt 2.5.1 and paho-mqtt 2.2.0; tests/agent/mqtt/test_mqtt_wire.py fails when one of these names is gone.
+Checked against aiomqtt 2.5.1 and paho-mqtt 2.2.0. tests/agent/mqtt/test_mqtt_wire.py fails if one of these names is gone.
 
 Added: a packet that breaks the protocol ends the connection (paho would handle it again and again); the announced length of a
 packet is checked before the packet is stored; every wait ends when the connection ends; the socket is always closed; the
@@ -118,11 +118,7 @@ class _Guarded(paho.Client):
         return data
 
     def _skip(self, packet: dict[str, Any]) -> bytes:
-        """Read a part of a packet that is too large, and discard it.
-
-        Returns b"" when the connection has ended, and otherwise raises BlockingIOError, as if there were nothing to
-        read. Raises ConnectionError at the MAX_SKIPPED-th such packet.
-        """
+        """Discard a part of a packet that is too large. Returns b"" when the connection has ended, else raises an error."""
         data: bytes = super()._sock_recv(min(packet["to_process"], _CHUNK_BYTES))
         if not data:
             return data
