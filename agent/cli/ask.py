@@ -23,7 +23,7 @@ from agent.web.url import parse_place
 from streaming.redact import redact
 
 NUM_LISTED = 12
-NUM_VISITS = 8  # named after an answer
+NUM_VISITS = 8  # most visits printed after an answer
 
 
 def run(args: argparse.Namespace) -> int:
@@ -184,9 +184,11 @@ def best(citations: Sequence[Citation], count: int) -> list[Citation]:
 
 
 def visits_line(visits: Sequence[Visit], zone: str) -> str:
-    """ "Stood out: 14:02:10-14:02:31, 15:30:05-15:30:20": the strongest clear visits in time order; "" without any.
+    """Return a line that lists the clear visits in time order: "Stood out: 14:02:10-14:02:31, 15:30:05-15:30:20".
 
-    Times have their date unless all are of one day. Visits of several cameras have the camera's name.
+    A visit is a stretch of time relevant to the question; a clear one is clearly stronger than the others. At most
+    NUM_VISITS are listed, the strongest. Times have a date unless all are on the same day, and the camera's name if
+    there are several cameras. Without clear visits, return "".
     """
     clear = [visit for visit in visits if visit.is_clear]
     shown = sorted(sorted(clear, key=lambda each: -each.strength)[:NUM_VISITS], key=lambda each: each.start)

@@ -50,15 +50,15 @@ class Citation:
 
 @dataclass(frozen=True, slots=True)
 class Visit:
-    """A stretch of time in which a camera's frames were relevant to the question. Times in unix seconds."""
+    """A stretch of time in which a camera's frames were relevant to the question. Times are unix seconds."""
 
     camera: str
     start: float
     peak: float
     end: float
-    prominence: float  # how far relevance (a cosine) rose
-    strength: float  # the same in units of the camera's noise
-    is_clear: bool  # it stands apart from what else came by
+    prominence: float  # how far relevance (a cosine similarity) rises above the frames around it
+    strength: float  # prominence divided by the noise level of relevance at this camera
+    is_clear: bool  # whether it is clearly stronger than the other visits of its camera
     frame_id: int  # the frame at its peak
 
 

@@ -19,7 +19,7 @@ def citation(evidence: Evidence, url: str) -> Json:
 
 
 def visits_json(visits: Sequence[SeenVisit]) -> list[Json]:
-    """The field `visits` of an answer and of a timeline."""
+    """Return the JSON field `visits` of an answer or of a timeline."""
     return [asdict(visit) for visit in visits]
 
 
