@@ -40,15 +40,15 @@ class ClockTree:
         return _BEGINNING.fullmatch(self._text(tokens)) is not None
 
     def is_clock(self, tokens: Sequence[int]) -> bool:
-        """Return whether these tokens can only be a clock time or its beginning, as 12:34 is."""
+        """Return whether these tokens can only be the beginning of a clock time, as 12:34 is."""
         return _CLOCK.fullmatch(self._text(tokens)) is not None
 
     def _text(self, tokens: Sequence[int]) -> str:
         return "".join(self.symbols.get(token, " ") for token in tokens)
 
     def log_likelihoods(self, log_odds: Tensor) -> Tensor:
-        """Return the log-likelihood of each text, (texts,). log_odds (T,): log-likelihood of each token given its
-        ancestors.
+        """Return the log-likelihood of each text, (texts,). log_odds (T,): log-likelihood of each token after its
+        parent.
         """
         return torch.where(self.visible, log_odds, 0.0).sum(1)[list(self.ends)]
 
@@ -70,8 +70,8 @@ def clock_tree(clocks: Iterable[str], encode: Callable[[str], list[int]]) -> Clo
 
 
 def tree_of(texts: Sequence[tuple[int, ...]], symbols: Mapping[int, str]) -> ClockTree:
-    """Return the tree of these token lists, with common beginnings shared: (1, 2), (1, 3) -> tokens 1, 2, 3, parents
-    -1, 0, 0.
+    """Return the tree of these token lists. Shares common beginnings: (1, 2), (1, 3) -> tokens 1, 2, 3, parents -1, 0,
+    0.
     """
     nodes: dict[tuple[int, ...], int] = {}
     parents: list[int] = []

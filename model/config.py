@@ -24,9 +24,7 @@ TEXT_RESERVE_TOKENS = 1024
 
 
 class ConfigError(ValueError):
-    """Raised for a checkpoint whose configuration contradicts itself or needs something that this program does not
-    support.
-    """
+    """Raised if a checkpoint's configuration contradicts itself or needs something that this program does not support."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +49,7 @@ class TowerSizes:
 
 @dataclass(frozen=True, slots=True)
 class ImageConfig:
-    """The square input picture of a tower: side and patch side in pixels, and the mean and deviation used to normalise
-    it.
-    """
+    """The square input picture of a tower: side and patch side in pixels, mean and deviation for normalising it."""
 
     image_size: int
     patch_size: int
@@ -77,9 +73,7 @@ CLIP_STATISTICS = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258,
 
 @dataclass(frozen=True, slots=True)
 class VisionConfig:
-    """Sizes of the SigLIP tower. As in the published model, the last of its `tower.num_hidden_layers` layers is not
-    used.
-    """
+    """Sizes of the SigLIP tower. As in the published model, the last of its num_hidden_layers layers is not used."""
 
     tower: TowerSizes
     image: ImageConfig
@@ -91,8 +85,8 @@ class VisionConfig:
 
 @dataclass(frozen=True, slots=True)
 class DualEncoderConfig:
-    """Sizes of the CLIP image and text towers, which measure relevance. Both end in a vector of projection_dim (D)
-    numbers.
+    """Sizes of CLIP's image and text towers, which measure relevance. Both end in a vector of length projection_dim
+    (D).
     """
 
     vision: TowerSizes
@@ -254,9 +248,7 @@ class ModelConfig:
 
     @property
     def patch_width(self) -> int:
-        """Length of a stored patch vector: the width C of the vision tower, or H if the projector's hidden layer is
-        stored instead.
-        """
+        """Length of a stored patch: the vision tower's width C, or H if the projector's hidden layer is stored."""
         return self.vision.tower.hidden_size if self.live.patch_features == "vision" else self.language.hidden_size
 
     @property
@@ -299,8 +291,6 @@ def require_positive(settings: object, *names: str) -> None:
 
 
 def require_one_of(name: str, value: object, allowed: Any) -> None:
-    """Raise ConfigError if `value` is not one of the values of the Literal type `allowed`. `name` is used in the
-    message.
-    """
+    """Raise ConfigError if `value` is no value of the Literal type `allowed`. `name` is used in the message."""
     if value not in get_args(allowed):
         raise ConfigError(f"{name} is {value!r}; it can be {', '.join(map(repr, get_args(allowed)))}")

@@ -1,5 +1,4 @@
-"""What the model returns to its callers: features of frames and questions, a description of itself, a question's
-context.
+"""The model's results: features of frames and questions, a description of itself, and the context of one question.
 
 Everything is numpy except the tensors in `VisualContext`, which only the model uses. This file does not know networks.
 
@@ -137,9 +136,7 @@ class VisualContext:
 
 
 def best_keyframes(keyframes: Keyframes, most: int) -> Keyframes:
-    """Return the best `most` keyframes: kind "recent" before "relevant" before "filling", then by score, then the
-    earlier one.
-    """
+    """Return the best `most` keyframes: by kind ("recent", "relevant", "filling"), then by score, then the earlier."""
     if len(keyframes.rows) <= most:
         return keyframes
     rank = {"recent": 0, "relevant": 1, "filling": 2}
@@ -151,11 +148,11 @@ def best_keyframes(keyframes: Keyframes, most: int) -> Keyframes:
 def neighbour_change(
     source: PatchSource, rows: np.ndarray, group_sizes: Sequence[int], block: int = 1024
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Compare each of these rows (non-keyframes) with the row before it. Return (change, may_join), each (F,) for F
-    rows.
+    """Compare each of these F rows (non-keyframes) with the row before it. Return (change, may_join), each (F,).
 
     change, float32: one minus the cosine of the two embeddings. may_join, bool: whether the frame may share a token
-    with the one before it, which must be among `rows`, adjacent and in the same group. `block`: rows compared at once.
+    with the one before it, which must be among `rows`, adjacent and in the same group (camera). block: rows compared at
+    once.
     """
     change = np.ones(len(rows), np.float32)
     may_join = np.zeros(len(rows), bool)
@@ -169,9 +166,7 @@ def neighbour_change(
 
 
 def mean_of_runs(tokens: Tensor, runs: np.ndarray) -> Tensor:
-    """Return the mean token of each run, (number of runs, H). tokens (F, H); runs (F,): number of each token's run,
-    rising from 0.
-    """
+    """Return the mean token of each run, (runs, H). tokens (F, H); runs (F,): each token's run number, rising from 0."""
     if not len(runs) or int(runs[-1]) + 1 == len(runs):
         return tokens
     index = torch.from_numpy(runs)

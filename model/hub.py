@@ -44,9 +44,7 @@ def resolve(name: str) -> Path:
 
 
 def is_hub_id(name: str) -> bool:
-    """Return whether `name` has the form "org/name". Names with more parts or a leading dot, slash or tilde are
-    folders.
-    """
+    """Return whether `name` has the form "org/name". More parts, a leading dot, slash or tilde mean a folder."""
     return _HUB_ID.fullmatch(name) is not None
 
 
@@ -104,9 +102,7 @@ def _download(name: str, patterns: tuple[str, ...]) -> Path:
 
 
 def _is_complete(folder: Path, *, weights: bool) -> bool:
-    """Return whether the folder has config.json and, with `weights`, every weight file. An interrupted download has
-    not.
-    """
+    """Return whether config.json is there and, with `weights`, every weight file, as after a complete download."""
     if not (folder / "config.json").is_file():
         return False
     index = folder / "model.safetensors.index.json"

@@ -28,9 +28,7 @@ PUBLISHED_PREFIXES = (
 
 
 class VisionTower(nn.Module):
-    """SigLIP without its last layer. `post_layernorm` exists only because checkpoint files contain it; it is never
-    applied.
-    """
+    """SigLIP without its last layer. `post_layernorm` is never applied, but checkpoint files contain it."""
 
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()

@@ -34,9 +34,7 @@ _TOWER = "model.vision_tower.vision_tower."
 
 
 def from_onevision(config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return (config.json, the vision tower's config.json) with the published keys. Raises ConfigError for unsupported
-    variants.
-    """
+    """Return (config.json, vision tower's config.json) with the published keys. Raises ConfigError if not supported."""
     text, vision = config.get("text_config", {}), config.get("vision_config", {})
     if text.get("model_type", "qwen2") != "qwen2" or vision.get("model_type") != "siglip_vision_model":
         raise ConfigError("this llava_onevision checkpoint is not SigLIP + Qwen2, which is what can be read")

@@ -60,7 +60,7 @@ def side_during_stay(
 
 
 def side_of(presences: NDArray[np.float32]) -> str:
-    """Say where the thing was or how it moved, e.g. "on the left of the picture", "from the left to the right of the
+    """Say where the thing was or how it moved: "on the left of the picture", "from the left to the right of the
     picture".
     """
     sides = [SIDES[min(2, int(centre * 3))] for centre in centres(presences)]

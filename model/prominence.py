@@ -67,8 +67,7 @@ def find_peaks(signal: NDArray[np.floating], starts: Int64 | None = None, *, lea
 
 
 def _candidates(signal: NDArray[np.floating], starts: Int64, least: float) -> Int64:
-    """Return rows (c,), rising, that include every peak with a prominence of at least `least` and the peaks that bound
-    these.
+    """Return rows (c,), rising, with every peak of a prominence of at least `least`, and the peaks that bound these.
 
     The signal is cut into short blocks of rows. Where it varies by less than `least` within a block, only the highest
     row of the block is kept. A lower peak there cannot be prominent enough, because the signal falls by less than

@@ -18,9 +18,7 @@ Role = Literal["keyframe", "merged", "newline", "timestamp"]
 
 
 def prompt_text(question: str, system_prompt: str) -> str:
-    """Return the prompt in the published chat format, with "<image>" in place of the visual tokens. The answer follows
-    it.
-    """
+    """Return the prompt in the published chat format, with "<image>" for the visual tokens. The answer follows it."""
     return (
         f"<|im_start|>system\n{system_prompt}<|im_end|>\n"
         f"<|im_start|>user\n{IMAGE_MARK}\n{question}<|im_end|>\n<|im_start|>assistant\n"
@@ -47,9 +45,7 @@ def relevance_mark(score: float) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """One piece of the visual block, num_tokens long. index: the number of the keyframe, or of the run of merged
-    frames.
-    """
+    """One piece of the visual block, num_tokens long. index: number of the keyframe or of the run of merged frames."""
 
     role: Role
     index: int
@@ -107,9 +103,7 @@ def share_tokens(change: np.ndarray, may_join: np.ndarray, budget: int) -> np.nd
 
 
 def bit_reversed(count: int) -> np.ndarray:
-    """Return each index with its bits in reverse order, (count,): 4 -> [0, 2, 1, 3]. The positions of the lowest are
-    evenly spread.
-    """
+    """Return each index with its bits in reverse order, (count,): 4 -> [0, 2, 1, 3]. Used to spread cuts evenly."""
     bits = max(1, (count - 1).bit_length())
     index = np.arange(count)
     reverse = np.zeros(count, np.int64)

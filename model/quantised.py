@@ -19,9 +19,7 @@ INSTALL = "pip install 'vilamp-live[quantized]'"
 
 
 def require_4bit(device: str | torch.device) -> Any:
-    """Return the bitsandbytes module. Raises ConfigError, saying why, if this device cannot run a language model in 4
-    bits.
-    """
+    """Return the bitsandbytes module. Raises ConfigError if this device cannot run a language model in 4 bits."""
     if torch.device(device).type != "cuda":
         raise ConfigError(f"language_4bit needs a CUDA device, not {str(device)!r}: set device: cuda, or leave it out")
     return load_library()

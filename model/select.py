@@ -88,19 +88,19 @@ class ArrayCandidates:
         return len(self._scores)
 
     def top(self, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """See Candidates."""
+        """Return the k most relevant rows (k,) and their scores (k,) float32, by falling score, ties by lower row."""
         if self._order is None:
             self._order = np.argsort(-self._scores, kind="stable")
         rows = self._order[:k]
         return rows, self._scores[rows]
 
     def scores(self, rows: np.ndarray) -> np.ndarray:
-        """See Candidates."""
+        """Return the cosine of each of these rows with the question, (n,) float32."""
         scores: np.ndarray = self._scores[rows]
         return scores
 
     def embeddings(self, rows: np.ndarray) -> np.ndarray:
-        """See Candidates."""
+        """Return the normalised embeddings of these rows, (n, D) float32."""
         return self._embeddings[rows]
 
 
@@ -132,17 +132,17 @@ class QueryCandidates:
         return self._frames.num_frames
 
     def top(self, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """See Candidates. The window itself does the ranking."""
+        """Return the k most relevant rows (k,) and their scores (k,) float32, as the window ranks them."""
         return self._frames.top(self._query, k)
 
     def scores(self, rows: np.ndarray) -> np.ndarray:
-        """See Candidates. Computed from each row alone, as in `top`, so that both give exactly the same numbers."""
+        """Return the cosine of each row with the question, (n,), computed row by row: exactly the scores of `top`."""
         unit = self._last[1] if self._last and self._last[0] is rows else self._frames.embeddings(rows)
         scores: np.ndarray = np.vecdot(unit, self._query)
         return scores
 
     def embeddings(self, rows: np.ndarray) -> np.ndarray:
-        """See Candidates."""
+        """Return the normalised embeddings of these rows, (n, D) float32."""
         self._last = rows, self._frames.embeddings(rows)
         return self._last[1]
 
@@ -174,7 +174,7 @@ class EmbeddingRedundancy:
         self._taken_norms: list[np.float32] = []
 
     def open(self, rows: np.ndarray) -> np.ndarray:
-        """See Redundancy."""
+        """Make `rows` the current block. Return the largest similarity of each to a selected frame, (n,), or -inf."""
         self._block = np.asarray(self._candidates.embeddings(rows), np.float32)
         self._norms = np.ones(len(rows), np.float32)
         if self._background is not None:
@@ -186,7 +186,7 @@ class EmbeddingRedundancy:
         return closest
 
     def take(self, position: int) -> np.ndarray:
-        """See Redundancy."""
+        """Select the frame at `position` in the block. Return the similarity of each row of the block to it, (n,)."""
         taken = self._block[position].copy()
         self._taken.append(taken)
         self._taken_norms.append(self._norms[position])

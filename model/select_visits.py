@@ -94,8 +94,7 @@ def _guarantee(
     minimum: int,
     num_keyframes: int,
 ) -> None:
-    """Choose frames of each camera until it has `minimum` (or all of its frames): first peaks by strength, then by
-    relevance.
+    """Choose frames of each camera until it has `minimum` or all of its frames: peaks first, then by relevance.
 
     chosen: the row of each chosen frame with why it was chosen; it is added to.
     """
@@ -116,9 +115,7 @@ def _show_changes(
     tau: float,
     num_keyframes: int,
 ) -> None:
-    """Add frames of the visits to `chosen` by the paper's rule: by falling relevance, if unlike every frame chosen so
-    far.
-    """
+    """Add frames of the visits to `chosen` by the paper's rule: by falling relevance, if unlike all chosen so far."""
     taken = np.array(sorted(chosen), np.int64)
     redundancy.open(taken)
     for place in range(len(taken)):

@@ -23,9 +23,7 @@ USABLE = 0.92
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How a checkpoint is run: device, precision of the weights, storage type of patches, and 4-bit language model or
-    not.
-    """
+    """How a checkpoint is run: device, precision, storage type of patches, language model in 4 bits or not."""
 
     device: str = "cpu"
     dtype: str = "float32"
@@ -72,9 +70,7 @@ def parameters(config: ModelConfig) -> dict[str, int]:
 
 
 def weight_bytes(config: ModelConfig, counts: dict[str, int], plan: Plan) -> dict[str, int]:
-    """Return the bytes of the weights by part. In 4 bits, the language model's embedding and output matrix keep their
-    precision.
-    """
+    """Return the bytes of the weights by part. 4-bit language models keep their embedding and output matrix as it is."""
     sizes = {title: count * BYTES[plan.dtype] for title, count in counts.items()}
     if plan.language_4bit:
         language = config.language

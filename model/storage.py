@@ -21,9 +21,7 @@ INT8_MAX = 127
 
 
 def num_scalars(dtype: np.dtype) -> int:
-    """Return the number of scalar columns stored beside patches of this type: 3, or 4 including the scale of 8-bit
-    patches.
-    """
+    """Return the number of scalar columns stored with patches of this type: 3, or 4 with the scale of 8-bit patches."""
     return NUM_SCALARS + int(dtype == np.int8)
 
 
@@ -43,9 +41,7 @@ def pack(values: np.ndarray, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
 
 
 def unpack(patches: Tensor, scalars: Tensor) -> Tensor:
-    """Return the values (..., C) of stored patches (..., C), given their scalars (..., 3 or 4). Float patches are
-    unchanged.
-    """
+    """Return the values (..., C) of stored patches (..., C). scalars (..., 3 or 4). Float patches are unchanged."""
     if patches.dtype != torch.int8:
         return patches
     return patches.float() * scalars[..., SCALE:]

@@ -33,9 +33,7 @@ class LanguageTokenizer:
         return list(self.backend.encode(text, add_special_tokens=False).ids)
 
     def encode_prompt(self, prompt: str) -> list[int]:
-        """Return the ids of a prompt, with IMAGE_TOKEN_ID for each "<image>": "a<image>b" -> [*ids("a"), -200,
-        *ids("b")].
-        """
+        """Return the ids of a prompt, IMAGE_TOKEN_ID for "<image>": "a<image>b" -> [*ids("a"), -200, *ids("b")]."""
         ids: list[int] = []
         for index, part in enumerate(prompt.split(IMAGE_MARK)):
             ids += ([IMAGE_TOKEN_ID] if index else []) + self.encode(part)
@@ -46,9 +44,7 @@ class LanguageTokenizer:
         return str(self.backend.decode(list(ids), skip_special_tokens=True))
 
     def without_markers(self, text: str) -> str:
-        """Return the text with every chat marker in it broken up, so that a user's question cannot end its own chat
-        turn.
-        """
+        """Return the text with its chat markers broken up, so that a user's question cannot end its own chat turn."""
         for mark in (IMAGE_MARK, *(token.content for token in self.backend.get_added_tokens_decoder().values())):
             text = text.replace(mark, f"{mark[0]} {mark[1:]}")
         return text

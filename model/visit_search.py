@@ -33,9 +33,7 @@ NEAR = 0.6  # frames are similar if they are at least this share of the way from
 
 @dataclass(frozen=True, slots=True)
 class Visit:
-    """One visit of the thing. first, last: its rows, estimated by relevance; best: its most relevant frame checked to
-    show it.
-    """
+    """One visit of the thing. first, last: its estimated rows; best: its most relevant row checked to show the thing."""
 
     first: int
     last: int
@@ -201,8 +199,8 @@ class VisitSearch:
         )
 
     def _between(self) -> int | None:
-        """Return the next row to check between two visits of one camera, to find out whether they are one; None if none
-        is left.
+        """Return the next row to check between two visits of one camera, to find out whether they are one; None: none
+        left.
         """
         for before, after in pairwise(self._visits):
             group = self._group_of(before.last)

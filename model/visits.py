@@ -30,7 +30,7 @@ CLEAR_STEP = 1.5
 CLEAR_SHARE = 0.4
 MIN_STRENGTH = 7.0
 _NOISE_PEAKS = 64  # peaks so weak that more than this many are expected by chance are not searched for
-_SAMPLED = 1 << 16  # about the most frames used to estimate noise
+_SAMPLED = 1 << 16  # longer histories are thinned to about this many frames to estimate noise and medians
 _NORMAL = NormalDist()
 _MAD = _NORMAL.inv_cdf(0.75)  # median of |x| for x of variance 1
 _QUIET = 0.25  # this quantile of a camera's relevance is its level when nothing relevant is visible
@@ -77,8 +77,8 @@ def rank_peaks(relevance: Signal, times: Float64, group_sizes: Sequence[int]) ->
     relevance (N,); times (N,): unix seconds; group_sizes: number of frames of each camera, in row order.
 
     The highest peak of a segment (a stretch without a gap) has no higher peak to bound it. Its prominence is its height
-    above the segment's minimum or above the camera's quiet level, whichever is lower. So something that is in view
-    during a whole segment gives a peak, too.
+    above the segment's minimum or above the lower quartile of the camera's relevance, whichever is lower. So something
+    that is in view during a whole segment gives a peak, too.
     """
     found = [_peaks_of(camera, *part) for camera, part in enumerate(_by_camera(relevance, times, group_sizes))]
     if not found:
@@ -189,19 +189,17 @@ def noise_of(signal: Signal, starts: Int64) -> float:
 
 
 def chance_of(strength: float, num_frames: int) -> float:
-    """Return the expected number of peaks of at least `strength` standard deviations in `num_frames` frames of Gaussian
-    noise.
+    """Return the expected number of peaks of at least this strength in `num_frames` frames of Gaussian noise.
 
-    This is an upper bound: of two values that far apart, at least one is half as far from the mean. The measured number
-    is 0.78 to 0.9 of it for strengths from 6 to 9.
+    This is an upper bound. `strength` is in standard deviations of the noise. A peak that high above its base means two
+    values that far apart, of which at least one is half as far from the mean. Measured, 0.78 to 0.9 of the bound occur
+    for strengths from 6 to 9.
     """
     return num_frames * erfc(strength / 2 / sqrt(2)) / 2
 
 
 def strength_of(chance: float, num_frames: int) -> float:
-    """Return the strength that `chance` peaks are expected to reach, the inverse of `chance_of`; 0 if more are
-    expected.
-    """
+    """Return the strength that `chance` peaks are expected to reach (inverse of `chance_of`); 0 if more are expected."""
     return -2 * _NORMAL.inv_cdf(min(0.5, chance / max(1, num_frames)))
 
 
@@ -236,9 +234,7 @@ def _by_camera(relevance: Signal, times: Float64, group_sizes: Sequence[int]) ->
 
 
 def _bounds(signal: Signal, starts: Int64, rows: Int64) -> list[tuple[int, int]]:
-    """Return for each peak the first row that can be part of its visit, and the row after the last one. rows: of peaks,
-    rising.
-    """
+    """Return for each peak the first row that its visit can have, and the row after the last. rows: the peaks', rising."""
     segments = np.searchsorted(starts, rows, side="right") - 1
     ends = np.append(starts[1:], len(signal))
     bounds = [[int(starts[segment]), int(ends[segment])] for segment in segments]

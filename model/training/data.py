@@ -220,8 +220,8 @@ def labels_at(scene: Scene, times: Sequence[float]) -> Tensor:
 def glimpses(rng: np.random.Generator) -> History:
     """Return a history of GLIMPSES glimpses, one after another, each with a question about what is visible at its end.
 
-    The spans of a question are seconds of its own scene, not of this history, so only questions about the present are
-    used.
+    A glimpse is a few frames of some scene. The spans of a question are seconds of its own scene, not of this history,
+    so only questions about the present are used.
     """
     images: list[np.ndarray] = []
     windows: list[Window] = []

@@ -49,7 +49,7 @@ class HistoryShelf:
         self.received = 0
 
     def add(self, history: History) -> None:
-        """Append a history."""
+        """Append a history; drop the oldest if there are more than `capacity`."""
         self.waiting.append(history)
         self.received += 1
 

@@ -32,7 +32,7 @@ def _shape(tensors: dict[str, Tensor], name: str) -> torch.Size | None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command line. Return the exit status."""
+    """Mix two checkpoints as the command line says. Return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("before", type=Path, help="checkpoint folder")
     parser.add_argument("after", type=Path, help="the same, trained on")

@@ -70,8 +70,10 @@ class Pointing:
         return torch.cat([self.network.embed_texts(chunk).float() for chunk in chunks])
 
     def loss(self) -> Pointed:
-        """Return the loss for two kinds of frames: frames with a text that names something in view, and any frames with
-        any texts.
+        """Return a loss that moves the merging weights to the patches showing what a text names.
+
+        It covers frames with a text that names something in view, and any frames with random texts, which mostly name
+        nothing there.
         """
         rows = self.rng.integers(self.store.filled, size=4 * self.size)
         shows = (self.store.labels[torch.from_numpy(rows), 0] >= 0).any(1).numpy()

@@ -289,8 +289,9 @@ def take_in(network: VilampNetwork, shelf: HistoryShelf, store: FeatureStore, de
 
 
 def next_items(trainer: AnswerTrainer, store: FeatureStore, share: float) -> list[Any]:
-    """Return the questions of the next step, about windows of similar length, of the lengths in use after `share` of
-    the stage.
+    """Return the questions of the next step, about windows of similar length.
+
+    share: the part of the stage's time that has passed, which decides how long windows may be.
     """
     open_classes = [c for c in LENGTHS if share >= c[3]]
     for _ in range(20):

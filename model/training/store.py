@@ -26,8 +26,7 @@ FAMILY_WEIGHTS = {
 
 @dataclass(frozen=True)
 class Item:
-    """One question about `count` rows of the store from row `first` on, which are frames start, start + 1, ... of a
-    history.
+    """One question about `count` rows of the store from `first` on: frames start, start + 1, ... of a history.
 
     interval_s: seconds between frames as the clock shows them, which may differ from the one second of the drawn world.
     """
@@ -66,7 +65,7 @@ class FeatureStore:
         return len(self._histories)
 
     def place(self, count: int) -> int:
-        """Free `count` consecutive rows and return the first."""
+        """Free `count` consecutive rows, dropping the oldest histories there, and return the first row."""
         first = self._next if self._next + count <= self.capacity else 0
         while self._histories and self._overlaps(self._histories[0], first, count):
             gone, _, windows = self._histories.popleft()

@@ -95,9 +95,7 @@ def _words(text: str) -> list[str]:
 
 
 def majority_accuracy(asked: Sequence[Question]) -> dict[str, float]:
-    """Return, by family and for "all", the accuracy of always giving the family's most frequent answer to these
-    questions.
-    """
+    """Return the accuracy, by family and for "all", of always giving a family's most frequent answer."""
     groups: dict[str, list[Question]] = defaultdict(list)
     for question in asked:
         groups[question.family].append(question)
@@ -106,11 +104,10 @@ def majority_accuracy(asked: Sequence[Question]) -> dict[str, float]:
 
 
 def question_only_guess(known: Sequence[Question], asked: Sequence[Question]) -> dict[str, float]:
-    """Return, by family and for "all", the accuracy on `asked` of guessing from the question's words, without the
-    video.
+    """Return the accuracy, by family and for "all", of guessing from the question's words without the video.
 
     Three guessers learn the most frequent answer from `known`: by family; by family and kind of thing; by family, kind
-    and colour. The best of the three counts.
+    and colour. They answer `asked`; the best of the three counts.
     """
     best: dict[str, float] = {}
     counts = Counter(question.family for question in asked)

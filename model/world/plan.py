@@ -109,7 +109,7 @@ def plan_camera(rng: np.random.Generator, layout: Layout, duration_s: float) -> 
 
 
 def choose_combos(rng: np.random.Generator, count: int, doors: tuple[DoorFixture, ...]) -> list[tuple[str, str]]:
-    """Return (kind, colour) of each visit: mostly new, often like an earlier one in kind or colour, some up to four
+    """Return (kind, colour) of each visit: mostly new, often like an earlier one in one of the two, some up to four
     times.
     """
     fresh = [(kind, colour) for kind in MOVERS for colour in COLOURS]
