@@ -165,9 +165,7 @@ def read_config(folder: Path, overwrite: Mapping[str, Any] | None = None) -> Mod
 
 
 def find_tower(folder: Path, name: str, what: str) -> Path:
-    """Return the folder of a tower's configuration: inside the checkpoint, beside it, at a path of its own, or in the
-    cache.
-    """
+    """Return the folder of a tower's configuration: in the checkpoint, beside it, at its own path, or in the cache."""
     places = [folder / name, folder.parent / name, folder / Path(name).name, folder.parent / Path(name).name]
     for place in places:
         if (place / "config.json").is_file():
@@ -264,9 +262,7 @@ def _cut_vocabulary(own: str, tensor: Tensor, expected: Tensor) -> Tensor:
 
 
 def _fresh_buffer(module: nn.Module, name: str, buffer: Tensor) -> Tensor:
-    """Compute the value of a buffer that transformers sets when it builds a module, which has no effect on the meta
-    device.
-    """
+    """Compute the value of a buffer that transformers computes when building a module, except on the meta device."""
     if name == "position_ids":
         return torch.arange(buffer.shape[-1]).expand(1, -1)
     if name in ("inv_freq", "original_inv_freq"):

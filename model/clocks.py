@@ -47,9 +47,7 @@ class ClockTree:
         return "".join(self.symbols.get(token, " ") for token in tokens)
 
     def log_likelihoods(self, log_odds: Tensor) -> Tensor:
-        """Return the log-likelihood of each text, (texts,). log_odds (T,): log-likelihood of each token after its
-        parent.
-        """
+        """Return the log-likelihood of each text, (texts,). log_odds (T,): of each token after its parent."""
         return torch.where(self.visible, log_odds, 0.0).sum(1)[list(self.ends)]
 
 
@@ -70,9 +68,7 @@ def clock_tree(clocks: Iterable[str], encode: Callable[[str], list[int]]) -> Clo
 
 
 def tree_of(texts: Sequence[tuple[int, ...]], symbols: Mapping[int, str]) -> ClockTree:
-    """Return the tree of these token lists. Shares common beginnings: (1, 2), (1, 3) -> tokens 1, 2, 3, parents -1, 0,
-    0.
-    """
+    """Return the tree of these token lists: (1, 2), (1, 3) share 1 -> tokens 1, 2, 3 with parents -1, 0, 0."""
     nodes: dict[tuple[int, ...], int] = {}
     parents: list[int] = []
     for text in texts:

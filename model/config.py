@@ -24,7 +24,7 @@ TEXT_RESERVE_TOKENS = 1024
 
 
 class ConfigError(ValueError):
-    """Raised if a checkpoint's configuration contradicts itself or needs something that this program does not support."""
+    """Raised if a checkpoint's configuration contradicts itself or needs something that is not supported."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,9 +85,7 @@ class VisionConfig:
 
 @dataclass(frozen=True, slots=True)
 class DualEncoderConfig:
-    """Sizes of CLIP's image and text towers, which measure relevance. Both end in a vector of length projection_dim
-    (D).
-    """
+    """Sizes of CLIP's image and text towers, which measure relevance. Both end in a vector of projection_dim (D)."""
 
     vision: TowerSizes
     text: TowerSizes

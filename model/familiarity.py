@@ -67,14 +67,12 @@ class Familiarity:
         return scores
 
     def is_foreign(self, scores: np.ndarray) -> bool:
-        """Return whether pictures of one camera are foreign. Their median score decides, so that one odd picture
-        cannot.
-        """
+        """Return whether pictures of one camera are foreign. The median score decides, so one odd picture cannot."""
         return len(scores) > 0 and float(np.median(scores)) > float(self.limit[0])
 
 
 def read_familiarity(folder: Path, patch_width: int) -> Familiarity | None:
-    """Read a checkpoint's classifier; None if it has none. Raises ConfigError if the file is damaged or does not fit."""
+    """Read a checkpoint's classifier; None if it has none. Raises ConfigError if the file is damaged or of another."""
     path = folder / FILE_NAME
     if not path.is_file():
         return None

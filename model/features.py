@@ -166,7 +166,7 @@ def neighbour_change(
 
 
 def mean_of_runs(tokens: Tensor, runs: np.ndarray) -> Tensor:
-    """Return the mean token of each run, (runs, H). tokens (F, H); runs (F,): each token's run number, rising from 0."""
+    """Return the mean token of each run, (runs, H). tokens (F, H); runs (F,): each token's run, rising from 0."""
     if not len(runs) or int(runs[-1]) + 1 == len(runs):
         return tokens
     index = torch.from_numpy(runs)

@@ -36,9 +36,7 @@ class Decoding:
 
     @torch.inference_mode()
     def prefill(self, embeddings: Tensor) -> Tensor:
-        """Process a prompt's embeddings (L, H). Return the logits (V,) float32 of its last position, the only ones
-        computed.
-        """
+        """Process a prompt's embeddings (L, H). Return the logits (V,) float32 after its last position."""
         known = 0 if self._prompt is None else _num_alike(self._prompt, embeddings[:-1])
         self.rewind(self._cache.get_seq_length() - known)
         self._prompt = embeddings

@@ -92,9 +92,7 @@ class StoredFrame(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Merged:
-    """Result of `merge`: rows (F,) and tokens (F, H) of merged frames, pooled keyframes (K, M', H), weights (F, M) if
-    kept.
-    """
+    """rows (F,), tokens (F, H): the merged frames; keyframes (K, M', H): pooled; weights (F, M), if requested."""
 
     rows: np.ndarray
     tokens: Tensor
@@ -118,9 +116,7 @@ class Merger:
         pointing: Mapping[str, float] | None = None,
         chunk_bytes: int | None = None,
     ) -> None:
-        """temperature: of the softmax over patches, for experiments; None: the trained one, or merge_alpha if
-        untrained.
-        """
+        """temperature: of the softmax over patches, for experiments; None: the trained one, else `merge_alpha`."""
         self._network = network
         self._composer = composer
         self._patch_features = patch_features

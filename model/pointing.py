@@ -60,9 +60,7 @@ def side_during_stay(
 
 
 def side_of(presences: NDArray[np.float32]) -> str:
-    """Say where the thing was or how it moved: "on the left of the picture", "from the left to the right of the
-    picture".
-    """
+    """Say where the thing was, "on the left of the picture", or how it moved, "from the left to the right of ..."."""
     sides = [SIDES[min(2, int(centre * 3))] for centre in centres(presences)]
     [(most, count)] = Counter(sides).most_common(1)
     if count < STANDS * len(sides) and sides[0] != sides[-1]:

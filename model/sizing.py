@@ -70,7 +70,7 @@ def parameters(config: ModelConfig) -> dict[str, int]:
 
 
 def weight_bytes(config: ModelConfig, counts: dict[str, int], plan: Plan) -> dict[str, int]:
-    """Return the bytes of the weights by part. 4-bit language models keep their embedding and output matrix as it is."""
+    """Return the bytes of the weights by part. In 4 bits, embedding and output matrix keep their precision."""
     sizes = {title: count * BYTES[plan.dtype] for title, count in counts.items()}
     if plan.language_4bit:
         language = config.language

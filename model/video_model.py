@@ -1,10 +1,8 @@
-"""The model as the rest of the program uses it: pictures and questions in; features, a context and an answer's text
-out.
+"""The model as the rest of the program uses it, from pictures and questions to the text of an answer.
 
 In this order: encode (each frame once, when it arrives), embed_text, [keyframe selection, elsewhere], build_context,
 stream. Arguments and results are numpy, torch is used inside. Threads may encode and answer at the same time, as
-nothing here changes after loading. This file does not know cameras, clocks, the memory's files, or where frames come
-from.
+nothing here changes after loading. This file does not know cameras, the memory's files, or where frames come from.
 """
 
 import re
@@ -346,9 +344,7 @@ class VideoModel:
         return re.sub(r"\w+", lambda word: spelling.get(word[0], word[0]), text) if spelling else text
 
     def _timestamp_ids(self, keyframes: Keyframes, clocks: Sequence[str]) -> list[list[int]]:
-        """Return the token ids before each keyframe: its clock time, with a relevance mark if the model was trained
-        with it.
-        """
+        """Return the token ids before each keyframe: its clock time, after a relevance mark if the model uses marks."""
         marks = [relevance_mark(float(score)) if self.config.live.relevance_marks else "" for score in keyframes.scores]
         return [self.tokenizer.encode(timestamp_text(clock, mark)) for clock, mark in zip(clocks, marks, strict=False)]
 

@@ -33,7 +33,7 @@ NEAR = 0.6  # frames are similar if they are at least this share of the way from
 
 @dataclass(frozen=True, slots=True)
 class Visit:
-    """One visit of the thing. first, last: its estimated rows; best: its most relevant row checked to show the thing."""
+    """One visit of the thing. first, last: its estimated rows; best: its most relevant row known to show the thing."""
 
     first: int
     last: int
@@ -199,9 +199,7 @@ class VisitSearch:
         )
 
     def _between(self) -> int | None:
-        """Return the next row to check between two visits of one camera, to find out whether they are one; None: none
-        left.
-        """
+        """Return the next row to check between two visits of one camera, to find out whether they are one, or None."""
         for before, after in pairwise(self._visits):
             group = self._group_of(before.last)
             # The next visit is of another camera, or there is no frame between the two.

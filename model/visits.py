@@ -199,7 +199,7 @@ def chance_of(strength: float, num_frames: int) -> float:
 
 
 def strength_of(chance: float, num_frames: int) -> float:
-    """Return the strength that `chance` peaks are expected to reach (inverse of `chance_of`); 0 if more are expected."""
+    """Return the strength that `chance` peaks are expected to reach (inverse of `chance_of`), at least 0."""
     return -2 * _NORMAL.inv_cdf(min(0.5, chance / max(1, num_frames)))
 
 
@@ -234,7 +234,7 @@ def _by_camera(relevance: Signal, times: Float64, group_sizes: Sequence[int]) ->
 
 
 def _bounds(signal: Signal, starts: Int64, rows: Int64) -> list[tuple[int, int]]:
-    """Return for each peak the first row that its visit can have, and the row after the last. rows: the peaks', rising."""
+    """Return for each peak the first row its visit can have, and the row after the last. rows: the peaks', rising."""
     segments = np.searchsorted(starts, rows, side="right") - 1
     ends = np.append(starts[1:], len(signal))
     bounds = [[int(starts[segment]), int(ends[segment])] for segment in segments]

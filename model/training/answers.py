@@ -1,8 +1,8 @@
 """Train projector, merging maps and language model end to end on histories (stage 2), with the towers frozen.
 
-One step takes questions about windows of similar length. It selects keyframes for each as the product does, merges
-every other frame so that gradients reach the merging maps, interleaves keyframes and merged tokens, and trains the
-model to predict the answer's tokens.
+One step takes questions about windows of similar length (parts of histories, see `model.training.data`). It selects
+keyframes for each as the product does, merges every other frame so that gradients reach the merging maps, interleaves
+keyframes and merged tokens, and trains the model to predict the answer's tokens.
 """
 
 from collections.abc import Sequence
@@ -55,9 +55,7 @@ def answer_text(item: Item, taken: Tensor) -> str:
 
 @dataclass(frozen=True)
 class AnswerBatch:
-    """A padded batch: embeds (B, L, H); targets (B, L), the token to predict after each position, IGNORE outside the
-    answer.
-    """
+    """A padded batch: embeds (B, L, H); targets (B, L): token to predict at each position, IGNORE outside the answer."""
 
     embeds: Tensor
     targets: Tensor
@@ -89,9 +87,7 @@ class AnswerTrainer:
         self.stamp = self._stamp_template()
 
     def _stamp_template(self) -> Tensor:
-        """Return the token ids of the text before a keyframe, with mark "a" and zeros, which `_stamps` replaces by real
-        values.
-        """
+        """Return the token ids of the text before a keyframe with mark "a" and zeros, to be replaced in `_stamps`."""
         self.marks = torch.tensor([self.tokenizer.encode(mark)[0] for mark in MARKS], device=self.device)
         ids = self.tokenizer.encode(timestamp_text("00:00:00", MARKS[0] if self.live.relevance_marks else ""))
         self.digits = torch.tensor([self.tokenizer.encode(str(d))[0] for d in range(10)], device=self.device)
@@ -153,9 +149,7 @@ class AnswerTrainer:
         return (change >= cut).long().cumsum(1)
 
     def _stamps(self, items: Sequence[Item], scores: Tensor) -> Tensor:
-        """Return the token ids (B, N, T) of the text before each frame, if it were a keyframe: relevance mark and clock
-        time.
-        """
+        """Return the token ids (B, N, T) of the text before each frame, were it a keyframe: mark and clock time."""
         offsets = torch.arange(scores.shape[1], device=self.device)
         start = torch.tensor([item.clock(0) for item in items], device=self.device, dtype=torch.float64)
         interval = torch.tensor([item.interval_s for item in items], device=self.device)
@@ -244,8 +238,9 @@ class AnswerTrainer:
         return AnswerBatch(embeds + text, targets)
 
     def loss(self, batch: AnswerBatch) -> tuple[Tensor, Tensor]:
-        """Return the mean cross entropy of the answers' tokens, and the share of answers with every token the most
-        likely one.
+        """Return the mean cross entropy over answer tokens, and for each answer whether it is right.
+
+        An answer is right (1.0) if each of its tokens is the most likely one.
         """
         hidden = self.network.language_model.model(inputs_embeds=batch.embeds, use_cache=False).last_hidden_state
         b, at = torch.nonzero(batch.targets != IGNORE, as_tuple=True)

@@ -1,7 +1,9 @@
 """Draw training data on demand in worker processes: single labelled frames, and whole histories with questions.
 
-Workers draw and degrade pictures on CPU cores and hand over uint8 arrays; everything else happens on the device. A
-worker's data depends only on (seed, worker number), so runs with the same seed and number of workers see the same data.
+All pictures are of the drawn world, synthetic scenes from `model.world`. A history is the frames of a scene, one a
+second; a window is a part of it, with questions about just that part. Workers draw and degrade pictures on CPU cores
+and hand over uint8 arrays; everything else happens on the device. A worker's data depends only on (seed, worker
+number), so runs with the same seed and number of workers see the same data.
 """
 
 from collections.abc import Iterator, Sequence
@@ -56,18 +58,14 @@ class FrameBatch:
 
 @dataclass(frozen=True)
 class TextBatch:
-    """T texts. ids, mask (T, L) int64; wanted (T, kinds, colours) bool: text t is true of an image with one of these
-    things.
-    """
+    """T texts. ids, mask (T, L) int64; wanted (T, kinds, colours) bool: things of which an image must show one."""
 
     ids: Tensor
     mask: Tensor
     wanted: Tensor
 
     def truth(self, pairs: Tensor) -> Tensor:
-        """Return (B, T): whether image b shows a thing that text t names. pairs (B, kinds, colours): the things
-        visible.
-        """
+        """Return (B, T): whether image b shows a thing named in text t. pairs (B, kinds, colours): what is visible."""
         return torch.einsum("bkc,tkc->bt", pairs.float(), self.wanted.float()) > 0
 
 
@@ -139,9 +137,7 @@ class Frames(IterableDataset[dict[str, Tensor]]):
 
 
 def visible_pairs(scene: Scene, t: float) -> np.ndarray:
-    """Return (kinds, colours) bool: the things visible at t. An open door counts, a closed one is part of the
-    background.
-    """
+    """Return (kinds, colours) bool: the things visible at t. An open door counts, a closed one is background."""
     pairs = np.zeros((len(KINDS), len(COLOURS)), bool)
     for v in scene.visible_at(t):
         if v.action != "closed":
@@ -242,8 +238,9 @@ def glimpses(rng: np.random.Generator) -> History:
 
 
 def glimpse_seconds(rng: np.random.Generator, counts: np.ndarray) -> list[int]:
-    """Return a few seconds of a scene, at least GLIMPSE_APART_S apart, with one or two things in view. counts (N,): of
-    things.
+    """Return a few seconds of a scene with one or two things in view, at least GLIMPSE_APART_S apart.
+
+    counts (N,): number of things in view at each second.
     """
     found: list[int] = []
     for number, most in GLIMPSES_OF_ONE_SCENE.items():
@@ -280,7 +277,10 @@ def things_in_view(scene: Scene, num_frames: int) -> np.ndarray:
 
 
 def window_stop(rng: np.random.Generator, counts: np.ndarray, length: int) -> int:
-    """Return where a window of `length` frames stops: often after a moment with things in view. counts (N,): of things."""
+    """Return where a window of `length` frames stops: often after a moment with things in view.
+
+    counts (N,): number of things in view at each second.
+    """
     wanted = rng.choice([*ENDINGS, -1], p=[*ENDINGS.values(), 1 - sum(ENDINGS.values())])
     stops = np.flatnonzero(counts == wanted) + 1
     stops = stops[stops >= length]

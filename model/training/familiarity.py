@@ -168,9 +168,7 @@ def _other_colours(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _dead_leaves(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Return overlapping discs and boxes of power-law sizes, with the statistics of natural pictures (Lee et al.,
-    2001).
-    """
+    """Return overlapping discs and boxes of power-law sizes, similar to natural pictures (Lee et al., 2001)."""
     base, spread = rng.integers(0, 256, 3), rng.uniform(10, 80)
     image = Image.new("RGB", SIZE, tuple(int(value) for value in rng.integers(0, 256, 3)))
     pen = ImageDraw.Draw(image)

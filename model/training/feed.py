@@ -12,7 +12,7 @@ from model.training.data import History
 
 
 class FramePool:
-    """A ring buffer of labelled frames on the device, sampled at random, so that the device never waits for the
+    """A ring buffer of labelled frames on the device, sampled at random, so that training need not wait for the
     workers.
     """
 

@@ -46,7 +46,7 @@ class Pointed:
 
 
 class Pointing:
-    """Computes the loss on `size` random frames of the store at a time."""
+    """Computes the loss on `size` random frames of a feature store at a time."""
 
     def __init__(self, checkpoint: Checkpoint, store: FeatureStore, seed: Sequence[int], size: int) -> None:
         self.network, self.store, self.size = checkpoint.network, store, size
@@ -121,8 +121,9 @@ class Pointing:
         return F.binary_cross_entropy_with_logits(self._log_odds(asked), truth, reduction="none")
 
     def _fitting(self, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Return for each frame a text that names something in it, (n,), and which patches show that, (n, M). labels
-        (n, 2, M).
+        """Return for each frame a text about something in it, (n,), and which patches show that, (n, M).
+
+        labels (n, 2, M): kind and colour of each patch.
         """
         names = []
         for kinds, colours in labels:
@@ -149,9 +150,7 @@ def truth_of(names: Sequence[Named], labels: Tensor) -> Tensor:
 
 
 def texts_by_name() -> dict[Named, list[str]]:
-    """Return descriptions and questions in the training phrasings, by what they name. Those about the present name
-    anything.
-    """
+    """Return descriptions and training questions by what they name. Those about the present name anything."""
     found: defaultdict[Named, list[str]] = defaultdict(list)
     for texts, query in captions():
         if query.second is None:

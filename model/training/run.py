@@ -1,7 +1,7 @@
 """Train the built-in model from nothing to a checkpoint folder (`make train`), in stages with a time limit each.
 
-Stage 1 trains the encoders, stage 2 the projector, merging maps and language model on histories of growing length, and
-the last the classifier that tells this world from other pictures (`model.training.familiarity`). Each stage ends with
+Stage 1 trains the encoders. Stage 2 trains projector, merging maps and language model on histories of growing length
+(see `model.training.data`). The last stage trains the classifier of `model.training.familiarity`. Each stage ends with
 writing the checkpoint. Reports go to `curves.jsonl`, one per line. A stage marked as done in `progress.json` is
 skipped; one that was interrupted (by --slice-seconds or because the process ended) continues from its last saved state.
 """
@@ -112,8 +112,9 @@ def new_checkpoint(seed: int) -> Checkpoint:
 
 
 def learning_rate(peak: float, step: int, share: float, warmup_steps: int = 300) -> float:
-    """Return the learning rate: linear warm-up by step, then a cosine over `share` of the stage's time, down to 2 % of
-    `peak`.
+    """Return the learning rate: linear warm-up by step, then a cosine down to 2 % of `peak`.
+
+    share: the part of the stage's time that has passed.
     """
     return peak * min(1.0, (step + 1) / warmup_steps) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(share, 1.0))))
 
@@ -134,9 +135,7 @@ def pixels(network: VilampNetwork, images: Tensor, generator: torch.Generator | 
 
 
 def train_towers(run: Run, checkpoint: Checkpoint, seconds: float, shelf: HistoryShelf) -> bool:
-    """Run stage 1. Return False if it is not finished. A third of the workers draw histories for stage 2 in the
-    meantime.
-    """
+    """Run stage 1. Return False if it is not finished. Meanwhile, a third of the workers draw histories for stage 2."""
     network, device = checkpoint.network, run.device
     heads = TowerHeads(recipe.VISION_WIDTH, recipe.VISION_WIDTH, len(KINDS), len(COLOURS)).to(device)
     trainer = TowerTrainer(network.dual_encoder, network.vision_tower, heads, learning_rate=1e-3)
@@ -195,9 +194,7 @@ def train_towers(run: Run, checkpoint: Checkpoint, seconds: float, shelf: Histor
 def tower_figures(
     network: VilampNetwork, texts: Texts, pool: FramePool, generator: torch.Generator
 ) -> dict[str, float]:
-    """Return the average precision of retrieving pool frames by names such as "red car". Shows progress; not an
-    evaluation.
-    """
+    """Return the average precision of finding pool frames by names such as "red car", to show progress."""
     sample = pool.sample(2048 if run_is_gpu(pool.device) else 64, generator)
     names = [(f"a {c} {k}", Query(kind=k, colour=c)) for k in KINDS for c in COLOURS]
     batch = texts.encode(names)

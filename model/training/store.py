@@ -1,4 +1,5 @@
-"""Store the features of many histories on one device, with the questions about their windows.
+"""Store the features of many histories on one device, with the questions about their windows (see
+`model.training.data`).
 
 It is a ring buffer: the newest history replaces the oldest. The towers are frozen in this stage, so each frame is
 encoded once.
@@ -90,9 +91,7 @@ class FeatureStore:
                 self._windows.setdefault(window.stop - window.start, []).append((first, window))
 
     def sample(self, rng: np.random.Generator, size: int, shortest: int, longest: int) -> list[Item]:
-        """Return `size` questions about windows of `shortest` to `longest` frames, families as evenly as the windows
-        allow.
-        """
+        """Return `size` questions about windows of `shortest` to `longest` frames, weighted by family (FAMILY_WEIGHTS)."""
         lengths = [length for length in self._windows if shortest <= length <= longest]
         if not lengths:
             return []

@@ -21,9 +21,7 @@ CLIP_SPECIAL = ("<|startoftext|>", "<|endoftext|>")
 
 
 def train_language_tokenizer(texts: Iterable[str], folder: Path, vocab_size: int, context_tokens: int) -> int:
-    """Write tokenizer.json, vocab.json, merges.txt and tokenizer_config.json. Return the number of ids, special ones
-    included.
-    """
+    """Write tokenizer.json, vocab.json, merges.txt and tokenizer_config.json. Return the number of ids."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(

@@ -55,9 +55,7 @@ def augment(images: Tensor, generator: torch.Generator) -> Tensor:
 def flip_some(
     images: Tensor, kinds: Tensor, colours: Tensor, generator: torch.Generator
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Mirror half of the pictures (B, S, S, 3) with their patch labels (B, M). No text of this stage names left or
-    right.
-    """
+    """Mirror half of the pictures (B, S, S, 3) with their patch labels (B, M). No text here names left or right."""
     side = round(kinds.shape[1] ** 0.5)
     flip = torch.rand(len(images), device=images.device, generator=generator) < 0.5
     labels = [torch.where(flip[:, None], x.view(-1, side, side).flip(2).flatten(1), x) for x in (kinds, colours)]
@@ -72,9 +70,7 @@ def image_text_loss(image: Tensor, text: Tensor, truth: Tensor, heads: TowerHead
 
 
 def patch_loss(logits: Tensor, kinds: Tensor, colours: Tensor, num_kinds: int) -> Tensor:
-    """Return the classification loss of patches. logits (B, M, kinds + colours); kinds, colours (B, M), -1 for
-    background.
-    """
+    """Return the patches' classification loss. logits (B, M, kinds + colours); kinds, colours (B, M), -1: background."""
     background = kinds < 0
     target = torch.where(background, num_kinds - 1, kinds)
     weight = torch.ones(num_kinds, device=logits.device)
@@ -121,8 +117,9 @@ class TowerTrainer:
 
 
 def average_precision(scores: Tensor, truth: Tensor) -> float:
-    """Return the average precision of ranking images by score, averaged over texts (columns) true of at least one
-    image.
+    """Return the average precision of ranking images by score, averaged over the texts that are true of any image.
+
+    scores, truth (images, texts).
     """
     values = list(_precisions(scores, truth))
     return sum(values) / max(len(values), 1)

@@ -16,9 +16,7 @@ REWORDED, DROPPED = 0.75, 0.3  # share of questions changed; share of their smal
 
 
 def reworded(text: str, rng: np.random.Generator) -> str:
-    """Return a random variant: "what colour was the bag?" may become "please say what colour was bag?" or stay as it
-    is.
-    """
+    """Return a random variant, "what colour was the bag?" -> "please say what colour was bag?", or the text itself."""
     if rng.random() > REWORDED:
         return text
     words = text.split()

@@ -50,9 +50,7 @@ def matches(query: Query, visible: Visible) -> bool:
 
 
 def clock_slot(first_s: float, last_s: float) -> str:
-    """Return the placeholder "@12.0" (a second of the scene) for the answer to a question about a time; see
-    `true_answer`.
-    """
+    """Return the placeholder "@12.0" (a second of the scene) for a clock time as answer; see `true_answer`."""
     return f"@{(first_s + last_s) / 2:.1f}"
 
 

@@ -28,9 +28,7 @@ def _shade(colour: Rgb, gain: float) -> Rgb:
 
 
 class Backdrop:
-    """Drawing tools and measures for one backdrop. Positions are fractions of a frame; x covers the whole width of the
-    world.
-    """
+    """Drawing tools and measures for one backdrop. Positions are in fractions of a frame; x covers the whole world."""
 
     def __init__(self, layout: Layout, width: int, height: int):
         self.rng = np.random.default_rng(layout.seed)
@@ -249,9 +247,7 @@ def _extras(b: Backdrop) -> None:
 
 @lru_cache(maxsize=4)
 def backdrop(layout: Layout, width: int, height: int) -> Image.Image:
-    """Return the backdrop in daylight, `height` pixels high and layout.width times `width` pixels wide (one frame's
-    width).
-    """
+    """Return the backdrop in daylight, `height` pixels high and layout.width frames of `width` pixels wide."""
     finer = 2 if height <= 400 else 1
     b = Backdrop(layout, width * finer, height * finer)
     if layout.name == "robot":

@@ -56,8 +56,9 @@ class Plan:
 
 
 def num_visits(duration_s: float, density: float) -> int:
-    """Return the number of visits in a scene, at most one in five seconds. Density 1: 4 in 64 s, 15 in 600 s, 70 in
-    10,000 s.
+    """Return the number of visits in a scene. At density 1: 4 in 64 s, 15 in 600 s, 70 in 10,000 s.
+
+    There is never more than one in five seconds.
     """
     return max(1, round(min(15 * (duration_s / 600) ** 0.55 * density, duration_s / 5)))
 
@@ -109,9 +110,7 @@ def plan_camera(rng: np.random.Generator, layout: Layout, duration_s: float) -> 
 
 
 def choose_combos(rng: np.random.Generator, count: int, doors: tuple[DoorFixture, ...]) -> list[tuple[str, str]]:
-    """Return (kind, colour) of each visit: mostly new, often like an earlier one in one of the two, some up to four
-    times.
-    """
+    """Return (kind, colour) of each visit: mostly new, often like an earlier one in kind or in colour."""
     fresh = [(kind, colour) for kind in MOVERS for colour in COLOURS]
     chosen: list[tuple[str, str]] = []
     while len(chosen) < count:
@@ -164,9 +163,7 @@ class Planner:
         self.busy: list[tuple[str, str, float, float]] = []  # (kind, colour, from, to) of every visit so far
 
     def add_visit(self, kind: str, colour: str, start_s: float) -> None:
-        """Add a visit of this kind and colour, with an action that suits it: passing by, standing, being left behind,
-        opening.
-        """
+        """Add a visit of this kind and colour with a suitable action: passing, standing, being left, or a door opening."""
         if kind == "door":
             self._open_door(colour, start_s)
             return
@@ -197,9 +194,7 @@ class Planner:
     def _frame_way(
         self, kind: str, scale: float, start_s: float, stop_x: float | None
     ) -> tuple[list[float], list[float]]:
-        """Return times and positions in the frame of one visit: it enters on one side, may stop, and leaves on either
-        side.
-        """
+        """Return times and positions in the frame of one visit: in at one side, perhaps a stop, out at either side."""
         rng = self.rng
         reach = size_of(kind, scale)[0] / 2 + 0.03
         side = int(rng.integers(2))
@@ -258,9 +253,7 @@ class Planner:
         self._add("person", others[int(self.rng.integers(len(others)))], times, xs, foot_y, "meeting")
 
     def _stand(self, kind: str, colour: str, start_s: float) -> bool:
-        """Let the thing stand in the building where the robot drives past (robot scenes only). Return False if it never
-        does.
-        """
+        """Place the thing in the robot's building where the robot drives past. Return False if there is no such place."""
         for attempt in range(25):
             mid = float(self.rng.uniform(5, self.duration_s - 5)) if attempt else start_s
             x = self.camera.x_at(mid) + float(self.rng.uniform(0.2, 0.8))
@@ -276,9 +269,7 @@ class Planner:
         return False
 
     def _leave_behind(self, kind: str, colour: str, start_s: float) -> bool:
-        """Plan a person who brings the thing and leaves without it, and another who takes it. Return False if they do
-        not fit.
-        """
+        """Plan a person who brings the thing and leaves it, and another who takes it. Return False if they do not fit."""
         rng = self.rng
         foot_y = float(rng.uniform(0.74, 0.92))
         reach = size_of("person", depth_scale(foot_y))[0] / 2 + 0.05
@@ -310,9 +301,7 @@ class Planner:
         return True
 
     def _is_free(self, kind: str, colour: str, start_s: float, end_s: float) -> bool:
-        """Return whether no thing of this kind and colour comes within APART_S of this time, so that visits can be
-        counted.
-        """
+        """Return whether no visit of this kind and colour is within APART_S, so that visits can be counted."""
         return all(
             (k, c) != (kind, colour) or end_s + APART_S < begin or start_s > end + APART_S
             for k, c, begin, end in self.busy

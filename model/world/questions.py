@@ -103,9 +103,7 @@ def present_question(
 
 
 def clear_view(scene: Scene, t: float) -> list[Visible] | None:
-    """Return what is visible at t, from left to right; None if things are half hidden or more than two, and so
-    debatable.
-    """
+    """Return what is visible at t, from left to right; None if a thing is half hidden or there are more than two."""
     here = [v for v in scene.visible_at(t, min_fraction=0.1) if v.action != "closed"]
     if any(v.fraction < VISIBLE_FRACTION for v in here) or len(here) > 2:
         return None
@@ -144,9 +142,7 @@ def _ask_existence(
 
 
 def _absent_pair(seen: Seen, like: Visit, rng: np.random.Generator) -> tuple[str, str] | None:
-    """Return a (kind, colour) never seen but similar to `like`: its kind in another colour, or its colour on another
-    kind.
-    """
+    """Return a (kind, colour) never seen but like the visit `like` in kind or in colour; None if there is none."""
     same_kind = [(like.kind, c) for c in COLOURS if not seen.of(like.kind, c)]
     same_colour = [(k, like.colour) for k in KINDS if not seen.of(k, like.colour)]
     options = [p for p in (same_kind if rng.random() < 0.5 else same_colour) if seen.is_sure(*p)]

@@ -160,9 +160,7 @@ class Scene:
 
 
 def _plan_light(rng: np.random.Generator, duration_s: float) -> tuple[tuple[float, float], ...]:
-    """Return (time, daylight) points. Short scenes keep their hour, drifting a little; long ones go through day, dusk,
-    night.
-    """
+    """Return (time, daylight) points: roughly constant in short scenes; day, dusk and night in long ones."""
     hour = float(rng.choice([1.0, 0.5, 0.0], p=[0.5, 0.25, 0.25]))
     if duration_s <= 1500:
         low, high = np.clip(hour + rng.uniform(-0.1, 0.1, 2), 0, 1)

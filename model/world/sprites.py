@@ -250,9 +250,7 @@ def cone(c: Rgb, look: int, phase: float) -> list[Shape]:
 
 
 def door(c: Rgb, opening: float) -> list[Shape]:
-    """Return the shapes of a door. Closed: a coloured leaf with panels. Open: a bright room behind, the leaf swung
-    aside.
-    """
+    """Return the shapes of a door. opening: 0 is a closed coloured leaf, 1 a bright room behind the leaf swung aside."""
     frame: Rgb = (92, 88, 84)
     hinge = (
         0.1 + 0.8 * (1 - opening) + 0.36 * opening

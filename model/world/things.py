@@ -104,9 +104,7 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Visible:
-    """One thing visible at one moment. box: clipped to the frame; fraction: share of the thing in the frame and not
-    covered.
-    """
+    """One thing visible at one moment. box: clipped to the frame; fraction: share in the frame and not covered."""
 
     kind: str
     colour: str
