@@ -13,7 +13,7 @@ _OFFSET_PART = re.compile(r"(\d+(?:\.\d+)?)\s*(sec|min|[smhdw])")
 _OFFSET = re.compile(rf"[-−]\s*(?:{_OFFSET_PART.pattern}\s*)+", re.IGNORECASE)
 _DAY = re.compile(
     r"today|(the day before )?yesterday", re.IGNORECASE
-)  # dateparser takes these as the present hour of that day
+)  # dateparser returns the current time of day on that day for these
 _TIME_OF_DAY = re.compile(r"\d{1,2}:\d{2}(:\d{2})?(\s*[ap]m)?", re.IGNORECASE)
 _NUMBER = re.compile(r"\d+(?:\.\d+)?")
 _HELP = 'say "10 minutes ago", "yesterday 22:00", "-24h", 2026-11-22T16:00 or unix seconds'

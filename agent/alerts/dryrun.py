@@ -81,7 +81,7 @@ class Outcome:
 
 
 class _Past:
-    """The frames of a window in time order. Iterating creates one Sighting at a time, as a window may hold a million."""
+    """The frames of a window in time order. Iterating yields (camera, Sighting) pairs, created one at a time to save memory."""
 
     def __init__(self, window: Window, similarities: NDArray[np.float32]) -> None:
         self.times = window.times
@@ -138,7 +138,7 @@ class DryRun:
         return outcome
 
     def _past(self) -> _Past:
-        """Return the frames of the window, and the frames before it from which the gates learn the background."""
+        """Return the frames of the window and those of WARM_S before, from which the gates learn the usual similarity."""
         trial = self._trial
         after = None if trial.after is None else trial.after - WARM_S
         window = self._store.window(trial.cameras, after, trial.before)

@@ -1,11 +1,10 @@
 """The alert engine: the tasks that take an alert from the encoded frame to the committed event.
 
     frame()      an encoded frame is queued
-    _see         gate and state machine of every rule process it (watcher.py, gate.py, machine.py) and may ask for a
-    verdict
-    _judge       the judge gives the verdict on each such frame (judge.py)
+    _see         gate and state machine of every rule process it (watcher.py, gate.py, machine.py)
+    _judge       the judge gives a verdict on each frame for which a state machine asks for one (judge.py)
     record       an alert that begins or ends becomes an event (recorder.py, event.py), committed (store.py, outbox.py)
-    delivery     MQTT (agent/mqtt/session.py) and webhooks (webhooks.py) deliver it from the outbox
+    delivery     MQTT (agent/mqtt/session.py) and webhooks (webhooks.py) deliver the events that wait in the outbox
 
 Ingest and questions never wait for alerts: a frame is queued without waiting, the alert store is written in a worker
 thread, and each judge call waits behind all users' questions for the language model. Overload policy: when the frame

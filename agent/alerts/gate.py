@@ -76,11 +76,11 @@ def step(settings: GateSettings, state: GateState, *, time: float, similarity: f
 
 
 def _warmed(state: GateState, time: float, similarity: float) -> GateState:
-    """Return the state with one more frame of the warm-up. The last one sets the first level and spread of the background.
+    """Return the state with one more frame of the warm-up. The last frame of the warm-up sets the first level and spread.
 
-    They come from the third of the similarities that lie closest together: the level is the middle of that third, and
-    the spread is its width, which for normal noise is about the mean distance from the middle. So the background is
-    right even when half of the warm-up frames show events.
+    Level and spread come from the third of the similarities that lie closest together: the level is the middle of that
+    third, and the spread is its width, which for normal noise is about the mean distance from the middle. So the
+    background is right even when half of the warm-up frames show events.
 
     Worked example, six frames: .20 .50 .21 .61 .22 .48 -> the closest two are .20 .21: level .205, spread .01.
     """

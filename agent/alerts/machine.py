@@ -2,7 +2,7 @@
 
     idle      --- the gate is open ---------------->  checking     the judge is asked about single frames
     checking  --- n of the last m verdicts yes ---->  on           `On`
-    checking  --- the gate closes ---------------->  idle         `Held` (unconfirmed), unless the last verdict was yes
+    checking  --- the gate closes ----------------->  idle         `Held` (unconfirmed), unless the last verdict was yes
     on        --- `clear` verdicts no in a row ---->  idle         `Off`, then cool-down
 
 `On`, `Off` and `Held` are actions: an alert begins, ends, or is suppressed. n, m and `clear` are settings of the rule.
@@ -127,7 +127,8 @@ class RuleState:
 
 
 def resumed(state: RuleState) -> RuleState:
-    """Return the state without the wait for a verdict, which never comes after a restart."""
+    """Return the state that no longer waits for a verdict: after a restart or a failed commit the verdict never
+    comes."""
     return replace(state, asked=None)
 
 
@@ -177,9 +178,11 @@ def hindrance(
 def saw(
     rule: RuleSettings, state: RuleState, seen: Sighting, hindered: Hindrance | None = None
 ) -> tuple[RuleState, Actions]:
-    """Return the state and the actions after an encoded frame. A frame that is not newer than the last changes nothing.
+    """Return the state and the actions after the encoded frame `seen`.
 
-    A newer frame with an earlier time means that the clock was set back: the state's times are moved back with it.
+    A frame that is not newer than the last one changes nothing. A newer frame (by its id) with an earlier time means
+    that
+    the clock was set back, so the times of the state are moved back too. hindered: what keeps an alert from beginning.
     """
     if state.time is not None and seen.time <= state.time:
         if seen.frame_id <= state.frame_id:
@@ -249,7 +252,7 @@ def _saw_while_on(
         return ended(state, seen.time)
     if hindered == "late":
         return state, ()
-    if fell:  # what opened the gate is gone: the alert is probably over
+    if fell:  # the gate has closed: the alert is probably over, so ask soon
         held_until = (state.last_alert or 0.0) + rule.hold_s
         state = replace(state, next_ask=min(state.next_ask, max(seen.time, held_until)), pause_s=rule.judge.every_s)
     return _ask(state, seen)

@@ -267,12 +267,12 @@ class AlertStore:
                 listener()
 
     def listen(self, notify: Callable[[], None]) -> None:
-        """Call `notify` after every commit of an event or a suppressed alert, in the thread that commits."""
+        """Have `notify` called after every commit of an alert event or suppressed alert, in the thread that commits."""
         self._listeners.append(notify)
 
     @contextmanager
     def waking(self, event: asyncio.Event) -> Iterator[None]:
-        """Context manager: inside the block, each commit of an event or suppressed alert sets `event` of the running loop."""
+        """Context manager: inside the block, each commit of an alert event or suppressed alert sets the asyncio `event`."""
         loop = asyncio.get_running_loop()
 
         def notify() -> None:

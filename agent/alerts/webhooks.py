@@ -2,7 +2,7 @@
 
 The request follows standardwebhooks.com: `webhook-id` is the event's id, the same if the event is delivered twice;
 `webhook-timestamp` is the time of this try; `webhook-signature` is "v1," and the base64 of HMAC-SHA256 over
-"<id>.<timestamp>.<body>". The body is the payload that MQTT carries, byte for byte: it links to pictures and contains none.
+"<id>.<timestamp>.<body>". The body is the payload that MQTT carries, byte for byte: it links to pictures but contains none.
 
 Overload policy: each receiver gets one event at a time. An event that it does not accept is tried again with growing
 pauses while later events wait; the event is dropped and counted when it is too old, or when the status of the response

@@ -214,7 +214,7 @@ class Cameras:
         await asyncio.gather(*(close(camera, source) for camera, source in sources if source is not None))
 
     def erase(self, camera: str, after: float, before: float) -> int:
-        """Erase the camera's frames in [after, before], and do not store those that have not been stored yet.
+        """Erase the camera's frames in [after, before]. Frames of this period that are still being processed are not stored.
 
         Returns how many stored frames were erased. Thread-safe.
         """

@@ -98,10 +98,10 @@ class Moment:
         return self.time - self.running
 
     def believed(self, time: float) -> float:
-        """Return a frame's time without a step that is not believed yet.
+        """Return a frame's time as believed time. time: unix seconds, from the system clock.
 
-        time: unix seconds. Returned unchanged if it is nearer to the believed time than to the system clock, because
-        then it was stamped before the step.
+        If the clock has made a step that is not believed, the step is subtracted. A time that is nearer to the present
+        without that was taken before the step, and is returned unchanged.
         """
         before_step = time - self.step_s
         return before_step if abs(before_step - self.time) < abs(time - self.time) else time
@@ -241,7 +241,7 @@ class Stamper:
     not believed, frames get the old time and are marked "uncertain". When a step forward is believed, new frames get
     the new time and begin a new epoch; older frames keep theirs. When a step back is believed, the clock had been
     ahead: the frames of the epochs that were ahead are moved back by the size of the step, and marked "corrected". If a
-    step forward follows instead, that step back was the mistake, and the frames are moved forward again. Frames that an
+    step forward follows later, the step back was the mistake, and the frames are moved forward again. Frames that an
     earlier run of the agent stamped in the future are moved to before now and marked "uncertain", because the size of
     that error is unknown.
 

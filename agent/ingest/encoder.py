@@ -90,7 +90,7 @@ class Encoding:
         self._pause_s = _FIRST_RETRY_S
 
     async def finish(self) -> None:
-        """Wait until every frame stored so far is encoded or given up."""
+        """Wait until every frame stored so far is encoded, or found to be impossible to encode."""
         self.idle.clear()
         self._backlog.look_again()
         await self.idle.wait()
@@ -125,7 +125,7 @@ class Encoding:
         """Encode frames until cancelled. When the encoder fails, it is tried again after growing pauses; frames wait on
         disk."""
         retry_s = _FIRST_RETRY_S
-        self._backlog.look_again()  # finds the batch that a failed run had in hand
+        self._backlog.look_again()  # finds the batch that a failed run was encoding
         while True:
             frame_ids = await self._next_batch()
             if not frame_ids:

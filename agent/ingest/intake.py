@@ -121,7 +121,7 @@ class Intake:
                 if outcome.error is not None:
                     self._lose(outcome.error)
         finally:
-            if self.source is source:  # not taken over
+            if self.source is source:  # no other source has replaced it
                 self.source = None
                 if source.stats.state in ("stalled", "failed"):
                     self._report(f"its last session ended: {source.stats.detail or 'no pictures arrived any more'}")
@@ -178,7 +178,7 @@ class Intake:
 
     async def settle(self) -> None:
         """Correct the times of stored frames if the system clock was set and its new time is believed by now."""
-        if self._order.locked():  # the frame in hand does it
+        if self._order.locked():  # storing the current frame does it
             return
         async with self._order:
             self._last_time = await pools.storage(self._stamper.settle, self._last_time)

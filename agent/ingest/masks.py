@@ -1,4 +1,4 @@
-"""Privacy masks: parts of the picture, given as polygons, that are made black before it is stored or encoded.
+"""Privacy masks: parts of a picture, given as polygons, that are made black before the picture is stored or encoded.
 
 Coordinates are fractions of width and height, 0 to 1, from the top left. Every pixel that a polygon touches is covered,
 and so are MARGIN_PX pixels around it, because scaling and the camera's compression mix what is under a mask into

@@ -72,7 +72,7 @@ class Erasing:
         self._erasers.append((name, eraser))
 
     def erase(self, request: Request, *, again: bool = False) -> dict[str, int]:
-        """Run all erasers. Return how many things each has erased, by its name.
+        """Run all erasers. Return how many things each has erased, by the name of the eraser.
 
         again: keep the request afterwards, so that `resume` of the running agent, which has more erasers, runs it
         again. Raises NotErasedYet if the erasure will be completed later, or OSError if it has not begun.

@@ -28,8 +28,7 @@ def open_memory(settings: Settings, model: "VideoModel | ClipEncoder") -> Memory
 
 
 def _limits(camera: CameraSettings, memory: MemorySettings) -> Limits:
-    """Return the limits of one camera. The patches of frames before its newest `hot_frames` are recomputed when
-    needed."""
+    """Return the limits of one camera. The patches of frames before its newest `hot_frames` are recomputed when needed."""
     hot_frames = min(camera.max_frames, camera.hot_frames)
     age_s = min((age for age in (camera.max_age_s, memory.max_age_s) if age is not None), default=None)
     return Limits(frames=camera.max_frames, bytes=camera.max_bytes, age_s=age_s, hot_frames=hot_frames)

@@ -173,7 +173,7 @@ class Bridge:
             self._will_retain = self._will_retain and error.rc.getName() != "Retain not supported"
             self._will_qos = 0 if error.rc.getName() == "QoS not supported" else self._will_qos
         elif isinstance(error, HungUp) and self.context.settings.version != "5" and not refusals.retained_confirmed:
-            # An MQTT 3.1.1 broker gives no reason: perhaps it was the last will, being retained or having QoS 1.
+            # An MQTT 3.1.1 broker gives no reason: perhaps it refuses a last will that is retained or has QoS 1.
             next_will = _WILLS.index((self._will_retain, self._will_qos)) + 1
             self._will_retain, self._will_qos = _WILLS[next_will % len(_WILLS)]
 

@@ -142,7 +142,10 @@ class Context:
 
     @contextmanager
     def turn(self) -> Iterator[None]:
-        """Context manager for one turn of a session. Afterwards `storage_problem` is the disk's last error in it, or None."""
+        """Context manager for one turn of a session (see agent/mqtt/session.py).
+
+        After the block, `storage_problem` is the last error of the disk inside it, or None.
+        """
         self._refused = None
         yield
         self.storage_problem = self._refused

@@ -47,7 +47,7 @@ class Refusals:
     """What the broker seems to refuse, learnt from connections that ended. `now` is an argument, in monotonic seconds.
 
     Worked example with two tries: lost(announcement of 3000 bytes) twice; `sets_aside` is then True for 3000 and for 1600
-    bytes under that name, and False for 1500, which may be small enough; after RETRY_S it is False once.
+    bytes under that name, and False for 1500, which may be small enough; after RETRY_S it is False, for one more try.
     Overload policy: at most MAX_NAMES messages are remembered; beyond that the oldest is forgotten.
     """
 
@@ -93,7 +93,10 @@ class Refusals:
         return loss is not None and now < loss.until and sent.num_bytes > loss.num_bytes // 2
 
     def size_to_try(self, name: str, now: float) -> int | None:
-        """Return the size in bytes at which a message of this name is worth a try; None: any size."""
+        """Return the size in bytes to which a message of this name should be reduced, after larger ones were set aside.
+
+        None: the size does not matter.
+        """
         loss = self._losses.get(name)
         return loss.num_bytes // 4 if loss is not None and now < loss.until else None
 
@@ -123,7 +126,7 @@ class Notes:
 
     @property
     def first(self) -> str | None:
-        """The oldest note and the number of others, or None."""
+        """The text of the oldest note, with the number of the others; None if there is no note."""
         if not self._words:
             return None
         more = f" (and {len(self._words) - 1} more)" if len(self._words) > 1 else ""

@@ -222,7 +222,7 @@ class Client(aiomqtt.Client):
         def ended(end: asyncio.Future[None]) -> None:
             if not end.cancelled():
                 end.exception()  # marks the exception as retrieved
-            self._client._sock_close()  # aiomqtt leaves it open, and would be called for its data for ever
+            self._client._sock_close()  # aiomqtt leaves it open, and the loop would report its data again and again
 
         self._disconnected.add_done_callback(ended)
 
@@ -305,8 +305,7 @@ class Client(aiomqtt.Client):
     # --- waiting ---
 
     async def _wait_for(self, fut: Awaitable[T], timeout: float | None) -> T:  # noqa: ASYNC109 - as in aiomqtt
-        """Return the result of `fut`, like aiomqtt's method, but stop waiting when the connection ends, and never
-        swallow a cancellation. Raises Unanswered after the timeout."""
+        """Return the result of `fut`, like aiomqtt's method, but end with the connection, and never swallow a cancellation."""
         limit_s = self.timeout if timeout is None else timeout
         waiting, end = asyncio.ensure_future(fut), self._disconnected
         both: set[asyncio.Future[Any]] = {waiting, end}
