@@ -114,7 +114,7 @@ def disk_problem(folder: Path, min_free_bytes: int = MIN_FREE_BYTES) -> str | No
     """
     probe = folder / ".ready"
     try:
-        with opened(probe, os.O_WRONLY | os.O_CREAT | os.O_TRUNC) as fd:  # from the descriptors reserved for frames
+        with opened(probe, os.O_WRONLY | os.O_CREAT | os.O_TRUNC) as fd:  # uses a file descriptor reserved for frames
             os.write(fd, b"ready")
             os.fsync(fd)
         probe.unlink(missing_ok=True)  # another check may run at the same time

@@ -17,9 +17,9 @@ _DAY = re.compile(
 _TIME_OF_DAY = re.compile(r"\d{1,2}:\d{2}(:\d{2})?(\s*[ap]m)?", re.IGNORECASE)
 _NUMBER = re.compile(r"\d+(?:\.\d+)?")
 _HELP = 'say "10 minutes ago", "yesterday 22:00", "-24h", 2026-11-22T16:00 or unix seconds'
-# Ten digits is 2001 to 2286: below a billion a bare number is far likelier to be a year or an hour than an instant.
+# A plain number counts as unix seconds only from ten digits (2001) on: a smaller one is probably a year or an hour.
 MIN_UNIX_S, MAX_UNIX_S = 1e9, 1e11
-_FIRST_S, _LAST_S = -6.2e10, 2.534e11  # 0005 and 9999: what can be shown in every zone
+_FIRST_S, _LAST_S = -6.2e10, 2.534e11  # years 5 and 9999: the range that a datetime can show in every zone
 
 
 class TimeError(ValueError):
@@ -158,7 +158,7 @@ def _with_zone(moment: datetime, words: str, now: float, local: ZoneInfo) -> dat
     clock = _TIME_OF_DAY.match(words)
     if (
         clock and len(words[clock.end() :].split()) == 1
-    ):  # alone: its latest occurrence, which dateparser finds by `local`
+    ):  # a time of day without a day: dateparser chose the day by `local`, not by the named zone
         moment -= timedelta(days=math.ceil((moment.timestamp() - now) / 86400.0))
     return moment
 

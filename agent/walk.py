@@ -51,7 +51,7 @@ ALERT_WORK = ("encoding", "alerts: rules", "alerts: judge", "alerts_", "question
 COLOURS = {"agent": "#dbeafe", "streaming": "#dcfce7", "memory": "#fef3c7", "model": "#fce7f3"}
 WIDTH_PX, LINE_PX, CHARACTERS = 300, 16, 44  # of a column of the picture
 
-Walk = list[str]  # product files in order of first entry, such as "memory/store.py"
+Walk = list[str]  # source files in the order of the first call into them, such as "memory/store.py"
 
 
 class Recorder:

@@ -13,9 +13,10 @@ from dataclasses import dataclass, replace
 
 from agent.settings.rules import GateSettings
 
-# Measured in docs/alerts-evaluation.md on worlds the model was not trained on; they suit every camera, because scores
-# are in spreads of the camera's own background.
-SURGE = 1.5  # an open gate surges at this multiple of its last peak
+# Chosen by measurements on worlds that the model was not trained on (docs/alerts-evaluation.md). They suit every
+# camera,
+# because a score is measured in spreads of the camera's own background.
+SURGE = 1.5  # an open gate surges when the score reaches this multiple of its last peak
 OPEN_FACTOR = 4.0  # the background is learnt this many times slower while the gate is open
 WARM_UP_FRAMES = 30  # before the gate may open; later no frame counts for more than 1/30 of the background
 MIN_SPREAD = 0.002  # cosine; a smaller spread is noise of the embedding
@@ -31,7 +32,7 @@ class GateState:
     warm: bool = False
     time: float | None = None  # unix seconds of the last frame
     open: bool = False
-    peak: float = 0.0  # score at which it opened, or at the last surge since
+    peak: float = 0.0  # score when the gate opened, or at the last surge since then
 
 
 @dataclass(frozen=True, slots=True)

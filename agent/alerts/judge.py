@@ -79,7 +79,7 @@ class Judge:
         )
         verdict = read_answer(answer.text, rule.condition) if plain else verdict_of(answer.text)
         was_read = verdict != "unclear" or _UNCLEAR.match(answer.text) is not None
-        # not twice in a row: an unreadable answer with room to think is prose, which only costs tokens
+        # not twice in a row: an answer that is unreadable even with more tokens is prose, not a verdict
         was_cut = answer.finished.finish_reason == "length"
         self._may_think = was_cut and not was_read and not self._may_think
         return Vote(frame_id, time, verdict, _evidence(answer.seen.evidence), was_read)

@@ -111,18 +111,18 @@ class RuleState:
 
     gate: GateState = field(default_factory=GateState)
     phase: Phase = "idle"
-    frame_id: int = 0  # of the newest frame seen
+    frame_id: int = 0  # of the newest frame
     time: float | None = None
     score: float = 0.0  # of the gate at that frame
     began: float = 0.0  # when this opening of the gate was first checked
     votes: tuple[Vote, ...] = ()  # checking: the last m; on: the latest no in a row
-    noted: tuple[Reason, ...] = ()  # reasons already returned for this opening
+    noted: tuple[Reason, ...] = ()  # reasons for which a `Held` was returned since the gate opened
     asked: float | None = None  # time of the frame whose verdict is awaited
     asked_score: float = 0.0  # of the gate at that frame
     next_ask: float = 0.0  # earlier frames are not sent to the judge
     pause_s: float = 0.0  # between the last verdict and the next
     since: float | None = None  # start of the active alert
-    last_alert: float | None = None  # when the last one fired
+    last_alert: float | None = None  # when the last alert began
     cool_until: float | None = None
 
 
@@ -219,7 +219,7 @@ def _look_into(rule: RuleSettings, state: RuleState, seen: Sighting, reading: Ga
     if state.phase == "idle":
         if not reading.open:
             return state, ()
-        # `open`, not `rose`: what kept the rule quiet may have ended while the gate was open
+        # `open`, not `rose`: what kept an alert from beginning may have ended while the gate was open
         state = replace(
             state,
             phase="checking",
@@ -232,7 +232,7 @@ def _look_into(rule: RuleSettings, state: RuleState, seen: Sighting, reading: Ga
     elif not reading.open and not _may_confirm(rule, state, seen.time):
         held = () if state.noted else (_held(state, "unconfirmed"),)
         return _idle(state), held
-    elif reading.rose or reading.surged:  # it closed and opened again during the check; or the score rose further
+    elif reading.rose or reading.surged:  # the gate closed and opened again during the check, or the score rose further
         state = replace(state, next_ask=min(state.next_ask, seen.time), pause_s=rule.judge.every_s)
     return _ask(state, seen)
 

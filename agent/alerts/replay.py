@@ -47,7 +47,7 @@ class Fired:
 
     camera: str
     on: On
-    off: Off | None = None  # None: it is active at the end
+    off: Off | None = None  # None: the alert is still active at the end of the replay
 
 
 @dataclass(slots=True)
@@ -60,7 +60,7 @@ class Replayed:
         default_factory=Counter
     )  # by verdict (yes, no, unclear) or by the reason why there was none
     num_frames: int = 0
-    time: float = -math.inf  # of the newest frame seen
+    time: float = -math.inf  # of the newest frame replayed
 
     @property
     def num_judged(self) -> int:

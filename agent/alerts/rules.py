@@ -16,7 +16,7 @@ from agent.errors import RuleConflict, UnknownRule
 from agent.settings.rules import RuleSettings
 from memory.errors import StorageError
 
-MAX_RULES = 64  # made over REST: each costs a cosine per frame and may call the language model
+MAX_RULES = 64  # limit of rules made over REST, as each costs time per frame and may call the language model
 
 Source = Literal["config", "api"]
 

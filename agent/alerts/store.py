@@ -25,7 +25,7 @@ from memory.errors import StorageError, make_private, storage_errors
 ALERTS_FILE = "alerts.sqlite"
 EVERY_CAMERA = "*"  # camera of a switch for all cameras without a switch of their own; "*" is no valid camera name
 
-MAX_OUTBOX = 1000  # events waiting for each receiver, a day of alerts of a busy site
+MAX_OUTBOX = 1000  # events that may wait for each receiver: a day of alerts of a busy site
 _SCHEMA_VERSION = 1
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS rules (name TEXT PRIMARY KEY, settings TEXT NOT NULL) STRICT, WITHOUT ROWID;
@@ -59,7 +59,7 @@ _HELP = "move it away to begin with an empty one: rules made over REST and past 
 class Alert:
     """An alert that has begun, and perhaps ended. Times in unix seconds."""
 
-    seq: int  # rising, never reused: the cursor of paging
+    seq: int  # rising, never reused; used as the cursor of paging
     id: str
     rule: str
     camera: str

@@ -96,7 +96,7 @@ class Watcher:
         self._budgets: dict[str, Budget] = {}
         self._watches = {key: Watch.read(*key, value) for key, value in alert_store.states().items()}
         self._unjudged: dict[tuple[str, str], tuple[int, str]] = {}  # missed verdicts in a row, and why
-        self._seen: dict[str, int] = {}  # by camera: id of the newest frame seen
+        self._seen: dict[str, int] = {}  # by camera: id of the newest frame processed
         for watch in self._watches.values():
             self._seen[watch.camera] = max(self._seen.get(watch.camera, 0), watch.state.frame_id)
 
@@ -106,7 +106,7 @@ class Watcher:
         try:
             with self._lock:
                 self._end_stale()
-        except StorageError as error:  # the agent starts all the same; the next start tries again
+        except StorageError as error:  # the agent starts nevertheless; the next start tries again
             log.error("alerts of removed rules stay active", extra={"error": str(error)})
 
     # --- frames and verdicts ---

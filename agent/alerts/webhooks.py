@@ -48,7 +48,7 @@ _ADVICE = {
     410: "it is no longer there: check its url",
     413: "it accepts no requests of this size",
 }
-_NEVER = frozenset({400, 413, 414, 415, 422})  # the receiver will not accept this event at any later time
+_NEVER = frozenset({400, 413, 414, 415, 422})  # statuses that mean that another try of this event is useless
 
 
 def signature(key: bytes, event_id: str, timestamp: int, body: bytes) -> str:

@@ -127,7 +127,7 @@ class Cameras:
         return FrameSettings(
             rate_hz=settings.rate_hz,
             max_width=settings.max_width,
-            max_height=settings.max_width,  # portrait pictures are kept as sharp as landscape ones
+            max_height=settings.max_width,  # portrait pictures are stored as sharp as landscape ones
             stall_timeout_s=self._settings.streaming.stall_timeout_s,
             max_skew_s=self._settings.streaming.max_skew_s,
         )
@@ -200,7 +200,7 @@ class Cameras:
             intake.failed(error)
             log.error("source failed", extra={"camera": camera, "error": str(error)})
         finally:
-            if intake.source is None and camera not in self.names():  # it sent nothing: forget the name
+            if intake.source is None and camera not in self.names():  # it sent nothing, so the camera is not listed
                 self.intakes.pop(camera, None)
 
     async def close(self) -> None:

@@ -23,11 +23,11 @@ log = logging.getLogger(__name__)
 STEP_S = 2.0  # smaller differences come from NTP slewing, or from reading two clocks one after the other
 EARLIEST = 1_704_067_200.0  # 2024-01-01: a clock that shows an earlier time was never set
 STAMPS_SETTLE_S = 10.0  # for the times of frames, which can be corrected later
-AGES_SETTLE_S = 3600.0  # for the age limit, because forgotten frames cannot be brought back
+AGES_SETTLE_S = 3600.0  # for the age limit, because deleted frames cannot be brought back
 LONG_AGO_S = 30 * 86_400.0  # a newest frame this old at the start means a long pause or a wrong clock
 
-_MIN_STEP_S = 0.001  # between two frames of one camera
-_FRAME_STEP_S = 1.0  # between the last frame of an earlier run and the first of this one
+_MIN_STEP_S = 0.001  # smallest difference between the times of two frames of one camera
+_FRAME_STEP_S = 1.0  # assumed time between the last frame of an earlier run and the first of this one
 _MAX_AHEAD_S = 3.0  # on top of `max_skew_s`: a frame stamped later than that was stamped by a wrong clock
 _MAX_AGE_S = 60.0  # an older frame comes from a recording, so its time does not depend on the system clock
 
@@ -63,7 +63,7 @@ class SteadyClock:
         if self.offset is None or self._first is None:
             self.offset, self._first = offset, monotonic
         if abs(offset - self.offset) <= STEP_S:
-            self.offset, self._step = offset, None  # slewed
+            self.offset, self._step = offset, None  # a small difference, as when NTP slews the clock
         elif self._step is None or abs(offset - self._step.offset) > STEP_S:
             self._step = _Step(offset, monotonic)
         elif monotonic - self._step.since >= self._settle_s and wall >= EARLIEST:
@@ -272,7 +272,7 @@ class Stamper:
         if clock == "file" or not -_MAX_AGE_S <= time - moment.time <= self._max_ahead_s:
             return Stamp(time, clock, moment.age_from, last_time)
         last_time = self._settled(moment, last_time, live=True)
-        if last_time > moment.time + self._max_ahead_s:  # of an earlier run, and the clock is still in doubt
+        if last_time > moment.time + self._max_ahead_s:  # a frame of an earlier run, and the clock is not believed yet
             since_s = 0.0 if self._last_running is None else moment.running - self._last_running
             time, clock = last_time + max(since_s, _MIN_STEP_S), "uncertain"
         else:
@@ -293,7 +293,7 @@ class Stamper:
             since_s = _FRAME_STEP_S if self._last_running is None else moment.running - self._last_running
             return self._move(last_time, moment.time - since_s - last_time, "uncertain")
         step_s = moment.offset - self._epochs[-1].offset
-        if abs(step_s) <= STEP_S:  # slewed
+        if abs(step_s) <= STEP_S:  # a small difference, as when NTP slews the clock
             for epoch in self._epochs:
                 epoch.offset += step_s
         elif step_s > 0:

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-Sighted = Callable[[str, int, float, NDArray[np.float32]], None]  # camera, frame_id, time, embedding (D,) as encoded
+Sighted = Callable[[str, int, float, NDArray[np.float32]], None]  # camera, frame_id, time, embedding (D,), any norm
 
 BATCH_SIZE = 8  # frames of all cameras; larger batches are hardly faster, and a question waits for the current batch
 _FIRST_RETRY_S, _LAST_RETRY_S = 0.5, 30.0
@@ -85,7 +85,7 @@ class Encoding:
         self._needs_patches = needs_patches  # False when a remote model answers, which gets the pictures themselves
         self._given_up: set[int] = set()  # frames that cannot be encoded; few, as a JPEG is damaged only with the disk
         self._num_refused: Counter[int] = Counter()
-        self._waiting: set[int] = set()  # could not be read or stored at the last try
+        self._waiting: set[int] = set()  # frames that could not be read or stored at the last try
         self._aside: set[int] = set()  # the frames of `_waiting` that are not tried again before the pause is over
         self._pause_s = _FIRST_RETRY_S
 
@@ -191,7 +191,7 @@ class Encoding:
         for picture, features in await self._features(pictures):
             try:
                 remembered = await pools.storage(self._attach, picture, features)
-            except ValueError as error:  # finite, but too large for half precision
+            except ValueError as error:  # an embedding is finite, but too large for half precision
                 self._skip(picture.frame_id, "refused", error)
             except (StorageError, MemoryError) as error:
                 self._set_aside({picture.frame_id: error})

@@ -62,7 +62,7 @@ class MetadataHistory:
 
     def __init__(self, max_age_s: float) -> None:
         self._max_age_s = max_age_s
-        self._entries: list[tuple[float, Mapping[str, Json]]] = []  # rising time; replaced whole, for other threads
+        self._entries: list[tuple[float, Mapping[str, Json]]] = []  # in time order; replaced, never changed in place
 
     def add(self, time: float, metadata: Mapping[str, Json], *, latest: float = math.inf) -> None:
         """Add the metadata for `time`. Calls may come in any order of times.

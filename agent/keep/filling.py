@@ -9,7 +9,7 @@ from agent.times import format_span
 
 DAY_S = 86_400.0
 HORIZON_S = 7 * DAY_S
-"""No warning is given further ahead than this."""
+"""A disk that will be full later than this causes no warning."""
 LEAST_SPAN_S = 600.0
 """A camera with a shorter history is left out of the estimate."""
 
@@ -20,7 +20,7 @@ class Growth:
 
     camera: str
     bytes_per_s: float
-    room_bytes: float  # until one of its own limits applies
+    room_bytes: float  # bytes that it may still grow before one of its own limits is reached
 
 
 def full_in_s(growths: Sequence[Growth], free_bytes: float, folder_room_bytes: float | None) -> float | None:

@@ -29,7 +29,7 @@ class Housekeeping:
         self, settings: Settings, store: MemoryStore, cameras: Cameras, clock: Clock, erasing: Erasing
     ) -> None:
         self.problem: str | None = None  # why the last round failed, as text for the operator
-        self.filling_problem: str | None = None  # that the disk will be full before the limits of the memory apply
+        self.filling_problem: str | None = None  # advice if the disk will be full before the memory's limits
         self._settings = settings
         self._store = store
         self._cameras = cameras

@@ -41,7 +41,7 @@ log = logging.getLogger(__name__)
 
 PAUSES_S = (0.5, 60.0)  # between tries: the first, and the longest
 STABLE_S = 10.0  # a connection that lasted this long resets the pause
-TWIN_S = 120.0  # how long the problem "another client uses the same client id" is shown
+TWIN_S = 120.0  # how long the problem "another client uses the same client id" is reported after it was noticed
 _TWIN = "another client uses the same client id, and each disconnects the other: give each its own mqtt.client_id"
 _WILLS = ((True, 1), (False, 1), (True, 0), (False, 0))  # (retained, QoS) of the last will, in the order of tries
 
@@ -73,9 +73,10 @@ class Bridge:
         self.status = Status()
         self._pauses_s, self._reannounce_s = pauses_s, reannounce_s
         self._num_failures = 0
-        self._twin_until = float("-inf")  # monotonic
-        # The same at every connection: the broker then ends an old connection at once, and its last will, which says
-        # "offline", does not come after our "online". Not every broker assigns a name; all accept 23 letters and digits.
+        self._twin_until = float("-inf")  # monotonic seconds
+        # The client id is the same at every connection. So the broker ends an old connection at once, and the old last
+        # will ("offline") is not published after the new "online". Not every broker assigns an id to a client without
+        # one, and all accept 23 letters and digits.
         self._client_id = context.settings.client_id or f"vilamp{secrets.token_hex(8)}"
         self._will_retain, self._will_qos = True, 1  # lowered for brokers that do not accept it
 
@@ -97,7 +98,7 @@ class Bridge:
                             while True:
                                 await self._connection(address)
                                 await asyncio.sleep(self._pause_s())
-                    except (BrokerFailed, SettingsWrong) as error:  # until the operator acts: no hurry
+                    except (BrokerFailed, SettingsWrong) as error:  # lasts until the operator acts: try seldom
                         self._failed(str(error))
                         await asyncio.sleep(self._pauses_s[1])
             finally:
@@ -138,7 +139,7 @@ class Bridge:
             self._learn(error, client, loop.time())
             self._failed(in_words(error, settings, address, client))
             task = asyncio.current_task()
-            if task is not None and task.cancelling():  # the connection broke while we were leaving
+            if task is not None and task.cancelling():  # the connection broke after the task was cancelled
                 raise asyncio.CancelledError from None
         finally:
             self.status.connected = False
@@ -245,7 +246,7 @@ class _Views:
         self._settings = settings
         self._store = store
         self._cameras = cameras
-        self._rates: dict[str, tuple[float, int]] = {}  # by camera: unix seconds, and frames remembered until then
+        self._rates: dict[str, tuple[float, int]] = {}  # by camera: time of the last call, and frames stored by then
 
     def cameras(self) -> Iterator[CameraView]:
         """Yield every camera with its status."""

@@ -128,7 +128,7 @@ def _camera_components(topics: Topics, camera: str) -> dict[str, Component]:
 
 def _rule_components(topics: Topics, camera: str, rule: str, snapshots: bool) -> dict[str, Component]:
     place = (camera, rule)
-    # Without video the state of the world is unknown; the rule can still be switched.
+    # Without video it is unknown whether the condition is true, so the state is unavailable; the switch still works.
     video = {
         **_available(topics.camera_status(camera)),
         "value_template": f"{{{{ '{OFFLINE}' if value == '{DISABLED}' else value }}}}",

@@ -23,9 +23,9 @@ EVENT_TRIES = 3
 RETRY_S = 3600.0
 EVENT_RETRY_S = 600.0
 MAX_NAMES = 4096
-EVENT = "event "  # the name of an alert event begins with it: it gets more tries
+EVENT = "event "  # beginning of the names of alert events, which get more tries than other messages
 MAX_NOTES = 100
-MAX_SHOWN = 200  # characters of a topic
+MAX_SHOWN = 200  # characters of a topic in a note
 
 
 class TooLarge(Refused):
@@ -39,7 +39,7 @@ class SetAside(Refused):
 @dataclass(slots=True)
 class _Loss:
     count: int
-    num_bytes: int  # of the smallest message that was lost
+    num_bytes: int  # size of the smallest message of this name that was blamed
     until: float  # the message is set aside until then (monotonic seconds)
 
 

@@ -86,7 +86,7 @@ class Session:
         while True:
             context.wake.clear()
             with context.turn():
-                for step in (self._tidy, self._turn):  # the second whatever becomes of the first
+                for step in (self._tidy, self._turn):  # the second runs even if the first fails
                     try:
                         await step()
                     except (StorageError, sqlite3.Error) as error:
@@ -101,7 +101,7 @@ class Session:
 
     async def _turn(self) -> None:
         """Do everything that is due, the most important first. Raises StorageError, sqlite3.Error or MqttError."""
-        if not self._cautious:  # subscribe before saying "online": clients may then ask at once
+        if not self._cautious:  # subscribe before publishing "online", so that clients may ask at once after it
             await self._subscribe()
         await self._state.online()
         await self._deliver()
@@ -121,14 +121,14 @@ class Session:
             if entry is None:
                 return
             await self._deliver_one(entry)
-        self._context.wake.set()  # there may be more: the next turn comes at once
+        self._context.wake.set()  # there may be more entries: begin the next turn at once
 
     def _next(self) -> Outgoing | None:
         """Return the oldest entry of the outbox that is to be tried now, or None."""
         context, outbox, now = self._context, self._context.alert_store.outbox, self._now()
         for place in [place for place, until in context.held.items() if until <= now]:
             del context.held[place]
-            if not outbox.waits(MQTT, *place):  # erased meanwhile: nothing is wrong any more
+            if not outbox.waits(MQTT, *place):  # they were erased meanwhile, so the problem no longer exists
                 context.notes.clear(self._topics.event(*place))
         if context.aside:
             stored = outbox.existing(context.aside)
@@ -161,7 +161,7 @@ class Session:
             context.notes.clear(name)
             try:
                 await pools.alerts(context.alert_store.outbox.done, entry)
-            except sqlite3.Error as error:  # the outbox remembers it: it is not sent again
+            except sqlite3.Error as error:  # the outbox marks it as finished, so it is not sent again
                 context.disk_refuses(error)
 
     # --- commands and questions ---
@@ -192,7 +192,7 @@ class Session:
             if topic == self._topics.ask:
                 self._ask(message, tasks)
             elif topic == f"{self._context.settings.discovery_prefix}/status":
-                # a retained one comes at the start of a connection, when everything is announced anyway
+                # a retained message arrives at the start of a connection, when everything is announced anyway
                 if message.payload == ONLINE.encode() and not message.retain and not self._announcing:
                     self._announcing = True
                     tasks.create_task(self._announce_again(), name="mqtt announces again")

@@ -57,11 +57,11 @@ class RetainedState:
         self._topics = Topics(context.settings.prefix)
         self._present: dict[str, bytes] = {}  # by topic: the payload to publish, as of the last `read`
         self._shown: dict[str, bytes] = {}  # by topic: the payload published on this connection
-        self._pictures: dict[str, str] = {}  # by topic: id of the alert whose picture it shows
+        self._pictures: dict[str, str] = {}  # by topic: id of the alert whose picture was published there
         self._uncleared: set[str] = set()  # topics that the broker refuses to clear
         self._memories: list[MemoryView] = []
         self._health: bytes | None = None
-        self._memories_due = self._health_due = float("-inf")  # monotonic
+        self._memories_due = self._health_due = float("-inf")  # when to read them again, monotonic seconds
 
     async def online(self) -> None:
         """Publish that the agent is online. As this is the smallest retained message, it also tests whether the broker
@@ -159,7 +159,7 @@ class RetainedState:
             if topic in self._present or topic in pictures or topic in self._uncleared or topic == self._topics.status:
                 continue
             if not await self._out.try_put(topic, b"", retain=True):
-                self._uncleared.add(topic)  # until the next connection
+                self._uncleared.add(topic)  # not tried again before the next connection
                 continue
             self._shown.pop(topic, None)
             self._pictures.pop(topic, None)

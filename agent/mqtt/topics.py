@@ -8,7 +8,7 @@ ONLINE, OFFLINE, DISABLED = "online", "offline", "disabled"
 ON, OFF = "ON", "OFF"
 
 _ID = re.compile(r"[A-Za-z0-9_.-]{1,64}")
-_NAME = re.compile(r"[a-z0-9_*-]{1,64}")  # of a camera or rule, as commands may name it
+_NAME = re.compile(r"[a-z0-9_*-]{1,64}")  # name of a camera or rule in a command topic
 _MAX_TOPIC_BYTES = 256
 _MAX_LEVELS = 16  # brokers close the connection over deeper topics
 

@@ -33,7 +33,7 @@ MAX_PACKET_BYTES = 256 << 10  # largest packet accepted from the broker; questio
 MAX_SKIPPED = 16  # larger packets that are skipped; then the connection is closed, so that the broker drops them
 MAX_UNSENT = 1000  # packets waiting to be sent because the broker does not read
 _CHUNK_BYTES = 64 << 10
-_MAX_SAID = 200  # characters of a broker's own words
+_MAX_SAID = 200  # characters that are stored of a text from the broker
 _CONNACK, _PUBLISH, _PINGREQ, _PACKET_TYPE, _QOS_2 = 0x20, 0x30, 0xC0, 0xF0, 0x04
 _BROKEN = (ValueError, LookupError, TypeError, AttributeError, AssertionError, struct.error, MQTTException)
 
@@ -149,7 +149,7 @@ class _Guarded(paho.Client):
                 if accepted
                 else "it sends packets before it has accepted the connection"
             )
-        if kind == _PUBLISH and command & _QOS_2:  # we never subscribe with it, and paho would keep such messages
+        if kind == _PUBLISH and command & _QOS_2:  # never subscribed with, and paho would store such messages
             return "it sends with QoS 2, which was not requested"
         if kind == _PINGREQ:
             return "it sends what only clients may send"
@@ -179,7 +179,7 @@ class Client(aiomqtt.Client):
         self._client.connect_timeout = connect_timeout_s
         self.limits = Limits()
         self.in_hand: Sent | None = None  # what is not confirmed yet; if the connection has ended, probably the cause
-        self.said: str | None = None  # the broker's own words about a refusal or the end of the connection
+        self.said: str | None = None  # the broker's text on a refusal or on the end of the connection
         self.farewell: ReasonCode | None = None  # the broker's reason for ending the connection (MQTT 5)
         self._dropped = dropped
         self._turn = asyncio.Lock()
