@@ -1,8 +1,9 @@
 """The data channel of a publisher's session: text messages in both directions, beside the video.
 
 Overload policy: a message that is too large, not text, or above the rate limit is refused, and the consumer gets a
-`Refusal` instead (for the rate limit at most one a second). The newest MAX_WAITING messages wait for a late consumer.
-Sending waits for the peer; a peer that takes nothing for SEND_TIMEOUT_S loses its channel.
+`Refusal` in its place (for the rate limit at most one a second). If the consumer is slow, the newest MAX_WAITING
+messages wait for it, and older ones are dropped. Sending waits until the peer has accepted earlier messages; a channel
+whose peer accepts nothing for SEND_TIMEOUT_S is closed.
 """
 
 import asyncio
@@ -29,18 +30,21 @@ RefusalReason = Literal["too_large", "not_text", "too_fast"]
 
 
 class ChannelClosed(Exception):
-    """The peer is gone, or accepts no messages."""
+    """The channel is closed: the peer is gone, or does not accept messages."""
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Takes the place of a refused message."""
+    """Stands in the message stream for a message that was refused, with the reason."""
 
     reason: RefusalReason
 
 
 class RateLimit:
-    """Allows `burst` messages at once, then `rate_hz` a second. With 2 and 1 Hz: at 0 s yes, yes, no; at 1 s yes, no."""
+    """Allows `burst` messages at once, then `rate_hz` a second.
+
+    With a burst of 2 and 1 Hz: three messages at 0 s: yes, yes, no; two messages at 1 s: yes, no.
+    """
 
     def __init__(self, rate_hz: float, burst: int) -> None:
         self._rate_hz = rate_hz
@@ -49,7 +53,7 @@ class RateLimit:
         self._at: float | None = None
 
     def allows(self, now: float) -> bool:
-        """Return whether one more may pass at `now` (seconds of a monotonic clock)."""
+        """Return whether one more message is allowed at `now` (seconds of a monotonic clock), and count it if so."""
         if self._at is not None:
             self._left = min(self._burst, self._left + (now - self._at) * self._rate_hz)
         self._at = now
@@ -60,10 +64,10 @@ class RateLimit:
 
 
 class Channel:
-    """An open channel for one consumer. `counts`: messages taken, and refused or lost by reason."""
+    """An open data channel with one consumer. `counts`: numbers of messages accepted, and of others by reason."""
 
     def __init__(self, channel: RTCDataChannel, counts: Counter[str], now: Callable[[], float]) -> None:
-        """`now`: a monotonic clock."""
+        """`counts` is updated. `now`: returns the seconds of a monotonic clock."""
         self._channel = channel
         self._counts = counts
         self._now = now
@@ -77,13 +81,13 @@ class Channel:
         channel.on("close", self.close)
 
     async def messages(self) -> AsyncIterator[str | Refusal]:
-        """Yield the peer's messages in order until the channel closes."""
+        """Yield the peer's messages in order until the channel closes, with a `Refusal` for each refused one."""
         with suppress(SlotClosed):
             while True:
                 yield await self._inbox.get()
 
     async def send(self, text: str) -> None:
-        """Send at most MAX_SENT_BYTES of UTF-8. Raises ChannelClosed."""
+        """Send a message of at most MAX_SENT_BYTES in UTF-8. Waits until it can be buffered. Raises ChannelClosed."""
         try:
             async with asyncio.timeout(SEND_TIMEOUT_S):
                 while self._channel.readyState == "open" and self._channel.bufferedAmount > _SEND_AHEAD_BYTES:
@@ -98,7 +102,7 @@ class Channel:
             raise ChannelClosed(str(error) or "the channel has closed") from None
 
     def close(self) -> None:
-        """Close the channel. `messages` ends after those that wait."""
+        """Close the channel. `messages` still yields the messages that wait, and then ends."""
         self._inbox.close()
         self._room.set()
         if self._channel.readyState == "open":

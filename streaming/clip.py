@@ -1,7 +1,7 @@
-"""Write RGB pictures with their times to an MP4 video (H.264) that shows each until the next.
+"""Write RGB pictures with their times to an MP4 video (H.264), which shows each picture until the next one.
 
-Blocking: for a worker thread. Timestamps count from the first picture and are exact to 1/90000 s. Pictures of another
-size than the first are fitted into it with black borders.
+The calls block, so use a worker thread. Timestamps count from the first picture and are exact to 1/90000 s. All
+pictures get the size of the first: others are scaled to fit, with black borders.
 """
 
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ CODEC = "libx264"
 
 @contextmanager
 def _as_os_error(path: Path) -> Iterator[None]:
-    """Raise all of FFmpeg's errors in the block as OSError."""
+    """Context manager: raise all of FFmpeg's errors in the block as OSError."""
     try:
         yield
     except OSError:
@@ -33,7 +33,7 @@ def _as_os_error(path: Path) -> Iterator[None]:
 
 
 class ClipWriter:
-    """A video file being written, as a context manager: leaving it completes the file. Raises OSError."""
+    """Writes a video file. Use it as a context manager: leaving the block completes the file. Raises OSError."""
 
     def __init__(self, path: Path) -> None:
         with _as_os_error(path):
@@ -61,7 +61,7 @@ class ClipWriter:
     def add(self, image: np.ndarray, time_s: float) -> float:
         """Append a picture, uint8 (H, W, 3), and return its time in the video, in seconds.
 
-        Times must rise; two on the same tick are written one tick apart.
+        Times must rise. Two pictures on the same tick (1/90000 s) are written one tick apart.
         """
         with _as_os_error(self._path):
             if self._stream is None:

@@ -1,6 +1,6 @@
-"""Times of frames: when a live camera captured them, when a file shows them, and which of them to keep.
+"""Compute when a live camera captured its frames and when a file shows its frames, and choose which frames to keep.
 
-No clock is read here: arrival times come in as arguments.
+This module reads no clock: arrival times are arguments.
 """
 
 import math
@@ -26,7 +26,7 @@ _STUCK = 2  # a timestamp repeated so often in a row counts as missing
 
 
 def ticks_between(later: int, earlier: int) -> int:
-    """Return the signed difference of two RTP timestamps across the wrap: `ticks_between(5, 2**32 - 5) == 10`."""
+    """Return the signed difference of two RTP timestamps, which wrap at 2**32: `ticks_between(5, 2**32 - 5) == 10`."""
     difference = (later - earlier) % _WRAP_TICKS
     return difference - _WRAP_TICKS if difference >= _WRAP_TICKS // 2 else difference
 
@@ -34,18 +34,22 @@ def ticks_between(later: int, earlier: int) -> int:
 class CaptureClock:
     """Maps each frame of a live camera to its capture time, strictly rising while our clock is not set back.
 
-    A sender's report (its wall clock at some RTP ticks) is used if it lies within `max_skew_s` of our clock, and a time
-    mapped by it if the frame arrived at most `max_delay_s` after and `max_skew_s` before it. All other frames get their
-    arrival time. Where times would step back (a first report, another publisher), they advance at half speed for a few
-    seconds until they are right again, so order and sampling survive. If the last frame lies further in the future than
-    that explains, our clock was set back, and times restart there.
+    Our clock is the system clock of this machine, by which arrival times are given. Cameras send reports of their own
+    clock: its time at a certain RTP timestamp (in ticks). A report is used if its time differs from our clock by at
+    most `max_skew_s`. It then gives the capture time of each frame from the frame's ticks. This time is used if the
+    frame arrived at most `max_delay_s` after it and at most `max_skew_s` before it. All other frames get their arrival
+    time.
+
+    If times would step back (at a first report, or with another publisher), they advance at half speed for a few
+    seconds until they are right again, so that the order of frames and the sampling are kept. If the last frame's time
+    is further in the future than this can explain, our clock was set back, and times restart at the arrival time.
     """
 
     def __init__(
         self, *, clock_rate_hz: float = 90_000.0, max_skew_s: float = 2.0, max_delay_s: float = 30.0,
         after: float | None = None,
     ) -> None:  # fmt: skip
-        """`after`: unix seconds of the camera's last frame in an earlier session; all times are later."""
+        """`after`: unix seconds of the camera's last frame in an earlier session. All times will be later than this."""
         self._rate_hz = clock_rate_hz
         self._max_skew_s = max_skew_s
         self._max_delay_s = max_delay_s
@@ -54,17 +58,20 @@ class CaptureClock:
         self._last_wanted: float | None = None
 
     def restart(self, clock_rate_hz: float) -> None:
-        """Forget the report, as ticks restart with a new connection. Times go on rising."""
+        """Begin a new connection: forget the report, as ticks start anew. Times continue to rise."""
         self._rate_hz, self._report = clock_rate_hz, None
 
     def report(self, sender_time: float, ticks: int, arrival: float) -> bool:
-        """Note that the sender's clock said `sender_time` at `ticks`. Return whether that is close enough to ours."""
+        """Store a report: the sender's clock showed `sender_time` at the RTP timestamp `ticks`.
+
+        Return whether this is close enough to our clock (`arrival`); otherwise frames get their arrival time.
+        """
         believed = abs(sender_time - arrival) <= self._max_skew_s
         self._report = (sender_time, ticks) if believed else None
         return believed
 
     def capture_time(self, ticks: int | None, arrival: float) -> tuple[float, ClockName]:
-        """Return the frame's time in unix seconds and the clock it came from."""
+        """Return the frame's time in unix seconds, and which clock gave it: "sender" or "arrival"."""
         if self._last is not None and self._last > arrival + self._max_skew_s + _MAX_AHEAD_S:
             self._last = self._last_wanted = None
         wanted, clock = self._wanted(ticks, arrival)
@@ -85,12 +92,13 @@ class CaptureClock:
 
 
 class FileTimes:
-    """Maps presentation timestamps of a file to unix seconds, strictly rising whatever the file says.
+    """Maps presentation timestamps of a file to unix seconds, which rise strictly even if the timestamps do not.
 
-    The first frame is `start`. Frames without a timestamp follow one another by their own duration, or `interval_s`.
-    Where timestamps step back, or forward by more than `gap_s` (joined recordings, a clock that was set, broken muxers),
-    the frame follows the last one by the usual interval, and later frames are shifted with it. A gap is not a step where
-    the file has shown frames nearly as far apart before.
+    The first frame is at `start`. A frame without a timestamp follows the one before it by that one's duration, or by
+    `interval_s` if that is unknown. Timestamps may step back, or forward by more than `gap_s`: in joined recordings,
+    after a clock was set, or because of a faulty muxer. After such a step, the frame follows the last one by the usual
+    interval, and all later frames are shifted with it. A gap does not count as a step if the file has shown frames
+    nearly as far apart before.
 
     start=100, interval 0.04: 5.0, 5.04, None, 5.12, 0.0, 0.04 -> 100, 100.04, 100.08, 100.12, 100.16, 100.2
     """
@@ -110,7 +118,10 @@ class FileTimes:
         self._offset_before = 0.0
 
     def next(self, media_s: float | None, duration_s: float | None = None) -> float:
-        """Return the time of the next frame in presentation order. `duration_s`: how long it is shown, if known."""
+        """Return the time of the next frame in presentation order, in unix seconds.
+
+        `media_s`: its timestamp in the file, None if missing. `duration_s`: how long it is shown, if known.
+        """
         interval_s, self._interval_s = self._interval_s, sane_interval(duration_s, self._interval_s)
         if media_s is not None and not math.isfinite(media_s):
             media_s = None
@@ -124,7 +135,7 @@ class FileTimes:
         return time
 
     def _placed(self, media_s: float, interval_s: float) -> float:
-        """Return the time of a frame with this timestamp, joined to the last one where it steps."""
+        """Return the time of a frame with this timestamp. After a step, it is the last time plus the usual interval."""
         if self._last is None or self._last_media_s is None:  # the first timestamp
             time = self._start if self._last is None else self._last + interval_s
             self._offset = time - media_s
@@ -154,11 +165,16 @@ class FileTimes:
 
 
 class FileClock:
-    """When a file shows its frames, in seconds since the first. Writes what it corrected into `remarks["times"]`."""
+    """Computes when a file shows its frames, in seconds since the first frame.
+
+    Steps of the timestamps are removed (see `FileTimes`); a sentence about them is stored in `remarks["times"]`.
+    """
 
     def __init__(self, rates_hz: list[float], gap_s: float, remarks: dict[str, str]) -> None:
-        """`rates_hz`: frame rates that the file declares. `gap_s`: a longer gap is a step of the timestamps, unless it is
-        within ten times the declared interval."""
+        """`rates_hz`: the frame rates that the file declares. `remarks`: gets the sentence about removed steps.
+
+        `gap_s`: a longer gap counts as a step of the timestamps, unless it is within ten times the declared interval.
+        """
         self.covered_s = 0.0  # from the first frame to the last
         self.shown_s = 0.0  # the same, plus how long the last one is shown
         self.reached_s = 0.0  # the largest timestamp in the file
@@ -169,18 +185,21 @@ class FileClock:
 
     @property
     def joined(self) -> bool:
-        """True once timestamps have stepped."""
+        """Whether steps of the timestamps have been removed, as in a file of joined recordings."""
         return self._times.num_joined > 0
 
     def next(self, frame: av.VideoFrame) -> float:
-        """Return the time of the next frame in presentation order."""
+        """Return the time of the next frame in presentation order, in seconds since the first."""
         self._has_presentation_times = self._has_presentation_times or frame.pts is not None
         # containers such as AVI only number the packets; the decoder passes these numbers on in rising order
         ticks = frame.pts if self._has_presentation_times else frame.dts
         return self.place(ticks, frame.duration, frame.time_base)
 
     def place(self, ticks: int | None, duration: int | None, time_base: Fraction | None) -> float:
-        """Return the time of the next frame or packet, from its ticks and duration in units of `time_base`."""
+        """Return the time of the next frame or packet, in seconds since the first.
+
+        ticks, duration: its timestamp and duration in units of `time_base`.
+        """
         duration_s = in_seconds(duration or None, time_base)
         media_s = in_seconds(ticks, time_base)
         if media_s is not None:
@@ -202,22 +221,23 @@ class FileClock:
 
 
 def in_seconds(ticks: int | None, time_base: Fraction | None) -> float | None:
-    """Return ticks in seconds, None where either is unknown."""
+    """Return a timestamp in seconds; None if the ticks or the time base are unknown."""
     return None if ticks is None or not time_base else float(ticks * time_base)
 
 
 def sane_interval(interval_s: float | None, otherwise_s: float = USUAL_INTERVAL_S) -> float:
-    """Return `interval_s`, or `otherwise_s` where it is missing or implausible."""
+    """Return `interval_s`, or `otherwise_s` if it is missing or implausible for two consecutive frames."""
     if interval_s is None or not _FASTEST_S <= interval_s <= _SLOWEST_S:
         return otherwise_s
     return interval_s
 
 
 class Sampler:
-    """Chooses about `rate_hz` frames a second from uneven timestamps, at most one per cell of a fixed grid (no drift).
+    """Chooses about `rate_hz` frames a second from unevenly spaced ones, at most one per point of a fixed time grid.
 
-    The grid starts at the first frame. A frame is kept when it is the nearest to the next grid point, judged by the last
-    gap between frames: half of it (at most half a period) counts as "early enough".
+    As the grid is fixed, the times do not drift. It starts at the first frame. A frame is kept if it is probably the
+    nearest one to the next grid point: it comes after the point, or before it by at most half the last gap between
+    frames (and at most half a period).
 
     At 1 Hz, frames every 0.25 s from 100.0 keep 100.0, 101.0, 102.0. A 1 fps camera with jitter, 100.0, 101.03, 101.97,
     103.02, keeps all four, though 101.97 lies before the grid point 102.
@@ -232,7 +252,7 @@ class Sampler:
         self._last = 0.0
 
     def keep(self, time: float) -> bool:
-        """Return whether to keep the frame captured at `time` (unix seconds). A step back restarts the grid."""
+        """Return whether to keep the frame captured at `time` (unix seconds). If times step back, the grid restarts."""
         if self._origin is None or time < self._last:
             self._origin, self._last, self._cell = time, time, 0
             return True

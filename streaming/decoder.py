@@ -1,7 +1,7 @@
-"""Open a file or live camera with PyAV and decode its frames.
+"""Open a video file or a live camera with PyAV and decode its frames.
 
-Everything here blocks and runs in a `Worker`. Chooses the video track, and tells damage from the regular end. Pacing,
-reconnecting and wall-clock times are in `media.py`.
+This module chooses the video track, and distinguishes damage from the regular end of a file. All calls block; they run
+in the thread of a `Worker`. `media.py` adds pacing, reconnecting and wall-clock times. A medium is a file or a camera.
 """
 
 import struct
@@ -44,7 +44,7 @@ _ASIDE = _ORNAMENT | Disposition.still_image
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """A decoded frame. `media_s`: seconds since the first frame of a file, or a camera's own seconds, if known."""
+    """A decoded frame. `media_s`: seconds since a file's first frame, or the camera's own time; None if unknown."""
 
     frame: av.VideoFrame
     ticks: int | None
@@ -54,13 +54,13 @@ class Decoded:
 
 
 class Input:
-    """An open medium. Opening it and `frames()`, which may be iterated once, raise MediaErrors."""
+    """An open video file or live camera. `frames()` may be iterated once. It and the constructor raise MediaErrors."""
 
     def __init__(
         self, url: str, *, live: bool, format: str | None = None, options: Mapping[str, str] | None = None,  # noqa: A002
         timeout_s: float | None = None, opener: HttpOpener | None = None,
     ) -> None:  # fmt: skip
-        """`url`: a path, or what FFmpeg opens for a live camera. `opener`: fetches it instead of FFmpeg."""
+        """`url`: a file's path, or an address that FFmpeg can open. `opener`: fetches the data instead of FFmpeg."""
         self._opener = opener
         self._shown = shown(url)
         self.live = live
@@ -90,7 +90,7 @@ class Input:
             raise
 
     def _prepare(self) -> None:
-        """Choose the track and set up its decoder."""
+        """Choose the video track and set up its decoder."""
         tracks = self._container.streams.video
         if not films(tracks):
             cover = ", only a cover picture" if tracks else ""
@@ -118,7 +118,7 @@ class Input:
 
     @property
     def clock_rate_hz(self) -> float:
-        """Ticks per second of the frames' timestamps."""
+        """The number of ticks per second of the frames' timestamps."""
         base = self._stream.time_base
         return base.denominator / base.numerator if base else 90_000.0
 
@@ -137,11 +137,14 @@ class Input:
 
     @property
     def knows_its_length(self) -> bool:
-        """False for raw streams and recordings of broadcasts, where FFmpeg guesses the length."""
+        """Whether `declared_s` is exact. For raw streams and broadcast recordings, FFmpeg guesses the length."""
         return self.declared_s() is not None and not self._container.format.flags & _MAY_STEP
 
     def measured_s(self) -> float | None:
-        """Return the length by the packets, without decoding; None without packets. Reads the medium to its end."""
+        """Return the length in seconds from the packets' timestamps, without decoding; None without packets.
+
+        Reads the file to its end.
+        """
         clock, num_packets = self._clock(), 0
         with suppress(*FAULTS):  # damage is reported when frames are read
             for packet in self._container.demux(self._stream):
@@ -151,7 +154,10 @@ class Input:
         return clock.shown_s if num_packets else None
 
     def frames(self) -> Iterator[Decoded]:
-        """Yield every decodable frame in order. Raises MediaDamaged after a file that ends early, MediaLost for a camera."""
+        """Yield every frame that can be decoded, in order.
+
+        After the last frame, raises MediaDamaged if a file ended before its declared length, MediaLost for a camera.
+        """
         clock = None if self.live else self._clock()
         failure = ""
         packets = self._container.demux(self._stream)
@@ -179,7 +185,10 @@ class Input:
         self._judge_end(failure, clock)
 
     def _decode(self, packet: av.Packet) -> list[av.VideoFrame]:
-        """Decode a packet, or count it if that fails; the decoder recovers at the next key frame."""
+        """Return the frames decoded from a packet. If decoding fails, count an error and return none.
+
+        The decoder recovers at the next key frame.
+        """
         try:
             return packet.decode()  # type: ignore[no-any-return]
         except av.EOFError:
@@ -208,7 +217,10 @@ class Input:
             )
 
     def _missing_end(self, clock: FileClock) -> str:
-        """Return how much is missing of the declared length, or "". Lengths of other tracks are ignored."""
+        """Return a text that says how much of the declared length is missing, "" if nothing is.
+
+        The lengths of other tracks are ignored.
+        """
         declared_s = self.declared_s()
         if declared_s is None or clock.joined or (not self._stream.duration and len(self._container.streams) > 1):
             return ""
@@ -226,17 +238,17 @@ class Input:
 
 
 def best_track(tracks: Sequence[av.VideoStream], duration_s: float | None) -> av.VideoStream | None:
-    """Return the track that shows most pixels over the length of the medium, None if none can be decoded.
+    """Return the track with the most pixels per second, None if no track can be decoded.
 
-    Frame rates above one a second count as one, so a sharp track at 1 Hz wins over a blurred one at 30 Hz, but not one of
-    thumbnails every ten seconds. Between equals the default track wins, then the first.
+    Frame rates above one a second count as one. So a high resolution at 1 Hz wins over a low one at 30 Hz, but pictures
+    every ten seconds do not. Among equal tracks, the default track wins, then the first.
     """
     usable = [track for track in films(tracks) if track.codec_context is not None]
     return max(usable, key=lambda track: _rank(track, duration_s), default=None)
 
 
 def films(tracks: Sequence[av.VideoStream]) -> list[av.VideoStream]:
-    """Return the tracks without cover art and thumbnails."""
+    """Return the tracks that show the video, without cover art and thumbnails."""
     return [track for track in tracks if not track.disposition & _ORNAMENT]
 
 
@@ -250,17 +262,17 @@ def _rank(track: av.VideoStream, duration_s: float | None) -> tuple[bool, bool, 
 
 
 def _covered(track: av.VideoStream, duration_s: float | None) -> float:
-    """Return the share of the medium's length that the track covers, 1 where unknown."""
+    """Return the share of the medium's length that the track covers, 1 if it is unknown."""
     if not track.duration or not track.time_base or not duration_s or duration_s <= 0:
         return 1.0
     return min(1.0, max(0.0, float(track.duration * track.time_base) / duration_s))
 
 
 def length_s(path: str) -> float | None:
-    """Return the length of a video file in seconds, steps of its timestamps removed; None if unknown.
+    """Return the length of a video file in seconds, without gaps in its timestamps; None if unknown.
 
-    Reads a small file to its end, and a large one where its container only guesses the length. Raises MediaNotFound,
-    MediaUnreadable.
+    Reads small files to their end. Large files are read to their end only if their length would otherwise be a guess.
+    Raises MediaNotFound, MediaUnreadable.
     """
     medium = Input(path, live=False)
     try:
@@ -284,7 +296,7 @@ _TEXT = frozenset({"tty", "bin", "xbin", "adf", "idf"})  # draw text as pictures
 
 
 def direct_formats(*others: str) -> str:
-    """Return the names of demuxers that read only the file itself, and `others`, as FFmpeg expects them."""
+    """Return an allow list of demuxers for FFmpeg: those that read nothing but the file itself, and `others`."""
     names = {part for name in av.formats_available for part in name.split(",")}
     return ",".join(sorted((names - _INDIRECT - _TEXT) | set(others)))
 

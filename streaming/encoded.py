@@ -4,8 +4,8 @@ A decoder allocates and fills whatever size a key frame declares: a few bytes th
 seconds. So the size is read here first, from the VP8 frame header or the H.264 sequence parameter set (SPS), and larger
 pictures never reach the decoder.
 
-Overload policy: once the oldest waiting frame is MAX_WAIT_S old, or more than MAX_WAITING_BYTES wait, all waiting frames
-are dropped and counted, and a key frame is requested.
+Overload policy: once the oldest waiting frame has waited for MAX_WAIT_S, or more than MAX_WAITING_BYTES wait, all
+waiting frames are dropped and counted, and a key frame is requested.
 """
 
 import threading
@@ -26,13 +26,13 @@ _SPS_BYTES = 512  # read at most; even with scaling lists an SPS is far shorter
 
 
 class Codec(Protocol):
-    """An aiortc codec."""
+    """The part of an aiortc codec that is used here."""
 
     name: str
 
 
 class EncodedFrame(Protocol):
-    """An aiortc frame from the jitter buffer."""
+    """The part of an aiortc encoded frame, from the jitter buffer, that is used here."""
 
     data: bytes
 
@@ -41,11 +41,11 @@ Item = tuple[Codec, EncodedFrame]
 
 
 class Unreadable(Exception):
-    """The header is not one that a working encoder writes."""
+    """The frame's header is invalid, so the frame must not be decoded."""
 
 
 def picture_size(codec: str, data: bytes) -> tuple[int, int] | None:
-    """Return (width, height) of the largest picture that an encoded frame declares, None if it declares none.
+    """Return (width, height) of the largest picture that an encoded frame declares. None if it declares no size.
 
     `codec`: "VP8" or "H264" (with start codes). Raises Unreadable.
     """
@@ -58,7 +58,11 @@ def picture_size(codec: str, data: bytes) -> tuple[int, int] | None:
 
 
 def _vp8_size(data: bytes) -> tuple[int, int] | None:
-    """Read a VP8 key frame (RFC 6386 section 9.1): 3 bytes of frame tag, a start code, 14 bits each of width, height."""
+    """Return the size that a VP8 key frame declares, None for other frames.
+
+    A key frame begins with 3 bytes of frame tag, a start code, and 14 bits each of width and height (RFC 6386 section
+    9.1).
+    """
     if not data or data[0] & 1:  # not a key frame
         return None
     if len(data) < 10 or data[3:6] != _VP8_START:
@@ -68,7 +72,7 @@ def _vp8_size(data: bytes) -> tuple[int, int] | None:
 
 
 def _sps_units(data: bytes) -> list[bytes]:
-    """Return the beginning of each SPS in an Annex B stream, without its first byte."""
+    """Return the first bytes of each SPS in an H.264 stream with start codes (Annex B), without its header byte."""
     units: list[bytes] = []
     start = data.find(b"\x00\x00\x01")
     while start >= 0:
@@ -94,7 +98,7 @@ class _Bits:
         return (self._value >> self._left) & ((1 << num) - 1)
 
     def unsigned(self) -> int:
-        """Read an unsigned Exp-Golomb number: n zeros, a one, n bits."""
+        """Read and return an unsigned Exp-Golomb number: n zeros, a one, n bits."""
         zeros = 0
         while not self.read(1):
             zeros += 1
@@ -103,13 +107,13 @@ class _Bits:
         return (1 << zeros) - 1 + self.read(zeros)
 
     def signed(self) -> int:
-        """Read a signed Exp-Golomb number: 0, 1, -1, 2, -2 ..."""
+        """Read and return a signed Exp-Golomb number. The codes stand for 0, 1, -1, 2, -2 and so on."""
         number = self.unsigned()
         return (number + 1) // 2 if number % 2 else -(number // 2)
 
 
 def _sps_size(unit: bytes) -> tuple[int, int]:
-    """Return the size coded in an SPS (H.264 section 7.3.2.1.1), before cropping, which is what a decoder allocates."""
+    """Return the size coded in an SPS (H.264 section 7.3.2.1.1), before cropping. A decoder allocates this size."""
     bits = _Bits(unit)
     profile = bits.read(8)
     bits.read(16)  # constraint flags, level
@@ -153,13 +157,16 @@ def _skip_high_profile(bits: _Bits) -> None:
 
 
 class EncodedQueue:
-    """Bounded queue from the network, which never waits, to the decoder's thread."""
+    """A bounded queue of encoded frames, from the network to the decoder's thread. Adding to it never blocks."""
 
     def __init__(
         self, now: Callable[[], float], *, on_shed: Callable[[int], None], on_unreadable: Callable[[], None],
         on_too_large: Callable[[str], None],
     ) -> None:  # fmt: skip
-        """`now`: a monotonic clock. The callbacks run in the putting thread; `on_too_large` gets a sentence."""
+        """`now`: a monotonic clock. The callbacks run in the thread that calls `put`.
+
+        `on_shed` gets the number of dropped frames, `on_too_large` a sentence that says which size was refused.
+        """
         self.reader: threading.Thread | None = None  # the decoder's thread, once it has started
         self._now = now
         self._on_shed = on_shed
@@ -171,7 +178,7 @@ class EncodedQueue:
         self._changed = threading.Condition()
 
     def put(self, item: Item | None) -> None:
-        """Add a codec and a frame. After None, `get` returns what is waiting, then None for ever."""
+        """Add a frame with its codec. None ends the queue: `get` returns the frames that wait, then None for ever."""
         if item is None:
             with self._changed:
                 self._ended = True
@@ -195,7 +202,7 @@ class EncodedQueue:
             self._on_shed(num_shed)
 
     def get(self) -> Item | None:
-        """Wait for the oldest item and take it; None at the end."""
+        """Wait for a frame; remove the oldest and return it with its codec. Return None after the end of the queue."""
         with self._changed:
             while not self._items and not self._ended:
                 self._changed.wait()
@@ -206,7 +213,7 @@ class EncodedQueue:
             return item
 
     def abandon(self) -> None:
-        """End the queue now and drop what is waiting."""
+        """End the queue at once and drop the frames that wait."""
         with self._changed:
             self._clear()
             self._ended = True

@@ -1,8 +1,9 @@
-"""Errors of media, each with a message that says what to do, and the translation of PyAV and FFmpeg errors into them.
+"""Errors of video files and live cameras, and the translation of PyAV and FFmpeg errors into them.
 
-PyAV raises FFmpegError for what FFmpeg reports, and Python's own classes where a medium confuses PyAV itself:
-AttributeError for a track without a decoder, ValueError for an unknown number, AssertionError, and others. None of them
-leaves this package: a broken medium affects its own camera only.
+Each message says what to do. PyAV raises FFmpegError for errors that FFmpeg reports. For unexpected input it also
+raises Python's own classes: AttributeError for a track without a decoder, ValueError for an unknown number,
+AssertionError, and others. This package raises none of these to its callers, so that a broken file or stream affects
+its own camera only.
 """
 
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from streaming.redact import redact, redact_text
 
 
 class MediaError(Exception):
-    """The medium cannot be used. The message says why and what to do, with passwords of addresses removed."""
+    """A file or camera cannot be used. The message says why and what to do, without the passwords in addresses."""
 
     def __init__(self, message: str) -> None:
         super().__init__(redact_text(message))
@@ -25,11 +26,11 @@ class MediaNotFound(MediaError):
 
 
 class MediaUnreadable(MediaError):
-    """It holds no video that can be decoded."""
+    """The file or stream has no video that can be decoded."""
 
 
 class MediaDamaged(MediaError):
-    """It stopped before its declared end. The frames before the damage were delivered."""
+    """The file ended before its declared length, or is damaged. All frames before the damage were delivered."""
 
 
 class MediaLost(MediaError):
@@ -56,7 +57,7 @@ FAULTS = (
 
 
 def reason(error: BaseException) -> str:
-    """Return the error as text, without the address that FFmpeg puts into it."""
+    """Return the error's message without the address that FFmpeg adds to it."""
     if isinstance(error, av.ExitError):  # PyAV's own time limit
         return "no data arrived within the time limit"
     if isinstance(error, MediaError):
@@ -67,13 +68,16 @@ def reason(error: BaseException) -> str:
 
 
 def shown(url: str) -> str:
-    """Return an address or path for people: without passwords, with undecodable bytes escaped."""
+    """Return an address or path for messages: without passwords, and with bytes that are not valid text escaped."""
     return redact(url).encode("utf-8", "backslashreplace").decode()
 
 
 @contextmanager
 def in_words(what: str, kind: type[MediaError] = MediaUnreadable) -> Iterator[None]:
-    """Raise FAULTS in the block as `kind`, with the message "<what> (<reason>)". MediaErrors pass unchanged."""
+    """Context manager: raise errors of PyAV and FFmpeg in the block as `kind`, with the message "<what> (<reason>)".
+
+    MediaErrors are raised unchanged.
+    """
     try:
         yield
     except MediaError:

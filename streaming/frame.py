@@ -13,7 +13,7 @@ SourceState = Literal["starting", "live", "reconnecting", "stalled", "ended", "f
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """A picture that the source kept.
+    """A picture with its capture time, as a source yields it.
 
     `time`: capture time in unix seconds, strictly rising per source while our clock is not set back. `image`: uint8
     (H, W, 3) RGB, whose size may change between frames. `clock`: where `time` came from: the sender's clock, our clock
@@ -70,7 +70,7 @@ class SourceStats:
 
 
 class Source(Protocol):
-    """The frames of one camera. `frames()` is iterated once, by one consumer."""
+    """A source of one camera's frames. `frames()` may be iterated once, by one consumer."""
 
     camera: str
     stats: SourceStats

@@ -1,4 +1,4 @@
-"""Hand values over: `LatestSlot` between tasks of an event loop, `Worker` between the loop and a thread."""
+"""Pass values on: `LatestSlot` between tasks of an event loop, `Worker` between the event loop and a thread."""
 
 import asyncio
 import queue
@@ -12,13 +12,13 @@ T = TypeVar("T")
 
 
 class SlotClosed(Exception):
-    """The producer has ended and everything was taken."""
+    """The slot is closed, and all its items have been taken out."""
 
 
 class LatestSlot(Generic[T]):
-    """A bounded hand-off between a producer that never waits and one consumer, in one event loop.
+    """A bounded queue between a producer, which never waits, and one consumer, in the same event loop.
 
-    Overload policy: a full slot drops its oldest item and counts it, so the newest `capacity` items win.
+    Overload policy: a full slot drops its oldest item and counts it, so that it holds the newest `capacity` items.
     """
 
     def __init__(self, capacity: int = 1) -> None:
@@ -31,7 +31,7 @@ class LatestSlot(Generic[T]):
         self.dropped = 0
 
     def put(self, item: T) -> bool:
-        """Add `item`. Return False if an older one was dropped for it. Ignored after `close`."""
+        """Add `item`. Return False if an older item was dropped for it. After `close`, items are ignored."""
         if self._closed:
             return True
         full = len(self._items) >= self._capacity
@@ -43,7 +43,7 @@ class LatestSlot(Generic[T]):
         return not full
 
     async def get(self) -> T:
-        """Wait for the oldest item and take it. Raises SlotClosed when closed and empty."""
+        """Wait for an item, and remove and return the oldest one. Raises SlotClosed if the slot is closed and empty."""
         while not self._items:
             if self._closed:
                 raise SlotClosed
@@ -52,7 +52,7 @@ class LatestSlot(Generic[T]):
         return self._items.popleft()
 
     def close(self) -> None:
-        """Take no more items. Those held can still be taken."""
+        """Accept no more items. Items in the slot can still be taken out with `get`."""
         self._closed = True
         self._changed.set()
 
@@ -67,8 +67,8 @@ class WorkerStopped(Exception):
 class Worker:
     """A daemon thread for blocking calls on an object that only one thread may use, such as a PyAV container.
 
-    Callers submit one call at a time and await its value, so cancellation falls between calls. A call that has begun
-    cannot be interrupted; nobody waits for it. The thread starts with the first call.
+    Callers submit one call at a time and await its result. If the awaiting task is cancelled, a call that has begun
+    still runs to its end, but nobody waits for it. The thread starts with the first call.
     """
 
     def __init__(self, name: str) -> None:
@@ -78,7 +78,7 @@ class Worker:
         self._stopped = False
 
     async def run(self, call: Callable[[], T]) -> T:
-        """Return `call()`, run in the thread, or raise its exception. Raises WorkerStopped after `stop`."""
+        """Run `call` in the thread and return its result, or raise its exception. Raises WorkerStopped after `stop`."""
         if self._stopped:
             raise WorkerStopped
         if self._thread is None:
@@ -89,7 +89,7 @@ class Worker:
         return await asyncio.wrap_future(future)
 
     def stop(self, last_call: Callable[[], None]) -> None:
-        """End the thread after its current call and `last_call`, which releases what it used. Does not wait."""
+        """End the thread after its current call and then `last_call`, which should release resources. Does not wait."""
         if self._stopped:
             return
         self._stopped = True

@@ -1,7 +1,8 @@
 """Fetch what FFmpeg reads over HTTP: only from the camera's own host, at a limited rate, without cookies.
 
-FFmpeg's own HTTP follows redirects and playlists to any address that the camera names. PyAV calls `HttpOpener` as
-`io_open` instead, for the stream and for the segments and keys of a playlist. Blocking: for a worker thread.
+FFmpeg's own HTTP client follows redirects and playlists to any address that the camera names. Therefore PyAV is given
+an `HttpOpener` as its `io_open`, which it calls for the stream and for the segments and keys of a playlist. The calls
+block, so use a worker thread.
 """
 
 import io
@@ -31,7 +32,7 @@ class Readable(Protocol):
 
 
 class HttpOpener:
-    """Opens addresses for one connection to a camera. Raises MediaLost and MediaStalled, with addresses redacted."""
+    """Opens addresses for one connection to a camera. Raises MediaLost and MediaStalled, without passwords."""
 
     def __init__(
         self, url: str, *, timeout_s: float, other_hosts: bool = False, now: Callable[[], float] = time.monotonic,
@@ -54,16 +55,16 @@ class HttpOpener:
         self.num_requests = 0
 
     def begin(self) -> None:
-        """Restart the time limit, before FFmpeg is called."""
+        """Restart the time limit. Call it before each call of FFmpeg."""
         self._deadline = self._now() + self._timeout_s
 
     def playing(self) -> None:
-        """Note that a frame was decoded: from now on, the rate of requests is limited instead of their number."""
+        """Record that a frame was decoded. From now on, the rate of requests is limited instead of their number."""
         if self._playing_since is None:
             self._playing_since, self._limit = self._now(), self.num_requests + BURST
 
     def __call__(self, url: str, flags: int, options: Mapping[str, str]) -> Readable:
-        """Return the body of `url`. After a failure every body is empty, so that a playlist ends."""
+        """Return the body of `url` as a file. After a failure, every body is empty, so that a playlist ends."""
         if self._failed:
             return io.BytesIO()
         try:
@@ -82,7 +83,7 @@ class HttpOpener:
         self._client.close()
 
     def left_s(self, url: str) -> float:
-        """Return the seconds until the time limit. Raises MediaStalled after it."""
+        """Return the seconds that are left of the time limit. Raises MediaStalled (naming `url`) if none are left."""
         left_s = self._deadline - self._now()
         if left_s <= 0:
             raise MediaStalled(f"{shown(url)}: no data arrived within the time limit")
@@ -93,7 +94,7 @@ class HttpOpener:
         return HttpFile(self, url, start, end or None)
 
     def fetch(self, url: str, start: int, end: int | None) -> tuple[httpx.Response, str]:
-        """Return the response to a GET of these bytes, and the address it came from after redirects."""
+        """Return the response to a GET request for the bytes [start, end), and its address after redirects."""
         for _ in range(MAX_REDIRECTS + 1):
             self._check(url)
             response = self._send(url, start, end)
@@ -161,11 +162,11 @@ class HttpFile:
         self._pos = start
 
     def seekable(self) -> bool:
-        """Return True for a file, False for a live stream."""
+        """Return whether the position can be changed: True for a file on the server, False for a live stream."""
         return self._size is not None and self._response.headers.get("accept-ranges", "").lower() == "bytes"
 
     def read(self, size: int) -> bytes:
-        """Return 1 to `size` bytes, b"" at the end."""
+        """Read and return 1 to `size` bytes, b"" at the end."""
         self._opener.left_s(self._url)
         try:
             while not self._rest:
@@ -186,7 +187,7 @@ class HttpFile:
         return self._pos
 
     def seek(self, offset: int, whence: int = 0) -> int:
-        """Continue at another position, with a new request."""
+        """Change the position, by a new request that begins there, and return it."""
         place = offset + (0, self._pos, self._size or 0)[whence]
         if place != self._pos:
             self._response.close()
@@ -200,12 +201,12 @@ class HttpFile:
         return place
 
     def close(self) -> None:
-        """Close this request. Idempotent."""
+        """Close the request for this body. Idempotent."""
         self._response.close()
 
 
 class _Decrypted:
-    """Decrypts a segment (AES-128, CBC mode) and removes its padding."""
+    """The decrypted body of a playlist's segment (AES-128 in CBC mode), without its padding, as a file."""
 
     def __init__(self, body: Readable, key: bytes, iv: bytes) -> None:
         self._body = body
@@ -235,7 +236,7 @@ class _Decrypted:
 
 
 def is_playlist(url: str) -> bool:
-    """Return whether the address itself names an HLS playlist."""
+    """Return whether the address itself is that of an HLS playlist, by its path."""
     try:
         return urlsplit(url).path.lower().endswith((".m3u8", ".m3u"))
     except ValueError:
@@ -243,7 +244,7 @@ def is_playlist(url: str) -> bool:
 
 
 def _origin(url: str) -> tuple[str, str, int]:
-    """Return scheme, host and port. Raises MediaLost for an invalid address."""
+    """Return scheme, host and port of an address. Raises MediaLost if it is invalid."""
     try:
         parts = urlsplit(url)
         scheme, host = parts.scheme.lower(), (parts.hostname or "").rstrip(".").lower()
@@ -254,7 +255,7 @@ def _origin(url: str) -> tuple[str, str, int]:
 
 
 def _same_site(camera: tuple[str, str, int], other: tuple[str, str, int]) -> bool:
-    """Return whether host and port are the same, or HTTP became HTTPS at their default ports."""
+    """Return whether both have the same host and port, or the same host with default ports and HTTP became HTTPS."""
     upgraded = (camera[0], camera[2], other[0], other[2]) == ("http", 80, "https", 443)
     return camera[1] == other[1] and (camera == other or upgraded)
 

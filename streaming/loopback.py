@@ -1,7 +1,8 @@
 """Let WebRTC use the loopback address where a machine has no other network, such as a laptop without Wi-Fi.
 
-The only module that changes aioice, checked against aioice 0.13.0: it collects the addresses of all networks except
-loopback, so two peers on such a machine would find no path. `tests/streaming/test_publisher.py` fails when that changes.
+aioice collects the addresses of all networks except loopback, so two peers on such a machine would find no path to each
+other. This is the only module that changes aioice. It was checked against aioice 0.13.0;
+`tests/streaming/test_publisher.py` fails if another version behaves differently.
 """
 
 from aioice import ice
@@ -15,5 +16,5 @@ def host_addresses(use_ipv4: bool, use_ipv6: bool) -> list[str]:
 
 
 def offer_loopback() -> None:
-    """Use `host_addresses` for all later connections of this process. Idempotent."""
+    """Make aioice use `host_addresses` for all later connections of this process. Idempotent."""
     ice.get_host_addresses = host_addresses

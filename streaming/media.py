@@ -1,7 +1,8 @@
 """Video files, RTSP and HTTP cameras, and webcams as sources, decoded by PyAV.
 
-A file is pulled: frames are decoded when the consumer asks, so nothing is lost and nothing queues. A live camera is
-drained all the time, and the newest kept frames win. A source uses one thread while `frames()` is iterated.
+A file's frames are decoded when the consumer asks for them, so no frame is lost and none waits in a queue. A live
+camera's frames are decoded all the time, and the newest ones wait for the consumer. A sampler decides which frames are
+kept (`FrameSettings`). A source uses one thread while `frames()` is iterated.
 """
 
 import asyncio
@@ -38,9 +39,9 @@ def open_source(
 ) -> "FileSource | LiveSource":  # fmt: skip
     """Return the source for `rtsp://...`, `http://...`, `webcam:0`, `webcam:/dev/video0`, `file:///...` or a path.
 
-    Opens nothing yet. `pace` and `start_time` (unix seconds of the first frame; default: when it is opened) apply to
-    files. `other_hosts`: redirects and playlists of an HTTP camera may lead to other hosts. Raises AddressUnknown (also
-    a ValueError) for other addresses.
+    It is opened when `frames()` is iterated. `pace` and `start_time` (unix seconds of the first frame; default: the
+    time of opening) apply to files. `other_hosts`: redirects and playlists of an HTTP camera may lead to other hosts.
+    Raises AddressUnknown (also a ValueError) for other addresses.
     """
     settings = settings or FrameSettings()
     if device := re.match(r"(?i)webcam:(.+)", url):
@@ -62,7 +63,7 @@ def open_source(
 
 
 def _http_options(url: str) -> dict[str, str]:
-    """Return FFmpeg options that allow a playlist only where the address itself names one."""
+    """Return FFmpeg options that allow a playlist only if the address itself is that of a playlist."""
     options = {"protocol_whitelist": "http,https,tcp,tls,crypto"}
     if is_playlist(url):
         return {**options, "format_whitelist": direct_formats("hls"), "http_persistent": "0", "http_multiple": "0"}
@@ -70,7 +71,7 @@ def _http_options(url: str) -> dict[str, str]:
 
 
 def _rtsp_options(transport: str) -> dict[str, str]:
-    """Return FFmpeg options whose whitelist keeps a hostile camera from making FFmpeg read local files."""
+    """Return FFmpeg options for RTSP. Their whitelist prevents a hostile camera from making FFmpeg read local files."""
     return {"rtsp_transport": transport, "fflags": "nobuffer", "protocol_whitelist": "rtsp,rtsps,rtp,udp,tcp,tls"}
 
 
@@ -96,7 +97,10 @@ class _DecodedSource:
             self._input = None
 
     def _keep(self, medium: Input, time_of: Callable[[Decoded], tuple[float, ClockName]]) -> Iterator[Frame]:
-        """Decode up to each next kept frame. Runs in the worker."""
+        """Decode frames, and yield those that the sampler keeps. Runs in the worker thread.
+
+        time_of: returns a decoded frame's time in unix seconds, and the clock that gave it.
+        """
         settings, stats = self._settings, self.stats
         for decoded in medium.frames():
             frame = decoded.frame
@@ -120,10 +124,10 @@ class _DecodedSource:
 
 
 class FileSource(_DecodedSource):
-    """A video file. `frames()` raises MediaUnreadable at once, MediaDamaged after the last good frame.
+    """The frames of a video file. `frames()` raises MediaUnreadable at once, MediaDamaged after the last good frame.
 
-    `pace="timestamps"` yields each frame when it is due by the file's timestamps, or later if the consumer is late;
-    `pace="fast"` as soon as it is asked for. No kept frame is dropped.
+    With `pace="timestamps"`, each frame is yielded when it is due by the file's timestamps, or later if the consumer is
+    late. With `pace="fast"`, it is yielded as soon as the consumer asks for it. No kept frame is dropped.
     """
 
     def __init__(
@@ -168,10 +172,11 @@ class FileSource(_DecodedSource):
 
 
 class LiveSource(_DecodedSource):
-    """An RTSP or HTTP camera, or a webcam, that is reconnected to for ever.
+    """The frames of an RTSP or HTTP camera or of a webcam. A lost connection is made again, for ever.
 
-    A frame's time is that of the camera's clock where it reports one that agrees with ours (RTCP), else its arrival.
-    Overload policy: decoding goes on whatever the consumer does, and the newest `handoff_frames` kept frames wait.
+    A frame's time is given by the camera's clock if the camera reports its clock (RTCP) and it agrees with ours;
+    otherwise it is the arrival time. Overload policy: decoding continues even if the consumer is slow. The newest
+    `handoff_frames` kept frames wait for it, and older ones are dropped.
     """
 
     def __init__(
@@ -180,7 +185,10 @@ class LiveSource(_DecodedSource):
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep, fraction: Callable[[], float] = random.random,
         opener: Callable[[], HttpOpener] | None = None,
     ) -> None:  # fmt: skip
-        """`opener` is called for each connection, and its result fetches addresses instead of FFmpeg."""
+        """`opener`: called for each connection. It returns an object that fetches addresses instead of FFmpeg.
+
+        `fraction`: returns a random number from [0, 1), for the pauses before reconnecting.
+        """
         super().__init__(camera, settings, SourceStats(), "live")
         self._opener = opener
         self._url = url
@@ -194,7 +202,7 @@ class LiveSource(_DecodedSource):
         self._pump: asyncio.Task[None] | None = None
 
     async def frames(self) -> AsyncIterator[Frame]:
-        """Yield kept frames until `close`."""
+        """Yield kept frames until `close` is called."""
         pump = self._pump = asyncio.create_task(self._connect_for_ever(), name=f"pump-{self.camera}")
         pump.add_done_callback(lambda _: self._slot.close())
         try:
@@ -232,7 +240,7 @@ class LiveSource(_DecodedSource):
             self.stats.reconnects += 1
 
     async def _drain(self) -> None:
-        """Put the kept frames of one connection into the slot until it is lost (MediaError)."""
+        """Put the kept frames of one connection into the slot, until it is lost (raises MediaError)."""
         await self._worker.run(self._open)
         self.stats.detail = ""
         while (frame := await self._next()) is not None:

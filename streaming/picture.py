@@ -1,7 +1,7 @@
 """Convert decoded video frames to RGB arrays: upright, with square pixels, no larger than asked.
 
-Blocking: call it in a worker thread. Whatever a frame says of its colours, shape or orientation, the result is a
-picture or a MediaError.
+The calls block, so use a worker thread. If a frame's metadata about colours, shape or orientation is invalid, the
+result is still a picture, or a MediaError is raised.
 """
 
 import struct
@@ -40,7 +40,7 @@ class Orientation:
     flipped: bool = False  # swap top and bottom
 
     def upright(self, image: np.ndarray) -> np.ndarray:
-        """Return `image` (H, W, 3) upright, (W, H, 3) if it is transposed."""
+        """Return the stored `image` (H, W, 3) upright. The result is (W, H, 3) if the orientation is transposed."""
         if self.transposed:
             image = image.swapaxes(0, 1)
         return np.ascontiguousarray(image[:: -1 if self.flipped else 1, :: -1 if self.mirrored else 1])
@@ -50,7 +50,7 @@ UPRIGHT = Orientation()
 
 
 def fitted_size(width: int, height: int, max_width: int, max_height: int) -> tuple[int, int]:
-    """Return the (width, height) that fits inside the limits with the same aspect, never enlarged.
+    """Return the largest (width, height) inside the limits with the same aspect ratio. A picture is never enlarged.
 
     1920x1080 in 960x960 -> 960x540; 640x480 in 1920x1080 -> 640x480.
     """
@@ -59,7 +59,7 @@ def fitted_size(width: int, height: int, max_width: int, max_height: int) -> tup
 
 
 def squared_size(width: int, height: int, pixel_aspect: float) -> tuple[int, int]:
-    """Return the size with square pixels, stretching the shorter side of a pixel so that no detail is lost.
+    """Return the (width, height) with square pixels. The picture is stretched, never shrunk, so that no detail is lost.
 
     720x576 with pixels 16/11 as wide as high -> 1047x576; 1920x1080 with 1/2 -> 1920x2160.
     """
@@ -70,10 +70,10 @@ def to_rgb(
     frame: av.VideoFrame, max_width: int, max_height: int, pixel_aspect: float = 1.0,
     remarks: dict[str, str] | None = None,
 ) -> np.ndarray:  # fmt: skip
-    """Return the frame as uint8 (H, W, 3) RGB, upright. Resizing is part of the conversion and takes about 1 ms.
+    """Return the frame as uint8 (H, W, 3) RGB, upright, with square pixels, within the size limits. Takes about 1 ms.
 
-    `pixel_aspect`: width of a pixel divided by its height. `remarks["picture"]` is set where the frame's metadata makes
-    no sense and was ignored. Raises PictureTooLarge, or MediaUnreadable if it cannot be converted.
+    `pixel_aspect`: width of a pixel divided by its height. `remarks["picture"]` is set to a sentence if the frame's
+    metadata is implausible and was ignored. Raises PictureTooLarge, or MediaUnreadable if it cannot be converted.
     """
     if frame.width * frame.height > MAX_PIXELS:
         raise PictureTooLarge(f"{frame.width}x{frame.height} is more than {MAX_PIXELS} pixels; lower the resolution")
@@ -96,7 +96,10 @@ def to_rgb(
 
 
 def orientation_of(frame: av.VideoFrame, remarks: dict[str, str]) -> Orientation:
-    """Return how the frame is stored, by its display matrix; upright where it has none or an implausible one."""
+    """Return the orientation in which the frame is stored, from its display matrix.
+
+    Without a matrix, or with an implausible one, the frame counts as upright.
+    """
     data = frame.side_data.get(SideDataType.DISPLAYMATRIX)
     if data is None:
         return UPRIGHT
@@ -107,7 +110,7 @@ def orientation_of(frame: av.VideoFrame, remarks: dict[str, str]) -> Orientation
 
 
 def _orientation(data: bytes) -> Orientation | None:
-    """Return the nearest of the eight orientations, None if the matrix is near none.
+    """Return the orientation that a display matrix describes, None if it is not close to any of the eight.
 
     The matrix shows the point (p, q) of the stored picture at (a p + c q, b p + d q).
     """
@@ -130,7 +133,7 @@ def _format_of(frame: av.VideoFrame) -> str:
 
 
 def _would_abort(frame: av.VideoFrame) -> bool:
-    """Return whether swscale would abort the whole process (FFmpeg 8.0)."""
+    """Return whether converting the frame would make FFmpeg's swscale abort the whole process (FFmpeg 8.0)."""
     name = _format_of(frame)
     return name.startswith("yaf32") or (name.startswith("bayer_") and frame.height < 2)
 
@@ -143,7 +146,7 @@ def _forget_unknown_colours(frame: av.VideoFrame) -> None:
 
 
 class PixelAspect:
-    """The shape of a track's pixels: as the container says, or as the stream says once that has changed."""
+    """The pixel shape of a track: as its container declares, or as its stream declares after a change in the stream."""
 
     def __init__(self, track: av.VideoStream) -> None:
         self._context = track.codec_context
@@ -152,7 +155,7 @@ class PixelAspect:
         self._decoded = False
 
     def now(self) -> float:
-        """Return width divided by height of a pixel of the frame just decoded; 1 where nothing is said."""
+        """Return width divided by height of a pixel of the frame that was just decoded; 1 if nothing is declared."""
         current = self._context.sample_aspect_ratio
         if not self._decoded:
             self._first, self._decoded = current, True

@@ -40,10 +40,10 @@ class PublishError(Exception):
 
 
 class FramesTrack(MediaStreamTrack):
-    """A video track from an async iterator of pictures, sent when they are due; a late picture is sent at once.
+    """A video track that sends the pictures of an async iterator when they are due, and late ones at once.
 
-    A `Frame` is due by its time, relative to the first; a uint8 (H, W, 3) RGB array by `rate_hz`. Width and height are
-    cut to even numbers, as the codecs require.
+    A `Frame` is due by its time relative to the first frame, a uint8 (H, W, 3) RGB array by `rate_hz`. Width and height
+    are cut to even numbers, as the codecs require.
     """
 
     kind = "video"
@@ -81,13 +81,13 @@ class FramesTrack(MediaStreamTrack):
 
 
 def file_track(path: str, *, rate_hz: float = 15.0, max_width: int = 1280, max_height: int = 720) -> FramesTrack:
-    """Return a track of a video file at its own speed, with `rate_hz` frames a second."""
+    """Return a track that plays a video file at its own speed, with `rate_hz` frames a second."""
     settings = FrameSettings(rate_hz=rate_hz, max_width=max_width, max_height=max_height)
     return FramesTrack(FileSource(path, "publisher", settings, pace="fast", start_time=0.0).frames())
 
 
 class Publication:
-    """A running publication. `session_url` is deleted at its end."""
+    """A running publication of a video track. `session_url`: the WHIP session at the server, deleted at the end."""
 
     def __init__(self, peer: RTCPeerConnection, track: MediaStreamTrack, session_url: str) -> None:
         self.session_url = session_url
@@ -117,7 +117,10 @@ class Publication:
             raise PublishError(f"the video connection {self.state}: is UDP to the server open, or is TURN needed?")
 
     async def wait_ended(self) -> None:
-        """Wait until the track ends or the server hangs up. Raises PublishError if the pictures cannot be read."""
+        """Wait until the track ends or the server closes the connection.
+
+        Raises PublishError if the pictures cannot be read.
+        """
         await self._ended.wait()
         if isinstance(self._track, FramesTrack) and self._track.error is not None:
             raise PublishError(str(self._track.error))
@@ -134,9 +137,9 @@ async def publish(
     url: str, token: str | None, track: MediaStreamTrack, *, codec: Codec | None = None,
     client: httpx.AsyncClient | None = None, verify: bool = True,
 ) -> AsyncIterator[Publication]:  # fmt: skip
-    """Publish `track` to the WHIP endpoint `url` while the context lasts, then delete the session.
+    """Context manager: publish `track` to the WHIP endpoint `url` during the block, then delete the session.
 
-    `codec=None` offers both and lets the server choose. `verify=False` accepts a self-signed certificate. Raises
+    `codec=None` offers both codecs and lets the server choose. `verify=False` accepts a self-signed certificate. Raises
     PublishError with the server's explanation.
     """
     http = client or httpx.AsyncClient(verify=verify, timeout=20.0)
@@ -166,7 +169,10 @@ async def publish(
 
 
 async def _post_offer(http: httpx.AsyncClient, url: str, headers: dict[str, str], offer: str) -> tuple[str, str]:
-    """Return the answer and the absolute session URL. Follows redirects with the token, as WHIP requires."""
+    """Send the offer, and return the SDP answer and the absolute session URL.
+
+    Follows redirects and sends the token to their addresses as well, as WHIP requires.
+    """
     for _ in range(_MAX_REDIRECTS + 1):
         try:
             response = await http.post(url, content=offer, headers={**headers, "Content-Type": "application/sdp"})
@@ -184,7 +190,7 @@ async def _post_offer(http: httpx.AsyncClient, url: str, headers: dict[str, str]
 
 
 async def _delete(http: httpx.AsyncClient, session_url: str, headers: dict[str, str]) -> None:
-    """Delete the session. Errors are ignored: the session or the server may be gone."""
+    """Delete the session at the server. Errors are ignored, as the session or the server may be gone."""
     try:
         await http.delete(session_url, headers=headers, timeout=5.0)
     except httpx.HTTPError:
@@ -200,7 +206,7 @@ def _explanation(response: httpx.Response) -> str:
 
 
 def _video_frame(image: np.ndarray, due_s: float) -> av.VideoFrame:
-    """Return `image`, uint8 (H, W, 3) RGB, as a YUV 4:2:0 frame with its time since the start."""
+    """Return `image`, uint8 (H, W, 3) RGB, as a YUV 4:2:0 frame with the timestamp `due_s`, seconds since the start."""
     height, width = image.shape[0] // 2 * 2, image.shape[1] // 2 * 2
     rgb = av.VideoFrame.from_ndarray(np.ascontiguousarray(image[:height, :width]), format="rgb24")
     frame = rgb.reformat(format="yuv420p")

@@ -1,8 +1,9 @@
 """Remove the secrets from addresses, for logs, errors and status pages.
 
-Shows the scheme, host, port and a path of plain words. Everything else becomes "***": user and password, fragment, query
-values (except numbers of one or two digits, such as a channel), and parts of the path that contain "=" or ":" or look
-random. Where a password with "@", "/", "?" or "#" makes an address ambiguous, no reading of it shows part of a secret.
+The scheme, host, port and the plain words of the path remain. Everything else becomes "***": user and password,
+fragment, query values (except numbers of one or two digits, such as a channel), and parts of the path that contain "="
+or ":" or look random. A password with "@", "/", "?" or "#" makes an address ambiguous. Then everything is removed that
+could belong to a secret under any interpretation.
 """
 
 import ipaddress
@@ -27,7 +28,10 @@ _ENDS = "'\"),.;:!>]}"  # punctuation of the sentence around an address
 
 
 def redact(url: str) -> str:
-    """Redact an address: `rtsp://user:pw@host:554/a?password=b` -> `rtsp://***@host:554/a?password=***`."""
+    """Return the address without secrets.
+
+    `rtsp://user:pw@host:554/a?password=b` -> `rtsp://***@host:554/a?password=***`
+    """
     begin = _SCHEME.match(url)
     if begin is None:
         return _NO_SCHEME.sub(f"{STARS}@", url)
@@ -44,18 +48,21 @@ def redact(url: str) -> str:
 
 
 def redact_text(text: str) -> str:
-    """Redact every address in a text: "rtsp://u:p@cam/a: no route" -> "rtsp://***@cam/a: no route"."""
+    """Return the text without the secrets in its addresses.
+
+    "rtsp://u:p@cam/a: no route" -> "rtsp://***@cam/a: no route"
+    """
     return _ADDRESS.sub(_redacted, text) if ":/" in text else text
 
 
 def has_host(url: str) -> bool:
-    """Return whether a valid host, with or without user and port, stands between the scheme and the path."""
+    """Return whether the address has a valid host, with or without user and port, between the scheme and the path."""
     authority = re.split("[/?#]", url.partition("://")[2], maxsplit=1)[0]
     return _HOST.fullmatch(authority.rpartition("@")[2]) is not None
 
 
 def hint(url: str) -> str:
-    """Return advice if a password with special characters seems to cut the address short, else ""."""
+    """Return advice if special characters in the password seem to make the address invalid, else ""."""
     scheme, separator, rest = url.partition("://")
     authority = re.split("[/?#]", rest, maxsplit=1)[0]
     if not separator or scheme.lower() in _LOCAL:
@@ -65,7 +72,7 @@ def hint(url: str) -> str:
 
 
 def _split(rest: str) -> tuple[bool, str, str] | None:
-    """Split what follows the scheme into (has a user, host and port, the rest); None if the host is unclear."""
+    """Split the part after the scheme. Return (whether it has a user, host and port, the rest); None if ambiguous."""
     authority = re.split("[/?#]", rest, maxsplit=1)[0]
     before, at, after = rest.rpartition("@")
     user, has_user, host = authority.rpartition("@")
@@ -81,7 +88,7 @@ def _split(rest: str) -> tuple[bool, str, str] | None:
 
 
 def _is_address(host: str) -> bool:
-    """Return whether it is an IP address, so not the end of a password."""
+    """Return whether the host is an IP address, and so cannot be the end of a password."""
     try:
         ipaddress.ip_address(re.sub(r":\d+$", "", host).strip("[]") if not host.endswith("]") else host.strip("[]"))
     except ValueError:
@@ -90,14 +97,14 @@ def _is_address(host: str) -> bool:
 
 
 def _parts_of(tail: str) -> tuple[str, str | None, str | None]:
-    """Split into path, query and fragment; None for a missing one."""
+    """Return path, query and fragment of the part after the host. Query and fragment are None if missing."""
     rest, hashed, fragment = tail.partition("#")
     path, asked, query = rest.partition("?")
     return path, query if asked else None, fragment if hashed else None
 
 
 def _step(step: str) -> str:
-    """Return a part of the path, starred unless it is plain words and numbers."""
+    """Return a part of the path, replaced by "***" unless it consists of plain words and numbers."""
     plain = unquote(step)
     if re.search(r"[=:;&@%\s]", plain):
         return STARS
@@ -113,7 +120,10 @@ def _is_plain(word: str) -> bool:
 
 
 def _parameter(parameter: str) -> str:
-    """Redact a query parameter: "channel=1" stays, "user=ann" -> "user=***", "s3cret" -> "***"."""
+    """Return a query parameter without secrets.
+
+    "channel=1" is unchanged, "user=ann" -> "user=***", "s3cret" -> "***".
+    """
     name, equals, value = parameter.partition("=")
     if not parameter or not equals or not _NAME.fullmatch(name):
         return STARS if parameter else ""

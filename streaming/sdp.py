@@ -1,7 +1,7 @@
-"""Check the SDP that publishers send before any work is done for it, and complete the SDP answers to them.
+"""Check the SDP (session descriptions) that publishers send, before any work is done, and complete the SDP answers.
 
-Covers offers, trickled ICE candidates (`application/trickle-ice-sdpfrag`, RFC 8840), and what answers say about bitrates
-and ICE servers. Text in, text out.
+Covers offers, trickled ICE candidates (`application/trickle-ice-sdpfrag`, RFC 8840), and what answers say about
+bitrates and ICE servers. Text in, text out.
 """
 
 import ipaddress
@@ -27,7 +27,7 @@ PARSE_ERRORS = (AssertionError, AttributeError, IndexError, KeyError, StopIterat
 
 
 class OfferMalformed(Exception):
-    """The text is not a valid WebRTC offer or ICE fragment."""
+    """The text is not a valid WebRTC offer or fragment of ICE candidates."""
 
 
 class OfferUnusable(Exception):
@@ -71,7 +71,7 @@ def check_offer(text: str, client: str | None = None) -> Offer:
 
 
 def _normalised(text: str, client: str | None) -> tuple[str, int]:
-    """Return the offer with a direction in each section and only usable candidates, and the number of these."""
+    """Return the offer with a direction in each media section and only usable candidates, and the number of those."""
     session_direction = "sendrecv"  # the default of RFC 8866
     sections: list[list[str]] = [[]]
     num_offered = num_candidates = 0
@@ -95,17 +95,17 @@ def _normalised(text: str, client: str | None) -> tuple[str, int]:
 
 
 def check_number(num_offered: int) -> None:
-    """Raise OfferMalformed for more candidates than any machine has addresses."""
+    """Raise OfferMalformed if there are more candidates than any machine has addresses."""
     if num_offered > MAX_OFFERED_CANDIDATES:
         raise OfferMalformed(f"{num_offered} ICE candidates; send at most {MAX_OFFERED_CANDIDATES}")
 
 
 def usable_candidate(value: str, client: str | None = None) -> bool:
-    """Return whether connectivity checks may be sent to this candidate. Raises OfferMalformed.
+    """Return whether this server may send connectivity checks to an ICE candidate. Raises OfferMalformed.
 
-    Not to TCP, which aiortc does not support; not to host names (RFC 8839 allows to ignore them) except mDNS names; and
-    not to addresses that reach another machine than the publisher's: multicast and unassigned ones, loopback unless
-    `client` is loopback, link-local unless `client` is link-local.
+    False for TCP, which aiortc does not support, and for host names except mDNS names (RFC 8839 allows ignoring them).
+    False also for addresses that may reach another machine than the publisher's: multicast and unassigned ones,
+    loopback unless `client` is loopback, link-local unless `client` is link-local. `client`: the publisher's address.
     """
     try:
         candidate = candidate_from_sdp(value)
@@ -129,7 +129,10 @@ def usable_candidate(value: str, client: str | None = None) -> bool:
 
 
 def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    """Return the address that packets reach, which may be an IPv4 one embedded in IPv6; None if it is not an address."""
+    """Return the IP address to which packets go, None if the text is not an address.
+
+    For an IPv6 address with an embedded IPv4 address, this is the IPv4 address.
+    """
     try:
         address = ipaddress.ip_address(text)
     except ValueError:
@@ -208,7 +211,7 @@ def _check_codecs(media: MediaDescription) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Fragment:
-    """A parsed fragment. `candidates`: the usable ones, as the values after `candidate:`."""
+    """A parsed fragment of ICE candidates. `candidates`: the usable ones, as the values after `candidate:`."""
 
     ice_ufrag: str | None
     ice_pwd: str | None
@@ -216,14 +219,15 @@ class Fragment:
     ended: bool
 
     def restarts(self, ice_ufrag: str, ice_pwd: str) -> bool:
-        """Return whether its credentials differ from the session's, which requests an ICE restart (RFC 9725)."""
+        """Return whether the fragment requests an ICE restart: its credentials are not the given ones (RFC 9725)."""
         return self.ice_ufrag not in (None, ice_ufrag) or self.ice_pwd not in (None, ice_pwd)
 
 
 def parse_fragment(text: str, client: str | None = None) -> Fragment:
-    """Parse trickled candidates. Raises OfferMalformed. `client`: the sender's address, for `usable_candidate`.
+    """Parse a fragment of trickled candidates (sent after the offer). Raises OfferMalformed.
 
-    Media sections are ignored, as `check_offer` made sure that all of them share one transport.
+    `client`: the sender's address, for `usable_candidate`. Media sections are ignored, because `check_offer` made sure
+    that all of them share one transport.
     """
     num_named = 0
     values: dict[str, str] = {}
@@ -253,7 +257,7 @@ def parse_fragment(text: str, client: str | None = None) -> Fragment:
 
 @dataclass(frozen=True, slots=True)
 class IceServer:
-    """A STUN or TURN server for publishers. TURN needs user name and credential."""
+    """A STUN or TURN server that publishers can use. TURN needs a user name and a credential."""
 
     url: str
     username: str | None = None
@@ -268,7 +272,7 @@ class IceServer:
             raise ValueError(f"ICE server {self.url!r}: only printable ASCII without <> is allowed")
 
     def link(self) -> str:
-        """Return the value of a `Link` header (RFC 9725 section 4.6)."""
+        """Return the value of the `Link` header that names this server (RFC 9725 section 4.6)."""
         parts = [f"<{self.url}>", 'rel="ice-server"']
         if self.username is not None and self.credential is not None:
             parts += [f"username={_quoted(self.username)}", f"credential={_quoted(self.credential)}"]
@@ -277,7 +281,7 @@ class IceServer:
 
 
 def with_bitrates(answer_sdp: str) -> str:
-    """Return the answer with BITRATES added to every video codec but the retransmission formats."""
+    """Return the answer with BITRATES added to every video codec except retransmission formats."""
     return "".join(f"{line}\r\n" for line in _with_bitrates(answer_sdp.splitlines()))
 
 

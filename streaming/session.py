@@ -49,18 +49,19 @@ class _Raw:
 
 
 class WebRtcSession:
-    """A publisher's session from offer to end, and the camera's Source meanwhile. `negotiate` starts it.
+    """A publisher's WebRTC session, from offer to end. While it runs, it is the camera's Source.
 
-    `on_closed(session, reason)` is called once, whatever ends it.
+    `negotiate` starts it. `on_closed(session, reason)` is called once, whatever ends the session.
     """
 
     def __init__(
         self, camera: str, settings: FrameSettings, *, connect_timeout_s: float = 20.0, after: float | None = None,
         now: Callable[[], float] = time.time, converse: Converse | None = None, messages: Counter[str] | None = None,
     ) -> None:  # fmt: skip
-        """`after`: unix seconds of the camera's last frame in an earlier session; all times are later.
+        """`after`: unix seconds of the camera's last frame in an earlier session. All frame times will be later.
 
-        `converse` serves data channels, one at a time; without it they are closed. `messages` counts their messages.
+        `converse`: the coroutine function that serves a data channel, one at a time; without it, data channels are
+        closed. `messages`: counts their messages by outcome.
         """
         self.camera = camera
         self.stats = SourceStats()
@@ -83,9 +84,9 @@ class WebRtcSession:
         self._closing: asyncio.Task[None] | None = None
 
     async def negotiate(self, offer_sdp: str) -> str:
-        """Return the answer to a checked offer (`sdp.py`), with all candidates, and start reading.
+        """Start the session, and return the SDP answer to a checked offer (`sdp.py`), with all candidates.
 
-        Raises aiortc's errors for an offer that passed the check and still cannot be used; the session is closed then.
+        If the offer cannot be used although it passed the check, aiortc's error is raised, and the session is closed.
         """
         self._peer.on("datachannel", self._channel_opened)
         try:
@@ -107,7 +108,7 @@ class WebRtcSession:
         return answer
 
     async def add_candidate(self, candidate: str, mid: str) -> None:
-        """Add a trickled candidate (the value after `candidate:`); "" for the end of candidates."""
+        """Add a trickled ICE candidate (the value after `candidate:`). "" means that no more candidates follow."""
         if not candidate:
             await self._peer.addIceCandidate(None)
             return
@@ -138,7 +139,7 @@ class WebRtcSession:
             await asyncio.shield(self._closing)
 
     def end(self, reason: CloseReason) -> None:
-        """Start ending the session, and return at once. Idempotent."""
+        """Begin to end the session, without waiting for it. Idempotent."""
         if self._closing is not None:
             return
         self.stats.state = "stalled" if reason == "stalled" else "closed"
@@ -148,7 +149,7 @@ class WebRtcSession:
         self.on_closed(self, reason)
 
     async def _shut_down(self) -> None:
-        """Close everything, in bounded time and without blocking the event loop on the decoder."""
+        """Close the connection and end the decoder, each within `_MAX_CLOSING_S`, without blocking the event loop."""
         tasks = (self._conversation, self._reader, self._channel_guard)
         ending = [task for task in tasks if task is not None and not task.done()]
         for task in ending:
@@ -210,7 +211,10 @@ class WebRtcSession:
                 return
 
     async def _read(self) -> CloseReason:
-        """Read the track until it ends or stalls. ICE would notice a dead peer only 30 s later."""
+        """Read the track until it ends or no frame has come for too long. Return the reason for closing the session.
+
+        ICE alone would notice a dead peer only after 30 s.
+        """
         receiver = next(t.receiver for t in self._peer.getTransceivers() if t.kind == "video")
         watch_reports(receiver, lambda sender_time, ticks: self._clock.report(sender_time, ticks, self._now()))
         timeout_s = self._connect_timeout_s
@@ -242,7 +246,7 @@ class WebRtcSession:
 
 
 async def _in_time(closing: Coroutine[Any, Any, None]) -> bool:
-    """Return whether it finished within `_MAX_CLOSING_S`."""
+    """Wait for the coroutine, and return whether it finished within `_MAX_CLOSING_S`."""
     try:
         async with asyncio.timeout(_MAX_CLOSING_S):
             await closing

@@ -1,6 +1,7 @@
-"""The only module that uses private attributes of aiortc, to read what it does not expose and to bound what it does.
+"""Use private attributes of aiortc, to read values that it does not expose and to limit its use of time and memory.
 
-Checked against aiortc 1.16.0. `tests/streaming/test_tap.py` fails when another version changes any of this.
+No other module uses private attributes of aiortc. This one was checked against aiortc 1.16.0;
+`tests/streaming/test_tap.py` fails if another version changes anything that it uses.
 
 - Reads the times of RTCP sender reports, and the RTP time from which a receiver's frames count.
 - Replaces the decoder's unbounded queue by `EncodedQueue`.
@@ -44,14 +45,14 @@ OnReport = Callable[[float, int], object]
 
 
 def unix_from_ntp(ntp: int) -> float:
-    """Return a 64-bit NTP timestamp as unix seconds: `2208988800 << 32` is 0.0."""
+    """Return a 64-bit NTP timestamp in unix seconds: `2208988800 << 32` is 0.0."""
     return (ntp >> 32) - _NTP_EPOCH_S + (ntp % _NTP_FRACTION) / _NTP_FRACTION
 
 
 def watch_reports(receiver: RTCRtpReceiver, on_report: OnReport) -> None:
-    """Call `on_report(unix seconds, RTP ticks)` for each RTCP sender report that the receiver gets.
+    """Make the receiver call `on_report(unix seconds, RTP ticks)` for each RTCP sender report from now on.
 
-    The transport looks up the handler on the receiver for every packet, so replacing the instance's attribute suffices.
+    The transport looks up the handler on the receiver for each packet, so replacing the instance's attribute is enough.
     """
     handle = receiver._handle_rtcp_packet
 
@@ -64,14 +65,14 @@ def watch_reports(receiver: RTCRtpReceiver, on_report: OnReport) -> None:
 
 
 def rtp_origin(receiver: RTCRtpReceiver) -> int | None:
-    """Return the RTP time (modulo 2**32) of the frame whose `pts` is 0; None before the first frame."""
+    """Return the RTP timestamp (modulo 2**32) of the frame whose `pts` is 0. None before the first frame."""
     mapper = getattr(receiver, "_RTCRtpReceiver__timestamp_mapper", None)
     origin = getattr(mapper, "_origin", None)
     return origin if isinstance(origin, int) else None
 
 
 class _DecodeErrors(threading.Event):
-    """The event that aiortc sets when decoding fails, to request a key frame. Counts how often it is set."""
+    """Replaces the event that aiortc sets when decoding fails, to request a key frame. Counts how often it is set."""
 
     def __init__(self, on_error: Callable[[], None]) -> None:
         super().__init__()
@@ -87,17 +88,17 @@ class _DecodeErrors(threading.Event):
 
 
 class _NotJoined:
-    """Replaces the decoder's thread, so that aiortc does not wait for it on the event loop."""
+    """Replaces the decoder's thread. Its `join` does nothing, so that aiortc does not block the event loop."""
 
     def join(self) -> None:
         return
 
 
 def guard(receiver: RTCRtpReceiver, stats: SourceStats, on_too_large: Callable[[str], None]) -> None:
-    """Install the bounded queue, the counters and the monotonic clock on a receiver that has not started to receive.
+    """Replace parts of a receiver by the versions listed in the module's description, before it starts to receive.
 
-    Counts dropped frames in `stats.shed` and decoding errors in `stats.decode_errors`. `on_too_large` is called on the
-    event loop, with a sentence, for each picture whose size is refused.
+    Dropped frames are counted in `stats.shed`, decoding errors in `stats.decode_errors`. `on_too_large` is called on
+    the event loop for each picture whose size is refused, with a sentence that says so.
     """
 
     def count_error() -> None:
@@ -142,9 +143,10 @@ def guard(receiver: RTCRtpReceiver, stats: SourceStats, on_too_large: Callable[[
 
 
 async def stop_decoder(receiver: RTCRtpReceiver, timeout_s: float) -> bool:
-    """Drop waiting and decoded frames until the decoder's thread ends. Return False if it does not within `timeout_s`.
+    """End the decoder's thread. Return False if it has not ended within `timeout_s`.
 
-    Does not block the event loop. A busy decoder ends after its current picture.
+    Frames that wait, decoded or not, are dropped. A busy decoder ends after its current picture. The event loop is not
+    blocked.
     """
     waiting = getattr(receiver, _QUEUE, None)
     if not isinstance(waiting, EncodedQueue):
@@ -163,7 +165,7 @@ async def stop_decoder(receiver: RTCRtpReceiver, timeout_s: float) -> bool:
 
 
 class _Counted(logging.Filter):
-    """Hides aiortc's line per undecodable packet, as `decode_errors` counts them."""
+    """Hides the line that aiortc logs for each packet it cannot decode, as `decode_errors` counts these packets."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         return _DECODER_MESSAGE not in str(record.msg)
@@ -177,8 +179,9 @@ def _count_instead_of_logging() -> None:
 
 
 def unfinished_bytes(sctp: RTCSctpTransport) -> int:
-    """Return the bytes held of unfinished messages, by which aiortc reduces the window that it announces.
+    """Return the number of bytes that are held of unfinished data channel messages.
 
-    The window is below 0 for a peer that ignores it.
+    aiortc reduces the receive window that it announces by these bytes, so the number is computed from the window. The
+    window is negative for a peer that ignores it.
     """
     return _SCTP_WINDOW_BYTES - int(sctp._advertised_rwnd)

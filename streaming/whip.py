@@ -1,7 +1,8 @@
-"""The WHIP server (RFC 9725), which lets publishers send video over HTTP and WebRTC.
+"""The WHIP server (RFC 9725): publishers send an offer over HTTP, and then video over WebRTC.
 
-`WhipServer(on_session, authorize).routes()` are Starlette routes. Each accepted offer becomes a Source, which is passed
-to `on_session`. The caller decides on tokens and cameras (`authorize`) and serves data channels (`converse`).
+`WhipServer(on_session, authorize).routes()` returns Starlette routes. Each accepted offer becomes a Source of frames,
+which is passed to `on_session`. The caller checks tokens and cameras (`authorize`) and serves data channels
+(`converse`).
 """
 
 import asyncio
@@ -51,7 +52,7 @@ OwnerOf = Callable[[Request], str]
 
 
 class Rejected(Exception):
-    """The request is refused with an HTTP status. `detail` tells the user what to do."""
+    """Raised to refuse a request with an HTTP status. `detail` tells the user what to do."""
 
     def __init__(self, status: int, detail: str, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(detail)
@@ -60,7 +61,7 @@ class Rejected(Exception):
         self.headers = dict(headers or {})
 
     def response(self) -> Response:
-        """Return the response, with an `application/problem+json` body (RFC 9457)."""
+        """Return the HTTP response, with an `application/problem+json` body (RFC 9457)."""
         title = HTTPStatus(self.status).phrase
         body = {"type": "about:blank", "title": title, "status": self.status, "detail": self.detail}
         challenge = {"WWW-Authenticate": "Bearer"} if self.status == HTTPStatus.UNAUTHORIZED else {}
@@ -70,7 +71,7 @@ class Rejected(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WhipSettings:
-    """Limits, and what answers contain. Invalid values raise ValueError."""
+    """The WHIP server's limits, and the ICE servers that its answers name. Invalid values raise ValueError."""
 
     max_sessions: int = 16
     max_offer_bytes: int = 65_536
@@ -84,7 +85,11 @@ class WhipSettings:
 
 @dataclass(slots=True)
 class WhipCounters:
-    """Totals since the start. Keys: the reason (closed), the HTTP status (rejected), taken or why not (messages)."""
+    """Totals since the start.
+
+    `closed` is counted by reason, `rejected` by HTTP status, and `messages` (of data channels) by outcome: "taken" if
+    accepted, else the reason.
+    """
 
     opened: int = 0
     takeovers: int = 0
@@ -103,7 +108,7 @@ class _Entry:
 
 @dataclass(slots=True)
 class _Past:
-    """Facts about a camera's earlier sessions."""
+    """What is kept of a camera's earlier sessions."""
 
     num_sessions: int = 0
     last_frame_time: float | None = None
@@ -119,8 +124,9 @@ class WhipServer:
     converse(request, camera): returns the coroutine function that serves the session's data channel, or None.
     owner_of(request): returns who publishes (a token), so that one owner's offers cannot keep others out.
 
-    Overload policy: if `max_sessions` are in use, the oldest publisher without a frame ends, of the owner with most such
-    publishers. If all send frames, new ones get 503 with Retry-After. Taking over a camera needs no free session.
+    Overload policy: if `max_sessions` are in use, a publisher that has sent no frame yet is closed for a new one. Among
+    these, it is the oldest one of the owner who has most of them. If all publishers send frames, the new one gets 503
+    with Retry-After. A publisher that takes over a camera from another one needs no free session.
     """
 
     def __init__(
@@ -165,7 +171,7 @@ class WhipServer:
     def _handler(
         self, respond: Callable[[Request, str], Awaitable[Response]], methods: str
     ) -> Callable[[Request], Awaitable[Response]]:
-        """Return a handler that calls `respond`, adds CORS headers, and turns refusals into problem responses."""
+        """Return a request handler that calls `respond`, adds CORS headers, and turns Rejected into a response."""
 
         async def handle(request: Request) -> Response:
             try:
@@ -208,7 +214,10 @@ class WhipServer:
         return response
 
     async def _negotiate(self, camera: str, offer: Offer, converse: Converse | None) -> tuple[WebRtcSession, str]:
-        """Return a session that waits for its publisher, and the answer. Leaves nothing behind on failure."""
+        """Create a session for the offer. Return it, waiting for its publisher to connect, and the SDP answer.
+
+        If this fails, the session is closed.
+        """
         if self._closed or not self._make_place(camera):
             raise Rejected(503, "the maximum number of publishers is reached; try again later", _retry_later())
         session = WebRtcSession(
@@ -232,7 +241,7 @@ class WhipServer:
         return session, with_bitrates(answer)
 
     def _make_place(self, camera: str) -> bool:
-        """Return whether one more publisher fits, after ending one without frames if needed."""
+        """Return whether one more publisher is allowed, after closing publishers without frames if necessary."""
         while len(self._entries) + self._num_negotiating - (camera in self._current) >= self._settings.max_sessions:
             silent = [entry for entry in self._entries.values() if not entry.session.stats.received]  # oldest first
             if not silent:
@@ -249,7 +258,7 @@ class WhipServer:
         return self._past[camera].last_frame_time if camera in self._past else None
 
     def _adopt(self, camera: str, session: WebRtcSession, offer: Offer, owner: str) -> str:
-        """Make the session the camera's only publisher, end the old one, and return the new id. Never awaits."""
+        """Make the session the camera's only publisher, begin to end the old one, and return the new session's id."""
         session_id = secrets.token_urlsafe(24)
         session.on_closed = lambda closed, reason: self._forget(session_id, closed, reason)
         self._entries[session_id] = _Entry(session, offer, offer.num_candidates, owner)
@@ -271,7 +280,7 @@ class WhipServer:
 
     def _forget(self, session_id: str, session: WebRtcSession, reason: CloseReason) -> None:
         self.counters.closed[reason] += 1
-        if reason == "replaced":  # its page is told, so that two pages do not take over from each other for ever
+        if reason == "replaced":  # its page learns this, so that two pages do not take over from each other for ever
             self._replaced.append(session_id)
         del self._entries[session_id]
         if self._current.get(session.camera) is session:
@@ -321,7 +330,7 @@ class WhipServer:
 
 
 def _allow_any_origin(response: Response, methods: str) -> None:
-    """Add CORS headers. Any page may ask, as tokens are sent in a header, never in a cookie."""
+    """Add CORS headers to the response. All origins are allowed, as tokens are sent in a header, never in a cookie."""
     response.headers["Access-Control-Allow-Origin"] = "*"
     response.headers["Access-Control-Allow-Methods"] = methods
     response.headers["Access-Control-Allow-Headers"] = "Authorization, Content-Type, If-Match"
@@ -337,7 +346,7 @@ def _camera(request: Request) -> str:
 
 
 def _client(request: Request) -> str | None:
-    """Return the address of the client, None if unknown or behind a proxy."""
+    """Return the IP address of the client, None if it is unknown or the client is behind a proxy."""
     forwarded = "forwarded" in request.headers or "x-forwarded-for" in request.headers
     return None if forwarded or request.client is None else request.client.host
 
@@ -347,7 +356,11 @@ def _retry_later() -> dict[str, str]:
 
 
 async def _body(request: Request, content_type: str, max_bytes: int) -> str:
-    """Return the request's text. Raises Rejected: 415 before reading, 413 as soon as it is too long, 408, 400."""
+    """Read and return the request's text.
+
+    Raises Rejected: 415 for another content type, 413 as soon as the body is too long, 408 if it does not come in time,
+    400 if it is not valid text.
+    """
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != content_type:
         raise Rejected(415, f"send Content-Type: {content_type}", {"Accept-Post": "application/sdp"})
     body = bytearray()
