@@ -97,7 +97,7 @@ class HealthChecks:
         return Health(tuple(trouble for troubles in self._checks for trouble in troubles()), tuple(self._names))
 
     def readers(self) -> list[Reader]:
-        """Return the metric that counts troubles by check."""
+        """Return a list with one metric, the number of troubles of each check."""
 
         def counts() -> list[Reading]:
             health = self.run()

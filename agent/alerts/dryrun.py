@@ -102,7 +102,7 @@ class _Exhausted(Exception):
 
 
 class DryRun:
-    """The run of one trial. Create a new one for each trial."""
+    """Runs one trial. Create a new object for each trial."""
 
     def __init__(
         self,

@@ -27,7 +27,7 @@ class EventFrame:
 
 @dataclass(frozen=True, slots=True)
 class AlertEvent:
-    """An alert began (`on`) or ended (`off`). Times in unix seconds."""
+    """The event that an alert began (`on`) or ended (`off`). Times in unix seconds."""
 
     event_type: EventType
     id: str  # as `event_id` returns it; the same when the event is delivered twice

@@ -14,8 +14,7 @@ from dataclasses import dataclass, replace
 from agent.settings.rules import GateSettings
 
 # Chosen by measurements on worlds that the model was not trained on (docs/alerts-evaluation.md). They suit every
-# camera,
-# because a score is measured in spreads of the camera's own background.
+# camera, because a score is measured in spreads of the camera's own background.
 SURGE = 1.5  # an open gate surges when the score reaches this multiple of its last peak
 OPEN_FACTOR = 4.0  # the background is learnt this many times slower while the gate is open
 WARM_UP_FRAMES = 30  # before the gate may open; later no frame counts for more than 1/30 of the background

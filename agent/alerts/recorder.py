@@ -109,8 +109,7 @@ class Recorder:
         held = [action for action in actions if isinstance(action, Held)]
         new = replace(watch, state=state, suppressed=watch.suppressed + Counter(action.reason for action in held))
         # An erasure deletes frames first and alerts second. Because of this lock, it deletes alerts before or after
-        # this
-        # commit: if before, `_is_erased` finds the frame missing; if after, it deletes the alert too.
+        # this commit: if before, `_is_erased` finds the frame missing; if after, it deletes the alert too.
         with self._alert_store.lock:
             if event is not None and self._is_erased(actions):
                 event, snapshot, new.alert_id = None, None, None

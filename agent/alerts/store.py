@@ -73,7 +73,7 @@ class Alert:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """A committed event: an alert began or ended."""
+    """A committed event of an alert that began or ended."""
 
     seq: int  # rising in commit order, never reused
     rule: str

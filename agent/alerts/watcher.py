@@ -74,7 +74,7 @@ class Pending:
 
 
 class Watcher:
-    """The rules, and one `Watch` for each rule at each camera."""
+    """Runs the rules, and holds a `Watch` (state and counters) for each rule at each camera."""
 
     def __init__(
         self,

@@ -42,7 +42,7 @@ _SESSION = {
 
 
 class Cameras:
-    """Every camera that is configured, has sent a frame since the start, or has stored frames."""
+    """The agent's cameras: those that are configured, have sent a frame since the start, or have stored frames."""
 
     def __init__(
         self,
@@ -224,7 +224,7 @@ class Cameras:
         return self._store.erase(camera, after, before)
 
     def readers(self) -> Iterator[Reader]:
-        """Yield the metrics of every camera."""
+        """Yield the metrics of the cameras, each with a value for every camera."""
 
         def intakes() -> list[Intake]:
             known = self.names()

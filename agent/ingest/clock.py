@@ -217,7 +217,7 @@ def rising(time: float, last: float) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Stamp:
-    """The time under which one frame is stored. Unix seconds."""
+    """The time under which one frame is stored, and where that time comes from. Times in unix seconds."""
 
     time: float
     clock: str  # stored in the frame's metadata: the clock that `time` comes from, or "uncertain"

@@ -1,1 +1,1 @@
-"""MQTT: the broker connection, topics, Home Assistant discovery, the durable outbox."""
+"""MQTT: the broker connection, topics, Home Assistant discovery, delivery of alert events, questions and commands."""

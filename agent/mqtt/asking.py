@@ -64,7 +64,7 @@ class Asked(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class ReplyTo:
-    """The topic of an answer, and its MQTT 5 properties."""
+    """Where an answer is published: the topic, and the MQTT 5 properties of the message."""
 
     topic: str
     properties: Properties | None = None
