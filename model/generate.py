@@ -1,5 +1,4 @@
-"""Generate token by token with the language model and its key-value cache, and turn bytes into text without broken
-characters.
+"""Generate tokens with the language model and its key-value cache, and turn them into text.
 
 Input: embeddings of the whole prompt. Output: an iterator of token ids, one forward pass each, which may be closed at
 any time. Clock times are the exception: a whole time is chosen in one pass (`model.clocks`). This file does not know

@@ -116,7 +116,7 @@ class Merger:
         pointing: Mapping[str, float] | None = None,
         chunk_bytes: int | None = None,
     ) -> None:
-        """temperature: of the softmax over patches, for experiments; None: the trained one, else `merge_alpha`."""
+        """Set up merging. temperature: of the softmax, for experiments; None: the trained one, else `merge_alpha`."""
         self._network = network
         self._composer = composer
         self._patch_features = patch_features

@@ -1,6 +1,6 @@
-"""Run the language model with 4-bit weights, through bitsandbytes (the extra `quantized`): NF4 with double
-quantisation.
+"""Run the language model with 4-bit weights (NF4 with double quantisation).
 
+It uses bitsandbytes, which the extra `quantized` installs.
 The linear layers of its transformer blocks become `bitsandbytes.nn.Linear4bit`, with 4 bits per weight and 0.127 more
 for the scales. Embeddings, norms, output matrix and all other parts of the network keep their precision: they are
 small, and towers and merging decide what the language model sees. Weights are packed layer by layer while they move to

@@ -49,7 +49,7 @@ class Redundancy(Protocol):
     """Compares candidates with the selected frames, one batch of n candidate rows (the current block) at a time."""
 
     def open(self, rows: np.ndarray) -> np.ndarray:
-        """Make `rows` the current block. Return the largest similarity of each to a selected frame, (n,), or -inf."""
+        """Make `rows` the block. Return the largest similarity of each to a selected frame, (n,); without one, -inf."""
 
     def take(self, position: int) -> np.ndarray:
         """Select the frame at `position` in the block. Return the similarity of each row of the block to it, (n,)."""
@@ -174,7 +174,7 @@ class EmbeddingRedundancy:
         self._taken_norms: list[np.float32] = []
 
     def open(self, rows: np.ndarray) -> np.ndarray:
-        """Make `rows` the current block. Return the largest similarity of each to a selected frame, (n,), or -inf."""
+        """Make `rows` the block. Return each one's largest similarity to a selected frame, (n,); without one, -inf."""
         self._block = np.asarray(self._candidates.embeddings(rows), np.float32)
         self._norms = np.ones(len(rows), np.float32)
         if self._background is not None:

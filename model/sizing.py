@@ -1,5 +1,4 @@
-"""Compute how much memory a checkpoint and a history need, from sizes alone: no weights are loaded, nothing is
-measured.
+"""Compute how much memory a checkpoint and a history need, without loading weights.
 
 Input: a `ModelConfig` and a `Plan` of how it is run. Output: bytes by part. The working memory of the language model
 and of merging is an estimate; everything else is exact. This file does not know machines.

@@ -238,9 +238,10 @@ def glimpses(rng: np.random.Generator) -> History:
 
 
 def glimpse_seconds(rng: np.random.Generator, counts: np.ndarray) -> list[int]:
-    """Return a few seconds of a scene with one or two things in view, at least GLIMPSE_APART_S apart.
+    """Return a few seconds of a scene with one or two things in view.
 
-    counts (N,): number of things in view at each second.
+    For each number of things, there is at most one second in every GLIMPSE_APART_S. counts (N,): number of things in
+    view at each second.
     """
     found: list[int] = []
     for number, most in GLIMPSES_OF_ONE_SCENE.items():

@@ -1,5 +1,4 @@
-"""Store the features of many histories on one device, with the questions about their windows (see
-`model.training.data`).
+"""Store the features of many histories on one device, with questions about their windows (`model.training.data`).
 
 It is a ring buffer: the newest history replaces the oldest. The towers are frozen in this stage, so each frame is
 encoded once.

@@ -1,8 +1,8 @@
 """Plan a scene with a random generator: which visitors come when, along which way, and what they leave behind.
 
 Input: duration, style (fixed camera or robot), split (train or eval) and density of visits. Output: layout, camera
-path, actors (visitors) with their ways, door openings. What the camera then sees is computed in `scene.py`, looks
-elsewhere.
+path, actors (visitors) with their ways, door openings. `scene.py` computes what
+the camera then sees, `sprites.py` draws it.
 """
 
 from dataclasses import dataclass, replace
@@ -64,7 +64,7 @@ def num_visits(duration_s: float, density: float) -> int:
 
 
 def plan_layout(rng: np.random.Generator, style: Style, split: Split) -> Layout:
-    """Return a random backdrop with doors. Most of the eval split have palettes and fixtures never used in training."""
+    """Return a random backdrop with doors. In the eval split, most have palettes and fixtures never used in training."""
     palette = int(rng.integers(NUM_TRAIN_PALETTES))
     variant = int(rng.integers(NUM_TRAIN_VARIANTS))
     if split == "eval" and rng.random() < 0.6:
@@ -240,7 +240,7 @@ class Planner:
         offset: float,
         foot_y: float,
     ) -> None:
-        """Add a person of another colour who comes from the other side and meets person `number`."""
+        """Add a person of another colour who comes from the other side and meets the person with this number."""
         others = [c for c in COLOURS if c != colour and self._is_free("person", c, times[0], times[-1])]
         reach = size_of("person", depth_scale(foot_y))[0] / 2 + 0.03
         from_left = world[0] - offset > 0.5
@@ -301,7 +301,10 @@ class Planner:
         return True
 
     def _is_free(self, kind: str, colour: str, start_s: float, end_s: float) -> bool:
-        """Return whether no visit of this kind and colour is within APART_S, so that visits can be counted."""
+        """Return whether there is no visit of this kind and colour then, or less than APART_S before or after.
+
+        Visits that are apart can be counted.
+        """
         return all(
             (k, c) != (kind, colour) or end_s + APART_S < begin or start_s > end + APART_S
             for k, c, begin, end in self.busy

@@ -50,7 +50,7 @@ def depth_scale(foot_y: float) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Actor:
-    """One visitor, a thing or person, with its way through the world during one visit."""
+    """A visitor, which is a thing or a person, with its way through the world during one visit."""
 
     number: int  # its index in the scene's list of actors
     kind: str

@@ -1,5 +1,4 @@
-"""Write a scene as a video file, with a log of the truth beside it: what happened, where the robot was, questions and
-answers.
+"""Write a scene as a video file, with a log of the truth beside it.
 
 The log is a JSON file of the same name with `events`, `poses` (of a robot), `questions` and the clock; times are
 seconds of the video. `read_truth` reads its questions, so that any video with such a log can be used to score a model.

@@ -1,5 +1,4 @@
-"""Find what a careful viewer of the given frames can tell: what was in the picture from when to when, and what is
-unclear.
+"""Find what a careful viewer of the given frames can tell: what was in view from when to when, and what is unclear.
 
 Input: a scene and the times of its frames. Output: `Seen`. It is derived from what the painter painted, not from the
 plan.
