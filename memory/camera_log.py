@@ -32,8 +32,8 @@ class CameraLog:
         self.limits = limits
         self._hot_frames = min(limits.hot_frames, limits.hot_bytes // max(1, patch_bytes))
         self.segments: list[Segment] = []
-        # running totals, so that the cost of an append does not grow with the history
-        self.num_frames = 0  # not evicted, damaged ones included
+        # running totals: without them, the cost of an append would grow with the history
+        self.num_frames = 0  # frames that are not evicted, damaged ones included
         self.num_bytes = 0
 
     @property
@@ -51,13 +51,13 @@ class CameraLog:
     def grown(self, segment: Segment, num_frames: int, num_bytes: int) -> None:
         """Update the counts after frames were added to `segment`, which must be the newest.
 
-        Closes the segment if it is full. Drops the patch features of frames that no longer are among the newest ones,
-        for which they are kept (the hot window).
+        Closes the segment if it is full. Patch features are kept for a camera's newest frames only (the hot window);
+        those of older frames are dropped here.
         """
         segment.bytes += num_bytes
         self.num_bytes += num_bytes
         self.num_frames += num_frames
-        # closed early where large frames would make the byte cap too coarse
+        # closed early if its frames are large, as limits on bytes evict whole segments
         if segment.count >= segment.capacity or segment.bytes >= min(_SEGMENT_BYTES, self.limits.bytes // 8):
             segment.closed = True
             segment.seal_if_complete()
@@ -106,7 +106,7 @@ class CameraLog:
         """Remove the oldest segment from the log with all its frames, and return it."""
         oldest = self.segments.pop(0)
         if oldest.block is not None:
-            oldest.block.dissolve()  # or the block would keep the segment, and with it its files
+            oldest.block.dissolve()  # otherwise the block would keep a reference to the segment, and so its files
         self.num_frames -= oldest.count - oldest.floor
         self.num_bytes -= oldest.bytes
         return oldest

@@ -8,8 +8,11 @@ All numbers are little-endian; the crc covers everything after it.
     vector record    "VLV1" | crc32 | frame_id i64 | norm f32 | D u32 | C u32 | encoder u32 | unit f16 | summary f16
 
 `encoder` identifies the network that computed the unit embedding (D,) and the summary (C,). Both are kept in float16,
-on disk and in memory. One float32 scale per row restores the embedding's length 1 after rounding: `unit = float32(half)
-* scale`. This gives the same float32 rows whether they are decoded one at a time or together.
+on disk and in memory. One float32 scale per row restores the embedding's length 1 after rounding:
+
+    unit = float32(half) * scale
+
+This gives the same float32 rows whether they are decoded one at a time or together.
 """
 
 import json

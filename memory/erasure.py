@@ -113,7 +113,7 @@ def finish_erasures(journal: Journal, folder: Path) -> None:
     begun = journal.erasures()
     for erasure in begun:
         try:
-            journal.delete_erased(erasure)  # rows are left only after a full disk
+            journal.delete_erased(erasure)  # only if the disk was full, rows are left
         except StorageFull:
             for segment in journal.wholly_erased(erasure):
                 unlink_files(*map(str, segment_paths(folder / erasure.camera, segment)))
@@ -197,7 +197,7 @@ def forget_between(log: CameraLog, lower: float, upper: float) -> int:
         if not erased.any():
             continue
         other: Segment | None = None if erased.all() else segment.without(erased)
-        weakref.finalize(segment, _wipe, segment.content(), segment.index)  # windows may still compute with it
+        weakref.finalize(segment, _wipe, segment.content(), segment.index)  # windows may still use its arrays
         log.replace(segment, other)
         segment.evicted = True
         segment.lose(np.flatnonzero(erased))

@@ -182,7 +182,7 @@ def _probe(path: Path, said: str) -> StorageError | None:
     try:
         sizes = [each.stat().st_size for each in (path, Path(f"{path}-wal"), Path(f"{path}-shm")) if each.exists()]
         with tempfile.TemporaryFile(dir=path.parent) as file:
-            os.pwrite(file.fileno(), _PROBE, max(sizes, default=0))  # that far in, to meet limits on file sizes too
+            os.pwrite(file.fileno(), _PROBE, max(sizes, default=0))  # there, to detect size limits as well
         if path.exists():
             os.close(os.open(path, os.O_RDWR | os.O_CLOEXEC))
     except OSError as error:

@@ -24,11 +24,11 @@ class Eviction:
 
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
-        self._waiting: list[Segment] = []  # left their logs, but their rows are not deleted yet
-        self._freed: deque[tuple[str, ...]] = deque()  # files of segments that no window holds
+        self._waiting: list[Segment] = []  # removed from their logs, but their rows are not deleted yet
+        self._freed: deque[tuple[str, ...]] = deque()  # files of segments that no window uses any more
         self._purged: set[int] = set()  # damaged frames whose rows are deleted
         self.num_evicted = 0
-        self.num_damaged = 0  # of the evicted
+        self.num_damaged = 0  # bytes of the evicted segments
 
     def evict(self, segments: Iterable[Segment]) -> None:
         """Delete the rows of segments that were removed from their camera's log, and schedule removal of their files.

@@ -180,7 +180,7 @@ def write_record(path: Path, end: int, record: bytes) -> None:
                     written = os.pwrite(fd, view, offset)
                     view, offset = view[written:], offset + written
             except OSError:
-                with suppress(OSError):  # the committed end is what counts
+                with suppress(OSError):  # not necessary: what lies behind the committed end is ignored
                     os.ftruncate(fd, end)
                 raise
     except OSError as error:

@@ -85,7 +85,7 @@ class Erasure:
     lower: float
     upper: float
     segments: tuple[int, ...]
-    num_frames: int = 0  # known to the call that began it, not stored
+    num_frames: int = 0  # set only by the call that began it, not stored
 
     def covers(self, camera: str, time: float) -> bool:
         return camera == self.camera and self.lower <= time <= self.upper
@@ -100,7 +100,7 @@ class Journal:
     def __init__(self, path: Path) -> None:
         """Open or create the database file. Raises JournalDamaged if it is not intact (see `recovery.py`)."""
         self._path = path
-        self._doubtful: list[int] = []  # rows whose insert failed, but which may exist all the same
+        self._doubtful: list[int] = []  # ids of rows that may exist although their insert failed
         make_private(path)
         with self._errors("open"):
             self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)

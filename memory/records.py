@@ -33,8 +33,8 @@ class CameraStats:
 
     frames: int = 0
     encoded: int = 0
-    hot: int = 0  # patches are in memory
-    archive: int = 0  # behind the hot window: patches are recomputed on demand
+    hot: int = 0  # patch features are in memory
+    archive: int = 0  # older frames, whose patch features are computed again when needed
     bytes: int = 0
     oldest: float | None = None
     newest: float | None = None
@@ -51,7 +51,7 @@ class StoreStatus:
     erased: int
     frames_damaged: int  # dropped: bad checksum, truncated, unreadable
     vectors_damaged: int  # embedding lost; the frame waits to be encoded again
-    vectors_not_durable: int  # in memory only, because the disk refused them
+    vectors_not_durable: int  # kept in memory only, as writing them to disk failed
     journal_rebuilt: bool  # rows were rebuilt from the segment files at the start
 
 

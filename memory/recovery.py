@@ -83,7 +83,7 @@ class _Repairs:
 
     def apply(self, journal: Journal) -> None:
         if self.delete or self.clear_vectors or self.adopt:
-            with suppress(StorageFull):  # the next start finds every repair again
+            with suppress(StorageFull):  # the next start will make the same corrections
                 journal.repair(delete=self.delete, clear_vectors=self.clear_vectors, adopt=list(self.adopt.values()))
 
 
@@ -139,7 +139,7 @@ def _recover(journal: Journal, layout: Layout, *, rebuilding: bool) -> Recovered
         if readable:
             cut_to(segment.frames_path, segment.frames_end)
         else:
-            segment.closed = True  # what lies behind its rows is unknown and must not be overwritten
+            segment.closed = True  # the bytes behind the known rows could not be read, so they must not be overwritten
         result.segments[camera].append(segment)
     result.frames_damaged = len(set(repairs.delete) - repairs.adopt.keys())
     if result.frames_damaged:

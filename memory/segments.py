@@ -87,7 +87,7 @@ class Segment:
         self.patches: npt.NDArray[Any] | None = None  # (capacity, M, C)
         self.scalars: Float32 | None = None  # (capacity, M, S)
         self.index: Index | None = None  # FAISS index, once sealed: its own, or that of its block
-        self.index_start = 0  # its first row there
+        self.index_start = 0  # position of the segment's first row in the index
         self.block: Block | None = None
         self._sum: tuple[tuple[int, int, int], Int64, int] | None = None
         self._places: Float64 = np.zeros((0, 2))
@@ -117,7 +117,7 @@ class Segment:
         slots = list(vectors)
         for slot, stored in vectors.items():
             self.halves[slot], self.norms[slot], self.summaries[slot] = stored.half, stored.norm, stored.summary
-        self.scales[slots] = scale_of(self.halves[slots])  # together: a start has many
+        self.scales[slots] = scale_of(self.halves[slots])  # in one call, as there are many at a start
 
     def mark_encoded(self, slot: int) -> None:
         self.encoded[slot] = True
@@ -134,10 +134,10 @@ class Segment:
         try:
             index = build_index(self.halves[: self.count])
         except MemoryError:
-            return  # ranked row by row until `maintain` tries again
+            return  # searched without an index until `maintain` tries again
         self.index, self.halves = index, index_rows(index)
         with suppress(MemoryError):
-            self.embedding_sum()  # cached now, so that no window has to compute all of them
+            self.embedding_sum()  # computed and cached now, as a window needs those of all segments
 
     def place(self, slot: int) -> tuple["Segment", int]:
         """Return this segment and `slot`, as `Block.place` does for the rows of a block."""

@@ -82,7 +82,7 @@ class MemoryStore:
             segments.mkdir(mode=0o700, exist_ok=True)
         except OSError as error:
             raise storage_error(error, f"cannot open {self._folder}") from error
-        self._owner = lock_folder(self._folder)  # -1 once closed
+        self._owner = lock_folder(self._folder)  # -1 after `close`
         layout = Layout(segments, self._logs.new_segment, self._sizes, self._tag)
         self._spare = SpareSpace(self._folder)
         path = self._folder / "journal.sqlite"
@@ -118,7 +118,7 @@ class MemoryStore:
             room = vector_record_size(*self._sizes) * (segment.count - segment.num_encoded)
             log.grown(segment, segment.count, segment.frames_end + segment.vectors_end + room)
         put_in_order(log, self._journal, "uncertain")
-        self._eviction.evict(log.trim())  # not by age, which needs a clock
+        self._eviction.evict(log.trim())  # not by age, as there is no clock here
         self._logs.join_blocks(log)
 
     def append(
@@ -147,12 +147,13 @@ class MemoryStore:
         self, frame_id: int, *, embedding: Float32, summary: Float32, patches: npt.NDArray[Any] | None = None,
         scalars: Float32 | None = None,
     ) -> bool:  # fmt: skip
-        """Add a frame's vectors, and its patch features if it is hot. Return False if the frame is not stored any more.
+        """Add a frame's vectors and patch features. Return False if the frame is not stored any more.
 
         embedding (D,), not normalised; summary (C,); patches (M, C) with scalars (M, S), or neither. If the frame has
-        vectors already, only the patch features are added, so that attaching them again changes no score. On a full
-        disk, the vectors are kept in memory only and must be computed again after a restart. Raises ValueError for
-        wrong shapes or numbers that are not finite, OutOfResources as `append` does.
+        vectors already, only the patch features are added, so that attaching them again changes no score. Patch
+        features are kept only if the frame is hot, that is, among the newest frames of its camera. On a full disk, the
+        vectors are kept in memory only and must be computed again after a restart. Raises ValueError for wrong shapes
+        or numbers that are not finite, OutOfResources as `append` does.
         """
         _check_shape("embedding", embedding, self._sizes[:1])
         _check_shape("summary", summary, self._sizes[1:])
@@ -192,12 +193,15 @@ class MemoryStore:
                 found[0].abandoned[found[1]] = True
 
     def pending(self, limit: int) -> list[int]:
-        """Return the ids of at most `limit` frames without vectors, of all cameras, oldest first."""
+        """Return the ids of at most `limit` frames that are not encoded yet, of all cameras, oldest first."""
         with self._lock:
             return first_ids(limit, (log.pending() for log in self._logs), newest_first=False)
 
     def pending_patches(self, limit: int) -> list[int]:
-        """Return the ids of at most `limit` encoded hot frames without patches (after a restart), newest first."""
+        """Return the ids of at most `limit` encoded frames whose patch features must be computed again, newest first.
+
+        After a restart, these are all hot frames (the newest of each camera), as patch features are not stored on disk.
+        """
         with self._lock:
             return first_ids(limit, (log.pending_patches() for log in self._logs), newest_first=True)
 
@@ -212,7 +216,7 @@ class MemoryStore:
         return segment.read_jpeg(slot)
 
     def record(self, frame_id: int) -> FrameRecord:
-        """Return the frame without its picture. Raises FrameGone if it is not stored."""
+        """Return a frame's time, camera and metadata. Raises FrameGone if it is not stored."""
         with self._lock:
             segment, slot = self._logs.held(frame_id)
             metadata = load_metadata(segment.metadata[slot])

@@ -86,7 +86,7 @@ class Part:
     camera_index: int
     first_row: int
     num_rows: int
-    slots: slice | Int64  # a slice wherever the rows are consecutive
+    slots: slice | Int64  # a slice if the rows are consecutive
     index: Index | None
     index_start: int
     unit_halves: Float16  # (capacity, D)
@@ -207,7 +207,7 @@ class Window:
         self.frame_ids: Int64 = _joined([p.segment.frame_ids[p.slots] for p in parts], np.int64)
         self.times: Float64 = _joined([p.segment.times[p.slots] for p in parts], np.float64)
         self.camera_index: Int32 = _joined([np.full(p.num_rows, p.camera_index) for p in parts], np.int32)
-        self._ranking: tuple[bytes, Int64, Float32] | None = None  # of the last query ranked in full
+        self._ranking: tuple[bytes, Int64, Float32] | None = None  # result for the last query that ranked all rows
 
     def top(self, query: Float32, k: int) -> tuple[Int64, Float32]:
         """Return the k rows (int64) with the highest scores for `query` (D,), a float32 unit vector, and these scores.
@@ -232,7 +232,7 @@ class Window:
         return ranking[1][:k].copy(), ranking[2][:k].copy()
 
     def scores(self, query: Float32) -> Float32:
-        """Return the scores (N,) of all rows for `query` (D,), a unit vector; up to rounding, they are those of `top`."""
+        """Return the scores (N,) of all rows for `query` (D,), a unit vector. They equal those of `top` to rounding."""
         return score_all(self._parts, np.ascontiguousarray(query, np.float32))
 
     def embeddings(self, rows: npt.ArrayLike) -> Float32:
@@ -323,7 +323,7 @@ class Window:
         return part.segment.place(int(_slots_of(part, np.array([row - part.first_row]))[0]))
 
     def _pieces(self, start: int, stop: int) -> Iterator[tuple[Part, int, int]]:
-        """Yield (part, lo, hi) for each part with some of the rows [start, stop). lo, hi count from the part's start."""
+        """Yield (part, lo, hi) for each part with rows of [start, stop): its rows [lo, hi), counted from its start."""
         if not 0 <= start <= stop <= self.num_frames:
             raise IndexError(f"rows {start} to {stop} of {self.num_frames}")
         first = max(0, int(np.searchsorted(self._first_rows, start, side="right")) - 1)

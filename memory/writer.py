@@ -74,7 +74,7 @@ class Writer:
         try:
             self._journal.insert(row)
         except BaseException:
-            cut_to(segment.frames_path, offset)  # or the next start would adopt the record
+            cut_to(segment.frames_path, offset)  # otherwise the next start would adopt the record
             raise
         if segment.count == 0:
             log.segments.append(segment)

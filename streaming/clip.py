@@ -39,7 +39,7 @@ class ClipWriter:
         with _as_os_error(path):
             self._container = av.open(f"file:{path}", "w", format="mp4", options={"movflags": "+faststart"})
         self._path = path
-        self._image: np.ndarray | None = None  # the last one
+        self._image: np.ndarray | None = None  # the last picture
         self._stream: av.VideoStream | None = None
         self._first = 0.0
         self._last_ticks = -1
@@ -83,7 +83,7 @@ class ClipWriter:
         self._first = time_s
         # H.264 with 4:2:0 needs even sizes
         self.width, self.height = image.shape[1] + image.shape[1] % 2, image.shape[0] + image.shape[0] % 2
-        self._stream = self._container.add_stream(CODEC, rate=25)  # only a hint: the timestamps count
+        self._stream = self._container.add_stream(CODEC, rate=25)  # only a hint: players use the timestamps
         self._stream.width, self._stream.height, self._stream.pix_fmt = self.width, self.height, "yuv420p"
         self._stream.time_base = Fraction(1, TICKS_PER_S)
         self._stream.codec_context.time_base = Fraction(1, TICKS_PER_S)

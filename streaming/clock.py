@@ -15,7 +15,7 @@ _MIN_STEP_S = 0.001
 _MAX_STEP_S = 1.0
 _MAX_AHEAD_S = 3.0  # beyond `max_skew_s`: a last frame further in the future was stamped by a wrong clock
 
-USUAL_INTERVAL_S = 0.04  # 25 frames a second, where the file says nothing better
+USUAL_INTERVAL_S = 0.04  # 25 frames a second, if the file declares no rate
 _SLOWEST_S, _FASTEST_S = 3600.0, 0.001  # plausible intervals between two frames
 _LONGEST_JITTER_S = 1.0
 _JITTER = 2.0  # a step back by at most so many intervals is disorder, not another recording
@@ -105,10 +105,10 @@ class FileTimes:
 
     def __init__(self, start: float, interval_s: float, *, gap_s: float = 10.0) -> None:
         self.num_joined = 0  # steps that were removed
-        self.longest_step_s = 0.0  # of these
+        self.longest_step_s = 0.0  # the longest of them
         self._interval_s = sane_interval(interval_s)
         self._gap_s = gap_s
-        self._longest_s = self._interval_s  # between two frames so far
+        self._longest_s = self._interval_s  # longest interval between two frames so far
         self._start = start
         self._last: float | None = None
         self._last_media_s: float | None = None
@@ -150,7 +150,7 @@ class FileTimes:
             return self._last + min(_MIN_STEP_S, interval_s / 2)
         if self._stepped_s is not None and abs(gap_s - self._stepped_s) <= _ALIKE * self._stepped_s:
             time = media_s + self._offset_before
-            if time > self._last:  # the step before was none, as frames come at that interval: undo it
+            if time > self._last:  # frames regularly come at this interval, so the previous gap was not a step: undo it
                 self.num_joined -= 1
                 self._longest_s = max(self._longest_s, self._stepped_s)
                 self._stepped_s, self._offset = None, self._offset_before

@@ -65,7 +65,7 @@ class Input:
         self._shown = shown(url)
         self.live = live
         self.num_frames = 0
-        self.remarks: dict[str, str] = {}  # sentences on what was wrong and was corrected, by subject
+        self.remarks: dict[str, str] = {}  # sentences about errors in the file that were corrected, by subject
         self._decode_errors = 0
         if "\0" in url:  # FFmpeg would read the part before it
             raise MediaNotFound(f"{self._shown}: no such file; check the path")

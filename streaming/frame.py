@@ -34,7 +34,7 @@ class FrameSettings:
     max_height: int = 1080
     stall_timeout_s: float = 10.0  # without a frame, the session closes or the camera is reconnected
     max_skew_s: float = 2.0  # largest error of a sender's clock that is used (live sources)
-    handoff_frames: int = 4  # kept frames of a live source that wait for the consumer; the newest win
+    handoff_frames: int = 4  # how many kept frames of a live source wait for the consumer; older ones are dropped
 
     def __post_init__(self) -> None:
         if not self.rate_hz > 0:
@@ -54,8 +54,8 @@ class SourceStats:
     """Counters of one source since its start, and its present state."""
 
     received: int = 0  # decoded frames that arrived
-    kept: int = 0  # by the sampler
-    dropped: int = 0  # kept frames replaced by newer ones as the consumer was late (never for files)
+    kept: int = 0  # not kept by the sampler
+    dropped: int = 0  # kept frames dropped for newer ones, as the consumer was slow (never for files)
     shed: int = 0  # frames dropped undecoded as this machine was too slow (WebRTC)
     decode_errors: int = 0
     reconnects: int = 0  # new sessions of the camera (WebRTC), new connections (others)
@@ -65,8 +65,8 @@ class SourceStats:
     width: int = 0
     height: int = 0
     state: SourceState = "starting"
-    detail: str = ""  # why it is in this state
-    remarks: dict[str, str] = field(default_factory=dict)  # by subject: what was wrong and was corrected
+    detail: str = ""  # the reason of the state
+    remarks: dict[str, str] = field(default_factory=dict)  # sentences about errors that were corrected, by subject
 
 
 class Source(Protocol):

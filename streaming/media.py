@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 Pace = Literal["timestamps", "fast"]
 _LIVE_SCHEMES = frozenset({"rtsp", "rtsps", "http", "https"})
-_HEALTHY_AFTER_S = 30.0  # a connection that lasted so long resets the backoff
+_HEALTHY_AFTER_S = 30.0  # after a connection of this length, pauses between retries start small again
 
 
 def open_source(

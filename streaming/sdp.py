@@ -13,7 +13,7 @@ from aiortc.codecs import CODECS, is_rtx
 from aiortc.rtcpeerconnection import find_common_codecs
 from aiortc.sdp import DIRECTIONS, MediaDescription, SessionDescription, candidate_from_sdp
 
-MAX_CANDIDATES = 16  # used of a session; each is paired with each of our addresses
+MAX_CANDIDATES = 16  # so many are used in a session; each is paired with each of our addresses
 MAX_OFFERED_CANDIDATES = 64  # browsers with many addresses send more than are used, but not this many
 _MAX_SECTIONS = 8
 BITRATES = "x-google-min-bitrate=1000;x-google-start-bitrate=2500;x-google-max-bitrate=4000"

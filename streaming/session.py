@@ -36,7 +36,7 @@ CloseReason = Literal[
 _MAX_REFUSED_CHANNELS = 8
 _MAX_UNFINISHED_BYTES = 2 << 20  # of data channel messages; twice what the announced window allows
 _CHECK_UNFINISHED_S = 0.5
-_MAX_CLOSING_S = 5.0  # for each step: closing the connection, ending the decoder
+_MAX_CLOSING_S = 5.0  # limit for each of two steps: closing the connection, and ending the decoder
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +176,7 @@ class WebRtcSession:
         if reader.cancelled():
             return
         error = reader.exception()
-        if error is not None:  # a bug must not leave a session that nobody reads
+        if error is not None:  # a session that is not read must not stay open after a bug
             logger.error("camera %s: reading failed", self.camera, exc_info=error)
         self.end("failed" if error is not None else reader.result())
 

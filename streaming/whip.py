@@ -175,7 +175,7 @@ class WhipServer:
 
         async def handle(request: Request) -> Response:
             try:
-                if request.method == "OPTIONS":  # a preflight carries no token
+                if request.method == "OPTIONS":  # a CORS preflight request has no token
                     response = Response(status_code=204, headers={"Allow": methods, "Accept-Post": "application/sdp"})
                 elif request.method not in methods.split(", "):
                     raise Rejected(405, f"use {methods} here", {"Allow": methods})
@@ -289,7 +289,7 @@ class WhipServer:
         if session.stats.last_frame_time is not None:
             past.last_frame_time = session.stats.last_frame_time
         elif past.last_frame_time is None and session.camera not in self._current:
-            del self._past[session.camera]  # anybody may send names: they must not accumulate
+            del self._past[session.camera]  # clients choose the names, so their number must not grow without limit
         ending = asyncio.create_task(session.close(reason), name=f"ending-{session.camera}")
         self._ending.add(ending)
         ending.add_done_callback(self._ending.discard)

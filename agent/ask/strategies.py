@@ -48,7 +48,7 @@ class Part:
         return self.visual.keyframes
 
     def as_familiar(self) -> "Part":
-        """Return a copy in which no picture is marked as foreign: unlike the pictures that the model was trained on."""
+        """Return a copy without marks of foreign pictures, which are those unlike the model's training pictures."""
         return replace(self, visual=replace(self.visual, foreign_groups=()))
 
     def clocks(self, zone_of: ZoneOf) -> list[str]:

@@ -75,7 +75,7 @@ class World:
 
 @dataclass(slots=True)
 class Run:
-    """The result of one rule in one world and one arm."""
+    """The result of one rule in one world and one variant ("both", "gate" or "judge")."""
 
     seed: int
     rule: str
@@ -161,7 +161,7 @@ def sightings(world: World, unit: NDArray[np.float32], start: int = 0, stop: int
 
 
 class _Asked:
-    """Asks the judge about frames and measures how long it takes. took: seconds, by frame id."""
+    """Asks the judge (the language model) about frames and measures the time. took: seconds, by frame id."""
 
     def __init__(self, world: World, rule: RuleSettings) -> None:
         self.judge_s: list[float] = []
@@ -177,7 +177,11 @@ class _Asked:
 
 
 async def both(world: World, armed: Armed, unit: NDArray[np.float32], gate: GateSettings) -> Run:
-    """Run the rule as a live agent does: ask the judge while the gate is open. Return the result."""
+    """Run the rule as a live agent does, and return the result.
+
+    The judge (the language model) is asked about frames only while the gate is open, that is, while frames are similar
+    to the rule's condition.
+    """
     rule = settings_for(armed, gate)
     judge = _Asked(world, rule)
     replay = Replay(rule, judge, zone_of=lambda camera: "UTC")
@@ -224,7 +228,7 @@ def _eager(rule: RuleSettings) -> RuleSettings:
 
 
 def readings(gate: GateSettings, seen: Sequence[Sighting]) -> list[GateReading]:
-    """Run the gate over the frames, and return for each whether it is open, with its score."""
+    """Run the gate over the frames; return its reading for each: its score and whether it is open."""
     state, found = GateState(), []
     for each in seen:
         state, reading = gate_step(gate, state, time=each.time, similarity=each.similarity)
@@ -254,16 +258,17 @@ def _run(
 
 
 def stretch(armed: Armed, num_frames: int, length: int) -> tuple[int, int]:
-    """Return the range (start, stop) of `length` frames around the rule's first event, or at the start without events."""
+    """Return the range (start, stop) of `length` frames around the rule's first event; without events, the first ones."""
     begin = armed.truth.events[0].start_s - length / 3 if armed.truth.events else 0.0
     start = int(min(max(begin, 0), max(num_frames - length, 0)))
     return start, min(start + length, num_frames)
 
 
 def sweep(world: World, armed: Armed, unit: NDArray[np.float32], gate: GateSettings) -> list[dict[str, float]]:
-    """Return, for each threshold in SWEPT, how the gate behaves with it.
+    """Return, for each gate threshold in SWEPT, a dict with the results of the gate.
 
-    Counted are the events for which it opens in time, how often it opens, and the share of frames with an open gate.
+    These are the number of events, for how many of them the gate opens in time, how often it opens, and the share of
+    frames for which it is open.
     """
     seen, rows = sightings(world, unit), []
     for on in SWEPT:
@@ -289,7 +294,7 @@ def trace(world: World, armed: Armed, unit: NDArray[np.float32], gate: GateSetti
 
 
 def summarise(runs: Sequence[Run]) -> dict[str, Any]:
-    """Return the totals of all runs of one arm: over all rules, and by type of rule."""
+    """Return the totals of all runs of one variant: over all rules, and by type of rule."""
     names = list(dict.fromkeys(run.rule for run in runs))
     return {**_totals(runs), "by_rule": {name: _totals([run for run in runs if run.rule == name]) for name in names}}
 

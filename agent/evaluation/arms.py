@@ -60,9 +60,10 @@ class Asker:
         return Asker(self.model, newest.features, newest.times, newest.zones)
 
     def as_of(self, row: int) -> "Asker":
-        """Return an Asker for which frame `row` is the newest: the frames are rotated, and the times stay in place.
+        """Return an Asker over a history of the same length in which frame `row` is the newest.
 
-        So the number of frames is the same for every `row`.
+        The frames after `row` are moved to the beginning, and the N times are assigned anew in the same order. So every
+        moment is asked about with the same number of frames.
         """
         whole = self.window
         features, zones = ([*kept[row + 1 :], *kept[: row + 1]] for kept in (whole.features, whole.zones))
@@ -79,7 +80,8 @@ class Asker:
     def ask(self, text: str, arm: Selection, model: VideoModel | None = None, *, in_steps: bool = False) -> Answer:
         """Return the product's answer, with greedy decoding. arm: how keyframes are chosen.
 
-        model: the same weights with another way to merge frames (see `merging_otherwise`).
+        model: the same weights with another way to merge frames (see `merging_otherwise`). in_steps: answer in several
+        short questions where the product does.
         """
         return asyncio.run(self.answer(text, arm, model, in_steps=in_steps))
 

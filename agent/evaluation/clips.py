@@ -59,9 +59,9 @@ def world_clip(
     codec: Codec | None = None,
     empty_every: int = 1,
 ) -> Clip:
-    """Return a world of the evaluation split, one frame a second, with its questions.
+    """Return a drawn world with its questions, one frame a second.
 
-    The same seed gives the same clip.
+    It belongs to the evaluation split: the model was not trained on such worlds. The same seed gives the same clip.
 
     rounds: how often questions about the same events are drawn, each time in a new phrasing. moments: the number of
     questions about the present. codec: all frames get the same camera faults (with noise drawn for each frame) and are
@@ -127,7 +127,7 @@ def world_moments(
 
 
 def world_clips(seed: int, num_frames: int, count: int, *, rounds: int = 1, moments: int = 0) -> Iterator[Clip]:
-    """Yield `count` worlds of the evaluation split. The same seed gives the same clips."""
+    """Yield `count` worlds that the model was not trained on, with their questions. The same seed gives the same clips."""
     return (world_clip(seed * 1009 + number, num_frames, rounds=rounds, moments=moments) for number in range(count))
 
 

@@ -47,7 +47,10 @@ def shown_rows(clip: Clip, question: Question) -> np.ndarray:
 
 
 def dks_alone(defaults: Defaults) -> Selection:
-    """Return the keyframe selection whose recall is measured: DKS without filling and without reserved frames."""
+    """Return the keyframe selection whose recall is measured: the paper's differential keyframe selection (DKS) alone.
+
+    It leaves keyframes unused that are not relevant, and reserves none for the newest frames.
+    """
     return replace(Selection.of(defaults), recent=0, fill="none")
 
 
@@ -70,7 +73,7 @@ def needle_hits(asker: Asker, clip: Clip, question: Question, arm: Selection) ->
 
 
 def is_needle(question: Question) -> bool:
-    """Return whether the question is about one event of at most 20 frames, described by the look of a thing."""
+    """Return whether the question is about a needle: one event of at most 20 frames, described by the look of a thing."""
     return (
         len(question.spans) == 1
         and question.spans[0][1] - question.spans[0][0] <= MOST_NEEDLE_FRAMES

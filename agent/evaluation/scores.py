@@ -23,9 +23,10 @@ HARD_GUESS = 0.25  # a family is hard if the best guess from the question alone 
 
 @dataclass(frozen=True)
 class Asked:
-    """A question, and whether the product's answer is right.
+    """A question, the product's answer, and whether it is right.
 
-    Also whether the answer would be right from the newest frames alone, and asked directly about all frames.
+    For comparison, it also holds whether the model answers right from the newest frames alone, and if it is asked
+    directly about all frames.
     """
 
     question: Question
@@ -98,7 +99,7 @@ def over_seeds(groups: Sequence[Sequence[bool]]) -> dict[str, Any]:
 
 
 def by_depth(needles: Iterable[Needle]) -> list[dict[str, Any]]:
-    """Return the recall of DKS in ten equal parts of the history, oldest first."""
+    """Return the recall of the needles, the share that is found, in ten equal parts of the history, oldest first."""
     bins: list[list[bool]] = [[] for _ in range(NUM_BINS)]
     for needle in needles:
         bins[min(int(needle.depth * NUM_BINS), NUM_BINS - 1)].append(needle.found)
