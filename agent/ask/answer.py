@@ -75,7 +75,7 @@ class Answerer(Protocol[C]):
 
     @property
     def reads_conversations(self) -> bool:
-        """Whether it reads the earlier messages of the conversation."""
+        """Whether the answerer reads the earlier messages of a conversation."""
 
     @property
     def needs_patches(self) -> bool:
@@ -83,7 +83,7 @@ class Answerer(Protocol[C]):
 
     @property
     def max_keyframes(self) -> int | None:
-        """The largest number of keyframes that it accepts. None: no limit."""
+        """The largest number of keyframes that the answerer accepts. None: no limit."""
 
     @property
     def judge_manner(self) -> "JudgeManner":
@@ -91,10 +91,10 @@ class Answerer(Protocol[C]):
 
     @property
     def problem(self) -> str | None:
-        """Why it cannot answer at the moment, for an operator. None: no problem is known."""
+        """A sentence that says why the answerer cannot answer at the moment. None: no problem is known."""
 
     def tasks(self) -> Iterable[Task]:
-        """Return its background tasks with their names. They run as long as the agent runs."""
+        """Return the answerer's background tasks with their names. They run as long as the agent runs."""
 
     async def check(self, cameras: Iterable[str]) -> None:
         """Raise a Problem if this answerer is not allowed to answer about these cameras, or cannot at the moment."""

@@ -58,7 +58,7 @@ class Chosen:
 
 @dataclass(frozen=True)
 class Selection:
-    """A rule for choosing keyframes, with its arguments; calling it chooses.
+    """A rule for choosing keyframes, with its arguments. Calling the object returns the keyframes.
 
     rule: "visits" (from stretches of time in which relevance is high), "dks" (the paper's differential keyframe
     selection), "top_k" (dks without its redundancy check), or "uniform" (at equal distances, whatever the question).
@@ -86,7 +86,7 @@ class Selection:
         most: int | None = None,
         rule: SelectionRule | None = None,
     ) -> Self:
-        """Return the selection for a checkpoint.
+        """Return the Selection to use with a checkpoint.
 
         Arguments override the settings, and the settings override the checkpoint's defaults. most: limit on the number
         of keyframes. With the rule "visits", no keyframes are reserved for the newest frames unless `recent` is given.
@@ -146,7 +146,7 @@ def every_frame(window: Window, query: NDArray[np.float32]) -> Keyframes:
 
 
 def relevant(rows: NDArray[np.int64], scores: NDArray[np.float32]) -> Keyframes:
-    """Return these rows as keyframes of the kind "relevant"."""
+    """Return these rows with their scores as keyframes, all of the kind "relevant"."""
     kind: Kind = "relevant"
     return Keyframes(rows, (kind,) * len(rows), scores)
 
@@ -158,7 +158,7 @@ class Chooser:
         self._model, self._language = model, language
 
     async def embed(self, text: str) -> "TextFeatures":
-        """Return the embedded text."""
+        """Return the text's embedding, which is compared with those of frames."""
         return await self._language.run(self._model.embed_text, text)
 
     async def choose(self, window: Window, search: Search, select: Select, watch: Stopwatch) -> list[Chosen]:
@@ -178,14 +178,15 @@ class Chooser:
 
 
 def frames_per_camera(window: Window) -> list[int]:
-    """Number of rows of each camera, in the order of `window.cameras`."""
+    """Return the number of rows of each camera, in the order of `window.cameras`."""
     return [int(count) for count in np.bincount(window.camera_index, minlength=len(window.cameras))]
 
 
 def uniform_rows(num_frames: int, num_keyframes: int, recent: int) -> tuple[NDArray[np.int64], tuple[Kind, ...]]:
-    """(rows rising, kinds): the newest `recent`, and the middles of equal parts of the rest.
+    """Return the rows of keyframes at equal distances, rising, and the kind of each.
 
-    12 frames, 5 places, 2 recent: 10 and 11, and the middles 1, 5, 8 of three parts of 0..9.
+    These are the newest `recent` frames, and the middles of equal parts of the other frames. 12 frames, 5 keyframes, 2
+    of them recent: 10 and 11, and the middles 1, 5, 8 of three parts of 0..9.
     """
     newest = newest_rows([num_frames], min(recent, num_keyframes))
     rest, places = num_frames - len(newest), num_keyframes - len(newest)

@@ -342,7 +342,7 @@ def _boxes_by_row(rows: NDArray[np.int64], presences: NDArray[np.float32]) -> di
 
 
 def _notes(visual: VisualContext) -> Iterable[str]:
-    """Return what the asker should know about how the pictures were merged."""
+    """Yield notes for the asker on how the frames were merged into tokens."""
     if any(visual.foreign_groups) and not visual.is_foreign:
         yield SOME_FOREIGN
     if visual.num_summary_frames:

@@ -24,9 +24,9 @@ class ModelUnusable(ValueError):
 
 
 def load_model(settings: Settings) -> "VideoModel | ClipEncoder":
-    """Load the configured checkpoint; a hub id that is not in the cache is downloaded. Takes seconds: imports torch.
+    """Load and return the configured checkpoint. Takes seconds, as it imports torch.
 
-    Raises ModelUnusable.
+    A checkpoint that is named by its Hugging Face Hub id is downloaded if it is not in the cache. Raises ModelUnusable.
     """
     chosen = settings.model
     # The vision and the language lane share the cores; on a busy machine each operation waits for its slowest thread.

@@ -70,8 +70,9 @@ def label(window: Window, row: int, zone_of: Callable[[str], str]) -> str:
 
 
 def whereabouts(metadata: Mapping[str, object]) -> str:
-    """Return where a frame was taken, from its metadata: {"zone": "hall", "x": 12.5, "y": 3, "heading": 90} ->
-    "hall, x 12.5 m, y 3 m, heading 90 degrees".
+    """Return a text that says where a frame was taken, from its metadata.
+
+    {"zone": "hall", "x": 12.5, "y": 3, "heading": 90} -> "hall, x 12.5 m, y 3 m, heading 90 degrees"
 
     x is used only with y, and y only with x. The zone is put on one line and cut to 60 characters. Other metadata is
     not shown to the model. Returns "" if there is none of these.

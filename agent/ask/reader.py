@@ -205,15 +205,14 @@ class Plan:
 
     @property
     def whens(self) -> tuple[str, ...]:
-        """For each thing, the question when it came: "when did the red car come?". Keyframes are chosen by it."""
+        """One question for each thing, "when did the red car come?", by which its keyframes are chosen."""
         return tuple(f"when did the {thing} {_comes(thing)}?" for thing in self.things)
 
     @property
     def evers(self) -> tuple[str, ...]:
-        """For each thing, the question whether it came at all: "did any red car ever come?".
+        """One question for each thing, "did any red car ever come?", which must be answered with yes first.
 
-        It is asked before the question when the thing came: the model would name a time even for a thing that never
-        came.
+        Only then is the question of `whens` asked, as the model would name a time even for a thing that never came.
         """
         return tuple(f"did any {thing} ever {_comes(thing)}?" for thing in self.things)
 

@@ -56,7 +56,7 @@ class Manner:
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """The token limit of a reply: so many for the answer, and so many for reasoning before it."""
+    """The token limit of a reply: the sum of a limit for the answer and one for the reasoning before it."""
 
     answer: int
     thoughts: int

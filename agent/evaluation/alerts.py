@@ -258,7 +258,7 @@ def _run(
 
 
 def stretch(armed: Armed, num_frames: int, length: int) -> tuple[int, int]:
-    """Return the range (start, stop) of `length` frames around the rule's first event; without events, the first ones."""
+    """Return the range (start, stop) of `length` frames around the rule's first event; without events, the first."""
     begin = armed.truth.events[0].start_s - length / 3 if armed.truth.events else 0.0
     start = int(min(max(begin, 0), max(num_frames - length, 0)))
     return start, min(start + length, num_frames)

@@ -127,7 +127,7 @@ def world_moments(
 
 
 def world_clips(seed: int, num_frames: int, count: int, *, rounds: int = 1, moments: int = 0) -> Iterator[Clip]:
-    """Yield `count` worlds that the model was not trained on, with their questions. The same seed gives the same clips."""
+    """Yield `count` worlds on which the model was not trained, with questions. The same seed gives the same clips."""
     return (world_clip(seed * 1009 + number, num_frames, rounds=rounds, moments=moments) for number in range(count))
 
 

@@ -73,7 +73,7 @@ def needle_hits(asker: Asker, clip: Clip, question: Question, arm: Selection) ->
 
 
 def is_needle(question: Question) -> bool:
-    """Return whether the question is about a needle: one event of at most 20 frames, described by the look of a thing."""
+    """Return whether the question is about a needle: one event of at most 20 frames, described by a thing's look."""
     return (
         len(question.spans) == 1
         and question.spans[0][1] - question.spans[0][0] <= MOST_NEEDLE_FRAMES
