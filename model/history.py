@@ -1,6 +1,7 @@
 """A history of frame features in plain arrays, for evaluation, one-shot runs and tests.
 
 It offers what a window of the agent's memory offers to selection and merging, but never evicts anything by itself.
+Letters: N frames, n requested frames, D embedding width, M patches of a frame, C' width of a stored patch.
 """
 
 from collections.abc import Iterable, Sequence

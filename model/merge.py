@@ -3,6 +3,8 @@
 A patch weighs more if it is similar to the question, and less if it is similar to the same patch of the keyframe before.
 Output: tokens (F, H) of the F other frames, and pooled patches (K, M', H) of the K keyframes. Memory stays below N x M x H.
 
+Letters: N frames, M patches of a frame, M' after pooling, H language width, C' stored patch width, D embedding width.
+
 The paper's formula, with its matrices multiplied out in advance ("absorbed"), which gives the same result. v is the patch
 of the vision tower, h = gelu(W1 v + b1), x = W2 h + b2 the projected patch, a = linear_q(question):
 

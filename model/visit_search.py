@@ -5,8 +5,8 @@ frame shows the thing. When it does, the frames around it whose relevance is clo
 being checked. If the thing is out of sight for longer than a few seconds, its return is a new visit.
 
 Between two neighbouring visits, the least relevant frame is checked. If it shows the thing, the two are joined. If not,
-the frames shortly before and after it are checked too, as the thing may only have been hidden for a moment; if one of
-these shows it, it becomes part of a visit and the same is done again for what is left between.
+the frames shortly before and after it are checked too, as the thing may only have been hidden for a moment. Those that
+show the thing are added to a visit, and the same is done with the frames still between the two.
 
 The search ends after several stretches of frames in a row that do not show the thing, because all other frames are even
 less relevant. Pure; sorting the N relevances is the only slow step.
@@ -129,7 +129,7 @@ class VisitSearch:
             self._note_in_vain(row)
 
     def _note_in_vain(self, row: int) -> None:
-        """Record that the frame at `row` does not show the thing, and close the frames like it.
+        """Record that the frame at `row` does not show the thing, so that similar frames around it are not all checked.
 
         Two frames of a stretch of similar frames are checked, as one check may be wrong. The stretch counts as one
         miss.

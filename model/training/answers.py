@@ -132,8 +132,8 @@ class AnswerTrainer:
 
     @torch.no_grad()
     def _runs(self, rows: Tensor, valid: Tensor, taken: Tensor) -> Tensor | None:
-        """Return the number of each frame's run (B, N), frames of a run sharing a token, or None if all tokens fit the
-        budget.
+        """Return the run number of each frame (B, N), or None if all tokens fit the budget. A run's frames share a
+        token.
 
         Cuts each window between the most different neighbours, so that similar adjacent frames share a token.
         """

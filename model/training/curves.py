@@ -38,7 +38,7 @@ def plot_curves(lines: Sequence[dict[str, Any]], path: Path) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run `python -m model.training.curves curves.jsonl curves.png`. Return the exit status."""
+    """Plot the file of curves named on the command line. Return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("curves", type=Path)
     parser.add_argument("picture", type=Path)

@@ -152,10 +152,9 @@ def _stack(rows: Sequence[tuple[np.ndarray, ...]]) -> dict[str, Tensor]:
 
 @dataclass(frozen=True)
 class Window:
-    """Frames from `start` up to, not including, `stop` of a history, with questions whose answers hold for just these
-    frames.
+    """Frames from `start` up to, not including, `stop` of a history.
 
-    start_unix: clock time of the history's frame 0.
+    questions: their answers hold for just these frames. start_unix: clock time of the history's frame 0.
     """
 
     start: int

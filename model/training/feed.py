@@ -12,9 +12,7 @@ from model.training.data import History
 
 
 class FramePool:
-    """A ring buffer of labelled frames on the device, sampled at random, so that training need not wait for the
-    workers.
-    """
+    """A ring buffer of labelled frames on the device, sampled at random, so training need not wait for the workers."""
 
     def __init__(self, capacity: int, device: torch.device) -> None:
         self.capacity, self.device = capacity, device

@@ -41,8 +41,7 @@ def absent(scene: Scene) -> list[tuple[str, str]]:
 def add_visitor(
     scene: Scene, kind: str, colour: str, start_s: float, rng: np.random.Generator, *, stay_s: float = 0.0
 ) -> Visitor | None:
-    """Add a visitor that crosses the picture from `start_s` on, or with `stay_s` stays near the middle for so many
-    seconds.
+    """Add a visitor that crosses the picture from `start_s` on, or stays near its middle for `stay_s` seconds.
 
     Returns None if other things cover it too much to be found. With generators in the same state, visitors that stay
     for different times are identical until the first of them leaves. Raises ValueError for a robot's scene.

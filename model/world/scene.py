@@ -65,10 +65,9 @@ class Scene:
         split: Split = "train",
         density: float = 1.0,
     ) -> "Scene":
-        """Return the scene of this seed. The splits use different random numbers. style None: three in four are fixed
-        cameras.
+        """Return the scene of this seed. style None: three in four scenes have a fixed camera, the others a robot's.
 
-        Raises ValueError for a duration under 20 s.
+        split "train" and "eval" use different random numbers. Raises ValueError for a duration under 20 s.
         """
         if duration_s < 20:
             raise ValueError("a scene lasts at least 20 s")
@@ -248,11 +247,10 @@ def _visit_event(scene: Scene, actor: Actor, seen: list[tuple[float, Visible]]) 
 
 
 def patch_labels(scene: Scene, t: float, side: int = 8) -> tuple[np.ndarray, np.ndarray]:
-    """Return (kind, colour) of each patch of a side x side grid: int8 indices into KINDS and COLOURS, -1 for
-    background.
+    """Return (kind, colour) of each patch of a side x side grid, as int8 indices into KINDS and COLOURS.
 
-    A patch belongs to the nearest thing whose box covers 35 % of it. The patch at the centre of a thing always belongs
-    to it.
+    Background is -1. A patch belongs to the nearest thing whose box covers 35 % of it. The patch at the centre of a
+    thing always belongs to it.
     """
     kinds = np.full((side, side), -1, np.int8)
     colours = np.full((side, side), -1, np.int8)
