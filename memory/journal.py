@@ -95,7 +95,10 @@ class Erasure:
 
 
 class Journal:
-    """The rows of all cameras. A method that raises StorageFull or StorageError has changed nothing."""
+    """The database with one row for each stored frame of all cameras.
+
+    If a method raises StorageFull or StorageError, it has changed nothing.
+    """
 
     def __init__(self, path: Path) -> None:
         """Open or create the database file. Raises JournalDamaged if it is not intact (see `recovery.py`)."""
@@ -140,7 +143,10 @@ class Journal:
             )
 
     def setting(self, key: str) -> int | None:
-        """Return a setting, None if it is not set. Raises JournalDamaged if its checksum is wrong."""
+        """Return a number that was stored with `set_setting`, None if there is none.
+
+        Raises JournalDamaged if its checksum is wrong.
+        """
         with self._errors("read"):
             found = self._db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
         if found is None:

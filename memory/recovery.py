@@ -4,8 +4,8 @@ The journal is a database with one row for each frame; the frames of a segment l
 records (the pictures) and vector records (the embeddings). The rows decide which frames are stored, with these
 corrections:
 
-- A row whose own checksum is wrong is dropped. If an intact record of its frame is found in the segment files, the frame
-  is adopted: it gets a new row.
+- A row whose own checksum is wrong is dropped. If an intact record of its frame is found in the segment files, the
+  frame is adopted: it gets a new row.
 - Intact records behind the last one that a row names are adopted. Their rows were lost by a power cut or a damaged WAL,
   or were never committed. A frame whose storing was not confirmed does no harm; losing a confirmed one would.
 - A row whose record does not lie inside its file (truncated, missing) is dropped.

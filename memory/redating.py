@@ -36,7 +36,7 @@ def first_moved(times: Float64, start: int, shift_s: float) -> int:
 
 
 def redate(log: CameraLog, journal: Journal, first_time: float, shift_s: float, clock: str) -> int:
-    """Move the frames from `first_time` on by `shift_s`, and those before that must move with them.
+    """Move the frames from `first_time` on by `shift_s` seconds, and earlier ones that must move to keep the order.
 
     Return the number of moved frames. clock: written into their metadata as the value of "clock". Raises
     StorageError if the rows cannot be written; then no frame has moved.

@@ -49,7 +49,10 @@ class Shared:
 
 
 class Segment:
-    """A segment of a camera's frames. `segment_id` is the id of its first frame; its files are named after it."""
+    """Up to `capacity` consecutive frames of one camera. A frame's slot is its position in the segment's arrays.
+
+    `segment_id` is the id of the first frame; the files are named after it.
+    """
 
     def __init__(
         self, segment_id: int, camera: str, folder: Path, *, capacity: int, embedding_dim: int, summary_dim: int,
@@ -140,15 +143,15 @@ class Segment:
             self.embedding_sum()  # computed and cached now, as a window needs those of all segments
 
     def place(self, slot: int) -> tuple["Segment", int]:
-        """Return this segment and `slot`, as `Block.place` does for the rows of a block."""
+        """Return this segment and `slot`. For a block, the method of the same name returns one of its segments."""
         return self, slot
 
     def put_patches(
         self, slot: int, patches: npt.NDArray[Any], scalars: Float32, dtype: np.dtype[Any]
     ) -> npt.NDArray[Any]:
-        """Write a frame's patch features into their array, which is allocated on first use.
+        """Write a frame's patch features, and the scalars stored with them, into arrays that are allocated on first use.
 
-        Return the array, which the caller passes to `mark_present`.
+        Return the array of patch features, which the caller passes to `mark_present`.
         """
         all_patches, all_scalars = self.patches, self.scalars  # `cool` may drop them meanwhile
         if all_patches is None or all_scalars is None:
@@ -194,7 +197,7 @@ class Segment:
         return places
 
     def counts(self) -> tuple[int, int, int]:
-        """Return the numbers of stored frames, of encoded ones, and of those with patches in memory."""
+        """Return the number of stored frames, how many are encoded, and how many have patch features in memory."""
         if not self.floor and not self.num_gone:  # the usual case; a camera has thousands of segments
             return self.count, self.num_encoded, int(self.present.sum()) if self.hot else 0
         held = ~self.gone[self.live()]
@@ -337,7 +340,7 @@ class Block:
 
 
 def next_run(segments: Sequence[Segment]) -> list[Segment]:
-    """Return the oldest BLOCK_SEGMENTS consecutive segments that can become a block, or [] if there are none.
+    """Return the oldest BLOCK_SEGMENTS consecutive segments that can be joined into a block, or [] if there are none.
 
     segments: the camera's, oldest first. A segment with a frame that cannot be encoded never becomes part of a block.
     """

@@ -123,7 +123,7 @@ class Input:
         return base.denominator / base.numerator if base else 90_000.0
 
     def take_decode_errors(self) -> int:
-        """Return the number of packets that could not be decoded since the last call."""
+        """Return the number of packets that could not be decoded, counted from the last call of this method on."""
         taken, self._decode_errors = self._decode_errors, 0
         return taken
 

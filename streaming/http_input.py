@@ -255,7 +255,10 @@ def _origin(url: str) -> tuple[str, str, int]:
 
 
 def _same_site(camera: tuple[str, str, int], other: tuple[str, str, int]) -> bool:
-    """Return whether both have the same host and port, or the same host with default ports and HTTP became HTTPS."""
+    """Return whether both addresses, as (scheme, host, port), belong to the same server.
+
+    They do if host and port are equal, or if only HTTP at its default port became HTTPS at its default port.
+    """
     upgraded = (camera[0], camera[2], other[0], other[2]) == ("http", 80, "https", 443)
     return camera[1] == other[1] and (camera == other or upgraded)
 

@@ -88,7 +88,7 @@ class _DecodedSource:
         self._kept: Iterator[Frame] = iter(())
 
     async def _next(self) -> Frame | None:
-        """Return the next kept frame, None at the end."""
+        """Return the next frame that the sampler keeps, None at the end."""
         return await self._worker.run(partial(next, self._kept, None))
 
     def _release(self) -> None:
@@ -143,7 +143,7 @@ class FileSource(_DecodedSource):
         self._sleep = sleep
 
     async def frames(self) -> AsyncIterator[Frame]:
-        """Yield kept frames until the end of the file."""
+        """Yield the frames that the sampler keeps, until the end of the file."""
         opened_at = self._now()
         start = opened_at if self._start_time is None else self._start_time
         try:
@@ -163,7 +163,7 @@ class FileSource(_DecodedSource):
             self._worker.stop(self._release)
 
     async def close(self) -> None:
-        """End the iteration after the frame being decoded."""
+        """End the iteration of `frames()` once the frame that is being decoded is done."""
         self._worker.stop(self._release)
 
     def _open(self, start: float) -> None:
@@ -202,7 +202,7 @@ class LiveSource(_DecodedSource):
         self._pump: asyncio.Task[None] | None = None
 
     async def frames(self) -> AsyncIterator[Frame]:
-        """Yield kept frames until `close` is called."""
+        """Yield the frames that the sampler keeps, until `close` is called."""
         pump = self._pump = asyncio.create_task(self._connect_for_ever(), name=f"pump-{self.camera}")
         pump.add_done_callback(lambda _: self._slot.close())
         try:
@@ -240,7 +240,10 @@ class LiveSource(_DecodedSource):
             self.stats.reconnects += 1
 
     async def _drain(self) -> None:
-        """Put the kept frames of one connection into the slot, until it is lost (raises MediaError)."""
+        """Decode the frames of one connection, and put those to keep into the slot that the consumer reads.
+
+        Raises MediaError when the connection is lost.
+        """
         await self._worker.run(self._open)
         self.stats.detail = ""
         while (frame := await self._next()) is not None:

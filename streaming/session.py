@@ -41,7 +41,7 @@ _MAX_CLOSING_S = 5.0  # limit for each of two steps: closing the connection, and
 
 @dataclass(frozen=True, slots=True)
 class _Raw:
-    """A kept frame before its conversion to RGB."""
+    """A frame that the sampler keeps, before its conversion to RGB."""
 
     frame: av.VideoFrame
     time: float
@@ -117,7 +117,7 @@ class WebRtcSession:
         await self._peer.addIceCandidate(parsed)
 
     async def frames(self) -> AsyncIterator[Frame]:
-        """Yield kept frames until the session ends, converted one at a time in a worker thread."""
+        """Yield the frames that the sampler keeps, until the session ends. A worker thread converts them one by one."""
         with suppress(SlotClosed):
             while True:
                 raw = await self._slot.get()
@@ -133,7 +133,7 @@ class WebRtcSession:
                 yield Frame(raw.time, image, raw.clock)
 
     async def close(self, reason: CloseReason = "shutdown") -> None:
-        """End the session and wait for it. Idempotent; every call waits."""
+        """End the session and wait until it has ended. Idempotent; a repeated call waits as well."""
         self.end(reason)
         if self._closing is not None:
             await asyncio.shield(self._closing)

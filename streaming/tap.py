@@ -65,7 +65,10 @@ def watch_reports(receiver: RTCRtpReceiver, on_report: OnReport) -> None:
 
 
 def rtp_origin(receiver: RTCRtpReceiver) -> int | None:
-    """Return the RTP timestamp (modulo 2**32) of the frame whose `pts` is 0. None before the first frame."""
+    """Return the RTP timestamp (modulo 2**32) from which aiortc counts the `pts` of frames.
+
+    None before the first frame.
+    """
     mapper = getattr(receiver, "_RTCRtpReceiver__timestamp_mapper", None)
     origin = getattr(mapper, "_origin", None)
     return origin if isinstance(origin, int) else None
@@ -181,7 +184,7 @@ def _count_instead_of_logging() -> None:
 def unfinished_bytes(sctp: RTCSctpTransport) -> int:
     """Return the number of bytes that are held of unfinished data channel messages.
 
-    aiortc reduces the receive window that it announces by these bytes, so the number is computed from the window. The
-    window is negative for a peer that ignores it.
+    The number is computed from the receive window that aiortc announces to the peer, which these bytes reduce. If the
+    peer ignores the window, it becomes negative.
     """
     return _SCTP_WINDOW_BYTES - int(sctp._advertised_rwnd)

@@ -112,7 +112,7 @@ class Counted:
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """The model's answer about a single frame."""
+    """The model's answer about a single frame: whether it shows the thing that the question is about."""
 
     shows_it: bool
     is_foreign: bool = False  # the picture is unlike those that the model was trained on
