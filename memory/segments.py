@@ -149,7 +149,7 @@ class Segment:
     def put_patches(
         self, slot: int, patches: npt.NDArray[Any], scalars: Float32, dtype: np.dtype[Any]
     ) -> npt.NDArray[Any]:
-        """Write a frame's patch features, and the scalars stored with them, into arrays that are allocated on first use.
+        """Write a frame's patch features and their scalars into arrays, which are allocated on first use.
 
         Return the array of patch features, which the caller passes to `mark_present`.
         """
