@@ -51,7 +51,10 @@ class Erasing:
         self, journal: Journal, folder: Path, eviction: Eviction, lock: AbstractContextManager[object],
         log_of: Callable[[str], CameraLog | None], spare: SpareSpace,
     ) -> None:  # fmt: skip
-        """lock: guards the logs. It is held during step 2 only, so that questions do not wait for the disk."""
+        """lock: guards the logs.
+
+        It is held only while frames are removed in memory, so that questions never wait for the disk.
+        """
         self._log_of = log_of
         self._spare = spare
         self._forgotten: set[int] = set()  # erasures that have completed step 2
@@ -81,7 +84,8 @@ class Erasing:
     def finish(self) -> None:
         """Complete the erasures that have begun. After a StorageError, the next call continues.
 
-        Includes step 2 if necessary: an erasure may have begun although the call of `erase` failed.
+        Frames that are still in memory are removed there, too, as an erasure may have begun although the call of
+        `erase` failed.
         """
         for erasure in self._journal.erasures():
             log = self._log_of(erasure.camera)
@@ -96,7 +100,9 @@ class Erasing:
 def begin(
     journal: Journal, spare: SpareSpace, camera: str, lower: float, upper: float, evicted_before: float = -math.inf
 ) -> Erasure:
-    """Perform step 1 and return the recorded erasure. On a full disk, the rows are not deleted yet.
+    """Record an erasure in the journal, delete the rows of the erased frames, and return the record.
+
+    Both are one commit, which is on disk on return. On a full disk, the rows are not deleted yet.
 
     evicted_before: also delete rows older than this, as their frames were evicted.
     """
@@ -109,7 +115,10 @@ def begin(
 
 
 def finish_erasures(journal: Journal, folder: Path) -> None:
-    """Perform steps 3 and 4 of every erasure that has begun. folder: holds the segment files of all cameras."""
+    """Clean the files and the journal of all erased bytes, for every erasure that has begun, and delete its record.
+
+    folder: holds the segment files of all cameras.
+    """
     begun = journal.erasures()
     for erasure in begun:
         try:
@@ -127,7 +136,7 @@ def finish_erasures(journal: Journal, folder: Path) -> None:
 
 
 def sweep(journal: Journal, folder: Path, segments: Iterable[int]) -> None:
-    """Perform step 3 for these segments: zero all bytes that belong to no row, and remove files without rows.
+    """In the files of these segments, zero all bytes that belong to no row of the journal; remove files without rows.
 
     folder: the camera's.
     """
@@ -183,7 +192,7 @@ def _vector_ranges(path: Path, offsets: Sequence[int | None]) -> list[tuple[int,
 
 
 def forget_between(log: CameraLog, lower: float, upper: float) -> int:
-    """Perform step 2: replace the camera's segments that hold erased frames by segments without them.
+    """Replace, in memory, the camera's segments that hold frames of the time range by segments without these frames.
 
     Evicted frames are left out as well, as a restart could otherwise bring them back when rows behind them are erased.
     Return the number of evicted frames.
@@ -205,6 +214,9 @@ def forget_between(log: CameraLog, lower: float, upper: float) -> int:
 
 
 def _wipe(arrays: list[npt.NDArray[Any]], owner: Any) -> None:
-    """Zero the arrays. owner: owns the memory of some of the arrays; passing it keeps it alive until then."""
+    """Overwrite the arrays with zeros.
+
+    owner: owns the memory of some of the arrays; passing it keeps it alive until then.
+    """
     for array in arrays:
         array.fill(0)

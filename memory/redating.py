@@ -36,7 +36,9 @@ def first_moved(times: Float64, start: int, shift_s: float) -> int:
 
 
 def redate(log: CameraLog, journal: Journal, first_time: float, shift_s: float, clock: str) -> int:
-    """Move the frames from `first_time` on by `shift_s` seconds, and earlier ones that must move to keep the order.
+    """Shift the times of the frames from `first_time` on by `shift_s` seconds.
+
+    Earlier frames are shifted as well if their times would otherwise be later than those.
 
     Return the number of moved frames. clock: written into their metadata as the value of "clock". Raises
     StorageError if the rows cannot be written; then no frame has moved.
@@ -51,7 +53,9 @@ def redate(log: CameraLog, journal: Journal, first_time: float, shift_s: float, 
 
 
 def put_in_order(log: CameraLog, journal: Journal, clock: str) -> int:
-    """Move back in time every frame whose time is after that of a later frame. Return how many moved, usually 0.
+    """Where a frame has a later time than one stored after it, set its time back.
+
+    Return how many were changed, usually 0.
 
     Needed after the journal was rebuilt from the segment files, where frames have their original times.
     """

@@ -215,7 +215,10 @@ class LiveSource(_DecodedSource):
             await self.close()
 
     async def close(self) -> None:
-        """Stop at once. The thread ends with FFmpeg's current call, at most `stall_timeout_s` later."""
+        """Stop delivering frames. Return without waiting for the worker thread.
+
+        The thread ends when FFmpeg's current call returns, at most `stall_timeout_s` later.
+        """
         self.stats.state = "closed"
         self._slot.close()
         self._worker.stop(self._release)

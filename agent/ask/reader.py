@@ -95,9 +95,10 @@ _DONE = r"(?!(?:red|bed|shed|sled|moped)\b)[a-z]+[^e]ed"  # "the bag dropped"
 
 
 def _thing(name: str, article: str = "(?:the|an?) ") -> str:
-    """Return the pattern of a thing's name as the group `name`, such as "red car" or "person with a bag".
+    """Return a regular expression that matches the name of a thing and captures it in the group `name`.
 
-    It has up to three words, which "with a" and up to two more may follow.
+    It matches up to three words, such as "red car", optionally followed by "with a" and up to two more, as in "person
+    with a bag". article: the regular expression for the word that must precede the name, such as "the".
     """
     word = rf"(?!(?:{_NO_NAME}|the|an?|with|[a-z]+ing|{_DONE})\b)[a-z][a-z'-]*"
     return rf"{article}(?P<{name}>{word}(?: {word}){{0,2}}?(?: with (?:the|an?) {word}(?: {word})??)?)"
@@ -109,9 +110,10 @@ _YOU_SAW = r"(?:did|have|had|has) (?:you|i|we|the robot)(?: ever)? (?:see|seen|n
 
 
 def _came(article: str = "(?:the|an?) ", afterwards: str = _AFTERWARDS) -> str:
-    """Return the pattern of "did you see the A", "was the A here", "did the A come" and "has the A been here".
+    """Return a regular expression for "did you see the A", "was the A here", "did the A come", "has the A been here".
 
-    afterwards: the pattern of what may follow "was the A".
+    article: the regular expression for "the" or "a" before the thing A. afterwards: that for what may follow "was the
+    A".
     """
     return "|".join(
         (
@@ -187,7 +189,8 @@ class Plan:
     """How to answer a question in steps: its kind, and the things that it is about.
 
     things: one or two names ("red car") in the question's words and order. The methods return the short questions to
-    ask the model, and the sentences of the answer. number: the position in `things`.
+    ask the model, and the sentences of the answer. Their argument `number` is the position of a thing in `things`: 0 or
+    1.
     """
 
     kind: Kind
@@ -236,7 +239,8 @@ class Plan:
     def count(self, times: Sequence[str], *, at_least: bool = False) -> str:
         """Return the answer to "how often": "A dog came at 14:03:22 and 15:10:01: two times".
 
-        times: the local time of each visit. at_least: the search was not complete, so there may be more.
+        times: the local time of each visit (a stretch of time with the thing in view). at_least: the search was not
+        complete, so there may be more.
         """
         if not times:
             return f"I saw no {self.things[0]}: {number_word(0)} times"
@@ -277,7 +281,7 @@ class Plan:
 
 
 def plan_of(question: str) -> Plan | None:
-    """Return the plan for a question, or None if the question is put to the model unchanged.
+    """Return how to answer a question in steps, or None if the question is put to the model unchanged.
 
     "was the red car here before or after the dog?" -> Plan("before or after", ("red car", "dog"))
     "is it here?" -> None
@@ -311,7 +315,8 @@ def named_row(words: str, clocks: Sequence[str], keyframes: Keyframes) -> int | 
     """Return the row of the keyframe whose time an answer names, None if it names none.
 
     "it came at 12:34:56" -> the row of the keyframe at 12:34:56. If several keyframes have that time, the one with the
-    highest score counts. clocks: the local time of each keyframe, as the model was shown it.
+    highest score counts. A row is a frame's number in the window of frames that is searched. clocks: the local time of
+    each keyframe, as the model was shown it.
     """
     named = [place for place, clock in enumerate(clocks) if clock in words]
     if not named:
@@ -345,7 +350,7 @@ def means_yes(answer: str) -> bool:
 
 
 def _plain(question: str) -> str:
-    """Return the question in lower case, with single spaces and straight apostrophes."""
+    """Return the text of the question in lower case, with single spaces and straight apostrophes."""
     return " ".join(question.lower().replace("\N{RIGHT SINGLE QUOTATION MARK}", "'").split())
 
 

@@ -62,8 +62,8 @@ class Asker:
     def as_of(self, row: int) -> "Asker":
         """Return an Asker over a history of the same length in which frame `row` is the newest.
 
-        The frames after `row` are moved to the beginning, and the N times are assigned anew in the same order. So every
-        moment is asked about with the same number of frames.
+        The frames after `row` are moved to the beginning, and the times of the history are assigned to the frames in
+        their new order. So every moment is asked about with the same number of frames.
         """
         whole = self.window
         features, zones = ([*kept[row + 1 :], *kept[: row + 1]] for kept in (whole.features, whole.zones))

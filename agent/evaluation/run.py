@@ -50,12 +50,14 @@ def dks_alone(defaults: Defaults) -> Selection:
     """Return the keyframe selection whose recall is measured: the paper's differential keyframe selection (DKS) alone.
 
     It leaves keyframes unused that are not relevant, and reserves none for the newest frames.
+
+    recall: the share of the frames that show the answer for which a keyframe is chosen.
     """
     return replace(Selection.of(defaults), recent=0, fill="none")
 
 
 def needle_hits(asker: Asker, clip: Clip, question: Question, arm: Selection) -> Needle:
-    """Return whether the keyframes of `arm` show the event that the question is about.
+    """Return whether keyframes chosen by `arm` show the short event (needle) that the question is about.
 
     Also return the probabilities that frames at equal distances (mean over 8 offsets) and random frames show it.
     """
@@ -73,7 +75,7 @@ def needle_hits(asker: Asker, clip: Clip, question: Question, arm: Selection) ->
 
 
 def is_needle(question: Question) -> bool:
-    """Return whether the question is about a needle: one event of at most 20 frames, described by a thing's look."""
+    """Return whether the question is about a single event of at most 20 frames ("needle"), named by a thing's look."""
     return (
         len(question.spans) == 1
         and question.spans[0][1] - question.spans[0][0] <= MOST_NEEDLE_FRAMES

@@ -40,8 +40,8 @@ class Asked:
 class Needle:
     """A short event that keyframes should show. depth: the share of the history that lies before it.
 
-    found: whether a keyframe chosen by DKS shows it. uniform, random: the probability that frames at equal distances,
-    and random frames, show it.
+    found: whether one of the keyframes chosen for the question (by differential keyframe selection, DKS) shows it.
+    uniform, random: the probability that one of as many frames at equal distances, or chosen at random, would show it.
     """
 
     depth: float
@@ -90,7 +90,7 @@ def spread(values: Sequence[float]) -> dict[str, float]:
 
 
 def over_seeds(groups: Sequence[Sequence[bool]]) -> dict[str, Any]:
-    """Return the mean and spread over the seeds that have results, and the interval of all results together.
+    """Return, as a dict, the mean and spread over the seeds that have results, and the 95 % interval of all results.
 
     groups: for each seed, which of its answers were right.
     """
@@ -99,7 +99,7 @@ def over_seeds(groups: Sequence[Sequence[bool]]) -> dict[str, Any]:
 
 
 def by_depth(needles: Iterable[Needle]) -> list[dict[str, Any]]:
-    """Return the recall of the needles, the share that is found, in ten equal parts of the history, oldest first."""
+    """Return the share of short events ("needles") that were found, for ten equal parts of the history."""
     bins: list[list[bool]] = [[] for _ in range(NUM_BINS)]
     for needle in needles:
         bins[min(int(needle.depth * NUM_BINS), NUM_BINS - 1)].append(needle.found)
@@ -107,7 +107,10 @@ def by_depth(needles: Iterable[Needle]) -> list[dict[str, Any]]:
 
 
 def bins_below(bins: Sequence[dict[str, Any]]) -> list[int]:
-    """Return the numbers of the parts of the history (see `by_depth`) whose interval lies below the overall mean."""
+    """Return the indices of those `bins` whose 95 % interval lies wholly below the mean of all bins.
+
+    bins: results of equal parts of the history, as `by_depth` returns them.
+    """
     count = sum(each["count"] for each in bins)
     overall = sum(each["mean"] * each["count"] for each in bins) / max(count, 1)
     return [place for place, each in enumerate(bins) if each["interval"][1] < overall]

@@ -50,7 +50,7 @@ class Request:
 
 
 class Erasing:
-    """Runs the erasers of one data folder, in the order in which they were added."""
+    """Erases a period of one camera with a list of functions ("erasers"), each of which erases one kind of data."""
 
     def __init__(
         self,
@@ -68,11 +68,14 @@ class Erasing:
         self.problem: str | None = None  # why an erasure is not complete, as text for the operator
 
     def add(self, name: str, eraser: Eraser) -> None:
-        """Add an eraser. name: the key of its count in the result of `erase`."""
+        """Add an eraser, a function that erases one kind of data.
+
+        name: the key of its count in the result of `erase`.
+        """
         self._erasers.append((name, eraser))
 
     def erase(self, request: Request, *, again: bool = False) -> dict[str, int]:
-        """Run all erasers. Return how many things each has erased, by the name of the eraser.
+        """Erase the data by calling every eraser. Return how many things each has erased, by the name of the eraser.
 
         again: keep the request afterwards, so that `resume` of the running agent, which has more erasers, runs it
         again. Raises NotErasedYet if the erasure will be completed later, or OSError if it has not begun.
@@ -106,7 +109,10 @@ class Erasing:
                 self.problem = None
 
     def _note(self, request: Request) -> None:
-        """Write the request to the file. If the disk is full, hold it only in memory, because erasing frees space."""
+        """Write the request to the file of unfinished erasures.
+
+        If the disk is full, hold it only in memory, because erasing frees space.
+        """
         try:
             write_requests(self._path, [*read_requests(self._path), request])
         except OSError as error:

@@ -16,7 +16,7 @@ LEAST_SPAN_S = 600.0
 
 @dataclass(frozen=True, slots=True)
 class Growth:
-    """How fast one camera's memory grows, and how many more bytes it may grow."""
+    """How fast the stored data of one camera grows, and how many more bytes it may use."""
 
     camera: str
     bytes_per_s: float
@@ -29,6 +29,8 @@ def full_in_s(growths: Sequence[Growth], free_bytes: float, folder_room_bytes: f
     Each camera grows at its own rate until it has used its `room_bytes`. All together may grow by `folder_room_bytes`
     (None: no limit). Example: 100 bytes are free. Camera a grows by 10 bytes a second and may grow by 50; b grows by 5
     a second and may grow by 1000. After 5 s, 25 bytes are left, which b fills in 5 s more: the disk is full in 10 s.
+
+    growths: how fast each camera's stored data grows.
     """
     left = free_bytes
     if folder_room_bytes is not None and folder_room_bytes <= left:
@@ -48,7 +50,10 @@ def _lasts_s(growth: Growth) -> float:
 
 
 def growth_of(held: dict[str, Any], settings: Settings) -> Growth | None:
-    """Return the growth of a camera; None if its history is too short. held: its summary, as `holdings` returns it."""
+    """Return how fast a camera's stored data grows and how much more it may; None if its history is too short.
+
+    held: the summary of the camera, as `holdings` returns it.
+    """
     if held["bytes_per_day"] is None or held["newest"] - held["oldest"] < LEAST_SPAN_S:
         return None
     limits = settings.camera(held["camera"])
@@ -61,7 +66,7 @@ def growth_of(held: dict[str, Any], settings: Settings) -> Growth | None:
 def filling_problem(cameras: Sequence[dict[str, Any]], settings: Settings, free_bytes: float) -> str | None:
     """Return advice for the operator if the disk will be full within HORIZON_S, before the memory's limits are reached.
 
-    None: it will not. cameras: their summaries, as `holdings` returns them.
+    None: it will not. cameras: the summary of each camera, as `holdings` returns it.
     """
     growths = [growth for each in cameras if (growth := growth_of(each, settings)) is not None]
     cap, held = settings.memory.max_bytes, sum(each["bytes"] for each in cameras)

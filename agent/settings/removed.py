@@ -47,7 +47,10 @@ def take_removed(tree: dict[str, Any]) -> tuple[dict[str, Any], dict[Place, str]
 
 
 def _places(tree: Any, keys: Sequence[str], above: Place) -> Iterator[Place]:
-    """Yield the places in `tree` that match `keys`, in which "*" matches any key. above: the place of `tree` itself."""
+    """Yield the paths of keys in `tree` that match `keys`, in which "*" matches any key.
+
+    above: the path of `tree` itself.
+    """
     if not isinstance(tree, dict):
         return
     for key in tree if keys[0] == "*" else [keys[0]] if keys[0] in tree else []:
@@ -58,7 +61,7 @@ def _places(tree: Any, keys: Sequence[str], above: Place) -> Iterator[Place]:
 
 
 def _without(tree: dict[Any, Any], place: Place) -> dict[Any, Any]:
-    """Return a copy of `tree` without the key at `place`. The copy shares the other values with `tree`."""
+    """Return a copy of `tree` without the key at the path `place`. The copy shares the other values with `tree`."""
     first, *rest = place
     if not rest:
         return {key: value for key, value in tree.items() if key != first}

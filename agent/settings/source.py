@@ -117,7 +117,12 @@ class _Draft:
                 self._mistake(*_yaml_mistake(path, error))
 
     def _note_lines(self, node: yaml.Node, place: Place) -> None:
-        """Record the line of each key below `place`. Report a key that is given twice: YAML would use the last one."""
+        """Record the line of each key in the YAML `node`.
+
+        Report a key that is given twice: YAML would use the last one.
+
+        place: the path of keys of the node.
+        """
         if isinstance(node, yaml.MappingNode):
             seen: set[str] = set()
             for key, value in node.value:
@@ -157,7 +162,9 @@ class _Draft:
                 self._mistake(origin, "names a setting inside one that is not a mapping")
 
     def _variable_place(self, name: str) -> Place:
-        """Return the place that a variable names: ("cameras", "front_door", "url") for VILAMP_CAMERAS__FRONT_DOOR__URL.
+        """Return the path of keys that an environment variable names.
+
+        It is ("cameras", "front_door", "url") for VILAMP_CAMERAS__FRONT_DOOR__URL.
 
         If the file has a camera "front-door", that one is meant, because a variable's name cannot contain "-".
         """
@@ -175,7 +182,7 @@ class _Draft:
                 self.tree[str(place[0])] = overrides[str(place[0])]
 
     def _put(self, place: Place, value: Any) -> bool:
-        """Set the value at `place`. Return False if that is impossible because it would be inside a plain value."""
+        """Set the value at the path of keys `place`. Return False if the path leads into a value that is no mapping."""
         tree = self.tree
         for key in place[:-1]:
             if tree.get(str(key)) is None:
@@ -198,7 +205,7 @@ class _Draft:
             yield Mistake(self.locate(place), _advice(each, place))
 
     def locate(self, place: Place) -> str:
-        """Return where the setting at `place` was written: "vilamp.yaml:12: streaming.max_sessions".
+        """Return where the setting at the path of keys `place` was written: "vilamp.yaml:12: streaming.max_sessions".
 
         For a setting that was not written, the line is that of the nearest mapping around it.
         """
@@ -238,7 +245,10 @@ def _variable_value(text: str) -> Any:
 
 
 def _leaves(tree: Mapping[str, Any], place: Place) -> Iterator[tuple[Place, Any]]:
-    """Yield the place and the value of everything in `tree` that is not a mapping. place: that of `tree` itself."""
+    """Yield (path of keys, value) for everything in the nested settings `tree` that is not a mapping.
+
+    place: the path of `tree` itself.
+    """
     for key, value in tree.items():
         if isinstance(value, Mapping):
             yield from _leaves(value, (*place, key))
@@ -247,7 +257,10 @@ def _leaves(tree: Mapping[str, Any], place: Place) -> Iterator[tuple[Place, Any]
 
 
 def _advice(details: ErrorDetails, place: Place) -> str:
-    """Return what to do about one validation error of pydantic."""
+    """Return what to do about one validation error of pydantic.
+
+    place: the path of keys of the setting with the error.
+    """
     kind, given = details["type"], details["input"]
     if kind == "extra_forbidden":
         valid = _valid_names(place[:-1])
@@ -274,7 +287,10 @@ def _advice(details: ErrorDetails, place: Place) -> str:
 
 
 def _shown(given: object, place: Place) -> str:
-    """Return a wrong value for an error message: secrets and passwords in addresses are hidden, long text is cut."""
+    """Return the text by which an error message shows `given`, the invalid value of the setting at `place`.
+
+    Secrets and passwords in addresses are hidden, long text is cut. place: the setting's path of keys.
+    """
     if re.search(r"token|credential|key|password|secret", ".".join(map(str, place))):
         return "kept secret here"
     shown = redact(given) if isinstance(given, str) else str(given)
@@ -283,7 +299,10 @@ def _shown(given: object, place: Place) -> str:
 
 
 def _valid_names(place: Place) -> list[str]:
-    """Return the names of the settings valid below `place`: for ("cameras", "gate") the fields of CameraSettings."""
+    """Return the names of the settings that are valid below `place`, a path of keys.
+
+    For ("cameras", "gate"), a camera called "gate", they are the fields of CameraSettings.
+    """
     part: Any = Settings
     for key in place:
         if isinstance(part, type) and issubclass(part, BaseModel):

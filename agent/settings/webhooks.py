@@ -14,7 +14,7 @@ _MIN_SECRET_CHARS = 16
 
 
 def check_webhook_url(given: SecretStr) -> SecretStr:
-    """Return a webhook's URL unchanged if it is valid. Raises ValueError."""
+    """Return `given`, the URL of a webhook, unchanged if it is valid. Raises ValueError."""
     url = given.get_secret_value()
     parts = address_parts(url)
     is_plain = all(character.isprintable() and not character.isspace() for character in url)
