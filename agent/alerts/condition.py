@@ -129,7 +129,7 @@ def _plain(condition: str) -> str:
 
 
 def _understood(condition: str) -> _Clause | None:
-    """Return the parts of the condition if the grammar covers every word of it, else None."""
+    """Return the parts of the condition (subject, verb, rest) if the grammar covers every word of it, else None."""
     words = _plain(condition).split()
     if not words or not all(re.fullmatch(r"[a-z]+(?:[-'][a-z]+)*", word) for word in words):
         return None
@@ -145,7 +145,10 @@ def _understood(condition: str) -> _Clause | None:
 
 
 def _doing(words: list[str], be: str) -> _Clause | None:
-    """Return the parts of words such as "a man running", read as "a man is running". None: they have another form."""
+    """Return the parts of a condition such as "a man running", read as "a man is running".
+
+    words: those of the condition. be: the form of "to be" that is added. None: the words have another form.
+    """
     for place in range(1, len(words)):
         verb, after = words[place], words[place + 1 :]
         if verb in _DOING and _is_thing(words[:place]) and (not after or after[0] in _BETWEEN | _DETERMINERS):
@@ -203,7 +206,7 @@ def _is_done(word: str) -> bool:
 
 
 def _is_plain_rest(after: list[str]) -> bool:
-    """Return True when the grammar covers these words after a verb: "in", "to the gate", "a box and a bag"."""
+    """Return True when the grammar covers `after`, the words behind a verb: "in", "to the gate", "a box and a bag"."""
     return not set(after) & (_STRANGE - {"and", "or", "here", "there", "up", "down", "out", "off", "away", "open"})
 
 

@@ -36,7 +36,8 @@ _MAX_HELD = 1000  # suppressed alerts in the list; the counts include all of the
 class Trial:
     """A request for a dry run: the rule to try, and the frames to try it on.
 
-    sweep: also try other gate thresholds. max_judgements: limit of judge calls, those of the sweep included.
+    sweep: also try other thresholds of the gate, the cheap check before the judge (a language model) is asked.
+    max_judgements: limit of judge calls, those of the sweep included.
     """
 
     rule: RuleSettings
@@ -49,7 +50,9 @@ class Trial:
 
 @dataclass(frozen=True, slots=True)
 class SweepRow:
-    """What the rule would have done with the gate thresholds `on` and `off`.
+    """What the rule would have done with the thresholds `on` and `off` of its gate.
+
+    The gate is the cheap check that decides whether the judge (a language model) looks at a frame.
 
     num_openings: how often the gate opened. num_alerts, num_judged: None if `max_judgements` was reached before the end.
     """
@@ -81,7 +84,10 @@ class Outcome:
 
 
 class _Past:
-    """The frames of a window in time order. Iterating yields (camera, Sighting) pairs, created one at a time to save memory."""
+    """The stored frames of a period in time order.
+
+    Iterating yields (camera, Sighting) pairs, created one at a time to save memory.
+    """
 
     def __init__(self, window: Window, similarities: NDArray[np.float32]) -> None:
         self.times = window.times
@@ -138,7 +144,9 @@ class DryRun:
         return outcome
 
     def _past(self) -> _Past:
-        """Return the frames of the window and those of WARM_S before, from which the gates learn the usual similarity."""
+        """Return the frames of the tested period and of the WARM_S before it, from which the usual similarity is
+        learnt.
+        """
         trial = self._trial
         after = None if trial.after is None else trial.after - WARM_S
         window = self._store.window(trial.cameras, after, trial.before)
@@ -172,7 +180,10 @@ class DryRun:
             return "judge_unavailable"
 
     async def _sweep(self, frames: _Past, armed_from: float, base: Outcome) -> list[SweepRow]:
-        """Replay the rule with other gate thresholds. Return one row for each, by rising threshold.
+        """Replay the rule with other gate thresholds.
+
+        Return one row for each, by rising threshold. frames: all frames of the replay. base: the result with the rule's
+        own thresholds.
 
         The higher thresholds are tried first, because they need fewer judge calls, most of which have been made already.
         """

@@ -84,7 +84,7 @@ class Engine:
         return len(self._waiting)
 
     def frame(self, camera: str, frame_id: int, time: float, embedding: NDArray[np.float32]) -> None:
-        """Queue an encoded frame for the rules, without waiting. embedding: (D,), of any norm. time: unix seconds."""
+        """Queue an encoded frame for the rules, without waiting. embedding: (D,), of any length. time: unix seconds."""
         if len(self._frames) >= MAX_FRAMES:
             self._frames.popleft()
             self.num_dropped += 1
@@ -94,7 +94,7 @@ class Engine:
         self._more_frames.set()
 
     async def settled(self) -> None:
-        """Wait until the rules have processed every queued frame and every verdict."""
+        """Wait until the rules have processed every queued frame and every awaited verdict."""
         self._check_settled()
         await self._settled.wait()
 
@@ -117,7 +117,7 @@ class Engine:
         await self._arm()
 
     async def _arm(self) -> None:
-        """Embed the conditions of the rules that have not started yet, and start them."""
+        """Compute the embeddings of the conditions of the rules that have not started yet, and start these rules."""
         for rule in await pools.alerts(self.watcher.unarmed):
             with contained(f"embedding the condition of rule {rule.name}") as outcome:
                 unit = await self._unit(rule.settings.condition)
@@ -179,7 +179,7 @@ class Engine:
                 await pools.alerts(self.watcher.refused, pending, "judge_unavailable", words_of(outcome.error))
 
     async def _decide(self, pending: Pending) -> None:
-        """Judge one frame and pass the verdict, or the reason why there is none, to the watcher."""
+        """Judge one frame and pass the verdict, or the reason why there is none, to the object that runs the rules."""
         rule = await pools.alerts(self.watcher.wanted, pending)
         if rule is None:
             return

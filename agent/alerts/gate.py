@@ -23,7 +23,10 @@ MIN_SPREAD = 0.002  # cosine; a smaller spread is noise of the embedding
 
 @dataclass(frozen=True, slots=True)
 class GateState:
-    """The state of the gate of one rule at one camera."""
+    """The state of one rule's gate at one camera: whether it is open, and the background that it has learnt.
+
+    The background is how similar the camera's frames usually are to the rule's condition.
+    """
 
     level: float = 0.0  # running background of the similarity, a cosine
     spread: float = 0.0  # running mean distance from the level, a cosine
@@ -36,7 +39,7 @@ class GateState:
 
 @dataclass(frozen=True, slots=True)
 class GateReading:
-    """What the gate says about one frame.
+    """What a rule's gate (the cheap check before the judge is asked) says about one frame.
 
     rose: the gate opened at this frame. surged: it was open before, and the score has grown much further (SURGE times),
     as when something that was half in view comes in, or when another thing comes.
@@ -49,9 +52,10 @@ class GateReading:
 
 
 def step(settings: GateSettings, state: GateState, *, time: float, similarity: float) -> tuple[GateState, GateReading]:
-    """Return the next state and the reading for the frame at `time` (unix seconds).
+    """Return the next state of a rule's gate, and its reading (open or not, and the score) for the frame at `time`.
 
-    similarity: cosine in -1..1. A frame that is not newer than the last one gets a reading but does not change the state.
+    time: unix seconds. similarity: of the frame and the rule's condition, a cosine in -1..1. A frame that is not newer
+    than the last one gets a reading but does not change the state.
     """
     newer = state.time is None or time > state.time
     if not state.warm:
@@ -76,7 +80,9 @@ def step(settings: GateSettings, state: GateState, *, time: float, similarity: f
 
 
 def _warmed(state: GateState, time: float, similarity: float) -> GateState:
-    """Return the state with one more frame of the warm-up. The last frame of the warm-up sets the first level and spread.
+    """Return the state of a gate with one more frame of the warm-up, in which it learns the camera's usual similarity.
+
+    The last frame of the warm-up sets the first level and spread.
 
     Level and spread come from the third of the similarities that lie closest together: the level is the middle of that
     third, and the spread is its width, which for normal noise is about the mean distance from the middle. So the

@@ -30,7 +30,10 @@ _ANY = re.compile(r"\b(yes|no|unclear)\b", re.IGNORECASE)
 
 
 def question_for(condition: str, wording: str = QUESTION) -> str:
-    """Return the question about a condition, for models that follow instructions. wording: contains "{condition}"."""
+    """Return the question about a condition, for models that follow instructions.
+
+    wording: a sentence with the placeholder "{condition}".
+    """
     return wording.replace("{condition}", condition.strip().rstrip("."))
 
 
@@ -86,6 +89,6 @@ class Judge:
 
 
 def _evidence(frames: tuple[Evidence, ...]) -> tuple[tuple[int, float], ...]:
-    """Return the best NUM_EVIDENCE keyframes as (id, time), in time order."""
+    """Return the NUM_EVIDENCE keyframes with the highest scores as (frame id, time), in time order."""
     ranked = sorted(frames, key=lambda each: (each.kind == "filling", -each.score))[:NUM_EVIDENCE]
     return tuple(sorted(((each.frame_id, each.time) for each in ranked), key=lambda frame: frame[1]))

@@ -57,7 +57,7 @@ class Vote:
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """Ask the judge about this frame; then call `judged` or `refused`."""
+    """Ask the judge about this frame; then pass the verdict to `judged`, or the failure to `refused`."""
 
     frame_id: int
     time: float
@@ -178,7 +178,7 @@ def hindrance(
 def saw(
     rule: RuleSettings, state: RuleState, seen: Sighting, hindered: Hindrance | None = None
 ) -> tuple[RuleState, Actions]:
-    """Return the state and the actions after the encoded frame `seen`.
+    """Return the state of the rule, and the actions to take, after the encoded frame `seen`.
 
     A frame that is not newer than the last one changes nothing. A newer frame (by its id) with an earlier time means
     that
@@ -204,9 +204,10 @@ def saw(
 def _kept_quiet(
     state: RuleState, reading: GateReading, quiet: Reason | Literal["disabled"]
 ) -> tuple[RuleState, Actions]:
-    """Return the idle state for a frame at which no alert may begin, with one `Held` if the gate opened or a check stopped.
+    """Return the idle state for a frame at which no alert may begin, and the actions.
 
-    quiet: the reason. A disabled rule returns no `Held`.
+    These are one `Held`, which reports a suppressed alert, if the gate opened or a check stopped; else none. quiet: the
+    reason. A disabled rule returns no `Held`.
     """
     interrupted = state.phase == "checking"
     state = _idle(state)
@@ -267,7 +268,10 @@ def _ask(state: RuleState, seen: Sighting) -> tuple[RuleState, Actions]:
 def judged(
     rule: RuleSettings, state: RuleState, vote: Vote, hindered: Hindrance | None = None
 ) -> tuple[RuleState, Actions]:
-    """Return the state and the actions after the answer to an `Ask`. An answer that is not awaited changes nothing."""
+    """Return the state and the actions after a verdict that an `Ask` requested.
+
+    An answer that is not awaited changes nothing.
+    """
     if state.asked != vote.time:
         return state, ()
     state = replace(state, asked=None)
@@ -330,7 +334,7 @@ def ended(state: RuleState, time: float) -> tuple[RuleState, Actions]:
 
 
 def _paused(rule: RuleSettings, state: RuleState, time: float, *, afresh: bool) -> RuleState:
-    """Return the state with the next time to ask the judge.
+    """Return the state with the next time to ask the judge, after a pause that begins at `time`.
 
     afresh: the verdict at `time` brought something new, so the pause is short. Otherwise the pause doubles, up to recheck_s.
     """
@@ -364,7 +368,9 @@ class Budget:
 
 
 def spend(rule: RuleSettings, budget: Budget | None, time: float) -> tuple[Budget, bool]:
-    """Return the budget after a judge call at `time`, and whether the budget allows that call. budget None: a full one.
+    """Return what is left of the rule's budget of judge calls, and whether it allows a call at `time`.
+
+    None: a full budget.
 
     Worked example, 2 per minute: at 0 s yes, at 1 s yes, at 2 s no, at 30 s yes.
     """

@@ -66,7 +66,7 @@ class Outbox:
         max_entries: int,
         steady: Callable[[], float] = time.monotonic,
     ) -> None:
-        """steady: returns monotonic seconds; the ages of entries are measured with it."""
+        """steady: a function that returns monotonic seconds, with which the ages of entries are measured."""
         if max_entries < 1:
             raise ValueError(f"max_entries must be at least 1, not {max_entries}")
         self.max_entries = max_entries
@@ -89,7 +89,9 @@ class Outbox:
         snapshot: bytes | None,
         now: float,
     ) -> None:
-        """Append one entry, and drop the oldest of `sink` if there are too many. The caller commits.
+        """Append one event for the receiver `sink`, and drop the oldest of that receiver if there are too many.
+
+        The caller commits.
 
         The snapshot is stored only for MQTT, as webhooks send none. now: unix seconds.
         """
@@ -116,7 +118,7 @@ class Outbox:
         except_rules: Collection[tuple[str, str]] = (),
         except_seqs: Collection[int] = (),
     ) -> list[Outgoing]:
-        """Return the oldest entries of `sink`, in order, at most `limit`.
+        """Return the oldest events that wait for the receiver `sink`, in order, at most `limit`.
 
         Leaves out the entries of the (camera, rule) pairs in `except_rules` and the entries in `except_seqs`.
         """
@@ -137,7 +139,10 @@ class Outbox:
     def next(
         self, sink: str, *, except_rules: Collection[tuple[str, str]] = (), except_seqs: Collection[int] = ()
     ) -> Outgoing | None:
-        """Return the oldest entry of `sink`, or None. The except_ arguments are those of `pending`."""
+        """Return the oldest event that waits for the receiver `sink`, or None.
+
+        except_rules: (camera, rule) pairs to leave out. except_seqs: entries to leave out.
+        """
         found = self.pending(sink, 1, except_rules=except_rules, except_seqs=except_seqs)
         return found[0] if found else None
 
@@ -154,7 +159,7 @@ class Outbox:
             return self._connection.execute(query, (sink, camera, rule)).fetchone() is not None
 
     def existing(self, seqs: Iterable[int]) -> set[int]:
-        """Return those of the given entry numbers whose entries are still stored."""
+        """Return those of the entry numbers `seqs` whose entries are still stored."""
         query = "SELECT seq FROM outbox WHERE seq IN (SELECT value FROM json_each(?))"
         with self._lock:
             return {seq for (seq,) in self._connection.execute(query, (json.dumps(list(seqs)),))}
@@ -201,7 +206,7 @@ class Outbox:
         """Return the seconds since the entry was added.
 
         For an entry from before this start of the process, the age at the first call is computed with the wall clock,
-        `now` (unix seconds); from then on the steady clock counts.
+        `now` (unix seconds); from then on the monotonic clock counts.
         """
         with self._lock:
             return self._steady() - self._added.setdefault(entry.seq, self._guess(entry.created, now))
@@ -214,9 +219,10 @@ class Outbox:
         return entry.seq > self._newest_at_start
 
     def note_ages(self, sink: str, now: float) -> None:
-        """Compute the ages of the entries of `sink` from before this start, with `now` (unix seconds) as the current time.
+        """Compute and keep the ages of the entries of `sink` that were added before this start of the process.
 
-        From then on the steady clock counts, so a later change of the wall clock does not matter.
+        now: the current time, unix seconds. From then on the monotonic clock counts, so a later change of the wall
+        clock does not matter.
         """
         with self._lock:
             for seq, created in self._connection.execute("SELECT seq, created FROM outbox WHERE sink = ?", (sink,)):
@@ -231,7 +237,10 @@ class Outbox:
 
 
 def _touches(payload: bytes, after: float, before: float) -> bool:
-    """Return True when the time from the event's first evidence to the event itself overlaps [after, before]."""
+    """Return True when the event concerns the period [after, before], in unix seconds.
+
+    The event covers the time from its first evidence to the event itself. payload: its JSON.
+    """
     event = json.loads(payload)
     times = [event["start_time"], event["time"], *(frame["time"] for frame in event["frames"])]
     return bool(min(times) <= before and after <= max(times))

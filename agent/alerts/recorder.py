@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class Watch:
-    """One rule at one camera: the state of its machine, its active alert and its counters."""
+    """One rule at one camera: the state of its state machine, its active alert and its counters."""
 
     rule: str
     camera: str
@@ -101,8 +101,8 @@ class Recorder:
     ) -> None:
         """Commit the new state of `watch` with the alert event and the suppressed alerts among `actions`.
 
-        rule: may be None if no alert begins. last: the watch ends, so its stored state is deleted.
-        Raises StorageError, and then `watch` is unchanged.
+        rule: may be None if no alert begins. last: the rule no longer runs at this camera, so its stored state is
+        deleted. Raises StorageError, and then `watch` is unchanged.
         """
         now = self._clock()
         event, snapshot = self._event(watch, actions, rule, now)
@@ -179,7 +179,7 @@ class Recorder:
         )
 
     def _is_erased(self, actions: Sequence[Action]) -> bool:
-        """Return True when the frame of a new alert was erased while its verdict was awaited."""
+        """Return True when `actions` begin an alert whose frame was erased while its verdict was awaited."""
         try:
             for action in actions:
                 if isinstance(action, On):

@@ -153,7 +153,7 @@ class Replay:
 
 
 def openings(rule: RuleSettings, frames: Iterable[tuple[Camera, Sighting]], armed_from: float = -math.inf) -> int:
-    """Return how often the rule's gate opens from `armed_from` on.
+    """Return how often the rule's gate (the cheap check before the judge) opens from `armed_from` (unix seconds) on.
 
     This estimates how many judge calls a threshold causes, without calling the judge.
     """
@@ -167,7 +167,10 @@ def openings(rule: RuleSettings, frames: Iterable[tuple[Camera, Sighting]], arme
 
 
 def with_gate(rule: RuleSettings, factor: float) -> RuleSettings:
-    """Return the rule with both thresholds of its gate multiplied by `factor`. No threshold becomes more than 100."""
+    """Return the rule with both thresholds of its gate (the cheap check before the judge) multiplied by `factor`.
+
+    No threshold becomes more than 100.
+    """
     most = 100.0 / max(rule.gate.on, rule.gate.off)
     factor = min(factor, most)
     gate = rule.gate.model_copy(update={"on": rule.gate.on * factor, "off": rule.gate.off * factor})

@@ -56,7 +56,7 @@ class Rules:
         return [self._rules[name] for name in sorted(self._rules)]
 
     def named(self, name: str) -> Rule:
-        """Return the rule called `name`. Raises UnknownRule."""
+        """Return the rule called `name`. Raises UnknownRule if there is none."""
         if name not in self._rules:
             raise UnknownRule(name)
         return self._rules[name]

@@ -130,7 +130,7 @@ class Watcher:
             return [rule for rule in self._rules.all() if rule.name not in self._units]
 
     def frames(self, frames: Iterable[Frame], room: int) -> list[Pending]:
-        """Process these frames with every rule that watches their camera. Return the frames to judge, at most `room`."""
+        """Process these frames with every rule that watches their camera. Return at most `room` frames to judge."""
         pending: list[Pending] = []
         with self._lock:
             for frame in frames:
@@ -206,7 +206,7 @@ class Watcher:
                 self._take(watch, refused(settings, watch.state, pending.time, reason))
 
     def _note_verdict(self, pending: Pending, missed: str | None) -> None:
-        """Count one more missed verdict, with its reason `missed`. None: a verdict came, so the count begins anew."""
+        """Count a missing verdict, with its reason `missed`. None: a verdict came, so the count restarts."""
         key = (pending.rule, pending.camera)
         if missed is None:
             self._unjudged.pop(key, None)
@@ -229,7 +229,7 @@ class Watcher:
         return {name: problem for name, problem in named.items() if problem is not None}
 
     def _new_watch(self, rule: Rule, frame: Frame) -> Watch:
-        """Create and return the watch of `rule` at the frame's camera. Its gate first learns from the last WARM_S seconds."""
+        """Start `rule` at the frame's camera. It first learns what is usual there from the last WARM_S seconds."""
         gate = GateState()
         window = self._memory.window((frame.camera,), frame.time - WARM_S, float(np.nextafter(frame.time, 0.0)))
         rows = np.arange(max(0, window.num_frames - WARM_FRAMES), window.num_frames)
@@ -334,7 +334,7 @@ class Watcher:
             raise BadRequest(f"The rule '{rule}' does not watch the camera '{camera}'.", param="camera")
 
     def _end_stale(self) -> None:
-        """End the alerts of disabled rules, and delete the watches of removed rules and cameras."""
+        """End the alerts of disabled rules, and delete the states of removed rules and cameras."""
         rules = {rule.name: rule.settings for rule in self._rules.all()}
         gone = [w for w in self._watches.values() if w.rule not in rules or not rules[w.rule].watches(w.camera)]
         self._drop(gone)

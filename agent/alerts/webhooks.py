@@ -114,7 +114,7 @@ class Webhook:
         return httpx.AsyncClient(verify=trusted, timeout=timeout, trust_env=False, follow_redirects=False)
 
     async def _round(self, client: httpx.AsyncClient) -> None:
-        """Deliver the events of the outbox until none is left for this receiver."""
+        """Deliver the waiting events until none is left for this receiver."""
         self._refused = None
         try:
             await pools.alerts(self._outbox.note_ages, self.sink, self._clock())
@@ -156,7 +156,8 @@ class Webhook:
     def _is_too_old(self, entry: Outgoing) -> bool:
         """Return True when the event is to be dropped because of its age.
 
-        After a restart the age depends on the wall clock, which may be wrong: then the event is tried once before.
+        After a restart the age depends on the wall clock, which may be wrong: then the event is tried once before it is
+        dropped.
         """
         if self._outbox.age_s(entry, self._clock()) <= self._max_age_s:
             return False
@@ -234,7 +235,7 @@ def retry_after_s(value: str, now: float) -> float:
 
 
 def delivery_readers(alert_store: AlertStore, webhooks: Sequence[Webhook]) -> list[Reader]:
-    """Return the metrics of the outbox, and the number of events that each of `webhooks` delivered."""
+    """Return the metrics of events waiting for delivery, and of the events that each of `webhooks` has delivered."""
 
     def waiting() -> list[Reading]:
         with alert_store.lock:

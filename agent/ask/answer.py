@@ -151,7 +151,7 @@ class Answering:
                     yield events
 
     async def answer(self, question: Question) -> Answer:
-        """Return the whole answer at once."""
+        """Wait for the complete answer and return it."""
         async with self.ask(question) as events:
             return await collect(events)
 
@@ -195,12 +195,15 @@ class Answering:
     # --- the steps ---
 
     async def scope(self, question: Question) -> Scope:
-        """Return the cameras, times and place that the question is about."""
+        """Return the cameras, times and place to search for this question."""
         now_frames = self._settings.now_frames if self._is_about_now(question) else 0
         return await pools.questions(scope_of, self._store, question, now_frames)
 
     async def window(self, scope: Scope) -> Window:
-        """Return the frames of the scope as a window. Raises NoFrames, or NotEncodedYet if none is encoded yet."""
+        """Return the frames of these cameras, times and place as an immutable view (window).
+
+        Raises NoFrames, or NotEncodedYet if none is encoded yet.
+        """
         return await pools.questions(window_of, self._store, scope)
 
     async def choose(self, window: Window, question: Question, watch: Stopwatch) -> list[Chosen]:
@@ -286,7 +289,10 @@ class Answering:
 
     @contextmanager
     def _counted(self) -> Iterator[None]:
-        """Context manager: count the question in the metrics when it ends, by outcome."""
+        """Context manager: count the question in the metrics when it ends.
+
+        The count is kept by outcome: "answered", "cancelled", or the code of the error.
+        """
         reason = "cancelled"
         try:
             yield

@@ -39,7 +39,7 @@ Select = Callable[[Window, NDArray[np.float32]], Keyframes]
 
 @dataclass(frozen=True, slots=True)
 class Search:
-    """The texts by which to search for frames, one for each step of the answer.
+    """The texts by which to search for frames, one for each short question ("step") from which the answer is composed.
 
     every_frame: score all frames of the window instead of choosing keyframes.
     """
@@ -88,8 +88,9 @@ class Selection:
     ) -> Self:
         """Return the Selection to use with a checkpoint.
 
-        Arguments override the settings, and the settings override the checkpoint's defaults. most: limit on the number
-        of keyframes. With the rule "visits", no keyframes are reserved for the newest frames unless `recent` is given.
+        Arguments override the settings, and the settings override the checkpoint's defaults. most: the largest number
+        of keyframes, if limited. With the rule "visits", no keyframes are reserved for the newest frames unless
+        `recent` is given.
         """
         settings = settings or AnsweringSettings()
         rule = rule or settings.selection or defaults.selection
@@ -110,7 +111,7 @@ class Selection:
         )
 
     def __call__(self, window: Window, query: NDArray[np.float32]) -> Keyframes:
-        """Return the keyframes of the window for a query (D,), a unit vector."""
+        """Return the keyframes of the window for `query`, the embedding (D,) of a text as a unit vector."""
         if self.rule == "uniform":
             rows, kinds = uniform_rows(window.num_frames, self.num_keyframes, self.recent)
             return Keyframes(rows, kinds, window.embeddings(rows) @ query)
@@ -141,12 +142,12 @@ class Selection:
 
 
 def every_frame(window: Window, query: NDArray[np.float32]) -> Keyframes:
-    """Return all rows of the window as keyframes, scored by their cosine similarity with the query."""
+    """Return all rows of the window as keyframes, scored by their cosine similarity with `query`, an embedding (D,)."""
     return relevant(np.arange(window.num_frames), window.scores(query))
 
 
 def relevant(rows: NDArray[np.int64], scores: NDArray[np.float32]) -> Keyframes:
-    """Return these rows with their scores as keyframes, all of the kind "relevant"."""
+    """Return the frames in these rows of a window as keyframes of the kind "relevant", with their scores."""
     kind: Kind = "relevant"
     return Keyframes(rows, (kind,) * len(rows), scores)
 
@@ -162,7 +163,10 @@ class Chooser:
         return await self._language.run(self._model.embed_text, text)
 
     async def choose(self, window: Window, search: Search, select: Select, watch: Stopwatch) -> list[Chosen]:
-        """Return the keyframes of the window for each text of `search`. watch: measures both stages."""
+        """Return the keyframes of the window for each text of `search`.
+
+        watch: measures the times to embed the texts and to choose.
+        """
         found = []
         for text in search.texts:
             with watch.stage("embed"):

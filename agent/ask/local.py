@@ -39,9 +39,12 @@ NO_WORDS = "(The model found no words: ask again, in other words or with more to
 
 @dataclass(frozen=True, slots=True)
 class LocalContext(Context):
-    """The prepared answer. plan: its steps; None: the question is put to the model unchanged.
+    """What is prepared before the first token of an answer.
 
-    parts: the pictures for each step. counted: the text of the whole answer, if it was found by searching visits.
+    plan: the short questions ("steps") to ask; None: the question is put to the model unchanged.
+
+    parts: the pictures for each step. counted: the text of the whole answer, if it was found by searching for visits
+    (stretches of time in which the thing was in view).
     """
 
     plan: Plan | None
@@ -169,7 +172,7 @@ class LocalAnswerer:
     # --- visits ---
 
     async def _search(self, plan: Plan, window: Window, chosen: Chosen, watch: Stopwatch) -> LocalContext:
-        """Answer by searching visits: stretches of time in which the thing was in view.
+        """Find an answer by searching for visits, stretches of time in which the thing was in view, and return it.
 
         The model is asked about single frames, the most relevant first, whether they show the thing. The search uses
         its answers to find where visits begin and end.
@@ -209,7 +212,10 @@ class LocalAnswerer:
     async def _boxes_of_visits(
         self, window: Window, counted: Counted, query: TextFeatures
     ) -> dict[int, tuple[Box, ...]]:
-        """Return the boxes in which the picture shows the thing, for each row of the visits; {} without visits."""
+        """Return the boxes in which the picture shows the thing, by row of the window; {} without visits.
+
+        Rows are those of the visits, the stretches of time with the thing in view.
+        """
         if not counted.found:
             return {}
         presence = self._model.merger.presence
@@ -292,9 +298,10 @@ class LocalAnswerer:
     async def _cut(
         self, pieces: AsyncGenerator[str, None], limit: int | None, tally: Tally
     ) -> AsyncGenerator[str, None]:
-        """Yield the pieces of a composed answer up to the asker's token limit (None: no limit).
+        """Yield the pieces of a composed answer, up to the asker's token limit (None: no limit).
 
-        The configured limit does not apply: it bounds the model's work, and composed sentences need none.
+        A composed answer is put together from fixed sentences, not written by the model. So the configured limit does
+        not apply: it bounds the model's work.
         """
         tokenizer = self._model.tokenizer
         tally.completion_tokens = 0
@@ -315,7 +322,10 @@ async def _one_piece(text: str) -> AsyncGenerator[str, None]:
 
 
 def without_patches(window: Window, rows: NDArray[np.int64]) -> list[int]:
-    """Return those of the rows whose patch features are not in memory. Blocks."""
+    """Return those of the window's rows whose patch features (embeddings of parts of the picture) are not in memory.
+
+    Blocks.
+    """
     return [int(row) for row in rows if not window.read(int(row), int(row) + 1).present[0]]
 
 

@@ -94,7 +94,7 @@ def _zone(value: object) -> str:
 
 
 def _number(value: object) -> str:
-    """Return the number with at most two decimals: "12.5", "3"; "" for other values and huge numbers."""
+    """Return the number as text with at most two decimals: "12.5", "3"; "" for other values and huge numbers."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < MAX_NUMBER:
         return ""
     return f"{round(value, 2) + 0.0:.2f}".rstrip("0").rstrip(".")  # + 0.0: no minus before a zero

@@ -36,7 +36,7 @@ class Queue:
 
     @asynccontextmanager
     async def turn(self, question: Question, watch: Stopwatch, deadline: float) -> AsyncIterator[None]:
-        """Context manager: wait until no other question is being answered, and hold the turn while in the block.
+        """Context manager: wait until no other question is being answered, and keep others waiting while in the block.
 
         Raises TimeoutError if the turn does not come before `deadline`, a time of the event loop's clock.
         """

@@ -199,7 +199,10 @@ class RemoteAnswerer:
                 await asyncio.sleep(pause_s)
 
     def _content(self, question: Question, shown: Sequence[Shown], room: Room) -> bytes:
-        """Return the request's body as JSON. Blocks for tens of milliseconds if pictures are large."""
+        """Return the request's body as JSON.
+
+        room: the token limit. Blocks for tens of milliseconds if pictures are large.
+        """
         body = request_body(
             self.model_name,
             question.text,
@@ -304,6 +307,7 @@ def _seconds(text: str) -> float:
 def pause(attempt: int, after_s: float, chance: float) -> float:
     """Return the seconds to wait before the next try: growing with `attempt`, at most 8 s (`streaming.backoff`).
 
-    after_s: the pause that the server asks for, which is the minimum. chance: a random number from [0, 1).
+    after_s: the pause that the server asks for, which is the minimum. chance: a random number from [0, 1), by which the
+    pause varies.
     """
     return min(LAST_PAUSE_S, max(after_s, backoff_s(attempt, chance, first_s=FIRST_PAUSE_S, longest_s=LAST_PAUSE_S)))

@@ -26,7 +26,10 @@ class UsedForThinking(NoAnswer):
 
 @dataclass(slots=True)
 class RemoteTally(Tally):
-    """The tally of a server's answer. has_begun: text of the answer has arrived, though it may still be held back."""
+    """Why a server's answer ended, and its token counts.
+
+    has_begun: text of the answer has arrived, though it may still be held back.
+    """
 
     called_tool: bool = False
     has_begun: bool = False
@@ -49,7 +52,7 @@ class Manner:
         return Speech(held_chars=held_chars, aloud=self.aloud)
 
     def learn(self, speech: Speech) -> None:
-        """Update what is known about the model from a reply that has been parsed."""
+        """Update what is known about how the model marks its reasoning, from a reply that has been parsed."""
         self.thinks |= speech.thought
         self.aloud |= speech.aloud
 
@@ -138,7 +141,7 @@ async def _steps(response: httpx.Response, tally: RemoteTally, max_chars: int) -
 
 
 def _silence(tally: RemoteTally, speech: Speech, room: Room, refusal: str) -> NoAnswer:
-    """Return the NoAnswer to raise for a reply without an answer; its message says why and what to do."""
+    """Return the exception NoAnswer to raise for a reply without an answer; its message says why and what to do."""
     if refusal:
         return NoAnswer(f"The server that answers refuses: {redact_text(' '.join(refusal.split()))}")
     if tally.finish_reason == "content_filter":

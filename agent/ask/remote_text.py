@@ -32,7 +32,7 @@ _BEGINS = re.compile(f"{_VISIBLE.pattern}|[\x1b\x80-\x9f]")  # escape sequences 
 
 
 class ThoughtsShown(ValueError):
-    """A mark that ends thoughts came, so the text passed on before it was a thought and not the answer."""
+    """The mark that ends a model's reasoning came, so the text passed on before it was reasoning, not the answer."""
 
 
 class Speech:
@@ -60,7 +60,7 @@ class Speech:
 
     @property
     def has_begun(self) -> bool:
-        """Whether any text has come that may belong to the answer."""
+        """Whether any text has come that may belong to the answer and not to the model's reasoning."""
         return bool(self._held)
 
     def hear(self, text: str) -> str:

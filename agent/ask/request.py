@@ -55,7 +55,7 @@ class Message(BaseModel):
 
 
 def _no_flag(value: object) -> object:
-    """Return the value; raise ValueError for true and false, which pydantic would accept as the seconds 1 and 0."""
+    """Return `value`; raise ValueError for true and false, which pydantic would accept as the seconds 1 and 0."""
     if isinstance(value, bool):
         raise ValueError("Input should be unix seconds or an ISO 8601 text")
     return value

@@ -36,7 +36,7 @@ class Scope:
 
 
 def scope_of(store: MemoryStore, question: Question, now_frames: int) -> Scope:
-    """Return the scope of a question. Blocks.
+    """Return which frames a question is about: their cameras, times and place. Blocks.
 
     now_frames: search only so many of the newest frames of each camera; 0: all frames.
     """
@@ -69,14 +69,20 @@ def now_begins(times: list[NDArray[np.float64]], now_frames: int) -> list[float]
 
 
 def check_not_empty(store: MemoryStore, scope: Scope) -> None:
-    """Raise NoFrames or NotEncodedYet if the scope has no encoded frame. Builds no window. Blocks."""
+    """Raise NoFrames or NotEncodedYet if no encoded frame has the cameras, times and place of `scope`.
+
+    Builds no window. Blocks.
+    """
     encoded, unencoded = store.count(scope.cameras, scope.after, scope.before, scope.within)
     if not encoded:
         raise _nothing(scope, unencoded)
 
 
 def window_of(store: MemoryStore, scope: Scope) -> Window:
-    """Return the scope's frames as a window. Raises NoFrames, or NotEncodedYet if none is encoded yet. Blocks."""
+    """Return the frames that the question is about as an immutable view (window).
+
+    Raises NoFrames, or NotEncodedYet if none is encoded yet. Blocks.
+    """
     window = store.window(scope.cameras, scope.after, scope.before, scope.within)
     if not window.num_frames:
         raise _nothing(scope, window.unencoded)

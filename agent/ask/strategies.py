@@ -48,7 +48,7 @@ class Part:
         return self.visual.keyframes
 
     def as_familiar(self) -> "Part":
-        """Return a copy without marks of foreign pictures, which are those unlike the model's training pictures."""
+        """Return a copy in which no picture is marked as foreign, that is, as unlike the model's training pictures."""
         return replace(self, visual=replace(self.visual, foreign_groups=()))
 
     def clocks(self, zone_of: ZoneOf) -> list[str]:
@@ -61,7 +61,9 @@ class Part:
 async def speak_in_steps(
     plan: Plan, parts: Sequence[Part], asker_of: Callable[[Part], Ask], side_at: SideAt, zone_of: ZoneOf
 ) -> AsyncGenerator[str, None]:
-    """Yield an answer in steps: "The red car came at 14:03:22", ", the dog came at 13:58:10", ": after.".
+    """Yield the pieces of an answer that is composed from several short questions to the model.
+
+    For example: "The red car came at 14:03:22", ", the dog came at 13:58:10", ": after.".
 
     The answer ends early at a thing that never came or whose time is not known.
 
@@ -121,7 +123,7 @@ class Look:
 async def count_visits(
     plan: Plan, window: Window, search: VisitSearch, look: Callable[[int], Awaitable[Look | None]], zone_of: ZoneOf
 ) -> Counted:
-    """Search the window for visits, and return an answer: how many there were, or when the first or the last one was.
+    """Search for visits (times with the thing in view), and return an answer: how many, or when the first or last was.
 
     look: asks the model about the frame of a row; returns None if the frame can no longer be read. If, for every
     camera, most of the frames asked about are foreign (unlike the training pictures), the answer is that the model
@@ -156,7 +158,10 @@ async def count_visits(
 
 
 def _proof(plan: Plan, window: Window, visit: Visit) -> list[int]:
-    """Return the rows to cite for a visit: its first and best frame, and its last one if the answer names its time."""
+    """Return the rows of the window to cite as evidence of a visit (a stretch of time with the thing in view).
+
+    These are its first and best frame, and its last one if the answer names its time.
+    """
     names_end = _is_long(window, visit) or plan.kind == "last time"
     return [visit.first, visit.best, *([visit.last] if names_end else [])]
 
@@ -170,7 +175,10 @@ def _asked_about(plan: Plan, window: Window, visits: Sequence[Visit]) -> list[Vi
 
 
 def _at(window: Window, row: int, zone_of: ZoneOf) -> str:
-    """Return the local time of the row, with its camera if the question is about several."""
+    """Return the local time of the frame in this row of the window.
+
+    The camera is named, too, if the question is about several.
+    """
     return _with_camera(window, row, _time_of(window, row, zone_of))
 
 
@@ -182,6 +190,8 @@ def _span_of(window: Window, visit: Visit, zone_of: ZoneOf) -> str:
     """Return the local time at which the visit began; for a long visit, also the time at which it ended.
 
     The camera is named if the question is about several.
+
+    A visit is a stretch of time in which the thing was in view.
     """
     span = _time_of(window, visit.first, zone_of)
     if _is_long(window, visit):
@@ -194,7 +204,7 @@ def _is_long(window: Window, visit: Visit) -> bool:
 
 
 def _time_of(window: Window, row: int, zone_of: ZoneOf) -> str:
-    """Return the local time of the row, with the date if the window covers several days."""
+    """Return the local time of the frame in this row, with the date if the window covers several days."""
     zone = zone_of(window.cameras[int(window.camera_index[row])])
     days = {format_day(float(moment), zone) for moment in (window.times.min(), window.times.max())}
     return (format_clock if len(days) == 1 else format_time)(float(window.times[row]), zone)

@@ -73,7 +73,7 @@ def run_memory(args: argparse.Namespace) -> int:
 
 
 def print_held(held: dict[str, Any], zone: str) -> None:
-    """Print a table of what is stored, with one line per camera and a total."""
+    """Print a table of what is stored (`held`, the JSON of `GET /v1/memory`), with one line per camera and a total."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text

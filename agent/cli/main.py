@@ -56,7 +56,7 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def target(name: str) -> Callable[[object], int | None]:
-    """Import and return the function that `name` describes as "module:function"."""
+    """Import and return the function that `name`, "module:function", names."""
     module, _, function = name.partition(":")
     found: Callable[[object], int | None] = getattr(import_module(module), function)
     return found

@@ -102,7 +102,10 @@ async def _run(
 
 
 def _settings(args: argparse.Namespace, base: Settings, camera: str) -> Settings:
-    """Return the configuration with only this camera, so that a replay connects to no other camera."""
+    """Return the configuration with only this camera, so that a replay connects to no other camera.
+
+    base: the configuration as loaded.
+    """
     own = {**base.camera(camera).model_dump(), "url": None}
     if args.rate is not None:
         own["rate_hz"] = args.rate
@@ -110,7 +113,7 @@ def _settings(args: argparse.Namespace, base: Settings, camera: str) -> Settings
 
 
 def _own_camera(file: Path, settings: Settings) -> str:
-    """Return the camera whose history has this video already, or else a new camera name made from the file name."""
+    """Return the camera that has this video in its history, or else a new camera name made from the file name."""
     ledger = _read_ledger(settings.data_dir / LEDGER_FILE)
     video = Entry.of(file)
     held = [name for name, entry in ledger.items() if entry.same_video(video)]

@@ -112,7 +112,10 @@ def _snooze(client: Client, args: argparse.Namespace) -> None:
 
 
 def _settings(given: list[str]) -> Json:
-    """Return nested settings: {"gate": {"on": 6}} for ["gate.on=6"]. Raises CliError."""
+    """Return the settings written as `given` on the command line: {"gate": {"on": 6}} for ["gate.on=6"].
+
+    Raises CliError.
+    """
     settings: Json = {}
     for each in given:
         name, equals, text = each.partition("=")

@@ -51,7 +51,7 @@ def dks_alone(defaults: Defaults) -> Selection:
 
     It leaves keyframes unused that are not relevant, and reserves none for the newest frames.
 
-    recall: the share of the frames that show the answer for which a keyframe is chosen.
+    recall: the share of the events asked about that a keyframe shows.
     """
     return replace(Selection.of(defaults), recent=0, fill="none")
 

@@ -76,9 +76,10 @@ class Subscriber:
 
 
 def pick_rules(scene: Scene, until: float) -> dict[str, Armed]:
-    """Return at most NUM_RULES rules by name, for the coloured things longest in view before world second `until`.
+    """Return at most NUM_RULES alert rules by name, about the coloured things that are in view longest before `until`.
 
-    The truth of each reaches HORIZON_S further.
+    until: a second of the drawn world. Each rule comes with the events for which it should raise an alert, also those
+    up to HORIZON_S seconds later.
     """
     times = np.arange(0.5, min(until + HORIZON_S, scene.duration_s), 1.0)
     armed = {
@@ -103,13 +104,13 @@ def alerts_config(rules: Mapping[str, Armed], speed: float, broker: int) -> dict
 
 
 def rules_line(rules: Mapping[str, Armed], broker: int) -> str:
-    """Return one line with the conditions and the broker."""
+    """Return one line of text with the rules' conditions and the address of the MQTT broker."""
     conditions = ", ".join(f'"{armed.condition}"' for armed in rules.values()) or "none"
     return f"Alert rules: {conditions}; their alerts arrive over MQTT from mqtt://127.0.0.1:{broker}."
 
 
 def alert_line(alert: Received, truth: tuple[bool, str] | None, world_s: float) -> str:
-    """Return one line with the alert, and the truth where it is known."""
+    """Return one line of text with the alert, and whether it is correct if that is known."""
     picture = f"picture {alert.picture}" if alert.picture else "no picture"
     known = f"; truth: {truth[1]} -> {'right' if truth[0] else 'wrong'}" if truth else ""
     return (
@@ -127,7 +128,7 @@ def rule_config(armed: Armed, speed: float) -> dict[str, Any]:
 
 
 def _faster(settings: Part, speed: float) -> dict[str, Any]:
-    """Return the settings that are seconds, divided by `speed`."""
+    """Return those of the settings that are a number of seconds, each divided by `speed`."""
     return {name: getattr(settings, name) / speed for name in type(settings).model_fields if name.endswith("_s")}
 
 
@@ -155,7 +156,7 @@ async def listen(port: int, subscriber: Subscriber, on_alert: Callable[[Received
 
 
 def truth_of(armed: Armed, world_s: float) -> tuple[bool, str]:
-    """Return whether an alert about `world_s` is correct, and why."""
+    """Return whether an alert about the drawn world's second `world_s` is correct, and a text that says why."""
     about = [event for event in armed.truth.events if event.first_s <= world_s <= event.last_s]
     if about:
         return True, f"in view from world second {about[0].start_s:.0f} on"

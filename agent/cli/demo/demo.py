@@ -147,7 +147,7 @@ def _subscribed(
 
 
 def _show(args: argparse.Namespace) -> Show:
-    """Return the scene: fast until something is in view near the wanted time, then at normal speed."""
+    """Return the scene to play: fast until something is in view near the wanted time, then at normal speed."""
     fast_s = args.seconds * args.speed
     after_s = STAY_S if args.stay else ASKING_S
     scene, until = pick_world(args.seed, fast_s=fast_s, after_s=after_s, enough=MIN_QUESTIONS)

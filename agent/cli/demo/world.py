@@ -41,16 +41,16 @@ class WorldClock:
     worlds: list[float] = field(default_factory=list)
 
     def note(self, wall: float, world: float) -> None:
-        """Note that the picture of `world` is published at `wall`."""
+        """Record that the picture of the world's second `world` is published at the unix time `wall`."""
         self.walls.append(wall)
         self.worlds.append(world)
 
     def wall(self, world: float) -> float:
-        """Return the wall time at which `world` was shown, or of the nearest moment shown."""
+        """Return the unix time at which the world's second `world`, or the nearest second shown, was published."""
         return float(np.interp(world, self.worlds, self.walls))
 
     def world(self, wall: float) -> float:
-        """Return the world second that was shown at `wall`."""
+        """Return the second of the world that was published at the unix time `wall`."""
         return float(np.interp(wall, self.walls, self.worlds))
 
 
@@ -97,7 +97,10 @@ def steady_moment(scene: Scene, earliest: float, latest: float) -> float | None:
 
 
 def _view(scene: Scene, t: float) -> tuple[int, ...] | None:
-    """Return the actors in view at world second `t`, from left to right; None when one is only partly in view."""
+    """Return the ids of the things (actors) in view at the world's second `t`, from left to right.
+
+    None: one of them is only partly in view, or there are too many.
+    """
     here = [each for each in scene.visible_at(t, min_fraction=0.1) if each.action != "closed"]
     if len(here) > 2 or any(each.fraction < VISIBLE_FRACTION for each in here):
         return None
@@ -143,7 +146,7 @@ def _long_ago_and_never(existence: Sequence[Question]) -> list[Question]:
 
 
 def about(question: Question) -> tuple[str | None, str | None] | None:
-    """Return the kind and colour that a question names."""
+    """Return (kind, colour) of the thing that the question asks about, None if it asks about none."""
     return None if question.query is None else (question.query.kind, question.query.colour)
 
 
@@ -159,11 +162,14 @@ def on_our_clock(question: Question, clock: WorldClock, zone: str) -> Question:
 
 
 def judge(question: Question, reply: Reply) -> tuple[bool, str]:
-    """Return whether the answer is correct, and the true one. `question` is from `on_our_clock`."""
+    """Return whether the answer is correct, and the true one.
+
+    question: with times in unix seconds, as `on_our_clock` returns it.
+    """
     said = reply.text.partition("\n\n(")[0]  # a note on a short history follows the answer
     return is_correct(question, verdict_of(said) if plan_of(question.text) else said), true_answer(question)
 
 
 def spans_in_words(spans: Sequence[tuple[float, float]]) -> str:
-    """Return the world times of the evidence: "world 203-213 s, 519-524 s"."""
+    """Return as text the seconds of the drawn world that the evidence shows: "world 203-213 s, 519-524 s"."""
     return "world " + ", ".join(f"{first:.0f}-{last:.0f}" for first, last in spans) + " s" if spans else ""
