@@ -69,7 +69,9 @@ class Recorder:
 
     @contextmanager
     def installed(self) -> Iterator[None]:
-        """Context manager: profile this thread and all threads started inside the block, so that walks can be recorded."""
+        """Context manager: profile this thread and all threads started in the block, so that their calls can be
+        recorded.
+        """
         threading.setprofile(self._profile)
         sys.setprofile(self._profile)
         try:
@@ -80,7 +82,9 @@ class Recorder:
 
     @contextmanager
     def walk(self, only: tuple[str, ...], first: str = "") -> Iterator[Walk]:
-        """Context manager: record a walk inside the block. Yields its list, which is filled when the walk ends.
+        """Context manager: record which source files are entered in the block (a "walk"). Yields the list of files.
+
+        The list is filled when the walk ends.
 
         only: beginnings of the names of the tasks and threads that count. first: qualified name of the function whose
         call begins the walk; "" begins it at once.
@@ -92,7 +96,7 @@ class Recorder:
         self.stop()
 
     def stop(self) -> None:
-        """End the current walk, if it has not ended, and fill its list."""
+        """End the current recording ("walk"), if it has not ended, and fill its list of source files."""
         self._walk += self._files or {}
         self._files = None
 
@@ -216,7 +220,7 @@ async def ask(app: ASGIApp) -> None:
 
 
 def grouped(walk: Walk) -> list[tuple[str, list[str]]]:
-    """Return the walk as a list of folders, each with the names of the files entered there one after the other.
+    """Return the source files of a walk, in the order in which they are entered, grouped by folder.
 
     Example: ["memory/store.py", "memory/codec.py", "model/merge.py"] -> [("memory", ["store", "codec"]), ("model", ["merge"])].
     """
@@ -227,7 +231,7 @@ def grouped(walk: Walk) -> list[tuple[str, list[str]]]:
 
 
 def as_text(walks: dict[str, Walk]) -> str:
-    """Return the walks as Markdown lists, in the form used in docs/architecture.md."""
+    """Return the walks (lists of source files, by title) as Markdown lists, in the form of docs/architecture.md."""
     blocks = []
     for name, walk in walks.items():
         lines = [f"- `{folder}/` {', '.join(files)}" for folder, files in grouped(walk)]
@@ -240,7 +244,10 @@ def _wrapped(line: str) -> str:
 
 
 def as_svg(walks: dict[str, Walk]) -> str:
-    """Return an SVG picture with a column for each walk. A box is a folder with its files, coloured by its part of PARTS."""
+    """Return an SVG picture with a column for each walk (list of source files).
+
+    A box is a folder with its files, coloured by its part of PARTS.
+    """
     parts, height = [], 0
     for column, (name, walk) in enumerate(walks.items()):
         x, y = 10 + column * (WIDTH_PX + 20), 24
@@ -264,7 +271,7 @@ def as_svg(walks: dict[str, Walk]) -> str:
 
 
 def main() -> None:
-    """Print the walks, or write their picture if --svg is given."""
+    """Print the source files that frame, question and alert pass through, or write them as a picture (--svg)."""
     parser = argparse.ArgumentParser(prog="python -m agent.walk", description=__doc__)
     parser.add_argument("--svg", type=Path, help="write a picture to this path instead of printing the lists")
     options = parser.parse_args()

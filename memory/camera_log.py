@@ -49,7 +49,7 @@ class CameraLog:
         return None if not self.segments or self.segments[-1].closed else self.segments[-1]
 
     def grown(self, segment: Segment, num_frames: int, num_bytes: int) -> None:
-        """Update the counts after frames were added to `segment`, which must be the newest.
+        """Update the counts after frames were added to `segment`, the newest run of consecutive frames.
 
         Closes the segment if it is full. Patch features are kept for a camera's newest frames only (the hot window);
         those of older frames are dropped here.
@@ -70,7 +70,7 @@ class CameraLog:
             newer += each.count
 
     def trim(self, *, newest: float | None = None, incoming_frames: int = 0, incoming_bytes: int = 0) -> list[Segment]:
-        """Evict the frames that would exceed the limits after `incoming` frames and bytes are added.
+        """Evict the oldest frames, so that the limits are kept when `incoming_frames` and `incoming_bytes` are added.
 
         Return the segments without remaining frames, which are removed from the log, oldest first. newest: the time
         from which ages are measured; None ignores the age limit.
@@ -91,7 +91,7 @@ class CameraLog:
         return leaving
 
     def give(self, num_frames: int) -> list[Segment]:
-        """Evict up to `num_frames` frames of the oldest segment.
+        """Evict (delete) up to `num_frames` frames of the oldest segment, a run of consecutive frames.
 
         Return a list with that segment if it has no frames left and was removed from the log, else an empty list.
         """

@@ -52,7 +52,7 @@ class CameraLogs:
         return self._logs.get(check_camera_name(camera))
 
     def of(self, camera: str) -> CameraLog:
-        """Return the camera's log, and create it if there is none yet."""
+        """Return the camera's log, the list of its frames. Create it if there is none yet."""
         log = self._logs.get(camera)
         if log is None:
             log = self._logs[camera] = CameraLog(camera, self._limits_of(camera), self._patch_bytes)
@@ -65,14 +65,16 @@ class CameraLogs:
         return replace(own, frames=min(own.frames, frames), bytes=min(own.bytes, num_bytes))
 
     def make_room(self, frames: int = 0, num_bytes: int = 0) -> list[Segment]:
-        """Evict segments that would exceed the folder's limits after so many frames and bytes are added.
+        """Evict old frames, so that the folder's limits are kept when so many frames and bytes are added.
 
-        Return the evicted segments.
+        Return the segments (files of consecutive frames) without remaining frames, which are removed from their logs.
         """
         return make_room(self, self._folder_limits, incoming_frames=frames, incoming_bytes=num_bytes)
 
     def give_to_full_disk(self, log: CameraLog) -> list[Segment]:
-        """On a full disk, evict one segment and return it in a list, else return an empty list.
+        """Evict the oldest segment (file of consecutive frames) because the disk is full. Return it in a list.
+
+        The list is empty if nothing is evicted.
 
         A segment is evicted only if this camera or the whole folder has reached three quarters of a limit. Then
         recording must go on, and evicting single frames would free no space. Below that, the disk was filled by
@@ -88,7 +90,10 @@ class CameraLogs:
         return []
 
     def new_segment(self, camera: str, segment_id: int, count: int) -> Segment:
-        """Return a new segment with room for at least `count` frames. Creates no files."""
+        """Return a new, empty segment (for consecutive frames of a camera) with room for at least `count` of them.
+
+        Creates no files.
+        """
         return Segment(
             segment_id, camera, self._folder / camera, capacity=max(count, self._limits_of(camera).segment_frames),
             embedding_dim=self._sizes[0], summary_dim=self._sizes[1], shared=self._shared,
@@ -111,16 +116,20 @@ class CameraLogs:
         return next((found for log in self._logs.values() if (found := log.find(frame_id)) is not None), None)
 
     def held(self, frame_id: int) -> tuple[Segment, int]:
-        """Return the segment and slot of a stored frame. Raises FrameGone if it is not stored."""
+        """Return the segment and slot (position in the segment) of a stored frame.
+
+        Raises FrameGone if it is not stored.
+        """
         found = self.find(frame_id)
         if found is None:
             raise FrameGone(f"frame {frame_id} is not remembered")
         return found
 
     def join_blocks(self, log: CameraLog) -> None:
-        """Join complete segments without patch features into blocks, whose rows share one search index.
+        """Join complete segments (runs of frames) into blocks, whose rows share one search index.
 
-        Takes the store's lock itself, but releases it while it copies.
+        Segments with patch features in memory are left out. Takes the store's lock itself, but releases it while it
+        copies.
         """
         with self._shared.lock:
             for segment in log.segments:
@@ -152,7 +161,10 @@ class CameraLogs:
                 return  # until the next call: each try may take seconds on a failing disk
 
     def between(self, camera: str, lower: float, upper: float) -> list[tuple[Segment | Block, int, int]]:
-        """Return what `CameraLog.between` yields for this camera as a list; [] for an unknown camera."""
+        """Return (segment, lo, hi) for each segment with frames of lower <= time <= upper: its slots [lo, hi).
+
+        A slot is a frame's position in its segment. The list is empty for an unknown camera.
+        """
         log = self.get(camera)
         return [] if log is None else list(log.between(lower, upper))
 
@@ -178,10 +190,11 @@ def make_room(
 
 
 def giver(held: list[CameraLog], cap: int, use: Callable[[CameraLog], int]) -> CameraLog:
-    """Return the camera that must give up its oldest segment (see the module's description).
+    """Return the log of the camera that must give up its oldest frames, so that a limit on all cameras is kept.
 
-    It is the one with the oldest segment among the cameras above half of their fair share. held: the cameras with
-    frames. cap: the limit. use: returns how much of it a camera uses.
+    It is the one with the oldest segment (file of consecutive frames) among the cameras above half of their fair share,
+    which is the limit divided by the number of cameras. held: the cameras with frames. cap: the limit. use: returns how
+    much of it a camera uses.
     """
     able = [log for log in held if use(log) > _protected(held, cap)] or [max(held, key=use)]
     return min(able, key=lambda log: log.segments[0].times[log.segments[0].count - 1])

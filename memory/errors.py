@@ -175,7 +175,9 @@ def _explained(error: sqlite3.Error, path: Path, what: str, damage_help: str) ->
 
 
 def _probe(path: Path, said: str) -> StorageError | None:
-    """Write a file beside the database and open the database. Return the error of the first that fails, or None.
+    """Find out why SQLite failed: write a file, then open the database.
+
+    Return the error of the first that fails, or None.
 
     said: SQLite's message, which the error quotes.
     """

@@ -31,7 +31,7 @@ class Eviction:
         self.num_damaged = 0  # bytes of the evicted segments
 
     def evict(self, segments: Iterable[Segment]) -> None:
-        """Delete the rows of segments that were removed from their camera's log, and schedule removal of their files.
+        """Delete the journal's rows of these segments (files of frames), and schedule the removal of their files.
 
         Raises StorageError if the journal cannot be written.
         """

@@ -116,7 +116,10 @@ class SpareSpace:
         return True
 
     def lend(self, function: Callable[[], T]) -> T:
-        """Call the function and return its result. If it raises StorageFull, remove the file and call it once more."""
+        """Call `function` and return its result.
+
+        If it raises StorageFull, free the reserved space and call it once more.
+        """
         try:
             return function()
         except StorageFull:
@@ -262,7 +265,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def unlink_files(*paths: str) -> None:
-    """Remove files. Errors are ignored, as the next start removes the remaining ones."""
+    """Delete the given files. Errors are ignored, as the next start removes the remaining ones."""
     for path in paths:
         with suppress(OSError):
             os.unlink(path)  # noqa: PTH108 - strings, as finalizers call this

@@ -245,7 +245,7 @@ class Journal:
             self._put_setting(f"forgotten/{camera}", last_id)
 
     def forgotten_to(self, camera: str) -> int:
-        """Return the highest frame id of this camera that was evicted, 0 if none was."""
+        """Return the highest id of this camera's frames that were evicted, 0 if none was."""
         return self.setting(f"forgotten/{camera}") or 0
 
     def begin_erasure(
@@ -317,7 +317,7 @@ class Journal:
             self._db.execute("DELETE FROM erasures WHERE number = ?", (number,))
 
     def places(self, segment: int) -> list[tuple[int, int, int | None]]:
-        """Return (offset, length, vector offset) of each frame of a segment, by rising offset.
+        """Return (offset, length, vector offset) in bytes of the records of each frame of a segment, by rising offset.
 
         The vector offset is None for frames without a vector record.
         """

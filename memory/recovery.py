@@ -154,7 +154,7 @@ def _recover(journal: Journal, layout: Layout, *, rebuilding: bool) -> Recovered
 
 
 def _read_rows(journal: Journal) -> tuple[dict[Key, list[Row]], list[int]]:
-    """Return the intact rows by segment, and the frame ids of the damaged rows."""
+    """Return the intact rows of the journal by (camera, segment id), and the frame ids of the damaged rows."""
     rows: dict[Key, list[Row]] = defaultdict(list)
     bad_ids: list[int] = []
     for row, sound in journal.rows():
@@ -201,7 +201,7 @@ def _sound_rows(
 
 
 def _scan_frames(key: Key, path: Path, start: int) -> Iterator[Row]:
-    """Yield a row for each intact frame record in the file from `start` on. Damaged bytes are skipped.
+    """Yield a row for the journal for each intact frame record in the file from `start` on. Damaged bytes are skipped.
 
     Raises StorageError if the file cannot be read.
     """
@@ -254,7 +254,7 @@ def _load_vectors(segment: Segment, rows: list[Row], layout: Layout, repairs: _R
 
 
 def _find_vectors(rows: list[Row], data: bytes, layout: Layout, repairs: _Repairs) -> list[Row]:
-    """Return the rows. Adopted ones get the position of their vector record if `data` has an intact one.
+    """Return the rows, with the position of the vector record added to recovered ones, if `data` has an intact one.
 
     data: the content of the segment's file of vector records.
     """

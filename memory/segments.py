@@ -106,17 +106,20 @@ class Segment:
         return slot
 
     def slot_of(self, frame_id: int) -> int | None:
-        """Return the slot of a frame, None if it is not stored here any more."""
+        """Return the slot of a frame (its position in the segment), None if it is not stored here any more."""
         slot = int(np.searchsorted(self.frame_ids[: self.count], frame_id))
         held = self.floor <= slot < self.count and self.frame_ids[slot] == frame_id and not self.gone[slot]
         return slot if held else None
 
     def live(self) -> slice:
-        """Return the range of slots whose frames are not evicted."""
+        """Return, as a slice, the positions in the segment ("slots") of the frames that are not evicted."""
         return slice(self.floor, self.count)
 
     def put_vectors(self, vectors: Mapping[int, StoredVectors]) -> None:
-        """Write vectors into their slots. Readers see them after `mark_encoded`."""
+        """Write vectors (embedding and summary of a frame) into the arrays, at the positions ("slots") of their frames.
+
+        Readers see them after `mark_encoded`.
+        """
         slots = list(vectors)
         for slot, stored in vectors.items():
             self.halves[slot], self.norms[slot], self.summaries[slot] = stored.half, stored.norm, stored.summary
@@ -143,15 +146,19 @@ class Segment:
             self.embedding_sum()  # computed and cached now, as a window needs those of all segments
 
     def place(self, slot: int) -> tuple["Segment", int]:
-        """Return this segment and `slot`. For a block, the method of the same name returns one of its segments."""
+        """Return this segment and `slot`, a frame's position in it.
+
+        For a block, the method of the same name returns one of its segments.
+        """
         return self, slot
 
     def put_patches(
         self, slot: int, patches: npt.NDArray[Any], scalars: Float32, dtype: np.dtype[Any]
     ) -> npt.NDArray[Any]:
-        """Write a frame's patch features and their scalars into arrays, which are allocated on first use.
+        """Write a frame's patch features and their scalars into the arrays, at its position `slot`.
 
-        Return the array of patch features, which the caller passes to `mark_present`.
+        Return the array of patch features, which is allocated on first use and which the caller passes to
+        `mark_present`.
         """
         all_patches, all_scalars = self.patches, self.scalars  # `cool` may drop them meanwhile
         if all_patches is None or all_scalars is None:
@@ -162,7 +169,10 @@ class Segment:
         return all_patches
 
     def mark_present(self, slot: int, patches: npt.NDArray[Any]) -> None:
-        """Mark the slot's patch features as present, unless `cool` was called since they were written to `patches`."""
+        """Let readers use the patch features at position `slot`, which were written to the array `patches`.
+
+        Does nothing if `cool` has dropped that array since.
+        """
         if not self.hot:
             self.patches = self.scalars = None  # `put_patches` allocated them after `cool`
         elif self.patches is patches:
@@ -197,7 +207,7 @@ class Segment:
         return places
 
     def counts(self) -> tuple[int, int, int]:
-        """Return the number of stored frames, how many are encoded, and how many have patch features in memory."""
+        """Return three numbers of frames: stored, encoded, and with patch features in memory."""
         if not self.floor and not self.num_gone:  # the usual case; a camera has thousands of segments
             return self.count, self.num_encoded, int(self.present.sum()) if self.hot else 0
         held = ~self.gone[self.live()]
@@ -273,7 +283,11 @@ class Segment:
         return jpeg
 
     def _is_readable(self, slot: int | None = None) -> None:
-        """Clear the reported problem that pictures cannot be read; with a slot, only if it concerned that slot."""
+        """Forget the reported problem that a picture of this segment cannot be read at the moment.
+
+        slot: position of a picture that was read, or found damaged; only a problem with that one is forgotten. None:
+        any.
+        """
         if slot is None or self.unread == slot:
             self.unread = None
             self.shared.health.works(str(self.frames_path))
@@ -326,7 +340,7 @@ class Block:
 
     @property
     def whole(self) -> bool:
-        """Whether no frame of the block was evicted, erased or found damaged."""
+        """True while no frame of the block was evicted, erased or found damaged."""
         return not any(s.floor or s.num_gone for s in self.segments)
 
     def place(self, slot: int) -> tuple[Segment, int]:

@@ -178,7 +178,10 @@ def records_of(held: Iterable[Held], camera: str) -> Iterator[FrameRecord]:
 
 
 def read_places(held: Iterable[Held]) -> None:
-    """Parse the coordinates of these segments' frames in advance, so that `parts_of` need not do it under the lock."""
+    """Parse the coordinates x and y in the metadata of these segments' frames, which keep the result.
+
+    Call it before taking the lock, so that `parts_of` need not parse them under it.
+    """
     for part, _, _ in held:
         for segment in part.segments if isinstance(part, Block) else (part,):
             segment.places()
@@ -316,7 +319,7 @@ class Window:
         return load_metadata(segment.metadata[slot])
 
     def _place(self, row: int) -> tuple[Segment, int]:
-        """Return the segment that holds the row, and the row's slot in it."""
+        """Return the segment that holds the row, and the row's position ("slot") in it."""
         if not 0 <= row < self.num_frames:
             raise IndexError(f"row {row} of {self.num_frames}")
         part = self._parts[int(np.searchsorted(self._first_rows, row, side="right")) - 1]
@@ -341,7 +344,10 @@ class Window:
         return wanted
 
     def _places(self, wanted: Int64) -> Iterator[tuple[Part, Int64, Int64]]:
-        """Yield each part that has some of the wanted rows, with their slots in it and their positions in `wanted`."""
+        """Yield each part of the window that has some of the wanted rows, with where these rows are.
+
+        The arrays are the rows' slots (positions in the part's segment) and their positions in `wanted`.
+        """
         order = np.argsort(wanted, kind="stable")
         numbers = np.searchsorted(self._first_rows, wanted[order], side="right") - 1
         edges = [0, *(np.flatnonzero(np.diff(numbers)) + 1).tolist(), len(order)]
@@ -356,7 +362,7 @@ def _consecutive(rows: Int64) -> bool:
 
 
 def _slots_of(part: Part, offsets: Int64) -> Int64:
-    """Return the slots of rows that are given as offsets from the part's first row."""
+    """Return the positions in its segment ("slots") of rows, given as offsets from the part's first row."""
     return offsets + part.slots.start if isinstance(part.slots, slice) else part.slots[offsets]
 
 

@@ -34,7 +34,10 @@ class Writer:
         return written
 
     def append(self, log: CameraLog, time: float, jpeg: bytes, metadata: str, age_from: float) -> int:
-        """Store a frame and return its id, as `MemoryStore.append` does. On a full disk, evict old segments first."""
+        """Store a frame and return its id. On a full disk, delete old frames first.
+
+        Arguments and errors are those of `MemoryStore.append`.
+        """
         while True:
             try:
                 frame_id = self._append(log, time, jpeg, metadata, age_from)

@@ -41,7 +41,7 @@ class Refusal:
 
 
 class RateLimit:
-    """Allows `burst` messages at once, then `rate_hz` a second.
+    """Allows `burst` messages in immediate succession, and `rate_hz` a second on average.
 
     With a burst of 2 and 1 Hz: three messages at 0 s: yes, yes, no; two messages at 1 s: yes, no.
     """

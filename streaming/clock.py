@@ -58,7 +58,10 @@ class CaptureClock:
         self._last_wanted: float | None = None
 
     def restart(self, clock_rate_hz: float) -> None:
-        """Begin a new connection: forget the report, as ticks start anew. Times continue to rise."""
+        """Begin a new connection: forget the camera's report of its clock, as RTP timestamps start anew.
+
+        Times continue to rise.
+        """
         self._rate_hz, self._report = clock_rate_hz, None
 
     def report(self, sender_time: float, ticks: int, arrival: float) -> bool:
@@ -135,7 +138,10 @@ class FileTimes:
         return time
 
     def _placed(self, media_s: float, interval_s: float) -> float:
-        """Return the time of a frame with this timestamp. After a step, it is the last time plus the usual interval."""
+        """Return the time of a frame with this timestamp.
+
+        If the timestamp steps back or far forward, it is the last time plus the usual interval.
+        """
         if self._last is None or self._last_media_s is None:  # the first timestamp
             time = self._start if self._last is None else self._last + interval_s
             self._offset = time - media_s
@@ -196,7 +202,7 @@ class FileClock:
         return self.place(ticks, frame.duration, frame.time_base)
 
     def place(self, ticks: int | None, duration: int | None, time_base: Fraction | None) -> float:
-        """Return the time of the next frame or packet, in seconds since the first.
+        """Return when the file shows the next frame or packet, in seconds since its first frame.
 
         ticks, duration: its timestamp and duration in units of `time_base`.
         """

@@ -213,7 +213,7 @@ class EncodedQueue:
             return item
 
     def abandon(self) -> None:
-        """End the queue at once and drop the frames that wait."""
+        """End the queue and drop the frames that wait."""
         with self._changed:
             self._clear()
             self._ended = True

@@ -89,7 +89,10 @@ class Worker:
         return await asyncio.wrap_future(future)
 
     def stop(self, last_call: Callable[[], None]) -> None:
-        """End the thread after its current call and then `last_call`, which should release resources. Does not wait."""
+        """End the thread after its current call and then `last_call`, which should release resources.
+
+        Returns immediately.
+        """
         if self._stopped:
             return
         self._stopped = True

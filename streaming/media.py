@@ -124,7 +124,9 @@ class _DecodedSource:
 
 
 class FileSource(_DecodedSource):
-    """The frames of a video file. `frames()` raises MediaUnreadable at once, MediaDamaged after the last good frame.
+    """The frames of a video file.
+
+    `frames()` raises MediaUnreadable before the first frame, or MediaDamaged after the last good one.
 
     With `pace="timestamps"`, each frame is yielded when it is due by the file's timestamps, or later if the consumer is
     late. With `pace="fast"`, it is yielded as soon as the consumer asks for it. No kept frame is dropped.

@@ -155,7 +155,10 @@ class PixelAspect:
         self._decoded = False
 
     def now(self) -> float:
-        """Return width divided by height of a pixel of the frame that was just decoded; 1 if nothing is declared."""
+        """Return the width of a pixel divided by its height, for the frame that was just decoded.
+
+        It is 1 if nothing is declared.
+        """
         current = self._context.sample_aspect_ratio
         if not self._decoded:
             self._first, self._decoded = current, True

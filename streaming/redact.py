@@ -72,7 +72,10 @@ def hint(url: str) -> str:
 
 
 def _split(rest: str) -> tuple[bool, str, str] | None:
-    """Split the part after the scheme. Return (whether it has a user, host and port, the rest); None if ambiguous."""
+    """Split the part of an address after the scheme ("rtsp://").
+
+    Return (whether it has a user, host and port, the rest); None if ambiguous.
+    """
     authority = re.split("[/?#]", rest, maxsplit=1)[0]
     before, at, after = rest.rpartition("@")
     user, has_user, host = authority.rpartition("@")
@@ -104,7 +107,7 @@ def _parts_of(tail: str) -> tuple[str, str | None, str | None]:
 
 
 def _step(step: str) -> str:
-    """Return a part of the path, replaced by "***" unless it consists of plain words and numbers."""
+    """Return one part of an address's path, or "***" unless it consists of plain words and numbers."""
     plain = unquote(step)
     if re.search(r"[=:;&@%\s]", plain):
         return STARS

@@ -246,7 +246,7 @@ class WebRtcSession:
 
 
 async def _in_time(closing: Coroutine[Any, Any, None]) -> bool:
-    """Wait for the coroutine, and return whether it finished within `_MAX_CLOSING_S`."""
+    """Wait for the coroutine `closing`, and return whether it finished within `_MAX_CLOSING_S` seconds."""
     try:
         async with asyncio.timeout(_MAX_CLOSING_S):
             await closing

@@ -108,7 +108,7 @@ class _Entry:
 
 @dataclass(slots=True)
 class _Past:
-    """What is kept of a camera's earlier sessions."""
+    """What is remembered of a camera's earlier sessions, after they have ended."""
 
     num_sessions: int = 0
     last_frame_time: float | None = None
@@ -241,7 +241,10 @@ class WhipServer:
         return session, with_bitrates(answer)
 
     def _make_place(self, camera: str) -> bool:
-        """Return whether one more publisher is allowed, after closing publishers without frames if necessary."""
+        """Make room for one more publisher, by closing one without frames if necessary.
+
+        Return whether there is room.
+        """
         while len(self._entries) + self._num_negotiating - (camera in self._current) >= self._settings.max_sessions:
             silent = [entry for entry in self._entries.values() if not entry.session.stats.received]  # oldest first
             if not silent:
@@ -258,7 +261,10 @@ class WhipServer:
         return self._past[camera].last_frame_time if camera in self._past else None
 
     def _adopt(self, camera: str, session: WebRtcSession, offer: Offer, owner: str) -> str:
-        """Make the session the camera's only publisher, begin to end the old one, and return the new session's id."""
+        """Make the session the camera's only publisher and begin to end the old one.
+
+        Return the id of the new session.
+        """
         session_id = secrets.token_urlsafe(24)
         session.on_closed = lambda closed, reason: self._forget(session_id, closed, reason)
         self._entries[session_id] = _Entry(session, offer, offer.num_candidates, owner)

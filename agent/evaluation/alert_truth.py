@@ -124,10 +124,10 @@ def _seen(scene: Scene, query: Query) -> Callable[[float], bool]:
 
 
 def _visits(times: np.ndarray, sure: Sequence[bool], part: Sequence[bool], seen: Callable[[float], bool]) -> Truth:
-    """Return the events and doubtful spans of a rule about a thing in view.
+    """Return the true events of a rule about a thing in view, and the spans in which it is only partly in view.
 
-    sure, part: for each frame, whether the thing is in clear view, and whether it is in view at all. seen: returns
-    whether the thing is in clear view at any second, also between frames.
+    times: the seconds of the frames. sure, part: for each frame, whether the thing is in clear view, and whether it is
+    in view at all. seen: returns whether the thing is in clear view at any second, also between frames.
     """
     events, doubtful = [], [(first, last + AFTER_S) for first, last, _ in _stays(times, part)]
     for first, last, num_frames in _stays(times, sure):
@@ -154,7 +154,7 @@ def _stays(times: np.ndarray, here: Sequence[bool]) -> list[tuple[float, float, 
 
 
 def _left_behind(scene: Scene, times: np.ndarray) -> Truth:
-    """Return the events and doubtful spans of the rule about things left behind.
+    """Return the true events, and the spans in which alerts are not counted, of the rule about things left behind.
 
     An event starts when the owner has gone and ends when somebody picks the thing up. Alerts count from the moment at
     which the thing is put down.

@@ -190,7 +190,10 @@ async def both(world: World, armed: Armed, unit: NDArray[np.float32], gate: Gate
 
 
 async def gate_alone(world: World, armed: Armed, unit: NDArray[np.float32], gate: GateSettings) -> Run:
-    """Run the rule without the judge: the verdict is "yes" while the gate is open, else "no". Return the result."""
+    """Run the rule without the judge, the language model. Return the result.
+
+    The verdict is "yes" while the gate is open, that is, while frames are similar to the rule's condition; else "no".
+    """
     seen = sightings(world, unit)
     is_open = {each.frame_id: reading.open for each, reading in zip(seen, readings(gate, seen), strict=True)}
 
@@ -205,8 +208,8 @@ async def gate_alone(world: World, armed: Armed, unit: NDArray[np.float32], gate
 async def judge_alone(world: World, armed: Armed, span: tuple[int, int]) -> Run:
     """Run the rule on the frames of `span` with a gate that is always open. Return the result.
 
-    To open the gate, it first gets frames with similarity -1, from which it learns the background, and then 1 for each
-    frame of `span`.
+    To open the gate (the cheap check that normally decides which frames are judged), it first gets frames with
+    similarity -1, from which it learns the background, and then 1 for each frame of `span`.
     """
     rule = _eager(settings_for(armed, GateSettings()))
     judge = _Asked(world, rule)
@@ -228,7 +231,10 @@ def _eager(rule: RuleSettings) -> RuleSettings:
 
 
 def readings(gate: GateSettings, seen: Sequence[Sighting]) -> list[GateReading]:
-    """Run the gate over the frames; return its reading for each: its score and whether it is open."""
+    """Return, for each frame, the reading of the rule's gate: a score, and whether the gate is open.
+
+    The score is how far the frame's similarity to the rule's condition is above the usual one.
+    """
     state, found = GateState(), []
     for each in seen:
         state, reading = gate_step(gate, state, time=each.time, similarity=each.similarity)
@@ -258,7 +264,10 @@ def _run(
 
 
 def stretch(armed: Armed, num_frames: int, length: int) -> tuple[int, int]:
-    """Return the range (start, stop) of `length` frames around the rule's first event; without events, the first."""
+    """Return the range (start, stop) of `length` frames around the rule's first true event.
+
+    Without events, they are the first `length` frames. num_frames: of the whole world.
+    """
     begin = armed.truth.events[0].start_s - length / 3 if armed.truth.events else 0.0
     start = int(min(max(begin, 0), max(num_frames - length, 0)))
     return start, min(start + length, num_frames)
@@ -284,7 +293,7 @@ def sweep(world: World, armed: Armed, unit: NDArray[np.float32], gate: GateSetti
 
 
 def trace(world: World, armed: Armed, unit: NDArray[np.float32], gate: GateSettings) -> dict[str, Any]:
-    """Return the gate's score at every frame and the correct events, for a plot."""
+    """Return the score of the rule's gate at every frame, and the true events, as JSON types for a plot."""
     scores = [round(reading.score, 2) for reading in readings(gate, sightings(world, unit))]
     events = [(event.start_s, event.last_s) for event in armed.truth.events]
     return {"seed": world.seed, "condition": armed.condition, "scores": scores, "events": events}

@@ -86,7 +86,9 @@ class Asker:
         return asyncio.run(self.answer(text, arm, model, in_steps=in_steps))
 
     def ask_in_steps(self, text: str, arm: Selection) -> str:
-        """Ask in steps as the product does, and return only the result in the answer: "before", "hall", "two", "yes".
+        """Ask as several short questions ("steps") as the product does.
+
+        Return only the result in the answer: "before", "hall", "two", "yes".
 
         arm: how keyframes are chosen.
         """

@@ -157,7 +157,7 @@ def labelled_videos(folder: Path) -> list[Path]:
 
 
 def encode_pictures(model: VideoModel, pictures: Iterator[np.ndarray]) -> Iterator[FrameFeatures]:
-    """Yield the features of each picture. Pictures are encoded in batches."""
+    """Yield the features (embedding and patches) of each picture. Pictures are encoded in batches."""
     waiting: list[np.ndarray] = []
     for picture in pictures:
         waiting.append(picture)
@@ -168,7 +168,10 @@ def encode_pictures(model: VideoModel, pictures: Iterator[np.ndarray]) -> Iterat
 
 
 def features_of(model: VideoModel, clip: Clip, cache: Path | None = None) -> list[FrameFeatures]:
-    """Return the features of a clip's frames. cache: a folder in which they are kept, by model and clip."""
+    """Return the features (embedding and patches) of each frame of a clip.
+
+    cache: a folder in which they are kept, by model and clip.
+    """
     file = None if cache is None else cache / f"{model.info.fingerprint}-{clip.name}.npz"
     if file is not None and file.exists():
         kept = _load(file)

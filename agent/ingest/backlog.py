@@ -43,7 +43,7 @@ class Backlog:
         return [self._frame_ids.popleft() for _ in range(min(limit, len(self._frame_ids)))]
 
     def look_again(self) -> None:
-        """Have the encoder search the disk again, for frames that wait but are not listed."""
+        """Make the encoder search the disk again, for frames that wait but are not in this list."""
         self.behind = True
         self.mark += 1
         self._more.set()
@@ -57,6 +57,6 @@ class Backlog:
         self.behind = self.mark != mark
 
     async def wait(self) -> None:
-        """Wait until `put` or `look_again` is called, if neither was since the last wait."""
+        """Wait for the next call of `put` or `look_again`. Return immediately if one was called since the last wait."""
         await self._more.wait()
         self._more.clear()

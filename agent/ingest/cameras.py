@@ -192,7 +192,10 @@ class Cameras:
         self._supervisor.start(f"camera {camera}", partial(self.watch, camera, source), failed=failed)
 
     async def watch(self, camera: str, source: Source) -> None:
-        """Store every frame of `source`, until it ends. A source that cannot be read becomes the camera's problem."""
+        """Store every frame of `source`, until it ends.
+
+        If it cannot be read, the reason is reported as the camera's problem.
+        """
         intake = self.intake_of(camera)
         try:
             await intake.run(source)
@@ -250,7 +253,7 @@ class Cameras:
 
 
 def newest_if_aging(settings: Settings, store: MemoryStore) -> float | None:
-    """Return the unix time of the newest stored frame; None if there is none, or if no age limit is set."""
+    """Return the unix time of the newest stored frame; None if there is none, or if no age limit is set for frames."""
     if settings.memory.max_age_s is None and all(each.max_age_s is None for each in settings.cameras.values()):
         return None
     newest = [store.stats(camera).newest for camera in store.cameras()]

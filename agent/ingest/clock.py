@@ -39,14 +39,17 @@ def running_s() -> float:
 
 @dataclass(slots=True)
 class _Step:
-    """A step of the system clock that is not believed yet."""
+    """A step of the system clock (it was set to another time) that the agent does not believe yet."""
 
     offset: float  # system clock minus monotonic clock
     since: float  # monotonic seconds
 
 
 class SteadyClock:
-    """A clock that adopts a step of the system clock only after `settle_s` seconds. Its time is the "believed" time."""
+    """A clock that follows the system clock, but adopts a sudden change ("step") of it only after `settle_s` seconds.
+
+    Its time is the "believed" time.
+    """
 
     def __init__(self, settle_s: float) -> None:
         self._settle_s = settle_s
@@ -78,7 +81,7 @@ class SteadyClock:
 
     @property
     def step_s(self) -> float:
-        """System clock minus believed time, in seconds; 0.0 while they agree."""
+        """System clock minus believed time (that of this clock), in seconds; 0.0 while they agree."""
         return 0.0 if self._step is None or self.offset is None else self._step.offset - self.offset
 
 
@@ -94,7 +97,10 @@ class Moment:
 
     @property
     def offset(self) -> float:
-        """Believed time minus monotonic time. It changes by more than STEP_S only when a step is believed."""
+        """Believed time (the agent's own clock) minus monotonic time, in seconds.
+
+        It changes by more than STEP_S only when a step is believed.
+        """
         return self.time - self.running
 
     def believed(self, time: float) -> float:
@@ -108,7 +114,7 @@ class Moment:
 
 
 class WallClock:
-    """Two clocks that adopt a step of the system clock only later: one for the times of frames, one for their ages.
+    """Two clocks, for the times and for the ages of frames, that adopt a new system time only after a while.
 
     The one for ages waits longer (`ages_settle_s`), because frames deleted by age cannot be brought back. Reads no
     clock: the readings of the system clock and of the monotonic clock are arguments.
@@ -227,7 +233,10 @@ class Stamp:
 
 @dataclass(slots=True)
 class _Epoch:
-    """The live frames, stamped since the start, between two believed steps forward of the system clock."""
+    """The frames that live cameras sent between two moments at which the system clock was set forward.
+
+    Only changes of the clock that the agent believed count.
+    """
 
     first_time: float  # of its first frame; an epoch lasts until the next one begins
     offset: float  # the clock that stamped its frames minus the monotonic clock
@@ -261,7 +270,9 @@ class Stamper:
         self._last_running: float | None = None  # monotonic time of the last live frame
 
     def stamp(self, time: float, clock: str, last_time: float) -> Stamp:
-        """Return the stamp of a new frame. May correct the times of stored frames first.
+        """Return the stamp of a new frame: the time under which it is stored, and where that time comes from.
+
+        May correct the times of stored frames first.
 
         time: unix seconds that the source gives the frame. clock: where that time comes from ("file": a recording).
         last_time: of the camera's newest stored frame; the returned stamp has its value after a correction.
@@ -283,7 +294,10 @@ class Stamper:
         return Stamp(time, clock, moment.age_from, last_time)
 
     def settle(self, last_time: float) -> float:
-        """Correct the times of stored frames if a step is believed by now. Return the newest stored frame's time."""
+        """Correct stored times if the clock was set and its new time is believed by now.
+
+        Return the newest frame's time.
+        """
         return self._settled(self._read_clock(), last_time, live=False)
 
     def _settled(self, moment: Moment, last_time: float, *, live: bool) -> float:
@@ -303,7 +317,11 @@ class Stamper:
         return last_time
 
     def _move_back(self, offset: float) -> float:
-        """Move the newest epoch's frames back, to `offset` or until they join the epoch before. Return the newest time."""
+        """Set back the times of the frames since the clock was last set forward. Return the newest frame's time.
+
+        They are moved until they fit `offset` (believed minus monotonic time) or until they follow the frames before
+        them.
+        """
         newest = self._epochs[-1]
         before = self._epochs[-2].offset if len(self._epochs) > 1 else -math.inf
         if before < offset:
@@ -312,8 +330,10 @@ class Stamper:
         return self._move(newest.first_time, before - newest.offset, "corrected")
 
     def _undo(self, shift_s: float, last_time: float) -> float:
-        """Move the newest epoch's frames forward by `shift_s`, because they had been moved back wrongly.
-        Return the newest stored frame's time."""
+        """Add `shift_s` to the times of frames that had been moved back wrongly.
+
+        Return the newest stored frame's time.
+        """
         return last_time if shift_s <= STEP_S else self._shift_newest(shift_s)
 
     def _shift_newest(self, shift_s: float) -> float:

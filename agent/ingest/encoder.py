@@ -57,7 +57,7 @@ class EncoderBroken(Exception):
 
 
 class NotNow(Exception):
-    """No frame of a batch can be read at the moment: the disk fails, or the system lacks descriptors or memory."""
+    """No frame of a batch can be read at the moment: the disk fails, or the system lacks file descriptors or memory."""
 
 
 class Encoding:
@@ -96,7 +96,7 @@ class Encoding:
         await self.idle.wait()
 
     async def test(self) -> None:
-        """Run the model's self-test, and set `test_problem` to its result."""
+        """Run the model's self-test, and set `test_problem` to what is wrong, None if the test passes."""
         self.test_problem = await self._test()
 
     async def test_again(self) -> None:

@@ -165,7 +165,10 @@ class Intake:
             pause_s = min(2 * pause_s, _LAST_RETRY_S)
 
     def _write(self, frame: Frame, time: float, stamp: Stamp) -> int | None:
-        """Store the frame and return its id. None: it lies in a period that was erased, so it is not stored."""
+        """Store the frame under the time in `stamp`, and return its id.
+
+        None: it lies in a period that was erased, so it is not stored.
+        """
         if self._is_erased(time):
             return None
         metadata = {**self._metadata, **self._published.at(time), "clock": stamp.clock}

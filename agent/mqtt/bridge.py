@@ -145,7 +145,9 @@ class Bridge:
             self.status.connected = False
 
     def _learnt(self, limits: Limits) -> Limits:
-        """Return `limits`, lowered to the QoS and retain flag of the last will that the broker accepted.
+        """Return `limits`, lowered to what the broker has accepted so far.
+
+        That is the QoS and the retain flag of the accepted last will, the message for when the connection is lost.
 
         This is needed for MQTT 3.1.1, where a broker does not announce its limits.
         """
@@ -240,7 +242,7 @@ def open_bridge(
 
 
 class _Views:
-    """Reads the states of cameras and their memories that are published."""
+    """Reads the data that is published about the cameras: their states, and how much of each is stored."""
 
     def __init__(self, settings: Settings, store: MemoryStore, cameras: Cameras) -> None:
         self._settings = settings

@@ -82,7 +82,7 @@ class RetainedTopics:
         return list(self._notes)
 
     def note(self, topic: str) -> str:
-        """Return the note stored with `topic`, or ""."""
+        """Return the text stored with `topic` in the table, or ""."""
         return self._notes.get(topic, "")
 
     def add(self, topic: str, note: str = "") -> None:
@@ -102,7 +102,7 @@ class RetainedTopics:
 
 @dataclass(slots=True)
 class Context:
-    """What the agent passes to every MQTT session, and what has to outlive a session."""
+    """What the agent passes to every MQTT session, and what has to outlive a session (one connection to the broker)."""
 
     settings: MqttSettings
     alert_store: AlertStore
@@ -136,13 +136,13 @@ class Context:
         return late + first if first else late.removesuffix("; ") or None
 
     def disk_refuses(self, error: Exception) -> None:
-        """Record that the disk failed to write in this turn, for `storage_problem`."""
+        """Record `error`, a failed write to disk, so that `storage_problem` reports it."""
         self._refused = f"MQTT deliveries cannot be recorded: {error}"
         log.warning("mqtt: the disk refuses", extra={"error": str(error)})
 
     @contextmanager
     def turn(self) -> Iterator[None]:
-        """Context manager for one turn of a session (see agent/mqtt/session.py).
+        """Context manager for one turn of a session, in which everything that is due is published.
 
         After the block, `storage_problem` is the last error of the disk inside it, or None.
         """

@@ -58,7 +58,10 @@ class Refusals:
         self._unretained_until = float("-inf")
 
     def lost(self, sent: Sent, now: float) -> bool:
-        """Record that the connection ended with this message unconfirmed. Return True if the message is now set aside."""
+        """Record that the connection ended with this message unconfirmed.
+
+        Return True if it will not be sent for a while.
+        """
         if sent.retain and not self.retained_confirmed:
             self._retained_lost += 1
             if self._retained_lost >= TRIES:  # perhaps the broker accepts no retained message at all
@@ -76,9 +79,9 @@ class Refusals:
         return True
 
     def confirmed(self, sent: Sent) -> None:
-        """Record that the broker answered the message, even with a refusal, so the message is no longer blamed.
+        """Record that the broker answered the message, even with a refusal, so it is not blamed for lost connections.
 
-        A smaller message than the blamed one proves nothing and changes nothing.
+        A message smaller than the one that was blamed proves nothing and changes nothing.
         """
         loss = self._losses.get(sent.name)
         if loss is not None and sent.num_bytes >= loss.num_bytes:
@@ -88,7 +91,10 @@ class Refusals:
             self._unretained_until = float("-inf")
 
     def sets_aside(self, sent: Sent, now: float) -> bool:
-        """Return True while the message is set aside. A message of at most half the blamed size may be sent."""
+        """Return True while the message is not sent, because connections ended when it was sent.
+
+        A message of at most half the blamed size may be sent.
+        """
         loss = self._losses.get(sent.name)
         return loss is not None and now < loss.until and sent.num_bytes > loss.num_bytes // 2
 
@@ -216,7 +222,7 @@ class Publisher:
         return True
 
     def note(self, about: str, refused: Refused) -> None:
-        """Store and count a refusal as a note on the subject `about`."""
+        """Store and count a refusal, as a note to the operator about the subject `about`."""
         reason = {TooLarge: "too_large", SetAside: "set_aside"}.get(type(refused), "refused")
         self._notes.say(about, str(refused), reason)
 

@@ -100,7 +100,10 @@ class Session:
         await pools.alerts(self._context.alert_store.outbox.tidy)
 
     async def _turn(self) -> None:
-        """Do everything that is due, the most important first. Raises StorageError, sqlite3.Error or MqttError."""
+        """Publish and subscribe whatever is due, the most important first.
+
+        Raises StorageError, sqlite3.Error or MqttError.
+        """
         if not self._cautious:  # subscribe before publishing "online", so that clients may ask at once after it
             await self._subscribe()
         await self._state.online()
@@ -115,7 +118,10 @@ class Session:
     # --- events ---
 
     async def _deliver(self) -> None:
-        """Publish the oldest entries of the outbox. Each is read just before, so that no erased one is published."""
+        """Publish the oldest alert events that wait in the outbox.
+
+        Each is read just before it is published, so that no erased event is sent.
+        """
         for _ in range(DELIVERIES):
             entry = await pools.alerts(self._next)
             if entry is None:
@@ -124,7 +130,7 @@ class Session:
         self._context.wake.set()  # there may be more entries: begin the next turn at once
 
     def _next(self) -> Outgoing | None:
-        """Return the oldest entry of the outbox that is to be tried now, or None."""
+        """Return the oldest waiting alert event (an entry of the outbox) that is to be published now, or None."""
         context, outbox, now = self._context, self._context.alert_store.outbox, self._now()
         for place in [place for place, until in context.held.items() if until <= now]:
             del context.held[place]
@@ -140,7 +146,10 @@ class Session:
         return outbox.next(MQTT, except_rules=context.held, except_seqs=context.aside)
 
     async def _deliver_one(self, entry: Outgoing) -> None:
-        """Publish the event of an entry, and before it its picture. An event that the broker refuses is tried later."""
+        """Publish the alert event in `entry`, and before it the alert's picture.
+
+        An event that the broker refuses is tried later.
+        """
         context, topic = self._context, self._topics.event(entry.camera, entry.rule)
         if entry.snapshot is not None and context.settings.snapshots:
             place = self._topics.snapshot(entry.camera, entry.rule)

@@ -168,7 +168,10 @@ class RetainedState:
     # --- pictures ---
 
     async def _show_pictures(self) -> set[str]:
-        """Publish the newest picture of every rule, if not done on this connection. Return the topics of all pictures."""
+        """Publish the newest alert picture of every rule, unless this connection already has.
+
+        Return the topics of all pictures.
+        """
         newest = await pools.alerts(self._newest_pictures)
         for topic, alert_id in newest.items():
             if self._pictures.get(topic) != alert_id:

@@ -118,7 +118,10 @@ class _Guarded(paho.Client):
         return data
 
     def _skip(self, packet: dict[str, Any]) -> bytes:
-        """Discard a part of a packet that is too large. Returns b"" when the connection has ended, else raises an error."""
+        """Discard a part of a packet that is too large.
+
+        Return b"" when the connection has ended, else raise an error.
+        """
         data: bytes = super()._sock_recv(min(packet["to_process"], _CHUNK_BYTES))
         if not data:
             return data
@@ -204,7 +207,7 @@ class Client(aiomqtt.Client):
         self._watch_end()  # aiomqtt may have created a new future
 
     async def leave(self, timeout_s: float) -> None:
-        """Disconnect and close the socket, within `timeout_s` even if the broker does not answer."""
+        """Disconnect from the broker and close the socket, within `timeout_s` even if the broker does not answer."""
         self.timeout = timeout_s
         try:
             with suppress(aiomqtt.MqttError):

@@ -31,11 +31,11 @@ class Lane:
 
     @property
     def depth(self) -> int:
-        """The number of calls that are running or waiting."""
+        """The number of calls that are running or waiting in this lane (worker thread)."""
         return self._num_open
 
     async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run a call in the lane and return its result.
+        """Run `function` in the lane's thread and return its result.
 
         If the caller is cancelled, a call that has begun still runs to its end; one that has not begun never starts.
         """
@@ -53,7 +53,9 @@ class Lane:
         self._num_open -= 1
 
     async def pull(self, make: Callable[[], Iterator[T]]) -> AsyncGenerator[T, None]:
-        """Yield the items of the iterator that `make` returns. The lane computes each item when it is requested.
+        """Yield the items of the iterator that `make` returns.
+
+        The lane's thread computes each item when it is requested.
 
         If the consumer stops early (break, `aclose`, cancellation), the iterator's `close` runs in the lane, so that a
         generator frees its resources. After a `break` this happens immediately only if the call is wrapped in
@@ -106,7 +108,9 @@ class Turns:
 
     @asynccontextmanager
     async def place(self) -> AsyncIterator[None]:
-        """Context manager: occupy one of the `limit` places during the block. Raises TooManyWaiting if none is free.
+        """Context manager: occupy one of the queue's `limit` places during the block.
+
+        Raises TooManyWaiting if none is free.
 
         Inside the block, wait for the turn itself with `turn`.
         """
@@ -142,7 +146,8 @@ class Turns:
     def _hand_on(self) -> None:
         """Give the turn to the first caller who still waits.
 
-        `_held` stays True until that caller runs, so that a caller who arrives in between cannot take the turn.
+        `_held` (somebody has the turn) stays True until that caller runs, so that a caller who arrives in between
+        cannot take the turn.
         """
         while self._waiting:
             called = heapq.heappop(self._waiting)[2]

@@ -39,7 +39,7 @@ class Window:
         return self.counts[kind] <= MOST
 
     def held(self) -> dict[Kind, int]:
-        """Return the number of lines that were not written, by kind."""
+        """Return the number of repeated lines that were not written, by kind of line."""
         return {kind: number - MOST for kind, number in self.counts.items() if number > MOST}
 
 

@@ -46,7 +46,8 @@ def _message_of(record: logging.LogRecord) -> str:
 def _plain(value: Any, depth: int) -> Any:
     """Return `value` as JSON types, with passwords redacted and without lone surrogates.
 
-    Containers nested deeper than `depth` levels, and other types, become their text.
+    depth: how many levels of containers to convert. Containers nested deeper than `depth` levels, and other types,
+    become their text.
     """
     match value:
         case None | bool() | int() | float():

@@ -35,7 +35,7 @@ class Pool:
         self._threads: ThreadPoolExecutor | None = None
 
     async def __call__(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run a call in the pool and return its result.
+        """Run a function in a thread of the pool and return its result.
 
         A call that has begun runs to its end even if the caller is cancelled. Raises NoThreads if this is the pool's
         first call and its threads cannot be started.

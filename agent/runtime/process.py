@@ -118,7 +118,9 @@ def checked_output() -> Iterator[None]:
 
 
 def give_up_output(error: OutputFailed) -> int:
-    """Discard all further output to stdout, including what is flushed when the process ends. Return the exit code.
+    """Discard all further output to stdout, including what is flushed when the process ends.
+
+    Return the exit code for the process.
 
     The code is 0 if the reader of the pipe has closed it, else 1 with a message on stderr.
     """

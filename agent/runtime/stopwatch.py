@@ -25,7 +25,7 @@ class Stopwatch:
             self.timings_ms[name] = self.timings_ms.get(name, 0.0) + 1000 * (perf_counter() - begun)
 
     def total_ms(self) -> float:
-        """Return the milliseconds since this stopwatch was made."""
+        """Return the milliseconds since this stopwatch was created."""
         return 1000 * (perf_counter() - self.started)
 
 

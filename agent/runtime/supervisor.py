@@ -136,8 +136,8 @@ class Outcome:
 def contained(what: str, *expected: type[Exception]) -> Iterator[Outcome]:
     """Context manager: catch any failure of the block, log it with its traceback, and store it in the yielded Outcome.
 
-    what: name of the work, for the log. Not caught are exceptions of the types in `expected`, those that end the
-    process (KeyboardInterrupt, SystemExit), and the cancellation of this task.
+    what: name of the work, for the log. Not caught are exceptions of the types in `expected` (the further arguments),
+    those that end the process (KeyboardInterrupt, SystemExit), and the cancellation of this task.
     """
     outcome = Outcome()
     try:

@@ -267,7 +267,10 @@ _MAYBE_ADDRESS = re.compile(r"\S*:\S*@\S")
 
 
 def redacted(value: Any) -> Any:
-    """Return a copy of a plain value in which the passwords in addresses are replaced by stars."""
+    """Return a copy of `value`, in which the passwords in addresses are replaced by stars.
+
+    value: plain data, that is, dicts, lists, text and numbers.
+    """
     match value:
         case str():
             return redact(value) if "://" in value or _MAYBE_ADDRESS.match(value) else value

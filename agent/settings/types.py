@@ -158,7 +158,7 @@ def check_polygon(points: tuple[Point, ...]) -> tuple[Point, ...]:
 
 
 def area(points: tuple[Point, ...]) -> float:
-    """Return the area of a polygon, computed with the shoelace formula: 1 for the unit square."""
+    """Return the area of a polygon (shoelace formula), in squared units of the points: 1 for the unit square."""
     following = (*points[1:], points[0])
     return abs(sum(x * v - u * y for (x, y), (u, v) in zip(points, following, strict=True))) / 2
 

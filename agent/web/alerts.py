@@ -163,12 +163,18 @@ class AlertRoutes:
     # --- the stream ---
 
     def _committed(self) -> None:
-        """Wake the streams because an event was stored. Called in the thread that stored it."""
+        """Wake the responses that stream alert events, because an event was stored.
+
+        Called in the thread that stored it.
+        """
         if self._loop is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._beat)
 
     def end_streams(self) -> None:
-        """End all streams. Called when the server shuts down, because streams never end by themselves."""
+        """End all responses that stream alert events.
+
+        Called when the server shuts down, because streams never end by themselves.
+        """
         self._ended = True
         self._beat()
 

@@ -208,7 +208,7 @@ def local_token(data_dir: Path, scope: str) -> str | None:
 
 
 def _challenge(**parameters: str) -> dict[str, str]:
-    """Return the `WWW-Authenticate` header (RFC 6750) with these parameters.
+    """Return the `WWW-Authenticate` header (RFC 6750) of a refusal, with these parameters.
 
     A parameter is left out if its value has characters that a header cannot contain.
     """

@@ -70,7 +70,7 @@ class Guard:
         return self.auth.identify(request.headers.get("authorization"), self._clock())
 
     def check_signed(self, request: Request, scope: str, covered: Collection[str] = ()) -> None:
-        """Raise NotAllowed unless the request has a token that allows `scope`, or a valid signed URL and no token.
+        """Raise NotAllowed unless the request has a token that allows `scope`, or has no token but a valid signed URL.
 
         covered: names of the query parameters that are part of what was signed.
         """
@@ -95,7 +95,10 @@ class Guard:
         return self.sign(f"/v1/frames/{frame_id}.jpg")
 
     def frame_link(self, frame_id: int, origin: str) -> str:
-        """Return the complete signed URL of a frame's picture. origin: as in `link`."""
+        """Return the complete signed URL of a frame's picture.
+
+        origin: scheme and host to use when no `public_url` is set.
+        """
         return self.link(f"/v1/frames/{frame_id}.jpg", origin)
 
     def link(self, path: str, origin: str) -> str:
@@ -143,7 +146,10 @@ class Guesses:
             self._used.popitem(last=False)
 
     def refuses(self, address: str, authorization: str) -> bool:
-        """Return True if a request must be refused without checking its token; see the module for when."""
+        """Return True if a request must be refused without checking its token.
+
+        That is while too many refusals of this address are being delayed, unless the token was used from there before.
+        """
         return self.delayed[address] >= MAX_DELAYED and (address, _digest(authorization)) not in self._used
 
     def reader(self) -> Reader:

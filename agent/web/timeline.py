@@ -69,12 +69,12 @@ class ScoredFrames(Protocol):
     @property
     def frame_ids(self) -> Int64: ...
     def embeddings(self, rows: Int64) -> Float32:
-        """(n, D) unit vectors."""
+        """Return the embeddings of the frames in these rows, (n, D) unit vectors."""
 
 
 @dataclass(frozen=True, slots=True)
 class Bins:
-    """The bins that hold frames, in order; all arrays (m,).
+    """The bins (equal parts of the time shown) that hold frames, in order. All arrays have one entry for each, (m,).
 
     number: index of the bin; counts: frames in it; best: row of the highest score (without scores: of the first frame);
     highest, mean: of the scores, None without scores.
@@ -107,7 +107,7 @@ def bin_frames(times: Float64, scores: Float32 | None, after: float, before: flo
 
 
 def gap_threshold_s(times: Float64, rate_hz: float) -> float:
-    """Seconds without a frame beyond which there is a gap.
+    """Return the seconds without a frame beyond which the timeline shows a gap.
 
     GAP_INTERVALS times the configured or the median frame interval, whichever is longer, and at least MIN_GAP_S.
     """
@@ -119,7 +119,7 @@ def gap_threshold_s(times: Float64, rate_hz: float) -> float:
 
 
 def find_gaps(times: Float64, after: float, before: float, now: float, threshold_s: float) -> list[tuple[float, float]]:
-    """Start and end of each gap, clipped to [after, before].
+    """Return (start, end) of each gap of more than `threshold_s` between frames, clipped to [after, before].
 
     times: all frames of the camera, rising, inside the bounds or not. The time from the newest frame to `now` may be a
     gap too; the time before the oldest frame is not.
@@ -145,7 +145,10 @@ class Relevance:
         self._known: OrderedDict[Hashable, tuple[Int64, Float32]] = OrderedDict()  # ids rising, their scores
 
     def scores(self, key: Hashable, window: ScoredFrames, query: Float32) -> Float32:
-        """Cosine of `query` (D,) with every frame of the window, (N,) float32. `key`: the camera and the question."""
+        """Return the cosine of `query` (D,) with every frame of the window, (N,) float32.
+
+        `key`: the camera and the question.
+        """
         ids, known = self._known.pop(key, (np.zeros(0, np.int64), np.zeros(0, np.float32)))
         asked = window.frame_ids
         places = np.searchsorted(ids, asked)
@@ -252,7 +255,7 @@ class TimelineRoutes:
         return drawn
 
     def _drawn(self, view: View, query: "TextFeatures | None") -> tuple[Window, dict[str, Any]]:
-        """The window of the view, and the response without its keyframes."""
+        """Return the stored frames of the view as a window, and the response without its keyframes."""
         store = self.agent.store
         whole = store.window((view.camera,))
         window = store.window((view.camera,), view.after, view.before)
@@ -284,12 +287,12 @@ class TimelineRoutes:
         }
 
     def _alerts(self, camera: str, after: float, before: float) -> list[Alert]:
-        """The newest alerts that overlap the bounds, oldest first."""
+        """Return the newest alerts that overlap the bounds, oldest first."""
         newest = self.agent.alert_store.alerts(Filter(camera=camera, before=before, limit=MAX_ALERTS))
         return [alert for alert in reversed(newest) if alert.end_time is None or alert.end_time >= after]
 
     def _pending(self, camera: str) -> list[float]:
-        """Times of this camera's frames that are waiting for the encoder."""
+        """Return the times (unix seconds) of this camera's frames that are waiting for the encoder."""
         times = []
         for frame_id in self.agent.store.pending(_MAX_PENDING):
             try:
@@ -322,7 +325,7 @@ def _with(times: Float64, more: list[float]) -> Float64:
 
 
 def _bounds(view: View, times: Float64) -> tuple[float, float]:
-    """Start and end of the view, at least a second apart where one of them is not given."""
+    """Return start and end of the view in unix seconds, at least a second apart where one of them is not given."""
     after, before = view.after, view.before
     if after is None:
         oldest = float(times[0]) if len(times) else 0.0
