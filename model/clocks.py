@@ -20,11 +20,11 @@ _BEGINNING = re.compile(r"\d{1,2}(?::\d?)?")
 
 @dataclass(frozen=True)
 class ClockTree:
-    """The times of the prompt as a tree of T tokens, in which common beginnings are stored once.
+    """The clock times of a prompt as a tree of T tokens, in which common beginnings are stored once.
 
-    texts: the tokens of each time, without duplicates; tokens (T,); depths (T,), from 0; parents (T,), -1 for the first
-    token of a time; visible (T, T) bool, whether the row's token attends to the column's; ends: index of each text's
-    last token.
+    texts: the tokens of each time, without duplicates; tokens (T,): the token ids; depths (T,): of each token in the
+    tree, from 0; parents (T,): index of the token before, -1 for the first of a time; visible (T, T) bool: whether the
+    row's token attends to the column's; ends: index of each text's last token.
     """
 
     texts: tuple[tuple[int, ...], ...]
@@ -36,18 +36,21 @@ class ClockTree:
     symbols: Mapping[int, str]  # character of each token that can be part of a time
 
     def begins(self, tokens: Sequence[int]) -> bool:
-        """Return whether a clock time may begin with these tokens: 1, 12, 12:, 12:3."""
+        """Return whether a clock time may begin with these tokens, such as those of 1, 12, 12: or 12:3."""
         return _BEGINNING.fullmatch(self._text(tokens)) is not None
 
     def is_clock(self, tokens: Sequence[int]) -> bool:
-        """Return whether these tokens can only be the beginning of a clock time, as 12:34 is."""
+        """Return whether these tokens can only be the beginning of a clock time, such as those of 12:34."""
         return _CLOCK.fullmatch(self._text(tokens)) is not None
 
     def _text(self, tokens: Sequence[int]) -> str:
         return "".join(self.symbols.get(token, " ") for token in tokens)
 
     def log_likelihoods(self, log_odds: Tensor) -> Tensor:
-        """Return the log-likelihood of each text, (texts,). log_odds (T,): of each token after its parent."""
+        """Return the log-likelihood of each clock time in the tree, (times,).
+
+        log_odds (T,): for each of the T tokens of the tree, the log-likelihood that it follows its parent.
+        """
         return torch.where(self.visible, log_odds, 0.0).sum(1)[list(self.ends)]
 
 
@@ -68,7 +71,10 @@ def clock_tree(clocks: Iterable[str], encode: Callable[[str], list[int]]) -> Clo
 
 
 def tree_of(texts: Sequence[tuple[int, ...]], symbols: Mapping[int, str]) -> ClockTree:
-    """Return the tree of these token lists: (1, 2), (1, 3) share 1 -> tokens 1, 2, 3 with parents -1, 0, 0."""
+    """Return the tree of the tokens of these clock times, with common beginnings stored once.
+
+    (1, 2), (1, 3) share 1 -> tokens 1, 2, 3 with parents -1, 0, 0. symbols: the character of each token.
+    """
     nodes: dict[tuple[int, ...], int] = {}
     parents: list[int] = []
     for text in texts:

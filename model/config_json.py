@@ -1,8 +1,8 @@
-"""Convert the published config.json files to `ModelConfig` and back.
+"""Convert the config.json files of the original authors' checkpoint, the published format, to `ModelConfig` and back.
 
-Input: the parsed config.json of the published format (`model_type: llava_qwen`) and of the two towers it names. An
-option that the published code has and this program does not support is refused with an error that names it. This file
-does not know where the files are.
+Input: the parsed config.json (`model_type: llava_qwen`) and those of the two towers (encoders) that it names. An option
+that the published code has and this program does not support is refused with an error that names it. This file does not
+know where the files are.
 """
 
 from collections.abc import Mapping
@@ -59,8 +59,9 @@ def config_from_json(
 
 
 def config_to_json(config: ModelConfig) -> dict[str, dict[str, Any]]:
-    """Return the files of the published format: {"config", "vision", "clip", "vision_image", "clip_image"}.
+    """Return the parsed config files of this configuration, with the keys that the original authors' checkpoint has.
 
+    The result has the keys "config", "vision", "clip", "vision_image" and "clip_image", one for each file.
     `config_from_json` of the result equals `config`.
     """
     vision, dual = config.vision.image, config.dual_encoder
@@ -245,7 +246,7 @@ _CLIP_VISION = {
 
 
 def dual_encoder_from_json(clip: Mapping[str, Any], processor: Mapping[str, Any] | None) -> DualEncoderConfig:
-    """Return CLIP's sizes from its config.json and its processor's. Missing keys have the values of CLIP ViT-B/32."""
+    """Return CLIP's sizes from its parsed config.json and its processor's. Defaults are the values of CLIP ViT-B/32."""
     text = {**_CLIP_TEXT, **clip.get("text_config", {})}
     vision = {**_CLIP_VISION, **clip.get("vision_config", {})}
     return DualEncoderConfig(

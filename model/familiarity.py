@@ -25,10 +25,10 @@ CANNOT_TELL = (
 
 
 def layout_statistics(values: np.ndarray) -> np.ndarray:
-    """Return the mean of each horizontal band of patches, and the deviation: (n, (BANDS + 1) * C) float32.
+    """Return layout statistics of n pictures: the mean patch of each horizontal band of the picture, and the deviation.
 
-    values (n, M, C): patches row by row of the grid. M = 8 x 8 patches with C = 256: 4 bands of 16 patches, 1,280
-    numbers.
+    values (n, M, C): the M patches of each picture, row by row of the grid, with C channels. The result is (n, (BANDS +
+    1) * C) float32. M = 8 x 8 patches with C = 256: 4 bands of 16 patches, 1,280 numbers.
     """
     values = values.astype(np.float32, copy=False)
     bands = [band.mean(axis=1) for band in np.array_split(values, BANDS, axis=1)]
@@ -37,7 +37,10 @@ def layout_statistics(values: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True, slots=True)
 class Familiarity:
-    """The classifier's weights: F statistics, R principal directions, W hidden units. All arrays are float32."""
+    """The weights of the classifier that says whether pictures are foreign, that is, unlike the model's training data.
+
+    It has F input statistics, R principal directions and W hidden units. All arrays are float32.
+    """
 
     mean: np.ndarray  # (F,)
     directions: np.ndarray  # (F, R) principal directions, each divided by its length in `lengths`
@@ -50,9 +53,10 @@ class Familiarity:
     limit: np.ndarray  # (1,) a picture with a higher score is foreign
 
     def inputs(self, statistics: np.ndarray) -> np.ndarray:
-        """Return the classifier's input (n, R + 1) for statistics (n, F).
+        """Return the classifier's input for n pictures, (n, R + 1), from their layout statistics, (n, F).
 
-        It holds the squashed position along each direction, and the logarithm of the distance from the training data.
+        It holds the squashed position along each of the R principal directions of the F statistics, and the logarithm
+        of the distance from the training data.
         """
         centred = statistics - self.mean
         along = centred @ self.directions
@@ -61,18 +65,27 @@ class Familiarity:
         return np.concatenate([np.tanh(along / 3), np.log(distance + 1e-6)[:, None]], axis=1).astype(np.float32)
 
     def scores(self, values: np.ndarray) -> np.ndarray:
-        """Return the log odds that each picture is foreign, (n,) float32. values (n, M, C): its patches."""
+        """Return for each of n pictures the log odds that it is foreign (unlike the training data), (n,) float32.
+
+        values (n, M, C): the M patches of each picture, with C channels.
+        """
         hidden = np.maximum(self.inputs(layout_statistics(values)) @ self.hidden_weight.T + self.hidden_bias, 0)
         scores: np.ndarray = hidden @ self.out_weight + self.out_bias
         return scores
 
     def is_foreign(self, scores: np.ndarray) -> bool:
-        """Return whether pictures of one camera are foreign. The median score decides, so one odd picture cannot."""
+        """Return whether the pictures of one camera, with these `scores`, are foreign: unlike the training data.
+
+        The median score decides, so one odd picture cannot.
+        """
         return len(scores) > 0 and float(np.median(scores)) > float(self.limit[0])
 
 
 def read_familiarity(folder: Path, patch_width: int) -> Familiarity | None:
-    """Read a checkpoint's classifier; None if it has none. Raises ConfigError if the file is damaged or of another."""
+    """Read the classifier of foreign pictures (unlike the training data) in a checkpoint folder; None if it has none.
+
+    patch_width: number of channels of a patch. Raises ConfigError if the file is damaged or belongs to another model.
+    """
     path = folder / FILE_NAME
     if not path.is_file():
         return None
@@ -87,7 +100,7 @@ def read_familiarity(folder: Path, patch_width: int) -> Familiarity | None:
 
 
 def write_familiarity(folder: Path, familiarity: Familiarity) -> None:
-    """Write the classifier to the checkpoint folder, in half precision where that is enough."""
+    """Write the classifier to `familiarity.safetensors` in the checkpoint folder, partly in half precision."""
     arrays = {field.name: getattr(familiarity, field.name) for field in fields(Familiarity)}
     arrays["directions"] = arrays["directions"].astype(np.float16)
     save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, folder / FILE_NAME)

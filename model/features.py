@@ -19,10 +19,11 @@ from model.select import Keyframes
 
 @dataclass(frozen=True, slots=True)
 class FrameFeatures:
-    """The features stored of one frame.
+    """The features stored of one frame with M patches.
 
-    embedding (D,) float32, not normalised; patches (M, C') as stored (float16 or int8); scalars (M, 3 or 4) float32,
-    computed from the stored patches (`model.storage`); summary (C',) float32, the mean patch.
+    embedding (D,) float32, not normalised, of width D; patches (M, C') as stored (float16 or int8), C' channels each;
+    scalars (M, 3 or 4) float32: numbers computed from each stored patch (`model.storage`); summary (C',) float32: the
+    mean patch.
     """
 
     embedding: np.ndarray
@@ -35,8 +36,9 @@ class FrameFeatures:
 class TextFeatures:
     """The features of a question.
 
-    unit (D,) float32: its normalised embedding; raw (D,) float32: before normalisation; merge_query: the vector that
-    merging compares patches with; truncated: whether the question was cut to CLIP's length.
+    unit (D,) float32: its normalised embedding, of width D; raw (D,) float32: the same before normalisation;
+    merge_query: the vector that merging compares patches with; truncated: whether the question was cut to CLIP's
+    length.
     """
 
     unit: np.ndarray
@@ -131,7 +133,7 @@ class VisualContext:
 
     @property
     def is_foreign(self) -> bool:
-        """Whether the keyframes of every camera look unlike the checkpoint's training data."""
+        """Whether the keyframes of every camera are foreign, that is, look unlike the checkpoint's training data."""
         return bool(self.foreign_groups) and all(self.foreign_groups)
 
 
@@ -148,11 +150,11 @@ def best_keyframes(keyframes: Keyframes, most: int) -> Keyframes:
 def neighbour_change(
     source: PatchSource, rows: np.ndarray, group_sizes: Sequence[int], block: int = 1024
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Compare each of these F rows (non-keyframes) with the row before it. Return (change, may_join), each (F,).
+    """Compare each of F frames that are no keyframes with the frame before it. Return (change, may_join), each (F,).
 
-    change, float32: one minus the cosine of the two embeddings. may_join, bool: whether the frame may share a token
-    with the one before it, which must be among `rows`, adjacent and in the same group (camera). block: rows compared at
-    once.
+    rows (F,): their positions in `source`. change, float32: one minus the cosine of the two embeddings. may_join, bool:
+    whether the frame may share a token with the one before it, which must be among `rows`, adjacent and in the same
+    group (camera). block: rows compared at once.
     """
     change = np.ones(len(rows), np.float32)
     may_join = np.zeros(len(rows), bool)
@@ -166,7 +168,11 @@ def neighbour_change(
 
 
 def mean_of_runs(tokens: Tensor, runs: np.ndarray) -> Tensor:
-    """Return the mean token of each run, (runs, H). tokens (F, H); runs (F,): each token's run, rising from 0."""
+    """Return the mean token of each run of neighbouring frames, (runs, H).
+
+    tokens (F, H): the token of each of F frames, with language width H; runs (F,): the number of each frame's run,
+    rising from 0.
+    """
     if not len(runs) or int(runs[-1]) + 1 == len(runs):
         return tokens
     index = torch.from_numpy(runs)

@@ -1,8 +1,8 @@
 """Generate tokens with the language model and its key-value cache, and turn them into text.
 
-Input: embeddings of the whole prompt. Output: an iterator of token ids, one forward pass each, which may be closed at
-any time. Clock times are the exception: a whole time is chosen in one pass (`model.clocks`). This file does not know
-pictures or prompts.
+Input: the embeddings of a whole prompt. Output: an iterator of token ids, which may be closed at any time. Each id
+takes one forward pass, except that a clock time such as 14:05:20 is chosen whole, in one pass (`model.clocks`). This
+file does not build prompts and knows no pictures.
 """
 
 import codecs
@@ -22,10 +22,11 @@ _COLDEST = 1e-3  # a lower temperature counts as 0
 
 
 class Decoding:
-    """The language model's state while it writes an answer: call `prefill`, then `step` with each token.
+    """The language model's state while it writes an answer: call `prefill` with the prompt, then `step` with each
+    token.
 
-    Each returns the next token's logits (V,). Calling `prefill` again begins another answer; the part that both prompts
-    begin with, mostly the visual tokens, is taken from the cache.
+    Each returns the next token's logits (V,), one for each of the V tokens of the vocabulary. Calling `prefill` again
+    begins another answer; the part that both prompts begin with, mostly the visual tokens, is taken from the cache.
     """
 
     def __init__(self, language_model: Qwen2ForCausalLM) -> None:
@@ -35,7 +36,10 @@ class Decoding:
 
     @torch.inference_mode()
     def prefill(self, embeddings: Tensor) -> Tensor:
-        """Process a prompt's embeddings (L, H). Return the logits (V,) float32 after its last position."""
+        """Process the embeddings of a prompt of L tokens, (L, H) with language width H.
+
+        Returns the logits of the token that follows, float32, (V,): one for each token of the vocabulary.
+        """
         known = 0 if self._prompt is None else _num_alike(self._prompt, embeddings[:-1])
         self.rewind(self._cache.get_seq_length() - known)
         self._prompt = embeddings
@@ -47,7 +51,7 @@ class Decoding:
 
     @torch.inference_mode()
     def step(self, *tokens: int) -> Tensor:
-        """Append these tokens. Return the logits (V,) float32 of what follows."""
+        """Append these tokens. Return the logits (V,) float32, one for each of the V tokens that may follow."""
         ids = torch.tensor([tokens], device=self._model.lm_head.weight.device)
         hidden = self._model.model(input_ids=ids, past_key_values=self._cache, use_cache=True).last_hidden_state
         logits: Tensor = self._model.lm_head(hidden[0, -1]).float()
@@ -60,10 +64,10 @@ class Decoding:
 
     @torch.inference_mode()
     def weigh(self, tree: ClockTree, first: Tensor) -> Tensor:
-        """Return the log-likelihood of each text of the tree as a continuation, (texts,), in one pass. Leaves the cache
-        unchanged.
+        """Return the log-likelihood of each clock time of the tree as a continuation, (times,), in one forward pass.
 
-        first (V,): the logits of the next token.
+        Leaves the cache unchanged. first (V,): the logits of the next token, for each of the V tokens of the
+        vocabulary.
         """
         weight = self._model.lm_head.weight
         past, size = self._cache.get_seq_length(), len(tree.tokens)
@@ -87,7 +91,7 @@ class Decoding:
 
 
 def _num_alike(first: Tensor, second: Tensor) -> int:
-    """Return how many rows at the beginning are equal in both."""
+    """Return how many rows at the beginning of two tensors are equal."""
     length = min(len(first), len(second))
     differs = (first[:length] != second[:length]).any(dim=1).nonzero()
     return int(differs[0]) if len(differs) else length
@@ -155,7 +159,7 @@ def _tokens(
 
 
 def choose(logits: Tensor, temperature: float, generator: torch.Generator) -> int:
-    """Return a token drawn from softmax(logits / temperature).
+    """Return a token chosen at random with the probabilities softmax(logits / temperature).
 
     At temperature 0, or so near it that the division would overflow, return the most likely token.
     """
@@ -175,7 +179,7 @@ class TextPieces:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     def push(self, token: int) -> str:
-        """Return the text that this token completes: often "", never part of a character."""
+        """Return the text that this token completes: often "", never a part of a character."""
         symbols = self._tokenizer.id_to_token(token)
         if symbols is None or token in self._special:
             return ""
@@ -186,12 +190,12 @@ class TextPieces:
         return self._decoder.decode(raw)
 
     def finish(self) -> str:
-        """Return the rest at the end of the answer: U+FFFD for an incomplete character, else ""."""
+        """Return the text left at the end of the answer: U+FFFD if the last character is incomplete, else ""."""
         return self._decoder.decode(b"", final=True)
 
 
 def _byte_of_symbol() -> dict[str, int]:
-    """Return the byte of each symbol of byte-level BPE.
+    """Return the byte for which each symbol stands in the vocabulary of a byte-level BPE tokenizer.
 
     Printable Latin-1 bytes stand for themselves, the other 68 are written as U+0100, U+0101, ... in order.
     """

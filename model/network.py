@@ -28,7 +28,7 @@ PUBLISHED_PREFIXES = (
 
 
 class VisionTower(nn.Module):
-    """SigLIP without its last layer. `post_layernorm` is never applied, but checkpoint files contain it."""
+    """The SigLIP encoder of pictures without its last layer. `post_layernorm` is never used, but files contain it."""
 
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
@@ -42,13 +42,20 @@ class VisionTower(nn.Module):
         self.post_layernorm = whole.post_layernorm.requires_grad_(False)
 
     def forward(self, pixel_values: Tensor) -> Tensor:
-        """Return patches (B, M, C), row by row of the picture, for pixel_values (B, 3, S, S)."""
+        """Return patches (B pictures, M patches, C channels), row by row of each picture.
+
+        pixel_values (B, 3, S, S): B normalised square pictures with sides of S pixels.
+        """
         features: Tensor = self.encoder(inputs_embeds=self.embeddings(pixel_values)).last_hidden_state
         return features
 
 
 class SigPooling(nn.Module):
-    """The trained maps of merging: D -> H for the question, H -> H for patches. tau: temperature of its softmax."""
+    """The trained linear maps of merging, which compare patches with the question and with the keyframe before.
+
+    The question's map is D -> H (CLIP's width to the language model's), those of patches are H -> H. tau: temperature
+    of the softmax over the patches.
+    """
 
     def __init__(self, query_dim: int, hidden_size: int, tau: float = 0.07) -> None:
         super().__init__()
@@ -79,46 +86,62 @@ class VilampNetwork(nn.Module):
         self.language_model = build_language_model(config.language)
 
     def vision_features(self, pixel_values: Tensor) -> Tensor:
-        """Return the vision tower's patches v (B, M, C) for pixel_values (B, 3, S, S), normalised for SigLIP."""
+        """Return the vision tower's features v of B pictures: (B, M patches, C channels).
+
+        pixel_values (B, 3, S, S): square pictures with sides of S pixels, normalised for SigLIP.
+        """
         features: Tensor = self.vision_tower(pixel_values)
         return features
 
     def project_hidden(self, features: Tensor) -> Tensor:
-        """Return h = gelu(W1 v + b1), the first half of the projector: (..., C) -> (..., H)."""
+        """Return h = gelu(W1 v + b1), the first half of the projector.
+
+        It maps patches (..., C), of the vision tower's width C, to (..., H), of the language model's width H.
+        """
         hidden: Tensor = self.mm_projector[1](self.mm_projector[0](features))
         return hidden
 
     def project_out(self, hidden: Tensor) -> Tensor:
-        """Return x = W2 h + b2, the second half of the projector: (..., H) -> (..., H)."""
+        """Return x = W2 h + b2, the second half of the projector: (..., H) -> (..., H), of the language model's width.
+        """
         projected: Tensor = self.mm_projector[2](hidden)
         return projected
 
     def project(self, features: Tensor) -> Tensor:
-        """Return x = W2 gelu(W1 v + b1) + b2, the projected patches: (..., C) -> (..., H)."""
+        """Return the projected patches x = W2 gelu(W1 v + b1) + b2.
+
+        Maps (..., C), of the vision tower's width C, to (..., H), of the language model's width H.
+        """
         return self.project_out(self.project_hidden(features))
 
     def pool(self, projected: Tensor) -> Tensor:
-        """Pool the projected patches of keyframes to fewer tokens: (B, M, H) -> (B, M', H)."""
+        """Pool the projected patches of B keyframes to fewer tokens: (B, M patches, H) -> (B, M' tokens, H).
+
+        H is the language model's width.
+        """
         return pool_patches(projected, self.config.pooling, self.config.pool_stride)
 
     def embed_images(self, pixel_values: Tensor) -> Tensor:
-        """Return CLIP's picture embeddings (B, D), not normalised. pixel_values (B, 3, S, S): normalised for CLIP."""
+        """Return CLIP's embeddings of B pictures, (B, D), not normalised; D is CLIP's embedding width.
+
+        pixel_values (B, 3, S, S): square pictures with sides of S pixels, normalised for CLIP.
+        """
         pooled = self.dual_encoder.vision_model(pixel_values=pixel_values).pooler_output
         embeddings: Tensor = self.dual_encoder.visual_projection(pooled)
         return embeddings
 
     def embed_texts(self, input_ids: Tensor) -> Tensor:
-        """Return CLIP's text embeddings (B, D), not normalised.
+        """Return CLIP's embeddings of B texts, (B, D), not normalised; D is CLIP's embedding width.
 
-        input_ids (B, L): CLIP token ids with begin and end, padded after the end. Attention is causal and the embedding
-        is the output at the end token, so padding has no effect.
+        input_ids (B, L): CLIP token ids with begin and end, padded after the end to length L. Attention is causal and
+        the embedding is the output at the end token, so padding has no effect.
         """
         pooled = self.dual_encoder.text_model(input_ids=input_ids).pooler_output
         embeddings: Tensor = self.dual_encoder.text_projection(pooled)
         return embeddings
 
     def embed_tokens(self, input_ids: Tensor) -> Tensor:
-        """Return the language model's input embeddings (..., H) of its token ids (...,)."""
+        """Return the language model's input embeddings, (..., H) with its width H, of token ids (...,)."""
         embedded: Tensor = self.language_model.model.embed_tokens(input_ids)
         return embedded
 
@@ -149,7 +172,7 @@ def build_language_model(config: LanguageConfig) -> Qwen2ForCausalLM:
 
 
 def pool_patches(patches: Tensor, mode: Pooling, stride: int) -> Tensor:
-    """Pool the square grid of patches: (B, side * side, H) -> (B, side' * side', H).
+    """Pool the square grid of patches of B pictures: (B, side * side, H) -> (B, side' * side', H), with H channels.
 
     bilinear: side' = ceil(side / 2), whatever the stride. average, max: side' = side // stride, dropping the last rows
     and columns if side is no multiple of it. none: unchanged. 27 x 27 -> 14 x 14 bilinear, 13 x 13 average or max with

@@ -23,8 +23,9 @@ STANDS = 0.6  # if the thing is on one side in this share of the frames, it did 
 
 
 def presence_of(cosines: NDArray[np.float32], pointing: Mapping[str, float]) -> NDArray[np.float32]:
-    """Return the probability that each patch shows what is asked about, (n, M); 0 where the cosine is unknown (NaN).
+    """Return the probability that each patch shows what is asked about; 0 where the cosine is unknown (NaN).
 
+    cosines (n, M): cosine with the question of each of the M patches of n frames; the result has the same shape.
     pointing: the checkpoint's "scale" and "bias"; the log odds are scale * cosine + bias.
     """
     log_odds = pointing["scale"] * cosines + pointing["bias"]
@@ -32,15 +33,19 @@ def presence_of(cosines: NDArray[np.float32], pointing: Mapping[str, float]) -> 
 
 
 def shown(presences: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """Return which frames show the thing, (n,) bool: those with a patch of at least the probability SHOWN."""
+    """Return which of n frames show the thing, (n,) bool: those with a patch of at least the probability SHOWN.
+
+    presences (n, M): for each of the M patches of each frame, the probability that it shows the thing.
+    """
     return np.asarray(presences.max(axis=1) > SHOWN)
 
 
 def stay(shows: NDArray[np.bool_], place: int, times: NDArray[np.float64], gap_s: float) -> NDArray[np.int64]:
-    """Return the indices of the frames that show the thing during its stay around index `place`; empty if none does.
+    """Return the indices of the frames that show the thing during one stay, the time around index `place` without a
+    long absence.
 
-    shows (n,) bool; times (n,): unix seconds of one camera's frames. gap_s: if the thing is out of sight for longer,
-    the stay ends.
+    Empty if no frame shows it. shows (n,) bool: which of n frames of one camera show the thing; times (n,): their unix
+    seconds. If the thing is out of sight for longer than gap_s, the stay ends.
     """
     rows = np.flatnonzero(shows)
     if not len(rows):
@@ -54,13 +59,21 @@ def stay(shows: NDArray[np.bool_], place: int, times: NDArray[np.float64], gap_s
 def side_during_stay(
     presences: NDArray[np.float32], place: int, times: NDArray[np.float64], gap_s: float = SAME_VISIT_GAP_S
 ) -> str:
-    """Return `side_of` for the frames of the stay around index `place`; "" if no frame shows the thing."""
+    """Say on which side of the picture the thing was, or how it moved; "" if no frame shows it.
+
+    Only frames of one stay count: those around index `place` between which the thing is never out of sight for longer
+    than gap_s seconds. presences (n, M): probability that each of the M patches of n frames shows the thing; times
+    (n,): unix seconds.
+    """
     rows = stay(shown(presences), place, times, gap_s)
     return side_of(presences[rows]) if len(rows) else ""
 
 
 def side_of(presences: NDArray[np.float32]) -> str:
-    """Say where the thing was, "on the left of the picture", or how it moved, "from the left to the right of ..."."""
+    """Say where the thing was, "on the left of the picture", or how it moved, "from the left to the right of ...".
+
+    presences (n, M): for n frames that show the thing, the probability of each of the M patches to show it.
+    """
     sides = [SIDES[min(2, int(centre * 3))] for centre in centres(presences)]
     [(most, count)] = Counter(sides).most_common(1)
     if count < STANDS * len(sides) and sides[0] != sides[-1]:
@@ -69,7 +82,11 @@ def side_of(presences: NDArray[np.float32]) -> str:
 
 
 def boxes_of(presence: NDArray[np.float32]) -> tuple[Box, ...]:
-    """Return a box around each group of adjacent patches that show the thing, from left to right. presence (M,)."""
+    """Return a box around each group of adjacent patches that show the thing, from left to right.
+
+    presence (M,) float32: for each of the M patches of one frame, row by row of a square grid, the probability that it
+    shows the thing. A box is in fractions of the picture, from 0 to 1.
+    """
     side = round(len(presence) ** 0.5)
     left = {divmod(int(patch), side) for patch in np.flatnonzero(presence > SHOWN)}
     boxes = []
@@ -88,7 +105,10 @@ def boxes_of(presence: NDArray[np.float32]) -> tuple[Box, ...]:
 
 
 def centres(presences: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the horizontal centre of the thing in each frame, (n,): 0 is left, 1 is right."""
+    """Return the horizontal centre of the thing in each of n frames, (n,): 0 is left, 1 is right.
+
+    presences (n, M): probability of each of the M patches of a frame to show the thing, row by row of a square grid.
+    """
     side = round(presences.shape[1] ** 0.5)
     across = (np.arange(presences.shape[1]) % side + 0.5) / side
     return np.asarray((presences @ across) / np.maximum(presences.sum(axis=1), 1e-12), np.float32)

@@ -21,15 +21,16 @@ INT8_MAX = 127
 
 
 def num_scalars(dtype: np.dtype) -> int:
-    """Return the number of scalar columns stored with patches of this type: 3, or 4 with the scale of 8-bit patches."""
+    """Return how many scalars merging needs stored with each patch: 3, or 4 with the scale of 8-bit patches."""
     return NUM_SCALARS + int(dtype == np.int8)
 
 
 def pack(values: np.ndarray, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
-    """Convert values (..., C) float32 to their stored form: patches (..., C) of `dtype`, and scales float32.
+    """Convert values (..., C) float32, with C channels in each patch, to their stored form: patches and scales.
 
-    int8: one scale per patch, scales (..., 1). Float types need none, so scales is (..., 0). [-1.27, 0.014, 1.0] as
-    int8 -> [-127, 1, 100] with scale 0.01, which reads back as [-1.27, 0.01, 1.0].
+    patches (..., C) have the type `dtype`. int8: one scale per patch, scales (..., 1) float32. Float types need none,
+    so scales is (..., 0). [-1.27, 0.014, 1.0] as int8 -> [-127, 1, 100] with scale 0.01, which reads back as [-1.27,
+    0.01, 1.0].
     """
     values = np.clip(values, -FP16_MAX, FP16_MAX)
     if dtype != np.int8:
@@ -41,24 +42,27 @@ def pack(values: np.ndarray, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
 
 
 def unpack(patches: Tensor, scalars: Tensor) -> Tensor:
-    """Return the values (..., C) of stored patches (..., C). scalars (..., 3 or 4). Float patches are unchanged."""
+    """Return the values (..., C) of stored patches (..., C), with C channels in each. Float patches are unchanged.
+
+    scalars (..., 3 or 4): the numbers stored beside each patch; the fourth is the scale of an 8-bit patch.
+    """
     if patches.dtype != torch.int8:
         return patches
     return patches.float() * scalars[..., SCALE:]
 
 
 class Stored(Protocol):
-    """Stored patches (..., C) of one or many frames, with their scalars (..., 3 or 4)."""
+    """Stored patches of one or many frames, (..., C) with C channels in each, and their scalars, (..., 3 or 4)."""
 
     @property
     def patches(self) -> np.ndarray | Tensor:
-        """The patches (..., C) in their storage type."""
+        """The patches (..., C), with C channels in each, in the type they are stored in."""
 
     @property
     def scalars(self) -> np.ndarray | Tensor:
-        """The scalars (..., 3), or (..., 4) including the scale of 8-bit patches."""
+        """Three numbers stored beside each patch for merging, (..., 3), or (..., 4) with the scale of 8-bit patches."""
 
 
 def stored_values(stored: Stored) -> Tensor:
-    """Return the values (..., C) of the stored patches (`unpack`)."""
+    """Return the values (..., C) of stored patches, with C channels in each; 8-bit ones are scaled back."""
     return unpack(torch.as_tensor(stored.patches), torch.as_tensor(stored.scalars))

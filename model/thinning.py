@@ -27,7 +27,11 @@ def rows_taking_part(
     most_merged: int = MOST_MERGED,
     most_summaries: int = MOST_SUMMARIES,
 ) -> np.ndarray:
-    """Return the rows that take part, keyframes included, in rising order. present (N,) bool: which rows have patches."""
+    """Return the rows (frames) that take part in merging, keyframes included, in rising order.
+
+    present (N,) bool: which of the N frames of the window still have their patches. Of the frames that are no
+    keyframes, most_merged with patches and most_summaries with only their mean patch take part.
+    """
     is_other = np.ones(len(present), bool)
     is_other[keyframe_rows] = False
     parts = [
@@ -47,7 +51,10 @@ def evenly(rows: np.ndarray, most: int) -> np.ndarray:
 
 
 class Thinned:
-    """A patch source with only some rows of another source: its row i is row rows[i] of that one. rows (T,), rising."""
+    """A patch source with only some rows (frames) of another source: its row i is row rows[i] of that one.
+
+    rows (T,): the T rows kept, rising.
+    """
 
     def __init__(self, source: PatchSource, rows: np.ndarray) -> None:
         self._source = source
@@ -67,7 +74,7 @@ class Thinned:
         return np.diff(np.searchsorted(self.rows, np.cumsum([0, *group_sizes]))).tolist()
 
     def present(self) -> np.ndarray:
-        """Return (T,) bool: which rows have patches."""
+        """Return (T,) bool: for each of the T frames, whether it still has its patches and not only their mean."""
         found: np.ndarray = self._source.present()[self.rows]
         return found
 
@@ -83,19 +90,22 @@ class Thinned:
         )
 
     def summaries(self, start: int, stop: int) -> np.ndarray:
-        """Return the mean patches of the rows from `start` up to, not including, `stop`: (n, C') float32."""
+        """Return, for each row from `start` up to, not including, `stop`, the mean of its patches.
+
+        (n rows, C' channels of a stored patch) float32.
+        """
         return np.concatenate([self._source.summaries(first, last) for first, last in self._stretches(start, stop)])
 
     def embeddings(self, rows: np.ndarray) -> np.ndarray:
-        """Return the normalised embeddings of these rows, (n, D) float32."""
+        """Return the normalised embeddings of the frames at n rows: (n, embedding width D) float32."""
         return self._source.embeddings(self.rows[rows])
 
     def norms(self, rows: np.ndarray) -> np.ndarray:
-        """Return the lengths of the embeddings before normalisation, (n,) float32."""
+        """Return the lengths that the embeddings of the frames at n rows had before normalisation: (n,) float32."""
         return self._source.norms(self.rows[rows])
 
     def _stretches(self, start: int, stop: int) -> list[tuple[int, int]]:
-        """Return the rows from `start` to `stop` as ranges (start, stop) of adjacent rows in the other source."""
+        """Return the rows from `start` up to `stop` as (start, stop) ranges of adjacent rows of the other source."""
         rows = self.rows[start:stop]
         return [(int(rows[lo]), int(rows[hi - 1]) + 1) for lo, hi, _ in runs_of_equal(rows - np.arange(len(rows)))]
 

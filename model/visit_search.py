@@ -33,7 +33,10 @@ NEAR = 0.6  # frames are similar if they are at least this share of the way from
 
 @dataclass(frozen=True, slots=True)
 class Visit:
-    """One visit of the thing. first, last: its estimated rows; best: its most relevant row known to show the thing."""
+    """One visit of the thing, a time during which it is in sight of one camera. Rows are indices of frames.
+
+    first, last: its estimated rows; best: its most relevant row known to show the thing.
+    """
 
     first: int
     last: int
@@ -47,11 +50,14 @@ _Asked = (
 
 
 class VisitSearch:
-    """A search over one history. Repeat until `next_row` returns None: check that frame, then call `tell` or `skip`.
+    """Finds the visits of a thing (times during which it is in sight) in one history by checking few frames.
 
-    times (N,): unix seconds, rising within each group. scores (N,): relevance. group_sizes: number of frames of each
-    camera, in row order. gap_s: a thing out of sight for longer begins a new visit. only: "first" or "last" finds that
-    visit alone, and checks no frame later (earlier) than one already found.
+    Repeat until `next_row` returns None: check that frame, then `tell` whether it shows the thing, or `skip` it if it
+    cannot be read.
+
+    times (N,): unix seconds of the N frames, rising within each camera. scores (N,): relevance of each frame.
+    group_sizes: number of frames of each camera, in row order. gap_s: a thing out of sight for longer begins a new
+    visit. only: "first" or "last" finds that visit alone, and checks no frame later (earlier) than one already found.
     """
 
     def __init__(
@@ -89,7 +95,7 @@ class VisitSearch:
         return self.num_looks >= MOST_LOOKS and self._misses < PATIENCE
 
     def visits(self) -> list[Visit]:
-        """Return the visits found so far, in row order."""
+        """Return the visits (times during which the thing is in sight) found so far, in row order."""
         return list(self._visits)
 
     def next_row(self) -> int | None:
@@ -131,8 +137,8 @@ class VisitSearch:
     def _note_in_vain(self, row: int) -> None:
         """Record that the frame at `row` does not show the thing, so that similar frames around it are not all checked.
 
-        Two frames of a stretch of similar frames are checked, as one check may be wrong. The stretch counts as one
-        miss.
+        Of a run of similar frames, two are checked, as one check may be wrong. Then the run counts as one miss; the
+        search ends after several misses.
         """
         first, last = self._alike(row, through=True)
         same = [place for place in self._in_vain if place[0] <= last and first <= place[1]]
@@ -150,7 +156,10 @@ class VisitSearch:
         self._closed[first : last + 1] = True
 
     def _add(self, first: int, last: int, row: int) -> None:
-        """Add a visit, and join it with those that it overlaps or that are at most a short gap away."""
+        """Add the visit from row `first` to row `last`, in which `row` is known to show the thing.
+
+        Joins it with visits that it overlaps or that are at most a short gap away.
+        """
         self._misses = 0
         self._closed[first : last + 1] = True
         best, apart = row, []
@@ -165,18 +174,18 @@ class VisitSearch:
         self._visits = [*apart[:place], Visit(first, last, best), *apart[place:]]
 
     def _is_one(self, last: int, first: int) -> bool:
-        """Return whether frames that end at row `last` and others that begin at row `first` can be one visit.
+        """Return whether the frames up to row `last` and those from row `first` on can show one uninterrupted visit.
 
-        They can if they are of the same camera and the thing may be out of sight for as long.
+        They can if they are of one camera and the time between them is no longer than a thing may be out of sight.
         """
         group = self._group_of(last)
         return first < self._groups[group][1] and bool(self._times[first] - self._times[last] <= self._gaps_s[group])
 
     def _alike(self, row: int, *, through: bool = False) -> tuple[int, int]:
-        """Return (first, last) row of the run of frames around `row` whose relevance is close to its own.
+        """Return (first, last) row of the run of frames around `row` whose relevance is close to that of `row`.
 
-        The run stays within one camera, may have the gaps that a visit may have, and ends before frames that were
-        checked not to show the thing (unless `through`).
+        The run stays within one camera, is never interrupted for longer than a thing may be out of sight, and ends
+        before frames that were checked not to show the thing (unless `through`).
         """
         group = self._group_of(row)
         begin, end = self._groups[group]
@@ -199,7 +208,11 @@ class VisitSearch:
         )
 
     def _between(self) -> int | None:
-        """Return the next row to check between two visits of one camera, to find out whether they are one, or None."""
+        """Return the next row to check between two neighbouring visits of one camera; None if there is nothing to
+        check.
+
+        The check shows whether the two are one visit.
+        """
         for before, after in pairwise(self._visits):
             group = self._group_of(before.last)
             # The next visit is of another camera, or there is no frame between the two.
@@ -224,6 +237,9 @@ class VisitSearch:
 
 
 def longest_gap(times: NDArray[np.float64], gap_s: float) -> float:
-    """Return how many seconds a thing may be out of sight within one visit. times: of all frames of the camera."""
+    """Return how many seconds a thing may be out of sight within one visit.
+
+    times: unix seconds of all frames of the camera; gap_s: the least result, longer if frames come more rarely.
+    """
     usual_s = float(np.median(np.diff(times))) if len(times) > 1 else 0.0
     return max(gap_s, GAP_INTERVALS * usual_s)

@@ -49,7 +49,10 @@ def main() -> int:
 
 
 def train(model: VideoModel, num_worlds: int, seed: int) -> Familiarity:
-    """Draw and encode pictures and fit the classifier. Prints its accuracy on a tenth of the worlds, which is held out."""
+    """Paint and encode pictures of `num_worlds` random scenes, and fit the classifier that recognises them as familiar.
+
+    Prints its accuracy on a tenth of the scenes, which is not used for fitting.
+    """
     seeds = range(FIRST_SEED + seed * num_worlds, FIRST_SEED + (seed + 1) * num_worlds)
     worlds = [world(model, each) for each in track(seeds, "drawing and encoding")]
     kept = max(1, num_worlds // 10)
@@ -70,7 +73,10 @@ def _scores(familiarity: Familiarity, statistics: list[np.ndarray]) -> np.ndarra
 
 
 def world(model: VideoModel, seed: int) -> World:
-    """Return the statistics of PER_WORLD pictures of one world, and of as many foreign pictures."""
+    """Return the layout statistics of PER_WORLD pictures of one random scene, and of as many foreign pictures.
+
+    Foreign pictures are unlike those that the model is trained on. seed: decides the scene and the pictures.
+    """
     rng = np.random.default_rng([0xFA, seed])
     scene = Scene.from_seed(seed, duration_s=600.0, split="train", density=1.0)
     plain = [draw(scene, float(t), *SIZE) for t in rng.uniform(0, 600, PER_WORLD)]
@@ -84,7 +90,11 @@ def world(model: VideoModel, seed: int) -> World:
 
 
 def fit(worlds: list[World], seed: int) -> Familiarity:
-    """Compute principal directions of the familiar pictures, then train a small network to tell foreign ones from them."""
+    """Return the classifier that tells foreign pictures (unlike the training data) from familiar ones.
+
+    Computes the principal directions of the familiar pictures' statistics, then trains a small network on them. worlds:
+    the statistics of the familiar and of the foreign pictures of each scene.
+    """
     torch.manual_seed(seed)
     familiar, foreign = (np.concatenate([each[side] for each in worlds]) for side in (0, 1))
     base = _directions(familiar)
@@ -142,7 +152,10 @@ def _resized(picture: np.ndarray) -> np.ndarray:
 
 
 def _part(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Return a part of the picture, 12 to 45 % of each side, enlarged: a wall or a road without a scene around it."""
+    """Return a random part of the picture, 12 to 45 % of each side, enlarged to the size of the whole.
+
+    It shows a wall or a road without a scene around it.
+    """
     share, (height, width) = rng.uniform(0.12, 0.45), picture.shape[:2]
     rows, columns = int(share * height), int(share * width)
     top, left = rng.integers(0, height - rows), rng.integers(0, width - columns)
@@ -168,7 +181,10 @@ def _other_colours(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _dead_leaves(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Return overlapping discs and boxes of power-law sizes, similar to natural pictures (Lee et al., 2001)."""
+    """Return a picture of the size of `picture` with overlapping discs and boxes in random colours.
+
+    Their sizes follow a power law, which makes it similar to natural pictures (Lee et al., 2001).
+    """
     base, spread = rng.integers(0, 256, 3), rng.uniform(10, 80)
     image = Image.new("RGB", SIZE, tuple(int(value) for value in rng.integers(0, 256, 3)))
     pen = ImageDraw.Draw(image)
@@ -182,7 +198,7 @@ def _dead_leaves(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _clouds(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Return noise of several sizes, from fine grain to soft clouds."""
+    """Return a picture of the size of `picture` with random noise of several sizes, from fine grain to soft clouds."""
     width, height = SIZE
     slope, total = rng.uniform(0.3, 1.1), np.zeros((height, width, 3))
     for octave in range(7):
@@ -193,7 +209,7 @@ def _clouds(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _plain(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Return one colour, or one shade of grey, with a little noise or none."""
+    """Return a picture of the size of `picture`, all in one random colour or grey, sometimes with a little noise."""
     colour = rng.integers(0, 256, 3) if rng.random() < 0.5 else np.full(3, rng.integers(0, 256))
     grain = rng.normal(0, rng.uniform(0, 10), picture.shape) if rng.random() < 0.7 else 0.0
     return np.clip(colour + np.zeros(picture.shape) + grain, 0, 255).astype(np.uint8)

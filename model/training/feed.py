@@ -1,4 +1,4 @@
-"""Move what the worker processes draw to where training samples it, in threads."""
+"""Threads that copy the pictures made by the worker processes to where training takes its batches from."""
 
 import threading
 from collections import deque
@@ -12,7 +12,7 @@ from model.training.data import History
 
 
 class FramePool:
-    """A ring buffer of labelled frames on the device, sampled at random, so training need not wait for the workers."""
+    """A ring buffer of labelled frames on the device, from which training takes random ones without waiting."""
 
     def __init__(self, capacity: int, device: torch.device) -> None:
         self.capacity, self.device = capacity, device
@@ -33,14 +33,17 @@ class FramePool:
         self.received += count
 
     def sample(self, size: int, generator: torch.Generator) -> dict[str, Tensor]:
-        """Return `size` frames drawn at random with replacement."""
+        """Return `size` frames chosen at random, each perhaps more than once, as tensors by name of the label."""
         filled = min(self.received, self.capacity)
         rows = torch.randint(filled, (size,), device=self.device, generator=generator)
         return {name: column[rows] for name, column in self._columns.items()}
 
 
 class HistoryShelf:
-    """A queue of histories that are drawn but not yet encoded. Beyond `capacity` the oldest is dropped."""
+    """A queue of histories (frames of a scene with questions) that are painted but not yet encoded.
+
+    Beyond `capacity` the oldest is dropped.
+    """
 
     def __init__(self, capacity: int) -> None:
         self.waiting: deque[History] = deque(maxlen=capacity)

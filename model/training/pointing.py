@@ -39,14 +39,14 @@ Named = tuple[int, int]  # indices of a kind and a colour that a text names; NOT
 
 @dataclass(frozen=True)
 class Pointed:
-    """The loss, and the mean share of a frame's weights on patches that show what was asked about."""
+    """The loss, and the mean share of a frame's merging weights on patches that show what was asked about."""
 
     total: Tensor
     weight_on_it: float
 
 
 class Pointing:
-    """Computes the loss on `size` random frames of a feature store at a time."""
+    """Computes the loss that trains merging to find what a question names, on `size` random frames of a store."""
 
     def __init__(self, checkpoint: Checkpoint, store: FeatureStore, seed: Sequence[int], size: int) -> None:
         self.network, self.store, self.size = checkpoint.network, store, size
@@ -63,7 +63,7 @@ class Pointing:
 
     @torch.no_grad()
     def _embed(self, checkpoint: Checkpoint, texts: Sequence[str]) -> Tensor:
-        """Return the text embeddings (T, D), not normalised. The text encoder is frozen."""
+        """Return the embeddings of T texts, (T, D), not normalised, without gradient; D is CLIP's embedding width."""
         end = self.network.config.dual_encoder.eos_token_id
         ids = [torch.tensor(checkpoint.clip_tokenizer.encode(text)[0], device=self.device) for text in texts]
         chunks = (pad_sequence(ids[i : i + 256], True, end) for i in range(0, len(ids), 256))
@@ -98,7 +98,10 @@ class Pointing:
         return Pointed(total + 0.5 * balanced - on_it.mean(), float(on_it.detach().exp().mean()))
 
     def _projected(self, rows: np.ndarray) -> Tensor:
-        """Return the projected patches (n, M, H), without gradient, as only answers train the projector."""
+        """Return the projected patches of the frames at n rows of the store, (n, M patches, language width H).
+
+        Without gradient, as only answers train the projector.
+        """
         with torch.no_grad():
             return self.network.project(self.store.patches[torch.from_numpy(rows).to(self.device)].float())
 
@@ -107,7 +110,11 @@ class Pointing:
         return torch.einsum("nmh,nh->nm", F.normalize(self.maps.linear_iq(x), dim=-1), named)
 
     def _alike(self, x: Tensor, rows: np.ndarray) -> Tensor:
-        """Return the cosine of each patch with the same patch of the compared frame: the frame itself or one near it."""
+        """Return the cosine of each patch with the same patch of another frame: (n frames, M patches).
+
+        The other frame stands for the keyframe before; it is the frame itself or one near it. x (n, M, H): projected
+        patches of the frames at `rows` of the store, with language width H.
+        """
         other = x
         if self.rng.random() < COMPARED_SHARE:
             near = rows + self.rng.integers(-NEAR_ROWS, NEAR_ROWS + 1, size=len(rows))
@@ -121,9 +128,10 @@ class Pointing:
         return F.binary_cross_entropy_with_logits(self._log_odds(asked), truth, reduction="none")
 
     def _fitting(self, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Return for each frame a text about something in it, (n,), and which patches show that, (n, M).
+        """Return for each of n frames a random text about something in it, and which patches show that.
 
-        labels (n, 2, M): kind and colour of each patch.
+        The texts are indices, (n,); the patches (n, M): 1 where one of the frame's M patches shows it, else 0. labels
+        (n, 2, M): kind and colour of each patch.
         """
         names = []
         for kinds, colours in labels:
@@ -134,7 +142,11 @@ class Pointing:
         return self._texts_of(names), truth_of(names, labels)
 
     def _unfitting(self, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the same as `_fitting` for texts about anything, mostly not in the frame."""
+        """Return for each of n frames a random text, mostly about something not in it, and which patches show that.
+
+        The texts are indices, (n,); the patches (n, M): 1 where one of the frame's M patches shows it, else 0. labels
+        (n, 2, M): kind and colour of each patch.
+        """
         names = [self.names[i] for i in self.rng.integers(len(self.names), size=len(labels))]
         return self._texts_of(names), truth_of(names, labels)
 
@@ -143,14 +155,21 @@ class Pointing:
 
 
 def truth_of(names: Sequence[Named], labels: Tensor) -> Tensor:
-    """Return which patches of each frame show what is named, (n, M) float. labels (n, 2, M), -1 for the background."""
+    """Return which of the M patches of each of n frames show what is named, (n, M) float: 1 or 0.
+
+    names: what is asked about, one for each frame. labels (n, 2, M): kind and colour of each patch, -1 for the
+    background.
+    """
     wanted = torch.tensor(names)[:, :, None]
     fits = (labels == wanted) | (wanted == NOTHING)
     return (fits.all(1) & (labels[:, 0] >= 0)).float()
 
 
 def texts_by_name() -> dict[Named, list[str]]:
-    """Return descriptions and training questions by what they name. Those about the present name anything."""
+    """Return descriptions and training questions, grouped by the thing (kind and colour) that they name.
+
+    Questions about the present count as naming a thing of any kind and colour.
+    """
     found: defaultdict[Named, list[str]] = defaultdict(list)
     for texts, query in captions():
         if query.second is None:

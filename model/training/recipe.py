@@ -39,7 +39,7 @@ CARD = (
 
 
 def clip_config(vocab_size: int, start_id: int, end_id: int) -> dict[str, Any]:
-    """Return CLIP's `config.json`."""
+    """Return the contents of CLIP's `config.json`. start_id, end_id: ids of the tokens around a text."""
     text = {
         "model_type": "clip_text_model",
         "hidden_size": 192,
@@ -76,7 +76,10 @@ def clip_config(vocab_size: int, start_id: int, end_id: int) -> dict[str, Any]:
 
 
 def tower_config() -> dict[str, Any]:
-    """Return SigLIP's `config.json`. The published format counts one layer more than it uses."""
+    """Return the contents of SigLIP's `config.json`.
+
+    Its num_hidden_layers is one more than the layers that are used, as in the published checkpoint.
+    """
     vision = {
         "model_type": "siglip_vision_model",
         "hidden_size": VISION_WIDTH,
@@ -90,7 +93,7 @@ def tower_config() -> dict[str, Any]:
 
 
 def language_config(vocab_size: int, end_id: int) -> dict[str, Any]:
-    """Return the checkpoint's `config.json`: language model (Qwen2), composer, selection, and section `vilamp_live`."""
+    """Return the checkpoint's `config.json`: language model (Qwen2), merging, selection, and section `vilamp_live`."""
     return {
         "architectures": ["LlavaQwenForCausalLM"],
         "model_type": "llava_qwen",
