@@ -34,7 +34,7 @@ def is_clip(folder: Path) -> bool:
 
 
 class ClipEncoder:
-    """A loaded CLIP checkpoint."""
+    """A loaded CLIP checkpoint: encodes frames and questions for memory and keyframe selection, but cannot answer."""
 
     def __init__(self, config: DualEncoderConfig, folder: Path, *, name: str, device: str, dtype: torch.dtype) -> None:
         self.config = config
@@ -98,7 +98,7 @@ class ClipEncoder:
                 raise RuntimeError(f"self-test: two different inputs give the same {what}")
 
     def _fingerprint(self) -> str:
-        """Return a hash of everything that decides what `encode` returns: settings and a sample of every weight."""
+        """Return a hash of all that decides what `encode` returns: settings, and a few numbers of each weight."""
         digest = hashlib.sha256(repr((MODEL_TYPE, self.config, str(self._dtype))).encode())
         for name, tensor in self._network.state_dict().items():
             flat = tensor.flatten()

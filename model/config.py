@@ -29,7 +29,7 @@ class ConfigError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class TowerSizes:
-    """The sizes that every transformer tower (the encoder of one modality) has.
+    """The sizes that every transformer tower (encoder of pictures or of texts) has.
 
     num_hidden_layers is the number written in the file, even if the last layer is not used (see VisionConfig).
     """
@@ -85,7 +85,7 @@ class VisionConfig:
 
 @dataclass(frozen=True, slots=True)
 class DualEncoderConfig:
-    """Sizes of CLIP's image and text towers, which measure relevance. Both end in a vector of projection_dim (D)."""
+    """Sizes of CLIP's image and text towers, which measure relevance. Both return vectors of length projection_dim."""
 
     vision: TowerSizes
     text: TowerSizes
@@ -225,7 +225,7 @@ class ModelConfig:
 
     @property
     def num_patches(self) -> int:
-        """M: number of patches of a frame."""
+        """Number of patches of a frame (the letter M in shapes)."""
         return self.side**2
 
     @property
@@ -241,12 +241,15 @@ class ModelConfig:
 
     @property
     def keyframe_tokens(self) -> int:
-        """M': number of visual tokens of a keyframe."""
+        """Number of visual tokens of a keyframe (M' in shapes)."""
         return self.pooled_side**2
 
     @property
     def patch_width(self) -> int:
-        """Length of a stored patch: the vision tower's width C, or H if the projector's hidden layer is stored."""
+        """Number of channels of a stored patch.
+
+        It is the vision tower's width, or the language model's if the projector's hidden layer is stored.
+        """
         return self.vision.tower.hidden_size if self.live.patch_features == "vision" else self.language.hidden_size
 
     @property
@@ -262,7 +265,7 @@ class ModelConfig:
 
     @property
     def num_keyframes(self) -> int:
-        """K: default number of keyframes."""
+        """Default number of keyframes for one question (K in the paper)."""
         return self.max_frame_num if self.live.num_keyframes is None else self.live.num_keyframes
 
     @property

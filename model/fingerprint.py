@@ -14,7 +14,10 @@ TOWERS = ("vision_tower.", "mm_projector.", "dual_encoder.", "composer.")
 
 
 def fingerprint(network: VilampNetwork, dtype: torch.dtype, patch_dtype: np.dtype) -> str:
-    """Return a hash of everything that decides what `encode` returns: settings and a sample of every weight involved."""
+    """Return a hash of everything that decides what `encode` returns: settings, and a few numbers of each weight used.
+
+    dtype: precision of the network; patch_dtype: type in which patches are stored.
+    """
     config, live = network.config, network.config.live
     settings = (
         config.vision,

@@ -38,19 +38,19 @@ CPU_CHUNK_BYTES, GPU_CHUNK_BYTES = 4 << 20, 512 << 20
 
 
 class PatchBlock(Protocol):
-    """n frames of a source: patches (n, M, C') as stored, scalars (n, M, S) float32, present (n,) bool.
+    """n frames read from a source, with M patches each: patches (n, M, channels) as stored, scalars (n, M, S) float32.
 
-    S is 3, or 4 if patches are stored in 8 bits (`model.storage`). patches and scalars may be tensors, best on the
-    device.
+    The S scalars of a patch are numbers that merging needs: 3, or 4 if patches are stored in 8 bits (`model.storage`).
+    present (n,) bool: which frames have patches. patches and scalars may be tensors, best on the device.
     """
 
     @property
     def patches(self) -> np.ndarray | Tensor:
-        """(n, M, C'), in their storage type."""
+        """The patches of n frames, in the type they are stored in: (n, M patches of a frame, C' channels)."""
 
     @property
     def scalars(self) -> np.ndarray | Tensor:
-        """(n, M, S): n_iq, n_ik and self-cosine of every patch, and its scale if patches are stored in 8 bits."""
+        """(n frames, M patches, 3 or 4): the numbers that merging needs of every patch, and the scale of 8-bit ones."""
 
     @property
     def present(self) -> np.ndarray:
@@ -62,39 +62,39 @@ class PatchSource(Protocol):
 
     @property
     def num_frames(self) -> int:
-        """N: number of frames."""
+        """Number of frames."""
 
     def present(self) -> np.ndarray:
-        """Return (N,) bool: which rows have patches."""
+        """Return for each frame whether it still has its patches, and not only their mean: (frames,) bool."""
 
     def read(self, start: int, stop: int) -> PatchBlock:
         """Return the patches of the rows from `start` up to, not including, `stop`."""
 
     def summaries(self, start: int, stop: int) -> np.ndarray:
-        """Return the mean patch of each row from `start` up to, not including, `stop`: (n, C') float32."""
+        """Return the mean patch of each row from `start` up to, not including, `stop`: (rows, channels) float32."""
 
     def embeddings(self, rows: np.ndarray) -> np.ndarray:
-        """Return the normalised embeddings of these rows, (n, D) float32."""
+        """Return the normalised embeddings of the frames at n rows: (n, embedding width D) float32."""
 
     def norms(self, rows: np.ndarray) -> np.ndarray:
-        """Return the lengths of the embeddings before normalisation, (n,) float32."""
+        """Return the lengths that the embeddings of the frames at n rows had before normalisation: (n,) float32."""
 
 
 class StoredFrame(Protocol):
-    """Features of one newly encoded frame: patches (M, C'), scalars (M, S)."""
+    """A newly encoded frame: its patches, and the numbers stored beside each patch for merging."""
 
     @property
     def patches(self) -> np.ndarray:
-        """(M, C'), in their storage type."""
+        """The patch features of the frame: (M patches, C' channels), in the type they are stored in (such as int8)."""
 
     @property
     def scalars(self) -> np.ndarray:
-        """(M, S): n_iq, n_ik and self-cosine of every patch, and its scale if patches are stored in 8 bits."""
+        """(M patches, 3 or 4): the numbers that merging needs of every patch, and the scale of 8-bit ones."""
 
 
 @dataclass(frozen=True, slots=True)
 class Merged:
-    """rows (F,), tokens (F, H): the merged frames; keyframes (K, M', H): pooled; weights (F, M), if requested."""
+    """F merged frames: rows, tokens (F, width H), weights (F, patches). K pooled keyframes: (K, tokens of each, H)."""
 
     rows: np.ndarray
     tokens: Tensor
@@ -104,7 +104,7 @@ class Merged:
 
 
 class Merger:
-    """Merges with one network's weights. `merge` changes nothing in this object, so threads can share it."""
+    """Merges each frame into one token, with one network's weights. `merge` may run in several threads at once."""
 
     def __init__(
         self,
@@ -142,7 +142,7 @@ class Merger:
 
     @torch.inference_mode()
     def scalars(self, patches: Tensor) -> Tensor:
-        """Return n_iq, n_ik and self-cosine of each patch, (B, M, 3) float32. patches (B, M, C'): values as stored."""
+        """Return |linear_iq(x)|, |linear_ik(x)| and self-cosine of the M patches x of B frames, (B, M, 3)."""
         if self._composer not in ("sig_pooling", "plain"):
             return torch.zeros(*patches.shape[:2], 3)
         x = self._network.project_out(self.hidden(patches)).float()
@@ -156,7 +156,7 @@ class Merger:
         return torch.stack([iq.norm(dim=-1), n_ik, own], dim=-1).cpu()
 
     def hidden(self, patches: Tensor) -> Tensor:
-        """Return the hidden features h (..., H), in the network's precision, of patch values (..., C') as stored."""
+        """Return the projector's hidden features (..., H), in its precision, of stored patch values (..., C')."""
         patches = patches.to(self._device, self._dtype)
         return self._network.project_hidden(patches) if self._patch_features == "vision" else patches
 
@@ -173,12 +173,12 @@ class Merger:
         keep_weights: bool = False,
         merge_keyframes: bool = False,
     ) -> Merged:
-        """Pool the keyframes and merge every other frame.
+        """Pool the K keyframes to fewer patches, and merge every other frame to one token.
 
-        keyframe_rows (K,): rising. query: text embedding before normalisation (D,), or (H,) for "plain". reference and
-        group_sizes: see `reference_rows`. overrides: frames used instead of the source's, by row, such as keyframes
-        encoded again because their patches were evicted. keep_weights: return the weights as well. merge_keyframes:
-        merge keyframes, too, as the published code does, although nothing uses these tokens.
+        keyframe_rows (K,): rising. query: text embedding before normalisation, of CLIP's width, or for "plain" of the
+        language model's. reference, group_sizes: see `reference_rows`. overrides: frames used instead of the source's,
+        by row, such as keyframes encoded again because their patches were evicted. keep_weights: return the weights as
+        well. merge_keyframes: merge keyframes, too, as the published code does; nothing uses these tokens.
         """
         work = _Work(source, overrides or {}, self._device)
         keyframes = self._keyframes(work, keyframe_rows)
@@ -207,10 +207,10 @@ class Merger:
         query: np.ndarray,
         overrides: Mapping[int, StoredFrame] | None = None,
     ) -> np.ndarray | None:
-        """Return the probability that each patch of these rows shows what is asked about, (n, M), from the first cosine
-        alone.
+        """Return for n rows the probability that each of their M patches shows what is asked about: (n, M).
 
-        0 where a row has no patches. None if the network was not trained to locate things (`model.pointing`).
+        Computed from the patches' cosine with the question; 0 where a row has no patches. None if the network was not
+        trained to locate things.
         """
         if self._pointing is None or self._composer not in ("sig_pooling", "plain"):
             return None
@@ -224,7 +224,7 @@ class Merger:
         return presence_of(cosines, self._pointing)
 
     def _keyframes(self, work: "_Work", rows: np.ndarray) -> Tensor:
-        """Return the projected and pooled patches of the keyframes, (K, M', H), computed one frame at a time."""
+        """Return the projected, pooled patches of K keyframes, (K, patches left, H), computed frame by frame."""
         config = self._network.config
         pooled = torch.empty(len(rows), config.keyframe_tokens, self._b2.shape[0])
         for place, row in enumerate(rows.tolist()):
@@ -237,7 +237,7 @@ class Merger:
     def _merge_runs(
         self, work: "_Work", references: np.ndarray, query: np.ndarray, tokens: Tensor, weights: Tensor | None
     ) -> int:
-        """Write the token of each row to be merged into `tokens`, and its weights. Return how many rows had no patches."""
+        """Write the merged token of each row into `tokens`, and its weights. Return how many rows had no patches."""
         u_q, c_q = self._question(query)
         step = max(1, self._chunk_bytes // (4 * self._network.config.num_patches * self._b2.shape[0]))
         num_summary, opened = 0, OWN
@@ -269,7 +269,7 @@ class Merger:
     def _weights(
         self, h: Tensor, scalars: Tensor, u_q: Tensor, c_q: Tensor, key: tuple[Tensor, Tensor] | None
     ) -> Tensor:
-        """Return the softmax over patches, (n, M). h (n, M, H), scalars (n, M, S); key None: each is its own reference."""
+        """Return the softmax over the M patches of n frames, (n, M). key None: each is compared with itself."""
         asked = self._asked(h, scalars, u_q, c_q)
         if key is None:
             alike = scalars[..., 2]
@@ -284,7 +284,7 @@ class Merger:
         return ((h @ u_q.to(h.dtype)).float() + c_q) / scalars[..., 0]
 
     def _question(self, query: np.ndarray) -> tuple[Tensor, Tensor]:
-        """Return u_q (H,) and c_q () for this question; zeros for average pooling, which ignores the question."""
+        """Return u_q (H,) and c_q of the formula, made from the question; zeros for average pooling."""
         if self._composer == "average_pooling":
             return torch.zeros_like(self._b2), torch.zeros((), device=self._device)
         asked = torch.tensor(np.asarray(query, np.float32), device=self._device)
@@ -298,7 +298,7 @@ class Merger:
         return back @ self._w2, back @ self._b2 + offset
 
     def _reference(self, work: "_Work", row: int) -> tuple[Tensor, Tensor]:
-        """Return u_k (M, H) and c_k (M,) of the keyframe at `row`; without patches, those of its mean patch."""
+        """Return u_k (M patches, H) and c_k (M,) of the formula for the keyframe at `row`, or for its mean patch."""
         patches, _, present = work.frames(row, row + 1)
         if not present[0]:
             patches = work.summaries(row, row + 1)[:, None].expand(1, self._network.config.num_patches, -1)
@@ -311,7 +311,7 @@ class Merger:
         return b_k @ self._absorbed_ik, b_k @ (weight @ self._b2 + bias)
 
     def _absorb(self, linear: nn.Linear | None) -> Tensor:
-        """Return W_map W2 (H, H), which maps hidden features directly to the mapped patch, without bias."""
+        """Return the matrix W_map W2 (H, H), which maps hidden features to the mapped patch, without bias."""
         return self._w2 if linear is None else linear.weight.detach().float() @ self._w2
 
     def _apply(self, linear: nn.Linear, x: Tensor) -> Tensor:
@@ -331,7 +331,7 @@ class Merger:
         return len(gone)
 
     def _from_embeddings(self, source: PatchSource, rows: np.ndarray) -> Tensor:
-        """Return the tokens for composer "single_token", (F, H) float32: an MLP of the embedding before normalisation."""
+        """Return tokens (F, H) made by an MLP from the embeddings of F frames, for composer "single_token"."""
         if self._network.composer is None:
             raise ValueError("single_token needs the composer's weights")
         raw = source.embeddings(rows) * source.norms(rows)[:, None]
@@ -346,7 +346,7 @@ def _weights_of(linear: nn.Module) -> tuple[Tensor, Tensor]:
 
 
 class _Work:
-    """Reads from the source for one call of `merge`, with overrides applied, as tensors on the device."""
+    """Reads the frames for one call of `Merger.merge` as tensors on the device, replacing those that have overrides."""
 
     def __init__(self, source: PatchSource, overrides: Mapping[int, StoredFrame], device: torch.device) -> None:
         self._source = source
@@ -354,7 +354,7 @@ class _Work:
         self._device = device
 
     def frames(self, start: int, stop: int) -> tuple[Tensor, Tensor, np.ndarray]:
-        """Return patch values (n, M, C'), scalars (n, M, S) and present (n,) of the rows from `start` to `stop`."""
+        """Return n rows, `start` to `stop`: patches (n, M, C'), scalars (n, M, 3 or 4), present (n,) bool."""
         block = self._source.read(start, stop)
         patches, scalars, present = self._tensor(block.patches), self._tensor(block.scalars), block.present
         replaced = [row for row in range(start, stop) if row in self._overrides] if self._overrides else []
@@ -367,7 +367,7 @@ class _Work:
         return unpack(patches, scalars), scalars, present  # after the transfer, so that 8-bit patches move as 8 bits
 
     def summaries(self, start: int, stop: int) -> Tensor:
-        """Return the mean patches of the rows from `start` to `stop`, (n, C') float32."""
+        """Return the mean patch of each row from `start` up to, not including, `stop`: (rows, channels) float32."""
         return self._tensor(self._source.summaries(start, stop))
 
     def _tensor(self, array: np.ndarray | Tensor) -> Tensor:
@@ -376,10 +376,10 @@ class _Work:
 
 
 def reference_rows(keyframe_rows: np.ndarray, group_sizes: Sequence[int], reference: Reference) -> np.ndarray:
-    """Return the row that each row is compared with, (N,) int64; OWN before the first keyframe of its group (camera).
+    """Return for each of N frames the row of the frame it is compared with; OWN before its camera's first keyframe.
 
-    reference "keyframe": the keyframe before it, as in the paper. "released": as in the published code, which uses row i
-    of the group after the i-th keyframe. One group of 6 frames with keyframes [1, 4]:
+    The result is (N,) int64. reference "keyframe": the keyframe before, as in the paper. "released": as in the
+    published code, row i of the group (camera) after its i-th keyframe. One group of 6 frames with keyframes [1, 4]:
     "keyframe" -> [OWN, 1, 1, 1, 4, 4], "released" -> [OWN, 0, 0, 0, 1, 1].
     """
     references = np.full(sum(group_sizes), OWN, np.int64)

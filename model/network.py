@@ -102,8 +102,7 @@ class VilampNetwork(nn.Module):
         return hidden
 
     def project_out(self, hidden: Tensor) -> Tensor:
-        """Return x = W2 h + b2, the second half of the projector: (..., H) -> (..., H), of the language model's width.
-        """
+        """Return x = W2 h + b2, the second half of the projector: (..., H) -> (..., H), with language width H."""
         projected: Tensor = self.mm_projector[2](hidden)
         return projected
 

@@ -34,7 +34,10 @@ _TOWER = "model.vision_tower.vision_tower."
 
 
 def from_onevision(config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return (config.json, vision tower's config.json) with the published keys. Raises ConfigError if not supported."""
+    """Convert the config.json of a LLaVA-OneVision checkpoint to the keys of the published format.
+
+    Returns (config.json, vision tower's config.json). Raises ConfigError if the checkpoint is not supported.
+    """
     text, vision = config.get("text_config", {}), config.get("vision_config", {})
     if text.get("model_type", "qwen2") != "qwen2" or vision.get("model_type") != "siglip_vision_model":
         raise ConfigError("this llava_onevision checkpoint is not SigLIP + Qwen2, which is what can be read")
@@ -66,7 +69,7 @@ def from_onevision(config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str,
 
 
 def published_from_onevision(name: str) -> str:
-    """Return the published name of a tensor of such a checkpoint. A name of neither format is returned unchanged."""
+    """Return the published name of a tensor of a LLaVA-OneVision checkpoint. Other names are returned unchanged."""
     for prefix, published in _PREFIXES:
         if name.startswith(prefix):
             name = published + name[len(prefix) :]

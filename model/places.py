@@ -6,12 +6,12 @@ import numpy as np
 
 
 def fair_share(group_sizes: Sequence[int], num_keyframes: int) -> int:
-    """Return the equal share of keyframes of each group that has frames: 32 keyframes, group sizes (900, 0, 5) -> 16."""
+    """Return how many keyframes each group (camera) that has frames gets: 32 keyframes, sizes (900, 0, 5) -> 16."""
     return num_keyframes // max(1, int(np.count_nonzero(group_sizes)))
 
 
 def newest_rows(group_sizes: Sequence[int], count: int) -> np.ndarray:
-    """Return the newest `count` rows in rising order, taking one from the end of each group in turn.
+    """Return the newest `count` rows (frames) in rising order, taking one from the end of each group (camera) in turn.
 
     group_sizes (5, 2), count 3 -> [3, 4, 6]: the last row of each group (4 and 6), then the one before in the first
     (3).

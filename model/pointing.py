@@ -1,9 +1,9 @@
-"""Tell where in the picture the thing is that a question names.
+"""Find where in the picture the thing is that a question names.
 
 Merging compares each patch with the question (`Merger.presence`). In a checkpoint trained to locate things
 (`vilamp_live.pointing` in its config.json), these cosines give the probability that a patch shows the thing, and so the
-side of the picture where it is. Arrays are (n, M): n frames in time order, M patches, row by row of a square grid.
-Pure.
+side of the picture where it is. Arrays are (n, M): n frames in time order, M patches of a frame, row by row of a square
+grid. Pure functions.
 """
 
 from collections import Counter

@@ -15,12 +15,15 @@ BICUBIC = Image.Resampling.BICUBIC
 
 
 def vision_pixels(images: Sequence[np.ndarray], config: ImageConfig) -> np.ndarray:
-    """Return SigLIP's input, float32 (B, 3, S, S): each whole frame resized to S x S, whatever its aspect ratio."""
+    """Return SigLIP's input for B pictures, normalised: float32 (B, 3, S, S).
+
+    Each whole frame is resized to S x S pixels, whatever its aspect ratio.
+    """
     return _normalise([squash(image, config.image_size) for image in images], config)
 
 
 def relevance_pixels(images: Sequence[np.ndarray], config: ImageConfig, *, whole_frame: bool) -> np.ndarray:
-    """Return CLIP's input, float32 (B, 3, S, S).
+    """Return CLIP's input for B pictures, normalised: float32 (B, 3, S, S), pictures of S x S pixels.
 
     As published, the shorter side is resized to S and the centre is cut out, which loses 44 % of a 16:9 frame. With
     `whole_frame`, the whole frame is resized to S x S instead, for models trained that way.
@@ -30,13 +33,13 @@ def relevance_pixels(images: Sequence[np.ndarray], config: ImageConfig, *, whole
 
 
 def squash(image: np.ndarray, side: int) -> np.ndarray:
-    """Resize a picture to a square, ignoring its aspect ratio: uint8 (H, W, 3) -> uint8 (side, side, 3)."""
+    """Resize a picture to a square, ignoring its aspect ratio: uint8 (height, width, 3) -> uint8 (side, side, 3)."""
     picture = _picture(image)
     return image if picture.size == (side, side) else np.asarray(picture.resize((side, side), BICUBIC))
 
 
 def centre_crop(image: np.ndarray, side: int) -> np.ndarray:
-    """Resize the shorter side to `side` and cut out the centre: uint8 (H, W, 3) -> uint8 (side, side, 3).
+    """Resize the shorter side to `side` and cut out the centre: uint8 (height, width, 3) -> uint8 (side, side, 3).
 
     96 x 128 with side 224: resized to 224 x 298 (rounded down), then columns 37 to 260 are kept.
     """
@@ -52,10 +55,10 @@ def centre_crop(image: np.ndarray, side: int) -> np.ndarray:
 
 
 def published_frame_indices(num_frames: int, fps: float, most: int) -> np.ndarray:
-    """Return which frames of a file the published evaluation uses, (n,) int64: every int(fps)-th one, at most `most`.
+    """Return the indices of the n frames of a video file that the published evaluation uses, (n,) int64.
 
-    300 frames at 29.97 fps: every 29th, 0, 29, ..., 290. Used only for comparison; live video is sampled by its
-    timestamps.
+    They are every int(fps)-th frame, at most `most`. 300 frames at 29.97 fps: every 29th, 0, 29, ..., 290. Used only
+    for comparison; live video is sampled by its timestamps.
     """
     kept = np.arange(0, num_frames, max(1, int(fps)))
     return kept if len(kept) <= most else kept[np.linspace(0, len(kept) - 1, most, dtype=int)]

@@ -67,12 +67,13 @@ def find_peaks(signal: NDArray[np.floating], starts: Int64 | None = None, *, lea
 
 
 def _candidates(signal: NDArray[np.floating], starts: Int64, least: float) -> Int64:
-    """Return rows (c,), rising, with every peak of a prominence of at least `least`, and the peaks that bound these.
+    """Return rows (c,), rising, with every peak of at least the prominence `least`, and the higher peaks that bound
+    these.
 
     The signal is cut into short blocks of rows. Where it varies by less than `least` within a block, only the highest
     row of the block is kept. A lower peak there cannot be prominent enough, because the signal falls by less than
     `least` on the way from it to the highest row; and a peak bounded by it is bounded by the highest row at the same
-    level.
+    level. starts: first row of each segment of the signal.
     """
     blocks = np.union1d(np.arange(0, len(signal), _BLOCK_ROWS), starts)
     lengths = np.diff(blocks, append=len(signal))
@@ -110,7 +111,11 @@ def _bases(heights: Float64, valleys: Float64) -> Float64:
 
 
 def _bases_in_turn(heights: list[float], valleys: list[float]) -> list[float]:
-    """Return the same as `_bases`, computed peak by peak with a stack. Takes linear time for any signal."""
+    """Return the base of each of p peaks: the highest level down to which the signal must fall to reach a higher peak.
+
+    Computed peak by peak with a stack, in linear time for any signal; `_bases` is faster for ordinary ones. heights: of
+    the peaks; valleys: the p - 1 lowest levels between neighbours. The base is -inf for a peak without a higher one.
+    """
     bases = [-np.inf] * len(heights)
     open_: list[
         tuple[int, float]

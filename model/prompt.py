@@ -26,7 +26,10 @@ def prompt_text(question: str, system_prompt: str) -> str:
 
 
 def timestamp_text(clock: str, mark: str = "") -> str:
-    """Return the text before a keyframe's tokens: "12:34:56" -> "12:34:56 ", with relevance mark "h" -> "h12:34:56 "."""
+    """Return the text before a keyframe's tokens, its clock time after an optional letter for its relevance.
+
+    "12:34:56" -> "12:34:56 ", with mark "h" -> "h12:34:56 ".
+    """
     return f"{mark}{clock} "
 
 
@@ -45,7 +48,10 @@ def relevance_mark(score: float) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """One piece of the visual block, num_tokens long. index: number of the keyframe or of the run of merged frames."""
+    """One piece of the visual tokens of a prompt: a keyframe or its clock time, a run of merged frames, or a newline.
+
+    num_tokens: its length. index: number of the keyframe or of the run.
+    """
 
     role: Role
     index: int
@@ -61,12 +67,12 @@ def layout(
     *,
     final_newline: bool = True,
 ) -> list[Slot]:
-    """Return the pieces of the visual block in time order, with a newline at the end if `final_newline`.
+    """Return the pieces of a prompt's visual tokens in time order, with a newline at the end if `final_newline`.
 
-    keyframe_rows (K,) and merged_rows (F,): rising, without a common row. runs (F,): number of each merged frame's run,
-    rising from 0; frames of one run share a token. keyframe_tokens: M', tokens of a keyframe. timestamp_tokens: tokens
-    of the text before each keyframe. Keyframes [1], others [0, 2, 3] with runs [0, 1, 1], M' = 4 -> merged 0 (1 token),
-    keyframe 0 (4), merged 1 (1).
+    keyframe_rows (K,) and merged_rows (F,): the rows of K keyframes and of F merged frames, rising, without a common
+    row. runs (F,): number of each merged frame's run, rising from 0; frames of one run share a token. keyframe_tokens:
+    tokens of a keyframe. timestamp_tokens: tokens of the text before each keyframe. Keyframes [1], others [0, 2, 3]
+    with runs [0, 1, 1], 4 tokens per keyframe -> merged 0 (1 token), keyframe 0 (4), merged 1 (1).
     """
     first_of_run = np.flatnonzero(np.diff(runs, prepend=-1)) if len(runs) else np.empty(0, np.int64)
     pieces = [(int(merged_rows[place]), Slot("merged", int(runs[place]), 1)) for place in first_of_run]
@@ -80,7 +86,8 @@ def layout(
 
 
 def share_tokens(change: np.ndarray, may_join: np.ndarray, budget: int) -> np.ndarray:
-    """Return runs (F,) int64: the number of each frame's run, rising from 0. The frames of a run share one token.
+    """Join F merged frames to runs that share one token each. Return the number of each frame's run, (F,), rising from
+    0.
 
     There are at most `budget` runs, or more if may_join does not allow so few. change (F,): how much each frame differs
     from the one before it. may_join (F,) bool: whether it may share a token with that one; False after a keyframe and

@@ -29,38 +29,38 @@ MOST_BLOCK_ROWS = 8192  # for filtered rows, which are scattered: reading more o
 
 
 class Candidates(Protocol):
-    """The frames of a window that may become keyframes, scored for one fixed question."""
+    """The N frames of a window that may become keyframes, with their relevance to one fixed question."""
 
     @property
     def num_frames(self) -> int:
-        """N: number of frames."""
+        """Number of frames."""
 
     def top(self, k: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the k most relevant rows (k,) and their scores (k,) float32, by falling score, ties by lower row."""
 
     def scores(self, rows: np.ndarray) -> np.ndarray:
-        """Return the cosine of each of these rows with the question, (n,) float32."""
+        """Return the cosine of the frame at each of n rows with the question, (n,) float32."""
 
     def embeddings(self, rows: np.ndarray) -> np.ndarray:
-        """Return the normalised embeddings of these rows, (n, D) float32."""
+        """Return the normalised embeddings of the frames at n rows: (n, embedding width D) float32."""
 
 
 class Redundancy(Protocol):
-    """Compares candidates with the selected frames, one batch of n candidate rows (the current block) at a time."""
+    """Measures how similar frames are to the selected ones. Works on one batch of n rows at a time, the block."""
 
     def open(self, rows: np.ndarray) -> np.ndarray:
-        """Make `rows` the block. Return the largest similarity of each to a selected frame, (n,); without one, -inf."""
+        """Make these n rows the block. Return each one's largest similarity to a selected frame, (n,), or -inf."""
 
     def take(self, position: int) -> np.ndarray:
-        """Select the frame at `position` in the block. Return the similarity of each row of the block to it, (n,)."""
+        """Select the frame at `position` of the block of n rows. Return the similarity of all of them to it, (n,)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Keyframes:
-    """rows (k,) int64 rising; kinds: why each was selected; scores (k,) float32: cosine of each with the question.
+    """The k selected frames: rows (k,), rising; kinds: why each was selected; scores (k,): cosines with the question.
 
-    visits: with selection by visits, all visits found, whether a keyframe shows them or not, by camera and time; else
-    ().
+    visits: with selection by visits, all times with relevant frames (visits) that were found, by camera and time,
+    whether a keyframe shows them or not; else ().
     """
 
     rows: np.ndarray
@@ -75,7 +75,7 @@ class Keyframes:
 
 
 class ArrayCandidates:
-    """Candidates from arrays: embeddings (N, D) float32, normalised, and query (D,), normalised."""
+    """The N frames of a window as arrays: embeddings (N, D) and a question's embedding (D,), both normalised."""
 
     def __init__(self, embeddings: np.ndarray, query: np.ndarray) -> None:
         self._embeddings = np.ascontiguousarray(embeddings, np.float32)
@@ -84,7 +84,7 @@ class ArrayCandidates:
 
     @property
     def num_frames(self) -> int:
-        """N: number of frames."""
+        """Number of frames."""
         return len(self._scores)
 
     def top(self, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -95,12 +95,12 @@ class ArrayCandidates:
         return rows, self._scores[rows]
 
     def scores(self, rows: np.ndarray) -> np.ndarray:
-        """Return the cosine of each of these rows with the question, (n,) float32."""
+        """Return the cosine of the frame at each of n rows with the question, (n,) float32."""
         scores: np.ndarray = self._scores[rows]
         return scores
 
     def embeddings(self, rows: np.ndarray) -> np.ndarray:
-        """Return the normalised embeddings of these rows, (n, D) float32."""
+        """Return the normalised embeddings of the frames at n rows: (n, embedding width D) float32."""
         return self._embeddings[rows]
 
 
@@ -109,17 +109,17 @@ class SearchableFrames(Protocol):
 
     @property
     def num_frames(self) -> int:
-        """N: number of frames."""
+        """Number of frames."""
 
     def top(self, query: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the k rows most similar to `query` and their scores, by falling score, ties by lower row."""
 
     def embeddings(self, rows: np.ndarray) -> np.ndarray:
-        """Return the normalised embeddings of these rows, (n, D) float32."""
+        """Return the normalised embeddings of the frames at n rows: (n, embedding width D) float32."""
 
 
 class QueryCandidates:
-    """Candidates from a memory window, for one question. query: its normalised embedding, (D,) float32."""
+    """The frames of a memory window, with their relevance to one question. query: its normalised embedding."""
 
     def __init__(self, frames: SearchableFrames, query: np.ndarray) -> None:
         self._frames = frames
@@ -128,7 +128,7 @@ class QueryCandidates:
 
     @property
     def num_frames(self) -> int:
-        """N: number of frames."""
+        """Number of frames."""
         return self._frames.num_frames
 
     def top(self, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -136,23 +136,23 @@ class QueryCandidates:
         return self._frames.top(self._query, k)
 
     def scores(self, rows: np.ndarray) -> np.ndarray:
-        """Return the cosine of each row with the question, (n,), computed row by row: exactly the scores of `top`."""
+        """Return the cosine of each of n rows with the question, (n,) float32: exactly the scores of `top`."""
         unit = self._last[1] if self._last and self._last[0] is rows else self._frames.embeddings(rows)
         scores: np.ndarray = np.vecdot(unit, self._query)
         return scores
 
     def embeddings(self, rows: np.ndarray) -> np.ndarray:
-        """Return the normalised embeddings of these rows, (n, D) float32."""
+        """Return the normalised embeddings of the frames at n rows: (n, embedding width D) float32."""
         self._last = rows, self._frames.embeddings(rows)
         return self._last[1]
 
 
 class EmbeddingRedundancy:
-    """Redundancy as the cosine between embeddings, either raw or relative to each camera's background.
+    """Measures the redundancy of frames as the cosine between embeddings, raw or relative to each camera's background.
 
-    Relative: the background, the camera's mean embedding, is subtracted, a coordinate of fixed size `background_floor` is
-    appended, and the result is normalised. So frames with changes larger than the floor are compared by what changed, and
-    frames that show only the background are equal (cosine 1) instead of a division by zero.
+    Relative: the background, the camera's mean embedding, is subtracted, a coordinate of fixed size `background_floor`
+    is appended, and the result is normalised. So frames with changes larger than the floor are compared by what
+    changed, and frames that show only the background are equal (cosine 1) instead of a division by zero.
     """
 
     def __init__(
@@ -174,7 +174,7 @@ class EmbeddingRedundancy:
         self._taken_norms: list[np.float32] = []
 
     def open(self, rows: np.ndarray) -> np.ndarray:
-        """Make `rows` the block. Return each one's largest similarity to a selected frame, (n,); without one, -inf."""
+        """Make these n rows the block. Return each one's largest similarity to a selected frame, (n,), or -inf."""
         self._block = np.asarray(self._candidates.embeddings(rows), np.float32)
         self._norms = np.ones(len(rows), np.float32)
         if self._background is not None:
@@ -186,14 +186,14 @@ class EmbeddingRedundancy:
         return closest
 
     def take(self, position: int) -> np.ndarray:
-        """Select the frame at `position` in the block. Return the similarity of each row of the block to it, (n,)."""
+        """Select the frame at `position` of the block of n rows. Return the similarity of all of them to it, (n,)."""
         taken = self._block[position].copy()
         self._taken.append(taken)
         self._taken_norms.append(self._norms[position])
         return self._cosines((self._block @ taken)[:, None], self._norms[position, None])[:, 0]
 
     def _cosines(self, products: np.ndarray, norms: np.ndarray) -> np.ndarray:
-        """Return cosines (n, k). products (n, k): scalar products with the selected rows; norms (k,): of these."""
+        """Return cosines (n, k) of n rows and k selected ones. products (n, k): scalar products; norms (k,)."""
         if self._background is None:
             return products
         cosines: np.ndarray = (products + self._floor**2) / self._norms[:, None] / norms
@@ -312,7 +312,7 @@ def _walk(
     tau: np.float32,
     floor: np.float32,
 ) -> None:
-    """Run Algorithm 1 of the paper: add rows to `chosen` until it holds `num_keyframes` or no candidate is left."""
+    """Run Algorithm 1 of the paper: go through the frames by falling relevance and add those not redundant."""
     num_frames = candidates.num_frames
     waiting = np.ones(num_frames, bool)
     for stage in (FIRST_STAGE, FIRST_STAGE * STAGE_GROWTH):
@@ -354,8 +354,9 @@ def _sift(
 def _walk_down(
     ranked: np.ndarray, redundancy: Redundancy, chosen: dict[int, Kind], num_keyframes: int, tau: np.float32
 ) -> np.ndarray:
-    """Select from filtered rows until filtering again is cheaper: when the last rows without a selection, in number, reach
-    half of the rows left. Return the rows left, rising. The first row is always selected, so that every round progresses.
+    """Select from these rows, by falling relevance, until filtering the rest again is cheaper. Return the rest, rising.
+
+    That is when the last rows not selected are as many as half of the rows left. The first row is always selected.
     """
     start = barren = 0
     size = BLOCK_ROWS
@@ -383,7 +384,7 @@ def walk_rows(
 def _walk_block(
     rows: np.ndarray, redundancy: Redundancy, chosen: dict[int, Kind], num_keyframes: int, tau: np.float32
 ) -> None:
-    """Do what `walk_rows` does for one block of rows, with one matrix product per selected frame."""
+    """Go through this block of rows; add each one not more similar than `tau` to a selected frame to `chosen`."""
     if not len(rows) or len(chosen) >= num_keyframes:
         return
     closest = redundancy.open(rows)

@@ -94,7 +94,8 @@ def _guarantee(
     minimum: int,
     num_keyframes: int,
 ) -> None:
-    """Choose frames of each camera until it has `minimum` or all of its frames: peaks first, then by relevance.
+    """Choose frames of each camera until it has `minimum` or all of its frames: peaks of relevance first, then by
+    relevance.
 
     chosen: the row of each chosen frame with why it was chosen; it is added to.
     """
@@ -115,7 +116,11 @@ def _show_changes(
     tau: float,
     num_keyframes: int,
 ) -> None:
-    """Add frames of the visits to `chosen` by the paper's rule: by falling relevance, if unlike all chosen so far."""
+    """Add frames of the visits (times with relevant frames) to `chosen`: by falling relevance, if unlike all chosen so
+    far.
+
+    A frame is unlike another if their similarity is at most `tau`.
+    """
     taken = np.array(sorted(chosen), np.int64)
     redundancy.open(taken)
     for place in range(len(taken)):

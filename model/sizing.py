@@ -32,9 +32,10 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Footprint:
-    """Memory in bytes by part. On the device: weights, kv_cache and work. In host memory, for the history: the others.
+    """Memory that the model needs, in bytes by part.
 
-    num_tokens: length of the longest prompt and its answer with this many frames. work: working memory, an estimate.
+    On the device: weights, kv_cache and work (working memory, an estimate). In host memory, for the history: the
+    others. num_tokens: length of the longest prompt and its answer with this many frames.
     """
 
     num_frames: int
@@ -69,7 +70,10 @@ def parameters(config: ModelConfig) -> dict[str, int]:
 
 
 def weight_bytes(config: ModelConfig, counts: dict[str, int], plan: Plan) -> dict[str, int]:
-    """Return the bytes of the weights by part. In 4 bits, embedding and output matrix keep their precision."""
+    """Return the bytes of the weights by part. counts: number of weights of each part; plan: device and precision.
+
+    With the language model in 4 bits, its embedding and output matrix keep their precision.
+    """
     sizes = {title: count * BYTES[plan.dtype] for title, count in counts.items()}
     if plan.language_4bit:
         language = config.language
@@ -82,14 +86,14 @@ def weight_bytes(config: ModelConfig, counts: dict[str, int], plan: Plan) -> dic
 
 
 def prompt_tokens(config: ModelConfig, num_frames: int) -> int:
-    """Return the tokens of the longest prompt and answer: keyframes in full, one token per other frame, text."""
+    """Return the number of tokens of the longest prompt and answer: all of each keyframe, one per other frame, text."""
     keyframes = min(config.num_keyframes, num_frames)
     visual = keyframes * config.keyframe_tokens + (num_frames - keyframes if config.composer != "none" else 0) + 1
     return min(config.context_tokens, min(visual, config.max_visual_tokens) + TEXT_RESERVE_TOKENS)
 
 
 def kv_cache_bytes(config: ModelConfig, num_tokens: int, dtype: str) -> int:
-    """Return the bytes of the keys and values of every layer for `num_tokens` tokens."""
+    """Return the bytes of the language model's key-value cache, all layers, for `num_tokens` tokens."""
     language = config.language
     head_dim = language.hidden_size // language.num_attention_heads
     return 2 * language.num_hidden_layers * language.num_key_value_heads * head_dim * num_tokens * BYTES[dtype]

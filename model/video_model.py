@@ -49,7 +49,7 @@ class PromptTooLongError(ValueError):
 
 
 class VideoModel:
-    """A loaded checkpoint."""
+    """A loaded checkpoint: encodes frames and questions, merges frames to a context, and writes answers."""
 
     def __init__(
         self,
@@ -161,10 +161,10 @@ class VideoModel:
         group_sizes: Sequence[int] | None = None,
         max_visual_tokens: int | None = None,
     ) -> VisualContext:
-        """Merge every frame that is no keyframe and fit the result into the token budget.
+        """Return the visual input of the language model for one question: keyframes, and the other frames merged.
 
-        overrides: features, by row, of frames encoded again because their patches were evicted; needed for such
-        keyframes. group_sizes: frames per camera, in row order; frames are never compared or joined across cameras.
+        It fits into the token budget. overrides: features, by row, of keyframes encoded again because their patches
+        were evicted. group_sizes: frames per camera, in row order; frames are never compared or joined across cameras.
         """
         started = time.perf_counter()
         budget = self.config.max_visual_tokens if max_visual_tokens is None else max_visual_tokens
@@ -209,7 +209,7 @@ class VideoModel:
         group_sizes: Sequence[int] | None,
         budget: int,
     ) -> VisualContext:
-        """Return the context of these rows alone, keyframes among them, with the source's row numbers."""
+        """Return the context of only the frames at `rows`, keyframes included, with the source's row numbers."""
         thinned = Thinned(source, rows)
         context = self.build_context(
             thinned,
@@ -231,7 +231,7 @@ class VideoModel:
     def _foreign_groups(
         self, source: PatchSource, rows: np.ndarray, group_sizes: Sequence[int], overrides: Mapping[int, FrameFeatures]
     ) -> tuple[bool, ...]:
-        """Return for each camera with keyframes whether these look unlike the training data; () if it cannot be judged."""
+        """Return for each camera with keyframes whether these look unlike the training data; () if not known."""
         if self.familiarity is None or not len(rows):
             return ()
         blocks = [overrides.get(int(row)) or source.read(int(row), int(row) + 1) for row in rows]
@@ -278,7 +278,7 @@ class VideoModel:
             yield rest
 
     def reading(self) -> Decoding:
-        """Return a new `Decoding` to pass to `stream` for several questions about the same pictures."""
+        """Return the state of a prompt read once, to pass to `stream` for several questions about the same pictures."""
         return Decoding(self.network.language_model)
 
     def self_test(self) -> None:
@@ -301,7 +301,7 @@ class VideoModel:
     def visual_block(
         self, context: VisualContext, timestamps: Sequence[str] | None = None
     ) -> tuple[Tensor, list[Slot]]:
-        """Return the embeddings of all visual tokens (V, H), timestamps included, and the pieces that they consist of."""
+        """Return the embeddings of all V visual tokens, (V, width), with timestamps, and the pieces they make up."""
         ids = None if timestamps is None else self._timestamp_ids(context.keyframes, timestamps)
         slots = layout(
             context.keyframes.rows,
@@ -327,7 +327,7 @@ class VideoModel:
 
     @torch.inference_mode()
     def splice(self, ids: Sequence[int], visual: Tensor, *, cut_to: int | None = None) -> Tensor:
-        """Return the embeddings (L, H) of `ids`, with the visual block `visual` in place of IMAGE_TOKEN_ID.
+        """Return the L embeddings, (L, width), of `ids`, with those of the visual tokens in place of IMAGE_TOKEN_ID.
 
         cut_to: keep only this many, which drops the question first, as in the published code; None keeps all.
         """
@@ -344,7 +344,7 @@ class VideoModel:
         return re.sub(r"\w+", lambda word: spelling.get(word[0], word[0]), text) if spelling else text
 
     def _timestamp_ids(self, keyframes: Keyframes, clocks: Sequence[str]) -> list[list[int]]:
-        """Return the token ids before each keyframe: its clock time, after a relevance mark if the model uses marks."""
+        """Return the token ids before each keyframe: its clock time, after a letter for its relevance if used."""
         marks = [relevance_mark(float(score)) if self.config.live.relevance_marks else "" for score in keyframes.scores]
         return [self.tokenizer.encode(timestamp_text(clock, mark)) for clock, mark in zip(clocks, marks, strict=False)]
 
@@ -371,7 +371,7 @@ class VideoModel:
         return embeddings, self.config.context_tokens - len(embeddings)
 
     def _shared(self, context: VisualContext, budget: int) -> VisualContext:
-        """Return the context with tokens shared by as many frames as the budget of visual tokens requires."""
+        """Return the context with so many frames sharing tokens that the visual tokens fit into the budget."""
         fixed = context.keyframe_tokens.shape[0] * self.config.keyframe_tokens + int(self.config.live.final_newline)
         runs = share_tokens(context.change, context.may_join, budget - fixed)
         lengths = np.bincount(runs) if len(runs) else np.empty(0, np.int64)

@@ -40,11 +40,12 @@ _NEIGHBOURS = 8  # intervals on each side whose median is the usual interval at 
 
 @dataclass(frozen=True, slots=True)
 class RankedPeaks:
-    """Peaks of relevance of all cameras, sorted by falling strength, ties by lower row. All arrays have shape (p,).
+    """The p peaks of relevance of all cameras, sorted by falling strength, ties by lower row. All arrays have shape
+    (p,).
 
-    rows: row of each peak; cameras: index of its camera; prominences: in units of relevance; strengths: in units of the
-    camera's noise; whole: the rise or fall happened in a gap of the recording, so it cannot be measured from the frames
-    and the whole prominence counts as the rise.
+    rows: row (index of the frame) of each peak; cameras: index of its camera; prominences: how far relevance falls
+    around the peak; strengths: the same in units of the camera's noise; whole: the rise or fall happened in a gap of
+    the recording, so it cannot be measured from the frames and the whole prominence counts as the rise.
     """
 
     rows: Int64
@@ -56,10 +57,12 @@ class RankedPeaks:
 
 @dataclass(frozen=True, slots=True)
 class Visit:
-    """One visit. start, peak, end: its first, its most relevant and its last row.
+    """A visit: a time in which the frames of one camera are relevant to a question.
 
-    prominence: as in RankedPeaks. strength: as there, but counting only what rises or falls within a few frames.
-    chance: expected number of peaks at least this strong in as many frames of a camera that shows nothing relevant.
+    start, peak, end: its first, its most relevant and its last row (index of a frame). prominence: how far relevance
+    falls on both sides, as in RankedPeaks. strength: the same in units of the camera's noise, but counting only what
+    rises or falls within a few frames. chance: expected number of peaks at least this strong in as many frames of a
+    camera that shows nothing relevant.
     """
 
     camera: int
@@ -72,9 +75,10 @@ class Visit:
 
 
 def rank_peaks(relevance: Signal, times: Float64, group_sizes: Sequence[int]) -> RankedPeaks:
-    """Find the peaks of relevance and rank them by strength.
+    """Find the peaks of relevance in the N frames of a window and rank them by strength.
 
-    relevance (N,); times (N,): unix seconds; group_sizes: number of frames of each camera, in row order.
+    relevance (N,): cosine of each frame with the question; times (N,): unix seconds; group_sizes: number of frames of
+    each camera, in row order. Strength is the prominence of a peak in units of its camera's noise.
 
     The highest peak of a segment (a stretch without a gap) has no higher peak to bound it. Its prominence is its height
     above the segment's minimum or above the lower quartile of the camera's relevance, whichever is lower. So something
@@ -97,12 +101,12 @@ def find_visits(
     peaks: RankedPeaks | None = None,
     most_by_chance: float = MOST_BY_CHANCE,
 ) -> list[Visit]:
-    """Find the visits, sorted by camera and time.
+    """Find the visits (times in which the frames of a camera are relevant to the question), sorted by camera and time.
 
-    peaks: the result of `rank_peaks` for the same arguments, if known. A peak is a visit if fewer than `most_by_chance`
-    peaks of its strength are expected by chance. Only what rises or falls within a few frames counts here, which
-    excludes slow changes such as daylight. A visit lasts while relevance stays above half of the peak's prominence, and
-    ends at the latest in the valley before the next visit.
+    relevance, times, group_sizes: as for `rank_peaks`; peaks: its result for them, if known. A peak is a visit if fewer
+    than `most_by_chance` peaks of its strength are expected by chance. Only what rises or falls within a few frames
+    counts here, which excludes slow changes such as daylight. A visit lasts while relevance stays above half of the
+    peak's prominence, and ends at the latest in the valley before the next visit.
     """
     peaks = rank_peaks(relevance, times, group_sizes) if peaks is None else peaks
     visits = []
@@ -139,10 +143,10 @@ def find_visits(
 def clear_visits(visits: Sequence[Visit]) -> list[Visit]:
     """Return the visits of one camera that stand clearly above all its others in prominence; [] if none do.
 
-    What the question asks about raises relevance much more than other things do. So the visits are sorted by falling
-    prominence and cut at the largest ratio between neighbours. The visits before the cut are returned, if that ratio is
-    at least CLEAR_STEP. Visits below CLEAR_SHARE of the highest prominence are never returned. Prominences 6, 5, 2, 1.9
-    give the first two.
+    Prominence is how far relevance falls on both sides of the visit. What the question asks about raises relevance much
+    more than other things do. So the visits are sorted by falling prominence and cut at the largest ratio between
+    neighbours. The visits before the cut are returned, if that ratio is at least CLEAR_STEP. Visits below CLEAR_SHARE
+    of the highest prominence are never returned. Prominences 6, 5, 2, 1.9 give the first two.
     """
     ranked = sorted(visits, key=lambda visit: -visit.prominence)
     if not ranked:
@@ -177,9 +181,9 @@ def segment_starts(times: Float64) -> Int64:
 def noise_of(signal: Signal, starts: Int64) -> float:
     """Return the standard deviation of a camera's relevance from frame to frame; 0 if it never changes.
 
-    It is computed from the median difference between neighbouring frames, assuming Gaussian noise. Visits hardly change
-    the median, as few of these differences are at the start or end of one. Differences across gaps (`starts`: first
-    rows of the segments) and between identical pictures are left out.
+    It is computed from the median difference between neighbouring frames, assuming Gaussian noise. Times of relevant
+    frames (visits) hardly change the median, as few of these differences are at the start or end of one. Differences
+    across gaps (`starts`: first rows of the segments) and between identical pictures are left out.
     """
     steps = np.abs(np.diff(signal.astype(np.float64)))
     steps = np.delete(steps, starts[1:] - 1)
@@ -199,12 +203,18 @@ def chance_of(strength: float, num_frames: int) -> float:
 
 
 def strength_of(chance: float, num_frames: int) -> float:
-    """Return the strength that `chance` peaks are expected to reach (inverse of `chance_of`), at least 0."""
+    """Return the least strength for which at most `chance` peaks of noise are expected in `num_frames` frames.
+
+    The strength of a peak is its height in standard deviations of the noise. The inverse of `chance_of`, at least 0.
+    """
     return -2 * _NORMAL.inv_cdf(min(0.5, chance / max(1, num_frames)))
 
 
 def _peaks_of(camera: int, signal: Signal, times: Float64, first: int) -> tuple[NDArray[Any], ...]:
-    """Return one camera's columns of RankedPeaks, not sorted. first: the camera's first row in the window."""
+    """Find the peaks of relevance of one camera. Return the columns of RankedPeaks for them, not sorted by strength.
+
+    signal: the relevance of the camera's frames; first: the camera's first row in the window.
+    """
     starts = segment_starts(times)
     if not len(signal):
         return *(np.empty(0, np.int64),) * 2, *(np.empty(0),) * 2, np.empty(0, bool)
@@ -220,7 +230,7 @@ def _peaks_of(camera: int, signal: Signal, times: Float64, first: int) -> tuple[
 
 
 def _rise(signal: Signal) -> float:
-    """Return the largest change of relevance within a few frames (the largest lag in _RISES_WITHIN)."""
+    """Return the largest change of relevance within a few frames: over one of the lags in _RISES_WITHIN."""
     return max(
         (float(np.abs(signal[lag:] - signal[:-lag]).max()) for lag in _RISES_WITHIN if lag < len(signal)), default=0.0
     )
@@ -234,7 +244,11 @@ def _by_camera(relevance: Signal, times: Float64, group_sizes: Sequence[int]) ->
 
 
 def _bounds(signal: Signal, starts: Int64, rows: Int64) -> list[tuple[int, int]]:
-    """Return for each peak the first row its visit can have, and the row after the last. rows: the peaks', rising."""
+    """Return for each peak of relevance the first row that its visit can have, and the row after the last.
+
+    signal: relevance of one camera's frames; starts: first rows of its segments without a gap; rows: the peaks',
+    rising.
+    """
     segments = np.searchsorted(starts, rows, side="right") - 1
     ends = np.append(starts[1:], len(signal))
     bounds = [[int(starts[segment]), int(ends[segment])] for segment in segments]

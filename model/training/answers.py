@@ -1,4 +1,5 @@
-"""Train projector, merging maps and language model end to end on histories (stage 2), with the towers frozen.
+"""Train projector, merging maps and language model together on histories (stage 2); the towers (encoders) stay as they
+are.
 
 One step takes questions about windows of similar length (parts of histories, see `model.training.data`). It selects
 keyframes for each as the product does, merges every other frame so that gradients reach the merging maps, interleaves
@@ -37,7 +38,7 @@ PLACES = (8, 16, 32, 32, 32, 48)  # numbers of keyframes, varied so that the mod
 
 
 def answer_text(item: Item, taken: Tensor) -> str:
-    """Return the answer to train on. taken (N,) bool: the frames of the window that were selected as keyframes.
+    """Return the answer to train on. taken (N,) bool: which of the N frames of the window were selected as keyframes.
 
     A time in it is the clock time of a selected keyframe that shows the event, so that the model can copy it from its
     input.
@@ -55,7 +56,11 @@ def answer_text(item: Item, taken: Tensor) -> str:
 
 @dataclass(frozen=True)
 class AnswerBatch:
-    """A padded batch: embeds (B, L, H); targets (B, L): token to predict at each position, IGNORE outside the answer."""
+    """A batch of B token sequences, padded to the same length L, with what is to be predicted.
+
+    embeds (B, L, H): input embeddings of the language model, of width H; targets (B, L): the token to predict at each
+    position, IGNORE outside the answer.
+    """
 
     embeds: Tensor
     targets: Tensor
@@ -87,7 +92,11 @@ class AnswerTrainer:
         self.stamp = self._stamp_template()
 
     def _stamp_template(self) -> Tensor:
-        """Return the token ids of the text before a keyframe with mark "a" and zeros, to be replaced in `_stamps`."""
+        """Return the token ids of the text before a keyframe, a letter for its relevance and a clock time, here "a" and
+        zeros.
+
+        `_stamps` puts the real letter and digits in their places.
+        """
         self.marks = torch.tensor([self.tokenizer.encode(mark)[0] for mark in MARKS], device=self.device)
         ids = self.tokenizer.encode(timestamp_text("00:00:00", MARKS[0] if self.live.relevance_marks else ""))
         self.digits = torch.tensor([self.tokenizer.encode(str(d))[0] for d in range(10)], device=self.device)
@@ -97,7 +106,7 @@ class AnswerTrainer:
         return torch.tensor(ids, device=self.device)
 
     def text_features(self, texts: Sequence[str]) -> Tensor:
-        """Return the text embeddings (B, D), not normalised."""
+        """Return the embeddings of B texts, (B, D), not normalised; D is CLIP's embedding width."""
         ids = [torch.tensor(self.clip_ids(text)) for text in texts]
         end = self.network.config.dual_encoder.eos_token_id
         with torch.no_grad():
@@ -113,7 +122,7 @@ class AnswerTrainer:
         return self.assemble(items, rows, valid, taken, scores, query, asked)
 
     def rows(self, items: Sequence[Item]) -> tuple[Tensor, Tensor]:
-        """Return the rows of the store that the windows cover (B, N), and which of them are not padding (B, N) bool."""
+        """Return the rows of the store for B windows of N frames, padded, (B, N), and which are not padding, (B, N)."""
         offsets = torch.arange(max(item.count for item in items), device=self.device)
         counts = torch.tensor([item.count for item in items], device=self.device)
         firsts = torch.tensor([item.first for item in items], device=self.device)
@@ -132,10 +141,10 @@ class AnswerTrainer:
 
     @torch.no_grad()
     def _runs(self, rows: Tensor, valid: Tensor, taken: Tensor) -> Tensor | None:
-        """Return the run number of each frame (B, N), or None if all tokens fit the budget. A run's frames share a
-        token.
+        """Return the number of the run of each frame, (B windows, N frames), or None if all tokens fit the budget.
 
-        Cuts each window between the most different neighbours, so that similar adjacent frames share a token.
+        The frames of a run share a token. Each window is cut between the most different neighbours, so that similar
+        adjacent frames share one. rows (B, N): of the store; valid: not padding; taken: keyframes.
         """
         budget = self.network.config.max_visual_tokens
         room = budget - 1 - self.network.config.keyframe_tokens * int(taken.sum(1).max())
@@ -149,7 +158,11 @@ class AnswerTrainer:
         return (change >= cut).long().cumsum(1)
 
     def _stamps(self, items: Sequence[Item], scores: Tensor) -> Tensor:
-        """Return the token ids (B, N, T) of the text before each frame, were it a keyframe: mark and clock time."""
+        """Return the token ids of the text that would precede each frame if it were a keyframe: (B windows, N frames, T
+        tokens).
+
+        The text is a letter for the frame's relevance, scores (B, N), and its clock time.
+        """
         offsets = torch.arange(scores.shape[1], device=self.device)
         start = torch.tensor([item.clock(0) for item in items], device=self.device, dtype=torch.float64)
         interval = torch.tensor([item.interval_s for item in items], device=self.device)
@@ -172,10 +185,10 @@ class AnswerTrainer:
         query: Tensor,
         asked: Sequence[str],
     ) -> AnswerBatch:
-        """Return the padded sequences for keyframes already selected.
+        """Return the padded sequences for B questions about windows of N frames, whose keyframes are already selected.
 
-        rows, valid: as from `rows`; taken (B, N) bool: the keyframes; scores (B, N): cosines with the question; query
-        (B, D): text embeddings; asked: the B questions as the language model reads them.
+        rows (B, N): of the store; valid (B, N): not padding; taken (B, N) bool: the keyframes; scores (B, N): cosines
+        with the question; query (B, D): text embeddings; asked: the B questions as the language model reads them.
         """
         network, per_keyframe = self.network, self.network.config.keyframe_tokens + len(self.stamp)
         layout = layout_batch(taken, valid, per_keyframe, self._runs(rows, valid, taken))
@@ -211,12 +224,12 @@ class AnswerTrainer:
         return self._with_text(flat.view(len(items), length, width), tails, visual)
 
     def _tail(self, item: Item, taken: Tensor, asked: str) -> tuple[list[int], int]:
-        """Return the token ids after the visual tokens, answer included, and how many of them are the answer."""
+        """Return the token ids of the prompt after the visual tokens, and how many of them are the answer."""
         answer = [*self.answer_ids(answer_text(item, taken)), min(self.tokenizer.stop_ids)]
         return self.tail_ids(asked) + answer, len(answer)
 
     def _question_ids(self, question: str) -> list[int]:
-        """Return the token ids from after the visual tokens to where the answer begins."""
+        """Return the token ids of the prompt's part between the visual tokens and the answer, the question included."""
         ids = self.tokenizer.encode_prompt(prompt_text(question, self.live.system_prompt))
         return ids[ids.index(IMAGE_TOKEN_ID) + 1 :]
 

@@ -1,7 +1,7 @@
-"""Draw training data on demand in worker processes: single labelled frames, and whole histories with questions.
+"""Make training data on demand in worker processes: single labelled frames, and whole histories with questions.
 
-All pictures are of the drawn world, synthetic scenes from `model.world`. A history is the frames of a scene, one a
-second; a window is a part of it, with questions about just that part. Workers draw and degrade pictures on CPU cores
+All pictures are of the drawn world, synthetic scenes painted by `model.world`. A history is the frames of a scene, one
+a second; a window is a part of it, with questions about just that part. Workers paint and degrade pictures on CPU cores
 and hand over uint8 arrays; everything else happens on the device. A worker's data depends only on (seed, worker
 number), so runs with the same seed and number of workers see the same data.
 """
@@ -45,10 +45,10 @@ GLIMPSES_OF_ONE_SCENE = {2: 3, 1: 2}  # things in view -> most glimpses of one s
 
 @dataclass(frozen=True)
 class FrameBatch:
-    """Labels of B frames with M patches.
+    """A batch of B single frames with labels for the whole frame and for each of its M patches.
 
-    pairs (B, kinds, colours) bool: whether such a thing is visible; kinds, colours (B, M) int64: of each patch, -1
-    background.
+    pairs (B, kinds, colours) bool: whether a thing of this kind and colour is visible; kinds, colours (B, M) int64: of
+    what each patch shows, -1 for the background.
     """
 
     pairs: Tensor
@@ -58,19 +58,26 @@ class FrameBatch:
 
 @dataclass(frozen=True)
 class TextBatch:
-    """T texts. ids, mask (T, L) int64; wanted (T, kinds, colours) bool: things of which an image must show one."""
+    """A batch of T texts, padded to L tokens, with what they name.
+
+    ids, mask (T, L) int64; wanted (T, kinds, colours) bool: the things (kind and colour) of which an image must show
+    one.
+    """
 
     ids: Tensor
     mask: Tensor
     wanted: Tensor
 
     def truth(self, pairs: Tensor) -> Tensor:
-        """Return (B, T): whether image b shows a thing named in text t. pairs (B, kinds, colours): what is visible."""
+        """Return whether each of B images shows a thing that each of T texts names: (B, T) bool.
+
+        pairs (B, kinds, colours) bool: which things (kind and colour) each image shows.
+        """
         return torch.einsum("bkc,tkc->bt", pairs.float(), self.wanted.float()) > 0
 
 
 def wanted_pairs(query: Query) -> np.ndarray:
-    """Return (kinds, colours) bool: the things that a query names.
+    """Return which things a query names, as a table (kinds, colours) of bool.
 
     "red car" gives one cell, "the truck" a row; a question about the order of two things gives both.
     """
@@ -82,16 +89,19 @@ def wanted_pairs(query: Query) -> np.ndarray:
 
 
 def squash(picture: np.ndarray) -> np.ndarray:
-    """Resize as the vision tower's preprocessing does, with a bicubic filter: (H, W, 3) uint8 -> (S, S, 3) uint8."""
+    """Resize a picture as the vision tower's preprocessing does, with a bicubic filter, to a square of S x S pixels.
+
+    (height, width, 3) uint8 -> (S, S, 3) uint8.
+    """
     return np.asarray(Image.fromarray(picture).resize((IMAGE_SIDE, IMAGE_SIDE), Image.Resampling.BICUBIC))
 
 
 def pictures_at(
     scene: Scene, times: Sequence[float], size: tuple[int, int], rng: np.random.Generator, codec: Codec | None
 ) -> Iterator[np.ndarray]:
-    """Yield the encoders' input for a scene at rising times, (S, S, 3) uint8.
+    """Yield pictures of a scene at rising times as the encoders take them: S x S pixels, (S, S, 3) uint8.
 
-    Each picture is drawn, passed through camera faults, the codec (None: no codec) and JPEG, and resized.
+    Each picture is painted, passed through camera faults, the codec (None: no codec) and JPEG, and resized.
     """
     seen = (camera_faults(draw(scene, t, *size), rng) for t in times)
     sent = seen if codec is None else through_codec(seen, codec)
@@ -99,7 +109,7 @@ def pictures_at(
 
 
 def drawn_codec(rng: np.random.Generator) -> Codec | None:
-    """Return a random codec and bit rate for half of all scenes, None (no codec) for the others."""
+    """Return a random video codec and bit rate in half of all calls, None (no codec) in the others."""
     return random_codec(rng) if rng.random() < CODEC_SHARE else None
 
 
@@ -137,7 +147,10 @@ class Frames(IterableDataset[dict[str, Tensor]]):
 
 
 def visible_pairs(scene: Scene, t: float) -> np.ndarray:
-    """Return (kinds, colours) bool: the things visible at t. An open door counts, a closed one is background."""
+    """Return which things are visible in a scene at second t, as a table (kinds, colours) of bool.
+
+    An open door counts as a thing, a closed one does not.
+    """
     pairs = np.zeros((len(KINDS), len(COLOURS)), bool)
     for v in scene.visible_at(t):
         if v.action != "closed":
@@ -152,9 +165,9 @@ def _stack(rows: Sequence[tuple[np.ndarray, ...]]) -> dict[str, Tensor]:
 
 @dataclass(frozen=True)
 class Window:
-    """Frames from `start` up to, not including, `stop` of a history.
+    """A part of a history, with questions: its frames from `start` up to, not including, `stop`.
 
-    questions: their answers hold for just these frames. start_unix: clock time of the history's frame 0.
+    The answers to its questions hold for just these frames. start_unix: clock time of the history's frame 0.
     """
 
     start: int
@@ -165,9 +178,10 @@ class Window:
 
 @dataclass(frozen=True)
 class History:
-    """N frames, one a second of one scene (or of many scenes, see `glimpses`), with windows and labels.
+    """N frames, one a second, of one scene or of short pieces of many scenes, with windows (questions) and labels.
 
-    images (N, S, S, 3) uint8; labels (N, 2, M) int8: kind and colour of each patch, -1 for the background.
+    images (N, S, S, 3) uint8: pictures of S x S pixels; labels (N, 2, M) int8: kind and colour of each of a frame's M
+    patches, -1 for the background.
     """
 
     images: Tensor
@@ -176,7 +190,7 @@ class History:
 
 
 class Histories(IterableDataset[History]):
-    """Yields histories without end, each of one scene, with questions about several windows."""
+    """Yields histories (frames with questions about parts of them) without end, each of one scene."""
 
     def __init__(
         self, seed: int, num_frames: int, window_frames: Sequence[int], *, per_window: int, density: float
@@ -207,16 +221,19 @@ class Histories(IterableDataset[History]):
 
 
 def labels_at(scene: Scene, times: Sequence[float]) -> Tensor:
-    """Return kind and colour of each patch at these seconds, (n, 2, M) int8, -1 for the background."""
+    """Return what the M patches of the frames at n seconds of a scene show: kind and colour, (n, 2, M) int8.
+
+    -1 stands for the background.
+    """
     labels = [np.stack(patch_labels(scene, t, GRID_SIDE)).reshape(2, -1) for t in times]
     return torch.from_numpy(np.stack(labels))
 
 
 def glimpses(rng: np.random.Generator) -> History:
-    """Return a history of GLIMPSES glimpses, one after another, each with a question about what is visible at its end.
+    """Return a history of GLIMPSES short pieces of many scenes, one after another, each with a question about its end.
 
-    A glimpse is a few frames of some scene. The spans of a question are seconds of its own scene, not of this history,
-    so only questions about the present are used.
+    Each such glimpse is a few frames of some scene; the question is about what is visible in the last of them. Other
+    questions are not used, because their proof is given in seconds of the scene and not of this history.
     """
     images: list[np.ndarray] = []
     windows: list[Window] = []
@@ -237,10 +254,10 @@ def glimpses(rng: np.random.Generator) -> History:
 
 
 def glimpse_seconds(rng: np.random.Generator, counts: np.ndarray) -> list[int]:
-    """Return a few seconds of a scene with one or two things in view.
+    """Return a few seconds of a scene at which one or two things are in view, to show a few frames around each.
 
     For each number of things, there is at most one second in every GLIMPSE_APART_S. counts (N,): number of things in
-    view at each second.
+    view at each of the scene's N seconds.
     """
     found: list[int] = []
     for number, most in GLIMPSES_OF_ONE_SCENE.items():
@@ -252,7 +269,7 @@ def glimpse_seconds(rng: np.random.Generator, counts: np.ndarray) -> list[int]:
 
 
 class MixedHistories(Histories):
-    """Yields mostly histories of ten minutes, some of fifty minutes with long windows, and some of glimpses."""
+    """Yields histories without end: mostly of ten minutes, some of fifty, some made of short pieces of many scenes."""
 
     def __init__(self, seed: int) -> None:
         super().__init__(seed, 600, WINDOW_FRAMES, per_window=24, density=1.0)
@@ -268,7 +285,10 @@ class MixedHistories(Histories):
 
 
 def things_in_view(scene: Scene, num_frames: int) -> np.ndarray:
-    """Return the number of clearly visible things at each second, (N,) int64; 0 if the view is empty or unclear."""
+    """Return how many things are clearly visible at each of num_frames seconds of a scene, int64.
+
+    0 also if the view is unclear: a thing is half hidden, or there are too many.
+    """
     seconds = np.arange(num_frames, dtype=np.float64)
     shows = scene.may_show(seconds)
     return np.array(
@@ -277,9 +297,9 @@ def things_in_view(scene: Scene, num_frames: int) -> np.ndarray:
 
 
 def window_stop(rng: np.random.Generator, counts: np.ndarray, length: int) -> int:
-    """Return where a window of `length` frames stops: often after a moment with things in view.
+    """Return a random frame before which a window of `length` frames stops, often after a moment with things in view.
 
-    counts (N,): number of things in view at each second.
+    counts (N,): number of things in view at each of the N seconds of the history.
     """
     wanted = rng.choice([*ENDINGS, -1], p=[*ENDINGS.values(), 1 - sum(ENDINGS.values())])
     stops = np.flatnonzero(counts == wanted) + 1

@@ -33,7 +33,7 @@ class FramePool:
         self.received += count
 
     def sample(self, size: int, generator: torch.Generator) -> dict[str, Tensor]:
-        """Return `size` frames chosen at random, each perhaps more than once, as tensors by name of the label."""
+        """Return the images and labels, by name, of `size` frames chosen at random, some perhaps twice."""
         filled = min(self.received, self.capacity)
         rows = torch.randint(filled, (size,), device=self.device, generator=generator)
         return {name: column[rows] for name, column in self._columns.items()}

@@ -74,7 +74,7 @@ class Run:
 
     @property
     def over(self) -> bool:
-        """Whether the time of this slice is over."""
+        """Whether the time given to this process (the slice) is over."""
         return time.monotonic() - self.started > self.slice_s
 
     def state(self, stage: str) -> Path:
@@ -120,7 +120,7 @@ def learning_rate(peak: float, step: int, share: float, warmup_steps: int = 300)
 
 
 def pixels(network: VilampNetwork, images: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
-    """Return the normalised input of CLIP and of the vision tower for images, uint8 (B, S, S, 3).
+    """Return the normalised input of CLIP and of the vision tower for B images, uint8 (B, S, S, 3), S pixels wide.
 
     generator: for random augmentation; None: no augmentation.
     """
@@ -135,7 +135,7 @@ def pixels(network: VilampNetwork, images: Tensor, generator: torch.Generator | 
 
 
 def train_towers(run: Run, checkpoint: Checkpoint, seconds: float, shelf: HistoryShelf) -> bool:
-    """Run stage 1. Return False if it is not finished. Meanwhile, a third of the workers draw histories for stage 2."""
+    """Train the encoders (stage 1). Return False if not finished. A third of the workers make data for stage 2."""
     network, device = checkpoint.network, run.device
     heads = TowerHeads(recipe.VISION_WIDTH, recipe.VISION_WIDTH, len(KINDS), len(COLOURS)).to(device)
     trainer = TowerTrainer(network.dual_encoder, network.vision_tower, heads, learning_rate=1e-3)
@@ -194,7 +194,7 @@ def train_towers(run: Run, checkpoint: Checkpoint, seconds: float, shelf: Histor
 def tower_figures(
     network: VilampNetwork, texts: Texts, pool: FramePool, generator: torch.Generator
 ) -> dict[str, float]:
-    """Return the average precision of finding pool frames by names such as "red car", to show progress."""
+    """Return the average precision of finding frames of the pool by names such as "red car", to show progress."""
     sample = pool.sample(2048 if run_is_gpu(pool.device) else 64, generator)
     names = [(f"a {c} {k}", Query(kind=k, colour=c)) for k in KINDS for c in COLOURS]
     batch = texts.encode(names)
@@ -214,7 +214,7 @@ def run_is_gpu(device: torch.device) -> bool:
 
 @torch.no_grad()
 def encode_history(network: VilampNetwork, history: History, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return the normalised embeddings (N, D) and patches (N, M, C) of a history's pictures."""
+    """Return the normalised embeddings (N, D) and the M patches (N, M, C) of each of a history's N pictures."""
     embeddings, patches = [], []
     for chunk in history.images.split(1024):
         clip_pixels, tower_pixels = pixels(network, chunk.to(device), None)
@@ -225,7 +225,7 @@ def encode_history(network: VilampNetwork, history: History, device: torch.devic
 
 
 def train_answers(run: Run, checkpoint: Checkpoint, seconds: float, shelf: HistoryShelf) -> bool:
-    """Run stage 2 on the histories of the shelf, to which the workers keep adding. Return False if it is not finished."""
+    """Train the rest (stage 2) on histories, which workers keep adding to the shelf. Return False if not finished."""
     network, device = checkpoint.network, run.device
     capacity = 1_300_000 if run_is_gpu(device) else 120_000
     store = FeatureStore(capacity, (network.config.num_patches, recipe.VISION_WIDTH), recipe.EMBEDDING_DIM, device)
@@ -270,7 +270,7 @@ def train_answers(run: Run, checkpoint: Checkpoint, seconds: float, shelf: Histo
 def report_answers(
     run: Run, step: int, shelf: HistoryShelf, window: list[tuple[float, list[Any], list[float]]], on_it: list[float]
 ) -> None:
-    """Report the mean results of the steps since the last report.
+    """Report the mean results of the training steps since the last report.
 
     window: losses and answers of those steps; on_it: share of merging weights on patches that show what is asked about.
     """
@@ -279,14 +279,14 @@ def report_answers(
 
 
 def take_in(network: VilampNetwork, shelf: HistoryShelf, store: FeatureStore, device: torch.device, limit: int) -> None:
-    """Encode up to `limit` waiting histories and add them to the store."""
+    """Encode up to `limit` histories waiting on the shelf and add their features to the store."""
     for _ in range(min(limit, len(shelf.waiting))):
         history = shelf.waiting.popleft()
         store.add(history, *encode_history(network, history, device))
 
 
 def next_items(trainer: AnswerTrainer, store: FeatureStore, share: float) -> list[Any]:
-    """Return the questions of the next step, about windows of similar length.
+    """Return the questions of the next training step, about windows (parts of histories) of similar length.
 
     share: the part of the stage's time that has passed, which decides how long windows may be.
     """
@@ -318,7 +318,7 @@ def save(run: Run, checkpoint: Checkpoint) -> None:
 
 
 def stages(run: Run, seconds: tuple[float, float]) -> Iterator[str]:
-    """Run the stages that are not done yet, until the slice's time is over. Yield the name of each stage as it ends."""
+    """Run the training stages that are left until this process's time is over. Yield each one's name at its end."""
     progress_path = run.folder / "progress.json"
     done = json.loads(progress_path.read_text()) if progress_path.exists() else []
     shelf = HistoryShelf(

@@ -20,8 +20,8 @@ IGNORE = -100
 def background_relative(embeddings: Tensor, valid: Tensor, floor: float) -> Tensor:
     """Make embeddings relative to the mean of their window, so that frames showing only the background are alike.
 
-    (B, N, D) normalised -> (B, N, D + 1): the mean is subtracted, a coordinate of size `floor` appended, and the result
-    normalised.
+    B windows of N frames, embedding width D: (B, N, D) normalised -> (B, N, D + 1). The mean of the frames that are
+    `valid` (not padding) is subtracted, a coordinate of size `floor` appended, and the result normalised.
     """
     count = valid.sum(1).clamp(min=1)[:, None, None]
     mean = (embeddings * valid[..., None]).sum(1, keepdim=True) / count
@@ -30,12 +30,12 @@ def background_relative(embeddings: Tensor, valid: Tensor, floor: float) -> Tens
 
 
 def select_batch(scores: Tensor, vectors: Tensor, valid: Tensor, num_keyframes: int, tau: float, recent: int) -> Tensor:
-    """Run differential keyframe selection for all windows at once. Return the keyframes, (B, N) bool.
+    """Run differential keyframe selection (DKS) for B windows of N frames at once. Return the keyframes, (B, N) bool.
 
-    scores (B, N); vectors (B, N, D) normalised; valid (B, N): not padding. The newest `recent` frames come first. Then,
-    again and again, the best frame left is selected and all frames more similar to it than tau are excluded, which
-    gives the same result as the paper's loop over ranked frames. Places that remain get the best of the excluded
-    frames.
+    scores (B, N): relevance; vectors (B, N, D): normalised embeddings; valid (B, N): not padding. The newest `recent`
+    frames come first. Then, again and again, the best frame left is selected and all frames more similar to it than tau
+    are excluded, which gives the same result as the paper's loop over ranked frames. Places that remain get the best of
+    the excluded frames.
     """
     batch, num_frames, _ = vectors.shape
     rows = torch.arange(batch, device=scores.device)
@@ -56,7 +56,7 @@ def select_batch(scores: Tensor, vectors: Tensor, valid: Tensor, num_keyframes: 
 
 
 def reference_rows(taken: Tensor) -> Tensor:
-    """Return the row of the last keyframe at or before each frame, (B, N); for frames before the first, their own row.
+    """Return for each of the N frames of B windows the last keyframe at or before it, (B, N); before the first, itself.
 
     taken (B, N) bool: the keyframes. 0 1 0 0 1 0 -> 0 1 1 1 4 4.
     """
@@ -66,10 +66,10 @@ def reference_rows(taken: Tensor) -> Tensor:
 
 
 def merge_frames(network: VilampNetwork, patches: Tensor, references: Tensor, query: Tensor) -> Tensor:
-    """Return the merged tokens (F, H), computed directly by the paper's formula.
+    """Return the merged tokens of F frames, (F, H), computed directly by the paper's formula; H is the language width.
 
-    patches, references (F, M, C): patches of each frame and of the keyframe it is compared with; query (F, D): text
-    embeddings, not normalised.
+    patches, references (F, M, C): the M patches, of C channels, of each frame and of the keyframe it is compared with;
+    query (F, D): embeddings of the questions' texts, not normalised.
     """
     composer = network.composer
     assert isinstance(composer, SigPooling)
@@ -85,10 +85,11 @@ def merge_frames(network: VilampNetwork, patches: Tensor, references: Tensor, qu
 def merge_chunked(
     network: VilampNetwork, store: Tensor, rows: Tensor, references: Tensor, query: Tensor, chunk: int = 4096
 ) -> Tensor:
-    """Apply `merge_frames` in chunks, which saves memory: activations are computed again in the backward pass.
+    """Return the merged tokens of F frames like `merge_frames`, in chunks: activations are computed again in the
+    backward pass.
 
-    store (R, M, C): all patches; rows, references (F,): rows in it of the frames and of those compared with; query (F,
-    D).
+    This saves memory. store (R, M, C): the M patches of all R stored frames; rows, references (F,): rows in it of the
+    frames and of the keyframes they are compared with; query (F, D): text embeddings.
     """
 
     def piece(start: int) -> Tensor:
@@ -104,7 +105,7 @@ def merge_chunked(
 
 @dataclass(frozen=True)
 class Layout:
-    """The position of each frame's tokens in the padded visual block. All int64."""
+    """The positions of the tokens of each frame among the visual tokens of its window, padded. All int64."""
 
     merged: Tensor  # (B, N) slot of each merged frame's token, -1 for other frames; frames of one run share a slot
     keyframes: Tensor  # (B, K) row of each keyframe, -1 where there are fewer
@@ -113,10 +114,11 @@ class Layout:
 
 
 def layout_batch(taken: Tensor, valid: Tensor, tokens_per_keyframe: int, runs: Tensor | None = None) -> Layout:
-    """Return the slots of each frame's tokens, counted from the first visual token, in time order.
+    """Return the positions of each frame's tokens among the visual tokens of its window, which are in time order.
 
-    taken, valid (B, N) bool: keyframes, and frames that are not padding. runs (B, N): non-decreasing run numbers;
-    adjacent merged frames with the same number share one token. None: each merged frame has its own.
+    taken, valid (B, N) bool: keyframes, and frames that are not padding, of B windows of N frames. runs (B, N):
+    non-decreasing run numbers; adjacent merged frames with the same number share one token. None: each merged frame has
+    its own.
     """
     singles = valid & ~taken
     first = singles.clone()

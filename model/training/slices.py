@@ -20,7 +20,7 @@ MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
 @dataclass(slots=True)
 class Progress:
-    """Progress of a stage: seconds trained, optimiser steps, and slices started before this one."""
+    """How far a training stage has come: seconds trained, optimiser steps, processes (slices) started before this."""
 
     seconds: float = 0.0
     step: int = 0

@@ -26,7 +26,8 @@ FAMILY_WEIGHTS = {
 
 @dataclass(frozen=True)
 class Item:
-    """One question about `count` rows of the store from `first` on: frames start, start + 1, ... of a history.
+    """One question to train on, about `count` rows of the store from `first` on: frames start, start + 1, ... of a
+    history.
 
     interval_s: seconds between frames as the clock shows them, which may differ from the one second of the drawn world.
     """
@@ -44,9 +45,10 @@ class Item:
 
 
 class FeatureStore:
-    """Features of many frames. On `device`, float16: embeddings (capacity, D) and patches (capacity, M, C).
+    """A ring buffer of the features and labels of many frames, from which training takes questions.
 
-    On the CPU: labels (capacity, 2, M) int8.
+    On `device`, float16: embeddings (capacity, D) and patches (capacity, M, C): M patches of C channels for each frame.
+    On the CPU: labels (capacity, 2, M) int8: kind and colour of what each patch shows.
     """
 
     def __init__(self, capacity: int, patch_shape: tuple[int, int], embedding_dim: int, device: torch.device) -> None:
@@ -79,7 +81,10 @@ class FeatureStore:
         return held[0] < first + count and first < held[0] + held[1]
 
     def add(self, history: History, embeddings: Tensor, patches: Tensor) -> None:
-        """Add an encoded history. embeddings (N, D), normalised; patches (N, M, C)."""
+        """Add the features of a history of N frames.
+
+        embeddings (N, D): normalised, of width D; patches (N, M, C): M patches of C channels for each frame.
+        """
         first = self.place(len(embeddings))
         self.embeddings[first : first + len(embeddings)] = embeddings.half()
         self.patches[first : first + len(patches)] = patches.half()

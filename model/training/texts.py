@@ -1,4 +1,4 @@
-"""Sample descriptions and questions of the drawn world, with the things that each names, as input of the text encoder."""
+"""Choose random descriptions of the drawn world and questions about it, with what each names, for the text encoder."""
 
 import numpy as np
 import torch
@@ -10,7 +10,7 @@ from model.world.questions import Query, captions
 
 
 class Texts:
-    """Samples descriptions and questions, with the things that each names."""
+    """Chooses random descriptions and questions, with the things that each names, and turns them into tokens."""
 
     def __init__(self, tokenizer: ClipTokenizer, device: torch.device, seed: int) -> None:
         self.pool: list[tuple[str, Query]] = [(text, query) for texts, query in captions() for text in texts]
@@ -18,7 +18,7 @@ class Texts:
         self.rng = np.random.default_rng(seed)
 
     def sample(self, size: int) -> TextBatch:
-        """Return `size` random texts with the things that each names."""
+        """Return `size` random descriptions and questions as tokens, with the things that each names."""
         chosen = [self.pool[i] for i in self.rng.integers(len(self.pool), size=size)]
         return self.encode(chosen)
 

@@ -21,7 +21,10 @@ CLIP_SPECIAL = ("<|startoftext|>", "<|endoftext|>")
 
 
 def train_language_tokenizer(texts: Iterable[str], folder: Path, vocab_size: int, context_tokens: int) -> int:
-    """Write tokenizer.json, vocab.json, merges.txt and tokenizer_config.json. Return the number of ids."""
+    """Train the language model's tokenizer on the texts and write its files to the folder. Return the number of ids.
+
+    They are tokenizer.json, vocab.json, merges.txt and tokenizer_config.json.
+    """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -50,7 +53,10 @@ def train_language_tokenizer(texts: Iterable[str], folder: Path, vocab_size: int
 
 
 def train_clip_tokenizer(texts: Iterable[str], folder: Path, vocab_size: int, context_tokens: int) -> int:
-    """Do the same for the text encoder: lower-cased, `</w>` ends a word, the tokenizer adds start and end tokens."""
+    """Train the text encoder's tokenizer on the texts and write its files to the folder. Return the number of ids.
+
+    It lower-cases texts, `</w>` ends a word, and it adds start and end tokens.
+    """
     tokenizer = Tokenizer(models.BPE(unk_token="<|endoftext|>", end_of_word_suffix="</w>"))
     tokenizer.normalizer = normalizers.Sequence(
         [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]

@@ -18,7 +18,11 @@ from model.training.data import FrameBatch, TextBatch
 
 
 class TowerHeads(nn.Module):
-    """The parts that only stage 1 needs, dropped afterwards: patch classifiers, logit scale and bias."""
+    """The small layers that only the training of the encoders needs, dropped afterwards.
+
+    They classify patches and whole pictures by the kinds and colours shown, and scale and shift the cosines between
+    pictures and texts.
+    """
 
     def __init__(self, clip_width: int, tower_width: int, num_kinds: int, num_colours: int) -> None:
         super().__init__()
@@ -32,7 +36,7 @@ class TowerHeads(nn.Module):
 
 @dataclass(frozen=True)
 class TowerLoss:
-    """The loss of one step (total, with gradient) and its parts (without)."""
+    """The loss of one training step (total, with gradient) and its parts (without)."""
 
     total: Tensor
     image_text: Tensor
@@ -41,7 +45,10 @@ class TowerLoss:
 
 
 def augment(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Give each image, (B, 3, S, S) in [0, 1], its own gain, offset, tint and noise, as light and sensors differ."""
+    """Give each of B images its own gain, offset, tint and noise, as light and sensors differ.
+
+    images (B, 3, S, S): S x S pixels, in [0, 1].
+    """
     batch = images.shape[0]
 
     def uniform(low: float, high: float, *shape: int) -> Tensor:
@@ -55,7 +62,7 @@ def augment(images: Tensor, generator: torch.Generator) -> Tensor:
 def flip_some(
     images: Tensor, kinds: Tensor, colours: Tensor, generator: torch.Generator
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Mirror half of the pictures (B, S, S, 3) with their patch labels (B, M). No text here names left or right."""
+    """Mirror half of B pictures, (B, S, S, 3), with the labels of their M patches. No text here names left or right."""
     side = round(kinds.shape[1] ** 0.5)
     flip = torch.rand(len(images), device=images.device, generator=generator) < 0.5
     labels = [torch.where(flip[:, None], x.view(-1, side, side).flip(2).flatten(1), x) for x in (kinds, colours)]
@@ -63,14 +70,22 @@ def flip_some(
 
 
 def image_text_loss(image: Tensor, text: Tensor, truth: Tensor, heads: TowerHeads) -> Tensor:
-    """Return the sigmoid loss over all pairs. image (B, D), text (T, D): normalised; truth (B, T) bool."""
+    """Return the sigmoid loss over all pairs of B images and T texts, of which each is true or false.
+
+    image (B, D), text (T, D): normalised embeddings of width D; truth (B, T) bool: whether the text is true of the
+    image.
+    """
     logits = heads.scale.exp() * image @ text.T + heads.bias
     weight = torch.where(truth, 4.0, 1.0)  # true pairs are rare
     return F.binary_cross_entropy_with_logits(logits, truth.float(), weight=weight)
 
 
 def patch_loss(logits: Tensor, kinds: Tensor, colours: Tensor, num_kinds: int) -> Tensor:
-    """Return the patches' classification loss. logits (B, M, kinds + colours); kinds, colours (B, M), -1: background."""
+    """Return the loss of classifying what patches show by kind and colour.
+
+    logits (B, M, kinds + colours): of the M patches of B pictures; kinds, colours (B, M): the right classes, -1 for the
+    background.
+    """
     background = kinds < 0
     target = torch.where(background, num_kinds - 1, kinds)
     weight = torch.ones(num_kinds, device=logits.device)
@@ -81,7 +96,10 @@ def patch_loss(logits: Tensor, kinds: Tensor, colours: Tensor, num_kinds: int) -
 
 
 class TowerTrainer:
-    """Holds both encoders, the heads and the optimiser. `step` trains on one batch of frames and one of texts."""
+    """Trains CLIP and the vision tower: holds both, the optimiser and the layers that only training needs.
+
+    `step` trains on one batch of frames and one of texts.
+    """
 
     def __init__(self, clip: CLIPModel, tower: nn.Module, heads: TowerHeads, *, learning_rate: float) -> None:
         self.clip, self.tower, self.heads = clip, tower, heads

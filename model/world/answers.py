@@ -1,6 +1,7 @@
 """Define questions with their true answers as data, judge answers, and measure how far guessing without the video gets.
 
-Words must match exactly, clock times must fall into a span that proves the answer. Knows no scenes and no models.
+Words of an answer must match exactly; a clock time must fall into a span of time that proves the answer. This file
+knows no scenes and no models.
 """
 
 import re
@@ -17,7 +18,7 @@ DAY_S = 86400
 
 @dataclass(frozen=True)
 class Query:
-    """What a text names: things of this kind and colour (None: any), and also those that `second` names."""
+    """What a text names: things of this kind and colour (None: any), and also the things that `second` names."""
 
     kind: str | None = None
     colour: str | None = None
@@ -42,7 +43,7 @@ class Question:
 
 
 def matches(query: Query, visible: Visible) -> bool:
-    """Return whether a visible thing is one that the query names. A closed door never is."""
+    """Return whether a visible thing is one that the query names. A closed door never is, as nothing happens there."""
     if visible.action == "closed":
         return False
     here = query.kind in (None, visible.kind) and query.colour in (None, visible.colour)
@@ -50,7 +51,7 @@ def matches(query: Query, visible: Visible) -> bool:
 
 
 def clock_slot(first_s: float, last_s: float) -> str:
-    """Return the placeholder "@12.0" (a second of the scene) for a clock time as answer; see `true_answer`."""
+    """Return the placeholder of a clock time in an answer, "@12.0" for second 12; `true_answer` replaces it."""
     return f"@{(first_s + last_s) / 2:.1f}"
 
 
@@ -66,7 +67,7 @@ def clock_text(seconds: float) -> str:
 
 
 def true_answer(question: Question) -> str:
-    """Return the answer in words, with a clock time in place of the placeholder."""
+    """Return the question's answer in words, with a clock time in place of the placeholder of a second."""
     return clock_answer(question, float(question.answer[1:])) if question.family in TIME_FAMILIES else question.answer
 
 

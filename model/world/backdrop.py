@@ -1,7 +1,7 @@
-"""Draw the unmoving part of a scene in daylight: wall, ground, fixtures and their texture.
+"""Paint the unmoving part of a scene in daylight: wall, ground, fixtures and their texture.
 
 Its colours are muted, and no fixture has one of the eight colours of things, so anything colourful is a visitor. Doors
-are drawn elsewhere, because they move.
+are painted elsewhere, because they move.
 """
 
 from functools import lru_cache
@@ -28,7 +28,7 @@ def _shade(colour: Rgb, gain: float) -> Rgb:
 
 
 class Backdrop:
-    """Drawing tools and measures for one backdrop. Positions are in fractions of a frame; x covers the whole world."""
+    """Paints the unmoving part of one scene. Positions are in fractions of a frame; x covers the whole world."""
 
     def __init__(self, layout: Layout, width: int, height: int):
         self.rng = np.random.default_rng(layout.seed)
@@ -133,7 +133,7 @@ class Backdrop:
         self.rect(x0, y + 0.04, x1, y + 0.052, (106, 106, 110))
 
     def texture(self) -> Image.Image:
-        """Return the backdrop with grain of two sizes and darker corners."""
+        """Return the picture of the backdrop with grain of two sizes and darker corners."""
         image = np.asarray(self.image, np.float32)
         h, w = image.shape[:2]
         coarse = self.rng.normal(0, 1, (max(2, h // 24 + 2), max(2, w // 24 + 2))).astype(np.float32)
@@ -143,7 +143,7 @@ class Backdrop:
 
 
 def _free_spots(layout: Layout, x0: float, x1: float) -> list[float]:
-    """Return the left edges of the pieces of wall, 0.14 wide, that have no door."""
+    """Return the left edges of those pieces of the wall from x0 to x1, each 0.14 wide, that have no door."""
     spots = np.arange(x0 + 0.03, x1 - 0.15, 0.16)
     return [float(x) for x in spots if all(abs(x + 0.07 - door.x) > 0.16 for door in layout.doors)]
 
@@ -194,7 +194,7 @@ def _store(b: Backdrop) -> None:
 
 
 def _zone(b: Backdrop, name: str, x0: float, x1: float) -> None:
-    """Draw one room of the robot's building, with its own wall, floor and furniture."""
+    """Paint one room of the robot's building, from x0 to x1, with its own wall, floor and furniture."""
     b.wall, b.ground = {
         "hall": (b.wall, b.ground), "kitchen": ((196, 196, 190), (150, 146, 140)),
         "office": ((150, 154, 166), (92, 94, 104)), "garage": ((128, 116, 108), (84, 84, 86)),
@@ -233,7 +233,7 @@ def _furnish(b: Backdrop, name: str, x: float) -> None:
 
 
 def _extras(b: Backdrop) -> None:
-    """Draw a fixture set. Variant 3, an arcade of arches, is used only in evaluation."""
+    """Paint one of several sets of fixtures. Set 3, an arcade of arches, is used only in evaluation."""
     spots = _free_spots(b.layout, 0, b.layout.width)
     for x in spots:
         if b.layout.variant == 1 and b.rng.random() < 0.2:

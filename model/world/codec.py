@@ -22,7 +22,7 @@ ENCODERS = {"h264": "libx264", "vp8": "libvpx"}
 
 @dataclass(frozen=True)
 class Codec:
-    """A video codec and its bit rate in bits per pixel."""
+    """A video codec, such as H.264, and its bit rate in bits per pixel."""
 
     kind: Literal["h264", "vp8"] = "h264"
     bits_per_pixel: float = 0.07
@@ -40,7 +40,8 @@ def random_codec(rng: np.random.Generator) -> Codec:
 
 
 def through_codec(pictures: Iterable[np.ndarray], codec: Codec) -> Iterator[np.ndarray]:
-    """Yield the decoded pictures, (H, W, 3) uint8, as many as given and in the same order. Deterministic.
+    """Encode pictures with the codec and yield the decoded ones, (height, width, 3) uint8, in the same order.
+    Deterministic.
 
     Raises ValueError if the pictures have different sizes.
     """

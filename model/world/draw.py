@@ -1,4 +1,4 @@
-"""Draw a scene at a given time: the backdrop in the light of the hour, and the sprites of the visitors.
+"""Paint a scene at a given time: the backdrop in the light of the hour, and the sprites of the visitors.
 
 Output: uint8 (height, width, 3) RGB. It paints exactly what `scene.placements(t)` lists. `degrade` adds camera faults
 (noise, blur, lens, compression) afterwards.
@@ -23,7 +23,10 @@ MAX_SPRITES = 600
 
 
 def gains(table: np.ndarray, daylight: float) -> np.ndarray:
-    """Return the (3,) colour gains at `daylight` (0 to 1), interpolated in a (3, 3) table for night, dusk and day."""
+    """Return the gains of red, green and blue at `daylight` (0 to 1), (3,), to tint a picture.
+
+    Interpolated between the rows of `table` (3, 3), which are for night, dusk and day.
+    """
     return np.array([np.interp(daylight, [0, 0.5, 1], table[:, c]) for c in range(3)])
 
 
@@ -36,7 +39,7 @@ def _lit(image: Image.Image, gain: np.ndarray) -> Image.Image:
 
 
 class Painter:
-    """Paints one scene at one size. Caches lit backdrops and sprites."""
+    """Paints one scene at one size, at any time. Caches lit backdrops and sprites."""
 
     def __init__(self, scene: Scene, width: int, height: int):
         self.scene = scene
@@ -113,14 +116,14 @@ def painter(scene: Scene, width: int, height: int) -> Painter:
 
 
 def draw(scene: Scene, t: float, width: int = 160, height: int = 90) -> np.ndarray:
-    """Return the scene at time t as uint8 (height, width, 3) RGB."""
+    """Paint the scene at time t. Return the picture, uint8 (height, width, 3) RGB."""
     return painter(scene, width, height).paint(t)
 
 
 def degrade(image: np.ndarray, rng: np.random.Generator, noise_rng: np.random.Generator | None = None) -> np.ndarray:
     """Return the picture with the losses of a real camera and a stored JPEG. Shape and type stay the same.
 
-    The same state of `rng` gives the same camera faults. noise_rng draws the noise, so that it can differ from frame to
+    The same state of `rng` gives the same camera faults. noise_rng makes the noise, so that it can differ from frame to
     frame; None: `rng`.
     """
     return jpeg(camera_faults(image, rng, noise_rng), rng)
@@ -131,7 +134,8 @@ def camera_faults(
 ) -> np.ndarray:
     """Return the picture with the faults that arise before the codec: low resolution, blur, vignette, exposure, noise.
 
-    rng, noise_rng: as in `degrade`.
+    The same state of `rng` gives the same faults. noise_rng makes the noise, so that it can differ from frame to frame;
+    None: `rng`.
     """
     height, width = image.shape[:2]
     picture = Image.fromarray(image)

@@ -33,7 +33,7 @@ class Visitor:
 
 
 def absent(scene: Scene) -> list[tuple[str, str]]:
-    """Return the (kind, colour) of each visitor that could occur but does not occur in this scene."""
+    """Return the (kind, colour) of every visitor that scenes may have but this one does not."""
     here = {(actor.kind, actor.colour) for actor in scene.actors}
     return [(kind, colour) for kind in MOVERS for colour in COLOURS if (kind, colour) not in here]
 

@@ -36,7 +36,10 @@ DOOR_SHARE = 0.08  # share of all visits that are door openings
 
 @dataclass(frozen=True, slots=True)
 class CameraPath:
-    """Left edge `xs` of the frame, in frame widths of the world, at `times`. A fixed camera has one point."""
+    """Where the camera of a scene looks: left edge `xs` of the frame, in frame widths of the world, at `times`.
+
+    A fixed camera has one point.
+    """
 
     times: tuple[float, ...]
     xs: tuple[float, ...]
@@ -48,7 +51,7 @@ class CameraPath:
 
 @dataclass(slots=True)
 class Plan:
-    """A planned scene: backdrop, camera path and visitors."""
+    """A planned scene: backdrop, camera path and visitors with their ways."""
 
     layout: Layout
     camera: CameraPath
@@ -91,7 +94,7 @@ def plan_layout(rng: np.random.Generator, style: Style, split: Split) -> Layout:
 
 
 def plan_camera(rng: np.random.Generator, layout: Layout, duration_s: float) -> CameraPath:
-    """Return the camera path. The robot drives to a random spot, waits, drives on; a fixed camera stays at 0."""
+    """Return the camera path of a scene. A robot drives to a random spot, waits, drives on; fixed cameras stay at 0."""
     if layout.name != "robot":
         return CameraPath((0.0,), (0.0,))
     last = layout.width - 1
@@ -110,7 +113,7 @@ def plan_camera(rng: np.random.Generator, layout: Layout, duration_s: float) -> 
 
 
 def choose_combos(rng: np.random.Generator, count: int, doors: tuple[DoorFixture, ...]) -> list[tuple[str, str]]:
-    """Return (kind, colour) of each visit: mostly new, often like an earlier one in kind or in colour."""
+    """Return (kind, colour) of the visitor of each visit: mostly new, often like an earlier one in one of the two."""
     fresh = [(kind, colour) for kind in MOVERS for colour in COLOURS]
     chosen: list[tuple[str, str]] = []
     while len(chosen) < count:
@@ -135,7 +138,7 @@ def choose_combos(rng: np.random.Generator, count: int, doors: tuple[DoorFixture
 
 
 def start_times(rng: np.random.Generator, count: int, duration_s: float) -> list[float]:
-    """Return rising start times. About a quarter of the visits begin during another visit."""
+    """Return the second at which each of `count` visits starts, rising. About a quarter begin during another visit."""
     latest = max(1.0, duration_s - 12)
     starts = np.sort(rng.uniform(0, latest, count))
     for i in range(1, count):
@@ -147,7 +150,7 @@ def start_times(rng: np.random.Generator, count: int, duration_s: float) -> list
 
 
 class Planner:
-    """Plans the actors of one scene, visit by visit."""
+    """Plans what the visitors (actors) of one scene do, visit by visit."""
 
     def __init__(
         self, rng: np.random.Generator, layout: Layout, camera: CameraPath, duration_s: float, density: float = 1.0
@@ -194,7 +197,10 @@ class Planner:
     def _frame_way(
         self, kind: str, scale: float, start_s: float, stop_x: float | None
     ) -> tuple[list[float], list[float]]:
-        """Return times and positions in the frame of one visit: in at one side, perhaps a stop, out at either side."""
+        """Plan the way of one visit through the frame: in at one side, perhaps a stop, out at either side.
+
+        Returns times and horizontal positions in the frame. stop_x: where the visitor stops, None for no stop.
+        """
         rng = self.rng
         reach = size_of(kind, scale)[0] / 2 + 0.03
         side = int(rng.integers(2))
@@ -253,7 +259,7 @@ class Planner:
         self._add("person", others[int(self.rng.integers(len(others)))], times, xs, foot_y, "meeting")
 
     def _stand(self, kind: str, colour: str, start_s: float) -> bool:
-        """Place the thing in the robot's building where the robot drives past. Return False if there is no such place."""
+        """Place the thing where the robot drives past in its building. Return False if there is no such place."""
         for attempt in range(25):
             mid = float(self.rng.uniform(5, self.duration_s - 5)) if attempt else start_s
             x = self.camera.x_at(mid) + float(self.rng.uniform(0.2, 0.8))
@@ -269,7 +275,7 @@ class Planner:
         return False
 
     def _leave_behind(self, kind: str, colour: str, start_s: float) -> bool:
-        """Plan a person who brings the thing and leaves it, and another who takes it. Return False if they do not fit."""
+        """Plan a person who brings and leaves the thing, and another who takes it. Return False if they do not fit."""
         rng = self.rng
         foot_y = float(rng.uniform(0.74, 0.92))
         reach = size_of("person", depth_scale(foot_y))[0] / 2 + 0.05
@@ -301,7 +307,7 @@ class Planner:
         return True
 
     def _is_free(self, kind: str, colour: str, start_s: float, end_s: float) -> bool:
-        """Return whether there is no visit of this kind and colour then, or less than APART_S before or after.
+        """Return whether no visit of this kind and colour is planned from start_s to end_s or near it (APART_S).
 
         Visits that are apart can be counted.
         """
@@ -337,7 +343,7 @@ class Planner:
 
 
 def plan(rng: np.random.Generator, duration_s: float, style: Style, split: Split, density: float) -> Plan:
-    """Plan a whole scene."""
+    """Plan a whole scene: its backdrop, camera path, visitors and door openings."""
     layout = plan_layout(rng, style, split)
     camera = plan_camera(rng, layout, duration_s)
     planner = Planner(rng, layout, camera, duration_s, density)

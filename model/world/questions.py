@@ -103,7 +103,7 @@ def present_question(
 
 
 def clear_view(scene: Scene, t: float) -> list[Visible] | None:
-    """Return what is visible at t, from left to right; None if a thing is half hidden or there are more than two."""
+    """Return the things visible at second t, from left to right; None if one is half hidden, or if more than two."""
     here = [v for v in scene.visible_at(t, min_fraction=0.1) if v.action != "closed"]
     if any(v.fraction < VISIBLE_FRACTION for v in here) or len(here) > 2:
         return None

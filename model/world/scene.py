@@ -39,7 +39,7 @@ STEP_S = 0.25  # the log's resolution of when a thing becomes visible and invisi
 
 @dataclass(frozen=True, eq=False)
 class Scene:
-    """A world with its visitors and its camera. Use `from_seed` to make one."""
+    """A world with its visitors and its camera, made from a seed by `from_seed`. Says what is where at any time."""
 
     seed: int
     split: Split
@@ -84,7 +84,7 @@ class Scene:
         return float(np.interp(t, times, levels))
 
     def pose_at(self, t: float) -> Pose:
-        """Return where the camera is. A fixed one stays at 0, 0."""
+        """Return where the camera is and looks at time t. A fixed one stays at 0, 0."""
         if self.style == "fixed":
             return Pose(0.0, 0.0, 0.0)
         x = self.camera.x_at(t)
@@ -109,7 +109,10 @@ class Scene:
         return {"x": pose.x, "y": pose.y, "heading": pose.heading, "zone": self.zone_at(t)}
 
     def may_show(self, times: np.ndarray) -> np.ndarray:
-        """Return (n,) bool for times (n,): False if there is no visitor and no open door anywhere, in view or not."""
+        """Return whether something may be in view at each of n times, (n,) bool; False only if nothing can be.
+
+        False means that there is no visitor and no open door anywhere in the world.
+        """
         about = np.zeros(len(times), bool)
         stays = [(actor.times[0], actor.times[-1]) for actor in self.actors]
         stays += [opening for door in self.layout.doors for opening in door.openings]

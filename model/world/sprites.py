@@ -289,7 +289,7 @@ DRAWINGS = {
 
 
 def render(shapes: list[Shape], width: int, height: int) -> Image.Image:
-    """Render the shapes as a width x height RGBA picture with smooth edges."""
+    """Paint the shapes as an RGBA picture of width x height pixels with smooth edges."""
     scale = SUPERSAMPLING if height < 200 else 2
     w, h = max(1, width) * scale, max(1, height) * scale
     image = Image.new("RGBA", (w, h), (0, 0, 0, 0))

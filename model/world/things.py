@@ -50,7 +50,7 @@ def depth_scale(foot_y: float) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Actor:
-    """A visitor, which is a thing or a person, with its way through the world during one visit."""
+    """A visitor of a scene, which is a thing or a person, with its way through the world during one visit."""
 
     number: int  # its index in the scene's list of actors
     kind: str
@@ -82,7 +82,7 @@ class DoorFixture:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One visit, or one opening of a door, as the camera saw it, from start_s (first visible) to end_s (last visible)."""
+    """One visit, or one opening of a door, as the camera saw it, from start_s (first visible) to end_s (last)."""
 
     kind: str
     colour: str
@@ -132,7 +132,7 @@ class Placement:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Everything needed to draw the backdrop."""
+    """The backdrop of a scene as data: everything needed to paint it."""
 
     name: str  # one of LAYOUTS, or "robot"
     seed: int

@@ -87,9 +87,9 @@ def read_truth(path: str | Path) -> tuple[float, list[Question]]:
 
 
 def read_frames(path: str | Path, rate_hz: float) -> Iterator[tuple[float, np.ndarray]]:
-    """Yield (seconds since the first frame, (H, W, 3) uint8) of a video, at most rate_hz frames a second of video.
+    """Yield (seconds since the first frame, picture) of a video file, at most rate_hz pictures a second of video.
 
-    Raises ValueError if the file cannot be read as a video.
+    A picture is uint8 (height, width, 3). Raises ValueError if the file cannot be read as a video.
     """
     import av
 

@@ -20,7 +20,7 @@ MIN_FRAMES = 2  # no questions are asked about things visible in fewer frames
 
 @dataclass(frozen=True)
 class Visit:
-    """One visit of a thing of some kind and colour: first and last time in the picture, where, and in how many frames."""
+    """One stay of a thing of some kind and colour in the picture: first and last second, where, in how many frames."""
 
     kind: str
     colour: str
@@ -50,12 +50,12 @@ class Seen:
         return [v for v in self.visits if kind in (None, v.kind) and colour in (None, v.colour)]
 
     def is_sure(self, kind: str | None, colour: str | None) -> bool:
-        """Return whether everything of this kind and colour (None: any) was clearly visible."""
+        """Return whether a viewer can be sure about all things of this kind and colour (None: any)."""
         return not any(kind in (None, k) and colour in (None, c) for k, c in self.unsure)
 
 
 def look(scene: Scene, frame_times: np.ndarray) -> Seen:
-    """Go through the frames once and return the visits seen."""
+    """Go through the given frames of a scene once and return what a careful viewer sees in them."""
     sightings: dict[tuple[str, str], list[tuple[float, Visible]]] = defaultdict(list)
     glimpses: dict[tuple[str, str], list[float]] = defaultdict(list)
     for t in frame_times[scene.may_show(frame_times)].tolist():
@@ -94,9 +94,9 @@ def _stays(rows: list[tuple[float, Visible]]) -> Iterator[list[tuple[float, Visi
 
 
 def _is_one_twice(pair: tuple[str, str], stays: list[list[tuple[float, Visible]]]) -> bool:
-    """Return whether one thing came back after a long absence, or two of a kind were present at once.
+    """Return whether visits of one kind and colour cannot be counted by a viewer.
 
-    A viewer cannot count the things in either case.
+    They cannot if one thing came back after a long absence, or if two of a kind were present at once.
     """
     if pair[0] == "door":
         return False
