@@ -346,7 +346,7 @@ class MemoryStore:
                 self._eviction.evict(log.trim(newest=now))
 
     def maintain(self) -> None:
-        """Remove files of evicted segments, sync written files to disk, and checkpoint the journal.
+        """Remove files of evicted segments, sync written files to disk, and checkpoint the journal (the database).
 
         Call it every few seconds from a thread. It limits how many frames a power cut can lose, and the size of the WAL
         (SQLite's write-ahead log), so that no append has to wait for a checkpoint. After a StorageError, the next call

@@ -98,7 +98,7 @@ class _NotJoined:
 
 
 def guard(receiver: RTCRtpReceiver, stats: SourceStats, on_too_large: Callable[[str], None]) -> None:
-    """Replace parts of a receiver by the versions listed in the module's description, before it starts to receive.
+    """Replace parts of an aiortc receiver, before it starts to receive, by parts with limits on time and memory.
 
     Dropped frames are counted in `stats.shed`, decoding errors in `stats.decode_errors`. `on_too_large` is called on
     the event loop for each picture whose size is refused, with a sentence that says so.

@@ -69,7 +69,8 @@ class Outcome:
     """The result of a dry run.
 
     after, before: times of the first and the last frame. num_unencoded: frames without an embedding, which were left
-    out. complete: False if `max_judgements` was reached before the last frame. num_openings: how often the gate opened.
+    out. complete: False if `max_judgements` was reached before the last frame. num_openings: how often the gate, the
+    cheap check before the judge is asked, opened.
     """
 
     trial: Trial
@@ -104,7 +105,7 @@ class _Past:
 
 
 class _Exhausted(Exception):
-    """Raised when another judge call is needed but `max_judgements` calls have been made."""
+    """Raised when the judge (a language model) has to be asked again but was already asked `max_judgements` times."""
 
 
 class DryRun:
@@ -180,7 +181,7 @@ class DryRun:
             return "judge_unavailable"
 
     async def _sweep(self, frames: _Past, armed_from: float, base: Outcome) -> list[SweepRow]:
-        """Replay the rule with other gate thresholds.
+        """Replay the rule with other thresholds of its gate, the cheap check before the judge (a language model).
 
         Return one row for each, by rising threshold. frames: all frames of the replay. base: the result with the rule's
         own thresholds.

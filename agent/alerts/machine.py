@@ -57,7 +57,7 @@ class Vote:
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """Ask the judge about this frame; then pass the verdict to `judged`, or the failure to `refused`."""
+    """Ask the judge (a language model) about this frame. Pass its verdict to `judged`, a failure to `refused`."""
 
     frame_id: int
     time: float
@@ -239,7 +239,11 @@ def _look_into(rule: RuleSettings, state: RuleState, seen: Sighting, reading: Ga
 
 
 def _may_confirm(rule: RuleSettings, state: RuleState, time: float) -> bool:
-    """Return True when an alert may still follow although the gate has closed: a verdict is awaited, or the last was yes."""
+    """Return True when an alert may still follow although the rule's gate has closed.
+
+    That is while a verdict is awaited, or when the last one was yes. The gate is the check that decides when the judge,
+    a language model, is asked.
+    """
     if state.asked is not None:
         return True
     recent = bool(state.votes) and time - state.votes[-1].time <= rule.judge.window_s
@@ -316,7 +320,10 @@ def _judged_while_on(rule: RuleSettings, state: RuleState, vote: Vote) -> tuple[
 
 
 def refused(rule: RuleSettings, state: RuleState, time: float, reason: Refusal) -> tuple[RuleState, Actions]:
-    """Return the state and the actions when the judge could not be asked about the frame at `time`, or failed."""
+    """Return the state and the actions when the judge, a language model, gave no verdict on the frame at `time`.
+
+    reason: why it could not be asked, or how it failed.
+    """
     if state.asked != time:
         return state, ()
     state = replace(state, asked=None, next_ask=time + rule.judge.recheck_s)
@@ -334,7 +341,7 @@ def ended(state: RuleState, time: float) -> tuple[RuleState, Actions]:
 
 
 def _paused(rule: RuleSettings, state: RuleState, time: float, *, afresh: bool) -> RuleState:
-    """Return the state with the next time to ask the judge, after a pause that begins at `time`.
+    """Return the state with the next time to ask the judge (a language model), after a pause that begins at `time`.
 
     afresh: the verdict at `time` brought something new, so the pause is short. Otherwise the pause doubles, up to recheck_s.
     """
@@ -361,7 +368,7 @@ def _held(state: RuleState, reason: Reason) -> Held:
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """A token bucket that holds one minute of judge calls."""
+    """How often a rule may ask the judge, a language model: a token bucket that holds the calls of one minute."""
 
     tokens: float
     time: float  # unix seconds

@@ -36,13 +36,13 @@ _COLUMNS = "seq, sink, event_id, camera, rule, event_type, payload, snapshot, cr
 
 
 def webhook_sink(name: str) -> str:
-    """Return the name of the sink for the webhook `name`: "webhook:pager" for "pager"."""
+    """Return the name of a webhook as a receiver ("sink") of alert events: "webhook:pager" for "pager"."""
     return f"webhook:{name}"
 
 
 @dataclass(frozen=True, slots=True)
 class Outgoing:
-    """An entry of the outbox: one event that is to be delivered to one sink."""
+    """One alert event that waits for delivery to one receiver ("sink")."""
 
     seq: int  # rising, never reused
     sink: str
@@ -56,7 +56,10 @@ class Outgoing:
 
 
 class Outbox:
-    """The outbox table. Thread-safe: every method takes the lock. Every method may raise sqlite3.Error."""
+    """The table of the alert events that wait for delivery.
+
+    Thread-safe: every method takes the lock. Every method may raise sqlite3.Error.
+    """
 
     def __init__(
         self,
@@ -147,13 +150,13 @@ class Outbox:
         return found[0] if found else None
 
     def count(self, sink: str) -> int:
-        """Return the number of entries that wait for delivery to `sink`."""
+        """Return the number of events that wait for delivery to the receiver `sink`."""
         with self._lock:
             (number,) = self._connection.execute("SELECT count(*) FROM outbox WHERE sink = ?", (sink,)).fetchone()
         return int(number)
 
     def waits(self, sink: str, camera: str, rule: str) -> bool:
-        """Return True when an event of `rule` at `camera` waits for delivery to `sink`."""
+        """Return True when an event of `rule` at `camera` waits for delivery to the receiver `sink`."""
         query = "SELECT 1 FROM outbox WHERE sink = ? AND camera = ? AND rule = ? LIMIT 1"
         with self._lock:
             return self._connection.execute(query, (sink, camera, rule)).fetchone() is not None
@@ -167,7 +170,7 @@ class Outbox:
     # --- removing ---
 
     def done(self, entry: Outgoing) -> None:
-        """Remove an entry that its sink has confirmed. Idempotent.
+        """Remove an event that its receiver has confirmed. Idempotent.
 
         If the disk fails, the entry stays marked as finished in memory: `pending` skips it, and `tidy` removes it later.
         """
@@ -219,7 +222,7 @@ class Outbox:
         return entry.seq > self._newest_at_start
 
     def note_ages(self, sink: str, now: float) -> None:
-        """Compute and keep the ages of the entries of `sink` that were added before this start of the process.
+        """Compute and keep the ages of events for the receiver `sink` that an earlier run of the process added.
 
         now: the current time, unix seconds. From then on the monotonic clock counts, so a later change of the wall
         clock does not matter.

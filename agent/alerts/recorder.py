@@ -35,7 +35,7 @@ class Watch:
     written: bool = False  # True: the alert store holds this state
 
     def to_json(self) -> dict[str, object]:
-        """Return the watch as JSON types, for the alert store; `read` reverses it."""
+        """Return the rule's state and counters at this camera as JSON types for the alert store; see `read`."""
         return {
             "machine": asdict(self.state),
             "alert_id": self.alert_id,
@@ -46,7 +46,7 @@ class Watch:
 
     @classmethod
     def read(cls, rule: str, camera: str, value: Mapping[str, object]) -> "Watch":
-        """Return the watch that `to_json` wrote, or a new one if the value cannot be read (another version wrote it)."""
+        """Return the Watch that `to_json` wrote as `value`, or a new one if another version wrote it."""
         try:
             watch = _WATCH.validate_python(
                 {**value, "rule": rule, "camera": camera, "state": value["machine"], "written": True}
@@ -58,7 +58,7 @@ class Watch:
         return watch
 
     def describe(self, *, enabled: bool, snoozed_until: float) -> dict[str, object]:
-        """Return the watch as the REST API shows it (docs/alerts.md)."""
+        """Return the state of the rule at this camera as the REST API shows it (docs/alerts.md)."""
         state = self.state
         return {
             "on": state.phase == "on",
@@ -99,7 +99,7 @@ class Recorder:
         *,
         last: bool = False,
     ) -> None:
-        """Commit the new state of `watch` with the alert event and the suppressed alerts among `actions`.
+        """Commit the new state of a rule at a camera, with the alert event and the suppressed alerts among `actions`.
 
         rule: may be None if no alert begins. last: the rule no longer runs at this camera, so its stored state is
         deleted. Raises StorageError, and then `watch` is unchanged.

@@ -64,7 +64,7 @@ class Replayed:
 
     @property
     def num_judged(self) -> int:
-        """Number of judge calls that returned a verdict."""
+        """Number of calls of the judge (a language model) that returned a verdict."""
         return sum(self.verdicts[word] for word in ("yes", "no", "unclear"))
 
 
@@ -80,9 +80,12 @@ class Replay:
         armed_from: float = -math.inf,
         latency_s: float = 0.0,
     ) -> None:
-        """judge: returns the verdict on a frame, or the reason why there is none. zone_of: returns a camera's time zone.
+        """judge: returns the verdict on a frame, or the reason why there is none.
 
-        armed_from: unix seconds. From earlier frames the gate only learns the background: they cause no alert.
+        zone_of: returns a camera's time zone.
+
+        armed_from: unix seconds. From earlier frames the rule only learns what is usual at the camera: they cause no
+        alert.
         """
         self.result = Replayed()
         self._rule, self._judge, self._zone_of = rule, judge, zone_of
@@ -103,7 +106,7 @@ class Replay:
         return self.result
 
     async def see(self, camera: Camera, seen: Sighting) -> None:
-        """Replay one frame: update gate and state machine, and call the judge if they ask for a verdict."""
+        """Replay one frame through the rule, and ask the judge (a language model) if a verdict is needed."""
         self._deliver_due(seen.time)
         state = self._states.get(camera) or RuleState()
         if seen.time < self._armed_from:
@@ -153,9 +156,10 @@ class Replay:
 
 
 def openings(rule: RuleSettings, frames: Iterable[tuple[Camera, Sighting]], armed_from: float = -math.inf) -> int:
-    """Return how often the rule's gate (the cheap check before the judge) opens from `armed_from` (unix seconds) on.
+    """Return how often the rule's gate opens from `armed_from` (unix seconds) on.
 
-    This estimates how many judge calls a threshold causes, without calling the judge.
+    While the gate is open, frames resemble the rule's condition, and the judge (a language model) is asked. So this
+    estimates how many judge calls a threshold causes, without making them.
     """
     states: dict[Camera, GateState] = {}
     number = 0

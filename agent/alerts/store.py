@@ -195,8 +195,7 @@ class AlertStore:
             db.execute("INSERT OR REPLACE INTO rules VALUES (?, ?)", (name, json.dumps(settings)))
 
     def remove_rule(self, name: str) -> None:
-        """Delete the rule and its switches, but not its alerts and states: the watcher deletes a state when it ends the
-        watch."""
+        """Delete the rule and its switches, but not its alerts and its states (see `commit`)."""
         with self.transaction() as db:
             db.execute("DELETE FROM rules WHERE name = ?", (name,))
             db.execute("DELETE FROM switches WHERE rule = ?", (name,))

@@ -65,7 +65,7 @@ class Frame:
 
 @dataclass(frozen=True, slots=True)
 class Pending:
-    """A frame that waits for the judge's verdict on one rule."""
+    """A frame that waits for the verdict of the judge (a language model) on one rule."""
 
     rule: str
     camera: str
@@ -185,7 +185,7 @@ class Watcher:
             return self._rules.named(pending.rule).settings
 
     def judged(self, pending: Pending, vote: Vote) -> None:
-        """Apply the judge's verdict to its rule. It is ignored when the rule no longer waits for it."""
+        """Apply the verdict `vote` to its rule. It is ignored when the rule no longer waits for it."""
         with self._lock:
             watch = self._watches.get((pending.rule, pending.camera))
             if watch is not None:
@@ -282,11 +282,9 @@ class Watcher:
     def put(
         self, name: str, settings: RuleSettings, unit: NDArray[np.float32], *, new: bool = False, switched: bool = False
     ) -> None:
-        """Create or change a rule; see `Rules.put`. A change of condition or gate ends its active alerts and its states.
+        """Create or change a rule. A change of condition or gate thresholds ends its active alerts and its states.
 
-        unit: (D,), the condition as a unit vector.
-
-        Raises RuleConflict or StorageError.
+        unit: (D,), the condition as a unit vector. new, switched: see `Rules.put`. Raises RuleConflict, StorageError.
         """
         with self._lock:
             old = next((rule.settings for rule in self._rules.all() if rule.name == name), None)

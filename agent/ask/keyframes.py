@@ -153,7 +153,7 @@ def relevant(rows: NDArray[np.int64], scores: NDArray[np.float32]) -> Keyframes:
 
 
 class Chooser:
-    """Embeds questions and chooses their keyframes, in the language lane."""
+    """Embeds questions and chooses their keyframes, in the thread of the language model (the language "lane")."""
 
     def __init__(self, model: "VideoModel | ClipEncoder", language: Lane) -> None:
         self._model, self._language = model, language
@@ -201,7 +201,10 @@ def uniform_rows(num_frames: int, num_keyframes: int, recent: int) -> tuple[NDAr
 
 
 def visits_of(window: Window, visits: Sequence[Visit]) -> tuple[SeenVisit, ...]:
-    """Return the strongest of `visits` (as from `find_visits`), at most MOST_VISITS, by camera and time."""
+    """Return the strongest of `visits`, at most MOST_VISITS, by camera and time.
+
+    A visit is a stretch of time in which frames are relevant to a question. visits: as `find_visits` returns them.
+    """
     clear = {
         visit.peak for _, same in groupby(visits, key=lambda visit: visit.camera) for visit in clear_visits(list(same))
     }

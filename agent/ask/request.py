@@ -139,7 +139,7 @@ class ChatRequest(BaseModel):
         return tuple(dict.fromkeys(self.cameras or ([self.camera] if self.camera is not None else [])))
 
     def place(self) -> Within | None:
-        """Return the place to which the search is restricted, None if the request names none."""
+        """Return the circle to which the search is restricted, None if the request names none."""
         near = self.within
         return None if near is None else Within(near.x, near.y, near.radius_m)
 

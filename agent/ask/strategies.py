@@ -100,7 +100,9 @@ async def speak_in_steps(
 
 @dataclass(frozen=True, slots=True)
 class Counted:
-    """An answer from visits. rows: the window rows of the frames to cite as evidence.
+    """An answer found by searching for visits, the stretches of time with the thing in view.
+
+    rows: the window rows of the frames to cite as evidence.
 
     These are the first and the most relevant frame of each visit, and the last one if the answer names its time. If
     there was no visit, they are all frames that the model was asked about.
@@ -167,7 +169,10 @@ def _proof(plan: Plan, window: Window, visit: Visit) -> list[int]:
 
 
 def _asked_about(plan: Plan, window: Window, visits: Sequence[Visit]) -> list[Visit]:
-    """Return the visits that the question is about, by time: the first one, the last one, or all."""
+    """Return the visits that the question is about, by time: the first one, the last one, or all.
+
+    A visit is a stretch of time with the thing in view.
+    """
     if plan.kind == "last time":
         return sorted(visits, key=lambda visit: float(window.times[visit.last]))[-1:]
     ordered = sorted(visits, key=lambda visit: float(window.times[visit.first]))

@@ -120,7 +120,8 @@ def _row(figures: dict[str, Any]) -> list[str]:
 def plot(report: dict[str, Any], path: Path) -> None:
     """Draw a chart into the file `path`. Raises CliError.
 
-    The chart shows the gate's score over time beside the true events, and how results depend on the gate's threshold.
+    The chart shows the score of a rule's gate (how unusual the similarity is) over time beside the true events, and how
+    results depend on the gate's threshold.
     """
     try:
         from matplotlib.figure import Figure

@@ -75,7 +75,7 @@ class World:
 
 @dataclass(slots=True)
 class Run:
-    """The result of one rule in one world and one variant ("both", "gate" or "judge")."""
+    """The result of one rule in one drawn world and one variant: the "gate" or the "judge" alone, or "both"."""
 
     seed: int
     rule: str

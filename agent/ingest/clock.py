@@ -58,7 +58,9 @@ class SteadyClock:
         self._step: _Step | None = None
 
     def now(self, monotonic: float, wall: float) -> float:
-        """Return the believed unix time. monotonic, wall: the current readings of the monotonic and the system clock.
+        """Return this clock's unix time, the "believed" time, which follows the system clock cautiously.
+
+        monotonic, wall: the current readings of the monotonic and the system clock.
 
         Call it at least every few seconds, because only these calls detect steps.
         """
@@ -76,7 +78,7 @@ class SteadyClock:
         return monotonic + self.offset
 
     def settled(self, monotonic: float) -> bool:
-        """Return whether the system clock is believed and at least `settle_s` have passed since the first reading."""
+        """Return True when the system clock's time is accepted and `settle_s` have passed since the first reading."""
         return self._step is None and self._first is not None and monotonic - self._first >= self._settle_s
 
     @property
@@ -185,7 +187,10 @@ class WallClock:
 
 
 class Clock:
-    """The agent's clock: reads the system and the monotonic clock, and returns times believed by `WallClock`. Thread-safe."""
+    """The agent's clock: reads the system and the monotonic clock. Thread-safe.
+
+    A change of the system clock affects the times it returns only once the change has lasted for a while (`WallClock`).
+    """
 
     def __init__(self, wall: Callable[[], float], running: Callable[[], float], newest: float | None = None) -> None:
         """wall: returns the system clock's unix seconds. running: returns monotonic seconds. newest: see `WallClock`."""
@@ -208,7 +213,7 @@ class Clock:
             return moment
 
     def now(self) -> float:
-        """Return the believed unix time, which is used for the times of frames."""
+        """Return the agent's unix time, which is used for the times of frames."""
         return self.read().time
 
 

@@ -112,7 +112,7 @@ class PlainText:
 
 
 def plain(text: str) -> str:
-    """Return `text` without what could control a terminal; see the module."""
+    """Return `text` without what could control a terminal: escape sequences, control and invisible characters."""
     return PlainText().feed(text)
 
 
