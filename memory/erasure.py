@@ -51,10 +51,7 @@ class Erasing:
         self, journal: Journal, folder: Path, eviction: Eviction, lock: AbstractContextManager[object],
         log_of: Callable[[str], CameraLog | None], spare: SpareSpace,
     ) -> None:  # fmt: skip
-        """lock: guards the logs.
-
-        It is held only while frames are removed in memory, so that questions never wait for the disk.
-        """
+        """lock: guards the logs. Held only while frames are removed in memory, so that no question waits long."""
         self._log_of = log_of
         self._spare = spare
         self._forgotten: set[int] = set()  # erasures that have completed step 2

@@ -80,10 +80,9 @@ class Replay:
         armed_from: float = -math.inf,
         latency_s: float = 0.0,
     ) -> None:
-        """judge: returns the verdict on a frame, or the reason why there is none.
+        """Prepare the replay of one rule.
 
-        zone_of: returns a camera's time zone.
-
+        judge: returns the verdict on a frame, or the reason why there is none. zone_of: returns a camera's time zone.
         armed_from: unix seconds. From earlier frames the rule only learns what is usual at the camera: they cause no
         alert.
         """

@@ -94,7 +94,7 @@ def evaluate(
     cache: Path | None = None,
     on_question: Callable[[Clip, int], None] = lambda clip, done: None,
 ) -> None:
-    """Ask all questions of all clips and add the results to `tally`, which holds all results of one seed.
+    """Ask all questions of all clips (labelled videos), and add the results to `tally`.
 
     on_question: called with a clip and the number of its questions that have been asked.
     """

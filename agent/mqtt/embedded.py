@@ -60,7 +60,7 @@ async def embedded_broker(settings: MqttSettings) -> AsyncIterator[tuple[str, in
     connections: set[asyncio.Task[None]] = set()
 
     class Bounded(StreamReaderAdapter):
-        """Closes the connection instead of reading a packet that is announced too large."""
+        """Reads packets from a connection, and closes it when the announced length of a packet is too large."""
 
         def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             super().__init__(reader)

@@ -110,7 +110,8 @@ def _view(scene: Scene, t: float) -> tuple[int, ...] | None:
 def pick_world(seed: int, *, fast_s: float, after_s: float, enough: int) -> tuple[Scene, float]:
     """Return a scene the model was not trained on, and the world second near `fast_s` at which to stand still.
 
-    Takes the first of NUM_TRIES seeds from `seed` on whose history answers `enough` questions, else the last.
+    Tries NUM_TRIES seeds, from `seed` on. Takes the first one whose scene has answers to `enough` questions, else the
+    last.
     """
     for number in range(seed, seed + NUM_TRIES):
         scene = Scene.from_seed(number, duration_s=1.2 * fast_s + after_s, style="fixed", split="eval")
