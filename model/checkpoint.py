@@ -48,7 +48,7 @@ class CheckpointError(ConfigError):
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """The contents of a checkpoint folder, loaded."""
+    """The loaded contents of a checkpoint folder: network, configuration and tokenizers."""
 
     config: ModelConfig
     network: VilampNetwork
@@ -165,7 +165,7 @@ def read_config(folder: Path, overwrite: Mapping[str, Any] | None = None) -> Mod
 
 
 def find_tower(folder: Path, name: str, what: str) -> Path:
-    """Return the folder of a tower's configuration: in the checkpoint, beside it, at its own path, or in the cache."""
+    """Return the folder with a tower's (encoder's) configuration: in the checkpoint, beside it, or in the cache."""
     places = [folder / name, folder.parent / name, folder / Path(name).name, folder.parent / Path(name).name]
     for place in places:
         if (place / "config.json").is_file():

@@ -64,7 +64,7 @@ class Defaults:
 
     @classmethod
     def of(cls, config: ModelConfig) -> "Defaults":
-        """Return the defaults in this configuration."""
+        """Return the default settings that this checkpoint configuration gives."""
         live = config.live
         return cls(
             num_keyframes=config.num_keyframes,

@@ -62,7 +62,7 @@ def cached(name: str) -> Path | None:
 
 
 def towers_of(config: dict[str, Any]) -> list[str]:
-    """Return those of the towers named in a config.json that are hub ids."""
+    """Return the hub ids of the towers (encoders) named in a config.json. Towers named by a folder are left out."""
     named = (str(config.get(key, "")) for key in TOWER_KEYS)
     return [name for name in dict.fromkeys(named) if is_hub_id(name)]
 

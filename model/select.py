@@ -1,13 +1,13 @@
 """Differential keyframe selection (DKS): select the frames that a question gets all visual tokens of.
 
-The paper's Algorithm 1 goes through the frames by falling relevance (cosine with the question). It selects a frame unless it
-is redundant: more similar than tau to one already selected. Output: rows of the window, rising. numpy only.
+The paper's Algorithm 1 goes through the frames by falling relevance (cosine with the question). It selects a frame
+unless it is redundant: more similar than tau to one already selected. Output: rows of the window, rising. numpy only.
 
-With a camera whose frames are mostly alike, this would visit nearly all frames in an order that is slow to read. So only the
-first thousand or so are ranked. If they do not suffice, the rest is filtered: read in memory order, with redundant frames
-dropped, and only what remains is ranked. The result is the same. Time: O(frames visited * K * D).
+With a camera whose frames are mostly alike, this would go through nearly all frames in an order that is slow to read.
+So only the first thousand or so are ranked. If they do not suffice, the rest is read in memory order, redundant frames
+are dropped, and only what remains is ranked. The result is the same, in time O(frames * keyframes * embedding width).
 
-A *row* is the index of a frame in one window. The rows of one camera are adjacent and in time order; they are a *group*.
+A *row* is the index of a frame in one window. The rows of one camera are adjacent and in time order: a *group*.
 """
 
 from collections.abc import Sequence

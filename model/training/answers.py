@@ -67,7 +67,7 @@ class AnswerBatch:
 
 
 class AnswerTrainer:
-    """Assembles batches from a feature store and takes optimiser steps on everything except the towers."""
+    """Trains everything except the towers (encoders): makes batches from a feature store, takes optimiser steps."""
 
     def __init__(self, checkpoint: Checkpoint, store: FeatureStore, learning_rate: float, seed: int) -> None:
         self.network, self.store = checkpoint.network, store

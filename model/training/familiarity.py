@@ -1,11 +1,12 @@
-"""Train the classifier that tells the drawn world from other pictures (`model.familiarity`), the last stage of `make train`.
+"""Train the classifier of foreign pictures (`model.familiarity`), those unlike the drawn world; the last stage of `make
+train`.
 
     python -m model.training.familiarity model/builtin
 
-It uses the finished encoders. Familiar pictures are of worlds of the training split. Foreign pictures are the same, changed
-into something that the world never shows (a small part enlarged, upside down, on its side, inverted, other colours), and
-synthetic ones: random overlapping shapes, clouds of noise, plain walls. Photographs are not used, so that photographs and
-real clips are a fair test.
+It uses the finished encoders. Familiar pictures are of worlds of the training split. Foreign pictures are the same,
+changed into something that the world never shows (a small part enlarged, upside down, on its side, inverted, other
+colours), and synthetic ones: random overlapping shapes, clouds of noise, plain walls. Photographs are not used, so that
+photographs and real clips are a fair test.
 """
 
 import argparse

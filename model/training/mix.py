@@ -16,7 +16,10 @@ from model.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_
 
 
 def mixed(before: Checkpoint, after: Checkpoint, share: float) -> Checkpoint:
-    """Return `before` with weights share * after + (1 - share) * before. Raises CheckpointError if shapes differ."""
+    """Return the checkpoint `before` with weights share * after + (1 - share) * before.
+
+    Raises CheckpointError if shapes differ.
+    """
     ours, theirs = before.network.state_dict(), after.network.state_dict()
     odd = sorted(name for name in ours.keys() | theirs.keys() if _shape(ours, name) != _shape(theirs, name))
     if odd:

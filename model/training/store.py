@@ -67,7 +67,7 @@ class FeatureStore:
         return len(self._histories)
 
     def place(self, count: int) -> int:
-        """Free `count` consecutive rows, dropping the oldest histories there, and return the first row."""
+        """Free `count` consecutive rows for a new history by dropping the oldest ones. Return the first row."""
         first = self._next if self._next + count <= self.capacity else 0
         while self._histories and self._overlaps(self._histories[0], first, count):
             gone, _, windows = self._histories.popleft()
@@ -95,7 +95,7 @@ class FeatureStore:
                 self._windows.setdefault(window.stop - window.start, []).append((first, window))
 
     def sample(self, rng: np.random.Generator, size: int, shortest: int, longest: int) -> list[Item]:
-        """Return `size` questions about windows of `shortest` to `longest` frames, weighted by family (FAMILY_WEIGHTS)."""
+        """Return `size` random questions about windows of `shortest` to `longest` frames, weighted by their family."""
         lengths = [length for length in self._windows if shortest <= length <= longest]
         if not lengths:
             return []

@@ -19,7 +19,7 @@ WAY_S = 4.0  # a visitor that stays: duration of its way to its place, and of it
 
 @dataclass(frozen=True)
 class Visitor:
-    """A scene with the added visitor.
+    """A scene with one added visitor, to be searched for.
 
     rows: frames (seconds of the scene) in which any part of it is in the picture; clear: those in which it is clearly
     visible.

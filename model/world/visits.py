@@ -38,7 +38,7 @@ class Visit:
 
 @dataclass(frozen=True)
 class Seen:
-    """Everything that the frames of one window show."""
+    """What a viewer can see in the frames of one window: the visits of things, and which of them are unclear."""
 
     scene: Scene
     times: np.ndarray
