@@ -118,10 +118,7 @@ class _Guarded(paho.Client):
         return data
 
     def _skip(self, packet: dict[str, Any]) -> bytes:
-        """Discard a part of a packet that is too large.
-
-        Return b"" when the connection has ended, else raise an error.
-        """
+        """Discard part of a packet that is too large. Return b"" when the connection has ended, else raise an error."""
         data: bytes = super()._sock_recv(min(packet["to_process"], _CHUNK_BYTES))
         if not data:
             return data
