@@ -1,6 +1,6 @@
 """Which rule finds what a question is about, with few keyframes? Selection by visits against the rules of other papers.
 
-    python -m benchmarks.visits [--cache FOLDER] [--eyes MODELS] [--parts worlds cones noise quiet footage]
+    python -m benchmarks.visits [--cache FOLDER] [--eyes MODELS] [--parts worlds cones noise answers quiet footage]
 
 Found: a keyframe lies within a span of time that proves the answer. *Single*: questions that one event proves. *Visits*: the
 events of questions that several prove, such as counts. No rule reserves places for the newest frames, and none fills gaps.
@@ -9,6 +9,7 @@ No language model takes part. Seeds come from the commit's hash, so that nobody 
 worlds   drawn worlds of the evaluation split, fixed and moving cameras, 64 to 10,000 frames
 cones    a constant added to all embeddings before they become unit vectors, as in encoders whose cosines are all alike
 noise    Gaussian noise added to the embeddings, in units of their spread, until the rules break
+answers  answers of the built-in model over the rules' choices: right answers, visual tokens, milliseconds
 quiet    visits found in quiet hours made of a world's quiet frames, with their noise and a slow drift of light
 footage  real clips beside quiet frames, seen by a real detector: --eyes names the folder of its weights
          (../shared/eyes/README.md says where they come from); needs ../shared
@@ -29,19 +30,25 @@ from typing import Any
 import numpy as np
 from rich.progress import track
 
+from agent.ask.keyframes import Selection
+from agent.ask.reader import verdict_of
+from agent.evaluation.arms import Asker
 from agent.evaluation.clips import Clip, features_of, world_clip
-from agent.evaluation.scores import wilson
+from agent.evaluation.run import zones_of
+from agent.evaluation.scores import share, wilson
 from benchmarks.machine import add_out, machine, measured_path, picture_path, show, write_result
 from benchmarks.selection_rules import RULES, History
 from model.hub import BUILTIN
 from model.video_model import VideoModel
 from model.visits import find_visits
+from model.world.answers import is_correct
 
 COUNTS = (4, 8, 16, 32)
 LENGTHS = {64: 8, 600: 4, 1000: 6, 10_000: 2}  # frames: worlds
 EMPTY_EVERY = 6  # of the longest worlds' empty frames only so many are drawn
 CONES = (0.0, 2.0, 8.0)
 NOISES = (0.0, 1.0, 3.0, 6.0, 10.0)
+ANSWER_FRAMES, ANSWER_WORLDS = 1000, 4
 QUIET_HOURS, RATE_HZ = 20, 1.0
 SLACK_S = 0.5
 SHARED = Path(__file__).resolve().parents[2] / "shared"
@@ -165,6 +172,42 @@ def run_quiet(model: VideoModel, seed: int, cache: Path | None) -> dict[str, Any
         "histories": len(rates),
         "false_visits_per_hour": float(np.mean(rates)) if rates else None,
         "most": max(rates, default=None),
+    }
+
+
+def run_answers(model: VideoModel, seed: int, cache: Path | None) -> dict[str, Any]:
+    """Right answers of the built-in model, as the product asks, and their cost, with different choices of keyframes."""
+    product = Selection.of(model.info.defaults, rule="dks")
+    arms = {"DKS, 32 of which 4 newest": product}
+    arms |= {f"visits, {count}": replace(product, rule="visits", recent=0, num_keyframes=count) for count in COUNTS[1:]}
+    arms |= {f"DKS, {count}, none newest": replace(product, recent=0, num_keyframes=count) for count in COUNTS[1:]}
+    rows: dict[str, list[dict[str, Any]]] = {name: [] for name in arms}
+    for world in range(ANSWER_WORLDS):
+        clip = world_clip((seed + world) % 2**31, ANSWER_FRAMES)
+        asker = Asker(model, features_of(model, clip, cache), clip.times, zones_of(clip))
+        for question in track(clip.questions, description=f"world {world + 1}"):
+            plan = asker.plan(question.text)
+            for name, arm in arms.items():
+                answer = asker.ask(question.text, arm, in_steps=plan is not None)
+                said = verdict_of(answer.text) if plan is not None else answer.text
+                rows[name].append(
+                    {
+                        "family": question.family,
+                        "right": is_correct(question, said),
+                        "tokens": answer.num_tokens,
+                        "ms": answer.total_ms,
+                    }
+                )
+    return {
+        name: share(row["right"] for row in each)
+        | {key: float(np.median([row[key] for row in each])) for key in ("tokens", "ms")}
+        | {
+            "families": {
+                family: share(row["right"] for row in each if row["family"] == family)
+                for family in sorted({row["family"] for row in each})
+            }
+        }
+        for name, each in rows.items()
     }
 
 
@@ -317,7 +360,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cache", type=Path, help="folder where features of drawn worlds are kept")
     parser.add_argument("--eyes", type=Path, help="folder with the weights of the detector")
-    parser.add_argument("--parts", nargs="+", default=["worlds", "cones", "noise", "quiet", "footage"])
+    parser.add_argument("--parts", nargs="+", default=["worlds", "cones", "noise", "answers", "quiet", "footage"])
     parser.add_argument("--seed", type=int, help="default: from the commit's hash")
     parser.add_argument("--most-frames", type=int, default=max(LENGTHS), help="leave out longer histories")
     add_out(parser)
@@ -337,6 +380,12 @@ def main() -> None:
         if part in args.parts:
             result[part] = table(run_changed(model, seed, args.cache, cones=cones))
             print_table(f"{part}, 8 keyframes", "strength", summed(result[part], 8))
+    if "answers" in args.parts:
+        result["answers"] = run_answers(model, seed, args.cache)
+        for name, each in result["answers"].items():
+            print(
+                f"{name:28} {each['mean']:.1%} of {each['count']} right, {each['tokens']:.0f} tokens, {each['ms']:.0f} ms"
+            )
     if "quiet" in args.parts:
         result["quiet"] = run_quiet(model, seed, args.cache)
         print(result["quiet"])
