@@ -44,7 +44,7 @@ def run_check(args: argparse.Namespace) -> int:
 def try_clip(name: str, folder: Path, plan: "Plan") -> None:
     """Load a CLIP encoder, test it and print the result.
 
-    Such an encoder is used without a local language model, when `answerer.kind` is `openai`.
+    Such an encoder is used without a local language model, when a server writes the answers.
     """
     from model.clip_encoder import ClipEncoder
 

@@ -134,5 +134,6 @@ async def test_clip_selects_frames_and_the_server_answers(folder: Path, tmp_path
     first, second = answers
     assert first.text == "I see 6 pictures."
     assert len(first.seen.evidence) == 6
-    assert sum(evidence.kind == "recent" for evidence in first.seen.evidence) == 3
+    # frames are chosen by visits, which keep no places for the newest frames
+    assert "recent" not in {evidence.kind for evidence in first.seen.evidence}
     assert first.seen == second.seen
