@@ -74,11 +74,11 @@ class CameraLogs:
     def give_to_full_disk(self, log: CameraLog) -> list[Segment]:
         """Evict the oldest segment (file of consecutive frames) because the disk is full. Return it in a list.
 
-        The list is empty if nothing is evicted.
+        log: of the camera that could not record. The list is empty if nothing is evicted.
 
-        A segment is evicted only if this camera or the whole folder has reached three quarters of a limit. Then
-        recording must go on, and evicting single frames would free no space. Below that, the disk was filled by
-        something else, for which no history is given up.
+        A segment is evicted only if this camera or the whole folder uses at least three quarters of one of its limits,
+        so that recording goes on. (Evicting single frames would free no space.) If less is used, something else filled
+        the disk, and the history is kept.
         """
         own, folder = log.limits, self._folder_limits
         if len(log.segments) >= 4 and (log.num_frames >= 0.75 * own.frames or log.num_bytes >= 0.75 * own.bytes):

@@ -161,11 +161,12 @@ def scale_of(halves: Float16) -> Float32:
 
 
 def decode(halves: Float16, scales: Float32, out: Float32 | None = None) -> Float32:
-    """Return the float32 unit vectors (n, D) of float16 rows (n, D), all finite, and their scales (n,).
+    """Return float32 unit vectors (n, D): the float16 rows `halves` (n, D), all finite, each times its scale.
 
-    out: the array to write them into. The conversion by bit shifts takes half the time of numpy's: a float16 (sign, 5
-    bits of exponent, 10 of fraction) shifted left by 13 bits is a float32 whose exponent is too small by 112.
-    Multiplying by 2^112 corrects that, also for subnormal numbers: 0x3c00 (1.0) -> 0x07800000 (2^-112) -> 1.0.
+    scales (n,): as `scale_of` returns them. out: the array to write the vectors into, or None for a new one. The
+    conversion by bit shifts takes half the time of numpy's: a float16 (sign, 5 bits of exponent, 10 of fraction)
+    shifted left by 13 bits is a float32 whose exponent is too small by 112. Multiplying by 2^112 corrects that,
+    also for subnormal numbers: 0x3c00 (1.0) -> 0x07800000 (2^-112) -> 1.0.
     """
     unit: Float32 = np.empty(halves.shape, np.float32) if out is None else out
     bits = unit.view(np.int32)

@@ -346,11 +346,11 @@ class MemoryStore:
                 self._eviction.evict(log.trim(newest=now))
 
     def maintain(self) -> None:
-        """Remove files of evicted segments, sync written files to disk, and checkpoint the journal (the database).
+        """Remove files of evicted segments, sync written files to disk, and checkpoint the store's SQLite database.
 
-        Call it every few seconds from a thread. It limits how many frames a power cut can lose, and the size of the WAL
-        (SQLite's write-ahead log), so that no append has to wait for a checkpoint. After a StorageError, the next call
-        tries again.
+        A checkpoint moves what is in SQLite's write-ahead log into the database file. Call it every few seconds from a
+        thread: this limits how many frames a power cut can lose, and the size of that log, so that no append has to
+        wait for a checkpoint. After a StorageError, the next call tries again.
         """
         with out_of_memory("tidy up"):
             self._maintain()

@@ -129,10 +129,11 @@ def _tokens(
     stop_ids: Collection[int],
     clocks: ClockTree | None,
 ) -> Iterator[int]:
-    """Yield tokens up to the first of `stop_ids`, without another limit.
+    """Yield the answer's token ids until one of `stop_ids` comes, which is not yielded. The caller limits their number.
 
-    Tokens that may begin a clock time are held back until it is certain whether they do. If so, a time of `clocks`
-    replaces them.
+    embeddings: of the prompt. clocks: the clock times, such as 14:05:20, that the answer may contain; None allows any.
+    Tokens that may begin a clock time are held back until it is certain whether they do. If so, they are replaced by
+    the time of `clocks` that the model finds most likely there (with a temperature, by one drawn at random).
     """
     logits = before = decoding.prefill(embeddings)
     held: list[int] = []  # tokens that may begin a clock time; `before`: the logits before the first of them

@@ -209,7 +209,8 @@ class VideoModel:
         group_sizes: Sequence[int] | None,
         budget: int,
     ) -> VisualContext:
-        """Return the context of only the frames at `rows`, keyframes included, with the source's row numbers."""
+        """Return the context (the model's visual input) of only the frames at `rows`, which include the keyframes.
+        Its row numbers are those of `source`, not positions in `rows`. budget: the most visual tokens."""
         thinned = Thinned(source, rows)
         context = self.build_context(
             thinned,
@@ -254,10 +255,9 @@ class VideoModel:
     ) -> Iterator[str]:
         """Yield the answer's text, one piece per token (some empty). May be closed at any time, which frees its memory.
 
-        timestamps: clock time of each keyframe; clock times in the answer are always some of these (`model.clocks`).
-        Neighbouring frames share more tokens if the prompt is too long. reading: a `Decoding`, to process pictures once
-        for several questions. The answer is CANNOT_TELL if every camera's pictures are unlike the training data
-        (`model.familiarity`).
+        timestamps: clock time of each keyframe; the answer has no other clock times (`model.clocks`). reading: a cache,
+        see `reading`. Neighbouring frames share more tokens if the prompt is too long. The answer is CANNOT_TELL if
+        every camera's pictures are unlike the training data (`model.familiarity`).
         """
         if context.is_foreign:
             yield CANNOT_TELL
@@ -278,7 +278,8 @@ class VideoModel:
             yield rest
 
     def reading(self) -> Decoding:
-        """Return the state of a prompt read once, to pass to `stream` for several questions about the same pictures."""
+        """Return a new, empty cache. Pass it to every call of `stream` about the same pictures, one after the other:
+        the first call fills it, and the later ones need not process the pictures again."""
         return Decoding(self.network.language_model)
 
     def self_test(self) -> None:

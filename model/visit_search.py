@@ -33,9 +33,9 @@ NEAR = 0.6  # frames are similar if they are at least this share of the way from
 
 @dataclass(frozen=True, slots=True)
 class Visit:
-    """One visit of the thing, a time during which it is in sight of one camera. Rows are indices of frames.
+    """A time during which the thing searched for is in sight of one camera, in rows (indices of frames).
 
-    first, last: its estimated rows; best: its most relevant row known to show the thing.
+    first, last: estimated first and last row. best: of the rows known to show the thing, the most relevant one.
     """
 
     first: int

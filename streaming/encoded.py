@@ -163,9 +163,11 @@ class EncodedQueue:
         self, now: Callable[[], float], *, on_shed: Callable[[int], None], on_unreadable: Callable[[], None],
         on_too_large: Callable[[str], None],
     ) -> None:  # fmt: skip
-        """`now`: a monotonic clock. The callbacks run in the thread that calls `put`.
+        """now: returns monotonic seconds. The three callbacks run in the thread that calls `put`.
 
-        `on_shed` gets the number of dropped frames, `on_too_large` a sentence that says which size was refused.
+        on_shed: called when waiting frames are dropped because the decoder is too slow, with their number.
+        on_unreadable: called for each frame that `put` refuses because its header, with the picture size, is invalid.
+        on_too_large: called for each frame that `put` refuses for its size, with a sentence that names the size.
         """
         self.reader: threading.Thread | None = None  # the decoder's thread, once it has started
         self._now = now

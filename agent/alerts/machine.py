@@ -93,7 +93,10 @@ class Off:
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """An alert that would have begun, or might have, was suppressed for `reason`."""
+    """Reports that an alert was suppressed, that is, did not begin, for `reason`.
+
+    It would have begun, or (if the judge, a language model, did not confirm it or was not asked) it might have.
+    """
 
     reason: Reason
     frame_id: int
@@ -127,15 +130,14 @@ class RuleState:
 
 
 def resumed(state: RuleState) -> RuleState:
-    """Return the state that no longer waits for a verdict: after a restart or a failed commit the verdict never
-    comes."""
+    """Return `state` without its wait for the judge's verdict, which never comes after a restart or a failed commit."""
     return replace(state, asked=None)
 
 
 def set_back(state: RuleState, by_s: float) -> RuleState:
-    """Return the state with every time moved back by `by_s` seconds, as the camera's clock was set back.
+    """Return `state` with every time moved back by `by_s` seconds, as the camera's clock was set back.
 
-    It no longer waits for a verdict.
+    The returned state no longer waits for the judge's verdict.
     """
 
     def back(time: float | None) -> float | None:
@@ -181,8 +183,8 @@ def saw(
     """Return the state of the rule, and the actions to take, after the encoded frame `seen`.
 
     A frame that is not newer than the last one changes nothing. A newer frame (by its id) with an earlier time means
-    that
-    the clock was set back, so the times of the state are moved back too. hindered: what keeps an alert from beginning.
+    that the clock was set back, so the times of the state are moved back too. hindered: what keeps an alert from
+    beginning.
     """
     if state.time is not None and seen.time <= state.time:
         if seen.frame_id <= state.frame_id:

@@ -64,9 +64,9 @@ class Rules:
     def put(self, name: str, settings: RuleSettings, *, new: bool = False, switched: bool = False) -> Rule:
         """Create or replace a rule made over REST, and return it.
 
-        new: refuse a name that exists. switched: keep what an operator has set; otherwise the switch that enables or
-        disables the rule is removed, so that its settings decide. Raises RuleConflict for a refused name, for a rule of
-        the configuration and when there are MAX_RULES rules already; raises StorageError.
+        new: refuse a name that exists. switched: True keeps the operator's switches, which enable or disable the rule
+        whatever `settings` say; False removes them, so that `settings` decide. Raises RuleConflict for a refused name,
+        for a rule of the configuration and when there are MAX_RULES rules already; raises StorageError.
         """
         found = self._rules.get(name)
         if found is not None and found.source == "config":

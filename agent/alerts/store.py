@@ -1,10 +1,12 @@
 """The alert store: one SQLite file with the rules made over REST, switches, rule states, alerts and suppressed alerts.
 
+A switch is what an operator set for a rule at one camera or at all: enabled or disabled, or snoozed until a time.
 One transaction commits a rule's new state, its alert and the outbox entries of that alert; an alert is published only
 after that commit. A committed row survives a kill of the process at any instant (WAL, synchronous=NORMAL). The tables
 of alerts and of suppressed alerts are bounded: beyond the limit the oldest rows are deleted.
 
-Thread-safe: one lock serialises all calls. Reads no wall clock. Does not depend on models, gates or MQTT.
+Thread-safe: one lock serialises all calls. Reads no wall clock. Does not depend on models, on MQTT, or on the checks
+("gates") that decide when the judge, a language model, is asked.
 """
 
 import asyncio

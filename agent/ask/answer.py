@@ -207,7 +207,11 @@ class Answering:
         return await pools.questions(window_of, self._store, scope)
 
     async def choose(self, window: Window, question: Question, watch: Stopwatch) -> list[Chosen]:
-        """Return the chosen keyframes for each text by which the answerer searches."""
+        """Choose keyframes of the window for the question. Return one `Chosen` for each search text, in order.
+
+        The answerer derives these texts from the question, one for each short question that it will ask the model.
+        watch: measures the times to embed the texts and to choose.
+        """
         return await self._chooser.choose(window, self.answerer.search(question), self._selection(question), watch)
 
     async def embed(self, text: str) -> "TextFeatures":
@@ -216,7 +220,7 @@ class Answering:
         return await self._chooser.embed(text)
 
     async def select(self, window: Window, query: "TextFeatures", question: Question) -> Keyframes:
-        """Return the keyframes of the window for an embedded text."""
+        """Return the keyframes of the window for an embedded text. question: its settings say how they are chosen."""
         return await self._chooser.select(window, query, self._selection(question))
 
     def check_length(self, text: str) -> None:

@@ -163,9 +163,9 @@ class Chooser:
         return await self._language.run(self._model.embed_text, text)
 
     async def choose(self, window: Window, search: Search, select: Select, watch: Stopwatch) -> list[Chosen]:
-        """Return the keyframes of the window for each text of `search`.
+        """Choose keyframes of the window for each text of `search`; return one `Chosen` per text, in order.
 
-        watch: measures the times to embed the texts and to choose.
+        select: the rule for choosing them. watch: measures the times to embed the texts and to choose.
         """
         found = []
         for text in search.texts:
@@ -201,9 +201,10 @@ def uniform_rows(num_frames: int, num_keyframes: int, recent: int) -> tuple[NDAr
 
 
 def visits_of(window: Window, visits: Sequence[Visit]) -> tuple[SeenVisit, ...]:
-    """Return the strongest of `visits`, at most MOST_VISITS, by camera and time.
+    """Return the MOST_VISITS strongest of `visits` (all, if there are fewer), sorted by camera, then by time.
 
-    A visit is a stretch of time in which frames are relevant to a question. visits: as `find_visits` returns them.
+    A visit is a stretch of time in which frames are relevant to a question. It is strong if their relevance stands out
+    from the camera's usual variation. visits: as `find_visits` returns them, with rows of `window`.
     """
     clear = {
         visit.peak for _, same in groupby(visits, key=lambda visit: visit.camera) for visit in clear_visits(list(same))

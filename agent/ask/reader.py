@@ -222,18 +222,25 @@ class Plan:
     def came(self, number: int, time: str) -> str:
         """Return the clause that says when a thing came: "the red car came at 14:03:22".
 
-        It has "was seen at" instead of "came at" if the question asks for a place.
+        number: position of the thing in `things`, from 0. The clause has "was seen at" instead of "came at" if the
+        question asks for a place.
         """
         thing = self.things[number]
         did = "was seen" if not self.is_order else "opened" if _comes(thing) == "open" else "came"
         return f"the {thing} {did} at {time}"
 
     def untold(self, number: int) -> str:
-        """Return the clause for a thing whose time the model did not name: "I cannot tell when the red car came"."""
+        """Return the clause for a thing when the model gave no time for it: "I cannot tell when the red car came".
+
+        number: position of the thing in `things`, from 0.
+        """
         return f"I cannot tell when the {self.things[number]} {'opened' if _comes(self.things[number]) == 'open' else 'came'}"
 
     def never_came(self, number: int) -> str:
-        """Return the clause for a thing that never came."""
+        """Return the clause for a thing that never came: "I saw no red car".
+
+        number: position of the thing in `things`, from 0.
+        """
         return f"I saw no {self.things[number]}"
 
     def count(self, times: Sequence[str], *, at_least: bool = False) -> str:

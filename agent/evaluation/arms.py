@@ -70,23 +70,24 @@ class Asker:
         return Asker(self.model, features, whole.times, zones)
 
     def plan(self, text: str) -> Plan | None:
-        """Return the steps in which the product answers this question, or None if it asks the model directly.
+        """Return the steps (short questions to the model) in which the running agent answers the question `text`.
 
-        None also for a question about a zone (a place name in the frames' metadata) if the history has no zones.
+        None if the agent puts the question to the model unchanged. None also for a question about a zone (a place name
+        in the frames' metadata) if the history has no zones.
         """
         plan = self._answerer(self.model).plan(Question(text, (CAMERA,)))
         return None if plan is not None and plan.kind == "zone" and not any(self.window.zones) else plan
 
     def ask(self, text: str, arm: Selection, model: VideoModel | None = None, *, in_steps: bool = False) -> Answer:
-        """Return the product's answer, with greedy decoding. arm: how keyframes are chosen.
+        """Return the answer that the running agent would give, with greedy decoding. arm: how keyframes are chosen.
 
         model: the same weights with another way to merge frames (see `merging_otherwise`). in_steps: answer in several
-        short questions where the product does.
+        short questions where the agent does.
         """
         return asyncio.run(self.answer(text, arm, model, in_steps=in_steps))
 
     def ask_in_steps(self, text: str, arm: Selection) -> str:
-        """Ask as several short questions ("steps") as the product does.
+        """Ask in several short questions ("steps"), as the running agent does.
 
         Return only the result in the answer: "before", "hall", "two", "yes".
 
@@ -97,7 +98,7 @@ class Asker:
     async def answer(
         self, text: str, arm: Selection, model: VideoModel | None = None, *, in_steps: bool = False
     ) -> Answer:
-        """Return the product's answer, as `ask` does, for callers in an event loop."""
+        """Return the answer that the running agent would give, like `ask`, for callers in an event loop."""
         began, watch = time.perf_counter(), Stopwatch()
         question = Question(text, (CAMERA,))
         answerer = self._answerer(model or self.model, in_steps=in_steps)

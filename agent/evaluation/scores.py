@@ -83,23 +83,28 @@ def mean(values: Sequence[float]) -> float:
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:
-    """Return the mean of the seeds' values, and half the difference between the best and the worst one."""
+    """Return {"mean", "spread"}: the mean of the seeds' values, and half the difference between highest and lowest."""
     if not values:
         return {"mean": 0.0, "spread": 0.0}
     return {"mean": fmean(values), "spread": (max(values) - min(values)) / 2}
 
 
 def over_seeds(groups: Sequence[Sequence[bool]]) -> dict[str, Any]:
-    """Return, as a dict, the mean and spread over the seeds that have results, and the 95 % interval of all results.
+    """Return {"mean", "spread", "interval"} of the accuracies (shares of right answers) of several seeds.
 
-    groups: for each seed, which of its answers were right.
+    mean: of the accuracies. spread: half the difference between highest and lowest. interval: the 95 % interval of the
+    accuracy of all answers together. groups: for each seed, whether each answer was right; seeds without any are left
+    out.
     """
     together = [value for group in groups for value in group]
     return spread([mean(group) for group in groups if group]) | {"interval": share(together)["interval"]}
 
 
 def by_depth(needles: Iterable[Needle]) -> list[dict[str, Any]]:
-    """Return the share of short events ("needles") that were found, for ten equal parts of the history."""
+    """Return, for each of ten equal parts of the history, the share of its short events ("needles") that were found.
+
+    Each share is a dict as `share` returns it.
+    """
     bins: list[list[bool]] = [[] for _ in range(NUM_BINS)]
     for needle in needles:
         bins[min(int(needle.depth * NUM_BINS), NUM_BINS - 1)].append(needle.found)

@@ -78,7 +78,11 @@ class SteadyClock:
         return monotonic + self.offset
 
     def settled(self, monotonic: float) -> bool:
-        """Return True when the system clock's time is accepted and `settle_s` have passed since the first reading."""
+        """Return whether this clock's time can be relied on.
+
+        It can if it agrees with the system clock (no sudden change of that one is waiting to be believed) and was first
+        read at least `settle_s` ago. monotonic: the current reading of the monotonic clock.
+        """
         return self._step is None and self._first is not None and monotonic - self._first >= self._settle_s
 
     @property

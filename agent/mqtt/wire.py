@@ -91,7 +91,8 @@ class _Guarded(paho.Client):
     home: tuple[asyncio.AbstractEventLoop, int]  # the event loop, and the id of its thread
 
     def _sock_close(self) -> None:
-        """Close the socket in the loop's thread. Closed elsewhere, the loop would go on watching a reused descriptor."""
+        """Close the socket in the event loop's thread. If another thread closed it, the loop would go on watching its
+        file descriptor, which may by then belong to another file."""
         loop, thread = self.home
         if threading.get_ident() == thread:
             super()._sock_close()

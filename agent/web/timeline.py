@@ -325,7 +325,11 @@ def _with(times: Float64, more: list[float]) -> Float64:
 
 
 def _bounds(view: View, times: Float64) -> tuple[float, float]:
-    """Return start and end of the view in unix seconds, at least a second apart where one of them is not given."""
+    """Return start and end of the view in unix seconds.
+
+    A bound that the view does not give is taken from `times` (rising, of all frames): the oldest or the newest frame.
+    It is moved if start and end would be less than one second apart. Bounds that the view gives are never moved.
+    """
     after, before = view.after, view.before
     if after is None:
         oldest = float(times[0]) if len(times) else 0.0

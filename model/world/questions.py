@@ -94,7 +94,10 @@ def _sample(rng: np.random.Generator, items: Sequence[T], most: int) -> list[T]:
 def present_question(
     scene: Scene, t: float, start_unix: float, rng: np.random.Generator, split: Split, utc_offset_s: float = 0.0
 ) -> Question | None:
-    """Return a question about what is visible at second t; None if things are half hidden or more than two."""
+    """Return a question about what is visible at second t.
+
+    None if a visible thing is half hidden, or if there are more than two visible things.
+    """
     here = clear_view(scene, t)
     if here is None:
         return None
@@ -103,7 +106,10 @@ def present_question(
 
 
 def clear_view(scene: Scene, t: float) -> list[Visible] | None:
-    """Return the things visible at second t, from left to right; None if one is half hidden, or if more than two."""
+    """Return the things visible at second t, from left to right.
+
+    None if one of them is half hidden, or if there are more than two of them.
+    """
     here = [v for v in scene.visible_at(t, min_fraction=0.1) if v.action != "closed"]
     if any(v.fraction < VISIBLE_FRACTION for v in here) or len(here) > 2:
         return None
