@@ -115,7 +115,6 @@ class Selection:
         if self.rule == "uniform":
             rows, kinds = uniform_rows(window.num_frames, self.num_keyframes, self.recent)
             return Keyframes(rows, kinds, window.embeddings(rows) @ query)
-        background = window.background() if self.redundancy == "background" else None
         if self.rule == "visits":
             return select_by_visits(
                 QueryCandidates(window, query),
@@ -135,7 +134,7 @@ class Selection:
             floor=self.floor,
             recent=self.recent,
             fill=self.fill,
-            background=background,
+            background=window.background() if self.redundancy == "background" else None,
             background_floor=self.background_floor,
             group_sizes=frames_per_camera(window),
         )
