@@ -91,7 +91,7 @@ class FrameDialog {
   #draw() {
     const { frame_id: id, camera, time, url, kind, score, boxes, metadata } = this.shown;
     const zone = this.app.zone(camera), at = clock(time, zone);
-    this.title.textContent = `${camera} · ${at}`;
+    this.title.textContent = `${camera} · ${clock(time, zone, 2)}`; // frames may share a second
     this.image.hidden = this.save.hidden = false;
     this.image.src = this.app.api.picture(url);
     this.image.alt = `What ${camera} saw at ${at}`;
