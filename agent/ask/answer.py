@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from agent.ask.keyframes import Chooser, Chosen, Search, Selection
-from agent.ask.question import Answer, Event, Evidence, Finished, FinishReason, Piece, Question, Seen, collect
+from agent.ask.question import Answer, Event, Evidence, Finished, FinishReason, Piece, Question, Seen, Step, collect
 from agent.ask.queue import Queue
 from agent.ask.reader import about_now
 from agent.ask.remote_text import is_visible
@@ -105,8 +105,11 @@ class Answerer(Protocol[C]):
     async def prepare(self, window: Window, chosen: Sequence[Chosen], question: Question, watch: Stopwatch) -> C:
         """Do all work that precedes the first token. chosen: the keyframes for each text of `search`, in that order."""
 
-    def stream(self, question: Question, context: C) -> AsyncGenerator[str, None]:
-        """Return a generator of the answer's pieces of text. Closing it stops the model."""
+    def stream(self, question: Question, context: C) -> AsyncGenerator[str | Step | Seen, None]:
+        """Return a generator of the answer's pieces of text, with the steps before them. Closing it stops the model.
+
+        It yields Seen if the evidence is no longer that of `context`.
+        """
 
     def no_words(self) -> str:
         """Return the text to send if the answer has no visible text. Raises NoAnswer if that counts as an error."""
@@ -183,6 +186,9 @@ class Answering:
                     aclosing(self._visible(pieces, watch, deadline)) as visible,
                 ):
                     async for piece in visible:
+                        if not isinstance(piece, str):
+                            yield piece
+                            continue
                         num_pieces += 1
                         if piece:
                             yield Piece(piece)
@@ -256,8 +262,8 @@ class Answering:
         return await pools.questions(short_history, self._store, window)
 
     async def _visible(
-        self, pieces: AsyncGenerator[str, None], watch: Stopwatch, deadline: float
-    ) -> AsyncGenerator[str, None]:
+        self, pieces: AsyncGenerator[str | Step | Seen, None], watch: Stopwatch, deadline: float
+    ) -> AsyncGenerator[str | Step | Seen, None]:
         """Yield the pieces without terminal escape sequences, and time them. Raises TimeoutError at `deadline`.
 
         If no piece has visible text, the answerer's `no_words` follows.
@@ -269,6 +275,9 @@ class Answering:
                     piece = await anext(pieces, None)
             if piece is None:
                 break
+            if not isinstance(piece, str):
+                yield piece
+                continue
             stage, piece = "generate", text.feed(piece)
             has_spoken = has_spoken or is_visible(piece)
             yield piece

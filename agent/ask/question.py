@@ -1,4 +1,4 @@
-"""The types of a question, and of the events of which its answer consists: Seen first, then Pieces, then Finished."""
+"""The types of a question, and of the events of its answer: Steps, Seen, Pieces, and at last Finished."""
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
@@ -73,13 +73,23 @@ class SeenVisit:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """The first event of an answer: its evidence, and the number and time range of the frames searched."""
+    """The evidence of an answer, and the number and time range of the frames searched. Precedes the first Piece.
+
+    It is sent again, whole, if the evidence changes while the answer is made. The last one counts.
+    """
 
     evidence: tuple[Evidence, ...]  # by camera, then by time
     num_frames: int
     oldest: float
     newest: float
     visits: tuple[SeenVisit, ...] = ()  # by camera and time; () if keyframes were not chosen by visits
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """An event that says what is being done for the answer, such as "the server is loading its model". One line."""
+
+    text: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +110,7 @@ class Finished:
     completion_tokens: int
 
 
-Event = Seen | Piece | Finished
+Event = Seen | Step | Piece | Finished
 
 
 @dataclass(slots=True)
@@ -110,6 +120,7 @@ class Answer:
     seen: Seen
     finished: Finished
     pieces: list[str] = field(default_factory=list)
+    steps: tuple[str, ...] = ()
 
     @property
     def text(self) -> str:
@@ -121,14 +132,17 @@ async def collect(events: AsyncIterator[Event]) -> Answer:
     seen: Seen | None = None
     finished: Finished | None = None
     pieces: list[str] = []
+    steps: list[str] = []
     async for event in events:
         match event:
             case Seen():
                 seen = event
             case Piece(text):
                 pieces.append(text)
+            case Step(text):
+                steps.append(text)
             case Finished():
                 finished = event
     if seen is None or finished is None:
         raise ValueError("these are not the events of a whole answer")
-    return Answer(seen, finished, pieces)
+    return Answer(seen, finished, pieces, tuple(steps))

@@ -37,7 +37,9 @@ def run(args: argparse.Namespace) -> int:
     with connect(server, settings) as client:
         try:
             place = _place_of(args)
-            stream = client.ask(args.question, cameras=args.camera or (), after=after, before=before, within=place)
+            stream = client.ask(
+                args.question, cameras=args.camera or (), after=after, before=before, within=place, on_step=print_step
+            )
             reply = print_answer(stream, quiet=args.json)
             if args.sheet is not None:
                 _save_sheet(args, client, reply, zone)
@@ -130,6 +132,11 @@ def advise(error: ServerError, server: str) -> str:
         advice = "set VILAMP_TOKEN, or --data-dir to the agent's data folder on its own machine"
         return f"{redact(server)}: {plain_line(error)} ({advice})"
     return f"{redact(server)}: {plain_line(error)}"
+
+
+def print_step(text: str) -> None:
+    """Print what is being done for an answer to standard error, so that it is not taken for the answer."""
+    say(f"... {plain_line(text)}", file=sys.stderr)
 
 
 def print_answer(stream: Iterator[str | Reply], *, quiet: bool) -> Reply:

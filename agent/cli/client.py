@@ -6,7 +6,7 @@ to that format: evidence frames, notes and timings.
 
 import json
 import ssl
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +22,7 @@ UNLIMITED = httpx.Timeout(None, connect=CONNECT_TIMEOUT_S)  # for exports and er
 
 # Exceptions raised by code that reads a response which does not have the format of the agent's responses
 STRANGE = (KeyError, TypeError, AttributeError, IndexError, ValueError, RecursionError)
+_STEP = ": step:"  # the comment lines that say what is being done
 _NO_AGENT = "the server is not a ViLaMP agent, or one of another version"
 
 
@@ -73,6 +74,7 @@ class Reply:
     notes: list[str] = field(default_factory=list)
     visits: list[Visit] = field(default_factory=list)  # by camera and time
     timings_ms: dict[str, float] = field(default_factory=dict)
+    steps: list[str] = field(default_factory=list)  # what was done for the answer
 
 
 class Client:
@@ -93,28 +95,35 @@ class Client:
 
     def ask(
         self, question: str, *, cameras: Sequence[str] = (), after: float | None = None, before: float | None = None,
-        within: Mapping[str, float] | None = None,
+        within: Mapping[str, float] | None = None, on_step: Callable[[str], object] | None = None,
     ) -> Iterator[str | Reply]:  # fmt: skip
-        """Yield the pieces of the answer's text as they arrive, then the complete Reply. within: x, y and radius_m."""
+        """Yield the pieces of the answer's text as they arrive, then the complete Reply. within: x, y and radius_m.
+
+        on_step: called with each line that says what is being done for the answer.
+        """
         body: dict[str, Any] = {"messages": [{"role": "user", "content": question}]}
         options = {"cameras": list(cameras) or None, "after": after, "before": before, "within": within}
         body |= {name: value for name, value in options.items() if value is not None}
         reply = Reply()
-        for chunk in self.events("/v1/chat/completions", {**body, "stream": True}):
+        for chunk in self.events("/v1/chat/completions", {**body, "stream": True}, on_step):
             with understood():
                 piece = _fold(chunk, reply)
             if piece:
                 yield piece
         yield reply
 
-    def events(self, path: str, body: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-        """Send a POST and yield the server-sent events of its response, up to `[DONE]`.
+    def events(
+        self, path: str, body: Mapping[str, Any], on_step: Callable[[str], object] | None = None
+    ) -> Iterator[dict[str, Any]]:
+        """Send a POST and yield the server-sent events of its response, up to `[DONE]`. on_step: see `ask`.
 
         An error event raises ServerError.
         """
         with _failures(), self._http.stream("POST", path, json=body) as response:
             _check(response)
             for line in response.iter_lines():
+                if on_step is not None and line.startswith(_STEP):
+                    on_step(line.removeprefix(_STEP).strip())
                 if not line.startswith("data:"):
                     continue  # a comment or an empty line has no event
                 data = line.removeprefix("data:").strip()
@@ -217,12 +226,14 @@ def _fold(chunk: Mapping[str, Any], reply: Reply) -> str:
     for choice in chunk.get("choices", []):
         delta = choice.get("delta", {})
         text += delta.get("content") or ""
-        reply.citations += [_citation(each) for each in delta.get("annotations") or []]
+        if (cited := delta.get("annotations")) is not None:  # sent again whole if they change
+            reply.citations = [_citation(each) for each in cited]
         reply.finish_reason = choice.get("finish_reason") or reply.finish_reason
     extension = chunk.get("vilamp") or {}
     reply.num_frames = extension.get("frames", reply.num_frames)
     reply.notes += extension.get("notes", [])
     reply.visits += [_visit(each) for each in extension.get("visits", [])]
+    reply.steps += extension.get("steps", [])
     reply.timings_ms |= extension.get("timings_ms", {})
     reply.text += text
     return text

@@ -20,7 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from agent.app import Agent, opened
 from agent.ask.model import ModelUnusable
-from agent.ask.question import Finished, Piece, Question, Seen
+from agent.ask.question import Finished, Piece, Question, Seen, Step
 from agent.cli.ask import checked_camera, print_reply, time_of, window_of, zone_of
 from agent.cli.camera_names import camera_name
 from agent.cli.client import Citation, Reply, Visit
@@ -230,6 +230,8 @@ async def _ask(agent: Agent, question: Question, *, quiet: bool) -> Reply:
                     reply.text += text
                     if not quiet:
                         say(text, end="", flush=True)
+                case Step(text):
+                    reply.steps.append(text)
                 case Seen():
                     reply.num_frames = event.num_frames
                     reply.citations = [Citation(**asdict(each), url="") for each in event.evidence]

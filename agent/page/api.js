@@ -32,7 +32,7 @@ export class Away extends Error {
   }
 }
 
-/** One server-sent event; `data` is parsed JSON, null for the closing `[DONE]`, undefined where only an id came. @typedef {{event: string, id: string, data: any}} ServerEvent */
+/** One server-sent event; `data` is parsed JSON, null for the closing `[DONE]`, undefined where only an id or a step came; `step` says what is being done for an answer. @typedef {{event: string, id: string, data: any, step?: string}} ServerEvent */
 
 export class Api {
   /**
@@ -163,6 +163,8 @@ function parseEvent(block) {
     if (field === "data") data.push(value);
     else if (field === "event" || field === "id") event[field] = value;
   }
+  const [, step] = /^: step: (.*)$/.exec(block) ?? [];
+  if (step) return { ...event, step };
   if (!data.length) return event.id ? event : null;
   const text = data.join("\n");
   event.data = text === "[DONE]" ? null : JSON.parse(text);

@@ -8,6 +8,7 @@ import { inWords, scopePicker } from "./scope.js";
 const SHOWN = 12; // frames of an answer shown before "Show all"
 const VISITS = 8; // visits named below an answer
 const THUMB = 320; // pixels across
+const LOOKING = "Looking…";
 const MAX_TURNS = 4; // earlier questions sent with a follow-up
 const EXAMPLES = ["What can you see at the moment?", "Did a person ever come?", "How many cars came?"];
 const STAGES = { queue: "waiting for its turn", embed: "reading the question", window: "opening the memory", select: "choosing frames", reencode: "encoding frames",
@@ -125,7 +126,7 @@ class Turn {
     const { cameras, window } = app.state;
     const where = cameras.length ? cameras.join(", ") : "all cameras";
     this.answer = h("p", { class: "answer", "aria-busy": "true" });
-    this.status = h("p", { class: "soft", role: "status" }, "Looking…");
+    this.status = h("p", { class: "soft", role: "status" }, LOOKING);
     this.visits = h("p", { class: "visits", hidden: true });
     this.evidence = h("div", { class: "stack" });
     this.notes = h("ul", { class: "notes hint" });
@@ -138,8 +139,9 @@ class Turn {
   async run(body, signal) {
     const began = performance.now();
     try {
-      for await (const { data } of this.app.api.events("/v1/chat/completions", { body, signal })) {
-        if (data === null) this.whole = true;
+      for await (const { data, step } of this.app.api.events("/v1/chat/completions", { body, signal })) {
+        if (step) this.#step(step);
+        else if (data === null) this.whole = true;
         else this.#take(data, began);
       }
       if (!this.whole && !this.failed) this.#fail("The answer is incomplete: the agent was stopped or restarted. Ask again.");
@@ -164,6 +166,12 @@ class Turn {
     this.status.textContent = message;
   }
 
+  /** Say what is being done, until the first word of the answer. @param {string} text */
+  #step(text) {
+    this.status.textContent = `${text}…`;
+    this.status.hidden = false;
+  }
+
   #take(chunk, began) {
     if (chunk.error) return this.#fail(chunk.error.message);
     const delta = chunk.choices?.[0]?.delta ?? {};
@@ -172,7 +180,10 @@ class Turn {
       this.text += delta.content;
       this.answer.textContent = this.text;
     }
-    if (delta.annotations) this.#showEvidence(delta.annotations);
+    if (delta.annotations) {
+      this.#showEvidence(delta.annotations);
+      if (!this.text && this.status.textContent === LOOKING) this.#step(`Frames chosen. Waiting for the model to read them`);
+    }
     if (!chunk.vilamp) return;
     this.#showVisits(chunk.vilamp.visits);
     this.#showNotes(chunk.vilamp);

@@ -15,7 +15,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from agent.app import Agent
-from agent.ask.question import Finished, Piece, Question, Seen
+from agent.ask.question import Finished, Piece, Question, Seen, Step
 from agent.ask.request import ChatRequest, parse_request, question_of
 from agent.errors import UnknownModel, shown
 from agent.untrusted.plain import plain
@@ -23,7 +23,7 @@ from agent.untrusted.wire import JsonResponse
 from agent.web.body import read_body
 from agent.web.guard import Guard, origin_of
 from agent.web.openai import Envelope, Json, citation, extension
-from agent.web.streams import SSE_DONE, LongResponses, sse
+from agent.web.streams import SSE_DONE, LongResponses, sse, sse_step
 
 MAX_BODY_BYTES = 1 << 20
 PUBLIC_NAME = "vilamp"  # a model name that always works, whichever model is loaded
@@ -92,15 +92,19 @@ class _Completion:
         async with self._agent.answering.ask(self._question) as events:
             yield self._chunk({"role": "assistant", "content": ""})
             seen: Seen | None = None
+            steps: list[str] = []
             async for event in events:
                 match event:
                     case Seen():
                         seen = event
+                        yield self._chunk({"content": "", "annotations": self._citations(seen)})
+                    case Step(text):
+                        steps.append(text)
+                        yield sse_step(text)
                     case Piece(text):
                         yield self._chunk({"content": text})
                     case Finished() if seen is not None:
-                        yield self._chunk({"content": "", "annotations": self._citations(seen)})
-                        yield self._chunk({}, event.finish_reason, vilamp=extension(seen, event))
+                        yield self._chunk({}, event.finish_reason, vilamp=extension(seen, event, steps))
                         if self._wants_usage:
                             yield sse(self._envelope.usage_chunk(event))
         yield SSE_DONE

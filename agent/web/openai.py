@@ -28,8 +28,11 @@ def _usage(finished: Finished) -> Json:
     return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
 
 
-def extension(seen: Seen, finished: Finished) -> Json:
-    """Return the `vilamp` object, which holds the fields that OpenAI's format does not have."""
+def extension(seen: Seen, finished: Finished, steps: Sequence[str] = ()) -> Json:
+    """Return the `vilamp` object, which holds the fields that OpenAI's format does not have.
+
+    steps: what was done for the answer, in order.
+    """
     return {
         "frames": seen.num_frames,
         "oldest": seen.oldest,
@@ -37,6 +40,7 @@ def extension(seen: Seen, finished: Finished) -> Json:
         "notes": list(finished.notes),
         "timings_ms": finished.timings_ms,
         "visits": visits_json(seen.visits),
+        "steps": list(steps),
     }
 
 
@@ -56,7 +60,7 @@ class Envelope:
             **self._head("chat.completion"),
             "choices": [{"index": 0, "message": message, "logprobs": None, "finish_reason": reason}],
             "usage": _usage(answer.finished),
-            "vilamp": extension(answer.seen, answer.finished),
+            "vilamp": extension(answer.seen, answer.finished, answer.steps),
         }
 
     def chunk(self, delta: Json, finish_reason: str | None = None) -> Json:

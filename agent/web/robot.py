@@ -12,7 +12,7 @@ from contextlib import suppress
 from typing import Any
 
 from agent.app import Agent
-from agent.ask.question import Evidence, Finished, Piece, Question, Seen
+from agent.ask.question import Evidence, Finished, Piece, Question, Seen, Step
 from agent.ask.request import ChatRequest, question_of, request_of
 from agent.errors import BadRequest, NotAllowed, NotFound, Problem
 from agent.ingest.metadata import check_metadata, is_finite
@@ -135,6 +135,7 @@ class Conversation:
     async def _stream(self, question: Question, request_id: str, channel: Channel) -> None:
         seen: Seen | None = None
         pieces: list[str] = []
+        steps: list[str] = []
         async with self._agent.answering.ask(question) as events:
             async for event in events:
                 match event:
@@ -142,13 +143,16 @@ class Conversation:
                         seen = event
                         span = {"frames": seen.num_frames, "oldest": seen.oldest, "newest": seen.newest}
                         await _send(channel, {"type": "seen", "id": request_id, **span})
+                    case Step(text):
+                        steps.append(text)
+                        await _send(channel, {"type": "step", "id": request_id, "text": text})
                     case Piece(text):
                         pieces.append(text)
                         await _send(channel, {"type": "piece", "id": request_id, "text": text})
                     case Finished() if seen is not None:
                         citations = [citation(evidence, self._link(evidence)) for evidence in seen.evidence]
                         answer = {"type": "answer", "id": request_id, "text": "".join(pieces)}
-                        answer |= {"finish_reason": event.finish_reason, **extension(seen, event)}
+                        answer |= {"finish_reason": event.finish_reason, **extension(seen, event, steps)}
                         await channel.send(_fitting(answer, citations))
 
 

@@ -10,6 +10,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from agent.errors import AgentStopping, Problem
+from agent.untrusted.plain import plain_line
 from agent.untrusted.wire import json_bytes
 
 T = TypeVar("T")
@@ -169,6 +170,11 @@ async def unless_gone(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
 async def _disconnected(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
+
+
+def sse_step(text: str) -> bytes:
+    """Return a comment line that says what is being done for an answer. Clients that do not know it ignore it."""
+    return f": step: {plain_line(text)}\n\n".encode()
 
 
 def sse(data: Any) -> bytes:
