@@ -19,7 +19,11 @@ export function openFrame(app, frame) {
 }
 
 /** Close the dialog, because another token must not see the frame. */
-export function closeFrame() { dialog?.node.close(); }
+export function closeFrame() {
+  if (!dialog) return;
+  dialog.wanted = null; // at once, as the event "close" comes later: nothing more is asked for the old frame
+  dialog.node.close();
+}
 
 class FrameDialog {
   constructor() {

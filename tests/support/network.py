@@ -8,6 +8,7 @@ import socket
 PORTS_PER_PROCESS = 1000
 _WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
 _candidates = itertools.cycle(range(PORTS_PER_PROCESS))
+BLOCKED_BY_BROWSERS = 10_080  # the only port of the range that Chromium refuses to open ("unsafe port")
 
 
 def free_port() -> int:
@@ -15,6 +16,8 @@ def free_port() -> int:
     first = 10_000 + PORTS_PER_PROCESS * (_WORKER % 20)
     while True:
         port = first + (next(_candidates) + os.getpid()) % PORTS_PER_PROCESS
+        if port == BLOCKED_BY_BROWSERS:
+            continue
         with socket.socket() as probe:
             try:
                 probe.bind(("127.0.0.1", port))
