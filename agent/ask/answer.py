@@ -8,21 +8,22 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import aclosing, asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any
 
-from agent.ask.keyframes import Chooser, Chosen, Search, Selection
-from agent.ask.question import Answer, Event, Evidence, Finished, FinishReason, Piece, Question, Seen, Step, collect
+from agent.ask.answerer import Answerer, Tally
+from agent.ask.keyframes import Chooser, Chosen, Selection
+from agent.ask.question import Answer, Event, Evidence, Finished, Piece, Question, Seen, Step, collect
 from agent.ask.queue import Queue
 from agent.ask.reader import about_now
 from agent.ask.remote_text import is_visible
 from agent.ask.scope import Scope, check_not_empty, scope_notes, scope_of, short_history, window_of
+from agent.ask.tools import Tools
 from agent.errors import AnswerTimeout, ModelFailed, Problem, QuestionTooLong, StorageFailed
 from agent.metrics import Metrics
 from agent.runtime import pools
 from agent.runtime.lanes import Lane, Priority
 from agent.runtime.stopwatch import Stopwatch
-from agent.runtime.supervisor import Work, is_cancelling, words_of
+from agent.runtime.supervisor import is_cancelling, words_of
 from agent.settings.settings import AnsweringSettings
 from agent.times import repeated_hour
 from agent.untrusted.plain import PlainText
@@ -32,7 +33,6 @@ from model.select import Keyframes
 
 if TYPE_CHECKING:
     from model.clip_encoder import ClipEncoder
-    from model.config import JudgeManner
     from model.features import TextFeatures
     from model.video_model import VideoModel
 
@@ -41,78 +41,6 @@ log = logging.getLogger(__name__)
 MAX_QUESTION_CHARS = 2000  # a page of text; the built-in checkpoint's language model reads less
 ONE_AT_A_TIME = "this model reads one question at a time; what was said before it was not read"
 QUERY_CUT = "the question is longer than the text encoder reads; frames were chosen by its beginning"
-
-
-@dataclass(slots=True)
-class Tally:
-    """Why an answer ended, its token counts and its notes. The answerer fills it in while it streams."""
-
-    finish_reason: FinishReason = "stop"
-    prompt_tokens: int = 0
-    completion_tokens: int | None = None  # None: unknown
-    notes: list[str] = field(default_factory=list)  # known only at the end
-
-
-@dataclass(frozen=True, slots=True)
-class Context:
-    """What an answerer has prepared before its first token. seen: the frames that the answer rests on."""
-
-    seen: Seen
-    notes: tuple[str, ...]
-    tally: Tally
-
-
-C = TypeVar("C", bound=Context)
-Task = tuple[str, Work]
-
-
-class Answerer(Protocol[C]):
-    """Answers a question in words from the chosen keyframes: the checkpoint's language model, or a remote server."""
-
-    @property
-    def model_name(self) -> str:
-        """The model that answers, as `/v1/models` and alert events name it."""
-
-    @property
-    def reads_conversations(self) -> bool:
-        """Whether the answerer reads the earlier messages of a conversation."""
-
-    @property
-    def needs_patches(self) -> bool:
-        """Whether the memory must keep the patch features of new frames for this answerer."""
-
-    @property
-    def max_keyframes(self) -> int | None:
-        """The largest number of keyframes that the answerer accepts. None: no limit."""
-
-    @property
-    def judge_manner(self) -> "JudgeManner":
-        """How the question is phrased when an alert rule asks whether its condition is true."""
-
-    @property
-    def problem(self) -> str | None:
-        """A sentence that says why the answerer cannot answer at the moment. None: no problem is known."""
-
-    def tasks(self) -> Iterable[Task]:
-        """Return the answerer's background tasks with their names. They run as long as the agent runs."""
-
-    async def check(self, cameras: Iterable[str]) -> None:
-        """Raise a Problem if this answerer is not allowed to answer about these cameras, or cannot at the moment."""
-
-    def search(self, question: Question) -> Search:
-        """Return the texts by which to search for the frames of this question."""
-
-    async def prepare(self, window: Window, chosen: Sequence[Chosen], question: Question, watch: Stopwatch) -> C:
-        """Do all work that precedes the first token. chosen: the keyframes for each text of `search`, in that order."""
-
-    def stream(self, question: Question, context: C) -> AsyncGenerator[str | Step | Seen, None]:
-        """Return a generator of the answer's pieces of text, with the steps before them. Closing it stops the model.
-
-        It yields Seen if the evidence is no longer that of `context`.
-        """
-
-    def no_words(self) -> str:
-        """Return the text to send if the answer has no visible text. Raises NoAnswer if that counts as an error."""
 
 
 class Answering:
@@ -137,6 +65,7 @@ class Answering:
         self._settings = settings
         self._metrics = metrics
         self._zone_of = zone_of
+        self.tools = Tools(store, self._chooser, answerer, Selection.of(self._defaults, settings))
 
     @asynccontextmanager
     async def ask(self, question: Question) -> AsyncIterator[AsyncIterator[Event]]:

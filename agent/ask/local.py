@@ -13,7 +13,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from agent.ask.answer import Context, Tally, Task
+from agent.ask.answerer import Context, Looked, Tally, Task
 from agent.ask.keyframes import Chosen, Search, frames_per_camera, relevant, seen, seen_in_all
 from agent.ask.pictures import decoded
 from agent.ask.question import Question
@@ -58,6 +58,7 @@ class LocalAnswerer:
     reads_conversations = False
     needs_patches = True
     max_keyframes: int | None = None
+    pictures_per_look = 1
     problem: str | None = None
 
     def __init__(
@@ -169,6 +170,29 @@ class LocalAnswerer:
         readable = [place for place, row in enumerate(keyframes.rows) if int(row) in images or int(row) not in missing]
         return keyframes.at(readable), dict(zip(images, features, strict=True))
 
+    async def look(self, window: Window, rows: NDArray[np.int64], question: Question, tally: Tally) -> Looked:
+        """Ask the model about one frame alone; see `Answerer.look`.
+
+        A single picture does not show whether a camera's pictures are foreign, so the model is asked in any case.
+        """
+        [row] = rows
+        frame = await pools.questions(self._frame_at, *_camera_and_time(window, int(row)))
+        if not frame.num_frames:  # forgotten in the meantime
+            return Looked("", rows[:0])
+        query = await self._language.run(self._model.embed_text, question.text)
+        part = await self._merge(
+            frame, Chosen(query, relevant(np.zeros(1, np.int64), frame.scores(query.unit))), Stopwatch()
+        )
+        if not len(part.keyframes.rows):  # damaged
+            return Looked("", rows[:0])
+        tally.prompt_tokens += part.visual.num_tokens
+        limit = min(question.max_new_tokens or STEP_TOKENS, self._settings.max_new_tokens)
+        spoken = Tally()
+        async with aclosing(self._say(question.text, part.as_familiar(), limit, spoken)) as pieces:
+            text = "".join([piece async for piece in pieces]).strip()
+        tally.completion_tokens = (tally.completion_tokens or 0) + (spoken.completion_tokens or 0)
+        return Looked(text, rows, part.visual.is_foreign)
+
     # --- visits ---
 
     async def _search(self, plan: Plan, window: Window, chosen: Chosen, watch: Stopwatch) -> LocalContext:
@@ -181,8 +205,7 @@ class LocalAnswerer:
         [ever] = plan.evers
 
         async def look(row: int) -> Look | None:
-            camera, time = window.cameras[int(window.camera_index[row])], float(window.times[row])
-            frame = await pools.questions(self._frame_at, camera, time)
+            frame = await pools.questions(self._frame_at, *_camera_and_time(window, row))
             if not frame.num_frames:  # forgotten in the meantime
                 return None
             alone = Chosen(chosen.query, relevant(np.zeros(1, np.int64), scores[[row]]))
@@ -315,6 +338,10 @@ class LocalAnswerer:
                     return
                 tally.completion_tokens += len(tokens)
                 yield piece
+
+
+def _camera_and_time(window: Window, row: int) -> tuple[str, float]:
+    return window.cameras[int(window.camera_index[row])], float(window.times[row])
 
 
 async def _one_piece(text: str) -> AsyncGenerator[str, None]:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from agent.ask.answer import Answerer
+from agent.ask.answerer import Answerer
 from agent.ask.egress import Egress, Resolver
 from agent.runtime.lanes import Lane
 from agent.settings.settings import Settings

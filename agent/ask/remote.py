@@ -13,14 +13,16 @@ import random
 import ssl
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import httpx
+import numpy as np
+from numpy.typing import NDArray
 
-from agent.ask.answer import Context, Task
+from agent.ask.answerer import Context, Looked, Tally, Task
 from agent.ask.egress import Egress, EgressRefused, HostUnknown, Resolver, checked_addresses, guarded_client, strictest
-from agent.ask.keyframes import Chosen, Search, seen
+from agent.ask.keyframes import Chosen, Search, relevant, seen
 from agent.ask.pictures import fitted, label, read_each
 from agent.ask.probe import Probe
 from agent.ask.question import Question
@@ -109,6 +111,25 @@ class RemoteAnswerer:
 
     def tasks(self) -> Iterable[Task]:
         return (("answerer", self._probe.run),)
+
+    @property
+    def pictures_per_look(self) -> int:
+        return self._settings.max_images
+
+    async def look(self, window: Window, rows: NDArray[np.int64], question: Question, tally: Tally) -> Looked:
+        """Send these pictures in one request and return the whole answer; see `Answerer.look`."""
+        keyframes, shown, _ = await pools.questions(
+            self._pictures, window, relevant(rows, np.zeros(len(rows), np.float32))
+        )
+        if len(rows) and not shown:
+            return Looked("", keyframes.rows)
+        context = RemoteContext(seen(window, keyframes), (), RemoteTally(), tuple(shown))
+        asked = replace(question, earlier=())
+        async with aclosing(self.stream(asked, context)) as pieces:
+            text = "".join([piece async for piece in pieces if isinstance(piece, str)])
+        tally.prompt_tokens += context.tally.prompt_tokens
+        tally.completion_tokens = (tally.completion_tokens or 0) + (context.tally.completion_tokens or 0)
+        return Looked(text, keyframes.rows)
 
     def no_words(self) -> str:
         raise NoAnswer("The server that answers gave no text that can be read.")

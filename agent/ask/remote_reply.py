@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 import httpx
 
-from agent.ask.answer import Tally
+from agent.ask.answerer import Tally
 from agent.ask.remote_text import HELD_CHARS, Speech
 from agent.ask.remote_wire import Misunderstood, Step, lines, read_line
 from agent.errors import NoAnswer

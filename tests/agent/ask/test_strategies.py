@@ -1,13 +1,10 @@
 """Answers in steps and from visits, by an agent with the built-in model, about a drawn robot's drive."""
 
-import functools
 import re
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import httpx
 import numpy as np
@@ -17,17 +14,14 @@ from agent.app import Agent
 from agent.ask.answer import ONE_AT_A_TIME
 from agent.ask.keyframes import Selection
 from agent.ask.local import LocalAnswerer
-from agent.ask.model import load_model
 from agent.ask.question import Evidence, Question, Said
 from agent.ask.reader import Plan, number_word, plan_of, verdict_of
 from agent.ask.strategies import Ask, Look, Part, count_visits, speak_in_steps
 from agent.evaluation.arms import Asker
-from agent.evaluation.clips import Clip, world_clip
 from agent.evaluation.run import zones_of
 from agent.keep.memory import open_memory
 from agent.runtime.lanes import Priority
 from agent.runtime.stopwatch import Stopwatch
-from agent.settings.settings import Settings
 from agent.times import format_clock
 from agent.web.app import build_app
 from agent.web.auth import Auth
@@ -38,55 +32,13 @@ from model.world.things import COLOURS, KINDS
 from model.world.visits import look
 from streaming.frame import Frame
 from tests.support.agents import START, ListSource, remember, running, settings_in
+from tests.support.drives import NUM_FRAMES, Drive, builtin, drive, rover
 
-NUM_FRAMES = 100
 BEGAN = 16 * 3600 + 4 * 60 + 5  # START on the clock
 PLURALS = {"box": "boxes", "person": "people"}
 ORDER = Question("Did you see the purple dog before or after the green box?", ("rover",))
 ROOM = Question("What room was the green person in?", ("rover",))
 NEVER = Question("In which room was the pink bicycle?", ("rover",))
-
-
-@functools.cache
-def drive() -> tuple[Clip, list[Any]]:
-    """A robot's drive and its pictures: a green box at 39 to 45 s, a purple dog at 71 to 75 s."""
-    clip = world_clip(0, NUM_FRAMES)
-    return clip, list(clip.pictures())
-
-
-class Drive(ListSource):
-    """Frames, the pose told just before each of them."""
-
-    def __init__(self, agent: Agent, camera: str, poses: bool, start: float) -> None:
-        clip, pictures = drive()
-        super().__init__(camera, [Frame(start + n, each, "arrival") for n, each in enumerate(pictures)])
-        self._agent, self._scene, self._poses, self._start = agent, clip.scene, poses, start
-
-    async def frames(self) -> AsyncIterator[Frame]:
-        async for frame in super().frames():
-            if self._poses and self._scene is not None:
-                self._agent.cameras.intake_of(self.camera).add_metadata(
-                    self._scene.metadata_at(frame.time - self._start), frame.time, frame.time
-                )
-            yield frame
-
-
-@functools.cache
-def builtin() -> Any:
-    return load_model(Settings(model={"num_threads": 1}))
-
-
-@asynccontextmanager
-async def rover(folder: Path, *, poses: bool = True, start: float = START, **changes: Any) -> AsyncIterator[Agent]:
-    """An agent that remembers the drive."""
-    cameras = {"rover": {"timezone": "UTC"}, "yard": {"timezone": "UTC"}}
-    settings = settings_in(
-        folder, model={"num_threads": 1}, cameras=cameras, **{"answering": {"max_new_tokens": 24}, **changes}
-    )
-    async with Agent(settings, open_memory(settings, builtin()), builtin()).running() as agent:
-        await agent.cameras.watch("rover", Drive(agent, "rover", poses, start))
-        await agent.encoded()
-        yield agent
 
 
 async def test_order_is_answered_from_two_times(tmp_path: Path) -> None:

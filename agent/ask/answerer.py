@@ -1,0 +1,115 @@
+"""What an answerer is: the protocol that the checkpoint's language model and a remote server implement.
+
+The strategies (`agent.ask.strategies`) and `agent.ask.answer` use it and do not depend on which of them answers.
+"""
+
+from collections.abc import AsyncGenerator, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agent.ask.keyframes import Chosen, Search
+from agent.ask.question import FinishReason, Question, Seen, Step
+from agent.runtime.stopwatch import Stopwatch
+from agent.runtime.supervisor import Work
+from memory.window import Window
+
+if TYPE_CHECKING:
+    from model.config import JudgeManner
+
+
+@dataclass(slots=True)
+class Tally:
+    """Why an answer ended, its token counts and its notes. The answerer fills it in while it streams."""
+
+    finish_reason: FinishReason = "stop"
+    prompt_tokens: int = 0
+    completion_tokens: int | None = None  # None: unknown
+    notes: list[str] = field(default_factory=list)  # known only at the end
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What an answerer has prepared before its first token. seen: the frames that the answer rests on."""
+
+    seen: Seen
+    notes: tuple[str, ...]
+    tally: Tally
+
+
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """What an answerer said of some frames.
+
+    rows: those of the frames asked about that it was shown; the others can no longer be read. is_foreign: the pictures
+    are unlike those that the model was trained on, so that what it says is a guess.
+    """
+
+    text: str
+    rows: NDArray[np.int64]
+    is_foreign: bool = False
+
+
+C = TypeVar("C", bound=Context)
+Task = tuple[str, Work]
+
+
+class Answerer(Protocol[C]):
+    """Answers a question in words from the chosen keyframes: the checkpoint's language model, or a remote server."""
+
+    @property
+    def model_name(self) -> str:
+        """The model that answers, as `/v1/models` and alert events name it."""
+
+    @property
+    def reads_conversations(self) -> bool:
+        """Whether the answerer reads the earlier messages of a conversation."""
+
+    @property
+    def needs_patches(self) -> bool:
+        """Whether the memory must keep the patch features of new frames for this answerer."""
+
+    @property
+    def max_keyframes(self) -> int | None:
+        """The largest number of keyframes that the answerer accepts. None: no limit."""
+
+    @property
+    def pictures_per_look(self) -> int:
+        """How many pictures one call of `look` takes."""
+
+    @property
+    def judge_manner(self) -> "JudgeManner":
+        """How the question is phrased when an alert rule asks whether its condition is true."""
+
+    @property
+    def problem(self) -> str | None:
+        """A sentence that says why the answerer cannot answer at the moment. None: no problem is known."""
+
+    def tasks(self) -> Iterable[Task]:
+        """Return the answerer's background tasks with their names. They run as long as the agent runs."""
+
+    async def check(self, cameras: Iterable[str]) -> None:
+        """Raise a Problem if this answerer is not allowed to answer about these cameras, or cannot at the moment."""
+
+    def search(self, question: Question) -> Search:
+        """Return the texts by which to search for the frames of this question."""
+
+    async def prepare(self, window: Window, chosen: Sequence[Chosen], question: Question, watch: Stopwatch) -> C:
+        """Do all work that precedes the first token. chosen: the keyframes for each text of `search`, in that order."""
+
+    def stream(self, question: Question, context: C) -> AsyncGenerator[str | Step | Seen, None]:
+        """Return a generator of the answer's pieces of text, with the steps before them. Closing it stops the model.
+
+        It yields Seen if the evidence is no longer that of `context`.
+        """
+
+    async def look(self, window: Window, rows: NDArray[np.int64], question: Question, tally: Tally) -> Looked:
+        """Return what is to say to `question.text` about these rows of the window alone.
+
+        rows: at most `pictures_per_look`. tally: the token counts are added to it. Raises a Problem.
+        """
+
+    def no_words(self) -> str:
+        """Return the text to send if the answer has no visible text. Raises NoAnswer if that counts as an error."""
