@@ -19,11 +19,12 @@ from agent.alerts.webhooks import Webhook, delivery_readers
 from agent.ask.answer import Answering
 from agent.ask.egress import Resolver, system_resolver
 from agent.ask.model import load_model, make_answerer
-from agent.health import HealthChecks, disk_problem
+from agent.health import HealthChecks
 from agent.ingest.backlog import Backlog
 from agent.ingest.cameras import Cameras, newest_if_aging
 from agent.ingest.clock import Clock, running_s
 from agent.ingest.encoder import Encoding
+from agent.keep.disk import disk_problem
 from agent.keep.erasing import Erasing
 from agent.keep.housekeeping import Housekeeping
 from agent.keep.memory import open_memory

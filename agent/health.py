@@ -4,19 +4,14 @@ The agent is ready while frames can be stored and questions asked; it is degrade
 part of the agent describes its own problem; this module only collects the descriptions.
 """
 
-import os
-import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import groupby
-from pathlib import Path
 from typing import Any
 
 from agent.metrics import Reader, Reading
-from memory.files import opened
 
-MIN_FREE_BYTES = 64 << 20
 CHECKS = ("model", "encoder", "disk", "memory", "cameras", "rules", "answerer", "clock", "tasks")  # always shown
 
 
@@ -105,22 +100,3 @@ class HealthChecks:
             return [({"stage": check}, float(num[check])) for check in health.checks]
 
         return [Reader("vilamp_problems", "Things that do not work, by check.", ("stage",), counts)]
-
-
-def disk_problem(folder: Path, min_free_bytes: int = MIN_FREE_BYTES) -> str | None:
-    """Return why frames cannot be stored in `folder`, as text for the operator. None: they can.
-
-    Writes a small file to find out, and reads the free space.
-    """
-    probe = folder / ".ready"
-    try:
-        with opened(probe, os.O_WRONLY | os.O_CREAT | os.O_TRUNC) as fd:  # uses a file descriptor reserved for frames
-            os.write(fd, b"ready")
-            os.fsync(fd)
-        probe.unlink(missing_ok=True)  # another check may run at the same time
-        free = shutil.disk_usage(folder).free
-    except OSError as error:
-        return f"the data folder cannot be written: {error.strerror}"
-    if free < min_free_bytes:
-        return f"the disk is full: {free >> 20} MiB free, at least {min_free_bytes >> 20} MiB are needed"
-    return None

@@ -61,6 +61,12 @@ def cached(name: str) -> Path | None:
         return None
 
 
+def on_disk(name: str) -> bool:
+    """Return whether a hub id is complete in the local cache, with its weights. Never uses the network."""
+    found = cached(name)
+    return found is not None and _is_complete(found, weights=True)
+
+
 def towers_of(config: dict[str, Any]) -> list[str]:
     """Return the hub ids of the towers (encoders) named in a config.json. Towers named by a folder are left out."""
     named = (str(config.get(key, "")) for key in TOWER_KEYS)

@@ -117,6 +117,11 @@ class Input:
         self._aspect = PixelAspect(stream)
 
     @property
+    def codec(self) -> str:
+        """The name of the video's codec, such as "h264"."""
+        return str(self._stream.codec_context.name)
+
+    @property
     def clock_rate_hz(self) -> float:
         """The number of ticks per second of the frames' timestamps."""
         base = self._stream.time_base

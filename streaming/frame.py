@@ -49,6 +49,9 @@ class FrameSettings:
             raise ValueError(f"handoff_frames must be 1 to 64, not {self.handoff_frames}")
 
 
+_AVERAGED = 20  # frames over which `SourceStats.interval_s` is averaged
+
+
 @dataclass(slots=True)
 class SourceStats:
     """Counters of one source since its start, and its present state."""
@@ -61,12 +64,24 @@ class SourceStats:
     reconnects: int = 0  # new sessions of the camera (WebRTC), new connections (others)
     stalls: int = 0  # no frame for `stall_timeout_s`
     last_frame_time: float | None = None  # unix seconds
+    interval_s: float = 0.0  # between two received frames, averaged over the last ones; 0: unknown
+    codec: str = ""  # as FFmpeg names it: "h264"
     clock: ClockName | None = None
+    sender_clock_s: float | None = None  # the sender's clock minus ours, at its last report; None: no report
     width: int = 0
     height: int = 0
     state: SourceState = "starting"
     detail: str = ""  # the reason of the state
     remarks: dict[str, str] = field(default_factory=dict)  # sentences about errors that were corrected, by subject
+
+    def count(self, time: float) -> None:
+        """Count a received frame. time: its capture time in unix seconds."""
+        gap_s = 0.0 if self.last_frame_time is None else time - self.last_frame_time
+        if gap_s > 0:
+            share = 1 / _AVERAGED if self.interval_s else 1.0
+            self.interval_s += share * (gap_s - self.interval_s)
+        self.received += 1
+        self.last_frame_time = time
 
 
 class Source(Protocol):

@@ -105,10 +105,9 @@ class _DecodedSource:
         for decoded in medium.frames():
             frame = decoded.frame
             frame_time, stats.clock = time_of(decoded)
-            stats.received += 1
-            stats.last_frame_time = frame_time
+            stats.count(frame_time)
             stats.decode_errors += medium.take_decode_errors()
-            stats.width, stats.height = frame.width, frame.height
+            stats.codec, stats.width, stats.height = medium.codec, frame.width, frame.height
             self._note_remarks(medium.remarks)
             if self._sampler.keep(frame_time):
                 stats.kept += 1
@@ -269,5 +268,6 @@ class LiveSource(_DecodedSource):
     def _time_of(self, decoded: Decoded) -> tuple[float, ClockName]:
         arrival = self._now()
         if decoded.reference is not None:
+            self.stats.sender_clock_s = decoded.reference[0] - arrival
             self._clock.report(*decoded.reference, arrival)
         return self._clock.capture_time(decoded.ticks, arrival)

@@ -216,7 +216,7 @@ class WebRtcSession:
         ICE alone would notice a dead peer only after 30 s.
         """
         receiver = next(t.receiver for t in self._peer.getTransceivers() if t.kind == "video")
-        watch_reports(receiver, lambda sender_time, ticks: self._clock.report(sender_time, ticks, self._now()))
+        watch_reports(receiver, self._report)
         timeout_s = self._connect_timeout_s
         while True:
             try:
@@ -229,6 +229,11 @@ class WebRtcSession:
             timeout_s = self._settings.stall_timeout_s
             self._take(frame, rtp_origin(receiver))
 
+    def _report(self, sender_time: float, ticks: int) -> None:
+        arrival = self._now()
+        self.stats.sender_clock_s = sender_time - arrival
+        self._clock.report(sender_time, ticks, arrival)
+
     def _take(self, frame: av.VideoFrame, origin: int | None) -> None:
         if self._closing is not None:
             return
@@ -236,8 +241,8 @@ class WebRtcSession:
         frame_time, clock = self._clock.capture_time(ticks, self._now())
         stats = self.stats
         stats.state = "live"
-        stats.received += 1
-        stats.last_frame_time, stats.clock = frame_time, clock
+        stats.count(frame_time)
+        stats.clock = clock
         stats.width, stats.height = frame.width, frame.height
         if self._sampler.keep(frame_time):
             stats.kept += 1

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import shutil
 import sys
 import tempfile
 import time
@@ -18,7 +19,7 @@ from agent.cli.client import Client, ServerError, understood
 from agent.cli.common import EXIT_USAGE, CliError, say, settings_of
 from agent.keep.erasing import Erasing, NotErasedYet, Request
 from agent.keep.export import NothingToExport, TooManyFrames, export, log_text
-from agent.keep.holdings import folder_holdings, holdings
+from agent.keep.holdings import memory_summary
 from agent.settings.settings import Settings
 from agent.times import format_time
 from agent.untrusted.plain import plain_json, plain_line
@@ -63,8 +64,8 @@ def run_memory(args: argparse.Namespace) -> int:
         if isinstance(source, Client):
             held = source.get_json("/v1/memory")
         else:
-            cameras = [holdings(name, source.stats(name), settings) for name in source.cameras()]
-            held = {"object": "memory", "folder": folder_holdings(cameras, settings), "data": cameras}
+            free_bytes = shutil.disk_usage(settings.data_dir).free
+            held = memory_summary({name: source.stats(name) for name in source.cameras()}, settings, free_bytes)
         if args.json:
             say(plain_json(held))
         else:

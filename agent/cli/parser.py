@@ -63,7 +63,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.set_defaults(passes_on=False)
     add = parser.add_subparsers(dest="command", required=True, metavar="COMMAND").add_parser
     for command in (
-        *(_serve, _ask, _replay, _memory, _erase, _export, _rules, _demo),
+        *(_serve, _doctor, _ask, _replay, _memory, _erase, _export, _rules, _demo),
         *(_check_config, _model, _world, _eval_alerts, _eval, _train),
     ):
         command(add)
@@ -158,6 +158,17 @@ def _serve(add: AddParser) -> None:
     parser.add_argument("--tls-cert", type=Path, metavar="FILE", help="serve HTTPS with this certificate (PEM)")
     parser.add_argument("--tls-key", type=Path, metavar="FILE", help="private key of the certificate (PEM)")
     parser.add_argument("--log-level", choices=["debug", "info", "warning", "error"], help="(default: info)")
+
+
+def _doctor(add: AddParser) -> None:
+    parser = _command(
+        add, "doctor", "agent.cli.setup.doctor:run", "check cameras, model, servers, disk and clock",
+        "vilamp doctor --config vilamp.yaml",
+        "Says of each part whether it works, and what to do. Asks a running agent, or opens everything itself when none "
+        "runs. Exit code 1: something does not work.",
+    )  # fmt: skip
+    _agent(parser)
+    parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def _ask(add: AddParser) -> None:

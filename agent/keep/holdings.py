@@ -1,11 +1,28 @@
 """Summarise what a memory holds, for `GET /v1/memory` and `vilamp memory`. Pure functions."""
 
+from collections.abc import Mapping
 from typing import Any
 
+from agent.keep.reach import reaches
 from agent.settings.settings import Settings
 from memory.records import CameraStats
 
 DAY_S = 86_400.0
+
+
+def memory_summary(stats: Mapping[str, CameraStats], settings: Settings, free_bytes: int) -> dict[str, Any]:
+    """Return the whole memory's summary as JSON types: the body of `GET /v1/memory`.
+
+    stats: what is stored, by camera. free_bytes: free space of the data folder's disk.
+    """
+    cameras = [holdings(name, each, settings) for name, each in stats.items()]
+    will = reaches(cameras, settings, free_bytes)
+    listed = [
+        {**each, "will_reach_s": round(will[each["camera"]].will_s), "reach_limit": will[each["camera"]].limit}
+        for each in cameras
+    ]
+    folder = {**folder_holdings(cameras, settings), "free_bytes": free_bytes}
+    return {"object": "memory", "folder": folder, "data": listed}
 
 
 def holdings(camera: str, stats: CameraStats, settings: Settings) -> dict[str, Any]:

@@ -74,7 +74,7 @@ async def _prepared(
             connect_timeout_s=CONNECT_TIMEOUT_S,
             dropped=dropped,
             max_queued_incoming_messages=MAX_WAITING_MESSAGES,
-            tls_context=await pools.alerts(_tls, settings) if settings.tls else None,
+            tls_context=await pools.alerts(settings.tls_context),
         )
     except UnicodeDecodeError:
         raise SettingsWrong(f"{settings.password_file} is not text: put the password there, in UTF-8") from None
@@ -93,11 +93,3 @@ def _unreadable(settings: MqttSettings, error: OSError) -> str:
     missing = [str(each) for each in used if each is not None and not os.access(each, os.R_OK)]
     named = error.filename or ", ".join(missing) or "a file of mqtt"  # OpenSSL does not say which
     return f"{named} cannot be read ({error.strerror or error}): mqtt needs this file"
-
-
-def _tls(settings: MqttSettings) -> ssl.SSLContext:
-    """Return the TLS context of the settings. Raises OSError (ssl.SSLError) for files that cannot be read."""
-    context = ssl.create_default_context(cafile=None if settings.ca is None else str(settings.ca))
-    if settings.cert is not None:
-        context.load_cert_chain(str(settings.cert), None if settings.key is None else str(settings.key))
-    return context

@@ -1,6 +1,7 @@
 """Settings of MQTT: the broker, the login, the topics and what is published."""
 
 import re
+import ssl
 from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
@@ -101,3 +102,12 @@ class MqttSettings(Part):
     def tls(self) -> bool:
         """Whether the connection to the broker is encrypted."""
         return (self.url or "").startswith("mqtts:")
+
+    def tls_context(self) -> ssl.SSLContext | None:
+        """Return the TLS context; None without TLS. Raises OSError (ssl.SSLError) for files that cannot be read."""
+        if not self.tls:
+            return None
+        context = ssl.create_default_context(cafile=None if self.ca is None else str(self.ca))
+        if self.cert is not None:
+            context.load_cert_chain(str(self.cert), None if self.key is None else str(self.key))
+        return context

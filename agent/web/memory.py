@@ -7,6 +7,7 @@ GET    /v1/cameras/{camera}/export?after=&before=    a ZIP with the frames as a 
 """
 
 import asyncio
+import shutil
 import tempfile
 import threading
 import zipfile
@@ -26,7 +27,7 @@ from agent.ingest.metadata import MAX_METADATA_BYTES, check_metadata
 from agent.keep.erasing import NotErasedYet
 from agent.keep.erasing import Request as Erasure
 from agent.keep.export import NothingToExport, TooManyFrames, export, log_text
-from agent.keep.holdings import folder_holdings, holdings
+from agent.keep.holdings import memory_summary
 from agent.runtime import pools
 from agent.runtime.lanes import TooManyWaiting, Turns
 from agent.times import format_stamp
@@ -63,8 +64,8 @@ class MemoryRoutes:
 
     def _holdings(self) -> dict[str, Any]:
         store, settings = self.agent.store, self.agent.settings
-        cameras = [holdings(name, store.stats(name), settings) for name in store.cameras()]
-        return {"object": "memory", "folder": folder_holdings(cameras, settings), "data": cameras}
+        free_bytes = shutil.disk_usage(settings.data_dir).free
+        return memory_summary({name: store.stats(name) for name in store.cameras()}, settings, free_bytes)
 
     async def erase(self, request: Request) -> Response:
         """Erase frames. The response is sent when nothing of them is left on the disk."""

@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from agent.app import Agent
-from agent.health import disk_problem
+from agent.keep.disk import disk_problem
 from agent.keep.memory import open_memory
 from agent.runtime.shortage import is_shortage
 from memory.errors import FrameGone, OutOfResources, StorageError

@@ -9,7 +9,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from agent.app import Agent
 from agent.ask.model import load_model
-from agent.health import CHECKS, disk_problem
+from agent.health import CHECKS
+from agent.keep.disk import disk_problem
 from agent.keep.memory import open_memory
 from agent.metrics import Metrics, Reader
 from agent.settings.settings import Settings

@@ -1,0 +1,92 @@
+"""Checks of the encoder and of the answerer for a set-up."""
+
+import time
+from collections.abc import Iterator
+
+import httpx
+
+from agent.ask.model import ModelUnusable, load_model
+from agent.cli.setup.findings import Finding
+from agent.cli.setup.servers import TIMEOUT_S, ask_server
+from agent.settings.settings import AnswererSettings, Settings
+
+_TIMED = 3  # pictures whose encoding is timed
+_BUSY = 0.8  # share of the time that encoding may take
+
+
+def encoder_findings(settings: Settings) -> Iterator[Finding]:
+    """Yield whether the encoder loads, works, and is fast enough for the cameras."""
+    from model.hub import is_hub_id, on_disk
+
+    path = settings.model.path
+    if is_hub_id(path) and not on_disk(path):
+        advice = f"vilamp model fetch {path}"
+        yield Finding("encoder", "encoder", "warning", f"{path} is not on this machine yet", advice)
+        return
+    started = time.perf_counter()
+    try:
+        model = load_model(settings)
+        model.self_test()
+    except (ModelUnusable, RuntimeError) as error:
+        yield Finding("encoder", "encoder", "error", f"{path}: {error}", "correct the section model")
+        return
+    loaded_s = time.perf_counter() - started
+    frame_s = _frame_s(model)
+    cameras = [each for each in settings.cameras.values() if each.enabled]
+    needed = sum(each.rate_hz for each in cameras)
+    words = f"{path} loads in {loaded_s:.1f} s and takes {1000 * frame_s:.0f} ms a frame"
+    if needed * frame_s > _BUSY:
+        advice = "lower cameras.<name>.rate_hz, set model.dtype or model.device, or use a smaller model"
+        words += f"; the cameras send {needed:g} frames/s, so it would fall behind"
+        yield Finding("encoder", "encoder", "warning", words, advice)
+        return
+    yield Finding("encoder", "encoder", "ok", f"{words}: {1 / frame_s:.1f} frames/s, {needed:g} needed")
+
+
+def _frame_s(model: object) -> float:
+    """Return the seconds that one 720p picture takes, the fastest of a few."""
+    import numpy as np
+
+    from model.clip_encoder import ClipEncoder
+    from model.video_model import VideoModel
+
+    assert isinstance(model, ClipEncoder | VideoModel)
+    picture = np.random.default_rng(0).integers(0, 256, (720, 1280, 3), np.uint8)
+    took = []
+    for _ in range(_TIMED):
+        started = time.perf_counter()
+        model.encode([picture])
+        took.append(time.perf_counter() - started)
+    return min(took)
+
+
+async def answerer_findings(settings: Settings) -> list[Finding]:
+    """Return whether the answerer is there, and has the model."""
+    answerer = settings.answerer
+    if answerer.kind != "openai":
+        return [Finding("answerer", "answerer", "ok", "this machine's checkpoint answers")]
+    assert answerer.base_url is not None
+    async with httpx.AsyncClient(timeout=TIMEOUT_S, trust_env=False) as http:
+        server = await ask_server(http, answerer.base_url, _key(answerer))
+    if server is None:
+        words = f"{answerer.base_url} lists no models"
+        return [Finding("answerer", "answerer", "error", words, "start the server, or correct answerer.base_url")]
+    model = next((each for each in server.models if each.name == answerer.model), None)
+    if model is None:
+        names = ", ".join(each.name for each in server.models[:8]) or "none"
+        words = f"{answerer.base_url} has no model {answerer.model}; it lists {names}"
+        pull = f"ollama pull {answerer.model}, or " if server.kind == "Ollama" else ""
+        return [Finding("answerer", "answerer", "error", words, f"{pull}correct answerer.model")]
+    if model.sees is False:
+        words = f"{answerer.model} does not see pictures"
+        return [Finding("answerer", "answerer", "error", words, "set answerer.model to a vision model")]
+    return [Finding("answerer", "answerer", "ok", f"{answerer.model} on {server.kind} at {answerer.base_url}")]
+
+
+def _key(answerer: AnswererSettings) -> str | None:
+    if answerer.api_key_file is not None:
+        try:
+            return answerer.api_key_file.read_text(encoding="utf-8").strip()
+        except (OSError, ValueError):
+            return None
+    return None if answerer.api_key is None else answerer.api_key.get_secret_value()

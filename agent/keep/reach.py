@@ -1,0 +1,89 @@
+"""How far back the memory of each camera reaches, and will reach once one of its limits is used up. Pure functions."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from agent.settings.settings import Settings
+from agent.times import format_span, load_zone, local_moment
+
+DAY_S = 86_400.0
+LEAST_SPAN_S = 600.0
+"""A camera with a shorter history is expected to grow as configured, not as it did."""
+FRAME_BYTES = 100_000
+"""Assumed size of a frame on disk while nothing is stored: a 1280 x 720 JPEG with its vectors."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """How far back one camera's memory will reach, in seconds, and the setting or "disk" that limits it."""
+
+    will_s: float
+    limit: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Growth:
+    """How fast one camera's memory grows."""
+
+    frames_per_s: float
+    bytes_per_s: float
+
+
+def reaches(held: Sequence[Mapping[str, Any]], settings: Settings, free_bytes: float) -> dict[str, Reach]:
+    """Return the reach of each enabled or remembered camera, by name.
+
+    held: the summary of each remembered camera, as `holdings` returns it. free_bytes: free space of the data folder's
+    disk.
+    """
+    known = {str(each["camera"]): each for each in held}
+    names = dict.fromkeys([*known, *(name for name, each in settings.cameras.items() if each.enabled)])
+    grows = {name: _growth(known.get(name), settings.camera(name).rate_hz) for name in names}
+    total = sum(each.bytes_per_s for each in grows.values())
+    disk_s = (free_bytes + sum(float(each["bytes"]) for each in held)) / total if total else float("inf")
+    folder = settings.memory
+    shared = {"disk": disk_s}
+    if folder.max_bytes is not None and total:
+        shared["memory.max_bytes"] = folder.max_bytes / total
+    if folder.max_frames is not None:
+        shared["memory.max_frames"] = folder.max_frames / sum(each.frames_per_s for each in grows.values())
+    if folder.max_age_s is not None:
+        shared["memory.max_age_s"] = folder.max_age_s
+    return {name: _nearest({**shared, **_own(name, settings, growth)}) for name, growth in grows.items()}
+
+
+def _own(name: str, settings: Settings, growth: _Growth) -> dict[str, float]:
+    """Return how far back each of the camera's own limits lets it reach, in seconds."""
+    camera = settings.camera(name)
+    limits = {
+        "max_frames": camera.max_frames / growth.frames_per_s,
+        "max_bytes": camera.max_bytes / growth.bytes_per_s,
+    }
+    if camera.max_age_s is not None:
+        limits["max_age_s"] = camera.max_age_s
+    return {f"cameras.{name}.{limit}": seconds for limit, seconds in limits.items()}
+
+
+def _nearest(limits: Mapping[str, float]) -> Reach:
+    limit = min(limits, key=lambda name: limits[name])
+    return Reach(limits[limit], limit)
+
+
+def _growth(held: Mapping[str, Any] | None, rate_hz: float) -> _Growth:
+    if held is None or not held["frames"]:
+        return _Growth(rate_hz, rate_hz * FRAME_BYTES)
+    frame_bytes = float(held["bytes"]) / held["frames"]
+    if held["frames_per_day"] and held["newest"] - held["oldest"] >= LEAST_SPAN_S:
+        rate_hz = held["frames_per_day"] / DAY_S
+    return _Growth(rate_hz, rate_hz * frame_bytes)
+
+
+def reach_words(camera: str, oldest: float | None, reach: Reach, zone: str) -> str:
+    """Return one sentence part: "gate reaches back to Mon 2026-11-30 14:02, will reach 7 d (max_age_s)".
+
+    oldest: unix seconds of the oldest stored frame; None: nothing is stored.
+    """
+    will = f"will reach {format_span(reach.will_s)} ({reach.limit})"
+    if oldest is None:
+        return f"{camera} remembers nothing yet, {will}"
+    return f"{camera} reaches back to {local_moment(oldest, load_zone(zone)):%a %Y-%m-%d %H:%M}, {will}"
