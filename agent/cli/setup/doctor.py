@@ -5,6 +5,7 @@ A running agent is asked for what it sees itself; without one, this command open
 
 import argparse
 import asyncio
+import logging
 from collections.abc import Iterator
 from typing import Any
 
@@ -22,6 +23,7 @@ from agent.untrusted.plain import plain_json, plain_line
 def run(args: argparse.Namespace) -> int:
     """Print the findings. Return 0, or 1 if one of them is an error. Raises CliError."""
     settings = settings_of(args)
+    logging.disable(logging.WARNING)  # what the sources log is in the findings
     server = server_named(args) or server_of(settings)
     findings: list[Finding] = []
 
