@@ -55,6 +55,6 @@ def vision_server() -> Iterator[Spy]:
 @pytest.fixture
 def spy(vision_server: Spy, monkeypatch: pytest.MonkeyPatch) -> Spy:
     """The vision server without earlier requests. The agent retries almost without a pause."""
-    monkeypatch.setattr("agent.ask.remote.FIRST_PAUSE_S", 0.01)
+    monkeypatch.setattr("agent.ask.remote_client.FIRST_PAUSE_S", 0.01)
     vision_server.forget()
     return vision_server

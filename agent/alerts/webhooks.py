@@ -20,7 +20,6 @@ import sqlite3
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
 
 import httpx
 
@@ -31,7 +30,7 @@ from agent.runtime import pools
 from agent.runtime.unreachable import why_unreachable
 from agent.settings.webhooks import WebhookSettings
 from memory.errors import StorageError
-from streaming.backoff import backoff_s
+from streaming.backoff import backoff_s, retry_after_s
 
 log = logging.getLogger(__name__)
 
@@ -219,19 +218,8 @@ def _judged(response: httpx.Response, now: float) -> _Outcome:
         return _Outcome()
     advice = "it redirects, which is not followed: set its url to where it redirects" if response.is_redirect else ""
     advice = advice or _ADVICE.get(status, "")
-    after_s = retry_after_s(response.headers.get("retry-after", ""), now)
+    after_s = min(LAST_PAUSE_S, retry_after_s(response.headers.get("retry-after", ""), now))
     return _Outcome(f"the receiver answers {status}{f' ({advice})' if advice else ''}", status in _NEVER, after_s)
-
-
-def retry_after_s(value: str, now: float) -> float:
-    """Return the seconds that a Retry-After header (number or date) asks for, at most LAST_PAUSE_S; 0 if unreadable."""
-    if value.isascii() and value.isdigit():
-        return min(float(value), LAST_PAUSE_S)
-    try:
-        moment = parsedate_to_datetime(value).timestamp()
-    except (ValueError, OverflowError):
-        return 0.0
-    return min(max(0.0, moment - now), LAST_PAUSE_S)
 
 
 def delivery_readers(alert_store: AlertStore, webhooks: Sequence[Webhook]) -> list[Reader]:

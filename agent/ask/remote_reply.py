@@ -6,18 +6,22 @@ visible text is an error.
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import httpx
 
 from agent.ask.answerer import Tally
+from agent.ask.remote_prompt import Shown
 from agent.ask.remote_text import HELD_CHARS, Speech
-from agent.ask.remote_wire import Misunderstood, Step, lines, read_line
+from agent.ask.remote_wire import Call, Delta, Misunderstood, lines, read_chunk, read_line
 from agent.errors import NoAnswer
 from streaming.redact import redact_text
 
 CHARS_PER_TOKEN = 32  # far above any tokenizer's mean: a server that ignores max_tokens is cut off here
 _MAX_REFUSAL_CHARS = 200
+MAX_CALLS = 8  # calls of tools in one reply
+MAX_ARGUMENTS_CHARS = 4000
+_MAX_BODY_CHARS = 1 << 20  # of a reply in one JSON body
 
 
 class UsedForThinking(NoAnswer):
@@ -26,13 +30,24 @@ class UsedForThinking(NoAnswer):
 
 @dataclass(slots=True)
 class RemoteTally(Tally):
-    """Why a server's answer ended, and its token counts.
+    """Why a server's answer ended, its token counts, and what was sent.
 
-    has_begun: text of the answer has arrived, though it may still be held back.
+    has_begun: text of the answer has arrived, though it may still be held back. calls: the tools that the model calls.
     """
 
-    called_tool: bool = False
+    calls: list[Call] = field(default_factory=list)
     has_begun: bool = False
+    shown: list[Shown] = field(default_factory=list)
+
+    def add_call(self, part: Call) -> None:
+        """Add a part of a call to the call that it belongs to."""
+        for place, call in enumerate(self.calls):
+            if call.number == part.number and (not part.id or part.id == call.id):
+                arguments = (call.arguments + part.arguments)[:MAX_ARGUMENTS_CHARS]
+                self.calls[place] = replace(call, name=call.name or part.name, arguments=arguments)
+                return
+        if len(self.calls) < MAX_CALLS:
+            self.calls.append(replace(part, arguments=part.arguments[:MAX_ARGUMENTS_CHARS]))
 
 
 @dataclass(slots=True)
@@ -72,9 +87,9 @@ class Room:
 
 
 async def pieces_of(
-    response: httpx.Response, tally: RemoteTally, room: Room, manner: Manner
+    response: httpx.Response, tally: RemoteTally, room: Room, manner: Manner, *, has_tools: bool = False
 ) -> AsyncGenerator[str, None]:
-    """Yield the answer's text in pieces.
+    """Yield the answer's text in pieces. has_tools: the request offered tools, so a reply may call them instead.
 
     Raises NoAnswer if the answer has no visible text, httpx.RemoteProtocolError if the stream breaks off.
     """
@@ -87,7 +102,8 @@ async def pieces_of(
                 refusal = (refusal + step.refusal)[:_MAX_REFUSAL_CHARS]
                 speech.thought |= step.thought
                 num_tokens += bool(step.text)
-                tally.called_tool |= step.tool
+                for call in step.calls:
+                    tally.add_call(call)
                 piece = speech.hear(step.text)[: max_shown - num_shown]
                 tally.has_begun |= speech.has_begun
                 num_shown += len(piece)
@@ -105,22 +121,25 @@ async def pieces_of(
         tally.completion_tokens = num_tokens if tally.completion_tokens is None else tally.completion_tokens
     finally:
         manner.learn(speech)
+    if has_tools and tally.calls and not refusal:
+        return
     if not num_shown or refusal:
         raise _silence(tally, speech, room, refusal)
     if tally.finish_reason == "content_filter":
         tally.notes.append("the server's content filter cut this answer short")
 
 
-async def _steps(response: httpx.Response, tally: RemoteTally, max_chars: int) -> AsyncGenerator[Step, None]:
-    """Yield the parsed lines of the event stream, up to `max_chars` of text.
+async def _steps(response: httpx.Response, tally: RemoteTally, max_chars: int) -> AsyncGenerator[Delta, None]:
+    """Yield the parsed lines of the event stream, up to `max_chars` of text. One JSON body counts as one line.
 
     Token counts and the finish reason are stored in `tally`.
     """
-    heard, ended, num_chars = False, False, 0
+    heard, ended, num_chars, body = False, False, 0, ""
     async with aclosing(lines(response)) as received:
         async for line in received:
             step = read_line(line)
             if step is None:
+                body += "" if heard or len(body) > _MAX_BODY_CHARS else line
                 continue
             heard = True
             if step.done:
@@ -134,6 +153,13 @@ async def _steps(response: httpx.Response, tally: RemoteTally, max_chars: int) -
             if num_chars > max_chars:
                 tally.finish_reason = "length"
                 return
+    if not heard and body.lstrip().startswith("{"):
+        whole = read_chunk(body)
+        tally.finish_reason = whole.finish_reason or "stop"
+        tally.prompt_tokens = whole.prompt_tokens or 0
+        tally.completion_tokens = whole.completion_tokens
+        yield replace(whole, text=whole.text[:max_chars])
+        return
     if not heard:
         raise Misunderstood("it sent no event stream")
     if not ended:
@@ -151,7 +177,7 @@ def _silence(tally: RemoteTally, speech: Speech, room: Room, refusal: str) -> No
         return UsedForThinking(f"{said}: raise answerer.thinking_tokens, or switch its thinking off at the server.")
     if speech.thought:
         return NoAnswer("The server's model thought, and then gave no answer: ask again, or in other words.")
-    if tally.called_tool:
+    if tally.calls:
         return NoAnswer("The server's model called a tool instead of answering: switch tools off at the server.")
     advice = "ask again; if it stays so, see the server's log, and whether its chat template is that of the model."
     return NoAnswer(f"The server that answers gave no text that can be read: {advice}")

@@ -3,6 +3,7 @@
 import { Away } from "./api.js";
 import { clock, h, number, period, put } from "./dom.js";
 import { openFrame, outline } from "./frame.js";
+import { markdown } from "./markdown.js";
 import { inWords, scopePicker } from "./scope.js";
 
 const SHOWN = 12; // frames of an answer shown before "Show all"
@@ -125,7 +126,7 @@ class Turn {
     this.thumbs = []; // {image, frame} of the pictures on the page
     const { cameras, window } = app.state;
     const where = cameras.length ? cameras.join(", ") : "all cameras";
-    this.answer = h("p", { class: "answer", "aria-busy": "true" });
+    this.answer = h("div", { class: "answer", "aria-busy": "true" });
     this.status = h("p", { class: "soft", role: "status" }, LOOKING);
     this.visits = h("p", { class: "visits", hidden: true });
     this.evidence = h("div", { class: "stack" });
@@ -178,7 +179,7 @@ class Turn {
     if (delta.content) {
       if (!this.text) { this.firstMs = performance.now() - began; this.status.hidden = true; }
       this.text += delta.content;
-      this.answer.textContent = this.text;
+      put(this.answer, markdown(this.text));
     }
     if (delta.annotations) {
       this.#showEvidence(delta.annotations);

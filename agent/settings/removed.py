@@ -13,6 +13,7 @@ REMOVED = {
     "answering.max_question_chars": "it is always 2000",
     "answerer.retries": "it is always 2",
     "answerer.max_image_bytes": "it is always 4 MiB; answerer.max_images and max_image_width limit what is sent",
+    "answerer.limit_name": "the server's name for the token limit is found by asking",
     "mqtt.keepalive_s": "it is always 20",
     "mqtt.max_snapshot_bytes": "it is always 256 KiB",
     "mqtt.stats_interval_s": "it is always 30",

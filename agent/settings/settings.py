@@ -114,9 +114,6 @@ class AnswererSettings(Part):
     model: Annotated[str, Field(min_length=1)] | None = Field(default=None, description="model name on the server")
     api_key: SecretStr | None = Field(default=None, description="server key")
     api_key_file: UserPath | None = Field(default=None, description="file with the key, read at every question")
-    limit_name: Literal["max_tokens", "max_completion_tokens"] = Field(
-        default="max_tokens", description="the server's name for the token limit"
-    )
     thinking_tokens: int = Field(default=2048, ge=0, le=131_072, description="further tokens for a model that thinks")
     timeout_s: float = Field(default=60.0, gt=0, le=3600, description="seconds the server may be silent")
     max_images: int = Field(default=8, ge=1, le=256, description="pictures per question, at most")

@@ -3,7 +3,8 @@
     python -m tests.support.vlm_server            prints its port, serves on 127.0.0.1 until its input ends
     python -m tests.support.vlm_server CERT KEY   the same over TLS
 
-The model name in a request chooses its behaviour. `GET /seen` returns all requests so far.
+The model name in a request chooses its behaviour; `tests.support.server_quirks` has those of real servers.
+`GET /seen` returns all requests so far.
 """
 
 import asyncio
@@ -25,6 +26,8 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response, StreamingResponse
 from starlette.routing import Route
+
+from tests.support.server_quirks import QUIRKS
 
 # An answer with terminal escapes (colours, clipboard, text direction), split over several pieces.
 HOSTILE = (
@@ -168,8 +171,13 @@ async def complete(request: Request) -> Response:
     model, content = body["model"], body["messages"][-1]["content"]
     SEEN.append({"path": request.url.path, "headers": dict(request.headers), "model": model, "body": body})
     tries = sum(seen["model"] == model for seen in SEEN)
+    if model in QUIRKS:
+        answer = QUIRKS[model](body, tries)
+        return (
+            answer if isinstance(answer, Response) else StreamingResponse(iter(answer), media_type="text/event-stream")
+        )
     if (model == "busy-twice" and tries <= 2) or model == "overloaded":
-        return JSONResponse({"error": {"message": "loading"}}, 503, {"Retry-After": "0"})
+        return JSONResponse({"error": {"message": "too many requests"}}, 503, {"Retry-After": "0"})
     if model == "locked":
         return JSONResponse({"error": {"message": f"bad key {request.headers.get('authorization')}"}}, 401)
     if model == "detail":
