@@ -76,6 +76,7 @@ class Agent:
             language=self.language,
             zone_of=self.cameras.zone_of,
             resolve=resolve,
+            now=clock,
         )
         self.encoding = Encoding(
             store,

@@ -5,7 +5,7 @@ The strategies (`agent.ask.strategies`) and `agent.ask.answer` use it and do not
 
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -86,6 +86,10 @@ class Answerer(Protocol[C]):
     @property
     def problem(self) -> str | None:
         """A sentence that says why the answerer cannot answer at the moment. None: no problem is known."""
+
+    @property
+    def capabilities(self) -> dict[str, Any] | None:
+        """What a server that answers was found to be able to do, as JSON types. None: unknown, or no server."""
 
     def tasks(self) -> Iterable[Task]:
         """Return the answerer's background tasks with their names. They run as long as the agent runs."""

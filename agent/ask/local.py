@@ -91,6 +91,10 @@ class LocalAnswerer:
     def judge_manner(self) -> JudgeManner:
         return self._model.config.live.judge
 
+    @property
+    def capabilities(self) -> None:
+        return None
+
     def tasks(self) -> Iterable[Task]:
         return ()
 

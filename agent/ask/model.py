@@ -64,8 +64,12 @@ def make_answerer(
     language: Lane,
     zone_of: Callable[[str], str],
     resolve: Resolver,
+    now: Callable[[], float],
 ) -> Answerer[Any]:
-    """Return the answerer that `settings.answerer` names. Imports torch only for one that runs on this machine."""
+    """Return the answerer that `settings.answerer` names. Imports torch only for one that runs on this machine.
+
+    now: returns unix seconds.
+    """
     if settings.answerer.kind == "local":
         from agent.ask.local import LocalAnswerer
         from model.clip_encoder import ClipEncoder
@@ -94,4 +98,6 @@ def make_answerer(
         probe_egress=probe_egress,
         zone_of=zone_of,
         resolve=resolve,
+        file=settings.data_dir / "answerer.json",
+        now=now,
     )

@@ -9,6 +9,8 @@ from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,10 +59,13 @@ class RemoteAnswerer:
         probe_egress: Egress,
         zone_of: Callable[[str], str],
         resolve: Resolver,
+        file: Path,
+        now: Callable[[], float],
     ) -> None:
         """max_new_tokens: limit for any answer. egress_of: returns the rule where a camera's pictures may be sent.
 
         probe_egress: the rule for health checks, which carry no pictures. resolve: looks up host names.
+        file: keeps what the server can do. now: returns unix seconds.
         """
         self.client = ChatClient(settings, resolve=resolve)
         self.model_name = self.client.model
@@ -69,7 +74,7 @@ class RemoteAnswerer:
         self._egress_of = egress_of
         self._zone_of = zone_of
         self._resolve = resolve
-        self._probe = Probe(settings.base_url or "", headers=self.client.headers, egress=probe_egress, resolve=resolve)
+        self._probe = Probe(self.client, settings, egress=probe_egress, file=file, now=now)
 
     @property
     def max_keyframes(self) -> int:
@@ -78,6 +83,10 @@ class RemoteAnswerer:
     @property
     def problem(self) -> str | None:
         return self._probe.problem
+
+    @property
+    def capabilities(self) -> dict[str, Any] | None:
+        return None if self._probe.found is None else self._probe.found.public()
 
     def tasks(self) -> Iterable[Task]:
         return (("answerer", self._probe.run),)

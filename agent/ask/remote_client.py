@@ -74,6 +74,9 @@ class ChatClient:
         if settings.base_url is None or settings.model is None:
             raise ValueError("answerer: base_url and model are needed")
         self.traits = Traits()
+        self.idle = asyncio.Event()  # set while no request is in progress
+        self.idle.set()
+        self._num_open = 0
         self.model = settings.model
         self.url = httpx.URL(settings.base_url + "/chat/completions")
         self._settings = settings
@@ -98,16 +101,32 @@ class ChatClient:
             raise AnswererRefused("The key of the server that answers is not printable ASCII.")
         return {**headers, "Authorization": f"Bearer {key}"} if key else headers
 
+    def guarded(self, rule: Egress) -> httpx.AsyncClient:
+        """Return an HTTP client that sends requests only where `rule` allows."""
+        return guarded_client(rule, resolve=self._resolve, verify=self._verify, timeout=self._timeout)
+
     async def stream(self, prompt: Prompt, rule: Egress, tally: RemoteTally) -> AsyncGenerator[str | Step, None]:
         """Yield the pieces of the reply's text, and before them what delays it. rule: where pictures may be sent.
 
         If the model spends its whole token limit on reasoning, it is asked once more with the limit raised by
         answerer.thinking_tokens. Raises AnswererAway, AnswererRefused, NoAnswer or PicturesStayHere.
         """
+        self._num_open += 1
+        self.idle.clear()
+        try:
+            async with aclosing(self._stream(prompt, rule, tally)) as pieces:
+                async for piece in pieces:
+                    yield piece
+        finally:
+            self._num_open -= 1
+            if not self._num_open:
+                self.idle.set()
+
+    async def _stream(self, prompt: Prompt, rule: Egress, tally: RemoteTally) -> AsyncGenerator[str | Step, None]:
         headers = await pools.questions(self.headers)
         waiting, changed, begun = _Waiting(self._settings.timeout_s), set[str](), False
         may_think = prompt.may_think
-        async with guarded_client(rule, resolve=self._resolve, verify=self._verify, timeout=self._timeout) as client:
+        async with self.guarded(rule) as client:
             while True:
                 may_think = may_think or self.traits.manner.thinks
                 room = Room(prompt.max_tokens, self._settings.thinking_tokens if may_think else 0, prompt.may_think)

@@ -56,6 +56,7 @@ class Traits:
     max_width: int | None = None
     refused: frozenset[str] = frozenset()
     tools: bool | None = None
+    json_schema: bool | None = None
     manner: Manner = field(default_factory=Manner)
     context: int | None = None  # tokens
     last_counts: dict[int, int] = field(default_factory=dict)  # tokens of a prompt, by its number of pictures

@@ -105,19 +105,25 @@ async def _raw(response: httpx.Response) -> AsyncGenerator[bytes, None]:
             await asyncio.sleep(0)  # let other tasks run during a flood of chunks
 
 
+async def body_of(response: httpx.Response, max_bytes: int) -> bytes:
+    """Return the body of a response. Raises Misunderstood if it is compressed or longer than `max_bytes`."""
+    body = bytearray()
+    async with aclosing(_raw(response)) as chunks:
+        async for chunk in chunks:
+            body += chunk
+            if len(body) > max_bytes:
+                raise Misunderstood(f"it sent more than {max_bytes} bytes")
+    return bytes(body)
+
+
 async def complaint_of(response: httpx.Response) -> tuple[str, str]:
     """Return the error message in the body of a response (see `complaint`), and the body as text.
 
     Both are "" if the body is too long. The message is "" if there is none.
     """
-    body = bytearray()
     try:
-        async with aclosing(_raw(response)) as chunks:
-            async for chunk in chunks:
-                body += chunk
-                if len(body) > MAX_COMPLAINT_BYTES:
-                    return "", ""
-        return complaint(parse(bytes(body))), body.decode("utf-8", "replace")
+        body = await body_of(response, MAX_COMPLAINT_BYTES)
+        return complaint(parse(body)), body.decode("utf-8", "replace")
     except (ValueError, RecursionError):  # Misunderstood is a ValueError
         return "", ""
 

@@ -107,6 +107,7 @@ def world_in_memory(model: "VideoModel", seed: int, num_frames: int, on_step: St
                 vision=vision,
                 language=language,
                 zone_of=lambda camera: "UTC",
+                now=time.time,
                 resolve=system_resolver,
             )
             answering = Answering(

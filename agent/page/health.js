@@ -65,9 +65,19 @@ function showReadiness(place, { known, failure, ready, degraded, checks }) {
       h("dd", { class: ["ok", "off", "connected"].includes(state) ? null : "problem" }, state)))));
 }
 
+/** What the server that answers was found to do. @param {any} server */
+function serverFacts(server) {
+  const time = seconds => seconds === null ? "" : `, ${number(Math.round(seconds * 10) / 10)} s`;
+  return { "Sees pictures": server.sees ? `yes${time(server.seconds_one)} for one` : "no",
+    "Pictures a request": `${server.pictures}${time(server.seconds_all)}`, "Requests at once": server.together,
+    "It can": ["json_schema", "tools", "thinks"].filter(name => server[name]).map(name => name.replace("_", " ")).join(", ") || "answer only",
+    "What to change": server.warnings.join("; ") };
+}
+
 function showModel(place, { id, vilamp }) {
   const facts = { "Answered by": vilamp.answerer, "Patches per frame": vilamp.patches_per_frame, "Tokens per keyframe": vilamp.keyframe_tokens,
     "Embedding": `${vilamp.embedding_dim} numbers`, "Context": vilamp.context_tokens && `${number(vilamp.context_tokens)} tokens`,
+    ...vilamp.server && serverFacts(vilamp.server),
     "Follow-ups": vilamp.conversations ? "reads the conversation" : "reads one question at a time" };
   put(place, h("h3", {}, `Model: ${id}`), h("p", {}, vilamp.card || "This checkpoint has no model card."),
     h("dl", { class: "facts-list" }, Object.entries(facts).filter(([, value]) => value).map(([name, value]) =>

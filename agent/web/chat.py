@@ -128,6 +128,7 @@ def model_card(agent: Agent) -> dict[str, Any]:
         "vilamp": {
             "card": plain(info.card),
             "answerer": answerer.model_name,
+            "server": answerer.capabilities,
             "conversations": answerer.reads_conversations,
             "patches_per_frame": info.patches_per_frame,
             "keyframe_tokens": info.keyframe_tokens,

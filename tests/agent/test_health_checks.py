@@ -114,7 +114,7 @@ async def test_an_answerer_that_is_away_and_comes_back(tmp_path: Path, monkeypat
     monkeypatch.setattr("agent.ask.probe.EVERY_S", 0.05)
     monkeypatch.setattr("agent.ask.probe.WHILE_AWAY_S", 0.05)
     with spying() as spy:
-        answerer = {"kind": "openai", "base_url": spy.url(), "model": "yes"}
+        answerer = {"kind": "openai", "probe": False, "base_url": spy.url(), "model": "yes"}
         async with running(tmp_path, answerer=answerer) as agent:
             await until(lambda: agent.answerer is not None and agent.answerer.problem is None)
             assert troubles(agent) == {}

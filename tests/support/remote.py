@@ -31,7 +31,7 @@ class Names:
 
 def openai(spy: Spy, model: str = "good", host: str = "127.0.0.1", **more: Any) -> dict[str, Any]:
     """Return answerer settings for the vision server; the model name chooses its behaviour."""
-    return {"kind": "openai", "base_url": spy.url(host), "model": model, **more}
+    return {"kind": "openai", "base_url": spy.url(host), "model": model, "probe": False, **more}
 
 
 @asynccontextmanager

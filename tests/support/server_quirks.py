@@ -213,7 +213,50 @@ def _unpulled(body: Body, tries: int) -> Response | list[str]:
     return error("model 'qwen' not found, try pulling it first", 404, type="not_found_error")
 
 
+COLOURS = {"orange": (255, 165, 0), "purple": (128, 0, 128), "grey": (128, 128, 128), "black": (0, 0, 0)}
+
+
+def colour_of(jpeg: bytes) -> str:
+    """Return the name of the colour in the corner of a picture."""
+    with Image.open(io.BytesIO(jpeg)) as picture:
+        corner = picture.convert("RGB").getpixel((2, 2))
+    assert isinstance(corner, tuple)
+    return min(COLOURS, key=lambda name: sum((a - b) ** 2 for a, b in zip(COLOURS[name], corner, strict=True)))
+
+
+def _sighted(
+    *, most: int = 99, tools: bool = True, schema: bool = True, thinks: bool = False, context: int = 10**6
+) -> Quirk:
+    """A model that tells the colours of the pictures it is sent."""
+
+    def answer(body: Body, tries: int) -> Response | list[str]:
+        shown = pictures_in(body)
+        if len(shown) > most:
+            return error(f"At most {most} image(s) may be provided in one prompt.")
+        if "tools" in body:
+            if not tools:
+                return error("registry.ollama.ai/library/x does not support tools")
+            call = {"index": 0, "id": "c1", "function": {"name": "show_digit", "arguments": '{"digit": 8}'}}
+            return [chunk(tool_calls=[call]), chunk("tool_calls"), "data: [DONE]\n\n"]
+        if "response_format" in body:
+            return said('{"larger": 8}') if schema else said("The larger number is 8.")
+        thoughts = [chunk(reasoning="hm")] if thinks else []
+        tokens = min(context, TOKENS_OF_TEXT + TOKENS_A_PICTURE * len(shown))
+        fit = (tokens - TOKENS_OF_TEXT) // TOKENS_A_PICTURE
+        return thoughts + said(", ".join(map(colour_of, shown[:fit])) or "I am ready.", tokens)
+
+    return answer
+
+
+def _blind(body: Body, tries: int) -> Response | list[str]:
+    return said("The picture shows a sunny street with 3 people.")
+
+
 QUIRKS: dict[str, Quirk] = {
+    "sees": _sighted(),
+    "sees-one": _sighted(most=1, tools=False, schema=False, thinks=True),
+    "sees-few": _sighted(context=1650),
+    "blind": _blind,
     "ollama-not-pulled": _unpulled,
     "ollama-truncates": _ollama_truncates,
     "truncates-oddly": _truncates_oddly,

@@ -347,7 +347,7 @@ async def test_over_tls_the_certificate_is_that_of_the_name(
     monkeypatch.setenv("SSL_CERT_FILE", str(files.cert))
     with spying(files.cert, files.key) as spy:
         for host in ("vlm.example", "other.example"):
-            answerer = {"kind": "openai", "base_url": spy.url(host, "https"), "model": "good"}
+            answerer = {"kind": "openai", "probe": False, "base_url": spy.url(host, "https"), "model": "good"}
             async with asking(tmp_path / host, answerer, resolve=Names(["127.0.0.1"])) as agent:
                 if host == "vlm.example":
                     assert (await agent.answering.answer(WHO)).text == "I see 4 pictures."

@@ -44,7 +44,17 @@ FAILING: dict[str, tuple[type[Problem], str, int]] = {  # quirk -> error, its wo
     "only-thinks": (NoAnswer, r"used all its \d+ tokens for thinking", 2),
 }
 SPEAKING = ("ollama-reasoning", "vllm-reasoning", "inline-thoughts", "leaks-tokens")
-OTHERS = {"truncates-oddly", "llama-context", "llama-loading", "slow-down", "markdown"}
+OTHERS = {
+    "truncates-oddly",
+    "llama-context",
+    "llama-loading",
+    "slow-down",
+    "markdown",
+    "sees",
+    "sees-one",
+    "sees-few",
+    "blind",
+}
 
 
 @pytest.mark.parametrize("quirk", ADAPTED)

@@ -243,7 +243,7 @@ def expected(text: str) -> None:
 
 async def test_an_answer_is_cleaned_at_the_wire(tmp_path: Path) -> None:
     with spying() as spy:
-        answerer = {"kind": "openai", "base_url": spy.url(), "model": "hostile"}
+        answerer = {"kind": "openai", "probe": False, "base_url": spy.url(), "model": "hostile"}
         async with served(tmp_path, answerer=answerer) as site:
             await site.agent.cameras.watch("door", ListSource("door", frames(2)))
             await site.agent.encoded()
@@ -276,7 +276,7 @@ def test_replay_prints_what_a_server_answers(
 ) -> None:
     config = tmp_path / "vilamp.yaml"
     with spying() as spy:
-        answerer = {"kind": "openai", "base_url": spy.url(), "model": "hostile"}
+        answerer = {"kind": "openai", "probe": False, "base_url": spy.url(), "model": "hostile"}
         model = json.loads(settings_in(tmp_path).model.model_dump_json(include={"path", "num_threads"}))
         config.write_text(json.dumps({"answerer": answerer, "model": model}))
         video = write_video(tmp_path / "gate.mp4", num_seconds=2)

@@ -75,7 +75,7 @@ async def test_each_problem_is_shown_on_every_view(tmp_path: Path, seen: Visit) 
 async def test_no_text_becomes_markup(tmp_path: Path, seen: Visit) -> None:
     """Markup in answers, metadata, rules, model names and problems is shown as text."""
     with spying() as spy:
-        answerer = {"kind": "openai", "base_url": spy.url(), "model": "hostile"}
+        answerer = {"kind": "openai", "probe": False, "base_url": spy.url(), "model": "hostile"}
         cameras = {"door": {"metadata": {MARKUP: MARKUP, "deep": [MARKUP]}}}
         async with served(
             tmp_path, answerer=answerer, cameras=cameras, rules={"bag": {**RULE, "condition": MARKUP}}
