@@ -98,6 +98,6 @@ def make_answerer(
         probe_egress=probe_egress,
         zone_of=zone_of,
         resolve=resolve,
-        file=settings.data_dir / "answerer.json",
+        file=settings.data_dir / "server.json",
         now=now,
     )

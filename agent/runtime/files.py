@@ -16,7 +16,7 @@ from memory.files import sync_folder
 
 LEFTOVER_AGE_S = 60.0  # a younger file may belong to a process that is writing it
 _ASIDE = re.compile(r"\..+\.[0-9a-f]{16}")
-_OURS = re.compile(r"(tokens|erasures|replays|answerer)\.json|alerts\.sqlite(-wal|-shm)?|self-signed\.(pem|key)|memory")
+_OURS = re.compile(r"(tokens|erasures|replays|server)\.json|alerts\.sqlite(-wal|-shm)?|self-signed\.(pem|key)|memory")
 """Matches the names of the agent's files and folders at the top of a data folder."""
 
 

@@ -78,7 +78,7 @@ async def test_a_context_that_is_too_short_is_found_by_the_token_counts(tmp_path
 async def test_findings_are_kept_for_the_same_server_alone(tmp_path: Path, spy: Spy) -> None:
     async with probed(tmp_path, spy, "sees"):
         pass
-    kept = json.loads((tmp_path / "answerer.json").read_text())
+    kept = json.loads((tmp_path / "server.json").read_text())
     assert (kept["model"], kept["pictures"]) == ("sees", 8)
     spy.forget()
     async with asking(tmp_path, openai(spy, "sees", probe=True)) as agent:
@@ -88,7 +88,7 @@ async def test_findings_are_kept_for_the_same_server_alone(tmp_path: Path, spy: 
     async with probed(tmp_path, spy, "sees", max_images=2) as (_, found):
         assert found["pictures"] == 2
         assert spy.seen()
-    (tmp_path / "answerer.json").write_text('{"model": 3}')
+    (tmp_path / "server.json").write_text('{"model": 3}')
     async with probed(tmp_path, spy, "sees") as (_, found):
         assert found["pictures"] == 8
 
@@ -107,7 +107,7 @@ async def test_a_server_that_cannot_answer_is_a_problem_in_words(
         ready = (await client.get(f"{site.url}/readyz")).json()
         assert ready["degraded"]
         assert words in ready["checks"]["answerer"]
-    assert not (tmp_path / "answerer.json").exists()
+    assert not (tmp_path / "server.json").exists()
 
 
 def test_pictures_seen_by_token_counts() -> None:
