@@ -47,15 +47,17 @@ class CaptureClock:
 
     def __init__(
         self, *, clock_rate_hz: float = 90_000.0, max_skew_s: float = 2.0, max_delay_s: float = 30.0,
-        after: float | None = None,
     ) -> None:  # fmt: skip
-        """`after`: unix seconds of the camera's last frame in an earlier session. All times will be later than this."""
         self._rate_hz = clock_rate_hz
         self._max_skew_s = max_skew_s
         self._max_delay_s = max_delay_s
         self._report: tuple[float, int] | None = None  # (unix seconds, ticks)
-        self._last = after
+        self._last: float | None = None
         self._last_wanted: float | None = None
+
+    def continue_after(self, last: float | None) -> None:
+        """Make all times later than `last`, the camera's last frame in an earlier session, in unix seconds."""
+        self._last = last
 
     def restart(self, clock_rate_hz: float) -> None:
         """Begin a new connection: forget the camera's report of its clock, as RTP timestamps start anew.

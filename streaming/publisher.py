@@ -18,12 +18,12 @@ from urllib.parse import urljoin
 import av
 import httpx
 import numpy as np
-from aiortc import MediaStreamTrack, RTCConfiguration, RTCPeerConnection, RTCRtpSender, RTCSessionDescription
+from aiortc import MediaStreamTrack, RTCPeerConnection, RTCRtpSender, RTCSessionDescription
 from aiortc.mediastreams import MediaStreamError
 
 from streaming.errors import MediaError, shown
 from streaming.frame import Frame, FrameSettings
-from streaming.loopback import offer_loopback
+from streaming.ice import Ice
 from streaming.media import FileSource
 
 Codec = Literal["H264", "VP8"]
@@ -144,14 +144,15 @@ async def publish(
     """
     http = client or httpx.AsyncClient(verify=verify, timeout=20.0)
     headers = {"Authorization": f"Bearer {token}"} if token else {}
-    offer_loopback()
-    peer = RTCPeerConnection(RTCConfiguration(iceServers=[]))
+    ice = Ice()
+    peer = ice.connection()
     publication: Publication | None = None
     try:
         transceiver = peer.addTransceiver(track, direction="sendonly")
         if codec is not None:
             capabilities = RTCRtpSender.getCapabilities("video").codecs
             transceiver.setCodecPreferences([c for c in capabilities if c.mimeType == f"video/{codec}"])
+        ice.prepare(peer)
         await peer.setLocalDescription(await peer.createOffer())
         answer, session_url = await _post_offer(http, url, headers, peer.localDescription.sdp)
         publication = Publication(peer, track, session_url)

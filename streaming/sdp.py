@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from aioice.mdns import is_mdns_hostname
 from aiortc.codecs import CODECS, is_rtx
 from aiortc.rtcpeerconnection import find_common_codecs
 from aiortc.sdp import DIRECTIONS, MediaDescription, SessionDescription, candidate_from_sdp
@@ -36,13 +37,17 @@ class OfferUnusable(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """A checked offer. `sdp`: the text for aiortc. `mid`: the section that carries the transport."""
+    """A checked offer. `sdp`: the text for aiortc. `mid`: the section that carries the transport.
+
+    `named_candidates`: the values of those with an mDNS name instead of an address, which are not in `sdp`.
+    """
 
     sdp: str
     mid: str
     ice_ufrag: str
     ice_pwd: str
-    num_candidates: int
+    num_candidates: int  # usable ones, with the named ones
+    named_candidates: tuple[str, ...]
 
 
 def check_offer(text: str, client: str | None = None) -> Offer:
@@ -52,7 +57,7 @@ def check_offer(text: str, client: str | None = None) -> Offer:
     """
     if not text.startswith("v=0"):
         raise OfferMalformed("the body is not SDP (it must begin with v=0)")
-    sdp, num_candidates = _normalised(text, client)
+    sdp, num_candidates, named = _normalised(text, client)
     try:
         parsed = SessionDescription.parse(sdp)
     except PARSE_ERRORS as error:
@@ -67,14 +72,19 @@ def check_offer(text: str, client: str | None = None) -> Offer:
             _check_direction(media)
             _check_codecs(media)
     ice = parsed.media[0].ice
-    return Offer(sdp, mid, ice.usernameFragment or "", ice.password or "", num_candidates)
+    return Offer(sdp, mid, ice.usernameFragment or "", ice.password or "", num_candidates, named)
 
 
-def _normalised(text: str, client: str | None) -> tuple[str, int]:
-    """Return the offer with a direction in each media section and only usable candidates, and the number of those."""
+def _normalised(text: str, client: str | None) -> tuple[str, int, tuple[str, ...]]:
+    """Return the offer for aiortc, the number of usable candidates, and the values of those with an mDNS name.
+
+    Each media section gets a direction. Unusable and named candidates are removed. So is `a=end-of-candidates`: after
+    it, aioice would gather nothing if no candidate is left, although the publisher can still reach this server.
+    """
     session_direction = "sendrecv"  # the default of RFC 8866
     sections: list[list[str]] = [[]]
     num_offered = num_candidates = 0
+    named: list[str] = []
     for line in text.splitlines():
         if line.startswith("m="):
             sections.append([])
@@ -83,6 +93,11 @@ def _normalised(text: str, client: str | None) -> tuple[str, int]:
             if not usable_candidate(line.removeprefix("a=candidate:"), client) or num_candidates >= MAX_CANDIDATES:
                 continue
             num_candidates += 1
+            if _has_name(line):
+                named.append(line.removeprefix("a=candidate:"))
+                continue
+        if line.strip() == "a=end-of-candidates":
+            continue
         if len(sections) == 1 and line[2:].strip() in DIRECTIONS:
             session_direction = line[2:].strip()
         if line.strip():
@@ -91,7 +106,7 @@ def _normalised(text: str, client: str | None) -> tuple[str, int]:
     for section in sections[1:]:
         if not any(line.startswith("a=") and line[2:] in DIRECTIONS for line in section):
             section.append(f"a={session_direction}")
-    return "\r\n".join(line for section in sections for line in section) + "\r\n", num_candidates
+    return "\r\n".join(line for section in sections for line in section) + "\r\n", num_candidates, tuple(named)
 
 
 def check_number(num_offered: int) -> None:
@@ -115,7 +130,7 @@ def usable_candidate(value: str, client: str | None = None) -> bool:
         raise OfferMalformed(f"ICE candidate out of range: {value[:100]!r}")
     if candidate.protocol.lower() != "udp" or candidate.component != 1:
         return False
-    if re.fullmatch(r"[0-9a-zA-Z-]{1,63}\.local", candidate.ip):
+    if _has_name(value):
         return True
     address, origin = _address(candidate.ip), _address(client or "")
     if address is None or address.is_multicast or address.is_unspecified:
@@ -126,6 +141,11 @@ def usable_candidate(value: str, client: str | None = None) -> bool:
     if address.is_link_local:
         return from_here or (origin is not None and origin.is_link_local)
     return not address.is_reserved and not (address.version == 4 and address in _THIS_NETWORK)
+
+
+def _has_name(candidate: str) -> bool:
+    """Return whether the candidate has an mDNS name, which browsers use to hide their addresses."""
+    return is_mdns_hostname(candidate.split()[4])
 
 
 def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
@@ -216,7 +236,6 @@ class Fragment:
     ice_ufrag: str | None
     ice_pwd: str | None
     candidates: tuple[str, ...]
-    ended: bool
 
     def restarts(self, ice_ufrag: str, ice_pwd: str) -> bool:
         """Return whether the fragment requests an ICE restart: its credentials are not the given ones (RFC 9725)."""
@@ -252,7 +271,7 @@ def parse_fragment(text: str, client: str | None = None) -> Fragment:
     if not values and not num_named and not ended:
         raise OfferMalformed("the fragment holds neither candidates nor ICE credentials")
     check_number(num_named)
-    return Fragment(values.get("ice-ufrag"), values.get("ice-pwd"), tuple(candidates), ended)
+    return Fragment(values.get("ice-ufrag"), values.get("ice-pwd"), tuple(candidates))
 
 
 @dataclass(frozen=True, slots=True)

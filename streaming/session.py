@@ -8,14 +8,14 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
 import av
-from aiortc import RTCConfiguration, RTCDataChannel, RTCPeerConnection, RTCSessionDescription
+from aiortc import RTCDataChannel, RTCSessionDescription
 from aiortc.mediastreams import MediaStreamError
 from aiortc.sdp import candidate_from_sdp
 
@@ -24,7 +24,7 @@ from streaming.clock import CaptureClock, Sampler
 from streaming.errors import MediaError, PictureTooLarge
 from streaming.frame import ClockName, Frame, FrameSettings, SourceStats
 from streaming.handoff import LatestSlot, SlotClosed
-from streaming.loopback import offer_loopback
+from streaming.ice import Ice
 from streaming.picture import to_rgb
 from streaming.tap import guard, rtp_origin, stop_decoder, unfinished_bytes, watch_reports
 
@@ -51,29 +51,32 @@ class _Raw:
 class WebRtcSession:
     """A publisher's WebRTC session, from offer to end. While it runs, it is the camera's Source.
 
-    `negotiate` starts it. `on_closed(session, reason)` is called once, whatever ends the session.
+    `negotiate` starts it. `on_first_frame()` is called when the first picture has been decoded; it returns the time of
+    the camera's last frame in an earlier session, so that all frame times will be later. `on_closed(session, reason)`
+    is called once, whatever ends the session.
     """
 
     def __init__(
-        self, camera: str, settings: FrameSettings, *, connect_timeout_s: float = 20.0, after: float | None = None,
+        self, camera: str, settings: FrameSettings, *, connect_timeout_s: float = 20.0,
         now: Callable[[], float] = time.time, converse: Converse | None = None, messages: Counter[str] | None = None,
+        ice: Ice | None = None,
     ) -> None:  # fmt: skip
-        """`after`: unix seconds of the camera's last frame in an earlier session. All frame times will be later.
+        """`ice`: how addresses are gathered.
 
         `converse`: the coroutine function that serves a data channel, one at a time; without it, data channels are
         closed. `messages`: counts their messages by outcome.
         """
         self.camera = camera
         self.stats = SourceStats()
+        self.on_first_frame: Callable[[], float | None] = lambda: None
         self.on_closed: Callable[[WebRtcSession, CloseReason], None] = lambda session, reason: None
         self._settings = settings
         self._connect_timeout_s = connect_timeout_s
         self._now = now
-        offer_loopback()
-        # not aiortc's default, a public STUN server on the internet
-        self._peer = RTCPeerConnection(RTCConfiguration(iceServers=[]))
+        self._ice = ice or Ice()
+        self._peer = self._ice.connection()
         self._sampler = Sampler(settings.rate_hz)
-        self._clock = CaptureClock(after=after, max_skew_s=settings.max_skew_s)
+        self._clock = CaptureClock(max_skew_s=settings.max_skew_s)
         self._slot: LatestSlot[_Raw] = LatestSlot(settings.handoff_frames)
         self._reader: asyncio.Task[CloseReason] | None = None
         self._converse = converse
@@ -82,6 +85,7 @@ class WebRtcSession:
         self._conversation: asyncio.Task[None] | None = None
         self._channel_guard: asyncio.Task[None] | None = None
         self._closing: asyncio.Task[None] | None = None
+        self._adding: set[asyncio.Task[None]] = set()
 
     async def negotiate(self, offer_sdp: str) -> str:
         """Start the session, and return the SDP answer to a checked offer (`sdp.py`), with all candidates.
@@ -95,6 +99,7 @@ class WebRtcSession:
                 if transceiver.kind != "video":
                     transceiver.direction = "inactive"  # decline sound, which nobody would read
                 guard(transceiver.receiver, self.stats, self._refuse_size)
+            self._ice.prepare(self._peer)
             await self._peer.setLocalDescription(await self._peer.createAnswer())
         except BaseException:
             await self._peer.close()
@@ -107,14 +112,23 @@ class WebRtcSession:
         answer: str = self._peer.localDescription.sdp
         return answer
 
-    async def add_candidate(self, candidate: str, mid: str) -> None:
-        """Add a trickled ICE candidate (the value after `candidate:`). "" means that no more candidates follow."""
-        if not candidate:
-            await self._peer.addIceCandidate(None)
-            return
-        parsed = candidate_from_sdp(candidate)
-        parsed.sdpMid = mid
-        await self._peer.addIceCandidate(parsed)
+    def add_candidates(self, candidates: Iterable[str], mid: str) -> None:
+        """Add ICE candidates (the values after `candidate:`) in the background, all at the same time.
+
+        An mDNS name that does not resolve takes a second.
+        """
+        adding = asyncio.create_task(self._add(candidates, mid), name=f"candidates-{self.camera}")
+        self._adding.add(adding)
+        adding.add_done_callback(self._adding.discard)
+
+    async def _add(self, candidates: Iterable[str], mid: str) -> None:
+        parsed = [candidate_from_sdp(candidate) for candidate in candidates]
+        for candidate in parsed:
+            candidate.sdpMid = mid
+        adding = (self._peer.addIceCandidate(candidate) for candidate in parsed)
+        for error in await asyncio.gather(*adding, return_exceptions=True):
+            if error is not None:
+                logger.info("camera %s: a candidate is not used: %s", self.camera, error)
 
     async def frames(self) -> AsyncIterator[Frame]:
         """Yield the frames that the sampler keeps, until the session ends. A worker thread converts them one by one."""
@@ -150,7 +164,7 @@ class WebRtcSession:
 
     async def _shut_down(self) -> None:
         """Close the connection and end the decoder, each within `_MAX_CLOSING_S`, without blocking the event loop."""
-        tasks = (self._conversation, self._reader, self._channel_guard)
+        tasks = (self._conversation, self._reader, self._channel_guard, *self._adding)
         ending = [task for task in tasks if task is not None and not task.done()]
         for task in ending:
             task.cancel()
@@ -235,6 +249,8 @@ class WebRtcSession:
         self._clock.report(sender_time, ticks, arrival)
 
     def _take(self, frame: av.VideoFrame, origin: int | None) -> None:
+        if self._closing is None and not self.stats.received:
+            self._clock.continue_after(self.on_first_frame())  # may end this session
         if self._closing is not None:
             return
         ticks = None if frame.pts is None or origin is None else frame.pts + origin

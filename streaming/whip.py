@@ -1,7 +1,7 @@
 """The WHIP server (RFC 9725): publishers send an offer over HTTP, and then video over WebRTC.
 
-`WhipServer(on_session, authorize).routes()` returns Starlette routes. Each accepted offer becomes a Source of frames,
-which is passed to `on_session`. The caller checks tokens and cameras (`authorize`) and serves data channels
+`WhipServer(on_session, authorize).routes()` returns Starlette routes. Each accepted offer whose video arrives becomes a
+Source of frames, which is passed to `on_session`. The caller checks tokens and cameras (`authorize`) and serves data channels
 (`converse`).
 """
 
@@ -11,7 +11,7 @@ import logging
 import re
 import secrets
 from collections import Counter, deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
 
@@ -22,6 +22,7 @@ from starlette.routing import Route
 
 from streaming.channel import Converse
 from streaming.frame import FrameSettings, Source
+from streaming.ice import Ice, IceSettings
 from streaming.sdp import (
     MAX_CANDIDATES,
     IceServer,
@@ -71,12 +72,13 @@ class Rejected(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WhipSettings:
-    """The WHIP server's limits, and the ICE servers that its answers name. Invalid values raise ValueError."""
+    """The WHIP server's limits, its addresses, and the ICE servers that its answers name. Raises ValueError if invalid."""
 
     max_sessions: int = 16
     max_offer_bytes: int = 65_536
     connect_timeout_s: float = 20.0  # from the answer to the first decoded frame
     ice_servers: tuple[IceServer, ...] = ()  # for publishers
+    ice: IceSettings = field(default_factory=IceSettings)  # for this server
 
     def __post_init__(self) -> None:
         if self.max_sessions < 1 or self.max_offer_bytes < 1024 or not self.connect_timeout_s > 0:
@@ -104,6 +106,7 @@ class _Entry:
     offer: Offer
     num_candidates: int
     owner: str
+    number: int  # in the order of the offers
 
 
 @dataclass(slots=True)
@@ -118,15 +121,19 @@ class WhipServer:
     """All WebRTC publishers of this process.
 
     authorize(request, camera): raises Rejected (401, 403, 404) before any work is done.
-    on_session(camera, source): called with the live source of each accepted offer; may raise Rejected.
+    on_session(camera, source): called when the first picture of a session has arrived.
     locate(camera): returns the URL of the node that serves the camera, None for this one.
     frame_settings(camera): returns how the camera is sampled.
     converse(request, camera): returns the coroutine function that serves the session's data channel, or None.
     owner_of(request): returns who publishes (a token), so that one owner's offers cannot keep others out.
 
-    Overload policy: if `max_sessions` are in use, a publisher that has sent no frame yet is closed for a new one. Among
-    these, it is the oldest one of the owner who has most of them. If all publishers send frames, the new one gets 503
-    with Retry-After. A publisher that takes over a camera from another one needs no free session.
+    A session becomes its camera's publisher with its first picture. Only then does it end the session that was the
+    publisher before, unless that one's offer is the newer of the two.
+
+    Overload policy: `max_sessions` is the number of cameras with sessions. If it is reached, a publisher that has sent no
+    frame yet is closed for a new one. Among these, it is the oldest one of the owner who has most of them. If all
+    publishers send frames, the new one gets 503 with Retry-After. For each camera and owner, only the newest offer
+    waits for its first frame.
     """
 
     def __init__(
@@ -144,11 +151,12 @@ class WhipServer:
         self._converse = converse
         self._owner_of = owner_of
         self._entries: dict[str, _Entry] = {}  # by session id
-        self._current: dict[str, WebRtcSession] = {}  # by camera
-        self._past: dict[str, _Past] = {}  # by camera; `authorize` limits their number
+        self._current: dict[str, _Entry] = {}  # by camera: the session that sends its frames
+        self._past: dict[str, _Past] = {}  # by camera that has sent frames; `authorize` limits their number
         self._replaced: deque[str] = deque(maxlen=_REMEMBERED_REPLACED)  # ids of sessions whose camera was taken over
         self._ending: set[asyncio.Task[None]] = set()
-        self._num_negotiating = 0
+        self._negotiating: list[str] = []  # cameras
+        self._ice = Ice(self._settings.ice)
         self._closed = False
 
     @property
@@ -167,6 +175,7 @@ class WhipServer:
         for entry in list(self._entries.values()):
             entry.session.end("shutdown")
         await asyncio.gather(*self._ending)
+        self._ice.close()
 
     def _handler(
         self, respond: Callable[[Request, str], Awaitable[Response]], methods: str
@@ -206,7 +215,8 @@ class WhipServer:
         text = await _body(request, "application/sdp", self._settings.max_offer_bytes)
         offer = check_offer(text, _client(request))
         session, answer = await self._negotiate(camera, offer, self._converse(request, camera))
-        session_id = self._adopt(camera, session, offer, self._owner_of(request))
+        session_id = self._adopt(session, offer, self._owner_of(request))
+        session.add_candidates(offer.named_candidates, offer.mid)
         response = Response(answer, 201, {"Location": f"{request.url.path.rstrip('/')}/{session_id}"})
         response.headers["Content-Type"] = "application/sdp"
         for server in self._settings.ice_servers:
@@ -224,20 +234,20 @@ class WhipServer:
             camera,
             self._frame_settings(camera),
             connect_timeout_s=self._settings.connect_timeout_s,
-            after=self._last_frame_time(camera),
             converse=converse,
             messages=self.counters.messages,
+            ice=self._ice,
         )
-        self._num_negotiating += 1
+        self._negotiating.append(camera)
         try:
             answer = await session.negotiate(offer.sdp)
         except _NEGOTIATION_ERRORS as error:
             raise Rejected(422, f"the offer cannot be answered: {error}") from error
         except OSError as error:
             logger.error("no address for a publisher: %s", error)
-            raise Rejected(503, "this server has no free network port; try again later", _retry_later()) from error
+            raise Rejected(503, f"no network port for the video: {error}; try again later", _retry_later()) from error
         finally:
-            self._num_negotiating -= 1
+            self._negotiating.remove(camera)
         return session, with_bitrates(answer)
 
     def _make_place(self, camera: str) -> bool:
@@ -245,57 +255,61 @@ class WhipServer:
 
         Return whether there is room.
         """
-        while len(self._entries) + self._num_negotiating - (camera in self._current) >= self._settings.max_sessions:
-            silent = [entry for entry in self._entries.values() if not entry.session.stats.received]  # oldest first
+        while len({*self._negotiating, *self._cameras(), camera}) > self._settings.max_sessions:
+            silent = [entry for entry in self._entries.values() if entry.session.camera not in self._current]
             if not silent:
                 return False
             share = Counter(entry.owner for entry in silent)
-            max(silent, key=lambda entry: share[entry.owner]).session.end("gave_way")
+            max(silent, key=lambda entry: share[entry.owner]).session.end("gave_way")  # the oldest of them
         return True
 
-    def _last_frame_time(self, camera: str) -> float | None:
-        """Return the time of the camera's last frame in unix seconds, from the present publisher or an earlier one."""
-        current = self._current.get(camera)
-        if current is not None and current.stats.last_frame_time is not None:
-            return current.stats.last_frame_time
-        return self._past[camera].last_frame_time if camera in self._past else None
+    def _cameras(self) -> Iterator[str]:
+        return (entry.session.camera for entry in self._entries.values())
 
-    def _adopt(self, camera: str, session: WebRtcSession, offer: Offer, owner: str) -> str:
-        """Make the session the camera's only publisher and begin to end the old one.
+    def _adopt(self, session: WebRtcSession, offer: Offer, owner: str) -> str:
+        """Keep the session, which waits for its first picture, and return its id.
 
-        Return the id of the new session.
+        It replaces an earlier session of the owner for the same camera that waits as well.
         """
         session_id = secrets.token_urlsafe(24)
+        for entry in list(self._entries.values()):
+            if (entry.session.camera, entry.owner) == (session.camera, owner) and not entry.session.stats.received:
+                entry.session.end("replaced")
+        entry = _Entry(session, offer, offer.num_candidates, owner, self.counters.opened)
+        self._entries[session_id] = entry
+        session.on_first_frame = lambda: self._take_over(entry)
         session.on_closed = lambda closed, reason: self._forget(session_id, closed, reason)
-        self._entries[session_id] = _Entry(session, offer, offer.num_candidates, owner)
-        old = self._current.get(camera)
-        self._current[camera] = session
+        self.counters.opened += 1
+        return session_id
+
+    def _take_over(self, entry: _Entry) -> float | None:
+        """Make the session its camera's publisher, and begin to end the one before.
+
+        Return the time of the camera's last frame so far, in unix seconds.
+        """
+        session, old = entry.session, self._current.get(entry.session.camera)
+        if old is not None and old.number > entry.number:  # its publisher chose the camera later
+            session.end("replaced")
+            return None
+        self._current[session.camera] = entry
         if old is not None:
             self.counters.takeovers += 1
-            old.end("replaced")
-        past = self._past.setdefault(camera, _Past())
+            old.session.end("replaced")
+        past = self._past.setdefault(session.camera, _Past())
         session.stats.reconnects = past.num_sessions
         past.num_sessions += 1
-        self.counters.opened += 1
-        try:
-            self._on_session(camera, session)
-        except Rejected:
-            session.end("shutdown")
-            raise
-        return session_id
+        self._on_session(session.camera, session)
+        return past.last_frame_time
 
     def _forget(self, session_id: str, session: WebRtcSession, reason: CloseReason) -> None:
         self.counters.closed[reason] += 1
         if reason == "replaced":  # its page learns this, so that two pages do not take over from each other for ever
             self._replaced.append(session_id)
-        del self._entries[session_id]
-        if self._current.get(session.camera) is session:
+        entry = self._entries.pop(session_id)
+        if self._current.get(session.camera) is entry:
             del self._current[session.camera]
-        past = self._past[session.camera]
         if session.stats.last_frame_time is not None:
-            past.last_frame_time = session.stats.last_frame_time
-        elif past.last_frame_time is None and session.camera not in self._current:
-            del self._past[session.camera]  # clients choose the names, so their number must not grow without limit
+            self._past[session.camera].last_frame_time = session.stats.last_frame_time
         ending = asyncio.create_task(session.close(reason), name=f"ending-{session.camera}")
         self._ending.add(ending)
         ending.add_done_callback(self._ending.discard)
@@ -325,13 +339,7 @@ class WhipServer:
             raise Rejected(412, "sessions here have no entity tags; leave out If-Match")
         wanted = fragment.candidates[: max(0, MAX_CANDIDATES - entry.num_candidates)]
         entry.num_candidates += len(wanted)
-        try:
-            for candidate in wanted:
-                await entry.session.add_candidate(candidate, entry.offer.mid)
-            if fragment.ended:
-                await entry.session.add_candidate("", entry.offer.mid)
-        except _NEGOTIATION_ERRORS as error:
-            raise Rejected(400, f"the candidates cannot be added: {error}") from error
+        entry.session.add_candidates(wanted, entry.offer.mid)
         return Response(status_code=204)
 
 

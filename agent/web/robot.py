@@ -99,9 +99,7 @@ class Conversation:
         if abs(time - moment.time) > max_skew_s:
             advice = f"more than {max_skew_s:g} s (streaming.max_skew_s): set this machine's clock, or leave 'time' out"
             raise BadRequest(f"'time' differs from the agent's clock, {moment.time:.3f}, by {advice}.", param="time")
-        intake = self._agent.cameras.intakes.get(self._camera)
-        if intake is not None:  # None: the session is about to end
-            intake.add_metadata(metadata, time, moment.time)
+        self._agent.cameras.intake_of(self._camera).add_metadata(metadata, time, moment.time)
 
     def _begin(self, fields: Json, request_id: str | None, channel: Channel, group: asyncio.TaskGroup) -> None:
         if not self._may_ask:

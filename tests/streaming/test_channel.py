@@ -15,12 +15,11 @@ from hypothesis import strategies as st
 from starlette.applications import Starlette
 
 from streaming.channel import LABEL, Channel, ChannelClosed, RateLimit, Refusal
-from streaming.frame import FrameSettings, Source
+from streaming.frame import FrameSettings
 from streaming.sdp import OfferMalformed, OfferUnusable, check_offer
 from streaming.tap import unfinished_bytes
-from streaming.whip import WhipServer
 from tests.support.robots import Robot, robot
-from tests.support.streams import DATA, TOKEN, WITH_DATA, authorize, serve, take
+from tests.support.streams import DATA, TOKEN, WITH_DATA, RecordingServer, authorize, serve, take
 from tests.support.waiting import until
 
 
@@ -29,8 +28,7 @@ class Place:
     """A WHIP server whose channels echo text in capitals; "leave" closes the channel, "fail" raises an exception."""
 
     url: str
-    server: WhipServer
-    sources: list[Source] = field(default_factory=list)
+    server: RecordingServer
     heard: list[str | Refusal] = field(default_factory=list)
     ended: list[str] = field(default_factory=list)
 
@@ -53,8 +51,8 @@ async def place(*, listens: bool = True) -> AsyncIterator[Place]:
             raise
         at.ended[-1] = "closed"
 
-    server = WhipServer(
-        lambda camera, source: at.sources.append(source), authorize,
+    server = RecordingServer(
+        lambda camera, source: None, authorize,
         frame_settings=lambda camera: FrameSettings(rate_hz=5.0),
         converse=lambda request, camera: converse if listens else None,
     )  # fmt: skip
@@ -80,7 +78,7 @@ async def test_messages_both_ways_beside_the_video() -> None:
     async with place() as at, robot(at.url, TOKEN) as it:
         await opened(it)
         assert [await echo(it, text) for text in ("one", "two", "dré")] == ["ONE", "TWO", "DRÉ"]
-        assert await take(at.sources[0].frames(), 2)
+        assert await take(at.server.sources[0].frames(), 2)
         assert at.server.counters.messages == {"taken": 3}
 
 
@@ -121,7 +119,7 @@ async def test_other_labels_second_channels_and_servers_that_do_not_listen_close
         assert at.server.counters.closed == {"failed": 1}
     async with place(listens=False) as at, robot(at.url, TOKEN) as it:
         await it.closed()
-        assert await take(at.sources[0].frames(), 1)
+        assert await take(at.server.sources[0].frames(), 1)
 
 
 async def test_a_conversation_ends_with_its_channel_and_another_can_begin() -> None:
@@ -143,7 +141,7 @@ async def test_an_exception_ends_the_channel_and_not_the_video(caplog: pytest.Lo
         await opened(it)
         it.channel.send("fail")
         await it.closed()
-        assert await take(at.sources[0].frames(), 2)
+        assert await take(at.server.sources[0].frames(), 2)
     assert "the data channel failed" in caplog.text
 
 
@@ -187,7 +185,7 @@ async def test_bytes_of_unfinished_messages_are_counted() -> None:
     """Fails if a new aiortc hides its receive window from streaming/tap.py."""
     async with place() as at, robot(at.url, TOKEN) as it:
         await opened(it)
-        sctp = at.sources[0]._peer.sctp  # type: ignore[attr-defined]
+        sctp = at.server.sources[0]._peer.sctp  # type: ignore[attr-defined]
         assert await echo(it, "x" * 5000) == "X" * 5000
         assert unfinished_bytes(sctp) == 0
         sctp._advertised_rwnd -= 3 << 20  # as if so much had come without an end

@@ -68,7 +68,8 @@ def test_a_report_that_would_set_time_back_slows_it_down_instead() -> None:
 
 
 def test_times_of_a_new_session_follow_the_last_frame() -> None:
-    clock = CaptureClock(after=NOW + 1.0)
+    clock = CaptureClock()
+    clock.continue_after(NOW + 1.0)
     first = clock.capture_time(0, NOW)[0]
     second = clock.capture_time(9000, NOW + 0.1)[0]
     assert NOW + 1.0 < first < second < NOW + 1.1
@@ -80,7 +81,8 @@ def test_times_restart_when_our_clock_is_set_back() -> None:
     for i in range(3):
         clock.capture_time(None, NOW + 3600 + i)  # an hour ahead
     assert [clock.capture_time(None, NOW + i)[0] for i in range(3, 6)] == [NOW + 3, NOW + 4, NOW + 5]
-    again = CaptureClock(after=NOW + 3600)  # the camera's last frame, from an earlier session
+    again = CaptureClock()
+    again.continue_after(NOW + 3600)  # the camera's last frame, from an earlier session
     assert again.capture_time(None, NOW + 6)[0] == NOW + 6
 
 

@@ -10,7 +10,7 @@ from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streaming.frame import FrameSettings
+from streaming.frame import FrameSettings, Source
 from streaming.publisher import publish
 from streaming.sdp import (
     IceServer,
@@ -21,7 +21,7 @@ from streaming.sdp import (
     usable_candidate,
     with_bitrates,
 )
-from streaming.whip import Rejected, WhipServer, WhipSettings
+from streaming.whip import WhipServer, WhipSettings
 from tests.support.streams import AUDIO, OFFER, TOKEN, Site, authorize, chunks, take, track, whip_site
 from tests.support.waiting import until
 
@@ -188,7 +188,7 @@ async def test_too_many_sessions() -> None:
         assert_problem(response, 503)
         assert int(response.headers["retry-after"]) > 0
         assert (await post(site, camera="b")).status_code == 201  # a takeover needs no free place
-        assert site.server.num_sessions == 2
+        assert [source.stats.state for source in site.sources] == ["live", "live", "starting"]
 
 
 async def test_offers_that_never_connect_do_not_block_others() -> None:
@@ -366,29 +366,43 @@ async def test_answer_tells_chrome_its_bitrates() -> None:
     assert with_bitrates("m=audio 1\r\na=rtpmap:1 opus/48000\r\n").count("x-google") == 0
 
 
-async def test_takeover_and_its_count() -> None:
+async def test_only_a_sessions_first_frame_takes_the_camera_over() -> None:
+    taken: list[Source] = []
     async with whip_site() as site:
-        first = site.base + (await post(site)).headers["location"]
-        second = site.base + (await post(site)).headers["location"]
-        assert_problem(await site.client.delete(first), 404)
-        assert_problem(await site.client.get(first), 410)  # so that its publisher does not take the camera back
-        assert (await site.client.get(second)).status_code == 204
+        site.server._on_session = lambda camera, source: taken.append(source)
+        async with publish(site.url(), TOKEN, track(), client=site.client) as live:
+            await until(lambda: len(taken) == 1)
+            silent = [site.base + (await post(site)).headers["location"] for _ in range(2)]
+            assert_problem(await post(site, "rubbish"), 400)
+            await asyncio.sleep(0.5)
+            assert (await site.client.get(live.session_url)).status_code == 204
+            assert len(await take(site.sources[0].frames(), 2)) == 2  # it goes on
+            assert_problem(await site.client.get(silent[0]), 410)  # the same owner's later offer replaced it
+            assert (await site.client.get(silent[1])).status_code == 204
+            assert (len(taken), site.server.counters.takeovers) == (1, 0)
+            async with publish(site.url(), TOKEN, track(), client=site.client) as second:
+                await until(lambda: len(taken) == 2)
+                assert_problem(await site.client.get(live.session_url), 410)  # so that it does not take it back
+                assert (await site.client.get(second.session_url)).status_code == 204
+        assert taken == [site.sources[0], site.sources[3]]
         assert site.server.counters.takeovers == 1
-        assert site.server.counters.closed == {"replaced": 1}
-        assert [source.stats.reconnects for source in site.sources] == [0, 1]
-        assert_problem(await post(site, "rubbish"), 400)  # a bad offer takes nothing over
-        assert (await site.client.get(second)).status_code == 204
+        assert [source.stats.reconnects for source in taken] == [0, 1]
 
 
-async def test_refusal_by_the_consumer_leaves_no_session() -> None:
-    def refuse(camera: str, source: object) -> None:
-        raise Rejected(503, "the disk is full", {"Retry-After": "60"})
-
-    async with whip_site() as site:
-        site.server._on_session = refuse
-        response = await post(site)
-        assert_problem(response, 503, "disk")
-        assert site.server.num_sessions == 0
+async def test_an_older_offer_does_not_take_over_from_a_newer_one() -> None:
+    owners = {"owner_of": lambda request: request.headers.get("x-owner", "")}
+    async with whip_site(**owners) as site:
+        peer = RTCPeerConnection(RTCConfiguration(iceServers=[]))
+        peer.addTransceiver(track(), direction="sendonly")
+        await peer.setLocalDescription(await peer.createOffer())
+        response = await post(site, peer.localDescription.sdp, **{"x-owner": "slow"})
+        async with publish(site.url(), TOKEN, track(), client=site.client) as newer:
+            await until(lambda: site.sources[1].stats.received > 0)
+            await peer.setRemoteDescription(RTCSessionDescription(response.text, "answer"))
+            await until(lambda: site.server.counters.closed["replaced"] == 1)
+            assert (await site.client.get(newer.session_url)).status_code == 204
+            assert_problem(await site.client.get(site.base + response.headers["location"]), 410)
+        await peer.close()
 
 
 async def test_a_closed_server_accepts_no_sessions() -> None:

@@ -7,9 +7,9 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx
-from aiortc import RTCConfiguration, RTCDataChannel, RTCPeerConnection, RTCSessionDescription
+from aiortc import RTCDataChannel, RTCPeerConnection, RTCSessionDescription
 
-from streaming.loopback import offer_loopback
+from streaming.ice import Ice
 from tests.support.streams import track
 
 
@@ -45,11 +45,12 @@ class Robot:
 @asynccontextmanager
 async def robot(url: str, token: str, *, label: str = "vilamp", rate_hz: float = 10.0) -> AsyncIterator[Robot]:
     """Publish to the WHIP endpoint `url`. At the end the connection closes without a DELETE request."""
-    offer_loopback()
-    peer = RTCPeerConnection(RTCConfiguration(iceServers=[]))
+    ice = Ice()
+    peer = ice.connection()
     try:
         it = Robot(peer, label)
         peer.addTransceiver(track(rate_hz=rate_hz), direction="sendonly")
+        ice.prepare(peer)
         await peer.setLocalDescription(await peer.createOffer())
         headers = {"Content-Type": "application/sdp", "Authorization": f"Bearer {token}"}
         async with httpx.AsyncClient(timeout=20.0) as http:

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import av
 import httpx
@@ -19,6 +20,8 @@ from starlette.requests import Request
 
 from streaming.frame import Frame, FrameSettings, Source
 from streaming.publisher import FramesTrack
+from streaming.sdp import Offer
+from streaming.session import WebRtcSession
 from streaming.whip import Rejected, WhipServer, WhipSettings
 
 LOOPBACK_ALONE = all(ip.nice_name == "lo" for adapter in ifaddr.get_adapters() for ip in adapter.ips)
@@ -119,9 +122,21 @@ def authorize(request: Request, camera: str) -> None:
         raise Rejected(403, "this token is for other cameras")
 
 
+class RecordingServer(WhipServer):
+    """A WHIP server that lists the sessions of all accepted offers in `sources`, connected or not."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.sources: list[Source] = []
+
+    def _adopt(self, session: WebRtcSession, offer: Offer, owner: str) -> str:
+        self.sources.append(session)
+        return super()._adopt(session, offer, owner)
+
+
 @dataclass
 class Site:
-    """A running WHIP server. `sources`: the accepted sessions, in order."""
+    """A running WHIP server. `sources`: the sessions of all accepted offers, in order, connected or not."""
 
     base: str
     server: WhipServer
@@ -153,16 +168,15 @@ async def whip_site(
     locate: Callable[[str], str | None] = lambda camera: None,
     owner_of: Callable[[Request], str] = lambda request: "",
 ) -> AsyncIterator[Site]:  # fmt: skip
-    sources: list[Source] = []
-    server = WhipServer(
-        lambda camera, source: sources.append(source), authorize, settings=settings,
+    server = RecordingServer(
+        lambda camera, source: None, authorize, settings=settings,
         frame_settings=lambda camera: frames or FrameSettings(rate_hz=5.0), locate=locate,
         owner_of=owner_of,
     )  # fmt: skip
     async with serve(Starlette(routes=server.routes())) as base, httpx.AsyncClient(timeout=20.0) as client:
         client.headers["Authorization"] = f"Bearer {TOKEN}"
         try:
-            yield Site(base, server, client, sources)
+            yield Site(base, server, client, server.sources)
         finally:
             await server.close()
 

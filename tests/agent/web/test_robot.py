@@ -60,7 +60,7 @@ async def test_a_pose_is_stored_with_its_frames_and_used_in_answers(tmp_path: Pa
     async with served(tmp_path, **QUICK) as at, robot(whip(at), SECRET) as it:
         assert await it.hear() == {"type": "ready", "camera": "robot", "may_ask": True}
         it.say(type="metadata", data={"x": 1, "y": 2, "labels": ["door"]})
-        await until(lambda: at.agent.cameras.intakes["robot"]._published.at(time.time()) != {})
+        await until(lambda: at.agent.cameras.intake_of("robot")._published.at(time.time()) != {})
         before = at.agent.store.stats("robot").frames
         await seen(at, before + 4)
         moved_at = time.time()
@@ -94,7 +94,7 @@ async def test_an_old_pose_is_stored_with_no_frame(tmp_path: Path) -> None:
     async with served(tmp_path, **brief) as at, robot(whip(at), OTHER) as it:
         assert (await it.hear())["may_ask"] is False
         it.say(type="metadata", data={"x": 1, "y": 2})
-        told = at.agent.cameras.intakes["robot"]._published
+        told = at.agent.cameras.intake_of("robot")._published
         await until(lambda: told.at(time.time()) != {})
         await until(lambda: told.at(time.time()) == {})
         late = time.time()
@@ -162,7 +162,7 @@ async def test_a_token_that_only_publishes_sends_metadata_but_cannot_ask(tmp_pat
         error = await it.hear()
         assert (error["id"], error["code"]) == ("q", "wrong_scope")
         it.say(type="metadata", data={"x": 7, "y": 7})
-        await until(lambda: at.agent.cameras.intakes["robot"]._published.at(time.time()) == {"x": 7, "y": 7})
+        await until(lambda: at.agent.cameras.intake_of("robot")._published.at(time.time()) == {"x": 7, "y": 7})
 
 
 async def test_questions_beyond_the_limit_are_refused_and_one_can_be_cancelled(tmp_path: Path) -> None:
