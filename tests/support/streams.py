@@ -3,7 +3,7 @@
 import asyncio
 import fractions
 import io
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +17,8 @@ import uvicorn
 from PIL import Image
 from starlette.applications import Starlette
 from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
 
 from streaming.frame import Frame, FrameSettings, Source
 from streaming.publisher import FramesTrack
@@ -167,13 +169,15 @@ async def whip_site(
     settings: WhipSettings | None = None, frames: FrameSettings | None = None,
     locate: Callable[[str], str | None] = lambda camera: None,
     owner_of: Callable[[Request], str] = lambda request: "",
+    pages: Mapping[str, Callable[[Request], Awaitable[Response]]] | None = None,
 ) -> AsyncIterator[Site]:  # fmt: skip
+    others = [Route(path, page) for path, page in (pages or {}).items()]
     server = RecordingServer(
         lambda camera, source: None, authorize, settings=settings,
         frame_settings=lambda camera: frames or FrameSettings(rate_hz=5.0), locate=locate,
         owner_of=owner_of,
     )  # fmt: skip
-    async with serve(Starlette(routes=server.routes())) as base, httpx.AsyncClient(timeout=20.0) as client:
+    async with serve(Starlette(routes=[*server.routes(), *others])) as base, httpx.AsyncClient(timeout=20.0) as client:
         client.headers["Authorization"] = f"Bearer {TOKEN}"
         try:
             yield Site(base, server, client, server.sources)
