@@ -23,7 +23,7 @@ from aiortc.mediastreams import MediaStreamError
 
 from streaming.errors import MediaError, shown
 from streaming.frame import Frame, FrameSettings
-from streaming.ice import Ice
+from streaming.ice import Ice, IceSettings
 from streaming.media import FileSource
 
 Codec = Literal["H264", "VP8"]
@@ -135,24 +135,24 @@ class Publication:
 @asynccontextmanager
 async def publish(
     url: str, token: str | None, track: MediaStreamTrack, *, codec: Codec | None = None,
-    client: httpx.AsyncClient | None = None, verify: bool = True,
+    client: httpx.AsyncClient | None = None, verify: bool = True, ice: IceSettings | None = None,
 ) -> AsyncIterator[Publication]:  # fmt: skip
     """Context manager: publish `track` to the WHIP endpoint `url` during the block, then delete the session.
 
-    `codec=None` offers both codecs and lets the server choose. `verify=False` accepts a self-signed certificate. Raises
-    PublishError with the server's explanation.
+    `codec=None` offers both codecs and lets the server choose. `verify=False` accepts a self-signed certificate. `ice`:
+    such as STUN and TURN servers. Raises PublishError with the server's explanation.
     """
     http = client or httpx.AsyncClient(verify=verify, timeout=20.0)
     headers = {"Authorization": f"Bearer {token}"} if token else {}
-    ice = Ice()
-    peer = ice.connection()
+    gathering = Ice(ice)
+    peer = gathering.connection()
     publication: Publication | None = None
     try:
         transceiver = peer.addTransceiver(track, direction="sendonly")
         if codec is not None:
             capabilities = RTCRtpSender.getCapabilities("video").codecs
             transceiver.setCodecPreferences([c for c in capabilities if c.mimeType == f"video/{codec}"])
-        ice.prepare(peer)
+        gathering.prepare(peer)
         await peer.setLocalDescription(await peer.createOffer())
         answer, session_url = await _post_offer(http, url, headers, peer.localDescription.sdp)
         publication = Publication(peer, track, session_url)

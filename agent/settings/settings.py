@@ -14,6 +14,7 @@ from pydantic import ByteSize, Field, SecretStr, model_validator
 from agent.settings.mqtt import MqttSettings
 from agent.settings.rules import AlertsSettings, RuleSettings
 from agent.settings.types import (
+    Address,
     BaseUrl,
     Link,
     Metadata,
@@ -21,6 +22,7 @@ from agent.settings.types import (
     Origin,
     Part,
     Polygon,
+    Ports,
     Scope,
     Slug,
     SourceUrl,
@@ -130,13 +132,16 @@ class AnswererSettings(Part):
 
 
 class IceServer(Part):
-    """A STUN or TURN server, whose address is sent to WebRTC publishers so that they can connect through firewalls."""
+    """A STUN or TURN server, with which WebRTC publishers and the agent connect through NAT and firewalls."""
 
     urls: tuple[Annotated[str, Field(pattern=r"^(stun|stuns|turn|turns):")], ...] = Field(
         min_length=1, description="such as `stun:host:3478`"
     )
     username: str | None = Field(default=None, description="required for TURN")
     credential: SecretStr | None = Field(default=None, description="required for TURN")
+    used_by: Literal["publishers", "agent", "both"] = Field(
+        default="publishers", description="`publishers`, the `agent` itself or `both`"
+    )
 
     @model_validator(mode="after")
     def _turn_has_credentials(self) -> "IceServer":
@@ -150,11 +155,27 @@ class StreamingSettings(Part):
 
     max_sessions: int = Field(default=16, ge=1, le=1000, description="WebRTC publishers at once; beyond it: 503")
     stall_timeout_s: float = Field(default=10.0, gt=0, le=600, description="seconds without a frame that end a session")
-    ice_servers: tuple[IceServer, ...] = Field(default=(), description="STUN and TURN servers for publishers")
+    udp_ports: Ports | None = Field(
+        default=None, description="UDP port that all sessions share, or a range such as 50000-50099; null: random"
+    )
+    public_addresses: tuple[Address, ...] = Field(
+        default=(), max_length=8, description="IP addresses at which others reach the same UDP ports"
+    )
+    ice_servers: tuple[IceServer, ...] = Field(default=(), description="STUN and TURN servers")
     max_skew_s: float = Field(default=5.0, ge=0, le=86_400, description="largest clock error of a trusted publisher")
     metadata_max_age_s: float = Field(
         default=3.0, gt=0, le=3600, description="seconds a robot's metadata applies to frames"
     )
+
+    @model_validator(mode="after")
+    def _agent_can_use_its_servers(self) -> "StreamingSettings":
+        urls = [url for server in self.ice_servers if server.used_by != "publishers" for url in server.urls]
+        for url in urls:
+            if not re.fullmatch(r"stun:[^?:\s]+(:\d+)?|turns?:[^?:\s]+(:\d+)?(\?transport=(udp|tcp))?", url):
+                raise ValueError(f'the agent cannot use "{url}": write stun:host:port or turn:host:port?transport=tcp')
+        if any(sum(url.startswith(kind) for url in urls) > 1 for kind in ("stun", "turn")):
+            raise ValueError("the agent uses one STUN and one TURN server: set used_by: publishers for the others")
+        return self
 
 
 class TokenSettings(Part):

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated
 from urllib.parse import SplitResult, urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, SecretStr
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, SecretStr
 
 from agent.times import TimeError, load_zone
 from streaming.redact import HINT, has_host
@@ -101,6 +101,23 @@ def check_network(text: str) -> str:
     return text
 
 
+def check_address(text: str) -> str:
+    """Check an IP address."""
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        raise ValueError(f'"{text}" is not an IP address such as 203.0.113.9 or 2001:db8::9') from None
+    return text
+
+
+def check_ports(value: object) -> str:
+    """Return a port or a range of ports as text. It may be given as a number too."""
+    first, _, last = str(value).partition("-")
+    if not re.fullmatch(r"\d{1,5}(-\d{1,5})?", str(value)) or not 0 < int(first) <= int(last or first) < 65_536:
+        raise ValueError(f'"{value}" is not a port such as 8189 or a range such as 50000-50099')
+    return str(value)
+
+
 def check_link(url: str) -> str:
     """Check an address that the web page links to."""
     parts = address_parts(url)
@@ -170,6 +187,8 @@ Zone = Annotated[str, AfterValidator(check_zone)]
 SourceUrl = Annotated[str, Field(min_length=1), AfterValidator(check_source)]
 BaseUrl = Annotated[str, AfterValidator(check_base_url)]
 Network = Annotated[str, AfterValidator(check_network)]
+Address = Annotated[str, AfterValidator(check_address)]
+Ports = Annotated[str, BeforeValidator(check_ports)]
 Link = Annotated[str, AfterValidator(check_link)]
 Token = Annotated[SecretStr, AfterValidator(check_token)]
 Metadata = Annotated[dict[str, JsonValue], AfterValidator(check_metadata)]

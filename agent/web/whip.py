@@ -13,10 +13,11 @@ from agent.ask.question import Evidence
 from agent.errors import NotAllowed
 from agent.metrics import Reader, Reading, value_reader
 from agent.settings.settings import IceServer as IceServerSettings
-from agent.settings.settings import Settings
+from agent.settings.settings import Settings, StreamingSettings
 from agent.web.guard import Guard, origin_of
 from agent.web.robot import Conversation
 from streaming.channel import Converse
+from streaming.ice import IceSettings
 from streaming.sdp import IceServer
 from streaming.whip import Rejected, WhipServer, WhipSettings
 
@@ -98,11 +99,10 @@ def whip_server(agent: Agent, guard: Guard, settings: Settings) -> WhipServer:
 
         return Conversation(agent, camera, may_ask=guard.allows(request, "ask"), link=link).run
 
-    ice_servers = tuple(_ice_server(server, url) for server in settings.streaming.ice_servers for url in server.urls)
     server = WhipServer(
         agent.cameras.publish,
         authorize,
-        settings=WhipSettings(max_sessions=settings.streaming.max_sessions, ice_servers=ice_servers),
+        settings=_whip_settings(settings.streaming),
         frame_settings=agent.cameras.frame_settings,
         converse=converse,
         owner_of=owner_of,
@@ -125,6 +125,17 @@ def _readers(server: WhipServer) -> list[Reader]:
         Reader("vilamp_whip_rejected_total", "Refusals by status.", ("reason",), lambda: by_reason(counters.rejected)),
         Reader("vilamp_whip_messages_total", "Data channels.", ("reason",), lambda: by_reason(counters.messages)),
     ]
+
+
+def _whip_settings(settings: StreamingSettings) -> WhipSettings:
+    def used_by(who: str) -> tuple[IceServer, ...]:
+        servers = (each for each in settings.ice_servers if each.used_by in (who, "both"))
+        return tuple(_ice_server(server, url) for server in servers for url in server.urls)
+
+    first, _, last = (settings.udp_ports or "").partition("-")
+    ports = (int(first), int(last or first)) if first else None
+    ice = IceSettings(udp_ports=ports, public_addresses=settings.public_addresses, servers=used_by("agent"))
+    return WhipSettings(max_sessions=settings.max_sessions, ice_servers=used_by("publishers"), ice=ice)
 
 
 def _ice_server(server: IceServerSettings, url: str) -> IceServer:
