@@ -13,6 +13,9 @@ from typing import Any
 from model.config import ConfigError
 
 BUILTIN = Path(__file__).parent / "builtin"
+RECOMMENDED = "google/siglip2-base-patch32-256"
+"""The encoder for real cameras whose answers a server writes; docs/decisions.md says why."""
+RECOMMENDED_MB = 1510
 TOWER_KEYS = ("mm_vision_tower", "clip_model_path")
 _DESCRIPTION = ("*.json", "merges.txt")  # configuration and tokenizer
 _WEIGHTS = ("*.safetensors",)

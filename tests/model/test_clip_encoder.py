@@ -1,6 +1,5 @@
 """A CLIP folder written by transformers: it encodes and selects frames; a server must write the answers."""
 
-import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,30 +16,16 @@ from agent.ask.question import Question
 from agent.keep.memory import open_memory
 from model.checkpoint import CheckpointError
 from model.clip_encoder import ClipEncoder, is_clip
-from model.network import build_dual_encoder
 from model.preprocess import relevance_pixels
-from model.tokens import read_tokenizer
 from tests.support.agents import checkpoint, remember, settings_in
-from tests.support.tiny import make_config, make_pictures
+from tests.support.encoders import make_clip
+from tests.support.tiny import make_pictures
 from tests.support.vlm_server import Spy, spying
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny CLIP folder saved by transformers, with the tokenizer of the tiny checkpoint."""
-    folder = tmp_path_factory.mktemp("clip")
-    source = checkpoint() / make_config().clip_folder
-    config = json.loads((source / "config.json").read_text())
-    tokenizer = read_tokenizer(source)
-    dual = make_config().dual_encoder
-    with torch.random.fork_rng():
-        torch.manual_seed(3)
-        network = build_dual_encoder(dual)
-    network.config.text_config.eos_token_id = config["text_config"]["eos_token_id"]
-    network.save_pretrained(folder)
-    tokenizer.save(str(folder / "tokenizer.json"))
-    shutil.copy(source / "preprocessor_config.json", folder)
-    return folder
+    return make_clip(tmp_path_factory.mktemp("clip"))
 
 
 @pytest.fixture(scope="module")

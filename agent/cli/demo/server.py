@@ -3,7 +3,7 @@
 import asyncio
 import os
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,18 +45,28 @@ def demo_config(camera: str, rate_hz: float, zone: str, model: str, port: int) -
 async def running_server(out: Path, config: dict[str, object]) -> AsyncIterator[DemoServer]:
     """Run `vilamp serve` with the data in `out/data` and the log in `out/server.log`. Raises CliError when it does not start."""
     (out / "demo.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+    options = ["--config", str(out / "demo.yaml"), "--data-dir", str(out / "data")]
     # the settings of the user's shell are not the demo's
     environ = {name: value for name, value in os.environ.items() if not name.startswith("VILAMP_")}
-    command = ["-m", "agent.cli", "serve", "--config", str(out / "demo.yaml"), "--data-dir", str(out / "data")]
-    with (out / "server.log").open("wb") as log:
+    async with serving(options, out / "data", out / "server.log", environ) as server:
+        yield server
+
+
+@asynccontextmanager
+async def serving(
+    options: Sequence[str], data_dir: Path, log_file: Path, environ: Mapping[str, str]
+) -> AsyncIterator[DemoServer]:
+    """Run `vilamp serve` with these options. data_dir: where its tokens will be. Raises CliError when it does not start."""
+    command = ["-m", "agent.cli", "serve", *options]
+    with log_file.open("wb") as log:
         process = await asyncio.create_subprocess_exec(
             sys.executable, *command, stdout=asyncio.subprocess.PIPE, stderr=log, env=environ
         )
         drain: asyncio.Task[None] | None = None
         try:
-            url = await _greeting(process, out / "server.log")
+            url = await _greeting(process, log_file)
             drain = asyncio.create_task(_drain(process))
-            ask, publish, owner = (local_token(out / "data", scope) for scope in ("ask", "publish:*", "admin"))
+            ask, publish, owner = (local_token(data_dir, scope) for scope in ("ask", "publish:*", "admin"))
             yield DemoServer(url, ask or "", publish or "", owner or "", process)
         finally:
             await _stop(process)

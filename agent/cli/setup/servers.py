@@ -74,7 +74,10 @@ async def ask_server(http: httpx.AsyncClient, base_url: str, key: str | None = N
     if not isinstance(listed, list):
         return None
     root = base_url.removesuffix("/v1")
-    names = [each["id"] for each in listed if isinstance(each, dict) and isinstance(each.get("id"), str)]
+    listed = [each for each in listed if isinstance(each, dict) and isinstance(each.get("id"), str)]
+    if any(each.get("owned_by") == "vilamp" for each in listed):  # an agent of this project, which cannot answer itself
+        return None
+    names = [each["id"] for each in listed]
     shown = await asyncio.gather(*(_json(http, "POST", f"{root}/api/show", {"model": n}) for n in names[:1]))
     if shown and "capabilities" in shown[0]:
         rest = await asyncio.gather(
@@ -87,7 +90,7 @@ async def ask_server(http: httpx.AsyncClient, base_url: str, key: str | None = N
     )
     types = {each.get("id"): each.get("type") for each in studio.get("data", ()) if isinstance(each, dict)}
     kind = "LM Studio" if types else "llama.cpp" if "modalities" in props else PORTS.get(httpx.URL(base_url).port or 0)
-    models = tuple(_model(each, props, types) for each in listed if isinstance(each, dict) and each.get("id") in names)
+    models = tuple(_model(each, props, types) for each in listed)
     return Server(base_url, kind or "server", models)
 
 

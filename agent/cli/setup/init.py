@@ -1,0 +1,272 @@
+"""`vilamp init`: find servers and cameras, write `vilamp.yaml`, and answer one question from a live camera."""
+
+import argparse
+import asyncio
+import os
+import re
+import socket
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from agent.cli.client import Client, Reply, ServerError
+from agent.cli.common import EXIT_FAILED, EXIT_USAGE, CliError, say
+from agent.cli.demo.server import serving
+from agent.cli.setup.config_text import Choice, config_text
+from agent.cli.setup.findings import Finding
+from agent.cli.setup.look import Look, camera_finding, look_at
+from agent.cli.setup.onvif import find_onvif
+from agent.cli.setup.servers import Model, Server, find_servers
+from agent.settings.settings import CameraSettings, Settings
+from agent.settings.source import ConfigError, load_settings
+from agent.settings.types import check_slug
+from agent.times import format_span
+from agent.untrusted.plain import plain_line
+from streaming.redact import redact
+
+QUESTION = "What can be seen now?"
+FIRST_FRAME_S = 60.0
+_PORTS = range(8080, 8100)
+_POLL_S = 0.5
+
+
+def run(args: argparse.Namespace) -> int:
+    """Set up an agent. Return 0 if a question was answered from a live camera, else 1. Raises CliError."""
+    started = time.monotonic()
+    path: Path = args.file
+    if path.exists() and not args.force:
+        raise CliError(f"{path} is there already: choose another name, or --force to replace it", EXIT_USAGE)
+    server, model = _server(args)
+    cameras = _cameras(args)
+    looks = asyncio.run(_look(cameras))
+    for finding in _seen(cameras, looks):
+        say(f"  {finding.part}: {finding.words}")
+    choice = _choice(args, server, model, cameras, looks)
+    _write(path, choice)
+    say(f"\nwrote {path}; change it with any editor, check it with: vilamp doctor --config {path}")
+    live = [name for name, look in zip(cameras, looks, strict=True) if not look.problem]
+    answered = bool(live) and _try_out(path, choice, live[0], args.question)
+    say(f"\nset up in {format_span(time.monotonic() - started)}. Run it: vilamp serve --config {path}")
+    return 0 if answered else EXIT_FAILED
+
+
+# --- what to use ---
+
+
+def _server(args: argparse.Namespace) -> tuple[Server, Model]:
+    """Return the vision server and the model to use. Raises CliError if none is found."""
+    hosts = ["127.0.0.1", *args.server]
+    say(f"looking for vision servers on {', '.join(map(redact, hosts))} ...")
+    offers = [
+        (server, model)
+        for server in asyncio.run(find_servers(hosts))
+        for model in server.vision_models()
+        if args.model in (None, model.name)
+    ]
+    for number, (server, model) in enumerate(offers, 1):
+        remark = "" if model.sees else ", if it sees pictures"
+        say(f"  {number}. {plain_line(model.name)} on {server.kind} at {server.base_url}{remark}")
+    if not offers:
+        named = "" if args.model is None else f" {args.model}"
+        advice = "start one, such as Ollama (ollama pull qwen2.5vl:3b), or name another machine with --server"
+        raise CliError(f"no server with a vision model{named} was found: {advice}")
+    best = next((number for number, (_, model) in enumerate(offers, 1) if model.sees and not model.thinks), 1)
+    return offers[_number(args, "which one writes the answers?", best, len(offers)) - 1]
+
+
+def _cameras(args: argparse.Namespace) -> dict[str, str]:
+    """Return the addresses of the cameras by name: those given, those found, or one that is asked for."""
+    given = [_named(text) for text in args.camera]
+    if args.onvif is not None:
+        say("looking for ONVIF cameras ...")
+        password = os.environ.get("VILAMP_CAMERA_PASSWORD", "")
+        for found in asyncio.run(find_onvif(args.onvif, args.user, password)):
+            say(f"  {found.host}: {redact(found.url) or found.problem}")
+            given += [("", found.url)] if found.url else []
+    if not given and not args.yes:
+        url = _asked("address of a camera, such as rtsp://user:password@192.168.1.20/stream (Enter: none): ")
+        given += [_named(url)] if url else []
+    cameras: dict[str, str] = {}
+    for name, url in given:
+        name = name or _free_name(url, cameras)
+        if name in cameras:
+            raise CliError(f"two cameras are called {name}: give each its own name", EXIT_USAGE)
+        cameras[name] = url
+    return cameras
+
+
+def _named(text: str) -> tuple[str, str]:
+    """Return name and address of "gate=rtsp://..."; the name is "" where none is given. Raises CliError."""
+    name, found, url = text.partition("=")
+    if not found or not re.fullmatch(r"[A-Za-z0-9_-]+", name):
+        name, url = "", text
+    try:
+        CameraSettings(url=url)
+        return check_slug(name.lower()) if name else "", url
+    except ValueError as error:
+        raise CliError(f"{redact(url)}: {_first_line(error)}", EXIT_USAGE) from error
+
+
+def _first_line(error: ValueError) -> str:
+    told = getattr(error, "errors", None)
+    return str(told()[0]["msg"]) if told is not None else str(error)
+
+
+def _free_name(url: str, taken: dict[str, str]) -> str:
+    """Return a name for a camera without one: the last word of its address that can be a name, else camera-1."""
+    parts = urlsplit(url)
+    words = [*re.findall(r"[a-z][a-z0-9_-]{2,30}", (parts.hostname or "").partition(".")[0].lower())]
+    name = next((word for word in words if word not in ("localhost", "ask", "answer", "status")), "camera")
+    if name not in taken and name != "camera":
+        return name
+    return next(f"{name}-{number}" for number in range(1, 1000) if f"{name}-{number}" not in taken)
+
+
+async def _look(cameras: dict[str, str]) -> list[Look]:
+    if cameras:
+        say(f"looking at {len(cameras)} camera{'s' * (len(cameras) > 1)} ...")
+    return list(await asyncio.gather(*(look_at(name, CameraSettings(url=url)) for name, url in cameras.items())))
+
+
+def _seen(cameras: dict[str, str], looks: Sequence[Look]) -> list[Finding]:
+    max_skew_s = Settings().streaming.max_skew_s
+    return [
+        camera_finding(name, CameraSettings(url=url), look, max_skew_s)
+        for (name, url), look in zip(cameras.items(), looks, strict=True)
+    ]
+
+
+def _choice(
+    args: argparse.Namespace,
+    server: Server,
+    model: Model,
+    cameras: dict[str, str],
+    looks: Sequence[Look],
+) -> Choice:
+    from model.hub import RECOMMENDED, RECOMMENDED_MB, is_hub_id, on_disk
+
+    encoder = args.encoder or RECOMMENDED
+    if is_hub_id(encoder) and not on_disk(encoder):
+        size = f" ({RECOMMENDED_MB} MB)" if encoder == RECOMMENDED else ""
+        if not _agreed(args, f"the encoder {encoder}{size} is not on this machine. Fetch it now?"):
+            raise CliError(f"without an encoder there are no answers: vilamp model fetch {encoder}, or give --encoder")
+        _fetch(encoder)
+    if not _agreed(args, f"write {args.file}?"):
+        raise CliError("nothing was written")
+    notes = {
+        name: look.problem or f"{look.codec} {look.width}x{look.height}".strip()
+        for name, look in zip(cameras, looks, strict=True)
+    }
+    return Choice(
+        cameras=cameras,
+        notes=notes,
+        base_url=server.base_url,
+        model=model.name,
+        thinks=model.thinks,
+        encoder=encoder,
+        port=args.port or _free_port(),
+        data_dir="" if args.data_dir is None else str(args.data_dir),
+    )
+
+
+def _fetch(encoder: str) -> None:
+    from model.config import ConfigError as ModelConfigError
+    from model.hub import resolve
+
+    try:
+        resolve(encoder)
+    except ModelConfigError as error:
+        raise CliError(str(error)) from error
+
+
+def _free_port() -> int:
+    """Return the first port from 8080 on that nothing listens on; llama.cpp and LocalAI use 8080 too."""
+    for port in _PORTS:
+        try:
+            socket.create_server(("127.0.0.1", port)).close()
+        except OSError:
+            continue
+        return port
+    raise CliError("the ports 8080 to 8099 are all taken: give --port")
+
+
+def _write(path: Path, choice: Choice) -> None:
+    """Write the configuration and read it back. Raises CliError."""
+    try:
+        path.write_text(config_text(choice), encoding="utf-8")
+        load_settings(path, environ={})
+    except OSError as error:
+        raise CliError(f"{path} cannot be written: {error.strerror or error}") from error
+    except ConfigError as error:
+        raise CliError(f"{path} has a mistake, please correct it:\n{error}") from error
+
+
+# --- the first answer ---
+
+
+def _try_out(path: Path, choice: Choice, camera: str, question: str) -> bool:
+    """Run the agent until it has answered a question from a live camera, and return whether it has."""
+    say(f"\nasking {camera}: {question}")
+    try:
+        reply = asyncio.run(_first_answer(path, camera, question))
+    except (CliError, ServerError) as error:
+        say(f"no answer yet: {error}", file=sys.stderr)
+        return False
+    say(f"  {reply.text.strip() or '(no words)'}")
+    for note in reply.notes:
+        say(f"  note: {plain_line(note)}")
+    if reply.citations:
+        age_s = time.time() - max(each.time for each in reply.citations)
+        say(f"  from {len(reply.citations)} pictures, the newest {format_span(age_s)} old")
+    return bool(reply.text.strip())
+
+
+async def _first_answer(path: Path, camera: str, question: str) -> Reply:
+    """Run the agent, wait for the camera's first frames, and ask. Raises CliError, ServerError."""
+    settings = load_settings(path, environ=os.environ)
+    log_file = path.with_suffix(".log")
+    async with serving(["--config", str(path)], settings.data_dir, log_file, os.environ) as server:
+        reply = await asyncio.to_thread(_ask, server.url, server.ask_token, camera, question)
+    log_file.unlink(missing_ok=True)
+    return reply
+
+
+def _ask(url: str, token: str, camera: str, question: str) -> Reply:
+    with Client(url, token) as client:
+        limit = time.monotonic() + FIRST_FRAME_S
+        while client.get_json(f"/v1/cameras/{camera}")["encoded"] < 1:
+            if time.monotonic() > limit:
+                raise CliError(f"no picture of {camera} was stored within {FIRST_FRAME_S:.0f} s")
+            time.sleep(_POLL_S)
+        *_, reply = client.ask(question, cameras=[camera])
+    assert isinstance(reply, Reply)
+    return reply
+
+
+# --- the terminal ---
+
+
+def _asked(question: str) -> str:
+    """Return what the user types. Raises CliError without a terminal."""
+    try:
+        return input(question).strip()
+    except EOFError:
+        raise CliError("there is nobody to ask: give --yes, and --camera for each camera", EXIT_USAGE) from None
+
+
+def _agreed(args: argparse.Namespace, question: str) -> bool:
+    return args.yes or _asked(f"{question} [Y/n] ").lower() in ("", "y", "yes")
+
+
+def _number(args: argparse.Namespace, question: str, best: int, count: int) -> int:
+    """Return the chosen number, `best` without another choice."""
+    if args.yes or count == 1:
+        return best
+    typed = _asked(f"{question} [{best}] ")
+    if not typed:
+        return best
+    if not typed.isdigit() or not 1 <= int(typed) <= count:
+        raise CliError(f"{typed} is not a number from 1 to {count}", EXIT_USAGE)
+    return int(typed)
