@@ -38,8 +38,9 @@ def run(args: argparse.Namespace) -> int:
     path: Path = args.file
     if path.exists() and not args.force:
         raise CliError(f"{path} is there already: choose another name, or --force to replace it", EXIT_USAGE)
+    given = [_named(text) for text in args.camera]
     server, model = _server(args)
-    cameras = _cameras(args)
+    cameras = _cameras(args, given)
     looks = asyncio.run(_look(cameras))
     for finding in _seen(cameras, looks):
         say(f"  {finding.part}: {finding.words}")
@@ -76,9 +77,11 @@ def _server(args: argparse.Namespace) -> tuple[Server, Model]:
     return offers[_number(args, "which one writes the answers?", best, len(offers)) - 1]
 
 
-def _cameras(args: argparse.Namespace) -> dict[str, str]:
-    """Return the addresses of the cameras by name: those given, those found, or one that is asked for."""
-    given = [_named(text) for text in args.camera]
+def _cameras(args: argparse.Namespace, given: list[tuple[str, str]]) -> dict[str, str]:
+    """Return the addresses of the cameras by name: those given, those found, or one that is asked for.
+
+    given: (name or "", address) of each `--camera`. Raises CliError.
+    """
     if args.onvif is not None:
         say("looking for ONVIF cameras ...")
         password = os.environ.get("VILAMP_CAMERA_PASSWORD", "")
