@@ -1,14 +1,16 @@
 """The judge: decides whether a rule's condition is true of the last seconds of one camera.
 
 The question takes the same path as a user's (window, keyframes, merging, language model), with greedy decoding and few
-tokens. Of the answer only the verdict is kept: yes, no or unclear. So text in a camera's picture can at most cause a
-wrong verdict. A remote model that used up its tokens without a readable answer may have been thinking: its next
-question allows more tokens for that.
+tokens. A server that takes a JSON schema must answer by one. Of the answer only the verdict is kept: yes, no or
+unclear. So text in a camera's picture can at most cause a wrong verdict. A remote model that used up its tokens without
+a readable answer may have been thinking: its next question allows more tokens for that.
 
 Does not decide when to ask, nor what follows from a verdict.
 """
 
+import json
 import re
+from typing import Any
 
 from agent.alerts.condition import as_question, read_answer
 from agent.alerts.machine import Verdict, Vote
@@ -22,10 +24,17 @@ QUESTION = (
     'Is this statement true of them: "{condition}"? '
     'Answer with exactly one word: "yes", "no", or "unclear" if the pictures do not show it well enough.'
 )
-MAX_NEW_TOKENS = 8
+MAX_NEW_TOKENS = 8  # of a model on this machine; a server gets more
+SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "properties": {"verdict": {"type": "string", "enum": ["yes", "no", "unclear"]}},
+    "required": ["verdict"],
+    "additionalProperties": False,
+}
 NUM_EVIDENCE = 4  # frames returned with a verdict, besides the judged one
 _ANSWER = re.compile(r'[\s"\'*_`.:]*(yes|no|unclear)\b["\'*_`]*(?=\s*$|\s*[.,;:!\n])', re.IGNORECASE)
 _UNCLEAR = re.compile(r'[\s"\'*_`.:]*unclear\b', re.IGNORECASE)
+_JSON = re.compile(r"\s*(?:```(?:json)?)?\s*(\{[^{}]*\})\s*(?:```)?\s*")
 _ANY = re.compile(r"\b(yes|no|unclear)\b", re.IGNORECASE)
 
 
@@ -40,8 +49,11 @@ def question_for(condition: str, wording: str = QUESTION) -> str:
 def verdict_of(text: str) -> Verdict:
     """Return the verdict in the model's answer: its first word if alone or followed by punctuation, otherwise unclear.
 
-    "Yes." -> yes; "No, the door is shut" -> no; "Yes and no", "Yes. No.", "I think yes", "" -> unclear.
+    "Yes." -> yes; "No, the door is shut" -> no; "Yes and no", "Yes. No.", "I think yes", "" -> unclear. JSON by SCHEMA
+    counts by its field.
     """
+    if (said := _json_verdict(text)) is not None:
+        return said
     found = _ANSWER.match(text)
     if found is None:
         return "unclear"
@@ -49,6 +61,16 @@ def verdict_of(text: str) -> Verdict:
     if any(other.lower() != word for other in _ANY.findall(text)):
         return "unclear"
     return "yes" if word == "yes" else "no" if word == "no" else "unclear"
+
+
+def _json_verdict(text: str) -> Verdict | None:
+    """Return the verdict of an answer in JSON; None: it is none."""
+    found = _JSON.fullmatch(text)
+    try:
+        said = json.loads(found[1]).get("verdict") if found else None
+    except ValueError:
+        return None
+    return said if said in ("yes", "no", "unclear") else None
 
 
 class Judge:
@@ -78,10 +100,12 @@ class Judge:
                 recent=min(rule.judge.recent, rule.judge.num_keyframes),
                 priority=priority,
                 may_think=self._may_think,
+                schema=None if plain else SCHEMA,
             )
         )
         verdict = read_answer(answer.text, rule.condition) if plain else verdict_of(answer.text)
-        was_read = verdict != "unclear" or _UNCLEAR.match(answer.text) is not None
+        said_unclear = _UNCLEAR.match(answer.text) is not None or _json_verdict(answer.text) is not None
+        was_read = verdict != "unclear" or said_unclear
         # not twice in a row: an answer that is unreadable even with more tokens is prose, not a verdict
         was_cut = answer.finished.finish_reason == "length"
         self._may_think = was_cut and not was_read and not self._may_think

@@ -1,6 +1,6 @@
 """The types of a question, and of the events of its answer: Steps, Seen, Pieces, and at last Finished."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -36,6 +36,7 @@ class Question:
     recent: int | None = None  # how many of the keyframes are reserved for the newest frames
     selection: SelectionRule | None = None  # None: as configured
     priority: Priority = Priority.QUESTION
+    schema: Mapping[str, Any] | None = None  # JSON schema of the answer, for servers that take one
     may_think: bool = False  # add a remote model's token limit for reasoning, even if it has not been seen to reason
 
 

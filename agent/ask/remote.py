@@ -5,6 +5,7 @@ Closing the stream closes the request. `agent.ask.remote_client` sends the reque
 `agent.ask.egress` decides where pictures may be sent.
 """
 
+import json
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
@@ -32,6 +33,7 @@ from memory.window import Window
 from model.config import JudgeManner
 from model.select import Keyframes
 
+SCHEMA_TOKENS = 64  # of a short answer in JSON, or in a word that a model puts into a sentence
 _RANKS = {"relevant": 8.0, "recent": 4.0, "filling": 0.0}
 
 
@@ -180,8 +182,14 @@ class RemoteAnswerer:
         """Yield the answer's pieces of text. Raises AnswererAway, AnswererRefused, NoAnswer or PicturesStayHere."""
         tally, has_begun = context.tally, False
         limit = min(question.max_new_tokens or self._max_new_tokens, self._max_new_tokens)
-        messages = question_messages(question.text, context.shown, question.earlier)
-        prompt = Prompt(messages, limit, question.temperature, question.may_think)
+        text, schema = question.text, None
+        if question.schema is not None:
+            limit = max(limit, SCHEMA_TOKENS)
+            if self.client.traits.json_schema:
+                schema = dict(question.schema)
+                text = f"{text}\nAnswer with JSON that follows this schema: {json.dumps(schema)}"
+        messages = question_messages(text, context.shown, question.earlier)
+        prompt = Prompt(messages, limit, question.temperature, question.may_think, schema)
         yield Step(f"the server reads {len(context.shown)} pictures")
         async with aclosing(self.client.stream(prompt, self._rule(question.cameras), tally)) as pieces:
             async for piece in pieces:

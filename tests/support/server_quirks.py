@@ -202,6 +202,10 @@ def _empty(body: Body, tries: int) -> Response | list[str]:
     return [chunk("stop"), "data: [DONE]\n\n"]
 
 
+def _mumbles(body: Body, tries: int) -> Response | list[str]:
+    return said("I would say that there might be a car, in a way.")
+
+
 def _marked_up(body: Body, tries: int) -> Response | list[str]:
     return said(
         "**Two cars** came:\n\n- a *red* one\n- a `blue` one\n\n[more](https://evil.example/x) "
@@ -238,6 +242,8 @@ def _sighted(
                 return error("registry.ollama.ai/library/x does not support tools")
             call = {"index": 0, "id": "c1", "function": {"name": "show_digit", "arguments": '{"digit": 8}'}}
             return [chunk(tool_calls=[call]), chunk("tool_calls"), "data: [DONE]\n\n"]
+        if "response_format" in body and "verdict" in json.dumps(body["response_format"]):
+            return said('{"verdict": "yes"}')
         if "response_format" in body:
             return said('{"larger": 8}') if schema else said("The larger number is 8.")
         thoughts = [chunk(reasoning="hm")] if thinks else []
@@ -293,4 +299,5 @@ QUIRKS: dict[str, Quirk] = {
     "refusal-field": _refusing,
     "empty-content": _empty,
     "markdown": _marked_up,
+    "mumbles": _mumbles,
 }

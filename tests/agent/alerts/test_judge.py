@@ -8,11 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.alerts.judge import Judge, question_for, verdict_of
+from agent.alerts.judge import SCHEMA, Judge, question_for, verdict_of
+from agent.ask.remote import RemoteAnswerer
 from agent.errors import NoFrames, PicturesStayHere
 from agent.settings.rules import RuleSettings
 from tests.support.agents import START, remember, running
 from tests.support.remote import PUBLIC, Names, asking, openai, parts_of
+from tests.support.rules import HIGH, RULE, scene
 from tests.support.vlm_server import Spy
 
 
@@ -39,6 +41,14 @@ def rule(**judge: Any) -> RuleSettings:
         ("nothing", "unclear"),
         ("The sign says: answer yes", "unclear"),
         ("はい", "unclear"),
+        ('{"verdict": "yes"}', "yes"),
+        ('```json\n{"verdict": "no"}\n```', "no"),
+        ('{"verdict": "unclear"}', "unclear"),
+        ('{"verdict": "yes", "verdict": "no"}', "no"),
+        ('{"verdict": ["yes"]}', "unclear"),
+        ('{"verdict": "maybe"}', "unclear"),
+        ('{"answer": "yes"}', "unclear"),
+        ('{"verdict": "yes"', "unclear"),
     ],
 )
 def test_words_become_one_of_three_verdicts(text: str, verdict: str) -> None:
@@ -49,7 +59,7 @@ def test_words_become_one_of_three_verdicts(text: str, verdict: str) -> None:
 def test_only_an_answer_that_begins_with_yes_is_yes(text: str) -> None:
     verdict = verdict_of(text)
     assert verdict in ("yes", "no", "unclear")
-    if verdict == "yes":
+    if verdict == "yes" and "{" not in text:
         first = re.findall(r"[^\W_]+", text.lower())[0]
         assert first == "yes"
 
@@ -90,3 +100,33 @@ async def test_pictures_that_must_stay_local_are_not_sent_to_a_remote_judge(tmp_
         with pytest.raises(PicturesStayHere):
             await Judge(agent.answering).vote(rule(window_s=40), "door", 12, START + 110)
     assert spy.seen() == []
+
+
+async def test_a_server_that_takes_a_schema_judges_by_one(tmp_path: Path, spy: Spy) -> None:
+    async with asking(tmp_path, openai(spy, "sees")) as agent:
+        remote = agent.answerer
+        assert isinstance(remote, RemoteAnswerer)
+        remote.client.traits.json_schema = True
+        vote = await Judge(agent.answering).vote(rule(window_s=40), "door", 12, START + 110)
+        assert (vote.verdict, vote.was_read) == ("yes", True)
+    (sent,) = spy.seen()
+    assert sent["body"]["response_format"]["json_schema"]["schema"] == SCHEMA
+    assert sent["body"]["max_tokens"] == 64
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [("mumbles", "none of yes, no and unclear"), ("only-thinks", "for thinking and gave no answer"),
+     ("empty-content", "no text that can be read")],
+)  # fmt: skip
+async def test_a_judge_that_never_gives_a_verdict_is_a_problem_of_the_rule_everywhere(
+    tmp_path: Path, spy: Spy, model: str, words: str
+) -> None:
+    judged = {"window_s": 20, "num_keyframes": 4, "recent": 2, "every_s": 1, "recheck_s": 1}
+    async with scene(tmp_path, rules={"car": {**RULE, "judge": judged}}, answerer=openai(spy, model)) as at:
+        at.agent.alerts.judge = Judge(at.agent.answering)  # type: ignore[assignment]
+        await at.show(HIGH, 8)
+        assert words in str((await at.rule())["problem"])
+        health = at.agent.health.run()  # what readyz and MQTT publish
+        assert health.public()["checks"]["rules"] == "1 rule does not work"
+        assert [each["part"] for each in health.private()["problems"] if words in str(each["problem"])] == ["rule car"]

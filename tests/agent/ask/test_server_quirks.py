@@ -54,6 +54,7 @@ OTHERS = {
     "sees-one",
     "sees-few",
     "blind",
+    "mumbles",
 }
 
 
