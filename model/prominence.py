@@ -20,8 +20,7 @@ Float64 = NDArray[np.float64]
 _LEAST_SHARE = 0.1
 _FEW_PEAKS = 512  # with fewer peaks the loop is faster than another round
 
-
-_BLOCK_ROWS = 16
+_FOLDS = 6  # the signal is searched in blocks of 2 ** _FOLDS rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +46,7 @@ def find_peaks(signal: NDArray[np.floating], starts: Int64 | None = None, *, lea
 
     signal 0 3 1 2 0: rows 1 and 3, prominences 3 (down to 0) and 1 (down to the 1 before the higher peak).
     """
-    signal = np.asarray(signal)
+    signal = np.asanyarray(signal)
     starts = np.zeros(1, np.int64) if starts is None else np.asarray(starts, np.int64)
     if not len(signal):
         return Peaks(np.empty(0, np.int64), np.empty(0), np.empty(0, bool))
@@ -73,14 +72,23 @@ def _candidates(signal: NDArray[np.floating], starts: Int64, least: float) -> In
     The signal is cut into short blocks of rows. Where it varies by less than `least` within a block, only the highest
     row of the block is kept. A lower peak there cannot be prominent enough, because the signal falls by less than
     `least` on the way from it to the highest row; and a peak bounded by it is bounded by the highest row at the same
-    level. starts: first row of each segment of the signal.
+    level. All rows of a block in which a segment begins are kept. starts: first row of each segment of the signal.
     """
-    blocks = np.union1d(np.arange(0, len(signal), _BLOCK_ROWS), starts)
-    lengths = np.diff(blocks, append=len(signal))
-    highest = np.maximum.reduceat(signal, blocks)
-    varies = highest - np.minimum.reduceat(signal, blocks) >= least
-    highest[varies] = -np.inf
-    return np.flatnonzero(signal >= np.repeat(highest, lengths))
+    block = 2**_FOLDS
+    whole = len(signal) // block * block
+    highest = _folded(np.maximum, signal[:whole])
+    highest[highest - _folded(np.minimum, signal[:whole]) >= least] = -np.inf
+    highest[starts[(starts % block > 0) & (starts < whole)] // block] = -np.inf
+    kept = np.ones(len(signal), bool)
+    np.greater_equal(signal[:whole].reshape(-1, block), highest[:, None], out=kept[:whole].reshape(-1, block))
+    return np.flatnonzero(kept)
+
+
+def _folded(extreme: np.ufunc, signal: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Return the extreme value of each block of 2 ** _FOLDS rows. Halving is ten times as fast as `reduceat`."""
+    for _ in range(_FOLDS):
+        signal = extreme(signal[::2], signal[1::2])
+    return signal.copy() if _FOLDS == 0 else signal
 
 
 def _bases(heights: Float64, valleys: Float64) -> Float64:

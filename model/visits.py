@@ -109,34 +109,25 @@ def find_visits(
     peak's prominence, and ends at the latest in the valley before the next visit.
     """
     peaks = rank_peaks(relevance, times, group_sizes) if peaks is None else peaks
-    visits = []
-    first = 0
-    for camera, (signal, seen, _) in enumerate(_by_camera(relevance, times, group_sizes)):
+    visits: list[Visit] = []
+    for camera, (signal, seen, first) in enumerate(_by_camera(relevance, times, group_sizes)):
         limit = strength_of(most_by_chance, len(signal))
         which = np.flatnonzero((peaks.cameras == camera) & (peaks.strengths > limit))
         which = which[np.argsort(peaks.rows[which])]
-        bounds = _bounds(signal, segment_starts(seen), peaks.rows[which] - first)
-        for each, (lowest, highest) in zip(which.tolist(), bounds, strict=True):
-            peak, prominence = int(peaks.rows[each]) - first, float(peaks.prominences[each])
-            level = signal[peak] - prominence / 2
-            rise = prominence if peaks.whole[each] else _rise(signal[lowest:highest])
-            strength = float(peaks.strengths[each]) * min(1.0, rise / prominence)
-            if strength <= limit:
-                continue
-            before = np.flatnonzero(signal[lowest:peak] < level)
-            after = np.flatnonzero(signal[peak:highest] < level)
-            visits.append(
-                Visit(
-                    camera,
-                    first + (lowest + int(before[-1]) + 1 if len(before) else lowest),
-                    first + peak,
-                    first + (peak + int(after[0]) - 1 if len(after) else highest - 1),
-                    prominence,
-                    strength,
-                    chance_of(strength, len(signal)),
-                )
-            )
-        first += len(signal)
+        if not len(which):
+            continue
+        rows, prominences = peaks.rows[which] - first, peaks.prominences[which]
+        lowest, highest = _bounds(signal, segment_starts(seen), rows)
+        rises = np.where(peaks.whole[which], prominences, _rises(signal, lowest, highest))
+        strengths = peaks.strengths[which] * np.minimum(1.0, rises / prominences)
+        kept = np.flatnonzero(strengths > limit)
+        rows, prominences, strengths = rows[kept], prominences[kept], strengths[kept]
+        levels = signal[rows] - prominences / 2
+        before = _reach(signal, rows, lowest[kept], levels, -1)
+        after = _reach(signal, rows, highest[kept] - 1, levels, 1)
+        columns = (first + before, first + rows, first + after, prominences, strengths)
+        for start, peak, end, prominence, strength in zip(*(column.tolist() for column in columns), strict=True):
+            visits.append(Visit(camera, start, peak, end, prominence, strength, chance_of(strength, len(signal))))
     return visits
 
 
@@ -185,9 +176,8 @@ def noise_of(signal: Signal, starts: Int64) -> float:
     frames (visits) hardly change the median, as few of these differences are at the start or end of one. Differences
     across gaps (`starts`: first rows of the segments) and between identical pictures are left out.
     """
-    steps = np.abs(np.diff(signal.astype(np.float64)))
-    steps = np.delete(steps, starts[1:] - 1)
-    steps = steps[:: 1 + len(steps) // _SAMPLED]
+    sampled = np.setdiff1d(np.arange(1, len(signal), 1 + len(signal) // _SAMPLED), starts, assume_unique=True)
+    steps = np.abs(signal[sampled].astype(np.float64) - signal[sampled - 1])
     steps = steps[steps > 0]
     return float(np.median(steps)) / _MAD / sqrt(2) if len(steps) else 0.0
 
@@ -229,11 +219,39 @@ def _peaks_of(camera: int, signal: Signal, times: Float64, first: int) -> tuple[
     return first + peaks.rows, np.full(len(peaks.rows), camera), prominences, strengths, whole
 
 
-def _rise(signal: Signal) -> float:
-    """Return the largest change of relevance within a few frames: over one of the lags in _RISES_WITHIN."""
-    return max(
-        (float(np.abs(signal[lag:] - signal[:-lag]).max()) for lag in _RISES_WITHIN if lag < len(signal)), default=0.0
-    )
+def _rises(signal: Signal, lowest: Int64, highest: Int64) -> Float64:
+    """Return for each of m visits the largest change of relevance within a few frames, over the lags _RISES_WITHIN.
+
+    lowest, highest (m,): the first row that the visit can have, and the row after the last.
+    """
+    largest = np.zeros(len(lowest))
+    changes = np.zeros_like(signal)
+    for lag in _RISES_WITHIN:
+        long = np.flatnonzero(highest - lowest > lag)
+        if len(long):
+            np.subtract(signal[lag:], signal[:-lag], out=changes[:-lag])
+            np.abs(changes, out=changes)
+            spans = np.column_stack([lowest[long], highest[long] - lag]).reshape(-1)
+            largest[long] = np.maximum(largest[long], np.maximum.reduceat(changes, spans)[::2])
+    return largest
+
+
+def _reach(signal: Signal, rows: Int64, limits: Int64, levels: Signal, step: int) -> Int64:
+    """Return for each of m peaks the last row, going from it towards `limits` (inclusive), before relevance is below
+    its level.
+
+    Looks at 16 rows of each, then at twice as many of those that go on, so the work is linear in the rows returned.
+    """
+    reached = limits.copy()
+    going, offset, width = np.arange(len(rows)), 1, 16
+    while len(going):
+        ahead = rows[going, None] + step * np.arange(offset, offset + width)
+        past = (ahead - limits[going, None]) * step > 0
+        stops = past | (signal[np.where(past, rows[going, None], ahead)] < levels[going, None])
+        stopped = stops.any(axis=1)
+        reached[going[stopped]] = rows[going[stopped]] + step * (offset + stops[stopped].argmax(axis=1) - 1)
+        going, offset, width = going[~stopped], offset + width, 2 * width
+    return reached
 
 
 def _by_camera(relevance: Signal, times: Float64, group_sizes: Sequence[int]) -> Iterator[tuple[Signal, Float64, int]]:
@@ -243,17 +261,20 @@ def _by_camera(relevance: Signal, times: Float64, group_sizes: Sequence[int]) ->
         first += size
 
 
-def _bounds(signal: Signal, starts: Int64, rows: Int64) -> list[tuple[int, int]]:
-    """Return for each peak of relevance the first row that its visit can have, and the row after the last.
+def _bounds(signal: Signal, starts: Int64, rows: Int64) -> tuple[Int64, Int64]:
+    """Return for each of m peaks of relevance the first row that its visit can have, and the row after the last, (m,).
 
     signal: relevance of one camera's frames; starts: first rows of its segments without a gap; rows: the peaks',
-    rising.
+    rising. A visit can reach to the ends of its segment or to the first lowest row before the next peak, which belongs
+    to the visit before it.
     """
     segments = np.searchsorted(starts, rows, side="right") - 1
-    ends = np.append(starts[1:], len(signal))
-    bounds = [[int(starts[segment]), int(ends[segment])] for segment in segments]
-    for place in range(1, len(rows)):
-        if segments[place] == segments[place - 1]:
-            valley = int(rows[place - 1]) + int(np.argmin(signal[rows[place - 1] : rows[place]]))
-            bounds[place - 1][1], bounds[place][0] = valley + 1, valley + 1
-    return [(lowest, highest) for lowest, highest in bounds]
+    lowest, highest = starts[segments], np.append(starts[1:], len(signal))[segments]
+    if len(rows) > 1:
+        between = signal[rows[0] : rows[-1]]
+        low = np.repeat(np.minimum.reduceat(between, rows[:-1] - rows[0]), np.diff(rows))
+        valleys = rows[0] + np.flatnonzero(between == low)
+        after = valleys[np.searchsorted(valleys, rows[:-1])] + 1
+        same = np.flatnonzero(np.diff(segments) == 0)
+        highest[same] = lowest[same + 1] = after[same]
+    return lowest, highest

@@ -1,5 +1,6 @@
 """Visits: peaks of relevance per camera, in units of its noise, never across a gap."""
 
+from collections.abc import Callable
 from itertools import pairwise
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from model import prominence
 from model.prominence import find_peaks
 from model.visits import (
     GAP_INTERVALS,
@@ -169,3 +171,70 @@ def test_a_camera_that_sends_more_slowly_for_a_while_has_no_gap_there() -> None:
     fast, slow = np.arange(500.0), 500 + 10 * np.arange(100.0)
     starts = segment_starts(np.concatenate([fast, slow])).tolist()
     assert len(starts) <= 2  # at most where the rate changes
+
+
+# --- cost ---
+
+
+class Counted(np.ndarray):
+    """A signal that counts the elements which array operations on it, and on what is computed from it, go through."""
+
+    elements = 0
+
+    def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: object, **options: object) -> object:
+        Counted.elements += max(np.size(each) for each in inputs)
+        plain = [each.view(np.ndarray) if isinstance(each, Counted) else each for each in inputs]
+        if out := options.pop("out", ()):
+            options["out"] = tuple(each.view(np.ndarray) if isinstance(each, Counted) else each for each in out)  # type: ignore[attr-defined]
+        result = getattr(ufunc, method)(*plain, **options)
+        return result.view(Counted) if isinstance(result, np.ndarray) else result
+
+
+def square_wave(num_frames: int) -> np.ndarray:
+    """Make the relevance of a busy road: something comes every 20 frames."""
+    return quiet(num_frames) + 0.5 * (np.arange(num_frames) % 20 < 8)
+
+
+def wide(num_frames: int) -> np.ndarray:
+    """Make a signal in which few visits fill the history."""
+    return quiet(num_frames) + 0.5 * (np.arange(num_frames) // (num_frames // 9 + 1) % 2)
+
+
+SHAPES: dict[str, Callable[[int], np.ndarray]] = {
+    "monotone": lambda n: np.arange(n, dtype=float),
+    "staircase": lambda n: np.repeat(np.arange(n // 1000, dtype=float), 1000),
+    "falling staircase": lambda n: -np.repeat(np.arange(n // 1000, dtype=float), 1000),
+    "constant": np.zeros,
+    "damped": lambda n: np.linspace(1, 0, n) * (1 - 2 * (np.arange(n) % 2)),
+    "sawtooth": lambda n: np.arange(n) % 2 + np.arange(n) * 1e-6,
+    "noise": quiet,
+    "busy": square_wave,
+    "wide": wide,
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_twice_the_frames_cost_at_most_twice_the_comparisons(shape: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Counts what array operations go through, and the peaks left to the loop. Never a time."""
+    in_turn = prominence._bases_in_turn
+
+    def counted(heights: list[float], valleys: list[float]) -> list[float]:
+        Counted.elements += len(heights)
+        return in_turn(heights, valleys)
+
+    monkeypatch.setattr(prominence, "_bases_in_turn", counted)
+    cost = []
+    for num_frames in (200_000, 400_000):
+        Counted.elements = 0
+        found = find_visits(SHAPES[shape](num_frames).view(Counted), np.arange(float(num_frames)), (num_frames,))
+        cost.append(Counted.elements)
+        assert len(found) == {"busy": num_frames // 20, "wide": 4}.get(shape, 0)
+    assert cost[1] < 50 * num_frames
+    assert cost[1] <= 2.2 * cost[0]
+
+
+@pytest.mark.parametrize("shape", ["monotone", "staircase", "falling staircase"])
+def test_a_million_frames_that_only_rise_or_fall_have_no_visit(shape: str) -> None:
+    signal = SHAPES[shape](1_000_000)
+    assert find_visits(signal, np.arange(1e6), (1_000_000,)) == []
+    assert len(rank_peaks(signal, np.arange(1e6), (1_000_000,)).rows) == 1
