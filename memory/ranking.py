@@ -97,13 +97,6 @@ def score_rows(unit: Float32, query: Float32) -> Float32:
     return scores
 
 
-def score_all(parts: Sequence[Ranked], query: Float32) -> Float32:
-    """Return the scores (N,) of all rows, in row order. Their last bits may differ from those of `score_rows`."""
-    if not parts:
-        return np.zeros(0, np.float32)
-    return np.concatenate([_scan_part(part, query) for part in parts])
-
-
 def rank_all(parts: Sequence[Ranked], query: Float32) -> tuple[Int64, Float32]:
     """Return all row numbers and their scores, by falling score. Of equal scores, the lower row comes first."""
     if not parts:
@@ -154,22 +147,6 @@ def _candidates(part: Ranked, query: Float32, k: int) -> tuple[Int64, Float32, f
     offsets, scales = labels[0] - part.index_start, part.scales()
     last = float(products[0, -1])  # the largest product that may be left out
     return offsets, products[0] * scales[offsets], last * float(scales.max() if last > 0 else scales.min())
-
-
-def _scan_part(part: Ranked, query: Float32) -> Float32:
-    """Return the approximate scores (num_rows,) of all rows of the part.
-
-    Uses FAISS, which reads the stored float16 rows twice as fast as numpy.
-    """
-    if part.index is None or part.num_rows != part.index.ntotal:
-        return _score_part(part, query)
-    import faiss
-
-    faiss.omp_set_num_threads(1)
-    products, labels = part.index.search(query[None], part.num_rows)
-    scores: Float32 = np.empty(part.num_rows, np.float32)
-    scores[labels[0]] = products[0]
-    return scores * part.scales()
 
 
 def _score_part(part: Ranked, query: Float32) -> Float32:

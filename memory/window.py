@@ -25,7 +25,7 @@ import numpy.typing as npt
 
 from memory.camera_log import CameraLog
 from memory.codec import decode, load_metadata
-from memory.ranking import Index, chunks, rank_all, rank_top, score_all
+from memory.ranking import Index, chunks, rank_all, rank_top
 from memory.records import Bool, Float16, Float32, Float64, FrameRecord, Int32, Int64, PatchBlock
 from memory.segments import Block, Segment
 
@@ -234,9 +234,15 @@ class Window:
             ranking = self._ranking = (key, *rank_all(self._parts, query))
         return ranking[1][:k].copy(), ranking[2][:k].copy()
 
-    def scores(self, query: Float32) -> Float32:
-        """Return the scores (N,) of all rows for `query` (D,), a unit vector. They equal those of `top` to rounding."""
-        return score_all(self._parts, np.ascontiguousarray(query, np.float32))
+    def stored_rows(self, start: int = 0) -> Iterator[tuple[npt.NDArray[np.floating], Float32]]:
+        """Yield the embeddings of the rows from `start` on, in order, as they are stored.
+
+        Each piece is (n, D) float16, with the factors (n,) that make its rows unit vectors. Views where rows are
+        consecutive; do not write to them.
+        """
+        for part, lo, hi in self._pieces(start, self.num_frames):
+            slots = _sub(part.slots, lo, hi)
+            yield part.unit_halves[slots], part.unit_scales[slots]
 
     def embeddings(self, rows: npt.ArrayLike) -> Float32:
         """Return copies of the unit embeddings (n, D) of the n given rows. Fastest for consecutive rows."""

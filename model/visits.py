@@ -169,6 +169,16 @@ def segment_starts(times: Float64) -> Int64:
     return np.concatenate([[0], np.concatenate(gaps) + 1])
 
 
+def background_of(signal: Signal, starts: Int64) -> tuple[float, float]:
+    """Return the relevance of a camera that shows nothing relevant, and the standard deviation of its noise.
+
+    signal (n,): relevance of one camera's frames, at least one; starts: first rows of its segments without a gap.
+    """
+    # A signal of drawn or repeated pictures has no noise. The lower limit keeps strengths finite there.
+    noise = max(noise_of(signal, starts), float(np.ptp(signal)) * 1e-3) or 1.0
+    return float(np.quantile(signal[:: 1 + len(signal) // _SAMPLED], _QUIET)), noise
+
+
 def noise_of(signal: Signal, starts: Int64) -> float:
     """Return the standard deviation of a camera's relevance from frame to frame; 0 if it never changes.
 
@@ -208,10 +218,8 @@ def _peaks_of(camera: int, signal: Signal, times: Float64, first: int) -> tuple[
     starts = segment_starts(times)
     if not len(signal):
         return *(np.empty(0, np.int64),) * 2, *(np.empty(0),) * 2, np.empty(0, bool)
-    # A signal of drawn or repeated pictures has no noise. The lower limit keeps strengths finite there.
-    noise = max(noise_of(signal, starts), float(np.ptp(signal)) * 1e-3) or 1.0
+    quiet, noise = background_of(signal, starts)
     peaks = find_peaks(signal, starts, least=strength_of(_NOISE_PEAKS, len(signal)) * noise)
-    quiet = float(np.quantile(signal[:: 1 + len(signal) // _SAMPLED], _QUIET))
     rises = np.where(peaks.highest, signal[peaks.rows] - quiet, 0.0)
     whole = rises > peaks.prominences
     prominences = np.maximum(peaks.prominences, rises)

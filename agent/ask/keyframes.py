@@ -20,6 +20,7 @@ from memory.window import Window
 from model.config import Fill, Redundancy, SelectionRule
 from model.places import newest_rows
 from model.pointing import Box
+from model.scoring import score_frames
 from model.select import Keyframes, Kind, QueryCandidates, select_keyframes
 from model.select_visits import select_by_visits
 from model.visits import Visit, clear_visits
@@ -118,7 +119,7 @@ class Selection:
         if self.rule == "visits":
             return select_by_visits(
                 QueryCandidates(window, query),
-                window.scores(query),
+                score_frames(window, query),
                 window.times,
                 num_keyframes=self.num_keyframes,
                 recent=self.recent,
@@ -142,7 +143,7 @@ class Selection:
 
 def every_frame(window: Window, query: NDArray[np.float32]) -> Keyframes:
     """Return all rows of the window as keyframes, scored by their cosine similarity with `query`, an embedding (D,)."""
-    return relevant(np.arange(window.num_frames), window.scores(query))
+    return relevant(np.arange(window.num_frames), score_frames(window, query))
 
 
 def relevant(rows: NDArray[np.int64], scores: NDArray[np.float32]) -> Keyframes:

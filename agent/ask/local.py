@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.ask.answerer import Context, Looked, Tally, Task
-from agent.ask.keyframes import Chosen, Search, frames_per_camera, relevant, seen, seen_in_all
+from agent.ask.keyframes import Chosen, Search, every_frame, frames_per_camera, relevant, seen, seen_in_all
 from agent.ask.pictures import decoded
 from agent.ask.question import Question
 from agent.ask.reader import VISITS, Plan, means_yes, plan_of
@@ -184,9 +184,7 @@ class LocalAnswerer:
         if not frame.num_frames:  # forgotten in the meantime
             return Looked("", rows[:0])
         query = await self._language.run(self._model.embed_text, question.text)
-        part = await self._merge(
-            frame, Chosen(query, relevant(np.zeros(1, np.int64), frame.scores(query.unit))), Stopwatch()
-        )
+        part = await self._merge(frame, Chosen(query, every_frame(frame, query.unit)), Stopwatch())
         if not len(part.keyframes.rows):  # damaged
             return Looked("", rows[:0])
         tally.prompt_tokens += part.visual.num_tokens

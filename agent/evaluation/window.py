@@ -3,7 +3,7 @@
 A window is what a question searches: frames as rows, with their times and features (`memory.window.Window`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -63,8 +63,8 @@ class ArrayWindow(Window):
             self._ranked = key, ArrayCandidates(self.unit, query)
         return self._ranked[1].top(k)
 
-    def scores(self, query: np.ndarray) -> np.ndarray:
-        return np.asarray(self.unit @ query)
+    def stored_rows(self, start: int = 0) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        yield self.unit[start:], np.ones(self.num_frames - start, np.float32)
 
     def embeddings(self, rows: npt.ArrayLike) -> np.ndarray:
         return np.asarray(self.unit[np.asarray(rows)])

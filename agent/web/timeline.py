@@ -5,6 +5,7 @@
      "points": [{"t", "count", "max", "mean", "frame_id", "time"}],        one for each bin with frames
      "keyframes": [{"frame_id", "time", "kind", "score", "url"}],
      "visits": [{"camera", "start", "peak", "end", "prominence", "strength", "is_clear", "frame_id"}],
+     "background": {"level", "noise", "limit"},                            null without a question or frames
      "gaps": [[t0, t1]], "alerts": [{"id", "rule", "start", "end", "message"}]}
 
 At most `points` points are returned, however long the history. Overload policy: timelines are computed one at a time,
@@ -14,7 +15,7 @@ and a request that finds MAX_WAITING others waiting is refused (429).
 import json
 from collections import OrderedDict
 from collections.abc import Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -36,7 +37,8 @@ from agent.web.openai import visits_json
 from agent.web.url import check_names, flag, path_camera, span, whole_number
 from memory.errors import FrameGone
 from memory.window import Window
-from model.visits import find_visits
+from model.scoring import StoredFrames, score_frames
+from model.visits import MOST_BY_CHANCE, background_of, find_visits, segment_starts, strength_of
 
 if TYPE_CHECKING:
     from model.features import TextFeatures
@@ -46,7 +48,6 @@ DEFAULT_POINTS, MAX_POINTS = 800, 4000
 MAX_WAITING = 16
 MAX_ALERTS = 200
 GAP_INTERVALS, MIN_GAP_S = 3.0, 2.0  # a gap is a silence longer than this many frame intervals, and than this
-CHUNK_ROWS = 8192  # embeddings read at once: 16 MB at 512 dimensions
 MAX_SCORES = 4_000_000  # of all questions together: 48 MB
 _MAX_QUESTIONS = 8  # whose embeddings are kept
 _RETRY_S = 2.0
@@ -61,15 +62,11 @@ Int64 = NDArray[np.int64]
 # --- scores, bins and gaps: pure numpy ---
 
 
-class ScoredFrames(Protocol):
+class ScoredFrames(StoredFrames, Protocol):
     """The part of a memory window that scoring needs."""
 
     @property
-    def num_frames(self) -> int: ...
-    @property
     def frame_ids(self) -> Int64: ...
-    def embeddings(self, rows: Int64) -> Float32:
-        """Return the embeddings of the frames in these rows, (n, D) unit vectors."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,49 +132,32 @@ def find_gaps(times: Float64, after: float, before: float, now: float, threshold
 
 
 class Relevance:
-    """A cache of frame scores by question, so that zooming scores only frames that were not shown before.
+    """A cache of frame scores by question, so that only frames that came since the last call are scored.
 
     Beyond `max_scores` the least recently used questions are dropped. Not thread-safe.
     """
 
     def __init__(self, max_scores: int = MAX_SCORES) -> None:
         self._max_scores = max_scores
-        self._known: OrderedDict[Hashable, tuple[Int64, Float32]] = OrderedDict()  # ids rising, their scores
+        self._known: OrderedDict[Hashable, tuple[Int64, Float32]] = OrderedDict()  # frame ids, their scores
 
     def scores(self, key: Hashable, window: ScoredFrames, query: Float32) -> Float32:
         """Return the cosine of `query` (D,) with every frame of the window, (N,) float32.
 
-        `key`: the camera and the question.
+        `key`: the camera and the question. `window`: all frames of the camera. Frames may have left it at the start and
+        come at the end since the last call; after any other change, the frames from there on are scored again.
         """
-        ids, known = self._known.pop(key, (np.zeros(0, np.int64), np.zeros(0, np.float32)))
         asked = window.frame_ids
-        places = np.searchsorted(ids, asked)
-        held = places < len(ids)
-        held[held] = ids[places[held]] == asked[held]
-        scores = np.empty(window.num_frames, np.float32)
-        scores[held] = known[places[held]]
-        missing = np.flatnonzero(~held)
-        for start in range(0, len(missing), CHUNK_ROWS):
-            rows = missing[start : start + CHUNK_ROWS]
-            scores[rows] = np.vecdot(window.embeddings(rows), query)
-        if len(missing):
-            ids, known = _merged(ids, known, asked[missing], scores[missing])
-        self._keep(key, ids, known)
-        return scores
-
-    def _keep(self, key: Hashable, ids: Int64, scores: Float32) -> None:
-        self._known[key] = (ids, scores)
+        ids, known = self._known.pop(key, (asked[:0], np.zeros(0, np.float32)))
+        first = int(np.searchsorted(ids, asked[0])) if len(asked) else 0
+        same = ids[first : first + len(asked)] == asked[: max(0, len(ids) - first)]
+        count = len(same) if same.all() else int(np.argmin(same))
+        scores = np.concatenate([known[first : first + count], score_frames(window, query, count)])
+        self._known[key] = (asked, scores)
         total = sum(len(held) for held, _ in self._known.values())
         while total > self._max_scores:
             total -= len(self._known.popitem(last=False)[1][0])
-
-
-def _merged(ids: Int64, scores: Float32, new_ids: Int64, new_scores: Float32) -> tuple[Int64, Float32]:
-    all_ids, all_scores = np.concatenate((ids, new_ids)), np.concatenate((scores, new_scores))
-    if len(ids) and ids[-1] > new_ids[0]:
-        order = np.argsort(all_ids, kind="stable")
-        return all_ids[order], all_scores[order]
-    return all_ids, all_scores
+        return scores
 
 
 # --- the endpoint ---
@@ -239,13 +219,12 @@ class TimelineRoutes:
         return query
 
     async def _draw(self, view: View, query: "TextFeatures | None") -> dict[str, Any]:
-        window, drawn = await pools.web(self._drawn, view, query)
+        drawn = await pools.web(self._drawn, view, query)
         drawn["keyframes"] = []
-        if query is not None and view.keyframes and window.num_frames:
+        if query is not None and view.keyframes and drawn["frames"]:
             question = Question(view.question, (view.camera,), view.after, view.before)
             answering = self.agent.answering
-            scope = await answering.scope(question)
-            searched = await answering.window(scope) if scope.is_now else window
+            searched = await answering.window(await answering.scope(question))
             chosen: dict[int, dict[str, Any]] = {}  # by frame: several searches may choose the same one
             for text in answering.answerer.search(question).texts:
                 sought = query if text == view.question else await self._query(text)
@@ -254,21 +233,22 @@ class TimelineRoutes:
             drawn["keyframes"] = sorted(chosen.values(), key=lambda each: float(each["time"]))
         return drawn
 
-    def _drawn(self, view: View, query: "TextFeatures | None") -> tuple[Window, dict[str, Any]]:
-        """Return the stored frames of the view as a window, and the response without its keyframes."""
+    def _drawn(self, view: View, query: "TextFeatures | None") -> dict[str, Any]:
+        """Return the response without its keyframes."""
         store = self.agent.store
-        whole = store.window((view.camera,))
-        window = store.window((view.camera,), view.after, view.before)
+        window = store.window((view.camera,))
         stats = store.stats(view.camera)
-        times = _with(whole.times, self._pending(view.camera) if whole.unencoded else [])
+        pending = self._pending(view.camera) if window.unencoded else []
+        times = np.sort(np.append(window.times, pending)) if pending else window.times
         after, before = _bounds(view, times)
         threshold_s = gap_threshold_s(times, self.agent.settings.camera(view.camera).rate_hz)
+        first, stop = np.searchsorted(window.times, after), np.searchsorted(window.times, before, side="right")
+        rows = slice(int(first), int(stop))
         scores = None if query is None else self._relevance.scores((view.camera, view.question), window, query.unit)
-        visits = [] if scores is None else find_visits(scores, window.times, [window.num_frames])
-        bins = bin_frames(window.times, scores, after, before, view.num_points)
+        bins = bin_frames(window.times[rows], None if scores is None else scores[rows], after, before, view.num_points)
         gaps = find_gaps(times, after, before, self.agent.clocks.now(), threshold_s)
         bin_s = (before - after) / view.num_points
-        return window, {
+        return {
             "object": "timeline",
             "camera": view.camera,
             "timezone": self.agent.cameras.zone_of(view.camera),
@@ -278,10 +258,10 @@ class TimelineRoutes:
             "gap_s": threshold_s,
             "oldest": stats.oldest,
             "newest": stats.newest,
-            "frames": window.num_frames,
-            "unencoded": window.unencoded,
-            "points": _points(window, bins, after, bin_s),
-            "visits": visits_json(visits_of(window, visits)),
+            "frames": rows.stop - rows.start,
+            "unencoded": sum(after <= time <= before for time in pending),
+            "points": _points(window, bins, rows.start, after, bin_s),
+            **_visits(window, scores, rows),
             "gaps": [[start, end] for start, end in gaps if end - start >= bin_s],
             "alerts": [_flag(alert) for alert in self._alerts(view.camera, after, before)],
         }
@@ -320,10 +300,6 @@ def _flag(alert: Alert) -> dict[str, Any]:
     return {"id": alert.id, "rule": alert.rule, "start": alert.start_time, "end": alert.end_time, "message": message}
 
 
-def _with(times: Float64, more: list[float]) -> Float64:
-    return np.sort(np.append(times, more)) if more else times
-
-
 def _bounds(view: View, times: Float64) -> tuple[float, float]:
     """Return start and end of the view in unix seconds.
 
@@ -339,9 +315,32 @@ def _bounds(view: View, times: Float64) -> tuple[float, float]:
     return after, before
 
 
-def _points(window: Window, bins: Bins, after: float, bin_s: float) -> list[dict[str, Any]]:
+def _visits(window: Window, scores: Float32 | None, rows: slice) -> dict[str, Any]:
+    """Return the visits of the frames in these rows, and the background of all frames: JSON fields of the response.
+
+    scores: of all frames of the window, which are those of one camera.
+    """
+    if scores is None or not len(scores):
+        return {"visits": [], "background": None}
+    shown = scores[rows]
+    found = find_visits(shown, window.times[rows], [len(shown)])
+    moved = [
+        replace(each, start=each.start + rows.start, peak=each.peak + rows.start, end=each.end + rows.start)
+        for each in found
+    ]
+    level, noise = background_of(scores, segment_starts(window.times))
+    limit = strength_of(MOST_BY_CHANCE, len(shown))
+    return {
+        "visits": visits_json(visits_of(window, moved)),
+        "background": {"level": level, "noise": noise, "limit": limit},
+    }
+
+
+def _points(window: Window, bins: Bins, first: int, after: float, bin_s: float) -> list[dict[str, Any]]:
+    """Return the bins as JSON. first: the window's row of the first frame in the bins; after: start of the first bin."""
     starts = np.round(after + bins.number * bin_s, 3).tolist()
-    ids, times = window.frame_ids[bins.best].tolist(), window.times[bins.best].tolist()
+    best = first + bins.best
+    ids, times = window.frame_ids[best].tolist(), window.times[best].tolist()
     empty = [None] * len(starts)
     highest = empty if bins.highest is None else np.round(bins.highest.astype(float), 4).tolist()
     mean = empty if bins.mean is None else np.round(bins.mean.astype(float), 4).tolist()

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from memory.codec import scale_of
-from memory.ranking import build_index, index_rows, rank_all, rank_top, score_all, score_rows
+from memory.ranking import build_index, index_rows, rank_all, rank_top, score_rows
 
 
 @dataclass
@@ -145,13 +145,3 @@ def test_an_index_lives_as_long_as_a_view_of_its_rows() -> None:
 def test_ranking_no_rows() -> None:
     rows, scores = rank_all([], np.ones(3, np.float32))
     assert (len(rows), len(scores)) == (0, 0)
-
-
-@pytest.mark.parametrize("indexed", [[False], [True], [True, False]])
-def test_the_scores_of_all_rows_are_those_of_the_ranking_up_to_rounding(indexed: list[bool]) -> None:
-    halves = rows_of("static camera", 300, 24, 1)
-    query = units(halves[7:8])[0]
-    whole = [Run(0, 120, halves[:120], build_index(halves[:120])), Run(120, 180, halves[120:])]
-    for runs in (cut(halves, [50, 200], indexed), whole):
-        assert np.allclose(score_all(runs, query), score_rows(units(halves), query), atol=1e-6)
-    assert score_all([], query).shape == (0,)

@@ -103,6 +103,13 @@ def check_ranking(window: Window, directions: list[int], k: int) -> None:
         assert (rows.dtype, scores.dtype) == (np.int64, np.float32)
     gathered = window.embeddings(np.arange(window.num_frames)[::-1])
     assert gathered.tolist() == [unit(d).tolist() for d in directions[::-1]]
+    for start in (0, len(directions) // 2, len(directions)):
+        stored = [
+            half * scale
+            for halves, scales in window.stored_rows(start)
+            for half, scale in zip(halves, scales, strict=True)
+        ]
+        assert np.reshape(stored, (-1, D)).tolist() == [unit(d).tolist() for d in directions[start:]]
 
 
 def check_background(window: Window, history: History) -> None:

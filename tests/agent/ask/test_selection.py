@@ -7,6 +7,7 @@ from agent.ask.keyframes import Selection, visits_of
 from agent.evaluation.window import CAMERA, ArrayWindow
 from agent.settings.settings import AnsweringSettings
 from model.features import Defaults, FrameFeatures
+from model.scoring import score_frames
 from tests.support.agents import tiny_model
 
 
@@ -53,7 +54,7 @@ def test_other_rules_report_no_visits(history: tuple[ArrayWindow, np.ndarray], r
 def test_best_frames_are_the_same_as_a_full_sort(history: tuple[ArrayWindow, np.ndarray]) -> None:
     window, query = history
     rows = Selection(rule="top_k", num_keyframes=5, fill="none")(window, query).rows
-    assert sorted(rows.tolist()) == sorted(np.argsort(-window.scores(query), kind="stable")[:5].tolist())
+    assert sorted(rows.tolist()) == sorted(np.argsort(-score_frames(window, query), kind="stable")[:5].tolist())
 
 
 def test_a_request_overrides_the_setting_and_the_setting_the_checkpoint() -> None:

@@ -1,6 +1,6 @@
 """The timeline: binning and gaps against direct computation, and the endpoint against the memory and an answer."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -99,20 +99,35 @@ class Frames:
         self.num_frames = len(ids)
         self.num_read = 0
 
-    def embeddings(self, rows: np.ndarray) -> np.ndarray:
-        self.num_read += len(rows)
-        return np.stack([np.random.default_rng(n).normal(size=8) for n in self.frame_ids[rows]]).astype(np.float32)
+    def stored_rows(self, start: int = 0) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        ids = self.frame_ids[start:].tolist()
+        self.num_read += len(ids)
+        if ids:
+            yield np.array([unit(n) for n in ids], np.float16), np.ones(len(ids), np.float32)
 
 
-def test_a_zoom_scores_only_new_frames() -> None:
+def unit(frame_id: int) -> np.ndarray:
+    found: np.ndarray = np.random.default_rng(frame_id).normal(size=8).astype(np.float16)
+    return found
+
+
+def test_only_frames_that_came_since_are_scored() -> None:
     query = np.ones(8, np.float32)
     relevance = Relevance()
-    expected = {n: float(Frames([n]).embeddings(np.array([0]))[0] @ query) for n in range(40)}
-    for ids, num_new in ((range(10, 20), 10), (range(12, 15), 0), (range(5, 25), 10), (range(40), 20), (range(40), 0)):
+    for ids, num_new in (
+        (range(10, 20), 10),
+        (range(10, 20), 0),
+        (range(12, 25), 5),  # two were deleted, five came
+        ([*range(12, 20), *range(21, 25)], 4),  # one was erased: those after it are scored again
+        ([*range(12, 20), *range(21, 25)], 0),
+        ([5, *range(12, 20)], 9),  # redated: nothing is known of the order
+        ([], 0),
+        (range(30, 33), 3),
+    ):
         frames = Frames(list(ids))
         scores = relevance.scores("q", frames, query)
-        np.testing.assert_allclose(scores, [expected[n] for n in ids], rtol=1e-5)
-        assert frames.num_read == num_new
+        np.testing.assert_allclose(scores, [float(unit(n).astype(float).sum()) for n in ids], rtol=1e-5)
+        assert frames.num_read == num_new, ids
 
 
 def test_scores_of_old_questions_are_dropped() -> None:
