@@ -47,6 +47,7 @@ BENCHMARKS = (
     Benchmark("needles", "needles", short="--seeds 11 --sizes 300 600 --per-bin 5 --repeats 1"),
     Benchmark("pointing", "pointing", short="--seeds 11 --worlds 2 --seconds 90"),
     Benchmark("ablations", "ablations", short="--seeds 11 --worlds 1 --frames 300 --questions 5"),
+    Benchmark("askers", "askers", short="--seconds 0.2 --judge-seconds 0.1"),
     Benchmark("timeline", "timeline", short="--frames 1000"),
 )
 

@@ -75,7 +75,7 @@ class Engine:
         self._begun = False
         self._frames: deque[Frame] = deque()
         self._waiting: deque[Pending] = deque()
-        self._num_in_work = 0
+        self._num_in_work = self._num_judging = 0
         self._more_frames, self._more_waiting, self._settled = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
     @property
@@ -159,24 +159,28 @@ class Engine:
 
     async def _judge(self) -> None:
         self._more_waiting.set()  # judge the frames that a failed run left over
-        while True:
-            await self._more_waiting.wait()
-            self._more_waiting.clear()
-            while self._waiting:
-                self._num_in_work += 1
-                try:
-                    await self._decide_or_refuse(self._waiting.popleft())
-                finally:
-                    self._num_in_work -= 1
-            self._check_settled()
+        async with asyncio.TaskGroup() as judging:
+            while True:
+                await self._more_waiting.wait()
+                self._more_waiting.clear()
+                while self._waiting and self._num_judging < self._answering.answerer.concurrency:
+                    self._num_judging += 1
+                    self._num_in_work += 1
+                    judging.create_task(self._decide_or_refuse(self._waiting.popleft()))
+                self._check_settled()
 
     async def _decide_or_refuse(self, pending: Pending) -> None:
         """Judge one frame. On an unforeseen failure, record for the rule that there will be no verdict."""
-        with contained(f"judging for rule {pending.rule}") as outcome:
-            await self._decide(pending)
-        if outcome.error is not None:
-            with contained(f"telling rule {pending.rule} that there is no verdict"):
-                await pools.alerts(self.watcher.refused, pending, "judge_unavailable", words_of(outcome.error))
+        try:
+            with contained(f"judging for rule {pending.rule}") as outcome:
+                await self._decide(pending)
+            if outcome.error is not None:
+                with contained(f"telling rule {pending.rule} that there is no verdict"):
+                    await pools.alerts(self.watcher.refused, pending, "judge_unavailable", words_of(outcome.error))
+        finally:
+            self._num_judging -= 1
+            self._num_in_work -= 1
+            self._more_waiting.set()
 
     async def _decide(self, pending: Pending) -> None:
         """Judge one frame and pass the verdict, or the reason why there is none, to the object that runs the rules."""

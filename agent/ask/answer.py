@@ -58,7 +58,7 @@ class Answering:
         zone_of: Callable[[str], str],
     ) -> None:
         self.answerer = answerer
-        self.queue = Queue(settings.max_questions)
+        self.queue = Queue(settings.max_questions, lambda: answerer.concurrency)
         self._store = store
         self._chooser = Chooser(model, language)
         self._defaults = model.info.defaults

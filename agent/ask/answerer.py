@@ -17,6 +17,7 @@ from agent.runtime.supervisor import Work
 from memory.window import Window
 
 if TYPE_CHECKING:
+    from agent.reading.server import Complete
     from model.config import JudgeManner
 
 
@@ -80,6 +81,10 @@ class Answerer(Protocol[C]):
         """How many pictures one call of `look` takes."""
 
     @property
+    def concurrency(self) -> int:
+        """How many questions may be answered at the same time."""
+
+    @property
     def judge_manner(self) -> "JudgeManner":
         """How the question is phrased when an alert rule asks whether its condition is true."""
 
@@ -90,6 +95,10 @@ class Answerer(Protocol[C]):
     @property
     def capabilities(self) -> dict[str, Any] | None:
         """What a server that answers was found to be able to do, as JSON types. None: unknown, or no server."""
+
+    @property
+    def complete(self) -> "Complete | None":
+        """Sends a text without pictures to the language model and returns its answer. None: it cannot read such texts."""
 
     def tasks(self) -> Iterable[Task]:
         """Return the answerer's background tasks with their names. They run as long as the agent runs."""

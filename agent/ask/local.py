@@ -92,6 +92,14 @@ class LocalAnswerer:
         return self._model.config.live.judge
 
     @property
+    def concurrency(self) -> int:
+        return 1
+
+    @property
+    def complete(self) -> None:
+        return None
+
+    @property
     def capabilities(self) -> None:
         return None
 

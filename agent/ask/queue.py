@@ -1,7 +1,7 @@
-"""The queue of questions: one is answered, a few wait, and any more are refused immediately."""
+"""The queue of questions: as many are answered as the answerer takes, a few wait, and more are refused immediately."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from agent.ask.question import Question
@@ -14,11 +14,14 @@ NEWEST_SHARE = 0.3  # weight of the newest answer in the typical duration
 
 
 class Queue:
-    """Limits the number of users' questions, and answers questions one at a time in order of priority."""
+    """Limits the number of users' questions, and gives questions their turn in order of priority."""
 
-    def __init__(self, limit: int) -> None:
-        """limit: the largest number of users' questions at the same time, the answered one included."""
-        self.turns = Turns(limit)
+    def __init__(self, limit: int, concurrency: Callable[[], int]) -> None:
+        """limit: the largest number of users' questions at the same time, those being answered included.
+
+        concurrency: returns how many questions may be answered at the same time.
+        """
+        self.turns = Turns(limit, concurrency)
         self._typical_s = FIRST_GUESS_S
 
     @asynccontextmanager
@@ -36,7 +39,7 @@ class Queue:
 
     @asynccontextmanager
     async def turn(self, question: Question, watch: Stopwatch, deadline: float) -> AsyncIterator[None]:
-        """Context manager: wait until no other question is being answered, and keep others waiting while in the block.
+        """Context manager: wait for this question's turn, and hold it during the block.
 
         Raises TimeoutError if the turn does not come before `deadline`, a time of the event loop's clock.
         """

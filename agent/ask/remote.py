@@ -6,7 +6,7 @@ Closing the stream closes the request. `agent.ask.remote_client` sends the reque
 """
 
 import json
-from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from functools import partial
@@ -23,9 +23,11 @@ from agent.ask.pictures import fitted, label, read_each
 from agent.ask.probe import Probe
 from agent.ask.question import Question, Seen, Step
 from agent.ask.remote_client import ChatClient, stays_here
-from agent.ask.remote_prompt import MAX_IMAGE_BYTES, Prompt, Shown, question_messages
+from agent.ask.remote_prompt import MAX_IMAGE_BYTES, Message, Prompt, Shown, question_messages
 from agent.ask.remote_reply import RemoteTally
-from agent.errors import AnswererAway, NoAnswer, NoFrames
+from agent.errors import AnswererAway, NoAnswer, NoFrames, Problem
+from agent.reading.server import Complete
+from agent.reading.types import ReadingFailed
 from agent.runtime import pools
 from agent.runtime.stopwatch import Stopwatch
 from agent.settings.settings import AnswererSettings
@@ -34,6 +36,7 @@ from model.config import JudgeManner
 from model.select import Keyframes
 
 SCHEMA_TOKENS = 64  # of a short answer in JSON, or in a word that a model puts into a sentence
+READING_TOKENS = 200  # of what a question asks, in JSON
 _RANKS = {"relevant": 8.0, "recent": 4.0, "filling": 0.0}
 
 
@@ -87,8 +90,27 @@ class RemoteAnswerer:
         return self._probe.problem
 
     @property
+    def concurrency(self) -> int:
+        found = self._probe.found
+        return self._settings.concurrency or (1 if found is None else found.together)
+
+    @property
     def capabilities(self) -> dict[str, Any] | None:
         return None if self._probe.found is None else self._probe.found.public()
+
+    @property
+    def complete(self) -> Complete | None:
+        return None if self.client.traits.json_schema is False else self._complete
+
+    async def _complete(self, system: str, text: str, schema: Mapping[str, Any], cameras: Sequence[str]) -> str:
+        """Return the answer to a text that tells of these cameras, by a JSON schema. Raises ReadingFailed."""
+        messages = (Message("system", (system,)), Message("user", (text,)))
+        prompt = Prompt(messages, READING_TOKENS, schema=dict(schema))
+        try:
+            async with aclosing(self.client.stream(prompt, self._rule(cameras), RemoteTally())) as pieces:
+                return "".join([piece async for piece in pieces if isinstance(piece, str)])
+        except Problem as problem:
+            raise ReadingFailed(problem.message) from problem
 
     def tasks(self) -> Iterable[Task]:
         return (("answerer", self._probe.run),)

@@ -87,8 +87,12 @@ class TooManyWaiting(Exception):
     """The queue is full. The caller may try again later."""
 
 
+def _one() -> int:
+    return 1
+
+
 class Turns:
-    """A queue in which one caller at a time has the turn. It admits at most `limit` callers, counting that one.
+    """A queue in which `capacity` callers at a time have the turn. It admits at most `limit` callers, counting those.
 
     The others wait, ordered by priority and then by arrival. Overload policy: when `limit` callers are admitted, the
     next one is refused immediately with TooManyWaiting.
@@ -97,12 +101,17 @@ class Turns:
     ends, q2 goes next, then the judge.
     """
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, capacity: Callable[[], int] = _one) -> None:
+        """capacity: returns how many callers may have the turn at the same time, which may change.
+
+        Of several, one is left free for users' questions.
+        """
         if limit < 1:
             raise ValueError(f"limit must be at least 1, not {limit}")
         self.limit = limit
         self.num_inside = 0
-        self._held = False
+        self._capacity = capacity
+        self._num_held = 0
         self._order = count()
         self._waiting: list[tuple[int, int, asyncio.Future[None]]] = []
 
@@ -125,13 +134,18 @@ class Turns:
     @asynccontextmanager
     async def turn(self, priority: Priority = Priority.QUESTION) -> AsyncIterator[None]:
         """Context manager: wait for this caller's turn on entry, and end the turn on exit."""
-        if self._held:
+        if self._is_free(priority):
+            self._num_held += 1
+        else:
             await self._wait(priority)
-        self._held = True
         try:
             yield
         finally:
             self._hand_on()
+
+    def _is_free(self, priority: int) -> bool:
+        capacity = self._capacity()
+        return self._num_held < (capacity if priority == Priority.QUESTION else max(1, capacity - 1))
 
     async def _wait(self, priority: Priority) -> None:
         called: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -144,14 +158,13 @@ class Turns:
             raise
 
     def _hand_on(self) -> None:
-        """Give the turn to the first caller who still waits.
+        """End a turn, and give it to the first caller who still waits.
 
-        `_held` (somebody has the turn) stays True until that caller runs, so that a caller who arrives in between
-        cannot take the turn.
+        It counts as held from now on, so that a caller who arrives in between cannot take it.
         """
-        while self._waiting:
+        self._num_held -= 1
+        while self._waiting and self._is_free(self._waiting[0][0]):
             called = heapq.heappop(self._waiting)[2]
             if not called.done():
                 called.set_result(None)
-                return
-        self._held = False
+                self._num_held += 1

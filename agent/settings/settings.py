@@ -120,6 +120,9 @@ class AnswererSettings(Part):
     timeout_s: float = Field(default=60.0, gt=0, le=3600, description="seconds the server may be silent")
     max_images: int = Field(default=8, ge=1, le=256, description="pictures per question, at most")
     max_image_width: int = Field(default=768, ge=64, le=7680, description="wider pictures are scaled down")
+    concurrency: int | None = Field(
+        default=None, ge=1, le=256, description="questions to the server at once; null: as many as it takes, at most 4"
+    )
     probe: bool = Field(default=True, description="ask the server at the first start what it can do")
 
     @model_validator(mode="after")

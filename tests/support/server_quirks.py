@@ -206,6 +206,13 @@ def _mumbles(body: Body, tries: int) -> Response | list[str]:
     return said("I would say that there might be a car, in a way.")
 
 
+def _reads(body: Body, tries: int) -> Response | list[str]:
+    """A language model that understands "how many ...s?"."""
+    thing = json.loads(body["messages"][-1]["content"])["question"].removeprefix("how many ").rstrip("s?")
+    fields = {"kind": "count", "things": [thing], "relation": "", "place": "", "at_least": None}
+    return said(json.dumps({**fields, "certainty": 0.8, "offers": []}))
+
+
 def _marked_up(body: Body, tries: int) -> Response | list[str]:
     return said(
         "**Two cars** came:\n\n- a *red* one\n- a `blue` one\n\n[more](https://evil.example/x) "
@@ -300,4 +307,5 @@ QUIRKS: dict[str, Quirk] = {
     "empty-content": _empty,
     "markdown": _marked_up,
     "mumbles": _mumbles,
+    "reads": _reads,
 }

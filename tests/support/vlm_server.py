@@ -204,6 +204,8 @@ async def complete(request: Request) -> Response:
         return StreamingResponse(counted("inline" if model == "thinks-long" else "aloud", 0))
     if model == "silent":
         await asyncio.sleep(30)
+    if model.startswith("takes-"):
+        await asyncio.sleep(float(model.removeprefix("takes-")))
     pictures = [part for part in content if part["type"] == "image_url"]
     return StreamingResponse(counted(model, len(pictures)), media_type="text/event-stream")
 

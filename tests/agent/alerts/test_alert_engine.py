@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from agent.alerts.judge import Judge
+from agent.alerts.machine import Vote
 from agent.alerts.store import ALERTS_FILE, AlertStore, Filter
 from agent.alerts.watcher import LATE_S
 from agent.ask.question import Question
@@ -22,7 +23,9 @@ from agent.keep.erasing import Request
 from agent.runtime.lanes import Priority
 from agent.settings.rules import RuleSettings
 from tests.support.agents import START, remember, running
-from tests.support.rules import HIGH, LOW, RULE, WARM_UP, Scene, scene
+from tests.support.remote import openai
+from tests.support.rules import HIGH, LOW, RULE, WARM_UP, Says, Scene, scene
+from tests.support.vlm_server import Spy
 from tests.support.waiting import until
 
 ROOT = Path(__file__).parents[3]
@@ -265,6 +268,35 @@ async def test_an_alert_that_cannot_be_stored_does_not_fire_and_is_tried_again(t
         await at.show(HIGH, 2)
         (alert,) = alert_store.alerts(Filter())
         assert [entry.payload for entry in alert_store.outbox.pending("mqtt")] == [alert.on_event]
+
+
+class Slow(Says):
+    """A judge that counts how many verdicts it works on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.num_now = self.most = 0
+
+    async def vote(
+        self, rule: RuleSettings, camera: str, frame_id: int, time: float, priority: Priority = Priority.JUDGE
+    ) -> Vote:
+        self.num_now += 1
+        self.most = max(self.most, self.num_now)
+        await asyncio.sleep(0.05)
+        self.num_now -= 1
+        return await super().vote(rule, camera, frame_id, time, priority)
+
+
+@pytest.mark.parametrize("concurrency", [1, 2])
+async def test_a_server_judges_as_many_rules_at_once_as_it_takes(tmp_path: Path, spy: Spy, concurrency: int) -> None:
+    rules = dict.fromkeys(("bus", "car", "van"), RULE)
+    answerer = openai(spy, concurrency=concurrency)
+    async with scene(tmp_path, rules=rules, answerer=answerer) as at:
+        judge = at.agent.alerts.judge = at.judge = Slow()
+        await at.show(HIGH, 3)
+        assert judge.most == concurrency
+        assert len(judge.asked) >= 3
+        assert len(at.events()) == 3  # every rule raised its alert
 
 
 # --- the real judge ---

@@ -134,3 +134,21 @@ def test_findings_in_words() -> None:
         "JSON schema: no, tools: yes, thinks: no",
     )
     assert "not been asked" in words(None)[0]
+
+
+@pytest.mark.parametrize(("concurrency", "least_s", "most_s"), [(1, 2.4, 30), (4, 0.6, 2.3)])
+async def test_several_questions_at_once(
+    tmp_path: Path, spy: Spy, concurrency: int, least_s: float, most_s: float
+) -> None:
+    slow = openai(spy, "takes-0.6", concurrency=concurrency)
+    async with asking(tmp_path, slow, answering={"max_questions": 4}) as agent:
+        assert agent.answerer.concurrency == concurrency
+        began = asyncio.get_running_loop().time()
+        answers = await asyncio.gather(*(agent.answering.answer(WHO) for _ in range(4)))
+        assert least_s <= asyncio.get_running_loop().time() - began <= most_s
+    assert [answer.text for answer in answers] == ["I see 4 pictures."] * 4
+
+
+async def test_the_findings_say_how_many_at_once(tmp_path: Path, spy: Spy) -> None:
+    async with probed(tmp_path, spy, "sees") as (agent, found):
+        assert agent.answerer.concurrency == found["together"]

@@ -55,6 +55,7 @@ OTHERS = {
     "sees-few",
     "blind",
     "mumbles",
+    "reads",
 }
 
 

@@ -4,6 +4,7 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing
+from random import Random
 
 import pytest
 
@@ -138,3 +139,59 @@ async def test_a_cancelled_waiter_never_keeps_the_turn(steps_before_cancel: int)
     await asyncio.gather(holder, waiter, return_exceptions=True)
     await asyncio.wait_for(last, 5)
     assert turns.num_inside == 0
+
+
+async def test_several_turns_at_once_and_one_is_kept_for_people() -> None:
+    capacity = 3
+    turns = Turns(10, lambda: capacity)
+    inside: list[str] = []
+    ends = asyncio.Event()
+
+    async def come(name: str, priority: Priority) -> None:
+        async with turns.place(), turns.turn(priority):
+            inside.append(name)
+            await ends.wait()
+
+    async with asyncio.TaskGroup() as group:
+        for name in ("j1", "j2", "j3"):
+            group.create_task(come(name, Priority.JUDGE))
+        await asyncio.sleep(0)
+        assert inside == ["j1", "j2"]  # one place is kept
+        group.create_task(come("q1", Priority.QUESTION))
+        group.create_task(come("q2", Priority.QUESTION))
+        await asyncio.sleep(0)
+        assert inside == ["j1", "j2", "q1"]
+        ends.set()
+    assert inside == ["j1", "j2", "q1", "q2", "j3"]
+    capacity = 1
+    async with asyncio.timeout(5), turns.turn():
+        assert turns.num_inside == 0
+
+
+@pytest.mark.parametrize("seed", range(20))
+async def test_never_more_turns_than_the_capacity_whoever_is_cancelled(seed: int) -> None:
+    random = Random(seed)
+    turns, running, most = Turns(100, lambda: 3), 0, 0
+
+    async def come(priority: Priority) -> None:
+        nonlocal running, most
+        async with turns.place(), turns.turn(priority):
+            running += 1
+            most = max(most, running)
+            try:
+                for _ in range(random.randrange(4)):
+                    await asyncio.sleep(0)
+            finally:
+                running -= 1
+
+    tasks = []
+    for _ in range(40):
+        tasks.append(asyncio.create_task(come(random.choice(list(Priority)))))
+        for _ in range(random.randrange(3)):
+            await asyncio.sleep(0)
+        if random.random() < 0.3:
+            random.choice(tasks).cancel()
+    await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 10)
+    assert (most, running, turns.num_inside) == (3, 0, 0)
+    async with asyncio.timeout(5), turns.turn(Priority.DRY_RUN):
+        assert turns.num_inside == 0
