@@ -166,7 +166,8 @@ class Engine:
                 while self._waiting and self._num_judging < self._answering.answerer.concurrency:
                     self._num_judging += 1
                     self._num_in_work += 1
-                    judging.create_task(self._decide_or_refuse(self._waiting.popleft()))
+                    pending = self._waiting.popleft()
+                    judging.create_task(self._decide_or_refuse(pending), name=f"alerts: judge {pending.rule}")
                 self._check_settled()
 
     async def _decide_or_refuse(self, pending: Pending) -> None:

@@ -14,7 +14,10 @@ from agent.reading.types import KINDS, Kind, Known, Place, Reading, ReadingFaile
 from agent.times import format_time, load_zone
 
 Complete = Callable[[str, str, Mapping[str, Any], Sequence[str]], Awaitable[str]]
-"""Sends instructions and a text, which tell of these cameras, to the server, and returns its answer by a JSON schema. Raises ReadingFailed."""
+"""Sends instructions and a text, which tell of these cameras, to the server. Returns its answer, by a JSON schema.
+
+Raises ReadingFailed.
+"""
 
 MAX_CHARS = 400  # of a question; what follows does not change its kind
 MAX_THING_CHARS = 80
