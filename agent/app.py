@@ -19,6 +19,7 @@ from agent.alerts.webhooks import Webhook, delivery_readers
 from agent.ask.answer import Answering
 from agent.ask.egress import Resolver, system_resolver
 from agent.ask.model import load_model, make_answerer
+from agent.ask.scope import known_cameras
 from agent.health import HealthChecks
 from agent.ingest.backlog import Backlog
 from agent.ingest.cameras import Cameras, newest_if_aging
@@ -79,12 +80,7 @@ class Agent:
             now=clock,
         )
         self.encoding = Encoding(
-            store,
-            model,
-            self.vision,
-            self.backlog,
-            self.metrics,
-            needs_patches=self.answerer.needs_patches,
+            store, model, self.vision, self.backlog, self.metrics, needs_patches=self.answerer.needs_patches
         )
         self.answering = Answering(
             store,
@@ -94,6 +90,7 @@ class Agent:
             settings=settings.answering,
             metrics=self.metrics,
             zone_of=self.cameras.zone_of,
+            known=lambda: known_cameras(settings, store, self.cameras.names(), self.clocks.now()),
         )
         self.alert_store = open_alert_store(settings)
         self.alerts = self._engine()

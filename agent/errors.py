@@ -97,6 +97,12 @@ class NoFrames(Problem):
     status, type, code = 422, "invalid_request_error", "no_frames"
 
 
+class UnclearScope(Problem):
+    """The words of a question for cameras or times cannot be followed."""
+
+    status, type, code = 422, "invalid_request_error", "unclear_scope"
+
+
 class NotEncodedYet(Problem):
     """Frames are stored, but the encoder has not reached any of them."""
 

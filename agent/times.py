@@ -3,10 +3,13 @@
 import math
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import datetime, time, timedelta, tzinfo
 from pathlib import Path
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+PartsOfDay = Mapping[str, tuple[int, int]]
+"""Beginning and end of the parts of a day in minutes after midnight, by name; the end may be on the next day."""
 
 _UNIT_S = {"s": 1.0, "sec": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
 _OFFSET_PART = re.compile(r"(\d+(?:\.\d+)?)\s*(sec|min|[smhdw])")
@@ -19,6 +22,9 @@ _NUMBER = re.compile(r"\d+(?:\.\d+)?")
 _HELP = 'say "10 minutes ago", "yesterday 22:00", "-24h", 2026-11-22T16:00 or unix seconds'
 # A plain number counts as unix seconds only from ten digits (2001) on: a smaller one is probably a year or an hour.
 MIN_UNIX_S, MAX_UNIX_S = 1e9, 1e11
+_WEEKDAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")  # in English, whatever the locale
+_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+_WEEK_S = 6 * 86400.0  # before that, a weekday alone would be today's or tomorrow's
 _FIRST_S, _LAST_S = -6.2e10, 2.534e11  # years 5 and 9999: the range that a datetime can show in every zone
 
 
@@ -222,6 +228,14 @@ def format_clock(time: float, zone: str) -> str:
     """Return the local time of day: "17:04:05"; "02:40:05 CEST" if it occurs twice because clocks are set back."""
     moment = local_moment(time, load_zone(zone))
     return f"{moment:%H:%M:%S} {_zone_name(moment)}" if _shown_twice(moment) else f"{moment:%H:%M:%S}"
+
+
+def format_short(time: float, zone: str, now: float) -> str:
+    """Return the local weekday and time, "Mon 14:02"; with the date if it is a week or more from `now`."""
+    moment = local_moment(time, load_zone(zone))
+    date = f" {moment.day} {_MONTHS[moment.month - 1]}" if abs(now - time) >= _WEEK_S else ""
+    year = f" {moment.year}" if date and moment.year != local_moment(now, load_zone(zone)).year else ""
+    return f"{_WEEKDAYS[moment.weekday()]}{date}{year} {moment:%H:%M}"
 
 
 def repeated_hour(times: Iterable[float], zone: str) -> str | None:

@@ -8,18 +8,21 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import aclosing, asynccontextmanager, contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from agent.ask.answerer import Answerer, Tally
+from agent.ask.coverage import coverage_notes, coverage_of
 from agent.ask.keyframes import Chooser, Chosen, Selection
-from agent.ask.question import Answer, Event, Evidence, Finished, Piece, Question, Seen, Step, collect
+from agent.ask.question import Answer, Event, Evidence, Finished, Piece, Question, Searched, Seen, Step, collect
 from agent.ask.queue import Queue
 from agent.ask.reader import about_now
 from agent.ask.remote_text import is_visible
-from agent.ask.scope import Scope, check_not_empty, scope_notes, scope_of, short_history, window_of
+from agent.ask.scope import Scope, check_not_empty, scope_notes, scope_of, short_history, understood, window_of
 from agent.ask.tools import Tools
 from agent.errors import AnswerTimeout, ModelFailed, Problem, QuestionTooLong, StorageFailed
 from agent.metrics import Metrics
+from agent.reading.types import Known
 from agent.runtime import pools
 from agent.runtime.lanes import Lane, Priority
 from agent.runtime.stopwatch import Stopwatch
@@ -56,7 +59,9 @@ class Answering:
         settings: AnsweringSettings,
         metrics: Metrics,
         zone_of: Callable[[str], str],
+        known: Callable[[], Known],
     ) -> None:
+        """known: returns the time, and what is known of every camera. It blocks."""
         self.answerer = answerer
         self.queue = Queue(settings.max_questions, lambda: answerer.concurrency)
         self._store = store
@@ -66,6 +71,7 @@ class Answering:
         self._metrics = metrics
         self._zone_of = zone_of
         self.tools = Tools(store, self._chooser, answerer, Selection.of(self._defaults, settings))
+        self._known = known
 
     @asynccontextmanager
     async def ask(self, question: Question) -> AsyncIterator[AsyncIterator[Event]]:
@@ -77,9 +83,11 @@ class Answering:
         with self._counted():
             self.check_length(question.text)
             async with self.queue.place():
-                await pools.questions(check_not_empty, self._store, scope_of(self._store, question, 0))
+                known = await pools.questions(self._known)
+                question = await self.understand(question, known)
+                await pools.questions(check_not_empty, self._store, scope_of(self._store, question, 0), known)
                 await self.answerer.check(question.cameras)
-                async with aclosing(self._answer(question)) as events:
+                async with aclosing(self._answer(question, known)) as events:
                     yield events
 
     async def answer(self, question: Question) -> Answer:
@@ -96,7 +104,8 @@ class Answering:
         async with aclosing(self._answer(question)) as events:
             return await collect(events)
 
-    async def _answer(self, question: Question) -> AsyncGenerator[Event, None]:
+    async def _answer(self, question: Question, known: Known | None = None) -> AsyncGenerator[Event, None]:
+        """Yield the events of the answer. known: as of when the question came; None: coverage is not asked for."""
         watch = Stopwatch()
         deadline = asyncio.get_running_loop().time() + self._settings.timeout_s
         with self._failures_as_problems():
@@ -108,6 +117,9 @@ class Answering:
                     chosen = await self.choose(window, question, watch)
                     context = await self.answerer.prepare(window, chosen, question, watch)
                     short = await self._short_history(window, question)
+                    searched = None if known is None else await self._searched(question, scope, window, known)
+                if searched is not None:
+                    yield searched
                 yield context.seen
                 num_pieces = 0
                 async with (
@@ -123,11 +135,20 @@ class Answering:
                             yield Piece(piece)
                 if short is not None:
                     yield Piece(f"\n\n({short}.)")
-                notes = (*self._notes(question, scope, window, chosen, context.seen.evidence), *context.notes)
-                yield _finished(context.tally, (*([short] if short else []), *notes), watch, num_pieces)
+                notes = (
+                    *self._notes(question, scope, window, chosen, context.seen.evidence),
+                    *(coverage_notes(searched, known.now, self._zone_of) if searched and known else ()),
+                    *context.notes,
+                )
+                finished = _finished(context.tally, (*([short] if short else []), *notes), watch, num_pieces)
+                yield replace(finished, searched=searched)
             self._time(question, watch)
 
     # --- the steps ---
+
+    async def understand(self, question: Question, known: Known) -> Question:
+        """Return the question with what its words say: the cameras and times that they name. Raises UnclearScope."""
+        return await pools.questions(understood, question, known, self._settings.parts_of_day.ranges())
 
     async def scope(self, question: Question) -> Scope:
         """Return the cameras, times and place to search for this question."""
@@ -184,6 +205,13 @@ class Answering:
             return False
         in_conversation = bool(question.earlier) and self.answerer.reads_conversations
         return not in_conversation and about_now(question.text)
+
+    async def _searched(self, question: Question, scope: Scope, window: Window, known: Known) -> Searched:
+        """Return which cameras and times the answer searched, and what memory holds of them."""
+        after = float(window.times.min()) if scope.is_now else question.after
+        coverage = await pools.questions(coverage_of, self._store, window, after, question.before, known.now)
+        words = question.words.words if question.words else ()
+        return Searched(question.cameras, after, question.before, words, coverage)
 
     async def _short_history(self, window: Window, question: Question) -> str | None:
         if question.priority is not Priority.QUESTION:

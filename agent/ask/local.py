@@ -115,7 +115,7 @@ class LocalAnswerer:
     def search(self, question: Question) -> Search:
         plan = self.plan(question)
         if plan is None:
-            return Search((question.text,))
+            return Search((question.core,))
         return Search(plan.evers, every_frame=True) if plan.kind in VISITS else Search(plan.whens)
 
     def plan(self, question: Question) -> Plan | None:
@@ -123,7 +123,7 @@ class LocalAnswerer:
         reads_times = self._model.info.defaults.timestamps
         if not (self._settings.in_steps and reads_times and question.priority is Priority.QUESTION):
             return None
-        plan = plan_of(question.text)
+        plan = plan_of(question.core)
         points = self._model.config.live.pointing is not None
         return None if plan is not None and plan.kind in ("where", "side") and not points else plan
 
@@ -147,7 +147,7 @@ class LocalAnswerer:
         plan, parts, tally = context.plan, context.parts, context.tally
         if plan is None:
             limit = min(question.max_new_tokens or self._settings.max_new_tokens, self._settings.max_new_tokens)
-            return self._say(question.text, parts[0], limit, tally, temperature=question.temperature)
+            return self._say(question.core, parts[0], limit, tally, temperature=question.temperature)
         if plan.kind in VISITS:
             pieces = _one_piece(context.counted)
         else:

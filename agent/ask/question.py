@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from agent.reading.types import ScopeWords
 from agent.runtime.lanes import Priority
 from memory.window import Within
 from model.config import SelectionRule
@@ -22,7 +23,10 @@ class Said:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A question about what some cameras saw between `after` and `before`, unix seconds (None: no bound)."""
+    """A question about what some cameras saw between `after` and `before`, unix seconds (None: no bound).
+
+    `Answering.understand` adds what the words say, and the cameras and times that they name.
+    """
 
     text: str
     cameras: tuple[str, ...]
@@ -37,7 +41,14 @@ class Question:
     selection: SelectionRule | None = None  # None: as configured
     priority: Priority = Priority.QUESTION
     schema: Mapping[str, Any] | None = None  # JSON schema of the answer, for servers that take one
+    cameras_by_default: bool = False  # the asker named no cameras, so that the words may name them
+    words: ScopeWords | None = None  # what the words say of cameras and times; None: not looked at
     may_think: bool = False  # add a remote model's token limit for reasoning, even if it has not been seen to reason
+
+    @property
+    def core(self) -> str:
+        """The question without its words for cameras and times; all of it if nothing else is left."""
+        return (self.words.rest if self.words else "") or self.text
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +81,37 @@ class SeenVisit:
     strength: float
     is_clear: bool
     frame_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """What memory holds of one camera in the searched stretch of time. Times in unix seconds; None: nothing is held.
+
+    `share`: of the stretch, from 0 to 1, that was recorded; `gaps`: the longest stretches without frames, by time;
+    `begins`: the oldest frame of the camera in the whole memory.
+    """
+
+    camera: str
+    frames: int
+    share: float
+    gaps: tuple[tuple[float, float], ...]
+    begins: float | None
+    oldest: float | None
+    newest: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Searched:
+    """The cameras and times that an answer searched, the words that named them, and what memory holds of them.
+
+    It is the first event of a user's answer. Times in unix seconds; None: no bound.
+    """
+
+    cameras: tuple[str, ...]
+    after: float | None
+    before: float | None
+    words: tuple[str, ...] = ()
+    coverage: tuple[Coverage, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,9 +151,10 @@ class Finished:
     timings_ms: dict[str, float]  # by stage, in the order in which the stages ended
     prompt_tokens: int
     completion_tokens: int
+    searched: Searched | None = None  # for users' questions
 
 
-Event = Seen | Step | Piece | Finished
+Event = Searched | Seen | Step | Piece | Finished
 
 
 @dataclass(slots=True)

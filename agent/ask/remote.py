@@ -159,7 +159,7 @@ class RemoteAnswerer:
         A question such as "and what colour was it?" does not name its subject; the previous message often does.
         """
         before = [said.text for said in question.earlier if said.role == "user"][-1:]
-        return Search((" ".join((*before, question.text)),))
+        return Search((" ".join((*before, question.core)),))
 
     async def prepare(
         self, window: Window, chosen: Sequence[Chosen], question: Question, watch: Stopwatch

@@ -229,5 +229,14 @@ async def question_of(cameras: Cameras, asked: ChatRequest) -> Question:
     after, before = parse_span(asked.after, asked.before, cameras.zone_of(names[0]) if names else "UTC")
     limit, temperature = asked.max_new_tokens(), asked.temperature or 0.0
     return Question(
-        text, names, after, before, limit, temperature, asked.place(), asked.earlier(), selection=asked.selection
+        text,
+        names,
+        after,
+        before,
+        limit,
+        temperature,
+        asked.place(),
+        asked.earlier(),
+        selection=asked.selection,
+        cameras_by_default=not asked.named_cameras(),
     )

@@ -6,16 +6,20 @@ it includes frames that arrived while the question waited, and excludes those er
 """
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from agent.ask.coverage import NUM_TOLD, begins_note
 from agent.ask.keyframes import frames_per_camera
 from agent.ask.question import Question
-from agent.errors import NoFrames, NotEncodedYet
-from agent.times import format_span, format_time
+from agent.errors import NoFrames, NotEncodedYet, UnclearScope
+from agent.reading.scope import read_scope
+from agent.reading.types import CameraNames, Known
+from agent.settings.settings import Settings
+from agent.times import PartsOfDay, format_short, format_span, format_time
 from memory.store import MemoryStore
 from memory.window import Window, Within
 
@@ -33,6 +37,30 @@ class Scope:
     before: float | None = None
     within: Within | None = None
     is_now: bool = False  # only the newest frames of each camera
+
+
+def known_cameras(settings: Settings, store: MemoryStore, names: Iterable[str], now: float) -> Known:
+    """Return the cameras of these names, with aliases, zones and what memory has of them, and the time. Blocks."""
+    cameras = []
+    for name in names:
+        camera, stats = settings.camera(name), store.stats(name)
+        cameras.append(CameraNames(name, camera.aliases, camera.timezone, stats.oldest, stats.newest))
+    return Known(now, tuple(cameras))
+
+
+def understood(question: Question, known: Known, parts: PartsOfDay) -> Question:
+    """Return the question with the cameras and times that its words name; those that the asker set win.
+
+    Raises UnclearScope if the words cannot be followed.
+    """
+    words = read_scope(question.text, known, parts)
+    if words.problem:
+        raise UnclearScope(words.problem, param="messages")
+    after, before = question.after, question.before
+    if after is None and before is None:
+        after, before = words.after, words.before
+    cameras = words.cameras if question.cameras_by_default and words.cameras else question.cameras
+    return replace(question, cameras=cameras, after=after, before=before, words=words)
 
 
 def scope_of(store: MemoryStore, question: Question, now_frames: int) -> Scope:
@@ -68,14 +96,14 @@ def now_begins(times: list[NDArray[np.float64]], now_frames: int) -> list[float]
     return begins
 
 
-def check_not_empty(store: MemoryStore, scope: Scope) -> None:
+def check_not_empty(store: MemoryStore, scope: Scope, known: Known) -> None:
     """Raise NoFrames or NotEncodedYet if no encoded frame has the cameras, times and place of `scope`.
 
     Builds no window. Blocks.
     """
     encoded, unencoded = store.count(scope.cameras, scope.after, scope.before, scope.within)
     if not encoded:
-        raise _nothing(scope, unencoded)
+        raise _nothing(scope, unencoded, known)
 
 
 def window_of(store: MemoryStore, scope: Scope) -> Window:
@@ -89,13 +117,40 @@ def window_of(store: MemoryStore, scope: Scope) -> Window:
     return window
 
 
-def _nothing(scope: Scope, unencoded: int) -> NoFrames | NotEncodedYet:
+def _nothing(scope: Scope, unencoded: int, known: Known | None = None) -> NoFrames | NotEncodedYet:
     if unencoded:
         return NotEncodedYet(unencoded)
     place, radius = (" near that place", ", or radius_m") if scope.within else ("", "")
+    told = "" if known is None else _why_nothing(scope, known)
     return NoFrames(
-        f"Nothing is remembered in that window{place}: widen after/before{radius}, or wait for the camera to send."
+        f"Nothing is remembered in that window{place}{told}: widen after/before{radius}, "
+        "or wait for the camera to send."
     )
+
+
+def _why_nothing(scope: Scope, known: Known) -> str:
+    """Return why memory has no frame of that window, such as " (memory of gate begins Mon 14:02)"; "" if unknown."""
+    asked = [each for each in known.cameras if each.name in scope.cameras]
+    after = scope.after if isinstance(scope.after, float) else None
+    if after is not None and after > known.now:
+        zone = asked[0].zone if asked else "UTC"
+        return f" (it begins {format_short(after, zone, known.now)}, in the future)"
+    zones = {each.name: each.zone for each in asked}
+    held = [each for each in asked if each.oldest is not None]
+    late = [
+        each for each in held if scope.before is not None and each.oldest is not None and each.oldest > scope.before
+    ]
+    told = [
+        begins_note(each.name, each.oldest, known.now, zones.__getitem__) for each in late if each.oldest is not None
+    ]
+    ended = [each for each in held if after is not None and each.newest is not None and each.newest < after]
+    told += [
+        f"the newest picture of {each.name} is of {format_short(each.newest, each.zone, known.now)}"
+        for each in ended
+        if each.newest is not None
+    ]
+    told += [f"memory has no picture of {each.name}" for each in asked if each.oldest is None]
+    return f" ({'; '.join(told[:NUM_TOLD])})" if told else ""
 
 
 def scope_notes(scope: Scope, window: Window, zone_of: Callable[[str], str]) -> list[str]:

@@ -30,6 +30,7 @@ from agent.alerts.replay import Replay, Replayed
 from agent.ask.answer import Answering
 from agent.ask.egress import system_resolver
 from agent.ask.model import make_answerer
+from agent.ask.scope import known_cameras
 from agent.evaluation.alert_truth import Armed, Score, arm, score
 from agent.ingest.jpeg import decode_jpeg, encode_jpeg
 from agent.keep.memory import open_memory
@@ -118,6 +119,7 @@ def world_in_memory(model: "VideoModel", seed: int, num_frames: int, on_step: St
                 settings=settings.answering,
                 metrics=Metrics(),
                 zone_of=lambda camera: "UTC",
+                known=lambda: known_cameras(settings, store, (), START_UNIX),
             )
             world = World(seed, scene, store, answering, [], np.empty((0, 0), np.float32), 0.0)
             _fill(world, model, num_frames, on_step)

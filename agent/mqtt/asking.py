@@ -22,6 +22,7 @@ from paho.mqtt.properties import Properties
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from agent.ask.answer import Answering
+from agent.ask.coverage import scope_json
 from agent.ask.question import Answer, Question
 from agent.ask.request import Moment, parse_span
 from agent.errors import BadRequest, Busy, ModelFailed, Problem
@@ -115,7 +116,9 @@ class Asking:
             asked = parse(payload)
             cameras = await pools.questions(self._existing, asked.named())
             after, before = parse_span(asked.after, asked.before, self._zone_of(cameras[0]) if cameras else "UTC")
-            answer = await self._answering.answer(Question(asked.question.strip(), cameras, after, before))
+            answer = await self._answering.answer(
+                Question(asked.question.strip(), cameras, after, before, cameras_by_default=not asked.named())
+            )
         finally:
             self._num_open -= 1
         return self._body(answer, cameras)
@@ -135,6 +138,7 @@ class Asking:
             "newest": answer.seen.newest,
             "evidence": evidence,
             "notes": list(answer.finished.notes),
+            **scope_json(answer.finished.searched),
             "timings_ms": answer.finished.timings_ms,
         }
 

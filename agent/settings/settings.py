@@ -15,7 +15,9 @@ from agent.settings.mqtt import MqttSettings
 from agent.settings.rules import AlertsSettings, RuleSettings
 from agent.settings.types import (
     Address,
+    Alias,
     BaseUrl,
+    DayRange,
     Link,
     Metadata,
     Network,
@@ -30,9 +32,10 @@ from agent.settings.types import (
     UserPath,
     Zone,
     is_loopback,
+    minutes_of,
 )
 from agent.settings.webhooks import WebhookSettings
-from agent.times import local_zone_name
+from agent.times import PartsOfDay, local_zone_name
 from model.visit_search import SAME_VISIT_GAP_S
 from streaming.redact import redact
 
@@ -47,6 +50,9 @@ class CameraSettings(Part):
     enabled: bool = Field(default=True, description="false: takes no frames; stored frames stay")
     rate_hz: float = Field(default=1.0, gt=0, le=30, description="frames kept per second")
     timezone: Zone = Field(default_factory=local_zone_name, description="IANA time zone of the camera")
+    aliases: tuple[Alias, ...] = Field(
+        default=(), max_length=32, description="further names in questions, such as `[front door, Haustür]`"
+    )
     max_width: int = Field(
         default=1280, ge=96, le=7680, description="longer side of a stored picture in pixels, at most"
     )
@@ -83,6 +89,24 @@ class ModelSettings(Part):
     num_threads: int | None = Field(default=None, ge=1, le=256, description="CPU threads; null: half of the cores")
 
 
+class PartsOfDaySettings(Part):
+    """What the words for parts of a day mean, as local times. A part that ends before it begins ends the next day."""
+
+    early_morning: DayRange = Field(default="04:00-08:00", description="`early this morning`")
+    morning: DayRange = Field(default="06:00-12:00", description="`this morning`")
+    noon: DayRange = Field(default="11:30-13:00", description="`at noon`; as a bound it is 12:00")
+    lunchtime: DayRange = Field(default="11:30-14:00", description="`at lunchtime`")
+    afternoon: DayRange = Field(default="12:00-18:00", description="`yesterday afternoon`")
+    evening: DayRange = Field(default="18:00-22:00", description="`on Monday evening`")
+    night: DayRange = Field(default="22:00-06:00", description="`last night`")
+    tarde: DayRange = Field(default="12:00-20:00", description="`ayer por la tarde`, in Spanish")
+    noche: DayRange = Field(default="20:00-06:00", description="`ayer por la noche`, in Spanish")
+
+    def ranges(self) -> PartsOfDay:
+        """Return the beginning and end of each part in minutes after midnight, by its name."""
+        return {name: minutes_of(getattr(self, name)) for name in type(self).model_fields}
+
+
 class AnsweringSettings(Part):
     """How a question is answered. A value of null means that the model's checkpoint decides."""
 
@@ -99,6 +123,7 @@ class AnsweringSettings(Part):
         le=10_000,
         description='frames per camera used for "now" questions; 0 uses the whole history',
     )
+    parts_of_day: PartsOfDaySettings = PartsOfDaySettings()
     in_steps: bool = Field(default=True, description="answer existence, time, place and count questions in steps")
     visit_gap_s: float = Field(
         default=SAME_VISIT_GAP_S, gt=0, le=86_400, description="seconds out of sight that start a new visit"

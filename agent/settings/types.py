@@ -22,6 +22,7 @@ from streaming.redact import HINT, has_host
 MAX_METADATA_BYTES = 32_768
 
 _SLUG = re.compile(r"[a-z0-9_-]{1,64}")
+_DAY_RANGE = re.compile(r"(\d{2}):([0-5]\d)-(\d{2}):([0-5]\d)", re.ASCII)
 _RESERVED_SLUGS = frozenset({"ask", "answer", "status"})
 _SCOPE = re.compile(r"ask|admin|publish:(\*|[a-z0-9_-]{1,64})")
 _URL_SCHEMES = frozenset({"rtsp", "rtsps", "http", "https", "file"})
@@ -34,6 +35,31 @@ def check_slug(name: str) -> str:
     if name in _RESERVED_SLUGS:
         raise ValueError(f'"{name}" is taken by the MQTT topics: choose another name')
     return name
+
+
+def check_alias(name: str) -> str:
+    """Check another name of a camera, as people write it in a question. Return it without spaces around it."""
+    if not (re.search(r"\w", name) and name.isprintable() and len(name) <= 64):
+        raise ValueError(f'"{name[:64]}" cannot be an alias: use 1 to 64 printable characters with at least one letter')
+    return name.strip()
+
+
+def minutes_of(text: str) -> tuple[int, int]:
+    """Return the beginning and end of "22:00-06:00" in minutes after midnight. Raises ValueError."""
+    found = _DAY_RANGE.fullmatch(text)
+    if found is None:
+        raise ValueError(f'"{text[:40]}" is no part of a day: write it as "22:00-06:00"')
+    hour, minute, end_hour, end_minute = map(int, found.groups())
+    start, end = 60 * hour + minute, 60 * end_hour + end_minute
+    if max(start, end) > 1440 or start in (1440, end):
+        raise ValueError(f'"{text}" is no part of a day: times go from 00:00 to 24:00, and the two must differ')
+    return start, end
+
+
+def check_day_range(text: str) -> str:
+    """Check a part of a day, such as "22:00-06:00"."""
+    minutes_of(text)
+    return text
 
 
 def check_scope(scope: str) -> str:
@@ -181,6 +207,8 @@ def area(points: tuple[Point, ...]) -> float:
 
 
 Slug = Annotated[str, AfterValidator(check_slug)]
+Alias = Annotated[str, AfterValidator(check_alias)]
+DayRange = Annotated[str, AfterValidator(check_day_range)]
 Scope = Annotated[str, AfterValidator(check_scope)]
 Origin = Annotated[str, AfterValidator(check_origin)]
 Zone = Annotated[str, AfterValidator(check_zone)]

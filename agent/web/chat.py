@@ -15,7 +15,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from agent.app import Agent
-from agent.ask.question import Finished, Piece, Question, Seen, Step
+from agent.ask.coverage import scope_json
+from agent.ask.question import Finished, Piece, Question, Searched, Seen, Step
 from agent.ask.request import ChatRequest, parse_request, question_of
 from agent.errors import UnknownModel, shown
 from agent.untrusted.plain import plain
@@ -95,6 +96,8 @@ class _Completion:
             steps: list[str] = []
             async for event in events:
                 match event:
+                    case Searched():
+                        yield self._chunk({}, vilamp=scope_json(event))
                     case Seen():
                         seen = event
                         yield self._chunk({"content": "", "annotations": self._citations(seen)})

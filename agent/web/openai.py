@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from agent.ask.coverage import scope_json
 from agent.ask.question import Answer, Evidence, Finished, Seen, SeenVisit
 
 Json = dict[str, Any]
@@ -41,6 +42,7 @@ def extension(seen: Seen, finished: Finished, steps: Sequence[str] = ()) -> Json
         "timings_ms": finished.timings_ms,
         "visits": visits_json(seen.visits),
         "steps": list(steps),
+        **scope_json(finished.searched),
     }
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from agent.ask.question import Finished, Piece, Question, Seen
+from agent.ask.question import Finished, Piece, Question, Searched, Seen
 from agent.errors import AnswerTimeout, Busy, NoFrames, NotEncodedYet, QuestionTooLong
 from tests.support.agents import START, ListSource, frames, remember, running
 
@@ -64,9 +64,10 @@ async def test_events_come_in_order_and_every_stage_is_timed(tmp_path: Path) -> 
         await remember(agent, "door", 6)
         async with agent.answering.ask(Question("Who?", ("door",))) as events:
             told = [event async for event in events]
-        assert isinstance(told[0], Seen)
+        assert isinstance(told[0], Searched)
+        assert isinstance(told[1], Seen)
         assert isinstance(told[-1], Finished)
-        assert all(isinstance(event, Piece) for event in told[1:-1])
+        assert all(isinstance(event, Piece) for event in told[2:-1])
         finished = told[-1]
         assert list(finished.timings_ms)[:6] == ["queue", "window", "embed", "select", "reencode", "merge"]
         assert finished.timings_ms["total"] >= sum(v for k, v in finished.timings_ms.items() if k != "total") * 0.5

@@ -132,7 +132,7 @@ async def test_a_server_that_loads_is_waited_for_and_the_wait_is_shown(tmp_path:
             text = (await client.post("/v1/chat/completions", json=body)).text
     assert text.index('"annotations"') < text.index(": step: the server loads its model, 0 s of at most 60 s")
     assert text.index(": step: the server loads its model") < text.index("I see 4 pictures.")
-    [end] = [json.loads(line[6:])["vilamp"] for line in text.splitlines() if '"vilamp"' in line]
+    [_, end] = [json.loads(line[6:])["vilamp"] for line in text.splitlines() if '"vilamp"' in line]
     assert end["steps"][:2] == ["the server reads 4 pictures", "the server loads its model, 0 s of at most 60 s"]
     assert len(spy.seen()) == 5
 

@@ -1,0 +1,137 @@
+"""Finds the stretch of time and the cameras that the words of a question name, in English, German, Spanish and French.
+
+No language model takes part. What is found is cut out of the question, so that the rest says what is asked about.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+
+from agent.reading.camera_words import Mentions, mentions_of
+from agent.reading.scope_text import cleaned, folded
+from agent.reading.time_lexer import Token, language_of, tokens_of
+from agent.reading.time_phrases import Phrases, merged_pieces
+from agent.reading.times import Calendar, Piece, Range
+from agent.reading.types import Known, ScopeWords
+from agent.times import PartsOfDay
+
+Spans = list[tuple[int, int]]
+
+_BEFORE_PIECE = frozenset("igabcefBSKv")  # symbols that belong to the phrase behind them
+_JOIN = re.compile(r"\s+")
+_LOOSE = re.compile(r"\s+([,;.?!])|^[\s,;:.\-–—]+|[\s,;:\-–—]+$")
+_DOUBLED = re.compile(r"([,;:])(?:\s*[,;:])+")
+
+
+def read_scope(text: str, known: Known, parts: PartsOfDay) -> ScopeWords:
+    """Return the cameras and times that a question names. Never fails.
+
+    The time zone is that of the first camera named, else that of the first camera.
+    """
+    shown = cleaned(text)
+    plain = folded(shown)
+    language = language_of(plain)
+    mentions = mentions_of(shown, plain, known.cameras)
+    zone = _zone_of(mentions, known)
+    masked = _masked(plain, mentions.spans)
+    phrases = Phrases(tokens_of(masked, language), language, Calendar(known.now, zone, parts))
+    tokens = phrases.reduce()
+    places, spans = _found(tokens)
+    ranges = _ranges(phrases, [tokens[place].value for place in places])
+    after, before = ranges[0] if ranges else (None, None)
+    cuts = [*spans, *mentions.cuts]
+    return ScopeWords(
+        rest=_without(shown, cuts),
+        cameras=mentions.cameras,
+        after=after,
+        before=before,
+        words=tuple(_JOIN.sub(" ", shown[start:end]).strip(" ,") for start, end in sorted({*spans, *mentions.cuts})),
+        problem=mentions.problem,
+        others=tuple((low, high) for low, high in ranges[1:] if low is not None and high is not None),
+    )
+
+
+def _zone_of(mentions: Mentions, known: Known) -> str:
+    named = [camera for camera in known.cameras if camera.name in mentions.cameras] or list(known.cameras)
+    return named[0].zone if named else "UTC"
+
+
+def _masked(plain: str, spans: Spans) -> str:
+    """Return the text with the names of cameras made into words that mean nothing, of the same length."""
+    for start, end in spans:
+        plain = plain[:start] + "x" * (end - start) + plain[end:]
+    return plain
+
+
+def _found(tokens: Sequence[Token]) -> tuple[list[int], Spans]:
+    """Return the places of the pieces that count, and what each covers of the text with the prepositions before it."""
+    places, spans = [], []
+    for place, token in enumerate(tokens):
+        if token.symbol != "$":
+            continue
+        first = place
+        while first and tokens[first - 1].symbol in _BEFORE_PIECE:
+            first -= 1
+        before = {each.symbol for each in tokens[first:place]}
+        if token.value.needs_word and not before & set("iace"):
+            continue
+        places.append(place)
+        spans.append((tokens[first].start, token.end))
+    return places, spans
+
+
+def _ranges(phrases: Phrases, pieces: list[Piece]) -> list[Range]:
+    """Return the stretches of time that the pieces mean together: the one asked about first, then others."""
+    calendar = phrases.calendar
+    days = [piece for piece in pieces if piece.days and not piece.hours]
+    hours = [piece for piece in pieces if piece.hours and not piece.days]
+    if days and hours and len(days) + len(hours) == len(pieces):
+        merged = [merged_pieces(day, each) for day in days for each in hours]
+        if all(merged) and 1 in (len(days), len(hours)):
+            pieces = [piece for piece in merged if piece]
+    found: list[Range] = []
+    for piece in pieces:
+        opened = found[-1] if found else (None, None)
+        if piece.op in ("before", "until") and opened[0] is not None and opened[1] is None:
+            day = next((each.days for each in pieces if each.days), None)
+            upper = calendar.range_of(replace(piece, days=piece.days or day))[1]
+            if upper is not None and upper > opened[0]:
+                found[-1] = (opened[0], upper)
+            continue
+        low, high = calendar.range_of(piece)
+        if low is not None and high is not None and low >= high:
+            continue
+        found.append((low, high))
+    return _narrowed(found)
+
+
+def _narrowed(ranges: list[Range]) -> list[Range]:
+    """Return the ranges without repetitions; of one inside another only the inner one."""
+    kept: list[Range] = []
+    for each in ranges:
+        inside = [place for place, other in enumerate(kept) if _contains(other, each)]
+        if inside:
+            kept[inside[0]] = each
+        elif not any(_contains(each, other) for other in kept):
+            kept.append(each)
+    return list(dict.fromkeys(kept))
+
+
+def _contains(outer: Range, inner: Range) -> bool:
+    low, high = (float("-inf") if outer[0] is None else outer[0]), (float("inf") if outer[1] is None else outer[1])
+    return low <= (float("-inf") if inner[0] is None else inner[0]) and high >= (
+        float("inf") if inner[1] is None else inner[1]
+    )
+
+
+def _without(text: str, cuts: Spans) -> str:
+    """Return the text without these parts, and without the spaces and commas that they leave behind."""
+    kept, place = [], 0
+    for start, end in sorted(cuts):
+        kept.append(text[place:start])
+        place = max(place, end)
+    kept.append(text[place:])
+    rest = _JOIN.sub(" ", " ".join(part for part in map(str.strip, kept) if part))
+    rest = _DOUBLED.sub(r"\1", rest)
+    rest = _LOOSE.sub(lambda found: found[1] or "", rest)
+    return rest if any(character.isalnum() for character in rest) else ""
