@@ -4,7 +4,9 @@ This module reads no clock: arrival times are arguments.
 """
 
 import math
+from collections import deque
 from fractions import Fraction
+from statistics import median
 
 import av
 
@@ -13,6 +15,9 @@ from streaming.frame import ClockName
 _WRAP_TICKS = 1 << 32  # RTP timestamps have 32 bits
 _MIN_STEP_S = 0.001
 _MAX_STEP_S = 1.0
+_REPORTS = 5  # so many count
+_REPORTS_DIFFER_S = 0.2  # from their median, when they agree
+_REPORT_INTERVAL_S = 0.5  # between two reports that are compared
 _MAX_AHEAD_S = 3.0  # beyond `max_skew_s`: a last frame further in the future was stamped by a wrong clock
 
 USUAL_INTERVAL_S = 0.04  # 25 frames a second, if the file declares no rate
@@ -36,9 +41,10 @@ class CaptureClock:
 
     Our clock is the system clock of this machine, by which arrival times are given. Cameras send reports of their own
     clock: its time at a certain RTP timestamp (in ticks). A report is used if its time differs from our clock by at
-    most `max_skew_s`. It then gives the capture time of each frame from the frame's ticks. This time is used if the
-    frame arrived at most `max_delay_s` after it and at most `max_skew_s` before it. All other frames get their arrival
-    time.
+    most `max_skew_s`. Two or more give the capture time of each frame from the frame's ticks, if they agree: between
+    them, ticks must advance at the clock rate. The median of the last ones counts, as some senders read their clock
+    late. This time is used if the frame arrived at most `max_delay_s` after it and at most `max_skew_s` before it. All
+    other frames get their arrival time.
 
     If times would step back (at a first report, or with another publisher), they advance at half speed for a few
     seconds until they are right again, so that the order of frames and the sampling are kept. If the last frame's time
@@ -51,7 +57,8 @@ class CaptureClock:
         self._rate_hz = clock_rate_hz
         self._max_skew_s = max_skew_s
         self._max_delay_s = max_delay_s
-        self._report: tuple[float, int] | None = None  # (unix seconds, ticks)
+        self._reports: deque[tuple[float, int, float]] = deque(maxlen=_REPORTS)  # (unix seconds, ticks, arrival)
+        self._agreed: tuple[float, int] | None = None  # (unix seconds, ticks)
         self._last: float | None = None
         self._last_wanted: float | None = None
 
@@ -64,16 +71,29 @@ class CaptureClock:
 
         Times continue to rise.
         """
-        self._rate_hz, self._report = clock_rate_hz, None
+        self._rate_hz, self._agreed = clock_rate_hz, None
+        self._reports.clear()
 
     def report(self, sender_time: float, ticks: int, arrival: float) -> bool:
         """Store a report: the sender's clock showed `sender_time` at the RTP timestamp `ticks`.
 
-        Return whether this is close enough to our clock (`arrival`); otherwise frames get their arrival time.
+        Return whether frames get their time from the sender's clock from now on.
         """
-        believed = abs(sender_time - arrival) <= self._max_skew_s
-        self._report = (sender_time, ticks) if believed else None
-        return believed
+        if abs(sender_time - arrival) > self._max_skew_s:
+            self._reports.clear()
+        elif not self._reports or not 0 <= arrival - self._reports[-1][2] < _REPORT_INTERVAL_S:
+            self._reports.append((sender_time, ticks, arrival))
+        self._agreed = self._agreement(ticks)
+        return self._agreed is not None
+
+    def _agreement(self, ticks: int) -> tuple[float, int] | None:
+        """Return the sender's time at `ticks`, the median of all reports; None if they are too few or contradictory."""
+        times = [time + ticks_between(ticks, then) / self._rate_hz for time, then, _ in self._reports]
+        if len(times) < 2:
+            return None
+        middle = median(times)
+        num_near = sum(abs(time - middle) <= _REPORTS_DIFFER_S for time in times)
+        return (middle, ticks) if 2 * num_near > len(times) else None
 
     def capture_time(self, ticks: int | None, arrival: float) -> tuple[float, ClockName]:
         """Return the frame's time in unix seconds, and which clock gave it: "sender" or "arrival"."""
@@ -88,8 +108,8 @@ class CaptureClock:
         return time, clock
 
     def _wanted(self, ticks: int | None, arrival: float) -> tuple[float, ClockName]:
-        if ticks is not None and self._report is not None:
-            sender_time, report_ticks = self._report
+        if ticks is not None and self._agreed is not None:
+            sender_time, report_ticks = self._agreed
             time = sender_time + ticks_between(ticks, report_ticks) / self._rate_hz
             if -self._max_skew_s <= arrival - time <= self._max_delay_s:
                 return time, "sender"

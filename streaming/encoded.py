@@ -18,7 +18,8 @@ MAX_WAIT_S = 3.0
 MAX_WAITING_BYTES = 16 << 20  # 3 s at 40 Mbit/s
 
 _VP8_START = b"\x9d\x01\x2a"
-_H264_SPS = 7
+_H264_IDR, _H264_SEI, _H264_SPS = 5, 6, 7
+_SEI_RECOVERY_POINT = 6
 _HIGH_PROFILES = frozenset({44, 83, 86, 100, 110, 118, 122, 128, 134, 135, 138, 139, 144, 244})
 _MAX_POC_CYCLE = 255
 _MAX_EXP_GOLOMB_BITS = 32
@@ -55,6 +56,22 @@ def picture_size(codec: str, data: bytes) -> tuple[int, int] | None:
         sizes = [_sps_size(unit) for unit in _sps_units(data)]
         return max(sizes, key=lambda size: size[0] * size[1], default=None)
     return None
+
+
+def is_key(codec: str, data: bytes) -> bool:
+    """Return whether an encoded picture can be decoded without earlier ones: a key frame or, for H.264, a recovery point.
+
+    `codec`: "VP8" or "H264" (with start codes).
+    """
+    if codec.upper() == "VP8":
+        return bool(data) and not data[0] & 1
+    start = data.find(b"\x00\x00\x01")
+    while 0 <= start < len(data) - 4:
+        kind, following = data[start + 3] & 0x1F, data[start + 4]
+        if kind == _H264_IDR or (kind == _H264_SEI and following == _SEI_RECOVERY_POINT):
+            return True
+        start = data.find(b"\x00\x00\x01", start + 3)
+    return False
 
 
 def _vp8_size(data: bytes) -> tuple[int, int] | None:

@@ -17,12 +17,14 @@ class Frame:
 
     `time`: capture time in unix seconds, strictly rising per source while our clock is not set back. `image`: uint8
     (H, W, 3) RGB, whose size may change between frames. `clock`: where `time` came from: the sender's clock, our clock
-    at arrival, or the timestamps of a file.
+    at arrival, or the timestamps of a file. `damaged`: parts of it may be wrong, as a picture before it was lost on the
+    way.
     """
 
     time: float
     image: np.ndarray
     clock: ClockName
+    damaged: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +63,10 @@ class SourceStats:
     dropped: int = 0  # kept frames dropped for newer ones, as the consumer was slow (never for files)
     shed: int = 0  # frames dropped undecoded as this machine was too slow (WebRTC)
     decode_errors: int = 0
+    damaged: int = 0  # decoded frames that depend on one that was lost on the way (WebRTC)
+    key_frames_requested: int = 0  # (WebRTC)
+    packets_received: int = 0  # (WebRTC)
+    packets_lost: int = 0  # and not repeated in time (WebRTC)
     reconnects: int = 0  # new sessions of the camera (WebRTC), new connections (others)
     stalls: int = 0  # no frame for `stall_timeout_s`
     last_frame_time: float | None = None  # unix seconds

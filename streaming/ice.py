@@ -1,7 +1,7 @@
 """Collect the addresses at which WebRTC sessions are reached: networks, fixed ports, public addresses, STUN and TURN.
 
-aioice gives each session a random UDP port on every network address except loopback. `Ice` replaces this step, and no
-other module changes aioice. It was checked against aioice 0.13.0; `tests/streaming/test_ice.py` fails if another
+aioice gives each session a random UDP port on every network address except loopback. `Ice` replaces this step (and
+`tap.py` the checks of consent). It was checked against aioice 0.13.0; `tests/streaming/test_ice.py` fails if another
 version behaves differently.
 """
 

@@ -14,6 +14,8 @@ from aiortc.codecs import CODECS, is_rtx
 from aiortc.rtcpeerconnection import find_common_codecs
 from aiortc.sdp import DIRECTIONS, MediaDescription, SessionDescription, candidate_from_sdp
 
+from streaming.sdp_codecs import as_offered, for_aiortc
+
 MAX_CANDIDATES = 16  # so many are used in a session; each is paired with each of our addresses
 MAX_OFFERED_CANDIDATES = 64  # browsers with many addresses send more than are used, but not this many
 _MAX_SECTIONS = 8
@@ -42,6 +44,7 @@ class Offer:
     `named_candidates`: the values of those with an mDNS name instead of an address, which are not in `sdp`.
     """
 
+    text: str
     sdp: str
     mid: str
     ice_ufrag: str
@@ -57,8 +60,10 @@ def check_offer(text: str, client: str | None = None) -> Offer:
     """
     if not text.startswith("v=0"):
         raise OfferMalformed("the body is not SDP (it must begin with v=0)")
-    sdp, num_candidates, named = _normalised(text, client)
+    text, num_candidates, named = _normalised(text, client)
     try:
+        SessionDescription.parse(text)
+        sdp = for_aiortc(text)
         parsed = SessionDescription.parse(sdp)
     except PARSE_ERRORS as error:
         raise OfferMalformed(f"the SDP cannot be parsed ({type(error).__name__}: {str(error)[:100]})") from None
@@ -72,7 +77,7 @@ def check_offer(text: str, client: str | None = None) -> Offer:
             _check_direction(media)
             _check_codecs(media)
     ice = parsed.media[0].ice
-    return Offer(sdp, mid, ice.usernameFragment or "", ice.password or "", num_candidates, named)
+    return Offer(text, sdp, mid, ice.usernameFragment or "", ice.password or "", num_candidates, named)
 
 
 def _normalised(text: str, client: str | None) -> tuple[str, int, tuple[str, ...]]:
@@ -225,8 +230,7 @@ def _check_codecs(media: MediaDescription) -> None:
         raise OfferMalformed(f"malformed format parameters ({type(error).__name__})") from None
     if not common:
         offered = sorted({codec.name[:20] for codec in media.rtp.codecs})[:10]
-        wanted = "VP8 or H.264 (baseline, packetization-mode=1)" if media.kind == "video" else "Opus"
-        raise OfferUnusable(f"no usable {media.kind} codec among {', '.join(offered) or 'none'}; offer {wanted}")
+        raise OfferUnusable(f"no usable video codec among {', '.join(offered) or 'none'}; offer VP8 or H.264")
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,6 +301,11 @@ class IceServer:
             parts += [f"username={_quoted(self.username)}", f"credential={_quoted(self.credential)}"]
             parts.append('credential-type="password"')
         return "; ".join(parts)
+
+
+def complete_answer(answer_sdp: str, offer: Offer) -> str:
+    """Return aiortc's answer to the offer as the publisher gets it."""
+    return with_bitrates(as_offered(answer_sdp, offer.text))
 
 
 def with_bitrates(answer_sdp: str) -> str:

@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any, Literal
 
 import av
-from aiortc import RTCDataChannel, RTCSessionDescription
+from aiortc import RTCDataChannel, RTCRtpReceiver, RTCSessionDescription
 from aiortc.mediastreams import MediaStreamError
 from aiortc.sdp import candidate_from_sdp
 
@@ -26,16 +26,20 @@ from streaming.frame import ClockName, Frame, FrameSettings, SourceStats
 from streaming.handoff import LatestSlot, SlotClosed
 from streaming.ice import Ice
 from streaming.picture import to_rgb
-from streaming.tap import guard, rtp_origin, stop_decoder, unfinished_bytes, watch_reports
+from streaming.reception import Reception, Told
+from streaming.tap import accept_rsa, guard, keep_consent, stop_decoder, unfinished_bytes, watch_reports
 
 logger = logging.getLogger(__name__)
 
 CloseReason = Literal[
-    "deleted", "replaced", "stalled", "never_connected", "ended", "failed", "too_large", "gave_way", "shutdown"
-]
+    "deleted", "replaced", "stalled", "ice_failed", "dtls_failed", "no_media", "consent_expired", "ended", "failed",
+    "too_large", "gave_way", "shutdown",
+]  # fmt: skip
+"""Why a session ended. Each is explained in docs/operations.md."""
 _MAX_REFUSED_CHANNELS = 8
 _MAX_UNFINISHED_BYTES = 2 << 20  # of data channel messages; twice what the announced window allows
 _CHECK_UNFINISHED_S = 0.5
+_CLOCK_RATE_HZ = 90_000.0  # of RTP timestamps of video
 _MAX_CLOSING_S = 5.0  # limit for each of two steps: closing the connection, and ending the decoder
 
 
@@ -46,6 +50,7 @@ class _Raw:
     frame: av.VideoFrame
     time: float
     clock: ClockName
+    damaged: bool
 
 
 class WebRtcSession:
@@ -75,9 +80,11 @@ class WebRtcSession:
         self._now = now
         self._ice = ice or Ice()
         self._peer = self._ice.connection()
+        accept_rsa(self._peer)
         self._sampler = Sampler(settings.rate_hz)
         self._clock = CaptureClock(max_skew_s=settings.max_skew_s)
         self._slot: LatestSlot[_Raw] = LatestSlot(settings.handoff_frames)
+        self._layer: int | None = None  # SSRC of the last frame
         self._reader: asyncio.Task[CloseReason] | None = None
         self._converse = converse
         self._messages: Counter[str] = Counter() if messages is None else messages
@@ -98,14 +105,16 @@ class WebRtcSession:
             for transceiver in self._peer.getTransceivers():
                 if transceiver.kind != "video":
                     transceiver.direction = "inactive"  # decline sound, which nobody would read
-                guard(transceiver.receiver, self.stats, self._refuse_size)
+            receiver = next(each.receiver for each in self._peer.getTransceivers() if each.kind == "video")
+            reception = guard(receiver, self.stats, self._refuse_size)
+            keep_consent(receiver, lambda: time.monotonic() - reception.heard_at, self._consent_expired)
             self._ice.prepare(self._peer)
             await self._peer.setLocalDescription(await self._peer.createAnswer())
         except BaseException:
             await self._peer.close()
             raise
         self._peer.on("connectionstatechange", self._connection_changed)
-        self._reader = asyncio.create_task(self._read(), name=f"read-{self.camera}")
+        self._reader = asyncio.create_task(self._read(receiver, reception), name=f"read-{self.camera}")
         self._reader.add_done_callback(self._reader_done)
         if self._peer.sctp is not None:
             self._channel_guard = asyncio.create_task(self._guard_channel(), name=f"guard-{self.camera}")
@@ -144,7 +153,7 @@ class WebRtcSession:
                     logger.warning("camera %s: %s", self.camera, error)
                     self.end("too_large" if isinstance(error, PictureTooLarge) else "failed")
                     return
-                yield Frame(raw.time, image, raw.clock)
+                yield Frame(raw.time, image, raw.clock, raw.damaged)
 
     async def close(self, reason: CloseReason = "shutdown") -> None:
         """End the session and wait until it has ended. Idempotent; a repeated call waits as well."""
@@ -184,7 +193,17 @@ class WebRtcSession:
 
     def _connection_changed(self) -> None:
         if self._peer.connectionState in ("failed", "closed"):
-            self.end("ended" if self.stats.received else "never_connected")
+            self.end("ended" if self.stats.received else self._what_failed())
+
+    def _what_failed(self) -> CloseReason:
+        """Return which step towards the first picture was not completed."""
+        if self._peer.iceConnectionState not in ("completed", "closed"):
+            return "ice_failed"
+        transports = {each.receiver.transport.state for each in self._peer.getTransceivers()}
+        return "no_media" if transports & {"connected", "closed"} else "dtls_failed"
+
+    def _consent_expired(self) -> None:
+        self.end("consent_expired")
 
     def _reader_done(self, reader: "asyncio.Task[CloseReason]") -> None:
         if reader.cancelled():
@@ -224,45 +243,51 @@ class WebRtcSession:
                 self.end("too_large")
                 return
 
-    async def _read(self) -> CloseReason:
+    async def _read(self, receiver: RTCRtpReceiver, reception: Reception) -> CloseReason:
         """Read the track until it ends or no frame has come for too long. Return the reason for closing the session.
 
         ICE alone would notice a dead peer only after 30 s.
         """
-        receiver = next(t.receiver for t in self._peer.getTransceivers() if t.kind == "video")
-        watch_reports(receiver, self._report)
+
+        def report(layer: int, sender_time: float, ticks: int) -> None:
+            if layer == reception.taken:
+                arrival = self._now()
+                self.stats.sender_clock_s = sender_time - arrival
+                self._clock.report(sender_time, ticks, arrival)
+
+        watch_reports(receiver, report)
         timeout_s = self._connect_timeout_s
         while True:
             try:
                 async with asyncio.timeout(timeout_s):
                     frame = await receiver.track.recv()
             except TimeoutError:
-                return "stalled" if self.stats.received else "never_connected"
+                return "stalled" if self.stats.received else self._what_failed()
             except MediaStreamError:
                 return "ended"
             timeout_s = self._settings.stall_timeout_s
-            self._take(frame, rtp_origin(receiver))
+            self._take(frame, reception.decoded(frame.pts))
 
-    def _report(self, sender_time: float, ticks: int) -> None:
-        arrival = self._now()
-        self.stats.sender_clock_s = sender_time - arrival
-        self._clock.report(sender_time, ticks, arrival)
-
-    def _take(self, frame: av.VideoFrame, origin: int | None) -> None:
-        if self._closing is None and not self.stats.received:
+    def _take(self, frame: av.VideoFrame, told: Told | None) -> None:
+        if self._closing is None and told is not None and not self.stats.received:
             self._clock.continue_after(self.on_first_frame())  # may end this session
-        if self._closing is not None:
+        if self._closing is not None or told is None:
             return
-        ticks = None if frame.pts is None or origin is None else frame.pts + origin
-        frame_time, clock = self._clock.capture_time(ticks, self._now())
+        if told.layer != self._layer:
+            if self._layer is not None:
+                self._clock.restart(_CLOCK_RATE_HZ)
+            self._layer = told.layer
+        frame_time, clock = self._clock.capture_time(told.ticks, self._now())
         stats = self.stats
         stats.state = "live"
         stats.count(frame_time)
         stats.clock = clock
         stats.width, stats.height = frame.width, frame.height
+        if told.damaged and not told.kept_anyway:
+            return
         if self._sampler.keep(frame_time):
             stats.kept += 1
-            if not self._slot.put(_Raw(frame, frame_time, clock)):
+            if not self._slot.put(_Raw(frame, frame_time, clock, told.damaged)):
                 stats.dropped += 1
 
 

@@ -1,9 +1,14 @@
 """Use private attributes of aiortc, to read values that it does not expose and to limit its use of time and memory.
 
-No other module uses private attributes of aiortc. This one was checked against aiortc 1.16.0;
+No other module uses private attributes of aiortc. This one was read from aiortc 1.16.0 and aioice 0.13.0;
 `tests/streaming/test_tap.py` fails if another version changes anything that it uses.
 
-- Reads the times of RTCP sender reports, and the RTP time from which a receiver's frames count.
+- Accepts publishers whose DTLS certificate has an RSA key, as GStreamer's. aiortc offers ECDSA cipher suites only.
+- Counts arriving media as consent. aioice closes a connection whose peer answers no STUN request for half a minute
+  (RFC 7675), and FFmpeg's muxer answers none after its handshake.
+- Reads the times of RTCP sender reports.
+- Replaces the jitter buffer and its requests to the sender by `Reception`. aiortc asks once for a lost packet, waits
+  for it until 512 others have come, and asks for no key frame after that.
 - Replaces the decoder's unbounded queue by `EncodedQueue`.
 - Counts packets that cannot be decoded, instead of logging each.
 - Measures arrival by the monotonic clock. aiortc uses the system clock and loops over every millisecond that it jumps
@@ -16,18 +21,23 @@ No other module uses private attributes of aiortc. This one was checked against 
 
 import asyncio
 import logging
+import random
 import struct
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
-from aiortc import RTCRtpReceiver, RTCSctpTransport
+from aioice import ice, stun
+from aiortc import RTCCertificate, RTCPeerConnection, RTCRtpReceiver, RTCSctpTransport
 from aiortc.rtcrtpparameters import RTCRtpReceiveParameters
 from aiortc.rtp import RtcpSrPacket, RtpPacket
 
 from streaming.encoded import EncodedQueue
 from streaming.frame import SourceStats
+from streaming.packets import Packet, begins_picture
+from streaming.reception import Reception
 
 logger = logging.getLogger(__name__)
 
@@ -37,11 +47,16 @@ _SCTP_WINDOW_BYTES = 1 << 20
 _QUEUE = "_RTCRtpReceiver__decoder_queue"
 _ERROR = "_RTCRtpReceiver__decoder_error"
 _THREAD = "_RTCRtpReceiver__decoder_thread"
+_BUFFER = "_RTCRtpReceiver__jitter_buffer"
+_NACKS = "_RTCRtpReceiver__nack_generator"
+_CODECS = "_RTCRtpReceiver__codecs"
+_CERTIFICATES = "_RTCPeerConnection__certificates"
+_CIPHERS = b"ECDHE+AESGCM:ECDHE+CHACHA20:ECDHE-ECDSA-AES128-SHA:ECDHE-ECDSA-AES256-SHA"
 _POLL_S = 0.01
 _DECODER_LOGGER = "aiortc.rtcrtpreceiver"
 _DECODER_MESSAGE = "failed to decode"
 
-OnReport = Callable[[float, int], object]
+OnReport = Callable[[int, float, int], object]
 
 
 def unix_from_ntp(ntp: int) -> float:
@@ -49,8 +64,47 @@ def unix_from_ntp(ntp: int) -> float:
     return (ntp >> 32) - _NTP_EPOCH_S + (ntp % _NTP_FRACTION) / _NTP_FRACTION
 
 
+class _Certificate(RTCCertificate):
+    """A certificate for connections to peers whose own certificate has an ECDSA or an RSA key."""
+
+    def _create_ssl_context(self, srtp_profiles: list[Any]) -> Any:
+        context = super()._create_ssl_context(srtp_profiles)
+        context.set_cipher_list(_CIPHERS)
+        return context
+
+
+def accept_rsa(peer: RTCPeerConnection) -> None:
+    """Let the peer connection accept RSA certificates. To be called before it has a description."""
+    setattr(peer, _CERTIFICATES, [_Certificate.generateCertificate()])
+
+
+def keep_consent(receiver: RTCRtpReceiver, media_age_s: Callable[[], float], on_expired: Callable[[], None]) -> None:
+    """Call `on_expired` instead of closing the connection when the peer's consent expires.
+
+    Consent expires after six requests in a row, one about every 5 s, that were not answered while no media arrived.
+    `media_age_s`: returns the seconds since media arrived last.
+    """
+    connection = receiver.transport.transport._connection
+
+    async def ask() -> None:
+        unanswered = 0
+        while unanswered < ice.CONSENT_FAILURES:
+            await asyncio.sleep(ice.CONSENT_INTERVAL * random.uniform(0.8, 1.2))
+            for pair in list(connection._nominated.values()):
+                request = connection.build_request(pair, nominate=False)
+                key = connection.remote_password.encode()
+                try:
+                    await pair.protocol.request(request, pair.remote_addr, integrity_key=key, retransmissions=0)
+                    unanswered = 0
+                except stun.TransactionError:
+                    unanswered = 0 if media_age_s() < ice.CONSENT_INTERVAL else unanswered + 1
+        on_expired()
+
+    connection.query_consent = ask
+
+
 def watch_reports(receiver: RTCRtpReceiver, on_report: OnReport) -> None:
-    """Make the receiver call `on_report(unix seconds, RTP ticks)` for each RTCP sender report from now on.
+    """Make the receiver call `on_report(SSRC, unix seconds, RTP ticks)` for each RTCP sender report from now on.
 
     The transport looks up the handler on the receiver for each packet, so replacing the instance's attribute is enough.
     """
@@ -58,24 +112,15 @@ def watch_reports(receiver: RTCRtpReceiver, on_report: OnReport) -> None:
 
     async def handle_and_report(packet: object) -> None:
         if isinstance(packet, RtcpSrPacket) and packet.sender_info.packet_count:
-            on_report(unix_from_ntp(packet.sender_info.ntp_timestamp), packet.sender_info.rtp_timestamp)
+            info = packet.sender_info
+            on_report(packet.ssrc, unix_from_ntp(info.ntp_timestamp), info.rtp_timestamp)
         await handle(packet)
 
     receiver._handle_rtcp_packet = handle_and_report
 
 
-def rtp_origin(receiver: RTCRtpReceiver) -> int | None:
-    """Return the RTP timestamp (modulo 2**32) from which aiortc counts the `pts` of frames.
-
-    None before the first frame.
-    """
-    mapper = getattr(receiver, "_RTCRtpReceiver__timestamp_mapper", None)
-    origin = getattr(mapper, "_origin", None)
-    return origin if isinstance(origin, int) else None
-
-
 class _DecodeErrors(threading.Event):
-    """Replaces the event that aiortc sets when decoding fails, to request a key frame. Counts how often it is set."""
+    """Replaces the event that aiortc sets in the decoder's thread when decoding fails."""
 
     def __init__(self, on_error: Callable[[], None]) -> None:
         super().__init__()
@@ -83,11 +128,6 @@ class _DecodeErrors(threading.Event):
 
     def set(self) -> None:
         self._on_error()
-        super().set()
-
-    def ask_for_key_frame(self) -> None:
-        """Request a key frame without counting an error."""
-        super().set()
 
 
 class _NotJoined:
@@ -97,24 +137,47 @@ class _NotJoined:
         return
 
 
-def guard(receiver: RTCRtpReceiver, stats: SourceStats, on_too_large: Callable[[str], None]) -> None:
-    """Replace parts of an aiortc receiver, before it starts to receive, by parts with limits on time and memory.
+class _Order:
+    """Replaces aiortc's jitter buffer: passes packets to a `Reception`, and never returns a picture itself."""
+
+    def __init__(self, receiver: RTCRtpReceiver, reception: Reception) -> None:
+        self._codecs: dict[int, Any] = getattr(receiver, _CODECS)
+        self._reception = reception
+
+    def add(self, packet: Any) -> tuple[bool, None]:
+        codec = self._codecs[packet.payload_type]
+        begins = begins_picture(codec.name, packet.payload)
+        passed = Packet(packet.sequence_number, packet.timestamp, packet._data, begins, bool(packet.marker))
+        return self._reception.add(packet.ssrc, codec, passed, time.monotonic()), None
+
+
+def guard(receiver: RTCRtpReceiver, stats: SourceStats, on_too_large: Callable[[str], None]) -> Reception:
+    """Replace parts of an aiortc receiver, before it starts to receive. Return what repairs and watches its track.
 
     Dropped frames are counted in `stats.shed`, decoding errors in `stats.decode_errors`. `on_too_large` is called on
-    the event loop for each picture whose size is refused, with a sentence that says so.
+    the event loop for each picture whose size is refused, with a sentence that says so. To be called on the event loop.
     """
+    loop = asyncio.get_running_loop()
+
+    def lose() -> None:
+        reception.lose(time.monotonic())
 
     def count_error() -> None:
         stats.decode_errors += 1
+        with suppress(RuntimeError):  # the loop has been closed meanwhile
+            loop.call_soon_threadsafe(lose)
 
     def count_shed(num: int) -> None:
         stats.shed += num
-        errors.ask_for_key_frame()
+        lose()
 
     errors = _DecodeErrors(count_error)
     waiting = EncodedQueue(time.monotonic, on_shed=count_shed, on_unreadable=errors.set, on_too_large=on_too_large)
+    reception = Reception(waiting.put, stats)
     setattr(receiver, _QUEUE, waiting)
     setattr(receiver, _ERROR, errors)
+    setattr(receiver, _NACKS, None)
+    setattr(receiver, _BUFFER, _Order(receiver, reception))
     receive = receiver.receive
 
     async def receive_without_join(parameters: RTCRtpReceiveParameters) -> None:
@@ -126,8 +189,12 @@ def guard(receiver: RTCRtpReceiver, stats: SourceStats, on_too_large: Callable[[
 
     handle = receiver._handle_rtp_packet
 
-    async def handle_by_monotonic_clock(packet: RtpPacket, arrival_time_ms: int) -> None:
-        await handle(packet, arrival_time_ms=int(time.monotonic() * 1000))
+    async def handle_and_repair(packet: RtpPacket, arrival_time_ms: int) -> None:
+        now = time.monotonic()
+        await handle(packet, arrival_time_ms=int(now * 1000))
+        missing = reception.missing(packet.ssrc, now)
+        if missing:
+            await receiver._send_rtcp_nack(packet.ssrc, missing)
 
     report = receiver._run_rtcp
 
@@ -141,8 +208,9 @@ def guard(receiver: RTCRtpReceiver, stats: SourceStats, on_too_large: Callable[[
 
     receiver.receive = receive_without_join
     receiver._run_rtcp = keep_reporting
-    receiver._handle_rtp_packet = handle_by_monotonic_clock
+    receiver._handle_rtp_packet = handle_and_repair
     _count_instead_of_logging()
+    return reception
 
 
 async def stop_decoder(receiver: RTCRtpReceiver, timeout_s: float) -> bool:

@@ -30,8 +30,8 @@ from streaming.sdp import (
     OfferMalformed,
     OfferUnusable,
     check_offer,
+    complete_answer,
     parse_fragment,
-    with_bitrates,
 )
 from streaming.session import CloseReason, WebRtcSession
 
@@ -248,7 +248,7 @@ class WhipServer:
             raise Rejected(503, f"no network port for the video: {error}; try again later", _retry_later()) from error
         finally:
             self._negotiating.remove(camera)
-        return session, with_bitrates(answer)
+        return session, complete_answer(answer, offer)
 
     def _make_place(self, camera: str) -> bool:
         """Make room for one more publisher, by closing one without frames if necessary.

@@ -32,6 +32,10 @@ _COUNTED = {
     "vilamp_frames_remembered_total": ("Frames remembered.", "remembered"),
     "vilamp_camera_sessions_total": ("Sources connected.", "sessions"),
 }
+_IN_TRANSIT = {
+    "vilamp_frames_damaged_in_transit_total": ("Frames that depend on one lost on the way.", "damaged"),
+    "vilamp_key_frames_requested_total": ("Key frames requested from publishers.", "key_frames_requested"),
+}
 _SESSION = {
     "vilamp_session_received_frames": ("Frames decoded in this session.", "received"),
     "vilamp_session_kept_frames": ("Frames kept in this session.", "kept"),
@@ -242,11 +246,16 @@ class Cameras:
                 ({"camera": each.camera}, float(getattr(each.stats, field))) for each in sources if each is not None
             ]
 
+        def in_transit(field: str) -> list[Reading]:
+            return [({"camera": each.camera}, float(each.in_transit(field))) for each in intakes()]
+
         def live() -> list[Reading]:
             return [({"camera": each.camera}, float(each.state == "live")) for each in intakes()]
 
         for name, (text, field) in _COUNTED.items():
             yield Reader(name, text, ("camera",), partial(counted, field))
+        for name, (text, field) in _IN_TRANSIT.items():
+            yield Reader(name, text, ("camera",), partial(in_transit, field))
         for name, (text, field) in _SESSION.items():
             yield Reader(name, text, ("camera",), partial(session, field))
         yield Reader("vilamp_camera_live", "1 while frames flow.", ("camera",), live)

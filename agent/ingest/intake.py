@@ -54,6 +54,8 @@ class IntakeCounters:
     remembered: int = 0  # frames
     lost: int = 0  # frames
     sessions: int = 0
+    damaged: int = 0  # frames of ended sessions that depended on one that was lost on the way
+    key_frames_requested: int = 0  # by ended sessions
 
 
 class Intake:
@@ -79,6 +81,7 @@ class Intake:
         self.camera = camera
         self.counters = IntakeCounters()
         self.source: Source | None = None
+        self._running: list[Source] = []  # `source`, and others that are about to end
         self.newest_id: int | None = None  # of the last frame remembered since the agent started
         self.problem: str | None = None  # why no frames are stored, as text for the operator
         self.problem_since: float | None = None  # unix seconds
@@ -107,9 +110,14 @@ class Intake:
         source = self.source
         return self.counters.remembered > 0 or (source is not None and source.stats.received > 0)
 
+    def in_transit(self, field: str) -> int:
+        """Return `damaged` or `key_frames_requested` of all sessions, ended or not."""
+        return int(sum(getattr(each, field) for each in (self.counters, *(one.stats for one in list(self._running)))))
+
     async def run(self, source: Source) -> None:
         """Store every frame of `source` until it ends. A later call with another source closes and replaces this one."""
         replaced, self.source = self.source, source
+        self._running.append(source)
         if replaced is not None:
             await replaced.close()
         self.counters.sessions += 1
@@ -126,6 +134,9 @@ class Intake:
                 if source.stats.state in ("stalled", "failed"):
                     self._report(f"its last session ended: {source.stats.detail or 'no pictures arrived any more'}")
             await source.close()
+            self._running.remove(source)
+            self.counters.damaged += source.stats.damaged
+            self.counters.key_frames_requested += source.stats.key_frames_requested
             log.info("camera disconnected", extra={"camera": self.camera})
 
     async def _remember(self, frame: Frame) -> None:
@@ -172,6 +183,8 @@ class Intake:
         if self._is_erased(time):
             return None
         metadata = {**self._metadata, **self._published.at(time), "clock": stamp.clock}
+        if frame.damaged:
+            metadata["damaged"] = True
         jpeg = encode_jpeg(self._masks.apply(frame.image))
         frame_id = self._store.append(self.camera, time, jpeg, metadata, age_from=stamp.age_from)
         if self._is_erased(time):  # erased between the check above and the append

@@ -12,6 +12,14 @@ NOW = 1_700_000_000.0
 SECOND = 90_000
 
 
+def reporting(sender_time: float, ticks: int, arrival: float, **options: float) -> CaptureClock:
+    """Return a clock whose sender has reported twice in agreement, at last with these values."""
+    clock = CaptureClock(**options)
+    assert not clock.report(sender_time - 1, (ticks - SECOND) % 2**32, arrival - 1)
+    assert clock.report(sender_time, ticks, arrival)
+    return clock
+
+
 def test_without_reports_the_capture_time_is_the_arrival_time() -> None:
     clock = CaptureClock()
     assert clock.capture_time(0, NOW) == (NOW, "arrival")
@@ -19,15 +27,13 @@ def test_without_reports_the_capture_time_is_the_arrival_time() -> None:
     assert clock.capture_time(None, NOW + 0.10) == (NOW + 0.10, "arrival")
 
 
-def test_a_report_maps_ticks_to_the_senders_clock() -> None:
-    clock = CaptureClock()
-    assert clock.report(NOW - 0.2, 5000, NOW)
+def test_two_reports_map_ticks_to_the_senders_clock() -> None:
+    clock = reporting(NOW - 0.2, 5000, NOW)
     assert clock.capture_time(5000 + SECOND, NOW + 1.3) == (NOW + 0.8, "sender")
 
 
 def test_ticks_may_wrap() -> None:
-    clock = CaptureClock()
-    clock.report(NOW, 2**32 - SECOND, NOW)
+    clock = reporting(NOW, 2**32 - SECOND, NOW)
     assert clock.capture_time(SECOND, NOW + 2.05) == (NOW + 2.0, "sender")
     assert ticks_between(5, 2**32 - 5) == 10
     assert ticks_between(2**32 - 5, 5) == -10
@@ -41,16 +47,14 @@ def test_a_report_far_from_our_clock_is_rejected() -> None:
     assert clock.capture_time(SECOND, NOW + 1) == (NOW + 1, "arrival")
 
 
-def test_a_bad_report_cancels_an_earlier_good_one() -> None:
-    clock = CaptureClock()
-    clock.report(NOW, 0, NOW)
+def test_a_bad_report_cancels_earlier_good_ones() -> None:
+    clock = reporting(NOW, 0, NOW)
     clock.report(NOW + 50, SECOND, NOW + 1)
     assert clock.capture_time(SECOND, NOW + 1)[1] == "arrival"
 
 
 def test_a_late_frame_keeps_its_capture_time_up_to_a_limit() -> None:
-    clock = CaptureClock(max_delay_s=30.0)
-    clock.report(NOW, 0, NOW)
+    clock = reporting(NOW, 0, NOW, max_delay_s=30.0)
     assert clock.capture_time(SECOND, NOW + 11) == (NOW + 1, "sender")  # ten seconds in a stalled network
     assert clock.capture_time(2 * SECOND, NOW + 40) == (NOW + 40, "arrival")
     assert clock.capture_time(60 * SECOND, NOW + 41) == (NOW + 41, "arrival")  # ticks that jumped ahead
@@ -58,6 +62,7 @@ def test_a_late_frame_keeps_its_capture_time_up_to_a_limit() -> None:
 
 def test_a_report_that_would_set_time_back_slows_it_down_instead() -> None:
     clock = CaptureClock()
+    clock.report(NOW - 1.5, 0, NOW)
     times = [clock.capture_time(i * 9000, NOW + i * 0.1)[0] for i in range(10)]
     clock.report(NOW + 1.0 - 1.5, 10 * 9000, NOW + 1.0)  # 1.5 s behind our arrival clock
     times += [clock.capture_time(i * 9000, NOW + i * 0.1)[0] for i in range(10, 60)]
@@ -86,14 +91,53 @@ def test_times_restart_when_our_clock_is_set_back() -> None:
     assert again.capture_time(None, NOW + 6)[0] == NOW + 6
 
 
-def test_restart_forgets_the_report_but_not_the_time() -> None:
-    clock = CaptureClock()
-    clock.report(NOW, 0, NOW)
+def test_restart_forgets_the_reports_but_not_the_time() -> None:
+    clock = reporting(NOW, 0, NOW)
     clock.capture_time(SECOND, NOW + 1.1)
     clock.restart(1000.0)
     assert clock.capture_time(0, NOW + 2) == (NOW + 2, "arrival")
     clock.report(NOW + 2, 0, NOW + 2)
+    clock.report(NOW + 3, 1000, NOW + 3)
     assert clock.capture_time(1000, NOW + 3.1) == (NOW + 3, "sender")
+
+
+def test_reports_whose_ticks_run_at_another_rate_are_not_used() -> None:
+    """GStreamer 1.22 reports RTP times that advance by two seconds each second."""
+    clock = CaptureClock()
+    for second in range(20):
+        assert not clock.report(NOW + second, 2 * second * SECOND, NOW + second)
+        assert clock.capture_time(second * SECOND, NOW + second) == (NOW + second, "arrival")
+
+
+def test_a_senders_clock_that_is_read_late_at_times_is_filtered() -> None:
+    """Two of five reports show a time up to a second off, as those of werift."""
+    clock = CaptureClock()
+    errors = []
+    for second in range(50):
+        late_s = (0.0, 0.0, 0.6, 0.0, -1.0)[second % 5]
+        clock.report(NOW + second + late_s, second * SECOND, NOW + second)
+        time, name = clock.capture_time(second * SECOND, NOW + second)
+        errors += [abs(time - NOW - second)] if second >= 5 else []
+        assert name == "sender" or second < 5
+    assert max(errors) < 1e-6
+
+
+def test_a_senders_clock_that_drifts_or_is_set_is_followed() -> None:
+    clock = CaptureClock()
+    set_s = 0.0
+    for second in range(60):
+        set_s = 1.0 if second >= 30 else 0.0
+        ticks = round(second * SECOND * 1.01)  # one percent fast
+        clock.report(NOW + second + set_s, ticks, NOW + second)
+        time, _ = clock.capture_time(ticks, NOW + second)
+        assert abs(time - NOW - second) < 1.1
+    assert abs(time - NOW - 59 - set_s) < 0.05
+
+
+def test_reports_with_every_frame_are_compared_over_half_a_second() -> None:
+    clock = CaptureClock()
+    told = [clock.report(NOW + frame / 25, frame * SECOND // 25, NOW + frame / 25) for frame in range(25)]
+    assert told.index(True) == 13
 
 
 @given(

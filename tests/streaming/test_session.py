@@ -1,20 +1,11 @@
 """Real video from an aiortc peer through the real routes: VP8, H.264, changing sizes, vanishing peers."""
 
 import asyncio
-import datetime
 import itertools
-import sys
 import time
-from pathlib import Path
 
-import av
 import pytest
 from aiortc import RTCConfiguration, RTCPeerConnection, RTCRtpSender, RTCSessionDescription
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from cryptography.x509.oid import NameOID
 
 from streaming.frame import Frame, FrameSettings
 from streaming.publisher import FramesTrack, publish
@@ -143,42 +134,6 @@ async def test_closing_while_a_frame_is_awaited() -> None:
             await site.sources[0].close()
             assert all(isinstance(frame, Frame) for frame in await waiting)
         assert site.server.num_sessions == 0
-
-
-def write_certificate(folder: Path) -> tuple[Path, Path]:
-    """A certificate on the curve P-256, which all WebRTC peers must accept (RFC 8827)."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "publisher")])
-    now = datetime.datetime.now(datetime.UTC)
-    certificate = (
-        x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
-        .serial_number(1).not_valid_before(now).not_valid_after(now + datetime.timedelta(days=1))
-        .sign(key, hashes.SHA256())
-    )  # fmt: skip
-    (folder / "cert.pem").write_bytes(certificate.public_bytes(Encoding.PEM))
-    private = key.private_bytes(Encoding.PEM, PrivateFormat.TraditionalOpenSSL, NoEncryption())
-    (folder / "key.pem").write_bytes(private)
-    return folder / "cert.pem", folder / "key.pem"
-
-
-async def test_ffmpeg_publishes(tmp_path: Path) -> None:
-    if "whip" not in av.formats_available:
-        pytest.skip("this FFmpeg has no WHIP muxer")
-    certificate, key = write_certificate(tmp_path)
-    async with whip_site() as site:
-        ffmpeg = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "tests.support.ffmpeg_whip", site.url(), TOKEN, str(certificate), str(key),
-            cwd=Path(__file__).parents[2], stderr=asyncio.subprocess.PIPE,
-        )  # fmt: skip
-        ended = asyncio.create_task(ffmpeg.communicate())
-        await until(lambda: bool(site.sources) or ended.done())
-        assert site.sources, (await ended)[1].decode()
-        frames = await take(site.sources[0].frames(), 5)
-        _, told = await ended
-        assert ffmpeg.returncode == 0, told.decode()
-        assert len(frames) == 5
-        assert frames[0].image.shape == (120, 160, 3)
-        assert site.server.counters.closed == {"deleted": 1}
 
 
 async def test_two_cameras_at_once_do_not_mix() -> None:
