@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
-from agent.reading.scope_text import folded_words
+from agent.reading.scope_text import folded_words, is_one_letter_off
 from agent.reading.time_words import FUNCTION_WORDS, LANGUAGES, TABLES
 from agent.reading.types import CameraNames
 
@@ -35,7 +35,8 @@ _ARTICLE = _words("the our my der die das dem den unser unserem el la los las le
 _INDEFINITE = _words("a an any some no another ein eine einen einem einer kein keine un una une otro autre")
 _EXCEPT = _words("except excluding ausser außer excepto menos salvo sauf hormis besides")
 _NOT = _words("not nicht no pas but")
-_ALL = _words("all any every each alle allen jeder todas cada toutes chaque")
+_ALL = _words("all any every each alle allen jeder todas cada toutes chaque everywhere anywhere uberall partout")
+_LINK = _words("of du de des del d")  # "the camera of the yard"
 _AND = _words("and or und oder y o et ou")
 _FUNCTION = frozenset().union(*FUNCTION_WORDS.values())
 
@@ -83,19 +84,19 @@ class _Names:
                         self.weak.add("".join(bare))
         self.near: dict[str, list[str]] = {}
         for joined in self.exact.keys() - self.weak:
-            if len(joined) >= MIN_FUZZY:
+            if len(joined) >= MIN_FUZZY - 1:
                 for each in _shortened(joined):
                     self.near.setdefault(each, []).append(joined)
 
-    def called(self, joined: str) -> tuple[str, str] | None:
+    def called(self, joined: str, num_words: int) -> tuple[str, str] | None:
         """Return the name that this text is, perhaps with one letter wrong."""
         if joined in self.exact:
             return joined, joined
-        if len(joined) < MIN_FUZZY - 1 or joined in _FUNCTION:
+        if len(joined) < (MIN_FUZZY - 1 if num_words == 1 else MIN_FUZZY + 2) or joined in _FUNCTION:
             return None
         for each in _shortened(joined):
             for name in self.near.get(each, ()):
-                if is_one_letter_off(joined, name):
+                if is_one_letter_off(joined, name) and (len(name) >= MIN_FUZZY or _is_slip(joined, name)):
                     return name, joined
         return None
 
@@ -144,7 +145,7 @@ def _found(texts: list[str], names: _Names) -> Iterator[_Mention]:
 def _mention_at(texts: list[str], place: int, names: _Names) -> _Mention | None:
     for count in range(min(MAX_WORDS, len(texts) - place), 0, -1):
         joined = "".join(texts[place : place + count])
-        called = names.called(joined)
+        called = names.called(joined, count)
         last = place + count - 1
         if called is None and count == 1:
             called = _compound(joined, names)
@@ -206,9 +207,8 @@ def _cuts(plain: str, words: list[re.Match[str]], texts: list[str], found: list[
         while last + 1 < len(texts) and texts[last + 1] in _CAMERA:
             last, has_camera = last + 1, True
         has_place = False
-        while first and texts[first - 1] in _PLACE | _ARTICLE | _CAMERA | _EXCEPT | (
-            _NOT if group[0].is_excluded else set()
-        ):
+        words_before = _PLACE | _ARTICLE | _CAMERA | _EXCEPT | _LINK | (_NOT if group[0].is_excluded else frozenset())
+        while first and texts[first - 1] in words_before:
             first -= 1
             has_camera = has_camera or texts[first] in _CAMERA
             has_place = has_place or texts[first] in _PLACE - _ARTICLE or group[0].is_excluded
@@ -250,23 +250,16 @@ def _stands_alone(plain: str, start: int, end: int) -> bool:
     return (not before or before[-1] in ",:;(-.") and (not after or after[0] in ",:;)-?!.") and bool(before or after)
 
 
+def _is_slip(given: str, name: str) -> bool:
+    """Return whether a short name has a letter twice or two letters exchanged; "date" is not "gate"."""
+    if len(given) == len(name):
+        return sorted(given) == sorted(name) and given[0] == name[0]
+    return len(given) > len(name) and re.sub(r"(.)\1", r"\1", given) == re.sub(r"(.)\1", r"\1", name)
+
+
 def _is_common(words: Iterable[str]) -> bool:
     return all(word in _FUNCTION or any((word,) in TABLES[name][0] for name in LANGUAGES) for word in words)
 
 
 def _shortened(word: str) -> set[str]:
     return {word, *(word[:place] + word[place + 1 :] for place in range(len(word)))}
-
-
-def is_one_letter_off(given: str, name: str) -> bool:
-    """Return whether `given` is `name` with one letter missing, added, wrong (not the first), or two exchanged."""
-    if abs(len(given) - len(name)) > 1 or given == name:
-        return given == name
-    start = 0
-    while start < min(len(given), len(name)) and given[start] == name[start]:
-        start += 1
-    tail, other = given[start:], name[start:]
-    if len(given) == len(name):
-        wrong = start > 0 and tail[1:] == other[1:]
-        return wrong or (len(tail) > 1 and tail[0] == other[1] and tail[1] == other[0] and tail[2:] == other[2:])
-    return tail[1:] == other if len(given) > len(name) else tail == other[1:]

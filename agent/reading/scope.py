@@ -20,7 +20,7 @@ Spans = list[tuple[int, int]]
 _BEFORE_PIECE = frozenset("igabcefBSKv")  # symbols that belong to the phrase behind them
 _JOIN = re.compile(r"\s+")
 _LOOSE = re.compile(r"\s+([,;.?!])|^[\s,;:.\-–—]+|[\s,;:\-–—]+$")
-_DOUBLED = re.compile(r"([,;:])(?:\s*[,;:])+")
+_DOUBLED = re.compile(r"[,;:]\s*(?=[,;:.?!])")
 
 
 def read_scope(text: str, known: Known, parts: PartsOfDay) -> ScopeWords:
@@ -36,18 +36,18 @@ def read_scope(text: str, known: Known, parts: PartsOfDay) -> ScopeWords:
     masked = _masked(plain, mentions.spans)
     phrases = Phrases(tokens_of(masked, language), language, Calendar(known.now, zone, parts))
     tokens = phrases.reduce()
-    places, spans = _found(tokens)
+    places, spans = _found(tokens, language)
     ranges = _ranges(phrases, [tokens[place].value for place in places])
     after, before = ranges[0] if ranges else (None, None)
-    cuts = [*spans, *mentions.cuts]
+    cuts = _joined([*spans, *mentions.cuts])
     return ScopeWords(
         rest=_without(shown, cuts),
         cameras=mentions.cameras,
         after=after,
         before=before,
-        words=tuple(_JOIN.sub(" ", shown[start:end]).strip(" ,") for start, end in sorted({*spans, *mentions.cuts})),
+        words=tuple(_JOIN.sub(" ", shown[start:end]).strip(" ,") for start, end in cuts),
         problem=mentions.problem,
-        others=tuple((low, high) for low, high in ranges[1:] if low is not None and high is not None),
+        others=tuple((low, known.now if high is None else high) for low, high in ranges[1:] if low is not None),
     )
 
 
@@ -63,7 +63,7 @@ def _masked(plain: str, spans: Spans) -> str:
     return plain
 
 
-def _found(tokens: Sequence[Token]) -> tuple[list[int], Spans]:
+def _found(tokens: Sequence[Token], language: str) -> tuple[list[int], Spans]:
     """Return the places of the pieces that count, and what each covers of the text with the prepositions before it."""
     places, spans = [], []
     for place, token in enumerate(tokens):
@@ -73,11 +73,24 @@ def _found(tokens: Sequence[Token]) -> tuple[list[int], Spans]:
         while first and tokens[first - 1].symbol in _BEFORE_PIECE:
             first -= 1
         before = {each.symbol for each in tokens[first:place]}
-        if token.value.needs_word and not before & set("iace"):
+        if token.value.needs_word and not before & set("iaceg" if language == "fr" else "iace"):
             continue
         places.append(place)
-        spans.append((tokens[first].start, token.end))
+        owner = tokens[place + 1 : place + 2]
+        ends_with_s = bool(owner) and owner[0].symbol == "b" and owner[0].end - token.end == 2  # yesterday's
+        spans.append((tokens[first].start, owner[0].end if ends_with_s else token.end))
     return places, spans
+
+
+def _joined(spans: Spans) -> Spans:
+    """Return the spans in order, with those that overlap made one."""
+    joined: Spans = []
+    for start, end in sorted(spans):
+        if joined and start < joined[-1][1]:
+            joined[-1] = (joined[-1][0], max(end, joined[-1][1]))
+        else:
+            joined.append((start, end))
+    return joined
 
 
 def _ranges(phrases: Phrases, pieces: list[Piece]) -> list[Range]:
@@ -127,11 +140,11 @@ def _contains(outer: Range, inner: Range) -> bool:
 def _without(text: str, cuts: Spans) -> str:
     """Return the text without these parts, and without the spaces and commas that they leave behind."""
     kept, place = [], 0
-    for start, end in sorted(cuts):
+    for start, end in cuts:
         kept.append(text[place:start])
-        place = max(place, end)
+        place = end
     kept.append(text[place:])
     rest = _JOIN.sub(" ", " ".join(part for part in map(str.strip, kept) if part))
-    rest = _DOUBLED.sub(r"\1", rest)
+    rest = _DOUBLED.sub("", rest)
     rest = _LOOSE.sub(lambda found: found[1] or "", rest)
     return rest if any(character.isalnum() for character in rest) else ""

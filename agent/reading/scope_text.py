@@ -39,3 +39,17 @@ def _fold(character: str) -> str:
 def folded_words(text: str) -> tuple[str, ...]:
     """Return the words and numbers of a text, folded; "cam_01" has the two "cam" and "1"."""
     return tuple(each.lstrip("0") or each for each in re.findall(r"[^\W\d_]+|\d+", folded(text)))
+
+
+def is_one_letter_off(given: str, name: str) -> bool:
+    """Return whether `given` is `name` with one letter missing, added, wrong (not the first), or two exchanged."""
+    if abs(len(given) - len(name)) > 1 or given == name:
+        return given == name
+    start = 0
+    while start < min(len(given), len(name)) and given[start] == name[start]:
+        start += 1
+    tail, other = given[start:], name[start:]
+    if len(given) == len(name):
+        wrong = start > 0 and tail[1:] == other[1:]
+        return wrong or (len(tail) > 1 and tail[0] == other[1] and tail[1] == other[0] and tail[2:] == other[2:])
+    return tail[1:] == other if len(given) > len(name) else tail == other[1:]

@@ -6,13 +6,15 @@ Everything else becomes an "x"; `symbols` of the tokens is a text in which the g
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
-from agent.reading.scope_text import WORD
-from agent.reading.time_words import FUNCTION_WORDS, LANGUAGES, TABLES
+from agent.reading.scope_text import WORD, is_one_letter_off
+from agent.reading.time_words import FUNCTION_WORDS, LANGUAGES, TABLES, Meaning
 from agent.reading.times import clock
 
 MAX_WORDS = 6  # of a phrase of the tables
+MIN_FUZZY = 6  # letters of a word from which on one may be wrong
 
 _PM = r"(?P<{0}>[ap])\.?\s?m\b\.?"
 _CLOCK = re.compile(
@@ -22,9 +24,13 @@ _CLOCK = re.compile(
     r"|(?P<hour_uhr>\d{1,2})\s?uhr(?:\s(?P<minute_uhr>[0-5]\d)\b)?"
 )
 _DATE = re.compile(
-    r"(?P<iso>\d{4}-\d{2}-\d{2})(?=\D|$)(?:t(?=\d))?|(?P<full>\d{1,2}[./]\d{1,2}[./](?:\d{4}|\d{2}))(?!\d)"
+    r"(?P<iso>\d{4}-\d{2}-\d{2})(?=\D|$)|(?P<full>\d{1,2}[./]\d{1,2}[./](?:\d{4}|\d{2}))(?!\d)"
     r"|(?P<short>\d{1,2}\.\d{1,2}\.|\d{1,2}/\d{1,2})(?![\d/])"
 )
+_GERMAN_DAY = re.compile(
+    r"((?:mon|diens|donners|frei|sams|sonn)tag|mittwoch)(fruh|vormittag|mittag|nachmittag|abend|nacht|morgen)s?"
+)
+_ISO_TIME = re.compile(r"(?<=\d)t(?=\d\d:)")
 _ORDINAL = re.compile(r"(\d{1,2})(?:st|nd|rd|th|er|[ªº]|\.(?=\s?[a-z]))(?![a-z])")
 _HOURS = re.compile(r"(\d{1,2})\s?h\b")
 _COMPACT = re.compile(r"(\d+)(mins?|secs?|hrs?|std|[smdw])\b")
@@ -51,10 +57,7 @@ def language_of(text: str) -> str:
     """Return the language whose small words the folded text has most of; English if it has none."""
     words = WORD.findall(text)
     counts = {
-        name: sum(
-            (word in FUNCTION_WORDS[name]) + ((word,) in TABLES[name][0] and (word,) not in TABLES[name][1])
-            for word in words
-        )
+        name: sum(2 * (word in FUNCTION_WORDS[name]) + ((word,) in TABLES[name][0]) for word in words)
         for name in LANGUAGES
     }
     return max(LANGUAGES, key=lambda name: counts[name])
@@ -62,7 +65,7 @@ def language_of(text: str) -> str:
 
 def tokens_of(text: str, language: str) -> list[Token]:
     """Return the tokens of a folded text, in order."""
-    return list(_tokens(text, language))
+    return list(_tokens(_ISO_TIME.sub(" ", text), language))
 
 
 def _tokens(text: str, language: str) -> Iterator[Token]:
@@ -134,7 +137,8 @@ def _clock(found: re.Match[str], language: str) -> Any:
     half = found["pm"] or found["pm_alone"]
     if hour > 24 or minute > 59 or (hour == 24 and minute):
         return None
-    if half and found["hour_pm"] and language == "de" and " am" in found[0]:
+    goes_on = found.string[found.end() :].lstrip()[:1].isalnum()
+    if half and found["hour_pm"] and language == "de" and " am" in found[0] and goes_on:
         return None  # "um 10 am Montag"
     if half and not 1 <= hour <= 12:
         half = None
@@ -163,14 +167,34 @@ def _word(text: str, place: int, language: str) -> list[Token]:
                     continue
                 symbol, value = meanings[phrase][0]
                 return [Token(symbol, _value(symbol, value, language), place, words[count - 1].end())]
-    end = words[0].end() if words else place + 1
-    return [Token("x", words[0][0] if words else "", place, end)]
+    if not words:
+        return [Token("x", "", place, place + 1)]
+    first = words[0]
+    if (day := _GERMAN_DAY.fullmatch(first[0])) is not None:  # Montagabend
+        middle = first.start() + day.end(1)
+        return [*_word(text[:middle], place, "de"), *_word(text[: first.end()], middle, "de")]
+    if (meant := _misspelt(first[0], language)) is not None:
+        return [Token(meant[0], _value(*meant, language), place, first.end())]
+    return [Token("x", first[0], place, first.end())]
+
+
+@lru_cache(maxsize=1024)
+def _misspelt(word: str, language: str) -> Meaning | None:
+    """Return the meaning of the only long word of the language that is one letter off, if there is one."""
+    if len(word) < MIN_FUZZY - 1 or word in FUNCTION_WORDS[language]:
+        return None
+    meanings = {
+        phrase: each[0]
+        for phrase, each in TABLES[language][0].items()
+        if len(phrase) == 1 and len(phrase[0]) >= MIN_FUZZY and is_one_letter_off(word, phrase[0])
+    }
+    return next(iter(meanings.values())) if len(set(meanings.values())) == 1 else None
 
 
 def _value(symbol: str, value: str, language: str) -> Any:
     if symbol in "N1hq":
         return float(value)
-    if symbol in "DWJkM":
+    if symbol in "DWJkMwBF":
         return int(value)
     if symbol == "I":
         name, _, offset = value.partition(" ")

@@ -12,10 +12,24 @@ from typing import Any
 
 from agent.reading.time_lexer import Token, symbols
 from agent.reading.time_words import FUNCTION_WORDS
-from agent.reading.times import AROUND_MIN, Calendar, Days, Hours, Piece, between, clock, within_part
+from agent.reading.times import AROUND_MIN, Calendar, Days, Hours, Op, Piece, between, clock, within_part
 
-UNIT_S = {"s": 1.0, "m": 60.0, "q": 900.0, "h": 3600.0, "d": 86400.0, "w": 604800.0, "M": 2592000.0, "y": 31536000.0}
+UNIT_S = {
+    "s": 1.0,
+    "m": 60.0,
+    "q": 900.0,
+    "Q": 1800.0,
+    "h": 3600.0,
+    "d": 86400.0,
+    "w": 604800.0,
+    "M": 2592000.0,
+    "y": 31536000.0,
+}
 JUST_NOW_S = 120.0
+SOME_HOURS = 6
+SHORTLY_MIN = 15  # "shortly after 2 pm"
+YEARS = range(1970, 2200)
+COMPARED = frozenset({"compared", "relative", "opposed", "comparado", "comparada", "compare", "rapport", "respecto"})
 MAX_HOUR = 24
 FUNCTION = frozenset().union(*FUNCTION_WORDS.values())
 
@@ -119,10 +133,14 @@ def _at_number(self: Phrases, tokens: Sequence[Token], found: re.Match[str]) -> 
     if not self.ends_at(found) and self.tokens[found.start() - 1].symbol in "oKSBFvt":
         return None
     units = _of(tokens, "U")
+    if tokens[0].symbol == "1" and self.language not in ("fr", "es"):
+        return None
+    if units and self.tokens[found.start() - 1].symbol == "S" and _of(tokens, "NH1")[0] <= SOME_HOURS:
+        return None  # "depuis deux heures" is a length of time
     if units and (units != ["h"] or self.language not in ("fr", "es")):
         return None
     numbers = _of(tokens, "NH1")
-    definite = bool(units) or bool(_of(tokens, "H")) or self.language == "de"
+    definite = bool(units) or bool(_of(tokens, "H"))
     made = _hour(numbers[0], self.language, is_vague=not definite)
     if made is None:
         return None
@@ -151,7 +169,7 @@ def _hours_between(self: Phrases, tokens: Sequence[Token], found: re.Match[str])
                 return None
             ends.append(clock(720))
         elif token.symbol in "NH1":
-            definite = token.symbol == "H" or bool(units) or self.language == "de"
+            definite = token.symbol == "H" or bool(units)
             made = _hour(token.value, self.language, is_vague=not definite)
             if made is None:
                 return None
@@ -192,8 +210,6 @@ def _ago(self: Phrases, tokens: Sequence[Token], found: re.Match[str]) -> Made:
     [(number, unit)] = _of(tokens, "V")
     if unit in "dw" and number == int(number):
         return "$", Piece(self.calendar.day(-int(number) * (7 if unit == "w" else 1)))
-    if unit in "My":
-        return None
     return "$", self.calendar.ago(_seconds((number, unit)))
 
 
@@ -281,7 +297,7 @@ def _date(self: Phrases, tokens: Sequence[Token], found: re.Match[str]) -> Made:
 
 def _named_date(self: Phrases, tokens: Sequence[Token], found: re.Match[str]) -> Made:
     numbers, [month] = [int(each) for each in _of(tokens, "NO1")], _of(tokens, "J")
-    years = [each for each in numbers if 1970 <= each < 2200]
+    years = [each for each in numbers if each in YEARS]
     days = [each for each in numbers if 1 <= each <= 31]
     if not days or len(days) + len(years) < len(numbers):
         return None
@@ -293,13 +309,21 @@ def _day_of_month(self: Phrases, tokens: Sequence[Token], found: re.Match[str]) 
     number = int(_of(tokens, "ON")[0])
     if not self.ends_at(found) or not 1 <= number <= 31:
         return None
+    if tokens[0].symbol == "N" and self.language not in ("fr", "es"):
+        return None
     days = self.calendar.on_date(number)
     return ("$", Piece(days)) if days else None
 
 
 def _month(self: Phrases, tokens: Sequence[Token], found: re.Match[str]) -> Made:
-    years = [int(each) for each in _of(tokens, "N") if 1970 <= each < 2200]
+    years = [int(each) for each in _of(tokens, "N") if each in YEARS]
     days = self.calendar.month(_of(tokens, "J")[0], years[0] if years else None)
+    return ("$", Piece(days)) if days else None
+
+
+def _year(self: Phrases, tokens: Sequence[Token], found: re.Match[str]) -> Made:
+    [year] = _of(tokens, "N")
+    days = self.calendar.period("y", int(year) - self.calendar.today.year) if year in YEARS else None
     return ("$", Piece(days)) if days else None
 
 
@@ -319,7 +343,7 @@ def _part(self: Phrases, tokens: Sequence[Token], found: re.Match[str]) -> Made:
         days = self.calendar.day(-1)
     elif "X" in head:
         days = self.calendar.day(1)
-    return "$", Piece(days, self.calendar.part(name), needs_word=head in ("P", "eP", "yP"))
+    return "$", Piece(days, self.calendar.part(name), needs_word=head in ("P", "yP"))
 
 
 def _part_of_days(self: Phrases, tokens: Sequence[Token], found: re.Match[str]) -> Made:
@@ -331,6 +355,11 @@ def _part_of_days(self: Phrases, tokens: Sequence[Token], found: re.Match[str]) 
 def _named_part(self: Phrases, tokens: Sequence[Token], found: re.Match[str]) -> Made:
     [(name, offset)] = _of(tokens, "I")
     return "$", Piece(None if offset is None else self.calendar.day(offset), self.calendar.part(name))
+
+
+def _early(self: Phrases, tokens: Sequence[Token], found: re.Match[str]) -> Made:
+    """Montag früh, where "früh" behind a day is its morning."""
+    return ("$", Piece(hours=self.calendar.part("morning"))) if self.language == "de" else None
 
 
 def _tomorrow(self: Phrases, tokens: Sequence[Token], found: re.Match[str]) -> Made:
@@ -376,9 +405,26 @@ def _limited(self: Phrases, tokens: Sequence[Token], found: re.Match[str]) -> Ma
     [piece] = _of(tokens, "$")
     if piece.op != "in":
         return None
-    symbol = next(token.symbol for token in tokens if token.symbol in "SBvFt")
-    op = {"S": "since", "B": "before", "v": "before", "F": "after", "t": "until"}[symbol]
+    word = next(token for token in tokens if token.symbol in "SBvFtj")
+    before = self.tokens[found.start() - 1 : found.start()]
+    if word.symbol == "t" and before and before[0].value in COMPARED:
+        return None
+    if word.symbol == "j" and not (piece.hours and piece.hours.is_clock):
+        return None
+    at = piece.hours.at if piece.hours else None
+    if word.symbol in "BF" and word.value == 1 and piece.hours and at is not None:
+        low, high = (at, at + SHORTLY_MIN) if word.symbol == "F" else (at - SHORTLY_MIN, at)
+        return "$", replace(piece, hours=replace(piece.hours, start=low, end=high, at=None))
+    op: Op = _OPS[word.symbol]
     return "$", replace(piece, op=op, needs_word=False)
+
+
+_OPS: dict[str, Op] = {"S": "since", "B": "before", "v": "before", "F": "after", "t": "until", "j": "until"}
+
+
+def _onwards(self: Phrases, tokens: Sequence[Token], found: re.Match[str]) -> Made:
+    """From 9 am onwards."""
+    return "$", replace(_of(tokens, "$")[0], op="since")
 
 
 def _since_duration(self: Phrases, tokens: Sequence[Token], found: re.Match[str]) -> Made:
@@ -411,47 +457,52 @@ def _rule(pattern: str, make: Make) -> Rule:
     return re.compile(pattern), make
 
 
-_FILL = "[igbae]*"
+_FILL = "[igbace]*"
 RULES: tuple[Rule, ...] = (
     # clock times
+    _rule("(?<=[aoSBFtKfvci&D-])l(?!_)|(?<=[aoSBFtKfvci&-]g)l(?!_)", lambda self, tokens, found: ("C", clock(0))),
+    _rule("(?<=[iSBFtfLTXK&,-])w", lambda self, tokens, found: ("W", tokens[0].value)),
     _rule("h1?[RF]N|[q][RFtv]N|(?<=[acoKBFS&t-])[N1]&[hq]|(?<![N1])h(?=N(?!U))Nk?|[Pp]U?&[hq]", _half_past),
-    _rule("NU&[hq](?=[^U]|$)(?<=[hq])|N?NmU?q|NUmq|Nmq", _half_past),
+    _rule("(?<![ALRS])NU&[hq](?=[^U]|$)(?<=[hq])|N?NmU?q|NUmq|Nmq", _half_past),
     _rule("[NC]k?M", _number_half_day),
     _rule("NkN?(?!U)", _number_oclock),
-    _rule("[Kfb]?[ag]*[N1CHPp]U?[ac]?[t&c-][ag]*[NCHPp]U?(?![N&J])", _hours_between),
-    _rule("(?<=[acoKSBFv])[NH](?:UN?)?(?![UHJLRAN&%])|(?<=[aco][gb])N(?![UHJLRAN])|(?<=a)1(?!U)", _at_number),
+    _rule("[Kfb]?[ag]*[N1CHPp]U?[ac]?[t&ca-][ag]*[NCHPp]U?(?![N&J])", _hours_between),
+    _rule("(?<=[acoKSBFvt])[NH](?:UN?)?(?![UHJLRAN&%])|(?<=[aco][gb])N(?![UHJLRAN])|(?<=a)1(?!U)", _at_number),
     _rule("o[ag]*C", _around),
     # durations
-    _rule("[N1]?[hq][b1g]*U(?!p)|[N1]U&1?[hq]|N&1?hU|NhU|NqbU|[N1]U", _duration),
+    _rule("[N1]?[hq][b1g]*U(?!p)|[N1]U&1?[hq]|(?<=[LRA])U&1?h|(?<=A)U|U(?=A)|N&1?hU|NhU|NqbU|[N1]U", _duration),
     _rule("H(?=A)|(?<=[ALRSv])H|(?<=[LR][ig])H", _duration),
     _rule("A[o]?V|VA|vo?V", _ago),
     _rule("[N1]PA", _nights_ago),
-    _rule("[ig]*[T]?[LR]V|T?N[RL]U|[LR]NU|VR", _last_duration),
+    _rule("[ig]*[T]?[LR]V|T?N[RL]U|[LR]NU|VL", _last_duration),
     _rule("S[bg]*V(?!A)", _since_duration),
     _rule("X[V]", _next_duration),
     _rule("H", lambda self, tokens, found: ("C", clock(60 * tokens[0].value)) if tokens[0].value <= MAX_HOUR else None),
     _rule("Z", _just_now),
     # days
+    _rule("Pf?[bg]*W[xctgai]*W", _part_of_days),
     _rule("[LRTX]?W[bg]*L[U]|W[LRX]|[LRXT]+W|W", _weekday),
     _rule("[LRTXe]*E[LR]?", _weekend),
     _rule("Y", _date),
     _rule("[NO1]b?g?J(?:b?,?N(?=[^CkM]|$)(?!U))?|Jg?[NO](?:,?N)?(?![U&])", _named_date),
-    _rule("(?<=i)J(?:b?N)?|[LRT]J", _month),
-    _rule("(?<=[ig])O|(?<=ig)O", _day_of_month),
+    _rule("(?<=[iSBFtf])J(?:b?N)?|[LRT]J", _month),
+    _rule("(?<=[iSBFt])N(?![UJ])", _year),
+    _rule("(?<=[ig])O|(?<=g)N(?=[,.]|$)", _day_of_month),
     _rule("D", _day),
     _rule("[T]R?U|[TLRX]+U|U[LRX]|R[U]", _period),
     # parts of the day
-    _rule("Pf?[bg]*W[xctgai]*W", _part_of_days),
     _rule("I", _named_part),
     _rule("(?<=[TigbS$])Q|TQ", _part),
     _rule("Q", _tomorrow),
+    _rule("(?<=[$])y(?=[^igTPp]|$)", _early),
     _rule("y?[TLRX]*[ye]?[Pp][LR]?|yi?g?P", _part),
     _rule("[Cr]", _as_piece),
 )
 RULES += (
     _rule(rf"\$[,]?{_FILL}\$", _merge),
-    _rule(r"[Kf][iga]*\$[&tc-][iga]*\$|\$[tc-][iga]*\$", _pieces_between),
+    _rule(r"[KfS]?[iga]*\$[tc-][iga]*\$|[Kf][iga]*\$&[iga]*\$", _pieces_between),
     _rule(r"[SKf][iga]*\$[t&]n", _until_now),
-    _rule(r"[SBvF][igabc]*\$|t[igab]*\$|S(?:x|[gbce]){1,4}\$|[BF]x{1,3}\(\$", _limited),
+    _rule(r"f[iga]*\$(?:u|i(?=[,.]|$))", _onwards),
+    _rule(r"[SBvFj][igabc]*\$|t[igab]*\$|S[xgbce]{1,5}a?\$|[BF][xgbce]{1,5}a\$|[BFv]x{1,3}\(\$,", _limited),
     _rule(rf"\$[,]?{_FILL}\$", _merge),
 )

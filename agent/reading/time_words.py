@@ -18,6 +18,7 @@ h q     half, quarter                   y e     early; late, earlier, whole
 m       minus: "las tres menos cuarto"  A v     ago; German "vor": ago or before
 k M     o'clock; 0: am, 12: pm          b c     "de": of or from; "a": at or to
 Z n     just now; now                   Q       "mañana": morning or tomorrow
+l w     midnight; "sun" and "sat"       j u     by; onwards
 I       tonight, overnight and others: a part of the day, and the day on which it begins
 """
 
@@ -48,6 +49,7 @@ N 90 | ninety
 U s | second, seconds, sec, secs
 U m | minute, minutes, min, mins
 U h | hour, hours, hr, hrs
+U Q | half hour
 U d | day, days
 U w | week, weeks
 U M | month, months
@@ -58,7 +60,11 @@ P noon | noon, midday, noontime
 p lunchtime | lunchtime, lunch time, lunch, lunch break
 P afternoon | afternoon
 P evening | evening
-P night | night, nighttime, night time
+P night | night, nights, nighttime, night time
+I night -2 | night before last
+l 0 | midnight
+w 5 | !sat
+w 6 | !sun
 D 0 | today
 D -1 | yesterday
 D -2 | day before yesterday
@@ -96,6 +102,10 @@ A 0 | ago
 S 0 | since, ever since
 B 0 | before, prior to, earlier than
 F 0 | after, later than, following
+F 1 | shortly after, just after, right after, soon after
+B 1 | shortly before, just before, right before
+j 0 | by
+u 0 | on wards, onwards, onward
 t 0 | to, until, till, up to, through, up until
 f 0 | from
 K 0 | between, in between
@@ -157,9 +167,11 @@ P afternoon | nachmittag
 p afternoon | nachmittags
 P evening | abend
 p evening | abends
-P night | nacht
+P night | nacht, nachte, nachten
+l 0 | mitternacht
 p night | nachts
 D 0 | heute
+x 0 | !guten morgen
 D -1 | gestern
 D -2 | vorgestern
 Q 0 | !morgen
@@ -197,6 +209,8 @@ A 0 | her
 v 0 | !vor
 S 0 | seit, ab, seitdem
 F 0 | nach
+F 1 | kurz nach
+B 1 | kurz vor
 t 0 | !bis, bis zum, bis zur, bis um
 f 0 | !von, !vom
 K 0 | zwischen
@@ -243,10 +257,12 @@ U M | mes, meses
 U y | ano, anos
 P early_morning | amanecer
 P madrugada | madrugada
+p madrugada | de madrugada
 P noon | mediodia, medio dia
 p lunchtime | hora de comer, hora del almuerzo, hora de la comida, almuerzo
 P tarde | tarde
-P noche | noche
+P noche | noche, noches
+l 0 | medianoche, media noche
 D 0 | hoy
 D -1 | ayer
 D -2 | anteayer, antes de ayer, antier
@@ -284,6 +300,8 @@ T 0 | !este, !esta, !estos, !estas
 A 0 | hace
 S 0 | desde, desde hace, a partir de
 B 0 | antes de, antes del, antes de las, antes de la
+F 1 | poco despues de, poco despues de las, justo despues de
+B 1 | poco antes de, poco antes de las, justo antes de
 F 0 | despues de, despues del, despues de las, despues de la
 t 0 | hasta, hasta las, hasta la
 c 0 | !a
@@ -294,7 +312,7 @@ o 0 | sobre las, sobre la, hacia las, hacia la, a eso de las, a eso de la, sobre
 o 0 | alrededor de las, alrededor de la, cerca de las, aproximadamente a las
 i 0 | !en, !por, durante, a lo largo de, !al
 b 0 | !de, !del
-g 0 | !el, !la, !los, !las
+g 0 | !el, !la, !los, !las, !el dia
 y 0 | temprano, primera hora de
 e 0 | todo, toda, todo el dia, lo que va de
 Z 0 | hace un momento, hace un instante, justo ahora
@@ -327,6 +345,7 @@ N 90 | quatre vingt dix
 U s | seconde, secondes
 U m | minute, minutes
 U h | heure, heures
+U Q | demi heure, demie heure
 U d | jour, jours
 U w | semaine, semaines
 U M | mois
@@ -337,7 +356,8 @@ P noon | midi
 p lunchtime | heure du dejeuner, pause dejeuner, l heure du dejeuner, dejeuner
 P afternoon | apres midi, aprem
 P evening | soir, soiree
-P night | nuit
+P night | nuit, nuits
+l 0 | minuit
 D 0 | aujourd hui, aujourdhui
 D -1 | !hier
 D -2 | avant hier
@@ -374,6 +394,9 @@ A 0 | il y a, y a
 S 0 | depuis, a partir de
 B 0 | avant
 F 0 | !apres
+F 1 | peu apres, juste apres
+B 1 | peu avant, juste avant
+u 0 | a partir
 t 0 | jusqu a, jusqu au, jusqu en
 c 0 | !a
 K 0 | !entre
@@ -383,13 +406,13 @@ i 0 | !dans, pendant, durant, au cours de, au cours des, !en, !au, lors de
 b 0 | !de, !du, !des, !d
 g 0 | !le, !la, !les, !l
 y 0 | tot
-e 0 | tard, plus tot, plus tard, toute, tout, toute la journee, milieu de
+e 0 | tard, plus tot, plus tard, toute, tout, toute la journee, milieu de, fin de, fin d, debut de, debut d
 Z 0 | a l instant, il y a un instant
 n 0 | maintenant
 """
 
 _FUNCTION_WORDS = {
-    "en": "the is was were did does do what who when how many at in on and any there have has had of it show me which "
+    "en": "a an the is was were did does do what who when how many at in on and any there have has had of it show me which "
     "with anyone anybody someone somebody been are came see seen happened where why be could can between from to",
     "de": "der die das ist war waren was wer wann wie viele am im um und hat haben hatte ein eine einen den dem gab es "
     "jemand kam kamen hast du mir zeig wo welche mit von vor nach zwischen gestern heute ist auf bei ich man uhr seit",

@@ -15,6 +15,7 @@ Op = Literal["in", "since", "before", "after", "until"]
 Range = tuple[float | None, float | None]  # after and before in unix seconds; None: no bound
 
 DAY_MIN, NOON_MIN = 1440, 720
+HALF_MIN = 780  # times before 13:00 may be meant for the other half of the day
 CLOCK_MIN, AROUND_MIN = 5, 30  # minutes on each side of "at 14:20" and of "around 2 pm"
 AGO_SHARE, AGO_MIN_S = 0.2, 30.0  # "5 minutes ago" is uncertain by 20 %, and by at least half a minute
 DAYTIME_MIN = (7 * 60, 19 * 60)  # "yesterday at 3" is in the afternoon
@@ -89,8 +90,8 @@ def between(first: Hours, last: Hours) -> Hours | None:
 
 def within_part(hours: Hours, part: Hours) -> Hours:
     """Return hours that a part of the day settles: "8 in the evening" is 20:00, "last night at 2" is 26:00."""
-    shifts: tuple[int, ...] = (0, NOON_MIN, DAY_MIN, DAY_MIN + NOON_MIN) if hours.start_is_vague else (0, DAY_MIN)
-    if part.part in MORNINGS and hours.start_is_vague:
+    shifts: tuple[int, ...] = (0, NOON_MIN, DAY_MIN, DAY_MIN + NOON_MIN) if hours.start < HALF_MIN else (0, DAY_MIN)
+    if part.part in MORNINGS and hours.start < HALF_MIN:
         shifts = (0,) if hours.start % NOON_MIN == hours.start or hours.start < 0 else (-NOON_MIN,)
     middle = hours.start if hours.at is None else hours.at
     inside = [shift for shift in shifts if part.start <= middle + shift <= part.end]
@@ -257,12 +258,9 @@ class Calendar:
         match piece.op:
             case "since":
                 return low, None
-            case "before":
-                before = self.instant(day, _low(hours), latest=True)
-                return (midnight if midnight < before else None), before
-            case "until":
-                until = self.instant(day, _high(hours), latest=True)
-                return (midnight if midnight < until else None), until
+            case "before" | "until":
+                end = self.instant(day, (_low if piece.op == "before" else _high)(hours), latest=True)
+                return (midnight if midnight < end else self.instant(day, -DAY_MIN)), end
             case "after":
                 after = self.instant(day, _high(hours))
                 end = self.instant(day, DAY_MIN, latest=True)
