@@ -5,7 +5,7 @@ The strategies (`agent.ask.strategies`) and `agent.ask.answer` use it and do not
 
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,8 @@ from agent.runtime.supervisor import Work
 from memory.window import Window
 
 if TYPE_CHECKING:
+    from agent.ask.remote_prompt import Json, Message
+    from agent.ask.remote_wire import Call
     from agent.reading.server import Complete
     from model.config import JudgeManner
 
@@ -29,6 +31,12 @@ class Tally:
     prompt_tokens: int = 0
     completion_tokens: int | None = None  # None: unknown
     notes: list[str] = field(default_factory=list)  # known only at the end
+
+    def add(self, other: "Tally") -> None:
+        """Add the token counts and notes of a part of the answer."""
+        self.notes += (note for note in other.notes if note not in self.notes)
+        self.prompt_tokens += other.prompt_tokens
+        self.completion_tokens = (self.completion_tokens or 0) + (other.completion_tokens or 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +59,14 @@ class Looked:
     text: str
     rows: NDArray[np.int64]
     is_foreign: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Replied:
+    """A model's reply to messages: its text, and the tools that it calls."""
+
+    text: str
+    calls: "tuple[Call, ...]" = ()
 
 
 C = TypeVar("C", bound=Context)
@@ -122,6 +138,18 @@ class Answerer(Protocol[C]):
         """Return what is to say to `question.text` about these rows of the window alone.
 
         rows: at most `pictures_per_look`. tally: the token counts are added to it. Raises a Problem.
+        """
+
+    @property
+    def calls_tools(self) -> "Literal['off', 'auto', 'on']":
+        """Whether the model may look through the memory by calling tools: for no, for open or for all questions."""
+
+    async def converse(
+        self, messages: "Sequence[Message]", tools: "Sequence[Json]", question: Question, tally: Tally
+    ) -> Replied:
+        """Return the model's reply to messages without pictures. tools: what it may call.
+
+        tally: the token counts are added to it. Raises a Problem.
         """
 
     def no_words(self) -> str:

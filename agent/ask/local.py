@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
+from typing import Literal, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +20,7 @@ from agent.ask.pictures import decoded
 from agent.ask.question import Question
 from agent.ask.reader import VISITS, Plan, means_yes, plan_of
 from agent.ask.strategies import SOME_FOREIGN, Ask, Counted, Look, Part, count_visits, speak_in_steps
-from agent.errors import QuestionTooLong
+from agent.errors import NoAnswer, QuestionTooLong
 from agent.runtime import pools
 from agent.runtime.lanes import Lane, Priority
 from agent.runtime.stopwatch import Stopwatch
@@ -94,6 +95,14 @@ class LocalAnswerer:
     @property
     def concurrency(self) -> int:
         return 1
+
+    @property
+    def calls_tools(self) -> Literal["off"]:
+        return "off"
+
+    async def converse(self, *_: object) -> NoReturn:
+        """Raise NoAnswer: the checkpoint's language model calls no tools."""
+        raise NoAnswer("The model on this machine calls no tools.")
 
     @property
     def complete(self) -> None:

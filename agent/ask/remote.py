@@ -11,21 +11,21 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from agent.ask.answerer import Context, Looked, Tally, Task
+from agent.ask.answerer import Context, Looked, Replied, Tally, Task
 from agent.ask.egress import Egress, EgressRefused, HostUnknown, Resolver, checked_addresses, strictest
 from agent.ask.keyframes import Chosen, Search, relevant, seen
 from agent.ask.pictures import fitted, label, read_each
 from agent.ask.probe import Probe
 from agent.ask.question import Question, Seen, Step
 from agent.ask.remote_client import ChatClient, stays_here
-from agent.ask.remote_prompt import MAX_IMAGE_BYTES, Message, Prompt, Shown, question_messages
+from agent.ask.remote_prompt import MAX_IMAGE_BYTES, Json, Message, Prompt, Shown, question_messages
 from agent.ask.remote_reply import RemoteTally
-from agent.errors import AnswererAway, NoAnswer, NoFrames, Problem
+from agent.errors import AnswererAway, AnswererRefused, NoAnswer, NoFrames, Problem
 from agent.reading.server import Complete
 from agent.reading.types import ReadingFailed
 from agent.runtime import pools
@@ -36,6 +36,7 @@ from model.config import JudgeManner
 from model.select import Keyframes
 
 SCHEMA_TOKENS = 64  # of a short answer in JSON, or in a word that a model puts into a sentence
+TOOL_TOKENS = 512  # of a call with its arguments
 READING_TOKENS = 200  # of what a question asks, in JSON
 _RANKS = {"relevant": 8.0, "recent": 4.0, "filling": 0.0}
 
@@ -131,10 +132,29 @@ class RemoteAnswerer:
         async with aclosing(self.stream(asked, context)) as pieces:
             text = "".join([piece async for piece in pieces if isinstance(piece, str)])
         sent = [each.frame_id for each in context.tally.shown]
-        tally.notes += (note for note in context.tally.notes if note not in tally.notes)
-        tally.prompt_tokens += context.tally.prompt_tokens
-        tally.completion_tokens = (tally.completion_tokens or 0) + (context.tally.completion_tokens or 0)
+        tally.add(context.tally)
         return Looked(text, keyframes.rows[np.isin(window.frame_ids[keyframes.rows], sent)])
+
+    @property
+    def calls_tools(self) -> Literal["off", "auto", "on"]:
+        wanted = self._settings.tools
+        return "off" if wanted == "auto" and self.client.traits.tools is not True else wanted
+
+    async def converse(
+        self, messages: Sequence[Message], tools: Sequence[Json], question: Question, tally: Tally
+    ) -> Replied:
+        limit = max(self._max_new_tokens, TOOL_TOKENS) if tools else self._max_new_tokens
+        prompt = Prompt(tuple(messages), limit, question.temperature, tools=tuple(tools))
+        own = RemoteTally()
+        try:
+            async with aclosing(self.client.stream(prompt, self._rule(question.cameras), own)) as pieces:
+                text = "".join([piece async for piece in pieces if isinstance(piece, str)])
+        except AnswererRefused:
+            if tools:
+                self.client.traits.tools = False  # it was found to call tools, and does not any more
+            raise
+        tally.add(own)
+        return Replied(text, tuple(own.calls))
 
     def no_words(self) -> str:
         raise NoAnswer("The server that answers gave no text that can be read.")

@@ -148,6 +148,13 @@ class AnswererSettings(Part):
     concurrency: int | None = Field(
         default=None, ge=1, le=256, description="questions to the server at once; null: as many as it takes, at most 4"
     )
+    tools: Literal["auto", "on", "off"] = Field(
+        default="auto",
+        description="the server's model looks through the memory by itself: `off`, `auto` (open questions) or `on`",
+    )
+    tool_rounds: int = Field(default=6, ge=1, le=100, description="rounds of tool calls for a question, at most")
+    tool_pictures: int = Field(default=32, ge=1, le=1000, description="pictures that tools look at for a question")
+    tool_s: float = Field(default=60.0, gt=0, le=3600, description="seconds of calling tools for a question")
     probe: bool = Field(default=True, description="ask the server at the first start what it can do")
 
     @model_validator(mode="after")

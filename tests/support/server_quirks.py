@@ -213,6 +213,66 @@ def _reads(body: Body, tries: int) -> Response | list[str]:
     return said(json.dumps({**fields, "certainty": 0.8, "offers": []}))
 
 
+def _calls(*calls: tuple[str, Any]) -> list[str]:
+    """Return a stream that calls tools, with its arguments in two pieces as servers send them."""
+    parts = []
+    for index, (name, given) in enumerate(calls):
+        text = given if isinstance(given, str) else json.dumps(given)
+        parts.append(
+            chunk(tool_calls=[{"index": index, "id": f"c{index}", "function": {"name": name, "arguments": text[:5]}}])
+        )
+        parts.append(chunk(tool_calls=[{"index": index, "function": {"arguments": text[5:]}}]))
+    return [*parts, chunk("tool_calls", {"prompt_tokens": 50, "completion_tokens": 9}), "data: [DONE]\n\n"]
+
+
+def _results(body: Body) -> list[Any]:
+    """Return what the tools have returned so far."""
+    return [json.loads(message["content"]) for message in body["messages"] if message["role"] == "tool"]
+
+
+def _agent(body: Body, tries: int) -> Response | list[str]:
+    """A model that browses and searches, looks at what it found, and answers with what looking told."""
+    results = _results(body)
+    if pictures_in(body):
+        return said(f"I see {len(pictures_in(body))} pictures.")
+    if "tools" not in body:
+        return said(f"In the end: {len(results)} results.")
+    match len(results):
+        case 0:
+            return _calls(("browse", {}), ("search", {"phrase": "a person", "k": 5, "camera": "door"}))
+        case 2:
+            ids = [each["frame_id"] for each in results[1]["frames"]]
+            return _calls(("look", {"frame_ids": ids, "question": "Who is it?"}))
+    return said(f"It was so: {results[-1]['answers'][0]}")
+
+
+def _wrong_once(wrong: tuple[str, Any]) -> Quirk:
+    """A model that makes one wrong call before it goes on as `_agent`."""
+
+    def answer(body: Body, tries: int) -> Response | list[str]:
+        if "tools" in body and not _results(body):
+            return _calls(wrong)
+        messages = body["messages"][:2] + body["messages"][4:]
+        return _agent({**body, "messages": messages if "tools" in body else body["messages"]}, tries)
+
+    return answer
+
+
+def _always(*calls: tuple[str, Any]) -> Quirk:
+    def answer(body: Body, tries: int) -> Response | list[str]:
+        return said(f"I see {len(pictures_in(body))} pictures.") if pictures_in(body) else _calls(*calls)
+
+    return answer
+
+
+def _looks_at_nothing(body: Body, tries: int) -> Response | list[str]:
+    return said(f"I see {len(pictures_in(body))} pictures." if pictures_in(body) else "A dog, surely.")
+
+
+def _calls_nobody(body: Body, tries: int) -> Response | list[str]:
+    return error("x does not support tools") if "tools" in body else seeing(body)
+
+
 def _marked_up(body: Body, tries: int) -> Response | list[str]:
     return said(
         "**Two cars** came:\n\n- a *red* one\n- a `blue` one\n\n[more](https://evil.example/x) "
@@ -306,6 +366,17 @@ QUIRKS: dict[str, Quirk] = {
     "refusal-field": _refusing,
     "empty-content": _empty,
     "markdown": _marked_up,
+    "agent": _agent,
+    "agent-wrong-tool": _wrong_once(("erase_memory", {"camera": "door"})),
+    "agent-broken-json": _wrong_once(("search", '{"phrase": "a pers')),
+    "agent-wrong-camera": _wrong_once(("search", {"phrase": "a dog", "camera": "../../etc"})),
+    "agent-wrong-time": _wrong_once(("browse", {"after": "when the cat came"})),
+    "agent-upside-down": _wrong_once(("browse", {"after": "2026-11-22 18:00", "before": "2026-11-22 17:00"})),
+    "agent-unseen-frame": _wrong_once(("look", {"frame_ids": [10**9], "question": "What?"})),
+    "agent-nonsense": _always(("search", {"phrase": 3}), ("look", []), ("fly", {})),
+    "agent-endless": _always(("search", {"phrase": "a dog"})),
+    "agent-looks-at-nothing": _looks_at_nothing,
+    "agent-refused": _calls_nobody,
     "mumbles": _mumbles,
     "reads": _reads,
 }
