@@ -150,7 +150,7 @@ class AnswererSettings(Part):
     )
     tools: Literal["auto", "on", "off"] = Field(
         default="auto",
-        description="the server's model looks through the memory by itself: `off`, `auto` (open questions) or `on`",
+        description="the server's model calls tools: `off`, `auto` (open questions) or `on`",
     )
     tool_rounds: int = Field(default=6, ge=1, le=100, description="rounds of tool calls for a question, at most")
     tool_pictures: int = Field(default=32, ge=1, le=1000, description="pictures that tools look at for a question")
