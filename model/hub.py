@@ -17,10 +17,10 @@ RECOMMENDED = "google/siglip2-base-patch32-256"
 """The encoder for real cameras whose answers a server writes; docs/decisions.md says why."""
 RECOMMENDED_MB = 1510
 TOWER_KEYS = ("mm_vision_tower", "clip_model_path")
-_DESCRIPTION = ("*.json", "merges.txt")  # configuration and tokenizer
+_DESCRIPTION = ("*.json", "merges.txt", "spiece.model", "tokenizer.model")  # configuration and tokenizer
 _WEIGHTS = ("*.safetensors",)
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-_HELP = "run `hf download` with this name where there is a network and copy the cache, or give the path of a folder"
+_HELP = "run `vilamp model fetch --to FOLDER` with this name where there is a network, and give the path of that folder"
 
 
 class NotOnDiskError(ConfigError):
@@ -43,6 +43,21 @@ def resolve(name: str) -> Path:
     for tower in towers_of(config):
         # A published checkpoint contains its towers' weights. A LLaVA-OneVision one lacks CLIP, whose weights are needed too.
         _fetched(tower, _DESCRIPTION if config.get("model_type") == "llava_qwen" else (*_DESCRIPTION, *_WEIGHTS))
+    return found
+
+
+def fetch(name: str, folder: Path | None = None) -> Path:
+    """Download what a hub id lacks on this machine, and return its folder. Shows progress, and resumes an earlier try.
+
+    folder: where the files go, to be copied to a machine without a network; None: the cache. Raises NotOnDiskError.
+    """
+    if not is_hub_id(name):
+        raise NotOnDiskError(f"{name!r} is not a hub id such as {RECOMMENDED}")
+    if folder is None:
+        return resolve(name)
+    found = _download(name, (*_DESCRIPTION, *_WEIGHTS), folder)
+    if not _is_complete(found, weights=True):
+        raise NotOnDiskError(f"{name!r} has no safetensors, and nothing else is read")
     return found
 
 
@@ -92,14 +107,14 @@ def _fetched(name: str, patterns: tuple[str, ...]) -> Path:
     return found
 
 
-def _download(name: str, patterns: tuple[str, ...]) -> Path:
+def _download(name: str, patterns: tuple[str, ...], folder: Path | None = None) -> Path:
     import httpx
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError, RepositoryNotFoundError
 
     begins = f"{name!r} is no folder here and not complete in the Hugging Face cache"
     try:
-        return Path(snapshot_download(name, allow_patterns=list(patterns)))
+        return Path(snapshot_download(name, allow_patterns=list(patterns), local_dir=folder))
     except GatedRepoError as error:
         raise NotOnDiskError(f"{begins}; its authors ask you to log in and accept their terms first") from error
     except (RepositoryNotFoundError, HFValidationError) as error:

@@ -22,20 +22,23 @@ def vision_pixels(images: Sequence[np.ndarray], config: ImageConfig) -> np.ndarr
     return _normalise([squash(image, config.image_size) for image in images], config)
 
 
-def relevance_pixels(images: Sequence[np.ndarray], config: ImageConfig, *, whole_frame: bool) -> np.ndarray:
+def relevance_pixels(
+    images: Sequence[np.ndarray], config: ImageConfig, *, whole_frame: bool, resample: int = BICUBIC
+) -> np.ndarray:
     """Return CLIP's input for B pictures, normalised: float32 (B, 3, S, S), pictures of S x S pixels.
 
     As published, the shorter side is resized to S and the centre is cut out, which loses 44 % of a 16:9 frame. With
-    `whole_frame`, the whole frame is resized to S x S instead, for models trained that way.
+    `whole_frame`, the whole frame is resized to S x S instead, by the filter `resample` (a number of PIL's).
     """
-    shrink = squash if whole_frame else centre_crop
-    return _normalise([shrink(image, config.image_size) for image in images], config)
+    side = config.image_size
+    small = [squash(image, side, resample) if whole_frame else centre_crop(image, side) for image in images]
+    return _normalise(small, config)
 
 
-def squash(image: np.ndarray, side: int) -> np.ndarray:
+def squash(image: np.ndarray, side: int, resample: int = BICUBIC) -> np.ndarray:
     """Resize a picture to a square, ignoring its aspect ratio: uint8 (height, width, 3) -> uint8 (side, side, 3)."""
     picture = _picture(image)
-    return image if picture.size == (side, side) else np.asarray(picture.resize((side, side), BICUBIC))
+    return image if picture.size == (side, side) else np.asarray(picture.resize((side, side), resample))
 
 
 def centre_crop(image: np.ndarray, side: int) -> np.ndarray:

@@ -5,6 +5,7 @@ Input: strings. Output: lists of ids. This file knows no prompts, pictures or to
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any, Protocol
 
 from tokenizers import Tokenizer
 
@@ -63,6 +64,38 @@ class ClipTokenizer:
         """Return (ids with the begin and end tokens, whether the text was cut)."""
         encoding = self.backend.encode(text)
         return list(encoding.ids), bool(encoding.overflowing)
+
+
+class TextTokenizer(Protocol):
+    """Converts a question to the token ids of a dual encoder's text tower."""
+
+    def encode(self, text: str) -> tuple[list[int], bool]:
+        """Return (token ids, whether the text was cut)."""
+
+
+class PaddedTokenizer:
+    """SigLIP's way: lower case, cut to max_tokens, and padded to that length with the pad token."""
+
+    def __init__(self, tokenizer: Any, max_tokens: int) -> None:
+        """tokenizer: transformers' tokenizer of the checkpoint."""
+        self._tokenizer, self._max_tokens = tokenizer, max_tokens
+
+    def encode(self, text: str) -> tuple[list[int], bool]:
+        """Return (token ids, whether the text was cut)."""
+        whole = self._tokenizer(text.lower())["input_ids"]
+        padded = self._tokenizer(text.lower(), padding="max_length", truncation=True, max_length=self._max_tokens)
+        return list(padded["input_ids"]), len(whole) > self._max_tokens
+
+
+def read_text_tokenizer(folder: Path, max_tokens: int, *, padded: bool) -> TextTokenizer:
+    """Return the tokenizer of a dual encoder. padded: it belongs to SigLIP. Raises TokenizerMissingError."""
+    if not padded:
+        return ClipTokenizer(read_tokenizer(folder), max_tokens)
+    if not any((folder / name).is_file() for name in ("tokenizer.json", "spiece.model", "tokenizer.model")):
+        raise TokenizerMissingError(f"{folder} holds neither tokenizer.json nor spiece.model")
+    from transformers import AutoTokenizer
+
+    return PaddedTokenizer(AutoTokenizer.from_pretrained(str(folder), local_files_only=True), max_tokens)
 
 
 def read_tokenizer(folder: Path) -> Tokenizer:

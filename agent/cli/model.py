@@ -41,6 +41,23 @@ def run_check(args: argparse.Namespace) -> int:
     return 0
 
 
+def run_fetch(args: argparse.Namespace) -> int:
+    """Download a checkpoint and say how to use it. Return the exit code. Raises CliError."""
+    from model.config import ConfigError
+    from model.hub import RECOMMENDED, RECOMMENDED_MB, fetch
+
+    name = args.name or RECOMMENDED
+    size = f" ({RECOMMENDED_MB} MB)" if name == RECOMMENDED else ""
+    say(f"fetching {name}{size}; Ctrl-C stops, and the same command continues")
+    try:
+        folder = fetch(name, args.to)
+    except ConfigError as error:
+        raise CliError(str(error)) from error
+    say(f"it is in {folder}")
+    say(f"use it with model.path: {name if args.to is None else folder.absolute()}")
+    return 0
+
+
 def try_clip(name: str, folder: Path, plan: "Plan") -> None:
     """Load a CLIP encoder, test it and print the result.
 

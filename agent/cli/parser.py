@@ -263,12 +263,13 @@ def _check_config(add: AddParser) -> None:
 
 
 def _model(add: AddParser) -> None:
-    model = command(
-        add, "model", "agent.cli.model:run_check", "show what a checkpoint needs and test it", "vilamp model check"
-    )
-    check = model.add_subparsers(dest="action", required=True, metavar="ACTION").add_parser(
-        "check", help="print sizes and memory of a checkpoint, load it and run it once"
-    )
+    model = command(add, "model", "agent.cli.model:run_check", "check a checkpoint, or fetch one", "vilamp model check")
+    actions = model.add_subparsers(dest="action", required=True, metavar="ACTION")
+    fetch = actions.add_parser("fetch", help="download a checkpoint; what an interrupted download has is kept")
+    fetch.add_argument("name", nargs="?", help="Hugging Face id (default: the encoder for real cameras)")
+    fetch.add_argument("--to", type=Path, metavar="FOLDER", help="put it here, to be copied to another machine")
+    fetch.set_defaults(run="agent.cli.model:run_fetch")
+    check = actions.add_parser("check", help="print sizes and memory of a checkpoint, load it and run it once")
     check.add_argument("folder", nargs="?", default="builtin", help='folder or Hugging Face id (default: "builtin")')
     check.add_argument("--device", default="cpu", help='"cpu", "cuda" or "cuda:1"')
     check.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"])

@@ -36,6 +36,7 @@ from agent.settings.types import (
 )
 from agent.settings.webhooks import WebhookSettings
 from agent.times import PartsOfDay, local_zone_name
+from model.hub import RECOMMENDED
 from model.visit_search import SAME_VISIT_GAP_S
 from streaming.redact import redact
 
@@ -80,6 +81,9 @@ class ModelSettings(Part):
     """The neural network, and the device and precision it runs with."""
 
     path: str = Field(default="builtin", min_length=1, description="checkpoint folder, Hugging Face id or `builtin`")
+    allow_builtin_encoder: bool = Field(
+        default=False, description="use `builtin`, which knows drawn pictures only, with a server that answers"
+    )
     device: str = Field(default="cpu", pattern=r"^(cpu|cuda(:\d+)?)$", description="`cpu`, `cuda` or `cuda:1`")
     dtype: Literal["float32", "bfloat16", "float16"] = Field(default="float32", description="precision of the weights")
     patch_storage: Literal["float16", "int8"] = Field(
@@ -296,6 +300,17 @@ class Settings(Part):
             raise ValueError(
                 f'security.enabled is false while listening on "{self.host}": everyone there could see the cameras; '
                 "set host to 127.0.0.1 or leave security on"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _encoder_knows_real_pictures(self) -> "Settings":
+        drawn_only = self.model.path == "builtin" and not self.model.allow_builtin_encoder
+        if self.answerer.kind == "openai" and drawn_only:
+            raise ValueError(
+                "model.path is builtin, which knows drawn pictures only and cannot choose among those of real cameras: "
+                f"set model.path to {RECOMMENDED} (or what `vilamp model fetch` fetched); for trying out set "
+                "model.allow_builtin_encoder: true"
             )
         return self
 

@@ -19,7 +19,7 @@ from model.clip_encoder import ClipEncoder, is_clip
 from model.preprocess import relevance_pixels
 from tests.support.agents import checkpoint, remember, settings_in
 from tests.support.encoders import make_clip
-from tests.support.tiny import make_pictures
+from tests.support.tiny import make_config, make_pictures
 from tests.support.vlm_server import Spy, spying
 
 
@@ -42,7 +42,7 @@ def spy() -> Iterator[Spy]:
 def test_clip_encoder_agrees_with_transformers(folder: Path, encoder: ClipEncoder) -> None:
     pictures = make_pictures(3)
     theirs = CLIPModel.from_pretrained(folder).eval()
-    pixels = torch.from_numpy(relevance_pixels(pictures, encoder.config.image, whole_frame=True))
+    pixels = torch.from_numpy(relevance_pixels(pictures, make_config().dual_encoder.image, whole_frame=True))
     ids, _ = encoder._tokenizer.encode("When did a red car come?")
     with torch.inference_mode():
         vision = theirs.visual_projection(theirs.vision_model(pixel_values=pixels).pooler_output)

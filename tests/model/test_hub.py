@@ -1,5 +1,6 @@
 """Checkpoints by hub id, read from a cache folder in the layout of huggingface_hub. No test uses the network."""
 
+import asyncio
 import json
 import shutil
 from pathlib import Path
@@ -11,6 +12,8 @@ import pytest
 from model.checkpoint import CheckpointError, load_checkpoint
 from model.hub import BUILTIN, NotOnDiskError, cached, is_hub_id, resolve, towers_of
 from model.video_model import VideoModel
+from tests.support.encoders import make_clip
+from tests.support.hub import hub
 from tests.support.processes import vilamp
 from tests.support.tiny import make_checkpoint
 
@@ -94,7 +97,7 @@ def test_all_shards_must_be_there(cache: Path, tmp_path: Path) -> None:
     index = {"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}
     (own / "model.safetensors.index.json").write_text(json.dumps(index))
     snapshot = put_in_cache(cache, "org/tiny", own)
-    with pytest.raises(NotOnDiskError, match="hf download"):
+    with pytest.raises(NotOnDiskError, match="vilamp model fetch"):
         resolve("org/tiny")
     (snapshot / "model-00002-of-00002.safetensors").touch()
     assert resolve("org/tiny") == snapshot
@@ -110,7 +113,10 @@ def test_only_safe_file_types_are_downloaded(cache: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr("huggingface_hub.snapshot_download", record)
     with pytest.raises(NotOnDiskError):
         resolve("org/absent")
-    assert asked == [[], ["*.json", "merges.txt", "*.safetensors"]]  # the cache first, then the hub
+    assert asked == [
+        [],
+        ["*.json", "merges.txt", "spiece.model", "tokenizer.model", "*.safetensors"],
+    ]  # the cache first, then the hub
 
 
 def test_model_command_checks_a_cached_hub_id(tmp_path: Path) -> None:
@@ -136,3 +142,36 @@ def test_model_command_checks_a_clip_encoder(tmp_path: Path) -> None:
     assert (ran.returncode, ran.stderr) == (0, "")
     assert "64 bytes a frame" in ran.stdout
     assert "self-test passed" in ran.stdout
+
+
+async def test_a_broken_download_is_resumed_and_prepared_for_another_machine(tmp_path: Path) -> None:
+    made = make_clip(tmp_path / "made")
+    big = bytes(range(256)) * (24 << 12)  # 24 MiB: the library writes 10 MiB at a time
+    (made / "more.safetensors").write_bytes(big)
+    async with hub(made, breaks="more.safetensors") as server:
+        online = {"HF_ENDPOINT": server.url, "HF_HUB_CACHE": str(tmp_path / "cache"), "HF_HUB_DISABLE_XET": "1"}
+        to = tmp_path / "usb stick"
+        for _ in range(2):  # the first may end with the connection
+            ran = await asyncio.to_thread(vilamp, "model", "fetch", "org/tiny", "--to", str(to), **online)
+            if ran.returncode == 0:
+                break
+        assert ran.returncode == 0, ran.stderr
+        assert server.ranges, "the broken file was begun anew"
+    assert f"use it with model.path: {to}" in ran.stdout
+    assert (to / "more.safetensors").read_bytes() == big
+    (to / "more.safetensors").unlink()  # no part of the model
+    checked = await asyncio.to_thread(vilamp, "model", "check", str(to), HF_HUB_OFFLINE="1")
+    assert "self-test passed" in checked.stdout
+
+
+async def test_fetched_into_the_cache_it_needs_no_network_afterwards(tmp_path: Path) -> None:
+    async with hub(make_clip(tmp_path / "made")) as server:
+        cache = {"HF_HUB_CACHE": str(tmp_path / "cache"), "HF_HUB_DISABLE_XET": "1"}
+        ran = await asyncio.to_thread(vilamp, "model", "fetch", "org/tiny", HF_ENDPOINT=server.url, **cache)
+    assert ran.returncode == 0, ran.stderr
+    assert "use it with model.path: org/tiny" in ran.stdout
+    checked = await asyncio.to_thread(vilamp, "model", "check", "org/tiny", HF_HUB_OFFLINE="1", **cache)
+    assert "self-test passed" in checked.stdout
+    refused = await asyncio.to_thread(vilamp, "model", "fetch", "./folder")
+    assert refused.returncode == 1
+    assert "is not a hub id" in refused.stderr
