@@ -79,7 +79,7 @@ def _init(add: AddParser) -> None:
         "--camera", action="append", default=[], metavar="[NAME=]URL", help="may be given several times"
     )
     parser.add_argument("--onvif", nargs="*", metavar="HOST", help="find ONVIF cameras, or ask those at these hosts")
-    parser.add_argument("--user", default="", help="user of the ONVIF cameras; password: $VILAMP_CAMERA_PASSWORD")
+    parser.add_argument("--user", default="", help="user of the ONVIF cameras; password: $ONVIF_PASSWORD")
     parser.add_argument("--server", action="append", default=[], metavar="HOST", help="look here too: host or base URL")
     parser.add_argument("--model", metavar="NAME", help="the model on the server")
     parser.add_argument("--encoder", metavar="FOLDER", help="folder, hub id or builtin (default: SigLIP 2 B/32)")

@@ -84,7 +84,7 @@ def _cameras(args: argparse.Namespace, given: list[tuple[str, str]]) -> dict[str
     """
     if args.onvif is not None:
         say("looking for ONVIF cameras ...")
-        password = os.environ.get("VILAMP_CAMERA_PASSWORD", "")
+        password = os.environ.get("ONVIF_PASSWORD", "")
         for found in asyncio.run(find_onvif(args.onvif, args.user, password)):
             say(f"  {found.host}: {redact(found.url) or found.problem}")
             given += [("", found.url)] if found.url else []

@@ -80,6 +80,7 @@ def test_sighup_ends_an_answer_with_an_error_event_and_the_agent_in_peace(tmp_pa
             VILAMP_ANSWERER__KIND="openai",
             VILAMP_ANSWERER__BASE_URL=spy.url(),
             VILAMP_ANSWERER__MODEL="endless",
+            VILAMP_MODEL__ALLOW_BUILTIN_ENCODER="true",
             VILAMP_ANSWERING__MAX_NEW_TOKENS="8000",
             VILAMP_CAMERAS__DOOR__URL=str(write_clip(tmp_path / "door.mp4", num=20)),
         ) as (process, url),
