@@ -49,7 +49,9 @@ def load_model(settings: Settings) -> "VideoModel | ClipEncoder":
                 name=name,
             )
         if settings.answerer.kind == "local":
-            raise ModelUnusable("this is CLIP, which chooses frames but cannot answer: set answerer (docs/real-cameras.md)")
+            raise ModelUnusable(
+                "this is CLIP, which chooses frames but cannot answer: set answerer (docs/real-cameras.md)"
+            )
         return ClipEncoder.load(folder, name=name, device=chosen.device, dtype=chosen.dtype, num_threads=threads)
     except (OSError, ValueError) as error:  # the folder is absent, or its files contradict one another
         raise ModelUnusable(str(error)) from error
