@@ -20,6 +20,12 @@ _REPORTS_DIFFER_S = 0.2  # from their median, when they agree
 _REPORT_INTERVAL_S = 0.5  # between two reports that are compared
 _MAX_AHEAD_S = 3.0  # beyond `max_skew_s`: a last frame further in the future was stamped by a wrong clock
 
+_SOON_S = 2.0  # a sender's clock may be ahead of ours by so much
+_LONGEST_LAG_S = 60.0  # between capture and arrival
+_LONGEST_BURST_S = 30.0  # longest segment, and longest gap between two timestamps
+_DISORDER_S = 1.0
+_DRIFT = 0.001  # more than any two clocks differ
+
 USUAL_INTERVAL_S = 0.04  # 25 frames a second, if the file declares no rate
 _SLOWEST_S, _FASTEST_S = 3600.0, 0.001  # plausible intervals between two frames
 _LONGEST_JITTER_S = 1.0
@@ -97,15 +103,19 @@ class CaptureClock:
 
     def capture_time(self, ticks: int | None, arrival: float) -> tuple[float, ClockName]:
         """Return the frame's time in unix seconds, and which clock gave it: "sender" or "arrival"."""
+        wanted, clock = self._wanted(ticks, arrival)
+        return self.rising(wanted, arrival), clock
+
+    def rising(self, wanted: float, arrival: float) -> float:
+        """Return `wanted`, the capture time of a frame by other means, in unix seconds, so that times rise strictly."""
         if self._last is not None and self._last > arrival + self._max_skew_s + _MAX_AHEAD_S:
             self._last = self._last_wanted = None
-        wanted, clock = self._wanted(ticks, arrival)
         time = wanted
         if self._last is not None and wanted <= self._last:
             advance_s = 0.0 if self._last_wanted is None else wanted - self._last_wanted
             time = self._last + min(max(advance_s / 2, _MIN_STEP_S), _MAX_STEP_S)
         self._last, self._last_wanted = time, wanted
-        return time, clock
+        return time
 
     def _wanted(self, ticks: int | None, arrival: float) -> tuple[float, ClockName]:
         if ticks is not None and self._agreed is not None:
@@ -114,6 +124,43 @@ class CaptureClock:
             if -self._max_skew_s <= arrival - time <= self._max_delay_s:
                 return time, "sender"
         return arrival, "arrival"
+
+
+class BurstClock:
+    """Maps the timestamps of a live stream that arrives in bursts to unix seconds, such as HLS.
+
+    A frame's time is its timestamp plus an offset: the smallest difference between arrival and timestamp, because the
+    last frame of a burst is the one that waited least. The offset slowly rises again, in case the sender's clock runs
+    slower than ours. If the timestamps jump, it starts anew.
+
+    Frames of 0, 1, 2 s that all arrive at 102.0, then of 3, 4, 5 s at 105.0 -> 100, 101, 102, 103, 104, 105 if the stream
+    began at 100.0.
+    """
+
+    def __init__(self, began: float, *, declared: float | None = None) -> None:
+        """`began`: unix seconds, the earliest possible time of the first frame. `declared`: the first frame's time, by
+        the sender; it is used if it is plausible.
+        """
+        self._offset: float | None = None
+        self._began = began
+        self._declared = declared
+        self._last = 0.0, 0.0  # (arrival, timestamp)
+
+    def time(self, media_s: float, arrival: float) -> tuple[float, ClockName]:
+        """Return the capture time of a frame with this timestamp, and which clock gave it: "sender" or "arrival"."""
+        if self._offset is None:
+            if self._declared is not None and not -_SOON_S <= arrival - self._declared <= _LONGEST_LAG_S:
+                self._declared = None
+            self._offset = (self._began if self._declared is None else self._declared) - media_s
+        else:
+            passed_s, played_s = arrival - self._last[0], media_s - self._last[1]
+            jumped = not -_DISORDER_S <= played_s <= _LONGEST_BURST_S or passed_s - played_s > _LONGEST_LAG_S
+            if jumped or media_s + self._offset < arrival - _LONGEST_LAG_S:
+                self._offset, self._declared = arrival - media_s, None
+            elif self._declared is None:
+                self._offset = min(arrival - media_s, self._offset + _DRIFT * max(0.0, passed_s))
+        self._last = arrival, media_s
+        return media_s + self._offset, "arrival" if self._declared is None else "sender"
 
 
 class FileTimes:

@@ -4,6 +4,7 @@ This module chooses the video track, and distinguishes damage from the regular e
 in the thread of a `Worker`. `media.py` adds pacing, reconnecting and wall-clock times. A medium is a file or a camera.
 """
 
+import errno
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -36,6 +37,7 @@ _ENDS_EARLY_S = 1.0  # a file that lacks more than this and 2 % of its declared 
 _ENDS_EARLY_PART = 0.02
 _GENERATE_PTS = 0x1  # AVFMT_FLAG_GENPTS, set by PyAV: it guesses wrong timestamps for reordered frames
 _MAY_STEP = 0x200  # AVFMT_TS_DISCONT: formats of broadcasts, whose timestamps may jump
+_NO_TIMESTAMPS = 0x80  # AVFMT_NOTIMESTAMPS
 _SMALL_BYTES = 64 << 20
 _GAP_S, _GAP_WHERE_TIMES_JUMP_S = 10.0, 3.0
 _ORNAMENT = Disposition.attached_pic | Disposition.timed_thumbnails  # cover art and previews, never the video
@@ -54,16 +56,23 @@ class Decoded:
 
 
 class Input:
-    """An open video file or live camera. `frames()` may be iterated once. It and the constructor raise MediaErrors."""
+    """An open video file or live camera. `frames()` may be iterated once. It and the constructor raise MediaErrors.
+
+    `live`: whether it has no end.
+    """
 
     def __init__(
-        self, url: str, *, live: bool, format: str | None = None, options: Mapping[str, str] | None = None,  # noqa: A002
+        self, url: str, *, live: bool | None, format: str | None = None, options: Mapping[str, str] | None = None,  # noqa: A002
         timeout_s: float | None = None, opener: HttpOpener | None = None,
     ) -> None:  # fmt: skip
-        """`url`: a file's path, or an address that FFmpeg can open. `opener`: fetches the data instead of FFmpeg."""
+        """`url`: a file's path, or an address that FFmpeg can open. `opener`: fetches the data instead of FFmpeg.
+
+        `live`: None means that it is live unless it declares a length.
+        """
         self._opener = opener
         self._shown = shown(url)
-        self.live = live
+        self.live = live is not False
+        here = not self.live and opener is None
         self.num_frames = 0
         self.remarks: dict[str, str] = {}  # sentences about errors in the file that were corrected, by subject
         self._decode_errors = 0
@@ -71,9 +80,9 @@ class Input:
             raise MediaNotFound(f"{self._shown}: no such file; check the path")
         try:
             self._container = av.open(
-                url if live else f"file:{url}",  # so that no part of a file's name is taken for a protocol
+                f"file:{url}" if here else url,  # so that no part of a file's name is taken for a protocol
                 format=format,
-                options=dict(options or {}) if live else {**FILE_OPTIONS, **(options or {})},
+                options={**FILE_OPTIONS, **(options or {})} if here else dict(options or {}),
                 timeout=timeout_s,
                 metadata_errors="replace",
                 io_open=opener,
@@ -81,10 +90,11 @@ class Input:
         except (MediaError, *FAULTS) as error:
             if opener is not None:
                 opener.close()
-            raise _opening_error(url, live, error) from None
+            raise _opening_error(url, not here, error) from None
         try:
             with in_words(f"{self._shown} cannot be read as video"):
                 self._prepare()
+            self.live = self.declared_s() is None if live is None else live
         except MediaError:
             self.close()
             raise
@@ -120,6 +130,11 @@ class Input:
     def codec(self) -> str:
         """The name of the video's codec, such as "h264"."""
         return str(self._stream.codec_context.name)
+
+    @property
+    def timed(self) -> bool:
+        """Whether the medium has timestamps of its own."""
+        return not self._container.format.flags & _NO_TIMESTAMPS
 
     @property
     def clock_rate_hz(self) -> float:
@@ -324,6 +339,8 @@ def _opening_error(url: str, live: bool, error: BaseException) -> MediaError:
     name, why = shown(url), reason(error)
     if live:
         advice = hint(url)
+        if isinstance(error, OSError) and error.errno == errno.EPROTONOSUPPORT:
+            advice = "the camera refuses this transport; transport: auto tries TCP and UDP"
         return MediaLost(f"{name}: {why}{f' ({advice})' if advice else ''}")
     if isinstance(error, FileNotFoundError):
         return MediaNotFound(f"{name}: no such file; check the path")

@@ -27,6 +27,7 @@ class LatestSlot(Generic[T]):
         self._items: deque[T] = deque()
         self._capacity = capacity
         self._changed = asyncio.Event()
+        self._taken = asyncio.Event()
         self._closed = False
         self.dropped = 0
 
@@ -42,6 +43,12 @@ class LatestSlot(Generic[T]):
         self._changed.set()
         return not full
 
+    async def wait_for_room(self) -> None:
+        """Wait until an item can be added without dropping one, or the slot is closed."""
+        while len(self._items) >= self._capacity and not self._closed:
+            self._taken.clear()
+            await self._taken.wait()
+
     async def get(self) -> T:
         """Wait for an item, and remove and return the oldest one. Raises SlotClosed if the slot is closed and empty."""
         while not self._items:
@@ -49,12 +56,14 @@ class LatestSlot(Generic[T]):
                 raise SlotClosed
             self._changed.clear()
             await self._changed.wait()
+        self._taken.set()
         return self._items.popleft()
 
     def close(self) -> None:
         """Accept no more items. Items in the slot can still be taken out with `get`."""
         self._closed = True
         self._changed.set()
+        self._taken.set()
 
     def __len__(self) -> int:
         return len(self._items)

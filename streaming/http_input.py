@@ -6,8 +6,11 @@ block, so use a worker thread.
 """
 
 import io
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Protocol
 from urllib.parse import unquote, urljoin, urlsplit
 
@@ -21,6 +24,42 @@ MAX_REQUESTS_TO_OPEN = 40  # until the first frame: a playlist, its keys and its
 BURST, REQUESTS_PER_S = 40.0, 4.0  # after it
 _PORTS = {"http": 80, "https": 443}
 _AES_BLOCK = 16
+_PLAYLIST, _PLAYLIST_ENDS = b"#EXTM3U", "#EXT-X-ENDLIST"
+_MAX_PLAYLIST_BYTES = 4 << 20
+_PEEKED_BYTES = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Newest:
+    """The newest segment of a live playlist. `length_s`: in seconds. `begins`: unix seconds; None if not declared."""
+
+    length_s: float = 0.0
+    begins: float | None = None
+
+
+def newest_segment(playlist: str) -> Newest | None:
+    """Return what an HLS playlist says about its newest segment; None if it has none, or is that of a file.
+
+    Source: RFC 8216, EXTINF and EXT-X-PROGRAM-DATE-TIME.
+    """
+    newest, next_begins = None, None
+    for line in playlist.splitlines():
+        if found := re.match(r"#EXT-X-PROGRAM-DATE-TIME:\s*(\S+)", line):
+            next_begins = _unix(found[1])
+        elif found := re.match(r"#EXTINF:\s*(\d+(?:\.\d+)?)", line):
+            newest = Newest(float(found[1]), next_begins)
+            next_begins = None if next_begins is None else next_begins + newest.length_s
+        elif line.startswith(_PLAYLIST_ENDS):
+            return None
+    return newest
+
+
+def _unix(text: str) -> float | None:
+    try:
+        time_of = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return None if time_of.tzinfo is None else time_of.timestamp()
 
 
 class Readable(Protocol):
@@ -52,7 +91,14 @@ class HttpOpener:
         self._failed = False
         self._playing_since: float | None = None
         self._limit = 0.0
+        self._first: HttpFile | None = None
         self.num_requests = 0
+        self.newest: Newest | None = None  # of the first live playlist
+
+    def open(self, url: str) -> "HttpFile":
+        """Return the body of `url`. The next call of this object for the same address returns it again."""
+        self._first = HttpFile(self, url, 0, None)
+        return self._first
 
     def begin(self) -> None:
         """Restart the time limit. Call it before each call of FFmpeg."""
@@ -89,9 +135,21 @@ class HttpOpener:
             raise MediaStalled(f"{shown(url)}: no data arrived within the time limit")
         return left_s
 
-    def _open(self, url: str, options: Mapping[str, str]) -> "HttpFile":
+    def _open(self, url: str, options: Mapping[str, str]) -> Readable:
         start, end = int(options.get("offset", 0)), int(options.get("end_offset", 0))
-        return HttpFile(self, url, start, end or None)
+        first, self._first = self._first, None
+        body = first if first is not None and first.url == url and not (start or end) else None
+        body = body or HttpFile(self, url, start, end or None)
+        return self._playlist(body) if body.peek().startswith(_PLAYLIST) else body
+
+    def _playlist(self, body: "HttpFile") -> io.BytesIO:
+        """Return the playlist, and note what the first one says about its newest segment, with which FFmpeg begins."""
+        text = b""
+        while len(text) <= _MAX_PLAYLIST_BYTES and (piece := body.read(_MAX_PLAYLIST_BYTES)):
+            text += piece
+        body.close()
+        self.newest = self.newest or newest_segment(text.decode(errors="replace"))
+        return io.BytesIO(text)
 
     def fetch(self, url: str, start: int, end: int | None) -> tuple[httpx.Response, str]:
         """Return the response to a GET request for the bytes [start, end), and its address after redirects."""
@@ -155,11 +213,27 @@ class HttpFile:
     def __init__(self, opener: HttpOpener, url: str, start: int, end: int | None) -> None:
         self._opener = opener
         self._start, self._end = start, end
+        self.url = url  # before redirects
         self._response, self._url = opener.fetch(url, start, end)
+        self.content_type: str = self._response.headers.get("content-type", "").strip().lower()
         self._size = _size(self._response)
         self._pieces: Iterator[bytes] = self._response.iter_raw()
         self._rest = b""
         self._pos = start
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the server says how long the body is, as it does for files."""
+        return self._size is not None and not self.content_type.startswith("multipart/")
+
+    def peek(self) -> bytes:
+        """Return the first of the next bytes without taking them, b"" at the end."""
+        taken = b""
+        while len(taken) < _PEEKED_BYTES and (piece := self.read(_PEEKED_BYTES)):
+            taken += piece
+        self._rest = taken + self._rest
+        self._pos -= len(taken)
+        return taken
 
     def seekable(self) -> bool:
         """Return whether the position can be changed: True for a file on the server, False for a live stream."""

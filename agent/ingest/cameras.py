@@ -8,6 +8,7 @@ import asyncio
 import logging
 from collections.abc import Iterator
 from functools import partial
+from urllib.parse import quote
 
 from agent.errors import UnknownCamera
 from agent.ingest.backlog import Backlog
@@ -16,13 +17,13 @@ from agent.ingest.intake import CameraState, Intake
 from agent.ingest.masks import Masks
 from agent.metrics import Metrics, Reader, Reading
 from agent.runtime.supervisor import Supervisor, contained
-from agent.settings.settings import Settings
+from agent.settings.settings import CameraSettings, Settings
 from agent.settings.types import check_slug
 from agent.times import format_time
 from memory.store import MemoryStore
 from streaming.errors import MediaError
 from streaming.frame import FrameSettings, Source
-from streaming.media import FileSource, open_source
+from streaming.media import FileSource, LiveSource, open_source
 
 log = logging.getLogger(__name__)
 
@@ -172,21 +173,24 @@ class Cameras:
         """Start a task for every enabled camera that has a url. It keeps the connection while the agent runs."""
         for name, camera in self._settings.cameras.items():
             if camera.url is not None and camera.enabled:
-                self._connect(name, camera.url)
+                self._connect(name)
 
-    def _connect(self, camera: str, url: str) -> None:
+    def _connect(self, camera: str) -> None:
         """Start the task that connects to the camera, again after each failure. A file is played only once."""
-        url = f"webcam:{url}" if url.startswith("/dev/") else url
         intake = self.intake_of(camera)
 
         async def follow() -> None:
-            other_hosts = self._settings.camera(camera).other_hosts
-            source = open_source(url, camera, self.frame_settings(camera), other_hosts=other_hosts)
+            source = source_of(camera, self._settings.camera(camera), self.frame_settings(camera))
             if isinstance(source, FileSource):
                 self.played.add(camera)
                 self.publish(camera, source)
-            else:
+                return
+            try:
                 await intake.run(source)
+            except MediaError as error:  # of a file behind an address, which is not read again either
+                intake.failed(error)
+            if source.stats.state in ("ended", "failed"):
+                self.played.add(camera)
 
         self._supervisor.keep(f"camera {camera}", follow, failed=intake.failed)
 
@@ -259,6 +263,17 @@ class Cameras:
         for name, (text, field) in _SESSION.items():
             yield Reader(name, text, ("camera",), partial(session, field))
         yield Reader("vilamp_camera_live", "1 while frames flow.", ("camera",), live)
+
+
+def source_of(name: str, camera: CameraSettings, frames: FrameSettings) -> FileSource | LiveSource:
+    """Return the source of a camera that has a `url`. Raises AddressUnknown."""
+    url = camera.url or ""
+    if url.startswith("/dev/"):
+        return open_source(f"webcam:{url}", name, frames)
+    if camera.username is not None:
+        password = "" if camera.password is None else camera.password.get_secret_value()
+        url = url.replace("://", f"://{quote(camera.username, safe='')}:{quote(password, safe='')}@", 1)
+    return open_source(url, name, frames, transport=camera.transport, other_hosts=camera.other_hosts)
 
 
 def newest_if_aging(settings: Settings, store: MemoryStore) -> float | None:

@@ -47,6 +47,11 @@ class CameraSettings(Part):
     url: SourceUrl | None = Field(
         default=None, description="RTSP or HTTP address, video file or webcam:0; null: it publishes over WebRTC"
     )
+    username: str | None = Field(default=None, min_length=1, description="user of an RTSP or HTTP camera")
+    password: SecretStr | None = Field(default=None, description="its password, as it is: nothing is escaped")
+    transport: Literal["auto", "tcp", "udp"] = Field(
+        default="auto", description="of RTSP: `tcp`, `udp`, or `auto` for TCP and then UDP"
+    )
     other_hosts: bool = Field(default=False, description="an HTTP camera may redirect to other hosts and ports")
     enabled: bool = Field(default=True, description="false: takes no frames; stored frames stay")
     rate_hz: float = Field(default=1.0, gt=0, le=30, description="frames kept per second")
@@ -67,6 +72,16 @@ class CameraSettings(Part):
     egress: Literal["local_only", "allowed"] = Field(
         default="local_only", description="addresses its pictures may be sent to"
     )
+
+    @model_validator(mode="after")
+    def _has_one_user(self) -> "CameraSettings":
+        if self.password is not None and self.username is None:
+            raise ValueError("password needs username")
+        if self.username is not None:
+            parts = re.fullmatch(r"(?i)(?:rtsps?|https?)://([^/?#]*).*", self.url or "", re.DOTALL)
+            if parts is None or "@" in parts[1]:
+                raise ValueError("username needs an rtsp:// or http:// url without a user of its own")
+        return self
 
 
 class MemorySettings(Part):

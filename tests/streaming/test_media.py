@@ -18,7 +18,7 @@ from streaming.clock import FileTimes
 from streaming.decoder import length_s
 from streaming.errors import MediaDamaged, MediaError, MediaNotFound, MediaUnreadable
 from streaming.frame import Frame, FrameSettings
-from streaming.media import FileSource, LiveSource, open_source
+from streaming.media import FileSource, LiveSource, Transport, open_source
 from streaming.redact import redact
 from tests.support.rtsp import rtsp_server
 from tests.support.streams import index_of, take, write_clip
@@ -323,7 +323,7 @@ async def test_rtsp_reconnects_for_ever_and_times_keep_rising() -> None:
 
     async with rtsp_server(frames_per_connection=12, rate_hz=40.0) as rtsp:
         source = LiveSource(
-            rtsp.url, "door", FrameSettings(rate_hz=20.0), options={"rtsp_transport": "tcp"},
+            rtsp.url, "door", FrameSettings(rate_hz=20.0), options=[{"rtsp_transport": "tcp"}],
             sleep=sleep, fraction=lambda: 0.5,
         )  # fmt: skip
         times = []
@@ -340,7 +340,7 @@ async def test_rtsp_reconnects_for_ever_and_times_keep_rising() -> None:
 async def test_a_silent_camera_is_reconnected() -> None:
     async with rtsp_server(frames_per_connection=20, rate_hz=40.0, then_silent=True) as rtsp:
         settings = FrameSettings(rate_hz=40.0, stall_timeout_s=1.0)
-        source = LiveSource(rtsp.url, "door", settings, options={"rtsp_transport": "tcp"}, sleep=no_sleep)
+        source = LiveSource(rtsp.url, "door", settings, options=[{"rtsp_transport": "tcp"}], sleep=no_sleep)
         async for _ in source.frames():
             if rtsp.num_connections >= 2:
                 break
@@ -382,6 +382,30 @@ async def test_a_camera_with_a_password() -> None:
         assert "401" in wrong.stats.detail or "authorization" in wrong.stats.detail.lower()
         assert "wr0ng" not in wrong.stats.detail
         await wrong.close()
+        await waiting
+
+
+@pytest.mark.parametrize(
+    ("transport", "udp_only", "asked"),
+    [("auto", True, ["tcp", "udp"]), ("auto", False, ["tcp"]), ("udp", True, ["udp"]), ("tcp", False, ["tcp"])],
+)
+async def test_rtsp_over_udp_where_the_camera_or_the_setting_wants_it(
+    transport: Transport, udp_only: bool, asked: list[str]
+) -> None:
+    async with rtsp_server(udp_only=udp_only) as rtsp:
+        source = open_source(rtsp.url, "door", EVERY, transport=transport)
+        assert len(await take(source.frames(), 3)) == 3
+        assert rtsp.asked == asked
+        await source.close()
+
+
+async def test_a_camera_that_refuses_the_only_transport_is_reported() -> None:
+    async with rtsp_server(udp_only=True) as rtsp:
+        source = open_source(rtsp.url, "door", EVERY, transport="tcp")
+        waiting = asyncio.create_task(everything(source))
+        await until(lambda: source.stats.state == "reconnecting")
+        assert "transport: auto tries TCP and UDP" in source.stats.detail
+        await source.close()
         await waiting
 
 

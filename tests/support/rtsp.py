@@ -1,4 +1,4 @@
-"""A small RTSP server (RFC 2326, interleaved TCP): H.264 video, sender reports, and failures on request.
+"""A small RTSP server (RFC 2326, interleaved TCP, or UDP only): H.264 video, sender reports, and failures on request.
 
 Each connection gets `frames_per_connection` frames; then the server closes it or stops sending. The pictures are those of
 tests/support/streams.py.
@@ -7,6 +7,8 @@ tests/support/streams.py.
 import asyncio
 import base64
 import fractions
+import re
+import socket
 import struct
 import time
 from collections.abc import AsyncIterator
@@ -29,9 +31,12 @@ class RtspServer:
     then_silent: bool = False  # keep the connection open after the last frame
     sender_offset_s: float | None = 0.0  # error of the camera's clock; None: no sender reports
     password: str | None = None  # demands Basic authentication as user "ann"
+    udp_only: bool = False  # refuses TCP with 461 Unsupported Transport
     num_connections: int = 0
     num_sent: int = 0
     writers: list[asyncio.StreamWriter] = field(default_factory=list)
+    asked: list[str] = field(default_factory=list)  # the transport of each SETUP
+    _udp: dict[asyncio.StreamWriter, tuple[socket.socket, int]] = field(default_factory=dict)
 
     @property
     def url(self) -> str:
@@ -45,6 +50,8 @@ class RtspServer:
         except (ConnectionError, asyncio.IncompleteReadError):
             pass
         finally:
+            if writer in self._udp:
+                self._udp.pop(writer)[0].close()
             writer.close()
 
     async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -57,8 +64,15 @@ class RtspServer:
                 wanted = base64.b64encode(f"ann:{self.password}".encode()).decode()
                 if wanted not in head:
                     status, extra = "401 Unauthorized", 'WWW-Authenticate: Basic realm="x"\r\n'
+            if method == "SETUP":
+                self.asked.append("udp" if "client_port" in head else "tcp")
+                if self.udp_only and self.asked[-1] == "tcp":
+                    status = "461 Unsupported Transport"
             if status.startswith("200"):
                 extra, body = self._answer(method)
+                if method == "SETUP" and (ports := re.search(r"client_port=(\d+)-(\d+)", head)):
+                    self._udp[writer] = socket.socket(socket.AF_INET, socket.SOCK_DGRAM), int(ports[1])
+                    extra = f"Transport: RTP/AVP/UDP;unicast;client_port={ports[1]}-{ports[2]}\r\nSession: 1\r\n"
             length = f"Content-Length: {len(body)}\r\n" if body else ""
             writer.write(f"RTSP/1.0 {status}\r\nCSeq: {cseq}\r\n{extra}{length}\r\n{body}".encode())
             await writer.drain()
@@ -106,8 +120,11 @@ class RtspServer:
         now = time.time() + self.sender_offset_s + NTP_EPOCH_S
         return struct.pack("!BBHIIIIII", 0x80, 200, 6, 7, int(now), int(now % 1 * 2**32), ticks, 1, 1)
 
-    @staticmethod
-    def _interleave(writer: asyncio.StreamWriter, channel: int, data: bytes) -> None:
+    def _interleave(self, writer: asyncio.StreamWriter, channel: int, data: bytes) -> None:
+        if writer in self._udp:
+            udp, port = self._udp[writer]
+            udp.sendto(data, ("127.0.0.1", port + channel))
+            return
         writer.write(b"$" + struct.pack("!BH", channel, len(data)) + data)
 
 
