@@ -8,7 +8,6 @@ import asyncio
 import logging
 from collections.abc import Iterator
 from functools import partial
-from urllib.parse import quote
 
 from agent.errors import UnknownCamera
 from agent.ingest.backlog import Backlog
@@ -17,13 +16,13 @@ from agent.ingest.intake import CameraState, Intake
 from agent.ingest.masks import Masks
 from agent.metrics import Metrics, Reader, Reading
 from agent.runtime.supervisor import Supervisor, contained
-from agent.settings.settings import CameraSettings, Settings
+from agent.settings.settings import Settings
 from agent.settings.types import check_slug
 from agent.times import format_time
 from memory.store import MemoryStore
 from streaming.errors import MediaError
 from streaming.frame import FrameSettings, Source
-from streaming.media import FileSource, LiveSource, open_source
+from streaming.media import FileSource, open_source
 
 log = logging.getLogger(__name__)
 
@@ -180,7 +179,9 @@ class Cameras:
         intake = self.intake_of(camera)
 
         async def follow() -> None:
-            source = source_of(camera, self._settings.camera(camera), self.frame_settings(camera))
+            given = self._settings.camera(camera)
+            frames, transport, other_hosts = self.frame_settings(camera), given.transport, given.other_hosts
+            source = open_source(given.address, camera, frames, transport=transport, other_hosts=other_hosts)
             if isinstance(source, FileSource):
                 self.played.add(camera)
                 self.publish(camera, source)
@@ -263,17 +264,6 @@ class Cameras:
         for name, (text, field) in _SESSION.items():
             yield Reader(name, text, ("camera",), partial(session, field))
         yield Reader("vilamp_camera_live", "1 while frames flow.", ("camera",), live)
-
-
-def source_of(name: str, camera: CameraSettings, frames: FrameSettings) -> FileSource | LiveSource:
-    """Return the source of a camera that has a `url`. Raises AddressUnknown."""
-    url = camera.url or ""
-    if url.startswith("/dev/"):
-        return open_source(f"webcam:{url}", name, frames)
-    if camera.username is not None:
-        password = "" if camera.password is None else camera.password.get_secret_value()
-        url = url.replace("://", f"://{quote(camera.username, safe='')}:{quote(password, safe='')}@", 1)
-    return open_source(url, name, frames, transport=camera.transport, other_hosts=camera.other_hosts)
 
 
 def newest_if_aging(settings: Settings, store: MemoryStore) -> float | None:

@@ -8,6 +8,7 @@ import os
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import quote
 
 from pydantic import ByteSize, Field, SecretStr, model_validator
 
@@ -72,6 +73,15 @@ class CameraSettings(Part):
     egress: Literal["local_only", "allowed"] = Field(
         default="local_only", description="addresses its pictures may be sent to"
     )
+
+    @property
+    def address(self) -> str:
+        """The `url` with user and password, as `open_source` takes it. Keep it out of messages. "" without `url`."""
+        url = self.url or ""
+        if self.username is None:
+            return f"webcam:{url}" if url.startswith("/dev/") else url
+        password = "" if self.password is None else self.password.get_secret_value()
+        return url.replace("://", f"://{quote(self.username, safe='')}:{quote(password, safe='')}@", 1)
 
     @model_validator(mode="after")
     def _has_one_user(self) -> "CameraSettings":

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 from agent.cli.setup.findings import Finding
-from agent.ingest.cameras import source_of
 from agent.settings.settings import CameraSettings
 from agent.times import format_span
 from streaming.errors import MediaError
 from streaming.frame import Frame, FrameSettings, Source
+from streaming.media import open_source
 
 FIRST_S = 10.0  # to the first picture: cameras take up to this long to send a key frame
 WATCH_S = 3.0  # after it, for the frame rate and the camera's report of its clock
@@ -36,7 +36,7 @@ async def look_at(name: str, camera: CameraSettings) -> Look:
     """Open the camera's own connection, watch it for WATCH_S and close it. `camera.url` must be set."""
     settings = FrameSettings(rate_hz=camera.rate_hz, max_width=camera.max_width, stall_timeout_s=FIRST_S)
     try:
-        source = source_of(name, camera, settings)
+        source = open_source(camera.address, name, settings, transport=camera.transport, other_hosts=camera.other_hosts)
     except MediaError as error:
         return Look(problem=str(error))
     look = Look()

@@ -3,10 +3,10 @@
 import asyncio
 from pathlib import Path
 
-from agent.ingest.cameras import source_of
 from agent.settings.settings import CameraSettings, effective
 from agent.settings.source import load_settings
 from streaming.frame import FrameSettings
+from streaming.media import open_source
 from tests.support.agents import running
 from tests.support.rtsp import rtsp_server
 from tests.support.streams import take, write_clip
@@ -20,7 +20,7 @@ async def test_user_and_password_are_fields() -> None:
     async with rtsp_server(password=PASSWORD) as rtsp:
         url = f"rtsp://127.0.0.1:{rtsp.port}/live"
         camera = CameraSettings(url=url, username="ann", password=PASSWORD)  # type: ignore[arg-type]
-        source = source_of("gate", camera, FrameSettings(rate_hz=20.0))
+        source = open_source(camera.address, "gate", FrameSettings(rate_hz=20.0))
         assert await take(source.frames(), 1)
         await source.close()
 
