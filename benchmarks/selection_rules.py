@@ -4,12 +4,14 @@ Every rule takes a History and a number of keyframes, and returns rows in any or
 places for the newest frames, and none fills gaps.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
+from agent.evaluation.scores import wilson
 from model.select import ArrayCandidates, select_keyframes
 from model.select_visits import select_by_visits
 
@@ -180,3 +182,56 @@ RULES: dict[str, Callable[[History, int], np.ndarray]] = {
     "MMR": mmr,
     "MDP3": mdp3,
 }
+
+# --- what a rule found ---
+
+_SLACK_S = 0.5
+
+
+@dataclass(frozen=True)
+class Case:
+    """One question's history, and the spans of seconds (of the same clock as `history.times`) that prove its answer."""
+
+    history: History
+    spans: tuple[tuple[float, float], ...]
+    kind: str
+
+
+Counts = dict[tuple[str, ...], list[int]]
+
+
+def within(times: np.ndarray, span: tuple[float, float]) -> np.ndarray:
+    inside: np.ndarray = (times >= span[0] - _SLACK_S) & (times <= span[1] + _SLACK_S)
+    return inside
+
+
+def count_found(cases: Iterable[Case], counts: Iterable[int], key: tuple[str, ...], into: Counts) -> None:
+    """Add what each rule finds with each number of keyframes: key + (kind, K, rule) -> [found, of]."""
+    for case in cases:
+        for count in counts:
+            for name, rule in RULES.items():
+                shown = case.history.times[rule(case.history, count)]
+                entry = into.setdefault((*key, case.kind, str(count), name), [0, 0])
+                entry[0] += sum(bool(within(shown, span).any()) for span in case.spans)
+                entry[1] += len(case.spans)
+
+
+def unit(rows: np.ndarray) -> np.ndarray:
+    """Rows scaled to length 1."""
+    scaled: np.ndarray = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    return scaled
+
+
+def table(found: Counts) -> list[dict[str, Any]]:
+    """Counts as rows with shares and 95 % intervals (Wilson)."""
+    rows = []
+    for key, (right, count) in found.items():
+        low, high = wilson(right, count)
+        *about, kind, places, rule = key
+        rows.append(
+            {
+                "about": about, "kind": kind, "keyframes": int(places), "rule": rule, "found": right, "of": count,
+                "share": right / count, "low": low, "high": high,
+            }
+        )  # fmt: skip
+    return rows

@@ -1,6 +1,6 @@
 """Which rule finds what a question is about, with few keyframes? Selection by visits against the rules of other papers.
 
-    python -m benchmarks.visits [--cache FOLDER] [--eyes MODELS] [--parts worlds cones noise answers quiet footage]
+    python -m benchmarks.visits [--cache FOLDER] [--eyes MODELS] [--parts worlds cones ...] [--lengths 1000 10000]
 
 Found: a keyframe lies within a span of time that proves the answer. *Single*: questions that one event proves. *Visits*: the
 events of questions that several prove, such as counts. No rule reserves places for the newest frames, and none fills gaps.
@@ -9,21 +9,24 @@ No language model takes part. Seeds come from the commit's hash, so that nobody 
 worlds   drawn worlds of the evaluation split, fixed and moving cameras, 64 to 10,000 frames
 cones    a constant added to all embeddings before they become unit vectors, as in encoders whose cosines are all alike
 noise    Gaussian noise added to the embeddings, in units of their spread, until the rules break
+cameras  questions over four cameras at once, with the places that each camera has
+stays    things that stay for long (`benchmarks.long_stays`): both visits that a question needs
+needles  one visitor in 10,000 frames (`benchmarks.needles`)
 answers  answers of the built-in model over the rules' choices: right answers, visual tokens, milliseconds
 quiet    visits found in quiet hours made of a world's quiet frames, with their noise and a slow drift of light
-footage  real clips beside quiet frames, seen by a real detector: --eyes names the folder of its weights
-         (../shared/eyes/README.md says where they come from); needs ../shared
+footage  real clips beside quiet frames, and false visits in their quiet hours (`benchmarks.footage`), seen by a real
+         detector: --eyes names the folder of its weights; needs ../shared
 
-Writes visits.json and visits.png.
+Writes visits.json and visits.png. Parts that are not run keep what the file holds, each with the seed of its run.
 """
 
 import argparse
 import json
 import subprocess
-import sys
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -35,36 +38,25 @@ from agent.ask.reader import verdict_of
 from agent.evaluation.arms import Asker
 from agent.evaluation.clips import Clip, features_of, world_clip
 from agent.evaluation.run import zones_of
-from agent.evaluation.scores import share, wilson
+from agent.evaluation.scores import share
+from benchmarks.footage import quiet_relevance, run_footage
 from benchmarks.machine import add_out, machine, measured_path, picture_path, show, write_result
-from benchmarks.selection_rules import RULES, History
+from benchmarks.needles import embedded
+from benchmarks.selection_rules import RULES, Case, Counts, History, count_found, table, unit, within
+from benchmarks.visit_cases import run_cameras, run_needles, run_stays
 from model.hub import BUILTIN
 from model.video_model import VideoModel
 from model.visits import find_visits
 from model.world.answers import is_correct
 
 COUNTS = (4, 8, 16, 32)
-LENGTHS = {64: 8, 600: 4, 1000: 6, 10_000: 2}  # frames: worlds
+LENGTHS = {64: 8, 600: 4, 1000: 6, 10_000: 4}  # frames: worlds
 EMPTY_EVERY = 6  # of the longest worlds' empty frames only so many are drawn
 CONES = (0.0, 2.0, 8.0)
 NOISES = (0.0, 1.0, 3.0, 6.0, 10.0)
 ANSWER_FRAMES, ANSWER_WORLDS = 1000, 4
 QUIET_HOURS, RATE_HZ = 20, 1.0
-SLACK_S = 0.5
-SHARED = Path(__file__).resolve().parents[2] / "shared"
-QUIET_FRAMES = (0, 3000, 10_000)
-
-
-@dataclass(frozen=True)
-class Case:
-    """One question's history, and the spans of seconds (of the same clock as `history.times`) that prove its answer."""
-
-    history: History
-    spans: tuple[tuple[float, float], ...]
-    kind: str
-
-
-Counts = dict[tuple[str, ...], list[int]]
+CAMERA_FRAMES, CAMERA_WORLDS = 600, 8
 
 
 def seed_of_commit() -> int:
@@ -78,7 +70,7 @@ def world_cases(model: VideoModel, clip: Clip, embeddings: np.ndarray) -> list[C
     seconds = clip.times - clip.start_unix
     cases = []
     for question in clip.questions:
-        spans = tuple(span for span in question.spans if _within(seconds, span).any())
+        spans = tuple(span for span in question.spans if within(seconds, span).any())
         if question.family != "present" and spans:
             text = model.embed_text(question.text).unit
             kind = "single" if len(spans) == 1 else "visits"
@@ -86,53 +78,48 @@ def world_cases(model: VideoModel, clip: Clip, embeddings: np.ndarray) -> list[C
     return cases
 
 
-def _within(times: np.ndarray, span: tuple[float, float]) -> np.ndarray:
-    inside: np.ndarray = (times >= span[0] - SLACK_S) & (times <= span[1] + SLACK_S)
-    return inside
-
-
-def count_found(cases: Iterable[Case], counts: Iterable[int], key: tuple[str, ...], into: Counts) -> None:
-    """Add what each rule finds with each number of keyframes: key + (kind, K, rule) -> [found, of]."""
-    for case in cases:
-        for count in counts:
-            for name, rule in RULES.items():
-                shown = case.history.times[rule(case.history, count)]
-                entry = into.setdefault((*key, case.kind, str(count), name), [0, 0])
-                entry[0] += sum(bool(_within(shown, span).any()) for span in case.spans)
-                entry[1] += len(case.spans)
-
-
-def unit(rows: np.ndarray) -> np.ndarray:
-    """Rows scaled to length 1."""
-    scaled: np.ndarray = rows / np.linalg.norm(rows, axis=1, keepdims=True)
-    return scaled
-
-
-def worlds(
-    model: VideoModel, seed: int, lengths: dict[int, int], cache: Path | None
-) -> Iterator[tuple[int, Clip, np.ndarray]]:
+def worlds(model: VideoModel, seed: int, lengths: dict[int, int]) -> Iterator[tuple[int, Clip, np.ndarray]]:
     """Frames of each history, its clip, and the unit embeddings of its frames."""
     for num_frames, number in lengths.items():
         for world in track(range(number), description=f"{num_frames} frames"):
             empty_every = EMPTY_EVERY if num_frames >= 5000 else 1
             clip = world_clip((seed + world) % 2**31, num_frames, rounds=2, empty_every=empty_every)
-            yield num_frames, clip, unit(np.stack([frame.embedding for frame in features_of(model, clip, cache)]))
+            yield num_frames, clip, embeddings_of(model, clip)
 
 
-def run_worlds(model: VideoModel, seed: int, lengths: dict[int, int], cache: Path | None) -> Counts:
+def embeddings_of(model: VideoModel, clip: Clip) -> np.ndarray:
+    """Unit embeddings of a clip's frames, without patches."""
+    pictures, parts = clip.pictures(), []
+    while some := list(islice(pictures, 64)):
+        parts.append(embedded(model, some))
+    drawn = np.concatenate(parts)
+    return drawn if clip.picture_of is None else drawn[list(clip.picture_of)]
+
+
+def style_of(clip: Clip) -> str:
+    """Of the camera: fixed or moving."""
+    return "fixed" if clip.scene is not None and clip.scene.style == "fixed" else "moving"
+
+
+def run_worlds(model: VideoModel, seed: int, lengths: dict[int, int]) -> Counts:
     """Recall by length of the history and style of the camera."""
     found: Counts = {}
-    for num_frames, clip, embeddings in worlds(model, seed, lengths, cache):
-        style = "fixed" if clip.scene is not None and clip.scene.style == "fixed" else "moving"
-        count_found(world_cases(model, clip, embeddings), COUNTS, (str(num_frames), style), found)
+    for num_frames, clip, embeddings in worlds(model, seed, lengths):
+        count_found(world_cases(model, clip, embeddings), COUNTS, (str(num_frames), style_of(clip)), found)
     return found
 
 
-def run_changed(model: VideoModel, seed: int, cache: Path | None, *, cones: bool) -> Counts:
+def cameras(model: VideoModel, seed: int) -> Iterator[tuple[list[Case], np.ndarray]]:
+    """The questions and the embeddings of single cameras."""
+    for _, clip, embeddings in worlds(model, seed, {CAMERA_FRAMES: CAMERA_WORLDS}):
+        yield world_cases(model, clip, embeddings), embeddings
+
+
+def run_changed(model: VideoModel, seed: int, *, cones: bool) -> Counts:
     """Recall with 8 keyframes where the embeddings lie in a cone, or are noisy."""
     found: Counts = {}
     rng = np.random.default_rng(seed)
-    for _, clip, embeddings in worlds(model, seed, {1000: 2}, cache):
+    for _, clip, embeddings in worlds(model, seed, {1000: 2}):
         cases = world_cases(model, clip, embeddings)
         spread = embeddings.std(axis=0)
         for strength in CONES if cones else NOISES:
@@ -150,12 +137,12 @@ def run_changed(model: VideoModel, seed: int, cache: Path | None, *, cones: bool
     return found
 
 
-def run_quiet(model: VideoModel, seed: int, cache: Path | None) -> dict[str, Any]:
+def run_quiet(model: VideoModel, seed: int) -> dict[str, Any]:
     """False visits an hour, in hours that are made of the quiet frames of drawn worlds of a fixed camera."""
     num_frames = int(QUIET_HOURS * 3600 * RATE_HZ)
     false = defaultdict(list)
     rng = np.random.default_rng(seed)
-    for _, clip, embeddings in worlds(model, seed, {1000: 2}, cache):
+    for _, clip, embeddings in worlds(model, seed, {1000: 2}):
         if clip.scene is None:
             continue
         seconds = clip.times - clip.start_unix
@@ -211,99 +198,6 @@ def run_answers(model: VideoModel, seed: int, cache: Path | None) -> dict[str, A
     }
 
 
-def quiet_relevance(quiet: np.ndarray, num_frames: int, rng: np.random.Generator) -> np.ndarray:
-    """Relevance of a camera with nothing happening: values of quiet frames, their noise once more, a slow drift of light."""
-    noise = float(np.median(np.abs(np.diff(quiet)))) * 1.48
-    drift = np.cumsum(rng.normal(size=num_frames)) * noise * 0.02
-    made: np.ndarray = rng.choice(quiet, num_frames) + rng.normal(size=num_frames) * noise + drift
-    return made
-
-
-def run_footage(eyes: Path, seed: int) -> Counts:
-    """Recall with 8 keyframes on real clips, alone and beside quiet frames made of their own empty ones."""
-    sys.path.insert(0, str(SHARED / "eyes"))
-    from centernet import LABELS, Detector  # type: ignore[import-not-found]
-
-    truth = json.loads((SHARED / "footage" / "ground_truth.json").read_text())
-    detector, rng, found = Detector(eyes), np.random.default_rng(seed), Counts()
-    seen: dict[str, tuple[np.ndarray, ...]] = {}
-    for clip, rate_hz, classes, words in FOOTAGE:
-        if clip not in seen:
-            seen[clip] = look(detector, SHARED / "footage" / clip, rate_hz)
-        heat, pooled, times = seen[clip]
-        events = [event for event in truth[clip]["events"] if any(word in event["text"] for word in words)]
-        spans = tuple((float(event["start"]), float(event["end"] or times[-1])) for event in events)
-        relevance = heat[:, [LABELS.index(name) for name in classes]].max(axis=1)
-        for quiet in QUIET_FRAMES:
-            history = with_quiet(pooled, relevance, times, spans, quiet, rng)
-            count_found([Case(history, spans, "visits")], (8,), (str(quiet), clip), found)
-    return found
-
-
-FOOTAGE = (  # clip, frames a second, classes that stand for the question, words of the events that answer it
-    ("indoor_onebyone.mp4", 2, ("person",), ("man", "woman")),
-    ("road_overhead_cars.mp4", 4, ("car", "truck", "cell phone", "parking meter"), ("hatchback", "sedan", "sports")),
-    ("bottles_table.mp4", 2, ("person",), ("hand",)),
-    ("robot_corridor_1fps.mp4", 1, ("person",), ("person",)),
-    ("robot_corridor_1fps.mp4", 1, ("sink", "toilet"), ("fountain",)),
-)
-
-
-def look(detector: Any, path: Path, rate_hz: float) -> tuple[np.ndarray, ...]:
-    """Heat of every class, pooled features and seconds of a clip's frames, sampled at `rate_hz`."""
-    import av
-
-    heat, pooled, times = [], [], []
-    with av.open(str(path)) as container:
-        first: float | None = None
-        for frame in container.decode(container.streams.video[0]):
-            first = frame.time if first is None else first
-            if frame.time - first + 1e-6 < len(times) / rate_hz:
-                continue
-            heat.append(detector.heat(frame.to_ndarray(format="rgb24")))
-            pooled.append(detector.pooled())
-            times.append(frame.time - first)
-    return np.array(heat), np.array(pooled), np.array(times)
-
-
-def with_quiet(
-    pooled: np.ndarray,
-    relevance: np.ndarray,
-    times: np.ndarray,
-    spans: tuple[tuple[float, float], ...],
-    quiet: int,
-    rng: np.random.Generator,
-) -> History:
-    """The clip, and after it `quiet` frames made of those without an event, with their noise and a drift of light."""
-    embeddings = unit(pooled)
-    if not quiet:
-        return History(embeddings, relevance, times)
-    calm = np.flatnonzero(~np.any([_within(times, span) for span in spans], axis=0))
-    step = np.median(np.abs(np.diff(embeddings, axis=0)), axis=0) * 1.48
-    drift = np.cumsum(rng.normal(size=(quiet, 1)) * 0.3, axis=0) * step * 0.2
-    picked = rng.choice(calm, quiet)
-    more = embeddings[picked] + rng.normal(size=(quiet, embeddings.shape[1])) * step + drift
-    noise = float(np.median(np.abs(np.diff(relevance)))) * 1.48
-    longer = np.concatenate([relevance, relevance[picked] + rng.normal(size=quiet) * noise])
-    after = times[-1] + (1 + np.arange(quiet)) * float(np.median(np.diff(times)))
-    return History(unit(np.concatenate([embeddings, more])), longer, np.concatenate([times, after]))
-
-
-def table(found: Counts) -> list[dict[str, Any]]:
-    """Counts as rows with shares and 95 % intervals (Wilson)."""
-    rows = []
-    for key, (right, count) in found.items():
-        low, high = wilson(right, count)
-        *about, kind, places, rule = key
-        rows.append(
-            {
-                "about": about, "kind": kind, "keyframes": int(places), "rule": rule, "found": right, "of": count,
-                "share": right / count, "low": low, "high": high,
-            }
-        )  # fmt: skip
-    return rows
-
-
 def summed(rows: list[dict[str, Any]], places: int) -> list[list[str]]:
     """Lines for the terminal: found and of, over all cameras, by kind, first part of `about`, and rule."""
     total: dict[tuple[str, str, str], list[int]] = {}
@@ -315,13 +209,13 @@ def summed(rows: list[dict[str, Any]], places: int) -> list[list[str]]:
     return [[*key, f"{right} of {count}", f"{right / count:.1%}"] for key, (right, count) in total.items()]
 
 
-def print_table(title: str, first: str, lines: list[list[str]]) -> None:
+def print_table(title: str, lines: list[list[str]]) -> None:
     """Print a table; the last two columns are what was found."""
     from rich.console import Console
     from rich.table import Table
 
     shown = Table(title=title)
-    for column in (first, "kind", "rule", "found", ""):
+    for column in ("about", "kind", "rule", "found", ""):
         shown.add_column(column)
     for line in lines:
         shown.add_row(*line)
@@ -355,46 +249,57 @@ def plot(rows: list[dict[str, Any]], out: Path) -> None:
     figure.savefig(out, dpi=110)
 
 
+PARTS = ("worlds", "cones", "noise", "cameras", "stays", "needles", "answers", "quiet", "footage")
+
+
 def main() -> None:
     """Command line of the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cache", type=Path, help="folder where features of drawn worlds are kept")
+    parser.add_argument("--cache", type=Path, help="folder where features for the answers are kept")
     parser.add_argument("--eyes", type=Path, help="folder with the weights of the detector")
-    parser.add_argument("--parts", nargs="+", default=["worlds", "cones", "noise", "answers", "quiet", "footage"])
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--seed", type=int, help="default: from the commit's hash")
-    parser.add_argument("--most-frames", type=int, default=max(LENGTHS), help="leave out longer histories")
+    parser.add_argument("--lengths", type=int, nargs="+", choices=list(LENGTHS), default=list(LENGTHS))
     add_out(parser)
     args = parser.parse_args()
     seed = seed_of_commit() if args.seed is None else args.seed
     about = machine(seed=seed)
     show(about)
-    result: dict[str, Any] = {}
+    path = measured_path(args.out, "visits.json")
+    result: dict[str, Any] = json.loads(path.read_text())["measured"] if path.exists() else {}
+    seeds = result.setdefault("seeds", {})
     model = VideoModel.load(BUILTIN, num_threads=1)
-    if "worlds" in args.parts:
-        lengths = {frames: number for frames, number in LENGTHS.items() if frames <= args.most_frames}
-        result["worlds"] = table(run_worlds(model, seed, lengths, args.cache))
-        plot(result["worlds"], picture_path(args.out, "visits.png"))
-        for places in COUNTS:
-            print_table(f"Drawn worlds, {places} keyframes", "frames", summed(result["worlds"], places))
-    for part, cones in (("cones", True), ("noise", False)):
-        if part in args.parts:
-            result[part] = table(run_changed(model, seed, args.cache, cones=cones))
-            print_table(f"{part}, 8 keyframes", "strength", summed(result[part], 8))
-    if "answers" in args.parts:
-        result["answers"] = run_answers(model, seed, args.cache)
-        for name, each in result["answers"].items():
-            print(
-                f"{name:28} {each['mean']:.1%} of {each['count']} right, {each['tokens']:.0f} tokens, {each['ms']:.0f} ms"
-            )
-    if "quiet" in args.parts:
-        result["quiet"] = run_quiet(model, seed, args.cache)
-        print(result["quiet"])
-    if "footage" in args.parts and args.eyes is None:
-        print("footage: left out, because --eyes names no folder")
-    elif "footage" in args.parts:
-        result["footage"] = table(run_footage(args.eyes, seed))
-        print_table("Real clips, 8 keyframes", "quiet frames", summed(result["footage"], 8))
-    write_result(measured_path(args.out, "visits.json"), about, result)
+    lengths = {frames: LENGTHS[frames] for frames in args.lengths}
+    runs: dict[str, Callable[[], Any]] = {
+        "worlds": lambda: table(run_worlds(model, seed, lengths)),
+        "cones": lambda: table(run_changed(model, seed, cones=True)),
+        "noise": lambda: table(run_changed(model, seed, cones=False)),
+        "cameras": lambda: run_cameras(model, cameras(model, seed)),
+        "stays": lambda: run_stays(model, seed),
+        "needles": lambda: run_needles(model, seed),
+        "answers": lambda: run_answers(model, seed, args.cache),
+        "quiet": lambda: run_quiet(model, seed),
+        "footage": lambda: run_footage(args.eyes, seed) if args.eyes else None,
+    }
+    for part in args.parts:
+        found = runs[part]()
+        if part == "worlds":
+            found = [row for row in result.get(part, []) if int(row["about"][0]) not in lengths] + found
+            plot(found, picture_path(args.out, "visits.png"))
+        seeds.update({f"{part}, {frames}": seed for frames in lengths} if part == "worlds" else {part: seed})
+        if found is not None:
+            result[part] = found
+        report(part, found)
+        write_result(path, about, result)
+
+
+def report(part: str, found: Any) -> None:
+    """Print what a part found: tables for those with rows."""
+    if part not in ("worlds", "cones", "noise"):
+        print(part, json.dumps(found, indent=1))
+        return
+    for places in COUNTS if part == "worlds" else (8,):
+        print_table(f"{part}, {places} keyframes", summed(found, places))
 
 
 if __name__ == "__main__":
