@@ -6,7 +6,10 @@ import { inSight, ticks, toX } from "./ticks.js";
 /**
  * The bins of one time range, as the timeline endpoint returns them.
  * @typedef {{after: number, before: number, bin_s: number, gap_s: number, gaps: [number, number][],
+ *   background?: {level: number, noise: number, limit: number}|null,
  *   points: {t: number, count: number, max: number|null, mean: number|null, frame_id: number, time: number}[]}} Layer
+ * @typedef {{low: number, high: number, level: number, noise: number, limit: number}} Scale scores at the ends of the axis,
+ *   the usual score, one unit of noise, and how many units make a visit
  * @typedef {{frame_id: number, time: number, kind: string, score: number, url: string}} Keyframe
  * @typedef {{start: number, peak: number, end: number, is_clear: boolean, frame_id: number, [field: string]: any}} Visit
  * @typedef {{start: number, end: number|null, suppressed?: boolean, [field: string]: any}} Flag
@@ -16,7 +19,7 @@ import { inSight, ticks, toX } from "./ticks.js";
  * @property {Visit[]} visits
  * @property {Flag[]} flags
  * @property {number|null} oldest time of the oldest stored frame
- * @property {{low: number, high: number}|null} scale range of the scores; null: draw the number of frames instead
+ * @property {Scale|null} scale null: draw the number of frames instead
  * @property {string} [zone]
  * @property {import("./ticks.js").Stretch} view
  * @property {import("./ticks.js").Stretch|null} range the chosen range
@@ -24,6 +27,8 @@ import { inSight, ticks, toX } from "./ticks.js";
  */
 
 export const AXIS = 24, FLAGS = 22, MARKS = 20; // heights of the lanes, px
+const BELOW = 4; // units of noise drawn below the usual score
+const LEAST = 3; // the axis reaches at least so many times as high as a visit must, so that noise alone looks low
 const NAMES = ["surface", "raised", "line", "text", "soft", "accent", "bad", "warn", "tint", "relevant", "recent", "filling", "visit"];
 const REST = "#888"; // used until the style sheet is loaded
 
@@ -33,14 +38,16 @@ export function palette(element) {
   return Object.fromEntries(NAMES.map(name => [name, style.getPropertyValue(`--${name}`).trim() || REST]));
 }
 
-/** The range of all scores of a layer, with some room. @param {Layer} layer */
-export function scaleOf(layer) {
-  const scored = layer.points.filter(point => point.max !== null);
-  if (!scored.length) return null;
-  const low = Math.min(...scored.map(point => point.mean)), high = Math.max(...scored.map(point => point.max));
-  const room = Math.max(high - low, 0.01) * 0.06;
-  return { low: low - room, high: high + room };
+/** The axis for the scores of a layer, in units of the camera's noise. @param {Layer} layer @returns {Scale|null} */
+export function scaleOf({ background, points }) {
+  if (!background || !points.length) return null;
+  const { level, noise, limit } = background;
+  const high = Math.max(...points.map(point => point.max), level + LEAST * limit * noise);
+  return { low: level - BELOW * noise, high: high + 0.06 * (high - level), level, noise, limit };
 }
+
+/** A score in units of the camera's noise above the usual score. @param {number} score @param {{level: number, noise: number}} scale */
+export const units = (score, { level, noise }) => (score - level) / noise;
 
 /** @param {CanvasRenderingContext2D} ctx @param {number} width @param {number} height @param {Scene} scene @param {Record<string, string>} colours */
 export function paint(ctx, width, height, scene, colours) {
@@ -173,12 +180,29 @@ function trace(ctx, { points, bin_s, gap_s }, n, end, x, y, bottom) {
   return n;
 }
 
-function paintScale({ ctx, top, bottom, scene, colours }) {
-  if (!scene.scale) return;
+/** The axis: multiples of the camera's noise, and a dotted line at the height of a visit, which noise alone hardly reaches. */
+function paintScale({ ctx, width, top, bottom, scene, colours }) {
+  const { scale } = scene;
+  if (!scale) return;
+  const y = value => bottom - (bottom - top - 6) * (scale.level + value * scale.noise - scale.low) / (scale.high - scale.low);
   ctx.textAlign = "left";
-  ctx.fillStyle = colours.soft;
-  ctx.fillText(scene.scale.high.toFixed(2), 6, top + 10);
-  ctx.fillText(scene.scale.low.toFixed(2), 6, bottom - 8);
+  ctx.fillStyle = ctx.strokeStyle = colours.soft;
+  ctx.lineWidth = 1;
+  ctx.setLineDash([2, 4]);
+  ctx.beginPath();
+  ctx.moveTo(0, Math.round(y(scale.limit)) + 0.5);
+  ctx.lineTo(width, Math.round(y(scale.limit)) + 0.5);
+  ctx.stroke();
+  ctx.setLineDash([]);
+  const highest = units(scale.high, scale), step = roundStep(highest / 3);
+  for (let value = step; value < highest; value += step) ctx.fillText(`${value.toLocaleString("en")} × noise`, 6, y(value));
+  if (y(0) - y(scale.limit) > 16 && Math.abs(y(scale.limit) - y(step)) > 14) ctx.fillText("visit", 6, y(scale.limit) - 8);
+}
+
+/** The smallest of 1, 2, 5, 10, 20, ... that is at least `value`. */
+function roundStep(value) {
+  const power = 10 ** Math.floor(Math.log10(value));
+  return power * ([1, 2, 5].find(each => each * power >= value) ?? 10);
 }
 
 function paintRange({ ctx, height, scene, colours, x }) {

@@ -2,6 +2,7 @@
 
 import { clock, h, period, put } from "./dom.js";
 import { openFrame } from "./frame.js";
+import { units } from "./draw.js";
 import { nearest } from "./ticks.js";
 
 const HOVER_MS = 70; // the pointer rests this long before a picture is fetched
@@ -28,7 +29,7 @@ export class FrameCard {
     this.show(null);
   }
 
-  /** @param {{time: number, x: number, layers: import("./draw.js").Layer[], visits?: import("./draw.js").Visit[]}|null} at null: nothing to show */
+  /** @param {{time: number, x: number, layers: import("./draw.js").Layer[], visits?: import("./draw.js").Visit[], scale?: import("./draw.js").Scale|null}|null} at null: nothing to show */
   show(at) {
     clearTimeout(this.resting);
     const visit = at && visitAt(at.time, at.visits ?? []);
@@ -37,7 +38,8 @@ export class FrameCard {
     if (!point) return;
     const zone = this.app.zone(this.camera());
     const score = point.max === null ? null : h("span", { class: "score" }, point.max.toFixed(3));
-    put(this.text, h("span", {}, precise(point.time, zone)), score, point.count > 1 && h("span", { class: "soft" }, `best of ${point.count}`),
+    const times = point.max !== null && at.scale ? h("span", { class: "soft" }, `${Math.round(units(point.max, at.scale))} × noise`) : null;
+    put(this.text, h("span", {}, precise(point.time, zone)), score, times, point.count > 1 && h("span", { class: "soft" }, `best of ${point.count}`),
       visit && h("span", { class: "visit" }, `visit ${period(visit.start, visit.end, zone)}`));
     this.#place(at.x);
     if (point.frame_id === this.frameId) return;

@@ -27,7 +27,7 @@ class Timeline {
     this.shown = false;
     this.strip = new Strip("Relevance over time", {
       view: () => this.#viewChanged(),
-      cursor: at => this.card.show(at && { ...at, layers: this.strip.scene.layers, visits: this.strip.scene.visits }),
+      cursor: at => this.card.show(at && { ...at, layers: this.strip.scene.layers, visits: this.strip.scene.visits, scale: this.strip.scene.scale }),
       open: time => this.#open(time),
       range: range => this.#rangeChosen(range),
     });
@@ -269,8 +269,11 @@ class Timeline {
     const about = this.question
       ? `An answer over ${chosen} would see ${number(scene.keyframes.length)} keyframes.`
       : "Type something above to see when a camera saw it.";
+    const stands = scene.visits.filter(visit => visit.is_clear).length;
+    const visits = !this.question ? "" : !scene.visits.length ? " Nothing stands out of this camera's noise."
+      : ` ${number(scene.visits.length)} ${scene.visits.length > 1 ? "visits" : "visit"}, of which ${number(stands)} ${stands === 1 ? "stands" : "stand"} out.`;
     const waiting = history.unencoded ? ` ${number(history.unencoded)} frames are not encoded yet.` : "";
-    this.summary.textContent = `${number(history.frames)} frames over ${span(history.newest - history.oldest)}. ${about}${waiting}`;
+    this.summary.textContent = `${number(history.frames)} frames over ${span(history.newest - history.oldest)}. ${about}${visits}${waiting}`;
     if (!this.list.contains(document.activeElement)) put(this.list, entries(scene, history, zone, time => { this.strip.point(null); this.#open(time); }));
   }
 }
@@ -291,6 +294,6 @@ function entries(scene, history, zone, open) {
 }
 
 function legend() {
-  const items = [["area", "relevance: best and mean"], ["visit", "visit, faint unless it stands out"], ["relevant", "relevant keyframe"], ["recent", "recent keyframe"], ["filling", "filling keyframe"], ["gap", "nothing received"], ["flag", "alert"]];
+  const items = [["area", "relevance in units of this camera's noise: best and mean"], ["limit", "what noise alone hardly reaches"], ["visit", "visit, faint unless it stands out"], ["relevant", "relevant keyframe"], ["recent", "recent keyframe"], ["filling", "filling keyframe"], ["gap", "nothing received"], ["flag", "alert"]];
   return h("ul", { class: "legend" }, items.map(([kind, text]) => h("li", { class: `key-${kind}` }, text)));
 }

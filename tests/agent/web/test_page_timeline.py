@@ -63,9 +63,9 @@ async def timeline(chromium: Browser, site: Served, **options: Any) -> AsyncIter
         seen.unharmed()
 
 
-async def api(site: Served, **query: Any) -> dict[str, Any]:
+async def api(site: Served, camera: str = "gate", **query: Any) -> dict[str, Any]:
     async with httpx.AsyncClient(base_url=site.url, headers=site.headers()) as http:
-        answer: dict[str, Any] = (await http.get("/v1/cameras/gate/timeline", params=query)).json()
+        answer: dict[str, Any] = (await http.get(f"/v1/cameras/{camera}/timeline", params=query)).json()
     return answer
 
 
@@ -171,6 +171,31 @@ async def test_visits_are_bands_whose_mark_opens_the_peak(chromium: Browser, sit
         assert await rows.count() == len(visits)
         await rows.first.get_by_role("button").click()
         await expect(page.locator("dialog.frame")).to_be_visible()
+
+
+async def test_noise_looks_like_noise(chromium: Browser, site: Served) -> None:
+    """A camera that shows nothing relevant is drawn low, whatever its scores are, and the page says so."""
+    noise = np.random.default_rng(4).normal(0.2, 0.001, 300)
+    times = time.time() - 30 - np.arange(300)[::-1]
+    await asyncio.to_thread(write_history, site.agent, "quiet", times, lambda n: float(noise[n]))
+    async with timeline(chromium, site) as page:
+        await page.get_by_label("Camera").select_option("quiet")
+        await ask(page)
+        await expect(page.get_by_text("Nothing stands out of this camera's noise.")).to_be_visible()
+        heights = await page.evaluate(HEIGHTS, await api(site, "quiet", question=QUESTION))
+        assert max(heights) < 0.45
+        await page.get_by_label("Camera").select_option("gate")
+        await expect(page.get_by_text(re.compile(r"\d visits, of which \d stand out."))).to_be_visible()
+        heights = await page.evaluate(HEIGHTS, await api(site, "gate", question=QUESTION))
+        assert max(heights) > 0.9
+        assert np.median(heights) < 0.1
+
+
+# The height of each point of a timeline as a share of the axis.
+HEIGHTS = """async layer => {
+  const { low, high } = (await import("/page/draw.js")).scaleOf(layer);
+  return layer.points.map(point => (point.max - low) / (high - low));
+}"""
 
 
 async def test_an_answer_names_the_visits_that_stand_out(chromium: Browser, site: Served) -> None:

@@ -207,7 +207,7 @@ async def test_without_a_question_points_have_counts_only(http: httpx.AsyncClien
     shown = await drawn(http, points=4)
     assert sum(point["count"] for point in shown["points"]) == 50
     assert {point["max"] for point in shown["points"]} == {None}
-    assert (shown["keyframes"], shown["visits"]) == ([], [])
+    assert (shown["keyframes"], shown["visits"], shown["background"]) == ([], [], None)
 
 
 async def test_visits_are_those_of_the_span_whatever_chooses_keyframes(site: Served, http: httpx.AsyncClient) -> None:
@@ -226,8 +226,13 @@ async def test_visits_are_those_of_the_span_whatever_chooses_keyframes(site: Ser
     body = {"messages": [{"role": "user", "content": QUESTION}], "camera": "gate", "selection": "visits"}
     answer = (await http.post("/v1/chat/completions", json=body)).json()
     assert [each["frame_id"] for each in answer["vilamp"]["visits"]] == [each["frame_id"] for each in whole]
-    part = (await http.get(path, params={**asked, "after": times[250]})).json()["visits"]
-    assert [(each["start"], each["frame_id"]) for each in part] == [(times[300], whole[1]["frame_id"])]
+    part = (await http.get(path, params={**asked, "after": times[250]})).json()
+    assert [(each["start"], each["frame_id"]) for each in part["visits"]] == [(times[300], whole[1]["frame_id"])]
+    near = (await http.get(path, params={**asked, "after": times[100], "before": times[109]})).json()
+    for each in (part, near):  # the axis stays the same when the view is closer
+        assert each["background"]["level"] == pytest.approx(0.1, abs=0.01)
+        assert each["background"]["noise"] == pytest.approx(0.01, rel=0.15)
+        assert 5 < each["background"]["limit"] < 9
 
 
 async def test_frames_waiting_for_the_encoder_are_not_a_gap(site: Served, http: httpx.AsyncClient) -> None:
