@@ -16,6 +16,7 @@ from model.select import Candidates, EmbeddingRedundancy, Keyframes, Kind, Redun
 from model.visits import RankedPeaks, Visit, find_visits, rank_peaks, strength_of
 
 _ONCE = 1.0
+_SAMPLED = 256
 
 
 def select_by_visits(
@@ -28,14 +29,14 @@ def select_by_visits(
     fill: Fill = "gaps",
     tau: float = 0.98,
     background: NDArray[np.float32] | None = None,
-    background_floor: float = 1e-3,
     group_sizes: Sequence[int] | None = None,
     min_per_group: int | None = None,
 ) -> Keyframes:
     """Choose at most `num_keyframes` rows (with fill="gaps": exactly min(num_keyframes, N)).
 
     relevance (N,): cosine of every frame with the question; times (N,): unix seconds; the other arguments are those of
-    `select.select_keyframes`. Rows are chosen in this order until num_keyframes are reached:
+    `select.select_keyframes`. The floor of EmbeddingRedundancy is such that two frames which differ from the background
+    by noise alone are similar by `tau`, so it depends on the camera and on no constant. Rows are chosen in this order until num_keyframes are reached:
 
     1. the newest `recent` frames, divided among the cameras, and the frame with the highest relevance;
     2. with several cameras: the strongest peaks of each, up to `min_per_group` frames (None: half of its fair share);
@@ -66,7 +67,7 @@ def select_by_visits(
             candidates,
             background=background,
             group_starts=np.cumsum([0, *sizes[:-1]]),
-            background_floor=background_floor,
+            background_floor=_noise_of(candidates, sizes) * np.sqrt(tau / (1 - tau)) if 0 < tau < 1 else 0.0,
         )
         _show_changes(chosen, visits, relevance, redundancy, tau, num_keyframes)
     _take(chosen, peaks.rows.tolist(), num_keyframes)
@@ -77,6 +78,18 @@ def select_by_visits(
     kinds = tuple(chosen[int(row)] for row in rows)
     scores = np.asarray(candidates.scores(rows), np.float32) if len(rows) else np.empty(0, np.float32)
     return Keyframes(rows, kinds, scores, tuple(visits))
+
+
+def _noise_of(candidates: Candidates, sizes: Sequence[int]) -> float:
+    """Return the length of the noise of the embeddings: from the median distance between neighbouring frames.
+
+    At most _SAMPLED neighbours are looked at. Not 0, so that equal pictures have a similarity.
+    """
+    ends = np.cumsum(sizes)
+    rows = np.arange(0, candidates.num_frames - 1, 1 + candidates.num_frames // _SAMPLED)
+    rows = np.setdiff1d(rows, ends - 1)
+    steps = np.linalg.norm(candidates.embeddings(rows + 1) - candidates.embeddings(rows), axis=1)
+    return max(float(np.median(steps)) / np.sqrt(2), 1e-6) if len(rows) else 1e-6
 
 
 def _take(chosen: dict[int, Kind], rows: Sequence[int], num_keyframes: int) -> None:

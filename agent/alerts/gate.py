@@ -10,15 +10,17 @@ Pure functions: time is an argument, and the state is a value that can be writte
 
 import math
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 from agent.settings.rules import GateSettings
 
-# Chosen by measurements on worlds that the model was not trained on (docs/alerts-evaluation.md). They suit every
-# camera, because a score is measured in spreads of the camera's own background.
+# Chosen by measurements on worlds that the model was not trained on (docs/alerts-evaluation.md). They suit every camera
+# and encoder, because a score is measured in spreads of the camera's own background.
 SURGE = 1.5  # an open gate surges when the score reaches this multiple of its last peak
 OPEN_FACTOR = 4.0  # the background is learnt this many times slower while the gate is open
+QUARTER_OF_STEPS = 1.77  # mean distance of normal noise, in units of the step that a quarter of the steps are below
 WARM_UP_FRAMES = 30  # before the gate may open; later no frame counts for more than 1/30 of the background
-MIN_SPREAD = 0.002  # cosine; a smaller spread is noise of the embedding
+MIN_SPREAD = 1e-6  # cosine; a smaller spread is rounding, as of pictures that are repeated bit by bit
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,11 +86,13 @@ def _warmed(state: GateState, time: float, similarity: float) -> GateState:
 
     The last frame of the warm-up sets the first level and spread.
 
-    Level and spread come from the third of the similarities that lie closest together: the level is the middle of that
-    third, and the spread is its width, which for normal noise is about the mean distance from the middle. So the
-    background is right even when half of the warm-up frames show events.
+    Both come from the third of the similarities that lie closest together: the level is the middle of that third, and
+    the spread is its width, which for normal noise is about the mean distance from the middle. So the background is
+    right even when half of the warm-up frames show events. A few frames may lie close together by chance, so the spread
+    is at least what the smaller steps from frame to frame say.
 
-    Worked example, six frames: .20 .50 .21 .61 .22 .48 -> the closest two are .20 .21: level .205, spread .01.
+    Worked example, six frames: .20 .21 .50 .61 .22 .48 -> the closest two are .20 .21: level .205, width .01; a quarter
+    of the steps .01 .29 .11 .39 .26 is below .11: spread 1.8 * .11.
     """
     first = (*state.first, similarity)
     if len(first) < WARM_UP_FRAMES:
@@ -96,4 +100,6 @@ def _warmed(state: GateState, time: float, similarity: float) -> GateState:
     ranked = sorted(first)
     count = max(2, math.ceil(len(ranked) / 3))
     low, high = min(zip(ranked, ranked[count - 1 :], strict=False), key=lambda ends: ends[1] - ends[0])
-    return GateState(level=(low + high) / 2, spread=high - low, warm=True, time=time)
+    steps = sorted(abs(after - before) for before, after in pairwise(first))
+    spread = max(high - low, QUARTER_OF_STEPS * steps[len(steps) // 4])
+    return GateState(level=(low + high) / 2, spread=spread, warm=True, time=time)

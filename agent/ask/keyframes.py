@@ -125,7 +125,6 @@ class Selection:
                 recent=self.recent,
                 fill=self.fill,
                 background=window.background(),
-                background_floor=self.background_floor,
                 group_sizes=frames_per_camera(window),
             )
         return select_keyframes(

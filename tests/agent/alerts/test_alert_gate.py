@@ -183,6 +183,15 @@ def test_off_above_on_is_refused() -> None:
 def test_the_background_of_a_warm_up_is_its_narrowest_third() -> None:
     """The worked example of `_warmed`."""
     with patch("agent.alerts.gate.WARM_UP_FRAMES", 6):
-        state, _ = run([0.20, 0.50, 0.21, 0.61, 0.22, 0.48])
+        state, _ = run([0.20, 0.21, 0.50, 0.61, 0.22, 0.48])
     assert state.level == pytest.approx(0.205)
-    assert state.spread == pytest.approx(0.01)
+    assert state.spread == pytest.approx(1.77 * 0.11)
+
+
+def test_similarities_close_together_by_chance_do_not_open_the_gate() -> None:
+    """Noise alone hardly ever opens it, however small the noise is."""
+    opened = 0
+    for seed in range(200):
+        _, readings = run((0.2 + 1e-4 * np.random.default_rng(seed).normal(size=300)).tolist())
+        opened += sum(reading.rose for reading in readings)
+    assert opened <= 2
