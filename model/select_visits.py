@@ -36,7 +36,8 @@ def select_by_visits(
 
     relevance (N,): cosine of every frame with the question; times (N,): unix seconds; the other arguments are those of
     `select.select_keyframes`. The floor of EmbeddingRedundancy is such that two frames which differ from the background
-    by noise alone are similar by `tau`, so it depends on the camera and on no constant. Rows are chosen in this order until num_keyframes are reached:
+    by noise alone are similar by `tau`, so it depends on the camera and on no constant. Rows are chosen in this
+    order until num_keyframes are reached:
 
     1. the newest `recent` frames, divided among the cameras, and the frame with the highest relevance;
     2. with several cameras: the strongest peaks of each, up to `min_per_group` frames (None: half of its fair share);
