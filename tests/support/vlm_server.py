@@ -211,8 +211,10 @@ async def complete(request: Request) -> Response:
 
 
 async def models(request: Request) -> Response:
-    """List one model. Agents call this to check the server, so it is not recorded in SEEN."""
-    return JSONResponse({"object": "list", "data": [{"id": "any", "object": "model"}]})
+    """List two models. Agents call this to check the server, so it is not recorded in SEEN."""
+    return JSONResponse(
+        {"object": "list", "data": [{"id": "any", "object": "model"}, {"id": "sees", "object": "model"}]}
+    )
 
 
 async def anything(request: Request) -> Response:

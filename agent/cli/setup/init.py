@@ -17,6 +17,7 @@ from agent.cli.demo.server import serving
 from agent.cli.setup.config_text import Choice, config_text
 from agent.cli.setup.findings import Finding
 from agent.cli.setup.look import Look, camera_finding, look_at
+from agent.cli.setup.models import answerer_finding, probe
 from agent.cli.setup.onvif import find_onvif
 from agent.cli.setup.servers import Model, Server, find_servers
 from agent.settings.settings import CameraSettings, Settings
@@ -28,6 +29,7 @@ from streaming.redact import redact
 
 QUESTION = "What can be seen now?"
 FIRST_FRAME_S = 60.0
+ANSWER_TIMEOUT_S = 300.0
 _PORTS = range(8080, 8100)
 _POLL_S = 0.5
 
@@ -40,6 +42,7 @@ def run(args: argparse.Namespace) -> int:
         raise CliError(f"{path} is there already: choose another name, or --force to replace it", EXIT_USAGE)
     given = [_named(text) for text in args.camera]
     server, model = _server(args)
+    _probe(server, model)
     cameras = _cameras(args, given)
     looks = asyncio.run(_look(cameras))
     for finding in _seen(cameras, looks):
@@ -75,6 +78,17 @@ def _server(args: argparse.Namespace) -> tuple[Server, Model]:
         raise CliError(f"no server with a vision model{named} was found: {advice}")
     best = next((number for number, (_, model) in enumerate(offers, 1) if model.sees and not model.thinks), 1)
     return offers[_number(args, "which one writes the answers?", best, len(offers)) - 1]
+
+
+def _probe(server: Server, model: Model) -> None:
+    """Ask the model about pictures of our own and print what it can do. Raises CliError if it cannot answer."""
+    say(f"asking {plain_line(model.name)} what it can do; the first request may load it ...")
+    told = {"kind": "openai", "base_url": server.base_url, "model": model.name, "timeout_s": ANSWER_TIMEOUT_S}
+    settings = Settings.model_validate({"answerer": told, "model": {"allow_builtin_encoder": True}})
+    finding = answerer_finding(settings.answerer, asyncio.run(probe(settings)))
+    if finding.level == "error":
+        raise CliError(f"{finding.words}: {finding.advice}")
+    say(f"  {finding.words}")
 
 
 def _cameras(args: argparse.Namespace, given: list[tuple[str, str]]) -> dict[str, str]:

@@ -5,9 +5,13 @@ from collections.abc import Iterator
 
 import httpx
 
+from agent.ask.capabilities import Capabilities, Prober, listed_in, remembered, words
+from agent.ask.egress import Egress, system_resolver
 from agent.ask.model import ModelUnusable, load_model
+from agent.ask.remote_client import ChatClient
 from agent.cli.setup.findings import Finding
 from agent.cli.setup.servers import TIMEOUT_S, ask_server
+from agent.errors import Problem
 from agent.settings.settings import AnswererSettings, Settings
 
 _TIMED = 3  # pictures whose encoding is timed
@@ -34,13 +38,13 @@ def encoder_findings(settings: Settings) -> Iterator[Finding]:
     frame_s = _frame_s(model)
     cameras = [each for each in settings.cameras.values() if each.enabled]
     needed = sum(each.rate_hz for each in cameras)
-    words = f"{path} loads in {loaded_s:.1f} s and takes {1000 * frame_s:.0f} ms a frame"
+    said = f"{path} loads in {loaded_s:.1f} s and takes {1000 * frame_s:.0f} ms a frame"
     if needed * frame_s > _BUSY:
         advice = "lower cameras.<name>.rate_hz, set model.dtype or model.device, or use a smaller model"
-        words += f"; the cameras send {needed:g} frames/s, so it would fall behind"
-        yield Finding("encoder", "encoder", "warning", words, advice)
+        said += f"; the cameras send {needed:g} frames/s, so it would fall behind"
+        yield Finding("encoder", "encoder", "warning", said, advice)
         return
-    yield Finding("encoder", "encoder", "ok", f"{words}: {1 / frame_s:.1f} frames/s, {needed:g} needed")
+    yield Finding("encoder", "encoder", "ok", f"{said}: {1 / frame_s:.1f} frames/s, {needed:g} needed")
 
 
 def _frame_s(model: object) -> float:
@@ -61,26 +65,46 @@ def _frame_s(model: object) -> float:
 
 
 async def answerer_findings(settings: Settings) -> list[Finding]:
-    """Return whether the answerer is there, and has the model."""
+    """Return whether the answerer is there, has the model, and what the model can do."""
     answerer = settings.answerer
-    if answerer.kind != "openai":
+    if answerer.base_url is None or answerer.kind == "local":
         return [Finding("answerer", "answerer", "ok", "this machine's checkpoint answers")]
-    assert answerer.base_url is not None
     async with httpx.AsyncClient(timeout=TIMEOUT_S, trust_env=False) as http:
         server = await ask_server(http, answerer.base_url, _key(answerer))
     if server is None:
-        words = f"{answerer.base_url} lists no models"
-        return [Finding("answerer", "answerer", "error", words, "start the server, or correct answerer.base_url")]
-    model = next((each for each in server.models if each.name == answerer.model), None)
-    if model is None:
-        names = ", ".join(each.name for each in server.models[:8]) or "none"
-        words = f"{answerer.base_url} has no model {answerer.model}; it lists {names}"
+        said = f"{answerer.base_url} lists no models"
+        return [Finding("answerer", "answerer", "error", said, "start the server, or correct answerer.base_url")]
+    names = [each.name for each in server.models]
+    if not listed_in(names, answerer.model or ""):
+        said = f"{answerer.base_url} has no model {answerer.model}; it lists {', '.join(names[:8]) or 'none'}"
         pull = f"ollama pull {answerer.model}, or " if server.kind == "Ollama" else ""
-        return [Finding("answerer", "answerer", "error", words, f"{pull}correct answerer.model")]
-    if model.sees is False:
-        words = f"{answerer.model} does not see pictures"
-        return [Finding("answerer", "answerer", "error", words, "set answerer.model to a vision model")]
-    return [Finding("answerer", "answerer", "ok", f"{answerer.model} on {server.kind} at {answerer.base_url}")]
+        return [Finding("answerer", "answerer", "error", said, f"{pull}correct answerer.model")]
+    known = remembered(settings.data_dir / "server.json", settings=answerer, now=time.time())
+    return [answerer_finding(answerer, known or await probe(settings))]
+
+
+async def probe(settings: Settings) -> Capabilities:
+    """Ask the configured server what it can do, with pictures of our own. Never fails."""
+    rules = {each.egress for each in settings.cameras.values()}
+    rule: Egress = "allowed" if "allowed" in rules else "local_only"
+    client = ChatClient(settings.answerer, resolve=system_resolver)
+    prober = Prober(client, settings.answerer, rule, now=time.time)
+    try:
+        return await prober.find_out(True)
+    except Problem as problem:
+        answerer = settings.answerer
+        return Capabilities(
+            answerer.base_url or "", answerer.model or "", answerer.max_images, time.time(), problem=problem.message
+        )
+
+
+def answerer_finding(answerer: AnswererSettings, found: Capabilities) -> Finding:
+    """Return what was found out about the server as a finding."""
+    said = "; ".join(words(found))
+    if found.problem:
+        advice = "set answerer.model to a vision model, or see docs/servers.md"
+        return Finding("answerer", "answerer", "error", found.problem, advice)
+    return Finding("answerer", "answerer", "warning" if found.warnings else "ok", f"{answerer.model}: {said}")
 
 
 def _key(answerer: AnswererSettings) -> str | None:

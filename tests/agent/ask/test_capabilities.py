@@ -47,7 +47,7 @@ async def test_a_server_that_can_do_everything(tmp_path: Path, spy: Spy) -> None
         assert (found["sees"], found["json_schema"], found["tools"], found["thinks"], found["usage"]) == (
             True, True, True, False, True,
         )  # fmt: skip
-        assert (found["pictures"], found["problem"], found["warnings"], found["listed"]) == (8, "", (), False)
+        assert (found["pictures"], found["problem"], found["warnings"], found["listed"]) == (8, "", (), True)
         assert 0 < found["seconds_one"] < 30
         assert 0 < found["seconds_all"] < 30
         assert found["together"] in (1, 2, 4)

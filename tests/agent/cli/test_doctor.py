@@ -43,7 +43,7 @@ async def doctor(config: Path) -> tuple[int, Found]:
 async def test_every_part_of_a_sound_set_up_is_ok(tmp_path: Path) -> None:
     with spying() as spy:
         async with rtsp_server(rate_hz=15.0) as camera:
-            answerer = {"kind": "openai", "base_url": spy.url(), "model": "any"}
+            answerer = {"kind": "openai", "base_url": spy.url(), "model": "sees"}
             config = written(tmp_path, cameras={"gate": {"url": camera.url}, "robot": {}}, answerer=answerer)
             code, found = await doctor(config)
     assert code == 0, found
@@ -55,6 +55,7 @@ async def test_every_part_of_a_sound_set_up_is_ok(tmp_path: Path) -> None:
     assert "clock within" in gate["words"]
     assert "waits for a publisher at /whip/robot" in found["camera robot"]["words"]
     assert found["answerer"]["level"] == found["encoder"]["level"] == found["disk"]["level"] == "ok"
+    assert "tools: yes" in found["answerer"]["words"]
     assert "ms a frame" in found["encoder"]["words"]
     assert "remembers nothing yet, will reach" in found["memory gate"]["words"]
 
@@ -83,8 +84,16 @@ async def test_a_model_that_is_not_there_is_named_beside_those_that_are(tmp_path
         answerer = {"kind": "openai", "base_url": spy.url(), "model": "qwen2.5vl:3b"}
         code, found = await doctor(written(tmp_path, answerer=answerer))
     assert code == 1
-    assert "has no model qwen2.5vl:3b; it lists any" in found["answerer"]["words"]
+    assert "has no model qwen2.5vl:3b; it lists any, sees" in found["answerer"]["words"]
     assert found["cameras"]["level"] == "warning"
+
+
+async def test_a_model_without_eyes_is_an_error(tmp_path: Path) -> None:
+    with spying() as spy:
+        answerer = {"kind": "openai", "base_url": spy.url(), "model": "any"}
+        code, found = await doctor(written(tmp_path, answerer=answerer))
+    assert code == 1
+    assert "the model 'any' does not see" in found["answerer"]["words"]
 
 
 async def test_a_running_agent_is_asked_and_agrees_with_readyz(tmp_path: Path) -> None:

@@ -36,20 +36,21 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 async def test_one_command_and_one_keystroke_to_the_first_answer(tmp_path: Path, encoder: Path) -> None:
     with spying() as spy:
         async with rtsp_server() as camera:
-            options = ["--camera", f"gate={camera.url}", "--server", f"127.0.0.1:{spy.port}", "--model", "any"]
+            options = ["--camera", f"gate={camera.url}", "--server", f"127.0.0.1:{spy.port}", "--model", "sees"]
             options += ["--encoder", str(encoder), "--port", str(free_port())]
             ran = await asyncio.to_thread(init, tmp_path, *options, typed="\n")
         assert ran.returncode == 0, ran.stdout + ran.stderr
-        assert "any on server at" in ran.stdout
+        assert "sees on server at" in ran.stdout
         assert "camera gate: h264" in ran.stdout
-        assert "pictures." in ran.stdout  # the server's answer says how many it got
-        sent = [each for each in spy.seen() if each["model"] == "any"]
+        assert "JSON schema: yes" in ran.stdout
+        assert "pictures, the newest" in ran.stdout
+        sent = [each for each in spy.seen() if each["model"] == "sees"]
         assert any(part["type"] == "image_url" for part in sent[-1]["body"]["messages"][-1]["content"])
     written = tmp_path / "vilamp.yaml"
     assert written.stat().st_mode & 0o077 == 0
     settings = load_settings(written, environ={})
     assert settings.cameras["gate"].url == camera.url
-    assert (settings.answerer.kind, settings.answerer.model) == ("openai", "any")
+    assert (settings.answerer.kind, settings.answerer.model) == ("openai", "sees")
     assert not list(tmp_path.glob("*.log"))
     again = init(tmp_path, "--yes")
     assert again.returncode == 2
@@ -59,7 +60,17 @@ async def test_one_command_and_one_keystroke_to_the_first_answer(tmp_path: Path,
 async def test_a_camera_that_is_away_is_written_and_told(tmp_path: Path, encoder: Path) -> None:
     with spying() as spy:
         url = f"rtsp://127.0.0.1:{free_port()}/live"
-        options = ["--camera", url, "--server", f"127.0.0.1:{spy.port}", "--encoder", str(encoder), "--yes"]
+        options = [
+            "--camera",
+            url,
+            "--server",
+            f"127.0.0.1:{spy.port}",
+            "--model",
+            "sees",
+            "--encoder",
+            str(encoder),
+            "--yes",
+        ]
         ran = await asyncio.to_thread(init, tmp_path, *options)
     assert ran.returncode == 1
     assert "refused" in ran.stdout
@@ -89,7 +100,7 @@ async def test_servers_are_found_with_their_models() -> None:
         (server,) = await find_servers([f"127.0.0.1:{spy.port}", closed, spy.url()], ports=[])
     assert isinstance(server, Server)
     assert server.base_url == spy.url()
-    assert [model.name for model in server.vision_models()] == ["any"]
+    assert [model.name for model in server.vision_models()] == ["any", "sees"]
 
 
 async def ask(app: object, base_url: str = "http://127.0.0.1:11434/v1") -> Server | None:
