@@ -34,7 +34,7 @@ import numpy as np
 from rich.progress import track
 
 from agent.ask.keyframes import Selection
-from agent.ask.reader import verdict_of
+from agent.ask.sentences import verdict_of
 from agent.evaluation.arms import Asker
 from agent.evaluation.clips import Clip, features_of, world_clip
 from agent.evaluation.run import zones_of
@@ -173,10 +173,10 @@ def run_answers(model: VideoModel, seed: int, cache: Path | None) -> dict[str, A
         clip = world_clip((seed + world) % 2**31, ANSWER_FRAMES)
         asker = Asker(model, features_of(model, clip, cache), clip.times, zones_of(clip))
         for question in track(clip.questions, description=f"world {world + 1}"):
-            plan = asker.plan(question.text)
+            composed = asker.is_composed(question.text)
             for name, arm in arms.items():
-                answer = asker.ask(question.text, arm, in_steps=plan is not None)
-                said = verdict_of(answer.text) if plan is not None else answer.text
+                answer = asker.ask(question.text, arm, in_steps=composed)
+                said = verdict_of(answer.text) if composed else answer.text
                 rows[name].append(
                     {
                         "family": question.family,

@@ -218,5 +218,6 @@ def _info(name: str, title: str, embedding_dim: int, fingerprint: str) -> ModelI
             background_floor=live.background_floor,
             timestamps=False,
             reference=live.reference,
+            query="thing",
         ),
     )

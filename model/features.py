@@ -7,12 +7,13 @@ Shapes: D embedding width, M patches of a frame, C' width of a stored patch, H w
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from model.config import Fill, ModelConfig, Redundancy, Reference, SelectionRule
+from model.config import Fill, JudgeManner, ModelConfig, Redundancy, Reference, SelectionRule
 from model.merge import PatchSource
 from model.select import Keyframes
 
@@ -49,7 +50,11 @@ class TextFeatures:
 
 @dataclass(frozen=True, slots=True)
 class Defaults:
-    """A checkpoint's values for settings that the user leaves unset."""
+    """A checkpoint's values for settings that the user leaves unset.
+
+    query: what is embedded to search for frames: the whole question, as in the paper, or the thing alone, as dual
+    encoders are trained with captions. wording: "question" if the text encoder was trained on the drawn world's questions.
+    """
 
     num_keyframes: int
     tau: float
@@ -61,6 +66,8 @@ class Defaults:
     background_floor: float
     timestamps: bool
     reference: Reference
+    query: Literal["question", "thing"] = "question"
+    wording: JudgeManner = "instruct"
 
     @classmethod
     def of(cls, config: ModelConfig) -> "Defaults":
@@ -77,6 +84,7 @@ class Defaults:
             background_floor=live.background_floor,
             timestamps=live.timestamps,
             reference=live.reference,
+            wording=live.judge,
         )
 
 

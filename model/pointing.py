@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from model.visit_search import SAME_VISIT_GAP_S, longest_gap
+from model.visit_search import longest_gap
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom as shares of the picture
 
@@ -40,32 +40,30 @@ def shown(presences: NDArray[np.float32]) -> NDArray[np.bool_]:
     return np.asarray(presences.max(axis=1) > SHOWN)
 
 
-def stay(shows: NDArray[np.bool_], place: int, times: NDArray[np.float64], gap_s: float) -> NDArray[np.int64]:
+def stay(shows: NDArray[np.bool_], place: int, times: NDArray[np.float64]) -> NDArray[np.int64]:
     """Return the indices of the frames that show the thing during one stay, the time around index `place` without a
     long absence.
 
     Empty if no frame shows it. shows (n,) bool: which of n frames of one camera show the thing; times (n,): their unix
-    seconds. If the thing is out of sight for longer than gap_s, the stay ends.
+    seconds. If the thing is out of sight for longer than `longest_gap`, the stay ends.
     """
     rows = np.flatnonzero(shows)
     if not len(rows):
         return rows
     nearest = int(np.argmin(np.abs(rows - place)))
-    apart = np.flatnonzero(np.diff(times[rows]) > longest_gap(times, gap_s))
+    apart = np.flatnonzero(np.diff(times[rows]) > longest_gap(times))
     first, last = np.searchsorted(apart, nearest) - 1, np.searchsorted(apart, nearest)
     return rows[(apart[first] + 1 if first >= 0 else 0) : (apart[last] + 1 if last < len(apart) else len(rows))]
 
 
-def side_during_stay(
-    presences: NDArray[np.float32], place: int, times: NDArray[np.float64], gap_s: float = SAME_VISIT_GAP_S
-) -> str:
+def side_during_stay(presences: NDArray[np.float32], place: int, times: NDArray[np.float64]) -> str:
     """Say on which side of the picture the thing was, or how it moved; "" if no frame shows it.
 
     Only frames of one stay count: those around index `place` between which the thing is never out of sight for longer
-    than gap_s seconds. presences (n, M): probability that each of the M patches of n frames shows the thing; times
+    than `longest_gap` says. presences (n, M): probability that each of the M patches of n frames shows the thing; times
     (n,): unix seconds.
     """
-    rows = stay(shown(presences), place, times, gap_s)
+    rows = stay(shown(presences), place, times)
     return side_of(presences[rows]) if len(rows) else ""
 
 

@@ -1,8 +1,9 @@
 """Find the visits of a thing to a camera by checking single frames, the most relevant first.
 
-`VisitSearch` does not look at frames itself: it names the next frame to check, and its caller reports whether that
-frame shows the thing. When it does, the frames around it whose relevance is close to its own become a visit, without
-being checked. If the thing is out of sight for longer than a few seconds, its return is a new visit.
+`VisitSearch` does not look at frames itself: it names the next frames to check, and its caller reports whether each
+shows the thing. The peaks of relevance come first, the most prominent ones before others (`model.visits`), then all
+other frames by relevance. When a frame shows the thing, the frames around it whose relevance is close to its own become
+a visit, without being checked. If the thing is out of sight for longer than a few seconds, its return is a new visit.
 
 Between two neighbouring visits, the least relevant frame is checked. If it shows the thing, the two are joined. If not,
 the frames shortly before and after it are checked too, as the thing may only have been hidden for a moment. Those that
@@ -21,8 +22,10 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-SAME_VISIT_GAP_S = 6.0
-GAP_INTERVALS = 3.0  # a slow camera: this many frame intervals, if that is longer than SAME_VISIT_GAP_S
+from model.visits import find_visits
+
+SAME_VISIT_GAP_S = 6.0  # a thing may be out of sight for so long within one visit, but at least for ...
+LEAST_GAP_INTERVALS, MOST_GAP_INTERVALS = 3.0, 6.0  # ... 3 and at most 6 usual intervals between the camera's frames
 MOST_LOOKS = 128
 PATIENCE = 8  # the search ends after this many stretches of similar frames in a row without the thing
 LOOKS_IN_VAIN = 2  # frames checked in a stretch without success, after which its others are not checked
@@ -43,21 +46,21 @@ class Visit:
     best: int
 
 
-End = Literal["first", "last"]
-_Asked = (
-    tuple[Visit, Visit] | Literal["beside"] | None
-)  # purpose of the next check: to join two visits, or to see how long the thing was out of sight; None: to find a visit
+End = Literal["first", "last", "any"]
+_Asked = tuple[Visit, Visit] | Literal["beside"]
+"""Purpose of a check: to join two visits, or to see how long the thing was out of sight."""
 
 
 class VisitSearch:
     """Finds the visits of a thing (times during which it is in sight) in one history by checking few frames.
 
-    Repeat until `next_row` returns None: check that frame, then `tell` whether it shows the thing, or `skip` it if it
-    cannot be read.
+    Repeat until `next_rows` returns []: check these frames, then `tell` of each whether it shows the thing, or `skip`
+    it if it cannot be read.
 
     times (N,): unix seconds of the N frames, rising within each camera. scores (N,): relevance of each frame.
-    group_sizes: number of frames of each camera, in row order. gap_s: a thing out of sight for longer begins a new
-    visit. only: "first" or "last" finds that visit alone, and checks no frame later (earlier) than one already found.
+    group_sizes: number of frames of each camera, in row order. only: "first" or "last" finds that visit alone, and
+    checks no frame later (earlier) than one already found; "any" ends with the first visit found. most: the largest
+    number of frames to check.
     """
 
     def __init__(
@@ -66,14 +69,16 @@ class VisitSearch:
         scores: NDArray[np.float32],
         group_sizes: Sequence[int] | None = None,
         *,
-        gap_s: float = SAME_VISIT_GAP_S,
         only: End | None = None,
+        most: int = MOST_LOOKS,
     ) -> None:
-        self._times, self._scores, self._only = times, scores, only
-        ends = np.cumsum([len(times)] if group_sizes is None else list(group_sizes)).tolist()
+        self._times, self._scores, self._only, self._most = times, scores, only, most
+        sizes = [len(times)] if group_sizes is None else list(group_sizes)
+        ends = np.cumsum(sizes).tolist()
         self._groups = [(first, end) for first, end in pairwise([0, *ends]) if end > first]
-        self._gaps_s = [longest_gap(times[first:end], gap_s) for first, end in self._groups]
-        self._order = np.argsort(-scores, kind="stable")
+        self._gaps_s = [longest_gap(times[first:end]) for first, end in self._groups]
+        peaks = [visit.peak for visit in sorted(find_visits(scores, times, sizes), key=lambda visit: -visit.strength)]
+        self._order = np.concatenate([np.array(peaks, np.int64), np.argsort(-scores, kind="stable")])
         self._place = 0  # index in _order
         self._closed = np.zeros(len(times), bool)  # frames that need no check of their own
         self._looked: dict[int, bool | None] = {}  # by row: does it show the thing; None: not readable
@@ -82,7 +87,7 @@ class VisitSearch:
             tuple[int, int], int
         ] = {}  # (first, last) row of a stretch without the thing -> frames checked in it
         self._misses = 0
-        self._asked: _Asked = None
+        self._asked: dict[int, _Asked] = {}  # by row; the other rows are checked to find a visit
 
     @property
     def num_looks(self) -> int:
@@ -92,27 +97,45 @@ class VisitSearch:
     @property
     def gave_up(self) -> bool:
         """Whether the search ended because of the limit on checked frames, so that visits may be missing."""
-        return self.num_looks >= MOST_LOOKS and self._misses < PATIENCE
+        return self.num_looks >= self._most and self._misses < PATIENCE
 
     def visits(self) -> list[Visit]:
         """Return the visits (times during which the thing is in sight) found so far, in row order."""
         return list(self._visits)
 
-    def next_row(self) -> int | None:
-        """Return the row to check next, or None if the search is over.
+    def next_rows(self, limit: int = 1) -> list[int]:
+        """Return at most `limit` rows to check next, all of which can be checked at once; [] if the search is over.
 
-        A row between two visits comes first, then the most relevant row that still needs a check.
+        Rows between two visits come first, then those from which most is expected that still need a check.
         """
-        if self.num_looks >= MOST_LOOKS:
-            return None
-        if self._only is None and (row := self._between()) is not None:
-            return row
-        while self._place < len(self._order) and self._is_needless(self._order[self._place]):
-            self._place += 1
-        return None if self._misses >= PATIENCE or self._place == len(self._order) else int(self._order[self._place])
+        limit = min(limit, self._most - self.num_looks)
+        if limit <= 0 or (self._only == "any" and self._visits):
+            return []
+        if self._only is None and (between := self._between(limit)):
+            return between
+        return self._likely(min(limit, PATIENCE - self._misses))
+
+    def _likely(self, limit: int) -> list[int]:
+        """Return the next rows in the search's order that need a check, each of another stretch of similar frames."""
+        rows: list[int] = []
+        stretches: list[tuple[int, int]] = []
+        place = self._place
+        while place < len(self._order) and len(rows) < limit:
+            row = int(self._order[place])
+            place += 1
+            if self._is_needless(row):
+                if not rows:
+                    self._place = place
+                continue
+            if any(first <= row <= last for first, last in stretches):
+                continue
+            rows.append(row)
+            if limit > 1:
+                stretches.append(self._alike(row, through=True))
+        return rows
 
     def _is_needless(self, row: int) -> bool:
-        if self._closed[row] or self._only is None or not self._visits:
+        if self._closed[row] or self._only in (None, "any") or not self._visits:
             return bool(self._closed[row])
         if self._only == "first":
             return bool(self._times[row] >= min(self._times[visit.first] for visit in self._visits))
@@ -120,11 +143,12 @@ class VisitSearch:
 
     def skip(self, row: int) -> None:
         """Record that the frame at `row` cannot be read."""
-        self._looked[row], self._closed[row], self._asked = None, True, None
+        self._asked.pop(row, None)
+        self._looked[row], self._closed[row] = None, True
 
     def tell(self, row: int, shows_it: bool) -> None:
         """Record whether the frame at `row` shows the thing, and update the visits."""
-        asked, self._asked = self._asked, None
+        asked = self._asked.pop(row, None)
         self._looked[row], self._closed[row] = shows_it, True
         if shows_it:
             first, last = self._alike(row)
@@ -207,12 +231,12 @@ class VisitSearch:
             int(alike[apart[last] if last < len(apart) else len(alike) - 1]),
         )
 
-    def _between(self) -> int | None:
-        """Return the next row to check between two neighbouring visits of one camera; None if there is nothing to
-        check.
+    def _between(self, limit: int) -> list[int]:
+        """Return at most `limit` rows to check between neighbouring visits of one camera; [] if there are none.
 
-        The check shows whether the two are one visit.
+        The checks show whether two visits are one.
         """
+        found: list[int] = []
         for before, after in pairwise(self._visits):
             group = self._group_of(before.last)
             # The next visit is of another camera, or there is no frame between the two.
@@ -221,25 +245,27 @@ class VisitSearch:
             rows = range(before.last + 1, after.first)
             least = rows[int(np.argmin(self._scores[before.last + 1 : after.first]))]
             if least not in self._looked:
-                self._asked = before, after
-                return least
+                self._asked[least] = before, after
+                found.append(least)
+                continue
             times, half_s = self._times[rows[0] : after.first], self._gaps_s[group] / 2
             first = rows[0] + int(np.searchsorted(times, self._times[least] - half_s))
             last = rows[0] + int(np.searchsorted(times, self._times[least] + half_s, side="right")) - 1
-            for row in (first, last):
+            for row in dict.fromkeys((first, last)):
                 if row not in self._looked:
-                    self._asked = "beside"
-                    return row
-        return None
+                    self._asked[row] = "beside"
+                    found.append(row)
+        return found[:limit]
 
     def _group_of(self, row: int) -> int:
         return bisect_left([end for _, end in self._groups], row + 1)
 
 
-def longest_gap(times: NDArray[np.float64], gap_s: float) -> float:
-    """Return how many seconds a thing may be out of sight within one visit.
+def longest_gap(times: NDArray[np.float64]) -> float:
+    """Return how many seconds a thing may be out of sight within one visit. times: unix seconds of all frames of a camera.
 
-    times: unix seconds of all frames of the camera; gap_s: the least result, longer if frames come more rarely.
+    That is SAME_VISIT_GAP_S, but at least 3 and at most 6 usual intervals between the camera's frames.
     """
     usual_s = float(np.median(np.diff(times))) if len(times) > 1 else 0.0
-    return max(gap_s, GAP_INTERVALS * usual_s)
+    gap_s = min(max(SAME_VISIT_GAP_S, LEAST_GAP_INTERVALS * usual_s), MOST_GAP_INTERVALS * usual_s)
+    return gap_s * 1.001  # a whole number of intervals is not a little more by rounding

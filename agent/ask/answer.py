@@ -6,23 +6,25 @@ answer do not affect it. Leaving `ask` early stops the model between two tokens.
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Sequence
-from contextlib import aclosing, asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator
+from contextlib import aclosing, asynccontextmanager, contextmanager, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from agent.ask.answerer import Answerer, Tally
 from agent.ask.coverage import coverage_notes, coverage_of
-from agent.ask.keyframes import Chooser, Chosen, Selection
+from agent.ask.inquiry import Budget, Inquiry
+from agent.ask.keyframes import Chooser, Selection
 from agent.ask.question import Answer, Event, Evidence, Finished, Piece, Question, Searched, Seen, Step, collect
 from agent.ask.queue import Queue
-from agent.ask.reader import about_now
+from agent.ask.reader import reading_of
 from agent.ask.remote_text import is_visible
 from agent.ask.scope import Scope, check_not_empty, scope_notes, scope_of, short_history, understood, window_of
+from agent.ask.strategies import ABOUT_NOW, Strategies
 from agent.ask.tools import Tools
-from agent.errors import AnswerTimeout, ModelFailed, Problem, QuestionTooLong, StorageFailed
+from agent.errors import AnswererAway, AnswerTimeout, ModelFailed, Problem, QuestionTooLong, StorageFailed
 from agent.metrics import Metrics
-from agent.reading.types import Known
+from agent.reading.types import Known, Reading
 from agent.runtime import pools
 from agent.runtime.lanes import Lane, Priority
 from agent.runtime.stopwatch import Stopwatch
@@ -70,6 +72,7 @@ class Answering:
         self._settings = settings
         self._metrics = metrics
         self._zone_of = zone_of
+        self._strategies = Strategies(self._chooser, answerer, settings, self._defaults, zone_of)
         self.tools = Tools(store, self._chooser, answerer, Selection.of(self._defaults, settings))
         self._known = known
 
@@ -86,7 +89,7 @@ class Answering:
                 known = await pools.questions(self._known)
                 question = await self.understand(question, known)
                 await pools.questions(check_not_empty, self._store, scope_of(self._store, question, 0), known)
-                await self.answerer.check(question.cameras)
+                await self._check(question)
                 async with aclosing(self._answer(question, known)) as events:
                     yield events
 
@@ -114,35 +117,44 @@ class Answering:
                     with watch.stage("window"):
                         scope = await self.scope(question)
                         window = await self.window(scope)
-                    chosen = await self.choose(window, question, watch)
-                    context = await self.answerer.prepare(window, chosen, question, watch)
+                    inquiry = await self._inquiry(question, window, known, watch)
                     short = await self._short_history(window, question)
                     searched = None if known is None else await self._searched(question, scope, window, known)
                 if searched is not None:
                     yield searched
-                yield context.seen
                 num_pieces = 0
+                evidence: tuple[Evidence, ...] = ()
                 async with (
-                    aclosing(self.answerer.stream(question, context)) as pieces,
-                    aclosing(self._visible(pieces, watch, deadline)) as visible,
+                    aclosing(self._strategies.events(inquiry)) as events,
+                    aclosing(self._visible(events, watch, deadline)) as visible,
                 ):
-                    async for piece in visible:
-                        if not isinstance(piece, str):
-                            yield piece
+                    async for event in visible:
+                        if isinstance(event, Seen):
+                            evidence = event.evidence
+                        if not isinstance(event, str):
+                            yield event
                             continue
                         num_pieces += 1
-                        if piece:
-                            yield Piece(piece)
+                        if event:
+                            yield Piece(event)
                 if short is not None:
                     yield Piece(f"\n\n({short}.)")
                 notes = (
-                    *self._notes(question, scope, window, chosen, context.seen.evidence),
+                    *self._notes(scope, inquiry, evidence),
                     *(coverage_notes(searched, known.now, self._zone_of) if searched and known else ()),
-                    *context.notes,
+                    *inquiry.notes,
                 )
-                finished = _finished(context.tally, (*([short] if short else []), *notes), watch, num_pieces)
+                finished = _finished(inquiry.tally, (*([short] if short else []), *notes), watch, num_pieces)
                 yield replace(finished, searched=searched)
             self._time(question, watch)
+
+    async def _check(self, question: Question) -> None:
+        """Raise a Problem if the answerer cannot answer about these cameras, and the question needs it."""
+        try:
+            await self.answerer.check(question.cameras)
+        except AnswererAway:
+            if not self._strategies.answers_alone(question, _reading(question)):
+                raise
 
     # --- the steps ---
 
@@ -162,13 +174,9 @@ class Answering:
         """
         return await pools.questions(window_of, self._store, scope)
 
-    async def choose(self, window: Window, question: Question, watch: Stopwatch) -> list[Chosen]:
-        """Choose keyframes of the window for the question. Return one `Chosen` for each search text, in order.
-
-        The answerer derives these texts from the question, one for each short question that it will ask the model.
-        watch: measures the times to embed the texts and to choose.
-        """
-        return await self._chooser.choose(window, self.answerer.search(question), self._selection(question), watch)
+    def search_texts(self, question: Question) -> tuple[str, ...]:
+        """Return the texts by which the frames of this question are searched."""
+        return self._strategies.search_texts(question, _reading(question))
 
     async def embed(self, text: str) -> "TextFeatures":
         """Return the text's embedding, which is compared with those of frames. Raises QuestionTooLong."""
@@ -185,12 +193,29 @@ class Answering:
             message = f"The question has {len(text)} characters; at most {MAX_QUESTION_CHARS} are taken."
             raise QuestionTooLong(message, param="messages")
 
+    async def _inquiry(self, question: Question, window: Window, known: Known | None, watch: Stopwatch) -> Inquiry:
+        inquiry = Inquiry(
+            question,
+            _reading(question),
+            window,
+            self._selection(question),
+            known.now if known else float(window.times.max()),
+            Budget.of(self._settings),
+            watch=watch,
+        )
+        if inquiry.reading.kind == "compare" and question.words and question.words.others:
+            stretches = [replace(question, after=after, before=before) for after, before in question.words.others]
+            inquiry.others = tuple([await self.window(Scope(each.cameras, each.after, each.before)) for each in stretches])
+        return inquiry
+
     def _selection(self, question: Question) -> Selection:
+        """Return how keyframes are chosen. None is reserved for the newest frames unless the question is about now."""
+        is_now = question.priority is not Priority.QUESTION or _reading(question).kind in ABOUT_NOW
         return Selection.of(
             self._defaults,
             self._settings,
             num_keyframes=question.num_keyframes,
-            recent=question.recent,
+            recent=question.recent if question.recent is not None or is_now else 0,
             rule=question.selection,
             most=self.answerer.max_keyframes,
         )
@@ -204,7 +229,7 @@ class Answering:
         if question.priority is not Priority.QUESTION or question.before is not None or question.within is not None:
             return False
         in_conversation = bool(question.earlier) and self.answerer.reads_conversations
-        return not in_conversation and about_now(question.text)
+        return not in_conversation and _reading(question).kind == "present"
 
     async def _searched(self, question: Question, scope: Scope, window: Window, known: Known) -> Searched:
         """Return which cameras and times the answer searched, and what memory holds of them."""
@@ -225,14 +250,15 @@ class Answering:
 
         If no piece has visible text, the answerer's `no_words` follows.
         """
-        text, has_spoken, stage = PlainText(), False, "first_token"
+        text, has_spoken, stage = PlainText(), False, ""
         while True:
-            with watch.stage(stage):
+            with watch.stage(stage) if stage else nullcontext():  # what precedes the evidence has stages of its own
                 async with asyncio.timeout_at(deadline):
                     piece = await anext(pieces, None)
             if piece is None:
                 break
             if not isinstance(piece, str):
+                stage = stage or "first_token"
                 yield piece
                 continue
             stage, piece = "generate", text.feed(piece)
@@ -241,15 +267,13 @@ class Answering:
         if not has_spoken:
             yield self.answerer.no_words()
 
-    def _notes(
-        self, question: Question, scope: Scope, window: Window, chosen: Sequence[Chosen], evidence: Iterable[Evidence]
-    ) -> Iterator[str]:
+    def _notes(self, scope: Scope, inquiry: Inquiry, evidence: Iterable[Evidence]) -> Iterator[str]:
         """Yield notes for the asker on how the frames were searched, such as a question that had to be cut."""
-        if question.earlier and not self.answerer.reads_conversations:
+        if inquiry.question.earlier and not self.answerer.reads_conversations:
             yield ONE_AT_A_TIME
-        if any(each.query.truncated for each in chosen):
+        if any(each.query.truncated for each in inquiry.chosen):
             yield QUERY_CUT
-        yield from scope_notes(scope, window, self._zone_of)
+        yield from scope_notes(scope, inquiry.window, self._zone_of)
         for each in evidence:
             if (note := repeated_hour([each.time], self._zone_of(each.camera))) is not None:
                 yield note
@@ -292,6 +316,10 @@ class Answering:
         if question.priority is Priority.QUESTION:
             for stage, milliseconds in watch.timings_ms.items():
                 self._metrics.stage_seconds.labels(stage=stage).observe(milliseconds / 1000)
+
+
+def _reading(question: Question) -> Reading:
+    return question.reading or reading_of(question.core)
 
 
 def _failed(error: BaseException) -> Problem:

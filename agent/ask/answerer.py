@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from agent.ask.keyframes import Chosen, Search
+from agent.ask.keyframes import Chosen
 from agent.ask.question import FinishReason, Question, Seen, Step
 from agent.runtime.stopwatch import Stopwatch
 from agent.runtime.supervisor import Work
@@ -94,7 +94,7 @@ class Answerer(Protocol[C]):
 
     @property
     def pictures_per_look(self) -> int:
-        """How many pictures one call of `look` takes."""
+        """How many pictures one call of `look` takes; 0: the answerer cannot look at pictures."""
 
     @property
     def concurrency(self) -> int:
@@ -122,11 +122,8 @@ class Answerer(Protocol[C]):
     async def check(self, cameras: Iterable[str]) -> None:
         """Raise a Problem if this answerer is not allowed to answer about these cameras, or cannot at the moment."""
 
-    def search(self, question: Question) -> Search:
-        """Return the texts by which to search for the frames of this question."""
-
     async def prepare(self, window: Window, chosen: Sequence[Chosen], question: Question, watch: Stopwatch) -> C:
-        """Do all work that precedes the first token. chosen: the keyframes for each text of `search`, in that order."""
+        """Do all work that precedes the first token. chosen: the keyframes for one text."""
 
     def stream(self, question: Question, context: C) -> AsyncGenerator[str | Step | Seen, None]:
         """Return a generator of the answer's pieces of text, with the steps before them. Closing it stops the model.
@@ -150,6 +147,15 @@ class Answerer(Protocol[C]):
         """Return the model's reply to messages without pictures. tools: what it may call.
 
         tally: the token counts are added to it. Raises a Problem.
+        """
+
+    async def pointed(
+        self, window: Window, rows: NDArray[np.int64], text: str, *, again: bool
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]] | None:
+        """Return where in the picture these rows show what `text` is about; None if the answerer cannot point.
+
+        The result is the rows and, for each, the probability of each of M patches to show it, (n, M). again: encode
+        pictures again whose patch features are no longer in memory; rows that cannot be read are left out.
         """
 
     def no_words(self) -> str:

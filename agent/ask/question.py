@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from agent.reading.types import ScopeWords
+from agent.reading.types import Reading, ScopeWords
 from agent.runtime.lanes import Priority
 from memory.window import Within
 from model.config import SelectionRule
@@ -43,6 +43,7 @@ class Question:
     schema: Mapping[str, Any] | None = None  # JSON schema of the answer, for servers that take one
     cameras_by_default: bool = False  # the asker named no cameras, so that the words may name them
     words: ScopeWords | None = None  # what the words say of cameras and times; None: not looked at
+    reading: Reading | None = None  # what it asks; None: it has not been read
     may_think: bool = False  # add a remote model's token limit for reasoning, even if it has not been seen to reason
 
     @property

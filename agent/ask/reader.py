@@ -1,21 +1,14 @@
-"""Parse a question in English: decide whether it is about the present, and whether it can be answered in steps.
+"""Read a question in English by rules: whether it is about the present, and its kind and things if it has a known form.
 
-A small language model answers reliably whether and when a thing came, if it is asked in words that it was trained on.
-At other questions it guesses. A time that it names is always the time of a frame that it was shown (`model.clocks`). So
-a question about order, place, count, or the first or last time is replaced by a `Plan`: short questions about one thing
-each, such as "when did the red car come?". The times in their answers identify frames, and the answer is composed from
-these frames (`agent.ask.strategies`).
-
-The rules are regular expressions. A question that matches none is put to the model unchanged. This module does no input
-or output.
+The rules are regular expressions. A question that matches none has no plan. This module does no input or output.
 """
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from model.select import Keyframes
+from agent.ask.sentences import OPENS
+from agent.reading.types import Place, Reading
 
 _ASKS = re.compile(
     r"(?:(?:please|can you|could you)\s+)*(?:(?:tell me|say|describe|show me)\s+)?"
@@ -60,8 +53,6 @@ Kind = Literal[
     "last time", "ever",
 ]  # fmt: skip
 _OF_ANY: tuple[Kind | None, ...] = ("ever", "first time", "last time")
-# Kinds that are answered from visits (`model.visit_search`): stretches of time in which the thing was in view
-VISITS: tuple[Kind, ...] = ("count", "first time", "last time")
 
 _VERB = (
     r"(?:(?:come|came|here|there|seen|been|arrived?|appear(?:ed)?|pass(?:ed)?|opened|enter(?:ed)?|show(?:ed|n)? up)"
@@ -167,11 +158,9 @@ _BY_KIND: tuple[tuple[Kind | None, str], ...] = (  # None: the kind is that of t
     ("ever", rf"(?:whether|if) (?:{_SAW} (?:ever )?saw {_NAMED}|{_OTHER}(?: ever)? {_VERB})(?: {_AT_ALL})?"),
 )  # fmt: skip
 _FORMS = tuple((kind, re.compile(form)) for kind, form in _BY_KIND)
-_NUMBERS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
 _PLURALS = {"people": "person", "children": "child", "mice": "mouse", "geese": "goose", "knives": "knife", "wolves": "wolf",
             "leaves": "leaf", "shelves": "shelf", "feet": "foot"}  # fmt: skip
 _SINGULARS = {"gas", "lens", "series", "glasses", "scissors"}
-MOST_LISTED = 12
 # In "did you see a man argue" the word after such a noun may be an unknown verb
 _DOERS = frozenset(
     {
@@ -186,109 +175,14 @@ _POLITE = re.compile(r"^(?:(?:please|can you|could you|tell me|say)\s+)*")
 
 @dataclass(frozen=True)
 class Plan:
-    """How to answer a question in steps: its kind, and the things that it is about.
-
-    things: one or two names ("red car") in the question's words and order. The methods return the short questions to
-    ask the model, and the sentences of the answer. Their argument `number` is the position of a thing in `things`: 0 or
-    1.
-    """
+    """What a question asks by these rules: its kind and the one or two things that it is about, in its words and order."""
 
     kind: Kind
     things: tuple[str, ...]
 
-    @property
-    def is_order(self) -> bool:
-        """Whether the question compares the times of two things."""
-        return len(self.things) > 1
-
-    @property
-    def end(self) -> Literal["first", "last"] | None:
-        """Which visit (stretch of time with the thing in view) the question is about. None: all of them."""
-        return {"first time": "first", "last time": "last"}.get(self.kind)  # type: ignore[return-value]
-
-    @property
-    def whens(self) -> tuple[str, ...]:
-        """One question for each thing, "when did the red car come?", by which its keyframes are chosen."""
-        return tuple(f"when did the {thing} {_comes(thing)}?" for thing in self.things)
-
-    @property
-    def evers(self) -> tuple[str, ...]:
-        """One question for each thing, "did any red car ever come?", which must be answered with yes first.
-
-        Only then is the question of `whens` asked, as the model would name a time even for a thing that never came.
-        """
-        return tuple(f"did any {thing} ever {_comes(thing)}?" for thing in self.things)
-
-    def came(self, number: int, time: str) -> str:
-        """Return the clause that says when a thing came: "the red car came at 14:03:22".
-
-        number: position of the thing in `things`, from 0. The clause has "was seen at" instead of "came at" if the
-        question asks for a place.
-        """
-        thing = self.things[number]
-        did = "was seen" if not self.is_order else "opened" if _comes(thing) == "open" else "came"
-        return f"the {thing} {did} at {time}"
-
-    def untold(self, number: int) -> str:
-        """Return the clause for a thing when the model gave no time for it: "I cannot tell when the red car came".
-
-        number: position of the thing in `things`, from 0.
-        """
-        return f"I cannot tell when the {self.things[number]} {'opened' if _comes(self.things[number]) == 'open' else 'came'}"
-
-    def never_came(self, number: int) -> str:
-        """Return the clause for a thing that never came: "I saw no red car".
-
-        number: position of the thing in `things`, from 0.
-        """
-        return f"I saw no {self.things[number]}"
-
-    def count(self, times: Sequence[str], *, at_least: bool = False) -> str:
-        """Return the answer to "how often": "A dog came at 14:03:22 and 15:10:01: two times".
-
-        times: the local time of each visit (a stretch of time with the thing in view). at_least: the search was not
-        complete, so there may be more.
-        """
-        if not times:
-            return f"I saw no {self.things[0]}: {number_word(0)} times"
-        listed = (
-            times if len(times) <= MOST_LISTED else [*times[:MOST_LISTED], f"{len(times) - MOST_LISTED} times more"]
-        )
-        told = " and ".join(", ".join(part) for part in (listed[:-1], listed[-1:]) if part)
-        total = f"{'at least ' if at_least else ''}{number_word(len(times))} {'time' if len(times) == 1 else 'times'}"
-        return f"{_with_article(self.things[0]).capitalize()} {self._did} at {told}: {total}"
-
-    def ever_came(self, time: str | None) -> str:
-        """Return the answer for a thing that came: "Yes, a red car came at 14:03:22". time: None if unknown."""
-        return "Yes" if time is None else f"Yes, {_with_article(self.things[0])} {self._did} at {time}"
-
-    def seen_at(self, time: str) -> str:
-        """Return the answer for the first or last time: "A red car was last seen at 14:03:22"."""
-        which = "first" if self.kind == "first time" else "last"
-        return f"{_with_article(self.things[0]).capitalize()} was {which} seen at {time}"
-
-    @property
-    def _did(self) -> str:
-        return "opened" if _comes(self.things[0]) == "open" else "came"
-
-    def verdict(self, times: Sequence[float]) -> str:
-        """Return the result of comparing the times of both things, in unix seconds.
-
-        It answers the question: "before", "yes", "the red car", or "at the same time".
-        """
-        first, second = times
-        if first == second:
-            return "at the same time"
-        earlier = first < second
-        if self.kind in ("before", "after"):
-            return "yes" if earlier == (self.kind == "before") else "no"
-        if self.kind in ("first", "last"):
-            return f"the {self.things[0] if earlier == (self.kind == 'first') else self.things[1]}"
-        return "before" if earlier else "after"
-
 
 def plan_of(question: str) -> Plan | None:
-    """Return how to answer a question in steps, or None if the question is put to the model unchanged.
+    """Return what a question asks, or None if it has no known form.
 
     "was the red car here before or after the dog?" -> Plan("before or after", ("red car", "dog"))
     "is it here?" -> None
@@ -308,6 +202,27 @@ def plan_of(question: str) -> Plan | None:
     return None
 
 
+def reading_of(question: str) -> Reading:
+    """Return what a question asks, by these rules."""
+    if about_now(question):
+        return Reading("present")
+    plan = plan_of(question)
+    if plan is None:
+        return Reading("describe")
+    match plan.kind:
+        case "ever":
+            return Reading("existence", plan.things)
+        case "first time" | "last time":
+            return Reading("first" if plan.kind == "first time" else "last", plan.things)
+        case "count":
+            return Reading("count", plan.things)
+        case "zone" | "camera" | "side" | "where":
+            places: dict[str, Place] = {"zone": "room", "camera": "camera", "side": "side"}
+            return Reading("where", plan.things, place=places.get(plan.kind, ""))
+        case relation:
+            return Reading("order", plan.things, relation=relation)
+
+
 def _may_do(thing: str) -> bool:
     """Return whether the last word of the name may be a verb: "man argue", "old dog yawn".
 
@@ -315,55 +230,12 @@ def _may_do(thing: str) -> bool:
     """
     named = thing.split(" with ")[0].split()
     doing = named[next((place for place, word in enumerate(named) if word in _DOERS), len(named)) + 1 :]
-    return bool(doing) and _comes(thing) != "open"
-
-
-def named_row(words: str, clocks: Sequence[str], keyframes: Keyframes) -> int | None:
-    """Return the row of the keyframe whose time an answer names, None if it names none.
-
-    "it came at 12:34:56" -> the row of the keyframe at 12:34:56. If several keyframes have that time, the one with the
-    highest score counts. A row is a frame's number in the window of frames that is searched. clocks: the local time of
-    each keyframe, as the model was shown it.
-    """
-    named = [place for place, clock in enumerate(clocks) if clock in words]
-    if not named:
-        return None
-    first = min(named, key=lambda place: (words.index(clocks[place]), -float(keyframes.scores[place])))
-    return int(keyframes.rows[first])
-
-
-def verdict_of(answer: str) -> str:
-    """Return the result alone from an answer that was composed in steps.
-
-    "The red car came at 14:03:22, the dog came at 13:58:10: after." -> "after"; "Yes, a dog came at 14:03." -> "yes".
-    For a count the result is the number, for a side of the picture the side, for a first or last time the time.
-    """
-    if found := re.match(r"(yes|no)\b", answer.lower()):
-        return found[1]
-    verdict = re.sub(r" \(camera [^)]*\)$", "", answer.rpartition(": ")[2].rstrip(". "))
-    return re.sub(
-        r" times?$|^(?:on|in) the (?=left|middle|right)| of the picture$|^.* (?:first|last) seen at ", "", verdict
-    )
-
-
-def means_no(answer: str) -> bool:
-    """Return whether an answer begins with "no"."""
-    return re.match(r"\s*no\b", answer.lower()) is not None
-
-
-def means_yes(answer: str) -> bool:
-    """Return whether an answer begins with "yes"."""
-    return re.match(r"\s*yes\b", answer.lower()) is not None
+    return bool(doing) and not OPENS.search(thing)
 
 
 def _plain(question: str) -> str:
     """Return the text of the question in lower case, with single spaces and straight apostrophes."""
     return " ".join(question.lower().replace("\N{RIGHT SINGLE QUOTATION MARK}", "'").split())
-
-
-def number_word(number: int) -> str:
-    """Return the number as a word up to twelve, else in digits: 0 -> "zero", 12 -> "twelve", 13 -> "13"."""
-    return _NUMBERS[number] if number < len(_NUMBERS) else str(number)
 
 
 def singular(things: str) -> str:
@@ -383,11 +255,3 @@ def singular(things: str) -> str:
     elif re.search(r"[^su]s$", last):
         last = last[:-1]
     return " ".join([*before, last]) + "".join(others)
-
-
-def _with_article(thing: str) -> str:
-    return f"{'an' if thing[0] in 'aeiou' else 'a'} {thing}"
-
-
-def _comes(thing: str) -> str:
-    return "open" if re.search(r"\b(?:door|gate|window)$", thing) else "come"

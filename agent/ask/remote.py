@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from agent.ask.answerer import Context, Looked, Replied, Tally, Task
 from agent.ask.egress import Egress, EgressRefused, HostUnknown, Resolver, checked_addresses, strictest
-from agent.ask.keyframes import Chosen, Search, relevant, seen
+from agent.ask.keyframes import Chosen, relevant, seen
 from agent.ask.pictures import fitted, label, read_each
 from agent.ask.probe import Probe
 from agent.ask.question import Question, Seen, Step
@@ -156,6 +156,9 @@ class RemoteAnswerer:
         tally.add(own)
         return Replied(text, tuple(own.calls))
 
+    async def pointed(self, window: Window, rows: NDArray[np.int64], text: str, *, again: bool) -> None:
+        """Return None: a server does not say where in a picture a thing is."""
+
     def no_words(self) -> str:
         raise NoAnswer("The server that answers gave no text that can be read.")
 
@@ -172,14 +175,6 @@ class RemoteAnswerer:
             raise stays_here(error) from None
         except HostUnknown as error:
             raise AnswererAway(f"The server that answers cannot be reached: {error}.") from None
-
-    def search(self, question: Question) -> Search:
-        """Return a search by the question and the user's previous message, joined into one text.
-
-        A question such as "and what colour was it?" does not name its subject; the previous message often does.
-        """
-        before = [said.text for said in question.earlier if said.role == "user"][-1:]
-        return Search((" ".join((*before, question.core)),))
 
     async def prepare(
         self, window: Window, chosen: Sequence[Chosen], question: Question, watch: Stopwatch

@@ -14,10 +14,13 @@ from functools import cache
 
 import numpy as np
 
+from agent.ask.inquiry import Budget, Inquiry
 from agent.ask.keyframes import Chooser, Selection
 from agent.ask.local import LocalAnswerer
-from agent.ask.question import Question
-from agent.ask.reader import Plan, verdict_of
+from agent.ask.question import Evidence, Question, Seen
+from agent.ask.reader import reading_of
+from agent.ask.sentences import verdict_of
+from agent.ask.strategies import Strategies
 from agent.evaluation.window import CAMERA, ArrayWindow
 from agent.runtime.lanes import Lane
 from agent.runtime.stopwatch import Stopwatch
@@ -69,14 +72,16 @@ class Asker:
         features, zones = ([*kept[row + 1 :], *kept[: row + 1]] for kept in (whole.features, whole.zones))
         return Asker(self.model, features, whole.times, zones)
 
-    def plan(self, text: str) -> Plan | None:
-        """Return the steps (short questions to the model) in which the running agent answers the question `text`.
+    def is_composed(self, text: str) -> bool:
+        """Return whether the running agent composes the answer to the question `text` from visits.
 
-        None if the agent puts the question to the model unchanged. None also for a question about a zone (a place name
-        in the frames' metadata) if the history has no zones.
+        Otherwise it puts the question to the model unchanged. False also for a question about a room if the history has
+        none.
         """
-        plan = self._answerer(self.model).plan(Question(text, (CAMERA,)))
-        return None if plan is not None and plan.kind == "zone" and not any(self.window.zones) else plan
+        question, reading = Question(text, (CAMERA,)), reading_of(text)
+        if reading.place == "room" and not any(self.window.zones):
+            return False
+        return self._strategies(self.model).is_composed(question, reading)
 
     def ask(self, text: str, arm: Selection, model: VideoModel | None = None, *, in_steps: bool = False) -> Answer:
         """Return the answer that the running agent would give, with greedy decoding. arm: how keyframes are chosen.
@@ -101,24 +106,33 @@ class Asker:
         """Return the answer that the running agent would give, like `ask`, for callers in an event loop."""
         began, watch = time.perf_counter(), Stopwatch()
         question = Question(text, (CAMERA,))
-        answerer = self._answerer(model or self.model, in_steps=in_steps)
-        chooser = Chooser(model or self.model, _lane("language"))
-        chosen = await chooser.choose(self.window, answerer.search(question), arm, watch)
-        context = await answerer.prepare(self.window, chosen, question, watch)
-        async with aclosing(answerer.stream(question, context)) as pieces:
-            words = "".join([piece async for piece in pieces]).strip()
-        rows = np.array([each.frame_id for each in context.seen.evidence], np.int64)
-        return Answer(words, rows, context.tally.prompt_tokens, 1000 * (time.perf_counter() - began))
+        strategies = self._strategies(model or self.model, in_steps=in_steps)
+        budget = Budget.of(AnsweringSettings())
+        now = float(self.window.times[-1])
+        inquiry = Inquiry(question, reading_of(text), self.window, arm, now, budget, watch=watch)
+        words: list[str] = []
+        evidence: tuple[Evidence, ...] = ()
+        async with aclosing(strategies.events(inquiry)) as events:
+            async for event in events:
+                if isinstance(event, str):
+                    words.append(event)
+                elif isinstance(event, Seen):
+                    evidence = event.evidence
+        rows = np.array([each.frame_id for each in evidence], np.int64)
+        return Answer("".join(words).strip(), rows, inquiry.tally.prompt_tokens, 1000 * (time.perf_counter() - began))
 
-    def _answerer(self, model: VideoModel, *, in_steps: bool = True) -> LocalAnswerer:
-        return LocalAnswerer(
+    def _strategies(self, model: VideoModel, *, in_steps: bool = True) -> Strategies:
+        settings = AnsweringSettings(max_new_tokens=ANSWER_TOKENS, in_steps=in_steps)
+        answerer = LocalAnswerer(
             model,
             vision=_lane("vision"),
             language=_lane("language"),
-            settings=AnsweringSettings(max_new_tokens=ANSWER_TOKENS, in_steps=in_steps),
+            settings=settings,
             zone_of=lambda camera: "UTC",
             frame_at=self.window.frame_at,
         )
+        chooser = Chooser(model, _lane("language"))
+        return Strategies(chooser, answerer, settings, model.info.defaults, lambda camera: "UTC")
 
 
 @cache

@@ -124,7 +124,7 @@ def _ask_one(asker: Asker, question: Question) -> Asked:
     arm = Selection.of(asker.model.info.defaults)
     whole = asker.ask(question.text, arm).text
     newest = asker.latest(NUM_LATEST)
-    if asker.plan(question.text):
+    if asker.is_composed(question.text):
         answer, latest = (each.ask_in_steps(question.text, arm) for each in (asker, newest))
     else:
         latest = newest.ask(question.text, arm).text

@@ -10,6 +10,7 @@ REMOVED = {
     "answering.recent": _CHECKPOINT,
     "answering.tau": _CHECKPOINT,
     "answering.min_per_camera": "each camera asked about gets half of its share of the keyframes",
+    "answering.visit_gap_s": "six seconds out of sight start a new visit, or three to six frame intervals of the camera",
     "answering.max_question_chars": "it is always 2000",
     "answerer.retries": "it is always 2",
     "answerer.max_image_bytes": "it is always 4 MiB; answerer.max_images and max_image_width limit what is sent",

@@ -38,7 +38,6 @@ from agent.settings.types import (
 from agent.settings.webhooks import WebhookSettings
 from agent.times import PartsOfDay, local_zone_name
 from model.hub import RECOMMENDED
-from model.visit_search import SAME_VISIT_GAP_S
 from streaming.redact import redact
 
 
@@ -154,9 +153,10 @@ class AnsweringSettings(Part):
     )
     parts_of_day: PartsOfDaySettings = PartsOfDaySettings()
     in_steps: bool = Field(default=True, description="answer existence, time, place and count questions in steps")
-    visit_gap_s: float = Field(
-        default=SAME_VISIT_GAP_S, gt=0, le=86_400, description="seconds out of sight that start a new visit"
-    )
+    max_calls: int = Field(default=128, ge=1, le=10_000, description="looks at pictures for one question, at most")
+    max_pictures: int = Field(default=128, ge=1, le=10_000, description="pictures looked at for one question, at most")
+    max_look_s: float = Field(default=60.0, gt=0, le=3600, description="seconds of looking for one question, at most")
+    overview_pictures: int = Field(default=24, ge=1, le=512, description='pictures for "what happened?", at most')
     max_questions: int = Field(default=4, ge=1, le=1000, description="questions running or waiting; beyond it: 429")
     max_new_tokens: int = Field(default=128, ge=1, le=8192, description="tokens of an answer, at most")
     timeout_s: float = Field(default=120.0, gt=0, le=3600, description="seconds an answer may take")

@@ -226,7 +226,7 @@ class TimelineRoutes:
             answering = self.agent.answering
             searched = await answering.window(await answering.scope(question))
             chosen: dict[int, dict[str, Any]] = {}  # by frame: several searches may choose the same one
-            for text in answering.answerer.search(question).texts:
+            for text in answering.search_texts(question):
                 sought = query if text == view.question else await self._query(text)
                 for each in self._keyframes(searched, await answering.select(searched, sought, question)):
                     chosen.setdefault(each["frame_id"], each)

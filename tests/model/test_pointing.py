@@ -32,15 +32,16 @@ def test_cosine_becomes_odds() -> None:
 
 
 def test_stay_bridges_only_short_gaps() -> None:
-    shows = np.array([1, 0, 0, 0, 0, 1, 1, 0, 0, 0, 1, 0, 0, 0, 0, 0, 1], bool)
-    times = np.arange(17.0)
-    assert stay(shows, 6, times, 4.0).tolist() == [5, 6, 10]
-    assert stay(shows, 8, times, 4.0).tolist() == [5, 6, 10]
-    assert stay(shows, 0, times, 4.0).tolist() == [0]
-    assert stay(shows, 16, times, 4.0).tolist() == [16]
-    assert stay(shows, 6, times + 3600 * (times >= 9), 4.0).tolist() == [5, 6]  # a gap of an hour in the recording
-    assert stay(shows, 6, 60 * times, 4.0).tolist() == [5, 6]  # a slow camera, one frame a minute
-    assert stay(np.zeros(4, bool), 2, times[:4], 4.0).tolist() == []
+    shows = np.zeros(25, bool)
+    shows[[0, 7, 8, 12, 24]] = True
+    times = np.arange(25.0)
+    assert stay(shows, 8, times).tolist() == [7, 8, 12]
+    assert stay(shows, 10, times).tolist() == [7, 8, 12]
+    assert stay(shows, 0, times).tolist() == [0]
+    assert stay(shows, 24, times).tolist() == [24]
+    assert stay(shows, 8, times + 3600 * (times >= 11)).tolist() == [7, 8]  # a gap of an hour in the recording
+    assert stay(shows, 8, 60 * times).tolist() == [7, 8]  # a slow camera, one frame a minute
+    assert stay(np.zeros(4, bool), 2, times[:4]).tolist() == []
 
 
 def test_no_side_is_named_when_nothing_is_pointed_at() -> None:

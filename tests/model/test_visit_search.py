@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 from model.visit_search import LOOKS_IN_VAIN, MOST_LOOKS, PATIENCE, Visit, VisitSearch
 
 
-def searched(search: VisitSearch, truth: np.ndarray) -> list[Visit]:
-    """Run the search to its end. `truth` (N,) bool: whether a frame shows the thing."""
-    while (row := search.next_row()) is not None:
-        search.tell(row, bool(truth[row]))
+def searched(search: VisitSearch, truth: np.ndarray, at_once: int = 1) -> list[Visit]:
+    """Run the search to its end. `truth` (N,) bool: whether a frame shows the thing. at_once: frames checked together."""
+    while rows := search.next_rows(at_once):
+        for row in rows:
+            search.tell(row, bool(truth[row]))
     return search.visits()
 
 
@@ -75,10 +76,11 @@ def test_gap_while_the_camera_was_off_splits_a_visit() -> None:
     assert [(v.first, v.last) for v in searched(VisitSearch(times, scores), truth)] == [(50, 55), (56, 60)]
 
 
-def test_gap_between_visits_can_be_chosen() -> None:
-    scores, truth = track(200, (50, 60), (64, 70))
-    times = np.arange(200.0)
-    assert [len(searched(VisitSearch(times, scores, gap_s=gap_s), truth)) for gap_s in (3.5, 4.0)] == [2, 1]
+@pytest.mark.parametrize(("interval_s", "longest"), [(0.1, 6), (1.0, 6), (1.5, 4), (30.0, 3)])
+def test_the_gap_within_a_visit_follows_the_camera_s_rate(interval_s: float, longest: int) -> None:
+    for num_intervals, expected in ((longest, 1), (longest + 1, 2)):
+        scores, truth = track(200, (50, 60), (60 + num_intervals, 75))
+        assert len(searched(VisitSearch(np.arange(200.0) * interval_s, scores), truth)) == expected
 
 
 def test_slow_camera_has_a_longer_gap() -> None:
@@ -143,8 +145,7 @@ def test_other_static_thing_does_not_exhaust_the_search() -> None:
 def test_one_wrong_verdict_does_not_hide_a_visit() -> None:
     scores, truth = track(500, (50, 69))
     search = VisitSearch(np.arange(500.0), scores)
-    first = search.next_row()
-    assert first is not None
+    [first] = search.next_rows()
     truth[first] = False
     search.tell(first, False)
     assert any(truth[visit.best] for visit in searched(search, truth))
@@ -166,7 +167,8 @@ def test_background_is_computed_per_camera_and_hour() -> None:
 def test_unknown_verdict_is_not_a_miss() -> None:
     scores, truth = track(500, (50, 55), (200, 205))
     search, num_skipped = VisitSearch(np.arange(500.0), scores), 0
-    while (row := search.next_row()) is not None:
+    while rows := search.next_rows():
+        [row] = rows
         if 200 <= row <= 205:
             search.skip(row)
             num_skipped += 1
@@ -182,18 +184,48 @@ def test_tiny_histories_are_searched(count: int) -> None:
     assert len(searched(VisitSearch(np.arange(float(count)), np.full(count, 0.3, np.float32)), truth)) == min(count, 1)
 
 
-@given(st.lists(st.booleans(), max_size=80), st.integers(0, 2**32 - 1))
-def test_each_frame_is_checked_at_most_once_and_visits_do_not_overlap(shows: list[bool], seed: int) -> None:
+@given(st.lists(st.booleans(), max_size=80), st.integers(0, 2**32 - 1), st.integers(1, 9))
+def test_each_frame_is_checked_at_most_once_and_visits_do_not_overlap(
+    shows: list[bool], seed: int, at_once: int
+) -> None:
     truth = np.array(shows, bool)
     scores = np.random.default_rng(seed).normal(size=len(truth)).astype(np.float32)
-    search, rows = VisitSearch(np.arange(float(len(truth))), scores), []
-    while (row := search.next_row()) is not None:
-        rows.append(row)
-        search.tell(row, bool(truth[row]))
+    search, checked = VisitSearch(np.arange(float(len(truth))), scores), []
+    while rows := search.next_rows(at_once):
+        assert len(rows) <= at_once
+        checked += rows
+        for row in rows:
+            search.tell(row, bool(truth[row]))
     visits = search.visits()
-    assert len(set(rows)) == len(rows) == search.num_looks
+    assert len(set(checked)) == len(checked) == search.num_looks
     assert all(before.last < after.first for before, after in itertools.pairwise(visits))
     assert all(visit.first <= visit.best <= visit.last and truth[visit.best] for visit in visits)
-    assert bool(visits) == any(truth[row] for row in rows)
+    assert bool(visits) == any(truth[row] for row in checked)
     ends = {end for visit in visits for end in (visit.first, visit.last)}
-    assert all(truth[row] for row in ends & set(rows))  # no visit begins or ends with a frame checked without success
+    assert all(
+        truth[row] for row in ends & set(checked)
+    )  # no visit begins or ends with a frame checked without success
+
+
+def test_checking_eight_at_once_finds_the_same_visits_in_fewer_rounds() -> None:
+    stays = [(40, 47), (3000, 3003), (3011, 3020), (5000, 5040), (9990, 9999)]
+    scores, truth = track(10_000, *stays)
+    search = VisitSearch(np.arange(10_000.0), scores)
+    num_rounds = 0
+    while rows := search.next_rows(8):
+        num_rounds += 1
+        for row in rows:
+            search.tell(row, bool(truth[row]))
+    assert [(visit.first, visit.last) for visit in search.visits()] == stays
+    assert num_rounds <= 6
+
+
+def test_a_search_for_any_visit_ends_with_the_first_one_found() -> None:
+    scores, truth = track(1000, (100, 105), (500, 520))
+    search = VisitSearch(np.arange(1000.0), scores, only="any")
+    assert len(searched(search, truth)) == 1
+    assert search.num_looks == 1
+    search = VisitSearch(np.arange(1000.0), scores, only="any", most=3)
+    assert searched(search, np.zeros(1000, bool)) == []
+    assert search.num_looks == 3
+    assert search.gave_up

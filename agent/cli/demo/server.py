@@ -12,7 +12,6 @@ import yaml
 
 from agent.cli.common import CliError
 from agent.web.auth import local_token
-from model.visit_search import SAME_VISIT_GAP_S
 
 START_TIMEOUT_S = 90.0
 STOP_TIMEOUT_S = 15.0
@@ -36,7 +35,6 @@ def demo_config(camera: str, rate_hz: float, zone: str, model: str, port: int) -
         "port": port,
         "cameras": {camera: {"rate_hz": rate_hz, "timezone": zone}},
         "model": {"path": model, "num_threads": 1},
-        "answering": {"visit_gap_s": SAME_VISIT_GAP_S / rate_hz},
         "log_level": "info",
     }
 

@@ -12,7 +12,8 @@ from datetime import datetime
 
 import numpy as np
 
-from agent.ask.reader import plan_of, verdict_of
+from agent.ask.reader import plan_of
+from agent.ask.sentences import verdict_of
 from agent.cli.client import Reply
 from agent.times import load_zone
 from model.world.answers import TIME_FAMILIES, Question, is_correct, true_answer

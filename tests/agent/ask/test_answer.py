@@ -16,7 +16,7 @@ async def test_an_answer_rests_on_frames_of_the_window(tmp_path: Path) -> None:
     async with running(tmp_path) as agent:
         await remember(agent, "door", 20)
         await remember(agent, "yard", 10)
-        question = Question("Did a dog come?", ("door", "yard"), after=START + 3, before=START + 7)
+        question = Question("Who came?", ("door", "yard"), after=START + 3, before=START + 7)
         answer = await agent.answering.answer(question)
         assert answer.seen.num_frames == 10
         assert (answer.seen.oldest, answer.seen.newest) == (START + 3, START + 7)

@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from agent.ask.reader import Plan, about_now, means_no, named_row, plan_of, singular, verdict_of
-from model.select import Keyframes
+from agent.ask.reader import Plan, about_now, plan_of, singular
 from model.world import phrases
 from model.world.questions import questions
 from model.world.scene import Scene
@@ -118,18 +117,6 @@ def test_questions_about_counts(question: str, thing: str | None) -> None:
     assert plan_of(question) == (None if thing is None else Plan("count", (thing,)))
 
 
-def test_words_of_a_count() -> None:
-    plan = Plan("count", ("dog",))
-    assert plan.count([]) == "I saw no dog: zero times"
-    assert plan.count(["10:00:00"]) == "A dog came at 10:00:00: one time"
-    assert plan.count(["10:00:00", "11:00:00"]) == "A dog came at 10:00:00 and 11:00:00: two times"
-    assert Plan("count", ("orange bag",)).count(["10:00:00"]).startswith("An orange bag came")
-    many = plan.count([f"10:00:{n:02d}" for n in range(15)], at_least=True)
-    assert many.endswith("10:00:10, 10:00:11 and 3 times more: at least 15 times")
-    assert [verdict_of(plan.count(["x"] * n)) for n in (0, 1, 2, 13)] == ["zero", "one", "two", "13"]
-    assert Plan("count", ("green door",)).count(["10:00:00"]).startswith("A green door opened")
-
-
 def test_singulars() -> None:
     plurals = {
         "red cars": "red car", "boxes": "box", "buses": "bus", "people": "person", "dogs": "dog", "bicycles": "bicycle",
@@ -235,72 +222,6 @@ def test_all_phrasings_of_the_drawn_world_are_read(split: str) -> None:
 )
 def test_other_questions_have_no_plan(question: str) -> None:
     assert plan_of(question) is None
-
-
-def test_questions_of_a_plan() -> None:
-    plan = plan_of("Did the person with the orange bag come before or after the green door opened?")
-    assert plan is not None
-    assert plan.whens == ("when did the person with the orange bag come?", "when did the green door open?")
-    assert plan.evers == ("did any person with the orange bag ever come?", "did any green door ever open?")
-    assert plan.came(0, "10:00:00") == "the person with the orange bag came at 10:00:00"
-    assert plan.came(1, "10:00:00") == "the green door opened at 10:00:00"
-    assert plan.never_came(1) == "I saw no green door"
-    assert plan.untold(1) == "I cannot tell when the green door opened"
-    assert Plan("zone", ("green door",)).came(0, "10:00:00") == "the green door was seen at 10:00:00"
-    assert Plan("ever", ("orange bag",)).ever_came("10:00:00") == "Yes, an orange bag came at 10:00:00"
-    assert Plan("ever", ("green door",)).ever_came("10:00:00") == "Yes, a green door opened at 10:00:00"
-    assert Plan("ever", ("orange bag",)).ever_came(None) == "Yes"
-    assert Plan("last time", ("orange bag",)).seen_at("10:00:00") == "An orange bag was last seen at 10:00:00"
-    assert Plan("first time", ("dog",)).seen_at("10:00:00") == "A dog was first seen at 10:00:00"
-
-
-@pytest.mark.parametrize(
-    ("kind", "earlier", "later"),
-    [
-        ("before or after", "before", "after"),
-        ("before", "yes", "no"),
-        ("after", "no", "yes"),
-        ("first", "the car", "the dog"),
-        ("last", "the dog", "the car"),
-    ],
-)
-def test_verdict_from_two_times(kind: str, earlier: str, later: str) -> None:
-    plan = Plan(kind, ("car", "dog"))  # type: ignore[arg-type]
-    assert (plan.verdict((1.0, 2.0)), plan.verdict((2.0, 1.0))) == (earlier, later)
-    assert plan.verdict((2.0, 2.0)) == "at the same time"
-    assert plan.is_order
-    assert not Plan("zone", ("car",)).is_order
-
-
-def test_answers_that_mean_no() -> None:
-    assert [means_no(text) for text in ("no", " No.", "no, never", "nothing", "yes", "", "I cannot tell")] == [
-        True, True, True, False, False, False, False,
-    ]  # fmt: skip
-
-
-def test_named_time_gives_its_keyframe() -> None:
-    keyframes = Keyframes(np.array([3, 8, 20, 41]), ("relevant",) * 4, np.array([0.1, 0.2, 0.4, 0.3], np.float32))
-    clocks = ["10:00:00", "11:30:00", "10:00:00", "12:00:00"]  # the third a day later, or of another camera
-    assert named_row("at 12:00:00.", clocks, keyframes) == 41
-    assert named_row("10:00:00", clocks, keyframes) == 20
-    assert named_row("11:30:00, not 10:00:00", clocks, keyframes) == 8
-    assert named_row("I cannot tell", clocks, keyframes) is None
-    assert named_row("12:00:00", [], keyframes) is None
-
-
-def test_verdict_is_the_end_of_an_answer() -> None:
-    assert verdict_of("The red car came at 14:03:22, the dog came at 13:58:10: after.") == "after"
-    assert verdict_of("after") == "after"
-    assert verdict_of("The ball was seen at 14:03:22: on the left of the picture.") == "left"
-    assert verdict_of("The ball was seen at 14:03:22: in the middle of the picture.") == "middle"
-    assert (
-        verdict_of("The ball was seen at 1:03:22: from the left to the right of the picture.")
-        == "from the left to the right"
-    )
-    assert verdict_of("Yes, an orange bag came at 14:03:22.") == "yes"
-    assert verdict_of("No, I saw no dog.") == "no"
-    assert verdict_of("An orange bag was last seen at 14:03:22.") == "14:03:22"
-    assert verdict_of("I saw no dog.") == "I saw no dog"
 
 
 def test_verb_after_a_name_is_not_part_of_it() -> None:

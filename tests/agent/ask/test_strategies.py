@@ -13,21 +13,16 @@ import pytest
 from agent.app import Agent
 from agent.ask.answer import ONE_AT_A_TIME
 from agent.ask.keyframes import Selection
-from agent.ask.local import LocalAnswerer
 from agent.ask.question import Evidence, Question, Said
-from agent.ask.reader import Plan, number_word, plan_of, verdict_of
-from agent.ask.strategies import Ask, Look, Part, count_visits, speak_in_steps
+from agent.ask.sentences import number_word, verdict_of
 from agent.evaluation.arms import Asker
 from agent.evaluation.run import zones_of
 from agent.keep.memory import open_memory
 from agent.runtime.lanes import Priority
-from agent.runtime.stopwatch import Stopwatch
 from agent.times import format_clock
 from agent.web.app import build_app
 from agent.web.auth import Auth
-from model.pointing import SIDES
-from model.select import Keyframes
-from model.visit_search import VisitSearch
+from model.pointing import SIDES, side_during_stay
 from model.world.things import COLOURS, KINDS
 from model.world.visits import look
 from streaming.frame import Frame
@@ -52,8 +47,9 @@ async def test_order_is_answered_from_two_times(tmp_path: Path) -> None:
         assert any(39 <= time <= 45 for time in seen)
         assert any(71 <= time <= 75 for time in seen)
         assert seen == sorted(set(seen))
-        assert answer.finished.notes[0] == (
-            "answered in steps: when did the purple dog come? when did the green box come? (answering.in_steps)"
+        assert re.fullmatch(
+            r"answered from visits \(answering.in_steps\): \d+ pictures were looked at one by one",
+            answer.finished.notes[0],
         )
         assert answer.finished.finish_reason == "stop"
         assert answer.finished.prompt_tokens > answer.finished.completion_tokens > 16
@@ -111,19 +107,15 @@ async def test_side_is_found_from_pictures_encoded_again(tmp_path: Path, monkeyp
     async with rover(tmp_path, poses=False) as agent:
         asked = replace(ROOM, text="On which side did you see the green box?")
         whole = (await agent.answering.answer(asked)).text
-        answerer = agent.answerer
-        assert isinstance(answerer, LocalAnswerer)
+        assert whole.endswith(" of the picture.")
         window = agent.store.window(("rover",))
         monkeypatch.setattr("agent.ask.local.without_patches", lambda window, rows: [int(row) for row in rows])
-        text = "when did the green box come?"
-        chosen = await agent.answering.choose(window, replace(asked, text=text), Stopwatch())
-        [part] = (await answerer.prepare(window, chosen, asked, Stopwatch())).parts
-        row = int(np.searchsorted(window.times, START + 41.5))
-        side = await answerer.side_at(text, part, row)
-        assert side
-        assert side in whole
+        rows = np.arange(36, 50)
+        read, presences = await agent.answerer.pointed(window, rows, "when did the green box come?", again=True)
+        assert read.tolist() == rows.tolist()
+        assert side_during_stay(presences, 6, window.times[read]) in whole
         monkeypatch.setattr("agent.ask.local.decoded", lambda window, rows: {})
-        assert await answerer.side_at(text, part, row) == ""
+        assert await agent.answerer.pointed(window, rows, "when did the green box come?", again=True) is None
 
 
 async def test_existence_is_answered_with_the_time(tmp_path: Path) -> None:
@@ -209,7 +201,7 @@ async def test_a_count_lists_every_visit(tmp_path: Path) -> None:
                 assert seen  # those that were looked at in vain
             assert answer.seen.num_frames == NUM_FRAMES
             [note] = answer.finished.notes
-            assert note.startswith(f"answered in steps: did any {thing} ever come? (answering.in_steps): ")
+            assert re.fullmatch(r"answered from visits .*: \d+ pictures were looked at one by one", note)
             assert answer.finished.prompt_tokens > 0
             assert "look" in answer.finished.timings_ms
 
@@ -288,37 +280,13 @@ async def test_evaluation_scores_what_the_product_says(tmp_path: Path) -> None:
     arm, asked = Selection.of(model.info.defaults), 0
     async with rover(tmp_path) as agent:
         for question in clip.questions:
-            plan = asker.plan(question.text)
-            if plan is not None:
+            if asker.is_composed(question.text):
                 answer = await agent.answering.answer(replace(ROOM, text=question.text))
                 said = verdict_of(answer.text)
                 scored = verdict_of((await asker.answer(question.text, arm, in_steps=True)).text)
-                assert (said.split(",")[0] if plan.kind == "zone" else said) == scored, question.text
+                assert (said.split(",")[0] if question.family == "room" else said) == scored, question.text
                 asked += 1
     assert asked >= 6
-
-
-async def test_unknown_time_is_not_made_up(tmp_path: Path) -> None:
-    plan = plan_of(ORDER.text)
-    assert plan is not None
-
-    def asker_of(part: Part) -> Ask:
-        async def ask(text: str) -> str:
-            return "yes"  # to "when?", too
-
-        return ask
-
-    async def nowhere(part: Part, row: int) -> str:
-        raise AssertionError("no side was asked for")
-
-    async with rover(tmp_path) as agent:
-        window = agent.store.window(("rover",))
-        keyframes = Keyframes(np.array([3]), ("relevant",), np.array([0.3], np.float32))
-        query = builtin().embed_text("?")
-        part = Part(window, builtin().build_context(window, keyframes, query))
-        sentences = speak_in_steps(plan, [part, part], asker_of, nowhere, lambda camera: "UTC")
-        pieces = [piece async for piece in sentences]
-    assert pieces == ["I cannot tell when the purple dog came."]
 
 
 async def test_asker_can_limit_the_tokens_of_a_composed_answer(tmp_path: Path) -> None:
@@ -331,57 +299,6 @@ async def test_asker_can_limit_the_tokens_of_a_composed_answer(tmp_path: Path) -
             assert cut.finished.finish_reason == "length"
             assert cut.finished.completion_tokens == 6
             assert cut.text.strip()[:4] in ("The ", "A pu")
-
-
-async def test_unreadable_frames_do_not_count(tmp_path: Path) -> None:
-    plan = Plan("count", ("dog",))
-    async with rover(tmp_path) as agent:
-        window = agent.store.window(("rover",))
-        scores = np.full(window.num_frames, 0.1, np.float32)
-        scores[38:43], scores[50:] = 0.3, 0.5
-
-        async def look(row: int) -> Look | None:
-            return None if row >= 50 else Look(38 <= row <= 42)
-
-        search = VisitSearch(window.times, scores)
-        counted = await count_visits(plan, window, search, look, lambda camera: "UTC")
-    assert verdict_of(counted.text) == "one"
-
-
-async def test_the_last_time_is_that_of_the_camera_that_saw_it_last(tmp_path: Path) -> None:
-    async with rover(tmp_path) as agent:
-        await remember(agent, "yard", 40, start=START + 200)
-        window = agent.store.window(("rover", "yard"))
-        scores = np.full(window.num_frames, 0.1, np.float32)
-        scores[38:43], scores[110:115] = 0.5, 0.4  # the more relevant visit is the earlier one
-
-        async def look(row: int) -> Look | None:
-            return Look(bool(scores[row] > 0.3))
-
-        for which, row, camera in (("first time", 38, "rover"), ("last time", 114, "yard")):
-            plan = Plan(which, ("dog",))  # type: ignore[arg-type]
-            search = VisitSearch(window.times, scores, [NUM_FRAMES, 40], only=plan.end)
-            counted = await count_visits(plan, window, search, look, lambda camera: "UTC")
-            clock = format_clock(float(window.times[row]), "UTC")
-            assert counted.text == f"A dog was {which[:-5]} seen at {clock} (camera {camera})."
-            assert verdict_of(counted.text) == clock
-            assert row in counted.rows
-
-
-async def test_search_that_reached_its_limit_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("model.visit_search.MOST_LOOKS", 10)
-    async with running(tmp_path) as agent:
-        await remember(agent, "gate", 100)
-        window = agent.store.window(("gate",))
-        scores = np.linspace(0.1, 0.5, window.num_frames, dtype=np.float32)
-
-        async def look(row: int) -> Look | None:
-            return Look(row % 8 == 0)
-
-        search = VisitSearch(window.times, scores, gap_s=1.0, only="first")
-        counted = await count_visits(Plan("first time", ("dog",)), window, search, look, lambda camera: "UTC")
-    assert search.gave_up
-    assert any("there may be one before it" in note for note in counted.notes)
 
 
 async def test_count_has_the_common_notes(tmp_path: Path) -> None:
@@ -401,24 +318,25 @@ async def test_steps_need_the_setting_and_a_model_that_reads_times(tmp_path: Pat
     async with rover(tmp_path, answering={"max_new_tokens": 24, "in_steps": False}) as agent:
         assert not (await agent.answering.answer(ORDER)).text.startswith("The purple dog came")
     async with running(tmp_path / "tiny") as agent:  # a model that reads no times
-        assert agent.answerer.search(ORDER).texts == (ORDER.text,)
+        assert agent.answering.search_texts(ORDER) == ("purple dog", "green box")
 
 
 async def test_judges_questions_have_no_steps(tmp_path: Path) -> None:
     settings = settings_in(tmp_path, model={"num_threads": 1})
     async with Agent(settings, open_memory(settings, builtin()), builtin()).running() as agent:
-        whens = ("when did the purple dog come?", "when did the green box come?")
-        assert agent.answerer.search(ORDER).texts == whens
-        assert agent.answerer.search(replace(ORDER, priority=Priority.JUDGE)).texts == (ORDER.text,)
-        assert agent.answerer.search(replace(ORDER, text="Is a dog here?")).texts == ("Is a dog here?",)
+        evers = ("did any purple dog ever come?", "did any green box ever come?")
+        texts = agent.answering.search_texts
+        assert texts(ORDER) == evers
+        assert texts(replace(ORDER, priority=Priority.JUDGE)) == (ORDER.text,)
+        assert texts(replace(ORDER, text="Is a dog here?")) == ("Is a dog here?",)
 
 
-async def test_the_timeline_marks_the_frames_of_all_steps(tmp_path: Path) -> None:
+async def test_the_timeline_marks_frames_of_every_thing_asked_about(tmp_path: Path) -> None:
     async with rover(tmp_path) as agent:
-        answer = await agent.answering.answer(ORDER)
         auth = Auth.open(tmp_path, enabled=False, extra=())
         app = build_app(agent, auth, agent.settings, keep_alive_s=1.0, url="http://agent")
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://agent") as http:
             shown = await http.get("/v1/cameras/rover/timeline", params={"question": ORDER.text})
-        marked = [each["frame_id"] for each in shown.json()["keyframes"]]
-        assert marked == [each.frame_id for each in answer.seen.evidence]
+        marked = [each["time"] - START for each in shown.json()["keyframes"]]
+        for first, last in ((39, 45), (71, 75)):
+            assert any(first <= time <= last for time in marked)
