@@ -125,7 +125,7 @@ class Finder:
         )
         look = _Look(window, found.thing, question, budget, tally)
         found.looked, found.at_least = True, False
-        while rows := search.next_rows(self._answerer.pictures_per_look):
+        while rows := search.next_rows(max(1, self._answerer.pictures_per_look)):
             rows = rows[: budget.pictures_now(len(rows))]
             if not rows:
                 found.at_least = True

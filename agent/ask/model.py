@@ -1,4 +1,4 @@
-"""Load the configured checkpoint, and make the configured answerer: this machine's language model or a remote server.
+"""Load the configured checkpoint, and make the configured answerer: a local model, a remote server or none.
 
 All other files use the `Answerer` protocol and do not depend on which of the two it is.
 """
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from agent.ask.answerer import Answerer
 from agent.ask.egress import Egress, Resolver
+from agent.ask.nobody import Nobody
 from agent.runtime.lanes import Lane
 from agent.settings.settings import Settings
 from memory.store import MemoryStore
@@ -72,6 +73,8 @@ def make_answerer(
 
     now: returns unix seconds.
     """
+    if settings.answerer.kind == "none":
+        return Nobody()
     if settings.answerer.kind == "local":
         from agent.ask.local import LocalAnswerer
         from model.clip_encoder import ClipEncoder

@@ -21,7 +21,7 @@ from agent.ask.overview import Overview
 from agent.ask.question import Question, Seen, Step
 from agent.ask.sentences import Wording, capital, cut, more_often, order_of, when_question
 from agent.ask.visit_words import VisitWords
-from agent.errors import AnswererAway, NoAnswer
+from agent.errors import AnswererAway
 from agent.reading.types import Kind, Reading
 from agent.runtime.lanes import Priority
 from agent.settings.settings import AnsweringSettings
@@ -44,10 +44,6 @@ ABOUT_NOW: frozenset[Kind] = frozenset({"present", "state"})
 SOME_FOREIGN = "some of these cameras show what this model was not trained on; nothing said of them is reliable"
 NOT_LOOKED = "answered from the relevance of the pictures alone; no language model looked at them"
 NOTHING_STANDS_OUT = "nothing stands out for this question: no stretch of time is clearly more relevant than the others"
-NO_MODEL = (
-    "There is no language model (answerer: kind none). Without one, whether, when, how often and how long something was "
-    "seen can be answered, and when first and last."
-)
 _ENDS: dict[Kind, End] = {"existence": "any", "first": "first", "last": "last", "where": "last", "state": "last"}
 _GAVE_UP = {"first": "before it", "last": "after it"}
 OFFLINE_S = 60.0
@@ -101,8 +97,6 @@ class Strategies:
 
     async def _in_words(self, inquiry: Inquiry) -> Events:
         question, kind = inquiry.question, inquiry.reading.kind
-        if not self._answerer.pictures_per_look:
-            raise NoAnswer(NO_MODEL)
         selection = inquiry.selection
         if kind == "state" and question.recent is None:
             selection = replace(selection, recent=max(1, selection.num_keyframes // 4))
@@ -157,10 +151,8 @@ class Strategies:
     async def _composed(self, inquiry: Inquiry) -> Events:
         """Yield the answer from visits; from relevance alone if the answerer has no eyes or is away."""
         answers_alone, problem = inquiry.reading.kind in ALONE, self._answerer.problem
-        has_eyes = self._answerer.pictures_per_look > 0
-        if not has_eyes and not answers_alone:
-            raise NoAnswer(NO_MODEL)
-        if has_eyes and not (problem and answers_alone):
+        is_away = self._answerer.pictures_per_look == 0 or problem is not None
+        if not (is_away and answers_alone):
             try:
                 async with aclosing(self._by_kind(inquiry, looked=True)) as events:
                     async for event in events:
@@ -326,7 +318,8 @@ class Strategies:
         newest = int(same[-1])
         if visit.last == newest:
             return f"Yes, the {wording.thing} is in the newest picture, of {words.at(newest)}"
-        return f"No, {wording.end('last', words.at(visit.last))}; the newest picture is of {words.time(newest)}"
+        last = wording.end("last", words.at(visit.last))
+        return f"No, {last[0].lower()}{last[1:]}; the newest picture is of {words.time(newest)}"
 
     async def _place_of(self, inquiry: Inquiry, words: VisitWords, found: Found) -> str:
         """Return where the thing was seen: the camera, the place in the frame's metadata, or the side of the picture."""

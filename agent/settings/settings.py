@@ -165,7 +165,9 @@ class AnsweringSettings(Part):
 class AnswererSettings(Part):
     """The language model that writes the answer: the one in the checkpoint, or one on a server."""
 
-    kind: Literal["local", "openai"] = Field(default="local", description="`local` checkpoint or `openai` server")
+    kind: Literal["local", "openai", "none"] = Field(
+        default="local", description="`local` checkpoint, `openai` server, or `none`: relevance alone"
+    )
     base_url: BaseUrl | None = Field(default=None, description="server, such as http://127.0.0.1:11434/v1")
     model: Annotated[str, Field(min_length=1)] | None = Field(default=None, description="model name on the server")
     api_key: SecretStr | None = Field(default=None, description="server key")
@@ -336,6 +338,14 @@ class Settings(Part):
                 "model.path is builtin, which knows drawn pictures only and cannot choose among those of real cameras: "
                 f"set model.path to {RECOMMENDED} (or what `vilamp model fetch` fetched); for trying out set "
                 "model.allow_builtin_encoder: true"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _rules_have_a_judge(self) -> "Settings":
+        if self.answerer.kind == "none" and any(rule.enabled for rule in self.rules.values()):
+            raise ValueError(
+                "rules need a language model that judges them: set answerer.kind, or enabled: false for each"
             )
         return self
 

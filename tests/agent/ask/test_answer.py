@@ -159,4 +159,5 @@ def test_only_one_file_asks_which_answerer_is_configured() -> None:
     agent = Path(__file__).parents[3] / "agent"
     asks = re.compile(r"answerer\.kind|isinstance\([^)]*Answerer\b|import (?:LocalAnswerer|RemoteAnswerer)")
     found = {str(path.relative_to(agent)) for path in agent.rglob("*.py") if asks.search(path.read_text())}
+    found -= {"settings/settings.py", "cli/setup/models.py"}  # these check and write the configuration
     assert found == {"ask/model.py", "evaluation/arms.py"}  # an evaluation is always of the local one

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
@@ -15,9 +16,12 @@ from agent.ask.answer import ONE_AT_A_TIME
 from agent.ask.keyframes import Selection
 from agent.ask.question import Evidence, Question, Said
 from agent.ask.sentences import number_word, verdict_of
+from agent.ask.strategies import NOT_LOOKED
+from agent.errors import NoAnswer
 from agent.evaluation.arms import Asker
 from agent.evaluation.run import zones_of
 from agent.keep.memory import open_memory
+from agent.reading.types import Reading
 from agent.runtime.lanes import Priority
 from agent.times import format_clock
 from agent.web.app import build_app
@@ -33,6 +37,7 @@ BEGAN = 16 * 3600 + 4 * 60 + 5  # START on the clock
 PLURALS = {"box": "boxes", "person": "people"}
 ORDER = Question("Did you see the purple dog before or after the green box?", ("rover",))
 ROOM = Question("What room was the green person in?", ("rover",))
+ROOM_COUNT = replace(ROOM, text="How many dogs came?")
 NEVER = Question("In which room was the pink bicycle?", ("rover",))
 
 
@@ -329,6 +334,75 @@ async def test_judges_questions_have_no_steps(tmp_path: Path) -> None:
         assert texts(ORDER) == evers
         assert texts(replace(ORDER, priority=Priority.JUDGE)) == (ORDER.text,)
         assert texts(replace(ORDER, text="Is a dog here?")) == ("Is a dog here?",)
+
+
+async def test_without_a_language_model_relevance_alone_answers_in_milliseconds(tmp_path: Path) -> None:
+    async with rover(tmp_path, answerer={"kind": "none"}) as agent:
+        for text, thing, spans in visits_of_the_drive():
+            answer = await agent.answering.answer(replace(ROOM, text=text))
+            assert answer.text.startswith(("Something like a", "Nothing like a")), answer.text
+            assert "saw" not in answer.text
+            assert NOT_LOOKED in answer.finished.notes
+            if len(spans) == 1:
+                assert ": at least one time." in answer.text, (thing, answer.text)
+        took = [(await agent.answering.answer(ROOM_COUNT)).finished.timings_ms["total"] for _ in range(5)]
+        assert min(took) < 50
+        last = await agent.answering.answer(replace(ROOM, text="When was a green box last seen?"))
+        told = re.fullmatch(r"Something like a green box last stood out at (16:04:\d\d)\.", last.text)
+        assert told
+        assert 39 - 2 <= seconds_of(told[1]) - BEGAN <= 45 + 2
+        assert last.seen.visits
+        for text in ("What colour was the box?", ORDER.text):
+            with pytest.raises(NoAnswer, match="no language model"):
+                await agent.answering.answer(replace(ROOM, text=text))
+
+
+async def test_overview_of_the_built_in_model_names_what_came(tmp_path: Path) -> None:
+    async with rover(tmp_path) as agent:
+        asked = replace(ROOM, text="What happened?", reading=Reading("overview"))
+        answer = await agent.answering.answer(asked)
+        for thing in ("green box", "purple dog", "green person"):
+            assert thing in answer.text.lower(), answer.text
+        told = re.findall(r"16:\d\d:\d\d", answer.text)
+        assert set(told) <= {format_clock(each.time, "UTC") for each in answer.seen.evidence}
+        assert any("in which something changed" in note for note in answer.finished.notes)
+
+
+async def test_kinds_that_rules_do_not_know_are_answered_when_read(tmp_path: Path) -> None:
+    """Readings as a reader gives them; the words of the question do not matter then."""
+    async with rover(tmp_path) as agent:
+
+        async def told(kind: Any, *things: str, **more: Any) -> str:
+            asked = replace(ROOM, text="Hm?", reading=Reading(kind, things, **more))
+            return (await agent.answering.answer(asked)).text
+
+        assert re.fullmatch(r"A purple dog came at 16:05:1\d\.", await told("when", "purple dog"))
+        assert re.fullmatch(r"A purple dog was seen at 16:05:1\d\.", await told("find", "purple dog"))
+        assert re.fullmatch(
+            r"A green box was there from 16:04:4\d to 16:04:5\d: \d s\.", await told("duration", "green box")
+        )
+        assert (await told("count", "purple dog", at_least=2)).startswith("No. A purple dog came at 16:05:1")
+        more = await told("compare", "purple dog", "pink bicycle")
+        assert more.endswith(" I saw no pink bicycle: zero times. More often: the purple dog.")
+        assert (await told("state", "purple dog")).startswith("No, a purple dog was last seen at 16:05:")
+
+
+async def test_pictures_of_an_offline_camera_are_dated(tmp_path: Path) -> None:
+    async with rover(tmp_path) as agent:
+        asked = replace(ROOM, text="What can you see right now?")
+        notes = (await agent.answering.answer(asked)).finished.notes
+        assert any(
+            re.fullmatch(r"the newest picture of rover is .* old: the camera is offline", note) for note in notes
+        )
+        agent.answering._now = lambda: START + NUM_FRAMES
+        assert not any("offline" in note for note in (await agent.answering.answer(asked)).finished.notes)
+
+
+async def test_limits_on_looking_end_a_search_and_say_so(tmp_path: Path) -> None:
+    async with rover(tmp_path, answering={"max_pictures": 3}) as agent:
+        answer = await agent.answering.answer(replace(ROOM, text="How many dogs came?"))
+        assert "3 pictures were looked at" in "".join(answer.finished.notes)
+        assert "at least" in answer.text or answer.text.startswith("I saw no dog")
 
 
 async def test_the_timeline_marks_frames_of_every_thing_asked_about(tmp_path: Path) -> None:
