@@ -205,7 +205,9 @@ class Answering:
         )
         if inquiry.reading.kind == "compare" and question.words and question.words.others:
             stretches = [replace(question, after=after, before=before) for after, before in question.words.others]
-            inquiry.others = tuple([await self.window(Scope(each.cameras, each.after, each.before)) for each in stretches])
+            inquiry.others = tuple(
+                [await self.window(Scope(each.cameras, each.after, each.before)) for each in stretches]
+            )
         return inquiry
 
     def _selection(self, question: Question) -> Selection:

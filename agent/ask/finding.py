@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from model.config import JudgeManner
     from model.features import TextFeatures
 
-TOKENS_A_PICTURE, TOKENS_BESIDES = 12, 24  # of an answer to which pictures show a thing: "12: yes", and some prose
+TOKENS_A_PICTURE, TOKENS_BESIDES = 8, 24  # of an answer to which pictures show a thing: "12: yes", and some prose
 
 
 @dataclass(slots=True)
@@ -125,7 +125,8 @@ class Finder:
         )
         look = _Look(window, found.thing, question, budget, tally)
         found.looked, found.at_least = True, False
-        while rows := search.next_rows(max(1, self._answerer.pictures_per_look)):
+        room = (self._settings.max_new_tokens - TOKENS_BESIDES) // TOKENS_A_PICTURE
+        while rows := search.next_rows(max(1, min(room, self._answerer.pictures_per_look))):
             rows = rows[: budget.pictures_now(len(rows))]
             if not rows:
                 found.at_least = True
@@ -170,7 +171,9 @@ class Finder:
         limit = TOKENS_BESIDES + TOKENS_A_PICTURE * len(rows)
         asked = replace(look.question, text=text, words=None, earlier=(), max_new_tokens=limit, temperature=0.0)
         look.budget.spend(len(rows))
-        looked = await self._answerer.look(look.window, np.array(rows, np.int64), asked, look.tally)
+        spent = Tally()  # what is noted about each call alone is no note about the answer
+        looked = await self._answerer.look(look.window, np.array(rows, np.int64), asked, spent)
+        look.tally.prompt_tokens += spent.prompt_tokens
         if looked.is_foreign:
             look.foreign.update(int(look.window.camera_index[row]) for row in looked.rows)
         return looked

@@ -34,6 +34,8 @@ class Nobody:
     judge_manner: JudgeManner = "instruct"
     problem: str | None = None
     capabilities: None = None
+    concurrency = 1
+    complete: None = None
 
     def tasks(self) -> Iterable[Task]:
         return ()

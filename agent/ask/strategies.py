@@ -240,7 +240,9 @@ class Strategies:
         """Yield how often each of two things came, or one thing in each of several stretches of time."""
         reading = inquiry.reading
         windows = (inquiry.window, *inquiry.others)
-        asked = [(self._stretch(each) if inquiry.others else "", each, thing) for each in windows for thing in reading.things]
+        asked = [
+            (self._stretch(each) if inquiry.others else "", each, thing) for each in windows for thing in reading.things
+        ]
         parts: list[Seen] = []
         counts: list[int] = []
         for number, (name, window, thing) in enumerate(asked):

@@ -1,6 +1,7 @@
 """Answers in steps and from visits, by an agent with the built-in model, about a drawn robot's drive."""
 
 import re
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
@@ -394,7 +395,7 @@ async def test_pictures_of_an_offline_camera_are_dated(tmp_path: Path) -> None:
         assert any(
             re.fullmatch(r"the newest picture of rover is .* old: the camera is offline", note) for note in notes
         )
-        agent.answering._now = lambda: START + NUM_FRAMES
+    async with rover(tmp_path / "now", start=time.time() - NUM_FRAMES) as agent:
         assert not any("offline" in note for note in (await agent.answering.answer(asked)).finished.notes)
 
 
