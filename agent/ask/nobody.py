@@ -4,7 +4,7 @@ Questions are answered from the relevance of the frames alone, as far as that go
 """
 
 from collections.abc import AsyncGenerator, Iterable, Sequence
-from typing import Never
+from typing import Literal, Never
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +35,7 @@ class Nobody:
     problem: str | None = None
     capabilities: None = None
     concurrency = 1
+    calls_tools: Literal["off"] = "off"
     complete: None = None
 
     def tasks(self) -> Iterable[Task]:
@@ -50,6 +51,9 @@ class Nobody:
         raise NoAnswer(NO_MODEL)
 
     async def look(self, window: Window, rows: NDArray[np.int64], question: Question, tally: Tally) -> Looked:
+        raise NoAnswer(NO_MODEL)
+
+    async def converse(self, *_: object) -> Never:
         raise NoAnswer(NO_MODEL)
 
     async def pointed(self, window: Window, rows: NDArray[np.int64], text: str, *, again: bool) -> None:
