@@ -1,4 +1,4 @@
-"""Convert decoded video frames to RGB arrays: upright, with square pixels, no larger than asked.
+"""Convert decoded video frames to RGB arrays: upright, with square pixels, not interlaced, no larger than asked.
 
 The calls block, so use a worker thread. If a frame's metadata about colours, shape or orientation is invalid, the
 result is still a picture, or a MediaError is raised.
@@ -72,6 +72,8 @@ def to_rgb(
 ) -> np.ndarray:  # fmt: skip
     """Return the frame as uint8 (H, W, 3) RGB, upright, with square pixels, within the size limits. Takes about 1 ms.
 
+    An interlaced frame is deinterlaced.
+
     `pixel_aspect`: width of a pixel divided by its height. `remarks["picture"]` is set to a sentence if the frame's
     metadata is implausible and was ignored. Raises PictureTooLarge, or MediaUnreadable if it cannot be converted.
     """
@@ -90,6 +92,8 @@ def to_rgb(
             pixel_aspect = 1.0
         width, height = fitted_size(*squared_size(frame.width, frame.height, pixel_aspect), max_width, max_height)
         _forget_unknown_colours(frame)
+        if frame.interlaced_frame:
+            frame = _deinterlaced(frame)
         # by default, each conversion starts as many threads as there are cores, for a millisecond of work
         image: np.ndarray = frame.reformat(width=width, height=height, format="rgb24", threads=1).to_ndarray()
     return image if orientation == UPRIGHT else orientation.upright(image)
@@ -136,6 +140,19 @@ def _would_abort(frame: av.VideoFrame) -> bool:
     """Return whether converting the frame would make FFmpeg's swscale abort the whole process (FFmpeg 8.0)."""
     name = _format_of(frame)
     return name.startswith("yaf32") or (name.startswith("bayer_") and frame.height < 2)
+
+
+def _deinterlaced(frame: av.VideoFrame) -> av.VideoFrame:
+    """Return the first of the two fields of an interlaced frame, with the lines between computed. Takes about 4 ms."""
+    graph = av.filter.Graph()
+    source = graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=Fraction(1, 25))
+    deinterlace, sink = graph.add("yadif", "deint=interlaced"), graph.add("buffersink")
+    source.link_to(deinterlace)
+    deinterlace.link_to(sink)
+    graph.configure()
+    graph.push(frame)
+    graph.push(None)
+    return graph.pull()
 
 
 def _forget_unknown_colours(frame: av.VideoFrame) -> None:

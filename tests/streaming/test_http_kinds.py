@@ -256,12 +256,12 @@ async def test_a_still_picture_is_fetched_at_the_cameras_rate(camera: Web, tmp_p
 
     camera.pages["/snapshot"] = picture
     async with sending(send, "Content-Type: image/jpeg\r\n") as url:
-        source = opened(url if kind == "without a length" else camera.url("/snapshot"), rate_hz=4.0)
-        frames = await asyncio.wait_for(take(source.frames(), 8), 20)
+        source = opened(url if kind == "without a length" else camera.url("/snapshot"), rate_hz=2.0)
+        frames = await asyncio.wait_for(take(source.frames(), 6), 20)
         await source.close()
     gaps = [later.time - earlier.time for earlier, later in itertools.pairwise(frames)]
-    assert 0.2 < sum(gaps) / len(gaps) < 0.3
-    assert [index_of(frame.image) for frame in frames] == ([0] * 8 if kind == "png" else list(range(8)))
+    assert 0.4 < sum(gaps) / len(gaps) < 0.8
+    assert [index_of(frame.image) for frame in frames] == ([0] * 6 if kind == "png" else list(range(6)))
     assert source.stats.reconnects == 0
 
 
