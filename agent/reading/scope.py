@@ -10,7 +10,7 @@ from dataclasses import replace
 from agent.reading.camera_words import Mentions, mentions_of
 from agent.reading.scope_text import cleaned, folded
 from agent.reading.time_lexer import Token, language_of, tokens_of
-from agent.reading.time_phrases import Phrases, merged_pieces
+from agent.reading.time_phrases import merged_pieces, phrases_of
 from agent.reading.times import Calendar, Piece, Range
 from agent.reading.types import Known, ScopeWords
 from agent.times import PartsOfDay
@@ -34,10 +34,10 @@ def read_scope(text: str, known: Known, parts: PartsOfDay) -> ScopeWords:
     mentions = mentions_of(shown, plain, known.cameras)
     zone = _zone_of(mentions, known)
     masked = _masked(plain, mentions.spans)
-    phrases = Phrases(tokens_of(masked, language), language, Calendar(known.now, zone, parts))
-    tokens = phrases.reduce()
+    calendar = Calendar(known.now, zone, parts)
+    tokens = phrases_of(tokens_of(masked, language), language, calendar)
     places, spans = _found(tokens, language)
-    ranges = _ranges(phrases, [tokens[place].value for place in places])
+    ranges = _ranges(calendar, [tokens[place].value for place in places])
     after, before = ranges[0] if ranges else (None, None)
     cuts = _joined([*spans, *mentions.cuts])
     return ScopeWords(
@@ -93,9 +93,8 @@ def _joined(spans: Spans) -> Spans:
     return joined
 
 
-def _ranges(phrases: Phrases, pieces: list[Piece]) -> list[Range]:
+def _ranges(calendar: Calendar, pieces: list[Piece]) -> list[Range]:
     """Return the stretches of time that the pieces mean together: the one asked about first, then others."""
-    calendar = phrases.calendar
     days = [piece for piece in pieces if piece.days and not piece.hours]
     hours = [piece for piece in pieces if piece.hours and not piece.days]
     if days and hours and len(days) + len(hours) == len(pieces):
