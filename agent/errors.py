@@ -4,6 +4,7 @@ Each becomes the error body that OpenAI clients understand: `{"error": {"message
 """
 
 import math
+from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -35,7 +36,7 @@ class Problem(Exception):
         self.param = param
         self.headers = headers or {}
 
-    def body(self) -> dict[str, dict[str, str | None]]:
+    def body(self) -> dict[str, dict[str, Any]]:
         return {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}}
 
     def response(self) -> Response:
@@ -95,6 +96,14 @@ class NoFrames(Problem):
     """No frame is stored in the period of the request."""
 
     status, type, code = 422, "invalid_request_error", "no_frames"
+
+    def __init__(self, message: str, searched: dict[str, Any] | None = None) -> None:
+        """searched: the fields `scope` and `coverage` that an answer would have."""
+        super().__init__(message)
+        self.searched = searched
+
+    def body(self) -> dict[str, dict[str, Any]]:
+        return super().body() | ({"vilamp": self.searched} if self.searched else {})
 
 
 class UnclearScope(Problem):

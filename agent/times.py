@@ -3,7 +3,7 @@
 import math
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, time, timedelta, tzinfo
 from pathlib import Path
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -19,7 +19,7 @@ _DAY = re.compile(
 )  # dateparser returns the current time of day on that day for these
 _TIME_OF_DAY = re.compile(r"\d{1,2}:\d{2}(:\d{2})?(\s*[ap]m)?", re.IGNORECASE)
 _NUMBER = re.compile(r"\d+(?:\.\d+)?")
-_HELP = 'say "10 minutes ago", "yesterday 22:00", "-24h", 2026-11-22T16:00 or unix seconds'
+_HELP = 'say "10 minutes ago", "yesterday 22:00", "this morning", "-24h", 2026-11-22T16:00 or unix seconds'
 # A plain number counts as unix seconds only from ten digits (2001) on: a smaller one is probably a year or an hour.
 MIN_UNIX_S, MAX_UNIX_S = 1e9, 1e11
 _WEEKDAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")  # in English, whatever the locale
@@ -32,31 +32,44 @@ class TimeError(ValueError):
     """The text cannot be parsed as a time, or the name is no time zone."""
 
 
-def parse_time(text: str, *, now: float, zone: str, latest: bool = False) -> float:
+def parse_time(
+    text: str,
+    *,
+    now: float,
+    zone: str,
+    latest: bool = False,
+    in_words: Callable[[str], float | None] = lambda text: None,
+) -> float:
     """Return the unix seconds that `text` means, in the IANA time zone `zone` unless the text names its own zone.
 
     Accepted are unix seconds, ISO 8601, "-90s" or "-1h 30m" (that long before `now`), and English such as "10 minutes
     ago" or "yesterday 22:00". A time of day without a day means its latest occurrence that is not after `now`. A day
     without a time of day means its first moment. A local time that occurs twice, because clocks were set back, means
     its first occurrence, or its last if `latest` (see `instant_of`). A time before 1970 or after 5138 becomes the
-    nearest time in that range. Raises TimeError.
+    nearest time in that range. in_words: a better reader of words, which is asked first. Raises TimeError.
     """
-    return min(max(_parse(text, now, zone, latest), 0.0), MAX_UNIX_S)
-
-
-def _parse(text: str, now: float, zone: str, latest: bool) -> float:
     words = text.strip()
+    found = _exact(words, now, zone, latest)
+    if found is None:
+        found = in_words(words)
+    if found is None:
+        moment = _english(words, now, load_zone(zone))
+        if moment is None:
+            raise TimeError(f'"{text}" is not a time: {_HELP}')
+        found = instant_of(moment, load_zone(zone), latest=latest)
+    return min(max(found, 0.0), MAX_UNIX_S)
+
+
+def _exact(words: str, now: float, zone: str, latest: bool) -> float | None:
+    """Return what a number, an offset like "-24h" or an ISO 8601 text means; None for words."""
     if not words:
         raise TimeError(f"the time is empty: {_HELP}")
     if _NUMBER.fullmatch(words):
         return _unix_seconds(words)
     if _OFFSET.fullmatch(words):
         return now - sum(float(n) * _UNIT_S[unit.lower()] for n, unit in _OFFSET_PART.findall(words.lower()))
-    local = load_zone(zone)
-    moment = _iso(words) or _english(words, now, local)
-    if moment is None:
-        raise TimeError(f'"{text}" is not a time: {_HELP}')
-    return instant_of(moment, local, latest=latest)
+    moment = _iso(words)
+    return None if moment is None else instant_of(moment, load_zone(zone), latest=latest)
 
 
 def instant_of(moment: datetime, zone: ZoneInfo, *, latest: bool = False) -> float:
@@ -236,6 +249,19 @@ def format_short(time: float, zone: str, now: float) -> str:
     date = f" {moment.day} {_MONTHS[moment.month - 1]}" if abs(now - time) >= _WEEK_S else ""
     year = f" {moment.year}" if date and moment.year != local_moment(now, load_zone(zone)).year else ""
     return f"{_WEEKDAYS[moment.weekday()]}{date}{year} {moment:%H:%M}"
+
+
+def format_stretch(after: float | None, before: float | None, zone: str, now: float) -> str:
+    """Return a stretch of local time: "Sun 18:00-24:00", "since Sun 18:00", "until Mon 06:00", "all of memory"."""
+    if after is None or before is None:
+        told = [format_short(each, zone, now) for each in (after, before) if each is not None]
+        return f"{'until' if after is None else 'since'} {told[0]}" if told else "all of memory"
+    start, end = format_short(after, zone, now), format_short(before, zone, now)
+    local = load_zone(zone)
+    days = (local_moment(before, local).date() - local_moment(after, local).date()).days
+    if days == 1 and end.endswith("00:00"):
+        return f"{start}-24:00"
+    return f"{start}-{end[-5:]}" if days == 0 else f"{start} to {end}"
 
 
 def repeated_hour(times: Iterable[float], zone: str) -> str | None:

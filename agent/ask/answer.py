@@ -88,7 +88,9 @@ class Answering:
             async with self.queue.place():
                 known = await pools.questions(self._known)
                 question = await self.understand(question, known)
-                await pools.questions(check_not_empty, self._store, scope_of(self._store, question, 0), known)
+                await pools.questions(
+                    check_not_empty, self._store, scope_of(self._store, question, 0), known, _words(question)
+                )
                 await self._check(question)
                 async with aclosing(self._answer(question, known)) as events:
                     yield events
@@ -237,8 +239,7 @@ class Answering:
         """Return which cameras and times the answer searched, and what memory holds of them."""
         after = float(window.times.min()) if scope.is_now else question.after
         coverage = await pools.questions(coverage_of, self._store, window, after, question.before, known.now)
-        words = question.words.words if question.words else ()
-        return Searched(question.cameras, after, question.before, words, coverage)
+        return Searched(question.cameras, after, question.before, _words(question), coverage)
 
     async def _short_history(self, window: Window, question: Question) -> str | None:
         if question.priority is not Priority.QUESTION:
@@ -322,6 +323,10 @@ class Answering:
 
 def _reading(question: Question) -> Reading:
     return question.reading or reading_of(question.core)
+
+
+def _words(question: Question) -> tuple[str, ...]:
+    return question.words.words if question.words else ()
 
 
 def _failed(error: BaseException) -> Problem:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from agent.ask.question import Coverage, Searched
+from agent.reading.types import Known
 from agent.times import format_short, format_span
 from memory.records import Float64
 from memory.store import MemoryStore
@@ -59,6 +60,8 @@ def _of_camera(
 def coverage_notes(searched: Searched, now: float, zone_of: ZoneOf) -> Iterator[str]:
     """Yield notes for the asker on what was not recorded: cameras without frames, memory that begins late, gaps."""
     coverage, after = searched.coverage, searched.after
+    if searched.words and (after or searched.before) and len({zone_of(name) for name in searched.cameras}) > 1:
+        yield f"times in the question are local times of {searched.cameras[0]} ({zone_of(searched.cameras[0])})"
     silent = [each.camera for each in coverage if not each.frames]
     if silent and len(silent) < len(coverage):
         yield f"cameras without a frame of that time: {', '.join(silent[:NUM_TOLD])}{_more(silent)}"
@@ -74,6 +77,15 @@ def coverage_notes(searched: Searched, now: float, zone_of: ZoneOf) -> Iterator[
             times = f"{format_short(start, zone, now)} to {format_short(end, zone, now)}"
             number = "a gap" if len(inside) == 1 else f"{len(inside)} gaps, the longest"
             yield f"{each.camera} has {number} from {times} ({format_span(end - start)})"
+
+
+def nothing_searched(
+    cameras: tuple[str, ...], after: float | None, before: float | None, words: tuple[str, ...], known: Known
+) -> Searched:
+    """Return what was searched where memory holds nothing of it."""
+    begins = {camera.name: camera.oldest for camera in known.cameras}
+    empty = tuple(Coverage(name, 0, 0.0, (), begins.get(name), None, None) for name in cameras)
+    return Searched(cameras, after, before, words, empty)
 
 
 def scope_json(searched: Searched | None) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from agent.ask.coverage import NUM_TOLD, begins_note
+from agent.ask.coverage import NUM_TOLD, begins_note, nothing_searched, scope_json
 from agent.ask.keyframes import frames_per_camera
 from agent.ask.question import Question
 from agent.errors import NoFrames, NotEncodedYet, UnclearScope
@@ -53,7 +53,9 @@ def understood(question: Question, known: Known, parts: PartsOfDay) -> Question:
 
     Raises UnclearScope if the words cannot be followed.
     """
-    words = read_scope(question.text, known, parts)
+    asked = [each for each in known.cameras if each.name in question.cameras]
+    others = [each for each in known.cameras if each.name not in question.cameras]
+    words = read_scope(question.text, replace(known, cameras=(*asked, *others)), parts)
     if words.problem:
         raise UnclearScope(words.problem, param="messages")
     after, before = question.after, question.before
@@ -96,14 +98,14 @@ def now_begins(times: list[NDArray[np.float64]], now_frames: int) -> list[float]
     return begins
 
 
-def check_not_empty(store: MemoryStore, scope: Scope, known: Known) -> None:
+def check_not_empty(store: MemoryStore, scope: Scope, known: Known, words: tuple[str, ...] = ()) -> None:
     """Raise NoFrames or NotEncodedYet if no encoded frame has the cameras, times and place of `scope`.
 
     Builds no window. Blocks.
     """
     encoded, unencoded = store.count(scope.cameras, scope.after, scope.before, scope.within)
     if not encoded:
-        raise _nothing(scope, unencoded, known)
+        raise _nothing(scope, unencoded, known, words)
 
 
 def window_of(store: MemoryStore, scope: Scope) -> Window:
@@ -117,21 +119,30 @@ def window_of(store: MemoryStore, scope: Scope) -> Window:
     return window
 
 
-def _nothing(scope: Scope, unencoded: int, known: Known | None = None) -> NoFrames | NotEncodedYet:
+def _nothing(
+    scope: Scope, unencoded: int, known: Known | None = None, words: tuple[str, ...] = ()
+) -> NoFrames | NotEncodedYet:
     if unencoded:
         return NotEncodedYet(unencoded)
     place, radius = (" near that place", ", or radius_m") if scope.within else ("", "")
     told = "" if known is None else _why_nothing(scope, known)
     return NoFrames(
         f"Nothing is remembered in that window{place}{told}: widen after/before{radius}, "
-        "or wait for the camera to send."
+        "or wait for the camera to send.",
+        None
+        if known is None
+        else scope_json(nothing_searched(scope.cameras, _after(scope), scope.before, words, known)),
     )
+
+
+def _after(scope: Scope) -> float | None:
+    return min(scope.after) if isinstance(scope.after, tuple) else scope.after
 
 
 def _why_nothing(scope: Scope, known: Known) -> str:
     """Return why memory has no frame of that window, such as " (memory of gate begins Mon 14:02)"; "" if unknown."""
     asked = [each for each in known.cameras if each.name in scope.cameras]
-    after = scope.after if isinstance(scope.after, float) else None
+    after = _after(scope)
     if after is not None and after > known.now:
         zone = asked[0].zone if asked else "UTC"
         return f" (it begins {format_short(after, zone, known.now)}, in the future)"

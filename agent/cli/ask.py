@@ -7,15 +7,17 @@ import socket
 import ssl
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
+from agent.ask.moments import moment_of
 from agent.cli.client import Citation, Client, Reply, ServerError, Visit
 from agent.cli.common import EXIT_USAGE, CliError, say, settings_of
 from agent.settings.settings import Settings
 from agent.settings.types import address_parts, check_slug, is_loopback
-from agent.times import TimeError, format_clock, format_day, format_time, load_zone, local_zone_name, parse_time
+from agent.times import TimeError, format_clock, format_day, format_stretch, format_time, load_zone, local_zone_name
 from agent.untrusted.plain import PlainText, plain_json, plain_line
 from agent.web.auth import TokenFileError, local_token
 from agent.web.tls import client_context
@@ -23,22 +25,30 @@ from agent.web.url import parse_place
 from streaming.redact import redact
 
 NUM_LISTED = 12
+NUM_CAMERAS = 4  # most cameras named in the first line
 NUM_VISITS = 8  # most visits printed after an answer
 
 
 def run(args: argparse.Namespace) -> int:
     """Ask the question and print the answer and its evidence frames. Return the exit code. Raises CliError."""
-    settings = settings_of(args)
-    zone = zone_of(args)
-    after, before = window_of(args, zone, time.time())
+    settings, now = settings_of(args), time.time()
+    window_of(args, zone_of(args), now, settings)  # raises an error of usage before anything is sent
     if not args.question.strip():
         raise CliError("the question is empty", EXIT_USAGE)
     server = server_named(args) or server_of(settings)
     with connect(server, settings) as client:
         try:
+            zone = zone_of(args, client)
+            after, before = window_of(args, zone, now, settings)
             place = _place_of(args)
             stream = client.ask(
-                args.question, cameras=args.camera or (), after=after, before=before, within=place, on_step=print_step
+                args.question,
+                cameras=args.camera or (),
+                after=after,
+                before=before,
+                within=place,
+                on_step=print_step,
+                on_scope=(lambda scope: None) if args.json else (lambda scope: say(searched_line(scope, zone, now))),
             )
             reply = print_answer(stream, quiet=args.json)
             if args.sheet is not None:
@@ -57,27 +67,41 @@ def _place_of(args: argparse.Namespace) -> dict[str, float] | None:
         raise CliError(f"--within: {error}", EXIT_USAGE) from error
 
 
-def zone_of(args: argparse.Namespace) -> str:
-    """Return the IANA time zone for times read and printed: `--timezone`, or this machine's. Raises CliError."""
+def zone_of(args: argparse.Namespace, client: Client | None = None, settings: Settings | None = None) -> str:
+    """Return the IANA time zone for times read and printed. Raises CliError.
+
+    It is `--timezone`, else that of the first camera asked about: as the agent says (client), or as configured on this
+    machine (settings). Else it is this machine's.
+    """
     try:
-        return load_zone(args.timezone).key if args.timezone else local_zone_name()
+        if args.timezone:
+            return load_zone(args.timezone).key
+        if settings is not None and not server_named(args):
+            return settings.camera(args.camera).timezone
+        cameras = client.get_json("/v1/cameras")["data"] if client is not None else []
+        named = [each for each in cameras if each["id"] in (args.camera or ())] or cameras
+        return load_zone(named[0]["timezone"]).key if named else local_zone_name()
     except TimeError as error:
         raise CliError(f"--timezone: {error}", EXIT_USAGE) from error
+    except (ServerError, LookupError, TypeError):
+        return local_zone_name()  # the question itself will show what is wrong with the server
 
 
-def window_of(args: argparse.Namespace, zone: str, now: float) -> tuple[float | None, float | None]:
+def window_of(args: argparse.Namespace, zone: str, now: float, settings: Settings) -> tuple[float | None, float | None]:
     """Return the times given with `--after` and `--before` in unix seconds, None where not given. Raises CliError."""
-    after, before = time_of("--after", args.after, zone, now), time_of("--before", args.before, zone, now)
+    after = time_of("--after", args.after, zone, now, settings)
+    before = time_of("--before", args.before, zone, now, settings)
     if after is not None and before is not None and after >= before:
         times = f"{format_time(after, zone)} and {format_time(before, zone)}"
         raise CliError(f"--after is not before --before ({times})", EXIT_USAGE)
     return after, before
 
 
-def time_of(option: str, text: str | None, zone: str, now: float) -> float | None:
+def time_of(option: str, text: str | None, zone: str, now: float, settings: Settings) -> float | None:
     """Return the time given with `option` in unix seconds, None when it was not given. Raises CliError."""
     try:
-        return None if text is None else parse_time(text, now=now, zone=zone, latest=option == "--before")
+        parts = settings.answering.parts_of_day.ranges()
+        return None if text is None else moment_of(text, now=now, zone=zone, parts=parts, latest=option == "--before")
     except TimeError as error:
         raise CliError(f"{option}: {error}", EXIT_USAGE) from error
 
@@ -137,6 +161,13 @@ def advise(error: ServerError, server: str) -> str:
 def print_step(text: str) -> None:
     """Print what is being done for an answer to standard error, so that it is not taken for the answer."""
     say(f"... {plain_line(text)}", file=sys.stderr)
+
+
+def searched_line(scope: Mapping[str, Any], zone: str, now: float) -> str:
+    """Return a line that says which cameras and times were searched: "searched gate, Sun 18:00-24:00"."""
+    cameras = [plain_line(name) for name in scope["cameras"]]
+    names = ", ".join(cameras) if len(cameras) <= NUM_CAMERAS else f"{len(cameras)} cameras"
+    return f"searched {names}, {format_stretch(scope['after'], scope['before'], zone, now)}"
 
 
 def print_answer(stream: Iterator[str | Reply], *, quiet: bool) -> Reply:

@@ -75,6 +75,8 @@ class Reply:
     visits: list[Visit] = field(default_factory=list)  # by camera and time
     timings_ms: dict[str, float] = field(default_factory=dict)
     steps: list[str] = field(default_factory=list)  # what was done for the answer
+    scope: dict[str, Any] = field(default_factory=dict)  # the cameras and times that were searched
+    coverage: list[dict[str, Any]] = field(default_factory=list)  # what memory has of each camera in that time
 
 
 class Client:
@@ -96,10 +98,12 @@ class Client:
     def ask(
         self, question: str, *, cameras: Sequence[str] = (), after: float | None = None, before: float | None = None,
         within: Mapping[str, float] | None = None, on_step: Callable[[str], object] | None = None,
+        on_scope: Callable[[Mapping[str, Any]], object] = lambda scope: None,
     ) -> Iterator[str | Reply]:  # fmt: skip
         """Yield the pieces of the answer's text as they arrive, then the complete Reply. within: x, y and radius_m.
 
-        on_step: called with each line that says what is being done for the answer.
+        on_step: called with each line that says what is being done for the answer. on_scope: called with the cameras
+        and times that are searched, before the text.
         """
         body: dict[str, Any] = {"messages": [{"role": "user", "content": question}]}
         options = {"cameras": list(cameras) or None, "after": after, "before": before, "within": within}
@@ -107,7 +111,10 @@ class Client:
         reply = Reply()
         for chunk in self.events("/v1/chat/completions", {**body, "stream": True}, on_step):
             with understood():
+                is_new = not reply.scope
                 piece = _fold(chunk, reply)
+            if is_new and reply.scope:
+                on_scope(reply.scope)
             if piece:
                 yield piece
         yield reply
@@ -242,6 +249,8 @@ def _fold(chunk: Mapping[str, Any], reply: Reply) -> str:
     reply.notes += extension.get("notes", [])
     reply.visits += [_visit(each) for each in extension.get("visits", [])]
     reply.steps += extension.get("steps", [])
+    reply.scope = dict(extension.get("scope") or reply.scope)
+    reply.coverage = list(extension.get("coverage") or reply.coverage)
     reply.timings_ms |= extension.get("timings_ms", {})
     reply.text += text
     return text

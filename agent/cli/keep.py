@@ -112,8 +112,9 @@ def size_text(num_bytes: float) -> str:
 
 def run_erase(args: argparse.Namespace) -> int:
     """Ask the user to confirm, then erase the frames. Return the exit code. Raises CliError."""
-    settings, zone = settings_of(args), zone_of(args)
-    after, before = window_of(args, zone, time.time())
+    settings = settings_of(args)
+    zone = zone_of(args, settings=settings)
+    after, before = window_of(args, zone, time.time(), settings)
     if args.all == (after is not None or before is not None) or (not args.all and None in (after, before)):
         raise CliError("give both --after and --before, or --all for everything of this camera", EXIT_USAGE)
     request = Request(checked_camera(args.camera), after, before)
@@ -161,8 +162,8 @@ def _erase(source: Client | OfflineMemory, settings: Settings, request: Request)
 
 def run_export(args: argparse.Namespace) -> int:
     """Write the frames as a video, and beside it a JSON log that lists them. Return the exit code. Raises CliError."""
-    settings, zone, now = settings_of(args), zone_of(args), time.time()
-    after, before = window_of(args, zone, now)
+    settings, now = settings_of(args), time.time()
+    after, before = window_of(args, zone_of(args, settings=settings), now, settings)
     if after is None:
         raise CliError("give --after, and --before unless the span ends now", EXIT_USAGE)
     video: Path = args.out

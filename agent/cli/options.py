@@ -6,7 +6,7 @@ from pathlib import Path
 
 AddParser = Callable[..., argparse.ArgumentParser]  # the method `add_parser` of argparse's subparsers
 
-TIMES = '"10 minutes ago", "yesterday 22:00", "-24h", ISO 8601 or unix seconds'
+TIMES = '"10 minutes ago", "this morning", "yesterday 22:00", "-24h", ISO 8601 or unix seconds'
 
 
 def command(
@@ -49,9 +49,7 @@ def common(parser: argparse.ArgumentParser) -> None:
 
 
 def zone(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--timezone", metavar="ZONE", help="time zone of times given and shown (default: this machine's)"
-    )
+    parser.add_argument("--timezone", metavar="ZONE", help="time zone of times given and shown (default: the camera's)")
 
 
 def agent(parser: argparse.ArgumentParser) -> None:

@@ -20,8 +20,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from agent.app import Agent, opened
 from agent.ask.model import ModelUnusable
-from agent.ask.question import Finished, Piece, Question, Seen, Step
-from agent.cli.ask import checked_camera, print_reply, time_of, window_of, zone_of
+from agent.ask.question import Finished, Piece, Question, Searched, Seen, Step
+from agent.cli.ask import checked_camera, print_reply, searched_line, time_of, window_of, zone_of
 from agent.cli.camera_names import camera_name
 from agent.cli.client import Citation, Reply, Visit
 from agent.cli.common import EXIT_USAGE, CliError, model_options, say, settings_of
@@ -73,10 +73,10 @@ def run(args: argparse.Namespace) -> int:
     """Store and encode the video file, then ask the given questions. Return the exit code. Raises CliError."""
     if args.camera is not None:
         checked_camera(args.camera)
-    zone = zone_of(args)
-    window = window_of(args, zone, time.time())
-    start = time_of("--start", args.start, zone, time.time())
     base = settings_of(args, {"model": model_options(args)})
+    zone = zone_of(args)
+    window = window_of(args, zone, time.time(), base)
+    start = time_of("--start", args.start, zone, time.time(), base)
     try:
         duration_s = length_s(str(args.file))
         camera = args.camera or _own_camera(args.file, base)
@@ -96,7 +96,7 @@ async def _run(
         for text in args.ask:
             if not args.json:
                 say(f"\n> {text}")
-            reply = await _ask(agent, Question(text, (camera,), *window), quiet=args.json)
+            reply = await _ask(agent, Question(text, (camera,), *window), zone, quiet=args.json)
             print_reply(reply, zone, as_json=args.json, question=text, everything=args.all_evidence)
     return 0
 
@@ -220,7 +220,7 @@ def _progress(quiet: bool) -> Progress:
     return Progress(*columns, console=Console(stderr=True), disable=quiet)
 
 
-async def _ask(agent: Agent, question: Question, *, quiet: bool) -> Reply:
+async def _ask(agent: Agent, question: Question, zone: str, *, quiet: bool) -> Reply:
     """Ask one question and return the reply. Print the answer while it is written, unless `quiet`."""
     reply = Reply()
     async with agent.answering.ask(question) as events:
@@ -232,6 +232,11 @@ async def _ask(agent: Agent, question: Question, *, quiet: bool) -> Reply:
                         say(text, end="", flush=True)
                 case Step(text):
                     reply.steps.append(text)
+                case Searched():
+                    reply.scope = asdict(event)
+                    reply.coverage = reply.scope.pop("coverage")
+                    if not quiet:
+                        say(searched_line(reply.scope, zone, time.time()))
                 case Seen():
                     reply.num_frames = event.num_frames
                     reply.citations = [Citation(**asdict(each), url="") for each in event.evidence]

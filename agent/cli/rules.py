@@ -145,8 +145,8 @@ def _try(client: Client, args: argparse.Namespace) -> None:
         raise CliError("give a condition, or an existing rule with --rule", EXIT_USAGE)
     if args.rule is not None and args.set:
         raise CliError("--set needs a condition: it cannot change an existing rule", EXIT_USAGE)
-    zone = zone_of(args)
-    after, before = window_of(args, zone, time.time())
+    zone = zone_of(args, client)
+    after, before = window_of(args, zone, time.time(), settings_of(args))
     rule = args.rule or {"condition": args.condition, **_settings(args.set)}
     body = {"rule": rule, "sweep": args.sweep, "max_judgements": args.max_judgements, "stream": True}
     body |= {name: value for name, value in (("after", after), ("before", before)) if value is not None}

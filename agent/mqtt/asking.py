@@ -103,7 +103,8 @@ class Asking:
             try:
                 body = await self._answered(payload)
             except Problem as problem:
-                body = dict(problem.body())
+                told: Json = dict(problem.body())
+                body = {**told, **told.pop("vilamp", {})}
         if outcome.error is not None:  # a bug: it ends this question only
             body = dict(ModelFailed("The question could not be answered; the log says why.").body())
         await publish(reply_to.topic, json_bytes({**given, **body}), reply_to.properties)

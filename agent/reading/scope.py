@@ -51,6 +51,24 @@ def read_scope(text: str, known: Known, parts: PartsOfDay) -> ScopeWords:
     )
 
 
+def read_moment(text: str, *, now: float, zone: str, parts: PartsOfDay, latest: bool) -> float | None:
+    """Return the moment that words such as "2pm" or "this morning" mean as a bound; None if other words are among them.
+
+    latest: of a local time that occurs twice, the second one.
+    """
+    plain = folded(cleaned(text))
+    language = language_of(plain)
+    calendar = Calendar(now, zone, parts)
+    tokens = phrases_of(tokens_of(plain, language), language, calendar)
+    places, spans = _found(tokens, language)
+    if len(places) != 1 or _without(plain, spans):
+        return None
+    piece: Piece = tokens[places[0]].value
+    if piece.hours is not None and ":" in plain:  # "9:15" is in the morning
+        piece = replace(piece, hours=replace(piece.hours, start_is_vague=False, end_is_vague=False))
+    return calendar.moment_of(piece, latest=latest)
+
+
 def _zone_of(mentions: Mentions, known: Known) -> str:
     named = [camera for camera in known.cameras if camera.name in mentions.cameras] or list(known.cameras)
     return named[0].zone if named else "UTC"

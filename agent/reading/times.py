@@ -217,6 +217,18 @@ class Calendar:
             return self._of_days(replace(piece, hours=None))
         return self._of_hours(piece, piece.hours)
 
+    def moment_of(self, piece: Piece, *, latest: bool) -> float | None:
+        """Return the one moment that a piece means as a bound: the clock time, or the beginning of its stretch.
+
+        latest: of a local time that occurs twice, the second one.
+        """
+        if piece.span is not None:
+            return piece.point if piece.point is not None else piece.span[0]
+        if piece.hours is None:
+            return self.instant((piece.days or self.day(0)).first, 0, latest=latest)
+        day, hours = self._placed(piece, piece.hours)
+        return self.instant(day, _low(hours), latest=latest)
+
     def start_of(self, piece: Piece) -> float | None:
         """Return the moment at which "since" the piece begins."""
         return self.range_of(replace(piece, op="since"))[0]

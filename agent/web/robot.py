@@ -9,6 +9,7 @@ progress. When the channel closes, its questions are cancelled.
 import asyncio
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 from agent.app import Agent
@@ -112,7 +113,8 @@ class Conversation:
                 f"This channel has {MAX_QUESTIONS} questions in progress: wait for an answer, or cancel one."
             )
         asked = _request_of(fields, self._camera)
-        task = group.create_task(self._answer(asked, request_id, channel), name=f"answer {self._camera}")
+        names_none = not {"camera", "cameras"} & fields.keys()
+        task = group.create_task(self._answer(asked, names_none, request_id, channel), name=f"answer {self._camera}")
         self._questions[request_id] = task
         task.add_done_callback(lambda _: self._questions.pop(request_id))
 
@@ -120,11 +122,12 @@ class Conversation:
         if request_id is None or request_id not in self._questions or not self._questions[request_id].cancel():
             raise NotFound("No question with this 'id' is in progress; its answer may have just been sent.", param="id")
 
-    async def _answer(self, asked: ChatRequest, request_id: str, channel: Channel) -> None:
+    async def _answer(self, asked: ChatRequest, names_none: bool, request_id: str, channel: Channel) -> None:
         with suppress(ChannelClosed):
             try:
                 with contained("an answer over a data channel", Problem, ChannelClosed) as outcome:
-                    await self._stream(await question_of(self._agent.cameras, asked), request_id, channel)
+                    question = await question_of(self._agent.cameras, asked)
+                    await self._stream(replace(question, cameras_by_default=names_none), request_id, channel)
                 if outcome.error is not None:
                     raise Problem(_FAILED)
             except Problem as problem:
