@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from agent.ask.answerer import Answerer, Tally
-from agent.ask.coverage import coverage_notes, coverage_of
+from agent.ask.coverage import background_of, coverage_notes, coverage_of
 from agent.ask.inquiry import Budget, Inquiry
 from agent.ask.keyframes import Chooser, Selection
 from agent.ask.question import Answer, Event, Evidence, Finished, Piece, Question, Searched, Seen, Step, collect
@@ -119,9 +119,11 @@ class Answering:
                     with watch.stage("window"):
                         scope = await self.scope(question)
                         window = await self.window(scope)
+                    searched = None if known is None else await self._searched(question, scope, window, known)
+                    if searched is not None and known is not None:
+                        question = replace(question, background=background_of(searched, known.now, self._zone_of))
                     inquiry = await self._inquiry(question, window, known, watch)
                     short = await self._short_history(window, question)
-                    searched = None if known is None else await self._searched(question, scope, window, known)
                 if searched is not None:
                     yield searched
                 num_pieces = 0

@@ -12,7 +12,7 @@ import numpy as np
 
 from agent.ask.question import Coverage, Searched
 from agent.reading.types import Known
-from agent.times import format_short, format_span
+from agent.times import format_short, format_span, format_stretch, format_time
 from memory.records import Float64
 from memory.store import MemoryStore
 from memory.window import Window
@@ -20,6 +20,7 @@ from memory.window import Window
 MIN_GAP_S = 60.0
 INTERVALS = 3.0  # a gap is longer than so many of the camera's usual intervals between frames
 MAX_GAPS = 10  # for each camera, the longest
+MAX_LINES = 12  # cameras that a language model is told of
 NUM_TOLD = 5  # cameras named in one note
 
 ZoneOf = Callable[[str], str]
@@ -77,6 +78,27 @@ def coverage_notes(searched: Searched, now: float, zone_of: ZoneOf) -> Iterator[
             times = f"{format_short(start, zone, now)} to {format_short(end, zone, now)}"
             number = "a gap" if len(inside) == 1 else f"{len(inside)} gaps, the longest"
             yield f"{each.camera} has {number} from {times} ({format_span(end - start)})"
+
+
+def background_of(searched: Searched, now: float, zone_of: ZoneOf) -> str:
+    """Return what a language model is told before a question: the time, the cameras, and what memory covers."""
+    zone = zone_of(searched.cameras[0]) if searched.cameras else "UTC"
+    stretch = format_stretch(searched.after, searched.before, zone, now)
+    lines = [f"It is now {format_time(now, zone)} ({zone}). The question is about {stretch}."]
+    for each in searched.coverage[:MAX_LINES]:
+        own = zone_of(each.camera)
+        if each.oldest is None or each.newest is None:
+            lines.append(f"Camera {each.camera} has no picture of that time.")
+            continue
+        times = f"from {format_time(each.oldest, own)} to {format_time(each.newest, own)}"
+        lines.append(
+            f"Camera {each.camera} ({own}): {each.frames} pictures {times}; {each.share:.0%} of the time recorded."
+        )
+    return "\n".join([*lines, *_more_lines(searched.coverage)])
+
+
+def _more_lines(coverage: Sequence[Coverage]) -> list[str]:
+    return [f"And {len(coverage) - MAX_LINES} more cameras."] if len(coverage) > MAX_LINES else []
 
 
 def nothing_searched(

@@ -44,6 +44,7 @@ class Question:
     cameras_by_default: bool = False  # the asker named no cameras, so that the words may name them
     words: ScopeWords | None = None  # what the words say of cameras and times; None: not looked at
     reading: Reading | None = None  # what it asks; None: it has not been read
+    background: str = ""  # what a language model is told before the question: the time, and what was searched
     may_think: bool = False  # add a remote model's token limit for reasoning, even if it has not been seen to reason
 
     @property

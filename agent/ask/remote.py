@@ -225,7 +225,7 @@ class RemoteAnswerer:
             if self.client.traits.json_schema:
                 schema = dict(question.schema)
                 text = f"{text}\nAnswer with JSON that follows this schema: {json.dumps(schema)}"
-        messages = question_messages(text, context.shown, question.earlier)
+        messages = question_messages(text, context.shown, question.earlier, question.background)
         prompt = Prompt(messages, limit, question.temperature, question.may_think, schema)
         yield Step(f"the server reads {len(context.shown)} pictures")
         async with aclosing(self.client.stream(prompt, self._rule(question.cameras), tally)) as pieces:

@@ -130,7 +130,12 @@ class Prompt:
         }
 
 
-def question_messages(text: str, shown: Sequence[Shown], earlier: Sequence[Said] = ()) -> tuple[Message, ...]:
-    """Return the messages of a question: instructions, the conversation before it, and its pictures with the text."""
+def question_messages(
+    text: str, shown: Sequence[Shown], earlier: Sequence[Said] = (), background: str = ""
+) -> tuple[Message, ...]:
+    """Return the messages of a question: instructions, the conversation before it, and its pictures with the text.
+
+    background: what the model is told besides: the time, the cameras and what memory covers.
+    """
     said = tuple(Message(each.role, (each.text,)) for each in earlier)
-    return (Message("system", (INSTRUCTIONS,)), *said, Message("user", (*shown, text)))
+    return (Message("system", (f"{INSTRUCTIONS}\n{background}".rstrip(),)), *said, Message("user", (*shown, text)))

@@ -148,6 +148,7 @@ class ToolLoop:
     def _first_messages(self, known: _Known) -> list[Message]:
         times = ((camera, format_time(known.now, self._zone_of(camera))) for camera in known.scope.cameras)
         lines = [INSTRUCTIONS, *(f"Camera {camera}: it is {time} there." for camera, time in times)]
+        lines += [known.question.background] if known.question.background else []
         said = [Message(each.role, (each.text,)) for each in known.question.earlier]
         return [Message("system", ("\n".join(lines),)), *said, Message("user", (known.question.text,))]
 
