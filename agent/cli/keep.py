@@ -17,6 +17,7 @@ from agent.alerts.store import ALERTS_FILE, AlertStore, erase_from_alerts
 from agent.cli.ask import advise, checked_camera, connect, server_named, server_of, window_of, zone_of
 from agent.cli.client import Client, ServerError, understood
 from agent.cli.common import EXIT_USAGE, CliError, say, settings_of
+from agent.keep.caps import this_machine
 from agent.keep.erasing import Erasing, NotErasedYet, Request
 from agent.keep.export import NothingToExport, TooManyFrames, export, log_text
 from agent.keep.holdings import memory_summary
@@ -65,7 +66,8 @@ def run_memory(args: argparse.Namespace) -> int:
             held = source.get_json("/v1/memory")
         else:
             free_bytes = shutil.disk_usage(settings.data_dir).free
-            held = memory_summary({name: source.stats(name) for name in source.cameras()}, settings, free_bytes)
+            stats = {name: source.stats(name) for name in source.cameras()}
+            held = memory_summary(stats, settings, this_machine(settings.data_dir), free_bytes)
         if args.json:
             say(plain_json(held))
         else:

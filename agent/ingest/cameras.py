@@ -268,7 +268,7 @@ class Cameras:
 
 def newest_if_aging(settings: Settings, store: MemoryStore) -> float | None:
     """Return the unix time of the newest stored frame; None if there is none, or if no age limit is set for frames."""
-    if settings.memory.max_age_s is None and all(each.max_age_s is None for each in settings.cameras.values()):
+    if settings.memory.keep is None and all(each.keep is None for each in settings.cameras.values()):
         return None
     newest = [store.stats(camera).newest for camera in store.cameras()]
     return max((time for time in newest if time is not None), default=None)

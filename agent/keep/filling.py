@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from agent.keep.caps import Machine, camera_caps, folder_caps
 from agent.settings.settings import Settings
 from agent.times import format_span
 
@@ -49,33 +50,35 @@ def _lasts_s(growth: Growth) -> float:
     return growth.room_bytes / growth.bytes_per_s
 
 
-def growth_of(held: dict[str, Any], settings: Settings) -> Growth | None:
+def growth_of(held: dict[str, Any], settings: Settings, machine: Machine) -> Growth | None:
     """Return how fast a camera's stored data grows and how much more it may; None if its history is too short.
 
     held: the summary of the camera, as `holdings` returns it.
     """
     if held["bytes_per_day"] is None or held["newest"] - held["oldest"] < LEAST_SPAN_S:
         return None
-    limits = settings.camera(held["camera"])
+    caps = camera_caps(settings, held["camera"], machine)
     per_s, frame_bytes = held["bytes_per_day"] / DAY_S, held["bytes"] / held["frames"]
-    caps: list[float] = [limits.max_bytes, limits.max_frames * frame_bytes]
-    caps += [age * per_s for age in (limits.max_age_s, settings.memory.max_age_s) if age is not None]
-    return Growth(held["camera"], per_s, min(caps) - held["bytes"])
+    most: list[float] = [caps.bytes, caps.frames * frame_bytes]
+    most += [] if caps.keep_s is None else [caps.keep_s * per_s]
+    return Growth(held["camera"], per_s, min(most) - held["bytes"])
 
 
-def filling_problem(cameras: Sequence[dict[str, Any]], settings: Settings, free_bytes: float) -> str | None:
+def filling_problem(
+    cameras: Sequence[dict[str, Any]], settings: Settings, machine: Machine, free_bytes: float
+) -> str | None:
     """Return advice for the operator if the disk will be full within HORIZON_S, before the memory's limits are reached.
 
     None: it will not. cameras: the summary of each camera, as `holdings` returns it.
     """
-    growths = [growth for each in cameras if (growth := growth_of(each, settings)) is not None]
-    cap, held = settings.memory.max_bytes, sum(each["bytes"] for each in cameras)
-    seconds = full_in_s(growths, free_bytes, None if cap is None else cap - held)
+    growths = [growth for each in cameras if (growth := growth_of(each, settings, machine)) is not None]
+    held = sum(each["bytes"] for each in cameras)
+    seconds = full_in_s(growths, free_bytes, folder_caps(settings, machine).bytes - held)
     if seconds is None or seconds > HORIZON_S:
         return None
     fastest = max(growths, key=lambda growth: growth.bytes_per_s).camera
     most = max(1, int(held + 0.8 * free_bytes) >> 20)
     return (
         f"the disk will be full in {format_span(seconds)}, before the limits of the memory are reached: set memory.max_bytes "
-        f"to at most {most}MiB, lower cameras.{fastest}.max_bytes or max_age_s, or free space"
+        f"to at most {most}MiB, lower cameras.{fastest}.max_bytes or keep, or free space"
     )

@@ -11,6 +11,7 @@ from functools import partial
 
 from agent.ingest.cameras import Cameras
 from agent.ingest.clock import Clock
+from agent.keep.caps import this_machine
 from agent.keep.erasing import Erasing
 from agent.keep.filling import filling_problem
 from agent.keep.holdings import holdings
@@ -64,5 +65,6 @@ class Housekeeping:
                 await pools.erasing(self._erasing.resume)
 
     def _look_ahead(self) -> str | None:
-        held = [holdings(name, self._store.stats(name), self._settings) for name in self._store.cameras()]
-        return filling_problem(held, self._settings, shutil.disk_usage(self._settings.data_dir).free)
+        machine = this_machine(self._settings.data_dir)
+        held = [holdings(name, self._store.stats(name), self._settings, machine) for name in self._store.cameras()]
+        return filling_problem(held, self._settings, machine, shutil.disk_usage(self._settings.data_dir).free)

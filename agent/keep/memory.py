@@ -2,7 +2,8 @@
 
 from typing import TYPE_CHECKING
 
-from agent.settings.settings import CameraSettings, MemorySettings, Settings
+from agent.keep.caps import Machine, camera_caps, folder_caps, this_machine
+from agent.settings.settings import Settings
 from memory.limits import FolderLimits, Limits
 from memory.store import MemoryStore
 
@@ -13,13 +14,14 @@ if TYPE_CHECKING:
 
 def open_memory(settings: Settings, model: "VideoModel | ClipEncoder") -> MemoryStore:
     """Open or create the memory in `settings.data_dir`, and return it. Raises memory.errors.StorageError."""
-    info = model.info
+    info, machine = model.info, this_machine(settings.data_dir)
+    together = folder_caps(settings, machine)
     return MemoryStore(
         settings.data_dir / "memory",
         embedding_dim=info.embedding_dim,
-        limits=_limits(CameraSettings(), settings.memory),
-        camera_limits={name: _limits(camera, settings.memory) for name, camera in settings.cameras.items()},
-        folder_limits=FolderLimits(settings.memory.max_frames, settings.memory.max_bytes),
+        limits=_limits(settings, "", machine),
+        camera_limits={name: _limits(settings, name, machine) for name in settings.cameras},
+        folder_limits=FolderLimits(together.frames, together.bytes),
         patch_shape=(info.patches_per_frame, info.patch_width),
         patch_dtype=info.patch_dtype,
         num_scalars=info.num_scalars,
@@ -27,8 +29,8 @@ def open_memory(settings: Settings, model: "VideoModel | ClipEncoder") -> Memory
     )
 
 
-def _limits(camera: CameraSettings, memory: MemorySettings) -> Limits:
+def _limits(settings: Settings, camera: str, machine: Machine) -> Limits:
     """Return the limits of one camera. The patches of frames before its newest `hot_frames` are recomputed when needed."""
-    hot_frames = min(camera.max_frames, camera.hot_frames)
-    age_s = min((age for age in (camera.max_age_s, memory.max_age_s) if age is not None), default=None)
-    return Limits(frames=camera.max_frames, bytes=camera.max_bytes, age_s=age_s, hot_frames=hot_frames)
+    caps = camera_caps(settings, camera, machine)
+    hot_frames = min(caps.frames, settings.camera(camera).hot_frames)
+    return Limits(frames=caps.frames, bytes=caps.bytes, age_s=caps.keep_s, hot_frames=hot_frames)

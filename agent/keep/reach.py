@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from agent.keep.caps import Machine, camera_caps, folder_caps
 from agent.settings.settings import Settings
 from agent.times import format_span, load_zone, local_moment
 
@@ -16,7 +17,7 @@ FRAME_BYTES = 100_000
 
 @dataclass(frozen=True, slots=True)
 class Reach:
-    """How far back one camera's memory will reach, in seconds, and the setting or "disk" that limits it."""
+    """How far back one camera's memory will reach, in seconds, and the setting or share that limits it."""
 
     will_s: float
     limit: str
@@ -30,7 +31,9 @@ class _Growth:
     bytes_per_s: float
 
 
-def reaches(held: Sequence[Mapping[str, Any]], settings: Settings, free_bytes: float) -> dict[str, Reach]:
+def reaches(
+    held: Sequence[Mapping[str, Any]], settings: Settings, machine: Machine, free_bytes: float
+) -> dict[str, Reach]:
     """Return the reach of each enabled or remembered camera, by name.
 
     held: the summary of each remembered camera, as `holdings` returns it. free_bytes: free space of the data folder's
@@ -39,29 +42,27 @@ def reaches(held: Sequence[Mapping[str, Any]], settings: Settings, free_bytes: f
     known = {str(each["camera"]): each for each in held}
     names = dict.fromkeys([*known, *(name for name, each in settings.cameras.items() if each.enabled)])
     grows = {name: _growth(known.get(name), settings.camera(name).rate_hz) for name in names}
-    total = sum(each.bytes_per_s for each in grows.values())
-    disk_s = (free_bytes + sum(float(each["bytes"]) for each in held)) / total if total else float("inf")
-    folder = settings.memory
-    shared = {"disk": disk_s}
-    if folder.max_bytes is not None and total:
-        shared["memory.max_bytes"] = folder.max_bytes / total
-    if folder.max_frames is not None:
-        shared["memory.max_frames"] = folder.max_frames / sum(each.frames_per_s for each in grows.values())
-    if folder.max_age_s is not None:
-        shared["memory.max_age_s"] = folder.max_age_s
-    return {name: _nearest({**shared, **_own(name, settings, growth)}) for name, growth in grows.items()}
+    all_frames = sum(each.frames_per_s for each in grows.values())
+    all_bytes = sum(each.bytes_per_s for each in grows.values())
+    if not grows:
+        return {}
+    together = folder_caps(settings, machine)
+    shared = {"free disk space": (free_bytes + sum(float(each["bytes"]) for each in held)) / all_bytes}
+    _limit(shared, together.bytes_name, together.bytes / all_bytes)
+    _limit(shared, together.frames_name, together.frames / all_frames)
+    found = {}
+    for name, growth in grows.items():
+        caps, limits = camera_caps(settings, name, machine), dict(shared)
+        _limit(limits, caps.bytes_name, caps.bytes / growth.bytes_per_s)
+        _limit(limits, caps.frames_name, caps.frames / growth.frames_per_s)
+        if caps.keep_s is not None:
+            _limit(limits, "keep", caps.keep_s)
+        found[name] = _nearest(limits)
+    return found
 
 
-def _own(name: str, settings: Settings, growth: _Growth) -> dict[str, float]:
-    """Return how far back each of the camera's own limits lets it reach, in seconds."""
-    camera = settings.camera(name)
-    limits = {
-        "max_frames": camera.max_frames / growth.frames_per_s,
-        "max_bytes": camera.max_bytes / growth.bytes_per_s,
-    }
-    if camera.max_age_s is not None:
-        limits["max_age_s"] = camera.max_age_s
-    return {f"cameras.{name}.{limit}": seconds for limit, seconds in limits.items()}
+def _limit(limits: dict[str, float], name: str, seconds: float) -> None:
+    limits[name] = min(seconds, limits.get(name, seconds))
 
 
 def _nearest(limits: Mapping[str, float]) -> Reach:
@@ -79,7 +80,7 @@ def _growth(held: Mapping[str, Any] | None, rate_hz: float) -> _Growth:
 
 
 def reach_words(camera: str, oldest: float | None, reach: Reach, zone: str) -> str:
-    """Return one sentence part: "gate reaches back to Mon 2026-11-30 14:02, will reach 7 d (max_age_s)".
+    """Return one sentence part: "gate reaches back to Mon 2026-11-30 14:02, will reach 7 d (keep)".
 
     oldest: unix seconds of the oldest stored frame; None: nothing is stored.
     """

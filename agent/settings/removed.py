@@ -32,20 +32,35 @@ REMOVED = {
 }
 """Maps the dotted name of each removed setting to what replaced it. "*" stands for any name."""
 
+RENAMED = {"cameras.*.max_age_s": "keep", "memory.max_age_s": "keep"}
+"""Maps the dotted name of each renamed setting to its present key, which has the same meaning."""
+
 Place = tuple[str | int, ...]
 
 
 def take_removed(tree: dict[str, Any]) -> tuple[dict[str, Any], dict[Place, str]]:
-    """Return `tree` without its removed settings, and a dict from the place of each to what replaced it.
+    """Return `tree` without its removed and old names of settings, and a dict from the place of each to a warning.
 
     tree: nested settings, which are not changed. A place is a path of keys: ("rules", "door", "gate", "surge").
     """
     removed: dict[Place, str] = {}
     for name, replacement in REMOVED.items():
         for place in list(_places(tree, name.split("."), ())):
-            removed[place] = replacement
+            removed[place] = f"was removed: {replacement}; delete this setting"
             tree = _without(tree, place)
+    for name, key in RENAMED.items():
+        for place in list(_places(tree, name.split("."), ())):
+            removed[place] = f"is called {key} now, and is read as that: rename it"
+            tree = _renamed(tree, place, key)
     return tree, removed
+
+
+def _renamed(tree: dict[Any, Any], place: Place, key: str) -> dict[Any, Any]:
+    """Return a copy of `tree` in which the value at `place` has another last key, unless that is there already."""
+    first, *rest = place
+    if rest:
+        return {**tree, first: _renamed(tree[first], tuple(rest), key)}
+    return {key: tree[first], **_without(tree, place)}
 
 
 def _places(tree: Any, keys: Sequence[str], above: Place) -> Iterator[Place]:

@@ -29,6 +29,7 @@ from agent.settings.types import (
     Scope,
     Slug,
     SourceUrl,
+    Span,
     Token,
     UserPath,
     Zone,
@@ -62,10 +63,14 @@ class CameraSettings(Part):
     max_width: int = Field(
         default=1280, ge=96, le=7680, description="longer side of a stored picture in pixels, at most"
     )
-    max_frames: int = Field(default=10_000, ge=1, le=10_000_000, description="stored frames; the oldest go first")
+    keep: Span | None = Field(default=None, gt=0, description="age of a frame, such as 7d or 36h; null: no limit")
+    max_frames: int | None = Field(
+        default=None, ge=1, le=10_000_000, description="stored frames; null: a share of the machine's memory"
+    )
     hot_frames: int = Field(default=10_000, ge=0, le=1_000_000, description="newest frames with patches in RAM")
-    max_bytes: ByteSize = Field(default=ByteSize(4 * 2**30), ge=2**20, description="bytes on disk, such as 4GiB")
-    max_age_s: float | None = Field(default=None, gt=0, description="age of a frame in seconds; null: no limit")
+    max_bytes: ByteSize | None = Field(
+        default=None, ge=2**20, description="bytes on disk, such as 4GiB; null: a share of the disk"
+    )
     recorder_url: Link | None = Field(default=None, description="the page links here for fluent video")
     masks: tuple[Polygon, ...] = Field(default=(), max_length=64, description="polygons that are blackened")
     metadata: Metadata = Field(default_factory=dict, description="JSON kept with every frame")
@@ -96,9 +101,11 @@ class CameraSettings(Part):
 class MemorySettings(Part):
     """Limits on the stored frames of all cameras together. Each camera has its own limits in addition."""
 
-    max_frames: int | None = Field(default=None, ge=1, description="frames of all cameras; null: no limit")
-    max_bytes: ByteSize | None = Field(default=None, ge=2**20, description="bytes of all cameras; null: no limit")
-    max_age_s: float | None = Field(default=None, gt=0, description="age of any frame in seconds; null: no limit")
+    keep: Span | None = Field(default=None, gt=0, description="age of any frame, such as 7d; null: no limit")
+    max_frames: int | None = Field(default=None, ge=1, description="frames of all cameras; null: a share of the memory")
+    max_bytes: ByteSize | None = Field(
+        default=None, ge=2**20, description="bytes of all cameras; null: a share of the disk"
+    )
 
 
 class ModelSettings(Part):

@@ -75,8 +75,8 @@ def load_settings(
         draft.mistakes += draft.explain(error)
     if draft.mistakes or settings is None:
         raise ConfigError(draft.mistakes)
-    for place, replacement in removed.items():
-        warn(Mistake(draft.locate(place), f"was removed: {replacement}; delete this setting"))
+    for place, words in removed.items():
+        warn(Mistake(draft.locate(place), words))
     return settings
 
 

@@ -206,6 +206,21 @@ def area(points: tuple[Point, ...]) -> float:
     return abs(sum(x * v - u * y for (x, y), (u, v) in zip(points, following, strict=True))) / 2
 
 
+_SPAN = re.compile(r"(\d+(?:\.\d+)?)\s*(s|min|h|d|w)?")
+_UNITS_S = {"s": 1, "min": 60, "h": 3600, "d": 86_400, "w": 604_800}
+
+
+def check_span(value: object) -> object:
+    """Return the seconds of a duration such as "7d", "36h", "90min" or 600. Raises ValueError for any other text."""
+    if not isinstance(value, str):
+        return value
+    found = _SPAN.fullmatch(value.strip())
+    if found is None:
+        raise ValueError("must be a duration such as 7d, 36h or 90min, or a number of seconds")
+    return float(found[1]) * _UNITS_S[found[2] or "s"]
+
+
+Span = Annotated[float, BeforeValidator(check_span)]
 Slug = Annotated[str, AfterValidator(check_slug)]
 Alias = Annotated[str, AfterValidator(check_alias)]
 DayRange = Annotated[str, AfterValidator(check_day_range)]

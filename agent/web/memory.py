@@ -24,6 +24,7 @@ from starlette.routing import Route
 from agent.app import Agent
 from agent.errors import BadRequest, Busy, EraseUnfinished, NoFrames, Problem, TooLarge
 from agent.ingest.metadata import MAX_METADATA_BYTES, check_metadata
+from agent.keep.caps import this_machine
 from agent.keep.erasing import NotErasedYet
 from agent.keep.erasing import Request as Erasure
 from agent.keep.export import NothingToExport, TooManyFrames, export, log_text
@@ -65,7 +66,8 @@ class MemoryRoutes:
     def _holdings(self) -> dict[str, Any]:
         store, settings = self.agent.store, self.agent.settings
         free_bytes = shutil.disk_usage(settings.data_dir).free
-        return memory_summary({name: store.stats(name) for name in store.cameras()}, settings, free_bytes)
+        stats = {name: store.stats(name) for name in store.cameras()}
+        return memory_summary(stats, settings, this_machine(settings.data_dir), free_bytes)
 
     async def erase(self, request: Request) -> Response:
         """Erase frames. The response is sent when nothing of them is left on the disk."""

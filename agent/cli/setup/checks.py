@@ -12,6 +12,7 @@ from typing import Any
 import aiomqtt
 
 from agent.cli.setup.findings import Finding
+from agent.keep.caps import this_machine
 from agent.keep.disk import disk_problem
 from agent.keep.holdings import memory_summary
 from agent.keep.reach import DAY_S, reach_words, reaches
@@ -85,17 +86,20 @@ def stored(settings: Settings) -> dict[str, Any]:
     stats: dict[str, CameraStats] = {}
     with suppress(StorageError), OfflineMemory(settings.data_dir / "memory") as memory:
         stats = {name: memory.stats(name) for name in memory.cameras()}
-    return memory_summary(stats, settings, shutil.disk_usage(_existing(settings.data_dir)).free)
+    free_bytes = shutil.disk_usage(_existing(settings.data_dir)).free
+    return memory_summary(stats, settings, this_machine(settings.data_dir), free_bytes)
 
 
 def reach_findings(held: dict[str, Any], settings: Settings) -> Iterator[Finding]:
     """Yield how far back each camera's memory reaches and will reach. held: the JSON of `GET /v1/memory`."""
     oldest = {each["camera"]: each["oldest"] for each in held["data"]}
-    for name, reach in reaches(held["data"], settings, held["folder"]["free_bytes"]).items():
+    machine = this_machine(settings.data_dir)
+    for name, reach in reaches(held["data"], settings, machine, held["folder"]["free_bytes"]).items():
         words = reach_words(name, oldest.get(name), reach, settings.camera(name).timezone)
         short = reach.will_s < DAY_S
-        advice = "" if not short else "free disk space" if reach.limit == "disk" else f"raise {reach.limit}"
-        yield Finding("memory", f"memory {name}", "warning" if short else "ok", words, advice)
+        raised = {"a share of the disk": "set memory.max_bytes", "free disk space": "free disk space"}
+        advice = raised.get(reach.limit, f"raise {reach.limit}") if short and reach.limit != "keep" else ""
+        yield Finding("memory", f"memory {name}", "warning" if advice else "ok", words, advice)
 
 
 async def mqtt_finding(settings: MqttSettings) -> Finding:

@@ -8,7 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agent.keep.caps import Machine
 from agent.keep.filling import Growth, filling_problem, full_in_s
+from agent.settings.settings import Settings
 from tests.support.agents import settings_in
 
 MIB = 1 << 20
@@ -44,17 +46,21 @@ def held(**changes: Any) -> dict[str, Any]:
     return {**given, "bytes_per_day": 2400 * MIB, **changes}
 
 
+def problem_of(cameras: list[dict[str, Any]], settings: Settings, free_bytes: float) -> str | None:
+    return filling_problem(cameras, settings, Machine(disk_bytes=10**12, ram_bytes=16 * 10**9), free_bytes)
+
+
 def test_it_is_said_with_what_to_change(tmp_path: Path) -> None:
     settings = settings_in(tmp_path, cameras={"door": {"max_frames": 10**6, "max_bytes": "50GiB"}})
-    problem = filling_problem([held()], settings, 300 * MIB)
+    problem = problem_of([held()], settings, 300 * MIB)
     assert problem is not None
     assert "the disk will be full in 3 h" in problem
     assert "memory.max_bytes" in problem
     assert "cameras.door.max_bytes" in problem
-    assert filling_problem([held()], settings, 200 * 1024 * MIB) is None
-    assert filling_problem([held(newest=60.0)], settings, 300 * MIB) is None  # too short to go by
-    assert filling_problem([held(bytes_per_day=None, newest=None)], settings, 300 * MIB) is None
+    assert problem_of([held()], settings, 200 * 1024 * MIB) is None
+    assert problem_of([held(newest=60.0)], settings, 300 * MIB) is None  # too short to go by
+    assert problem_of([held(bytes_per_day=None, newest=None)], settings, 300 * MIB) is None
     capped = settings_in(tmp_path, memory={"max_bytes": "300MiB"}, cameras={"door": {"max_frames": 10**6}})
-    assert filling_problem([held()], capped, 300 * MIB) is None
+    assert problem_of([held()], capped, 300 * MIB) is None
     few = settings_in(tmp_path, cameras={"door": {"max_frames": 2000}})
-    assert filling_problem([held()], few, 300 * MIB) is None
+    assert problem_of([held()], few, 300 * MIB) is None

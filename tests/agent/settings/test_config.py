@@ -35,7 +35,7 @@ def test_defaults_are_valid_and_secure() -> None:
     assert settings.security.enabled
     assert is_loopback(settings.host)
     assert settings.camera("gate") == CameraSettings()
-    assert (settings.camera("gate").rate_hz, settings.camera("gate").max_frames) == (1.0, 10_000)
+    assert (settings.camera("gate").rate_hz, settings.camera("gate").max_frames) == (1.0, None)
 
 
 def test_settings_are_frozen() -> None:
