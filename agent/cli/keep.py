@@ -93,6 +93,8 @@ def print_held(held: dict[str, Any], zone: str) -> None:
     folder = held["folder"]
     table.add_row("all", f"{folder['frames']:,}", "", "", "", size_text(folder["bytes"]), "", "", "", "")
     Console(width=None if sys.stdout.isatty() else 160).print(table)
+    for each in held["data"]:
+        say(plain_line(each["reach"]))
     caps = {"frames": folder["max_frames"], "bytes": folder["max_bytes"] and size_text(folder["max_bytes"])}
     named = [f"{value:,} {name}" if name == "frames" else str(value) for name, value in caps.items() if value]
     if named:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from agent.keep.caps import Machine, camera_caps, folder_caps
-from agent.keep.reach import reaches
+from agent.keep.reach import reach_words, reaches
 from agent.settings.settings import Settings
 from memory.records import CameraStats
 
@@ -20,10 +20,11 @@ def memory_summary(
     """
     cameras = [holdings(name, each, settings, machine) for name, each in stats.items()]
     will = reaches(cameras, settings, machine, free_bytes)
-    listed = [
-        {**each, "will_reach_s": round(will[each["camera"]].will_s), "reach_limit": will[each["camera"]].limit}
-        for each in cameras
-    ]
+    listed = []
+    for each in cameras:
+        name, reach = each["camera"], will[each["camera"]]
+        words = reach_words(name, each["oldest"], reach, settings.camera(name).timezone)
+        listed.append({**each, "will_reach_s": round(reach.will_s), "reach_limit": reach.limit, "reach": words})
     folder = {**folder_holdings(cameras, settings, machine), "free_bytes": free_bytes}
     return {"object": "memory", "folder": folder, "data": listed}
 

@@ -42,7 +42,8 @@ export function mount(root, app) {
   const showMemory = () => {
     if (root.hidden) return;
     const held = memory.contains(document.activeElement) ? document.activeElement.dataset.camera : null;
-    put(memory, h("h3", {}, "Memory by camera"), memoryTable(app, use, dialog.open));
+    put(memory, h("h3", {}, "Memory by camera"), memoryTable(app, use, dialog.open),
+      h("ul", { class: "reach" }, [...use.values()].map(({ reach }) => h("li", {}, reach))));
     if (held) memory.querySelector(`[data-camera="${held}"]`)?.focus();
   };
   const ends = [app.on("cameras", showMemory), app.on("health", health => showReadiness(ready, health))];

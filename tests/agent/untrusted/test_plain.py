@@ -136,7 +136,7 @@ TRIAL = {
     "suppressed_counts": {BAD: 1}, "unencoded": 0, "complete": True, "sweep": [],
 }  # fmt: skip
 HELD = {"camera": BAD, "frames": 1, "encoded": 1, "hot": 1, "archive": 0, "bytes": 5, "oldest": 1e9, "newest": 1e9,
-        "bytes_per_day": None, "cap_use": 0.5, "cap": BAD}  # fmt: skip
+        "bytes_per_day": None, "cap_use": 0.5, "cap": BAD, "reach": BAD}  # fmt: skip
 FOLDER = {"frames": 1, "bytes": 5, "max_frames": None, "max_bytes": None}
 CITED = {
     "frame_id": 1,

@@ -387,6 +387,7 @@ async def test_the_health_view_shows_the_metrics(site: Served, seen: Visit) -> N
     await expect(tile).to_contain_text("12")
     card = model_card(site.agent)["vilamp"]["card"]
     await expect(page.locator(".health")).to_contain_text(card or "no model card")
+    await expect(page.locator(".reach li").first).to_contain_text(re.compile(r"reaches back to .*, will reach \d"))
     seen.unharmed()
 
 
