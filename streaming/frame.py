@@ -90,6 +90,25 @@ class SourceStats:
         self.last_frame_time = time
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndedSession:
+    """What is remembered of a publisher's session, or of an offer that was refused."""
+
+    client: str  # the publisher's program, as its User-Agent header names it
+    started: float  # unix seconds
+    ended: float
+    end: str  # why: a CloseReason, or "refused"
+    detail: str = ""
+    codec: str = ""
+    width: int = 0
+    height: int = 0
+    received: int = 0  # frames
+    kept: int = 0
+    damaged: int = 0
+    packets_received: int = 0
+    packets_lost: int = 0
+
+
 class Source(Protocol):
     """A source of one camera's frames. `frames()` may be iterated once, by one consumer."""
 

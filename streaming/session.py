@@ -22,7 +22,7 @@ from aiortc.sdp import candidate_from_sdp
 from streaming.channel import LABEL, Channel, Converse
 from streaming.clock import CaptureClock, Sampler
 from streaming.errors import MediaError, PictureTooLarge
-from streaming.frame import ClockName, Frame, FrameSettings, SourceStats
+from streaming.frame import ClockName, EndedSession, Frame, FrameSettings, SourceStats
 from streaming.handoff import LatestSlot, SlotClosed
 from streaming.ice import Ice
 from streaming.picture import to_rgb
@@ -78,6 +78,7 @@ class WebRtcSession:
         self._settings = settings
         self._connect_timeout_s = connect_timeout_s
         self._now = now
+        self._started = now()
         self._ice = ice or Ice()
         self._peer = self._ice.connection()
         accept_rsa(self._peer)
@@ -170,6 +171,15 @@ class WebRtcSession:
         self._slot.close()
         self._closing = asyncio.create_task(self._shut_down(), name=f"close-{self.camera}")
         self.on_closed(self, reason)
+
+    def ended(self, client: str, end: CloseReason) -> EndedSession:
+        """Return what is remembered of the session. `client`: its publisher's program."""
+        stats = self.stats
+        return EndedSession(
+            client=client, started=self._started, ended=self._now(), end=end, detail=stats.detail, codec=stats.codec,
+            width=stats.width, height=stats.height, received=stats.received, kept=stats.kept, damaged=stats.damaged,
+            packets_received=stats.packets_received, packets_lost=stats.packets_lost,
+        )  # fmt: skip
 
     async def _shut_down(self) -> None:
         """Close the connection and end the decoder, each within `_MAX_CLOSING_S`, without blocking the event loop."""

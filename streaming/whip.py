@@ -6,22 +6,20 @@ Source of frames, which is passed to `on_session`. The caller checks tokens and 
 """
 
 import asyncio
-import json
 import logging
-import re
 import secrets
+import time
 from collections import Counter, deque
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
-from http import HTTPStatus
 
 from aiortc.exceptions import InternalError, InvalidAccessError, InvalidStateError, OperationError
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from streaming.channel import Converse
-from streaming.frame import FrameSettings, Source
+from streaming.frame import EndedSession, FrameSettings, Source
 from streaming.ice import Ice, IceSettings
 from streaming.sdp import (
     MAX_CANDIDATES,
@@ -34,14 +32,21 @@ from streaming.sdp import (
     parse_fragment,
 )
 from streaming.session import CloseReason, WebRtcSession
+from streaming.whip_requests import (
+    Rejected,
+    allow_any_origin,
+    camera_of,
+    client_of,
+    program_of,
+    retry_later,
+    text_of,
+)
 
 logger = logging.getLogger(__name__)
 
 _ENDPOINT_METHODS = "POST, GET, HEAD, OPTIONS"
 _SESSION_METHODS = "PATCH, DELETE, GET, HEAD, OPTIONS"
 _ALL_METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
-_BODY_TIMEOUT_S = 10.0
-_RETRY_AFTER_S = 10
 _REMEMBERED_REPLACED = 256
 _NEGOTIATION_ERRORS = (InternalError, InvalidAccessError, InvalidStateError, OperationError, ValueError)
 
@@ -50,24 +55,7 @@ OnSession = Callable[[str, Source], None]
 Locate = Callable[[str], str | None]
 OnOffer = Callable[[Request, str], Converse | None]
 OwnerOf = Callable[[Request], str]
-
-
-class Rejected(Exception):
-    """Raised to refuse a request with an HTTP status. `detail` tells the user what to do."""
-
-    def __init__(self, status: int, detail: str, headers: Mapping[str, str] | None = None) -> None:
-        super().__init__(detail)
-        self.status = status
-        self.detail = detail
-        self.headers = dict(headers or {})
-
-    def response(self) -> Response:
-        """Return the HTTP response, with an `application/problem+json` body (RFC 9457)."""
-        title = HTTPStatus(self.status).phrase
-        body = {"type": "about:blank", "title": title, "status": self.status, "detail": self.detail}
-        challenge = {"WWW-Authenticate": "Bearer"} if self.status == HTTPStatus.UNAUTHORIZED else {}
-        headers = {**challenge, **self.headers}
-        return Response(json.dumps(body), self.status, headers, media_type="application/problem+json")
+OnEnded = Callable[[str, EndedSession], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,6 +94,7 @@ class _Entry:
     offer: Offer
     num_candidates: int
     owner: str
+    client: str  # the publisher's program
     number: int  # in the order of the offers
 
 
@@ -140,7 +129,7 @@ class WhipServer:
         self, on_session: OnSession, authorize: Authorize, *, settings: WhipSettings | None = None,
         frame_settings: Callable[[str], FrameSettings] = lambda camera: FrameSettings(),
         locate: Locate = lambda camera: None, converse: OnOffer = lambda request, camera: None,
-        owner_of: OwnerOf = lambda request: "",
+        owner_of: OwnerOf = lambda request: "", on_ended: OnEnded = lambda camera, session: None,
     ) -> None:  # fmt: skip
         self.counters = WhipCounters()
         self._on_session = on_session
@@ -150,6 +139,7 @@ class WhipServer:
         self._locate = locate
         self._converse = converse
         self._owner_of = owner_of
+        self._on_ended = on_ended
         self._entries: dict[str, _Entry] = {}  # by session id
         self._current: dict[str, _Entry] = {}  # by camera: the session that sends its frames
         self._past: dict[str, _Past] = {}  # by camera that has sent frames; `authorize` limits their number
@@ -189,14 +179,14 @@ class WhipServer:
                 elif request.method not in methods.split(", "):
                     raise Rejected(405, f"use {methods} here", {"Allow": methods})
                 else:
-                    response = await respond(request, _camera(request))
+                    response = await respond(request, camera_of(request))
             except OfferMalformed as error:
                 response = self._refuse(Rejected(400, str(error)))
             except OfferUnusable as error:
                 response = self._refuse(Rejected(422, str(error)))
             except Rejected as rejected:
                 response = self._refuse(rejected)
-            _allow_any_origin(response, methods)
+            allow_any_origin(response, methods)
             return response
 
         return handle
@@ -212,10 +202,21 @@ class WhipServer:
         elsewhere = self._locate(camera)
         if elsewhere is not None:
             return Response(status_code=307, headers={"Location": elsewhere})
-        text = await _body(request, "application/sdp", self._settings.max_offer_bytes)
-        offer = check_offer(text, _client(request))
+        began = time.time()
+        try:
+            return await self._accept(request, camera)
+        except (OfferMalformed, OfferUnusable, Rejected) as refused:
+            client = program_of(request)
+            logger.info("camera %s: offer of %s refused: %s", camera, client or "an unknown client", refused)
+            ended = EndedSession(client=client, started=began, ended=time.time(), end="refused", detail=str(refused))
+            self._on_ended(camera, ended)
+            raise
+
+    async def _accept(self, request: Request, camera: str) -> Response:
+        text = await text_of(request, "application/sdp", self._settings.max_offer_bytes)
+        offer = check_offer(text, client_of(request))
         session, answer = await self._negotiate(camera, offer, self._converse(request, camera))
-        session_id = self._adopt(session, offer, self._owner_of(request))
+        session_id = self._adopt(session, offer, self._owner_of(request), program_of(request))
         session.add_candidates(offer.named_candidates, offer.mid)
         response = Response(answer, 201, {"Location": f"{request.url.path.rstrip('/')}/{session_id}"})
         response.headers["Content-Type"] = "application/sdp"
@@ -229,7 +230,7 @@ class WhipServer:
         If this fails, the session is closed.
         """
         if self._closed or not self._make_place(camera):
-            raise Rejected(503, "the maximum number of publishers is reached; try again later", _retry_later())
+            raise Rejected(503, "the maximum number of publishers is reached; try again later", retry_later())
         session = WebRtcSession(
             camera,
             self._frame_settings(camera),
@@ -245,7 +246,7 @@ class WhipServer:
             raise Rejected(422, f"the offer cannot be answered: {error}") from error
         except OSError as error:
             logger.error("no address for a publisher: %s", error)
-            raise Rejected(503, f"no network port for the video: {error}; try again later", _retry_later()) from error
+            raise Rejected(503, f"no network port for the video: {error}; try again later", retry_later()) from error
         finally:
             self._negotiating.remove(camera)
         return session, complete_answer(answer, offer)
@@ -266,7 +267,7 @@ class WhipServer:
     def _cameras(self) -> Iterator[str]:
         return (entry.session.camera for entry in self._entries.values())
 
-    def _adopt(self, session: WebRtcSession, offer: Offer, owner: str) -> str:
+    def _adopt(self, session: WebRtcSession, offer: Offer, owner: str, client: str) -> str:
         """Keep the session, which waits for its first picture, and return its id.
 
         It replaces an earlier session of the owner for the same camera that waits as well.
@@ -275,7 +276,7 @@ class WhipServer:
         for entry in list(self._entries.values()):
             if (entry.session.camera, entry.owner) == (session.camera, owner) and not entry.session.stats.received:
                 entry.session.end("replaced")
-        entry = _Entry(session, offer, offer.num_candidates, owner, self.counters.opened)
+        entry = _Entry(session, offer, offer.num_candidates, owner, client, self.counters.opened)
         self._entries[session_id] = entry
         session.on_first_frame = lambda: self._take_over(entry)
         session.on_closed = lambda closed, reason: self._forget(session_id, closed, reason)
@@ -313,7 +314,10 @@ class WhipServer:
         ending = asyncio.create_task(session.close(reason), name=f"ending-{session.camera}")
         self._ending.add(ending)
         ending.add_done_callback(self._ending.discard)
-        logger.info("camera %s: publisher gone (%s)", session.camera, reason)
+        ended = session.ended(entry.client, reason)
+        told = (reason, ended.client, ended.codec, ended.width, ended.height, ended.received, ended.packets_lost)
+        logger.info("camera %s: publisher gone (%s): %s %s %dx%d, %d frames, %d packets lost", session.camera, *told)
+        self._on_ended(session.camera, ended)
 
     async def _resource(self, request: Request, camera: str) -> Response:
         self._authorize(request, camera)
@@ -330,8 +334,8 @@ class WhipServer:
         return await self._trickle(request, entry)
 
     async def _trickle(self, request: Request, entry: _Entry) -> Response:
-        text = await _body(request, "application/trickle-ice-sdpfrag", self._settings.max_offer_bytes)
-        fragment = parse_fragment(text, _client(request))
+        text = await text_of(request, "application/trickle-ice-sdpfrag", self._settings.max_offer_bytes)
+        fragment = parse_fragment(text, client_of(request))
         matches = request.headers.get("if-match")
         if matches in ("*", '"*"') or fragment.restarts(entry.offer.ice_ufrag, entry.offer.ice_pwd):
             raise Rejected(422, "ICE restarts are not supported; the session goes on. POST a new offer to start anew")
@@ -341,53 +345,3 @@ class WhipServer:
         entry.num_candidates += len(wanted)
         entry.session.add_candidates(wanted, entry.offer.mid)
         return Response(status_code=204)
-
-
-def _allow_any_origin(response: Response, methods: str) -> None:
-    """Add CORS headers to the response. All origins are allowed, as tokens are sent in a header, never in a cookie."""
-    response.headers["Access-Control-Allow-Origin"] = "*"
-    response.headers["Access-Control-Allow-Methods"] = methods
-    response.headers["Access-Control-Allow-Headers"] = "Authorization, Content-Type, If-Match"
-    response.headers["Access-Control-Expose-Headers"] = "Location, Link"
-    response.headers["Access-Control-Max-Age"] = "86400"
-
-
-def _camera(request: Request) -> str:
-    camera: str = request.path_params["camera"]
-    if not re.fullmatch(r"[a-z0-9_-]{1,64}", camera):
-        raise Rejected(404, "no such camera; names are made of a-z, 0-9, _ and -")
-    return camera
-
-
-def _client(request: Request) -> str | None:
-    """Return the IP address of the client, None if it is unknown or the client is behind a proxy."""
-    forwarded = "forwarded" in request.headers or "x-forwarded-for" in request.headers
-    return None if forwarded or request.client is None else request.client.host
-
-
-def _retry_later() -> dict[str, str]:
-    return {"Retry-After": str(_RETRY_AFTER_S)}
-
-
-async def _body(request: Request, content_type: str, max_bytes: int) -> str:
-    """Read and return the request's text.
-
-    Raises Rejected: 415 for another content type, 413 as soon as the body is too long, 408 if it does not come in time,
-    400 if it is not valid text.
-    """
-    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != content_type:
-        raise Rejected(415, f"send Content-Type: {content_type}", {"Accept-Post": "application/sdp"})
-    body = bytearray()
-    try:
-        async with asyncio.timeout(_BODY_TIMEOUT_S):
-            async for chunk in request.stream():
-                body += chunk
-                if len(body) > max_bytes:
-                    raise Rejected(413, f"the body is longer than {max_bytes} bytes")
-        return body.decode()
-    except TimeoutError:
-        raise Rejected(408, f"the body did not arrive within {_BODY_TIMEOUT_S:.0f} s") from None
-    except ClientDisconnect:
-        raise Rejected(400, "the request ended early") from None
-    except UnicodeDecodeError:
-        raise Rejected(400, "the body is not UTF-8 text") from None

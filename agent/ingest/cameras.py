@@ -6,6 +6,7 @@ RTSP camera, a WebRTC publisher or a file.
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Iterator
 from functools import partial
 
@@ -21,12 +22,15 @@ from agent.settings.types import check_slug
 from agent.times import format_time
 from memory.store import MemoryStore
 from streaming.errors import MediaError
-from streaming.frame import FrameSettings, Source
+from streaming.frame import EndedSession, FrameSettings, Source
 from streaming.media import FileSource, open_source
 
 log = logging.getLogger(__name__)
 
 STALE_S = 3600.0  # how long the failed session of a camera that is not configured counts as a problem
+
+PAST_SESSIONS = 10  # of a camera are remembered
+_MAX_NAMES = 1000  # cameras whose sessions are remembered
 
 _COUNTED = {
     "vilamp_frames_remembered_total": ("Frames remembered.", "remembered"),
@@ -58,6 +62,7 @@ class Cameras:
         clock: Clock,
     ) -> None:
         self.intakes: dict[str, Intake] = {}  # by camera
+        self._past: dict[str, deque[EndedSession]] = {}  # by camera, also of those that never sent a frame
         self.played: set[str] = set()  # configured cameras that are files
         self._settings = settings
         self._store = store
@@ -112,7 +117,8 @@ class Cameras:
         if source is not None:
             return source.stats.detail or "it is being connected to"
         if self._settings.camera(camera).url is None:
-            return "nobody publishes to it"
+            past = self.past_sessions(camera)
+            return "nobody publishes to it" + (f" (the last session: {past[0].end})" if past else "")
         return "its file has been played to the end" if camera in self.played else "it is not connected"
 
     def _with_last(self, camera: str, words: str) -> str:
@@ -152,6 +158,18 @@ class Cameras:
                 max_skew_s=self._settings.streaming.max_skew_s,
             )
         return self.intakes[camera]
+
+    def session_ended(self, camera: str, session: EndedSession) -> None:
+        """Remember a publisher's session that has ended."""
+        past = self._past.pop(camera, None) or deque(maxlen=PAST_SESSIONS)
+        past.append(session)
+        self._past[camera] = past  # the last one in order
+        if len(self._past) > _MAX_NAMES:
+            del self._past[next(iter(self._past))]
+
+    def past_sessions(self, camera: str) -> list[EndedSession]:
+        """Return the last sessions of the camera's publishers, the newest first. Thread-safe."""
+        return list(self._past.get(camera, ()))[::-1]
 
     def may_publish(self, camera: str) -> str | None:
         """Return why nobody may publish as `camera`, as text for the publisher; None if publishing is allowed."""

@@ -50,6 +50,12 @@ function stateOf(camera) {
 /** Frames dropped or lost, in total. @param {any} camera */
 const drops = camera => camera.lost + (camera.source?.dropped ?? 0);
 
+/** Why the last publisher's session ended. @param {any} camera */
+const lastEnd = camera => {
+  const last = camera.state !== "live" && camera.past_sessions?.[0];
+  return last ? `Last session: ${last.end.replaceAll("_", " ")}${last.client ? ` (${last.client})` : ""}` : "";
+};
+
 function card(id, app) {
   const image = h("img", { alt: "", loading: "lazy" });
   const open = h("button", { class: "picture", type: "button", "aria-label": `Open the newest frame of ${id}` }, image);
@@ -84,7 +90,7 @@ function card(id, app) {
         `${number(camera.frames)} frames`, ` · ${bytes(camera.bytes)}`, ` · oldest ${span(now - camera.oldest)} ago`,
         kind !== "live" && kind !== "warming" && ` · newest ${span(now - camera.newest)} ago`],
         ` · ${lost ? `${number(lost)} dropped` : "no drops"}`, camera.source?.width ? ` · ${camera.source.width}×${camera.source.height}` : "");
-      problem.textContent = camera.problem ?? (kind === "live" ? "" : camera.source?.detail ?? "");
+      problem.textContent = camera.problem ?? (kind === "live" ? "" : camera.source?.detail ?? lastEnd(camera));
       problem.hidden = !problem.textContent;
       fluent.hidden = !camera.recorder_url;
       if (camera.recorder_url) fluent.href = camera.recorder_url;

@@ -5,6 +5,7 @@ A picture can be requested with a token, or with the signed URL in the frame's J
 
 import math
 from contextlib import suppress
+from dataclasses import asdict
 from typing import Any
 
 from starlette.requests import Request
@@ -154,6 +155,10 @@ class CameraRoutes:
             "lost": 0 if intake is None else intake.counters.lost,
             "sessions": 0 if intake is None else intake.counters.sessions,
             "source": None,
+            "past_sessions": [
+                {**asdict(each), "client": plain_line(each.client), "detail": plain_line(each.detail)}
+                for each in self._cameras.past_sessions(camera)
+            ],
         }
         connected = None if intake is None else intake.source
         if connected is not None:
@@ -163,6 +168,9 @@ class CameraRoutes:
                 "received": source.received,
                 "kept": source.kept,
                 "dropped": source.dropped,
+                "damaged": source.damaged,
+                "packets_received": source.packets_received,
+                "packets_lost": source.packets_lost,
                 "reconnects": source.reconnects,
                 "clock": source.clock,
                 "sender_clock_s": source.sender_clock_s,

@@ -19,7 +19,8 @@ from agent.web.robot import Conversation
 from streaming.channel import Converse
 from streaming.ice import IceSettings
 from streaming.sdp import IceServer
-from streaming.whip import Rejected, WhipServer, WhipSettings
+from streaming.whip import WhipServer, WhipSettings
+from streaming.whip_requests import Rejected
 
 MAX_CAMERAS = 1000  # with so many cameras, no new name is accepted, because each camera keeps a history
 MAX_NEW_CAMERAS = 20  # new names for one token in an hour; cameras in the configuration do not count
@@ -106,6 +107,7 @@ def whip_server(agent: Agent, guard: Guard, settings: Settings) -> WhipServer:
         frame_settings=agent.cameras.frame_settings,
         converse=converse,
         owner_of=owner_of,
+        on_ended=agent.cameras.session_ended,
     )
     agent.metrics.watch(_readers(server))
     return server

@@ -53,6 +53,30 @@ async def test_webrtc_in_answer_out(tmp_path: Path) -> None:
         assert np.all(np.diff(times) > 0)
 
 
+async def test_the_last_sessions_of_a_camera_say_why_they_ended(tmp_path: Path) -> None:
+    async with served(tmp_path, cameras={"door": {"rate_hz": 10}}) as site:
+        url, token = f"{site.url}/whip/door", site.token("publisher")
+        async with publish(url, token, FramesTrack(pictures(1000)), codec="VP8"):
+            while site.agent.store.stats("door").frames < 1:
+                await asyncio.sleep(0.05)
+        async with httpx.AsyncClient(timeout=30, headers=site.headers()) as http:
+            sdp = {"Authorization": f"Bearer {token}", "User-Agent": "Encoder/1.0", "Content-Type": "application/sdp"}
+            for body in ("v=0\r\n", OFFER.replace("VP8", "VP9").replace("H264", "H265")):
+                await http.post(url, content=body, headers=sdp)
+            camera = (await http.get(f"{site.url}/v1/cameras/door")).json()
+            newest, older, first = camera["past_sessions"]
+            assert (newest["end"], older["end"], first["end"]) == ("refused", "refused", "deleted")
+            assert "H265" in newest["detail"]
+            assert newest["client"] == "Encoder/1.0"
+            assert (first["width"], first["codec"], first["packets_lost"]) == (160, "vp8", 0)
+            assert first["received"] >= first["kept"] >= 1
+            assert "(the last session: refused)" in camera["problem"]
+            metrics = (await http.get(f"{site.url}/metrics")).text
+            assert 'vilamp_whip_closed_total{reason="deleted"} 1.0' in metrics
+            assert 'vilamp_frames_damaged_in_transit_total{camera="door"} 0.0' in metrics
+            assert 'vilamp_key_frames_requested_total{camera="door"}' in metrics
+
+
 @pytest.mark.parametrize(
     ("camera", "token", "status"),
     [("door", "asker", 403), ("door", "nonsense", 401), ("new", "publisher", 404), ("pulled", "publisher", 404),

@@ -131,9 +131,9 @@ class RecordingServer(WhipServer):
         super().__init__(*args, **options)
         self.sources: list[Source] = []
 
-    def _adopt(self, session: WebRtcSession, offer: Offer, owner: str) -> str:
+    def _adopt(self, session: WebRtcSession, offer: Offer, owner: str, client: str) -> str:
         self.sources.append(session)
-        return super()._adopt(session, offer, owner)
+        return super()._adopt(session, offer, owner, client)
 
 
 @dataclass

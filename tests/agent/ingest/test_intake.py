@@ -1,6 +1,7 @@
 """A camera's way in: every frame remembered in order, across sources, takeovers and a full disk."""
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +40,19 @@ async def test_every_frame_is_remembered_with_its_picture_and_metadata(store: Me
     assert seen.shape == sent[2].image.shape
     assert abs(seen - sent[2].image.astype(int)).mean() < 8
     assert one.state == "offline"
+    store.close()
+
+
+async def test_damaged_frames_are_marked_and_counted_over_all_sessions(store: MemoryStore) -> None:
+    good, bad = frames(2)
+    one = intake(store)
+    source = ListSource("door", [good, replace(bad, damaged=True)])
+    source.stats.damaged, source.stats.key_frames_requested = 3, 2
+    await one.run(source)
+    await one.run(ListSource("door", frames(1, start=START + 10)))
+    marks = [store.record(each).metadata.get("damaged") for each in store.pending(5)]
+    assert marks == [None, True, None]
+    assert (one.in_transit("damaged"), one.in_transit("key_frames_requested")) == (3, 2)
     store.close()
 
 
