@@ -8,13 +8,15 @@ offered:
 - Sound of any codec, which is declined. aiortc refuses offers with sound that it cannot decode.
 - Retransmission (RTX) is left out where the offer does not say to which stream it belongs, as aiortc could not tell
   either. Lost packets are then repeated in the stream itself.
-- All layers of a simulcast (RFC 8853). Without them in the answer, browsers send the first layer, often the smallest.
+- The layers of a simulcast (RFC 8853): the one that is named as the largest, else all. Without an answer to it, browsers
+  send the first layer, often the smallest.
 """
 
 import re
 
 _H264_KNOWN = "level-asymmetry-allowed=1;packetization-mode=1;profile-level-id=42e01f"
 _CODEC_LINES = ("a=rtpmap:", "a=fmtp:", "a=rtcp-fb:")
+_FULL = ("f", "full", "high", "hi")  # usual names of the largest layer; others say nothing about sizes
 _LAYER_URI = "urn:ietf:params:rtp-hdrext:sdes:rtp-stream-id"
 
 
@@ -117,11 +119,12 @@ def _restored(section: list[str], offered: list[str]) -> list[str]:
 
 
 def _layers(offered: list[str]) -> list[str]:
-    """Return the lines of the answer that accept all layers of a simulcast, [] if none is offered."""
+    """Return the lines of the answer that accept layers of a simulcast, [] if none is offered."""
     simulcast = next((line for line in offered if line.startswith("a=simulcast:")), "")
     sent = re.search(r"\bsend ([^ ]+)", simulcast)
     if sent is None:
         return []
     names = re.findall("[0-9a-zA-Z_-]+", sent[1])
+    names = [name for name in names if name in _FULL] or names
     extensions = [line for line in offered if line.startswith("a=extmap:") and line.endswith(_LAYER_URI)]
     return [*extensions, *(f"a=rid:{name} recv" for name in names), f"a=simulcast:recv {';'.join(names)}"]

@@ -21,6 +21,8 @@ from OpenSSL import SSL
 
 from streaming.frame import FrameSettings
 from streaming.publisher import publish
+from tests.support import chromium_whip
+from tests.support.browser import needs_chromium
 from tests.support.streams import TOKEN, take, track, whip_site
 from tests.support.timed_pictures import age_s, draw_i420, now_ms, read
 from tests.support.waiting import until
@@ -93,6 +95,21 @@ async def test_gstreamer_publishes(codec: str) -> None:
         assert not wrong
         assert -0.1 < age_s(drawn, frame.time) < 1.5
     assert frames[-1].time - frames[0].time < 10.5
+
+
+@needs_chromium
+@pytest.mark.parametrize(
+    ("layers", "width"), [(["q", "h", "f"], 640), (["1", "2", "3"], 320)], ids=["named", "not-named"]
+)
+async def test_the_largest_layer_of_a_simulcast_is_kept(layers: list[str], width: int) -> None:
+    """Of three layers of 640x360 Chromium sends the smallest two, unless it is told that the largest alone is wanted."""
+    async with (
+        whip_site(frames=FrameSettings(rate_hz=5.0)) as site,
+        chromium_whip.publishing(site.url(), TOKEN, "VP8", 640, 360, 15, layers),
+    ):
+        frames = await take(site.sources[0].frames(), 25)
+    assert {frame.image.shape[1] for frame in frames[10:]} == {width}
+    assert not any(read(frame.image)[1] for frame in frames[10:])
 
 
 async def test_a_publisher_with_an_rsa_certificate(monkeypatch: pytest.MonkeyPatch) -> None:
