@@ -66,9 +66,9 @@ def coverage_notes(searched: Searched, now: float, zone_of: ZoneOf) -> Iterator[
     silent = [each.camera for each in coverage if not each.frames]
     if silent and len(silent) < len(coverage):
         yield f"cameras without a frame of that time: {', '.join(silent[:NUM_TOLD])}{_more(silent)}"
-    late = [each for each in coverage if after is not None and each.begins is not None and each.begins > after]
+    late = [each for each in coverage if after and each.begins is not None and each.begins > after]
     yield from (begins_note(each.camera, each.begins, now, zone_of) for each in late[:NUM_TOLD] if each.begins)
-    if after is None and searched.before is None:
+    if not after and searched.before is None:
         return  # no stretch of time was asked about, so nothing is missing from it
     for each in coverage[:NUM_TOLD]:
         inside = [gap for gap in each.gaps if each.begins is None or gap[1] > each.begins]

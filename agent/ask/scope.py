@@ -58,11 +58,15 @@ def understood(question: Question, known: Known, parts: PartsOfDay) -> Question:
     words = read_scope(question.text, replace(known, cameras=(*asked, *others)), parts)
     if words.problem:
         raise UnclearScope(words.problem, param="messages")
-    after, before = question.after, question.before
+    after, before, used = question.after, question.before, words.words
     if after is None and before is None:
         after, before = words.after, words.before
+    else:
+        used = tuple(each for each in used if each not in words.time_words)
+    if not question.cameras_by_default:
+        used = tuple(each for each in used if each in words.time_words)
     cameras = words.cameras if question.cameras_by_default and words.cameras else question.cameras
-    return replace(question, cameras=cameras, after=after, before=before, words=words)
+    return replace(question, cameras=cameras, after=after, before=before, words=replace(words, words=used))
 
 
 def scope_of(store: MemoryStore, question: Question, now_frames: int) -> Scope:

@@ -104,7 +104,7 @@ class Asking:
                 body = await self._answered(payload)
             except Problem as problem:
                 told: Json = dict(problem.body())
-                body = {**told, **told.pop("vilamp", {})}
+                body = told.pop("vilamp", {}) | told
         if outcome.error is not None:  # a bug: it ends this question only
             body = dict(ModelFailed("The question could not be answered; the log says why.").body())
         await publish(reply_to.topic, json_bytes({**given, **body}), reply_to.properties)

@@ -98,13 +98,15 @@ export class Api {
 
   async #refusal(response) {
     const text = await response.text().catch(() => "");
-    let message = `${response.status} ${response.statusText}`.trim(), code = null;
+    let message = `${response.status} ${response.statusText}`.trim(), code = null, searched = null;
     try {
       const body = JSON.parse(text);
       message = body.error?.message ?? body.detail ?? message; // OpenAI's form, or a problem document (WHIP)
       code = body.error?.code ?? null;
+      searched = body.vilamp?.scope ?? null;
     } catch { /* an error page of a proxy: only its status is known */ }
     const error = new ApiError(message, response.status, code, Number(response.headers.get("Retry-After")) || 0);
+    error.searched = searched; // the cameras and times of a question about which memory holds nothing
     if (response.status === 401) this.onRefused(error);
     return error;
   }

@@ -4,7 +4,7 @@ import { Away } from "./api.js";
 import { clock, h, number, period, put } from "./dom.js";
 import { openFrame, outline } from "./frame.js";
 import { markdown } from "./markdown.js";
-import { inWords, scopePicker } from "./scope.js";
+import { inWords, scopeChips, scopePicker } from "./scope.js";
 
 const SHOWN = 12; // frames of an answer shown before "Show all"
 const VISITS = 8; // visits named below an answer
@@ -78,9 +78,13 @@ class Ask {
       : this.conversations ? "The questions and answers above are sent with a follow-up." : alone;
   }
 
-  async ask(question) {
+  /** @param {string} question @param {object} [changed] fields of the request that differ from the choice above */
+  async ask(question, changed = {}) {
     if (!question || this.running) return;
-    const turn = new Turn(this.app, question);
+    const turn = new Turn(this.app, question, {
+      again: fields => this.ask(question, { ...changed, ...fields }),
+      change: () => { this.input.value = question; this.#grow(); this.scope.root.scrollIntoView({ block: "start" }); this.scope.root.querySelector("select").focus(); },
+    });
     this.app.state.question = question;
     this.app.emit("state");
     this.empty.hidden = true;
@@ -91,7 +95,7 @@ class Ask {
     this.#busy(new AbortController());
     turn.root.scrollIntoView({ block: "start" });
     try {
-      await turn.run(this.#body(question), this.running.signal);
+      await turn.run({ ...this.#body(question), ...changed }, this.running.signal);
       if (turn.whole) this.turns.push({ question, answer: turn.text });
     } finally {
       this.#busy(null);
@@ -119,13 +123,15 @@ class Ask {
 
 /** One question with its answer and evidence. */
 class Turn {
-  constructor(app, question) {
+  constructor(app, question, scope) {
     this.app = app;
+    this.onScope = scope; // what the chips do
     this.text = "";
     this.whole = false;
     this.thumbs = []; // {image, frame} of the pictures on the page
     const { cameras, window } = app.state;
     const where = cameras.length ? cameras.join(", ") : "all cameras";
+    this.searched = h("p", { class: "hint row searched" }, `${where} · ${inWords(window, app.zone())}`);
     this.answer = h("div", { class: "answer", "aria-busy": "true" });
     this.status = h("p", { class: "soft", role: "status" }, LOOKING);
     this.visits = h("p", { class: "visits", hidden: true });
@@ -133,7 +139,7 @@ class Turn {
     this.notes = h("ul", { class: "notes hint" });
     this.timings = h("div", {});
     this.root = h("article", { class: "panel turn stack" }, h("div", {}, h("h3", {}, question),
-      h("p", { class: "hint" }, `${where} · ${inWords(window, app.zone())}`)), this.answer, this.status, this.visits, this.evidence, this.notes, this.timings);
+      this.searched), this.answer, this.status, this.visits, this.evidence, this.notes, this.timings);
   }
 
   /** Ask, and show the answer as it arrives. Shows errors; throws none. @param {object} body @param {AbortSignal} signal */
@@ -156,6 +162,7 @@ class Turn {
 
   #advice(error) {
     if (error instanceof Away) return this.text ? "The answer is incomplete: the connection was lost. Ask again." : error.message;
+    if (error.searched) put(this.searched, scopeChips(this.app, error.searched, this.onScope));
     if (error.status === 401) return "The agent does not accept this token (any more). Enter another one and ask again.";
     return `${error.message}${error.retryAfter ? ` Try again in ${error.retryAfter} s.` : ""}`;
   }
@@ -185,7 +192,8 @@ class Turn {
       this.#showEvidence(delta.annotations);
       if (!this.text && this.status.textContent === LOOKING) this.#step(`Frames chosen. Waiting for the model to read them`);
     }
-    if (!chunk.vilamp) return;
+    if (chunk.vilamp?.scope) put(this.searched, scopeChips(this.app, chunk.vilamp.scope, this.onScope));
+    if (!chunk.vilamp?.notes) return;
     this.#showVisits(chunk.vilamp.visits);
     this.#showNotes(chunk.vilamp);
   }

@@ -55,3 +55,27 @@ export function scopePicker(app) {
   show();
   return { root, close: () => ends.forEach(end => end()) };
 }
+
+/**
+ * What an answer searched, as chips. A chip's cross asks again without it; "Change" puts all of it into the choice above the questions.
+ * @param {import("./app.js").App} app
+ * @param {{cameras: string[], after: number|null, before: number|null, words: string[]}} scope
+ * @param {{again: (changed: object) => void, change: () => void}} on `again` gets the fields of the request that change
+ */
+export function scopeChips(app, { cameras, after, before, words }, on) {
+  const all = app.cameras.map(({ id }) => id), narrowed = cameras.length < all.length;
+  const chip = (text, without, changed) => h("span", { class: "chip searched" }, text,
+    h("button", { type: "button", class: "cross", "aria-label": `Ask again ${without}`, title: `Ask again ${without}`, onclick: () => on.again(changed) }, "×"));
+  const others = name => (cameras.length > 1 ? cameras.filter(each => each !== name) : all);
+  const time = inWords({ kind: "range", after, before }, app.zone(cameras[0]));
+  const change = () => {
+    app.state.cameras = narrowed ? cameras : [];
+    app.state.window = after || before ? { kind: "range", after, before } : { kind: "all" };
+    app.emit("state");
+    on.change();
+  };
+  return [narrowed ? cameras.map(name => chip(name, `without ${name}`, { cameras: others(name) })) : h("span", {}, "all cameras"),
+    after || before ? chip(time, "at any time", { after: 0, before: null }) : h("span", {}, time),
+    words.length > 0 && h("span", {}, `understood from “${words.join("”, “")}”`),
+    h("button", { type: "button", class: "quiet", onclick: change }, "Change")].flat();
+}

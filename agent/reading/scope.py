@@ -40,12 +40,17 @@ def read_scope(text: str, known: Known, parts: PartsOfDay) -> ScopeWords:
     ranges = _ranges(calendar, [tokens[place].value for place in places])
     after, before = ranges[0] if ranges else (None, None)
     cuts = _joined([*spans, *mentions.cuts])
+
+    def told(parts: Spans) -> tuple[str, ...]:
+        return tuple(_JOIN.sub(" ", shown[start:end]).strip(" ,") for start, end in parts)
+
     return ScopeWords(
         rest=_without(shown, cuts),
         cameras=mentions.cameras,
         after=after,
         before=before,
-        words=tuple(_JOIN.sub(" ", shown[start:end]).strip(" ,") for start, end in cuts),
+        words=told(cuts),
+        time_words=told(spans),
         problem=mentions.problem,
         others=tuple((low, known.now if high is None else high) for low, high in ranges[1:] if low is not None),
     )

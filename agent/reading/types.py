@@ -93,7 +93,8 @@ class ScopeWords:
     without these phrases, to be read for its kind and things. problem: why the words cannot be followed, such as "three
     cameras are called 'door': gate, yard, shed"; "": they can.
 
-    others: further stretches of time, where the question compares two: "yesterday and today".
+    time_words: those of the words that name times. others: further stretches of time, where the question compares two:
+    "yesterday and today".
     """
 
     rest: str
@@ -102,6 +103,7 @@ class ScopeWords:
     before: float | None = None
     words: tuple[str, ...] = ()
     problem: str = ""
+    time_words: tuple[str, ...] = ()
     others: tuple[tuple[float, float], ...] = ()
 
 

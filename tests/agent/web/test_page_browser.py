@@ -5,6 +5,7 @@ Every test fails on a console error, an uncaught exception or a violation of the
 
 import asyncio
 import re
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -212,6 +213,42 @@ async def test_time_ranges_use_the_time_zone_of_the_camera(tmp_path: Path, seen:
         await page.get_by_label("Time", exact=True).select_option("Last 10 minutes")
         await ask(page, "And now?")
         await expect(page.locator(".turn").last).to_contain_text("widen after/before")
+    seen.unharmed(requests=False)
+
+
+async def test_what_was_searched_is_shown_as_chips_that_can_be_removed_and_changed(tmp_path: Path, seen: Visit) -> None:
+    cameras = {"gate": {"aliases": ["front door"]}, "yard": {}}
+    async with served(tmp_path, cameras=cameras) as site:
+        for name in cameras:
+            await remember(site.agent, name, 6, start=time.time() - 60)
+        page = await seen.open(site.url, site.token(), "ask")
+        await ask(page, "Who was at the front door in the last hour?")
+        first, second = page.locator(".turn").first, page.locator(".turn").nth(1)
+        await expect(first.locator("details")).to_have_count(1)
+        await expect(first.locator(".chip.searched")).to_have_count(2)
+        await expect(first.locator(".chip.searched").first).to_have_text("gate×")
+        await expect(first).to_contain_text("understood from “at the front door”, “in the last hour”")
+        async with page.expect_request("**/v1/chat/completions") as sent:
+            await first.get_by_role("button", name="Ask again without gate").click()
+        assert (await sent.value).post_data_json["cameras"] == ["gate", "yard"]
+        await expect(second.locator(".chip.searched")).to_have_count(1)
+        await expect(second.locator("details")).to_have_count(1)
+        async with page.expect_request("**/v1/chat/completions") as sent:
+            await second.get_by_role("button", name="Ask again at any time").click()
+        body = (await sent.value).post_data_json
+        assert (body["cameras"], body["after"]) == (["gate", "yard"], 0)
+        await expect(page.locator(".turn").last.locator("details")).to_have_count(1)
+        await expect(page.locator(".turn").last).to_contain_text("all cameras")
+        await first.get_by_role("button", name="Change").click()
+        await expect(page.get_by_label("gate", exact=True)).to_be_checked()
+        await expect(page.get_by_label("yard", exact=True)).not_to_be_checked()
+        await expect(page.get_by_label("Question", exact=True)).to_have_value(
+            "Who was at the front door in the last hour?"
+        )
+        await page.get_by_label("Time", exact=True).select_option("All stored frames")
+        await ask(page, "Who came tomorrow?")
+        await expect(page.locator(".turn").last).to_contain_text("in the future")
+        await expect(page.locator(".turn").last).to_contain_text("understood from “tomorrow”")
     seen.unharmed(requests=False)
 
 
