@@ -161,6 +161,7 @@ class Agent:
         self.health.add_all("rules", lambda: {f"rule {name}": why for name, why in self.alerts.problems().items()})
         add("answerer", "answerer", lambda: answerer.problem)
         add("clock", "clock", lambda: self.clocks.problem)
+        self.health.add_all("clock", self.cameras.clock_problems)
         if bridge is not None:
             add(MQTT, MQTT, lambda: bridge.problem)
         for webhook in self.webhooks:

@@ -5,7 +5,7 @@ at one camera or at all of them: enabled or disabled, and snoozed until when. Sw
 and survive restarts. Not thread-safe: the watcher holds its lock. Reads no clock.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -89,6 +89,18 @@ class Rules:
         self._alert_store.remove_rule(name)
         del self._rules[name]
         self._switches = {key: switch for key, switch in self._switches.items() if key[0] != name}
+
+    def blind(self, name: str, cameras: Iterable[str]) -> str | None:
+        """Return why an enabled rule watches nothing, as text for the operator; None: it watches a camera.
+
+        cameras: all cameras that exist.
+        """
+        rule = self._rules.get(name)
+        if rule is None or not rule.settings.cameras or not self.is_enabled(name):
+            return None
+        if any(rule.settings.watches(camera) for camera in cameras):
+            return None
+        return f"it watches nothing: there is no camera {' or '.join(rule.settings.cameras)} (cameras of the rule)"
 
     # --- switches ---
 

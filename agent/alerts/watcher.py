@@ -221,7 +221,7 @@ class Watcher:
             for (rule, camera), (number, missed) in self._unjudged.items():
                 if rule == name and number >= MAX_UNJUDGED:
                     return f"it could not be judged the last {number} times at camera {camera}: {missed.rstrip('.')}"
-        return None
+            return self._rules.blind(name, self._cameras())
 
     def rule_problems(self) -> dict[str, str]:
         """Return the problem of every rule that has one, by name."""

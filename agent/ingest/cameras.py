@@ -12,14 +12,14 @@ from functools import partial
 
 from agent.errors import UnknownCamera
 from agent.ingest.backlog import Backlog
-from agent.ingest.clock import Clock
+from agent.ingest.clock import EARLIEST, Clock
 from agent.ingest.intake import CameraState, Intake
 from agent.ingest.masks import Masks
 from agent.metrics import Metrics, Reader, Reading
 from agent.runtime.supervisor import Supervisor, contained
 from agent.settings.settings import Settings
 from agent.settings.types import check_slug
-from agent.times import format_time
+from agent.times import format_span, format_time
 from memory.store import MemoryStore
 from streaming.errors import MediaError
 from streaming.frame import EndedSession, FrameSettings, Source
@@ -27,6 +27,7 @@ from streaming.media import FileSource, open_source
 
 log = logging.getLogger(__name__)
 
+LATE_S, LATE_FRAMES = 30.0, 3  # a live camera of which nothing is stored for so long, in s and in frames, has a problem
 STALE_S = 3600.0  # how long the failed session of a camera that is not configured counts as a problem
 
 PAST_SESSIONS = 10  # of a camera are remembered
@@ -106,11 +107,30 @@ class Cameras:
             return intake.problem if configured or recent or intake.state != "offline" else None
         match self.state(camera):
             case "live":
-                return None
+                idle_s = 0.0 if intake is None else intake.idle_s
+                late_s = max(LATE_S, LATE_FRAMES / self._settings.camera(camera).rate_hz)
+                words = f"it is connected, but no picture of it was stored for {format_span(idle_s)}"
+                return self._with_last(camera, words) if idle_s > late_s else None
             case "stalled":
                 return self._with_last(camera, "it is connected but sends no pictures")
             case "offline":
                 return self._with_last(camera, self._why_offline(camera, intake)) if configured else None
+
+    def clock_problems(self) -> dict[str, str]:
+        """Return what is wrong with the clock of each connected camera, as text for the operator, by "camera NAME"."""
+        problems = {}
+        for camera, intake in list(self.intakes.items()):
+            source, now = intake.source, self._clock.now()
+            off_s = None if source is None else source.stats.sender_clock_s
+            # a camera that was never set reports the time since its start; nothing is wrong with this machine then
+            if off_s is None or abs(off_s) <= self._settings.streaming.max_skew_s or now + off_s < EARLIEST:
+                continue
+            way = "ahead of" if off_s > 0 else "behind"
+            problems[f"camera {camera}"] = (
+                f"a camera's clock is {format_span(abs(off_s))} {way} this machine's: one of them is wrong. Its pictures "
+                "have their time of arrival; set the same NTP server on both"
+            )
+        return problems
 
     def _why_offline(self, camera: str, intake: Intake | None) -> str:
         source = None if intake is None else intake.source

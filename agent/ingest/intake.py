@@ -94,6 +94,7 @@ class Intake:
         self._published = MetadataHistory(metadata_max_age_s)
         self._erased: deque[tuple[float, float]] = deque(maxlen=256)  # periods erased since the start
         self._max_skew_s = max_skew_s
+        self._stored_at = 0.0  # monotonic seconds: the last frame was stored, or the session began
         self._order = asyncio.Lock()  # when a source replaces another, both may have a frame to store
         newest = store.stats(camera).newest
         self._last_time = -math.inf if newest is None else newest
@@ -110,6 +111,11 @@ class Intake:
         source = self.source
         return self.counters.remembered > 0 or (source is not None and source.stats.received > 0)
 
+    @property
+    def idle_s(self) -> float:
+        """Seconds since a frame was stored, or since the session began."""
+        return self._clock.read().running - self._stored_at
+
     def in_transit(self, field: str) -> int:
         """Return `damaged` or `key_frames_requested` of all sessions, ended or not."""
         return int(sum(getattr(each, field) for each in (self.counters, *(one.stats for one in list(self._running)))))
@@ -121,6 +127,7 @@ class Intake:
         if replaced is not None:
             await replaced.close()
         self.counters.sessions += 1
+        self._stored_at = self._clock.read().running
         log.info("camera connected", extra={"camera": self.camera, "sessions": self.counters.sessions})
         try:
             async for frame in source.frames():
@@ -153,6 +160,7 @@ class Intake:
                 return
             self._last_time = time
         self.problem = self.problem_since = None
+        self._stored_at = self._clock.read().running
         self.newest_id = frame_id
         self.counters.remembered += 1
         self._backlog.put(frame_id)

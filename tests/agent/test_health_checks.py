@@ -14,6 +14,7 @@ from agent.health import CHECKS, Health, Trouble
 from agent.keep.erasing import Request
 from agent.runtime.pools import erasing
 from tests.support.agents import START, ListSource, frames, remember, running, served
+from tests.support.rtsp import rtsp_server
 from tests.support.rules import RULE
 from tests.support.streams import write_clip
 from tests.support.vlm_server import spying
@@ -169,3 +170,51 @@ async def test_a_file_that_has_been_played_says_so(tmp_path: Path) -> None:
     async with running(tmp_path / "data", cameras={"door": {"url": str(clip)}}) as agent:
         await until(lambda: agent.store.stats("door").frames and agent.cameras.state("door") == "offline")
         assert troubles(agent)["camera door"].startswith("its file has been played to the end; its last picture is of")
+
+
+async def test_a_camera_whose_clock_is_off_is_told_beside_its_pictures(tmp_path: Path) -> None:
+    async with (
+        rtsp_server(sender_offset_s=-7200.0) as camera,
+        served(tmp_path, cameras={"gate": {"url": camera.url}}) as site,
+        httpx.AsyncClient() as http,
+    ):
+        await until(lambda: "clock is" in troubles(site.agent).get("camera gate", ""))
+        told = (await http.get(f"{site.url}/readyz")).json()
+        assert told["degraded"]
+        assert "behind this machine's: one of them is wrong" in told["checks"]["clock"]
+        assert "gate" not in told["checks"]["clock"]
+        assert told["checks"]["cameras"] == "ok"
+    async with (
+        rtsp_server(sender_offset_s=-1.7e9) as unset,
+        running(tmp_path / "unset", cameras={"gate": {"url": unset.url}}) as agent,
+    ):
+        await until(lambda: agent.store.stats("gate").frames > 1)
+        assert "camera gate" not in troubles(agent)  # a camera that tells the time since its start has no clock
+
+
+async def test_a_live_camera_of_which_nothing_is_stored(tmp_path: Path) -> None:
+    now = START + 2
+    cameras = {"door": {"timezone": "UTC"}, "slow": {"rate_hz": 0.01}}
+    async with running(tmp_path, cameras=cameras, clock=lambda: now) as agent:
+        for name in cameras:
+            agent.cameras.publish(name, ListSource(name, frames(2), stay=True))
+        await until(lambda: all(agent.store.stats(name).frames == 2 for name in cameras))
+        await agent.encoded()
+        now += 29
+        assert troubles(agent) == {}
+        now += 2
+        words = (
+            "it is connected, but no picture of it was stored for 31 s; its last picture is of 2026-11-22 16:04:06 UTC"
+        )
+        assert troubles(agent) == {"camera door": words}
+        now += 300
+        assert set(troubles(agent)) == {"camera door", "camera slow"}
+
+
+async def test_a_rule_that_watches_nothing(tmp_path: Path) -> None:
+    rules = {"bag": {**RULE, "cameras": ["gaet", "yrad"]}, "off": {**RULE, "cameras": ["gaet"], "enabled": False}}
+    async with running(tmp_path, cameras={"gate": {"enabled": False}}, rules=rules) as agent:
+        words = "it watches nothing: there is no camera gaet or yrad (cameras of the rule)"
+        assert troubles(agent) == {"rule bag": words}
+        await remember(agent, "gaet", 1)  # a camera may come later
+        assert troubles(agent) == {}
