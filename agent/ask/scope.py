@@ -55,7 +55,8 @@ def understood(question: Question, known: Known, parts: PartsOfDay) -> Question:
     """
     asked = [each for each in known.cameras if each.name in question.cameras]
     others = [each for each in known.cameras if each.name not in question.cameras]
-    words = read_scope(question.text, replace(known, cameras=(*asked, *others)), parts)
+    said = tuple((each.role, each.text) for each in question.earlier)
+    words = read_scope(question.text, replace(known, cameras=(*asked, *others), earlier=said), parts)
     if words.problem:
         raise UnclearScope(words.problem, param="messages")
     after, before, used = question.after, question.before, words.words

@@ -18,6 +18,8 @@ from agent.times import PartsOfDay
 Spans = list[tuple[int, int]]
 
 _BEFORE_PIECE = frozenset("igabcefBSKv")  # symbols that belong to the phrase behind them
+_FOLLOWS = re.compile(r"\W*(?:and|then|what about|how about|und|dann|was ist mit|y|luego|e|et|puis|ensuite)\b")
+MAX_BACK = 4  # earlier questions that a follow-up may go on from
 _JOIN = re.compile(r"\s+")
 _LOOSE = re.compile(r"\s+([,;.?!])|^[\s,;:.\-–—]+|[\s,;:\-–—]+$")
 _DOUBLED = re.compile(r"[,;:]\s*(?=[,;:.?!])")
@@ -26,8 +28,24 @@ _DOUBLED = re.compile(r"[,;:]\s*(?=[,;:.?!])")
 def read_scope(text: str, known: Known, parts: PartsOfDay) -> ScopeWords:
     """Return the cameras and times that a question names. Never fails.
 
-    The time zone is that of the first camera named, else that of the first camera.
+    The time zone is that of the first camera named, else that of the first camera. A question that begins with "and" or
+    the like goes on with the cameras or times of an earlier one, if it names none itself.
     """
+    words = _read(text, known, parts)
+    if not _FOLLOWS.match(folded(cleaned(text))):
+        return words
+    asked = [said for role, said in reversed(known.earlier) if role == "user"][:MAX_BACK]
+    for before in (_read(said, known, parts) for said in asked):
+        if not words.cameras and before.cameras and not before.problem:
+            names = tuple(each for each in before.words if each not in before.time_words)
+            words = replace(words, cameras=before.cameras, words=(*names, *words.words))
+        if not words.time_words and before.time_words:
+            times = (*words.words, *before.time_words)
+            words = replace(words, after=before.after, before=before.before, words=times, time_words=before.time_words)
+    return words
+
+
+def _read(text: str, known: Known, parts: PartsOfDay) -> ScopeWords:
     shown = cleaned(text)
     plain = folded(shown)
     language = language_of(plain)

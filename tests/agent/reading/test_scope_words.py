@@ -1,6 +1,9 @@
 """The words of a question that say when and where: ranges of time and cameras, in four languages."""
 
+import json
+from dataclasses import replace
 from datetime import datetime
+from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -10,6 +13,7 @@ from hypothesis import strategies as st
 from agent.reading.scope import read_scope
 from agent.reading.types import CameraNames, Known, ScopeWords
 from agent.settings.settings import PartsOfDaySettings
+from agent.times import instant_of
 
 PARTS = PartsOfDaySettings().ranges()
 ZONE = "Europe/Zurich"
@@ -198,6 +202,52 @@ def test_parts_of_the_day_can_be_set() -> None:
     parts = PartsOfDaySettings(night="21:00-05:00").ranges()
     words = read_scope("last night", known(), parts)
     assert (shown(words.after), shown(words.before)) == ("24 21:00", "25 05:00")
+
+
+LISTED_ALIASES = {
+    "gate": ("front door", "Haustür", "Tor"),
+    "yard": ("backyard", "garden", "Hof", "jardín"),
+    "loading-dock": ("ramp", "dock 2", "Rampe", "muelle"),
+    "kitchen_cam": ("kitchen", "Küche", "cocina", "cuisine"),
+    "desk": (),
+}
+
+
+@pytest.mark.parametrize("language", ["en", "de", "es", "fr"])
+def test_phrases_of_somebody_who_had_not_seen_the_code(language: str) -> None:
+    """Times within the stated tolerance, and exactly the cameras, for at least 95 % of the phrases."""
+    listed = [json.loads(line) for line in (Path(__file__).parent / "scope_phrases.jsonl").read_text().splitlines()]
+    rows, wrong = [row for row in listed if row["lang"] == language], []
+    for row in rows:
+        zone = ZoneInfo(row["zone"])
+        now = datetime.fromisoformat(row["now"]).replace(tzinfo=zone)
+        words = read_scope(row["text"], known(now, row["zone"], LISTED_ALIASES), PARTS)
+        ends = ((words.after, row["after"], False), (words.before, row["before"], True))
+        right = all(
+            found is None
+            if meant is None
+            else found is not None
+            and abs(found - instant_of(datetime.fromisoformat(meant), zone, latest=latest))
+            <= max(row["tolerance_s"], 1)
+            for found, meant, latest in ends
+        )
+        if not right or sorted(words.cameras) != sorted(row["cameras"]):
+            wrong.append(row["text"])
+    assert len(wrong) <= 0.05 * len(rows), wrong
+    assert len(rows) >= 25
+
+
+def test_a_follow_up_goes_on_with_the_times_and_cameras_before() -> None:
+    earlier = (("user", "Who was at the gate yesterday?"), ("assistant", "Nobody yesterday at the yard."))
+    asked = replace(known(), earlier=earlier)
+    words = read_scope("And when?", asked, PARTS)
+    assert (words.cameras, shown(words.after), words.words) == (("gate",), "24 00:00", ("at the gate", "yesterday"))
+    assert words.rest == "And when?"
+    words = read_scope("and today?", asked, PARTS)
+    assert (words.cameras, shown(words.after), words.words) == (("gate",), "25 00:00", ("at the gate", "today"))
+    words = read_scope("und im Hof?", asked, PARTS)
+    assert (words.cameras, shown(words.after)) == (("yard",), "24 00:00")
+    assert read_scope("Who came?", asked, PARTS).words == ()
 
 
 PHRASES = (
