@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from agent.ask.answerer import Answerer, Tally
 from agent.ask.coverage import background_of, coverage_notes, coverage_of
+from agent.ask.followup import continued
 from agent.ask.inquiry import Budget, Inquiry
 from agent.ask.keyframes import Chooser, Selection
 from agent.ask.question import Answer, Event, Evidence, Finished, Piece, Question, Searched, Seen, Step, collect
@@ -164,7 +165,8 @@ class Answering:
 
     async def understand(self, question: Question, known: Known) -> Question:
         """Return the question with what its words say: the cameras and times that they name. Raises UnclearScope."""
-        return await pools.questions(understood, question, known, self._settings.parts_of_day.ranges())
+        question = await pools.questions(understood, question, known, self._settings.parts_of_day.ranges())
+        return await pools.questions(continued, self._store, question)
 
     async def scope(self, question: Question) -> Scope:
         """Return the cameras, times and place to search for this question."""

@@ -5,12 +5,14 @@ All other files use the `Answerer` protocol and do not depend on which of the tw
 
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agent.ask.answerer import Answerer
 from agent.ask.egress import Egress, Resolver
 from agent.ask.nobody import Nobody
+from agent.ask.tools import frames_window
 from agent.runtime.lanes import Lane
 from agent.settings.settings import Settings
 from memory.store import MemoryStore
@@ -103,6 +105,7 @@ def make_answerer(
         probe_egress=probe_egress,
         zone_of=zone_of,
         resolve=resolve,
+        frames_of=partial(frames_window, store),
         file=settings.data_dir / "server.json",
         now=now,
     )

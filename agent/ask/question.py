@@ -9,7 +9,7 @@ from agent.runtime.lanes import Priority
 from memory.window import Within
 from model.config import SelectionRule
 
-EvidenceKind = Literal["relevant", "recent", "filling"]
+EvidenceKind = Literal["relevant", "recent", "filling", "before"]  # before: cited by the answer before
 FinishReason = Literal["stop", "length", "content_filter"]
 
 
@@ -19,6 +19,7 @@ class Said:
 
     role: Literal["user", "assistant"]
     text: str
+    frames: tuple[int, ...] = ()  # ids of the frames that an answer cited
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,10 +18,11 @@ from numpy.typing import NDArray
 
 from agent.ask.answerer import Context, Looked, Replied, Tally, Task
 from agent.ask.egress import Egress, EgressRefused, HostUnknown, Resolver, checked_addresses, strictest
+from agent.ask.followup import frames_before
 from agent.ask.keyframes import Chosen, relevant, seen
 from agent.ask.pictures import fitted, label, read_each
 from agent.ask.probe import Probe
-from agent.ask.question import Question, Seen, Step
+from agent.ask.question import Evidence, Question, Seen, Step
 from agent.ask.remote_client import ChatClient, stays_here
 from agent.ask.remote_prompt import MAX_IMAGE_BYTES, Json, Message, Prompt, Shown, question_messages
 from agent.ask.remote_reply import RemoteTally
@@ -65,12 +66,14 @@ class RemoteAnswerer:
         probe_egress: Egress,
         zone_of: Callable[[str], str],
         resolve: Resolver,
+        frames_of: Callable[[Iterable[int]], tuple[Window, NDArray[np.int64]]],
         file: Path,
         now: Callable[[], float],
     ) -> None:
         """max_new_tokens: limit for any answer. egress_of: returns the rule where a camera's pictures may be sent.
 
         probe_egress: the rule for health checks, which carry no pictures. resolve: looks up host names.
+        frames_of: returns a window with the frames of these ids, and their rows in order of time; it blocks.
         file: keeps what the server can do. now: returns unix seconds.
         """
         self.client = ChatClient(settings, resolve=resolve)
@@ -80,6 +83,7 @@ class RemoteAnswerer:
         self._egress_of = egress_of
         self._zone_of = zone_of
         self._resolve = resolve
+        self._frames_of = frames_of
         self._probe = Probe(self.client, settings, egress=probe_egress, file=file, now=now)
 
     @property
@@ -123,7 +127,7 @@ class RemoteAnswerer:
     async def look(self, window: Window, rows: NDArray[np.int64], question: Question, tally: Tally) -> Looked:
         """Send these pictures in one request and return the whole answer; see `Answerer.look`."""
         keyframes, shown, _ = await pools.questions(
-            self._pictures, window, relevant(rows, np.zeros(len(rows), np.float32))
+            self._pictures, window, relevant(rows, np.zeros(len(rows), np.float32)), self.max_keyframes
         )
         if len(rows) and not shown:
             return Looked("", keyframes.rows)
@@ -180,18 +184,45 @@ class RemoteAnswerer:
         self, window: Window, chosen: Sequence[Chosen], question: Question, watch: Stopwatch
     ) -> RemoteContext:
         with watch.stage("pictures"):
-            keyframes, shown, num_left_out = await pools.questions(self._pictures, window, chosen[0].keyframes)
+            before = await pools.questions(self._pictures_before, question)
+            most = self.max_keyframes - len(before)
+            keyframes, shown, num_left_out = await pools.questions(self._pictures, window, chosen[0].keyframes, most)
         if not shown:
             raise NoFrames("The pictures chosen for this question can no longer be read.")
         notes = []
         if num_left_out:
-            notes.append(f"{num_left_out} keyframes were left out: all pictures together would exceed 4 MiB")
-        return RemoteContext(seen(window, keyframes), tuple(notes), RemoteTally(), tuple(shown))
+            notes.append(f"{num_left_out} keyframes were left out: more pictures do not fit into a request")
+        now = seen(window, keyframes)
+        again = [
+            (picture, cited) for picture, cited in before if cited.frame_id not in {e.frame_id for e in now.evidence}
+        ]
+        if again:
+            notes.append(f"{len(again)} pictures of the answer before were sent again")
+        evidence = (*now.evidence, *(cited for _, cited in again))
+        pictures = (*(picture for picture, _ in again), *shown)
+        return RemoteContext(replace(now, evidence=evidence), tuple(notes), RemoteTally(), pictures)
 
-    def _pictures(self, window: Window, keyframes: Keyframes) -> tuple[Keyframes, list[Shown], int]:
-        """Return the keyframes to send, their pictures by time, and how many more exceeded MAX_IMAGE_BYTES. Blocks.
+    def _pictures_before(self, question: Question) -> list[tuple[Shown, Evidence]]:
+        """Return the pictures of the answer before, if the question goes on from it, with their evidence. Blocks.
 
-        Keyframes whose picture is damaged or erased are left out and not counted.
+        At most half of the pictures of a request, spread over time; only of cameras that are asked about.
+        """
+        ids = frames_before(question)
+        if not ids:
+            return []
+        window, rows = self._frames_of(ids)
+        rows = rows[[window.cameras[int(window.camera_index[row])] in question.cameras for row in rows]]
+        most = min(len(rows), max(1, self.max_keyframes // 2))
+        spread = np.unique(np.linspace(0, len(rows) - 1, most).round().astype(np.int64)) if most else rows[:0]
+        keyframes, shown, _ = self._pictures(window, relevant(rows[spread], np.zeros(len(spread), np.float32)), most)
+        evidence = {each.frame_id: replace(each, kind="before") for each in seen(window, keyframes).evidence}
+        marked = [replace(each, label=f"Shown with the answer before, {each.label}", importance=0.0) for each in shown]
+        return [(each, evidence[each.frame_id]) for each in marked]
+
+    def _pictures(self, window: Window, keyframes: Keyframes, most: int) -> tuple[Keyframes, list[Shown], int]:
+        """Return the at most `most` keyframes to send, their pictures by time, and how many are left out. Blocks.
+
+        All pictures together have at most MAX_IMAGE_BYTES. Keyframes whose picture is damaged or erased are not counted.
         """
         from model.features import best_keyframes  # imports torch, which the agent has loaded by now
 
@@ -199,7 +230,7 @@ class RemoteAnswerer:
         fit = partial(fitted, max_width=limits.max_image_width, max_bytes=MAX_IMAGE_BYTES)
         jpegs = dict(read_each(window, keyframes.rows, fit))
         readable = keyframes.at([place for place, row in enumerate(keyframes.rows) if int(row) in jpegs])
-        kept = best_keyframes(readable, limits.max_images)
+        kept = best_keyframes(readable, most)
         while sum(len(jpegs[int(row)]) for row in kept.rows) > MAX_IMAGE_BYTES:
             kept = best_keyframes(kept, len(kept.rows) - 1)
         by_time = sorted(map(int, kept.rows), key=lambda row: (float(window.times[row]), row))

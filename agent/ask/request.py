@@ -25,6 +25,7 @@ from model.config import SelectionRule
 
 MAX_EARLIER = 8  # messages before the question
 MAX_EARLIER_CHARS = 8000
+MAX_FRAMES = 64  # cited by an earlier answer
 _SECONDS = re.compile(r"\d{10,19}(\.\d+)?", re.ASCII)  # a number with fewer digits is more likely a year or a date
 
 
@@ -40,12 +41,19 @@ class Message(BaseModel):
 
     role: str
     content: str | list[Part] | None = None
+    annotations: Any = None  # of an answer of this agent, as it sent them
 
     def text(self) -> str:
         """Return the message's text, stripped. Several parts are joined by line breaks."""
         if isinstance(self.content, list):
             return "\n".join(part.text for part in self.content).strip()
         return (self.content or "").strip()
+
+    def frames(self) -> tuple[int, ...]:
+        """Return the ids of the frames that an earlier answer cited. Anything else in `annotations` is ignored."""
+        cited = self.annotations if isinstance(self.annotations, list) else []
+        ids = [each.get("frame_id") for each in cited[:MAX_FRAMES] if isinstance(each, dict)]
+        return tuple(each for each in ids if isinstance(each, int) and not isinstance(each, bool) and 0 < each < 2**63)
 
     def other_parts(self) -> list[str]:
         """Return the types of the parts that are not text, such as "image_url"."""
@@ -124,7 +132,8 @@ class ChatRequest(BaseModel):
             if len(said) == MAX_EARLIER or room < 0:
                 break
             if message.role in ("user", "assistant") and text:
-                said.append(Said("user" if message.role == "user" else "assistant", text))
+                is_user = message.role == "user"
+                said.append(Said("user" if is_user else "assistant", text, () if is_user else message.frames()))
         return tuple(reversed(said))
 
     def named_cameras(self) -> tuple[str, ...]:

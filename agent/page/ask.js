@@ -96,7 +96,7 @@ class Ask {
     turn.root.scrollIntoView({ block: "start" });
     try {
       await turn.run({ ...this.#body(question), ...changed }, this.running.signal);
-      if (turn.whole) this.turns.push({ question, answer: turn.text });
+      if (turn.whole) this.turns.push({ question, answer: turn.text, cited: turn.cited });
     } finally {
       this.#busy(null);
       this.#hint();
@@ -114,7 +114,7 @@ class Ask {
   }
 
   #body(question) {
-    const said = this.turns.slice(-MAX_TURNS).flatMap(turn => [{ role: "user", content: turn.question }, { role: "assistant", content: turn.answer }]);
+    const said = this.turns.slice(-MAX_TURNS).flatMap(turn => [{ role: "user", content: turn.question }, { role: "assistant", content: turn.answer, annotations: turn.cited }]);
     const { after, before } = this.app.window(), { cameras } = this.app.state;
     return { messages: [...said, { role: "user", content: question }], stream: true,
       ...(cameras.length && { cameras }), ...(after !== null && { after }), ...(before !== null && { before }) };
@@ -129,6 +129,7 @@ class Turn {
     this.text = "";
     this.whole = false;
     this.thumbs = []; // {image, frame} of the pictures on the page
+    this.cited = []; // frames of the answer, which a follow-up sends along
     const { cameras, window } = app.state;
     const where = cameras.length ? cameras.join(", ") : "all cameras";
     this.searched = h("p", { class: "hint row searched" }, `${where} · ${inWords(window, app.zone())}`);
@@ -189,6 +190,7 @@ class Turn {
       put(this.answer, markdown(this.text));
     }
     if (delta.annotations) {
+      this.cited = delta.annotations.map(({ type, frame_id }) => ({ type, frame_id }));
       this.#showEvidence(delta.annotations);
       if (!this.text && this.status.textContent === LOOKING) this.#step(`Frames chosen. Waiting for the model to read them`);
     }
