@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from agent.ask.answerer import Answerer, Tally
+from agent.ask.checks import checked
 from agent.ask.coverage import background_of, coverage_notes, coverage_of
 from agent.ask.followup import continued
 from agent.ask.inquiry import Budget, Inquiry
@@ -22,8 +23,9 @@ from agent.ask.reader import reading_of
 from agent.ask.remote_text import is_visible
 from agent.ask.scope import Scope, check_not_empty, scope_notes, scope_of, short_history, understood, window_of
 from agent.ask.strategies import ABOUT_NOW, Strategies
+from agent.ask.tool_loop import ToolLoop, ToolsFailed
 from agent.ask.tools import Tools
-from agent.errors import AnswererAway, AnswerTimeout, ModelFailed, Problem, QuestionTooLong, StorageFailed
+from agent.errors import AnswererAway, AnswerTimeout, ModelFailed, NoAnswer, Problem, QuestionTooLong, StorageFailed
 from agent.metrics import Metrics
 from agent.reading.types import Known, Reading
 from agent.runtime import pools
@@ -46,6 +48,7 @@ log = logging.getLogger(__name__)
 
 MAX_QUESTION_CHARS = 2000  # a page of text; the built-in checkpoint's language model reads less
 ONE_AT_A_TIME = "this model reads one question at a time; what was said before it was not read"
+CUT = "the answer was cut off at its limit of tokens (answering.max_new_tokens)"
 QUERY_CUT = "the question is longer than the text encoder reads; frames were chosen by its beginning"
 
 
@@ -75,6 +78,7 @@ class Answering:
         self._zone_of = zone_of
         self._strategies = Strategies(self._chooser, answerer, settings, self._defaults, zone_of)
         self.tools = Tools(store, self._chooser, answerer, Selection.of(self._defaults, settings))
+        self._tool_loop = ToolLoop(self.tools, answerer, zone_of)
         self._known = known
 
     @asynccontextmanager
@@ -130,7 +134,7 @@ class Answering:
                 num_pieces = 0
                 evidence: tuple[Evidence, ...] = ()
                 async with (
-                    aclosing(self._strategies.events(inquiry)) as events,
+                    aclosing(self._events(inquiry, scope)) as events,
                     aclosing(self._visible(events, watch, deadline)) as visible,
                 ):
                     async for event in visible:
@@ -152,6 +156,28 @@ class Answering:
                 finished = _finished(inquiry.tally, (*([short] if short else []), *notes), watch, num_pieces)
                 yield replace(finished, searched=searched)
             self._time(question, watch)
+
+    async def _events(self, inquiry: Inquiry, scope: Scope) -> AsyncGenerator[str | Step | Seen, None]:
+        """Yield the answer: by tools that the model calls, if it may and comes to an answer, else by the strategies."""
+        question, reading = inquiry.question, inquiry.reading
+        if self._may_call_tools(question, reading, scope):
+            found = self._tool_loop.events(question, scope, inquiry.tally, inquiry.now)
+            try:
+                async with aclosing(checked(found, reading, question, None, self._zone_of)) as events:
+                    async for event in events:
+                        yield event
+                return
+            except (ToolsFailed, NoAnswer) as failed:
+                inquiry.notes.append(f"answered without tools: {failed}")
+        async with aclosing(self._strategies.events(inquiry)) as events:
+            async for event in events:
+                yield event
+
+    def _may_call_tools(self, question: Question, reading: Reading, scope: Scope) -> bool:
+        mode = self.answerer.tool_use.mode
+        if mode == "off" or question.priority is not Priority.QUESTION or scope.is_now or reading.kind in ABOUT_NOW:
+            return False
+        return mode == "on" or not self._strategies.is_composed(question, reading)
 
     async def _check(self, question: Question) -> None:
         """Raise a Problem if the answerer cannot answer about these cameras, and the question needs it."""
@@ -280,6 +306,8 @@ class Answering:
             yield ONE_AT_A_TIME
         if any(each.query.truncated for each in inquiry.chosen):
             yield QUERY_CUT
+        if inquiry.tally.finish_reason == "length":
+            yield CUT
         yield from scope_notes(scope, inquiry.window, self._zone_of)
         for each in evidence:
             if (note := repeated_hour([each.time], self._zone_of(each.camera))) is not None:

@@ -62,6 +62,16 @@ class Looked:
 
 
 @dataclass(frozen=True, slots=True)
+class ToolUse:
+    """Whether a model may call tools: for no question, for open ones or for all; and how far."""
+
+    mode: Literal["off", "auto", "on"] = "off"
+    rounds: int = 0
+    pictures: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class Replied:
     """A model's reply to messages: its text, and the tools that it calls."""
 
@@ -138,8 +148,8 @@ class Answerer(Protocol[C]):
         """
 
     @property
-    def calls_tools(self) -> "Literal['off', 'auto', 'on']":
-        """Whether the model may look through the memory by calling tools: for no, for open or for all questions."""
+    def tool_use(self) -> ToolUse:
+        """Whether, and how far, the model may look through the memory by calling tools."""
 
     async def converse(
         self, messages: "Sequence[Message]", tools: "Sequence[Json]", question: Question, tally: Tally

@@ -9,15 +9,16 @@ import re
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from contextlib import aclosing
 
-from agent.ask.question import Seen, Step
+from agent.ask.question import Question, Seen, Step
 from agent.errors import NoAnswer
-from agent.reading.types import Kind
+from agent.reading.types import Kind, Reading
 from agent.times import load_zone, local_moment
 
 NEAR_S = 60.0  # a time without seconds may be so far from a picture's
 NEAR_HOUR_S = 1800.0  # a time on the hour or half hour is a round one
 ALMOST_S = 1.0  # a time with seconds
 MAX_MARKED = 5
+SURE = 0.5  # an answer is not refused for a question that may have been misread
 
 _CLOCK = re.compile(
     r"(?<![\d:.])(?P<hour>[01]?\d|2[0-3]):(?P<minute>[0-5]\d)(?::(?P<second>[0-5]\d))?(?![\d:])"
@@ -78,7 +79,6 @@ _MAY_NOT: dict[Kind, tuple[str, ...]] = {
     "duration": ("a side", "yes or no"),
     "where": ("yes or no", "a number", "a time"),
     "order": ("a side", "a number", "a time"),
-    "describe": ("a time",),
 }
 _WANTED: dict[Kind, str] = {
     "count": "a number",
@@ -90,7 +90,6 @@ _WANTED: dict[Kind, str] = {
     "duration": "how long",
     "where": "a place",
     "order": "which came first",
-    "describe": "a description",
 }
 CHECKED = frozenset(_MAY_NOT)
 """Kinds whose answers are held back until they are whole."""
@@ -112,21 +111,43 @@ def type_problem(kind: Kind, text: str) -> str | None:
 
 
 async def checked(
-    pieces: AsyncGenerator[str | Step | Seen, None], kind: Kind
+    pieces: AsyncGenerator[str | Step | Seen, None],
+    reading: Reading,
+    question: Question,
+    seen: Seen | None,
+    zone_of: Callable[[str], str],
 ) -> AsyncGenerator[str | Step | Seen, None]:
-    """Yield what `pieces` yields; the text of a kind in CHECKED at the end, whole. Raises NoAnswer if it does not fit."""
+    """Yield what `pieces` yields, and a last piece that marks times at which no picture was looked at.
+
+    The text of a kind in CHECKED comes at the end, whole. seen: the evidence, unless `pieces` yields it. Raises NoAnswer
+    if the answer does not fit the question.
+    """
+    kind: Kind = reading.kind if reading.certainty >= SURE else "unclear"
     held: list[str] = []
+    spoken: list[str] = []
     async with aclosing(pieces):
         async for piece in pieces:
-            if kind in CHECKED and isinstance(piece, str):
+            if isinstance(piece, Seen):
+                seen = piece
+            if not isinstance(piece, str):
+                yield piece
+                continue
+            spoken.append(piece)
+            if kind in CHECKED:
                 held.append(piece)
             else:
                 yield piece
-    text = "".join(held)
+    text = "".join(spoken)
     if text.strip() and (why := type_problem(kind, text)) is not None:
         raise NoAnswer(f"The model's answer does not fit the question: {why}. Ask again, or in other words.")
     for piece in held:
         yield piece
+    if seen is not None:
+        times = [(each.time, each.camera) for each in seen.evidence]
+        times += [(time, each.camera) for each in seen.visits for time in (each.start, each.peak, each.end)]
+        said = [question.text, *(each.text for each in question.earlier)]
+        if marked := mark(unseen_times(text, times, said, zone_of)):
+            yield f"\n\n({marked}.)"
 
 
 def unseen_times(

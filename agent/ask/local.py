@@ -8,12 +8,12 @@ priority (`agent.runtime.lanes`).
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
-from typing import Literal, NoReturn
+from typing import NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
-from agent.ask.answerer import Context, Looked, Tally, Task
+from agent.ask.answerer import Context, Looked, Tally, Task, ToolUse
 from agent.ask.keyframes import Chosen, every_frame, frames_per_camera, relevant, seen
 from agent.ask.pictures import decoded
 from agent.ask.question import Question
@@ -112,8 +112,8 @@ class LocalAnswerer:
         return 1
 
     @property
-    def calls_tools(self) -> Literal["off"]:
-        return "off"
+    def tool_use(self) -> ToolUse:
+        return ToolUse()
 
     async def converse(self, *_: object) -> NoReturn:
         """Raise NoAnswer: the checkpoint's language model calls no tools."""

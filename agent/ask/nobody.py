@@ -4,12 +4,12 @@ Questions are answered from the relevance of the frames alone, as far as that go
 """
 
 from collections.abc import AsyncGenerator, Iterable, Sequence
-from typing import Literal, Never
+from typing import Never
 
 import numpy as np
 from numpy.typing import NDArray
 
-from agent.ask.answerer import Context, Looked, Tally, Task
+from agent.ask.answerer import Context, Looked, Tally, Task, ToolUse
 from agent.ask.keyframes import Chosen
 from agent.ask.question import Question
 from agent.errors import NoAnswer
@@ -35,7 +35,7 @@ class Nobody:
     problem: str | None = None
     capabilities: None = None
     concurrency = 1
-    calls_tools: Literal["off"] = "off"
+    tool_use = ToolUse()
     complete: None = None
 
     def tasks(self) -> Iterable[Task]:

@@ -11,12 +11,12 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from agent.ask.answerer import Context, Looked, Replied, Tally, Task
+from agent.ask.answerer import Context, Looked, Replied, Tally, Task, ToolUse
 from agent.ask.egress import Egress, EgressRefused, HostUnknown, Resolver, checked_addresses, strictest
 from agent.ask.followup import frames_before
 from agent.ask.keyframes import Chosen, relevant, seen
@@ -140,9 +140,11 @@ class RemoteAnswerer:
         return Looked(text, keyframes.rows[np.isin(window.frame_ids[keyframes.rows], sent)])
 
     @property
-    def calls_tools(self) -> Literal["off", "auto", "on"]:
-        wanted = self._settings.tools
-        return "off" if wanted == "auto" and self.client.traits.tools is not True else wanted
+    def tool_use(self) -> ToolUse:
+        wanted = self._settings
+        if wanted.tools == "off" or (wanted.tools == "auto" and self.client.traits.tools is not True):
+            return ToolUse()
+        return ToolUse(wanted.tools, wanted.tool_rounds, wanted.tool_pictures, wanted.tool_s)
 
     async def converse(
         self, messages: Sequence[Message], tools: Sequence[Json], question: Question, tally: Tally

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from agent.ask.answerer import Answerer
+from agent.ask.checks import checked
 from agent.ask.finding import Finder, Found
 from agent.ask.inquiry import Inquiry
 from agent.ask.keyframes import Chooser, Search, frames_per_camera, seen, seen_in_all
@@ -111,7 +112,10 @@ class Strategies:
         if kind == "present":
             inquiry.notes += self._ages(inquiry.window, inquiry.now)
         yield context.seen
-        async with aclosing(self._answerer.stream(question, context)) as pieces:
+        pieces = self._answerer.stream(question, context)
+        if question.priority is Priority.QUESTION:
+            pieces = checked(pieces, inquiry.reading, question, context.seen, self._zone_of)
+        async with aclosing(pieces):
             async for piece in pieces:
                 yield piece
 

@@ -18,7 +18,6 @@ from agent.ask.remote_wire import Call, parse
 from agent.ask.scope import Scope
 from agent.ask.tools import Tools
 from agent.errors import AnswererAway, NoFrames, Problem
-from agent.settings.settings import AnswererSettings
 from agent.times import TimeError, format_time, parse_time
 from agent.untrusted.plain import plain_line
 
@@ -74,13 +73,12 @@ class _BadCall(ValueError):
 
 @dataclass(slots=True)
 class _Known:
-    """What one question has found so far. end: a time of the event loop, at which the model has to answer."""
+    """What one question has found so far, and how many more pictures may be looked at."""
 
     question: Question
     scope: Scope
     now: float
-    end: float
-    num_pictures: int = 0
+    pictures_left: int
     frames: dict[int, Evidence] = field(default_factory=dict)  # found, by frame id
     looked_at: list[int] = field(default_factory=list)
     visits: dict[tuple[str, int], SeenVisit] = field(default_factory=dict)
@@ -103,10 +101,8 @@ class _Known:
 class ToolLoop:
     """Answers questions by letting the answerer's model call tools."""
 
-    def __init__(
-        self, tools: Tools, answerer: Answerer[Any], settings: AnswererSettings, zone_of: Callable[[str], str]
-    ) -> None:
-        self._tools, self._answerer, self._settings, self._zone_of = tools, answerer, settings, zone_of
+    def __init__(self, tools: Tools, answerer: Answerer[Any], zone_of: Callable[[str], str]) -> None:
+        self._tools, self._answerer, self._zone_of = tools, answerer, zone_of
 
     async def events(
         self, question: Question, scope: Scope, tally: Tally, now: float
@@ -115,10 +111,11 @@ class ToolLoop:
 
         Raises Problem if the answerer is away or may not be asked.
         """
-        end = asyncio.get_running_loop().time() + self._settings.tool_s
-        known, num_bad = _Known(question, scope, now, end), 0
+        limits = self._answerer.tool_use
+        end = asyncio.get_running_loop().time() + limits.seconds
+        known, num_bad = _Known(question, scope, now, limits.pictures), 0
         messages = self._first_messages(known)
-        for number in range(self._settings.tool_rounds):
+        for number in range(limits.rounds):
             if asyncio.get_running_loop().time() >= end:
                 break
             text, calls = await self._round(messages, known, tally, number)
@@ -216,11 +213,10 @@ class ToolLoop:
         unknown = [each for each in ids if each not in known.frames]
         if unknown:
             raise _BadCall(f"no tool has returned frame {unknown[0]}: browse or search first")
-        left = self._settings.tool_pictures - known.num_pictures
-        if left <= 0:
+        if known.pictures_left <= 0:
             return {"error": "no more pictures may be looked at: answer from what you know"}
-        chosen = list(dict.fromkeys(ids))[:left]
-        known.num_pictures += len(chosen)
+        chosen = list(dict.fromkeys(ids))[: known.pictures_left]
+        known.pictures_left -= len(chosen)
         asked = replace(known.question, text=_text(given, "question"), earlier=(), schema=None, max_new_tokens=None)
         looks = await self._tools.look(chosen, asked, tally)
         if not looks:

@@ -1,15 +1,16 @@
 """Answers of the wrong type are refused before they are shown, and times that no picture has are marked."""
 
 from collections.abc import AsyncGenerator
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.ask.checks import CHECKED, checked, mark, type_problem, unseen_times
-from agent.ask.question import Seen, Step
+from agent.ask.question import Evidence, Question, Seen, Step
 from agent.errors import NoAnswer
-from agent.reading.types import KINDS, Kind
+from agent.reading.types import KINDS, Kind, Reading
 from tests.support.agents import START  # Sunday 2026-11-22, 16:04:05 UTC
 
 
@@ -31,7 +32,6 @@ from tests.support.agents import START  # Sunday 2026-11-22, 16:04:05 UTC
         ("where", "two", "a place, and is a number"),
         ("where", "**Yes**", "a place, and is yes or no"),
         ("order", "3", "which came first, and is a number"),
-        ("describe", "14:02", "a description, and is a time"),
     ],
 )
 def test_answers_of_the_wrong_type(kind: Kind, text: str, why: str) -> None:
@@ -60,18 +60,33 @@ def test_any_text_is_judged(kind: Kind, text: str) -> None:
     assert type_problem(kind, text) is None or kind in CHECKED
 
 
-async def stream(*pieces: str | Step) -> AsyncGenerator[str | Step | Seen, None]:
-    for piece in pieces:
-        yield piece
+SEEN = Seen((Evidence(1, "door", START, 0.3, "relevant"),), 1, START, START)
+
+
+def check(kind: Kind, *pieces: str | Step | Seen) -> AsyncGenerator[str | Step | Seen, None]:
+    async def stream() -> AsyncGenerator[str | Step | Seen, None]:
+        for piece in pieces:
+            yield piece
+
+    return checked(stream(), Reading(kind), Question("What came?", ("door",)), SEEN, lambda camera: "UTC")
 
 
 async def test_a_checked_answer_is_held_back_until_it_is_whole() -> None:
-    refused = checked(stream(Step("looks"), "le", "ft"), "count")
+    refused = check("count", Step("looks"), "le", "ft")
     assert await anext(refused) == Step("looks")
     with pytest.raises(NoAnswer, match="does not fit the question: it should say a number, and is a side"):
         await anext(refused)
-    assert [piece async for piece in checked(stream("T", "wo."), "count")] == ["T", "wo."]
-    assert [piece async for piece in checked(stream("le", "ft"), "present")] == ["le", "ft"]
+    assert [piece async for piece in check("count", "T", "wo.")] == ["T", "wo."]
+    assert [piece async for piece in check("present", "le", "ft")] == ["le", "ft"]
+
+
+async def test_a_time_that_no_picture_has_is_marked_in_the_answer() -> None:
+    said = "It came at 16:04:05 and 03:33:33."
+    assert [piece async for piece in check("present", said)] == [
+        said, "\n\n(no picture that was looked at is from 03:33:33.)",
+    ]  # fmt: skip
+    later = replace(SEEN, evidence=(replace(SEEN.evidence[0], time=START - 12 * 3600 - 1832),))
+    assert [piece async for piece in check("when", later, "It came at 03:33:33.")] == [later, "It came at 03:33:33."]
 
 
 @pytest.mark.parametrize(

@@ -1,20 +1,24 @@
 """A server's model that looks through the memory by tools: within limits, and with a clear end whatever it calls."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from agent.app import Agent
 from agent.ask.answerer import Tally
-from agent.ask.question import Seen, Step
+from agent.ask.question import Answer, Seen, Step
+from agent.ask.remote import RemoteAnswerer
 from agent.ask.scope import Scope
 from agent.ask.tool_loop import OFFERED, ToolLoop, ToolsFailed
-from tests.support.agents import START
+from tests.support.agents import START, remember, served
 from tests.support.remote import WHO, asking, openai
 from tests.support.server_quirks import QUIRKS
 from tests.support.vlm_server import Spy
+from tests.support.waiting import until
 
 WRONG = {
     "agent-wrong-tool": "there is no tool 'erase_memory'; there are browse, search and look",
@@ -34,8 +38,10 @@ FAILING = {
 
 async def run(agent: Agent, **changes: Any) -> tuple[str, list[str], Seen | None]:
     """Return the text, the steps and the evidence of an answer by tools."""
-    settings = agent.settings.answerer.model_copy(update=changes)
-    loop = ToolLoop(agent.answering.tools, agent.answerer, settings, agent.cameras.zone_of)
+    remote = agent.answerer
+    assert isinstance(remote, RemoteAnswerer)
+    remote._settings = agent.settings.answerer.model_copy(update={"tools": "on", **changes})
+    loop = ToolLoop(agent.answering.tools, remote, agent.cameras.zone_of)
     text, steps, seen = "", [], None
     async for event in loop.events(WHO, Scope(("door",)), Tally(), START + 200):
         match event:
@@ -104,8 +110,8 @@ async def test_rounds_pictures_and_seconds_are_limited(tmp_path: Path, spy: Spy)
 
 async def test_a_call_stays_within_the_question(tmp_path: Path, spy: Spy) -> None:
     """The scope of the question is never widened, whatever the model asks for."""
-    async with asking(tmp_path, openai(spy, "agent")) as agent:
-        loop = ToolLoop(agent.answering.tools, agent.answerer, agent.settings.answerer, agent.cameras.zone_of)
+    async with asking(tmp_path, openai(spy, "agent", tools="on")) as agent:
+        loop = ToolLoop(agent.answering.tools, agent.answerer, agent.cameras.zone_of)
         narrow = Scope(("door",), START + 30, START + 60)
         events = [event async for event in loop.events(WHO, narrow, Tally(), START + 200)]
     [seen] = [event for event in events if isinstance(event, Seen)]
@@ -115,3 +121,54 @@ async def test_a_call_stays_within_the_question(tmp_path: Path, spy: Spy) -> Non
 
 def test_all_models_with_tools_are_tested() -> None:
     assert {"agent", *WRONG, *FAILING} == {name for name in QUIRKS if name.startswith("agent")}
+
+
+async def ask_open(agent: Agent) -> Answer:
+    return await agent.answering.answer(replace(WHO, text="What was the person doing?"))
+
+
+async def test_an_open_question_is_answered_by_tools_if_the_server_has_them(tmp_path: Path, spy: Spy) -> None:
+    async with asking(tmp_path, openai(spy, "agent", tools="on")) as agent:
+        answer = await ask_open(agent)
+        assert answer.text.startswith("It was so: I see 5 pictures.")
+        assert answer.steps[0] == "browses what happened"
+        assert len(answer.seen.evidence) == 5
+        spy.forget()
+        now = await agent.answering.answer(replace(WHO, text="Who is there now?"))
+        assert now.text.startswith("I see 4 pictures.")
+    assert "tools" not in spy.seen()[0]["body"]
+    async with asking(tmp_path / "auto", openai(spy, "agent")) as agent:  # nothing was found out about it
+        assert (await ask_open(agent)).text.startswith("I see 4 pictures.")
+
+
+@pytest.mark.parametrize("model", FAILING)
+async def test_the_strategies_answer_if_tools_fail_and_a_note_says_why(tmp_path: Path, spy: Spy, model: str) -> None:
+    async with asking(tmp_path, openai(spy, model, tools="on")) as agent:
+        answer = await ask_open(agent)
+    assert answer.text.startswith("I see 4 pictures.")
+    assert any(note.startswith("answered without tools: ") for note in answer.finished.notes)
+    assert any(FAILING[model] in note for note in answer.finished.notes)
+
+
+async def test_steps_stream_as_comments_and_a_client_that_leaves_ends_them(tmp_path: Path, spy: Spy) -> None:
+    async with served(tmp_path, answerer=openai(spy, "agent", tools="on")) as site:
+        await remember(site.agent, "door", 12, step_s=10.0)
+        body = {"messages": [{"role": "user", "content": "What was the person doing?"}], "stream": True}
+        async with httpx.AsyncClient(base_url=site.url, headers=site.headers(), timeout=60) as client:
+            text = (await client.post("/v1/chat/completions", json=body)).text
+            places = [
+                text.index(f": step: {step}") for step in ("browses", "searches for 'a person'", "looks at 5 frames")
+            ]
+            assert places == sorted(places)
+            assert places[-1] < text.index("It was so")
+            [*_, end] = [json.loads(line[6:])["vilamp"] for line in text.splitlines() if '"vilamp"' in line]
+            assert end["steps"] == [
+                "browses what happened", "searches for 'a person' on door", "looks at 5 frames: Who is it?",
+            ]  # fmt: skip
+            spy.forget()
+            async with client.stream("POST", "/v1/chat/completions", json=body) as answer:
+                async for line in answer.aiter_lines():
+                    if line.startswith(": step: browses"):
+                        break
+        await until(lambda: site.agent.answering.queue.turns.num_inside == 0)
+        assert len(spy.seen()) < 4  # neither the look nor the answer was asked for
