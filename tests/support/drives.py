@@ -53,9 +53,8 @@ def builtin() -> Any:
 async def rover(folder: Path, *, poses: bool = True, start: float = START, **changes: Any) -> AsyncIterator[Agent]:
     """An agent that remembers the drive."""
     cameras = {"rover": {"timezone": "UTC"}, "yard": {"timezone": "UTC"}}
-    settings = settings_in(
-        folder, model={"num_threads": 1}, cameras=cameras, **{"answering": {"max_new_tokens": 24}, **changes}
-    )
+    defaults: dict[str, Any] = {"model": {"num_threads": 1}, "answering": {"max_new_tokens": 24}}
+    settings = settings_in(folder, cameras=cameras, **{**defaults, **changes})
     async with Agent(settings, open_memory(settings, builtin()), builtin()).running() as agent:
         await agent.cameras.watch("rover", Drive(agent, "rover", poses, start))
         await agent.encoded()

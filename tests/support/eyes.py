@@ -57,6 +57,7 @@ class Eyes:
 
     def __init__(self) -> None:
         self._model: Any = load_model(Settings(model={"num_threads": 1}))
+        self._model.familiarity = None  # a single picture does not show whether a camera is foreign
         self._arm = Selection.of(self._model.info.defaults)
         self._askers: dict[bytes, Asker] = {}
 
