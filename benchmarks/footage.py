@@ -1,4 +1,4 @@
-"""Real clips seen by a real detector: keyframes beside quiet hours, and false visits in quiet hours. For `benchmarks.visits`.
+"""Real clips seen by a real detector: keyframes, false visits and the alert gate beside quiet hours. For `benchmarks.visits`.
 
 The relevance of a frame to a question is the detector's heat of the class that the question names. The clips lie in ../shared.
 Quiet frames are made of a clip's own empty ones, with their noise and a slow drift of light.
@@ -11,12 +11,17 @@ from typing import Any
 
 import numpy as np
 
+from agent.alerts.gate import GateState, step
+from agent.settings.rules import GateSettings
 from benchmarks.selection_rules import Case, Counts, History, count_found, table, unit, within
 from model.visits import find_visits
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 QUIET_FRAMES = (0, 3000, 10_000)
 QUIET_HOURS = 20
+GATE_QUIET_S = 1800  # before, in the middle of and after each clip
+NEAR_S = 3.0  # the gate may open so long before or after an event
+SCALES = (1.0, 0.1)  # of the relevance: an encoder whose embeddings lie closer together
 LONGEST_RUN = 8  # real frames in a row, in quiet hours that are made of them without added noise
 
 
@@ -40,6 +45,7 @@ def run_footage(eyes: Path, seed: int) -> dict[str, Any]:
         for clip, rate_hz in {clip: rate_hz for clip, rate_hz, _, _ in FOOTAGE}.items()
     }
     quiet: list[dict[str, Any]] = []
+    gate: list[dict[str, Any]] = []
     for clip, _, classes, words in FOOTAGE:
         heat, pooled, times = seen[clip]
         spans = spans_of(truth[clip]["events"], words, times)
@@ -48,7 +54,8 @@ def run_footage(eyes: Path, seed: int) -> dict[str, Any]:
             history = with_quiet(pooled, relevance, times, spans, num_quiet, rng)
             count_found([Case(history, spans, "visits")], (8,), (str(num_quiet), clip), found)
         quiet.append({"clip": clip, "classes": classes, **quiet_hours(relevance, times, spans, rng)})
-    return {"keyframes": table(found), "quiet": quiet}
+        gate += [{"clip": clip, "scale": scale, **gate_opens(scale * relevance, times, spans, rng)} for scale in SCALES]
+    return {"keyframes": table(found), "quiet": quiet, "gate": gate}
 
 
 def spans_of(
@@ -85,6 +92,33 @@ def quiet_hours(
         "hours_each": QUIET_HOURS,
         "made_per_hour": len(find_visits(made, seconds, [num_frames])) / QUIET_HOURS,
         "resampled_per_hour": len(find_visits(resampled, seconds, [num_frames])) / QUIET_HOURS,
+    }
+
+
+def gate_opens(
+    relevance: np.ndarray, times: np.ndarray, spans: tuple[tuple[float, float], ...], rng: np.random.Generator
+) -> dict[str, Any]:
+    """Events during which the gate of a rule is open, and how often it opens in the quiet hours around them."""
+    inside = np.any([within(times, span) for span in spans], axis=0)
+    calm = np.flatnonzero(~inside)
+    middle = int(calm[np.argmin(np.abs(calm - len(times) // 2))])
+    rate_hz = 1 / float(np.median(np.diff(times)))
+    count = int(GATE_QUIET_S * rate_hz)
+    made = [quiet_relevance(relevance[calm], count, rng) for _ in range(3)]
+    signal = np.concatenate([made[0], relevance[:middle], made[1], relevance[middle:], made[2]])
+    seconds = np.arange(len(signal)) / rate_hz
+    moved = [(start + quiet, end + quiet) for start, end in spans
+             for quiet in (GATE_QUIET_S * (1 if start < times[middle] else 2),)]  # fmt: skip
+    state, is_open, rose = GateState(), np.zeros(len(signal), bool), np.zeros(len(signal), bool)
+    for row, similarity in enumerate(signal.tolist()):
+        state, reading = step(GateSettings(), state, time=float(seconds[row]), similarity=similarity)
+        is_open[row], rose[row] = reading.open, reading.rose or reading.surged
+    near = np.any([(seconds > start - NEAR_S) & (seconds < end + NEAR_S) for start, end in moved], axis=0)
+    return {
+        "found": sum(bool(is_open[within(seconds, span)].any()) for span in moved),
+        "of": len(moved),
+        "false_opens": int((rose & ~near).sum()),
+        "quiet_hours": round(float((~near).sum()) / rate_hz / 3600, 2),
     }
 
 

@@ -29,7 +29,9 @@ from benchmarks.stored_history import CAMERA, SEGMENT_FRAMES, Shape, embeddings,
 from memory.files import segment_paths
 from memory.limits import Limits
 from memory.store import MemoryStore
+from model.scoring import score_frames
 from model.select import QueryCandidates, select_keyframes
+from model.select_visits import select_by_visits
 from model.thinning import Thinned, rows_taking_part
 
 NUM_KEYFRAMES = 32
@@ -159,6 +161,13 @@ def ask(store: MemoryStore, dim: int) -> dict[str, Any]:
             background_floor=0.1,
         )
 
+    def by_visits() -> None:
+        window, unit = question()
+        select_by_visits(
+            QueryCandidates(window, unit), score_frames(window, unit), window.times, num_keyframes=NUM_KEYFRAMES,
+            background=window.background(),
+        )  # fmt: skip
+
     def top(k: int) -> None:
         window, unit = question()
         window.top(unit, k)
@@ -167,6 +176,8 @@ def ask(store: MemoryStore, dim: int) -> dict[str, Any]:
         "window": clock(lambda: store.window([CAMERA]), 9),
         "first_ranking": clock(lambda: top(128), 9),
         "full_ranking": clock(lambda: top(store.stats(CAMERA).frames), 3),
+        "scores": clock(lambda: score_frames(*question()), 9),
+        "select_visits": clock(by_visits, 5),
         "select_raw": clock(lambda: select(False), 5),
         "select_background": clock(lambda: select(True), 5),
         "context_reading": clock(lambda: read_context(store), 5),
@@ -208,7 +219,8 @@ def plot(by_frames: dict[str, dict[str, Any]], path: Path) -> None:
     shown = {
         "append": "append", "rebuild": "patches of a frame back",
         "window": "window", "first_ranking": "first ranking",
-        "select_raw": "selection, static camera", "context_reading": "reading for a context",
+        "select_raw": "selection, static camera", "select_visits": "selection by visits",
+        "context_reading": "reading for a context",
     }  # fmt: skip
     for name, label in shown.items():
         key = "cpu_ms" if "cpu_ms" in by_frames[str(frames[0])][name] else "median_ms"
