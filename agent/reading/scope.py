@@ -20,6 +20,7 @@ Spans = list[tuple[int, int]]
 _BEFORE_PIECE = frozenset("igabcefBSKv")  # symbols that belong to the phrase behind them
 _FOLLOWS = re.compile(r"\W*(?:and|then|what about|how about|und|dann|was ist mit|y|luego|e|et|puis|ensuite)\b")
 MAX_BACK = 4  # earlier questions that a follow-up may go on from
+_FOR = ("for", "fur", "por", "pendant")  # "for the last ten minutes"
 _JOIN = re.compile(r"\s+")
 _LOOSE = re.compile(r"\s+([,;.?!])|^[\s,;:.\-–—]+|[\s,;:\-–—]+$")
 _DOUBLED = re.compile(r"[,;:]\s*(?=[,;:.?!])")
@@ -112,6 +113,8 @@ def _found(tokens: Sequence[Token], language: str) -> tuple[list[int], Spans]:
             continue
         first = place
         while first and tokens[first - 1].symbol in _BEFORE_PIECE:
+            first -= 1
+        if first and tokens[first - 1].value in _FOR and token.value.span:
             first -= 1
         before = {each.symbol for each in tokens[first:place]}
         if token.value.needs_word and not before & set("iaceg" if language == "fr" else "iace"):

@@ -36,7 +36,8 @@ def _duration(match: Match) -> Made:
     return "V", (number, units[0])
 
 
-def _seconds(value: tuple[float, str]) -> float:
+def seconds_of(value: tuple[float, str]) -> float:
+    """Return the seconds of a length of time, a number and a unit."""
     return value[0] * UNIT_S[value[1]]
 
 
@@ -44,7 +45,22 @@ def _ago(match: Match) -> Made:
     [(number, unit)] = match.of("V")
     if unit in "dw" and number == int(number):
         return "$", Piece(match.calendar.day(-int(number) * (7 if unit == "w" else 1)))
-    return "$", match.calendar.ago(_seconds((number, unit)))
+    return "$", match.calendar.ago(seconds_of((number, unit)))
+
+
+def _between_ago(match: Match) -> Made:
+    """Between two and three hours ago, 5 to 10 minutes ago, vor zwei bis drei Stunden."""
+    unit = UNIT_S[match.of("U")[0]]
+    far, near = sorted(match.of("N1"), reverse=True)
+    return (
+        ("$", Piece(span=(match.calendar.now - far * unit, match.calendar.now - near * unit))) if far > near else None
+    )
+
+
+def _further_ago(match: Match) -> Made:
+    """More than an hour ago, less than an hour ago."""
+    moment = match.calendar.now - seconds_of(match.of("V")[0])
+    return "$", Piece(span=(None, moment) if ">" in match.head else (moment, None))
 
 
 def _nights_ago(match: Match) -> Made:
@@ -55,13 +71,13 @@ def _nights_ago(match: Match) -> Made:
 def _last_duration(match: Match) -> Made:
     values = match.of("V")
     if not values:
-        values = [(match.of("N1")[0], match.of("U")[0])]
-    return "$", Piece(span=(match.calendar.now - _seconds(values[0]), None))
+        values = [(match.of("N1")[0], (match.of("U") or ["d"])[0])]
+    return "$", Piece(span=(match.calendar.now - seconds_of(values[0]), None))
 
 
 def _next_duration(match: Match) -> Made:
     [value] = match.of("V")
-    return "$", Piece(span=(match.calendar.now + 1, match.calendar.now + _seconds(value)))
+    return "$", Piece(span=(match.calendar.now + 1, match.calendar.now + seconds_of(value)))
 
 
 def _period(match: Match) -> Made:
@@ -198,13 +214,15 @@ def _as_piece(match: Match) -> Made:
     return "$", Piece(hours=match.of("Cr")[0])
 
 
+BETWEEN_RULES: tuple[Rule, ...] = (rule("K?[N1][&t-][N1]UA|[vA]K?[N1][&tc-][N1]U", _between_ago),)
 DAY_RULES: tuple[Rule, ...] = (
     # lengths of time
     rule("[N1]?[hq][b1g]*U(?!p)|[N1]U&1?[hq]|(?<=[LRA])U&1?h|(?<=A)U|U(?=A)|N&1?hU|NhU|NqbU|[N1]U", _duration),
     rule("H(?=A)|(?<=[ALRSv])H|(?<=[LR][ig])H", _duration),
-    rule("A[o]?V|VA|vo?V", _ago),
+    rule("A[<>]V|[<>]VA|v[<>]V", _further_ago),
+    rule("A[o]?V|o?VA|vo?V", _ago),
     rule("[N1]PA", _nights_ago),
-    rule("[ig]*[T]?[LR]V|T?N[RL]U|[LR]NU|VL", _last_duration),
+    rule("[ig]*[T]?[LR]V|T?N[RL]U|[LR]NU|VL|[LR][N1]P", _last_duration),
     rule("S[bg]*V(?!A)", _last_duration),
     rule("X[V]", _next_duration),
     rule("H", lambda match: ("C", clock(60 * match.tokens[0].value)) if match.tokens[0].value <= MAX_HOUR else None),

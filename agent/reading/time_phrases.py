@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from agent.reading.time_clock import CLOCK_RULES
-from agent.reading.time_days import DAY_RULES
+from agent.reading.time_days import BETWEEN_RULES, DAY_RULES, seconds_of
 from agent.reading.time_lexer import Token
 from agent.reading.time_rules import Made, Match, Rule, reduced, rule
 from agent.reading.times import Calendar, Days, Op, Piece, within_part
@@ -15,7 +15,7 @@ COMPARED = frozenset({"compared", "relative", "opposed", "comparado", "comparada
 
 def phrases_of(tokens: Sequence[Token], language: str, calendar: Calendar) -> list[Token]:
     """Return the tokens with each phrase of time as one, whose symbol is "$" and whose value is a Piece."""
-    return reduced(tokens, (*CLOCK_RULES, *DAY_RULES, *PHRASE_RULES), language, calendar)
+    return reduced(tokens, (*BETWEEN_RULES, *CLOCK_RULES, *DAY_RULES, *PHRASE_RULES), language, calendar)
 
 
 def _merge(match: Match) -> Made:
@@ -76,16 +76,36 @@ def _pieces_between(match: Match) -> Made:
     first, last = match.of("$")
     if first.op != "in" or last.op != "in":
         return None
-    if last.days is None and first.days is not None and last.span is None:
+    follows = last.days is None and first.days is not None and last.span is None
+    if follows:
         last = replace(last, days=first.days)
     high = match.calendar.range_of(replace(last, op="until"))[1]
     low = match.calendar.start_of(first)
+    if follows and low is not None and high is not None and high <= low and first.days:
+        last = replace(last, days=_next_day(first.days))
+        high = match.calendar.range_of(replace(last, op="until"))[1]
     if low is not None and high is not None and low >= high and first.days and not first.days.is_open:
         days = Days(*(each.fromordinal(each.toordinal() - 7) for each in (first.days.first, first.days.last)))
         low = match.calendar.start_of(replace(first, days=days))
     if low is None or (high is not None and low >= high):
         return None
     return "$", Piece(span=(low, high))
+
+
+def _next_day(days: Days) -> Days:
+    day = days.first.fromordinal(min(days.first.toordinal() + 1, days.first.max.toordinal()))
+    return Days(day, day)
+
+
+def _length_before(match: Match) -> Made:
+    """The two minutes before 14:20, five minutes after nine."""
+    [piece], seconds = match.of("$"), seconds_of(match.of("V")[0])
+    if piece.op != "in" or not piece.hours or not piece.hours.is_clock:
+        return None
+    at = match.calendar.start_of(piece)
+    if at is None:
+        return None
+    return "$", Piece(span=(at, at + seconds) if "F" in match.head else (at - seconds, at))
 
 
 def _until_now(match: Match) -> Made:
@@ -98,6 +118,7 @@ PHRASE_RULES: tuple[Rule, ...] = (
     rule(rf"\$[,]?{_FILL}\$", _merge),
     rule(r"[KfS]?[iga]*\$[tc-][iga]*\$|[Kf][iga]*\$&[iga]*\$", _pieces_between),
     rule(r"[SKf][iga]*\$[t&]n", _until_now),
+    rule(r"V[BFv][ga]*\$", _length_before),
     rule(r"f[iga]*\$(?:u|i(?=[,.]|$))", _onwards),
     rule(r"[SBvFj][igabc]*\$|t[igab]*\$|S[xgbce]{1,5}a?\$|[BF][xgbce]{1,5}a\$|[BFv]x{1,3}\(\$,", _limited),
     rule(rf"\$[,]?{_FILL}\$", _merge),

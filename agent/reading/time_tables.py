@@ -95,6 +95,8 @@ g 0 | the
 b 0 | of, s
 y 0 | early
 e 0 | late, later, earlier, so far, all, whole, entire, all day, the whole day, middle of
+> 0 | more than
+< 0 | less than
 Z 0 | just now, a moment ago, a second ago, moments ago, a minute ago now
 n 0 | now, right now, the present
 I tonight 0 | tonight
@@ -199,6 +201,8 @@ i 0 | !am, !im, in, !an, wahrend, waehrend, uber, ueber, innerhalb, im laufe
 g 0 | !der, !die, !das, !den, !dem, !des, !zum, !zur
 y 0 | fruh, frueh, fruhen
 e 0 | spat, spaet, spaten, fruher, frueher, spater, spaeter, ganzen, ganze, den ganzen tag, mitten
+> 0 | mehr als
+< 0 | weniger als
 Z 0 | gerade eben, eben gerade, soeben
 n 0 | jetzt
 """
@@ -293,6 +297,8 @@ b 0 | !de, !del
 g 0 | !el, !la, !los, !las, !el dia
 y 0 | temprano, primera hora de
 e 0 | todo, toda, todo el dia, lo que va de
+> 0 | mas de
+< 0 | menos de
 Z 0 | hace un momento, hace un instante, justo ahora
 n 0 | ahora
 """
@@ -385,6 +391,8 @@ b 0 | !de, !du, !des, !d
 g 0 | !le, !la, !les, !l
 y 0 | tot
 e 0 | tard, plus tot, plus tard, toute, tout, toute la journee, milieu de, fin de, fin d, debut de, debut d
+> 0 | plus de
+< 0 | moins de
 Z 0 | a l instant, il y a un instant
 n 0 | maintenant
 """

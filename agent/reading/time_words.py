@@ -19,6 +19,7 @@ m       minus: "las tres menos cuarto"  A v     ago; German "vor": ago or before
 k M     o'clock; 0: am, 12: pm          b c     "de": of or from; "a": at or to
 Z n     just now; now                   Q       "mañana": morning or tomorrow
 l w     midnight; "sun" and "sat"       j u     by; onwards
+> <     more than; less than            x       any other word
 I       tonight, overnight and others: a part of the day, and the day on which it begins
 """
 
@@ -26,7 +27,7 @@ from agent.reading.time_tables import DE, EN, ES, FR
 
 _FUNCTION_WORDS = {
     "en": "a an the is was were did does do what who when how many at in on and any there have has had of it show me which "
-    "with anyone anybody someone somebody been are came see seen happened where why be could can between from to",
+    "with anyone anybody someone somebody been are came see seen happened but where why be could can between from to",
     "de": "der die das ist war waren was wer wann wie viele am im um und hat haben hatte ein eine einen den dem gab es "
     "jemand kam kamen hast du mir zeig wo welche mit von vor nach zwischen gestern heute ist auf bei ich man uhr seit",
     "es": "el la los las que quien cuando cuantos cuantas hay hubo en y del una un ha alguien por estuvo paso vino "
