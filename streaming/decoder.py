@@ -31,12 +31,15 @@ from streaming.errors import (
 from streaming.http_input import HttpOpener
 from streaming.picture import MAX_PIXELS, PixelAspect
 from streaming.redact import hint
+from streaming.relay import CODECS, Picture, Relay
 
 _PRFT = struct.Struct("=q")  # AVProducerReferenceTime begins with the wall clock in microseconds
 _ENDS_EARLY_S = 1.0  # a file that lacks more than this and 2 % of its declared length is truncated
 _ENDS_EARLY_PART = 0.02
 _GENERATE_PTS = 0x1  # AVFMT_FLAG_GENPTS, set by PyAV: it guesses wrong timestamps for reordered frames
 _MAY_STEP = 0x200  # AVFMT_TS_DISCONT: formats of broadcasts, whose timestamps may jump
+_RTP_CLOCK_HZ = 90_000
+_START_CODES = (b"\x00\x00\x01", b"\x00\x00\x00\x01")  # H.264 in the form of Annex B
 _NO_TIMESTAMPS = 0x80  # AVFMT_NOTIMESTAMPS
 _SMALL_BYTES = 64 << 20
 _GAP_S, _GAP_WHERE_TIMES_JUMP_S = 10.0, 3.0
@@ -63,13 +66,14 @@ class Input:
 
     def __init__(
         self, url: str, *, live: bool | None, format: str | None = None, options: Mapping[str, str] | None = None,  # noqa: A002
-        timeout_s: float | None = None, opener: HttpOpener | None = None,
+        timeout_s: float | None = None, opener: HttpOpener | None = None, relay: Relay | None = None,
     ) -> None:  # fmt: skip
         """`url`: a file's path, or an address that FFmpeg can open. `opener`: fetches the data instead of FFmpeg.
 
-        `live`: None means that it is live unless it declares a length.
+        `live`: None means that it is live unless it declares a length. `relay`: gets the encoded pictures.
         """
         self._opener = opener
+        self._relay = relay
         self._shown = shown(url)
         self.live = live is not False
         here = not self.live and opener is None
@@ -194,6 +198,8 @@ class Input:
                     raise MediaStalled(f"{self._shown}: {reason(error)}") from None
                 failure = reason(error)
                 break
+            if self._relay is not None:
+                self._pass_on(packet, self._relay)
             for frame in self._decode(packet):
                 media_s = in_seconds(frame.pts, frame.time_base) if clock is None else clock.next(frame)
                 self.num_frames += 1
@@ -203,6 +209,16 @@ class Input:
         if clock is None:
             raise MediaLost(f"{self._shown}: {failure or 'the camera ended the stream'}")
         self._judge_end(failure, clock)
+
+    def _pass_on(self, packet: av.Packet, relay: Relay) -> None:
+        """Give an encoded picture to viewers, a key frame with the parameter sets that RTSP cameras send apart."""
+        relay.codec = CODECS.get(self.codec, "")
+        if not (relay.codec and relay.is_watched and packet.size and packet.pts is not None and packet.time_base):
+            return
+        data, header = bytes(packet), bytes(self._stream.codec_context.extradata or b"")
+        if packet.is_keyframe and header.startswith(_START_CODES) and header not in data:
+            data = header + data
+        relay.put(Picture(data, round(packet.pts * packet.time_base * _RTP_CLOCK_HZ), packet.is_keyframe))
 
     def _decode(self, packet: av.Packet) -> list[av.VideoFrame]:
         """Return the frames decoded from a packet. If decoding fails, count an error and return none.

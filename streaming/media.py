@@ -37,6 +37,7 @@ from streaming.http_input import HttpOpener, Newest, is_playlist
 from streaming.jpegs import Pictures, has_pictures
 from streaming.picture import to_rgb
 from streaming.redact import redact
+from streaming.relay import Relay
 
 logger = logging.getLogger(__name__)
 
@@ -264,6 +265,7 @@ class LiveSource(_DecodedSource):
         `fraction`: returns a random number from [0, 1), for the pauses before reconnecting.
         """
         super().__init__(camera, settings, SourceStats(), "live")
+        self.relay = Relay()  # of RTSP
         self._connect = connect
         self._url = url
         self._format = format
@@ -299,6 +301,7 @@ class LiveSource(_DecodedSource):
         if self.stats.state not in ("ended", "failed"):
             self.stats.state = "closed"
         self._slot.close()
+        self.relay.close()
         self._worker.stop(self._release)
         if self._pump is not None:
             self._pump.cancel()
@@ -350,7 +353,9 @@ class LiveSource(_DecodedSource):
             medium, newest = self._connect()
         else:
             timeout_s = self._settings.stall_timeout_s
-            medium = Input(self._url, live=True, format=self._format, options=self._chosen, timeout_s=timeout_s)
+            medium = Input(
+                self._url, live=True, format=self._format, options=self._chosen, timeout_s=timeout_s, relay=self.relay
+            )
         self._medium = medium
         if self._was_live and not medium.live:
             raise MediaLost(f"{shown(self._url)}: the live stream has become a file, so it has ended")

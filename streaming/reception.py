@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from streaming.encoded import Codec, EncodedFrame, Unreadable, is_key, picture_size
 from streaming.frame import SourceStats
 from streaming.packets import Packet, PacketOrder, Picture
+from streaming.relay import CODECS, Relay
+from streaming.relay import Picture as Relayed
 
 ASK_AGAIN_S = 0.5  # between two requests for a key frame
 _ASK_SLOWLY_S = 2.0
@@ -95,11 +97,15 @@ class _Layer:
 class Reception:
     """Turns packets into encoded pictures for a decoder, and tells of each decoded frame where it came from."""
 
-    def __init__(self, decode: Callable[[tuple[Codec, EncodedFrame]], None], stats: SourceStats) -> None:
-        """`decode`: takes each encoded picture with its codec. `stats`: is updated."""
+    def __init__(
+        self, decode: Callable[[tuple[Codec, EncodedFrame]], None], stats: SourceStats, relay: Relay | None = None
+    ) -> None:
+        """`decode`: takes each encoded picture with its codec. `stats`: is updated. `relay`: gets undamaged pictures."""
         self.heard_at = -math.inf  # when the last packet arrived
         self._decode = decode
         self._stats = stats
+        self._relay = relay or Relay()
+        self._relayed_key_at = -math.inf  # when a viewer last requested a key frame
         self._layers: dict[int, _Layer] = {}
         self.taken: int | None = None  # SSRC of the layer that is decoded
         self._told: OrderedDict[int, Told] = OrderedDict()
@@ -127,6 +133,8 @@ class Reception:
             stats.packets_received += order.num_received - received
             stats.packets_lost += order.num_lost - lost
         asks = (ssrc == self.taken or not layer.pixels) and layer.repair.ask(now)
+        if ssrc == self.taken and self._relay.wants_key and now - self._relayed_key_at >= ASK_AGAIN_S:
+            self._relayed_key_at, asks = now, True
         stats.key_frames_requested += asks
         return asks
 
@@ -174,6 +182,10 @@ class Reception:
         while len(self._told) > _MAX_TOLD:
             self._told.popitem(last=False)
         self._decode((codec, Encoded(picture.data, self._num_pictures)))
+        self._relay.codec = CODECS.get(codec.name.lower(), "")
+        if not repair.waiting:
+            self._relay.put(Relayed(picture.data, picture.ticks, key))
+            self._relay.wants_key = self._relay.wants_key and not key
 
 
 def _pixels(codec: str, data: bytes) -> int:

@@ -53,17 +53,17 @@ class Offer:
     named_candidates: tuple[str, ...]
 
 
-def check_offer(text: str, client: str | None = None) -> Offer:
+def check_offer(text: str, client: str | None = None, *, viewer: bool = False) -> Offer:
     """Return the checked offer. Raises OfferMalformed or OfferUnusable with a sentence for the publisher.
 
-    `client`: the address that the offer came from, for `usable_candidate`.
+    `client`: the address that the offer came from, for `usable_candidate`. `viewer`: who sends it wants to receive.
     """
     if not text.startswith("v=0"):
         raise OfferMalformed("the body is not SDP (it must begin with v=0)")
     text, num_candidates, named = _normalised(text, client)
     try:
         SessionDescription.parse(text)
-        sdp = for_aiortc(text)
+        sdp = text if viewer else for_aiortc(text)
         parsed = SessionDescription.parse(sdp)
     except PARSE_ERRORS as error:
         raise OfferMalformed(f"the SDP cannot be parsed ({type(error).__name__}: {str(error)[:100]})") from None
@@ -74,7 +74,7 @@ def check_offer(text: str, client: str | None = None) -> Offer:
         if media.kind == "application":
             _check_data(media)
         else:
-            _check_direction(media)
+            _check_direction(media, viewer)
             _check_codecs(media)
     ice = parsed.media[0].ice
     return Offer(text, sdp, mid, ice.usernameFragment or "", ice.password or "", num_candidates, named)
@@ -216,7 +216,11 @@ def _check_data(media: MediaDescription) -> None:
         raise OfferMalformed("a=max-message-size of the data channel is below 0")
 
 
-def _check_direction(media: MediaDescription) -> None:
+def _check_direction(media: MediaDescription, viewer: bool) -> None:
+    if viewer:
+        if media.kind == "video" and media.direction not in ("recvonly", "sendrecv"):
+            raise OfferUnusable(f"the video is offered {media.direction}; this server only sends: offer it recvonly")
+        return
     if media.kind == "video" and media.direction not in ("sendonly", "sendrecv"):
         raise OfferUnusable(f"the video is offered {media.direction}; this server only receives: offer it sendonly")
     if media.direction == "recvonly":

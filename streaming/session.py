@@ -27,6 +27,7 @@ from streaming.handoff import LatestSlot, SlotClosed
 from streaming.ice import Ice
 from streaming.picture import to_rgb
 from streaming.reception import Reception, Told
+from streaming.relay import Relay
 from streaming.tap import accept_rsa, guard, keep_consent, stop_decoder, unfinished_bytes, watch_reports
 
 logger = logging.getLogger(__name__)
@@ -73,6 +74,7 @@ class WebRtcSession:
         """
         self.camera = camera
         self.stats = SourceStats()
+        self.relay = Relay()
         self.on_first_frame: Callable[[], float | None] = lambda: None
         self.on_closed: Callable[[WebRtcSession, CloseReason], None] = lambda session, reason: None
         self._settings = settings
@@ -107,7 +109,7 @@ class WebRtcSession:
                 if transceiver.kind != "video":
                     transceiver.direction = "inactive"  # decline sound, which nobody would read
             receiver = next(each.receiver for each in self._peer.getTransceivers() if each.kind == "video")
-            reception = guard(receiver, self.stats, self._refuse_size)
+            reception = guard(receiver, self.stats, self._refuse_size, self.relay)
             keep_consent(receiver, lambda: time.monotonic() - reception.heard_at, self._consent_expired)
             self._ice.prepare(self._peer)
             await self._peer.setLocalDescription(await self._peer.createAnswer())
@@ -169,6 +171,7 @@ class WebRtcSession:
         self.stats.state = "stalled" if reason == "stalled" else "closed"
         self.stats.stalls += reason == "stalled"
         self._slot.close()
+        self.relay.close()
         self._closing = asyncio.create_task(self._shut_down(), name=f"close-{self.camera}")
         self.on_closed(self, reason)
 

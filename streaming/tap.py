@@ -38,6 +38,7 @@ from streaming.encoded import EncodedQueue
 from streaming.frame import SourceStats
 from streaming.packets import Packet, begins_picture
 from streaming.reception import Reception
+from streaming.relay import Relay
 
 logger = logging.getLogger(__name__)
 
@@ -151,11 +152,14 @@ class _Order:
         return self._reception.add(packet.ssrc, codec, passed, time.monotonic()), None
 
 
-def guard(receiver: RTCRtpReceiver, stats: SourceStats, on_too_large: Callable[[str], None]) -> Reception:
+def guard(
+    receiver: RTCRtpReceiver, stats: SourceStats, on_too_large: Callable[[str], None], relay: Relay | None = None
+) -> Reception:
     """Replace parts of an aiortc receiver, before it starts to receive. Return what repairs and watches its track.
 
     Dropped frames are counted in `stats.shed`, decoding errors in `stats.decode_errors`. `on_too_large` is called on
-    the event loop for each picture whose size is refused, with a sentence that says so. To be called on the event loop.
+    the event loop for each picture whose size is refused, with a sentence that says so. `relay` gets the encoded
+    pictures. To be called on the event loop.
     """
     loop = asyncio.get_running_loop()
 
@@ -173,7 +177,7 @@ def guard(receiver: RTCRtpReceiver, stats: SourceStats, on_too_large: Callable[[
 
     errors = _DecodeErrors(count_error)
     waiting = EncodedQueue(time.monotonic, on_shed=count_shed, on_unreadable=errors.set, on_too_large=on_too_large)
-    reception = Reception(waiting.put, stats)
+    reception = Reception(waiting.put, stats, relay)
     setattr(receiver, _QUEUE, waiting)
     setattr(receiver, _ERROR, errors)
     setattr(receiver, _NACKS, None)

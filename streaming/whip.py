@@ -48,7 +48,7 @@ _ENDPOINT_METHODS = "POST, GET, HEAD, OPTIONS"
 _SESSION_METHODS = "PATCH, DELETE, GET, HEAD, OPTIONS"
 _ALL_METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 _REMEMBERED_REPLACED = 256
-_NEGOTIATION_ERRORS = (InternalError, InvalidAccessError, InvalidStateError, OperationError, ValueError)
+NEGOTIATION_ERRORS = (InternalError, InvalidAccessError, InvalidStateError, OperationError, ValueError)
 
 Authorize = Callable[[Request, str], None]
 OnSession = Callable[[str, Source], None]
@@ -146,7 +146,7 @@ class WhipServer:
         self._replaced: deque[str] = deque(maxlen=_REMEMBERED_REPLACED)  # ids of sessions whose camera was taken over
         self._ending: set[asyncio.Task[None]] = set()
         self._negotiating: list[str] = []  # cameras
-        self._ice = Ice(self._settings.ice)
+        self.ice = Ice(self._settings.ice)
         self._closed = False
 
     @property
@@ -165,7 +165,7 @@ class WhipServer:
         for entry in list(self._entries.values()):
             entry.session.end("shutdown")
         await asyncio.gather(*self._ending)
-        self._ice.close()
+        self.ice.close()
 
     def _handler(
         self, respond: Callable[[Request, str], Awaitable[Response]], methods: str
@@ -237,12 +237,12 @@ class WhipServer:
             connect_timeout_s=self._settings.connect_timeout_s,
             converse=converse,
             messages=self.counters.messages,
-            ice=self._ice,
+            ice=self.ice,
         )
         self._negotiating.append(camera)
         try:
             answer = await session.negotiate(offer.sdp)
-        except _NEGOTIATION_ERRORS as error:
+        except NEGOTIATION_ERRORS as error:
             raise Rejected(422, f"the offer cannot be answered: {error}") from error
         except OSError as error:
             logger.error("no address for a publisher: %s", error)
