@@ -147,6 +147,7 @@ class WhipServer:
         self._ending: set[asyncio.Task[None]] = set()
         self._negotiating: list[str] = []  # cameras
         self.ice = Ice(self._settings.ice)
+        self.ice_servers = self._settings.ice_servers
         self._closed = False
 
     @property

@@ -227,6 +227,7 @@ class StreamingSettings(Part):
     """Live video: limits on WebRTC sessions, silent cameras and wrong clocks."""
 
     max_sessions: int = Field(default=16, ge=1, le=1000, description="WebRTC publishers at once; beyond it: 503")
+    max_viewers: int = Field(default=4, ge=0, le=100, description="live views at once; beyond it: 503; 0: none")
     stall_timeout_s: float = Field(default=10.0, gt=0, le=600, description="seconds without a frame that end a session")
     udp_ports: Ports | None = Field(
         default=None, description="UDP port that all sessions share, or a range such as 50000-50099; null: random"

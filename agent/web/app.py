@@ -3,6 +3,7 @@
 Every request needs a token or a signed URL, except `/healthz`, `/readyz`, the files of the page and CORS preflights.
 """
 
+import asyncio
 from collections.abc import Sequence
 
 from starlette.applications import Starlette
@@ -31,6 +32,7 @@ from agent.web.rules import RuleRoutes
 from agent.web.streams import LongResponses
 from agent.web.timeline import TimelineRoutes
 from agent.web.url import route_path, shown_path
+from agent.web.whep import whep_server
 from agent.web.whip import whip_server
 
 KEEP_ALIVE_S = 15.0
@@ -60,7 +62,9 @@ def build_app(
     )
     agent.alerts.watcher.recorder.link = lambda path: guard.link(path, url)
     routes: list[BaseRoute] = [route for part in parts for route in part.routes()]
-    routes += whip_server(agent, guard, settings).routes()
+    whip = whip_server(agent, guard, settings)
+    whep = whep_server(agent, guard, settings, whip)
+    routes += [*whip.routes(), *whep.routes()]
     guesses = Guesses()
     agent.metrics.watch([guesses.reader()])
     handlers = {Problem: respond, HTTPException: _http_error, Exception: respond}
@@ -79,7 +83,10 @@ def build_app(
         alerts.end_streams()
         responses.stop()
 
-    app.state.end_streams = end_streams  # called by `Server` at shutdown
+    async def end_video() -> None:
+        await asyncio.gather(whep.close(), whip.close())
+
+    app.state.end_streams, app.state.end_video = end_streams, end_video  # called by `Server` at shutdown
     return app
 
 
@@ -128,8 +135,8 @@ class Below:
 class CrossOrigin:
     """Middleware that lets web pages of the listed origins call `/v1` (CORS). Their preflight requests need no token.
 
-    `/whip` is left out, because it answers CORS requests of every origin itself, as RFC 9725 requires
-    (`streaming/whip.py`).
+    `/whip` and `/whep` are left out, because they answer CORS requests of every origin themselves, as RFC 9725 requires
+    (`streaming/whip.py`, `streaming/whep.py`).
     """
 
     def __init__(self, app: ASGIApp, origins: Sequence[str]) -> None:

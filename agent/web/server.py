@@ -146,11 +146,13 @@ class Server(uvicorn.Server):
         return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """End the alert streams, then shut down as uvicorn does, which waits SHUTDOWN_GRACE_S for requests in progress.
+        """End streams and video, then shut down as uvicorn does, which waits SHUTDOWN_GRACE_S for requests in progress.
 
         Every open web page has an alert stream, which would otherwise use up all of that time.
         """
-        self.config.app.state.end_streams()  # type: ignore[union-attr]
+        state = self.config.app.state  # type: ignore[union-attr]
+        state.end_streams()
+        await state.end_video()
         await super().shutdown(sockets)
 
 

@@ -30,6 +30,8 @@ NEEDED = {
     ("PUT", "/v1/cameras/{camera}/metadata"): "publish:door",
     **{(method, "/whip/{camera}"): "publish:door" for method in ("GET", "HEAD", "POST")},
     **{(method, "/whip/{camera}/{id}"): "publish:door" for method in ("GET", "HEAD", "PATCH", "DELETE")},
+    ("POST", "/whep/{camera}"): "ask",
+    ("DELETE", "/whep/{camera}/{id}"): "ask",
 }
 PLACES = {"camera": "door", "model": "vilamp", "frame_id": "1", "id": "none", "file": "app.js", "name": "none"}
 SCOPES = ("ask", "publish:door", "publish:yard", "publish:*", "admin")
@@ -78,7 +80,7 @@ def routes_of(site: Served) -> list[tuple[str, str]]:
 
 def taken(method: str, path: str) -> bool:
     """True unless the response only answers a preflight or refuses the method."""
-    if path.startswith("/whip/"):
+    if path.startswith(("/whip/", "/whep/")):
         return (method, path) in NEEDED
     return True
 
