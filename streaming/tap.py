@@ -57,6 +57,7 @@ _POLL_S = 0.01
 _DECODER_LOGGER = "aiortc.rtcrtpreceiver"
 _DECODER_MESSAGE = "failed to decode"
 
+OnTooLarge = Callable[[str], None]
 OnReport = Callable[[int, float, int], object]
 
 
@@ -152,9 +153,7 @@ class _Order:
         return self._reception.add(packet.ssrc, codec, passed, time.monotonic()), None
 
 
-def guard(
-    receiver: RTCRtpReceiver, stats: SourceStats, on_too_large: Callable[[str], None], relay: Relay | None = None
-) -> Reception:
+def guard(receiver: RTCRtpReceiver, stats: SourceStats, on_too_large: OnTooLarge, relay: Relay) -> Reception:
     """Replace parts of an aiortc receiver, before it starts to receive. Return what repairs and watches its track.
 
     Dropped frames are counted in `stats.shed`, decoding errors in `stats.decode_errors`. `on_too_large` is called on
