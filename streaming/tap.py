@@ -156,9 +156,8 @@ class _Order:
 def guard(receiver: RTCRtpReceiver, stats: SourceStats, on_too_large: OnTooLarge, relay: Relay) -> Reception:
     """Replace parts of an aiortc receiver, before it starts to receive. Return what repairs and watches its track.
 
-    Dropped frames are counted in `stats.shed`, decoding errors in `stats.decode_errors`. `on_too_large` is called on
-    the event loop for each picture whose size is refused, with a sentence that says so. `relay` gets the encoded
-    pictures. To be called on the event loop.
+    `stats.shed` counts dropped frames, `stats.decode_errors` decoding errors. `on_too_large` is called with a sentence
+    for each picture whose size is refused. `relay` gets the encoded pictures. All of this is on the event loop.
     """
     loop = asyncio.get_running_loop()
 

@@ -20,19 +20,13 @@ from starlette.routing import Route
 from streaming.ice import Ice
 from streaming.relay import Relay, View
 from streaming.sdp import IceServer, OfferMalformed, OfferUnusable, check_offer
-from streaming.whip import (
-    MAX_OFFER_BYTES,
-    NEGOTIATION_ERRORS,
-    Rejected,
-    allow_any_origin,
-    camera_of,
-    client_of,
-    read_body,
-)
+from streaming.whip import NEGOTIATION_ERRORS
+from streaming.whip_requests import Rejected, allow_any_origin, camera_of, client_of, retry_later, text_of
 
 logger = logging.getLogger(__name__)
 
 CONNECT_TIMEOUT_S = 15.0
+_MAX_OFFER_BYTES = 65_536
 _METHODS = "POST, DELETE, OPTIONS"
 _TIME_BASE = fractions.Fraction(1, 90_000)
 
@@ -120,10 +114,10 @@ class WhepServer:
 
     async def _open(self, request: Request, camera: str) -> Response:
         relay = self._relay_of(camera)
-        text = await read_body(request, "application/sdp", MAX_OFFER_BYTES)
+        text = await text_of(request, "application/sdp", _MAX_OFFER_BYTES)
         offer = check_offer(text, client_of(request), viewer=True)
         if self.num_viewers + self._num_negotiating >= self._max_viewers:
-            raise Rejected(503, f"{self._max_viewers} viewers are connected; try again later", {"Retry-After": "10"})
+            raise Rejected(503, f"{self._max_viewers} viewers are connected; try again later", retry_later())
         view, peer = relay.view(), self._ice.connection()
         self._num_negotiating += 1
         try:
@@ -132,7 +126,7 @@ class WhepServer:
             view.close()
             await peer.close()
             if isinstance(error, OSError):
-                raise Rejected(503, f"no network port for the video: {error}", {"Retry-After": "10"}) from error
+                raise Rejected(503, f"no network port for the video: {error}", retry_later()) from error
             if isinstance(error, NEGOTIATION_ERRORS):
                 raise Rejected(422, f"the offer cannot be answered with {relay.codec} video: {error}") from error
             raise

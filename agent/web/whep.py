@@ -11,7 +11,8 @@ from streaming.media import LiveSource
 from streaming.relay import Relay
 from streaming.session import WebRtcSession
 from streaming.whep import WhepServer
-from streaming.whip import Rejected, WhipServer
+from streaming.whip import WhipServer
+from streaming.whip_requests import Rejected
 
 _INSTEAD = "show its newest frame instead (GET /v1/cameras/{0})"
 

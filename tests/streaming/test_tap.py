@@ -15,6 +15,7 @@ from aiortc.codecs.vpx import Vp8Encoder
 from streaming.encoded import EncodedQueue
 from streaming.frame import FrameSettings, SourceStats
 from streaming.publisher import publish
+from streaming.relay import Relay
 from streaming.session import WebRtcSession
 from streaming.tap import guard, stop_decoder, unfinished_bytes
 from tests.support.streams import TOKEN, track, whip_site
@@ -33,7 +34,7 @@ async def test_aiortc_has_the_private_attributes_that_are_used() -> None:
     assert hasattr(receiver, "_run_rtcp")
     peer.createDataChannel("vilamp")
     assert unfinished_bytes(peer.sctp) == 0
-    guard(receiver, SourceStats(), lambda why: None)
+    guard(receiver, SourceStats(), lambda why: None, Relay())
     assert isinstance(receiver._RTCRtpReceiver__decoder_queue, EncodedQueue)
     assert await stop_decoder(receiver, 1.0)  # it was never started
     await peer.close()

@@ -18,7 +18,7 @@ from streaming.media import open_source
 from streaming.publisher import Codec, publish
 from streaming.relay import MAX_WAITING, Picture, Relay
 from streaming.whep import WhepServer
-from streaming.whip import Rejected
+from streaming.whip_requests import Rejected
 from tests.support.rtsp import rtsp_server
 from tests.support.streams import TOKEN, Site, authorize, index_of, serve, take, track, whip_site
 from tests.support.waiting import until
