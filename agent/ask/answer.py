@@ -191,8 +191,8 @@ class Answering:
 
     async def understand(self, question: Question, known: Known) -> Question:
         """Return the question with what its words say: the cameras and times that they name. Raises UnclearScope."""
-        question = await pools.questions(understood, question, known, self._settings.parts_of_day.ranges())
-        return await pools.questions(continued, self._store, question)
+        read = await pools.questions(understood, question, known, self._settings.parts_of_day.ranges())
+        return await pools.questions(continued, self._store, read, question)
 
     async def scope(self, question: Question) -> Scope:
         """Return the cameras, times and place to search for this question."""

@@ -33,15 +33,16 @@ def frames_before(question: Question) -> tuple[int, ...]:
     return said.frames if _THEN.search(question.text) or _BEFORE.search(question.text) else ()
 
 
-def continued(store: MemoryStore, question: Question) -> Question:
+def continued(store: MemoryStore, question: Question, asked: Question) -> Question:
     """Return the question with its search beginning where the answer before ended, if it asks what came then. Blocks.
 
-    Only if neither the asker nor the words named times. The cameras are those of the answer before, of those that may
-    be asked about, unless some were named.
+    asked: the question before its words were understood. Nothing changes if the asker's fields or words name times;
+    times that an earlier question named still end the search. The cameras are those of the answer before, of those that
+    may be asked about, unless some were named.
     """
     found, named = _THEN.search(question.text), question.words
-    times_named = question.after is not None or question.before is not None
-    if found is None or times_named or not frames_before(question):
+    own_words = [each for each in (named.time_words if named else ()) if each.lower() in question.text.lower()]
+    if found is None or asked.after is not None or asked.before is not None or own_words or not frames_before(question):
         return question
     records = []
     for frame_id in frames_before(question):
@@ -56,5 +57,8 @@ def continued(store: MemoryStore, question: Question) -> Question:
     if question.cameras_by_default and not (named and named.cameras):
         of_before = {record.camera for record in seen}
         cameras = tuple(camera for camera in cameras if camera in of_before)
+    after = max(record.time for record in seen)
+    if question.before is not None and after >= question.before:
+        return question
     words = replace(named, words=(*named.words, found[0])) if named else None
-    return replace(question, cameras=cameras, after=max(record.time for record in seen), words=words)
+    return replace(question, cameras=cameras, after=max(after, question.after or 0.0), words=words)

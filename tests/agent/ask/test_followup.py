@@ -64,6 +64,12 @@ async def test_and_then_searches_on_from_the_answer_before(tmp_path: Path, spy: 
         named = await agent.answering.answer(after_answer("and then?", tuple(map(int, frames)), before=START + 30))
         assert named.finished.searched is not None
         assert named.finished.searched.after is None  # the asker's own times win
+        asked = Said("user", "Who came on 22 November 2026?")
+        earlier = (asked, Said("assistant", "A man.", tuple(map(int, frames))))
+        on = await agent.answering.answer(replace(WHO, text="and then?", earlier=earlier))
+        assert on.finished.searched is not None
+        assert on.finished.searched.after == START + 40  # within the day of the question before
+        assert on.finished.searched.before is not None
 
 
 async def test_pictures_of_cameras_that_were_not_asked_about_are_never_sent(tmp_path: Path, spy: Spy) -> None:
