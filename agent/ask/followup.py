@@ -30,7 +30,8 @@ def frames_before(question: Question) -> tuple[int, ...]:
     said = question.earlier[-1] if question.earlier else None
     if said is None or not said.frames or len(question.text.split()) > MAX_WORDS:
         return ()
-    return said.frames if _THEN.search(question.text) or _BEFORE.search(question.text) else ()
+    is_read_so = question.reading is not None and question.reading.kind == "follow-up"
+    return said.frames if is_read_so or _THEN.search(question.text) or _BEFORE.search(question.text) else ()
 
 
 def continued(store: MemoryStore, question: Question, asked: Question) -> Question:

@@ -245,11 +245,12 @@ class Turn {
     } catch (error) { gone(error.status === 404 ? "Forgotten" : "No picture"); }
   }
 
-  #showNotes({ frames, oldest, newest, notes, timings_ms: timings }) {
+  #showNotes({ frames, oldest, newest, notes, steps, timings_ms: timings }) {
     const zone = this.app.zone();
     put(this.notes, h("li", {}, `${number(frames)} frames from ${clock(oldest, zone)} to ${clock(newest, zone)}`), notes.map(note => h("li", {}, note)));
     const rows = Object.entries({ ...timings, "seen in this browser": this.firstMs }).map(([stage, ms]) =>
       h("tr", {}, h("td", {}, STAGES[stage] ?? (stage === "seen in this browser" ? "first character in this browser" : stage)), h("td", { class: "num" }, `${number(Math.round(ms))} ms`)));
-    put(this.timings, h("details", {}, h("summary", {}, `Answered in ${(timings.total / 1000).toFixed(1)} s`), h("table", {}, rows)));
+    put(this.timings, h("details", {}, h("summary", {}, `Answered in ${(timings.total / 1000).toFixed(1)} s`),
+      steps.length > 0 && h("ol", { class: "hint" }, steps.map(step => h("li", {}, step))), h("table", {}, rows)));
   }
 }
