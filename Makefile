@@ -11,7 +11,7 @@ STAMP := $(VENV)/.installed
 # Two processes; a free one takes tests over from the other.
 PARALLEL := -n 2 --dist worksteal
 
-.PHONY: help demo run check test test-anywhere test-loaded tools lint hardening parity recordings bench screenshots train clean
+.PHONY: help demo run real check test test-anywhere test-loaded tools lint hardening parity recordings bench screenshots train clean
 .DEFAULT_GOAL := demo
 
 help: ## list the targets
@@ -31,6 +31,9 @@ demo: $(STAMP) ## stream a drawn world into an agent, ask about it, and end (the
 
 run: $(STAMP) ## the same, but stay up until Ctrl-C
 	$(BIN)/vilamp demo --run
+
+real: $(STAMP) ## the way of real cameras, from RTSP to answers: clips beside the project, else drawn videos; to out/real
+	$(BIN)/python -m tests.support.real
 
 lint: $(STAMP) ## ruff and mypy
 	$(BIN)/ruff check .

@@ -1,7 +1,7 @@
 """A small RTSP server (RFC 2326, interleaved TCP, or UDP only): H.264 video, sender reports, and failures on request.
 
 Each connection gets `frames_per_connection` frames; then the server closes it or stops sending. The pictures are those of
-tests/support/streams.py.
+tests/support/streams.py, or given.
 """
 
 import asyncio
@@ -11,11 +11,12 @@ import re
 import socket
 import struct
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 import av
+import numpy as np
 from aiortc.codecs.h264 import H264Encoder
 
 from tests.support.streams import picture
@@ -27,6 +28,7 @@ NTP_EPOCH_S = 2_208_988_800
 class RtspServer:
     port: int = 0
     rate_hz: float = 20.0
+    pictures: Callable[[int], np.ndarray] = picture  # by number, uint8 (H, W, 3)
     frames_per_connection: int = 10_000
     then_silent: bool = False  # keep the connection open after the last frame
     sender_offset_s: float | None = 0.0  # error of the camera's clock; None: no sender reports
@@ -35,6 +37,7 @@ class RtspServer:
     num_connections: int = 0
     num_sent: int = 0
     writers: list[asyncio.StreamWriter] = field(default_factory=list)
+    tasks: list["asyncio.Task[None] | None"] = field(default_factory=list)
     asked: list[str] = field(default_factory=list)  # the transport of each SETUP
     _udp: dict[asyncio.StreamWriter, tuple[socket.socket, int]] = field(default_factory=dict)
 
@@ -45,9 +48,10 @@ class RtspServer:
 
     async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.writers.append(writer)
+        self.tasks.append(asyncio.current_task())
         try:
             await self._converse(reader, writer)
-        except (ConnectionError, asyncio.IncompleteReadError):
+        except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
             pass
         finally:
             if writer in self._udp:
@@ -101,7 +105,7 @@ class RtspServer:
         sequence = 0
         started = time.monotonic()
         for index in range(self.frames_per_connection):
-            frame = av.VideoFrame.from_ndarray(picture(self.num_sent), format="rgb24").reformat(format="yuv420p")
+            frame = av.VideoFrame.from_ndarray(self.pictures(self.num_sent), format="rgb24").reformat(format="yuv420p")
             frame.pts, frame.time_base = int(index * 90_000 / self.rate_hz), fractions.Fraction(1, 90_000)
             payloads, ticks = encoder.encode(frame, force_keyframe=index % 10 == 0)
             if self.sender_offset_s is not None and index % 5 == 0:
@@ -139,3 +143,7 @@ async def rtsp_server(**settings: object) -> AsyncIterator[RtspServer]:
         listening.close()
         for writer in rtsp.writers:
             writer.close()
+        open_tasks = [task for task in rtsp.tasks if task is not None and not task.done()]
+        for task in open_tasks:
+            task.cancel()
+        await asyncio.gather(*open_tasks, return_exceptions=True)
