@@ -122,7 +122,8 @@ class Asking:
             )
         finally:
             self._num_open -= 1
-        return self._body(answer, cameras)
+        searched = answer.finished.searched
+        return self._body(answer, searched.cameras if searched else cameras)
 
     def _body(self, answer: Answer, cameras: tuple[str, ...]) -> Json:
         evidence = [

@@ -9,7 +9,11 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
+from agent.cli.ask import searched_line, zone_of
 from agent.cli.client import Client, Reply, ServerError
+from agent.cli.parser import parse
+from agent.settings.settings import Settings
+from agent.times import local_zone_name
 
 
 @contextmanager
@@ -112,3 +116,28 @@ def test_unreachable_server() -> None:
 def test_answers_that_are_not_json() -> None:
     with answering(200, "hello") as client, pytest.raises(ServerError, match="not a ViLaMP agent"):
         client.get_json("/v1/cameras")
+
+
+def test_times_are_in_the_zone_of_the_camera_asked_about() -> None:
+    cameras = [{"id": "gate", "timezone": "Asia/Tokyo"}, {"id": "yard", "timezone": "Europe/Oslo"}]
+    with answering(200, json.dumps({"data": cameras})) as client:
+        assert zone_of(parse(["ask", "?"]), client) == "Asia/Tokyo"
+        assert zone_of(parse(["ask", "?", "--camera", "yard"]), client) == "Europe/Oslo"
+        assert zone_of(parse(["ask", "?", "--camera", "yard", "--timezone", "UTC"]), client) == "UTC"
+    for status, body in ((500, "{}"), (200, "[]"), (200, '{"data": [{"id": "gate"}]}')):
+        with answering(status, body) as client:
+            assert zone_of(parse(["ask", "?"]), client) == local_zone_name()
+    settings = Settings.model_validate({"cameras": {"gate": {"timezone": "Asia/Tokyo"}}})
+    assert zone_of(parse(["export", "gate", "clip.mp4", "--after", "-1h"]), settings=settings) == "Asia/Tokyo"
+
+
+def test_the_first_line_says_what_was_searched() -> None:
+    scope = {"cameras": ["gate"], "after": 1795280400.0, "before": 1795302000.0, "words": ["yesterday evening"]}
+    assert searched_line(scope, "Europe/Zurich", 1795364645.0) == "searched gate, Sat 18:00-24:00"
+    many = {**scope, "cameras": [f"cam-{n}" for n in range(9)], "after": None, "before": None}
+    assert searched_line(many, "UTC", 1795364645.0) == "searched 9 cameras, all of memory"
+    first: list[object] = []
+    with answering(200, sse({"vilamp": {"scope": scope, "coverage": []}}, delta(content="Yes."), "[DONE]")) as client:
+        pieces = client.ask("Who came?", on_scope=first.append)
+        assert next(pieces) == "Yes."
+        assert first == [scope]

@@ -158,6 +158,12 @@ def test_ask_uses_the_local_server_token_and_certificate(replay: Replay, checkpo
         answered = vilamp(*ask, "--after", "-1h", "--sheet", str(sheet), "--timezone", "Europe/Zurich")
         assert answered.returncode == 0, answered.stderr
         assert f"of {NUM_SECONDS} frames (times in Europe/Zurich)" in answered.stdout
+        assert answered.stdout.startswith("searched gate, since ")
+        in_words = vilamp(*ask, "--after", "half an hour ago")
+        assert in_words.returncode == 0, in_words.stderr
+        assert in_words.stdout.partition("\n")[0].startswith("searched gate, since ")
+        by_question = vilamp("ask", "a red car in the last hour?", *ask[2:])
+        assert by_question.stdout.startswith("searched gate, since "), by_question.stderr
         assert "total " in answered.stdout
         assert sheet.read_bytes().startswith(b"\x89PNG")
         complaints = {

@@ -123,6 +123,11 @@ async def test_questions_are_answered_on_the_topic_of_their_id(tmp_path: Path) -
             assert url.startswith(f"{server.url}/v1/frames/")
             picture = await asyncio.to_thread(httpx.get, url, trust_env=False)  # a signed URL needs no token
             assert (picture.status_code, picture.headers["content-type"]) == (200, "image/jpeg")
+            await ask(heard, {"id": "q2", "question": "who was in the yard since 2026?"})
+            await heard.until(lambda h: len(h.messages) == 2)
+            by_words = answers(heard)[1]
+            assert (by_words["cameras"], by_words["scope"]["words"]) == (["yard"], ["in the yard", "since 2026"])
+            assert by_words["coverage"][0]["frames"] == 3
         assert str(heard.messages[0].topic) == "vilamp/answer/q1"
 
 

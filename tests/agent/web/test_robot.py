@@ -214,6 +214,10 @@ async def test_other_cameras_can_be_asked_about(tmp_path: Path) -> None:
             await it.hear("ready")
             it.say(type="ask", id="q", question="what is there?", cameras=["gate"])
             assert {each["camera"] for each in (await ended(it, "q"))[-1]["citations"]} == {"gate"}
+            it.say(type="ask", id="w", question="what is at the gate?")  # without words, it would be the robot's own
+            by_words = (await ended(it, "w"))[-1]
+            assert by_words["scope"]["cameras"] == ["gate"]
+            assert {each["camera"] for each in by_words["citations"]} == {"gate"}
 
 
 @pytest.mark.parametrize("size", [0, 3000])
