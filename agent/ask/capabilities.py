@@ -90,6 +90,13 @@ class Capabilities:
         if self.pictures < self.max_images:
             traits.max_pictures = min(self.pictures, traits.max_pictures or self.pictures)
 
+    def expected_s(self, num_pictures: int) -> float:
+        """Return how many seconds an answer about so many pictures should take; 0.0: not known."""
+        if self.seconds_one is None or self.seconds_all is None:
+            return self.seconds_one or 0.0
+        each_s = (self.seconds_all - self.seconds_one) / max(1, self.pictures - 1)
+        return max(0.0, self.seconds_one + each_s * (num_pictures - 1))
+
     def public(self) -> dict[str, Any]:
         """Return the findings as `/v1/models` shows them."""
         return {name: value for name, value in asdict(self).items() if name not in ("base_url", "max_images", "model")}

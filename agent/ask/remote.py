@@ -37,6 +37,7 @@ from model.config import JudgeManner
 from model.select import Keyframes
 
 SCHEMA_TOKENS = 64  # of a short answer in JSON, or in a word that a model puts into a sentence
+SLOW_S = 3.0  # a longer wait is announced with its length
 TOOL_TOKENS = 512  # of a call with its arguments
 READING_TOKENS = 200  # of what a question asks, in JSON
 _RANKS = {"relevant": 8.0, "recent": 4.0, "filling": 0.0}
@@ -260,7 +261,7 @@ class RemoteAnswerer:
                 text = f"{text}\nAnswer with JSON that follows this schema: {json.dumps(schema)}"
         messages = question_messages(text, context.shown, question.earlier, question.background)
         prompt = Prompt(messages, limit, question.temperature, question.may_think, schema)
-        yield Step(f"the server reads {len(context.shown)} pictures")
+        yield Step(self._reads(len(context.shown)))
         async with aclosing(self.client.stream(prompt, self._rule(question.cameras), tally)) as pieces:
             async for piece in pieces:
                 if isinstance(piece, str) and not has_begun:
@@ -269,6 +270,13 @@ class RemoteAnswerer:
                         yield _sent_of(context.seen, tally.shown)
                 yield piece
         tally.notes.append(f"the answer rests on {len(tally.shown)} pictures alone")
+
+    def _reads(self, num_pictures: int) -> str:
+        """Return what the asker waits for, with how long it should take if that was found out and is long."""
+        found = self._probe.found
+        seconds = 0.0 if found is None else found.expected_s(num_pictures)
+        time = f", about {seconds:.0f} s" if seconds >= SLOW_S else ""
+        return f"the server reads {'one picture' if num_pictures == 1 else f'{num_pictures} pictures'}{time}"
 
     def _rule(self, cameras: Iterable[str]) -> Egress:
         return strictest(map(self._egress_of, cameras))

@@ -12,6 +12,7 @@ from agent.ask.remote_reply import Manner
 
 OPTIONAL = ("stream_options", "temperature", "response_format")  # what a request may leave out if a server refuses it
 SMALLEST_WIDTH = 32  # pixels
+TRY_AGAIN = 100  # prompts after which a guessed limit grows by one picture
 FIRST_CONTEXT = 1024  # tokens; no vision model has a smaller context
 _SHARE = 0.9  # of the pictures that should fit by their number: the text needs tokens too
 
@@ -60,12 +61,14 @@ class Traits:
     manner: Manner = field(default_factory=Manner)
     context: int | None = None  # tokens
     last_counts: dict[int, int] = field(default_factory=dict)  # tokens of a prompt, by its number of pictures
+    num_whole: int | None = None  # prompts that were not cut since max_pictures was guessed; None: it is no guess
 
     def truncation(self, num_pictures: int, prompt_tokens: int) -> str | None:
         """Return a note if a server seems to have dropped a part of a prompt, and send fewer pictures from now on.
 
         Servers such as Ollama cut a prompt that exceeds the context without an error. Then the number of tokens is that
-        of the context, a power of two, or the same for different numbers of pictures.
+        of the context, a power of two, or the same for different numbers of pictures. As this may be a coincidence, one
+        more picture is tried after every TRY_AGAIN prompts that were not cut.
         """
         if num_pictures < 1 or prompt_tokens < FIRST_CONTEXT:
             return None
@@ -73,15 +76,22 @@ class Traits:
         self.last_counts[num_pictures] = prompt_tokens
         full = prompt_tokens == self.context or prompt_tokens & (prompt_tokens - 1) == 0
         if not full and all(number == num_pictures for number in same):
+            self._was_whole()
             return None
         self.context = prompt_tokens
         if num_pictures == 1:
             return f"the server's context of {prompt_tokens} tokens is too short for one picture: make it longer there"
-        self.max_pictures = num_pictures // 2
+        self.max_pictures, self.num_whole = num_pictures // 2, 0
         return (
             f"the server's context of {prompt_tokens} tokens is too short: it did not see all {num_pictures} pictures; "
             f"at most {self.max_pictures} are sent from now on, or make the context longer there"
         )
+
+    def _was_whole(self) -> None:
+        if self.num_whole is not None and self.max_pictures is not None:
+            self.num_whole += 1
+            if self.num_whole >= TRY_AGAIN:
+                self.max_pictures, self.num_whole = self.max_pictures + 1, 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -134,6 +134,8 @@ def test_findings_in_words() -> None:
         "JSON schema: no, tools: yes, thinks: no",
     )
     assert "not been asked" in words(None)[0]
+    assert [found.expected_s(number) for number in (1, 8, 4)] == [1.5, 6.0, pytest.approx(3.43, abs=0.01)]
+    assert Capabilities("http://x/v1", "m", 8, 0.0).expected_s(4) == 0.0
 
 
 @pytest.mark.parametrize(("concurrency", "least_s", "most_s"), [(1, 2.4, 30), (4, 0.6, 2.3)])

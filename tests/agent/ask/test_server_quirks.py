@@ -164,3 +164,20 @@ def test_words_of_refusals(words: str, kind: str | None) -> None:
     sent = Refused(words, frozenset({"response_format", "temperature"}), num_pictures=8, width=640, tokens=600)
     change = adapt(Traits(), sent)
     assert (None if change is None else change.kind) == kind
+
+
+def test_a_guessed_limit_of_pictures_is_tried_again() -> None:
+    """A prompt may have 2048 tokens by chance."""
+    traits = Traits()
+    assert traits.truncation(8, 2048) is not None
+    assert traits.max_pictures == 4
+    for number in range(100):
+        assert traits.truncation(4, 1100 + number) is None
+    assert traits.max_pictures == 5
+    assert traits.truncation(5, 2048) is not None  # it was no chance
+    assert traits.max_pictures == 2
+    assert traits.truncation(0, 4096) is traits.truncation(3, 512) is None  # no pictures, or too short to be a context
+    learned = Traits(max_pictures=1)
+    for number in range(300):
+        learned.truncation(1, 1100 + number)
+    assert learned.max_pictures == 1  # the server said so
