@@ -85,7 +85,7 @@ def _init(add: AddParser) -> None:
     parser.add_argument("--encoder", metavar="FOLDER", help="folder, hub id or builtin (default: SigLIP 2 B/32)")
     parser.add_argument("--port", type=int, help="TCP port of the agent (default: the first free one from 8080)")
     parser.add_argument("--data-dir", type=Path, metavar="DIR", help="folder of memory and tokens")
-    parser.add_argument("--question", default="What can be seen now?", help="the first question")
+    parser.add_argument("--question", help="the first question (default: What can be seen now?)")
     parser.add_argument("--yes", action="store_true", help="take every suggestion")
     parser.add_argument("--force", action="store_true", help="replace an existing file")
 

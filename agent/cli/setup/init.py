@@ -28,6 +28,7 @@ from agent.untrusted.plain import plain_line
 from streaming.redact import redact
 
 QUESTION = "What can be seen now?"
+QUESTION_WITHOUT_WORDS = "Was there a person?"  # of a kind that visits alone can answer
 FIRST_FRAME_S = 60.0
 ANSWER_TIMEOUT_S = 300.0
 _PORTS = range(8080, 8100)
@@ -42,7 +43,8 @@ def run(args: argparse.Namespace) -> int:
         raise CliError(f"{path} is there already: choose another name, or --force to replace it", EXIT_USAGE)
     given = [_named(text) for text in args.camera]
     server, model = _server(args)
-    _probe(server, model)
+    if server is not None and model is not None:
+        _probe(server, model)
     cameras = _cameras(args, given)
     looks = asyncio.run(_look(cameras))
     for finding in _seen(cameras, looks):
@@ -51,7 +53,8 @@ def run(args: argparse.Namespace) -> int:
     _write(path, choice)
     say(f"\nwrote {path}; change it with any editor, check it with: vilamp doctor --config {path}")
     live = [name for name, look in zip(cameras, looks, strict=True) if not look.problem]
-    answered = bool(live) and _try_out(path, choice, live[0], args.question)
+    question = args.question or (QUESTION if choice.base_url else QUESTION_WITHOUT_WORDS)
+    answered = bool(live) and _try_out(path, choice, live[0], question)
     say(f"\nset up in {format_span(time.monotonic() - started)}. Run it: vilamp serve --config {path}")
     return 0 if answered else EXIT_FAILED
 
@@ -59,8 +62,8 @@ def run(args: argparse.Namespace) -> int:
 # --- what to use ---
 
 
-def _server(args: argparse.Namespace) -> tuple[Server, Model]:
-    """Return the vision server and the model to use. Raises CliError if none is found."""
+def _server(args: argparse.Namespace) -> tuple[Server, Model] | tuple[None, None]:
+    """Return the vision server and the model to use; (None, None): there is none. Raises CliError if one was named."""
     hosts = ["127.0.0.1", *args.server]
     say(f"looking for vision servers on {', '.join(map(redact, hosts))} ...")
     offers = [
@@ -73,9 +76,12 @@ def _server(args: argparse.Namespace) -> tuple[Server, Model]:
         remark = "" if model.sees else ", if it sees pictures"
         say(f"  {number}. {plain_line(model.name)} on {server.kind} at {server.base_url}{remark}")
     if not offers:
-        named = "" if args.model is None else f" {args.model}"
         advice = "start one, such as Ollama (ollama pull qwen2.5vl:3b), or name another machine with --server"
-        raise CliError(f"no server with a vision model{named} was found: {advice}")
+        if args.model is not None or args.server:
+            named = "" if args.model is None else f" {args.model}"
+            raise CliError(f"no server with a vision model{named} was found: {advice}")
+        say(f"  none with a vision model, so answers will name times and show pictures only. For words {advice}")
+        return None, None
     best = next((number for number, (_, model) in enumerate(offers, 1) if model.sees and not model.thinks), 1)
     return offers[_number(args, "which one writes the answers?", best, len(offers)) - 1]
 
@@ -157,8 +163,8 @@ def _seen(cameras: dict[str, str], looks: Sequence[Look]) -> list[Finding]:
 
 def _choice(
     args: argparse.Namespace,
-    server: Server,
-    model: Model,
+    server: Server | None,
+    model: Model | None,
     cameras: dict[str, str],
     looks: Sequence[Look],
 ) -> Choice:
@@ -179,9 +185,9 @@ def _choice(
     return Choice(
         cameras=cameras,
         notes=notes,
-        base_url=server.base_url,
-        model=model.name,
-        thinks=model.thinks,
+        base_url="" if server is None else server.base_url,
+        model="" if model is None else model.name,
+        thinks=model is not None and model.thinks,
         encoder=encoder,
         port=args.port or _free_port(),
         data_dir="" if args.data_dir is None else str(args.data_dir),

@@ -67,6 +67,8 @@ def _frame_s(model: object) -> float:
 async def answerer_findings(settings: Settings) -> list[Finding]:
     """Return whether the answerer is there, has the model, and what the model can do."""
     answerer = settings.answerer
+    if answerer.kind == "none":
+        return [Finding("answerer", "answerer", "ok", "no language model: answers name the times that stood out")]
     if answerer.base_url is None or answerer.kind == "local":
         return [Finding("answerer", "answerer", "ok", "this machine's checkpoint answers")]
     async with httpx.AsyncClient(timeout=TIMEOUT_S, trust_env=False) as http:

@@ -9,8 +9,10 @@ import httpx
 import pytest
 import yaml
 
+from agent.cli.parser import parse
 from agent.cli.setup.config_text import Choice, config_text
-from agent.cli.setup.servers import PORTS, Server, find_servers
+from agent.cli.setup.init import run
+from agent.cli.setup.servers import PORTS, Server, ask_server, find_servers
 from agent.settings.source import load_settings
 from tests.support.encoders import make_clip
 from tests.support.network import free_port
@@ -94,6 +96,21 @@ def test_without_a_server_it_says_what_to_install(tmp_path: Path) -> None:
     assert not (tmp_path / "vilamp.yaml").exists()
 
 
+async def test_without_a_vision_server_answers_name_times(
+    tmp_path: Path, encoder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("agent.cli.setup.servers.PORTS", {})  # whatever runs on this machine
+    monkeypatch.setattr("agent.cli.setup.servers.find_servers.__defaults__", ((),))
+    async with rtsp_server() as camera:
+        options = ["--camera", f"gate={camera.url}", "--encoder", str(encoder), "--yes", "--port", str(free_port())]
+        args = parse(["init", str(tmp_path / "vilamp.yaml"), *options, "--data-dir", str(tmp_path / "data")])
+        code = await asyncio.to_thread(run, args)
+    said = capsys.readouterr().out
+    assert "none with a vision model" in said
+    assert load_settings(tmp_path / "vilamp.yaml", environ={}).answerer.kind == "none"
+    assert code == 0, said
+
+
 async def test_servers_are_found_with_their_models() -> None:
     with spying() as spy:
         closed = f"127.0.0.1:{free_port()}"
@@ -104,8 +121,6 @@ async def test_servers_are_found_with_their_models() -> None:
 
 
 async def ask(app: object, base_url: str = "http://127.0.0.1:11434/v1") -> Server | None:
-    from agent.cli.setup.servers import ask_server
-
     transport = httpx.ASGITransport(app=app)  # type: ignore[arg-type]
     async with httpx.AsyncClient(transport=transport) as http:
         return await ask_server(http, base_url)
