@@ -58,7 +58,7 @@ def understood(question: Question, known: Known, parts: PartsOfDay) -> Question:
     said = tuple((each.role, each.text) for each in question.earlier)
     words = read_scope(question.text, replace(known, cameras=(*asked, *others), earlier=said), parts)
     if words.problem:
-        raise UnclearScope(words.problem, param="messages")
+        raise UnclearScope(f"{words.problem}. Name one of them.", param="messages")
     after, before, used = question.after, question.before, words.words
     if after is None and before is None:
         after, before = words.after, words.before

@@ -68,8 +68,9 @@ class _Names:
     def __init__(self, cameras: tuple[tuple[str, tuple[str, ...]], ...]) -> None:
         self.exact: dict[str, tuple[str, ...]] = {}
         self.weak: set[str] = set()  # names that are also everyday words
+        own = {"".join(folded_words(name)) for name, _ in cameras}
         for name, aliases in cameras:
-            for phrase in (name, *aliases):
+            for phrase in (name, *(each for each in aliases if "".join(folded_words(each)) not in own)):
                 words = folded_words(phrase)
                 joined = "".join(words)
                 if not joined or len(words) > MAX_WORDS:
@@ -88,16 +89,16 @@ class _Names:
                 for each in _shortened(joined):
                     self.near.setdefault(each, []).append(joined)
 
-    def called(self, joined: str, num_words: int) -> tuple[str, str] | None:
+    def called(self, joined: str, num_words: int) -> str | None:
         """Return the name that this text is, perhaps with one letter wrong."""
         if joined in self.exact:
-            return joined, joined
+            return joined
         if len(joined) < (MIN_FUZZY - 1 if num_words == 1 else MIN_FUZZY + 2) or joined in _FUNCTION:
             return None
         for each in _shortened(joined):
             for name in self.near.get(each, ()):
                 if is_one_letter_off(joined, name) and (len(name) >= MIN_FUZZY or _is_slip(joined, name)):
-                    return name, joined
+                    return name
         return None
 
 
@@ -154,21 +155,21 @@ def _mention_at(texts: list[str], place: int, names: _Names) -> _Mention | None:
         before = texts[place - 1] if place else ""
         after = texts[last + 1] if last + 1 < len(texts) else ""
         beside_camera = before in _CAMERA or after in _CAMERA
-        if called[0] in names.weak and not beside_camera:
+        if called in names.weak and not beside_camera:
             continue
         if before in _INDEFINITE and not beside_camera:
             continue
-        mention = _Mention(place, last, names.exact[called[0]])
+        mention = _Mention(place, last, names.exact[called])
         mention.is_excluded = _is_excluded(texts, place)
         return mention
     return None
 
 
-def _compound(joined: str, names: _Names) -> tuple[str, str] | None:
+def _compound(joined: str, names: _Names) -> str | None:
     """Return the name in a German compound such as "hofkamera"."""
     for word in ("kamera", "cam"):
         if joined.endswith(word) and joined.removesuffix(word) in names.exact:
-            return joined.removesuffix(word), joined
+            return joined.removesuffix(word)
     return None
 
 

@@ -6,36 +6,36 @@ Symbols that the rules make: C clock time, r hours between two clock times. Thos
 from dataclasses import replace
 
 from agent.reading.time_rules import Made, Match, Rule, rule
-from agent.reading.times import AROUND_MIN, Hours, between, clock
+from agent.reading.times import AROUND_MIN, HALF_MIN, NOON_MIN, Hours, between, clock
 
 MAX_HOUR = 24
 SOME_HOURS = 6  # "since 2 hours" is a length of time, "since 9 hours" a time of day
 
 
-def _hour(number: float, language: str, *, is_vague: bool | None = None) -> Hours | None:
+def _hour(number: float, *, is_vague: bool = True) -> Hours | None:
+    """Return a full hour; None if there is none. is_vague: an hour up to twelve may be of either half of the day."""
     if number != int(number) or not 0 <= number <= MAX_HOUR:
         return None
-    vague = 1 <= number <= 12 if is_vague is None else is_vague and 1 <= number <= 12
-    return clock(60 * number, is_vague=vague)
+    return clock(60 * number, is_vague=is_vague and 1 <= number <= 12)
 
 
 def _half_day(hours: Hours, pm: int) -> Hours | None:
     at = hours.at or 0.0
-    if at >= 780:
+    if at >= HALF_MIN:
         return hours
-    return clock(at % 720 + 60 * pm)
+    return clock(at % NOON_MIN + 60 * pm)
 
 
 def _number_half_day(match: Match) -> Made:
     [half] = match.of("M")
-    clocks = match.of("C") or [_hour(number, match.language) for number in match.of("N")[:1]]
+    clocks = match.of("C") or [_hour(number) for number in match.of("N")[:1]]
     made = clocks[0] and _half_day(clocks[0], half)
     return ("C", made) if made else None
 
 
 def _number_oclock(match: Match) -> Made:
     numbers, [kind] = match.of("N"), match.of("k")
-    made = _hour(numbers[0], match.language, is_vague=kind == 12)
+    made = _hour(numbers[0], is_vague=kind == 12)
     if made is None:
         return None
     minute = numbers[1] if len(numbers) > 1 and numbers[1] < 60 else 0
@@ -45,7 +45,7 @@ def _number_oclock(match: Match) -> Made:
 def _half_past(match: Match) -> Made:
     """Half past two, halb drei, quarter to three, Viertel nach zwei, dos y media, trois heures moins le quart."""
     head = match.head
-    noon = [720.0 for part in match.of("Pp") if part == "noon"]
+    noon = [float(NOON_MIN) for part in match.of("Pp") if part == "noon"]
     numbers = [60 * number for number in match.of("N1") if number <= MAX_HOUR] + noon
     [share] = match.of("hq")
     if not numbers or (match.of("U") not in ([], ["h"])):
@@ -55,7 +55,7 @@ def _half_past(match: Match) -> Made:
     if is_german_half and match.language != "de":
         return None
     minute = numbers[0] + (-60 * share if minus else 60 * share)
-    return "C", clock(minute, is_vague=minute < 780 and not noon)
+    return "C", clock(minute, is_vague=minute < HALF_MIN and not noon)
 
 
 def _at_number(match: Match) -> Made:
@@ -71,7 +71,7 @@ def _at_number(match: Match) -> Made:
         return None
     numbers = match.of("NH1")
     definite = bool(units) or bool(match.of("H"))
-    made = _hour(numbers[0], match.language, is_vague=not definite)
+    made = _hour(numbers[0], is_vague=not definite)
     if made is None:
         return None
     if len(numbers) > 1 and numbers[1] < 60:
@@ -97,10 +97,10 @@ def _hours_between(match: Match) -> Made:
         elif token.symbol in "Pp":
             if token.value != "noon":
                 return None
-            ends.append(clock(720))
+            ends.append(clock(NOON_MIN))
         elif token.symbol in "NH1":
             definite = token.symbol == "H" or bool(units)
-            made = _hour(token.value, match.language, is_vague=not definite)
+            made = _hour(token.value, is_vague=not definite)
             if made is None:
                 return None
             ends.append(made)

@@ -56,8 +56,8 @@ class Hours:
 class Piece:
     """What one phrase of time says: a `span` in unix seconds, or days, hours or both.
 
-    point: for a span, the one moment it is about. is_latest: the latest such hours that have begun, even as part of a
-    day. needs_word: it counts only behind a preposition: "night" does not, "at night" does.
+    point: for a span, the one moment it is about. needs_word: it counts only behind a preposition: "night" does not,
+    "at night" does.
     """
 
     days: Days | None = None
@@ -68,9 +68,9 @@ class Piece:
     needs_word: bool = False
 
 
-def clock(minute: float, *, is_vague: bool = False, margin: float = CLOCK_MIN) -> Hours:
+def clock(minute: float, *, is_vague: bool = False) -> Hours:
     """Return the minutes around a time of day."""
-    return Hours(minute - margin, minute + margin, minute, "", is_vague, is_vague)
+    return Hours(minute - CLOCK_MIN, minute + CLOCK_MIN, minute, "", is_vague, is_vague)
 
 
 def between(first: Hours, last: Hours) -> Hours | None:
@@ -194,10 +194,9 @@ class Calendar:
     # --- hours ---
 
     def part(self, name: str) -> Hours:
-        """Return a part of the day, such as "morning"."""
+        """Return a part of the day, such as "morning". "since noon" means since 12:00, whenever noon begins."""
         start, end = self._parts[name]
-        at = NOON_MIN if name in ("noon", "lunchtime") and start < NOON_MIN < end else None
-        return Hours(start, end if end > start else end + DAY_MIN, at if name == "noon" else None, name)
+        return Hours(start, end if end > start else end + DAY_MIN, NOON_MIN if name == "noon" else None, name)
 
     # --- spans ---
 

@@ -176,6 +176,9 @@ def test_a_name_of_several_cameras_is_a_problem() -> None:
     names = {"gate": ("door",), "yard": ("door",), "shed": ("shed door", "shack")}
     words = read_scope("who was at the door?", known(names=names), PARTS)
     assert words.problem == "2 cameras are called 'door': gate, yard"
+    names = {"door": (), "yard": ("door",)}
+    assert read_scope("who was at the door?", known(names=names), PARTS).cameras == ("door",)  # its name, not an alias
+    names = {"gate": ("door",), "yard": ("door",)}
     assert read_scope("who was at the door of the gate?", known(names=names), PARTS).cameras == ("gate",)
 
 
