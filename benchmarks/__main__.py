@@ -49,6 +49,7 @@ BENCHMARKS = (
     Benchmark("ablations", "ablations", short="--seeds 11 --worlds 1 --frames 300 --questions 5"),
     Benchmark("askers", "askers", short="--seconds 0.2 --judge-seconds 0.1"),
     Benchmark("timeline", "timeline", short="--frames 1000"),
+    Benchmark("ingest", "ingest", short="--seconds 10 --only clients"),
 )
 
 

@@ -15,8 +15,8 @@ from streaming.frame import ClockName
 _WRAP_TICKS = 1 << 32  # RTP timestamps have 32 bits
 _MIN_STEP_S = 0.001
 _MAX_STEP_S = 1.0
-_REPORTS = 5  # so many count
-_REPORTS_DIFFER_S = 0.2  # from their median, when they agree
+_FEWEST_REPORTS, _REPORTS = 3, 5  # so many count
+_REPORTS_DIFFER_S = 0.08  # from their median, when they agree
 _REPORT_INTERVAL_S = 0.5  # between two reports that are compared
 _MAX_AHEAD_S = 3.0  # beyond `max_skew_s`: a last frame further in the future was stamped by a wrong clock
 
@@ -47,10 +47,10 @@ class CaptureClock:
 
     Our clock is the system clock of this machine, by which arrival times are given. Cameras send reports of their own
     clock: its time at a certain RTP timestamp (in ticks). A report is used if its time differs from our clock by at
-    most `max_skew_s`. Two or more give the capture time of each frame from the frame's ticks, if they agree: between
-    them, ticks must advance at the clock rate. The median of the last ones counts, as some senders read their clock
-    late. This time is used if the frame arrived at most `max_delay_s` after it and at most `max_skew_s` before it. All
-    other frames get their arrival time.
+    most `max_skew_s`. Three or more give the capture time of each frame from the frame's ticks, if they agree: between
+    them, ticks must advance at the clock rate. Then the median of the last ones counts while most of them agree, as a
+    sender may read its clock late at times. This time is used if the frame arrived at most `max_delay_s` after it and
+    at most `max_skew_s` before it. All other frames get their arrival time.
 
     If times would step back (at a first report, or with another publisher), they advance at half speed for a few
     seconds until they are right again, so that the order of frames and the sampling are kept. If the last frame's time
@@ -95,11 +95,12 @@ class CaptureClock:
     def _agreement(self, ticks: int) -> tuple[float, int] | None:
         """Return the sender's time at `ticks`, the median of all reports; None if they are too few or contradictory."""
         times = [time + ticks_between(ticks, then) / self._rate_hz for time, then, _ in self._reports]
-        if len(times) < 2:
+        if len(times) < _FEWEST_REPORTS:
             return None
         middle = median(times)
         num_near = sum(abs(time - middle) <= _REPORTS_DIFFER_S for time in times)
-        return (middle, ticks) if 2 * num_near > len(times) else None
+        agree = num_near == len(times) or (self._agreed is not None and 2 * num_near > len(times))
+        return (middle, ticks) if agree else None
 
     def capture_time(self, ticks: int | None, arrival: float) -> tuple[float, ClockName]:
         """Return the frame's time in unix seconds, and which clock gave it: "sender" or "arrival"."""

@@ -2,11 +2,7 @@
 
 import asyncio
 import datetime
-import shutil
-import subprocess
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import aioice.ice
@@ -21,70 +17,46 @@ from OpenSSL import SSL
 
 from streaming.frame import FrameSettings
 from streaming.publisher import publish
-from tests.support import chromium_whip
+from tests.support import chromium_whip, whip_clients
 from tests.support.browser import needs_chromium
 from tests.support.streams import TOKEN, take, track, whip_site
-from tests.support.timed_pictures import age_s, draw_i420, now_ms, read
+from tests.support.timed_pictures import age_s, read
 from tests.support.waiting import until
 
 ROOT = Path(__file__).parents[2]
-SYSTEM_PYTHON = "/usr/bin/python3"
-_CHECK_GSTREAMER = """
-import gi
-gi.require_version("Gst", "1.0"); gi.require_version("GstWebRTC", "1.0")
-from gi.repository import Gst, GstWebRTC
-Gst.init(None)
-missing = [name for name in ("webrtcbin", "nicesrc", "vp8enc", "x264enc") if not Gst.ElementFactory.find(name)]
-raise SystemExit(" ".join(missing) or 0)
-"""
 
 
-def has_gstreamer() -> bool:
-    if shutil.which(SYSTEM_PYTHON) is None:
-        return False
-    with suppress(subprocess.TimeoutExpired):
-        return subprocess.run([SYSTEM_PYTHON, "-c", _CHECK_GSTREAMER], capture_output=True, timeout=60).returncode == 0
-    return False
+def needs(client: str) -> None:
+    missing = whip_clients.missing(client)
+    if missing:
+        pytest.skip(f"no {client} here: {missing}")
 
 
-@asynccontextmanager
-async def gstreamer(url: str, codec: str, width: int, height: int, rate_hz: int) -> AsyncIterator[None]:
-    """Publish timed pictures with GStreamer during the block."""
-    process = await asyncio.create_subprocess_exec(
-        SYSTEM_PYTHON, "tests/support/gstreamer_whip.py", url, TOKEN, codec, str(width), str(height), str(rate_hz),
-        cwd=ROOT, stdin=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL,
-    )  # fmt: skip
-    assert process.stdin is not None
-
-    async def feed() -> None:
-        loop = asyncio.get_running_loop()
-        due = loop.time()
-        with suppress(ConnectionError):
-            while True:
-                process.stdin.write(draw_i420(now_ms(), width, height))
-                await process.stdin.drain()
-                due += 1 / rate_hz
-                await asyncio.sleep(max(0.0, due - loop.time()))
-
-    feeding = asyncio.create_task(feed())
-    try:
-        yield
-    finally:
-        feeding.cancel()
-        with suppress(ProcessLookupError):
-            process.kill()
-        await process.wait()
-        process._transport.close()  # type: ignore[attr-defined]
+@pytest.mark.parametrize("codec", ["VP8", "H264"])
+@pytest.mark.parametrize("client", ["werift", "libdatachannel"])
+async def test_packages_for_node_publish(client: str, codec: str) -> None:
+    needs(client)
+    publishing = getattr(whip_clients, client)
+    async with (
+        whip_site(frames=FrameSettings(rate_hz=1.0)) as site,
+        publishing(site.url(), TOKEN, codec, 320, 192, 15),
+    ):
+        await until(lambda: bool(site.sources))
+        frames = await take(site.sources[0].frames(), 12)
+    assert len(frames) == 12
+    drawn = [read(frame.image) for frame in frames[3:]]
+    assert not any(wrong for _, wrong in drawn)
+    assert all(-0.1 < age_s(ms or 0, frame.time) < 1.5 for (ms, _), frame in zip(drawn, frames[3:], strict=True))
 
 
 @pytest.mark.parametrize("codec", ["VP8", "H264"])
 async def test_gstreamer_publishes(codec: str) -> None:
     """Its certificate has an RSA key, and its sender reports run at twice the clock rate."""
-    if not has_gstreamer():
-        pytest.skip(
-            "no webrtcbin here: apt-get install gstreamer1.0-nice gstreamer1.0-plugins-{good,bad,ugly} and more"
-        )
-    async with whip_site(frames=FrameSettings(rate_hz=1.0)) as site, gstreamer(site.url(), codec, 320, 192, 15):
+    needs("gstreamer")
+    async with (
+        whip_site(frames=FrameSettings(rate_hz=1.0)) as site,
+        whip_clients.gstreamer(site.url(), TOKEN, codec, 320, 192, 15),
+    ):
         await until(lambda: bool(site.sources))
         frames = await take(site.sources[0].frames(), 10)
         assert site.sources[0].stats.codec == codec.lower()

@@ -1,5 +1,6 @@
 #!/bin/sh
-# What some tests need from the system: a broker, a browser and a reverse proxy; and for tests/support/surroundings.py locales and ip.
+# What some tests need from the system: a broker, a browser, a reverse proxy and GStreamer; and for
+# tests/support/surroundings.py locales and ip.
 # Installed where that is allowed (root, apt-get); elsewhere those tests skip and say what to install. Never fails, and leaves
 # no service running or enabled.
 PATH="$PATH:/usr/sbin:/sbin"
@@ -8,6 +9,9 @@ for tool in mosquitto chromium nginx; do
     command -v "$tool" >/dev/null 2>&1 || missing="$missing $tool"
 done
 command -v ip >/dev/null 2>&1 || missing="$missing iproute2"
+# GStreamer as a publisher over WebRTC (tests/support/gstreamer_whip.py)
+command -v gst-launch-1.0 >/dev/null 2>&1 || missing="$missing gstreamer1.0-tools gstreamer1.0-nice gstreamer1.0-plugins-good
+    gstreamer1.0-plugins-bad gstreamer1.0-plugins-ugly python3-gi gir1.2-gst-plugins-base-1.0 gir1.2-gst-plugins-bad-1.0"
 [ -e /usr/share/i18n/locales/tr_TR ] || missing="$missing locales"
 [ -n "$missing" ] || exit 0
 if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null 2>&1; then
