@@ -7,7 +7,7 @@ const BASE = new URL("../", import.meta.url); // the agent's URL, which may have
 /** A path on the agent with the proxy's prefix: "/v1/cameras" and "/vilamp/v1/cameras" both become "/vilamp/v1/cameras". @param {string} given */
 export function address(given) {
   const { pathname, search } = new URL(given, BASE);
-  const known = ["v1/", "whip/"].some(part => pathname.startsWith(BASE.pathname + part));
+  const known = ["v1/", "whip/", "whep/"].some(part => pathname.startsWith(BASE.pathname + part));
   return (known ? pathname : BASE.pathname + pathname.slice(1)) + search;
 }
 

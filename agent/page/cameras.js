@@ -4,6 +4,7 @@ import { base } from "./api.js";
 import { bytes, clock, h, number, put, span } from "./dom.js";
 import { openFrame } from "./frame.js";
 import { publishPanel } from "./publish.js";
+import { view } from "./viewer.js";
 
 const WARM_S = 60; // with less video than this, answers say how little there is
 const THUMB = 640;
@@ -28,7 +29,7 @@ export function mount(root, app) {
       if (!cards.has(camera.id)) { cards.set(camera.id, card(camera.id, app)); wall.append(cards.get(camera.id).root); }
       cards.get(camera.id).show(camera);
     }
-    for (const [id, each] of cards) if (!app.cameras.some(camera => camera.id === id)) { each.root.remove(); cards.delete(id); }
+    for (const [id, each] of cards) if (!app.cameras.some(camera => camera.id === id)) { each.stop(); each.root.remove(); cards.delete(id); }
   };
   const off = app.on("cameras", show);
   const open = () => {
@@ -62,14 +63,33 @@ function card(id, app) {
   const chip = h("span", { class: "chip" }), facts = h("p", { class: "facts" }), problem = h("p", { class: "problem" });
   const fluent = h("a", { target: "_blank", rel: "noopener noreferrer" }, "Fluent video");
   const ask = h("a", { href: "#ask", onclick: () => { app.state.cameras = [id]; app.emit("state"); } }, "Ask about it");
+  const video = h("video", { playsinline: true, hidden: true, "aria-label": `Live video of ${id}` });
+  video.muted = true; // else browsers do not let it start
+  const live = h("button", { type: "button", class: "quiet" }, "Watch live");
+  let watching = null, why = ""; // why: the reason why there is no live view
+  live.addEventListener("click", async () => {
+    if (watching) return watching.abort();
+    const { signal } = watching = new AbortController();
+    live.textContent = "Stop";
+    why = "";
+    video.addEventListener("playing", () => { video.hidden = false; open.hidden = true; }, { signal });
+    await view(app.api, id, video, signal).catch(error => { why = error.message; });
+    watching.abort();
+    watching = null;
+    live.textContent = "Watch live";
+    video.hidden = true;
+    open.hidden = false;
+    app.emit("cameras");
+  });
   let frame = null, missing = false; // missing: the picture could not be loaded
   open.addEventListener("click", () => frame && openFrame(app, frame));
   const seen = is => { missing = !is; image.style.visibility = is ? "" : "hidden"; }; // not `hidden`: a lazy image without a box is never loaded
   image.addEventListener("error", () => seen(false));
   image.addEventListener("load", () => seen(true));
   return {
-    root: h("li", { class: "panel card" }, open, h("div", { class: "body" },
-      h("div", { class: "head" }, h("h3", {}, id), chip), facts, problem, h("div", { class: "row links" }, ask, fluent))),
+    root: h("li", { class: "panel card" }, open, video, h("div", { class: "body" },
+      h("div", { class: "head" }, h("h3", {}, id), chip), facts, problem, h("div", { class: "row links" }, ask, live, fluent))),
+    stop: () => watching?.abort(),
     show(camera) {
       const { kind, words } = stateOf(camera);
       if (camera.latest && (missing || camera.latest.frame_id !== frame?.frame_id)) {
@@ -90,7 +110,8 @@ function card(id, app) {
         `${number(camera.frames)} frames`, ` · ${bytes(camera.bytes)}`, ` · oldest ${span(now - camera.oldest)} ago`,
         kind !== "live" && kind !== "warming" && ` · newest ${span(now - camera.newest)} ago`],
         ` · ${lost ? `${number(lost)} dropped` : "no drops"}`, camera.source?.width ? ` · ${camera.source.width}×${camera.source.height}` : "");
-      problem.textContent = camera.problem ?? (kind === "live" ? "" : camera.source?.detail ?? lastEnd(camera));
+      problem.textContent = camera.problem ?? (why || (camera.state === "live" ? "" : camera.source?.detail ?? lastEnd(camera)));
+      live.hidden = camera.state !== "live" && !watching;
       problem.hidden = !problem.textContent;
       fluent.hidden = !camera.recorder_url;
       if (camera.recorder_url) fluent.href = camera.recorder_url;

@@ -161,7 +161,7 @@ export class Publisher {
 }
 
 /** Wait until the offer has all its network addresses. @param {RTCPeerConnection} peer */
-async function gathered(peer) {
+export async function gathered(peer) {
   while (peer.iceGatheringState !== "complete") {
     await new Promise(next => peer.addEventListener("icegatheringstatechange", next, { once: true }));
   }

@@ -7,7 +7,7 @@ import httpx
 
 from streaming.publisher import publish
 from tests.support.agents import Served, served
-from tests.support.browser import browser, needs_chromium
+from tests.support.browser import browser, expect, needs_chromium, visit
 from tests.support.streams import track, write_clip
 from tests.support.waiting import until
 
@@ -57,6 +57,30 @@ async def test_chromium_views_what_a_publisher_sends(tmp_path: Path) -> None:
         async with httpx.AsyncClient() as http:
             metrics = (await http.get(f"{at.url}/metrics", headers={"Authorization": f"Bearer {SECRET}"})).text
         assert "vilamp_whep_opened_total 2.0" in metrics
+
+
+@needs_chromium
+async def test_the_page_shows_one_camera_live_and_else_its_newest_frame(tmp_path: Path) -> None:
+    async with served(tmp_path, **SETTINGS) as at, browser(camera=False) as chromium, visit(chromium) as seen:
+        page = seen.page
+        async with publish(f"{at.url}/whip/door", SECRET, track()), publish(f"{at.url}/whip/masked", SECRET, track()):
+            await until(lambda: at.agent.store.stats("door").frames and at.agent.store.stats("masked").frames)
+            await page.goto(f"{at.url}/#token={SECRET}")
+            door = page.get_by_role("listitem").filter(has=page.get_by_role("heading", name="door"))
+            masked = page.get_by_role("listitem").filter(has=page.get_by_role("heading", name="masked"))
+            await door.get_by_role("button", name="Watch live").click()
+            await expect(door.locator("video")).to_be_visible()
+            await page.wait_for_function("document.querySelector('video:not([hidden])').videoWidth === 160")
+            await masked.get_by_role("button", name="Watch live").click()  # a page watches one camera at a time
+            await expect(masked).to_contain_text("what its masks cover")
+            await expect(masked.get_by_role("img")).to_be_visible()
+            await expect(door.get_by_role("img")).to_be_visible()
+            await door.get_by_role("button", name="Watch live").click()
+            await expect(door.locator("video")).to_be_visible()
+        await expect(door.locator("video")).to_be_hidden()  # the publisher has left
+        await expect(door.get_by_role("img")).to_be_visible()
+        seen.unharmed(requests=False)
+        assert all("409" in refused for refused in seen.refused), seen.refused
 
 
 async def test_cameras_without_a_live_view_say_why(tmp_path: Path) -> None:
