@@ -5,6 +5,7 @@ would need seconds of a slow stream to recognise it.
 """
 
 import io
+import re
 import time
 from collections.abc import Callable, Iterator
 from functools import cached_property
@@ -17,9 +18,9 @@ from streaming.picture import MAX_PIXELS
 
 MAX_PICTURE_BYTES = 32 << 20
 _READ_BYTES = 64 << 10
-_START, _MARK = b"\xff\xd8\xff", b"\xff"
-_END, _START_AGAIN, _FILL = 0xD9, 0xD8, 0xFF
-_BARE = frozenset({0x00, 0x01, *range(0xD0, 0xD8)})  # data bytes and restart markers, which have no length
+_START = b"\xff\xd8\xff"
+_MARKER = re.compile(rb"\xff[\x02-\xcf\xd8-\xfe]")  # neither data nor a restart marker, which have no length
+_END, _START_AGAIN = 0xD9, 0xD8
 _FORMATS = "jpeg_pipe,png_pipe,webp_pipe,bmp_pipe"
 _MAGIC = (b"\xff\xd8", b"\x89PNG\r\n", b"BM")
 
@@ -53,19 +54,19 @@ class Splitter:
             if start < 0:
                 return None
             self._place = 2
-        while 0 <= (mark := data.find(_MARK, self._place)) < len(data) - 1:
-            kind = data[mark + 1]
+        while found := _MARKER.search(data, self._place):
+            mark, kind = found.start(), found[0][1]
             if kind == _END:
                 return mark + 2
             if kind == _START_AGAIN:  # the picture before was cut off
                 self._restart(mark)
                 self._place = 2
-            elif kind in _BARE or kind == _FILL:
-                self._place = mark + (1 if kind == _FILL else 2)
             elif mark + 4 > len(data):
-                break
+                self._place = mark
+                return None
             else:
                 self._place = mark + 2 + int.from_bytes(data[mark + 2 : mark + 4])
+        self._place = max(self._place, len(data) - 1)
         return None
 
 
