@@ -377,6 +377,8 @@ QUIRKS: dict[str, Quirk] = {
     "agent-endless": _always(("search", {"phrase": "a dog"})),
     "agent-looks-at-nothing": _looks_at_nothing,
     "agent-refused": _calls_nobody,
+    "wrong-times": lambda body, tries: said("A man came at 03:33:33."),
+    "left-for-a-count": lambda body, tries: said("On the left."),
     "mumbles": _mumbles,
     "reads": _reads,
 }

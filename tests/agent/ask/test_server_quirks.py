@@ -11,6 +11,7 @@ import pytest
 from agent.ask.question import Answer, Finished, Piece, Seen, Step
 from agent.ask.remote_traits import Refused, Traits, adapt
 from agent.errors import AnswererAway, AnswererRefused, NoAnswer, Problem
+from agent.reading.types import Reading
 from tests.support.agents import remember, served
 from tests.support.remote import WHO, asking, openai
 from tests.support.server_quirks import QUIRKS, pictures_in
@@ -55,6 +56,8 @@ OTHERS = {
     "sees-few",
     "blind",
     "mumbles",
+    "wrong-times",
+    "left-for-a-count",
     "reads",
 }
 
@@ -181,3 +184,22 @@ def test_a_guessed_limit_of_pictures_is_tried_again() -> None:
     for number in range(300):
         learned.truncation(1, 1100 + number)
     assert learned.max_pictures == 1  # the server said so
+
+
+async def test_a_time_that_no_picture_has_is_marked(tmp_path: Path, spy: Spy) -> None:
+    async with asking(tmp_path, openai(spy, "wrong-times")) as agent:
+        answer = await agent.answering.answer(WHO)
+    assert "A man came at 03:33:33.\n\n(no picture that was looked at is from 03:33:33.)" in answer.text
+
+
+async def test_a_side_for_a_count_is_refused_and_not_printed(tmp_path: Path, spy: Spy) -> None:
+    counted = replace(WHO, text="How many cars came?", reading=Reading("count", ("car",)))
+    async with asking(tmp_path, openai(spy, "left-for-a-count"), answering={"in_steps": False}) as agent:
+        shown = []
+        with pytest.raises(
+            NoAnswer, match="does not fit the question: it should say a number, and is a side"
+        ) as refused:
+            async with agent.answering.ask(counted) as events:
+                shown = [event async for event in events if isinstance(event, Piece)]
+    assert shown == []
+    assert "left" not in str(refused.value)

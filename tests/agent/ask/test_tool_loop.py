@@ -1,5 +1,6 @@
 """A server's model that looks through the memory by tools: within limits, and with a clear end whatever it calls."""
 
+import asyncio
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from agent.ask.remote import RemoteAnswerer
 from agent.ask.scope import Scope
 from agent.ask.tool_loop import OFFERED, ToolLoop, ToolsFailed
 from tests.support.agents import START, remember, served
+from tests.support.processes import vilamp
 from tests.support.remote import WHO, asking, openai
 from tests.support.server_quirks import QUIRKS
 from tests.support.vlm_server import Spy
@@ -172,3 +174,14 @@ async def test_steps_stream_as_comments_and_a_client_that_leaves_ends_them(tmp_p
                         break
         await until(lambda: site.agent.answering.queue.turns.num_inside == 0)
         assert len(spy.seen()) < 4  # neither the look nor the answer was asked for
+
+
+async def test_the_command_line_prints_steps_beside_the_answer(tmp_path: Path, spy: Spy) -> None:
+    async with served(tmp_path, answerer=openai(spy, "agent", tools="on")) as site:
+        await remember(site.agent, "door", 12, step_s=10.0)
+        question = ("What was the person doing?", "--server", site.url)
+        ran = await asyncio.to_thread(vilamp, "ask", *question, VILAMP_TOKEN=site.token(), cwd=tmp_path)
+    assert ran.returncode == 0, ran.stderr
+    assert "... browses what happened\n... searches for 'a person' on door\n... looks at 5 frames" in ran.stderr
+    assert "It was so: I see 5 pictures." in ran.stdout
+    assert "browses" not in ran.stdout
