@@ -82,6 +82,8 @@ def _init(add: AddParser) -> None:
     parser.add_argument("--user", default="", help="user of the ONVIF cameras; password: $ONVIF_PASSWORD")
     parser.add_argument("--server", action="append", default=[], metavar="HOST", help="look here too: host or base URL")
     parser.add_argument("--model", metavar="NAME", help="the model on the server")
+    parser.add_argument("--key-file", type=Path, metavar="FILE", help="API key, for a server given as a base URL")
+    parser.add_argument("--allow-egress", action="store_true", help="pictures may leave the private network")
     parser.add_argument("--encoder", metavar="FOLDER", help="folder, hub id or builtin (default: SigLIP 2 B/32)")
     parser.add_argument("--port", type=int, help="TCP port of the agent (default: the first free one from 8080)")
     parser.add_argument("--data-dir", type=Path, metavar="DIR", help="folder of memory and tokens")

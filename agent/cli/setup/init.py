@@ -44,11 +44,11 @@ def run(args: argparse.Namespace) -> int:
     given = [_named(text) for text in args.camera]
     server, model = _server(args)
     if server is not None and model is not None:
-        _probe(server, model)
+        _probe(args, server, model)
     cameras = _cameras(args, given)
     looks = asyncio.run(_look(cameras))
     for finding in _seen(cameras, looks):
-        say(f"  {finding.part}: {finding.words}")
+        say(f"  {finding.part}: {finding.words}" + (f" -> {finding.advice}" if finding.advice else ""))
     choice = _choice(args, server, model, cameras, looks)
     _write(path, choice)
     say(f"\nwrote {path}; change it with any editor, check it with: vilamp doctor --config {path}")
@@ -68,7 +68,7 @@ def _server(args: argparse.Namespace) -> tuple[Server, Model] | tuple[None, None
     say(f"looking for vision servers on {', '.join(map(redact, hosts))} ...")
     offers = [
         (server, model)
-        for server in asyncio.run(find_servers(hosts))
+        for server in asyncio.run(find_servers(hosts, key=_key(args)))
         for model in server.vision_models()
         if args.model in (None, model.name)
     ]
@@ -86,11 +86,21 @@ def _server(args: argparse.Namespace) -> tuple[Server, Model] | tuple[None, None
     return offers[_number(args, "which one writes the answers?", best, len(offers)) - 1]
 
 
-def _probe(server: Server, model: Model) -> None:
+def _key(args: argparse.Namespace) -> str | None:
+    """Return the key for servers that want one. Raises CliError if its file cannot be read."""
+    try:
+        return args.key_file.read_text(encoding="utf-8").strip() if args.key_file else None
+    except (OSError, ValueError) as error:
+        raise CliError(f"{args.key_file} cannot be read: {error}", EXIT_USAGE) from error
+
+
+def _probe(args: argparse.Namespace, server: Server, model: Model) -> None:
     """Ask the model about pictures of our own and print what it can do. Raises CliError if it cannot answer."""
     say(f"asking {plain_line(model.name)} what it can do; the first request may load it ...")
     told = {"kind": "openai", "base_url": server.base_url, "model": model.name, "timeout_s": ANSWER_TIMEOUT_S}
-    settings = Settings.model_validate({"answerer": told, "model": {"allow_builtin_encoder": True}})
+    told |= {"api_key_file": args.key_file} if args.key_file else {}
+    cameras = {"any": {"egress": "allowed" if args.allow_egress else "local_only"}}
+    settings = Settings.model_validate({"answerer": told, "cameras": cameras, "model": {"allow_builtin_encoder": True}})
     finding = answerer_finding(settings.answerer, asyncio.run(probe(settings)))
     if finding.level == "error":
         raise CliError(f"{finding.words}: {finding.advice}")
@@ -189,6 +199,8 @@ def _choice(
         model="" if model is None else model.name,
         thinks=model is not None and model.thinks,
         encoder=encoder,
+        key_file="" if args.key_file is None else str(args.key_file.absolute()),
+        far=args.allow_egress,
         port=args.port or _free_port(),
         data_dir="" if args.data_dir is None else str(args.data_dir),
     )
@@ -239,10 +251,12 @@ def _try_out(path: Path, choice: Choice, camera: str, question: str) -> bool:
         return False
     say(f"  {reply.text.strip() or '(no words)'}")
     for note in reply.notes:
-        say(f"  note: {plain_line(note)}")
+        if note not in reply.text:
+            say(f"  note: {plain_line(note)}")
     if reply.citations:
         age_s = time.time() - max(each.time for each in reply.citations)
-        say(f"  from {len(reply.citations)} pictures, the newest {format_span(age_s)} old")
+        count = len(reply.citations)
+        say(f"  from {count} picture{'s' * (count > 1)}, the newest {format_span(age_s)} old")
     return bool(reply.text.strip())
 
 

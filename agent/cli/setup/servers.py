@@ -43,14 +43,18 @@ class Server:
         return seeing or [model for model in self.models if model.sees is None]
 
 
-async def find_servers(hosts: Sequence[str], ports: Sequence[int] = tuple(PORTS)) -> list[Server]:
+async def find_servers(
+    hosts: Sequence[str], ports: Sequence[int] = tuple(PORTS), *, key: str | None = None
+) -> list[Server]:
     """Ask each of the ports of each host, at the same time, and return the servers that answer.
 
-    hosts: names or addresses; "host:port" and whole base addresses name one server each.
+    hosts: names or addresses; "host:port" and whole base addresses name one server each. key: API key; it is sent
+    to whole base addresses only.
     """
     bases = [base for host in hosts for base in _bases(host, ports)]
     async with httpx.AsyncClient(timeout=TIMEOUT_S, trust_env=False) as http:
-        found = await asyncio.gather(*(ask_server(http, base) for base in dict.fromkeys(bases)))
+        keys = {base: key if base in hosts else None for base in bases}
+        found = await asyncio.gather(*(ask_server(http, base, keys[base]) for base in keys))
     return [server for server in found if server is not None]
 
 
@@ -91,7 +95,7 @@ async def ask_server(http: httpx.AsyncClient, base_url: str, key: str | None = N
     types = {each.get("id"): each.get("type") for each in studio.get("data", ()) if isinstance(each, dict)}
     kind = "LM Studio" if types else "llama.cpp" if "modalities" in props else PORTS.get(httpx.URL(base_url).port or 0)
     models = tuple(_model(each, props, types) for each in listed)
-    return Server(base_url, kind or "server", models)
+    return Server(base_url, kind or "a server", models)
 
 
 def _ollama_model(name: str, shown: dict[str, Any]) -> Model:

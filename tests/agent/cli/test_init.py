@@ -3,6 +3,7 @@
 import asyncio
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -42,10 +43,10 @@ async def test_one_command_and_one_keystroke_to_the_first_answer(tmp_path: Path,
             options += ["--encoder", str(encoder), "--port", str(free_port())]
             ran = await asyncio.to_thread(init, tmp_path, *options, typed="\n")
         assert ran.returncode == 0, ran.stdout + ran.stderr
-        assert "sees on server at" in ran.stdout
+        assert "sees on a server at" in ran.stdout
         assert "camera gate: h264" in ran.stdout
         assert "JSON schema: yes" in ran.stdout
-        assert "pictures, the newest" in ran.stdout
+        assert ", the newest" in ran.stdout
         sent = [each for each in spy.seen() if each["model"] == "sees"]
         assert any(part["type"] == "image_url" for part in sent[-1]["body"]["messages"][-1]["content"])
     written = tmp_path / "vilamp.yaml"
@@ -177,6 +178,26 @@ async def test_other_servers_are_judged_by_the_model_names() -> None:
 @pytest.mark.parametrize("told", [None, [], {"data": "x"}, {"data": [{"id": "vilamp", "owned_by": "vilamp"}]}])
 async def test_what_is_no_such_server_is_passed_over(told: object) -> None:
     assert await ask(replies(v1_models=told)) is None
+
+
+async def test_the_key_goes_to_the_server_it_was_given_for_only() -> None:
+    with spying() as spy:
+        await find_servers([spy.url(), f"127.0.0.1:{spy.port}"], ports=[], key="secret")
+        shown = [each["headers"].get("authorization") for each in spy.seen()]
+    assert set(shown) <= {"Bearer secret", None}
+    server = await ask(replies(v1_models=LISTED), "https://vlm.example/v1")
+    assert server is not None
+    assert server.kind == "a server"
+
+
+def test_a_cloud_is_written_with_key_and_leave_to_send_pictures(tmp_path: Path) -> None:
+    choice = Choice({"gate": "rtsp://gate/1", "robot": ""}, {}, "https://vlm.example/v1", "m", "org/x", 8080)
+    far = config_text(replace(choice, far=True, key_file=str(tmp_path / "key")))
+    path = tmp_path / "vilamp.yaml"
+    path.write_text(far)
+    settings = load_settings(path, environ={})
+    assert {each.egress for each in settings.cameras.values()} == {"allowed"}
+    assert settings.answerer.api_key_file == tmp_path / "key"
 
 
 def test_names_and_addresses_cannot_break_the_file(tmp_path: Path) -> None:
