@@ -16,7 +16,7 @@ import asyncio
 import re
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations, pairwise
 from typing import Any
@@ -142,7 +142,9 @@ def fill(store: MemoryStore, model: Any, clip: Clip) -> None:
         store.attach(frame_id, embedding=features.embedding, summary=features.summary)
 
 
-async def measure(clip: Clip, model: Any, server: EyesServer, rng: np.random.Generator) -> list[dict[str, Any]]:
+async def measure(
+    clip: Clip, model: Any, server: EyesServer, rng: np.random.Generator, kinds: Sequence[str]
+) -> list[dict[str, Any]]:
     """Ask all questions about one world in both ways. Return a row for each answer."""
     rows = []
     with tempfile.TemporaryDirectory(prefix="vilamp-strategies-") as folder:
@@ -162,6 +164,8 @@ async def measure(clip: Clip, model: Any, server: EyesServer, rng: np.random.Gen
         fill(store, model, clip)
         async with Agent(settings, store, model).running() as agent:
             for asked in asked_of(clip, rng):
+                if kinds and asked.kind not in kinds:
+                    continue
                 for way in ("one shot", "strategies"):
                     kind: Kind = asked.kind if way == "strategies" else "describe"
                     question = Question(
@@ -210,6 +214,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--frames", type=int, default=600)
     parser.add_argument("--worlds", type=int, default=4)
+    parser.add_argument("--kinds", nargs="*", default=(), help="only these kinds: count, first, last, order, overview")
     add_out(parser)
     args = parser.parse_args()
     model = load_model(Settings(model={"num_threads": 1}))
@@ -218,7 +223,7 @@ def main() -> None:
         for number in range(args.worlds):
             clip = world_clip(FIRST_SEED + number, args.frames)
             rng = np.random.default_rng([FIRST_SEED, number])
-            rows += asyncio.run(measure(clip, model, server, rng))
+            rows += asyncio.run(measure(clip, model, server, rng, args.kinds))
             print(number + 1, table_of(rows), flush=True)
     measured = {"frames": args.frames, "worlds": args.worlds, "table": table_of(rows)}
     wrong = [row for row in rows if not row["right"]]

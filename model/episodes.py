@@ -19,6 +19,9 @@ BLOCK_FRAMES = 1024  # frames over which the usual view may change, as daylight 
 _SAMPLES = 64  # frames of a block that estimate what is usual there
 _STEPS = 12  # of Weiszfeld's iteration, which then has settled to about a percent
 _QUIET = 0.25  # this quantile of novelty is a camera's level while nothing happens
+_DIFFERS = (
+    2.0  # a frame differs from another if it is so many times as far from it as frames usually are from the usual
+)
 
 ReadRows = Callable[[NDArray[np.int64]], NDArray[np.floating]]
 """Returns the embeddings (n, D) of n rows."""
@@ -116,3 +119,37 @@ def _joined(visits: Sequence[Visit], signal: Signal, starts: NDArray[np.int64], 
         open_ = visit
     if open_ is not None:
         yield open_
+
+
+def most_different(
+    embeddings: NDArray[np.floating], cameras: NDArray[np.integer], chosen: Sequence[int], most: int
+) -> list[int]:
+    """Return at most `most` of n rows in the order in which they were chosen: `chosen`, then what differs most from them.
+
+    embeddings (n, D); cameras (n,): the camera of each row. Each further row is the one farthest from its camera's usual
+    view and from its rows chosen so far, in units of the median distance from the usual view. It ends where nothing is
+    twice as far as that. This is the paper's differential selection without a question (farthest-first traversal:
+    Gonzalez 1985). O(most * n * D).
+    """
+    rows = list(dict.fromkeys(chosen))[:most]
+    nearest = np.full(len(embeddings), np.inf)
+    scale = np.ones(len(embeddings))
+    for camera in np.unique(cameras):
+        own = np.flatnonzero(cameras == camera)
+        usual = geometric_median(embeddings[own[:: 1 + len(own) // (8 * _SAMPLES)]])
+        nearest[own] = np.linalg.norm(embeddings[own] - usual, axis=1)
+        scale[own] = float(np.median(nearest[own])) or 1.0
+
+    def take(row: int) -> None:
+        own = np.flatnonzero(cameras == cameras[row])
+        nearest[own] = np.minimum(nearest[own], np.linalg.norm(embeddings[own] - embeddings[row], axis=1))
+
+    for row in rows:
+        take(row)
+    while len(rows) < most and len(embeddings):
+        farthest = int(np.argmax(nearest / scale))
+        if nearest[farthest] <= _DIFFERS * scale[farthest]:
+            break
+        rows.append(farthest)
+        take(farthest)
+    return rows

@@ -22,12 +22,14 @@ from agent.ask.visit_words import VisitWords
 from agent.runtime import pools
 from agent.settings.settings import AnsweringSettings
 from memory.window import Window
+from model.episodes import most_different
 from model.familiarity import CANNOT_TELL
 from model.select import Keyframes, Kind
 from model.visits import Visit
 
 LOOK_AROUND = "what can you see right now?"  # in the words that the built-in model was trained on
 NOTES_TOKENS = 160  # of what is said about one call's pictures
+MOST_COMPARED = 8192  # frames that are compared to find those that differ; of longer histories every n-th
 NOTHING = ("", "nothing", "nothing.")
 PART = (
     "These pictures are part {number} of {count} of what is remembered, in order of time. Note in a few short lines, each "
@@ -56,7 +58,7 @@ class Overview:
         with inquiry.watch.stage("select"):
             episodes = await pools.questions(episodes_of, window)
             most = min(self._settings.overview_pictures, inquiry.budget.pictures)
-            rows, kinds = spread(window, episodes, most)
+            rows, kinds = await pools.questions(spread, window, episodes, most, self._answerer.pictures_per_look)
             query = await self._chooser.embed(inquiry.question.core)
             scores = (await self._chooser.select(window, query, every_frame)).scores
         keyframes = Keyframes(rows, kinds, scores[rows], tuple(episodes))
@@ -131,20 +133,27 @@ class Overview:
                 yield piece
 
 
-def spread(window: Window, episodes: Sequence[Visit], most: int) -> tuple[NDArray[np.int64], tuple[Kind, ...]]:
-    """Return at most `most` rows that show the episodes, rising, and the kind of each.
+def spread(
+    window: Window, episodes: Sequence[Visit], most: int, least: int
+) -> tuple[NDArray[np.int64], tuple[Kind, ...]]:
+    """Return at most `most` rows that show the episodes, rising, and the kind of each. Blocks.
 
-    The cameras take turns, each with its strongest episode next; an episode is shown by its most unusual frame. If
-    there are places left, frames at equal distances fill them.
+    The cameras take turns, each with its strongest episode next; an episode is shown by its most unusual frame. Then
+    follow the frames that differ most from these and from what is usual. If there are fewer than `least`, frames at
+    equal distances are added.
     """
     by_camera: dict[int, list[Visit]] = {}
     for episode in sorted(episodes, key=lambda each: -each.strength):
         by_camera.setdefault(episode.camera, []).append(episode)
     turns = [each.peak for turn in zip_longest(*by_camera.values()) for each in turn if each is not None]
-    chosen: dict[int, Kind] = dict.fromkeys(turns[:most], "relevant")
+    every = 1 + window.num_frames // MOST_COMPARED
+    compared = np.unique(np.concatenate([np.arange(0, window.num_frames, every), np.array(turns[:most], np.int64)]))
+    known = np.searchsorted(compared, np.array(turns[:most], np.int64)).tolist()
+    differing = most_different(window.embeddings(compared), window.camera_index[compared], known, most)
+    chosen: dict[int, Kind] = {int(compared[place]): "relevant" for place in differing}
     first = 0
     sizes = frames_per_camera(window)
-    places = max(0, most - len(chosen)) // max(1, sum(size > 0 for size in sizes))
+    places = max(0, min(least, most) - len(chosen)) // max(1, sum(size > 0 for size in sizes))
     for size in sizes:
         for row in uniform_rows(size, min(size, places), 0)[0].tolist():
             chosen.setdefault(first + row, "filling")

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.episodes import BLOCK_FRAMES, find_episodes, geometric_median, novelty
+from model.episodes import BLOCK_FRAMES, find_episodes, geometric_median, most_different, novelty
 
 WIDTH = 16
 SPANS = ((60, 75), (140, 140), (230, 260))
@@ -86,3 +86,24 @@ def test_episodes_do_not_overlap() -> None:
     for seed in range(20):
         episodes = found(np.random.default_rng(seed).normal(size=(300, WIDTH)).cumsum(axis=0))
         assert all(before[1] < after[0] for before, after in pairwise(episodes))
+
+
+def test_frames_that_differ_most_show_each_thing_once() -> None:
+    rows = scene((60, 75), (140, 145), (146, 150), (230, 260))
+    cameras = np.zeros(len(rows), np.int64)
+    spans = ((60, 75), (140, 145), (146, 150), (230, 260))
+    found = most_different(rows, cameras, [], 10)
+    assert len(found) == 4
+    assert all(sum(start <= row <= end for row in found) == 1 for start, end in spans)
+    assert most_different(rows, cameras, [65], 10)[0] == 65
+    assert len(most_different(rows, cameras, [65], 10)) == 4
+    assert len(most_different(rows, cameras, [], 2)) == 2
+    turn = np.linalg.qr(np.random.default_rng(1).normal(size=(WIDTH, WIDTH)))[0]
+    assert most_different((rows @ turn + 3) * 50, cameras, [], 10) == found
+    assert most_different(np.empty((0, WIDTH)), np.empty(0, np.int64), [], 5) == []
+
+
+def test_cameras_share_the_frames_that_differ_in_units_of_their_own_noise() -> None:
+    quiet, restless = scene((50, 55), noise=0.02), scene((80, 85), noise=0.1, seed=4)
+    found = most_different(np.concatenate([quiet, restless]), np.repeat([0, 1], 400), [], 2)
+    assert {row < 400 for row in found} == {True, False}

@@ -14,7 +14,7 @@ import pytest
 
 from agent.app import Agent
 from agent.ask.answer import ONE_AT_A_TIME
-from agent.ask.keyframes import Selection
+from agent.ask.keyframes import Selection, every_frame
 from agent.ask.question import Evidence, Question, Said
 from agent.ask.sentences import number_word, verdict_of
 from agent.ask.strategies import NOT_LOOKED
@@ -22,8 +22,9 @@ from agent.errors import NoAnswer
 from agent.evaluation.arms import Asker
 from agent.evaluation.run import zones_of
 from agent.keep.memory import open_memory
-from agent.reading.types import Reading
+from agent.reading.types import Reading, ScopeWords
 from agent.runtime.lanes import Priority
+from agent.runtime.stopwatch import Stopwatch
 from agent.times import format_clock
 from agent.web.app import build_app
 from agent.web.auth import Auth
@@ -397,6 +398,32 @@ async def test_pictures_of_an_offline_camera_are_dated(tmp_path: Path) -> None:
         )
     async with rover(tmp_path / "now", start=time.time() - NUM_FRAMES) as agent:
         assert not any("offline" in note for note in (await agent.answering.answer(asked)).finished.notes)
+
+
+@pytest.mark.parametrize("rule", ["visits", "dks", "top_k"])
+async def test_the_best_frame_is_shown_and_no_place_is_kept_for_the_newest(tmp_path: Path, rule: Any) -> None:
+    async with rover(tmp_path) as agent:
+        window = agent.store.window(("rover",))
+        for text in ("What colour was the box?", "Describe the dog.", "Something else entirely"):
+            asked = replace(ROOM, text=text, reading=Reading("describe"), selection=rule, num_keyframes=4)
+            answer = await agent.answering.answer(asked)
+            scores = every_frame(window, (await agent.answering.embed(text)).unit).scores
+            shown = [each.frame_id for each in answer.seen.evidence]
+            assert int(window.frame_ids[int(np.argmax(scores))]) in shown
+            assert not any(each.kind == "recent" for each in answer.seen.evidence)
+
+
+async def test_two_stretches_of_time_are_compared(tmp_path: Path) -> None:
+    async with rover(tmp_path) as agent:
+        reading = Reading("compare", ("purple dog",))
+        words = ScopeWords("more dogs?", others=((START, START + 50),))
+        asked = replace(ROOM, text="Hm?", after=START + 51, reading=reading, words=words)
+        inquiry = await agent.answering._inquiry(asked, agent.store.window(("rover",), START + 51), None, Stopwatch())
+        pieces = [each async for each in agent.answering._strategies.events(inquiry) if isinstance(each, str)]
+        text = "".join(pieces)
+        assert "A purple dog came at 16:05:1" in text
+        assert "I saw no purple dog: zero times." in text
+        assert re.search(r"More often: from 2026-11-22 16:04:56 UTC to .*\.$", text), text
 
 
 async def test_limits_on_looking_end_a_search_and_say_so(tmp_path: Path) -> None:
