@@ -190,7 +190,7 @@ async def test_a_question_whatever_fails_gets_an_error_in_words(
         asked = Question("What is there?", ("door",))
         for failure in failures():
             with monkeypatch.context() as patch:
-                patch.setattr(agent.answering, "choose", Failing(agent.answering.choose, [failure]))
+                patch.setattr(agent.answering, "window", Failing(agent.answering.window, [failure]))
                 with pytest.raises(Problem, match=r"failed|cannot be read"):
                     await agent.answering.answer(asked)
         assert agent.answering.queue.turns.num_inside == 0
