@@ -10,6 +10,7 @@ from tests.support.agents import remember, served
 from tests.support.browser import Visit, browser, needs_chromium, visit
 from tests.support.remote import openai
 from tests.support.vlm_server import Spy
+from tests.support.waiting import until
 
 pytestmark = needs_chromium
 
@@ -55,4 +56,15 @@ async def test_evidence_and_the_reason_of_a_wait_are_shown_before_the_first_word
         await expect(page.locator(".answer")).to_be_empty()
         await page.get_by_role("button", name="Stop").click()
         await expect(page.locator(".turn [role=status]")).to_have_text("Stopped.")
+        seen.unharmed()
+
+
+async def test_the_health_view_shows_what_the_server_can_do(tmp_path: Path, spy: Spy, seen: Visit) -> None:
+    async with served(tmp_path, answerer=openai(spy, "sees-one", probe=True)) as site:
+        await until(lambda: site.agent.answerer.capabilities)
+        page = await seen.open(site.url, site.token("owner"), "health")
+        facts = page.locator(".facts-list").nth(1)
+        await expect(facts).to_contain_text("Sees pictures")
+        await expect(facts).to_contain_text("it takes one picture a request, fewer than answerer.max_images (8)")
+        await expect(facts).to_contain_text("thinks")
         seen.unharmed()
