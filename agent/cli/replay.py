@@ -25,10 +25,11 @@ from agent.cli.ask import checked_camera, print_reply, searched_line, time_of, w
 from agent.cli.camera_names import camera_name
 from agent.cli.client import Citation, Reply, Visit
 from agent.cli.common import EXIT_USAGE, CliError, model_options, say, settings_of
-from agent.errors import Problem
+from agent.errors import NoFrames, Problem, UnclearScope
 from agent.runtime.files import replace_private
 from agent.settings.settings import CameraSettings, Settings
 from agent.times import format_span, format_time
+from agent.untrusted.plain import plain_line
 from memory.errors import StorageError
 from memory.offline import OfflineMemory
 from model.config import ConfigError
@@ -91,14 +92,20 @@ async def _run(
     args: argparse.Namespace, settings: Settings, camera: str, entry: Entry, duration_s: float | None, zone: str,
     window: tuple[float | None, float | None],
 ) -> int:  # fmt: skip
+    code = 0
     async with opened(settings) as agent:
         await _index(agent, camera, entry, duration_s, zone, quiet=args.json)
         for text in args.ask:
             if not args.json:
                 say(f"\n> {text}")
-            reply = await _ask(agent, Question(text, (camera,), *window), zone, quiet=args.json)
+            try:
+                reply = await _ask(agent, Question(text, (camera,), *window), zone, quiet=args.json)
+            except (NoFrames, UnclearScope) as problem:  # the next question may be about another time
+                say(f"vilamp replay: {plain_line(problem)}", file=sys.stderr)
+                code = 1
+                continue
             print_reply(reply, zone, as_json=args.json, question=text, everything=args.all_evidence)
-    return 0
+    return code
 
 
 def _settings(args: argparse.Namespace, base: Settings, camera: str) -> Settings:
