@@ -39,7 +39,7 @@ def select_by_visits(
     by noise alone are similar by `tau`, so it depends on the camera and on no constant. Rows are chosen in this
     order until num_keyframes are reached:
 
-    1. the newest `recent` frames, divided among the cameras, and the frame with the highest relevance;
+    1. the frame with the highest relevance, and the newest `recent` frames, divided among the cameras;
     2. with several cameras: the strongest peaks of each, up to `min_per_group` frames (None: half of its fair share);
     3. the peaks that are visits, too strong to be expected from noise in this window, the strongest first;
     4. changes within the visits: their frames by falling relevance, except those more similar than `tau` to a chosen one;
@@ -54,7 +54,8 @@ def select_by_visits(
         raise ValueError(f"{num_frames} scores, {len(times)} times, {candidates.num_frames} frames, groups {sizes}")
     peaks = rank_peaks(relevance, times, sizes)
     visits = find_visits(relevance, times, sizes, peaks=peaks)
-    chosen: dict[int, Kind] = {int(row): "recent" for row in newest_rows(sizes, min(recent, num_keyframes))}
+    newest = newest_rows(sizes, min(recent, num_keyframes - 1) if num_keyframes else 0)
+    chosen: dict[int, Kind] = {int(row): "recent" for row in newest}
     if num_frames:
         _take(chosen, [int(np.argmax(relevance))], num_keyframes)
     if np.count_nonzero(sizes) > 1 and min_per_group != 0:
