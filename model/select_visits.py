@@ -54,8 +54,7 @@ def select_by_visits(
         raise ValueError(f"{num_frames} scores, {len(times)} times, {candidates.num_frames} frames, groups {sizes}")
     peaks = rank_peaks(relevance, times, sizes)
     visits = find_visits(relevance, times, sizes, peaks=peaks)
-    newest = newest_rows(sizes, min(recent, num_keyframes - 1) if num_keyframes else 0)
-    chosen: dict[int, Kind] = {int(row): "recent" for row in newest}
+    chosen: dict[int, Kind] = {int(row): "recent" for row in newest_rows(sizes, max(0, min(recent, num_keyframes - 1)))}
     if num_frames:
         _take(chosen, [int(np.argmax(relevance))], num_keyframes)
     if np.count_nonzero(sizes) > 1 and min_per_group != 0:
