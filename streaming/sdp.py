@@ -308,8 +308,13 @@ class IceServer:
 
 
 def complete_answer(answer_sdp: str, offer: Offer) -> str:
-    """Return aiortc's answer to the offer as the publisher gets it."""
-    return with_bitrates(as_offered(answer_sdp, offer.text))
+    """Return aiortc's answer to the offer as the publisher gets it.
+
+    Of the certificate's fingerprints it names sha-256 only. libdatachannel, and so OBS, takes one of several at random and
+    then refuses a third of all handshakes.
+    """
+    one_fingerprint = re.sub(r"a=fingerprint:(?!sha-256).*\r\n", "", answer_sdp)
+    return with_bitrates(as_offered(one_fingerprint, offer.text))
 
 
 def with_bitrates(answer_sdp: str) -> str:

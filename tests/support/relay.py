@@ -29,13 +29,12 @@ class Network:
     """What happens to packets. `loss` and `jitter_s` concern the publisher's media only, `down` everything.
 
     loss: part of the packets that is lost. jitter_s: every packet is late by up to so many seconds. drops: returns whether a
-    packet of media from the publisher is lost. nack: whether the publisher may offer to repeat packets.
+    packet of media from the publisher is lost.
     """
 
     loss: float = 0.0
     jitter_s: float = 0.0
     down: bool = False
-    nack: bool = True
     drops: Callable[[bytes], bool] = lambda data: False
     seed: int = 1
     num_dropped: int = 0
@@ -122,8 +121,6 @@ async def relayed(url: str, network: Network) -> AsyncIterator[str]:
     async def publish(request: Request) -> Response:
         offer = (await request.body()).decode()
         offer = re.sub("a=(candidate:|end-of-candidates).*\r?\n", "", offer)
-        if not network.nack:
-            offer = re.sub(r"a=(rtcp-fb:\S+ nack|ssrc-group:FID.*)\r?\n", "", offer)
         headers = {"Content-Type": "application/sdp", "Authorization": request.headers.get("authorization", "")}
         agent = request.headers.get("user-agent")
         if agent is not None:

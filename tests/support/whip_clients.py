@@ -30,7 +30,22 @@ missing = [name for name in ("webrtcbin", "nicesrc", "vp8enc", "x264enc") if not
 raise SystemExit(" ".join(missing) or 0)
 """
 _ENCODERS = {
-    "VP8": ["-c:v", "libvpx", "-deadline", "realtime", "-cpu-used", "8", "-b:v", "1500k", "-g", "30"],
+    "VP8": [
+        "-c:v",
+        "libvpx",
+        "-deadline",
+        "realtime",
+        "-lag-in-frames",
+        "0",
+        "-threads",
+        "1",
+        "-cpu-used",
+        "8",
+        "-b:v",
+        "1500k",
+        "-g",
+        "30",
+    ],
     "H264": ["-c:v", "libx264", "-preset", "ultrafast", "-tune", "zerolatency", "-b:v", "1500k", "-g", "30"],
 }
 
