@@ -34,6 +34,7 @@ VALID_S = 7 * 86_400.0  # a server may get another version or another context
 OURS = (("orange", "8"), ("purple", "4"))  # colours and digits that a model without eyes would not name
 MAX_TOKENS = 64
 SLOW_S = 10.0  # for one picture: such a server is asked one thing at a time
+IN_TIME = 0.8  # share of answerer.timeout_s that reading pictures may take
 MOST_TOGETHER = 4
 _DIGITS = "Which digit does each picture show, and on which colour? Answer in their order, such as: 1 white, 2 black."
 _SCHEMA: Json = {
@@ -110,7 +111,7 @@ class Prober:
     ) -> None:
         """rule: which addresses may be asked. now: returns unix seconds."""
         self._client, self._rule, self._now = client, rule, now
-        self._width = settings.max_image_width
+        self._width, self._timeout_s = settings.max_image_width, settings.timeout_s
         self._found = Capabilities(settings.base_url or "", client.model, settings.max_images, 0.0)
 
     async def find_out(self, listed: bool | None = None) -> Capabilities:
@@ -146,10 +147,18 @@ class Prober:
         if most == 1:
             return replace(found, seconds_all=found.seconds_one)
         try:
-            text, two, _ = await self._look(2)
+            text, two, seconds_two = await self._look(2)
             if not names(text, *OURS[1]) and two.prompt_tokens <= tokens_one:
                 traits.max_pictures = 1
+        except Problem as problem:
+            warning = f"with 2 pictures: {problem.message}"
+            return replace(found, pictures=1, warnings=(*found.warnings, warning))
+        try:
             _, every, seconds_all = await self._look(most)
+        except AnswererAway as away:
+            pictures = min(most - 1, traits.max_pictures or most, self._in_time(found.seconds_one or 0.0, seconds_two))
+            warning = f"with {most} pictures: {away.message} {_pictures(pictures)} should be ready in time"
+            return replace(found, pictures=max(1, pictures), warnings=(*found.warnings, warning))
         except Problem as problem:
             warning = f"with {most} pictures: {problem.message}"
             return replace(found, pictures=traits.max_pictures or 1, warnings=(*found.warnings, warning))
@@ -162,6 +171,11 @@ class Prober:
         if pictures < most:
             warnings += (f"it takes {_pictures(pictures)} a request, fewer than answerer.max_images ({most})",)
         return replace(found, pictures=pictures, seconds_all=seconds_all, warnings=warnings)
+
+    def _in_time(self, seconds_one: float, seconds_two: float) -> int:
+        """Return how many pictures the server should read within the time it may be silent."""
+        each_s = max(seconds_two - seconds_one, 0.01)
+        return max(2, 1 + int((IN_TIME * self._timeout_s - seconds_one) / each_s))
 
     async def _look(self, num_pictures: int) -> tuple[str, RemoteTally, float]:
         """Return the answer about so many of our pictures, its counts, and how many seconds it took."""

@@ -7,6 +7,7 @@ an event stream, or a whole response.
 import base64
 import io
 import json
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -321,6 +322,11 @@ def _sighted(
     return answer
 
 
+def _slow(body: Body, tries: int) -> Response | list[str]:
+    time.sleep(0.3 * len(pictures_in(body)))
+    return _sighted()(body, tries)
+
+
 def _blind(body: Body, tries: int) -> Response | list[str]:
     return said("The picture shows a sunny street with 3 people.")
 
@@ -329,6 +335,7 @@ QUIRKS: dict[str, Quirk] = {
     "sees": _sighted(),
     "sees-one": _sighted(most=1, tools=False, schema=False, thinks=True),
     "sees-few": _sighted(context=1650),
+    "sees-slowly": _slow,
     "blind": _blind,
     "ollama-not-pulled": _unpulled,
     "ollama-truncates": _ollama_truncates,

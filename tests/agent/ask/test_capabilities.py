@@ -75,6 +75,13 @@ async def test_a_context_that_is_too_short_is_found_by_the_token_counts(tmp_path
         assert "takes 3 pictures a request" in found["warnings"][0]
 
 
+async def test_pictures_that_take_too_long_are_fewer(tmp_path: Path, spy: Spy) -> None:
+    async with probed(tmp_path, spy, "sees-slowly", timeout_s=2.0) as (agent, found):
+        assert 2 <= found["pictures"] < 8
+        assert agent.answerer.max_keyframes == found["pictures"]
+        assert "with 8 pictures: The server that answers was silent for 2 s." in found["warnings"][0]
+
+
 async def test_findings_are_kept_for_the_same_server_alone(tmp_path: Path, spy: Spy) -> None:
     async with probed(tmp_path, spy, "sees"):
         pass

@@ -55,6 +55,7 @@ OTHERS = {
     "sees-one",
     "sees-few",
     "blind",
+    "sees-slowly",
     "mumbles",
     "wrong-times",
     "left-for-a-count",
