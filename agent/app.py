@@ -157,6 +157,7 @@ class Agent:
         add("memory", "memory", lambda: self.store.problem)
         add("memory", "erasing", lambda: self.erasing.problem)
         add("disk", "disk", lambda: self.housekeeping.filling_problem)
+        self.health.add("answerer", "question reader", lambda: self.answering.understanding.degraded or None)
         self.health.add_all("cameras", self.cameras.problems)
         self.health.add_all("rules", lambda: {f"rule {name}": why for name, why in self.alerts.problems().items()})
         add("answerer", "answerer", lambda: answerer.problem)

@@ -24,9 +24,9 @@ import torch
 from agent.app import Agent
 from agent.ask.keyframes import Selection
 from agent.ask.question import Piece, Question
-from agent.ask.reader import about_now
 from agent.ask.scope import scope_of, window_of
 from agent.ingest.jpeg import decode_jpeg
+from agent.reading.own import own_reader
 from agent.settings.settings import AnsweringSettings, Settings
 from agent.times import format_clock
 from benchmarks import features
@@ -43,6 +43,10 @@ KINDS = {  # questions about what the pictures show repeatedly
     "count of nothing": "How many times did a pink truck come?",
 }
 ABOUT_NOW = ("What is here now?", "Is the door open at the moment?", "How many people are here right now?")
+
+
+def _is_about_now(question: str) -> bool:
+    return own_reader().read_now(question).kind == "present"
 
 
 def main() -> None:
@@ -82,7 +86,7 @@ def ask(model: VideoModel, store: MemoryStore, questions: Sequence[str], threads
     torch.set_num_threads(threads)
     runs = [first_token(model, store, questions[number % len(questions)]) for number in range(repeats + 1)][1:]
     window = store.window([features.CAMERA])
-    kind = "about now, " if about_now(questions[0]) else ""
+    kind = "about now, " if _is_about_now(questions[0]) else ""
     print(f"first token, {kind}N {window.num_frames}, torch threads {threads}, {runs[0]['tokens']:.0f} visual tokens")
     stages = {}
     for stage in ("embed", "window", "select", "merge", "prefill", "total"):
@@ -120,7 +124,7 @@ def first_token(model: VideoModel, store: MemoryStore, question: str) -> dict[st
     marks = [time.perf_counter()]
     query = model.embed_text(question)
     marks.append(time.perf_counter())
-    now_frames = AnsweringSettings().now_frames if about_now(question) else 0
+    now_frames = AnsweringSettings().now_frames if _is_about_now(question) else 0
     window = window_of(store, scope_of(store, Question(question, (features.CAMERA,)), now_frames))
     marks.append(time.perf_counter())
     keyframes = Selection.of(model.info.defaults)(window, query.unit)

@@ -17,7 +17,7 @@ Fill = Literal["gaps", "none"]
 # How keyframes are chosen: by visits (model/select_visits.py), by the paper's differential keyframe selection
 # (model/select.py), the most relevant frames, or evenly spread ones.
 SelectionRule = Literal["visits", "dks", "top_k", "uniform"]
-JudgeManner = Literal["instruct", "question"]  # prompt for an alert's condition; see agent/alerts/condition.py
+JudgeManner = Literal["instruct", "question"]  # prompt for an alert's condition; see agent/ask/condition.py
 
 # Tokens kept free for the text, the chat markers and the answer; a quarter of the context if that is less.
 TEXT_RESERVE_TOKENS = 1024

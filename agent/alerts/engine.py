@@ -29,7 +29,8 @@ from agent.alerts.rules import Rules
 from agent.alerts.store import ALERTS_FILE, AlertStore
 from agent.alerts.watcher import LATE_S, Frame, Pending, Watcher
 from agent.ask.answer import Answering
-from agent.errors import DryRunBusy, Problem
+from agent.ask.condition import problem_of
+from agent.errors import BadRequest, DryRunBusy, Problem
 from agent.metrics import Metrics
 from agent.runtime import pools
 from agent.runtime.supervisor import Work, contained, words_of
@@ -224,9 +225,19 @@ class Engine:
     # --- rules ---
 
     async def put(self, name: str, settings: RuleSettings, *, new: bool = False, switched: bool = False) -> None:
-        """Create or change a rule; see `Rules.put`. Raises Problem, or StorageError when it cannot be stored."""
+        """Create or change a rule; see `Rules.put`. Raises Problem, or StorageError when it cannot be stored.
+
+        A condition that says nothing a camera can see is refused.
+        """
+        problem, is_nonsense = await self.doubts(settings.condition)
+        if is_nonsense:
+            raise BadRequest(f"The rule is refused: {problem}.", param="condition")
         unit = await self._unit(settings.condition)
         await pools.alerts(self.watcher.put, name, settings, unit, new=new, switched=switched)
+
+    async def doubts(self, condition: str) -> tuple[str, bool]:
+        """Return why a condition may not work, "" if it should, and whether it must be refused."""
+        return await pools.questions(problem_of, condition, self._answering.answerer.judge_manner == "question")
 
     async def try_rule(self, trial: Trial, report: Report) -> Outcome:
         """Replay a rule over stored frames, one dry run at a time. Raises DryRunBusy or another Problem."""

@@ -12,10 +12,11 @@ import json
 import re
 from typing import Any
 
-from agent.alerts.condition import as_question, read_answer
 from agent.alerts.machine import Verdict, Vote
 from agent.ask.answer import Answering
+from agent.ask.condition import Asked, asked, read_answer
 from agent.ask.question import Evidence, Question
+from agent.runtime import pools
 from agent.runtime.lanes import Priority
 from agent.settings.rules import RuleSettings
 
@@ -88,10 +89,12 @@ class Judge:
 
         time: of the frame, in unix seconds. Raises Problem when the model fails.
         """
-        plain = self._answering.answerer.judge_manner == "question"
+        about: Asked | None = None
+        if self._answering.answerer.judge_manner == "question":
+            about = await pools.questions(asked, rule.condition)
         answer = await self._answering.judge(
             Question(
-                as_question(rule.condition) if plain else question_for(rule.condition, self._wording),
+                question_for(rule.condition, self._wording) if about is None else about.question,
                 (camera,),
                 after=time - rule.judge.window_s,
                 before=time,
@@ -100,10 +103,10 @@ class Judge:
                 recent=min(rule.judge.recent, rule.judge.num_keyframes),
                 priority=priority,
                 may_think=self._may_think,
-                schema=None if plain else SCHEMA,
+                schema=SCHEMA if about is None else None,
             )
         )
-        verdict = read_answer(answer.text, rule.condition) if plain else verdict_of(answer.text)
+        verdict = verdict_of(answer.text) if about is None else read_answer(answer.text, about)
         said_unclear = _UNCLEAR.match(answer.text) is not None or _json_verdict(answer.text) is not None
         was_read = verdict != "unclear" or said_unclear
         # not twice in a row: an answer that is unreadable even with more tokens is prose, not a verdict

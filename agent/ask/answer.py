@@ -9,6 +9,7 @@ import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator
 from contextlib import aclosing, asynccontextmanager, contextmanager, nullcontext
 from dataclasses import replace
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from agent.ask.answerer import Answerer, Tally
@@ -19,14 +20,15 @@ from agent.ask.inquiry import Budget, Inquiry
 from agent.ask.keyframes import Chooser, Selection
 from agent.ask.question import Answer, Event, Evidence, Finished, Piece, Question, Searched, Seen, Step, collect
 from agent.ask.queue import Queue
-from agent.ask.reader import reading_of
 from agent.ask.remote_text import is_visible
 from agent.ask.scope import Scope, check_not_empty, scope_notes, scope_of, short_history, understood, window_of
 from agent.ask.strategies import ABOUT_NOW, Strategies
 from agent.ask.tool_loop import ToolLoop, ToolsFailed
 from agent.ask.tools import Tools
+from agent.ask.understanding import REFUSALS, Understanding, refusal
 from agent.errors import AnswererAway, AnswerTimeout, ModelFailed, NoAnswer, Problem, QuestionTooLong, StorageFailed
 from agent.metrics import Metrics
+from agent.reading.own import own_reader
 from agent.reading.types import Known, Reading
 from agent.runtime import pools
 from agent.runtime.lanes import Lane, Priority
@@ -80,6 +82,7 @@ class Answering:
         self.tools = Tools(store, self._chooser, answerer, Selection.of(self._defaults, settings))
         self._tool_loop = ToolLoop(self.tools, answerer, zone_of)
         self._known = known
+        self.understanding = Understanding(answerer, settings, own_reader(), monotonic)
 
     @asynccontextmanager
     async def ask(self, question: Question) -> AsyncIterator[AsyncIterator[Event]]:
@@ -96,6 +99,10 @@ class Answering:
                 await pools.questions(
                     check_not_empty, self._store, scope_of(self._store, question, 0), known, _words(question)
                 )
+                if _reading(question).kind in REFUSALS:
+                    async with aclosing(self._refused(question)) as events:
+                        yield events
+                    return
                 await self._check(question)
                 async with aclosing(self._answer(question, known)) as events:
                     yield events
@@ -154,7 +161,7 @@ class Answering:
                     *inquiry.notes,
                 )
                 finished = _finished(inquiry.tally, (*([short] if short else []), *notes), watch, num_pieces)
-                yield replace(finished, searched=searched)
+                yield replace(finished, searched=searched, reading=question.reading)
             self._time(question, watch)
 
     async def _events(self, inquiry: Inquiry, scope: Scope) -> AsyncGenerator[str | Step | Seen, None]:
@@ -187,12 +194,22 @@ class Answering:
             if not self._strategies.answers_alone(question, _reading(question)):
                 raise
 
-    # --- the steps ---
-
     async def understand(self, question: Question, known: Known) -> Question:
-        """Return the question with what its words say: the cameras and times that they name. Raises UnclearScope."""
+        """Return the question with what its words say: cameras, times, what is asked about what. Raises UnclearScope."""
         read = await pools.questions(understood, question, known, self._settings.parts_of_day.ranges())
-        return await pools.questions(continued, self._store, read, question)
+        read = await pools.questions(continued, self._store, read, question)
+        return await self.understanding.read(read, known)
+
+    async def read(self, question: Question) -> Question:
+        """Return the question with what it asks. The cameras and times in its words are left out of account."""
+        return await self.understanding.read(question, await pools.questions(self._known))
+
+    async def _refused(self, question: Question) -> AsyncGenerator[Event, None]:
+        """Yield the events of the answer to a question that was not understood. No frame is searched."""
+        searched = Searched(question.cameras, question.after, question.before, _words(question), ())
+        for event in (searched, Seen((), 0, 0.0, 0.0), Piece(refusal(_reading(question)))):
+            yield event
+        yield replace(_finished(Tally(), (), Stopwatch(), 1), searched=searched, reading=question.reading)
 
     async def scope(self, question: Question) -> Scope:
         """Return the cameras, times and place to search for this question."""
@@ -354,7 +371,8 @@ class Answering:
 
 
 def _reading(question: Question) -> Reading:
-    return question.reading or reading_of(question.core)
+    """Return what a question asks; a rule's question, which nobody reads, is put to the model as it is."""
+    return question.reading or Reading("describe")
 
 
 def _words(question: Question) -> tuple[str, ...]:

@@ -155,6 +155,7 @@ class Finished:
     prompt_tokens: int
     completion_tokens: int
     searched: Searched | None = None  # for users' questions
+    reading: Reading | None = None  # what the question was understood to ask; for users' questions
 
 
 Event = Searched | Seen | Step | Piece | Finished

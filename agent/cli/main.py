@@ -24,7 +24,9 @@ from agent.runtime.process import (
 )
 from agent.untrusted.plain import plain
 
-_PUBLIC = frozenset({"world", "model", "eval", "eval-alerts", "train"})  # commands that write no private files
+_PUBLIC = frozenset(
+    {"world", "model", "eval", "eval-alerts", "eval-questions", "train"}
+)  # commands that write no private files
 
 
 def main(argv: Sequence[str] | None = None) -> int:

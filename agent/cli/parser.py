@@ -11,7 +11,7 @@ from agent.cli.options import TIMES, AddParser, agent, answer, between, command,
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Parse a command line and return the command with its options.
 
-    Arguments that `eval` and `train` parse themselves are in the attribute `rest`.
+    Arguments that `eval`, `eval-questions` and `train` parse themselves are in the attribute `rest`.
     """
     parser = build_parser()
     args, rest = parser.parse_known_args(_joined(argv))
@@ -318,6 +318,9 @@ def _eval_alerts(add: AddParser) -> None:
 
 def _eval(add: AddParser) -> None:
     summary = "measure a checkpoint on worlds it was not trained on"
+    add("eval-questions", help="measure how questions are read", add_help=False).set_defaults(
+        run="agent.evaluation.questions:main", passes_on=True
+    )
     add("eval", help=summary, add_help=False).set_defaults(run="agent.evaluation.run:main", passes_on=True)
 
 

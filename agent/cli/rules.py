@@ -85,10 +85,12 @@ def _state(state: Json, zone: str) -> str:
 def _add(client: Client, args: argparse.Namespace) -> None:
     settings = {"condition": args.condition, "cameras": args.camera or [], **_settings(args.set)}
     if args.replace:
-        client.send_json("PUT", _path(args.name), settings)
+        made = client.send_json("PUT", _path(args.name), settings)
     else:
-        client.send_json("POST", "/v1/rules", {"name": args.name, **settings})
+        made = client.send_json("POST", "/v1/rules", {"name": args.name, **settings})
     say(f"{args.name} watches for: {args.condition}")
+    if warning := made.get("warning"):
+        say(f"note: {plain_line(warning)}")
 
 
 def _remove(client: Client, args: argparse.Namespace) -> None:

@@ -18,9 +18,9 @@ from agent.ask.inquiry import Budget, Inquiry
 from agent.ask.keyframes import Chooser, Selection
 from agent.ask.local import LocalAnswerer
 from agent.ask.question import Evidence, Question, Seen
-from agent.ask.reader import reading_of
 from agent.ask.sentences import verdict_of
 from agent.ask.strategies import Strategies
+from agent.ask.understanding import REFUSALS, refusal, understood_alone
 from agent.evaluation.window import CAMERA, ArrayWindow
 from agent.runtime.lanes import Lane
 from agent.runtime.stopwatch import Stopwatch
@@ -78,10 +78,17 @@ class Asker:
         Otherwise it puts the question to the model unchanged. False also for a question about a room if the history has
         none.
         """
-        question, reading = Question(text, (CAMERA,)), reading_of(text)
+        question = self.understood(text)
+        assert question.reading is not None
+        reading = question.reading
         if reading.place == "room" and not any(self.window.zones):
             return False
         return self._strategies(self.model).is_composed(question, reading)
+
+    @staticmethod
+    def understood(text: str) -> Question:
+        """Return the question as the running agent understands it."""
+        return understood_alone(text, CAMERA)
 
     def ask(self, text: str, arm: Selection, model: VideoModel | None = None, *, in_steps: bool = False) -> Answer:
         """Return the answer that the running agent would give, with greedy decoding. arm: how keyframes are chosen.
@@ -105,11 +112,14 @@ class Asker:
     ) -> Answer:
         """Return the answer that the running agent would give, like `ask`, for callers in an event loop."""
         began, watch = time.perf_counter(), Stopwatch()
-        question = Question(text, (CAMERA,))
+        question = self.understood(text)
+        assert question.reading is not None
+        if question.reading.kind in REFUSALS:
+            return Answer(refusal(question.reading), np.zeros(0, np.int64), 0, 1000 * (time.perf_counter() - began))
         strategies = self._strategies(model or self.model, in_steps=in_steps)
         budget = Budget.of(AnsweringSettings())
         now = float(self.window.times[-1])
-        inquiry = Inquiry(question, reading_of(text), self.window, arm, now, budget, watch=watch)
+        inquiry = Inquiry(question, question.reading, self.window, arm, now, budget, watch=watch)
         words: list[str] = []
         evidence: tuple[Evidence, ...] = ()
         async with aclosing(strategies.events(inquiry)) as events:

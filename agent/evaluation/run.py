@@ -20,7 +20,6 @@ from typing import Any
 import numpy as np
 
 from agent.ask.keyframes import Selection
-from agent.ask.reader import about_now
 from agent.evaluation.arms import Asker
 from agent.evaluation.clips import Clip, features_of, labelled_videos, video_clip, world_clip
 from agent.evaluation.scores import HARD_GUESS, Asked, Needle, Tally, bins_below, summarise
@@ -128,7 +127,8 @@ def _ask_one(asker: Asker, question: Question) -> Asked:
         answer, latest = (each.ask_in_steps(question.text, arm) for each in (asker, newest))
     else:
         latest = newest.ask(question.text, arm).text
-        answer = latest if about_now(question.text) else whole
+        reading = asker.understood(question.text).reading
+        answer = latest if reading is not None and reading.kind == "present" else whole
     right = (is_correct(question, each) for each in (answer, latest, whole))
     return Asked(question, answer, *right)
 

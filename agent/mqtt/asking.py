@@ -25,6 +25,7 @@ from agent.ask.answer import Answering
 from agent.ask.coverage import scope_json
 from agent.ask.question import Answer, Question
 from agent.ask.request import Moment, parse_span
+from agent.ask.understanding import reading_json
 from agent.errors import BadRequest, Busy, ModelFailed, Problem
 from agent.mqtt.topics import Topics, usable_id
 from agent.runtime import pools
@@ -141,6 +142,7 @@ class Asking:
             "evidence": evidence,
             "notes": list(answer.finished.notes),
             **scope_json(answer.finished.searched),
+            **reading_json(answer.finished.reading),
             "timings_ms": answer.finished.timings_ms,
         }
 

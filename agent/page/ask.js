@@ -84,7 +84,7 @@ class Ask {
     const turn = new Turn(this.app, question, {
       again: fields => this.ask(question, { ...changed, ...fields }),
       change: () => { this.input.value = question; this.#grow(); this.scope.root.scrollIntoView({ block: "start" }); this.scope.root.querySelector("select").focus(); },
-    });
+    }, text => this.ask(text));
     this.app.state.question = question;
     this.app.emit("state");
     this.empty.hidden = true;
@@ -123,9 +123,10 @@ class Ask {
 
 /** One question with its answer and evidence. */
 class Turn {
-  constructor(app, question, scope) {
+  constructor(app, question, scope, ask) {
     this.app = app;
     this.onScope = scope; // what the chips do
+    this.ask = ask; // asks one of the offered questions
     this.text = "";
     this.whole = false;
     this.thumbs = []; // {image, frame} of the pictures on the page
@@ -136,11 +137,12 @@ class Turn {
     this.answer = h("div", { class: "answer", "aria-busy": "true" });
     this.status = h("p", { class: "soft", role: "status" }, LOOKING);
     this.visits = h("p", { class: "visits", hidden: true });
+    this.offers = h("div", { class: "row offers", hidden: true });
     this.evidence = h("div", { class: "stack" });
     this.notes = h("ul", { class: "notes hint" });
     this.timings = h("div", {});
     this.root = h("article", { class: "panel turn stack" }, h("div", {}, h("h3", {}, question),
-      this.searched), this.answer, this.status, this.visits, this.evidence, this.notes, this.timings);
+      this.searched), this.answer, this.offers, this.status, this.visits, this.evidence, this.notes, this.timings);
   }
 
   /** Ask, and show the answer as it arrives. Shows errors; throws none. @param {object} body @param {AbortSignal} signal */
@@ -197,6 +199,7 @@ class Turn {
     if (chunk.vilamp?.scope) put(this.searched, scopeChips(this.app, chunk.vilamp.scope, this.onScope));
     if (!chunk.vilamp?.notes) return;
     this.#showVisits(chunk.vilamp.visits);
+    this.#showOffers(chunk.vilamp.reading?.offers ?? []);
     this.#showNotes(chunk.vilamp);
   }
 
@@ -217,6 +220,13 @@ class Turn {
     return h("li", {}, h("button", { type: "button", class: "picture", "aria-label": `${frame.kind} frame of ${frame.camera} at ${at}`, onclick: () => openFrame(this.app, frame) }, image, outline(image, frame.boxes)),
       h("p", { class: "caption" }, h("span", { class: `chip ${frame.kind}` }, frame.kind), h("span", {}, `${this.app.cameras.length > 1 ? `${frame.camera} ` : ""}${at}`),
         h("span", { class: "soft", title: "similarity to the question (cosine)" }, frame.score.toFixed(2))));
+  }
+
+  /** Show questions that would be understood, each as a button that asks it. @param {string[]} offers */
+  #showOffers(offers) {
+    this.offers.hidden = !offers.length;
+    if (offers.length) put(this.answer, markdown(this.text.split("\n- ")[0])); // the list of offers becomes the buttons
+    put(this.offers, offers.map(text => h("button", { type: "button", onclick: () => this.ask(text) }, text)));
   }
 
   /** Name the strongest of the visits that stand out, each as a button that opens the frame at its peak. */
@@ -247,7 +257,7 @@ class Turn {
 
   #showNotes({ frames, oldest, newest, notes, steps, timings_ms: timings }) {
     const zone = this.app.zone();
-    put(this.notes, h("li", {}, `${number(frames)} frames from ${clock(oldest, zone)} to ${clock(newest, zone)}`), notes.map(note => h("li", {}, note)));
+    put(this.notes, frames > 0 && h("li", {}, `${number(frames)} frames from ${clock(oldest, zone)} to ${clock(newest, zone)}`), notes.map(note => h("li", {}, note)));
     const rows = Object.entries({ ...timings, "seen in this browser": this.firstMs }).map(([stage, ms]) =>
       h("tr", {}, h("td", {}, STAGES[stage] ?? (stage === "seen in this browser" ? "first character in this browser" : stage)), h("td", { class: "num" }, `${number(Math.round(ms))} ms`)));
     put(this.timings, h("details", {}, h("summary", {}, `Answered in ${(timings.total / 1000).toFixed(1)} s`),

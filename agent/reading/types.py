@@ -44,6 +44,8 @@ class Reading:
     words name; "": any. at_least: for `count`, the number of "were there more than two dogs?", which is 3; None: the
     number itself is asked for.
 
+    absent: whether an alert's condition is that the thing is not there.
+
     certainty: from 0 to 1, how likely kind and things are right. reader: who read it. offers: questions in words that
     would be understood, for `unclear` and `out of scope`.
     """
@@ -53,6 +55,7 @@ class Reading:
     relation: Relation = ""
     place: Place = ""
     at_least: int | None = None
+    absent: bool = False
     certainty: float = 1.0
     reader: Literal["encoder", "ngrams", "server"] = "encoder"
     offers: tuple[str, ...] = ()

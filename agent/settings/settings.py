@@ -159,6 +159,9 @@ class AnsweringSettings(Part):
         description='frames per camera used for "now" questions; 0 uses the whole history',
     )
     parts_of_day: PartsOfDaySettings = PartsOfDaySettings()
+    reading: Literal["own", "server"] = Field(
+        default="own", description="who reads questions: the agent's `own` reader, or the `server`'s model where it can"
+    )
     in_steps: bool = Field(default=True, description="answer existence, time, place and count questions in steps")
     max_calls: int = Field(default=128, ge=1, le=10_000, description="looks at pictures for one question, at most")
     max_pictures: int = Field(default=128, ge=1, le=10_000, description="pictures looked at for one question, at most")

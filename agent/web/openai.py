@@ -10,6 +10,7 @@ from typing import Any
 
 from agent.ask.coverage import scope_json
 from agent.ask.question import Answer, Evidence, Finished, Seen, SeenVisit
+from agent.ask.understanding import reading_json
 
 Json = dict[str, Any]
 
@@ -43,6 +44,7 @@ def extension(seen: Seen, finished: Finished, steps: Sequence[str] = ()) -> Json
         "visits": visits_json(seen.visits),
         "steps": list(steps),
         **scope_json(finished.searched),
+        **reading_json(finished.reading),
     }
 
 

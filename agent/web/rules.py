@@ -33,7 +33,7 @@ MAX_BODY_BYTES = 64 << 10
 PROGRESS_S = 0.5  # shortest time between two progress events that a dry run sends
 MAX_SNOOZE_MINUTES = 366 * 24 * 60
 # Fields of a rule's JSON that are not settings; they are ignored when a client sends them
-_READ_ONLY = ("object", "source", "state", "snoozed_until", "problem")
+_READ_ONLY = ("object", "source", "state", "snoozed_until", "problem", "warning")
 
 Handler = Callable[[Request], Awaitable[Response]]
 Model = TypeVar("Model", bound=BaseModel)
@@ -125,13 +125,13 @@ class RuleRoutes:
         if not isinstance(name, str):
             raise BadRequest("A rule needs a name, beside its settings.", param="name")
         await self.engine.put(checked_name(name), settings_from(body), new=True)
-        described = await self.engine.describe(name)
+        described = await self._described(name)
         return JsonResponse(described, status_code=201, headers={"Location": f"{self.guard.prefix}/v1/rules/{name}"})
 
     async def replace(self, request: Request) -> Response:
         name = checked_name(request.path_params["name"])
         await self.engine.put(name, settings_from(await read_json(request), name))
-        return JsonResponse(await self.engine.describe(name))
+        return JsonResponse(await self._described(name))
 
     async def change(self, request: Request) -> Response:
         """Change only the settings in the body. Of rules in the configuration file, only `enabled` can be changed."""
@@ -142,7 +142,13 @@ class RuleRoutes:
         else:
             settings = settings_from(merged(rule.settings.model_dump(mode="json"), body), name)
             await self.engine.put(name, settings, switched="enabled" not in body)
-        return JsonResponse(await self.engine.describe(name))
+        return JsonResponse(await self._described(name))
+
+    async def _described(self, name: str) -> dict[str, object]:
+        """Return a rule that was made or changed, with a `warning` if its condition may not work."""
+        described = await self.engine.describe(name)
+        warning, _ = await self.engine.doubts(str(described["condition"]))
+        return {**described, **({"warning": warning} if warning else {})}
 
     async def remove(self, request: Request) -> Response:
         await pools.alerts(self.engine.watcher.remove, request.path_params["name"])

@@ -224,6 +224,7 @@ class TimelineRoutes:
         if query is not None and view.keyframes and drawn["frames"]:
             question = Question(view.question, (view.camera,), view.after, view.before)
             answering = self.agent.answering
+            question = await answering.read(question)
             searched = await answering.window(await answering.scope(question))
             chosen: dict[int, dict[str, Any]] = {}  # by frame: several searches may choose the same one
             for text in answering.search_texts(question):

@@ -170,7 +170,7 @@ async def test_configured_files_are_watched_and_a_missing_one_hurts_nobody(tmp_p
         assert window.metadata(0) == {"place": "yard", "clock": "file"}
         with pytest.raises(UnknownCamera, match="gone, yard"):
             agent.cameras.existing(("nowhere",))
-        answer = await agent.answering.answer(Question("Who?", agent.cameras.existing(())))
+        answer = await agent.answering.answer(Question("Who came?", agent.cameras.existing(())))
         assert {e.camera for e in answer.seen.evidence} == {"yard"}
 
 

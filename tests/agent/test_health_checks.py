@@ -156,7 +156,7 @@ async def test_no_question_waits_for_erasures(tmp_path: Path) -> None:
         erasures = [asyncio.create_task(erasing(agent.erasing.erase, Request("gone", 0.0, 1.0))) for _ in range(40)]
         try:
             async with asyncio.timeout(30):
-                answer = await agent.answering.answer(Question("What is there?", ("door",)))
+                answer = await agent.answering.answer(Question("Who came?", ("door",)))
                 assert answer.seen.num_frames == 3
                 await remember(agent, "door", 1, start=START + 100)
                 assert await asyncio.to_thread(agent.health.run)

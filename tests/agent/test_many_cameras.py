@@ -94,7 +94,7 @@ async def test_a_hundred_configured_cameras_that_are_dead(tmp_path: Path, scheme
         assert resident_bytes() - bytes_before < MOST_BYTES
         await agent.cameras.watch("alive", ListSource("alive", frames(5)))
         await agent.encoded()
-        answer = await agent.answering.answer(Question("Who?", ("alive",), after=START))
+        answer = await agent.answering.answer(Question("Who came?", ("alive",), after=START))
         assert answer.seen.num_frames == 5
         assert {agent.cameras.intakes[name].state for name in cameras} == {"offline"}
     while any(thread.name.startswith("live-dead") for thread in threading.enumerate()):

@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw
 
 from agent.app import Agent
 
-QUESTION = "When did a red car come?"
+QUESTION = "Who came?"
 
 
 def write_history(

@@ -309,7 +309,7 @@ async def test_the_real_judge_runs_after_waiting_questions_and_sees_the_last_sec
         order = []
 
         async def ask() -> None:
-            answer = await answering.answer(Question("What is there?", ("yard",)))
+            answer = await answering.answer(Question("Who came?", ("yard",)))
             order.append(("question", answer.seen.num_frames))
 
         async def judge() -> None:

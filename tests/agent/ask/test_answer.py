@@ -45,7 +45,7 @@ async def test_recent_frames_are_reserved_when_asked_for(tmp_path: Path) -> None
 async def test_answer_says_how_short_the_history_is(tmp_path: Path, count: int, redundancy: str) -> None:
     async with running(tmp_path, answering={"redundancy": redundancy, "max_new_tokens": 3}) as agent:
         await remember(agent, "door", count)
-        answer = await agent.answering.answer(Question("Who?", ("door",)))
+        answer = await agent.answering.answer(Question("Who came?", ("door",)))
         assert answer.finished.notes[0] == f"{count - 1} s of video so far"
         assert answer.text.endswith(f"({count - 1} s of video so far.)")
         assert len(answer.seen.evidence) == min(count, 4)
@@ -54,15 +54,15 @@ async def test_answer_says_how_short_the_history_is(tmp_path: Path, count: int, 
 async def test_short_window_of_a_long_history_gets_no_note(tmp_path: Path) -> None:
     async with running(tmp_path) as agent:
         await remember(agent, "door", 12, step_s=10.0)
-        whole = await agent.answering.answer(Question("Who?", ("door",)))
-        short = await agent.answering.answer(Question("Who?", ("door",), after=START + 100))
+        whole = await agent.answering.answer(Question("Who came?", ("door",)))
+        short = await agent.answering.answer(Question("Who came?", ("door",), after=START + 100))
         assert not any("so far" in note for note in (*whole.finished.notes, *short.finished.notes))
 
 
 async def test_events_come_in_order_and_every_stage_is_timed(tmp_path: Path) -> None:
     async with running(tmp_path, answering={"max_new_tokens": 5}) as agent:
         await remember(agent, "door", 6)
-        async with agent.answering.ask(Question("Who?", ("door",))) as events:
+        async with agent.answering.ask(Question("Who came?", ("door",))) as events:
             told = [event async for event in events]
         assert isinstance(told[0], Searched)
         assert isinstance(told[1], Seen)
@@ -79,16 +79,16 @@ async def test_questions_without_frames_too_long_or_too_many_are_refused(tmp_pat
     async with running(tmp_path, answering={"max_questions": 1}) as agent:
         answering = agent.answering
         with pytest.raises(NoFrames):
-            await answering.answer(Question("Who?", ("door",)))
+            await answering.answer(Question("Who came?", ("door",)))
         await remember(agent, "door", 3)
         with pytest.raises(NoFrames):
-            await answering.answer(Question("Who?", ("door",), after=START + 100))
+            await answering.answer(Question("Who came?", ("door",), after=START + 100))
         with pytest.raises(QuestionTooLong):
             await answering.answer(Question("x" * 2001, ("door",)))
-        async with answering.ask(Question("Who?", ("door",))):
+        async with answering.ask(Question("Who came?", ("door",))):
             with pytest.raises(Busy):
-                await answering.answer(Question("And who?", ("door",)))
-        assert (await answering.answer(Question("Who?", ("door",)))).seen.num_frames == 3
+                await answering.answer(Question("Who came?", ("door",)))
+        assert (await answering.answer(Question("Who came?", ("door",)))).seen.num_frames == 3
 
 
 async def test_question_about_frames_not_encoded_yet_is_refused(tmp_path: Path) -> None:
@@ -96,13 +96,13 @@ async def test_question_about_frames_not_encoded_yet_is_refused(tmp_path: Path) 
         for frame in frames(3):
             agent.store.append("door", frame.time, b"\xff\xd8 not a picture")
         with pytest.raises(NotEncodedYet, match="3 frames"):
-            await agent.answering.answer(Question("Who?", ("door",)))
+            await agent.answering.answer(Question("Who came?", ("door",)))
 
 
 async def test_a_question_longer_than_the_text_encoder_reads_is_answered_with_a_note(tmp_path: Path) -> None:
     async with running(tmp_path) as agent:
         await remember(agent, "door", 3)
-        answer = await agent.answering.answer(Question("red car " * 60, ("door",)))
+        answer = await agent.answering.answer(Question("Who came? " * 60, ("door",)))
         assert any("longer than the text encoder reads" in note for note in answer.finished.notes)
 
 
@@ -111,18 +111,18 @@ async def test_waiting_question_ends_at_its_deadline(tmp_path: Path) -> None:
         await remember(agent, "door", 3)
         async with agent.answering.queue.turns.turn():
             with pytest.raises(AnswerTimeout):
-                await agent.answering.answer(Question("Who?", ("door",)))
+                await agent.answering.answer(Question("Who came?", ("door",)))
         assert agent.answering.queue.turns.num_inside == 0
 
 
 async def test_closing_an_answer_early_frees_the_lane(tmp_path: Path) -> None:
     async with running(tmp_path, answering={"max_new_tokens": 2000, "max_questions": 1}) as agent:
         await remember(agent, "door", 3)
-        async with agent.answering.ask(Question("Who?", ("door",))) as events:
+        async with agent.answering.ask(Question("Who came?", ("door",))) as events:
             async for event in events:
                 if isinstance(event, Piece):
                     break
-        question = Question("Who?", ("door",), max_new_tokens=2)
+        question = Question("Who came?", ("door",), max_new_tokens=2)
         assert (await agent.answering.answer(question)).finished.completion_tokens <= 2
 
 
@@ -144,7 +144,7 @@ async def test_frames_keep_arriving_while_a_question_is_answered(tmp_path: Path)
     async with running(tmp_path, answering={"max_new_tokens": 60}) as agent:
         await remember(agent, "door", 5)
         feeding = asyncio.create_task(agent.cameras.watch("door", ListSource("door", frames(25, start=START + 5))))
-        answers = [await agent.answering.answer(Question("Who?", ("door",))) for _ in range(3)]
+        answers = [await agent.answering.answer(Question("Who came?", ("door",))) for _ in range(3)]
         await feeding
         await agent.encoded()
         assert agent.store.stats("door").encoded == 30

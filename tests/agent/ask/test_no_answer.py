@@ -88,7 +88,7 @@ async def test_odd_but_valid_answers_are_accepted(tmp_path: Path, spy: Spy, mode
     async with served(tmp_path, answerer=openai(spy, model)) as site:
         await remember(site.agent, "door", 3)
         body: dict[str, Any] = {
-            "messages": [{"role": "user", "content": "Who?"}],
+            "messages": [{"role": "user", "content": "Who came?"}],
             "stream_options": {"include_usage": True},
         }
         async with httpx.AsyncClient(base_url=site.url, headers=site.headers()) as client:

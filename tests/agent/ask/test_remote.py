@@ -290,7 +290,7 @@ async def test_pictures_are_sent_only_if_the_camera_allows_it(tmp_path: Path, sp
             with pytest.raises(PicturesStayHere, match="egress: allowed"):
                 await agent.answering.answer(Question("Who came?", refused))
         assert spy.seen() == []
-        assert (await agent.answering.answer(Question("Who?", ("open",)))).text.startswith("I see 3 pictures.")
+        assert (await agent.answering.answer(Question("Who came?", ("open",)))).text.startswith("I see 3 pictures.")
         assert len(spy.seen()) == 1
 
 

@@ -80,7 +80,7 @@ def test_the_report_counts_what_was_answered(tiny_model: VideoModel) -> None:
 
 def test_a_question_about_now_is_put_to_the_newest_frames(tiny_model: VideoModel) -> None:
     """The tiny model's words change with what it sees: the same words are the same frames."""
-    texts = ("what is here now?", "what is here?")
+    texts = ("what is here now?", "who was here?")
     asked = [Question("present", text, "nothing", None, ((2.0, 2.0),)) for text in texts]
     clip, tally = clip_of(30, *asked), Tally()
     evaluate(tiny_model, [clip], tally)

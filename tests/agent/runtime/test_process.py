@@ -89,7 +89,7 @@ def test_sighup_ends_an_answer_with_an_error_event_and_the_agent_in_peace(tmp_pa
         listed = Path(f"/proc/{process.pid}/cmdline").read_text()
         assert not [scope for scope in ("ask", "admin") if str(local_token(tmp_path, scope)) in listed]
         headers = {"Authorization": f"Bearer {local_token(tmp_path, 'ask')}"}
-        body = {"messages": [{"role": "user", "content": "Who?"}], "stream": True}
+        body = {"messages": [{"role": "user", "content": "Who came?"}], "stream": True}
         with httpx.Client(base_url=url, headers=headers, timeout=PATIENCE_S, trust_env=False) as http:
             until = time.monotonic() + PATIENCE_S
             while not http.get("/v1/cameras/door").json()["encoded"]:

@@ -14,7 +14,7 @@ import pytest
 from agent.keep.export import NothingToExport
 from tests.support.agents import START, Served, remember, served
 
-ASK = {"messages": [{"role": "user", "content": "When did a red car come?"}]}
+ASK = {"messages": [{"role": "user", "content": "Who came?"}]}
 
 
 @pytest.fixture

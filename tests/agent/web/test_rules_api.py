@@ -50,10 +50,10 @@ async def test_a_rule_is_created_read_changed_and_deleted(tmp_path: Path) -> Non
 async def test_a_rule_of_the_file_can_be_switched_and_snoozed_but_not_changed(tmp_path: Path) -> None:
     async with client(tmp_path) as (http, server):
         for refused in (
-            await http.put("/v1/rules/car", json={"condition": "x"}),
+            await http.put("/v1/rules/car", json={"condition": "a car"}),
             await http.patch("/v1/rules/car", json={"clear": 3}),
             await http.delete("/v1/rules/car"),
-            await http.post("/v1/rules", json={"name": "car", "condition": "x"}),
+            await http.post("/v1/rules", json={"name": "car", "condition": "a car"}),
         ):
             assert (refused.status_code, refused.json()["error"]["code"]) == (409, "rule_conflict")
             assert "configuration file" in refused.json()["error"]["message"]
@@ -96,15 +96,15 @@ async def test_changing_a_rule_keeps_what_was_switched_by_hand_unless_it_says_en
 @pytest.mark.parametrize(
     ("body", "param", "words"),
     [
-        ({"condition": "x"}, "name", "needs a name"),
-        ({"name": "Bag", "condition": "x"}, "name", "cannot be a name"),
-        ({"name": "status", "condition": "x"}, "name", "MQTT"),
+        ({"condition": "a car"}, "name", "needs a name"),
+        ({"name": "Bag", "condition": "a car"}, "name", "cannot be a name"),
+        ({"name": "status", "condition": "a car"}, "name", "MQTT"),
         ({"name": "bag"}, "condition", "required"),
-        ({"name": "bag", "condition": "x", "gate": {"on": -1}}, "gate.on", "greater than 0"),
-        ({"name": "bag", "condition": "x", "gate": {"on": 1, "off": 2}}, "gate", "off must not be above on"),
-        ({"name": "bag", "condition": "x", "schedule": [{"start": "8"}]}, "schedule.0.start", "time of day"),
-        ({"name": "bag", "condition": "x", "colour": "red"}, "colour", "no such field"),
-        ({"name": "bag", "condition": "x", "snooze": 1e300}, "snooze", "less than or equal"),  # no date at all
+        ({"name": "bag", "condition": "a car", "gate": {"on": -1}}, "gate.on", "greater than 0"),
+        ({"name": "bag", "condition": "a car", "gate": {"on": 1, "off": 2}}, "gate", "off must not be above on"),
+        ({"name": "bag", "condition": "a car", "schedule": [{"start": "8"}]}, "schedule.0.start", "time of day"),
+        ({"name": "bag", "condition": "a car", "colour": "red"}, "colour", "no such field"),
+        ({"name": "bag", "condition": "a car", "snooze": 1e300}, "snooze", "less than or equal"),  # no date at all
     ],
 )
 async def test_mistakes_name_their_field(tmp_path: Path, body: dict[str, Any], param: str, words: str) -> None:
@@ -121,7 +121,7 @@ async def test_a_body_that_is_not_a_json_object_is_refused(tmp_path: Path) -> No
         assert (await http.post("/v1/rules", content=b" " * 70_000)).status_code == 413
         for snooze in ({}, {"minutes": 1, "until": 2}, {"minutes": -1}, {"minutes": 1e9}):
             assert (await http.post("/v1/rules/car/snooze", json=snooze)).status_code == 400
-        renamed = await http.put("/v1/rules/bag", json={"name": "sack", "condition": "x"})
+        renamed = await http.put("/v1/rules/bag", json={"name": "sack", "condition": "a car"})
         assert "cannot change its name" in renamed.json()["error"]["message"]
 
 
