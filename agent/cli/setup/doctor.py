@@ -9,8 +9,9 @@ import logging
 from collections.abc import Iterator
 from typing import Any
 
+from agent.ask.capabilities import Capabilities, words
 from agent.cli.ask import connect, server_named, server_of
-from agent.cli.client import Client, ServerError
+from agent.cli.client import Client, ServerError, understood
 from agent.cli.common import EXIT_FAILED, CliError, say, settings_of
 from agent.cli.setup.checks import clock_finding, disk_findings, mqtt_finding, port_findings, reach_findings, stored
 from agent.cli.setup.findings import Finding, as_json
@@ -87,14 +88,18 @@ async def _cameras(settings: Settings) -> list[Finding]:
 def _with_agent(client: Client, health: dict[str, Any], settings: Settings, server: str) -> Iterator[Finding]:
     """Yield what a running agent says of itself, in the words of `/readyz`, with details and advice."""
     try:
-        cameras = client.get_json("/v1/cameras")["data"]
-        memory = client.get_json("/v1/memory")
+        with understood():
+            cameras = client.get_json("/v1/cameras")["data"]
+            memory = client.get_json("/v1/memory")
+            able = client.get_json("/v1/models")["data"][0]["vilamp"].get("server")
+            answers = "; ".join(words(Capabilities("", "", 0, **able))) if able else "works"
     except ServerError as error:
         raise CliError(str(error)) from error
     if health["ready"]:
         yield Finding("agent", "agent", "ok", f"running: {server}")
     else:
-        yield Finding("agent", "agent", "error", "running, but no frame can be stored or no question asked")
+        said = "running, but no frame can be stored or no question asked"
+        yield Finding("agent", "agent", "error", said, "see the lines below")
     for described in cameras:
         name = described["id"]
         yield camera_finding(name, settings.camera(name), seen_by_agent(described), settings.streaming.max_skew_s)
@@ -103,7 +108,7 @@ def _with_agent(client: Client, health: dict[str, Any], settings: Settings, serv
         yield Finding(each["part"], each["part"], "error" if each["stops"] else "warning", each["problem"])
     for check, state in health["checks"].items():
         if state == "ok" and check != "cameras":
-            yield Finding(check, check, "ok", "works")
+            yield Finding(check, check, "ok", answers if check == "answerer" else "works")
     yield from reach_findings(memory, settings)
 
 

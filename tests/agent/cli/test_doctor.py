@@ -3,6 +3,7 @@
 import json
 import shutil
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from tests.support.agents import checkpoint, served
 from tests.support.network import free_port
 from tests.support.processes import vilamp
 from tests.support.rtsp import rtsp_server
-from tests.support.vlm_server import spying
+from tests.support.vlm_server import Spy, spying
 from tests.support.waiting import until
 
 Found = dict[str, dict[str, Any]]
@@ -27,6 +28,12 @@ def written(folder: Path, **settings: Any) -> Path:
     path = folder / "vilamp.yaml"
     path.write_text(yaml.safe_dump(given))
     return path
+
+
+@pytest.fixture
+def spy() -> Iterator[Spy]:
+    with spying() as spy:
+        yield spy
 
 
 async def doctor(config: Path) -> tuple[int, Found]:
@@ -96,17 +103,20 @@ async def test_a_model_without_eyes_is_an_error(tmp_path: Path) -> None:
     assert "the model 'any' does not see" in found["answerer"]["words"]
 
 
-async def test_a_running_agent_is_asked_and_agrees_with_readyz(tmp_path: Path) -> None:
+async def test_a_running_agent_is_asked_and_agrees_with_readyz(tmp_path: Path, spy: Spy) -> None:
     async with rtsp_server() as camera:
         cameras = {"gate": {"url": camera.url}, "yard": {}}
-        async with served(tmp_path / "data", cameras=cameras) as site:
+        answerer = {"kind": "openai", "base_url": spy.url(), "model": "sees"}
+        async with served(tmp_path / "data", cameras=cameras, answerer=answerer) as site:
             await until(lambda: site.agent.cameras.state("gate") == "live")
+            await until(lambda: site.agent.answerer.capabilities is not None)
             port = int(site.url.rsplit(":", 1)[1])
             _, found = await doctor(written(tmp_path, port=port, cameras=cameras))
             assert camera.num_connections == 1  # it did not connect a second time
     assert found["agent"]["words"].startswith("running")
     assert found["camera gate"]["level"] == "ok"
     assert found["camera gate"]["words"].startswith("h264")
+    assert "JSON schema: yes" in found["answerer"]["words"]
     assert "nobody publishes to it" in found["camera yard"]["words"]
     assert found["camera yard"]["level"] == "error"
 
