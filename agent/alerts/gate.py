@@ -20,6 +20,7 @@ SURGE = 1.5  # an open gate surges when the score reaches this multiple of its l
 OPEN_FACTOR = 4.0  # the background is learnt this many times slower while the gate is open
 QUARTER_OF_STEPS = 1.77  # mean distance of normal noise, in units of the step that a quarter of the steps are below
 WARM_UP_FRAMES = 30  # before the gate may open; later no frame counts for more than 1/30 of the background
+LEAST_SHARE = 1e-3  # the spread counts as at least this share of the largest rise seen: drawn pictures have no noise
 MIN_SPREAD = 1e-6  # cosine; a smaller spread is rounding, as of pictures that are repeated bit by bit
 
 
@@ -32,6 +33,7 @@ class GateState:
 
     level: float = 0.0  # running background of the similarity, a cosine
     spread: float = 0.0  # running mean distance from the level, a cosine
+    largest: float = 0.0  # largest distance from the level so far, a cosine
     first: tuple[float, ...] = ()  # similarities of the warm-up, while it lasts
     warm: bool = False
     time: float | None = None  # unix seconds of the last frame
@@ -64,7 +66,8 @@ def step(settings: GateSettings, state: GateState, *, time: float, similarity: f
         state = _warmed(state, time, similarity) if newer else state
         return state, GateReading(0.0, False, False)
     away = similarity - state.level
-    unit = max(state.spread, MIN_SPREAD)
+    largest = max(state.largest, abs(away))
+    unit = max(state.spread, LEAST_SHARE * largest, MIN_SPREAD)
     score = away / unit
     is_open = score >= (settings.off if state.open else settings.on)
     rose = is_open and not state.open
@@ -78,7 +81,8 @@ def step(settings: GateSettings, state: GateState, *, time: float, similarity: f
     share = min(-math.expm1((state.time - time) / seconds), 1 / WARM_UP_FRAMES)
     spread = state.spread if is_open else state.spread + share * (abs(away) - state.spread)
     peak = score if rose or surged else state.peak
-    return replace(state, level=state.level + share * away, spread=spread, time=time, open=is_open, peak=peak), reading
+    level = state.level + share * away
+    return replace(state, level=level, spread=spread, largest=largest, time=time, open=is_open, peak=peak), reading
 
 
 def _warmed(state: GateState, time: float, similarity: float) -> GateState:
@@ -102,4 +106,4 @@ def _warmed(state: GateState, time: float, similarity: float) -> GateState:
     low, high = min(zip(ranked, ranked[count - 1 :], strict=False), key=lambda ends: ends[1] - ends[0])
     steps = sorted(abs(after - before) for before, after in pairwise(first))
     spread = max(high - low, QUARTER_OF_STEPS * steps[len(steps) // 4])
-    return GateState(level=(low + high) / 2, spread=spread, warm=True, time=time)
+    return GateState(level=(low + high) / 2, spread=spread, largest=ranked[-1] - ranked[0], warm=True, time=time)
