@@ -91,7 +91,7 @@ def test_replay_indexes_once_and_asks(replay: Replay, tmp_path: Path) -> None:
     assert reply["num_frames"] == NUM_SECONDS
     assert {each["camera"] for each in reply["citations"]} == {"my-gate"}
     assert reply["citations"][0]["local_time"].startswith("2026-11-22 10:00:0")
-    assert {"embed", "select", "merge", "first_token", "total"} <= reply["timings_ms"].keys()
+    assert {"embed", "select", "look", "first_token", "total"} <= reply["timings_ms"].keys()
     twice = replay(data, video, "--ask", "a red car tomorrow?", "--ask", "a red car?", "--start", start)
     assert (twice.returncode, "in the future" in twice.stderr, "searched" in twice.stdout) == (1, True, True)
     again = replay(data, video, "--start", start, "--timezone", "Europe/Zurich")
