@@ -199,7 +199,8 @@ class _Member(asyncio.DatagramTransport):
         return self._shared.transport.get_extra_info(name, default)
 
     def sendto(self, data: Any, addr: Any = None) -> None:
-        self._shared.transport.sendto(data, addr)
+        if not self._shared.transport.is_closing():  # a STUN request may be repeated after the end
+            self._shared.transport.sendto(data, addr)
 
     def close(self) -> None:
         self._shared.leave(self._protocol)
