@@ -126,7 +126,7 @@ async def test_packets_that_do_not_know_the_password_reach_no_session() -> None:
         for data in (request, b"\x80" + b"x" * 40, b"", b"\0"):
             transport.sendto(data, (address, port))
         await asyncio.sleep(0.2)
-        (shared,) = [each for here, each in site.server._ice._shared.items() if here == address]
+        (shared,) = [each for here, each in site.server.ice._shared.items() if here == address]
         assert shared._by_address == {}
         transport.close()
 
