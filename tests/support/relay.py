@@ -107,7 +107,12 @@ class _Relay:
         delay_s = self._network.delay_s(data, from_publisher)
         if delay_s is None:
             return
-        send = self._transports[side].sendto
+        transport = self._transports[side]
+
+        def send(data: bytes, to: Address) -> None:
+            if not transport.is_closing():
+                transport.sendto(data, to)
+
         if delay_s:
             asyncio.get_running_loop().call_later(delay_s, send, data, to)
         else:
