@@ -56,7 +56,11 @@ class Understanding:
                 return await self._server.read(question.core, known)
             except ReadingFailed:
                 pass
-        return await self._own.read(question.core, known)
+        reading = await self._own.read(question.core, known)
+        if question.core == question.text or reading.kind not in (*REFUSALS, "follow-up"):
+            return reading
+        whole = await self._own.read(question.text, known)  # "what is at the gate?" is nothing without its place
+        return reading if whole.kind in REFUSALS else whole
 
 
 def plainly(question: Question, reading: Reading, own: OwnReader) -> Question:

@@ -200,9 +200,9 @@ async def test_an_answer_ends_with_the_connection(tmp_path: Path) -> None:
                 frames = at.agent.store.stats("robot").frames
                 second.say(type="metadata", data={"x": 5, "y": 5})
                 await seen(at, frames + 3)
-                second.say(type="ask", id="again", question="what is there?", max_tokens=3)
+                second.say(type="ask", id="again", question="who came?", max_tokens=3)
                 assert (await ended(second, "again"))[-1]["frames"] > frames
-                second.say(type="ask", id="long", question="what is there?")
+                second.say(type="ask", id="long", question="who came?")
                 await second.hear("piece")
         await until(lambda: turns.num_inside == 0)  # it left without a word
 
