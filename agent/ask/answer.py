@@ -198,7 +198,7 @@ class Answering:
         """Return the question with what its words say: cameras, times, what is asked about what. Raises UnclearScope."""
         read = await pools.questions(understood, question, known, self._settings.parts_of_day.ranges())
         read = await pools.questions(continued, self._store, read, question)
-        return await self.understanding.read(read, known)
+        return read if read.reading is not None else await self.understanding.read(read, known)
 
     async def read(self, question: Question) -> Question:
         """Return the question with what it asks. The cameras and times in its words are left out of account."""

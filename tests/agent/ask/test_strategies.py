@@ -325,7 +325,7 @@ async def test_steps_need_the_setting_and_a_model_that_reads_times(tmp_path: Pat
     async with rover(tmp_path, answering={"max_new_tokens": 24, "in_steps": False}) as agent:
         assert not (await agent.answering.answer(ORDER)).text.startswith("The purple dog came")
     async with running(tmp_path / "tiny") as agent:  # a model that reads no times
-        assert agent.answering.search_texts(ORDER) == ("purple dog", "green box")
+        assert agent.answering.search_texts(await agent.answering.read(ORDER)) == ("purple dog", "green box")
 
 
 async def test_judges_questions_have_no_steps(tmp_path: Path) -> None:
@@ -333,7 +333,7 @@ async def test_judges_questions_have_no_steps(tmp_path: Path) -> None:
     async with Agent(settings, open_memory(settings, builtin()), builtin()).running() as agent:
         evers = ("did any purple dog ever come?", "did any green box ever come?")
         texts = agent.answering.search_texts
-        assert texts(ORDER) == evers
+        assert texts(await agent.answering.read(ORDER)) == evers
         assert texts(replace(ORDER, priority=Priority.JUDGE)) == (ORDER.text,)
         assert texts(replace(ORDER, text="Is a dog here?")) == ("Is a dog here?",)
 
