@@ -93,7 +93,7 @@ async def test_questions_that_cannot_be_answered(
 
 async def test_a_question_longer_than_the_text_encoder_takes(tmp_path: Path) -> None:
     async with site_with(tmp_path) as (_, http):
-        asked = {**QUESTION, "messages": [{"role": "user", "content": "red car " * 100}]}
+        asked = {**QUESTION, "messages": [{"role": "user", "content": "Who came? " * 60}]}
         answer = await http.post("/v1/chat/completions", json=asked)
         assert answer.status_code == 200
         assert any("longer than the text encoder reads" in note for note in answer.json()["vilamp"]["notes"])

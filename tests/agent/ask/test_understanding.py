@@ -126,10 +126,10 @@ async def test_words_that_nobody_can_follow_are_an_error(tmp_path: Path) -> None
 async def test_odd_questions_are_answered(tmp_path: Path) -> None:
     async with two_cameras(tmp_path) as agent:
         for text in (
-            "la\u200bst minute, ga\u200bte?",
+            "la\u200bst minute, ga\u200bte: who came?",
             "who came\x00 at the gate?",
-            "last minute " * 160,
-            "last minute?",
+            "who came in the last minute " * 60,
+            "last minute: who came?",
         ):
             answer = await agent.answering.answer(replace(ANY, text=text))
             assert answer.finished.searched is not None
