@@ -77,6 +77,7 @@ class Reply:
     steps: list[str] = field(default_factory=list)  # what was done for the answer
     scope: dict[str, Any] = field(default_factory=dict)  # the cameras and times that were searched
     coverage: list[dict[str, Any]] = field(default_factory=list)  # what memory has of each camera in that time
+    reading: dict[str, Any] = field(default_factory=dict)  # how the question was understood: kind, things, offers
 
 
 class Client:
@@ -251,6 +252,7 @@ def _fold(chunk: Mapping[str, Any], reply: Reply) -> str:
     reply.steps += extension.get("steps", [])
     reply.scope = dict(extension.get("scope") or reply.scope)
     reply.coverage = list(extension.get("coverage") or reply.coverage)
+    reply.reading = dict(extension.get("reading") or reply.reading)
     reply.timings_ms |= extension.get("timings_ms", {})
     reply.text += text
     return text

@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
@@ -34,7 +34,18 @@ from agent.cli.demo.alerts import (
     truth_of,
 )
 from agent.cli.demo.server import DemoServer, demo_config, running_server
-from agent.cli.demo.world import Show, judge, on_our_clock, pick_questions, pick_world, spans_in_words
+from agent.cli.demo.world import (
+    Show,
+    came_lately,
+    judge,
+    lately,
+    on_our_clock,
+    overview,
+    pick_questions,
+    pick_world,
+    spans_in_words,
+    unanswerable,
+)
 from agent.cli.sheet import Section, Tile, write_sheet
 from agent.evaluation.alert_truth import Armed
 from agent.times import format_clock, format_span, local_zone_name
@@ -114,7 +125,7 @@ async def _demo(args: argparse.Namespace, console: Console) -> int:
                     await publication.wait_ended()
                     return 0
                 await _watch(console, client, show)
-                picked = await asyncio.to_thread(pick_questions, show.scene, show.fast_until, NUM_QUESTIONS)
+                picked = await asyncio.to_thread(_questions, show)
                 results = []
                 for number, each in enumerate(picked, 1):
                     console.print(f"\n[{number}/{len(picked)}] {each.family}: {each.text}")
@@ -123,6 +134,14 @@ async def _demo(args: argparse.Namespace, console: Console) -> int:
                 await asyncio.to_thread(_save_sheet, args.out / "evidence.png", client, results, zone)
     console.print(f"\n{subscriber.summary()}")
     return _conclude(console, results, args.out / "evidence.png")
+
+
+def _questions(show: Show) -> list[Question]:
+    """Return what to ask: about the things that came, about the last seconds, about everything, and about no camera."""
+    scene, until = show.scene, show.fast_until
+    picked = pick_questions(scene, until, NUM_QUESTIONS)
+    recent = lately(scene, picked, until)
+    return [*picked, *([recent] if recent else []), overview(scene, until), unanswerable()]
 
 
 @contextmanager
@@ -202,12 +221,16 @@ async def _watch(console: Console, client: Client, show: Show) -> None:
 
 async def _put(console: Console, client: Client, question: Question, show: Show, zone: str) -> Result:
     """Ask one question and print the answer as it is written, then truth, evidence and timings."""
+    began = time.time()
     try:
         reply = await asyncio.to_thread(_ask, console, client, question.text)
     except ServerError as error:
         console.print(f"  no answer: {plain_line(error)}", markup=False)
         return Result(question, None, False, "")
-    right, truth = judge(on_our_clock(question, show.clock, zone), reply)
+    asked = on_our_clock(question, show.clock, zone)
+    if question.family == "lately":
+        asked = replace(asked, answer=came_lately(question, show, began))
+    right, truth = judge(asked, reply)
     proof = spans_in_words(question.spans)
     console.print(f"  truth     {truth}  {f'({proof})' if proof else ''} -> {'right' if right else 'wrong'}")
     console.print(f"  evidence  {len(reply.citations)} of {reply.num_frames} frames, best: {_cited(reply, zone)}")

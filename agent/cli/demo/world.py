@@ -5,6 +5,7 @@ it come?" has a true answer in wall time. The server sees pictures only.
 """
 
 import asyncio
+import re
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,11 +16,12 @@ import numpy as np
 from agent.ask.sentences import verdict_of
 from agent.cli.client import Reply
 from agent.times import load_zone
-from model.world.answers import TIME_FAMILIES, Question, is_correct, true_answer
+from model.world.answers import TIME_FAMILIES, Query, Question, is_correct, matches, true_answer
 from model.world.draw import draw
-from model.world.questions import questions
+from model.world.questions import questions, with_articles
 from model.world.scene import Scene
-from model.world.things import VISIBLE_FRACTION
+from model.world.things import KINDS, VISIBLE_FRACTION
+from model.world.visits import look
 from streaming.frame import Frame
 
 WIDTH, HEIGHT = 320, 180
@@ -28,6 +30,27 @@ STEADY_S = 4.0  # a moment to ask about looks the same for this long
 NUM_TRIES = 12
 MIN_SPAN_S = 3.0  # shorter visits may fall between two frames
 OTHER_FAMILIES = ("colour", "count", "where", "when", "order", "last_seen", "left_behind")
+LATELY_S = 10.0
+NOT_FOR_A_CAMERA = "will it rain on Sunday, or can I leave the washing out?"
+IN_SHORT = "I was out: what did I miss?"
+# How a stranger might ask: neither the reader's examples nor any list that measures it has these wordings (a test).
+WORDINGS = {
+    "present": "so, what is standing around in front of you just now?",
+    "existence": "was a {thing} spotted anywhere at any point?",
+    "colour": "remember the {thing}? tell me its colour please",
+    "count": "could you tot up the visits by a {thing}?",
+    "where": "which part of the screen was the {thing} in, left or right?",
+    "when": "can you put a time on the arrival of the {thing}?",
+    "order": "the {thing}: was that before the {other}, or after it?",
+    "last_seen": "your most recent sighting of a {thing}, when was that?",
+    "left_behind": "has somebody walked off without one of their things?",
+}
+OF_DOORS = {
+    "existence": "was the {thing} opened at any point?",
+    "count": "could you tot up how often the {thing} opened?",
+    "when": "can you put a time on the opening of the {thing}?",
+    "last_seen": "your most recent sighting of the {thing} open, when was that?",
+}
 
 
 @dataclass(slots=True)
@@ -137,7 +160,44 @@ def pick_questions(scene: Scene, until: float, most: int) -> list[Question]:
             named = {about(each) for each in picked}
             # prefer what was not asked about, then most visits, then the first
             picked.append(min(options[family], key=lambda each: (about(each) in named, -len(each.spans))))
-    return picked[:most]
+    return [replace(each, text=in_other_words(each)) for each in picked[:most]]
+
+
+def in_other_words(question: Question) -> str:
+    """Return the question as a stranger might ask it (`WORDINGS`)."""
+    query = question.query
+    if query is None or query.kind is None or question.family == "left_behind":
+        return WORDINGS[question.family]
+    form = (OF_DOORS if query.kind == "door" else {}).get(question.family, WORDINGS[question.family])
+    return with_articles(form.format(thing=_named(query), other=query.second and _named(query.second)))
+
+
+def _named(query: Query) -> str:
+    return f"{query.colour} {query.kind}" if query.colour else str(query.kind)
+
+
+def lately(scene: Scene, picked: Sequence[Question], until: float) -> Question | None:
+    """Return a question whether a thing that came earlier also came in the last seconds; None: there is no such thing.
+
+    Its answer is not in it, as it depends on the moment at which it is asked: see `came_lately`.
+    """
+    old = [
+        each for each in picked if each.family == "existence" and each.spans and each.spans[-1][1] < until - LATELY_S
+    ]
+    if not old or old[0].query is None:
+        return None
+    text = with_articles(f"did a {_named(old[0].query)} go by in the last {LATELY_S:g} seconds?")
+    return Question("lately", text, "", old[0].query)
+
+
+def came_lately(question: Question, show: Show, now: float) -> str:
+    """Return "yes" or "no": whether the thing was in view in the LATELY_S seconds before `now`, unix seconds."""
+    assert question.query is not None
+    for moment in np.arange(show.clock.world(now - LATELY_S), show.clock.world(now), 0.5).tolist():
+        seen = show.scene.visible_at(moment, min_fraction=VISIBLE_FRACTION)
+        if any(matches(question.query, each) for each in seen):
+            return "yes"
+    return "no"
 
 
 def _long_ago_and_never(existence: Sequence[Question]) -> list[Question]:
@@ -162,12 +222,31 @@ def on_our_clock(question: Question, clock: WorldClock, zone: str) -> Question:
     return replace(question, answer=answer, spans=spans, start_unix=0.0, utc_offset_s=offset_s)
 
 
+def overview(scene: Scene, until: float) -> Question:
+    """Return the question what happened. Its answer names the kinds of things that came up to `until`, "car, dog"."""
+    times = np.append(np.arange(0.5, until, 1.0), until)
+    came = {visit.kind for visit in look(scene, times).visits if visit.last_s - visit.first_s >= MIN_SPAN_S}
+    return Question("overview", IN_SHORT, ", ".join(sorted(came)), None)
+
+
+def unanswerable() -> Question:
+    """Return a question that no camera can answer."""
+    return Question("not for a camera", NOT_FOR_A_CAMERA, "no answer, but an offer of questions", None)
+
+
 def judge(question: Question, reply: Reply) -> tuple[bool, str]:
     """Return whether the answer is correct, and the true one.
 
-    question: with times in unix seconds, as `on_our_clock` returns it.
+    question: with times in unix seconds, as `on_our_clock` returns it. An overview is right if it names at least half
+    of the kinds of things that came, and none that did not. A question that no camera can answer must be refused.
     """
     said = reply.text.partition("\n\n(")[0]  # a note on a short history follows the answer
+    if question.family == "overview":
+        named = {kind for kind in KINDS if re.search(rf"\b{kind}", said)}
+        came = set(question.answer.split(", "))
+        return named <= came and 2 * len(named) >= len(came), question.answer
+    if question.family == "not for a camera":
+        return reply.reading.get("kind") in ("out of scope", "unclear"), question.answer
     return any(is_correct(question, each) for each in (said, verdict_of(said))), true_answer(question)
 
 
