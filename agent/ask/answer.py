@@ -96,13 +96,13 @@ class Answering:
             async with self.queue.place():
                 known = await pools.questions(self._known)
                 question = await self.understand(question, known)
-                await pools.questions(
-                    check_not_empty, self._store, scope_of(self._store, question, 0), known, _words(question)
-                )
                 if _reading(question).kind in REFUSALS:
                     async with aclosing(self._refused(question)) as events:
                         yield events
                     return
+                await pools.questions(
+                    check_not_empty, self._store, scope_of(self._store, question, 0), known, _words(question)
+                )
                 await self._check(question)
                 async with aclosing(self._answer(question, known)) as events:
                     yield events

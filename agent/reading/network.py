@@ -56,6 +56,11 @@ class Network:
             known = bytes(self._weights.pop("known_words").astype(np.uint8)).decode("utf-8").split("\n")
             self._table = {word: place for place, word in enumerate(known)}
 
+    @property
+    def known_words(self) -> frozenset[str]:
+        """The words of the training examples, in lower case; none for the network over letter groups."""
+        return frozenset(self._table)
+
     def __call__(self, text: str, words: Sequence[str]) -> Outcome:
         """Return what the network says of a question and its words."""
         given = self._weights

@@ -13,9 +13,13 @@ from importlib.resources import as_file, files
 from math import exp, log
 from typing import Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from agent.reading.encoder import SentenceEncoder, cleaned
 from agent.reading.network import ABSENT, BOUNDS, LABELS, LEFT, MAX_TOKENS, PLACES, RELATIONS, Network, Outcome
-from agent.reading.things import Things
+from agent.reading.spelling import Spelling
+from agent.reading.things import ARTICLES, BEFORE_AFTER, OF_PICTURES, Things
 from agent.reading.tokens import tokens_of
 from agent.reading.types import Kind, Known, Reading
 from agent.reading.words import words
@@ -79,6 +83,7 @@ class OwnReader:
             self._network = Network(path, encoder)
         scales = json.loads((DATA / "scales.json").read_text("utf-8"))
         self._scales = Scales(**scales[self._name])
+        self._spelling = Spelling(self._network.known_words)
         self.things = Things(self._network)
 
     @property
@@ -105,15 +110,28 @@ class OwnReader:
         tokens = tokens_of(text)[:MAX_TOKENS]
         if not any(any(map(str.isalpha, token)) for token in tokens):
             return Reading("unclear", reader=self._name, offers=_offers(USUAL, ()))
-        outcome = self._network(text, tokens)
-        return self._reading(tokens, outcome)
+        reading = self._reading(tokens, self._network(text, tokens))
+        # a rare word, close to a known one, may be why no camera can answer; letters that changed places are an error
+        spelt = self._spelling.corrected(tokens, only_swapped=reading.kind == "out of scope")
+        if spelt == tokens:
+            return reading
+        for typed, right in zip(tokens, spelt, strict=True):
+            text = text.replace(typed, right, 1)
+        corrected = self._reading(tokens, self._network(text, spelt))
+        return max(reading, corrected, key=lambda each: each.certainty)
 
     def _reading(self, tokens: Sequence[str], outcome: Outcome) -> Reading:
         ranked = [LABELS[place] for place in outcome.kind.argsort()[::-1]]
         label, likely = ranked[0], float(outcome.kind.max())
-        spans = spans_of(outcome) or likeliest_span(outcome, NEEDS_THING.get(label, 1.0))
+        about = [token.lower() not in OF_PICTURES for token in tokens]
+        spans = [each for each in spans_of(outcome) if any(about[slice(*each)])]
+        spans = spans or likeliest_span(outcome, np.array(about), NEEDS_THING.get(label, 1.0))
         spans = self.things.joined(spans, tokens)
+        if label == "order" and len(spans) == 2 and _follows_relation(tokens, spans[0][0]):
+            spans.reverse()
         phrases = self.things.phrases([tokens[begin:end] for begin, end in spans])
+        if label == "describe":  # "was the box red?" asks about the box
+            phrases = tuple(self.things.without_colour_behind(phrase) for phrase in phrases)
         tags = min((float(row.max()) for row in outcome.tags), default=1.0) if label not in NO_THINGS else 1.0
         certainty = self._scales.certainty(likely, tags)
         phrases = _of_kind(label, phrases)
@@ -176,11 +194,22 @@ def spans_of(outcome: Outcome) -> list[tuple[int, int]]:
     return spans
 
 
-def likeliest_span(outcome: Outcome, least: float) -> list[tuple[int, int]]:
-    """Return the word that most likely names a thing, if that is at least so likely; for kinds that are about one."""
-    likely = 1 - outcome.tags[:, 0]
+def likeliest_span(outcome: Outcome, allowed: NDArray[np.bool_], least: float) -> list[tuple[int, int]]:
+    """Return the allowed word that most likely names a thing, if that is at least so likely.
+
+    allowed: for each word whether it may be a thing.
+    """
+    likely = (1 - outcome.tags[:, 0]) * allowed
     place = int(likely.argmax())
     return [(place, place + 1)] if likely[place] >= least else []
+
+
+def _follows_relation(tokens: Sequence[str], begin: int) -> bool:
+    """Return whether the thing that begins there is what the other is compared with: "before the dog, ..."."""
+    before = [token.lower() for token in tokens[:begin]]
+    while before and before[-1] in ARTICLES:
+        before.pop()
+    return bool(before) and before[-1] in BEFORE_AFTER
 
 
 def _offers(kinds: Sequence[str], things: Sequence[str]) -> tuple[str, ...]:

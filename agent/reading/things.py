@@ -27,6 +27,11 @@ ARTICLES = _set(
 _WITH = _set(
     "with in on of at by from without wearing carrying holding who that mit ohne auf con en de avec sans com met z"
 )
+# Words of where something was seen, which never are the thing that was
+OF_PICTURES = _set(
+    "picture image frame view screen video footage recording bild bildschirm imagen pantalla vídeo vidéo écran"
+)
+BEFORE_AFTER = _set("before after vor nach antes después avant après prima dopo przed po voor na")
 _OWNING = _set("with mit con avec com met z")
 PEOPLE = _set(
     "somebody someone anybody anyone jemand irgendwer irgendjemand alguien quelqu'un qualcuno alguém iemand ktoś biri people "
@@ -81,6 +86,13 @@ class Things:
             return f"{thing} with {'an' if owned[0] in 'aeio' else 'a'} {owned}"
         colour = self._colour(part[-1]) if len(part) < 4 else ""
         return f"{colour} {thing}" if colour and " " not in thing else thing
+
+    def without_colour_behind(self, phrase: str) -> str:
+        """Return an English phrase without the colours that follow its noun: "box red" -> "box"."""
+        words = phrase.split()
+        while len(words) > 1 and self._colour(words[-1]) and all(map(_is_english, words)):
+            words.pop()
+        return " ".join(words)
 
     def _phrase(self, span: Sequence[str]) -> str:
         """Return the phrase of one thing, "" if nothing but articles is left."""

@@ -35,7 +35,7 @@ NOT_FOR_A_CAMERA = "will it rain on Sunday, or can I leave the washing out?"
 IN_SHORT = "I was out: what did I miss?"
 # How a stranger might ask: neither the reader's examples nor any list that measures it has these wordings (a test).
 WORDINGS = {
-    "present": "so, what is standing around in front of you just now?",
+    "present": "so, what is standing around in front of you right now?",
     "existence": "was a {thing} spotted anywhere at any point?",
     "colour": "remember the {thing}? tell me its colour please",
     "count": "could you tot up the visits by a {thing}?",

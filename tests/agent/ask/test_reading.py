@@ -32,6 +32,13 @@ async def test_a_question_that_no_camera_can_answer_is_refused_with_offers(tmp_p
             assert again.kind not in ("unclear", "out of scope"), offer
 
 
+async def test_a_question_that_no_camera_can_answer_is_refused_whatever_time_it_names(tmp_path: Path) -> None:
+    async with running(tmp_path) as agent:
+        await remember(agent, "door", 3)
+        answer = await agent.answering.answer(replace(ASKED, text="will it rain in Paris on Sunday?"))
+        assert answer.text.startswith("I did not understand")
+
+
 async def test_a_follow_up_needs_a_question_before_it_and_a_model_that_reads_it(tmp_path: Path) -> None:
     async with running(tmp_path) as agent:
         await remember(agent, "door", 3)

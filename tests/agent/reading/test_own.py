@@ -182,3 +182,27 @@ def test_without_the_encoder_english_is_still_read(letters: OwnReader) -> None:
     assert letters.degraded
     assert letters.read_now("when did the red car arrive?").kind == "when"
     assert letters.read_now("how many dogs came by?").things == ("dog",)
+
+
+@pytest.mark.parametrize(
+    ("question", "kind", "things"),
+    [
+        ("was it before or after the blue bag that the red car turned up?", "order", ("red car", "blue bag")),
+        ("before the blue bag, did the red car come?", "order", ("red car", "blue bag")),
+        ("did the red car come before the blue bag?", "order", ("red car", "blue bag")),
+        ("was the box red or blue?", "describe", ("box",)),
+        ("which part of the screen was the orange box in?", "where", ("orange box",)),
+    ],
+)
+def test_a_thing_is_told_from_what_is_said_of_it(
+    reader: OwnReader, question: str, kind: str, things: tuple[str, ...]
+) -> None:
+    read = reader.read_now(question)
+    assert (read.kind, read.things) == (kind, things)
+
+
+def test_misspelt_words_are_corrected_and_rare_ones_kept(reader: OwnReader) -> None:
+    assert reader.read_now("most recnt sighting of the dog?").kind == "last"
+    assert reader.read_now("how mnay cars droev past?").kind == "count"
+    assert reader.read_now("when did the zamboni arrive?").things == ("zamboni",)
+    assert reader.read_now("how do I get stains out of wool?").kind == "out of scope"
