@@ -209,7 +209,8 @@ class Answering:
         searched = Searched(question.cameras, question.after, question.before, _words(question), ())
         for event in (searched, Seen((), 0, 0.0, 0.0), Piece(refusal(_reading(question)))):
             yield event
-        yield replace(_finished(Tally(), (), Stopwatch(), 1), searched=searched, reading=question.reading)
+        finished = _finished(Tally(), self._conversation_notes(question), Stopwatch(), 1)
+        yield replace(finished, searched=searched, reading=question.reading)
 
     async def scope(self, question: Question) -> Scope:
         """Return the cameras, times and place to search for this question."""
@@ -279,8 +280,7 @@ class Answering:
         """
         if question.priority is not Priority.QUESTION or question.before is not None or question.within is not None:
             return False
-        in_conversation = bool(question.earlier) and self.answerer.reads_conversations
-        return not in_conversation and _reading(question).kind == "present"
+        return _reading(question).kind == "present" and not (question.earlier and self.answerer.reads_conversations)
 
     async def _searched(self, question: Question, scope: Scope, window: Window, known: Known) -> Searched:
         """Return which cameras and times the answer searched, and what memory holds of them."""
@@ -317,19 +317,20 @@ class Answering:
         if not has_spoken:
             yield self.answerer.no_words()
 
+    def _conversation_notes(self, question: Question) -> tuple[str, ...]:
+        return (ONE_AT_A_TIME,) if question.earlier and not self.answerer.reads_conversations else ()
+
     def _notes(self, scope: Scope, inquiry: Inquiry, evidence: Iterable[Evidence]) -> Iterator[str]:
         """Yield notes for the asker on how the frames were searched, such as a question that had to be cut."""
-        if inquiry.question.earlier and not self.answerer.reads_conversations:
-            yield ONE_AT_A_TIME
+        yield from self._conversation_notes(inquiry.question)
         if any(each.query.truncated for each in inquiry.chosen):
             yield QUERY_CUT
         if inquiry.tally.finish_reason == "length":
             yield CUT
         yield from scope_notes(scope, inquiry.window, self._zone_of)
-        for each in evidence:
-            if (note := repeated_hour([each.time], self._zone_of(each.camera))) is not None:
-                yield note
-                break
+        for note in filter(None, (repeated_hour([each.time], self._zone_of(each.camera)) for each in evidence)):
+            yield note
+            break
 
     # --- what goes wrong ---
 

@@ -47,8 +47,9 @@ class Yard(Scene):
     async def show(self, similarity: float, count: int = 1, **_: Any) -> None:
         for _ in range(count):
             self.now[0] += STEP_S
-            shown = similarity + NOISE * float(np.sin(7 * self.now[0]))
             assert isinstance(self.judge, Sees)
+            # noise of the frame's number, not of its time: the spread, and so the scores, are those of every run
+            shown = similarity + NOISE * float(np.sin(7 * len(self.judge.seen)))
             self.judge.seen[round(self.now[0])] = shown
             await self.remember(shown, self.now[0])
             await self.agent.alerts.settled()

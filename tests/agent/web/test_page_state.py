@@ -91,10 +91,10 @@ async def test_no_text_becomes_markup(tmp_path: Path, seen: Visit) -> None:
             await page.evaluate("location.hash = 'rules'")
             await expect(page.locator(".rules-list")).to_contain_text(MARKUP)
             await page.evaluate("location.hash = 'ask'")
-            await page.get_by_label("Question", exact=True).fill(MARKUP)
+            await page.get_by_label("Question", exact=True).fill(f"What can you see now? {MARKUP}")
             await page.keyboard.press("Enter")
             await expect(page.locator(".answer")).to_contain_text("red car now!<img src=x onerror=document.title=1>")
-            await expect(page.locator(".turn h3")).to_have_text(MARKUP)
+            await expect(page.locator(".turn h3")).to_have_text(f"What can you see now? {MARKUP}")
             assert await page.locator("img[src=x]").count() == 0
             assert await page.title() != "1"
             seen.unharmed()
