@@ -16,7 +16,7 @@ from agent.settings.rules import GateSettings
 
 # Chosen by measurements on worlds that the model was not trained on (docs/alerts-evaluation.md). They suit every camera
 # and encoder, because a score is measured in spreads of the camera's own background.
-SURGE = 1.5  # an open gate surges when the score reaches this multiple of its last peak
+SURGE = 1.5  # an open gate surges when the rise above the background reaches this multiple of its last peak
 OPEN_FACTOR = 4.0  # the background is learnt this many times slower while the gate is open
 QUARTER_OF_STEPS = 1.77  # mean distance of normal noise, in units of the step that a quarter of the steps are below
 WARM_UP_FRAMES = 30  # before the gate may open; later no frame counts for more than 1/30 of the background
@@ -38,14 +38,14 @@ class GateState:
     warm: bool = False
     time: float | None = None  # unix seconds of the last frame
     open: bool = False
-    peak: float = 0.0  # score when the gate opened, or at the last surge since then
+    peak: float = 0.0  # rise above the level when the gate opened, or at the last surge since then, a cosine
 
 
 @dataclass(frozen=True, slots=True)
 class GateReading:
     """What a rule's gate (the cheap check before the judge is asked) says about one frame.
 
-    rose: the gate opened at this frame. surged: it was open before, and the score has grown much further (SURGE times),
+    rose: the gate opened at this frame. surged: it was open before, and the rise has grown much further (SURGE times),
     as when something that was half in view comes in, or when another thing comes.
     """
 
@@ -71,16 +71,16 @@ def step(settings: GateSettings, state: GateState, *, time: float, similarity: f
     score = away / unit
     is_open = score >= (settings.off if state.open else settings.on)
     rose = is_open and not state.open
-    surged = is_open and state.open and score >= SURGE * state.peak
+    surged = is_open and state.open and away >= SURGE * state.peak
     reading = GateReading(score, is_open, rose, surged)
     if not newer or state.time is None:
         return state, reading
+    peak = away if rose or surged else state.peak
     # an event, however strong, moves the background no more than an event at the threshold does
     away = min(max(away, -settings.on * unit), settings.on * unit)
     seconds = settings.background_s * (OPEN_FACTOR if is_open else 1.0)
     share = min(-math.expm1((state.time - time) / seconds), 1 / WARM_UP_FRAMES)
     spread = state.spread if is_open else state.spread + share * (abs(away) - state.spread)
-    peak = score if rose or surged else state.peak
     level = state.level + share * away
     return replace(state, level=level, spread=spread, largest=largest, time=time, open=is_open, peak=peak), reading
 

@@ -60,12 +60,19 @@ def stopping_on_signals() -> Iterator[None]:
         yield
         return
 
+    received: list[int] = []
+
     def stop(number: int, frame: FrameType | None) -> None:
+        received.append(number)
         raise Stopped(number)
 
     before = {number: signal.signal(number, stop) for number in stops() if number != signal.SIGINT}
     try:
         yield
+    except Exception as error:
+        if received:  # a library that was being imported made an error of its own of Stopped
+            raise Stopped(received[0]) from error
+        raise
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

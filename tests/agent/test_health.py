@@ -94,7 +94,7 @@ async def test_metrics_are_well_formed_and_say_nothing_private(tmp_path: Path) -
     assert families["vilamp_frames_encoded"].samples[0].value == 3
     reasons = {s.labels["reason"]: s.value for s in families["vilamp_questions"].samples if s.name.endswith("_total")}
     assert reasons == {"answered": 1, "no_frames": 1}
-    assert re.search(r'vilamp_stage_seconds_count\{stage="merge"\} 1.0', text)
+    assert re.search(r'vilamp_stage_seconds_count\{stage="first_token"\} 1.0', text)
 
 
 def test_counters_that_are_read_end_in_total() -> None:

@@ -247,6 +247,12 @@ def _agent(body: Body, tries: int) -> Response | list[str]:
     return said(f"It was so: {results[-1]['answers'][0]}")
 
 
+def _agent_slowly(body: Body, tries: int) -> Response | list[str]:
+    """As `_agent`, but thinks for a second each time."""
+    time.sleep(1)
+    return _agent(body, tries)
+
+
 def _wrong_once(wrong: tuple[str, Any]) -> Quirk:
     """A model that makes one wrong call before it goes on as `_agent`."""
 
@@ -374,6 +380,7 @@ QUIRKS: dict[str, Quirk] = {
     "empty-content": _empty,
     "markdown": _marked_up,
     "agent": _agent,
+    "agent-slowly": _agent_slowly,
     "agent-wrong-tool": _wrong_once(("erase_memory", {"camera": "door"})),
     "agent-broken-json": _wrong_once(("search", '{"phrase": "a pers')),
     "agent-wrong-camera": _wrong_once(("search", {"phrase": "a dog", "camera": "../../etc"})),

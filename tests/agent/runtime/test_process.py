@@ -15,6 +15,7 @@ from shlex import quote
 import httpx
 import pytest
 
+from agent.runtime.process import Stopped, stopping_on_signals
 from agent.web.auth import local_token
 from tests.support.network import free_port
 from tests.support.processes import ROOT, vilamp
@@ -122,8 +123,21 @@ def test_a_signal_while_it_starts_ends_it_in_peace(tmp_path: Path, number: signa
         process.send_signal(number)
         code, said = ended(process)
         # At first Python may not have begun (-15), and then the command line may not have been read (143).
-        assert code in ((0, -number, 128 + number) if after_s < 1 else (0,))
+        assert code in ((0, -number, 128 + number) if after_s < 1 else (0,)), said
         assert "Traceback" not in said
+
+
+def test_a_signal_that_a_library_turned_into_an_error_still_ends_in_peace() -> None:
+    def load() -> None:
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        except Stopped as stopped:
+            raise ImportError("cannot load") from stopped
+
+    with pytest.raises(Stopped), stopping_on_signals():
+        load()
+    with pytest.raises(ImportError), stopping_on_signals():
+        raise ImportError("of its own")
 
 
 @pytest.mark.parametrize("closed", ["0<&-", "1>&-", "2>&-", "0<&- 1>&- 2>&-"])
