@@ -18,6 +18,7 @@ NEAR_S = 60.0  # a time without seconds may be so far from a picture's
 NEAR_HOUR_S = 1800.0  # a time on the hour or half hour is a round one
 ALMOST_S = 1.0  # a time with seconds
 MAX_MARKED = 5
+DOES_NOT_FIT = "The model's answer does not fit the question"
 SURE = 0.5  # an answer is not refused for a question that may have been misread
 
 _CLOCK = re.compile(
@@ -95,6 +96,10 @@ CHECKED = frozenset(_MAY_NOT)
 """Kinds whose answers are held back until they are whole."""
 
 
+class DoesNotFit(NoAnswer):
+    """The model's answer is of another type than the question asks for; the message says which."""
+
+
 def type_problem(kind: Kind, text: str) -> str | None:
     """Return why an answer is of the wrong type for a question's kind; None: it fits, or cannot be judged.
 
@@ -119,8 +124,8 @@ async def checked(
 ) -> AsyncGenerator[str | Step | Seen, None]:
     """Yield what `pieces` yields, and a last piece that marks times at which no picture was looked at.
 
-    The text of a kind in CHECKED comes at the end, whole. seen: the evidence, unless `pieces` yields it. Raises NoAnswer
-    if the answer does not fit the question.
+    The text of a kind in CHECKED comes at the end, whole. seen: the evidence, unless `pieces` yields it. Raises
+    DoesNotFit if the answer is of another type than the question asks for.
     """
     kind: Kind = reading.kind if reading.certainty >= SURE else "unclear"
     held: list[str] = []
@@ -139,7 +144,7 @@ async def checked(
                 yield piece
     text = "".join(spoken)
     if text.strip() and (why := type_problem(kind, text)) is not None:
-        raise NoAnswer(f"The model's answer does not fit the question: {why}. Ask again, or in other words.")
+        raise DoesNotFit(f"{DOES_NOT_FIT}: {why}. Ask again, or in other words.")
     for piece in held:
         yield piece
     if seen is not None:

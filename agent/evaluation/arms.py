@@ -14,6 +14,7 @@ from functools import cache
 
 import numpy as np
 
+from agent.ask.checks import DoesNotFit
 from agent.ask.inquiry import Budget, Inquiry
 from agent.ask.keyframes import Chooser, Selection
 from agent.ask.local import LocalAnswerer
@@ -122,12 +123,15 @@ class Asker:
         inquiry = Inquiry(question, question.reading, self.window, arm, now, budget, watch=watch)
         words: list[str] = []
         evidence: tuple[Evidence, ...] = ()
-        async with aclosing(strategies.events(inquiry)) as events:
-            async for event in events:
-                if isinstance(event, str):
-                    words.append(event)
-                elif isinstance(event, Seen):
-                    evidence = event.evidence
+        try:
+            async with aclosing(strategies.events(inquiry)) as events:
+                async for event in events:
+                    if isinstance(event, str):
+                        words.append(event)
+                    elif isinstance(event, Seen):
+                        evidence = event.evidence
+        except DoesNotFit as refused:  # the agent shows this message in place of the model's words
+            words = [refused.message]
         rows = np.array([each.frame_id for each in evidence], np.int64)
         return Answer("".join(words).strip(), rows, inquiry.tally.prompt_tokens, 1000 * (time.perf_counter() - began))
 

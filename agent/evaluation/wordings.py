@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from agent.ask.checks import DOES_NOT_FIT
 from agent.ask.keyframes import Selection
 from agent.ask.sentences import verdict_of
 from agent.ask.understanding import REFUSALS
@@ -25,7 +26,7 @@ from model.world.scene import Scene
 from model.world.things import COLOURS, KINDS
 from model.world.visits import Seen, Visit, look
 
-REFUSED = ("I did not understand", CANNOT_TELL.rstrip("."), "I cannot tell")
+REFUSED = ("I did not understand", DOES_NOT_FIT, CANNOT_TELL.rstrip("."), "I cannot tell")
 _PLURALS = {"person": "people", "box": "boxes"}
 Row = dict[str, Any]
 

@@ -126,7 +126,8 @@ async def test_questions_about_a_place_use_the_poses_a_robot_sent(
         for wrong in ("1,2", "1,2,x", "1,2,-3", "1,2,inf"):
             assert (await http.get(f"/v1/cameras/robot/frames?within={wrong}", headers=asker)).status_code == 400
 
-        command = ["ask", "what?", "--camera", "robot", "--server", at.url, "--data-dir", str(tmp_path), "--json"]
+        command = ["ask", "what is there?", "--camera", "robot", "--server", at.url, "--data-dir", str(tmp_path)]
+        command.append("--json")
         assert await asyncio.to_thread(main, [*command, "--within", "2,1,0.5"]) == 0
         reply = json.loads(capsys.readouterr().out)
         assert [each["metadata"]["x"] for each in reply["citations"]] == [2]
