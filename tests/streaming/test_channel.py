@@ -36,6 +36,7 @@ class Place:
 @asynccontextmanager
 async def place(*, listens: bool = True) -> AsyncIterator[Place]:
     async def converse(channel: Channel) -> None:
+        number = len(at.ended)  # two run at once until the new session's first frame ends the old session
         at.ended.append("no")
         try:
             async for message in channel.messages():
@@ -47,9 +48,9 @@ async def place(*, listens: bool = True) -> AsyncIterator[Place]:
                 answer = message.reason if isinstance(message, Refusal) else message.upper()
                 await channel.send(json.dumps({"type": "echo", "text": answer}))
         except asyncio.CancelledError:
-            at.ended[-1] = "cancelled"
+            at.ended[number] = "cancelled"
             raise
-        at.ended[-1] = "closed"
+        at.ended[number] = "closed"
 
     server = RecordingServer(
         lambda camera, source: None, authorize,
