@@ -1,6 +1,7 @@
 """What a network loses, between a publisher and the agent: no session ends, and no damaged picture is kept unmarked."""
 
 import asyncio
+import math
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -57,14 +58,15 @@ class Kept:
 
 
 class Lossy:
-    """Context manager: publish through `network` and keep five frames a second."""
+    """Context manager: publish through `network` and keep `rate_hz` frames a second."""
 
-    def __init__(self, network: Network, codec: str) -> None:
+    def __init__(self, network: Network, codec: str, rate_hz: float = 5.0) -> None:
         self._network, self._codec = network, codec
+        self._settings = FrameSettings(rate_hz=rate_hz, handoff_frames=64)
 
     async def __aenter__(self) -> Kept:
         self._stack = AsyncExitStack()
-        site = await self._stack.enter_async_context(whip_site(frames=FrameSettings(rate_hz=5.0)))
+        site = await self._stack.enter_async_context(whip_site(frames=self._settings))
         url = await self._stack.enter_async_context(relayed(site.url(), self._network))
         sent: list[int] = []
         track = FramesTrack(timed(sent), rate_hz=RATE_HZ)
@@ -172,13 +174,12 @@ async def test_many_packets_are_lost_for_good(codec: str, repeats_nothing: None)
 
 
 async def test_jitter_and_disorder_cost_nothing(codec: str, patient: None) -> None:
-    async with Lossy(Network(jitter_s=0.3), codec) as kept:
+    async with Lossy(Network(jitter_s=0.3), codec, math.inf) as kept:
         first = len(kept.frames)
-        await until(lambda: len(kept.frames) >= first + 20)
-        places = [kept.sent.index(ms) for ms, _ in kept.shown[first : first + 20] if ms is not None]
-        assert len(places) == 20
-        spared = kept.stats.shed + 3 * kept.stats.dropped  # what a slow machine costs
-        assert places[-1] - places[0] <= 3 * 23 + spared  # every third picture; 0.3 s as the clock learns of delays
+        await until(lambda: len(kept.frames) >= first + 60)
+        places = [kept.sent.index(ms) for ms, _ in kept.shown[first : first + 60] if ms is not None]
+        assert len(places) == 60
+        assert places[-1] - places[0] <= 59 + kept.stats.shed + kept.stats.dropped  # a slow machine may leave some out
         assert kept.stats.packets_lost == 0
         assert kept.stats.damaged == 0
         assert kept.smeared_unmarked() == 0
