@@ -20,6 +20,7 @@ from agent.ask.keyframes import Chooser, every_frame, frames_per_camera
 from agent.ask.question import Question, Step
 from agent.ask.sentences import (
     ever_question,
+    means_no,
     means_yes,
     read_which,
     shows_question,
@@ -143,6 +144,10 @@ class Finder:
                 yield Step(
                     f"looked at {len(found.shows)} pictures for {found.thing}: {sum(found.shows.values())} show it"
                 )
+        if not found.shows:  # the answers were neither yes nor no, or no picture could be read
+            found.looked, found.at_least = False, True
+            yield Step(f"the model told of no picture whether it shows {found.thing}: relevance alone is left")
+            return
         found.visits = _only(window, search.visits(), found.only)
         found.at_least |= search.gave_up
         found.foreign = self._foreign_share(window, found, look.foreign)
@@ -164,8 +169,14 @@ class Finder:
         for row in rows:
             if said.get(row) is None and look.budget.pictures_now(1):
                 looked = await self._ask(look, [row], alone(look.thing))
-                said[row] = means_yes(looked.text) if len(looked.rows) else None
+                said[row] = self._verdict(looked.text) if len(looked.rows) else None
         return [said.get(row) for row in rows]
+
+    def _verdict(self, text: str) -> bool | None:
+        """Return what an answer about one picture says. None: a server's model said neither yes nor no."""
+        if means_yes(text):
+            return True
+        return False if means_no(text) or self._answerer.judge_manner == "question" else None
 
     async def _ask(self, look: "_Look", rows: Sequence[int], text: str) -> Looked:
         limit = TOKENS_BESIDES + TOKENS_A_PICTURE * len(rows)

@@ -44,6 +44,7 @@ ABOUT_NOW: frozenset[Kind] = frozenset({"present", "state"})
 
 SOME_FOREIGN = "some of these cameras show what this model was not trained on; nothing said of them is reliable"
 NOT_LOOKED = "answered from the relevance of the pictures alone; no language model looked at them"
+NO_VERDICT = "the model told of no picture whether it shows"
 NOTHING_STANDS_OUT = "nothing stands out for this question: no stretch of time is clearly more relevant than the others"
 _ENDS: dict[Kind, End] = {"existence": "any", "first": "first", "last": "last", "where": "last", "state": "last"}
 _GAVE_UP = {"first": "before it", "last": "after it"}
@@ -229,8 +230,11 @@ class Strategies:
             self._note_looks(inquiry, found)
             parts.append(await self._evidence(inquiry, inquiry.window, found))
             yield seen_in_all(parts)
-            if found.foreign == 1 or not found.visits:
-                said = CANNOT_TELL if found.foreign == 1 else f"{capital(Wording(thing).never())}."
+            if found.foreign == 1 or not found.visits or not found.looked:
+                never = (
+                    f"{capital(Wording(thing).never())}." if found.looked else f"I cannot tell when the {thing} came."
+                )
+                said = CANNOT_TELL if found.foreign == 1 else never
                 yield f"{'. ' if number else ''}{said}"
                 return
             [visit] = found.visits
@@ -262,7 +266,7 @@ class Strategies:
                 yield CANNOT_TELL
                 return
             times = [VisitWords(window, self._zone_of).begin(visit) for visit in found.visits]
-            told = Wording(thing).count(times, at_least=found.at_least)
+            told = Wording(thing, looked=found.looked).count(times, at_least=found.at_least)
             yield f"{' ' if number else ''}{f'{capital(name)}: ' if name else ''}{told}."
             counts.append(len(found.visits))
         if len(counts) == 2:
@@ -285,6 +289,9 @@ class Strategies:
         inquiry.notes = [note for note in inquiry.notes if not note.startswith(begin)]
         calls = f" in {spent.num_calls} calls" if spent.num_calls < spent.num_pictures else " one by one"
         inquiry.notes.append(f"{begin}{spent.num_pictures} pictures were looked at{calls}")
+        if not found.looked:
+            inquiry.notes.append(f"{NO_VERDICT} {found.thing}: answered from the relevance of the pictures alone")
+            return
         if 0 < found.foreign < 1:
             inquiry.notes.append(SOME_FOREIGN)
         if (

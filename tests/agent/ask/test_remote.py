@@ -448,3 +448,11 @@ def test_settings_of_the_server() -> None:
     assert "sk-secret" not in str(refused.value)
     hidden = effective(load_settings(None, environ={"VILAMP_ANSWERER__API_KEY": "sk-secret"}))
     assert set(hidden["answerer"]["api_key"]) == {"*"}
+
+
+async def test_a_model_that_says_neither_yes_nor_no_is_not_taken_for_no(tmp_path: Path, spy: Spy) -> None:
+    async with asking(tmp_path, openai(spy, "any")) as agent:  # says "I see 1 pictures." of every picture
+        answer = await agent.answering.answer(replace(WHO, text="Was there a person?"))
+    assert "I saw no person" not in answer.text
+    assert "person stood out" in answer.text
+    assert any("whether it shows person" in step for step in answer.steps)

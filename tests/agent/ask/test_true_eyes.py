@@ -77,7 +77,11 @@ async def test_limits_of_calls_pictures_and_seconds_hold(tmp_path: Path, eyes: E
             spent = eyes.counts()
             assert spent.get("pictures", 0) <= most, limit
             assert spent.get("calls", 0) <= 1
-            assert answer.text.startswith("I saw no pink bicycle")
+            # what nobody looked at is not denied
+            assert answer.text.startswith(
+                "I saw no pink bicycle" if most else "Something like a pink bicycle stood out"
+            )
+            assert any("relevance of the pictures alone" in note for note in answer.finished.notes) == (most == 0)
 
 
 async def test_while_the_server_is_away_relevance_alone_answers_and_says_so(tmp_path: Path) -> None:
