@@ -72,11 +72,12 @@ async def publishes(*servers: str) -> str:
 
 
 async def test_a_forwarded_port_and_a_public_address(networks: None, tmp_path: Path) -> None:
-    for name in ("with", "without"):
-        (tmp_path / name).mkdir()
-    async with agent(tmp_path / "with", udp_ports=UDP_PORT, public_addresses=[AGENT_PUBLIC]):
+    async with agent(tmp_path, udp_ports=UDP_PORT, public_addresses=[AGENT_PUBLIC]):
         assert await publishes() == ""
-    async with agent(tmp_path / "without", udp_ports=UDP_PORT):
+
+
+async def test_a_forwarded_port_without_a_public_address(networks: None, tmp_path: Path) -> None:
+    async with agent(tmp_path, udp_ports=UDP_PORT):
         assert "no connection for video" in await publishes()
 
 
