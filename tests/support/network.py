@@ -4,6 +4,8 @@ import itertools
 import os
 import socket
 
+import psutil
+
 # Below the ports that the system gives to sockets bound to port 0; each process of a run has its own.
 PORTS_PER_PROCESS = 1000
 _WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
@@ -33,3 +35,9 @@ def has_ipv6() -> bool:
     except OSError:
         return False
     return True
+
+
+def has_only_loopback() -> bool:
+    """Return whether no network interface of this machine has an IPv4 address besides 127.0.0.0/8."""
+    addresses = [each for listed in psutil.net_if_addrs().values() for each in listed if each.family == socket.AF_INET]
+    return all(each.address.startswith("127.") for each in addresses)
