@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from model.config import JudgeManner
     from model.features import TextFeatures
 
+MOST_UNANSWERED = 4  # pictures of which the model says neither yes nor no, before it is asked no more
 TOKENS_A_PICTURE, TOKENS_BESIDES = 8, 24  # of an answer to which pictures show a thing: "12: yes", and some prose
 
 
@@ -124,7 +125,7 @@ class Finder:
             only=found.only,
             most=budget.pictures - budget.num_pictures,
         )
-        look = _Look(window, found.thing, question, budget, tally)
+        look, unanswered = _Look(window, found.thing, question, budget, tally), 0
         found.looked, found.at_least = True, False
         room = (self._settings.max_new_tokens - TOKENS_BESIDES) // TOKENS_A_PICTURE
         while rows := search.next_rows(max(1, min(room, self._answerer.pictures_per_look))):
@@ -136,10 +137,13 @@ class Finder:
                 shows = await self._shows(look, rows)
             for row, shown in zip(rows, shows, strict=True):
                 if shown is None:
+                    unanswered += 1
                     search.skip(row)
                 else:
                     found.shows[row] = shown
                     search.tell(row, shown)
+            if not found.shows and unanswered >= MOST_UNANSWERED:
+                break
             if self._answerer.pictures_per_look > 1:
                 yield Step(
                     f"looked at {len(found.shows)} pictures for {found.thing}: {sum(found.shows.values())} show it"

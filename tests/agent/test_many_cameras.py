@@ -73,7 +73,7 @@ async def test_a_hundred_publishers_cost_no_thread_and_little_memory(tmp_path: P
         assert all(agent.cameras.intakes[name].state == "live" for name in names)
         assert threading.active_count() < POOL_THREADS
         assert resident_bytes() - bytes_before < MOST_BYTES
-        answer = await agent.answering.answer(Question("Which of them saw a dog?", agent.cameras.existing(())))
+        answer = await agent.answering.answer(Question("What colour was the dog?", agent.cameras.existing(())))
         assert answer.seen.num_frames == 2 * NUM_CAMERAS + 4
         assert len({evidence.camera for evidence in answer.seen.evidence}) > 1
         await asyncio.gather(*(source.close() for source in sources), *tasks)

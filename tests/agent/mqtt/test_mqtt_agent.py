@@ -138,7 +138,7 @@ async def test_invalid_questions_are_answered_with_an_error(tmp_path: Path) -> N
         ({"id": "b", "question": "x", "camera": "none"}, "camera_not_found"),
         ({"id": "c", "question": "x", "camera": "yard", "cameras": ["yard"]}, "invalid_request"),
         ({"id": "d", "question": "x", "after": 9, "before": 8}, "invalid_request"),
-        ({"id": "e", "question": "x", "after": START + 99}, "no_frames"),
+        ({"id": "e", "question": "Who came?", "after": START + 99}, "no_frames"),
         ({"id": "f", "question": "x", "colour": "red"}, "invalid_request"),
         ({"id": "g", "question": "x" * 2001}, "question_too_long"),
     ]

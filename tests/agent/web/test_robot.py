@@ -128,7 +128,7 @@ WRONG: list[tuple[str, str, str]] = [
     ('{"type": "ask", "id": "a", "question": "what?", "within": [1]}', "invalid_request", "within"),
     ('{"type": "ask", "id": "a", "question": "what?", "after": "soon"}', "invalid_request", "ISO 8601"),
     ('{"type": "ask", "id": "a", "question": "what?", "camera": "nowhere"}', "camera_not_found", "nowhere"),
-    ('{"type": "ask", "id": "a", "question": "what?", "before": 5}', "no_frames", "widen"),
+    ('{"type": "ask", "id": "a", "question": "Who came?", "before": 5}', "no_frames", "widen"),
     ('{"type": "ask", "id": "a", "question": "%s"}' % ("y" * 3000), "question_too_long", "2000"),
     ('{"type": "cancel", "id": "z"}', "not_found", "in progress"),
     ('{"type": "cancel"}', "not_found", "in progress"),
