@@ -68,7 +68,10 @@ def plainly(question: Question, reading: Reading, own: OwnReader) -> Question:
     if reading.kind in REFUSALS:
         return replace(question, reading=reading)
     plain, text = in_plain_words(reading, own.things.drawn)
-    return replace(question, reading=plain, text=text or question.text)
+    if not text:
+        return replace(question, reading=plain)
+    words = question.words and replace(question.words, rest=text)  # `core`, which the model is asked, is that
+    return replace(question, reading=plain, text=text, words=words)
 
 
 def understood_alone(text: str, camera: str) -> Question:

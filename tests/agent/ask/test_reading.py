@@ -9,7 +9,7 @@ import pytest
 from agent.ask.question import Question, Said
 from agent.web.app import build_app
 from agent.web.auth import Auth
-from tests.support.agents import remember, running
+from tests.support.agents import START, remember, running
 from tests.support.drives import rover
 
 ASKED = Question("what is the capital of Peru?", ("door",))
@@ -78,3 +78,22 @@ async def test_the_answer_does_not_depend_on_the_words(tmp_path: Path, text: str
         answer = await agent.answering.answer(Question(text, ("rover",)))
         assert answer.text.startswith("The green person was seen at ")
         assert "hall" in answer.text
+
+
+@pytest.mark.parametrize(
+    ("text", "plain"),
+    [
+        ("so, what is standing around in front of you right now?", "what is here now?"),
+        ("was the box green or blue?", "what colour was the box?"),
+        ("did somebody forget a thing of theirs in the last hour?", "what was left behind?"),
+    ],
+)
+async def test_the_model_is_asked_in_its_own_words(tmp_path: Path, text: str, plain: str) -> None:
+    """Also where words of time and place were found, or looked for, before."""
+    async with rover(tmp_path) as agent:
+        question = Question(text, ("rover",), before=START + 3600)
+        read = await agent.answering.understand(question, agent.answering._known())
+        assert read.words is not None
+        assert (read.core, read.text) == (plain, plain)
+        answers = [await agent.answering.answer(replace(question, text=each)) for each in (text, plain)]
+        assert answers[0].text == answers[1].text
