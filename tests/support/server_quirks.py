@@ -313,7 +313,7 @@ def _sighted(
             return error(f"At most {most} image(s) may be provided in one prompt.")
         if "tools" in body:
             if not tools:
-                return error("registry.ollama.ai/library/x does not support tools")
+                return error("library/x does not support tools")
             call = {"index": 0, "id": "c1", "function": {"name": "show_digit", "arguments": '{"digit": 8}'}}
             return [chunk(tool_calls=[call]), chunk("tool_calls"), "data: [DONE]\n\n"]
         if "response_format" in body and "verdict" in json.dumps(body["response_format"]):
