@@ -38,6 +38,7 @@ class OnvifDevice:
 
     def __init__(self, password: str) -> None:
         self.password = password
+        self.video = "rtsp://127.0.0.1:554"
         self.port = 0
         self.asked: list[str] = []
 
@@ -94,7 +95,7 @@ class OnvifDevice:
             case "GetStreamUri":
                 token = call.findtext(f"{{{_TRT}}}ProfileToken")
                 return (
-                    f"<trt:GetStreamUriResponse><trt:MediaUri><tt:Uri>rtsp://127.0.0.1:554/{token}</tt:Uri>"
+                    f"<trt:GetStreamUriResponse><trt:MediaUri><tt:Uri>{self.video}/{token}</tt:Uri>"
                     "<tt:InvalidAfterConnect>false</tt:InvalidAfterConnect>"
                     "<tt:InvalidAfterReboot>false</tt:InvalidAfterReboot><tt:Timeout>PT60S</tt:Timeout>"
                     "</trt:MediaUri></trt:GetStreamUriResponse>"

@@ -6,10 +6,13 @@ import os
 import re
 import socket
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
+
+from pydantic import ValidationError
 
 from agent.cli.client import Client, Reply, ServerError
 from agent.cli.common import EXIT_FAILED, EXIT_USAGE, CliError, say
@@ -20,6 +23,7 @@ from agent.cli.setup.look import Look, camera_finding, look_at
 from agent.cli.setup.models import answerer_finding, probe
 from agent.cli.setup.onvif import find_onvif
 from agent.cli.setup.servers import Model, Server, find_servers
+from agent.runtime.files import replace_private
 from agent.settings.settings import CameraSettings, Settings
 from agent.settings.source import ConfigError, load_settings
 from agent.settings.types import check_slug
@@ -116,8 +120,9 @@ def _cameras(args: argparse.Namespace, given: list[tuple[str, str]]) -> dict[str
         say("looking for ONVIF cameras ...")
         password = os.environ.get("ONVIF_PASSWORD", "")
         for found in asyncio.run(find_onvif(args.onvif, args.user, password)):
-            say(f"  {found.host}: {redact(found.url) or found.problem}")
-            given += [("", found.url)] if found.url else []
+            problem = found.problem or _problem_of(found.url)
+            say(f"  {plain_line(found.host)}: {plain_line(problem or redact(found.url))}")
+            given += [] if problem else [("", found.url)]
     if not given and not args.yes:
         url = _asked("address of a camera, such as rtsp://user:password@192.168.1.20/stream (Enter: none): ")
         given += [_named(url)] if url else []
@@ -136,15 +141,24 @@ def _named(text: str) -> tuple[str, str]:
     if not found or not re.fullmatch(r"[A-Za-z0-9_-]+", name):
         name, url = "", text
     try:
-        CameraSettings(url=url)
-        return check_slug(name.lower()) if name else "", url
+        problem, name = _problem_of(url), check_slug(name.lower()) if name else ""
     except ValueError as error:
-        raise CliError(f"{redact(url)}: {_first_line(error)}", EXIT_USAGE) from error
+        problem = str(error)
+    if problem:
+        raise CliError(f"{redact(url)}: {problem}", EXIT_USAGE)
+    return name, url
 
 
-def _first_line(error: ValueError) -> str:
-    told = getattr(error, "errors", None)
-    return str(told()[0]["msg"]) if told is not None else str(error)
+def _problem_of(url: str) -> str:
+    """Return what is wrong with a camera's address, without its login; "" if nothing is."""
+    try:
+        CameraSettings(url=url)
+        urlsplit(url)
+    except ValidationError as error:
+        return str(error.errors()[0]["msg"])
+    except ValueError:  # of urlsplit; its text may hold the login
+        return "this address has no valid host"
+    return ""
 
 
 def _free_name(url: str, taken: dict[str, str]) -> str:
@@ -230,7 +244,7 @@ def _free_port() -> int:
 def _write(path: Path, choice: Choice) -> None:
     """Write the configuration and read it back. Raises CliError."""
     try:
-        path.write_text(config_text(choice), encoding="utf-8")
+        replace_private(path, config_text(choice).encode())
         load_settings(path, environ={})
     except OSError as error:
         raise CliError(f"{path} cannot be written: {error.strerror or error}") from error
@@ -244,11 +258,14 @@ def _write(path: Path, choice: Choice) -> None:
 def _try_out(path: Path, choice: Choice, camera: str, question: str) -> bool:
     """Run the agent until it has answered a question from a live camera, and return whether it has."""
     say(f"\nasking {camera}: {question}")
+    descriptor, name = tempfile.mkstemp(".log", f"{path.stem}-init-", path.parent)
+    os.close(descriptor)
     try:
-        reply = asyncio.run(_first_answer(path, camera, question))
+        reply = asyncio.run(_first_answer(path, Path(name), camera, question))
     except (CliError, ServerError) as error:
-        say(f"no answer yet: {error}", file=sys.stderr)
+        say(f"no answer yet: {error}; the agent's log: {name}", file=sys.stderr)
         return False
+    Path(name).unlink(missing_ok=True)
     say(f"  {reply.text.strip() or '(no words)'}")
     for note in reply.notes:
         if note not in reply.text:
@@ -260,14 +277,11 @@ def _try_out(path: Path, choice: Choice, camera: str, question: str) -> bool:
     return bool(reply.text.strip())
 
 
-async def _first_answer(path: Path, camera: str, question: str) -> Reply:
+async def _first_answer(path: Path, log_file: Path, camera: str, question: str) -> Reply:
     """Run the agent, wait for the camera's first frames, and ask. Raises CliError, ServerError."""
     settings = load_settings(path, environ=os.environ)
-    log_file = path.with_suffix(".log")
     async with serving(["--config", str(path)], settings.data_dir, log_file, os.environ) as server:
-        reply = await asyncio.to_thread(_ask, server.url, server.ask_token, camera, question)
-    log_file.unlink(missing_ok=True)
-    return reply
+        return await asyncio.to_thread(_ask, server.url, server.ask_token, camera, question)
 
 
 def _ask(url: str, token: str, camera: str, question: str) -> Reply:

@@ -47,10 +47,19 @@ def _discover() -> list[str]:
     search.start()
     try:
         services = search.searchServices(types=[QName(*_VIDEO_DEVICE)], timeout=SEARCH_S)
-        addresses = [urlsplit(address) for service in services for address in service.getXAddrs()[:1]]
+        addresses = [address for service in services for address in service.getXAddrs()[:1]]
     finally:
         search.stop()
-    return [f"{each.hostname}:{each.port or 80}" for each in addresses if each.scheme == "http" and each.hostname]
+    return [host for address in addresses if (host := _host_of(address))]
+
+
+def _host_of(address: str) -> str:
+    """Return "host:port" of an HTTP address; "" of any other, as whatever is in the network may answer."""
+    try:
+        parts = urlsplit(address)
+        return f"{parts.hostname}:{parts.port or 80}" if parts.scheme == "http" and parts.hostname else ""
+    except ValueError:
+        return ""
 
 
 async def _ask(host: str, user: str, password: str) -> OnvifCamera:
@@ -58,7 +67,10 @@ async def _ask(host: str, user: str, password: str) -> OnvifCamera:
     from zeep.exceptions import Error as SoapError
 
     name, _, port = host.partition(":")
-    camera = ONVIFCamera(name, int(port or 80), user or None, password or None)
+    try:
+        camera = ONVIFCamera(name, int(port or 80), user or None, password or None)
+    except ValueError:
+        return OnvifCamera(host, problem="this is no host or host:port")
     try:
         async with asyncio.timeout(ANSWER_TIMEOUT_S):
             await camera.update_xaddrs()
@@ -69,6 +81,8 @@ async def _ask(host: str, user: str, password: str) -> OnvifCamera:
         return OnvifCamera(name, _with_login(str(told.Uri), user, password))
     except (ONVIFError, SoapError, OSError, TimeoutError, AttributeError, LookupError) as error:
         return OnvifCamera(name, problem=why_unreachable(error) or str(error) or type(error).__name__)
+    except ValueError:
+        return OnvifCamera(name, problem="it gives an address of its video that is not valid")
     finally:
         await camera.close()
 
@@ -85,8 +99,10 @@ def _chosen(profiles: Sequence[Any]) -> Any:
 
 
 def _with_login(url: str, user: str, password: str) -> str:
-    """Return the address with user and password, unless it has its own."""
+    """Return the address with user and password, unless it has its own. Raises ValueError unless it is RTSP or HTTP."""
     parts = urlsplit(url)
+    if parts.scheme not in ("rtsp", "rtsps", "http", "https"):
+        raise ValueError("not an address of video in the network")
     if not user or parts.username is not None:
         return url
     login = f"{quote(user, safe='')}:{quote(password, safe='')}"

@@ -53,7 +53,8 @@ async def find_servers(
     """
     bases = [base for host in hosts for base in _bases(host, ports)]
     async with httpx.AsyncClient(timeout=TIMEOUT_S, trust_env=False) as http:
-        keys = {base: key if base in hosts else None for base in bases}
+        whole = {host.rstrip("/") for host in hosts}
+        keys = {base: key if base in whole else None for base in bases}
         found = await asyncio.gather(*(ask_server(http, base, keys[base]) for base in keys))
     return [server for server in found if server is not None]
 

@@ -9,16 +9,23 @@ from pathlib import Path
 import httpx
 import pytest
 import yaml
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
 
+from agent.cli.common import CliError
 from agent.cli.parser import parse
 from agent.cli.setup.config_text import Choice, config_text
-from agent.cli.setup.init import run
+from agent.cli.setup.init import _cameras, _named, _try_out, run
+from agent.cli.setup.onvif import OnvifCamera
 from agent.cli.setup.servers import PORTS, Server, ask_server, find_servers
 from agent.settings.source import load_settings
 from tests.support.encoders import make_clip
 from tests.support.network import free_port
 from tests.support.processes import ROOT, vilamp
 from tests.support.rtsp import rtsp_server
+from tests.support.streams import serve
 from tests.support.vlm_server import spying
 
 
@@ -104,12 +111,45 @@ async def test_without_a_vision_server_answers_name_times(
     monkeypatch.setattr("agent.cli.setup.servers.find_servers.__defaults__", ((),))
     async with rtsp_server() as camera:
         options = ["--camera", f"gate={camera.url}", "--encoder", str(encoder), "--yes", "--port", str(free_port())]
+        (tmp_path / "vilamp.log").write_text("of another program")
+        (tmp_path / "vilamp.yaml").touch(0o644)
+        options.append("--force")
         args = parse(["init", str(tmp_path / "vilamp.yaml"), *options, "--data-dir", str(tmp_path / "data")])
         code = await asyncio.to_thread(run, args)
     said = capsys.readouterr().out
     assert "none with a vision model" in said
     assert load_settings(tmp_path / "vilamp.yaml", environ={}).answerer.kind == "none"
     assert code == 0, said
+    assert (tmp_path / "vilamp.yaml").stat().st_mode & 0o077 == 0  # also where a file of more readers was there
+    assert {each.name: each.read_text() for each in tmp_path.glob("*.log")} == {"vilamp.log": "of another program"}
+
+
+def test_the_log_of_an_agent_that_does_not_start_is_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "vilamp.yaml"
+    path.write_text(f"data_dir: {tmp_path / 'data'}\nmodel: {{path: /no/model}}\n")
+    assert not _try_out(path, Choice({}, {}, "", "", "x", 8080), "gate", "?")
+    (log,) = tmp_path.glob("*.log")
+    assert log.stat().st_mode & 0o077 == 0
+    assert f"the agent's log: {log}" in capsys.readouterr().err
+
+
+def test_a_device_with_a_bad_address_is_told_and_left_out(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bad, good = "rtsp://ann:s3cret@10.0.0.7:port/a b", "rtsp://ann:s3cret@10.0.0.8/a"
+
+    async def found(*given: object) -> list[OnvifCamera]:
+        return [OnvifCamera("10.0.0.7", bad), OnvifCamera("10.0.0.8", good)]
+
+    monkeypatch.setattr("agent.cli.setup.init.find_onvif", found)
+    assert _cameras(parse(["init", "--onvif", "--yes"]), []) == {"camera-1": good}
+    said = capsys.readouterr().out
+    assert "10.0.0.7: Value error, an address has no spaces" in said
+    assert "s3cret" not in said
+    for wrong in (bad, "rtsp://ann:s3cret@[zz]/a"):
+        with pytest.raises(CliError) as refused:
+            _named(wrong)
+        assert "s3cret" not in str(refused.value)
 
 
 async def test_servers_are_found_with_their_models() -> None:
@@ -128,11 +168,6 @@ async def ask(app: object, base_url: str = "http://127.0.0.1:11434/v1") -> Serve
 
 
 def replies(**routes: object) -> object:
-    from starlette.applications import Starlette
-    from starlette.requests import Request
-    from starlette.responses import JSONResponse, Response
-    from starlette.routing import Route
-
     async def answer(request: Request) -> Response:
         told = routes.get(request.url.path.strip("/").replace("/", "_"))
         if callable(told):
@@ -181,10 +216,17 @@ async def test_what_is_no_such_server_is_passed_over(told: object) -> None:
 
 
 async def test_the_key_goes_to_the_server_it_was_given_for_only() -> None:
-    with spying() as spy:
-        await find_servers([spy.url(), f"127.0.0.1:{spy.port}"], ports=[], key="secret")
-        shown = [each["headers"].get("authorization") for each in spy.seen()]
-    assert set(shown) <= {"Bearer secret", None}
+    sent: list[str | None] = []
+
+    async def models(request: Request) -> Response:
+        sent.append(request.headers.get("authorization"))
+        return JSONResponse(LISTED)
+
+    async with serve(Starlette(routes=[Route("/v1/models", models)])) as base:
+        for host in (f"{base}/v1", f"{base}/v1/", base.removeprefix("http://")):
+            (found,) = await find_servers([host], ports=[], key="secret")
+            assert found.base_url == f"{base}/v1"
+    assert sent == ["Bearer secret", "Bearer secret", None]
     server = await ask(replies(v1_models=LISTED), "https://vlm.example/v1")
     assert server is not None
     assert server.kind == "a server"
