@@ -7,7 +7,7 @@ answer do not affect it. Leaving `ask` early stops the model between two tokens.
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator
-from contextlib import aclosing, asynccontextmanager, contextmanager, nullcontext
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import replace
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -16,12 +16,21 @@ from agent.ask.answerer import Answerer, Tally
 from agent.ask.checks import checked
 from agent.ask.coverage import background_of, coverage_notes, coverage_of
 from agent.ask.followup import continued
-from agent.ask.inquiry import Budget, Inquiry
+from agent.ask.inquiry import Budget, Inquiry, visible
 from agent.ask.keyframes import Chooser, Selection
 from agent.ask.question import Answer, Event, Evidence, Finished, Piece, Question, Searched, Seen, Step, collect
 from agent.ask.queue import Queue
-from agent.ask.remote_text import is_visible
-from agent.ask.scope import Scope, check_not_empty, scope_notes, scope_of, short_history, understood, window_of
+from agent.ask.scope import (
+    Scope,
+    check_not_empty,
+    other_windows,
+    scope_notes,
+    scope_of,
+    short_history,
+    understood,
+    whole_stretch,
+    window_of,
+)
 from agent.ask.strategies import ABOUT_NOW, Strategies
 from agent.ask.tool_loop import ToolLoop, ToolsFailed
 from agent.ask.tools import Tools
@@ -36,7 +45,6 @@ from agent.runtime.stopwatch import Stopwatch
 from agent.runtime.supervisor import is_cancelling, words_of
 from agent.settings.settings import AnsweringSettings
 from agent.times import repeated_hour
-from agent.untrusted.plain import PlainText
 from memory.store import MemoryStore
 from memory.window import Window
 from model.select import Keyframes
@@ -142,9 +150,9 @@ class Answering:
                 evidence: tuple[Evidence, ...] = ()
                 async with (
                     aclosing(self._events(inquiry, scope)) as events,
-                    aclosing(self._visible(events, watch, deadline)) as visible,
+                    aclosing(visible(events, watch, deadline, self.answerer)) as shown,
                 ):
-                    async for event in visible:
+                    async for event in shown:
                         if isinstance(event, Seen):
                             evidence = event.evidence
                         if not isinstance(event, str):
@@ -198,7 +206,8 @@ class Answering:
         """Return the question with what its words say: cameras, times, what is asked about what. Raises UnclearScope."""
         read = await pools.questions(understood, question, known, self._settings.parts_of_day.ranges())
         read = await pools.questions(continued, self._store, read, question)
-        return read if read.reading is not None else await self.understanding.read(read, known)
+        read = read if read.reading is not None else await self.understanding.read(read, known)
+        return read if _reading(read).kind == "compare" else whole_stretch(read)
 
     async def read(self, question: Question) -> Question:
         """Return the question with what it asks. The cameras and times in its words are left out of account."""
@@ -253,11 +262,11 @@ class Answering:
             Budget.of(self._settings),
             watch=watch,
         )
-        if inquiry.reading.kind == "compare" and question.words and question.words.others:
-            stretches = [replace(question, after=after, before=before) for after, before in question.words.others]
-            inquiry.others = tuple(
-                [await self.window(Scope(each.cameras, each.after, each.before)) for each in stretches]
+        if inquiry.reading.kind == "compare":
+            inquiry.others, empty = await pools.questions(
+                other_windows, self._store, question, inquiry.now, self._zone_of
             )
+            inquiry.notes += empty
         return inquiry
 
     def _selection(self, question: Question) -> Selection:
@@ -292,30 +301,6 @@ class Answering:
         if question.priority is not Priority.QUESTION:
             return None
         return await pools.questions(short_history, self._store, window)
-
-    async def _visible(
-        self, pieces: AsyncGenerator[str | Step | Seen, None], watch: Stopwatch, deadline: float
-    ) -> AsyncGenerator[str | Step | Seen, None]:
-        """Yield the pieces without terminal escape sequences, and time them. Raises TimeoutError at `deadline`.
-
-        If no piece has visible text, the answerer's `no_words` follows.
-        """
-        text, has_spoken, stage = PlainText(), False, ""
-        while True:
-            with watch.stage(stage) if stage else nullcontext():  # what precedes the evidence has stages of its own
-                async with asyncio.timeout_at(deadline):
-                    piece = await anext(pieces, None)
-            if piece is None:
-                break
-            if not isinstance(piece, str):
-                stage = stage or "first_token"
-                yield piece
-                continue
-            stage, piece = "generate", text.feed(piece)
-            has_spoken = has_spoken or is_visible(piece)
-            yield piece
-        if not has_spoken:
-            yield self.answerer.no_words()
 
     def _conversation_notes(self, question: Question) -> tuple[str, ...]:
         return (ONE_AT_A_TIME,) if question.earlier and not self.answerer.reads_conversations else ()

@@ -8,6 +8,7 @@ import re
 from dataclasses import replace
 
 from agent.ask.question import Question
+from agent.ask.scope import whole_stretch
 from memory.errors import FrameGone
 from memory.store import MemoryStore
 
@@ -54,7 +55,8 @@ def continued(store: MemoryStore, question: Question, asked: Question) -> Questi
     seen = [record for record in records if record.camera in question.cameras]
     if not seen:
         return question
-    cameras = question.cameras
+    question = whole_stretch(question)
+    cameras, named = question.cameras, question.words
     if question.cameras_by_default and not (named and named.cameras):
         of_before = {record.camera for record in seen}
         cameras = tuple(camera for camera in cameras if camera in of_before)

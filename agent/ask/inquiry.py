@@ -1,14 +1,19 @@
-"""One question while it is answered: what it asks, of which frames, what may be spent on it, and what is known so far."""
+"""One question while it is answered: what it asks, of which frames, what may be spent on it, what is known, what is shown."""
 
 import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import nullcontext
 from dataclasses import dataclass, field
+from typing import Any
 
-from agent.ask.answerer import Tally
+from agent.ask.answerer import Answerer, Tally
 from agent.ask.keyframes import Chosen, Selection
-from agent.ask.question import Question
+from agent.ask.question import Question, Seen, Step
+from agent.ask.remote_text import is_visible
 from agent.reading.types import Reading
 from agent.runtime.stopwatch import Stopwatch
 from agent.settings.settings import AnsweringSettings
+from agent.untrusted.plain import PlainText
 from memory.window import Window
 
 
@@ -61,3 +66,28 @@ class Inquiry:
     tally: Tally = field(default_factory=Tally)
     notes: list[str] = field(default_factory=list)
     chosen: list[Chosen] = field(default_factory=list)
+
+
+async def visible(
+    pieces: AsyncGenerator[str | Step | Seen, None], watch: Stopwatch, deadline: float, answerer: Answerer[Any]
+) -> AsyncGenerator[str | Step | Seen, None]:
+    """Yield the pieces without terminal escape sequences, and time them. Raises TimeoutError at `deadline`.
+
+    If no piece has visible text, the answerer's `no_words` follows.
+    """
+    text, has_spoken, stage = PlainText(), False, ""
+    while True:
+        with watch.stage(stage) if stage else nullcontext():  # what precedes the evidence has stages of its own
+            async with asyncio.timeout_at(deadline):
+                piece = await anext(pieces, None)
+        if piece is None:
+            break
+        if not isinstance(piece, str):
+            stage = stage or "first_token"
+            yield piece
+            continue
+        stage, piece = "generate", text.feed(piece)
+        has_spoken = has_spoken or is_visible(piece)
+        yield piece
+    if not has_spoken:
+        yield answerer.no_words()

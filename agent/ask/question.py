@@ -53,6 +53,11 @@ class Question:
         """The question without its words for cameras and times; all of it if nothing else is left."""
         return (self.words.rest if self.words else "") or self.text
 
+    @property
+    def said(self) -> tuple[tuple[str, str], ...]:
+        """The earlier messages as a reader of questions takes them: (role, text), oldest first."""
+        return tuple((each.role, each.text) for each in self.earlier)
+
 
 @dataclass(frozen=True, slots=True)
 class Evidence:

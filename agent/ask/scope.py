@@ -19,7 +19,7 @@ from agent.errors import NoFrames, NotEncodedYet, UnclearScope
 from agent.reading.scope import read_scope
 from agent.reading.types import CameraNames, Known
 from agent.settings.settings import Settings
-from agent.times import PartsOfDay, format_short, format_span, format_time
+from agent.times import PartsOfDay, format_short, format_span, format_stretch, format_time
 from memory.store import MemoryStore
 from memory.window import Window, Within
 
@@ -55,8 +55,7 @@ def understood(question: Question, known: Known, parts: PartsOfDay) -> Question:
     """
     asked = [each for each in known.cameras if each.name in question.cameras]
     others = [each for each in known.cameras if each.name not in question.cameras]
-    said = tuple((each.role, each.text) for each in question.earlier)
-    words = read_scope(question.text, replace(known, cameras=(*asked, *others), earlier=said), parts)
+    words = read_scope(question.text, replace(known, cameras=(*asked, *others), earlier=question.said), parts)
     if words.problem:
         raise UnclearScope(f"{words.problem}. Name one of them.", param="messages")
     after, before, used = question.after, question.before, words.words
@@ -64,10 +63,41 @@ def understood(question: Question, known: Known, parts: PartsOfDay) -> Question:
         after, before = words.after, words.before
     else:
         used = tuple(each for each in used if each not in words.time_words)
+        words = replace(words, others=())
     if not question.cameras_by_default:
         used = tuple(each for each in used if each in words.time_words)
     cameras = words.cameras if question.cameras_by_default and words.cameras else question.cameras
     return replace(question, cameras=cameras, after=after, before=before, words=replace(words, words=used))
+
+
+def whole_stretch(question: Question) -> Question:
+    """Return the question with the stretches of time that its words name, "today or yesterday", as one from end to end."""
+    words, after, before = question.words, question.after, question.before
+    if words is None or not words.others:
+        return question
+    lows, highs = zip(*words.others, strict=True)
+    return replace(
+        question,
+        after=None if after is None else min(after, *lows),
+        before=None if before is None else max(before, *highs),
+        words=replace(words, others=()),
+    )
+
+
+def other_windows(
+    store: MemoryStore, question: Question, now: float, zone_of: Callable[[str], str]
+) -> tuple[tuple[Window, ...], list[str]]:
+    """Return the frames of each further stretch of time that the words name, and notes on those without any. Blocks."""
+    windows, notes = [], []
+    for after, before in question.words.others if question.words else ():
+        window = store.window(question.cameras, after, before, question.within)
+        if window.num_frames:
+            windows.append(window)
+            continue
+        stretch = format_stretch(after, before, zone_of(question.cameras[0]), now)
+        why = f"{window.unencoded} pictures are not yet encoded" if window.unencoded else "nothing was recorded"
+        notes.append(f"{stretch} is left out of the comparison: {why}")
+    return tuple(windows), notes
 
 
 def scope_of(store: MemoryStore, question: Question, now_frames: int) -> Scope:

@@ -42,7 +42,7 @@ class Understanding:
 
     async def read(self, question: Question, known: Known) -> Question:
         """Return the question with its reading, in words that the answerer knows."""
-        reading = await self._reading(question, known)
+        reading = await self._reading(question, replace(known, earlier=question.said))
         in_conversation = bool(question.earlier) and self._answerer.reads_conversations
         if reading.kind == "follow-up" and not in_conversation:
             reading = replace(reading, kind="unclear", offers=reading.offers or self._own.usual_offers)

@@ -42,7 +42,8 @@ def read_scope(text: str, known: Known, parts: PartsOfDay) -> ScopeWords:
             words = replace(words, cameras=before.cameras, words=(*names, *words.words))
         if not words.time_words and before.time_words:
             times = (*words.words, *before.time_words)
-            words = replace(words, after=before.after, before=before.before, words=times, time_words=before.time_words)
+            words = replace(words, words=times, time_words=before.time_words)
+            words = replace(words, after=before.after, before=before.before, others=before.others)
     return words
 
 

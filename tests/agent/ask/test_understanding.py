@@ -12,9 +12,12 @@ import pytest
 
 from agent.app import Agent
 from agent.ask.coverage import coverage_of
-from agent.ask.question import Question, Searched
+from agent.ask.question import Question, Said, Searched
 from agent.errors import NoFrames, UnclearScope
+from agent.reading.types import Reading, ScopeWords
 from agent.runtime.lanes import Priority
+from agent.runtime.stopwatch import Stopwatch
+from memory.window import Within
 from tests.support.agents import START, remember, running, served
 from tests.support.remote import WHO, asking, openai
 from tests.support.vlm_server import Spy
@@ -66,6 +69,39 @@ async def test_a_rule_is_not_narrowed_by_its_words(tmp_path: Path) -> None:
         asked = replace(ANY, text="Did a dog come to the gate last night?", priority=Priority.JUDGE)
         answer = await agent.answering.judge(asked)
         assert (answer.seen.num_frames, answer.finished.searched) == (144, None)
+
+
+async def test_several_stretches_of_time_are_all_searched(tmp_path: Path) -> None:
+    async with running(tmp_path, clock=lambda: NOW, cameras=CAMERAS) as agent:
+        await remember(agent, "gate", 6, start=NOW - 86400, step_s=5.0)
+        await remember(agent, "gate", 6, start=NOW - 120, step_s=5.0)
+        for text in ("Did a dog come today or yesterday?", "Did a dog come yesterday or today?"):
+            answer = await agent.answering.answer(replace(ANY, text=text))
+            assert answer.seen.num_frames == 12, text
+            searched = answer.finished.searched
+            assert searched is not None
+            assert searched.after == START - 57845 - 86400  # Saturday 00:00
+        compared = replace(ANY, text="Were there more dogs today than yesterday?")
+        read = await agent.answering.understand(compared, agent.answering._known())
+        assert (read.after, read.words and read.words.others) == (START - 57845, ((START - 144245, START - 57845),))
+        own = await agent.answering.understand(replace(compared, after=NOW - 300), agent.answering._known())
+        assert (own.after, own.words and own.words.others) == (NOW - 300, ())
+        said = (Said("user", "Did a dog come yesterday or today?"), Said("assistant", "Yes.", (12,)))
+        then = await agent.answering.understand(replace(ANY, text="And then?", earlier=said), agent.answering._known())
+        assert (then.after, then.before) == (NOW - 95, NOW)
+
+
+async def test_a_stretch_that_is_compared_keeps_its_place_and_may_be_empty(tmp_path: Path) -> None:
+    async with two_cameras(tmp_path) as agent:
+        words = ScopeWords("more dogs?", others=((START, START + 60), (START - 900, START - 600)))
+        asked = replace(ANY, after=START + 300, reading=Reading("compare", ("dog",)), words=words)
+        window = agent.store.window(asked.cameras, asked.after)
+        inquiry = await agent.answering._inquiry(asked, window, agent.answering._known(), Stopwatch())
+        assert [each.num_frames for each in inquiry.others] == [13]
+        assert inquiry.notes == ["Sun 15:49-15:54 is left out of the comparison: nothing was recorded"]
+        near = replace(asked, within=Within(0.0, 0.0, 10.0))
+        inquiry = await agent.answering._inquiry(near, window, None, Stopwatch())
+        assert (inquiry.others, len(inquiry.notes)) == ((), 2)  # no frame was sent with a place
 
 
 async def test_coverage_says_what_was_recorded(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agent.ask.question import Question, Said
 from agent.reading.server import REST_S, SCHEMA, ServerReader, asked, instructions, reading_in
 from agent.reading.types import CameraNames, Known, Reading, ReadingFailed
 from tests.support.agents import START
@@ -146,6 +147,15 @@ async def test_over_a_real_server(tmp_path: Path, spy: Spy) -> None:
     assert sent["body"]["response_format"]["json_schema"]["schema"] == json.loads(json.dumps(SCHEMA))
     assert [message["role"] for message in sent["body"]["messages"]] == ["system", "user"]
     assert all(isinstance(message["content"], str) for message in sent["body"]["messages"])
+
+
+async def test_the_conversation_is_sent_with_the_question(tmp_path: Path, spy: Spy) -> None:
+    async with asking(tmp_path, openai(spy, "reads"), answering={"reading": "server"}) as agent:
+        said = (Said("user", "Did a car come?"), Said("assistant", "Yes."))
+        asked = Question("And then?", ("door",), earlier=said)
+        await agent.answering.understand(asked, agent.answering._known())
+    before = json.loads(spy.seen()[0]["body"]["messages"][1]["content"])["before"]
+    assert before == [{"role": "user", "text": "Did a car come?"}, {"role": "assistant", "text": "Yes."}]
 
 
 async def test_names_of_cameras_that_must_stay_local_are_not_sent(tmp_path: Path, spy: Spy) -> None:
